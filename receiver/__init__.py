@@ -1,0 +1,1 @@
+"""Receives the callbacks of paid image generation and brings the pictures safely home."""

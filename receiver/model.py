@@ -1,0 +1,151 @@
+"""The words of the service as types: states, reasons, reports and what a provider's answer is turned into.
+
+Nothing here does I/O. Times are seconds since the epoch (float, UTC), sizes are bytes, dimensions are pixels.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from ulid import ULID
+
+
+class JobState(StrEnum):
+    """Where a job stands; the last three are final."""
+
+    SUBMITTING = "submitting"  # the row exists; the POST is in flight, or its answer was lost
+    WAITING = "waiting"  # the provider has it
+    ARCHIVING = "archiving"  # the result is known, its assets are on their way
+    ARCHIVED = "archived"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+FINAL_STATES = (JobState.ARCHIVED, JobState.FAILED, JobState.EXPIRED)
+
+
+class AssetState(StrEnum):
+    """Where one result file stands; all but the first are final."""
+
+    PENDING = "pending"
+    ARCHIVED = "archived"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+class Reason(StrEnum):
+    """Why a job failed."""
+
+    REFUSED = "refused"  # the provider did not take the submit
+    INPUT_MODERATION = "input_moderation"
+    OUTPUT_MODERATION = "output_moderation"
+    VIOLATION = "violation"
+    PROVIDER_ERROR = "provider_error"
+    NO_RESULT = "no_result"  # succeeded, twice, without a URL
+    BAD_ASSET = "bad_asset"  # the bytes behind a URL are not the picture, or may not be fetched
+
+
+class Mode(StrEnum):
+    """How a job's result is to reach us."""
+
+    WEBHOOK = "webhook"
+    POLL = "poll"
+    STREAM = "stream"
+
+
+class Source(StrEnum):
+    """Where a delivery came from."""
+
+    CALLBACK = "callback"
+    POLL = "poll"
+    STREAM = "stream"
+    SYNC = "sync"
+
+
+class Outcome(StrEnum):
+    """What a report says of its job."""
+
+    RUNNING = "running"  # also every status word we do not know
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class Verdict(StrEnum):
+    """What a delivery changed."""
+
+    PROGRESS = "progress"  # the job goes on
+    ENDED = "ended"  # the first terminal report: it decided the job
+    REFRESHED = "refreshed"  # a poll brought fresh URLs for assets not yet archived
+    EMPTY = "empty"  # succeeded without a URL: the result is asked for once more
+    DUPLICATE = "duplicate"  # says what we knew
+    LATE = "late"  # running, after the end
+    CONTRADICTION = "contradiction"  # another end than the one that counted
+    OTHER_ID = "other_id"  # a right ticket around another task's report
+    UNCONFIRMED = "unconfirmed"  # kept; the result is read back from the provider (CONFIRM=always)
+    UNREADABLE = "unreadable"  # kept as evidence
+
+
+class EventType(StrEnum):
+    """What is told to others."""
+
+    ASSET_ARCHIVED = "asset.archived"
+    JOB_ARCHIVED = "job.archived"
+    JOB_FAILED = "job.failed"
+    JOB_EXPIRED = "job.expired"
+    JOB_AT_RISK = "job.at_risk"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result file as the provider announced it; the dimensions are its claim, not a measurement."""
+
+    url: str
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One provider message about one task, whatever its source.
+
+    ``status`` keeps the vendor's own word; ``progress`` is 0–100; ``reason`` is set when the outcome is FAILED.
+    """
+
+    outcome: Outcome
+    provider_id: str | None
+    status: str
+    progress: int = 0
+    results: tuple[Result, ...] = ()
+    reason: Reason | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One report as it arrived: the raw body stays beside whatever we read in it."""
+
+    ref: str
+    source: Source
+    body: bytes
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a caller asks for: the provider's fields (``params``) are passed through untouched."""
+
+    prompt: str
+    model: str
+    params: dict[str, object]
+    mode: Mode = Mode.WEBHOOK
+    provider: str = "grsai"
+
+
+def new_ref(now: float) -> str:
+    """Make a job's ref: a ULID, so refs sort by time and a ref's date can be read from it."""
+    return str(ULID.from_timestamp(now))
+
+
+def ref_time(ref: str) -> datetime:
+    """Return the moment a ref was made, in UTC; the archive's folders are named after it."""
+    return ULID.from_str(ref).datetime.astimezone(UTC)
