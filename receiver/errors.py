@@ -89,6 +89,10 @@ class StoreError(ReceiverError):
     """The archive could not take or give an object for now; the work waits, it does not fail."""
 
 
+class MissingObjectError(StoreError):
+    """The archive holds no object under this key."""
+
+
 class ObjectDiffersError(StoreError):
     """The key already holds other bytes; the first ones put under a key stay."""
 

@@ -1,0 +1,112 @@
+"""The engine of one machine: a dispatcher that claims due rows, nearest deadline first, for as many hands as are free.
+
+One thread dispatches; each claim is worked on by a thread of its own, at most ``width`` to a lane. Only free hands claim, so a row is
+never held by somebody who is busy with another.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from receiver.engine import Lane
+from receiver.engine.bell import Bell
+from receiver.errors import LedgerError
+from receiver.ledger.claims import Claimed
+from receiver.ledger.ledger import LEASE, Ledger
+
+log = structlog.get_logger(__name__)
+
+# Seconds after which rows are looked for though no bell has rung.
+SWEEP = 5.0
+# Seconds a drain waits for work in hand before it gives the claims back.
+GRACE = 8.0
+
+
+class EmbeddedEngine:
+    """Works in threads of this process; woken by the bell, and by the sweep when the bell was lost."""
+
+    def __init__(self, ledger: Ledger, bell: Bell, *, sweep: float = SWEEP, grace: float = GRACE) -> None:
+        self._ledger = ledger
+        self._bell = bell
+        self._sweep = sweep
+        self._grace = grace
+        self._stopping = threading.Event()
+        self._held: dict[str, list[Claimed[Any]]] = {}
+        self._lock = threading.Lock()
+        self._renewed = 0.0
+
+    def ring(self) -> None:
+        """Wake the worker, in whatever process of this machine it is."""
+        self._bell.ring()
+
+    def stop(self) -> None:
+        """Take no more work; ``run`` returns after its drain."""
+        self._stopping.set()
+        self._bell.ring()
+
+    def run(self, lanes: Sequence[Lane]) -> None:
+        """Dispatch until stopped, then drain."""
+        self._held = {lane.name: [] for lane in lanes}
+        with self._bell.listen() as listener:
+            while not self._stopping.is_set():
+                try:
+                    wait = min(self._dispatch(lane) for lane in lanes)
+                    self._renew_leases()
+                except LedgerError as error:
+                    log.error("ledger away, work waits", error=str(error))  # noqa: TRY400 - the text says it, a trace would not
+                    wait = 1.0
+                listener.wait(wait)
+            self._drain(listener.wait)
+
+    def _dispatch(self, lane: Lane) -> float:
+        """Give the lane's free hands what is due; return the seconds until it is worth looking again."""
+        free = lane.width - len(self._held[lane.name])
+        due = lane.next_due() if free else None
+        if due is None:
+            return self._sweep
+        wait = due - self._ledger.now()
+        if wait > 0:
+            return min(wait, self._sweep)
+        claims = lane.claim(free)
+        with self._lock:
+            self._held[lane.name] += claims
+        for claimed in claims:
+            threading.Thread(target=self._work, args=(lane, claimed), name=f"{lane.name}-hand", daemon=True).start()
+        # A full lane is looked at when a hand gets free and rings; a lane that got less than it asked for has no more.
+        return self._sweep if len(claims) == free or not claims else 0.0
+
+    def _work(self, lane: Lane, claimed: Claimed[Any]) -> None:
+        try:
+            lane.run(claimed)
+        except LedgerError as error:
+            # The claim's lease ends by itself, and the row is due again.
+            log.error("ledger away, work will be done again", lane=lane.name, error=str(error))  # noqa: TRY400 - as above
+        except Exception:
+            log.exception("work broke off", lane=lane.name)
+        finally:
+            with self._lock:
+                self._held[lane.name].remove(claimed)
+            self._bell.ring()
+
+    def _renew_leases(self) -> None:
+        if time.monotonic() - self._renewed > LEASE / 3:
+            self._renewed = time.monotonic()
+            held = self._in_hand()
+            if held:
+                self._ledger.renew(held)
+
+    def _in_hand(self) -> list[Claimed[Any]]:
+        with self._lock:
+            return [claimed for claims in self._held.values() for claimed in claims]
+
+    def _drain(self, wait: Callable[[float], None]) -> None:
+        """Wait for the work in hand, then give back the claims of what is not done: others take it over at once."""
+        deadline = time.monotonic() + self._grace
+        while self._in_hand() and (left := deadline - time.monotonic()) > 0:
+            wait(left)
+        if held := self._in_hand():
+            log.warning("work handed back", claims=len(held))
+            self._ledger.hand_back(held)

@@ -1,0 +1,60 @@
+"""gunicorn's configuration: ``gunicorn -c python:receiver.gunicorn_conf 'receiver.web:create_app()'``.
+
+The environment is read here, once, for the arbiter and all its workers.
+"""
+
+import os
+import sys
+from typing import Any
+
+from receiver import metrics
+from receiver.errors import ReceiverError
+from receiver.services import Services
+from receiver.settings import Settings
+
+try:
+    _settings = Settings.load(os.environ)
+except ReceiverError as _error:
+    sys.exit("\n".join(["the configuration is wrong:", *getattr(_error, "mistakes", [str(_error)])]))
+
+bind = f"0.0.0.0:{_settings.port}"
+workers = _settings.web_concurrency
+worker_class = "gthread"
+threads = 16
+# Seconds: for requests under way at a stop, for a worker that hangs, for an idle connection kept open.
+graceful_timeout = 8
+timeout = 60
+keepalive = 15
+backlog = 2048
+# Paths hold tickets, so there is no access log; what happened to a callback is logged by its ref.
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+# The heartbeat file must not wait for a busy disk.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112 - memory, and gunicorn wants a plain text
+
+
+def on_starting(_server: Any) -> None:
+    """Make ready what all workers share, once, before the first of them is forked."""
+    from receiver import logs  # noqa: PLC0415 - logging belongs to the running server, not to the import
+
+    logs.configure(_settings)
+    metrics.prepare(_settings.data_dir)
+    try:
+        Services(_settings).open().close()
+    except ReceiverError as error:
+        sys.exit("\n".join(getattr(error, "mistakes", [str(error)])))
+
+
+def post_worker_init(worker: Any) -> None:
+    """Open the services of one worker before it takes its first request."""
+    from receiver.web.state import attach  # noqa: PLC0415 - prometheus_client may only be imported after metrics.prepare
+
+    attach(worker.wsgi, Services(_settings).open())
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that is gone; its counts stay."""
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - as above
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # the package has no types here

@@ -1,0 +1,127 @@
+"""The one door in: whatever its source, a report about a job becomes a delivery and passes ``Inbox.accept``.
+
+The raw fact is stored with what it was taken for, in the same transaction as what it changed. Terminal reports end a job once; whatever
+comes later is kept and changes nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+
+from sqlalchemy import Connection
+
+from receiver.errors import UnreadableError
+from receiver.ledger import writes
+from receiver.ledger.ledger import Ledger
+from receiver.ledger.rows import Job
+from receiver.model import FINAL_STATES, Delivery, JobState, Outcome, Reason, Report, Source, Verdict
+from receiver.providers.grsai import read_report
+
+# After these somebody has work to do at once.
+_WAKING = {Verdict.ENDED, Verdict.REFRESHED, Verdict.EMPTY, Verdict.OTHER_ID, Verdict.UNCONFIRMED}
+
+
+def judge(job: Job, report: Report, source: Source, *, confirm_always: bool = False) -> Verdict:
+    """Say what a report means for a job as it stands; pure, so that every order of reports can be tried."""
+    if report.provider_id and job.provider_id and report.provider_id != job.provider_id:
+        return Verdict.OTHER_ID
+    if confirm_always and source is Source.CALLBACK:
+        return Verdict.UNCONFIRMED
+    if job.outcome is None and job.state not in FINAL_STATES:
+        return _first_word(report)
+    if report.outcome is Outcome.RUNNING:
+        return Verdict.LATE
+    if report.outcome is not job.outcome:
+        return Verdict.CONTRADICTION
+    asked = source is Source.POLL and job.state is JobState.ARCHIVING
+    return Verdict.REFRESHED if asked and report.results else Verdict.DUPLICATE
+
+
+def _first_word(report: Report) -> Verdict:
+    if report.outcome is Outcome.RUNNING:
+        return Verdict.PROGRESS
+    if report.outcome is Outcome.SUCCEEDED and not report.results:
+        return Verdict.EMPTY
+    return Verdict.ENDED
+
+
+class Inbox:
+    """Takes deliveries in; ``ring`` is called after a commit that left work to do."""
+
+    def __init__(self, ledger: Ledger, ring: Callable[[], None], *, base_url: str, confirm_always: bool = False) -> None:
+        self._ledger = ledger
+        self._ring = ring
+        self._base_url = base_url
+        self._confirm_always = confirm_always
+
+    def accept(self, delivery: Delivery, *, replayed: int | None = None) -> Verdict:
+        """Store a delivery and do what it says; durable when this returns.
+
+        ``replayed`` is the number of the kept delivery this one is a repetition of. Raise UnreadableError after keeping a body that is
+        no report, LedgerError when nothing could be stored.
+        """
+        try:
+            report = read_report(delivery.body)
+        except UnreadableError:
+            self._ledger.write(partial(self._keep_unreadable, delivery=delivery, replayed=replayed))
+            raise
+        verdict = self._ledger.write(partial(self._apply, delivery=delivery, report=report, replayed=replayed))
+        if verdict in _WAKING:
+            self._ring()
+        return verdict
+
+    def _apply(self, connection: Connection, delivery: Delivery, report: Report, replayed: int | None) -> Verdict:
+        job = self._job(connection, delivery.ref)
+        report = self._with_free_id(connection, job, report)
+        verdict = judge(job, report, delivery.source, confirm_always=self._confirm_always)
+        match verdict:
+            case Verdict.PROGRESS:
+                writes.hear(connection, job, report, self._next_look(job, delivery.source))
+            case Verdict.EMPTY if delivery.source is Source.POLL and writes.was_empty_before(connection, job.ref):
+                verdict = Verdict.ENDED
+                self._fail(connection, job, report, Reason.NO_RESULT, "the provider reports success, but no result")
+            case Verdict.ENDED if report.outcome is Outcome.SUCCEEDED:
+                writes.begin_archiving(connection, job, report, self._ledger.now(), self._ledger.timing.url_lifetime)
+            case Verdict.ENDED:
+                self._fail(connection, job, report, report.reason or Reason.PROVIDER_ERROR, report.message)
+            case Verdict.REFRESHED:
+                fresh = writes.refresh_urls(connection, job, report, self._ledger.now(), self._ledger.timing.url_lifetime)
+                verdict = Verdict.REFRESHED if fresh else Verdict.DUPLICATE
+            case Verdict.EMPTY | Verdict.OTHER_ID | Verdict.UNCONFIRMED:
+                writes.note_id(connection, job, report.provider_id)
+                writes.look_at(connection, job.ref, self._ledger.now())
+        self._keep(connection, delivery, verdict, replayed)
+        return verdict
+
+    def _keep_unreadable(self, connection: Connection, delivery: Delivery, replayed: int | None) -> None:
+        self._job(connection, delivery.ref)
+        self._keep(connection, delivery, Verdict.UNREADABLE, replayed)
+
+    def _job(self, connection: Connection, ref: str) -> Job:
+        """Find the delivery's job, or adopt it: our secret signed its ticket, so one of our machines posted it."""
+        return writes.find_job(connection, ref) or self._ledger.adopt(connection, ref, self._base_url)
+
+    def _with_free_id(self, connection: Connection, job: Job, report: Report) -> Report:
+        """Leave out an id that is another job's: one task of a provider is one job."""
+        if job.provider_id is None and report.provider_id is not None:
+            other = writes.find_job_by_provider_id(connection, job.provider, report.provider_id)
+            return replace(report, provider_id=None) if other else report
+        return report
+
+    def _next_look(self, job: Job, source: Source) -> float:
+        """Return when a job that goes on is asked about: later after a callback, sooner and with back-off once we had to ask."""
+        timing, now = self._ledger.timing, self._ledger.now()
+        wait = timing.poll_after if source is Source.CALLBACK else timing.poll_interval * min(2 ** max(job.attempts - 1, 0), 4)
+        return min(now + wait, max(job.deadline_at, now + timing.poll_interval))
+
+    def _fail(self, connection: Connection, job: Job, report: Report, reason: Reason, message: str) -> None:
+        now, said = self._ledger.now(), report.outcome
+        named = report.provider_id
+        writes.finish_job(connection, job, JobState.FAILED, now, outcome=said, reason=reason, message=message, provider_id=named)
+
+    def _keep(self, connection: Connection, delivery: Delivery, verdict: Verdict, replayed: int | None) -> None:
+        if replayed is not None:
+            writes.set_verdict(connection, replayed, verdict)
+            return
+        writes.insert_delivery(connection, delivery, sha256(delivery.body).hexdigest(), verdict)

@@ -1,0 +1,202 @@
+"""Connections to the ledger: reads run side by side, writes are durable when they return.
+
+The two databases differ here and nowhere else. SQLite takes one writer at a time, and several that fight for its lock starve each other,
+so writes queue up: the threads of a process behind one leader, who commits for all of them (group commit), and the processes behind a
+file lock. PostgreSQL takes many writers and needs none of this.
+"""
+
+import fcntl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from receiver.errors import LedgerError
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+# Seconds a writer waits for its turn before it says so; a callback is then answered 503 and comes again.
+WRITE_PATIENCE = 10.0
+# Writes that share one commit. More would only lengthen the wait of the first.
+GROUP_SIZE = 64
+
+
+class Database(Protocol):
+    """What the ledger needs of a database."""
+
+    def read(self, work: Work[T]) -> T:
+        """Run ``work`` on a connection for reading; raise LedgerError if the database cannot answer."""
+
+    def write(self, work: Work[T]) -> T:
+        """Run ``work`` in a transaction and return its value once it is durable; raise LedgerError if it may not be."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+
+def open_database(url: str) -> Database:
+    """Return the database at a SQLAlchemy ``url``; nothing is connected yet."""
+    if url.startswith("sqlite:///"):
+        return SqliteDatabase(Path(url.removeprefix("sqlite:///")))
+    return PostgresDatabase(url)
+
+
+@contextmanager
+def foreign_errors_turned() -> Iterator[None]:
+    """Turn what SQLAlchemy raises for an unusable database into LedgerError; broken constraints are our bugs and pass."""
+    try:
+        yield
+    except (PoolTimeoutError, DBAPIError) as error:
+        if isinstance(error, DBAPIError) and type(error.orig).__name__ in {"IntegrityError", "ProgrammingError"}:
+            raise
+        raise LedgerError(f"the ledger cannot be used now: {getattr(error, 'orig', error)}") from error
+
+
+class PostgresDatabase:
+    """A pool of PostgreSQL connections; each write is a transaction of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url, pool_size=16, max_overflow=16, pool_timeout=WRITE_PATIENCE, pool_pre_ping=True)
+
+    def read(self, work: Work[T]) -> T:
+        """Run ``work`` on a pooled connection."""
+        with foreign_errors_turned(), self._engine.connect() as connection:
+            return work(connection)
+
+    def write(self, work: Work[T]) -> T:
+        """Run ``work`` in a transaction of its own."""
+        with foreign_errors_turned(), self._engine.begin() as connection:
+            return work(connection)
+
+    def close(self) -> None:
+        """Close the pool."""
+        self._engine.dispose()
+
+
+class SqliteDatabase:
+    """A SQLite file in WAL mode, ``synchronous=FULL``: a commit is on disk before it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = _sqlite_engine(path, begin="BEGIN")
+        self._writer = _sqlite_engine(path, begin="BEGIN IMMEDIATE")
+        self._lock_path = path.with_name(path.name + ".lock")
+        self._waiting: deque[_Write[Any]] = deque()
+        self._leader = threading.Lock()
+
+    def read(self, work: Work[T]) -> T:
+        """Run ``work`` in a snapshot; writers do not disturb it."""
+        with foreign_errors_turned(), self._reader.begin() as connection:
+            return work(connection)
+
+    def write(self, work: Work[T]) -> T:
+        """Queue ``work``; whoever leads next runs all that is queued in one transaction, each behind a savepoint."""
+        mine = _Write(work)
+        self._waiting.append(mine)
+        if not self._leader.acquire(timeout=WRITE_PATIENCE):
+            raise LedgerError(f"the ledger took no write for {WRITE_PATIENCE:.0f} s")
+        try:
+            while not mine.settled:
+                self._lead()
+        finally:
+            self._leader.release()
+        return mine.result()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def _lead(self) -> None:
+        """Commit one group. The queue is emptied only once the file is ours, so that the group is as large as it can be."""
+        group: list[_Write[Any]] = []
+        failure: LedgerError | None = LedgerError("the write was interrupted")
+        try:
+            with foreign_errors_turned(), _locked(self._lock_path), self._writer.begin() as connection:
+                group += self._next_group()
+                for write in group:
+                    write.run(connection)
+                    _still_in_transaction(connection)
+            failure = None
+        except LedgerError as error:
+            failure = error
+        except (SQLAlchemyError, OSError) as error:
+            failure = LedgerError(f"the ledger cannot be written now: {error}")
+        finally:
+            for write in group or self._next_group():
+                write.settle(failure)
+
+    def _next_group(self) -> list["_Write[Any]"]:
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_SIZE))]
+
+
+class _Write(Generic[T]):
+    """One piece of work waiting for a leader."""
+
+    def __init__(self, work: Work[T]) -> None:
+        self.settled = False
+        self._work = work
+        self._value: T | None = None
+        self._error: Exception | None = None
+
+    def run(self, connection: Connection) -> None:
+        """Run the work behind a savepoint: its failure is its own, the rest of the group goes on."""
+        try:
+            with connection.begin_nested():
+                self._value = self._work(connection)
+        except Exception as error:  # noqa: BLE001 - handed to the thread whose work it was
+            self._error = error
+
+    def settle(self, failure: LedgerError | None) -> None:
+        """Say how the commit went: when it failed, whatever the work returned did not happen."""
+        self._error = failure or self._error
+        self.settled = True
+
+    def result(self) -> T:
+        """Return what the work returned, or raise what it raised."""
+        if self._error is not None:
+            with foreign_errors_turned():
+                raise self._error
+        return self._value  # type: ignore[return-value]  # None only where T is None
+
+
+def _still_in_transaction(connection: Connection) -> None:
+    """Make sure the group can still be committed.
+
+    On a full disk or an I/O error SQLite rolls the whole transaction back by itself, and a commit after that is silently nothing.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    if not driver.in_transaction:
+        raise LedgerError("the ledger rolled its transaction back (disk full, or an I/O error)")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the file lock of ``path``; the kernel gives it back when a process dies, so it is never stale."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sqlite_engine(path: Path, begin: str) -> Engine:
+    # autocommit at the driver (isolation_level None): transactions begin where we say and as we say.
+    engine = create_engine(
+        f"sqlite:///{path}", connect_args={"isolation_level": None, "timeout": WRITE_PATIENCE / 2}, pool_timeout=WRITE_PATIENCE
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

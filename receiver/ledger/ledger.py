@@ -1,0 +1,300 @@
+"""The ledger: what happens to a job, each happening one durable transaction.
+
+The statements stand in ``writes`` and ``claims``; here they are put together. Everything takes its time from one clock.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, insert, select, update
+
+from receiver.errors import ReceiverError
+from receiver.ledger import claims, writes
+from receiver.ledger.claims import Claimed
+from receiver.ledger.database import Database
+from receiver.ledger.rows import Asset, Hint, Job, StoredAsset
+from receiver.ledger.tables import assets, hints, jobs
+from receiver.model import FINAL_STATES, AssetState, EventType, JobState, Mode, Reason, Submission, new_ref
+
+T = TypeVar("T")
+
+# Seconds a claim lasts; a living worker renews it long before.
+LEASE = 60.0
+# Ids named by strangers that may wait at a time; more than this is noise, or somebody filling our disk.
+MOST_HINTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long things may take, in seconds; the settings of the same names."""
+
+    url_lifetime: float
+    poll_after: float
+    poll_interval: float
+    job_timeout: float
+
+
+class Ledger:
+    """Every write to the database, and every claim."""
+
+    def __init__(self, database: Database, timing: Timing, clock: Callable[[], float]) -> None:
+        self._database = database
+        self.timing = timing
+        self.now = clock
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one transaction; durable when it returns, LedgerError when it may not be."""
+        return self._database.write(work)
+
+    # A job's beginning.
+
+    def submit(self, submission: Submission, base_url: str) -> Job:
+        """Write down a job that is about to be posted; until its answer is known it is ``submitting``."""
+        now = self.now()
+        ref = new_ref(now)
+
+        def work(connection: Connection) -> Job:
+            params = json.dumps(submission.params, ensure_ascii=False)
+            what = {"mode": submission.mode, "model": submission.model, "prompt": submission.prompt, "params": params}
+            self._insert_job(connection, ref, submission.provider, base_url, now, due_at=now + self.timing.job_timeout, **what)
+            return self._job(connection, ref)
+
+        return self.write(work)
+
+    def adopt(self, connection: Connection, ref: str, base_url: str, provider_id: str | None = None) -> Job:
+        """Write down a job whose submit we did not see: its ticket is ours, or the provider says the task is."""
+        now = self.now()
+        what = {"mode": Mode.WEBHOOK, "model": "", "prompt": "", "params": "{}", "provider_id": provider_id}
+        self._insert_job(connection, ref, "grsai", base_url, now, due_at=now + self.timing.poll_after, **what)
+        return self._job(connection, ref)
+
+    def _insert_job(self, connection: Connection, ref: str, provider: str, base_url: str, now: float, **values: object) -> None:
+        always = {"ref": ref, "provider": provider, "base_url": base_url, "state": JobState.SUBMITTING, "submitted_at": now}
+        writes.insert_job(connection, **always, deadline_at=now + self.timing.job_timeout, **values)
+
+    def _job(self, connection: Connection, ref: str) -> Job:
+        job = writes.find_job(connection, ref)
+        if job is None:
+            raise ReceiverError(f"there is no job {ref}")
+        return job
+
+    def accepted(self, ref: str, provider_id: str) -> Job:
+        """Note the provider's id for a job. A callback may have been faster; then only the id is new."""
+
+        def work(connection: Connection) -> Job:
+            job = self._job(connection, ref)
+            values: dict[str, object] = {"provider_id": job.provider_id or provider_id}
+            if job.state == JobState.SUBMITTING:
+                values |= {"state": JobState.WAITING, "due_at": self.poll_due(job), "claim": None}
+            connection.execute(update(jobs).where(jobs.c.ref == ref).values(values))
+            return self._job(connection, ref)
+
+        return self.write(work)
+
+    def refused(self, ref: str, message: str) -> Job:
+        """End a job the provider did not take, with the provider's own words."""
+
+        def work(connection: Connection) -> Job:
+            job = self._job(connection, ref)
+            if job.state == JobState.SUBMITTING:
+                writes.finish_job(connection, job, JobState.FAILED, self.now(), reason=Reason.REFUSED, message=message)
+            return self._job(connection, ref)
+
+        return self.write(work)
+
+    def poll_due(self, job: Job) -> float:
+        """Return when a job that was just heard of wants to be asked about, in seconds since the epoch."""
+        wait = self.timing.poll_after if job.mode is Mode.WEBHOOK else self.timing.poll_interval
+        return min(self.now() + wait, max(job.deadline_at, self.now()))
+
+    # Claims.
+
+    def claim_assets(self, limit: int) -> list[Claimed[Asset]]:
+        """Claim assets to archive, nearest deadline first."""
+        return self.write(lambda connection: claims.claim_assets(connection, self.now(), self.now() + LEASE, limit))
+
+    def claim_jobs(self, limit: int) -> list[Claimed[Job]]:
+        """Claim jobs to look at: to poll, to expire, to conclude."""
+        return self.write(lambda connection: claims.claim_jobs(connection, self.now(), self.now() + LEASE, limit))
+
+    def claim_hints(self, limit: int) -> list[Claimed[Hint]]:
+        """Claim hints to look into."""
+        return self.write(lambda connection: claims.claim_hints(connection, self.now(), self.now() + LEASE, limit))
+
+    def renew(self, held: list[Claimed[Any]]) -> None:
+        """Prolong our leases."""
+        self.write(lambda connection: claims.renew(connection, held, self.now() + LEASE))
+
+    def hand_back(self, held: list[Claimed[Any]]) -> None:
+        """Give up claims at a shutdown."""
+        self.write(lambda connection: claims.hand_back(connection, held, self.now()))
+
+    def take_over(self) -> int:
+        """End the leases of workers that died; only for the one worker of a machine."""
+        return self.write(lambda connection: claims.take_over(connection, self.now()))
+
+    # An asset's end.
+
+    def finish_asset(self, claimed: Claimed[Asset], stored: StoredAsset) -> None:
+        """Note that an asset is safe; raise ClaimLostError if the work is no longer ours."""
+        payload: dict[str, object] = {
+            "ref": claimed.row.ref,
+            "index": claimed.row.idx,
+            "key": stored.key,
+            "sha256": stored.sha256,
+            "size": stored.size,
+            "content_type": stored.content_type,
+            "width": stored.width,
+            "height": stored.height,
+        }
+        values = {name: payload[name] for name in ("key", "sha256", "size", "content_type", "width", "height")}
+        self._end_asset(claimed, AssetState.ARCHIVED, payload, error="", **values)
+
+    def give_up_asset(self, claimed: Claimed[Asset], state: AssetState, error: str) -> None:
+        """Note that an asset failed or expired, and why; raise ClaimLostError if the work is no longer ours."""
+        self._end_asset(claimed, state, None, error=error)
+
+    def _end_asset(self, claimed: Claimed[Asset], state: AssetState, event: dict[str, object] | None, **values: object) -> None:
+        def work(connection: Connection) -> None:
+            now = self.now()
+            job = self._job(connection, claimed.row.ref)
+            claims.change_held(connection, claimed, state=state, finished_at=now, due_at=None, claim=None, **values)
+            if event is not None:
+                writes.emit(connection, EventType.ASSET_ARCHIVED, job, claimed.row.idx, now, event)
+            if writes.pending_assets(connection, job.ref) == 0:
+                # The last one: the job can be concluded at once, even if somebody is just polling it.
+                connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(due_at=now, claim=None))
+
+        self.write(work)
+
+    def retry_asset(self, claimed: Claimed[Asset], due_at: float, error: str, *, counted: bool = True, ask_again: bool = False) -> None:
+        """Try an asset again at ``due_at``; ``ask_again`` has its job polled for a fresh URL. An attempt that says nothing
+        about the asset (the archive was down) is not ``counted``.
+        """  # noqa: D205 - one sentence each
+
+        def work(connection: Connection) -> None:
+            attempts = assets.c.attempts if counted else assets.c.attempts - 1
+            job = self._job(connection, claimed.row.ref)
+            claims.change_held(connection, claimed, due_at=due_at, claim=None, error=error, attempts=attempts)
+            if ask_again:
+                writes.look_at(connection, job.ref, self.now())
+
+        self.write(work)
+
+    # A job's end.
+
+    def conclude(self, claimed: Claimed[Job], state: JobState, *, reason: Reason | None = None, message: str = "") -> None:
+        """End a claimed job; raise ClaimLostError if it is no longer ours."""
+
+        def work(connection: Connection) -> None:
+            job = self._job(connection, claimed.row.ref)
+            claims.require_held(connection, claimed)
+            writes.finish_job(connection, job, state, self.now(), reason=reason, message=message)
+
+        self.write(work)
+
+    def expire(self, ref: str, message: str) -> None:
+        """End a job whose result never came; a job that has one by now is left alone."""
+
+        def work(connection: Connection) -> None:
+            job = self._job(connection, ref)
+            if job.state in {JobState.SUBMITTING, JobState.WAITING}:
+                writes.finish_job(connection, job, JobState.EXPIRED, self.now(), message=message)
+
+        self.write(work)
+
+    def look_again(self, claimed: Claimed[Job] | Claimed[Hint], due_at: float) -> None:
+        """Give a claim back and have the row looked at again at ``due_at``; raise ClaimLostError if it is no longer ours."""
+        self.write(lambda connection: claims.change_held(connection, claimed, due_at=due_at, claim=None))
+
+    def announce_risk(self, claimed: Claimed[Job], message: str) -> bool:
+        """Write ``job.at_risk``, once a round; say whether it was new."""
+
+        def work(connection: Connection) -> bool:
+            job = self._job(connection, claimed.row.ref)
+            if writes.has_event(connection, EventType.JOB_AT_RISK, job):
+                return False
+            payload: dict[str, object] = {"ref": job.ref, "message": message}
+            writes.emit(connection, EventType.JOB_AT_RISK, job, writes.ABOUT_THE_JOB, self.now(), payload)
+            return True
+
+        return self.write(work)
+
+    # Hints.
+
+    def hint(self, provider_id: str) -> bool:
+        """Remember that a stranger named a task: its job, or else the id itself, is looked into at once. False: no room."""
+
+        def work(connection: Connection) -> bool:
+            job = writes.find_job_by_provider_id(connection, "grsai", provider_id)
+            if job is not None:
+                # At most once a poll interval, whatever strangers do.
+                writes.look_at(connection, job.ref, max(self.now(), (job.due_at or 0) - self.timing.poll_after + self.timing.poll_interval))
+                return True
+            known = connection.execute(select(hints.c.provider_id).limit(MOST_HINTS)).scalars().all()
+            if provider_id in known or len(known) >= MOST_HINTS:
+                return provider_id in known
+            connection.execute(insert(hints).values(provider_id=provider_id, received_at=self.now(), due_at=self.now()))
+            return True
+
+        return self.write(work)
+
+    def drop_hint(self, hint: Hint) -> None:
+        """Forget a hint that came to nothing."""
+        self.write(lambda connection: writes.delete_hint(connection, hint.provider_id))
+
+    def adopt_hint(self, ref: str, hint: Hint, base_url: str) -> None:
+        """Turn a confirmed hint into a job, unless the task became one meanwhile."""
+
+        def work(connection: Connection) -> None:
+            writes.delete_hint(connection, hint.provider_id)
+            if writes.find_job_by_provider_id(connection, "grsai", hint.provider_id) is None:
+                self.adopt(connection, ref, base_url, hint.provider_id)
+
+        self.write(work)
+
+    # Operators.
+
+    def retry(self, ref: str) -> Job:
+        """Open a final job again, in a new round: lost assets are tried anew and the provider is asked for fresh URLs.
+
+        Raise ReceiverError where that cannot help: nothing is wrong with the job, or the provider never had it.
+        """
+
+        def work(connection: Connection) -> Job:
+            job = self._job(connection, ref)
+            if job.state not in FINAL_STATES or job.state == JobState.ARCHIVED:
+                raise ReceiverError(f"{ref} is {job.state}: there is nothing to retry")
+            if job.provider_id is None:
+                raise ReceiverError(f"{ref} has no id at the provider, so its result cannot be asked for: submit it again as a new job")
+            self._open_again(connection, job)
+            return self._job(connection, ref)
+
+        return self.write(work)
+
+    def _open_again(self, connection: Connection, job: Job) -> None:
+        now = self.now()
+        again = {
+            "state": AssetState.PENDING,
+            "due_at": now,
+            "finished_at": None,
+            "attempts": 0,
+            "expires_at": now + self.timing.url_lifetime,
+        }
+        lost = (assets.c.ref == job.ref) & assets.c.state.in_([AssetState.FAILED, AssetState.EXPIRED])
+        reopened = connection.execute(update(assets).where(lost).values(again)).rowcount
+        values: dict[str, object] = {
+            "round": job.round + 1,
+            "reason": None,
+            "message": "",
+            "finished_at": None,
+            "due_at": now,
+            "attempts": 0,
+        }
+        if reopened:
+            values |= {"state": JobState.ARCHIVING}
+        else:
+            values |= {"state": JobState.WAITING, "outcome": None, "ended_at": None, "deadline_at": now + self.timing.job_timeout}
+        connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))

@@ -1,0 +1,159 @@
+"""Reads: what the API, the commands and the audit see of the ledger. Nothing here writes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, text
+
+from receiver.ledger import claims, writes
+from receiver.ledger.database import Database
+from receiver.ledger.rows import Asset, DeliveryRow, Job
+from receiver.ledger.tables import assets, deliveries, events, hints, jobs
+from receiver.model import FINAL_STATES, AssetState, JobState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The conservation law with its figures, and every law that does not hold with the refs that break it (at most 20 each)."""
+
+    submitted: int
+    archived: int
+    failed: int
+    expired: int
+    in_flight: int
+    broken: dict[str, list[str]]
+
+    @property
+    def difference(self) -> int:
+        """Jobs that are nowhere: submitted less all that are accounted for. Zero, or something is lost."""
+        return self.submitted - self.archived - self.failed - self.expired - self.in_flight
+
+    @property
+    def ok(self) -> bool:
+        """Whether every law holds."""
+        return self.difference == 0 and not self.broken
+
+
+class Reports:
+    """Questions to the ledger; each answer is one snapshot."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        return self._database.read(work)
+
+    def job(self, ref: str) -> Job | None:
+        """Return one job."""
+        return next(iter(self.jobs_named([ref])), None)
+
+    def jobs_named(self, refs: list[str]) -> list[Job]:
+        """Return the jobs of these refs, in the order of their refs; unknown refs are passed over."""
+        question = select(jobs).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref)
+        return self._read(lambda connection: [writes.job_of(row) for row in connection.execute(question)])
+
+    def jobs(self, *, state: JobState | None = None, search: str = "", after: str = "", limit: int = 50) -> list[Job]:
+        """Return up to ``limit`` jobs, newest first, that come after the ref ``after`` in that order.
+
+        ``search`` is looked for in ref, provider id, model and prompt.
+        """
+        wanted: list[ColumnElement[bool]] = []
+        if state:
+            wanted.append(jobs.c.state == state)
+        if search:
+            columns = (jobs.c.ref, jobs.c.provider_id, jobs.c.model, jobs.c.prompt)
+            wanted.append(or_(*(column.icontains(search, autoescape=True) for column in columns)))
+        if after:
+            wanted.append(jobs.c.ref < after)
+        question = select(jobs).where(and_(True, *wanted)).order_by(jobs.c.ref.desc()).limit(limit)
+        return self._read(lambda connection: [writes.job_of(row) for row in connection.execute(question)])
+
+    def assets(self, refs: list[str]) -> dict[str, list[Asset]]:
+        """Return the assets of each of these jobs, in order."""
+        question = select(assets).where(assets.c.ref.in_(refs)).order_by(assets.c.ref, assets.c.idx)
+        found: dict[str, list[Asset]] = {ref: [] for ref in refs}
+        for asset in self._read(lambda connection: [writes.asset_of(row) for row in connection.execute(question)]):
+            found[asset.ref].append(asset)
+        return found
+
+    def deliveries(self, ref: str) -> list[DeliveryRow]:
+        """Return everything that was ever reported about a job, in the order of arrival."""
+        return self._deliveries(select(deliveries).where(deliveries.c.ref == ref).order_by(deliveries.c.id))
+
+    def delivery(self, number: int) -> DeliveryRow | None:
+        """Return one delivery by its number."""
+        return next(iter(self._deliveries(select(deliveries).where(deliveries.c.id == number))), None)
+
+    def _deliveries(self, question: Select[Any]) -> list[DeliveryRow]:
+        return self._read(lambda connection: [DeliveryRow(**row._mapping) for row in connection.execute(question)])  # noqa: SLF001 - documented
+
+    def events(self, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        """Return up to ``limit`` events after the one numbered ``after``, oldest first."""
+        question = select(events).where(events.c.id > after).order_by(events.c.id).limit(limit)
+        return self._read(lambda connection: [dict(row._mapping) for row in connection.execute(question)])  # noqa: SLF001 - documented
+
+    def counts(self) -> dict[str, int]:
+        """Count the jobs in each state; states without jobs count zero."""
+        question = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+        counted = self._read(lambda connection: {state: int(number) for state, number in connection.execute(question)})
+        return {state.value: counted.get(state.value, 0) for state in JobState}
+
+    def oldest_due(self, now: float) -> float | None:
+        """Return since when (seconds since the epoch) the oldest due work waits for a hand; None when nothing waits."""
+        return self._read(lambda connection: claims.oldest_due(connection, now))
+
+    def next_due(self, table_name: str) -> float | None:
+        """Return when the next row of ``assets``, ``jobs`` or ``hints`` is due; None when nothing is."""
+        table = {"assets": assets, "jobs": jobs, "hints": hints}[table_name]
+        return self._read(lambda connection: claims.next_due(connection, table))
+
+    def ping(self) -> None:
+        """Raise LedgerError unless the ledger answers."""
+        self._read(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+
+    def audit(self) -> Audit:
+        """Check every law of the ledger in one snapshot."""
+        return self._read(_audit)
+
+
+def _audit(connection: Connection) -> Audit:
+    """Count the jobs one way and what became of them another: the ends by the events that announced them, the rest by what is due."""
+    submitted = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
+    ends = {state: _count(connection, _announced(state)) for state in FINAL_STATES}
+    in_flight = _count(connection, jobs.c.due_at.isnot(None))
+    broken = {law: refs for law, broken_by in _laws().items() if (refs := _refs(connection, broken_by))}
+    archived, failed, expired = ends[JobState.ARCHIVED], ends[JobState.FAILED], ends[JobState.EXPIRED]
+    return Audit(submitted, archived, failed, expired, in_flight, broken)
+
+
+def _announced(state: JobState) -> ColumnElement[bool]:
+    """Jobs whose end in ``state`` was written to the outbox in their present round."""
+    told = select(events.c.id).where(events.c.ref == jobs.c.ref, events.c.type == f"job.{state}", events.c.round == jobs.c.round)
+    return told.exists()
+
+
+def _laws() -> dict[str, ColumnElement[bool]]:
+    """Return each law's name with the condition under which a job breaks it."""
+    own = assets.c.ref == jobs.c.ref
+    any_asset = select(assets.c.idx).where(own).exists()
+    unsafe = select(assets.c.idx).where(own, assets.c.state != AssetState.ARCHIVED).exists()
+    pending = select(assets.c.idx).where(own, assets.c.state == AssetState.PENDING).exists()
+    final = jobs.c.state.in_(FINAL_STATES)
+    told = or_(*(and_(jobs.c.state == state, _announced(state)) for state in FINAL_STATES))
+    return {
+        "an archived job has assets, all of them archived": and_(jobs.c.state == JobState.ARCHIVED, or_(~any_asset, unsafe)),
+        "a final job has no pending asset": and_(final, pending),
+        "an archiving job has assets": and_(jobs.c.state == JobState.ARCHIVING, ~any_asset),
+        "every end is announced by its event": and_(final, ~told),
+    }
+
+
+def _count(connection: Connection, condition: ColumnElement[bool]) -> int:
+    return int(connection.execute(select(func.count()).select_from(jobs).where(condition)).scalar_one())
+
+
+def _refs(connection: Connection, condition: ColumnElement[bool]) -> list[str]:
+    return list(connection.execute(select(jobs.c.ref).where(condition).order_by(jobs.c.ref).limit(20)).scalars())

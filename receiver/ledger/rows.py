@@ -1,0 +1,91 @@
+"""Rows of the ledger as typed values. Times are seconds since the epoch, sizes bytes, dimensions pixels."""
+
+from dataclasses import dataclass
+
+from receiver.model import AssetState, JobState, Mode, Outcome, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job, as its row stands; see ``tables.jobs`` for what each column means."""
+
+    ref: str
+    provider: str
+    base_url: str
+    provider_id: str | None
+    mode: Mode
+    model: str
+    prompt: str
+    params: str
+    state: JobState
+    outcome: Outcome | None
+    reason: Reason | None
+    message: str
+    progress: int
+    submitted_at: float
+    deadline_at: float
+    ended_at: float | None
+    finished_at: float | None
+    round: int
+    due_at: float | None
+    claim: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One result file of a job, as its row stands; see ``tables.assets``."""
+
+    ref: str
+    idx: int
+    state: AssetState
+    url: str
+    announced_at: float
+    expires_at: float
+    due_at: float | None
+    claim: str | None
+    attempts: int
+    error: str
+    key: str | None
+    sha256: str | None
+    size: int | None
+    content_type: str | None
+    width: int | None
+    height: int | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A provider's id that a stranger named; see ``tables.hints``."""
+
+    provider_id: str
+    received_at: float
+    due_at: float
+    claim: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAsset:
+    """What is known of a result file once it is safe in the archive."""
+
+    key: str
+    sha256: str
+    size: int
+    content_type: str
+    width: int | None
+    height: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """One delivery as it was kept; see ``tables.deliveries``."""
+
+    id: int
+    ref: str
+    source: str
+    verdict: str
+    received_at: float
+    digest: str
+    body: bytes

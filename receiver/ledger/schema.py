@@ -1,0 +1,66 @@
+"""The version of the ledger's schema: what it is, what it must be, and how it gets there."""
+
+import fcntl
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, inspect, text
+
+from receiver.errors import LedgerError
+from receiver.ledger.database import Database, foreign_errors_turned
+
+# The newest migration; a test holds it against the folder.
+HEAD = "0001"
+
+_MIGRATIONS = Path(__file__).with_name("migrations")
+# Any number will do, as long as every process of ours asks PostgreSQL for the same one.
+_MIGRATION_LOCK = 0x6C656467
+
+
+def version(database: Database) -> str | None:
+    """Return the schema version of the ledger, None where it has no schema yet; raise LedgerError if it cannot be read."""
+
+    def look(connection: Connection) -> str | None:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+    return database.read(look)
+
+
+def require_current(database: Database) -> None:
+    """Raise LedgerError, with the remedy, unless the schema is the one this code was written for."""
+    found = version(database)
+    if found != HEAD:
+        raise LedgerError(f"the ledger's schema is {found or 'missing'}, this release needs {HEAD}: run `receiver migrate`")
+
+
+def migrate(url: str) -> None:
+    """Bring the ledger at ``url`` to HEAD, one process at a time; harmless when it is there already."""
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _upgrade(url)
+    else:
+        _upgrade(url)
+
+
+def _upgrade(url: str) -> None:
+    from alembic import command  # noqa: PLC0415 - 0.2 s of import that only a migration needs
+    from alembic.config import Config  # noqa: PLC0415 - as above
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    engine = create_engine(url)
+    try:
+        with foreign_errors_turned(), engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+            else:
+                # The driver would begin too late: DDL must roll back as one when the process dies half-way.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()

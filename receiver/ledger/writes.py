@@ -1,0 +1,211 @@
+"""The statements of a job's life, each a function on an open transaction.
+
+Whoever changes a job locks its row first (``find_job``), so that the two assets of a job cannot both think the other is still pending.
+"""
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from receiver.ledger.rows import Asset, Job
+from receiver.ledger.tables import assets, deliveries, events, hints, jobs
+from receiver.model import AssetState, Delivery, EventType, JobState, Mode, Outcome, Reason, Report, Result, Verdict
+
+ABOUT_THE_JOB = -1
+
+
+def job_of(row: Row[Any]) -> Job:
+    """Turn a full row of ``jobs`` into a Job."""
+    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    values["mode"], values["state"] = Mode(values["mode"]), JobState(values["state"])
+    values["outcome"] = Outcome(values["outcome"]) if values["outcome"] else None
+    values["reason"] = Reason(values["reason"]) if values["reason"] else None
+    return Job(**values)
+
+
+def asset_of(row: Row[Any]) -> Asset:
+    """Turn a full row of ``assets`` into an Asset."""
+    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    return Asset(**{**values, "state": AssetState(values["state"])})
+
+
+def find_job(connection: Connection, ref: str) -> Job | None:
+    """Return the job ``ref``, locked until the transaction ends; None where there is none."""
+    row = connection.execute(select(jobs).where(jobs.c.ref == ref).with_for_update()).one_or_none()
+    return job_of(row) if row else None
+
+
+def find_job_by_provider_id(connection: Connection, provider: str, provider_id: str) -> Job | None:
+    """Return the job a provider knows under ``provider_id``, locked; None where there is none."""
+    named = (jobs.c.provider == provider) & (jobs.c.provider_id == provider_id)
+    row = connection.execute(select(jobs).where(named).with_for_update()).one_or_none()
+    return job_of(row) if row else None
+
+
+def insert_job(connection: Connection, **values: object) -> None:
+    """Write a new job; it is due (``due_at``) from its first moment."""
+    connection.execute(insert(jobs).values(values))
+
+
+def insert_delivery(connection: Connection, delivery: Delivery, digest: str, verdict: Verdict) -> int:
+    """Keep a delivery with what became of it; return its number."""
+    values = {
+        "ref": delivery.ref,
+        "source": delivery.source,
+        "verdict": verdict,
+        "received_at": delivery.received_at,
+        "digest": digest,
+        "body": delivery.body,
+    }
+    number = connection.execute(insert(deliveries).values(values)).inserted_primary_key
+    assert number is not None  # noqa: S101 - one row inserted has one key
+    return int(number[0])
+
+
+def set_verdict(connection: Connection, number: int, verdict: Verdict) -> None:
+    """Correct what a kept delivery was taken for, after it was replayed."""
+    connection.execute(update(deliveries).where(deliveries.c.id == number).values(verdict=verdict))
+
+
+def was_empty_before(connection: Connection, ref: str) -> bool:
+    """Say whether this job already had a success without a URL."""
+    earlier = select(deliveries.c.id).where(deliveries.c.ref == ref, deliveries.c.verdict == Verdict.EMPTY).limit(1)
+    return connection.execute(earlier).first() is not None
+
+
+def hear(connection: Connection, job: Job, report: Report, due_at: float) -> None:
+    """Note a sign of life: the provider has the job, and need not be asked before ``due_at``."""
+    values = {
+        "state": JobState.WAITING,
+        "provider_id": job.provider_id or report.provider_id,
+        "progress": max(job.progress, report.progress),
+        "due_at": due_at,
+        "claim": None,
+    }
+    connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+
+
+def note_id(connection: Connection, job: Job, provider_id: str | None) -> None:
+    """Learn the provider's id of a job whose submit answer has not come, so that it can be asked about."""
+    if job.provider_id is None and provider_id is not None and job.finished_at is None:
+        values = {"provider_id": provider_id, "state": JobState.WAITING if job.state is JobState.SUBMITTING else job.state}
+        connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+
+
+def look_at(connection: Connection, ref: str, due_at: float) -> None:
+    """Have an unfinished job looked at no later than ``due_at``, unless somebody is looking at it now."""
+    wanted = (jobs.c.ref == ref) & jobs.c.finished_at.is_(None) & jobs.c.claim.is_(None) & (jobs.c.due_at > due_at)
+    connection.execute(update(jobs).where(wanted).values(due_at=due_at))
+
+
+def begin_archiving(connection: Connection, job: Job, report: Report, now: float, lifetime: float) -> None:
+    """Write down the results of a success: one pending asset for each, alive for ``lifetime`` seconds from ``now``."""
+    values = {
+        "state": JobState.ARCHIVING,
+        "outcome": Outcome.SUCCEEDED,
+        "provider_id": job.provider_id or report.provider_id,
+        "progress": 100,
+        "ended_at": now,
+        "due_at": risk_begins(now + lifetime, lifetime),
+        "claim": None,
+        "attempts": 0,
+    }
+    connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+    connection.execute(insert(assets), [_new_asset(job.ref, idx, result, now, lifetime) for idx, result in enumerate(report.results)])
+
+
+def risk_begins(expires_at: float, lifetime: float) -> float:
+    """Return when a URL still not archived counts as at risk: in the last quarter of its life."""
+    return expires_at - lifetime / 4
+
+
+def _new_asset(ref: str, idx: int, result: Result, now: float, lifetime: float) -> dict[str, object]:
+    return {
+        "ref": ref,
+        "idx": idx,
+        "state": AssetState.PENDING,
+        "url": result.url,
+        "announced_at": now,
+        "expires_at": now + lifetime,
+        "due_at": now,
+    }
+
+
+def refresh_urls(connection: Connection, job: Job, report: Report, now: float, lifetime: float) -> bool:
+    """Give pending assets the URLs a new answer brought; say whether any URL was new."""
+    fresh = 0
+    for idx, result in enumerate(report.results):
+        stale = (assets.c.ref == job.ref) & (assets.c.idx == idx) & (assets.c.state == AssetState.PENDING) & (assets.c.url != result.url)
+        values = {"url": result.url, "announced_at": now, "expires_at": now + lifetime, "due_at": now, "claim": None}
+        fresh += connection.execute(update(assets).where(stale).values(values)).rowcount
+    return fresh > 0
+
+
+def finish_job(
+    connection: Connection,
+    job: Job,
+    state: JobState,
+    now: float,
+    *,
+    outcome: Outcome | None = None,
+    reason: Reason | None = None,
+    message: str = "",
+    provider_id: str | None = None,
+) -> None:
+    """End a job and write the event that says so; nothing changes it any more but an operator's retry."""
+    values = {
+        "state": state,
+        "outcome": outcome or job.outcome,
+        "reason": reason,
+        "message": message,
+        "provider_id": job.provider_id or provider_id,
+        "ended_at": job.ended_at or (now if outcome else None),
+        "finished_at": now,
+        "due_at": None,
+        "claim": None,
+    }
+    connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+    payload: dict[str, object] = {
+        "ref": job.ref,
+        "state": state,
+        "provider_id": values["provider_id"],
+        "reason": reason,
+        "message": message,
+    }
+    emit(connection, EventType(f"job.{state}"), job, ABOUT_THE_JOB, now, payload)
+
+
+def emit(connection: Connection, kind: EventType, job: Job, idx: int, now: float, payload: dict[str, object]) -> None:
+    """Write an event beside the change it tells of."""
+    values = {
+        "type": kind,
+        "ref": job.ref,
+        "idx": idx,
+        "round": job.round,
+        "created_at": now,
+        "payload": json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
+    }
+    connection.execute(insert(events).values(values))
+
+
+def has_event(connection: Connection, kind: EventType, job: Job) -> bool:
+    """Say whether an event about this job was written in this round."""
+    same = (events.c.ref == job.ref) & (events.c.type == kind) & (events.c.round == job.round)
+    return connection.execute(select(events.c.id).where(same).limit(1)).first() is not None
+
+
+def job_assets(connection: Connection, ref: str) -> list[Asset]:
+    """Return a job's assets in order."""
+    return [asset_of(row) for row in connection.execute(select(assets).where(assets.c.ref == ref).order_by(assets.c.idx))]
+
+
+def pending_assets(connection: Connection, ref: str) -> int:
+    """Count the assets of a job that are not final yet."""
+    still = select(func.count()).select_from(assets).where(assets.c.ref == ref, assets.c.state == AssetState.PENDING)
+    return int(connection.execute(still).scalar_one())
+
+
+def delete_hint(connection: Connection, provider_id: str) -> None:
+    """Forget what a stranger named."""
+    connection.execute(delete(hints).where(hints.c.provider_id == provider_id))

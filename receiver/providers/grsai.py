@@ -1,0 +1,192 @@
+"""GRSAI's dialect, without I/O: requests are built, answers and callbacks are read.
+
+Bytes in, a typed value or a typed error out. Vendor words end here. Unknown fields are ignored, unknown status words mean "not over yet",
+and text is cut to bounds, so that no body can make the rest of the service work without limit.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from receiver.errors import AnswerLostError, NoSuchTaskError, NotSentError, ProviderUnavailableError, RefusedError, UnreadableError
+from receiver.model import Outcome, Reason, Report, Result, Submission
+
+RESULT_PATH = "/v1/draw/result"
+# In place of a callback URL: "answer with the id only, I shall ask".
+NO_WEBHOOK = "-1"
+
+# Bounds on what a body can make us keep, in characters and items.
+_MOST_RESULTS = 32
+_LONGEST_ID = 200
+_LONGEST_URL = 8192
+_LONGEST_TEXT = 2000
+_LARGEST_SIDE = 1_000_000
+
+# Which door a family of models uses; models come and go monthly, families rarely. All others use the first.
+_DOORS = (
+    ("nano-banana", "/v1/draw/nano-banana"),
+    ("sora-2", "/v1/video/sora-video"),
+    ("sora-video", "/v1/video/sora-video"),
+    ("veo", "/v1/video/veo"),
+)
+_FIRST_DOOR = "/v1/draw/completions"
+
+_OUTCOMES = {
+    "succeeded": Outcome.SUCCEEDED,
+    "success": Outcome.SUCCEEDED,
+    "completed": Outcome.SUCCEEDED,
+    "failed": Outcome.FAILED,
+    "error": Outcome.FAILED,
+    "canceled": Outcome.FAILED,
+    "cancelled": Outcome.FAILED,
+    "violation": Outcome.FAILED,
+}
+_REASONS = {"input_moderation": Reason.INPUT_MODERATION, "output_moderation": Reason.OUTPUT_MODERATION}
+_NO_SUCH_TASK = -22
+_TOO_MANY_REQUESTS = 429
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A POST to be made: path under the base URL, and its JSON body."""
+
+    path: str
+    body: dict[str, object]
+
+
+def build_submit(submission: Submission, web_hook: str) -> Request:
+    """Return the POST of a submit; ``web_hook`` is a callback URL or ``NO_WEBHOOK``. Params pass through as they are."""
+    path = next((door for family, door in _DOORS if submission.model.startswith(family)), _FIRST_DOOR)
+    return Request(path, {**submission.params, "model": submission.model, "prompt": submission.prompt, "webHook": web_hook})
+
+
+def size_params(model: str, size: str) -> dict[str, object]:
+    """Return the vendor's field for one ``size`` (a ratio, pixels such as 1024x1024, or 1K, 2K, 4K) of a family of models."""
+    if size.upper() in {"1K", "2K", "4K"}:
+        return {"imageSize": size.upper()}
+    takes_size = model.startswith(("sora", "gpt-image-1"))
+    return {"size": size} if takes_size else {"aspectRatio": size}
+
+
+def read_submit(status: int, body: bytes) -> str:
+    """Return the provider's id from the answer to a submit.
+
+    Raise RefusedError (nothing was started), NotSentError (rate limit) or AnswerLostError (nobody knows).
+    """
+    if status == _TOO_MANY_REQUESTS:
+        raise NotSentError("the provider answered 429: too many requests")
+    answer = _object_or_none(body)
+    if 400 <= status < 500:  # noqa: PLR2004 - HTTP's client errors
+        raise RefusedError(_refusal(answer) or f"the provider answered HTTP {status}")
+    if status != 200 or answer is None:  # noqa: PLR2004 - HTTP's "OK"
+        raise AnswerLostError(f"the provider answered HTTP {status} with a body that is no answer")
+    if answer.get("code", 0) != 0 or answer.get("status") == "failed":
+        raise RefusedError(_refusal(answer) or f"the provider answered code {answer.get('code')}")
+    task = _identifier(_task_id(answer))
+    if task is None:
+        raise AnswerLostError("the provider's answer has no id")
+    return task
+
+
+def read_result(status: int, body: bytes) -> None:
+    """Check the envelope of a result that was asked for; its body then passes ``read_report`` like any other report.
+
+    Raise NoSuchTaskError, or ProviderUnavailableError for whatever is no answer about the task.
+    """
+    answer = _object_or_none(body)
+    if status != 200 or answer is None:  # noqa: PLR2004 - HTTP's "OK"
+        raise ProviderUnavailableError(f"asked for a result, the provider answered HTTP {status}")
+    code = answer.get("code", 0)
+    if code == _NO_SUCH_TASK:
+        raise NoSuchTaskError(_refusal(answer) or "the provider does not know this task")
+    if code != 0 or not isinstance(answer.get("data", {}), dict):
+        raise ProviderUnavailableError(_refusal(answer) or f"asked for a result, the provider answered code {code}")
+
+
+def read_report(body: bytes) -> Report:
+    """Read a task object, bare (callback, stream) or in its envelope (result); raise UnreadableError if it is none."""
+    task = _object(body)
+    if isinstance(task.get("data"), dict) and "status" not in task:
+        task = task["data"]
+    identifier, status = _identifier(task.get("id")), _text(task.get("status"))
+    if identifier is None and not status:
+        raise UnreadableError("the body has neither an id nor a status")
+    outcome = _OUTCOMES.get(status.lower(), Outcome.RUNNING)
+    return Report(
+        outcome=outcome,
+        provider_id=identifier,
+        status=status,
+        progress=_progress(task.get("progress")),
+        results=_results(task),
+        reason=_reason(task, status) if outcome is Outcome.FAILED else None,
+        message=(_text(task.get("error")) or _text(task.get("failure_reason"))) if outcome is Outcome.FAILED else "",
+    )
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise UnreadableError(f"the body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UnreadableError("the body is JSON, but no object")
+    return value
+
+
+def _object_or_none(body: bytes) -> dict[str, Any] | None:
+    try:
+        return _object(body)
+    except UnreadableError:
+        return None
+
+
+def _refusal(answer: dict[str, Any] | None) -> str:
+    answer = answer or {}
+    return _text(answer.get("msg")) or _text(answer.get("error")) or _text(answer.get("message"))
+
+
+def _task_id(answer: dict[str, Any]) -> object:
+    """Find the id: in ``data``, in a bare string ``data``, or beside the status in the newer API."""
+    data = answer.get("data")
+    if isinstance(data, dict):
+        return data.get("id") or data.get("taskId")
+    return data or answer.get("id")
+
+
+def _reason(task: dict[str, Any], status: str) -> Reason:
+    if status.lower() == "violation":
+        return Reason.VIOLATION
+    return _REASONS.get(_text(task.get("failure_reason")), Reason.PROVIDER_ERROR)
+
+
+def _results(task: dict[str, Any]) -> tuple[Result, ...]:
+    """Collect the result URLs; Veo has only the one at the top."""
+    listed = task.get("results")
+    items = [_result(item) for item in (listed if isinstance(listed, list) else [])[:_MOST_RESULTS]]
+    return tuple(item for item in items if item) or tuple(item for item in [_result(task)] if item)
+
+
+def _result(item: object) -> Result | None:
+    if not isinstance(item, dict):
+        return None
+    url = _text(item.get("url") or item.get("imageUrl"), _LONGEST_URL + 1)
+    return Result(url, _side(item.get("width")), _side(item.get("height"))) if 0 < len(url) <= _LONGEST_URL else None
+
+
+def _text(value: object, longest: int = _LONGEST_TEXT) -> str:
+    """Return a bounded text without NUL, which PostgreSQL cannot store; anything but a text is none."""
+    return value[:longest].replace("\x00", "").strip() if isinstance(value, str) else ""
+
+
+def _identifier(value: object) -> str | None:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else _text(value, _LONGEST_ID + 1)
+    return text if 0 < len(text) <= _LONGEST_ID else None
+
+
+def _progress(value: object) -> int:
+    return int(min(100, max(0, value))) if isinstance(value, int | float) else 0
+
+
+def _side(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and 0 < value <= _LARGEST_SIDE else None

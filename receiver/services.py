@@ -1,0 +1,143 @@
+"""The one composition root: what is built from the settings, and with what each part works.
+
+Building connects to nothing but what it must: parts are made when first asked for, and ``close`` closes those that were.
+"""
+
+import time
+from functools import cached_property, partial
+from pathlib import Path
+
+from receiver import own_secrets
+from receiver.archive.fetch import Fetcher
+from receiver.archive.pipeline import Archiver
+from receiver.archive.stores import Store, open_store
+from receiver.engine import Engine, Lane
+from receiver.engine.bell import Bell
+from receiver.engine.embedded import EmbeddedEngine
+from receiver.errors import ConfigurationError
+from receiver.inbox import Inbox
+from receiver.ledger import schema
+from receiver.ledger.database import Database, open_database
+from receiver.ledger.ledger import Ledger, Timing
+from receiver.ledger.reports import Reports
+from receiver.providers.grsai_client import GrsaiClient
+from receiver.reconcile import Reconciler
+from receiver.settings import Settings
+from receiver.submit import Desk
+from receiver.tickets import Tickets
+
+# Hands that poll, expire and conclude jobs; each waits for a provider most of its time.
+JOB_HANDS = 8
+HINT_HANDS = 1
+
+
+class Services:
+    """Every part of the service, built once for a process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def open(self) -> "Services":
+        """Make ready what every process needs: DATA_DIR, and on the embedded default a ledger of the right schema.
+
+        Raise ConfigurationError or LedgerError with the remedy.
+        """
+        try:
+            self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError([f"DATA_DIR: {error}; name a directory that can be written"]) from error
+        if self.settings.embedded:
+            self._migrate_if_old()
+        else:
+            schema.require_current(self.database)
+        return self
+
+    def _migrate_if_old(self) -> None:
+        path = self.settings.ledger_path
+        if not path.exists() or schema.version(self.database) != schema.HEAD:
+            schema.migrate(self.settings.database_url)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for part in ("database", "store"):
+            if part in self.__dict__:
+                self.__dict__[part].close()
+
+    @cached_property
+    def database(self) -> Database:
+        """The connections."""
+        return open_database(self.settings.database_url)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Every write."""
+        chosen = self.settings
+        timing = Timing(chosen.url_lifetime, chosen.poll_after, chosen.poll_interval, chosen.job_timeout)
+        return Ledger(self.database, timing, time.time)
+
+    @cached_property
+    def reports(self) -> Reports:
+        """Every read."""
+        return Reports(self.database)
+
+    @cached_property
+    def tickets(self) -> Tickets:
+        """Signs and reads callback URLs."""
+        given = [secret.get_secret_value() for secret in self.settings.callback_secrets]
+        return Tickets(given or [own_secrets.keep(self.settings.data_dir / "secrets" / "callback")])
+
+    @cached_property
+    def admin_token(self) -> str:
+        """The token of API and dashboard."""
+        given = self.settings.admin_token
+        return given.get_secret_value() if given else own_secrets.keep(self.settings.data_dir / "secrets" / "admin")
+
+    @cached_property
+    def store(self) -> Store:
+        """The archive's objects."""
+        chosen = self.settings
+        try:
+            return open_store(chosen.archive_url, addressing_style=chosen.s3_addressing_style, checksums=chosen.s3_checksums)
+        except ValueError as error:
+            raise ConfigurationError([f"ARCHIVE_URL: {error}"]) from error
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The bell and the hands."""
+        return EmbeddedEngine(self.ledger, Bell(self.settings.data_dir / "bell"), sweep=5.0 if self.settings.embedded else 1.0)
+
+    @cached_property
+    def inbox(self) -> Inbox:
+        """The one door in."""
+        confirm = self.settings.confirm == "always"
+        return Inbox(self.ledger, self.engine.ring, base_url=self.settings.grsai_base_url, confirm_always=confirm)
+
+    @cached_property
+    def grsai(self) -> GrsaiClient | None:
+        """The provider, where we have a key for it."""
+        key = self.settings.grsai_api_key
+        return GrsaiClient(key.get_secret_value()) if key else None
+
+    @cached_property
+    def reconciler(self) -> Reconciler:
+        """Looks at jobs and hints that are due."""
+        return Reconciler(self.ledger, self.reports, self.inbox, self.store, self.grsai, self.settings.grsai_base_url)
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Where jobs are handed in."""
+        return Desk(self.ledger, self.grsai, self.tickets, self.settings.grsai_base_url, self.settings.public_url)
+
+    def archiver(self, scratch: Path) -> Archiver:
+        """Return what brings assets home by way of the folder ``scratch``."""
+        fetcher = Fetcher(self.settings.address_policy(), max_bytes=self.settings.fetch_max_bytes, timeout=self.settings.fetch_timeout)
+        return Archiver(self.ledger, fetcher, self.store, scratch)
+
+    def lanes(self, scratch: Path) -> list[Lane]:
+        """Return every kind of work a worker does."""
+        ledger, due = self.ledger, self.reports.next_due
+        return [
+            Lane("assets", self.settings.worker_threads, partial(due, "assets"), ledger.claim_assets, self.archiver(scratch).archive),
+            Lane("jobs", JOB_HANDS, partial(due, "jobs"), ledger.claim_jobs, self.reconciler.look),
+            Lane("hints", HINT_HANDS, partial(due, "hints"), ledger.claim_hints, self.reconciler.look_into),
+        ]

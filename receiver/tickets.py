@@ -1,0 +1,40 @@
+"""Tickets: the signed part of a callback URL, good for one job and nothing else.
+
+A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). The first secret signs, all verify, so secrets can be rotated
+without losing a callback under way.
+"""
+
+import hmac
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+
+from itsdangerous import Signer
+
+from receiver.errors import TicketError
+
+# A ULID in upper case, a dot, 32 bytes in base64url without padding. Anything else was never made by us.
+_SHAPE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.[A-Za-z0-9_-]{43}", re.ASCII)
+_REF_LENGTH = 26
+
+
+class Tickets:
+    """Signs refs and reads them back; holds the secrets, newest first."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._signers = [Signer(secret, salt="callback-ticket", digest_method=sha256, key_derivation="hmac") for secret in secrets]
+
+    def sign(self, ref: str) -> str:
+        """Return the ticket of the job ``ref``."""
+        return self._signers[0].sign(ref).decode()
+
+    def ref(self, ticket: str) -> str:
+        """Return the ref a ticket was made for; raise TicketError for any text we did not make, to the letter.
+
+        It is compared with the one we would have made, not decoded: base64 has several spellings of the same signature.
+        """
+        if _SHAPE.fullmatch(ticket):
+            ref = ticket[:_REF_LENGTH]
+            if any(hmac.compare_digest(signer.sign(ref), ticket.encode()) for signer in self._signers):
+                return ref
+        raise TicketError("this ticket was not made by us")

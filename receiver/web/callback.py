@@ -1,0 +1,102 @@
+"""The door for callbacks. Nothing is answered 200 before it is on disk, and nothing is ever redirected.
+
+Behind a right ticket everything is kept, even a body we cannot read. Without one nothing is: a stranger may only name a task, and what
+counts is then read back from the provider.
+"""
+
+import time
+
+import structlog
+from flask import Blueprint, Response, jsonify, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from receiver.errors import ReceiverError, TicketError, UnreadableError
+from receiver.model import Delivery, Source
+from receiver.providers.grsai import read_report
+from receiver.web.counters import CALLBACK_SECONDS, CALLBACKS
+from receiver.web.state import services
+
+log = structlog.get_logger(__name__)
+
+blueprint = Blueprint("callback", __name__)
+
+# Seconds after which a sender may try again when the ledger cannot take a callback.
+RETRY_AFTER = 5
+
+
+@blueprint.post("/callback/<path:ticket>")
+def receive(ticket: str) -> Response:
+    """Take in what the provider says about the job the ticket was made for."""
+    started = time.perf_counter()
+    ref = _ref(ticket)
+    if ref is None:
+        return _answer("forged", 404, error="no such callback")
+    try:
+        verdict = services().inbox.accept(Delivery(ref, Source.CALLBACK, _body(), time.time()))
+    except UnreadableError as error:
+        log.warning("callback unreadable, kept as evidence", ref=ref, error=str(error))
+        return _answer("unreadable", 400, ref=ref, error=str(error))
+    CALLBACK_SECONDS.observe(time.perf_counter() - started)
+    log.info("callback accepted", ref=ref, verdict=verdict)
+    return _answer(verdict, 200, ref=ref)
+
+
+@blueprint.post("/callback")
+def confirm() -> Response:
+    """Take a hint from a job posted by hand: its id is looked up at the provider, its body is not believed."""
+    if services().grsai is None:
+        return _answer("no_key", 401, error="a callback without a ticket is read back from GRSAI, which needs GRSAI_API_KEY")
+    try:
+        provider_id = read_report(_body()).provider_id
+    except UnreadableError as error:
+        return _answer("unreadable", 400, error=str(error))
+    if provider_id is None:
+        return _answer("unreadable", 400, error="the body has no id to be looked up")
+    if not services().ledger.hint(provider_id):
+        return _answer("unavailable", 503, error="too many callbacks without a ticket are waiting to be confirmed")
+    services().engine.ring()
+    return _answer("hint", 202, message="to be confirmed with GRSAI")
+
+
+def _ref(ticket: str) -> str | None:
+    """Return the ticket's ref, None for what we did not sign. A ticket needs no escapes, so one with escapes is not ours."""
+    if "%" in request.environ.get("RAW_URI", "").partition("?")[0]:
+        return None
+    try:
+        return services().tickets.ref(ticket)
+    except TicketError:
+        return None
+
+
+def _body() -> bytes:
+    """Read the body, bounded by CALLBACK_MAX_BYTES whatever its headers say."""
+    request.max_content_length = services().settings.callback_max_bytes
+    return request.get_data(cache=False)
+
+
+def _answer(outcome: str, status: int, **content: object) -> Response:
+    """Count and answer."""
+    CALLBACKS.labels(outcome).inc()
+    response = jsonify(ok=status < 400, **content)  # noqa: PLR2004 - HTTP's first error
+    response.status_code = status
+    if status == 503:  # noqa: PLR2004 - HTTP's "unavailable"
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+@blueprint.errorhandler(RequestEntityTooLarge)
+def _too_large(_error: RequestEntityTooLarge) -> Response:
+    return _answer("too_large", 413, error=f"a callback has at most {services().settings.callback_max_bytes} bytes")
+
+
+@blueprint.errorhandler(HTTPException)
+def _cut_short(error: HTTPException) -> Response:
+    return _answer("cut_short", error.code or 400, error=error.description)
+
+
+@blueprint.errorhandler(Exception)
+def _unavailable(error: Exception) -> Response:
+    """Answer 503 to whatever kept us from storing: the sender may come again, and the poll covers the one that does not."""
+    # What we raise on purpose says enough; anything else is a mistake of ours and needs its trace.
+    log.error("callback not stored", error=str(error), exc_info=None if isinstance(error, ReceiverError) else error)
+    return _answer("unavailable", 503, error="this callback cannot be stored now")

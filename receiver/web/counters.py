@@ -1,0 +1,10 @@
+"""What the web side counts, named by Prometheus' conventions. Several processes add up: see ``receiver.metrics``."""
+
+from prometheus_client import Counter, Histogram
+
+CALLBACKS = Counter("receiver_callbacks", "Callbacks answered, by what they were taken for.", ["outcome"])
+CALLBACK_SECONDS = Histogram(
+    "receiver_callback_seconds",
+    "Time from a callback's arrival until it was durable.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 10),
+)
