@@ -1,0 +1,59 @@
+# Needs Python 3.11 or newer (with its venv module) and make; everything else is installed into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: .venv/.tools ## install the service and the developers' tools into .venv
+
+demo: .venv/.service ## see the main job done against the sandbox: DEMO_ARGS="…" is passed on
+	$(BIN)/submitter demo $(DEMO_ARGS)
+
+test: setup ## run every test: PYTEST_ARGS="…" is passed on
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: setup ## check format, style, types, imports and the infrastructure files
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict infra .yamllint
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
+	$(BIN)/hadolint infra/Dockerfile
+
+check: lint test ## lint, then test
+
+bench: setup ## measure the callback path: BENCH_ARGS="…" is passed on
+	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
+
+constraints: ## pin the newest versions that pyproject.toml allows
+	"$(PYTHON)" -m venv --clear build/newest
+	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
+	build/newest/bin/python -m pip install --quiet -e '.[postgres,sandbox]' --group dev
+	{ grep '^#' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## remove .venv and all caches; data/ stays
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The two stamps: installed once, and again only when what is to be installed has changed.
+.venv/.service: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No python3 found: install Python 3.11 or newer, or run make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11: install a newer one, or run make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(INSTALL) -e '.[postgres,sandbox]'
+	@touch $@
+
+.venv/.tools: .venv/.service
+	$(INSTALL) 'pip>=25.1' # the first that knows dependency groups
+	$(INSTALL) --group dev
+	@touch $@
+
+.PHONY: help setup demo test lint check bench constraints clean
