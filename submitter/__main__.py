@@ -1,0 +1,5 @@
+"""``python -m submitter``."""
+
+from submitter.cli import main
+
+main()

@@ -1,0 +1,114 @@
+"""The ``submitter`` command."""
+
+import json
+import sys
+from importlib import import_module
+from typing import ClassVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from receiver.cli import SOME_FAILED, errors_told, load
+from receiver.model import FINAL_STATES, JobState, Mode
+from receiver.views import JobView
+from submitter.submit import DEFAULT_MODEL, Submitter
+
+
+class _Commands(click.Group):
+    """Commands; those of the sandbox are imported when they are asked for, since a submit needs none of what they need."""
+
+    _APART: ClassVar[dict[str, str]] = {"sandbox": "submitter.sandbox.command", "demo": "submitter.demo"}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self._APART])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self._APART:
+            command: click.Command = getattr(import_module(self._APART[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Post image jobs whose pictures the receiver brings home."""
+
+
+def _params(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
+    """Read K=V pairs; V is JSON where it is JSON, else text."""
+    params: dict[str, object] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{pair!r} is not K=V, such as quality=high")
+        try:
+            params[name] = json.loads(value)
+        except ValueError:
+            params[name] = value
+    return params
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Any model of the provider; names are passed through.")
+@click.option("--size", help="A ratio (3:2), pixels (1024x1024), or 1K, 2K, 4K.")
+@click.option("--variants", type=click.IntRange(1), help="How many pictures.")
+@click.option("--param", "params", multiple=True, callback=_params, metavar="K=V", help="Any other field of the request; repeatable.")
+@click.option("--mode", type=click.Choice([Mode.WEBHOOK, Mode.POLL]), default=Mode.WEBHOOK, show_default=True, help="How the result comes.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until the pictures are archived.")
+@click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print the job object on one line.")
+@errors_told
+def submit(
+    prompt: str,
+    model: str,
+    size: str | None,
+    variants: int | None,
+    params: dict[str, object],
+    mode: str,
+    *,
+    waits: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Post one job. Exit status 1 if it failed, 2 for wrong usage or configuration."""
+    load()
+    with Submitter() as submitter:
+        job = submitter.submit(prompt, model=model, size=size, variants=variants, params=params, mode=Mode(mode))
+        if waits and job.state not in FINAL_STATES:
+            job = _wait(submitter, job, timeout)
+    if as_json:
+        click.echo(job.model_dump_json())
+    _tell(job, err=as_json)
+    sys.exit(SOME_FAILED if job.state in {JobState.FAILED, JobState.EXPIRED} else 0)
+
+
+def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
+    """Wait behind a progress bar on stderr; an interrupted or too long wait leaves the job going on."""
+    if not submitter.has_worker():
+        click.echo("nothing works on this ledger now: start `receiver serve`", err=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(f"{job.ref} {job.state}", total=100)
+
+        def show(seen: JobView) -> None:
+            progress.update(bar, description=f"{seen.ref} {seen.state}", completed=seen.progress)
+
+        try:
+            return submitter.wait([job.ref], timeout=timeout, watch=show)[0]
+        except TimeoutError as error:
+            click.echo(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}", err=True)
+            sys.exit(SOME_FAILED)
+
+
+def _tell(job: JobView, *, err: bool) -> None:
+    """Say in a line or two what became of a job."""
+    click.echo(f"{job.ref} {job.state}", err=err)
+    if job.state is JobState.SUBMITTING:
+        click.echo("  the answer to the submit was lost; its callback will adopt the job, do not submit it again", err=True)
+    if job.reason or job.message:
+        click.echo(f"  {' '.join(filter(None, [job.reason, job.message]))}", err=True)
+    for asset in job.assets:
+        if asset.key:
+            click.echo(f"  {asset.key} {asset.size} bytes {asset.sha256}", err=err)

@@ -1,0 +1,95 @@
+"""The library behind the ``submitter`` command."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from receiver.model import FINAL_STATES, Mode, Submission
+from receiver.providers import grsai
+from receiver.services import Services
+from receiver.settings import Settings
+from receiver.views import JobView
+from receiver.worker import is_working
+
+DEFAULT_MODEL = "gpt-image-1.5"
+# Seconds between two looks at the ledger while waiting.
+LOOK_EVERY = 0.2
+
+
+class Submitter:
+    """Submits jobs and watches them; a context manager. Reads the environment unless ``settings`` are given.
+
+    Raises ConfigurationError for a wrong or missing setting and LedgerError when the ledger cannot be used.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._services = Services(settings or Settings.load(os.environ)).open()
+
+    def __enter__(self) -> Self:
+        """Use it in a ``with``."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._services.close()
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        model: str = DEFAULT_MODEL,
+        size: str | None = None,
+        variants: int | None = None,
+        params: Mapping[str, object] | None = None,
+        mode: Mode = Mode.WEBHOOK,
+    ) -> JobView:
+        """Post one job and return it as it stands then; ``params`` reach the provider untouched.
+
+        ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is how many pictures. A job the
+        provider refused comes back ``failed``; one whose answer was lost comes back ``submitting`` and is never posted again.
+        """
+        fields = {**(grsai.size_params(model, size) if size else {}), **({"variants": variants} if variants else {}), **(params or {})}
+        job = self._services.desk.submit(Submission(prompt, model, fields, mode))
+        # The worker's plans may have changed: it is to poll this job sooner than it would look by itself.
+        self._services.engine.ring()
+        return self.job(job.ref)
+
+    def job(self, ref: str) -> JobView:
+        """Return one job as it stands; raise KeyError if there is none."""
+        return self.jobs([ref])[ref]
+
+    def jobs(self, refs: Sequence[str]) -> dict[str, JobView]:
+        """Return jobs as they stand, by ref; raise KeyError for one there is not."""
+        reports = self._services.reports
+        assets = reports.assets(list(refs))
+        found = {job.ref: JobView.of(job, assets[job.ref]) for job in reports.jobs_named(list(refs))}
+        return {ref: found[ref] for ref in refs}
+
+    def wait(self, refs: Sequence[str], *, timeout: float | None = None, watch: Callable[[JobView], None] | None = None) -> list[JobView]:
+        """Wait until every job is final and return them in order; ``watch`` is called with each job that changed meanwhile.
+
+        Raise TimeoutError after ``timeout`` seconds. Something must be working on the ledger: see ``has_worker``.
+        """
+        end = time.monotonic() + timeout if timeout is not None else float("inf")
+        seen: dict[str, JobView] = {}
+        while True:
+            for ref, job in self.jobs(refs).items():
+                if watch and seen.get(ref) != job:
+                    watch(job)
+                seen[ref] = job
+            going_on = sum(job.state not in FINAL_STATES for job in seen.values())
+            if not going_on:
+                return list(seen.values())
+            if time.monotonic() >= end:
+                raise TimeoutError(f"{going_on} of {len(seen)} jobs are not final after {timeout:.0f} s")
+            time.sleep(LOOK_EVERY)
+
+    def has_worker(self) -> bool:
+        """Say whether a worker of this DATA_DIR is alive; always True where workers may be on other machines."""
+        return not self._services.settings.embedded or is_working(self._services.settings.data_dir)
