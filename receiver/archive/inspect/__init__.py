@@ -1,0 +1,77 @@
+"""Is it the picture? What a file is, from its bytes alone, and whether all of it is there.
+
+A structural walk in bounded time and memory: nothing is decoded, so there is no decoder to attack. What a server or a URL claims about the
+type is not looked at. Bytes after the end of a PNG, JPEG, GIF or WebP file are tolerated (decoders ignore them, and a paid picture is not
+thrown away for them); a file that ends before its own end is not.
+"""
+
+import mmap
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from receiver.archive.inspect import boxes, gif, jpeg, png, webp
+from receiver.archive.inspect.pieces import Data
+from receiver.errors import NotThePictureError, StoreError
+
+__all__ = ["Picture", "inspect"]
+
+_FORMATS = (  # how a file begins, what it then is, and who measures it
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png", "png", png.measure),
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg", "jpg", jpeg.measure),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "image/webp", "webp", webp.measure),
+    (re.compile(rb"GIF8[79]a"), "image/gif", "gif", gif.measure),
+    (re.compile(rb".{4}ftyp", re.DOTALL), "", "", None),  # AVIF and MP4 share their beginning: the brands decide
+)
+_LOOKS = (  # what is not a picture, in the words of its sender's mistake
+    (re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!doctype svg[^>]*>\s*)?<svg", re.IGNORECASE | re.DOTALL), "an SVG drawing"),
+    (re.compile(rb"(?:<!--.*?-->\s*)?<(?:!doctype html|html|head|body|title|script|h1)", re.IGNORECASE | re.DOTALL), "an HTML page"),
+    (re.compile(rb"<[?!a-z]", re.IGNORECASE), "an XML document"),
+    (re.compile(rb"[{\[]"), "a JSON document"),
+    (re.compile(rb"%PDF-"), "a PDF document"),
+    (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
+    (re.compile(rb"\x1f\x8b"), "gzip data"),
+    (re.compile(rb"BM"), "a BMP picture"),
+    (re.compile(rb"II\*\0|MM\0\*"), "a TIFF picture"),
+    (re.compile(rb"[\s\x20-\x7e]+\Z"), "plain text"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a file is: its media type, the extension that goes with it (no dot), its size in pixels before any rotation.
+
+    Videos may have no dimensions.
+    """
+
+    content_type: str
+    extension: str
+    width: int | None
+    height: int | None
+
+
+def inspect(path: Path) -> Picture:
+    """Say what picture (PNG, JPEG, WebP, GIF, AVIF) or video (MP4) the file is.
+
+    Raises NotThePictureError if it is none of these or not whole, with a text that says what it looks like; StoreError if the disk fails.
+    """
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise NotThePictureError("an empty file, not a picture")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _examine(data)
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _examine(data: Data) -> Picture:
+    head = data[:512]
+    for signature, content_type, extension, measure in _FORMATS:
+        if signature.match(head):
+            if measure is None:
+                return Picture(*boxes.recognise(data))
+            return Picture(content_type, extension, *measure(data))
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()  # a byte order mark and white space come before documents
+    looks = next((name for pattern, name in _LOOKS if pattern.match(text)), "an unknown kind of file")
+    raise NotThePictureError(f"{looks}, not a picture (it begins with {head[:40]!r})")

@@ -1,0 +1,59 @@
+"""GIF (GIF89a specification): a header, then extensions and pictures made of sub-blocks, then a trailer."""
+
+import struct
+
+from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields
+from receiver.errors import NotThePictureError
+
+_SCREEN = struct.Struct("<6xHHB2x")  # width, height, flags
+_PICTURE = struct.Struct("<8xB")  # flags of an image descriptor
+_EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
+_HAS_TABLE = 0x80
+_MAX_SUB_BLOCKS = 4_000_000  # of at most 255 bytes: 1 GB
+
+
+def measure(data: Data) -> tuple[int, int]:
+    """Walk all blocks up to the trailer; return width and height in pixels."""
+    width, height, flags = fields(_SCREEN, data, 0)
+    size = dimensions(width, height)
+    at, drawn, left = 13 + _table(flags), False, _MAX_SUB_BLOCKS
+    for _ in range(MAX_PIECES):
+        kind = _byte(data, at)
+        if kind == _TRAILER:
+            if not drawn:
+                raise NotThePictureError("a GIF file without a picture in it")
+            return size
+        at, left = _sub_blocks(data, _contents(data, at, kind), left)
+        drawn = drawn or kind == _IMAGE
+    raise NotThePictureError(f"a GIF file of more than {MAX_PIECES} blocks")
+
+
+def _contents(data: Data, at: int, kind: int) -> int:
+    """Return where the sub-blocks of a block begin."""
+    if kind == _EXTENSION:
+        return at + 2
+    if kind == _IMAGE:
+        (flags,) = fields(_PICTURE, data, at + 1)
+        return at + 10 + _table(flags) + 1  # the byte is the LZW code size
+    raise NotThePictureError(f"a damaged GIF file: no block at byte {at}")
+
+
+def _sub_blocks(data: Data, at: int, left: int) -> tuple[int, int]:
+    """Return where a chain of sub-blocks ends, and how many more the file may have."""
+    while length := _byte(data, at):
+        at += 1 + length
+        left -= 1
+        if not left:
+            raise NotThePictureError(f"a GIF file of more than {_MAX_SUB_BLOCKS} sub-blocks")
+    return at + 1, left
+
+
+def _byte(data: Data, at: int) -> int:
+    if at >= len(data):
+        raise cut_short("the GIF file", at + 1, len(data))
+    return data[at]
+
+
+def _table(flags: int) -> int:
+    """Return the length of a colour table in bytes."""
+    return 3 << (flags & 7) + 1 if flags & _HAS_TABLE else 0

@@ -1,0 +1,32 @@
+"""What every format's walk needs: reading within the file, and limits on what a hostile file can ask for."""
+
+import mmap
+import struct
+from typing import Any
+
+from receiver.errors import NotThePictureError
+
+Data = bytes | mmap.mmap
+
+MAX_SIDE = 65_535  # pixels
+MAX_AREA = 1_000_000_000  # pixels
+MAX_PIECES = 200_000  # chunks, segments, frames or boxes: 1.6 GB in libpng's 8 KiB chunks, a fraction of a second to walk
+
+
+def fields(layout: struct.Struct, data: Data, at: int) -> tuple[Any, ...]:
+    """Read a structure at an offset; NotThePictureError if the file ends before it does."""
+    if at + layout.size > len(data):
+        raise cut_short("the file", at + layout.size, len(data))
+    return layout.unpack_from(data, at)
+
+
+def cut_short(what: str, needed: int, there: int) -> NotThePictureError:
+    """Make the error for a piece that would end (``needed``) after the bytes do (``there``)."""
+    return NotThePictureError(f"cut short: {what} would go on to byte {needed}, the file ends at {there}")
+
+
+def dimensions(width: int, height: int) -> tuple[int, int]:
+    """Return width and height if a picture can have them."""
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_AREA):
+        raise NotThePictureError(f"not a picture: {width} x {height} pixels")
+    return width, height

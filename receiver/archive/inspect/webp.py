@@ -1,0 +1,56 @@
+"""WebP (RFC 9649): a RIFF container of chunks; the size stands in the first, VP8 (RFC 6386), VP8L or VP8X."""
+
+import struct
+
+from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields
+from receiver.errors import NotThePictureError
+
+_RIFF = struct.Struct("<4xI4x")  # what follows these eight bytes
+_CHUNK = struct.Struct("<4sI")  # name, length; padded to an even length
+_VP8 = struct.Struct("<HB3sHH")  # frame tag (3 bytes), start code, width and height in 14 bits each
+_VP8L = struct.Struct("<BI")  # signature, width-1 and height-1 in 14 bits each
+_VP8X = struct.Struct("<4xHBHB")  # flags, canvas width-1 and height-1 in 24 bits each
+_PICTURES = frozenset({b"VP8 ", b"VP8L", b"ANMF"})
+
+
+def measure(data: Data) -> tuple[int, int]:
+    """Walk all chunks; return width and height in pixels."""
+    (length,) = fields(_RIFF, data, 0)
+    end = length + 8
+    if end > len(data):
+        raise cut_short("the WebP file", end, len(data))
+    size = _size(data)
+    at, drawn = 12, False
+    for _ in range(MAX_PIECES):
+        name, at = _chunk(data, at, end)
+        drawn = drawn or name in _PICTURES
+        if at >= end:
+            if not drawn:
+                raise NotThePictureError("a WebP file without a picture in it")
+            return size
+    raise NotThePictureError(f"a WebP file of more than {MAX_PIECES} chunks")
+
+
+def _chunk(data: Data, at: int, end: int) -> tuple[bytes, int]:
+    """Return the name of a chunk and where the next one begins; the padding of the last may be missing."""
+    name, length = fields(_CHUNK, data, at)
+    after = at + 8 + length
+    if after > end:
+        raise cut_short(f"WebP chunk {name!r}", after, end)
+    return name, after + length % 2
+
+
+def _size(data: Data) -> tuple[int, int]:
+    name, _ = fields(_CHUNK, data, 12)
+    if name == b"VP8 ":
+        tag, _, start, width, height = fields(_VP8, data, 20)
+        if start == b"\x9d\x01\x2a" and not tag & 1:  # the lowest bit is clear in a key frame
+            return dimensions(width & 0x3FFF, height & 0x3FFF)
+    if name == b"VP8L":
+        signature, bits = fields(_VP8L, data, 20)
+        if signature == 0x2F and not bits >> 29:  # noqa: PLR2004 - RFC 9649, 3.4; above the sizes stand alpha and a version, 0
+            return dimensions((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    if name == b"VP8X":
+        width, width_high, height, height_high = fields(_VP8X, data, 20)
+        return dimensions((width_high << 16 | width) + 1, (height_high << 16 | height) + 1)
+    raise NotThePictureError("a WebP file with a broken header")

@@ -1,0 +1,108 @@
+"""The networks nobody outside has a reason to send us to, each with its reason.
+
+Source: the IANA special-purpose address registries (RFC 6890 and the RFCs named here), and the clouds' own documents for the
+addresses of their metadata services. Python's ``is_private`` and ``is_global`` are not used: they miss 100.64/10, multicast and addresses
+carried inside others, and they differ between Python versions.
+"""
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+# Whoever can read these holds the machine's cloud credentials.
+_METADATA = frozenset(
+    {
+        IPv4Address("169.254.169.254"),  # AWS, Google, Azure, Oracle, DigitalOcean, Hetzner …
+        IPv4Address("169.254.170.2"),  # AWS ECS tasks
+        IPv4Address("169.254.170.23"),  # AWS EKS pods
+        IPv4Address("169.254.0.23"),  # Tencent
+        IPv4Address("100.100.100.200"),  # Alibaba
+        IPv4Address("168.63.129.16"),  # Azure's host agent, on a public address
+        IPv4Address("192.0.0.192"),  # Oracle Classic
+        IPv6Address("fd00:ec2::254"),  # AWS
+        IPv6Address("fd00:ec2::23"),  # AWS EKS pods
+        IPv6Address("fd20:ce::254"),  # Google
+    }
+)
+
+_REFUSED_4 = tuple(
+    (IPv4Network(network), reason)
+    for network, reason in (
+        ("0.0.0.0/8", "this network (RFC 791)"),
+        ("10.0.0.0/8", "a private network (RFC 1918)"),
+        ("100.64.0.0/10", "a carrier's inside network (RFC 6598)"),
+        ("127.0.0.0/8", "loopback (RFC 1122)"),
+        ("169.254.0.0/16", "link-local (RFC 3927)"),
+        ("172.16.0.0/12", "a private network (RFC 1918)"),
+        ("192.0.0.0/24", "IETF protocol assignments (RFC 6890)"),
+        ("192.0.2.0/24", "documentation (RFC 5737)"),
+        ("192.88.99.0/24", "6to4 relays, withdrawn (RFC 7526)"),
+        ("192.168.0.0/16", "a private network (RFC 1918)"),
+        ("198.18.0.0/15", "benchmarking (RFC 2544), used by fake-IP proxies, for which the entry is 198.18.0.0/15"),
+        ("198.51.100.0/24", "documentation (RFC 5737)"),
+        ("203.0.113.0/24", "documentation (RFC 5737)"),
+        ("224.0.0.0/4", "multicast (RFC 5771)"),
+        ("255.255.255.255/32", "broadcast (RFC 919)"),
+        ("240.0.0.0/4", "reserved (RFC 1112)"),
+    )
+)
+
+_REFUSED_6 = tuple(
+    (IPv6Network(network), reason)
+    for network, reason in (
+        ("::/128", "unspecified (RFC 4291)"),
+        ("::1/128", "loopback (RFC 4291)"),
+        ("::/96", "IPv4-compatible, withdrawn (RFC 4291)"),
+        ("64:ff9b:1::/48", "a network's own IPv4 translator (RFC 8215)"),
+        ("100::/64", "discard (RFC 6666)"),
+        ("2001:2::/48", "benchmarking (RFC 5180)"),
+        ("2001:10::/28", "ORCHID, withdrawn (RFC 4843)"),
+        ("2001:20::/28", "ORCHIDv2 (RFC 7343)"),
+        ("2001:30::/28", "drone identifiers (RFC 9374)"),
+        ("2001:db8::/32", "documentation (RFC 3849)"),
+        ("3fff::/20", "documentation (RFC 9637)"),
+        ("5f00::/16", "segment routing (RFC 9602)"),
+        ("fc00::/7", "unique local (RFC 4193)"),
+        ("fe80::/10", "link-local (RFC 4291)"),
+        ("fec0::/10", "site-local, withdrawn (RFC 3879)"),
+        ("ff00::/8", "multicast (RFC 4291)"),
+    )
+)
+_PUBLIC_6 = IPv6Network("2000::/3")  # the only part of IPv6 given out as public (RFC 4291, 2.4)
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
+_ISATAP = 0x5EFE  # RFC 5214, 6.1: ::[02]00:5efe:<IPv4>
+
+
+@lru_cache(maxsize=4096)
+def refusal(ip: IPv4Address | IPv6Address) -> str | None:
+    """Say why an address is not public, or None if it is; an IPv4 address carried inside an IPv6 one is judged as well."""
+    if ip in _METADATA:
+        return "a cloud's metadata service"
+    if isinstance(ip, IPv4Address):
+        return next((reason for network, reason in _REFUSED_4 if ip in network), None)
+    for carried in carried_in(ip):
+        reason = refusal(carried)
+        if reason is not None:
+            return f"it carries {carried}, {reason}"
+    reason = next((reason for network, reason in _REFUSED_6 if ip in network), None)
+    if reason is None and ip not in _PUBLIC_6 and ip not in _NAT64:
+        reason = "not given out as public (RFC 4291)"
+    return reason
+
+
+def is_metadata(ip: IPv4Address | IPv6Address) -> bool:
+    """Tell whether an address leads to a cloud's metadata service."""
+    return ip in _METADATA or (isinstance(ip, IPv6Address) and not _METADATA.isdisjoint(carried_in(ip)))
+
+
+def carried_in(ip: IPv6Address) -> tuple[IPv4Address, ...]:
+    """Return the IPv4 addresses an IPv6 address would lead to: mapped, compatible, 6to4, Teredo (server and client), NAT64, ISATAP."""
+    low = IPv4Address(int(ip) & 0xFFFF_FFFF)
+    if ip.ipv4_mapped or ip in _NAT64 or (int(ip) >> 32 == 0 and int(ip) > 1):
+        return (low,)
+    if ip.sixtofour:
+        return (ip.sixtofour,)
+    if ip.teredo:
+        return ip.teredo
+    if int(ip) >> 32 & 0xFDFF_FFFF == _ISATAP:
+        return (low,)
+    return ()

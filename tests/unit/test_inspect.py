@@ -1,0 +1,300 @@
+"""Is it the picture? Real files of every format pass; cut, damaged and hostile ones, and what is no picture, do not."""
+
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from receiver.archive.inspect import Picture, inspect
+from receiver.archive.inspect.pieces import MAX_PIECES
+from receiver.errors import NotThePictureError, StoreError
+
+SIZE = (61, 37)
+FRAMES = [Image.effect_noise(SIZE, 90).convert("RGB") for _ in range(3)]
+
+
+def drawn(form: str, **options: object) -> bytes:
+    """Draw a noisy picture, which compresses badly, in a format of Pillow's."""
+    out = io.BytesIO()
+    mode = options.pop("mode", "RGB")
+    FRAMES[0].convert(str(mode)).save(out, form, **options)
+    return out.getvalue()
+
+
+def box(name: bytes, *contents: bytes) -> bytes:
+    body = b"".join(contents)
+    return struct.pack(">I4s", 8 + len(body), name) + body
+
+
+def long_box(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4sQ", 1, name, 16 + len(body)) + body
+
+
+def track(width: int, height: int, version: int = 0) -> bytes:
+    return box(
+        b"trak", box(b"tkhd", bytes([version]), bytes(87 if version else 75), struct.pack(">HHHH", width, 0, height, 0)), box(b"mdia")
+    )
+
+
+def video(*tracks: bytes, brand: bytes = b"isom", end: bytes = box(b"mdat", bytes(500))) -> bytes:
+    return box(b"ftyp", brand, bytes(4), b"iso2mp41") + box(b"moov", box(b"mvhd", bytes(100)), *tracks) + box(b"free") + end
+
+
+def avif(*inside: bytes, sizes: tuple[tuple[int, int], ...] = (SIZE,), end: bytes = b"") -> bytes:
+    ispe = [box(b"ispe", bytes(4), struct.pack(">II", *size)) for size in sizes]
+    meta = box(b"meta", bytes(4), box(b"hdlr", bytes(25)), box(b"iprp", box(b"ipco", box(b"pasp", bytes(8)), *ispe)), *inside)
+    return box(b"ftyp", b"avif", bytes(4), b"mif1") + meta + end
+
+
+def chunk(name: bytes, body: bytes = b"") -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(*chunks: bytes, header: bytes = struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 0, 0)) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks)
+
+
+IEND = chunk(b"IEND")
+PNG = ("image/png", "png")
+JPEG = ("image/jpeg", "jpg")
+WEBP = ("image/webp", "webp")
+GIF = ("image/gif", "gif")
+AVIF = ("image/avif", "avif")
+MP4 = ("video/mp4", "mp4")
+MANY = {"save_all": True, "append_images": FRAMES[1:]}
+
+WHOLE = {
+    "png": (drawn("PNG"), PNG),
+    "png with transparency": (drawn("PNG", mode="RGBA"), PNG),
+    "png of two colours": (drawn("PNG", mode="1"), PNG),
+    "png with a palette": (drawn("PNG", mode="P"), PNG),
+    "animated png": (drawn("PNG", **MANY), PNG),
+    "jpeg": (drawn("JPEG"), JPEG),
+    "progressive jpeg": (drawn("JPEG", progressive=True), JPEG),
+    "grey jpeg": (drawn("JPEG", mode="L"), JPEG),
+    "jpeg with restarts": (drawn("JPEG", restart_marker_blocks=1), JPEG),
+    "jpeg with lone markers and fill bytes": (b"\xff\xd8\xff\x01\xff\xff\xff" + drawn("JPEG")[3:], JPEG),
+    "jpeg with another one inside": (drawn("JPEG", exif=b"Exif\0\0" + drawn("JPEG"), comment="\u00ff\u00d9"), JPEG),
+    "webp": (drawn("WEBP"), WEBP),
+    "lossless webp": (drawn("WEBP", lossless=True), WEBP),
+    "webp with transparency": (drawn("WEBP", mode="RGBA"), WEBP),
+    "webp with metadata": (drawn("WEBP", exif=b"Exif\0\0x"), WEBP),
+    "animated webp": (drawn("WEBP", **MANY), WEBP),
+    "gif": (drawn("GIF"), GIF),
+    "animated gif": (drawn("GIF", loop=0, **MANY), GIF),
+    "interlaced gif": (drawn("GIF", interlace=1, comment=b"hello"), GIF),
+    "avif": (drawn("AVIF"), AVIF),
+    "avif with transparency": (drawn("AVIF", mode="RGBA"), AVIF),
+    "animated avif": (drawn("AVIF", **MANY), AVIF),
+    "avif that keeps its data inside": (avif(box(b"idat", bytes(9)), sizes=((8, 8), SIZE, (9, 9))), AVIF),
+    "mp4": (video(track(0, 0), track(*SIZE)), MP4),
+    "mp4 of long times": (video(track(*SIZE, version=1)), MP4),
+    "mp4 with long boxes": (video(track(*SIZE), end=long_box(b"mdat", bytes(500))), MP4),
+    "quicktime that is also mp4": (video(track(*SIZE), brand=b"qt  "), MP4),
+}
+
+
+@pytest.fixture
+def look(tmp_path: Path) -> Callable[[bytes], Picture]:
+    """Inspect these bytes as a file."""
+
+    def call(content: bytes) -> Picture:
+        path = tmp_path / "picture"
+        path.write_bytes(content)
+        return inspect(path)
+
+    return call
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_whole_file_is_recognised_and_measured(kind: str, look: Callable[[bytes], Picture]) -> None:
+    content, (content_type, extension) = WHOLE[kind]
+    assert look(content) == Picture(content_type, extension, *SIZE)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_file_cut_anywhere_is_not_the_picture(kind: str, look: Callable[[bytes], Picture]) -> None:
+    content, _ = WHOLE[kind]
+    for length in {
+        *range(0, len(content), max(1, len(content) // 150)),
+        *range(min(64, len(content))),
+        *range(len(content) - 12, len(content)),
+    }:
+        with pytest.raises(NotThePictureError):
+            look(content[:length])
+
+
+def test_a_long_cut_says_so(look: Callable[[bytes], Picture]) -> None:
+    for kind in ("png", "jpeg", "webp", "gif", "avif", "mp4"):
+        with pytest.raises(NotThePictureError, match=r"cut short: .* ends"):
+            look(WHOLE[kind][0][:-20])
+
+
+@pytest.mark.parametrize("kind", ["png", "progressive jpeg", "webp", "animated gif"])
+def test_bytes_after_the_end_are_tolerated(kind: str, look: Callable[[bytes], Picture]) -> None:
+    content, _ = WHOLE[kind]
+    assert look(content + b"\r\n<!-- served by cdn -->" * 100).width == SIZE[0]
+
+
+@pytest.mark.parametrize("kind", ["avif", "mp4"])
+def test_bytes_after_the_last_box_are_not(kind: str, look: Callable[[bytes], Picture]) -> None:
+    with pytest.raises(NotThePictureError):
+        look(WHOLE[kind][0] + b"\r\n<!-- served by cdn -->")
+
+
+def test_a_video_without_a_size_is_a_video(look: Callable[[bytes], Picture]) -> None:
+    assert look(video(track(0, 0))) == Picture("video/mp4", "mp4", None, None)
+    assert look(video()) == Picture("video/mp4", "mp4", None, None)
+
+
+def test_a_last_box_may_say_to_the_end(look: Callable[[bytes], Picture]) -> None:
+    assert look(video(track(*SIZE), end=struct.pack(">I4s", 0, b"mdat") + bytes(500))).width == SIZE[0]
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    st.sampled_from(sorted(WHOLE)), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9), st.integers(0, 9)), min_size=1, max_size=6)
+)
+def test_a_damaged_file_never_raises_anything_else(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, damages: list[tuple[float, bytes, int]]
+) -> None:
+    content, _ = WHOLE[kind]
+    for where, new, cut in damages:
+        at = int(where * where * len(content))  # more at the beginning, where the structure is
+        content = content[:at] + new + content[at + cut :]
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(content)
+    try:
+        picture = inspect(path)
+    except NotThePictureError:
+        return
+    assert (picture.width or 1) > 0
+
+
+@settings(deadline=None)
+@given(st.sampled_from([content[:length] for content, _ in WHOLE.values() for length in (8, 12, 30)]), st.binary(max_size=200))
+@example(b"\xff\xd8\xff", b"")
+def test_noise_after_a_good_beginning_never_raises_anything_else(
+    tmp_path_factory: pytest.TempPathFactory, head: bytes, noise: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "noise"
+    path.write_bytes(head + noise)
+    with pytest.raises(NotThePictureError):
+        inspect(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "looks"),
+    [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><html>", "an HTML page"),
+        (b"\xef\xbb\xbf\r\n <html lang=zh>", "an HTML page"),
+        (b"<!-- x --><HEAD>", "an HTML page"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg">', "an SVG drawing"),
+        (b'<?xml version="1.0"?>\n<!-- x -->\n<svg>', "an SVG drawing"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document"),
+        (b'{"code":-1,"msg":"expired"}', "a JSON document"),
+        (b" [1]", "a JSON document"),
+        (b"404 page not found\n", "plain text"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"PK\x03\x04", "a ZIP archive"),
+        (b"\x1f\x8b\x08", "gzip data"),
+        (b"BM\0\0", "a BMP picture"),
+        (b"II*\0", "a TIFF picture"),
+        (b"\x7fELF\0", "an unknown kind of file"),
+        (bytes(1000), "an unknown kind of file"),
+    ],
+)
+def test_what_is_no_picture_is_called_by_its_name(content: bytes, looks: str, look: Callable[[bytes], Picture]) -> None:
+    with pytest.raises(NotThePictureError, match=f"^{looks}, not a picture") as refused:
+        look(content)
+    assert not refused.value.permanent
+
+
+def test_a_relative_of_avif_is_called_by_its_brand(look: Callable[[bytes], Picture]) -> None:
+    with pytest.raises(NotThePictureError, match="brand b'heic'"):
+        look(box(b"ftyp", b"heic", bytes(4), b"mif1heic") + box(b"mdat", bytes(9)))
+
+
+JPEG_START = b"\xff\xd8\xff\xc0\0\x0b\x08" + struct.pack(">HH", *SIZE) + b"\1\1\x11\0"
+WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (png(IEND), "without a picture"),
+        (png(chunk(b"IDAT", b"x"), header=struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0)), "0 x 5 pixels"),
+        (png(header=struct.pack(">IIBBBBB", 65_536, 5, 8, 2, 0, 0, 0)), "65536 x 5 pixels"),
+        (png(header=struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)), "40000 x 40000 pixels"),
+        (png(header=struct.pack(">IIBBBBB", 5, 5, 3, 2, 0, 0, 0)), "broken header"),
+        (png(header=struct.pack(">IIBBBBB", 5, 5, 8, 2, 0, 0, 2)), "broken header"),
+        (png(header=b"\0"), "cut short|broken header"),
+        (png(chunk(b"IDAT", b"x")[:-1] + b"!", IEND), "checksum of chunk b'IDAT' is wrong"),
+        (png(struct.pack(">I4s", 0xFFFF_FFFF, b"IDAT"), bytes(99)), "cut short: PNG chunk b'IDAT'"),
+        (png(chunk(b"tEXt") * MAX_PIECES), "more than .* chunks"),
+        (JPEG_START + b"\xff\xd9", "without a picture"),
+        (b"\xff\xd8\xff\xda\0\2\xff\xd9", "without a picture"),
+        (b"\xff\xd8\xff\xc0\0\x0b\x08" + struct.pack(">HH", 0, 5) + bytes(4), "5 x 0 pixels"),
+        (JPEG_START + b"\xff\xe0\0\1", "a segment of 1 bytes"),
+        (JPEG_START + b"\xff\xe0\0\2oops\xff\xd9", "no marker at byte"),
+        (JPEG_START + b"\xff\xda\0\2" + b"\xff\0" * 50, "within its picture"),
+        (JPEG_START + b"\xff" * 1_000_000, "cut short|no marker"),
+        (JPEG_START + b"\xff\xe0\0\2" * MAX_PIECES, "more than .* segments"),
+        (WEBP_START + b"VP8 " + struct.pack("<I", 18) + bytes(30), "broken header"),
+        (WEBP_START + b"VP8L" + struct.pack("<I", 18) + bytes(30), "broken header"),
+        (WEBP_START + b"ICCP" + struct.pack("<I", 18) + bytes(30), "broken header"),
+        (WEBP_START + b"VP8X" + struct.pack("<I", 18) + bytes(30), "without a picture"),
+        (WEBP_START + b"VP8X" + struct.pack("<I", 19) + bytes(30), "cut short: WebP chunk"),
+        (
+            b"RIFF" + struct.pack("<I", 22 + 8 * MAX_PIECES) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(10 + 8 * MAX_PIECES),
+            "more than .* chunks",
+        ),
+        (b"GIF89a\5\0\5\0\0\0\0;", "without a picture"),
+        (b"GIF89a\0\0\5\0\0\0\0;", "0 x 5 pixels"),
+        (b"GIF89a\5\0\5\0\0\0\0oops", "no block at byte 13"),
+        (b"GIF89a\5\0\5\0\0\0\0" + b"!\xfe\0" * MAX_PIECES, "more than .* blocks"),
+        (b"GIF89a\5\0\5\0\0\0\0!\xfe" + b"\1x" * 4_000_000, "more than .* sub-blocks"),
+        (box(b"ftyp", b"avif") + box(b"mdat", b"x"), "without a picture"),
+        (avif(), "without a picture"),
+        (avif(box(b"idat"), sizes=((70_000, 5),)), "70000 x 5 pixels"),
+        (box(b"ftyp", b"isom") + box(b"mdat", b"x"), "without a video"),
+        (video(end=b""), "without a video"),
+        (video(end=struct.pack(">I4s", 7, b"mdat")), "a box of 7 bytes"),
+        (video(end=struct.pack(">I4sQ", 1, b"mdat", 15)), "a box of 15 bytes"),
+        (video(end=struct.pack(">I4sQ", 1, b"mdat", (1 << 64) - 1)), "cut short: box b'mdat'"),
+        (video(box(b"trak", box(b"tkhd", bytes(9)))[:-9]), "cut short"),
+        (box(b"ftyp", b"isom") + box(b"free") * 100_000, "more than .* boxes"),
+        (video(*[track(0, 0)] * 50_000), "more than .* boxes"),
+    ],
+)
+def test_a_broken_or_hostile_file_is_refused_at_once(content: bytes, said: str, look: Callable[[bytes], Picture]) -> None:
+    begun = time.monotonic()
+    with pytest.raises(NotThePictureError, match=said):
+        look(content)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_large_file_is_never_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.write(png(chunk(b"IDAT", bytes(32 << 20)), IEND))
+    tracemalloc.start()
+    try:
+        assert inspect(path).content_type == "image/png"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_cannot_be_read_is_our_own_fault(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="No such file"):
+        inspect(tmp_path / "missing")
