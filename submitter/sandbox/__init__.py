@@ -1,0 +1,9 @@
+"""The sandbox: a stand-in for GRSAI on real sockets, with real pictures and with every fault a provider has, on request.
+
+It is written from the description of the protocol and shares no code with the receiver, so that no misreading is made twice.
+``Sandbox`` runs one; ``script.Script`` documents the faults a job can ask for in its request field ``sandbox``.
+"""
+
+from submitter.sandbox.server import Sandbox
+
+__all__ = ["Sandbox"]

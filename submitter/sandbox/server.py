@@ -1,0 +1,84 @@
+"""The sandbox as a whole: a running stand-in for GRSAI, in tests as a context manager."""
+
+import tempfile
+import threading
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from submitter.sandbox import control
+from submitter.sandbox.app import Refusals, create_app
+from submitter.sandbox.connection import Server
+from submitter.sandbox.files import Files
+from submitter.sandbox.script import LIFETIME, Script
+from submitter.sandbox.studio import Studio
+from submitter.sandbox.tasks import Tasks
+
+
+class Sandbox:
+    """A stand-in for GRSAI that listens from construction until ``stop``.
+
+    ``port`` 0 takes a free one. ``keys`` are the accepted API keys (None: any that is not empty). ``script`` is laid under every job's
+    own fault script. ``url_lifetime`` is in seconds. File URLs begin with ``public_url``, by default ``url``. ``looks`` limits how many
+    different pictures are drawn (their bytes differ all the same), for runs in which drawing would be the bottleneck. The newest
+    ``keep_tasks`` tasks are remembered and ``keep_bytes`` of files held on disk; ``hands`` callbacks are on their way at once, each
+    waiting ``callback_timeout`` seconds for its answer. Raises OSError if the port is taken, ScriptError for a wrong script.
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword per property of a provider; all have defaults
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        keys: Collection[str] | None = None,
+        unknown_models: Collection[str] = (),
+        script: Mapping[str, Any] | None = None,
+        url_lifetime: float = LIFETIME,
+        public_url: str | None = None,
+        looks: int | None = None,
+        keep_tasks: int = 20_000,
+        keep_bytes: int = 2**30,
+        hands: int = 32,
+        callback_timeout: float = 10.0,
+    ) -> None:
+        Script.read(script)
+        self._stopping = threading.Event()
+        self._server = Server((host, port))
+        name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
+        self.port = self._server.server_address[1]
+        self.url = f"http://{name}:{self.port}"
+        self._folder = tempfile.TemporaryDirectory(prefix="sandbox-")
+        files = Files(Path(self._folder.name), (public_url or self.url).rstrip("/"), url_lifetime, keep_bytes, looks)
+        self._studio = Studio(Tasks(keep_tasks), files, hands, callback_timeout)
+        self._server.start(create_app(self._studio, Refusals(keys, unknown_models), dict(script or {}), self._stopping))
+
+    def __enter__(self) -> Self:
+        """Give the sandbox, which is listening already."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop."""
+        self.stop()
+
+    def stop(self) -> None:
+        """End every connection, thread and file; safe to call twice."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._server.cut()
+        self._studio.stop()
+        self._server.join()
+        self._folder.cleanup()
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Give every task, oldest first, as GET /sandbox/tasks shows it."""
+        return control.describe_all(self._studio)
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        """Give one task as GET /sandbox/tasks/<id> shows it, its files made; raises KeyError."""
+        return control.describe_whole(self._studio, task_id)
+
+    def stats(self) -> dict[str, int]:
+        """Give the statistics as GET /sandbox/stats shows them."""
+        return control.count(self._studio)
