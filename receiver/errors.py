@@ -61,6 +61,16 @@ class ProviderUnavailableError(ProviderError):
     """A result could not be read back for now: no connection, a gateway's error page, a rate limit."""
 
 
+class KeyTakenError(ReceiverError):
+    """Another job has this key already; ``ref`` is that job."""
+
+    permanent = True
+
+    def __init__(self, key: str, ref: str) -> None:
+        super().__init__(f"the key {key!r} belongs to job {ref}")
+        self.ref = ref
+
+
 class FetchError(ReceiverError):
     """A result URL that gave no usable bytes; transient unless a subclass says otherwise."""
 

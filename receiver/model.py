@@ -51,6 +51,15 @@ class Mode(StrEnum):
     WEBHOOK = "webhook"
     POLL = "poll"
     STREAM = "stream"
+    SYNC = "sync"  # OpenAI: the answer is the result
+
+
+class Api(StrEnum):
+    """Which of a provider's dialects a job is posted in, and asked for in."""
+
+    DRAW = "draw"  # GRSAI's older API: /v1/draw, /v1/video
+    NEWER = "api"  # GRSAI's newer one: /v1/api
+    IMAGES = "images"  # OpenAI's Images API
 
 
 class Source(StrEnum):
@@ -132,13 +141,18 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a caller asks for: the provider's fields (``params``) are passed through untouched."""
+    """What a caller asks for: the provider's fields (``params``) are passed through untouched.
+
+    ``key`` is the caller's own name for the job: it is taken by one job only, so that repeating a submit pays nothing twice.
+    """
 
     prompt: str
     model: str
     params: dict[str, object]
     mode: Mode = Mode.WEBHOOK
     provider: str = "grsai"
+    api: Api = Api.DRAW
+    key: str | None = None
 
 
 def new_ref(now: float) -> str:

@@ -14,7 +14,7 @@ from receiver.ledger.ledger import Ledger
 from receiver.ledger.reports import Reports
 from receiver.ledger.rows import Asset, Hint, Job
 from receiver.ledger.writes import risk_begins
-from receiver.model import AssetState, Delivery, JobState, Reason, Source, Verdict, new_ref
+from receiver.model import Api, AssetState, Delivery, JobState, Reason, Source, Verdict, new_ref
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ ARCHIVE_PAUSE = 15.0
 class Asker(Protocol):
     """Whoever can ask a provider for a result."""
 
-    def result(self, base_url: str, provider_id: str) -> bytes:
+    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
         """Return the answer's body; raise ProviderError."""
 
 
@@ -67,7 +67,7 @@ class Reconciler:
         """Ask the provider about an id a stranger named: if it is ours there, it becomes a job; what is archived comes from the answer."""
         hint, ref = claimed.row, new_ref(self._ledger.now())
         try:
-            body = self._ask(self._base_url, hint.provider_id)
+            body = self._ask(self._base_url, Api.DRAW, hint.provider_id)
         except ProviderError as error:
             log.info("hint not confirmed", attempt=hint.attempts, error=str(error))
             self._drop_or_look_again(claimed)
@@ -82,10 +82,10 @@ class Reconciler:
             with suppress(ClaimLostError):
                 self._ledger.look_again(claimed, self._ledger.now() + self._ledger.timing.poll_interval)
 
-    def _ask(self, base_url: str, provider_id: str) -> bytes:
+    def _ask(self, base_url: str, api: Api, provider_id: str) -> bytes:
         if self._asker is None:
             raise ProviderError("GRSAI_API_KEY is not set: the provider cannot be asked")
-        return self._asker.result(base_url, provider_id)
+        return self._asker.result(base_url, api, provider_id)
 
     def _accept(self, ref: str, body: bytes) -> Verdict | None:
         with suppress(UnreadableError):
@@ -100,7 +100,7 @@ class Reconciler:
         complaint = "no callback came"
         if job.provider_id is not None:
             try:
-                verdict = self._accept(job.ref, self._ask(job.base_url, job.provider_id))
+                verdict = self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
                 complaint = "the provider still calls it running"
                 if verdict is Verdict.ENDED:
                     return
@@ -155,7 +155,7 @@ class Reconciler:
                 log.error("job at risk", ref=job.ref, message=message)
         if job.provider_id is not None:
             try:
-                self._accept(job.ref, self._ask(job.base_url, job.provider_id))
+                self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
             except ProviderError as error:
                 log.warning("no fresh URL", ref=job.ref, error=str(error))
         self._ledger.look_again(claimed, self._ledger.now() + self._back_off(job, 8))

@@ -126,7 +126,8 @@ class Services:
     @cached_property
     def desk(self) -> Desk:
         """Where jobs are handed in."""
-        return Desk(self.ledger, self.grsai, self.tickets, self.settings.grsai_base_url, self.settings.public_url)
+        chosen = self.settings
+        return Desk(self.ledger, self.inbox, self.grsai, self.tickets, base_url=chosen.grsai_base_url, public_url=chosen.public_url)
 
     def archiver(self, scratch: Path) -> Archiver:
         """Return what brings assets home by way of the folder ``scratch``."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from importlib import import_module
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from receiver.cli import SOME_FAILED, errors_told, load
-from receiver.model import FINAL_STATES, JobState, Mode
+from receiver.model import FINAL_STATES, Api, JobState, Mode, Reason
 from receiver.views import JobView
 from submitter.submit import DEFAULT_MODEL, Submitter
 
@@ -55,7 +56,13 @@ def _params(_context: click.Context, _option: click.Parameter, given: tuple[str,
 @click.option("--size", help="A ratio (3:2), pixels (1024x1024), or 1K, 2K, 4K.")
 @click.option("--variants", type=click.IntRange(1), help="How many pictures.")
 @click.option("--param", "params", multiple=True, callback=_params, metavar="K=V", help="Any other field of the request; repeatable.")
-@click.option("--mode", type=click.Choice([Mode.WEBHOOK, Mode.POLL]), default=Mode.WEBHOOK, show_default=True, help="How the result comes.")
+@click.option("--image", "images", multiple=True, metavar="FILE|URL", help="A reference picture; repeatable. Files are sent along.")
+@click.option(
+    "--mode", type=click.Choice(["webhook", "poll", "stream"]), default="webhook", show_default=True, help="How the result comes."
+)
+@click.option("--api", type=click.Choice(["draw", "api"]), default="draw", show_default=True, help="GRSAI's older or newer API.")
+@click.option("--key", help="Your own name for the job; submitted again, it pays nothing twice.")
+@click.option("--resubmit", type=click.IntRange(0), default=0, help="With --wait: post anew, so many times, what failed at the provider.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until the pictures are archived.")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job object on one line.")
@@ -66,7 +73,11 @@ def submit(
     size: str | None,
     variants: int | None,
     params: dict[str, object],
+    images: tuple[str, ...],
     mode: str,
+    api: str,
+    key: str | None,
+    resubmit: int,
     *,
     waits: bool,
     timeout: float | None,
@@ -74,10 +85,19 @@ def submit(
 ) -> None:
     """Post one job. Exit status 1 if it failed, 2 for wrong usage or configuration."""
     load()
+    if resubmit and not waits:
+        raise click.UsageError("--resubmit needs --wait: only who waits sees a job fail")
     with Submitter() as submitter:
-        job = submitter.submit(prompt, model=model, size=size, variants=variants, params=params, mode=Mode(mode))
-        if waits and job.state not in FINAL_STATES:
+        what = partial(submitter.submit, prompt, model=model, size=size, variants=variants, images=images, params=params)
+        post = partial(what, mode=Mode(mode), api=Api(api))
+        job = post(key=key)
+        if waits:
             job = _wait(submitter, job, timeout)
+        while resubmit and job.reason is Reason.PROVIDER_ERROR:
+            # The provider refunds this one; moderation would only say no again.
+            click.echo(f"{job.ref} {job.reason} {job.message}: posted anew", err=True)
+            resubmit -= 1
+            job = _wait(submitter, post(), timeout)
     if as_json:
         click.echo(job.model_dump_json())
     _tell(job, err=as_json)
@@ -86,6 +106,8 @@ def submit(
 
 def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
     """Wait behind a progress bar on stderr; an interrupted or too long wait leaves the job going on."""
+    if job.state in FINAL_STATES:
+        return job
     if not submitter.has_worker():
         click.echo("nothing works on this ledger now: start `receiver serve`", err=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())

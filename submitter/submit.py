@@ -2,16 +2,19 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from receiver.model import FINAL_STATES, Mode, Submission
+from receiver.model import FINAL_STATES, Api, Mode, Submission
 from receiver.providers import grsai
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.views import JobView
 from receiver.worker import is_working
+from submitter.images import reference_image
 
 DEFAULT_MODEL = "gpt-image-1.5"
 # Seconds between two looks at the ledger while waiting.
@@ -46,19 +49,44 @@ class Submitter:
         model: str = DEFAULT_MODEL,
         size: str | None = None,
         variants: int | None = None,
+        images: Sequence[str] = (),
         params: Mapping[str, object] | None = None,
         mode: Mode = Mode.WEBHOOK,
+        api: Api = Api.DRAW,
+        key: str | None = None,
     ) -> JobView:
         """Post one job and return it as it stands then; ``params`` reach the provider untouched.
 
-        ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is how many pictures. A job the
-        provider refused comes back ``failed``; one whose answer was lost comes back ``submitting`` and is never posted again.
+        ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is how many pictures; ``images`` are
+        reference pictures, URLs or local files. ``key`` is the caller's own name for the job: submitting it again returns the job that has
+        it and pays nothing. A job the provider refused comes back ``failed`` and has not spent its key; one whose answer was lost comes
+        back ``submitting`` and is never posted again. Raise ConfigurationError for an image that cannot be read.
         """
-        fields = {**(grsai.size_params(model, size) if size else {}), **({"variants": variants} if variants else {}), **(params or {})}
-        job = self._services.desk.submit(Submission(prompt, model, fields, mode))
+        fields: dict[str, object] = grsai.size_params(model, size) if size else {}
+        fields |= {"variants": variants} if variants else {}
+        fields |= {"urls": [reference_image(image) for image in images]} if images else {}
+        job = self._services.desk.submit(Submission(prompt, model, {**fields, **(params or {})}, mode, api=api, key=key))
         # The worker's plans may have changed: it is to poll this job sooner than it would look by itself.
         self._services.engine.ring()
         return self.job(job.ref)
+
+    def submit_many(self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4) -> Iterator[JobView]:
+        """Post many jobs, ``concurrency`` at a time, and yield each as it stands after its submit, in the order of ``requests``.
+
+        A request holds the arguments of ``submit`` by name. Requests are read as they are needed, so an endless iterable is fine. The
+        first error ends the iteration; what was posted before goes on.
+        """
+        with ThreadPoolExecutor(concurrency) as hands:
+            waiting: deque[Future[JobView]] = deque()
+            for request in requests:
+                waiting.append(hands.submit(self._submit_one, dict(request)))
+                if len(waiting) >= 2 * concurrency:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _submit_one(self, request: dict[str, Any]) -> JobView:
+        return self.submit(**request)
 
     def job(self, ref: str) -> JobView:
         """Return one job as it stands; raise KeyError if there is none."""

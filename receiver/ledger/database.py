@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from receiver.errors import LedgerError
@@ -53,9 +53,9 @@ def foreign_errors_turned() -> Iterator[None]:
     """Turn what SQLAlchemy raises for an unusable database into LedgerError; broken constraints are our bugs and pass."""
     try:
         yield
+    except (IntegrityError, ProgrammingError):
+        raise
     except (PoolTimeoutError, DBAPIError) as error:
-        if isinstance(error, DBAPIError) and type(error.orig).__name__ in {"IntegrityError", "ProgrammingError"}:
-            raise
         raise LedgerError(f"the ledger cannot be used now: {getattr(error, 'orig', error)}") from error
 
 

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, insert, select, update
 
-from receiver.errors import ReceiverError
+from receiver.errors import KeyTakenError, ReceiverError
 from receiver.ledger import claims, writes
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Asset, Hint, Job, StoredAsset
 from receiver.ledger.tables import assets, hints, jobs
-from receiver.model import FINAL_STATES, AssetState, EventType, JobState, Mode, Reason, Submission, new_ref
+from receiver.model import FINAL_STATES, Api, AssetState, EventType, JobState, Mode, Reason, Submission, new_ref
 
 T = TypeVar("T")
 
@@ -50,28 +50,60 @@ class Ledger:
 
     # A job's beginning.
 
-    def submit(self, submission: Submission, base_url: str) -> Job:
-        """Write down a job that is about to be posted; until its answer is known it is ``submitting``."""
+    def submit(self, submission: Submission, base_url: str, ref: str | None = None) -> Job:
+        """Write down a job that is about to be posted; until its answer is known it is ``submitting``.
+
+        Raise KeyTakenError where the caller's key is another job's. A job the provider refused has not spent its key.
+        """
         now = self.now()
-        ref = new_ref(now)
+        ref = ref or new_ref(now)
 
         def work(connection: Connection) -> Job:
+            if submission.key is not None:
+                self._free_key(connection, submission.key)
+            what = {name: getattr(submission, name) for name in ("provider", "api", "mode", "model", "prompt", "key")}
             params = json.dumps(submission.params, ensure_ascii=False)
-            what = {"mode": submission.mode, "model": submission.model, "prompt": submission.prompt, "params": params}
-            self._insert_job(connection, ref, submission.provider, base_url, now, due_at=now + self.timing.job_timeout, **what)
+            self._insert_job(connection, ref, now, base_url=base_url, due_at=now + self.timing.job_timeout, params=params, **what)
             return self._job(connection, ref)
 
         return self.write(work)
 
+    def job(self, ref: str) -> Job:
+        """Return a job as it stands; raise ReceiverError if there is none."""
+        return self._database.read(lambda connection: self._job(connection, ref))
+
+    def key_holder(self, key: str) -> Job | None:
+        """Return the job that has spent a caller's key; None where the key is free."""
+        job = self._database.read(lambda connection: writes.find_job_by_key(connection, key))
+        return None if job is None or job.reason is Reason.REFUSED else job
+
+    def _free_key(self, connection: Connection, key: str) -> None:
+        holder = writes.find_job_by_key(connection, key)
+        if holder is not None and holder.reason is not Reason.REFUSED:
+            raise KeyTakenError(key, holder.ref)
+        if holder is not None:
+            connection.execute(update(jobs).where(jobs.c.ref == holder.ref).values(key=None))
+
+    def withdraw(self, ref: str) -> None:
+        """Take back a job whose POST never reached the provider, so that it can be posted again; one that was heard of stays."""
+
+        def work(connection: Connection) -> None:
+            job = writes.find_job(connection, ref)
+            if job is not None and job.state is JobState.SUBMITTING:
+                writes.delete_unheard_job(connection, ref)
+
+        self.write(work)
+
     def adopt(self, connection: Connection, ref: str, base_url: str, provider_id: str | None = None) -> Job:
         """Write down a job whose submit we did not see: its ticket is ours, or the provider says the task is."""
         now = self.now()
-        what = {"mode": Mode.WEBHOOK, "model": "", "prompt": "", "params": "{}", "provider_id": provider_id}
-        self._insert_job(connection, ref, "grsai", base_url, now, due_at=now + self.timing.poll_after, **what)
+        unknown = {"model": "", "prompt": "", "params": "{}"}
+        what = {"provider": "grsai", "api": Api.DRAW, "mode": Mode.WEBHOOK, "provider_id": provider_id, "base_url": base_url}
+        self._insert_job(connection, ref, now, due_at=now + self.timing.poll_after, **what, **unknown)
         return self._job(connection, ref)
 
-    def _insert_job(self, connection: Connection, ref: str, provider: str, base_url: str, now: float, **values: object) -> None:
-        always = {"ref": ref, "provider": provider, "base_url": base_url, "state": JobState.SUBMITTING, "submitted_at": now}
+    def _insert_job(self, connection: Connection, ref: str, now: float, **values: object) -> None:
+        always = {"ref": ref, "state": JobState.SUBMITTING, "submitted_at": now}
         writes.insert_job(connection, **always, deadline_at=now + self.timing.job_timeout, **values)
 
     def _job(self, connection: Connection, ref: str) -> Job:
@@ -225,13 +257,13 @@ class Ledger:
     # Hints.
 
     def hint(self, provider_id: str) -> bool:
-        """Remember that a stranger named a task: its job, or else the id itself, is looked into at once. False: no room."""
+        """Remember that a stranger named a task: its job is looked at soon, or else the id itself at once. False: no room."""
 
         def work(connection: Connection) -> bool:
             job = writes.find_job_by_provider_id(connection, "grsai", provider_id)
             if job is not None:
-                # At most once a poll interval, whatever strangers do.
-                writes.look_at(connection, job.ref, max(self.now(), (job.due_at or 0) - self.timing.poll_after + self.timing.poll_interval))
+                # Soon, not at once: at most one poll an interval, whatever strangers do.
+                writes.look_at(connection, job.ref, self.now() + self.timing.poll_interval)
                 return True
             known = connection.execute(select(hints.c.provider_id).limit(MOST_HINTS)).scalars().all()
             if provider_id in known or len(known) >= MOST_HINTS:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from receiver.model import AssetState, JobState, Mode, Outcome, Reason
+from receiver.model import Api, AssetState, JobState, Mode, Outcome, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +13,12 @@ class Job:
     provider: str
     base_url: str
     provider_id: str | None
+    api: Api
     mode: Mode
     model: str
     prompt: str
     params: str
+    key: str | None
     state: JobState
     outcome: Outcome | None
     reason: Reason | None

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from receiver.model import AssetState, EventType, JobState, Mode, Reason, Source, Verdict
+from receiver.model import Api, AssetState, EventType, JobState, Mode, Reason, Source, Verdict
 
 metadata = MetaData(
     naming_convention={
@@ -48,10 +48,12 @@ jobs = Table(
     Column("provider", Text, nullable=False),
     Column("base_url", Text, nullable=False),  # the host it was posted to; its result is asked there too
     Column("provider_id", Text),
+    Column("api", Text, nullable=False),  # the dialect it was posted in, and is asked for in
     Column("mode", Text, nullable=False),
     Column("model", Text, nullable=False),  # "" where a job was adopted and we never saw the request
     Column("prompt", Text, nullable=False),
     Column("params", Text, nullable=False),  # JSON object: what else was sent, without the callback URL
+    Column("key", Text),  # the caller's own name for it
     Column("state", Text, nullable=False),
     Column("outcome", Text),  # what the provider's first terminal report said
     Column("reason", Text),
@@ -66,6 +68,7 @@ jobs = Table(
     Column("claim", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
     CheckConstraint(one_of("state", JobState), name="state"),
+    CheckConstraint(one_of("api", Api), name="api"),
     CheckConstraint(one_of("mode", Mode), name="mode"),
     CheckConstraint("outcome IN ('succeeded', 'failed')", name="outcome"),
     CheckConstraint(one_of("reason", Reason), name="reason"),
@@ -75,11 +78,16 @@ jobs = Table(
     # No silent job: what is not over is due at some moment, and what is over never again.
     CheckConstraint("(finished_at IS NULL) = (due_at IS NOT NULL)", name="due_until_finished"),
     CheckConstraint("claim IS NULL OR finished_at IS NULL", name="claim_is_unfinished"),
-    CheckConstraint("state NOT IN ('archiving', 'archived') OR outcome = 'succeeded'", name="archiving_succeeded"),
+    # A CHECK lets NULL pass, so what must be known is asked for by name.
+    CheckConstraint(
+        "state NOT IN ('archiving', 'archived') OR (outcome IS NOT NULL AND outcome = 'succeeded')", name="archiving_succeeded"
+    ),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
 )
 # One task of a provider is one job; also how a callback without a ticket finds its job.
 Index("uq_jobs_provider_id", jobs.c.provider, jobs.c.provider_id, unique=True)
+# A caller's key is spent by one job.
+Index("uq_jobs_key", jobs.c.key, unique=True)
 Index("ix_jobs_due", jobs.c.due_at, sqlite_where=jobs.c.due_at.isnot(None), postgresql_where=jobs.c.due_at.isnot(None))
 Index("ix_jobs_state", jobs.c.state, jobs.c.ref)
 
@@ -123,7 +131,8 @@ assets = Table(
     CheckConstraint("claim IS NULL OR state = 'pending'", name="claim_is_pending"),
     # Archived means: we know where it is and what it is.
     CheckConstraint(
-        "state <> 'archived' OR (key IS NOT NULL AND length(sha256) = 64 AND size > 0 AND content_type IS NOT NULL)",
+        "state <> 'archived' OR (key IS NOT NULL AND sha256 IS NOT NULL AND length(sha256) = 64 "
+        "AND size IS NOT NULL AND size > 0 AND content_type IS NOT NULL)",
         name="archived_is_known",
     ),
     UniqueConstraint("key"),

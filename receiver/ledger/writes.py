@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from receiver.ledger.rows import Asset, Job
 from receiver.ledger.tables import assets, deliveries, events, hints, jobs
-from receiver.model import AssetState, Delivery, EventType, JobState, Mode, Outcome, Reason, Report, Result, Verdict
+from receiver.model import Api, AssetState, Delivery, EventType, JobState, Mode, Outcome, Reason, Report, Result, Verdict
 
 ABOUT_THE_JOB = -1
 
@@ -18,7 +18,7 @@ ABOUT_THE_JOB = -1
 def job_of(row: Row[Any]) -> Job:
     """Turn a full row of ``jobs`` into a Job."""
     values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
-    values["mode"], values["state"] = Mode(values["mode"]), JobState(values["state"])
+    values["api"], values["mode"], values["state"] = Api(values["api"]), Mode(values["mode"]), JobState(values["state"])
     values["outcome"] = Outcome(values["outcome"]) if values["outcome"] else None
     values["reason"] = Reason(values["reason"]) if values["reason"] else None
     return Job(**values)
@@ -41,6 +41,18 @@ def find_job_by_provider_id(connection: Connection, provider: str, provider_id: 
     named = (jobs.c.provider == provider) & (jobs.c.provider_id == provider_id)
     row = connection.execute(select(jobs).where(named).with_for_update()).one_or_none()
     return job_of(row) if row else None
+
+
+def find_job_by_key(connection: Connection, key: str) -> Job | None:
+    """Return the job that has a caller's key; None where there is none."""
+    row = connection.execute(select(jobs).where(jobs.c.key == key)).one_or_none()
+    return job_of(row) if row else None
+
+
+def delete_unheard_job(connection: Connection, ref: str) -> None:
+    """Remove a job nobody ever reported on."""
+    heard_of = select(deliveries.c.id).where(deliveries.c.ref == ref).exists()
+    connection.execute(delete(jobs).where(jobs.c.ref == ref, ~heard_of))
 
 
 def insert_job(connection: Connection, **values: object) -> None:

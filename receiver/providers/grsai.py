@@ -4,15 +4,20 @@ Bytes in, a typed value or a typed error out. Vendor words end here. Unknown fie
 and text is cut to bounds, so that no body can make the rest of the service work without limit.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from pydantic_core import from_json
 
 from receiver.errors import AnswerLostError, NoSuchTaskError, NotSentError, ProviderUnavailableError, RefusedError, UnreadableError
-from receiver.model import Outcome, Reason, Report, Result, Submission
+from receiver.model import Api, Mode, Outcome, Reason, Report, Result, Submission
 
-RESULT_PATH = "/v1/draw/result"
+CREDITS_PATH = "/client/openapi/getAPIKeyCredits"
+_DRAW_RESULT_PATH = "/v1/draw/result"
+_API_RESULT_PATH = "/v1/api/result"
+_API_DOOR = "/v1/api/generate"
 # In place of a callback URL: "answer with the id only, I shall ask".
 NO_WEBHOOK = "-1"
 
@@ -49,16 +54,27 @@ _TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A POST to be made: path under the base URL, and its JSON body."""
+    """A request to be made: path under the base URL, and the JSON body of a POST (None: a GET)."""
 
     path: str
-    body: dict[str, object]
+    body: dict[str, object] | None = None
 
 
 def build_submit(submission: Submission, web_hook: str) -> Request:
-    """Return the POST of a submit; ``web_hook`` is a callback URL or ``NO_WEBHOOK``. Params pass through as they are."""
+    """Return the POST of a submit; ``web_hook`` is a callback URL, or ``NO_WEBHOOK``. Params pass through as they are."""
+    body: dict[str, object] = {**submission.params, "model": submission.model, "prompt": submission.prompt}
+    streams = submission.mode is Mode.STREAM
+    if submission.api is Api.NEWER:
+        return Request(_API_DOOR, {**body, "replyType": "stream" if streams else "async"})
     path = next((door for family, door in _DOORS if submission.model.startswith(family)), _FIRST_DOOR)
-    return Request(path, {**submission.params, "model": submission.model, "prompt": submission.prompt, "webHook": web_hook})
+    return Request(path, body if streams else {**body, "webHook": web_hook})
+
+
+def build_result(api: Api, provider_id: str) -> Request:
+    """Return the request that asks for a task."""
+    if api is Api.NEWER:
+        return Request(f"{_API_RESULT_PATH}?id={quote(provider_id, safe='')}")
+    return Request(_DRAW_RESULT_PATH, {"id": provider_id})
 
 
 def size_params(model: str, size: str) -> dict[str, object]:
@@ -89,12 +105,15 @@ def read_submit(status: int, body: bytes) -> str:
     return task
 
 
-def read_result(status: int, body: bytes) -> None:
+def read_result(api: Api, status: int, body: bytes) -> None:
     """Check the envelope of a result that was asked for; its body then passes ``read_report`` like any other report.
 
     Raise NoSuchTaskError, or ProviderUnavailableError for whatever is no answer about the task.
     """
     answer = _object_or_none(body)
+    # The newer API answers an unknown id with an error status and a body that looks like a failed job: it is not about the job.
+    if api is Api.NEWER and status in {400, 404} and answer is not None:
+        raise NoSuchTaskError(_refusal(answer) or "the provider does not know this task")
     if status != 200 or answer is None:  # noqa: PLR2004 - HTTP's "OK"
         raise ProviderUnavailableError(f"asked for a result, the provider answered HTTP {status}")
     code = answer.get("code", 0)
@@ -102,6 +121,26 @@ def read_result(status: int, body: bytes) -> None:
         raise NoSuchTaskError(_refusal(answer) or "the provider does not know this task")
     if code != 0 or not isinstance(answer.get("data", {}), dict):
         raise ProviderUnavailableError(_refusal(answer) or f"asked for a result, the provider answered code {code}")
+
+
+def read_credits(status: int, body: bytes) -> float:
+    """Return the credits a key has left; raise UnreadableError for an answer without any."""
+    answer = _object(body)
+    data = answer.get("data")
+    left = data.get("credits") if isinstance(data, dict) else None
+    if status != 200 or answer.get("code", 0) != 0 or not isinstance(left, int | float):  # noqa: PLR2004 - HTTP's "OK"
+        raise UnreadableError(_refusal(answer) or f"HTTP {status} without credits")
+    return float(left)
+
+
+def stream_events(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Give the bodies of a stream's events, up to its end mark or its end; lines that are no events are passed over."""
+    for line in lines:
+        body = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
+        if body == b"[DONE]":
+            return
+        if body:
+            yield body
 
 
 def read_report(body: bytes) -> Report:

@@ -1,62 +1,150 @@
 """Talks to GRSAI over HTTP: one request, one answer, no retrying here.
 
-What matters is to know afterwards whether a submit can have reached the provider: see ``submit``.
+What matters is to know afterwards whether a submit can have reached the provider. So a submit connects first, then calls ``before_send``
+(which writes the job down), and then sends: whatever fails before that call never reached anybody.
 """
 
-import requests
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from receiver.errors import AnswerLostError, NotSentError, ProviderUnavailableError
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import HTTPError
+
+from receiver.errors import AnswerLostError, NotSentError, ProviderUnavailableError, UnreadableError
+from receiver.model import Api
 from receiver.providers import grsai
 
-# Seconds to connect, and between two reads of an answer.
+# Seconds to connect, and between two reads of an answer; a stream that is silent for longer is given up.
 _TIMEOUTS = (10.0, 60.0)
-# Bytes of an answer we are willing to read; a task object is a few hundred.
+# Bytes of an answer, or of a line of a stream, we are willing to read; a task object is a few hundred.
 _LONGEST_ANSWER = 4 * 1024 * 1024
+
+# What requests, and urllib3 while a body is read, raise for a connection that does not do its work.
+_BROKEN = (requests.RequestException, HTTPError, OSError)
+
+BeforeSend = Callable[[], None]
 
 
 class GrsaiClient:
-    """GRSAI at one base URL with one key."""
+    """GRSAI with one key; safe to share between threads."""
 
     def __init__(self, key: str, timeouts: tuple[float, float] = _TIMEOUTS) -> None:
-        self._headers = {"Authorization": f"Bearer {key}"}
+        self._key = key
         self._timeouts = timeouts
 
-    def submit(self, base_url: str, request: grsai.Request) -> str:
-        """Post a job and return the provider's id.
+    def submit(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> str:
+        """Post a job and return the provider's id; raise RefusedError, NotSentError or AnswerLostError."""
+        with self._sent(base_url, request, before_send) as response:
+            body = _body(response)
+        return grsai.read_submit(response.status_code, body)
 
-        Raise RefusedError, NotSentError or AnswerLostError. The connection is a fresh one: on a kept-alive one that the other side just
-        closed, nobody could tell whether the POST was read.
+    @contextmanager
+    def stream(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> Iterator[Iterator[bytes]]:
+        """Post a job that is answered by a stream and give the bodies of its events as they come.
+
+        Raise RefusedError or NotSentError for a JSON error instead of a stream, AnswerLostError when it breaks or falls silent.
         """
-        try:
-            status, body = self._post(base_url + request.path, request.body)
-        except (requests.RequestException, OSError) as error:
-            if _never_connected(error):
-                raise NotSentError(f"no connection to {base_url}: {_plain(error)}") from error
-            raise AnswerLostError(f"the submit went to {base_url} and its answer was lost: {_plain(error)}") from error
-        return grsai.read_submit(status, body)
+        with self._sent(base_url, request, before_send) as response:
+            lines = _lines(response)
+            first = next(lines, b"")
+            if response.status_code != 200 or not first.startswith(b"data:"):  # noqa: PLR2004 - HTTP's "OK"
+                grsai.read_submit(response.status_code, b"\n".join([first, *lines])[:_LONGEST_ANSWER])
+                raise AnswerLostError("the provider accepted the job, but did not stream")
+            yield grsai.stream_events(_chain(first, lines))
 
-    def result(self, base_url: str, provider_id: str) -> bytes:
+    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
         """Ask for a task and return the answer's body; raise NoSuchTaskError or ProviderUnavailableError."""
+        request = grsai.build_result(api, provider_id)
         try:
-            status, body = self._post(base_url + grsai.RESULT_PATH, {"id": provider_id})
-        except (requests.RequestException, OSError) as error:
+            with self._request(requests.Session(), base_url, request) as response:
+                body = _body(response)
+        except _BROKEN as error:
             raise ProviderUnavailableError(f"{base_url} cannot be asked now: {_plain(error)}") from error
-        grsai.read_result(status, body)
+        grsai.read_result(api, response.status_code, body)
         return body
 
-    def _post(self, url: str, body: dict[str, object]) -> tuple[int, bytes]:
+    def credits(self, base_url: str) -> float:
+        """Return how many credits the key has left; raise ProviderUnavailableError."""
+        request = grsai.Request(grsai.CREDITS_PATH, {"apiKey": self._key})
+        try:
+            with self._request(requests.Session(), base_url, request) as response:
+                return grsai.read_credits(response.status_code, _body(response))
+        except (*_BROKEN, UnreadableError) as error:
+            raise ProviderUnavailableError(f"{base_url} cannot be asked for credits now: {_plain(error)}") from error
+
+    @contextmanager
+    def _sent(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> Iterator[requests.Response]:
+        """Send a submit on a connection of its own: of a kept-alive one that was just closed nobody could say what was read."""
+        adapter = _AnnouncingAdapter(before_send)
+        with requests.Session() as session:
+            session.mount("http://", adapter)
+            session.mount("https://", adapter)
+            try:
+                with self._request(session, base_url, request) as response:
+                    yield response
+            except _BROKEN as error:
+                if not adapter.announced:
+                    raise NotSentError(f"no connection to {base_url}: {_plain(error)}") from error
+                raise AnswerLostError(f"the submit went to {base_url} and its answer was lost: {_plain(error)}") from error
+
+    def _request(self, session: requests.Session, base_url: str, request: grsai.Request) -> requests.Response:
         # A redirect would turn the POST into a GET, or send our key elsewhere: it is an answer like any other.
-        with requests.post(url, json=body, headers=self._headers, timeout=self._timeouts, stream=True, allow_redirects=False) as response:
-            return response.status_code, response.raw.read(_LONGEST_ANSWER, decode_content=True)
+        return session.request(
+            "GET" if request.body is None else "POST",
+            base_url + request.path,
+            json=request.body,
+            headers={"Authorization": f"Bearer {self._key}"},
+            timeout=self._timeouts,
+            stream=True,
+            allow_redirects=False,
+        )
 
 
-def _never_connected(error: Exception) -> bool:
-    """Say whether the error came before the first byte could be sent."""
-    if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError | requests.exceptions.InvalidURL):
-        return True
-    cause = error.args[0] if error.args else None
-    return isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError | ConnectTimeoutError)
+class _AnnouncingAdapter(HTTPAdapter):
+    """Calls ``before_send`` once the connection stands and before the first byte of the request."""
+
+    def __init__(self, before_send: BeforeSend) -> None:
+        super().__init__(max_retries=0)
+        self.announced = False
+        self._before_send = before_send
+
+    def announce(self) -> None:
+        self._before_send()
+        self.announced = True
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        announce = self.announce
+
+        class Announcing(pool.ConnectionCls):  # type: ignore[misc]  # http or https, directly or through a proxy
+            def request(self, *args: Any, **kwargs: Any) -> None:
+                if self.sock is None:
+                    self.connect()
+                announce()
+                super().request(*args, **kwargs)
+
+        pool.ConnectionCls = Announcing
+        return pool  # type: ignore[no-any-return]  # what it was, with another class of connections
+
+
+def _body(response: requests.Response) -> bytes:
+    return bytes(response.raw.read(_LONGEST_ANSWER, decode_content=True))
+
+
+def _lines(response: requests.Response) -> Iterator[bytes]:
+    """Give the lines of a stream as they come, without their ends; an over-long one breaks the stream off."""
+    while line := response.raw.readline(_LONGEST_ANSWER):
+        if len(line) >= _LONGEST_ANSWER:
+            raise requests.exceptions.ChunkedEncodingError("a line of the stream has no end")
+        yield bytes(line).rstrip(b"\r\n")
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
 
 
 def _plain(error: Exception) -> str:

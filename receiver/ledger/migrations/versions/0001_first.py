@@ -26,10 +26,12 @@ def upgrade() -> None:
         sa.Column("provider", sa.Text(), nullable=False),
         sa.Column("base_url", sa.Text(), nullable=False),
         sa.Column("provider_id", sa.Text(), nullable=True),
+        sa.Column("api", sa.Text(), nullable=False),
         sa.Column("mode", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("prompt", sa.Text(), nullable=False),
         sa.Column("params", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
@@ -47,14 +49,18 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "(state IN ('archived', 'failed', 'expired')) = (finished_at IS NOT NULL)", name=op.f("ck_jobs_final_is_finished")
         ),
-        sa.CheckConstraint("mode IN ('webhook', 'poll', 'stream')", name=op.f("ck_jobs_mode")),
+        sa.CheckConstraint("api IN ('draw', 'api', 'images')", name=op.f("ck_jobs_api")),
+        sa.CheckConstraint("mode IN ('webhook', 'poll', 'stream', 'sync')", name=op.f("ck_jobs_mode")),
         sa.CheckConstraint("outcome IN ('succeeded', 'failed')", name=op.f("ck_jobs_outcome")),
         sa.CheckConstraint(
             "reason IN ('refused', 'input_moderation', 'output_moderation', 'violation', 'provider_error', 'no_result', 'bad_asset')",
             name=op.f("ck_jobs_reason"),
         ),
         sa.CheckConstraint("state IN ('submitting', 'waiting', 'archiving', 'archived', 'failed', 'expired')", name=op.f("ck_jobs_state")),
-        sa.CheckConstraint("state NOT IN ('archiving', 'archived') OR outcome = 'succeeded'", name=op.f("ck_jobs_archiving_succeeded")),
+        sa.CheckConstraint(
+            "state NOT IN ('archiving', 'archived') OR (outcome IS NOT NULL AND outcome = 'succeeded')",
+            name=op.f("ck_jobs_archiving_succeeded"),
+        ),
         sa.CheckConstraint("(finished_at IS NULL) = (due_at IS NOT NULL)", name=op.f("ck_jobs_due_until_finished")),
         sa.CheckConstraint("claim IS NULL OR finished_at IS NULL", name=op.f("ck_jobs_claim_is_unfinished")),
         sa.CheckConstraint("progress BETWEEN 0 AND 100", name=op.f("ck_jobs_progress")),
@@ -69,6 +75,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     op.create_index("ix_jobs_state", "jobs", ["state", "ref"], unique=False)
+    op.create_index("uq_jobs_key", "jobs", ["key"], unique=True)
     op.create_index("uq_jobs_provider_id", "jobs", ["provider", "provider_id"], unique=True)
     op.create_table(
         "assets",
@@ -93,7 +100,8 @@ def upgrade() -> None:
         sa.CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name=op.f("ck_assets_pending_iff_unfinished")),
         sa.CheckConstraint("claim IS NULL OR state = 'pending'", name=op.f("ck_assets_claim_is_pending")),
         sa.CheckConstraint(
-            "state <> 'archived' OR (key IS NOT NULL AND length(sha256) = 64 AND size > 0 AND content_type IS NOT NULL)",
+            "state <> 'archived' OR (key IS NOT NULL AND sha256 IS NOT NULL AND length(sha256) = 64 "
+            "AND size IS NOT NULL AND size > 0 AND content_type IS NOT NULL)",
             name=op.f("ck_assets_archived_is_known"),
         ),
         sa.CheckConstraint("state IN ('pending', 'archived', 'failed', 'expired')", name=op.f("ck_assets_state")),
