@@ -1,0 +1,202 @@
+"""Objects as files below a directory of one machine, or of a shared file system that knows hard links.
+
+A file appears under its name only when it is whole and on disk: it is written in ``.tmp``, synced, then linked. Linking, unlike
+renaming, fails if the name is taken, so of many racing puts exactly one wins.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
+
+from receiver.archive.stores.keys import checked
+from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
+
+CHUNK = 256 * 1024  # bytes read at once
+_FILE_MODE = 0o640
+_DIRECTORY_MODE = 0o750
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space or enlarge it",
+    errno.EDQUOT: "the disk quota is used up: free some space or raise the quota",
+    errno.EROFS: "the file system is mounted read-only: mount it read-write",
+    errno.EACCES: "no permission: give this user the right to write there",
+    errno.EPERM: "not permitted: choose a file system with hard links, and give this user the right to write there",
+    errno.ENOTSUP: "the file system has no hard links or no locks: choose another one",
+    errno.ENOTDIR: "a file stands where a directory should be: correct ARCHIVE_URL",
+    errno.EEXIST: "a file stands where a directory should be: correct ARCHIVE_URL",
+}
+
+
+class DirectoryStore:
+    """A store in a directory; the directory itself is made when first used, its parent must be there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._temporary = root / ".tmp"  # below the root, because links do not cross file systems
+        self._lock = Lock()
+        self._swept = False
+        self._settled = {root}  # directories whose own entry is known to be on disk
+
+    def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:  # noqa: ARG002 - a file has no content type
+        """Copy the file to its place; see Store.
+
+        A link to the file instead of a copy would be faster, but then whoever writes to that file later, say a second fetch to the
+        same temporary name, would write into the archive. The bytes are hashed on their way from the one file to the other; reading
+        them back would only ask the page cache.
+        """
+        target = self._path(key)
+        with self._told(f"store {key} in"), path.open("rb") as source, self._new_file() as (descriptor, temporary):
+            copied = _copy(source, descriptor)
+            if copied != sha256:
+                raise StoreError(f"{path} changed while it was archived as {key}: its SHA-256 is {copied}, not {sha256}")
+            os.fsync(descriptor)
+            target.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                _must_hold(target, sha256)
+            self._settle(target.parent)
+
+    def replace(self, key: str, data: bytes, *, content_type: str) -> None:  # noqa: ARG002 - a file has no content type
+        """Put the bytes in the place of what was there; see Store."""
+        target = self._path(key)
+        with self._told(f"store {key} in"), self._new_file() as (descriptor, temporary):
+            _write(descriptor, data)
+            os.fsync(descriptor)
+            target.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+            temporary.replace(target)
+            self._settle(target.parent)
+
+    def open(self, key: str) -> BinaryIO:
+        """Open the object's file for reading; see Store."""
+        target = self._path(key)
+        with self._told(f"read {key} from"):
+            try:
+                return target.open("rb")
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+                raise MissingObjectError(f"cannot read {key} from the archive directory {self._root}: there is no such object") from error
+
+    def check(self) -> None:
+        """Write, link, read and remove a file; see Store."""
+        with self._told("write a trial file to"), self._new_file() as (descriptor, temporary):
+            _write(descriptor, b"can we write here?")
+            linked = temporary.with_suffix(".linked")
+            os.link(temporary, linked)
+            try:
+                linked.read_bytes()
+            finally:
+                linked.unlink()
+
+    def locate(self, key: str) -> str:
+        """Return the path of the object's file."""
+        return str(self._path(key))
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _path(self, key: str) -> Path:
+        return self._root / checked(key)
+
+    @contextmanager
+    def _told(self, doing: str) -> Iterator[None]:
+        """Turn the system's errors into ours."""
+        try:
+            yield
+        except OSError as error:
+            remedy = _REMEDIES.get(error.errno or 0, str(error))
+            raise StoreError(f"cannot {doing} the archive directory {self._root}: {remedy}") from error
+
+    @contextmanager
+    def _new_file(self) -> Iterator[tuple[int, Path]]:
+        """Give an empty hidden file, open and locked; its hidden name is gone afterwards, whatever happened."""
+        self._prepare()
+        descriptor, temporary = self._locked_file()
+        try:
+            os.fchmod(descriptor, _FILE_MODE)
+            yield descriptor, temporary
+        finally:
+            os.close(descriptor)
+            temporary.unlink(missing_ok=True)
+
+    def _locked_file(self) -> tuple[int, Path]:
+        """Make a hidden file whose lock tells a sweep that somebody is writing it; the lock dies with the process."""
+        while True:
+            descriptor, name = tempfile.mkstemp(dir=self._temporary)
+            with ExitStack() as stack:
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if os.fstat(descriptor).st_nlink:  # else another process swept it in the instant before the lock
+                    stack.pop_all()
+                    return descriptor, Path(name)
+
+    def _prepare(self) -> None:
+        """Make the directories, and once a process remove what killed ones left behind."""
+        with self._lock:
+            if self._swept and self._temporary.is_dir():
+                return
+            if not self._root.parent.is_dir():
+                # Only the last directory is made: with more, an archive on a disk that is not mounted would fill the one below it.
+                raise StoreError(
+                    f"there is no directory {self._root.parent} to hold the archive: create or mount it, or correct ARCHIVE_URL"
+                )
+            self._root.mkdir(_DIRECTORY_MODE, exist_ok=True)
+            _sync_directory(self._root.parent)
+            self._temporary.mkdir(_DIRECTORY_MODE, exist_ok=True)
+            self._sweep()
+            self._swept = True
+
+    def _sweep(self) -> None:
+        """Remove the hidden files nobody holds a lock on: their writers were killed. One that cannot be removed harms nobody."""
+        for left_over in self._temporary.iterdir():
+            with suppress(OSError), left_over.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left_over.unlink()
+
+    def _settle(self, directory: Path) -> None:
+        """Sync the directory, and the parents that hold its entry and theirs, as far as this process has not done so before.
+
+        That another one has just made a parent does not count: it may not have synced it yet.
+        """
+        _sync_directory(directory)
+        above = directory
+        while above not in self._settled:
+            above = above.parent
+            _sync_directory(above)
+        # The lowest directory belongs to one job and would be remembered in vain; those above it to a day, a month, a year.
+        self._settled.update(parent for parent in directory.parents if parent.is_relative_to(self._root))
+
+
+def _must_hold(target: Path, sha256: str) -> None:
+    with target.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise ObjectDiffersError(f"{target} already holds other bytes (SHA-256 {found}, not {sha256}); the first ones stay")
+
+
+def _copy(source: BinaryIO, descriptor: int) -> str:
+    """Copy a file in parts and return the SHA-256 of the bytes written."""
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK):
+        digest.update(chunk)
+        _write(descriptor, chunk)
+    return digest.hexdigest()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

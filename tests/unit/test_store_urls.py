@@ -1,0 +1,55 @@
+"""Reading ARCHIVE_URL: what becomes which store, and what every mistake is told."""
+
+import pytest
+
+from receiver.archive.stores import open_store
+
+KEY = "2026/07/01/REF/0.png"
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("file:///srv/archive", f"/srv/archive/{KEY}"),
+        ("file:///srv/archive/", f"/srv/archive/{KEY}"),
+        ("file:///srv/my%20archive", f"/srv/my archive/{KEY}"),
+        ("s3://pictures", f"s3://pictures/{KEY}"),
+        ("s3://pictures/", f"s3://pictures/{KEY}"),
+        ("s3://pictures.example.org/some/prefix/", f"s3://pictures.example.org/some/prefix/{KEY}"),
+    ],
+)
+def test_a_url_becomes_a_store(url: str, place: str) -> None:
+    assert open_store(url).locate(KEY) == place
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("", "write file:///path or s3://bucket/prefix"),
+        ("/srv/archive", "write file:///path"),
+        ("https://pictures.s3.amazonaws.com/", "write file:///path or s3://bucket/prefix"),
+        ("file:/srv/archive", "write file:///path"),
+        ("file://srv/archive", "three slashes and the absolute path"),
+        ("file:///", "the absolute path of a directory"),
+        ("file:///srv/%00", "the absolute path of a directory"),
+        ("s3://", "needs a bucket of 3 to 63"),
+        ("s3://no", "needs a bucket"),
+        ("s3://pictures:9000/prefix", "needs a bucket"),
+        ("s3://pictures/a/../b", "needs a prefix"),
+        ("s3://pictures/a b", "needs a prefix"),
+        ("s3://pictures/prefix?region=x", "needs a prefix"),
+        ("s3://key:planted-secret@pictures", "give them in AWS_ACCESS_KEY_ID"),
+        ("https://key:planted-secret@host", "write file:///path"),
+    ],
+)
+def test_a_malformed_url_is_told_its_remedy_and_no_secret(url: str, remedy: str) -> None:
+    with pytest.raises(ValueError, match=rf"^ARCHIVE_URL .*{remedy}") as failure:
+        open_store(url)
+    assert "planted-secret" not in str(failure.value)
+
+
+def test_wrong_settings_for_s3_are_told_what_there_is() -> None:
+    with pytest.raises(ValueError, match="S3_ADDRESSING_STYLE is one of auto, path, virtual, not 'dns'"):
+        open_store("s3://pictures", addressing_style="dns")
+    with pytest.raises(ValueError, match="S3_CHECKSUMS is one of when_required, when_supported, not 'never'"):
+        open_store("s3://pictures", checksums="never")
