@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 # Exit statuses of every command.
 SOME_FAILED, WRONG_USAGE = 1, 2
+# Columns of a table that goes into a file or a pipe.
+WIDE = 240
 
 
 def errors_told(command: Callable[P, T]) -> Callable[P, T]:
@@ -47,6 +49,11 @@ def errors_told(command: Callable[P, T]) -> Callable[P, T]:
             sys.exit(SOME_FAILED)
 
     return guarded
+
+
+def console() -> Console:
+    """Return a console for stdout; where that is no terminal, lines are wide enough that nothing is cut."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
 
 
 def load() -> Settings:
@@ -111,7 +118,7 @@ def audit() -> None:
     services = Services(load()).open()
     found = services.reports.audit()
     services.close()
-    Console().print(_audit_table(found))
+    console().print(_audit_table(found))
     for law, refs in found.broken.items():
         click.echo(f"broken: {law}: {', '.join(refs)}")
     click.echo("every law holds" if found.ok else "NOT every law holds")
@@ -149,7 +156,7 @@ def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: boo
         stored = sum(asset.key is not None for asset in assets[job.ref])
         what = job.reason or job.message
         table.add_row(job.ref, job.state, job.model, timestamp(job.submitted_at), f"{stored}/{len(assets[job.ref])}", what)
-    Console().print(table)
+    console().print(table)
 
 
 @main.command()
@@ -175,7 +182,7 @@ def _known_job(services: Services, ref: str) -> Job:
 
 
 def _show(services: Services, job: Job) -> None:
-    console = Console()
+    screen = console()
     lines = {
         "state": " ".join(filter(None, [job.state, job.reason, job.message])),
         "provider": f"{job.provider} {job.base_url} {job.provider_id or '(no id yet)'}",
@@ -185,7 +192,7 @@ def _show(services: Services, job: Job) -> None:
         "finished": timestamp(job.finished_at) or "",
     }
     for name, value in lines.items():
-        console.print(f"{name:>10}  {value}", markup=False, highlight=False)
+        screen.print(f"{name:>10}  {value}", markup=False, highlight=False)
     reported = Table("delivery", "source", "received", "verdict", "bytes", title="deliveries")
     for row in services.reports.deliveries(job.ref):
         reported.add_row(str(row.id), row.source, timestamp(row.received_at), row.verdict, str(len(row.body)))
@@ -193,7 +200,7 @@ def _show(services: Services, job: Job) -> None:
     for asset in services.reports.assets([job.ref])[job.ref]:
         where = services.store.locate(asset.key) if asset.key else asset.url
         stored.add_row(str(asset.idx), asset.state, where, str(asset.size or ""), asset.content_type, asset.sha256 or asset.error)
-    console.print(reported, stored)
+    screen.print(reported, stored)
 
 
 @main.command()

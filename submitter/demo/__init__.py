@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from receiver.cli import SOME_FAILED, errors_told
+from receiver.cli import SOME_FAILED, console, errors_told
 from receiver.errors import ConfigurationError
 from receiver.ledger.reports import Audit
 from receiver.services import Services
@@ -34,16 +34,16 @@ SUBMITTERS = 4
 @errors_told
 def demo(*, keep: bool, live: bool) -> None:
     """Run the main job end to end and check every byte. Exit status 0 only if all is as promised."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    screen = console()
     folder = Path(os.environ.get("DATA_DIR", "data")).resolve() / "demo" / time.strftime("%Y%m%d-%H%M%S")
     stage = Stage(live_environ(folder) if live else own_environ(os.environ, folder), folder / "logs")
     try:
         sandbox_url = None if live else _start_sandbox(stage)
         settings = _start_receiver(stage)
-        ok = _perform(console, settings, LIVE_SCENES if live else SCENES, sandbox_url)
-        console.print(f"archive  {settings.archive_url}\nlogs     {stage.logs}")
+        ok = _perform(screen, settings, LIVE_SCENES if live else SCENES, sandbox_url)
+        screen.print(f"archive  {settings.archive_url}\nlogs     {stage.logs}")
         if keep:
-            _tell_kept(console, stage, settings)
+            _tell_kept(screen, stage, settings)
             stage.processes.clear()
     finally:
         stage.stop()
@@ -82,19 +82,19 @@ def _start_receiver(stage: Stage) -> Settings:
     return settings
 
 
-def _perform(console: Console, settings: Settings, scenes: tuple[Scene, ...], sandbox_url: str | None) -> bool:
+def _perform(screen: Console, settings: Settings, scenes: tuple[Scene, ...], sandbox_url: str | None) -> bool:
     """Submit every scene, watch, check; say whether all is as promised."""
     with Submitter(settings) as submitter:
         refs = _submit_all(submitter, scenes)
-        _watch(console, submitter, dict(zip(refs, scenes, strict=True)), LIVE_PATIENCE if sandbox_url is None else SANDBOX_PATIENCE)
+        _watch(screen, submitter, dict(zip(refs, scenes, strict=True)), LIVE_PATIENCE if sandbox_url is None else SANDBOX_PATIENCE)
     services = Services(settings).open()
     try:
         findings = [look(services, scene, ref, sandbox_url) for ref, scene in zip(refs, scenes, strict=True)]
         found = services.reports.audit()
     finally:
         services.close()
-    console.print(table(findings))
-    return _conclude(console, findings, found)
+    screen.print(table(findings))
+    return _conclude(screen, findings, found)
 
 
 def _submit_all(submitter: Submitter, scenes: tuple[Scene, ...]) -> list[str]:
@@ -105,10 +105,10 @@ def _submit_all(submitter: Submitter, scenes: tuple[Scene, ...]) -> list[str]:
         return list(hands.map(submit, scenes))
 
 
-def _watch(console: Console, submitter: Submitter, scenes: dict[str, Scene], patience: float) -> None:
+def _watch(screen: Console, submitter: Submitter, scenes: dict[str, Scene], patience: float) -> None:
     """Show the jobs move until all are final, or the patience (seconds) is over."""
     seen: dict[str, JobView] = {}
-    with Live(console=console, transient=True, auto_refresh=False) as live:
+    with Live(console=screen, transient=True, auto_refresh=False) as live:
 
         def show(job: JobView) -> None:
             seen[job.ref] = job
@@ -117,7 +117,7 @@ def _watch(console: Console, submitter: Submitter, scenes: dict[str, Scene], pat
         try:
             submitter.wait(list(scenes), timeout=patience, watch=show)
         except TimeoutError as error:
-            console.print(f"[red]{error}[/]")
+            screen.print(f"[red]{error}[/]")
 
 
 def _progress(scenes: dict[str, Scene], seen: dict[str, JobView]) -> Table:
@@ -129,23 +129,23 @@ def _progress(scenes: dict[str, Scene], seen: dict[str, JobView]) -> Table:
     return shown
 
 
-def _conclude(console: Console, findings: list[Finding], found: Audit) -> bool:
+def _conclude(screen: Console, findings: list[Finding], found: Audit) -> bool:
     """Say what was checked and what is not as promised."""
     complaints = [f"{finding.scene.title} ({finding.job.ref}) {text}" for finding in findings for text in finding.complaints]
     complaints += [f"broken law: {law}: {', '.join(refs)}" for law, refs in found.broken.items()]
     if found.difference:
         complaints.append(f"{found.difference} jobs are nowhere")
     figures = f"{found.archived} archived + {found.failed} failed + {found.expired} expired + {found.in_flight} in flight"
-    console.print(f"submitted {found.submitted} = {figures}")
+    screen.print(f"submitted {found.submitted} = {figures}")
     objects = sum(len(finding.stored) for finding in findings)
     for text in complaints:
-        console.print(f"[red]✗ {text}[/]")
+        screen.print(f"[red]✗ {text}[/]")
     if not complaints:
-        console.print(f"[green]✓ all as promised:[/] {len(findings)} jobs, {objects} objects, every SHA-256 checked, each job posted once")
+        screen.print(f"[green]✓ all as promised:[/] {len(findings)} jobs, {objects} objects, every SHA-256 checked, each job posted once")
     return not complaints
 
 
-def _tell_kept(console: Console, stage: Stage, settings: Settings) -> None:
+def _tell_kept(screen: Console, stage: Stage, settings: Settings) -> None:
     pids = " ".join(str(process.pid) for process in reversed(stage.processes.values()))
     token = Services(settings).admin_token
-    console.print(f"still running: http://127.0.0.1:{settings.port}  ADMIN_TOKEN {token}\nstop with: kill {pids}", soft_wrap=True)
+    screen.print(f"still running: http://127.0.0.1:{settings.port}  ADMIN_TOKEN {token}\nstop with: kill {pids}", soft_wrap=True)
