@@ -26,10 +26,11 @@ graceful_timeout = 8
 timeout = 60
 keepalive = 15
 backlog = 2048
-# Paths hold tickets, so there is no access log; what happened to a callback is logged by its ref.
+# Paths hold tickets, so there is no access log, nor gunicorn's warnings, which quote requests it cannot read; what happened to a
+# callback is logged by its ref.
 accesslog = None
 errorlog = "-"
-loglevel = "warning"
+loglevel = "error"
 # The heartbeat file must not wait for a busy disk.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112 - memory, and gunicorn wants a plain text
 
@@ -39,11 +40,11 @@ def on_starting(_server: Any) -> None:
     from receiver import logs  # noqa: PLC0415 - logging belongs to the running server, not to the import
 
     logs.configure(_settings)
-    metrics.prepare(_settings.data_dir)
     try:
         Services(_settings).open().close()
     except ReceiverError as error:
         sys.exit("\n".join(getattr(error, "mistakes", [str(error)])))
+    metrics.prepare(_settings.data_dir)
 
 
 def post_worker_init(worker: Any) -> None:

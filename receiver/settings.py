@@ -3,13 +3,27 @@
 ``Settings.load`` is the only place that looks at the environment. All mistakes are reported together.
 """
 
-import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from receiver.archive.address import AddressPolicy
 from receiver.errors import ConfigurationError
@@ -21,28 +35,57 @@ def _split(value: object) -> object:
 
 
 def _web_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("must be an http:// or https:// address without ?query, such as https://pictures.example.com")
-    return value.rstrip("/")
+    with suppress(ValueError):  # of a port or of brackets that cannot be read
+        if re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value) and urlsplit(value).port != 0:
+            return value.rstrip("/")
+    raise ValueError("must be an http:// or https:// address without ?query, such as https://pictures.example.com")
 
 
 def _ledger_address(value: str) -> str:
     if value.startswith(("postgresql://", "postgres://")):
-        return "postgresql+psycopg://" + value.split("://", 1)[1]
-    if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
+        address = "postgresql+psycopg://" + value.split("://", 1)[1]
+        with suppress(ValueError, ArgumentError):
+            make_url(address)
+            return address
+    elif re.fullmatch(r"sqlite:///(?!:memory:)[^?]+", value):
         return value
-    raise ValueError("must be sqlite:///path/of/ledger.sqlite3 or postgresql://user:password@host/database")
+    raise ValueError("must be sqlite:///path/of/ledger.sqlite3 (no path with a ?) or postgresql://user:password@host/database")
 
 
 def _archive_address(value: str) -> str:
-    parts = urlsplit(value)
-    if (parts.scheme == "file" and not parts.netloc and parts.path) or (parts.scheme == "s3" and parts.netloc):
+    if re.fullmatch(r"file:///.+|s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}(/.*)?", value):
         return value
-    raise ValueError("must be file:///absolute/path or s3://bucket/prefix")
+    raise ValueError(
+        "must be file:///absolute/path or s3://bucket/prefix; credentials stand in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )
 
 
+def _sendable(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("must be ASCII without spaces, because it travels in an HTTP header; copy it again")
+    return value
+
+
+def _hard_to_guess(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if any(len(secret.get_secret_value()) < 16 for secret in values):  # noqa: PLR2004 - the length the text names
+        raise ValueError("each secret needs at least 16 characters; make one with: openssl rand -hex 32")
+    return values
+
+
+def _exemptions(entries: tuple[str, ...]) -> tuple[str, ...]:
+    AddressPolicy.parse(entries, ())
+    return entries
+
+
+def _patterns(entries: tuple[str, ...]) -> tuple[str, ...]:
+    AddressPolicy.parse((), entries)
+    return entries
+
+
+T = TypeVar("T")
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_hard_to_guess)]
+Token = Annotated[SecretStr | None, AfterValidator(_sendable)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -53,18 +96,21 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    grsai_api_key: SecretStr | None = None
+    grsai_api_key: Token = None
     grsai_base_url: WebAddress = "https://grsaiapi.com"
+    openai_api_key: Token = None
+    openai_base_url: WebAddress = "https://api.openai.com/v1"
     public_url: WebAddress | None = None  # as the provider sees us
-    callback_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = ()  # the first signs, all verify
-    admin_token: SecretStr | None = None
     data_dir: Path = Path("data")
-    database_url: Annotated[str, AfterValidator(_ledger_address)] = ""
+    database_url: Annotated[str, AfterValidator(_ledger_address)] = Field(default="", repr=False)  # may hold a password
+    # The next two look at database_url, so they stand below it. Of the secrets the first signs, all verify.
+    callback_secrets: Secrets = Field(default=(), validate_default=True)
+    admin_token: Token = Field(default=None, validate_default=True)
     archive_url: Annotated[str, AfterValidator(_archive_address)] = ""
     s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
     s3_checksums: Literal["when_required", "when_supported"] = "when_required"
-    fetch_allow: Words = ()
-    fetch_hosts: Words = ()
+    fetch_allow: Annotated[Words, AfterValidator(_exemptions)] = ()
+    fetch_hosts: Annotated[Words, AfterValidator(_patterns)] = ()
     fetch_max_bytes: Count = 100 * 1024 * 1024
     fetch_timeout: Seconds = 700
     url_lifetime: Seconds = 7200
@@ -96,25 +142,15 @@ class Settings(BaseModel):
     def _defaults_in_data_dir(cls, values: dict[str, object]) -> dict[str, object]:
         data = Path(str(values.get("data_dir") or "data")).resolve()
         values.setdefault("database_url", f"sqlite:///{data / 'ledger.sqlite3'}")
-        values.setdefault("archive_url", f"file://{data / 'archive'}")
+        values.setdefault("archive_url", (data / "archive").as_uri())
         return {**values, "data_dir": data}
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        mistakes = []
-        try:
-            self.address_policy()
-        except ValueError as error:
-            mistakes.append(f"FETCH_ALLOW, FETCH_HOSTS: {error}")
-        if any(len(secret.get_secret_value()) < 16 for secret in self.callback_secrets):  # noqa: PLR2004 - the length the text names
-            mistakes.append("CALLBACK_SECRETS: each secret needs at least 16 characters; make one with: openssl rand -hex 32")
-        if not self.embedded and not self.callback_secrets:
-            mistakes.append("CALLBACK_SECRETS: must be set, alike on every machine, when DATABASE_URL is PostgreSQL")
-        if not self.embedded and self.admin_token is None:
-            mistakes.append("ADMIN_TOKEN: must be set, alike on every machine, when DATABASE_URL is PostgreSQL")
-        if mistakes:
-            raise ValueError(json.dumps(mistakes))
-        return self
+    @field_validator("callback_secrets", "admin_token")
+    @classmethod
+    def _alike_on_every_machine(cls, value: T, info: ValidationInfo) -> T:
+        if not value and info.data.get("database_url", "").startswith("postgresql"):
+            raise ValueError("must be set, alike on every machine, when DATABASE_URL is PostgreSQL")
+        return value
 
     @property
     def embedded(self) -> bool:
@@ -127,7 +163,7 @@ class Settings(BaseModel):
         return Path(self.database_url.removeprefix("sqlite:///"))
 
     def address_policy(self) -> AddressPolicy:
-        """Build the rule of where downloads may connect; raise ValueError naming a malformed entry."""
+        """Build the rule of where downloads may connect."""
         return AddressPolicy.parse(self.fetch_allow, self.fetch_hosts)
 
 
@@ -137,20 +173,33 @@ def _gather(cls: type[Settings], environ: Mapping[str, str]) -> tuple[dict[str, 
     mistakes = []
     for field in cls.model_fields:
         name = field.upper()
-        value, file = environ.get(name, ""), environ.get(f"{name}_FILE", "")
+        value, file = environ.get(name, "").strip(), environ.get(f"{name}_FILE", "").strip()
         if value and file:
             mistakes.append(f"{name}: set either {name} or {name}_FILE, not both")
         elif file:
             try:
-                value = Path(file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                mistakes.append(f"{name}_FILE: {file} cannot be read ({error}); name a readable text file")
-        if value.strip():
+                value = _contents(Path(file))
+            except ValueError as error:
+                mistakes.append(f"{name}_FILE: {error}")
+        if value:
             values[field] = value
     return values, mistakes
 
 
+def _contents(path: Path) -> str:
+    """Read a value from its file; ValueError says what is wrong with it, but not its name: the secret itself may stand there by mistake."""
+    try:
+        value = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"the file cannot be read ({error.strerror}); name a readable text file") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("the file is not UTF-8 text; name a readable text file") from error
+    if not value:
+        raise ValueError("the file is empty; write the value into it, or unset the variable")
+    return value
+
+
 def _mistake(place: tuple[int | str, ...], text: str) -> str:
-    """Say one validation error with the name of its variable; the value stays out, it may be a secret."""
-    text = text.removeprefix("Value error, ")
-    return f"{str(place[0]).upper()}: {text}" if place else "; ".join(json.loads(text))
+    """Say one validation error with the name of its variable, once; the value stays out, it may be a secret."""
+    name = str(place[0]).upper()
+    return f"{name}: {text.removeprefix('Value error, ').removeprefix(f'{name}: ')}"

@@ -6,6 +6,7 @@ The children ask the kernel to be stopped when this process dies, so that even a
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 import structlog
+
+from receiver.errors import ConfigurationError
 
 log = structlog.get_logger(__name__)
 
@@ -71,8 +74,19 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _require_free(host: str, port: int) -> None:
+    """Raise ConfigurationError if nobody can listen there: a web process that cannot start would be started again for ever."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        raise ConfigurationError([f"PORT, --host, --port: cannot listen on {host}:{port} ({error.strerror}); choose another"]) from error
+
+
 def serve(host: str, port: int) -> None:
-    """Run web and worker until SIGTERM or SIGINT."""
+    """Run web and worker until SIGTERM or SIGINT; raise ConfigurationError if the address is taken."""
+    _require_free(host, port)
     web = ["-m", "gunicorn", "-c", "python:receiver.gunicorn_conf", "--bind", f"{host}:{port}", "receiver.web:create_app()"]
     children = [Child("web", [sys.executable, *web]), Child("worker", [sys.executable, "-m", "receiver", "worker"])]
     stopping = threading.Event()

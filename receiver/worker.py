@@ -2,10 +2,13 @@
 
 import fcntl
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from types import FrameType
 from typing import TextIO
 
 import structlog
@@ -36,8 +39,24 @@ def _alone(path: Path) -> Iterator[None]:
     with path.open("a", encoding="ascii") as file:
         if not _try_lock(file):
             log.info("waiting for the worker that is still running", lock=str(path))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with _signals_end_it():
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """Have a signal end this process, which has nothing to drain yet: after a handler that returns, the kernel would wait on."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _try_lock(file: TextIO) -> bool:

@@ -2,23 +2,29 @@
 
 import hmac
 import json
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from flask import Blueprint, Response, jsonify, request
+from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from receiver.archive.manifest import timestamp
-from receiver.errors import LedgerError, ReceiverError
+from receiver.errors import ConfigurationError, LedgerError, ReceiverError
+from receiver.job_request import JobRequest
 from receiver.ledger.rows import Asset, Job
-from receiver.model import AssetState, JobState
+from receiver.model import Api, AssetState, JobState, Mode, Provider
 from receiver.views import JobView
+from receiver.web.body import read_body
 from receiver.web.state import services
 
 blueprint = Blueprint("api", __name__, url_prefix="/api")
 
 DEFAULT_LIMIT, MOST = 50, 500
 BLOCK = 256 * 1024
+# Bytes of a job's request; reference pictures may come along as data URIs.
+LONGEST_REQUEST = 32 * 1024 * 1024
 
 
 @blueprint.before_request
@@ -38,13 +44,41 @@ def jobs() -> Response:
     state, limit = request.args.get("state", ""), request.args.get("limit", str(DEFAULT_LIMIT))
     if state and state not in set(JobState):
         return problem(400, f"state is one of {', '.join(JobState)}")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MOST:
+    size = _number(limit)
+    if not 1 <= size <= MOST:
         return problem(400, f"limit is a number from 1 to {MOST}")
-    size = int(limit)
     wanted = JobState(state) if state else None
     found = services().reports.jobs(state=wanted, search=request.args.get("q", ""), after=request.args.get("after", ""), limit=size + 1)
     page = found[:size]
     return jsonify(jobs=_views(page), next=page[-1].ref if len(found) > size else None)
+
+
+@blueprint.post("/jobs")
+def submit() -> Response:
+    """Post a job to GRSAI; the header ``Idempotency-Key`` is its ``key``. 201 with the job, 200 with the one that has the key already.
+
+    OpenAI is left to the ``submitter``: its answer is the result, and a web process that is restarted meanwhile would lose it.
+    """
+    try:
+        asked = JobRequest.model_validate_json(read_body(LONGEST_REQUEST))
+        if header := request.headers.get("Idempotency-Key"):
+            asked = JobRequest.model_validate({**asked.model_dump(), "key": header})
+    except ValidationError as error:
+        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors(include_url=False)]
+        return problem(400, "; ".join(mistakes))
+    if asked.provider is not Provider.GRSAI or asked.mode is Mode.SYNC or asked.api is Api.IMAGES:
+        return problem(400, "this API posts to GRSAI only, with mode webhook, poll or stream; for OpenAI use the submitter")
+    if asked.key and (holder := services().ledger.key_holder(asked.key)):
+        return jsonify(_views([holder])[0])
+    try:
+        made = services().desk.submit(asked.submission(), back_off=())
+    except ConfigurationError as error:
+        return problem(409, "; ".join(error.mistakes))
+    services().engine.ring()
+    response = jsonify(_views([made])[0])
+    response.status_code = 201
+    response.headers["Location"] = f"/api/jobs/{made.ref}"
+    return response
 
 
 @blueprint.get("/jobs/<ref>")
@@ -75,15 +109,16 @@ def asset(ref: str, index: int) -> Response:
     found = next((row for row in services().reports.assets([ref])[ref] if row.idx == index), None)
     if found is None or found.state is not AssetState.ARCHIVED or found.key is None:
         return problem(404, f"{ref} has no archived asset {index}")
-    response = Response(_blocks(services().store.open(found.key)), content_type=found.content_type)
+    source = services().store.open(found.key)
+    response = Response(_blocks(source), content_type=found.content_type)
+    response.call_on_close(source.close)  # not left to the generator: one that never ran, as for a HEAD, closes nothing
     response.headers.update(_harmless(found))
     return response
 
 
 def _blocks(source: BinaryIO) -> Iterator[bytes]:
-    with source:
-        while block := source.read(BLOCK):
-            yield block
+    while block := source.read(BLOCK):
+        yield block
 
 
 def _harmless(found: Asset) -> dict[str, str]:
@@ -100,10 +135,10 @@ def _harmless(found: Asset) -> dict[str, str]:
 @blueprint.get("/events")
 def events() -> Response:
     """List events after the one numbered ``after``, oldest first."""
-    after = request.args.get("after", "0")
-    if not after.isascii() or not after.isdigit():
+    after = _number(request.args.get("after", "0"))
+    if after < 0:
         return problem(400, "after is the id of an event")
-    found = services().reports.events(after=min(int(after[:19]), 2**62))
+    found = services().reports.events(after=after)
     shown = [
         {"id": row["id"], "type": row["type"], "timestamp": timestamp(row["created_at"]), "data": json.loads(row["payload"])}
         for row in found
@@ -125,6 +160,11 @@ def audit() -> Response:
         difference=found.difference,
         broken=found.broken,
     )
+
+
+def _number(text: str) -> int:
+    """Read a number of up to 18 digits, which every database can hold; -1 for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else -1
 
 
 def _views(found: list[Job]) -> list[dict[str, object]]:

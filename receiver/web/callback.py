@@ -8,11 +8,12 @@ import time
 
 import structlog
 from flask import Blueprint, Response, jsonify, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from receiver.errors import ReceiverError, TicketError, UnreadableError
 from receiver.model import Delivery, Source
 from receiver.providers.grsai import read_report
+from receiver.web.body import read_body
 from receiver.web.counters import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.state import services
 
@@ -30,9 +31,9 @@ def receive(ticket: str) -> Response:
     started = time.perf_counter()
     ref = _ref(ticket)
     if ref is None:
-        return _answer("forged", 404, error="no such callback")
+        return _forged()
     try:
-        verdict = services().inbox.accept(Delivery(ref, Source.CALLBACK, _body(), time.time()))
+        verdict = services().inbox.accept(Delivery(ref, Source.CALLBACK, read_body(services().settings.callback_max_bytes), time.time()))
     except UnreadableError as error:
         log.warning("callback unreadable, kept as evidence", ref=ref, error=str(error))
         return _answer("unreadable", 400, ref=ref, error=str(error))
@@ -47,7 +48,7 @@ def confirm() -> Response:
     if services().grsai is None:
         return _answer("no_key", 401, error="a callback without a ticket is read back from GRSAI, which needs GRSAI_API_KEY")
     try:
-        provider_id = read_report(_body()).provider_id
+        provider_id = read_report(read_body(services().settings.callback_max_bytes)).provider_id
     except UnreadableError as error:
         return _answer("unreadable", 400, error=str(error))
     if provider_id is None:
@@ -56,6 +57,10 @@ def confirm() -> Response:
         return _answer("unavailable", 503, error="too many callbacks without a ticket are waiting to be confirmed")
     services().engine.ring()
     return _answer("hint", 202, message="to be confirmed with GRSAI")
+
+
+def _forged() -> Response:
+    return _answer("forged", 404, error="no such callback")
 
 
 def _ref(ticket: str) -> str | None:
@@ -68,12 +73,6 @@ def _ref(ticket: str) -> str | None:
         return None
 
 
-def _body() -> bytes:
-    """Read the body, bounded by CALLBACK_MAX_BYTES whatever its headers say."""
-    request.max_content_length = services().settings.callback_max_bytes
-    return request.get_data(cache=False)
-
-
 def _answer(outcome: str, status: int, **content: object) -> Response:
     """Count and answer."""
     CALLBACKS.labels(outcome).inc()
@@ -82,6 +81,12 @@ def _answer(outcome: str, status: int, **content: object) -> Response:
     if status == 503:  # noqa: PLR2004 - HTTP's "unavailable"
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
+
+
+@blueprint.app_errorhandler(NotFound)
+def _no_route(error: NotFound) -> Response | NotFound:
+    """Answer a callback with a slash too many, which no route takes, like any ticket that is not ours."""
+    return _forged() if request.path.startswith("/callback/") else error
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)

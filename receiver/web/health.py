@@ -32,6 +32,7 @@ def readyz() -> Response:
     """Say whether callbacks can be stored and pictures archived, and how long (seconds) the oldest due work has been waiting."""
     ledger, archive, age = "ok", _probe.archive(), None
     try:
+        services().ledger.require_writable()
         due = services().reports.oldest_due(time.time())
         age = round(max(time.time() - due, 0.0), 3) if due is not None else 0.0
     except LedgerError as error:
@@ -49,12 +50,20 @@ def metrics() -> Response:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package has no types here
+    of_ledger = CollectorRegistry()
+    try:
+        of_ledger.register(_Once(_jobs()))
+    except LedgerError as error:
+        # The counters say how bad it is, so they are shown all the same.
+        log.error("ledger not usable", error=str(error))  # noqa: TRY400 - the text says it
+    return Response(generate_latest(registry) + generate_latest(of_ledger), content_type=CONTENT_TYPE_LATEST)
+
+
+def _jobs() -> GaugeMetricFamily:
     jobs = GaugeMetricFamily("receiver_jobs", "Jobs in the ledger, by state.", labels=["state"])
     for state, number in services().reports.counts().items():
         jobs.add_metric([state], number)
-    of_ledger = CollectorRegistry()
-    of_ledger.register(_Once(jobs))
-    return Response(generate_latest(registry) + generate_latest(of_ledger), content_type=CONTENT_TYPE_LATEST)
+    return jobs
 
 
 class _Once:

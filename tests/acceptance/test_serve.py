@@ -1,0 +1,193 @@
+"""``receiver serve`` as users run it: real processes, killed and stopped in every way, against the sandbox."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from premises import Premises
+from processes import Running
+from waiting import until
+
+from receiver.model import JobState, new_ref
+from receiver.services import Services
+from submitter.sandbox import Sandbox
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Premises]:
+    with Sandbox(looks=1) as sandbox:
+        yield Premises(tmp_path, sandbox)
+
+
+def children(service: Running, words: str) -> list[int]:
+    """Return the pids of the supervisor's own children whose command line has these words."""
+    found = (pid for pid, line in service.members().items() if words in line)
+    return [pid for pid in found if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] == str(service.pid)]
+
+
+def kept_secrets(here: Premises) -> dict[str, tuple[int, str]]:
+    return {path.name: (path.stat().st_mode & 0o777, path.read_text()) for path in (here.data / "secrets").iterdir()}
+
+
+def test_a_fresh_checkout_does_the_main_job_and_a_later_start_keeps_secrets_and_jobs(here: Premises) -> None:
+    with here.started() as service:
+        secrets = kept_secrets(here)
+        assert {name: mode for name, (mode, _) in secrets.items()} == {"admin": 0o600, "callback": 0o600}
+        assert (here.data / "secrets").stat().st_mode & 0o777 == 0o700
+        token = secrets["admin"][1].strip()
+        assert f"ADMIN_TOKEN {token}" in service.output(), "it is told to whoever started it"
+        assert secrets["callback"][1].strip() not in service.output()
+        (job,) = here.wait(here.submit().ref)
+        assert here.is_safe(job)
+        shown = requests.get(f"{here.url}/api/jobs/{job.ref}", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        assert shown.json() == job.model_dump(mode="json")
+        hook = here.sandbox.tasks()[0]["webhook"]
+        assert hook.rpartition("/")[2] not in service.output(), "tickets are secrets, so they are not logged"
+        assert service.stop() == 0
+    with here.started() as again:
+        assert kept_secrets(here) == secrets
+        late = requests.post(hook, json={"id": job.provider_id, "status": "running"}, timeout=10)
+        assert (late.status_code, late.json()) == (200, {"ok": True, "ref": job.ref})
+        assert here.wait(job.ref) == [job]
+        # A kill -9 of the supervisor leaves nobody behind.
+        os.kill(again.pid, signal.SIGKILL)
+        again.process.wait()
+        until(lambda: not again.members(), within=10, what="that nothing lives on")
+        assert here.status("/healthz") is None
+
+
+def test_killed_children_are_started_again_and_their_work_is_taken_over(here: Premises) -> None:
+    with here.started() as service:
+        slow = here.submit(bytes=200_000, file={"mode": "slow", "rate": 200_000})
+        until(lambda: here.sandbox.stats()["file_gets"] == 1, what="a download under way")
+        (worker,), (web,) = children(service, "receiver worker"), children(service, "gunicorn")
+        for pid in (worker, web):
+            os.kill(pid, signal.SIGKILL)
+        service.says("process died, starting it again", times=2)
+        service.says("claims of a dead worker taken over")
+        (job,) = here.wait(slow.ref)
+        assert here.is_safe(job)
+        assert here.sandbox.stats()["file_gets"] == 2
+        until(lambda: children(service, "gunicorn") and here.status("/readyz") == 200, what="that the web side is back")
+        (job,) = here.wait(here.submit().ref)
+        assert here.is_safe(job)
+        assert not list((here.data / "scratch").rglob(f"{slow.ref}*")), "what the killed worker left was removed"
+
+
+def begin_callback(here: Premises, ticket: str, body: bytes) -> socket.socket:
+    """Send a callback without the last byte of its body, and see that somebody is reading it."""
+    connection = socket.create_connection(("127.0.0.1", here.port), timeout=10)
+    head = ["Host: x", f"Content-Length: {len(body)}", "Expect: 100-continue", "Connection: close"]
+    connection.sendall("\r\n".join([f"POST /callback/{ticket} HTTP/1.1", *head, "", ""]).encode())
+    assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.sendall(body[:-1])
+    return connection
+
+
+def test_sigterm_drains_a_callback_and_a_download_under_way(here: Premises) -> None:
+    with here.started() as service, here.services() as services:
+        slow = here.submit(bytes=300_000, file={"mode": "slow", "rate": 200_000})
+        until(lambda: here.sandbox.stats()["file_gets"] == 1, what="a download under way")
+        ref, body = new_ref(time.time()), b'{"id":"in-flight","status":"running"}'
+        with closing(begin_callback(here, services.tickets.sign(ref), body)) as connection:
+            started = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
+            service.says("draining")
+            connection.sendall(body[-1:])
+            answer = connection.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert ref.encode() in answer
+        assert service.process.wait(15) == 0
+        assert time.monotonic() - started < 10
+        assert [row.verdict for row in services.reports.deliveries(ref)] == ["progress"]
+        (asset,) = services.reports.assets([slow.ref])[slow.ref]
+        assert asset.state == "archived", "the download was finished, not thrown away"
+        assert not service.members()
+        assert "Traceback" not in service.output()
+
+
+# kill -9 under load.
+
+
+@dataclass
+class Load:
+    """Callbacks of many jobs, posted by several senders; each remembers what it was answered 200 for."""
+
+    bodies: dict[str, list[bytes]]
+    urls: dict[str, str]
+    acknowledged: Counter[str] = field(default_factory=Counter)
+
+    def post(self, refs: list[str]) -> None:
+        """Post the reports of these jobs; what is not answered is lost, as with a provider that does not repeat."""
+        with requests.Session() as session:
+            for ref in refs:
+                for body in self.bodies[ref]:
+                    try:
+                        answer = session.post(self.urls[ref], data=body, timeout=10)
+                    except requests.RequestException:
+                        continue
+                    if answer.status_code == 200:
+                        self.acknowledged[ref] += 1
+
+
+def a_load(here: Premises, services: Services, jobs: int) -> Load:
+    """Have the provider finish jobs nobody here knows, and make the callbacks that say so: two about each, and a late one."""
+    bodies = {}
+    with requests.Session() as session:
+        session.headers["Authorization"] = "Bearer sk-test"
+
+        def ask(path: str, **question: Any) -> Any:
+            return session.post(here.sandbox.url + path, json=question, timeout=10).json()["data"]
+
+        order: dict[str, Any] = {"model": "m", "prompt": "a fox", "size": "64x64", "webHook": "-1", "sandbox": {"delay": 0}}
+        tasks = [ask("/v1/draw/completions", **order)["id"] for _ in range(jobs)]
+        until(lambda: here.sandbox.stats()["running"] == 0, what="that all are finished")
+        for task in tasks:
+            final = json.dumps(ask("/v1/draw/result", id=task)).encode()
+            bodies[new_ref(time.time())] = [final, final, json.dumps({"id": task, "status": "running"}).encode()]
+    return Load(bodies, {ref: f"{here.url}/callback/{services.tickets.sign(ref)}" for ref in bodies})
+
+
+def test_kill_9_under_load_loses_nothing_that_was_acknowledged_and_archives_everything_once(here: Premises) -> None:
+    moment = random.randrange(10, 120)  # noqa: S311 - any moment must do
+    with here.services() as services:
+        load = a_load(here, services, jobs=60)
+        refs = list(load.bodies)
+        with here.started() as first, ThreadPoolExecutor(4) as senders:
+            posted = [senders.submit(load.post, refs[number::4]) for number in range(4)]
+            until(lambda: load.acknowledged.total() >= moment or all(post.done() for post in posted))
+            first.kill()
+        for post in posted:
+            post.result()
+        acknowledged = Counter(load.acknowledged)
+        assert moment <= acknowledged.total()
+        for ref, number in acknowledged.items():
+            assert len(services.reports.deliveries(ref)) >= number, f"{ref}, killed after {moment} answers"
+        with here.started() as second:
+            load.post([ref for ref in refs if ref not in acknowledged])  # a provider that does repeat them
+            jobs = here.wait(*refs)
+            assert Counter(job.state for job in jobs) == {JobState.ARCHIVED: 60}
+            assert services.reports.audit().ok
+            assert "Traceback" not in second.output()
+        events = [event for event in services.reports.events(limit=1000) if event["type"] == "asset.archived"]
+        assert Counter(event["ref"] for event in events) == dict.fromkeys(refs, 1)
+        assert stored(here) == sorted(str(here.sandbox.task(str(job.provider_id))["files"][0]["sha256"]) for job in jobs)
+
+
+def stored(here: Premises) -> list[str]:
+    """Return the SHA-256 of every picture in the archive."""
+    files = [path for path in (here.data / "archive").rglob("*.png") if ".tmp" not in path.parts]
+    return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)

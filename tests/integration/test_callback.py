@@ -1,0 +1,290 @@
+"""The contract of the two doors for callbacks, to the letter, on a real ledger."""
+
+import io
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from flask.testing import FlaskClient
+from web_side import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
+
+from receiver.ledger import database
+from receiver.model import AssetState, JobState
+
+LIMIT = 2000
+NOT_OURS = {"ok": False, "error": "no such callback"}
+
+
+@pytest.fixture
+def environ(sqlite_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": sqlite_url, "GRSAI_API_KEY": "sk-test", "CALLBACK_MAX_BYTES": str(LIMIT)}
+
+
+@pytest.fixture
+def web(environ: dict[str, str], tmp_path: Path) -> Iterator[WebSide]:
+    with web_side(tmp_path / "data", environ) as web:
+        yield web
+
+
+def rows(web: WebSide, table: str) -> int:
+    with closing(sqlite3.connect(web.services.settings.ledger_path)) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own word
+
+
+# Tickets that are not ours.
+
+
+WRONG_PATHS: dict[str, Callable[[str], str]] = {
+    "double slash": lambda ticket: f"/callback//{ticket}",
+    "two double slashes": lambda ticket: f"//callback//{ticket}",
+    "trailing slash": lambda ticket: f"/callback/{ticket}/",
+    "two trailing slashes": lambda ticket: f"/callback/{ticket}//",
+    "one character encoded": lambda ticket: f"/callback/%{ord(ticket[0]):02X}{ticket[1:]}",
+    "the dot encoded": lambda ticket: f"/callback/{ticket.replace('.', '%2E')}",
+    "encoded twice": lambda ticket: f"/callback/{ticket.replace('.', '%252E')}",
+    "an encoded slash behind": lambda ticket: f"/callback/{ticket}%2F",
+    "an encoded newline behind": lambda ticket: f"/callback/{ticket}%0A",
+    "a folder in front": lambda ticket: f"/callback/x/{ticket}",
+    "a dot in front": lambda ticket: f"/callback/./{ticket}",
+    "lower case": lambda ticket: f"/callback/{ticket.lower()}",
+    "truncated": lambda ticket: f"/callback/{ticket[:-1]}",
+    "only the ref": lambda ticket: f"/callback/{ticket.partition('.')[0]}",
+    "a parameter": lambda ticket: f"/callback/{ticket};x=1",
+    "not UTF-8": lambda ticket: f"/callback/{ticket}%FF",
+    "an empty ticket": lambda _: "/callback//",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PATHS.values(), ids=WRONG_PATHS)
+def test_any_path_but_the_one_we_gave_out_is_not_ours_keeps_nothing_and_is_counted(web: WebSide, wrong: Callable[[str], str]) -> None:
+    before, path = web.counted("forged"), wrong(web.ticket())
+    # As a server passes it on; the test client itself would read "//callback" as the name of a host.
+    answer = web.client.post("/", data=json.dumps(SUCCEEDED), environ_overrides=as_requested(path))
+    assert (answer.status_code, answer.json, answer.headers.get("Location")) == (404, NOT_OURS, None)
+    assert (rows(web, "jobs"), rows(web, "deliveries"), rows(web, "hints")) == (0, 0, 0)
+    assert web.counted("forged") == before + 1
+
+
+@pytest.mark.parametrize("method", ["get", "head", "put", "patch", "delete"])
+def test_only_post_is_allowed(web: WebSide, method: str) -> None:
+    for path in ("/callback", f"/callback/{web.ticket()}"):
+        answer = getattr(web.client, method)(path)
+        assert answer.status_code == 405
+        assert "POST" in answer.headers["Allow"]
+
+
+def as_requested(path: str) -> dict[str, str]:
+    """Return a path as WSGI servers pass it on: as it came, and decoded, its bytes read as Latin-1."""
+    return {"RAW_URI": path, "PATH_INFO": unquote_to_bytes(path).decode("latin-1")}
+
+
+# Bodies that cannot be taken.
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b"<html>", b"{}", b'{"id":NaN}', b"[" * LIMIT])
+def test_an_unreadable_body_is_kept_as_evidence(web: WebSide, body: bytes) -> None:
+    answer = web.callback(ticket := web.ticket(), body)
+    ref = ticket.partition(".")[0]
+    assert (answer.status_code, answer.json["ok"], answer.json["ref"]) == (400, False, ref)
+    (kept,) = web.services.reports.deliveries(ref)
+    assert (kept.body, kept.verdict, kept.source) == (body, "unreadable", "callback")
+
+
+def send_with_length(client: FlaskClient, path: str, body: bytes) -> Any:
+    return client.post(path, data=body)
+
+
+def send_in_chunks(client: FlaskClient, path: str, body: bytes) -> Any:
+    # As gunicorn gives a chunked body: no length, and a stream that ends by itself.
+    chunked = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+    return client.post(path, input_stream=io.BytesIO(body), environ_overrides=chunked)
+
+
+@pytest.mark.parametrize("send", [send_with_length, send_in_chunks])
+@pytest.mark.parametrize("door", ["/callback", "/callback/{ticket}"])
+def test_a_body_may_have_so_many_bytes_and_no_more(web: WebSide, send: Callable[..., Any], door: str) -> None:
+    path = door.format(ticket=web.ticket())
+    body = json.dumps(RUNNING).encode()
+    before = web.counted("too_large")
+    answer = send(web.client, path, body.ljust(LIMIT + 1))
+    assert (answer.status_code, answer.json["ok"]) == (413, False)
+    assert str(LIMIT) in answer.json["error"]
+    assert (rows(web, "deliveries"), rows(web, "hints"), web.counted("too_large")) == (0, 0, before + 1)
+    assert send(web.client, path, body.ljust(LIMIT)).status_code in {200, 202}
+
+
+def test_a_body_that_is_cut_short_is_not_taken_for_a_report(web: WebSide) -> None:
+    body = json.dumps(RUNNING).encode()
+    answer = web.callback(web.ticket(), body, environ_overrides={"CONTENT_LENGTH": str(len(body) + 1)})
+    assert (answer.status_code, rows(web, "deliveries")) == (400, 0)
+
+
+# A ledger that cannot take anything.
+
+
+def replace_by_a_directory(web: WebSide) -> Callable[[], None]:
+    path = web.services.settings.ledger_path
+    web.services.database.close()
+    path.rename(path.with_name("away"))
+    path.mkdir()
+
+    def mend() -> None:
+        path.rmdir()
+        path.with_name("away").rename(path)
+
+    return mend
+
+
+def lock(web: WebSide) -> Callable[[], None]:
+    connection = sqlite3.connect(web.services.settings.ledger_path, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE").close()
+    return connection.close
+
+
+def lose_a_table(web: WebSide) -> Callable[[], None]:
+    def rename(before: str, after: str) -> None:
+        with closing(sqlite3.connect(web.services.settings.ledger_path)) as connection:
+            connection.execute(f"ALTER TABLE {before} RENAME TO {after}").close()
+
+    rename("jobs", "gone")
+    return lambda: rename("gone", "jobs")
+
+
+@pytest.mark.parametrize("break_ledger", [replace_by_a_directory, lock, lose_a_table])
+def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
+    break_ledger: Callable[[WebSide], Callable[[], None]], environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.2)
+    with web_side(tmp_path / "data", environ) as web:
+        ticket = web.ticket()
+        mend = break_ledger(web)
+        try:
+            for path in (f"/callback/{ticket}", "/callback"):
+                before = web.counted("unavailable")
+                answer = web.client.post(path, data=json.dumps(SUCCEEDED))
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+                assert answer.json == {"ok": False, "error": "this callback cannot be stored now"}
+                assert web.counted("unavailable") == before + 1
+        finally:
+            mend()
+        assert web.callback(ticket, SUCCEEDED).status_code == 200
+        assert web.verdicts(ticket.partition(".")[0]) == ["ended"]
+
+
+# What is taken in.
+
+
+def test_a_callback_is_durable_when_it_is_answered_and_a_duplicate_or_late_one_is_answered_alike(web: WebSide) -> None:
+    ticket = web.ticket()
+    ref = ticket.partition(".")[0]
+    for number, body in enumerate([RUNNING, SUCCEEDED, SUCCEEDED, RUNNING, FAILED, {**SUCCEEDED, "id": "another"}], start=1):
+        answer = web.callback(ticket, body)
+        assert (answer.status_code, answer.json, answer.content_type) == (200, {"ok": True, "ref": ref}, "application/json")
+        assert rows(web, "deliveries") == number
+    assert web.verdicts(ref) == ["progress", "ended", "duplicate", "late", "contradiction", "other_id"]
+    job = web.services.reports.job(ref)
+    assert job is not None
+    assert (job.state, job.provider_id) == (JobState.ARCHIVING, "task-1")
+    (asset,) = web.services.reports.assets([ref])[ref]
+    assert (asset.state, asset.url) == (AssetState.PENDING, "https://pictures.example/0.png")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"content_type": "text/plain"},
+        {"content_type": "application/x-www-form-urlencoded"},
+        {"content_type": "multipart/form-data; boundary=x"},
+        {"content_type": ""},
+        {"query_string": "signature=%2Fabc"},
+        {"headers": {"Host": "no host/%"}},
+        {"headers": {"X-Forwarded-Proto": "http", "Origin": "https://elsewhere"}},
+    ],
+)
+def test_only_the_ticket_and_the_body_count(web: WebSide, options: dict[str, Any]) -> None:
+    answer = web.callback(web.ticket(), RUNNING, **options)
+    assert (answer.status_code, answer.json["ok"]) == (200, True)
+
+
+def test_a_double_slash_before_the_path_loses_no_callback(web: WebSide) -> None:
+    """A PUBLIC_URL behind a proxy that joins paths badly; what was signed came whole."""
+    path = f"//callback/{web.ticket()}"
+    assert web.client.post("/", data=json.dumps(RUNNING), environ_overrides=as_requested(path)).status_code == 200
+
+
+def test_a_body_may_come_in_chunks(web: WebSide) -> None:
+    ticket = web.ticket()
+    assert send_in_chunks(web.client, f"/callback/{ticket}", json.dumps(RUNNING).encode()).status_code == 200
+    assert web.verdicts(ticket.partition(".")[0]) == ["progress"]
+
+
+def test_with_confirm_always_a_callback_is_kept_and_only_has_the_result_read_back(environ: dict[str, str], tmp_path: Path) -> None:
+    with web_side(tmp_path / "data", {**environ, "CONFIRM": "always"}) as web:
+        ticket = web.ticket()
+        ref = ticket.partition(".")[0]
+        assert web.callback(ticket, SUCCEEDED).status_code == 200
+        job = web.services.reports.job(ref)
+        assert job is not None
+        assert (web.verdicts(ref), job.state, job.outcome, job.provider_id) == (["unconfirmed"], JobState.WAITING, None, "task-1")
+        assert web.services.reports.assets([ref]) == {ref: []}
+        due = job.due_at
+        assert due is not None
+        assert due <= web.services.ledger.now(), "it is asked for at once"
+
+
+# The door without a ticket.
+
+
+def test_without_a_key_nothing_can_be_confirmed_so_nothing_is_taken(environ: dict[str, str], tmp_path: Path) -> None:
+    with web_side(tmp_path / "data", {**environ, "GRSAI_API_KEY": ""}) as web:
+        answer = web.client.post("/callback", json=SUCCEEDED)
+        assert (answer.status_code, answer.json["ok"]) == (401, False)
+        assert "GRSAI_API_KEY" in answer.json["error"]
+        assert (rows(web, "hints"), rows(web, "jobs")) == (0, 0)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"status":"succeeded"}', b'{"id":"","status":"succeeded"}'])
+def test_a_body_that_names_no_task_is_refused(web: WebSide, body: bytes) -> None:
+    answer = web.client.post("/callback", data=body)
+    assert (answer.status_code, answer.json["ok"]) == (400, False)
+    assert (rows(web, "hints"), rows(web, "deliveries")) == (0, 0)
+
+
+def test_a_stranger_can_only_name_a_task_and_naming_it_again_changes_nothing(web: WebSide) -> None:
+    for _ in range(2):
+        answer = web.client.post("/callback", json=SUCCEEDED)
+        assert (answer.status_code, answer.json) == (202, {"ok": True, "message": "to be confirmed with GRSAI"})
+        assert (rows(web, "hints"), rows(web, "jobs"), rows(web, "deliveries"), rows(web, "assets")) == (1, 0, 0, 0)
+
+
+def test_a_stranger_who_names_a_known_task_has_it_asked_for_and_changes_nothing_else(web: WebSide) -> None:
+    ticket = web.ticket()
+    ref = ticket.partition(".")[0]
+    web.callback(ticket, RUNNING)
+    before = web.services.reports.job(ref)
+    assert web.client.post("/callback", json=FAILED).status_code == 202
+    after = web.services.reports.job(ref)
+    assert before is not None
+    assert after is not None
+    assert (after.state, after.outcome, web.verdicts(ref), rows(web, "hints")) == (JobState.WAITING, None, ["progress"], 0)
+    assert (after.due_at or 0) < (before.due_at or 0)
+
+
+def test_strangers_fill_no_more_than_a_bounded_part_of_the_disk(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.ledger.ledger.MOST_HINTS", 2)
+    answers = [web.client.post("/callback", json={"id": f"task-{number}"}) for number in (1, 2, 3, 1)]
+    assert [answer.status_code for answer in answers] == [202, 202, 503, 202]
+    assert answers[2].headers["Retry-After"] == "5"
+    assert rows(web, "hints") == 2
+
+
+def test_nothing_but_post_callback_is_a_door(web: WebSide) -> None:
+    for path in ("/Callback", "/callbacks", "/x/callback"):
+        answer = web.client.post(path, json=SUCCEEDED)
+        assert (answer.status_code, answer.headers.get("Location")) == (404, None)
+    assert rows(web, "hints") == 0

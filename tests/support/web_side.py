@@ -1,0 +1,65 @@
+"""The web side in this process: the real application on a real ledger, spoken to through Flask's test client."""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from receiver.model import new_ref
+from receiver.services import Services
+from receiver.settings import Settings
+from receiver.web import create_app
+from receiver.web import health as health_pages
+
+SUCCEEDED: dict[str, Any] = {
+    "id": "task-1",
+    "status": "succeeded",
+    "progress": 100,
+    "results": [{"url": "https://pictures.example/0.png", "width": 8, "height": 8}],
+    "failure_reason": "",
+    "error": "",
+}
+RUNNING = {"id": "task-1", "status": "running", "progress": 40, "results": None}
+FAILED = {"id": "task-1", "status": "failed", "failure_reason": "output_moderation", "error": "no"}
+
+
+class WebSide:
+    """One application with its services; ``client`` sends no token, ``admin`` are the headers that do."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.client: Any = create_app(services).test_client()  # Any: FlaskClient says that JSON may be None
+        self.admin = {"Authorization": f"Bearer {services.admin_token}"}
+
+    def ticket(self) -> str:
+        """Return the ticket of a job nobody has heard of."""
+        return self.services.tickets.sign(new_ref(time.time()))
+
+    def callback(self, ticket: str, body: object, **options: Any) -> Any:
+        """Post a callback; a body that is not bytes is sent as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.client.post(f"/callback/{ticket}", data=data, **options)
+
+    def verdicts(self, ref: str) -> list[str]:
+        """Return what each delivery of a job was taken for."""
+        return [row.verdict for row in self.services.reports.deliveries(ref)]
+
+    def counted(self, outcome: str) -> float:
+        """Return how many callbacks /metrics says were answered so."""
+        found = re.search(rf'receiver_callbacks_total{{outcome="{outcome}"}} (\S+)', self.client.get("/metrics").text)
+        return float(found[1]) if found else 0.0
+
+
+@contextmanager
+def web_side(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[WebSide]:
+    """Open the application on a ledger in ``data_dir``, with what else the environment says."""
+    services = Services(Settings.load({"DATA_DIR": str(data_dir), **(environ or {})})).open()
+    # What one application knows of its archive says nothing about the next one's.
+    health_pages._probe = health_pages._Probe()
+    try:
+        yield WebSide(services)
+    finally:
+        services.close()

@@ -1,0 +1,119 @@
+"""Tickets: what we signed is read back, and nothing else is, to the letter."""
+
+import base64
+import string
+from hashlib import sha256
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from itsdangerous import Signer
+
+from receiver.errors import TicketError
+from receiver.model import new_ref
+from receiver.tickets import Tickets
+
+OLD, NEW = "the-old-secret-0123456789", "the-new-secret-0123456789"
+TICKETS = Tickets([NEW, OLD])
+REF, OTHER_REF = "01JZ2Q7V3N0123456789ABCDEF", "01JZ2Q7V3N0123456789ABCDEG"
+TICKET = TICKETS.sign(REF)
+BASE64URL = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+
+
+def is_refused(ticket: str) -> bool:
+    try:
+        TICKETS.ref(ticket)
+    except TicketError:
+        return True
+    return False
+
+
+def other_spellings() -> list[str]:
+    """Return tickets whose last character differs but decodes to the same signature: its lowest two bits mean nothing in base64."""
+    signature = TICKET.partition(".")[2]
+    raw = base64.urlsafe_b64decode(signature + "=")
+    spellings = [signature[:-1] + last for last in BASE64URL]
+    same = [text for text in spellings if text != signature and base64.urlsafe_b64decode(text + "=") == raw]
+    return [f"{REF}.{text}" for text in same]
+
+
+FORGED = {
+    "empty": "",
+    "a dot": ".",
+    "only the ref": REF,
+    "no signature": f"{REF}.",
+    "truncated": TICKET[:-1],
+    "truncated in front": TICKET[1:],
+    "longer": TICKET + "A",
+    "padded": TICKET + "=",
+    "lower case": TICKET.lower(),
+    "ref in lower case": REF.lower() + TICKET[len(REF) :],
+    "signature in the other case": REF + TICKET[len(REF) :].swapcase(),
+    "another job's signature": OTHER_REF + TICKET[len(REF) :],
+    "signed by a stranger": Tickets(["a-stranger's-secret-0123"]).sign(REF),
+    "signed for another purpose": Signer(NEW, salt="something else", digest_method=sha256, key_derivation="hmac").sign(REF).decode(),
+    "signed text that is no ref": Signer(NEW, salt="callback-ticket", digest_method=sha256, key_derivation="hmac").sign("x").decode(),
+    "trailing newline": TICKET + "\n",
+    "trailing carriage return": TICKET + "\r",
+    "trailing space": TICKET + " ",
+    "leading space": " " + TICKET,
+    "trailing NUL": TICKET + "\0",
+    "trailing slash": TICKET + "/",
+    "leading slash": "/" + TICKET,
+    "slash inside": TICKET.replace(".", "/"),
+    "two dots": TICKET.replace(".", ".."),
+    "another separator": TICKET.replace(".", ":"),
+    "percent-encoded": TICKET.replace(".", "%2E"),
+    "full-width digit": TICKET.replace("0", "\uff10", 1),
+    "Arabic digit": TICKET.replace("0", "\u0660", 1),
+    "combining accent": TICKET + "\u0301",
+    "zero-width space": "\u200b" + TICKET,
+    "lone surrogate": TICKET[:-1] + "\ud800",
+    "standard base64": TICKET[: len(REF) + 1] + "+" * 43,
+    "twice": f"{TICKET}.{TICKET}",
+    "very long": TICKET * 10_000,
+}
+
+
+@pytest.mark.parametrize("ticket", FORGED.values(), ids=FORGED)
+def test_a_forged_ticket_is_refused(ticket: str) -> None:
+    assert is_refused(ticket)
+
+
+def test_another_spelling_of_the_same_signature_is_refused() -> None:
+    assert len(other_spellings()) == 3
+    assert all(map(is_refused, other_spellings()))
+
+
+@given(place=st.integers(0, len(TICKET) - 1), put=st.text(max_size=2), cut=st.integers(0, 2))
+@example(place=0, put="", cut=1)
+@example(place=len(TICKET) - 1, put="", cut=1)
+def test_any_mutation_is_refused(place: int, put: str, cut: int) -> None:
+    mutated = TICKET[:place] + put + TICKET[place + cut :]
+    assert is_refused(mutated) is (mutated != TICKET)
+
+
+@given(st.text())
+def test_any_text_is_refused_without_another_error(text: str) -> None:
+    assert is_refused(text)
+
+
+def test_the_refusal_does_not_repeat_the_ticket() -> None:
+    with pytest.raises(TicketError, match=r"^this ticket was not made by us$"):
+        TICKETS.ref(TICKET + "x")
+
+
+@given(st.floats(0, 2**48 / 1000 - 1))
+def test_a_signed_ref_is_read_back(now: float) -> None:
+    ref = new_ref(now)
+    ticket = TICKETS.sign(ref)
+    assert TICKETS.ref(ticket) == ref
+    assert set(ticket) <= {*BASE64URL, "."}, "it needs no escapes in a URL"
+
+
+def test_the_first_secret_signs_and_all_verify_until_they_are_taken_away() -> None:
+    of_old, of_new = Tickets([OLD]).sign(REF), Tickets([NEW]).sign(REF)
+    assert TICKETS.sign(REF) == of_new != of_old
+    assert {TICKETS.ref(ticket) for ticket in (of_old, of_new)} == {REF}
+    with pytest.raises(TicketError):
+        Tickets([NEW]).ref(of_old)
