@@ -1,19 +1,21 @@
 """Paid once: the job row is written before the POST, and the POST is made again only where it cannot have reached the provider."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
+from receiver.direct import DirectCall
 from receiver.errors import AnswerLostError, ConfigurationError, KeyTakenError, NotSentError, RefusedError
 from receiver.inbox import Inbox
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Job
-from receiver.model import Api, Mode, Submission, new_ref
-from receiver.providers import grsai
-from receiver.providers.grsai_client import GrsaiClient
+from receiver.model import Api, Mode, Provider, Submission, new_ref
+from receiver.providers import grsai, openai_images
+from receiver.providers.grsai_client import BeforeSend, GrsaiClient
+from receiver.providers.openai_client import OpenAIClient
 from receiver.stream import StreamReader
 from receiver.tickets import Tickets
 
@@ -25,11 +27,12 @@ BACK_OFF = (5.0, 10.0, 20.0)
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One submit about to be made: the job's ref, what is asked, and the request that asks it."""
+    """One submit about to be made: the job's ref, what is asked and where; ``send`` asks it, and calls its argument right before."""
 
     ref: str
     submission: Submission
-    request: grsai.Request
+    base_url: str
+    send: Callable[[BeforeSend], None]
 
 
 class Desk:
@@ -42,6 +45,7 @@ class Desk:
         client: GrsaiClient | None,
         tickets: Tickets,
         *,
+        openai: OpenAIClient | None = None,
         base_url: str,
         public_url: str | None,
         pause: Callable[[float], None] = time.sleep,
@@ -50,30 +54,37 @@ class Desk:
         self._inbox = inbox
         self._client = client
         self._tickets = tickets
+        self._openai = openai
         self._base_url = base_url
         self._public_url = public_url
         self._pause = pause
 
-    def submit(self, submission: Submission) -> Job:
-        """Write the job down, post it, and return it as it stands then.
+    def submit(self, submission: Submission, back_off: Sequence[float] = BACK_OFF) -> Job:
+        """Write the job down, post it, and return it as it stands then; ``back_off`` are the seconds before each repetition.
 
         ``waiting``: the provider has it. ``failed`` with reason ``refused``: it did not take it, nothing is owed. ``submitting``: the
-        answer was lost; a callback will adopt the job, and nothing is posted again. A key that is spent gives the job that has it. Raise
-        ConfigurationError before anything happens if a key or PUBLIC_URL is missing.
+        answer was lost; a callback will adopt the job, and nothing is posted again. A job for OpenAI comes back when its pictures are made
+        (``archiving``) or never will be. A key that is spent gives the job that has it. Raise ConfigurationError before anything happens
+        if a key or PUBLIC_URL is missing.
         """
-        client = self._require(submission)
+        post = self._openai_post(submission) if submission.provider is Provider.OPENAI else self._grsai_post(submission)
         if submission.key is not None and (holder := self._ledger.key_holder(submission.key)):
             return holder
-        ref = new_ref(self._ledger.now())
-        post = Post(ref, submission, grsai.build_submit(submission, self._web_hook(ref, submission)))
         try:
-            return self._post_until_answered(client, post)
+            return self._post_until_answered(post, back_off)
         except KeyTakenError as error:
             # Somebody else spent the key since we looked, and nothing was posted.
             return self._ledger.job(error.ref)
 
-    def _require(self, submission: Submission) -> GrsaiClient:
-        """Name everything that is missing, at once."""
+    def _openai_post(self, submission: Submission) -> Post:
+        if self._openai is None:
+            raise ConfigurationError(["OPENAI_API_KEY: not set; a job cannot be posted without the provider's key"])
+        ref, arguments = new_ref(self._ledger.now()), openai_images.build_arguments(submission)
+        call = DirectCall(self._openai, self._inbox, self._ledger, BACK_OFF, self._pause)
+        return Post(ref, submission, self._openai.base_url, partial(call.make, arguments, ref))
+
+    def _grsai_post(self, submission: Submission) -> Post:
+        """Prepare a post, or name everything that is missing, at once."""
         mistakes = []
         if self._client is None:
             mistakes.append("GRSAI_API_KEY: not set; a job cannot be posted without the provider's key")
@@ -83,42 +94,47 @@ class Desk:
             mistakes.append("PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll")
         if mistakes or self._client is None:
             raise ConfigurationError(mistakes)
-        return self._client
+        ref = new_ref(self._ledger.now())
+        request = grsai.build_submit(submission, self._web_hook(ref, submission))
+        send = self._stream if submission.mode is Mode.STREAM else self._hand_over
+        return Post(ref, submission, self._base_url, partial(send, self._client, request, ref))
 
     def _web_hook(self, ref: str, submission: Submission) -> str:
         if submission.mode is Mode.WEBHOOK:
             return f"{self._public_url}/callback/{self._tickets.sign(ref)}"
         return grsai.NO_WEBHOOK
 
-    def _post_until_answered(self, client: GrsaiClient, post: Post) -> Job:
+    def _hand_over(self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend) -> None:
+        self._ledger.accepted(ref, client.submit(self._base_url, request, before_send))
+
+    def _stream(self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend) -> None:
+        StreamReader(client, self._inbox, self._base_url, request, ref, before_send).first_word()
+
+    def _post_until_answered(self, post: Post, back_off: Sequence[float]) -> Job:
         """Post; only what never reached the provider is posted again, and while we wait there is no job of it."""
-        for wait in BACK_OFF:
+        for wait in back_off:
             try:
-                return self._post(client, post)
+                return self._post(post)
             except NotSentError as error:
                 self._ledger.withdraw(post.ref)
                 log.warning("submit not sent, will be made again", ref=post.ref, seconds=wait, error=str(error))
                 self._pause(wait)
         try:
-            return self._post(client, post)
+            return self._post(post)
         except NotSentError as error:
             self._ledger.withdraw(post.ref)
             self._write_down(post)
             return self._ledger.refused(post.ref, f"never sent: {error}")
 
-    def _post(self, client: GrsaiClient, post: Post) -> Job:
+    def _post(self, post: Post) -> Job:
         """Post once; raise NotSentError where that provably reached nobody."""
-        write_down = partial(self._write_down, post)
         try:
-            if post.submission.mode is Mode.STREAM:
-                StreamReader(client, self._inbox, self._base_url, post.request, post.ref, write_down).first_word()
-                return self._ledger.job(post.ref)
-            return self._ledger.accepted(post.ref, client.submit(self._base_url, post.request, write_down))
+            post.send(partial(self._write_down, post))
         except RefusedError as error:
             return self._ledger.refused(post.ref, str(error))
         except AnswerLostError as error:
             log.warning("answer to a submit lost, its callback will tell", ref=post.ref, error=str(error))
-            return self._ledger.job(post.ref)
+        return self._ledger.job(post.ref)
 
     def _write_down(self, post: Post) -> None:
-        self._ledger.submit(post.submission, self._base_url, post.ref)
+        self._ledger.submit(post.submission, post.base_url, post.ref)

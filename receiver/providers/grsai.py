@@ -62,7 +62,9 @@ class Request:
 
 def build_submit(submission: Submission, web_hook: str) -> Request:
     """Return the POST of a submit; ``web_hook`` is a callback URL, or ``NO_WEBHOOK``. Params pass through as they are."""
-    body: dict[str, object] = {**submission.params, "model": submission.model, "prompt": submission.prompt}
+    # How the answer comes is ours to say, whatever stands among the params.
+    passed = {name: value for name, value in submission.params.items() if name not in {"webHook", "replyType"}}
+    body: dict[str, object] = {**passed, "model": submission.model, "prompt": submission.prompt}
     streams = submission.mode is Mode.STREAM
     if submission.api is Api.NEWER:
         return Request(_API_DOOR, {**body, "replyType": "stream" if streams else "async"})
@@ -228,4 +230,4 @@ def _progress(value: object) -> int:
 
 
 def _side(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and 0 < value <= _LARGEST_SIDE else None
+    return int(value) if isinstance(value, int | float) and 1 <= value <= _LARGEST_SIDE else None

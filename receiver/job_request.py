@@ -1,0 +1,45 @@
+"""What a caller asks for, before it is put into a provider's words: the same for the API, the commands and the library."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from receiver.model import Api, Mode, Provider, Submission
+from receiver.providers import grsai
+
+DEFAULT_MODEL = "gpt-image-1.5"
+
+
+class JobRequest(BaseModel):
+    """One job to be posted; ``params`` reach the provider untouched, and win over what the named fields say.
+
+    ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is how many pictures; ``images`` are
+    reference pictures, URLs or data URIs. ``key`` is the caller's own name for the job, spent by one job. OpenAI knows one ``mode`` and
+    ``api``, so they say nothing there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=100_000)]
+    model: Annotated[str, Field(min_length=1, max_length=200)] = DEFAULT_MODEL
+    size: Annotated[str, Field(min_length=1, max_length=50)] | None = None
+    variants: Annotated[int, Field(ge=1, le=32)] | None = None
+    images: tuple[str, ...] = ()
+    params: dict[str, JsonValue] = {}
+    provider: Provider = Provider.GRSAI
+    mode: Mode = Mode.WEBHOOK
+    api: Api = Api.DRAW
+    key: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+
+    def submission(self) -> Submission:
+        """Put the request into the provider's words."""
+        direct = self.provider is Provider.OPENAI
+        fields: dict[str, object] = {}
+        if self.size:
+            fields |= {"size": self.size} if direct else grsai.size_params(self.model, self.size)
+        if self.variants:
+            fields["variants"] = self.variants
+        if self.images:
+            fields["urls"] = list(self.images)
+        mode, api = (Mode.SYNC, Api.IMAGES) if direct else (self.mode, self.api)
+        return Submission(self.prompt, self.model, {**fields, **self.params}, mode, self.provider, api, self.key)

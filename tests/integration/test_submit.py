@@ -1,0 +1,324 @@
+"""Paid once: what is posted, what is written down of it, and what happens when the answer is strange, late or lost."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import until
+from web_side import WebSide, web_side
+
+from receiver.errors import ConfigurationError, NotSentError
+from receiver.ledger.rows import Job
+from receiver.model import Api, JobState, Mode, Reason, Submission
+from receiver.providers.grsai import build_submit
+from receiver.providers.grsai_client import GrsaiClient
+from receiver.services import Services
+from receiver.settings import Settings
+from receiver.submit import Desk
+from submitter.sandbox import Sandbox
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(looks=1) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
+    environ = {"DATA_DIR": str(tmp_path), "GRSAI_API_KEY": "sk-test", "GRSAI_BASE_URL": sandbox.url, "PUBLIC_URL": "http://127.0.0.1:9"}
+    with closing(Services(Settings.load(environ)).open()) as services:
+        yield services
+
+
+def desk(services: Services, *, pauses: list[float] | None = None, base_url: str | None = None, public: bool = True) -> Desk:
+    """Return a desk that does not sleep, but notes how long it would have."""
+    chosen, noted = services.settings, pauses if pauses is not None else []
+    return Desk(
+        services.ledger,
+        services.inbox,
+        GrsaiClient("sk-test", (2.0, 3.0)),
+        services.tickets,
+        base_url=base_url or chosen.grsai_base_url,
+        public_url=chosen.public_url if public else None,
+        pause=noted.append,
+    )
+
+
+def asked(mode: Mode = Mode.WEBHOOK, api: Api = Api.DRAW, key: str | None = None, **script: Any) -> Submission:
+    return Submission("a fox", "gpt-image-1.5", {"sandbox": {"delay": 0, "callback": "lost", **script}}, mode, api=api, key=key)
+
+
+def finals(services: Services, job: Job) -> Job:
+    """Wait until a stream has said how the job ended."""
+    until(lambda: services.ledger.job(job.ref).outcome, within=10, what="the stream's end")
+    return services.ledger.job(job.ref)
+
+
+@pytest.mark.parametrize(
+    ("submission", "public", "named"),
+    [
+        (asked(Mode.WEBHOOK), False, "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll"),
+        (asked(Mode.WEBHOOK, Api.NEWER), True, "--api api: the newer API has no callbacks; use --mode poll or --mode stream"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_anything_is_posted(
+    services: Services, sandbox: Sandbox, submission: Submission, *, public: bool, named: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        desk(services, public=public).submit(submission)
+    assert refused.value.mistakes == [named]
+    assert sandbox.stats()["accepted"] == 0
+    assert services.reports.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        ({"message": "insufficient credits"}, "insufficient credits"),
+        ({"message": "不存在该模型: veo3.1-fast"}, "不存在该模型: veo3.1-fast"),
+        ({"status": 401}, "refused by the script"),
+    ],
+)
+def test_a_refusal_is_a_failed_job_with_the_vendors_words_and_is_not_repeated(
+    services: Services, sandbox: Sandbox, refusal: dict[str, Any], message: str
+) -> None:
+    job = desk(services).submit(asked(refuse=refusal))
+    assert (job.state, job.reason, job.message) == (JobState.FAILED, Reason.REFUSED, message)
+    assert sandbox.stats()["refused"] == 1
+
+
+def test_too_many_requests_is_repeated_after_5_10_20_seconds_and_then_told_as_never_sent(services: Services, sandbox: Sandbox) -> None:
+    pauses: list[float] = []
+    job = desk(services, pauses=pauses).submit(asked(refuse=429))
+    assert pauses == [5.0, 10.0, 20.0]
+    assert sandbox.stats()["refused"] == 4
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
+    assert job.message == "never sent: the provider answered 429: too many requests"
+    assert [row.ref for row in services.reports.jobs()] == [job.ref]
+
+
+def test_while_a_submit_waits_to_be_repeated_there_is_no_job_that_could_look_lost(services: Services) -> None:
+    seen: list[int] = []
+    watching = desk(services)
+    watching._pause = lambda _seconds: seen.append(len(services.reports.jobs()))
+    watching.submit(asked(refuse=429))
+    assert seen == [0, 0, 0]
+
+
+def test_a_connection_that_is_never_made_leaves_nothing_behind_until_it_is_given_up(services: Services) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    job = desk(services, base_url=address).submit(asked())
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
+    assert job.message.startswith("never sent: no connection to http://127.0.0.1:")
+
+
+def test_a_lost_answer_leaves_the_job_submitting_and_its_callback_adopts_it(services: Services, sandbox: Sandbox) -> None:
+    job = desk(services).submit(asked(answer="lost"))
+    assert (job.state, job.provider_id) == (JobState.SUBMITTING, None)
+    (task,) = sandbox.tasks()
+    ticket = task["webhook"].rpartition("/")[2]
+    with web_side(services.settings.data_dir) as web:
+        assert web.callback(ticket, {"id": task["id"], "status": "running", "progress": 5}).status_code == 200
+    adopted = services.ledger.job(job.ref)
+    assert (adopted.state, adopted.provider_id) == (JobState.WAITING, task["id"])
+    assert sandbox.stats()["accepted"] == 1
+
+
+@pytest.mark.parametrize("refusal", [{"status": 500}, {"status": 502}, {"status": 503}])
+def test_a_gateways_error_may_hide_an_accepted_job_so_nothing_is_posted_again(
+    services: Services, sandbox: Sandbox, refusal: dict[str, Any]
+) -> None:
+    job = desk(services).submit(asked(refuse=refusal))
+    assert job.state is JobState.SUBMITTING
+    assert sandbox.stats()["refused"] == 1
+
+
+def test_an_answer_that_never_comes_counts_as_lost(services: Services, sandbox: Sandbox) -> None:
+    job = desk(services).submit(asked(answer={"mode": "slow", "seconds": 30}))
+    assert job.state is JobState.SUBMITTING
+    assert sandbox.stats()["accepted"] == 1
+
+
+def test_the_row_is_written_once_the_connection_stands_and_before_the_first_byte(services: Services) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        rows: list[int] = []
+
+        def cut() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1)
+                rows.append(len(services.reports.jobs()))
+
+        peer = threading.Thread(target=cut)
+        peer.start()
+        job = desk(services, base_url=address).submit(asked())
+        peer.join()
+    assert rows == [1]
+    assert job.state is JobState.SUBMITTING
+
+
+@pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])
+def test_a_poll_job_is_posted_without_a_callback_url_and_soon_due(services: Services, sandbox: Sandbox, api: Api) -> None:
+    job = desk(services).submit(asked(Mode.POLL, api))
+    assert job.state is JobState.WAITING
+    assert job.due_at is not None
+    assert job.due_at - job.submitted_at <= services.settings.poll_interval + 5
+    (task,) = sandbox.tasks()
+    assert task["request"].get("webHook", "-1") == "-1"
+    assert services.grsai is not None
+    assert services.grsai.result(job.base_url, api, job.provider_id or "")
+
+
+@pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])
+@pytest.mark.parametrize("stream", ["ok", "no_done"])
+def test_a_stream_is_taken_in_event_by_event_to_its_end(services: Services, api: Api, stream: str) -> None:
+    job = desk(services).submit(asked(Mode.STREAM, api, stream=stream, delay=0.2, progress=2))
+    assert finals(services, job).state is JobState.ARCHIVING
+    verdicts = [row.verdict for row in services.reports.deliveries(job.ref)]
+    assert verdicts[0] == "progress"
+    assert verdicts[-1] == "ended"
+    assert {row.source for row in services.reports.deliveries(job.ref)} == {"stream"}
+
+
+@pytest.mark.parametrize("stream", ["cut", {"mode": "hang", "seconds": 1}])
+def test_a_stream_without_an_end_leaves_the_job_to_polling(services: Services, stream: Any) -> None:
+    job = desk(services).submit(asked(Mode.STREAM, stream=stream, delay=0.1))
+    assert job.state is JobState.WAITING
+    assert job.provider_id is not None
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("stream-")], within=10, what="the reader's end")
+    waiting = services.ledger.job(job.ref)
+    assert waiting.state is JobState.WAITING
+    assert waiting.due_at is not None
+
+
+def test_a_json_error_instead_of_a_stream_is_a_refusal(services: Services) -> None:
+    job = desk(services).submit(asked(Mode.STREAM, stream="json_error"))
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
+
+
+def test_a_key_is_spent_by_one_job(services: Services, sandbox: Sandbox) -> None:
+    first = desk(services).submit(asked(Mode.POLL, key="order-1"))
+    again = desk(services).submit(asked(Mode.POLL, key="order-1"))
+    assert again.ref == first.ref
+    assert sandbox.stats()["accepted"] == 1
+
+
+def test_a_refused_job_has_not_spent_its_key(services: Services) -> None:
+    refused = desk(services).submit(asked(Mode.POLL, key="order-1", refuse="insufficient credits"))
+    made = desk(services).submit(asked(Mode.POLL, key="order-1"))
+    assert made.ref != refused.ref
+    assert made.state is JobState.WAITING
+    assert services.ledger.job(refused.ref).key is None
+
+
+def test_eight_who_submit_one_key_at_once_pay_once(services: Services, sandbox: Sandbox) -> None:
+    refs: list[str] = []
+    start = threading.Barrier(8)
+
+    def submit() -> None:
+        start.wait()
+        refs.append(desk(services).submit(asked(Mode.POLL, key="order-1")).ref)
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refs) == 8
+    assert len(set(refs)) == 1
+    assert sandbox.stats()["accepted"] == 1
+
+
+def test_params_cannot_turn_the_answer_elsewhere(services: Services, sandbox: Sandbox) -> None:
+    submission = Submission("a fox", "gpt-image-1.5", {"webHook": "http://127.0.0.1:1/elsewhere", "sandbox": {"delay": 0}}, Mode.POLL)
+    desk(services).submit(submission)
+    assert [task["request"]["webHook"] for task in sandbox.tasks()] == ["-1"]
+
+
+def test_without_patience_a_submit_that_was_not_sent_is_told_at_once(services: Services, sandbox: Sandbox) -> None:
+    pauses: list[float] = []
+    job = desk(services, pauses=pauses).submit(asked(refuse=429), back_off=())
+    assert (pauses, job.reason, sandbox.stats()["refused"]) == ([], Reason.REFUSED, 1)
+
+
+def test_an_unreachable_provider_is_told_without_its_key() -> None:
+    client = GrsaiClient("sk-secret-key", (1.0, 1.0))
+    with pytest.raises(NotSentError) as told:
+        client.submit("http://127.0.0.1:1", build_submit(asked(), "http://127.0.0.1:9/callback/x"), lambda: None)
+    assert "sk-secret-key" not in str(told.value)
+
+
+# POST /api/jobs
+
+
+@pytest.fixture
+def web(services: Services) -> Iterator[WebSide]:
+    environ = {"GRSAI_API_KEY": "sk-test", "GRSAI_BASE_URL": services.settings.grsai_base_url, "PUBLIC_URL": "http://127.0.0.1:9"}
+    with web_side(services.settings.data_dir, environ) as web:
+        yield web
+
+
+def posted(web: WebSide, body: Any, **headers: str) -> Any:
+    return web.client.post("/api/jobs", json=body, headers={**web.admin, **headers})
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({}, "prompt: Field required"),
+        ({"prompt": ""}, "prompt: "),
+        ({"prompt": "a fox", "variants": 0}, "variants: "),
+        ({"prompt": "a fox", "colour": "red"}, "colour: "),
+        ({"prompt": "a fox", "mode": "pigeon"}, "mode: "),
+        ({"prompt": "a fox", "provider": "openai"}, "for OpenAI use the submitter"),
+        ({"prompt": "a fox", "mode": "sync"}, "for OpenAI use the submitter"),
+        (["a fox"], "body: "),
+    ],
+)
+def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(web: WebSide, sandbox: Sandbox, body: Any, named: str) -> None:
+    answer = posted(web, body)
+    assert answer.status_code == 400
+    assert named in answer.json["detail"]
+    assert sandbox.stats()["accepted"] == 0
+
+
+def test_the_api_needs_a_body_of_json_and_a_sane_key(web: WebSide) -> None:
+    assert web.client.post("/api/jobs", data=b"{", headers=web.admin).status_code == 400
+    assert posted(web, {"prompt": "a fox"}, **{"Idempotency-Key": "k" * 501}).status_code == 400
+
+
+def test_a_job_posted_through_the_api_reaches_the_provider_with_its_ticket(web: WebSide, sandbox: Sandbox) -> None:
+    script = {"delay": 0, "callback": "lost"}
+    answer = posted(web, {"prompt": "a fox", "model": "nano-banana", "size": "4K", "params": {"sandbox": script, "quality": "high"}})
+    assert answer.status_code == 201
+    assert answer.headers["Location"] == f"/api/jobs/{answer.json['ref']}"
+    assert (answer.json["state"], answer.json["model"]) == ("waiting", "nano-banana")
+    (task,) = sandbox.tasks()
+    assert task["id"] == answer.json["provider_id"]
+    assert (task["request"]["imageSize"], task["request"]["quality"]) == ("4K", "high")
+    assert web.services.tickets.ref(task["webhook"].rpartition("/")[2]) == answer.json["ref"]
+
+
+def test_the_same_idempotency_key_gives_the_same_job(web: WebSide, sandbox: Sandbox) -> None:
+    body = {"prompt": "a fox", "mode": "poll"}
+    first = posted(web, body, **{"Idempotency-Key": "order-7"})
+    again = posted(web, body, **{"Idempotency-Key": "order-7"})
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json["ref"] == again.json["ref"]
+    assert sandbox.stats()["accepted"] == 1
+
+
+def test_a_missing_setting_is_a_conflict_that_names_it(services: Services) -> None:
+    with web_side(services.settings.data_dir) as bare:
+        answer = posted(bare, {"prompt": "a fox"})
+    assert answer.status_code == 409
+    assert "GRSAI_API_KEY: not set" in answer.json["detail"]
+    assert "PUBLIC_URL: not set" in answer.json["detail"]
