@@ -194,8 +194,8 @@ def _show(services: Services, job: Job) -> None:
     for name, value in lines.items():
         screen.print(f"{name:>10}  {value}", markup=False, highlight=False)
     reported = Table("delivery", "source", "received", "verdict", "bytes", title="deliveries")
-    for row in services.reports.deliveries(job.ref):
-        reported.add_row(str(row.id), row.source, timestamp(row.received_at), row.verdict, str(len(row.body)))
+    for row in services.reports.delivery_log(job.ref):
+        reported.add_row(str(row.id), row.source, timestamp(row.received_at), row.verdict, str(row.size))
     stored = Table("asset", "state", "where", "bytes", "type", "SHA-256 or error", title="assets")
     for asset in services.reports.assets([job.ref])[job.ref]:
         where = services.store.locate(asset.key) if asset.key else asset.url

@@ -16,7 +16,7 @@ from receiver.ledger import writes
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Job
 from receiver.model import FINAL_STATES, Delivery, JobState, Outcome, Reason, Report, Source, Verdict
-from receiver.providers.grsai import read_report
+from receiver.providers import grsai, openai_images
 
 # After these somebody has work to do at once.
 _WAKING = {Verdict.ENDED, Verdict.REFRESHED, Verdict.EMPTY, Verdict.OTHER_ID, Verdict.UNCONFIRMED}
@@ -46,6 +46,11 @@ def _first_word(report: Report) -> Verdict:
     return Verdict.ENDED
 
 
+def read_report(delivery: Delivery) -> Report:
+    """Read a delivery in the words of whoever sends such; raise UnreadableError if it is no report."""
+    return openai_images.read_report(delivery.body) if delivery.source is Source.SYNC else grsai.read_report(delivery.body)
+
+
 class Inbox:
     """Takes deliveries in; ``ring`` is called after a commit that left work to do."""
 
@@ -62,7 +67,7 @@ class Inbox:
         no report, LedgerError when nothing could be stored.
         """
         try:
-            report = read_report(delivery.body)
+            report = read_report(delivery)
         except UnreadableError:
             self._ledger.write(partial(self._keep_unreadable, delivery=delivery, replayed=replayed))
             raise

@@ -45,6 +45,13 @@ class Reason(StrEnum):
     BAD_ASSET = "bad_asset"  # the bytes behind a URL are not the picture, or may not be fetched
 
 
+class Provider(StrEnum):
+    """Whom a job is posted to."""
+
+    GRSAI = "grsai"
+    OPENAI = "openai"
+
+
 class Mode(StrEnum):
     """How a job's result is to reach us."""
 
@@ -104,9 +111,16 @@ class EventType(StrEnum):
     JOB_AT_RISK = "job.at_risk"
 
 
+# In place of a URL, before an index: the bytes came within the answer itself, which the ledger keeps.
+INLINE = "delivery:"
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result file as the provider announced it; the dimensions are its claim, not a measurement."""
+    """One result file as the provider announced it; the dimensions are its claim, not a measurement.
+
+    ``url`` is where to fetch it, or ``delivery:<index>``: the picture at that index of the answer that brought it.
+    """
 
     url: str
     width: int | None = None
@@ -150,7 +164,7 @@ class Submission:
     model: str
     params: dict[str, object]
     mode: Mode = Mode.WEBHOOK
-    provider: str = "grsai"
+    provider: Provider = Provider.GRSAI
     api: Api = Api.DRAW
     key: str | None = None
 

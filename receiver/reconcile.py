@@ -14,13 +14,22 @@ from receiver.ledger.ledger import Ledger
 from receiver.ledger.reports import Reports
 from receiver.ledger.rows import Asset, Hint, Job
 from receiver.ledger.writes import risk_begins
-from receiver.model import Api, AssetState, Delivery, JobState, Reason, Source, Verdict, new_ref
+from receiver.model import Api, AssetState, Delivery, JobState, Mode, Reason, Source, Verdict, new_ref
+from receiver.providers.grsai import read_report
+from receiver.providers.openai_images import ANSWER_LOST
 
 log = structlog.get_logger(__name__)
 
 # "No such task" means "not yet" for so many seconds after the submit, and "gone" only when said so many times.
 NOT_YET = 60.0
 MOST_UNKNOWN = 3
+# What a poll may answer while the job goes on, as it is told to a person; after any other answer the job is over, or was by then.
+_COMPLAINTS = {
+    Verdict.PROGRESS: "the provider still calls it running",
+    Verdict.EMPTY: "the provider reports success, but no result",
+    Verdict.OTHER_ID: "the provider answers with another task",
+    Verdict.UNREADABLE: "the provider's answer cannot be read",
+}
 # Looks at a stranger's hint before it is forgotten.
 MOST_HINT_LOOKS = 5
 # Seconds until a job whose manifest could not be stored is looked at again.
@@ -68,12 +77,16 @@ class Reconciler:
         hint, ref = claimed.row, new_ref(self._ledger.now())
         try:
             body = self._ask(self._base_url, Api.DRAW, hint.provider_id)
-        except ProviderError as error:
+            read_report(body)  # what is no report confirms nothing
+        except (ProviderError, UnreadableError) as error:
             log.info("hint not confirmed", attempt=hint.attempts, error=str(error))
             self._drop_or_look_again(claimed)
             return
         self._ledger.adopt_hint(ref, hint, self._base_url)
-        self._accept(ref, body)
+        if self._reports.job(ref) is None:
+            log.info("hint known meanwhile", provider_id=hint.provider_id)  # accepted under our ref, the answer would make a second job
+        else:
+            self._accept(ref, body)
 
     def _drop_or_look_again(self, claimed: Claimed[Hint]) -> None:
         if claimed.row.attempts >= MOST_HINT_LOOKS:
@@ -87,7 +100,7 @@ class Reconciler:
             raise ProviderError("GRSAI_API_KEY is not set: the provider cannot be asked")
         return self._asker.result(base_url, api, provider_id)
 
-    def _accept(self, ref: str, body: bytes) -> Verdict | None:
+    def _accept(self, ref: str, body: bytes) -> Verdict:
         with suppress(UnreadableError):
             return self._inbox.accept(Delivery(ref, Source.POLL, body, self._ledger.now()))
         return Verdict.UNREADABLE
@@ -101,9 +114,9 @@ class Reconciler:
         if job.provider_id is not None:
             try:
                 verdict = self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
-                complaint = "the provider still calls it running"
-                if verdict is Verdict.ENDED:
+                if verdict not in _COMPLAINTS:
                     return
+                complaint = _COMPLAINTS[verdict]
             except ProviderError as error:
                 complaint = str(error)
                 if isinstance(error, NoSuchTaskError) and self._is_gone(job):
@@ -117,7 +130,9 @@ class Reconciler:
                 self._ledger.look_again(claimed, self._next_look(job))
 
     def _is_gone(self, job: Job) -> bool:
-        return self._ledger.now() - job.submitted_at > NOT_YET and job.attempts >= MOST_UNKNOWN
+        """Say whether "no such task" is to be believed: not from a job's first minute, nor soon after an answer about the task."""
+        answered = sum(delivery.source == Source.POLL for delivery in self._reports.delivery_log(job.ref))
+        return self._ledger.now() - job.submitted_at > NOT_YET and job.attempts - answered >= MOST_UNKNOWN
 
     def _next_look(self, job: Job) -> float:
         if job.provider_id is None or self._asker is None:
@@ -131,6 +146,8 @@ class Reconciler:
     def _obituary(self, job: Job, complaint: str) -> str:
         """Say what was lost and what a person can do about it."""
         hours = f"no result within {self._ledger.timing.job_timeout:.0f} s"
+        if job.mode is Mode.SYNC:
+            return f"{hours}: whoever submitted it died or was stopped before the answer came. {ANSWER_LOST}"
         if job.provider_id is None:
             return f"{hours}: the answer to the submit was lost and {complaint}; it may have been billed, look for it at the provider"
         return f"{hours} ({complaint}); the provider knows it as {job.provider_id}: `receiver retry {job.ref}` asks once more"
@@ -147,10 +164,10 @@ class Reconciler:
 
     def _hurry(self, claimed: Claimed[Job], waiting: list[Asset]) -> None:
         """Announce the risk of losing late assets, and ask for fresh URLs while there is time."""
-        job, dies = claimed.row, min(asset.expires_at for asset in waiting)
-        if self._ledger.now() >= risk_begins(dies, self._ledger.timing.url_lifetime):
-            left = dies - self._ledger.now()
-            message = f"{len(waiting)} of its pictures not archived yet, the first URL dies in {left:.0f} s: {waiting[0].error}"
+        job, first = claimed.row, min(waiting, key=lambda asset: asset.expires_at)
+        if self._ledger.now() >= risk_begins(first.expires_at, self._ledger.timing.url_lifetime):
+            left, trouble = max(0.0, first.expires_at - self._ledger.now()), first.error or "not tried yet"
+            message = f"{len(waiting)} of its pictures not archived yet, the first URL dies in {left:.0f} s: {trouble}"
             if self._ledger.announce_risk(claimed, message):
                 log.error("job at risk", ref=job.ref, message=message)
         if job.provider_id is not None:
@@ -166,7 +183,7 @@ class Reconciler:
         assets = self._reports.assets([job.ref])[job.ref]
         state, reason, message = verdict_on(assets)
         if any(asset.state is AssetState.ARCHIVED for asset in assets):
-            content = manifest(job, state, assets, self._reports.deliveries(job.ref))
+            content = manifest(job, state, assets, self._reports.delivery_log(job.ref))
             self._store.replace(manifest_key(job.ref), content, content_type="application/json")
         self._ledger.conclude(claimed, state, reason=reason, message=message)
         log.info("job concluded", ref=job.ref, state=state)

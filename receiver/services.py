@@ -21,6 +21,7 @@ from receiver.ledger.database import Database, open_database
 from receiver.ledger.ledger import Ledger, Timing
 from receiver.ledger.reports import Reports
 from receiver.providers.grsai_client import GrsaiClient
+from receiver.providers.openai_client import OpenAIClient
 from receiver.reconcile import Reconciler
 from receiver.settings import Settings
 from receiver.submit import Desk
@@ -119,6 +120,13 @@ class Services:
         return GrsaiClient(key.get_secret_value()) if key else None
 
     @cached_property
+    def openai(self) -> OpenAIClient | None:
+        """The other provider, likewise; no call of it may take longer than a job."""
+        chosen, key = self.settings, self.settings.openai_api_key
+        address, wait, most = chosen.openai_base_url, chosen.job_timeout, chosen.fetch_max_bytes
+        return OpenAIClient(key.get_secret_value(), address, timeout=wait, largest_picture=most) if key else None
+
+    @cached_property
     def reconciler(self) -> Reconciler:
         """Looks at jobs and hints that are due."""
         return Reconciler(self.ledger, self.reports, self.inbox, self.store, self.grsai, self.settings.grsai_base_url)
@@ -126,8 +134,8 @@ class Services:
     @cached_property
     def desk(self) -> Desk:
         """Where jobs are handed in."""
-        chosen = self.settings
-        return Desk(self.ledger, self.inbox, self.grsai, self.tickets, base_url=chosen.grsai_base_url, public_url=chosen.public_url)
+        here, there = self.settings.public_url, self.settings.grsai_base_url
+        return Desk(self.ledger, self.inbox, self.grsai, self.tickets, openai=self.openai, base_url=there, public_url=here)
 
     def archiver(self, scratch: Path) -> Archiver:
         """Return what brings assets home by way of the folder ``scratch``."""

@@ -11,15 +11,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from receiver.cli import SOME_FAILED, errors_told, load
-from receiver.model import FINAL_STATES, Api, JobState, Mode, Reason
+from receiver.job_request import DEFAULT_MODEL
+from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from receiver.views import JobView
-from submitter.submit import DEFAULT_MODEL, Submitter
+from submitter.submit import Submitter
 
 
 class _Commands(click.Group):
     """Commands; those of the sandbox are imported when they are asked for, since a submit needs none of what they need."""
 
-    _APART: ClassVar[dict[str, str]] = {"sandbox": "submitter.sandbox.command", "demo": "submitter.demo"}
+    _APART: ClassVar[dict[str, str]] = {
+        "batch": "submitter.batch.command",
+        "credits": "submitter.credits",
+        "demo": "submitter.demo",
+        "sandbox": "submitter.sandbox.command",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self._APART])
@@ -61,6 +67,9 @@ def _params(_context: click.Context, _option: click.Parameter, given: tuple[str,
     "--mode", type=click.Choice(["webhook", "poll", "stream"]), default="webhook", show_default=True, help="How the result comes."
 )
 @click.option("--api", type=click.Choice(["draw", "api"]), default="draw", show_default=True, help="GRSAI's older or newer API.")
+@click.option(
+    "--provider", type=click.Choice(["grsai", "openai"]), default="grsai", show_default=True, help="Whom to ask; openai answers at once."
+)
 @click.option("--key", help="Your own name for the job; submitted again, it pays nothing twice.")
 @click.option("--resubmit", type=click.IntRange(0), default=0, help="With --wait: post anew, so many times, what failed at the provider.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until the pictures are archived.")
@@ -76,6 +85,7 @@ def submit(
     images: tuple[str, ...],
     mode: str,
     api: str,
+    provider: str,
     key: str | None,
     resubmit: int,
     *,
@@ -87,10 +97,13 @@ def submit(
     load()
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: only who waits sees a job fail")
+    if provider == Provider.OPENAI and (resubmit or (mode, api) != (Mode.WEBHOOK, Api.DRAW)):
+        raise click.UsageError("--mode, --api and --resubmit are for GRSAI: OpenAI answers at once, and refunds nothing")
     with Submitter() as submitter:
         what = partial(submitter.submit, prompt, model=model, size=size, variants=variants, images=images, params=params)
-        post = partial(what, mode=Mode(mode), api=Api(api))
-        job = post(key=key)
+        post = partial(what, provider=Provider(provider), mode=Mode(mode), api=Api(api))
+        with Console(stderr=True).status(f"asking {provider}"):
+            job = post(key=key)
         if waits:
             job = _wait(submitter, job, timeout)
         while resubmit and job.reason is Reason.PROVIDER_ERROR:

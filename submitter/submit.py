@@ -8,15 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-from receiver.model import FINAL_STATES, Api, Mode, Submission
-from receiver.providers import grsai
+from pydantic import ValidationError
+
+from receiver.errors import ConfigurationError
+from receiver.job_request import DEFAULT_MODEL, JobRequest
+from receiver.model import FINAL_STATES, Api, Mode, Provider
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.views import JobView
 from receiver.worker import is_working
 from submitter.images import reference_image
 
-DEFAULT_MODEL = "gpt-image-1.5"
 # Seconds between two looks at the ledger while waiting.
 LOOK_EVERY = 0.2
 
@@ -51,6 +53,7 @@ class Submitter:
         variants: int | None = None,
         images: Sequence[str] = (),
         params: Mapping[str, object] | None = None,
+        provider: Provider = Provider.GRSAI,
         mode: Mode = Mode.WEBHOOK,
         api: Api = Api.DRAW,
         key: str | None = None,
@@ -61,11 +64,17 @@ class Submitter:
         reference pictures, URLs or local files. ``key`` is the caller's own name for the job: submitting it again returns the job that has
         it and pays nothing. A job the provider refused comes back ``failed`` and has not spent its key; one whose answer was lost comes
         back ``submitting`` and is never posted again. Raise ConfigurationError for an image that cannot be read.
+
+        With OpenAI there is one way, so ``mode`` and ``api`` say nothing: this returns when the pictures are made, which takes a minute or
+        two, or with a job ``expired`` if the answer was lost. ``size`` is pixels there, and no reference pictures are taken.
         """
-        fields: dict[str, object] = grsai.size_params(model, size) if size else {}
-        fields |= {"variants": variants} if variants else {}
-        fields |= {"urls": [reference_image(image) for image in images]} if images else {}
-        job = self._services.desk.submit(Submission(prompt, model, {**fields, **(params or {})}, mode, api=api, key=key))
+        pictures = tuple(reference_image(image) for image in images)
+        what = {"prompt": prompt, "model": model, "size": size, "variants": variants, "images": pictures, "params": params or {}}
+        try:
+            request = JobRequest.model_validate({**what, "provider": provider, "mode": mode, "api": api, "key": key})
+        except ValidationError as error:
+            raise ConfigurationError([f"{item['loc'][0]}: {item['msg']}" for item in error.errors(include_url=False)]) from error
+        job = self._services.desk.submit(request.submission())
         # The worker's plans may have changed: it is to poll this job sooner than it would look by itself.
         self._services.engine.ring()
         return self.job(job.ref)

@@ -6,7 +6,7 @@ Keys are a pure function of job and index: the date comes from the ref. Times ar
 import json
 from datetime import UTC, datetime
 
-from receiver.ledger.rows import Asset, DeliveryRow, Job
+from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import JobState, ref_time
 
 FORMAT = 1
@@ -26,7 +26,7 @@ def _folder(ref: str) -> str:
     return f"{ref_time(ref):%Y/%m/%d}/{ref}"
 
 
-def manifest(job: Job, state: JobState, assets: list[Asset], deliveries: list[DeliveryRow]) -> bytes:
+def manifest(job: Job, state: JobState, assets: list[Asset], deliveries: list[DeliveryEntry]) -> bytes:
     """Write down a job that ends in ``state``: request, every delivery's digest, every asset's facts and where it came from."""
     content = {
         "format": FORMAT,
@@ -35,7 +35,9 @@ def manifest(job: Job, state: JobState, assets: list[Asset], deliveries: list[De
         "provider": job.provider,
         "base_url": job.base_url,
         "provider_id": job.provider_id,
+        "api": job.api,
         "mode": job.mode,
+        "key": job.key,
         "request": {"model": job.model, "prompt": job.prompt, "params": json.loads(job.params)},
         "submitted_at": timestamp(job.submitted_at),
         "ended_at": timestamp(job.ended_at),
@@ -50,7 +52,7 @@ def timestamp(moment: float | None) -> str | None:
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _delivery(row: DeliveryRow) -> dict[str, object]:
+def _delivery(row: DeliveryEntry) -> dict[str, object]:
     return {"source": row.source, "verdict": row.verdict, "received_at": timestamp(row.received_at), "sha256": row.digest}
 
 

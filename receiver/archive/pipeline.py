@@ -4,23 +4,34 @@ Nothing is retried here. Whatever goes wrong, the asset's row is told when to be
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from shutil import copyfileobj
+from threading import Lock
 
 import structlog
 
-from receiver.archive.fetch import Fetcher
+from receiver.archive.fetch import Fetched, Fetcher
+from receiver.archive.inline import unpack
 from receiver.archive.inspect import inspect
-from receiver.archive.manifest import asset_key
+from receiver.archive.manifest import asset_key, timestamp
 from receiver.archive.stores import Store
-from receiver.errors import ClaimLostError, NotThePictureError, ObjectDiffersError, ReceiverError, SourceGoneError, StoreError
+from receiver.errors import (
+    ClaimLostError,
+    LedgerError,
+    NotThePictureError,
+    ObjectDiffersError,
+    ReceiverError,
+    SourceGoneError,
+    StoreError,
+)
 from receiver.ledger.claims import Claimed
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Asset, StoredAsset
-from receiver.model import AssetState
+from receiver.model import INLINE, AssetState
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +54,10 @@ class Archiver:
         self._store = store
         self._scratch = scratch
         self._store_in_doubt = False
+        # An answer with pictures in it is large: one in memory at a time.
+        self._one_answer = Lock()
+        # By ref and index. A restart counts anew, which costs minutes; the URL's end bounds them all.
+        self._bad_files: Counter[tuple[str, int]] = Counter()
 
     def archive(self, claimed: Claimed[Asset]) -> None:
         """Archive one asset, or say in the ledger when it is to be tried again."""
@@ -51,33 +66,48 @@ class Archiver:
         try:
             stored = self._bring_home(claimed)
             self._ledger.finish_asset(claimed, stored)
+            self._bad_files.pop((asset.ref, asset.idx), None)
             logger.info("asset archived", key=stored.key, size=stored.size, time_left=round(asset.expires_at - self._ledger.now(), 1))
         except ClaimLostError as error:
             logger.warning("asset left to another worker", error=str(error))
+        except LedgerError:
+            # That says nothing about the asset, which may be in the archive by now: the lease ends, and the next attempt finds it there.
+            raise
         except ReceiverError as error:
             logger.warning("asset not archived", error=str(error), permanent=error.permanent)
-            with suppress(ClaimLostError):
-                self._again_or_never(claimed, error)
+            self._again_or_never(claimed, error)
+        except Exception as error:
+            # A mistake of ours must not keep an asset for ever: it is an attempt that failed, and the URL's end bounds those.
+            logger.exception("attempt broke off")
+            self._again_or_never(claimed, ReceiverError(f"the attempt broke off ({type(error).__name__}); the log says where"))
 
     def _bring_home(self, claimed: Claimed[Asset]) -> StoredAsset:
         """Fetch, inspect, store; return what is in the archive now."""
         asset = claimed.row
         self._require_store()
         with self._scratch_file(f"{asset.ref}-{asset.idx}-{claimed.token}") as path:
-            fetched = self._fetcher.fetch(asset.url, path)
+            fetched = self._fetch(asset, path)
             picture = inspect(path)
             key = asset_key(asset.ref, asset.idx, picture.extension)
-            try:
-                self._put(key, path, fetched.sha256, picture.content_type)
-            except ObjectDiffersError:
-                return self._adopt(key, path)
+            with self._doubting_the_store():
+                try:
+                    self._store.put(key, path, sha256=fetched.sha256, content_type=picture.content_type)
+                except ObjectDiffersError:
+                    return self._adopt(key, path)
             return StoredAsset(key, fetched.sha256, fetched.size, picture.content_type, picture.width, picture.height)
 
-    def _put(self, key: str, path: Path, digest: str, content_type: str) -> None:
+    def _fetch(self, asset: Asset, path: Path) -> Fetched:
+        if not asset.url.startswith(INLINE):
+            return self._fetcher.fetch(asset.url, path)
+        with self._one_answer:
+            return unpack(self._ledger.answer(asset.ref), asset.url, path)
+
+    @contextmanager
+    def _doubting_the_store(self) -> Iterator[None]:
         try:
-            self._store.put(key, path, sha256=digest, content_type=content_type)
-        except StoreError as error:
-            self._store_in_doubt = not isinstance(error, ObjectDiffersError)
+            yield
+        except StoreError:
+            self._store_in_doubt = True
             raise
 
     def _require_store(self) -> None:
@@ -100,25 +130,50 @@ class Archiver:
 
     @contextmanager
     def _scratch_file(self, name: str) -> Iterator[Path]:
+        """Give the path of a file that is gone afterwards; a disk that fails is no fault of the asset."""
         path = self._scratch / name
         try:
             yield path
+        except OSError as error:
+            raise StoreError(f"cannot use {path}: {error.strerror}") from error
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # never there, or on a disk turned read-only; the next worker empties the folder
+                path.unlink()
 
     def _again_or_never(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
-        """Decide what a failed attempt means: over, or due again, never later than the URL lives."""
+        with suppress(ClaimLostError):
+            self._decide(claimed, error)
+
+    def _decide(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
+        """Decide what a failed attempt means: over, or due again while its URL lives."""
         asset, now, text = claimed.row, self._ledger.now(), str(error)
-        if error.permanent or (isinstance(error, NotThePictureError) and asset.attempts >= MOST_BAD_FILES):
-            self._ledger.give_up_asset(claimed, AssetState.FAILED, text)
+        gone, suspicious = isinstance(error, SourceGoneError), asset.attempts >= SUSPICIOUS_ATTEMPTS
+        if error.permanent or self._is_bad_too_often(asset, error):
+            self._give_up(claimed, AssetState.FAILED, text)
         elif isinstance(error, StoreError) and now < asset.expires_at + self._ledger.timing.url_lifetime:
             # The archive is away, which says nothing about the asset. Its URL may well outlive its promise.
             self._ledger.retry_asset(claimed, now + ARCHIVE_PAUSE * random.uniform(0.75, 1.25), text, counted=False)  # noqa: S311 - jitter
-        elif now >= asset.expires_at:
-            self._ledger.give_up_asset(claimed, AssetState.EXPIRED, text)
+        elif now < asset.expires_at:
+            due_at = min(now + back_off(asset.attempts), asset.expires_at)
+            self._ledger.retry_asset(claimed, due_at, text, ask_again=gone and suspicious)
+        elif gone and not suspicious:
+            # It was us who came late, after an outage perhaps: the provider may have a fresh URL.
+            self._ledger.retry_asset(claimed, now + back_off(asset.attempts), text, ask_again=True)
         else:
-            dead = isinstance(error, SourceGoneError) and asset.attempts >= SUSPICIOUS_ATTEMPTS
-            self._ledger.retry_asset(claimed, min(now + back_off(asset.attempts), asset.expires_at), text, ask_again=dead)
+            end = timestamp(asset.expires_at)
+            self._give_up(claimed, AssetState.EXPIRED, f"not archived while its URL lived (until {end}), {asset.attempts} attempts: {text}")
+
+    def _is_bad_too_often(self, asset: Asset, error: ReceiverError) -> bool:
+        """Count the files of a source that are no picture; other faults do not count, they may last as long as the URL."""
+        if isinstance(error, NotThePictureError):
+            if asset.url.startswith(INLINE):
+                return True  # the ledger will never serve other bytes
+            self._bad_files[asset.ref, asset.idx] += 1
+        return self._bad_files[asset.ref, asset.idx] >= MOST_BAD_FILES
+
+    def _give_up(self, claimed: Claimed[Asset], state: AssetState, text: str) -> None:
+        self._ledger.give_up_asset(claimed, state, text)
+        self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
 
 
 def back_off(attempts: int) -> float:

@@ -25,8 +25,11 @@ class Bell:
 
     def listen(self) -> "Listener":
         """Open the worker's end."""
-        with suppress(FileExistsError):
-            os.mkfifo(self._path, 0o600)
+        if not self._path.is_fifo():
+            # Nothing yet, or what a restored backup made of it; read as a file it would seem to ring for ever.
+            self._path.unlink(missing_ok=True)
+            with suppress(FileExistsError):
+                os.mkfifo(self._path, 0o600)
         # Opened for writing too: a pipe whose last writer leaves would be "readable" for ever.
         return Listener(os.open(self._path, os.O_RDWR | os.O_NONBLOCK))
 

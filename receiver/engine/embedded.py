@@ -53,8 +53,9 @@ class EmbeddedEngine:
         with self._bell.listen() as listener:
             while not self._stopping.is_set():
                 try:
-                    wait = min(self._dispatch(lane) for lane in lanes)
+                    # In this order: after a sleep of the machine, or an outage of the ledger, our own work must not look abandoned to us.
                     self._renew_leases()
+                    wait = min(self._dispatch(lane) for lane in lanes)
                 except LedgerError as error:
                     log.error("ledger away, work waits", error=str(error))  # noqa: TRY400 - the text says it, a trace would not
                     wait = 1.0
@@ -93,10 +94,9 @@ class EmbeddedEngine:
 
     def _renew_leases(self) -> None:
         if time.monotonic() - self._renewed > LEASE / 3:
-            self._renewed = time.monotonic()
-            held = self._in_hand()
-            if held:
+            if held := self._in_hand():
                 self._ledger.renew(held)
+            self._renewed = time.monotonic()
 
     def _in_hand(self) -> list[Claimed[Any]]:
         with self._lock:
@@ -109,4 +109,7 @@ class EmbeddedEngine:
             wait(left)
         if held := self._in_hand():
             log.warning("work handed back", claims=len(held))
-            self._ledger.hand_back(held)
+            try:
+                self._ledger.hand_back(held)
+            except LedgerError as error:
+                log.error("ledger away, leases end by themselves", error=str(error))  # noqa: TRY400 - as above

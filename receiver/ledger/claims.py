@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, func, select, tuple_, update
 
 from receiver.errors import ClaimLostError
 from receiver.ledger.rows import Asset, Hint, Job
@@ -48,10 +48,11 @@ def _claim(connection: Connection, table: Table, order: ColumnElement[Any], now:
     key = tuple_(*table.primary_key.columns)
     # A finished row has no due_at, so "due" also means "not finished"; a claimed one is not due until its lease ends.
     due = select(*table.primary_key.columns).where(table.c.due_at <= now).order_by(order).limit(limit)
-    # On PostgreSQL claimers pass over rows that another is claiming this instant; on SQLite there is one writer anyway.
-    due = due.with_for_update(skip_locked=True)
+    # On PostgreSQL claimers pass over rows that another is claiming this instant; on SQLite there is one writer anyway. Being a CTE it is
+    # run once: as a plain subquery some plans run it for each row of the table, and every run claims another ``limit`` rows.
+    once = due.with_for_update(skip_locked=True).cte("due")
     values = {"claim": token_hex(8), "due_at": until, "attempts": table.c.attempts + 1}
-    return connection.execute(update(table).where(key.in_(due)).values(values).returning(*table.c)).all()
+    return connection.execute(update(table).where(key.in_(select(once))).values(values).returning(*table.c)).all()
 
 
 def _held(claimed: Claimed[Any]) -> tuple[Table, ColumnElement[bool]]:
@@ -80,16 +81,28 @@ def require_held(connection: Connection, claimed: Claimed[Any]) -> None:
         raise ClaimLostError("the lease ended and the work went to another worker")
 
 
+def _place_in_line(claimed: Claimed[Any]) -> tuple[int, str, int]:
+    """Where several rows are locked, jobs go before their assets and both by their keys: then no two transactions wait for each other."""
+    row: Asset | Job | Hint = claimed.row
+    match row:
+        case Job():
+            return 0, row.ref, 0
+        case Asset():
+            return 1, row.ref, row.idx
+        case Hint():
+            return 2, row.provider_id, 0
+
+
 def renew(connection: Connection, held: Sequence[Claimed[Any]], until: float) -> None:
     """Move the end of our leases; a claim that was lost meanwhile is passed over."""
-    for claimed in held:
+    for claimed in sorted(held, key=_place_in_line):
         table, still_ours = _held(claimed)
         connection.execute(update(table).where(still_ours).values(due_at=until))
 
 
 def hand_back(connection: Connection, held: Sequence[Claimed[Any]], now: float) -> None:
     """Give up claims whose work was not finished: due at once for another, and the attempt does not count."""
-    for claimed in held:
+    for claimed in sorted(held, key=_place_in_line):
         table, still_ours = _held(claimed)
         connection.execute(update(table).where(still_ours).values(claim=None, due_at=now, attempts=table.c.attempts - 1))
 
@@ -104,13 +117,16 @@ def take_over(connection: Connection, now: float) -> int:
 
 def next_due(connection: Connection, table: Table) -> float | None:
     """Return when the next row of a table becomes due; None when nothing is."""
-    earliest: float | None = connection.execute(select(func.min(table.c.due_at))).scalar_one()
+    earliest: float | None = connection.execute(_first_due(table)).scalar_one()
     return earliest
+
+
+def _first_due(table: Table) -> Select[tuple[Any]]:
+    # What has no due_at is left out by name: only so does SQLite know that the partial index holds the answer.
+    return select(func.min(table.c.due_at)).where(table.c.due_at.isnot(None))
 
 
 def oldest_due(connection: Connection, now: float) -> float | None:
     """Return since when the oldest due work has been waiting for a hand; None when nothing waits."""
-    waiting = [
-        connection.execute(select(func.min(table.c.due_at)).where(table.c.due_at <= now)).scalar_one() for table in (assets, jobs, hints)
-    ]
-    return min((moment for moment in waiting if moment is not None), default=None)
+    waiting = [connection.execute(_first_due(table)).scalar_one() for table in (assets, jobs, hints)]
+    return min((moment for moment in waiting if moment is not None and moment <= now), default=None)

@@ -9,7 +9,7 @@ import fcntl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -60,14 +60,16 @@ def foreign_errors_turned() -> Iterator[None]:
 
 
 class PostgresDatabase:
-    """A pool of PostgreSQL connections; each write is a transaction of its own."""
+    """A pool of PostgreSQL connections; each write is a transaction of its own, each read a snapshot."""
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url, pool_size=16, max_overflow=16, pool_timeout=WRITE_PATIENCE, pool_pre_ping=True)
+        # Otherwise each statement of a read would see another moment, and the figures of an audit would not add up.
+        self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
 
     def read(self, work: Work[T]) -> T:
-        """Run ``work`` on a pooled connection."""
-        with foreign_errors_turned(), self._engine.connect() as connection:
+        """Run ``work`` in a snapshot."""
+        with foreign_errors_turned(), self._snapshots.connect() as connection:
             return work(connection)
 
     def write(self, work: Work[T]) -> T:
@@ -99,13 +101,17 @@ class SqliteDatabase:
         """Queue ``work``; whoever leads next runs all that is queued in one transaction, each behind a savepoint."""
         mine = _Write(work)
         self._waiting.append(mine)
-        if not self._leader.acquire(timeout=WRITE_PATIENCE):
-            raise LedgerError(f"the ledger took no write for {WRITE_PATIENCE:.0f} s")
-        try:
-            while not mine.settled:
-                self._lead()
-        finally:
-            self._leader.release()
+        if self._leader.acquire(timeout=WRITE_PATIENCE):
+            try:
+                while not mine.settled:
+                    self._lead()
+            finally:
+                self._leader.release()
+        else:
+            with suppress(ValueError):  # withdrawn, so that it is not done after we said it was not; unless a leader has it already
+                self._waiting.remove(mine)
+            if not mine.settled:
+                raise LedgerError(f"the ledger took no write for {WRITE_PATIENCE:.0f} s")
         return mine.result()
 
     def close(self) -> None:

@@ -5,12 +5,14 @@ The statements stand in ``writes`` and ``claims``; here they are put together. E
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from receiver.errors import KeyTakenError, ReceiverError
+from receiver.errors import KeyTakenError, ReceiverError, UnreadableError
 from receiver.ledger import claims, writes
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
@@ -48,6 +50,10 @@ class Ledger:
         """Run ``work`` in one transaction; durable when it returns, LedgerError when it may not be."""
         return self._database.write(work)
 
+    def require_writable(self) -> None:
+        """Raise LedgerError unless a transaction for writing can be had now."""
+        self.write(lambda _connection: None)
+
     # A job's beginning.
 
     def submit(self, submission: Submission, base_url: str, ref: str | None = None) -> Job:
@@ -63,14 +69,26 @@ class Ledger:
                 self._free_key(connection, submission.key)
             what = {name: getattr(submission, name) for name in ("provider", "api", "mode", "model", "prompt", "key")}
             params = json.dumps(submission.params, ensure_ascii=False)
-            self._insert_job(connection, ref, now, base_url=base_url, due_at=now + self.timing.job_timeout, params=params, **what)
+            try:
+                with connection.begin_nested():
+                    self._insert_job(connection, ref, now, base_url=base_url, due_at=now + self.timing.job_timeout, params=params, **what)
+            except IntegrityError:
+                self._free_key(connection, submission.key or "")  # another submit took it this instant
+                raise
             return self._job(connection, ref)
 
         return self.write(work)
 
     def job(self, ref: str) -> Job:
         """Return a job as it stands; raise ReceiverError if there is none."""
-        return self._database.read(lambda connection: self._job(connection, ref))
+        return self._database.read(lambda connection: self._job(connection, ref, locked=False))
+
+    def answer(self, ref: str) -> bytes:
+        """Return the answer that brought a job's pictures itself; raise UnreadableError if none did."""
+        body = self._database.read(lambda connection: writes.find_answer(connection, ref))
+        if body is None:
+            raise UnreadableError(f"{ref} has no answer with pictures in it")
+        return body
 
     def key_holder(self, key: str) -> Job | None:
         """Return the job that has spent a caller's key; None where the key is free."""
@@ -99,15 +117,16 @@ class Ledger:
         now = self.now()
         unknown = {"model": "", "prompt": "", "params": "{}"}
         what = {"provider": "grsai", "api": Api.DRAW, "mode": Mode.WEBHOOK, "provider_id": provider_id, "base_url": base_url}
-        self._insert_job(connection, ref, now, due_at=now + self.timing.poll_after, **what, **unknown)
+        with suppress(IntegrityError), connection.begin_nested():  # another report may be adopting it this instant
+            self._insert_job(connection, ref, now, due_at=now + self.timing.poll_after, **what, **unknown)
         return self._job(connection, ref)
 
     def _insert_job(self, connection: Connection, ref: str, now: float, **values: object) -> None:
         always = {"ref": ref, "state": JobState.SUBMITTING, "submitted_at": now}
         writes.insert_job(connection, **always, deadline_at=now + self.timing.job_timeout, **values)
 
-    def _job(self, connection: Connection, ref: str) -> Job:
-        job = writes.find_job(connection, ref)
+    def _job(self, connection: Connection, ref: str, *, locked: bool = True) -> Job:
+        job = writes.find_job(connection, ref, locked=locked)
         if job is None:
             raise ReceiverError(f"there is no job {ref}")
         return job
@@ -117,7 +136,9 @@ class Ledger:
 
         def work(connection: Connection) -> Job:
             job = self._job(connection, ref)
-            values: dict[str, object] = {"provider_id": job.provider_id or provider_id}
+            # An id that is another job's is left out: one task of a provider is one job.
+            taken = job.provider_id is None and writes.find_job_by_provider_id(connection, job.provider, provider_id)
+            values: dict[str, object] = {"provider_id": job.provider_id if taken else job.provider_id or provider_id}
             if job.state == JobState.SUBMITTING:
                 values |= {"state": JobState.WAITING, "due_at": self.poll_due(job), "claim": None}
             connection.execute(update(jobs).where(jobs.c.ref == ref).values(values))
@@ -242,10 +263,11 @@ class Ledger:
         self.write(lambda connection: claims.change_held(connection, claimed, due_at=due_at, claim=None))
 
     def announce_risk(self, claimed: Claimed[Job], message: str) -> bool:
-        """Write ``job.at_risk``, once a round; say whether it was new."""
+        """Write ``job.at_risk``, once a round; say whether it was new. Raise ClaimLostError if the job is no longer ours."""
 
         def work(connection: Connection) -> bool:
             job = self._job(connection, claimed.row.ref)
+            claims.require_held(connection, claimed)
             if writes.has_event(connection, EventType.JOB_AT_RISK, job):
                 return False
             payload: dict[str, object] = {"ref": job.ref, "message": message}
@@ -268,7 +290,8 @@ class Ledger:
             known = connection.execute(select(hints.c.provider_id).limit(MOST_HINTS)).scalars().all()
             if provider_id in known or len(known) >= MOST_HINTS:
                 return provider_id in known
-            connection.execute(insert(hints).values(provider_id=provider_id, received_at=self.now(), due_at=self.now()))
+            with suppress(IntegrityError), connection.begin_nested():  # another stranger may be naming it this instant
+                connection.execute(insert(hints).values(provider_id=provider_id, received_at=self.now(), due_at=self.now()))
             return True
 
         return self.write(work)
@@ -299,7 +322,7 @@ class Ledger:
             job = self._job(connection, ref)
             if job.state not in FINAL_STATES or job.state == JobState.ARCHIVED:
                 raise ReceiverError(f"{ref} is {job.state}: there is nothing to retry")
-            if job.provider_id is None:
+            if job.provider_id is None and not writes.lost_inline_assets(connection, ref):
                 raise ReceiverError(f"{ref} has no id at the provider, so its result cannot be asked for: submit it again as a new job")
             self._open_again(connection, job)
             return self._job(connection, ref)

@@ -1,18 +1,37 @@
 """Reads: what the API, the commands and the audit see of the ledger. Nothing here writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, text
 
 from receiver.ledger import claims, writes
 from receiver.ledger.database import Database
-from receiver.ledger.rows import Asset, DeliveryRow, Job
+from receiver.ledger.rows import Asset, DeliveryEntry, DeliveryRow, Job
 from receiver.ledger.tables import assets, deliveries, events, hints, jobs
-from receiver.model import FINAL_STATES, AssetState, JobState
+from receiver.model import FINAL_STATES, AssetState, JobState, Reason
 
 T = TypeVar("T")
+
+
+# Failures of the provider's, which it refunds.
+REFUNDED = (Reason.PROVIDER_ERROR, Reason.INPUT_MODERATION, Reason.OUTPUT_MODERATION, Reason.VIOLATION)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What became of a model's jobs; each of them is counted once beside ``submitted``. The model is "" where we never saw the request."""
+
+    provider: str
+    model: str
+    submitted: int
+    archived: int
+    refunded: int  # failed at the provider, moderated ones too
+    refused: int  # never taken, nothing owed
+    failed: int  # paid, but the result was missing or was no picture
+    expired: int
+    in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +98,12 @@ class Reports:
             found[asset.ref].append(asset)
         return found
 
+    def delivery_log(self, ref: str) -> list[DeliveryEntry]:
+        """Return what was reported about a job, in the order of arrival, without the bodies."""
+        shown = [deliveries.c[name] for name in ("id", "source", "verdict", "received_at", "digest")]
+        question = select(*shown, func.length(deliveries.c.body).label("size")).where(deliveries.c.ref == ref).order_by(deliveries.c.id)
+        return self._read(lambda connection: [DeliveryEntry(**row._mapping) for row in connection.execute(question)])  # noqa: SLF001 - documented
+
     def deliveries(self, ref: str) -> list[DeliveryRow]:
         """Return everything that was ever reported about a job, in the order of arrival."""
         return self._deliveries(select(deliveries).where(deliveries.c.ref == ref).order_by(deliveries.c.id))
@@ -100,6 +125,28 @@ class Reports:
         question = select(jobs.c.state, func.count()).group_by(jobs.c.state)
         counted = self._read(lambda connection: {state: int(number) for state, number in connection.execute(question)})
         return {state.value: counted.get(state.value, 0) for state in JobState}
+
+    def standing(self, refs: Sequence[str]) -> dict[str, tuple[JobState, Reason | None]]:
+        """Return state and reason of each of these jobs, of some hundreds at a time; unknown refs are left out."""
+        question = select(jobs.c.ref, jobs.c.state, jobs.c.reason).where(jobs.c.ref.in_(refs))
+        found = self._read(lambda connection: connection.execute(question).all())
+        return {ref: (JobState(state), Reason(why) if why else None) for ref, state, why in found}
+
+    def usage(self) -> list[Usage]:
+        """Count what became of each model's jobs, the most used model first."""
+        failed, refunded = jobs.c.state == JobState.FAILED, jobs.c.reason.in_(REFUNDED)
+        kinds = {
+            "archived": jobs.c.state == JobState.ARCHIVED,
+            "refunded": and_(failed, refunded),
+            "refused": and_(failed, jobs.c.reason == Reason.REFUSED),
+            "failed": and_(failed, ~refunded, jobs.c.reason != Reason.REFUSED),
+            "expired": jobs.c.state == JobState.EXPIRED,
+            "in_flight": jobs.c.state.not_in(FINAL_STATES),
+        }
+        counted = [func.count(case((condition, 1))).label(kind) for kind, condition in kinds.items()]
+        question = select(jobs.c.provider, jobs.c.model, func.count().label("submitted"), *counted).group_by(jobs.c.provider, jobs.c.model)
+        question = question.order_by(func.count().desc(), jobs.c.model)
+        return self._read(lambda connection: [Usage(**row._mapping) for row in connection.execute(question)])  # noqa: SLF001 - documented
 
     def oldest_due(self, now: float) -> float | None:
         """Return since when (seconds since the epoch) the oldest due work waits for a hand; None when nothing waits."""

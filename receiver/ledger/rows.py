@@ -81,6 +81,18 @@ class StoredAsset:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryEntry:
+    """A delivery without its body, which may be large; ``size`` is the body's, in bytes."""
+
+    id: int
+    source: str
+    verdict: str
+    received_at: float
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryRow:
     """One delivery as it was kept; see ``tables.deliveries``."""
 

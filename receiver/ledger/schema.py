@@ -35,15 +35,18 @@ def require_current(database: Database) -> None:
 
 
 def migrate(url: str) -> None:
-    """Bring the ledger at ``url`` to HEAD, one process at a time; harmless when it is there already."""
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
+    """Bring the ledger at ``url`` to HEAD, one process at a time; harmless when it is there already. Raise LedgerError if that fails."""
+    if not url.startswith("sqlite:///"):
+        _upgrade(url)
+        return
+    path = Path(url.removeprefix("sqlite:///"))
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             _upgrade(url)
-    else:
-        _upgrade(url)
+    except OSError as error:
+        raise LedgerError(f"the ledger cannot be made: {error}") from error
 
 
 def _upgrade(url: str) -> None:

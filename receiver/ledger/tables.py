@@ -19,7 +19,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
 from receiver.model import Api, AssetState, EventType, JobState, Mode, Reason, Source, Verdict
@@ -137,8 +136,9 @@ assets = Table(
     ),
     UniqueConstraint("key"),
 )
-# Deadline first: claims walk this index from the URL that dies next.
-Index("ix_assets_deadline", assets.c.expires_at, sqlite_where=text("state = 'pending'"), postgresql_where=text("state = 'pending'"))
+# Deadline first: claims walk this index from the URL that dies next. Its condition is the one that "due by now" implies to a planner.
+Index("ix_assets_deadline", assets.c.expires_at, sqlite_where=assets.c.due_at.isnot(None), postgresql_where=assets.c.due_at.isnot(None))
+Index("ix_assets_due", assets.c.due_at, sqlite_where=assets.c.due_at.isnot(None), postgresql_where=assets.c.due_at.isnot(None))
 
 events = Table(
     "events",

@@ -10,9 +10,11 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from receiver.ledger.rows import Asset, Job
 from receiver.ledger.tables import assets, deliveries, events, hints, jobs
-from receiver.model import Api, AssetState, Delivery, EventType, JobState, Mode, Outcome, Reason, Report, Result, Verdict
+from receiver.model import INLINE, Api, AssetState, Delivery, EventType, JobState, Mode, Outcome, Reason, Report, Result, Source, Verdict
 
 ABOUT_THE_JOB = -1
+# Any number will do, as long as every process of ours asks PostgreSQL for the same one.
+_EVENTS_LINE = 0x6576656E
 
 
 def job_of(row: Row[Any]) -> Job:
@@ -30,9 +32,10 @@ def asset_of(row: Row[Any]) -> Asset:
     return Asset(**{**values, "state": AssetState(values["state"])})
 
 
-def find_job(connection: Connection, ref: str) -> Job | None:
-    """Return the job ``ref``, locked until the transaction ends; None where there is none."""
-    row = connection.execute(select(jobs).where(jobs.c.ref == ref).with_for_update()).one_or_none()
+def find_job(connection: Connection, ref: str, *, locked: bool = True) -> Job | None:
+    """Return the job ``ref``, ``locked`` until the transaction ends; None where there is none."""
+    question = select(jobs).where(jobs.c.ref == ref)
+    row = connection.execute(question.with_for_update() if locked else question).one_or_none()
     return job_of(row) if row else None
 
 
@@ -78,6 +81,13 @@ def insert_delivery(connection: Connection, delivery: Delivery, digest: str, ver
 def set_verdict(connection: Connection, number: int, verdict: Verdict) -> None:
     """Correct what a kept delivery was taken for, after it was replayed."""
     connection.execute(update(deliveries).where(deliveries.c.id == number).values(verdict=verdict))
+
+
+def find_answer(connection: Connection, ref: str) -> bytes | None:
+    """Return the answer to a job's submit, where the answer was its result; None for any other job."""
+    answers = (deliveries.c.ref == ref) & (deliveries.c.source == Source.SYNC)
+    body: bytes | None = connection.execute(select(deliveries.c.body).where(answers).order_by(deliveries.c.id).limit(1)).scalar()
+    return body
 
 
 def was_empty_before(connection: Connection, ref: str) -> bool:
@@ -190,6 +200,9 @@ def finish_job(
 
 def emit(connection: Connection, kind: EventType, job: Job, idx: int, now: float, payload: dict[str, object]) -> None:
     """Write an event beside the change it tells of."""
+    if connection.dialect.name == "postgresql":
+        # Numbers are drawn before the commit. Writers of events stand in line, or a reader could pass a number that is yet to be seen.
+        connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LINE)))
     values = {
         "type": kind,
         "ref": job.ref,
@@ -216,6 +229,12 @@ def pending_assets(connection: Connection, ref: str) -> int:
     """Count the assets of a job that are not final yet."""
     still = select(func.count()).select_from(assets).where(assets.c.ref == ref, assets.c.state == AssetState.PENDING)
     return int(connection.execute(still).scalar_one())
+
+
+def lost_inline_assets(connection: Connection, ref: str) -> int:
+    """Count the assets of a job that are not archived although their bytes are in the ledger."""
+    ours = (assets.c.ref == ref) & (assets.c.state != AssetState.ARCHIVED) & assets.c.url.startswith(INLINE)
+    return int(connection.execute(select(func.count()).select_from(assets).where(ours)).scalar_one())
 
 
 def delete_hint(connection: Connection, provider_id: str) -> None:

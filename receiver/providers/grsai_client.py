@@ -59,7 +59,7 @@ class GrsaiClient:
         """Ask for a task and return the answer's body; raise NoSuchTaskError or ProviderUnavailableError."""
         request = grsai.build_result(api, provider_id)
         try:
-            with self._request(requests.Session(), base_url, request) as response:
+            with requests.Session() as session, self._request(session, base_url, request) as response:
                 body = _body(response)
         except _BROKEN as error:
             raise ProviderUnavailableError(f"{base_url} cannot be asked now: {_plain(error)}") from error
@@ -70,7 +70,7 @@ class GrsaiClient:
         """Return how many credits the key has left; raise ProviderUnavailableError."""
         request = grsai.Request(grsai.CREDITS_PATH, {"apiKey": self._key})
         try:
-            with self._request(requests.Session(), base_url, request) as response:
+            with requests.Session() as session, self._request(session, base_url, request) as response:
                 return grsai.read_credits(response.status_code, _body(response))
         except (*_BROKEN, UnreadableError) as error:
             raise ProviderUnavailableError(f"{base_url} cannot be asked for credits now: {_plain(error)}") from error

@@ -1,0 +1,157 @@
+"""OpenAI's Images API, without I/O: the arguments of a call are built, its answer is read.
+
+Bytes in, a typed value or a typed error out, as in ``grsai``. The answer to the call is the result itself: there is no task, no id and
+nothing to ask for later. https://platform.openai.com/docs/api-reference/images/create
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from receiver.errors import AnswerLostError, ConfigurationError, NotSentError, RefusedError, UnreadableError
+from receiver.model import INLINE, Outcome, Reason, Report, Result, Submission
+
+# What a person is told of a call whose answer nobody has.
+ANSWER_LOST = "OpenAI keeps no result to ask for, and it may have been billed: look at the usage there before you submit it again"
+
+# Bounds on what an answer can make us keep, in items and characters; the first also on what it is given room for.
+_MOST_RESULTS = 32
+_LONGEST_URL = 8192
+_LONGEST_TEXT = 2000
+# Bytes of an answer: room for what is not pictures, and a bound that both databases and a small machine's memory can take.
+_ROOM_FOR_WORDS = 64 * 1024
+_LONGEST_ANSWER = 256 * 1024 * 1024
+
+# Error codes by which OpenAI will not make the picture, as opposed to not having understood or not wanting to be asked.
+_MODERATED = frozenset({"moderation_blocked", "content_policy_violation"})
+# Of a 429: no money left, which waiting does not help.
+_NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS = 408, 429
+
+
+class _Picture(BaseModel):
+    url: str | None = None
+    b64_json: str | None = None
+
+
+class _Moderation(BaseModel):
+    moderation_stage: str | None = None  # "input" or "output"; not always there
+
+
+class _Error(BaseModel):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    message: str | None = None
+    type: str | None = None
+    code: str | None = None
+    moderation_details: _Moderation | None = None
+
+
+class _Answer(BaseModel):
+    data: list[_Picture] | None = None
+    error: _Error | None = None
+
+
+def build_arguments(submission: Submission) -> dict[str, Any]:
+    """Return the arguments of ``images.generate``; params pass through as they are, but ``variants`` is called ``n`` here.
+
+    Raise ConfigurationError for what cannot be had from this API.
+    """
+    params = {name: value for name, value in submission.params.items() if name not in {"model", "prompt"}}
+    if "variants" in params:
+        variants = params.pop("variants")
+        params.setdefault("n", variants)
+    mistakes = []
+    if params.get("urls"):
+        mistakes.append("--image: OpenAI makes pictures from words only here; use --provider grsai for reference pictures")
+    if params.get("stream"):
+        mistakes.append("--param stream: OpenAI's answer is taken whole; leave it out")
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    # As ``extra_body`` a param needs no place in the package's signature, and cannot be taken for one of its own options.
+    return {"model": submission.model, "prompt": submission.prompt, "extra_body": params}
+
+
+def longest_answer(arguments: dict[str, Any], largest_picture: int) -> int:
+    """Return how many bytes of an answer to read: pictures of ``largest_picture`` bytes, as many as were asked for, in base64."""
+    asked = arguments["extra_body"].get("n")
+    pictures = min(max(asked, 1), _MOST_RESULTS) if isinstance(asked, int) else 1
+    return min(pictures * (largest_picture * 4 // 3 + 4) + _ROOM_FOR_WORDS, _LONGEST_ANSWER)
+
+
+def check_answer(status: int, body: bytes) -> None:
+    """Return if an answer is a report for ``read_report``: the pictures, or that OpenAI will not make them.
+
+    Raise RefusedError (nothing was made), NotSentError (rate limit) or AnswerLostError (nobody knows).
+    """
+    error = _error(body)
+    words = _text(error.message) or f"OpenAI answered HTTP {status}"
+    refused = 400 <= status < 500 and status != _REQUEST_TIMEOUT  # noqa: PLR2004 - HTTP's client errors
+    if status == 200 or (refused and error.code in _MODERATED):  # noqa: PLR2004 - HTTP's "OK"
+        return
+    if status == _TOO_MANY_REQUESTS and not {error.code, error.type} & _NO_CREDIT:
+        raise NotSentError(words)
+    if refused:
+        raise RefusedError(words)
+    raise AnswerLostError(f"OpenAI answered HTTP {status}: {words}" if error.message else words)
+
+
+def read_report(body: bytes) -> Report:
+    """Read an answer that passed ``check_answer``; raise UnreadableError if it is none."""
+    answer = _read(body)
+    if answer.error is not None:
+        return _failure(_reason(answer.error), _text(answer.error.message))
+    if answer.data is None:
+        raise UnreadableError("the answer has neither data nor an error")
+    results = tuple(result for idx, item in enumerate(answer.data[:_MOST_RESULTS]) if (result := _result(idx, item)))
+    if not results:  # there is nobody to ask a second time
+        return _failure(Reason.NO_RESULT, "OpenAI reports success, but no picture")
+    return Report(Outcome.SUCCEEDED, None, "succeeded", 100, results)
+
+
+def read_picture(body: bytes, url: str) -> str:
+    """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names; raise UnreadableError if there is none."""
+    data, index = _read(body).data or [], url.removeprefix(INLINE)
+    found = data[int(index)].b64_json if index.isdecimal() and int(index) < len(data) else None
+    if not found:
+        raise UnreadableError(f"the answer brought no picture {index[:40]!r}")
+    return found
+
+
+def _read(body: bytes) -> _Answer:
+    try:
+        return _Answer.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise UnreadableError(f"the answer cannot be read: {'.'.join(map(str, first['loc']))} {first['msg']}") from error
+
+
+def _error(body: bytes) -> _Error:
+    """Return what an answer says is wrong; a gateway's page says nothing."""
+    try:
+        return _read(body).error or _Error()
+    except UnreadableError:
+        return _Error()
+
+
+def _failure(reason: Reason, message: str) -> Report:
+    return Report(Outcome.FAILED, None, "failed", reason=reason, message=message)
+
+
+def _reason(error: _Error) -> Reason:
+    if error.code not in _MODERATED:
+        return Reason.PROVIDER_ERROR
+    judged_picture = error.moderation_details is not None and error.moderation_details.moderation_stage == "output"
+    return Reason.OUTPUT_MODERATION if judged_picture else Reason.INPUT_MODERATION
+
+
+def _result(idx: int, item: _Picture) -> Result | None:
+    if item.b64_json:
+        return Result(f"{INLINE}{idx}")
+    url = (item.url or "").replace("\x00", "").strip()
+    return Result(url) if 0 < len(url) <= _LONGEST_URL else None
+
+
+def _text(value: str | None) -> str:
+    """Return a bounded text without NUL, which PostgreSQL cannot store."""
+    return (value or "")[:_LONGEST_TEXT].replace("\x00", "").strip()

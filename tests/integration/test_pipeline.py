@@ -1,0 +1,557 @@
+"""The way of one asset into the archive, with every fault of a source, of the archive, of our own disk and of a claim lost under way."""
+
+import hashlib
+import json
+import re
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import requests
+from ledgers import Books, opened, succeeded
+from outside import Script, Server, answer, redirect
+from seaweed import S3Server
+from sqlalchemy import Connection
+
+from receiver.archive.address import AddressPolicy
+from receiver.archive.fetch import Fetcher
+from receiver.archive.manifest import asset_key, manifest_key
+from receiver.archive.pipeline import ARCHIVE_PAUSE, LONGEST_BACK_OFF, MOST_BAD_FILES, SUSPICIOUS_ATTEMPTS, Archiver, back_off
+from receiver.archive.stores import Store, open_store
+from receiver.archive.stores.directory import DirectoryStore
+from receiver.errors import LedgerError, MissingObjectError
+from receiver.ledger.claims import Claimed
+from receiver.ledger.database import Database
+from receiver.ledger.ledger import LEASE
+from receiver.ledger.rows import Asset
+from receiver.model import AssetState, Source, Verdict
+from submitter.sandbox import Sandbox
+from submitter.sandbox.pictures import picture
+
+T = TypeVar("T")
+
+SIZE = 20_000
+LIFETIME = 7200.0
+PNG = picture("a picture", "png", 64, 48, SIZE, None)
+OTHER_PNG = picture("another picture", "png", 32, 16, SIZE, None)
+
+
+class Bench:
+    """A ledger with a clock set by hand, an archive, and an archiver between them; the sources are real servers on this machine."""
+
+    def __init__(self, books: Books, store: Store, folder: Path, sandbox: Sandbox) -> None:
+        self.books = books
+        self.store = store
+        self.sandbox = sandbox
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
+        self.fetch_from(sandbox.port)
+
+    def fetch_from(self, *ports: int, max_bytes: int = 10_000_000) -> None:
+        """Let the archiver fetch from these ports of this machine, and from nowhere else here."""
+        policy = AddressPolicy.parse([f"127.0.0.1:{port}" for port in ports], ())
+        self.archiver = Archiver(self.books.ledger, Fetcher(policy, max_bytes=max_bytes, timeout=10), self.store, self.scratch)
+
+    def ask(self, path: str, body: Mapping[str, object]) -> bytes:
+        return requests.post(self.sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10).content
+
+    def result(self, task_id: str) -> bytes:
+        """Ask the sandbox for a task, in the provider's words."""
+        return self.ask("/v1/draw/result", {"id": task_id})
+
+    def made(self, **file: Any) -> tuple[str, str]:
+        """Have the sandbox make a picture whose file behaves like this, and its success accepted; return the job's ref, the task's id."""
+        order = {"model": "m", "prompt": "a fox", "size": "64x48", "webHook": "-1", "sandbox": {"file": file or "ok"}}
+        task_id = json.loads(self.ask("/v1/draw/completions", order))["data"]["id"]
+        while json.loads(result := self.result(task_id))["data"]["status"] == "running":
+            pass  # for the few milliseconds it takes; each look is a round trip
+        ref = self.books.waiting(task_id)
+        self.books.deliver(ref, result, Source.POLL)
+        return ref, task_id
+
+    def announced(self, server: Server) -> str:
+        """Have a success accepted whose file is at a server of the test's own; return the job's ref."""
+        self.fetch_from(server.port)
+        ref = self.books.waiting()
+        self.books.deliver(ref, succeeded(f"http://127.0.0.1:{server.port}/x.png"))
+        return ref
+
+    def file(self, task_id: str) -> dict[str, Any]:
+        """Return what the sandbox knows of a task's file: its digest, and how often it was asked for."""
+        (file,) = self.sandbox.task(task_id)["files"]
+        return dict(file)
+
+    def claim(self) -> Claimed[Asset]:
+        """Claim the one asset that is due."""
+        (claimed,) = self.books.ledger.claim_assets(2)
+        return claimed
+
+    def attempt(self) -> Asset:
+        """Make the attempt that is due now; return the asset as it stands then. No attempt leaves a file in the scratch folder."""
+        claimed = self.claim()
+        self.archiver.archive(claimed)
+        assert not self.scratch.is_dir() or list(self.scratch.iterdir()) == []
+        (asset,) = self.books.assets(claimed.row.ref)
+        return asset
+
+    def attempts(self) -> Iterator[Asset]:
+        """Make attempt after attempt, each when it is due, until the asset is final; give the asset after each."""
+        yield (asset := self.attempt())
+        while asset.state is AssetState.PENDING:
+            self.books.clock.now = due(asset)
+            yield (asset := self.attempt())
+
+    def asked_now(self, ref: str) -> bool:
+        """Say whether a job is due to be looked at now, to be polled or to be concluded."""
+        due_at = self.books.job(ref).due_at
+        return due_at is not None and due_at <= self.books.clock.now
+
+    def stored(self, key: str | None) -> bytes:
+        """Return what the archive holds under a key."""
+        with self.store.open(key or "nothing") as stream:
+            return stream.read()
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put an object behind the archiver's back."""
+        path = self.scratch / "put"
+        path.write_bytes(data)
+        self.store.put(key, path, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
+        path.unlink()
+
+
+class TroubledStore(DirectoryStore):
+    """A directory in which something happens before or after a put."""
+
+    before: Callable[[], object] = bool
+    after: Callable[[], object] = bool
+    checks = 0
+
+    def check(self) -> None:
+        self.checks += 1
+        super().check()
+
+    def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
+        self.before()
+        super().put(key, path, sha256=sha256, content_type=content_type)
+        self.after()
+
+
+class FlickeringDatabase:
+    """A database that is away for one write, the next one after ``away`` was set."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.away = False
+        self.read, self.close = database.read, database.close
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        if self.away:
+            self.away = False
+            raise LedgerError("away for a moment")
+        return self._database.write(work)
+
+
+def due(asset: Asset) -> float:
+    assert asset.due_at is not None
+    return asset.due_at
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+@contextmanager
+def source(*scripts: Script) -> Iterator[Server]:
+    """Run a server that plays one script for each connection, the last one again and again."""
+    with closing(Server(scripts)) as server:
+        yield server
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Let writes beyond so many bytes of a file fail, in the middle of it, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(script={"delay": 0, "bytes": SIZE}) as running:
+        yield running
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    with opened(sqlite_url) as books:
+        yield books
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TroubledStore:
+    return TroubledStore(tmp_path / "archive")
+
+
+@pytest.fixture
+def bench(books: Books, store: TroubledStore, sandbox: Sandbox, tmp_path: Path) -> Bench:
+    return Bench(books, store, tmp_path, sandbox)
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def either(request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path) -> Iterator[Bench]:
+    """Archive into a directory, and into a bucket of a real S3 server."""
+    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/pictures"
+    with closing(open_store(url)) as store:
+        yield Bench(books, store, tmp_path, sandbox)
+
+
+# Faults of the source
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ({"mode": "not_ready"}, "answered 404"),
+        ({"mode": "error"}, "answered 500"),
+        ({"mode": "reset", "times": 1}, "Connection reset by peer|cut short"),
+        ({"mode": "reset", "times": 1, "at": 0}, "Connection reset by peer"),
+        ({"mode": "truncated", "times": 1}, r"cut short, \d+ of \d+ bytes came"),
+        ({"mode": "truncated", "times": 1, "length": False}, "PNG"),
+        ({"mode": "wrong_length", "times": 1}, "PNG"),
+        ({"mode": "empty", "times": 1}, "answered with nothing"),
+        ({"mode": "placeholder", "times": 1}, "an HTML page, not a picture"),
+    ],
+)
+def test_a_source_that_fails_once_is_asked_again_a_second_later(bench: Bench, file: dict[str, Any], said: str) -> None:
+    ref, task_id = bench.made(**file)
+    failed, archived = bench.attempts()
+    assert re.search(said, failed.error)
+    assert (failed.state, failed.attempts, failed.claim) == (AssetState.PENDING, 1, None)
+    assert 0.75 <= due(failed) - failed.announced_at <= 1.25
+    assert (archived.state, archived.attempts, archived.error) == (AssetState.ARCHIVED, 2, "")
+    assert archived.sha256 == bench.file(task_id)["sha256"] == hashlib.sha256(bench.stored(archived.key)).hexdigest()
+    assert bench.books.events(ref) == ["asset.archived"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ({"mode": "placeholder"}, "an HTML page, not a picture"),
+        ({"mode": "truncated", "length": False}, "PNG"),
+        ({"mode": "wrong_length"}, "PNG"),
+    ],
+)
+def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(bench: Bench, file: dict[str, Any], said: str) -> None:
+    ref, _ = bench.made(**file)
+    tried = list(bench.attempts())
+    assert [asset.state for asset in tried] == [AssetState.PENDING] * (MOST_BAD_FILES - 1) + [AssetState.FAILED]
+    assert said in tried[-1].error
+    assert 60 < bench.books.clock.now - tried[-1].announced_at < 300
+    assert bench.books.events(ref) == []
+    assert bench.asked_now(ref)
+
+
+def test_only_bad_files_count_towards_a_failure(bench: Bench) -> None:
+    trouble = [answer(status="500 Oops", body=b"")] * (MOST_BAD_FILES + 2)
+    with source(*trouble, answer(body=PNG[: SIZE // 2]), answer(body=PNG)) as server:
+        bench.announced(server)
+        *_, last = bench.attempts()
+    assert (last.state, last.attempts) == (AssetState.ARCHIVED, MOST_BAD_FILES + 4)
+
+
+def test_a_url_that_is_not_there_again_and_again_is_taken_for_dead_and_a_fresh_one_is_used(bench: Bench) -> None:
+    ref, task_id = bench.made(mode="expired")
+    for _ in range(SUSPICIOUS_ATTEMPTS - 1):
+        dead = bench.attempt()
+        assert "answered 403" in dead.error
+        assert not bench.asked_now(ref)  # it may still come
+        bench.books.clock.now = due(dead)
+    dead = bench.attempt()
+    assert bench.asked_now(ref)
+    assert bench.books.deliver(ref, bench.result(task_id), Source.POLL) is Verdict.REFRESHED
+    archived = bench.attempt()
+    assert (archived.state, archived.sha256) == (AssetState.ARCHIVED, bench.file(task_id)["sha256"])
+    assert archived.url != dead.url
+
+
+def test_a_source_that_is_only_broken_is_not_taken_for_dead(bench: Bench) -> None:
+    ref, _ = bench.made(mode="error", times=5)
+    for asset in bench.attempts():
+        assert bench.asked_now(ref) is (asset.state is AssetState.ARCHIVED)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "said"),
+    [
+        ({"mode": "redirect", "to": "http://169.254.169.254/latest/meta-data"}, {}, r"169\.254\.169\.254: .*metadata"),
+        ({"mode": "redirect", "to": "http://10.0.0.1/x.png"}, {}, r"10\.0\.0\.1: .*FETCH_ALLOW"),
+        ({"mode": "redirect", "to": "ftp://10.0.0.1/x.png"}, {}, "not an http or https URL"),
+        ({}, {"ports": ()}, r"127\.0\.0\.1.*FETCH_ALLOW"),
+        ({}, {"max_bytes": SIZE - 1}, f"more than {SIZE - 1} bytes .FETCH_MAX_BYTES."),
+    ],
+)
+def test_what_may_not_be_fetched_fails_at_once_and_says_why(bench: Bench, file: dict[str, Any], options: dict[str, Any], said: str) -> None:
+    ref, _ = bench.made(**file)
+    bench.fetch_from(*options.pop("ports", (bench.sandbox.port,)), **options)
+    failed = bench.attempt()
+    assert failed.state is AssetState.FAILED
+    assert re.search(said, failed.error)
+    assert bench.asked_now(ref)
+
+
+def test_a_redirect_to_a_place_that_may_be_fetched_is_followed(bench: Bench) -> None:
+    _, task_id = bench.made(mode="redirect")
+    assert bench.attempt().state is AssetState.ARCHIVED
+    assert bench.file(task_id)["gets"] == 2
+
+
+# The archive is away
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, Callable[[], object]]]:
+    """Give an archive that cannot be used yet, and what makes it usable."""
+    if request.param == "directory":
+        root = tmp_path / "archive"
+        root.write_text("a file where a directory should be")
+        yield DirectoryStore(root), root.unlink
+        return
+    name = request.getfixturevalue("bucket") + "-later"
+    server: S3Server = request.getfixturevalue("s3_server")
+    with closing(open_store(f"s3://{name}/pictures")) as store:
+        yield store, lambda: server.client.create_bucket(Bucket=name)
+
+
+def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
+    books: Books, sandbox: Sandbox, tmp_path: Path, outage: tuple[Store, Callable[[], object]]
+) -> None:
+    bench, mend = Bench(books, outage[0], tmp_path, sandbox), outage[1]
+    ref, task_id = bench.made()
+    for _ in range(3):
+        waiting = bench.attempt()
+        assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
+        assert re.search("archive|bucket", waiting.error)
+        assert 0.75 <= (due(waiting) - books.clock.now) / ARCHIVE_PAUSE <= 1.25
+        assert bench.file(task_id)["gets"] == 1  # fetched once, then only the archive was asked
+        books.clock.now = due(waiting)
+    mend()
+    archived = bench.attempt()
+    assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
+    assert bench.file(task_id)["gets"] == 2
+    assert books.events(ref) == ["asset.archived"]
+
+
+def test_an_archive_is_probed_only_while_it_is_in_doubt(bench: Bench, store: TroubledStore, tmp_path: Path) -> None:
+    bench.made()
+    (tmp_path / "archive").write_text("a file where a directory should be")
+    bench.books.clock.now = due(bench.attempt())
+    (tmp_path / "archive").unlink()
+    assert (bench.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
+    bench.made()
+    assert (bench.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
+
+
+def test_an_archive_that_stays_away_expires_the_asset_one_lifetime_after_its_url(bench: Bench, tmp_path: Path) -> None:
+    ref, _ = bench.made()
+    (tmp_path / "archive").write_text("a file where a directory should be")
+    bench.books.clock.advance(2 * LIFETIME - 1)
+    waiting, lost = bench.attempts()
+    assert (waiting.state, lost.state) == (AssetState.PENDING, AssetState.EXPIRED)
+    assert "a file stands where a directory should be" in lost.error
+    assert bench.asked_now(ref)
+
+
+# Our own disk
+
+
+def test_a_full_disk_is_not_the_asset_s_fault(bench: Bench) -> None:
+    with source(answer(body=picture("large", "png", 64, 48, 3_000_000, None))) as server:
+        bench.announced(server)
+        with files_no_larger_than(1_000_000):
+            waiting = bench.attempt()
+        assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
+        assert "cannot write to the disk: File too large" in waiting.error
+        bench.books.clock.now = due(waiting)
+        assert bench.attempt().state is AssetState.ARCHIVED
+
+
+def test_a_disk_that_is_full_while_an_object_is_looked_at_is_not_the_asset_s_fault_either(bench: Bench) -> None:
+    with source(answer(body=PNG)) as server:
+        ref = bench.announced(server)
+        bench.put(asset_key(ref, 0, "png"), picture("large", "png", 64, 48, 3_000_000, None))
+        with files_no_larger_than(1_000_000):
+            waiting = bench.attempt()
+        assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
+        assert "File too large" in waiting.error
+        bench.books.clock.now = due(waiting)
+        assert bench.attempt().size == 3_000_000
+
+
+def test_a_scratch_folder_that_cannot_be_used_is_not_the_asset_s_fault(bench: Bench) -> None:
+    bench.made()
+    bench.scratch.rmdir()
+    bench.scratch.write_text("a file where a folder should be")
+    waiting = bench.attempt()
+    assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
+    assert "Not a directory" in waiting.error
+    bench.scratch.unlink()
+    bench.scratch.mkdir()
+    bench.books.clock.now = due(waiting)
+    assert bench.attempt().state is AssetState.ARCHIVED
+
+
+# Claims and finishes that are lost
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answer(body=PNG),
+        answer(body=b"<html>soon</html>"),
+        answer(status="500 Oops", body=b""),
+        answer(status="404 Not Found", body=b""),
+        redirect("http://10.0.0.1/x.png"),
+    ],
+    ids=["a picture", "a page", "an error", "nothing", "a forbidden redirect"],
+)
+def test_a_claim_lost_under_way_changes_nothing(bench: Bench, script: Script) -> None:
+    seen: list[object] = []
+
+    def lose_the_claim(connection: Any) -> None:
+        bench.books.clock.advance(LEASE + 1)
+        bench.claim()
+        seen.append(bench.books.everything())
+        script(connection)
+
+    with source(lose_the_claim) as server:
+        bench.announced(server)
+        bench.archiver.archive(bench.claim())
+    assert seen == [bench.books.everything()]
+    assert list(bench.scratch.iterdir()) == []
+
+
+def test_what_a_killed_worker_put_is_found_and_finished(bench: Bench, store: TroubledStore) -> None:
+    ref, task_id = bench.made()
+    store.after = lambda: raise_(SystemExit())
+    with pytest.raises(SystemExit):
+        bench.attempt()
+    store.after = bool
+    assert bench.books.ledger.take_over() == 1
+    asset = bench.attempt()
+    assert (asset.state, asset.sha256) == (AssetState.ARCHIVED, bench.file(task_id)["sha256"])
+    assert bench.books.events(ref) == ["asset.archived"]
+
+
+def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(either: Bench) -> None:
+    ref, _ = either.made()
+    key = asset_key(ref, 0, "png")
+    either.put(key, OTHER_PNG)
+    asset = either.attempt()
+    assert (asset.state, asset.key, asset.size) == (AssetState.ARCHIVED, key, len(OTHER_PNG))
+    assert asset.sha256 == hashlib.sha256(OTHER_PNG).hexdigest() == hashlib.sha256(either.stored(key)).hexdigest()
+    assert (asset.width, asset.height) == (32, 16)
+
+
+def test_a_ledger_away_at_the_finish_is_no_attempt_that_failed(
+    books: Books, store: TroubledStore, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    database = FlickeringDatabase(books.database)
+    bench = Bench(Books(database, books.clock), store, tmp_path, sandbox)
+    ref, _ = bench.made()
+    store.after = lambda: setattr(database, "away", True)
+    books.clock.advance(LIFETIME + 1)  # the last chance: giving up now would lose what is already in the archive
+    with pytest.raises(LedgerError):
+        bench.attempt()
+    assert books.pending(ref) == [0]
+    store.after = bool
+    books.clock.advance(LEASE)
+    assert bench.attempt().state is AssetState.ARCHIVED
+
+
+# The end of a URL
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3, 6, 7, 50, 1100])
+def test_the_pause_doubles_with_each_attempt_up_to_a_minute_give_or_take_a_quarter(attempts: int) -> None:
+    pause = min(2 ** (attempts - 1), LONGEST_BACK_OFF)
+    pauses = [back_off(attempts) for _ in range(200)]
+    assert 0.75 * pause <= min(pauses) < 0.85 * pause
+    assert 1.15 * pause < max(pauses) <= 1.25 * pause
+
+
+@pytest.mark.parametrize(
+    ("file", "said"), [({"mode": "error", "times": 0}, "answered 500"), ({"mode": "not_ready", "times": 0}, "answered 404")]
+)
+def test_the_last_chance_is_at_the_url_s_end_and_its_loss_is_explained(bench: Bench, file: dict[str, Any], said: str) -> None:
+    ref, _ = bench.made(**file)
+    bench.books.clock.advance(LIFETIME - 10)
+    *tried, last, lost = bench.attempts()
+    assert len(tried) >= SUSPICIOUS_ATTEMPTS
+    assert due(last) == last.expires_at == bench.books.clock.now
+    assert lost.state is AssetState.EXPIRED
+    assert re.search(rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{said}", lost.error)
+    assert bench.books.events(ref) == []
+    assert bench.asked_now(ref)
+
+
+def test_who_comes_after_the_url_s_end_asks_for_a_fresh_one_before_giving_up(bench: Bench) -> None:
+    ref, task_id = bench.made(mode="expired")
+    bench.books.clock.advance(LIFETIME + 3600)  # nobody worked all night
+    late = bench.attempt()
+    assert (late.state, bench.asked_now(ref)) == (AssetState.PENDING, True)
+    bench.books.deliver(ref, bench.result(task_id), Source.POLL)
+    assert bench.attempt().state is AssetState.ARCHIVED
+
+
+def test_who_comes_after_the_url_s_end_and_gets_no_fresh_one_gives_up_soon(bench: Bench) -> None:
+    bench.made(mode="expired", times=0)
+    bench.books.clock.advance(LIFETIME + 3600)
+    tried = list(bench.attempts())
+    assert [asset.state for asset in tried] == [AssetState.PENDING] * (SUSPICIOUS_ATTEMPTS - 1) + [AssetState.EXPIRED]
+    assert "answered 403" in tried[-1].error
+
+
+def test_a_mistake_of_ours_does_not_keep_an_asset_for_ever(bench: Bench, store: TroubledStore) -> None:
+    bench.made()
+    store.before = lambda: raise_(ZeroDivisionError("?sig=hunter2"))
+    broken = bench.attempt()
+    assert (broken.state, broken.attempts, broken.claim) == (AssetState.PENDING, 1, None)
+    assert "ZeroDivisionError" in broken.error
+    assert "hunter2" not in broken.error
+    bench.books.clock.advance(LIFETIME)
+    assert bench.attempt().state is AssetState.EXPIRED
+
+
+# The way home
+
+
+def test_an_asset_goes_home(either: Bench) -> None:
+    ref, task_id = either.made()
+    made = either.file(task_id)
+    asset = either.attempt()
+    key = asset_key(ref, 0, "png")
+    facts = {"key": key, "sha256": made["sha256"], "size": made["size"], "content_type": "image/png", "width": 64, "height": 48}
+    assert {name: getattr(asset, name) for name in facts} == facts
+    assert (asset.state, asset.error, asset.claim, asset.due_at) == (AssetState.ARCHIVED, "", None, None)
+    assert asset.finished_at == either.books.clock.now
+    assert hashlib.sha256(either.stored(key)).hexdigest() == made["sha256"]
+    (event,) = either.books.reports.events()
+    assert (event["type"], event["idx"], json.loads(event["payload"])) == ("asset.archived", 0, {"ref": ref, "index": 0, **facts})
+    assert either.asked_now(ref)  # to be concluded; only then there is a manifest
+    with pytest.raises(MissingObjectError):
+        either.store.open(manifest_key(ref))
+
+
+@pytest.mark.parametrize(("extension", "content_type"), [("jpg", "image/jpeg"), ("webp", "image/webp"), ("mp4", "video/mp4")])
+def test_the_bytes_say_what_a_file_is_whatever_its_server_says(bench: Bench, extension: str, content_type: str) -> None:
+    data = picture("seed", "jpeg" if extension == "jpg" else "webp" if extension == "webp" else "mp4", 64, 48, SIZE, None)
+    with source(answer("Content-Type: text/plain", body=data)) as server:
+        ref = bench.announced(server)
+        asset = bench.attempt()
+    assert (asset.key, asset.content_type) == (asset_key(ref, 0, extension), content_type)
