@@ -6,7 +6,7 @@ Whoever changes a job locks its row first (``find_job``), so that the two assets
 import json
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from receiver.ledger.rows import Asset, Job
 from receiver.ledger.tables import assets, deliveries, events, hints, jobs
@@ -15,6 +15,12 @@ from receiver.model import INLINE, Api, AssetState, Delivery, EventType, JobStat
 ABOUT_THE_JOB = -1
 # Any number will do, as long as every process of ours asks PostgreSQL for the same one.
 _EVENTS_LINE = 0x6576656E
+
+# What every callback runs, built once: SQLAlchemy takes longer to build a statement than to run it, and all writers wait meanwhile.
+_JOB = select(jobs).where(jobs.c.ref == bindparam("ref"))
+_JOB_LOCKED = _JOB.with_for_update()
+_CHANGE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values beside ``of_ref``
+_NEW_DELIVERY, _NEW_ASSET, _NEW_EVENT = insert(deliveries), insert(assets), insert(events)
 
 
 def job_of(row: Row[Any]) -> Job:
@@ -34,8 +40,7 @@ def asset_of(row: Row[Any]) -> Asset:
 
 def find_job(connection: Connection, ref: str, *, locked: bool = True) -> Job | None:
     """Return the job ``ref``, ``locked`` until the transaction ends; None where there is none."""
-    question = select(jobs).where(jobs.c.ref == ref)
-    row = connection.execute(question.with_for_update() if locked else question).one_or_none()
+    row = connection.execute(_JOB_LOCKED if locked else _JOB, {"ref": ref}).one_or_none()
     return job_of(row) if row else None
 
 
@@ -73,7 +78,7 @@ def insert_delivery(connection: Connection, delivery: Delivery, digest: str, ver
         "digest": digest,
         "body": delivery.body,
     }
-    number = connection.execute(insert(deliveries).values(values)).inserted_primary_key
+    number = connection.execute(_NEW_DELIVERY, values).inserted_primary_key
     assert number is not None  # noqa: S101 - one row inserted has one key
     return int(number[0])
 
@@ -105,14 +110,14 @@ def hear(connection: Connection, job: Job, report: Report, due_at: float) -> Non
         "due_at": due_at,
         "claim": None,
     }
-    connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+    connection.execute(_CHANGE_JOB, {"of_ref": job.ref, **values})
 
 
 def note_id(connection: Connection, job: Job, provider_id: str | None) -> None:
     """Learn the provider's id of a job whose submit answer has not come, so that it can be asked about."""
     if job.provider_id is None and provider_id is not None and job.finished_at is None:
         values = {"provider_id": provider_id, "state": JobState.WAITING if job.state is JobState.SUBMITTING else job.state}
-        connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+        connection.execute(_CHANGE_JOB, {"of_ref": job.ref, **values})
 
 
 def look_at(connection: Connection, ref: str, due_at: float) -> None:
@@ -133,8 +138,8 @@ def begin_archiving(connection: Connection, job: Job, report: Report, now: float
         "claim": None,
         "attempts": 0,
     }
-    connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
-    connection.execute(insert(assets), [_new_asset(job.ref, idx, result, now, lifetime) for idx, result in enumerate(report.results)])
+    connection.execute(_CHANGE_JOB, {"of_ref": job.ref, **values})
+    connection.execute(_NEW_ASSET, [_new_asset(job.ref, idx, result, now, lifetime) for idx, result in enumerate(report.results)])
 
 
 def risk_begins(expires_at: float, lifetime: float) -> float:
@@ -187,7 +192,7 @@ def finish_job(
         "due_at": None,
         "claim": None,
     }
-    connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+    connection.execute(_CHANGE_JOB, {"of_ref": job.ref, **values})
     payload: dict[str, object] = {
         "ref": job.ref,
         "state": state,
@@ -211,7 +216,7 @@ def emit(connection: Connection, kind: EventType, job: Job, idx: int, now: float
         "created_at": now,
         "payload": json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
     }
-    connection.execute(insert(events).values(values))
+    connection.execute(_NEW_EVENT, values)
 
 
 def has_event(connection: Connection, kind: EventType, job: Job) -> bool:

@@ -1,0 +1,112 @@
+"""Measure 2: pictures of one megabyte archived a second, to a directory or to SeaweedFS; beside a bare fetch-and-write loop.
+
+The real worker process with its 16 hands and the loop with 16 threads take the same file from the same server by turns. What the worker
+does beyond the loop: address rules, SHA-256, the walk over the picture, link or conditional put, verification, two transactions for
+each asset, and for each job (here: of one picture) a manifest and its end.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select
+
+from receiver.ledger import writes
+from receiver.ledger.tables import assets, jobs
+from receiver.model import JobState, Outcome, Report, Result
+from receiver.services import Services
+from receiver.settings import Settings
+from tests.bench.figures import Amount, Line
+from tests.bench.files import picture
+from tests.bench.jobs import waiting_jobs
+from tests.bench.processes import ROOT, environment, free_port, listens, running, worker
+
+HANDS = 16
+_PATIENCE = 60.0  # seconds for one round
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the pictures go: its name for people, the ARCHIVE_URL, the bare loop's target, and boto3's variables."""
+
+    name: str
+    archive_url: str
+    target: str
+    variables: Mapping[str, str]
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[str]:
+    """Serve the picture; give the URL below which every path leads to it."""
+    path, port = folder / "picture.png", free_port()
+    path.write_bytes(picture())
+    with running(["-m", "tests.bench.files", str(port), str(path)], environment(folder), folder / "files.log", lambda: listens(port)):
+        yield f"http://127.0.0.1:{port}"
+
+
+def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
+    """Archive so many pictures in each of the rounds; raise RuntimeError if a job does not end ``archived``."""
+    host = url.removeprefix("http://")
+    env = environment(folder / "receiver", FETCH_ALLOW=host, ARCHIVE_URL=place.archive_url, WORKER_THREADS=str(HANDS), **place.variables)
+    services = Services(Settings.load(env)).open()
+    ours: list[tuple[float, float]] = []
+    its: list[float] = []
+    with worker(env, folder / "worker.log"):
+        _archive(services, url, HANDS)  # warms up and is not counted
+        for number in amount:
+            its.append(amount.each / _bare(url, amount.each, f"{place.target}/{number}", env))
+            ours.append(_archive(services, url, amount.each))
+    services.close()
+    return [
+        Line("assets archived", "1/s", [rate for rate, _ in ours], its),
+        Line("… and their jobs", "1/s", [rate for _, rate in ours], its),
+    ]
+
+
+def _archive(services: Services, url: str, amount: int) -> tuple[float, float]:
+    """Write down jobs whose results are known, ring, and wait; return assets and jobs a second, by the ledger's own times."""
+    mine = jobs.c.submitted_at == _archiving_jobs(services, url, amount)
+    started = time.time()
+    services.engine.ring()
+    archived = select(func.count()).where(mine, jobs.c.state == JobState.ARCHIVED)
+    deadline = time.monotonic() + _PATIENCE
+    while _one(services, archived) < amount:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not all of {amount} jobs were archived within {_PATIENCE:.0f} s: {services.reports.counts()}")
+        time.sleep(0.1)
+    last_asset = _one(services, select(func.max(assets.c.finished_at)).join(jobs, jobs.c.ref == assets.c.ref).where(mine))
+    last_job = _one(services, select(func.max(jobs.c.finished_at)).where(mine))
+    return amount / (last_asset - started), amount / (last_job - started)
+
+
+def _one(services: Services, question: Select[Any]) -> float:
+    return float(services.database.read(lambda connection: connection.execute(question).scalar_one()))
+
+
+def _archiving_jobs(services: Services, url: str, amount: int) -> float:
+    """Write down jobs of one picture each as a callback leaves them; return the ``submitted_at`` that they share."""
+    refs, lifetime = waiting_jobs(services, amount), services.ledger.timing.url_lifetime
+
+    def end(connection: Connection) -> float:
+        found = [job for ref in refs if (job := writes.find_job(connection, ref))]
+        for job in found:
+            report = Report(Outcome.SUCCEEDED, job.provider_id, "succeeded", 100, (Result(f"{url}/{job.ref}.png"),))
+            writes.begin_archiving(connection, job, report, time.time(), lifetime)
+        return found[0].submitted_at
+
+    return services.ledger.write(end)
+
+
+def _bare(url: str, amount: int, target: str, env: Mapping[str, str]) -> float:
+    """Run the bare loop; return its seconds, and remove what it wrote to a directory."""
+    command = [sys.executable, "-m", "tests.bench.bare", url, str(amount), str(HANDS), target]
+    seconds = float(subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, timeout=_PATIENCE).stdout)
+    if not target.startswith("s3://"):
+        shutil.rmtree(target)
+    return seconds

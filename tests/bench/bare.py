@@ -1,0 +1,59 @@
+"""The yardstick of archiving: what a short script would do, fetch and write, with nothing checked and nothing remembered.
+
+``python -m tests.bench.bare URL AMOUNT WIDTH TARGET`` fetches URL so many times with so many threads to TARGET, a directory
+or ``s3://bucket/prefix``, and prints the seconds it took.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import requests
+
+Put = Callable[[str, bytes], object]
+
+
+def to_directory(folder: Path) -> Put:
+    """Return what writes a file and waits until it is on disk."""
+    folder.mkdir(parents=True)
+
+    def put(name: str, data: bytes) -> None:
+        with (folder / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    return put
+
+
+def to_bucket(bucket: str, prefix: str) -> Put:
+    """Return what puts an object, with boto3 as it comes."""
+    client = boto3.session.Session().client("s3")
+    return lambda name, data: client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=data, ContentType="image/png")
+
+
+def main() -> None:
+    """Fetch and put."""
+    url, amount, width, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    bucket, _, prefix = target.removeprefix("s3://").partition("/")
+    put = to_bucket(bucket, prefix) if target.startswith("s3://") else to_directory(Path(target))
+
+    def bring(number: int) -> None:
+        name = f"{number}.png"
+        answer = requests.get(f"{url}/{name}", timeout=30)
+        answer.raise_for_status()
+        put(name, answer.content)
+
+    with ThreadPoolExecutor(width) as hands:
+        list(hands.map(bring, range(width)))  # threads, connections and modules are there before the clock starts
+        started = time.perf_counter()
+        list(hands.map(bring, range(width, width + amount)))
+        sys.stdout.write(str(time.perf_counter() - started))
+
+
+if __name__ == "__main__":
+    main()

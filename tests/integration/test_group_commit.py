@@ -1,0 +1,269 @@
+"""SQLite with many writers: all share few commits, none is lost, and no failure of one is the failure of another."""
+
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from ledgers import Books, is_sound, opened, run
+from side_by_side import side_by_side
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import IntegrityError
+from waiting import until
+from writer_process import refs_in, writer_process
+
+from receiver.errors import LedgerError
+from receiver.ledger.database import SqliteDatabase
+
+
+class OwnMistakeError(Exception):
+    """Raised by one write of a group."""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Have writers wait for their turn half a second only."""
+    monkeypatch.setattr("receiver.ledger.database.WRITE_PATIENCE", 0.5)
+    return 0.5
+
+
+@pytest.fixture
+def path(sqlite_url: str) -> Path:
+    return Path(sqlite_url.removeprefix("sqlite:///"))
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    with opened(sqlite_url) as books:
+        yield books
+
+
+def sqlite(books: Books) -> SqliteDatabase:
+    assert isinstance(books.database, SqliteDatabase)
+    return books.database
+
+
+Work = Callable[[Connection], object]
+
+
+def in_one_group(books: Books, works: list[Work]) -> list[Future[object]]:
+    """Let all these writes queue up before the first of them is led to its commit."""
+    database = sqlite(books)
+    with ThreadPoolExecutor(len(works)) as threads:
+        with database._leader:
+            futures = []
+            for number, work in enumerate(works, start=1):
+                futures.append(threads.submit(database.write, work))
+                until(lambda: len(database._waiting) == number)  # noqa: B023 - called before the next turn
+        database._call_next()
+        return futures
+
+
+def note(name: str, size: int = 1) -> Work:
+    """Return a write that leaves a row named so, of about ``size`` bytes."""
+    values: dict[str, object] = {"name": name + " " * size}
+    return partial(run, statement="INSERT INTO hints (provider_id, received_at, due_at) VALUES (:name, 0, 0)", values=values)
+
+
+def notes(books: Books) -> list[str]:
+    return [str(row[0]).strip() for row in books.everything()["hints"]]
+
+
+@contextmanager
+def commits_counted(books: Books) -> Iterator[list[Connection]]:
+    seen: list[Connection] = []
+
+    def count(connection: Connection) -> None:
+        seen.append(connection)
+
+    event.listen(sqlite(books)._writer, "commit", count)
+    yield seen
+    event.remove(sqlite(books)._writer, "commit", count)
+
+
+# Many writers.
+
+
+def test_every_write_of_many_threads_in_several_processes_is_stored(sqlite_url: str, path: Path) -> None:
+    with ExitStack() as stack:
+        processes = [stack.enter_context(writer_process(sqlite_url, threads=32, writes=8)) for _ in range(3)]
+        answers = [process.communicate(timeout=60) for process in processes]
+        assert [(process.returncode, errors) for process, (_, errors) in zip(processes, answers, strict=True)] == [(0, b"")] * 3
+    refs = [ref for output, _ in answers for ref in refs_in(output)]
+    assert len(refs) == len(set(refs)) == 3 * 32 * 8
+    with opened(sqlite_url) as books:
+        assert {job.ref for job in books.reports.jobs(limit=10_000)} == set(refs)
+        assert books.reports.audit().ok
+    assert is_sound(str(path))
+
+
+def test_writes_that_wait_together_share_a_commit(books: Books) -> None:
+    with commits_counted(books) as commits:
+        for future in in_one_group(books, [note(f"task-{number:02}") for number in range(20)]):
+            future.result()
+    assert len(commits) == 1
+    assert len(notes(books)) == 20
+
+
+@pytest.mark.parametrize("way", [SqliteDatabase.read, SqliteDatabase.write])
+def test_a_commit_is_on_disk_before_it_returns_and_the_rules_hold_on_every_connection(books: Books, way: Callable[..., object]) -> None:
+    def pragmas(connection: Connection) -> list[object]:
+        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "synchronous", "foreign_keys")]
+
+    assert way(sqlite(books), pragmas) == ["wal", 2, 1]  # 2 is FULL
+
+
+def test_a_write_returns_what_its_work_returned(books: Books) -> None:
+    def number(_: Connection, value: int) -> int:
+        return value
+
+    assert [future.result() for future in in_one_group(books, [partial(number, value=n) for n in range(100)])] == list(range(100))
+
+
+# One that fails.
+
+
+def test_a_work_that_fails_inside_a_group_fails_alone(books: Books) -> None:
+    def mistake(connection: Connection) -> None:
+        note("half done")(connection)
+        raise OwnMistakeError
+
+    good, bad, refused, last = in_one_group(books, [note("first"), mistake, note("first"), note("last")])
+    assert isinstance(bad.exception(), OwnMistakeError)
+    assert isinstance(refused.exception(), IntegrityError)
+    assert (good.exception(), last.exception()) == (None, None)
+    assert notes(books) == ["first", "last"]
+
+
+def test_a_statement_the_database_cannot_do_is_a_ledger_error_of_its_own(books: Books) -> None:
+    bad, good = in_one_group(books, [lambda connection: connection.exec_driver_sql("SELECT * FROM nowhere"), note("good")])
+    assert isinstance(bad.exception(), LedgerError)
+    assert good.exception() is None
+    assert notes(books) == ["good"]
+
+
+def test_a_commit_that_fails_fails_every_write_of_its_group(books: Books, path: Path) -> None:
+    books.database.write(note("before"))
+    with files_end_at(path.with_name(path.name + "-wal").stat().st_size + 100):
+        futures = in_one_group(books, [note("first", 2000), note("second", 2000)])
+    assert [type(future.exception()) for future in futures] == [LedgerError] * 2
+    assert "disk I/O error" in str(futures[0].exception())
+    assert notes(books) == ["before"]
+    books.database.write(note("after"))
+    assert notes(books) == ["after", "before"]
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Have the system refuse to write beyond ``size`` bytes of any file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_is_told(books: Books) -> None:
+    books.database.write(note("before"))
+    allow_pages(books, 3)
+    futures = in_one_group(books, [note("small"), note("large", 100_000), note("behind")])
+    assert [type(future.exception()) for future in futures] == [LedgerError] * 3
+    assert "rolled its transaction back" in str(futures[0].exception())
+    assert notes(books) == ["before"]
+    allow_pages(books, 100_000)
+    books.database.write(note("after"))
+    assert notes(books) == ["after", "before"]
+
+
+def test_on_a_full_disk_whatever_is_told_as_stored_is_stored(books: Books) -> None:
+    allow_pages(books, 20)
+    works = [note(f"task-{number:02}", random.Random(number).choice([10, 3000, 20_000])) for number in range(30)]  # noqa: S311 - sizes
+    told = [number for group in (works[:10], works[10:20], works[20:]) for number in in_one_group(books, group)]
+    stored = {f"task-{number:02}" for number, future in enumerate(told) if future.exception() is None}
+    assert set(notes(books)) == stored
+    assert {type(future.exception()) for future in told} <= {LedgerError, type(None)}
+    assert len(stored) < 30
+
+
+def allow_pages(books: Books, more: int) -> None:
+    """Let the file grow by so many pages and no further: then SQLite says that the disk is full."""
+    with sqlite(books)._writer.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + more}")
+
+
+# Others who hold the file.
+
+
+def test_a_ledger_locked_by_an_outsider_is_a_ledger_error_in_bounded_time(impatient: float, path: Path, sqlite_url: str) -> None:
+    with opened(sqlite_url) as books, closing(sqlite3.connect(path, isolation_level=None)) as outsider:
+        books.database.write(note("before"))
+        outsider.execute("BEGIN EXCLUSIVE")
+        started = monotonic()
+        failures = side_by_side([partial(failure_of, books, note(f"task-{number}")) for number in range(8)])
+        assert [type(failure) for failure in failures] == [LedgerError] * 8
+        assert monotonic() - started < 8 * impatient
+        assert notes(books) == ["before"]  # reading goes on
+        outsider.execute("ROLLBACK")
+        books.database.write(note("after"))
+        assert notes(books) == ["after", "before"]
+
+
+def failure_of(books: Books, work: Work) -> Exception | None:
+    try:
+        books.database.write(work)
+    except LedgerError as error:
+        return error
+    return None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_write_that_was_refused_is_not_done_later(sqlite_url: str) -> None:
+    with opened(sqlite_url) as books:
+        with sqlite(books)._leader, pytest.raises(LedgerError, match="took no write"):
+            books.database.write(note("refused"))
+        books.database.write(note("taken"))
+        assert notes(books) == ["taken"]
+
+
+def test_a_killed_process_that_held_the_file_lock_blocks_nobody(books: Books, path: Path) -> None:
+    hold = "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, f"{path}.lock"], stdout=subprocess.PIPE) as holder, ThreadPoolExecutor(1) as threads:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        write = threads.submit(books.database.write, note("patient"))
+        until(lambda: somebody_waits_for(Path(f"{path}.lock")), what="the write waits for the lock")
+        holder.send_signal(signal.SIGKILL)
+        write.result(timeout=20)
+    assert notes(books) == ["patient"]
+
+
+def somebody_waits_for(path: Path) -> bool:
+    """Say whether the system has somebody in line for the lock of a file."""
+    locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    return any("-> FLOCK" in line and f":{path.stat().st_ino} " in line for line in locks)
+
+
+@pytest.mark.parametrize("after", [1, 40, 150])
+def test_what_a_killed_process_reported_as_stored_is_there(sqlite_url: str, path: Path, after: int) -> None:
+    with writer_process(sqlite_url, threads=8, writes=1000) as process:
+        assert process.stdout is not None
+        output = b"".join(process.stdout.readline() for _ in range(after + random.randrange(after)))  # noqa: S311 - any moment will do
+        process.send_signal(signal.SIGKILL)
+        output += process.stdout.read()
+    refs = refs_in(output)
+    with opened(sqlite_url) as books:
+        assert set(refs) <= {job.ref for job in books.reports.jobs(limit=100_000)}
+        books.submitting()
+    assert len(refs) >= after
+    assert is_sound(str(path))

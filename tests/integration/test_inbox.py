@@ -1,0 +1,262 @@
+"""What each report does to a job, whenever and from wherever it comes, on both databases."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from ledgers import BASE_URL, NOW, TIMING, Books, failed, running, stored, succeeded, urls
+from side_by_side import side_by_side
+
+from receiver.errors import UnreadableError
+from receiver.model import AssetState, Delivery, JobState, Mode, Outcome, Reason, Source, Verdict, new_ref
+
+# Where reports of a task come from; the fourth source is an answer that is its own result.
+OF_A_TASK = (Source.CALLBACK, Source.POLL, Source.STREAM)
+PICTURE_ANSWER = b'{"data": [{"b64_json": "AAAA"}, {"url": "https://files.test/1.png"}]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "verdict"),
+    [
+        (running(), JobState.WAITING, Verdict.PROGRESS),
+        (succeeded(), JobState.ARCHIVING, Verdict.ENDED),
+        (failed(), JobState.FAILED, Verdict.ENDED),
+        (succeeded(""), JobState.WAITING, Verdict.EMPTY),
+    ],
+    ids=["running", "succeeded", "failed", "empty"],
+)
+def test_a_job_we_never_saw_is_adopted_by_its_callback(books: Books, body: bytes, state: JobState, verdict: Verdict) -> None:
+    ref = new_ref(NOW - 60)
+    assert books.deliver(ref, body) is verdict
+    job = books.job(ref)
+    assert (job.state, job.provider_id, job.model, job.base_url) == (state, "task-1", "", BASE_URL)
+    assert job.deadline_at == NOW + TIMING.job_timeout
+    assert books.verdicts(ref) == [verdict]
+
+
+def test_an_unreadable_body_is_kept_as_evidence_even_of_a_job_we_never_saw(books: Books) -> None:
+    ref = new_ref(NOW)
+    for body in (b"\x00\xff not JSON", b""):
+        with pytest.raises(UnreadableError):
+            books.deliver(ref, body)
+    kept = books.reports.deliveries(ref)
+    assert [(delivery.body, delivery.verdict) for delivery in kept] == [(b"\x00\xff not JSON", "unreadable"), (b"", "unreadable")]
+    job = books.job(ref)
+    assert (job.state, job.due_at) == (JobState.SUBMITTING, NOW + TIMING.poll_after)
+    assert books.rings == 0
+
+
+def test_a_running_report_postpones_the_poll(books: Books) -> None:
+    ref = books.waiting()
+    books.clock.advance(100)
+    assert books.deliver(ref, running(progress=40)) is Verdict.PROGRESS
+    assert (books.job(ref).progress, books.job(ref).due_at) == (40, NOW + 100 + TIMING.poll_after)
+    books.deliver(ref, running(progress=30))
+    assert books.job(ref).progress == 40
+    assert books.rings == 0
+
+
+def test_polls_of_a_running_job_back_off_up_to_four_intervals_and_never_stop(books: Books) -> None:
+    ref = books.waiting()
+    waits = []
+    while books.clock() < NOW + TIMING.job_timeout + 300:
+        due = books.job(ref).due_at or 0
+        books.clock.now = max(due, books.clock())
+        assert len(books.ledger.claim_jobs(1)) == 1
+        books.deliver(ref, running(), Source.POLL)
+        waits.append((books.job(ref).due_at or 0) - books.clock())
+    assert waits[:4] == [30, 60, 120, 120]
+    assert 0 < min(waits) <= max(waits) <= 4 * TIMING.poll_interval
+
+
+def test_a_success_makes_one_pending_asset_of_each_result(books: Books) -> None:
+    ref = books.waiting()
+    books.clock.advance(50)
+    assert books.deliver(ref, succeeded(*urls(3))) is Verdict.ENDED
+    job, now = books.job(ref), NOW + 50
+    assert (job.state, job.outcome, job.progress, job.ended_at, job.finished_at) == (JobState.ARCHIVING, Outcome.SUCCEEDED, 100, now, None)
+    assert job.due_at == now + TIMING.url_lifetime * 3 / 4  # to announce the risk
+    assert [(asset.idx, asset.url, asset.state) for asset in books.assets(ref)] == [
+        (idx, url, AssetState.PENDING) for idx, url in enumerate(urls(3))
+    ]
+    assert {(asset.due_at, asset.expires_at) for asset in books.assets(ref)} == {(now, now + TIMING.url_lifetime)}
+    assert (books.events(ref), books.rings) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (failed(), Reason.PROVIDER_ERROR),
+        (failed("input_moderation"), Reason.INPUT_MODERATION),
+        (failed("output_moderation"), Reason.OUTPUT_MODERATION),
+        (b'{"id":"task-1","status":"violation","error":"it broke"}', Reason.VIOLATION),
+    ],
+)
+def test_a_failure_ends_the_job_with_its_reason(books: Books, body: bytes, reason: Reason) -> None:
+    ref = books.waiting()
+    assert books.deliver(ref, body) is Verdict.ENDED
+    job = books.job(ref)
+    assert (job.state, job.outcome, job.reason, job.message) == (JobState.FAILED, Outcome.FAILED, reason, "it broke")
+    assert (job.ended_at, job.finished_at, job.due_at) == (NOW, NOW, None)
+    (event,) = books.reports.events()
+    assert (event["type"], json.loads(event["payload"])["reason"]) == ("job.failed", reason)
+
+
+@pytest.mark.parametrize("source", [Source.CALLBACK, Source.STREAM])
+def test_an_empty_success_has_its_result_asked_for_at_once(books: Books, source: Source) -> None:
+    ref = books.waiting()
+    for _ in range(2):
+        assert books.deliver(ref, succeeded(""), source) is Verdict.EMPTY
+    assert (books.job(ref).state, books.job(ref).due_at, books.rings) == (JobState.WAITING, NOW, 2)
+
+
+@pytest.mark.parametrize("first", OF_A_TASK)
+def test_a_result_that_is_empty_again_when_asked_for_fails_the_job(books: Books, first: Source) -> None:
+    ref = books.waiting()
+    assert books.deliver(ref, succeeded(""), first) is Verdict.EMPTY
+    assert books.deliver(ref, succeeded(""), Source.POLL) is Verdict.ENDED
+    job = books.job(ref)
+    assert (job.state, job.reason, job.outcome) == (JobState.FAILED, Reason.NO_RESULT, Outcome.SUCCEEDED)
+    assert books.events(ref) == ["job.failed"]
+
+
+def test_an_empty_success_is_made_good_by_a_poll_with_a_result(books: Books) -> None:
+    ref = books.waiting()
+    books.deliver(ref, succeeded(""))
+    assert books.deliver(ref, succeeded(), Source.POLL) is Verdict.ENDED
+    assert books.pending(ref) == [0]
+
+
+def test_another_tasks_report_has_the_right_one_asked_for(books: Books) -> None:
+    ref = books.waiting("task-1")
+    assert books.deliver(ref, succeeded(provider_id="task-2")) is Verdict.OTHER_ID
+    job = books.job(ref)
+    assert (job.state, job.provider_id, job.due_at, books.rings) == (JobState.WAITING, "task-1", NOW, 1)
+    assert books.assets(ref) == []
+
+
+def test_an_unconfirmed_callback_teaches_only_the_id_and_has_the_result_asked_for(books: Books) -> None:
+    books.inbox = books.inbox_that(confirms=True)
+    ref = books.submitting()
+    assert books.deliver(ref, succeeded()) is Verdict.UNCONFIRMED
+    job = books.job(ref)
+    assert (job.state, job.provider_id, job.due_at, job.outcome) == (JobState.WAITING, "task-1", NOW, None)
+    assert books.assets(ref) == []
+    assert books.deliver(ref, succeeded(), Source.POLL) is Verdict.ENDED
+    assert books.pending(ref) == [0]
+
+
+def test_a_poll_brings_fresh_urls_for_what_is_not_archived_yet(books: Books) -> None:
+    ref = books.archiving(3)
+    quick, slow = books.ledger.claim_assets(2)
+    books.ledger.finish_asset(quick, stored(quick))
+    books.clock.advance(600)
+    fresh = [urls(3, "fresh")[0], urls(3, "fresh")[1], urls(3)[2]]
+    assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Verdict.REFRESHED
+    done, renewed, same = books.assets(ref)
+    assert (done.state, done.url) == (AssetState.ARCHIVED, urls(3)[0])
+    assert (renewed.idx, renewed.url, renewed.due_at, renewed.claim) == (slow.row.idx, fresh[1], NOW + 600, None)
+    assert renewed.expires_at == NOW + 600 + TIMING.url_lifetime
+    assert (same.url, same.expires_at) == (fresh[2], NOW + TIMING.url_lifetime)
+    assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Verdict.DUPLICATE
+    assert books.rings == 2
+
+
+@pytest.mark.parametrize(
+    ("bring", "body", "source", "verdict"),
+    [
+        (Books.archiving, running(), Source.CALLBACK, Verdict.LATE),
+        (Books.archiving, succeeded(*urls(1, "other")), Source.CALLBACK, Verdict.DUPLICATE),
+        (Books.archiving, failed(), Source.POLL, Verdict.CONTRADICTION),
+        (Books.archiving, succeeded(""), Source.POLL, Verdict.DUPLICATE),
+        *((bring, running(), source, Verdict.LATE) for bring in (Books.archived, Books.failed, Books.expired) for source in OF_A_TASK),
+        (Books.archived, succeeded(), Source.POLL, Verdict.DUPLICATE),
+        (Books.archived, failed(), Source.CALLBACK, Verdict.CONTRADICTION),
+        (Books.archived, succeeded(provider_id="task-2"), Source.CALLBACK, Verdict.OTHER_ID),
+        (Books.failed, failed(), Source.CALLBACK, Verdict.DUPLICATE),
+        (Books.failed, succeeded(), Source.POLL, Verdict.CONTRADICTION),
+        (Books.expired, succeeded(), Source.CALLBACK, Verdict.CONTRADICTION),
+        (Books.expired, failed(), Source.CALLBACK, Verdict.CONTRADICTION),
+    ],
+)
+def test_after_the_end_a_report_is_kept_and_changes_nothing(
+    books: Books, bring: Callable[[Books], str], body: bytes, source: Source, verdict: Verdict
+) -> None:
+    ref = bring(books)
+    before = books.everything()
+    books.clock.advance(10)
+    assert books.deliver(ref, body, source) is verdict
+    after = books.everything()
+    assert len(after.pop("deliveries")) == len(before.pop("deliveries")) + 1
+    assert after == before
+
+
+@pytest.mark.parametrize("bring", [Books.archived, Books.failed, Books.expired])
+def test_after_the_end_no_other_happening_changes_a_job(books: Books, bring: Callable[[Books], str]) -> None:
+    ref = bring(books)
+    before = books.everything()
+    books.clock.advance(10)
+    books.ledger.accepted(ref, "task-2")
+    books.ledger.refused(ref, "no")
+    books.ledger.expire(ref, "too late")
+    books.ledger.hint("task-1")
+    assert books.ledger.claim_jobs(10) == []
+    assert books.everything() == before
+
+
+def test_a_replayed_delivery_is_judged_anew_and_not_kept_twice(books: Books) -> None:
+    books.inbox = books.inbox_that(confirms=True)
+    ref = books.waiting()
+    books.deliver(ref, succeeded())
+    (kept,) = books.reports.deliveries(ref)
+    books.inbox = books.inbox_that()
+    again = Delivery(ref, Source(kept.source), kept.body, books.clock())
+    assert books.inbox.accept(again, replayed=kept.id) is Verdict.ENDED
+    assert (books.verdicts(ref), books.pending(ref)) == (["ended"], [0])
+
+
+# An answer that is its own result.
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "reason", "pending"),
+    [
+        (PICTURE_ANSWER, JobState.ARCHIVING, None, [0, 1]),
+        (b'{"data": []}', JobState.FAILED, Reason.NO_RESULT, []),
+        (b'{"error": {"code": "moderation_blocked", "message": "no"}}', JobState.FAILED, Reason.INPUT_MODERATION, []),
+    ],
+    ids=["pictures", "none", "moderated"],
+)
+def test_an_answer_that_is_its_own_result_ends_its_job(
+    books: Books, body: bytes, state: JobState, reason: Reason | None, pending: list[int]
+) -> None:
+    ref = books.submitting(mode=Mode.SYNC)
+    assert books.deliver(ref, body, Source.SYNC) is Verdict.ENDED
+    assert (books.job(ref).state, books.job(ref).reason, books.pending(ref)) == (state, reason, pending)
+    assert books.deliver(ref, body, Source.SYNC) is Verdict.DUPLICATE
+    assert books.reports.audit().ok
+
+
+# Several at once.
+
+
+def test_reports_of_a_job_we_never_saw_that_come_at_the_same_instant_are_all_taken(books: Books) -> None:
+    for _ in range(5):
+        ref = new_ref(NOW)
+        bodies = [running(ref), running(ref), succeeded(provider_id=ref), succeeded(provider_id=ref)]
+        verdicts = side_by_side([partial(books.deliver, ref, body) for body in bodies])
+        assert verdicts.count(Verdict.ENDED) == 1
+        assert (len(books.verdicts(ref)), books.pending(ref), books.job(ref).provider_id) == (4, [0], ref)
+
+
+@pytest.mark.parametrize("source", [Source.CALLBACK, Source.POLL])
+def test_of_many_ends_that_come_at_the_same_instant_one_counts(books: Books, source: Source) -> None:
+    ref = books.waiting()
+    bodies = [succeeded(*urls(2)), failed(), succeeded(*urls(2)), failed(), running(), succeeded("")]
+    verdicts = side_by_side([partial(books.deliver, ref, body, source) for body in bodies])
+    assert verdicts.count(Verdict.ENDED) == 1
+    job = books.job(ref)
+    assert (len(books.pending(ref)), books.events(ref)) == ((2, []) if job.state is JobState.ARCHIVING else (0, ["job.failed"]))
+    assert len(books.verdicts(ref)) == len(bodies)
+    assert books.reports.audit().ok

@@ -1,0 +1,324 @@
+"""What happens to a job on both databases, but for what reports do to it: its beginning, its ends, retries and hints."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import pytest
+from ledgers import BASE_URL, NOW, TIMING, Books, failed, opened, running, stored, succeeded, urls
+from side_by_side import side_by_side
+from sqlalchemy import Connection
+
+from receiver.errors import KeyTakenError, LedgerError, ReceiverError, UnreadableError
+from receiver.ledger import writes
+from receiver.ledger.ledger import Ledger
+from receiver.ledger.rows import Job
+from receiver.model import AssetState, Delivery, JobState, Mode, Outcome, Reason, Source, Submission, Verdict, new_ref
+from receiver.providers.grsai import read_report
+
+
+class StubbornError(Exception):
+    """Raised in the middle of a transaction."""
+
+
+# A job's beginning.
+
+
+def test_a_job_is_written_down_before_it_is_posted(books: Books) -> None:
+    job = books.job(books.submitting())
+    assert (job.state, job.provider_id, job.outcome, job.round, job.attempts) == (JobState.SUBMITTING, None, None, 0, 0)
+    assert (job.submitted_at, job.deadline_at, job.due_at) == (NOW, NOW + TIMING.job_timeout, NOW + TIMING.job_timeout)
+    assert (job.prompt, job.model, json.loads(job.params), job.base_url) == ("a red fox", "gpt-image-1.5", {"aspectRatio": "1:1"}, BASE_URL)
+
+
+@pytest.mark.parametrize("prompt", ["", "红色的狐狸 🦊", 'it\'s 100 % "quoted"; DROP TABLE jobs; --', "x" * 100_000])
+def test_a_prompt_is_kept_to_the_letter(books: Books, prompt: str) -> None:
+    assert books.job(books.submitting(prompt)).prompt == prompt
+
+
+@pytest.mark.parametrize(("mode", "wait"), [(Mode.WEBHOOK, TIMING.poll_after), (Mode.POLL, TIMING.poll_interval)])
+def test_an_accepted_job_waits_and_is_asked_about_in_time(books: Books, mode: Mode, wait: float) -> None:
+    job = books.ledger.accepted(books.submitting(mode=mode), "task-1")
+    assert (job.state, job.provider_id, job.due_at) == (JobState.WAITING, "task-1", NOW + wait)
+
+
+def test_a_refused_job_failed_in_the_providers_words(books: Books) -> None:
+    job = books.ledger.refused(books.submitting(), "insufficient credits")
+    assert (job.state, job.reason, job.message) == (JobState.FAILED, Reason.REFUSED, "insufficient credits")
+    assert (job.finished_at, job.due_at, job.ended_at, job.outcome) == (NOW, None, None, None)
+    assert books.events(job.ref) == ["job.failed"]
+
+
+def test_a_refusal_after_a_callback_changes_nothing(books: Books) -> None:
+    ref = books.submitting()
+    books.deliver(ref, running())
+    before = books.everything()
+    books.ledger.refused(ref, "no")
+    assert books.everything() == before
+
+
+@pytest.mark.parametrize("happening", [Ledger.accepted, Ledger.refused, Ledger.expire])
+def test_a_job_that_is_not_there_is_named(books: Books, happening: Callable[[Ledger, str, str], object]) -> None:
+    with pytest.raises(ReceiverError, match="there is no job nowhere"):
+        happening(books.ledger, "nowhere", "word")
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [(running(), JobState.WAITING), (succeeded(), JobState.ARCHIVING), (failed(), JobState.FAILED), (succeeded(""), JobState.WAITING)],
+    ids=["running", "succeeded", "failed", "empty"],
+)
+def test_a_callback_may_overtake_the_submits_answer(books: Books, body: bytes, state: JobState) -> None:
+    ref = books.submitting()
+    books.deliver(ref, body)
+    overtaken = books.everything()
+    assert books.job(ref).state is state
+    job = books.ledger.accepted(ref, "task-1")
+    assert (job.state, job.provider_id) == (state, "task-1")
+    assert books.everything() == overtaken
+
+
+def test_a_callback_without_an_id_leaves_the_id_to_the_submits_answer(books: Books) -> None:
+    ref = books.submitting()
+    books.deliver(ref, succeeded(provider_id=None))
+    assert books.job(ref).provider_id is None
+    assert books.ledger.accepted(ref, "task-1").provider_id == "task-1"
+
+
+def with_key(books: Books, key: str | None = "order-1") -> Job:
+    return books.ledger.submit(Submission("a red fox", "gpt-image-1.5", {}, key=key), BASE_URL)
+
+
+def test_a_callers_key_is_taken_by_one_job_and_its_holder_is_named(books: Books) -> None:
+    holder = with_key(books)
+    with pytest.raises(KeyTakenError) as taken:
+        with_key(books)
+    assert (taken.value.ref, books.ledger.key_holder("order-1")) == (holder.ref, holder)
+    assert len({with_key(books, "order-2").ref, with_key(books, None).ref, with_key(books, None).ref}) == 3
+
+
+def test_a_refused_job_has_not_spent_its_key(books: Books) -> None:
+    first = with_key(books)
+    books.ledger.refused(first.ref, "no credit")
+    assert books.ledger.key_holder("order-1") is None
+    second = with_key(books)
+    assert books.ledger.key_holder("order-1") == second
+    assert books.job(first.ref).key is None
+
+
+def test_of_many_submits_with_one_key_at_once_one_makes_a_job(books: Books) -> None:
+    for number in range(4):
+        refs = side_by_side([partial(ref_for_key, books, f"order-{number}")] * 6)
+        assert len(set(refs)) == 1
+    assert sum(books.reports.counts().values()) == 4
+
+
+def ref_for_key(books: Books, key: str) -> str:
+    try:
+        return with_key(books, key).ref
+    except KeyTakenError as taken:
+        return taken.ref
+
+
+def test_a_job_that_never_reached_the_provider_is_taken_back(books: Books) -> None:
+    books.ledger.withdraw(with_key(books).ref)
+    assert books.everything()["jobs"] == []
+    assert with_key(books).key == "order-1"
+
+
+@pytest.mark.parametrize("body", [running(), b"no report"])
+def test_a_job_that_was_heard_of_is_not_taken_back(books: Books, body: bytes) -> None:
+    ref = books.submitting()
+    with suppress(UnreadableError):
+        books.deliver(ref, body)
+    before = books.everything()
+    books.ledger.withdraw(ref)
+    books.ledger.withdraw("nowhere")
+    assert books.everything() == before
+
+
+def test_reading_a_job_waits_for_nobody_who_is_changing_it(books: Books) -> None:
+    ref = books.waiting()
+
+    def look_while_it_is_locked(connection: Connection) -> Job:
+        assert writes.find_job(connection, ref) is not None
+        return books.ledger.job(ref)
+
+    assert books.database.write(look_while_it_is_locked).ref == ref
+
+
+def test_an_id_that_is_another_jobs_is_left_out(books: Books) -> None:
+    first = books.waiting("task-1")
+    by_answer = books.ledger.accepted(books.submitting(), "task-1")
+    assert (by_answer.state, by_answer.provider_id) == (JobState.WAITING, None)
+    by_callback = books.submitting()
+    assert books.deliver(by_callback, running("task-1")) is Verdict.PROGRESS
+    assert books.job(by_callback).provider_id is None
+    assert books.job(first).provider_id == "task-1"
+
+
+# Ends.
+
+
+def test_the_last_asset_has_its_job_concluded_and_each_end_is_told_once(books: Books) -> None:
+    ref = books.archiving(2)
+    first, second = books.ledger.claim_assets(2)
+    books.ledger.finish_asset(first, stored(first))
+    assert books.events(ref) == ["asset.archived"]
+    books.ledger.finish_asset(second, stored(second))
+    books.conclude(ref)
+    assert books.events(ref) == ["asset.archived", "asset.archived", "job.archived"]
+    job = books.job(ref)
+    assert (job.state, job.outcome, job.finished_at, job.due_at, job.claim) == (JobState.ARCHIVED, Outcome.SUCCEEDED, NOW, None, None)
+    payload = json.loads(books.reports.events()[0]["payload"])
+    assert (payload["ref"], payload["index"], payload["sha256"], payload["size"]) == (ref, 0, "0" * 64, 1000)
+
+
+@pytest.mark.parametrize(("state", "event"), [(AssetState.FAILED, []), (AssetState.EXPIRED, [])])
+def test_an_asset_that_is_given_up_says_why_and_is_not_announced_as_archived(books: Books, state: AssetState, event: list[str]) -> None:
+    ref = books.archiving()
+    (claimed,) = books.ledger.claim_assets(1)
+    books.ledger.give_up_asset(claimed, state, "it is a cat")
+    (asset,) = books.assets(ref)
+    assert (asset.state, asset.error, asset.finished_at, asset.due_at, asset.claim) == (state, "it is a cat", NOW, None, None)
+    assert (books.events(ref), books.job(ref).due_at) == (event, NOW)
+
+
+@pytest.mark.parametrize("bring", [Books.submitting, Books.waiting])
+def test_a_job_without_a_result_expires(books: Books, bring: Callable[[Books], str]) -> None:
+    ref = bring(books)
+    books.ledger.expire(ref, "no word")
+    job = books.job(ref)
+    assert (job.state, job.message, job.reason, job.finished_at) == (JobState.EXPIRED, "no word", None, NOW)
+    assert books.events(ref) == ["job.expired"]
+
+
+def test_a_job_whose_result_came_at_the_last_moment_does_not_expire(books: Books) -> None:
+    ref = books.archiving()
+    before = books.everything()
+    books.ledger.expire(ref, "no word")
+    assert books.everything() == before
+
+
+def test_the_risk_of_a_job_is_announced_once_a_round(books: Books) -> None:
+    ref = books.archiving()
+    books.clock.advance(TIMING.url_lifetime * 3 / 4)
+    (claimed,) = books.ledger.claim_jobs(1)
+    assert [books.ledger.announce_risk(claimed, "hurry") for _ in range(3)] == [True, False, False]
+    assert books.events(ref) == ["job.at_risk"]
+
+
+def test_an_event_is_undone_with_the_change_it_tells_of(books: Books) -> None:
+    ref = books.waiting()
+    before = books.everything()
+
+    def stumble(connection: Connection) -> None:
+        delivery = Delivery(ref, Source.CALLBACK, failed(), NOW)
+        books.inbox._apply(connection, delivery, read_report(delivery.body), None)
+        raise StubbornError
+
+    with pytest.raises(StubbornError):
+        books.ledger.write(stumble)
+    assert books.everything() == before
+
+
+def test_a_delivery_that_cannot_be_stored_rings_no_bell() -> None:
+    with opened("sqlite:////dev/null/ledger.sqlite3") as away:
+        with pytest.raises(LedgerError):
+            away.deliver(new_ref(NOW), succeeded())
+        assert away.rings == 0
+
+
+# An operator's retry.
+
+
+def test_a_failed_job_is_asked_for_again_in_a_new_round(books: Books) -> None:
+    ref = books.failed()
+    books.clock.advance(100)
+    job = books.ledger.retry(ref)
+    assert (job.state, job.round, job.reason, job.message, job.outcome) == (JobState.WAITING, 1, None, "", None)
+    assert (job.finished_at, job.ended_at, job.due_at, job.deadline_at) == (None, None, NOW + 100, NOW + 100 + TIMING.job_timeout)
+    assert books.deliver(ref, failed(), Source.POLL) is Verdict.ENDED
+    assert books.events(ref) == ["job.failed", "job.failed"]
+    assert books.reports.audit().ok
+
+
+def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Books) -> None:
+    ref = books.archiving(2)
+    good, bad = books.ledger.claim_assets(2)
+    books.ledger.finish_asset(good, stored(good))
+    books.ledger.give_up_asset(bad, AssetState.EXPIRED, "gone")
+    (claimed,) = books.ledger.claim_jobs(1)
+    books.ledger.conclude(claimed, JobState.EXPIRED)
+    books.clock.advance(10_000)
+    job = books.ledger.retry(ref)
+    assert (job.state, job.outcome, job.due_at) == (JobState.ARCHIVING, Outcome.SUCCEEDED, NOW + 10_000)
+    assert books.pending(ref) == [bad.row.idx]
+    assert books.deliver(ref, succeeded(*urls(2, "fresh")), Source.POLL) is Verdict.REFRESHED
+    (again,) = books.ledger.claim_assets(10)
+    assert (again.row.idx, again.row.url, again.row.attempts) == (bad.row.idx, urls(2, "fresh")[1], 1)
+    books.ledger.finish_asset(again, stored(again))
+    books.conclude(ref)
+    assert books.events(ref) == ["asset.archived", "job.expired", "asset.archived", "job.archived"]
+    assert books.reports.audit().ok
+
+
+@pytest.mark.parametrize(
+    ("bring", "complaint"),
+    [
+        (Books.submitting, "is submitting: there is nothing to retry"),
+        (Books.waiting, "is waiting: there is nothing to retry"),
+        (Books.archiving, "is archiving: there is nothing to retry"),
+        (Books.archived, "is archived: there is nothing to retry"),
+        (lambda books: books.ledger.refused(books.submitting(), "no").ref, "submit it again as a new job"),
+        (lambda _: "nowhere", "there is no job nowhere"),
+    ],
+)
+def test_a_retry_that_cannot_help_is_refused_and_says_why(books: Books, bring: Callable[[Books], str], complaint: str) -> None:
+    ref = bring(books)
+    before = books.everything()
+    with pytest.raises(ReceiverError, match=complaint):
+        books.ledger.retry(ref)
+    assert books.everything() == before
+
+
+# Hints.
+
+
+def test_a_strangers_hint_is_kept_once_and_looked_into_at_once(books: Books) -> None:
+    assert [books.ledger.hint("task-9"), books.ledger.hint("task-9")] == [True, True]
+    (claimed,) = books.ledger.claim_hints(10)
+    assert (claimed.row.provider_id, claimed.row.attempts) == ("task-9", 1)
+    books.ledger.adopt_hint(ref := new_ref(NOW), claimed.row, BASE_URL)
+    assert (books.job(ref).provider_id, books.everything()["hints"]) == ("task-9", [])
+
+
+def test_a_hint_about_a_known_job_has_it_asked_for_but_not_more_often_than_a_poll_interval(books: Books) -> None:
+    ref = books.waiting()
+    books.ledger.hint("task-1")
+    assert books.job(ref).due_at == NOW + TIMING.poll_interval
+    books.clock.advance(10)
+    books.ledger.hint("task-1")
+    assert books.job(ref).due_at == NOW + TIMING.poll_interval
+    assert books.everything()["hints"] == []
+
+
+def test_a_hint_that_became_a_job_meanwhile_makes_no_second_one(books: Books) -> None:
+    books.ledger.hint("task-1")
+    (claimed,) = books.ledger.claim_hints(1)
+    books.waiting("task-1")
+    books.ledger.adopt_hint(new_ref(NOW), claimed.row, BASE_URL)
+    assert (sum(books.reports.counts().values()), books.everything()["hints"]) == (1, [])
+
+
+def test_strangers_cannot_fill_the_disk_with_hints(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.ledger.ledger.MOST_HINTS", 3)
+    assert [books.ledger.hint(f"task-{number}") for number in range(4)] == [True, True, True, False]
+    assert books.ledger.hint("task-2") is True
+
+
+def test_the_same_hint_from_many_strangers_at_once_is_kept_once(books: Books) -> None:
+    for number in range(5):
+        assert side_by_side([partial(books.ledger.hint, f"task-{number}")] * 6) == [True] * 6
+    assert len(books.everything()["hints"]) == 5

@@ -1,0 +1,184 @@
+"""Whatever the order, the repetition and the loss of reports and of workers: the first end counts, once, and the books balance."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledgers import Books, failed, running, stored, succeeded, urls
+from sqlalchemy import delete
+
+from receiver.errors import ClaimLostError
+from receiver.ledger.claims import Claimed
+from receiver.ledger.rows import Asset
+from receiver.ledger.tables import metadata
+from receiver.model import FINAL_STATES, AssetState, JobState, Source
+
+# One ledger serves all examples of a test; each example empties it first.
+PACE = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@dataclass(frozen=True)
+class Told:
+    """A report comes: what it says, from where, and whether it names the task."""
+
+    says: str  # "running", "failed", "empty", or how many results a success has
+    source: Source
+    named: bool
+
+    def body(self, provider_id: str) -> bytes:
+        """Return the report."""
+        named = provider_id if self.named else None
+        if self.says == "running":
+            return running(named)
+        if self.says == "failed":
+            return failed(provider_id=named)
+        return succeeded(*([""] if self.says == "empty" else urls(int(self.says))), provider_id=named)
+
+
+@dataclass
+class Expected:
+    """What must have become of a job, by the reports it got so far."""
+
+    end: str | None = None  # what the first end said
+    empty_before: bool = False
+    reports: int = 0
+
+    def hear(self, told: Told) -> None:
+        """Take note of one more report."""
+        self.reports += 1
+        if self.end is not None or told.says == "running":
+            return
+        if told.says != "empty":
+            self.end = told.says
+        elif told.source is Source.POLL and self.empty_before:
+            self.end = "failed"
+        self.empty_before |= told.says == "empty"
+
+    @property
+    def results(self) -> int:
+        """Return how many assets there are to be."""
+        return int(self.end) if self.end and self.end.isdigit() else 0
+
+
+@dataclass
+class Life:
+    """One job on its way, and what we know of it by ourselves."""
+
+    books: Books
+    ref: str
+    provider_id: str
+    expected: Expected = field(default_factory=Expected)
+    held: list[Claimed[Asset]] = field(default_factory=list)
+    final: JobState | None = None
+
+    def hear(self, told: Told) -> None:
+        """Let a report come."""
+        self.expected.hear(told)
+        self.books.deliver(self.ref, told.body(self.provider_id), told.source)
+
+    def work(self, deed: str) -> None:
+        """Let a worker do something, or fail to."""
+        match deed:
+            case "answer":
+                self.books.ledger.accepted(self.ref, self.provider_id)
+            case "claim":
+                self.held += self.books.ledger.claim_assets(1)
+            case "lease ends":
+                self.books.clock.advance(60)
+            case "restart":
+                self.books.ledger.take_over()
+            case "finish":
+                self._finish()
+            case "conclude":
+                self._conclude()
+
+    def _finish(self) -> None:
+        """Let the oldest holder finish, whether it still holds anything or not."""
+        if self.held:
+            claimed = self.held.pop(0)
+            try:
+                self.books.ledger.finish_asset(claimed, stored(claimed))
+            except ClaimLostError:
+                return
+
+    def _conclude(self) -> None:
+        for claimed in self.books.ledger.claim_jobs(100):
+            done = claimed.row.state is JobState.ARCHIVING and not self.books.pending(claimed.row.ref)
+            if done:
+                self.books.ledger.conclude(claimed, JobState.ARCHIVED)
+            else:
+                self.books.ledger.look_again(claimed, self.books.clock() + 30)
+
+    def check(self) -> None:
+        """See that the job is what its reports made of it, and that nothing final changed."""
+        job, assets = self.books.job(self.ref), self.books.assets(self.ref)
+        assert [asset.idx for asset in assets] == list(range(self.expected.results))
+        assert len(self.books.reports.deliveries(self.ref)) == self.expected.reports
+        allowed = {
+            None: {JobState.SUBMITTING, JobState.WAITING},
+            "failed": {JobState.FAILED},
+        }.get(self.expected.end, {JobState.ARCHIVING, JobState.ARCHIVED})
+        assert job.state in allowed
+        assert self.final in {None, job.state}
+        if job.state in FINAL_STATES:
+            self.final = job.state
+            assert {asset.state for asset in assets} <= {AssetState.ARCHIVED}
+        archived = sum(asset.state is AssetState.ARCHIVED for asset in assets)
+        told = self.books.events(self.ref)
+        assert (told.count("asset.archived"), len(told)) == (archived, archived + (self.final is not None))
+
+
+SOURCES = [Source.CALLBACK, Source.POLL, Source.STREAM]
+REPORTS = st.builds(Told, st.sampled_from(["running", "failed", "empty", "1", "2", "3"]), st.sampled_from(SOURCES), st.booleans())
+DEEDS = st.sampled_from(["answer", "claim", "finish", "lease ends", "restart", "conclude"])
+STEPS = st.lists(st.tuples(st.integers(0, 1), REPORTS | DEEDS), max_size=14)
+
+
+def lives_in(books: Books, number: int) -> list[Life]:
+    """Empty the books, and submit so many jobs."""
+    books.database.write(lambda connection: [connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)])
+    return [Life(books, books.submitting(), f"task-{name}") for name in range(number)]
+
+
+@PACE
+@given(steps=STEPS)
+def test_the_first_end_counts_once_in_whatever_order_things_happen(books: Books, steps: list[tuple[int, Told | str]]) -> None:
+    lives = lives_in(books, 2)
+    for which, step in steps:
+        if isinstance(step, Told):
+            lives[which].hear(step)
+        else:
+            lives[which].work(step)
+        for life in lives:
+            life.check()
+        assert books.reports.audit().ok
+
+
+@PACE
+@given(reports=st.lists(REPORTS, min_size=1, max_size=6), data=st.data())
+def test_reports_that_come_again_change_nothing(books: Books, reports: list[Told], data: st.DataObject) -> None:
+    (life,) = lives_in(books, 1)
+    for told in reports:
+        life.hear(told)
+    if life.expected.end is None:
+        life.hear(Told("2", Source.CALLBACK, named=True))
+    before = books.job(life.ref), books.assets(life.ref), books.events(life.ref)
+    for told in data.draw(st.permutations(reports)):
+        life.hear(Told(told.says, Source.CALLBACK, told.named))
+    assert (books.job(life.ref), books.assets(life.ref), books.events(life.ref)) == before
+    life.check()
+
+
+@PACE
+@given(results=st.integers(1, 3), order=st.permutations([*["claim", "finish"] * 3, "lease ends", "restart", "conclude"]))
+def test_every_job_comes_home_whatever_happened_to_its_workers(books: Books, results: int, order: list[str]) -> None:
+    (life,) = lives_in(books, 1)
+    life.hear(Told(str(results), Source.CALLBACK, named=True))
+    for deed in order:
+        life.work(deed)
+    life.check()
+    for deed in ("lease ends", *["claim", "finish"] * 6, "conclude"):
+        life.work(deed)
+    life.check()
+    assert books.job(life.ref).state is JobState.ARCHIVED
+    assert books.reports.audit().ok

@@ -1,0 +1,264 @@
+"""The schema: migrated it is what the tables say, on both databases; a migration happens wholly or not at all; the indexes are used."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from ledgers import NOW, Books, opened
+from postgres import PostgresServer
+from sqlalchemy import Connection, create_engine, event, insert, inspect, text
+from sqlalchemy.engine.interfaces import ReflectedIndex
+from waiting import until
+
+from receiver.errors import LedgerError
+from receiver.ledger import claims, schema, writes
+from receiver.ledger.database import Work
+from receiver.ledger.reports import Reports
+from receiver.ledger.tables import assets, deliveries, jobs, metadata
+from receiver.model import JobState
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def new_sqlite_url(tmp_path: Path) -> str:
+    """Name a file that nobody has made, in a folder that is not there either."""
+    return f"sqlite:///{tmp_path / 'new' / 'ledger.sqlite3'}"
+
+
+@pytest.fixture
+def new_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """Make an empty PostgreSQL database."""
+    url = postgres_server.make_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest) -> str:
+    """Name a ledger without a schema."""
+    return str(request.getfixturevalue({"sqlite": "new_sqlite_url", "postgresql": "new_postgres_url"}[request.param]))
+
+
+def looked_at(url: str, look: Callable[[Connection], Any]) -> Any:
+    """Look at a database by a connection of its own."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        found = look(connection)
+    engine.dispose()
+    return found
+
+
+def everything_about_it(connection: Connection) -> dict[str, object]:
+    """Return all the database says of our tables."""
+    inspector = inspect(connection)
+    return {
+        table: {
+            "columns": [
+                (column["name"], repr(column["type"]), column["nullable"], column["default"]) for column in inspector.get_columns(table)
+            ],
+            "key": inspector.get_pk_constraint(table),
+            "checks": sorted((check["name"], check["sqltext"]) for check in inspector.get_check_constraints(table)),
+            "unique": sorted((rule["name"], rule["column_names"]) for rule in inspector.get_unique_constraints(table)),
+            "foreign": inspector.get_foreign_keys(table),
+            "indexes": sorted((one["name"], one["column_names"], one["unique"], condition(one)) for one in inspector.get_indexes(table)),
+        }
+        for table in sorted(metadata.tables)
+    }
+
+
+def condition(index: ReflectedIndex) -> str:
+    """Return the condition of a partial index, as the database writes it."""
+    options = index.get("dialect_options", {})
+    return str(options.get("sqlite_where", options.get("postgresql_where", "")))
+
+
+def in_another_process(script: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Start a Python process that may be killed or raced with."""
+    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def complaints(process: "subprocess.Popen[str]") -> str:
+    """Wait for the process; return what it said against anything."""
+    return process.communicate(timeout=60)[1]
+
+
+# What a migration makes.
+
+
+def test_a_migrated_ledger_is_exactly_what_the_tables_say(empty_url: str) -> None:
+    schema.migrate(empty_url)
+    assert looked_at(empty_url, lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)) == []
+
+
+def test_a_migrated_ledger_has_the_very_rules_of_the_tables(empty_url: str) -> None:
+    # Alembic compares no CHECK, no default and no condition of an index.
+    schema.migrate(empty_url)
+    migrated = looked_at(empty_url, everything_about_it)
+    looked_at(empty_url, metadata.drop_all)
+    looked_at(empty_url, metadata.create_all)
+    assert migrated == looked_at(empty_url, everything_about_it)
+
+
+def test_head_is_the_newest_migration_of_the_folder() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(schema._MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
+
+
+def test_migrating_again_changes_nothing(ledger_url: str) -> None:
+    with opened(ledger_url) as books:
+        books.archiving()
+        before = books.everything()
+        schema.migrate(ledger_url)
+        assert books.everything() == before
+        schema.require_current(books.database)
+
+
+# When a migration is disturbed.
+
+
+def test_processes_that_migrate_at_once_wait_for_each_other(empty_url: str) -> None:
+    migrate = "import sys; from receiver.ledger import schema; schema.migrate(sys.argv[1])"
+    racers = [in_another_process(migrate, empty_url) for _ in range(2)]
+    assert [(complaints(racer), racer.returncode) for racer in racers] == [("", 0)] * 2
+    with opened(empty_url) as books:
+        schema.require_current(books.database)
+        books.submitting()
+
+
+def test_a_migration_that_is_killed_half_way_leaves_the_schema_it_found(empty_url: str) -> None:
+    die_at_the_first_index = """
+import os, signal, sys
+from alembic import op
+from receiver.ledger import schema
+op.create_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+schema.migrate(sys.argv[1])
+"""
+    process = in_another_process(die_at_the_first_index, empty_url)
+    assert complaints(process) == ""
+    assert process.returncode == -9
+    until(lambda: looked_at(empty_url, lambda connection: inspect(connection).get_table_names()) == [], what="an empty ledger")
+    schema.migrate(empty_url)
+    with opened(empty_url) as books:
+        schema.require_current(books.database)
+
+
+@pytest.mark.parametrize("found", [None, "0000"])
+def test_a_ledger_of_another_schema_is_refused_with_the_remedy(empty_url: str, found: str | None) -> None:
+    if found:
+        schema.migrate(empty_url)
+        looked_at(
+            empty_url, lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = :found"), {"found": found})
+        )
+    elif empty_url.startswith("sqlite"):
+        Path(empty_url.removeprefix("sqlite:///")).parent.mkdir()
+    with opened(empty_url) as books:
+        assert schema.version(books.database) == found
+        with pytest.raises(LedgerError, match=f"schema is {found or 'missing'}, this release needs {schema.HEAD}: run `receiver migrate`"):
+            schema.require_current(books.database)
+
+
+@pytest.mark.parametrize("url", ["sqlite:////dev/null/ledger.sqlite3", "postgresql+psycopg://nobody@/nowhere?host=/dev/null"])
+def test_a_ledger_that_cannot_be_reached_is_a_ledger_error(url: str) -> None:
+    with pytest.raises(LedgerError):
+        schema.migrate(url)
+    with opened(url) as books, pytest.raises(LedgerError):
+        schema.require_current(books.database)
+
+
+# How the database finds its rows.
+
+MANY = 3000
+
+
+@pytest.fixture
+def many(books: Books) -> Books:
+    """Fill a ledger: 3,000 jobs that are over, each with a delivery and an asset, and 20 that are not."""
+    texts = dict.fromkeys(("base_url", "model", "prompt"), "")
+    job = {**texts, "provider": "grsai", "api": "draw", "mode": "poll", "params": "{}", "submitted_at": NOW, "deadline_at": NOW}
+    over = {"state": "archived", "finished_at": NOW, "outcome": "succeeded", "due_at": None}
+    asset = {"idx": 0, "url": "", "announced_at": NOW, "expires_at": NOW, "state": "failed", "finished_at": NOW, "due_at": None}
+    delivery = {"source": "poll", "verdict": "ended", "received_at": NOW, "digest": "", "body": b""}
+    refs = [f"{number:026}" for number in range(MANY)]
+
+    def fill(connection: Connection) -> None:
+        connection.execute(insert(jobs), [{**job, **over, "ref": ref, "provider_id": f"task-{ref}", "key": ref} for ref in refs])
+        connection.execute(insert(assets), [{**asset, "ref": ref} for ref in refs])
+        connection.execute(insert(deliveries), [{**delivery, "ref": ref} for ref in refs])
+
+    books.database.write(fill)
+    for number in range(20):
+        books.archiving(1, f"task-{number}")
+    books.execute("ANALYZE")
+    return books
+
+
+QUESTIONS: dict[str, Callable[[Connection], object]] = {
+    "claim assets": lambda connection: claims.claim_assets(connection, NOW, NOW + 60, 2),
+    "claim jobs": lambda connection: claims.claim_jobs(connection, NOW + 1e6, NOW + 60, 2),
+    "next asset": lambda connection: claims.next_due(connection, assets),
+    "next job": lambda connection: claims.next_due(connection, jobs),
+    "oldest due": lambda connection: claims.oldest_due(connection, NOW),
+    "job": lambda connection: writes.find_job(connection, "1"),
+    "provider's id": lambda connection: writes.find_job_by_provider_id(connection, "grsai", "task-1"),
+    "caller's key": lambda connection: writes.find_job_by_key(connection, "1"),
+    "a job's assets": lambda connection: writes.job_assets(connection, "1"),
+    "a job's pending assets": lambda connection: writes.pending_assets(connection, "1"),
+    "a job's empty deliveries": lambda connection: writes.was_empty_before(connection, "1"),
+    "page of a rare state": lambda connection: Reports(Inside(connection)).jobs(state=JobState.ARCHIVING),
+    "page of a common state": lambda connection: Reports(Inside(connection)).jobs(state=JobState.ARCHIVED, after=f"{2000:026}"),
+    "page of all": lambda connection: Reports(Inside(connection)).jobs(),
+}
+
+
+def test_no_everyday_statement_reads_a_whole_table(many: Books) -> None:
+    plans = {name: many.database.write(partial(plans_of, question=question)) for name, question in QUESTIONS.items()}
+    assert all(plans.values())
+    assert {name: plan for name, plan in plans.items() if any(map(reads_a_whole_table, plan))} == {}
+
+
+class Inside:
+    """A database that is one open connection, so that the plans of a report can be seen."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def read(self, work: Work[T]) -> T:
+        return work(self._connection)
+
+    write = read
+
+    def close(self) -> None: ...
+
+
+def plans_of(connection: Connection, question: Callable[[Connection], object]) -> list[str]:
+    """Return how the database goes about each statement of ``question``."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
+        asked.append((statement, values))
+
+    event.listen(connection, "before_cursor_execute", note)
+    question(connection)
+    event.remove(connection, "before_cursor_execute", note)
+    explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+    return ["\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", values)) for statement, values in asked]
+
+
+def reads_a_whole_table(plan: str) -> bool:
+    """Say whether a plan goes through all of jobs, assets or deliveries: on PostgreSQL "Seq Scan", on SQLite any way without an index."""
+    tables = ("jobs", "assets", "deliveries")
+    lines = [line.strip() for line in plan.splitlines()]
+    sequential = any(f"Seq Scan on {table}" in line for table in tables for line in lines)
+    without_index = any(line in {f"SCAN {table}", f"SEARCH {table}"} for table in tables for line in lines)
+    return sequential or without_index

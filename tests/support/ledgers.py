@@ -1,0 +1,189 @@
+"""A ledger under test: its clock is set by hand, reports come in the provider's words, and one may look behind its back."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, select, text
+
+from receiver.inbox import Inbox
+from receiver.ledger.claims import Claimed
+from receiver.ledger.database import Database, open_database
+from receiver.ledger.ledger import Ledger, Timing
+from receiver.ledger.reports import Reports
+from receiver.ledger.rows import Asset, Job, StoredAsset
+from receiver.ledger.tables import metadata
+from receiver.model import AssetState, Delivery, JobState, Mode, Source, Submission, Verdict
+
+NOW = 1_800_000_000.0
+BASE_URL = "https://provider.test"
+TIMING = Timing(url_lifetime=7200, poll_after=120, poll_interval=30, job_timeout=3600)
+
+
+@dataclass
+class Clock:
+    """Tells the time it was set to."""
+
+    now: float = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> float:
+        """Let time pass; return what it is then."""
+        self.now += seconds
+        return self.now
+
+
+def running(provider_id: str | None = "task-1", progress: int = 10) -> bytes:
+    """Return a report of a task under way."""
+    return json.dumps({"id": provider_id, "status": "running", "progress": progress}).encode()
+
+
+def succeeded(*urls: str, provider_id: str | None = "task-1") -> bytes:
+    """Return a report of a success with these results; none given: one, none at all: ``succeeded("")``."""
+    results = [{"url": url} for url in urls or ("https://files.test/0.png",)]
+    return json.dumps({"id": provider_id, "status": "succeeded", "progress": 100, "results": results}).encode()
+
+
+def failed(reason: str = "error", message: str = "it broke", provider_id: str | None = "task-1") -> bytes:
+    """Return a report of a failure."""
+    return json.dumps({"id": provider_id, "status": "failed", "failure_reason": reason, "error": message}).encode()
+
+
+def urls(count: int, version: str = "first") -> list[str]:
+    """Return the URLs of ``count`` results."""
+    return [f"https://files.test/{version}/{idx}.png" for idx in range(count)]
+
+
+def stored(claimed: Claimed[Asset]) -> StoredAsset:
+    """Return what a worker would say of an asset it archived."""
+    return StoredAsset(f"{claimed.row.ref}/{claimed.row.idx}.png", "0" * 64, 1000, "image/png", 1024, 768)
+
+
+@dataclass
+class Books:
+    """A ledger with its inbox and reports on one database, and the ways of a job that tests begin with."""
+
+    database: Database
+    clock: Clock = field(default_factory=Clock)
+    rings: int = 0
+
+    def __post_init__(self) -> None:
+        """Open the parts."""
+        self.ledger = Ledger(self.database, TIMING, self.clock)
+        self.reports = Reports(self.database)
+        self.inbox = self.inbox_that()
+
+    def inbox_that(self, *, confirms: bool = False) -> Inbox:
+        """Return an inbox, one with CONFIRM=always if it ``confirms``."""
+        return Inbox(self.ledger, self._ring, base_url=BASE_URL, confirm_always=confirms)
+
+    def _ring(self) -> None:
+        self.rings += 1
+
+    # Ways of a job.
+
+    def submitting(self, prompt: str = "a red fox", mode: Mode = Mode.WEBHOOK, model: str = "gpt-image-1.5") -> str:
+        """Submit a job; return its ref."""
+        return self.ledger.submit(Submission(prompt, model, {"aspectRatio": "1:1"}, mode), BASE_URL).ref
+
+    def waiting(self, provider_id: str = "task-1") -> str:
+        """Submit a job that the provider takes."""
+        ref = self.submitting()
+        self.ledger.accepted(ref, provider_id)
+        return ref
+
+    def archiving(self, count: int = 1, provider_id: str = "task-1") -> str:
+        """Submit a job that succeeds with ``count`` results."""
+        ref = self.waiting(provider_id)
+        self.deliver(ref, succeeded(*urls(count), provider_id=provider_id))
+        return ref
+
+    def archived(self, count: int = 1, provider_id: str = "task-1") -> str:
+        """Submit a job and bring it home."""
+        ref = self.archiving(count, provider_id)
+        for claimed in self.ledger.claim_assets(count):
+            self.ledger.finish_asset(claimed, stored(claimed))
+        self.conclude(ref)
+        return ref
+
+    def failed(self, provider_id: str = "task-1") -> str:
+        """Submit a job that the provider gives up."""
+        ref = self.waiting(provider_id)
+        self.deliver(ref, failed(provider_id=provider_id))
+        return ref
+
+    def expired(self, provider_id: str = "task-1") -> str:
+        """Submit a job that nobody ever says a word about."""
+        ref = self.waiting(provider_id)
+        self.ledger.expire(ref, "no word")
+        return ref
+
+    def deliver(self, ref: str, body: bytes, source: Source = Source.CALLBACK) -> Verdict:
+        """Put a report through the one door in."""
+        return self.inbox.accept(Delivery(ref, source, body, self.clock()))
+
+    def conclude(self, ref: str, state: JobState = JobState.ARCHIVED) -> None:
+        """Conclude a job that is due."""
+        (claimed,) = [claimed for claimed in self.ledger.claim_jobs(100) if claimed.row.ref == ref]
+        self.ledger.conclude(claimed, state)
+
+    # Looks.
+
+    def job(self, ref: str) -> Job:
+        """Return a job that must be there."""
+        job = self.reports.job(ref)
+        assert job is not None
+        return job
+
+    def assets(self, ref: str) -> list[Asset]:
+        """Return a job's assets in order."""
+        return self.reports.assets([ref])[ref]
+
+    def pending(self, ref: str) -> list[int]:
+        """Return which assets of a job are still to be brought home."""
+        return [asset.idx for asset in self.assets(ref) if asset.state is AssetState.PENDING]
+
+    def verdicts(self, ref: str) -> list[str]:
+        """Return what a job's deliveries were taken for."""
+        return [delivery.verdict for delivery in self.reports.deliveries(ref)]
+
+    def events(self, ref: str) -> list[str]:
+        """Return the types of the events about a job and its assets, in order."""
+        return [event["type"] for event in self.reports.events(limit=10_000) if event["ref"] == ref]
+
+    def everything(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return every row of every table, to see that nothing changed."""
+        tables = metadata.sorted_tables
+        return self.database.read(
+            lambda connection: {
+                table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key.columns))]
+                for table in tables
+            }
+        )
+
+    def execute(self, statement: str, **values: object) -> None:
+        """Change the database behind the ledger's back."""
+        self.database.write(lambda connection: run(connection, statement, values))
+
+
+def run(connection: Connection, statement: str, values: dict[str, object]) -> None:
+    """Run a statement given as text."""
+    connection.execute(text(statement), values)
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Books]:
+    """Open the ledger at ``url`` until the block ends."""
+    with closing(open_database(url)) as database:
+        yield Books(database)
+
+
+def is_sound(path: str) -> bool:
+    """Let SQLite look for damage in its file."""
+    with closing(sqlite3.connect(path)) as connection:
+        return bool(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)])

