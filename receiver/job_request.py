@@ -1,8 +1,9 @@
 """What a caller asks for, before it is put into a provider's words: the same for the API, the commands and the library."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from receiver.model import Api, Mode, Provider, Submission
 from receiver.providers import grsai
@@ -31,6 +32,17 @@ class JobRequest(BaseModel):
     api: Api = Api.DRAW
     key: Annotated[str, Field(min_length=1, max_length=500)] | None = None
 
+    @model_validator(mode="after")
+    def _storable(self) -> Self:
+        """Refuse what no database and no provider can take: a NUL, and half of a surrogate pair."""
+        try:
+            everything = json.dumps(self.model_dump(mode="json"), ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text holds half of a surrogate pair, which is no character") from error
+        if b"\\u0000" in everything:
+            raise ValueError("a text holds a NUL character")
+        return self
+
     def submission(self) -> Submission:
         """Put the request into the provider's words."""
         direct = self.provider is Provider.OPENAI
@@ -43,3 +55,8 @@ class JobRequest(BaseModel):
             fields["urls"] = list(self.images)
         mode, api = (Mode.SYNC, Api.IMAGES) if direct else (self.mode, self.api)
         return Submission(self.prompt, self.model, {**fields, **self.params}, mode, self.provider, api, self.key)
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """Name every mistake of a request, each with its field; the values stay out."""
+    return [f"{'.'.join(map(str, item['loc'])) or 'job'}: {item['msg']}" for item in error.errors(include_url=False, include_input=False)]

@@ -55,7 +55,7 @@ class Services:
 
     def _migrate_if_old(self) -> None:
         path = self.settings.ledger_path
-        if not path.exists() or schema.version(self.database) != schema.HEAD:
+        if not path.exists() or schema.is_old(schema.version(self.database)):
             schema.migrate(self.settings.database_url)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from receiver.errors import ConfigurationError
-from receiver.job_request import DEFAULT_MODEL, JobRequest
+from receiver.job_request import DEFAULT_MODEL, JobRequest, mistakes
 from receiver.model import FINAL_STATES, Api, Mode, Provider
 from receiver.services import Services
 from receiver.settings import Settings
@@ -73,7 +73,7 @@ class Submitter:
         try:
             request = JobRequest.model_validate({**what, "provider": provider, "mode": mode, "api": api, "key": key})
         except ValidationError as error:
-            raise ConfigurationError([f"{item['loc'][0]}: {item['msg']}" for item in error.errors(include_url=False)]) from error
+            raise ConfigurationError(mistakes(error)) from error
         job = self._services.desk.submit(request.submission())
         # The worker's plans may have changed: it is to poll this job sooner than it would look by itself.
         self._services.engine.ring()

@@ -28,10 +28,15 @@ def version(database: Database) -> str | None:
 
 
 def require_current(database: Database) -> None:
-    """Raise LedgerError, with the remedy, unless the schema is the one this code was written for."""
+    """Raise LedgerError, with the remedy, if the schema is older than this code. A newer one only adds to it, so that releases overlap."""
     found = version(database)
-    if found != HEAD:
+    if is_old(found):
         raise LedgerError(f"the ledger's schema is {found or 'missing'}, this release needs {HEAD}: run `receiver migrate`")
+
+
+def is_old(found: str | None) -> bool:
+    """Say whether a schema of that version has to be migrated before this code can use it; versions are numbers of four digits."""
+    return found is None or found < HEAD
 
 
 def migrate(url: str) -> None:

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from receiver.archive.manifest import timestamp
 from receiver.errors import ConfigurationError, LedgerError, ReceiverError
-from receiver.job_request import JobRequest
+from receiver.job_request import JobRequest, mistakes
 from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, JobState, Mode, Provider
 from receiver.views import JobView
@@ -64,8 +64,7 @@ def submit() -> Response:
         if header := request.headers.get("Idempotency-Key"):
             asked = JobRequest.model_validate({**asked.model_dump(), "key": header})
     except ValidationError as error:
-        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors(include_url=False)]
-        return problem(400, "; ".join(mistakes))
+        return problem(400, "; ".join(mistakes(error)))
     if asked.provider is not Provider.GRSAI or asked.mode is Mode.SYNC or asked.api is Api.IMAGES:
         return problem(400, "this API posts to GRSAI only, with mode webhook, poll or stream; for OpenAI use the submitter")
     if asked.key and (holder := services().ledger.key_holder(asked.key)):

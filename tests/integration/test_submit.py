@@ -280,7 +280,7 @@ def posted(web: WebSide, body: Any, **headers: str) -> Any:
         ({"prompt": "a fox", "mode": "pigeon"}, "mode: "),
         ({"prompt": "a fox", "provider": "openai"}, "for OpenAI use the submitter"),
         ({"prompt": "a fox", "mode": "sync"}, "for OpenAI use the submitter"),
-        (["a fox"], "body: "),
+        (["a fox"], "job: "),
     ],
 )
 def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(web: WebSide, sandbox: Sandbox, body: Any, named: str) -> None:
@@ -288,6 +288,13 @@ def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(web: WebSide
     assert answer.status_code == 400
     assert named in answer.json["detail"]
     assert sandbox.stats()["accepted"] == 0
+
+
+@pytest.mark.parametrize("body", [b'{"prompt": "a\\u0000fox"}', b'{"prompt": "a fox", "params": {"x": "\\u0000"}}'])
+def test_a_text_no_database_can_hold_is_refused_at_the_edge(web: WebSide, body: bytes) -> None:
+    answer = web.client.post("/api/jobs", data=body, headers=web.admin)
+    assert answer.status_code == 400
+    assert "NUL" in answer.json["detail"]
 
 
 def test_the_api_needs_a_body_of_json_and_a_sane_key(web: WebSide) -> None:
