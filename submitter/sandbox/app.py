@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as BaseResponse
 
-from submitter.sandbox import control, wire
+from submitter.sandbox import control, credits, wire  # noqa: A004 - the vendor's word
 from submitter.sandbox.connection import CONNECTION
 from submitter.sandbox.downloads import download, page
 from submitter.sandbox.order import Kind, RefusedError, Reply, read_order
@@ -35,7 +35,11 @@ class Refusals:
     def authorized(self) -> bool:
         """Whether the request carries a key we accept."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and bool(key.strip()) and (self._keys is None or key.strip() in self._keys)
+        return scheme.lower() == "bearer" and self.accepts(key.strip())
+
+    def accepts(self, key: str) -> bool:
+        """Whether a key is one we accept."""
+        return bool(key) and (self._keys is None or key in self._keys)
 
     def check_model(self, model: str) -> None:
         """Raise RefusedError, in the vendor's words, for a model that does not exist."""
@@ -76,6 +80,7 @@ def create_app(studio: Studio, refusals: Refusals, script: Mapping[str, Any], st
     add("/v1/api/generate", None)
     _add_results(app, studio)
     _add_files(app, studio, stopping)
+    credits.add_routes(app, studio, refusals.accepts)
     control.add_routes(app, studio)
     return app
 

@@ -191,3 +191,10 @@ def stored(here: Premises) -> list[str]:
     """Return the SHA-256 of every picture in the archive."""
     files = [path for path in (here.data / "archive").rglob("*.png") if ".tmp" not in path.parts]
     return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+
+
+def test_a_port_that_is_taken_is_told_at_once_instead_of_starting_for_ever(here: Premises) -> None:
+    with socket.create_server(("127.0.0.1", here.port)):
+        ended = here.run("receiver", "serve")
+    assert ended.status == 2
+    assert f"cannot listen on 127.0.0.1:{here.port}" in ended.err
