@@ -1,0 +1,1 @@
+"""``submitter batch``: many jobs from a file, each posted once however often the command is run."""

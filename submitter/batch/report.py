@@ -1,0 +1,68 @@
+"""The report of a batch: what became of each line, in the order of the lines.
+
+One JSON object a line: the contract's job object and, beside it, ``line`` (its number in the file) and ``key`` (which named the job). A
+line that has no job is ``{"line", "error"}``.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from receiver.ledger.reports import Reports
+from receiver.views import JobView
+from submitter.batch.roll import Roll, in_chunks
+
+STDOUT = "-"
+# Jobs in memory at a time; each may have pictures in its request.
+_READ_AT_ONCE = 20
+
+
+def open_report(path: str) -> Path:
+    """Make the file the report is written to until it is complete; raise OSError now rather than after everything is paid."""
+    part = Path(f"{path}.part")
+    part.write_bytes(b"")
+    return part
+
+
+def write_report(path: str, reports: Reports, roll: Roll, bad: dict[int, str]) -> None:
+    """Write the report, in place of an earlier one only when it is complete; ``-`` is stdout."""
+    if path == STDOUT:
+        for line in _lines(reports, roll, bad):
+            click.echo(line)
+        return
+    part = open_report(path)
+    with part.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in _lines(reports, roll, bad))
+    part.replace(path)
+
+
+def _lines(reports: Reports, roll: Roll, bad: dict[int, str]) -> Iterator[str]:
+    """Merge lines with and without jobs, both in order of their numbers."""
+    without = sorted(bad, reverse=True)
+    for number, told in _jobs(reports, roll):
+        while without and without[-1] < number:
+            yield _bad_line(without[-1], bad[without.pop()])
+        yield json.dumps(told, ensure_ascii=False)
+    for number in reversed(without):
+        yield _bad_line(number, bad[number])
+
+
+def _bad_line(number: int, error: str) -> str:
+    return json.dumps({"line": number, "error": error}, ensure_ascii=False)
+
+
+def _jobs(reports: Reports, roll: Roll) -> Iterator[tuple[int, dict[str, Any]]]:
+    for places in in_chunks(roll.by_number(), _READ_AT_ONCE):
+        refs = [roll.ref(place) for place in places]
+        assets = reports.assets(refs)
+        jobs = {job.ref: job for job in reports.jobs_named(refs)}
+        for place, ref in zip(places, refs, strict=True):
+            number = roll.number(place)
+            if ref in jobs:
+                yield number, {**JobView.of(jobs[ref], assets[ref]).model_dump(mode="json"), "line": number, "key": jobs[ref].key}
+            else:
+                # Another process that posts the same key was told to come later, and took its row back until then.
+                yield number, {"line": number, "error": f"its job {ref} is just being posted again"}

@@ -1,0 +1,82 @@
+"""``submitter credits``: what is left at the provider and what became of each model's jobs, and the sandbox's own purse."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from batches import a_line, batch, batch_file, quick_sandbox
+from premises import Premises
+
+from submitter.sandbox import Sandbox
+
+CREDITS = "/client/openapi/getAPIKeyCredits"
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Premises]:
+    """Make an installation in which nothing runs yet."""
+    with quick_sandbox() as sandbox:
+        yield Premises(tmp_path, sandbox)
+
+
+def told(here: Premises, status: int = 0, **environ: str) -> dict[str, Any]:
+    done = here.run("submitter", "credits", "--json", **environ)
+    assert done.status == status, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(here: Premises) -> None:
+    assert told(here) == {"credits": 10_000, "models": []}
+    lines = [
+        a_line("a", model="nano-banana"),
+        a_line("b", model="nano-banana", variants=2),
+        a_line("c", model="nano-banana", script={"fail": "error"}),
+        a_line("d", script={"fail": "input_moderation"}),
+        a_line("e", script={"refuse": "no"}),
+        a_line("f", model="sora-image", script={"delay": 60}),
+    ]
+    batch_file(here, lines)
+    with here.started():
+        assert batch(here, "batch.jsonl", "--timeout", "3").status == 1
+    none = dict.fromkeys(("submitted", "archived", "refunded", "refused", "failed", "expired", "in_flight"), 0)
+    grsai = {**none, "provider": "grsai"}
+    assert told(here) == {
+        "credits": 9_997,
+        "models": [
+            {**grsai, "model": "nano-banana", "submitted": 3, "archived": 2, "refunded": 1},
+            {**grsai, "model": "gpt-image-1.5", "submitted": 2, "refunded": 1, "refused": 1},
+            {**grsai, "model": "sora-image", "submitted": 1, "in_flight": 1},
+        ],
+    }
+    done = here.run("submitter", "credits")
+    assert done.status == 0
+    assert done.out.startswith("9,997 credits left\n")
+    assert "nano-banana" in done.out
+
+
+def test_without_a_key_the_table_comes_all_the_same(here: Premises) -> None:
+    done = here.run("submitter", "credits", GRSAI_API_KEY="")
+    assert (done.status, "GRSAI_API_KEY: not set" in done.err, "submitted" in done.out) == (2, True, True)
+    assert told(here, 2, GRSAI_API_KEY="") == {"credits": None, "models": []}
+
+
+def test_a_provider_that_does_not_tell_is_exit_status_1(tmp_path: Path) -> None:
+    with Sandbox(keys={"sk-other"}) as sandbox:
+        here = Premises(tmp_path, sandbox)
+        done = here.run("submitter", "credits")
+        assert (done.status, "invalid apikey" in done.err) == (1, True)
+    assert told(here, 1) == {"credits": None, "models": []}
+
+
+def test_the_sandbox_answers_as_the_vendor_does() -> None:
+    with Sandbox(keys={"sk-1"}) as sandbox:
+        answer = requests.post(sandbox.url + CREDITS, json={"apiKey": "sk-1"}, timeout=10)
+        assert (answer.status_code, answer.json()) == (200, {"code": 0, "msg": "success", "data": {"credits": 10_000}})
+        wrong: list[Any] = [{"apiKey": "sk-2"}, {"apiKey": 1}, {}, []]
+        for body in wrong:
+            answer = requests.post(sandbox.url + CREDITS, json=body, timeout=10)
+            assert (answer.status_code, answer.json()) == (200, {"code": -1, "msg": "invalid apikey", "data": None})

@@ -1,0 +1,43 @@
+"""What became of each model's jobs, and how many of them stand: on both databases."""
+
+from ledgers import BASE_URL, Books, failed
+
+from receiver.ledger.reports import Usage
+from receiver.model import JobState, Reason, Submission
+
+
+def submit(books: Books, model: str) -> str:
+    return books.ledger.submit(Submission("a fox", model, {}), BASE_URL).ref
+
+
+def test_every_job_is_counted_once_by_what_became_of_it(books: Books) -> None:
+    assert books.reports.usage() == []
+    for number, reason in enumerate(("error", "input_moderation", "output_moderation")):
+        books.ledger.accepted(ref := submit(books, "a"), f"failed-{number}")
+        books.deliver(ref, failed(reason, provider_id=f"failed-{number}"))
+    books.ledger.refused(submit(books, "a"), "no credits")
+    books.ledger.expire(submit(books, "b"), "no word")
+    submit(books, "b")
+    books.archived(provider_id="archived")
+    bad = books.archiving(provider_id="bad")
+    (claimed,) = books.ledger.claim_assets(1)
+    books.ledger.give_up_asset(claimed, claimed.row.state.FAILED, "no picture")
+    (job,) = [claimed for claimed in books.ledger.claim_jobs(10) if claimed.row.ref == bad]
+    books.ledger.conclude(job, JobState.FAILED, reason=Reason.BAD_ASSET)
+    assert books.reports.usage() == [
+        Usage("grsai", "a", submitted=4, archived=0, refunded=3, refused=1, failed=0, expired=0, in_flight=0),
+        Usage("grsai", "b", submitted=2, archived=0, refunded=0, refused=0, failed=0, expired=1, in_flight=1),
+        Usage("grsai", "gpt-image-1.5", submitted=2, archived=1, refunded=0, refused=0, failed=1, expired=0, in_flight=0),
+    ]
+
+
+def test_many_jobs_are_asked_for_at_once_and_unknown_ones_left_out(books: Books) -> None:
+    refs = [submit(books, "a") for _ in range(3)]
+    books.ledger.accepted(refs[1], "task-1")
+    books.ledger.refused(refs[2], "no")
+    assert books.reports.standing([*refs, "01JZ2Q7V3N0123456789ABCDEF"]) == {
+        refs[0]: (JobState.SUBMITTING, None),
+        refs[1]: (JobState.WAITING, None),
+        refs[2]: (JobState.FAILED, Reason.REFUSED),
+    }
+    assert books.reports.standing([]) == {}

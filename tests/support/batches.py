@@ -1,0 +1,66 @@
+"""Batches for tests: lines into a file, the command over it, its report, and what the provider and the ledger know afterwards."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from premises import Premises
+from processes import Finished, Running, run, running
+
+from submitter.sandbox import Sandbox
+
+# What every job asks of the sandbox unless it says otherwise: a small picture, soon.
+QUICK = {"delay": 0.05, "progress": 0, "bytes": 20_000}
+
+
+def quick_sandbox(**script: Any) -> Sandbox:
+    """Start a sandbox that costs little time."""
+    return Sandbox(looks=4, script={**QUICK, **script})
+
+
+def a_line(prompt: str, *, script: Mapping[str, Any] | None = None, **columns: Any) -> dict[str, Any]:
+    """Return a line that asks for a small picture, with a fault script if one is given."""
+    return {"prompt": prompt, "size": "64x64", **columns, **({"sandbox": script} if script else {})}
+
+
+def as_jsonl(lines: Sequence[Mapping[str, Any] | str]) -> str:
+    """Write lines down; a text stays as it is."""
+    return "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+
+
+def batch_file(here: Premises, lines: Sequence[Mapping[str, Any] | str], name: str = "batch.jsonl") -> Path:
+    """Make a file of lines."""
+    path = here.folder / name
+    path.write_text(as_jsonl(lines), encoding="utf-8")
+    return path
+
+
+def batch(here: Premises, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None) -> Finished:
+    """Run the command to its end."""
+    return run(("submitter", "batch", *arguments), {**here.environ, **(environ or {})}, folder=here.folder, stdin=stdin, within=90)
+
+
+@contextmanager
+def batch_running(here: Premises, *arguments: str) -> Iterator[Running]:
+    """Have the command run to the end of the block."""
+    with running(("submitter", "batch", *arguments), here.environ, here.folder) as process:
+        yield process
+
+
+def report(here: Premises, name: str = "report.jsonl") -> list[dict[str, Any]]:
+    """Read a report."""
+    return [json.loads(line) for line in (here.folder / name).read_text(encoding="utf-8").splitlines()]
+
+
+def posts(here: Premises) -> Counter[str]:
+    """Count the accepted submits by prompt."""
+    return Counter(task["prompt"] for task in here.sandbox.tasks())
+
+
+def posted_refs(here: Premises) -> Counter[str]:
+    """Count the accepted submits by the ref in their callback URL."""
+    with here.services() as services:
+        return Counter(services.tickets.ref(task["webhook"].rpartition("/")[2]) for task in here.sandbox.tasks())
