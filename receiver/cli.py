@@ -30,6 +30,8 @@ T = TypeVar("T")
 SOME_FAILED, WRONG_USAGE = 1, 2
 # Columns of a table that goes into a file or a pipe.
 WIDE = 240
+# Characters of a request that are shown; a reference picture in it may have millions.
+LONGEST_PARAMS = 2000
 
 
 def errors_told(command: Callable[P, T]) -> Callable[P, T]:
@@ -186,13 +188,13 @@ def _show(services: Services, job: Job) -> None:
     lines = {
         "state": " ".join(filter(None, [job.state, job.reason, job.message])),
         "provider": f"{job.provider} {job.base_url} {job.provider_id or '(no id yet)'}",
-        "request": f"{job.model} {job.params}",
+        "request": f"{job.model} {services.reports.params(job.ref)[:LONGEST_PARAMS]}",
         "prompt": job.prompt,
         "submitted": timestamp(job.submitted_at),
         "finished": timestamp(job.finished_at) or "",
     }
     for name, value in lines.items():
-        screen.print(f"{name:>10}  {value}", markup=False, highlight=False)
+        screen.print(f"{name:>10}  {_plain(value)}", markup=False, highlight=False)
     reported = Table("delivery", "source", "received", "verdict", "bytes", title="deliveries")
     for row in services.reports.delivery_log(job.ref):
         reported.add_row(str(row.id), row.source, timestamp(row.received_at), row.verdict, str(row.size))
@@ -201,6 +203,11 @@ def _show(services: Services, job: Job) -> None:
         where = services.store.locate(asset.key) if asset.key else asset.url
         stored.add_row(str(asset.idx), asset.state, where, str(asset.size or ""), asset.content_type, asset.sha256 or asset.error)
     screen.print(reported, stored)
+
+
+def _plain(text: str | None) -> str:
+    """Make a stranger's text harmless for a terminal: control characters become visible."""
+    return "".join(character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text or "")
 
 
 @main.command()
@@ -216,7 +223,7 @@ def retry(refs: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("deliveries", nargs=-1, required=True, type=int)
+@click.argument("deliveries", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
 @errors_told
 def replay(deliveries: tuple[int, ...]) -> None:
     """Take kept deliveries in again, by their numbers (`receiver show REF`): after a fix, or to see what they are taken for now."""

@@ -3,15 +3,17 @@
 Nobody will call back and there is nothing to poll, so whatever becomes of the call, the job is decided when it is over.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
 
-from receiver.errors import AnswerLostError, LedgerError, UnreadableError
+from receiver.errors import AnswerLostError, UnreadableError
 from receiver.inbox import Inbox
 from receiver.ledger.ledger import Ledger
 from receiver.model import Delivery, Source
+from receiver.patience import store_patiently
 from receiver.providers.openai_client import OpenAIClient
 from receiver.providers.openai_images import ANSWER_LOST
 
@@ -19,32 +21,20 @@ log = structlog.get_logger(__name__)
 
 
 class DirectCall:
-    """Makes the call of one job; ``waits`` are the seconds between attempts to store its answer."""
+    """Makes the call of one job."""
 
-    def __init__(self, client: OpenAIClient, inbox: Inbox, ledger: Ledger, waits: Sequence[float], pause: Callable[[float], None]) -> None:
+    def __init__(self, client: OpenAIClient, inbox: Inbox, ledger: Ledger, pause: Callable[[float], None]) -> None:
         self._client = client
         self._inbox = inbox
         self._ledger = ledger
-        self._waits = waits
         self._pause = pause
 
     def make(self, arguments: dict[str, Any], ref: str, before_send: Callable[[], None]) -> None:
         """Call and store the answer; raise RefusedError or NotSentError. Without a usable answer the job is ``expired``."""
         try:
             body = self._client.generate(arguments, before_send)
-            self._store(Delivery(ref, Source.SYNC, body, self._ledger.now()))
+            # Nobody could tell us again: this process holds the only copy of what was paid for.
+            store_patiently(partial(self._inbox.accept, Delivery(ref, Source.SYNC, body, self._ledger.now())), self._pause, ref=ref)
         except (AnswerLostError, UnreadableError) as error:
             log.error("answer to a direct call lost", ref=ref, error=str(error))  # noqa: TRY400 - the text says it
             self._ledger.expire(ref, f"{error}. {ANSWER_LOST}")
-
-    def _store(self, delivery: Delivery) -> None:
-        """Put the answer through the door; while the ledger cannot take it, this process holds the only copy of what was paid for."""
-        for wait in self._waits:
-            try:
-                self._inbox.accept(delivery)
-            except LedgerError as error:
-                log.warning("answer not stored, will be tried again", ref=delivery.ref, seconds=wait, error=str(error))
-                self._pause(wait)
-            else:
-                return
-        self._inbox.accept(delivery)

@@ -4,6 +4,8 @@ The environment is read here, once, for the arbiter and all its workers.
 """
 
 import os
+import socket
+import struct
 import sys
 from typing import Any
 
@@ -25,6 +27,7 @@ threads = 16
 graceful_timeout = 8
 timeout = 60
 keepalive = 15
+SILENCE = 5  # seconds without a byte of a request that was begun
 backlog = 2048
 # Paths hold tickets, so there is no access log, nor gunicorn's warnings, which quote requests it cannot read; what happened to a
 # callback is logged by its ref.
@@ -45,6 +48,13 @@ def on_starting(_server: Any) -> None:
     except ReceiverError as error:
         sys.exit("\n".join(getattr(error, "mistakes", [str(error)])))
     metrics.prepare(_settings.data_dir)
+
+
+def when_ready(server: Any) -> None:
+    """Give every connection a bound for its silences: whoever says nothing must not keep a thread from those who do."""
+    for listener in server.LISTENERS:
+        # Linux hands the option on to accepted sockets. gunicorn's own timeout watches processes, not connections.
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE, 0))
 
 
 def post_worker_init(worker: Any) -> None:

@@ -83,7 +83,7 @@ class Inbox:
         match verdict:
             case Verdict.PROGRESS:
                 writes.hear(connection, job, report, self._next_look(job, delivery.source))
-            case Verdict.EMPTY if delivery.source is Source.POLL and writes.was_empty_before(connection, job.ref):
+            case Verdict.EMPTY if delivery.source is Source.POLL and writes.was_empty_before(connection, job.ref, but=replayed):
                 verdict = Verdict.ENDED
                 self._fail(connection, job, report, Reason.NO_RESULT, "the provider reports success, but no result")
             case Verdict.ENDED if report.outcome is Outcome.SUCCEEDED:
@@ -96,6 +96,9 @@ class Inbox:
             case Verdict.EMPTY | Verdict.OTHER_ID | Verdict.UNCONFIRMED:
                 writes.note_id(connection, job, report.provider_id)
                 writes.look_at(connection, job.ref, self._ledger.now())
+            case Verdict.LATE | Verdict.CONTRADICTION | Verdict.DUPLICATE:
+                # It changes nothing, but an operator's retry needs the id to ask with.
+                writes.note_id(connection, job, report.provider_id)
         self._keep(connection, delivery, verdict, replayed)
         return verdict
 
@@ -118,7 +121,8 @@ class Inbox:
         """Return when a job that goes on is asked about: later after a callback, sooner and with back-off once we had to ask."""
         timing, now = self._ledger.timing, self._ledger.now()
         wait = timing.poll_after if source is Source.CALLBACK else timing.poll_interval * min(2 ** max(job.attempts - 1, 0), 4)
-        return min(now + wait, max(job.deadline_at, now + timing.poll_interval))
+        # A poll that finds the job running after its deadline looks once more; a callback then does not put off the end.
+        return min(now + wait, max(job.deadline_at, now + timing.poll_interval * (source is Source.POLL)))
 
     def _fail(self, connection: Connection, job: Job, report: Report, reason: Reason, message: str) -> None:
         now, said = self._ledger.now(), report.outcome

@@ -1,6 +1,7 @@
 """What a caller asks for, before it is put into a provider's words: the same for the API, the commands and the library."""
 
-import json
+import math
+from collections.abc import Iterator
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -34,13 +35,12 @@ class JobRequest(BaseModel):
 
     @model_validator(mode="after")
     def _storable(self) -> Self:
-        """Refuse what no database and no provider can take: a NUL, and half of a surrogate pair."""
-        try:
-            everything = json.dumps(self.model_dump(mode="json"), ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("a text holds half of a surrogate pair, which is no character") from error
-        if b"\\u0000" in everything:
-            raise ValueError("a text holds a NUL character")
+        """Refuse what no database can hold (NUL) or JSON cannot say (NaN). Half a surrogate pair is no text to begin with."""
+        for leaf in _leaves(self.model_dump()):
+            if isinstance(leaf, str) and "\x00" in leaf:
+                raise ValueError("a text holds a NUL character")
+            if isinstance(leaf, float) and not math.isfinite(leaf):
+                raise ValueError("NaN and Infinity are no numbers in JSON")
         return self
 
     def submission(self) -> Submission:
@@ -55,6 +55,19 @@ class JobRequest(BaseModel):
             fields["urls"] = list(self.images)
         mode, api = (Mode.SYNC, Api.IMAGES) if direct else (self.mode, self.api)
         return Submission(self.prompt, self.model, {**fields, **self.params}, mode, self.provider, api, self.key)
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """Give every text and number in a JSON value, names of fields included."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _leaves(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _leaves(inner)
+    else:
+        yield value
 
 
 def mistakes(error: ValidationError) -> list[str]:

@@ -1,5 +1,6 @@
 """No silent job: whoever is due is looked at. A job without a word is polled, a dead one expires, a complete one is concluded."""
 
+from collections import Counter
 from contextlib import suppress
 from typing import Protocol
 
@@ -53,6 +54,8 @@ class Reconciler:
         self._store = store
         self._asker = asker
         self._base_url = base_url
+        # How often in a row the provider did not know a job, by ref. A restart counts anew, which only adds patience.
+        self._unknown: Counter[str] = Counter()
 
     def look(self, claimed: Claimed[Job]) -> None:
         """Do for a claimed job what its state asks for."""
@@ -114,6 +117,7 @@ class Reconciler:
         if job.provider_id is not None:
             try:
                 verdict = self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
+                self._unknown.pop(job.ref, None)
                 if verdict not in _COMPLAINTS:
                     return
                 complaint = _COMPLAINTS[verdict]
@@ -130,9 +134,9 @@ class Reconciler:
                 self._ledger.look_again(claimed, self._next_look(job))
 
     def _is_gone(self, job: Job) -> bool:
-        """Say whether "no such task" is to be believed: not from a job's first minute, nor soon after an answer about the task."""
-        answered = sum(delivery.source == Source.POLL for delivery in self._reports.delivery_log(job.ref))
-        return self._ledger.now() - job.submitted_at > NOT_YET and job.attempts - answered >= MOST_UNKNOWN
+        """Say whether "no such task" is to be believed: not in a job's first minute, nor before it was said several times in a row."""
+        self._unknown[job.ref] += 1
+        return self._ledger.now() - job.submitted_at > NOT_YET and self._unknown[job.ref] >= MOST_UNKNOWN
 
     def _next_look(self, job: Job) -> float:
         if job.provider_id is None or self._asker is None:
@@ -155,6 +159,7 @@ class Reconciler:
     def _expire(self, claimed: Claimed[Job], message: str) -> None:
         # A report that was just accepted gave our claim back; the job's row may have a new state by now.
         self._ledger.expire(claimed.row.ref, message)
+        self._unknown.pop(claimed.row.ref, None)
         log.error("job expired", ref=claimed.row.ref, message=message)
 
     # Jobs with a result.
@@ -170,7 +175,8 @@ class Reconciler:
             message = f"{len(waiting)} of its pictures not archived yet, the first URL dies in {left:.0f} s: {trouble}"
             if self._ledger.announce_risk(claimed, message):
                 log.error("job at risk", ref=job.ref, message=message)
-        if job.provider_id is not None:
+        # A download under way is left alone: a fresh URL would take it from its hand.
+        if job.provider_id is not None and any(asset.claim is None for asset in waiting):
             try:
                 self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
             except ProviderError as error:
@@ -183,7 +189,7 @@ class Reconciler:
         assets = self._reports.assets([job.ref])[job.ref]
         state, reason, message = verdict_on(assets)
         if any(asset.state is AssetState.ARCHIVED for asset in assets):
-            content = manifest(job, state, assets, self._reports.delivery_log(job.ref))
+            content = manifest(job, self._reports.params(job.ref), state, assets, self._reports.delivery_log(job.ref))
             self._store.replace(manifest_key(job.ref), content, content_type="application/json")
         self._ledger.conclude(claimed, state, reason=reason, message=message)
         log.info("job concluded", ref=job.ref, state=state)

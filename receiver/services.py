@@ -27,7 +27,7 @@ from receiver.settings import Settings
 from receiver.submit import Desk
 from receiver.tickets import Tickets
 
-# Hands that poll, expire and conclude jobs; each waits for a provider most of its time.
+# Hands that poll and expire jobs, and as many that conclude them; each waits for a provider, or the archive, most of its time.
 JOB_HANDS = 8
 HINT_HANDS = 1
 
@@ -47,6 +47,7 @@ class Services:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError([f"DATA_DIR: {error}; name a directory that can be written"]) from error
+        assert self.store  # noqa: S101 - connects to nothing, but names a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:
             self._migrate_if_old()
         else:
@@ -147,6 +148,7 @@ class Services:
         ledger, due = self.ledger, self.reports.next_due
         return [
             Lane("assets", self.settings.worker_threads, partial(due, "assets"), ledger.claim_assets, self.archiver(scratch).archive),
-            Lane("jobs", JOB_HANDS, partial(due, "jobs"), ledger.claim_jobs, self.reconciler.look),
+            Lane("complete jobs", JOB_HANDS, partial(due, "jobs"), partial(ledger.claim_jobs, complete=True), self.reconciler.look),
+            Lane("jobs", JOB_HANDS, partial(due, "jobs"), partial(ledger.claim_jobs, complete=False), self.reconciler.look),
             Lane("hints", HINT_HANDS, partial(due, "hints"), ledger.claim_hints, self.reconciler.look_into),
         ]

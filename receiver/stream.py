@@ -7,23 +7,36 @@ job goes on by polling.
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
 
 from receiver.errors import AnswerLostError, ReceiverError, UnreadableError
 from receiver.inbox import Inbox
 from receiver.model import Delivery, Source, Verdict
+from receiver.patience import store_patiently
 from receiver.providers import grsai
 from receiver.providers.grsai_client import GrsaiClient
 
 log = structlog.get_logger(__name__)
+
+# Seconds a submitter waits for the first event; the stream itself may last as long as it speaks.
+FIRST_WORD_WITHIN = 180.0
 
 
 class StreamReader:
     """Posts one job and reads its stream to the end."""
 
     def __init__(
-        self, client: GrsaiClient, inbox: Inbox, base_url: str, request: grsai.Request, ref: str, before_send: Callable[[], None]
+        self,
+        client: GrsaiClient,
+        inbox: Inbox,
+        base_url: str,
+        request: grsai.Request,
+        ref: str,
+        before_send: Callable[[], None],
+        *,
+        pause: Callable[[float], None],
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -31,6 +44,7 @@ class StreamReader:
         self._request = request
         self._ref = ref
         self._before_send = before_send
+        self._pause = pause
         self._heard = threading.Event()
         self._error: Exception | None = None
 
@@ -40,7 +54,8 @@ class StreamReader:
         Raise what the submit raised, AnswerLostError if the stream ended without an event.
         """
         threading.Thread(target=self._read, name=f"stream-{self._ref}", daemon=True).start()
-        self._heard.wait()
+        if not self._heard.wait(FIRST_WORD_WITHIN):
+            raise AnswerLostError(f"the stream had no event within {FIRST_WORD_WITHIN:.0f} s")
         if self._error is not None:
             raise self._error
 
@@ -55,8 +70,9 @@ class StreamReader:
 
     def _take_in(self, events: Iterator[bytes]) -> None:
         for body in events:
+            accept = partial(self._inbox.accept, Delivery(self._ref, Source.STREAM, body, time.time()))
             try:
-                verdict = self._inbox.accept(Delivery(self._ref, Source.STREAM, body, time.time()))
+                verdict = store_patiently(accept, self._pause, ref=self._ref)
             except UnreadableError as error:
                 log.warning("event of a stream unreadable, kept as evidence", ref=self._ref, error=str(error))
                 continue

@@ -13,6 +13,7 @@ from receiver.inbox import Inbox
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Job
 from receiver.model import Api, Mode, Provider, Submission, new_ref
+from receiver.patience import store_patiently
 from receiver.providers import grsai, openai_images
 from receiver.providers.grsai_client import BeforeSend, GrsaiClient
 from receiver.providers.openai_client import OpenAIClient
@@ -63,9 +64,9 @@ class Desk:
         """Write the job down, post it, and return it as it stands then; ``back_off`` are the seconds before each repetition.
 
         ``waiting``: the provider has it. ``failed`` with reason ``refused``: it did not take it, nothing is owed. ``submitting``: the
-        answer was lost; a callback will adopt the job, and nothing is posted again. A job for OpenAI comes back when its pictures are made
-        (``archiving``) or never will be. A key that is spent gives the job that has it. Raise ConfigurationError before anything happens
-        if a key or PUBLIC_URL is missing.
+        answer was lost; a callback, if one was asked for, adopts the job, and nothing is posted again. A job for OpenAI comes back when its
+        pictures are made (``archiving``) or never will be. A key that is spent gives the job that has it. Raise ConfigurationError before
+        anything happens if a key or PUBLIC_URL is missing.
         """
         post = self._openai_post(submission) if submission.provider is Provider.OPENAI else self._grsai_post(submission)
         if submission.key is not None and (holder := self._ledger.key_holder(submission.key)):
@@ -80,7 +81,7 @@ class Desk:
         if self._openai is None:
             raise ConfigurationError(["OPENAI_API_KEY: not set; a job cannot be posted without the provider's key"])
         ref, arguments = new_ref(self._ledger.now()), openai_images.build_arguments(submission)
-        call = DirectCall(self._openai, self._inbox, self._ledger, BACK_OFF, self._pause)
+        call = DirectCall(self._openai, self._inbox, self._ledger, self._pause)
         return Post(ref, submission, self._openai.base_url, partial(call.make, arguments, ref))
 
     def _grsai_post(self, submission: Submission) -> Post:
@@ -105,10 +106,11 @@ class Desk:
         return grsai.NO_WEBHOOK
 
     def _hand_over(self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend) -> None:
-        self._ledger.accepted(ref, client.submit(self._base_url, request, before_send))
+        provider_id = client.submit(self._base_url, request, before_send)
+        store_patiently(partial(self._ledger.accepted, ref, provider_id), self._pause, ref=ref, provider_id=provider_id)
 
     def _stream(self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend) -> None:
-        StreamReader(client, self._inbox, self._base_url, request, ref, before_send).first_word()
+        StreamReader(client, self._inbox, self._base_url, request, ref, before_send, pause=self._pause).first_word()
 
     def _post_until_answered(self, post: Post, back_off: Sequence[float]) -> Job:
         """Post; only what never reached the provider is posted again, and while we wait there is no job of it."""
@@ -133,7 +135,7 @@ class Desk:
         except RefusedError as error:
             return self._ledger.refused(post.ref, str(error))
         except AnswerLostError as error:
-            log.warning("answer to a submit lost, its callback will tell", ref=post.ref, error=str(error))
+            log.warning("answer to a submit lost, a callback may still tell", ref=post.ref, error=str(error))
         return self._ledger.job(post.ref)
 
     def _write_down(self, post: Post) -> None:

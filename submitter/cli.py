@@ -14,7 +14,7 @@ from receiver.cli import SOME_FAILED, errors_told, load
 from receiver.job_request import DEFAULT_MODEL
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from receiver.views import JobView
-from submitter.submit import Submitter
+from submitter.submit import Submitter, key_of_try
 
 
 class _Commands(click.Group):
@@ -106,15 +106,17 @@ def submit(
             job = post(key=key)
         if waits:
             job = _wait(submitter, job, timeout)
-        while resubmit and job.reason is Reason.PROVIDER_ERROR:
-            # The provider refunds this one; moderation would only say no again.
+        for number in range(1, resubmit + 1):
+            if job.reason is not Reason.PROVIDER_ERROR:
+                break
+            # The provider refunds this one; moderation would only say no again. Each try has a key of its own, so that it too is paid once.
             click.echo(f"{job.ref} {job.reason} {job.message}: posted anew", err=True)
-            resubmit -= 1
-            job = _wait(submitter, post(), timeout)
+            job = _wait(submitter, post(key=key_of_try(key, number) if key else None), timeout)
     if as_json:
         click.echo(job.model_dump_json())
     _tell(job, err=as_json)
-    sys.exit(SOME_FAILED if job.state in {JobState.FAILED, JobState.EXPIRED} else 0)
+    failed = job.state in {JobState.FAILED, JobState.EXPIRED} or (waits and job.state not in FINAL_STATES)
+    sys.exit(SOME_FAILED if failed else 0)
 
 
 def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
@@ -134,14 +136,16 @@ def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
             return submitter.wait([job.ref], timeout=timeout, watch=show)[0]
         except TimeoutError as error:
             click.echo(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}", err=True)
-            sys.exit(SOME_FAILED)
+            return submitter.job(job.ref)
 
 
 def _tell(job: JobView, *, err: bool) -> None:
     """Say in a line or two what became of a job."""
     click.echo(f"{job.ref} {job.state}", err=err)
     if job.state is JobState.SUBMITTING:
-        click.echo("  the answer to the submit was lost; its callback will adopt the job, do not submit it again", err=True)
+        click.echo(
+            "  the answer to the submit was lost; a callback, if one was asked for, adopts the job: do not submit it again", err=True
+        )
     if job.reason or job.message:
         click.echo(f"  {' '.join(filter(None, [job.reason, job.message]))}", err=True)
     for asset in job.assets:

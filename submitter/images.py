@@ -16,6 +16,8 @@ def reference_image(given: str) -> str:
         return given
     path = Path(given)
     try:
+        if not path.is_file():
+            raise ConfigurationError([f"--image {given}: there is no such file; give a URL or a readable file"])
         if path.stat().st_size > LARGEST:
             raise ConfigurationError([f"--image {given}: more than {LARGEST // 1024**2} MiB; give a URL instead"])
         picture = inspect(path)

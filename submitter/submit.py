@@ -130,3 +130,8 @@ class Submitter:
     def has_worker(self) -> bool:
         """Say whether a worker of this DATA_DIR is alive; always True where workers may be on other machines."""
         return not self._services.settings.embedded or is_working(self._services.settings.data_dir)
+
+
+def key_of_try(key: str, number: int) -> str:
+    """Return the key under which a job is posted for the ``number``-th time anew, after its provider failed and refunded it."""
+    return f"{key} (again {number})"

@@ -26,7 +26,7 @@ def _folder(ref: str) -> str:
     return f"{ref_time(ref):%Y/%m/%d}/{ref}"
 
 
-def manifest(job: Job, state: JobState, assets: list[Asset], deliveries: list[DeliveryEntry]) -> bytes:
+def manifest(job: Job, params: str, state: JobState, assets: list[Asset], deliveries: list[DeliveryEntry]) -> bytes:
     """Write down a job that ends in ``state``: request, every delivery's digest, every asset's facts and where it came from."""
     content = {
         "format": FORMAT,
@@ -38,7 +38,7 @@ def manifest(job: Job, state: JobState, assets: list[Asset], deliveries: list[De
         "api": job.api,
         "mode": job.mode,
         "key": job.key,
-        "request": {"model": job.model, "prompt": job.prompt, "params": json.loads(job.params)},
+        "request": {"model": job.model, "prompt": job.prompt, "params": json.loads(params)},
         "submitted_at": timestamp(job.submitted_at),
         "ended_at": timestamp(job.ended_at),
         "deliveries": [_delivery(row) for row in deliveries],

@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 # Seconds between attempts: 1, 2, 4 … up to this, each give or take a quarter.
 LONGEST_BACK_OFF = 60.0
 # How often a source may serve something that is no picture before the job fails: some four minutes of "not ready yet".
-MOST_BAD_FILES = 8
+MOST_BAD_FILES = 10
 # Seconds until the archive is tried again after it could not take an object.
 ARCHIVE_PAUSE = 15.0
 # From this attempt on, a URL that is not there is taken for dead, and the provider is asked for a fresh one.

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, func, not_, select, tuple_, update
 
 from receiver.errors import ClaimLostError
 from receiver.ledger.rows import Asset, Hint, Job
-from receiver.ledger.tables import assets, hints, jobs
+from receiver.ledger.tables import assets, hints, job_columns, jobs
 from receiver.ledger.writes import asset_of, job_of
+from receiver.model import AssetState, JobState
 
 R_co = TypeVar("R_co", Asset, Job, Hint, covariant=True)
 
@@ -33,9 +34,16 @@ def claim_assets(connection: Connection, now: float, until: float, limit: int) -
     return sorted((Claimed(asset_of(row), row.claim) for row in rows), key=lambda claimed: claimed.row.expires_at)
 
 
-def claim_jobs(connection: Connection, now: float, until: float, limit: int) -> list[Claimed[Job]]:
-    """Claim up to ``limit`` jobs that are due to be looked at, the longest due first."""
-    return [Claimed(job_of(row), row.claim) for row in _claim(connection, jobs, jobs.c.due_at, now, until, limit)]
+def claim_jobs(connection: Connection, now: float, until: float, limit: int, *, complete: bool | None) -> list[Claimed[Job]]:
+    """Claim up to ``limit`` jobs that are due to be looked at, the longest due first: the complete ones, the others, or (None) any.
+
+    Complete are jobs whose assets are all final. They need the archive only, and must not queue up behind polls of a provider that hangs.
+    """
+    # A scalar, not EXISTS: PostgreSQL may answer that by reading every asset once, instead of the job's own.
+    pending = select(func.min(assets.c.idx)).where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.PENDING).scalar_subquery()
+    is_complete = and_(jobs.c.state == JobState.ARCHIVING, pending.is_(None))
+    wanted = () if complete is None else (is_complete if complete else not_(is_complete),)
+    return [Claimed(job_of(row), row.claim) for row in _claim(connection, jobs, jobs.c.due_at, now, until, limit, *wanted)]
 
 
 def claim_hints(connection: Connection, now: float, until: float, limit: int) -> list[Claimed[Hint]]:
@@ -44,15 +52,19 @@ def claim_hints(connection: Connection, now: float, until: float, limit: int) ->
     return [Claimed(Hint(**row._mapping), row.claim) for row in rows]  # noqa: SLF001 - the documented way to a row's names
 
 
-def _claim(connection: Connection, table: Table, order: ColumnElement[Any], now: float, until: float, limit: int) -> Sequence[Row[Any]]:
+def _claim(
+    connection: Connection, table: Table, order: ColumnElement[Any], now: float, until: float, limit: int, *wanted: ColumnElement[bool]
+) -> Sequence[Row[Any]]:
     key = tuple_(*table.primary_key.columns)
     # A finished row has no due_at, so "due" also means "not finished"; a claimed one is not due until its lease ends.
-    due = select(*table.primary_key.columns).where(table.c.due_at <= now).order_by(order).limit(limit)
+    due = select(*table.primary_key.columns).where(table.c.due_at <= now, *wanted).order_by(order).limit(limit)
     # On PostgreSQL claimers pass over rows that another is claiming this instant; on SQLite there is one writer anyway. Being a CTE it is
     # run once: as a plain subquery some plans run it for each row of the table, and every run claims another ``limit`` rows.
     once = due.with_for_update(skip_locked=True).cte("due")
     values = {"claim": token_hex(8), "due_at": until, "attempts": table.c.attempts + 1}
-    return connection.execute(update(table).where(key.in_(select(once))).values(values).returning(*table.c)).all()
+    return connection.execute(
+        update(table).where(key.in_(select(once))).values(values).returning(*(job_columns if table is jobs else table.c))
+    ).all()
 
 
 def _held(claimed: Claimed[Any]) -> tuple[Table, ColumnElement[bool]]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -73,8 +73,15 @@ class PostgresDatabase:
             return work(connection)
 
     def write(self, work: Work[T]) -> T:
-        """Run ``work`` in a transaction of its own."""
-        with foreign_errors_turned(), self._engine.begin() as connection:
+        """Run ``work`` in a transaction of its own; once more if another one took a UNIQUE value from it, which it now can see."""
+        with foreign_errors_turned():
+            try:
+                return self._run(work)
+            except IntegrityError:
+                return self._run(work)
+
+    def _run(self, work: Work[T]) -> T:
+        with self._engine.begin() as connection:
             return work(connection)
 
     def close(self) -> None:
@@ -109,10 +116,18 @@ class SqliteDatabase:
                 finally:
                     self._leader.release()
                     self._call_next()
-            elif not mine.called.wait(WRITE_PATIENCE) and self._withdraw(mine):
+            elif not self._wait_for_call(mine) and self._withdraw(mine):
                 raise LedgerError(f"the ledger took no write for {WRITE_PATIENCE:.0f} s")
             mine.called.clear()
         return mine.result()
+
+    def _wait_for_call(self, write: "_Write[Any]") -> bool:
+        """Sleep until somebody settled the write or it is its turn to lead; False if neither came."""
+        try:
+            return write.called.wait(WRITE_PATIENCE)
+        except BaseException:
+            self._withdraw(write)  # an interrupt must not swallow the call
+            raise
 
     def _call_next(self) -> None:
         """Have the one who waits longest lead; the others sleep on. Woken by a lock one after the other, they would lengthen every wait."""
@@ -213,10 +228,15 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def sqlite_address(path: Path) -> URL:
+    """Return the address of a SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path))
+
+
 def _sqlite_engine(path: Path, begin: str) -> Engine:
     # autocommit at the driver (isolation_level None): transactions begin where we say and as we say.
     engine = create_engine(
-        f"sqlite:///{path}", connect_args={"isolation_level": None, "timeout": WRITE_PATIENCE / 2}, pool_timeout=WRITE_PATIENCE
+        sqlite_address(path), connect_args={"isolation_level": None, "timeout": WRITE_PATIENCE / 2}, pool_timeout=WRITE_PATIENCE
     )
 
     @event.listens_for(engine, "connect")

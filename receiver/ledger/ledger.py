@@ -168,9 +168,9 @@ class Ledger:
         """Claim assets to archive, nearest deadline first."""
         return self.write(lambda connection: claims.claim_assets(connection, self.now(), self.now() + LEASE, limit))
 
-    def claim_jobs(self, limit: int) -> list[Claimed[Job]]:
-        """Claim jobs to look at: to poll, to expire, to conclude."""
-        return self.write(lambda connection: claims.claim_jobs(connection, self.now(), self.now() + LEASE, limit))
+    def claim_jobs(self, limit: int, *, complete: bool | None = None) -> list[Claimed[Job]]:
+        """Claim jobs to look at: the complete ones to conclude, the others to poll, hurry or expire, or (None) any."""
+        return self.write(lambda connection: claims.claim_jobs(connection, self.now(), self.now() + LEASE, limit, complete=complete))
 
     def claim_hints(self, limit: int) -> list[Claimed[Hint]]:
         """Claim hints to look into."""

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_,
 from receiver.ledger import claims, writes
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Asset, DeliveryEntry, DeliveryRow, Job
-from receiver.ledger.tables import assets, deliveries, events, hints, jobs
+from receiver.ledger.tables import assets, deliveries, events, hints, job_columns, jobs
 from receiver.model import FINAL_STATES, AssetState, JobState, Reason
 
 T = TypeVar("T")
@@ -69,9 +69,14 @@ class Reports:
         """Return one job."""
         return next(iter(self.jobs_named([ref])), None)
 
+    def params(self, ref: str) -> str:
+        """Return what else was asked for in a job's request, a JSON object; "{}" if there is no such job."""
+        question = select(jobs.c.params).where(jobs.c.ref == ref)
+        return self._read(lambda connection: connection.execute(question).scalar()) or "{}"
+
     def jobs_named(self, refs: list[str]) -> list[Job]:
         """Return the jobs of these refs, in the order of their refs; unknown refs are passed over."""
-        question = select(jobs).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref)
+        question = select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref)
         return self._read(lambda connection: [writes.job_of(row) for row in connection.execute(question)])
 
     def jobs(self, *, state: JobState | None = None, search: str = "", after: str = "", limit: int = 50) -> list[Job]:
@@ -87,7 +92,7 @@ class Reports:
             wanted.append(or_(*(column.icontains(search, autoescape=True) for column in columns)))
         if after:
             wanted.append(jobs.c.ref < after)
-        question = select(jobs).where(and_(True, *wanted)).order_by(jobs.c.ref.desc()).limit(limit)
+        question = select(*job_columns).where(and_(True, *wanted)).order_by(jobs.c.ref.desc()).limit(limit)
         return self._read(lambda connection: [writes.job_of(row) for row in connection.execute(question)])
 
     def assets(self, refs: list[str]) -> dict[str, list[Asset]]:

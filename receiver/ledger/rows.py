@@ -7,7 +7,7 @@ from receiver.model import Api, AssetState, JobState, Mode, Outcome, Reason
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job, as its row stands; see ``tables.jobs`` for what each column means."""
+    """One job, as its row stands, without its ``params``; see ``tables.jobs`` for what each column means."""
 
     ref: str
     provider: str
@@ -17,7 +17,6 @@ class Job:
     mode: Mode
     model: str
     prompt: str
-    params: str
     key: str | None
     state: JobState
     outcome: Outcome | None

@@ -3,10 +3,10 @@
 import fcntl
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import URL, Connection, create_engine, inspect, text
 
 from receiver.errors import LedgerError
-from receiver.ledger.database import Database, foreign_errors_turned
+from receiver.ledger.database import Database, foreign_errors_turned, sqlite_address
 
 # The newest migration; a test holds it against the folder.
 HEAD = "0001"
@@ -18,13 +18,13 @@ _MIGRATION_LOCK = 0x6C656467
 
 def version(database: Database) -> str | None:
     """Return the schema version of the ledger, None where it has no schema yet; raise LedgerError if it cannot be read."""
+    return database.read(_version)
 
-    def look(connection: Connection) -> str | None:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
-    return database.read(look)
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
 def require_current(database: Database) -> None:
@@ -49,17 +49,17 @@ def migrate(url: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            _upgrade(url)
+            _upgrade(sqlite_address(path))
     except OSError as error:
         raise LedgerError(f"the ledger cannot be made: {error}") from error
 
 
-def _upgrade(url: str) -> None:
+def _upgrade(url: str | URL) -> None:
     from alembic import command  # noqa: PLC0415 - 0.2 s of import that only a migration needs
     from alembic.config import Config  # noqa: PLC0415 - as above
 
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     engine = create_engine(url)
     try:
         with foreign_errors_turned(), engine.begin() as connection:
@@ -68,7 +68,8 @@ def _upgrade(url: str) -> None:
             else:
                 # The driver would begin too late: DDL must roll back as one when the process dies half-way.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if is_old(_version(connection)):
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
     finally:
         engine.dispose()

@@ -83,6 +83,9 @@ jobs = Table(
     ),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
 )
+# What is read of a job by default. Params may hold reference pictures of many megabytes, which few want to see.
+job_columns = [column for column in jobs.columns if column.name != "params"]
+
 # One task of a provider is one job; also how a callback without a ticket finds its job.
 Index("uq_jobs_provider_id", jobs.c.provider, jobs.c.provider_id, unique=True)
 # A caller's key is spent by one job.

@@ -9,22 +9,24 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from receiver.ledger.rows import Asset, Job
-from receiver.ledger.tables import assets, deliveries, events, hints, jobs
+from receiver.ledger.tables import assets, deliveries, events, hints, job_columns, jobs
 from receiver.model import INLINE, Api, AssetState, Delivery, EventType, JobState, Mode, Outcome, Reason, Report, Result, Source, Verdict
 
 ABOUT_THE_JOB = -1
+# Attempts after which an asset gets no fresh URL any more: some five hours of them. An operator's retry counts anew.
+MOST_ATTEMPTS = 300
 # Any number will do, as long as every process of ours asks PostgreSQL for the same one.
 _EVENTS_LINE = 0x6576656E
 
 # What every callback runs, built once: SQLAlchemy takes longer to build a statement than to run it, and all writers wait meanwhile.
-_JOB = select(jobs).where(jobs.c.ref == bindparam("ref"))
+_JOB = select(*job_columns).where(jobs.c.ref == bindparam("ref"))
 _JOB_LOCKED = _JOB.with_for_update()
 _CHANGE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values beside ``of_ref``
 _NEW_DELIVERY, _NEW_ASSET, _NEW_EVENT = insert(deliveries), insert(assets), insert(events)
 
 
 def job_of(row: Row[Any]) -> Job:
-    """Turn a full row of ``jobs`` into a Job."""
+    """Turn a row of ``job_columns`` into a Job."""
     values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
     values["api"], values["mode"], values["state"] = Api(values["api"]), Mode(values["mode"]), JobState(values["state"])
     values["outcome"] = Outcome(values["outcome"]) if values["outcome"] else None
@@ -47,13 +49,13 @@ def find_job(connection: Connection, ref: str, *, locked: bool = True) -> Job | 
 def find_job_by_provider_id(connection: Connection, provider: str, provider_id: str) -> Job | None:
     """Return the job a provider knows under ``provider_id``, locked; None where there is none."""
     named = (jobs.c.provider == provider) & (jobs.c.provider_id == provider_id)
-    row = connection.execute(select(jobs).where(named).with_for_update()).one_or_none()
+    row = connection.execute(select(*job_columns).where(named).with_for_update()).one_or_none()
     return job_of(row) if row else None
 
 
 def find_job_by_key(connection: Connection, key: str) -> Job | None:
     """Return the job that has a caller's key; None where there is none."""
-    row = connection.execute(select(jobs).where(jobs.c.key == key)).one_or_none()
+    row = connection.execute(select(*job_columns).where(jobs.c.key == key)).one_or_none()
     return job_of(row) if row else None
 
 
@@ -95,10 +97,10 @@ def find_answer(connection: Connection, ref: str) -> bytes | None:
     return body
 
 
-def was_empty_before(connection: Connection, ref: str) -> bool:
-    """Say whether this job already had a success without a URL."""
-    earlier = select(deliveries.c.id).where(deliveries.c.ref == ref, deliveries.c.verdict == Verdict.EMPTY).limit(1)
-    return connection.execute(earlier).first() is not None
+def was_empty_before(connection: Connection, ref: str, *, but: int | None = None) -> bool:
+    """Say whether this job had a success without a URL, other than the delivery numbered ``but``."""
+    earlier = select(deliveries.c.id).where(deliveries.c.ref == ref, deliveries.c.verdict == Verdict.EMPTY, deliveries.c.id != (but or 0))
+    return connection.execute(earlier.limit(1)).first() is not None
 
 
 def hear(connection: Connection, job: Job, report: Report, due_at: float) -> None:
@@ -115,7 +117,7 @@ def hear(connection: Connection, job: Job, report: Report, due_at: float) -> Non
 
 def note_id(connection: Connection, job: Job, provider_id: str | None) -> None:
     """Learn the provider's id of a job whose submit answer has not come, so that it can be asked about."""
-    if job.provider_id is None and provider_id is not None and job.finished_at is None:
+    if job.provider_id is None and provider_id is not None:
         values = {"provider_id": provider_id, "state": JobState.WAITING if job.state is JobState.SUBMITTING else job.state}
         connection.execute(_CHANGE_JOB, {"of_ref": job.ref, **values})
 
@@ -164,6 +166,8 @@ def refresh_urls(connection: Connection, job: Job, report: Report, now: float, l
     fresh = 0
     for idx, result in enumerate(report.results):
         stale = (assets.c.ref == job.ref) & (assets.c.idx == idx) & (assets.c.state == AssetState.PENDING) & (assets.c.url != result.url)
+        # A provider that signs a new URL with every answer must not keep an asset alive for ever.
+        stale &= assets.c.attempts < MOST_ATTEMPTS
         values = {"url": result.url, "announced_at": now, "expires_at": now + lifetime, "due_at": now, "claim": None}
         fresh += connection.execute(update(assets).where(stale).values(values)).rowcount
     return fresh > 0

@@ -95,7 +95,8 @@ def read_submit(status: int, body: bytes) -> str:
     if status == _TOO_MANY_REQUESTS:
         raise NotSentError("the provider answered 429: too many requests")
     answer = _object_or_none(body)
-    if 400 <= status < 500:  # noqa: PLR2004 - HTTP's client errors
+    # A 408 comes from a gateway that waited in vain; what it had passed on by then, nobody knows.
+    if 400 <= status < 500 and status != 408:  # noqa: PLR2004 - HTTP's client errors
         raise RefusedError(_refusal(answer) or f"the provider answered HTTP {status}")
     if status != 200 or answer is None:  # noqa: PLR2004 - HTTP's "OK"
         raise AnswerLostError(f"the provider answered HTTP {status} with a body that is no answer")

@@ -4,8 +4,10 @@ What matters is to know afterwards whether a submit can have reached the provide
 (which writes the job down), and then sends: whatever fails before that call never reached anybody.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import requests
@@ -19,8 +21,14 @@ from receiver.providers import grsai
 
 # Seconds to connect, and between two reads of an answer; a stream that is silent for longer is given up.
 _TIMEOUTS = (10.0, 60.0)
+# The same for a question about a task: it can be asked again, and a provider that hangs must not hold our hands for long.
+_QUESTION = (5.0, 15.0)
 # Bytes of an answer, or of a line of a stream, we are willing to read; a task object is a few hundred.
 _LONGEST_ANSWER = 4 * 1024 * 1024
+_MOST_LINES_OF_JSON = 1000
+_PIECE = 64 * 1024
+# Seconds for an answer as a whole.
+_WITHIN = 120.0
 
 # What requests, and urllib3 while a body is read, raise for a connection that does not do its work.
 _BROKEN = (requests.RequestException, HTTPError, OSError)
@@ -49,17 +57,18 @@ class GrsaiClient:
         """
         with self._sent(base_url, request, before_send) as response:
             lines = _lines(response)
-            first = next(lines, b"")
-            if response.status_code != 200 or not first.startswith(b"data:"):  # noqa: PLR2004 - HTTP's "OK"
-                grsai.read_submit(response.status_code, b"\n".join([first, *lines])[:_LONGEST_ANSWER])
+            first = next((line for line in lines if line.strip()), b"")
+            # Comments and names of events may come before the first data; a JSON error is an object from its first character on.
+            if response.status_code != 200 or first.lstrip().startswith(b"{"):  # noqa: PLR2004 - HTTP's "OK"
+                grsai.read_submit(response.status_code, first + b"".join(islice(lines, _MOST_LINES_OF_JSON)))
                 raise AnswerLostError("the provider accepted the job, but did not stream")
-            yield grsai.stream_events(_chain(first, lines))
+            yield grsai.stream_events(chain([first], lines))
 
     def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
         """Ask for a task and return the answer's body; raise NoSuchTaskError or ProviderUnavailableError."""
         request = grsai.build_result(api, provider_id)
         try:
-            with requests.Session() as session, self._request(session, base_url, request) as response:
+            with requests.Session() as session, self._request(session, base_url, request, within=_QUESTION) as response:
                 body = _body(response)
         except _BROKEN as error:
             raise ProviderUnavailableError(f"{base_url} cannot be asked now: {_plain(error)}") from error
@@ -90,14 +99,16 @@ class GrsaiClient:
                     raise NotSentError(f"no connection to {base_url}: {_plain(error)}") from error
                 raise AnswerLostError(f"the submit went to {base_url} and its answer was lost: {_plain(error)}") from error
 
-    def _request(self, session: requests.Session, base_url: str, request: grsai.Request) -> requests.Response:
+    def _request(
+        self, session: requests.Session, base_url: str, request: grsai.Request, within: tuple[float, float] | None = None
+    ) -> requests.Response:
         # A redirect would turn the POST into a GET, or send our key elsewhere: it is an answer like any other.
         return session.request(
             "GET" if request.body is None else "POST",
             base_url + request.path,
             json=request.body,
             headers={"Authorization": f"Bearer {self._key}"},
-            timeout=self._timeouts,
+            timeout=within or self._timeouts,
             stream=True,
             allow_redirects=False,
         )
@@ -130,21 +141,32 @@ class _AnnouncingAdapter(HTTPAdapter):
         return pool  # type: ignore[no-any-return]  # what it was, with another class of connections
 
 
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """Give the body as it comes, in pieces of whatever size; nothing is waited for to fill one up."""
+    while piece := response.raw.read1(_PIECE, decode_content=True):
+        yield bytes(piece)
+
+
 def _body(response: requests.Response) -> bytes:
-    return bytes(response.raw.read(_LONGEST_ANSWER, decode_content=True))
+    """Read a whole answer, bounded in bytes and by the clock: one that drips would keep a hand busy for ever."""
+    end, body = time.monotonic() + _WITHIN, bytearray()
+    for piece in _pieces(response):
+        body += piece
+        if len(body) > _LONGEST_ANSWER or time.monotonic() > end:
+            raise requests.exceptions.ContentDecodingError(f"an answer of more than {_LONGEST_ANSWER} bytes, or {_WITHIN:.0f} s")
+    return bytes(body)
 
 
 def _lines(response: requests.Response) -> Iterator[bytes]:
     """Give the lines of a stream as they come, without their ends; an over-long one breaks the stream off."""
-    while line := response.raw.readline(_LONGEST_ANSWER):
-        if len(line) >= _LONGEST_ANSWER:
-            raise requests.exceptions.ChunkedEncodingError("a line of the stream has no end")
-        yield bytes(line).rstrip(b"\r\n")
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
+    rest = b""
+    for piece in _pieces(response):
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from (line.rstrip(b"\r") for line in lines)
+        if len(rest) > _LONGEST_ANSWER:
+            raise requests.exceptions.ContentDecodingError("a line of the stream has no end")
+    if rest:
+        yield rest
 
 
 def _plain(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import hmac
 import json
 import re
+import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -25,6 +26,10 @@ DEFAULT_LIMIT, MOST = 50, 500
 BLOCK = 256 * 1024
 # Bytes of a job's request; reference pictures may come along as data URIs.
 LONGEST_REQUEST = 32 * 1024 * 1024
+# Submits side by side in one process: each waits for the provider, and callbacks need threads too.
+MOST_SUBMITS = 8
+
+_submitting = threading.BoundedSemaphore(MOST_SUBMITS)
 
 
 @blueprint.before_request
@@ -36,6 +41,14 @@ def require_token() -> Response | None:
     response = problem(401, "this needs the header Authorization: Bearer ADMIN_TOKEN")
     response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+@blueprint.before_request
+def refuse_nul() -> Response | None:
+    """Refuse what no job can be called: PostgreSQL would take it for a broken question."""
+    if "\x00" in request.path:
+        return problem(404, "there is no such thing")
+    return problem(400, "no name has a NUL character") if any("\x00" in text for text in request.args.values()) else None
 
 
 @blueprint.get("/jobs")
@@ -69,10 +82,14 @@ def submit() -> Response:
         return problem(400, "this API posts to GRSAI only, with mode webhook, poll or stream; for OpenAI use the submitter")
     if asked.key and (holder := services().ledger.key_holder(asked.key)):
         return jsonify(_views([holder])[0])
+    if not _submitting.acquire(blocking=False):
+        return _unavailable(ReceiverError(f"{MOST_SUBMITS} submits are under way already"))
     try:
         made = services().desk.submit(asked.submission(), back_off=())
     except ConfigurationError as error:
         return problem(409, "; ".join(error.mistakes))
+    finally:
+        _submitting.release()
     services().engine.ring()
     response = jsonify(_views([made])[0])
     response.status_code = 201

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from ledgers import BASE_URL, NOW, Books, opened, stored, succeeded, urls
+from ledgers import BASE_URL, NOW, TIMING, Books, opened, stored, succeeded, urls
 from side_by_side import side_by_side
 
 from receiver.errors import ClaimLostError
@@ -304,3 +304,13 @@ def test_workers_that_renew_finish_and_hear_fresh_urls_at_once_do_not_stop_each_
     works: list[Callable[[], None]] = [partial(hear_again_and_again, number) for number in range(4)]
     side_by_side([renew_again_and_again, *works])
     assert books.reports.audit().ok
+
+
+def test_complete_jobs_do_not_queue_up_behind_those_to_be_polled(books: Books) -> None:
+    complete = books.archiving(1)
+    (asset,) = books.ledger.claim_assets(1)
+    books.ledger.finish_asset(asset, stored(asset))
+    overdue = [books.waiting(f"task-{number}") for number in range(2, 5)]
+    books.clock.advance(TIMING.job_timeout)
+    assert [claimed.row.ref for claimed in books.ledger.claim_jobs(8, complete=True)] == [complete]
+    assert {claimed.row.ref for claimed in books.ledger.claim_jobs(8, complete=False)} == set(overdue)

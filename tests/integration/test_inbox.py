@@ -260,3 +260,39 @@ def test_of_many_ends_that_come_at_the_same_instant_one_counts(books: Books, sou
     assert (len(books.pending(ref)), books.events(ref)) == ((2, []) if job.state is JobState.ARCHIVING else (0, ["job.failed"]))
     assert len(books.verdicts(ref)) == len(bodies)
     assert books.reports.audit().ok
+
+
+# What a review found: each of these once broke a promise.
+
+
+def test_a_job_that_keeps_saying_running_is_still_due_at_its_deadline(books: Books) -> None:
+    ref = books.waiting()
+    while books.clock() < NOW + TIMING.job_timeout:
+        books.deliver(ref, running())
+        books.clock.advance(20)
+    books.deliver(ref, running())
+    assert books.job(ref).due_at is not None
+    assert [claimed.row.ref for claimed in books.ledger.claim_jobs(1)] == [ref]
+
+
+def test_urls_that_change_with_every_poll_do_not_keep_an_asset_alive_for_ever(books: Books) -> None:
+    ref = books.archiving(1)
+    books.execute("UPDATE assets SET attempts = 300")
+    assert books.deliver(ref, succeeded(*urls(1, "fresh")), Source.POLL) is Verdict.DUPLICATE
+    assert [asset.url for asset in books.assets(ref)] == urls(1)
+
+
+def test_a_late_callback_teaches_an_expired_job_its_id_so_that_a_retry_can_save_it(books: Books) -> None:
+    ref = books.submitting()
+    books.ledger.expire(ref, "the answer to the submit was lost")
+    assert books.deliver(ref, succeeded()) is Verdict.CONTRADICTION
+    assert (books.job(ref).state, books.job(ref).provider_id) == (JobState.EXPIRED, "task-1")
+    assert books.ledger.retry(ref).state is JobState.WAITING
+
+
+def test_replaying_an_empty_success_is_not_its_second_time(books: Books) -> None:
+    ref = books.waiting()
+    books.deliver(ref, succeeded(""), Source.POLL)
+    (kept,) = books.reports.deliveries(ref)
+    assert books.inbox.accept(Delivery(ref, Source.POLL, kept.body, kept.received_at), replayed=kept.id) is Verdict.EMPTY
+    assert books.job(ref).state is JobState.WAITING

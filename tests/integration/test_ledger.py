@@ -29,7 +29,12 @@ def test_a_job_is_written_down_before_it_is_posted(books: Books) -> None:
     job = books.job(books.submitting())
     assert (job.state, job.provider_id, job.outcome, job.round, job.attempts) == (JobState.SUBMITTING, None, None, 0, 0)
     assert (job.submitted_at, job.deadline_at, job.due_at) == (NOW, NOW + TIMING.job_timeout, NOW + TIMING.job_timeout)
-    assert (job.prompt, job.model, json.loads(job.params), job.base_url) == ("a red fox", "gpt-image-1.5", {"aspectRatio": "1:1"}, BASE_URL)
+    assert (job.prompt, job.model, json.loads(books.reports.params(job.ref)), job.base_url) == (
+        "a red fox",
+        "gpt-image-1.5",
+        {"aspectRatio": "1:1"},
+        BASE_URL,
+    )
 
 
 @pytest.mark.parametrize("prompt", ["", "红色的狐狸 🦊", 'it\'s 100 % "quoted"; DROP TABLE jobs; --', "x" * 100_000])

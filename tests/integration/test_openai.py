@@ -37,6 +37,7 @@ from receiver.errors import ConfigurationError, ReceiverError
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Job
 from receiver.model import Api, AssetState, Delivery, JobState, Mode, Provider, Reason, Source, Submission, Verdict
+from receiver.patience import WAITS
 from receiver.providers.openai_client import OpenAIClient
 from receiver.reconcile import Reconciler
 from receiver.submit import BACK_OFF, Desk
@@ -148,7 +149,7 @@ def test_the_call_says_what_was_asked_and_with_which_key(small_shop: Shop) -> No
     assert (call.path, call.authorization) == (PATH, "Bearer sk-test")
     asked = {"n": 1, "size": "1024x1024", "quality": "high", "style": "vivid", "of_tomorrow": [1]}
     assert call.body == {"model": "gpt-image-1.5", "prompt": "a fox", **asked}
-    assert json.loads(job.params)["variants"] == 1, "the job keeps the caller's words"
+    assert json.loads(small_shop.books.reports.params(job.ref))["variants"] == 1, "the job keeps the caller's words"
 
 
 def test_the_row_is_written_before_the_call(shop: Shop) -> None:
@@ -334,7 +335,7 @@ def test_an_answer_that_the_ledger_cannot_take_now_is_kept_until_it_can(small_sh
     with OpenAISide(answer_into_a_broken_ledger) as side:
         job = small_shop.desk(side.url).submit(order())
         assert len(side.calls) == 1
-    assert (job.state, small_shop.pauses) == (JobState.ARCHIVING, [BACK_OFF[0]])
+    assert (job.state, small_shop.pauses) == (JobState.ARCHIVING, [WAITS[0]])
 
 
 def test_a_replayed_answer_changes_nothing_and_its_pictures_stay_within_reach(shop: Shop) -> None:

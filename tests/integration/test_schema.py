@@ -205,7 +205,8 @@ def many(books: Books) -> Books:
 
 QUESTIONS: dict[str, Callable[[Connection], object]] = {
     "claim assets": lambda connection: claims.claim_assets(connection, NOW, NOW + 60, 2),
-    "claim jobs": lambda connection: claims.claim_jobs(connection, NOW + 1e6, NOW + 60, 2),
+    "claim jobs": lambda connection: claims.claim_jobs(connection, NOW + 1e6, NOW + 60, 2, complete=False),
+    "claim complete jobs": lambda connection: claims.claim_jobs(connection, NOW + 1e6, NOW + 60, 2, complete=True),
     "next asset": lambda connection: claims.next_due(connection, assets),
     "next job": lambda connection: claims.next_due(connection, jobs),
     "oldest due": lambda connection: claims.oldest_due(connection, NOW),

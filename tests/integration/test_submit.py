@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from waiting import until
 from web_side import WebSide, web_side
 
-from receiver.errors import ConfigurationError, NotSentError
+from receiver.errors import ConfigurationError, LedgerError, NotSentError
+from receiver.job_request import JobRequest
 from receiver.ledger.rows import Job
 from receiver.model import Api, JobState, Mode, Reason, Submission
 from receiver.providers.grsai import build_submit
@@ -329,3 +331,79 @@ def test_a_missing_setting_is_a_conflict_that_names_it(services: Services) -> No
     assert answer.status_code == 409
     assert "GRSAI_API_KEY: not set" in answer.json["detail"]
     assert "PUBLIC_URL: not set" in answer.json["detail"]
+
+
+# Streams as other servers send them.
+
+
+def streamed(*pieces: bytes) -> tuple[socket.socket, str]:
+    """Serve one stream made of these pieces; return the listener and its address."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+            for piece in pieces:
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass  # closed with something unread, a socket resets what it has sent
+
+    threading.Thread(target=serve).start()
+    return server, f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+DONE = b'data: {"id":"t-1","status":"succeeded","results":[{"url":"http://127.0.0.1:9/0.png"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"\n", DONE),
+        (b": ping\n\n", DONE),
+        (b"event: message\r\n", DONE),
+        (DONE[:10], DONE[10:40], DONE[40:]),
+        (DONE.replace(b"data: ", b"data:"),),
+        (DONE.rstrip(b"\n"),),
+    ],
+    ids=["blank line", "comment", "named event", "in pieces", "no space", "no last line end"],
+)
+def test_a_stream_may_begin_and_break_its_lines_as_it_likes(services: Services, pieces: tuple[bytes, ...]) -> None:
+    server, address = streamed(*pieces)
+    with server:
+        job = desk(services, base_url=address).submit(asked(Mode.STREAM))
+        assert finals(services, job).state is JobState.ARCHIVING
+
+
+def test_a_stream_of_large_events_costs_little_time(services: Services) -> None:
+    text = b"x" * 1000
+    server, address = streamed(*[b'data: {"id":"t-1","status":"running","note":"%s"}\n\n' % text] * 200, DONE)
+    with server:
+        job = desk(services, base_url=address).submit(asked(Mode.STREAM))
+        assert finals(services, job).state is JobState.ARCHIVING
+    assert len(services.reports.delivery_log(job.ref)) == 201
+
+
+def test_an_id_that_the_ledger_cannot_take_now_is_kept_until_it_can(services: Services) -> None:
+    pauses: list[float] = []
+    patient = desk(services, pauses=pauses)
+    accepted, failures = services.ledger.accepted, [LedgerError("away"), LedgerError("still away")]
+
+    def sometimes(ref: str, provider_id: str) -> Job:
+        if failures:
+            raise failures.pop()
+        return accepted(ref, provider_id)
+
+    services.ledger.accepted = sometimes  # type: ignore[method-assign]  # the ledger of this test only
+    job = patient.submit(asked(Mode.POLL))
+    assert (job.state, len(pauses)) == (JobState.WAITING, 2)
+    assert job.provider_id is not None
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(services: Services, number: float) -> None:
+    with pytest.raises(ValidationError, match="no numbers in JSON"):
+        JobRequest(prompt="a fox", params={"x": [number]})
+    assert services.reports.jobs() == []

@@ -18,7 +18,6 @@ NEW = Job(
     mode=Mode.WEBHOOK,
     model="gpt-image-1.5",
     prompt="a red fox",
-    params="{}",
     key=None,
     state=JobState.SUBMITTING,
     outcome=None,
