@@ -46,7 +46,8 @@ class Batch:
         show: Callable[[Roll, int], None],
     ) -> None:
         self._submitter = submitter
-        self._services = services
+        self._ledger = services.ledger
+        self._reports = services.reports
         self._concurrency = concurrency
         self._pace = Pace(rate)
         self._resubmit = resubmit
@@ -85,9 +86,9 @@ class Batch:
 
     def _newest(self, key: str) -> tuple[Job | None, int]:
         """Find the job that has a key, or the last of those that were posted anew in its place, and how many they were."""
-        job, tries = self._services.ledger.key_holder(key), 0
+        job, tries = self._ledger.key_holder(key), 0
         while job is not None and job.reason is Reason.PROVIDER_ERROR:
-            later = self._services.ledger.key_holder(key_of_try(key, tries + 1))
+            later = self._ledger.key_holder(key_of_try(key, tries + 1))
             if later is None:
                 break
             job, tries = later, tries + 1
@@ -135,7 +136,7 @@ class Batch:
         """Ask the ledger how the unfinished jobs stand."""
         began = time.monotonic()
         for places in in_chunks(self.roll.unfinished(), ASKED_AT_ONCE):
-            found = self._services.reports.standing([self.roll.ref(place) for place in places])
+            found = self._reports.standing([self.roll.ref(place) for place in places])
             for place in places:
                 state, reason = found.get(self.roll.ref(place), (JobState.SUBMITTING, None))
                 self.roll.change(place, state)
@@ -153,7 +154,7 @@ class Batch:
 
     def _post_anew(self, place: int) -> None:
         """Post again what the provider failed and refunds, under a key of its own, so that this too is paid once."""
-        (job,) = self._services.reports.jobs_named([self.roll.ref(place)])
+        (job,) = self._reports.jobs_named([self.roll.ref(place)])
         if job.provider != Provider.GRSAI:
             return
         tries, key, line = self.roll.tries(place), job.key or job.ref, self.roll.number(place)
@@ -161,7 +162,7 @@ class Batch:
         if not self._pace.wait(self._stopping):
             return
         self._tell(f"line {line}: {job.ref} {job.reason} {job.message}: posted anew")
-        params = json.loads(self._services.reports.params(job.ref))
+        params = json.loads(self._reports.params(job.ref))
         again = partial(self._submitter.submit, job.prompt, model=job.model, params=params, mode=job.mode, api=job.api)
         try:
             posted = again(key=key_of_try(first, tries + 1))

@@ -71,7 +71,7 @@ def test_every_line_is_posted_once_and_told_in_the_report_whatever_goes_wrong(he
     assert (done.status, done.out) == (1, "13 lines: 7 archived, 3 failed, 3 bad\n")
     assert "line 4: column 19: not JSON" in done.err
     assert "line 8: column prompt: Field required" in done.err
-    assert "line 14: column images: no-such.png: No such file" in done.err
+    assert "line 14: column images: no-such.png: there is no such file" in done.err
     lines = report(here)
     assert [line["line"] for line in lines] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14]
     assert {line["line"]: line["reason"] or line["state"] for line in lines if "ref" in line} == ENDS
@@ -123,7 +123,7 @@ def test_lines_come_by_stdin_as_jsonl_or_csv_and_mean_the_same(served: Premises)
     (served.folder / "named.CSV").write_text(table.getvalue(), encoding="utf-8")
     assert batch(served, "named.CSV", "--name", "stdin").status == 0
     assert posts(served) == {"a fox, in snow": 1, "an owl": 1}
-    asked = served.sandbox.tasks()[0]["request"]
+    (asked,) = [task["request"] for task in served.sandbox.tasks() if task["prompt"] == "a fox, in snow"]
     assert {name: asked[name] for name in ("quality", "variants", "size")} == {"quality": "high", "variants": 2, "size": "64x64"}
 
 

@@ -114,7 +114,7 @@ def test_a_submit_says_what_it_knows_and_leaves_the_job_going_on(here: Premises)
     assert "do not submit it again" in lost.err
     assert lost.out.endswith(" submitting\n")
     unwatched = here.run("submitter", "submit", "a fox", "--mode", "poll", "--wait", "--timeout", "0.1", "--json")
-    assert (unwatched.status, unwatched.out) == (1, "")
+    assert (unwatched.status, job_in(unwatched)["state"]) == (1, "waiting")
     assert "nothing works on this ledger now: start `receiver serve`" in unwatched.err
     assert "goes on, look with: receiver show" in unwatched.err
     assert len(here.sandbox.tasks()) == 2, "nothing was posted twice"
