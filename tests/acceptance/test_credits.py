@@ -37,11 +37,12 @@ def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(here: Pre
         a_line("c", model="nano-banana", script={"fail": "error"}),
         a_line("d", script={"fail": "input_moderation"}),
         a_line("e", script={"refuse": "no"}),
-        a_line("f", model="sora-image", script={"delay": 60}),
     ]
     batch_file(here, lines)
+    batch_file(here, [a_line("f", model="sora-image", script={"delay": 60})], "slow.jsonl")
     with here.started():
-        assert batch(here, "batch.jsonl", "--timeout", "3").status == 1
+        assert batch(here, "batch.jsonl").status == 1
+        assert batch(here, "slow.jsonl", "--no-wait").status == 0
     none = dict.fromkeys(("submitted", "archived", "refunded", "refused", "failed", "expired", "in_flight"), 0)
     grsai = {**none, "provider": "grsai"}
     assert told(here) == {
