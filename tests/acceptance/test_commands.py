@@ -237,3 +237,13 @@ def test_a_wrong_key_of_the_archive_is_told_without_the_secret(here: Premises, s
         assert here.environ["ARCHIVE_URL"].split("/")[2] in line
         assert "a-wrong-secret" not in worker.output()
         assert worker.stop() == 0
+
+
+def test_a_key_with_resubmit_pays_for_each_try_once_however_often_it_is_run(here: Premises) -> None:
+    command = ("submitter", "submit", "a fox", "--key", "order-1", "--wait", "--resubmit", "1", "--mode", "poll", "--timeout", "20")
+    with running(WORKER, {**here.environ, "POLL_INTERVAL": "0.1"}, here.folder) as worker:
+        worker.says("worker started")
+        for _ in range(2):
+            done = here.run(*command, "--param", 'sandbox={"fail": "error", "delay": 0}', POLL_INTERVAL="0.1")
+            assert (done.status, "posted anew" in done.err) == (1, True)
+    assert here.sandbox.stats()["accepted"] == 2

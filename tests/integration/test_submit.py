@@ -407,3 +407,9 @@ def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(services:
     with pytest.raises(ValidationError, match="no numbers in JSON"):
         JobRequest(prompt="a fox", params={"x": [number]})
     assert services.reports.jobs() == []
+
+
+def test_a_data_dir_may_have_a_percent_sign(tmp_path: Path) -> None:
+    with closing(Services(Settings.load({"DATA_DIR": str(tmp_path / "a%2Fb %")})).open()) as services:
+        assert services.reports.jobs() == []
+    assert (tmp_path / "a%2Fb %" / "ledger.sqlite3").exists()
