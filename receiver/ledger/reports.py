@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
 from receiver.ledger import claims, writes
 from receiver.ledger.database import Database
@@ -161,10 +161,6 @@ class Reports:
         """Return when the next row of ``assets``, ``jobs`` or ``hints`` is due; None when nothing is."""
         table = {"assets": assets, "jobs": jobs, "hints": hints}[table_name]
         return self._read(lambda connection: claims.next_due(connection, table))
-
-    def ping(self) -> None:
-        """Raise LedgerError unless the ledger answers."""
-        self._read(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
 
     def audit(self) -> Audit:
         """Check every law of the ledger in one snapshot."""

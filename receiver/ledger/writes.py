@@ -70,8 +70,8 @@ def insert_job(connection: Connection, **values: object) -> None:
     connection.execute(insert(jobs).values(values))
 
 
-def insert_delivery(connection: Connection, delivery: Delivery, digest: str, verdict: Verdict) -> int:
-    """Keep a delivery with what became of it; return its number."""
+def insert_delivery(connection: Connection, delivery: Delivery, digest: str, verdict: Verdict) -> None:
+    """Keep a delivery with what became of it."""
     values = {
         "ref": delivery.ref,
         "source": delivery.source,
@@ -80,9 +80,7 @@ def insert_delivery(connection: Connection, delivery: Delivery, digest: str, ver
         "digest": digest,
         "body": delivery.body,
     }
-    number = connection.execute(_NEW_DELIVERY, values).inserted_primary_key
-    assert number is not None  # noqa: S101 - one row inserted has one key
-    return int(number[0])
+    connection.execute(_NEW_DELIVERY, values)
 
 
 def set_verdict(connection: Connection, number: int, verdict: Verdict) -> None:
@@ -227,11 +225,6 @@ def has_event(connection: Connection, kind: EventType, job: Job) -> bool:
     """Say whether an event about this job was written in this round."""
     same = (events.c.ref == job.ref) & (events.c.type == kind) & (events.c.round == job.round)
     return connection.execute(select(events.c.id).where(same).limit(1)).first() is not None
-
-
-def job_assets(connection: Connection, ref: str) -> list[Asset]:
-    """Return a job's assets in order."""
-    return [asset_of(row) for row in connection.execute(select(assets).where(assets.c.ref == ref).order_by(assets.c.idx))]
 
 
 def pending_assets(connection: Connection, ref: str) -> int:

@@ -213,7 +213,7 @@ QUESTIONS: dict[str, Callable[[Connection], object]] = {
     "job": lambda connection: writes.find_job(connection, "1"),
     "provider's id": lambda connection: writes.find_job_by_provider_id(connection, "grsai", "task-1"),
     "caller's key": lambda connection: writes.find_job_by_key(connection, "1"),
-    "a job's assets": lambda connection: writes.job_assets(connection, "1"),
+    "a job's assets": lambda connection: Reports(Inside(connection)).assets(["1"]),
     "a job's pending assets": lambda connection: writes.pending_assets(connection, "1"),
     "a job's empty deliveries": lambda connection: writes.was_empty_before(connection, "1"),
     "page of a rare state": lambda connection: Reports(Inside(connection)).jobs(state=JobState.ARCHIVING),
