@@ -32,7 +32,7 @@ bench: setup ## measure the callback path: BENCH_ARGS="…" is passed on
 constraints: ## pin the newest versions that pyproject.toml allows
 	"$(PYTHON)" -m venv --clear build/newest
 	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
-	build/newest/bin/python -m pip install --quiet -e '.[postgres,sandbox,openai]' --group dev
+	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai]' --group dev
 	{ grep '^#' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
@@ -48,7 +48,7 @@ clean: ## remove .venv and all caches; data/ stays
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
-	$(INSTALL) -e '.[postgres,sandbox,openai]'
+	$(INSTALL) -e '.[postgres,openai]'
 	@touch $@
 
 .venv/.tools: .venv/.service

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli import SOME_FAILED, errors_told, load
+from receiver.cli.frame import SOME_FAILED, errors_told, load
 from receiver.job_request import DEFAULT_MODEL
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from receiver.views import JobView

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from receiver.cli import SOME_FAILED, errors_told, load
+from receiver.cli.frame import SOME_FAILED, errors_told, load
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
 from receiver.services import Services

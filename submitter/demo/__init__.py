@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from receiver.cli import SOME_FAILED, console, errors_told
+from receiver.cli.frame import SOME_FAILED, console, errors_told
 from receiver.errors import ConfigurationError
 from receiver.ledger.reports import Audit
 from receiver.services import Services

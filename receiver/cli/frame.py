@@ -1,0 +1,58 @@
+"""What every command of ``receiver`` shares: settings from the environment, errors told as text and exit status, the screen."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+
+from receiver import logs
+from receiver.errors import ConfigurationError, ReceiverError
+from receiver.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Exit statuses of every command.
+SOME_FAILED, WRONG_USAGE = 1, 2
+# Columns of a table that goes into a file or a pipe.
+WIDE = 240
+
+
+def errors_told(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn errors into a text and an exit status: 2 for a wrong configuration, every mistake on a line, else 1."""
+
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except ConfigurationError as error:
+            click.echo("the configuration is wrong:", err=True)
+            for mistake in error.mistakes:
+                click.echo(f"  {mistake}", err=True)
+            sys.exit(WRONG_USAGE)
+        except ReceiverError as error:
+            click.echo(str(error), err=True)
+            sys.exit(SOME_FAILED)
+
+    return guarded
+
+
+def console() -> Console:
+    """Return a console for stdout; where that is no terminal, lines are wide enough that nothing is cut."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
+
+
+def load() -> Settings:
+    """Read the environment and set up logging as it says."""
+    settings = Settings.load(os.environ)
+    logs.configure(settings)
+    return settings
+
+
+def plain(text: str | None) -> str:
+    """Make a stranger's text harmless for a terminal: control characters become visible."""
+    return "".join(character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text or "")
