@@ -107,6 +107,18 @@ class ObjectDiffersError(StoreError):
     """The key already holds other bytes; the first ones put under a key stay."""
 
 
+class NotToldError(ReceiverError):
+    """An event that a destination did not take; it is told again.
+
+    ``away``: nobody can reach the destination now, whatever the event. ``wait``: the seconds it asked us to wait.
+    """
+
+    def __init__(self, text: str, *, away: bool = False, wait: float = 0.0) -> None:
+        super().__init__(text)
+        self.away = away
+        self.wait = wait
+
+
 class LedgerError(ReceiverError):
     """The ledger could not be read or written for now."""
 

@@ -7,34 +7,38 @@ comes later is kept and changes nothing.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 
+import structlog
 from sqlalchemy import Connection
 
-from receiver.errors import UnreadableError
+from receiver import evidence, traces
+from receiver.errors import LedgerError, UnreadableError
+from receiver.figures import DELIVERIES
 from receiver.ledger import writes
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Job
+from receiver.masking import Mask
 from receiver.model import FINAL_STATES, Delivery, JobState, Outcome, Reason, Report, Source, Verdict
 from receiver.providers import grsai, openai_images
 
+log = structlog.get_logger(__name__)
+
+_MASK = Mask()
 # After these somebody has work to do at once.
 _WAKING = {Verdict.ENDED, Verdict.REFRESHED, Verdict.EMPTY, Verdict.OTHER_ID, Verdict.UNCONFIRMED}
 
 
-def judge(job: Job, report: Report, source: Source, *, confirm_always: bool = False) -> Verdict:
+def judge(job: Job, report: Report, source: Source, *, confirm_always: bool = False, reopened: bool = False) -> Verdict:
     """Say what a report means for a job as it stands; pure, so that every order of reports can be tried."""
     if report.provider_id and job.provider_id and report.provider_id != job.provider_id:
         return Verdict.OTHER_ID
-    if confirm_always and source is Source.CALLBACK:
-        return Verdict.UNCONFIRMED
     if job.outcome is None and job.state not in FINAL_STATES:
-        return _first_word(report)
+        return Verdict.UNCONFIRMED if confirm_always and source is Source.CALLBACK else _first_word(report)
     if report.outcome is Outcome.RUNNING:
         return Verdict.LATE
     if report.outcome is not job.outcome:
         return Verdict.CONTRADICTION
-    asked = source is Source.POLL and job.state is JobState.ARCHIVING
+    asked = (source is Source.POLL or reopened) and job.state is JobState.ARCHIVING
     return Verdict.REFRESHED if asked and report.results else Verdict.DUPLICATE
 
 
@@ -52,34 +56,52 @@ def read_report(delivery: Delivery) -> Report:
 
 
 class Inbox:
-    """Takes deliveries in; ``ring`` is called after a commit that left work to do."""
+    """Takes deliveries in; ``ring`` is called after a commit that left work to do, ``mask`` blackens what providers say."""
 
-    def __init__(self, ledger: Ledger, ring: Callable[[], None], *, base_url: str, confirm_always: bool = False) -> None:
+    def __init__(
+        self, ledger: Ledger, ring: Callable[[], None], *, base_url: str, confirm_always: bool = False, mask: Mask = _MASK
+    ) -> None:
         self._ledger = ledger
         self._ring = ring
         self._base_url = base_url
         self._confirm_always = confirm_always
+        self._mask = mask
 
-    def accept(self, delivery: Delivery, *, replayed: int | None = None) -> Verdict:
-        """Store a delivery and do what it says; durable when this returns.
+    def accept(self, delivery: Delivery, *, replayed: int | None = None, unsigned: bool = False) -> Verdict:
+        """Store a delivery and do what it says; durable when this returns. An ``unsigned`` one is not believed: the provider is asked.
 
-        ``replayed`` is the number of the kept delivery this one is a repetition of. Raise UnreadableError after keeping a body that is
-        no report, LedgerError when nothing could be stored.
+        ``replayed`` is the number of the kept delivery this one is a repetition of, by an operator: it opens a job that was lost again.
+        Raise UnreadableError after keeping a body that is no report, LedgerError when nothing could be stored.
         """
         try:
-            report = read_report(delivery)
-        except UnreadableError:
-            self._ledger.write(partial(self._keep_unreadable, delivery=delivery, replayed=replayed))
+            with traces.span(delivery.source, delivery.ref):
+                report = self._masked(read_report(delivery))
+                verdict = self._ledger.write(partial(self._apply, delivery=delivery, report=report, replayed=replayed, unsigned=unsigned))
+        except LedgerError:
             raise
-        verdict = self._ledger.write(partial(self._apply, delivery=delivery, report=report, replayed=replayed))
-        if verdict in _WAKING:
+        except UnreadableError:
+            self._set_aside(delivery, replayed)
+            raise
+        except Exception as error:
+            # A mistake of ours must not lose what was reported: it is set aside as evidence, to be replayed when the mistake is mended.
+            log.exception("report set aside", ref=delivery.ref, source=delivery.source)
+            self._set_aside(delivery, replayed)
+            raise UnreadableError(f"set aside: taking it in broke off ({type(error).__name__}); the log says where") from error
+        DELIVERIES.labels(delivery.source, verdict).inc()
+        if verdict in _WAKING and not unsigned:
             self._ring()
         return verdict
 
-    def _apply(self, connection: Connection, delivery: Delivery, report: Report, replayed: int | None) -> Verdict:
+    def _apply(
+        self, connection: Connection, delivery: Delivery, report: Report, replayed: int | None, *, unsigned: bool = False
+    ) -> Verdict:
         job = self._job(connection, delivery.ref)
+        reopened = replayed is not None and job.state in {JobState.FAILED, JobState.EXPIRED} and bool(report.results)
+        if reopened:
+            self._ledger.open_again(connection, job)
+            job = self._job(connection, delivery.ref)
         report = self._with_free_id(connection, job, report)
-        verdict = judge(job, report, delivery.source, confirm_always=self._confirm_always)
+        verdict = judge(job, report, delivery.source, confirm_always=self._confirm_always or unsigned, reopened=reopened)
         match verdict:
             case Verdict.PROGRESS:
                 writes.hear(connection, job, report, self._next_look(job, delivery.source))
@@ -91,20 +113,37 @@ class Inbox:
             case Verdict.ENDED:
                 self._fail(connection, job, report, report.reason or Reason.PROVIDER_ERROR, report.message)
             case Verdict.REFRESHED:
+                writes.note_id(connection, job, report.provider_id)
                 fresh = writes.refresh_urls(connection, job, report, self._ledger.now(), self._ledger.timing.url_lifetime)
-                verdict = Verdict.REFRESHED if fresh else Verdict.DUPLICATE
+                verdict = Verdict.REFRESHED if fresh or reopened else Verdict.DUPLICATE
             case Verdict.EMPTY | Verdict.OTHER_ID | Verdict.UNCONFIRMED:
                 writes.note_id(connection, job, report.provider_id)
-                writes.look_at(connection, job.ref, self._ledger.now())
+                # For a stranger soon, not at once: at most one poll an interval, whatever strangers do.
+                writes.look_at(connection, job.ref, self._ledger.now() + self._ledger.timing.poll_interval * unsigned)
             case Verdict.LATE | Verdict.CONTRADICTION | Verdict.DUPLICATE:
                 # It changes nothing, but an operator's retry needs the id to ask with.
                 writes.note_id(connection, job, report.provider_id)
+                doubted = verdict is Verdict.DUPLICATE and (self._confirm_always or unsigned)
+                verdict = evidence.compare(connection, job.ref, report) if doubted else verdict
         self._keep(connection, delivery, verdict, replayed)
+        if verdict is Verdict.ENDED and delivery.source is not Source.CALLBACK:
+            evidence.settle(connection, job.ref, report)
         return verdict
+
+    def keep_evidence(self, delivery: Delivery) -> None:
+        """Keep what came of a body that broke off: it is no report, whatever it says."""
+        self._set_aside(delivery, None)
+
+    def _set_aside(self, delivery: Delivery, replayed: int | None) -> None:
+        self._ledger.write(partial(self._keep_unreadable, delivery=delivery, replayed=replayed))
+        DELIVERIES.labels(delivery.source, Verdict.UNREADABLE).inc()
 
     def _keep_unreadable(self, connection: Connection, delivery: Delivery, replayed: int | None) -> None:
         self._job(connection, delivery.ref)
         self._keep(connection, delivery, Verdict.UNREADABLE, replayed)
+
+    def _masked(self, report: Report) -> Report:
+        return replace(report, message=self._mask(report.message)) if report.message else report
 
     def _job(self, connection: Connection, ref: str) -> Job:
         """Find the delivery's job, or adopt it: our secret signed its ticket, so one of our machines posted it."""
@@ -133,4 +172,4 @@ class Inbox:
         if replayed is not None:
             writes.set_verdict(connection, replayed, verdict)
             return
-        writes.insert_delivery(connection, delivery, sha256(delivery.body).hexdigest(), verdict)
+        evidence.keep(connection, delivery, verdict)

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from receiver.model import Api, Mode, Provider, Submission
 from receiver.providers import grsai
 
 DEFAULT_MODEL = "gpt-image-1.5"
+
+# What stripping leaves something of, in the words of a schema.
+_NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
 
 
 class JobRequest(BaseModel):
@@ -22,16 +25,16 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    prompt: Annotated[str, Field(min_length=1, max_length=100_000)]
-    model: Annotated[str, Field(min_length=1, max_length=200)] = DEFAULT_MODEL
-    size: Annotated[str, Field(min_length=1, max_length=50)] | None = None
+    prompt: Annotated[str, Field(min_length=1, max_length=100_000, json_schema_extra=_NOT_BLANK)]
+    model: Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NOT_BLANK)] = DEFAULT_MODEL
+    size: Annotated[str, Field(min_length=1, max_length=50, json_schema_extra=_NOT_BLANK)] | None = None
     variants: Annotated[int, Field(ge=1, le=32)] | None = None
     images: tuple[str, ...] = ()
     params: dict[str, JsonValue] = {}
     provider: Provider = Provider.GRSAI
     mode: Mode = Mode.WEBHOOK
     api: Api = Api.DRAW
-    key: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    key: Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=_NOT_BLANK)] | None = None
 
     @model_validator(mode="after")
     def _storable(self) -> Self:
@@ -55,6 +58,24 @@ class JobRequest(BaseModel):
             fields["urls"] = list(self.images)
         mode, api = (Mode.SYNC, Api.IMAGES) if direct else (self.mode, self.api)
         return Submission(self.prompt, self.model, {**fields, **self.params}, mode, self.provider, api, self.key)
+
+
+class GrsaiRequest(JobRequest):
+    """A job for GRSAI, as the web side takes it.
+
+    OpenAI is left to the ``submitter``: its answer is the result, and a web process that is restarted meanwhile would lose it.
+    """
+
+    provider: Literal[Provider.GRSAI] = Provider.GRSAI
+    mode: Literal[Mode.WEBHOOK, Mode.POLL, Mode.STREAM] = Mode.WEBHOOK
+    api: Literal[Api.DRAW, Api.NEWER] = Api.DRAW
+
+    @field_validator("provider", "mode", "api", mode="before")
+    @classmethod
+    def _left_to_the_submitter(cls, value: object) -> object:
+        if value in (Provider.OPENAI, Mode.SYNC, Api.IMAGES):
+            raise ValueError("this API posts to GRSAI only; for OpenAI use the submitter")
+        return value
 
 
 def _leaves(value: object) -> Iterator[object]:

@@ -111,6 +111,14 @@ class EventType(StrEnum):
     JOB_AT_RISK = "job.at_risk"
 
 
+class SendingState(StrEnum):
+    """Where the telling of one event to one destination stands."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    SET_ASIDE = "set_aside"  # given up after days of trying; kept to be seen, and sent again on request
+
+
 # In place of a URL, before an index: the bytes came within the answer itself, which the ledger keeps.
 INLINE = "delivery:"
 

@@ -2,16 +2,18 @@
 
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
-from receiver.archive.manifest import manifest, manifest_key
+from receiver import faults, traces
+from receiver.archive.manifest import manifest, manifest_key, read_manifest
 from receiver.archive.stores import Store
-from receiver.errors import ClaimLostError, NoSuchTaskError, ProviderError, ReceiverError, UnreadableError
+from receiver.errors import ClaimLostError, MissingObjectError, NoSuchTaskError, ProviderError, ReceiverError, UnreadableError
 from receiver.inbox import Inbox
-from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import Ledger
+from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
+from receiver.ledger.ledger import LEASE, Ledger
 from receiver.ledger.reports import Reports
 from receiver.ledger.rows import Asset, Hint, Job
 from receiver.ledger.writes import risk_begins
@@ -61,12 +63,15 @@ class Reconciler:
         """Do for a claimed job what its state asks for."""
         job = claimed.row
         try:
-            if job.state is not JobState.ARCHIVING:
+            if job.crashes >= MOST_CRASHES:
+                self._set_aside(claimed)
+            elif job.state is not JobState.ARCHIVING:
                 self._seek_result(claimed)
             elif waiting := self._pending(job):
                 self._hurry(claimed, waiting)
             else:
-                self._conclude(claimed)
+                with traces.span("conclude", job.ref):
+                    self._conclude(claimed)
         except ClaimLostError:
             # Most often a callback came while we were looking: it knows better.
             log.info("job heard of meanwhile", ref=job.ref)
@@ -75,9 +80,26 @@ class Reconciler:
             with suppress(ClaimLostError):
                 self._ledger.look_again(claimed, self._ledger.now() + ARCHIVE_PAUSE)
 
+    def _set_aside(self, claimed: Claimed[Job]) -> None:
+        """Stop trying what workers crash over; what is archived of the job counts all the same."""
+        job, message = claimed.row, set_aside(claimed.row)
+        log.error("job set aside", ref=job.ref, state=job.state, crashes=job.crashes)
+        assets = self._reports.assets([job.ref])[job.ref]
+        if job.state is not JobState.ARCHIVING:
+            self._ledger.expire(job.ref, message)
+        elif waiting := [asset for asset in assets if asset.state is AssetState.PENDING]:
+            # Its assets are worked on without it, and the last of them makes it due.
+            self._ledger.look_again(claimed, max(self._ledger.now() + LEASE, *(asset.expires_at for asset in waiting)))
+        else:
+            state, reason, losses = verdict_on(assets)
+            self._ledger.conclude(claimed, state, reason=reason, message="; ".join(filter(None, [losses, f"no manifest, {message}"])))
+
     def look_into(self, claimed: Claimed[Hint]) -> None:
         """Ask the provider about an id a stranger named: if it is ours there, it becomes a job; what is archived comes from the answer."""
         hint, ref = claimed.row, new_ref(self._ledger.now())
+        if hint.attempts > MOST_HINT_LOOKS:  # the worker was gone with it in hand
+            self._ledger.drop_hint(hint)
+            return
         try:
             body = self._ask(self._base_url, Api.DRAW, hint.provider_id)
             read_report(body)  # what is no report confirms nothing
@@ -188,11 +210,21 @@ class Reconciler:
         job = claimed.row
         assets = self._reports.assets([job.ref])[job.ref]
         state, reason, message = verdict_on(assets)
-        if any(asset.state is AssetState.ARCHIVED for asset in assets):
-            content = manifest(job, self._reports.params(job.ref), state, assets, self._reports.delivery_log(job.ref))
+        if any(asset.state is AssetState.ARCHIVED for asset in assets) and not self._is_explained(job):
+            ended = replace(job, state=state, reason=reason, message=message, finished_at=self._ledger.now())
+            content = manifest(ended, self._reports.params(job.ref), assets, self._reports.delivery_log(job.ref))
             self._store.replace(manifest_key(job.ref), content, content_type="application/json")
+            faults.reached(faults.Point.MANIFEST_STORED)
         self._ledger.conclude(claimed, state, reason=reason, message=message)
         log.info("job concluded", ref=job.ref, state=state)
+
+    def _is_explained(self, job: Job) -> bool:
+        """Say whether a manifest of an earlier ledger knows what was asked for; we do not, where the job was adopted."""
+        if job.model:
+            return False
+        with suppress(MissingObjectError, UnreadableError), self._store.open(manifest_key(job.ref)) as file:
+            return bool(read_manifest(file.read(), job.ref).request.model)
+        return False
 
 
 def verdict_on(assets: list[Asset]) -> tuple[JobState, Reason | None, str]:

@@ -7,29 +7,45 @@ import time
 from functools import cached_property, partial
 from pathlib import Path
 
-from receiver import own_secrets
+from receiver import clock, own_secrets
+from receiver.archive.dial import Dialler
 from receiver.archive.fetch import Fetcher
 from receiver.archive.pipeline import Archiver
 from receiver.archive.stores import Store, open_store
 from receiver.engine import Engine, Lane
 from receiver.engine.bell import Bell
+from receiver.engine.distributed import DistributedEngine
 from receiver.engine.embedded import EmbeddedEngine
+from receiver.engine.observed import observed
 from receiver.errors import ConfigurationError
+from receiver.events import Wording
 from receiver.inbox import Inbox
 from receiver.ledger import schema
+from receiver.ledger.backlog import Backlogs
+from receiver.ledger.browse import Browse
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.ledger import Ledger, Timing
+from receiver.ledger.outbox import Outbox
 from receiver.ledger.reports import Reports
+from receiver.ledger.wakes import Queue, lane_of_events
+from receiver.masking import Mask
+from receiver.outbox import Sender
+from receiver.outbox.ways import way_to
 from receiver.providers.grsai_client import GrsaiClient
 from receiver.providers.openai_client import OpenAIClient
 from receiver.reconcile import Reconciler
 from receiver.settings import Settings
 from receiver.submit import Desk
+from receiver.thumbnails import Thumbnails
 from receiver.tickets import Tickets
 
 # Hands that poll and expire jobs, and as many that conclude them; each waits for a provider, or the archive, most of its time.
 JOB_HANDS = 8
 HINT_HANDS = 1
+# What may have made workers crash is worked on one at a time: then a crash accuses nobody but the one who did it.
+SUSPECT_HANDS = 1
+# Events told to one destination side by side.
+EVENT_HANDS = 4
 
 
 class Services:
@@ -44,7 +60,7 @@ class Services:
         Raise ConfigurationError or LedgerError with the remedy.
         """
         try:
-            self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+            own_secrets.make_data_dir(self.settings.data_dir)
         except OSError as error:
             raise ConfigurationError([f"DATA_DIR: {error}; name a directory that can be written"]) from error
         assert self.store  # noqa: S101 - connects to nothing, but names a malformed ARCHIVE_URL before any work begins
@@ -52,6 +68,9 @@ class Services:
             self._migrate_if_old()
         else:
             schema.require_current(self.database)
+        if self.settings.destinations:
+            # By whoever opens the ledger first: a destination is told everything from the moment it was named.
+            self.outbox.begin([destination.name for destination in self.settings.destinations])
         return self
 
     def _migrate_if_old(self) -> None:
@@ -75,12 +94,44 @@ class Services:
         """Every write."""
         chosen = self.settings
         timing = Timing(chosen.url_lifetime, chosen.poll_after, chosen.poll_interval, chosen.job_timeout)
-        return Ledger(self.database, timing, time.time)
+        return Ledger(self.database, timing, clock.now)
 
     @cached_property
     def reports(self) -> Reports:
         """Every read."""
         return Reports(self.database)
+
+    @cached_property
+    def backlogs(self) -> Backlogs:
+        """Measures what waits."""
+        return Backlogs(self.database, self.settings.url_lifetime, clock.now)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Events on their way to others."""
+        return Outbox(self.database, clock.now)
+
+    @cached_property
+    def wording(self) -> Wording:
+        """How events are told to others."""
+        return Wording(self.settings.archive_url, self.settings.public_url)
+
+    def senders(self) -> list[Sender]:
+        """Return who tells each destination."""
+        dialler = Dialler(self.settings.event_policy())
+        secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
+        ways = [(destination, way_to(destination, dialler, secrets, time.time)) for destination in self.settings.destinations]
+        return [Sender(self.outbox, destination, way, self.wording) for destination, way in ways]
+
+    @cached_property
+    def browse(self) -> Browse:
+        """What the pages and lists show."""
+        return Browse(self.database)
+
+    @cached_property
+    def thumbnails(self) -> Thumbnails:
+        """Small pictures for the pages."""
+        return Thumbnails(self.store, self.settings.data_dir / "thumbnails")
 
     @cached_property
     def tickets(self) -> Tickets:
@@ -106,13 +157,16 @@ class Services:
     @cached_property
     def engine(self) -> Engine:
         """The bell and the hands."""
-        return EmbeddedEngine(self.ledger, Bell(self.settings.data_dir / "bell"), sweep=5.0 if self.settings.embedded else 1.0)
+        if self.settings.embedded:
+            return EmbeddedEngine(self.ledger, Bell(self.settings.data_dir / "bell"))
+        return DistributedEngine(self.ledger, self.settings.database_url)
 
     @cached_property
     def inbox(self) -> Inbox:
         """The one door in."""
         confirm = self.settings.confirm == "always"
-        return Inbox(self.ledger, self.engine.ring, base_url=self.settings.grsai_base_url, confirm_always=confirm)
+        base_url, mask = self.settings.grsai_base_url, Mask(self.settings.secrets())
+        return Inbox(self.ledger, self.engine.ring, base_url=base_url, confirm_always=confirm, mask=mask)
 
     @cached_property
     def grsai(self) -> GrsaiClient | None:
@@ -145,10 +199,18 @@ class Services:
 
     def lanes(self, scratch: Path) -> list[Lane]:
         """Return every kind of work a worker does."""
-        ledger, due = self.ledger, self.reports.next_due
-        return [
-            Lane("assets", self.settings.worker_threads, partial(due, "assets"), ledger.claim_assets, self.archiver(scratch).archive),
-            Lane("complete jobs", JOB_HANDS, partial(due, "jobs"), partial(ledger.claim_jobs, complete=True), self.reconciler.look),
-            Lane("jobs", JOB_HANDS, partial(due, "jobs"), partial(ledger.claim_jobs, complete=False), self.reconciler.look),
-            Lane("hints", HINT_HANDS, partial(due, "hints"), ledger.claim_hints, self.reconciler.look_into),
+        ledger, due, archive = self.ledger, self.reports.next_due, self.archiver(scratch).archive
+        lanes = [
+            Lane(Queue.ASSETS, self.settings.worker_threads, partial(due, "assets"), ledger.claim_assets, archive),
+            Lane(Queue.SUSPECT_ASSETS, SUSPECT_HANDS, partial(due, "assets"), partial(ledger.claim_assets, suspects=True), archive),
+            Lane(Queue.COMPLETE_JOBS, JOB_HANDS, partial(due, "jobs"), partial(ledger.claim_jobs, complete=True), self.reconciler.look),
+            Lane(Queue.JOBS, JOB_HANDS, partial(due, "jobs"), partial(ledger.claim_jobs, complete=False), self.reconciler.look),
+            Lane(Queue.SUSPECT_JOBS, SUSPECT_HANDS, partial(due, "jobs"), ledger.claim_suspect_jobs, self.reconciler.look),
+            Lane(Queue.HINTS, HINT_HANDS, partial(due, "hints"), ledger.claim_hints, self.reconciler.look_into),
+            # A lane to each destination: a slow one delays nobody else.
+            *(
+                Lane(lane_of_events(to.destination.name), EVENT_HANDS, to.next_due, to.claim, to.send, chained=True)
+                for to in self.senders()
+            ),
         ]
+        return [observed(lane) for lane in lanes]

@@ -4,6 +4,7 @@
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from receiver.archive.address import AddressPolicy
+from receiver.destinations import Destination, Kind, read_destination, read_destinations
 from receiver.errors import ConfigurationError
 
 
@@ -72,6 +74,21 @@ def _hard_to_guess(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return values
 
 
+def _signing(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for secret in values:
+        with suppress(ValueError):  # of what is no base64
+            prefix, _, key = secret.get_secret_value().partition("_")
+            if prefix == "whsec" and 24 <= len(b64decode(key, validate=True)) <= 64:  # noqa: PLR2004 - Standard Webhooks
+                continue
+        raise ValueError('must be whsec_ and 24 to 64 bytes in base64; make one with: echo "whsec_$(openssl rand -base64 32)"')
+    return values
+
+
+def _places(entries: tuple[str, ...]) -> tuple[str, ...]:
+    read_destinations(entries)
+    return entries
+
+
 def _exemptions(entries: tuple[str, ...]) -> tuple[str, ...]:
     AddressPolicy.parse(entries, ())
     return entries
@@ -85,6 +102,7 @@ def _patterns(entries: tuple[str, ...]) -> tuple[str, ...]:
 T = TypeVar("T")
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_hard_to_guess)]
+SigningSecrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_signing)]
 Token = Annotated[SecretStr | None, AfterValidator(_sendable)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -119,6 +137,8 @@ class Settings(BaseModel):
     job_timeout: Seconds = 3600
     callback_max_bytes: Count = 1024 * 1024
     confirm: Literal["unsigned", "always"] = "unsigned"
+    event_urls: Annotated[Words, AfterValidator(_places)] = Field(default=(), repr=False)  # a path may be a secret
+    event_secret: SigningSecrets = Field(default=(), validate_default=True)  # looks at event_urls, so it stands below
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     web_concurrency: Count = 2
     worker_threads: Count = 16
@@ -152,6 +172,18 @@ class Settings(BaseModel):
             raise ValueError("must be set, alike on every machine, when DATABASE_URL is PostgreSQL")
         return value
 
+    @field_validator("event_secret")
+    @classmethod
+    def _webhooks_are_signed(cls, value: tuple[SecretStr, ...], info: ValidationInfo) -> tuple[SecretStr, ...]:
+        if not value and any(read_destination(entry).kind is Kind.WEBHOOK for entry in info.data.get("event_urls", ())):
+            raise ValueError('must be set when EVENT_URLS has a webhook; make one with: echo "whsec_$(openssl rand -base64 32)"')
+        return value
+
+    @property
+    def destinations(self) -> tuple[Destination, ...]:
+        """To whom events are told."""
+        return read_destinations(self.event_urls)
+
     @property
     def embedded(self) -> bool:
         """Whether the ledger is a SQLite file: one machine, nothing to configure."""
@@ -162,9 +194,27 @@ class Settings(BaseModel):
         """The embedded ledger's file."""
         return Path(self.database_url.removeprefix("sqlite:///"))
 
+    def secrets(self) -> tuple[str, ...]:
+        """Return every secret that was set, to be blackened wherever it turns up; those the service makes for itself are not among them."""
+        found = [value for name in type(self).model_fields for value in _each_secret(getattr(self, name))]
+        if not self.embedded:
+            # As it is, and as it stands in the address.
+            passwords = (make_url(self.database_url).password, urlsplit(self.database_url).password)
+            found += [str(password) for password in passwords if password]
+        return tuple(found)
+
     def address_policy(self) -> AddressPolicy:
         """Build the rule of where downloads may connect."""
         return AddressPolicy.parse(self.fetch_allow, self.fetch_hosts)
+
+    def event_policy(self) -> AddressPolicy:
+        """Build the rule of where events may be sent: FETCH_HOSTS speaks of pictures only."""
+        return AddressPolicy.parse(self.fetch_allow, ())
+
+
+def _each_secret(value: object) -> list[str]:
+    several = value if isinstance(value, tuple) else (value,)
+    return [one.get_secret_value() for one in several if isinstance(one, SecretStr)]
 
 
 def _gather(cls: type[Settings], environ: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:

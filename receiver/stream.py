@@ -5,12 +5,12 @@ job goes on by polling.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import structlog
 
+from receiver import clock
 from receiver.errors import AnswerLostError, ReceiverError, UnreadableError
 from receiver.inbox import Inbox
 from receiver.model import Delivery, Source, Verdict
@@ -70,7 +70,7 @@ class StreamReader:
 
     def _take_in(self, events: Iterator[bytes]) -> None:
         for body in events:
-            accept = partial(self._inbox.accept, Delivery(self._ref, Source.STREAM, body, time.time()))
+            accept = partial(self._inbox.accept, Delivery(self._ref, Source.STREAM, body, clock.now()))
             try:
                 verdict = store_patiently(accept, self._pause, ref=self._ref)
             except UnreadableError as error:

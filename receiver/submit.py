@@ -7,6 +7,7 @@ from functools import partial
 
 import structlog
 
+from receiver import faults, traces
 from receiver.direct import DirectCall
 from receiver.errors import AnswerLostError, ConfigurationError, KeyTakenError, NotSentError, RefusedError
 from receiver.inbox import Inbox
@@ -107,6 +108,7 @@ class Desk:
 
     def _hand_over(self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend) -> None:
         provider_id = client.submit(self._base_url, request, before_send)
+        faults.reached(faults.Point.POSTED)
         store_patiently(partial(self._ledger.accepted, ref, provider_id), self._pause, ref=ref, provider_id=provider_id)
 
     def _stream(self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend) -> None:
@@ -131,7 +133,8 @@ class Desk:
     def _post(self, post: Post) -> Job:
         """Post once; raise NotSentError where that provably reached nobody."""
         try:
-            post.send(partial(self._write_down, post))
+            with traces.span("submit", post.ref, model=post.submission.model):
+                post.send(partial(self._write_down, post))
         except RefusedError as error:
             return self._ledger.refused(post.ref, str(error))
         except AnswerLostError as error:
@@ -140,3 +143,4 @@ class Desk:
 
     def _write_down(self, post: Post) -> None:
         self._ledger.submit(post.submission, post.base_url, post.ref)
+        faults.reached(faults.Point.WRITTEN_DOWN)

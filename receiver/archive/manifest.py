@@ -4,17 +4,33 @@ Keys are a pure function of job and index: the date comes from the ref. Times ar
 """
 
 import json
+import re
+from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
 
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from receiver.errors import UnreadableError
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
-from receiver.model import JobState, ref_time
+from receiver.model import FINAL_STATES, Api, AssetState, JobState, Mode, Reason, Source, Verdict, ref_time
 
 FORMAT = 1
+# Bytes of a manifest that are read. It may hold reference pictures, but no job that was ever posted has more than this.
+LARGEST = 256 * 1024 * 1024
+# Mistakes of a broken manifest that are told; one is enough to see what is wrong with it.
+_MOST_TOLD = 3
+_PLACE = re.compile(r"[0-9]{4}/[0-9]{2}/[0-9]{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})/(job\.json|(?:0|[1-9][0-9]{0,8})\.[a-z0-9]+)")
 
 
 def asset_key(ref: str, idx: int, extension: str) -> str:
     """Return the key of one result file."""
-    return f"{_folder(ref)}/{idx}.{extension}"
+    return f"{asset_prefix(ref, idx)}{extension}"
+
+
+def asset_prefix(ref: str, idx: int) -> str:
+    """Return what the key of one result file begins with, whatever its type."""
+    return f"{_folder(ref)}/{idx}."
 
 
 def manifest_key(ref: str) -> str:
@@ -26,12 +42,22 @@ def _folder(ref: str) -> str:
     return f"{ref_time(ref):%Y/%m/%d}/{ref}"
 
 
-def manifest(job: Job, params: str, state: JobState, assets: list[Asset], deliveries: list[DeliveryEntry]) -> bytes:
-    """Write down a job that ends in ``state``: request, every delivery's digest, every asset's facts and where it came from."""
+def place_of(key: str) -> tuple[str, str] | None:
+    """Return the ref and the file's name that a key is made of; None for a name we would not give."""
+    found = _PLACE.fullmatch(key)
+    with suppress(ValueError):  # a ref of no time there is
+        return (found[1], found[2]) if found and found[0].startswith(_folder(found[1])) else None
+    return None
+
+
+def manifest(job: Job, params: str, assets: list[Asset], deliveries: list[DeliveryEntry]) -> bytes:
+    """Write down a job as it ends: request, every delivery's digest, every asset's facts and where it came from."""
     content = {
         "format": FORMAT,
         "ref": job.ref,
-        "state": state,
+        "state": job.state,
+        "reason": job.reason,
+        "message": job.message,
         "provider": job.provider,
         "base_url": job.base_url,
         "provider_id": job.provider_id,
@@ -41,6 +67,8 @@ def manifest(job: Job, params: str, state: JobState, assets: list[Asset], delive
         "request": {"model": job.model, "prompt": job.prompt, "params": json.loads(params)},
         "submitted_at": timestamp(job.submitted_at),
         "ended_at": timestamp(job.ended_at),
+        "finished_at": timestamp(job.finished_at),
+        "round": job.round,
         "deliveries": [_delivery(row) for row in deliveries],
         "assets": [_asset(asset) for asset in assets],
     }
@@ -73,3 +101,128 @@ def _asset(asset: Asset) -> dict[str, object]:
         "attempts": asset.attempts,
         "error": asset.error,
     }
+
+
+# Reading. Fields of a later release are passed over, so that two releases can share an archive.
+
+
+def _moment(value: object) -> object:
+    """Turn RFC 3339 text into seconds since the epoch."""
+    if not isinstance(value, str):
+        raise ValueError("a time is RFC 3339 text")  # noqa: TRY004 - pydantic knows ValueError
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError("a time names its zone")
+    return moment.timestamp()
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a text holds a NUL character")  # which no ledger on PostgreSQL can hold
+    return text
+
+
+Moment = Annotated[float, BeforeValidator(_moment)]
+Words = Annotated[str, AfterValidator(_storable)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class ManifestRequest(_Part):
+    """What was asked for."""
+
+    model: Words
+    prompt: Words
+    params: dict[str, JsonValue]
+
+
+class ManifestDelivery(_Part):
+    """One report about the job; of its body the digest."""
+
+    source: Source
+    verdict: Verdict
+    received_at: Moment
+    sha256: Digest
+
+
+class ManifestAsset(_Part):
+    """One result file and what became of it."""
+
+    index: Number
+    state: Literal[AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED]
+    key: Words | None
+    sha256: Digest | None
+    size: Annotated[int, Field(gt=0, lt=2**63)] | None
+    content_type: Words | None
+    width: Number | None
+    height: Number | None
+    source_url: Words
+    announced_at: Moment
+    expires_at: Moment
+    finished_at: Moment
+    attempts: Number
+    error: Words
+
+
+class Manifest(_Part):
+    """A job that is over, as its manifest tells it. Times are seconds since the epoch."""
+
+    format: Literal[1]
+    ref: str
+    state: JobState
+    # What first manifests did not tell: the assets say it too.
+    reason: Reason | None = None
+    message: Words = ""
+    provider: Annotated[Words, Field(min_length=1)]
+    base_url: Words
+    provider_id: Words | None
+    api: Api
+    mode: Mode
+    key: Words | None
+    request: ManifestRequest
+    submitted_at: Moment
+    ended_at: Moment
+    finished_at: Moment | None = None  # else when the last asset was
+    round: Number = 0
+    deliveries: list[ManifestDelivery]
+    assets: Annotated[list[ManifestAsset], Field(min_length=1)]
+
+    @property
+    def archived(self) -> list[ManifestAsset]:
+        """The assets that have an object."""
+        return [asset for asset in self.assets if asset.state is AssetState.ARCHIVED]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        """Hold the manifest to the laws that hold for the ledger."""
+        if self.state not in FINAL_STATES:
+            raise ValueError(f"the job is {self.state}, which is no end")
+        if (self.state is JobState.ARCHIVED) != (len(self.archived) == len(self.assets)):
+            raise ValueError(f"the job is {self.state}, but {len(self.archived)} of its {len(self.assets)} assets are archived")
+        if self.reason is not None and self.state is not JobState.FAILED:
+            raise ValueError(f"the job is {self.state}, yet has a reason to have failed")
+        if len({asset.index for asset in self.assets}) < len(self.assets):
+            raise ValueError("two assets have the same index")
+        for asset in self.archived:
+            if None in (asset.key, asset.sha256, asset.size, asset.content_type):
+                raise ValueError(f"asset {asset.index} is archived without a key, SHA-256, size or type")
+            if place_of(asset.key or "") is None or not (asset.key or "").startswith(asset_prefix(self.ref, asset.index)):
+                raise ValueError(f"asset {asset.index} has a key that is not its own: {asset.key!r}")
+        return self
+
+
+def read_manifest(data: bytes, ref: str) -> Manifest:
+    """Read the manifest of the job ``ref``; raise UnreadableError, naming the first mistakes, if it is broken or another's."""
+    try:
+        found = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_input=False)[:_MOST_TOLD]
+        mistakes = [": ".join(filter(None, [".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")])) for item in told]
+        raise UnreadableError("; ".join(mistakes)) from error
+    if found.ref != ref:
+        raise UnreadableError(f"ref: it is the manifest of {found.ref}")
+    return found

@@ -14,10 +14,11 @@ from threading import Lock
 
 import structlog
 
+from receiver import faults, traces
 from receiver.archive.fetch import Fetched, Fetcher
 from receiver.archive.inline import unpack
 from receiver.archive.inspect import inspect
-from receiver.archive.manifest import asset_key, timestamp
+from receiver.archive.manifest import asset_key, asset_prefix, timestamp
 from receiver.archive.stores import Store
 from receiver.errors import (
     ClaimLostError,
@@ -28,7 +29,8 @@ from receiver.errors import (
     SourceGoneError,
     StoreError,
 )
-from receiver.ledger.claims import Claimed
+from receiver.figures import STEP_SECONDS
+from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Asset, StoredAsset
 from receiver.model import INLINE, AssetState
@@ -63,9 +65,15 @@ class Archiver:
         """Archive one asset, or say in the ledger when it is to be tried again."""
         asset = claimed.row
         logger = log.bind(ref=asset.ref, index=asset.idx, attempt=asset.attempts)
+        if asset.crashes >= MOST_CRASHES:
+            self._set_aside(claimed)
+            return
         try:
-            stored = self._bring_home(claimed)
-            self._ledger.finish_asset(claimed, stored)
+            with traces.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
+                stored = self._bring_home(claimed)
+                faults.reached(faults.Point.STORED)
+                self._ledger.finish_asset(claimed, stored)
+            faults.reached(faults.Point.FINISHED)
             self._bad_files.pop((asset.ref, asset.idx), None)
             logger.info("asset archived", key=stored.key, size=stored.size, time_left=round(asset.expires_at - self._ledger.now(), 1))
         except ClaimLostError as error:
@@ -86,15 +94,36 @@ class Archiver:
         asset = claimed.row
         self._require_store()
         with self._scratch_file(f"{asset.ref}-{asset.idx}-{claimed.token}") as path:
-            fetched = self._fetch(asset, path)
-            picture = inspect(path)
+            if earlier := self._adopt_earlier(asset, path):
+                return earlier
+            with STEP_SECONDS.labels("fetch").time(), traces.step("fetch"):
+                fetched = self._fetch(asset, path)
+            faults.reached(faults.Point.FETCHED)
+            with STEP_SECONDS.labels("inspect").time(), traces.step("inspect"):
+                picture = inspect(path)
             key = asset_key(asset.ref, asset.idx, picture.extension)
-            with self._doubting_the_store():
+            with self._doubting_the_store(), STEP_SECONDS.labels("put").time(), traces.step("put"):
                 try:
                     self._store.put(key, path, sha256=fetched.sha256, content_type=picture.content_type)
                 except ObjectDiffersError:
+                    path.unlink()
                     return self._adopt(key, path)
             return StoredAsset(key, fetched.sha256, fetched.size, picture.content_type, picture.width, picture.height)
+
+    def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
+        """Take what an earlier attempt put, if its finish was lost: the source may be gone by now, or serve another type."""
+        if asset.attempts == 1 and not asset.error:
+            return None
+        try:
+            prefix = asset_prefix(asset.ref, asset.idx)
+            for key, _size in self._store.keys(prefix.rpartition("/")[0]):
+                if key.startswith(prefix):
+                    return self._adopt(key, path)
+        except (StoreError, NotThePictureError) as error:
+            # It was spoilt on its way there, and the next put mends it; or we may not list, and the put itself finds what is there.
+            log.warning("earlier object not taken", ref=asset.ref, index=asset.idx, error=str(error))
+            path.unlink(missing_ok=True)
+        return None
 
     def _fetch(self, asset: Asset, path: Path) -> Fetched:
         if not asset.url.startswith(INLINE):
@@ -118,7 +147,6 @@ class Archiver:
 
     def _adopt(self, key: str, path: Path) -> StoredAsset:
         """Take what an earlier attempt put under this key, whose finish was lost: the first bytes put stay."""
-        path.unlink()
         with self._store.open(key) as source, path.open("xb") as target:
             copyfileobj(source, target)
         picture = inspect(path)
@@ -139,6 +167,12 @@ class Archiver:
         finally:
             with suppress(OSError):  # never there, or on a disk turned read-only; the next worker empties the folder
                 path.unlink()
+
+    def _set_aside(self, claimed: Claimed[Asset]) -> None:
+        """Give up what workers crash over, so that they can get on with the rest."""
+        log.error("asset set aside", ref=claimed.row.ref, index=claimed.row.idx, crashes=claimed.row.crashes)
+        with suppress(ClaimLostError):
+            self._give_up(claimed, AssetState.FAILED, set_aside(claimed.row))
 
     def _again_or_never(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
         with suppress(ClaimLostError):

@@ -12,6 +12,7 @@ class Lane:
     """One kind of work: how it is claimed, how one claim is done, and how many hands do it side by side.
 
     ``next_due`` returns when the next row is due (seconds since the epoch) or None; ``claim`` takes at most so many rows.
+    Where a wake stands for one row a hand claims once; in a ``chained`` lane it stands for all that is due.
     """
 
     name: str
@@ -19,6 +20,7 @@ class Lane:
     next_due: Callable[[], float | None]
     claim: Callable[[int], list[Claimed[Any]]]
     run: Callable[[Claimed[Any]], None]
+    chained: bool = False
 
 
 class Engine(Protocol):

@@ -13,9 +13,10 @@ import structlog
 
 from receiver.engine import Lane
 from receiver.engine.bell import Bell
+from receiver.engine.held import Held
 from receiver.errors import LedgerError
 from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import LEASE, Ledger
+from receiver.ledger.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -30,13 +31,11 @@ class EmbeddedEngine:
 
     def __init__(self, ledger: Ledger, bell: Bell, *, sweep: float = SWEEP, grace: float = GRACE) -> None:
         self._ledger = ledger
+        self._held = Held(ledger)
         self._bell = bell
         self._sweep = sweep
         self._grace = grace
         self._stopping = threading.Event()
-        self._held: dict[str, list[Claimed[Any]]] = {}
-        self._lock = threading.Lock()
-        self._renewed = 0.0
 
     def ring(self) -> None:
         """Wake the worker, in whatever process of this machine it is."""
@@ -49,12 +48,10 @@ class EmbeddedEngine:
 
     def run(self, lanes: Sequence[Lane]) -> None:
         """Dispatch until stopped, then drain."""
-        self._held = {lane.name: [] for lane in lanes}
         with self._bell.listen() as listener:
             while not self._stopping.is_set():
                 try:
-                    # In this order: after a sleep of the machine, or an outage of the ledger, our own work must not look abandoned to us.
-                    self._renew_leases()
+                    self._held.renew()
                     wait = min(self._dispatch(lane) for lane in lanes)
                 except LedgerError as error:
                     log.error("ledger away, work waits", error=str(error))  # noqa: TRY400 - the text says it, a trace would not
@@ -64,7 +61,7 @@ class EmbeddedEngine:
 
     def _dispatch(self, lane: Lane) -> float:
         """Give the lane's free hands what is due; return the seconds until it is worth looking again."""
-        free = lane.width - len(self._held[lane.name])
+        free = lane.width - self._held.count(lane)
         due = lane.next_due() if free else None
         if due is None:
             return self._sweep
@@ -72,44 +69,19 @@ class EmbeddedEngine:
         if wait > 0:
             return min(wait, self._sweep)
         claims = lane.claim(free)
-        with self._lock:
-            self._held[lane.name] += claims
+        self._held.take(lane, claims)
         for claimed in claims:
             threading.Thread(target=self._work, args=(lane, claimed), name=f"{lane.name}-hand", daemon=True).start()
         # A full lane is looked at when a hand gets free and rings; a lane that got less than it asked for has no more.
         return self._sweep if len(claims) == free or not claims else 0.0
 
     def _work(self, lane: Lane, claimed: Claimed[Any]) -> None:
-        try:
-            lane.run(claimed)
-        except LedgerError as error:
-            # The claim's lease ends by itself, and the row is due again.
-            log.error("ledger away, work will be done again", lane=lane.name, error=str(error))  # noqa: TRY400 - as above
-        except Exception:
-            log.exception("work broke off", lane=lane.name)
-        finally:
-            with self._lock:
-                self._held[lane.name].remove(claimed)
-            self._bell.ring()
-
-    def _renew_leases(self) -> None:
-        if time.monotonic() - self._renewed > LEASE / 3:
-            if held := self._in_hand():
-                self._ledger.renew(held)
-            self._renewed = time.monotonic()
-
-    def _in_hand(self) -> list[Claimed[Any]]:
-        with self._lock:
-            return [claimed for claims in self._held.values() for claimed in claims]
+        self._held.work(lane, claimed)
+        self._bell.ring()
 
     def _drain(self, wait: Callable[[float], None]) -> None:
-        """Wait for the work in hand, then give back the claims of what is not done: others take it over at once."""
+        """Wait for the work in hand, then give back the claims of what is not done."""
         deadline = time.monotonic() + self._grace
-        while self._in_hand() and (left := deadline - time.monotonic()) > 0:
+        while self._held.all() and (left := deadline - time.monotonic()) > 0:
             wait(left)
-        if held := self._in_hand():
-            log.warning("work handed back", claims=len(held))
-            try:
-                self._ledger.hand_back(held)
-            except LedgerError as error:
-                log.error("ledger away, leases end by themselves", error=str(error))  # noqa: TRY400 - as above
+        self._held.hand_back()

@@ -9,15 +9,24 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, func, not_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, case, func, literal, not_, select, tuple_, update
 
 from receiver.errors import ClaimLostError
-from receiver.ledger.rows import Asset, Hint, Job
-from receiver.ledger.tables import assets, hints, job_columns, jobs
-from receiver.ledger.writes import asset_of, job_of
+from receiver.ledger.rows import Asset, Hint, Job, Sending
+from receiver.ledger.tables import assets, hints, job_columns, jobs, sendings
+from receiver.ledger.writes import asset_of, job_of, sending_of
 from receiver.model import AssetState, JobState
 
-R_co = TypeVar("R_co", Asset, Job, Hint, covariant=True)
+# Crashes after which a row is worked on by itself: one suspect at a time, so that its neighbours in other hands are not blamed with it.
+SUSPICIOUS_CRASHES = 2
+# Crashes after which a row is set aside. It is then told to a person, and an operator's retry tries it again.
+MOST_CRASHES = 5
+# The claim of a worker that is known to be dead.
+GONE = "gone"
+# Seconds that each crash but the first two puts off the next attempt, so that the others get on with their work meanwhile.
+CRASH_PAUSE = 10.0
+
+R_co = TypeVar("R_co", Asset, Job, Hint, Sending, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +37,19 @@ class Claimed(Generic[R_co]):
     token: str
 
 
-def claim_assets(connection: Connection, now: float, until: float, limit: int) -> list[Claimed[Asset]]:
-    """Claim up to ``limit`` pending assets, the one whose URL dies first at the head."""
-    rows = _claim(connection, assets, assets.c.expires_at, now, until, limit)
-    return sorted((Claimed(asset_of(row), row.claim) for row in rows), key=lambda claimed: claimed.row.expires_at)
+def set_aside(row: Asset | Job) -> str:
+    """Say of a row that is set aside why, and what to do about it."""
+    return f"set aside: the worker was gone {row.crashes} times with it in hand; mend that, then `receiver retry {row.ref}` tries it again"
+
+
+def claim_assets(connection: Connection, now: float, until: float, limit: int, *, suspects: bool = False) -> list[Claimed[Asset]]:
+    """Claim up to ``limit`` pending assets, the one whose URL dies first at the head; either the suspects or the others."""
+    rows = _claim(connection, assets, assets.c.expires_at, now, until, limit, suspected(assets, suspects=suspects))
+    return sorted((Claimed(asset_of(row), row.claim) for row in rows), key=_by_deadline)
+
+
+def _by_deadline(claimed: Claimed[Asset]) -> tuple[float, str, int]:
+    return claimed.row.expires_at, claimed.row.ref, claimed.row.idx
 
 
 def claim_jobs(connection: Connection, now: float, until: float, limit: int, *, complete: bool | None) -> list[Claimed[Job]]:
@@ -39,17 +57,44 @@ def claim_jobs(connection: Connection, now: float, until: float, limit: int, *, 
 
     Complete are jobs whose assets are all final. They need the archive only, and must not queue up behind polls of a provider that hangs.
     """
-    # A scalar, not EXISTS: PostgreSQL may answer that by reading every asset once, instead of the job's own.
-    pending = select(func.min(assets.c.idx)).where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.PENDING).scalar_subquery()
-    is_complete = and_(jobs.c.state == JobState.ARCHIVING, pending.is_(None))
-    wanted = () if complete is None else (is_complete if complete else not_(is_complete),)
+    wanted = () if complete is None else (completed(complete=complete), suspected(jobs, suspects=False))
     return [Claimed(job_of(row), row.claim) for row in _claim(connection, jobs, jobs.c.due_at, now, until, limit, *wanted)]
+
+
+def claim_suspect_jobs(connection: Connection, now: float, until: float, limit: int) -> list[Claimed[Job]]:
+    """Claim up to ``limit`` of the jobs that may be what made workers crash."""
+    rows = _claim(connection, jobs, jobs.c.due_at, now, until, limit, suspected(jobs, suspects=True))
+    return [Claimed(job_of(row), row.claim) for row in rows]
 
 
 def claim_hints(connection: Connection, now: float, until: float, limit: int) -> list[Claimed[Hint]]:
     """Claim up to ``limit`` hints that are due to be looked into."""
     rows = _claim(connection, hints, hints.c.due_at, now, until, limit)
     return [Claimed(Hint(**row._mapping), row.claim) for row in rows]  # noqa: SLF001 - the documented way to a row's names
+
+
+def _crashes(table: Table) -> ColumnElement[int]:
+    """Count a row's crashes: a claim that still stands when the row is due again ended without a word."""
+    return table.c.crashes + case((table.c.claim.isnot(None), 1), else_=0)
+
+
+def completed(*, complete: bool) -> ColumnElement[bool]:
+    """Return the condition of jobs whose assets are all final, or of the others."""
+    # A scalar, not EXISTS: PostgreSQL may answer that by reading every asset once, instead of the job's own.
+    pending = select(func.min(assets.c.idx)).where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.PENDING).scalar_subquery()
+    found = and_(jobs.c.state == JobState.ARCHIVING, pending.is_(None))
+    return found if complete else not_(found)
+
+
+def suspected(table: Table, *, suspects: bool) -> ColumnElement[bool]:
+    """Return the condition of rows that may have made workers crash, or of the others."""
+    return _crashes(table) >= SUSPICIOUS_CRASHES if suspects else _crashes(table) < SUSPICIOUS_CRASHES
+
+
+def claim_sendings(connection: Connection, destination: str, now: float, until: float, limit: int) -> list[Claimed[Sending]]:
+    """Claim up to ``limit`` events that are due to be told to a destination, the longest due first."""
+    rows = _claim(connection, sendings, sendings.c.due_at, now, until, limit, sendings.c.destination == destination)
+    return sorted((Claimed(sending_of(row), row.claim) for row in rows), key=lambda claimed: claimed.row.event)
 
 
 def _claim(
@@ -62,6 +107,8 @@ def _claim(
     # run once: as a plain subquery some plans run it for each row of the table, and every run claims another ``limit`` rows.
     once = due.with_for_update(skip_locked=True).cte("due")
     values = {"claim": token_hex(8), "due_at": until, "attempts": table.c.attempts + 1}
+    if "crashes" in table.c:
+        values["crashes"] = _crashes(table)
     return connection.execute(
         update(table).where(key.in_(select(once))).values(values).returning(*(job_columns if table is jobs else table.c))
     ).all()
@@ -69,7 +116,7 @@ def _claim(
 
 def _held(claimed: Claimed[Any]) -> tuple[Table, ColumnElement[bool]]:
     """Return the table of a claim and the condition under which the row is still ours."""
-    row: Asset | Job | Hint = claimed.row
+    row: Asset | Job | Hint | Sending = claimed.row
     match row:
         case Asset():
             return assets, and_(assets.c.ref == row.ref, assets.c.idx == row.idx, assets.c.claim == claimed.token)
@@ -77,6 +124,10 @@ def _held(claimed: Claimed[Any]) -> tuple[Table, ColumnElement[bool]]:
             return jobs, and_(jobs.c.ref == row.ref, jobs.c.claim == claimed.token)
         case Hint():
             return hints, and_(hints.c.provider_id == row.provider_id, hints.c.claim == claimed.token)
+        case Sending():
+            return sendings, and_(
+                sendings.c.destination == row.destination, sendings.c.event == row.event, sendings.c.claim == claimed.token
+            )
 
 
 def change_held(connection: Connection, claimed: Claimed[Any], **values: object) -> None:
@@ -95,7 +146,7 @@ def require_held(connection: Connection, claimed: Claimed[Any]) -> None:
 
 def _place_in_line(claimed: Claimed[Any]) -> tuple[int, str, int]:
     """Where several rows are locked, jobs go before their assets and both by their keys: then no two transactions wait for each other."""
-    row: Asset | Job | Hint = claimed.row
+    row: Asset | Job | Hint | Sending = claimed.row
     match row:
         case Job():
             return 0, row.ref, 0
@@ -103,6 +154,8 @@ def _place_in_line(claimed: Claimed[Any]) -> tuple[int, str, int]:
             return 1, row.ref, row.idx
         case Hint():
             return 2, row.provider_id, 0
+        case Sending():
+            return 3, row.destination, row.event
 
 
 def renew(connection: Connection, held: Sequence[Claimed[Any]], until: float) -> None:
@@ -113,18 +166,22 @@ def renew(connection: Connection, held: Sequence[Claimed[Any]], until: float) ->
 
 
 def hand_back(connection: Connection, held: Sequence[Claimed[Any]], now: float) -> None:
-    """Give up claims whose work was not finished: due at once for another, and the attempt does not count."""
+    """Give up claims whose work was not finished: due at once for another. The attempt counts, it may have put an object."""
     for claimed in sorted(held, key=_place_in_line):
         table, still_ours = _held(claimed)
-        connection.execute(update(table).where(still_ours).values(claim=None, due_at=now, attempts=table.c.attempts - 1))
+        connection.execute(update(table).where(still_ours).values(claim=None, due_at=now))
 
 
 def take_over(connection: Connection, now: float) -> int:
-    """End every lease and return how many there were. Only for the one worker of a machine, at its start: all others are dead."""
-    return sum(
-        connection.execute(update(table).where(table.c.claim.isnot(None)).values(claim=None, due_at=now)).rowcount
-        for table in (assets, jobs, hints)
-    )
+    """End every lease and return how many there were. Only for the one worker of a machine, at its start: all others are dead.
+
+    What was taken over keeps a claim that is nobody's, until the row is claimed anew and the crash counted.
+    """
+    taken = 0
+    for table in (assets, jobs, hints, sendings):
+        pause = case((table.c.crashes > 1, (table.c.crashes - 1) * CRASH_PAUSE), else_=0.0) if "crashes" in table.c else literal(0.0)
+        taken += connection.execute(update(table).where(table.c.claim != GONE).values(due_at=now + pause, claim=GONE)).rowcount
+    return taken
 
 
 def next_due(connection: Connection, table: Table) -> float | None:

@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from receiver import faults
 from receiver.errors import LedgerError
 
 T = TypeVar("T")
@@ -24,6 +25,22 @@ Work = Callable[[Connection], T]
 
 # Seconds a writer waits for its turn before it says so; a callback is then answered 503 and comes again.
 WRITE_PATIENCE = 10.0
+# PostgreSQL ends what nobody waits for any more: it must not go on with a statement, wait for a lock, or hold one for a machine that was
+# cut off in the midst of a transaction. What stands in DATABASE_URL wins.
+_SESSION = "-c statement_timeout=60s -c lock_timeout=8s -c idle_in_transaction_session_timeout=10s"
+# And we do not wait for a server that is gone without a word; its system would let us wait for a quarter of an hour.
+_CONNECTION = {
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+# Connections of a process at most, half of them kept. A transaction takes milliseconds, so they serve more hands than there are.
+_CONNECTIONS = 16
+# Times a transaction is begun that another one, or a server that went away, has undone before its commit.
+_BEGINNINGS = 3
+_DEADLOCK = ("40P01", "40001")
 # Writes that share one commit. More would only lengthen the wait of the first.
 GROUP_SIZE = 64
 
@@ -63,7 +80,9 @@ class PostgresDatabase:
     """A pool of PostgreSQL connections; each write is a transaction of its own, each read a snapshot."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url, pool_size=16, max_overflow=16, pool_timeout=WRITE_PATIENCE, pool_pre_ping=True)
+        half = _CONNECTIONS // 2
+        address = postgres_address(url)
+        self._engine = create_engine(address, pool_size=half, max_overflow=half, pool_timeout=WRITE_PATIENCE, pool_pre_ping=True)
         # Otherwise each statement of a read would see another moment, and the figures of an audit would not add up.
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
 
@@ -73,20 +92,59 @@ class PostgresDatabase:
             return work(connection)
 
     def write(self, work: Work[T]) -> T:
-        """Run ``work`` in a transaction of its own; once more if another one took a UNIQUE value from it, which it now can see."""
+        """Run ``work`` in a transaction of its own; again if it was undone, say by one that took a UNIQUE value, which it now can see."""
         with foreign_errors_turned():
+            for _ in range(_BEGINNINGS - 1):
+                with suppress(_UndoneError):
+                    return self._run(work)
             try:
                 return self._run(work)
-            except IntegrityError:
-                return self._run(work)
+            except _UndoneError as undone:
+                raise undone.error from undone
 
     def _run(self, work: Work[T]) -> T:
         with self._engine.begin() as connection:
-            return work(connection)
+            try:
+                value = work(connection)
+            except (IntegrityError, OperationalError) as error:
+                if _is_undone(error):
+                    raise _UndoneError(error) from error
+                raise
+            faults.reached(faults.Point.BEFORE_COMMIT)
+        faults.reached(faults.Point.AFTER_COMMIT)
+        return value
 
     def close(self) -> None:
         """Close the pool."""
         self._engine.dispose()
+
+
+class _UndoneError(Exception):
+    """A transaction that is undone for certain: it may be begun again."""
+
+    def __init__(self, error: DBAPIError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _is_undone(error: DBAPIError) -> bool:
+    return isinstance(error, IntegrityError) or error.connection_invalidated or getattr(error.orig, "sqlstate", "") in _DEADLOCK
+
+
+def postgres_address(url: str) -> URL:
+    """Return the address of a PostgreSQL with all that we ask of its connections."""
+    address = make_url(url)
+    given = address.query.get("options", "")
+    options = " ".join([_SESSION, given if isinstance(given, str) else " ".join(given)])
+    return address.set(query={**_CONNECTION, **address.query, "options": options})
+
+
+def conninfo(url: str) -> str:
+    """Return the same address in the words of libpq, for whoever connects by psycopg alone."""
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - installed only where PostgreSQL is used
+
+    address = postgres_address(url)
+    return make_conninfo(**address.get_dialect()().create_connect_args(address)[1])
 
 
 class SqliteDatabase:
@@ -158,6 +216,8 @@ class SqliteDatabase:
                 for write in group:
                     write.run(connection)
                     _still_in_transaction(connection)
+                faults.reached(faults.Point.BEFORE_COMMIT)
+            faults.reached(faults.Point.AFTER_COMMIT)
             failure = None
         except LedgerError as error:
             failure = error

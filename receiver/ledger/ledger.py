@@ -9,23 +9,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, update
 from sqlalchemy.exc import IntegrityError
 
+from receiver import figures
 from receiver.errors import KeyTakenError, ReceiverError, UnreadableError
-from receiver.ledger import claims, writes
+from receiver.ledger import claims, hints, writes
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Asset, Hint, Job, StoredAsset
-from receiver.ledger.tables import assets, hints, jobs
+from receiver.ledger.sweep import sweep
+from receiver.ledger.tables import assets, jobs
+from receiver.ledger.wakes import wake_assets, wake_job
 from receiver.model import FINAL_STATES, Api, AssetState, EventType, JobState, Mode, Reason, Submission, new_ref
 
 T = TypeVar("T")
 
 # Seconds a claim lasts; a living worker renews it long before.
 LEASE = 60.0
-# Ids named by strangers that may wait at a time; more than this is noise, or somebody filling our disk.
-MOST_HINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Ledger:
         return self._database.write(work)
 
     def require_writable(self) -> None:
-        """Raise LedgerError unless a transaction for writing can be had now."""
-        self.write(lambda _connection: None)
+        """Raise LedgerError unless something can be written now; a full disk shows only when its pages are needed."""
+        self.write(writes.touch)
 
     # A job's beginning.
 
@@ -164,17 +165,25 @@ class Ledger:
 
     # Claims.
 
-    def claim_assets(self, limit: int) -> list[Claimed[Asset]]:
-        """Claim assets to archive, nearest deadline first."""
-        return self.write(lambda connection: claims.claim_assets(connection, self.now(), self.now() + LEASE, limit))
+    def claim_assets(self, limit: int, *, suspects: bool = False) -> list[Claimed[Asset]]:
+        """Claim assets to archive, nearest deadline first: those that may have made workers crash (``suspects``), or the others."""
+        return self.write(lambda connection: claims.claim_assets(connection, self.now(), self.now() + LEASE, limit, suspects=suspects))
 
     def claim_jobs(self, limit: int, *, complete: bool | None = None) -> list[Claimed[Job]]:
         """Claim jobs to look at: the complete ones to conclude, the others to poll, hurry or expire, or (None) any."""
         return self.write(lambda connection: claims.claim_jobs(connection, self.now(), self.now() + LEASE, limit, complete=complete))
 
+    def claim_suspect_jobs(self, limit: int) -> list[Claimed[Job]]:
+        """Claim jobs to look at that may have made workers crash."""
+        return self.write(lambda connection: claims.claim_suspect_jobs(connection, self.now(), self.now() + LEASE, limit))
+
     def claim_hints(self, limit: int) -> list[Claimed[Hint]]:
         """Claim hints to look into."""
         return self.write(lambda connection: claims.claim_hints(connection, self.now(), self.now() + LEASE, limit))
+
+    def sweep(self) -> int:
+        """Wake somebody for each row that is due and has no wake, where many machines work; return for how many."""
+        return self.write(lambda connection: sweep(connection, self.now()))
 
     def renew(self, held: list[Claimed[Any]]) -> None:
         """Prolong our leases."""
@@ -204,23 +213,30 @@ class Ledger:
         }
         values = {name: payload[name] for name in ("key", "sha256", "size", "content_type", "width", "height")}
         self._end_asset(claimed, AssetState.ARCHIVED, payload, error="", **values)
+        figures.BYTES.inc(stored.size)
+        figures.TIME_LEFT.observe(max(0.0, claimed.row.expires_at - self.now()))
 
     def give_up_asset(self, claimed: Claimed[Asset], state: AssetState, error: str) -> None:
         """Note that an asset failed or expired, and why; raise ClaimLostError if the work is no longer ours."""
         self._end_asset(claimed, state, None, error=error)
+        figures.LOST.labels("asset").inc()
 
     def _end_asset(self, claimed: Claimed[Asset], state: AssetState, event: dict[str, object] | None, **values: object) -> None:
         def work(connection: Connection) -> None:
             now = self.now()
             job = self._job(connection, claimed.row.ref)
             claims.change_held(connection, claimed, state=state, finished_at=now, due_at=None, claim=None, **values)
+            if state is not AssetState.ARCHIVED:
+                writes.note_attempt(connection, claimed.row, now, str(values["error"]))
             if event is not None:
                 writes.emit(connection, EventType.ASSET_ARCHIVED, job, claimed.row.idx, now, event)
             if writes.pending_assets(connection, job.ref) == 0:
                 # The last one: the job can be concluded at once, even if somebody is just polling it.
-                connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(due_at=now, claim=None))
+                connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(due_at=now, claim=None, crashes=0))
+                wake_job(connection, job.ref, now, complete=True)
 
         self.write(work)
+        figures.ASSETS.labels(state).inc()
 
     def retry_asset(self, claimed: Claimed[Asset], due_at: float, error: str, *, counted: bool = True, ask_again: bool = False) -> None:
         """Try an asset again at ``due_at``; ``ask_again`` has its job polled for a fresh URL. An attempt that says nothing
@@ -230,11 +246,14 @@ class Ledger:
         def work(connection: Connection) -> None:
             attempts = assets.c.attempts if counted else assets.c.attempts - 1
             job = self._job(connection, claimed.row.ref)
-            claims.change_held(connection, claimed, due_at=due_at, claim=None, error=error, attempts=attempts)
+            claims.change_held(connection, claimed, due_at=due_at, claim=None, error=error, attempts=attempts, crashes=0)
+            if counted:
+                writes.note_attempt(connection, claimed.row, self.now(), error)
             if ask_again:
                 writes.look_at(connection, job.ref, self.now())
 
         self.write(work)
+        figures.ASSETS.labels("retry").inc()
 
     # A job's end.
 
@@ -251,16 +270,19 @@ class Ledger:
     def expire(self, ref: str, message: str) -> None:
         """End a job whose result never came; a job that has one by now is left alone."""
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> bool:
             job = self._job(connection, ref)
-            if job.state in {JobState.SUBMITTING, JobState.WAITING}:
+            if alive := job.state in {JobState.SUBMITTING, JobState.WAITING}:
                 writes.finish_job(connection, job, JobState.EXPIRED, self.now(), message=message)
+            return alive
 
-        self.write(work)
+        if self.write(work):
+            figures.LOST.labels("job").inc()
 
     def look_again(self, claimed: Claimed[Job] | Claimed[Hint], due_at: float) -> None:
         """Give a claim back and have the row looked at again at ``due_at``; raise ClaimLostError if it is no longer ours."""
-        self.write(lambda connection: claims.change_held(connection, claimed, due_at=due_at, claim=None))
+        quiet = {} if isinstance(claimed.row, Hint) else {"crashes": 0}
+        self.write(lambda connection: claims.change_held(connection, claimed, due_at=due_at, claim=None, **quiet))
 
     def announce_risk(self, claimed: Claimed[Job], message: str) -> bool:
         """Write ``job.at_risk``, once a round; say whether it was new. Raise ClaimLostError if the job is no longer ours."""
@@ -274,27 +296,19 @@ class Ledger:
             writes.emit(connection, EventType.JOB_AT_RISK, job, writes.ABOUT_THE_JOB, self.now(), payload)
             return True
 
-        return self.write(work)
+        if new := self.write(work):
+            figures.AT_RISK.inc()
+        return new
 
     # Hints.
 
-    def hint(self, provider_id: str) -> bool:
-        """Remember that a stranger named a task: its job is looked at soon, or else the id itself at once. False: no room."""
+    def ref_of(self, provider_id: str) -> str | None:
+        """Return the ref of the job GRSAI knows under this id; None where there is none."""
+        return self._database.read(lambda connection: hints.ref_of(connection, provider_id))
 
-        def work(connection: Connection) -> bool:
-            job = writes.find_job_by_provider_id(connection, "grsai", provider_id)
-            if job is not None:
-                # Soon, not at once: at most one poll an interval, whatever strangers do.
-                writes.look_at(connection, job.ref, self.now() + self.timing.poll_interval)
-                return True
-            known = connection.execute(select(hints.c.provider_id).limit(MOST_HINTS)).scalars().all()
-            if provider_id in known or len(known) >= MOST_HINTS:
-                return provider_id in known
-            with suppress(IntegrityError), connection.begin_nested():  # another stranger may be naming it this instant
-                connection.execute(insert(hints).values(provider_id=provider_id, received_at=self.now(), due_at=self.now()))
-            return True
-
-        return self.write(work)
+    def hint(self, provider_id: str, body: bytes = b"") -> bool:
+        """Remember that a stranger named a task, in this ``body``. False: too many new ones were named in the last minute."""
+        return self.write(lambda connection: hints.remember(connection, provider_id, body, self.now()))
 
     def drop_hint(self, hint: Hint) -> None:
         """Forget a hint that came to nothing."""
@@ -307,6 +321,7 @@ class Ledger:
             writes.delete_hint(connection, hint.provider_id)
             if writes.find_job_by_provider_id(connection, "grsai", hint.provider_id) is None:
                 self.adopt(connection, ref, base_url, hint.provider_id)
+                hints.keep_body(connection, ref, hint)
 
         self.write(work)
 
@@ -324,22 +339,26 @@ class Ledger:
                 raise ReceiverError(f"{ref} is {job.state}: there is nothing to retry")
             if job.provider_id is None and not writes.lost_inline_assets(connection, ref):
                 raise ReceiverError(f"{ref} has no id at the provider, so its result cannot be asked for: submit it again as a new job")
-            self._open_again(connection, job)
+            self.open_again(connection, job)
             return self._job(connection, ref)
 
         return self.write(work)
 
-    def _open_again(self, connection: Connection, job: Job) -> None:
+    def open_again(self, connection: Connection, job: Job) -> None:
+        """Begin a new round of a job: its lost assets are pending again, or, without any, its result is sought again."""
         now = self.now()
         again = {
             "state": AssetState.PENDING,
             "due_at": now,
             "finished_at": None,
             "attempts": 0,
+            "crashes": 0,
             "expires_at": now + self.timing.url_lifetime,
         }
         lost = (assets.c.ref == job.ref) & assets.c.state.in_([AssetState.FAILED, AssetState.EXPIRED])
-        reopened = connection.execute(update(assets).where(lost).values(again)).rowcount
+        reopened = connection.execute(update(assets).where(lost).values(again).returning(assets.c.idx)).scalars().all()
+        wake_assets(connection, job.ref, reopened, now + self.timing.url_lifetime)
+        wake_job(connection, job.ref, now)
         values: dict[str, object] = {
             "round": job.round + 1,
             "reason": None,
@@ -347,6 +366,7 @@ class Ledger:
             "finished_at": None,
             "due_at": now,
             "attempts": 0,
+            "crashes": 0,
         }
         if reopened:
             values |= {"state": JobState.ARCHIVING}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from receiver.model import Api, AssetState, JobState, Mode, Outcome, Reason
+from receiver.model import Api, AssetState, JobState, Mode, Outcome, Reason, SendingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Job:
     due_at: float | None
     claim: str | None
     attempts: int
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Asset:
     width: int | None
     height: int | None
     finished_at: float | None
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,23 @@ class Hint:
     due_at: float
     claim: str | None
     attempts: int
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """The telling of one event to one destination, as its row stands; see ``tables.sendings``."""
+
+    destination: str
+    event: int
+    ref: str
+    state: SendingState
+    since: float
+    due_at: float | None
+    claim: str | None
+    attempts: int
+    error: str
+    finished_at: float | None
 
 
 @dataclass(frozen=True, slots=True)

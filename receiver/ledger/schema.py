@@ -5,13 +5,17 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, create_engine, inspect, text
 
+from receiver import faults
 from receiver.errors import LedgerError
+from receiver.ledger import copy, queue_schema
 from receiver.ledger.database import Database, foreign_errors_turned, sqlite_address
 
 # The newest migration; a test holds it against the folder.
-HEAD = "0001"
+HEAD = "0003"
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
+# How long a migration waits for a lock.
+_PATIENCE = "5s"
 # Any number will do, as long as every process of ours asks PostgreSQL for the same one.
 _MIGRATION_LOCK = 0x6C656467
 
@@ -19,6 +23,14 @@ _MIGRATION_LOCK = 0x6C656467
 def version(database: Database) -> str | None:
     """Return the schema version of the ledger, None where it has no schema yet; raise LedgerError if it cannot be read."""
     return database.read(_version)
+
+
+def _is_half_a_copy(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql" and copy.is_unfinished(connection)
+
+
+def _queue_is_old(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql" and queue_schema.is_old(connection)
 
 
 def _version(connection: Connection) -> str | None:
@@ -32,6 +44,10 @@ def require_current(database: Database) -> None:
     found = version(database)
     if is_old(found):
         raise LedgerError(f"the ledger's schema is {found or 'missing'}, this release needs {HEAD}: run `receiver migrate`")
+    if database.read(_is_half_a_copy):
+        raise LedgerError("the ledger is a copy that is not whole yet: run `receiver migrate --from` again, with the old service stopped")
+    if database.read(_queue_is_old):
+        raise LedgerError("the ledger's PostgreSQL lacks tables of Procrastinate's, or has old ones: run `receiver migrate`")
 
 
 def is_old(found: str | None) -> bool:
@@ -49,6 +65,7 @@ def migrate(url: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            path.touch(mode=0o600)  # prompts and URLs stand in it; SQLite gives its other files the same mode
             _upgrade(sqlite_address(path))
     except OSError as error:
         raise LedgerError(f"the ledger cannot be made: {error}") from error
@@ -63,13 +80,19 @@ def _upgrade(url: str | URL) -> None:
     engine = create_engine(url)
     try:
         with foreign_errors_turned(), engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
+            on_postgresql = connection.dialect.name == "postgresql"
+            if on_postgresql:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+                # The service goes on meanwhile: better no migration yet than everybody waiting behind one that waits for a long read.
+                connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE}'"))
             else:
                 # The driver would begin too late: DDL must roll back as one when the process dies half-way.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             if is_old(_version(connection)):
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
+                faults.reached(faults.Point.MIGRATED)
+            if on_postgresql:
+                queue_schema.bring_up(connection)
     finally:
         engine.dispose()

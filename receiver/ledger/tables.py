@@ -19,9 +19,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
-from receiver.model import Api, AssetState, EventType, JobState, Mode, Reason, Source, Verdict
+from receiver.model import Api, AssetState, EventType, JobState, Mode, Reason, SendingState, Source, Verdict
 
 metadata = MetaData(
     naming_convention={
@@ -66,6 +67,7 @@ jobs = Table(
     Column("due_at", Double),
     Column("claim", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("crashes", Integer, nullable=False, server_default="0"),  # claims in a row that ended without a word
     CheckConstraint(one_of("state", JobState), name="state"),
     CheckConstraint(one_of("api", Api), name="api"),
     CheckConstraint(one_of("mode", Mode), name="mode"),
@@ -92,6 +94,8 @@ Index("uq_jobs_provider_id", jobs.c.provider, jobs.c.provider_id, unique=True)
 Index("uq_jobs_key", jobs.c.key, unique=True)
 Index("ix_jobs_due", jobs.c.due_at, sqlite_where=jobs.c.due_at.isnot(None), postgresql_where=jobs.c.due_at.isnot(None))
 Index("ix_jobs_state", jobs.c.state, jobs.c.ref)
+Index("ix_jobs_model", jobs.c.model, jobs.c.ref)
+Index("ix_jobs_crashed", jobs.c.ref, sqlite_where=jobs.c.crashes > 0, postgresql_where=jobs.c.crashes > 0)
 
 deliveries = Table(
     "deliveries",
@@ -106,6 +110,8 @@ deliveries = Table(
     CheckConstraint(one_of("source", Source), name="source"),
     CheckConstraint(one_of("verdict", Verdict), name="verdict"),
 )
+_unreadable = deliveries.c.verdict == Verdict.UNREADABLE.value
+Index("ix_deliveries_unreadable", deliveries.c.id, sqlite_where=_unreadable, postgresql_where=_unreadable)
 
 assets = Table(
     "assets",
@@ -127,6 +133,7 @@ assets = Table(
     Column("width", Integer),
     Column("height", Integer),
     Column("finished_at", Double),
+    Column("crashes", Integer, nullable=False, server_default="0"),  # claims in a row that ended without a word
     CheckConstraint(one_of("state", AssetState), name="state"),
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_iff_due"),
     CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),
@@ -142,6 +149,18 @@ assets = Table(
 # Deadline first: claims walk this index from the URL that dies next. Its condition is the one that "due by now" implies to a planner.
 Index("ix_assets_deadline", assets.c.expires_at, sqlite_where=assets.c.due_at.isnot(None), postgresql_where=assets.c.due_at.isnot(None))
 Index("ix_assets_due", assets.c.due_at, sqlite_where=assets.c.due_at.isnot(None), postgresql_where=assets.c.due_at.isnot(None))
+Index("ix_assets_crashed", assets.c.ref, assets.c.idx, sqlite_where=assets.c.crashes > 0, postgresql_where=assets.c.crashes > 0)
+
+# Attempts to archive an asset that came to nothing; the last one's error stands in the asset too.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=True),
+    Column("ref", Text, ForeignKey("jobs.ref"), nullable=False, index=True),
+    Column("idx", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("error", Text, nullable=False),
+)
 
 events = Table(
     "events",
@@ -153,10 +172,48 @@ events = Table(
     Column("round", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("payload", Text, nullable=False),  # JSON object
+    Column("rebuilt", Integer, nullable=False, server_default="0"),  # 1: put back from the archive, and told long ago
     CheckConstraint(one_of("type", EventType), name="type"),
     # An event happens once; an operator's retry opens a new round.
     UniqueConstraint("ref", "idx", "type", "round"),
 )
+Index("ix_events_type", events.c.type, events.c.id)
+
+# To whom events are told, and up to which one they have been handed over; a destination taken out of EVENT_URLS keeps its place.
+destinations = Table(
+    "destinations",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("cursor", RowNumber, nullable=False),  # the last event looked at
+)
+
+# What became of telling one event to one destination.
+sendings = Table(
+    "sendings",
+    metadata,
+    Column("destination", Text, ForeignKey("destinations.name"), primary_key=True),
+    Column("event", RowNumber, ForeignKey("events.id"), primary_key=True, autoincrement=False),
+    Column("ref", Text, nullable=False),  # the event's job
+    Column("state", Text, nullable=False),
+    Column("since", Double, nullable=False),  # when the attempts began; they end in time
+    Column("due_at", Double),  # nothing while an earlier event of the same job is pending: events of a job are told in order
+    Column("claim", Text),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("error", Text, nullable=False, server_default=""),  # what the last attempt met
+    Column("finished_at", Double),
+    CheckConstraint(one_of("state", SendingState), name="state"),
+    CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),
+    CheckConstraint("due_at IS NULL OR state = 'pending'", name="due_is_pending"),
+    CheckConstraint("claim IS NULL OR due_at IS NOT NULL", name="claim_is_due"),
+)
+# Each with the very words of its condition: only for those do the planners use a partial index.
+for _name, _columns, _condition in (
+    ("ix_sendings_due", ("destination", "due_at"), "due_at IS NOT NULL"),
+    ("ix_sendings_turn", ("destination", "ref", "event"), "state = 'pending'"),
+    ("ix_sendings_sent", ("finished_at",), "state = 'sent'"),
+    ("ix_sendings_set_aside", ("event",), "state = 'set_aside'"),
+):
+    Index(_name, *(sendings.c[column] for column in _columns), sqlite_where=text(_condition), postgresql_where=text(_condition))
 
 # What strangers said without a ticket: a provider's id that is worth one look, nothing more.
 hints = Table(
@@ -167,4 +224,5 @@ hints = Table(
     Column("due_at", Double, nullable=False),
     Column("claim", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("body", LargeBinary),  # what was sent with it, to be compared with the provider's own answer
 )

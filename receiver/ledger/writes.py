@@ -6,11 +6,27 @@ Whoever changes a job locks its row first (``find_job``), so that the two assets
 import json
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
 
-from receiver.ledger.rows import Asset, Job
-from receiver.ledger.tables import assets, deliveries, events, hints, job_columns, jobs
-from receiver.model import INLINE, Api, AssetState, Delivery, EventType, JobState, Mode, Outcome, Reason, Report, Result, Source, Verdict
+from receiver.ledger.rows import Asset, Job, Sending
+from receiver.ledger.tables import assets, attempts, deliveries, events, hints, job_columns, jobs
+from receiver.ledger.wakes import wake_assets, wake_job, wake_senders
+from receiver.model import (
+    INLINE,
+    Api,
+    AssetState,
+    Delivery,
+    EventType,
+    JobState,
+    Mode,
+    Outcome,
+    Reason,
+    Report,
+    Result,
+    SendingState,
+    Source,
+    Verdict,
+)
 
 ABOUT_THE_JOB = -1
 # Attempts after which an asset gets no fresh URL any more: some five hours of them. An operator's retry counts anew.
@@ -22,6 +38,7 @@ _EVENTS_LINE = 0x6576656E
 _JOB = select(*job_columns).where(jobs.c.ref == bindparam("ref"))
 _JOB_LOCKED = _JOB.with_for_update()
 _CHANGE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values beside ``of_ref``
+_WEIGHT = select(func.count(), func.coalesce(func.sum(func.length(deliveries.c.body)), 0)).where(deliveries.c.ref == bindparam("ref"))
 _NEW_DELIVERY, _NEW_ASSET, _NEW_EVENT = insert(deliveries), insert(assets), insert(events)
 
 
@@ -38,6 +55,12 @@ def asset_of(row: Row[Any]) -> Asset:
     """Turn a full row of ``assets`` into an Asset."""
     values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
     return Asset(**{**values, "state": AssetState(values["state"])})
+
+
+def sending_of(row: Row[Any]) -> Sending:
+    """Turn a full row of ``sendings`` into a Sending."""
+    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    return Sending(**{**values, "state": SendingState(values["state"])})
 
 
 def find_job(connection: Connection, ref: str, *, locked: bool = True) -> Job | None:
@@ -88,6 +111,18 @@ def set_verdict(connection: Connection, number: int, verdict: Verdict) -> None:
     connection.execute(update(deliveries).where(deliveries.c.id == number).values(verdict=verdict))
 
 
+def weigh_deliveries(connection: Connection, ref: str) -> tuple[int, int]:
+    """Return how many deliveries of a job are kept, and the bytes of their bodies."""
+    count, size = connection.execute(_WEIGHT, {"ref": ref}).one()
+    return int(count), int(size)
+
+
+def find_unconfirmed(connection: Connection, ref: str) -> list[tuple[int, bytes]]:
+    """Return number and body of a job's deliveries that wait for the provider's own answer."""
+    waiting = (deliveries.c.ref == ref) & (deliveries.c.verdict == Verdict.UNCONFIRMED)
+    return [(row.id, row.body) for row in connection.execute(select(deliveries.c.id, deliveries.c.body).where(waiting))]
+
+
 def find_answer(connection: Connection, ref: str) -> bytes | None:
     """Return the answer to a job's submit, where the answer was its result; None for any other job."""
     answers = (deliveries.c.ref == ref) & (deliveries.c.source == Source.SYNC)
@@ -123,7 +158,8 @@ def note_id(connection: Connection, job: Job, provider_id: str | None) -> None:
 def look_at(connection: Connection, ref: str, due_at: float) -> None:
     """Have an unfinished job looked at no later than ``due_at``, unless somebody is looking at it now."""
     wanted = (jobs.c.ref == ref) & jobs.c.finished_at.is_(None) & jobs.c.claim.is_(None) & (jobs.c.due_at > due_at)
-    connection.execute(update(jobs).where(wanted).values(due_at=due_at))
+    if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
+        wake_job(connection, ref, due_at)
 
 
 def begin_archiving(connection: Connection, job: Job, report: Report, now: float, lifetime: float) -> None:
@@ -140,6 +176,7 @@ def begin_archiving(connection: Connection, job: Job, report: Report, now: float
     }
     connection.execute(_CHANGE_JOB, {"of_ref": job.ref, **values})
     connection.execute(_NEW_ASSET, [_new_asset(job.ref, idx, result, now, lifetime) for idx, result in enumerate(report.results)])
+    wake_assets(connection, job.ref, range(len(report.results)), now + lifetime)
 
 
 def risk_begins(expires_at: float, lifetime: float) -> float:
@@ -161,14 +198,16 @@ def _new_asset(ref: str, idx: int, result: Result, now: float, lifetime: float) 
 
 def refresh_urls(connection: Connection, job: Job, report: Report, now: float, lifetime: float) -> bool:
     """Give pending assets the URLs a new answer brought; say whether any URL was new."""
-    fresh = 0
+    fresh = []
     for idx, result in enumerate(report.results):
         stale = (assets.c.ref == job.ref) & (assets.c.idx == idx) & (assets.c.state == AssetState.PENDING) & (assets.c.url != result.url)
         # A provider that signs a new URL with every answer must not keep an asset alive for ever.
         stale &= assets.c.attempts < MOST_ATTEMPTS
         values = {"url": result.url, "announced_at": now, "expires_at": now + lifetime, "due_at": now, "claim": None}
-        fresh += connection.execute(update(assets).where(stale).values(values)).rowcount
-    return fresh > 0
+        if connection.execute(update(assets).where(stale).values(values)).rowcount:
+            fresh.append(idx)
+    wake_assets(connection, job.ref, fresh, now + lifetime)
+    return bool(fresh)
 
 
 def finish_job(
@@ -198,7 +237,9 @@ def finish_job(
     payload: dict[str, object] = {
         "ref": job.ref,
         "state": state,
+        "provider": job.provider,
         "provider_id": values["provider_id"],
+        "model": job.model,
         "reason": reason,
         "message": message,
     }
@@ -207,9 +248,8 @@ def finish_job(
 
 def emit(connection: Connection, kind: EventType, job: Job, idx: int, now: float, payload: dict[str, object]) -> None:
     """Write an event beside the change it tells of."""
-    if connection.dialect.name == "postgresql":
-        # Numbers are drawn before the commit. Writers of events stand in line, or a reader could pass a number that is yet to be seen.
-        connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LINE)))
+    stand_in_line(connection)
+    payload = {**payload, "job_key": job.key}  # by which a caller knows the job
     values = {
         "type": kind,
         "ref": job.ref,
@@ -219,6 +259,16 @@ def emit(connection: Connection, kind: EventType, job: Job, idx: int, now: float
         "payload": json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
     }
     connection.execute(_NEW_EVENT, values)
+    wake_senders(connection, now)
+
+
+def stand_in_line(connection: Connection) -> None:
+    """Let no other transaction write events until this one ends, where events are read while they are written (PostgreSQL).
+
+    Numbers are drawn before the commit. Writers of events stand in line, or a reader could pass a number that is yet to be seen.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LINE)))
 
 
 def has_event(connection: Connection, kind: EventType, job: Job) -> bool:
@@ -233,10 +283,25 @@ def pending_assets(connection: Connection, ref: str) -> int:
     return int(connection.execute(still).scalar_one())
 
 
+def note_attempt(connection: Connection, asset: Asset, now: float, error: str) -> None:
+    """Keep what an attempt to archive an asset met."""
+    connection.execute(insert(attempts).values(ref=asset.ref, idx=asset.idx, at=now, error=error))
+
+
+def asset_urls(connection: Connection, ref: str) -> list[str]:
+    """Return where a job's results are, in their order."""
+    return list(connection.execute(select(assets.c.url).where(assets.c.ref == ref).order_by(assets.c.idx)).scalars())
+
+
 def lost_inline_assets(connection: Connection, ref: str) -> int:
     """Count the assets of a job that are not archived although their bytes are in the ledger."""
     ours = (assets.c.ref == ref) & (assets.c.state != AssetState.ARCHIVED) & assets.c.url.startswith(INLINE)
     return int(connection.execute(select(func.count()).select_from(assets).where(ours)).scalar_one())
+
+
+def touch(connection: Connection) -> None:
+    """Write what is there already: the smallest change that needs the disk."""
+    connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
 
 
 def delete_hint(connection: Connection, provider_id: str) -> None:

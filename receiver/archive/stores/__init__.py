@@ -4,6 +4,7 @@ A store gives two promises: a put that returned is durable and was verified by u
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast, get_args
 from urllib.parse import unquote
@@ -32,8 +33,21 @@ class Store(Protocol):
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:
         """Store these bytes under the key whatever is there; readers see the old or the new ones, never a mixture. Durable on return."""
 
-    def open(self, key: str) -> BinaryIO:
-        """Return the object's bytes as a stream to be read in parts and closed; raise MissingObjectError if there is none."""
+    def open(self, key: str, start: int = 0) -> BinaryIO:
+        """Return the object's bytes, from the one at ``start`` on, as a stream to be read in parts and closed.
+
+        Raise MissingObjectError if there is none.
+        """
+
+    def link(self, key: str, seconds: int, *, name: str) -> str | None:
+        """Return a URL that gives the object to everybody for so many seconds, as a file called ``name``; None where there is none."""
+
+    def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
+        """Go through the objects below the folder ``prefix``, sorted by name: name and size in bytes.
+
+        A listing that was broken off goes on behind ``after``, the last name it gave. What begins with a dot is passed over; what strangers
+        put there is not, so that a name need not be a key. Raise StoreError, also where there is no archive at all.
+        """
 
     def check(self) -> None:
         """Try whether objects can be written and read back here; raise StoreError saying what is wrong and what to do."""

@@ -56,7 +56,7 @@ class DirectoryStore:
             if copied != sha256:
                 raise StoreError(f"{path} changed while it was archived as {key}: its SHA-256 is {copied}, not {sha256}")
             os.fsync(descriptor)
-            target.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+            _make_directory(target.parent)
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -69,18 +69,35 @@ class DirectoryStore:
         with self._told(f"store {key} in"), self._new_file() as (descriptor, temporary):
             _write(descriptor, data)
             os.fsync(descriptor)
-            target.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+            _make_directory(target.parent)
             temporary.replace(target)
             self._settle(target.parent)
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, start: int = 0) -> BinaryIO:
         """Open the object's file for reading; see Store."""
         target = self._path(key)
         with self._told(f"read {key} from"):
             try:
-                return target.open("rb")
+                file = target.open("rb")
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
                 raise MissingObjectError(f"cannot read {key} from the archive directory {self._root}: there is no such object") from error
+            if start:
+                file.seek(start)
+            return file
+
+    def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
+        """Walk the files below ``prefix``, one folder's names in memory for each level; see Store."""
+        start = self._path(prefix) if prefix else self._root
+        with self._told("list"):
+            if not self._root.is_dir():
+                raise StoreError(f"there is no archive directory {self._root}: mount it, or correct ARCHIVE_URL")
+            if start.is_dir():
+                yield from _walk(start, f"{prefix}/" if prefix else "", after)
+
+    def link(self, key: str, seconds: int, *, name: str) -> str | None:  # noqa: ARG002 - nobody can be let in for a time
+        """Return nothing: a directory has no address; see Store."""
+        checked(key)
+        return None
 
     def check(self) -> None:
         """Write, link, read and remove a file; see Store."""
@@ -145,7 +162,7 @@ class DirectoryStore:
                 raise StoreError(
                     f"there is no directory {self._root.parent} to hold the archive: create or mount it, or correct ARCHIVE_URL"
                 )
-            self._root.mkdir(_DIRECTORY_MODE, exist_ok=True)
+            _make_directory(self._root)
             _sync_directory(self._root.parent)
             self._temporary.mkdir(_DIRECTORY_MODE, exist_ok=True)
             self._sweep()
@@ -170,6 +187,30 @@ class DirectoryStore:
             _sync_directory(above)
         # The lowest directory belongs to one job and would be remembered in vain; those above it to a day, a month, a year.
         self._settled.update(parent for parent in directory.parents if parent.is_relative_to(self._root))
+
+
+def _walk(folder: Path, prefix: str, after: str) -> Iterator[tuple[str, int]]:
+    """Go through the files below a folder whose names come behind ``after``, in the order of S3: ``/`` is a character of the name."""
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name + "/" * entry.is_dir(), entry) for entry in entries if not entry.name.startswith("."))
+    for name, entry in found:
+        key = prefix + name
+        if name.endswith("/"):
+            if key > after or after.startswith(key):
+                yield from _walk(folder / entry.name, key, after)
+        elif key > after and entry.is_file():
+            with suppress(FileNotFoundError):  # removed since
+                yield key, entry.stat().st_size
+
+
+def _make_directory(directory: Path) -> None:
+    """Make a directory and the missing ones above it, all of one mode: the umask is for what is nobody else's business."""
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    with suppress(FileExistsError):  # another put has just made it, or a file stands there, which the next step will say
+        directory.mkdir(0o700)
+        directory.chmod(_DIRECTORY_MODE)
 
 
 def _must_hold(target: Path, sha256: str) -> None:

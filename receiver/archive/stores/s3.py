@@ -25,11 +25,13 @@ from urllib3.exceptions import HTTPError
 
 from receiver.archive.stores.keys import checked
 from receiver.archive.stores.s3_errors import error_code, remedy, status
+from receiver.archive.stores.s3_probe import Dialect, probe
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
     from _typeshed import WriteableBuffer
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 Checksums = Literal["when_required", "when_supported"]
@@ -43,6 +45,14 @@ _MARKER_TEXT = b"Written once by webhook-image-receiver to see whether it may wr
 
 class _Condition(TypedDict, total=False):
     IfNoneMatch: str
+
+
+class _Start(TypedDict, total=False):
+    StartAfter: str
+
+
+class _Part(TypedDict, total=False):
+    Range: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class S3Store:
             request_checksum_calculation=checksums,
             response_checksum_validation=checksums,
             s3={"addressing_style": addressing_style},
+            signature_version="s3v4",  # links are signed in an older way by default, which most servers no longer take
         )
         self._lock = Lock()
         self._made: S3Client | None = None
@@ -117,18 +128,43 @@ class S3Store:
             found = self._read_back(name, meant=sha256)
         self._must_be_whole(key, found)
 
-    def open(self, key: str) -> BinaryIO:
-        """Start the download; see Store."""
+    def open(self, key: str, start: int = 0) -> BinaryIO:
+        """Start the download; see Store. Only the whole object can be held against the hash its writer declared."""
+        part: _Part = {"Range": f"bytes={start}-"} if start else {}
         name = self._name(key)
         with self._told(f"read {key} from"):
-            body = self._client().get_object(Bucket=self._bucket, Key=name)["Body"]
-        return io.BufferedReader(_Download(body, partial(self._told, f"read {key} from")), CHUNK)
+            answer = self._client().get_object(Bucket=self._bucket, Key=name, **part)
+        declared = None if start else _declared(answer)
+        return io.BufferedReader(_Download(answer["Body"], declared, partial(self._told, f"read {key} from")), CHUNK)
+
+    def link(self, key: str, seconds: int, *, name: str) -> str | None:
+        """Sign a URL, without asking the server; see Store. It is saved rather than shown, whatever it holds."""
+        wanted = {"Bucket": self._bucket, "Key": self._name(key), "ResponseContentDisposition": f'attachment; filename="{name}"'}
+        with self._told(f"sign a link to {key} in"):
+            return self._client().generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
+
+    def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
+        """Ask for the names page by page, a thousand at a time; see Store."""
+        below = f"{self._name(prefix)}/" if prefix else self._prefix
+        # A name of nothing means "from the start", but not every server takes an empty one.
+        start: _Start = {"StartAfter": self._prefix + after} if after else {}
+        with self._told("list"):
+            for page in self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below, **start):
+                for found in page.get("Contents", ()):
+                    key = found["Key"].removeprefix(self._prefix)
+                    if not (key.startswith(".") or "/." in key or key.endswith("/")):  # at the end: some tools make "folders" so
+                        yield key, found["Size"]
 
     def check(self) -> None:
         """Put the marker object and read it; see Store. Only the first check ever writes, the later ones are answered 412."""
         with self._told("write and read a trial object in"):
             self._conditional = self._learn()
             self._read_back(self._prefix + MARKER)
+
+    def probe(self) -> Dialect:
+        """Find out which dialect the server speaks, with trial objects that are deleted again; raise StoreError like ``check``."""
+        with self._told("write and read a trial object in"):
+            return probe(self._client(), self._bucket, self._prefix)
 
     def locate(self, key: str) -> str:
         """Return the object's ``s3://`` URL."""
@@ -192,9 +228,7 @@ class S3Store:
                 digest.update(chunk)
         finally:
             body.close()
-        # Some servers spell the names of metadata in their own way: `Sha256`.
-        metadata = {word.lower(): value for word, value in answer["Metadata"].items()}
-        return _Found(digest.hexdigest(), metadata.get("sha256", meant))
+        return _Found(digest.hexdigest(), _declared(answer) or meant)
 
     def _must_be_whole(self, key: str, found: _Found) -> None:
         if found.damaged:
@@ -239,11 +273,12 @@ class S3Store:
 
 
 class _Download(io.RawIOBase):
-    """The body of an answer as a raw stream whose errors are ours."""
+    """The body of an answer as a raw stream whose errors are ours; at its end it must be what its writer ``declared``, if that is known."""
 
-    def __init__(self, body: StreamingBody, told: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, body: StreamingBody, declared: str | None, told: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__()
-        self._body, self._told = body, told
+        self._body, self._declared, self._told = body, declared, told
+        self._digest = hashlib.sha256()
 
     def readable(self) -> bool:
         """Say yes."""
@@ -254,6 +289,9 @@ class _Download(io.RawIOBase):
         view = memoryview(buffer)
         with self._told():
             data = self._body.read(len(view))
+        self._digest.update(data)
+        if view and not data and self._declared not in (None, self._digest.hexdigest()):
+            raise StoreError(f"the object is damaged: its SHA-256 is {self._digest.hexdigest()} instead of {self._declared}")
         view[: len(data)] = data
         return len(data)
 
@@ -261,6 +299,11 @@ class _Download(io.RawIOBase):
         """Give up the connection; what was not read is lost."""
         self._body.close()
         super().close()
+
+
+def _declared(answer: "GetObjectOutputTypeDef") -> str | None:
+    """Return the hash the object's writer declared. Some servers spell the names of metadata in their own way: `Sha256`."""
+    return {word.lower(): value for word, value in answer["Metadata"].items()}.get("sha256")
 
 
 def _is_taken(error: ClientError) -> bool:

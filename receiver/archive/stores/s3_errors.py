@@ -23,7 +23,7 @@ _BY_CODE = {
     "SignatureDoesNotMatch": "the secret key is wrong: correct AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": "the credentials have expired: renew them",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
-    "AccessDenied": "not permitted: allow these credentials s3:PutObject and s3:GetObject on the bucket and its prefix",
+    "AccessDenied": "not permitted: allow these credentials s3:PutObject, s3:GetObject and s3:ListBucket on the bucket and its prefix",
     "PermanentRedirect": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,

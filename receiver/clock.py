@@ -1,0 +1,38 @@
+"""What time it is for the service: time that passes evenly, whatever is done to the machine's clock meanwhile.
+
+Leases, polls and deadlines are all kept by it. When an administrator, or NTP, sets the clock, rows would otherwise look abandoned, or lie
+in the future, by as much. So the clock is read once; from then on the time since is added, by a counter that nobody can set.
+"""
+
+import os
+import time
+from functools import cache
+
+# How a process tells those it starts what it goes by: seconds between the epoch and the machine's start.
+_SHARED = "RECEIVER_CLOCK"
+
+
+def now() -> float:
+    """Return the seconds since the epoch, UTC."""
+    return _machine_started_at() + _since_then()
+
+
+def share() -> None:
+    """Have the processes started from here go by this one's time."""
+    os.environ[_SHARED] = repr(_machine_started_at())
+
+
+def error() -> float:
+    """Return by how many seconds the machine's clock was set forward (negative: back) since we read it."""
+    return time.time() - now()
+
+
+@cache
+def _machine_started_at() -> float:
+    shared = os.environ.get(_SHARED)
+    return float(shared) if shared else time.time() - _since_then()
+
+
+def _since_then() -> float:
+    # Unlike the monotonic clock this one goes on while the machine sleeps; only Linux has it.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,0 +1,149 @@
+"""Ways to a destination: a webhook signed by the Standard Webhooks rules, queues and topics of AWS, our own log."""
+
+import http.client
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Any, Protocol, cast
+
+import structlog
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from standardwebhooks import Webhook
+
+from receiver.archive.address import read_url
+from receiver.archive.dial import Dialler, told_by
+from receiver.archive.wire import LONGEST_HEAD, Watch, Wire
+from receiver.destinations import Destination, Kind
+from receiver.errors import AddressRefusedError, FetchError, NotToldError
+from receiver.events import Event
+
+log = structlog.get_logger(__name__)
+
+# Seconds for one attempt from the look-up to the head of the answer, and for one silence in it.
+WITHIN, STALL = 15.0, 10.0
+# Seconds we wait longer because a destination asks for it (Retry-After).
+LONGEST_WISH = 3600.0
+
+_REQUEST = (
+    "POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\nContent-Type: application/json\r\n"
+    "Content-Length: {length}\r\nwebhook-id: {id}\r\nwebhook-timestamp: {timestamp}\r\nwebhook-signature: {signature}\r\n"
+    "Connection: close\r\n\r\n"
+)
+# Statuses that say nothing about the event: come again later.
+_AWAY = frozenset({408, 429, 500, 502, 503, 504})
+_THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestThrottled", "OverLimit", "ServiceUnavailable", "InternalError"})
+
+
+class Way(Protocol):
+    """How one destination is told."""
+
+    def tell(self, event: Event, body: str) -> None:
+        """Return once the destination took the event; raise NotToldError."""
+
+
+class WebhookWay:
+    """Posts to one address, only where the policy allows, and follows no redirect; signs with every secret, so that they can be rotated."""
+
+    def __init__(self, address: str, dialler: Dialler, secrets: Sequence[str], now: Callable[[], float]) -> None:
+        self._target = read_url(address)
+        self._dialler = dialler
+        self._signers = [Webhook(secret) for secret in secrets]
+        self._now = now
+
+    def tell(self, event: Event, body: str) -> None:
+        """Post the event; see Way."""
+        host = self._target.host
+        try:
+            self._dialler.policy.check_url(self._target.url)
+            with told_by(host):
+                status, wish = self._post(event, body)
+        except AddressRefusedError as error:
+            raise NotToldError(str(error)) from error
+        except FetchError as error:
+            raise NotToldError(str(error), away=True) from error
+        if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's successes
+            aside = "; redirects are not followed, name the last address in EVENT_URLS" if 300 <= status < 400 else ""  # noqa: PLR2004 - as above
+            raise NotToldError(f"{host} answered {status}{aside}", away=status in _AWAY, wait=wish)
+
+    def _post(self, event: Event, body: str) -> tuple[int, float]:
+        """Send one request over a connection of its own; return the answer's status and the wait it asks for. Its body is not read."""
+        watch = Watch(time.monotonic, WITHIN, STALL)
+        data, target = body.encode(), self._target
+        moment = datetime.fromtimestamp(int(self._now()), UTC)
+        head = _REQUEST.format(
+            path=target.path,
+            authority=target.authority,
+            length=len(data),
+            id=event.id,
+            timestamp=int(moment.timestamp()),
+            signature=" ".join(signer.sign(event.id, moment, body) for signer in self._signers),
+        )
+        with self._dialler.dial(target, watch) as sock:
+            sock.settimeout(watch.patience())
+            sock.sendall(head.encode("ascii") + data)
+            with closing(http.client.HTTPResponse(cast("Any", Wire(sock, watch, LONGEST_HEAD)), method="POST")) as response:
+                response.begin()
+                return response.status, _seconds(response.headers.get("Retry-After", ""))
+
+
+def _seconds(wish: str) -> float:
+    return min(float(wish), LONGEST_WISH) if wish.isascii() and wish.isdigit() and len(wish) < 10 else 0.0  # noqa: PLR2004 - no date, no joke
+
+
+class AwsWay:
+    """Sends to a queue or a topic; credentials and endpoints are boto3's own environment variables."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._service = destination.kind.value
+        self._address = destination.address
+        self._in_order = destination.address.endswith(".fifo")
+        self._lock = Lock()
+        self._made: Any = None
+
+    def tell(self, event: Event, body: str) -> None:
+        """Send the event; see Way."""
+        attributes = {name: {"DataType": "String", "StringValue": value} for name, value in (("type", event.type.value), ("id", event.id))}
+        order = {"MessageGroupId": event.ref, "MessageDeduplicationId": event.id} if self._in_order else {}
+        try:
+            if self._service == Kind.SQS:
+                self._client().send_message(QueueUrl=self._address, MessageBody=body, MessageAttributes=attributes, **order)
+            else:
+                self._client().publish(TopicArn=self._address, Message=body, MessageAttributes=attributes, **order)
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            raise NotToldError(f"{self._service} answered {code}", away=code in _THROTTLED) from error
+        except (BotoCoreError, ValueError) as error:  # the latter for an endpoint that is no URL
+            raise NotToldError(f"{self._service} cannot be reached: {error}", away=True) from error
+
+    def _client(self) -> Any:
+        with self._lock:  # making a client is not thread-safe, using one is
+            if self._made is None:
+                limits = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1, "mode": "standard"})
+                self._made = cast("Any", Session()).client(self._service, region_name=self._region(), config=limits)
+            return self._made
+
+    def _region(self) -> str | None:
+        """Return the region an address names; where it names none, boto3's own variable counts."""
+        if self._service == Kind.SNS:
+            return self._address.split(":")[3]
+        labels = (read_url(self._address).host).split(".")
+        return labels[1] if labels[0] == "sqs" and labels[2:3] == ["amazonaws"] else None
+
+
+class LogWay:
+    """Writes events to the service's log."""
+
+    def tell(self, event: Event, body: str) -> None:
+        """Write a line; see Way."""
+        log.info("event", type=event.type, ref=event.ref, id=event.id, body=body)
+
+
+def way_to(destination: Destination, dialler: Dialler, secrets: Sequence[str], now: Callable[[], float]) -> Way:
+    """Return the way to a destination; nothing is connected yet."""
+    if destination.kind is Kind.WEBHOOK:
+        return WebhookWay(destination.address, dialler, secrets, now)
+    return LogWay() if destination.kind is Kind.LOG else AwsWay(destination)
