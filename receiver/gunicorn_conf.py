@@ -9,8 +9,10 @@ import struct
 import sys
 from typing import Any
 
-from receiver import metrics
+from receiver import faults, metrics, own_secrets, traces
+from receiver.child import say_ready
 from receiver.errors import ReceiverError
+from receiver.gunicorn_worker import DrainingWorker
 from receiver.services import Services
 from receiver.settings import Settings
 
@@ -19,9 +21,11 @@ try:
 except ReceiverError as _error:
     sys.exit("\n".join(["the configuration is wrong:", *getattr(_error, "mistakes", [str(_error)])]))
 
+faults.arm(os.environ)
+
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "gthread"
+worker_class = DrainingWorker
 threads = 16
 # Seconds: for requests under way at a stop, for a worker that hangs, for an idle connection kept open.
 graceful_timeout = 8
@@ -29,6 +33,8 @@ timeout = 60
 keepalive = 15
 SILENCE = 5  # seconds without a byte of a request that was begun
 backlog = 2048
+# No X-Forwarded-Proto is believed, nor what else a proxy may say, unless the operator names the proxy; gunicorn would believe loopback.
+forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "")
 # Paths hold tickets, so there is no access log, nor gunicorn's warnings, which quote requests it cannot read; what happened to a
 # callback is logged by its ref.
 accesslog = None
@@ -42,6 +48,7 @@ def on_starting(_server: Any) -> None:
     """Make ready what all workers share, once, before the first of them is forked."""
     from receiver import logs  # noqa: PLC0415 - logging belongs to the running server, not to the import
 
+    own_secrets.write_for_owner_only()
     logs.configure(_settings)
     try:
         Services(_settings).open().close()
@@ -59,13 +66,11 @@ def when_ready(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Open the services of one worker before it takes its first request."""
-    from receiver.web.state import attach  # noqa: PLC0415 - prometheus_client may only be imported after metrics.prepare
+    metrics.reserve_room()
+    from receiver.web import state  # noqa: PLC0415 - prometheus_client may only be imported after metrics.prepare
 
-    attach(worker.wsgi, Services(_settings).open())
-
-
-def child_exit(_server: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that is gone; its counts stay."""
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - as above
-
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # the package has no types here
+    state.attach(worker.wsgi, Services(_settings).open())
+    state.stops_when(worker.wsgi, lambda: not worker.alive)
+    metrics.show()
+    traces.configure(os.environ)
+    say_ready()

@@ -1,4 +1,7 @@
-"""How the service logs: one line an event, JSON for machines, colours for a terminal. Tickets and secrets never get this far."""
+"""How the service logs: one line an event, JSON for machines, colours for a terminal.
+
+Tickets and secrets should never get this far. Should one all the same, quoted by a library or in a traceback, it is blackened here.
+"""
 
 import logging
 import sys
@@ -6,7 +9,17 @@ import sys
 import structlog
 from structlog.typing import Processor
 
+from receiver.masking import Mask
 from receiver.settings import Settings
+
+
+class _Blackening(structlog.stdlib.ProcessorFormatter):
+    """Writes a line, its traceback included, and lets no secret stand in it."""
+
+    mask = Mask()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.mask(super().format(record))
 
 
 def configure(settings: Settings) -> None:
@@ -28,9 +41,8 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     output = logging.StreamHandler(sys.stderr)
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer]
-    )
+    formatter = _Blackening(foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer])
+    formatter.mask = Mask(settings.secrets())
     output.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [output]

@@ -1,4 +1,4 @@
-"""Secrets the embedded default makes for itself on its first start and keeps, readable by their owner only."""
+"""What is nobody else's: the secrets the embedded default makes for itself and keeps, and the modes of everything else it writes."""
 
 import os
 import secrets
@@ -6,6 +6,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from receiver.errors import ConfigurationError
+
+
+def write_for_owner_only() -> None:
+    """Have this process, and those it starts, make files that only their owner can read: ledger, scratch, figures, bell.
+
+    Objects of an archive directory are given a mode of their own.
+    """
+    os.umask(0o077)
+
+
+def make_data_dir(path: Path) -> None:
+    """Make DATA_DIR for its owner only, if it is missing; one that is there keeps its mode. Raise OSError if it cannot be made."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def keep(path: Path, prefix: str = "") -> str:

@@ -1,13 +1,13 @@
-"""``receiver serve``: web and worker as two child processes, started again when they die, drained together on SIGTERM.
+"""``receiver serve``: web and worker as child processes, started again when they die, drained together on SIGTERM.
 
-The children ask the kernel to be stopped when this process dies, so that even a ``kill -9`` of it leaves nothing behind.
+The listening socket belongs to this process and is only lent to the web: while the web is restarted, callers wait in the socket's queue
+and are answered by its successor. SIGHUP starts new children, of the code and configuration as they are now, and ends the old ones when the
+new ones can work. The children ask the kernel to be stopped when this process dies, so that even a ``kill -9`` of it leaves nothing behind.
 """
 
-import ctypes
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,92 +16,99 @@ from types import FrameType
 
 import structlog
 
-from receiver.errors import ConfigurationError
+from receiver import clock
+from receiver.child import Child
+from receiver.listening import listen
 
 log = structlog.get_logger(__name__)
 
 # Seconds the children have to drain: the worker gives back what it holds after 8, gunicorn cuts requests after 8.
 DRAIN = 9.5
-# A child that lived less than this many seconds is started again only after a pause of as many.
-TOO_SHORT = 2.0
-
-_PR_SET_PDEATHSIG = 1
-
-
-class Child:
-    """One supervised process."""
-
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        self.name = name
-        self._command = command
-        self._started = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start the process."""
-        self._started = time.monotonic()
-        self._process = subprocess.Popen(self._command, preexec_fn=_die_with_parent)  # noqa: PLW1509 - no thread runs yet between fork and exec
-
-    def restart_if_dead(self, stopping: threading.Event) -> None:
-        """Start the process again if it ended; one that keeps dying is given time."""
-        if self._process is None or self._process.poll() is None:
-            return
-        log.error("process died, starting it again", process=self.name, status=self._process.returncode)
-        stopping.wait(max(0.0, TOO_SHORT - (time.monotonic() - self._started)))
-        if not stopping.is_set():
-            self.start()
-
-    def terminate(self) -> None:
-        """Ask the process to drain."""
-        if self._process and self._process.poll() is None:
-            self._process.terminate()
-
-    def reap(self, deadline: float) -> None:
-        """Wait until the process is gone, and see to it at the deadline (monotonic seconds)."""
-        if self._process is None:
-            return
-        try:
-            self._process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            log.error("process did not drain in time", process=self.name)  # noqa: TRY400 - nothing to trace
-            self._process.kill()
-            self._process.wait()
-
-
-def _die_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when its parent dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _require_free(host: str, port: int) -> None:
-    """Raise ConfigurationError if nobody can listen there: a web process that cannot start would be started again for ever."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family):
-            pass
-    except OSError as error:
-        raise ConfigurationError([f"PORT, --host, --port: cannot listen on {host}:{port} ({error.strerror}); choose another"]) from error
+# Seconds new children have to get ready at a reload; then the old ones stay.
+READY_WITHIN = 30.0
+# Seconds the machine's clock may be off from ours before we say so.
+CLOCK_ERROR = 60.0
 
 
 def serve(host: str, port: int) -> None:
     """Run web and worker until SIGTERM or SIGINT; raise ConfigurationError if the address is taken."""
-    _require_free(host, port)
-    web = ["-m", "gunicorn", "-c", "python:receiver.gunicorn_conf", "--bind", f"{host}:{port}", "receiver.web:create_app()"]
-    children = [Child("web", [sys.executable, *web]), Child("worker", [sys.executable, "-m", "receiver", "worker"])]
-    stopping = threading.Event()
+    with listen(host, port) as listener:
+        _Supervisor(listener).run()
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    for child in children:
-        child.start()
-    while not stopping.wait(0.2):
+class _Supervisor:
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._children: list[Child] = []
+        self._asked = threading.Event()  # by a signal, to stop or to reload
+        self._stopping = self._reloading = False
+        self._clock_error = 0.0
+
+    def run(self) -> None:
+        """Start the children and look after them."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+        clock.share()
+        self._children = self._start()
+        while not self._stopping:
+            self._asked.wait(0.2)
+            self._asked.clear()
+            if self._reloading and not self._stopping:
+                self._reloading = False
+                self._reload()
+            for child in self._children:
+                child.restart_if_dead(self._asked)
+            self._watch_the_clock()
+        log.info("draining", pid=os.getpid())
+        self._listener.close()  # the web's copy is now the last, and it answers who waits there before it closes it
+        _end(self._children)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._reloading = True
+        else:
+            self._stopping = True
+        self._asked.set()
+
+    def _start(self) -> list[Child]:
+        lent = self._listener.fileno()
+        web = ["-m", "gunicorn", "-c", "python:receiver.gunicorn_conf", "--bind", f"fd://{lent}", "receiver.web:create_app()"]
+        worker = [sys.executable, "-m", "receiver", "worker"]
+        children = [Child("web", [sys.executable, *web], lent), Child("worker", worker)]
         for child in children:
-            child.restart_if_dead(stopping)
-    log.info("draining", pid=os.getpid())
+            child.start()
+        return children
+
+    def _reload(self) -> None:
+        """Put new children in the place of the old; if they cannot work, say so and keep the old."""
+        log.info("reloading", pid=os.getpid())
+        new = self._start()
+        if self._become_ready(new):
+            new, self._children = self._children, new
+            log.info("reloaded", pid=os.getpid())
+        else:
+            log.error("reload given up, the old processes go on: the new ones do not work")
+        _end(new)
+
+    def _become_ready(self, children: Sequence[Child]) -> bool:
+        """Wait until each child says that it can work; False if one dies instead, says nothing, or we are to stop."""
+        deadline = time.monotonic() + READY_WITHIN
+        waiting = list(children)
+        while waiting and not self._stopping and time.monotonic() < deadline:
+            waiting = [child for child in waiting if not child.becomes_ready(0.2)]
+            if any(child.is_dead() for child in waiting):
+                return False
+        return not waiting
+
+    def _watch_the_clock(self) -> None:
+        error = clock.error()
+        if abs(error - self._clock_error) > CLOCK_ERROR:
+            self._clock_error = error
+            log.warning("this machine's clock was set; the service keeps its own time until it is started anew", seconds=round(error))
+
+
+def _end(children: Sequence[Child]) -> None:
+    """Have the children drain, and see to it that they are gone then."""
     deadline = time.monotonic() + DRAIN
     for child in children:
         child.terminate()

@@ -1,4 +1,8 @@
-"""The worker process: the only one of its DATA_DIR, it takes over what a dead one left and works until it is stopped."""
+"""The worker process works until it is stopped.
+
+On SQLite it is the only one of its DATA_DIR and takes over what a dead one left. On PostgreSQL there may be any number: each has a place of
+its own in its DATA_DIR, and what a dead one had in hand comes to others when its leases end.
+"""
 
 import fcntl
 import shutil
@@ -6,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
@@ -13,6 +18,7 @@ from typing import TextIO
 
 import structlog
 
+from receiver.bookkeeping import bookkeeping
 from receiver.errors import StoreError
 from receiver.services import Services
 
@@ -21,27 +27,39 @@ log = structlog.get_logger(__name__)
 
 def work(services: Services) -> None:
     """Run the lanes until the engine is stopped."""
-    data = services.settings.data_dir
-    with _alone(data / "worker.lock"):
-        scratch = _fresh(data / "scratch")
+    data, embedded = services.settings.data_dir, services.settings.embedded
+    with _alone(data) if embedded else _beside_others(data) as place:
+        scratch = _fresh(place)
         try:
-            if services.settings.embedded and (found := services.ledger.take_over()):
+            if embedded and (found := services.ledger.take_over()):
                 log.info("claims of a dead worker taken over", claims=found)
             _greet(services)
-            services.engine.run(services.lanes(scratch))
+            with bookkeeping(services.reports.audit):
+                services.engine.run(services.lanes(scratch))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other worker of this DATA_DIR lives; the kernel frees the lock of a dead one."""
+def _alone(data: Path) -> Iterator[Path]:
+    """Wait until no other worker of this DATA_DIR lives; the kernel frees the lock of a dead one. Give the folder for its files."""
+    path = data / "worker.lock"
     with path.open("a", encoding="ascii") as file:
         if not _try_lock(file):
             log.info("waiting for the worker that is still running", lock=str(path))
             with _signals_end_it():
                 fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield data / "scratch"
+
+
+@contextmanager
+def _beside_others(data: Path) -> Iterator[Path]:
+    """Take the first place of this DATA_DIR that no living worker has; give the folder for its files."""
+    for number in count(1):
+        with (data / f"worker-{number}.lock").open("a", encoding="ascii") as file:
+            if _try_lock(file):
+                yield data / "scratch" / str(number)
+                return
 
 
 @contextmanager
@@ -69,9 +87,10 @@ def _try_lock(file: TextIO) -> bool:
 
 def is_working(data_dir: Path) -> bool:
     """Say whether a worker of this DATA_DIR is alive."""
-    path = data_dir / "worker.lock"
-    if not path.exists():
-        return False
+    return any(_is_locked(path) for path in data_dir.glob("worker*.lock"))
+
+
+def _is_locked(path: Path) -> bool:
     with path.open("a", encoding="ascii") as file:
         return not _try_lock(file)
 

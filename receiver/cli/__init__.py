@@ -2,7 +2,7 @@
 
 import click
 
-from receiver.cli import jobs, laws, processes
+from receiver.cli import doctor, events, jobs, laws, ledger, processes
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,11 +13,17 @@ def main() -> None:
 for command in (
     processes.serve,
     processes.worker,
-    processes.migrate,
+    ledger.migrate,
+    ledger.prune,
+    doctor.doctor,
     laws.audit,
+    laws.rebuild,
     jobs.jobs,
     jobs.show,
     jobs.retry,
     jobs.replay,
+    events.listen,
+    events.events,
+    events.resend,
 ):
     main.add_command(command)

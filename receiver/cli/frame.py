@@ -8,8 +8,9 @@ from typing import ParamSpec, TypeVar
 
 import click
 from rich.console import Console
+from rich.text import Text
 
-from receiver import logs
+from receiver import faults, logs
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.settings import Settings
 
@@ -35,7 +36,7 @@ def errors_told(command: Callable[P, T]) -> Callable[P, T]:
                 click.echo(f"  {mistake}", err=True)
             sys.exit(WRONG_USAGE)
         except ReceiverError as error:
-            click.echo(str(error), err=True)
+            click.echo(plain(str(error)), err=True)
             sys.exit(SOME_FAILED)
 
     return guarded
@@ -47,12 +48,30 @@ def console() -> Console:
 
 
 def load() -> Settings:
-    """Read the environment and set up logging as it says."""
+    """Read the environment, and set up logging and fault points as it says."""
+    faults.arm(os.environ)
     settings = Settings.load(os.environ)
     logs.configure(settings)
     return settings
 
 
+def cell(text: str | None) -> Text:
+    """Put a stranger's text into a table: no control character, no markup."""
+    return Text(plain(text))
+
+
 def plain(text: str | None) -> str:
     """Make a stranger's text harmless for a terminal: control characters become visible."""
     return "".join(character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text or "")
+
+
+def each(things: tuple[T, ...], act: Callable[[T], str]) -> int:
+    """Do something to each thing; tell what came of it and return how many failed."""
+    failures = 0
+    for thing in things:
+        try:
+            click.echo(act(thing))
+        except ReceiverError as error:
+            click.echo(plain(str(error)), err=True)
+            failures += 1
+    return failures

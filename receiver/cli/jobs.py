@@ -1,21 +1,18 @@
 """Commands about single jobs: look at them, and try again."""
 
 import sys
-from collections.abc import Callable
-from typing import TypeVar
 
 import click
 from rich.table import Table
 
+from receiver import by_hand
 from receiver.archive.manifest import timestamp
-from receiver.cli.frame import SOME_FAILED, console, errors_told, load, plain
-from receiver.errors import ReceiverError, UnreadableError
+from receiver.cli.frame import SOME_FAILED, cell, console, each, errors_told, load, plain
+from receiver.errors import ReceiverError
 from receiver.ledger.rows import Job
-from receiver.model import Delivery, JobState, Source
+from receiver.model import JobState
 from receiver.services import Services
 from receiver.views import JobView
-
-T = TypeVar("T")
 
 # Characters of a request that are shown; a reference picture in it may have millions.
 LONGEST_PARAMS = 2000
@@ -42,7 +39,7 @@ def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: boo
     for job in found:
         stored = sum(asset.key is not None for asset in assets[job.ref])
         what = job.reason or job.message
-        table.add_row(job.ref, job.state, job.model, timestamp(job.submitted_at), f"{stored}/{len(assets[job.ref])}", what)
+        table.add_row(job.ref, job.state, cell(job.model), timestamp(job.submitted_at), f"{stored}/{len(assets[job.ref])}", cell(what))
     console().print(table)
 
 
@@ -86,7 +83,8 @@ def _show(services: Services, job: Job) -> None:
     stored = Table("asset", "state", "where", "bytes", "type", "SHA-256 or error", title="assets")
     for asset in services.reports.assets([job.ref])[job.ref]:
         where = services.store.locate(asset.key) if asset.key else asset.url
-        stored.add_row(str(asset.idx), asset.state, where, str(asset.size or ""), asset.content_type, asset.sha256 or asset.error)
+        about = asset.sha256 or asset.error
+        stored.add_row(str(asset.idx), asset.state, cell(where), str(asset.size or ""), asset.content_type, cell(about))
     screen.print(reported, stored)
 
 
@@ -96,7 +94,7 @@ def _show(services: Services, job: Job) -> None:
 def retry(refs: tuple[str, ...]) -> None:
     """Open failed or expired jobs again: the provider is asked for their results once more."""
     services = Services(load()).open()
-    failures = _each(refs, lambda ref: f"{ref} is {services.ledger.retry(ref).state}")
+    failures = each(refs, lambda ref: f"{ref} is {services.ledger.retry(ref).state}")
     services.engine.ring()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
@@ -108,29 +106,6 @@ def retry(refs: tuple[str, ...]) -> None:
 def replay(deliveries: tuple[int, ...]) -> None:
     """Take kept deliveries in again, by their numbers (`receiver show REF`): after a fix, or to see what they are taken for now."""
     services = Services(load()).open()
-    failures = _each(deliveries, lambda number: _replay(services, number))
+    failures = each(deliveries, lambda number: f"{number} is now {by_hand.replay(services.reports, services.inbox, number)}")
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
-
-
-def _replay(services: Services, number: int) -> str:
-    row = services.reports.delivery(number)
-    if row is None:
-        raise ReceiverError(f"there is no delivery {number}; `receiver show REF` lists a job's")
-    again = Delivery(row.ref, Source(row.source), row.body, row.received_at)
-    try:
-        return f"{number} is now {services.inbox.accept(again, replayed=number)}"
-    except UnreadableError as error:
-        raise ReceiverError(f"{number} is still unreadable: {error}") from error
-
-
-def _each(things: tuple[T, ...], act: Callable[[T], str]) -> int:
-    """Do something to each thing; tell what came of it and return how many failed."""
-    failures = 0
-    for thing in things:
-        try:
-            click.echo(act(thing))
-        except ReceiverError as error:
-            click.echo(str(error), err=True)
-            failures += 1
-    return failures

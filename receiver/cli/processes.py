@@ -1,12 +1,14 @@
-"""Commands that run the service, and the one that prepares its ledger."""
+"""Commands that run the service."""
 
+import os
 import signal
 
 import click
 
-from receiver import supervisor
+from receiver import metrics, own_secrets, supervisor, traces
+from receiver.child import say_ready
 from receiver.cli.frame import errors_told, load
-from receiver.ledger import schema
+from receiver.errors import ConfigurationError
 from receiver.services import Services
 from receiver.worker import work
 
@@ -17,6 +19,7 @@ from receiver.worker import work
 @errors_told
 def serve(host: str, port: int | None) -> None:
     """Run web and worker in one supervised process tree; SIGTERM drains."""
+    own_secrets.write_for_owner_only()
     settings = load()
     services = Services(settings).open()
     port = settings.port if port is None else port
@@ -35,20 +38,28 @@ def serve(host: str, port: int | None) -> None:
 
 
 @click.command()
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Show this machine's figures at this port; web shows those of its own.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address for --metrics-port.")
 @errors_told
-def worker() -> None:
+def worker(metrics_port: int | None, metrics_host: str) -> None:
     """Archive, poll and conclude until SIGTERM."""
+    own_secrets.write_for_owner_only()
     services = Services(load()).open()
+    metrics.prepare(services.settings.data_dir)
+    metrics.reserve_room()
+    traces.configure(os.environ)
+    metrics.show()
+    if metrics_port is not None:
+        _show_metrics(metrics_host, metrics_port)
+    say_ready()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: services.engine.stop())
     work(services)
     services.close()
 
 
-@click.command()
-@errors_told
-def migrate() -> None:
-    """Bring the ledger's schema to this release."""
-    settings = load()
-    schema.migrate(settings.database_url)
-    click.echo(f"the ledger's schema is {schema.HEAD}")
+def _show_metrics(host: str, port: int) -> None:
+    try:
+        click.echo(f"metrics on http://{host}:{metrics.serve(host, port)}", err=True)
+    except OSError as error:
+        raise ConfigurationError([f"--metrics-port: cannot listen on {host}:{port} ({error.strerror}); choose another"]) from error

@@ -1,9 +1,14 @@
 """What gunicorn is told beyond its own settings."""
 
+import importlib
 import socket
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from gunicorn.config import Config  # type: ignore[import-untyped]  # the package has no types
+from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]  # as above
 
 from receiver import gunicorn_conf
 
@@ -16,3 +21,29 @@ def test_a_connection_that_falls_silent_gives_its_thread_back(monkeypatch: pytes
             accepted, _ = listener.accept()
             with accepted, pytest.raises(BlockingIOError):
                 accepted.recv(1)
+
+
+@pytest.fixture
+def read_again() -> Iterator[None]:
+    yield
+    importlib.reload(gunicorn_conf)
+
+
+def asked(peer: str) -> Any:
+    """Read a request that claims to come through a proxy, as gunicorn would with our configuration."""
+    config = Config()
+    config.set("forwarded_allow_ips", gunicorn_conf.forwarded_allow_ips)
+    head = b"GET /callback HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 8.8.8.8\r\nX-Forwarded-Host: evil\r\n\r\n"
+    return next(RequestParser(config, iter([head]), (peer, 1)))
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "10.0.0.2", "203.0.113.9"])
+def test_nobody_is_believed_to_be_a_proxy_not_even_on_loopback(peer: str) -> None:
+    assert asked(peer).scheme == "http"
+
+
+@pytest.mark.usefixtures("read_again")
+def test_only_the_proxy_that_the_operator_names_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.0/24")
+    importlib.reload(gunicorn_conf)
+    assert (asked("10.0.0.2").scheme, asked("10.0.1.2").scheme, asked("127.0.0.1").scheme) == ("https", "http", "http")

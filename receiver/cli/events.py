@@ -1,0 +1,128 @@
+"""Commands about events: see them as they come, run something for each, and look after those that could not be sent."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from receiver import clock
+from receiver.archive.manifest import timestamp
+from receiver.cli.frame import SOME_FAILED, console, each, errors_told, load, plain
+from receiver.events import Event
+from receiver.listen import Cursor, Listener, run_command
+from receiver.model import EventType
+from receiver.services import Services
+
+# Exit status after Ctrl-C, as shells expect it: 128 and the signal's number.
+INTERRUPTED = 130
+# What a line shows of an event, beside its time, type and job.
+_SHOWN = ("index", "key", "size", "content_type", "reason", "message")
+
+
+@click.command()
+@click.option(
+    "--after",
+    type=click.IntRange(0),
+    help="Begin behind the event of this number; 0 for all there are.  [default: what happens from now on]",
+)
+@click.option(
+    "--type", "types", multiple=True, type=click.Choice([kind.value for kind in EventType]), help="Only events of this type; repeatable."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--exec", "command", metavar="CMD", help="Run CMD for each event, with the event as JSON on its stdin and in EVENT_… variables."
+)
+@click.option(
+    "--cursor", type=click.Path(dir_okay=False, path_type=Path), help="Keep the place in this file, and begin there the next time."
+)
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Wait for more, or end with what there is.")
+@errors_told
+def listen(after: int | None, types: tuple[str, ...], command: str | None, cursor: Path | None, *, as_json: bool, follow: bool) -> None:
+    """Print events as they happen, in order.
+
+    With --exec a command is run for each, one after the other. If it fails, listening ends with status 1; with --cursor the next start
+    begins with that same event, so that each is done at least once. What `receiver rebuild` put back is passed over.
+    """
+    services = Services(load()).open()
+    place = Cursor(cursor)
+    start = place.read() if after is None else after
+    start = services.outbox.newest() if start is None else start
+    place.keep(start)  # before the first event, so that none is missed if this ends before it
+    listener = Listener(services.outbox, [EventType(kind) for kind in types])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for event, upto in listener.events(start, follow=follow):
+            if event is not None and not _deal_with(services, event, command, as_json=as_json):
+                sys.exit(SOME_FAILED)
+            place.keep(upto)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    finally:
+        services.close()
+
+
+def _deal_with(services: Services, event: Event, command: str | None, *, as_json: bool) -> bool:
+    """Print one event and run the command for it; say whether that went well."""
+    click.echo(services.wording.body(event) if as_json else _line(event))
+    if command is None:
+        return True
+    status = run_command(command, services.wording.object(event))
+    if status:
+        click.echo(f"event {event.number}: the command ended with status {status}; it is done again with the next start", err=True)
+    return status == 0
+
+
+def _line(event: Event) -> str:
+    shown = [f"{name}={event.payload[name]}" for name in _SHOWN if event.payload.get(name) not in (None, "")]
+    return plain(f"{event.number:>6}  {timestamp(event.at)}  {event.type:<14}  {event.ref}  {' '.join(shown)}")
+
+
+@click.command()
+@errors_told
+def events() -> None:
+    """Show to whom events are sent, what waits, and what was set aside after three days."""
+    services = Services(load()).open()
+    named = {destination.name: destination.types for destination in services.settings.destinations}
+    standing, aside = services.outbox.standing(), services.outbox.aside()
+    services.close()
+    table = Table("destination", "types", "waiting", "for", "set aside", title="destinations")
+    for row in standing:
+        kinds = ", ".join(named[row.destination]) if row.destination in named else "not in EVENT_URLS any more"
+        since = "" if row.due_since is None else f"{max(0.0, clock.now() - row.due_since):.0f} s"
+        table.add_row(row.destination, kinds, str(row.waiting), since, str(row.set_aside))
+    console().print(table if standing else "EVENT_URLS is not set: events are not sent to anybody; `receiver listen` shows them")
+    if aside:
+        lost = Table("event", "job", "destination", "attempts", "last error", title="set aside; `receiver resend EVENT…` sends them again")
+        for sending in aside:
+            lost.add_row(str(sending.event), sending.ref, sending.destination, str(sending.attempts), plain(sending.error))
+        console().print(lost)
+
+
+@click.command()
+@click.argument("numbers", metavar="[EVENT]...", nargs=-1, type=click.IntRange(1, 2**63 - 1))
+@click.option("--all", "every", is_flag=True, help="Everything that was set aside.")
+@errors_told
+def resend(numbers: tuple[int, ...], *, every: bool) -> None:
+    """Send events again that were set aside, by their numbers (`receiver events`)."""
+    if bool(numbers) == every:
+        raise click.UsageError("name the events, or say --all")
+    services = Services(load()).open()
+    failures = each(numbers, _again(services)) if numbers else _all_again(services)
+    services.engine.ring()
+    services.close()
+    sys.exit(SOME_FAILED if failures else 0)
+
+
+def _again(services: Services) -> Callable[[int], str]:
+    return lambda number: f"event {number} will be sent again to {services.outbox.resend(number)} destinations"
+
+
+def _all_again(services: Services) -> int:
+    failures = last = 0
+    while found := sorted({row.event for row in services.outbox.aside(after=last)}):
+        failures += each(tuple(found), _again(services))
+        last = found[-1]
+    return failures

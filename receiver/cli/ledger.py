@@ -1,0 +1,152 @@
+"""Commands about the ledger's database: prepare it, move it to PostgreSQL, and forget what is long over."""
+
+import re
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from receiver import clock
+from receiver.cli.frame import SOME_FAILED, errors_told, load
+from receiver.cli.progress import Meter
+from receiver.errors import ConfigurationError
+from receiver.ledger import copy, schema
+from receiver.ledger.copy import Copied
+from receiver.ledger.database import Database, open_database
+from receiver.ledger.prune import Pruner
+from receiver.ledger.reports import Reports
+from receiver.services import Services
+from receiver.settings import Settings
+from receiver.worker import is_working
+
+_UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
+# What ended less than this many seconds ago may still be reported on.
+_TOO_YOUNG = 3600.0
+
+
+@click.command()
+@click.option("--from", "origin", metavar="sqlite:///…", help="Copy this ledger to the PostgreSQL of DATABASE_URL, as often as wanted.")
+@errors_told
+def migrate(origin: str | None) -> None:
+    """Bring the ledger's schema to this release; with --from, move an embedded ledger up to PostgreSQL.
+
+    The first copy may be made while the embedded service works. Then stop that and run the command again: it brings over what has changed
+    since, compares the books of both sides, and declares the copy whole. Exit status 1 as long as it is not.
+    """
+    settings = load()
+    if origin is not None:
+        path = _path(origin, settings)
+        schema.migrate(origin)
+        schema.migrate(settings.database_url)
+        sys.exit(_move(origin, path, settings))
+    schema.migrate(settings.database_url)
+    click.echo(f"the ledger's schema is {schema.HEAD}")
+
+
+def _path(origin: str, settings: Settings) -> Path:
+    """Return the file to be copied; raise ConfigurationError where it cannot be, or the copy could not take over its callbacks."""
+    path = Path(origin.removeprefix("sqlite:///"))
+    secret = path.parent / "secrets" / "callback"
+    mistakes = []
+    if not origin.startswith("sqlite:///") or not path.is_file():
+        mistakes.append(f"--from: {origin} is no ledger; write sqlite:/// and the path of ledger.sqlite3")
+    if settings.embedded:
+        mistakes.append("DATABASE_URL: must be the postgresql:// to copy to")
+    elif secret.is_file() and secret.read_text(encoding="ascii").strip() not in {
+        one.get_secret_value() for one in settings.callback_secrets
+    }:
+        mistakes.append(
+            f"CALLBACK_SECRETS: must have the secret of {secret} too, or callbacks of jobs in flight are turned away; put it last"
+        )
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return path
+
+
+def _move(origin: str, path: Path, settings: Settings) -> int:
+    """Copy, and declare the copy whole if nobody works on the original any more; return the exit status."""
+    with closing(open_database(origin)) as source, closing(open_database(settings.database_url)) as target:
+        copy.begin(target)
+        was_working = is_working(path.parent)
+        with Meter() as meter:
+            done = copy.copy(source, target, lambda table, place, total: meter.show(f"rows of {table} compared", place, total))
+        _tell(done)
+        if was_working or is_working(path.parent):
+            click.echo("NOT whole: the embedded service is still working; stop it, then run this command again")
+            return SOME_FAILED
+        if differences := _differences(source, target):
+            for difference in differences:
+                click.echo(f"NOT alike: {difference}")
+            return SOME_FAILED
+        copy.finish(target)
+        click.echo("both sides have the same books, and every law holds: start the service with the new DATABASE_URL")
+        return 0
+
+
+def _tell(done: Copied) -> None:
+    click.echo(f"{done.seen} rows compared: {done.new} new, {done.changed} changed, {done.gone} gone")
+
+
+def _differences(source: Database, target: Database) -> list[str]:
+    """Audit both sides; say what is not alike, or breaks a law."""
+    ours, its = Reports(source).audit(), Reports(target).audit()
+    found = [
+        f"{side}: {law}: {', '.join(refs)}" for side, audit in (("before", ours), ("after", its)) for law, refs in audit.broken.items()
+    ]
+    if ours != its:
+        found.append(f"the audit says {ours} before, {its} after")
+    before, after = copy.counts(source), copy.counts(target)
+    return found + [f"{table} has {before[table]} rows before, {after[table]} after" for table in before if before[table] != after[table]]
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})([mhd])", value)
+    if found is None or (seconds := int(found[1]) * _UNITS[found[2]]) < _TOO_YOUNG:
+        raise click.BadParameter("write a number and m, h or d, such as 90d; at least 1h")
+    return seconds
+
+
+@click.command()
+@click.option("--older-than", metavar="AGE", callback=_seconds, help="Remove jobs that ended longer ago, such as 365d.")
+@click.option("--bodies-older-than", metavar="AGE", callback=_seconds, help="Empty the bodies kept of their deliveries, such as 30d.")
+@errors_told
+def prune(older_than: float | None, bodies_older_than: float | None) -> None:
+    """Forget what ended long ago. The archive keeps every picture, with the manifest that explains it.
+
+    A job that is removed gives its key back, and a callback that comes for it after all is taken for one of a job nobody knows. Stopped
+    at any moment, it goes on the next time. The database's file does not shrink; what is free is used again.
+    """
+    if older_than is None and bodies_older_than is None:
+        raise click.UsageError("say what: --older-than, --bodies-older-than, or both")
+    services = Services(load()).open()
+    pruner, now = Pruner(services.database), clock.now()
+    with Meter() as meter:
+        jobs, kept = _prune_jobs(pruner, now - older_than, meter) if older_than is not None else (0, 0)
+        bodies = _prune_bodies(pruner, now - bodies_older_than, meter) if bodies_older_than is not None else 0
+    services.close()
+    click.echo(f"{jobs} jobs removed, {bodies} bodies emptied")
+    if kept:
+        click.echo(f"{kept} jobs stay, because somebody is still to be told how they ended; `receiver events` says who")
+
+
+def _prune_jobs(pruner: Pruner, before: float, meter: Meter) -> tuple[int, int]:
+    done, kept, after = 0, 0, ""
+    while True:
+        gone, stay, after = pruner.jobs(before, after)
+        if not after:
+            return done, kept
+        done, kept = done + gone, kept + stay
+        meter.show("jobs removed", done)
+
+
+def _prune_bodies(pruner: Pruner, before: float, meter: Meter) -> int:
+    done, after = 0, ""
+    while True:
+        count, after = pruner.bodies(before, after)
+        if not after:
+            return done
+        done += count
+        meter.show("bodies emptied", done)

@@ -1,0 +1,79 @@
+"""The checks of our own side: ledger, archive, provider, clock. Each returns what it found, or raises Trouble with the remedy."""
+
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import requests
+
+from receiver.archive.stores import Store
+from receiver.archive.stores.s3 import S3Store
+from receiver.doctor.trouble import NothingToCheck, Trouble
+from receiver.errors import LedgerError, ProviderError, StoreError
+from receiver.ledger import schema
+from receiver.providers.grsai_client import GrsaiClient
+from receiver.services import Services
+from receiver.settings import Settings
+
+# Seconds by which this machine's clock may differ from the provider's.
+CLOCK_TOLERANCE = 30.0
+_PATIENCE = 10  # seconds for one question
+
+
+def ledger(services: Services) -> str:
+    """Read and write the ledger; its schema must be this release's."""
+    try:
+        began = time.monotonic()
+        services.ledger.require_writable()
+        took = time.monotonic() - began
+        found = schema.version(services.database)
+        jobs = sum(services.reports.counts().values())
+    except LedgerError as error:
+        raise Trouble(str(error), _LEDGER_REMEDY) from error
+    kind = f"SQLite at {services.settings.ledger_path}" if services.settings.embedded else "PostgreSQL"
+    return f"{kind}, schema {found}, {jobs} jobs, a durable write took {took * 1000:.0f} ms"
+
+
+_LEDGER_REMEDY = "start the database, or correct DATABASE_URL; for SQLite free disk space and let this user write to DATA_DIR"
+
+
+def archive(store: Store) -> str:
+    """Write, read back and delete; say which dialect a bucket's server speaks and what is done without."""
+    try:
+        store.check()
+        if not isinstance(store, S3Store):
+            return f"{store.locate('2026')[: -len('/2026')]}, files are written, linked and synced"
+        dialect = store.probe()
+    except StoreError as error:
+        raise Trouble(str(error), "mend it as the text says; jobs wait meanwhile and nothing is lost while their URLs live") from error
+    if not dialect.whole:
+        raise Trouble(f"{dialect.server} gives back other bytes than it was given", "do not use this server")
+    return "; ".join([f"S3 by {dialect.server}, put, read back, hashed, deleted", *dialect.lacks()])
+
+
+def provider(settings: Settings, client: GrsaiClient | None) -> str:
+    """Ask GRSAI for the credits of our key."""
+    if client is None:
+        if settings.openai_api_key is not None:
+            raise NothingToCheck("GRSAI_API_KEY is not set; OPENAI_API_KEY is, which costs money to try")
+        raise Trouble("GRSAI_API_KEY is not set: no job can be posted and no lost callback polled", "set GRSAI_API_KEY")
+    try:
+        left = client.credits(settings.grsai_base_url)
+    except ProviderError as error:
+        raise Trouble(str(error), "correct GRSAI_API_KEY, or GRSAI_BASE_URL where the host is wrong or cannot be reached") from error
+    if left <= 0:
+        raise Trouble(f"{settings.grsai_base_url}: no credits are left", "buy some, or use another key")
+    return f"{settings.grsai_base_url} knows our key, {left:g} credits left"
+
+
+def clock(base_url: str) -> str:
+    """Hold this machine's clock against the provider's, by which its URLs die."""
+    try:
+        told = requests.head(base_url, timeout=_PATIENCE, allow_redirects=False).headers["Date"]
+        difference = (datetime.now(UTC) - parsedate_to_datetime(told)).total_seconds()
+    except (requests.RequestException, KeyError, ValueError, TypeError):
+        raise NothingToCheck(f"{base_url} tells no time to compare with") from None
+    if abs(difference) > CLOCK_TOLERANCE:
+        ahead = "ahead of" if difference > 0 else "behind"
+        raise Trouble(f"this machine's clock is {abs(difference):.0f} s {ahead} {base_url}", "let NTP set it (timedatectl set-ntp true)")
+    return f"within {max(1, round(abs(difference)))} s of {base_url}"
