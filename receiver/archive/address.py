@@ -135,13 +135,16 @@ def read_url(url: str) -> Target:
 def plain_host(text: str) -> str:
     """Return a host name or address in its one plain spelling; ValueError for anything that two programs could read differently."""
     if text.startswith("["):
-        return str(_unmapped(IPv6Address(text.strip("[]"))))
+        ip = _literal(text.strip("[]"))
+        if not isinstance(ip, IPv6Address):
+            raise ValueError(f"{text[:100]!a} is no IPv6 address")
+        return str(_unmapped(ip))
     host = text.lower()
     if not host.isascii():
         host = _idna(host)
     name = host.removesuffix(".")
     if _NUMBER.fullmatch(name.rpartition(".")[2]):
-        if not text.isascii() or str(IPv4Address(host)) != host:
+        if not text.isascii() or str(_literal(host)) != host:
             raise ValueError(f"{text[:100]!a} is an odd spelling of an address")
         return host
     if not _NAME.fullmatch(name):

@@ -8,12 +8,10 @@ import hashlib
 import http.client
 import io
 import os
-import queue
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,12 +20,13 @@ from typing import cast
 from urllib.parse import urljoin
 
 from receiver.archive.address import AddressPolicy, Target
-from receiver.archive.wire import Watch, Wire
+from receiver.archive.dial import Connect, Dialler, Resolve, look_up, told_by
+from receiver.archive.wire import LONGEST_HEAD, Watch, Wire
 from receiver.errors import AddressRefusedError, FetchError, SourceGoneError, StoreError, TooLargeError
 
 MAX_REDIRECTS = 5
 BUFFER = 256 * 1024  # bytes; the memory of a fetch, whatever the size of the file
-CONNECT_PATIENCE = 10.0  # seconds for one address, so that a dead first one leaves time for the next
+FRAMING = 2  # bytes a body may take on its way for each byte in it: chunks have sizes, and extensions that mean nothing
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({401, 403, 404, 410})
@@ -35,9 +34,6 @@ _REQUEST = (
     "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\nAccept: image/*, video/*;q=0.9, */*;q=0.1\r\n"
     "Accept-Encoding: identity\r\nConnection: close\r\n\r\n"
 )
-
-Resolve = Callable[[str, int], Sequence[str]]
-Connect = Callable[[tuple[str, int], float], socket.socket]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +44,6 @@ class Fetched:
     sha256: str
     url: str
     content_type: str
-
-
-def look_up(host: str, port: int) -> list[str]:
-    """Return the addresses of a host in the system's order of preference; OSError if it has none."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class Fetcher:
@@ -79,9 +69,7 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._timeout = timeout
         self._stall = stall
-        self._resolve = resolve
-        self._connect = connect
-        self._ssl_context = ssl_context or ssl.create_default_context()
+        self._dialler = Dialler(policy, resolve=resolve, connect=connect, ssl_context=ssl_context)
         self._clock = clock
 
     def fetch(self, url: str, into: Path) -> Fetched:
@@ -93,7 +81,7 @@ class Fetcher:
         watch = Watch(self._clock, self._timeout, self._stall)
         target = self._policy.check_url(url)
         for _ in range(MAX_REDIRECTS + 1):
-            with _told_by(target.host), self._get(target, watch) as response:
+            with told_by(target.host), self._get(target, watch) as response:
                 if response.status not in _REDIRECTS:
                     return self._receive(response, target, into)
                 target = self._next(target, response)
@@ -102,59 +90,14 @@ class Fetcher:
     @contextmanager
     def _get(self, target: Target, watch: Watch) -> Iterator[http.client.HTTPResponse]:
         """Send one GET over a connection of its own and read the head of the answer."""
-        with self._dial(target, watch) as sock:
+        with self._dialler.dial(target, watch) as sock:
             sock.settimeout(watch.patience())
             sock.sendall(_REQUEST.format(path=target.path, authority=target.authority).encode("ascii"))
-            with closing(http.client.HTTPResponse(cast("socket.socket", Wire(sock, watch)), method="GET")) as response:
+            wire = Wire(sock, watch)
+            with closing(http.client.HTTPResponse(cast("socket.socket", wire), method="GET")) as response:
                 response.begin()
+                wire.allow(LONGEST_HEAD + FRAMING * self._max_bytes)
                 yield response
-
-    def _dial(self, target: Target, watch: Watch) -> socket.socket:
-        """Connect to a checked address of the target; one address that may not be connected to refuses them all."""
-        addresses = self._addresses(target, watch)
-        for ip in addresses:
-            self._policy.check_address(ip, target.port, target.host)
-        sock = self._first_that_answers(addresses, target.port, watch)
-        if target.scheme == "http":
-            return sock
-        try:
-            sock.settimeout(watch.patience())
-            return self._ssl_context.wrap_socket(sock, server_hostname=target.host)
-        except BaseException:
-            sock.close()
-            raise
-
-    def _addresses(self, target: Target, watch: Watch) -> Sequence[str]:
-        """Resolve the target's host within the wall clock: getaddrinfo has no timeout, so it is left behind in a thread if it is late."""
-        if target.is_literal:
-            return [target.host]
-        answer: queue.SimpleQueue[Sequence[str] | OSError] = queue.SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answer.put(self._resolve(target.host, target.port))
-            except OSError as error:
-                answer.put(error)
-
-        threading.Thread(target=ask, name=f"look-up {target.host}", daemon=True).start()
-        try:
-            found = answer.get(timeout=watch.patience())
-        except queue.Empty:
-            raise TimeoutError("no answer from the name server") from None
-        if isinstance(found, OSError):
-            raise found
-        if not found:
-            raise OSError("the name has no address")
-        return found
-
-    def _first_that_answers(self, addresses: Sequence[str], port: int, watch: Watch) -> socket.socket:
-        failure = OSError("no address")
-        for ip in addresses:
-            try:
-                return self._connect((ip, port), min(CONNECT_PATIENCE, watch.patience()))
-            except OSError as error:
-                failure = error
-        raise failure
 
     def _next(self, target: Target, response: http.client.HTTPResponse) -> Target:
         """Check where a redirect leads; its host's addresses are checked when it is dialled."""
@@ -234,17 +177,3 @@ def _write(file: io.RawIOBase, data: memoryview) -> None:
             data = data[file.write(data) :]
     except OSError as error:
         raise StoreError(f"cannot write to the disk: {error.strerror}") from error
-
-
-@contextmanager
-def _told_by(host: str) -> Iterator[None]:
-    """Be the seam: what the network's libraries raise becomes a FetchError that names the host."""
-    try:
-        yield
-    except ssl.SSLError as error:
-        reason = getattr(error, "verify_message", "") or error.reason or error.strerror
-        raise FetchError(f"{host}: TLS failed, {reason}") from error
-    except OSError as error:
-        raise FetchError(f"{host}: {error.strerror or error}") from error
-    except http.client.HTTPException as error:  # its text may repeat what the server sent, and that the query
-        raise FetchError(f"{host}: broken HTTP answer, {type(error).__name__}") from error

@@ -8,6 +8,7 @@ import io
 import socket
 from collections.abc import Callable
 
+LONGEST_HEAD = 256 * 1024  # bytes before a body and, with chunks, behind it
 SLOWEST = 1024  # bytes a second, on average; less than that is given up …
 SLOWEST_AFTER = 60.0  # … but only judged after so many seconds of a connection
 
@@ -30,18 +31,26 @@ class Watch:
 
 
 class Wire(io.RawIOBase):
-    """A connected socket, as HTTPResponse wants it, whose reads keep to the watch. The socket stays its owner's to close."""
+    """A connected socket, as HTTPResponse wants it, whose reads keep to the watch and fail after ``most`` bytes.
 
-    def __init__(self, sock: socket.socket, watch: Watch) -> None:
+    The socket stays its owner's to close.
+    """
+
+    def __init__(self, sock: socket.socket, watch: Watch, most: int = LONGEST_HEAD) -> None:
         self._sock = sock
         self._watch = watch
         self._begun = watch.now()
         self._received = 0
         self._set: float | None = None
+        self._most = most
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return the reader HTTPResponse asks its socket for."""
         return io.BufferedReader(self, 64 * 1024)
+
+    def allow(self, more: int) -> None:
+        """Let so many bytes more pass."""
+        self._most = self._received + more
 
     def readable(self) -> bool:
         """Tell BufferedReader that this is for reading."""
@@ -59,6 +68,8 @@ class Wire(io.RawIOBase):
             self._watch.patience()  # was it the whole fetch that ran out of time?
             raise TimeoutError(f"not a byte for {patience:g} s") from None
         self._received += count
+        if self._received > self._most:
+            raise OSError(f"more than {self._most} bytes around what was asked for")
         elapsed = self._watch.now() - self._begun
         if elapsed > SLOWEST_AFTER and self._received < elapsed * SLOWEST:
             raise TimeoutError(f"too slow, {self._received} bytes in {elapsed:.0f} s")

@@ -16,6 +16,7 @@ from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
 
 from receiver.errors import AnswerLostError, NotSentError, ProviderUnavailableError, UnreadableError
+from receiver.masking import Mask
 from receiver.model import Api
 from receiver.providers import grsai
 
@@ -41,12 +42,14 @@ class GrsaiClient:
 
     def __init__(self, key: str, timeouts: tuple[float, float] = _TIMEOUTS) -> None:
         self._key = key
+        # A provider may quote the key it was shown; what it says is kept, and shown to people.
+        self._masked = Mask([key]).raw
         self._timeouts = timeouts
 
     def submit(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> str:
         """Post a job and return the provider's id; raise RefusedError, NotSentError or AnswerLostError."""
         with self._sent(base_url, request, before_send) as response:
-            body = _body(response)
+            body = self._masked(_body(response))
         return grsai.read_submit(response.status_code, body)
 
     @contextmanager
@@ -56,7 +59,7 @@ class GrsaiClient:
         Raise RefusedError or NotSentError for a JSON error instead of a stream, AnswerLostError when it breaks or falls silent.
         """
         with self._sent(base_url, request, before_send) as response:
-            lines = _lines(response)
+            lines = map(self._masked, _lines(response))
             first = next((line for line in lines if line.strip()), b"")
             # Comments and names of events may come before the first data; a JSON error is an object from its first character on.
             if response.status_code != 200 or first.lstrip().startswith(b"{"):  # noqa: PLR2004 - HTTP's "OK"
@@ -69,7 +72,7 @@ class GrsaiClient:
         request = grsai.build_result(api, provider_id)
         try:
             with requests.Session() as session, self._request(session, base_url, request, within=_QUESTION) as response:
-                body = _body(response)
+                body = self._masked(_body(response))
         except _BROKEN as error:
             raise ProviderUnavailableError(f"{base_url} cannot be asked now: {_plain(error)}") from error
         grsai.read_result(api, response.status_code, body)
@@ -80,7 +83,7 @@ class GrsaiClient:
         request = grsai.Request(grsai.CREDITS_PATH, {"apiKey": self._key})
         try:
             with requests.Session() as session, self._request(session, base_url, request) as response:
-                return grsai.read_credits(response.status_code, _body(response))
+                return grsai.read_credits(response.status_code, self._masked(_body(response)))
         except (*_BROKEN, UnreadableError) as error:
             raise ProviderUnavailableError(f"{base_url} cannot be asked for credits now: {_plain(error)}") from error
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from receiver.errors import AnswerLostError, ConfigurationError, NotSentError
+from receiver.masking import Mask
 from receiver.providers import openai_images
 
 # Seconds to connect, and at most to wait for the answer, which comes when the pictures are made; the package's own limit.
@@ -23,6 +24,8 @@ class OpenAIClient:
     def __init__(self, key: str, base_url: str, *, timeout: float, largest_picture: int) -> None:
         self.base_url = base_url
         self._key = key
+        # A provider may quote the key it was shown; what it says is kept, and shown to people.
+        self._masked = Mask([key]).raw
         self._timeout = min(timeout, _LONGEST_WAIT)
         self._largest_picture = largest_picture
 
@@ -38,7 +41,7 @@ class OpenAIClient:
             raise ConfigurationError(["--provider openai: needs pip install 'webhook-image-receiver[openai]'"]) from error
         # The connection is this call's own: of a kept-alive one that was just closed nobody could say what was read. The answer is taken
         # as soon as its head is there, since the package would read one of any length; and a redirect is no order to post again.
-        answer = _Answer(openai_images.longest_answer(arguments, self._largest_picture))
+        answer = _Answer(openai_images.longest_answer(arguments, self._largest_picture), self._masked)
         wire = openai.DefaultHttpxClient(event_hooks={"response": [answer.take]}, follow_redirects=False)
         timeout = openai.Timeout(self._timeout, connect=_CONNECT)
         with openai.OpenAI(api_key=self._key, base_url=self.base_url, max_retries=0, timeout=timeout, http_client=wire) as client:
@@ -63,9 +66,10 @@ class _TakenError(Exception):
 class _Answer:
     """The answer to one call, read as it comes and no further than ``most`` bytes."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, masked: Callable[[bytes], bytes]) -> None:
         self.body = b""
         self._most = most
+        self._masked = masked
 
     def take(self, response: Any) -> NoReturn:
         """Read a response whole and raise what it means, _TakenError for a report."""
@@ -74,6 +78,6 @@ class _Answer:
             body += piece
             if len(body) > self._most:
                 raise AnswerLostError(f"the answer is longer than {self._most} bytes (FETCH_MAX_BYTES for each picture)")
-        self.body = bytes(body)
+        self.body = self._masked(bytes(body))
         openai_images.check_answer(response.status_code, self.body)
         raise _TakenError

@@ -1,24 +1,26 @@
 """Is the process alive, is the service ready, what are the figures."""
 
-import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
-from flask import Blueprint, Response, jsonify
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
+from flask import Blueprint, Response, current_app, jsonify
+from flask.blueprints import BlueprintSetupState
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from receiver import clock
 from receiver.errors import LedgerError, ReceiverError
+from receiver.web.scrape import LedgerFigures, counted
 from receiver.web.state import services
 
 log = structlog.get_logger(__name__)
 
 blueprint = Blueprint("health", __name__)
 
-# Seconds an answer about the archive holds: a probe writes an object, and strangers may ask as often as they like.
-PROBE_LIFETIME = 10.0
+# Seconds an answer holds: a probe writes an object, or to the ledger, and strangers may ask as often as they like.
+PROBE_LIFETIMES = {"archive": 10.0, "ledger": 1.0}
 
 
 @blueprint.get("/healthz")
@@ -30,14 +32,10 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """Say whether callbacks can be stored and pictures archived, and how long (seconds) the oldest due work has been waiting."""
-    ledger, archive, age = "ok", _probe.archive(), None
-    try:
-        services().ledger.require_writable()
-        due = services().reports.oldest_due(time.time())
-        age = round(max(time.time() - due, 0.0), 3) if due is not None else 0.0
-    except LedgerError as error:
-        log.error("ledger not usable", error=str(error))  # noqa: TRY400 - the text says it
-        ledger = "the ledger cannot be used now; the log says why"
+    archive, ledger, age = _probed("archive"), _probed("ledger"), None
+    with suppress(LedgerError):
+        due = services().reports.oldest_due(clock.now())
+        age = round(max(clock.now() - due, 0.0), 3) if due is not None else 0.0
     response = jsonify(ok=ledger == archive == "ok", ledger=ledger, archive=archive, oldest_due_seconds=age)
     response.status_code = 200 if ledger == archive == "ok" else 503
     return response
@@ -46,50 +44,51 @@ def readyz() -> Response:
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Return the figures in Prometheus' text format."""
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package has no types here
-    of_ledger = CollectorRegistry()
+    of_ledger = b""
     try:
-        of_ledger.register(_Once(_jobs()))
+        of_ledger = _of_ledger().text()
     except LedgerError as error:
         # The counters say how bad it is, so they are shown all the same.
         log.error("ledger not usable", error=str(error))  # noqa: TRY400 - the text says it
-    return Response(generate_latest(registry) + generate_latest(of_ledger), content_type=CONTENT_TYPE_LATEST)
+    return Response(counted() + of_ledger, content_type=CONTENT_TYPE_LATEST)
 
 
-def _jobs() -> GaugeMetricFamily:
-    jobs = GaugeMetricFamily("receiver_jobs", "Jobs in the ledger, by state.", labels=["state"])
-    for state, number in services().reports.counts().items():
-        jobs.add_metric([state], number)
-    return jobs
-
-
-class _Once:
-    """A collector of one family that was read just now."""
-
-    def __init__(self, family: GaugeMetricFamily) -> None:
-        self._family = family
-
-    def collect(self) -> list[GaugeMetricFamily]:
-        return [self._family]
+def _of_ledger() -> LedgerFigures:
+    """Return what this application asks its ledger with."""
+    found: LedgerFigures | None = current_app.extensions.get("ledger figures")
+    if found is None:
+        found = current_app.extensions.setdefault("ledger figures", LedgerFigures(services()))
+    return found
 
 
 class _Probe:
-    """The last answer about the archive, asked for by one thread at a time."""
+    """The last answer about a part of the service; asked for by one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: str, question: Callable[[], str]) -> None:
+        self._part = part
+        self._question = question
         self._lock = threading.Lock()
         self._asked_at = float("-inf")
-        self._answer = "ok"
+        self._answer = ""
 
-    def archive(self) -> str:
+    def answer(self) -> str:
         with self._lock:
-            if time.monotonic() - self._asked_at > PROBE_LIFETIME:
-                self._answer = _check_archive()
+            if time.monotonic() - self._asked_at > PROBE_LIFETIMES[self._part]:
+                self._answer = self._question()
                 self._asked_at = time.monotonic()
             return self._answer
+
+
+@blueprint.record
+def _provide_probes(setup: BlueprintSetupState) -> None:
+    questions = {"archive": _check_archive, "ledger": _check_ledger}
+    setup.app.extensions["probes"] = {part: _Probe(part, question) for part, question in questions.items()}
+
+
+def _probed(part: str) -> str:
+    """Return "ok", or what is wrong with a part."""
+    probe: _Probe = current_app.extensions["probes"][part]
+    return probe.answer()
 
 
 def _check_archive() -> str:
@@ -100,4 +99,10 @@ def _check_archive() -> str:
     return "ok"
 
 
-_probe = _Probe()
+def _check_ledger() -> str:
+    try:
+        services().ledger.require_writable()
+    except LedgerError as error:
+        log.error("ledger not usable", error=str(error))  # noqa: TRY400 - the text says it
+        return "the ledger cannot be used now; the log says why"
+    return "ok"

@@ -160,6 +160,41 @@ def test_exactly_the_most_is_taken(network: Network, script: Script) -> None:
     assert network.fetch(max_bytes=len(PICTURE)).size == len(PICTURE)
 
 
+def pour_lines(line: bytes, head: bytes = OK) -> Script:
+    """Script: send a beginning, then the same line for as long as the client listens."""
+
+    def play(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while True:
+            connection.sendall(line * (1 + 100_000 // len(line)))
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (pour_lines(b"HTTP/1.1 100 Continue\r\n\r\n", b""), "more than 262144 bytes around"),
+        (pour_lines(b"HTTP/1.1 100 Continue\r\n" + b"X: y\r\n" * 90 + b"\r\n", b""), "more than 262144 bytes around"),
+        (pour_lines(b"X: " + b"y" * 60_000 + b"\r\n"), "more than 262144 bytes around"),
+        (pour_lines(b"X: y\r\n"), "HTTPException"),
+        (pour_lines(b"1;" + b"x" * 60_000 + b"\r\n!\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"), "bytes around"),
+        (pour_lines(b"X: y\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n!\r\n0\r\n"), "bytes around"),
+    ],
+    ids=["continues", "long continues", "long headers", "many headers", "chunk extensions", "trailers"],
+)
+def test_what_stands_around_a_body_is_bounded(network: Network, script: Script, said: str) -> None:
+    network.serve(script, at=WEB)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FetchError, match=said):
+            network.fetch()
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert not network.picture.exists()
+
+
 _PIECES = [
     b"HTTP/1.1 200 OK\r\n",
     b"\r\n",

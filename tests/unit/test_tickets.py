@@ -1,6 +1,7 @@
 """Tickets: what we signed is read back, and nothing else is, to the letter."""
 
 import base64
+import hmac
 import string
 from hashlib import sha256
 
@@ -117,3 +118,22 @@ def test_the_first_secret_signs_and_all_verify_until_they_are_taken_away() -> No
     assert {TICKETS.ref(ticket) for ticket in (of_old, of_new)} == {REF}
     with pytest.raises(TicketError):
         Tickets([NEW]).ref(of_old)
+
+
+@pytest.mark.parametrize("ticket", [TICKET, TICKETS.sign(OTHER_REF), *FORGED.values()], ids=["ours", "of the older secret", *FORGED])
+def test_whatever_is_asked_the_same_is_computed(ticket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[tuple[int, int]] = []
+    sign, compare = Signer.sign, hmac.compare_digest
+
+    def counted_sign(signer: Signer, value: str) -> bytes:
+        computed.append((len(value), 0))
+        return sign(signer, value)
+
+    def counted_compare(one: bytes, other: bytes) -> bool:
+        computed.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr(Signer, "sign", counted_sign)
+    monkeypatch.setattr("receiver.tickets.hmac.compare_digest", counted_compare)
+    is_refused(ticket)
+    assert computed == [(26, 0), (70, 70)] * 2, "a signature and a comparison for each secret, over texts of one length"

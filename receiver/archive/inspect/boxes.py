@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from receiver.archive.inspect.pieces import Data, cut_short, dimensions, fields
+from receiver.archive.inspect.pieces import Data, cut_short, dimensions, fields, frames
 from receiver.errors import NotThePictureError
 
 _BOX = struct.Struct(">I4s")  # length, itself included; name
@@ -18,6 +18,7 @@ _ISPE = struct.Struct(">4xII")  # width, height
 _VERSION = struct.Struct(">B")
 _TKHD_0 = struct.Struct(">76xH2xH2x")  # width, height: the whole part of 16.16 fixed-point numbers
 _TKHD_1 = struct.Struct(">88xH2xH2x")  # the same, after times of 64 bits
+_STSZ = struct.Struct(">8xI")  # how many samples a track has: in a moving picture, frames
 _FULL = {b"meta": 4}  # bytes of version and flags before the boxes within
 _MAX_BOXES = 20_000
 
@@ -97,6 +98,8 @@ def _avif(walk: _Walk, top: list[Box]) -> tuple[int, int]:
     sizes = [fields(_ISPE, walk.data, box.start) for box in walk.find(top, b"meta", b"iprp", b"ipco", b"ispe")]
     if not sizes or not any((*walk.find(top, b"mdat"), *walk.find(top, b"meta", b"idat"))):
         raise NotThePictureError("an AVIF file without a picture in it")
+    for box in walk.find(top, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsz"):
+        frames(*fields(_STSZ, walk.data, box.start))
     return dimensions(*max(sizes, key=math.prod))
 
 

@@ -2,7 +2,7 @@
 
 import struct
 
-from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields
+from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields, frames
 from receiver.errors import NotThePictureError
 
 _SCREEN = struct.Struct("<6xHHB2x")  # width, height, flags
@@ -16,7 +16,7 @@ def measure(data: Data) -> tuple[int, int]:
     """Walk all blocks up to the trailer; return width and height in pixels."""
     width, height, flags = fields(_SCREEN, data, 0)
     size = dimensions(width, height)
-    at, drawn, left = 13 + _table(flags), False, _MAX_SUB_BLOCKS
+    at, drawn, left = 13 + _table(flags), 0, _MAX_SUB_BLOCKS
     for _ in range(MAX_PIECES):
         kind = _byte(data, at)
         if kind == _TRAILER:
@@ -24,7 +24,8 @@ def measure(data: Data) -> tuple[int, int]:
                 raise NotThePictureError("a GIF file without a picture in it")
             return size
         at, left = _sub_blocks(data, _contents(data, at, kind), left)
-        drawn = drawn or kind == _IMAGE
+        drawn += kind == _IMAGE
+        frames(drawn)
     raise NotThePictureError(f"a GIF file of more than {MAX_PIECES} blocks")
 
 

@@ -10,6 +10,7 @@ Data = bytes | mmap.mmap
 
 MAX_SIDE = 65_535  # pixels
 MAX_AREA = 1_000_000_000  # pixels
+MAX_FRAMES = 10_000  # of one moving picture: a quarter of an hour at ten a second; what is longer is a film, and comes as MP4
 MAX_PIECES = 200_000  # chunks, segments, frames or boxes: 1.6 GB in libpng's 8 KiB chunks, a fraction of a second to walk
 
 
@@ -23,6 +24,12 @@ def fields(layout: struct.Struct, data: Data, at: int) -> tuple[Any, ...]:
 def cut_short(what: str, needed: int, there: int) -> NotThePictureError:
     """Make the error for a piece that would end (``needed``) after the bytes do (``there``)."""
     return NotThePictureError(f"cut short: {what} would go on to byte {needed}, the file ends at {there}")
+
+
+def frames(count: int) -> None:
+    """Return if a moving picture can have so many frames: whoever decodes it pays for each of them."""
+    if count > MAX_FRAMES:
+        raise NotThePictureError(f"not a picture: more than {MAX_FRAMES} frames")
 
 
 def dimensions(width: int, height: int) -> tuple[int, int]:

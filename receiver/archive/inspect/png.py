@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields
+from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields, frames
 from receiver.errors import NotThePictureError
 
 _CHUNK = struct.Struct(">I4s")  # length, name
@@ -15,10 +15,12 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 def measure(data: Data) -> tuple[int, int]:
     """Walk all chunks, checking each CRC; return width and height in pixels."""
     size = _header(data)
-    at, drawn = 8, False
+    at, drawn, moves = 8, False, 0
     for _ in range(MAX_PIECES):
         name, at = _chunk(data, at)
         drawn = drawn or name == b"IDAT"
+        moves += name == b"fcTL"  # one for each frame of an animation
+        frames(moves)
         if name == b"IEND":
             if not drawn:
                 raise NotThePictureError("a PNG file without a picture in it")

@@ -2,7 +2,7 @@
 
 import struct
 
-from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields
+from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields, frames
 from receiver.errors import NotThePictureError
 
 _RIFF = struct.Struct("<4xI4x")  # what follows these eight bytes
@@ -20,10 +20,11 @@ def measure(data: Data) -> tuple[int, int]:
     if end > len(data):
         raise cut_short("the WebP file", end, len(data))
     size = _size(data)
-    at, drawn = 12, False
+    at, drawn = 12, 0
     for _ in range(MAX_PIECES):
         name, at = _chunk(data, at, end)
-        drawn = drawn or name in _PICTURES
+        drawn += name in _PICTURES
+        frames(drawn)
         if at >= end:
             if not drawn:
                 raise NotThePictureError("a WebP file without a picture in it")

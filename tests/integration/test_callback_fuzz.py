@@ -1,0 +1,195 @@
+"""Whatever comes through the doors for callbacks gets an answer of the contract, never a 5xx, and the books agree afterwards."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+from web_side import WebSide, web_side
+
+from receiver.model import Verdict
+from receiver.web import callback
+from receiver.web.allowance import Allowance
+
+LIMIT = 20_000
+PATIENT = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=30)
+ANYTHING = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12
+)
+STATUSES = st.sampled_from(["running", "succeeded", "failed", "violation", "SUCCEEDED", "queued", "", "\x00", "ok"])
+IDS = st.sampled_from(["task-1", "task-2", "", "x" * 201, 7, 10**40, True]) | ANYTHING
+URLS = (
+    st.sampled_from(["https://files.test/0.png", "http://127.0.0.1/", "javascript:alert(1)", "x" * 9000, "", "https://[", "\ud800"])
+    | ANYTHING
+)
+RESULTS = st.lists(
+    st.fixed_dictionaries({}, optional={"url": URLS, "imageUrl": URLS, "width": ANYTHING, "height": ANYTHING}) | ANYTHING, max_size=40
+)
+TASKS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": IDS,
+        "status": STATUSES | ANYTHING,
+        "progress": st.floats() | ANYTHING,
+        "results": RESULTS | ANYTHING,
+        "url": URLS,
+        "failure_reason": st.sampled_from(["input_moderation", "output_moderation", "error"]) | ANYTHING,
+        "error": ANYTHING,
+        "data": ANYTHING,
+        "code": ANYTHING,
+    },
+)
+BODIES = st.one_of(
+    TASKS.map(lambda task: json.dumps(task).encode()),
+    TASKS.map(lambda task: json.dumps({"code": 0, "msg": "success", "data": task}).encode()),
+    ANYTHING.map(lambda value: json.dumps(value).encode()),
+    st.binary(max_size=300),
+    st.tuples(TASKS.map(lambda task: json.dumps(task).encode()), st.integers(0, 60), st.binary(max_size=3)).map(
+        lambda cut: cut[0][: cut[1]] + cut[2] + cut[0][cut[1] :]
+    ),
+)
+
+
+@pytest.fixture
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
+    environ = {"DATABASE_URL": sqlite_url, "GRSAI_API_KEY": "sk-test", "CALLBACK_MAX_BYTES": str(LIMIT)}
+    with web_side(tmp_path / "data", environ) as web:
+        yield web
+
+
+@PATIENT(max_examples=150)
+@given(bodies=st.lists(BODIES, min_size=1, max_size=4))
+@example(
+    bodies=[b'{"id":"task-1","status":"succeeded","results":[{"url":"https://files.test/0.png"}]}', b'{"id":"task-2","status":"failed"}']
+)
+@example(bodies=[b'{"id":"a","id":"b","status":"running","status":"failed"}', b"[" * LIMIT, b'"' * LIMIT, b"9" * LIMIT])
+def test_no_sequence_of_bodies_behind_a_ticket_breaks_anything(web: WebSide, bodies: list[bytes]) -> None:
+    ticket = web.ticket()
+    answers = []
+    for body in bodies:
+        answer = web.callback(ticket, body)
+        assert answer.status_code in {200, 400}, body
+        assert answer.json["ok"] is (answer.status_code == 200)
+        answers.append(answer.status_code)
+    kept = web.services.reports.deliveries(ticket.partition(".")[0])
+    assert [row.body for row in kept] == bodies
+    assert [400 if row.verdict == Verdict.UNREADABLE else 200 for row in kept] == answers
+    assert web.services.reports.audit().ok
+
+
+@contextmanager
+def unlimited() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callback, "_allowances", lambda: {"requests": Allowance(math.inf), "tasks": Allowance(math.inf)})
+        patch.setattr("receiver.ledger.hints.MOST_A_MINUTE", math.inf)
+        yield
+
+
+@PATIENT(max_examples=100)
+@given(body=BODIES)
+def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(web: WebSide, body: bytes) -> None:
+    with unlimited():
+        answer = web.client.post("/callback", data=body)
+    assert answer.status_code in {202, 400}, body
+    assert web.services.reports.jobs() == []
+
+
+@PATIENT(max_examples=100)
+@given(tail=st.text(min_size=1, max_size=90) | st.binary(min_size=1, max_size=90), body=st.binary(max_size=50))
+def test_no_path_but_a_ticket_is_a_ticket(web: WebSide, tail: str | bytes, body: bytes) -> None:
+    raw = tail if isinstance(tail, bytes) else tail.encode("utf-8", "surrogatepass")
+    path = "/callback/" + raw.decode("latin-1")
+    answer = web.client.post("/", data=body, environ_overrides={"PATH_INFO": path, "RAW_URI": path})
+    assert (answer.status_code, answer.json) == (404, {"ok": False, "error": "no such callback"})
+    assert answer.headers.get("Location") is None
+
+
+@PATIENT(max_examples=60)
+@given(
+    headers=st.dictionaries(
+        st.sampled_from(
+            ["Content-Type", "Content-Encoding", "Expect", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Cookie", "Range"]
+        ),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40),
+    ),
+    query=st.text(max_size=40),
+)
+def test_no_header_and_no_query_changes_what_a_callback_says(web: WebSide, headers: dict[str, str], query: str) -> None:
+    ticket = web.ticket()
+    body = b'{"id":null,"status":"running","progress":7}'
+    answer = web.client.post(f"/callback/{ticket}", data=body, headers=headers, query_string=query)
+    assert answer.status_code == 200
+    assert web.verdicts(ticket.partition(".")[0]) == ["progress"]
+
+
+@PATIENT(max_examples=60)
+@given(first=TASKS, second=TASKS)
+def test_a_second_body_never_undoes_what_the_first_decided(web: WebSide, first: dict[str, Any], second: dict[str, Any]) -> None:
+    ticket = web.ticket()
+    ref = ticket.partition(".")[0]
+    web.callback(ticket, json.dumps(first).encode())
+    decided = web.services.reports.job(ref)
+    web.callback(ticket, json.dumps(second).encode())
+    after = web.services.reports.job(ref)
+    assert decided is not None
+    assert after is not None
+    if decided.outcome is not None:
+        assert (after.outcome, after.state, after.reason) == (decided.outcome, decided.state, decided.reason)
+
+
+# The same by a schema: what schemathesis makes of it, right and wrong.
+
+CONTRACT: dict[str, Any] = {
+    "openapi": "3.1.0",
+    "info": {"title": "callbacks", "version": "1"},
+    "paths": {
+        f"/callback{tail}": {
+            "post": {
+                "parameters": [{"name": "ticket", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
+                if tail
+                else [],
+                "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Task"}}}},
+                "responses": {
+                    status: {"description": "", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Answer"}}}}
+                    for status in statuses
+                },
+            }
+        }
+        for tail, statuses in (("/{ticket}", ("200", "400", "404", "413", "503")), ("", ("202", "400", "401", "413", "503")))
+    },
+    "components": {
+        "schemas": {
+            "Task": {
+                "type": "object",
+                "required": ["status"],
+                "properties": {
+                    "id": {"type": "string"},
+                    "status": {"enum": ["running", "succeeded", "failed"]},
+                    "progress": {"type": "number"},
+                    "results": {"type": ["array", "null"], "items": {"type": "object", "properties": {"url": {"type": "string"}}}},
+                },
+            },
+            "Answer": {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}}},
+        }
+    },
+}
+SCHEMA = schemathesis.openapi.from_dict(CONTRACT)
+
+
+@SCHEMA.parametrize()
+@PATIENT(max_examples=60)
+def test_every_answer_is_one_of_the_contract(case: "schemathesis.Case[Any]", web: WebSide) -> None:
+    with unlimited():
+        answer = case.call(app=web.client.application)
+    case.validate_response(answer, checks=[not_a_server_error, status_code_conformance, response_schema_conformance])

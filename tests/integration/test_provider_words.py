@@ -1,0 +1,128 @@
+"""What a provider says is text: no key or ticket of ours is kept of it, and on a terminal it moves no cursor and hides nothing."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from ledgers import BASE_URL, Books, failed
+
+from receiver.cli import jobs
+from receiver.cli.frame import cell, errors_told
+from receiver.errors import ProviderError, ReceiverError, RefusedError
+from receiver.inbox import Inbox
+from receiver.masking import BLACK, Mask
+from receiver.model import Api, Delivery, Mode, Source, Submission
+from receiver.providers import grsai
+from receiver.providers.grsai_client import GrsaiClient
+from receiver.services import Services
+from receiver.settings import Settings
+from receiver.tickets import Tickets
+from receiver.views import JobView
+from submitter import cli as submitter
+from submitter.batch.screen import tell
+
+KEY = "sk-canary-of-this-test"
+TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")
+HOSTILE = "\x1b]0;pwned\x07\x1b[2J[/red] [link=file:///etc] \u202egnp.exe\x9b31m\rover"
+CONTROL = ("\x1b", "\x07", "\u202e", "\x9b", "\r")
+
+
+@contextmanager
+def provider(body: object) -> Iterator[str]:
+    """Answer every POST with this body; give the address."""
+
+    class Quoting(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # the name http.server asks for
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Quoting) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        thread.join(10)
+
+
+ASKED = grsai.build_submit(Submission("a fox", "gpt-image-1.5", {}, Mode.WEBHOOK), "-1")
+
+
+def test_a_refusal_that_quotes_our_key_is_blackened() -> None:
+    said = {"code": -1, "data": None, "msg": f"invalid apikey {KEY}, go away"}
+    with provider(said) as url, pytest.raises(RefusedError) as refused:
+        GrsaiClient(KEY).submit(url, ASKED, lambda: None)
+    assert str(refused.value) == f"invalid apikey {BLACK}, go away"
+
+
+def test_an_answer_about_a_task_that_quotes_our_key_is_blackened() -> None:
+    task = {"id": "task-1", "status": "failed", "error": f"no credits on {KEY}"}
+    with provider({"code": 0, "msg": "success", "data": task}) as url:
+        body = GrsaiClient(KEY).result(url, Api.DRAW, "task-1")
+    assert KEY.encode() not in body
+    assert grsai.read_report(body).message == f"no credits on {BLACK}"
+    with provider({"code": -1, "msg": f"{KEY} is unknown"}) as url, pytest.raises(ProviderError) as failure:
+        GrsaiClient(KEY).result(url, Api.DRAW, "task-1")
+    assert KEY not in str(failure.value)
+
+
+def test_a_callback_that_quotes_our_key_or_its_own_url_is_kept_without(books: Books) -> None:
+    inbox = Inbox(books.ledger, lambda: None, base_url=BASE_URL, mask=Mask([KEY]))
+    ref = books.waiting()
+    inbox.accept(Delivery(ref, Source.CALLBACK, failed(message=f"{KEY} cannot reach /callback/{TICKET}"), 1.0))
+    said = books.job(ref).message
+    assert said == f"{BLACK} cannot reach /callback/{TICKET.partition('.')[0]}.{BLACK}"
+    assert all(KEY not in event["payload"] and TICKET not in event["payload"] for event in books.reports.events())
+
+
+# On a terminal.
+
+
+@pytest.fixture
+def services(sqlite_url: str, tmp_path: Path) -> Iterator[Services]:
+    with closing(Services(Settings.load({"DATA_DIR": str(tmp_path / "data"), "DATABASE_URL": sqlite_url})).open()) as services:
+        yield services
+
+
+def is_plain(text: str) -> bool:
+    return not any(mark in text for mark in CONTROL)
+
+
+def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(services: Services, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Submission(HOSTILE, HOSTILE, {"style": HOSTILE})
+    ref = services.ledger.submit(asked, "https://provider.test").ref
+    urls = [{"url": f"https://files.test/{HOSTILE}"}]
+    body = {"id": HOSTILE, "status": "succeeded", "results": urls}
+    services.inbox.accept(Delivery(ref, Source.CALLBACK, json.dumps(body).encode(), 1.0))
+    (claimed,) = services.ledger.claim_assets(1)
+    services.ledger.retry_asset(claimed, 9e9, HOSTILE)
+    other = services.ledger.submit(asked, "https://provider.test").ref
+    services.ledger.refused(other, HOSTILE)
+    for shown in (ref, other):
+        job = services.ledger.job(shown)
+        jobs._show(services, job)
+        submitter._tell(JobView.of(job, services.reports.assets([shown])[shown]), err=False)
+    tell(HOSTILE)
+    said = capsys.readouterr()
+    assert "[/red]" in said.out
+    assert "[/red]" in said.err
+    assert is_plain(said.out)
+    assert is_plain(said.err)
+    assert is_plain(cell(HOSTILE).plain)
+
+
+def test_an_error_that_quotes_a_provider_is_told_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    @errors_told
+    def command() -> None:
+        raise ReceiverError(HOSTILE)
+
+    with pytest.raises(SystemExit):
+        command()
+    assert is_plain(capsys.readouterr().err)

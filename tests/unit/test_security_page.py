@@ -1,0 +1,56 @@
+"""The security page tells the truth: every test it names exists, and its numbers are those of the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from receiver import arrivals, evidence, gunicorn_worker
+from receiver.archive import fetch, wire
+from receiver.archive.inspect import pieces
+from receiver.gunicorn_conf import SILENCE
+from receiver.ledger import hints
+from receiver.reconcile import MOST_HINT_LOOKS
+from receiver.web import callback
+from receiver.web.allowance import SHARE
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE)
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(NAMED)))
+def test_every_test_it_names_exists(file: str, name: str) -> None:
+    (path,) = (ROOT / "tests").rglob(file)
+    assert re.search(rf"^def {name}\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_line_of_its_tables_names_a_test() -> None:
+    lines = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| what he tries")]
+    assert len(lines) > 20
+    assert [line for line in lines if not re.search(r"`test_\w+\.py::test_\w+`", line)] == []
+
+
+def test_its_numbers_are_those_of_the_code() -> None:
+    for number in (
+        f"({callback.TASKS_A_MINUTE} new ids a minute",
+        f"{hints.MOST_A_MINUTE} new ids a minute in all",
+        f"at most {MOST_HINT_LOOKS} times",
+        f"{hints.MOST_WAITING:,} waiting",
+        f"a wall clock of {arrivals.ARRIVAL:.0f} s",
+        f"cut after {SILENCE} s",
+        f"in a thread, {gunicorn_worker.PARTING} s",
+        f"{evidence.MOST_KEPT} deliveries and {evidence.MOST_BYTES >> 20} MiB",
+        f"at most {fetch.MAX_REDIRECTS} redirects",
+        f"{wire.LONGEST_HEAD >> 10} KiB around a body",
+        f"{pieces.MAX_SIDE:,} pixels a side",
+        f"{pieces.MAX_FRAMES:,} frames",
+    ):
+        assert number in PAGE
+    assert SHARE == 0.5
+    assert pieces.MAX_AREA == 10**9
+
+
+def test_it_says_how_to_report_a_hole() -> None:
+    assert "## To report a hole" in PAGE
+    assert "docs/security.md" in (ROOT / "README.md").read_text(encoding="utf-8")
