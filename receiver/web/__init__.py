@@ -1,9 +1,9 @@
-"""The web side: callbacks in, health and API out. A factory without side effects; see ``state`` for when services are opened."""
+"""The web side: callbacks in, health, API and dashboard out. A factory without side effects; see ``state`` for when services are opened."""
 
 from flask import Flask
 
 from receiver.services import Services
-from receiver.web import api, callback, health, state
+from receiver.web import api, callback, dashboard, health, lost, request_id, state
 
 
 def create_app(services: Services | None = None) -> Flask:
@@ -15,6 +15,9 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(callback.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(dashboard.blueprint)
+    request_id.name_requests(app)  # before the others, so that it has the last word on their answers
+    app.after_request(lost.tell)
     if services is not None:
         state.attach(app, services)
     return app

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Callable, Mapping
 
 from flask import Flask, current_app
 
@@ -9,6 +10,7 @@ from receiver.services import Services
 from receiver.settings import Settings
 
 _NAME = "receiver"
+_STOPPING = "receiver.stopping"
 _opening = threading.Lock()
 
 
@@ -27,3 +29,14 @@ def services() -> Services:
             found = current_app.extensions[_NAME]
     assert isinstance(found, Services)  # noqa: S101 - only attach writes it
     return found
+
+
+def stops_when(app: Flask, stopping: Callable[[], bool]) -> None:
+    """Tell the application how to see that its process is about to stop, so that answers without an end can be ended."""
+    app.extensions[_STOPPING] = stopping
+
+
+def is_stopping(extensions: Mapping[str, object]) -> bool:
+    """Say whether the process is about to stop, by the application's ``extensions``."""
+    stopping = extensions.get(_STOPPING)
+    return callable(stopping) and bool(stopping())

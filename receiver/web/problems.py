@@ -1,0 +1,17 @@
+"""Errors of the API as RFC 9457 has them."""
+
+from flask import Response
+
+from receiver.views import ProblemView
+
+# Seconds after which somebody may try again when the ledger or the archive is away.
+RETRY_AFTER = 5
+
+
+def problem(status: int, detail: str, *, retry_after: int | None = None) -> Response:
+    """Answer with an error."""
+    body = ProblemView(status=status, detail=detail).model_dump_json()
+    response = Response(body, status=status, content_type="application/problem+json")
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response

@@ -1,0 +1,71 @@
+"""A real browser, a real service and a provider that is the sandbox, one of each for all tests here; a page of its own for each test."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from premises import Premises
+from real_parts import missing
+from viewer import ARGUMENTS, Viewer
+
+from submitter.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Run one Chromium."""
+    path = shutil.which("chromium")
+    if path is None:
+        missing("Chromium (apt install chromium)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    """Run one service."""
+    with Sandbox() as sandbox:
+        premises = Premises(tmp_path_factory.mktemp("premises"), sandbox)
+        with premises.started(POLL_AFTER="3", POLL_INTERVAL="1"):
+            yield premises
+
+
+@pytest.fixture(scope="session")
+def viewer(browser: Browser, here: Premises) -> Viewer:
+    """Log in once, and know what pages there are."""
+    return Viewer(browser, here)
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """Collect what the browser complains of; a test that provokes something takes it out again."""
+    return []
+
+
+@pytest.fixture
+def page(viewer: Viewer, complaints: list[str]) -> Iterator[Page]:
+    """Open a page of somebody who is logged in; at its end the browser must have had nothing to complain of."""
+
+    def hear(message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            complaints.append(f"{message.text} ({message.location.get('url')})")
+
+    with viewer.context() as context:
+        page = context.new_page()
+        page.on("console", hear)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page
+    assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    """Make the folder where pictures of the pages are kept."""
+    folder = Path(__file__).parents[2] / "build" / "screenshots"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,128 @@
+"""An archived file over the API: whole, in parts, unchanged, or as a link."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from web_side import SUCCEEDED, WebSide, web_side
+
+from receiver.ledger.rows import StoredAsset
+from receiver.model import JobState, Submission
+
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3000
+SIZE = len(PICTURE)
+DIGEST = hashlib.sha256(PICTURE).hexdigest()
+
+
+@pytest.fixture
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
+    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
+        yield web
+
+
+@pytest.fixture
+def path(web: WebSide, tmp_path: Path) -> str:
+    """Archive a picture; return its address."""
+    return archived(web, tmp_path)
+
+
+def archived(web: WebSide, tmp_path: Path) -> str:
+    ref = web.services.ledger.submit(Submission("a fox", "gpt-image-1.5", {}), "https://provider.test").ref
+    web.callback(web.services.tickets.sign(ref), SUCCEEDED)
+    (claimed,) = web.services.ledger.claim_assets(1)
+    file, key = tmp_path / "fetched", f"2026/10/01/{ref}/0.png"
+    file.write_bytes(PICTURE)
+    web.services.store.put(key, file, sha256=DIGEST, content_type="image/png")
+    web.services.ledger.finish_asset(claimed, StoredAsset(key, DIGEST, SIZE, "image/png", 8, 8))
+    (job,) = web.services.ledger.claim_jobs(1)
+    web.services.ledger.conclude(job, JobState.ARCHIVED)
+    return f"/api/jobs/{ref}/assets/0"
+
+
+def get(web: WebSide, path: str, **headers: str) -> Any:
+    return web.client.get(path, headers={**web.admin, **headers})
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-", 0, SIZE),
+        ("bytes=100-199", 100, 200),
+        (f"bytes={SIZE - 10}-", SIZE - 10, SIZE),
+        ("bytes=-10", SIZE - 10, SIZE),
+        (f"bytes=-{SIZE * 2}", 0, SIZE),
+        (f"bytes=5-{SIZE * 2}", 5, SIZE),
+        ("bytes=300000-600000", 300_000, 600_001),
+    ],
+)
+def test_a_part_is_given_as_it_was_asked_for(web: WebSide, path: str, asked: str, start: int, stop: int) -> None:
+    with get(web, path, Range=asked) as answer:
+        assert (answer.status_code, answer.data) == (206, PICTURE[start:stop])
+        assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
+        assert answer.headers["Content-Length"] == str(stop - start)
+        assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'", "a part is as harmless as the whole"
+
+
+@pytest.mark.parametrize("asked", [f"bytes={SIZE}-", f"bytes={SIZE * 2}-{SIZE * 3}"])
+def test_a_part_that_is_not_there_is_told_with_the_size(web: WebSide, path: str, asked: str) -> None:
+    answer = get(web, path, Range=asked)
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{SIZE}")
+    assert answer.content_type == "application/problem+json"
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-1,5-9", "lines=1-2", "bytes=9-5", "bytes=-0", "bytes=x-y", "bytes", "0-5", "bytes=--5"])
+def test_what_is_no_single_part_of_bytes_gives_the_whole(web: WebSide, path: str, asked: str) -> None:
+    with get(web, path, Range=asked) as answer:
+        assert (answer.status_code, answer.data, answer.headers["Accept-Ranges"]) == (200, PICTURE, "bytes")
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [(f'"{DIGEST}"', 206), ('"another"', 200), ("Wed, 21 Oct 2026 07:28:00 GMT", 200)],
+)
+def test_a_part_is_given_only_of_the_file_the_caller_means(web: WebSide, path: str, condition: str, status: int) -> None:
+    with get(web, path, Range="bytes=0-9", **{"If-Range": condition}) as answer:
+        assert answer.status_code == status
+
+
+def test_who_has_it_already_is_told_so_without_opening_it(web: WebSide, path: str) -> None:
+    answer = get(web, path, **{"If-None-Match": f'"other", "{DIGEST}"'})
+    assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", f'"{DIGEST}"')
+    with get(web, path, **{"If-None-Match": '"other"'}) as answer:
+        assert answer.status_code == 200
+
+
+def test_a_download_that_broke_off_is_continued_to_the_same_bytes(web: WebSide, path: str) -> None:
+    with get(web, path) as first:
+        held = first.data[:123_456]
+    with get(web, path, Range=f"bytes={len(held)}-", **{"If-Range": f'"{DIGEST}"'}) as rest:
+        assert hashlib.sha256(held + rest.data).hexdigest() == DIGEST
+
+
+def test_a_head_tells_the_size_of_a_part_and_gives_none_of_it(web: WebSide, path: str) -> None:
+    with web.client.head(path, headers={**web.admin, "Range": "bytes=0-9"}) as answer:
+        assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (206, "10", b"")
+
+
+def test_a_directory_cannot_be_linked_to_and_says_what_to_do(web: WebSide, path: str) -> None:
+    answer = get(web, f"{path}?link=1")
+    assert (answer.status_code, "fetch the bytes" in answer.json["detail"]) == (409, True)
+    assert get(web, f"{path}?link=yes").status_code == 400
+    assert get(web, path.replace("/0", "/7") + "?link=1").status_code == 404
+
+
+def test_a_bucket_is_linked_to_for_a_while(sqlite_url: str, bucket: str, tmp_path: Path) -> None:
+    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}/prefix"}) as web:
+        path = archived(web, tmp_path)
+        with get(web, path, Range="bytes=300000-600000") as part:
+            assert (part.status_code, part.data) == (206, PICTURE[300_000:600_001])
+        answer = get(web, f"{path}?link=1")
+        assert answer.status_code == 200
+        left = datetime.fromisoformat(answer.json["expires_at"]).timestamp() - web.services.ledger.now()
+        assert 880 < left <= 900
+        assert requests.get(answer.json["url"], timeout=10).content == PICTURE

@@ -1,0 +1,81 @@
+"""The API's description: true to the last word, by the judgement of a tool that tries everything it allows and much that it does not."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from web_side import FAILED, SUCCEEDED, WebSide, web_side
+
+from receiver.model import Submission
+from receiver.web import create_app
+from receiver.web.api.description import document
+from submitter.sandbox import Sandbox
+
+DOCUMENT = document(create_app())
+# Everything but the stream, which has no end.
+OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods if path != "/api/stream"]
+ASKED = [(path, method) for path, method in OPERATIONS if DOCUMENT["paths"][path][method]["parameters"]]
+# A text with a NUL is refused wherever it stands, which a schema cannot say of what is free to have any shape (``params``).
+CONFIG = schemathesis.Config.from_dict({"generation": {"allow-x00": False}})
+RIGHT, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebSide]:
+    environ = {"PUBLIC_URL": "https://receiver.test", "GRSAI_API_KEY": "sk-test"}
+    with Sandbox() as sandbox, web_side(tmp_path_factory.mktemp("openapi") / "data", {**environ, "GRSAI_BASE_URL": sandbox.url}) as web:
+        for body in (SUCCEEDED, {**FAILED, "id": "task-2"}):
+            ref = web.services.ledger.submit(Submission("a fox", "gpt-image-1.5", {}), "https://provider.test").ref
+            web.callback(web.services.tickets.sign(ref), body)
+        yield web
+
+
+@pytest.mark.parametrize(("path", "method", "mode"), [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)])
+def test_every_operation_answers_as_it_is_described(web: WebSide, path: str, method: str, mode: Any) -> None:
+    # The token has its own tests; here every request shows it.
+    open_to_all = {name: value for name, value in copy.deepcopy(DOCUMENT).items() if name != "security"}
+    for methods in open_to_all["paths"].values():
+        for described in methods.values():
+            described.pop("security")
+    api = schemathesis.openapi.from_dict(open_to_all, config=CONFIG)
+    api.app = web.client.application
+    operation = api[path][method.upper()]
+    statuses = []
+
+    @settings(max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def answers(case: Any) -> None:
+        statuses.append(case.call_and_validate(headers=web.admin).status_code)
+
+    answers()
+    assert statuses
+
+
+def test_the_description_needs_the_token_and_says_so(web: WebSide) -> None:
+    assert web.client.get("/openapi.json").status_code == 401
+    shown = web.client.get("/openapi.json", headers=web.admin)
+    assert (shown.status_code, shown.json["openapi"]) == (200, "3.1.0")
+    assert shown.json == DOCUMENT
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            assert operation["security"] == [{"token": []}], path
+            assert web.client.open(path.replace("{", "").replace("}", ""), method=method).status_code in {401, 404}, path
+
+
+def test_every_route_of_the_api_is_described() -> None:
+    routes = {rule.rule for rule in create_app().url_map.iter_rules() if rule.rule.startswith("/api/")}
+    assert {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route) for route in routes} == set(DOCUMENT["paths"]) - {"/openapi.json"}
+
+
+def test_the_description_names_what_may_be_asked_and_nothing_else() -> None:
+    (limit,) = [item for item in DOCUMENT["paths"]["/api/jobs"]["get"]["parameters"] if item["name"] == "limit"]
+    assert limit["schema"] == {"default": 50, "maximum": 500, "minimum": 1, "title": "Limit", "type": "integer"}
+    job = DOCUMENT["components"]["schemas"]["GrsaiRequest"]
+    assert job["additionalProperties"] is False
+    assert job["properties"]["mode"]["enum"] == ["webhook", "poll", "stream"]
+    assert "deadline" not in json.dumps(DOCUMENT), "what the ledger knows beyond the job object stays there"

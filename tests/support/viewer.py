@@ -1,0 +1,107 @@
+"""Somebody who looks at the dashboard: a logged-in browser, and jobs of every kind to look at."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import requests
+from playwright.sync_api import Browser, BrowserContext
+from premises import Premises
+from sqlalchemy import update
+from waiting import until
+
+from receiver.ledger.tables import assets
+from receiver.model import AssetState, JobState
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHONE = {"width": 390, "height": 780}
+DESK = {"width": 1280, "height": 900}
+
+
+class Viewer:
+    """Opens contexts of a logged-in browser."""
+
+    def __init__(self, browser: Browser, here: Premises) -> None:
+        self._browser = browser
+        self.here = here
+        with here.services() as services:
+            self.token = services.admin_token
+
+    @cached_property
+    def _session(self) -> Any:
+        """Log in, and keep the cookies."""
+        with self.stranger() as context:
+            page = context.new_page()
+            page.goto(f"{self.here.url}/login")
+            page.get_by_label("Admin token").fill(self.token)
+            page.keyboard.press("Enter")
+            page.wait_for_url(f"{self.here.url}/")
+            return context.storage_state()
+
+    @contextmanager
+    def stranger(self, **options: Any) -> Iterator[BrowserContext]:
+        """Open a fresh browser."""
+        context = self._browser.new_context(**{"viewport": DESK, "base_url": self.here.url, "locale": "en-GB", **options})
+        context.set_default_timeout(10_000)
+        yield context
+        context.close()
+
+    @contextmanager
+    def context(self, **options: Any) -> Iterator[BrowserContext]:
+        """Open a fresh browser that is logged in."""
+        with self.stranger(storage_state=self._session, **options) as context:
+            yield context
+
+    @cached_property
+    def jobs(self) -> dict[str, str]:
+        """Post a job of every kind and wait until each is what it is to be; return their refs by what they show."""
+        wanted: dict[str, dict[str, Any]] = {
+            "a fox in the snow": {},
+            "two owls": {"format": "jpeg"},
+            "a picture the provider will not draw": {"fail": "output_moderation"},
+            "a picture that never comes": {"file": {"mode": "error", "times": 0}},
+            "a job without an end": {"delay": 600},
+        }
+        refs = {prompt: self.here.submit(prompt, **script).ref for prompt, script in wanted.items()}
+        with self.here.services() as services:
+            hook = f"{self.here.url}/callback/{services.tickets.sign(refs['two owls'])}"
+            assert requests.post(hook, data=b'{"status": "succ', timeout=10).status_code == 400
+            never = refs["a picture that never comes"]
+            until(lambda: services.ledger.job(never).state is JobState.ARCHIVING, what="that its result is known")
+            soon = services.ledger.now() + 1500
+            late = update(assets).where(assets.c.state == AssetState.PENDING).values(expires_at=soon)
+            services.database.write(lambda connection: connection.execute(late))
+            self.here.wait(*(refs[prompt] for prompt in ("a fox in the snow", "two owls", "a picture the provider will not draw")))
+        return refs
+
+    def pages(self) -> dict[str, str]:
+        """Return the address of every kind of page, by its name."""
+        fox, lost = self.jobs["a fox in the snow"], self.jobs["a picture the provider will not draw"]
+        return {
+            "gallery": "/",
+            "jobs": "/jobs",
+            "nothing found": "/jobs?q=no-such-words",
+            "job": f"/jobs/{fox}",
+            "failed job": f"/jobs/{lost}",
+            "job under way": f"/jobs/{self.jobs['a picture that never comes']}",
+            "delivery": f"/jobs/{self.jobs['two owls']}/deliveries/{self._first_delivery()}",
+            "in danger": "/danger",
+            "set aside": "/set-aside",
+            "compare": "/compare",
+            "new job": "/submit",
+            "retry many": "/retry-all",
+            "law": "/law",
+        }
+
+    def _first_delivery(self) -> int:
+        with self.here.services() as services:
+            return services.reports.delivery_log(self.jobs["two owls"])[0].id

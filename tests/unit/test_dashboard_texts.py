@@ -1,0 +1,96 @@
+"""What the pages say: every text is there in both languages, is used, and has the same places to be filled."""
+
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+from receiver.model import AssetState, EventType, JobState, Reason, Source, Verdict
+from receiver.web.dashboard import shape
+from receiver.web.dashboard.text import TEXTS, text
+
+WEB = Path(__file__).parents[2] / "receiver" / "web"
+TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in (WEB / "templates").glob("*.html")}
+VIEWS = {path.name: path.read_text(encoding="utf-8") for path in (WEB / "dashboard").glob("*.py") if path.name != "text.py"}
+# Keys a page puts together from a word of the service.
+MADE = {
+    *(state.value for state in (*JobState, *AssetState)),
+    *(reason.value for reason in Reason),
+    *(f"source_{source}" for source in Source),
+    *(f"verdict_{verdict}" for verdict in Verdict),
+    *(f"event_{kind}" for kind in EventType),
+    *(f"theme_{theme}" for theme in ("auto", "light", "dark")),
+    *(f"mode_{mode}" for mode in ("webhook", "poll", "stream")),
+}
+
+
+def named() -> set[str]:
+    """Return every key a template or a view names."""
+    everything = "\n".join([*TEMPLATES.values(), *VIEWS.values()])
+    found = set(re.findall(r"""\bt\((?:"|')([a-z_.0-9]+)(?:"|')""", everything)) | set(
+        re.findall(r"""(?:"|')([a-z_.0-9]+)(?:"|')""", everything)
+    )
+    # error_404 brings error_404_help with it, and an act that was done is said with said_….
+    return found | {f"{key}_help" for key in found} | {f"said_{key}" for key in found} | set(re.findall(r"\?said=([a-z]+)", everything))
+
+
+def test_every_text_that_is_asked_for_is_there() -> None:
+    asked = {key for page in TEMPLATES.values() for key in re.findall(r"""\bt\("([a-z_.0-9]+)"[,)]""", page)}
+    asked |= {
+        key
+        for view in VIEWS.values()
+        for key in re.findall(r"""\b(?:said|message|stranger_message)\((?:\d+, )?"([a-z_.0-9]+)"[,)]""", view)
+    }
+    assert len(asked) > 80
+    assert sorted(asked - set(TEXTS)) == []
+    assert sorted(MADE - set(TEXTS)) == []
+
+
+def test_every_text_is_used() -> None:
+    said = {f"said_{word}" for view in VIEWS.values() for word in re.findall(r"\?said=([a-z]+)", view)}
+    errors = {f"error_{status}{more}" for status in (403, 404, 405, 409, 413, 500, 503) for more in ("", "_help")}
+    counted = {f"how_many_{what}{least}" for what in ("jobs", "deliveries") for least in ("", "_least")}
+    assert sorted(set(TEXTS) - named() - MADE - said - errors - counted) == []
+
+
+@pytest.mark.parametrize("key", TEXTS)
+def test_both_languages_say_it_with_the_same_places(key: str) -> None:
+    english, chinese = TEXTS[key]
+    places = [sorted(name for _, name, _, _ in string.Formatter().parse(words) if name) for words in (english, chinese)]
+    assert places[0] == places[1]
+    assert re.search(r"[\u4e00-\u9fff]", chinese), "it is Chinese"
+    assert not re.search(r"[\u4e00-\u9fff]", english), "it is English"
+
+
+def test_a_text_is_filled_in() -> None:
+    assert text("en", "token_slow", seconds=3) == "Too many attempts. Try again in 3 seconds."
+    assert text("zh", "gallery") == "图库"
+
+
+@pytest.mark.parametrize(
+    ("number", "written"), [(0, "0 B"), (None, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (150 * 1024, "150 KB"), (3 * 1024**4, "3.0 TB")]
+)
+def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
+    assert shape.size(number) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(None, "–"), (0.25, "0.2 s"), (42, "42 s"), (61, "1 min 01 s"), (3700, "1 h 01 min"), (200_000, "2.3 d")],
+)
+def test_spans_are_written_for_people(seconds: float | None, written: str) -> None:
+    assert shape.span(seconds) == written
+
+
+def test_moments_are_written_for_people_and_machines() -> None:
+    assert shape.clock(1_800_000_000) == "2027-01-15 08:00:00 UTC"
+    assert shape.machine(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
+    assert (shape.clock(None), shape.machine(None)) == ("", "")
+    assert (shape.number(1234567), shape.share(1, 3), shape.share(0, 0)) == ("1,234,567", "33.3 %", "–")
+
+
+@pytest.mark.parametrize("page", TEMPLATES)
+def test_no_page_has_a_script_or_a_style_of_its_own(page: str) -> None:
+    """The policy would keep a browser from running them; here the mistake is found before a browser is."""
+    assert not re.search(r"<style|\sstyle=|<script(?![^>]+src=)|\son[a-z]+=|hx-on|javascript:|hx-vals|\|safe\b", TEMPLATES[page])
