@@ -1,0 +1,106 @@
+"""A job's trace, as a collector sees it: the submitter's, the web's and the worker's spans under one id, which is the ref."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from premises import Premises
+from processes import run
+from ulid import ULID
+from waiting import until
+
+from receiver import traces
+from receiver.errors import ConfigurationError
+from submitter.sandbox import Sandbox
+
+
+@dataclass
+class Collector:
+    """What was told to a collector."""
+
+    url: str
+    spans: list[Span] = field(default_factory=list)
+    said: bytes = b""
+
+    def of(self, ref: str) -> dict[str, Span]:
+        """Return the spans of a job by their names."""
+        return {span.name: span for span in self.spans if span.trace_id == ULID.from_str(ref).bytes}
+
+
+@contextmanager
+def collector() -> Iterator[Collector]:
+    """Run a collector of OTLP over HTTP."""
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            here.said += body
+            told = ExportTraceServiceRequest.FromString(body)
+            here.spans += [span for whole in told.resource_spans for part in whole.scope_spans for span in part.spans]
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        here = Collector(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield here
+        server.shutdown()
+        thread.join()
+
+
+def test_a_job_is_one_trace_through_every_process(tmp_path: Path) -> None:
+    with Sandbox(looks=1) as sandbox, collector() as heard:
+        here = Premises(tmp_path, sandbox)
+        here.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": heard.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        with here.started() as service:
+            done = run(["submitter", "submit", "a fox", "--size", "64x64", "--wait", "--json"], here.environ, folder=tmp_path, within=60)
+            assert done.status == 0, done.err
+            ref = json.loads(done.out)["ref"]
+            expected = {"submit", "callback", "archive", "fetch", "inspect", "put", "conclude"}
+            until(lambda: set(heard.of(ref)) == expected, what="all spans of the job")
+            assert service.stop() == 0
+        spans = heard.of(ref)
+        parts = {spans[name].parent_span_id for name in ("fetch", "inspect", "put")}
+        assert parts == {spans["archive"].span_id}
+        hook = sandbox.tasks()[0]["webhook"].rpartition("/")[2]
+        assert hook.encode() not in heard.said, "tickets are secrets"
+        assert here.environ["GRSAI_API_KEY"].encode() not in heard.said
+
+
+def test_without_its_variable_nothing_is_told_and_nothing_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "_tracer", [])
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    traces.configure({})
+    with traces.span("callback", "no ref at all"), traces.step("put"):
+        assert traces._tracer == []
+
+
+def test_traces_without_their_packages_are_a_mistake_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "_tracer", [])
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: .*\[otel\]"):
+        traces.configure({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
+
+
+def test_an_exception_is_told_by_its_kind_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: PLC0415 - beside its only use
+
+    monkeypatch.setattr(traces, "_tracer", [])
+    heard = InMemorySpanExporter()
+    traces.configure({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, heard)
+    with pytest.raises(ValueError, match="a secret"), traces.span("archive", str(ULID()), index=0):
+        raise ValueError("a secret")
+    (span,) = heard.get_finished_spans()
+    assert (span.status.description, span.events) == ("ValueError", ())

@@ -1,0 +1,117 @@
+"""Following the events: in order, from any place, each dealt with at least once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ledgers import Books, opened
+
+from receiver.errors import ConfigurationError
+from receiver.events import Event
+from receiver.ledger.outbox import Outbox
+from receiver.listen import Cursor, Listener, run_command
+from receiver.model import EventType
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    with opened(sqlite_url) as books:
+        yield books
+
+
+def listener(books: Books, *types: EventType, pauses: list[float] | None = None) -> Listener:
+    """Return a listener whose pauses are written down, and in each of which one more job fails; the third ends it."""
+    seen = [] if pauses is None else pauses
+
+    def pause(seconds: float) -> None:
+        seen.append(seconds)
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+        books.failed(f"meanwhile-{len(seen)}")
+
+    return Listener(Outbox(books.database, books.clock), types, pause)
+
+
+def test_what_there_is_comes_in_order_and_then_it_ends(books: Books) -> None:
+    ref = books.archived(2)
+    found = [(event, upto) for event, upto in listener(books).events(0, follow=False) if event]
+    assert [(event.number, event.type, event.index) for event, _ in found] == [
+        (1, EventType.ASSET_ARCHIVED, 0),
+        (2, EventType.ASSET_ARCHIVED, 1),
+        (3, EventType.JOB_ARCHIVED, None),
+    ]
+    assert {event.ref for event, _ in found} == {ref}
+    assert [upto for _, upto in found] == [1, 2, 3]
+    assert [event for event, _ in listener(books).events(1, follow=False) if event] == [event for event, _ in found[1:]]
+
+
+def test_it_waits_for_what_happens_next(books: Books) -> None:
+    books.failed("before")
+    pauses: list[float] = []
+    seen: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(event for event, _ in listener(books, pauses=pauses).events(1, follow=True) if event)
+    assert len(pauses) == 3
+
+
+def test_types_nobody_asked_for_are_passed_over_and_the_place_moves_on(books: Books) -> None:
+    books.archived()
+    assert list(listener(books, EventType.JOB_FAILED).events(0, follow=False)) == [(None, 2)]
+
+
+def test_many_events_come_without_a_gap(books: Books) -> None:
+    for number in range(120):
+        books.failed(f"task-{number}")
+    numbers = [event.number for event, _ in listener(books).events(0, follow=False) if event]
+    assert numbers == list(range(1, 121))
+
+
+# The place.
+
+
+def test_a_place_is_kept_and_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "place"
+    assert Cursor(path).read() is None
+    Cursor(path).keep(41)
+    Cursor(path).keep(42)
+    assert Cursor(path).read() == 42
+    assert [file.name for file in tmp_path.iterdir()] == ["place"]
+
+
+def test_no_place_is_kept_without_a_file() -> None:
+    cursor = Cursor(None)
+    cursor.keep(1)
+    assert cursor.read() is None
+
+
+def test_a_file_that_is_no_place_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "place"
+    path.write_text("a letter to my aunt")
+    with pytest.raises(ConfigurationError, match="holds no number of an event"):
+        Cursor(path).read()
+    assert path.read_text() == "a letter to my aunt"
+
+
+def test_a_place_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        Cursor(tmp_path / "nowhere" / "place").keep(1)
+
+
+# The command.
+
+
+def test_a_command_has_the_event_on_its_stdin_and_in_its_environment(tmp_path: Path) -> None:
+    told = {"id": "ref-0-asset-archived-0", "type": "asset.archived", "data": {"ref": "R", "key": "a/0.png", "job_key": None, "size": 7}}
+    out = tmp_path / "out"
+    script = 'cat > "$0"; echo "$EVENT_ID $EVENT_TYPE $EVENT_REF $EVENT_KEY $EVENT_SIZE ${EVENT_JOB_KEY-none}" >> "$0"; exit 3'
+    assert run_command(f"sh -c '{script}' {out}", told) == 3
+    line, words = out.read_text().splitlines()
+    assert json.loads(line) == told
+    assert words == "ref-0-asset-archived-0 asset.archived R a/0.png 7 none"
+
+
+@pytest.mark.parametrize("command", ["", "no-such-program-anywhere", "'unclosed"])
+def test_a_command_that_cannot_be_run_is_told(command: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--exec: .* cannot be run"):
+        run_command(command, {"id": "x", "data": {}})

@@ -1,0 +1,225 @@
+"""The figures: shared by processes that come and go, and what the ledger says of itself."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from event_side import SECRET
+from ledgers import TIMING, Books, opened, stored, succeeded
+from structlog.testing import capture_logs
+from web_side import WebSide, web_side
+
+from receiver import bookkeeping, figures
+from receiver.engine import Lane
+from receiver.engine.observed import observed
+from receiver.errors import LedgerError
+from receiver.ledger.backlog import Backlogs
+from receiver.ledger.reports import Audit
+from receiver.metrics import Counter, names
+from receiver.model import AssetState
+
+ROOT = Path(__file__).parents[2]
+
+# A process that shares its counts in the folder named, counts to three on request, and says what all have counted.
+COUNTING = """
+import sys
+from pathlib import Path
+from receiver import metrics
+figure = metrics.Counter("test_figure", "Of a test.", ["kind"], known=[("never",)])
+assert "prometheus_client" not in sys.modules
+metrics.prepare(Path(sys.argv[1]))
+metrics.show()
+for line in sys.stdin:
+    if line == "count\\n":
+        figure.labels("seen").inc(3)
+    print(metrics.serve("127.0.0.1", 0), flush=True)
+"""
+
+
+class Process:
+    """One process that counts."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-c", COUNTING, str(folder)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def says(self, word: str) -> str:
+        """Have it do something; return what it shows afterwards."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+        return requests.get(f"http://127.0.0.1:{int(self._process.stdout.readline())}/metrics", timeout=5).text
+
+    def end(self) -> None:
+        """Kill it, as it may happen."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def seen(text: str) -> float:
+    found = re.search(r'test_figure_total\{kind="seen"\} (\S+)', text)
+    return float(found[1]) if found else 0.0
+
+
+def test_what_a_dead_process_counted_is_kept_while_another_lives_and_forgotten_when_all_begin_anew(tmp_path: Path) -> None:
+    first = Process(tmp_path)
+    try:
+        shown = first.says("count")
+        assert 'test_figure_total{kind="never"} 0.0' in shown
+        assert seen(shown) == 3
+        second = Process(tmp_path)
+        try:
+            assert seen(second.says("count")) == 6
+            first.end()
+            assert seen(second.says("look")) == 6
+        finally:
+            second.end()
+        first = Process(tmp_path)
+        assert seen(first.says("look")) == 0
+    finally:
+        first.end()
+
+
+def test_every_figure_is_named_by_the_conventions() -> None:
+    shown = names()
+    assert len(shown) == len(set(shown))
+    assert all(re.fullmatch(r"(receiver|test)_[a-z_]+", name) for name in shown)
+    timed = {name for name in shown if "second" in name}
+    assert all(name.endswith(("_seconds", "_timestamp_seconds")) for name in timed)
+    assert not any(name.endswith("_total_total") for name in shown)
+
+
+# What is counted.
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    with opened(sqlite_url) as books:
+        yield books
+
+
+class Change:
+    """How much a counter has grown since this was made."""
+
+    def __init__(self, figure: Counter, *labels: str) -> None:
+        self._metric = figure.labels(*labels) if labels else figure.made()
+        self._before = self._metric._value.get()
+
+    @property
+    def by(self) -> float:
+        """The growth."""
+        return float(self._metric._value.get() - self._before)
+
+
+def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(books: Books) -> None:
+    archived, retried, failed = (Change(figures.ASSETS, outcome) for outcome in ("archived", "retry", "failed"))
+    size, lost = Change(figures.BYTES), Change(figures.LOST, "asset")
+    left = figures.TIME_LEFT.made()
+    before = left._sum.get()
+    books.archiving(3)
+    first, second, third = books.ledger.claim_assets(3)
+    books.clock.advance(200)
+    books.ledger.finish_asset(first, stored(first))
+    books.ledger.retry_asset(second, books.clock(), "not yet")
+    books.ledger.give_up_asset(third, AssetState.FAILED, "no picture")
+    assert (archived.by, retried.by, failed.by, size.by, lost.by) == (1, 1, 1, 1000, 1)
+    assert left._sum.get() - before == TIMING.url_lifetime - 200
+
+
+def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_once(books: Books) -> None:
+    ended, duplicate = (Change(figures.DELIVERIES, "callback", verdict) for verdict in ("ended", "duplicate"))
+    lost, risks = Change(figures.LOST, "job"), Change(figures.AT_RISK)
+    ref = books.archiving()
+    books.deliver(ref, succeeded("https://files.test/first/0.png"))
+    books.expired("task-2")
+    books.ledger.expire(ref, "it has a result by now")
+    books.clock.advance(7000)
+    (claimed,) = books.ledger.claim_jobs(1)
+    books.ledger.announce_risk(claimed, "soon")
+    books.ledger.announce_risk(claimed, "soon")
+    assert (ended.by, duplicate.by, lost.by, risks.by) == (1, 1, 1, 1)
+
+
+def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(books: Books) -> None:
+    taken = Change(figures.TAKEN_OVER)
+    books.archiving()
+    lane = observed(Lane("assets", 1, lambda: None, books.ledger.claim_assets, lambda _claimed: None))
+    lane.claim(1)
+    assert taken.by == 0
+    books.ledger.take_over()
+    lane.claim(1)
+    assert taken.by == 1
+
+
+def test_the_audit_shows_the_difference_and_says_aloud_when_the_books_do_not_agree() -> None:
+    bookkeeping.report(Audit(10, 3, 2, 1, 3, {"a law": ["REF"]}))
+    assert figures.DIFFERENCE.made()._value.get() == 1
+    assert figures.LAWS_BROKEN.made()._value.get() == 1
+    bookkeeping.report(Audit(0, 0, 0, 0, 0, {}))
+    assert figures.DIFFERENCE.made()._value.get() == 0
+
+
+def test_the_books_are_looked_at_again_after_an_audit_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bookkeeping, "FIRST", 0.001)
+    monkeypatch.setattr(bookkeeping, "EVERY", 0.001)
+    troubles: list[Exception] = [LedgerError("away"), ZeroDivisionError("a mistake")]
+    found = threading.Event()
+
+    def audit() -> Audit:
+        if troubles:
+            raise troubles.pop()
+        found.set()
+        return Audit(0, 0, 0, 0, 0, {})
+
+    with capture_logs() as told, bookkeeping.bookkeeping(audit):
+        assert found.wait(20)
+    assert [line["event"] for line in told[:2]] == ["audit broke off", "ledger not audited"]
+
+
+# What the ledger says.
+
+
+def test_the_backlog_is_what_is_due_and_nobody_has_taken(books: Books) -> None:
+    backlogs = Backlogs(books.database, TIMING.url_lifetime, books.clock)
+    books.archiving(3)
+    books.clock.advance(10)
+    found = backlogs.measure()
+    assert (found.due, found.oldest) == ({"assets": 3, "jobs": 0, "hints": 0}, {"assets": 10.0, "jobs": 0.0, "hints": 0.0})
+    assert (found.pending, found.at_risk) == (3, 0)
+    books.ledger.claim_assets(2)
+    books.clock.advance(TIMING.url_lifetime * 3 / 4 - 11)
+    assert backlogs.measure().at_risk == 0
+    books.clock.advance(1)
+    found = backlogs.measure()
+    assert (found.pending, found.at_risk) == (3, 3)
+
+
+@pytest.fixture
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
+    environ = {"DATABASE_URL": sqlite_url, "EVENT_URLS": "log:#job.failed,https://hooks.example/planted-path", "EVENT_SECRET": SECRET}
+    with web_side(tmp_path / "data", environ) as web:
+        yield web
+
+
+def test_a_scrape_shows_the_ledger_and_the_destinations_without_their_secrets(web: WebSide) -> None:
+    web.services.outbox.begin(["https://gone.example (00000000)"])
+    text = web.client.get("/metrics").text
+    for name in ("receiver_jobs", "receiver_backlog", "receiver_oldest_due_seconds", "receiver_assets_pending", "receiver_assets_at_risk"):
+        assert f"\n{name}" in text
+    assert 'receiver_events_waiting{destination="log:"} 0.0' in text
+    assert re.search(r'receiver_events_set_aside\{destination="https://hooks.example \(\w+\)"\} 0.0', text)
+    assert "gone.example" not in text
+    assert "planted" not in text
+    assert SECRET not in text
+
+
+def test_a_scrape_does_not_ask_the_ledger_again_at_once(web: WebSide) -> None:
+    assert 'receiver_jobs{state="submitting"} 0.0' in web.client.get("/metrics").text
+    web.services.ledger.hint("task-1")
+    assert 'receiver_backlog{kind="hints"} 0.0' in web.client.get("/metrics").text

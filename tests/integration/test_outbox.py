@@ -1,0 +1,337 @@
+"""Telling events to others: signed, in order, never given up early; who is slow or gone delays nobody else."""
+
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from event_side import OLD_SECRET, SECRET, EventSide
+from ledgers import Books, opened
+from outside import Script, Server, answer, certificate, drip, redirect, send, silence
+from tellers import PostServer, failure, sender, work
+from waiting import until
+
+from receiver import outbox
+from receiver.archive.address import AddressPolicy
+from receiver.archive.dial import Dialler
+from receiver.engine import Lane
+from receiver.engine.bell import Bell
+from receiver.engine.embedded import EmbeddedEngine
+from receiver.errors import NotToldError
+from receiver.events import Event, Wording
+from receiver.ledger.outbox import Outbox
+from receiver.model import EventType
+from receiver.outbox import BACK_OFF, Sender, ways
+from receiver.outbox.ways import WebhookWay
+from receiver.services import Services
+from receiver.settings import Settings
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    with opened(sqlite_url) as books:
+        yield books
+
+
+@pytest.fixture
+def side() -> Iterator[EventSide]:
+    with EventSide() as side:
+        yield side
+
+
+def to(side: EventSide, books: Books, *, secrets: Sequence[str] = (SECRET,), public_url: str | None = None) -> Sender:
+    return sender(books, side.url, allow=side.address, secrets=secrets, public_url=public_url)
+
+
+# What is told.
+
+
+def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(books: Books, side: EventSide) -> None:
+    teller = to(side, books, public_url="https://pictures.example")
+    ref = books.archived()
+    work(teller)
+    told, end = side.told
+    assert told.path == "/hook"
+    assert told.headers["content-type"] == "application/json"
+    assert told.event == {
+        "id": f"{ref}-0-asset-archived-0",
+        "number": 1,
+        "type": "asset.archived",
+        "timestamp": "2027-01-15T08:00:00.000Z",
+        "data": {
+            "ref": ref,
+            "index": 0,
+            "key": f"{ref}/0.png",
+            "bucket": "pictures",
+            "url": f"s3://pictures/home/{ref}/0.png",
+            "sha256": "0" * 64,
+            "size": 1000,
+            "content_type": "image/png",
+            "width": 1024,
+            "height": 768,
+            "job_key": None,
+            "link": f"https://pictures.example/api/jobs/{ref}/assets/0",
+        },
+    }
+    assert (end.event["type"], end.event["data"]["state"], end.event["data"]["link"]) == (
+        "job.archived",
+        "archived",
+        f"https://pictures.example/api/jobs/{ref}",
+    )
+
+
+def test_every_type_of_event_is_told(books: Books, side: EventSide) -> None:
+    teller = to(side, books)
+    books.archived(1, "task-1")
+    books.failed("task-2")
+    books.expired("task-3")
+    books.archiving(1, "task-4")
+    books.clock.advance(7000)
+    (claimed,) = books.ledger.claim_jobs(1)
+    books.ledger.announce_risk(claimed, "soon")
+    work(teller)
+    assert set(side.types()) == set(EventType)
+
+
+def test_an_archive_that_is_a_directory_has_no_bucket_and_without_a_public_url_there_is_no_link() -> None:
+    event = Event(1, EventType.ASSET_ARCHIVED, "REF", 0, 0, 0.0, {"key": "a/0.png"})
+    assert Wording("file:///data/archive", None).object(event)["data"] == {
+        "key": "a/0.png",
+        "bucket": None,
+        "url": "file:///data/archive/a/0.png",
+        "link": None,
+    }
+
+
+def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(books: Books, side: EventSide) -> None:
+    teller = to(side, books, secrets=(SECRET, OLD_SECRET))
+    books.failed()
+    work(teller)
+    (told,) = side.told
+    assert told.is_signed_by(SECRET)
+    assert told.is_signed_by(OLD_SECRET)
+    assert not told.is_signed_by("whsec_" + "A" * 32)
+    assert told.headers["webhook-timestamp"] == str(int(books.clock()))
+
+
+# Until it is taken.
+
+
+def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_waits(books: Books, side: EventSide) -> None:
+    side.statuses = [400, 404, 410, 201]
+    teller = to(side, books)
+    ref = books.archived()
+    for _ in range(4):
+        work(teller)
+        books.clock.advance(1.3 * BACK_OFF[-1])
+    work(teller)
+    assert side.types(ref) == ["asset.archived"] * 4 + ["job.archived"]
+    assert len({told.id for told in side.told[:4]}) == len({told.body for told in side.told[:4]}) == 1
+    assert len({told.headers["webhook-timestamp"] for told in side.told[:4]}) == 4
+    assert all(told.is_signed_by(SECRET) for told in side.told)
+
+
+def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_one_told(
+    books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "PATIENCE", 5 * 3600.0)  # three days would only be more of the same
+    side.status = 422
+    teller, ref = to(side, books), books.archived()
+    began, pauses = books.clock(), []
+    while len(set(side.types())) == 1 or not side.told:
+        work(teller, rounds=1)
+        due = teller.next_due()
+        assert due is not None
+        pauses.append(due - books.clock())
+        books.clock.now = max(due, books.clock())
+    assert books.clock() - began == pytest.approx(outbox.PATIENCE, abs=1.3 * BACK_OFF[0])
+    for pause, meant in zip(pauses, BACK_OFF, strict=False):
+        assert 0.75 * meant <= pause <= 1.25 * meant
+    (row,) = Outbox(books.database, books.clock).aside()
+    assert (row.ref, row.attempts) == (ref, side.types().count("asset.archived"))
+    assert row.error == "127.0.0.1 answered 422"
+    assert side.types()[-1] == "job.archived"
+
+
+@pytest.mark.parametrize(("wish", "pause"), [("120", 120), ("999999", 3600), ("-1", 0), ("soon", 0), ("1e9", 0)])
+def test_a_destination_may_ask_for_more_time_within_reason(books: Books, side: EventSide, wish: str, pause: float) -> None:
+    side.status, side.headers = 429, {"Retry-After": wish}
+    teller = to(side, books)
+    books.failed()
+    work(teller, rounds=1)
+    assert (teller.next_due() or 0) - books.clock() == pytest.approx(max(pause, 5.0), rel=0.25)
+
+
+def test_a_destination_that_is_gone_is_left_alone_for_longer_and_longer_and_is_told_all_when_it_is_back(books: Books) -> None:
+    way = Unreliable()
+    teller = sender(books, "log:")
+    teller._way = way
+    refs = [books.failed(f"task-{number}") for number in range(30)]
+    silences = []
+    for _ in range(10):
+        for claimed in teller.claim(1):
+            teller.send(claimed)
+        due = teller.next_due() or 0.0
+        silences.append(due - books.clock())
+        books.clock.now = max(due, books.clock())
+    assert silences == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+    way.away = False
+    for _ in range(10):
+        books.clock.advance(BACK_OFF[-1] * 1.3)
+        work(teller, rounds=4)
+    assert sorted(way.told) == sorted(refs)
+
+
+class Unreliable:
+    """A way that leads nowhere while it is ``away``."""
+
+    def __init__(self) -> None:
+        self.away = True
+        self.told: list[str] = []
+
+    def tell(self, event: Event, _body: str) -> None:
+        """Take the event, or not."""
+        if self.away:
+            raise NotToldError("gone", away=True)
+        self.told.append(event.ref)
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        (send(b""), "closed connection without response"),
+        (send(b"HTTP/1.1 2"), "broken HTTP answer"),
+        (send(b"nonsense\r\n\r\n"), "broken HTTP answer"),
+        (send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), "broken HTTP answer"),
+        (send(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000), "more than"),
+        (silence(), "not a byte for 0.2 s"),
+        (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.05), "not done within 0.4 s"),
+    ],
+    ids=["nothing", "half a line", "no HTTP", "endless headers", "endless continues", "silence", "drip"],
+)
+def test_no_answer_is_read_for_long_and_a_broken_one_is_no_success(
+    books: Books, monkeypatch: pytest.MonkeyPatch, script: Script, complaint: str
+) -> None:
+    monkeypatch.setattr(ways, "WITHIN", 0.4)
+    monkeypatch.setattr(ways, "STALL", 0.2)
+    server = PostServer((script,))
+    try:
+        teller = sender(books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}")
+        books.failed()
+        (claimed,) = teller.claim(1)
+        teller.send(claimed)
+    finally:
+        server.close()
+    assert complaint in failure(books)
+    assert server.connections == 1
+
+
+# Where it may go.
+
+
+def test_a_redirect_is_not_followed(books: Books, side: EventSide) -> None:
+    server = PostServer((redirect(side.url, 307),))
+    try:
+        teller = sender(books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}")
+        books.failed()
+        work(teller, rounds=1)
+    finally:
+        server.close()
+    assert failure(books) == "127.0.0.1 answered 307; redirects are not followed, name the last address in EVENT_URLS"
+    assert (side.told, server.connections) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1/", "http://localhost/", "http://169.254.169.254/latest/", "http://[::1]/", "http://10.0.0.1/", "http://8.8.8.8:81/"],
+)
+def test_events_are_not_sent_to_inside_addresses_or_odd_ports_unless_that_is_allowed(books: Books, url: str) -> None:
+    teller = sender(books, url)
+    books.failed()
+    work(teller, rounds=1)
+    assert "add " in failure(books)
+    assert "to FETCH_ALLOW" in failure(books)
+
+
+def test_a_certificate_that_nobody_vouches_for_ends_the_attempt_before_a_word_is_said(books: Books, tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate(tmp_path))
+    server = Server((answer(body=b""),), context)
+    try:
+        teller = sender(books, f"https://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}")
+        books.failed()
+        work(teller, rounds=1)
+    finally:
+        server.close()
+    assert failure(books).startswith("127.0.0.1: TLS failed, ")
+    assert server.requests == []
+
+
+def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(books: Books) -> None:
+    answers = [["10.0.0.1"], ["93.184.216.34"]]
+    dialled: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], _timeout: float) -> object:
+        dialled.append(address)
+        raise ConnectionRefusedError
+
+    dialler = Dialler(AddressPolicy(), resolve=lambda _host, _port: answers.pop(), connect=connect)  # type: ignore[arg-type]
+    way = WebhookWay("http://hooks.example/", dialler, [SECRET], books.clock)
+    event = Event(1, EventType.JOB_FAILED, "REF", None, 0, 0.0, {})
+    for _ in range(2):
+        with pytest.raises(NotToldError):
+            way.tell(event, "{}")
+    assert (dialled, answers) == ([("93.184.216.34", 80)], [])
+
+
+# Who is slow.
+
+
+def test_a_slow_destination_delays_neither_another_nor_the_archiving(books: Books, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        slow, quick = stack.enter_context(EventSide()), stack.enter_context(EventSide())
+        slow.gate.clear()
+        tellers = [to(slow, books), to(quick, books)]
+        lanes = [Lane(teller.destination.name, 2, teller.next_due, teller.claim, teller.send) for teller in tellers]
+        engine = EmbeddedEngine(books.ledger, Bell(tmp_path / "bell"), sweep=0.02)
+        thread = threading.Thread(target=engine.run, args=(lanes,))
+        thread.start()
+        try:
+            for number in range(12):
+                books.failed(f"task-{number}")
+            until(lambda: len(quick.told) == 12, what="all told to the quick one")
+            assert slow.waiting == 2
+            slow.gate.set()
+            until(lambda: len(slow.told) == 12, what="all told to the slow one")
+        finally:
+            slow.gate.set()
+            engine.stop()
+            thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_mistake_of_ours_is_an_attempt_that_failed(books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    teller = to(side, books)
+    books.failed()
+    monkeypatch.setattr(teller._wording, "body", lambda _event: 1 / 0)
+    work(teller, rounds=1)
+    assert failure(books) == "the attempt broke off (ZeroDivisionError); the log says where"
+
+
+# In the service.
+
+
+def test_the_service_has_a_lane_to_each_destination_and_none_where_nobody_is_named(sqlite_url: str, tmp_path: Path) -> None:
+    environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url}
+    with closing(Services(Settings.load(environ)).open()) as services:
+        assert [lane.name for lane in services.lanes(services.settings.data_dir) if "events" in lane.name] == []
+        assert services.outbox.standing() == []
+    environ |= {"EVENT_URLS": "log:#job.failed,https://hooks.example/", "EVENT_SECRET": SECRET}
+    with closing(Services(Settings.load(environ)).open()) as services:
+        names = [destination.name for destination in services.settings.destinations]
+        assert [lane.name for lane in services.lanes(services.settings.data_dir) if "events" in lane.name] == [
+            f"events to {name}" for name in names
+        ]
+        assert sorted(standing.destination for standing in services.outbox.standing()) == sorted(names)

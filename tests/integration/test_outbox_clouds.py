@@ -1,0 +1,95 @@
+"""Events to queues and topics of AWS, and to the log."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from ledgers import Books, opened
+from outside import answer
+from tellers import PostServer, failure, sender, work
+
+from receiver.outbox.ways import LogWay
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    with opened(sqlite_url) as books:
+        yield books
+
+
+Cloud = Callable[..., PostServer]
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """Return what starts a stand-in for a service of AWS, which answers so, and has boto3 speak to it."""
+    for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+
+    def start(service: str, status: str = "200 OK", body: bytes = b'{"MessageId":"1","MD5OfMessageBody":"x"}') -> PostServer:
+        made = PostServer((answer("Content-Type: application/x-amz-json-1.0", status=status, body=body),))
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", f"http://127.0.0.1:{made.port}")
+        return made
+
+    return start
+
+
+def test_a_queue_gets_the_same_words_and_a_fifo_queue_a_jobs_events_in_their_order(books: Books, aws: Cloud) -> None:
+    cloud = aws("SQS")
+    try:
+        teller = sender(books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo")
+        ref = books.failed()
+        work(teller, rounds=1)
+    finally:
+        cloud.close()
+    asked, head = json.loads(cloud.bodies[0]), cloud.requests[0].decode()
+    assert "X-Amz-Target: AmazonSQS.SendMessage" in head
+    assert "/eu-west-1/sqs/aws4_request" in head
+    assert asked["QueueUrl"] == "https://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo"
+    assert (asked["MessageGroupId"], asked["MessageDeduplicationId"]) == (ref, f"{ref}-job-job-failed-0")
+    assert asked["MessageAttributes"]["type"]["StringValue"] == "job.failed"
+    assert json.loads(asked["MessageBody"])["data"]["ref"] == ref
+    assert failure(books) == ""
+
+
+def test_a_topic_is_published_to_in_its_own_region(books: Books, aws: Cloud) -> None:
+    xml = b'<PublishResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishResult><MessageId>1</MessageId></PublishResult></PublishResponse>'
+    cloud = aws("SNS", "200 OK", xml)
+    try:
+        teller = sender(books, "sns:arn:aws:sns:ap-southeast-1:123456789012:events")
+        ref = books.failed()
+        work(teller, rounds=1)
+    finally:
+        cloud.close()
+    assert b"TopicArn=arn%3Aaws%3Asns%3Aap-southeast-1%3A123456789012%3Aevents" in cloud.bodies[0]
+    assert ref.encode() in cloud.bodies[0]
+    assert "/ap-southeast-1/sns/aws4_request" in cloud.requests[0].decode()
+    assert failure(books) == ""
+
+
+def test_what_a_cloud_refuses_is_told_again(books: Books, aws: Cloud) -> None:
+    cloud = aws("SQS", "400 Bad", b'{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"planted"}')
+    try:
+        teller = sender(books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events")
+        books.failed()
+        work(teller, rounds=1)
+    finally:
+        cloud.close()
+    assert failure(books) == "sqs answered QueueDoesNotExist"
+    assert (teller.next_due() or 0) > books.clock()
+
+
+def test_a_cloud_that_cannot_be_reached_is_told_again(books: Books, aws: Cloud) -> None:
+    aws("SQS").close()
+    teller = sender(books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events")
+    books.failed()
+    work(teller, rounds=1)
+    assert failure(books).startswith("sqs cannot be reached")
+
+
+def test_the_log_is_a_destination_too(books: Books) -> None:
+    teller = sender(books, "log:#job.failed")
+    assert isinstance(teller._way, LogWay)
+    books.failed()
+    work(teller, rounds=1)
+    assert failure(books) == ""

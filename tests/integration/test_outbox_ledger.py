@@ -1,0 +1,276 @@
+"""The outbox's rows on both databases: nothing is missed, a job's events come in order, a destination knows its place."""
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+
+import pytest
+from ledgers import Books, opened, stored
+from sqlalchemy import select
+
+from receiver.errors import ClaimLostError, ReceiverError
+from receiver.ledger import outbox as outbox_module
+from receiver.ledger.claims import Claimed
+from receiver.ledger.database import open_database
+from receiver.ledger.outbox import KEPT, KEPT_ASIDE, Outbox
+from receiver.ledger.restore import Past, restore
+from receiver.ledger.rows import Sending
+from receiver.ledger.tables import events, sendings
+from receiver.model import EventType
+
+A, B = "https://a.test (00000000)", "log:"
+ALL = tuple(EventType)
+
+
+@pytest.fixture
+def outbox(books: Books) -> Outbox:
+    outbox = Outbox(books.database, books.clock)
+    outbox.begin([A, B])
+    return outbox
+
+
+def types(books: Books, claims: list[Claimed[Sending]]) -> list[str]:
+    of = {event["id"]: str(event["type"]) for event in books.reports.events(limit=10_000)}
+    return [of[claimed.row.event] for claimed in claims]
+
+
+def tell_all(outbox: Outbox, name: str = A, kinds: tuple[EventType, ...] = ALL) -> list[int]:
+    """Tell a destination everything there is; return the numbers in their order."""
+    told = []
+    while claims := outbox.claim(name, kinds, 10):
+        for claimed in claims:
+            outbox.sent(claimed)
+            told.append(claimed.row.event)
+    return told
+
+
+def states(books: Books, name: str = A) -> list[str]:
+    question = select(sendings.c.state).where(sendings.c.destination == name).order_by(sendings.c.event)
+    return list(books.database.read(lambda connection: connection.execute(question).scalars().all()))
+
+
+# What a destination is told.
+
+
+def test_a_new_destination_is_told_what_happens_from_now_on_and_not_the_past(books: Books) -> None:
+    books.archived()
+    outbox = Outbox(books.database, books.clock)
+    outbox.begin([A])
+    assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])
+    ref = books.failed("task-2")
+    assert outbox.next_due(A) == 0.0
+    (claimed,) = outbox.claim(A, ALL, 10)
+    assert (claimed.row.ref, types(books, [claimed])) == (ref, ["job.failed"])
+
+
+def test_a_known_destination_keeps_its_place_when_it_is_named_again(books: Books, outbox: Outbox) -> None:
+    books.failed()
+    Outbox(books.database, books.clock).begin([A, B, A])
+    assert len(outbox.claim(A, ALL, 10)) == 1
+
+
+def test_each_destination_is_told_everything_once_whatever_the_other_does(books: Books, outbox: Outbox) -> None:
+    books.archived(2)
+    told = [event["id"] for event in books.reports.events()]
+    assert tell_all(outbox, A) == told
+    assert outbox.next_due(A) is None
+    assert tell_all(outbox, A) == []
+    assert tell_all(outbox, B) == told
+
+
+def test_only_the_types_asked_for_are_told_and_the_others_not_looked_at_again(books: Books, outbox: Outbox) -> None:
+    books.archived()
+    books.failed("task-2")
+    claims = outbox.claim(A, (EventType.JOB_FAILED,), 10)
+    assert types(books, claims) == ["job.failed"]
+    outbox.sent(claims[0])
+    assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])
+
+
+def test_more_events_than_fit_into_one_batch_are_all_told(books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "BATCH", 2)
+    for number in range(5):
+        books.failed(f"task-{number}")
+    assert sorted(tell_all(outbox)) == [event["id"] for event in books.reports.events()]
+
+
+def test_what_a_rebuild_puts_back_is_never_told(books: Books, outbox: Outbox) -> None:
+    ref = books.failed()
+    event = books.database.read(lambda connection: connection.execute(select(events)).one())._asdict()
+    job = books.database.read(lambda connection: connection.exec_driver_sql("SELECT * FROM jobs").mappings().one())
+    for table in ("events", "deliveries", "jobs"):
+        books.execute(f"DELETE FROM {table}")  # noqa: S608 - our own word
+    past = Past(dict(job), [], [], [{name: event[name] for name in ("ref", "type", "idx", "round", "created_at", "payload")}])
+    books.ledger.write(lambda connection: restore(connection, [past]))
+    assert books.events(ref) == ["job.failed"]
+    assert (tell_all(outbox), outbox.following(0)[0]) == ([], [])
+    assert outbox.next_due(A) is None
+
+
+# The order of a job's events.
+
+
+def test_a_later_event_of_a_job_waits_until_the_earlier_one_is_told(books: Books, outbox: Outbox) -> None:
+    first, second = books.archived(2, "task-1"), books.failed("task-2")
+    claims = outbox.claim(A, ALL, 10)
+    assert [claimed.row.ref for claimed in claims] == [first, second]
+    assert outbox.claim(A, ALL, 10) == []
+    outbox.sent(claims[1])
+    assert outbox.claim(A, ALL, 10) == []
+    outbox.sent(claims[0])
+    assert types(books, outbox.claim(A, ALL, 10)) == ["asset.archived"]
+
+
+def test_an_event_that_fails_holds_back_its_own_job_only(books: Books, outbox: Outbox) -> None:
+    books.archived(1, "task-1")
+    (claimed,) = outbox.claim(A, ALL, 10)
+    outbox.try_again(claimed, books.clock() + 60, "no")
+    other = books.failed("task-2")
+    assert [told.row.ref for told in outbox.claim(A, ALL, 10)] == [other]
+    assert outbox.next_due(A) == pytest.approx(books.clock() + 60)
+    books.clock.advance(60)
+    (again,) = outbox.claim(A, ALL, 1)
+    assert (again.row.event, again.row.attempts, again.row.error) == (claimed.row.event, 2, "no")
+
+
+def test_what_was_set_aside_no_longer_holds_its_job_back(books: Books, outbox: Outbox) -> None:
+    books.archived()
+    (claimed,) = outbox.claim(A, ALL, 10)
+    outbox.set_aside(claimed, "never")
+    assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
+    assert [(row.event, row.error) for row in outbox.aside()] == [(claimed.row.event, "never")]
+
+
+def test_events_told_while_new_ones_are_handed_over_leave_none_without_its_turn(ledger_url: str) -> None:
+    with opened(ledger_url) as books, closing(open_database(ledger_url)) as other:
+        outbox, second = Outbox(books.database, books.clock), Outbox(other, books.clock)
+        outbox.begin([A])
+        ref = books.archiving(12)
+        told: list[int] = []
+
+        def tell() -> None:
+            while len(told) < 12:
+                for claimed in second.claim(A, ALL, 4):
+                    second.sent(claimed)
+                    told.append(claimed.row.event)
+
+        teller = threading.Thread(target=tell)
+        teller.start()
+        for claimed in books.ledger.claim_assets(12):
+            books.ledger.finish_asset(claimed, stored(claimed))
+        teller.join(30)
+        assert not teller.is_alive(), f"stuck after {told}"
+        assert told == [event["id"] for event in books.reports.events() if event["ref"] == ref]
+
+
+# Claims.
+
+
+def test_a_lost_claim_changes_nothing(books: Books, outbox: Outbox) -> None:
+    books.failed()
+    (claimed,) = outbox.claim(A, ALL, 1)
+    books.clock.advance(61)
+    (again,) = outbox.claim(A, ALL, 1)
+    assert again.row.attempts == 2
+    late: list[Callable[[], None]] = [
+        partial(outbox.sent, claimed),
+        partial(outbox.set_aside, claimed, ""),
+        partial(outbox.try_again, claimed, 0, ""),
+    ]
+    for word in late:
+        with pytest.raises(ClaimLostError):
+            word()
+    outbox.sent(again)
+    assert states(books) == ["sent"]
+
+
+def test_leases_of_sendings_are_renewed_handed_back_and_taken_over_like_all_others(books: Books, outbox: Outbox) -> None:
+    books.failed()
+    (claimed,) = outbox.claim(A, ALL, 1)
+    books.clock.advance(50)
+    books.ledger.renew([claimed])
+    books.clock.advance(50)
+    assert outbox.claim(A, ALL, 1) == []
+    books.ledger.hand_back([claimed])
+    assert len(outbox.claim(A, ALL, 1)) == 1
+    assert books.ledger.take_over() == 1
+    assert len(outbox.claim(A, ALL, 1)) == 1
+
+
+def test_two_processes_claim_no_event_twice(ledger_url: str) -> None:
+    with opened(ledger_url) as books, closing(open_database(ledger_url)) as other:
+        boxes = [Outbox(books.database, books.clock), Outbox(other, books.clock)]
+        boxes[0].begin([A])
+        for number in range(30):
+            books.failed(f"task-{number}")
+        claimed: list[int] = []
+
+        def take(box: Outbox) -> None:
+            while found := box.claim(A, ALL, 3):
+                claimed.extend(one.row.event for one in found)
+
+        threads = [threading.Thread(target=take, args=(box,)) for box in boxes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(claimed) == [event["id"] for event in books.reports.events()]
+
+
+# Afterwards.
+
+
+def test_what_was_told_is_forgotten_after_a_week_and_what_was_set_aside_after_three_months(books: Books, outbox: Outbox) -> None:
+    books.failed("task-1")
+    books.failed("task-2")
+    first, second = outbox.claim(A, ALL, 10)
+    outbox.sent(first)
+    outbox.set_aside(second, "never")
+    books.clock.advance(KEPT - 1)
+    assert outbox.prune() == 0
+    books.clock.advance(2)
+    assert (outbox.prune(), states(books)) == (1, ["set_aside"])
+    books.clock.advance(KEPT_ASIDE)
+    assert (outbox.prune(), states(books)) == (1, [])
+    assert len(books.reports.events()) == 2
+
+
+def test_what_was_set_aside_is_sent_again_on_request_and_before_what_waits_of_its_job(books: Books, outbox: Outbox) -> None:
+    books.archived()
+    (first,) = outbox.claim(A, ALL, 10)
+    outbox.set_aside(first, "never")
+    books.clock.advance(100)
+    assert outbox.resend(first.row.event) == 1
+    (again,) = outbox.claim(A, ALL, 10)
+    assert (again.row.event, again.row.attempts, again.row.since) == (first.row.event, 1, books.clock())
+    outbox.sent(again)
+    assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
+
+
+def test_nothing_is_sent_again_that_was_not_set_aside(books: Books, outbox: Outbox) -> None:
+    books.failed()
+    (claimed,) = outbox.claim(A, ALL, 10)
+    with pytest.raises(ReceiverError, match="`receiver events` lists those"):
+        outbox.resend(claimed.row.event)
+
+
+def test_the_standing_says_what_waits_since_when_and_what_was_set_aside(books: Books, outbox: Outbox) -> None:
+    began = books.clock()
+    books.failed("task-1")
+    books.archived(1, "task-2")
+    outbox.set_aside(outbox.claim(A, ALL, 1)[0], "never")
+    books.clock.advance(10)
+    a, b = outbox.standing()
+    assert (a.destination, a.waiting, a.due_since, a.set_aside) == (A, 2, began, 1)
+    assert (b.destination, b.waiting, b.set_aside) == (B, 0, 0)
+
+
+def test_following_goes_on_behind_what_was_looked_at_even_where_nothing_was_wanted(books: Books, outbox: Outbox) -> None:
+    books.archived()
+    found, upto = outbox.following(0, [EventType.JOB_FAILED])
+    assert (found, upto) == ([], outbox.newest())
+    books.failed("task-2")
+    (row,) = outbox.following(upto)[0]
+    assert (row.type, row.id) == ("job.failed", outbox.newest())
+    assert outbox.following(row.id) == ([], row.id)

@@ -1,0 +1,112 @@
+"""Whatever happens to the tellers, and in whatever order: every event comes to its end once, and a job's events in their order."""
+
+from collections import defaultdict
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledgers import Books
+from sqlalchemy import Connection, delete, select
+
+from receiver.errors import ClaimLostError
+from receiver.ledger import writes
+from receiver.ledger.claims import Claimed
+from receiver.ledger.ledger import LEASE
+from receiver.ledger.outbox import Outbox
+from receiver.ledger.rows import Sending
+from receiver.ledger.tables import metadata, sendings
+from receiver.model import EventType, SendingState
+
+# One ledger serves all examples of a test; each example empties it first.
+PACE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TO, JOBS = "log:", 3
+HAPPENINGS = st.lists(
+    st.one_of(
+        st.tuples(st.just("happens"), st.integers(0, JOBS - 1)),
+        st.tuples(st.sampled_from(["claim", "sent", "failed", "given up", "sent again", "lease ends", "worker dies"]), st.integers(0, 4)),
+    ),
+    max_size=40,
+)
+
+
+class Round:
+    """One destination with some jobs, and what we know by ourselves: what was told, in which order."""
+
+    def __init__(self, books: Books) -> None:
+        books.database.write(lambda connection: [connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)])
+        self.books = books
+        self.outbox = Outbox(books.database, books.clock)
+        self.outbox.begin([TO])
+        self.refs = [books.submitting() for _ in range(JOBS)]
+        self.happened = 0
+        self.held: list[Claimed[Sending]] = []
+        self.told: defaultdict[str, list[int]] = defaultdict(list)
+        self.sent_again = False
+
+    def act(self, what: str, which: int) -> None:
+        """Let one thing happen."""
+        if what == "happens":
+            self.happened += 1
+            self.books.database.write(lambda connection: self._emit(connection, self.refs[which]))
+        elif what == "claim":
+            self.held += self.outbox.claim(TO, tuple(EventType), which + 1)
+        elif what == "lease ends":
+            self.books.clock.advance(LEASE + 1)
+        elif what == "worker dies":
+            self.books.ledger.take_over()
+        elif what == "sent again":
+            for row in self.outbox.aside()[:1]:
+                self.sent_again = True
+                self.outbox.resend(row.event)
+        elif self.held:
+            self._end(what, self.held.pop(which % len(self.held)))
+
+    def _emit(self, connection: Connection, ref: str) -> None:
+        job = writes.find_job(connection, ref)
+        assert job is not None
+        writes.emit(connection, EventType.ASSET_ARCHIVED, job, self.happened, self.books.clock(), {"ref": ref})
+
+    def _end(self, what: str, claimed: Claimed[Sending]) -> None:
+        try:
+            if what == "sent":
+                self.outbox.sent(claimed)
+                self.told[claimed.row.ref].append(claimed.row.event)
+            elif what == "failed":
+                self.outbox.try_again(claimed, self.books.clock() + 5, "no")
+            else:
+                self.outbox.set_aside(claimed, "never")
+        except ClaimLostError:
+            pass  # another has it by now
+
+    def check(self) -> None:
+        """Look at the rows: of a job's pending events the first, and no other, is due, unless one was sent again meanwhile."""
+        pending = select(sendings).where(sendings.c.state == SendingState.PENDING).order_by(sendings.c.event)
+        of: defaultdict[str, list[bool]] = defaultdict(list)
+        for row in self.books.database.read(lambda connection: connection.execute(pending).all()):
+            of[row.ref].append(row.due_at is not None)
+        for due in of.values():
+            assert due[0]
+            assert self.sent_again or not any(due[1:])
+
+    def drain(self) -> None:
+        """Tell everything that is left."""
+        for _ in range(100):
+            self.books.clock.advance(LEASE + 10)
+            if not (claims := self.outbox.claim(TO, tuple(EventType), 50)) and self.outbox.next_due(TO) is None:
+                return
+            for claimed in claims:
+                self._end("sent", claimed)
+        raise AssertionError("it does not come to an end")
+
+
+@PACE
+@given(happenings=HAPPENINGS)
+def test_every_event_comes_to_its_end_once_and_a_jobs_events_in_their_order(books: Books, happenings: list[tuple[str, int]]) -> None:
+    here = Round(books)
+    for what, which in happenings:
+        here.act(what, which)
+        here.check()
+    here.drain()
+    aside = [row.event for row in here.outbox.aside()]
+    told = [event for events in here.told.values() for event in events]
+    assert sorted([*told, *aside]) == [event["id"] for event in books.reports.events(limit=1000)]
+    assert here.sent_again or all(events == sorted(events) for events in here.told.values())
