@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from receiver.ledger.tables import metadata
 
 START_WITHIN = 30  # seconds; 0.2 on an idle machine
+_DURABLE = ("shared_buffers=32MB", "max_connections=200")
 _FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=32MB", "max_connections=200")
 
 
@@ -74,6 +75,7 @@ def empty(url: str) -> None:
     with psycopg.connect(_for_psycopg(make_url(url))) as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name)))
+        connection.execute("DELETE FROM procrastinate_periodic_defers; DELETE FROM procrastinate_jobs; DELETE FROM procrastinate_workers")
         for (sequence,) in connection.execute("SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'").fetchall():
             connection.execute(sql.SQL("ALTER SEQUENCE {} RESTART").format(sql.Identifier(sequence)))
 
@@ -106,10 +108,58 @@ def postgres() -> Iterator[PostgresServer]:
     try:
         if os.geteuid() == 0:
             os.chown(directory, _NOBODY, _NOBODY)
+        _initialise(binaries, directory)
         with _running(binaries, directory) as server:
             yield server
     finally:
         shutil.rmtree(directory)
+
+
+class MortalPostgres(PostgresServer):
+    """A server of one test's own, that can be killed and started again as often as wanted."""
+
+    def __init__(self, binaries: Path, directory: Path, listens: str) -> None:
+        super().__init__(_address(directory))
+        self._binaries, self._directory, self._listens = binaries, directory, listens
+        self._life: ExitStack | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._life = ExitStack()
+        self._life.enter_context(_running(self._binaries, self._directory, durable=True, listens=self._listens))
+
+    def kill(self) -> None:
+        """End it at once, as a crash would: connections are cut, nothing is written any more."""
+        if self._life is not None:
+            self._life.close()
+            self._life = None
+
+
+@contextmanager
+def mortal_postgres(listens: str = "") -> Iterator[MortalPostgres]:
+    """Run a server that may be killed; it ``listens`` on an address that nobody else can reach, or on its socket only."""
+    binaries = postgres_binaries()
+    assert binaries is not None
+    directory = Path(tempfile.mkdtemp(prefix="postgres-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(directory, _NOBODY, _NOBODY)
+        _initialise(binaries, directory)
+        if listens:
+            with (directory / "data" / "pg_hba.conf").open("a") as file:
+                file.write(f"host all all {listens}/24 trust\n")
+        server = MortalPostgres(binaries, directory, listens)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+    finally:
+        shutil.rmtree(directory)
+
+
+def _address(directory: Path) -> str:
+    return f"postgresql://postgres@/postgres?host={directory}"
 
 
 def _who() -> _Who:
@@ -122,12 +172,10 @@ def _runs(binaries: Path) -> bool:
     return False
 
 
-@contextmanager
-def _running(binaries: Path, directory: Path) -> Iterator[PostgresServer]:
-    data, log = directory / "data", directory / "log"
+def _initialise(binaries: Path, directory: Path) -> None:
     initdb = [
         str(binaries / "initdb"),
-        f"--pgdata={data}",
+        f"--pgdata={directory / 'data'}",
         "--username=postgres",
         "--auth=trust",
         "--encoding=UTF8",
@@ -135,17 +183,24 @@ def _running(binaries: Path, directory: Path) -> Iterator[PostgresServer]:
         "--no-sync",
     ]
     subprocess.run(initdb, check=True, capture_output=True, cwd=directory, **_who())
-    command = [str(binaries / "postgres"), "-D", str(data), "-k", str(directory), "-h", "", *(f"-c{setting}" for setting in _FAST)]
+
+
+@contextmanager
+def _running(binaries: Path, directory: Path, *, durable: bool = False, listens: str = "") -> Iterator[PostgresServer]:
+    data, log = directory / "data", directory / "log"
+    settings = [f"-c{setting}" for setting in (_DURABLE if durable else _FAST)]
+    command = [str(binaries / "postgres"), "-D", str(data), "-k", str(directory), "-h", listens, *settings]
     if setpriv := shutil.which("setpriv"):  # then it ends with us even if we are killed
         command = [setpriv, "--pdeathsig", "INT", *command]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory, **_who())
     try:
-        server = PostgresServer(f"postgresql://postgres@/postgres?host={directory}")
+        server = PostgresServer(_address(directory))
         _wait_until_ready(server, process, log)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)  # cuts connections and ends at once; killed, it would leave shared memory behind
+        # SIGINT cuts connections and ends at once, SIGQUIT without a checkpoint; killed, it would leave shared memory behind.
+        process.send_signal(signal.SIGQUIT if durable else signal.SIGINT)
         process.wait(START_WITHIN)
 
 

@@ -39,9 +39,9 @@ class Premises:
         }
 
     @contextmanager
-    def started(self, command: Sequence[str] = SERVE, **more: str) -> Iterator[Running]:
-        """Run a command that serves the web side, from its being ready to the end of the block."""
-        with running(command, {**self.environ, **more}, self.folder) as service:
+    def started(self, command: Sequence[str] = SERVE, *, lent: int | None = None, **more: str) -> Iterator[Running]:
+        """Run a command that serves the web side, from its being ready to the end of the block; ``lent`` is a descriptor it may use."""
+        with running(command, {**self.environ, **more}, self.folder, lent=() if lent is None else (lent,)) as service:
             until(
                 lambda: service.process.poll() is not None or self.status("/readyz") == requests.codes.ok,
                 within=60,

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 # All that is taken over from whoever runs the tests: nothing of theirs may configure the service.
 _INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "CI")
 _MARK = "TEST_PROCESS_MARK"
+# Every warning is an error but gunicorn's own: it looks at a socket that was lent to it through a copy it does not close.
+_WARNINGS = "error,ignore::ResourceWarning:gunicorn.arbiter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,15 @@ class Running:
 def environment(values: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return a clean environment with these variables, in which our commands are found."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {**inherited, "PATH": f"{BIN}:/usr/bin:/bin", "COLUMNS": "250", "PYTHONWARNINGS": "error", **(values or {})}
+    return {**inherited, "PATH": f"{BIN}:/usr/bin:/bin", "COLUMNS": "250", "PYTHONWARNINGS": _WARNINGS, **(values or {})}
 
 
 @contextmanager
-def running(command: Sequence[str], environ: Mapping[str, str], folder: Path) -> Iterator[Running]:
-    """Start a command in ``folder``, where its output goes too; whatever is left of it at the end is killed."""
+def running(command: Sequence[str], environ: Mapping[str, str], folder: Path, *, lent: Sequence[int] = ()) -> Iterator[Running]:
+    """Start a command in ``folder``, where its output goes too; whatever is left of it at the end is killed.
+
+    ``lent`` are descriptors of ours that it may use.
+    """
     mark = uuid.uuid4().hex
     log = folder / f"{Path(command[0]).name}-{mark[:8]}.log"
     with log.open("wb") as output:
@@ -102,6 +107,7 @@ def running(command: Sequence[str], environ: Mapping[str, str], folder: Path) ->
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=lent,
         )
     started = Running(process, log, mark)
     try:

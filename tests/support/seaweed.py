@@ -79,13 +79,46 @@ def seaweedfs() -> Iterator[S3Server]:
     raise RuntimeError("SeaweedFS did not start, its log is above")
 
 
+class MortalS3:
+    """A server of one's own that can be killed and started again on the same ports, with the data it had."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ports = dict(zip(_PORT_FLAGS, _free_ports(len(_PORT_FLAGS)), strict=True))
+        self.server = S3Server(url := f"http://127.0.0.1:{self._ports['s3.port']}", client_of(url))
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it stores objects; RuntimeError if it does not come up."""
+        self._process = _start(self._directory, self._ports)
+        if not _is_ready(self._process, self.server.client):
+            self.kill()
+            raise RuntimeError((self._directory / "weed.log").read_text(errors="replace")[-3000:])
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        _kill(self._process, self._ports)
+
+
+@contextmanager
+def mortal_seaweedfs() -> Iterator[MortalS3]:
+    """Run a server that may be killed meanwhile, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="seaweedfs-") as name:
+        mortal = MortalS3(Path(name))
+        try:
+            yield mortal
+        finally:
+            mortal.kill()
+            mortal.server.client.close()
+
+
 @contextmanager
 def _attempt() -> Iterator[S3Server | None]:
     ports = dict(zip(_PORT_FLAGS, _free_ports(len(_PORT_FLAGS)), strict=True))
     with (
         tempfile.TemporaryDirectory(prefix="seaweedfs-") as name,
         _running(Path(name), ports) as process,
-        closing(_client(f"http://127.0.0.1:{ports['s3.port']}")) as client,
+        closing(client_of(f"http://127.0.0.1:{ports['s3.port']}")) as client,
     ):
         if _is_ready(process, client):
             yield S3Server(client.meta.endpoint_url, client)
@@ -100,14 +133,19 @@ def _running(directory: Path, ports: dict[str, int]) -> Iterator[subprocess.Pope
     try:
         yield process
     finally:
-        process.kill()  # asked politely it takes 16 seconds
-        process.wait()
-        for port in ports.values():
-            for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - weed puts them there, whatever TMPDIR says
-                socket_file.unlink()
+        _kill(process, ports)
 
 
-def _client(url: str) -> "S3Client":
+def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
+    process.kill()  # asked politely it takes 16 seconds
+    process.wait()
+    for port in ports.values():
+        for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - weed puts them there, whatever TMPDIR says
+            socket_file.unlink()
+
+
+def client_of(url: str) -> "S3Client":
+    """Return a client of the server at ``url`` with the first pair of credentials; it does not repeat requests."""
     return boto3.session.Session().client(
         "s3",
         endpoint_url=url,

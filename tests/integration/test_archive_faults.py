@@ -1,0 +1,272 @@
+"""A bucket that is away, slow, refuses, lies or loses its answers: the asset waits uncounted, and is there once when the fault ends."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from faultproxy import Answer, FaultProxy, Forward, Request, Rule, fault_proxy, honest, refusal
+from ledgers import Books, opened
+from outside import answer
+from seaweed import S3Server
+from workbench import PNG, SIZE, Bench, due, source
+
+from receiver.archive.manifest import asset_key, manifest_key
+from receiver.archive.pipeline import ARCHIVE_PAUSE
+from receiver.archive.stores.s3 import S3Store
+from receiver.model import AssetState, JobState
+from receiver.reconcile import Reconciler
+from submitter.sandbox import Sandbox
+
+GONE = answer(status="404 Not Found", body=b"")
+LIVES = answer(body=PNG)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(script={"delay": 0, "bytes": SIZE}) as running:
+        yield running
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    with opened(sqlite_url) as books:
+        yield books
+
+
+class Bucket:
+    """One bucket, used through a proxy by one store; making them takes longer than a test, so all tests share them."""
+
+    def __init__(self, server: S3Server, proxy: FaultProxy) -> None:
+        self.name = server.make_bucket()
+        self.proxy = proxy
+        self.store = S3Store(self.name, "pictures", timeouts=(1, 0.3))
+        self._client = server.client
+        self._before: list[str] = []
+
+    def begin(self) -> None:
+        """Begin a test: the server is honest and well, and the worker has seen that it is."""
+        self.proxy.rule = honest
+        self.store.check()
+        self.proxy.seen.clear()
+        self._before = self._all()
+
+    def keys(self) -> list[str]:
+        """Return the keys of the objects that were put in this test, sorted; asked for behind the proxy."""
+        return sorted(set(self._all()) - set(self._before))
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes, asked for behind the proxy."""
+        return self._client.get_object(Bucket=self.name, Key=f"pictures/{key}")["Body"].read()
+
+    def _all(self) -> list[str]:
+        found = self._client.list_objects_v2(Bucket=self.name, Prefix="pictures/2").get("Contents", [])
+        return [entry["Key"].removeprefix("pictures/") for entry in found]
+
+
+@pytest.fixture(scope="module")
+def shared(s3_server: S3Server) -> Iterator[Bucket]:
+    with fault_proxy(s3_server) as proxy, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**s3_server.environment(), "AWS_ENDPOINT_URL_S3": proxy.url}.items():
+            patch.setenv(name, value)
+        with closing((bucket := Bucket(s3_server, proxy)).store):
+            bucket.begin()
+            yield bucket
+
+
+@pytest.fixture
+def bucket(shared: Bucket) -> Bucket:
+    shared.begin()
+    return shared
+
+
+@pytest.fixture
+def proxy(bucket: Bucket) -> FaultProxy:
+    return bucket.proxy
+
+
+@pytest.fixture
+def bench(books: Books, bucket: Bucket, sandbox: Sandbox, tmp_path: Path) -> Bench:
+    return Bench(books, bucket.store, tmp_path, sandbox)
+
+
+# Faults of every request, and of the puts alone.
+
+
+def is_down(_request: Request, _forward: Forward) -> None:
+    return None
+
+
+def answers(status: int, code: str) -> Rule:
+    return lambda _request, _forward: refusal(status, code)
+
+
+def cuts_puts(request: Request, forward: Forward) -> Answer | None:
+    return None if request.method == "PUT" else forward(request)
+
+
+def is_silent(_request: Request, _forward: Forward) -> None:
+    threading.Event().wait(0.5)  # longer than the store's patience, then the connection is cut
+
+
+FAULTS = {
+    "down": (is_down, "the connection was cut"),
+    "silent": (is_silent, "no answer in time"),
+    "forbidden": (answers(403, "AccessDenied"), "not permitted: allow these credentials"),
+    "an error of its own": (answers(500, "InternalError"), "InternalError|500"),
+    "overloaded": (answers(503, "SlowDown"), "overloaded"),
+    "cut on the way there": (cuts_puts, "the connection was cut"),
+}
+
+
+@pytest.mark.parametrize(("rule", "said"), FAULTS.values(), ids=FAULTS)
+def test_while_the_fault_lasts_the_asset_waits_uncounted_and_its_source_is_spared(
+    bench: Bench, proxy: FaultProxy, bucket: Bucket, rule: Rule, said: str
+) -> None:
+    with source(LIVES) as server:
+        ref = bench.announced(server)
+        proxy.rule = rule
+        told = []
+        for _ in range(3):
+            waiting = bench.attempt()
+            told.append(waiting.error)
+            assert (waiting.state, waiting.attempts, waiting.claim) == (AssetState.PENDING, 0, None)
+            assert 0.75 <= (due(waiting) - bench.books.clock.now) / ARCHIVE_PAUSE <= 1.25
+            bench.books.clock.now = due(waiting)
+        assert server.connections == 1
+        proxy.rule = honest
+        archived = bench.attempt()
+    assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
+    assert re.search(said, told[0])
+    assert bucket.keys() == [archived.key]
+    assert bench.books.events(ref) == ["asset.archived"]
+
+
+def test_a_slow_bucket_is_waited_for(bench: Bench, proxy: FaultProxy) -> None:
+    def is_slow(request: Request, forward: Forward) -> Answer:
+        threading.Event().wait(0.1)
+        return forward(request)
+
+    proxy.rule = is_slow
+    with source(LIVES) as server:
+        bench.announced(server)
+        assert bench.attempt().state is AssetState.ARCHIVED
+
+
+def test_a_first_attempt_costs_two_requests(bench: Bench, proxy: FaultProxy) -> None:
+    with source(LIVES) as server:
+        bench.announced(server)
+        assert bench.attempt().state is AssetState.ARCHIVED
+    assert [method for method, _path in proxy.seen] == ["PUT", "GET"]
+
+
+# Answers that are lost
+
+
+def loses_the_answer_to_the_put(request: Request, forward: Forward) -> Answer | None:
+    stored = forward(request)
+    return None if request.method == "PUT" else stored
+
+
+def loses_the_read_back(request: Request, forward: Forward) -> Answer | None:
+    return None if request.method == "GET" else forward(request)
+
+
+@pytest.mark.parametrize("now", [LIVES, GONE], ids=["the source lives", "the source is dead"])
+@pytest.mark.parametrize("rule", [loses_the_answer_to_the_put, loses_the_read_back])
+def test_an_object_whose_put_was_not_confirmed_is_adopted_without_a_second_one(
+    bench: Bench, proxy: FaultProxy, bucket: Bucket, rule: Rule, now: Callable[..., None]
+) -> None:
+    with source(LIVES, now) as server:
+        ref = bench.announced(server)
+        proxy.rule = rule
+        waiting = bench.attempt()
+        assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
+        (key,) = bucket.keys()
+        proxy.rule = honest
+        bench.books.clock.now = due(waiting)
+        proxy.seen.clear()
+        asset = bench.attempt()
+        assert server.connections == 1
+    assert (asset.state, asset.key, asset.sha256) == (AssetState.ARCHIVED, key, hashlib.sha256(PNG).hexdigest())
+    assert bucket.keys() == [key]
+    assert not [path for method, path in proxy.seen if method == "PUT" and key in path], "it was not put again"
+    assert bench.books.events(ref) == ["asset.archived"]
+
+
+def test_without_the_right_to_list_the_put_itself_finds_what_is_there(bench: Bench, proxy: FaultProxy, bucket: Bucket) -> None:
+    def forbids_lists(request: Request, forward: Forward) -> Answer:
+        return refusal(403, "AccessDenied") if "list-type" in request.path else forward(request)
+
+    with source(LIVES) as server:
+        bench.announced(server)
+        proxy.rule = loses_the_answer_to_the_put
+        waiting = bench.attempt()
+        proxy.rule = forbids_lists
+        bench.books.clock.now = due(waiting)
+        asset = bench.attempt()
+    assert (asset.state, bucket.keys()) == (AssetState.ARCHIVED, [asset.key])
+
+
+# Servers that lie
+
+
+def spoils(request: Request, forward: Forward) -> Answer:
+    return forward(replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request)
+
+
+def test_what_a_server_stored_wrongly_is_found_never_adopted_and_healed_by_the_next_put(
+    bench: Bench, proxy: FaultProxy, bucket: Bucket
+) -> None:
+    with source(LIVES) as server:
+        ref = bench.announced(server)
+        key = asset_key(ref, 0, "png")
+        proxy.rule = spoils
+        for _ in range(2):
+            waiting = bench.attempt()
+            assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
+            assert "damaged" in waiting.error
+            assert bucket.read(key) != PNG
+            bench.books.clock.now = due(waiting)
+        proxy.rule = honest
+        asset = bench.attempt()
+    assert (asset.state, asset.key, asset.sha256) == (AssetState.ARCHIVED, key, hashlib.sha256(PNG).hexdigest())
+    assert bucket.read(key) == PNG
+    assert bucket.keys() == [key]
+
+
+# The manifest
+
+
+TROUBLES: dict[str, Rule] = {
+    **{name: rule for name, (rule, _said) in FAULTS.items()},
+    "the answer lost": loses_the_answer_to_the_put,
+    "the read-back lost": loses_the_read_back,
+    "stored wrongly": spoils,
+}
+
+
+@pytest.mark.parametrize("rule", TROUBLES.values(), ids=TROUBLES)
+def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
+    bench: Bench, proxy: FaultProxy, bucket: Bucket, rule: Rule
+) -> None:
+    books = bench.books
+    reconciler = Reconciler(books.ledger, books.reports, books.inbox, bench.store, None, "https://provider.test")
+    with source(LIVES) as server:
+        ref = bench.announced(server)
+        bench.attempt()
+    proxy.rule = rule
+    (claimed,) = books.ledger.claim_jobs(1, complete=True)
+    reconciler.look(claimed)
+    assert (books.job(ref).state, books.events(ref)) == (JobState.ARCHIVING, ["asset.archived"])
+    proxy.rule = honest
+    books.clock.now = books.job(ref).due_at or 0.0
+    (claimed,) = books.ledger.claim_jobs(1, complete=True)
+    reconciler.look(claimed)
+    assert (books.job(ref).state, books.events(ref)) == (JobState.ARCHIVED, ["asset.archived", "job.archived"])
+    assert bucket.keys() == sorted([asset_key(ref, 0, "png"), manifest_key(ref)])
+    assert ref.encode() in bucket.read(manifest_key(ref))

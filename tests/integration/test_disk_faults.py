@@ -1,0 +1,100 @@
+"""Real disks, full or read-only, under the scratch folder, the archive and the ledger: work waits, and goes on by itself."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from ledgers import Books, opened
+from outside import answer
+from small_disks import SmallDisk, small_disk
+from waiting import until
+from web_side import SUCCEEDED, web_side
+from workbench import LIFETIME, PNG, SIZE, Bench, due, source
+
+from receiver.archive.stores.directory import DirectoryStore
+from receiver.model import AssetState
+from submitter.sandbox import Sandbox
+
+Trouble = Callable[[SmallDisk], AbstractContextManager[None]]
+TROUBLES = pytest.mark.parametrize(
+    ("trouble", "said"),
+    [(SmallDisk.full, "disk is full|No space left"), (SmallDisk.read_only, "read-only|Read-only")],
+    ids=["full", "read-only"],
+)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(script={"delay": 0, "bytes": SIZE}) as running:
+        yield running
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk", kilobytes=2000) as disk:
+        yield disk
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    with opened(sqlite_url) as books:
+        yield books
+
+
+@pytest.fixture(params=["scratch", "archive"])
+def bench(request: pytest.FixtureRequest, books: Books, disk: SmallDisk, sandbox: Sandbox, tmp_path: Path) -> Bench:
+    """Put either the scratch folder or the archive on the small disk."""
+    places = {"scratch": tmp_path, "archive": tmp_path, request.param: disk.root}
+    return Bench(books, DirectoryStore(places["archive"] / "archive"), places["scratch"], sandbox)
+
+
+@TROUBLES
+def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
+    bench: Bench, disk: SmallDisk, trouble: Trouble, said: str
+) -> None:
+    with source(answer(body=PNG)) as server:
+        ref = bench.announced(server)
+        with trouble(disk):
+            for _ in range(2):
+                waiting = bench.attempt()
+                assert (waiting.state, waiting.attempts, waiting.claim) == (AssetState.PENDING, 0, None)
+                assert re.search(said, waiting.error)
+                bench.books.clock.now = due(waiting)
+        asset = bench.attempt()
+    assert (asset.state, bench.stored(asset.key)) == (AssetState.ARCHIVED, PNG)
+    assert bench.books.events(ref) == ["asset.archived"]
+    assert not [path for path in disk.root.rglob("*") if path.is_file() and path.suffix != ".png"], "nothing is left of the attempts"
+
+
+def test_a_disk_that_stays_full_loses_the_asset_only_a_lifetime_after_its_url(bench: Bench, disk: SmallDisk) -> None:
+    with source(answer(body=PNG)) as server, disk.full():
+        bench.announced(server)
+        bench.books.clock.advance(2 * LIFETIME - 1)
+        waiting, lost = bench.attempts()
+    assert (waiting.state, lost.state) == (AssetState.PENDING, AssetState.EXPIRED)
+
+
+@pytest.mark.parametrize("trouble", [SmallDisk.full, SmallDisk.read_only])
+def test_a_callback_the_ledger_s_disk_cannot_take_is_answered_503_and_readiness_says_so(
+    disk: SmallDisk, sqlite_template: Path, tmp_path: Path, trouble: Trouble
+) -> None:
+    path = disk.root / "ledger.sqlite3"
+    shutil.copy(sqlite_template, path)
+    with web_side(tmp_path / "data", {"DATABASE_URL": f"sqlite:///{path}"}) as web:
+        assert web.callback(web.ticket(), SUCCEEDED).status_code == 200
+        ticket = web.ticket()
+        web.services.database.close()  # nobody could turn the disk read-only while its files are open
+        with trouble(disk):
+            for _ in range(2):
+                answered = web.callback(ticket, SUCCEEDED)
+                assert (answered.status_code, answered.headers["Retry-After"]) == (503, "5")
+            ready = web.client.get("/readyz")
+            assert (ready.status_code, ready.json["archive"]) == (503, "ok")
+            assert ready.json["ledger"].startswith("the ledger cannot be used now")
+            web.services.database.close()
+        assert web.callback(ticket, SUCCEEDED).status_code == 200
+        assert web.verdicts(ticket.partition(".")[0]) == ["ended"]
+        until(lambda: web.client.get("/readyz").status_code == 200, what="that it is ready again")

@@ -1,0 +1,390 @@
+"""What workers crash over is found out by its crashes, worked on alone and set aside; its neighbours, and the rest of its job, are not."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ledgers import NOW, Books, failed, stored, succeeded, urls
+from web_side import SUCCEEDED, web_side
+
+from receiver.archive.address import AddressPolicy
+from receiver.archive.fetch import Fetcher
+from receiver.archive.pipeline import Archiver
+from receiver.archive.stores.directory import DirectoryStore
+from receiver.errors import ProviderUnavailableError, UnreadableError
+from receiver.ledger.claims import CRASH_PAUSE, MOST_CRASHES, SUSPICIOUS_CRASHES, Claimed
+from receiver.ledger.ledger import LEASE
+from receiver.ledger.rows import Asset, Job
+from receiver.model import Api, AssetState, Delivery, JobState, Reason, Source, Verdict
+from receiver.providers import grsai
+from receiver.reconcile import MOST_HINT_LOOKS, Reconciler
+from receiver.services import Services
+from receiver.settings import Settings
+
+HANDS = 16
+
+
+class Silent:
+    """A provider that is never there."""
+
+    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
+        raise ProviderUnavailableError(f"{base_url} has no {api} today, so nothing about {provider_id}")
+
+
+class Yard:
+    """A ledger with the two who set rows aside. The archive is real; the sources are nowhere, so whoever fetches fails."""
+
+    def __init__(self, books: Books, folder: Path) -> None:
+        self.books = books
+        self.folder = folder
+        self.store = DirectoryStore(folder / "archive")
+        fetcher = Fetcher(AddressPolicy(), max_bytes=1, timeout=1, resolve=lambda _host, _port: [])
+        self.archiver = Archiver(books.ledger, fetcher, self.store, folder)
+        self.reconciler = Reconciler(books.ledger, books.reports, books.inbox, self.store, Silent(), "https://provider.test")
+
+    def look(self, limit: int = 1) -> None:
+        """Do for the suspect jobs that are due what is to be done."""
+        for claimed in self.books.ledger.claim_suspect_jobs(limit):
+            self.reconciler.look(claimed)
+
+    def has_objects(self) -> bool:
+        """Say whether anything was written to the archive."""
+        return any(path.is_file() for path in self.folder.rglob("archive/**/*"))
+
+
+@pytest.fixture
+def yard(books: Books, tmp_path: Path) -> Yard:
+    return Yard(books, tmp_path)
+
+
+def lane_of(books: Books, row: Asset | Job) -> str:
+    """Say which lane gets this row when it is due, and claim it."""
+    asset = isinstance(row, Asset)
+    others = books.ledger.claim_assets(1) if asset else books.ledger.claim_jobs(1, complete=False)
+    if others:
+        return "others"
+    return "suspects" if (books.ledger.claim_assets(1, suspects=True) if asset else books.ledger.claim_suspect_jobs(1)) else "none"
+
+
+def asset_row(books: Books) -> Callable[[], Asset]:
+    ref = books.archiving()
+    return lambda: books.assets(ref)[0]
+
+
+def job_row(books: Books) -> Callable[[], Job]:
+    ref = books.waiting()
+    books.clock.advance(books.ledger.timing.poll_after)
+    return lambda: books.job(ref)
+
+
+Begin = Callable[[Books], Callable[[], Asset | Job]]
+ROWS = pytest.mark.parametrize("begin", [asset_row, job_row])
+
+
+def killed_workers(books: Books, look: Callable[[], Asset | Job]) -> Iterator[tuple[int, str, float]]:
+    """Kill worker after worker with the row in hand: give the crashes it was claimed with, its lane, and its pause, which is over."""
+    while True:
+        lane = lane_of(books, look())
+        books.ledger.take_over()
+        pause = (look().due_at or 0.0) - books.clock.now
+        books.clock.advance(pause)
+        yield look().crashes, lane, pause
+
+
+@ROWS
+def test_each_kill_counts_and_from_the_second_on_the_row_is_alone_and_paused_longer_and_longer(books: Books, begin: Begin) -> None:
+    kills = killed_workers(books, begin(books))
+    seen = [next(kills) for _ in range(MOST_CRASHES + 1)]
+    assert [crashes for crashes, _, _ in seen] == list(range(MOST_CRASHES + 1))
+    assert [lane for _, lane, _ in seen] == ["others"] * SUSPICIOUS_CRASHES + ["suspects"] * (MOST_CRASHES + 1 - SUSPICIOUS_CRASHES)
+    assert [pause for _, _, pause in seen] == pytest.approx([0, 0, *(CRASH_PAUSE * number for number in range(1, MOST_CRASHES))])
+
+
+@ROWS
+def test_a_lease_that_ended_without_a_word_counts_like_a_kill(books: Books, begin: Begin) -> None:
+    look = begin(books)
+    for crashes in range(3):
+        assert lane_of(books, look()) == ("others" if crashes < SUSPICIOUS_CRASHES else "suspects")
+        assert look().crashes == crashes
+        books.clock.advance(LEASE)
+
+
+def give_back(books: Books, claimed: Claimed[Asset] | Claimed[Job]) -> None:
+    books.ledger.hand_back([claimed])
+
+
+def say_so(books: Books, claimed: Claimed[Asset] | Claimed[Job]) -> None:
+    if isinstance(claimed.row, Asset):
+        books.ledger.retry_asset(Claimed(claimed.row, claimed.token), books.clock.now, "the source was away")
+    else:
+        books.ledger.look_again(Claimed(claimed.row, claimed.token), books.clock.now)
+
+
+@ROWS
+@pytest.mark.parametrize("end", [give_back, say_so])
+def test_whoever_says_how_it_went_has_not_crashed(books: Books, begin: Begin, end: Callable[[Books, object], None]) -> None:
+    look = begin(books)
+    for _ in range(2 * MOST_CRASHES):
+        (claimed,) = books.ledger.claim_assets(1) or books.ledger.claim_jobs(1)
+        end(books, claimed)
+    assert (look().crashes, look().claim) == (0, None)
+
+
+@ROWS
+def test_an_attempt_that_ended_with_a_word_makes_good_for_the_crashes_before(books: Books, begin: Begin) -> None:
+    look = begin(books)
+    kills = killed_workers(books, look)
+    for _ in range(MOST_CRASHES):
+        next(kills)
+    (claimed,) = books.ledger.claim_assets(1, suspects=True) or books.ledger.claim_suspect_jobs(1)
+    say_so(books, claimed)
+    assert look().crashes == 0
+    assert lane_of(books, look()) == "others"
+
+
+@ROWS
+def test_a_drain_keeps_what_is_known_of_a_row(books: Books, begin: Begin) -> None:
+    look = begin(books)
+    kills = killed_workers(books, look)
+    for _ in range(3):
+        next(kills)
+    (claimed,) = books.ledger.claim_assets(1, suspects=True) or books.ledger.claim_suspect_jobs(1)
+    give_back(books, claimed)
+    assert (look().crashes, lane_of(books, look())) == (3, "suspects")
+
+
+# Assets
+
+
+def test_an_asset_is_set_aside_and_an_operator_s_retry_brings_it_home(yard: Yard) -> None:
+    books = yard.books
+    ref = books.archiving()
+    kills = killed_workers(books, lambda: books.assets(ref)[0])
+    for _ in range(MOST_CRASHES):
+        next(kills)
+    (claimed,) = books.ledger.claim_assets(1, suspects=True)
+    yard.archiver.archive(claimed)
+    (asset,) = books.assets(ref)
+    assert (asset.state, asset.crashes) == (AssetState.FAILED, MOST_CRASHES)
+    assert asset.error.startswith(f"set aside: the worker was gone {MOST_CRASHES} times with it in hand")
+    assert f"`receiver retry {ref}`" in asset.error
+    (complete,) = books.ledger.claim_jobs(1, complete=True)
+    yard.reconciler.look(complete)
+    job = books.job(ref)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
+    assert "set aside" in job.message
+    assert books.reports.audit().ok
+    books.ledger.retry(ref)
+    (again,) = books.ledger.claim_assets(1)
+    assert again.row.crashes == 0
+    books.ledger.finish_asset(again, stored(again))
+    assert books.assets(ref)[0].state is AssetState.ARCHIVED
+
+
+class Workshop:
+    """Workers of so many hands, one after the other; each is killed when it works on the asset ``poison``."""
+
+    def __init__(self, yard: Yard, poison: str, *, at_once: bool) -> None:
+        self.yard = yard
+        self.books = yard.books
+        self.poison = poison
+        self.at_once = at_once  # whether it kills before any other hand gets anywhere, or after all the others
+        self.kills = 0
+
+    def run(self) -> None:
+        """Let workers work, and be started again when they are killed, until nothing is pending."""
+        while (due := self.books.reports.next_due("assets")) is not None:
+            self.books.clock.now = max(self.books.clock.now, due)
+            self._live()
+
+    def _live(self) -> None:
+        while claims := self.books.ledger.claim_assets(HANDS) + self.books.ledger.claim_assets(1, suspects=True):
+            for claimed in sorted(claims, key=self._when):
+                if claimed.row.crashes >= MOST_CRASHES:
+                    self.yard.archiver.archive(claimed)
+                elif claimed.row.ref == self.poison:
+                    self.kills += 1
+                    self.books.ledger.take_over()
+                    return
+                else:
+                    self.books.ledger.finish_asset(claimed, stored(claimed))
+
+    def _when(self, claimed: Claimed[Asset]) -> bool:
+        return (claimed.row.ref == self.poison) is not self.at_once
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_one_that_kills_is_set_aside_and_no_neighbour_is_however_many_are_in_hand_with_it(yard: Yard, *, at_once: bool) -> None:
+    refs = [yard.books.archiving(1, f"task-{number}") for number in range(3 * HANDS)]
+    workshop = Workshop(yard, refs[HANDS // 2], at_once=at_once)
+    workshop.run()
+    ends = {ref: yard.books.assets(ref)[0].state for ref in refs}
+    assert ends == {ref: AssetState.FAILED if ref == workshop.poison else AssetState.ARCHIVED for ref in refs}
+    assert workshop.kills == MOST_CRASHES
+    assert yard.books.clock.now - NOW < 2 * MOST_CRASHES * CRASH_PAUSE
+
+
+def test_the_suspects_have_one_hand_each_for_assets_and_jobs(tmp_path: Path) -> None:
+    services = Services(Settings.load({"DATA_DIR": str(tmp_path)})).open()
+    widths = {lane.name: lane.width for lane in services.lanes(tmp_path)}
+    services.close()
+    assert (widths["suspect assets"], widths["suspect jobs"]) == (1, 1)
+
+
+# Jobs and hints
+
+
+def crash(books: Books, ref: str, times: int = MOST_CRASHES) -> None:
+    """Have workers die over a job until it is due again with so many crashes."""
+    for _ in range(times):
+        books.clock.now = max(books.clock.now, books.job(ref).due_at or 0.0)
+        assert books.ledger.claim_jobs(1)[0].row.ref == ref
+        books.ledger.take_over()
+    books.clock.now = books.job(ref).due_at or 0.0
+
+
+@pytest.mark.parametrize("begin", [Books.waiting, Books.submitting])
+def test_a_job_without_a_result_over_which_workers_crash_expires_and_says_so(yard: Yard, begin: Callable[[Books], str]) -> None:
+    ref = begin(yard.books)
+    crash(yard.books, ref)
+    yard.look()
+    job = yard.books.job(ref)
+    assert (job.state, yard.books.events(ref)) == (JobState.EXPIRED, ["job.expired"])
+    assert f"the worker was gone {MOST_CRASHES} times" in job.message
+
+
+def test_a_complete_job_over_which_workers_crash_ends_as_its_assets_did_without_a_manifest(yard: Yard) -> None:
+    books = yard.books
+    ref = books.archiving()
+    (claimed,) = books.ledger.claim_assets(1)
+    books.ledger.finish_asset(claimed, stored(claimed))
+    crash(books, ref)
+    yard.look()
+    job = books.job(ref)
+    assert job.state is JobState.ARCHIVED
+    assert job.message.startswith("no manifest, set aside: ")
+    assert not yard.has_objects()
+    assert books.events(ref) == ["asset.archived", "job.archived"]
+
+
+def test_a_job_with_work_left_that_is_set_aside_still_ends_with_its_last_asset(yard: Yard) -> None:
+    books = yard.books
+    ref = books.archiving(2)
+    crash(books, ref)
+    yard.look()
+    job = books.job(ref)
+    assert (job.state, job.claim) == (JobState.ARCHIVING, None)
+    assert job.due_at is not None
+    assert job.due_at >= max(asset.expires_at for asset in books.assets(ref))
+    for claimed in books.ledger.claim_assets(2):
+        books.ledger.finish_asset(claimed, stored(claimed))
+    (complete,) = books.ledger.claim_jobs(1, complete=True)
+    yard.reconciler.look(complete)
+    assert books.job(ref).state is JobState.ARCHIVED
+    assert books.job(ref).message == ""
+
+
+def test_a_word_from_the_provider_clears_a_job_s_name(yard: Yard) -> None:
+    books = yard.books
+    ref = books.waiting()
+    crash(books, ref, SUSPICIOUS_CRASHES)
+    yard.look()  # the provider is away, which is a word all the same
+    assert books.job(ref).crashes == 0
+
+
+def test_a_hint_over_which_workers_crash_is_forgotten(yard: Yard) -> None:
+    assert yard.books.ledger.hint("their-task")
+    for _ in range(MOST_HINT_LOOKS):
+        assert yard.books.ledger.claim_hints(1)
+        yard.books.ledger.take_over()
+    (claimed,) = yard.books.ledger.claim_hints(1)
+    yard.reconciler.look_into(claimed)
+    assert yard.books.everything()["hints"] == []
+
+
+# Deliveries
+
+
+def planted_mistake(_body: bytes) -> None:
+    raise ZeroDivisionError("hunter2")
+
+
+def test_a_report_we_stumble_over_is_kept_as_evidence_and_taken_in_after_the_fix(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = books.waiting()
+    with monkeypatch.context() as patched:
+        patched.setattr(grsai, "read_report", planted_mistake)
+        with pytest.raises(UnreadableError, match="ZeroDivisionError") as told:
+            books.deliver(ref, succeeded())
+    assert "hunter2" not in str(told.value)
+    (kept,) = books.reports.deliveries(ref)
+    assert (kept.verdict, kept.body, books.job(ref).state) == ("unreadable", succeeded(), JobState.WAITING)
+    assert replay(books, kept.id) is Verdict.ENDED
+    assert (books.verdicts(ref), books.pending(ref)) == (["ended"], [0])
+
+
+def test_the_sender_of_a_report_we_stumble_over_is_told_400_and_the_next_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with web_side(tmp_path) as web:
+        ticket, other = web.ticket(), web.ticket()
+        with monkeypatch.context() as patched:
+            patched.setattr(grsai, "read_report", planted_mistake)
+            answer = web.callback(ticket, SUCCEEDED)
+        assert (answer.status_code, answer.json["ok"]) == (400, False)
+        assert "hunter2" not in answer.text
+        assert web.verdicts(ticket.partition(".")[0]) == ["unreadable"]
+        assert web.callback(other, SUCCEEDED).status_code == 200
+
+
+def replay(books: Books, number: int) -> Verdict:
+    row = books.reports.delivery(number)
+    assert row is not None
+    return books.inbox.accept(Delivery(row.ref, Source(row.source), row.body, row.received_at), replayed=number)
+
+
+@pytest.mark.parametrize("end", [Books.failed, Books.expired])
+def test_a_success_that_came_too_late_is_replayed_and_opens_its_job_again(books: Books, end: Callable[[Books], str]) -> None:
+    ref = end(books)
+    books.deliver(ref, succeeded(*urls(2)))
+    number = books.reports.deliveries(ref)[-1].id
+    assert replay(books, number) is Verdict.ENDED
+    job = books.job(ref)
+    assert (job.state, job.round, books.pending(ref)) == (JobState.ARCHIVING, 1, [0, 1])
+    for claimed in books.ledger.claim_assets(2):
+        books.ledger.finish_asset(claimed, stored(claimed))
+    books.conclude(ref)
+    assert books.job(ref).state is JobState.ARCHIVED
+    assert books.reports.audit().ok
+
+
+def test_replaying_a_success_tries_only_the_lost_assets_of_its_job_again(books: Books) -> None:
+    ref = books.archiving(2)
+    for claimed in books.ledger.claim_assets(2):
+        if claimed.row.idx:
+            books.ledger.give_up_asset(claimed, AssetState.EXPIRED, "too late")
+        else:
+            books.ledger.finish_asset(claimed, stored(claimed))
+    books.conclude(ref, JobState.EXPIRED)
+    assert replay(books, books.reports.deliveries(ref)[0].id) is Verdict.REFRESHED
+    assert (books.job(ref).state, books.pending(ref)) == (JobState.ARCHIVING, [1])
+
+
+@pytest.mark.parametrize("body", [failed(), succeeded("")])
+def test_replaying_what_brings_no_result_opens_nothing(books: Books, body: bytes) -> None:
+    ref = books.expired()
+    books.deliver(ref, body)
+    replay(books, books.reports.deliveries(ref)[-1].id)
+    assert (books.job(ref).state, books.job(ref).round) == (JobState.EXPIRED, 0)
+
+
+def test_a_pause_is_not_begun_anew_when_another_worker_dies(books: Books) -> None:
+    look = asset_row(books)
+    kills = killed_workers(books, look)
+    for _ in range(SUSPICIOUS_CRASHES):
+        next(kills)
+    books.ledger.claim_assets(1, suspects=True)
+    books.ledger.take_over()
+    due_at = look().due_at
+    books.clock.advance(CRASH_PAUSE / 2)
+    assert books.ledger.take_over() == 0, "the worker that dies now had nothing in hand"
+    assert look().due_at == due_at

@@ -1,0 +1,236 @@
+"""``make prove ENGINE=distributed``: many machines, one ledger, any of them killed or cut off; and every result archived once.
+
+Three web nodes behind nginx and four workers, each in a network namespace of its own, on one PostgreSQL and one SeaweedFS. A customer
+orders, the provider repeats, loses and reorders its callbacks, nodes are killed, one worker and one web node are cut off with work in hand
+and come back. At the end the books of provider, witness, ledger and archive are held against each other, by the same checks as elsewhere.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from random import Random
+
+import click
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
+
+from postgres import mortal_postgres  # noqa: E402 - found by way of the line above
+from processes import BIN  # noqa: E402 - as above
+from seaweed import seaweedfs  # noqa: E402
+from waiting import until  # noqa: E402
+
+from receiver.ledger import schema  # noqa: E402
+from receiver.model import FINAL_STATES  # noqa: E402
+from receiver.services import Services  # noqa: E402
+from receiver.settings import Settings  # noqa: E402
+from submitter.sandbox import Sandbox  # noqa: E402
+from tests.prove import nodes  # noqa: E402
+from tests.prove.evidence import gather  # noqa: E402
+from tests.prove.load import KEY, MENU, Customer, Orders  # noqa: E402
+from tests.prove.nodes import OURS, Node  # noqa: E402
+from tests.prove.promises import examine  # noqa: E402
+from tests.prove.setups import Bucket  # noqa: E402
+from tests.prove.witness import witness  # noqa: E402
+
+WEBS, WORKERS = 3, 4
+_SLOW = {"file": {"mode": "slow", "rate": 20_000, "times": 1}, "bytes": 60_000}
+_PORT, _WEB_PORT = 8080, 8000
+# Seconds for which a worker is cut off: longer than its leases, so that others have done its work when it comes back.
+_CUT_OFF, _CUT_OFF_WEB = 75.0, 15.0
+# Seconds without news after which the run counts as silent: a dead worker's lease takes 60.
+_SILENT = 150.0
+_NGINX = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx-error.log; worker_processes 1;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  upstream webs {{ {servers} keepalive 16; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://webs; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
+      proxy_connect_timeout 1s; proxy_read_timeout 20s;
+    }}
+  }}
+}}
+"""
+
+
+@click.command()
+@click.option("--jobs", envvar="PROVE_JOBS", type=click.IntRange(min=10), default=5000, show_default=True, help="So many orders.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the random choices.")
+def main(jobs: int, seed: int) -> None:
+    """Break many machines, and see that every result is archived once."""
+    if not nodes.is_possible() or shutil.which("nginx") is None:
+        sys.exit("needs root, iproute2, util-linux and nginx: each machine is a network namespace of its own")
+    nodes.go_inside()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="prove-"))
+    click.echo(f"{jobs} orders, seed {seed}, {os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}")
+    with ExitStack() as stack:
+        broken = _Run(folder, Random(seed), stack).play(jobs)  # noqa: S311 - no secret
+    for each in broken[:20]:
+        click.echo(f"BROKEN: {each}")
+    if broken:
+        sys.exit(f"{len(broken)} broken promises; evidence in {folder}")
+    shutil.rmtree(folder)
+    click.echo(f"every result was archived once, after {time.monotonic() - started:.0f} s")
+
+
+class _Run:
+    def __init__(self, folder: Path, dice: Random, stack: ExitStack) -> None:
+        self._folder, self._dice, self._stack = folder, dice, stack
+        server = stack.enter_context(mortal_postgres(OURS))
+        s3 = stack.enter_context(seaweedfs())
+        bucket = s3.make_bucket()
+        self._archive = Bucket(s3, bucket)
+        self._sandbox = stack.enter_context(Sandbox(OURS, keys={KEY}, looks=20))
+        self._seen = stack.enter_context(witness(_PORT))
+        s3_port = int(s3.url.rpartition(":")[2])
+        stack.enter_context(_forwarding(s3_port))
+        address = server.make_database()
+        schema.migrate(address)
+        self._environ = {
+            "DATABASE_URL": f"postgresql://postgres@{OURS}/{address.partition('?')[0].rpartition('/')[2]}",
+            "CALLBACK_SECRETS": "a-secret-of-the-proof",
+            "ADMIN_TOKEN": "a-token-of-the-proof",
+            "PUBLIC_URL": self._seen.url,
+            "GRSAI_BASE_URL": self._sandbox.url,
+            "GRSAI_API_KEY": KEY,
+            "FETCH_ALLOW": self._sandbox.url.removeprefix("http://"),
+            "ARCHIVE_URL": f"s3://{bucket}/archive",
+            **s3.environment(),
+            "AWS_ENDPOINT_URL_S3": f"http://{OURS}:{s3_port}",
+            "POLL_AFTER": "5",
+            "POLL_INTERVAL": "2",
+            "JOB_TIMEOUT": "60",
+            "WORKER_THREADS": "6",
+            "LOG_FORMAT": "json",
+            "WEB_CONCURRENCY": "1",
+        }
+        self._services = stack.enter_context(closing(Services(Settings.load({**self._environ, "DATA_DIR": str(folder / "ours")})).open()))
+        self._webs = [self._node(f"web-{number}", 11 + number) for number in range(WEBS)]
+        self._workers = [self._node(f"worker-{number}", 21 + number) for number in range(WORKERS)]
+        self._killed = 0
+
+    def play(self, jobs: int) -> list[str]:
+        """Start all, order, break, wait, stop all; return what is broken."""
+        for node in (*self._webs, *self._workers):
+            node.start()
+            self._stack.callback(node.kill)
+        self._stack.enter_context(_nginx(self._folder, [node.address for node in self._webs]))
+        customer = Customer(f"http://127.0.0.1:{_PORT}", self._environ["ADMIN_TOKEN"], threading.Event())
+        orders = Orders(customer, {"order": (*MENU, _SLOW, _SLOW)}, self._dice, jobs, jobs)
+        began = time.monotonic()
+        orders.start()
+        self._break(orders)
+        orders.stop()
+        click.echo(f"{jobs} ordered after {time.monotonic() - began:.0f} s, {self._killed} nodes killed")
+        self._wait()
+        click.echo(f"all final after {time.monotonic() - began:.0f} s")
+        slow = [node.name for node in (*self._webs, *self._workers) if node.stop() != 0]
+        click.echo(f"all stopped after {time.monotonic() - began:.0f} s")
+        evidence = gather(self._services, self._archive, self._sandbox, self._seen.acknowledged)
+        evidence.told = dict(customer.told)
+        evidence.write(self._folder / "evidence.json")
+        click.echo(f"{len(evidence.jobs)} jobs, {len(evidence.objects)} pictures, {len(evidence.acknowledged)} callbacks acknowledged")
+        drains = [f"a drain: {name} did not end by itself, or with an error" for name in slow]
+        return drains + [f"{found.promise}: {found.about}: {found.detail}" for found in examine(evidence)]
+
+    def _node(self, name: str, number: int) -> Node:
+        binds = f"10.99.0.{number}:{_WEB_PORT}"
+        serve = [str(BIN / "gunicorn"), "-c", "python:receiver.gunicorn_conf", "--bind", binds, "receiver.web:create_app()"]
+        command = serve if name.startswith("web") else [str(BIN / "receiver"), "worker"]
+        return Node(name, number, command, {**self._environ, "DATA_DIR": str(self._folder / name)}, self._folder)
+
+    def _break(self, orders: Orders) -> None:
+        """Kill a node every few seconds; meanwhile one worker and one web node are cut off, and come back."""
+        self._await_work()
+        *mortal_webs, remote_web = self._webs
+        *mortal_workers, remote = self._workers
+        remote.pull()
+        remote_web.pull()
+        cut = time.monotonic()
+        back = {remote: cut + _CUT_OFF, remote_web: cut + _CUT_OFF_WEB}
+        while orders.is_alive() or back:
+            time.sleep(self._dice.uniform(1.0, 4.0))
+            for node in [node for node, moment in back.items() if time.monotonic() >= moment]:
+                node.plug()
+                del back[node]
+            victim = self._dice.choice([*mortal_webs, *mortal_workers])
+            victim.kill()
+            self._killed += 1
+            time.sleep(self._dice.uniform(0.0, 1.0))
+            victim.start()
+        assert remote.said("ledger away"), "the worker that was cut off did not notice"
+
+    def _await_work(self) -> None:
+        """Wait until every worker has claims: six hands each, and slow files."""
+        until(lambda: self._services.reports.audit().in_flight > 6 * WORKERS, within=120, what="work for all")
+
+    def _wait(self) -> None:
+        """Wait until every job is final; AssertionError after a while without news."""
+        last, since = -1, time.monotonic()
+        while left := sum(count for state, count in self._services.reports.counts().items() if state not in FINAL_STATES):
+            if left != last:
+                last, since = left, time.monotonic()
+            assert time.monotonic() - since < _SILENT, f"{left} jobs are not final, and nothing happens: {self._folder}"
+            time.sleep(0.5)
+
+
+@contextmanager
+def _nginx(folder: Path, addresses: list[str]) -> Iterator[None]:
+    servers = " ".join(f"server {address}:{_WEB_PORT} max_fails=1 fail_timeout=2s;" for address in addresses)
+    (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, servers=servers, port=_PORT))
+    with subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf"), "-e", str(folder / "nginx-error.log")]) as process:  # noqa: S607
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def _forwarding(port: int) -> Iterator[None]:
+    """Pass connections to our side of the cables on to a server on 127.0.0.1."""
+    program = f"""
+import asyncio
+async def pump(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+async def serve(reader, writer):
+    try:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", {port})
+    except OSError:
+        writer.close()
+        return
+    await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer), return_exceptions=True)
+async def main():
+    async with await asyncio.start_server(serve, "{OURS}", {port}) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    main()

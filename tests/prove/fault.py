@@ -1,0 +1,38 @@
+"""A fault: a name for the table, the play or the orders that bring it about, and where it can be had."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from tests.prove.setups import Setup
+from tests.prove.stage import S3, Play
+
+BOTH_LEDGERS, BOTH_ARCHIVES = ("sqlite", "postgresql"), ("directory", "s3")
+
+
+class CannotBeHadError(Exception):
+    """Here this fault cannot be shown; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row of the table: either a ``play`` or orders off a ``menu``.
+
+    A play begins with nothing running, and returns when the load is over and the service runs again. What only asks the provider to behave
+    badly needs no play and harms nobody else, so that several such faults share a round.
+    """
+
+    name: str
+    play: Play | None = None
+    seconds: float = 6.0  # a round takes about so long on a free machine
+    menu: tuple[dict[str, Any], ...] = ()
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    ledgers: tuple[str, ...] = BOTH_LEDGERS
+    archives: tuple[str, ...] = BOTH_ARCHIVES
+    s3: S3 = "shared"
+    kills_worker: bool = False  # with rows in hand, whose leases have to end where nobody may take them over
+
+    def fits(self, setup: Setup) -> bool:
+        """Say whether this fault exists there."""
+        return setup.ledger in self.ledgers and setup.archive in self.archives

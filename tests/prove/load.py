@@ -1,0 +1,175 @@
+"""The load of a round: a customer who orders through the API until he is answered, and a pulse of callbacks that never stops."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from random import Random
+from typing import Any
+
+import requests
+
+from receiver.model import new_ref
+from receiver.tickets import Tickets
+from submitter.sandbox import Sandbox
+from tests.prove.witness import Witness
+
+Menu = tuple[dict[str, Any], ...]
+Menus = Mapping[str, Menu]
+
+# What an order may ask the provider to do to it; no contradictions, of which a blow may leave the second half alone. Whether GRSAI
+# repeats a callback that was not answered is unknown, so some are repeated.
+REPEATED = {"mode": "once", "retries": 50, "pause": 0.2}
+MENU: Menu = (
+    *({},) * 4,
+    *({"callback": REPEATED},) * 4,
+    {"fail": "error"},
+    {"fail": "output_moderation"},
+    {"callback": {"mode": "duplicate", "times": 3}},
+    {"callback": "reorder"},
+    {"callback": "lost"},
+    {"callback": "early"},
+    {"answer": "lost"},
+    {"file": {"mode": "not_ready", "times": 1}},
+    {"file": {"mode": "reset", "times": 1}},
+)
+KEY = "sk-prove"
+_HANDS = 4
+_PATIENCE = 60.0  # seconds for an order to be answered
+_BEAT = 0.03  # seconds between two beats of the pulse
+_BEATS = 60  # of one job; of a job that reports more than 200 times not everything is kept
+
+
+class Customer:
+    """Orders through the API, every order under a key of its own and again under the same key until it is answered."""
+
+    def __init__(self, url: str, token: str, given_up: threading.Event) -> None:
+        self._url = f"{url}/api/jobs"
+        self._given_up = given_up
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self.told: dict[str, str] = {}  # the provider's id by prompt, as the API told it
+        self.cut: list[str] = []
+
+    def order(self, prompt: str, script: dict[str, Any], variants: int = 1) -> None:
+        """Order one job; AssertionError if nobody answers for a minute."""
+        order = {"prompt": prompt, "size": "64x64", "variants": variants, "params": {"sandbox": script}, "key": prompt}
+        end = time.monotonic() + _PATIENCE
+        while not self._is_taken(order) and not self._given_up.wait(0.1):
+            assert time.monotonic() < end, f"the API did not answer {prompt!r} for {_PATIENCE:.0f} s"
+
+    def _is_taken(self, order: dict[str, Any]) -> bool:
+        try:
+            answer = requests.post(self._url, json=order, headers=self._headers, timeout=15)
+        except requests.RequestException as error:
+            self.cut.append(f"{order['prompt']}: {error}")
+            return False
+        assert answer.ok or answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR, answer.text
+        if answer.ok and (provider_id := answer.json()["provider_id"]):
+            self.told[order["prompt"]] = provider_id
+        return answer.ok
+
+
+class Orders(threading.Thread):
+    """Hands that order jobs off menus by turns, at least so many and then until told to stop; a prompt begins with its menu's name."""
+
+    def __init__(self, customer: Customer, menus: Menus, dice: Random, least: int, most: int) -> None:
+        super().__init__(name="orders", daemon=True)
+        self._customer, self._menus, self._dice, self._least, self._most = customer, list(menus.items()), dice, least, most
+        self._number = 0
+        self._lock = threading.Lock()
+        self._enough = threading.Event()
+        self.error: BaseException | None = None
+
+    def stop(self) -> None:
+        """Order no more than the least, and wait until all is answered."""
+        self._enough.set()
+        self.join()
+        if self.error:
+            raise self.error
+
+    def run(self) -> None:
+        """Order."""
+        hands = [threading.Thread(target=self._order, name="hand", daemon=True) for _ in range(_HANDS)]
+        for hand in hands:
+            hand.start()
+        for hand in hands:
+            hand.join()
+
+    def _order(self) -> None:
+        try:
+            for prompt, script, variants in self._next():
+                self._customer.order(prompt, script, variants)
+                if self._number >= self._least:  # until then as fast as it goes
+                    self._enough.wait(0.2)
+        except BaseException as error:  # noqa: BLE001 - told to the thread that waits for us
+            self.error = error
+
+    def _next(self) -> Iterator[tuple[str, dict[str, Any], int]]:
+        while True:
+            with self._lock:
+                if self._number >= (self._least if self._enough.is_set() else self._most):
+                    return
+                self._number += 1
+                name, menu = self._menus[self._number % len(self._menus)]
+                script = {**self._dice.choice(menu), "delay": self._dice.uniform(0.0, 0.6)}
+                one = f"{name} {self._number}", script, self._dice.choice((1, 1, 1, 2))
+            yield one
+
+
+class Strangers:
+    """Jobs that the provider has and this ledger does not know: posted by another machine with our secret."""
+
+    def __init__(self, sandbox: Sandbox, tickets: Tickets) -> None:
+        self._url, self._tickets = sandbox.url, tickets
+        self._number = 0
+
+    def post(self, web_hook: str, script: dict[str, Any]) -> str:
+        """Post one job with this webHook; return its id."""
+        self._number += 1
+        order = {"model": "sora-image", "prompt": f"a stranger's order {self._number}", "size": "64x64", "webHook": web_hook}
+        taken = self._ask("/v1/draw/completions", {**order, "sandbox": script})
+        return str(taken["id"])
+
+    def ticket(self) -> str:
+        """Return a callback path for a job that will be posted."""
+        return f"/callback/{self._tickets.sign(new_ref(time.time()))}"
+
+    def result(self, task: str) -> dict[str, Any]:
+        """Read a job's result as the provider would report it."""
+        return self._ask("/v1/draw/result", {"id": task})
+
+    def _ask(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
+        answer = requests.post(self._url + path, json=question, headers={"Authorization": f"Bearer {KEY}"}, timeout=15)
+        found: dict[str, Any] = answer.json()["data"]
+        return found
+
+
+class Pulse(threading.Thread):
+    """Delivers reports all the time, one after the other, each different: of one job so many, then its end, then of the next job."""
+
+    def __init__(self, seen: Witness, strangers: Strangers, given_up: threading.Event) -> None:
+        super().__init__(name="pulse", daemon=True)
+        self._seen, self._strangers, self._given_up = seen, strangers, given_up
+        self._enough = threading.Event()
+
+    def stop(self) -> None:
+        """Report the end of the job that is reported on, and no more."""
+        self._enough.set()
+        self.join()
+
+    def run(self) -> None:
+        """Beat."""
+        while not self._enough.is_set():
+            task, path = self._strangers.post("-1", {"delay": 0}), self._strangers.ticket()
+            for number in range(_BEATS):
+                report = {"id": task, "status": "running", "progress": number, "beat": number}
+                self._seen.deliver(path, json.dumps(report).encode())
+                if self._enough.wait(_BEAT):
+                    break
+            self._end(path, json.dumps(self._strangers.result(task)).encode())
+
+    def _end(self, path: str, final: bytes) -> None:
+        while (answer := self._seen.deliver(path, final)) is None or answer[0] != HTTPStatus.OK:
+            if self._given_up.wait(_BEAT):
+                return

@@ -1,0 +1,87 @@
+"""Which rounds are played, in which order, for as long as there is time; and what became of each row of the table."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from tests.prove.fault import Fault
+from tests.prove.faults import FAULTS
+from tests.prove.round import Outcome
+from tests.prove.setups import SETUPS, Setup
+
+# A round on PostgreSQL whose worker is killed waits for the lease of what it had in hand.
+_LEASE = 65.0
+# After so many crashes it is the turn of what asks for nothing but orders, so that a short proof has some of everything.
+_FIRST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Faults that share a round, most often one, on a setup."""
+
+    faults: tuple[Fault, ...]
+    setup: Setup
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The faults' names."""
+        return tuple(fault.name for fault in self.faults)
+
+    @property
+    def seconds(self) -> float:
+        """How long a round takes, on a free machine."""
+        longest = max(fault.seconds for fault in self.faults)
+        waits = self.setup.ledger == "postgresql" and any(fault.kills_worker for fault in self.faults)
+        return longest + (_LEASE if waits else 0)
+
+
+def matches(faults: Sequence[str], setups: Sequence[str]) -> list[Match]:
+    """Put what was chosen (nothing: everything) in its order: each fault on the first setup that has it, then on the others."""
+    groups = _groups([FAULTS[name] for name in faults or FAULTS])
+    places = [setup for name, setup in SETUPS.items() if not setups or name in setups]
+    fitting = [[Match(group, setup) for setup in places if group[0].fits(setup)] for group in groups]
+    most = max(map(len, fitting), default=0)
+    return [found[turn] for turn in range(most) for found in fitting if turn < len(found)]
+
+
+def _groups(faults: Sequence[Fault]) -> list[tuple[Fault, ...]]:
+    """Have the faults that are orders alone share a round, except those that need settings of their own."""
+    together = tuple(fault for fault in faults if fault.menu and not fault.settings)
+    alone: list[tuple[Fault, ...]] = [(fault,) for fault in faults if fault not in together]
+    return [*alone[:_FIRST], together, *alone[_FIRST:]] if together else alone
+
+
+@dataclass(slots=True)
+class Plan:
+    """Gives out rounds until ``seconds`` are over, or, with ``rounds``, so many of each match. A seed follows from the first one."""
+
+    matches: Sequence[Match]
+    seconds: float
+    seed: int
+    rounds: int | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.seconds - (time.monotonic() - self._started)
+
+    def __iter__(self) -> Iterator[tuple[Match, int]]:
+        """Give matches with their seeds; one that would take too long, or cannot be had here, is passed over."""
+        for turn in count():
+            given = 0
+            for number, match in enumerate(self.matches):
+                if self._fits(match) and (self.rounds is None or turn < self.rounds):
+                    given += 1
+                    yield match, self.seed + turn * len(self.matches) + number
+            if not given:
+                return
+
+    def _fits(self, match: Match) -> bool:
+        mine = [it for it in self.outcomes if (it.assignment.faults, it.assignment.setup) == (match.names, match.setup.name)]
+        if any(outcome.skipped for outcome in mine):
+            return False
+        longest = max((outcome.seconds for outcome in mine), default=match.seconds)
+        return self.rounds is not None or longest < self.left

@@ -1,0 +1,127 @@
+"""One round: a fault on a setup, from an empty folder to what it proves. Each round is a process of its own."""
+
+import os
+import shutil
+import traceback
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from tests.prove.evidence import Evidence
+from tests.prove.fault import CannotBeHadError, Fault
+from tests.prove.faults import FAULTS
+from tests.prove.promises import Broken, examine
+from tests.prove.sabotage import SABOTAGES
+from tests.prove.setups import SETUPS, Servers
+from tests.prove.stage import Stage, staged
+
+_ORDERS, _ORDERS_EACH = 30, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one round is to show, and where it keeps what it sees."""
+
+    faults: tuple[str, ...]  # more than one where they share a round
+    setup: str
+    seed: int
+    folder: Path
+    sabotage: str | None = None
+
+
+@dataclass(slots=True)
+class Figures:
+    """What is counted of one fault in one round."""
+
+    jobs: int = 0
+    acknowledged: int = 0
+    archived: int = 0
+    duplicated: int = 0
+    lost: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a round showed; ``skipped`` says why it could not be had, ``failure`` is the trace of a proof that broke off."""
+
+    assignment: Assignment
+    seconds: float = 0.0
+    figures: dict[str, Figures] = field(default_factory=dict)  # by fault
+    recovery: float | None = None
+    broken: list[Broken] = field(default_factory=list)
+    skipped: str = ""
+    failure: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise was kept."""
+        return not self.broken and not self.failure
+
+
+def play(assignment: Assignment, servers: Servers) -> Outcome:
+    """Play a round to its end; its folder is removed if all promises were kept."""
+    outcome = Outcome(assignment)
+    try:
+        _play(assignment, servers, outcome)
+    except CannotBeHadError as error:
+        outcome.skipped = str(error)
+    except Exception:  # noqa: BLE001 - told to the one who plans the rounds
+        outcome.failure = traceback.format_exc()
+    if outcome.ok:
+        shutil.rmtree(assignment.folder)
+    return outcome
+
+
+def _play(assignment: Assignment, servers: Servers, outcome: Outcome) -> None:
+    faults = [FAULTS[name] for name in assignment.faults]
+    setup, dice = SETUPS[assignment.setup], Random(assignment.seed)  # noqa: S311 - repeatable on purpose
+    assignment.folder.mkdir(parents=True)
+    with staged(assignment.folder, setup, servers, dice, settings=faults[0].settings, s3=faults[0].s3) as stage:
+        try:
+            (faults[0].play or partial(_order, faults))(stage)
+            outcome.broken += stage.quiet()
+            if assignment.sabotage:
+                SABOTAGES[assignment.sabotage](stage)
+            evidence = stage.evidence()
+            outcome.broken += examine(evidence)
+            _count(outcome, evidence)
+            if outcome.broken:
+                evidence.write(assignment.folder / "evidence.json")
+        finally:
+            if not outcome.ok:
+                _save_small_disk(stage)
+
+
+def _order(faults: list[Fault], stage: Stage) -> None:
+    """Bring about faults that are orders and nothing else."""
+    stage.start_and_wait()
+    number = max(_ORDERS, _ORDERS_EACH * len(faults))
+    with stage.load(least=number, most=number, menus={fault.name: fault.menu for fault in faults}):
+        pass
+
+
+def _count(outcome: Outcome, evidence: Evidence) -> None:
+    """Count each job for the fault that it was ordered for."""
+    names = outcome.assignment.faults
+    outcome.figures = {name: Figures() for name in names}
+    # Where several share a round, nobody's job (the pulse's) is counted for nobody.
+    nobody = outcome.figures[names[0]] if len(names) == 1 else Figures()
+    of_job = {job["ref"]: outcome.figures.get(job["prompt"].rpartition(" ")[0], nobody) for job in evidence.jobs}
+    for figures in of_job.values():
+        figures.jobs += 1
+    for answer in evidence.acknowledged:
+        of_job.get(answer.ref, nobody).acknowledged += 1
+    for row in evidence.assets:
+        of_job[row["ref"]].archived += row["state"] == "archived"
+    for found in outcome.broken:
+        its = next((figures for ref, figures in of_job.items() if ref in found.about), outcome.figures[names[0]])
+        its.lost += found.is_lost
+        its.duplicated += found.is_twice
+    outcome.recovery = max((one.seconds for one in evidence.recoveries), default=None)
+
+
+def _save_small_disk(stage: Stage) -> None:
+    """Copy what would go with this process's own mount."""
+    if os.path.ismount(stage.here.data):
+        shutil.copytree(stage.here.data, stage.folder / "data-kept", ignore=shutil.ignore_patterns("bell"))

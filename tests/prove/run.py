@@ -1,0 +1,124 @@
+"""``make prove``: the promises held under every fault we can think of, in bounded time; exit status 1 at the first that is broken.
+
+Everything listens on 127.0.0.1 and is ended; nothing is written but to a temporary folder, which stays where a promise was broken.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
+
+from postgres import postgres, postgres_binaries  # noqa: E402 - found by way of the line above
+from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
+
+from tests.prove import report  # noqa: E402 - as above
+from tests.prove.faults import FAULTS  # noqa: E402
+from tests.prove.lanes import Lanes  # noqa: E402
+from tests.prove.plan import Match, Plan, matches  # noqa: E402
+from tests.prove.round import Assignment  # noqa: E402
+from tests.prove.sabotage import SABOTAGES  # noqa: E402
+from tests.prove.setups import SETUPS, Servers  # noqa: E402
+
+_INTERRUPTED = 130
+# Seconds beyond the end for rounds under way, which were begun because they seemed to fit.
+_OVERTIME = 20.0
+
+
+@click.command()
+@click.option("--minutes", envvar="PROVE_MINUTES", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="At most so long.")
+@click.option("--fault", "faults", type=click.Choice(list(FAULTS)), multiple=True, help="Only this fault; repeatable.")
+@click.option("--setup", "setups", type=click.Choice(list(SETUPS)), multiple=True, help="Only this setup; repeatable.")
+@click.option("--rounds", type=click.IntRange(min=1), help="So many of each, however long it takes.")
+@click.option("--seed", type=click.IntRange(min=0), help="Repeat the random choices of an earlier run.")
+@click.option("--lanes", type=click.IntRange(min=1), help="Rounds side by side.  [default: two more than there are cores]")
+@click.option("--sabotage", type=click.Choice(list(SABOTAGES)), hidden=True, help="Plant a loss, to see that it is found.")
+def main(  # noqa: PLR0917 - click gives each option as an argument, by name
+    minutes: float,
+    faults: tuple[str, ...],
+    setups: tuple[str, ...],
+    rounds: int | None,
+    seed: int | None,
+    lanes: int | None,
+    sabotage: str | None,
+) -> None:
+    """Break the service in every way and see that its promises hold."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that every `finally` is passed
+    screen, cores = report.console(), os.cpu_count() or 1
+    chosen = _possible(matches(faults, setups), screen)
+    plan = Plan(chosen, 60 * minutes, secrets.randbelow(100_000) if seed is None else seed, rounds)
+    screen.print(f"seed {plan.seed}, {minutes:g} minutes, {cores} cores, load average before: {os.getloadavg()[0]:.1f}")
+    folder = Path(tempfile.mkdtemp(prefix="prove-"))
+    try:
+        with ExitStack() as stack:
+            playing = Lanes(_servers(chosen, stack), lanes or cores + 2)
+            stack.callback(playing.stop)
+            _play(plan, playing, folder, sabotage, screen)
+    except KeyboardInterrupt:
+        screen.print("interrupted")
+        _sum_up(plan, screen)
+        shutil.rmtree(folder)
+        sys.exit(_INTERRUPTED)
+    _sum_up(plan, screen)
+    if worst := [outcome for outcome in plan.outcomes if not outcome.ok]:
+        screen.print(report.broken(worst[0]), markup=False, soft_wrap=True)
+        sys.exit(1)
+    shutil.rmtree(folder)
+    screen.print("every promise was kept")
+
+
+def _play(plan: Plan, playing: Lanes, folder: Path, sabotage: str | None, screen: Console) -> None:
+    """Play rounds until the plan has no more of them, one broke a promise, or the time is over."""
+    upcoming, number = iter(plan), count()
+    while plan.rounds is not None or plan.left > -_OVERTIME:
+        while playing.free and (one := next(upcoming, None)):
+            match, seed = one
+            playing.start(Assignment(match.names, match.setup.name, seed, folder / f"round-{next(number)}", sabotage))
+        if not playing.under_way:
+            return
+        for outcome in playing.finished(within=1.0):
+            plan.outcomes.append(outcome)
+            for line in report.lines(len(plan.outcomes), outcome):
+                screen.print(line, soft_wrap=True)
+            if not outcome.ok:
+                return
+
+
+def _possible(chosen: Sequence[Match], screen: Console) -> list[Match]:
+    """Leave out the setups this machine has no server for, and say so."""
+    missing = {name for name, found in {"s3": weed_binary(), "postgresql": postgres_binaries()}.items() if found is None}
+    lacking = {match.setup.name for match in chosen if missing & {match.setup.ledger, match.setup.archive}}
+    for name in sorted(lacking):
+        screen.print(f"left out, for want of a server (make setup installs both): {name}")
+    return [match for match in chosen if match.setup.name not in lacking]
+
+
+def _servers(chosen: Sequence[Match], stack: ExitStack) -> Servers:
+    """Start what the chosen setups need."""
+    needs_s3 = any(match.setup.archive == "s3" and match.faults[0].s3 != "mortal" for match in chosen)
+    needs_postgres = any(match.setup.ledger == "postgresql" for match in chosen)
+    return Servers(
+        stack.enter_context(seaweedfs()).url if needs_s3 else None,
+        stack.enter_context(postgres()) if needs_postgres else None,
+    )
+
+
+def _sum_up(plan: Plan, screen: Console) -> None:
+    screen.print(report.table(plan.outcomes))
+    if missed := report.not_reached(plan.matches, plan.outcomes):
+        screen.print(f"no time for {len(missed)}: {', '.join(missed)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Archives for tests: jobs brought home into a real store, others written down by hand, and damage planted in them."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ledgers import BASE_URL, Books, succeeded, urls
+from sqlalchemy import Connection, Table, delete
+
+from receiver.archive.manifest import asset_key, manifest_key
+from receiver.archive.stores import Store
+from receiver.ledger.rows import StoredAsset
+from receiver.ledger.tables import metadata
+from receiver.model import AssetState, JobState, Mode, Submission, new_ref
+from receiver.reconcile import Reconciler
+
+SAFE, BAD, LATE = AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED
+
+
+def put(store: Store, key: str, data: bytes) -> None:
+    """Store an object."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "fetched"
+        path.write_bytes(data)
+        store.put(key, path, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
+
+
+class Home:
+    """A ledger and a store into which jobs are brought home as a worker does it, but for the download."""
+
+    def __init__(self, books: Books, store: Store) -> None:
+        self.books = books
+        self.store = store
+        self._reconciler = Reconciler(books.ledger, books.reports, books.inbox, store, None, BASE_URL)
+        self._tasks = 0
+
+    def job(self, *ends: AssetState, key: str | None = None, prompt: str = "ein Fuchs, 一只狐狸", mode: Mode = Mode.WEBHOOK) -> str:
+        """Have a job end with assets that ended so, by default one that is safe; return its ref."""
+        ref = self.under_way(*ends, key=key, prompt=prompt, mode=mode)
+        self.conclude(ref)
+        return ref
+
+    def under_way(self, *ends: AssetState, key: str | None = None, prompt: str = "a fox", mode: Mode = Mode.WEBHOOK) -> str:
+        """Have a job whose assets are final while nobody has said so yet."""
+        self._tasks += 1
+        task, count = f"task-{self._tasks}", len(ends or (SAFE,))
+        ref = self.books.ledger.submit(Submission(prompt, "m", {"size": "64x48", "seed": 1.5}, mode, key=key), BASE_URL).ref
+        self.books.ledger.accepted(ref, task)
+        self.books.clock.advance(0.125)
+        self.books.deliver(ref, succeeded(*urls(count), provider_id=task))
+        self.books.clock.advance(0.25)
+        for claimed in self.books.ledger.claim_assets(count):
+            end = (ends or (SAFE,))[claimed.row.idx]
+            if end is SAFE:
+                data = f"{ref} {claimed.row.idx}".encode()
+                name = asset_key(ref, claimed.row.idx, "png")
+                put(self.store, name, data)
+                self.books.ledger.finish_asset(claimed, StoredAsset(name, hashlib.sha256(data).hexdigest(), len(data), "image/png", 64, 48))
+            else:
+                self.books.ledger.give_up_asset(claimed, end, f"asset {end}")
+        self.books.clock.advance(0.5)
+        return ref
+
+    def conclude(self, ref: str) -> None:
+        """Write the manifest and end the job."""
+        (claimed,) = [claimed for claimed in self.books.ledger.claim_jobs(100) if claimed.row.ref == ref]
+        self._reconciler.look(claimed)
+        assert self.books.job(ref).finished_at is not None
+
+    def key(self, ref: str, idx: int = 0) -> str:
+        """Return the key of an archived asset."""
+        return str(self.books.assets(ref)[idx].key)
+
+    def spoil(self, key: str, data: bytes) -> None:
+        """Put other bytes under a key, as a disk or a stranger would: nobody declares a hash for them."""
+        root = getattr(self.store, "_root", None)
+        if root is not None:
+            (root / key).write_bytes(data)
+        else:
+            self._s3().put_object(Bucket=self._bucket(), Key=self._name(key), Body=data)
+
+    def remove(self, key: str) -> None:
+        """Take an object away."""
+        root = getattr(self.store, "_root", None)
+        if root is not None:
+            (root / key).unlink()
+        else:
+            self._s3().delete_object(Bucket=self._bucket(), Key=self._name(key))
+
+    def edit(self, ref: str, /, **values: object) -> None:
+        """Change a manifest."""
+        with self.store.open(manifest_key(ref)) as file:
+            content = json.loads(file.read())
+        self.store.replace(manifest_key(ref), json.dumps({**content, **values}).encode(), content_type="application/json")
+
+    def lose_the_ledger(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Empty the ledger; return what was in it."""
+        rows = self.books.everything()
+        for table in reversed(metadata.sorted_tables):
+            self.books.database.write(partial(_empty, table=table))
+        return rows
+
+    def _s3(self) -> Any:
+        return self.store._client()  # type: ignore[attr-defined]
+
+    def _bucket(self) -> str:
+        return str(self.store._bucket)  # type: ignore[attr-defined]
+
+    def _name(self, key: str) -> str:
+        return str(self.store._name(key))  # type: ignore[attr-defined]
+
+
+def _empty(connection: Connection, table: Table) -> None:
+    connection.execute(delete(table))
+
+
+def made_up(count: int, start: float = 1_790_000_000.0) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Write down archived jobs that no ledger has seen, oldest first: a ref, and its two objects by key."""
+    for number in range(count):
+        ref, data = new_ref(start + number), f"picture {number}".encode()
+        key = asset_key(ref, 0, "png")
+        yield ref, {key: data, manifest_key(ref): json.dumps(told(ref, key, data, number)).encode()}
+
+
+def told(ref: str, key: str, data: bytes, number: int = 0) -> dict[str, Any]:
+    """Return a manifest as format 1 has it, word for word and not by way of what writes them."""
+    moment = "2026-09-22T02:13:20.000Z"
+    return {
+        "format": 1,
+        "ref": ref,
+        "state": JobState.ARCHIVED,
+        "reason": None,
+        "message": "",
+        "provider": "grsai",
+        "base_url": "https://provider.test",
+        "provider_id": f"made-up-{number}",
+        "api": "draw",
+        "mode": "webhook",
+        "key": f"order-{number}",
+        "request": {"model": "m", "prompt": f"fox {number}", "params": {}},
+        "submitted_at": moment,
+        "ended_at": moment,
+        "finished_at": moment,
+        "round": 0,
+        "deliveries": [{"source": "callback", "verdict": "ended", "received_at": moment, "sha256": "a" * 64}],
+        "assets": [
+            {
+                "index": 0,
+                "state": "archived",
+                "key": key,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "size": len(data),
+                "content_type": "image/png",
+                "width": 8,
+                "height": 8,
+                "source_url": "https://files.test/0.png",
+                "announced_at": moment,
+                "expires_at": moment,
+                "finished_at": moment,
+                "attempts": 1,
+                "error": "",
+            }
+        ],
+    }
+
+
+def write_files(root: Path, objects: dict[str, bytes]) -> None:
+    """Put objects into a directory archive at once, without the care of a store."""
+    for key, data in objects.items():
+        with suppress(FileExistsError):
+            (root / key).parent.mkdir(parents=True)
+        (root / key).write_bytes(data)
