@@ -29,10 +29,16 @@ check: lint test ## lint, then test
 bench: setup ## measure the callback path: BENCH_ARGS="…" is passed on
 	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
 
+prove: setup ## break the service in every way for 3 minutes, and see what it keeps: PROVE_MINUTES=, PROVE_ARGS="…"
+	PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/run.py $(PROVE_ARGS)
+
+advisories: setup ## look the pinned versions up among known vulnerabilities; needs the network
+	$(BIN)/python tests/support/advisories.py
+
 constraints: ## pin the newest versions that pyproject.toml allows
 	"$(PYTHON)" -m venv --clear build/newest
 	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
-	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai]' --group dev
+	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai,otel]' --group dev
 	{ grep '^#' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
@@ -48,7 +54,7 @@ clean: ## remove .venv and all caches; data/ stays
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
-	$(INSTALL) -e '.[postgres,openai]'
+	$(INSTALL) -e '.[postgres,openai,otel]'
 	@touch $@
 
 .venv/.tools: .venv/.service
@@ -56,4 +62,4 @@ clean: ## remove .venv and all caches; data/ stays
 	$(INSTALL) --group dev
 	@touch $@
 
-.PHONY: help setup demo test lint check bench constraints clean
+.PHONY: help setup demo test lint check bench prove advisories constraints clean

@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli.frame import SOME_FAILED, errors_told, load
+from receiver.cli.frame import SOME_FAILED, errors_told, load, plain
 from receiver.job_request import DEFAULT_MODEL
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from receiver.views import JobView
-from submitter.submit import Submitter, key_of_try
+from submitter.submit import Submitter, key_of_try, mode_without_choice
 
 
 class _Commands(click.Group):
@@ -64,7 +64,9 @@ def _params(_context: click.Context, _option: click.Parameter, given: tuple[str,
 @click.option("--param", "params", multiple=True, callback=_params, metavar="K=V", help="Any other field of the request; repeatable.")
 @click.option("--image", "images", multiple=True, metavar="FILE|URL", help="A reference picture; repeatable. Files are sent along.")
 @click.option(
-    "--mode", type=click.Choice(["webhook", "poll", "stream"]), default="webhook", show_default=True, help="How the result comes."
+    "--mode",
+    type=click.Choice(["webhook", "poll", "stream"]),
+    help="How the result comes.  [default: webhook; poll where the last `receiver doctor` could not call us]",
 )
 @click.option("--api", type=click.Choice(["draw", "api"]), default="draw", show_default=True, help="GRSAI's older or newer API.")
 @click.option(
@@ -83,7 +85,7 @@ def submit(
     variants: int | None,
     params: dict[str, object],
     images: tuple[str, ...],
-    mode: str,
+    mode: str | None,
     api: str,
     provider: str,
     key: str | None,
@@ -94,14 +96,17 @@ def submit(
     as_json: bool,
 ) -> None:
     """Post one job. Exit status 1 if it failed, 2 for wrong usage or configuration."""
-    load()
+    settings = load()
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: only who waits sees a job fail")
-    if provider == Provider.OPENAI and (resubmit or (mode, api) != (Mode.WEBHOOK, Api.DRAW)):
+    if provider == Provider.OPENAI and (resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW):
         raise click.UsageError("--mode, --api and --resubmit are for GRSAI: OpenAI answers at once, and refunds nothing")
-    with Submitter() as submitter:
+    way, reason = (Mode(mode), "") if mode else mode_without_choice(settings)
+    if reason and provider == Provider.GRSAI:
+        click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
+    with Submitter(settings) as submitter:
         what = partial(submitter.submit, prompt, model=model, size=size, variants=variants, images=images, params=params)
-        post = partial(what, provider=Provider(provider), mode=Mode(mode), api=Api(api))
+        post = partial(what, provider=Provider(provider), mode=way, api=Api(api))
         with Console(stderr=True).status(f"asking {provider}"):
             job = post(key=key)
         if waits:
@@ -110,7 +115,7 @@ def submit(
             if job.reason is not Reason.PROVIDER_ERROR:
                 break
             # The provider refunds this one; moderation would only say no again. Each try has a key of its own, so that it too is paid once.
-            click.echo(f"{job.ref} {job.reason} {job.message}: posted anew", err=True)
+            click.echo(plain(f"{job.ref} {job.reason} {job.message}: posted anew"), err=True)
             job = _wait(submitter, post(key=key_of_try(key, number) if key else None), timeout)
     if as_json:
         click.echo(job.model_dump_json())
@@ -147,7 +152,7 @@ def _tell(job: JobView, *, err: bool) -> None:
             "  the answer to the submit was lost; a callback, if one was asked for, adopts the job: do not submit it again", err=True
         )
     if job.reason or job.message:
-        click.echo(f"  {' '.join(filter(None, [job.reason, job.message]))}", err=True)
+        click.echo(plain(f"  {' '.join(filter(None, [job.reason, job.message]))}"), err=True)
     for asset in job.assets:
         if asset.key:
             click.echo(f"  {asset.key} {asset.size} bytes {asset.sha256}", err=err)

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from receiver import traces
+from receiver.doctor import verdict
 from receiver.errors import ConfigurationError
 from receiver.job_request import DEFAULT_MODEL, JobRequest, mistakes
 from receiver.model import FINAL_STATES, Api, Mode, Provider
@@ -30,6 +32,7 @@ class Submitter:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
+        traces.configure(os.environ)
         self._services = Services(settings or Settings.load(os.environ)).open()
 
     def __enter__(self) -> Self:
@@ -63,11 +66,14 @@ class Submitter:
         ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is how many pictures; ``images`` are
         reference pictures, URLs or local files. ``key`` is the caller's own name for the job: submitting it again returns the job that has
         it and pays nothing. A job the provider refused comes back ``failed`` and has not spent its key; one whose answer was lost comes
-        back ``submitting`` and is never posted again. Raise ConfigurationError for an image that cannot be read.
+        back ``submitting`` and is never posted again. Raise ConfigurationError for an image that cannot be read, and for ``mode`` webhook
+        where the last `receiver doctor` could not call us.
 
         With OpenAI there is one way, so ``mode`` and ``api`` say nothing: this returns when the pictures are made, which takes a minute or
         two, or with a job ``expired`` if the answer was lost. ``size`` is pixels there, and no reference pictures are taken.
         """
+        if provider is Provider.GRSAI and mode is Mode.WEBHOOK and (reason := why_no_callbacks(self._services.settings)):
+            raise ConfigurationError([reason])
         pictures = tuple(reference_image(image) for image in images)
         what = {"prompt": prompt, "model": model, "size": size, "variants": variants, "images": pictures, "params": params or {}}
         try:
@@ -130,6 +136,19 @@ class Submitter:
     def has_worker(self) -> bool:
         """Say whether a worker of this DATA_DIR is alive; always True where workers may be on other machines."""
         return not self._services.settings.embedded or is_working(self._services.settings.data_dir)
+
+
+def why_no_callbacks(settings: Settings) -> str:
+    """Say why callbacks would not come and what to do, by the last `receiver doctor`; "" if nothing is known against them."""
+    failure = verdict.failure(settings.data_dir, settings.public_url)
+    remedy = "mend it and run `receiver doctor` again, or use --mode poll"
+    return f"PUBLIC_URL: the last `receiver doctor` could not reach us through it: {failure}; {remedy}" if failure else ""
+
+
+def mode_without_choice(settings: Settings) -> tuple[Mode, str]:
+    """Return the mode of a job for which none was chosen, and why it is not webhook, if it is not."""
+    reason = why_no_callbacks(settings)
+    return (Mode.POLL, reason) if reason else (Mode.WEBHOOK, "")
 
 
 def key_of_try(key: str, number: int) -> str:

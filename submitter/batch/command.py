@@ -22,7 +22,7 @@ from submitter.batch.run import Batch
 from submitter.batch.screen import Screen, tell, tell_end
 from submitter.batch.source import Source, opened
 from submitter.batch.survey import Survey, survey
-from submitter.submit import Submitter
+from submitter.submit import Submitter, mode_without_choice, why_no_callbacks
 
 # Exit status after Ctrl-C, as shells expect it: 128 and the signal's number.
 INTERRUPTED = 130
@@ -58,7 +58,11 @@ class Plan:
 @click.option("--strict", is_flag=True, help="Post nothing if any line is bad.")
 @click.option("--report", type=click.Path(dir_okay=False, allow_dash=True), help="Write each line's job object to this file (-: stdout).")
 @click.option("--resubmit", type=click.IntRange(0, 100), default=0, help="Post anew, so many times a line, what failed at the provider.")
-@click.option("--mode", type=click.Choice(["webhook", "poll", "stream"]), default="webhook", show_default=True, help="For lines without.")
+@click.option(
+    "--mode",
+    type=click.Choice(["webhook", "poll", "stream"]),
+    help="For lines without.  [default: webhook; poll where the last `receiver doctor` could not call us]",
+)
 @click.option("--api", type=click.Choice(["draw", "api"]), default="draw", show_default=True, help="For lines without.")
 @click.option("--model", help="For lines without.")
 @click.option("--wait/--no-wait", "waits", default=True, show_default=True, help="Wait until every job is final.")
@@ -72,7 +76,7 @@ def batch(  # noqa: PLR0913, PLR0917 - an option is an argument
     rate: float | None,
     report: str | None,
     resubmit: int,
-    mode: str,
+    mode: str | None,
     api: str,
     model: str | None,
     *,
@@ -90,7 +94,10 @@ def batch(  # noqa: PLR0913, PLR0917 - an option is an argument
     settings = load()
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: only who waits sees a job fail")
-    defaults = Defaults(name or ("stdin" if file == "-" else Path(file).name), Mode(mode), Api(api), model)
+    way, reason = (Mode(mode), "") if mode else mode_without_choice(settings)
+    if reason:
+        tell(f"{reason}\n--mode was not given: lines without a mode are polled")
+    defaults = Defaults(name or ("stdin" if file == "-" else Path(file).name), way, Api(api), model)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")
     plan = Plan(file, form, defaults, concurrency, rate, strict, report, resubmit, waits, timeout)
     with _interruptible():
@@ -142,6 +149,8 @@ def _require(plan: Plan, settings: Settings, seen: Survey) -> None:
         mistakes.append("--api api: the newer API has no callbacks; use --mode poll or --mode stream")
     elif Mode.WEBHOOK in seen.needs and settings.public_url is None:
         mistakes.append("PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll")
+    elif Mode.WEBHOOK in seen.needs and (reason := why_no_callbacks(settings)):
+        mistakes.append(reason)
     if plan.report and plan.report != STDOUT:
         try:
             open_report(plan.report)

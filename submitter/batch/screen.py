@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from receiver.cli.frame import plain
 from receiver.ledger.reports import Reports
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.roll import Roll
@@ -55,7 +56,7 @@ class Screen:
 
 def tell(text: str) -> None:
     """Say something to the person at the terminal."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
 
 
 def tell_end(batch: Batch, reports: Reports, name: str, *, err: bool) -> None:

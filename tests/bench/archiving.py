@@ -58,10 +58,10 @@ def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
     ours: list[tuple[float, float]] = []
     its: list[float] = []
     with worker(env, folder / "worker.log"):
-        _archive(services, url, HANDS)  # warms up and is not counted
+        archive(services, url, HANDS)  # warms up and is not counted
         for number in amount:
             its.append(amount.each / _bare(url, amount.each, f"{place.target}/{number}", env))
-            ours.append(_archive(services, url, amount.each))
+            ours.append(archive(services, url, amount.each))
     services.close()
     return [
         Line("assets archived", "1/s", [rate for rate, _ in ours], its),
@@ -69,7 +69,7 @@ def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
     ]
 
 
-def _archive(services: Services, url: str, amount: int) -> tuple[float, float]:
+def archive(services: Services, url: str, amount: int) -> tuple[float, float]:
     """Write down jobs whose results are known, ring, and wait; return assets and jobs a second, by the ledger's own times."""
     mine = jobs.c.submitted_at == _archiving_jobs(services, url, amount)
     started = time.time()

@@ -36,7 +36,7 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
         turns = (("its", noop_port), ("ours", port))
         for number, each in enumerate([16 * CONNECTIONS, *(amount.each for _ in amount)]):
             refs = waiting_jobs(services, each)
-            requests = [_request(services.tickets.sign(ref), ref) for ref in refs]
+            requests = [callback_request(services.tickets.sign(ref), ref) for ref in refs]
             for name, where in turns:
                 result, acknowledged = _send(where, requests, folder / "requests")
                 seen[name] += [result] if number else []  # the first round warms up
@@ -46,7 +46,7 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
     return _lines(seen["ours"], seen["its"])
 
 
-def _request(ticket: str, ref: str) -> bytes:
+def callback_request(ticket: str, ref: str) -> bytes:
     """Make the whole request of one success; all are of one length."""
     task = {"id": f"task-{ref}", "url": "", "progress": 100, "status": "succeeded", "width": 1024, "height": 1024}
     result = {"url": f"http://127.0.0.1/file/{ref}-.png", "width": 1024, "height": 1024}

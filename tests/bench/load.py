@@ -25,11 +25,11 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.place = -1
         self.sent_at = 0.0
-        self._answer = b""
+        self.answer = b""
 
     def send(self, place: int, request: memoryview) -> None:
         """Send the request at this place of the file."""
-        self.place, self._answer, self.sent_at = place, b"", time.perf_counter()
+        self.place, self.answer, self.sent_at = place, b"", time.perf_counter()
         self.socket.sendall(request)
 
     def receive(self) -> int | None:
@@ -37,12 +37,12 @@ class Connection:
         piece = self.socket.recv(65536)
         if not piece:
             raise ConnectionError("the server hung up on a request")
-        self._answer += piece
-        end = self._answer.find(b"\r\n\r\n")
-        length = _LENGTH.search(self._answer, 0, end) if end >= 0 else None
-        if length is None or len(self._answer) < end + 4 + int(length[1]):
+        self.answer += piece
+        end = self.answer.find(b"\r\n\r\n")
+        length = _LENGTH.search(self.answer, 0, end) if end >= 0 else None
+        if length is None or len(self.answer) < end + 4 + int(length[1]):
             return None
-        return int(self._answer[9:12])
+        return int(self.answer[9:12])
 
 
 class Load:

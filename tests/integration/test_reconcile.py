@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from ledgers import TIMING, Books, failed, opened, running, stored, succeeded, urls
+from ledgers import NOW, TIMING, Books, failed, opened, running, stored, succeeded, urls
+from sqlalchemy import Connection, delete, update
 from waiting import until
 
 from receiver.archive.address import AddressPolicy
@@ -422,7 +424,7 @@ def test_the_manifest_is_written_before_the_end_is_told(office: Office) -> None:
 
 def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(office: Office) -> None:
     ref = office.ended(PICTURE)
-    office.store.witness = office.books.ledger.take_over
+    office.store.witness = lambda: [office.books.ledger.take_over(), office.books.ledger.claim_jobs(1)]
     assert office.look(ref).state is JobState.ARCHIVING
     office.store.witness = bool
     assert office.look(ref).state is JobState.ARCHIVED
@@ -441,13 +443,14 @@ def test_the_manifest_tells_all_the_ledger_knows_of_a_job(office: Office) -> Non
     manifest, job = office.manifest(ref), office.books.job(ref)
     assert manifest is not None
     assert job.state is JobState.ARCHIVED
-    names = ("ref", "state", "provider", "base_url", "provider_id", "api", "mode", "key")
+    names = ("ref", "state", "reason", "message", "provider", "base_url", "provider_id", "api", "mode", "key", "round")
     assert manifest == {
         "format": 1,
         **{name: getattr(job, name) for name in names},
         "request": {"model": "m", "prompt": "ein Fuchs, 一只狐狸", "params": {"size": "64x48", "variants": 2}},
         "submitted_at": timestamp(job.submitted_at),
         "ended_at": timestamp(job.ended_at),
+        "finished_at": timestamp(job.finished_at),
         "deliveries": manifest["deliveries"],
         "assets": manifest["assets"],
     }
@@ -461,9 +464,24 @@ def test_the_manifest_tells_all_the_ledger_knows_of_a_job(office: Office) -> Non
     assert len(manifest["assets"]) == 2
 
 
+def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(office: Office) -> None:
+    ref = office.posted()
+    office.look(ref)
+    office.bring_home(ref)
+    assert office.look(ref).state is JobState.ARCHIVED
+    told = office.manifest(ref)
+    # As if the ledger had been lost, and a late callback had made the new one adopt the job.
+    adopted = {"model": "", "prompt": "", "params": "{}", "state": "archiving", "finished_at": None, "due_at": NOW}
+    change = update(tables.jobs).where(tables.jobs.c.ref == ref).values(adopted)
+    for statement in (change, delete(tables.events).where(tables.events.c.type == "job.archived")):
+        office.books.database.write(partial(Connection.execute, statement=statement))
+    assert office.look(ref).state is JobState.ARCHIVED
+    assert office.manifest(ref) == told
+
+
 def as_told(asset: Asset) -> dict[str, object]:
     """Return every column of an asset's row that means something when the work is over, as the manifest words it."""
-    meant = [column.name for column in tables.assets.columns if column.name not in {"ref", "due_at", "claim"}]
+    meant = [column.name for column in tables.assets.columns if column.name not in {"ref", "due_at", "claim", "crashes"}]
     told = {{"idx": "index", "url": "source_url"}.get(name, name): getattr(asset, name) for name in meant}
     return {name: timestamp(value) if name.endswith("_at") else value for name, value in told.items()}
 

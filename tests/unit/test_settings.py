@@ -165,6 +165,8 @@ DEFAULTS = {
     "job_timeout": 3600.0,
     "callback_max_bytes": 1_048_576,
     "confirm": "unsigned",
+    "event_urls": (),
+    "event_secret": (),
     "port": 8787,
     "web_concurrency": 2,
     "worker_threads": 16,

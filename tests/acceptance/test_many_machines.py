@@ -1,0 +1,72 @@
+"""Several worker processes on one PostgreSQL: they share the work, a dead one's is done by the others, and all of them drain."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from postgres import PostgresServer
+from premises import Premises
+from processes import Running, running
+from sqlalchemy import text
+from waiting import until
+
+from receiver.ledger import schema
+from submitter.sandbox import Sandbox
+
+WORKERS = 3
+
+
+@pytest.fixture
+def here(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Premises]:
+    """Make premises whose ledger is on PostgreSQL."""
+    url = postgres_server.make_database()
+    schema.migrate(url)
+    with Sandbox() as sandbox:
+        premises = Premises(tmp_path, sandbox)
+        premises.environ |= {
+            "DATABASE_URL": url.replace("postgresql+psycopg://", "postgresql://"),
+            "CALLBACK_SECRETS": "a-secret-of-sixteen-characters",
+            "ADMIN_TOKEN": "a-token-of-the-test",
+            "WORKER_THREADS": "2",
+        }
+        yield premises
+    until(lambda: postgres_server.connections(url) == 0, what="every connection closed")
+    postgres_server.drop_database(url)
+
+
+def workers(here: Premises, stack: ExitStack) -> list[Running]:
+    """Start workers that share one DATA_DIR."""
+    started = [stack.enter_context(running(["receiver", "worker"], here.environ, here.folder)) for _ in range(WORKERS)]
+    for worker in started:
+        worker.says("worker started")
+    return started
+
+
+def test_workers_beside_each_other_do_all_of_the_work_and_drain_at_a_signal(here: Premises) -> None:
+    with here.started(), ExitStack() as stack:
+        more = workers(here, stack)
+        refs = [here.submit(f"fox {number}").ref for number in range(12)]
+        jobs = here.wait(*refs)
+        assert all(here.is_safe(job) for job in jobs)
+        assert [worker.stop() for worker in more] == [0] * WORKERS
+        with here.services() as services:
+            assert services.reports.audit().ok
+
+
+def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(here: Premises) -> None:
+    with here.started(), ExitStack() as stack:
+        victim, *_ = workers(here, stack)
+        slow = {"mode": "slow", "rate": 30_000, "times": 1}
+        refs = [here.submit(f"fox {number}", file=slow, bytes=60_000).ref for number in range(10)]
+        with here.services() as services:
+
+            def in_hand() -> bool:
+                return any(asset.claim for assets in services.reports.assets(refs).values() for asset in assets)
+
+            until(in_hand, what="work in hand")
+            victim.kill()
+            # The minute goes by after which a dead worker's leases end; the living find that they were slow, which is harmless too.
+            services.database.write(lambda connection: connection.execute(text("UPDATE assets SET due_at = due_at - 60 WHERE claim <> ''")))
+        jobs = here.wait(*refs, within=60)
+        assert all(here.is_safe(job) for job in jobs)

@@ -1,0 +1,66 @@
+"""Measure: pictures archived a second by 1, 2 and 4 worker processes on one PostgreSQL, each with 8 hands; beside one process, by turns.
+
+The workers are the real command, on this machine's cores; on two of them four processes cannot do four times as much. What is to be seen is
+that they are not in each other's way.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from postgres import mortal_postgres
+from sqlalchemy import text
+
+from receiver.ledger import schema
+from receiver.services import Services
+from receiver.settings import Settings
+from tests.bench.archiving import archive, file_server
+from tests.bench.figures import Amount, Line
+from tests.bench.processes import environment, running
+
+PROCESSES = (1, 2, 4)
+_HANDS = "8"
+
+
+def measure(folder: Path, amount: Amount) -> list[Line]:
+    """Archive so many pictures in each round with each number of processes."""
+    with mortal_postgres() as server, file_server(folder) as url:
+        address = server.make_database()
+        schema.migrate(address)
+        env = environment(
+            folder / "receiver",
+            DATABASE_URL=address.replace("+psycopg", ""),
+            CALLBACK_SECRETS="0" * 16,
+            ADMIN_TOKEN="any",
+            FETCH_ALLOW=url.removeprefix("http://"),
+            WORKER_THREADS=_HANDS,
+        )
+        seen: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
+        with closing(Services(Settings.load(env)).open()) as services:
+            for _ in amount:
+                for processes in PROCESSES:
+                    with _workers(services, env, folder, processes):
+                        archive(services, url, 16)  # warms up and is not counted
+                        seen[processes].append(archive(services, url, amount.each)[1])
+    return [Line(f"jobs archived by {processes} processes", "1/s", seen[processes], seen[1]) for processes in PROCESSES]
+
+
+@contextmanager
+def _workers(services: Services, env: dict[str, str], folder: Path, processes: int) -> Iterator[None]:
+    """Run so many workers, each from when it hears wakes."""
+    with ExitStack() as stack:
+        for number in range(processes):
+            before = _registered(services)
+            lanes = len(services.lanes(folder)) + 1
+            ready = lambda before=before, lanes=lanes: _registered(services) >= before + lanes  # noqa: E731 - bound here
+            stack.enter_context(running(["-m", "receiver", "worker"], env, folder / f"worker-{number}.log", ready))
+        yield
+    deadline = time.monotonic() + 5
+    while _registered(services) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _registered(services: Services) -> int:
+    question = text("SELECT count(*) FROM procrastinate_workers")
+    return int(services.database.read(lambda connection: connection.execute(question).scalar_one()))

@@ -1,0 +1,187 @@
+"""The engine of one machine: what wakes it and how it waits."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from ledgers import opened
+from processes import running
+from shops import OFTEN, EmbeddedShop, Gate, at_work
+from waiting import until
+
+from receiver.engine import held
+from receiver.engine.bell import Bell
+from receiver.ledger.ledger import LEASE
+from receiver.model import Delivery, JobState, Source, Submission
+from receiver.services import Services
+from receiver.settings import Settings
+from submitter.sandbox import Sandbox
+
+
+@pytest.fixture
+def shop(sqlite_url: str, tmp_path: Path) -> Iterator[EmbeddedShop]:
+    """Open a shop on one machine."""
+    with opened(sqlite_url) as books:
+        yield EmbeddedShop(books, tmp_path)
+
+
+@pytest.fixture
+def gate(shop: EmbeddedShop) -> Iterator[Gate]:
+    """Have the work last until the gate is opened, at the latest when the test ends."""
+    shop.work = gate = Gate()
+    yield gate
+    gate.open()
+
+
+def test_a_ledger_that_was_away_is_worked_with_again_when_it_is_back(shop: EmbeddedShop) -> None:
+    shop.order(2)
+    with ExitStack() as outage:
+        outage.enter_context(shop.ledger_away())
+        with at_work(shop.engine(), shop.lane()):
+            until(lambda: shop.failed_claims, what="a claim that fails")
+            outage.close()
+            until(lambda: shop.archived() == 2, what="the work, without a ring")
+
+
+def test_a_bell_rung_where_nobody_listens_is_no_error(shop: EmbeddedShop) -> None:
+    shop.bell.ring()  # no pipe
+    shop.bell.listen().__exit__(None, None, None)
+    shop.bell.ring()  # a pipe without a listener
+
+
+def test_a_pipe_full_of_rings_does_not_block_and_counts_as_one(shop: EmbeddedShop) -> None:
+    with shop.bell.listen() as listener:
+        for _ in range(70_000):
+            shop.bell.ring()
+        listener.wait(10)
+        started = time.monotonic()
+        listener.wait(0.05)
+        assert time.monotonic() - started >= 0.05
+
+
+def test_stopping_an_idle_engine_from_another_thread_ends_it_at_once(shop: EmbeddedShop) -> None:
+    with at_work(engine := shop.engine(), shop.lane(), shop.bystander()) as thread:
+        shop.round()
+        engine.stop()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_a_drain_ends_even_if_nothing_can_be_handed_back(shop: EmbeddedShop, gate: Gate) -> None:
+    shop.order()
+    with at_work(engine := shop.engine(grace=0.05), shop.lane()) as thread:
+        until(lambda: gate.inside, what="work in hand")
+        with shop.ledger_away():
+            engine.stop()
+            thread.join(5)
+            assert not thread.is_alive()
+        gate.open()
+
+
+def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_abandoned(
+    shop: EmbeddedShop, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ref,) = shop.order()
+    monkeypatch.setattr(held, "LEASE", 0.0)  # renewed in every round, as after a long sleep
+    with at_work(engine := shop.engine(), shop.lane(2), shop.bystander()):
+        until(lambda: gate.inside, what="work in hand")
+        shop.round(2)  # after which it sleeps
+        shop.books.clock.advance(LEASE + 1)
+        engine.ring()
+        until(lambda: shop.asset(ref).due_at == shop.books.clock.now + LEASE, what="the lease renewed")
+        gate.open()
+        until(shop.archived, what="the end of the work")
+    assert shop.claimed == [ref]
+
+
+def test_every_hand_is_used_and_no_more_than_there_are(shop: EmbeddedShop, gate: Gate) -> None:
+    shop.order(8)
+    with at_work(engine := shop.engine(), shop.lane(3), shop.bystander()):
+        until(lambda: gate.inside == 3, what="three hands at work")
+        for _ in range(3):
+            before = shop.rounds
+            engine.ring()
+            shop.round(before + 1)
+            assert (gate.inside, len(shop.claimed)) == (3, 3)
+        gate.open()
+        until(lambda: shop.archived() == 8, what="all of the work")
+
+
+# What wakes it
+
+
+def test_a_ring_wakes_it_at_once_from_whatever_process(shop: EmbeddedShop) -> None:
+    with at_work(shop.engine(), shop.lane(), shop.bystander()):
+        shop.round()
+        shop.order()
+        Bell(shop.folder / "bell").ring()
+        until(shop.archived, within=5, what="the work")
+
+
+def test_a_lost_ring_is_made_good_by_the_sweep(shop: EmbeddedShop) -> None:
+    with at_work(shop.engine(sweep=OFTEN), shop.lane(), shop.bystander()):
+        shop.round()
+        shop.order()
+        until(shop.archived, within=5, what="the work")
+
+
+def test_work_due_later_is_begun_when_it_is_due_without_a_ring(shop: EmbeddedShop) -> None:
+    shop.books.ledger.now = time.time
+    (ref,) = shop.order()
+    shop.books.execute("UPDATE assets SET due_at = due_at + 0.5")
+    with at_work(shop.engine(), shop.lane()):
+        until(shop.archived, within=5, what="the work")
+    finished = shop.asset(ref).finished_at
+    assert finished is not None
+    assert finished - shop.asset(ref).announced_at >= 0.5
+
+
+# Workers, as processes
+
+
+def test_a_second_worker_waits_until_the_first_is_dead_then_takes_over_its_work_and_sweeps_its_scratch(tmp_path: Path) -> None:
+    slow = {"file": {"mode": "slow", "rate": 2000, "times": 1}, "bytes": 200_000, "delay": 0}
+    with Sandbox(script=slow) as sandbox:
+        environ = {
+            "DATA_DIR": str(tmp_path / "data"),
+            "GRSAI_API_KEY": "any",
+            "GRSAI_BASE_URL": sandbox.url,
+            "FETCH_ALLOW": f"127.0.0.1:{sandbox.port}",
+        }
+        with closing(Services(Settings.load(environ)).open()) as services, running(["receiver", "worker"], environ, tmp_path) as first:
+            ref = ordered(services, sandbox)
+            (left_over,) = until(lambda: list((tmp_path / "data" / "scratch").glob("*/*")), what="a download under way")
+            with running(["receiver", "worker"], environ, tmp_path) as second:
+                second.says("waiting for the worker that is still running")
+                (held,) = services.reports.assets([ref])[ref]
+                assert (held.claim is not None, held.attempts, left_over.exists()) == (True, 1, True)
+                first.kill()
+                second.says("worker started")
+                until(lambda: state(services, ref) is JobState.ARCHIVED, what="the job archived")
+                assert not left_over.exists()
+                assert second.stop() == 0
+        assert list((tmp_path / "data" / "scratch").glob("*")) == []
+
+
+def ordered(services: Services, sandbox: Sandbox) -> str:
+    """Have the sandbox make a picture and its success reported; return the job's ref."""
+
+    def ask(path: str, body: dict[str, Any]) -> bytes:
+        return requests.post(sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10).content
+
+    task_id = json.loads(ask("/v1/draw/completions", {"model": "m", "prompt": "a fox", "webHook": "-1"}))["data"]["id"]
+    until(lambda: sandbox.task(task_id)["status"] == "succeeded", what="the picture")
+    ref = services.ledger.submit(Submission("a fox", "m", {}), sandbox.url).ref
+    services.ledger.accepted(ref, task_id)
+    services.inbox.accept(Delivery(ref, Source.POLL, ask("/v1/draw/result", {"id": task_id}), time.time()))
+    return ref
+
+
+def state(services: Services, ref: str) -> JobState | None:
+    job = services.reports.job(ref)
+    return job.state if job else None

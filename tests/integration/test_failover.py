@@ -1,0 +1,255 @@
+"""PostgreSQL that goes away: restarted, or with connections cut at any moment, it costs retries and never a promise."""
+
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from ledgers import Books, opened, succeeded, urls
+from postgres import MortalPostgres, mortal_postgres
+from shops import OFTEN, DistributedShop, at_work
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+from waiting import until
+
+from receiver import faults
+from receiver.engine import connector
+from receiver.errors import LedgerError
+from receiver.ledger import schema
+from receiver.ledger.database import conninfo, postgres_address
+from receiver.ledger.ledger import LEASE
+from receiver.model import Delivery, Source
+
+CUT_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+CUT_ONE = CUT_ALL + " AND random() < 0.3"
+
+
+def cut(url: str, statement: str = CUT_ALL) -> None:
+    """Cut connections to a ledger."""
+    with psycopg.connect(conninfo(url), autocommit=True) as connection:
+        connection.execute(statement)
+
+
+@contextmanager
+def cut_at_random(url: str) -> Iterator[None]:
+    """Cut some connections to a ledger again and again, until the block ends."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(random.uniform(0.01, 0.1)):  # noqa: S311 - no secret
+            cut(url, CUT_ONE)
+
+    cutter = threading.Thread(target=go_on)
+    cutter.start()
+    try:
+        yield
+    finally:
+        over.set()
+        cutter.join()
+
+
+@pytest.fixture
+def books(postgres_url: str) -> Iterator[Books]:
+    """Open a ledger on PostgreSQL."""
+    with opened(postgres_url) as books:
+        yield books
+
+
+@pytest.fixture
+def mortal() -> Iterator[MortalPostgres]:
+    """Run a server of the test's own."""
+    with mortal_postgres() as server:
+        yield server
+
+
+# Connections.
+
+
+def test_a_connection_that_was_cut_while_nobody_used_it_costs_nothing(books: Books, postgres_url: str) -> None:
+    ref = books.waiting()
+    cut(postgres_url)
+    books.deliver(ref, succeeded())
+    assert books.pending(ref) == [0]
+
+
+def test_a_transaction_cut_before_its_commit_is_begun_again_and_done_once(books: Books, postgres_url: str) -> None:
+    cuts = [CUT_ALL, CUT_ALL]
+
+    def work(connection: Connection) -> None:
+        connection.execute(text("SELECT 1"))
+        if cuts:
+            cut(postgres_url, cuts.pop())
+        books.ledger.adopt(connection, "01MCC5RM003YF4VNJP7C213RC6", "https://provider.test")
+
+    books.ledger.write(work)
+    assert len(books.reports.jobs()) == 1
+
+
+def test_a_transaction_that_is_cut_again_and_again_is_a_ledger_error(books: Books, postgres_url: str) -> None:
+    attempts = []
+
+    def work(connection: Connection) -> None:
+        attempts.append(1)
+        connection.execute(text("SELECT 1"))
+        cut(postgres_url)
+        connection.execute(text("SELECT 1"))
+
+    with pytest.raises(LedgerError):
+        books.ledger.write(work)
+    assert len(attempts) == 3
+
+
+def test_a_commit_whose_answer_was_lost_is_not_repeated(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def lose_the_answer(_point: object) -> None:
+        attempts.append(1)
+        raise OperationalError("COMMIT", {}, psycopg.OperationalError("the answer was lost"), connection_invalidated=True)
+
+    monkeypatch.setattr(faults, "reached", lose_the_answer)
+    with pytest.raises(LedgerError):
+        books.ledger.write(lambda connection: connection.execute(text("SELECT 1")).scalar())
+    assert len(attempts) == 1
+
+
+def test_two_transactions_that_wait_for_each_other_are_both_done(books: Books) -> None:
+    refs = [books.waiting("task-1"), books.waiting("task-2")]
+    both_inside = threading.Barrier(2)
+    entered = threading.local()
+
+    def cross(first: str, second: str) -> None:
+        def work(connection: Connection) -> None:
+            books.ledger.adopt(connection, first, "")
+            if not getattr(entered, "before", False):
+                entered.before = True
+                both_inside.wait(10)
+            books.ledger.adopt(connection, second, "")
+
+        books.ledger.write(work)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(cross, *refs), pool.submit(cross, *reversed(refs))]:
+            done.result(30)
+
+
+# Patience.
+
+
+def test_the_ledgers_connections_have_their_limits_and_the_address_has_the_last_word(postgres_url: str) -> None:
+    with psycopg.connect(conninfo(postgres_url)) as connection:
+        limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        assert [connection.execute(f"SHOW {limit}").fetchone() for limit in limits] == [("1min",), ("8s",), ("10s",)]
+    with psycopg.connect(conninfo(f"{postgres_url}&options=-c%20statement_timeout%3D0")) as connection:
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+    assert postgres_address("postgresql+psycopg://h/d?connect_timeout=60").query["connect_timeout"] == "60"
+    several = "postgresql+psycopg://u:p%40@/d?host=a:1&host=b:2&target_session_attrs=read-write"
+    assert "host=a,b" in conninfo(several)
+
+
+def test_a_lock_that_is_not_given_up_is_a_ledger_error_not_a_wait_for_ever(books: Books, postgres_url: str) -> None:
+    ref = books.waiting()
+    hurried = f"{postgres_url}&options=-c%20lock_timeout%3D50ms"
+    with opened(hurried) as other, ExitStack() as stack:
+        holder = stack.enter_context(books.database._engine.begin())  # type: ignore[attr-defined]
+        books.ledger._job(holder, ref)
+        with pytest.raises(LedgerError, match="lock timeout"):
+            other.deliver(ref, succeeded())
+    books.deliver(ref, succeeded())
+
+
+def test_locks_of_a_machine_that_was_cut_off_in_a_transaction_are_given_up(books: Books, postgres_url: str) -> None:
+    ref = books.waiting()
+    with opened(f"{postgres_url}&options=-c%20idle_in_transaction_session_timeout%3D50ms") as gone:
+
+        def lock_and_say_no_more(connection: Connection) -> None:
+            gone.ledger._job(connection, ref)
+            books.deliver(ref, succeeded())
+            connection.execute(text("SELECT 1"))
+
+        with pytest.raises(LedgerError, match="idle-in-transaction"):
+            gone.ledger.write(lock_and_say_no_more)
+    assert books.pending(ref) == [0]
+
+
+# The whole.
+
+
+def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(books: Books, postgres_url: str) -> None:
+    refs = [books.waiting(f"task-{number}") for number in range(20)]
+    acknowledged = []
+
+    def call_back(ref: str, number: int) -> None:
+        with suppress(LedgerError):
+            books.deliver(ref, succeeded(*urls(2), provider_id=f"task-{number}"))
+            acknowledged.append(ref)
+
+    with cut_at_random(postgres_url), ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            list(pool.map(call_back, refs, range(len(refs))))
+    assert len(set(acknowledged)) == len(refs)
+    stored = {ref: len([verdict for verdict in books.verdicts(ref) if verdict == "ended"]) for ref in refs}
+    assert stored == dict.fromkeys(refs, 1)
+    assert all(len(books.verdicts(ref)) >= acknowledged.count(ref) for ref in refs)
+    assert books.reports.audit().ok
+
+
+def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
+    books: Books, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connector, "PAUSE", 0.05)
+    shop = DistributedShop(books, tmp_path, postgres_url)
+    shop.order(12)
+    with at_work(shop.engine(sweep=OFTEN), shop.lane(4)):
+        with cut_at_random(postgres_url):
+            until(lambda: len(shop.claimed) >= 10, within=60, what="most of the work begun")
+
+        def archived_in_the_end() -> bool:
+            books.clock.advance(LEASE)  # of work whose end was cut off
+            return shop.archived() == 12
+
+        until(archived_in_the_end, within=60, what="all of the work")
+    assert books.reports.audit().ok
+
+
+def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
+    mortal: MortalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connector, "PAUSE", 0.1)
+    url = mortal.make_database()
+    schema.migrate(url)
+    with opened(url) as books:
+        shop = DistributedShop(books, tmp_path, url)
+        first = books.waiting("task-1")
+        with at_work(shop.engine(sweep=OFTEN), shop.lane()):
+            books.deliver(first, succeeded())
+            until(shop.archived, what="the work before")
+            mortal.kill()
+            with pytest.raises(LedgerError):
+                books.inbox.accept(Delivery(first, Source.CALLBACK, succeeded(), 1.0))
+            mortal.start()
+            second = books.waiting("task-2")
+            books.deliver(second, succeeded(provider_id="task-2"))
+            until(lambda: shop.archived() == 2, within=40, what="the work after")
+
+
+def test_an_engine_that_starts_while_its_server_is_away_works_when_it_is_there_and_can_be_stopped_before(
+    mortal: MortalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connector, "PAUSE", 0.1)
+    url = mortal.make_database()
+    schema.migrate(url)
+    with opened(url) as books:
+        shop = DistributedShop(books, tmp_path, url)
+        shop.order()
+        mortal.kill()
+        with at_work(engine := shop.engine(grace=0.05), shop.lane()) as thread:
+            engine.stop()
+            thread.join(10)
+            assert not thread.is_alive()
+        with at_work(shop.engine(), shop.lane()):
+            mortal.start()
+            until(shop.archived, within=40, what="the work")
