@@ -1,5 +1,7 @@
 # Needs Python 3.11 or newer (with its venv module) and make; everything else is installed into .venv.
 
+# Most tests wait for other processes most of the time; a file's tests share what they start.
+TEST_PROCESSES ?= 3
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -12,8 +14,8 @@ setup: .venv/.tools ## install the service and the developers' tools into .venv
 demo: .venv/.service ## see the main job done against the sandbox: DEMO_ARGS="…" is passed on
 	$(BIN)/submitter demo $(DEMO_ARGS)
 
-test: setup ## run every test: PYTEST_ARGS="…" is passed on
-	$(BIN)/pytest $(PYTEST_ARGS)
+test: setup ## run every test, in TEST_PROCESSES=3 side by side: PYTEST_ARGS="…" is passed on
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## check format, style, types, imports and the infrastructure files
 	$(BIN)/ruff format --check
@@ -29,8 +31,8 @@ check: lint test ## lint, then test
 bench: setup ## measure the callback path: BENCH_ARGS="…" is passed on
 	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
 
-prove: setup ## break the service in every way for 3 minutes, and see what it keeps: PROVE_MINUTES=, PROVE_ARGS="…"
-	PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/run.py $(PROVE_ARGS)
+prove: setup ## break the service in every way for 3 minutes, and see what it keeps: PROVE_MINUTES=, PROVE_ARGS="…", ENGINE=distributed
+	PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/$(if $(filter distributed,$(ENGINE)),distributed,run).py $(PROVE_ARGS)
 
 advisories: setup ## look the pinned versions up among known vulnerabilities; needs the network
 	$(BIN)/python tests/support/advisories.py

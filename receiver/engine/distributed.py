@@ -12,8 +12,8 @@ from receiver.ledger.ledger import Ledger
 
 # Seconds between sweeps, by one process of all; a whole part of a minute.
 SWEEP = 2
-# Seconds a drain waits for work in hand before it gives the claims back.
-GRACE = 8.0
+# Seconds a drain waits for work in hand before it gives the claims back; then Procrastinate needs a moment to leave too.
+GRACE = 7.0
 
 
 class DistributedEngine:

@@ -27,7 +27,11 @@ Work = Callable[[Connection], T]
 WRITE_PATIENCE = 10.0
 # PostgreSQL ends what nobody waits for any more: it must not go on with a statement, wait for a lock, or hold one for a machine that was
 # cut off in the midst of a transaction. What stands in DATABASE_URL wins.
-_SESSION = "-c statement_timeout=60s -c lock_timeout=8s -c idle_in_transaction_session_timeout=10s"
+_SESSION = (
+    "-c statement_timeout=60s -c lock_timeout=8s -c idle_in_transaction_session_timeout=10s"
+    # Otherwise connections of machines that lost their power count against max_connections for two hours.
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+)
 # And we do not wait for a server that is gone without a word; its system would let us wait for a quarter of an hour.
 _CONNECTION = {
     "connect_timeout": "5",

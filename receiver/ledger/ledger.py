@@ -228,12 +228,12 @@ class Ledger:
             claims.change_held(connection, claimed, state=state, finished_at=now, due_at=None, claim=None, **values)
             if state is not AssetState.ARCHIVED:
                 writes.note_attempt(connection, claimed.row, now, str(values["error"]))
-            if event is not None:
-                writes.emit(connection, EventType.ASSET_ARCHIVED, job, claimed.row.idx, now, event)
             if writes.pending_assets(connection, job.ref) == 0:
                 # The last one: the job can be concluded at once, even if somebody is just polling it.
                 connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(due_at=now, claim=None, crashes=0))
                 wake_job(connection, job.ref, now, complete=True)
+            if event is not None:  # last, because all who write events wait for each other until the commit
+                writes.emit(connection, EventType.ASSET_ARCHIVED, job, claimed.row.idx, now, event)
 
         self.write(work)
         figures.ASSETS.labels(state).inc()

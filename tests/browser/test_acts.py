@@ -6,6 +6,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 from premises import Premises
 from viewer import Viewer
+from waiting import until
 
 
 def look_back(page: Page) -> None:
@@ -48,7 +49,8 @@ def test_a_link_in_a_mail_leads_to_the_job_in_spite_of_the_strict_cookie(viewer:
 
 
 def test_a_session_that_ended_leads_to_the_login(page: Page, viewer: Viewer) -> None:
-    page.goto("/")
+    with page.expect_request("**/api/stream"):
+        page.goto("/")
     page.context.clear_cookies()
     look_back(page)
     expect(page.get_by_label("Admin token")).to_be_visible(timeout=15_000)
@@ -67,14 +69,15 @@ def test_pictures_appear_as_they_arrive_and_the_strip_counts_them(page: Page, he
     expect(page.get_by_role("link", name="a lighthouse that was not there before")).to_be_visible(timeout=15_000)
     expect(submitted).to_have_text(str(before + 1))
     picture = page.get_by_role("img", name="a lighthouse that was not there before")
-    page.wait_for_function("image => image.complete && image.naturalWidth > 2", arg=picture.element_handle())
+    until(lambda: picture.evaluate("image => image.complete && image.naturalWidth > 2"), what="the thumbnail")
     page.screenshot(path=screenshots / "gallery-alive.png")
 
 
 def test_events_reach_the_page_at_once(page: Page, here: Premises) -> None:
     """By the stream, not by the looks every few seconds: these are switched off here."""
     page.add_init_script("window.setInterval = () => 0")
-    page.goto("/")
+    with page.expect_request("**/api/stream"):
+        page.goto("/")
     here.submit("a comet, told of at once")
     expect(page.get_by_role("link", name="a comet, told of at once")).to_be_visible(timeout=15_000)
 

@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # the package has no types
 from playwright.sync_api import Page, expect
 from viewer import PHONE, Viewer
+from waiting import until
 
 KINDS = [
     "gallery",
@@ -32,9 +33,8 @@ THEMES: list[Literal["light", "dark"]] = ["light", "dark"]
 
 def settled(page: Page) -> None:
     """Wait until every thumbnail that is to be seen is there, and nothing is being asked for."""
-    page.wait_for_function(
-        "[...document.images].filter(i => i.getBoundingClientRect().top < innerHeight).every(i => i.complete && i.naturalWidth > 2)"
-    )
+    seen = "[...document.images].filter(i => i.getBoundingClientRect().top < innerHeight).every(i => i.complete && i.naturalWidth > 2)"
+    until(lambda: page.evaluate(seen), what="that every picture in sight is there")  # not wait_for_function: our policy forbids its eval
     page.evaluate("document.fonts.ready")
 
 
@@ -81,12 +81,13 @@ def test_colours_can_be_chosen_against_the_system(page: Page, viewer: Viewer) ->
     page.emulate_media(color_scheme="light")
     page.goto("/jobs")
     ground = "getComputedStyle(document.body).backgroundColor"
+    until(lambda: page.evaluate(ground) != "rgba(0, 0, 0, 0)", what="the style sheet")
     before = page.evaluate(ground)
     page.get_by_role("link", name="dark", exact=True).click()
     expect(page).to_have_url(f"{viewer.here.url}/jobs")
-    assert page.evaluate(ground) != before
+    until(lambda: page.evaluate(ground) != before, what="a dark page")
     page.get_by_role("link", name="as the system").click()
-    assert page.evaluate(ground) == before
+    until(lambda: page.evaluate(ground) == before, what="a light page again")
 
 
 def test_the_pages_speak_chinese_when_asked_to(page: Page, viewer: Viewer, screenshots: Path) -> None:

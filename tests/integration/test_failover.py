@@ -143,6 +143,7 @@ def test_the_ledgers_connections_have_their_limits_and_the_address_has_the_last_
     with psycopg.connect(conninfo(postgres_url)) as connection:
         limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
         assert [connection.execute(f"SHOW {limit}").fetchone() for limit in limits] == [("1min",), ("8s",), ("10s",)]
+    assert "-c tcp_keepalives_idle=10" in conninfo(postgres_url)  # on the socket of the test there is nothing to be seen of it
     with psycopg.connect(conninfo(f"{postgres_url}&options=-c%20statement_timeout%3D0")) as connection:
         assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
     assert postgres_address("postgresql+psycopg://h/d?connect_timeout=60").query["connect_timeout"] == "60"

@@ -60,6 +60,14 @@ FORBIDDEN: list[tuple[str, str, dict[str, object]]] = [
     ("assets", "pk_assets", {"idx": 0}),
     ("assets", "uq_assets_key", ARCHIVED),
     ("hints", "pk_hints", {"provider_id": "task-1"}),
+    ("attempts", "fk_attempts", {"ref": "nowhere"}),
+    ("sendings", "ck_sendings_state", {"state": "lost", "due_at": None, "finished_at": 1.0}),
+    ("sendings", "ck_sendings_pending_iff_unfinished", {"finished_at": 1.0}),
+    ("sendings", "ck_sendings_pending_iff_unfinished", {"state": "sent", "due_at": None}),
+    ("sendings", "ck_sendings_due_is_pending", {"state": "sent", "finished_at": 1.0}),
+    ("sendings", "ck_sendings_claim_is_due", {"due_at": None, "claim": "mine"}),
+    ("sendings", "fk_sendings", {"destination": "nobody"}),
+    ("sendings", "pk_sendings", {"destination": "log"}),
 ]
 FORBIDDEN += [
     ("assets", "ck_assets_archived_is_known", {**ARCHIVED, "key": "k1", **unknown})
@@ -90,6 +98,9 @@ ROWS: dict[str, dict[str, object]] = {
     "assets": {"ref": REF, "idx": 0, "url": "", "announced_at": 1.0, "expires_at": 1.0, **ARCHIVED},
     "events": {"type": "job.failed", "ref": REF, "idx": 0, "round": 0, "created_at": 1.0, "payload": "{}"},
     "hints": {"provider_id": "task-1", "received_at": 1.0, "due_at": 1.0},
+    "attempts": {"ref": REF, "idx": 0, "at": 1.0, "error": "404"},
+    "destinations": {"name": "log", "cursor": 0},
+    "sendings": {"destination": "log", "event": 1, "ref": REF, "state": "pending", "since": 1.0, "due_at": 1.0},
 }
 # What the tables would take beside it; each forbidden row differs from these in what is forbidden.
 OTHERS: dict[str, dict[str, object]] = {
@@ -98,6 +109,8 @@ OTHERS: dict[str, dict[str, object]] = {
     "assets": {"ref": REF, "idx": 1, "url": "", "announced_at": 1.0, "expires_at": 1.0, "state": "pending", "due_at": 1.0},
     "events": {**ROWS["events"], "idx": 1},
     "hints": {**ROWS["hints"], "provider_id": "task-2"},
+    "attempts": ROWS["attempts"],
+    "sendings": {**ROWS["sendings"], "destination": "queue"},
 }
 
 
@@ -117,6 +130,7 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with closing(open_database(url)) as database:
         for table, row in ROWS.items():
             database.write(partial(insert, table=table, row=row))
+        database.write(partial(insert, table="destinations", row={"name": "queue", "cursor": 0}))
         yield database
 
 
@@ -150,5 +164,5 @@ def insert_and_take_back(connection: Connection, table: str, row: dict[str, obje
 def names(rule: str, complaint: str) -> bool:
     """Say whether the database's complaint is about this rule. SQLite names CHECKs, but says only "UNIQUE" or "FOREIGN KEY" of others."""
     kind = {"uq": "UNIQUE", "pk": "UNIQUE", "fk": "FOREIGN KEY"}.get(rule[:2], rule)
-    own_name = {"pk": "_pkey", "fk": "_ref_fkey"}.get(rule[:2])
-    return kind in complaint or (f"{rule[3:]}{own_name}" if own_name else rule) in complaint
+    own_name = {"pk": "_pkey", "fk": "_fkey"}.get(rule[:2])
+    return kind in complaint or (f'"{rule[3:]}' in complaint and f'{own_name}"' in complaint if own_name else rule in complaint)

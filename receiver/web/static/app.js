@@ -7,6 +7,7 @@
   const LOOK_EVERY = 4000; // milliseconds
   const PAUSE = 300; // many events at once are one look
   const AT_MOST_EVERY = 2000;
+  const SETTLED = 1500; // a page that is left sooner needs no listener, of which a server has few
   const root = document.documentElement;
 
   // Looks. Elements with data-live are asked for again when something happened, or some time has passed.
@@ -133,5 +134,5 @@
   }
 
   document.addEventListener("htmx:load", (event) => arrive(event.detail.elt));
-  document.addEventListener("DOMContentLoaded", () => { arrive(document); listen(); });
+  document.addEventListener("DOMContentLoaded", () => { arrive(document); setTimeout(listen, SETTLED); });
 })();
