@@ -61,7 +61,9 @@ def test_stopping_before_the_start_ends_at_once(shop: Shop) -> None:
     shop.order()
     engine = shop.engine()
     engine.stop()
-    engine.run([shop.lane()])
+    with at_work(engine, shop.lane()) as thread:
+        thread.join(10)
+        assert not thread.is_alive()
     assert shop.claimed == []
 
 
