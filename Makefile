@@ -15,7 +15,7 @@ demo: .venv/.service ## see the main job done against the sandbox: DEMO_ARGS="â€
 	$(BIN)/submitter demo $(DEMO_ARGS)
 
 test: setup ## run every test, in TEST_PROCESSES=4 side by side: PYTEST_ARGS="â€¦" is passed on
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: setup ## check format, style, types, imports and the infrastructure files
 	$(BIN)/ruff format --check
