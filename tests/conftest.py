@@ -1,12 +1,25 @@
-"""What tests of every tier share: the real S3 server with a bucket of one's own, and the real PostgreSQL."""
+"""What tests of every tier share: the real S3 server with a bucket of one's own, the real PostgreSQL, and logging as it was."""
 
+import logging
 import os
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from postgres import PostgresServer, postgres, postgres_binaries
 from real_parts import missing
 from seaweed import S3Server, seaweedfs, weed_binary
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take back what a command run inside the tests' process does to logging."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers)
+    for logger in (root, logging.getLogger("receiver"), logging.getLogger("submitter")):
+        monkeypatch.setattr(logger, "level", logger.level)
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

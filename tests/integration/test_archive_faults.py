@@ -44,7 +44,7 @@ class Bucket:
     def __init__(self, server: S3Server, proxy: FaultProxy) -> None:
         self.name = server.make_bucket()
         self.proxy = proxy
-        self.store = S3Store(self.name, "pictures", timeouts=(1, 0.3))
+        self.store = S3Store(self.name, "pictures", timeouts=(1, 1.5))  # the honest server may take its time on a busy machine
         self._client = server.client
         self._before: list[str] = []
 

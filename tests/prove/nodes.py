@@ -46,9 +46,11 @@ class Node:
         self._command, self._environ = command, environ
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._logged_before = 0
 
     def start(self) -> None:
         """Plug it in and run its command."""
+        self._logged_before = self.log.stat().st_size if self.log.exists() else 0
         waiting = ["unshare", "-n", "sh", "-c", 'read -r _; exec "$@"', "sh", *self._command]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -94,6 +96,12 @@ class Node:
         except subprocess.TimeoutExpired:
             self.kill()
             return None
+
+    def said_since_its_start(self, words: str) -> bool:
+        """Say whether its log has these words since it was started last."""
+        with self.log.open("rb") as file:
+            file.seek(self._logged_before)
+            return words.encode() in file.read()
 
     def said(self, words: str) -> int:
         """Count how often its log has these words."""
