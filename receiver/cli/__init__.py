@@ -1,29 +1,24 @@
 """The ``receiver`` command."""
 
-import click
+from receiver.cli.frame import Commands
 
-from receiver.cli import doctor, events, jobs, laws, ledger, processes
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """Receive the callbacks of paid image generation and archive the pictures before their URLs expire."""
-
-
-for command in (
-    processes.serve,
-    processes.worker,
-    ledger.migrate,
-    ledger.prune,
-    doctor.doctor,
-    laws.audit,
-    laws.rebuild,
-    jobs.jobs,
-    jobs.show,
-    jobs.retry,
-    jobs.replay,
-    events.listen,
-    events.events,
-    events.resend,
-):
-    main.add_command(command)
+main = Commands(
+    {
+        "serve": "receiver.cli.processes",
+        "worker": "receiver.cli.processes",
+        "migrate": "receiver.cli.ledger",
+        "prune": "receiver.cli.ledger",
+        "doctor": "receiver.cli.doctor",
+        "audit": "receiver.cli.laws",
+        "rebuild": "receiver.cli.laws",
+        "jobs": "receiver.cli.jobs",
+        "show": "receiver.cli.jobs",
+        "retry": "receiver.cli.jobs",
+        "replay": "receiver.cli.jobs",
+        "listen": "receiver.cli.events",
+        "events": "receiver.cli.events",
+        "resend": "receiver.cli.events",
+    },
+    name="receiver",
+    help="Receive the callbacks of paid image generation and archive the pictures before their URLs expire.",
+)

@@ -11,7 +11,7 @@ import click
 
 from receiver import logs
 from receiver.cli.frame import SOME_FAILED, WRONG_USAGE, plain
-from receiver.doctor import Finding, Status, examine
+from receiver.doctor.examine import Finding, Status, examine
 from receiver.errors import ConfigurationError, LedgerError
 from receiver.services import Services
 from receiver.settings import Settings

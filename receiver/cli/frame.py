@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from importlib import import_module
+from typing import Any, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
@@ -21,6 +22,25 @@ T = TypeVar("T")
 SOME_FAILED, WRONG_USAGE = 1, 2
 # Columns of a table that goes into a file or a pipe.
 WIDE = 240
+
+
+class Commands(click.Group):
+    """A group whose commands lie in modules, ``{command: module}``; each is imported when it is asked for: it needs little of the rest."""
+
+    def __init__(self, modules: Mapping[str, str], **about: Any) -> None:
+        super().__init__(**about, context_settings={"help_option_names": ["-h", "--help"]})
+        self._modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
+        """Return the names of all commands."""
+        return sorted(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Return the command, None if there is none of that name."""
+        if cmd_name not in self._modules:
+            return None
+        command: click.Command = getattr(import_module(self._modules[cmd_name]), cmd_name)
+        return command
 
 
 def errors_told(command: Callable[P, T]) -> Callable[P, T]:

@@ -68,7 +68,7 @@ class Plan:
 @click.option("--wait/--no-wait", "waits", default=True, show_default=True, help="Wait until every job is final.")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most, from the last submit on.")
 @errors_told
-def batch(  # noqa: PLR0913, PLR0917 - an option is an argument
+def batch(
     file: str,
     form: str | None,
     name: str | None,

@@ -32,7 +32,7 @@ def _script(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--key", "keys", multiple=True, help="An accepted API key; repeatable. None given: any key.")
 @click.option("--script", callback=_script, help='Faults for every job, as JSON: \'{"delay": 5, "callback": "lost"}\'.')
 @click.option("--looks", type=click.IntRange(min=1), help="Draw only so many different pictures, to save processor time.")
-def sandbox(  # noqa: PLR0917 - click gives each option as an argument, by name
+def sandbox(
     host: str,
     port: int,
     public_url: str | None,

@@ -110,7 +110,7 @@ def cuts_puts(request: Request, forward: Forward) -> Answer | None:
 
 
 def is_silent(_request: Request, _forward: Forward) -> None:
-    threading.Event().wait(0.5)  # longer than the store's patience, then the connection is cut
+    threading.Event().wait(2)  # longer than the store's patience, then the connection is cut
 
 
 FAULTS = {

@@ -20,7 +20,7 @@ from receiver.model import Verdict
 from receiver.web import callback
 from receiver.web.allowance import Allowance
 
-LIMIT = 20_000
+LIMIT = 60_000  # bytes, more than the strategies below make
 PATIENT = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=30)
@@ -30,9 +30,10 @@ ANYTHING = st.recursive(
 STATUSES = st.sampled_from(["running", "succeeded", "failed", "violation", "SUCCEEDED", "queued", "", "\x00", "ok"])
 IDS = st.sampled_from(["task-1", "task-2", "", "x" * 201, 7, 10**40, True]) | ANYTHING
 URLS = (
-    st.sampled_from(["https://files.test/0.png", "http://127.0.0.1/", "javascript:alert(1)", "x" * 9000, "", "https://[", "\ud800"])
+    st.sampled_from(["https://files.test/0.png", "http://127.0.0.1/", "javascript:alert(1)", "x" * 300, "", "https://[", "\ud800"])
     | ANYTHING
 )
+LONG_URL = "https://files.test/" + "x" * 9000
 RESULTS = st.lists(
     st.fixed_dictionaries({}, optional={"url": URLS, "imageUrl": URLS, "width": ANYTHING, "height": ANYTHING}) | ANYTHING, max_size=40
 )
@@ -42,8 +43,8 @@ TASKS = st.fixed_dictionaries(
         "id": IDS,
         "status": STATUSES | ANYTHING,
         "progress": st.floats() | ANYTHING,
-        "results": RESULTS | ANYTHING,
-        "url": URLS,
+        "results": RESULTS | st.just([{"url": LONG_URL}]) | ANYTHING,
+        "url": URLS | st.just(LONG_URL),
         "failure_reason": st.sampled_from(["input_moderation", "output_moderation", "error"]) | ANYTHING,
         "error": ANYTHING,
         "data": ANYTHING,

@@ -19,7 +19,8 @@ from werkzeug.serving import make_server
 from receiver.archive.stores import open_store
 from receiver.archive.stores.s3 import S3Store
 from receiver.archive.stores.s3_probe import Dialect
-from receiver.doctor import Finding, Status, checks, examine, self_call, verdict
+from receiver.doctor import checks, self_call, verdict
+from receiver.doctor.examine import Finding, Status, examine
 from receiver.doctor.trouble import NothingToCheck, Trouble
 from receiver.errors import StoreError
 from receiver.services import Services

@@ -22,7 +22,7 @@ from receiver.services import Services
 from receiver.settings import Settings
 from receiver.tickets import Tickets
 from receiver.views import JobView
-from submitter import cli as submitter
+from submitter import command as submitter
 from submitter.batch.screen import tell
 
 KEY = "sk-canary-of-this-test"

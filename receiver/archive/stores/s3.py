@@ -14,7 +14,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, BinaryIO, TypedDict, Unpack
 
 import boto3
 from botocore.config import Config
@@ -24,6 +24,7 @@ from botocore.response import StreamingBody
 from urllib3.exceptions import HTTPError
 
 from receiver.archive.stores.keys import checked
+from receiver.archive.stores.s3_choices import AddressingStyle, Checksums
 from receiver.archive.stores.s3_errors import error_code, remedy, status
 from receiver.archive.stores.s3_probe import Dialect, probe
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
@@ -32,9 +33,6 @@ if TYPE_CHECKING:  # stubs are a development tool, not installed with the servic
     from _typeshed import WriteableBuffer
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
-
-AddressingStyle = Literal["auto", "path", "virtual"]
-Checksums = Literal["when_required", "when_supported"]
 
 CHUNK = 256 * 1024  # bytes read at once
 MARKER = ".receiver"  # the object that `check` writes once; no key can have this name

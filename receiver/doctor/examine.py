@@ -1,0 +1,60 @@
+"""Each check says what it found and, where it failed, what to do about it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from receiver.doctor import checks, self_call, verdict
+from receiver.doctor.trouble import NothingToCheck, Trouble
+from receiver.services import Services
+
+
+class Status(StrEnum):
+    """How a check went."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # there was nothing to check
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found; ``remedy`` says what to do where it failed."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def examine(services: Services) -> Iterator[Finding]:
+    """Check everything that a configuration without mistakes still leaves open, in the order in which things need each other."""
+    yield _finding("ledger", lambda: checks.ledger(services))
+    yield _finding("archive", lambda: checks.archive(services.store))
+    yield _finding("provider", lambda: checks.provider(services.settings, services.grsai))
+    yield _finding("clock", lambda: checks.clock(services.settings.grsai_base_url))
+    yield _finding("public URL", lambda: _call_ourselves(services))
+
+
+def _finding(name: str, check: Callable[[], str]) -> Finding:
+    """Turn what a check returns or raises into a finding."""
+    try:
+        return Finding(name, Status.OK, check())
+    except NothingToCheck as reason:
+        return Finding(name, Status.SKIPPED, str(reason))
+    except Trouble as trouble:
+        return Finding(name, Status.FAILED, str(trouble), trouble.remedy)
+
+
+def _call_ourselves(services: Services) -> str:
+    """Call our own callback, and keep what came of it for those who are about to ask for callbacks."""
+    url, folder = services.settings.public_url, services.settings.data_dir
+    if url is None:
+        raise NothingToCheck("PUBLIC_URL is not set: results are polled, no callback can be asked for")
+    try:
+        detail = self_call.call(url, services.tickets, services.settings.callback_max_bytes, provider=services.settings.grsai_base_url)
+    except Trouble as trouble:
+        verdict.keep(folder, url, f"{trouble}; {trouble.remedy}")
+        raise
+    verdict.keep(folder, url, "")
+    return detail
