@@ -1,5 +1,6 @@
 """What tests of every tier share: the real S3 server with a bucket of one's own, the real PostgreSQL, and logging as it was."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -9,6 +10,17 @@ import structlog
 from postgres import PostgresServer, postgres, postgres_binaries
 from real_parts import missing
 from seaweed import S3Server, seaweedfs, weed_binary
+
+
+def pytest_configure() -> None:
+    """Leave the garbage collector out while thousands of tests are collected: it would walk through all of them again and again."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Let it look after what the tests make, and pass over the tests themselves."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
