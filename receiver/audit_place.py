@@ -35,15 +35,17 @@ class AuditPlace(BaseModel):
     jobs: int = 0
     pictures: int = 0
     names: int = 0
+    forgotten: int = 0  # of the names, those of jobs that the ledger no longer has, but their manifests tell of
     differences: int = 0
     named: list[str] = []
 
-    def passed(self, after: str, differences: list[str], *, jobs: int = 0, pictures: int = 0, names: int = 0) -> None:
+    def passed(self, after: str, differences: list[str], *, jobs: int = 0, pictures: int = 0, names: int = 0, forgotten: int = 0) -> None:
         """Note what is done with, and what differed there."""
         self.after = after
         self.jobs += jobs
         self.pictures += pictures
         self.names += names
+        self.forgotten += forgotten
         self.differences += len(differences)
         self.named += differences[: MOST_NAMED - len(self.named)]
 

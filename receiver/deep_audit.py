@@ -1,17 +1,18 @@
 """The deep audit: every archived picture is read and hashed, its manifest held against the ledger, and strangers in the archive named.
 
 Two passes. The first walks the ledger, newest job first, and looks for what each row says is there; the second walks the archive and asks
-the ledger for what lies there. So neither side has to fit into memory, or be sorted as the other is.
+the ledger for what lies there, or, where the ledger has forgotten a job (`receiver prune`), the job's manifest. So neither side has to fit
+into memory, or be sorted as the other is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from itertools import islice
+from itertools import groupby, islice
 from threading import Event
 from typing import BinaryIO
 
-from receiver.archive.manifest import LARGEST, asset_prefix, manifest_key, place_of, read_manifest
+from receiver.archive.manifest import LARGEST, Manifest, ManifestAsset, asset_prefix, manifest_key, place_of, read_manifest
 from receiver.archive.readback import read_back
 from receiver.archive.stores import Store
 from receiver.audit_place import AuditPlace, Step
@@ -45,11 +46,11 @@ class DeepAudit:
 
     def run(self) -> None:
         """Do what is left, noting in the place what differs. Raise StoreError if the archive is away, Interrupted if asked to stop."""
-        if self.place.step is Step.PICTURES:
-            with ThreadPoolExecutor(self._hands, "audit") as pool:
+        with ThreadPoolExecutor(self._hands, "audit") as pool:
+            if self.place.step is Step.PICTURES:
                 self._walk_ledger(pool)
-            self.place.go_to(Step.NAMES)
-        self._walk_archive()
+                self.place.go_to(Step.NAMES)
+            self._walk_archive(pool)
 
     # What the ledger says is there.
 
@@ -72,23 +73,23 @@ class DeepAudit:
 
     def _look_at(self, job: Job, assets: list[Asset]) -> list[str]:
         safe = _archived(assets)
-        found = [trouble for asset in safe if (trouble := self._trouble(asset))]
+        found = [trouble for asset in safe if (trouble := self._trouble(job.ref, asset))]
         if safe and job.state in FINAL_STATES and (trouble := self._manifest_trouble(job, safe)):
             found.append(trouble)
         return found
 
-    def _trouble(self, asset: Asset) -> str | None:
+    def _trouble(self, ref: str, asset: Asset | ManifestAsset) -> str | None:
         """Read an archived asset's object; say what is wrong with it."""
         try:
             digest, size = read_back(self._store, str(asset.key), self._digest)
         except MissingObjectError:
-            return f"missing: {asset.key} (job {asset.ref})"
+            return f"missing: {asset.key} (job {ref})"
         except UnreadableError as error:
-            return f"unreadable: {asset.key} (job {asset.ref}): {error}"
+            return f"unreadable: {asset.key} (job {ref}): {error}"
         if size != asset.size:
-            return f"differs: {asset.key} (job {asset.ref}): it has {size} bytes instead of {asset.size}"
+            return f"differs: {asset.key} (job {ref}): it has {size} bytes instead of {asset.size}"
         if digest != asset.sha256:
-            return f"differs: {asset.key} (job {asset.ref}): its SHA-256 is {digest} instead of {asset.sha256}"
+            return f"differs: {asset.key} (job {ref}): its SHA-256 is {digest} instead of {asset.sha256}"
         return None
 
     def _digest(self, file: BinaryIO) -> tuple[str, int]:
@@ -106,7 +107,7 @@ class DeepAudit:
         if self._stopping.is_set():
             raise Interrupted
         try:
-            manifest = read_manifest(read_back(self._store, key, lambda file: file.read(LARGEST)), job.ref)
+            manifest = self._manifest(job.ref)
         except MissingObjectError:
             return f"manifest missing: {key} (job {job.ref})"
         except UnreadableError as error:
@@ -119,28 +120,59 @@ class DeepAudit:
 
     # What the archive has.
 
-    def _walk_archive(self) -> None:
+    def _walk_archive(self, pool: ThreadPoolExecutor) -> None:
         names = (name for name, _ in self._store.keys(after=self.place.after))
         while page := list(islice(names, NAMES_AT_ONCE)):
             if self._stopping.is_set():
                 raise Interrupted
-            self.place.passed(page[-1], list(self._strangers(page)), names=len(page))
+            differences, forgotten = self._judge_names(page, pool)
+            self.place.passed(page[-1], differences, names=len(page), forgotten=forgotten)
             self._show()
 
-    def _strangers(self, page: list[str]) -> Iterator[str]:
-        """Name the objects that no row of the ledger knows; the ledger is asked after the listing, so that what is new is in it."""
-        places = {name: place[0] for name in page if (place := place_of(name))}
-        refs = sorted(set(places.values()))
-        known = self._reports.standing(refs)
-        assets = self._reports.assets(refs)
-        for name in page:
-            ref = places.get(name)
-            if ref is None:
-                yield f"unknown object: {name}"
-            elif ref not in known:
-                yield f"unknown object: {name} (there is no job {ref})"
-            elif name != manifest_key(ref) and not any(_explains(asset, name) for asset in assets[ref]):
-                yield f"unknown object: {name} (job {ref} does not name it)"
+    def _judge_names(self, page: list[str], pool: ThreadPoolExecutor) -> tuple[list[str], int]:
+        """Say what is wrong with some names, and how many of them the ledger has forgotten.
+
+        The ledger is asked after the listing, so that what is new is in it.
+        """
+        refs = sorted({place[0] for name in page if (place := place_of(name))})
+        known, assets = self._reports.standing(refs), self._reports.assets(refs)
+
+        def judge(folder: tuple[str, list[str]]) -> tuple[list[str], int]:
+            ref, names = folder
+            if not ref:
+                return [f"unknown object: {name}" for name in names], 0
+            if ref not in known:
+                return self._judge_forgotten(ref, names)
+            strangers = (name for name in names if name != manifest_key(ref) and not any(_explains(asset, name) for asset in assets[ref]))
+            return [f"unknown object: {name} (job {ref} does not name it)" for name in strangers], 0
+
+        found = list(pool.map(judge, [(ref, list(names)) for ref, names in groupby(page, key=_ref_of)]))
+        return [line for lines, _ in found for line in lines], sum(forgotten for _, forgotten in found)
+
+    def _judge_forgotten(self, ref: str, names: list[str]) -> tuple[list[str], int]:
+        """Hold objects of a job that the ledger lacks against its manifest; return what is wrong, and how many are named there."""
+        try:
+            manifest = self._manifest(ref)
+        except (MissingObjectError, UnreadableError):
+            return [f"unknown object: {name} (there is no job {ref})" for name in names], 0
+        told = {asset.key: asset for asset in manifest.archived}
+        named = [name for name in names if name in told or name == manifest_key(ref)]
+        strangers = [
+            f"unknown object: {name} (there is no job {ref}, and its manifest does not name it)" for name in names if name not in named
+        ]
+        # With the manifest's own name, so that a picture that is gone is missed, and none is read twice.
+        looked_at = manifest.archived if manifest_key(ref) in names else []
+        damaged = [trouble for asset in looked_at if (trouble := self._trouble(ref, asset))]
+        return strangers + damaged, len(named)
+
+    def _manifest(self, ref: str) -> Manifest:
+        return read_manifest(read_back(self._store, manifest_key(ref), lambda file: file.read(LARGEST)), ref)
+
+
+def _ref_of(name: str) -> str:
+    """Return the ref of the job whose folder a name lies in, "" for a name we would not give."""
+    place = place_of(name)
+    return place[0] if place else ""
 
 
 def _archived(assets: list[Asset]) -> list[Asset]:

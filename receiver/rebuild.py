@@ -23,7 +23,7 @@ from receiver.model import AssetState, EventType, JobState, Outcome, Reason
 
 MANIFEST = "job.json"
 # Folders, and bytes of their manifests, that are read side by side and written in one transaction.
-FOLDERS_AT_ONCE = 300
+FOLDERS_AT_ONCE = 100
 BYTES_AT_ONCE = 32 * 1024 * 1024
 # Names kept of what was not restored; beyond these they are only counted.
 MOST_NAMED = 10_000

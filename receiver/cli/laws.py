@@ -108,6 +108,8 @@ def _deep(services: Services, hands: int, *, anew: bool) -> int:
     _tell_differences(place)
     path.unlink(missing_ok=True)
     click.echo(f"{place.jobs} jobs with {place.pictures} pictures, {place.names} objects: {_count(place.differences, 'difference')}")
+    if place.forgotten:
+        click.echo(f"{_count(place.forgotten, 'object')} of jobs that the ledger no longer has, as their manifests tell")
     click.echo("NOT everything is where the ledger says" if place.differences else "everything is where the ledger says")
     return SOME_FAILED if place.differences else 0
 

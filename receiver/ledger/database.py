@@ -45,6 +45,8 @@ _CONNECTIONS = 16
 # Times a transaction is begun that another one, or a server that went away, has undone before its commit.
 _BEGINNINGS = 3
 _DEADLOCK = ("40P01", "40001")
+# A table, a column, a schema or a right that is missing: no mistake in a statement of ours, but a ledger that is being put back in order.
+_UNREADY = ("42P01", "42703", "3F000", "42501")
 # Writes that share one commit. More would only lengthen the wait of the first.
 GROUP_SIZE = 64
 
@@ -74,8 +76,12 @@ def foreign_errors_turned() -> Iterator[None]:
     """Turn what SQLAlchemy raises for an unusable database into LedgerError; broken constraints are our bugs and pass."""
     try:
         yield
-    except (IntegrityError, ProgrammingError):
+    except IntegrityError:
         raise
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", "") not in _UNREADY:
+            raise
+        raise LedgerError(f"the ledger is not as this release needs it: {error.orig}") from error
     except (PoolTimeoutError, DBAPIError) as error:
         raise LedgerError(f"the ledger cannot be used now: {getattr(error, 'orig', error)}") from error
 

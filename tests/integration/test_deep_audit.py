@@ -21,6 +21,7 @@ from receiver.archive.stores.s3 import S3Store
 from receiver.audit_place import AuditPlace, Step
 from receiver.deep_audit import DeepAudit, Interrupted
 from receiver.errors import StoreError
+from receiver.ledger.prune import Pruner
 from receiver.rebuild import Rebuilder
 
 URL = "file:///some/archive"
@@ -102,6 +103,27 @@ def test_damage_of_every_kind_is_found_and_named_once(home: Home) -> None:
     place = audited(home)
     assert place.differences == len(place.named) == len(expected)
     assert [said for said in expected if sum(line.startswith(said) for line in place.named) != 1] == []
+
+
+def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(home: Home) -> None:
+    whole, spoilt, unexplained, robbed = refs = [home.job(SAFE, SAFE) for _ in range(4)]
+    stray, key, gone = asset_key(whole, 7, "webp"), home.key(spoilt), home.key(robbed)
+    put(home.store, stray, b"of nobody")
+    home.spoil(key, b"Q" * 28)
+    home.remove(manifest_key(unexplained))
+    home.remove(gone)
+    went, _, _ = Pruner(home.books.database).jobs(home.books.clock.now + 9e6)
+    assert (went, home.books.reports.jobs()) == (len(refs), [])
+    place = audited(home)
+    assert (place.jobs, place.pictures, place.names, place.forgotten) == (0, 0, 11, 8)
+    assert sorted(line.partition(": its SHA-256")[0] for line in place.named) == sorted(
+        [
+            f"unknown object: {stray} (there is no job {whole}, and its manifest does not name it)",
+            f"differs: {key} (job {spoilt})",
+            f"missing: {gone} (job {robbed})",
+            *(f"unknown object: {asset_key(unexplained, number, 'png')} (there is no job {unexplained})" for number in range(2)),
+        ]
+    )
 
 
 def test_an_object_that_its_own_metadata_calls_damaged_is_named(books: Books, bucket: str, s3_server: S3Server) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -137,6 +138,31 @@ def test_two_transactions_that_wait_for_each_other_are_both_done(books: Books) -
 
 
 # Patience.
+
+
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        ("TABLE deliveries RENAME TO elsewhere", "TABLE elsewhere RENAME TO deliveries"),
+        ("TABLE jobs RENAME COLUMN due_at TO elsewhere", "TABLE jobs RENAME COLUMN elsewhere TO due_at"),
+        ("SCHEMA public RENAME TO elsewhere", "SCHEMA elsewhere RENAME TO public"),
+    ],
+    ids=["table", "column", "schema"],
+)
+def test_a_ledger_that_is_being_put_back_in_order_is_away_and_no_report_is_set_aside_for_it(
+    books: Books, postgres_url: str, there: LiteralString, back: LiteralString
+) -> None:
+    ref = books.waiting()
+    with psycopg.connect(conninfo(postgres_url), autocommit=True) as connection:
+        connection.execute("ALTER " + there)
+        try:
+            with pytest.raises(LedgerError, match="not as this release needs it"):
+                books.deliver(ref, succeeded(*urls(1)))
+        finally:
+            connection.execute("ALTER " + back)
+    assert books.verdicts(ref) == []
+    books.deliver(ref, succeeded(*urls(1)))
+    assert books.verdicts(ref) == ["ended"]
 
 
 def test_the_ledgers_connections_have_their_limits_and_the_address_has_the_last_word(postgres_url: str) -> None:
