@@ -62,21 +62,24 @@ class Desk:
         self._pause = pause
 
     def submit(self, submission: Submission, back_off: Sequence[float] = BACK_OFF) -> Job:
+        """Do as ``post`` does; a key that is spent gives the job that has it."""
+        try:
+            return self.post(submission, back_off)
+        except KeyTakenError as error:
+            return self._ledger.job(error.ref)
+
+    def post(self, submission: Submission, back_off: Sequence[float] = BACK_OFF) -> Job:
         """Write the job down, post it, and return it as it stands then; ``back_off`` are the seconds before each repetition.
 
         ``waiting``: the provider has it. ``failed`` with reason ``refused``: it did not take it, nothing is owed. ``submitting``: the
         answer was lost; a callback, if one was asked for, adopts the job, and nothing is posted again. A job for OpenAI comes back when its
-        pictures are made (``archiving``) or never will be. A key that is spent gives the job that has it. Raise ConfigurationError before
-        anything happens if a key or PUBLIC_URL is missing.
+        pictures are made (``archiving``) or never will be. Raise KeyTakenError, with nothing posted, where the key is spent, and
+        ConfigurationError before anything happens if the provider's key or PUBLIC_URL is missing.
         """
         post = self._openai_post(submission) if submission.provider is Provider.OPENAI else self._grsai_post(submission)
         if submission.key is not None and (holder := self._ledger.key_holder(submission.key)):
-            return holder
-        try:
-            return self._post_until_answered(post, back_off)
-        except KeyTakenError as error:
-            # Somebody else spent the key since we looked, and nothing was posted.
-            return self._ledger.job(error.ref)
+            raise KeyTakenError(submission.key, holder.ref)
+        return self._post_until_answered(post, back_off)
 
     def _openai_post(self, submission: Submission) -> Post:
         if self._openai is None:

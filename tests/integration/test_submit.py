@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from side_by_side import side_by_side
 from waiting import until
 from web_side import WebSide, web_side
 
@@ -322,6 +323,14 @@ def test_the_same_idempotency_key_gives_the_same_job(web: WebSide, sandbox: Sand
     again = posted(web, body, **{"Idempotency-Key": "order-7"})
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json["ref"] == again.json["ref"]
+    assert sandbox.stats()["accepted"] == 1
+
+
+def test_of_racing_submits_with_one_idempotency_key_one_has_made_the_job_and_all_are_given_it(web: WebSide, sandbox: Sandbox) -> None:
+    body, key = {"prompt": "a fox", "mode": "poll", "params": {"sandbox": {"delay": 60}}}, {"Idempotency-Key": "order-8"}
+    answers = side_by_side([lambda: posted(web, body, **key)] * 6)
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [201]
+    assert len({answer.json["ref"] for answer in answers}) == 1
     assert sandbox.stats()["accepted"] == 1
 
 

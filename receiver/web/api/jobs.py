@@ -7,7 +7,7 @@ from flask import Response, request
 from pydantic import ValidationError
 
 from receiver import by_hand
-from receiver.errors import ConfigurationError, LedgerError, ReceiverError
+from receiver.errors import ConfigurationError, KeyTakenError, LedgerError, ReceiverError
 from receiver.job_request import GrsaiRequest, mistakes
 from receiver.ledger.browse import Wanted
 from receiver.ledger.rows import Job
@@ -43,7 +43,7 @@ def jobs() -> Response:
 @described(
     "Post a job to GRSAI",
     {
-        200: Answer("the job that has the key already", JobView),
+        200: Answer("the job that has the key already", JobView, headers=("Location",)),
         201: Answer("the job", JobView, headers=("Location",)),
     },
     body=GrsaiRequest,
@@ -61,27 +61,32 @@ def submit() -> Response:
             asked = GrsaiRequest.model_validate({**asked.model_dump(), "key": header})
     except ValidationError as error:
         return problem(400, "; ".join(mistakes(error)))
-    if asked.key and (holder := services().ledger.key_holder(asked.key)):
-        return json_of(views([holder])[0])
     try:
-        made = hand_in(asked)
+        job, posted = hand_in(asked)
     except ConfigurationError as error:
         return problem(409, "; ".join(error.mistakes))
-    response = json_of(views([made])[0], 201)
-    response.headers["Location"] = f"/api/jobs/{made.ref}"
+    response = json_of(views([job])[0], 201 if posted else 200)
+    response.headers["Location"] = f"/api/jobs/{job.ref}"
     return response
 
 
-def hand_in(asked: GrsaiRequest) -> Job:
-    """Post a job to GRSAI, if few enough are being posted; raise ReceiverError, ConfigurationError where a setting is missing."""
+def hand_in(asked: GrsaiRequest) -> tuple[Job, bool]:
+    """Post a job to GRSAI, if few enough are being posted; return it and True, or the one that has the key already and False.
+
+    Raise ReceiverError, ConfigurationError where a setting is missing.
+    """
+    if asked.key and (holder := services().ledger.key_holder(asked.key)):
+        return holder, False
     if not _submitting.acquire(blocking=False):
         raise ReceiverError(f"{MOST_SUBMITS} submits are under way already")
     try:
-        made = services().desk.submit(asked.submission(), back_off=())
+        job = services().desk.post(asked.submission(), back_off=())
+    except KeyTakenError as taken:  # since we looked
+        return services().ledger.job(taken.ref), False
     finally:
         _submitting.release()
     services().engine.ring()
-    return made
+    return job, True
 
 
 @blueprint.get("/api/jobs/<ref>")

@@ -29,8 +29,7 @@ def submit_job() -> AnyResponse:
     if asked is None:
         return _show(given, mistakes, 400)
     try:
-        job = services().ledger.key_holder(asked.key) if asked.key else None
-        job = job or hand_in(asked)
+        job, _ = hand_in(asked)
     except ConfigurationError as error:
         return _show(given, error.mistakes, 409)
     except LedgerError:
