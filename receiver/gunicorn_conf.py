@@ -9,12 +9,13 @@ import struct
 import sys
 from typing import Any
 
-from receiver import faults, metrics, own_secrets, traces
-from receiver.child import say_ready
+from receiver import faults, own_secrets
 from receiver.errors import ReceiverError
-from receiver.gunicorn_worker import DrainingWorker
+from receiver.processes.child import say_ready
+from receiver.processes.gunicorn_worker import DrainingWorker
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.telemetry import metrics, traces
 
 try:
     _settings = Settings.load(os.environ)
@@ -46,7 +47,7 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 
 def on_starting(_server: Any) -> None:
     """Make ready what all workers share, once, before the first of them is forked."""
-    from receiver import logs  # noqa: PLC0415 - logging belongs to the running server, not to the import
+    from receiver.telemetry import logs  # noqa: PLC0415 - logging belongs to the running server, not to the import
 
     own_secrets.write_for_owner_only()
     logs.configure(_settings)

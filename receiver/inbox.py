@@ -11,15 +11,16 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection
 
-from receiver import evidence, traces
+from receiver import evidence
 from receiver.errors import LedgerError, UnreadableError
-from receiver.figures import DELIVERIES
 from receiver.ledger import writes
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Job
-from receiver.masking import Mask
 from receiver.model import FINAL_STATES, Delivery, JobState, Outcome, Reason, Report, Source, Verdict
 from receiver.providers import grsai, openai_images
+from receiver.telemetry import traces
+from receiver.telemetry.figures import DELIVERIES
+from receiver.telemetry.masking import Mask
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from receiver import faults, traces
+from receiver import faults
 from receiver.archive.manifest import manifest, manifest_key, read_manifest
 from receiver.archive.stores import Store
 from receiver.errors import ClaimLostError, MissingObjectError, NoSuchTaskError, ProviderError, ReceiverError, UnreadableError
@@ -20,6 +20,7 @@ from receiver.ledger.writes import risk_begins
 from receiver.model import Api, AssetState, Delivery, JobState, Mode, Reason, Source, Verdict, new_ref
 from receiver.providers.grsai import read_report
 from receiver.providers.openai_images import ANSWER_LOST
+from receiver.telemetry import traces
 
 log = structlog.get_logger(__name__)
 

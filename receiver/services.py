@@ -28,14 +28,14 @@ from receiver.ledger.ledger import Ledger, Timing
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.reports import Reports
 from receiver.ledger.wakes import Queue, lane_of_events
-from receiver.masking import Mask
 from receiver.outbox import Sender
 from receiver.outbox.ways import way_to
 from receiver.providers.grsai_client import GrsaiClient
 from receiver.providers.openai_client import OpenAIClient
 from receiver.reconcile import Reconciler
 from receiver.settings import Settings
-from receiver.submit import Desk
+from receiver.submit.desk import Desk
+from receiver.telemetry.masking import Mask
 from receiver.thumbnails import Thumbnails
 from receiver.tickets import Tickets
 

@@ -10,15 +10,15 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from receiver import traces
 from receiver.doctor import verdict
 from receiver.errors import ConfigurationError
 from receiver.job_request import DEFAULT_MODEL, JobRequest, mistakes
 from receiver.model import FINAL_STATES, Api, Mode, Provider
+from receiver.processes.worker import is_working
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.telemetry import traces
 from receiver.views import JobView
-from receiver.worker import is_working
 from submitter.images import reference_image
 
 # Seconds between two looks at the ledger while waiting.

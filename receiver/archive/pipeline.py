@@ -14,7 +14,7 @@ from threading import Lock
 
 import structlog
 
-from receiver import faults, traces
+from receiver import faults
 from receiver.archive.fetch import Fetched, Fetcher
 from receiver.archive.inline import unpack
 from receiver.archive.inspect import inspect
@@ -29,11 +29,12 @@ from receiver.errors import (
     SourceGoneError,
     StoreError,
 )
-from receiver.figures import STEP_SECONDS
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Asset, StoredAsset
 from receiver.model import INLINE, AssetState
+from receiver.telemetry import traces
+from receiver.telemetry.figures import STEP_SECONDS
 
 log = structlog.get_logger(__name__)
 

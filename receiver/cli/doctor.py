@@ -9,12 +9,12 @@ from itertools import chain
 
 import click
 
-from receiver import logs
 from receiver.cli.frame import SOME_FAILED, WRONG_USAGE, plain
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.errors import ConfigurationError, LedgerError
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.telemetry import logs
 
 _MARKS = {Status.OK: "✓", Status.FAILED: "✗", Status.SKIPPED: "–"}
 

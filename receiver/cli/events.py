@@ -12,8 +12,8 @@ from receiver import clock
 from receiver.archive.manifest import timestamp
 from receiver.cli.frame import SOME_FAILED, console, each, errors_told, load, plain
 from receiver.events import Event
-from receiver.listen import Cursor, Listener, run_command
 from receiver.model import EventType
+from receiver.outbox.listen import Cursor, Listener, run_command
 from receiver.services import Services
 
 # Exit status after Ctrl-C, as shells expect it: 128 and the signal's number.

@@ -11,9 +11,10 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from receiver import faults, logs
+from receiver import faults
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.settings import Settings
+from receiver.telemetry import logs
 
 P = ParamSpec("P")
 T = TypeVar("T")

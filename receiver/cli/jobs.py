@@ -5,13 +5,13 @@ import sys
 import click
 from rich.table import Table
 
-from receiver import by_hand
 from receiver.archive.manifest import timestamp
 from receiver.cli.frame import SOME_FAILED, cell, console, each, errors_told, load, plain
 from receiver.errors import ReceiverError
 from receiver.ledger.rows import Job
 from receiver.model import JobState
 from receiver.services import Services
+from receiver.upkeep import by_hand
 from receiver.views import JobView
 
 # Characters of a request that are shown; a reference picture in it may have millions.

@@ -12,16 +12,16 @@ from types import FrameType
 import click
 from rich.table import Table
 
-from receiver import audit_place
-from receiver.audit_place import AuditPlace, Step
 from receiver.cli.frame import SOME_FAILED, console, errors_told, load, plain
 from receiver.cli.progress import Meter
-from receiver.deep_audit import DeepAudit, Interrupted
 from receiver.errors import ReceiverError
 from receiver.ledger.reports import Audit
-from receiver.rebuild import Named, Rebuilder, Rebuilt
+from receiver.processes.worker import is_working
 from receiver.services import Services
-from receiver.worker import is_working
+from receiver.upkeep import audit_place
+from receiver.upkeep.audit_place import AuditPlace, Step
+from receiver.upkeep.deep_audit import DeepAudit, Interrupted
+from receiver.upkeep.rebuild import Named, Rebuilder, Rebuilt
 
 # Objects read side by side unless somebody says otherwise.
 HANDS = 8

@@ -16,9 +16,9 @@ from receiver.ledger.copy import Copied
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.prune import Pruner
 from receiver.ledger.reports import Reports
+from receiver.processes.worker import is_working
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.worker import is_working
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 # What ended less than this many seconds ago may still be reported on.

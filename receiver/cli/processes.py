@@ -5,12 +5,14 @@ import signal
 
 import click
 
-from receiver import metrics, own_secrets, supervisor, traces
-from receiver.child import say_ready
+from receiver import own_secrets
 from receiver.cli.frame import errors_told, load
 from receiver.errors import ConfigurationError
+from receiver.processes import supervisor
+from receiver.processes.child import say_ready
+from receiver.processes.worker import work
 from receiver.services import Services
-from receiver.worker import work
+from receiver.telemetry import metrics, traces
 
 
 @click.command()

@@ -6,8 +6,8 @@ from typing import Any
 import structlog
 
 from receiver.engine import Lane
-from receiver.figures import TAKEN_OVER
 from receiver.ledger.claims import Claimed
+from receiver.telemetry.figures import TAKEN_OVER
 
 
 def observed(lane: Lane) -> Lane:

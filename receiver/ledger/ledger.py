@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import IntegrityError
 
-from receiver import figures
 from receiver.errors import KeyTakenError, ReceiverError, UnreadableError
 from receiver.ledger import claims, hints, writes
 from receiver.ledger.claims import Claimed
@@ -22,6 +21,7 @@ from receiver.ledger.sweep import sweep
 from receiver.ledger.tables import assets, jobs
 from receiver.ledger.wakes import wake_assets, wake_job
 from receiver.model import FINAL_STATES, Api, AssetState, EventType, JobState, Mode, Reason, Submission, new_ref
+from receiver.telemetry import figures
 
 T = TypeVar("T")
 

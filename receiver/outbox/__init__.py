@@ -12,11 +12,11 @@ import structlog
 from receiver.destinations import Destination
 from receiver.errors import ClaimLostError, LedgerError, NotToldError, ReceiverError
 from receiver.events import Event, Wording
-from receiver.figures import EVENT_SECONDS, EVENTS
 from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.rows import Sending
 from receiver.outbox.ways import Way
+from receiver.telemetry.figures import EVENT_SECONDS, EVENTS
 
 log = structlog.get_logger(__name__)
 

@@ -16,9 +16,9 @@ from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
 
 from receiver.errors import AnswerLostError, NotSentError, ProviderUnavailableError, UnreadableError
-from receiver.masking import Mask
 from receiver.model import Api
 from receiver.providers import grsai
+from receiver.telemetry.masking import Mask
 
 # Seconds to connect, and between two reads of an answer; a stream that is silent for longer is given up.
 _TIMEOUTS = (10.0, 60.0)

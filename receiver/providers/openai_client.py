@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from receiver.errors import AnswerLostError, ConfigurationError, NotSentError
-from receiver.masking import Mask
 from receiver.providers import openai_images
+from receiver.telemetry.masking import Mask
 
 # Seconds to connect, and at most to wait for the answer, which comes when the pictures are made; the package's own limit.
 _CONNECT = 10.0

@@ -18,11 +18,11 @@ from seaweed import S3Server
 from side_by_side import side_by_side
 from waiting import until
 
-from receiver import rebuild
 from receiver.archive.manifest import manifest_key
 from receiver.archive.stores import Store
 from receiver.archive.stores.s3 import S3Store
 from receiver.cli import main as receiver
+from receiver.upkeep import rebuild
 from submitter.sandbox import Sandbox
 
 REBUILD = ("receiver", "rebuild")

@@ -17,8 +17,8 @@ from processes import run
 from ulid import ULID
 from waiting import until
 
-from receiver import traces
 from receiver.errors import ConfigurationError
+from receiver.telemetry import traces
 from submitter.sandbox import Sandbox
 
 

@@ -13,16 +13,16 @@ from faultproxy import Answer, FaultProxy, Forward, Request, fault_proxy, refusa
 from ledgers import Books
 from seaweed import S3Server
 
-from receiver import audit_place, deep_audit
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores import Store, open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
-from receiver.audit_place import AuditPlace, Step
-from receiver.deep_audit import DeepAudit, Interrupted
 from receiver.errors import StoreError
 from receiver.ledger.prune import Pruner
-from receiver.rebuild import Rebuilder
+from receiver.upkeep import audit_place, deep_audit
+from receiver.upkeep.audit_place import AuditPlace, Step
+from receiver.upkeep.deep_audit import DeepAudit, Interrupted
+from receiver.upkeep.rebuild import Rebuilder
 
 URL = "file:///some/archive"
 

@@ -10,8 +10,8 @@ from ledgers import Books, opened
 from receiver.errors import ConfigurationError
 from receiver.events import Event
 from receiver.ledger.outbox import Outbox
-from receiver.listen import Cursor, Listener, run_command
 from receiver.model import EventType
+from receiver.outbox.listen import Cursor, Listener, run_command
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from ledgers import TIMING, Books, opened, stored, succeeded
 from structlog.testing import capture_logs
 from web_side import WebSide, web_side
 
-from receiver import bookkeeping, figures
 from receiver.engine import Lane
 from receiver.engine.observed import observed
 from receiver.errors import LedgerError
 from receiver.ledger.backlog import Backlogs
 from receiver.ledger.reports import Audit
-from receiver.metrics import Counter, names
 from receiver.model import AssetState
+from receiver.telemetry import bookkeeping, figures
+from receiver.telemetry.metrics import Counter, names
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 COUNTING = """
 import sys
 from pathlib import Path
-from receiver import metrics
+from receiver.telemetry import metrics
 figure = metrics.Counter("test_figure", "Of a test.", ["kind"], known=[("never",)])
 assert "prometheus_client" not in sys.modules
 metrics.prepare(Path(sys.argv[1]))

@@ -37,10 +37,10 @@ from receiver.errors import ConfigurationError, ReceiverError
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Job
 from receiver.model import Api, AssetState, Delivery, JobState, Mode, Provider, Reason, Source, Submission, Verdict
-from receiver.patience import WAITS
 from receiver.providers.openai_client import OpenAIClient
 from receiver.reconcile import Reconciler
-from receiver.submit import BACK_OFF, Desk
+from receiver.submit.desk import BACK_OFF, Desk
+from receiver.submit.patience import WAITS
 from receiver.tickets import Tickets
 
 MIB = 1024 * 1024

@@ -14,12 +14,12 @@ from receiver.cli import jobs
 from receiver.cli.frame import cell, errors_told
 from receiver.errors import ProviderError, ReceiverError, RefusedError
 from receiver.inbox import Inbox
-from receiver.masking import BLACK, Mask
 from receiver.model import Api, Delivery, Mode, Source, Submission
 from receiver.providers import grsai
 from receiver.providers.grsai_client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.telemetry.masking import BLACK, Mask
 from receiver.tickets import Tickets
 from receiver.views import JobView
 from submitter import command as submitter

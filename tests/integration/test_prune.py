@@ -6,7 +6,6 @@ import pytest
 from ledgers import Books, opened, stored, succeeded, urls
 from processes import run
 
-from receiver.by_hand import replay
 from receiver.errors import ReceiverError
 from receiver.ledger import copy
 from receiver.ledger.claims import Claimed
@@ -14,6 +13,7 @@ from receiver.ledger.outbox import Outbox
 from receiver.ledger.prune import BATCH, Pruner
 from receiver.ledger.rows import Sending
 from receiver.model import EventType, JobState
+from receiver.upkeep.by_hand import replay
 
 DAY = 86400.0
 

@@ -14,7 +14,6 @@ from ledgers import Books, opened
 from seaweed import S3Server
 from sqlalchemy.exc import IntegrityError
 
-from receiver import rebuild
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores import Store, open_store
 from receiver.archive.stores.directory import DirectoryStore
@@ -22,7 +21,8 @@ from receiver.archive.stores.s3 import S3Store
 from receiver.errors import KeyTakenError, StoreError
 from receiver.ledger.tables import metadata
 from receiver.model import JobState, Mode, Submission, new_ref
-from receiver.rebuild import Rebuilder, Rebuilt
+from receiver.upkeep import rebuild
+from receiver.upkeep.rebuild import Rebuilder, Rebuilt
 
 
 @pytest.fixture(params=["directory", "bucket"])

@@ -21,7 +21,7 @@ from receiver.providers.grsai import build_submit
 from receiver.providers.grsai_client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.submit import Desk
+from receiver.submit.desk import Desk
 from submitter.sandbox import Sandbox
 
 

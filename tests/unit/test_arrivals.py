@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from receiver.arrivals import Arrivals
+from receiver.processes.arrivals import Arrivals
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from receiver.errors import ConfigurationError
-from receiver.listening import listen
+from receiver.processes.listening import listen
 
 
 @pytest.fixture

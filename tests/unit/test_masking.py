@@ -8,9 +8,9 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver import logs
-from receiver.masking import BLACK, SHORTEST, Mask
 from receiver.settings import Settings
+from receiver.telemetry import logs
+from receiver.telemetry.masking import BLACK, SHORTEST, Mask
 from receiver.tickets import Tickets
 
 KEY, LONGER = "sk-canary-0001", "sk-canary-0001-and-more"

@@ -11,7 +11,7 @@ import pytest
 from real_parts import missing
 from ruamel.yaml import YAML
 
-from receiver.metrics import names
+from receiver.telemetry.metrics import names
 from receiver.web import counters, scrape
 
 ROOT = Path(__file__).parents[2]

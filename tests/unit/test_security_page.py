@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver import arrivals, evidence, gunicorn_worker
+from receiver import evidence
 from receiver.archive import fetch, wire
 from receiver.archive.inspect import pieces
 from receiver.gunicorn_conf import SILENCE
 from receiver.ledger import hints
+from receiver.processes import arrivals, gunicorn_worker
 from receiver.reconcile import MOST_HINT_LOOKS
 from receiver.web import callback
 from receiver.web.allowance import SHARE

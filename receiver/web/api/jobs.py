@@ -6,11 +6,11 @@ import threading
 from flask import Response, request
 from pydantic import ValidationError
 
-from receiver import by_hand
 from receiver.errors import ConfigurationError, KeyTakenError, LedgerError, ReceiverError
 from receiver.job_request import GrsaiRequest, mistakes
 from receiver.ledger.browse import Wanted
 from receiver.ledger.rows import Job
+from receiver.upkeep import by_hand
 from receiver.views import DeliveryList, DeliveryView, JobList, JobsQuery, JobView, VerdictView, seconds_of
 from receiver.web.api.described import Answer, described
 from receiver.web.api.door import blueprint, json_of, read_query, unavailable

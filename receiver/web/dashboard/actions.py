@@ -9,9 +9,9 @@ from flask import Response, redirect, request
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
-from receiver import by_hand
 from receiver.errors import LedgerError, ReceiverError
 from receiver.model import JobState
+from receiver.upkeep import by_hand
 from receiver.web.dashboard.frame import blueprint, form, is_fragment, message, own_address, page, said, with_arguments
 from receiver.web.dashboard.jobs import arguments_of, read_question, wanted_by
 from receiver.web.state import services

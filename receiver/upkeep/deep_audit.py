@@ -15,11 +15,11 @@ from typing import BinaryIO
 from receiver.archive.manifest import LARGEST, Manifest, ManifestAsset, asset_prefix, manifest_key, place_of, read_manifest
 from receiver.archive.readback import read_back
 from receiver.archive.stores import Store
-from receiver.audit_place import AuditPlace, Step
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.reports import Reports
 from receiver.ledger.rows import Asset, Job
 from receiver.model import FINAL_STATES, AssetState
+from receiver.upkeep.audit_place import AuditPlace, Step
 
 # Jobs, and names of objects, that are asked for at a time.
 JOBS_AT_ONCE = 200

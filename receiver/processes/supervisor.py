@@ -17,8 +17,8 @@ from types import FrameType
 import structlog
 
 from receiver import clock
-from receiver.child import Child
-from receiver.listening import listen
+from receiver.processes.child import Child
+from receiver.processes.listening import listen
 
 log = structlog.get_logger(__name__)
 

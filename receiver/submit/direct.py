@@ -13,9 +13,9 @@ from receiver.errors import AnswerLostError, UnreadableError
 from receiver.inbox import Inbox
 from receiver.ledger.ledger import Ledger
 from receiver.model import Delivery, Source
-from receiver.patience import store_patiently
 from receiver.providers.openai_client import OpenAIClient
 from receiver.providers.openai_images import ANSWER_LOST
+from receiver.submit.patience import store_patiently
 
 log = structlog.get_logger(__name__)
 

@@ -14,9 +14,9 @@ from receiver import clock
 from receiver.errors import AnswerLostError, ReceiverError, UnreadableError
 from receiver.inbox import Inbox
 from receiver.model import Delivery, Source, Verdict
-from receiver.patience import store_patiently
 from receiver.providers import grsai
 from receiver.providers.grsai_client import GrsaiClient
+from receiver.submit.patience import store_patiently
 
 log = structlog.get_logger(__name__)
 

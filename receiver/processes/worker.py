@@ -18,9 +18,9 @@ from typing import TextIO
 
 import structlog
 
-from receiver.bookkeeping import bookkeeping
 from receiver.errors import StoreError
 from receiver.services import Services
+from receiver.telemetry.bookkeeping import bookkeeping
 
 log = structlog.get_logger(__name__)
 

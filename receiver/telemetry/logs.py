@@ -9,8 +9,8 @@ import sys
 import structlog
 from structlog.typing import Processor
 
-from receiver.masking import Mask
 from receiver.settings import Settings
+from receiver.telemetry.masking import Mask
 
 
 class _Blackening(structlog.stdlib.ProcessorFormatter):

@@ -12,7 +12,7 @@ from typing import Any
 from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding  # type: ignore[import-untyped]  # the package has no types
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
 
-from receiver.arrivals import Arrivals
+from receiver.processes.arrivals import Arrivals
 
 # Seconds, and bytes, that the other side of a connection we end has to end its own.
 PARTING = 0.5

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.figures import AUDIT_SECONDS, AUDITED_AT, DIFFERENCE, LAWS_BROKEN
 from receiver.ledger.reports import Audit
+from receiver.telemetry.figures import AUDIT_SECONDS, AUDITED_AT, DIFFERENCE, LAWS_BROKEN
 
 log = structlog.get_logger(__name__)
 

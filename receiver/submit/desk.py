@@ -7,18 +7,19 @@ from functools import partial
 
 import structlog
 
-from receiver import faults, traces
-from receiver.direct import DirectCall
+from receiver import faults
 from receiver.errors import AnswerLostError, ConfigurationError, KeyTakenError, NotSentError, RefusedError
 from receiver.inbox import Inbox
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Job
 from receiver.model import Api, Mode, Provider, Submission, new_ref
-from receiver.patience import store_patiently
 from receiver.providers import grsai, openai_images
 from receiver.providers.grsai_client import BeforeSend, GrsaiClient
 from receiver.providers.openai_client import OpenAIClient
-from receiver.stream import StreamReader
+from receiver.submit.direct import DirectCall
+from receiver.submit.patience import store_patiently
+from receiver.submit.stream import StreamReader
+from receiver.telemetry import traces
 from receiver.tickets import Tickets
 
 log = structlog.get_logger(__name__)

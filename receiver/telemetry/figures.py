@@ -1,7 +1,7 @@
 """What the service counts, named by Prometheus' conventions: base units, ``_total`` behind counters. See ``docs/operations.md``."""
 
-from receiver.metrics import Counter, Gauge, Histogram
 from receiver.model import Source, Verdict
+from receiver.telemetry.metrics import Counter, Gauge, Histogram
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180, 700)
 

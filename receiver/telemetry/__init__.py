@@ -1,0 +1,1 @@
+"""What the service tells of itself: logs, figures, traces, and what must not be told."""
