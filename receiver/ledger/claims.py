@@ -37,6 +37,11 @@ class Claimed(Generic[R_co]):
     token: str
 
 
+def is_unexplained(job: Job) -> bool:
+    """Say whether a job is archived, but its manifest was set aside: the one thing about it that is still to be done."""
+    return job.state is JobState.ARCHIVED and job.crashes >= MOST_CRASHES
+
+
 def set_aside(row: Asset | Job) -> str:
     """Say of a row that is set aside why, and what to do about it."""
     return f"set aside: the worker was gone {row.crashes} times with it in hand; mend that, then `receiver retry {row.ref}` tries it again"

@@ -330,14 +330,17 @@ class Ledger:
     def retry(self, ref: str) -> Job:
         """Open a final job again, in a new round: lost assets are tried anew and the provider is asked for fresh URLs.
 
+        An archived job whose manifest was set aside is concluded again, and nothing else.
+
         Raise ReceiverError where that cannot help: nothing is wrong with the job, or the provider never had it.
         """
 
         def work(connection: Connection) -> Job:
             job = self._job(connection, ref)
-            if job.state not in FINAL_STATES or job.state == JobState.ARCHIVED:
+            unexplained = claims.is_unexplained(job)
+            if job.state not in FINAL_STATES or (job.state is JobState.ARCHIVED and not unexplained):
                 raise ReceiverError(f"{ref} is {job.state}: there is nothing to retry")
-            if job.provider_id is None and not writes.lost_inline_assets(connection, ref):
+            if not unexplained and job.provider_id is None and not writes.lost_inline_assets(connection, ref):
                 raise ReceiverError(f"{ref} has no id at the provider, so its result cannot be asked for: submit it again as a new job")
             self.open_again(connection, job)
             return self._job(connection, ref)
@@ -345,7 +348,10 @@ class Ledger:
         return self.write(work)
 
     def open_again(self, connection: Connection, job: Job) -> None:
-        """Begin a new round of a job: its lost assets are pending again, or, without any, its result is sought again."""
+        """Begin a new round of a job: its lost assets are pending again, or, without any, its result is sought again.
+
+        If nothing of it is lost, it is only concluded again.
+        """
         now = self.now()
         again = {
             "state": AssetState.PENDING,
@@ -368,7 +374,7 @@ class Ledger:
             "attempts": 0,
             "crashes": 0,
         }
-        if reopened:
+        if reopened or job.state is JobState.ARCHIVED:
             values |= {"state": JobState.ARCHIVING}
         else:
             values |= {"state": JobState.WAITING, "outcome": None, "ended_at": None, "deadline_at": now + self.timing.job_timeout}

@@ -11,7 +11,7 @@ from receiver.archive.address import AddressPolicy
 from receiver.archive.fetch import Fetcher
 from receiver.archive.pipeline import Archiver
 from receiver.archive.stores.directory import DirectoryStore
-from receiver.errors import ProviderUnavailableError, UnreadableError
+from receiver.errors import ProviderUnavailableError, ReceiverError, UnreadableError
 from receiver.ledger.claims import CRASH_PAUSE, MOST_CRASHES, SUSPICIOUS_CRASHES, Claimed
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Asset, Job
@@ -253,7 +253,7 @@ def test_a_job_without_a_result_over_which_workers_crash_expires_and_says_so(yar
     assert f"the worker was gone {MOST_CRASHES} times" in job.message
 
 
-def test_a_complete_job_over_which_workers_crash_ends_as_its_assets_did_without_a_manifest(yard: Yard) -> None:
+def test_a_complete_job_over_which_workers_crash_ends_without_a_manifest_until_an_operator_retries_it(yard: Yard) -> None:
     books = yard.books
     ref = books.archiving()
     (claimed,) = books.ledger.claim_assets(1)
@@ -265,6 +265,15 @@ def test_a_complete_job_over_which_workers_crash_ends_as_its_assets_did_without_
     assert job.message.startswith("no manifest, set aside: ")
     assert not yard.has_objects()
     assert books.events(ref) == ["asset.archived", "job.archived"]
+    assert books.ledger.retry(ref).state is JobState.ARCHIVING
+    (complete,) = books.ledger.claim_jobs(1, complete=True)
+    yard.reconciler.look(complete)
+    job = books.job(ref)
+    assert (job.state, job.message, job.crashes, yard.has_objects()) == (JobState.ARCHIVED, "", 0, True)
+    assert books.events(ref) == ["asset.archived", "job.archived", "job.archived"]
+    assert books.reports.audit().ok
+    with pytest.raises(ReceiverError, match="nothing to retry"):
+        books.ledger.retry(ref)
 
 
 def test_a_job_with_work_left_that_is_set_aside_still_ends_with_its_last_asset(yard: Yard) -> None:

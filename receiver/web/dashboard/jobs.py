@@ -10,6 +10,7 @@ from flask import Response, request
 from werkzeug.exceptions import NotFound
 
 from receiver.ledger.browse import Attempt, Page, Wanted
+from receiver.ledger.claims import is_unexplained
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.services import Services
@@ -98,7 +99,7 @@ def _look(services: Services, job: Job) -> dict[str, Any]:
         "assets": assets,
         "timeline": _timeline(deliveries, events, services.browse.attempts_of(job.ref)),
         "params": _readable(services.reports.params(job.ref)),
-        "retryable": job.state in (JobState.FAILED, JobState.EXPIRED),
+        "retryable": job.state in (JobState.FAILED, JobState.EXPIRED) or is_unexplained(job),
         "final": job.state in FINAL_STATES,
         "locate": services.store.locate,
         "now": services.ledger.now(),
