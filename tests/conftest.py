@@ -12,7 +12,6 @@ from postgres import PostgresServer, postgres, postgres_binaries
 from real_parts import missing
 from seaweed import S3Server, seaweedfs, weed_binary
 
-
 # The same examples in every run, so that a failure is always somebody's change; --hypothesis-profile=search looks for new ones.
 settings.register_profile("repeatable", derandomize=True, database=None)
 settings.register_profile("search", max_examples=2000)

@@ -1,18 +1,35 @@
-"""Ledgers for tests: each test gets one of its own, on SQLite and on PostgreSQL, and must leave no connection behind."""
+"""What the seams' tests begin with: ledgers on SQLite and PostgreSQL that leave no connection behind, stores, the sandbox, the web side."""
 
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from archives import Home
+from dashboard_side import log_in
+from faultproxy import FaultProxy, fault_proxy
 from ledgers import Books, opened
+from office import Office
 from postgres import PostgresServer, empty
+from seaweed import S3Server
 from waiting import until
+from web_side import WebSide, web_side
+from workbench import SIZE
 
+from receiver.archive.stores import Store, open_store
+from receiver.archive.stores.directory import DirectoryStore
 from receiver.ledger import schema
+from receiver.services import Services
+from receiver.settings import Settings
+from receiver.web import session
+from receiver.web.dashboard import login
+from submitter.sandbox import Sandbox
 
 BOTH = ("sqlite", "postgresql")
+
+
+# Ledgers
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +77,83 @@ def books(ledger_url: str) -> Iterator[Books]:
     """Open a ledger on each of the two databases."""
     with opened(ledger_url) as books:
         yield books
+
+
+# Archives
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Open a directory, and a bucket of a real S3 server; both were used before: the store's own hidden things are there."""
+    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
+    with closing(open_store(url)) as store:
+        store.check()
+        yield store
+
+
+@pytest.fixture
+def home(books: Books, store: Store) -> Home:
+    """Have an archive on each of the two stores."""
+    return Home(books, store)
+
+
+@pytest.fixture
+def here(books: Books, tmp_path: Path) -> Home:
+    """Have an archive in a directory: for what does not depend on the store."""
+    store = DirectoryStore(tmp_path / "archive")
+    store.check()
+    return Home(books, store)
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:  # noqa: ARG001 - its address goes last
+    """Put a proxy before the S3 server; it is honest until told otherwise."""
+    with fault_proxy(s3_server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        yield proxy
+
+
+# The sandbox as the provider
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """Run a sandbox whose pictures are ready at once."""
+    with Sandbox(script={"delay": 0, "bytes": SIZE}) as running:
+        yield running
+
+
+@pytest.fixture
+def office(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Office]:
+    """Open an office whose provider is the sandbox."""
+    with opened(sqlite_url) as books:
+        yield Office(books, tmp_path, sandbox)
+
+
+@pytest.fixture
+def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
+    """Open services whose provider is the sandbox, and whose callbacks nobody hears."""
+    environ = {"DATA_DIR": str(tmp_path), "GRSAI_API_KEY": "sk-test", "GRSAI_BASE_URL": sandbox.url, "PUBLIC_URL": "http://127.0.0.1:9"}
+    with closing(Services(Settings.load(environ)).open()) as services:
+        yield services
+
+
+# The web side
+
+
+@pytest.fixture
+def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSide]:
+    """Open the web side, where nobody has tried to log in yet."""
+    monkeypatch.setattr(login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT))
+    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
+        yield web
+
+
+@pytest.fixture
+def inside(web: WebSide) -> WebSide:
+    """Open the web side and log in."""
+    log_in(web)
+    return web
 
 
 def open_files(path: Path) -> list[str]:

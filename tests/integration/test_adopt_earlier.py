@@ -22,12 +22,6 @@ JPEG = picture("a photograph", "jpeg", 64, 48, SIZE, None)
 GONE = answer(status="404 Not Found", body=b"")
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(script={"delay": 0, "bytes": SIZE}) as running:
-        yield running
-
-
 @pytest.fixture(params=["directory", "bucket"])
 def bench(request: pytest.FixtureRequest, sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Bench]:
     """Archive into a directory, and into a bucket of a real S3 server."""

@@ -3,7 +3,6 @@
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,6 @@ DIGEST = hashlib.sha256(PICTURE).hexdigest()
 UNKNOWN = "01JZ2Q7V3N0123456789ABCDEF"
 JOB_KEYS = ["assets", "message", "model", "progress", "prompt", "provider", "provider_id", "reason", "ref", "state", "submitted_at"]
 ASSET_KEYS = ["content_type", "height", "index", "key", "sha256", "size", "state", "width"]
-
-
-@pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
-        yield web
 
 
 def get(web: WebSide, path: str, **options: Any) -> Any:

@@ -1,7 +1,6 @@
 """An archived file over the API: whole, in parts, unchanged, or as a link."""
 
 import hashlib
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,6 @@ from receiver.model import JobState, Submission
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3000
 SIZE = len(PICTURE)
 DIGEST = hashlib.sha256(PICTURE).hexdigest()
-
-
-@pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
-        yield web
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """The stream of events: what is new as it comes, from where one left off, to few at a time."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from web_side import FAILED, WebSide, web_side
+from web_side import FAILED, WebSide
 
 from receiver.model import Submission
 from receiver.web import state
@@ -15,12 +14,6 @@ from receiver.web.api import stream
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "LOOK", 0.001)
-
-
-@pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
-        yield web
 
 
 def happen(web: WebSide, name: str) -> str:

@@ -13,7 +13,7 @@ from faultproxy import Answer, FaultProxy, Forward, Request, Rule, fault_proxy, 
 from ledgers import Books, opened
 from outside import answer
 from seaweed import S3Server
-from workbench import PNG, SIZE, Bench, due, source
+from workbench import PNG, Bench, due, source
 
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.pipeline import ARCHIVE_PAUSE
@@ -24,12 +24,6 @@ from submitter.sandbox import Sandbox
 
 GONE = answer(status="404 Not Found", body=b"")
 LIVES = answer(body=PNG)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(script={"delay": 0, "bytes": SIZE}) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,29 +1,12 @@
 """What the dashboard's forms do, without a browser; and that they do it for forms of ours alone."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from dashboard_side import HOSTILE, archived, form_token, log_in, post, reported, submitted
-from web_side import FAILED, SUCCEEDED, WebSide, web_side
+from dashboard_side import HOSTILE, archived, form_token, post, reported, submitted
+from web_side import FAILED, SUCCEEDED, WebSide
 
 from receiver.model import JobState, Verdict
-from receiver.web import session
-from receiver.web.dashboard import login
-
-
-@pytest.fixture
-def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSide]:
-    monkeypatch.setattr(login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT))
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
-        yield web
-
-
-@pytest.fixture
-def inside(web: WebSide) -> WebSide:
-    log_in(web)
-    return web
 
 
 @pytest.mark.parametrize("given", [None, "", "x", "of another session"])

@@ -2,29 +2,14 @@
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_side import PAGES, archived, log_in, post, reported
+from dashboard_side import PAGES, archived, post, reported
 from web_side import FAILED, WebSide, web_side
 
 from receiver.web import session
 from receiver.web.dashboard import login
-
-
-@pytest.fixture
-def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSide]:
-    monkeypatch.setattr(login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT))
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
-        yield web
-
-
-@pytest.fixture
-def inside(web: WebSide) -> WebSide:
-    log_in(web)
-    return web
-
 
 # Who comes in.
 

@@ -1,32 +1,15 @@
 """What the dashboard's pages show, without a browser; and that nothing shown is ever run."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from dashboard_side import HOSTILE, PAGES, archived, log_in, reported, submitted
+from dashboard_side import HOSTILE, PAGES, archived, reported, submitted
 from sqlalchemy import update
-from web_side import FAILED, SUCCEEDED, WebSide, web_side
+from web_side import FAILED, SUCCEEDED, WebSide
 
 from receiver.ledger.rows import StoredAsset
 from receiver.ledger.tables import assets, jobs
 from receiver.model import JobState
-from receiver.web import session
-from receiver.web.dashboard import login
-
-
-@pytest.fixture
-def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSide]:
-    monkeypatch.setattr(login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT))
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
-        yield web
-
-
-@pytest.fixture
-def inside(web: WebSide) -> WebSide:
-    log_in(web)
-    return web
 
 
 def test_every_page_is_kept_by_nobody_and_may_do_nothing_but_what_it_needs(inside: WebSide) -> None:

@@ -1,7 +1,7 @@
 """The deep audit finds every kind of damage, names it, and is content with an archive that has none."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -9,12 +9,11 @@ from typing import Any, BinaryIO
 
 import pytest
 from archives import BAD, SAFE, Home, made_up, put, write_files
-from faultproxy import Answer, FaultProxy, Forward, Request, fault_proxy, refusal
+from faultproxy import Answer, FaultProxy, Forward, Request, refusal
 from ledgers import Books
 from seaweed import S3Server
 
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.stores import Store, open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import StoreError
@@ -25,27 +24,6 @@ from receiver.upkeep.deep_audit import DeepAudit, Interrupted
 from receiver.upkeep.rebuild import Rebuilder
 
 URL = "file:///some/archive"
-
-
-@pytest.fixture(params=["directory", "bucket"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
-    with closing(open_store(url)) as store:
-        store.check()
-        yield store
-
-
-@pytest.fixture
-def home(books: Books, store: Store) -> Home:
-    return Home(books, store)
-
-
-@pytest.fixture
-def here(books: Books, tmp_path: Path) -> Home:
-    """Have an archive in a directory: for what does not depend on the store."""
-    store = DirectoryStore(tmp_path / "archive")
-    store.check()
-    return Home(books, store)
 
 
 def audited(home: Home, place: AuditPlace | None = None, *, stopping: Event | None = None, show: Callable[[], object] = bool) -> AuditPlace:
@@ -206,13 +184,6 @@ def test_an_empty_archive_is_away_and_not_every_picture_missing(home: Home) -> N
     with pytest.raises(StoreError, match="the archive holds no object at all: mount it, or correct ARCHIVE_URL"):
         audited(home, place)
     assert (place.jobs, place.named) == (0, [])
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:  # noqa: ARG001 - its address goes last
-    with fault_proxy(s3_server) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        yield proxy
 
 
 def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(books: Books, bucket: str, proxy: FaultProxy) -> None:

@@ -12,7 +12,7 @@ from outside import answer
 from small_disks import SmallDisk, small_disk
 from waiting import until
 from web_side import SUCCEEDED, web_side
-from workbench import LIFETIME, PNG, SIZE, Bench, due, source
+from workbench import LIFETIME, PNG, Bench, due, source
 
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.model import AssetState
@@ -24,12 +24,6 @@ TROUBLES = pytest.mark.parametrize(
     [(SmallDisk.full, "disk is full|No space left"), (SmallDisk.read_only, "read-only|Read-only")],
     ids=["full", "read-only"],
 )
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(script={"delay": 0, "bytes": SIZE}) as running:
-        yield running
 
 
 @pytest.fixture

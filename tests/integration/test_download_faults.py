@@ -1,7 +1,7 @@
 """Sources that fail, to the bitter end: what may help is tried until the URL dies, what cannot is given up, and no loss comes unannounced.
 
 Archiver and reconciler work side by side on a clock that leaps from one due row to the next; the sources are real servers. That a source
-which fails once is asked again stands in ``test_pipeline``.
+which fails once is asked again stands in ``test_pipeline_sources``.
 """
 
 import hashlib

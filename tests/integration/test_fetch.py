@@ -1,7 +1,6 @@
 """What comes back from a fetch: good answers, broken answers, and a disk of ours that fails. The sockets and files are real."""
 
 import hashlib
-import resource
 import socket
 import tracemalloc
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outside import OK, PICTURE, UNTRUSTING, URL, WEB, Network, Script, answer, chunked, pour, redirect, send
+from small_disks import files_no_larger_than
 
 from receiver.archive.address import AddressPolicy
 from receiver.archive.fetch import BUFFER, Fetched, Fetcher
@@ -255,11 +255,6 @@ def test_a_folder_that_is_not_there_is_our_own_fault(network: Network, tmp_path:
 
 def test_a_disk_that_takes_no_more_is_our_own_fault(network: Network) -> None:
     network.serve(answer(), at=WEB)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # in the middle of a write, as a full disk does
-    try:
-        with pytest.raises(StoreError, match="cannot write to the disk: File too large"):
-            network.fetch()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_no_larger_than(100_000), pytest.raises(StoreError, match="cannot write to the disk: File too large"):
+        network.fetch()
     assert not network.picture.exists()

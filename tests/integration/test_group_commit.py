@@ -1,7 +1,6 @@
 """SQLite with many writers: all share few commits, none is lost, and no failure of one is the failure of another."""
 
 import random
-import resource
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +15,7 @@ from time import monotonic
 import pytest
 from ledgers import Books, is_sound, opened, run
 from side_by_side import side_by_side
+from small_disks import files_no_larger_than
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import IntegrityError
 from waiting import until
@@ -153,24 +153,13 @@ def test_a_statement_the_database_cannot_do_is_a_ledger_error_of_its_own(books: 
 
 def test_a_commit_that_fails_fails_every_write_of_its_group(books: Books, path: Path) -> None:
     books.database.write(note("before"))
-    with files_end_at(path.with_name(path.name + "-wal").stat().st_size + 100):
+    with files_no_larger_than(path.with_name(path.name + "-wal").stat().st_size + 100):
         futures = in_one_group(books, [note("first", 2000), note("second", 2000)])
     assert [type(future.exception()) for future in futures] == [LedgerError] * 2
     assert "disk I/O error" in str(futures[0].exception())
     assert notes(books) == ["before"]
     books.database.write(note("after"))
     assert notes(books) == ["after", "before"]
-
-
-@contextmanager
-def files_end_at(size: int) -> Iterator[None]:
-    """Have the system refuse to write beyond ``size`` bytes of any file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_is_told(books: Books) -> None:

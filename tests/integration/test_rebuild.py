@@ -1,7 +1,6 @@
 """A lost ledger comes back from the archive: on both databases, from a directory and from a bucket."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -9,13 +8,11 @@ from typing import Any
 
 import pytest
 from archives import BAD, LATE, SAFE, Home, made_up, put, told, write_files
-from faultproxy import Answer, FaultProxy, Forward, Request, fault_proxy, refusal
+from faultproxy import Answer, FaultProxy, Forward, Request, refusal
 from ledgers import Books, opened
-from seaweed import S3Server
 from sqlalchemy.exc import IntegrityError
 
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.stores import Store, open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import KeyTakenError, StoreError
@@ -23,27 +20,6 @@ from receiver.ledger.tables import metadata
 from receiver.model import JobState, Mode, Submission, new_ref
 from receiver.upkeep import rebuild
 from receiver.upkeep.rebuild import Rebuilder, Rebuilt
-
-
-@pytest.fixture(params=["directory", "bucket"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
-    with closing(open_store(url)) as store:
-        store.check()
-        yield store
-
-
-@pytest.fixture
-def home(books: Books, store: Store) -> Home:
-    return Home(books, store)
-
-
-@pytest.fixture
-def here(books: Books, tmp_path: Path) -> Home:
-    """Have an archive in a directory: for what does not depend on the store."""
-    store = DirectoryStore(tmp_path / "archive")
-    store.check()
-    return Home(books, store)
 
 
 def rebuilt(home: Home, below: str = "", stopping: Event | None = None, shown: list[int] | None = None) -> Rebuilt:
@@ -293,13 +269,6 @@ def test_a_job_whose_rows_cannot_all_be_written_is_not_there(sqlite_url: str, tm
 
 
 # An archive that fails
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:  # noqa: ARG001 - its address goes last
-    with fault_proxy(s3_server) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        yield proxy
 
 
 def test_an_archive_that_is_away_stops_it_and_a_manifest_that_cannot_be_read_does_not(books: Books, bucket: str, proxy: FaultProxy) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from faultproxy import Answer, FaultProxy, Forward, Request, Rule, fault_proxy, honest, refusal, without
+from faultproxy import Answer, FaultProxy, Forward, Request, Rule, honest, refusal, without
 from seaweed import S3Server
 
 from receiver.archive.stores.s3 import MARKER, S3Store
@@ -16,14 +16,6 @@ from receiver.archive.stores.s3_choices import AddressingStyle, Checksums
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 KEY = "2026/07/01/REF/0.png"
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Put a proxy before the server; it is honest until told otherwise."""
-    with fault_proxy(s3_server) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        yield proxy
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import requests
+from waiting import until
 
 from submitter.sandbox import Sandbox
 
@@ -80,14 +81,6 @@ def receiver() -> Iterator[Receiver]:
         yield server
         server.shutdown()
         thread.join()
-
-
-def until(what: Callable[[], bool]) -> None:
-    """Wait for a condition; fails after ten seconds."""
-    deadline, tick = time.monotonic() + 10, threading.Event()
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen within ten seconds"
-        tick.wait(0.005)
 
 
 def submit(sandbox: Sandbox, receiver: Receiver, /, path: str = "/v1/draw/completions", **fields: Any) -> str:

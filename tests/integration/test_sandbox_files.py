@@ -2,9 +2,8 @@
 
 import hashlib
 import io
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image
+from waiting import until
 
 from submitter.sandbox import Sandbox
 
@@ -23,14 +23,6 @@ QUICK = {"delay": 0, "bytes": SIZE}
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(script=QUICK) as running:
         yield running
-
-
-def until(what: Callable[[], bool]) -> None:
-    """Wait for a condition; fails after ten seconds."""
-    deadline, tick = time.monotonic() + 10, threading.Event()
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen within ten seconds"
-        tick.wait(0.005)
 
 
 def ask(sandbox: Sandbox, path: str, /, **body: Any) -> Any:

@@ -2,12 +2,12 @@
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
+from waiting import until
 
 from submitter.sandbox import Sandbox
 from submitter.sandbox.script import ScriptError
@@ -20,14 +20,6 @@ KEY = {"Authorization": "Bearer any"}
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(script=QUICK) as running:
         yield running
-
-
-def until(what: Callable[[], bool]) -> None:
-    """Wait for a condition; fails after ten seconds."""
-    deadline, tick = time.monotonic() + 10, threading.Event()
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen within ten seconds"
-        tick.wait(0.005)
 
 
 def submit(sandbox: Sandbox, /, **script: Any) -> str:

@@ -1,7 +1,6 @@
 """Going through an archive by name: in order, page by page, and never a part of it for the whole."""
 
 import os
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -9,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from archives import put, write_files
-from faultproxy import Answer, FaultProxy, Forward, Request, Rule, fault_proxy, refusal
+from faultproxy import Answer, FaultProxy, Forward, Request, Rule, refusal
 from seaweed import S3Server
 
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import StoreError
@@ -25,23 +24,6 @@ KEYS = [
     "2026/07/02/B/0.png",
     "2026/08/01/C/0.png",
 ]
-
-
-@pytest.fixture(params=["directory", "bucket"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """Open a store that was used before: its own hidden things are there."""
-    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
-    with closing(open_store(url)) as store:
-        store.check()
-        yield store
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:  # noqa: ARG001 - its address goes last
-    """Put a proxy before the S3 server."""
-    with fault_proxy(s3_server) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        yield proxy
 
 
 def in_pages_of_three(request: Request, forward: Forward) -> Answer:

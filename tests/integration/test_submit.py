@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
-from side_by_side import side_by_side
 from waiting import until
-from web_side import WebSide, web_side
+from web_side import web_side
 
 from receiver.errors import ConfigurationError, LedgerError, NotSentError
-from receiver.job_request import JobRequest
 from receiver.ledger.rows import Job
 from receiver.model import Api, JobState, Mode, Reason, Submission
 from receiver.providers.grsai import build_submit
@@ -29,13 +26,6 @@ from submitter.sandbox import Sandbox
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(looks=1) as sandbox:
         yield sandbox
-
-
-@pytest.fixture
-def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
-    environ = {"DATA_DIR": str(tmp_path), "GRSAI_API_KEY": "sk-test", "GRSAI_BASE_URL": sandbox.url, "PUBLIC_URL": "http://127.0.0.1:9"}
-    with closing(Services(Settings.load(environ)).open()) as services:
-        yield services
 
 
 def desk(services: Services, *, pauses: list[float] | None = None, base_url: str | None = None, public: bool = True) -> Desk:
@@ -259,89 +249,6 @@ def test_an_unreachable_provider_is_told_without_its_key() -> None:
     assert "sk-secret-key" not in str(told.value)
 
 
-# POST /api/jobs
-
-
-@pytest.fixture
-def web(services: Services) -> Iterator[WebSide]:
-    environ = {"GRSAI_API_KEY": "sk-test", "GRSAI_BASE_URL": services.settings.grsai_base_url, "PUBLIC_URL": "http://127.0.0.1:9"}
-    with web_side(services.settings.data_dir, environ) as web:
-        yield web
-
-
-def posted(web: WebSide, body: Any, **headers: str) -> Any:
-    return web.client.post("/api/jobs", json=body, headers={**web.admin, **headers})
-
-
-@pytest.mark.parametrize(
-    ("body", "named"),
-    [
-        ({}, "prompt: Field required"),
-        ({"prompt": ""}, "prompt: "),
-        ({"prompt": "a fox", "variants": 0}, "variants: "),
-        ({"prompt": "a fox", "colour": "red"}, "colour: "),
-        ({"prompt": "a fox", "mode": "pigeon"}, "mode: "),
-        ({"prompt": "a fox", "provider": "openai"}, "for OpenAI use the submitter"),
-        ({"prompt": "a fox", "mode": "sync"}, "for OpenAI use the submitter"),
-        (["a fox"], "job: "),
-    ],
-)
-def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(web: WebSide, sandbox: Sandbox, body: Any, named: str) -> None:
-    answer = posted(web, body)
-    assert answer.status_code == 400
-    assert named in answer.json["detail"]
-    assert sandbox.stats()["accepted"] == 0
-
-
-@pytest.mark.parametrize("body", [b'{"prompt": "a\\u0000fox"}', b'{"prompt": "a fox", "params": {"x": "\\u0000"}}'])
-def test_a_text_no_database_can_hold_is_refused_at_the_edge(web: WebSide, body: bytes) -> None:
-    answer = web.client.post("/api/jobs", data=body, headers=web.admin)
-    assert answer.status_code == 400
-    assert "NUL" in answer.json["detail"]
-
-
-def test_the_api_needs_a_body_of_json_and_a_sane_key(web: WebSide) -> None:
-    assert web.client.post("/api/jobs", data=b"{", headers=web.admin).status_code == 400
-    assert posted(web, {"prompt": "a fox"}, **{"Idempotency-Key": "k" * 501}).status_code == 400
-
-
-def test_a_job_posted_through_the_api_reaches_the_provider_with_its_ticket(web: WebSide, sandbox: Sandbox) -> None:
-    script = {"delay": 0, "callback": "lost"}
-    answer = posted(web, {"prompt": "a fox", "model": "nano-banana", "size": "4K", "params": {"sandbox": script, "quality": "high"}})
-    assert answer.status_code == 201
-    assert answer.headers["Location"] == f"/api/jobs/{answer.json['ref']}"
-    assert (answer.json["state"], answer.json["model"]) == ("waiting", "nano-banana")
-    (task,) = sandbox.tasks()
-    assert task["id"] == answer.json["provider_id"]
-    assert (task["request"]["imageSize"], task["request"]["quality"]) == ("4K", "high")
-    assert web.services.tickets.ref(task["webhook"].rpartition("/")[2]) == answer.json["ref"]
-
-
-def test_the_same_idempotency_key_gives_the_same_job(web: WebSide, sandbox: Sandbox) -> None:
-    body = {"prompt": "a fox", "mode": "poll"}
-    first = posted(web, body, **{"Idempotency-Key": "order-7"})
-    again = posted(web, body, **{"Idempotency-Key": "order-7"})
-    assert (first.status_code, again.status_code) == (201, 200)
-    assert first.json["ref"] == again.json["ref"]
-    assert sandbox.stats()["accepted"] == 1
-
-
-def test_of_racing_submits_with_one_idempotency_key_one_has_made_the_job_and_all_are_given_it(web: WebSide, sandbox: Sandbox) -> None:
-    body, key = {"prompt": "a fox", "mode": "poll", "params": {"sandbox": {"delay": 60}}}, {"Idempotency-Key": "order-8"}
-    answers = side_by_side([lambda: posted(web, body, **key)] * 6)
-    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [201]
-    assert len({answer.json["ref"] for answer in answers}) == 1
-    assert sandbox.stats()["accepted"] == 1
-
-
-def test_a_missing_setting_is_a_conflict_that_names_it(services: Services) -> None:
-    with web_side(services.settings.data_dir) as bare:
-        answer = posted(bare, {"prompt": "a fox"})
-    assert answer.status_code == 409
-    assert "GRSAI_API_KEY: not set" in answer.json["detail"]
-    assert "PUBLIC_URL: not set" in answer.json["detail"]
-
-
 # Streams as other servers send them.
 
 
@@ -409,13 +316,6 @@ def test_an_id_that_the_ledger_cannot_take_now_is_kept_until_it_can(services: Se
     job = patient.submit(asked(Mode.POLL))
     assert (job.state, len(pauses)) == (JobState.WAITING, 2)
     assert job.provider_id is not None
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(services: Services, number: float) -> None:
-    with pytest.raises(ValidationError, match="no numbers in JSON"):
-        JobRequest(prompt="a fox", params={"x": [number]})
-    assert services.reports.jobs() == []
 
 
 def test_a_data_dir_may_have_a_percent_sign(tmp_path: Path) -> None:

@@ -2,17 +2,14 @@
 
 import json
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 
+from http_side import SAFETY, HttpSide
 from standardwebhooks import Webhook
 
 SECRET, OLD_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
-
-_SAFETY = 10.0  # seconds after which a connection of a broken test is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class _Moment:
         return self._seconds
 
 
-class EventSide:
+class EventSide(HttpSide):
     """Answers every POST with ``status``, or with the next of ``statuses`` while there are any; ``gate``, when closed, lets all wait."""
 
     def __init__(self) -> None:
@@ -67,24 +64,10 @@ class EventSide:
         self.gate.set()
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Self:
-        """Start."""
-        self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name="event side")
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop."""
+    def __exit__(self, *error: object) -> None:
+        """Stop, and let go who waits."""
         self.gate.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(_SAFETY)
-
-    @property
-    def address(self) -> str:
-        """Host and port."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        super().__exit__(*error)
 
     @property
     def url(self) -> str:
@@ -103,7 +86,7 @@ class EventSide:
             self.told.append(Told(asked.path, {name.lower(): value for name, value in asked.headers.items()}, body))
             status = self.statuses.pop(0) if self.statuses else self.status
             self.waiting += 1
-        self.gate.wait(_SAFETY)
+        self.gate.wait(SAFETY)
         with self._lock:
             self.waiting -= 1
         asked.send_response(status)
@@ -111,23 +94,3 @@ class EventSide:
             asked.send_header(name, value)
         asked.send_header("Content-Length", "0")
         asked.end_headers()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for them
-
-    def __init__(self, side: EventSide) -> None:
-        self.side = side
-        super().__init__(("127.0.0.1", 0), _Asked)
-
-
-class _Asked(BaseHTTPRequestHandler):
-    timeout = _SAFETY
-    server: _Server
-
-    def do_POST(self) -> None:
-        with suppress(OSError):  # the client went away, which is often the point
-            self.server.side.play(self)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of http.server
-        """Say nothing."""

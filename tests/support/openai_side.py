@@ -2,13 +2,12 @@
 
 import base64
 import json
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from http_side import HttpSide
 
 from submitter.sandbox.pictures import picture
 
@@ -16,8 +15,6 @@ Script = Callable[[BaseHTTPRequestHandler], None]
 
 PATH = "/v1/images/generations"
 PNGS = tuple(picture(f"picture {idx}", "png", 64, 48, 4_000 + idx) for idx in range(3))
-
-_SAFETY = 10.0  # seconds after which a connection of a broken test is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,33 +26,14 @@ class Call:
     body: dict[str, Any]
 
 
-class OpenAISide:
+class OpenAISide(HttpSide):
     """Plays one script for each POST, the last one again and again; its files are served to anybody."""
 
     def __init__(self, *scripts: Script, files: Mapping[str, bytes] | None = None) -> None:
         self.calls: list[Call] = []
         self.fetched: list[str] = []
-        self.connections = 0
         self._scripts = scripts
         self._files = files or {}
-
-    def __enter__(self) -> Self:
-        """Start."""
-        self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name="openai side")
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(_SAFETY)
-
-    @property
-    def address(self) -> str:
-        """Host and port."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def url(self) -> str:
@@ -72,33 +50,6 @@ class OpenAISide:
         """Answer a GET with the file of that name."""
         self.fetched.append(asked.path)
         _respond(asked, 200, self._files[asked.path.removeprefix("/")], {"Content-Type": "image/png"})
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for them
-
-    def __init__(self, side: OpenAISide) -> None:
-        self.side = side
-        super().__init__(("127.0.0.1", 0), _Asked)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.side.connections += 1
-        super().process_request(request, client_address)
-
-
-class _Asked(BaseHTTPRequestHandler):
-    timeout = _SAFETY
-    server: _Server
-
-    def do_POST(self) -> None:
-        with suppress(OSError):  # the client went away, which is often the point
-            self.server.side.play(self)
-
-    def do_GET(self) -> None:
-        self.server.side.serve(self)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of http.server
-        """Say nothing."""
 
 
 def _respond(asked: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str]) -> None:

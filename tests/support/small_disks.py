@@ -1,6 +1,10 @@
-"""Small disks: real file systems of some megabytes (tmpfs), to be filled to the last byte or turned read-only, gone at the end."""
+"""Small disks: real file systems of some megabytes (tmpfs), to be filled to the last byte or turned read-only, gone at the end.
+
+Where no disk may be mounted, a limit on the size of files cuts a write off as a full disk does.
+"""
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -52,6 +56,17 @@ def small_disk(folder: Path, *, kilobytes: int) -> Iterator[SmallDisk]:
         yield SmallDisk(folder)
     finally:
         _run("umount", "--lazy", str(folder))
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Let this process's writes beyond so many bytes of a file fail, in the middle of it, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _mount(*arguments: str) -> None:

@@ -1,0 +1,67 @@
+"""A server on 127.0.0.1 for a test: each connection has a thread, every POST and GET is answered by the side it belongs to."""
+
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+SAFETY = 10.0  # seconds after which a connection of a broken test is given up
+
+
+class HttpSide:
+    """Runs until its block ends; what is kept and answered is said by who derives from it. ``connections`` counts them."""
+
+    connections = 0
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name=type(self).__name__)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(SAFETY)
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    def play(self, asked: BaseHTTPRequestHandler) -> None:
+        """Answer a POST."""
+        asked.send_error(501)
+
+    def serve(self, asked: BaseHTTPRequestHandler) -> None:
+        """Answer a GET."""
+        asked.send_error(501)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # so that closing waits for them
+
+    def __init__(self, side: HttpSide) -> None:
+        self.side = side
+        super().__init__(("127.0.0.1", 0), _Asked)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.side.connections += 1
+        super().process_request(request, client_address)
+
+
+class _Asked(BaseHTTPRequestHandler):
+    timeout = SAFETY
+    server: _Server
+
+    def do_POST(self) -> None:
+        with suppress(OSError):  # the client went away, which is often the point
+            self.server.side.play(self)
+
+    def do_GET(self) -> None:
+        self.server.side.serve(self)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
