@@ -45,8 +45,8 @@ _CONNECTIONS = 16
 # Times a transaction is begun that another one, or a server that went away, has undone before its commit.
 _BEGINNINGS = 3
 _DEADLOCK = ("40P01", "40001")
-# A table, a column, a schema or a right that is missing: no mistake in a statement of ours, but a ledger that is being put back in order.
-_UNREADY = ("42P01", "42703", "3F000", "42501")
+# A table, a column, a function, a type, a schema or a right that is missing: no mistake in a statement of ours, but a ledger that is being put back in order.
+_UNREADY = ("42P01", "42703", "42883", "42704", "3F000", "42501")
 # Writes that share one commit. More would only lengthen the wait of the first.
 GROUP_SIZE = 64
 
