@@ -1,6 +1,7 @@
 """Events as others get to see them: what a row of the ledger says, and the JSON object that is sent and printed."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -27,8 +28,13 @@ class Event:
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
         """Read a row of ``events``."""
-        index = None if row.idx == ABOUT_THE_JOB else row.idx
-        return cls(row.id, EventType(row.type), row.ref, index, row.round, row.created_at, json.loads(row.payload))
+        return cls.read(row._asdict())
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Self:
+        """Read a row of ``events`` whose values stand beside their columns' names, as reports give it."""
+        index = None if row["idx"] == ABOUT_THE_JOB else row["idx"]
+        return cls(row["id"], EventType(row["type"]), row["ref"], index, row["round"], row["created_at"], json.loads(row["payload"]))
 
     @property
     def id(self) -> str:

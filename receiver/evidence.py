@@ -22,13 +22,14 @@ MOST_BYTES = 16 * 1024 * 1024
 
 def keep(connection: Connection, delivery: Delivery, verdict: Verdict) -> None:
     """Keep a delivery with what it was taken for. A callback that decides nothing is not, once its job has enough of them."""
-    if delivery.source is Source.CALLBACK and verdict is not Verdict.ENDED and _is_full(connection, delivery):
+    if delivery.source is Source.CALLBACK and verdict is not Verdict.ENDED and is_full(connection, delivery):
         log.warning("delivery not kept, its job has enough of them", ref=delivery.ref, verdict=verdict, size=len(delivery.body))
         return
     writes.insert_delivery(connection, delivery, sha256(delivery.body).hexdigest(), verdict)
 
 
-def _is_full(connection: Connection, delivery: Delivery) -> bool:
+def is_full(connection: Connection, delivery: Delivery) -> bool:
+    """Say whether the delivery's job has enough of them."""
     count, size = writes.weigh_deliveries(connection, delivery.ref)
     return count >= MOST_KEPT or size + len(delivery.body) > MOST_BYTES
 

@@ -7,20 +7,30 @@ import os
 import socket
 import struct
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from receiver import faults, own_secrets
-from receiver.errors import ReceiverError
+from receiver.errors import ConfigurationError, ReceiverError
 from receiver.processes.child import say_ready
 from receiver.processes.gunicorn_worker import DrainingWorker
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry import metrics, traces
 
+_WRONG = 2  # exit status for a wrong configuration, as with our own commands
+
+
+def _give_up(error: ReceiverError) -> NoReturn:
+    """Say what is wrong, every mistake on a line, and end."""
+    mistakes = error.mistakes if isinstance(error, ConfigurationError) else None
+    print(*(["the configuration is wrong:", *mistakes] if mistakes else [error]), sep="\n", file=sys.stderr)  # noqa: T201 - no log yet
+    sys.exit(_WRONG if mistakes else 1)
+
+
 try:
     _settings = Settings.load(os.environ)
 except ReceiverError as _error:
-    sys.exit("\n".join(["the configuration is wrong:", *getattr(_error, "mistakes", [str(_error)])]))
+    _give_up(_error)
 
 faults.arm(os.environ)
 
@@ -54,7 +64,7 @@ def on_starting(_server: Any) -> None:
     try:
         Services(_settings).open().close()
     except ReceiverError as error:
-        sys.exit("\n".join(getattr(error, "mistakes", [str(error)])))
+        _give_up(error)
     metrics.prepare(_settings.data_dir)
 
 

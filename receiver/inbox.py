@@ -119,8 +119,10 @@ class Inbox:
                 verdict = Verdict.REFRESHED if fresh or reopened else Verdict.DUPLICATE
             case Verdict.EMPTY | Verdict.OTHER_ID | Verdict.UNCONFIRMED:
                 writes.note_id(connection, job, report.provider_id)
-                # For a stranger soon, not at once: at most one poll an interval, whatever strangers do.
-                writes.look_at(connection, job.ref, self._ledger.now() + self._ledger.timing.poll_interval * unsigned)
+                # For a stranger, and the second time, soon but not at once: one poll an interval at most, though a ticket has leaked.
+                now, interval = self._ledger.now(), self._ledger.timing.poll_interval
+                again = writes.was_doubted_since(connection, job.ref, now - interval) or evidence.is_full(connection, delivery)
+                writes.look_at(connection, job.ref, now + interval * (unsigned or again))
             case Verdict.LATE | Verdict.CONTRADICTION | Verdict.DUPLICATE:
                 # It changes nothing, but an operator's retry needs the id to ask with.
                 writes.note_id(connection, job, report.provider_id)

@@ -1,10 +1,11 @@
 """What a caller asks for, before it is put into a provider's words: the same for the API, the commands and the library."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from receiver.model import Api, Mode, Provider, Submission
 from receiver.providers import grsai
@@ -13,6 +14,20 @@ DEFAULT_MODEL = "gpt-image-1.5"
 
 # What stripping leaves something of, in the words of a schema.
 _NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
+# A URL, a data URL of a picture, or the bare base64 of one, which begins as PNG, JPEG, GIF or WebP do. Never a path: the web side has no
+# files of the caller's.
+_PICTURE = (
+    r"^(https?://[!-~][^\x00-\x20]*"
+    r"|data:image/[A-Za-z0-9.+;=-]+;base64,[A-Za-z0-9+/_-]+={0,2}"
+    r"|(iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/_-]+={0,2})$"
+)
+
+
+def _picture(value: str) -> str:
+    """Refuse what the provider would be paid for and could make nothing of."""
+    if not re.fullmatch(_PICTURE, value):
+        raise ValueError("neither a URL nor a picture; give an http(s) URL or a data:image/… URL")
+    return value
 
 
 class JobRequest(BaseModel):
@@ -67,6 +82,7 @@ class GrsaiRequest(JobRequest):
     """
 
     provider: Literal[Provider.GRSAI] = Provider.GRSAI
+    images: tuple[Annotated[str, AfterValidator(_picture), Field(json_schema_extra={"pattern": _PICTURE})], ...] = ()
     mode: Literal[Mode.WEBHOOK, Mode.POLL, Mode.STREAM] = Mode.WEBHOOK
     api: Literal[Api.DRAW, Api.NEWER] = Api.DRAW
 

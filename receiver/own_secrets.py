@@ -1,11 +1,18 @@
 """What is nobody else's: the secrets the embedded default makes for itself and keeps, and the modes of everything else it writes."""
 
+import errno
 import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from receiver.errors import ConfigurationError
+
+_OWNER_ONLY = 0o077
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What was in force before the first ``write_for_owner_only``.
+_callers_umask: list[int] = []
 
 
 def write_for_owner_only() -> None:
@@ -13,12 +20,33 @@ def write_for_owner_only() -> None:
 
     Objects of an archive directory are given a mode of their own.
     """
-    os.umask(0o077)
+    before = os.umask(_OWNER_ONLY)
+    if not _callers_umask:
+        _callers_umask.append(before)
+
+
+def callers_umask() -> int:
+    """Return the umask we were started with, for programs of the caller's own; -1, as in ``subprocess``, where it is still in force."""
+    return _callers_umask[0] if _callers_umask else -1
 
 
 def make_data_dir(path: Path) -> None:
-    """Make DATA_DIR for its owner only, if it is missing; one that is there keeps its mode. Raise OSError if it cannot be made."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make DATA_DIR for its owner only, if it is missing; one that is there keeps its mode. Raise ConfigurationError if that fails."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError([f"DATA_DIR: {error}; name a directory that can be written"]) from error
+
+
+def require_writable(path: Path) -> None:
+    """Prove that files can be made in DATA_DIR; raise ConfigurationError if not. A file that is tried tells more than any mode."""
+    try:
+        TemporaryFile(dir=path).close()
+    except OSError as error:
+        if error.errno in _FULL:
+            return  # for now: whatever needs room says so, and goes on when there is some
+        why = os.strerror(error.errno or 0)
+        raise ConfigurationError([f"DATA_DIR: {path} cannot be written ({why}); name a directory that can be written"]) from error
 
 
 def keep(path: Path, prefix: str = "") -> str:

@@ -54,15 +54,14 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def open(self) -> "Services":
+    def open(self, *, to_look: bool = False) -> "Services":
         """Make ready what every process needs: DATA_DIR, and on the embedded default a ledger of the right schema.
 
-        Raise ConfigurationError or LedgerError with the remedy.
+        Who only comes ``to_look`` may do so in a DATA_DIR that cannot be written. Raise ConfigurationError or LedgerError with the remedy.
         """
-        try:
-            own_secrets.make_data_dir(self.settings.data_dir)
-        except OSError as error:
-            raise ConfigurationError([f"DATA_DIR: {error}; name a directory that can be written"]) from error
+        own_secrets.make_data_dir(self.settings.data_dir)
+        if not to_look:
+            own_secrets.require_writable(self.settings.data_dir)
         assert self.store  # noqa: S101 - connects to nothing, but names a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:
             self._migrate_if_old()

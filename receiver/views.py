@@ -3,9 +3,7 @@
 The API's description is made from these models, so what they allow is what is answered.
 """
 
-import json
 import re
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -44,6 +42,21 @@ _STATES = {"type": "string", "enum": [*JobState, ""]}
 State = Annotated[JobState | None, BeforeValidator(lambda value: value or None), WithJsonSchema(_STATES)]
 _MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {"const": ""}]}
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_moment), WithJsonSchema(_MOMENT)]
+# What happened differs by the type of event; a file in the archive has its whereabouts, ``link`` is null without PUBLIC_URL.
+_EVENT_DATA = {
+    "type": "object",
+    "properties": {
+        "ref": {"type": "string"},
+        "index": {"type": "integer"},
+        "job_key": {"type": ["string", "null"]},
+        "bucket": {"type": ["string", "null"]},
+        "key": {"type": "string"},
+        "url": {"type": "string"},
+        "link": {"type": ["string", "null"]},
+    },
+    "required": ["ref", "link"],
+    "additionalProperties": True,
+}
 Words = Annotated[str, StringConstraints(max_length=500, pattern=_WORDS)]
 
 
@@ -156,21 +169,20 @@ class JobList(BaseModel):
 
 
 class EventView(BaseModel):
-    """Something that happened; ``data`` always has the job's ``ref``."""
+    """Something that happened, in the words of ``receiver.events``, as webhooks and ``receiver listen`` tell it.
 
-    id: int
+    ``id`` is the name that no other event has and that never changes; ``number`` is its place in this ledger, which ``after`` means.
+    """
+
+    id: str
+    number: int
     type: EventType
     timestamp: str
-    data: dict[str, Any]
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """Show one row of ``events``."""
-        return cls(id=row["id"], type=row["type"], timestamp=timestamp(row["created_at"]) or "", data=json.loads(row["payload"]))
+    data: Annotated[dict[str, Any], WithJsonSchema(_EVENT_DATA)]
 
 
 class EventList(BaseModel):
-    """Events, oldest first; ``next`` is what to ask for ``after`` next, null where there are none yet."""
+    """Events, oldest first; ``next``, the last one's number, is what to ask for ``after`` next, null where there are none yet."""
 
     events: list[EventView]
     next: int | None

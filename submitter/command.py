@@ -1,18 +1,26 @@
 """``submitter submit``: one job."""
 
 import json
+import signal
 import sys
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from receiver.cli.frame import SOME_FAILED, errors_told, load, plain
+from receiver.errors import KeyTakenError, ReceiverError
 from receiver.job_request import DEFAULT_MODEL
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from receiver.views import JobView
 from submitter.submit import Submitter, key_of_try, mode_without_choice
+
+# Exit status after a signal, as shells expect it: this and the signal's number.
+SIGNALLED = 128
 
 
 def _params(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
@@ -68,7 +76,7 @@ def submit(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Post one job. Exit status 1 if it failed, 2 for wrong usage or configuration."""
+    """Post one job. Exit status 1 if it failed, 2 for wrong usage or configuration, 130 after Ctrl-C, 143 after SIGTERM."""
     settings = load()
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: only who waits sees a job fail")
@@ -78,23 +86,101 @@ def submit(
     if reason and provider == Provider.GRSAI:
         click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
     with Submitter(settings) as submitter:
-        what = partial(submitter.submit, prompt, model=model, size=size, variants=variants, images=images, params=params)
-        post = partial(what, provider=Provider(provider), mode=way, api=Api(api))
-        with Console(stderr=True).status(f"asking {provider}"):
-            job = post(key=key)
-        if waits:
-            job = _wait(submitter, job, timeout)
-        for number in range(1, resubmit + 1):
-            if job.reason is not Reason.PROVIDER_ERROR:
-                break
-            # The provider refunds this one; moderation would only say no again. Each try has a key of its own, so that it too is paid once.
-            click.echo(plain(f"{job.ref} {job.reason} {job.message}: posted anew"), err=True)
-            job = _wait(submitter, post(key=key_of_try(key, number) if key else None), timeout)
+        what = {"prompt": prompt, "model": model, "size": size, "variants": variants, "images": images, "params": params}
+        errand = _Errand(submitter, {**what, "provider": Provider(provider), "mode": way, "api": Api(api)})
+        try:
+            with _signals_raised():
+                job = _carry_out(errand, key, resubmit=resubmit, timeout=timeout, waits=waits)
+        except _Interrupted as stop:
+            _leave(errand, as_json=as_json)
+            sys.exit(SIGNALLED + stop.number)
     if as_json:
         click.echo(job.model_dump_json())
     _tell(job, err=as_json)
     failed = job.state in {JobState.FAILED, JobState.EXPIRED} or (waits and job.state not in FINAL_STATES)
     sys.exit(SOME_FAILED if failed else 0)
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Somebody wants us to end, by the signal ``number``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """Raise _Interrupted at SIGINT and SIGTERM, unless we were started to ignore them."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise _Interrupted(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
+
+
+class _Errand:
+    """One submit with all its arguments but the key; knows the job as it stood last, None while it is being posted."""
+
+    def __init__(self, submitter: Submitter, request: dict[str, Any]) -> None:
+        self.submitter = submitter
+        self.request = request
+        self.job: JobView | None = None
+        self.began = submitter.now()
+
+    def post(self, key: str | None) -> JobView:
+        """Post it, or return the job that has the key; raise ReceiverError if that was asked for something else."""
+        self.job, self.began = None, self.submitter.now()
+        self.request["key"] = key
+        try:
+            self.job = self.submitter.post(**self.request)
+        except KeyTakenError as error:
+            if not self.submitter.asks_for(error.ref, self.request):
+                raise ReceiverError(f"{error}, which was asked for something else; nothing posted: give it another --key") from error
+            self.job = self.submitter.job(error.ref)
+        return self.job
+
+    def known(self) -> JobView | None:
+        """Return the job as it stands, also where its row is all there is; None if nobody can know it."""
+        if self.job is not None:
+            return self.submitter.job(self.job.ref)
+        return self.submitter.posted_since(self.began, self.request)
+
+
+def _carry_out(errand: _Errand, key: str | None, *, resubmit: int, timeout: float | None, waits: bool) -> JobView:
+    """Post, wait if that is asked for, and post anew what the provider failed."""
+    with Console(stderr=True).status(f"asking {errand.request['provider']}"):
+        job = errand.post(key)
+    if waits:
+        job = _wait(errand.submitter, job, timeout)
+    for number in range(1, resubmit + 1):
+        if job.reason is not Reason.PROVIDER_ERROR:
+            break
+        # The provider refunds this one; moderation would only say no again. Each try has a key of its own, so that it too is paid once.
+        click.echo(plain(f"{job.ref} {job.reason} {job.message}: posted anew"), err=True)
+        job = _wait(errand.submitter, errand.post(key_of_try(key, number) if key else None), timeout)
+    return job
+
+
+def _leave(errand: _Errand, *, as_json: bool) -> None:
+    """Say which job goes on, so that nobody pays for it twice."""
+    job = None
+    with suppress(ReceiverError):
+        job = errand.known()
+    if job is None:
+        click.echo("it may have been posted: look with receiver jobs", err=True)
+        return
+    click.echo(f"{job.ref} goes on, look with: receiver show {job.ref}; do not submit it again", err=True)
+    if as_json:
+        click.echo(job.model_dump_json())
 
 
 def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:

@@ -1,19 +1,21 @@
 """The library behind the ``submitter`` command."""
 
+import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import ValidationError
 
 from receiver.doctor import verdict
-from receiver.errors import ConfigurationError
+from receiver.errors import ConfigurationError, KeyTakenError
 from receiver.job_request import DEFAULT_MODEL, JobRequest, mistakes
-from receiver.model import FINAL_STATES, Api, Mode, Provider
+from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
 from receiver.processes.worker import is_working
 from receiver.services import Services
 from receiver.settings import Settings
@@ -23,6 +25,8 @@ from submitter.images import reference_image
 
 # Seconds between two looks at the ledger while waiting.
 LOOK_EVERY = 0.2
+# Jobs among which that of an interrupted submit is looked for.
+_NEWEST = 50
 
 
 class Submitter:
@@ -72,18 +76,43 @@ class Submitter:
         With OpenAI there is one way, so ``mode`` and ``api`` say nothing: this returns when the pictures are made, which takes a minute or
         two, or with a job ``expired`` if the answer was lost. ``size`` is pixels there, and no reference pictures are taken.
         """
-        if provider is Provider.GRSAI and mode is Mode.WEBHOOK and (reason := why_no_callbacks(self._services.settings)):
-            raise ConfigurationError([reason])
-        pictures = tuple(reference_image(image) for image in images)
-        what = {"prompt": prompt, "model": model, "size": size, "variants": variants, "images": pictures, "params": params or {}}
+        what = {"model": model, "size": size, "variants": variants, "images": images, "params": params or {}}
         try:
-            request = JobRequest.model_validate({**what, "provider": provider, "mode": mode, "api": api, "key": key})
-        except ValidationError as error:
-            raise ConfigurationError(mistakes(error)) from error
-        job = self._services.desk.submit(request.submission())
+            return self.post(prompt, **what, provider=provider, mode=mode, api=api, key=key)
+        except KeyTakenError as error:
+            return self.job(error.ref)
+
+    def post(self, prompt: str, **asked: Any) -> JobView:
+        """Do as ``submit`` does with the same arguments; raise KeyTakenError, with nothing posted, where another job has the key."""
+        submission = submission_of({"prompt": prompt, **asked})
+        by_callback = submission.provider is Provider.GRSAI and submission.mode is Mode.WEBHOOK
+        if by_callback and (reason := why_no_callbacks(self._services.settings)):
+            raise ConfigurationError([reason])
+        job = self._services.desk.post(submission)
         # The worker's plans may have changed: it is to poll this job sooner than it would look by itself.
         self._services.engine.ring()
         return self.job(job.ref)
+
+    def asks_for(self, ref: str, request: Mapping[str, Any]) -> bool:
+        """Say whether a job was asked for by such arguments of ``submit``, whatever the way its result comes."""
+        job = self._services.ledger.job(ref)
+        params = json.loads(self._services.reports.params(ref))
+        was = Submission(job.prompt, job.model, params, provider=Provider(job.provider))
+        try:
+            return asked_for(submission_of(request)) == asked_for(was)
+        except ConfigurationError:  # a picture that is gone since cannot be compared, and is not needed either
+            rest = submission_of({**request, "images": ()})
+            return asked_for(rest) == asked_for(replace(was, params={name: value for name, value in params.items() if name != "urls"}))
+
+    def posted_since(self, began: float, request: Mapping[str, Any]) -> JobView | None:
+        """Return the one job that was written down since ``began`` for such arguments of ``submit``; None if it is none or several."""
+        found = [job for job in self._services.reports.jobs(limit=_NEWEST) if job.submitted_at >= began]
+        same = [job.ref for job in found if job.key == request.get("key") and self.asks_for(job.ref, request)]
+        return self.job(same[0]) if len(same) == 1 else None
+
+    def now(self) -> float:
+        """Return the ledger's time, in seconds since 1970."""
+        return self._services.ledger.now()
 
     def submit_many(self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4) -> Iterator[JobView]:
         """Post many jobs, ``concurrency`` at a time, and yield each as it stands after its submit, in the order of ``requests``.
@@ -136,6 +165,20 @@ class Submitter:
     def has_worker(self) -> bool:
         """Say whether a worker of this DATA_DIR is alive; always True where workers may be on other machines."""
         return not self._services.settings.embedded or is_working(self._services.settings.data_dir)
+
+
+def submission_of(request: Mapping[str, Any]) -> Submission:
+    """Put arguments of ``submit`` into the provider's words; raise ConfigurationError for a wrong one, or a picture that cannot be read."""
+    pictures = tuple(reference_image(image) for image in request.get("images", ()))
+    try:
+        return JobRequest.model_validate({**request, "images": pictures}).submission()
+    except ValidationError as error:
+        raise ConfigurationError(mistakes(error)) from error
+
+
+def asked_for(submission: Submission) -> str:
+    """Write down what is asked for, the same for the same job; how the result comes is no part of it."""
+    return json.dumps([submission.provider, submission.model, submission.prompt, submission.params], sort_keys=True)
 
 
 def why_no_callbacks(settings: Settings) -> str:

@@ -9,6 +9,7 @@ from itertools import chain
 
 import click
 
+from receiver import own_secrets
 from receiver.cli.frame import SOME_FAILED, WRONG_USAGE, plain
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.errors import ConfigurationError, LedgerError
@@ -26,6 +27,7 @@ def doctor(*, as_json: bool) -> None:
 
     Exit status 0: all is well, 1: a check failed, 2: the configuration is wrong. Each failure names its remedy.
     """
+    own_secrets.write_for_owner_only()
     found: list[Finding] = []
     try:
         settings = Settings.load(os.environ)

@@ -10,14 +10,14 @@ from rich.table import Table
 
 from receiver import clock
 from receiver.archive.manifest import timestamp
-from receiver.cli.frame import SOME_FAILED, console, each, errors_told, load, plain
+from receiver.cli.frame import INTERRUPTED, SOME_FAILED, console, each, errors_told, load, plain
+from receiver.errors import ReceiverError
 from receiver.events import Event
+from receiver.ledger.rows import Sending
 from receiver.model import EventType
-from receiver.outbox.listen import Cursor, Listener, run_command
+from receiver.outbox.listen import LAST_NUMBER, Cursor, Listener, run_command
 from receiver.services import Services
 
-# Exit status after Ctrl-C, as shells expect it: 128 and the signal's number.
-INTERRUPTED = 130
 # What a line shows of an event, beside its time, type and job.
 _SHOWN = ("index", "key", "size", "content_type", "reason", "message")
 
@@ -25,7 +25,7 @@ _SHOWN = ("index", "key", "size", "content_type", "reason", "message")
 @click.command()
 @click.option(
     "--after",
-    type=click.IntRange(0),
+    type=click.IntRange(0, LAST_NUMBER),
     help="Begin behind the event of this number; 0 for all there are.  [default: what happens from now on]",
 )
 @click.option(
@@ -46,7 +46,7 @@ def listen(after: int | None, types: tuple[str, ...], command: str | None, curso
     With --exec a command is run for each, one after the other. If it fails, listening ends with status 1; with --cursor the next start
     begins with that same event, so that each is done at least once. What `receiver rebuild` put back is passed over.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(to_look=True)
     place = Cursor(cursor)
     start = place.read() if after is None else after
     start = services.outbox.newest() if start is None else start
@@ -55,7 +55,7 @@ def listen(after: int | None, types: tuple[str, ...], command: str | None, curso
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for event, upto in listener.events(start, follow=follow):
-            if event is not None and not _deal_with(services, event, command, as_json=as_json):
+            if event is not None and not _deal_with(services, event, command, place, as_json=as_json):
                 sys.exit(SOME_FAILED)
             place.keep(upto)
     except KeyboardInterrupt:
@@ -64,14 +64,14 @@ def listen(after: int | None, types: tuple[str, ...], command: str | None, curso
         services.close()
 
 
-def _deal_with(services: Services, event: Event, command: str | None, *, as_json: bool) -> bool:
+def _deal_with(services: Services, event: Event, command: str | None, place: Cursor, *, as_json: bool) -> bool:
     """Print one event and run the command for it; say whether that went well."""
     click.echo(services.wording.body(event) if as_json else _line(event))
     if command is None:
         return True
     status = run_command(command, services.wording.object(event))
     if status:
-        click.echo(f"event {event.number}: the command ended with status {status}; it is done again with the next start", err=True)
+        click.echo(f"event {event.number}: the command ended with status {status}; {place.outlook(event.number)}", err=True)
     return status == 0
 
 
@@ -81,24 +81,48 @@ def _line(event: Event) -> str:
 
 
 @click.command()
+@click.option("--forget", "gone", metavar="NAME", help="Forget a destination that is not in EVENT_URLS any more, and what it was not told.")
 @errors_told
-def events() -> None:
-    """Show to whom events are sent, what waits, and what was set aside after three days."""
+def events(gone: str | None) -> None:
+    """Show to whom events are sent, what waits, and what was set aside after three days.
+
+    Events not handed to a destination yet wait until it is served; as long as they do, `receiver prune` keeps their jobs.
+    """
     services = Services(load()).open()
-    named = {destination.name: destination.types for destination in services.settings.destinations}
+    try:
+        if gone is not None:
+            _forget(services, gone)
+        else:
+            _show(services)
+    finally:
+        services.close()
+
+
+def _forget(services: Services, name: str) -> None:
+    if name in {destination.name for destination in services.settings.destinations}:
+        raise ReceiverError(f"{name} stands in EVENT_URLS: take it out there and start the service anew, or it is told on")
+    services.outbox.forget(name)
+    click.echo(f"{name} is forgotten, with all it was still to be told")
+
+
+def _show(services: Services) -> None:
     standing, aside = services.outbox.standing(), services.outbox.aside()
-    services.close()
-    table = Table("destination", "types", "waiting", "for", "set aside", title="destinations")
+    named = {destination.name: destination.types for destination in services.settings.destinations}
+    table = Table("destination", "types", "not handed yet", "waiting", "for", "set aside", title="destinations")
     for row in standing:
-        kinds = ", ".join(named[row.destination]) if row.destination in named else "not in EVENT_URLS any more"
+        kinds = ", ".join(named[row.destination]) if row.destination in named else "not in EVENT_URLS any more: serve it, or --forget it"
         since = "" if row.due_since is None else f"{max(0.0, clock.now() - row.due_since):.0f} s"
-        table.add_row(row.destination, kinds, str(row.waiting), since, str(row.set_aside))
+        table.add_row(row.destination, kinds, str(row.not_handed), str(row.waiting), since, str(row.set_aside))
     console().print(table if standing else "EVENT_URLS is not set: events are not sent to anybody; `receiver listen` shows them")
     if aside:
-        lost = Table("event", "job", "destination", "attempts", "last error", title="set aside; `receiver resend EVENT…` sends them again")
-        for sending in aside:
-            lost.add_row(str(sending.event), sending.ref, sending.destination, str(sending.attempts), plain(sending.error))
-        console().print(lost)
+        console().print(_lost(aside))
+
+
+def _lost(aside: list[Sending]) -> Table:
+    lost = Table("event", "job", "destination", "attempts", "last error", title="set aside; `receiver resend EVENT…` sends them again")
+    for sending in aside:
+        lost.add_row(str(sending.event), sending.ref, sending.destination, str(sending.attempts), plain(sending.error))
+    return lost
 
 
 @click.command()

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from receiver import faults
+from receiver import faults, own_secrets
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.settings import Settings
 from receiver.telemetry import logs
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 # Exit statuses of every command.
 SOME_FAILED, WRONG_USAGE = 1, 2
+# And after Ctrl-C, as shells expect it: 128 and the signal's number.
+INTERRUPTED = 130
 # Columns of a table that goes into a file or a pipe.
 WIDE = 240
 
@@ -42,6 +44,13 @@ class Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(self._modules[cmd_name]), cmd_name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; on Ctrl-C end quietly, unless it has an end of its own: click's "Aborted!" has the status of a failure."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
 
 def errors_told(command: Callable[P, T]) -> Callable[P, T]:
@@ -69,7 +78,8 @@ def console() -> Console:
 
 
 def load() -> Settings:
-    """Read the environment, and set up logging and fault points as it says."""
+    """Read the environment, and set up logging and fault points as it says; from now on files are written for their owner only."""
+    own_secrets.write_for_owner_only()
     faults.arm(os.environ)
     settings = Settings.load(os.environ)
     logs.configure(settings)

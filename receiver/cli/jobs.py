@@ -1,5 +1,6 @@
 """Commands about single jobs: look at them, and try again."""
 
+import re
 import sys
 
 import click
@@ -12,22 +13,29 @@ from receiver.ledger.rows import Job
 from receiver.model import JobState
 from receiver.services import Services
 from receiver.upkeep import by_hand
-from receiver.views import JobView
+from receiver.views import REF, JobView
 
 # Characters of a request that are shown; a reference picture in it may have millions.
 LONGEST_PARAMS = 2000
+
+
+def _ref(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    """Refuse what is no ref: every ref is older than some text, so that it would list just anything."""
+    if value and not re.fullmatch(REF, value):
+        raise click.BadParameter(f"{plain(value)} is no ref; write one as `receiver jobs` shows it, such as 01JZ2Q7V3N0123456789ABCDEF")
+    return value
 
 
 @click.command()
 @click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only jobs in this state.")
 @click.option("-q", "--search", default="", help="Only jobs with this text in ref, provider id, model or prompt.")
 @click.option("--limit", type=click.IntRange(1, 10000), default=50, show_default=True, help="At most so many.")
-@click.option("--after", default="", help="Only jobs older than this ref.")
+@click.option("--after", default="", callback=_ref, help="Only jobs older than this ref.")
 @click.option("--json", "as_json", is_flag=True, help="One job object a line.")
 @errors_told
 def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: bool) -> None:
     """List jobs, newest first."""
-    services = Services(load()).open()
+    services = Services(load()).open(to_look=True)
     found = services.reports.jobs(state=JobState(state) if state else None, search=search, after=after, limit=limit)
     assets = services.reports.assets([job.ref for job in found])
     services.close()
@@ -49,7 +57,7 @@ def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: boo
 @errors_told
 def show(ref: str, *, as_json: bool) -> None:
     """Show one job: what was asked, what was reported, where its pictures are."""
-    services = Services(load()).open()
+    services = Services(load()).open(to_look=True)
     job = _known_job(services, ref)
     if as_json:
         click.echo(JobView.of(job, services.reports.assets([ref])[ref]).model_dump_json())

@@ -70,7 +70,7 @@ def audit(hands: int | None, *, deep: bool, anew: bool) -> None:
     """
     if not deep and (anew or hands):
         raise click.UsageError("--anew and --jobs go with --deep")
-    services = Services(load()).open()
+    services = Services(load()).open(to_look=not deep)  # a deep audit keeps its place
     found = services.reports.audit()
     console().print(_audit_table(found))
     for law, refs in found.broken.items():

@@ -5,11 +5,11 @@ import signal
 
 import click
 
-from receiver import own_secrets
 from receiver.cli.frame import errors_told, load
 from receiver.errors import ConfigurationError
 from receiver.processes import supervisor
 from receiver.processes.child import say_ready
+from receiver.processes.listening import listen, url_of
 from receiver.processes.worker import work
 from receiver.services import Services
 from receiver.telemetry import metrics, traces
@@ -21,11 +21,19 @@ from receiver.telemetry import metrics, traces
 @errors_told
 def serve(host: str, port: int | None) -> None:
     """Run web and worker in one supervised process tree; SIGTERM drains."""
-    own_secrets.write_for_owner_only()
     settings = load()
     services = Services(settings).open()
-    port = settings.port if port is None else port
-    click.echo(f"receiver on http://{host}:{port}", err=True)
+    services.close()
+    assert services.tickets  # noqa: S101 - made and kept before two processes ask for it
+    with listen(host, settings.port if port is None else port) as listener:
+        _announce(services, url_of(listener))
+        supervisor.serve(listener)
+
+
+def _announce(services: Services, url: str) -> None:
+    """Say where the service is, where it keeps what, and what it cannot do for want of a setting."""
+    settings = services.settings
+    click.echo(f"receiver on {url}", err=True)
     click.echo(f"  archive  {settings.archive_url}", err=True)
     click.echo(f"  ledger   {settings.data_dir if settings.embedded else 'PostgreSQL'}", err=True)
     if settings.admin_token is None:
@@ -34,9 +42,6 @@ def serve(host: str, port: int | None) -> None:
         click.echo("  PUBLIC_URL is not set: callbacks cannot be asked for, results are polled only", err=True)
     if settings.grsai_api_key is None:
         click.echo("  GRSAI_API_KEY is not set: a job whose callback is lost cannot be polled", err=True)
-    assert services.tickets  # noqa: S101 - made and kept before two processes ask for it
-    services.close()
-    supervisor.serve(host, port)
 
 
 @click.command()
@@ -45,7 +50,6 @@ def serve(host: str, port: int | None) -> None:
 @errors_told
 def worker(metrics_port: int | None, metrics_host: str) -> None:
     """Archive, poll and conclude until SIGTERM."""
-    own_secrets.write_for_owner_only()
     services = Services(load()).open()
     metrics.prepare(services.settings.data_dir)
     metrics.reserve_room()

@@ -9,7 +9,22 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, case, func, literal, not_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    not_,
+    select,
+    tuple_,
+    update,
+)
 
 from receiver.errors import ClaimLostError
 from receiver.ledger.rows import Asset, Hint, Job, Sending
@@ -49,7 +64,7 @@ def set_aside(row: Asset | Job) -> str:
 
 def claim_assets(connection: Connection, now: float, until: float, limit: int, *, suspects: bool = False) -> list[Claimed[Asset]]:
     """Claim up to ``limit`` pending assets, the one whose URL dies first at the head; either the suspects or the others."""
-    rows = _claim(connection, assets, assets.c.expires_at, now, until, limit, suspected(assets, suspects=suspects))
+    rows = _claim(connection, assets, assets.c.expires_at, now, until, limit, suspected(assets, suspects=suspects), few=suspects)
     return sorted((Claimed(asset_of(row), row.claim) for row in rows), key=_by_deadline)
 
 
@@ -68,7 +83,7 @@ def claim_jobs(connection: Connection, now: float, until: float, limit: int, *, 
 
 def claim_suspect_jobs(connection: Connection, now: float, until: float, limit: int) -> list[Claimed[Job]]:
     """Claim up to ``limit`` of the jobs that may be what made workers crash."""
-    rows = _claim(connection, jobs, jobs.c.due_at, now, until, limit, suspected(jobs, suspects=True))
+    rows = _claim(connection, jobs, jobs.c.due_at, now, until, limit, suspected(jobs, suspects=True), few=True)
     return [Claimed(job_of(row), row.claim) for row in rows]
 
 
@@ -93,7 +108,15 @@ def completed(*, complete: bool) -> ColumnElement[bool]:
 
 def suspected(table: Table, *, suspects: bool) -> ColumnElement[bool]:
     """Return the condition of rows that may have made workers crash, or of the others."""
-    return _crashes(table) >= SUSPICIOUS_CRASHES if suspects else _crashes(table) < SUSPICIOUS_CRASHES
+    if not suspects:
+        return _crashes(table) < SUSPICIOUS_CRASHES
+    # The first part follows from the second, and is what the index of the crashed says: there are few of them among many that are due.
+    return and_(table.c.crashes > literal_column("0"), _crashes(table) >= SUSPICIOUS_CRASHES)
+
+
+def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column in words to which no index answers: by its own, all that is due would be looked through for the few wanted."""
+    return column + literal_column("0")
 
 
 def claim_sendings(connection: Connection, destination: str, now: float, until: float, limit: int) -> list[Claimed[Sending]]:
@@ -103,11 +126,19 @@ def claim_sendings(connection: Connection, destination: str, now: float, until: 
 
 
 def _claim(
-    connection: Connection, table: Table, order: ColumnElement[Any], now: float, until: float, limit: int, *wanted: ColumnElement[bool]
+    connection: Connection,
+    table: Table,
+    order: ColumnElement[Any],
+    now: float,
+    until: float,
+    limit: int,
+    *wanted: ColumnElement[bool],
+    few: bool = False,
 ) -> Sequence[Row[Any]]:
     key = tuple_(*table.primary_key.columns)
+    due_at, order = (unindexed(table.c.due_at), unindexed(order)) if few else (table.c.due_at, order)
     # A finished row has no due_at, so "due" also means "not finished"; a claimed one is not due until its lease ends.
-    due = select(*table.primary_key.columns).where(table.c.due_at <= now, *wanted).order_by(order).limit(limit)
+    due = select(*table.primary_key.columns).where(due_at <= now, *wanted).order_by(order).limit(limit)
     # On PostgreSQL claimers pass over rows that another is claiming this instant; on SQLite there is one writer anyway. Being a CTE it is
     # run once: as a plain subquery some plans run it for each row of the table, and every run claims another ``limit`` rows.
     once = due.with_for_update(skip_locked=True).cte("due")

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     LargeBinary,
     Row,
     Table,
-    bindparam,
+    and_,
     delete,
     func,
     insert,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import ReceiverError
 from receiver.ledger.database import Database
@@ -32,6 +34,8 @@ from receiver.ledger.tables import jobs, metadata
 
 # Rows of a transaction; with bodies of some kilobytes a few megabytes.
 BATCH = 500
+# What a row is about never changes. Where it is not alike, SQLite has given the number of a row that is gone to another one.
+_ABOUT = ("ref", "idx", "type")
 
 _IS_MARKED = text("SELECT obj_description(to_regclass('jobs'), 'pg_class') IS NOT NULL")
 _MARK = text("COMMENT ON TABLE jobs IS 'receiver: a copy that is not whole yet'")
@@ -85,18 +89,24 @@ def finish(target: Database) -> None:
 
 
 def copy(source: Database, target: Database, show: Callable[[str, int, int], None]) -> Copied:
-    """Make ``target`` what ``source`` is at this moment; ``show`` is told the table, and how many of how many rows are done."""
+    """Make ``target`` what ``source`` is at this moment; ``show`` is told the table, and how many of how many rows are done.
+
+    Raise ReceiverError if what is there already stands in the way.
+    """
     done = Copied()
 
     def work(snapshot: Connection) -> None:
         for table in reversed(metadata.sorted_tables):
-            for key in _extras(snapshot, target, table):
-                target.write(partial(_delete, table=table, key=key))
-                done.gone += 1
+            done.gone += _delete_extras(snapshot, target, table)
         for table in metadata.sorted_tables:
             _copy_table(snapshot, target, table, done, show)
 
-    source.read(work)
+    try:
+        source.read(work)
+    except IntegrityError as error:
+        # Only its first line: the next ones quote rows.
+        broken = str(error.orig).partition("\n")[0]
+        raise ReceiverError(f"the copy cannot follow the original ({broken}): empty the database at DATABASE_URL and copy again") from error
     return done
 
 
@@ -149,9 +159,17 @@ def _find(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key
 
 
 def _full(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, dict[str, Any]]:
-    names = [column.name for column in table.primary_key.columns]
-    rows = [dict(row) for row in connection.execute(select(table).where(_key(table).in_(keys))).mappings()]
-    return {tuple(row[name] for name in names): row for row in rows}
+    names, wanted = [column.name for column in table.primary_key.columns], set(keys)
+    found = ((tuple(row[name] for name in names), row) for row in connection.execute(select(table).where(_within(table, keys))).mappings())
+    return {key: dict(row) for key, row in found if key in wanted}
+
+
+def _within(table: Table, keys: Sequence[Key]) -> ColumnElement[bool]:
+    """Ask the original for all from the first of some keys to the last: with a list of keys of two columns SQLite reads the whole table.
+
+    Python sorts them as SQLite does. PostgreSQL may not; then there is more between those of one of its batches, which costs only time.
+    """
+    return and_(_key(table) >= min(keys), _key(table) <= max(keys))
 
 
 def _put(connection: Connection, table: Table, new: Sequence[dict[str, Any]], changed: Sequence[dict[str, Any]]) -> None:
@@ -163,22 +181,33 @@ def _put(connection: Connection, table: Table, new: Sequence[dict[str, Any]], ch
         connection.execute(insert(table), list(new))
 
 
+def _delete_extras(snapshot: Connection, target: Database, table: Table) -> int:
+    """Delete what an earlier run copied and the original has no more; return how many rows that were."""
+    keys = _extras(snapshot, target, table)
+    for start in range(0, len(keys), BATCH):
+        target.write(partial(_delete, table=table, keys=keys[start : start + BATCH]))
+    return len(keys)
+
+
 def _extras(snapshot: Connection, target: Database, table: Table) -> list[Key]:
-    """Return the keys that an earlier run copied and the original has no more."""
+    width, about = len(table.primary_key.columns), _about(table)
     found: list[Key] = []
 
     def work(connection: Connection) -> None:
-        for rows in _batches(connection, table, []):
-            keys = [tuple(row) for row in rows]
-            there = {tuple(row) for row in snapshot.execute(select(*table.primary_key.columns).where(_key(table).in_(keys)))}
-            found.extend(key for key in keys if key not in there)
+        for rows in _batches(connection, table, about):
+            keys = [tuple(row)[:width] for row in rows]
+            known = select(*table.primary_key.columns, *about).where(_within(table, keys))
+            there = {tuple(row) for row in snapshot.execute(known)}
+            found.extend(key for key, row in zip(keys, rows, strict=True) if tuple(row) not in there)
 
     target.read(work)
     return found
 
 
-def _delete(connection: Connection, table: Table, key: Key) -> None:
-    wanted = [
-        column == bindparam(f"k{place}", value) for place, (column, value) in enumerate(zip(table.primary_key.columns, key, strict=True))
-    ]
-    connection.execute(delete(table).where(*wanted))
+def _about(table: Table) -> list[Column[Any]]:
+    """Return what says, beside its key, whether a row is still the same one."""
+    return [column for column in table.columns if column.name in _ABOUT and not column.primary_key]
+
+
+def _delete(connection: Connection, table: Table, keys: Sequence[Key]) -> None:
+    connection.execute(delete(table).where(_key(table).in_(keys)))

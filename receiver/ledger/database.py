@@ -6,6 +6,7 @@ file lock. PostgreSQL takes many writers and needs none of this.
 """
 
 import fcntl
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -45,7 +46,8 @@ _CONNECTIONS = 16
 # Times a transaction is begun that another one, or a server that went away, has undone before its commit.
 _BEGINNINGS = 3
 _DEADLOCK = ("40P01", "40001")
-# A table, a column, a function, a type, a schema or a right that is missing: no mistake in a statement of ours, but a ledger that is being put back in order.
+# A table, a column, a function, a type, a schema or a right that is missing: no mistake in a statement of ours, but a ledger that is being
+# put back in order.
 _UNREADY = ("42P01", "42703", "42883", "42704", "3F000", "42501")
 # Writes that share one commit. More would only lengthen the wait of the first.
 GROUP_SIZE = 64
@@ -164,11 +166,13 @@ class SqliteDatabase:
         self._reader = _sqlite_engine(path, begin="BEGIN")
         self._writer = _sqlite_engine(path, begin="BEGIN IMMEDIATE")
         self._lock_path = path.with_name(path.name + ".lock")
+        self._mark = _OpenMark(path)
         self._waiting: deque[_Write[Any]] = deque()
         self._leader = threading.Lock()
 
     def read(self, work: Work[T]) -> T:
         """Run ``work`` in a snapshot; writers do not disturb it."""
+        self._mark.set()
         with foreign_errors_turned(), self._reader.begin() as connection:
             return work(connection)
 
@@ -215,12 +219,14 @@ class SqliteDatabase:
         """Close every connection."""
         self._reader.dispose()
         self._writer.dispose()
+        self._mark.clear()
 
     def _lead(self) -> None:
         """Commit one group. The queue is emptied only once the file is ours, so that the group is as large as it can be."""
         group: list[_Write[Any]] = []
         failure: LedgerError | None = LedgerError("the write was interrupted")
         try:
+            self._mark.set()
             with foreign_errors_turned(), _locked(self._lock_path), self._writer.begin() as connection:
                 group += self._next_group()
                 for write in group:
@@ -296,6 +302,65 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+class _OpenMark:
+    """A shared lock on a file beside the ledger, held from the first connection to the last: see ``is_open``.
+
+    Not on the ledger's own file: whoever closes any descriptor of that drops the locks SQLite has on it in this process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._one = threading.Lock()
+
+    def set(self) -> None:
+        """Take the lock, unless we have it. A full disk or a read-only folder keeps nobody from reading; the next one tries again."""
+        if self._descriptor is not None:
+            return
+        with self._one, suppress(OSError):
+            if self._descriptor is None:
+                self._descriptor = _lock_shared(_mark_path(self._path))
+
+    def clear(self) -> None:
+        """Give the lock back."""
+        with self._one:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
+def is_open(path: Path) -> bool:
+    """Say whether any process, this one too, has the SQLite ledger at ``path`` open; raise LedgerError if that cannot be told."""
+    try:
+        with _mark_path(path).open("r+b") as file:  # never made here: the service could not use a file that another user made
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise LedgerError(
+            f"it cannot be told whether anybody has the ledger open ({error}): run this as the user of the service"
+        ) from error
+    return False
+
+
+def _mark_path(path: Path) -> Path:
+    # Resolved, because it has to be the same file for all, by whatever links they come.
+    path = path.resolve()
+    return path.with_name(path.name + ".open")
+
+
+def _lock_shared(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # whoever asks has it for an instant
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def sqlite_address(path: Path) -> URL:

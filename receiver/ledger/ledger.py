@@ -341,7 +341,10 @@ class Ledger:
             if job.state not in FINAL_STATES or (job.state is JobState.ARCHIVED and not unexplained):
                 raise ReceiverError(f"{ref} is {job.state}: there is nothing to retry")
             if not unexplained and job.provider_id is None and not writes.lost_inline_assets(connection, ref):
-                raise ReceiverError(f"{ref} has no id at the provider, so its result cannot be asked for: submit it again as a new job")
+                remedy = "submit it again as a new job"
+                if job.reason is not Reason.REFUSED:
+                    remedy = "it may have been billed, so look for it at the provider before you submit it again"
+                raise ReceiverError(f"{ref} has no id at the provider, so its result cannot be asked for: {remedy}")
             self.open_again(connection, job)
             return self._job(connection, ref)
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Double,
     Row,
+    Select,
     Update,
     and_,
     bindparam,
@@ -57,9 +58,13 @@ _SET_ASIDE: ColumnElement[str] = literal_column(f"'{SendingState.SET_ASIDE}'")
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a destination stands: events it was not told yet, since when the longest due waits, events set aside; counts end at 10,000."""
+    """How a destination stands: events it was not handed yet, those it was not told, since when the longest due waits, those set aside.
+
+    Counts end at 10,000. Only a destination that nobody serves has many that were not handed to it.
+    """
 
     destination: str
+    not_handed: int
     waiting: int
     due_since: float | None
     set_aside: int
@@ -92,8 +97,10 @@ class Outbox:
         """Return when a destination is to be told something: at once if there are events it was not handed yet."""
 
         def work(connection: Connection) -> float | None:
-            newest = connection.execute(select(func.max(events.c.id))).scalar() or 0
-            if newest > (connection.execute(select(destinations.c.cursor).where(destinations.c.name == destination)).scalar() or 0):
+            cursor = connection.execute(select(destinations.c.cursor).where(destinations.c.name == destination)).scalar()
+            if cursor is None:
+                return None  # it was forgotten meanwhile
+            if (connection.execute(select(func.max(events.c.id))).scalar() or 0) > cursor:
                 return 0.0
             return _due_since(connection, destination)
 
@@ -152,6 +159,17 @@ class Outbox:
             return [_standing(connection, name) for name in names]
 
         return self._read(work)
+
+    def forget(self, name: str) -> None:
+        """Remove a destination, with all that was still to be told it; raise ReceiverError where there is none of that name.
+
+        Stopped half-way it is to be done again; until then the destination goes on with what is left.
+        """
+        known = [standing.destination for standing in self.standing()]
+        if name not in known:
+            raise ReceiverError(f"there is no destination {name!r}; known are: {', '.join(known) or 'none'}")
+        while not self._write(partial(_remove, name=name)):
+            pass
 
     def aside(self, after: int = 0, limit: int = 100) -> list[Sending]:
         """Return what was set aside, oldest event first, after the event numbered ``after``."""
@@ -238,6 +256,18 @@ def _forget(connection: Connection, state: ColumnElement[str], before: float) ->
     return connection.execute(delete(sendings).where(key.in_(old))).rowcount
 
 
+def _remove(connection: Connection, name: str) -> bool:
+    """Remove some sendings of a destination, and with the last of them the destination; say whether it is gone."""
+    _lock(connection, name)
+    # The newest first: of a job's events the first has its turn, and the others would wait for it for ever.
+    newest = select(sendings.c.event).where(sendings.c.destination == name).order_by(sendings.c.event.desc()).limit(BATCH)
+    removed = connection.execute(delete(sendings).where(sendings.c.destination == name, sendings.c.event.in_(newest))).rowcount
+    if removed == BATCH:
+        return False
+    connection.execute(delete(destinations).where(destinations.c.name == name))
+    return True
+
+
 def _turns(among: ColumnElement[bool]) -> tuple[Update, Update]:
     """Build the statements that make due, among some pending events, the first of each job, and have the later ones of its job wait."""
     earlier = sendings.alias("earlier")
@@ -269,8 +299,14 @@ def _due_since(connection: Connection, destination: str) -> float | None:
 
 
 def _standing(connection: Connection, name: str) -> Standing:
-    def count(state: ColumnElement[str]) -> int:
-        some = select(sendings.c.event).where(sendings.c.destination == name, sendings.c.state == state).limit(MOST_COUNTED).subquery()
-        return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+    cursor = select(destinations.c.cursor).where(destinations.c.name == name).scalar_subquery()
+    not_handed = _count(connection, select(events.c.id).where(events.c.id > cursor))
+    waiting, aside = (
+        _count(connection, select(sendings.c.event).where(sendings.c.destination == name, sendings.c.state == state))
+        for state in (_PENDING, _SET_ASIDE)
+    )
+    return Standing(name, not_handed, waiting, _due_since(connection, name), aside)
 
-    return Standing(name, count(_PENDING), _due_since(connection, name), count(_SET_ASIDE))
+
+def _count(connection: Connection, rows: Select[int]) -> int:
+    return int(connection.execute(select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())).scalar_one())

@@ -4,6 +4,7 @@ A job leaves with all that belongs to it, in one transaction, so every law of th
 be told stays.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Select, delete, func, select, true, update
 
 from receiver.ledger.database import Database
 from receiver.ledger.tables import assets, attempts, deliveries, destinations, events, jobs, sendings
-from receiver.model import SendingState, Verdict, new_ref
+from receiver.model import INLINE, AssetState, SendingState, Verdict, new_ref
 
 # Jobs of a transaction: it takes some milliseconds, and callbacks wait no longer for it.
 BATCH = 200
@@ -26,12 +27,15 @@ class Pruner:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def jobs(self, before: float, after: str = "") -> tuple[int, int, str]:
-        """Remove some jobs but those of which somebody is still to be told; return how many went, how many stay, and the last ref."""
+    def jobs(self, before: float, after: str = "") -> tuple[int, Counter[str], str]:
+        """Remove some jobs; return how many went, how many stay for each destination that is still to be told of them, and the last ref.
+
+        One that has the newest number of its kind stays too, until there is a newer one.
+        """
         return self._database.write(partial(_prune_jobs, before=before, after=after))
 
     def bodies(self, before: float, after: str = "") -> tuple[int, str]:
-        """Empty the bodies kept for some jobs; return how many, and the last ref."""
+        """Empty the bodies kept for some jobs, but those that have the only copy of a picture; return how many, and the last ref."""
         return self._database.write(partial(_prune_bodies, before=before, after=after))
 
 
@@ -41,25 +45,31 @@ def _over(before: float, after: str) -> Select[str]:
     return old.order_by(jobs.c.ref).limit(BATCH)
 
 
-def _prune_jobs(connection: Connection, before: float, after: str) -> tuple[int, int, str]:
+def _prune_jobs(connection: Connection, before: float, after: str) -> tuple[int, Counter[str], str]:
     refs = connection.execute(_over(before, after).with_for_update(skip_locked=True)).scalars().all()
-    staying = _to_be_told(connection, refs)
+    waiting = _to_be_told(connection, refs)
+    staying = {ref for _, ref in waiting} | _with_newest_numbers(connection)
     going = [ref for ref in refs if ref not in staying]
     _forget(connection, going)
-    return len(going), len(staying), refs[-1] if refs else ""
+    return len(going), Counter(name for name, _ in waiting), refs[-1] if refs else ""
 
 
-def _to_be_told(connection: Connection, refs: Sequence[str]) -> set[str]:
-    """Return those of the jobs with events that some destination was not handed, or not told."""
-    cursor = connection.execute(select(func.min(destinations.c.cursor))).scalar()
-    if cursor is None:
-        return set()
+def _to_be_told(connection: Connection, refs: Sequence[str]) -> set[tuple[str, str]]:
+    """Return the destinations that were not handed, or not told, an event of one of the jobs; each with that job's ref."""
     theirs = select(events.c.id, events.c.ref).where(events.c.ref.in_(refs)).subquery()
+    whom_of_what = select(destinations.c.name, theirs.c.ref).select_from(theirs.join(destinations, true()))
+    not_handed = whom_of_what.where(theirs.c.id > destinations.c.cursor)
     # By way of the destinations: the key of the sendings begins with theirs.
     sent_on = (sendings.c.destination == destinations.c.name) & (sendings.c.event == theirs.c.id) & (sendings.c.state != SendingState.SENT)
-    not_handed = select(theirs.c.ref).where(theirs.c.id > cursor)
-    not_told = select(theirs.c.ref).select_from(theirs.join(destinations, true()).join(sendings, sent_on))
-    return set(connection.execute(not_handed).scalars()) | set(connection.execute(not_told).scalars())
+    not_told = whom_of_what.join(sendings, sent_on)
+    return {(name, ref) for question in (not_handed, not_told) for name, ref in connection.execute(question)}
+
+
+def _with_newest_numbers(connection: Connection) -> set[str]:
+    # SQLite numbers a new row after the highest there is. Were that removed, its number would be given again, and whoever was told of
+    # events up to there (a destination's cursor, a listener's file) would never hear of the new one.
+    newest = [select(table.c.ref).order_by(table.c.id.desc()).limit(1) for table in (events, deliveries, attempts)]
+    return {ref for question in newest for ref in connection.execute(question).scalars()}
 
 
 def _forget(connection: Connection, refs: Sequence[str]) -> None:
@@ -73,5 +83,8 @@ def _prune_bodies(connection: Connection, before: float, after: str) -> tuple[in
     refs = connection.execute(_over(before, after)).scalars().all()
     # What could not be read is kept as it is: it waits for somebody who mends that, and replays it.
     full = deliveries.c.ref.in_(refs) & (func.length(deliveries.c.body) > 0) & (deliveries.c.verdict != Verdict.UNREADABLE)
+    # And what brought pictures that are not archived: it is the only copy, `receiver retry` brings them home from there.
+    inline = assets.c.ref.in_(refs) & (assets.c.state != AssetState.ARCHIVED) & assets.c.url.startswith(INLINE)
+    full &= deliveries.c.ref.not_in(select(assets.c.ref).where(inline))
     emptied = connection.execute(update(deliveries).where(full).values(body=b"")).rowcount
     return emptied, refs[-1] if refs else ""

@@ -25,7 +25,7 @@ from sqlalchemy import (
     table,
 )
 
-from receiver.ledger.claims import completed, suspected
+from receiver.ledger.claims import completed, suspected, unindexed
 from receiver.ledger.tables import assets, destinations, events, hints, jobs, sendings
 from receiver.ledger.wakes import Queue, wake, wake_senders
 
@@ -49,10 +49,10 @@ def _due(rows: Table, deadline: ColumnElement[Any], *wanted: ColumnElement[bool]
 
 _SWEPT = {
     Queue.ASSETS: _due(assets, assets.c.expires_at, suspected(assets, suspects=False)),
-    Queue.SUSPECT_ASSETS: _due(assets, assets.c.expires_at, suspected(assets, suspects=True)),
+    Queue.SUSPECT_ASSETS: _due(assets, unindexed(assets.c.expires_at), suspected(assets, suspects=True)),
     Queue.COMPLETE_JOBS: _due(jobs, jobs.c.due_at, completed(complete=True), suspected(jobs, suspects=False)),
     Queue.JOBS: _due(jobs, jobs.c.due_at, completed(complete=False), suspected(jobs, suspects=False)),
-    Queue.SUSPECT_JOBS: _due(jobs, jobs.c.due_at, suspected(jobs, suspects=True)),
+    Queue.SUSPECT_JOBS: _due(jobs, unindexed(jobs.c.due_at), suspected(jobs, suspects=True)),
     Queue.HINTS: _due(hints, hints.c.due_at),
 }
 _HEARD = select(func.count()).select_from(select(1).where(_wakes.c.queue_name == bindparam("queue"), _waiting).limit(ENOUGH).subquery())

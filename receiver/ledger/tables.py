@@ -215,6 +215,9 @@ for _name, _columns, _condition in (
 ):
     Index(_name, *(sendings.c[column] for column in _columns), sqlite_where=text(_condition), postgresql_where=text(_condition))
 
+# For the check of the foreign key when events are forgotten.
+Index("ix_sendings_event", sendings.c.event)
+
 # What strangers said without a ticket: a provider's id that is worth one look, nothing more.
 hints = Table(
     "hints",

@@ -136,6 +136,13 @@ def was_empty_before(connection: Connection, ref: str, *, but: int | None = None
     return connection.execute(earlier.limit(1)).first() is not None
 
 
+def was_doubted_since(connection: Connection, ref: str, moment: float) -> bool:
+    """Say whether a report of this job that the provider has to be asked about was received after that moment."""
+    doubted = deliveries.c.verdict.in_([Verdict.EMPTY, Verdict.OTHER_ID, Verdict.UNCONFIRMED])
+    earlier = select(deliveries.c.id).where(deliveries.c.ref == ref, doubted, deliveries.c.received_at > moment)
+    return connection.execute(earlier.limit(1)).first() is not None
+
+
 def hear(connection: Connection, job: Job, report: Report, due_at: float) -> None:
     """Note a sign of life: the provider has the job, and need not be asked before ``due_at``."""
     values = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from receiver import own_secrets
 from receiver.errors import ConfigurationError
 from receiver.events import Event
 from receiver.ledger.outbox import Outbox
@@ -16,6 +17,8 @@ from receiver.model import EventType
 
 # Seconds between two looks at the ledger.
 LOOK_EVERY = 0.5
+# The highest number that a database gives to an event.
+LAST_NUMBER = 2**63 - 1
 
 
 class Listener:
@@ -56,7 +59,7 @@ class Cursor:
         if self._path is None or not self._path.exists():
             return None
         try:
-            self._kept = int(self._path.read_text(encoding="ascii"))
+            self._kept = _number(self._path.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
             raise ConfigurationError([f"--cursor: {self._path} holds no number of an event ({error}); name another file"]) from error
         return self._kept
@@ -74,16 +77,31 @@ class Cursor:
             raise ConfigurationError([f"--cursor: {self._path} cannot be written ({error.strerror}); name another file"]) from error
         self._kept = number
 
+    def outlook(self, number: int) -> str:
+        """Say what becomes of an event that was not dealt with."""
+        if self._path is None:
+            return f"without --cursor nothing is remembered: `--after {number - 1}` begins with it again"
+        return "it is done again with the next start"
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= LAST_NUMBER:
+        raise ValueError(f"{number} is out of bounds")
+    return number
+
 
 def run_command(command: str, told: dict[str, Any]) -> int:
     """Run a command, without a shell, for one event; return its exit status.
 
     It has the event as JSON on its stdin, and in its environment EVENT_ID, EVENT_TYPE … and EVENT_REF, EVENT_KEY … of the event's data.
+    The files it makes are its own affair: it has the umask that we were started with.
     """
     plain = {name: value for name, value in {**told, **told["data"]}.items() if value is not None and not isinstance(value, dict)}
     environ = {**os.environ, **{f"EVENT_{name.upper()}": str(value) for name, value in plain.items()}}
+    line = json.dumps(told, ensure_ascii=False) + "\n"
     try:
-        done = subprocess.run(shlex.split(command), input=json.dumps(told, ensure_ascii=False) + "\n", text=True, env=environ, check=False)
+        done = subprocess.run(shlex.split(command), input=line, text=True, env=environ, umask=own_secrets.callers_umask(), check=False)
     except (OSError, ValueError, IndexError) as error:
         raise ConfigurationError([f"--exec: {command!r} cannot be run ({error}); name a program, its arguments behind it"]) from error
     return done.returncode

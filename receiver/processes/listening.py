@@ -37,3 +37,11 @@ def listen(host: str, port: int, *, environ: Mapping[str, str] = os.environ) -> 
                 raise ConfigurationError([taken]) from error
         log.info("waiting for the address, which somebody has", host=host, port=port)
         time.sleep(0.25)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address that a socket answers at, with the port the system chose if it was left to it."""
+    if listener.family == socket.AF_UNIX:  # systemd's, if it was told so
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

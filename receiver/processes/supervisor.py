@@ -18,7 +18,6 @@ import structlog
 
 from receiver import clock
 from receiver.processes.child import Child
-from receiver.processes.listening import listen
 
 log = structlog.get_logger(__name__)
 
@@ -30,10 +29,9 @@ READY_WITHIN = 30.0
 CLOCK_ERROR = 60.0
 
 
-def serve(host: str, port: int) -> None:
-    """Run web and worker until SIGTERM or SIGINT; raise ConfigurationError if the address is taken."""
-    with listen(host, port) as listener:
-        _Supervisor(listener).run()
+def serve(listener: socket.socket) -> None:
+    """Run web and worker until SIGTERM or SIGINT, and close the socket they answer on."""
+    _Supervisor(listener).run()
 
 
 class _Supervisor:

@@ -5,6 +5,7 @@ its own in its DATA_DIR, and what a dead one had in hand comes to others when it
 """
 
 import fcntl
+import os
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
-from typing import TextIO
+from typing import IO, Any
 
 import structlog
 
@@ -77,7 +78,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _try_lock(file: TextIO) -> bool:
+def _try_lock(file: IO[Any]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -86,12 +87,14 @@ def _try_lock(file: TextIO) -> bool:
 
 
 def is_working(data_dir: Path) -> bool:
-    """Say whether a worker of this DATA_DIR is alive."""
+    """Say whether a worker of this DATA_DIR is alive; whoever asks need not be able to write there."""
     return any(_is_locked(path) for path in data_dir.glob("worker*.lock"))
 
 
 def _is_locked(path: Path) -> bool:
-    with path.open("a", encoding="ascii") as file:
+    # To be written where possible: NFS gives this lock to nobody else.
+    mode = "a" if os.access(path, os.W_OK) else "r"
+    with path.open(mode, encoding="ascii") as file:
         return not _try_lock(file)
 
 

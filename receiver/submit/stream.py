@@ -62,13 +62,15 @@ class StreamReader:
     def _read(self) -> None:
         try:
             with self._client.stream(self._base_url, self._request, self._before_send) as events:
-                self._take_in(events)
+                ended = self._take_in(events)
         except Exception as error:  # noqa: BLE001 - handed to the thread that waits for the first word, or told below
             self._end(error)
         else:
-            self._end(AnswerLostError("the stream ended without an event"))
+            if not ended:
+                self._end(AnswerLostError("the stream ended without an end of the job"))
 
-    def _take_in(self, events: Iterator[bytes]) -> None:
+    def _take_in(self, events: Iterator[bytes]) -> bool:
+        """Accept events as they come; return whether one of them ended the job."""
         for body in events:
             accept = partial(self._inbox.accept, Delivery(self._ref, Source.STREAM, body, clock.now()))
             try:
@@ -78,7 +80,8 @@ class StreamReader:
                 continue
             self._heard.set()
             if verdict is Verdict.ENDED:
-                return
+                return True
+        return False
 
     def _end(self, error: Exception) -> None:
         """Hand an early end to whoever waits for the first word; a later one is no loss, the job is polled."""

@@ -1,5 +1,7 @@
 """An operator's word: take a kept delivery in again, or try now what waits for its next attempt."""
 
+from hashlib import sha256
+
 from sqlalchemy import Connection, update
 
 from receiver.errors import ReceiverError, UnreadableError
@@ -7,6 +9,7 @@ from receiver.inbox import Inbox
 from receiver.ledger import writes
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.reports import Reports
+from receiver.ledger.rows import DeliveryRow
 from receiver.ledger.tables import assets
 from receiver.model import Delivery, Source, Verdict
 
@@ -16,10 +19,16 @@ def replay(reports: Reports, inbox: Inbox, number: int) -> Verdict:
     row = reports.delivery(number)
     if row is None:
         raise ReceiverError(f"there is no delivery {number}; `receiver show REF` lists a job's")
+    if _is_emptied(row):  # taken in again it would count as unreadable ever after
+        raise ReceiverError(f"the body of {number} was pruned, or lost before a rebuild: there is nothing of it to replay")
     try:
         return inbox.accept(Delivery(row.ref, Source(row.source), row.body, row.received_at), replayed=number)
     except UnreadableError as error:
         raise ReceiverError(f"{number} is still unreadable: {error}") from error
+
+
+def _is_emptied(row: DeliveryRow) -> bool:
+    return not row.body and row.digest != sha256(b"").hexdigest()
 
 
 def hurry(ledger: Ledger, ref: str) -> None:

@@ -17,7 +17,7 @@ from receiver.model import Api, Mode, Provider
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, Defaults, Line, read_lines
-from submitter.batch.report import STDOUT, open_report, write_report
+from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
 from submitter.batch.screen import Screen, tell, tell_end
 from submitter.batch.source import Source, opened
@@ -151,7 +151,9 @@ def _require(plan: Plan, settings: Settings, seen: Survey) -> None:
         mistakes.append("PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll")
     elif Mode.WEBHOOK in seen.needs and (reason := why_no_callbacks(settings)):
         mistakes.append(reason)
-    if plan.report and plan.report != STDOUT:
+    if plan.report and plan.report != STDOUT and is_input(plan.report, plan.file):
+        mistakes.append("--report is the input file; name another")
+    elif plan.report and plan.report != STDOUT:
         try:
             open_report(plan.report)
         except OSError as error:
@@ -177,6 +179,8 @@ def _perform(run: Batch, plan: Plan, screen: Screen, source: Source) -> int:
     except TimeoutError as error:
         tell(f"{error}; they go on, {GO_ON}")
         return SOME_FAILED
+    except ConfigurationError:
+        raise  # the file itself is wrong: the same command again would say the same
     except ReceiverError:
         tell(f"{len(run.roll)} lines are submitted and go on; {GO_ON}")
         raise

@@ -29,11 +29,15 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One submit: ``request`` are the arguments of ``Submitter.submit`` by name, ``key`` names the job for good."""
+    """One submit: ``request`` are the arguments of ``Submitter.submit`` by name, ``key`` names the job for good.
+
+    ``named`` says that the key is the line's own, not made from what it asks for.
+    """
 
     number: int
     key: str
     request: dict[str, Any]
+    named: bool = False
 
     @property
     def needs(self) -> set[Provider | Mode]:
@@ -44,10 +48,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that cannot be submitted, and what is wrong with it, column by column."""
+    """A line that cannot be submitted, and what is wrong with it, column by column; ``key`` if that is what is wrong."""
 
     number: int
     error: str
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ def _line(number: int, entry: Entry, defaults: Defaults, identical: Counter[byte
         key = str(entry.key) if entry.key is not None else _derived_key(canonical, defaults.name, identical)
     except ValidationError as error:
         raise _BadError(_by_column(error)) from None
-    return Line(number, key, request)
+    return Line(number, key, request, named=entry.key is not None)
 
 
 def _way(entry: Entry, defaults: Defaults) -> dict[str, Provider | Mode | Api]:

@@ -1,10 +1,11 @@
 """The report of a batch: what became of each line, in the order of the lines.
 
 One JSON object a line: the contract's job object and, beside it, ``line`` (its number in the file) and ``key`` (which named the job). A
-line that has no job is ``{"line", "error"}``.
+line that has no job is ``{"line", "error"}``, with its ``key`` between them if that is another job's.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import click
 
 from receiver.ledger.reports import Reports
 from receiver.views import JobView
+from submitter.batch.lines import BadLine
 from submitter.batch.roll import Roll, in_chunks
 
 STDOUT = "-"
@@ -27,7 +29,17 @@ def open_report(path: str) -> Path:
     return part
 
 
-def write_report(path: str, reports: Reports, roll: Roll, bad: dict[int, str]) -> None:
+def is_input(path: str, source: str) -> bool:
+    """Say whether the report, or the file it is first written to, is the file that the lines come from (``-``: stdin)."""
+    written = [Path(path), Path(f"{path}.part")]
+    try:
+        read = os.fstat(0) if source == STDOUT else Path(source).stat()
+    except OSError:
+        return False
+    return any(os.path.samestat(file.stat(), read) for file in written if file.exists())
+
+
+def write_report(path: str, reports: Reports, roll: Roll, bad: dict[int, BadLine]) -> None:
     """Write the report, in place of an earlier one only when it is complete; ``-`` is stdout."""
     if path == STDOUT:
         for line in _lines(reports, roll, bad):
@@ -39,19 +51,20 @@ def write_report(path: str, reports: Reports, roll: Roll, bad: dict[int, str]) -
     part.replace(path)
 
 
-def _lines(reports: Reports, roll: Roll, bad: dict[int, str]) -> Iterator[str]:
+def _lines(reports: Reports, roll: Roll, bad: dict[int, BadLine]) -> Iterator[str]:
     """Merge lines with and without jobs, both in order of their numbers."""
     without = sorted(bad, reverse=True)
     for number, told in _jobs(reports, roll):
         while without and without[-1] < number:
-            yield _bad_line(without[-1], bad[without.pop()])
+            yield _bad_line(bad[without.pop()])
         yield json.dumps(told, ensure_ascii=False)
     for number in reversed(without):
-        yield _bad_line(number, bad[number])
+        yield _bad_line(bad[number])
 
 
-def _bad_line(number: int, error: str) -> str:
-    return json.dumps({"line": number, "error": error}, ensure_ascii=False)
+def _bad_line(bad: BadLine) -> str:
+    key = {"key": bad.key} if bad.key is not None else {}
+    return json.dumps({"line": bad.number, **key, "error": bad.error}, ensure_ascii=False)
 
 
 def _jobs(reports: Reports, roll: Roll) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
-from receiver.errors import ConfigurationError
+from receiver.errors import ConfigurationError, KeyTakenError
 from receiver.ledger.rows import Job
 from receiver.model import JobState, Provider, Reason
 from receiver.services import Services
@@ -59,7 +59,7 @@ class Batch:
         self._direct: set[int] = set()  # lines being answered by the pictures themselves
         self._pause = LOOK_EVERY
         self.roll = Roll()
-        self.bad: dict[int, str] = {}  # by number of line
+        self.bad: dict[int, BadLine] = {}  # by number of line
         self.found: list[None] = []  # one for each line whose job was there already
 
     # Handing in.
@@ -76,13 +76,19 @@ class Batch:
     def _take(self, line: Line | BadLine) -> None:
         """Find a line's job, or post it."""
         if isinstance(line, BadLine):
-            self._note_bad(line.number, line.error)
+            self._note_bad(line)
             return
+        # Once more where another took the key since we looked: its job is ours, unless it was told to come later and took its row back.
+        while not self._find(line) and self._pace.wait(self._stopping):
+            if self._post(line):
+                return
+
+    def _find(self, line: Line) -> bool:
+        """Enter the job that has a line's key; False if there is none."""
         job, tries = self._newest(line.key)
         if job is not None:
             self._note_found(line, job, tries)
-        elif self._pace.wait(self._stopping):
-            self._post(line)
+        return job is not None
 
     def _newest(self, key: str) -> tuple[Job | None, int]:
         """Find the job that has a key, or the last of those that were posted anew in its place, and how many they were."""
@@ -95,26 +101,32 @@ class Batch:
         return job, tries
 
     def _note_found(self, line: Line, job: Job, tries: int) -> None:
+        if line.named and not self._submitter.asks_for(job.ref, line.request):
+            error = f"column key: {line.key!r} is job {job.ref}, which was asked for something else; nothing posted"
+            self._note_bad(BadLine(line.number, error, line.key))
+            return
         self.found.append(None)
-        if job.prompt and job.prompt != line.request["prompt"]:
-            self._tell(f"line {line.number}: column key: {line.key!r} is job {job.ref}, which was asked for something else; nothing posted")
         self._enter(self.roll.add(line.number, job.ref, job.state, tries), job.reason)
 
-    def _post(self, line: Line) -> None:
+    def _post(self, line: Line) -> bool:
+        """Post a line's job, or note why it cannot be; False if another took the key meanwhile."""
         if line.request["provider"] is Provider.OPENAI:
             self._direct.add(line.number)
         try:
-            job = self._submitter.submit(**line.request, key=line.key)
+            job = self._submitter.post(**line.request, key=line.key)
+        except KeyTakenError:
+            return False
         except ConfigurationError as error:
-            self._note_bad(line.number, unpostable(error))
+            self._note_bad(BadLine(line.number, unpostable(error)))
         else:
             self._enter(self.roll.add(line.number, job.ref, job.state, 0), job.reason)
         finally:
             self._direct.discard(line.number)
+        return True
 
-    def _note_bad(self, number: int, error: str) -> None:
-        self.bad[number] = error
-        self._tell(f"line {number}: {error}")
+    def _note_bad(self, line: BadLine) -> None:
+        self.bad[line.number] = line
+        self._tell(f"line {line.number}: {line.error}")
 
     # Watching.
 

@@ -26,7 +26,7 @@ def _script(_context: click.Context, _parameter: click.Parameter, value: str | N
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", default=8788, show_default=True, help="Port to listen at; 0 takes a free one.")
+@click.option("--port", default=8788, show_default=True, type=click.IntRange(0, 65535), help="Port to listen at; 0 takes a free one.")
 @click.option("--public-url", help="What file URLs begin with, if others reach the sandbox by another name.")
 @click.option("--url-lifetime", default=LIFETIME, show_default=True, type=click.FloatRange(min=0), help="Seconds a file URL lives.")
 @click.option("--key", "keys", multiple=True, help="An accepted API key; repeatable. None given: any key.")

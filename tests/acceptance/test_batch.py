@@ -105,7 +105,7 @@ def test_another_name_is_another_batch_and_a_key_of_ones_own_is_not(served: Prem
     batch_file(served, [a_line("something else", key="mine")])
     other = batch(served, "batch.jsonl", "--report", "-")
     assert "line 1: column key: 'mine' is job" in other.err
-    assert json.loads(other.out)["prompt"] == "own"
+    assert (other.status, json.loads(other.out)["key"]) == (1, "mine")
     assert posts(served)["something else"] == 0
 
 

@@ -16,6 +16,7 @@ from processes import environment
 from sqlalchemy import Connection, insert
 from waiting import until
 
+from receiver.job_request import DEFAULT_MODEL
 from receiver.ledger.tables import jobs
 from receiver.model import JobState, new_ref
 
@@ -125,9 +126,9 @@ def _insert_waiting(connection: Connection, count: int, prompt: str) -> None:
         "base_url": "http://provider.test",
         "api": "draw",
         "mode": "webhook",
-        "model": "m",
+        "model": DEFAULT_MODEL,
         "prompt": prompt,
-        "params": "{}",
+        "params": '{"size": "64x64"}',
         "state": "waiting",
         "submitted_at": now,
         "deadline_at": now + 3600,

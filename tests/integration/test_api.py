@@ -1,6 +1,7 @@
 """The API, the pages about health and the figures: what they show of a real ledger, and to whom."""
 
 import hashlib
+import json
 import re
 import sqlite3
 from contextlib import closing
@@ -13,6 +14,7 @@ from web_side import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
 
 from receiver.ledger.rows import StoredAsset
 from receiver.model import JobState, Submission
+from receiver.outbox.listen import Listener
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(300_000)
 DIGEST = hashlib.sha256(PICTURE).hexdigest()
@@ -269,10 +271,19 @@ def test_events_are_listed_in_order_and_after_any_of_them(web: WebSide, tmp_path
         ("job.archived", ref),
         ("job.failed", lost),
     ]
-    assert all(set(event) >= {"id", "type", "timestamp", "data"} for event in events)
-    assert found["next"] == events[-1]["id"]
-    assert [event["type"] for event in get(web, f"/api/events?after={events[1]['id']}").json["events"]] == ["job.failed"]
+    assert found["next"] == events[-1]["number"]
+    assert [event["type"] for event in get(web, f"/api/events?after={events[1]['number']}").json["events"]] == ["job.failed"]
     assert get(web, f"/api/events?after={'9' * 18}").json == {"events": [], "next": None}
+
+
+def test_an_event_is_told_in_the_words_of_webhooks_and_listen(web: WebSide, tmp_path: Path) -> None:
+    ref = archived(web, tmp_path)
+    reported(web, {**FAILED, "id": "task-2"})
+    found = get(web, "/api/events").json["events"]
+    heard = Listener(web.services.outbox, []).events(0, follow=False)
+    assert found == [json.loads(web.services.wording.body(event)) for event, _ in heard if event]
+    assert [(event["id"], event["number"]) for event in found[:2]] == [(f"{ref}-0-asset-archived-0", 1), (f"{ref}-job-job-archived-0", 2)]
+    assert found[0]["data"]["url"] == f"{web.services.settings.archive_url}/2026/10/01/{ref}/0.png"
 
 
 def test_the_audit_shows_the_figures_and_names_a_broken_law(web: WebSide, tmp_path: Path) -> None:

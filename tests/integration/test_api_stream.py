@@ -1,5 +1,6 @@
 """The stream of events: what is new as it comes, from where one left off, to few at a time."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,14 @@ def test_events_are_told_as_they_come_and_only_new_ones(web: WebSide) -> None:
         for ref in refs:
             event = next(told)
             assert (event["event"], ref in event["data"], event["id"].isdigit()) == ("job.failed", True, True)
+
+
+def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(web: WebSide) -> None:
+    happen(web, "first")
+    (listed,) = web.client.get("/api/events", headers=web.admin).json["events"]
+    with listen(web, "/api/stream?after=0") as answer:
+        event = next(events(answer))
+    assert (json.loads(event["data"]), event["id"]) == (listed, str(listed["number"]))
 
 
 @pytest.mark.parametrize("how", ["header", "query"])

@@ -104,3 +104,21 @@ def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(services:
     with pytest.raises(ValidationError, match="no numbers in JSON"):
         JobRequest(prompt="a fox", params={"x": [number]})
     assert services.reports.jobs() == []
+
+
+@pytest.mark.parametrize("image", ["/etc/passwd", "a.png", "", "ftp://x.test/a.png", "data:text/html;base64,AAAA", "https://", "AAAABBBB"])
+def test_a_reference_that_is_neither_a_url_nor_a_picture_is_refused_before_it_is_paid_for(
+    web: WebSide, sandbox: Sandbox, image: str
+) -> None:
+    answer = posted(web, {"prompt": "a fox", "mode": "poll", "images": ["https://x.test/a.png", image]})
+    assert answer.status_code == 400
+    assert "images.1: " in answer.json["detail"]
+    assert "give an http(s) URL or a data:image/… URL" in answer.json["detail"]
+    assert sandbox.stats()["accepted"] == 0
+
+
+def test_references_reach_the_provider_as_they_were_given(web: WebSide, sandbox: Sandbox) -> None:
+    images = ["https://x.test/a.png?b=c", "data:image/png;base64,iVBORw0KGgo=", "iVBORw0KGgoAAAANSUhEUg==", "/9j/4AAQSkZJRg"]
+    assert posted(web, {"prompt": "a fox", "mode": "poll", "images": images}).status_code == 201
+    (task,) = sandbox.tasks()
+    assert task["request"]["urls"] == images

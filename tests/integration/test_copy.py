@@ -1,23 +1,25 @@
 """Moving up: an embedded ledger becomes one on PostgreSQL, row by row the same, however often it is interrupted or goes on meanwhile."""
 
+import fcntl
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from ledgers import Books, opened, running, succeeded
 from postgres import PostgresServer
-from processes import Finished, run
+from processes import Finished, free_port, run
 from processes import running as process
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
+from waiting import until
 
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import copy, schema
-from receiver.ledger.database import Work, open_database
+from receiver.ledger.database import SqliteDatabase, Work, is_open, open_database
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.tables import metadata
-from receiver.model import JobState
+from receiver.model import EventType, JobState
 
 T = TypeVar("T")
 
@@ -106,12 +108,12 @@ class _Mortal:
     """A database that takes so many writes and no more."""
 
     def __init__(self, books: Books, writes: int) -> None:
-        self._database, self._left = books.database, writes
+        self._database, self.left = books.database, writes
         self.read = self._database.read
 
     def write(self, work: Work[T]) -> T:
-        self._left -= 1
-        if self._left < 0:
+        self.left -= 1
+        if self.left < 0:
             raise LedgerError("gone")
         return self._database.write(work)
 
@@ -127,6 +129,80 @@ def test_new_rows_are_numbered_after_those_that_were_copied(here: Books, there: 
         numbers = [row.id for row in there.database.read(lambda c, name=name: c.execute(select(metadata.tables[name].c.id)).all())]  # type: ignore[misc]
         before = here.database.read(lambda c, name=name: c.execute(text(f"SELECT max(id) FROM {name}")).scalar())  # type: ignore[misc]  # noqa: S608
         assert before + 1 in numbers
+
+
+def test_row_numbers_that_were_given_a_second_time_are_copied_as_the_other_rows_they_now_are(here: Books, there: Books) -> None:
+    first = go_on(here, "first")
+    copied(here, there)
+    numbers = {name: max(row[0] for row in here.everything()[name]) for name in ("deliveries", "events", "attempts")}
+    forget(here, first)
+    go_on(here, "second")
+    assert numbers == {name: max(row[0] for row in here.everything()[name]) for name in numbers}
+    assert copied(here, there)[2] > 0
+    assert everything(here) == everything(there)
+    assert copied(here, there) == (0, 0, 0)
+
+
+def go_on(books: Books, name: str) -> str:
+    """Have something more of everything; return the oldest ref of that."""
+    books.clock.advance(1)
+    ref = books.archiving(2, f"{name}-1")
+    for claimed in books.ledger.claim_assets(100):
+        books.ledger.retry_asset(claimed, books.clock() + 60, "not there yet")
+    books.clock.advance(1)
+    books.failed(f"{name}-2")
+    Outbox(books.database, books.clock).claim("log:", list(EventType), 100)
+    return ref
+
+
+def forget(books: Books, ref: str) -> None:
+    """Remove a job and all newer ones, as `receiver prune` did when it did not yet keep the newest rows: their numbers are given again."""
+    for table in ("sendings", "events", "attempts", "assets", "deliveries", "jobs"):
+        books.execute(f"DELETE FROM {table} WHERE ref >= :ref", ref=ref)  # noqa: S608 - names of ours
+    books.execute("UPDATE destinations SET cursor = (SELECT max(id) FROM events)")
+
+
+def test_what_is_there_no_more_goes_in_batches(here: Books, there: Books) -> None:
+    first, *_ = [go_on(here, f"gone-{number}") for number in range(5)]
+    copied(here, there)
+    forget(here, first)
+    counted = _Mortal(there, 100)
+    assert copy.copy(here.database, counted, lambda *_: None).gone >= 40
+    assert 100 - counted.left <= len(metadata.tables)
+    assert everything(here) == everything(there)
+
+
+def test_a_copy_that_cannot_follow_the_original_says_what_to_do(here: Books, there: Books) -> None:
+    first, second = here.waiting("one"), here.waiting("other")
+    copied(here, there)
+    for ref, name in ((first, None), (second, "one"), (first, "other")):
+        here.execute("UPDATE jobs SET provider_id = :name WHERE ref = :ref", name=name, ref=ref)
+    with pytest.raises(ReceiverError, match=r"uq_jobs_provider_id.*empty the database at DATABASE_URL"):
+        copied(here, there)
+
+
+def test_no_batch_reads_the_whole_original(here: Books, there: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copy, "BATCH", 2)
+    assert isinstance(here.database, SqliteDatabase)
+    asked: dict[str, object] = {}
+
+    def note(_connection: object, _cursor: object, statement: str, values: object, *_: object) -> None:
+        asked[statement] = values
+
+    event.listen(here.database._reader, "before_cursor_execute", note)
+    copied(here, there)
+    here.execute("UPDATE assets SET attempts = 7")
+    assert copied(here, there)[1] > 0
+    event.remove(here.database._reader, "before_cursor_execute", note)
+    plans = {statement: plan(here, statement, values) for statement, values in asked.items() if "WHERE" in statement}
+    assert len(plans) > 2 * len(metadata.tables), "every table is walked, fetched, and searched for what is there no more"
+    assert {statement: plan for statement, plan in plans.items() if "SCAN" in plan} == {}
+
+
+def plan(books: Books, statement: str, values: Any) -> str:
+    """Return how SQLite goes about a statement."""
+    rows = books.database.read(lambda connection: connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all())
+    return "\n".join(str(row[-1]) for row in rows)
 
 
 def test_a_ledger_with_jobs_of_its_own_is_not_copied_over(here: Books, there: Books) -> None:
@@ -162,30 +238,67 @@ def environ(there: Books, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_the_command_moves_a_ledger_up_only_once_nobody_works_on_it_and_its_secret_is_known(
-    here: Books, there: Books, sqlite_url: str, environ: dict[str, str], tmp_path: Path
-) -> None:
-    def move(**more: str) -> Finished:
-        return run(["receiver", "migrate", "--from", sqlite_url], {**environ, **more}, folder=tmp_path)
+BOTH = {"CALLBACK_SECRETS": "the-new-secret-of-ours,the-old-secret-of-theirs"}
+WEB = ["gunicorn", "-c", "python:receiver.gunicorn_conf", "receiver.web:create_app()"]
 
+
+def move(sqlite_url: str, environ: dict[str, str], folder: Path) -> Finished:
+    """Run the command."""
+    return run(["receiver", "migrate", "--from", sqlite_url], environ, folder=folder)
+
+
+@pytest.fixture
+def left(here: Books, tmp_path: Path) -> Books:
+    """Have a ledger that nobody has open, and the secret beside it; whoever looks into it opens it again."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "callback").write_text("the-old-secret-of-theirs\n")
-    refused = move()
+    here.database.close()
+    return here
+
+
+def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
+    left: Books, there: Books, sqlite_url: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    refused = move(sqlite_url, environ, tmp_path)
     assert (refused.status, "CALLBACK_SECRETS: must have the secret" in refused.err) == (2, True)
-    both = {"CALLBACK_SECRETS": "the-new-secret-of-ours,the-old-secret-of-theirs"}
-    with ExitStack() as stack:
-        old = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url}
-        worker = stack.enter_context(process(["receiver", "worker"], old, tmp_path))
-        worker.says("worker started")
-        early = move(**both)
-        assert (early.status, "NOT whole" in early.out) == (1, True), early
-        assert worker.stop() == 0
-    done = move(**both)
-    assert (done.status, "both sides have the same books" in done.out) == (0, True), done
-    assert everything(here) == everything(there)
+    done = move(sqlite_url, environ | BOTH, tmp_path)
+    assert (done.status, "both sides have the same books" in done.out, done.err) == (0, True, ""), done
+    assert everything(left) == everything(there)
     with closing(open_database(environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))) as database:
         schema.require_current(database)
     assert len(there.reports.jobs(state=JobState.ARCHIVED)) == 1
+
+
+@pytest.mark.parametrize("command", [["receiver", "worker"], WEB], ids=["worker", "web"])
+@pytest.mark.parametrize("data", [".", "elsewhere"])
+@pytest.mark.usefixtures("left")
+def test_no_copy_is_whole_while_anybody_has_the_ledger_open_wherever_its_data_dir_is(
+    command: list[str], data: str, sqlite_url: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    old = {"DATA_DIR": str(tmp_path / data), "DATABASE_URL": sqlite_url, "PORT": str(free_port())}
+    with process(command, old, tmp_path) as service:
+        until(lambda: is_open(tmp_path / "ledger.sqlite3"), what="that it has the ledger open")
+        early = move(sqlite_url, environ | BOTH, tmp_path)
+        assert (early.status, "NOT whole" in early.out) == (1, True), early
+        assert service.stop() == 0
+    done = move(sqlite_url, environ | BOTH, tmp_path)
+    assert (done.status, "both sides have the same books" in done.out) == (0, True), done
+
+
+@pytest.mark.usefixtures("here")
+def test_a_copy_made_while_a_worker_of_an_earlier_release_works_is_not_whole(
+    sqlite_url: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    with (tmp_path / "worker.lock").open("a", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert move(sqlite_url, environ, tmp_path).status == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_a_secret_that_does_not_lie_beside_the_ledger_is_pointed_out(sqlite_url: str, environ: dict[str, str], tmp_path: Path) -> None:
+    told = move(sqlite_url, environ, tmp_path).err
+    assert told.count("\n") == 1
+    assert f"CALLBACK_SECRETS could not be checked, {tmp_path}/secrets/callback cannot be read: make sure" in told
 
 
 @pytest.mark.parametrize("origin", ["sqlite:////nowhere/ledger.sqlite3", "postgresql://host/db"])

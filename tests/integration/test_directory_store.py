@@ -3,12 +3,16 @@
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -162,3 +166,155 @@ def wait_until_it_writes(root: Path) -> None:
                 return
         pause.wait(0.01)
     pytest.fail("the writer never wrote")
+
+
+# An archive that was there once and went away: a disk not mounted, a directory moved.
+
+AWAY = "mount it, or correct ARCHIVE_URL"
+
+
+@pytest.fixture
+def known(root: Path) -> DirectoryStore:
+    """Give the store of a running process, with an object in it."""
+    store = DirectoryStore(root)
+    put_in(store, root, b"picture")
+    return store
+
+
+def put_in(store: DirectoryStore, root: Path, data: bytes, key: str = KEY) -> None:
+    source = root.parent / "fetched"
+    source.write_bytes(data)
+    store.put(key, source, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
+
+
+def every_use(store: DirectoryStore, root: Path) -> list[Callable[[], object]]:
+    return [
+        store.check,
+        partial(put_in, store, root, b"picture", "2026/07/02/REF/0.png"),
+        partial(store.replace, "2026/07/02/REF/job.json", b"{}", content_type="application/json"),
+        lambda: store.open(KEY).close(),
+        lambda: list(store.keys()),
+    ]
+
+
+def moved(root: Path) -> Path:
+    return root.rename(root.with_name("moved"))
+
+
+def dismounted(root: Path) -> Path:
+    """Move the archive away and leave what a mount that went away leaves: an empty directory."""
+    away = moved(root)
+    root.mkdir()
+    return away
+
+
+def without_note(root: Path) -> None:
+    """Take the note beside the archive away, as if the directory that holds both had gone with its disk."""
+    (root.parent / ".archive.receiver").rmdir()
+
+
+def assert_away(store: DirectoryStore, root: Path) -> None:
+    (root.parent / "fetched").touch()
+    before = sorted(root.parent.rglob("*"))
+    for use in every_use(store, root):
+        with pytest.raises(StoreError, match=f"no archive directory {root}.*: {AWAY}") as told:
+            use()
+        assert type(told.value) is StoreError, "no MissingObjectError"
+        assert not told.value.permanent
+    assert sorted(root.parent.rglob("*")) == before, "nothing was made"
+
+
+@pytest.mark.parametrize("leave", [moved, dismounted])
+@pytest.mark.parametrize("told_by", ["memory", "note", "both"])
+def test_an_archive_that_went_away_is_away_until_it_is_back(
+    known: DirectoryStore, root: Path, leave: Callable[[Path], Path], told_by: str
+) -> None:
+    store = DirectoryStore(root) if told_by == "note" else known
+    if told_by == "memory":
+        without_note(root)
+    away = leave(root)
+    assert_away(store, root)
+    if root.exists():
+        root.rmdir()
+    away.rename(root)
+    for use in every_use(store, root):
+        use()
+    assert (root / KEY).read_bytes() == b"picture"
+
+
+def test_an_archive_another_process_made_in_the_meantime_is_not_the_one_that_went_away(known: DirectoryStore, root: Path) -> None:
+    without_note(root)
+    away = moved(root)
+    DirectoryStore(root).check()  # knows nothing of it, as a command run while the disk that held archive and note is not there
+    assert_away(known, root)
+    shutil.rmtree(root)
+    away.rename(root)
+    known.check()
+
+
+def test_an_archive_brought_back_from_a_backup_without_hidden_files_is_the_archive(known: DirectoryStore, root: Path) -> None:
+    away = dismounted(root)
+    shutil.copytree(away / "2026", root / "2026")
+    for store in (known, DirectoryStore(root)):
+        for use in every_use(store, root):
+            use()
+
+
+def test_folders_without_an_object_are_no_archive(known: DirectoryStore, root: Path) -> None:
+    dismounted(root)
+    (root / "2026/07").mkdir(parents=True)
+    assert_away(known, root)
+
+
+def test_a_put_under_way_does_not_make_the_archive_anew(known: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def goes_away(descriptor: int) -> None:
+        monkeypatch.undo()
+        fsync(descriptor)
+        moved(root)
+
+    monkeypatch.setattr(os, "fsync", goes_away)
+    with pytest.raises(StoreError, match=f"cannot store .* {root}"):
+        put_in(known, root, b"picture", "2027/01/01/REF/0.png")
+    assert not root.exists()
+
+
+def test_a_new_archive_can_be_begun_where_one_was_as_the_error_says(known: DirectoryStore, root: Path) -> None:
+    shutil.rmtree(root)
+    with pytest.raises(StoreError, match=r"to begin a new one, remove (.*) and restart") as told:
+        known.check()
+    Path(str(told.value).partition("remove ")[2].partition(" and")[0]).rmdir()
+    put(root, b"picture")
+
+
+def test_an_archive_of_an_earlier_release_is_known_from_its_first_use_on(root: Path) -> None:
+    (root / "2026").mkdir(parents=True)
+    (root / "2026/0.png").write_bytes(b"picture")
+    DirectoryStore(root).check()
+    dismounted(root)
+    assert_away(DirectoryStore(root), root)
+
+
+def test_where_no_note_can_be_left_the_archive_is_used_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = Path.mkdir
+
+    def of_another_user(path: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> None:
+        if path.parent == root.parent and path != root:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        mkdir(path, mode, parents=parents, exist_ok=exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", of_another_user)  # tests may run as root, who may write everywhere
+    store = DirectoryStore(root)
+    put_in(store, root, b"picture")
+    moved(root)
+    assert_away(store, root)
+
+
+def test_of_many_that_begin_an_archive_together_nobody_takes_it_for_gone(tmp_path: Path) -> None:
+    for number in range(20):
+        root = tmp_path / str(number) / "archive"
+        root.parent.mkdir()
+        stores = [DirectoryStore(root) for _ in range(8)]  # one each, as if each were a process
+        with ThreadPoolExecutor(len(stores)) as hands:
+            list(hands.map(DirectoryStore.check, stores))

@@ -23,6 +23,7 @@ from receiver.doctor import checks, self_call, verdict
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.doctor.trouble import NothingToCheck, Trouble
 from receiver.errors import StoreError
+from receiver.ledger import schema
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.tickets import CANARY, Tickets
@@ -235,7 +236,7 @@ def test_a_fresh_installation_is_examined_in_order_and_everything_missing_is_tol
     with services(**closed) as here:
         found = findings(here)
     assert list(found) == ["ledger", "archive", "provider", "clock", "public URL"]
-    assert "schema 0003, 0 jobs" in found["ledger"].detail
+    assert f"schema {schema.HEAD}, 0 jobs" in found["ledger"].detail
     assert "files are written, linked and synced" in found["archive"].detail
     assert (found["provider"].status, found["provider"].remedy) == (Status.FAILED, "set GRSAI_API_KEY")
     assert [found[name].status for name in ("ledger", "archive", "clock", "public URL")] == ["ok", "ok", "skipped", "skipped"]

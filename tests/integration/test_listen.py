@@ -93,6 +93,19 @@ def test_a_file_that_is_no_place_is_not_overwritten(tmp_path: Path) -> None:
     assert path.read_text() == "a letter to my aunt"
 
 
+@pytest.mark.parametrize("text", ["-1", "9" * 23])
+def test_a_number_that_no_event_has_is_no_place(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "place"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match="out of bounds"):
+        Cursor(path).read()
+
+
+def test_only_where_a_place_is_kept_an_event_is_said_to_be_done_again(tmp_path: Path) -> None:
+    assert Cursor(tmp_path / "place").outlook(437) == "it is done again with the next start"
+    assert Cursor(None).outlook(437) == "without --cursor nothing is remembered: `--after 436` begins with it again"
+
+
 def test_a_place_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
         Cursor(tmp_path / "nowhere" / "place").keep(1)

@@ -309,7 +309,7 @@ def test_a_lost_asset_whose_bytes_are_in_the_ledger_can_be_retried(shop: Shop) -
 def test_a_retry_that_cannot_help_says_so(small_shop: Shop) -> None:
     with OpenAISide(cut_off) as side:
         job = small_shop.desk(side.url).submit(order())
-    with pytest.raises(ReceiverError, match=r"no id at the provider.*submit it again as a new job"):
+    with pytest.raises(ReceiverError, match=r"no id at the provider.*look for it at the provider before you submit it again"):
         small_shop.books.ledger.retry(job.ref)
 
 

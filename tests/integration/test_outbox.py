@@ -10,6 +10,7 @@ import pytest
 from event_side import OLD_SECRET, SECRET, EventSide
 from ledgers import Books, opened
 from outside import Script, Server, answer, certificate, drip, redirect, send, silence
+from processes import run
 from tellers import PostServer, failure, sender, work
 from waiting import until
 
@@ -335,3 +336,19 @@ def test_the_service_has_a_lane_to_each_destination_and_none_where_nobody_is_nam
             f"events to {name}" for name in names
         ]
         assert sorted(standing.destination for standing in services.outbox.standing()) == sorted(names)
+
+
+def test_the_command_forgets_a_destination_that_is_named_no_more(sqlite_url: str, tmp_path: Path) -> None:
+    environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url, "EVENT_URLS": "log:"}
+    with opened(sqlite_url) as books:
+        Outbox(books.database, books.clock).begin(["log:", "gone"])
+        books.failed()
+    shown = run(["receiver", "events"], environ, folder=tmp_path)
+    (gone,) = [line for line in shown.out.splitlines() if line.startswith("│ gone")]
+    assert [cell.strip() for cell in gone.split("│")][3:7] == ["1", "0", "", "0"]
+    for name, why in (("log:", "log: stands in EVENT_URLS"), ("went", "no destination 'went'; known are: gone, log:")):
+        refused = run(["receiver", "events", "--forget", name], environ, folder=tmp_path)
+        assert (refused.status, refused.out, why in refused.err) == (1, "", True), refused
+    done = run(["receiver", "events", "--forget", "gone"], environ, folder=tmp_path)
+    assert (done.status, done.out) == (0, "gone is forgotten, with all it was still to be told\n"), done
+    assert "│ gone" not in run(["receiver", "events"], environ, folder=tmp_path).out

@@ -262,8 +262,42 @@ def test_the_standing_says_what_waits_since_when_and_what_was_set_aside(books: B
     outbox.set_aside(outbox.claim(A, ALL, 1)[0], "never")
     books.clock.advance(10)
     a, b = outbox.standing()
-    assert (a.destination, a.waiting, a.due_since, a.set_aside) == (A, 2, began, 1)
-    assert (b.destination, b.waiting, b.set_aside) == (B, 0, 0)
+    assert (a.destination, a.not_handed, a.waiting, a.due_since, a.set_aside) == (A, 0, 2, began, 1)
+    assert (b.destination, b.not_handed, b.waiting, b.set_aside) == (B, 3, 0, 0)
+
+
+def test_a_destination_is_forgotten_with_all_it_was_to_be_told_and_nobody_else_notices(
+    books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "BATCH", 2)
+    books.archived(3)
+    (claimed,) = outbox.claim(A, ALL, 10)
+    told = tell_all(outbox, B)
+    books.failed("task-2")
+    outbox.forget(A)
+    assert [row.destination for row in outbox.standing()] == [B]
+    assert (states(books, A), states(books, B)) == ([], ["sent"] * len(told))
+    assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])  # of a worker that knows it still
+    with pytest.raises(ClaimLostError):
+        outbox.sent(claimed)
+    outbox.begin([A])
+    assert (outbox.next_due(A), len(tell_all(outbox, B))) == (None, 1)
+
+
+def test_forgetting_that_is_stopped_half_way_leaves_no_event_that_waits_for_one_that_is_gone(
+    books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.archived(3)
+    (claimed,) = outbox.claim(A, ALL, 10)
+    monkeypatch.setattr(outbox_module, "BATCH", 2)
+    assert not books.database.write(partial(outbox_module._remove, name=A))
+    outbox.sent(claimed)
+    assert [len(tell_all(outbox)), states(books)] == [1, ["sent"] * 2]
+
+
+def test_a_destination_nobody_knows_is_not_forgotten(outbox: Outbox) -> None:
+    with pytest.raises(ReceiverError, match=r"no destination 'https://b.test'; known are: https://a.test \(00000000\), log:"):
+        outbox.forget("https://b.test")
 
 
 def test_following_goes_on_behind_what_was_looked_at_even_where_nothing_was_wanted(books: Books, outbox: Outbox) -> None:

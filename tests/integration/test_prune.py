@@ -1,18 +1,18 @@
 """Forgetting what ended long ago: all of it goes or nothing, nobody misses news, and every law holds."""
 
+import json
 from pathlib import Path
 
 import pytest
-from ledgers import Books, opened, stored, succeeded, urls
+from ledgers import Books, failed, opened, stored, succeeded, urls
 from processes import run
 
 from receiver.errors import ReceiverError
-from receiver.ledger import copy
 from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.prune import BATCH, Pruner
 from receiver.ledger.rows import Sending
-from receiver.model import EventType, JobState
+from receiver.model import AssetState, EventType, JobState, Mode, Source
 from receiver.upkeep.by_hand import replay
 
 DAY = 86400.0
@@ -43,46 +43,125 @@ def test_jobs_that_ended_before_go_and_all_others_stay(books: Books) -> None:
     books.clock.advance(90 * DAY)
     recent = books.failed("task-7")
     pruner = Pruner(books.database)
-    assert pruner.jobs(books.clock() - 91 * DAY) == (0, 0, "")
-    assert pruner.jobs(books.clock() - 30 * DAY) == (3, 0, max(refs[name] for name in ("archived", "failed", "expired")))
-    assert pruner.jobs(books.clock() - 30 * DAY) == (0, 0, "")
+    assert pruner.jobs(books.clock() - 91 * DAY) == (0, {}, "")
+    assert pruner.jobs(books.clock() - 30 * DAY) == (3, {}, max(refs[name] for name in ("archived", "failed", "expired")))
+    assert pruner.jobs(books.clock() - 30 * DAY) == (0, {}, "")
     assert left(books) == {recent, *(refs[name] for name in ("archiving", "waiting", "submitting", "retried"))}
     assert books.reports.audit().ok
 
 
 def test_nothing_of_a_pruned_job_is_left_behind(books: Books) -> None:
-    (claimed,) = claim_one(books)
+    ref = tried_twice(books, "task-1")
+    newest(books)
+    assert Pruner(books.database).jobs(books.clock() + 1)[:2] == (1, {})
+    assert [table for table, rows in books.everything().items() if ref in str(rows)] == []
+
+
+def tried_twice(books: Books, provider_id: str) -> str:
+    """Have a job whose picture came home at the second attempt; return its ref."""
+    ref = books.archiving(1, provider_id)
+    (claimed,) = books.ledger.claim_assets(1)
     books.ledger.retry_asset(claimed, books.clock(), "not there yet")
     (claimed,) = books.ledger.claim_assets(1)
     books.ledger.finish_asset(claimed, stored(claimed))
-    books.conclude(claimed.row.ref)
-    assert Pruner(books.database).jobs(books.clock() + 1)[:2] == (1, 0)
-    assert {name: number for name, number in copy.counts(books.database).items() if number} == {}
+    books.conclude(ref)
+    return ref
 
 
-def claim_one(books: Books) -> list[Claimed]:  # type: ignore[type-arg]
-    books.archiving(1, "task-1")
-    return list(books.ledger.claim_assets(1))
+def newest(books: Books) -> str:
+    """Have a job that goes on, and has the newest event, delivery and attempt; return its ref."""
+    ref = books.archiving(2, "task-newest")
+    first, second = books.ledger.claim_assets(2)
+    books.ledger.finish_asset(first, stored(first))
+    books.ledger.retry_asset(second, books.clock() + 60, "not there yet")
+    return ref
+
+
+# The numbers of events, deliveries and attempts.
+
+
+def numbers(books: Books) -> dict[str, int]:
+    """Return the newest number of each table that has some."""
+    return {table: max(row[0] for row in books.everything()[table]) for table in ("events", "deliveries", "attempts")}
+
+
+def test_a_number_is_never_given_twice_and_so_what_is_new_is_told(books: Books) -> None:
+    outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
+    outbox.begin(["log:"])
+    for number in range(3):
+        tried_twice(books, f"task-{number}")
+    tell_all(outbox)
+    before = numbers(books)
+    assert pruner.jobs(books.clock() + DAY)[:2] == (2, {})
+    assert numbers(books) == before
+    new = tried_twice(books, "task-new")
+    assert [event["ref"] for event in books.reports.events(after=before["events"])] == [new, new]
+    assert all(numbers(books)[table] > before[table] for table in before)
+    assert tell_all(outbox) == [new, new]
+
+
+def test_whoever_has_a_newest_number_goes_once_there_is_a_newer_one(books: Books) -> None:
+    pruner = Pruner(books.database)
+    tried, reported, ended = tried_twice(books, "task-1"), books.failed("task-2"), books.submitting()
+    books.ledger.expire(ended, "no word")
+    old = books.expired("task-3")
+    books.deliver(reported, failed(provider_id="task-2"))
+    assert [pruner.jobs(books.clock() + 1)[0], left(books)] == [1, {tried, reported, old}]
+    assert pruner.jobs(books.clock() + 1)[:2] == (0, {})
+    kept = newest(books)
+    assert [pruner.jobs(books.clock() + 1)[0], left(books)] == [3, {kept}]
+
+
+# Who is still to be told.
 
 
 def test_a_job_stays_as_long_as_somebody_is_to_be_told_of_it(books: Books) -> None:
     outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
     outbox.begin(["log:"])
     ref = books.failed("task-1")
-    assert pruner.jobs(books.clock() + 1) == (0, 1, ref)  # not handed over yet
+    outbox.begin(["later"])  # is not told the past
+    assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # not handed over yet
     (sending,) = told(outbox)
-    assert pruner.jobs(books.clock() + 1) == (0, 1, ref)  # in somebody's hand
+    assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # in somebody's hand
     outbox.set_aside(sending, "nobody there")
-    assert pruner.jobs(books.clock() + 1) == (0, 1, ref)  # a person may have it sent again
+    assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # a person may have it sent again
     outbox.resend(sending.row.event)
     (sending,) = told(outbox)
     outbox.sent(sending)
-    assert pruner.jobs(books.clock() + 1) == (1, 0, ref)
+    newest(books)
+    assert pruner.jobs(books.clock() + 1) == (1, {}, ref)
     assert books.reports.job(ref) is None
+
+
+def test_each_destination_is_named_with_the_jobs_that_stay_for_it_until_it_is_forgotten(books: Books) -> None:
+    outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
+    outbox.begin(["log:", "gone"])
+    first = books.failed("task-1")
+    outbox.set_aside(told(outbox)[0], "nobody there")
+    second = books.failed("task-2")
+    tell_all(outbox)
+    newest(books)
+    assert pruner.jobs(books.clock() + 1) == (0, {"gone": 2, "log:": 1}, max(first, second))
+    outbox.forget("gone")
+    assert pruner.jobs(books.clock() + 1) == (1, {"log:": 1}, max(first, second))
+    assert books.reports.job(second) is None
 
 
 def told(outbox: Outbox) -> list[Claimed[Sending]]:
     return outbox.claim("log:", list(EventType), 10)
+
+
+def tell_all(outbox: Outbox) -> list[str]:
+    """Tell the log all there is; return of which jobs."""
+    refs = []
+    while sendings := told(outbox):
+        for sending in sendings:
+            outbox.sent(sending)
+            refs.append(sending.row.ref)
+    return refs
+
+
+# Bodies.
 
 
 def test_bodies_are_emptied_before_their_jobs_go_and_their_digests_stay(books: Books) -> None:
@@ -98,18 +177,51 @@ def test_bodies_are_emptied_before_their_jobs_go_and_their_digests_stay(books: B
     assert (after.digest, after.size) == (before[0].digest, 0)
     assert [delivery.body for delivery in books.reports.deliveries(unfinished)] == [succeeded(*urls(1), provider_id="task-2")]
     assert [delivery.body for delivery in books.reports.deliveries(unreadable)] == [b"", b"{"]
-    with pytest.raises(ReceiverError, match="still unreadable"):
-        replay(books.reports, books.inbox, after.id)
     assert books.reports.audit().ok
+
+
+def test_what_was_emptied_is_not_replayed_and_keeps_its_verdict(books: Books) -> None:
+    ref = books.archived(1, "task-1")
+    Pruner(books.database).bodies(books.clock() + 1)
+    (delivery,) = books.reports.delivery_log(ref)
+    with pytest.raises(ReceiverError, match="nothing of it to replay"):
+        replay(books.reports, books.inbox, delivery.id)
+    assert books.verdicts(ref) == ["ended"]
+
+
+def test_what_came_empty_is_replayed_like_anything_unreadable(books: Books) -> None:
+    ref = books.waiting("task-1")
+    with pytest.raises(ReceiverError):
+        books.deliver(ref, b"")
+    (delivery,) = books.reports.delivery_log(ref)
+    with pytest.raises(ReceiverError, match="still unreadable"):
+        replay(books.reports, books.inbox, delivery.id)
+
+
+def test_a_body_that_has_the_only_copy_of_a_picture_is_kept(books: Books) -> None:
+    body = json.dumps({"data": [{"b64_json": "AAAA"}, {"b64_json": "AAAA"}]}).encode()
+    half, whole = books.submitting(mode=Mode.SYNC), books.submitting(mode=Mode.SYNC)
+    for ref, end in ((half, JobState.EXPIRED), (whole, JobState.ARCHIVED)):
+        books.deliver(ref, body, Source.SYNC)
+        first, second = books.ledger.claim_assets(2)
+        books.ledger.finish_asset(first, stored(first))
+        if end is JobState.ARCHIVED:
+            books.ledger.finish_asset(second, stored(second))
+        else:
+            books.ledger.give_up_asset(second, AssetState.EXPIRED, "the archive was away")
+        books.conclude(ref, end)
+    assert Pruner(books.database).bodies(books.clock() + 1)[0] == 1
+    assert (books.ledger.answer(half), books.ledger.answer(whole)) == (body, b"")
+    assert books.ledger.retry(half).state is JobState.ARCHIVING
 
 
 def test_more_than_a_batch_goes_batch_by_batch(books: Books) -> None:
     for number in range(BATCH + 1):
         ref = books.submitting()
         books.ledger.expire(ref, f"no word of {number}")
-    pruner = Pruner(books.database)
+    pruner, kept = Pruner(books.database), newest(books)
     first, _, place = pruner.jobs(books.clock() + 1)
-    assert (first, pruner.jobs(books.clock() + 1, place), left(books)) == (BATCH, (1, 0, ref), set())
+    assert (first, pruner.jobs(books.clock() + 1, place), left(books)) == (BATCH, (1, {}, ref), {kept})
 
 
 def test_the_command_says_what_it_did_and_refuses_what_is_too_young(sqlite_url: str, tmp_path: Path) -> None:
@@ -129,7 +241,8 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(sqlite_url: 
             0,
             [
                 "1 jobs removed, 1 bodies emptied",
-                "1 jobs stay, because somebody is still to be told how they ended; `receiver events` says who",
+                "1 jobs stay: log: is still to be told of them",
+                "`receiver events` shows what waits for whom; who is gone for good is forgotten with `receiver events --forget NAME`",
             ],
         )
         assert [job.state for job in books.reports.jobs()] == [JobState.FAILED]

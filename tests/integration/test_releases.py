@@ -129,16 +129,35 @@ def test_changes_of_procrastinates_are_applied_and_what_breaks_the_release_befor
     assert ("_pre_" in expands, "_post_" in contracts) == (True, True)
     for name in before:  # as a release of Procrastinate's before the installed one had it
         _change(url, partial(queue_schema._run, script=queue_schema._folder() / "migrations" / name))
-    _change(url, partial(queue_schema._note, name=before[-1]))
+    _change(url, partial(queue_schema._note, applied=before[-1], known=before[-1]))
     assert _change(url, queue_schema.is_old)
-    _change(url, queue_schema.bring_up)
-    assert (_change(url, _newest), _change(url, queue_schema.is_old)) == (expands, False)
-    _change(url, queue_schema.bring_up)
-    assert _change(url, _newest) == contracts
-    _change(url, queue_schema.bring_up)
+    for _ in range(2):  # a second run of the same release is no release later
+        _change(url, queue_schema.bring_up)
+        assert (_change(url, _newest), _change(url, queue_schema.is_old)) == (expands, False)
+    _change(url, partial(queue_schema._note, applied=expands, known=expands))  # as a release that knew no more
+    for _ in range(2):
+        _change(url, queue_schema.bring_up)
+        assert _change(url, _newest) == contracts
     _change(url, lambda connection: wakes.wake_job(connection, "a-job", NOW))
     postgres_server.drop_database(url)
 
 
+PENDING = ["1_post_", "2_pre_", "2_post_", "3_pre_", "3_post_"]
+
+
+@pytest.mark.parametrize(
+    ("pending", "anew", "due"),
+    [
+        (PENDING[:1], False, []),
+        (PENDING[:1], True, PENDING[:1]),
+        (PENDING[:3], True, PENDING[:2]),
+        (PENDING, True, PENDING[:4]),  # a release was skipped
+        ([], True, []),
+    ],
+)
+def test_what_contracts_waits_for_a_release_and_what_expands_does_not(pending: list[str], due: list[str], *, anew: bool) -> None:
+    assert queue_schema._due(pending, anew=anew) == due
+
+
 def _newest(connection: Connection) -> str:
-    return str(connection.execute(queue_schema._FOUND).one()[1])
+    return queue_schema._read(connection.execute(queue_schema._FOUND).one()[1])[0]

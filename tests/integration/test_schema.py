@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from ledgers import NOW, Books, opened
 from postgres import PostgresServer
-from sqlalchemy import Connection, create_engine, event, insert, inspect, text, update
+from sqlalchemy import Connection, Inspector, create_engine, event, insert, inspect, text, update
 from sqlalchemy.engine.interfaces import ReflectedIndex
 from waiting import until
 
@@ -257,6 +257,41 @@ def test_no_everyday_statement_reads_a_whole_table(many: Books, ledger_url: str)
     plans = {name: many.database.write(partial(plans_of, question=question)) for name, question in questions.items()}
     assert all(plans.values())
     assert {name: plan for name, plan in plans.items() if any(map(reads_a_whole_table, plan))} == {}
+
+
+def test_suspects_are_found_by_their_crashes_however_much_is_due(many: Books) -> None:
+    due = {"due_at": NOW, "finished_at": None}
+    many.database.write(lambda connection: connection.execute(update(assets).values({**due, "state": "pending"})))
+    many.database.write(lambda connection: connection.execute(update(jobs).values({**due, "state": "archiving"})))
+    many.execute("ANALYZE")
+    for name, question in {
+        "ix_assets_crashed": lambda connection: claims.claim_assets(connection, NOW, NOW + 60, 2, suspects=True),
+        "ix_jobs_crashed": lambda connection: claims.claim_suspect_jobs(connection, NOW + 1e6, NOW + 60, 2),
+    }.items():
+        (plan,) = many.database.write(partial(plans_of, question=question))
+        assert name in plan
+
+
+def test_every_foreign_key_is_looked_up_by_an_index(books: Books) -> None:
+    # Whoever deletes a row makes the database look for those that point to it, which no plan of a statement shows.
+    def unindexed(connection: Connection) -> list[str]:
+        seen = inspect(connection)
+        return [
+            f"{table}.{columns}"
+            for table in metadata.tables
+            for columns in (key["constrained_columns"] for key in seen.get_foreign_keys(table))
+            if not any(index[: len(columns)] == columns for index in whole_indexes(seen, table))
+        ]
+
+    assert books.database.read(unindexed) == []
+
+
+def whole_indexes(seen: Inspector, table: str) -> list[Sequence[str | None]]:
+    """Return the columns of each index of a table that has all its rows."""
+    conditions = {"sqlite_where", "postgresql_where"}
+    indexes = [index["column_names"] for index in seen.get_indexes(table) if not conditions & set(index.get("dialect_options", {}))]
+    unique = [constraint["column_names"] for constraint in seen.get_unique_constraints(table)]
+    return [*indexes, *unique, list(seen.get_pk_constraint(table)["constrained_columns"])]
 
 
 class Inside:

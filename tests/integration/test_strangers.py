@@ -123,6 +123,22 @@ def test_an_allowance_remembers_a_bounded_number_of_sources() -> None:
     assert len(allowance._sources) == 1000
 
 
+@pytest.mark.parametrize("body", [succeeded(provider_id="task-2"), succeeded("")], ids=["another's id", "no result"])
+def test_who_has_a_ticket_has_a_job_asked_for_at_once_and_then_once_a_poll_interval(books: Books, body: bytes) -> None:
+    ref = books.waiting()
+    for _ in range(3):
+        books.deliver(ref, body)
+    assert books.job(ref).due_at == NOW
+    (claimed,) = books.ledger.claim_jobs(1)
+    books.ledger.look_again(claimed, NOW + 1000)
+    books.clock.advance(10)
+    books.deliver(ref, body)
+    assert books.job(ref).due_at == NOW + 10 + TIMING.poll_interval
+    books.clock.advance(TIMING.poll_interval + 1)
+    books.deliver(ref, body)
+    assert books.job(ref).due_at == NOW + 10 + TIMING.poll_interval, "it is due already"
+
+
 def test_strangers_have_a_job_asked_for_no_more_than_once_a_poll_interval(books: Books) -> None:
     ref = books.waiting()
     for wait in (0, 10, 10):

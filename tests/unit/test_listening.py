@@ -4,11 +4,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from receiver.errors import ConfigurationError
-from receiver.processes.listening import listen
+from receiver.processes.listening import listen, url_of
 
 
 @pytest.fixture
@@ -49,3 +50,12 @@ def test_a_socket_that_was_handed_to_somebody_else_is_not_ours(environ: dict[str
 def test_both_families_are_listened_to() -> None:
     with listen("::1", 0) as ours:
         assert ours.family is socket.AF_INET6
+        assert url_of(ours) == f"http://[::1]:{ours.getsockname()[1]}"
+
+
+def test_an_address_is_told_with_the_port_that_the_system_chose(tmp_path: Path) -> None:
+    with listen("127.0.0.1", 0) as ours:
+        assert url_of(ours) == f"http://127.0.0.1:{ours.getsockname()[1]}"
+    with socket.socket(socket.AF_UNIX) as handed_over:
+        handed_over.bind(str(tmp_path / "s"))
+        assert url_of(handed_over) == f"unix:{tmp_path / 's'}"

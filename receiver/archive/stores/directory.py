@@ -2,6 +2,10 @@
 
 A file appears under its name only when it is whole and on disk: it is written in ``.tmp``, synced, then linked. Linking, unlike
 renaming, fails if the name is taken, so of many racing puts exactly one wins.
+
+The directory is made once. Where it was before and is not there now, or is empty as a mount point whose disk went away, the archive is
+away: a new directory would take what comes in, and hide that all the rest is missing. A process remembers the ``.tmp`` it has used, and
+a note beside the archive tells those that start later. A directory with an object in it is an archive in any case.
 """
 
 import errno
@@ -34,13 +38,14 @@ _REMEDIES = {
 
 
 class DirectoryStore:
-    """A store in a directory; the directory itself is made when first used, its parent must be there."""
+    """A store in a directory; the directory itself is made when first used and never again, its parent must be there."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._temporary = root / ".tmp"  # below the root, because links do not cross file systems
+        self._note = root.with_name(f".{root.name}.receiver")  # beside the root, so that it stays when the root goes
         self._lock = Lock()
-        self._swept = False
+        self._known: tuple[int, int] | None = None  # the identity of the .tmp this process has used
         self._settled = {root}  # directories whose own entry is known to be on disk
 
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:  # noqa: ARG002 - a file has no content type
@@ -56,7 +61,7 @@ class DirectoryStore:
             if copied != sha256:
                 raise StoreError(f"{path} changed while it was archived as {key}: its SHA-256 is {copied}, not {sha256}")
             os.fsync(descriptor)
-            _make_directory(target.parent)
+            _make_below(self._root, target.parent)
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -69,7 +74,7 @@ class DirectoryStore:
         with self._told(f"store {key} in"), self._new_file() as (descriptor, temporary):
             _write(descriptor, data)
             os.fsync(descriptor)
-            _make_directory(target.parent)
+            _make_below(self._root, target.parent)
             temporary.replace(target)
             self._settle(target.parent)
 
@@ -80,6 +85,7 @@ class DirectoryStore:
             try:
                 file = target.open("rb")
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+                self._require_not_away()
                 raise MissingObjectError(f"cannot read {key} from the archive directory {self._root}: there is no such object") from error
             if start:
                 file.seek(start)
@@ -89,6 +95,7 @@ class DirectoryStore:
         """Walk the files below ``prefix``, one folder's names in memory for each level; see Store."""
         start = self._path(prefix) if prefix else self._root
         with self._told("list"):
+            self._require_not_away()
             if not self._root.is_dir():
                 raise StoreError(f"there is no archive directory {self._root}: mount it, or correct ARCHIVE_URL")
             if start.is_dir():
@@ -153,20 +160,45 @@ class DirectoryStore:
                     return descriptor, Path(name)
 
     def _prepare(self) -> None:
-        """Make the directories, and once a process remove what killed ones left behind."""
+        """Make the directories unless they are away, and once a process remove what killed ones left behind."""
         with self._lock:
-            if self._swept and self._temporary.is_dir():
+            if self._known is not None and _identity(self._temporary) == self._known:
                 return
             if not self._root.parent.is_dir():
                 # Only the last directory is made: with more, an archive on a disk that is not mounted would fill the one below it.
                 raise StoreError(
                     f"there is no directory {self._root.parent} to hold the archive: create or mount it, or correct ARCHIVE_URL"
                 )
+            self._require_not_away()
             _make_directory(self._root)
-            _sync_directory(self._root.parent)
             self._temporary.mkdir(_DIRECTORY_MODE, exist_ok=True)
+            _sync_directory(self._root)
+            self._leave_note()
+            _sync_directory(self._root.parent)
             self._sweep()
-            self._swept = True
+            self._known = _identity(self._temporary)
+
+    def _require_not_away(self) -> None:
+        """Raise StoreError if the archive was here once, and is not now."""
+        # The note is looked at before the .tmp, because it is made after it: who begins an archive beside others finds both or no note.
+        was_here = self._known is not None or self._note.exists()
+        if was_here and not self._is_here():
+            raise StoreError(
+                f"there is no archive directory {self._root} any more, or an empty one: mount it, or correct ARCHIVE_URL "
+                f"(to begin a new one, remove {self._note} and restart)"
+            )
+
+    def _is_here(self) -> bool:
+        """Say whether this is the archive by its .tmp, else by its having an object: a remount or a backup changes the .tmp."""
+        found = _identity(self._temporary)
+        if found is not None and self._known in (None, found):
+            return True
+        return self._root.is_dir() and next(_walk(self._root, "", ""), None) is not None
+
+    def _leave_note(self) -> None:
+        """Tell processes to come that an archive was here. Where we may write nothing beside it, only this one will know."""
+        with suppress(OSError):
+            self._note.mkdir(0o700, exist_ok=True)  # a directory: it is made in one step, and has nothing in it to be cut off
 
     def _sweep(self) -> None:
         """Remove the hidden files nobody holds a lock on: their writers were killed. One that cannot be removed harms nobody."""
@@ -203,11 +235,24 @@ def _walk(folder: Path, prefix: str, after: str) -> Iterator[tuple[str, int]]:
                 yield key, entry.stat().st_size
 
 
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells this folder from any other of its name; None if there is none."""
+    try:
+        found = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def _make_below(root: Path, folder: Path) -> None:
+    """Make the missing folders between the root and this one. The root itself is not: it may have gone away since the put began."""
+    if folder != root and not folder.is_dir():
+        _make_below(root, folder.parent)
+        _make_directory(folder)
+
+
 def _make_directory(directory: Path) -> None:
-    """Make a directory and the missing ones above it, all of one mode: the umask is for what is nobody else's business."""
-    if directory.is_dir():
-        return
-    _make_directory(directory.parent)
+    """Make one directory, of the one mode: the umask is for what is nobody else's business."""
     with suppress(FileExistsError):  # another put has just made it, or a file stands there, which the next step will say
         directory.mkdir(0o700)
         directory.chmod(_DIRECTORY_MODE)

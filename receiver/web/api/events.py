@@ -2,6 +2,7 @@
 
 from flask import Response
 
+from receiver.events import Event
 from receiver.views import AuditView, EventList, EventsQuery, EventView
 from receiver.web.api.described import Answer, described
 from receiver.web.api.door import blueprint, json_of, read_query
@@ -13,8 +14,9 @@ from receiver.web.state import services
 def events() -> Response:
     """List events after the one numbered ``after``, oldest first."""
     asked = read_query(EventsQuery)
-    found = [EventView.of(row) for row in services().reports.events(after=asked.after, limit=asked.limit)]
-    return json_of(EventList(events=found, next=found[-1].id if found else None))
+    rows, wording = services().reports.events(after=asked.after, limit=asked.limit), services().wording
+    found = [EventView.model_validate(wording.object(Event.read(row))) for row in rows]
+    return json_of(EventList(events=found, next=found[-1].number if found else None))
 
 
 @blueprint.get("/api/audit")

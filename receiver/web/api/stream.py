@@ -13,8 +13,9 @@ from flask import Response, current_app, request
 from werkzeug.exceptions import BadRequest
 
 from receiver.errors import LedgerError
+from receiver.events import Event
 from receiver.services import Services
-from receiver.views import EventsQuery, EventView
+from receiver.views import EventsQuery
 from receiver.web.api.described import Answer, described
 from receiver.web.api.door import blueprint, read_query
 from receiver.web.problems import problem
@@ -32,7 +33,7 @@ _never = threading.Event()
 @blueprint.get("/api/stream")
 @described(
     "Listen to events",
-    {200: Answer("events: each with its id, its type and the EventView as data", media="text/event-stream")},
+    {200: Answer("events: each with its number as id, its type, and the EventView as data", media="text/event-stream")},
     query=EventsQuery,
     headers={"Last-Event-ID": {"type": "string", "pattern": "^[0-9]{1,18}$"}},
     problems={400: "a wrong question"},
@@ -55,7 +56,7 @@ def _start() -> int:
     given = request.headers.get("Last-Event-ID", "")
     if given:
         if not (given.isascii() and given.isdigit() and len(given) <= 18):  # noqa: PLR2004 - as EventsQuery has it
-            raise BadRequest("Last-Event-ID is the id of an event")
+            raise BadRequest("Last-Event-ID is the number of an event")
         return int(given)
     return read_query(EventsQuery).after if "after" in request.args else services().browse.last_event()
 
@@ -83,9 +84,9 @@ def _tell(services: Services, after: int, is_over: Callable[[], bool]) -> Iterat
         except LedgerError:
             found = []
         for row in found:
-            view = EventView.of(row)
-            yield f"id: {view.id}\nevent: {view.type}\ndata: {view.model_dump_json()}\n\n"
-            after = view.id
+            event = Event.read(row)
+            yield f"id: {event.number}\nevent: {event.type}\ndata: {services.wording.body(event)}\n\n"
+            after = event.number
         silence = 0.0 if found else silence + LOOK
         if silence >= HEARTBEAT:
             silence = 0.0
