@@ -88,7 +88,7 @@ def events(gone: str | None) -> None:
 
     Events not handed to a destination yet wait until it is served; as long as they do, `receiver prune` keeps their jobs.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(to_look=gone is None)
     try:
         if gone is not None:
             _forget(services, gone)

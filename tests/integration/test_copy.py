@@ -269,8 +269,7 @@ def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
     assert len(there.reports.jobs(state=JobState.ARCHIVED)) == 1
 
 
-@pytest.mark.parametrize("command", [["receiver", "worker"], WEB], ids=["worker", "web"])
-@pytest.mark.parametrize("data", [".", "elsewhere"])
+@pytest.mark.parametrize(("command", "data"), [(["receiver", "worker"], "elsewhere"), (WEB, ".")], ids=["worker", "web"])
 @pytest.mark.usefixtures("left")
 def test_no_copy_is_whole_while_anybody_has_the_ledger_open_wherever_its_data_dir_is(
     command: list[str], data: str, sqlite_url: str, environ: dict[str, str], tmp_path: Path

@@ -85,4 +85,5 @@ def _left_over(data: Path, archive: Archive) -> list[str]:
     scratch = [str(path.relative_to(data)) for path in (data / "scratch").rglob("*") if path.is_file()]
     hidden = [f"archive/{name}" for name in archive.names() if is_hidden(name) and not name.endswith(".receiver")]
     stray = [str(path.relative_to(data)) for path in data.glob("*") if path.name.startswith((".", "tmp")) or path.suffix == ".tmp"]
+    stray = [name for name in stray if name != ".archive.receiver"]  # the note that there was an archive
     return scratch + hidden + stray
