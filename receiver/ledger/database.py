@@ -7,7 +7,9 @@ file lock. PostgreSQL takes many writers and needs none of this.
 
 import fcntl
 import os
+import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -368,6 +370,20 @@ def sqlite_address(path: Path) -> URL:
     return URL.create("sqlite", database=str(path))
 
 
+def _make_wal(connection: sqlite3.Connection) -> None:
+    """Have the file keep a write-ahead log. SQLite waits for all its locks but the one of this, which two first commands may both want."""
+    deadline = time.monotonic() + WRITE_PATIENCE / 2
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _sqlite_engine(path: Path, begin: str) -> Engine:
     # autocommit at the driver (isolation_level None): transactions begin where we say and as we say.
     engine = create_engine(
@@ -376,7 +392,8 @@ def _sqlite_engine(path: Path, begin: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _make_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")

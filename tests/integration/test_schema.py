@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from ledgers import NOW, Books, opened
 from postgres import PostgresServer
+from side_by_side import side_by_side
 from sqlalchemy import Connection, Inspector, create_engine, event, insert, inspect, text, update
 from sqlalchemy.engine.interfaces import ReflectedIndex
 from waiting import until
@@ -28,6 +30,8 @@ from receiver.ledger.sweep import sweep
 from receiver.ledger.tables import assets, deliveries, destinations, events, jobs, metadata, sendings
 from receiver.ledger.wakes import wake_job, wake_senders
 from receiver.model import EventType, JobState
+from receiver.services import Services
+from receiver.settings import Settings
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -156,6 +160,15 @@ schema.migrate(sys.argv[1])
     schema.migrate(empty_url)
     with opened(empty_url) as books:
         schema.require_current(books.database)
+
+
+def test_of_several_first_commands_at_once_none_finds_the_ledger_locked(tmp_path: Path) -> None:
+    def first_command(data: Path) -> None:
+        with closing(Services(Settings.load({"DATA_DIR": str(data)})).open()) as services:
+            services.ledger.require_writable()
+
+    for number in range(10):
+        side_by_side([partial(first_command, tmp_path / f"{number}")] * 6)
 
 
 @pytest.mark.parametrize("found", [None, "0000"])
