@@ -29,7 +29,7 @@ UNANSWERED = {"answer": {"mode": "slow", "seconds": 300}}
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Premises]:
     """Make an installation in which nothing runs yet; its provider calls until it is answered, so that a loaded machine loses nothing."""
-    with quick_sandbox(callback={"retries": 20, "pause": 0.5}) as sandbox:
+    with quick_sandbox(callback={"retries": 100, "pause": 0.5}) as sandbox:
         yield Premises(tmp_path, sandbox)
 
 
