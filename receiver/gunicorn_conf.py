@@ -9,13 +9,13 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-from receiver import faults, own_secrets
+from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
-from receiver.processes.child import say_ready
-from receiver.processes.gunicorn_worker import DrainingWorker
+from receiver.server.child import say_ready
+from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.telemetry import metrics, traces
+from receiver.telemetry import metric_files, tracing
 
 _WRONG = 2  # exit status for a wrong configuration, as with our own commands
 
@@ -32,7 +32,7 @@ try:
 except ReceiverError as _error:
     _give_up(_error)
 
-faults.arm(os.environ)
+failpoints.arm(os.environ)
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
@@ -59,13 +59,13 @@ def on_starting(_server: Any) -> None:
     """Make ready what all workers share, once, before the first of them is forked."""
     from receiver.telemetry import logs  # noqa: PLC0415 - logging belongs to the running server, not to the import
 
-    own_secrets.write_for_owner_only()
-    logs.configure(_settings)
+    data_dir.write_for_owner_only()
+    logs.configure(_settings.log_level, _settings.log_format, _settings.secrets())
     try:
         Services(_settings).open().close()
     except ReceiverError as error:
         _give_up(error)
-    metrics.prepare(_settings.data_dir)
+    metric_files.prepare(_settings.data_dir)
 
 
 def when_ready(server: Any) -> None:
@@ -77,11 +77,11 @@ def when_ready(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Open the services of one worker before it takes its first request."""
-    metrics.reserve_room()
+    metric_files.reserve_room()
     from receiver.web import state  # noqa: PLC0415 - prometheus_client may only be imported after metrics.prepare
 
     state.attach(worker.wsgi, Services(_settings).open())
     state.stops_when(worker.wsgi, lambda: not worker.alive)
-    metrics.show()
-    traces.configure(os.environ)
+    metric_files.show()
+    tracing.configure(os.environ)
     say_ready()

@@ -185,3 +185,8 @@ def new_ref(now: float) -> str:
 def ref_time(ref: str) -> datetime:
     """Return the moment a ref was made, in UTC; the archive's folders are named after it."""
     return ULID.from_str(ref).datetime.astimezone(UTC)
+
+
+def timestamp(moment: float | None) -> str | None:
+    """Return a moment (seconds since the epoch) as RFC 3339 text with milliseconds; nothing stays nothing."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

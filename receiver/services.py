@@ -7,37 +7,38 @@ import time
 from functools import cached_property, partial
 from pathlib import Path
 
-from receiver import clock, own_secrets
-from receiver.archive.dial import Dialler
-from receiver.archive.fetch import Fetcher
-from receiver.archive.pipeline import Archiver
+from receiver import clock, data_dir
+from receiver.archive.archiver import Archiver
 from receiver.archive.stores import Store, open_store
-from receiver.engine import Engine, Lane
-from receiver.engine.bell import Bell
-from receiver.engine.distributed import DistributedEngine
-from receiver.engine.embedded import EmbeddedEngine
-from receiver.engine.observed import observed
+from receiver.archive.thumbnails import Thumbnails
 from receiver.errors import ConfigurationError
-from receiver.events import Wording
-from receiver.inbox import Inbox
+from receiver.events.dispatcher import Sender
+from receiver.events.event import Wording
+from receiver.events.transports import way_to
+from receiver.ingest.inbox import Inbox
+from receiver.ingest.tickets import Tickets
+from receiver.jobs.reconcile import Reconciler
+from receiver.jobs.submit import Desk
 from receiver.ledger import schema
 from receiver.ledger.backlog import Backlogs
 from receiver.ledger.browse import Browse
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.ledger import Ledger, Timing
+from receiver.ledger.notifications import Queue, lane_of_events
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.reports import Reports
-from receiver.ledger.wakes import Queue, lane_of_events
-from receiver.outbox import Sender
-from receiver.outbox.ways import way_to
-from receiver.providers.grsai_client import GrsaiClient
-from receiver.providers.openai_client import OpenAIClient
-from receiver.reconcile import Reconciler
+from receiver.net.connection import Dialler
+from receiver.net.download import Fetcher
+from receiver.providers.grsai.client import GrsaiClient
+from receiver.providers.openai.client import OpenAIClient
 from receiver.settings import Settings
-from receiver.submit.desk import Desk
-from receiver.telemetry.masking import Mask
-from receiver.thumbnails import Thumbnails
-from receiver.tickets import Tickets
+from receiver.telemetry.redaction import Mask
+from receiver.worker.distributed import DistributedEngine
+from receiver.worker.embedded import EmbeddedEngine
+from receiver.worker.engine import Engine, Lane
+from receiver.worker.instrumented import observed
+from receiver.worker.notifier import Bell
+from receiver.worker.process import WorkerProcess
 
 # Hands that poll and expire jobs, and as many that conclude them; each waits for a provider, or the archive, most of its time.
 JOB_HANDS = 8
@@ -59,9 +60,9 @@ class Services:
 
         Who only comes ``to_look`` may do so in a DATA_DIR that cannot be written. Raise ConfigurationError or LedgerError with the remedy.
         """
-        own_secrets.make_data_dir(self.settings.data_dir)
+        data_dir.make_data_dir(self.settings.data_dir)
         if not to_look:
-            own_secrets.require_writable(self.settings.data_dir)
+            data_dir.require_writable(self.settings.data_dir)
         assert self.store  # noqa: S101 - connects to nothing, but names a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:
             self._migrate_if_old()
@@ -136,13 +137,13 @@ class Services:
     def tickets(self) -> Tickets:
         """Signs and reads callback URLs."""
         given = [secret.get_secret_value() for secret in self.settings.callback_secrets]
-        return Tickets(given or [own_secrets.keep(self.settings.data_dir / "secrets" / "callback")])
+        return Tickets(given or [data_dir.keep(self.settings.data_dir / "secrets" / "callback")])
 
     @cached_property
     def admin_token(self) -> str:
         """The token of API and dashboard."""
         given = self.settings.admin_token
-        return given.get_secret_value() if given else own_secrets.keep(self.settings.data_dir / "secrets" / "admin")
+        return given.get_secret_value() if given else data_dir.keep(self.settings.data_dir / "secrets" / "admin")
 
     @cached_property
     def store(self) -> Store:
@@ -195,6 +196,17 @@ class Services:
         """Return what brings assets home by way of the folder ``scratch``."""
         fetcher = Fetcher(self.settings.address_policy(), max_bytes=self.settings.fetch_max_bytes, timeout=self.settings.fetch_timeout)
         return Archiver(self.ledger, fetcher, self.store, scratch)
+
+    def worker(self) -> WorkerProcess:
+        """Return the worker of this process."""
+        return WorkerProcess(
+            self.settings.data_dir,
+            self.engine,
+            self.lanes,
+            take_over=self.ledger.take_over if self.settings.embedded else None,
+            audit=self.reports.audit,
+            check_archive=self.store.check,
+        )
 
     def lanes(self, scratch: Path) -> list[Lane]:
         """Return every kind of work a worker does."""

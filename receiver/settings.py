@@ -26,9 +26,9 @@ from pydantic import (
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from receiver.archive.address import AddressPolicy
-from receiver.destinations import Destination, Kind, read_destination, read_destinations
 from receiver.errors import ConfigurationError
+from receiver.events.destinations import Destination, Kind, read_destination, read_destinations
+from receiver.net.policy import AddressPolicy
 
 
 def _split(value: object) -> object:

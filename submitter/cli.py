@@ -1,6 +1,6 @@
 """The ``submitter`` command."""
 
-from receiver.cli.frame import Commands
+from receiver.cli.base import Commands
 
 main = Commands(
     {

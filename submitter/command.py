@@ -12,11 +12,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli.frame import SOME_FAILED, errors_told, load, plain
+from receiver.cli.base import SOME_FAILED, errors_told, load, plain
 from receiver.errors import KeyTakenError, ReceiverError
-from receiver.job_request import DEFAULT_MODEL
+from receiver.jobs.request import DEFAULT_MODEL
+from receiver.jobs.schemas import JobView
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
-from receiver.views import JobView
 from submitter.submit import Submitter, key_of_try, mode_without_choice
 
 # Exit status after a signal, as shells expect it: this and the signal's number.

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 from rich.table import Table
 
-from receiver.cli.frame import SOME_FAILED, WRONG_USAGE, console, errors_told, load
+from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, errors_told, load
 from receiver.errors import ProviderError
 from receiver.ledger.reports import Usage
 from receiver.services import Services

@@ -12,15 +12,15 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from receiver.doctor import verdict
+from receiver.doctor import last_result
 from receiver.errors import ConfigurationError, KeyTakenError
-from receiver.job_request import DEFAULT_MODEL, JobRequest, mistakes
+from receiver.jobs.request import DEFAULT_MODEL, JobRequest, mistakes
+from receiver.jobs.schemas import JobView
 from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
-from receiver.processes.worker import is_working
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.telemetry import traces
-from receiver.views import JobView
+from receiver.telemetry import tracing
+from receiver.worker.process import is_working
 from submitter.images import reference_image
 
 # Seconds between two looks at the ledger while waiting.
@@ -36,7 +36,7 @@ class Submitter:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        traces.configure(os.environ)
+        tracing.configure(os.environ)
         self._services = Services(settings or Settings.load(os.environ)).open()
 
     def __enter__(self) -> Self:
@@ -183,7 +183,7 @@ def asked_for(submission: Submission) -> str:
 
 def why_no_callbacks(settings: Settings) -> str:
     """Say why callbacks would not come and what to do, by the last `receiver doctor`; "" if nothing is known against them."""
-    failure = verdict.failure(settings.data_dir, settings.public_url)
+    failure = last_result.failure(settings.data_dir, settings.public_url)
     remedy = "mend it and run `receiver doctor` again, or use --mode poll"
     return f"PUBLIC_URL: the last `receiver doctor` could not reach us through it: {failure}; {remedy}" if failure else ""
 

@@ -6,14 +6,14 @@ Keys are a pure function of job and index: the date comes from the ref. Times ar
 import json
 import re
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from receiver.errors import UnreadableError
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
-from receiver.model import FINAL_STATES, Api, AssetState, JobState, Mode, Reason, Source, Verdict, ref_time
+from receiver.model import FINAL_STATES, Api, AssetState, JobState, Mode, Reason, Source, Verdict, ref_time, timestamp
 
 FORMAT = 1
 # Bytes of a manifest that are read. It may hold reference pictures, but no job that was ever posted has more than this.
@@ -73,11 +73,6 @@ def manifest(job: Job, params: str, assets: list[Asset], deliveries: list[Delive
         "assets": [_asset(asset) for asset in assets],
     }
     return json.dumps(content, ensure_ascii=False, indent=1).encode()
-
-
-def timestamp(moment: float | None) -> str | None:
-    """Return a moment (seconds since the epoch) as RFC 3339 text with milliseconds; nothing stays nothing."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _delivery(row: DeliveryEntry) -> dict[str, object]:

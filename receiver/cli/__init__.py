@@ -1,16 +1,16 @@
 """The ``receiver`` command."""
 
-from receiver.cli.frame import Commands
+from receiver.cli.base import Commands
 
 main = Commands(
     {
-        "serve": "receiver.cli.processes",
-        "worker": "receiver.cli.processes",
+        "serve": "receiver.cli.serve",
+        "worker": "receiver.cli.serve",
         "migrate": "receiver.cli.ledger",
         "prune": "receiver.cli.ledger",
         "doctor": "receiver.cli.doctor",
-        "audit": "receiver.cli.laws",
-        "rebuild": "receiver.cli.laws",
+        "audit": "receiver.cli.audit",
+        "rebuild": "receiver.cli.audit",
         "jobs": "receiver.cli.jobs",
         "show": "receiver.cli.jobs",
         "retry": "receiver.cli.jobs",

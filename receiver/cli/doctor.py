@@ -9,8 +9,8 @@ from itertools import chain
 
 import click
 
-from receiver import own_secrets
-from receiver.cli.frame import SOME_FAILED, WRONG_USAGE, plain
+from receiver import data_dir
+from receiver.cli.base import SOME_FAILED, WRONG_USAGE, plain
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.errors import ConfigurationError, LedgerError
 from receiver.services import Services
@@ -27,11 +27,11 @@ def doctor(*, as_json: bool) -> None:
 
     Exit status 0: all is well, 1: a check failed, 2: the configuration is wrong. Each failure names its remedy.
     """
-    own_secrets.write_for_owner_only()
+    data_dir.write_for_owner_only()
     found: list[Finding] = []
     try:
         settings = Settings.load(os.environ)
-        logs.configure(settings)
+        logs.configure(settings.log_level, settings.log_format, settings.secrets())
         services = Services(settings)
         services.open()
         configuration = Finding("configuration", Status.OK, f"DATA_DIR {settings.data_dir}, archive {settings.archive_url}")

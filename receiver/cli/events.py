@@ -9,13 +9,12 @@ import click
 from rich.table import Table
 
 from receiver import clock
-from receiver.archive.manifest import timestamp
-from receiver.cli.frame import INTERRUPTED, SOME_FAILED, console, each, errors_told, load, plain
+from receiver.cli.base import INTERRUPTED, SOME_FAILED, console, each, errors_told, load, plain
 from receiver.errors import ReceiverError
-from receiver.events import Event
+from receiver.events.event import Event
+from receiver.events.listen import LAST_NUMBER, Cursor, Listener, run_command
 from receiver.ledger.rows import Sending
-from receiver.model import EventType
-from receiver.outbox.listen import LAST_NUMBER, Cursor, Listener, run_command
+from receiver.model import EventType, timestamp
 from receiver.services import Services
 
 # What a line shows of an event, beside its time, type and job.

@@ -6,14 +6,13 @@ import sys
 import click
 from rich.table import Table
 
-from receiver.archive.manifest import timestamp
-from receiver.cli.frame import SOME_FAILED, cell, console, each, errors_told, load, plain
+from receiver.cli.base import SOME_FAILED, cell, console, each, errors_told, load, plain
 from receiver.errors import ReceiverError
+from receiver.jobs import operator
+from receiver.jobs.schemas import REF, JobView
 from receiver.ledger.rows import Job
-from receiver.model import JobState
+from receiver.model import JobState, timestamp
 from receiver.services import Services
-from receiver.upkeep import by_hand
-from receiver.views import REF, JobView
 
 # Characters of a request that are shown; a reference picture in it may have millions.
 LONGEST_PARAMS = 2000
@@ -114,6 +113,6 @@ def retry(refs: tuple[str, ...]) -> None:
 def replay(deliveries: tuple[int, ...]) -> None:
     """Take kept deliveries in again, by their numbers (`receiver show REF`): after a fix, or to see what they are taken for now."""
     services = Services(load()).open()
-    failures = each(deliveries, lambda number: f"{number} is now {by_hand.replay(services.reports, services.inbox, number)}")
+    failures = each(deliveries, lambda number: f"{number} is now {operator.replay(services.reports, services.inbox, number)}")
     services.close()
     sys.exit(SOME_FAILED if failures else 0)

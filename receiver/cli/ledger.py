@@ -9,16 +9,16 @@ from pathlib import Path
 import click
 
 from receiver import clock
-from receiver.cli.frame import SOME_FAILED, errors_told, load
+from receiver.cli.base import SOME_FAILED, errors_told, load
 from receiver.cli.progress import Meter
 from receiver.errors import ConfigurationError
 from receiver.ledger import copy, schema
 from receiver.ledger.database import Database, is_open, open_database
 from receiver.ledger.prune import Pruner
 from receiver.ledger.reports import Reports
-from receiver.processes.worker import is_working
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.worker.process import is_working
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 # What ended less than this many seconds ago may still be reported on.

@@ -11,7 +11,7 @@ from receiver.archive.stores.s3 import S3Store
 from receiver.doctor.trouble import NothingToCheck, Trouble
 from receiver.errors import LedgerError, ProviderError, StoreError
 from receiver.ledger import schema
-from receiver.providers.grsai_client import GrsaiClient
+from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
 

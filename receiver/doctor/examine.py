@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from receiver.doctor import checks, self_call, verdict
+from receiver.doctor import checks, last_result, self_call
 from receiver.doctor.trouble import NothingToCheck, Trouble
 from receiver.services import Services
 
@@ -54,7 +54,7 @@ def _call_ourselves(services: Services) -> str:
     try:
         detail = self_call.call(url, services.tickets, services.settings.callback_max_bytes, provider=services.settings.grsai_base_url)
     except Trouble as trouble:
-        verdict.keep(folder, url, f"{trouble}; {trouble.remedy}")
+        last_result.keep(folder, url, f"{trouble}; {trouble.remedy}")
         raise
-    verdict.keep(folder, url, "")
+    last_result.keep(folder, url, "")
     return detail

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from receiver.archive.networks import refusal
 from receiver.doctor.trouble import Trouble
-from receiver.tickets import CANARY, Tickets
+from receiver.ingest.tickets import CANARY, Tickets
+from receiver.net.ip_ranges import refusal
 
 _PATIENCE = 10.0  # seconds for each step
 _LONGEST_ANSWER = 64 * 1024

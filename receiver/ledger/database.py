@@ -20,7 +20,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from receiver import faults
+from receiver import failpoints
 from receiver.errors import LedgerError
 
 T = TypeVar("T")
@@ -124,8 +124,8 @@ class PostgresDatabase:
                 if _is_undone(error):
                     raise _UndoneError(error) from error
                 raise
-            faults.reached(faults.Point.BEFORE_COMMIT)
-        faults.reached(faults.Point.AFTER_COMMIT)
+            failpoints.reached(failpoints.Point.BEFORE_COMMIT)
+        failpoints.reached(failpoints.Point.AFTER_COMMIT)
         return value
 
     def close(self) -> None:
@@ -234,8 +234,8 @@ class SqliteDatabase:
                 for write in group:
                     write.run(connection)
                     _still_in_transaction(connection)
-                faults.reached(faults.Point.BEFORE_COMMIT)
-            faults.reached(faults.Point.AFTER_COMMIT)
+                failpoints.reached(failpoints.Point.BEFORE_COMMIT)
+            failpoints.reached(failpoints.Point.AFTER_COMMIT)
             failure = None
         except LedgerError as error:
             failure = error

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from receiver.ledger import writes
+from receiver.ledger.notifications import wake_hint
 from receiver.ledger.rows import Hint
 from receiver.ledger.tables import hints, jobs
-from receiver.ledger.wakes import wake_hint
 from receiver.model import Delivery, Source, Verdict
 
 # Ids that may wait at a time, and that may be new in a minute, of all processes; each is asked about a few times.

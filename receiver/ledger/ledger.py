@@ -16,12 +16,12 @@ from receiver.errors import KeyTakenError, ReceiverError, UnreadableError
 from receiver.ledger import claims, hints, writes
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
+from receiver.ledger.due_notifications import sweep
+from receiver.ledger.notifications import wake_assets, wake_job
 from receiver.ledger.rows import Asset, Hint, Job, StoredAsset
-from receiver.ledger.sweep import sweep
 from receiver.ledger.tables import assets, jobs
-from receiver.ledger.wakes import wake_assets, wake_job
 from receiver.model import FINAL_STATES, Api, AssetState, EventType, JobState, Mode, Reason, Submission, new_ref
-from receiver.telemetry import figures
+from receiver.telemetry import metrics
 
 T = TypeVar("T")
 
@@ -213,13 +213,13 @@ class Ledger:
         }
         values = {name: payload[name] for name in ("key", "sha256", "size", "content_type", "width", "height")}
         self._end_asset(claimed, AssetState.ARCHIVED, payload, error="", **values)
-        figures.BYTES.inc(stored.size)
-        figures.TIME_LEFT.observe(max(0.0, claimed.row.expires_at - self.now()))
+        metrics.BYTES.inc(stored.size)
+        metrics.TIME_LEFT.observe(max(0.0, claimed.row.expires_at - self.now()))
 
     def give_up_asset(self, claimed: Claimed[Asset], state: AssetState, error: str) -> None:
         """Note that an asset failed or expired, and why; raise ClaimLostError if the work is no longer ours."""
         self._end_asset(claimed, state, None, error=error)
-        figures.LOST.labels("asset").inc()
+        metrics.LOST.labels("asset").inc()
 
     def _end_asset(self, claimed: Claimed[Asset], state: AssetState, event: dict[str, object] | None, **values: object) -> None:
         def work(connection: Connection) -> None:
@@ -236,7 +236,7 @@ class Ledger:
                 writes.emit(connection, EventType.ASSET_ARCHIVED, job, claimed.row.idx, now, event)
 
         self.write(work)
-        figures.ASSETS.labels(state).inc()
+        metrics.ASSETS.labels(state).inc()
 
     def retry_asset(self, claimed: Claimed[Asset], due_at: float, error: str, *, counted: bool = True, ask_again: bool = False) -> None:
         """Try an asset again at ``due_at``; ``ask_again`` has its job polled for a fresh URL. An attempt that says nothing
@@ -253,7 +253,7 @@ class Ledger:
                 writes.look_at(connection, job.ref, self.now())
 
         self.write(work)
-        figures.ASSETS.labels("retry").inc()
+        metrics.ASSETS.labels("retry").inc()
 
     # A job's end.
 
@@ -277,7 +277,7 @@ class Ledger:
             return alive
 
         if self.write(work):
-            figures.LOST.labels("job").inc()
+            metrics.LOST.labels("job").inc()
 
     def look_again(self, claimed: Claimed[Job] | Claimed[Hint], due_at: float) -> None:
         """Give a claim back and have the row looked at again at ``due_at``; raise ClaimLostError if it is no longer ours."""
@@ -297,7 +297,7 @@ class Ledger:
             return True
 
         if new := self.write(work):
-            figures.AT_RISK.inc()
+            metrics.AT_RISK.inc()
         return new
 
     # Hints.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, create_engine, inspect, text
 
-from receiver import faults
+from receiver import failpoints
 from receiver.errors import LedgerError
 from receiver.ledger import copy, queue_schema
 from receiver.ledger.database import Database, foreign_errors_turned, sqlite_address
@@ -91,7 +91,7 @@ def _upgrade(url: str | URL) -> None:
             if is_old(_version(connection)):
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-                faults.reached(faults.Point.MIGRATED)
+                failpoints.reached(failpoints.Point.MIGRATED)
             if on_postgresql:
                 queue_schema.bring_up(connection)
     finally:

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
 
+from receiver.ledger.notifications import wake_assets, wake_job, wake_senders
 from receiver.ledger.rows import Asset, Job, Sending
 from receiver.ledger.tables import assets, attempts, deliveries, events, hints, job_columns, jobs
-from receiver.ledger.wakes import wake_assets, wake_job, wake_senders
 from receiver.model import (
     INLINE,
     Api,

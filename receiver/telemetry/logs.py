@@ -5,12 +5,13 @@ Tickets and secrets should never get this far. Should one all the same, quoted b
 
 import logging
 import sys
+from collections.abc import Iterable
+from typing import Literal
 
 import structlog
 from structlog.typing import Processor
 
-from receiver.settings import Settings
-from receiver.telemetry.masking import Mask
+from receiver.telemetry.redaction import Mask
 
 
 class _Blackening(structlog.stdlib.ProcessorFormatter):
@@ -22,9 +23,12 @@ class _Blackening(structlog.stdlib.ProcessorFormatter):
         return self.mask(super().format(record))
 
 
-def configure(settings: Settings) -> None:
-    """Set up structlog, and what libraries log, for this process; lines go to stderr."""
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+def configure(level: str, form: Literal["auto", "json", "console"], secrets: Iterable[str]) -> None:
+    """Set up structlog, and the logging of libraries, for this process. Lines go to stderr.
+
+    ``level`` and ``form`` are the settings LOG_LEVEL and LOG_FORMAT; ``secrets`` are redacted in every line.
+    """
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -37,14 +41,14 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
     output = logging.StreamHandler(sys.stderr)
     formatter = _Blackening(foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer])
-    formatter.mask = Mask(settings.secrets())
+    formatter.mask = Mask(secrets)
     output.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [output]
     root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong
     for name in ("receiver", "submitter"):
-        logging.getLogger(name).setLevel(settings.log_level)
+        logging.getLogger(name).setLevel(level)

@@ -1,174 +1,48 @@
-"""Figures for Prometheus, right with several processes: each writes files of its own, a scrape adds them up.
+"""What the service counts, named by Prometheus' conventions: base units, ``_total`` behind counters. See ``docs/operations.md``."""
 
-``prometheus_client`` decides when it is imported whether it works that way. So figures are declared anywhere, but the package is imported
-when the first of them is counted, or shown.
-"""
+from receiver.model import Source, Verdict
+from receiver.telemetry.metric_files import Counter, Gauge, Histogram
 
-import fcntl
-import os
-import socket
-import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from functools import cache
-from pathlib import Path
-from typing import Any
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180, 700)
 
-import structlog
+DELIVERIES = Counter(
+    "receiver_deliveries",
+    "Deliveries taken in, by where they came from and what they were taken for.",
+    ["source", "verdict"],
+    known=[(source.value, verdict.value) for source in Source for verdict in (Verdict.ENDED, Verdict.CONTRADICTION, Verdict.UNREADABLE)],
+)
 
-log = structlog.get_logger(__name__)
+ASSETS = Counter(
+    "receiver_assets",
+    "Result files that came to their end, by how; retry counts attempts that are to be repeated.",
+    ["outcome"],
+    known=[("archived",), ("failed",), ("expired",), ("retry",)],
+)
+BYTES = Counter("receiver_archived_bytes", "Bytes of result files archived.")
+STEP_SECONDS = Histogram(
+    "receiver_archive_step_seconds",
+    "Time of one step of archiving a file.",
+    ["step"],
+    known=[("fetch",), ("inspect",), ("put",)],
+    buckets=_SECONDS,
+)
+TIME_LEFT = Histogram(
+    "receiver_time_left_seconds",
+    "Time a URL had left to live when its file was safe; 0 for one that outlived its promise.",
+    buckets=(0, 60, 300, 900, 1800, 3600, 5400, 6600, 7000, 7200),
+)
+LOST = Counter(
+    "receiver_lost",
+    "What was given up although it may have been paid: jobs without a result in time, files whose URL died or that were no picture.",
+    ["what"],
+    known=[("job",), ("asset",)],
+)
+AT_RISK = Counter("receiver_risks_announced", "Jobs announced to be at risk.")
+TAKEN_OVER = Counter("receiver_claims_taken_over", "Claims whose holder ended without a word, taken by another.")
+DIFFERENCE = Gauge("receiver_conservation_difference", "Jobs that are nowhere: submitted less archived, failed, expired and in flight.")
+LAWS_BROKEN = Gauge("receiver_laws_broken", "Laws of the ledger that did not hold at the last audit.")
+AUDITED_AT = Gauge("receiver_audit_timestamp_seconds", "When the worker last audited the ledger.")
+AUDIT_SECONDS = Gauge("receiver_audit_seconds", "How long the last audit took.")
 
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-# Bytes of each file of a process: several times what all figures with all their labels take.
-_ROOM = 256 * 1024
-# Held until the process ends: whoever starts alone empties the folder, whoever finds others leaves their files alone.
-_held: list[int] = []
-
-
-def prepare(data_dir: Path) -> None:
-    """Have this process, and those it starts, share their counts with all others of ``data_dir``. Call it before anything is counted.
-
-    The counts begin anew when no process of theirs is left: a web that is restarted does not forget those of the worker.
-    """
-    folder = data_dir / "metrics"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(data_dir / "metrics.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pass  # others are counting
-    else:
-        for file in folder.glob("*.db"):
-            file.unlink(missing_ok=True)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    _held.append(lock)
-    os.environ[_FOLDER] = str(folder)
-
-
-def reserve_room() -> None:
-    """Give this process's files their room on the disk now, or have it count for itself alone. Call it before anything is counted.
-
-    The files are written through memory: where a full disk could not hold what is written then, the kernel would end the process.
-    """
-    folder = os.environ.get(_FOLDER)
-    if folder is None:
-        return
-    try:
-        for kind in ("counter", "histogram", "gauge_mostrecent"):
-            with (Path(folder) / f"{kind}_{_process_name()}.db").open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, _ROOM)
-    except OSError as error:
-        log.warning("figures of this process are not shared, there is no room for them", error=str(error))
-        del os.environ[_FOLDER]
-        from prometheus_client import values  # noqa: PLC0415 - see above
-
-        values.ValueClass = values.MutexValue  # the process that forked us may have imported it already
-
-
-@cache
-def _tell_processes_apart() -> None:
-    from prometheus_client import values  # noqa: PLC0415 - see above
-
-    if _FOLDER in os.environ:
-        values.ValueClass = values.MultiProcessValue(_process_name)  # type: ignore[no-untyped-call]  # no types here
-
-
-def _process_name() -> str:
-    """Name a process by its host too: containers that share a DATA_DIR have the same pids."""
-    return f"{socket.gethostname().replace('_', '-')}-{os.getpid()}"
-
-
-class _Figure:
-    """One metric, made when it is first needed. ``known`` are the labels that show from the start, so that the first event is a rise."""
-
-    kind: str
-    _declared: "list[_Figure]" = []  # noqa: RUF012 - one list for all, on purpose
-    _lock = threading.Lock()
-
-    def __init__(
-        self, name: str, text: str, labels: Sequence[str] = (), *, known: Sequence[tuple[str, ...]] = (), **options: object
-    ) -> None:
-        self.name = name
-        self._text = text
-        self._labels = labels
-        self._known = known
-        self._options = options
-        self._metric: Any = None
-        self._declared.append(self)
-
-    def made(self) -> Any:
-        """Return the metric itself."""
-        with self._lock:
-            if self._metric is None:
-                import prometheus_client  # noqa: PLC0415 - see above
-
-                _tell_processes_apart()
-                self._metric = getattr(prometheus_client, self.kind)(self.name, self._text, self._labels, **self._options)
-                for values in self._known:
-                    self._metric.labels(*values)
-            return self._metric
-
-    def labels(self, *values: str) -> Any:
-        """Return the metric of these labels."""
-        return self.made().labels(*values)
-
-
-class Counter(_Figure):
-    """A figure that only grows; its name is shown with ``_total`` behind it."""
-
-    kind = "Counter"
-
-    def inc(self, amount: float = 1) -> None:
-        """Count."""
-        self.made().inc(amount)
-
-
-class Histogram(_Figure):
-    """Durations or sizes, counted by buckets."""
-
-    kind = "Histogram"
-
-    def observe(self, amount: float) -> None:
-        """Count one value."""
-        self.made().observe(amount)
-
-    def time(self) -> AbstractContextManager[object]:
-        """Count the seconds that the block takes."""
-        clock: AbstractContextManager[object] = self.made().time()
-        return clock
-
-
-class Gauge(_Figure):
-    """A figure that goes up and down; of several processes the one that set it last counts."""
-
-    kind = "Gauge"
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(name, text, multiprocess_mode="mostrecent")
-
-    def set(self, value: float) -> None:
-        """Say what it is now."""
-        self.made().set(value)
-
-
-def show() -> None:
-    """Make every figure known so far, so that those nobody has counted yet are shown as zero."""
-    for figure in list(_Figure._declared):  # noqa: SLF001 - its own module
-        figure.made()
-
-
-def names() -> list[str]:
-    """Return the name of every figure declared so far, as it is shown."""
-    declared = list(_Figure._declared)  # noqa: SLF001 - as above
-    return sorted(f"{figure.name}_total" if isinstance(figure, Counter) else figure.name for figure in declared)
-
-
-def serve(host: str, port: int) -> int:
-    """Show the counts of all processes that share them on a port, in threads; return the port. Raise OSError if it is taken."""
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - see above
-    from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - as above
-
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package has no types here
-    server, _ = start_http_server(port, host, registry)
-    return int(server.server_address[1])
+EVENTS = Counter("receiver_event_attempts", "Attempts to tell an event to others, by what came of them.", ["destination", "outcome"])
+EVENT_SECONDS = Histogram("receiver_event_seconds", "Time a destination took to answer.", buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 15))

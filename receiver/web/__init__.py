@@ -3,7 +3,7 @@
 from flask import Flask
 
 from receiver.services import Services
-from receiver.web import api, callback, dashboard, health, lost, request_id, state
+from receiver.web import api, callback, dashboard, health, not_found, request_id, state
 
 
 def create_app(services: Services | None = None) -> Flask:
@@ -17,7 +17,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(api.blueprint)
     app.register_blueprint(dashboard.blueprint)
     request_id.name_requests(app)  # before the others, so that it has the last word on their answers
-    app.after_request(lost.tell)
+    app.after_request(not_found.tell)
     if services is not None:
         state.attach(app, services)
     return app

@@ -13,12 +13,12 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from receiver import clock
 from receiver.errors import ReceiverError, TicketError, UnreadableError
+from receiver.ingest.tickets import CANARY
 from receiver.model import Delivery, Source
-from receiver.providers.grsai import read_report
-from receiver.tickets import CANARY
-from receiver.web.allowance import Allowance
+from receiver.providers.grsai.protocol import read_report
 from receiver.web.body import CutShortError, read_body
 from receiver.web.counters import CALLBACK_SECONDS, CALLBACKS
+from receiver.web.rate_limit import Allowance
 from receiver.web.state import services
 
 log = structlog.get_logger(__name__)

@@ -1,6 +1,6 @@
-"""What the web side counts, named by Prometheus' conventions. Several processes add up: see ``receiver.telemetry.metrics``."""
+"""What the web side counts, named by Prometheus' conventions. Several processes add up: see ``receiver.telemetry.metric_files``."""
 
-from receiver.telemetry.metrics import Counter, Histogram
+from receiver.telemetry.metric_files import Counter, Histogram
 
 CALLBACKS = Counter(
     "receiver_callbacks",

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from receiver import clock
 from receiver.errors import LedgerError, ReceiverError
-from receiver.web.scrape import LedgerFigures, counted
+from receiver.web.metrics import LedgerFigures, counted
 from receiver.web.state import services
 
 log = structlog.get_logger(__name__)

@@ -2,7 +2,7 @@
 
 from flask import Response
 
-from receiver.views import ProblemView
+from receiver.jobs.schemas import ProblemView
 
 # Seconds after which somebody may try again when the ledger or the archive is away.
 RETRY_AFTER = 5

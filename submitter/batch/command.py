@@ -11,17 +11,17 @@ from pathlib import Path
 
 import click
 
-from receiver.cli.frame import SOME_FAILED, errors_told, load
+from receiver.cli.base import SOME_FAILED, errors_told, load
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, Defaults, Line, read_lines
+from submitter.batch.progress_bar import Screen, tell, tell_end
 from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
-from submitter.batch.screen import Screen, tell, tell_end
 from submitter.batch.source import Source, opened
-from submitter.batch.survey import Survey, survey
+from submitter.batch.validate import Survey, survey
 from submitter.submit import Submitter, mode_without_choice, why_no_callbacks
 
 # Exit status after Ctrl-C, as shells expect it: 128 and the signal's number.

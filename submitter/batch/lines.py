@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from receiver.errors import ConfigurationError
-from receiver.job_request import DEFAULT_MODEL, JobRequest
+from receiver.jobs.request import DEFAULT_MODEL, JobRequest
 from receiver.model import Api, Mode, Provider
 from submitter.batch.entry import Entry, Fields, cell
 

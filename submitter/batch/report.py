@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
+from receiver.jobs.schemas import JobView
 from receiver.ledger.reports import Reports
-from receiver.views import JobView
+from submitter.batch.job_table import Roll, in_chunks
 from submitter.batch.lines import BadLine
-from submitter.batch.roll import Roll, in_chunks
 
 STDOUT = "-"
 # Jobs in memory at a time; each may have pictures in its request.

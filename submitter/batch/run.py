@@ -11,9 +11,9 @@ from receiver.errors import ConfigurationError, KeyTakenError
 from receiver.ledger.rows import Job
 from receiver.model import JobState, Provider, Reason
 from receiver.services import Services
-from submitter.batch.hands import Hands, Pace
+from submitter.batch.job_table import Roll, in_chunks
 from submitter.batch.lines import BadLine, Line, unpostable
-from submitter.batch.roll import Roll, in_chunks
+from submitter.batch.workers import Hands, Pace
 from submitter.submit import Submitter, key_of_try
 
 T = TypeVar("T")

@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from receiver.cli.frame import SOME_FAILED, console, errors_told
+from receiver.cli.base import SOME_FAILED, console, errors_told
 from receiver.errors import ConfigurationError
+from receiver.jobs.schemas import JobView
 from receiver.ledger.reports import Audit
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.views import JobView
-from submitter.demo.findings import Finding, look, table
-from submitter.demo.scenes import LIVE_SCENES, SCENES, Scene
-from submitter.demo.stage import Stage, free_port, live_environ, own_environ
+from submitter.demo.checks import Finding, look, table
+from submitter.demo.environment import Stage, free_port, live_environ, own_environ
+from submitter.demo.jobs import LIVE_SCENES, SCENES, Scene
 from submitter.submit import Submitter
 
 # Seconds all jobs together may take; a real provider takes its minutes.

@@ -9,12 +9,12 @@ from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as BaseResponse
 
-from submitter.sandbox import control, credits, wire  # noqa: A004 - the vendor's word
+from submitter.sandbox import control, credits, responses  # noqa: A004 - the vendor's word
 from submitter.sandbox.connection import CONNECTION
 from submitter.sandbox.downloads import download, page
-from submitter.sandbox.order import Kind, RefusedError, Reply, read_order
+from submitter.sandbox.request import Kind, RefusedError, Reply, read_order
+from submitter.sandbox.runner import Studio
 from submitter.sandbox.streams import events
-from submitter.sandbox.studio import Studio
 from submitter.sandbox.tasks import Task
 
 _LEGACY = {
@@ -57,7 +57,7 @@ def create_app(studio: Studio, refusals: Refusals, script: Mapping[str, Any], st
         if not request.path.startswith("/v1/") or refusals.authorized():
             return None
         studio.tasks.count("unauthorized")
-        return wire.refusal("invalid apikey", 401, newer=request.path.startswith("/v1/api/"))
+        return responses.refusal("invalid apikey", 401, newer=request.path.startswith("/v1/api/"))
 
     def submit(kind: Kind | None) -> ResponseReturnValue:
         body: Any = request.get_json(force=True, silent=True)
@@ -68,7 +68,7 @@ def create_app(studio: Studio, refusals: Refusals, script: Mapping[str, Any], st
             studio.tasks.count("refused")
             if error.status and error.status >= 500:  # noqa: PLR2004 - HTTP's own numbers
                 return page(error.status, f"{error.status} {error}")
-            return wire.refusal(str(error), error.status, newer=kind is None)
+            return responses.refusal(str(error), error.status, newer=kind is None)
         task = studio.accept(order, body)
         return _answer(task, studio, stopping)
 
@@ -96,14 +96,14 @@ def _answer(task: Task, studio: Studio, stopping: threading.Event) -> ResponseRe
     if order.reply is Reply.STREAM:
         return _stream(task, studio, stopping)
     if order.reply is not Reply.JSON:
-        return wire.submitted(task)
+        return responses.submitted(task)
     task.finished.wait()
     return (studio.result(task), 503 if task.status == "running" else 200)
 
 
 def _stream(task: Task, studio: Studio, stopping: threading.Event) -> ResponseReturnValue:
     if task.order.script.stream.mode == "json_error":
-        return wire.refusal("the stream could not be opened", None, newer=task.order.newer)
+        return responses.refusal("the stream could not be opened", None, newer=task.order.newer)
     return Response(events(task, studio, stopping), mimetype="text/event-stream")
 
 
@@ -111,11 +111,13 @@ def _add_results(app: Flask, studio: Studio) -> None:
     @app.post("/v1/draw/result")
     def legacy_result() -> ResponseReturnValue:
         body = request.get_json(force=True, silent=True)
-        return _read(studio, body.get("id") if isinstance(body, dict) else None, wrap=wire.envelope, missing=(wire.NOT_FOUND, 200))
+        return _read(
+            studio, body.get("id") if isinstance(body, dict) else None, wrap=responses.envelope, missing=(responses.NOT_FOUND, 200)
+        )
 
     @app.get("/v1/api/result")
     def newer_result() -> ResponseReturnValue:
-        return _read(studio, request.args.get("id"), wrap=lambda body: body, missing=(wire.NEWER_NOT_FOUND, 400))
+        return _read(studio, request.args.get("id"), wrap=lambda body: body, missing=(responses.NEWER_NOT_FOUND, 400))
 
 
 def _read(

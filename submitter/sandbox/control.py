@@ -6,7 +6,7 @@ from flask import Flask, request
 from flask.typing import ResponseReturnValue
 
 from submitter.sandbox.files import Files, ResultFile
-from submitter.sandbox.studio import Studio
+from submitter.sandbox.runner import Studio
 from submitter.sandbox.tasks import Task
 
 _PAGE = 1000

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
 
-from submitter.sandbox import wire
-from submitter.sandbox.studio import Studio
+from submitter.sandbox import responses
+from submitter.sandbox.runner import Studio
 
 AT_FIRST = 10_000
 
@@ -22,8 +22,8 @@ def add_routes(app: Flask, studio: Studio, accepts: Callable[[str], bool]) -> No
         body = request.get_json(force=True, silent=True)
         key = body.get("apiKey") if isinstance(body, dict) else None
         if not isinstance(key, str) or not accepts(key.strip()):
-            return wire.envelope(None, -1, "invalid apikey")
-        return wire.envelope({"credits": left(studio)})
+            return responses.envelope(None, -1, "invalid apikey")
+        return responses.envelope({"credits": left(studio)})
 
 
 def left(studio: Studio) -> int:

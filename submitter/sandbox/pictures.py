@@ -40,7 +40,7 @@ def picture(seed: str, form: Format, width: int, height: int, size: int, look: s
 
 
 def _draw(seed: str, form: Format, width: int, height: int) -> bytes:
-    from submitter.sandbox.paint import paint  # noqa: PLC0415 - Pillow is an extra: the other commands must start without it
+    from submitter.sandbox.draw import paint  # noqa: PLC0415 - Pillow is an extra: the other commands must start without it
 
     if form == "mp4":
         return mp4.movie(paint(seed, width, height, "jpeg"), width, height)

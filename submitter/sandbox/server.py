@@ -11,8 +11,8 @@ from submitter.sandbox import control
 from submitter.sandbox.app import Refusals, create_app
 from submitter.sandbox.connection import Server
 from submitter.sandbox.files import Files
+from submitter.sandbox.runner import Studio
 from submitter.sandbox.script import LIFETIME, Script
-from submitter.sandbox.studio import Studio
 from submitter.sandbox.tasks import Tasks
 
 

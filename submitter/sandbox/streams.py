@@ -5,15 +5,15 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from submitter.sandbox import wire
-from submitter.sandbox.studio import Studio
+from submitter.sandbox import responses
+from submitter.sandbox.runner import Studio
 from submitter.sandbox.tasks import Task
 
 
 def events(task: Task, studio: Studio, stopping: threading.Event) -> Iterator[bytes]:
     """Give the stream's pieces while the task runs; ends early when the sandbox stops."""
     stream, script = task.order.script.stream, task.order.script
-    yield _event(wire.task_object(task, studio.files, "running", 0))
+    yield _event(responses.task_object(task, studio.files, "running", 0))
     if stream.mode == "hang":
         stopping.wait(stream.seconds)
         return
@@ -21,7 +21,7 @@ def events(task: Task, studio: Studio, stopping: threading.Event) -> Iterator[by
     for part in range(1, parts):
         if task.finished.wait(script.delay / parts):
             break
-        yield _event(wire.task_object(task, studio.files, "running", 100 * part // parts))
+        yield _event(responses.task_object(task, studio.files, "running", 100 * part // parts))
     if stream.mode == "cut":
         return
     task.finished.wait()

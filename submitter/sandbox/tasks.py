@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from submitter.sandbox.files import ResultFile
-from submitter.sandbox.order import Order, Reply
+from submitter.sandbox.request import Order, Reply
 
 _LONGEST_KEPT = 2000  # characters of one value of a kept body; reference images come as megabytes of base64
 _MOST_UNFINISHED = 99

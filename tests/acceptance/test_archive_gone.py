@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from premises import SERVE, Premises
+from installation import SERVE, Premises
 from processes import running
 from waiting import until
 

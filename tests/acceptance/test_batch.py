@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from batches import a_line, as_jsonl, batch, batch_file, batch_running, posts, quick_sandbox, report
-from premises import Premises
+from installation import Premises
 from waiting import until
 
 JOB_KEYS = ["ref", "state", "progress", "provider", "provider_id", "model", "prompt", "reason", "message", "submitted_at", "assets"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from batches import a_line, as_jsonl, batch, batch_file, batch_running, posts, quick_sandbox, report
-from premises import Premises
+from installation import Premises
 from waiting import until
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from batches import a_line, batch, batch_file, batch_running, posted_refs, posts, quick_sandbox, report
-from premises import Premises
+from installation import Premises
 from processes import environment
 from sqlalchemy import Connection, insert
 from waiting import until
 
-from receiver.job_request import DEFAULT_MODEL
+from receiver.jobs.request import DEFAULT_MODEL
 from receiver.ledger.tables import jobs
 from receiver.model import JobState, new_ref
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import requests
+from installation import Premises
 from postgres import PostgresServer
-from premises import Premises
 from seaweed import S3Server
 from sqlalchemy import make_url
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 from click.testing import CliRunner
-from premises import Premises
+from installation import Premises
 from processes import Finished, running
 from seaweed import S3Server
 from waiting import until

@@ -23,15 +23,15 @@ from typing import Any
 
 import pytest
 import requests
-from premises import Premises
+from installation import Premises
 from processes import Running
 from side_by_side import side_by_side
 from waiting import until
 
-from receiver.faults import Point
+from receiver.failpoints import Point
+from receiver.ingest.tickets import Tickets
 from receiver.model import JobState, new_ref
 from receiver.services import Services
-from receiver.tickets import Tickets
 from submitter.sandbox import Sandbox
 
 CANARY = "canary-5e1f"

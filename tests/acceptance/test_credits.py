@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 from batches import a_line, batch, batch_file, quick_sandbox
-from premises import Premises
+from installation import Premises
 
 from submitter.sandbox import Sandbox
 

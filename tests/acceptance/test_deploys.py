@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from premises import SERVE, Premises
+from installation import SERVE, Premises
 from processes import BIN, Running, running
 from waiting import until
 
 from receiver.clock import now
+from receiver.ingest.tickets import Tickets
 from receiver.model import new_ref
-from receiver.tickets import Tickets
 from submitter.sandbox import Sandbox
 
 WEB = ("gunicorn", "-c", "python:receiver.gunicorn_conf", "receiver.web:create_app()")

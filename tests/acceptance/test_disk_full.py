@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from premises import Premises
+from installation import Premises
 from processes import Running
 from small_disks import SmallDisk, small_disk
 from waiting import until

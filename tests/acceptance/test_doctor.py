@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from premises import Premises
+from installation import Premises
 
 from submitter.sandbox import Sandbox
 

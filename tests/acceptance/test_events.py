@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from event_side import SECRET, EventSide
-from premises import Premises
+from event_server import SECRET, EventSide
+from installation import Premises
 from processes import running
 from waiting import until
 

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from installation import Premises
 from postgres import PostgresServer
-from premises import Premises
 from processes import Running, running
 from sqlalchemy import text
 from waiting import until

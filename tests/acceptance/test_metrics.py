@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from premises import Premises
+from installation import Premises
 from processes import Running, free_port, running
 from waiting import until
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from openai_side import PNGS, OpenAISide, with_pictures, wrong
-from premises import Premises
+from installation import Premises
+from openai_server import PNGS, OpenAISide, with_pictures, wrong
 from processes import Finished
 
 from submitter.cli import main as submitter

@@ -9,13 +9,13 @@ from socket import socket
 
 import pytest
 import requests
+from archiving import PNG, source
+from installation import Premises
 from ledgers import succeeded
-from outside import answer
-from premises import Premises
+from outside_network import answer
 from waiting import until
-from workbench import PNG, source
 
-from receiver.faults import Point
+from receiver.failpoints import Point
 from receiver.ledger.claims import MOST_CRASHES, SUSPICIOUS_CRASHES
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Asset

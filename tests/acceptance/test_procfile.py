@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from premises import Premises
+from installation import Premises
 from processes import ROOT
 from waiting import until
 

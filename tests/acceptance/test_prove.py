@@ -13,8 +13,8 @@ from waiting import until
 from tests.prove.evidence import Evidence, Recovery
 from tests.prove.faults import FAULTS
 from tests.prove.promises import ANSWERED, BACK_IN_TIME, CLEAN, EXPLAINED, NO_SILENCE, ON_DISK, ONCE, PAID_ONCE, examine
+from tests.prove.recording_proxy import Acknowledgement
 from tests.prove.setups import SETUPS
-from tests.prove.witness import Acknowledgement
 
 PROVE = ("python", str(ROOT / "tests/prove/run.py"), "--setup", "sqlite+directory", "--rounds", "1", "--seed", "7")
 KEY = "2026/07/01/01ARCHIVED0000000000000000/0.png"

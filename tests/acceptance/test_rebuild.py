@@ -12,7 +12,7 @@ import pytest
 from archives import made_up, put, write_files
 from click.testing import CliRunner
 from faultproxy import Answer, FaultProxy, Forward, Request, fault_proxy
-from premises import Premises
+from installation import Premises
 from processes import running
 from seaweed import S3Server
 from side_by_side import side_by_side
@@ -22,7 +22,7 @@ from receiver.archive.manifest import manifest_key
 from receiver.archive.stores import Store
 from receiver.archive.stores.s3 import S3Store
 from receiver.cli import main as receiver
-from receiver.upkeep import rebuild
+from receiver.maintenance import rebuild
 from submitter.sandbox import Sandbox
 
 REBUILD = ("receiver", "rebuild")

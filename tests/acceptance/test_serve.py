@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import requests
-from premises import Premises
+from installation import Premises
 from processes import Running
 from waiting import until
 

@@ -14,16 +14,16 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from premises import Premises
+from installation import Premises
 from processes import running
 from small_disks import SmallDisk, small_disk
 from waiting import until
 
-from receiver import own_secrets
+from receiver import data_dir
 from receiver.cli import main as receiver
-from receiver.cli.frame import Commands
+from receiver.cli.base import Commands
 from receiver.model import Submission
-from receiver.processes.worker import is_working
+from receiver.worker.process import is_working
 from submitter.cli import main as submitter
 from submitter.sandbox import Sandbox
 
@@ -90,7 +90,7 @@ def test_a_data_dir_in_which_nobody_can_make_files_is_told_with_a_remedy(here: P
 
 def test_a_full_disk_is_no_wrong_configuration(here: Premises, disk: SmallDisk) -> None:
     with here.services(), disk.full():
-        own_secrets.require_writable(here.data)
+        data_dir.require_writable(here.data)
 
 
 # The address.

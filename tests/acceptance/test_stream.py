@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from premises import Premises
+from installation import Premises
 from processes import Running
 from waiting import until
 
-from receiver.web.api.stream import MOST
+from receiver.web.api.live_events import MOST
 from submitter.sandbox import Sandbox
 
 

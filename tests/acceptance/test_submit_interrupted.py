@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from batches import quick_sandbox
-from premises import Premises
+from installation import Premises
 from processes import Running, running
 from waiting import until
 

@@ -10,15 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from installation import Premises
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from premises import Premises
 from processes import run
 from ulid import ULID
 from waiting import until
 
 from receiver.errors import ConfigurationError
-from receiver.telemetry import traces
+from receiver.telemetry import tracing
 from submitter.sandbox import Sandbox
 
 
@@ -80,27 +80,27 @@ def test_a_job_is_one_trace_through_every_process(tmp_path: Path) -> None:
 
 
 def test_without_its_variable_nothing_is_told_and_nothing_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "_tracer", [])
+    monkeypatch.setattr(tracing, "_tracer", [])
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    traces.configure({})
-    with traces.span("callback", "no ref at all"), traces.step("put"):
-        assert traces._tracer == []
+    tracing.configure({})
+    with tracing.span("callback", "no ref at all"), tracing.step("put"):
+        assert tracing._tracer == []
 
 
 def test_traces_without_their_packages_are_a_mistake_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "_tracer", [])
+    monkeypatch.setattr(tracing, "_tracer", [])
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: .*\[otel\]"):
-        traces.configure({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
+        tracing.configure({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
 
 
 def test_an_exception_is_told_by_its_kind_only(monkeypatch: pytest.MonkeyPatch) -> None:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: PLC0415 - beside its only use
 
-    monkeypatch.setattr(traces, "_tracer", [])
+    monkeypatch.setattr(tracing, "_tracer", [])
     heard = InMemorySpanExporter()
-    traces.configure({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, heard)
-    with pytest.raises(ValueError, match="a secret"), traces.span("archive", str(ULID()), index=0):
+    tracing.configure({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, heard)
+    with pytest.raises(ValueError, match="a secret"), tracing.span("archive", str(ULID()), index=0):
         raise ValueError("a secret")
     (span,) = heard.get_finished_spans()
     assert (span.status.description, span.events) == ("ValueError", ())

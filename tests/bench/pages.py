@@ -21,8 +21,8 @@ from ulid import ULID
 
 from receiver.ledger import schema
 from receiver.ledger.browse import Browse, Wanted
-from receiver.ledger.compare import Compare
 from receiver.ledger.database import SqliteDatabase
+from receiver.ledger.model_stats import Compare
 from receiver.ledger.reports import Reports
 from receiver.model import JobState
 

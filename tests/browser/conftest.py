@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from installation import Premises
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
-from premises import Premises
 from real_parts import missing
 from viewer import ARGUMENTS, Viewer
 

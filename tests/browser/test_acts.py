@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from installation import Premises
 from playwright.sync_api import Page, expect
-from premises import Premises
 from viewer import Viewer
 from waiting import until
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 from archives import Home
-from dashboard_side import log_in
+from archiving import SIZE
+from dashboard_client import log_in
 from faultproxy import FaultProxy, fault_proxy
 from ledgers import Books, opened
-from office import Office
 from postgres import PostgresServer, empty
+from reconciling import Office
 from seaweed import S3Server
 from waiting import until
-from web_side import WebSide, web_side
-from workbench import SIZE
+from web_client import WebSide, web_side
 
 from receiver.archive.stores import Store, open_store
 from receiver.archive.stores.directory import DirectoryStore

@@ -6,10 +6,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, Bench, source
 from ledgers import opened, succeeded
-from outside import Script, answer
+from outside_network import Script, answer
 from seaweed import S3Server
-from workbench import LIFETIME, OTHER_PNG, PNG, SIZE, Bench, source
 
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores import open_store

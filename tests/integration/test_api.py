@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from seaweed import S3Server
-from web_side import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
+from web_client import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
 
+from receiver.events.listen import Listener
 from receiver.ledger.rows import StoredAsset
 from receiver.model import JobState, Submission
-from receiver.outbox.listen import Listener
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(300_000)
 DIGEST = hashlib.sha256(PICTURE).hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import requests
-from web_side import SUCCEEDED, WebSide, web_side
+from web_client import SUCCEEDED, WebSide, web_side
 
 from receiver.ledger.rows import StoredAsset
 from receiver.model import JobState, Submission

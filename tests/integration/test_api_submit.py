@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from side_by_side import side_by_side
-from web_side import WebSide, web_side
+from web_client import WebSide, web_side
 
-from receiver.job_request import JobRequest
+from receiver.jobs.request import JobRequest
 from receiver.services import Services
 from submitter.sandbox import Sandbox
 

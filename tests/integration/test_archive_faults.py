@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from archiving import PNG, Bench, due, source
 from faultproxy import Answer, FaultProxy, Forward, Request, Rule, fault_proxy, honest, refusal
 from ledgers import Books, opened
-from outside import answer
+from outside_network import answer
 from seaweed import S3Server
-from workbench import PNG, Bench, due, source
 
+from receiver.archive.archiver import ARCHIVE_PAUSE
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.pipeline import ARCHIVE_PAUSE
 from receiver.archive.stores.s3 import S3Store
+from receiver.jobs.reconcile import Reconciler
 from receiver.model import AssetState, JobState
-from receiver.reconcile import Reconciler
 from submitter.sandbox import Sandbox
 
 GONE = answer(status="404 Not Found", body=b"")

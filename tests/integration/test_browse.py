@@ -4,7 +4,7 @@ import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
 from receiver.ledger.browse import Browse, Page, Wanted, first_ref
-from receiver.ledger.compare import Compare, quantile
+from receiver.ledger.model_stats import Compare, quantile
 from receiver.model import AssetState, JobState, Source
 
 

@@ -20,9 +20,9 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # as above
     NoMoreData,
 )
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]  # as above
-from web_side import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
+from web_client import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
 
-from receiver import evidence
+from receiver.ingest import evidence
 from receiver.ledger import database
 from receiver.model import AssetState, JobState, new_ref
 

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
-from web_side import WebSide, web_side
+from web_client import WebSide, web_side
 
 from receiver.model import Verdict
 from receiver.web import callback
-from receiver.web.allowance import Allowance
+from receiver.web.rate_limit import Allowance
 
 LIMIT = 60_000  # bytes, more than the strategies below make
 PATIENT = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

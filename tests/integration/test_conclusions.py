@@ -4,14 +4,13 @@ from functools import partial
 
 import pytest
 from ledgers import NOW, running
-from office import LATE, PAGE, PICTURE, Office
+from reconciling import LATE, PAGE, PICTURE, Office
 from sqlalchemy import Connection, delete, update
 
-from receiver.archive.manifest import timestamp
+from receiver.jobs.reconcile import ARCHIVE_PAUSE
 from receiver.ledger import tables
 from receiver.ledger.rows import Asset
-from receiver.model import AssetState, JobState, Reason
-from receiver.reconcile import ARCHIVE_PAUSE
+from receiver.model import AssetState, JobState, Reason, timestamp
 
 
 @pytest.mark.parametrize(

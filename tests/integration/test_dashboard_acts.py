@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from dashboard_side import HOSTILE, archived, form_token, post, reported, submitted
-from web_side import FAILED, SUCCEEDED, WebSide
+from dashboard_client import HOSTILE, archived, form_token, post, reported, submitted
+from web_client import FAILED, SUCCEEDED, WebSide
 
 from receiver.model import JobState, Verdict
 

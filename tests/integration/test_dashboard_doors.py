@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from dashboard_side import PAGES, archived, post, reported
-from web_side import FAILED, WebSide, web_side
+from dashboard_client import PAGES, archived, post, reported
+from web_client import FAILED, WebSide, web_side
 
 from receiver.web import session
 from receiver.web.dashboard import login

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from dashboard_side import HOSTILE, PAGES, archived, reported, submitted
+from dashboard_client import HOSTILE, PAGES, archived, reported, submitted
 from sqlalchemy import update
-from web_side import FAILED, SUCCEEDED, WebSide
+from web_client import FAILED, SUCCEEDED, WebSide
 
 from receiver.ledger.rows import StoredAsset
 from receiver.ledger.tables import assets, jobs

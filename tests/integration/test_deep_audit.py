@@ -18,10 +18,10 @@ from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import StoreError
 from receiver.ledger.prune import Pruner
-from receiver.upkeep import audit_place, deep_audit
-from receiver.upkeep.audit_place import AuditPlace, Step
-from receiver.upkeep.deep_audit import DeepAudit, Interrupted
-from receiver.upkeep.rebuild import Rebuilder
+from receiver.maintenance import checkpoint, deep_audit
+from receiver.maintenance.checkpoint import AuditPlace, Step
+from receiver.maintenance.deep_audit import DeepAudit, Interrupted
+from receiver.maintenance.rebuild import Rebuilder
 
 URL = "file:///some/archive"
 
@@ -228,8 +228,8 @@ def test_a_place_is_kept_and_found_again_whatever_was_found(tmp_path: Path) -> N
     place.passed("A", ["unknown object: \ud800\n"], jobs=1, pictures=2)
     place.go_to(Step.NAMES)
     place.passed("a\udc80b", [], names=3)
-    audit_place.save(tmp_path / "place.json", place)
-    again = audit_place.load(tmp_path / "place.json", URL)
+    checkpoint.save(tmp_path / "place.json", place)
+    again = checkpoint.load(tmp_path / "place.json", URL)
     assert again is not None
     assert (again.step, again.jobs, again.pictures, again.names, again.differences) == (Step.NAMES, 1, 2, 3, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["place.json"]
@@ -240,13 +240,13 @@ def test_a_place_is_kept_and_found_again_whatever_was_found(tmp_path: Path) -> N
 )
 def test_a_place_that_is_broken_or_of_another_archive_is_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "place.json"
-    assert audit_place.load(path, URL) is None
+    assert checkpoint.load(path, URL) is None
     path.write_bytes(content)
-    assert audit_place.load(path, URL) is None
+    assert checkpoint.load(path, URL) is None
 
 
 def test_of_endless_differences_the_first_are_named_and_all_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_place, "MOST_NAMED", 3)
+    monkeypatch.setattr(checkpoint, "MOST_NAMED", 3)
     place = AuditPlace(archive=URL)
     for number in range(3):
         place.passed(str(number), [f"{number} a", f"{number} b"])

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from archiving import LIFETIME, PNG, Bench, due, source
 from ledgers import Books, opened
-from outside import answer
+from outside_network import answer
 from small_disks import SmallDisk, small_disk
 from waiting import until
-from web_side import SUCCEEDED, web_side
-from workbench import LIFETIME, PNG, Bench, due, source
+from web_client import SUCCEEDED, web_side
 
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.model import AssetState

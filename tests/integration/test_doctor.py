@@ -11,22 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from outside import Script, Server, answer, certificate, redirect, send
+from outside_network import Script, Server, answer, certificate, redirect, send
 from seaweed import S3Server
-from web_side import WebSide, web_side
+from web_client import WebSide, web_side
 from werkzeug.serving import make_server
 
 from receiver.archive.stores import open_store
 from receiver.archive.stores.s3 import S3Store
 from receiver.archive.stores.s3_probe import Dialect
-from receiver.doctor import checks, self_call, verdict
+from receiver.doctor import checks, last_result, self_call
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.doctor.trouble import NothingToCheck, Trouble
 from receiver.errors import StoreError
+from receiver.ingest.tickets import CANARY, Tickets
 from receiver.ledger import schema
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.tickets import CANARY, Tickets
 from receiver.web import create_app
 from submitter.sandbox import Sandbox
 
@@ -199,23 +199,23 @@ def test_plain_http_at_an_https_url_is_told() -> None:
 
 def test_a_failure_counts_for_a_day_and_for_its_own_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://pictures.example"
-    assert verdict.failure(tmp_path, url) == ""
-    verdict.keep(tmp_path, url, "it redirects")
-    assert verdict.failure(tmp_path, url) == "it redirects"
-    assert verdict.failure(tmp_path, "https://elsewhere.example") == ""
-    assert verdict.failure(tmp_path, None) == ""
-    later = time.time() + verdict.COUNTS_FOR + 1
+    assert last_result.failure(tmp_path, url) == ""
+    last_result.keep(tmp_path, url, "it redirects")
+    assert last_result.failure(tmp_path, url) == "it redirects"
+    assert last_result.failure(tmp_path, "https://elsewhere.example") == ""
+    assert last_result.failure(tmp_path, None) == ""
+    later = time.time() + last_result.COUNTS_FOR + 1
     monkeypatch.setattr(time, "time", lambda: later)
-    assert verdict.failure(tmp_path, url) == ""
-    verdict.keep(tmp_path, url, "it redirects")
-    verdict.keep(tmp_path, url, "")
-    assert verdict.failure(tmp_path, url) == ""
+    assert last_result.failure(tmp_path, url) == ""
+    last_result.keep(tmp_path, url, "it redirects")
+    last_result.keep(tmp_path, url, "")
+    assert last_result.failure(tmp_path, url) == ""
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"at": "x", "failure": "y", "public_url": "https://pictures.example"}'])
 def test_a_spoilt_file_says_nothing_against_a_url(tmp_path: Path, content: str) -> None:
     (tmp_path / "doctor.json").write_text(content)
-    assert verdict.failure(tmp_path, "https://pictures.example") == ""
+    assert last_result.failure(tmp_path, "https://pictures.example") == ""
 
 
 # The other checks.

@@ -12,20 +12,20 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from archiving import PNG, SIZE
 from ledgers import Books, opened, succeeded
-from outside import OK, OUTSIDE, UNTRUSTING, WEB, Network, Script, answer, chunked, drip, redirect, send, silence
-from workbench import PNG, SIZE
+from outside_network import OK, OUTSIDE, UNTRUSTING, WEB, Network, Script, answer, chunked, drip, redirect, send, silence
 
-from receiver.archive.address import AddressPolicy
-from receiver.archive.fetch import Fetcher
+from receiver.archive.archiver import LONGEST_BACK_OFF, MOST_BAD_FILES, SUSPICIOUS_ATTEMPTS, Archiver
 from receiver.archive.manifest import asset_key
-from receiver.archive.pipeline import LONGEST_BACK_OFF, MOST_BAD_FILES, SUSPICIOUS_ATTEMPTS, Archiver
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError
+from receiver.jobs.reconcile import Reconciler
 from receiver.ledger.rows import Asset, Job
 from receiver.ledger.writes import risk_begins
 from receiver.model import Api, AssetState, JobState, Reason
-from receiver.reconcile import Reconciler
+from receiver.net.download import Fetcher
+from receiver.net.policy import AddressPolicy
 
 LIFETIME = 600.0  # of a URL; with the usual two hours the tests would only be longer
 URL = "http://pictures.example/x.png"

@@ -9,17 +9,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from engine_harness import OFTEN, DistributedShop, EmbeddedShop, Gate, Shop, at_work
 from ledgers import opened
-from shops import OFTEN, DistributedShop, EmbeddedShop, Gate, Shop, at_work
 from waiting import until
 
-from receiver.engine import Lane, held
 from receiver.errors import LedgerError, StoreError
 from receiver.ledger import ledger as ledger_module
 from receiver.ledger.claims import Claimed
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState
+from receiver.worker import leases
+from receiver.worker.engine import Lane
 
 
 @pytest.fixture(params=["embedded", "distributed"])
@@ -95,7 +96,7 @@ def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(shop: Sho
 
 
 def test_the_leases_of_long_work_are_renewed(shop: Shop, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (held, ledger_module):
+    for module in (leases, ledger_module):
         monkeypatch.setattr(module, "LEASE", 0.5)
     shop.books.ledger.now = time.time
     (ref,) = shop.order()

@@ -9,23 +9,24 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from engine_harness import OFTEN, DistributedShop, Gate, at_work
 from ledgers import Books, opened, stored, succeeded, urls
 from processes import ROOT
 from procrastinate.sql import queries
-from shops import OFTEN, DistributedShop, Gate, at_work
 from sqlalchemy import text
 from waiting import until
 
-from receiver.engine import Lane, crew
 from receiver.errors import LedgerError
-from receiver.ledger import sweep as sweep_module
-from receiver.ledger import wakes
+from receiver.ledger import due_notifications as sweep_module
+from receiver.ledger import notifications
 from receiver.ledger.ledger import LEASE
+from receiver.ledger.notifications import Queue, queue_of
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.wakes import Queue, queue_of
 from receiver.model import AssetState, Source
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.worker import pool
+from receiver.worker.engine import Lane
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_success_wakes_somebody_for_each_picture_in_the_transaction_that_store
 
 def test_a_transaction_that_is_rolled_back_wakes_nobody(shop: DistributedShop) -> None:
     def wake_and_fail(connection: object) -> None:
-        wakes.wake_job(connection, "a-job", shop.books.clock())  # type: ignore[arg-type]
+        notifications.wake_job(connection, "a-job", shop.books.clock())  # type: ignore[arg-type]
         raise LedgerError("no")
 
     with pytest.raises(LedgerError):
@@ -108,7 +109,7 @@ def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_w
     with opened(shop.url) as other, ExitStack() as stack:
         engine = other.database._engine  # type: ignore[attr-defined]
         first = stack.enter_context(engine.begin())
-        wakes.wake_assets(first, ref, [0], books.clock())  # not committed yet: invisible, and in the way
+        notifications.wake_assets(first, ref, [0], books.clock())  # not committed yet: invisible, and in the way
         second = threading.Thread(target=books.deliver, args=(ref, succeeded("https://files.test/fresh"), Source.POLL))
         second.start()
         waits = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
@@ -124,12 +125,12 @@ def test_an_event_wakes_each_destination_once_however_much_there_is_to_tell(shop
     Outbox(shop.books.database, shop.books.clock).begin([name, "log:"])
     shop.books.failed("task-1")
     shop.books.failed("task-2")
-    assert sorted(shop.wakes()) == sorted(queue_of(wakes.lane_of_events(destination)) for destination in (name, "log:"))
+    assert sorted(shop.wakes()) == sorted(queue_of(notifications.lane_of_events(destination)) for destination in (name, "log:"))
 
 
 @pytest.mark.parametrize("deadline", [0.0, 1_700_000_000.0, 9e99])
 def test_a_deadline_of_any_time_is_a_priority(shop: DistributedShop, deadline: float) -> None:
-    shop.books.database.write(lambda connection: wakes.wake(connection, Queue.ASSETS, {"assets/x/0": deadline}))
+    shop.books.database.write(lambda connection: notifications.wake(connection, Queue.ASSETS, {"assets/x/0": deadline}))
     assert shop.wakes() == ["assets/x/0"]
 
 
@@ -141,7 +142,7 @@ def test_the_function_that_takes_wakes_is_the_one_the_installed_procrastinate_ca
 def test_every_lane_has_a_queue_that_is_woken_and_every_queue_a_lane(tmp_path: Path) -> None:
     environ = {"DATA_DIR": str(tmp_path), "EVENT_URLS": "log:"}
     lanes = [lane.name for lane in Services(Settings.load(environ)).lanes(tmp_path)]
-    assert sorted(lanes) == sorted([*Queue, wakes.lane_of_events("log:")])
+    assert sorted(lanes) == sorted([*Queue, notifications.lane_of_events("log:")])
     assert set(sweep_module._SWEPT) == set(Queue)
 
 
@@ -172,7 +173,7 @@ def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(shop: 
         "jobs": f"jobs/{polled}",
         "suspect jobs": f"jobs/{crashed_job}",
         "hints": "hints/task-x",
-        queue_of(wakes.lane_of_events("log:")): queue_of(wakes.lane_of_events("log:")),
+        queue_of(notifications.lane_of_events("log:")): queue_of(notifications.lane_of_events("log:")),
     }
     assert books.job(not_yet).due_at is not None
 
@@ -268,7 +269,7 @@ def test_two_machines_share_the_work_and_nothing_is_done_twice(shop: Distributed
 
 
 def test_the_wakes_of_a_dead_process_are_given_to_the_living(shop: DistributedShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "SILENCE", 0.5)
+    monkeypatch.setattr(pool, "SILENCE", 0.5)
     (ref,) = shop.order()
     shop.books.execute("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 minute')")
     shop.books.execute("UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)")

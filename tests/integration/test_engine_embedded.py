@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import requests
+from engine_harness import OFTEN, EmbeddedShop, Gate, at_work
 from ledgers import opened
 from processes import running
-from shops import OFTEN, EmbeddedShop, Gate, at_work
 from waiting import until
 
-from receiver.engine import held
-from receiver.engine.bell import Bell
 from receiver.ledger.ledger import LEASE
 from receiver.model import Delivery, JobState, Source, Submission
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.worker import leases
+from receiver.worker.notifier import Bell
 from submitter.sandbox import Sandbox
 
 
@@ -87,7 +87,7 @@ def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_
     shop: EmbeddedShop, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ref,) = shop.order()
-    monkeypatch.setattr(held, "LEASE", 0.0)  # renewed in every round, as after a long sleep
+    monkeypatch.setattr(leases, "LEASE", 0.0)  # renewed in every round, as after a long sleep
     with at_work(engine := shop.engine(), shop.lane(2), shop.bystander()):
         until(lambda: gate.inside, what="work in hand")
         shop.round(2)  # after which it sleeps
@@ -158,8 +158,8 @@ def test_a_second_worker_waits_until_the_first_is_dead_then_takes_over_its_work_
             (left_over,) = until(lambda: list((tmp_path / "data" / "scratch").glob("*/*")), what="a download under way")
             with running(["receiver", "worker"], environ, tmp_path) as second:
                 second.says("waiting for the worker that is still running")
-                (held,) = services.reports.assets([ref])[ref]
-                assert (held.claim is not None, held.attempts, left_over.exists()) == (True, 1, True)
+                (leases,) = services.reports.assets([ref])[ref]
+                assert (leases.claim is not None, leases.attempts, left_over.exists()) == (True, 1, True)
                 first.kill()
                 second.says("worker started")
                 until(lambda: state(services, ref) is JobState.ARCHIVED, what="the job archived")

@@ -10,20 +10,20 @@ from typing import LiteralString
 
 import psycopg
 import pytest
+from engine_harness import OFTEN, DistributedShop, at_work
 from ledgers import Books, opened, succeeded, urls
 from postgres import MortalPostgres, mortal_postgres
-from shops import OFTEN, DistributedShop, at_work
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from waiting import until
 
-from receiver import faults
-from receiver.engine import connector
+from receiver import failpoints
 from receiver.errors import LedgerError
 from receiver.ledger import schema
 from receiver.ledger.database import conninfo, postgres_address
 from receiver.ledger.ledger import LEASE
 from receiver.model import Delivery, Source
+from receiver.worker import connector
 
 CUT_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 CUT_ONE = CUT_ALL + " AND random() < 0.3"
@@ -111,7 +111,7 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(books: Books, monkeypatc
         attempts.append(1)
         raise OperationalError("COMMIT", {}, psycopg.OperationalError("the answer was lost"), connection_invalidated=True)
 
-    monkeypatch.setattr(faults, "reached", lose_the_answer)
+    monkeypatch.setattr(failpoints, "reached", lose_the_answer)
     with pytest.raises(LedgerError):
         books.ledger.write(lambda connection: connection.execute(text("SELECT 1")).scalar())
     assert len(attempts) == 1

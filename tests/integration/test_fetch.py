@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outside import OK, PICTURE, UNTRUSTING, URL, WEB, Network, Script, answer, chunked, pour, redirect, send
+from outside_network import OK, PICTURE, UNTRUSTING, URL, WEB, Network, Script, answer, chunked, pour, redirect, send
 from small_disks import files_no_larger_than
 
-from receiver.archive.address import AddressPolicy
-from receiver.archive.fetch import BUFFER, Fetched, Fetcher
 from receiver.errors import FetchError, SourceGoneError, StoreError, TooLargeError
+from receiver.net.download import BUFFER, Fetched, Fetcher
+from receiver.net.policy import AddressPolicy
 
 
 @pytest.fixture

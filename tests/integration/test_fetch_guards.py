@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from outside import OK, OUTSIDE, PICTURE, TLS, WEB, FastClock, Network, Script, answer, certificate, drip, redirect, silence
+from outside_network import OK, OUTSIDE, PICTURE, TLS, WEB, FastClock, Network, Script, answer, certificate, drip, redirect, silence
 
-from receiver.archive.address import AddressPolicy
 from receiver.errors import AddressRefusedError, FetchError
+from receiver.net.policy import AddressPolicy
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import pytest
 from ledgers import TIMING, running, succeeded, urls
-from office import Office, Provider
+from reconciling import Office, Provider
 from waiting import until
 
 from receiver.errors import NoSuchTaskError, ProviderUnavailableError
+from receiver.jobs.reconcile import MOST_HINT_LOOKS
 from receiver.model import JobState
-from receiver.reconcile import MOST_HINT_LOOKS
 
 
 def test_a_hint_nobody_confirms_is_forgotten_after_some_looks(office: Office) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from made_pictures import IEND, WHOLE, chunk, png
-from outside import Server, answer
-from web_side import SUCCEEDED, WebSide, web_side
+from outside_network import Server, answer
+from web_client import SUCCEEDED, WebSide, web_side
 
 from receiver.model import AssetState
 

@@ -15,7 +15,7 @@ from receiver.ledger import writes
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Job
 from receiver.model import AssetState, Delivery, JobState, Mode, Outcome, Reason, Source, Submission, Verdict, new_ref
-from receiver.providers.grsai import read_report
+from receiver.providers.grsai.protocol import read_report
 
 
 class StubbornError(Exception):

@@ -8,10 +8,10 @@ import pytest
 from ledgers import Books, opened
 
 from receiver.errors import ConfigurationError
-from receiver.events import Event
+from receiver.events.event import Event
+from receiver.events.listen import Cursor, Listener, run_command
 from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
-from receiver.outbox.listen import Cursor, Listener, run_command
 
 
 @pytest.fixture

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 import requests
-from event_side import SECRET
+from event_server import SECRET
 from ledgers import TIMING, Books, opened, stored, succeeded
 from structlog.testing import capture_logs
-from web_side import WebSide, web_side
+from web_client import WebSide, web_side
 
-from receiver.engine import Lane
-from receiver.engine.observed import observed
 from receiver.errors import LedgerError
 from receiver.ledger.backlog import Backlogs
 from receiver.ledger.reports import Audit
+from receiver.maintenance import periodic_audit
 from receiver.model import AssetState
-from receiver.telemetry import bookkeeping, figures
-from receiver.telemetry.metrics import Counter, names
+from receiver.telemetry import metrics
+from receiver.telemetry.metric_files import Counter, names
+from receiver.worker.engine import Lane
+from receiver.worker.instrumented import observed
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,9 +119,9 @@ class Change:
 
 
 def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(books: Books) -> None:
-    archived, retried, failed = (Change(figures.ASSETS, outcome) for outcome in ("archived", "retry", "failed"))
-    size, lost = Change(figures.BYTES), Change(figures.LOST, "asset")
-    left = figures.TIME_LEFT.made()
+    archived, retried, failed = (Change(metrics.ASSETS, outcome) for outcome in ("archived", "retry", "failed"))
+    size, lost = Change(metrics.BYTES), Change(metrics.LOST, "asset")
+    left = metrics.TIME_LEFT.made()
     before = left._sum.get()
     books.archiving(3)
     first, second, third = books.ledger.claim_assets(3)
@@ -133,8 +134,8 @@ def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(books: B
 
 
 def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_once(books: Books) -> None:
-    ended, duplicate = (Change(figures.DELIVERIES, "callback", verdict) for verdict in ("ended", "duplicate"))
-    lost, risks = Change(figures.LOST, "job"), Change(figures.AT_RISK)
+    ended, duplicate = (Change(metrics.DELIVERIES, "callback", verdict) for verdict in ("ended", "duplicate"))
+    lost, risks = Change(metrics.LOST, "job"), Change(metrics.AT_RISK)
     ref = books.archiving()
     books.deliver(ref, succeeded("https://files.test/first/0.png"))
     books.expired("task-2")
@@ -147,7 +148,7 @@ def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_on
 
 
 def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(books: Books) -> None:
-    taken = Change(figures.TAKEN_OVER)
+    taken = Change(metrics.TAKEN_OVER)
     books.archiving()
     lane = observed(Lane("assets", 1, lambda: None, books.ledger.claim_assets, lambda _claimed: None))
     lane.claim(1)
@@ -158,16 +159,16 @@ def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(books: Books
 
 
 def test_the_audit_shows_the_difference_and_says_aloud_when_the_books_do_not_agree() -> None:
-    bookkeeping.report(Audit(10, 3, 2, 1, 3, {"a law": ["REF"]}))
-    assert figures.DIFFERENCE.made()._value.get() == 1
-    assert figures.LAWS_BROKEN.made()._value.get() == 1
-    bookkeeping.report(Audit(0, 0, 0, 0, 0, {}))
-    assert figures.DIFFERENCE.made()._value.get() == 0
+    periodic_audit.report(Audit(10, 3, 2, 1, 3, {"a law": ["REF"]}))
+    assert metrics.DIFFERENCE.made()._value.get() == 1
+    assert metrics.LAWS_BROKEN.made()._value.get() == 1
+    periodic_audit.report(Audit(0, 0, 0, 0, 0, {}))
+    assert metrics.DIFFERENCE.made()._value.get() == 0
 
 
 def test_the_books_are_looked_at_again_after_an_audit_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bookkeeping, "FIRST", 0.001)
-    monkeypatch.setattr(bookkeeping, "EVERY", 0.001)
+    monkeypatch.setattr(periodic_audit, "FIRST", 0.001)
+    monkeypatch.setattr(periodic_audit, "EVERY", 0.001)
     troubles: list[Exception] = [LedgerError("away"), ZeroDivisionError("a mistake")]
     found = threading.Event()
 
@@ -177,7 +178,7 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(monkeypatch: p
         found.set()
         return Audit(0, 0, 0, 0, 0, {})
 
-    with capture_logs() as told, bookkeeping.bookkeeping(audit):
+    with capture_logs() as told, periodic_audit.bookkeeping(audit):
         assert found.wait(20)
     assert [line["event"] for line in told[:2]] == ["audit broke off", "ledger not audited"]
 

@@ -11,37 +11,24 @@ from typing import NoReturn
 
 import pytest
 from ledgers import Books, opened
-from openai_side import (
-    PATH,
-    PNGS,
-    Endless,
-    OpenAISide,
-    Script,
-    answered,
-    cut_off,
-    cut_short,
-    silence,
-    with_pictures,
-    with_urls,
-    wrong,
-)
+from openai_server import PATH, PNGS, Endless, OpenAISide, Script, answered, cut_off, cut_short, silence, with_pictures, with_urls, wrong
 from processes import free_port
 from side_by_side import side_by_side
 
-from receiver.archive.address import AddressPolicy
-from receiver.archive.fetch import Fetcher
+from receiver.archive.archiver import Archiver
 from receiver.archive.manifest import manifest_key
-from receiver.archive.pipeline import Archiver
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ConfigurationError, ReceiverError
+from receiver.ingest.tickets import Tickets
+from receiver.jobs.reconcile import Reconciler
+from receiver.jobs.retry import WAITS
+from receiver.jobs.submit import BACK_OFF, Desk
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Job
 from receiver.model import Api, AssetState, Delivery, JobState, Mode, Provider, Reason, Source, Submission, Verdict
-from receiver.providers.openai_client import OpenAIClient
-from receiver.reconcile import Reconciler
-from receiver.submit.desk import BACK_OFF, Desk
-from receiver.submit.patience import WAITS
-from receiver.tickets import Tickets
+from receiver.net.download import Fetcher
+from receiver.net.policy import AddressPolicy
+from receiver.providers.openai.client import OpenAIClient
 
 MIB = 1024 * 1024
 TOO_MANY = wrong(429, "rate_limit_exceeded", "Rate limit reached")

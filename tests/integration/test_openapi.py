@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from web_side import FAILED, SUCCEEDED, WebSide, web_side
+from web_client import FAILED, SUCCEEDED, WebSide, web_side
 
 from receiver.model import Submission
 from receiver.web import create_app
-from receiver.web.api.description import document
+from receiver.web.api.openapi import document
 from submitter.sandbox import Sandbox
 
 DOCUMENT = document(create_app())

@@ -7,27 +7,27 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from event_side import OLD_SECRET, SECRET, EventSide
+from event_dispatching import PostServer, failure, sender, work
+from event_server import OLD_SECRET, SECRET, EventSide
 from ledgers import Books, opened
-from outside import Script, Server, answer, certificate, drip, redirect, send, silence
+from outside_network import Script, Server, answer, certificate, drip, redirect, send, silence
 from processes import run
-from tellers import PostServer, failure, sender, work
 from waiting import until
 
-from receiver import outbox
-from receiver.archive.address import AddressPolicy
-from receiver.archive.dial import Dialler
-from receiver.engine import Lane
-from receiver.engine.bell import Bell
-from receiver.engine.embedded import EmbeddedEngine
 from receiver.errors import NotToldError
-from receiver.events import Event, Wording
+from receiver.events import dispatcher, transports
+from receiver.events.dispatcher import BACK_OFF, Sender
+from receiver.events.event import Event, Wording
+from receiver.events.transports import WebhookWay
 from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
-from receiver.outbox import BACK_OFF, Sender, ways
-from receiver.outbox.ways import WebhookWay
+from receiver.net.connection import Dialler
+from receiver.net.policy import AddressPolicy
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.worker.embedded import EmbeddedEngine
+from receiver.worker.engine import Lane
+from receiver.worker.notifier import Bell
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_
 def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_one_told(
     books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "PATIENCE", 5 * 3600.0)  # three days would only be more of the same
+    monkeypatch.setattr(dispatcher, "PATIENCE", 5 * 3600.0)  # three days would only be more of the same
     side.status = 422
     teller, ref = to(side, books), books.archived()
     began, pauses = books.clock(), []
@@ -147,7 +147,7 @@ def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_
         assert due is not None
         pauses.append(due - books.clock())
         books.clock.now = max(due, books.clock())
-    assert books.clock() - began == pytest.approx(outbox.PATIENCE, abs=1.3 * BACK_OFF[0])
+    assert books.clock() - began == pytest.approx(dispatcher.PATIENCE, abs=1.3 * BACK_OFF[0])
     for pause, meant in zip(pauses, BACK_OFF, strict=False):
         assert 0.75 * meant <= pause <= 1.25 * meant
     (row,) = Outbox(books.database, books.clock).aside()
@@ -215,8 +215,8 @@ class Unreliable:
 def test_no_answer_is_read_for_long_and_a_broken_one_is_no_success(
     books: Books, monkeypatch: pytest.MonkeyPatch, script: Script, complaint: str
 ) -> None:
-    monkeypatch.setattr(ways, "WITHIN", 0.4)
-    monkeypatch.setattr(ways, "STALL", 0.2)
+    monkeypatch.setattr(transports, "WITHIN", 0.4)
+    monkeypatch.setattr(transports, "STALL", 0.2)
     server = PostServer((script,))
     try:
         teller = sender(books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}")

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
+from event_dispatching import PostServer, failure, sender, work
 from ledgers import Books, opened
-from outside import answer
-from tellers import PostServer, failure, sender, work
+from outside_network import answer
 
-from receiver.outbox.ways import LogWay
+from receiver.events.transports import LogWay
 
 
 @pytest.fixture

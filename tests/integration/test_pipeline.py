@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, Bench, due, source
 from ledgers import Books, opened
-from outside import Script, answer, redirect
+from outside_network import Script, answer, redirect
 from seaweed import S3Server
 from small_disks import files_no_larger_than
 from sqlalchemy import Connection
-from workbench import LIFETIME, OTHER_PNG, PNG, SIZE, Bench, due, source
 
+from receiver.archive.archiver import ARCHIVE_PAUSE
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.pipeline import ARCHIVE_PAUSE
 from receiver.archive.stores import Store, open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import LedgerError, MissingObjectError

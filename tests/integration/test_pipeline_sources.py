@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from archiving import LIFETIME, PNG, SIZE, Bench, due, source
 from ledgers import opened
-from outside import answer
-from workbench import LIFETIME, PNG, SIZE, Bench, due, source
+from outside_network import answer
 
-from receiver.archive.pipeline import LONGEST_BACK_OFF, MOST_BAD_FILES, SUSPICIOUS_ATTEMPTS, back_off
+from receiver.archive.archiver import LONGEST_BACK_OFF, MOST_BAD_FILES, SUSPICIOUS_ATTEMPTS, back_off
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.model import AssetState, Source, Verdict
 from submitter.sandbox import Sandbox

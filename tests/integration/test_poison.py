@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
-from web_side import SUCCEEDED, web_side
+from web_client import SUCCEEDED, web_side
 
-from receiver.archive.address import AddressPolicy
-from receiver.archive.fetch import Fetcher
-from receiver.archive.pipeline import Archiver
+from receiver.archive.archiver import Archiver
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError, ReceiverError, UnreadableError
+from receiver.jobs.reconcile import MOST_HINT_LOOKS, Reconciler
 from receiver.ledger.claims import CRASH_PAUSE, MOST_CRASHES, SUSPICIOUS_CRASHES, Claimed
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, Delivery, JobState, Reason, Source, Verdict
-from receiver.providers import grsai
-from receiver.reconcile import MOST_HINT_LOOKS, Reconciler
+from receiver.net.download import Fetcher
+from receiver.net.policy import AddressPolicy
+from receiver.providers.grsai import protocol as grsai
 from receiver.services import Services
 from receiver.settings import Settings
 

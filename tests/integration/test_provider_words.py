@@ -11,19 +11,19 @@ import pytest
 from ledgers import BASE_URL, Books, failed
 
 from receiver.cli import jobs
-from receiver.cli.frame import cell, errors_told
+from receiver.cli.base import cell, errors_told
 from receiver.errors import ProviderError, ReceiverError, RefusedError
-from receiver.inbox import Inbox
+from receiver.ingest.inbox import Inbox
+from receiver.ingest.tickets import Tickets
+from receiver.jobs.schemas import JobView
 from receiver.model import Api, Delivery, Mode, Source, Submission
-from receiver.providers import grsai
-from receiver.providers.grsai_client import GrsaiClient
+from receiver.providers.grsai import protocol as grsai
+from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.telemetry.masking import BLACK, Mask
-from receiver.tickets import Tickets
-from receiver.views import JobView
+from receiver.telemetry.redaction import BLACK, Mask
 from submitter import command as submitter
-from submitter.batch.screen import tell
+from submitter.batch.progress_bar import tell
 
 KEY = "sk-canary-of-this-test"
 TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")

@@ -8,12 +8,12 @@ from ledgers import Books, failed, opened, stored, succeeded, urls
 from processes import run
 
 from receiver.errors import ReceiverError
+from receiver.jobs.operator import replay
 from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.prune import BATCH, Pruner
 from receiver.ledger.rows import Sending
 from receiver.model import AssetState, EventType, JobState, Mode, Source
-from receiver.upkeep.by_hand import replay
 
 DAY = 86400.0
 

@@ -17,9 +17,9 @@ from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import KeyTakenError, StoreError
 from receiver.ledger.tables import metadata
+from receiver.maintenance import rebuild
+from receiver.maintenance.rebuild import Rebuilder, Rebuilt
 from receiver.model import JobState, Mode, Submission, new_ref
-from receiver.upkeep import rebuild
-from receiver.upkeep.rebuild import Rebuilder, Rebuilt
 
 
 def rebuilt(home: Home, below: str = "", stopping: Event | None = None, shown: list[int] | None = None) -> Rebuilt:

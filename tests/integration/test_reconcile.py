@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 from ledgers import TIMING, failed, running, succeeded, urls
-from office import Office, Provider
+from reconciling import Office, Provider
 
 from receiver.errors import NoSuchTaskError, ProviderUnavailableError
+from receiver.jobs.reconcile import MOST_UNKNOWN, NOT_YET
 from receiver.ledger.rows import Job
 from receiver.model import Api, AssetState, JobState, Mode, Reason, Source
-from receiver.reconcile import MOST_UNKNOWN, NOT_YET
 
 
 def pauses(jobs: list[Job], begin: float) -> list[float]:

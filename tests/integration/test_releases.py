@@ -13,7 +13,7 @@ from postgres import PostgresServer
 from sqlalchemy import Connection, create_engine, text
 
 from receiver.errors import LedgerError
-from receiver.ledger import queue_schema, schema, wakes
+from receiver.ledger import notifications, queue_schema, schema
 from receiver.ledger.database import open_database
 from receiver.model import JobState
 
@@ -138,7 +138,7 @@ def test_changes_of_procrastinates_are_applied_and_what_breaks_the_release_befor
     for _ in range(2):
         _change(url, queue_schema.bring_up)
         assert _change(url, _newest) == contracts
-    _change(url, lambda connection: wakes.wake_job(connection, "a-job", NOW))
+    _change(url, lambda connection: notifications.wake_job(connection, "a-job", NOW))
     postgres_server.drop_database(url)
 
 

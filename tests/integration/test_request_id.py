@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.contextvars import get_contextvars, merge_contextvars
 from structlog.testing import capture_logs
-from web_side import RUNNING, WebSide, web_side
+from web_client import RUNNING, WebSide, web_side
 
 
 @pytest.fixture

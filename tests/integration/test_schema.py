@@ -24,11 +24,11 @@ from receiver.errors import LedgerError
 from receiver.ledger import claims, schema, writes
 from receiver.ledger.backlog import Backlogs
 from receiver.ledger.database import Work
+from receiver.ledger.due_notifications import sweep
+from receiver.ledger.notifications import wake_job, wake_senders
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.reports import Reports
-from receiver.ledger.sweep import sweep
 from receiver.ledger.tables import assets, deliveries, destinations, events, jobs, metadata, sendings
-from receiver.ledger.wakes import wake_job, wake_senders
 from receiver.model import EventType, JobState
 from receiver.services import Services
 from receiver.settings import Settings

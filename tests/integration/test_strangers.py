@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from ledgers import BASE_URL, NOW, TIMING, Books, failed, running, succeeded, urls
-from web_side import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
+from web_client import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
 
-from receiver.inbox import Inbox
+from receiver.ingest.inbox import Inbox
 from receiver.ledger.hints import LARGEST_BODY
 from receiver.model import Delivery, JobState, Outcome, Source, Verdict, new_ref
 from receiver.web import callback
-from receiver.web.allowance import Allowance
+from receiver.web.rate_limit import Allowance
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 from waiting import until
-from web_side import web_side
+from web_client import web_side
 
 from receiver.errors import ConfigurationError, LedgerError, NotSentError
+from receiver.jobs.submit import Desk
 from receiver.ledger.rows import Job
 from receiver.model import Api, JobState, Mode, Reason, Submission
-from receiver.providers.grsai import build_submit
-from receiver.providers.grsai_client import GrsaiClient
+from receiver.providers.grsai.client import GrsaiClient
+from receiver.providers.grsai.protocol import build_submit
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.submit.desk import Desk
 from submitter.sandbox import Sandbox
 
 

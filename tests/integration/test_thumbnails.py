@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from receiver import thumbnails
+from receiver.archive import thumbnails
 from receiver.archive.stores.directory import DirectoryStore
+from receiver.archive.thumbnails import BusyError, Thumbnails
 from receiver.errors import StoreError
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState
-from receiver.thumbnails import BusyError, Thumbnails
 
 Put = Callable[..., Asset]
 

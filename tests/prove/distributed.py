@@ -40,8 +40,8 @@ from tests.prove.evidence import gather  # noqa: E402
 from tests.prove.load import KEY, MENU, Customer, Orders  # noqa: E402
 from tests.prove.nodes import OURS, Node  # noqa: E402
 from tests.prove.promises import examine  # noqa: E402
+from tests.prove.recording_proxy import witness  # noqa: E402
 from tests.prove.setups import Bucket  # noqa: E402
-from tests.prove.witness import witness  # noqa: E402
 
 WEBS, WORKERS = 3, 4
 _SLOW = {"file": {"mode": "slow", "rate": 20_000, "times": 1}, "bytes": 60_000}

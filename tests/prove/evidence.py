@@ -12,8 +12,8 @@ from sqlalchemy import Table, select
 from receiver.ledger.tables import assets, deliveries, events, job_columns, jobs
 from receiver.services import Services
 from submitter.sandbox import Sandbox
+from tests.prove.recording_proxy import Acknowledgement
 from tests.prove.setups import Archive, digests, is_hidden
-from tests.prove.witness import Acknowledgement
 
 Row = dict[str, Any]
 

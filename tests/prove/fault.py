@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from tests.prove.environment import S3, Play
 from tests.prove.setups import Setup
-from tests.prove.stage import S3, Play
 
 BOTH_LEDGERS, BOTH_ARCHIVES = ("sqlite", "postgresql"), ("directory", "s3")
 

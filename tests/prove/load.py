@@ -10,10 +10,10 @@ from typing import Any
 
 import requests
 
+from receiver.ingest.tickets import Tickets
 from receiver.model import new_ref
-from receiver.tickets import Tickets
 from submitter.sandbox import Sandbox
-from tests.prove.witness import Witness
+from tests.prove.recording_proxy import Witness
 
 Menu = tuple[dict[str, Any], ...]
 Menus = Mapping[str, Menu]

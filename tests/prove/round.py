@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from tests.prove.environment import Stage, staged
 from tests.prove.evidence import Evidence
 from tests.prove.fault import CannotBeHadError, Fault
 from tests.prove.faults import FAULTS
 from tests.prove.promises import Broken, examine
-from tests.prove.sabotage import SABOTAGES
+from tests.prove.seeded_faults import SABOTAGES
 from tests.prove.setups import SETUPS, Servers
-from tests.prove.stage import Stage, staged
 
 _ORDERS, _ORDERS_EACH = 30, 10
 

@@ -25,10 +25,10 @@ from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
 
 from tests.prove import report  # noqa: E402 - as above
 from tests.prove.faults import FAULTS  # noqa: E402
-from tests.prove.lanes import Lanes  # noqa: E402
+from tests.prove.parallel_runs import Lanes  # noqa: E402
 from tests.prove.plan import Match, Plan, matches  # noqa: E402
 from tests.prove.round import Assignment  # noqa: E402
-from tests.prove.sabotage import SABOTAGES  # noqa: E402
+from tests.prove.seeded_faults import SABOTAGES  # noqa: E402
 from tests.prove.setups import SETUPS, Servers  # noqa: E402
 
 _INTERRUPTED = 130

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Table, delete
 
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores import Store
+from receiver.jobs.reconcile import Reconciler
 from receiver.ledger.rows import StoredAsset
 from receiver.ledger.tables import metadata
 from receiver.model import AssetState, JobState, Mode, Submission, new_ref
-from receiver.reconcile import Reconciler
 
 SAFE, BAD, LATE = AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED
 

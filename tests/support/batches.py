@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from premises import Premises
+from installation import Premises
 from processes import Finished, Running, run, running
 
 from submitter.sandbox import Sandbox

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, text
 
-from receiver.inbox import Inbox
+from receiver.ingest.inbox import Inbox
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.ledger import Ledger, Timing

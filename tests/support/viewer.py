@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any
 
 import requests
+from installation import Premises
 from playwright.sync_api import Browser, BrowserContext
-from premises import Premises
 from sqlalchemy import update
 from waiting import until
 

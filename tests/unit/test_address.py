@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from receiver.archive.address import MAX_URL, AddressPolicy, Target
 from receiver.errors import AddressRefusedError
+from receiver.net.policy import MAX_URL, AddressPolicy, Target
 
 NOTHING_EXEMPT = AddressPolicy()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from receiver.processes.arrivals import Arrivals
+from receiver.server.request_timeout import Arrivals
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from receiver.model import AssetState, EventType, JobState, Reason, Source, Verdict
-from receiver.web.dashboard import shape
-from receiver.web.dashboard.text import TEXTS, text
+from receiver.web.dashboard import formatting
+from receiver.web.dashboard.translations import TEXTS, text
 
 WEB = Path(__file__).parents[2] / "receiver" / "web"
 TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in (WEB / "templates").glob("*.html")}
@@ -72,7 +72,7 @@ def test_a_text_is_filled_in() -> None:
     ("number", "written"), [(0, "0 B"), (None, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (150 * 1024, "150 KB"), (3 * 1024**4, "3.0 TB")]
 )
 def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
-    assert shape.size(number) == written
+    assert formatting.size(number) == written
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
     [(None, "–"), (0.25, "0.2 s"), (42, "42 s"), (61, "1 min 01 s"), (3700, "1 h 01 min"), (200_000, "2.3 d")],
 )
 def test_spans_are_written_for_people(seconds: float | None, written: str) -> None:
-    assert shape.span(seconds) == written
+    assert formatting.span(seconds) == written
 
 
 def test_moments_are_written_for_people_and_machines() -> None:
-    assert shape.clock(1_800_000_000) == "2027-01-15 08:00:00 UTC"
-    assert shape.machine(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
-    assert (shape.clock(None), shape.machine(None)) == ("", "")
-    assert (shape.number(1234567), shape.share(1, 3), shape.share(0, 0)) == ("1,234,567", "33.3 %", "–")
+    assert formatting.clock(1_800_000_000) == "2027-01-15 08:00:00 UTC"
+    assert formatting.machine(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
+    assert (formatting.clock(None), formatting.machine(None)) == ("", "")
+    assert (formatting.number(1234567), formatting.share(1, 3), formatting.share(0, 0)) == ("1,234,567", "33.3 %", "–")
 
 
 @pytest.mark.parametrize("page", TEMPLATES)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from receiver.destinations import Kind, read_destination, read_destinations
 from receiver.errors import ConfigurationError
+from receiver.events.destinations import Kind, read_destination, read_destinations
 from receiver.model import EventType
 from receiver.settings import Settings
 

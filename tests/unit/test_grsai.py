@@ -16,7 +16,7 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Api, Mode, Outcome, Reason, Report, Result, Submission
-from receiver.providers.grsai import (
+from receiver.providers.grsai.protocol import (
     NO_WEBHOOK,
     Request,
     build_result,

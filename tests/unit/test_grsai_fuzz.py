@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from receiver.errors import AnswerLostError, NoSuchTaskError, NotSentError, ProviderUnavailableError, RefusedError, UnreadableError
 from receiver.model import Api, Outcome
-from receiver.providers.grsai import read_report, read_result, read_submit
+from receiver.providers.grsai.protocol import read_report, read_result, read_submit
 
 URL = "https://file1.aitohumanize.com/file/0123456789abcdef0123456789abcdef.png"
 SUBMIT_ERRORS = (RefusedError, NotSentError, AnswerLostError)

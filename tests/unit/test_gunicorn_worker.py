@@ -11,7 +11,7 @@ from gunicorn.config import Config  # type: ignore[import-untyped]  # the packag
 from gunicorn.util import close_graceful  # type: ignore[import-untyped]  # as above
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
 
-from receiver.processes.gunicorn_worker import DrainingWorker, part
+from receiver.server.gunicorn_worker import DrainingWorker, part
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_who_hangs_up_is_not_waited_for(pair: tuple[socket.socket, socket.socket
 
 def test_what_is_still_sent_is_read_up_to_a_bound(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pair
-    monkeypatch.setattr("receiver.processes.gunicorn_worker.MOST_DRAINED", 1000)
+    monkeypatch.setattr("receiver.server.gunicorn_worker.MOST_DRAINED", 1000)
     theirs.sendall(bytes(5000))
     part(ours, within=60.0)
     assert theirs.recv(1) == b""
@@ -79,7 +79,7 @@ def test_only_a_connection_that_ends_is_parted_with(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(ThreadWorker, "handle", lambda _worker, _connection: answer)
-    monkeypatch.setattr("receiver.processes.gunicorn_worker.part", seen.append)
+    monkeypatch.setattr("receiver.server.gunicorn_worker.part", seen.append)
     worker = DrainingWorker(1, 1, [], None, 1, Config(), None)
     worker.tmp.close()
     assert worker.handle(SimpleNamespace(sock=pair[0])) is answer

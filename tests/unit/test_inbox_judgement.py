@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from receiver.inbox import judge
+from receiver.ingest.inbox import judge
 from receiver.ledger.rows import Job
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Outcome, Reason, Report, Result, Source, Verdict
 

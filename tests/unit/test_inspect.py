@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_pictures import IEND, SIZE, WHOLE, avif, box, chunk, png, track, video
 
 from receiver.archive.inspect import Picture, inspect
-from receiver.archive.inspect.pieces import MAX_PIECES
+from receiver.archive.inspect.reader import MAX_PIECES
 from receiver.errors import NotThePictureError, StoreError
 
 

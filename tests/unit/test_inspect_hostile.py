@@ -16,7 +16,7 @@ from made_pictures import IEND, SIZE, WHOLE, avif, box, chunk, long_box, png, tr
 from receiver.archive.inspect import Picture, gif, inspect, jpeg
 from receiver.archive.inspect import png as png_walk
 from receiver.archive.inspect import webp as webp_walk
-from receiver.archive.inspect.pieces import MAX_AREA, MAX_FRAMES, MAX_SIDE
+from receiver.archive.inspect.reader import MAX_AREA, MAX_FRAMES, MAX_SIDE
 from receiver.errors import NotThePictureError
 
 # Calls of Python and C functions that a byte may cost, and that any file may.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from receiver.errors import ConfigurationError
-from receiver.processes.listening import listen, url_of
+from receiver.server.listening import listen, url_of
 
 
 @pytest.fixture

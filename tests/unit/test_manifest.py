@@ -11,10 +11,10 @@ from archives import told
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.archive.manifest import asset_key, manifest_key, place_of, read_manifest, timestamp
+from receiver.archive.manifest import asset_key, manifest_key, place_of, read_manifest
 from receiver.archive.stores.keys import is_key
 from receiver.errors import UnreadableError
-from receiver.model import new_ref
+from receiver.model import new_ref, timestamp
 
 LAST_MOMENT = datetime(2026, 12, 31, 23, 59, 59, 999_000, UTC).timestamp()
 

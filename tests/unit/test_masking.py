@@ -8,10 +8,10 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.ingest.tickets import Tickets
 from receiver.settings import Settings
 from receiver.telemetry import logs
-from receiver.telemetry.masking import BLACK, SHORTEST, Mask
-from receiver.tickets import Tickets
+from receiver.telemetry.redaction import BLACK, SHORTEST, Mask
 
 KEY, LONGER = "sk-canary-0001", "sk-canary-0001-and-more"
 TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")
@@ -56,7 +56,8 @@ def test_no_line_of_the_log_has_a_secret_not_even_in_a_traceback(form: str, tmp_
         "ADMIN_TOKEN": "canary-admin-token",
         "DATABASE_URL": "postgresql://me:canary-database@127.0.0.1/x",
     }
-    logs.configure(Settings.load({**planted, "DATA_DIR": str(tmp_path), "LOG_FORMAT": form, "LOG_LEVEL": "DEBUG"}))
+    settings = Settings.load({**planted, "DATA_DIR": str(tmp_path), "LOG_FORMAT": form, "LOG_LEVEL": "DEBUG"})
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     log = structlog.get_logger("receiver.test")
     for text in (*planted.values(), "canary-callback-second", TICKET):
         log.debug(text, value=text, within=[{"deep": text}])

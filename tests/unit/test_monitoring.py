@@ -11,8 +11,8 @@ import pytest
 from real_parts import missing
 from ruamel.yaml import YAML
 
-from receiver.telemetry.metrics import names
-from receiver.web import counters, scrape
+from receiver.telemetry.metric_files import names
+from receiver.web import counters, metrics
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra/monitoring"
@@ -23,7 +23,7 @@ HANDBOOK = (ROOT / "docs/operations.md").read_text()
 assert counters  # the web side's figures are declared with the rest
 # What the processes count, and what the ledger says of itself.
 FIGURES = {name for name in names() if name.startswith("receiver_")} | set(
-    re.findall(r'"(receiver_\w+)"', Path(scrape.__file__).read_text())
+    re.findall(r'"(receiver_\w+)"', Path(metrics.__file__).read_text())
 )
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.archive import inline
-from receiver.archive.inline import unpack
+from receiver.archive import base64_images
+from receiver.archive.base64_images import unpack
 from receiver.errors import AnswerLostError, ConfigurationError, NotSentError, NotThePictureError, RefusedError, UnreadableError
 from receiver.model import Api, Mode, Outcome, Provider, Reason, Report, Submission
-from receiver.providers.openai_images import build_arguments, check_answer, longest_answer, read_picture, read_report
+from receiver.providers.openai.protocol import build_arguments, check_answer, longest_answer, read_picture, read_report
 
 MIB = 1024 * 1024
 
@@ -171,7 +171,9 @@ def test_any_body_is_a_report_or_unreadable(body: bytes) -> None:
 # Which picture it is.
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 3, inline._PIECE // 4 * 3 - 1, inline._PIECE // 4 * 3, inline._PIECE // 4 * 3 + 1, MIB])
+@pytest.mark.parametrize(
+    "size", [0, 1, 2, 3, base64_images._PIECE // 4 * 3 - 1, base64_images._PIECE // 4 * 3, base64_images._PIECE // 4 * 3 + 1, MIB]
+)
 def test_a_picture_is_unpacked_byte_for_byte(size: int, tmp_path: Path) -> None:
     content = bytes(range(256)) * (size // 256 + 1)
     body = answer({"url": "https://a"}, {"b64_json": base64.b64encode(content[: size + 1]).decode()})

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from submitter.sandbox.callbacks import final_posts, forge, progress_posts
-from submitter.sandbox.order import Kind, RefusedError, Reply, dimensions, read_order
+from submitter.sandbox.request import Kind, RefusedError, Reply, dimensions, read_order
 from submitter.sandbox.script import Answer, Callback, File, Refuse, Result, Script, ScriptError, Stream
 
 BODY = {"model": "gpt-image-1.5", "prompt": "a fox"}

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from receiver import evidence
-from receiver.archive import fetch, wire
-from receiver.archive.inspect import pieces
+from receiver.archive.inspect import reader
 from receiver.gunicorn_conf import SILENCE
+from receiver.ingest import evidence
+from receiver.jobs.reconcile import MOST_HINT_LOOKS
 from receiver.ledger import hints
-from receiver.processes import arrivals, gunicorn_worker
-from receiver.reconcile import MOST_HINT_LOOKS
+from receiver.net import deadline, download
+from receiver.server import gunicorn_worker, request_timeout
 from receiver.web import callback
-from receiver.web.allowance import SHARE
+from receiver.web.rate_limit import SHARE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/security.md").read_text(encoding="utf-8")
@@ -38,18 +38,18 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"{hints.MOST_A_MINUTE} new ids a minute in all",
         f"at most {MOST_HINT_LOOKS} times",
         f"{hints.MOST_WAITING:,} waiting",
-        f"a wall clock of {arrivals.ARRIVAL:.0f} s",
+        f"a wall clock of {request_timeout.ARRIVAL:.0f} s",
         f"cut after {SILENCE} s",
         f"in a thread, {gunicorn_worker.PARTING} s",
         f"{evidence.MOST_KEPT} deliveries and {evidence.MOST_BYTES >> 20} MiB",
-        f"at most {fetch.MAX_REDIRECTS} redirects",
-        f"{wire.LONGEST_HEAD >> 10} KiB around a body",
-        f"{pieces.MAX_SIDE:,} pixels a side",
-        f"{pieces.MAX_FRAMES:,} frames",
+        f"at most {download.MAX_REDIRECTS} redirects",
+        f"{deadline.LONGEST_HEAD >> 10} KiB around a body",
+        f"{reader.MAX_SIDE:,} pixels a side",
+        f"{reader.MAX_FRAMES:,} frames",
     ):
         assert number in PAGE
     assert SHARE == 0.5
-    assert pieces.MAX_AREA == 10**9
+    assert reader.MAX_AREA == 10**9
 
 
 def test_it_says_how_to_report_a_hole() -> None:

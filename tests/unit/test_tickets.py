@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from itsdangerous import Signer
 
 from receiver.errors import TicketError
+from receiver.ingest.tickets import Tickets
 from receiver.model import new_ref
-from receiver.tickets import Tickets
 
 OLD, NEW = "the-old-secret-0123456789", "the-new-secret-0123456789"
 TICKETS = Tickets([NEW, OLD])
@@ -134,6 +134,6 @@ def test_whatever_is_asked_the_same_is_computed(ticket: str, monkeypatch: pytest
         return compare(one, other)
 
     monkeypatch.setattr(Signer, "sign", counted_sign)
-    monkeypatch.setattr("receiver.tickets.hmac.compare_digest", counted_compare)
+    monkeypatch.setattr("receiver.ingest.tickets.hmac.compare_digest", counted_compare)
     is_refused(ticket)
     assert computed == [(26, 0), (70, 70)] * 2, "a signature and a comparison for each secret, over texts of one length"

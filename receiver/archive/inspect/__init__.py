@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.archive.inspect import boxes, gif, jpeg, png, webp
-from receiver.archive.inspect.pieces import Data
+from receiver.archive.inspect.reader import Data
 from receiver.errors import NotThePictureError, StoreError
 
 __all__ = ["Picture", "inspect"]

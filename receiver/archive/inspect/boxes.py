@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from receiver.archive.inspect.pieces import Data, cut_short, dimensions, fields, frames
+from receiver.archive.inspect.reader import Data, cut_short, dimensions, fields, frames
 from receiver.errors import NotThePictureError
 
 _BOX = struct.Struct(">I4s")  # length, itself included; name

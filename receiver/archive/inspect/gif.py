@@ -2,7 +2,7 @@
 
 import struct
 
-from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields, frames
+from receiver.archive.inspect.reader import MAX_PIECES, Data, cut_short, dimensions, fields, frames
 from receiver.errors import NotThePictureError
 
 _SCREEN = struct.Struct("<6xHHB2x")  # width, height, flags

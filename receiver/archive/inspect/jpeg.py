@@ -3,7 +3,7 @@
 import re
 import struct
 
-from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields
+from receiver.archive.inspect.reader import MAX_PIECES, Data, cut_short, dimensions, fields
 from receiver.errors import NotThePictureError
 
 _SEGMENT = struct.Struct(">H")  # length, itself included

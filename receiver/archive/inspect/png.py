@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from receiver.archive.inspect.pieces import MAX_PIECES, Data, cut_short, dimensions, fields, frames
+from receiver.archive.inspect.reader import MAX_PIECES, Data, cut_short, dimensions, fields, frames
 from receiver.errors import NotThePictureError
 
 _CHUNK = struct.Struct(">I4s")  # length, name

@@ -2,10 +2,10 @@
 
 from flask import Response
 
-from receiver.events import Event
-from receiver.views import AuditView, EventList, EventsQuery, EventView
-from receiver.web.api.described import Answer, described
-from receiver.web.api.door import blueprint, json_of, read_query
+from receiver.events.event import Event
+from receiver.jobs.schemas import AuditView, EventList, EventsQuery, EventView
+from receiver.web.api.auth import blueprint, json_of, read_query
+from receiver.web.api.operations import Answer, described
 from receiver.web.state import services
 
 

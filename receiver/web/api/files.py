@@ -7,12 +7,11 @@ from flask import Response, request
 from werkzeug.datastructures import IfRange, Range
 from werkzeug.http import parse_if_range_header, parse_range_header
 
-from receiver.archive.manifest import timestamp
+from receiver.jobs.schemas import AssetQuery, LinkView
 from receiver.ledger.rows import Asset
-from receiver.model import AssetState
-from receiver.views import AssetQuery, LinkView
-from receiver.web.api.described import Answer, described
-from receiver.web.api.door import blueprint, json_of, read_query
+from receiver.model import AssetState, timestamp
+from receiver.web.api.auth import blueprint, json_of, read_query
+from receiver.web.api.operations import Answer, described
 from receiver.web.problems import problem
 from receiver.web.state import services
 

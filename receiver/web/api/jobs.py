@@ -7,13 +7,13 @@ from flask import Response, request
 from pydantic import ValidationError
 
 from receiver.errors import ConfigurationError, KeyTakenError, LedgerError, ReceiverError
-from receiver.job_request import GrsaiRequest, mistakes
+from receiver.jobs import operator
+from receiver.jobs.request import GrsaiRequest, mistakes
+from receiver.jobs.schemas import DeliveryList, DeliveryView, JobList, JobsQuery, JobView, VerdictView, seconds_of
 from receiver.ledger.browse import Wanted
 from receiver.ledger.rows import Job
-from receiver.upkeep import by_hand
-from receiver.views import DeliveryList, DeliveryView, JobList, JobsQuery, JobView, VerdictView, seconds_of
-from receiver.web.api.described import Answer, described
-from receiver.web.api.door import blueprint, json_of, read_query, unavailable
+from receiver.web.api.auth import blueprint, json_of, read_query, unavailable
+from receiver.web.api.operations import Answer, described
 from receiver.web.body import read_body
 from receiver.web.problems import problem
 from receiver.web.state import services
@@ -137,7 +137,7 @@ def replay(number: int) -> Response:
     if number >= 2**63 or services().reports.delivery(number) is None:
         return problem(404, f"there is no delivery {number}")
     try:
-        verdict = by_hand.replay(services().reports, services().inbox, number)
+        verdict = operator.replay(services().reports, services().inbox, number)
     except LedgerError as error:
         return unavailable(error)
     except ReceiverError as error:

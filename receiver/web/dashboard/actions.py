@@ -10,9 +10,9 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import LedgerError, ReceiverError
+from receiver.jobs import operator
 from receiver.model import JobState
-from receiver.upkeep import by_hand
-from receiver.web.dashboard.frame import blueprint, form, is_fragment, message, own_address, page, said, with_arguments
+from receiver.web.dashboard.base import blueprint, form, is_fragment, message, own_address, page, said, with_arguments
 from receiver.web.dashboard.jobs import arguments_of, read_question, wanted_by
 from receiver.web.state import services
 
@@ -34,7 +34,7 @@ def retry_one(ref: str) -> AnyResponse:
 @blueprint.post("/jobs/<ref>/hurry")
 def hurry_one(ref: str) -> AnyResponse:
     """Try now what waits for its next attempt."""
-    return _act(ref, "hurried", lambda ref: by_hand.hurry(services().ledger, ref))
+    return _act(ref, "hurried", lambda ref: operator.hurry(services().ledger, ref))
 
 
 @blueprint.post("/jobs/<ref>/deliveries/<int:number>/replay")
@@ -42,7 +42,7 @@ def replay_one(ref: str, number: int) -> AnyResponse:
     """Take a delivery in again."""
     if number not in {row.id for row in services().reports.delivery_log(ref)}:
         raise NotFound
-    return _act(ref, "replayed", lambda _ref: by_hand.replay(services().reports, services().inbox, number))
+    return _act(ref, "replayed", lambda _ref: operator.replay(services().reports, services().inbox, number))
 
 
 @blueprint.post("/events/<int:number>/resend")
@@ -113,7 +113,7 @@ def replay_step() -> Response:
     """Take the next few in again, newest first."""
     given = form().get("before", "")
     found = services().browse.odd_deliveries(_number(given) or None, STEP)
-    outcome = _each([row.id for row in found], lambda number: by_hand.replay(services().reports, services().inbox, number))
+    outcome = _each([row.id for row in found], lambda number: operator.replay(services().reports, services().inbox, number))
     return _report("replay", outcome, {"before": str(found[-1].id)} if len(found) == STEP else None, back="/set-aside")
 
 

@@ -2,10 +2,10 @@
 
 from flask import Response, request
 
-from receiver.ledger.compare import Figures, quantile
+from receiver.ledger.model_stats import Figures, quantile
+from receiver.web.dashboard.base import blueprint, page, said
 from receiver.web.dashboard.charts import Bar, Line, bars, lines
-from receiver.web.dashboard.figures import figures
-from receiver.web.dashboard.frame import blueprint, page, said
+from receiver.web.dashboard.summary import figures
 
 SPANS = {"last_hour": 3600, "last_day": 86400, "last_week": 7 * 86400, "last_month": 30 * 86400}
 # Models that are drawn; the table below names more.

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from flask import Response, request
 
+from receiver.archive.thumbnails import BusyError
 from receiver.errors import StoreError
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState
-from receiver.thumbnails import BusyError
-from receiver.web.dashboard.frame import blueprint, is_fragment, page
+from receiver.web.dashboard.base import blueprint, is_fragment, page
 from receiver.web.state import services
 
 # Pictures on a page.

@@ -9,13 +9,13 @@ from typing import Any
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
+from receiver.jobs.schemas import JobsQuery, seconds_of
 from receiver.ledger.browse import Attempt, Page, Wanted
 from receiver.ledger.claims import is_unexplained
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.services import Services
-from receiver.views import JobsQuery, seconds_of
-from receiver.web.dashboard.frame import blueprint, is_fragment, mistakes_of, page, with_arguments
+from receiver.web.dashboard.base import blueprint, is_fragment, mistakes_of, page, with_arguments
 from receiver.web.state import services
 
 # Jobs on a page.

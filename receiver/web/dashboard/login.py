@@ -4,8 +4,8 @@ from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.web import session
-from receiver.web.dashboard.frame import THEMES, blueprint, form, own_address, page, said, with_arguments
-from receiver.web.dashboard.text import LANGUAGES
+from receiver.web.dashboard.base import THEMES, blueprint, form, own_address, page, said, with_arguments
+from receiver.web.dashboard.translations import LANGUAGES
 
 # Seconds a choice is remembered.
 _YEAR = 365 * 86400

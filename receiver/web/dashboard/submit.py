@@ -4,10 +4,10 @@ from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import ConfigurationError, LedgerError, ReceiverError
-from receiver.job_request import DEFAULT_MODEL, GrsaiRequest
+from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest
 from receiver.model import Mode
 from receiver.web.api.jobs import hand_in
-from receiver.web.dashboard.frame import blueprint, form, mistakes_of, page
+from receiver.web.dashboard.base import blueprint, form, mistakes_of, page
 from receiver.web.state import services
 
 _FIELDS = ("prompt", "model", "size", "variants", "mode", "key")

@@ -4,8 +4,8 @@ import time
 
 from faultproxy import Answer, FaultProxy, Forward, Request, Rule, honest, refusal
 
+from tests.prove.environment import Play, Stage
 from tests.prove.fault import Fault
-from tests.prove.stage import Play, Stage
 
 _AWAY = 3.0  # seconds
 

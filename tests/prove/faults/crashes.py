@@ -7,10 +7,10 @@ from functools import partial
 
 from waiting import until
 
-from receiver.faults import Point
+from receiver.failpoints import Point
+from tests.prove.environment import Play, Stage, kill, migrated
 from tests.prove.fault import Fault
 from tests.prove.faults.older import older_ledger
-from tests.prove.stage import Play, Stage, kill, migrated
 
 _BLOWS = 2  # in one round
 # Reached by the worker alone; every other point is one of the web side, or of both.

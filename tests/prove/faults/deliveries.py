@@ -10,10 +10,10 @@ from hashlib import sha256
 from processes import ROOT, environment
 from waiting import until
 
+from tests.prove.environment import Play, Stage
 from tests.prove.fault import Fault
 from tests.prove.load import REPEATED
-from tests.prove.stage import Play, Stage
-from tests.prove.witness import Acknowledgement
+from tests.prove.recording_proxy import Acknowledgement
 
 _BURST, _BURST_JOBS = 10_000, 100
 _UNSIGNED = 8  # of such only so many a minute are looked into

@@ -12,8 +12,8 @@ from sqlalchemy import create_engine, text
 from waiting import until
 
 from receiver.settings import Settings
+from tests.prove.environment import Stage
 from tests.prove.fault import CannotBeHadError, Fault
-from tests.prove.stage import Stage
 
 # Seconds the lock is held: longer than a write waits for SQLite's own lock, so that callbacks are refused meanwhile.
 _LOCKED = 7.0

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, MetaData, Table, create_engine, insert
 
 from receiver.ledger import schema
 from receiver.settings import Settings
-from tests.prove.stage import Stage
+from tests.prove.environment import Stage
 
 _FIRST = "0001"
 

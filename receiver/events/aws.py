@@ -1,0 +1,55 @@
+"""The way to queues and topics of AWS."""
+
+from threading import Lock
+from typing import Any, cast
+
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from receiver.errors import NotToldError
+from receiver.events.destinations import Destination, Kind
+from receiver.events.event import Event
+from receiver.net.policy import read_url
+
+_THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestThrottled", "OverLimit", "ServiceUnavailable", "InternalError"})
+
+
+class AwsWay:
+    """Sends to a queue or a topic; credentials and endpoints are boto3's own environment variables."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._service = destination.kind.value
+        self._address = destination.address
+        self._in_order = destination.address.endswith(".fifo")
+        self._lock = Lock()
+        self._made: Any = None
+
+    def tell(self, event: Event, body: str) -> None:
+        """Send the event; see ``ways.Way``."""
+        attributes = {name: {"DataType": "String", "StringValue": value} for name, value in (("type", event.type.value), ("id", event.id))}
+        order = {"MessageGroupId": event.ref, "MessageDeduplicationId": event.id} if self._in_order else {}
+        try:
+            if self._service == Kind.SQS:
+                self._client().send_message(QueueUrl=self._address, MessageBody=body, MessageAttributes=attributes, **order)
+            else:
+                self._client().publish(TopicArn=self._address, Message=body, MessageAttributes=attributes, **order)
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            raise NotToldError(f"{self._service} answered {code}", away=code in _THROTTLED) from error
+        except (BotoCoreError, ValueError) as error:  # the latter for an endpoint that is no URL
+            raise NotToldError(f"{self._service} cannot be reached: {error}", away=True) from error
+
+    def _client(self) -> Any:
+        with self._lock:  # making a client is not thread-safe, using one is
+            if self._made is None:
+                limits = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1, "mode": "standard"})
+                self._made = cast("Any", Session()).client(self._service, region_name=self._region(), config=limits)
+            return self._made
+
+    def _region(self) -> str | None:
+        """Return the region an address names; where it names none, boto3's own variable counts."""
+        if self._service == Kind.SNS:
+            return self._address.split(":")[3]
+        labels = (read_url(self._address).host).split(".")
+        return labels[1] if labels[0] == "sqs" and labels[2:3] == ["amazonaws"] else None

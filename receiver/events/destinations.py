@@ -1,0 +1,77 @@
+"""To whom events are told: the entries of EVENT_URLS, read strictly.
+
+``https://…`` a webhook · ``sqs://host/account/queue`` and ``sns:arn:…`` queues and topics of AWS · ``log:`` our own log. A fragment narrows
+an entry to some types: ``https://example.com/hook#job.archived+job.failed``.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+
+from receiver.errors import AddressRefusedError
+from receiver.model import EventType
+from receiver.net.policy import read_url
+
+REMEDY = "write https://host/path, sqs://host/account/queue, sns:arn:… or log:, with #type+type behind it to narrow it"
+
+_QUEUE = re.compile(r"[a-z0-9.-]+(?::\d+)?/\d{12}/[\w-]{1,80}(\.fifo)?", re.ASCII)
+_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}(\.fifo)?", re.ASCII)
+
+
+class Kind(StrEnum):
+    """How a destination is spoken to."""
+
+    WEBHOOK = "webhook"
+    SQS = "sqs"
+    SNS = "sns"
+    LOG = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One entry: ``name`` for people and the ledger, ``address`` where to send (a URL, a topic's ARN, nothing for the log).
+
+    A webhook's path may be a secret, so its name has the host and a digest of the rest.
+    """
+
+    kind: Kind
+    name: str
+    address: str
+    types: tuple[EventType, ...]
+
+
+def read_destination(entry: str) -> Destination:
+    """Read one entry; ValueError says what is wrong with it, without repeating it, and names the remedy."""
+    address, _, fragment = entry.partition("#")
+    types = _types(fragment) if fragment else tuple(EventType)
+    if address == "log:":
+        return Destination(Kind.LOG, "log:", "", types)
+    scheme, _, rest = address.partition(":")
+    if scheme == "sns" and _TOPIC.fullmatch(rest):
+        return Destination(Kind.SNS, address, rest, types)
+    if scheme == "sqs" and _QUEUE.fullmatch(rest.removeprefix("//")):
+        return Destination(Kind.SQS, address, f"https:{rest}", types)
+    if scheme not in ("http", "https"):
+        raise ValueError(f"one of its entries is none we know; {REMEDY}")
+    try:
+        target = read_url(address)
+    except AddressRefusedError as error:
+        raise ValueError(f"one of its entries is {error}; {REMEDY}") from error
+    digest = sha256(target.url.encode()).hexdigest()[:8]
+    return Destination(Kind.WEBHOOK, f"{target.scheme}://{target.authority} ({digest})", target.url, types)
+
+
+def read_destinations(entries: tuple[str, ...]) -> tuple[Destination, ...]:
+    """Read all entries; ValueError for the first wrong one, or one that is there twice."""
+    found = tuple(map(read_destination, entries))
+    if len({destination.name for destination in found}) < len(found):
+        raise ValueError("the same place stands there twice; name it once, with all its types behind one #")
+    return found
+
+
+def _types(fragment: str) -> tuple[EventType, ...]:
+    words = fragment.split("+")
+    if not set(words) <= set(EventType):
+        raise ValueError(f"behind the # stand types joined by +, of {', '.join(EventType)}")
+    return tuple(kind for kind in EventType if kind in words)

@@ -1,0 +1,76 @@
+"""Events as others get to see them: what a row of the ledger says, and the JSON object that is sent and printed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from sqlalchemy import Row
+
+from receiver.ledger.writes import ABOUT_THE_JOB
+from receiver.model import EventType, timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened: ``number`` is its place in this ledger, ``at`` seconds since the epoch, ``index`` the asset's, if any."""
+
+    number: int
+    type: EventType
+    ref: str
+    index: int | None
+    round: int
+    at: float
+    payload: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        """Read a row of ``events``."""
+        return cls.read(row._asdict())
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Self:
+        """Read a row of ``events`` whose values stand beside their columns' names, as reports give it."""
+        index = None if row["idx"] == ABOUT_THE_JOB else row["idx"]
+        return cls(row["id"], EventType(row["type"]), row["ref"], index, row["round"], row["created_at"], json.loads(row["payload"]))
+
+    @property
+    def id(self) -> str:
+        """The name that no other event has, the same in every attempt to send it, and in a ledger that was rebuilt."""
+        about = "job" if self.index is None else str(self.index)
+        return f"{self.ref}-{about}-{self.type.replace('.', '-')}-{self.round}"
+
+
+class Wording:
+    """Words events for others; ``public_url`` is how they reach our API, None where they cannot."""
+
+    def __init__(self, archive_url: str, public_url: str | None) -> None:
+        self._archive_url = archive_url.rstrip("/")
+        self._bucket = urlsplit(archive_url).netloc or None
+        self._public_url = public_url
+
+    def object(self, event: Event) -> dict[str, Any]:
+        """Return the event as a JSON object: ``id``, ``number``, ``type``, ``timestamp`` and ``data``."""
+        return {
+            "id": event.id,
+            "number": event.number,
+            "type": event.type.value,
+            "timestamp": timestamp(event.at),
+            "data": {**event.payload, **self._whereabouts(event), "link": self._link(event)},
+        }
+
+    def body(self, event: Event) -> str:
+        """Return the object as text, the same for each attempt."""
+        return json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
+
+    def _whereabouts(self, event: Event) -> dict[str, str | None]:
+        """Say where an archived file is, in the words of its archive."""
+        key = event.payload.get("key")
+        return {"bucket": self._bucket, "url": f"{self._archive_url}/{key}"} if key else {}
+
+    def _link(self, event: Event) -> str | None:
+        if self._public_url is None:
+            return None
+        job = f"{self._public_url}/api/jobs/{event.ref}"
+        return job if event.index is None else f"{job}/assets/{event.index}"

@@ -1,0 +1,107 @@
+"""Following the events of the ledger: in order, from any place, with the place kept."""
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from receiver import data_dir
+from receiver.errors import ConfigurationError
+from receiver.events.event import Event
+from receiver.ledger.outbox import Outbox
+from receiver.model import EventType
+
+# Seconds between two looks at the ledger.
+LOOK_EVERY = 0.5
+# The highest number that a database gives to an event.
+LAST_NUMBER = 2**63 - 1
+
+
+class Listener:
+    """Reads events of these types, or of all."""
+
+    def __init__(self, outbox: Outbox, types: Sequence[EventType], pause: Callable[[float], None] = time.sleep) -> None:
+        self._outbox = outbox
+        self._types = types
+        self._pause = pause
+
+    def events(self, after: int, *, follow: bool) -> Iterator[tuple[Event | None, int]]:
+        """Yield each event behind the number ``after``, with the number up to which all is done once it is dealt with.
+
+        Instead of an event comes None where some were passed over. It ends with the events there are, unless it is to ``follow``.
+        """
+        while True:
+            rows, upto = self._outbox.following(after, self._types)
+            for row in rows:
+                yield Event.of(row), row.id
+            if upto > after:
+                yield None, upto
+            elif follow:
+                self._pause(LOOK_EVERY)
+            else:
+                return
+            after = upto
+
+
+class Cursor:
+    """The place up to which events are dealt with, kept in a file; without one, nowhere."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._kept: int | None = None
+
+    def read(self) -> int | None:
+        """Return the place, None where there is none yet; raise ConfigurationError if the file holds something else."""
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            self._kept = _number(self._path.read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError([f"--cursor: {self._path} holds no number of an event ({error}); name another file"]) from error
+        return self._kept
+
+    def keep(self, number: int) -> None:
+        """Keep the place: the file is replaced whole, so that a crash leaves the old or the new one."""
+        if self._path is None or number == self._kept:
+            return
+        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            draft.write_text(f"{number}\n", encoding="ascii")
+            draft.replace(self._path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise ConfigurationError([f"--cursor: {self._path} cannot be written ({error.strerror}); name another file"]) from error
+        self._kept = number
+
+    def outlook(self, number: int) -> str:
+        """Say what becomes of an event that was not dealt with."""
+        if self._path is None:
+            return f"without --cursor nothing is remembered: `--after {number - 1}` begins with it again"
+        return "it is done again with the next start"
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= LAST_NUMBER:
+        raise ValueError(f"{number} is out of bounds")
+    return number
+
+
+def run_command(command: str, told: dict[str, Any]) -> int:
+    """Run a command, without a shell, for one event; return its exit status.
+
+    It has the event as JSON on its stdin, and in its environment EVENT_ID, EVENT_TYPE … and EVENT_REF, EVENT_KEY … of the event's data.
+    The files it makes are its own affair: it has the umask that we were started with.
+    """
+    plain = {name: value for name, value in {**told, **told["data"]}.items() if value is not None and not isinstance(value, dict)}
+    environ = {**os.environ, **{f"EVENT_{name.upper()}": str(value) for name, value in plain.items()}}
+    line = json.dumps(told, ensure_ascii=False) + "\n"
+    try:
+        done = subprocess.run(shlex.split(command), input=line, text=True, env=environ, umask=data_dir.callers_umask(), check=False)
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigurationError([f"--exec: {command!r} cannot be run ({error}); name a program, its arguments behind it"]) from error
+    return done.returncode

@@ -1,0 +1,108 @@
+"""Ways to a destination: a webhook signed by the Standard Webhooks rules, our own log; those to AWS lie in ``aws``."""
+
+import http.client
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any, Protocol, cast
+
+import structlog
+from standardwebhooks import Webhook
+
+from receiver.errors import AddressRefusedError, FetchError, NotToldError
+from receiver.events.destinations import Destination, Kind
+from receiver.events.event import Event
+from receiver.net.connection import Dialler, told_by
+from receiver.net.deadline import LONGEST_HEAD, Watch, Wire
+from receiver.net.policy import read_url
+
+log = structlog.get_logger(__name__)
+
+# Seconds for one attempt from the look-up to the head of the answer, and for one silence in it.
+WITHIN, STALL = 15.0, 10.0
+# Seconds we wait longer because a destination asks for it (Retry-After).
+LONGEST_WISH = 3600.0
+
+_REQUEST = (
+    "POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\nContent-Type: application/json\r\n"
+    "Content-Length: {length}\r\nwebhook-id: {id}\r\nwebhook-timestamp: {timestamp}\r\nwebhook-signature: {signature}\r\n"
+    "Connection: close\r\n\r\n"
+)
+# Statuses that say nothing about the event: come again later.
+_AWAY = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class Way(Protocol):
+    """How one destination is told."""
+
+    def tell(self, event: Event, body: str) -> None:
+        """Return once the destination took the event; raise NotToldError."""
+
+
+class WebhookWay:
+    """Posts to one address, only where the policy allows, and follows no redirect; signs with every secret, so that they can be rotated."""
+
+    def __init__(self, address: str, dialler: Dialler, secrets: Sequence[str], now: Callable[[], float]) -> None:
+        self._target = read_url(address)
+        self._dialler = dialler
+        self._signers = [Webhook(secret) for secret in secrets]
+        self._now = now
+
+    def tell(self, event: Event, body: str) -> None:
+        """Post the event; see Way."""
+        host = self._target.host
+        try:
+            self._dialler.policy.check_url(self._target.url)
+            with told_by(host):
+                status, wish = self._post(event, body)
+        except AddressRefusedError as error:
+            raise NotToldError(str(error)) from error
+        except FetchError as error:
+            raise NotToldError(str(error), away=True) from error
+        if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's successes
+            aside = "; redirects are not followed, name the last address in EVENT_URLS" if 300 <= status < 400 else ""  # noqa: PLR2004 - as above
+            raise NotToldError(f"{host} answered {status}{aside}", away=status in _AWAY, wait=wish)
+
+    def _post(self, event: Event, body: str) -> tuple[int, float]:
+        """Send one request over a connection of its own; return the answer's status and the wait it asks for. Its body is not read."""
+        watch = Watch(time.monotonic, WITHIN, STALL)
+        data, target = body.encode(), self._target
+        moment = datetime.fromtimestamp(int(self._now()), UTC)
+        head = _REQUEST.format(
+            path=target.path,
+            authority=target.authority,
+            length=len(data),
+            id=event.id,
+            timestamp=int(moment.timestamp()),
+            signature=" ".join(signer.sign(event.id, moment, body) for signer in self._signers),
+        )
+        with self._dialler.dial(target, watch) as sock:
+            sock.settimeout(watch.patience())
+            sock.sendall(head.encode("ascii") + data)
+            with closing(http.client.HTTPResponse(cast("Any", Wire(sock, watch, LONGEST_HEAD)), method="POST")) as response:
+                response.begin()
+                return response.status, _seconds(response.headers.get("Retry-After", ""))
+
+
+def _seconds(wish: str) -> float:
+    return min(float(wish), LONGEST_WISH) if wish.isascii() and wish.isdigit() and len(wish) < 10 else 0.0  # noqa: PLR2004 - no date, no joke
+
+
+class LogWay:
+    """Writes events to the service's log."""
+
+    def tell(self, event: Event, body: str) -> None:
+        """Write a line; see Way."""
+        log.info("event", type=event.type, ref=event.ref, id=event.id, body=body)
+
+
+def way_to(destination: Destination, dialler: Dialler, secrets: Sequence[str], now: Callable[[], float]) -> Way:
+    """Return the way to a destination; nothing is connected yet."""
+    if destination.kind is Kind.WEBHOOK:
+        return WebhookWay(destination.address, dialler, secrets, now)
+    if destination.kind is Kind.LOG:
+        return LogWay()
+    from receiver.events.aws import AwsWay  # noqa: PLC0415 - 0.1 s of import that others do not need
+
+    return AwsWay(destination)

@@ -1,0 +1,1 @@
+"""Reports about jobs: signed callback URLs, and the single entry point for every report."""

@@ -1,0 +1,256 @@
+"""What the API shows, and what it is asked with; the job object of the contract is also what ``submitter --json`` and batch reports show.
+
+The API's description is made from these models, so what they allow is what is answered.
+"""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+
+from receiver.ledger.reports import Audit
+from receiver.ledger.rows import Asset, DeliveryEntry, Job
+from receiver.model import AssetState, EventType, JobState, Reason, Source, Verdict, timestamp
+
+# A ULID as we write it, and a cursor: the ref a page ended with, or nothing.
+REF = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
+_SHA256 = r"^[0-9a-f]{64}$"
+# What no database can hold is no text to look for.
+_WORDS = r"^[^\x00]*$"
+
+
+def _digits(value: object) -> object:
+    """Let a number be written in digits only: other spellings of numbers are mistakes nobody should get used to."""
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9]{1,18}", value):
+            raise ValueError("write a number in digits")
+        return int(value)
+    return value
+
+
+def _moment(value: object) -> object:
+    """Let a moment be written as RFC 3339 has it, not as a number."""
+    if isinstance(value, str) and value and not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", value):
+        raise ValueError("write a moment as in 2026-07-01T12:00:00Z")
+    return value or None
+
+
+Digits = BeforeValidator(_digits)
+_STATES = {"type": "string", "enum": [*JobState, ""]}
+State = Annotated[JobState | None, BeforeValidator(lambda value: value or None), WithJsonSchema(_STATES)]
+_MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {"const": ""}]}
+Moment = Annotated[AwareDatetime | None, BeforeValidator(_moment), WithJsonSchema(_MOMENT)]
+# What happened differs by the type of event; a file in the archive has its whereabouts, ``link`` is null without PUBLIC_URL.
+_EVENT_DATA = {
+    "type": "object",
+    "properties": {
+        "ref": {"type": "string"},
+        "index": {"type": "integer"},
+        "job_key": {"type": ["string", "null"]},
+        "bucket": {"type": ["string", "null"]},
+        "key": {"type": "string"},
+        "url": {"type": "string"},
+        "link": {"type": ["string", "null"]},
+    },
+    "required": ["ref", "link"],
+    "additionalProperties": True,
+}
+Words = Annotated[str, StringConstraints(max_length=500, pattern=_WORDS)]
+
+
+class JobsQuery(BaseModel):
+    """Which jobs are listed.
+
+    ``q`` is a text in ref, provider's id, model or prompt, or a whole key; ``after`` is the ``next`` of the page before.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State = None
+    q: Words = ""
+    model: Words = ""
+    since: Moment = None
+    until: Moment = None
+    limit: Annotated[int, Field(ge=1, le=500), Digits] = 50
+    after: Annotated[str, StringConstraints(pattern=f"^({REF})?$")] = ""
+
+
+class EventsQuery(BaseModel):
+    """Which events are listed: those numbered higher than ``after``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    after: Annotated[int, Field(ge=0, lt=10**18), Digits] = 0
+    limit: Annotated[int, Field(ge=1, le=500), Digits] = 100
+
+
+class AssetQuery(BaseModel):
+    """``link=1`` asks for a link to the bytes instead of the bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    link: Literal["", "0", "1"] = ""
+
+
+class AssetView(BaseModel):
+    """One result file; what is known only of archived ones is null before. ``size`` in bytes, dimensions in pixels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    state: AssetState
+    key: str | None
+    sha256: Annotated[str, Field(pattern=_SHA256)] | None
+    size: int | None
+    content_type: str | None
+    width: int | None
+    height: int | None
+
+    @classmethod
+    def of(cls, asset: Asset) -> Self:
+        """Show one row."""
+        return cls(
+            index=asset.idx,
+            state=asset.state,
+            key=asset.key,
+            sha256=asset.sha256,
+            size=asset.size,
+            content_type=asset.content_type,
+            width=asset.width,
+            height=asset.height,
+        )
+
+
+class JobView(BaseModel):
+    """One job; ``submitted_at`` is RFC 3339 in UTC, ``progress`` 0–100 by the provider's word."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: str
+    state: JobState
+    progress: int
+    provider: str
+    provider_id: str | None
+    model: str
+    prompt: str
+    reason: Reason | None
+    message: str
+    submitted_at: str
+    assets: list[AssetView]
+
+    @classmethod
+    def of(cls, job: Job, assets: list[Asset]) -> Self:
+        """Show one job with its assets."""
+        return cls(
+            ref=job.ref,
+            state=job.state,
+            progress=job.progress,
+            provider=job.provider,
+            provider_id=job.provider_id,
+            model=job.model,
+            prompt=job.prompt,
+            reason=job.reason,
+            message=job.message,
+            submitted_at=timestamp(job.submitted_at) or "",
+            assets=[AssetView.of(asset) for asset in assets],
+        )
+
+
+class JobList(BaseModel):
+    """A page of jobs, newest first. ``next`` is the cursor of what comes after it, null at the end.
+
+    A search for a text looks through a bounded number of jobs at a time, so a page may be short, even empty, and yet have a ``next``.
+    """
+
+    jobs: list[JobView]
+    next: str | None
+
+
+class EventView(BaseModel):
+    """Something that happened, in the words of ``receiver.events.event``, as webhooks and ``receiver listen`` tell it.
+
+    ``id`` is the name that no other event has and that never changes; ``number`` is its place in this ledger, which ``after`` means.
+    """
+
+    id: str
+    number: int
+    type: EventType
+    timestamp: str
+    data: Annotated[dict[str, Any], WithJsonSchema(_EVENT_DATA)]
+
+
+class EventList(BaseModel):
+    """Events, oldest first; ``next``, the last one's number, is what to ask for ``after`` next, null where there are none yet."""
+
+    events: list[EventView]
+    next: int | None
+
+
+class DeliveryView(BaseModel):
+    """One report about a job, as it was taken; ``size`` is its body's, in bytes."""
+
+    id: int
+    source: Source
+    verdict: Verdict
+    received_at: str
+    sha256: Annotated[str, Field(pattern=_SHA256)]
+    size: int
+
+    @classmethod
+    def of(cls, row: DeliveryEntry) -> Self:
+        """Show one delivery without its body."""
+        source, verdict, moment = Source(row.source), Verdict(row.verdict), timestamp(row.received_at) or ""
+        return cls(id=row.id, source=source, verdict=verdict, received_at=moment, sha256=row.digest, size=row.size)
+
+
+class DeliveryList(BaseModel):
+    """Everything that was reported about a job, in the order of arrival."""
+
+    deliveries: list[DeliveryView]
+
+
+class VerdictView(BaseModel):
+    """What a delivery is taken for now."""
+
+    id: int
+    verdict: Verdict
+
+
+class LinkView(BaseModel):
+    """A link to an archived file that needs no token, until ``expires_at`` (RFC 3339)."""
+
+    url: str
+    expires_at: str
+
+
+class AuditView(BaseModel):
+    """The conservation law with its figures; ``broken`` names every law that does not hold, with refs that break it."""
+
+    ok: bool
+    submitted: int
+    archived: int
+    failed: int
+    expired: int
+    in_flight: int
+    difference: int
+    broken: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, found: Audit) -> Self:
+        """Show what an audit found."""
+        ends = {"archived": found.archived, "failed": found.failed, "expired": found.expired, "in_flight": found.in_flight}
+        return cls(ok=found.ok, submitted=found.submitted, **ends, difference=found.difference, broken=found.broken)
+
+
+class ProblemView(BaseModel):
+    """An error as RFC 9457 has it; ``detail`` is meant for a person."""
+
+    type: Literal["about:blank"] = "about:blank"
+    status: int
+    detail: str
+
+
+def seconds_of(moment: datetime | None) -> float | None:
+    """Return a moment as seconds since the epoch; nothing stays nothing."""
+    return None if moment is None else moment.timestamp()

@@ -1,0 +1,40 @@
+"""A job whose provider answers with the pictures themselves: one call, one answer, one delivery.
+
+Nobody will call back and there is nothing to poll, so whatever becomes of the call, the job is decided when it is over.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from receiver.errors import AnswerLostError, UnreadableError
+from receiver.ingest.inbox import Inbox
+from receiver.jobs.retry import store_patiently
+from receiver.ledger.ledger import Ledger
+from receiver.model import Delivery, Source
+from receiver.providers.openai.client import OpenAIClient
+from receiver.providers.openai.protocol import ANSWER_LOST
+
+log = structlog.get_logger(__name__)
+
+
+class DirectCall:
+    """Makes the call of one job."""
+
+    def __init__(self, client: OpenAIClient, inbox: Inbox, ledger: Ledger, pause: Callable[[float], None]) -> None:
+        self._client = client
+        self._inbox = inbox
+        self._ledger = ledger
+        self._pause = pause
+
+    def make(self, arguments: dict[str, Any], ref: str, before_send: Callable[[], None]) -> None:
+        """Call and store the answer; raise RefusedError or NotSentError. Without a usable answer the job is ``expired``."""
+        try:
+            body = self._client.generate(arguments, before_send)
+            # Nobody could tell us again: this process holds the only copy of what was paid for.
+            store_patiently(partial(self._inbox.accept, Delivery(ref, Source.SYNC, body, self._ledger.now())), self._pause, ref=ref)
+        except (AnswerLostError, UnreadableError) as error:
+            log.error("answer to a direct call lost", ref=ref, error=str(error))  # noqa: TRY400 - the text says it
+            self._ledger.expire(ref, f"{error}. {ANSWER_LOST}")

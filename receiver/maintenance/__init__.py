@@ -1,0 +1,1 @@
+"""Operations on the whole ledger or archive: audit, deep audit, rebuild."""

@@ -1,0 +1,239 @@
+"""The archive explains itself: a lost ledger is rebuilt from the manifests that stand beside the pictures.
+
+Nothing is invented. A job comes back if its manifest is whole and every picture it names is there with its size; all else is named.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from threading import Event
+
+from receiver.archive.manifest import LARGEST, Manifest, ManifestAsset, ManifestDelivery, place_of, read_manifest
+from receiver.archive.stores import Store
+from receiver.archive.verify import read_back
+from receiver.errors import MissingObjectError, UnreadableError
+from receiver.ledger.ledger import Ledger
+from receiver.ledger.reports import Reports
+from receiver.ledger.restore import Past, Restored, Row, restore
+from receiver.ledger.writes import ABOUT_THE_JOB
+from receiver.model import AssetState, EventType, JobState, Outcome, Reason
+
+MANIFEST = "job.json"
+# Folders, and bytes of their manifests, that are read side by side and written in one transaction.
+FOLDERS_AT_ONCE = 100
+BYTES_AT_ONCE = 32 * 1024 * 1024
+# Names kept of what was not restored; beyond these they are only counted.
+MOST_NAMED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What lies below one job's folder, or, where ``ref`` is empty, names we would not give: size in bytes by full name."""
+
+    ref: str
+    objects: dict[str, int]
+
+    @property
+    def manifest(self) -> str | None:
+        """The key of its manifest."""
+        return next((key for key in self.objects if self.ref and key.endswith(f"/{MANIFEST}")), None)
+
+
+class Named:
+    """Things told by name: all are counted, the first ``MOST_NAMED`` kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lines: list[str] = []
+
+    def add_all(self, lines: Iterable[str]) -> None:
+        """Note some more."""
+        for line in lines:
+            self.count += 1
+            if len(self.lines) < MOST_NAMED:
+                self.lines.append(line)
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What a rebuild has found and done so far."""
+
+    restored: int = 0
+    pictures: int = 0
+    known: int = 0
+    # Manifests whose job was not restored, or not whole, and why.
+    wrong: Named = field(default_factory=Named)
+    # Objects that no manifest names; their jobs were in flight when the ledger was lost.
+    unexplained: Named = field(default_factory=Named)
+
+
+class Rebuilder:
+    """Reads manifests with so many ``hands`` and puts their jobs into the ledger; ``show`` is told how far it is."""
+
+    def __init__(
+        self, store: Store, ledger: Ledger, reports: Reports, *, hands: int, stopping: Event, show: Callable[[Rebuilt], object]
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._reports = reports
+        self._hands = hands
+        self._stopping = stopping
+        self._show = show
+        self.so_far = Rebuilt()
+
+    def run(self, below: str = "") -> Rebuilt:
+        """Go through what lies below a folder of the archive, until all is seen or ``stopping`` is set. Raise StoreError or LedgerError."""
+        with ThreadPoolExecutor(self._hands, "rebuild") as pool:
+            for chunk in chunks(folders(self._store.keys(below))):
+                if self._stopping.is_set():
+                    break
+                self._take(chunk, pool)
+                self._show(self.so_far)
+        return self.so_far
+
+    def _take(self, chunk: list[Folder], pool: ThreadPoolExecutor) -> None:
+        known = self._reports.standing([folder.ref for folder in chunk if folder.ref])
+        self.so_far.known += sum(1 for folder in chunk if folder.ref in known and folder.manifest)
+        new = [folder for folder in chunk if folder.ref not in known]
+        found = list(pool.map(self._look_into, new))
+        for look in found:
+            self.so_far.unexplained.add_all(look.strays)
+            self.so_far.wrong.add_all(look.wrong)
+        self._write([self._past(look.manifest) for look in found if look.manifest])
+
+    def _look_into(self, folder: Folder) -> "_Look":
+        """Read a folder's manifest and hold the folder against it."""
+        key = folder.manifest
+        if key is None:
+            return _Look(strays=sorted(folder.objects))
+        if self._stopping.is_set():
+            return _Look()
+        try:
+            manifest = self._read(key, folder)
+        except (UnreadableError, MissingObjectError) as error:
+            return _Look(wrong=[f"{key}: {error}"])
+        if lost := [trouble for asset in manifest.archived if (trouble := _trouble(asset, folder))]:
+            return _Look(wrong=[f"{key}: {'; '.join(lost)}"])
+        return _Look(manifest, sorted(folder.objects.keys() - {key} - {asset.key for asset in manifest.archived}))
+
+    def _read(self, key: str, folder: Folder) -> Manifest:
+        if folder.objects[key] > LARGEST:
+            raise UnreadableError(f"{folder.objects[key]} bytes are no manifest")
+        return read_manifest(read_back(self._store, key, lambda file: file.read(LARGEST)), folder.ref)
+
+    def _write(self, pasts: list[Past]) -> None:
+        done: Restored = self._ledger.write(partial(restore, pasts=pasts))
+        self.so_far.restored += len(done.new)
+        self.so_far.known += len(pasts) - len(done.new)
+        self.so_far.pictures += sum(1 for past in done.new for asset in past.assets if asset["state"] == AssetState.ARCHIVED)
+        self.so_far.wrong.add_all(f"{ref} is restored without {lost}" for ref, lost in done.without.items())
+
+    def _past(self, manifest: Manifest) -> Past:
+        return past(manifest, self._ledger.timing.job_timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one folder has: a manifest to restore, objects it does not name, and what is wrong with it."""
+
+    manifest: Manifest | None = None
+    strays: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def folders(listing: Iterable[tuple[str, int]]) -> Iterator[Folder]:
+    """Gather what a sorted listing has of each job; what is none of ours comes one by one."""
+    for ref, group in groupby(listing, key=lambda found: (place_of(found[0]) or ("",))[0]):
+        if ref:
+            yield Folder(ref, dict(group))
+        else:
+            yield from (Folder("", {key: size}) for key, size in group)
+
+
+def chunks(found: Iterable[Folder]) -> Iterator[list[Folder]]:
+    """Cut into lists that fit into memory and into one transaction."""
+    chunk: list[Folder] = []
+    weight = 0
+    for folder in found:
+        size = folder.objects[folder.manifest] if folder.manifest else 0
+        if chunk and (len(chunk) >= FOLDERS_AT_ONCE or weight + size > BYTES_AT_ONCE):
+            yield chunk
+            chunk, weight = [], 0
+        chunk.append(folder)
+        weight += size
+    if chunk:
+        yield chunk
+
+
+def _trouble(asset: ManifestAsset, folder: Folder) -> str | None:
+    """Say what is wrong with an archived asset's object."""
+    size = folder.objects.get(asset.key or "")
+    if size is None:
+        return f"its object {asset.key} is missing"
+    if size != asset.size:
+        return f"its object {asset.key} has {size} bytes instead of {asset.size}"
+    return None
+
+
+# A manifest's job as rows of the ledger.
+
+
+def past(manifest: Manifest, job_timeout: float) -> Past:
+    """Turn a manifest into the rows that its job left behind, and the events that announced them."""
+    job = _job(manifest, job_timeout)
+    assets = [_asset(manifest.ref, asset) for asset in manifest.assets]
+    told = [_picture_told(asset) for asset in assets if asset["state"] == AssetState.ARCHIVED]
+    events = [_event(manifest, **event) for event in [*told, _end_told(job)]]
+    return Past(job, assets, [_delivery(manifest.ref, delivery) for delivery in manifest.deliveries], events)
+
+
+def _job(manifest: Manifest, job_timeout: float) -> Row:
+    """Fill the job's row; whoever has assets once succeeded, and what a first manifest left out follows from them."""
+    names = ("ref", "provider", "base_url", "provider_id", "api", "mode", "key", "state", "submitted_at", "ended_at", "round")
+    failed = manifest.state is JobState.FAILED
+    losses = "; ".join(f"asset {asset.index}: {asset.error}" for asset in manifest.assets if asset.state is not AssetState.ARCHIVED)
+    return {
+        **{name: getattr(manifest, name) for name in names},
+        "model": manifest.request.model,
+        "prompt": manifest.request.prompt,
+        "params": json.dumps(manifest.request.params, ensure_ascii=False),
+        "outcome": Outcome.SUCCEEDED,
+        "reason": manifest.reason or (Reason.BAD_ASSET if failed else None),
+        "message": manifest.message or losses,
+        "progress": 100,
+        "deadline_at": manifest.submitted_at + job_timeout,
+        "finished_at": manifest.finished_at or max(asset.finished_at for asset in manifest.assets),
+    }
+
+
+def _asset(ref: str, asset: ManifestAsset) -> Row:
+    values = asset.model_dump(exclude={"index", "source_url"})
+    if asset.state is not AssetState.ARCHIVED:
+        values["key"] = None  # a key is an object's, and no two assets have the same
+    return {"ref": ref, "idx": asset.index, "url": asset.source_url, **values}
+
+
+def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
+    """Fill a delivery's row; its body is lost, the digest tells what it was."""
+    told = {"source": delivery.source, "verdict": delivery.verdict, "received_at": delivery.received_at, "digest": delivery.sha256}
+    return {"ref": ref, "body": b"", **told}
+
+
+def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
+    """Fill an event's row; the words of its payload are those of ``ledger.writes``."""
+    told = json.dumps({**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":"))
+    return {"ref": manifest.ref, "round": manifest.round, "payload": told, **values}
+
+
+def _picture_told(asset: Row) -> Row:
+    names = ("key", "sha256", "size", "content_type", "width", "height")
+    payload = {"ref": asset["ref"], "index": asset["idx"], **{name: asset[name] for name in names}}
+    return {"type": EventType.ASSET_ARCHIVED, "idx": asset["idx"], "created_at": asset["finished_at"], "payload": payload}
+
+
+def _end_told(job: Row) -> Row:
+    payload = {name: job[name] for name in ("ref", "state", "provider", "provider_id", "model", "reason", "message")}
+    return {"type": EventType(f"job.{job['state']}"), "idx": ABOUT_THE_JOB, "created_at": job["finished_at"], "payload": payload}

@@ -1,0 +1,1 @@
+"""Safe downloads: which addresses may be contacted, and connections with a deadline."""

@@ -1,0 +1,179 @@
+"""Fetch a result URL: only from where we may connect, within a wall clock, in bounded memory, hashed on the way to the disk.
+
+Every hop is checked anew and dialled by the very address that was checked, so a name that changes its answer in between gains nothing.
+Nothing is tried twice here: retrying is the ledger's. Texts of errors name hosts and statuses, never a query, which may be a signature.
+"""
+
+import hashlib
+import http.client
+import io
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import cast
+from urllib.parse import urljoin
+
+from receiver.errors import AddressRefusedError, FetchError, SourceGoneError, StoreError, TooLargeError
+from receiver.net.connection import Connect, Dialler, Resolve, look_up, told_by
+from receiver.net.deadline import LONGEST_HEAD, Watch, Wire
+from receiver.net.policy import AddressPolicy, Target
+
+MAX_REDIRECTS = 5
+BUFFER = 256 * 1024  # bytes; the memory of a fetch, whatever the size of the file
+FRAMING = 2  # bytes a body may take on its way for each byte in it: chunks have sizes, and extensions that mean nothing
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_GONE = frozenset({401, 403, 404, 410})
+_REQUEST = (
+    "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\nAccept: image/*, video/*;q=0.9, */*;q=0.1\r\n"
+    "Accept-Encoding: identity\r\nConnection: close\r\n\r\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was fetched: ``size`` in bytes, ``sha256`` in hex, the ``url`` that served it at last, the type its server claimed or ""."""
+
+    size: int
+    sha256: str
+    url: str
+    content_type: str
+
+
+class Fetcher:
+    """Fetches URLs to files; safe to share between threads.
+
+    ``timeout`` seconds bound a whole fetch, from the first look-up to the last byte; ``stall`` seconds bound each silence in it.
+    ``resolve``, ``connect``, ``ssl_context`` and ``clock`` are for tests: the outside network and the time.
+    """
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        *,
+        max_bytes: int,
+        timeout: float,
+        stall: float = 30.0,
+        resolve: Resolve = look_up,
+        connect: Connect = socket.create_connection,
+        ssl_context: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._policy = policy
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._stall = stall
+        self._dialler = Dialler(policy, resolve=resolve, connect=connect, ssl_context=ssl_context)
+        self._clock = clock
+
+    def fetch(self, url: str, into: Path) -> Fetched:
+        """Fetch ``url`` into the new file ``into`` (mode 0600); on any error no file is left.
+
+        Raises AddressRefusedError, TooLargeError, SourceGoneError or another FetchError for what the source did, StoreError if our own
+        disk could not take the bytes or ``into`` exists.
+        """
+        watch = Watch(self._clock, self._timeout, self._stall)
+        target = self._policy.check_url(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            with told_by(target.host), self._get(target, watch) as response:
+                if response.status not in _REDIRECTS:
+                    return self._receive(response, target, into)
+                target = self._next(target, response)
+        raise FetchError(f"{target.host}: more than {MAX_REDIRECTS} redirects")
+
+    @contextmanager
+    def _get(self, target: Target, watch: Watch) -> Iterator[http.client.HTTPResponse]:
+        """Send one GET over a connection of its own and read the head of the answer."""
+        with self._dialler.dial(target, watch) as sock:
+            sock.settimeout(watch.patience())
+            sock.sendall(_REQUEST.format(path=target.path, authority=target.authority).encode("ascii"))
+            wire = Wire(sock, watch)
+            with closing(http.client.HTTPResponse(cast("socket.socket", wire), method="GET")) as response:
+                response.begin()
+                wire.allow(LONGEST_HEAD + FRAMING * self._max_bytes)
+                yield response
+
+    def _next(self, target: Target, response: http.client.HTTPResponse) -> Target:
+        """Check where a redirect leads; its host's addresses are checked when it is dialled."""
+        location = response.headers.get("Location", "")
+        if not location:
+            raise FetchError(f"{target.host} answered {response.status} without a Location")
+        location = location.encode("latin-1", "replace").decode("utf-8", "replace")  # http.client reads headers as Latin-1
+        try:
+            following = self._policy.check_url(urljoin(target.url, location))
+        except ValueError as error:
+            raise AddressRefusedError(f"{target.host} redirects to no plain URL") from error
+        if target.scheme == "https" and following.scheme == "http":
+            raise AddressRefusedError(f"{target.host} redirects from https to http")
+        return following
+
+    def _receive(self, response: http.client.HTTPResponse, target: Target, into: Path) -> Fetched:
+        _expect_plain_body(response, target.host)
+        if response.length is not None and response.length > self._max_bytes:
+            raise TooLargeError(f"{target.host} announces more than {self._max_bytes} bytes (FETCH_MAX_BYTES)")
+        claimed = " ".join(response.headers.get("Content-Type", "").split())[:200]
+        with _new_file(into) as file:
+            size, sha256 = self._copy(response, file, target.host)
+        return Fetched(size, sha256, target.url, claimed)
+
+    def _copy(self, response: http.client.HTTPResponse, file: io.RawIOBase, host: str) -> tuple[int, str]:
+        """Bring the body to the file; return its size and SHA-256 once it is known to be whole."""
+        digest = hashlib.sha256()
+        size = 0
+        buffer = memoryview(bytearray(BUFFER))
+        while count := response.readinto(buffer):
+            size += count
+            if size > self._max_bytes:
+                raise TooLargeError(f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)")
+            piece = buffer[:count]
+            digest.update(piece)
+            _write(file, piece)
+        if response.length:
+            raise FetchError(f"{host}: cut short, {size} of {size + response.length} bytes came")
+        if not size:
+            raise FetchError(f"{host} answered with nothing")
+        return size, digest.hexdigest()
+
+
+def _expect_plain_body(response: http.client.HTTPResponse, host: str) -> None:
+    """Raise unless the answer is a 200 whose body is the file itself, with an end that can be told."""
+    if response.status in _GONE:
+        raise SourceGoneError(f"{host} answered {response.status}")
+    if response.status != HTTPStatus.OK:
+        raise FetchError(f"{host} answered {response.status}")
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise FetchError(f"{host} sends Content-Encoding {coding[:40]!a} unasked")
+    lengths = set(response.headers.get_all("Content-Length", []))
+    unclear = len(lengths) > 1 or (lengths and response.length is None)
+    if not response.chunked and (unclear or "Transfer-Encoding" in response.headers):
+        raise FetchError(f"{host} does not say clearly where its answer ends")
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[io.RawIOBase]:
+    """Open a file that did not exist, for us alone; gone again on any error."""
+    try:
+        file = open(path, "xb", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115 - closed by the `with` below
+    except OSError as error:
+        raise StoreError(f"cannot make {path}: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _write(file: io.RawIOBase, data: memoryview) -> None:
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        raise StoreError(f"cannot write to the disk: {error.strerror}") from error

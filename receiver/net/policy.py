@@ -1,0 +1,209 @@
+"""May we connect there? The rules for a URL, and for every address behind it, before a byte is sent.
+
+Result URLs come from outside, so without these rules anybody who can report a result could make the service read from its own network.
+A URL is checked by ``check_url`` on every hop, and each address its host resolves to by ``check_address`` right before it is dialled.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import quote
+
+from receiver.errors import AddressRefusedError
+from receiver.net.ip_ranges import is_metadata, refusal
+
+MAX_URL = 8192  # characters
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_WEB_PORTS = frozenset(DEFAULT_PORTS.values())
+
+_URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
+_NAME = re.compile(r"(?!.{254})(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label like this makes a host an IPv4 address (WHATWG URL, "ends in a number")
+_PATTERN = re.compile(r"[a-z0-9_.*?-]+")
+_PATH_SAFE = "/:?#[]@!$&'()*+,;=%~"  # RFC 3986 reserved characters, and what is already percent-encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL that passed ``check_url``, in parts: ``host`` in lower-case ASCII without brackets, ``path`` ready for a request line."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str  # with the query, which may be a secret: never in a text for people
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the Host header wants them: IPv6 in brackets, the scheme's own port left out."""
+        host = _bracketed(self.host)
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the host is an address, so that there is nothing to look up."""
+        return _literal(self.host) is not None
+
+    @property
+    def url(self) -> str:
+        """The URL put together again, without a fragment."""
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """One entry of FETCH_ALLOW: ``place`` is a host name or a network, ``ports`` where it may be fetched although not public."""
+
+    place: str | IPv4Network | IPv6Network
+    ports: frozenset[int]
+
+    def covers(self, host: str, ip: IPv4Address | IPv6Address | None) -> bool:
+        """Tell whether this entry speaks of the host (by its name) or of the address (by its network)."""
+        return self.place == host if isinstance(self.place, str) else ip is not None and ip in self.place
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPolicy:
+    """What may be fetched: public addresses on ports 80 and 443, and what the operator exempted by name.
+
+    An entry of ``allow`` (FETCH_ALLOW) opens exactly what it says. With a port (``127.0.0.1:8788``, ``[fd00::1]:9000``, ``minio:9000``)
+    that port and no other; without one (``10.1.2.3``, ``198.18.0.0/15``, ``intranet``) ports 80 and 443. A name opens whatever its address
+    is, a network any name that leads into it; a cloud's metadata address opens only to an entry that is that very address.
+    ``hosts`` (FETCH_HOSTS) are patterns as of a shell (``*.example.com``; ``*`` also matches dots); if there are any, only these pass.
+    """
+
+    allow: tuple[Exemption, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, allow: Iterable[str], hosts: Iterable[str]) -> "AddressPolicy":
+        """Build the policy from the entries of FETCH_ALLOW and FETCH_HOSTS; ValueError names a wrong entry and its remedy."""
+        return cls(tuple(map(_read_exemption, allow)), tuple(map(_read_pattern, hosts)))
+
+    def check_url(self, url: str) -> Target:
+        """Take a URL apart; AddressRefusedError if it is not a plain http(s) URL, or its host or port is not ours to fetch from."""
+        target = read_url(url)
+        if self.hosts and not any(fnmatchcase(target.host, pattern) for pattern in self.hosts):
+            raise AddressRefusedError(f"{target.host} is not one of FETCH_HOSTS; if this is meant, add it there")
+        if target.port not in _WEB_PORTS and not self._exempt(target.host, _literal(target.host), target.port):
+            place = target.authority
+            raise AddressRefusedError(f"{target.host} on port {target.port}: only 80 and 443; if this is meant, add {place} to FETCH_ALLOW")
+        return target
+
+    def check_address(self, ip: str, port: int, host: str) -> None:
+        """Raise AddressRefusedError, with the reason and the remedy, if ``ip`` (behind ``host``) is not to be connected to on ``port``."""
+        try:
+            address = _unmapped(ip_address(ip))
+        except ValueError as error:
+            raise AddressRefusedError(f"{host} leads to {ip!a}, which is no address") from error
+        reason = refusal(address)
+        if reason is None or self._exempt(host, address, port):
+            return
+        place = str(address) if port in _WEB_PORTS else f"{_bracketed(str(address))}:{port}"
+        where = host if host == str(address) else f"{host} leads to {address}"
+        raise AddressRefusedError(f"{where}: {reason}; if this is meant, add {place} to FETCH_ALLOW")
+
+    def _exempt(self, host: str, ip: IPv4Address | IPv6Address | None, port: int) -> bool:
+        allow = self.allow
+        if ip and is_metadata(ip):  # whoever reads it holds this machine's cloud credentials: a wide entry is not enough
+            allow = tuple(entry for entry in allow if not isinstance(entry.place, str) and entry.place.num_addresses == 1)
+        return any(port in entry.ports and entry.covers(host, ip) for entry in allow)
+
+
+def read_url(url: str) -> Target:
+    """Take an http(s) URL apart strictly, without looking at who its host is; AddressRefusedError if two readers could disagree on it."""
+    if len(url) > MAX_URL:
+        raise AddressRefusedError(f"a URL of {len(url)} characters; {MAX_URL} is the most")
+    if _CONTROL.search(url):
+        raise AddressRefusedError("a URL with control characters")
+    parts = _URL.fullmatch(url.partition("#")[0])
+    if parts is None:
+        raise AddressRefusedError("not an http or https URL")
+    scheme, authority, path, query = parts[1].lower(), parts[2], parts[3], parts[4] or ""
+    if "@" in authority:
+        raise AddressRefusedError("a URL with credentials in it")
+    try:
+        host, port = _split(authority)
+    except ValueError as error:
+        raise AddressRefusedError(f"no plain host in a URL: {error}") from error
+    return Target(scheme, host, port or DEFAULT_PORTS[scheme], quote((path or "/") + query, safe=_PATH_SAFE, errors="replace"))
+
+
+def plain_host(text: str) -> str:
+    """Return a host name or address in its one plain spelling; ValueError for anything that two programs could read differently."""
+    if text.startswith("["):
+        ip = _literal(text.strip("[]"))
+        if not isinstance(ip, IPv6Address):
+            raise ValueError(f"{text[:100]!a} is no IPv6 address")
+        return str(_unmapped(ip))
+    host = text.lower()
+    if not host.isascii():
+        host = _idna(host)
+    name = host.removesuffix(".")
+    if _NUMBER.fullmatch(name.rpartition(".")[2]):
+        if not text.isascii() or str(_literal(host)) != host:
+            raise ValueError(f"{text[:100]!a} is an odd spelling of an address")
+        return host
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{text[:100]!a} is no host name")
+    return name
+
+
+def _idna(host: str) -> str:
+    if any(character.isdigit() and not character.isascii() for character in host):
+        raise ValueError(f"{host[:100]!a} has digits that are not 0-9")
+    if len(host) > 253:  # noqa: PLR2004 - RFC 1035; Python's codec takes quadratic time
+        raise ValueError("the host name is too long")
+    return host.encode("idna").decode("ascii").lower()  # UnicodeError is a ValueError
+
+
+def _literal(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _unmapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """``::ffff:10.0.0.1`` is 10.0.0.1 to the kernel, so it is to us."""
+    return (isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip
+
+
+def _split(authority: str) -> tuple[str, int | None]:
+    """Read ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``; ValueError if it is none of them."""
+    parts = _AUTHORITY.fullmatch(authority)
+    if parts is None:
+        raise ValueError(f"{authority[:100]!a} is no host")
+    port = int(parts[2]) if parts[2] else None
+    if port is not None and not 0 < port < 1 << 16:
+        raise ValueError(f"{port} is no port")
+    return plain_host(parts[1]), port
+
+
+def _read_exemption(entry: str) -> Exemption:
+    text = entry.strip()
+    try:
+        if "/" in text:
+            return Exemption(ip_network(text), _WEB_PORTS)
+        if text.count(":") > 1 and not text.startswith("["):
+            text = f"[{text}]"  # a bare IPv6 address
+        host, port = _split(text)
+    except ValueError as error:
+        remedy = "write a host, host:port, an address, [v6 address]:port or a network such as 198.18.0.0/15, without scheme or path"
+        raise ValueError(f"FETCH_ALLOW: {entry!a} is not understood ({error}); {remedy}") from error
+    ip = _literal(host)
+    return Exemption(host if ip is None else ip_network(ip), _WEB_PORTS if port is None else frozenset({port}))
+
+
+def _read_pattern(entry: str) -> str:
+    pattern = entry.strip().lower()
+    if not _PATTERN.fullmatch(pattern):
+        raise ValueError(f"FETCH_HOSTS: {entry!a} is no host pattern; write a host name, with * for anything: *.example.com")
+    return pattern

@@ -1,0 +1,1 @@
+"""GRSAI: its protocol without I/O, and the HTTP client."""

@@ -1,0 +1,1 @@
+"""OpenAI Images API: its protocol without I/O, and the client."""

@@ -1,0 +1,1 @@
+"""The worker: engines that claim due rows and run them in threads."""

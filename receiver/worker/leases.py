@@ -1,0 +1,78 @@
+"""What a worker has in hand, whatever engine woke it: the work is done, its leases are renewed, and at a stop it is given back."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from receiver.errors import LedgerError
+from receiver.ledger.claims import Claimed
+from receiver.ledger.ledger import LEASE, Ledger
+from receiver.worker.engine import Lane
+
+log = structlog.get_logger(__name__)
+
+# How often in its length a lease is renewed.
+RENEWALS = 3
+
+
+class Held:
+    """The claims of this process, by lane; safe to share between its hands."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._claims: dict[str, list[Claimed[Any]]] = {}
+        self._lock = threading.Lock()
+        self._renewed = 0.0
+
+    def take(self, lane: Lane, claims: Sequence[Claimed[Any]]) -> None:
+        """Take claims in hand; each is let go when it has been worked on."""
+        with self._lock:
+            self._claims.setdefault(lane.name, []).extend(claims)
+
+    def work(self, lane: Lane, claimed: Claimed[Any]) -> None:
+        """Do one piece of work and let it go; whatever goes wrong is logged, and its lease ends by itself."""
+        try:
+            lane.run(claimed)
+        except LedgerError as error:
+            # The claim's lease ends by itself, and the row is due again.
+            log.error("ledger away, work will be done again", lane=lane.name, error=str(error))  # noqa: TRY400 - the text says it, a trace would not
+        except Exception:
+            log.exception("work broke off", lane=lane.name)
+        finally:
+            with self._lock:
+                self._claims[lane.name].remove(claimed)
+
+    def count(self, lane: Lane) -> int:
+        """Return how many claims of a lane are in hand."""
+        return len(self._claims.get(lane.name, ()))
+
+    def all(self) -> list[Claimed[Any]]:
+        """Return every claim in hand."""
+        with self._lock:
+            return [claimed for claims in self._claims.values() for claimed in claims]
+
+    def renew(self) -> None:
+        """Renew the leases if it is time; raise LedgerError where that cannot be done.
+
+        To be called before anything is claimed: after a sleep of the machine our own work must not look abandoned to us.
+        """
+        if time.monotonic() - self._renewed > LEASE / RENEWALS:
+            if held := self.all():
+                self._ledger.renew(held)
+            self._renewed = time.monotonic()
+
+    def next_renewal(self) -> float:
+        """Return the seconds until it is worth trying to renew again."""
+        return LEASE / RENEWALS / 4
+
+    def hand_back(self) -> None:
+        """Give back what is still in hand: others take it over at once."""
+        if held := self.all():
+            log.warning("work handed back", claims=len(held))
+            try:
+                self._ledger.hand_back(held)
+            except LedgerError as error:
+                log.error("ledger away, leases end by themselves", error=str(error))  # noqa: TRY400 - as above

@@ -1,0 +1,237 @@
+"""One round's stage: an installation of its own with provider and witness, its load, the blows it gets, and how soon it works again."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from faultproxy import FaultProxy, fault_proxy
+from installation import Premises
+from processes import Finished, Running, running
+from seaweed import MortalS3, S3Server, mortal_seaweedfs
+from waiting import until
+
+from receiver.errors import LedgerError
+from receiver.failpoints import Point
+from receiver.ingest.tickets import Tickets
+from receiver.model import FINAL_STATES
+from receiver.services import Services
+from receiver.settings import Settings
+from submitter.sandbox import Sandbox
+from tests.prove.evidence import Evidence, Recovery, gather
+from tests.prove.load import KEY, MENU, Customer, Menus, Orders, Pulse, Strangers
+from tests.prove.promises import NO_SILENCE, Broken
+from tests.prove.recording_proxy import Witness, witness
+from tests.prove.setups import Archive, Servers, Setup, ground
+
+S3 = Literal["shared", "mortal", "proxied"]
+
+_USUAL: Menus = {"order": MENU}
+_SECRET, _TOKEN = "a-secret-of-the-proof", "a-token-of-the-proof"
+# Everything that a person would wait for is made to come soon; nothing else differs from the defaults.
+_FAST = {"POLL_AFTER": "2", "POLL_INTERVAL": "1", "JOB_TIMEOUT": "8", "WEB_CONCURRENCY": "2", "WORKER_THREADS": "8", "LOG_FORMAT": "json"}
+# Seconds after a blow within which the service has to work again, on a core of its own.
+RECOVERY = 5.0
+# Seconds until a round without news counts as silent. With PostgreSQL a dead worker's lease has to end first, which takes 60.
+_QUIET_WITHIN = {"sqlite": 60.0, "postgresql": 130.0}
+_READY_WITHIN = 60.0
+
+
+class Stage:
+    """What the play of a fault can do and see. Times are seconds."""
+
+    def __init__(
+        self, folder: Path, setup: Setup, dice: Random, here: Premises, seen: Witness, *, archive: Archive, stack: ExitStack
+    ) -> None:
+        self.folder, self.setup, self.dice, self.here, self.seen, self.archive = folder, setup, dice, here, seen, archive
+        self.stack = stack
+        self.faults = folder / "faults"
+        self.s3: MortalS3 | None = None
+        self.proxy: FaultProxy | None = None
+        self.recoveries: list[Recovery] = []
+        self.cut: list[str] = []
+        self.rebuilt = False
+        self._settings = Settings.load(here.environ)
+        self.strangers = Strangers(here.sandbox, Tickets([_SECRET]))
+        self._given_up = threading.Event()  # then nobody has to be answered any more
+        self.customer = Customer(here.url, _TOKEN, self._given_up)
+        self._service: Running | None = None
+        self._logs: list[Running] = []
+
+    # The service.
+
+    @property
+    def service(self) -> Running:
+        """The running service."""
+        assert self._service is not None
+        return self._service
+
+    def start(self) -> None:
+        """Start the service, and do not wait for it."""
+        if self.setup.ledger == "postgresql" and not self._logs:
+            done = migrated(self)
+            assert done.status == 0, done.err
+        self._service = self.stack.enter_context(running(("receiver", "serve"), self.here.environ, self.folder))
+        self._logs.append(self._service)
+
+    def start_and_wait(self) -> None:
+        """Start the service and wait until web and worker are ready."""
+        before = self.workers_started()
+        self.start()
+
+        def is_ready() -> bool:
+            assert self.service.process.poll() is None, self.service.output()
+            return self.workers_started() > before and self.here.status("/readyz") == 200
+
+        until(is_ready, within=_READY_WITHIN, what="that the service is ready")
+
+    def children(self, words: str, of: int | None = None) -> list[int]:
+        """Return the pids of those of the service whose command line has these words and whose parent is ``of`` (the supervisor)."""
+        parent = self.service.pid if of is None else of
+        return [pid for pid, line in self.service.members().items() if words in line and _parent(pid) == parent]
+
+    def workers_started(self) -> int:
+        """Count how often a worker said that it had started."""
+        return sum(log.output().count('"worker started"') for log in self._logs)
+
+    # The load.
+
+    @contextmanager
+    def load(self, *, least: int = 30, most: int = 60, menus: Menus = _USUAL) -> Iterator[None]:
+        """Have orders and a pulse go on during the block; at its end every order is answered."""
+        orders, pulse = Orders(self.customer, menus, self.dice, least, most), Pulse(self.seen, self.strangers, self._given_up)
+        pulse.start()
+        orders.start()
+        try:
+            yield
+        except BaseException:
+            self._given_up.set()
+            raise
+        finally:
+            orders.stop()
+            pulse.stop()
+
+    def moment(self) -> None:
+        """Wait for any moment: after some more acknowledgements, and a bit."""
+        wanted = len(self.seen.acknowledged) + self.dice.randrange(3, 40)
+        until(lambda: len(self.seen.acknowledged) >= wanted, within=_READY_WITHIN, what="that callbacks are acknowledged")
+        time.sleep(self.dice.uniform(0, 0.02))
+
+    # Blows.
+
+    def arm(self, point: Point) -> None:
+        """Have the next process that reaches this point be dead, and wait until one was."""
+        self.faults.mkdir(exist_ok=True)
+        armed = self.faults / point
+        armed.touch()
+        until(lambda: not armed.exists(), within=_READY_WITHIN, what=f"that the fault point {point} is reached")
+
+    @contextmanager
+    def recovering(self, what: str, *, worker: bool = False) -> Iterator[None]:
+        """Measure from the end of the block until a callback is acknowledged again, and until a new ``worker`` works if one has to."""
+        before = self.workers_started()
+        yield
+        struck = time.time()
+        until(lambda: self._acknowledged_since(struck), within=_READY_WITHIN, what=f"an acknowledgement after {what}")
+        if worker:
+            until(lambda: self.workers_started() > before, within=_READY_WITHIN, what=f"a new worker after {what}")
+        crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        self.recoveries.append(Recovery(what, time.time() - struck, RECOVERY * crowd))
+
+    def _acknowledged_since(self, moment: float) -> bool:
+        return any(answer.began > moment for answer in reversed(self.seen.acknowledged[-20:]))
+
+    # The end.
+
+    @contextmanager
+    def services(self) -> Iterator[Services]:
+        """Open the ledger beside the service, as it is."""
+        services = Services(self._settings)
+        try:
+            yield services
+        finally:
+            services.close()
+
+    def quiet(self) -> list[Broken]:
+        """Wait until the provider has nothing more to say and every job is final; otherwise name those that are silent."""
+        end = time.monotonic() + _QUIET_WITHIN[self.setup.ledger]
+        with self.services() as services:
+            while not self._is_quiet(services):
+                if time.monotonic() > end:
+                    return _silent(services)
+                time.sleep(0.1)
+        return []
+
+    def _is_quiet(self, services: Services) -> bool:
+        stats = self.here.sandbox.stats()
+        with suppress(LedgerError):
+            going_on = sum(number for state, number in services.reports.counts().items() if state not in FINAL_STATES)
+            return not (stats["running"] or stats["callbacks_due"] or going_on)
+        return False
+
+    def evidence(self) -> Evidence:
+        """Stop the service and look what is left."""
+        if self._service is not None and self._service.process.poll() is None:
+            self._service.stop(within=30)
+        with self.services() as services:
+            found = gather(services, self.archive, self.here.sandbox, self.seen.acknowledged)
+        found.recoveries, found.cut, found.told, found.rebuilt = self.recoveries, self.cut, self.customer.told, self.rebuilt
+        return found
+
+
+def _silent(services: Services) -> list[Broken]:
+    going_on = [job for job in services.reports.jobs(limit=1000) if job.state not in FINAL_STATES]
+    found = [Broken(NO_SILENCE, job.ref, f"is still {job.state} ({job.prompt or 'adopted'})", is_lost=True) for job in going_on]
+    return found or [Broken(NO_SILENCE, "the provider", "still has callbacks to send")]
+
+
+def _parent(pid: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1])
+    return 0
+
+
+def kill(pids: list[int]) -> None:
+    """Kill processes, as the kernel does when memory is short."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def staged(
+    folder: Path, setup: Setup, servers: Servers, dice: Random, *, settings: Mapping[str, str], s3: S3 = "shared"
+) -> Iterator[Stage]:
+    """Build a stage in ``folder``; whatever ran on it is gone at the end."""
+    with ExitStack() as stack:
+        sandbox = stack.enter_context(Sandbox(looks=4, keys=[KEY], script={"bytes": 20_000, "progress": 1}))
+        here = Premises(folder, sandbox)
+        seen = stack.enter_context(witness(here.port))
+        mortal = stack.enter_context(mortal_seaweedfs()) if s3 == "mortal" else None
+        land = stack.enter_context(ground(setup, servers, here.data, mortal.server if mortal else None))
+        proxy = stack.enter_context(fault_proxy(_known(land.s3))) if s3 == "proxied" else None
+        here.environ |= {**_FAST, **land.environ, **settings, "PUBLIC_URL": seen.url, "GRSAI_API_KEY": KEY}
+        here.environ |= {"CALLBACK_SECRETS": _SECRET, "ADMIN_TOKEN": _TOKEN, "RECEIVER_FAULTS": str(folder / "faults")}
+        if proxy:
+            here.environ |= {"AWS_ENDPOINT_URL_S3": proxy.url}
+        stage = Stage(folder, setup, dice, here, seen, archive=land.archive, stack=stack)
+        stage.s3, stage.proxy = mortal, proxy
+        yield stage
+
+
+def migrated(stage: Stage) -> Finished:
+    """Bring the ledger's schema to this release, as is done before a deployment."""
+    return stage.here.run("receiver", "migrate")
+
+
+def _known(server: S3Server | None) -> S3Server:
+    assert server is not None, "only a setup with S3 has an S3 server to stand before"
+    return server
+
+
+Play = Callable[[Stage], None]

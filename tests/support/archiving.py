@@ -1,0 +1,124 @@
+"""A workbench for assets: a ledger whose clock is set by hand, an archive, an archiver between them, and sources that are real servers."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+from ledgers import Books, succeeded
+from outside_network import Script, Server
+
+from receiver.archive.archiver import Archiver
+from receiver.archive.stores import Store
+from receiver.ledger.claims import Claimed
+from receiver.ledger.rows import Asset
+from receiver.model import AssetState, Source
+from receiver.net.download import Fetcher
+from receiver.net.policy import AddressPolicy
+from submitter.sandbox import Sandbox
+from submitter.sandbox.pictures import picture
+
+SIZE = 20_000
+LIFETIME = 7200.0
+PNG = picture("a picture", "png", 64, 48, SIZE, None)
+OTHER_PNG = picture("another picture", "png", 32, 16, SIZE, None)
+
+
+class Bench:
+    """A ledger with a clock set by hand, an archive, and an archiver between them; the sources are real servers on this machine."""
+
+    def __init__(self, books: Books, store: Store, folder: Path, sandbox: Sandbox) -> None:
+        self.books = books
+        self.store = store
+        self.sandbox = sandbox
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
+        self.fetch_from(sandbox.port)
+
+    def fetch_from(self, *ports: int, max_bytes: int = 10_000_000) -> None:
+        """Let the archiver fetch from these ports of this machine, and from nowhere else here."""
+        policy = AddressPolicy.parse([f"127.0.0.1:{port}" for port in ports], ())
+        self.archiver = Archiver(self.books.ledger, Fetcher(policy, max_bytes=max_bytes, timeout=10), self.store, self.scratch)
+
+    def ask(self, path: str, body: Mapping[str, object]) -> bytes:
+        """Post to the sandbox."""
+        return requests.post(self.sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10).content
+
+    def result(self, task_id: str) -> bytes:
+        """Ask the sandbox for a task, in the provider's words."""
+        return self.ask("/v1/draw/result", {"id": task_id})
+
+    def made(self, **file: Any) -> tuple[str, str]:
+        """Have the sandbox make a picture whose file behaves like this, and its success accepted; return the job's ref, the task's id."""
+        order = {"model": "m", "prompt": "a fox", "size": "64x48", "webHook": "-1", "sandbox": {"file": file or "ok"}}
+        task_id = json.loads(self.ask("/v1/draw/completions", order))["data"]["id"]
+        while json.loads(result := self.result(task_id))["data"]["status"] == "running":
+            pass  # for the few milliseconds it takes; each look is a round trip
+        ref = self.books.waiting(task_id)
+        self.books.deliver(ref, result, Source.POLL)
+        return ref, task_id
+
+    def announced(self, server: Server) -> str:
+        """Have a success accepted whose file is at a server of the test's own; return the job's ref."""
+        self.fetch_from(server.port)
+        ref = self.books.waiting()
+        self.books.deliver(ref, succeeded(f"http://127.0.0.1:{server.port}/x.png"))
+        return ref
+
+    def file(self, task_id: str) -> dict[str, Any]:
+        """Return what the sandbox knows of a task's file: its digest, and how often it was asked for."""
+        (file,) = self.sandbox.task(task_id)["files"]
+        return dict(file)
+
+    def claim(self) -> Claimed[Asset]:
+        """Claim the one asset that is due."""
+        (claimed,) = self.books.ledger.claim_assets(2)
+        return claimed
+
+    def attempt(self) -> Asset:
+        """Make the attempt that is due now; return the asset as it stands then. No attempt leaves a file in the scratch folder."""
+        claimed = self.claim()
+        self.archiver.archive(claimed)
+        assert not self.scratch.is_dir() or list(self.scratch.iterdir()) == []
+        (asset,) = self.books.assets(claimed.row.ref)
+        return asset
+
+    def attempts(self) -> Iterator[Asset]:
+        """Make attempt after attempt, each when it is due, until the asset is final; give the asset after each."""
+        yield (asset := self.attempt())
+        while asset.state is AssetState.PENDING:
+            self.books.clock.now = due(asset)
+            yield (asset := self.attempt())
+
+    def asked_now(self, ref: str) -> bool:
+        """Say whether a job is due to be looked at now, to be polled or to be concluded."""
+        due_at = self.books.job(ref).due_at
+        return due_at is not None and due_at <= self.books.clock.now
+
+    def stored(self, key: str | None) -> bytes:
+        """Return what the archive holds under a key."""
+        with self.store.open(key or "nothing") as stream:
+            return stream.read()
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put an object behind the archiver's back."""
+        path = self.scratch / "put"
+        path.write_bytes(data)
+        self.store.put(key, path, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
+        path.unlink()
+
+
+def due(asset: Asset) -> float:
+    """Return when a pending asset is due."""
+    assert asset.due_at is not None
+    return asset.due_at
+
+
+@contextmanager
+def source(*scripts: Script) -> Iterator[Server]:
+    """Run a server that plays one script for each connection, the last one again and again."""
+    with closing(Server(scripts)) as server:
+        yield server

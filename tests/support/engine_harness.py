@@ -1,0 +1,160 @@
+"""Shops: an engine's place of work under test, on one machine or on a PostgreSQL for many."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from ledgers import Books, stored
+from sqlalchemy import text
+from waiting import until
+
+from receiver.errors import LedgerError
+from receiver.ledger.claims import Claimed
+from receiver.ledger.rows import Asset
+from receiver.worker.distributed import DistributedEngine
+from receiver.worker.embedded import EmbeddedEngine
+from receiver.worker.engine import Engine, Lane
+from receiver.worker.notifier import Bell
+
+# Seconds between sweeps: too many to wait for, and hardly any.
+NEVER, OFTEN = 600.0, 0.02
+
+
+class Shop(ABC):
+    """A ledger with one lane of work on its assets. What a hand does is ``work``; it ends with the asset archived."""
+
+    def __init__(self, books: Books, folder: Path) -> None:
+        self.books = books
+        self.folder = folder
+        self.claimed: list[str] = []  # refs in their order
+        self.failed_claims = 0
+        self.work: Callable[[Claimed[Asset]], object] = lambda _claimed: None
+
+    @abstractmethod
+    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> Engine:
+        """Make an engine."""
+
+    @abstractmethod
+    def wake(self, engine: Engine) -> None:
+        """Have the engine look at what has become due."""
+
+    def lane(self, width: int = 1) -> Lane:
+        return Lane("assets", width, partial(self.books.reports.next_due, "assets"), self._claim, self._run)
+
+    def _claim(self, limit: int) -> list[Claimed[Asset]]:
+        try:
+            claims = self.books.ledger.claim_assets(limit)
+        except LedgerError:
+            self.failed_claims += 1
+            raise
+        self.claimed += [claimed.row.ref for claimed in claims]
+        return claims
+
+    def _run(self, claimed: Claimed[Asset]) -> None:
+        self.work(claimed)
+        self.books.ledger.finish_asset(claimed, stored(claimed))
+
+    def order(self, count: int = 1) -> list[str]:
+        """Have so many jobs with one asset each, due now; return their refs."""
+        return [self.books.archiving(1, f"task-{len(self.books.reports.jobs(limit=100))}") for _ in range(count)]
+
+    def archived(self) -> int:
+        """Count the assets that are home."""
+        return [event["type"] for event in self.books.reports.events()].count("asset.archived")
+
+    def asset(self, ref: str) -> Asset:
+        (asset,) = self.books.assets(ref)
+        return asset
+
+
+class EmbeddedShop(Shop):
+    """A shop on one machine; ``rounds`` counts how often its engine looked at every lane, by way of the bystander."""
+
+    def __init__(self, books: Books, folder: Path) -> None:
+        super().__init__(books, folder)
+        self.bell = Bell(folder / "bell")
+        self.rounds = 0
+
+    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
+        """Make an engine."""
+        return EmbeddedEngine(self.books.ledger, self.bell, sweep=sweep, grace=grace)
+
+    def wake(self, engine: Engine) -> None:
+        """Ring."""
+        engine.ring()
+
+    def bystander(self) -> Lane:
+        """Return a lane that never has work: given after the others, it counts the rounds."""
+
+        def count_round() -> None:
+            self.rounds += 1
+
+        return Lane("bystander", 1, count_round, lambda _limit: [], lambda _claimed: None)
+
+    def round(self, number: int = 1) -> None:
+        """Wait until the engine has looked at every lane so often."""
+        until(lambda: self.rounds >= number, what=f"round {number} of the engine")
+
+    @contextmanager
+    def ledger_away(self) -> Iterator[None]:
+        """Let every write fail."""
+        lock = next(self.folder.glob("ledger.sqlite3.lock"))
+        lock.unlink()
+        lock.mkdir()
+        yield
+        lock.rmdir()
+
+
+class DistributedShop(Shop):
+    """A shop on a PostgreSQL that other machines may work on too."""
+
+    def __init__(self, books: Books, folder: Path, url: str) -> None:
+        super().__init__(books, folder)
+        self.url = url
+
+    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> DistributedEngine:
+        """Make an engine; it sweeps once a second, or hardly ever."""
+        return DistributedEngine(self.books.ledger, self.url, sweep=1 if sweep == OFTEN else 30, grace=grace)
+
+    def wake(self, engine: Engine) -> None:
+        """Sweep, for whichever engine hears of it."""
+        assert engine is not None
+        self.books.ledger.sweep()
+
+    def wakes(self, status: str = "todo") -> list[str]:
+        """Return what the wakes of one status are for, the first to be heard first."""
+        question = text("SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status ORDER BY priority DESC, id")
+        return list(self.books.database.read(lambda connection: connection.execute(question, {"status": status}).scalars()))
+
+
+class Gate:
+    """Work that lasts until the gate is opened."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self._open = threading.Event()
+
+    def __call__(self, _claimed: Claimed[Asset]) -> None:
+        self.inside += 1
+        assert self._open.wait(20), "nobody opened the gate"
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@contextmanager
+def at_work(engine: Engine, *lanes: Lane) -> Iterator[threading.Thread]:
+    """Run the engine in a thread until the block ends; no thread of it may be left then."""
+    before = set(threading.enumerate())
+    thread = threading.Thread(target=engine.run, args=(lanes,), name="engine", daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        engine.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+        until(lambda: not set(threading.enumerate()) - before, what="the end of every hand")

@@ -1,0 +1,60 @@
+"""Whoever tells events, in a test: a sender to one URL, and servers that read what is posted to them."""
+
+import socket
+from collections.abc import Sequence
+
+from event_server import SECRET
+from ledgers import Books
+from outside_network import Script, Server
+
+from receiver.events.destinations import read_destination
+from receiver.events.dispatcher import Sender
+from receiver.events.event import Wording
+from receiver.events.transports import way_to
+from receiver.ledger.outbox import Outbox
+from receiver.net.connection import Dialler
+from receiver.net.policy import AddressPolicy
+
+
+class PostServer(Server):
+    """Plays scripts for requests that have a body; ``bodies`` are those that came."""
+
+    def __init__(self, scripts: tuple[Script, ...]) -> None:
+        self.bodies: list[bytes] = []
+        super().__init__(scripts)
+
+    def _play(self, script: Script, connection: socket.socket) -> None:
+        connection.settimeout(10)
+        asked = b""
+        while (end := asked.find(b"\r\n\r\n")) < 0 or len(asked) < end + 4 + _length(asked[:end]):
+            if not (piece := connection.recv(65536)):
+                return
+            asked += piece
+        self.requests.append(asked[:end])
+        self.bodies.append(asked[end + 4 :])
+        script(connection)
+
+
+def _length(head: bytes) -> int:
+    return int(next(line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")))
+
+
+def sender(books: Books, url: str, *, allow: str = "", secrets: Sequence[str] = (SECRET,), public_url: str | None = None) -> Sender:
+    """Make known, and return, who tells the destination at this URL; only what ``allow`` says may be reached of this machine."""
+    destination, outbox = read_destination(url), Outbox(books.database, books.clock)
+    outbox.begin([destination.name])
+    dialler = Dialler(AddressPolicy.parse([allow] if allow else [], ()))
+    way = way_to(destination, dialler, secrets, books.clock)
+    return Sender(outbox, destination, way, Wording("s3://pictures/home", public_url))
+
+
+def work(sender: Sender, *, rounds: int = 20) -> None:
+    """Do what is due now, one after the other."""
+    for _ in range(rounds):
+        for claimed in sender.claim(10):
+            sender.send(claimed)
+
+
+def failure(books: Books) -> str:
+    """Return what the last attempt to tell the only event met."""
+    return str(books.database.read(lambda connection: connection.exec_driver_sql("SELECT error FROM sendings").scalar()))

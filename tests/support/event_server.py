@@ -1,0 +1,96 @@
+"""Whoever is told events: a server on 127.0.0.1 that keeps every POST, answers as it is told to, and can be made to hang."""
+
+import json
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from typing import Any, Self
+
+from http_server import SAFETY, HttpSide
+from standardwebhooks import Webhook
+
+SECRET, OLD_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One POST as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def id(self) -> str:
+        """The event's name."""
+        return self.headers["webhook-id"]
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The event as it was told."""
+        event: dict[str, Any] = json.loads(self.body)
+        return event
+
+    def is_signed_by(self, secret: str) -> bool:
+        """Let the Standard Webhooks library judge the signature; the time of a test may be any."""
+        given = self.headers["webhook-signature"].split()
+        moment = _Moment(self.headers["webhook-timestamp"])
+        return Webhook(secret).sign(self.id, moment, self.body) in given  # type: ignore[arg-type]
+
+
+class _Moment:
+    """What ``Webhook.sign`` asks of a time: the header's own seconds."""
+
+    def __init__(self, seconds: str) -> None:
+        self._seconds = float(seconds)
+
+    def replace(self, **_: object) -> Self:
+        return self
+
+    def timestamp(self) -> float:
+        return self._seconds
+
+
+class EventSide(HttpSide):
+    """Answers every POST with ``status``, or with the next of ``statuses`` while there are any; ``gate``, when closed, lets all wait."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.status = 204
+        self.statuses: list[int] = []
+        self.headers: dict[str, str] = {}
+        self.waiting = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self._lock = threading.Lock()
+
+    def __exit__(self, *error: object) -> None:
+        """Stop, and let go who waits."""
+        self.gate.set()
+        super().__exit__(*error)
+
+    @property
+    def url(self) -> str:
+        """Where to post."""
+        return f"http://{self.address}/hook"
+
+    def types(self, ref: str | None = None) -> list[str]:
+        """Return the types of what was told, of one job or of all, in the order of arrival."""
+        events = [told.event for told in self.told]
+        return [event["type"] for event in events if ref in (None, event["data"]["ref"])]
+
+    def play(self, asked: BaseHTTPRequestHandler) -> None:
+        """Keep a POST and answer it."""
+        body = asked.rfile.read(int(asked.headers["Content-Length"])).decode()
+        with self._lock:
+            self.told.append(Told(asked.path, {name.lower(): value for name, value in asked.headers.items()}, body))
+            status = self.statuses.pop(0) if self.statuses else self.status
+            self.waiting += 1
+        self.gate.wait(SAFETY)
+        with self._lock:
+            self.waiting -= 1
+        asked.send_response(status)
+        for name, value in self.headers.items():
+            asked.send_header(name, value)
+        asked.send_header("Content-Length", "0")
+        asked.end_headers()

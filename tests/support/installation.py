@@ -1,0 +1,85 @@
+"""One installation under test: a DATA_DIR, a port, a provider that is the sandbox, and whatever of the service runs there."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+from processes import Finished, Running, free_port, run, running
+from waiting import until
+
+from receiver.jobs.schemas import JobView
+from receiver.model import JobState, Mode
+from receiver.services import Services
+from receiver.settings import Settings
+from submitter.sandbox import Sandbox
+from submitter.submit import Submitter
+
+SERVE = ("receiver", "serve")
+
+
+class Premises:
+    """Paths, addresses and variables of one installation in ``folder``; nothing runs there until it is started."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.folder = folder
+        self.sandbox = sandbox
+        self.data = folder / "data"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environ = {
+            "DATA_DIR": str(self.data),
+            "PORT": str(self.port),
+            "PUBLIC_URL": self.url,
+            "GRSAI_BASE_URL": sandbox.url,
+            "GRSAI_API_KEY": "sk-test",
+            "FETCH_ALLOW": sandbox.url.removeprefix("http://"),
+            "WEB_CONCURRENCY": "1",
+        }
+
+    @contextmanager
+    def started(self, command: Sequence[str] = SERVE, *, lent: int | None = None, **more: str) -> Iterator[Running]:
+        """Run a command that serves the web side, from its being ready to the end of the block; ``lent`` is a descriptor it may use."""
+        with running(command, {**self.environ, **more}, self.folder, lent=() if lent is None else (lent,)) as service:
+            until(
+                lambda: service.process.poll() is not None or self.status("/readyz") == requests.codes.ok,
+                within=60,
+                what=f"{self.url}/readyz",
+            )
+            assert service.process.poll() is None, service.output()
+            yield service
+
+    def run(self, *command: str, **more: str) -> Finished:
+        """Run a command to its end."""
+        return run(command, {**self.environ, **more}, folder=self.folder)
+
+    def status(self, path: str) -> int | None:
+        """Return the HTTP status of a page, None where nobody answers."""
+        try:
+            return requests.get(self.url + path, timeout=1).status_code
+        except requests.RequestException:
+            return None
+
+    @contextmanager
+    def services(self) -> Iterator[Services]:
+        """Open the parts of the service in this process, beside the running ones."""
+        with closing(Services(Settings.load(self.environ)).open()) as services:
+            yield services
+
+    def submit(self, prompt: str = "a fox", *, mode: Mode = Mode.WEBHOOK, **script: Any) -> JobView:
+        """Post a small job, with this fault script, and return it as it stands then."""
+        with Submitter(Settings.load(self.environ)) as submitter:
+            return submitter.submit(prompt, size="64x64", params={"sandbox": {"delay": 0, **script}}, mode=mode)
+
+    def wait(self, *refs: str, within: float = 30.0) -> list[JobView]:
+        """Wait until these jobs are final."""
+        with Submitter(Settings.load(self.environ)) as submitter:
+            return submitter.wait(refs, timeout=within)
+
+    def is_safe(self, job: JobView) -> bool:
+        """Say whether a job is archived, and its pictures are byte for byte those that the provider made."""
+        assert job.provider_id is not None
+        made = self.sandbox.task(job.provider_id)["files"]
+        stored = [(asset.sha256, asset.size) for asset in job.assets]
+        return job.state is JobState.ARCHIVED and stored == [(file["sha256"], file["size"]) for file in made]

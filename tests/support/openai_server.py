@@ -1,0 +1,119 @@
+"""OpenAI's Images API on 127.0.0.1: gives scripted answers in turn, and keeps what it was asked and how often."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from http_server import HttpSide
+
+from submitter.sandbox.pictures import picture
+
+Script = Callable[[BaseHTTPRequestHandler], None]
+
+PATH = "/v1/images/generations"
+PNGS = tuple(picture(f"picture {idx}", "png", 64, 48, 4_000 + idx) for idx in range(3))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One POST as it came."""
+
+    path: str
+    authorization: str
+    body: dict[str, Any]
+
+
+class OpenAISide(HttpSide):
+    """Plays one script for each POST, the last one again and again; its files are served to anybody."""
+
+    def __init__(self, *scripts: Script, files: Mapping[str, bytes] | None = None) -> None:
+        self.calls: list[Call] = []
+        self.fetched: list[str] = []
+        self._scripts = scripts
+        self._files = files or {}
+
+    @property
+    def url(self) -> str:
+        """The OPENAI_BASE_URL of this side."""
+        return f"http://{self.address}/v1"
+
+    def play(self, asked: BaseHTTPRequestHandler) -> None:
+        """Answer the next POST as its script says."""
+        body = json.loads(asked.rfile.read(int(asked.headers["Content-Length"])))
+        self.calls.append(Call(asked.path, asked.headers["Authorization"], body))
+        self._scripts[min(len(self.calls), len(self._scripts)) - 1](asked)
+
+    def serve(self, asked: BaseHTTPRequestHandler) -> None:
+        """Answer a GET with the file of that name."""
+        self.fetched.append(asked.path)
+        _respond(asked, 200, self._files[asked.path.removeprefix("/")], {"Content-Type": "image/png"})
+
+
+def _respond(asked: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    asked.send_response(status)
+    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        asked.send_header(name, value)
+    asked.end_headers()
+    asked.wfile.write(body)
+
+
+# What a test has it answer.
+
+
+def answered(body: object, status: int = 200, **headers: str) -> Script:
+    """Script: answer with JSON, or with these bytes."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return lambda asked: _respond(asked, status, raw, headers)
+
+
+def with_pictures(*files: bytes) -> Script:
+    """Script: answer with these files in base64."""
+    return answered({"created": 1, "data": [{"b64_json": base64.b64encode(file).decode()} for file in files], "usage": {"total_tokens": 9}})
+
+
+def with_urls(*names: str) -> Script:
+    """Script: answer with the URLs of these files of the server."""
+
+    def play(asked: BaseHTTPRequestHandler) -> None:
+        data = [{"url": f"http://{asked.headers['Host']}/{name}", "revised_prompt": "a fox"} for name in names]
+        answered({"created": 1, "data": data})(asked)
+
+    return play
+
+
+def wrong(status: int, code: str | None, message: str, **more: object) -> Script:
+    """Script: answer with an error in OpenAI's shape."""
+    return answered({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code, **more}}, status)
+
+
+def cut_off(asked: BaseHTTPRequestHandler) -> None:
+    """Script: hang up without an answer."""
+    asked.close_connection = True
+
+
+def cut_short(asked: BaseHTTPRequestHandler) -> None:
+    """Script: hang up in the middle of the answer."""
+    _respond(asked, 200, b'{"data": [', {"Content-Length": "1000"})
+
+
+def silence(asked: BaseHTTPRequestHandler) -> None:
+    """Script: say nothing until the client gives up."""
+    asked.connection.recv(1)
+
+
+class Endless:
+    """Script: answer without end; ``sent`` is how many bytes the client took before it hung up."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def __call__(self, asked: BaseHTTPRequestHandler) -> None:
+        """Play it."""
+        asked.send_response(200)
+        asked.end_headers()
+        asked.wfile.write(b'{"data":[{"b64_json":"')
+        while True:
+            self.sent += asked.wfile.write(b"A" * 65536)

@@ -1,0 +1,223 @@
+"""The outside network, for tests of fetching: real sockets on 127.0.0.1 whose servers do what a test's script says.
+
+A ``Network`` leads names and public addresses to these servers, so that nothing needs an exemption, remembers what was dialled, and holds
+its test to leave no thread and no open file behind.
+"""
+
+import errno
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from receiver.net.download import Fetched, Fetcher
+from receiver.net.policy import AddressPolicy
+
+Script = Callable[[socket.socket], None]
+
+PICTURE = bytes(range(256)) * 4096  # 1 MiB
+URL = "http://pictures.example/x.png?sig=hunter2"
+OUTSIDE = "93.184.216.34"  # a public address, that of pictures.example
+WEB = (OUTSIDE, 80)
+TLS = (OUTSIDE, 443)
+OK = b"HTTP/1.1 200 OK\r\n"
+
+_SAFETY = 10.0  # seconds after which a server of a broken test gives up
+UNTRUSTING = ssl.create_default_context()  # made once: reading the system's certificates takes longer than a fetch
+
+
+class Server:
+    """Plays one script for each connection, the last one again and again, and keeps what it was asked."""
+
+    def __init__(self, scripts: tuple[Script, ...], tls: ssl.SSLContext | None = None) -> None:
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self._scripts = scripts
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._run, name="outside server")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; the script that plays ends when its client hangs up."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._thread.join(2 * _SAFETY)
+        self._listener.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            script = self._scripts[min(self.connections, len(self._scripts) - 1)]
+            self.connections += 1
+            with connection:
+                try:
+                    self._play(script, connection)
+                except OSError:  # the client went away, which is often the point
+                    continue
+
+    def _play(self, script: Script, connection: socket.socket) -> None:
+        connection.settimeout(_SAFETY)
+        if self._tls:
+            connection = self._tls.wrap_socket(connection, server_side=True)
+        with connection:
+            asked = b""
+            while not asked.endswith(b"\r\n\r\n") and not asked.startswith(b"\x16"):  # the latter is TLS, spoken to a server without
+                asked += connection.recv(4096) or b"\r\n\r\n"
+            self.requests.append(asked)
+            script(connection)
+
+
+class Network:
+    """What names resolve to, which server is behind an address and port, what was looked up and dialled."""
+
+    def __init__(self, picture: Path) -> None:
+        self.picture = picture
+        self.names = {"pictures.example": [OUTSIDE]}
+        self.servers: dict[tuple[str, int], Server] = {}
+        self.resolved: list[str] = []
+        self.dialled: list[tuple[str, int]] = []
+
+    def __enter__(self) -> Self:
+        """Remember the threads and open files there are."""
+        self._threads = set(threading.enumerate())
+        self._files = _open_files()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop all servers; nothing may be left."""
+        for server in set(self.servers.values()):
+            server.close()
+        for thread in set(threading.enumerate()) - self._threads:
+            thread.join(_SAFETY)
+            assert not thread.is_alive(), thread
+        assert _open_files() == self._files
+
+    def fetch(self, url: str = URL, policy: AddressPolicy | None = None, **options: Any) -> Fetched:
+        """Fetch a URL through this network into the file ``picture``."""
+        defaults: dict[str, Any] = {
+            "max_bytes": 2 * len(PICTURE),
+            "timeout": 10.0,
+            "resolve": self.resolve,
+            "connect": self.connect,
+            "ssl_context": UNTRUSTING,
+        }
+        return Fetcher(policy or AddressPolicy(), **(defaults | options)).fetch(url, self.picture)
+
+    def serve(self, *scripts: Script, at: tuple[str, int], tls: ssl.SSLContext | None = None) -> Server:
+        """Start a server at an address and port of this network."""
+        self.servers[at] = Server(scripts, tls)
+        return self.servers[at]
+
+    def resolve(self, host: str, _port: int) -> list[str]:
+        """Stand in for the name server."""
+        self.resolved.append(host)
+        if host not in self.names:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return self.names[host]
+
+    def connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
+        """Stand in for ``socket.create_connection``."""
+        self.dialled.append(address)
+        if address not in self.servers:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        return socket.create_connection(("127.0.0.1", self.servers[address].port), timeout)
+
+
+class FastClock:
+    """A clock on which every look at it takes ``step`` seconds."""
+
+    def __init__(self, step: float) -> None:
+        self._now = 0.0
+        self._step = step
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        self._now += self._step
+        return self._now
+
+
+def send(*parts: bytes) -> Script:
+    """Script: send these bytes and hang up."""
+    return lambda connection: connection.sendall(b"".join(parts))
+
+
+def answer(*head: str, body: bytes = PICTURE, status: str = "200 OK") -> Script:
+    """Script: answer and hang up; Content-Length is right unless the head says how long the body is."""
+    lines = [f"HTTP/1.1 {status}", *head]
+    if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in head):
+        lines.append(f"Content-Length: {len(body)}")
+    return send("\r\n".join([*lines, "", ""]).encode(), body)
+
+
+def redirect(location: str, status: int = 302) -> Script:
+    """Script: lead elsewhere."""
+    return answer(f"Location: {location}", status=f"{status} Elsewhere", body=b"")
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> Script:
+    """Script: answer in these chunks, with an extension each, which has no meaning."""
+    body = b"".join(b"%x;extension=1\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks if chunk)
+    return answer("Transfer-Encoding: chunked", body=body + end)
+
+
+def silence(head: bytes = b"") -> Script:
+    """Script: send a beginning, then nothing until the client hangs up."""
+
+    def play(connection: socket.socket) -> None:
+        connection.sendall(head)
+        connection.recv(1)
+
+    return play
+
+
+def drip(head: bytes, every: float) -> Script:
+    """Script: send a beginning, then a byte every so many seconds until the client hangs up."""
+
+    def play(connection: socket.socket) -> None:
+        connection.sendall(head)
+        connection.settimeout(every)
+        while True:
+            try:
+                connection.recv(1)
+            except TimeoutError:
+                connection.sendall(b"x")
+            else:
+                return
+
+    return play
+
+
+def pour(total: int) -> Script:
+    """Script: answer with so many bytes, made on the way."""
+
+    def play(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
+        block = bytes(1 << 20)
+        for _ in range(total >> 20):
+            connection.sendall(block)
+
+    return play
+
+
+def certificate(folder: Path) -> Path:
+    """Make a certificate for pictures.example, signed by itself; return a file of it and its key."""
+    openssl = shutil.which("openssl")
+    assert openssl, "openssl is needed"
+    path = folder / "both.pem"
+    subject = ["-subj", "/CN=pictures.example", "-addext", "subjectAltName=DNS:pictures.example", "-days", "2"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(path)]
+    made = subprocess.run([openssl, "req", "-x509", *key, *subject], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + made.stdout)
+    return path
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

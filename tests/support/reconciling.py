@@ -1,0 +1,135 @@
+"""An office: a ledger with a clock set by hand, an archive, a sandbox as the provider, and the reconciler that looks after its jobs."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+from archiving import SIZE
+from ledgers import Books, stored
+from waiting import until
+
+from receiver.archive.archiver import Archiver
+from receiver.archive.manifest import manifest_key
+from receiver.archive.stores.directory import DirectoryStore
+from receiver.errors import MissingObjectError
+from receiver.jobs.reconcile import Asker, Reconciler
+from receiver.ledger.rows import Asset, Job
+from receiver.model import Api, AssetState, Mode, Submission
+from receiver.net.download import Fetcher
+from receiver.net.policy import AddressPolicy
+from receiver.providers.grsai.client import GrsaiClient
+from submitter.sandbox import Sandbox
+
+PICTURE, PAGE, LATE = AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED
+
+
+class Provider:
+    """Answers a reconciler as a test says, in turn, the last answer again and again: a body, an error, or what a function returns."""
+
+    def __init__(self, *answers: bytes | Exception | Callable[[], bytes]) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+
+    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:  # noqa: ARG002 - there is one task here
+        answer = self._answers[min(self.asked, len(self._answers) - 1)]
+        self.asked += 1
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, bytes) else answer()
+
+
+class WitnessedStore(DirectoryStore):
+    """A directory that calls ``witness`` before a manifest is written."""
+
+    witness: Callable[[], object] = bool
+
+    def replace(self, key: str, data: bytes, *, content_type: str) -> None:
+        self.witness()
+        super().replace(key, data, content_type=content_type)
+
+
+class Office:
+    """A ledger with a clock set by hand, an archive, and a reconciler that asks the sandbox, or whom a test puts in its place."""
+
+    def __init__(self, books: Books, folder: Path, sandbox: Sandbox) -> None:
+        self.books = books
+        self.sandbox = sandbox
+        self.root = folder / "archive"
+        self.store = WitnessedStore(self.root)
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
+        self.asks(GrsaiClient("any"))
+
+    def asks(self, asker: Asker | None) -> None:
+        """Have the reconciler ask another provider, or nobody."""
+        books = self.books
+        self.reconciler = Reconciler(books.ledger, books.reports, books.inbox, self.store, asker, self.sandbox.url)
+
+    def ordered(self, api: Api = Api.DRAW, variants: int = 1, **script: Any) -> str:
+        """Have the sandbox make pictures; return the task's id. It is done, unless it has a delay."""
+        path = {Api.DRAW: "/v1/draw/completions", Api.NEWER: "/v1/api/generate"}[api]
+        body = {"model": "m", "prompt": "a fox", "size": "64x48", "variants": variants, "sandbox": script, "webHook": "-1"}
+        headers = {"Authorization": "Bearer any"}
+        answer = requests.post(self.sandbox.url + path, json={**body, "replyType": "async"}, headers=headers, timeout=10).json()
+        task_id = str(answer.get("data", answer)["id"])
+        if not script.get("delay"):
+            until(lambda: self.sandbox.task(task_id)["status"] != "running", what=f"the end of {task_id}")
+        return task_id
+
+    def posted(self, api: Api = Api.DRAW, variants: int = 1, mode: Mode = Mode.WEBHOOK, **script: Any) -> str:
+        """Submit a job whose callbacks are lost; return its ref."""
+        submission = Submission("ein Fuchs, 一只狐狸", "m", {"size": "64x48", "variants": variants}, mode, api=api)
+        ref = self.books.ledger.submit(submission, self.sandbox.url).ref
+        self.books.ledger.accepted(ref, self.ordered(api, variants, **script))
+        return ref
+
+    def look(self, ref: str) -> Job:
+        """Look at a job when it is due; return it as it stands then."""
+        job = self.books.job(ref)
+        assert job.due_at is not None
+        self.books.clock.now = max(self.books.clock.now, job.due_at)
+        (claimed,) = self.books.ledger.claim_jobs(2)
+        self.reconciler.look(claimed)
+        return self.books.job(ref)
+
+    def looks(self, ref: str) -> Iterator[Job]:
+        """Look at a job each time it is due until it is final; give the job after each look."""
+        job = self.look(ref)
+        yield job
+        while job.finished_at is None:
+            job = self.look(ref)
+            yield job
+
+    def look_into_hint(self) -> None:
+        """Look into the one hint that is due."""
+        (claimed,) = self.books.ledger.claim_hints(2)
+        self.reconciler.look_into(claimed)
+
+    def bring_home(self, ref: str) -> list[Asset]:
+        """Archive what is due of a job."""
+        policy = AddressPolicy.parse([f"127.0.0.1:{self.sandbox.port}"], ())
+        archiver = Archiver(self.books.ledger, Fetcher(policy, max_bytes=10 * SIZE, timeout=10), self.store, self.scratch)
+        for claimed in self.books.ledger.claim_assets(10):
+            archiver.archive(claimed)
+        return self.books.assets(ref)
+
+    def ended(self, *ends: AssetState) -> str:
+        """Have a job whose assets ended so; return its ref."""
+        ref = self.books.archiving(len(ends))
+        for claimed in self.books.ledger.claim_assets(len(ends)):
+            end = ends[claimed.row.idx]
+            if end is PICTURE:
+                self.books.ledger.finish_asset(claimed, stored(claimed))
+            else:
+                self.books.ledger.give_up_asset(claimed, end, {PAGE: "an HTML page", LATE: "too late"}[end])
+        return ref
+
+    def manifest(self, ref: str) -> dict[str, Any] | None:
+        """Return a job's manifest; None where there is none."""
+        try:
+            with self.store.open(manifest_key(ref)) as file:
+                return dict(json.loads(file.read()))
+        except MissingObjectError:
+            return None
