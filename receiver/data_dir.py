@@ -35,7 +35,9 @@ def make_data_dir(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError([f"DATA_DIR: {error}; name a directory that can be written"]) from error
+        raise ConfigurationError(
+            [f"DATA_DIR: {error}; name a directory that can be written"]
+        ) from error
 
 
 def require_writable(path: Path) -> None:
@@ -46,7 +48,9 @@ def require_writable(path: Path) -> None:
         if error.errno in _FULL:
             return  # for now: whatever needs room says so, and goes on when there is some
         why = os.strerror(error.errno or 0)
-        raise ConfigurationError([f"DATA_DIR: {path} cannot be written ({why}); name a directory that can be written"]) from error
+        raise ConfigurationError(
+            [f"DATA_DIR: {path} cannot be written ({why}); name a directory that can be written"]
+        ) from error
 
 
 def keep(path: Path, prefix: str = "") -> str:
@@ -59,9 +63,17 @@ def keep(path: Path, prefix: str = "") -> str:
             _make(path, prefix + secrets.token_urlsafe(32))
         value = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"DATA_DIR: the secret {path} cannot be kept ({error}); name a directory that can be written"]) from error
+        raise ConfigurationError(
+            [
+                f"DATA_DIR: the secret {path} cannot be kept ({error}); name a directory that can be written"
+            ]
+        ) from error
     if not value:
-        raise ConfigurationError([f"DATA_DIR: the secret file {path} is empty; restore it, or remove it to have a new one made"])
+        raise ConfigurationError(
+            [
+                f"DATA_DIR: the secret file {path} is empty; restore it, or remove it to have a new one made"
+            ]
+        )
     return value
 
 
@@ -70,7 +82,9 @@ def _make(path: Path, value: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
+        with open(  # noqa: PTH123 - a descriptor
+            os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
+        ) as file:
             file.write(value + "\n")
             file.flush()
             os.fsync(file.fileno())

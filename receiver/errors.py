@@ -107,7 +107,7 @@ class ObjectDiffersError(StoreError):
     """The key already holds other bytes; the first ones put under a key stay."""
 
 
-class NotToldError(ReceiverError):
+class EventNotDeliveredError(ReceiverError):
     """An event that a destination did not take; it is told again.
 
     ``away``: nobody can reach the destination now, whatever the event. ``wait``: the seconds it asked us to wait.

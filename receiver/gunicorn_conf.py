@@ -23,7 +23,11 @@ _WRONG = 2  # exit status for a wrong configuration, as with our own commands
 def _give_up(error: ReceiverError) -> NoReturn:
     """Say what is wrong, every mistake on a line, and end."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else None
-    print(*(["the configuration is wrong:", *mistakes] if mistakes else [error]), sep="\n", file=sys.stderr)  # noqa: T201 - no log yet
+    print(  # noqa: T201 - no log yet
+        *(["the configuration is wrong:", *mistakes] if mistakes else [error]),
+        sep="\n",
+        file=sys.stderr,
+    )
     sys.exit(_WRONG if mistakes else 1)
 
 
@@ -72,7 +76,9 @@ def when_ready(server: Any) -> None:
     """Give every connection a bound for its silences: whoever says nothing must not keep a thread from those who do."""
     for listener in server.LISTENERS:
         # Linux hands the option on to accepted sockets. gunicorn's own timeout watches processes, not connections.
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE, 0))
+        listener.sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE, 0)
+        )
 
 
 def post_worker_init(worker: Any) -> None:

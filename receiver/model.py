@@ -86,7 +86,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class Verdict(StrEnum):
+class Decision(StrEnum):
     """What a delivery changed."""
 
     PROGRESS = "progress"  # the job goes on
@@ -111,12 +111,14 @@ class EventType(StrEnum):
     JOB_AT_RISK = "job.at_risk"
 
 
-class SendingState(StrEnum):
+class EventDeliveryState(StrEnum):
     """Where the telling of one event to one destination stands."""
 
     PENDING = "pending"
     SENT = "sent"
-    SET_ASIDE = "set_aside"  # given up after days of trying; kept to be seen, and sent again on request
+    SET_ASIDE = (
+        "set_aside"  # given up after days of trying; kept to be seen, and sent again on request
+    )
 
 
 # In place of a URL, before an index: the bytes came within the answer itself, which the ledger keeps.
@@ -189,4 +191,10 @@ def ref_time(ref: str) -> datetime:
 
 def timestamp(moment: float | None) -> str | None:
     """Return a moment (seconds since the epoch) as RFC 3339 text with milliseconds; nothing stays nothing."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        None
+        if moment is None
+        else datetime.fromtimestamp(moment, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

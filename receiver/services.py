@@ -13,31 +13,31 @@ from receiver.archive.stores import Store, open_store
 from receiver.archive.thumbnails import Thumbnails
 from receiver.errors import ConfigurationError
 from receiver.events.dispatcher import Sender
-from receiver.events.event import Wording
-from receiver.events.transports import way_to
+from receiver.events.event import EventSerializer
+from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
 from receiver.jobs.reconcile import Reconciler
-from receiver.jobs.submit import Desk
+from receiver.jobs.submit import SubmitService
 from receiver.ledger import schema
-from receiver.ledger.backlog import Backlogs
-from receiver.ledger.browse import Browse
+from receiver.ledger.backlog import BacklogQueries
+from receiver.ledger.browse import BrowseQueries
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.ledger import Ledger, Timing
-from receiver.ledger.notifications import Queue, lane_of_events
+from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.reports import Reports
-from receiver.net.connection import Dialler
+from receiver.ledger.queries import Queries
+from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.openai.client import OpenAIClient
 from receiver.settings import Settings
-from receiver.telemetry.redaction import Mask
+from receiver.telemetry.redaction import Redactor
 from receiver.worker.distributed import DistributedEngine
 from receiver.worker.embedded import EmbeddedEngine
-from receiver.worker.engine import Engine, Lane
-from receiver.worker.instrumented import observed
-from receiver.worker.notifier import Bell
+from receiver.worker.engine import Engine, WorkQueue
+from receiver.worker.instrumented import instrumented
+from receiver.worker.notifier import Notifier
 from receiver.worker.process import WorkerProcess
 
 # Hands that poll and expire jobs, and as many that conclude them; each waits for a provider, or the archive, most of its time.
@@ -93,18 +93,20 @@ class Services:
     def ledger(self) -> Ledger:
         """Every write."""
         chosen = self.settings
-        timing = Timing(chosen.url_lifetime, chosen.poll_after, chosen.poll_interval, chosen.job_timeout)
+        timing = Timing(
+            chosen.url_lifetime, chosen.poll_after, chosen.poll_interval, chosen.job_timeout
+        )
         return Ledger(self.database, timing, clock.now)
 
     @cached_property
-    def reports(self) -> Reports:
+    def queries(self) -> Queries:
         """Every read."""
-        return Reports(self.database)
+        return Queries(self.database)
 
     @cached_property
-    def backlogs(self) -> Backlogs:
+    def backlogs(self) -> BacklogQueries:
         """Measures what waits."""
-        return Backlogs(self.database, self.settings.url_lifetime, clock.now)
+        return BacklogQueries(self.database, self.settings.url_lifetime, clock.now)
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -112,21 +114,24 @@ class Services:
         return Outbox(self.database, clock.now)
 
     @cached_property
-    def wording(self) -> Wording:
+    def serializer(self) -> EventSerializer:
         """How events are told to others."""
-        return Wording(self.settings.archive_url, self.settings.public_url)
+        return EventSerializer(self.settings.archive_url, self.settings.public_url)
 
     def senders(self) -> list[Sender]:
         """Return who tells each destination."""
-        dialler = Dialler(self.settings.event_policy())
+        connector = SafeConnector(self.settings.event_policy())
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
-        ways = [(destination, way_to(destination, dialler, secrets, time.time)) for destination in self.settings.destinations]
-        return [Sender(self.outbox, destination, way, self.wording) for destination, way in ways]
+        ways = [
+            (destination, transport_for(destination, connector, secrets, time.time))
+            for destination in self.settings.destinations
+        ]
+        return [Sender(self.outbox, destination, way, self.serializer) for destination, way in ways]
 
     @cached_property
-    def browse(self) -> Browse:
+    def browse(self) -> BrowseQueries:
         """What the pages and lists show."""
-        return Browse(self.database)
+        return BrowseQueries(self.database)
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
@@ -143,14 +148,22 @@ class Services:
     def admin_token(self) -> str:
         """The token of API and dashboard."""
         given = self.settings.admin_token
-        return given.get_secret_value() if given else data_dir.keep(self.settings.data_dir / "secrets" / "admin")
+        return (
+            given.get_secret_value()
+            if given
+            else data_dir.keep(self.settings.data_dir / "secrets" / "admin")
+        )
 
     @cached_property
     def store(self) -> Store:
         """The archive's objects."""
         chosen = self.settings
         try:
-            return open_store(chosen.archive_url, addressing_style=chosen.s3_addressing_style, checksums=chosen.s3_checksums)
+            return open_store(
+                chosen.archive_url,
+                addressing_style=chosen.s3_addressing_style,
+                checksums=chosen.s3_checksums,
+            )
         except ValueError as error:
             raise ConfigurationError([f"ARCHIVE_URL: {error}"]) from error
 
@@ -158,15 +171,17 @@ class Services:
     def engine(self) -> Engine:
         """The bell and the hands."""
         if self.settings.embedded:
-            return EmbeddedEngine(self.ledger, Bell(self.settings.data_dir / "bell"))
+            return EmbeddedEngine(self.ledger, Notifier(self.settings.data_dir / "bell"))
         return DistributedEngine(self.ledger, self.settings.database_url)
 
     @cached_property
     def inbox(self) -> Inbox:
         """The one door in."""
         confirm = self.settings.confirm == "always"
-        base_url, mask = self.settings.grsai_base_url, Mask(self.settings.secrets())
-        return Inbox(self.ledger, self.engine.ring, base_url=base_url, confirm_always=confirm, mask=mask)
+        base_url, mask = self.settings.grsai_base_url, Redactor(self.settings.secrets())
+        return Inbox(
+            self.ledger, self.engine.notify, base_url=base_url, confirm_always=confirm, mask=mask
+        )
 
     @cached_property
     def grsai(self) -> GrsaiClient | None:
@@ -179,22 +194,45 @@ class Services:
         """The other provider, likewise; no call of it may take longer than a job."""
         chosen, key = self.settings, self.settings.openai_api_key
         address, wait, most = chosen.openai_base_url, chosen.job_timeout, chosen.fetch_max_bytes
-        return OpenAIClient(key.get_secret_value(), address, timeout=wait, largest_picture=most) if key else None
+        return (
+            OpenAIClient(key.get_secret_value(), address, timeout=wait, largest_picture=most)
+            if key
+            else None
+        )
 
     @cached_property
     def reconciler(self) -> Reconciler:
         """Looks at jobs and hints that are due."""
-        return Reconciler(self.ledger, self.reports, self.inbox, self.store, self.grsai, self.settings.grsai_base_url)
+        return Reconciler(
+            self.ledger,
+            self.queries,
+            self.inbox,
+            self.store,
+            self.grsai,
+            self.settings.grsai_base_url,
+        )
 
     @cached_property
-    def desk(self) -> Desk:
+    def submit_service(self) -> SubmitService:
         """Where jobs are handed in."""
         here, there = self.settings.public_url, self.settings.grsai_base_url
-        return Desk(self.ledger, self.inbox, self.grsai, self.tickets, openai=self.openai, base_url=there, public_url=here)
+        return SubmitService(
+            self.ledger,
+            self.inbox,
+            self.grsai,
+            self.tickets,
+            openai=self.openai,
+            base_url=there,
+            public_url=here,
+        )
 
     def archiver(self, scratch: Path) -> Archiver:
         """Return what brings assets home by way of the folder ``scratch``."""
-        fetcher = Fetcher(self.settings.address_policy(), max_bytes=self.settings.fetch_max_bytes, timeout=self.settings.fetch_timeout)
+        fetcher = Fetcher(
+            self.settings.address_policy(),
+            max_bytes=self.settings.fetch_max_bytes,
+            timeout=self.settings.fetch_timeout,
+        )
         return Archiver(self.ledger, fetcher, self.store, scratch)
 
     def worker(self) -> WorkerProcess:
@@ -202,26 +240,69 @@ class Services:
         return WorkerProcess(
             self.settings.data_dir,
             self.engine,
-            self.lanes,
+            self.work_queues,
             take_over=self.ledger.take_over if self.settings.embedded else None,
-            audit=self.reports.audit,
+            audit=self.queries.audit,
             check_archive=self.store.check,
         )
 
-    def lanes(self, scratch: Path) -> list[Lane]:
+    def work_queues(self, scratch: Path) -> list[WorkQueue]:
         """Return every kind of work a worker does."""
-        ledger, due, archive = self.ledger, self.reports.next_due, self.archiver(scratch).archive
-        lanes = [
-            Lane(Queue.ASSETS, self.settings.worker_threads, partial(due, "assets"), ledger.claim_assets, archive),
-            Lane(Queue.SUSPECT_ASSETS, SUSPECT_HANDS, partial(due, "assets"), partial(ledger.claim_assets, suspects=True), archive),
-            Lane(Queue.COMPLETE_JOBS, JOB_HANDS, partial(due, "jobs"), partial(ledger.claim_jobs, complete=True), self.reconciler.look),
-            Lane(Queue.JOBS, JOB_HANDS, partial(due, "jobs"), partial(ledger.claim_jobs, complete=False), self.reconciler.look),
-            Lane(Queue.SUSPECT_JOBS, SUSPECT_HANDS, partial(due, "jobs"), ledger.claim_suspect_jobs, self.reconciler.look),
-            Lane(Queue.HINTS, HINT_HANDS, partial(due, "hints"), ledger.claim_hints, self.reconciler.look_into),
+        ledger, due, archive = self.ledger, self.queries.next_due, self.archiver(scratch).archive
+        work_queues = [
+            WorkQueue(
+                QueueName.ASSETS,
+                self.settings.worker_threads,
+                partial(due, "assets"),
+                ledger.claim_assets,
+                archive,
+            ),
+            WorkQueue(
+                QueueName.SUSPECT_ASSETS,
+                SUSPECT_HANDS,
+                partial(due, "assets"),
+                partial(ledger.claim_assets, suspects=True),
+                archive,
+            ),
+            WorkQueue(
+                QueueName.COMPLETE_JOBS,
+                JOB_HANDS,
+                partial(due, "jobs"),
+                partial(ledger.claim_jobs, complete=True),
+                self.reconciler.look,
+            ),
+            WorkQueue(
+                QueueName.JOBS,
+                JOB_HANDS,
+                partial(due, "jobs"),
+                partial(ledger.claim_jobs, complete=False),
+                self.reconciler.look,
+            ),
+            WorkQueue(
+                QueueName.SUSPECT_JOBS,
+                SUSPECT_HANDS,
+                partial(due, "jobs"),
+                ledger.claim_suspect_jobs,
+                self.reconciler.look,
+            ),
+            WorkQueue(
+                QueueName.HINTS,
+                HINT_HANDS,
+                partial(due, "hints"),
+                ledger.claim_hints,
+                self.reconciler.verify_hint,
+            ),
             # A lane to each destination: a slow one delays nobody else.
             *(
-                Lane(lane_of_events(to.destination.name), EVENT_HANDS, to.next_due, to.claim, to.send, chained=True)
+                WorkQueue(
+                    events_queue(to.destination.name),
+                    EVENT_HANDS,
+                    to.next_due,
+                    to.claim,
+                    to.send,
+                    chained=True,
+                )
                 for to in self.senders()
             ),
         ]
-        return [observed(lane) for lane in lanes]
+        return [instrumented(queue) for queue in work_queues]

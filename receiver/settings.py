@@ -33,14 +33,20 @@ from receiver.net.policy import AddressPolicy
 
 def _split(value: object) -> object:
     """Turn a comma-separated variable into its parts; blanks around and between them mean nothing."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip())
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _web_address(value: str) -> str:
     with suppress(ValueError):  # of a port or of brackets that cannot be read
         if re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value) and urlsplit(value).port != 0:
             return value.rstrip("/")
-    raise ValueError("must be an http:// or https:// address without ?query, such as https://pictures.example.com")
+    raise ValueError(
+        "must be an http:// or https:// address without ?query, such as https://pictures.example.com"
+    )
 
 
 def _ledger_address(value: str) -> str:
@@ -51,7 +57,9 @@ def _ledger_address(value: str) -> str:
             return address
     elif re.fullmatch(r"sqlite:///(?!:memory:)[^?]+", value):
         return value
-    raise ValueError("must be sqlite:///path/of/ledger.sqlite3 (no path with a ?) or postgresql://user:password@host/database")
+    raise ValueError(
+        "must be sqlite:///path/of/ledger.sqlite3 (no path with a ?) or postgresql://user:password@host/database"
+    )
 
 
 def _archive_address(value: str) -> str:
@@ -64,13 +72,17 @@ def _archive_address(value: str) -> str:
 
 def _sendable(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-        raise ValueError("must be ASCII without spaces, because it travels in an HTTP header; copy it again")
+        raise ValueError(
+            "must be ASCII without spaces, because it travels in an HTTP header; copy it again"
+        )
     return value
 
 
 def _hard_to_guess(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     if any(len(secret.get_secret_value()) < 16 for secret in values):  # noqa: PLR2004 - the length the text names
-        raise ValueError("each secret needs at least 16 characters; make one with: openssl rand -hex 32")
+        raise ValueError(
+            "each secret needs at least 16 characters; make one with: openssl rand -hex 32"
+        )
     return values
 
 
@@ -80,7 +92,9 @@ def _signing(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
             prefix, _, key = secret.get_secret_value().partition("_")
             if prefix == "whsec" and 24 <= len(b64decode(key, validate=True)) <= 64:  # noqa: PLR2004 - Standard Webhooks
                 continue
-        raise ValueError('must be whsec_ and 24 to 64 bytes in base64; make one with: echo "whsec_$(openssl rand -base64 32)"')
+        raise ValueError(
+            'must be whsec_ and 24 to 64 bytes in base64; make one with: echo "whsec_$(openssl rand -base64 32)"'
+        )
     return values
 
 
@@ -120,7 +134,9 @@ class Settings(BaseModel):
     openai_base_url: WebAddress = "https://api.openai.com/v1"
     public_url: WebAddress | None = None  # as the provider sees us
     data_dir: Path = Path("data")
-    database_url: Annotated[str, AfterValidator(_ledger_address)] = Field(default="", repr=False)  # may hold a password
+    database_url: Annotated[str, AfterValidator(_ledger_address)] = Field(
+        default="", repr=False
+    )  # may hold a password
     # The next two look at database_url, so they stand below it. Of the secrets the first signs, all verify.
     callback_secrets: Secrets = Field(default=(), validate_default=True)
     admin_token: Token = Field(default=None, validate_default=True)
@@ -137,8 +153,12 @@ class Settings(BaseModel):
     job_timeout: Seconds = 3600
     callback_max_bytes: Count = 1024 * 1024
     confirm: Literal["unsigned", "always"] = "unsigned"
-    event_urls: Annotated[Words, AfterValidator(_places)] = Field(default=(), repr=False)  # a path may be a secret
-    event_secret: SigningSecrets = Field(default=(), validate_default=True)  # looks at event_urls, so it stands below
+    event_urls: Annotated[Words, AfterValidator(_places)] = Field(
+        default=(), repr=False
+    )  # a path may be a secret
+    event_secret: SigningSecrets = Field(
+        default=(), validate_default=True
+    )  # looks at event_urls, so it stands below
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     web_concurrency: Count = 2
     worker_threads: Count = 16
@@ -152,7 +172,10 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:
-            mistakes += [_mistake(item["loc"], item["msg"]) for item in error.errors(include_url=False, include_input=False)]
+            mistakes += [
+                _mistake(item["loc"], item["msg"])
+                for item in error.errors(include_url=False, include_input=False)
+            ]
         if mistakes:
             raise ConfigurationError(mistakes)
         return settings
@@ -174,9 +197,16 @@ class Settings(BaseModel):
 
     @field_validator("event_secret")
     @classmethod
-    def _webhooks_are_signed(cls, value: tuple[SecretStr, ...], info: ValidationInfo) -> tuple[SecretStr, ...]:
-        if not value and any(read_destination(entry).kind is Kind.WEBHOOK for entry in info.data.get("event_urls", ())):
-            raise ValueError('must be set when EVENT_URLS has a webhook; make one with: echo "whsec_$(openssl rand -base64 32)"')
+    def _webhooks_are_signed(
+        cls, value: tuple[SecretStr, ...], info: ValidationInfo
+    ) -> tuple[SecretStr, ...]:
+        if not value and any(
+            read_destination(entry).kind is Kind.WEBHOOK
+            for entry in info.data.get("event_urls", ())
+        ):
+            raise ValueError(
+                'must be set when EVENT_URLS has a webhook; make one with: echo "whsec_$(openssl rand -base64 32)"'
+            )
         return value
 
     @property
@@ -196,7 +226,9 @@ class Settings(BaseModel):
 
     def secrets(self) -> tuple[str, ...]:
         """Return every secret that was set, to be blackened wherever it turns up; those the service makes for itself are not among them."""
-        found = [value for name in type(self).model_fields for value in _each_secret(getattr(self, name))]
+        found = [
+            value for name in type(self).model_fields for value in _each_secret(getattr(self, name))
+        ]
         if not self.embedded:
             # As it is, and as it stands in the address.
             passwords = (make_url(self.database_url).password, urlsplit(self.database_url).password)
@@ -241,7 +273,9 @@ def _contents(path: Path) -> str:
     try:
         value = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise ValueError(f"the file cannot be read ({error.strerror}); name a readable text file") from error
+        raise ValueError(
+            f"the file cannot be read ({error.strerror}); name a readable text file"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError("the file is not UTF-8 text; name a readable text file") from error
     if not value:

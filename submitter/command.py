@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli.base import SOME_FAILED, errors_told, load, plain
+from receiver.cli.base import SOME_FAILED, load, plain, reports_errors
 from receiver.errors import KeyTakenError, ReceiverError
 from receiver.jobs.request import DEFAULT_MODEL
 from receiver.jobs.schemas import JobView
@@ -23,7 +23,9 @@ from submitter.submit import Submitter, key_of_try, mode_without_choice
 SIGNALLED = 128
 
 
-def _params(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
+def _params(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> dict[str, object]:
     """Read K=V pairs; V is JSON where it is JSON, else text."""
     params: dict[str, object] = {}
     for pair in given:
@@ -39,26 +41,59 @@ def _params(_context: click.Context, _option: click.Parameter, given: tuple[str,
 
 @click.command()
 @click.argument("prompt")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Any model of the provider; names are passed through.")
+@click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="Any model of the provider; names are passed through.",
+)
 @click.option("--size", help="A ratio (3:2), pixels (1024x1024), or 1K, 2K, 4K.")
 @click.option("--variants", type=click.IntRange(1), help="How many pictures.")
-@click.option("--param", "params", multiple=True, callback=_params, metavar="K=V", help="Any other field of the request; repeatable.")
-@click.option("--image", "images", multiple=True, metavar="FILE|URL", help="A reference picture; repeatable. Files are sent along.")
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    callback=_params,
+    metavar="K=V",
+    help="Any other field of the request; repeatable.",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE|URL",
+    help="A reference picture; repeatable. Files are sent along.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["webhook", "poll", "stream"]),
     help="How the result comes.  [default: webhook; poll where the last `receiver doctor` could not call us]",
 )
-@click.option("--api", type=click.Choice(["draw", "api"]), default="draw", show_default=True, help="GRSAI's older or newer API.")
 @click.option(
-    "--provider", type=click.Choice(["grsai", "openai"]), default="grsai", show_default=True, help="Whom to ask; openai answers at once."
+    "--api",
+    type=click.Choice(["draw", "api"]),
+    default="draw",
+    show_default=True,
+    help="GRSAI's older or newer API.",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["grsai", "openai"]),
+    default="grsai",
+    show_default=True,
+    help="Whom to ask; openai answers at once.",
 )
 @click.option("--key", help="Your own name for the job; submitted again, it pays nothing twice.")
-@click.option("--resubmit", type=click.IntRange(0), default=0, help="With --wait: post anew, so many times, what failed at the provider.")
+@click.option(
+    "--resubmit",
+    type=click.IntRange(0),
+    default=0,
+    help="With --wait: post anew, so many times, what failed at the provider.",
+)
 @click.option("--wait", "waits", is_flag=True, help="Wait until the pictures are archived.")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job object on one line.")
-@errors_told
+@reports_errors
 def submit(
     prompt: str,
     model: str,
@@ -80,14 +115,27 @@ def submit(
     settings = load()
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: only who waits sees a job fail")
-    if provider == Provider.OPENAI and (resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW):
-        raise click.UsageError("--mode, --api and --resubmit are for GRSAI: OpenAI answers at once, and refunds nothing")
+    if provider == Provider.OPENAI and (
+        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
+    ):
+        raise click.UsageError(
+            "--mode, --api and --resubmit are for GRSAI: OpenAI answers at once, and refunds nothing"
+        )
     way, reason = (Mode(mode), "") if mode else mode_without_choice(settings)
     if reason and provider == Provider.GRSAI:
         click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
     with Submitter(settings) as submitter:
-        what = {"prompt": prompt, "model": model, "size": size, "variants": variants, "images": images, "params": params}
-        errand = _Errand(submitter, {**what, "provider": Provider(provider), "mode": way, "api": Api(api)})
+        what = {
+            "prompt": prompt,
+            "model": model,
+            "size": size,
+            "variants": variants,
+            "images": images,
+            "params": params,
+        }
+        errand = _Errand(
+            submitter, {**what, "provider": Provider(provider), "mode": way, "api": Api(api)}
+        )
         try:
             with _signals_raised():
                 job = _carry_out(errand, key, resubmit=resubmit, timeout=timeout, waits=waits)
@@ -97,7 +145,9 @@ def submit(
     if as_json:
         click.echo(job.model_dump_json())
     _tell(job, err=as_json)
-    failed = job.state in {JobState.FAILED, JobState.EXPIRED} or (waits and job.state not in FINAL_STATES)
+    failed = job.state in {JobState.FAILED, JobState.EXPIRED} or (
+        waits and job.state not in FINAL_STATES
+    )
     sys.exit(SOME_FAILED if failed else 0)
 
 
@@ -144,7 +194,9 @@ class _Errand:
             self.job = self.submitter.post(**self.request)
         except KeyTakenError as error:
             if not self.submitter.asks_for(error.ref, self.request):
-                raise ReceiverError(f"{error}, which was asked for something else; nothing posted: give it another --key") from error
+                raise ReceiverError(
+                    f"{error}, which was asked for something else; nothing posted: give it another --key"
+                ) from error
             self.job = self.submitter.job(error.ref)
         return self.job
 
@@ -155,7 +207,9 @@ class _Errand:
         return self.submitter.posted_since(self.began, self.request)
 
 
-def _carry_out(errand: _Errand, key: str | None, *, resubmit: int, timeout: float | None, waits: bool) -> JobView:
+def _carry_out(
+    errand: _Errand, key: str | None, *, resubmit: int, timeout: float | None, waits: bool
+) -> JobView:
     """Post, wait if that is asked for, and post anew what the provider failed."""
     with Console(stderr=True).status(f"asking {errand.request['provider']}"):
         job = errand.post(key)
@@ -166,7 +220,9 @@ def _carry_out(errand: _Errand, key: str | None, *, resubmit: int, timeout: floa
             break
         # The provider refunds this one; moderation would only say no again. Each try has a key of its own, so that it too is paid once.
         click.echo(plain(f"{job.ref} {job.reason} {job.message}: posted anew"), err=True)
-        job = _wait(errand.submitter, errand.post(key_of_try(key, number) if key else None), timeout)
+        job = _wait(
+            errand.submitter, errand.post(key_of_try(key, number) if key else None), timeout
+        )
     return job
 
 
@@ -178,7 +234,9 @@ def _leave(errand: _Errand, *, as_json: bool) -> None:
     if job is None:
         click.echo("it may have been posted: look with receiver jobs", err=True)
         return
-    click.echo(f"{job.ref} goes on, look with: receiver show {job.ref}; do not submit it again", err=True)
+    click.echo(
+        f"{job.ref} goes on, look with: receiver show {job.ref}; do not submit it again", err=True
+    )
     if as_json:
         click.echo(job.model_dump_json())
 
@@ -189,7 +247,13 @@ def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
         return job
     if not submitter.has_worker():
         click.echo("nothing works on this ledger now: start `receiver serve`", err=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"{job.ref} {job.state}", total=100)
 
@@ -208,7 +272,8 @@ def _tell(job: JobView, *, err: bool) -> None:
     click.echo(f"{job.ref} {job.state}", err=err)
     if job.state is JobState.SUBMITTING:
         click.echo(
-            "  the answer to the submit was lost; a callback, if one was asked for, adopts the job: do not submit it again", err=True
+            "  the answer to the submit was lost; a callback, if one was asked for, adopts the job: do not submit it again",
+            err=True,
         )
     if job.reason or job.message:
         click.echo(plain(f"  {' '.join(filter(None, [job.reason, job.message]))}"), err=True)

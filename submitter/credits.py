@@ -8,9 +8,9 @@ from dataclasses import asdict
 import click
 from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, errors_told, load
+from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, load, reports_errors
 from receiver.errors import ProviderError
-from receiver.ledger.reports import Usage
+from receiver.ledger.queries import Usage
 from receiver.services import Services
 
 NO_KEY = "GRSAI_API_KEY: not set; without it GRSAI does not tell the credits left"
@@ -18,9 +18,12 @@ NO_KEY = "GRSAI_API_KEY: not set; without it GRSAI does not tell the credits lef
 
 @click.command()
 @click.option(
-    "--json", "as_json", is_flag=True, help='One object: {"credits", "models"}; credits is null where they could not be asked for.'
+    "--json",
+    "as_json",
+    is_flag=True,
+    help='One object: {"credits", "models"}; credits is null where they could not be asked for.',
 )
-@errors_told
+@reports_errors
 def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only interactive shells have the other one
     """Tell the credits left at GRSAI and what became of each model's jobs: archived, refunded, refused, failed, expired, in flight.
 
@@ -28,7 +31,7 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     """
     settings = load()
     with closing(Services(settings).open()) as services:
-        used = services.reports.usage()
+        used = services.queries.usage()
         left, status = None, 0
         if services.grsai is None:
             click.echo(NO_KEY, err=True)
@@ -44,7 +47,12 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
 
 
 def _tell_as_json(left: float | None, used: list[Usage]) -> None:
-    click.echo(json.dumps({"credits": _plain(left), "models": [asdict(usage) for usage in used]}, ensure_ascii=False))
+    click.echo(
+        json.dumps(
+            {"credits": _plain(left), "models": [asdict(usage) for usage in used]},
+            ensure_ascii=False,
+        )
+    )
 
 
 def _tell(left: float | None, used: list[Usage]) -> None:
@@ -59,7 +67,9 @@ def _tell(left: float | None, used: list[Usage]) -> None:
         where = model if usage.provider == "grsai" else f"{model} ({usage.provider})"
         table.add_row(where, *(str(getattr(usage, name)) for name in figures))
     console().print(table)
-    click.echo("refunded: failed at the provider; refused: never taken; failed: taken, but without a usable picture")
+    click.echo(
+        "refunded: failed at the provider; refused: never taken; failed: taken, but without a usable picture"
+    )
 
 
 def _plain(left: float | None) -> float | int | None:

@@ -17,12 +17,18 @@ def reference_image(given: str) -> str:
     path = Path(given)
     try:
         if not path.is_file():
-            raise ConfigurationError([f"--image {given}: there is no such file; give a URL or a readable file"])
+            raise ConfigurationError(
+                [f"--image {given}: there is no such file; give a URL or a readable file"]
+            )
         if path.stat().st_size > LARGEST:
-            raise ConfigurationError([f"--image {given}: more than {LARGEST // 1024**2} MiB; give a URL instead"])
+            raise ConfigurationError(
+                [f"--image {given}: more than {LARGEST // 1024**2} MiB; give a URL instead"]
+            )
         picture = inspect(path)
         return f"data:{picture.content_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
     except OSError as error:
-        raise ConfigurationError([f"--image {given}: {error.strerror}; give a URL or a readable file"]) from error
+        raise ConfigurationError(
+            [f"--image {given}: {error.strerror}; give a URL or a readable file"]
+        ) from error
     except NotThePictureError as error:
         raise ConfigurationError([f"--image {given}: {error}"]) from error

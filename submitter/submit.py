@@ -43,7 +43,12 @@ class Submitter:
         """Use it in a ``with``."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Close it."""
         self.close()
 
@@ -76,7 +81,13 @@ class Submitter:
         With OpenAI there is one way, so ``mode`` and ``api`` say nothing: this returns when the pictures are made, which takes a minute or
         two, or with a job ``expired`` if the answer was lost. ``size`` is pixels there, and no reference pictures are taken.
         """
-        what = {"model": model, "size": size, "variants": variants, "images": images, "params": params or {}}
+        what = {
+            "model": model,
+            "size": size,
+            "variants": variants,
+            "images": images,
+            "params": params or {},
+        }
         try:
             return self.post(prompt, **what, provider=provider, mode=mode, api=api, key=key)
         except KeyTakenError as error:
@@ -88,33 +99,47 @@ class Submitter:
         by_callback = submission.provider is Provider.GRSAI and submission.mode is Mode.WEBHOOK
         if by_callback and (reason := why_no_callbacks(self._services.settings)):
             raise ConfigurationError([reason])
-        job = self._services.desk.post(submission)
+        job = self._services.submit_service.post(submission)
         # The worker's plans may have changed: it is to poll this job sooner than it would look by itself.
-        self._services.engine.ring()
+        self._services.engine.notify()
         return self.job(job.ref)
 
     def asks_for(self, ref: str, request: Mapping[str, Any]) -> bool:
         """Say whether a job was asked for by such arguments of ``submit``, whatever the way its result comes."""
         job = self._services.ledger.job(ref)
-        params = json.loads(self._services.reports.params(ref))
+        params = json.loads(self._services.queries.params(ref))
         was = Submission(job.prompt, job.model, params, provider=Provider(job.provider))
         try:
             return asked_for(submission_of(request)) == asked_for(was)
-        except ConfigurationError:  # a picture that is gone since cannot be compared, and is not needed either
+        except (
+            ConfigurationError
+        ):  # a picture that is gone since cannot be compared, and is not needed either
             rest = submission_of({**request, "images": ()})
-            return asked_for(rest) == asked_for(replace(was, params={name: value for name, value in params.items() if name != "urls"}))
+            return asked_for(rest) == asked_for(
+                replace(
+                    was, params={name: value for name, value in params.items() if name != "urls"}
+                )
+            )
 
     def posted_since(self, began: float, request: Mapping[str, Any]) -> JobView | None:
         """Return the one job that was written down since ``began`` for such arguments of ``submit``; None if it is none or several."""
-        found = [job for job in self._services.reports.jobs(limit=_NEWEST) if job.submitted_at >= began]
-        same = [job.ref for job in found if job.key == request.get("key") and self.asks_for(job.ref, request)]
+        found = [
+            job for job in self._services.queries.jobs(limit=_NEWEST) if job.submitted_at >= began
+        ]
+        same = [
+            job.ref
+            for job in found
+            if job.key == request.get("key") and self.asks_for(job.ref, request)
+        ]
         return self.job(same[0]) if len(same) == 1 else None
 
     def now(self) -> float:
         """Return the ledger's time, in seconds since 1970."""
         return self._services.ledger.now()
 
-    def submit_many(self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4) -> Iterator[JobView]:
+    def submit_many(
+        self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4
+    ) -> Iterator[JobView]:
         """Post many jobs, ``concurrency`` at a time, and yield each as it stands after its submit, in the order of ``requests``.
 
         A request holds the arguments of ``submit`` by name. Requests are read as they are needed, so an endless iterable is fine. The
@@ -138,12 +163,20 @@ class Submitter:
 
     def jobs(self, refs: Sequence[str]) -> dict[str, JobView]:
         """Return jobs as they stand, by ref; raise KeyError for one there is not."""
-        reports = self._services.reports
-        assets = reports.assets(list(refs))
-        found = {job.ref: JobView.of(job, assets[job.ref]) for job in reports.jobs_named(list(refs))}
+        queries = self._services.queries
+        assets = queries.assets(list(refs))
+        found = {
+            job.ref: JobView.of(job, assets[job.ref]) for job in queries.jobs_named(list(refs))
+        }
         return {ref: found[ref] for ref in refs}
 
-    def wait(self, refs: Sequence[str], *, timeout: float | None = None, watch: Callable[[JobView], None] | None = None) -> list[JobView]:
+    def wait(
+        self,
+        refs: Sequence[str],
+        *,
+        timeout: float | None = None,
+        watch: Callable[[JobView], None] | None = None,
+    ) -> list[JobView]:
         """Wait until every job is final and return them in order; ``watch`` is called with each job that changed meanwhile.
 
         Raise TimeoutError after ``timeout`` seconds. Something must be working on the ledger: see ``has_worker``.
@@ -159,7 +192,9 @@ class Submitter:
             if not going_on:
                 return list(seen.values())
             if time.monotonic() >= end:
-                raise TimeoutError(f"{going_on} of {len(seen)} jobs are not final after {timeout:.0f} s")
+                raise TimeoutError(
+                    f"{going_on} of {len(seen)} jobs are not final after {timeout:.0f} s"
+                )
             time.sleep(LOOK_EVERY)
 
     def has_worker(self) -> bool:
@@ -178,14 +213,21 @@ def submission_of(request: Mapping[str, Any]) -> Submission:
 
 def asked_for(submission: Submission) -> str:
     """Write down what is asked for, the same for the same job; how the result comes is no part of it."""
-    return json.dumps([submission.provider, submission.model, submission.prompt, submission.params], sort_keys=True)
+    return json.dumps(
+        [submission.provider, submission.model, submission.prompt, submission.params],
+        sort_keys=True,
+    )
 
 
 def why_no_callbacks(settings: Settings) -> str:
     """Say why callbacks would not come and what to do, by the last `receiver doctor`; "" if nothing is known against them."""
     failure = last_result.failure(settings.data_dir, settings.public_url)
     remedy = "mend it and run `receiver doctor` again, or use --mode poll"
-    return f"PUBLIC_URL: the last `receiver doctor` could not reach us through it: {failure}; {remedy}" if failure else ""
+    return (
+        f"PUBLIC_URL: the last `receiver doctor` could not reach us through it: {failure}; {remedy}"
+        if failure
+        else ""
+    )
 
 
 def mode_without_choice(settings: Settings) -> tuple[Mode, str]:

@@ -15,7 +15,7 @@ from threading import Lock
 import structlog
 
 from receiver import failpoints
-from receiver.archive.base64_images import unpack
+from receiver.archive.base64_images import decode_base64_image
 from receiver.archive.inspect import inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
@@ -76,7 +76,12 @@ class Archiver:
                 self._ledger.finish_asset(claimed, stored)
             failpoints.reached(failpoints.Point.FINISHED)
             self._bad_files.pop((asset.ref, asset.idx), None)
-            logger.info("asset archived", key=stored.key, size=stored.size, time_left=round(asset.expires_at - self._ledger.now(), 1))
+            logger.info(
+                "asset archived",
+                key=stored.key,
+                size=stored.size,
+                time_left=round(asset.expires_at - self._ledger.now(), 1),
+            )
         except ClaimLostError as error:
             logger.warning("asset left to another worker", error=str(error))
         except LedgerError:
@@ -88,7 +93,12 @@ class Archiver:
         except Exception as error:
             # A mistake of ours must not keep an asset for ever: it is an attempt that failed, and the URL's end bounds those.
             logger.exception("attempt broke off")
-            self._again_or_never(claimed, ReceiverError(f"the attempt broke off ({type(error).__name__}); the log says where"))
+            self._again_or_never(
+                claimed,
+                ReceiverError(
+                    f"the attempt broke off ({type(error).__name__}); the log says where"
+                ),
+            )
 
     def _bring_home(self, claimed: Claimed[Asset]) -> StoredAsset:
         """Fetch, inspect, store; return what is in the archive now."""
@@ -105,11 +115,20 @@ class Archiver:
             key = asset_key(asset.ref, asset.idx, picture.extension)
             with self._doubting_the_store(), STEP_SECONDS.labels("put").time(), tracing.step("put"):
                 try:
-                    self._store.put(key, path, sha256=fetched.sha256, content_type=picture.content_type)
+                    self._store.put(
+                        key, path, sha256=fetched.sha256, content_type=picture.content_type
+                    )
                 except ObjectDiffersError:
                     path.unlink()
                     return self._adopt(key, path)
-            return StoredAsset(key, fetched.sha256, fetched.size, picture.content_type, picture.width, picture.height)
+            return StoredAsset(
+                key,
+                fetched.sha256,
+                fetched.size,
+                picture.content_type,
+                picture.width,
+                picture.height,
+            )
 
     def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
         """Take what an earlier attempt put, if its finish was lost: the source may be gone by now, or serve another type."""
@@ -122,7 +141,9 @@ class Archiver:
                     return self._adopt(key, path)
         except (StoreError, NotThePictureError) as error:
             # It was spoilt on its way there, and the next put mends it; or we may not list, and the put itself finds what is there.
-            log.warning("earlier object not taken", ref=asset.ref, index=asset.idx, error=str(error))
+            log.warning(
+                "earlier object not taken", ref=asset.ref, index=asset.idx, error=str(error)
+            )
             path.unlink(missing_ok=True)
         return None
 
@@ -130,7 +151,7 @@ class Archiver:
         if not asset.url.startswith(INLINE):
             return self._fetcher.fetch(asset.url, path)
         with self._one_answer:
-            return unpack(self._ledger.answer(asset.ref), asset.url, path)
+            return decode_base64_image(self._ledger.answer(asset.ref), asset.url, path)
 
     @contextmanager
     def _doubting_the_store(self) -> Iterator[None]:
@@ -155,7 +176,14 @@ class Archiver:
             digest = sha256()
             while block := file.read(1 << 18):
                 digest.update(block)
-        return StoredAsset(key, digest.hexdigest(), path.stat().st_size, picture.content_type, picture.width, picture.height)
+        return StoredAsset(
+            key,
+            digest.hexdigest(),
+            path.stat().st_size,
+            picture.content_type,
+            picture.width,
+            picture.height,
+        )
 
     @contextmanager
     def _scratch_file(self, name: str) -> Iterator[Path]:
@@ -166,12 +194,19 @@ class Archiver:
         except OSError as error:
             raise StoreError(f"cannot use {path}: {error.strerror}") from error
         finally:
-            with suppress(OSError):  # never there, or on a disk turned read-only; the next worker empties the folder
+            with suppress(
+                OSError
+            ):  # never there, or on a disk turned read-only; the next worker empties the folder
                 path.unlink()
 
     def _set_aside(self, claimed: Claimed[Asset]) -> None:
         """Give up what workers crash over, so that they can get on with the rest."""
-        log.error("asset set aside", ref=claimed.row.ref, index=claimed.row.idx, crashes=claimed.row.crashes)
+        log.error(
+            "asset set aside",
+            ref=claimed.row.ref,
+            index=claimed.row.idx,
+            crashes=claimed.row.crashes,
+        )
         with suppress(ClaimLostError):
             self._give_up(claimed, AssetState.FAILED, set_aside(claimed.row))
 
@@ -185,9 +220,17 @@ class Archiver:
         gone, suspicious = isinstance(error, SourceGoneError), asset.attempts >= SUSPICIOUS_ATTEMPTS
         if error.permanent or self._is_bad_too_often(asset, error):
             self._give_up(claimed, AssetState.FAILED, text)
-        elif isinstance(error, StoreError) and now < asset.expires_at + self._ledger.timing.url_lifetime:
+        elif (
+            isinstance(error, StoreError)
+            and now < asset.expires_at + self._ledger.timing.url_lifetime
+        ):
             # The archive is away, which says nothing about the asset. Its URL may well outlive its promise.
-            self._ledger.retry_asset(claimed, now + ARCHIVE_PAUSE * random.uniform(0.75, 1.25), text, counted=False)  # noqa: S311 - jitter
+            self._ledger.retry_asset(
+                claimed,
+                now + ARCHIVE_PAUSE * random.uniform(0.75, 1.25),  # noqa: S311 - jitter
+                text,
+                counted=False,
+            )
         elif now < asset.expires_at:
             due_at = min(now + back_off(asset.attempts), asset.expires_at)
             self._ledger.retry_asset(claimed, due_at, text, ask_again=gone and suspicious)
@@ -196,7 +239,11 @@ class Archiver:
             self._ledger.retry_asset(claimed, now + back_off(asset.attempts), text, ask_again=True)
         else:
             end = timestamp(asset.expires_at)
-            self._give_up(claimed, AssetState.EXPIRED, f"not archived while its URL lived (until {end}), {asset.attempts} attempts: {text}")
+            self._give_up(
+                claimed,
+                AssetState.EXPIRED,
+                f"not archived while its URL lived (until {end}), {asset.attempts} attempts: {text}",
+            )
 
     def _is_bad_too_often(self, asset: Asset, error: ReceiverError) -> bool:
         """Count the files of a source that are no picture; other faults do not count, they may last as long as the URL."""

@@ -12,7 +12,7 @@ from receiver.providers.openai.protocol import read_picture
 _PIECE = 4 * 64 * 1024
 
 
-def unpack(body: bytes, url: str, into: Path) -> Fetched:
+def decode_base64_image(body: bytes, url: str, into: Path) -> Fetched:
     """Write the picture that ``url`` (``delivery:<index>``) names in the answer ``body`` to the new file ``into``.
 
     Raise UnreadableError if the answer has none there, NotThePictureError if it is no base64, OSError if the disk fails.

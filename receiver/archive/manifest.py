@@ -9,18 +9,40 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from receiver.errors import UnreadableError
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
-from receiver.model import FINAL_STATES, Api, AssetState, JobState, Mode, Reason, Source, Verdict, ref_time, timestamp
+from receiver.model import (
+    FINAL_STATES,
+    Api,
+    AssetState,
+    Decision,
+    JobState,
+    Mode,
+    Reason,
+    Source,
+    ref_time,
+    timestamp,
+)
 
 FORMAT = 1
 # Bytes of a manifest that are read. It may hold reference pictures, but no job that was ever posted has more than this.
 LARGEST = 256 * 1024 * 1024
 # Mistakes of a broken manifest that are told; one is enough to see what is wrong with it.
 _MOST_TOLD = 3
-_PLACE = re.compile(r"[0-9]{4}/[0-9]{2}/[0-9]{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})/(job\.json|(?:0|[1-9][0-9]{0,8})\.[a-z0-9]+)")
+_PLACE = re.compile(
+    r"[0-9]{4}/[0-9]{2}/[0-9]{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})/(job\.json|(?:0|[1-9][0-9]{0,8})\.[a-z0-9]+)"
+)
 
 
 def asset_key(ref: str, idx: int, extension: str) -> str:
@@ -76,7 +98,12 @@ def manifest(job: Job, params: str, assets: list[Asset], deliveries: list[Delive
 
 
 def _delivery(row: DeliveryEntry) -> dict[str, object]:
-    return {"source": row.source, "verdict": row.verdict, "received_at": timestamp(row.received_at), "sha256": row.digest}
+    return {
+        "source": row.source,
+        "verdict": row.verdict,
+        "received_at": timestamp(row.received_at),
+        "sha256": row.digest,
+    }
 
 
 def _asset(asset: Asset) -> dict[str, object]:
@@ -139,7 +166,7 @@ class ManifestDelivery(_Part):
     """One report about the job; of its body the digest."""
 
     source: Source
-    verdict: Verdict
+    verdict: Decision
     received_at: Moment
     sha256: Digest
 
@@ -197,16 +224,24 @@ class Manifest(_Part):
         if self.state not in FINAL_STATES:
             raise ValueError(f"the job is {self.state}, which is no end")
         if (self.state is JobState.ARCHIVED) != (len(self.archived) == len(self.assets)):
-            raise ValueError(f"the job is {self.state}, but {len(self.archived)} of its {len(self.assets)} assets are archived")
+            raise ValueError(
+                f"the job is {self.state}, but {len(self.archived)} of its {len(self.assets)} assets are archived"
+            )
         if self.reason is not None and self.state is not JobState.FAILED:
             raise ValueError(f"the job is {self.state}, yet has a reason to have failed")
         if len({asset.index for asset in self.assets}) < len(self.assets):
             raise ValueError("two assets have the same index")
         for asset in self.archived:
             if None in (asset.key, asset.sha256, asset.size, asset.content_type):
-                raise ValueError(f"asset {asset.index} is archived without a key, SHA-256, size or type")
-            if place_of(asset.key or "") is None or not (asset.key or "").startswith(asset_prefix(self.ref, asset.index)):
-                raise ValueError(f"asset {asset.index} has a key that is not its own: {asset.key!r}")
+                raise ValueError(
+                    f"asset {asset.index} is archived without a key, SHA-256, size or type"
+                )
+            if place_of(asset.key or "") is None or not (asset.key or "").startswith(
+                asset_prefix(self.ref, asset.index)
+            ):
+                raise ValueError(
+                    f"asset {asset.index} has a key that is not its own: {asset.key!r}"
+                )
         return self
 
 
@@ -216,7 +251,15 @@ def read_manifest(data: bytes, ref: str) -> Manifest:
         found = Manifest.model_validate_json(data)
     except ValidationError as error:
         told = error.errors(include_url=False, include_input=False)[:_MOST_TOLD]
-        mistakes = [": ".join(filter(None, [".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")])) for item in told]
+        mistakes = [
+            ": ".join(
+                filter(
+                    None,
+                    [".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")],
+                )
+            )
+            for item in told
+        ]
         raise UnreadableError("; ".join(mistakes)) from error
     if found.ref != ref:
         raise UnreadableError(f"ref: it is the manifest of {found.ref}")

@@ -14,10 +14,12 @@ LONGEST_SIDE = 512
 MOST_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF")
 _LIMITS = {
-    resource.RLIMIT_AS: 1024**3,  # bytes: the interpreter, Pillow, and a picture of MOST_PIXELS twice
+    resource.RLIMIT_AS: 1024
+    ** 3,  # bytes: the interpreter, Pillow, and a picture of MOST_PIXELS twice
     resource.RLIMIT_CPU: 10,  # seconds
     resource.RLIMIT_CORE: 0,
-    resource.RLIMIT_FSIZE: 1024**2,  # bytes of the thumbnail, whatever the picture makes of the decoder
+    resource.RLIMIT_FSIZE: 1024
+    ** 2,  # bytes of the thumbnail, whatever the picture makes of the decoder
     resource.RLIMIT_NOFILE: 32,
     resource.RLIMIT_NPROC: 0,  # starts nothing (root is above this limit)
 }
@@ -36,7 +38,9 @@ def shrink() -> bytes:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # threads count as processes, of which there are none
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns from here and raises at twice as many
     with Image.open(sys.stdin.buffer, formats=_FORMATS) as picture:
-        picture.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG is decoded at a fraction of its size
+        picture.draft(
+            "RGB", (LONGEST_SIDE, LONGEST_SIDE)
+        )  # a JPEG is decoded at a fraction of its size
         picture.seek(0)
         ImageOps.exif_transpose(picture, in_place=True)
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

@@ -79,7 +79,11 @@ class Thumbnails:
 
     def _make(self, asset: Asset) -> bytes:
         """Return the thumbnail's bytes, none where the picture cannot be shown; that is remembered like a picture."""
-        if asset.key is None or (asset.size or 0) > LARGEST_ORIGINAL or not str(asset.content_type).startswith("image/"):
+        if (
+            asset.key is None
+            or (asset.size or 0) > LARGEST_ORIGINAL
+            or not str(asset.content_type).startswith("image/")
+        ):
             return b""
         with self._scratch_file() as original, self._scratch_file() as result:
             with self._store.open(asset.key) as source:
@@ -95,7 +99,9 @@ class Thumbnails:
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 yield file
         except OSError as error:
-            raise StoreError(f"no thumbnail can be made in {self._folder}: {error.strerror}") from error
+            raise StoreError(
+                f"no thumbnail can be made in {self._folder}: {error.strerror}"
+            ) from error
 
     def _keep(self, path: Path, data: bytes) -> None:
         """Put a thumbnail where the next one who asks finds it, whole or not at all; a full disk only makes us slow."""
@@ -113,7 +119,9 @@ class Thumbnails:
     def evict(self) -> None:
         """Remove the thumbnails nobody asked for the longest, until a tenth of the room is free; harmless beside other processes."""
         with suppress(OSError):
-            kept = sorted((found.st_mtime, found.st_size, path) for path, found in _files(self._folder))
+            kept = sorted(
+                (found.st_mtime, found.st_size, path) for path, found in _files(self._folder)
+            )
             room = sum(size for _, size, _ in kept) - self._largest_cache
             goal = room + self._largest_cache // 10 if room > 0 else 0
             for _, size, path in kept:
@@ -145,11 +153,24 @@ def _shrunk(original: BinaryIO, result: BinaryIO, asset: Asset) -> bytes:
     """
     try:
         command = [sys.executable, "-I", "-B", str(_PROGRAM)]
-        subprocess.run(command, stdin=original, stdout=result, stderr=subprocess.DEVNULL, timeout=LONGEST, check=True, env={}, cwd="/")
+        subprocess.run(
+            command,
+            stdin=original,
+            stdout=result,
+            stderr=subprocess.DEVNULL,
+            timeout=LONGEST,
+            check=True,
+            env={},
+            cwd="/",
+        )
     except subprocess.TimeoutExpired as error:
-        raise BusyError("a thumbnail takes long") from error  # it used little of its own time, so the machine is busy
+        raise BusyError(
+            "a thumbnail takes long"
+        ) from error  # it used little of its own time, so the machine is busy
     except subprocess.SubprocessError as error:
-        log.warning("no thumbnail can be made", ref=asset.ref, index=asset.idx, error=type(error).__name__)
+        log.warning(
+            "no thumbnail can be made", ref=asset.ref, index=asset.idx, error=type(error).__name__
+        )
         return b""
     result.seek(0)
     return result.read()

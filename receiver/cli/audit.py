@@ -12,12 +12,12 @@ from types import FrameType
 import click
 from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, console, errors_told, load, plain
+from receiver.cli.base import SOME_FAILED, console, load, plain, reports_errors
 from receiver.cli.progress import Meter
 from receiver.errors import ReceiverError
-from receiver.ledger.reports import Audit
+from receiver.ledger.queries import Audit
 from receiver.maintenance import checkpoint
-from receiver.maintenance.checkpoint import AuditPlace, Step
+from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
 from receiver.maintenance.rebuild import Named, Rebuilder, Rebuilt
 from receiver.services import Services
@@ -29,7 +29,12 @@ HANDS = 8
 KEPT_EVERY = 3.0
 GO_ON = "run `receiver audit --deep` again to go on from there"
 
-_hands = click.option("--jobs", "hands", type=click.IntRange(1, 64), help=f"Objects read side by side.  [default: {HANDS}]")
+_hands = click.option(
+    "--jobs",
+    "hands",
+    type=click.IntRange(1, 64),
+    help=f"Objects read side by side.  [default: {HANDS}]",
+)
 
 
 class Stop:
@@ -58,10 +63,18 @@ def _stopped_by_signals() -> Iterator[Stop]:
 
 
 @click.command()
-@click.option("--deep", is_flag=True, help="Also read and hash every archived picture, and name what nobody knows.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Also read and hash every archived picture, and name what nobody knows.",
+)
 @_hands
-@click.option("--anew", is_flag=True, help="Start the deep audit over instead of going on where the last one stopped.")
-@errors_told
+@click.option(
+    "--anew",
+    is_flag=True,
+    help="Start the deep audit over instead of going on where the last one stopped.",
+)
+@reports_errors
 def audit(hands: int | None, *, deep: bool, anew: bool) -> None:
     """Check the conservation law and every other law of the ledger; exit status 1 where one does not hold.
 
@@ -71,7 +84,7 @@ def audit(hands: int | None, *, deep: bool, anew: bool) -> None:
     if not deep and (anew or hands):
         raise click.UsageError("--anew and --jobs go with --deep")
     services = Services(load()).open(to_look=not deep)  # a deep audit keeps its place
-    found = services.reports.audit()
+    found = services.queries.audit()
     console().print(_audit_table(found))
     for law, refs in found.broken.items():
         click.echo(f"broken: {law}: {', '.join(refs)}")
@@ -83,7 +96,10 @@ def audit(hands: int | None, *, deep: bool, anew: bool) -> None:
 
 def _audit_table(found: Audit) -> Table:
     table = Table(title="submitted = archived + failed + expired + in flight")
-    figures = {name: getattr(found, name) for name in ("submitted", "archived", "failed", "expired", "in_flight", "difference")}
+    figures = {
+        name: getattr(found, name)
+        for name in ("submitted", "archived", "failed", "expired", "in_flight", "difference")
+    }
     for name in figures:
         table.add_column(name.replace("_", " "), justify="right")
     table.add_row(*map(str, figures.values()))
@@ -94,12 +110,19 @@ def _deep(services: Services, hands: int, *, anew: bool) -> int:
     """Audit the archive and return the exit status; the place is kept until it is through."""
     path = services.settings.data_dir / "deep-audit.json"
     place = _begin(path, services.settings.archive_url, anew=anew)
-    total = max(sum(services.reports.counts().values()), place.jobs)
+    total = max(sum(services.queries.counts().values()), place.jobs)
     with _stopped_by_signals() as stop:
         try:
             with Meter() as meter:
                 keeper = _Keeper(path, place, meter, total)
-                DeepAudit(services.store, services.reports, place, hands=hands, stopping=stop.event, show=keeper.show).run()
+                DeepAudit(
+                    services.store,
+                    services.queries,
+                    place,
+                    hands=hands,
+                    stopping=stop.event,
+                    show=keeper.show,
+                ).run()
         except Interrupted:
             return _stopped(path, place, total, stop.status)
         except ReceiverError as error:
@@ -107,28 +130,39 @@ def _deep(services: Services, hands: int, *, anew: bool) -> int:
             return _stopped(path, place, total, SOME_FAILED)
     _tell_differences(place)
     path.unlink(missing_ok=True)
-    click.echo(f"{place.jobs} jobs with {place.pictures} pictures, {place.names} objects: {_count(place.differences, 'difference')}")
+    click.echo(
+        f"{place.jobs} jobs with {place.pictures} pictures, {place.names} objects: {_count(place.differences, 'difference')}"
+    )
     if place.forgotten:
-        click.echo(f"{_count(place.forgotten, 'object')} of jobs that the ledger no longer has, as their manifests tell")
-    click.echo("NOT everything is where the ledger says" if place.differences else "everything is where the ledger says")
+        click.echo(
+            f"{_count(place.forgotten, 'object')} of jobs that the ledger no longer has, as their manifests tell"
+        )
+    click.echo(
+        "NOT everything is where the ledger says"
+        if place.differences
+        else "everything is where the ledger says"
+    )
     return SOME_FAILED if place.differences else 0
 
 
-def _begin(path: Path, archive: str, *, anew: bool) -> AuditPlace:
+def _begin(path: Path, archive: str, *, anew: bool) -> Checkpoint:
     """Return the place to go on from, and say that it is one, or a new one."""
     place = None if anew else checkpoint.load(path, archive)
     if place is not None:
-        click.echo(f"going on where the last deep audit stopped: {_where(place)}; --anew starts over", err=True)
+        click.echo(
+            f"going on where the last deep audit stopped: {_where(place)}; --anew starts over",
+            err=True,
+        )
     elif path.exists() and not anew:
         click.echo(f"{path} is of another archive, or damaged: starting over", err=True)
-    return place or AuditPlace(archive=archive)
+    return place or Checkpoint(archive=archive)
 
 
-def _where(place: AuditPlace) -> str:
+def _where(place: Checkpoint) -> str:
     return f"{place.jobs} jobs and {place.names} objects done, {_count(place.differences, 'difference')} so far"
 
 
-def _stopped(path: Path, place: AuditPlace, total: int, status: int) -> int:
+def _stopped(path: Path, place: Checkpoint, total: int, status: int) -> int:
     """Keep the place, and tell what was found on the way there."""
     checkpoint.save(path, place)
     _tell_differences(place)
@@ -136,7 +170,7 @@ def _stopped(path: Path, place: AuditPlace, total: int, status: int) -> int:
     return status
 
 
-def _tell_differences(place: AuditPlace) -> None:
+def _tell_differences(place: Checkpoint) -> None:
     for line in place.named:
         click.echo(plain(line))
     if more := place.differences - len(place.named):
@@ -146,7 +180,7 @@ def _tell_differences(place: AuditPlace) -> None:
 class _Keeper:
     """Shows how far a deep audit is, and keeps its place now and then."""
 
-    def __init__(self, path: Path, place: AuditPlace, meter: Meter, total: int) -> None:
+    def __init__(self, path: Path, place: Checkpoint, meter: Meter, total: int) -> None:
         self._path, self._place, self._meter, self._total = path, place, meter, total
         self._next = time.monotonic() + KEPT_EVERY
         self.show()
@@ -164,9 +198,14 @@ class _Keeper:
 
 
 @click.command()
-@click.option("--below", default="", metavar="FOLDER", help="Only what lies below this folder of the archive, such as 2026/07.")
+@click.option(
+    "--below",
+    default="",
+    metavar="FOLDER",
+    help="Only what lies below this folder of the archive, such as 2026/07.",
+)
 @_hands
-@errors_told
+@reports_errors
 def rebuild(below: str, hands: int | None) -> None:
     """Rebuild a lost ledger from the manifests in the archive.
 
@@ -176,15 +215,19 @@ def rebuild(below: str, hands: int | None) -> None:
     settings = load()
     services = Services(settings).open()
     if is_working(settings.data_dir):
-        raise ReceiverError("a worker is working on this ledger: stop it, then run `receiver rebuild` again")
+        raise ReceiverError(
+            "a worker is working on this ledger: stop it, then run `receiver rebuild` again"
+        )
     with _stopped_by_signals() as stop, Meter() as meter:
         rebuilder = Rebuilder(
             services.store,
             services.ledger,
-            services.reports,
+            services.queries,
             hands=hands or HANDS,
             stopping=stop.event,
-            show=lambda found: meter.show(f"jobs restored, {found.known} known, {found.wrong.count} wrong", found.restored),
+            show=lambda found: meter.show(
+                f"jobs restored, {found.known} known, {found.wrong.count} wrong", found.restored
+            ),
         )
         try:
             found = rebuilder.run(below.strip("/"))
@@ -211,7 +254,9 @@ def _tell_rebuilt(found: Rebuilt) -> None:
             f"NOT restored, or not whole: {found.wrong.count}; mend what is named above and run it again, known jobs are passed over"
         )
     if found.unexplained.count:
-        click.echo(f"{_count(found.unexplained.count, 'object')} that no manifest names: of jobs in flight, to be adopted, or left over")
+        click.echo(
+            f"{_count(found.unexplained.count, 'object')} that no manifest names: of jobs in flight, to be adopted, or left over"
+        )
 
 
 def _tell(what: str, named: Named) -> None:

@@ -53,7 +53,7 @@ class Commands(click.Group):
             sys.exit(INTERRUPTED)
 
 
-def errors_told(command: Callable[P, T]) -> Callable[P, T]:
+def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
     """Turn errors into a text and an exit status: 2 for a wrong configuration, every mistake on a line, else 1."""
 
     @wraps(command)
@@ -93,7 +93,10 @@ def cell(text: str | None) -> Text:
 
 def plain(text: str | None) -> str:
     """Make a stranger's text harmless for a terminal: control characters become visible."""
-    return "".join(character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text or "")
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
+        for character in text or ""
+    )
 
 
 def each(things: tuple[T, ...], act: Callable[[T], str]) -> int:

@@ -34,16 +34,36 @@ def doctor(*, as_json: bool) -> None:
         logs.configure(settings.log_level, settings.log_format, settings.secrets())
         services = Services(settings)
         services.open()
-        configuration = Finding("configuration", Status.OK, f"DATA_DIR {settings.data_dir}, archive {settings.archive_url}")
+        configuration = Finding(
+            "configuration",
+            Status.OK,
+            f"DATA_DIR {settings.data_dir}, archive {settings.archive_url}",
+        )
         _tell(chain([configuration], examine(services)), found, as_json=as_json)
         services.close()
     except ConfigurationError as error:
-        _tell((Finding("configuration", Status.FAILED, *_split(mistake)) for mistake in error.mistakes), found, as_json=as_json)
+        _tell(
+            (
+                Finding("configuration", Status.FAILED, *_split(mistake))
+                for mistake in error.mistakes
+            ),
+            found,
+            as_json=as_json,
+        )
     except LedgerError as error:
-        _tell([Finding("ledger", Status.FAILED, str(error), "mend that, then start again")], found, as_json=as_json)
+        _tell(
+            [Finding("ledger", Status.FAILED, str(error), "mend that, then start again")],
+            found,
+            as_json=as_json,
+        )
     failed = [finding.name for finding in found if finding.status is Status.FAILED]
     if as_json:
-        click.echo(json.dumps({"ok": not failed, "checks": [asdict(finding) for finding in found]}, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {"ok": not failed, "checks": [asdict(finding) for finding in found]},
+                ensure_ascii=False,
+            )
+        )
     sys.exit(WRONG_USAGE if "configuration" in failed else SOME_FAILED if failed else 0)
 
 

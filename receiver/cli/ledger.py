@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from receiver import clock
-from receiver.cli.base import SOME_FAILED, errors_told, load
+from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.cli.progress import Meter
 from receiver.errors import ConfigurationError
 from receiver.ledger import copy, schema
 from receiver.ledger.database import Database, is_open, open_database
 from receiver.ledger.prune import Pruner
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.worker.process import is_working
@@ -26,8 +26,13 @@ _TOO_YOUNG = 3600.0
 
 
 @click.command()
-@click.option("--from", "origin", metavar="sqlite:///…", help="Copy this ledger to the PostgreSQL of DATABASE_URL, as often as wanted.")
-@errors_told
+@click.option(
+    "--from",
+    "origin",
+    metavar="sqlite:///…",
+    help="Copy this ledger to the PostgreSQL of DATABASE_URL, as often as wanted.",
+)
+@reports_errors
 def migrate(origin: str | None) -> None:
     """Bring the ledger's schema to this release; with --from, move an embedded ledger up to PostgreSQL.
 
@@ -51,10 +56,14 @@ def _path(origin: str, settings: Settings) -> Path:
     kept = _kept(secret)
     mistakes = []
     if not origin.startswith("sqlite:///") or not path.is_file():
-        mistakes.append(f"--from: {origin} is no ledger; write sqlite:/// and the path of ledger.sqlite3")
+        mistakes.append(
+            f"--from: {origin} is no ledger; write sqlite:/// and the path of ledger.sqlite3"
+        )
     if settings.embedded:
         mistakes.append("DATABASE_URL: must be the postgresql:// to copy to")
-    elif kept is not None and kept not in {one.get_secret_value() for one in settings.callback_secrets}:
+    elif kept is not None and kept not in {
+        one.get_secret_value() for one in settings.callback_secrets
+    }:
         mistakes.append(
             f"CALLBACK_SECRETS: must have the secret of {secret} too, or callbacks of jobs in flight are turned away; put it last"
         )
@@ -86,13 +95,17 @@ def _move(origin: str, path: Path, settings: Settings) -> int:
             differences = [] if was_in_use else _differences(source, target)
         # Asked before we opened it and after we closed it, because we would count too.
         if was_in_use or _is_in_use(path):
-            click.echo("NOT whole: a process has the old ledger open; stop the embedded service, web and worker, then run this again")
+            click.echo(
+                "NOT whole: a process has the old ledger open; stop the embedded service, web and worker, then run this again"
+            )
             return SOME_FAILED
         if differences:
             click.echo("\n".join(f"NOT alike: {difference}" for difference in differences))
             return SOME_FAILED
         copy.finish(target)
-        click.echo("both sides have the same books, and every law holds: start the service with the new DATABASE_URL")
+        click.echo(
+            "both sides have the same books, and every law holds: start the service with the new DATABASE_URL"
+        )
         return 0
 
 
@@ -104,20 +117,32 @@ def _is_in_use(path: Path) -> bool:
 def _copy(source: Database, target: Database) -> None:
     copy.begin(target)
     with Meter() as meter:
-        done = copy.copy(source, target, lambda table, place, total: meter.show(f"rows of {table} compared", place, total))
-    click.echo(f"{done.seen} rows compared: {done.new} new, {done.changed} changed, {done.gone} gone")
+        done = copy.copy(
+            source,
+            target,
+            lambda table, place, total: meter.show(f"rows of {table} compared", place, total),
+        )
+    click.echo(
+        f"{done.seen} rows compared: {done.new} new, {done.changed} changed, {done.gone} gone"
+    )
 
 
 def _differences(source: Database, target: Database) -> list[str]:
     """Audit both sides; say what is not alike, or breaks a law."""
-    ours, its = Reports(source).audit(), Reports(target).audit()
+    ours, its = Queries(source).audit(), Queries(target).audit()
     found = [
-        f"{side}: {law}: {', '.join(refs)}" for side, audit in (("before", ours), ("after", its)) for law, refs in audit.broken.items()
+        f"{side}: {law}: {', '.join(refs)}"
+        for side, audit in (("before", ours), ("after", its))
+        for law, refs in audit.broken.items()
     ]
     if ours != its:
         found.append(f"the audit says {ours} before, {its} after")
     before, after = copy.counts(source), copy.counts(target)
-    return found + [f"{table} has {before[table]} rows before, {after[table]} after" for table in before if before[table] != after[table]]
+    return found + [
+        f"{table} has {before[table]} rows before, {after[table]} after"
+        for table in before
+        if before[table] != after[table]
+    ]
 
 
 def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
@@ -130,9 +155,19 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str | Non
 
 
 @click.command()
-@click.option("--older-than", metavar="AGE", callback=_seconds, help="Remove jobs that ended longer ago, such as 365d.")
-@click.option("--bodies-older-than", metavar="AGE", callback=_seconds, help="Empty the bodies kept of their deliveries, such as 30d.")
-@errors_told
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    callback=_seconds,
+    help="Remove jobs that ended longer ago, such as 365d.",
+)
+@click.option(
+    "--bodies-older-than",
+    metavar="AGE",
+    callback=_seconds,
+    help="Empty the bodies kept of their deliveries, such as 30d.",
+)
+@reports_errors
 def prune(older_than: float | None, bodies_older_than: float | None) -> None:
     """Forget what ended long ago. The archive keeps every picture, with the manifest that explains it.
 
@@ -146,14 +181,24 @@ def prune(older_than: float | None, bodies_older_than: float | None) -> None:
     services = Services(load()).open()
     pruner, now = Pruner(services.database), clock.now()
     with Meter() as meter:
-        jobs, waiting = _prune_jobs(pruner, now - older_than, meter) if older_than is not None else (0, Counter[str]())
-        bodies = _prune_bodies(pruner, now - bodies_older_than, meter) if bodies_older_than is not None else 0
+        jobs, waiting = (
+            _prune_jobs(pruner, now - older_than, meter)
+            if older_than is not None
+            else (0, Counter[str]())
+        )
+        bodies = (
+            _prune_bodies(pruner, now - bodies_older_than, meter)
+            if bodies_older_than is not None
+            else 0
+        )
     services.close()
     click.echo(f"{jobs} jobs removed, {bodies} bodies emptied")
     for name, count in sorted(waiting.items()):
         click.echo(f"{count} jobs stay: {name} is still to be told of them")
     if waiting:
-        click.echo("`receiver events` shows what waits for whom; who is gone for good is forgotten with `receiver events --forget NAME`")
+        click.echo(
+            "`receiver events` shows what waits for whom; who is gone for good is forgotten with `receiver events --forget NAME`"
+        )
 
 
 def _prune_jobs(pruner: Pruner, before: float, meter: Meter) -> tuple[int, Counter[str]]:

@@ -6,7 +6,15 @@ from typing import Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 # Seconds between two lines where there is no terminal.
 LINE_EVERY = 30.0
@@ -29,7 +37,12 @@ class Meter:
         )
         self._plain = not screen.is_terminal
         self._bar = Progress(
-            *columns, console=screen, transient=True, redirect_stdout=False, speed_estimate_period=_RECKONED_OVER, disable=self._plain
+            *columns,
+            console=screen,
+            transient=True,
+            redirect_stdout=False,
+            speed_estimate_period=_RECKONED_OVER,
+            disable=self._plain,
         )
         self._total: int | None = None
         self._task = self._bar.add_task("", total=None)
@@ -40,7 +53,12 @@ class Meter:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Take it away."""
         self._bar.stop()
 

@@ -5,7 +5,7 @@ import signal
 
 import click
 
-from receiver.cli.base import errors_told, load
+from receiver.cli.base import load, reports_errors
 from receiver.errors import ConfigurationError
 from receiver.server import supervisor
 from receiver.server.child import say_ready
@@ -15,9 +15,16 @@ from receiver.telemetry import metric_files, tracing
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every interface.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: PORT, else 8787]")
-@errors_told
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 for every interface.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: PORT, else 8787]"
+)
+@reports_errors
 def serve(host: str, port: int | None) -> None:
     """Run web and worker in one supervised process tree; SIGTERM drains."""
     settings = load()
@@ -38,15 +45,26 @@ def _announce(services: Services, url: str) -> None:
     if settings.admin_token is None:
         click.echo(f"  ADMIN_TOKEN {services.admin_token}", err=True)
     if settings.public_url is None:
-        click.echo("  PUBLIC_URL is not set: callbacks cannot be asked for, results are polled only", err=True)
+        click.echo(
+            "  PUBLIC_URL is not set: callbacks cannot be asked for, results are polled only",
+            err=True,
+        )
     if settings.grsai_api_key is None:
-        click.echo("  GRSAI_API_KEY is not set: a job whose callback is lost cannot be polled", err=True)
+        click.echo(
+            "  GRSAI_API_KEY is not set: a job whose callback is lost cannot be polled", err=True
+        )
 
 
 @click.command()
-@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Show this machine's figures at this port; web shows those of its own.")
-@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address for --metrics-port.")
-@errors_told
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Show this machine's figures at this port; web shows those of its own.",
+)
+@click.option(
+    "--metrics-host", default="127.0.0.1", show_default=True, help="Address for --metrics-port."
+)
+@reports_errors
 def worker(metrics_port: int | None, metrics_host: str) -> None:
     """Archive, poll and conclude until SIGTERM."""
     services = Services(load()).open()
@@ -67,4 +85,6 @@ def _show_metrics(host: str, port: int) -> None:
     try:
         click.echo(f"metrics on http://{host}:{metric_files.serve(host, port)}", err=True)
     except OSError as error:
-        raise ConfigurationError([f"--metrics-port: cannot listen on {host}:{port} ({error.strerror}); choose another"]) from error
+        raise ConfigurationError(
+            [f"--metrics-port: cannot listen on {host}:{port} ({error.strerror}); choose another"]
+        ) from error

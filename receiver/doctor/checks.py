@@ -27,10 +27,12 @@ def ledger(services: Services) -> str:
         services.ledger.require_writable()
         took = time.monotonic() - began
         found = schema.version(services.database)
-        jobs = sum(services.reports.counts().values())
+        jobs = sum(services.queries.counts().values())
     except LedgerError as error:
         raise Trouble(str(error), _LEDGER_REMEDY) from error
-    kind = f"SQLite at {services.settings.ledger_path}" if services.settings.embedded else "PostgreSQL"
+    kind = (
+        f"SQLite at {services.settings.ledger_path}" if services.settings.embedded else "PostgreSQL"
+    )
     return f"{kind}, schema {found}, {jobs} jobs, a durable write took {took * 1000:.0f} ms"
 
 
@@ -45,9 +47,14 @@ def archive(store: Store) -> str:
             return f"{store.locate('2026')[: -len('/2026')]}, files are written, linked and synced"
         dialect = store.probe()
     except StoreError as error:
-        raise Trouble(str(error), "mend it as the text says; jobs wait meanwhile and nothing is lost while their URLs live") from error
+        raise Trouble(
+            str(error),
+            "mend it as the text says; jobs wait meanwhile and nothing is lost while their URLs live",
+        ) from error
     if not dialect.whole:
-        raise Trouble(f"{dialect.server} gives back other bytes than it was given", "do not use this server")
+        raise Trouble(
+            f"{dialect.server} gives back other bytes than it was given", "do not use this server"
+        )
     return "; ".join([f"S3 by {dialect.server}, put, read back, hashed, deleted", *dialect.lacks()])
 
 
@@ -55,14 +62,24 @@ def provider(settings: Settings, client: GrsaiClient | None) -> str:
     """Ask GRSAI for the credits of our key."""
     if client is None:
         if settings.openai_api_key is not None:
-            raise NothingToCheck("GRSAI_API_KEY is not set; OPENAI_API_KEY is, which costs money to try")
-        raise Trouble("GRSAI_API_KEY is not set: no job can be posted and no lost callback polled", "set GRSAI_API_KEY")
+            raise NothingToCheck(
+                "GRSAI_API_KEY is not set; OPENAI_API_KEY is, which costs money to try"
+            )
+        raise Trouble(
+            "GRSAI_API_KEY is not set: no job can be posted and no lost callback polled",
+            "set GRSAI_API_KEY",
+        )
     try:
         left = client.credits(settings.grsai_base_url)
     except ProviderError as error:
-        raise Trouble(str(error), "correct GRSAI_API_KEY, or GRSAI_BASE_URL where the host is wrong or cannot be reached") from error
+        raise Trouble(
+            str(error),
+            "correct GRSAI_API_KEY, or GRSAI_BASE_URL where the host is wrong or cannot be reached",
+        ) from error
     if left <= 0:
-        raise Trouble(f"{settings.grsai_base_url}: no credits are left", "buy some, or use another key")
+        raise Trouble(
+            f"{settings.grsai_base_url}: no credits are left", "buy some, or use another key"
+        )
     return f"{settings.grsai_base_url} knows our key, {left:g} credits left"
 
 
@@ -75,5 +92,8 @@ def clock(base_url: str) -> str:
         raise NothingToCheck(f"{base_url} tells no time to compare with") from None
     if abs(difference) > CLOCK_TOLERANCE:
         ahead = "ahead of" if difference > 0 else "behind"
-        raise Trouble(f"this machine's clock is {abs(difference):.0f} s {ahead} {base_url}", "let NTP set it (timedatectl set-ntp true)")
+        raise Trouble(
+            f"this machine's clock is {abs(difference):.0f} s {ahead} {base_url}",
+            "let NTP set it (timedatectl set-ntp true)",
+        )
     return f"within {max(1, round(abs(difference)))} s of {base_url}"

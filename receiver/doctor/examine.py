@@ -50,9 +50,16 @@ def _call_ourselves(services: Services) -> str:
     """Call our own callback, and keep what came of it for those who are about to ask for callbacks."""
     url, folder = services.settings.public_url, services.settings.data_dir
     if url is None:
-        raise NothingToCheck("PUBLIC_URL is not set: results are polled, no callback can be asked for")
+        raise NothingToCheck(
+            "PUBLIC_URL is not set: results are polled, no callback can be asked for"
+        )
     try:
-        detail = self_call.call(url, services.tickets, services.settings.callback_max_bytes, provider=services.settings.grsai_base_url)
+        detail = self_call.call(
+            url,
+            services.tickets,
+            services.settings.callback_max_bytes,
+            provider=services.settings.grsai_base_url,
+        )
     except Trouble as trouble:
         last_result.keep(folder, url, f"{trouble}; {trouble.remedy}")
         raise

@@ -15,7 +15,10 @@ def keep(folder: Path, public_url: str, failure: str) -> None:
     """Keep what came of a call through ``public_url``; "" where it went well. A disk that takes nothing is told by other checks."""
     draft = folder / f".{_NAME}.{os.getpid()}"
     with suppress(OSError):
-        draft.write_text(json.dumps({"public_url": public_url, "at": time.time(), "failure": failure}) + "\n", encoding="utf-8")
+        draft.write_text(
+            json.dumps({"public_url": public_url, "at": time.time(), "failure": failure}) + "\n",
+            encoding="utf-8",
+        )
         draft.replace(folder / _NAME)
 
 
@@ -24,6 +27,10 @@ def failure(folder: Path, public_url: str | None) -> str:
     try:
         kept = json.loads((folder / _NAME).read_text(encoding="utf-8"))
         age = time.time() - float(kept["at"])
-        return str(kept["failure"]) if kept["public_url"] == public_url and 0 <= age < COUNTS_FOR else ""
+        return (
+            str(kept["failure"])
+            if kept["public_url"] == public_url and 0 <= age < COUNTS_FOR
+            else ""
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -24,22 +24,54 @@ _LONGEST_ANSWER = 64 * 1024
 # OpenSSL's codes of what is wrong with a certificate.
 _CERTIFICATE = {
     10: ("the certificate has expired", "renew it"),
-    18: ("the certificate is signed by itself", "get one that everybody trusts, such as Let's Encrypt's"),
-    19: ("the certificate's chain ends in one that is signed by itself", "get a certificate that everybody trusts"),
-    20: ("the certificate's chain is incomplete", "have the server send the intermediate certificates too (fullchain.pem)"),
-    21: ("the certificate's chain is incomplete", "have the server send the intermediate certificates too (fullchain.pem)"),
+    18: (
+        "the certificate is signed by itself",
+        "get one that everybody trusts, such as Let's Encrypt's",
+    ),
+    19: (
+        "the certificate's chain ends in one that is signed by itself",
+        "get a certificate that everybody trusts",
+    ),
+    20: (
+        "the certificate's chain is incomplete",
+        "have the server send the intermediate certificates too (fullchain.pem)",
+    ),
+    21: (
+        "the certificate's chain is incomplete",
+        "have the server send the intermediate certificates too (fullchain.pem)",
+    ),
     62: ("the certificate is for another name", "get one for the host of PUBLIC_URL"),
 }
-_NOBODY = "start `receiver serve`, and let the port through proxy and firewall; or correct PUBLIC_URL"
+_NOBODY = (
+    "start `receiver serve`, and let the port through proxy and firewall; or correct PUBLIC_URL"
+)
 _BY_STATUS = {
-    401: ("somebody asks for a login", "let /callback/ through without one: tickets are its protection"),
-    403: ("somebody forbids it", "let /callback/ through: firewalls and bot filters must not judge callbacks"),
-    404: ("nobody there knows /callback/", "have the proxy pass /callback/ on unchanged, or correct the path of PUBLIC_URL"),
+    401: (
+        "somebody asks for a login",
+        "let /callback/ through without one: tickets are its protection",
+    ),
+    403: (
+        "somebody forbids it",
+        "let /callback/ through: firewalls and bot filters must not judge callbacks",
+    ),
+    404: (
+        "nobody there knows /callback/",
+        "have the proxy pass /callback/ on unchanged, or correct the path of PUBLIC_URL",
+    ),
     405: ("POST is not allowed", "have the proxy pass POST on"),
     411: ("a length is asked for", "have the proxy pass bodies on as they are"),
-    413: ("the body is too large for it", "raise the proxy's limit to CALLBACK_MAX_BYTES (nginx: client_max_body_size)"),
-    502: ("the proxy reaches nobody behind it", "start `receiver serve`, and point the proxy at it"),
-    503: ("the service, or its proxy, is not available", "look at /readyz, and whether `receiver serve` runs"),
+    413: (
+        "the body is too large for it",
+        "raise the proxy's limit to CALLBACK_MAX_BYTES (nginx: client_max_body_size)",
+    ),
+    502: (
+        "the proxy reaches nobody behind it",
+        "start `receiver serve`, and point the proxy at it",
+    ),
+    503: (
+        "the service, or its proxy, is not available",
+        "look at /readyz, and whether `receiver serve` runs",
+    ),
     504: ("the proxy waits in vain for the service", "look at /readyz and at the proxy's timeouts"),
 }
 
@@ -63,7 +95,9 @@ def call(public_url: str, tickets: Tickets, largest: int, *, provider: str) -> s
     return f"{public_url} leads to us, answered in {seconds * 1000:.0f} ms, bodies of {largest} bytes pass{until}"
 
 
-def _call_once(public_url: str, place: tuple[str, str, int], path: str, size: int) -> tuple[float, float | None]:
+def _call_once(
+    public_url: str, place: tuple[str, str, int], path: str, size: int
+) -> tuple[float, float | None]:
     """Post one body; return the seconds it took and the days the certificate is good for."""
     began = time.monotonic()
     with closing(_connected(*place)) as connection:
@@ -79,9 +113,14 @@ def _body(size: int) -> bytes:
 
 def _addresses(host: str, port: int) -> list[str]:
     try:
-        return sorted({str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
+        return sorted(
+            {str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        )
     except OSError as error:
-        raise Trouble(f"the name {host} has no address ({error.strerror})", "make its DNS record, or correct PUBLIC_URL") from error
+        raise Trouble(
+            f"the name {host} has no address ({error.strerror})",
+            "make its DNS record, or correct PUBLIC_URL",
+        ) from error
 
 
 def _require_outside(host: str, addresses: list[str], provider: str) -> None:
@@ -91,7 +130,10 @@ def _require_outside(host: str, addresses: list[str], provider: str) -> None:
             return
     for address in addresses:
         if (reason := refusal(ip_address(address))) is not None:
-            raise Trouble(f"{host} leads to {address} ({reason}), where the provider cannot call", "name a public address in PUBLIC_URL")
+            raise Trouble(
+                f"{host} leads to {address} ({reason}), where the provider cannot call",
+                "name a public address in PUBLIC_URL",
+            )
 
 
 def _connected(scheme: str, host: str, port: int) -> http.client.HTTPConnection:
@@ -100,28 +142,40 @@ def _connected(scheme: str, host: str, port: int) -> http.client.HTTPConnection:
     try:
         connection.connect()
     except ssl.SSLCertVerificationError as error:
-        text, remedy = _CERTIFICATE.get(error.verify_code, (error.verify_message, "get a certificate that everybody trusts"))
+        text, remedy = _CERTIFICATE.get(
+            error.verify_code, (error.verify_message, "get a certificate that everybody trusts")
+        )
         raise Trouble(f"{host}: {text}", remedy) from error
     except ssl.SSLError as error:
         raise Trouble(
-            f"{host}: no TLS is spoken at port {port} ({error.reason})", "let the proxy speak TLS, or correct PUBLIC_URL"
+            f"{host}: no TLS is spoken at port {port} ({error.reason})",
+            "let the proxy speak TLS, or correct PUBLIC_URL",
         ) from error
     except OSError as error:
         hint = "; if only this machine cannot reach it (some routers do not lead back in), use --mode webhook after removing doctor.json"
-        raise Trouble(f"nobody answers at {host}:{port} ({error.strerror or error})", _NOBODY + hint) from error
+        raise Trouble(
+            f"nobody answers at {host}:{port} ({error.strerror or error})", _NOBODY + hint
+        ) from error
     return connection
 
 
 def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> _Answer:
     try:
-        with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was read to its end: the answer may say why
+        with suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # refused before it was read to its end: the answer may say why
             connection.request("POST", path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        return _Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read(_LONGEST_ANSWER))
+        return _Answer(
+            response.status,
+            {name.lower(): value for name, value in response.getheaders()},
+            response.read(_LONGEST_ANSWER),
+        )
     except (OSError, http.client.HTTPException) as error:
         text = f"no answer to a body of {len(body)} bytes ({type(error).__name__})"
         raise Trouble(
-            text, "look into the proxy's log; it must pass POST bodies on, whatever their size up to CALLBACK_MAX_BYTES"
+            text,
+            "look into the proxy's log; it must pass POST bodies on, whatever their size up to CALLBACK_MAX_BYTES",
         ) from error
 
 
@@ -131,7 +185,8 @@ def _judge(public_url: str, answer: _Answer, size: int) -> None:
         where = urlsplit(answer.headers.get("location", ""))
         target = f"{where.scheme}://{where.netloc}" if where.netloc else "another path"
         raise Trouble(
-            f"{public_url} redirects to {target}: POSTs get lost there", "set PUBLIC_URL to that address, or switch the redirect off"
+            f"{public_url} redirects to {target}: POSTs get lost there",
+            "set PUBLIC_URL to that address, or switch the redirect off",
         )
     if told.get("error") == "no such callback":
         raise Trouble(
@@ -140,13 +195,18 @@ def _judge(public_url: str, answer: _Answer, size: int) -> None:
         )
     if answer.status in _BY_STATUS:
         text, remedy = _BY_STATUS[answer.status]
-        raise Trouble(f"{public_url} answers {answer.status} to a body of {size} bytes: {text}", remedy)
+        raise Trouble(
+            f"{public_url} answers {answer.status} to a body of {size} bytes: {text}", remedy
+        )
     if answer.status != http.client.OK or told.get("ref") != CANARY:
         raise Trouble(
-            f"{public_url} answers {answer.status}, but not as we do", "something else answers there: correct proxy or PUBLIC_URL"
+            f"{public_url} answers {answer.status}, but not as we do",
+            "something else answers there: correct proxy or PUBLIC_URL",
         )
     if told.get("size") != len(_body(size)):
-        raise Trouble(f"of {size} bytes {told.get('size')} came", "have the proxy pass bodies on as they are")
+        raise Trouble(
+            f"of {size} bytes {told.get('size')} came", "have the proxy pass bodies on as they are"
+        )
 
 
 def _object(body: bytes) -> dict[str, object]:

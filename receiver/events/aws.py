@@ -7,15 +7,24 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from receiver.errors import NotToldError
+from receiver.errors import EventNotDeliveredError
 from receiver.events.destinations import Destination, Kind
 from receiver.events.event import Event
 from receiver.net.policy import read_url
 
-_THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestThrottled", "OverLimit", "ServiceUnavailable", "InternalError"})
+_THROTTLED = frozenset(
+    {
+        "Throttling",
+        "ThrottlingException",
+        "RequestThrottled",
+        "OverLimit",
+        "ServiceUnavailable",
+        "InternalError",
+    }
+)
 
 
-class AwsWay:
+class AwsTransport:
     """Sends to a queue or a topic; credentials and endpoints are boto3's own environment variables."""
 
     def __init__(self, destination: Destination) -> None:
@@ -26,25 +35,46 @@ class AwsWay:
         self._made: Any = None
 
     def tell(self, event: Event, body: str) -> None:
-        """Send the event; see ``ways.Way``."""
-        attributes = {name: {"DataType": "String", "StringValue": value} for name, value in (("type", event.type.value), ("id", event.id))}
-        order = {"MessageGroupId": event.ref, "MessageDeduplicationId": event.id} if self._in_order else {}
+        """Send the event; see ``ways.Transport``."""
+        attributes = {
+            name: {"DataType": "String", "StringValue": value}
+            for name, value in (("type", event.type.value), ("id", event.id))
+        }
+        order = (
+            {"MessageGroupId": event.ref, "MessageDeduplicationId": event.id}
+            if self._in_order
+            else {}
+        )
         try:
             if self._service == Kind.SQS:
-                self._client().send_message(QueueUrl=self._address, MessageBody=body, MessageAttributes=attributes, **order)
+                self._client().send_message(
+                    QueueUrl=self._address, MessageBody=body, MessageAttributes=attributes, **order
+                )
             else:
-                self._client().publish(TopicArn=self._address, Message=body, MessageAttributes=attributes, **order)
+                self._client().publish(
+                    TopicArn=self._address, Message=body, MessageAttributes=attributes, **order
+                )
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
-            raise NotToldError(f"{self._service} answered {code}", away=code in _THROTTLED) from error
+            raise EventNotDeliveredError(
+                f"{self._service} answered {code}", away=code in _THROTTLED
+            ) from error
         except (BotoCoreError, ValueError) as error:  # the latter for an endpoint that is no URL
-            raise NotToldError(f"{self._service} cannot be reached: {error}", away=True) from error
+            raise EventNotDeliveredError(
+                f"{self._service} cannot be reached: {error}", away=True
+            ) from error
 
     def _client(self) -> Any:
         with self._lock:  # making a client is not thread-safe, using one is
             if self._made is None:
-                limits = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1, "mode": "standard"})
-                self._made = cast("Any", Session()).client(self._service, region_name=self._region(), config=limits)
+                limits = Config(
+                    connect_timeout=5,
+                    read_timeout=10,
+                    retries={"total_max_attempts": 1, "mode": "standard"},
+                )
+                self._made = cast("Any", Session()).client(
+                    self._service, region_name=self._region(), config=limits
+                )
             return self._made
 
     def _region(self) -> str | None:

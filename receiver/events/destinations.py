@@ -59,14 +59,18 @@ def read_destination(entry: str) -> Destination:
     except AddressRefusedError as error:
         raise ValueError(f"one of its entries is {error}; {REMEDY}") from error
     digest = sha256(target.url.encode()).hexdigest()[:8]
-    return Destination(Kind.WEBHOOK, f"{target.scheme}://{target.authority} ({digest})", target.url, types)
+    return Destination(
+        Kind.WEBHOOK, f"{target.scheme}://{target.authority} ({digest})", target.url, types
+    )
 
 
 def read_destinations(entries: tuple[str, ...]) -> tuple[Destination, ...]:
     """Read all entries; ValueError for the first wrong one, or one that is there twice."""
     found = tuple(map(read_destination, entries))
     if len({destination.name for destination in found}) < len(found):
-        raise ValueError("the same place stands there twice; name it once, with all its types behind one #")
+        raise ValueError(
+            "the same place stands there twice; name it once, with all its types behind one #"
+        )
     return found
 
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import structlog
 
-from receiver.errors import ClaimLostError, LedgerError, NotToldError, ReceiverError
+from receiver.errors import ClaimLostError, EventNotDeliveredError, LedgerError, ReceiverError
 from receiver.events.destinations import Destination
-from receiver.events.event import Event, Wording
-from receiver.events.transports import Way
+from receiver.events.event import Event, EventSerializer
+from receiver.events.transports import Transport
 from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.rows import Sending
+from receiver.ledger.rows import EventDelivery
 from receiver.telemetry.metrics import EVENT_SECONDS, EVENTS
 
 log = structlog.get_logger(__name__)
@@ -33,11 +33,13 @@ PRUNE_EVERY = 3600.0
 class Sender:
     """Tells one destination; safe to share between the hands of its lane."""
 
-    def __init__(self, outbox: Outbox, destination: Destination, way: Way, wording: Wording) -> None:
+    def __init__(
+        self, outbox: Outbox, destination: Destination, way: Transport, serializer: EventSerializer
+    ) -> None:
         self.destination = destination
         self._outbox = outbox
         self._way = way
-        self._wording = wording
+        self._wording = serializer
         self._lock = threading.Lock()
         self._failures = 0
         self._silent_until = 0.0
@@ -48,7 +50,7 @@ class Sender:
         due = self._outbox.next_due(self.destination.name)
         return None if due is None else max(due, self._silent_until)
 
-    def claim(self, limit: int) -> list[Claimed[Sending]]:
+    def claim(self, limit: int) -> list[Claimed[EventDelivery]]:
         """Claim what is due; now and then what was told long ago is removed."""
         if self._outbox.now() - self._pruned_at > PRUNE_EVERY:
             self._outbox.prune()
@@ -57,10 +59,12 @@ class Sender:
             return []  # asked by an engine that was woken, and does not look when something is due
         return self._outbox.claim(self.destination.name, self.destination.types, limit)
 
-    def send(self, claimed: Claimed[Sending]) -> None:
+    def send(self, claimed: Claimed[EventDelivery]) -> None:
         """Tell one event, or say in the ledger when it is to be tried again."""
         row = claimed.row
-        logger = log.bind(destination=row.destination, ref=row.ref, event_number=row.event, attempt=row.attempts)
+        logger = log.bind(
+            destination=row.destination, ref=row.ref, event_number=row.event, attempt=row.attempts
+        )
         try:
             self._tell(row)
             self._outbox.sent(claimed)
@@ -77,9 +81,14 @@ class Sender:
         except Exception as error:
             # A mistake of ours is an attempt that failed, and those end in time.
             logger.exception("attempt broke off")
-            self._again_or_aside(claimed, ReceiverError(f"the attempt broke off ({type(error).__name__}); the log says where"))
+            self._again_or_aside(
+                claimed,
+                ReceiverError(
+                    f"the attempt broke off ({type(error).__name__}); the log says where"
+                ),
+            )
 
-    def _tell(self, row: Sending) -> None:
+    def _tell(self, row: EventDelivery) -> None:
         found = self._outbox.find(row.event)
         if found is None:
             raise ReceiverError("the event is gone from the ledger")
@@ -87,19 +96,33 @@ class Sender:
         with EVENT_SECONDS.time():
             self._way.tell(event, self._wording.body(event))
 
-    def _again_or_aside(self, claimed: Claimed[Sending], error: ReceiverError) -> None:
+    def _again_or_aside(self, claimed: Claimed[EventDelivery], error: ReceiverError) -> None:
         now, row = self._outbox.now(), claimed.row
-        away, asked = (error.away, error.wait) if isinstance(error, NotToldError) else (False, 0.0)
+        away, asked = (
+            (error.away, error.wait) if isinstance(error, EventNotDeliveredError) else (False, 0.0)
+        )
         try:
             if now >= row.since + PATIENCE:
                 self._outbox.set_aside(claimed, str(error))
-                log.error("event set aside", destination=row.destination, ref=row.ref, event_number=row.event, error=str(error))
+                log.error(
+                    "event set aside",
+                    destination=row.destination,
+                    ref=row.ref,
+                    event_number=row.event,
+                    error=str(error),
+                )
                 self._count("set_aside")
             else:
-                self._outbox.try_again(claimed, min(now + max(back_off(row.attempts), asked), row.since + PATIENCE), str(error))
+                self._outbox.try_again(
+                    claimed,
+                    min(now + max(back_off(row.attempts), asked), row.since + PATIENCE),
+                    str(error),
+                )
                 self._count("failed", failures=self._failures + 1 if away else 0)
         except ClaimLostError:
-            log.warning("event left to another worker", destination=row.destination, event_number=row.event)
+            log.warning(
+                "event left to another worker", destination=row.destination, event_number=row.event
+            )
 
     def _count(self, outcome: str, failures: int | None = None) -> None:
         EVENTS.labels(self.destination.name, outcome).inc()

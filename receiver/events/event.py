@@ -33,7 +33,15 @@ class Event:
     def read(cls, row: Mapping[str, Any]) -> Self:
         """Read a row of ``events`` whose values stand beside their columns' names, as reports give it."""
         index = None if row["idx"] == ABOUT_THE_JOB else row["idx"]
-        return cls(row["id"], EventType(row["type"]), row["ref"], index, row["round"], row["created_at"], json.loads(row["payload"]))
+        return cls(
+            row["id"],
+            EventType(row["type"]),
+            row["ref"],
+            index,
+            row["round"],
+            row["created_at"],
+            json.loads(row["payload"]),
+        )
 
     @property
     def id(self) -> str:
@@ -42,7 +50,7 @@ class Event:
         return f"{self.ref}-{about}-{self.type.replace('.', '-')}-{self.round}"
 
 
-class Wording:
+class EventSerializer:
     """Words events for others; ``public_url`` is how they reach our API, None where they cannot."""
 
     def __init__(self, archive_url: str, public_url: str | None) -> None:

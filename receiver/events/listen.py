@@ -24,7 +24,12 @@ LAST_NUMBER = 2**63 - 1
 class Listener:
     """Reads events of these types, or of all."""
 
-    def __init__(self, outbox: Outbox, types: Sequence[EventType], pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        types: Sequence[EventType],
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._outbox = outbox
         self._types = types
         self._pause = pause
@@ -61,7 +66,9 @@ class Cursor:
         try:
             self._kept = _number(self._path.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
-            raise ConfigurationError([f"--cursor: {self._path} holds no number of an event ({error}); name another file"]) from error
+            raise ConfigurationError(
+                [f"--cursor: {self._path} holds no number of an event ({error}); name another file"]
+            ) from error
         return self._kept
 
     def keep(self, number: int) -> None:
@@ -74,7 +81,9 @@ class Cursor:
             draft.replace(self._path)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            raise ConfigurationError([f"--cursor: {self._path} cannot be written ({error.strerror}); name another file"]) from error
+            raise ConfigurationError(
+                [f"--cursor: {self._path} cannot be written ({error.strerror}); name another file"]
+            ) from error
         self._kept = number
 
     def outlook(self, number: int) -> str:
@@ -97,11 +106,29 @@ def run_command(command: str, told: dict[str, Any]) -> int:
     It has the event as JSON on its stdin, and in its environment EVENT_ID, EVENT_TYPE … and EVENT_REF, EVENT_KEY … of the event's data.
     The files it makes are its own affair: it has the umask that we were started with.
     """
-    plain = {name: value for name, value in {**told, **told["data"]}.items() if value is not None and not isinstance(value, dict)}
-    environ = {**os.environ, **{f"EVENT_{name.upper()}": str(value) for name, value in plain.items()}}
+    plain = {
+        name: value
+        for name, value in {**told, **told["data"]}.items()
+        if value is not None and not isinstance(value, dict)
+    }
+    environ = {
+        **os.environ,
+        **{f"EVENT_{name.upper()}": str(value) for name, value in plain.items()},
+    }
     line = json.dumps(told, ensure_ascii=False) + "\n"
     try:
-        done = subprocess.run(shlex.split(command), input=line, text=True, env=environ, umask=data_dir.callers_umask(), check=False)
+        done = subprocess.run(
+            shlex.split(command),
+            input=line,
+            text=True,
+            env=environ,
+            umask=data_dir.callers_umask(),
+            check=False,
+        )
     except (OSError, ValueError, IndexError) as error:
-        raise ConfigurationError([f"--exec: {command!r} cannot be run ({error}); name a program, its arguments behind it"]) from error
+        raise ConfigurationError(
+            [
+                f"--exec: {command!r} cannot be run ({error}); name a program, its arguments behind it"
+            ]
+        ) from error
     return done.returncode

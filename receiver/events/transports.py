@@ -10,11 +10,11 @@ from typing import Any, Protocol, cast
 import structlog
 from standardwebhooks import Webhook
 
-from receiver.errors import AddressRefusedError, FetchError, NotToldError
+from receiver.errors import AddressRefusedError, EventNotDeliveredError, FetchError
 from receiver.events.destinations import Destination, Kind
 from receiver.events.event import Event
-from receiver.net.connection import Dialler, told_by
-from receiver.net.deadline import LONGEST_HEAD, Watch, Wire
+from receiver.net.connection import SafeConnector, network_errors
+from receiver.net.deadline import LONGEST_HEAD, Deadline, DeadlineSocket
 from receiver.net.policy import read_url
 
 log = structlog.get_logger(__name__)
@@ -33,19 +33,25 @@ _REQUEST = (
 _AWAY = frozenset({408, 429, 500, 502, 503, 504})
 
 
-class Way(Protocol):
+class Transport(Protocol):
     """How one destination is told."""
 
     def tell(self, event: Event, body: str) -> None:
         """Return once the destination took the event; raise NotToldError."""
 
 
-class WebhookWay:
+class WebhookTransport:
     """Posts to one address, only where the policy allows, and follows no redirect; signs with every secret, so that they can be rotated."""
 
-    def __init__(self, address: str, dialler: Dialler, secrets: Sequence[str], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        address: str,
+        connector: SafeConnector,
+        secrets: Sequence[str],
+        now: Callable[[], float],
+    ) -> None:
         self._target = read_url(address)
-        self._dialler = dialler
+        self._dialler = connector
         self._signers = [Webhook(secret) for secret in secrets]
         self._now = now
 
@@ -54,19 +60,25 @@ class WebhookWay:
         host = self._target.host
         try:
             self._dialler.policy.check_url(self._target.url)
-            with told_by(host):
+            with network_errors(host):
                 status, wish = self._post(event, body)
         except AddressRefusedError as error:
-            raise NotToldError(str(error)) from error
+            raise EventNotDeliveredError(str(error)) from error
         except FetchError as error:
-            raise NotToldError(str(error), away=True) from error
+            raise EventNotDeliveredError(str(error), away=True) from error
         if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's successes
-            aside = "; redirects are not followed, name the last address in EVENT_URLS" if 300 <= status < 400 else ""  # noqa: PLR2004 - as above
-            raise NotToldError(f"{host} answered {status}{aside}", away=status in _AWAY, wait=wish)
+            aside = (
+                "; redirects are not followed, name the last address in EVENT_URLS"
+                if 300 <= status < 400  # noqa: PLR2004 - as above
+                else ""
+            )
+            raise EventNotDeliveredError(
+                f"{host} answered {status}{aside}", away=status in _AWAY, wait=wish
+            )
 
     def _post(self, event: Event, body: str) -> tuple[int, float]:
         """Send one request over a connection of its own; return the answer's status and the wait it asks for. Its body is not read."""
-        watch = Watch(time.monotonic, WITHIN, STALL)
+        deadline = Deadline(time.monotonic, WITHIN, STALL)
         data, target = body.encode(), self._target
         moment = datetime.fromtimestamp(int(self._now()), UTC)
         head = _REQUEST.format(
@@ -77,19 +89,27 @@ class WebhookWay:
             timestamp=int(moment.timestamp()),
             signature=" ".join(signer.sign(event.id, moment, body) for signer in self._signers),
         )
-        with self._dialler.dial(target, watch) as sock:
-            sock.settimeout(watch.patience())
+        with self._dialler.connect(target, deadline) as sock:
+            sock.settimeout(deadline.remaining())
             sock.sendall(head.encode("ascii") + data)
-            with closing(http.client.HTTPResponse(cast("Any", Wire(sock, watch, LONGEST_HEAD)), method="POST")) as response:
+            with closing(
+                http.client.HTTPResponse(
+                    cast("Any", DeadlineSocket(sock, deadline, LONGEST_HEAD)), method="POST"
+                )
+            ) as response:
                 response.begin()
                 return response.status, _seconds(response.headers.get("Retry-After", ""))
 
 
 def _seconds(wish: str) -> float:
-    return min(float(wish), LONGEST_WISH) if wish.isascii() and wish.isdigit() and len(wish) < 10 else 0.0  # noqa: PLR2004 - no date, no joke
+    return (
+        min(float(wish), LONGEST_WISH)
+        if wish.isascii() and wish.isdigit() and len(wish) < 10  # noqa: PLR2004 - no date, no joke
+        else 0.0
+    )
 
 
-class LogWay:
+class LogTransport:
     """Writes events to the service's log."""
 
     def tell(self, event: Event, body: str) -> None:
@@ -97,12 +117,17 @@ class LogWay:
         log.info("event", type=event.type, ref=event.ref, id=event.id, body=body)
 
 
-def way_to(destination: Destination, dialler: Dialler, secrets: Sequence[str], now: Callable[[], float]) -> Way:
+def transport_for(
+    destination: Destination,
+    connector: SafeConnector,
+    secrets: Sequence[str],
+    now: Callable[[], float],
+) -> Transport:
     """Return the way to a destination; nothing is connected yet."""
     if destination.kind is Kind.WEBHOOK:
-        return WebhookWay(destination.address, dialler, secrets, now)
+        return WebhookTransport(destination.address, connector, secrets, now)
     if destination.kind is Kind.LOG:
-        return LogWay()
-    from receiver.events.aws import AwsWay  # noqa: PLC0415 - 0.1 s of import that others do not need
+        return LogTransport()
+    from receiver.events.aws import AwsTransport  # noqa: PLC0415 - 0.1 s of import that others do not need
 
-    return AwsWay(destination)
+    return AwsTransport(destination)

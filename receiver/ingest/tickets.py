@@ -26,7 +26,10 @@ class Tickets:
     """Signs refs and reads them back; holds the secrets, newest first."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        self._signers = [Signer(secret, salt="callback-ticket", digest_method=sha256, key_derivation="hmac") for secret in secrets]
+        self._signers = [
+            Signer(secret, salt="callback-ticket", digest_method=sha256, key_derivation="hmac")
+            for secret in secrets
+        ]
 
     def sign(self, ref: str) -> str:
         """Return the ticket of the job ``ref``."""
@@ -41,7 +44,9 @@ class Tickets:
         has_shape = _SHAPE.fullmatch(ticket) is not None
         candidate = ticket if has_shape else _NOBODYS
         ref = candidate[:_REF_LENGTH]
-        matches = [hmac.compare_digest(signer.sign(ref), candidate.encode()) for signer in self._signers]
+        matches = [
+            hmac.compare_digest(signer.sign(ref), candidate.encode()) for signer in self._signers
+        ]
         if has_shape and any(matches):
             return ref
         raise TicketError("this ticket was not made by us")

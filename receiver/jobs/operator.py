@@ -8,21 +8,25 @@ from receiver.errors import ReceiverError, UnreadableError
 from receiver.ingest.inbox import Inbox
 from receiver.ledger import writes
 from receiver.ledger.ledger import Ledger
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from receiver.ledger.rows import DeliveryRow
 from receiver.ledger.tables import assets
-from receiver.model import Delivery, Source, Verdict
+from receiver.model import Decision, Delivery, Source
 
 
-def replay(reports: Reports, inbox: Inbox, number: int) -> Verdict:
+def replay(queries: Queries, inbox: Inbox, number: int) -> Decision:
     """Take the delivery of this number in again and return what it is taken for now; raise ReceiverError if there is none to be read."""
-    row = reports.delivery(number)
+    row = queries.delivery(number)
     if row is None:
         raise ReceiverError(f"there is no delivery {number}; `receiver show REF` lists a job's")
     if _is_emptied(row):  # taken in again it would count as unreadable ever after
-        raise ReceiverError(f"the body of {number} was pruned, or lost before a rebuild: there is nothing of it to replay")
+        raise ReceiverError(
+            f"the body of {number} was pruned, or lost before a rebuild: there is nothing of it to replay"
+        )
     try:
-        return inbox.accept(Delivery(row.ref, Source(row.source), row.body, row.received_at), replayed=number)
+        return inbox.accept(
+            Delivery(row.ref, Source(row.source), row.body, row.received_at), replayed=number
+        )
     except UnreadableError as error:
         raise ReceiverError(f"{number} is still unreadable: {error}") from error
 
@@ -31,7 +35,7 @@ def _is_emptied(row: DeliveryRow) -> bool:
     return not row.body and row.digest != sha256(b"").hexdigest()
 
 
-def hurry(ledger: Ledger, ref: str) -> None:
+def expedite(ledger: Ledger, ref: str) -> None:
     """Have a job looked at now, and its pictures tried now; what somebody is working on is left alone."""
 
     def work(connection: Connection) -> None:

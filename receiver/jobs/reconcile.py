@@ -10,14 +10,31 @@ import structlog
 from receiver import failpoints
 from receiver.archive.manifest import manifest, manifest_key, read_manifest
 from receiver.archive.stores import Store
-from receiver.errors import ClaimLostError, MissingObjectError, NoSuchTaskError, ProviderError, ReceiverError, UnreadableError
+from receiver.errors import (
+    ClaimLostError,
+    MissingObjectError,
+    NoSuchTaskError,
+    ProviderError,
+    ReceiverError,
+    UnreadableError,
+)
 from receiver.ingest.inbox import Inbox
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.ledger import LEASE, Ledger
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from receiver.ledger.rows import Asset, Hint, Job
 from receiver.ledger.writes import risk_begins
-from receiver.model import Api, AssetState, Delivery, JobState, Mode, Reason, Source, Verdict, new_ref
+from receiver.model import (
+    Api,
+    AssetState,
+    Decision,
+    Delivery,
+    JobState,
+    Mode,
+    Reason,
+    Source,
+    new_ref,
+)
 from receiver.providers.grsai.protocol import read_report
 from receiver.providers.openai.protocol import ANSWER_LOST
 from receiver.telemetry import tracing
@@ -29,10 +46,10 @@ NOT_YET = 60.0
 MOST_UNKNOWN = 3
 # What a poll may answer while the job goes on, as it is told to a person; after any other answer the job is over, or was by then.
 _COMPLAINTS = {
-    Verdict.PROGRESS: "the provider still calls it running",
-    Verdict.EMPTY: "the provider reports success, but no result",
-    Verdict.OTHER_ID: "the provider answers with another task",
-    Verdict.UNREADABLE: "the provider's answer cannot be read",
+    Decision.PROGRESS: "the provider still calls it running",
+    Decision.EMPTY: "the provider reports success, but no result",
+    Decision.OTHER_ID: "the provider answers with another task",
+    Decision.UNREADABLE: "the provider's answer cannot be read",
 }
 # Looks at a stranger's hint before it is forgotten.
 MOST_HINT_LOOKS = 5
@@ -40,7 +57,7 @@ MOST_HINT_LOOKS = 5
 ARCHIVE_PAUSE = 15.0
 
 
-class Asker(Protocol):
+class ResultSource(Protocol):
     """Whoever can ask a provider for a result."""
 
     def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
@@ -48,14 +65,22 @@ class Asker(Protocol):
 
 
 class Reconciler:
-    """Looks at due jobs and hints; ``asker`` is None without a key, and then nothing can be asked."""
+    """Looks at due jobs and hints; ``result_source`` is None without a key, and then nothing can be asked."""
 
-    def __init__(self, ledger: Ledger, reports: Reports, inbox: Inbox, store: Store, asker: Asker | None, base_url: str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        queries: Queries,
+        inbox: Inbox,
+        store: Store,
+        result_source: ResultSource | None,
+        base_url: str,
+    ) -> None:
         self._ledger = ledger
-        self._reports = reports
+        self._reports = queries
         self._inbox = inbox
         self._store = store
-        self._asker = asker
+        self._result_source = result_source
         self._base_url = base_url
         # How often in a row the provider did not know a job, by ref. A restart counts anew, which only adds patience.
         self._unknown: Counter[str] = Counter()
@@ -90,12 +115,19 @@ class Reconciler:
             self._ledger.expire(job.ref, message)
         elif waiting := [asset for asset in assets if asset.state is AssetState.PENDING]:
             # Its assets are worked on without it, and the last of them makes it due.
-            self._ledger.look_again(claimed, max(self._ledger.now() + LEASE, *(asset.expires_at for asset in waiting)))
+            self._ledger.look_again(
+                claimed, max(self._ledger.now() + LEASE, *(asset.expires_at for asset in waiting))
+            )
         else:
-            state, reason, losses = verdict_on(assets)
-            self._ledger.conclude(claimed, state, reason=reason, message="; ".join(filter(None, [losses, f"no manifest, {message}"])))
+            state, reason, losses = decide_end(assets)
+            self._ledger.conclude(
+                claimed,
+                state,
+                reason=reason,
+                message="; ".join(filter(None, [losses, f"no manifest, {message}"])),
+            )
 
-    def look_into(self, claimed: Claimed[Hint]) -> None:
+    def verify_hint(self, claimed: Claimed[Hint]) -> None:
         """Ask the provider about an id a stranger named: if it is ours there, it becomes a job; what is archived comes from the answer."""
         hint, ref = claimed.row, new_ref(self._ledger.now())
         if hint.attempts > MOST_HINT_LOOKS:  # the worker was gone with it in hand
@@ -110,7 +142,9 @@ class Reconciler:
             return
         self._ledger.adopt_hint(ref, hint, self._base_url)
         if self._reports.job(ref) is None:
-            log.info("hint known meanwhile", provider_id=hint.provider_id)  # accepted under our ref, the answer would make a second job
+            log.info(
+                "hint known meanwhile", provider_id=hint.provider_id
+            )  # accepted under our ref, the answer would make a second job
         else:
             self._accept(ref, body)
 
@@ -119,17 +153,19 @@ class Reconciler:
             self._ledger.drop_hint(claimed.row)
         else:
             with suppress(ClaimLostError):
-                self._ledger.look_again(claimed, self._ledger.now() + self._ledger.timing.poll_interval)
+                self._ledger.look_again(
+                    claimed, self._ledger.now() + self._ledger.timing.poll_interval
+                )
 
     def _ask(self, base_url: str, api: Api, provider_id: str) -> bytes:
-        if self._asker is None:
+        if self._result_source is None:
             raise ProviderError("GRSAI_API_KEY is not set: the provider cannot be asked")
-        return self._asker.result(base_url, api, provider_id)
+        return self._result_source.result(base_url, api, provider_id)
 
-    def _accept(self, ref: str, body: bytes) -> Verdict:
+    def _accept(self, ref: str, body: bytes) -> Decision:
         with suppress(UnreadableError):
             return self._inbox.accept(Delivery(ref, Source.POLL, body, self._ledger.now()))
-        return Verdict.UNREADABLE
+        return Decision.UNREADABLE
 
     # Jobs without a result.
 
@@ -147,22 +183,30 @@ class Reconciler:
             except ProviderError as error:
                 complaint = str(error)
                 if isinstance(error, NoSuchTaskError) and self._is_gone(job):
-                    self._expire(claimed, f"the provider does not know its task {job.provider_id} any more: {complaint}")
+                    self._expire(
+                        claimed,
+                        f"the provider does not know its task {job.provider_id} any more: {complaint}",
+                    )
                     return
         if self._ledger.now() >= job.deadline_at:
             self._expire(claimed, self._obituary(job, complaint))
         else:
-            log.info("job has no result yet", ref=job.ref, attempt=job.attempts, complaint=complaint)
+            log.info(
+                "job has no result yet", ref=job.ref, attempt=job.attempts, complaint=complaint
+            )
             with suppress(ClaimLostError):  # an accepted report has already said when to look again
                 self._ledger.look_again(claimed, self._next_look(job))
 
     def _is_gone(self, job: Job) -> bool:
         """Say whether "no such task" is to be believed: not in a job's first minute, nor before it was said several times in a row."""
         self._unknown[job.ref] += 1
-        return self._ledger.now() - job.submitted_at > NOT_YET and self._unknown[job.ref] >= MOST_UNKNOWN
+        return (
+            self._ledger.now() - job.submitted_at > NOT_YET
+            and self._unknown[job.ref] >= MOST_UNKNOWN
+        )
 
     def _next_look(self, job: Job) -> float:
-        if job.provider_id is None or self._asker is None:
+        if job.provider_id is None or self._result_source is None:
             return job.deadline_at
         return min(self._ledger.now() + self._back_off(job, 4), job.deadline_at)
 
@@ -188,13 +232,20 @@ class Reconciler:
     # Jobs with a result.
 
     def _pending(self, job: Job) -> list[Asset]:
-        return [asset for asset in self._reports.assets([job.ref])[job.ref] if asset.state is AssetState.PENDING]
+        return [
+            asset
+            for asset in self._reports.assets([job.ref])[job.ref]
+            if asset.state is AssetState.PENDING
+        ]
 
     def _hurry(self, claimed: Claimed[Job], waiting: list[Asset]) -> None:
         """Announce the risk of losing late assets, and ask for fresh URLs while there is time."""
         job, first = claimed.row, min(waiting, key=lambda asset: asset.expires_at)
         if self._ledger.now() >= risk_begins(first.expires_at, self._ledger.timing.url_lifetime):
-            left, trouble = max(0.0, first.expires_at - self._ledger.now()), first.error or "not tried yet"
+            left, trouble = (
+                max(0.0, first.expires_at - self._ledger.now()),
+                first.error or "not tried yet",
+            )
             message = f"{len(waiting)} of its pictures not archived yet, the first URL dies in {left:.0f} s: {trouble}"
             if self._ledger.announce_risk(claimed, message):
                 log.error("job at risk", ref=job.ref, message=message)
@@ -210,10 +261,16 @@ class Reconciler:
         """End a job whose assets are all final: the manifest first, so that whoever sees the end finds it explained."""
         job = claimed.row
         assets = self._reports.assets([job.ref])[job.ref]
-        state, reason, message = verdict_on(assets)
-        if any(asset.state is AssetState.ARCHIVED for asset in assets) and not self._is_explained(job):
-            ended = replace(job, state=state, reason=reason, message=message, finished_at=self._ledger.now())
-            content = manifest(ended, self._reports.params(job.ref), assets, self._reports.delivery_log(job.ref))
+        state, reason, message = decide_end(assets)
+        if any(asset.state is AssetState.ARCHIVED for asset in assets) and not self._is_explained(
+            job
+        ):
+            ended = replace(
+                job, state=state, reason=reason, message=message, finished_at=self._ledger.now()
+            )
+            content = manifest(
+                ended, self._reports.params(job.ref), assets, self._reports.delivery_log(job.ref)
+            )
             self._store.replace(manifest_key(job.ref), content, content_type="application/json")
             failpoints.reached(failpoints.Point.MANIFEST_STORED)
         self._ledger.conclude(claimed, state, reason=reason, message=message)
@@ -223,14 +280,21 @@ class Reconciler:
         """Say whether a manifest of an earlier ledger knows what was asked for; we do not, where the job was adopted."""
         if job.model:
             return False
-        with suppress(MissingObjectError, UnreadableError), self._store.open(manifest_key(job.ref)) as file:
+        with (
+            suppress(MissingObjectError, UnreadableError),
+            self._store.open(manifest_key(job.ref)) as file,
+        ):
             return bool(read_manifest(file.read(), job.ref).request.model)
         return False
 
 
-def verdict_on(assets: list[Asset]) -> tuple[JobState, Reason | None, str]:
+def decide_end(assets: list[Asset]) -> tuple[JobState, Reason | None, str]:
     """Say how a job ends by its assets: with one lost it is expired, with one bad it failed, else it is archived."""
-    losses = [f"asset {asset.idx}: {asset.error}" for asset in assets if asset.state is not AssetState.ARCHIVED]
+    losses = [
+        f"asset {asset.idx}: {asset.error}"
+        for asset in assets
+        if asset.state is not AssetState.ARCHIVED
+    ]
     states = {asset.state for asset in assets}
     if AssetState.EXPIRED in states:
         return JobState.EXPIRED, None, "; ".join(losses)

@@ -5,7 +5,16 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from receiver.model import Api, Mode, Provider, Submission
 from receiver.providers.grsai import protocol as grsai
@@ -41,15 +50,21 @@ class JobRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     prompt: Annotated[str, Field(min_length=1, max_length=100_000, json_schema_extra=_NOT_BLANK)]
-    model: Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NOT_BLANK)] = DEFAULT_MODEL
-    size: Annotated[str, Field(min_length=1, max_length=50, json_schema_extra=_NOT_BLANK)] | None = None
+    model: Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NOT_BLANK)] = (
+        DEFAULT_MODEL
+    )
+    size: (
+        Annotated[str, Field(min_length=1, max_length=50, json_schema_extra=_NOT_BLANK)] | None
+    ) = None
     variants: Annotated[int, Field(ge=1, le=32)] | None = None
     images: tuple[str, ...] = ()
     params: dict[str, JsonValue] = {}
     provider: Provider = Provider.GRSAI
     mode: Mode = Mode.WEBHOOK
     api: Api = Api.DRAW
-    key: Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=_NOT_BLANK)] | None = None
+    key: (
+        Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=_NOT_BLANK)] | None
+    ) = None
 
     @model_validator(mode="after")
     def _storable(self) -> Self:
@@ -72,7 +87,9 @@ class JobRequest(BaseModel):
         if self.images:
             fields["urls"] = list(self.images)
         mode, api = (Mode.SYNC, Api.IMAGES) if direct else (self.mode, self.api)
-        return Submission(self.prompt, self.model, {**fields, **self.params}, mode, self.provider, api, self.key)
+        return Submission(
+            self.prompt, self.model, {**fields, **self.params}, mode, self.provider, api, self.key
+        )
 
 
 class GrsaiRequest(JobRequest):
@@ -82,7 +99,10 @@ class GrsaiRequest(JobRequest):
     """
 
     provider: Literal[Provider.GRSAI] = Provider.GRSAI
-    images: tuple[Annotated[str, AfterValidator(_picture), Field(json_schema_extra={"pattern": _PICTURE})], ...] = ()
+    images: tuple[
+        Annotated[str, AfterValidator(_picture), Field(json_schema_extra={"pattern": _PICTURE})],
+        ...,
+    ] = ()
     mode: Literal[Mode.WEBHOOK, Mode.POLL, Mode.STREAM] = Mode.WEBHOOK
     api: Literal[Api.DRAW, Api.NEWER] = Api.DRAW
 
@@ -109,4 +129,7 @@ def _leaves(value: object) -> Iterator[object]:
 
 def mistakes(error: ValidationError) -> list[str]:
     """Name every mistake of a request, each with its field; the values stay out."""
-    return [f"{'.'.join(map(str, item['loc'])) or 'job'}: {item['msg']}" for item in error.errors(include_url=False, include_input=False)]
+    return [
+        f"{'.'.join(map(str, item['loc'])) or 'job'}: {item['msg']}"
+        for item in error.errors(include_url=False, include_input=False)
+    ]

@@ -15,7 +15,12 @@ T = TypeVar("T")
 WAITS = (1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0)
 
 
-def store_patiently(store: Callable[[], T], pause: Callable[[float], None], waits: Sequence[float] = WAITS, **what: object) -> T:
+def store_with_retry(
+    store: Callable[[], T],
+    pause: Callable[[float], None],
+    waits: Sequence[float] = WAITS,
+    **what: object,
+) -> T:
     """Return what ``store`` returns, trying again while the ledger is away; ``what`` names the matter in the log, in case it is lost.
 
     Raise LedgerError when the last attempt failed too.

@@ -7,11 +7,19 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
-from receiver.ledger.reports import Audit
+from receiver.ledger.queries import Audit
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
-from receiver.model import AssetState, EventType, JobState, Reason, Source, Verdict, timestamp
+from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source, timestamp
 
 # A ULID as we write it, and a cursor: the ref a page ended with, or nothing.
 REF = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
@@ -38,7 +46,9 @@ def _moment(value: object) -> object:
 
 Digits = BeforeValidator(_digits)
 _STATES = {"type": "string", "enum": [*JobState, ""]}
-State = Annotated[JobState | None, BeforeValidator(lambda value: value or None), WithJsonSchema(_STATES)]
+State = Annotated[
+    JobState | None, BeforeValidator(lambda value: value or None), WithJsonSchema(_STATES)
+]
 _MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {"const": ""}]}
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_moment), WithJsonSchema(_MOMENT)]
 # What happened differs by the type of event; a file in the archive has its whereabouts, ``link`` is null without PUBLIC_URL.
@@ -192,7 +202,7 @@ class DeliveryView(BaseModel):
 
     id: int
     source: Source
-    verdict: Verdict
+    verdict: Decision
     received_at: str
     sha256: Annotated[str, Field(pattern=_SHA256)]
     size: int
@@ -200,8 +210,19 @@ class DeliveryView(BaseModel):
     @classmethod
     def of(cls, row: DeliveryEntry) -> Self:
         """Show one delivery without its body."""
-        source, verdict, moment = Source(row.source), Verdict(row.verdict), timestamp(row.received_at) or ""
-        return cls(id=row.id, source=source, verdict=verdict, received_at=moment, sha256=row.digest, size=row.size)
+        source, verdict, moment = (
+            Source(row.source),
+            Decision(row.verdict),
+            timestamp(row.received_at) or "",
+        )
+        return cls(
+            id=row.id,
+            source=source,
+            verdict=verdict,
+            received_at=moment,
+            sha256=row.digest,
+            size=row.size,
+        )
 
 
 class DeliveryList(BaseModel):
@@ -214,7 +235,7 @@ class VerdictView(BaseModel):
     """What a delivery is taken for now."""
 
     id: int
-    verdict: Verdict
+    verdict: Decision
 
 
 class LinkView(BaseModel):
@@ -239,8 +260,19 @@ class AuditView(BaseModel):
     @classmethod
     def of(cls, found: Audit) -> Self:
         """Show what an audit found."""
-        ends = {"archived": found.archived, "failed": found.failed, "expired": found.expired, "in_flight": found.in_flight}
-        return cls(ok=found.ok, submitted=found.submitted, **ends, difference=found.difference, broken=found.broken)
+        ends = {
+            "archived": found.archived,
+            "failed": found.failed,
+            "expired": found.expired,
+            "in_flight": found.in_flight,
+        }
+        return cls(
+            ok=found.ok,
+            submitted=found.submitted,
+            **ends,
+            difference=found.difference,
+            broken=found.broken,
+        )
 
 
 class ProblemView(BaseModel):

@@ -13,8 +13,8 @@ import structlog
 from receiver import clock
 from receiver.errors import AnswerLostError, ReceiverError, UnreadableError
 from receiver.ingest.inbox import Inbox
-from receiver.jobs.retry import store_patiently
-from receiver.model import Delivery, Source, Verdict
+from receiver.jobs.retry import store_with_retry
+from receiver.model import Decision, Delivery, Source
 from receiver.providers.grsai import protocol as grsai
 from receiver.providers.grsai.client import GrsaiClient
 
@@ -72,14 +72,20 @@ class StreamReader:
     def _take_in(self, events: Iterator[bytes]) -> bool:
         """Accept events as they come; return whether one of them ended the job."""
         for body in events:
-            accept = partial(self._inbox.accept, Delivery(self._ref, Source.STREAM, body, clock.now()))
+            accept = partial(
+                self._inbox.accept, Delivery(self._ref, Source.STREAM, body, clock.now())
+            )
             try:
-                verdict = store_patiently(accept, self._pause, ref=self._ref)
+                verdict = store_with_retry(accept, self._pause, ref=self._ref)
             except UnreadableError as error:
-                log.warning("event of a stream unreadable, kept as evidence", ref=self._ref, error=str(error))
+                log.warning(
+                    "event of a stream unreadable, kept as evidence",
+                    ref=self._ref,
+                    error=str(error),
+                )
                 continue
             self._heard.set()
-            if verdict is Verdict.ENDED:
+            if verdict is Decision.ENDED:
                 return True
         return False
 
@@ -89,6 +95,10 @@ class StreamReader:
             self._error = error
             self._heard.set()
         elif isinstance(error, ReceiverError):
-            log.info("stream over, the job goes on by polling if it must", ref=self._ref, reason=str(error))
+            log.info(
+                "stream over, the job goes on by polling if it must",
+                ref=self._ref,
+                reason=str(error),
+            )
         else:
             log.error("stream broke off", ref=self._ref, exc_info=error)

@@ -8,10 +8,16 @@ from functools import partial
 import structlog
 
 from receiver import failpoints
-from receiver.errors import AnswerLostError, ConfigurationError, KeyTakenError, NotSentError, RefusedError
+from receiver.errors import (
+    AnswerLostError,
+    ConfigurationError,
+    KeyTakenError,
+    NotSentError,
+    RefusedError,
+)
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
-from receiver.jobs.retry import store_patiently
+from receiver.jobs.retry import store_with_retry
 from receiver.jobs.stream import StreamReader
 from receiver.jobs.sync import DirectCall
 from receiver.ledger.ledger import Ledger
@@ -39,7 +45,7 @@ class Post:
     send: Callable[[BeforeSend], None]
 
 
-class Desk:
+class SubmitService:
     """Where jobs are handed in; ``public_url`` is how the provider reaches our callbacks, None where it cannot."""
 
     def __init__(
@@ -78,14 +84,20 @@ class Desk:
         pictures are made (``archiving``) or never will be. Raise KeyTakenError, with nothing posted, where the key is spent, and
         ConfigurationError before anything happens if the provider's key or PUBLIC_URL is missing.
         """
-        post = self._openai_post(submission) if submission.provider is Provider.OPENAI else self._grsai_post(submission)
+        post = (
+            self._openai_post(submission)
+            if submission.provider is Provider.OPENAI
+            else self._grsai_post(submission)
+        )
         if submission.key is not None and (holder := self._ledger.key_holder(submission.key)):
             raise KeyTakenError(submission.key, holder.ref)
         return self._post_until_answered(post, back_off)
 
     def _openai_post(self, submission: Submission) -> Post:
         if self._openai is None:
-            raise ConfigurationError(["OPENAI_API_KEY: not set; a job cannot be posted without the provider's key"])
+            raise ConfigurationError(
+                ["OPENAI_API_KEY: not set; a job cannot be posted without the provider's key"]
+            )
         ref, arguments = new_ref(self._ledger.now()), openai_images.build_arguments(submission)
         call = DirectCall(self._openai, self._inbox, self._ledger, self._pause)
         return Post(ref, submission, self._openai.base_url, partial(call.make, arguments, ref))
@@ -94,11 +106,17 @@ class Desk:
         """Prepare a post, or name everything that is missing, at once."""
         mistakes = []
         if self._client is None:
-            mistakes.append("GRSAI_API_KEY: not set; a job cannot be posted without the provider's key")
+            mistakes.append(
+                "GRSAI_API_KEY: not set; a job cannot be posted without the provider's key"
+            )
         if submission.mode is Mode.WEBHOOK and submission.api is Api.NEWER:
-            mistakes.append("--api api: the newer API has no callbacks; use --mode poll or --mode stream")
+            mistakes.append(
+                "--api api: the newer API has no callbacks; use --mode poll or --mode stream"
+            )
         elif submission.mode is Mode.WEBHOOK and self._public_url is None:
-            mistakes.append("PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll")
+            mistakes.append(
+                "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll"
+            )
         if mistakes or self._client is None:
             raise ConfigurationError(mistakes)
         ref = new_ref(self._ledger.now())
@@ -111,13 +129,24 @@ class Desk:
             return f"{self._public_url}/callback/{self._tickets.sign(ref)}"
         return grsai.NO_WEBHOOK
 
-    def _hand_over(self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend) -> None:
+    def _hand_over(
+        self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend
+    ) -> None:
         provider_id = client.submit(self._base_url, request, before_send)
         failpoints.reached(failpoints.Point.POSTED)
-        store_patiently(partial(self._ledger.accepted, ref, provider_id), self._pause, ref=ref, provider_id=provider_id)
+        store_with_retry(
+            partial(self._ledger.accepted, ref, provider_id),
+            self._pause,
+            ref=ref,
+            provider_id=provider_id,
+        )
 
-    def _stream(self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend) -> None:
-        StreamReader(client, self._inbox, self._base_url, request, ref, before_send, pause=self._pause).first_word()
+    def _stream(
+        self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend
+    ) -> None:
+        StreamReader(
+            client, self._inbox, self._base_url, request, ref, before_send, pause=self._pause
+        ).first_word()
 
     def _post_until_answered(self, post: Post, back_off: Sequence[float]) -> Job:
         """Post; only what never reached the provider is posted again, and while we wait there is no job of it."""
@@ -126,7 +155,12 @@ class Desk:
                 return self._post(post)
             except NotSentError as error:
                 self._ledger.withdraw(post.ref)
-                log.warning("submit not sent, will be made again", ref=post.ref, seconds=wait, error=str(error))
+                log.warning(
+                    "submit not sent, will be made again",
+                    ref=post.ref,
+                    seconds=wait,
+                    error=str(error),
+                )
                 self._pause(wait)
         try:
             return self._post(post)
@@ -143,7 +177,9 @@ class Desk:
         except RefusedError as error:
             return self._ledger.refused(post.ref, str(error))
         except AnswerLostError as error:
-            log.warning("answer to a submit lost, a callback may still tell", ref=post.ref, error=str(error))
+            log.warning(
+                "answer to a submit lost, a callback may still tell", ref=post.ref, error=str(error)
+            )
         return self._ledger.job(post.ref)
 
     def _write_down(self, post: Post) -> None:

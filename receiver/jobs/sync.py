@@ -11,7 +11,7 @@ import structlog
 
 from receiver.errors import AnswerLostError, UnreadableError
 from receiver.ingest.inbox import Inbox
-from receiver.jobs.retry import store_patiently
+from receiver.jobs.retry import store_with_retry
 from receiver.ledger.ledger import Ledger
 from receiver.model import Delivery, Source
 from receiver.providers.openai.client import OpenAIClient
@@ -23,7 +23,9 @@ log = structlog.get_logger(__name__)
 class DirectCall:
     """Makes the call of one job."""
 
-    def __init__(self, client: OpenAIClient, inbox: Inbox, ledger: Ledger, pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, client: OpenAIClient, inbox: Inbox, ledger: Ledger, pause: Callable[[float], None]
+    ) -> None:
         self._client = client
         self._inbox = inbox
         self._ledger = ledger
@@ -34,7 +36,11 @@ class DirectCall:
         try:
             body = self._client.generate(arguments, before_send)
             # Nobody could tell us again: this process holds the only copy of what was paid for.
-            store_patiently(partial(self._inbox.accept, Delivery(ref, Source.SYNC, body, self._ledger.now())), self._pause, ref=ref)
+            store_with_retry(
+                partial(self._inbox.accept, Delivery(ref, Source.SYNC, body, self._ledger.now())),
+                self._pause,
+                ref=ref,
+            )
         except (AnswerLostError, UnreadableError) as error:
             log.error("answer to a direct call lost", ref=ref, error=str(error))  # noqa: TRY400 - the text says it
             self._ledger.expire(ref, f"{error}. {ANSWER_LOST}")

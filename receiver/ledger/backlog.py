@@ -25,7 +25,7 @@ class Backlog:
     at_risk: int  # of these, those whose URL is in the last quarter of its life
 
 
-class Backlogs:
+class BacklogQueries:
     """Measures the backlog; ``lifetime`` is how many seconds a URL lives, ``clock`` returns seconds since the epoch."""
 
     def __init__(self, database: Database, lifetime: float, clock: Callable[[], float]) -> None:
@@ -43,7 +43,10 @@ class Backlogs:
         # Turned round, because an index holds when a URL dies, not when its risk begins.
         dies_before = now - risk_begins(0.0, self._lifetime)
         return Backlog(
-            due={kind: _count(connection, table, table.c.due_at <= now) for kind, table in _KINDS.items()},
+            due={
+                kind: _count(connection, table, table.c.due_at <= now)
+                for kind, table in _KINDS.items()
+            },
             oldest={kind: _oldest(connection, table, now) for kind, table in _KINDS.items()},
             pending=_count(connection, assets, waiting),
             at_risk=_count(connection, assets, waiting, assets.c.expires_at <= dies_before),
@@ -56,5 +59,7 @@ def _count(connection: Connection, table: Table, *conditions: ColumnElement[bool
 
 
 def _oldest(connection: Connection, table: Table, now: float) -> float:
-    first: float | None = connection.execute(select(func.min(table.c.due_at)).where(table.c.due_at.isnot(None))).scalar()
+    first: float | None = connection.execute(
+        select(func.min(table.c.due_at)).where(table.c.due_at.isnot(None))
+    ).scalar()
     return 0.0 if first is None else max(0.0, now - first)

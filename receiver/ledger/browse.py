@@ -94,7 +94,7 @@ class OddDelivery:
     size: int
 
 
-class Browse:
+class BrowseQueries:
     """Questions to the ledger; each answer is one snapshot."""
 
     def __init__(self, database: Database, window: int = WINDOW) -> None:
@@ -119,16 +119,32 @@ class Browse:
         return self._plain_page(connection, wanted, after, limit)
 
     def _plain_page(self, connection: Connection, wanted: Wanted, after: str, limit: int) -> Page:
-        question = select(*job_columns).where(*_conditions(wanted, after)).order_by(jobs.c.ref.desc()).limit(limit + 1)
+        question = (
+            select(*job_columns)
+            .where(*_conditions(wanted, after))
+            .order_by(jobs.c.ref.desc())
+            .limit(limit + 1)
+        )
         return _cut([writes.job_of(row) for row in connection.execute(question)], limit)
 
-    def _searched_page(self, connection: Connection, wanted: Wanted, after: str, limit: int) -> Page:
-        within = select(jobs.c.ref).where(*_conditions(wanted, after)).order_by(jobs.c.ref.desc()).limit(self._window)
-        read, last = connection.execute(select(func.count(), func.min(within.subquery().c.ref))).one()
+    def _searched_page(
+        self, connection: Connection, wanted: Wanted, after: str, limit: int
+    ) -> Page:
+        within = (
+            select(jobs.c.ref)
+            .where(*_conditions(wanted, after))
+            .order_by(jobs.c.ref.desc())
+            .limit(self._window)
+        )
+        read, last = connection.execute(
+            select(func.count(), func.min(within.subquery().c.ref))
+        ).one()
         if not read:
             return Page([], None)
         # The window's end is known, so what is read is a range of keys: rows beyond it are never touched.
-        found = select(*job_columns).where(*_conditions(wanted, after), jobs.c.ref >= last, *_rest(wanted))
+        found = select(*job_columns).where(
+            *_conditions(wanted, after), jobs.c.ref >= last, *_rest(wanted)
+        )
         rows = connection.execute(found.order_by(jobs.c.ref.desc()).limit(limit + 1)).all()
         page = _cut([writes.job_of(row) for row in rows], limit)
         return page if page.next or read < self._window else replace(page, next=last)
@@ -138,14 +154,22 @@ class Browse:
         if not wanted.text:
             return []
         # One look for each index: put together by OR, or as pairs, SQLite reads the whole table instead.
-        ids = [(jobs.c.provider == provider) & (jobs.c.provider_id == wanted.text) for provider in Provider]
-        looks = [select(jobs.c.ref).where(name) for name in (jobs.c.ref == wanted.text.upper(), jobs.c.key == wanted.text, *ids)]
+        ids = [
+            (jobs.c.provider == provider) & (jobs.c.provider_id == wanted.text)
+            for provider in Provider
+        ]
+        looks = [
+            select(jobs.c.ref).where(name)
+            for name in (jobs.c.ref == wanted.text.upper(), jobs.c.key == wanted.text, *ids)
+        ]
         found = {ref for look in looks for ref in connection.execute(look).scalars()}
         if not found:
             return []
         question = (
             select(*job_columns)
-            .where(jobs.c.ref.in_(found), *_conditions(wanted, ""), *_rest(replace(wanted, text="")))
+            .where(
+                jobs.c.ref.in_(found), *_conditions(wanted, ""), *_rest(replace(wanted, text=""))
+            )
             .order_by(jobs.c.ref.desc())
         )
         return [writes.job_of(row) for row in connection.execute(question)]
@@ -169,7 +193,10 @@ class Browse:
         def work(connection: Connection) -> list[str]:
             found: list[str] = []
             step = select(func.min(jobs.c.model))
-            while len(found) < MOST_MODELS and (model := connection.execute(step).scalar()) is not None:
+            while (
+                len(found) < MOST_MODELS
+                and (model := connection.execute(step).scalar()) is not None
+            ):
                 found.append(model)
                 step = select(func.min(jobs.c.model)).where(jobs.c.model > model)
             return [model for model in found if model]
@@ -179,29 +206,45 @@ class Browse:
     def events_of(self, ref: str) -> list[dict[str, Any]]:
         """Return the events about a job and its assets, in order."""
         question = select(events).where(events.c.ref == ref).order_by(events.c.id)
-        return self._read(lambda connection: [dict(row._mapping) for row in connection.execute(question)])  # noqa: SLF001 - documented
+        return self._read(
+            lambda connection: [dict(row._mapping) for row in connection.execute(question)]  # noqa: SLF001 - documented
+        )
 
     def attempts_of(self, ref: str, limit: int = 500) -> list[Attempt]:
         """Return the attempts to archive a job's pictures that came to nothing, in order; of more than ``limit`` the last."""
-        question = select(attempts.c.idx, attempts.c.at, attempts.c.error).where(attempts.c.ref == ref)
+        question = select(attempts.c.idx, attempts.c.at, attempts.c.error).where(
+            attempts.c.ref == ref
+        )
         question = question.order_by(attempts.c.id.desc()).limit(limit)
-        return self._read(lambda connection: [Attempt(*row) for row in connection.execute(question)])[::-1]
+        return self._read(
+            lambda connection: [Attempt(*row) for row in connection.execute(question)]
+        )[::-1]
 
     def last_event(self) -> int:
         """Return the number of the newest event, 0 where there is none."""
-        return self._read(lambda connection: connection.execute(select(func.max(events.c.id))).scalar()) or 0
+        return (
+            self._read(
+                lambda connection: connection.execute(select(func.max(events.c.id))).scalar()
+            )
+            or 0
+        )
 
     # Pictures.
 
     def arrivals(self, before: int | None = None, limit: int = 24) -> list[Arrival]:
         """Return the pictures that came home last, newest first, that came before the event numbered ``before``."""
-        told = select(events.c.id, events.c.ref, events.c.idx).where(events.c.type == EventType.ASSET_ARCHIVED)
+        told = select(events.c.id, events.c.ref, events.c.idx).where(
+            events.c.type == EventType.ASSET_ARCHIVED
+        )
         told = told if before is None else told.where(events.c.id < before)
 
         def work(connection: Connection) -> list[Arrival]:
             newest = connection.execute(told.order_by(events.c.id.desc()).limit(limit)).all()
             pictures = select(assets).where(assets.c.ref.in_({ref for _, ref, _ in newest}))
-            found = {(asset.ref, asset.idx): asset for asset in map(writes.asset_of, connection.execute(pictures))}
+            found = {
+                (asset.ref, asset.idx): asset
+                for asset in map(writes.asset_of, connection.execute(pictures))
+            }
             of = {job.ref: job for job in _jobs_named(connection, [ref for _, ref, _ in newest])}
             return [Arrival(number, found[ref, idx], of[ref]) for number, ref, idx in newest]
 
@@ -211,9 +254,17 @@ class Browse:
         """Return pictures not archived yet whose URL dies before a moment or whose job was announced to be at risk, first death first."""
 
         def work(connection: Connection) -> list[Endangered]:
-            nearest = select(assets).order_by(assets.c.expires_at, assets.c.ref, assets.c.idx).limit(limit)
+            nearest = (
+                select(assets)
+                .order_by(assets.c.expires_at, assets.c.ref, assets.c.idx)
+                .limit(limit)
+            )
             dying = nearest.where(assets.c.due_at.isnot(None), assets.c.expires_at <= before)
-            told = nearest.where(assets.c.ref.in_(_announced_at_risk()), assets.c.state == AssetState.PENDING, assets.c.expires_at > before)
+            told = nearest.where(
+                assets.c.ref.in_(_announced_at_risk()),
+                assets.c.state == AssetState.PENDING,
+                assets.c.expires_at > before,
+            )
             found = [*connection.execute(dying), *connection.execute(told)]
             rows = [writes.asset_of(row) for row in found[:limit]]
             of = {job.ref: job for job in _jobs_named(connection, [row.ref for row in rows])}
@@ -226,10 +277,19 @@ class Browse:
     def set_aside_jobs(self, after: str = "", limit: int = 50) -> Page:
         """Return the jobs that were given up because they, or one of their pictures, kept crashing the worker; newest first."""
         spoilt = select(jobs.c.ref).where(_crashed(jobs), jobs.c.message.contains(SET_ASIDE))
-        lost = select(assets.c.ref).where(_crashed(assets), assets.c.error.contains(SET_ASIDE), assets.c.state != AssetState.PENDING)
+        lost = select(assets.c.ref).where(
+            _crashed(assets),
+            assets.c.error.contains(SET_ASIDE),
+            assets.c.state != AssetState.PENDING,
+        )
         wanted = [jobs.c.ref.in_(union(spoilt, lost)), *([jobs.c.ref < after] if after else [])]
         question = select(*job_columns).where(*wanted).order_by(jobs.c.ref.desc()).limit(limit + 1)
-        return _cut(self._read(lambda connection: [writes.job_of(row) for row in connection.execute(question)]), limit)
+        return _cut(
+            self._read(
+                lambda connection: [writes.job_of(row) for row in connection.execute(question)]
+            ),
+            limit,
+        )
 
     def odd_deliveries(self, before: int | None = None, limit: int = 50) -> list[OddDelivery]:
         """Return the deliveries nobody could read or that were set aside, newest first, numbered below ``before``."""
@@ -237,15 +297,21 @@ class Browse:
         question = select(*columns, func.length(deliveries.c.body).label("size")).where(_ODD)
         question = question if before is None else question.where(deliveries.c.id < before)
         question = question.order_by(deliveries.c.id.desc()).limit(limit)
-        return self._read(lambda connection: [OddDelivery(**row._mapping) for row in connection.execute(question)])  # noqa: SLF001 - documented
+        return self._read(
+            lambda connection: [OddDelivery(**row._mapping) for row in connection.execute(question)]  # noqa: SLF001 - documented
+        )
 
     def set_aside(self, most: int = 100) -> int:
         """Count what was set aside, up to ``most``."""
-        return min(most, len(self.set_aside_jobs(limit=most).jobs) + len(self.odd_deliveries(limit=most)))
+        return min(
+            most, len(self.set_aside_jobs(limit=most).jobs) + len(self.odd_deliveries(limit=most))
+        )
 
     def body(self, number: int, start: int, length: int) -> bytes:
         """Return a part of a delivery's body; bodies may be larger than one wants to have in memory."""
-        part = select(func.substr(deliveries.c.body, start + 1, length)).where(deliveries.c.id == number)
+        part = select(func.substr(deliveries.c.body, start + 1, length)).where(
+            deliveries.c.id == number
+        )
         return bytes(self._read(lambda connection: connection.execute(part).scalar()) or b"")
 
 
@@ -286,7 +352,9 @@ def _rest(wanted: Wanted) -> list[ColumnElement[bool]]:
     if wanted.text:
         found.append(_holds(wanted.text))
     if wanted.state and _by_model(wanted):
-        found.append(func.coalesce(jobs.c.state, "") == wanted.state)  # so written, it tempts no planner to use the other index
+        found.append(
+            func.coalesce(jobs.c.state, "") == wanted.state
+        )  # so written, it tempts no planner to use the other index
     if wanted.model and not _by_model(wanted):
         found.append(func.coalesce(jobs.c.model, "") == wanted.model)
     return found
@@ -310,7 +378,10 @@ def _cut(found: Sequence[Job], limit: int) -> Page:
 
 
 def _jobs_named(connection: Connection, refs: list[str]) -> list[Job]:
-    return [writes.job_of(row) for row in connection.execute(select(*job_columns).where(jobs.c.ref.in_(refs)))]
+    return [
+        writes.job_of(row)
+        for row in connection.execute(select(*job_columns).where(jobs.c.ref.in_(refs)))
+    ]
 
 
 def _announced_at_risk() -> Select[tuple[str]]:
@@ -321,4 +392,8 @@ def _announced_at_risk() -> Select[tuple[str]]:
         events.c.type == EventType.JOB_AT_RISK,
         events.c.round == jobs.c.round,
     )
-    return select(jobs.c.ref).where(jobs.c.state == JobState.ARCHIVING, told.exists()).limit(MOST_RISKS)
+    return (
+        select(jobs.c.ref)
+        .where(jobs.c.state == JobState.ARCHIVING, told.exists())
+        .limit(MOST_RISKS)
+    )

@@ -66,7 +66,9 @@ def begin(target: Database) -> None:
         if is_unfinished(connection):
             return
         if connection.execute(select(jobs.c.ref).limit(1)).first() is not None:
-            raise ReceiverError("the ledger at DATABASE_URL has jobs of its own: name an empty database to copy to")
+            raise ReceiverError(
+                "the ledger at DATABASE_URL has jobs of its own: name an empty database to copy to"
+            )
         connection.execute(_MARK)
 
     target.write(work)
@@ -77,10 +79,17 @@ def finish(target: Database) -> None:
 
     def work(connection: Connection) -> None:
         for table in metadata.sorted_tables:
-            if table.autoincrement_column is not None and table.autoincrement_column.autoincrement is True:
+            if (
+                table.autoincrement_column is not None
+                and table.autoincrement_column.autoincrement is True
+            ):
                 column = table.autoincrement_column
                 last = select(
-                    func.setval(func.pg_get_serial_sequence(table.name, column.name), func.coalesce(func.max(column), 0) + 1, False)
+                    func.setval(
+                        func.pg_get_serial_sequence(table.name, column.name),
+                        func.coalesce(func.max(column), 0) + 1,
+                        False,
+                    )
                 )
                 connection.execute(last)
         connection.execute(_UNMARK)
@@ -106,14 +115,22 @@ def copy(source: Database, target: Database, show: Callable[[str, int, int], Non
     except IntegrityError as error:
         # Only its first line: the next ones quote rows.
         broken = str(error.orig).partition("\n")[0]
-        raise ReceiverError(f"the copy cannot follow the original ({broken}): empty the database at DATABASE_URL and copy again") from error
+        raise ReceiverError(
+            f"the copy cannot follow the original ({broken}): empty the database at DATABASE_URL and copy again"
+        ) from error
     return done
 
 
 def counts(database: Database) -> dict[str, int]:
     """Return how many rows each table has."""
-    questions = {table.name: select(func.count()).select_from(table) for table in metadata.sorted_tables}
-    return database.read(lambda connection: {name: connection.execute(question).scalar_one() for name, question in questions.items()})
+    questions = {
+        table.name: select(func.count()).select_from(table) for table in metadata.sorted_tables
+    }
+    return database.read(
+        lambda connection: {
+            name: connection.execute(question).scalar_one() for name, question in questions.items()
+        }
+    )
 
 
 def _key(table: Table) -> ColumnElement[Any]:
@@ -122,21 +139,38 @@ def _key(table: Table) -> ColumnElement[Any]:
 
 def _traits(table: Table) -> list[ColumnElement[Any]]:
     """Return what is compared of a row: what is large never changes, but may be emptied."""
-    large = {column.name for column in table.columns if isinstance(column.type, LargeBinary)} | ({"params"} if table is jobs else set())
-    return [func.length(column).label(column.name) if column.name in large else column for column in table.columns]
+    large = {column.name for column in table.columns if isinstance(column.type, LargeBinary)} | (
+        {"params"} if table is jobs else set()
+    )
+    return [
+        func.length(column).label(column.name) if column.name in large else column
+        for column in table.columns
+    ]
 
 
-def _batches(connection: Connection, table: Table, columns: Sequence[ColumnElement[Any]]) -> Iterator[list[Row[Any]]]:
+def _batches(
+    connection: Connection, table: Table, columns: Sequence[ColumnElement[Any]]
+) -> Iterator[list[Row[Any]]]:
     """Walk a table in the order of its keys."""
     width = len(table.primary_key.columns)
-    question = select(*table.primary_key.columns, *columns).order_by(*table.primary_key.columns).limit(BATCH)
+    question = (
+        select(*table.primary_key.columns, *columns)
+        .order_by(*table.primary_key.columns)
+        .limit(BATCH)
+    )
     rows = list(connection.execute(question))
     while rows:
         yield rows
         rows = list(connection.execute(question.where(_key(table) > tuple(rows[-1])[:width])))
 
 
-def _copy_table(snapshot: Connection, target: Database, table: Table, done: Copied, show: Callable[[str, int, int], None]) -> None:
+def _copy_table(
+    snapshot: Connection,
+    target: Database,
+    table: Table,
+    done: Copied,
+    show: Callable[[str, int, int], None],
+) -> None:
     width, place = len(table.primary_key.columns), 0
     total = snapshot.execute(select(func.count()).select_from(table)).scalar_one()
     for rows in _batches(snapshot, table, _traits(table)):
@@ -146,9 +180,20 @@ def _copy_table(snapshot: Connection, target: Database, table: Table, done: Copi
         changed = [key for key in ours if key in known and known[key] != ours[key]]
         if new or changed:
             full = _full(snapshot, table, new + changed)
-            target.write(partial(_put, table=table, new=[full[key] for key in new], changed=[full[key] for key in changed]))
+            target.write(
+                partial(
+                    _put,
+                    table=table,
+                    new=[full[key] for key in new],
+                    changed=[full[key] for key in changed],
+                )
+            )
         place += len(rows)
-        done.seen, done.new, done.changed = done.seen + len(rows), done.new + len(new), done.changed + len(changed)
+        done.seen, done.new, done.changed = (
+            done.seen + len(rows),
+            done.new + len(new),
+            done.changed + len(changed),
+        )
         show(table.name, place, total)
 
 
@@ -160,7 +205,10 @@ def _find(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key
 
 def _full(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, dict[str, Any]]:
     names, wanted = [column.name for column in table.primary_key.columns], set(keys)
-    found = ((tuple(row[name] for name in names), row) for row in connection.execute(select(table).where(_within(table, keys))).mappings())
+    found = (
+        (tuple(row[name] for name in names), row)
+        for row in connection.execute(select(table).where(_within(table, keys))).mappings()
+    )
     return {key: dict(row) for key, row in found if key in wanted}
 
 
@@ -172,11 +220,20 @@ def _within(table: Table, keys: Sequence[Key]) -> ColumnElement[bool]:
     return and_(_key(table) >= min(keys), _key(table) <= max(keys))
 
 
-def _put(connection: Connection, table: Table, new: Sequence[dict[str, Any]], changed: Sequence[dict[str, Any]]) -> None:
+def _put(
+    connection: Connection,
+    table: Table,
+    new: Sequence[dict[str, Any]],
+    changed: Sequence[dict[str, Any]],
+) -> None:
     # Changes first: a key or an id may have passed from an older job to a newer one.
     for row in changed:
         mine = [column == row[column.name] for column in table.primary_key.columns]
-        connection.execute(update(table).where(*mine).values({name: row[name] for name in row if name not in table.primary_key.columns}))
+        connection.execute(
+            update(table)
+            .where(*mine)
+            .values({name: row[name] for name in row if name not in table.primary_key.columns})
+        )
     if new:
         connection.execute(insert(table), list(new))
 
@@ -198,7 +255,9 @@ def _extras(snapshot: Connection, target: Database, table: Table) -> list[Key]:
             keys = [tuple(row)[:width] for row in rows]
             known = select(*table.primary_key.columns, *about).where(_within(table, keys))
             there = {tuple(row) for row in snapshot.execute(known)}
-            found.extend(key for key, row in zip(keys, rows, strict=True) if tuple(row) not in there)
+            found.extend(
+                key for key, row in zip(keys, rows, strict=True) if tuple(row) not in there
+            )
 
     target.read(work)
     return found

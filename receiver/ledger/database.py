@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from receiver import failpoints
@@ -87,7 +93,9 @@ def foreign_errors_turned() -> Iterator[None]:
             raise
         raise LedgerError(f"the ledger is not as this release needs it: {error.orig}") from error
     except (PoolTimeoutError, DBAPIError) as error:
-        raise LedgerError(f"the ledger cannot be used now: {getattr(error, 'orig', error)}") from error
+        raise LedgerError(
+            f"the ledger cannot be used now: {getattr(error, 'orig', error)}"
+        ) from error
 
 
 class PostgresDatabase:
@@ -96,7 +104,13 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         half = _CONNECTIONS // 2
         address = postgres_address(url)
-        self._engine = create_engine(address, pool_size=half, max_overflow=half, pool_timeout=WRITE_PATIENCE, pool_pre_ping=True)
+        self._engine = create_engine(
+            address,
+            pool_size=half,
+            max_overflow=half,
+            pool_timeout=WRITE_PATIENCE,
+            pool_pre_ping=True,
+        )
         # Otherwise each statement of a read would see another moment, and the figures of an audit would not add up.
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
 
@@ -142,7 +156,11 @@ class _UndoneError(Exception):
 
 
 def _is_undone(error: DBAPIError) -> bool:
-    return isinstance(error, IntegrityError) or error.connection_invalidated or getattr(error.orig, "sqlstate", "") in _DEADLOCK
+    return (
+        isinstance(error, IntegrityError)
+        or error.connection_invalidated
+        or getattr(error.orig, "sqlstate", "") in _DEADLOCK
+    )
 
 
 def postgres_address(url: str) -> URL:
@@ -229,7 +247,11 @@ class SqliteDatabase:
         failure: LedgerError | None = LedgerError("the write was interrupted")
         try:
             self._mark.set()
-            with foreign_errors_turned(), _locked(self._lock_path), self._writer.begin() as connection:
+            with (
+                foreign_errors_turned(),
+                _locked(self._lock_path),
+                self._writer.begin() as connection,
+            ):
                 group += self._next_group()
                 for write in group:
                     write.run(connection)
@@ -247,7 +269,9 @@ class SqliteDatabase:
 
     def _next_group(self) -> list["_Write[Any]"]:
         group: list[_Write[Any]] = []
-        with suppress(IndexError):  # nobody waits any more; counting them first would be wrong, they may withdraw
+        with suppress(
+            IndexError
+        ):  # nobody waits any more; counting them first would be wrong, they may withdraw
             while len(group) < GROUP_SIZE:
                 group.append(self._waiting.popleft())
         return group
@@ -265,7 +289,9 @@ class _Write(Generic[T]):
 
     def run(self, connection: Connection) -> None:
         """Run the work behind a savepoint: its failure is its own, the rest of the group goes on."""
-        connection.exec_driver_sql("SAVEPOINT one")  # what begin_nested does, at half its cost, while everybody waits
+        connection.exec_driver_sql(
+            "SAVEPOINT one"
+        )  # what begin_nested does, at half its cost, while everybody waits
         try:
             self._value = self._work(connection)
         except Exception as error:  # noqa: BLE001 - handed to the thread whose work it was
@@ -336,7 +362,9 @@ class _OpenMark:
 def is_open(path: Path) -> bool:
     """Say whether any process, this one too, has the SQLite ledger at ``path`` open; raise LedgerError if that cannot be told."""
     try:
-        with _mark_path(path).open("r+b") as file:  # never made here: the service could not use a file that another user made
+        with _mark_path(path).open(
+            "r+b"
+        ) as file:  # never made here: the service could not use a file that another user made
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -387,7 +415,9 @@ def _make_wal(connection: sqlite3.Connection) -> None:
 def _sqlite_engine(path: Path, begin: str) -> Engine:
     # autocommit at the driver (isolation_level None): transactions begin where we say and as we say.
     engine = create_engine(
-        sqlite_address(path), connect_args={"isolation_level": None, "timeout": WRITE_PATIENCE / 2}, pool_timeout=WRITE_PATIENCE
+        sqlite_address(path),
+        connect_args={"isolation_level": None, "timeout": WRITE_PATIENCE / 2},
+        pool_timeout=WRITE_PATIENCE,
     )
 
     @event.listens_for(engine, "connect")

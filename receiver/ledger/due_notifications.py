@@ -26,13 +26,15 @@ from sqlalchemy import (
 )
 
 from receiver.ledger.claims import completed, suspected, unindexed
-from receiver.ledger.notifications import Queue, wake, wake_senders
+from receiver.ledger.notifications import QueueName, notify, notify_dispatchers
 from receiver.ledger.tables import assets, destinations, events, hints, jobs, sendings
 
 # Wakes that wait in a queue, from which on the sweep adds none: whoever hears one takes the nearest deadline, whatever row it was for.
 ENOUGH = 500
 
-_wakes = table("procrastinate_jobs", column("queue_name"), column("queueing_lock"), column("status"))
+_wakes = table(
+    "procrastinate_jobs", column("queue_name"), column("queueing_lock"), column("status")
+)
 _waiting: ColumnElement[bool] = _wakes.c.status == literal_column("'todo'")
 _now: BindParameter[float] = bindparam("now")
 
@@ -43,21 +45,33 @@ def _due(rows: Table, deadline: ColumnElement[Any], *wanted: ColumnElement[bool]
     for key in rows.primary_key.columns:
         name = name + literal("/") + cast(key, Text)
     awake = exists(select(1).where(_wakes.c.queueing_lock == name, _waiting))
-    question = select(name.label("name"), deadline.label("deadline")).where(rows.c.due_at <= _now, *wanted, ~awake)
+    question = select(name.label("name"), deadline.label("deadline")).where(
+        rows.c.due_at <= _now, *wanted, ~awake
+    )
     return question.order_by(deadline).limit(ENOUGH)
 
 
 _SWEPT = {
-    Queue.ASSETS: _due(assets, assets.c.expires_at, suspected(assets, suspects=False)),
-    Queue.SUSPECT_ASSETS: _due(assets, unindexed(assets.c.expires_at), suspected(assets, suspects=True)),
-    Queue.COMPLETE_JOBS: _due(jobs, jobs.c.due_at, completed(complete=True), suspected(jobs, suspects=False)),
-    Queue.JOBS: _due(jobs, jobs.c.due_at, completed(complete=False), suspected(jobs, suspects=False)),
-    Queue.SUSPECT_JOBS: _due(jobs, unindexed(jobs.c.due_at), suspected(jobs, suspects=True)),
-    Queue.HINTS: _due(hints, hints.c.due_at),
+    QueueName.ASSETS: _due(assets, assets.c.expires_at, suspected(assets, suspects=False)),
+    QueueName.SUSPECT_ASSETS: _due(
+        assets, unindexed(assets.c.expires_at), suspected(assets, suspects=True)
+    ),
+    QueueName.COMPLETE_JOBS: _due(
+        jobs, jobs.c.due_at, completed(complete=True), suspected(jobs, suspects=False)
+    ),
+    QueueName.JOBS: _due(
+        jobs, jobs.c.due_at, completed(complete=False), suspected(jobs, suspects=False)
+    ),
+    QueueName.SUSPECT_JOBS: _due(jobs, unindexed(jobs.c.due_at), suspected(jobs, suspects=True)),
+    QueueName.HINTS: _due(hints, hints.c.due_at),
 }
-_HEARD = select(func.count()).select_from(select(1).where(_wakes.c.queue_name == bindparam("queue"), _waiting).limit(ENOUGH).subquery())
+_HEARD = select(func.count()).select_from(
+    select(1).where(_wakes.c.queue_name == bindparam("queue"), _waiting).limit(ENOUGH).subquery()
+)
 _not_handed_over = destinations.c.cursor < select(func.max(events.c.id)).scalar_subquery()
-_to_be_told = exists(select(1).where(sendings.c.destination == destinations.c.name, sendings.c.due_at <= _now))
+_to_be_told = exists(
+    select(1).where(sendings.c.destination == destinations.c.name, sendings.c.due_at <= _now)
+)
 _UNTOLD = select(exists(select(1).where(or_(_not_handed_over, _to_be_told))))
 
 
@@ -67,8 +81,8 @@ def sweep(connection: Connection, now: float) -> int:
     for queue, question in _SWEPT.items():
         if connection.execute(_HEARD, {"queue": queue}).scalar_one() < ENOUGH:
             rows = {row.name: row.deadline for row in connection.execute(question, {"now": now})}
-            wake(connection, queue, rows)
+            notify(connection, queue, rows)
             found += len(rows)
     if connection.execute(_UNTOLD, {"now": now}).scalar_one():
-        wake_senders(connection, now)
+        notify_dispatchers(connection, now)
     return found

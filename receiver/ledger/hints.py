@@ -11,10 +11,10 @@ from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from receiver.ledger import writes
-from receiver.ledger.notifications import wake_hint
+from receiver.ledger.notifications import notify_hint
 from receiver.ledger.rows import Hint
 from receiver.ledger.tables import hints, jobs
-from receiver.model import Delivery, Source, Verdict
+from receiver.model import Decision, Delivery, Source
 
 # Ids that may wait at a time, and that may be new in a minute, of all processes; each is asked about a few times.
 MOST_WAITING = 1000
@@ -40,12 +40,22 @@ def remember(connection: Connection, provider_id: str, body: bytes, now: float) 
     if _count(connection, since=now - 60) >= MOST_A_MINUTE:
         return False
     if _count(connection) >= MOST_WAITING:
-        oldest = select(hints.c.provider_id).where(hints.c.claim.is_(None)).order_by(hints.c.received_at).limit(1)
+        oldest = (
+            select(hints.c.provider_id)
+            .where(hints.c.claim.is_(None))
+            .order_by(hints.c.received_at)
+            .limit(1)
+        )
         connection.execute(delete(hints).where(hints.c.provider_id.in_(oldest)))
     kept = body if len(body) <= LARGEST_BODY else None
-    with suppress(IntegrityError), connection.begin_nested():  # another stranger may be naming it this instant
-        connection.execute(insert(hints).values(provider_id=provider_id, received_at=now, due_at=now, body=kept))
-        wake_hint(connection, provider_id, now)
+    with (
+        suppress(IntegrityError),
+        connection.begin_nested(),
+    ):  # another stranger may be naming it this instant
+        connection.execute(
+            insert(hints).values(provider_id=provider_id, received_at=now, due_at=now, body=kept)
+        )
+        notify_hint(connection, provider_id, now)
     return True
 
 
@@ -53,13 +63,22 @@ def keep_body(connection: Connection, ref: str, hint: Hint) -> None:
     """Keep what came with a hint as a delivery of its job: it decides nothing, and waits to be compared with the provider's own answer."""
     if hint.body is not None:
         told = Delivery(ref, Source.CALLBACK, hint.body, hint.received_at)
-        writes.insert_delivery(connection, told, sha256(hint.body).hexdigest(), Verdict.UNCONFIRMED)
+        writes.insert_delivery(
+            connection, told, sha256(hint.body).hexdigest(), Decision.UNCONFIRMED
+        )
 
 
 def _is_known(connection: Connection, provider_id: str) -> bool:
     waiting = select(hints.c.attempts).where(hints.c.provider_id == provider_id)
-    return connection.execute(waiting).first() is not None or ref_of(connection, provider_id) is not None
+    return (
+        connection.execute(waiting).first() is not None
+        or ref_of(connection, provider_id) is not None
+    )
 
 
 def _count(connection: Connection, *, since: float = 0.0) -> int:
-    return int(connection.execute(select(func.count()).select_from(hints).where(hints.c.received_at > since)).scalar_one())
+    return int(
+        connection.execute(
+            select(func.count()).select_from(hints).where(hints.c.received_at > since)
+        ).scalar_one()
+    )

@@ -17,10 +17,20 @@ from receiver.ledger import claims, hints, writes
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.due_notifications import sweep
-from receiver.ledger.notifications import wake_assets, wake_job
+from receiver.ledger.notifications import notify_assets, notify_job
 from receiver.ledger.rows import Asset, Hint, Job, StoredAsset
 from receiver.ledger.tables import assets, jobs
-from receiver.model import FINAL_STATES, Api, AssetState, EventType, JobState, Mode, Reason, Submission, new_ref
+from receiver.model import (
+    FINAL_STATES,
+    Api,
+    AssetState,
+    EventType,
+    JobState,
+    Mode,
+    Reason,
+    Submission,
+    new_ref,
+)
 from receiver.telemetry import metrics
 
 T = TypeVar("T")
@@ -68,13 +78,26 @@ class Ledger:
         def work(connection: Connection) -> Job:
             if submission.key is not None:
                 self._free_key(connection, submission.key)
-            what = {name: getattr(submission, name) for name in ("provider", "api", "mode", "model", "prompt", "key")}
+            what = {
+                name: getattr(submission, name)
+                for name in ("provider", "api", "mode", "model", "prompt", "key")
+            }
             params = json.dumps(submission.params, ensure_ascii=False)
             try:
                 with connection.begin_nested():
-                    self._insert_job(connection, ref, now, base_url=base_url, due_at=now + self.timing.job_timeout, params=params, **what)
+                    self._insert_job(
+                        connection,
+                        ref,
+                        now,
+                        base_url=base_url,
+                        due_at=now + self.timing.job_timeout,
+                        params=params,
+                        **what,
+                    )
             except IntegrityError:
-                self._free_key(connection, submission.key or "")  # another submit took it this instant
+                self._free_key(
+                    connection, submission.key or ""
+                )  # another submit took it this instant
                 raise
             return self._job(connection, ref)
 
@@ -113,13 +136,26 @@ class Ledger:
 
         self.write(work)
 
-    def adopt(self, connection: Connection, ref: str, base_url: str, provider_id: str | None = None) -> Job:
+    def adopt(
+        self, connection: Connection, ref: str, base_url: str, provider_id: str | None = None
+    ) -> Job:
         """Write down a job whose submit we did not see: its ticket is ours, or the provider says the task is."""
         now = self.now()
         unknown = {"model": "", "prompt": "", "params": "{}"}
-        what = {"provider": "grsai", "api": Api.DRAW, "mode": Mode.WEBHOOK, "provider_id": provider_id, "base_url": base_url}
-        with suppress(IntegrityError), connection.begin_nested():  # another report may be adopting it this instant
-            self._insert_job(connection, ref, now, due_at=now + self.timing.poll_after, **what, **unknown)
+        what = {
+            "provider": "grsai",
+            "api": Api.DRAW,
+            "mode": Mode.WEBHOOK,
+            "provider_id": provider_id,
+            "base_url": base_url,
+        }
+        with (
+            suppress(IntegrityError),
+            connection.begin_nested(),
+        ):  # another report may be adopting it this instant
+            self._insert_job(
+                connection, ref, now, due_at=now + self.timing.poll_after, **what, **unknown
+            )
         return self._job(connection, ref)
 
     def _insert_job(self, connection: Connection, ref: str, now: float, **values: object) -> None:
@@ -138,8 +174,12 @@ class Ledger:
         def work(connection: Connection) -> Job:
             job = self._job(connection, ref)
             # An id that is another job's is left out: one task of a provider is one job.
-            taken = job.provider_id is None and writes.find_job_by_provider_id(connection, job.provider, provider_id)
-            values: dict[str, object] = {"provider_id": job.provider_id if taken else job.provider_id or provider_id}
+            taken = job.provider_id is None and writes.find_job_by_provider_id(
+                connection, job.provider, provider_id
+            )
+            values: dict[str, object] = {
+                "provider_id": job.provider_id if taken else job.provider_id or provider_id
+            }
             if job.state == JobState.SUBMITTING:
                 values |= {"state": JobState.WAITING, "due_at": self.poll_due(job), "claim": None}
             connection.execute(update(jobs).where(jobs.c.ref == ref).values(values))
@@ -153,7 +193,14 @@ class Ledger:
         def work(connection: Connection) -> Job:
             job = self._job(connection, ref)
             if job.state == JobState.SUBMITTING:
-                writes.finish_job(connection, job, JobState.FAILED, self.now(), reason=Reason.REFUSED, message=message)
+                writes.finish_job(
+                    connection,
+                    job,
+                    JobState.FAILED,
+                    self.now(),
+                    reason=Reason.REFUSED,
+                    message=message,
+                )
             return self._job(connection, ref)
 
         return self.write(work)
@@ -167,19 +214,33 @@ class Ledger:
 
     def claim_assets(self, limit: int, *, suspects: bool = False) -> list[Claimed[Asset]]:
         """Claim assets to archive, nearest deadline first: those that may have made workers crash (``suspects``), or the others."""
-        return self.write(lambda connection: claims.claim_assets(connection, self.now(), self.now() + LEASE, limit, suspects=suspects))
+        return self.write(
+            lambda connection: claims.claim_assets(
+                connection, self.now(), self.now() + LEASE, limit, suspects=suspects
+            )
+        )
 
     def claim_jobs(self, limit: int, *, complete: bool | None = None) -> list[Claimed[Job]]:
         """Claim jobs to look at: the complete ones to conclude, the others to poll, hurry or expire, or (None) any."""
-        return self.write(lambda connection: claims.claim_jobs(connection, self.now(), self.now() + LEASE, limit, complete=complete))
+        return self.write(
+            lambda connection: claims.claim_jobs(
+                connection, self.now(), self.now() + LEASE, limit, complete=complete
+            )
+        )
 
     def claim_suspect_jobs(self, limit: int) -> list[Claimed[Job]]:
         """Claim jobs to look at that may have made workers crash."""
-        return self.write(lambda connection: claims.claim_suspect_jobs(connection, self.now(), self.now() + LEASE, limit))
+        return self.write(
+            lambda connection: claims.claim_suspect_jobs(
+                connection, self.now(), self.now() + LEASE, limit
+            )
+        )
 
     def claim_hints(self, limit: int) -> list[Claimed[Hint]]:
         """Claim hints to look into."""
-        return self.write(lambda connection: claims.claim_hints(connection, self.now(), self.now() + LEASE, limit))
+        return self.write(
+            lambda connection: claims.claim_hints(connection, self.now(), self.now() + LEASE, limit)
+        )
 
     def sweep(self) -> int:
         """Wake somebody for each row that is due and has no wake, where many machines work; return for how many."""
@@ -189,9 +250,9 @@ class Ledger:
         """Prolong our leases."""
         self.write(lambda connection: claims.renew(connection, held, self.now() + LEASE))
 
-    def hand_back(self, held: list[Claimed[Any]]) -> None:
+    def release(self, held: list[Claimed[Any]]) -> None:
         """Give up claims at a shutdown."""
-        self.write(lambda connection: claims.hand_back(connection, held, self.now()))
+        self.write(lambda connection: claims.release(connection, held, self.now()))
 
     def take_over(self) -> int:
         """End the leases of workers that died; only for the one worker of a machine."""
@@ -211,7 +272,10 @@ class Ledger:
             "width": stored.width,
             "height": stored.height,
         }
-        values = {name: payload[name] for name in ("key", "sha256", "size", "content_type", "width", "height")}
+        values = {
+            name: payload[name]
+            for name in ("key", "sha256", "size", "content_type", "width", "height")
+        }
         self._end_asset(claimed, AssetState.ARCHIVED, payload, error="", **values)
         metrics.BYTES.inc(stored.size)
         metrics.TIME_LEFT.observe(max(0.0, claimed.row.expires_at - self.now()))
@@ -221,24 +285,46 @@ class Ledger:
         self._end_asset(claimed, state, None, error=error)
         metrics.LOST.labels("asset").inc()
 
-    def _end_asset(self, claimed: Claimed[Asset], state: AssetState, event: dict[str, object] | None, **values: object) -> None:
+    def _end_asset(
+        self,
+        claimed: Claimed[Asset],
+        state: AssetState,
+        event: dict[str, object] | None,
+        **values: object,
+    ) -> None:
         def work(connection: Connection) -> None:
             now = self.now()
             job = self._job(connection, claimed.row.ref)
-            claims.change_held(connection, claimed, state=state, finished_at=now, due_at=None, claim=None, **values)
+            claims.change_held(
+                connection, claimed, state=state, finished_at=now, due_at=None, claim=None, **values
+            )
             if state is not AssetState.ARCHIVED:
                 writes.note_attempt(connection, claimed.row, now, str(values["error"]))
             if writes.pending_assets(connection, job.ref) == 0:
                 # The last one: the job can be concluded at once, even if somebody is just polling it.
-                connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(due_at=now, claim=None, crashes=0))
-                wake_job(connection, job.ref, now, complete=True)
-            if event is not None:  # last, because all who write events wait for each other until the commit
+                connection.execute(
+                    update(jobs)
+                    .where(jobs.c.ref == job.ref)
+                    .values(due_at=now, claim=None, crashes=0)
+                )
+                notify_job(connection, job.ref, now, complete=True)
+            if (
+                event is not None
+            ):  # last, because all who write events wait for each other until the commit
                 writes.emit(connection, EventType.ASSET_ARCHIVED, job, claimed.row.idx, now, event)
 
         self.write(work)
         metrics.ASSETS.labels(state).inc()
 
-    def retry_asset(self, claimed: Claimed[Asset], due_at: float, error: str, *, counted: bool = True, ask_again: bool = False) -> None:
+    def retry_asset(
+        self,
+        claimed: Claimed[Asset],
+        due_at: float,
+        error: str,
+        *,
+        counted: bool = True,
+        ask_again: bool = False,
+    ) -> None:
         """Try an asset again at ``due_at``; ``ask_again`` has its job polled for a fresh URL. An attempt that says nothing
         about the asset (the archive was down) is not ``counted``.
         """  # noqa: D205 - one sentence each
@@ -246,7 +332,15 @@ class Ledger:
         def work(connection: Connection) -> None:
             attempts = assets.c.attempts if counted else assets.c.attempts - 1
             job = self._job(connection, claimed.row.ref)
-            claims.change_held(connection, claimed, due_at=due_at, claim=None, error=error, attempts=attempts, crashes=0)
+            claims.change_held(
+                connection,
+                claimed,
+                due_at=due_at,
+                claim=None,
+                error=error,
+                attempts=attempts,
+                crashes=0,
+            )
             if counted:
                 writes.note_attempt(connection, claimed.row, self.now(), error)
             if ask_again:
@@ -257,7 +351,14 @@ class Ledger:
 
     # A job's end.
 
-    def conclude(self, claimed: Claimed[Job], state: JobState, *, reason: Reason | None = None, message: str = "") -> None:
+    def conclude(
+        self,
+        claimed: Claimed[Job],
+        state: JobState,
+        *,
+        reason: Reason | None = None,
+        message: str = "",
+    ) -> None:
         """End a claimed job; raise ClaimLostError if it is no longer ours."""
 
         def work(connection: Connection) -> None:
@@ -282,7 +383,11 @@ class Ledger:
     def look_again(self, claimed: Claimed[Job] | Claimed[Hint], due_at: float) -> None:
         """Give a claim back and have the row looked at again at ``due_at``; raise ClaimLostError if it is no longer ours."""
         quiet = {} if isinstance(claimed.row, Hint) else {"crashes": 0}
-        self.write(lambda connection: claims.change_held(connection, claimed, due_at=due_at, claim=None, **quiet))
+        self.write(
+            lambda connection: claims.change_held(
+                connection, claimed, due_at=due_at, claim=None, **quiet
+            )
+        )
 
     def announce_risk(self, claimed: Claimed[Job], message: str) -> bool:
         """Write ``job.at_risk``, once a round; say whether it was new. Raise ClaimLostError if the job is no longer ours."""
@@ -293,7 +398,9 @@ class Ledger:
             if writes.has_event(connection, EventType.JOB_AT_RISK, job):
                 return False
             payload: dict[str, object] = {"ref": job.ref, "message": message}
-            writes.emit(connection, EventType.JOB_AT_RISK, job, writes.ABOUT_THE_JOB, self.now(), payload)
+            writes.emit(
+                connection, EventType.JOB_AT_RISK, job, writes.ABOUT_THE_JOB, self.now(), payload
+            )
             return True
 
         if new := self.write(work):
@@ -308,7 +415,9 @@ class Ledger:
 
     def hint(self, provider_id: str, body: bytes = b"") -> bool:
         """Remember that a stranger named a task, in this ``body``. False: too many new ones were named in the last minute."""
-        return self.write(lambda connection: hints.remember(connection, provider_id, body, self.now()))
+        return self.write(
+            lambda connection: hints.remember(connection, provider_id, body, self.now())
+        )
 
     def drop_hint(self, hint: Hint) -> None:
         """Forget a hint that came to nothing."""
@@ -338,13 +447,21 @@ class Ledger:
         def work(connection: Connection) -> Job:
             job = self._job(connection, ref)
             unexplained = claims.is_unexplained(job)
-            if job.state not in FINAL_STATES or (job.state is JobState.ARCHIVED and not unexplained):
+            if job.state not in FINAL_STATES or (
+                job.state is JobState.ARCHIVED and not unexplained
+            ):
                 raise ReceiverError(f"{ref} is {job.state}: there is nothing to retry")
-            if not unexplained and job.provider_id is None and not writes.lost_inline_assets(connection, ref):
+            if (
+                not unexplained
+                and job.provider_id is None
+                and not writes.lost_inline_assets(connection, ref)
+            ):
                 remedy = "submit it again as a new job"
                 if job.reason is not Reason.REFUSED:
                     remedy = "it may have been billed, so look for it at the provider before you submit it again"
-                raise ReceiverError(f"{ref} has no id at the provider, so its result cannot be asked for: {remedy}")
+                raise ReceiverError(
+                    f"{ref} has no id at the provider, so its result cannot be asked for: {remedy}"
+                )
             self.open_again(connection, job)
             return self._job(connection, ref)
 
@@ -364,10 +481,16 @@ class Ledger:
             "crashes": 0,
             "expires_at": now + self.timing.url_lifetime,
         }
-        lost = (assets.c.ref == job.ref) & assets.c.state.in_([AssetState.FAILED, AssetState.EXPIRED])
-        reopened = connection.execute(update(assets).where(lost).values(again).returning(assets.c.idx)).scalars().all()
-        wake_assets(connection, job.ref, reopened, now + self.timing.url_lifetime)
-        wake_job(connection, job.ref, now)
+        lost = (assets.c.ref == job.ref) & assets.c.state.in_(
+            [AssetState.FAILED, AssetState.EXPIRED]
+        )
+        reopened = (
+            connection.execute(update(assets).where(lost).values(again).returning(assets.c.idx))
+            .scalars()
+            .all()
+        )
+        notify_assets(connection, job.ref, reopened, now + self.timing.url_lifetime)
+        notify_job(connection, job.ref, now)
         values: dict[str, object] = {
             "round": job.round + 1,
             "reason": None,
@@ -380,5 +503,10 @@ class Ledger:
         if reopened or job.state is JobState.ARCHIVED:
             values |= {"state": JobState.ARCHIVING}
         else:
-            values |= {"state": JobState.WAITING, "outcome": None, "ended_at": None, "deadline_at": now + self.timing.job_timeout}
+            values |= {
+                "state": JobState.WAITING,
+                "outcome": None,
+                "ended_at": None,
+                "deadline_at": now + self.timing.job_timeout,
+            }
         connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))

@@ -7,12 +7,12 @@ from sqlalchemy import Connection, case, func, select
 from receiver.ledger.browse import first_ref
 from receiver.ledger.database import Database
 from receiver.ledger.tables import assets, deliveries, jobs
-from receiver.model import AssetState, JobState, Reason, Source, Verdict
+from receiver.model import AssetState, Decision, JobState, Reason, Source
 
 SAMPLE = 10_000
 _MODERATED = {Reason.INPUT_MODERATION, Reason.OUTPUT_MODERATION, Reason.VIOLATION}
 # What a callback was taken for that told a job's end, for the first time or again.
-_TERMINAL = (Verdict.ENDED, Verdict.DUPLICATE, Verdict.CONTRADICTION, Verdict.EMPTY)
+_TERMINAL = (Decision.ENDED, Decision.DUPLICATE, Decision.CONTRADICTION, Decision.EMPTY)
 
 
 @dataclass(slots=True)
@@ -32,8 +32,12 @@ class Figures:
     pictures: int = 0
     pictures_lost: int = 0
     renewed: int = 0  # answers that brought fresh URLs for pictures not yet archived
-    to_callback: list[float] = field(default_factory=list)  # from the submit to the first word of an end
-    to_archive: list[float] = field(default_factory=list)  # from a URL's coming to the picture's being safe
+    to_callback: list[float] = field(
+        default_factory=list
+    )  # from the submit to the first word of an end
+    to_archive: list[float] = field(
+        default_factory=list
+    )  # from a URL's coming to the picture's being safe
     life_left: list[float] = field(default_factory=list)  # of a URL, when its picture was safe
     lifetime: float | None = None  # that its URLs are given, the newest one's
 
@@ -64,8 +68,20 @@ class Compare:
         return self._database.read(lambda connection: self._compare(connection, moment))
 
     def _compare(self, connection: Connection, moment: float) -> Comparison:
-        columns = (jobs.c.ref, jobs.c.provider, jobs.c.model, jobs.c.state, jobs.c.reason, jobs.c.submitted_at)
-        newest = select(*columns).where(jobs.c.ref >= first_ref(moment)).order_by(jobs.c.ref.desc()).limit(self._sample + 1)
+        columns = (
+            jobs.c.ref,
+            jobs.c.provider,
+            jobs.c.model,
+            jobs.c.state,
+            jobs.c.reason,
+            jobs.c.submitted_at,
+        )
+        newest = (
+            select(*columns)
+            .where(jobs.c.ref >= first_ref(moment))
+            .order_by(jobs.c.ref.desc())
+            .limit(self._sample + 1)
+        )
         found = connection.execute(newest).all()
         complete, rows = len(found) <= self._sample, found[: self._sample]
         by_model: dict[tuple[str, str], Figures] = {}
@@ -97,11 +113,25 @@ def _count_job(figures: Figures, state: JobState, reason: str | None) -> None:
             figures.in_flight += 1
 
 
-def _add_deliveries(connection: Connection, oldest: str, of: dict[str, Figures], submitted: dict[str, float]) -> None:
-    called = case(((deliveries.c.source == Source.CALLBACK) & deliveries.c.verdict.in_(_TERMINAL), deliveries.c.received_at))
-    counted = {verdict: func.count(case((deliveries.c.verdict == verdict, 1))) for verdict in (Verdict.DUPLICATE, Verdict.REFRESHED)}
-    question = select(deliveries.c.ref, func.count(), func.min(called), *counted.values()).where(deliveries.c.ref >= oldest)
-    for ref, number, first_call, duplicates, refreshed in connection.execute(question.group_by(deliveries.c.ref)):
+def _add_deliveries(
+    connection: Connection, oldest: str, of: dict[str, Figures], submitted: dict[str, float]
+) -> None:
+    called = case(
+        (
+            (deliveries.c.source == Source.CALLBACK) & deliveries.c.verdict.in_(_TERMINAL),
+            deliveries.c.received_at,
+        )
+    )
+    counted = {
+        verdict: func.count(case((deliveries.c.verdict == verdict, 1)))
+        for verdict in (Decision.DUPLICATE, Decision.REFRESHED)
+    }
+    question = select(deliveries.c.ref, func.count(), func.min(called), *counted.values()).where(
+        deliveries.c.ref >= oldest
+    )
+    for ref, number, first_call, duplicates, refreshed in connection.execute(
+        question.group_by(deliveries.c.ref)
+    ):
         if ref in of:
             figures = of[ref]
             figures.deliveries += number
@@ -112,8 +142,16 @@ def _add_deliveries(connection: Connection, oldest: str, of: dict[str, Figures],
 
 
 def _add_pictures(connection: Connection, oldest: str, of: dict[str, Figures]) -> None:
-    columns = (assets.c.ref, assets.c.state, assets.c.announced_at, assets.c.expires_at, assets.c.finished_at)
-    for ref, state, announced_at, expires_at, finished_at in connection.execute(select(*columns).where(assets.c.ref >= oldest)):
+    columns = (
+        assets.c.ref,
+        assets.c.state,
+        assets.c.announced_at,
+        assets.c.expires_at,
+        assets.c.finished_at,
+    )
+    for ref, state, announced_at, expires_at, finished_at in connection.execute(
+        select(*columns).where(assets.c.ref >= oldest)
+    ):
         if ref in of:
             figures = of[ref]
             figures.pictures += 1

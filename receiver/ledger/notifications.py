@@ -31,7 +31,7 @@ _WAKE_SENDERS = text("""
 """)
 
 
-class Queue(StrEnum):
+class QueueName(StrEnum):
     """The lanes that are woken, by their names; each destination of events has one more, see ``queue_of``."""
 
     ASSETS = "assets"
@@ -42,40 +42,51 @@ class Queue(StrEnum):
     HINTS = "hints"
 
 
-def lane_of_events(destination: str) -> str:
+def events_queue(destination: str) -> str:
     """Return the name of the lane that tells a destination."""
     return _EVENTS + destination
 
 
-def queue_of(lane: str) -> str:
+def queue_of(queue: str) -> str:
     """Return the queue of a lane."""
-    if lane.startswith(_EVENTS):
-        return f"events {sha256(lane.removeprefix(_EVENTS).encode()).hexdigest()[:16]}"
-    return lane
+    if queue.startswith(_EVENTS):
+        return f"events {sha256(queue.removeprefix(_EVENTS).encode()).hexdigest()[:16]}"
+    return queue
 
 
-def wake(connection: Connection, queue: Queue, rows: Mapping[str, float]) -> None:
+def notify(connection: Connection, queue: QueueName, rows: Mapping[str, float]) -> None:
     """Wake somebody for each of these rows, given by table and key with its deadline (seconds since the epoch), unless it has a wake."""
     if connection.dialect.name == "postgresql" and rows:
-        connection.execute(_WAKE, {"queue": queue, "locks": list(rows), "priorities": [_priority(moment) for moment in rows.values()]})
+        connection.execute(
+            _WAKE,
+            {
+                "queue": queue,
+                "locks": list(rows),
+                "priorities": [_priority(moment) for moment in rows.values()],
+            },
+        )
 
 
-def wake_assets(connection: Connection, ref: str, indexes: Iterable[int], expires_at: float) -> None:
+def notify_assets(
+    connection: Connection, ref: str, indexes: Iterable[int], expires_at: float
+) -> None:
     """Wake somebody for assets of a job that are due now, whose URLs die at ``expires_at``."""
-    wake(connection, Queue.ASSETS, {f"assets/{ref}/{idx}": expires_at for idx in indexes})
+    notify(connection, QueueName.ASSETS, {f"assets/{ref}/{idx}": expires_at for idx in indexes})
 
 
-def wake_job(connection: Connection, ref: str, now: float, *, complete: bool = False) -> None:
+def notify_job(connection: Connection, ref: str, now: float, *, complete: bool = False) -> None:
     """Wake somebody to look at a job that is due now."""
-    wake(connection, Queue.COMPLETE_JOBS if complete else Queue.JOBS, {f"jobs/{ref}": now})
+    notify(
+        connection, QueueName.COMPLETE_JOBS if complete else QueueName.JOBS, {f"jobs/{ref}": now}
+    )
 
 
-def wake_hint(connection: Connection, provider_id: str, now: float) -> None:
+def notify_hint(connection: Connection, provider_id: str, now: float) -> None:
     """Wake somebody to look into a hint."""
-    wake(connection, Queue.HINTS, {f"hints/{provider_id}": now})
+    notify(connection, QueueName.HINTS, {f"hints/{provider_id}": now})
 
 
-def wake_senders(connection: Connection, now: float) -> None:
+def notify_dispatchers(connection: Connection, now: float) -> None:
     """Wake somebody for each destination of events; one wake stands for all that a destination has not been told."""
     if connection.dialect.name == "postgresql":
         connection.execute(_WAKE_SENDERS, {"priority": _priority(now)})

@@ -37,9 +37,9 @@ from receiver.ledger import claims, writes
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.ledger import LEASE
-from receiver.ledger.rows import Sending
+from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import destinations, events, sendings
-from receiver.model import EventType, SendingState
+from receiver.model import EventDeliveryState, EventType
 
 T = TypeVar("T")
 
@@ -51,9 +51,9 @@ KEPT, KEPT_ASIDE = 7 * 86400.0, 90 * 86400.0
 MOST_COUNTED = 10_000
 
 # Written out, because the planners use a partial index only for the very words of its condition.
-_PENDING: ColumnElement[str] = literal_column(f"'{SendingState.PENDING}'")
-_SENT: ColumnElement[str] = literal_column(f"'{SendingState.SENT}'")
-_SET_ASIDE: ColumnElement[str] = literal_column(f"'{SendingState.SET_ASIDE}'")
+_PENDING: ColumnElement[str] = literal_column(f"'{EventDeliveryState.PENDING}'")
+_SENT: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SENT}'")
+_SET_ASIDE: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SET_ASIDE}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,11 @@ class Outbox:
 
     def begin(self, names: Sequence[str]) -> None:
         """Make new destinations known: they are told what happens from now on. Known ones keep their place."""
-        known = set(self._read(lambda connection: connection.execute(select(destinations.c.name)).scalars().all()))
+        known = set(
+            self._read(
+                lambda connection: connection.execute(select(destinations.c.name)).scalars().all()
+            )
+        )
         for name in names:
             if name not in known:
                 with suppress(IntegrityError):  # another process makes it known this instant
@@ -97,7 +101,9 @@ class Outbox:
         """Return when a destination is to be told something: at once if there are events it was not handed yet."""
 
         def work(connection: Connection) -> float | None:
-            cursor = connection.execute(select(destinations.c.cursor).where(destinations.c.name == destination)).scalar()
+            cursor = connection.execute(
+                select(destinations.c.cursor).where(destinations.c.name == destination)
+            ).scalar()
             if cursor is None:
                 return None  # it was forgotten meanwhile
             if (connection.execute(select(func.max(events.c.id))).scalar() or 0) > cursor:
@@ -106,46 +112,68 @@ class Outbox:
 
         return self._read(work)
 
-    def claim(self, destination: str, types: Sequence[EventType], limit: int) -> list[Claimed[Sending]]:
+    def claim(
+        self, destination: str, types: Sequence[EventType], limit: int
+    ) -> list[Claimed[EventDelivery]]:
         """Claim what is due; where that is less than asked for, hand the destination what is new, of these types, and claim of that."""
 
-        def work(connection: Connection) -> list[Claimed[Sending]]:
+        def work(connection: Connection) -> list[Claimed[EventDelivery]]:
             now = self.now()
             cursor = _lock(connection, destination)
-            found = claims.claim_sendings(connection, destination, now, now + LEASE, limit)
-            if len(found) < limit and cursor is not None and _hand_over(connection, destination, types, cursor, now):
-                found += claims.claim_sendings(connection, destination, now, now + LEASE, limit - len(found))
+            found = claims.claim_event_deliveries(connection, destination, now, now + LEASE, limit)
+            if (
+                len(found) < limit
+                and cursor is not None
+                and _hand_over(connection, destination, types, cursor, now)
+            ):
+                found += claims.claim_event_deliveries(
+                    connection, destination, now, now + LEASE, limit - len(found)
+                )
             return found
 
         return self._write(work)
 
-    def sent(self, claimed: Claimed[Sending]) -> None:
+    def sent(self, claimed: Claimed[EventDelivery]) -> None:
         """Note that an event was told; raise ClaimLostError if it is no longer ours."""
-        self._end(claimed, SendingState.SENT, "")
+        self._end(claimed, EventDeliveryState.SENT, "")
 
-    def set_aside(self, claimed: Claimed[Sending], error: str) -> None:
+    def set_aside(self, claimed: Claimed[EventDelivery], error: str) -> None:
         """Give an event up for this destination; the next one of its job has its turn."""
-        self._end(claimed, SendingState.SET_ASIDE, error)
+        self._end(claimed, EventDeliveryState.SET_ASIDE, error)
 
-    def _end(self, claimed: Claimed[Sending], state: SendingState, error: str) -> None:
+    def _end(self, claimed: Claimed[EventDelivery], state: EventDeliveryState, error: str) -> None:
         def work(connection: Connection) -> None:
             now, row = self.now(), claimed.row
             _lock(connection, row.destination)
-            claims.change_held(connection, claimed, state=state, finished_at=now, due_at=None, claim=None, error=error)
+            claims.change_held(
+                connection,
+                claimed,
+                state=state,
+                finished_at=now,
+                due_at=None,
+                claim=None,
+                error=error,
+            )
             _give_turns(connection, _TURNS_OF_JOB, to=row.destination, job=row.ref, now=now)
 
         self._write(work)
 
-    def try_again(self, claimed: Claimed[Sending], due_at: float, error: str) -> None:
+    def try_again(self, claimed: Claimed[EventDelivery], due_at: float, error: str) -> None:
         """Have an event told again at ``due_at``; raise ClaimLostError if it is no longer ours."""
-        self._write(lambda connection: claims.change_held(connection, claimed, due_at=due_at, claim=None, error=error))
+        self._write(
+            lambda connection: claims.change_held(
+                connection, claimed, due_at=due_at, claim=None, error=error
+            )
+        )
 
     def prune(self) -> int:
         """Remove some rows of what was told long ago; return how many. Events themselves stay."""
         now = self.now()
 
         def work(connection: Connection) -> int:
-            return _forget(connection, _SENT, now - KEPT) + _forget(connection, _SET_ASIDE, now - KEPT_ASIDE)
+            return _forget(connection, _SENT, now - KEPT) + _forget(
+                connection, _SET_ASIDE, now - KEPT_ASIDE
+            )
 
         return self._write(work)
 
@@ -155,7 +183,11 @@ class Outbox:
         """Say how each destination stands that was ever named."""
 
         def work(connection: Connection) -> list[Standing]:
-            names = connection.execute(select(destinations.c.name).order_by(destinations.c.name)).scalars().all()
+            names = (
+                connection.execute(select(destinations.c.name).order_by(destinations.c.name))
+                .scalars()
+                .all()
+            )
             return [_standing(connection, name) for name in names]
 
         return self._read(work)
@@ -167,42 +199,72 @@ class Outbox:
         """
         known = [standing.destination for standing in self.standing()]
         if name not in known:
-            raise ReceiverError(f"there is no destination {name!r}; known are: {', '.join(known) or 'none'}")
+            raise ReceiverError(
+                f"there is no destination {name!r}; known are: {', '.join(known) or 'none'}"
+            )
         while not self._write(partial(_remove, name=name)):
             pass
 
-    def aside(self, after: int = 0, limit: int = 100) -> list[Sending]:
+    def aside(self, after: int = 0, limit: int = 100) -> list[EventDelivery]:
         """Return what was set aside, oldest event first, after the event numbered ``after``."""
         question = select(sendings).where(sendings.c.state == _SET_ASIDE, sendings.c.event > after)
         question = question.order_by(sendings.c.event, sendings.c.destination).limit(limit)
-        return self._read(lambda connection: [writes.sending_of(row) for row in connection.execute(question)])
+        return self._read(
+            lambda connection: [
+                writes.event_delivery_of(row) for row in connection.execute(question)
+            ]
+        )
 
     def resend(self, event: int) -> int:
         """Have an event sent again wherever it was set aside, and return to how many; raise ReceiverError where it was not."""
 
         def work(connection: Connection) -> int:
             mine = and_(sendings.c.event == event, sendings.c.state == _SET_ASIDE)
-            rows = connection.execute(select(sendings.c.destination, sendings.c.ref).where(mine).order_by(sendings.c.destination)).all()
+            rows = connection.execute(
+                select(sendings.c.destination, sendings.c.ref)
+                .where(mine)
+                .order_by(sendings.c.destination)
+            ).all()
             for name, ref in rows:
                 _lock(connection, name)
-                anew = {"state": SendingState.PENDING, "since": self.now(), "finished_at": None, "attempts": 0}
-                connection.execute(update(sendings).where(mine, sendings.c.destination == name).values(anew))
+                anew = {
+                    "state": EventDeliveryState.PENDING,
+                    "since": self.now(),
+                    "finished_at": None,
+                    "attempts": 0,
+                }
+                connection.execute(
+                    update(sendings).where(mine, sendings.c.destination == name).values(anew)
+                )
                 _give_turns(connection, _TURNS_OF_JOB, to=name, job=ref, now=self.now())
             return len(rows)
 
         if not (count := self._write(work)):
-            raise ReceiverError(f"event {event} is not set aside; `receiver events` lists those that are")
+            raise ReceiverError(
+                f"event {event} is not set aside; `receiver events` lists those that are"
+            )
         return count
 
     def find(self, number: int) -> Row[Any] | None:
         """Return one event's row; None where there is none."""
-        return self._read(lambda connection: connection.execute(select(events).where(events.c.id == number)).one_or_none())
+        return self._read(
+            lambda connection: connection.execute(
+                select(events).where(events.c.id == number)
+            ).one_or_none()
+        )
 
     def newest(self) -> int:
         """Return the number of the newest event, 0 where there is none."""
-        return self._read(lambda connection: connection.execute(select(func.max(events.c.id))).scalar()) or 0
+        return (
+            self._read(
+                lambda connection: connection.execute(select(func.max(events.c.id))).scalar()
+            )
+            or 0
+        )
 
-    def following(self, after: int, types: Sequence[EventType] = (), limit: int = 100) -> tuple[Sequence[Row[Any]], int]:
+    def following(
+        self, after: int, types: Sequence[EventType] = (), limit: int = 100
+    ) -> tuple[Sequence[Row[Any]], int]:
         """Return events after the one numbered ``after``, of these types, oldest first, and the number up to which was looked.
 
         What a rebuild put back was told long ago and is passed over.
@@ -210,8 +272,15 @@ class Outbox:
 
         def work(connection: Connection) -> tuple[Sequence[Row[Any]], int]:
             upto = _end_of_batch(connection, after, limit)
-            wanted = [events.c.id > after, events.c.id <= upto, events.c.rebuilt == 0, *([events.c.type.in_(types)] if types else [])]
-            return connection.execute(select(events).where(*wanted).order_by(events.c.id)).all(), upto
+            wanted = [
+                events.c.id > after,
+                events.c.id <= upto,
+                events.c.rebuilt == 0,
+                *([events.c.type.in_(types)] if types else []),
+            ]
+            return connection.execute(
+                select(events).where(*wanted).order_by(events.c.id)
+            ).all(), upto
 
         return self._read(work)
 
@@ -233,26 +302,49 @@ def _lock(connection: Connection, destination: str) -> int | None:
 
 def _end_of_batch(connection: Connection, after: int, size: int) -> int:
     """Return the number of the last of the ``size`` events after one; that one's, if there are none."""
-    batch = select(events.c.id).where(events.c.id > after).order_by(events.c.id).limit(size).subquery()
+    batch = (
+        select(events.c.id).where(events.c.id > after).order_by(events.c.id).limit(size).subquery()
+    )
     return connection.execute(select(func.max(batch.c.id))).scalar() or after
 
 
-def _hand_over(connection: Connection, destination: str, types: Sequence[EventType], cursor: int, now: float) -> bool:
+def _hand_over(
+    connection: Connection, destination: str, types: Sequence[EventType], cursor: int, now: float
+) -> bool:
     """Write a sending for each event behind the cursor; say whether there were any. They appear in order: see ``stand_in_line``."""
     upto = _end_of_batch(connection, cursor, BATCH)
     if upto == cursor:
         return False
-    wanted = (events.c.id > cursor, events.c.id <= upto, events.c.rebuilt == 0, events.c.type.in_(types))
-    what = select(literal(destination), events.c.id, events.c.ref, literal(SendingState.PENDING.value), literal(now)).where(*wanted)
-    connection.execute(insert(sendings).from_select(["destination", "event", "ref", "state", "since"], what))
+    wanted = (
+        events.c.id > cursor,
+        events.c.id <= upto,
+        events.c.rebuilt == 0,
+        events.c.type.in_(types),
+    )
+    what = select(
+        literal(destination),
+        events.c.id,
+        events.c.ref,
+        literal(EventDeliveryState.PENDING.value),
+        literal(now),
+    ).where(*wanted)
+    connection.execute(
+        insert(sendings).from_select(["destination", "event", "ref", "state", "since"], what)
+    )
     _give_turns(connection, _TURNS_BEHIND, to=destination, cursor=cursor, now=now)
-    connection.execute(update(destinations).where(destinations.c.name == destination).values(cursor=upto))
+    connection.execute(
+        update(destinations).where(destinations.c.name == destination).values(cursor=upto)
+    )
     return True
 
 
 def _forget(connection: Connection, state: ColumnElement[str], before: float) -> int:
     key = tuple_(sendings.c.destination, sendings.c.event)
-    old = select(sendings.c.destination, sendings.c.event).where(sendings.c.state == state, sendings.c.finished_at < before).limit(BATCH)
+    old = (
+        select(sendings.c.destination, sendings.c.event)
+        .where(sendings.c.state == state, sendings.c.finished_at < before)
+        .limit(BATCH)
+    )
     return connection.execute(delete(sendings).where(key.in_(old))).rowcount
 
 
@@ -260,8 +352,15 @@ def _remove(connection: Connection, name: str) -> bool:
     """Remove some sendings of a destination, and with the last of them the destination; say whether it is gone."""
     _lock(connection, name)
     # The newest first: of a job's events the first has its turn, and the others would wait for it for ever.
-    newest = select(sendings.c.event).where(sendings.c.destination == name).order_by(sendings.c.event.desc()).limit(BATCH)
-    removed = connection.execute(delete(sendings).where(sendings.c.destination == name, sendings.c.event.in_(newest))).rowcount
+    newest = (
+        select(sendings.c.event)
+        .where(sendings.c.destination == name)
+        .order_by(sendings.c.event.desc())
+        .limit(BATCH)
+    )
+    removed = connection.execute(
+        delete(sendings).where(sendings.c.destination == name, sendings.c.event.in_(newest))
+    ).rowcount
     if removed == BATCH:
         return False
     connection.execute(delete(destinations).where(destinations.c.name == name))
@@ -272,14 +371,23 @@ def _turns(among: ColumnElement[bool]) -> tuple[Update, Update]:
     """Build the statements that make due, among some pending events, the first of each job, and have the later ones of its job wait."""
     earlier = sendings.alias("earlier")
     first = select(func.min(earlier.c.event)).where(
-        earlier.c.destination == bindparam("to"), earlier.c.ref == sendings.c.ref, earlier.c.state == _PENDING
+        earlier.c.destination == bindparam("to"),
+        earlier.c.ref == sendings.c.ref,
+        earlier.c.state == _PENDING,
     )
     mine = and_(sendings.c.destination == bindparam("to"), sendings.c.state == _PENDING, among)
     turn = and_(mine, sendings.c.due_at.is_(None), sendings.c.event == first.scalar_subquery())
     # One that is sent again comes before those of its job that are waiting now.
-    late = and_(mine, sendings.c.due_at.isnot(None), sendings.c.claim.is_(None), sendings.c.event != first.scalar_subquery())
+    late = and_(
+        mine,
+        sendings.c.due_at.isnot(None),
+        sendings.c.claim.is_(None),
+        sendings.c.event != first.scalar_subquery(),
+    )
     now: BindParameter[float] = bindparam("now", type_=Double)
-    return update(sendings).where(turn).values(due_at=now, since=now), update(sendings).where(late).values(due_at=None)
+    return update(sendings).where(turn).values(due_at=now, since=now), update(sendings).where(
+        late
+    ).values(due_at=None)
 
 
 # Built once: that takes longer than to run them, and all writers wait meanwhile.
@@ -287,13 +395,17 @@ _TURNS_OF_JOB = _turns(sendings.c.ref == bindparam("job"))
 _TURNS_BEHIND = _turns(sendings.c.event > bindparam("cursor"))
 
 
-def _give_turns(connection: Connection, statements: tuple[Update, Update], **values: object) -> None:
+def _give_turns(
+    connection: Connection, statements: tuple[Update, Update], **values: object
+) -> None:
     for statement in statements:
         connection.execute(statement, values)
 
 
 def _due_since(connection: Connection, destination: str) -> float | None:
-    due = select(func.min(sendings.c.due_at)).where(sendings.c.destination == destination, sendings.c.due_at.isnot(None))
+    due = select(func.min(sendings.c.due_at)).where(
+        sendings.c.destination == destination, sendings.c.due_at.isnot(None)
+    )
     moment: float | None = connection.execute(due).scalar()
     return moment
 
@@ -302,11 +414,20 @@ def _standing(connection: Connection, name: str) -> Standing:
     cursor = select(destinations.c.cursor).where(destinations.c.name == name).scalar_subquery()
     not_handed = _count(connection, select(events.c.id).where(events.c.id > cursor))
     waiting, aside = (
-        _count(connection, select(sendings.c.event).where(sendings.c.destination == name, sendings.c.state == state))
+        _count(
+            connection,
+            select(sendings.c.event).where(
+                sendings.c.destination == name, sendings.c.state == state
+            ),
+        )
         for state in (_PENDING, _SET_ASIDE)
     )
     return Standing(name, not_handed, waiting, _due_since(connection, name), aside)
 
 
 def _count(connection: Connection, rows: Select[int]) -> int:
-    return int(connection.execute(select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())).scalar_one())
+    return int(
+        connection.execute(
+            select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())
+        ).scalar_one()
+    )

@@ -11,8 +11,16 @@ from functools import partial
 from sqlalchemy import Connection, Select, delete, func, select, true, update
 
 from receiver.ledger.database import Database
-from receiver.ledger.tables import assets, attempts, deliveries, destinations, events, jobs, sendings
-from receiver.model import INLINE, AssetState, SendingState, Verdict, new_ref
+from receiver.ledger.tables import (
+    assets,
+    attempts,
+    deliveries,
+    destinations,
+    events,
+    jobs,
+    sendings,
+)
+from receiver.model import INLINE, AssetState, Decision, EventDeliveryState, new_ref
 
 # Jobs of a transaction: it takes some milliseconds, and callbacks wait no longer for it.
 BATCH = 200
@@ -41,12 +49,16 @@ class Pruner:
 
 def _over(before: float, after: str) -> Select[str]:
     # A job is older than its end, and refs sort by time: so the walk along the refs ends where no job can be old enough.
-    old = select(jobs.c.ref).where(jobs.c.finished_at < before, jobs.c.ref < new_ref(before), jobs.c.ref > after)
+    old = select(jobs.c.ref).where(
+        jobs.c.finished_at < before, jobs.c.ref < new_ref(before), jobs.c.ref > after
+    )
     return old.order_by(jobs.c.ref).limit(BATCH)
 
 
 def _prune_jobs(connection: Connection, before: float, after: str) -> tuple[int, Counter[str], str]:
-    refs = connection.execute(_over(before, after).with_for_update(skip_locked=True)).scalars().all()
+    refs = (
+        connection.execute(_over(before, after).with_for_update(skip_locked=True)).scalars().all()
+    )
     waiting = _to_be_told(connection, refs)
     staying = {ref for _, ref in waiting} | _with_newest_numbers(connection)
     going = [ref for ref in refs if ref not in staying]
@@ -57,24 +69,41 @@ def _prune_jobs(connection: Connection, before: float, after: str) -> tuple[int,
 def _to_be_told(connection: Connection, refs: Sequence[str]) -> set[tuple[str, str]]:
     """Return the destinations that were not handed, or not told, an event of one of the jobs; each with that job's ref."""
     theirs = select(events.c.id, events.c.ref).where(events.c.ref.in_(refs)).subquery()
-    whom_of_what = select(destinations.c.name, theirs.c.ref).select_from(theirs.join(destinations, true()))
+    whom_of_what = select(destinations.c.name, theirs.c.ref).select_from(
+        theirs.join(destinations, true())
+    )
     not_handed = whom_of_what.where(theirs.c.id > destinations.c.cursor)
     # By way of the destinations: the key of the sendings begins with theirs.
-    sent_on = (sendings.c.destination == destinations.c.name) & (sendings.c.event == theirs.c.id) & (sendings.c.state != SendingState.SENT)
+    sent_on = (
+        (sendings.c.destination == destinations.c.name)
+        & (sendings.c.event == theirs.c.id)
+        & (sendings.c.state != EventDeliveryState.SENT)
+    )
     not_told = whom_of_what.join(sendings, sent_on)
-    return {(name, ref) for question in (not_handed, not_told) for name, ref in connection.execute(question)}
+    return {
+        (name, ref)
+        for question in (not_handed, not_told)
+        for name, ref in connection.execute(question)
+    }
 
 
 def _with_newest_numbers(connection: Connection) -> set[str]:
     # SQLite numbers a new row after the highest there is. Were that removed, its number would be given again, and whoever was told of
     # events up to there (a destination's cursor, a listener's file) would never hear of the new one.
-    newest = [select(table.c.ref).order_by(table.c.id.desc()).limit(1) for table in (events, deliveries, attempts)]
+    newest = [
+        select(table.c.ref).order_by(table.c.id.desc()).limit(1)
+        for table in (events, deliveries, attempts)
+    ]
     return {ref for question in newest for ref in connection.execute(question).scalars()}
 
 
 def _forget(connection: Connection, refs: Sequence[str]) -> None:
     theirs = select(events.c.id).where(events.c.ref.in_(refs))
-    connection.execute(delete(sendings).where(sendings.c.destination.in_(select(destinations.c.name)), sendings.c.event.in_(theirs)))
+    connection.execute(
+        delete(sendings).where(
+            sendings.c.destination.in_(select(destinations.c.name)), sendings.c.event.in_(theirs)
+        )
+    )
     for table in (events, attempts, assets, deliveries, jobs):
         connection.execute(delete(table).where(table.c.ref.in_(refs)))
 
@@ -82,9 +111,17 @@ def _forget(connection: Connection, refs: Sequence[str]) -> None:
 def _prune_bodies(connection: Connection, before: float, after: str) -> tuple[int, str]:
     refs = connection.execute(_over(before, after)).scalars().all()
     # What could not be read is kept as it is: it waits for somebody who mends that, and replays it.
-    full = deliveries.c.ref.in_(refs) & (func.length(deliveries.c.body) > 0) & (deliveries.c.verdict != Verdict.UNREADABLE)
+    full = (
+        deliveries.c.ref.in_(refs)
+        & (func.length(deliveries.c.body) > 0)
+        & (deliveries.c.verdict != Decision.UNREADABLE)
+    )
     # And what brought pictures that are not archived: it is the only copy, `receiver retry` brings them home from there.
-    inline = assets.c.ref.in_(refs) & (assets.c.state != AssetState.ARCHIVED) & assets.c.url.startswith(INLINE)
+    inline = (
+        assets.c.ref.in_(refs)
+        & (assets.c.state != AssetState.ARCHIVED)
+        & assets.c.url.startswith(INLINE)
+    )
     full &= deliveries.c.ref.not_in(select(assets.c.ref).where(inline))
     emptied = connection.execute(update(deliveries).where(full).values(body=b"")).rowcount
     return emptied, refs[-1] if refs else ""

@@ -13,7 +13,9 @@ from sqlalchemy import Connection, text
 
 from receiver.errors import LedgerError
 
-_FOUND = text("SELECT to_regclass('procrastinate_jobs') IS NOT NULL, obj_description(to_regclass('procrastinate_jobs'), 'pg_class')")
+_FOUND = text(
+    "SELECT to_regclass('procrastinate_jobs') IS NOT NULL, obj_description(to_regclass('procrastinate_jobs'), 'pg_class')"
+)
 # DDL takes no parameters, so PostgreSQL itself puts the name in quotes.
 _NOTE = text("SELECT format('COMMENT ON TABLE procrastinate_jobs IS %L', CAST(:name AS text))")
 
@@ -54,7 +56,9 @@ def _folder() -> Path:
     # Found, not imported: that would take each web process 0.2 s.
     package = find_spec("procrastinate")
     if package is None or package.origin is None:
-        raise LedgerError("PostgreSQL needs more than is installed: pip install 'webhook-image-receiver[postgres]'")
+        raise LedgerError(
+            "PostgreSQL needs more than is installed: pip install 'webhook-image-receiver[postgres]'"
+        )
     return Path(package.origin).parent / "sql"
 
 
@@ -73,8 +77,12 @@ def _due(pending: list[str], *, anew: bool) -> list[str]:
 
 def _run(connection: Connection, script: Path) -> None:
     driver: Any = connection.connection.driver_connection
-    driver.execute(script.read_text(encoding="utf-8"))  # without parameters: only so may there be several statements, and percent signs
+    driver.execute(
+        script.read_text(encoding="utf-8")
+    )  # without parameters: only so may there be several statements, and percent signs
 
 
 def _note(connection: Connection, applied: str, known: str) -> None:
-    connection.exec_driver_sql(connection.execute(_NOTE, {"name": f"{applied} {known}"}).scalar_one())
+    connection.exec_driver_sql(
+        connection.execute(_NOTE, {"name": f"{applied} {known}"}).scalar_one()
+    )

@@ -41,7 +41,11 @@ class Restored:
 
 def restore(connection: Connection, pasts: Sequence[Past]) -> Restored:
     """Write down the jobs, of some hundreds, that the ledger does not know; a provider's id or a key that is another job's is left out."""
-    known = set(connection.execute(select(jobs.c.ref).where(jobs.c.ref.in_([past.ref for past in pasts]))).scalars())
+    known = set(
+        connection.execute(
+            select(jobs.c.ref).where(jobs.c.ref.in_([past.ref for past in pasts]))
+        ).scalars()
+    )
     new = [past for past in pasts if past.ref not in known]
     rows, without = _with_free_names(connection, [past.job for past in new])
     for table, lines in (
@@ -70,7 +74,9 @@ def _with_free_names(connection: Connection, rows: list[Row]) -> tuple[list[Row]
         ref, task, key = row["ref"], (row["provider"], row["provider_id"]), row["key"]
         lost = {}
         if row["provider_id"] is not None and ids.setdefault(task, ref) != ref:
-            lost["provider_id"] = f"its provider's id {row['provider_id']!r}, which job {ids[task]} has"
+            lost["provider_id"] = (
+                f"its provider's id {row['provider_id']!r}, which job {ids[task]} has"
+            )
         if key is not None and keys.setdefault(key, ref) != ref:
             lost["key"] = f"its key {key!r}, which job {keys[key]} has"
         if lost:
@@ -79,9 +85,20 @@ def _with_free_names(connection: Connection, rows: list[Row]) -> tuple[list[Row]
     return kept, without
 
 
-def _owners(connection: Connection, rows: list[Row]) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+def _owners(
+    connection: Connection, rows: list[Row]
+) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
     """Return which jobs of the ledger have the ids and keys in these rows."""
-    names = {column: [row[column] for row in rows if row[column] is not None] for column in ("provider_id", "key")}
-    ids = connection.execute(select(jobs.c.provider, jobs.c.provider_id, jobs.c.ref).where(jobs.c.provider_id.in_(names["provider_id"])))
+    names = {
+        column: [row[column] for row in rows if row[column] is not None]
+        for column in ("provider_id", "key")
+    }
+    ids = connection.execute(
+        select(jobs.c.provider, jobs.c.provider_id, jobs.c.ref).where(
+            jobs.c.provider_id.in_(names["provider_id"])
+        )
+    )
     keys = connection.execute(select(jobs.c.key, jobs.c.ref).where(jobs.c.key.in_(names["key"])))
-    return {(row.provider, row.provider_id): row.ref for row in ids}, {row.key: row.ref for row in keys}
+    return {(row.provider, row.provider_id): row.ref for row in ids}, {
+        row.key: row.ref for row in keys
+    }

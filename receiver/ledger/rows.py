@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from receiver.model import Api, AssetState, JobState, Mode, Outcome, Reason, SendingState
+from receiver.model import Api, AssetState, EventDeliveryState, JobState, Mode, Outcome, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,13 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class EventDelivery:
     """The telling of one event to one destination, as its row stands; see ``tables.sendings``."""
 
     destination: str
     event: int
     ref: str
-    state: SendingState
+    state: EventDeliveryState
     since: float
     due_at: float | None
     claim: str | None

@@ -43,11 +43,17 @@ def require_current(database: Database) -> None:
     """Raise LedgerError, with the remedy, if the schema is older than this code. A newer one only adds to it, so that releases overlap."""
     found = version(database)
     if is_old(found):
-        raise LedgerError(f"the ledger's schema is {found or 'missing'}, this release needs {HEAD}: run `receiver migrate`")
+        raise LedgerError(
+            f"the ledger's schema is {found or 'missing'}, this release needs {HEAD}: run `receiver migrate`"
+        )
     if database.read(_is_half_a_copy):
-        raise LedgerError("the ledger is a copy that is not whole yet: run `receiver migrate --from` again, with the old service stopped")
+        raise LedgerError(
+            "the ledger is a copy that is not whole yet: run `receiver migrate --from` again, with the old service stopped"
+        )
     if database.read(_queue_is_old):
-        raise LedgerError("the ledger's PostgreSQL lacks tables of Procrastinate's, or has old ones: run `receiver migrate`")
+        raise LedgerError(
+            "the ledger's PostgreSQL lacks tables of Procrastinate's, or has old ones: run `receiver migrate`"
+        )
 
 
 def is_old(found: str | None) -> bool:
@@ -65,7 +71,9 @@ def migrate(url: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            path.touch(mode=0o600)  # prompts and URLs stand in it; SQLite gives its other files the same mode
+            path.touch(
+                mode=0o600
+            )  # prompts and URLs stand in it; SQLite gives its other files the same mode
             _upgrade(sqlite_address(path))
     except OSError as error:
         raise LedgerError(f"the ledger cannot be made: {error}") from error
@@ -82,7 +90,9 @@ def _upgrade(url: str | URL) -> None:
         with foreign_errors_turned(), engine.begin() as connection:
             on_postgresql = connection.dialect.name == "postgresql"
             if on_postgresql:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
+                )
                 # The service goes on meanwhile: better no migration yet than everybody waiting behind one that waits for a long read.
                 connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE}'"))
             else:

@@ -22,7 +22,17 @@ from sqlalchemy import (
     text,
 )
 
-from receiver.model import Api, AssetState, EventType, JobState, Mode, Reason, SendingState, Source, Verdict
+from receiver.model import (
+    Api,
+    AssetState,
+    Decision,
+    EventDeliveryState,
+    EventType,
+    JobState,
+    Mode,
+    Reason,
+    Source,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -46,13 +56,19 @@ jobs = Table(
     metadata,
     Column("ref", Text, primary_key=True),  # ULID: sorts by time
     Column("provider", Text, nullable=False),
-    Column("base_url", Text, nullable=False),  # the host it was posted to; its result is asked there too
+    Column(
+        "base_url", Text, nullable=False
+    ),  # the host it was posted to; its result is asked there too
     Column("provider_id", Text),
     Column("api", Text, nullable=False),  # the dialect it was posted in, and is asked for in
     Column("mode", Text, nullable=False),
-    Column("model", Text, nullable=False),  # "" where a job was adopted and we never saw the request
+    Column(
+        "model", Text, nullable=False
+    ),  # "" where a job was adopted and we never saw the request
     Column("prompt", Text, nullable=False),
-    Column("params", Text, nullable=False),  # JSON object: what else was sent, without the callback URL
+    Column(
+        "params", Text, nullable=False
+    ),  # JSON object: what else was sent, without the callback URL
     Column("key", Text),  # the caller's own name for it
     Column("state", Text, nullable=False),
     Column("outcome", Text),  # what the provider's first terminal report said
@@ -63,11 +79,15 @@ jobs = Table(
     Column("deadline_at", Double, nullable=False),  # no word of a result by then: expired
     Column("ended_at", Double),  # when the first terminal report was stored
     Column("finished_at", Double),  # when the job reached its final state
-    Column("round", Integer, nullable=False, server_default="0"),  # grows with each retry by an operator
+    Column(
+        "round", Integer, nullable=False, server_default="0"
+    ),  # grows with each retry by an operator
     Column("due_at", Double),
     Column("claim", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("crashes", Integer, nullable=False, server_default="0"),  # claims in a row that ended without a word
+    Column(
+        "crashes", Integer, nullable=False, server_default="0"
+    ),  # claims in a row that ended without a word
     CheckConstraint(one_of("state", JobState), name="state"),
     CheckConstraint(one_of("api", Api), name="api"),
     CheckConstraint(one_of("mode", Mode), name="mode"),
@@ -75,13 +95,17 @@ jobs = Table(
     CheckConstraint(one_of("reason", Reason), name="reason"),
     # A failed job says why, and no other state has a reason to.
     CheckConstraint("(state = 'failed') = (reason IS NOT NULL)", name="reason_iff_failed"),
-    CheckConstraint("(state IN ('archived', 'failed', 'expired')) = (finished_at IS NOT NULL)", name="final_is_finished"),
+    CheckConstraint(
+        "(state IN ('archived', 'failed', 'expired')) = (finished_at IS NOT NULL)",
+        name="final_is_finished",
+    ),
     # No silent job: what is not over is due at some moment, and what is over never again.
     CheckConstraint("(finished_at IS NULL) = (due_at IS NOT NULL)", name="due_until_finished"),
     CheckConstraint("claim IS NULL OR finished_at IS NULL", name="claim_is_unfinished"),
     # A CHECK lets NULL pass, so what must be known is asked for by name.
     CheckConstraint(
-        "state NOT IN ('archiving', 'archived') OR (outcome IS NOT NULL AND outcome = 'succeeded')", name="archiving_succeeded"
+        "state NOT IN ('archiving', 'archived') OR (outcome IS NOT NULL AND outcome = 'succeeded')",
+        name="archiving_succeeded",
     ),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
 )
@@ -92,10 +116,20 @@ job_columns = [column for column in jobs.columns if column.name != "params"]
 Index("uq_jobs_provider_id", jobs.c.provider, jobs.c.provider_id, unique=True)
 # A caller's key is spent by one job.
 Index("uq_jobs_key", jobs.c.key, unique=True)
-Index("ix_jobs_due", jobs.c.due_at, sqlite_where=jobs.c.due_at.isnot(None), postgresql_where=jobs.c.due_at.isnot(None))
+Index(
+    "ix_jobs_due",
+    jobs.c.due_at,
+    sqlite_where=jobs.c.due_at.isnot(None),
+    postgresql_where=jobs.c.due_at.isnot(None),
+)
 Index("ix_jobs_state", jobs.c.state, jobs.c.ref)
 Index("ix_jobs_model", jobs.c.model, jobs.c.ref)
-Index("ix_jobs_crashed", jobs.c.ref, sqlite_where=jobs.c.crashes > 0, postgresql_where=jobs.c.crashes > 0)
+Index(
+    "ix_jobs_crashed",
+    jobs.c.ref,
+    sqlite_where=jobs.c.crashes > 0,
+    postgresql_where=jobs.c.crashes > 0,
+)
 
 deliveries = Table(
     "deliveries",
@@ -108,10 +142,15 @@ deliveries = Table(
     Column("digest", Text, nullable=False),  # SHA-256 of the body, hex
     Column("body", LargeBinary, nullable=False),  # as it came
     CheckConstraint(one_of("source", Source), name="source"),
-    CheckConstraint(one_of("verdict", Verdict), name="verdict"),
+    CheckConstraint(one_of("verdict", Decision), name="verdict"),
 )
-_unreadable = deliveries.c.verdict == Verdict.UNREADABLE.value
-Index("ix_deliveries_unreadable", deliveries.c.id, sqlite_where=_unreadable, postgresql_where=_unreadable)
+_unreadable = deliveries.c.verdict == Decision.UNREADABLE.value
+Index(
+    "ix_deliveries_unreadable",
+    deliveries.c.id,
+    sqlite_where=_unreadable,
+    postgresql_where=_unreadable,
+)
 
 assets = Table(
     "assets",
@@ -133,7 +172,9 @@ assets = Table(
     Column("width", Integer),
     Column("height", Integer),
     Column("finished_at", Double),
-    Column("crashes", Integer, nullable=False, server_default="0"),  # claims in a row that ended without a word
+    Column(
+        "crashes", Integer, nullable=False, server_default="0"
+    ),  # claims in a row that ended without a word
     CheckConstraint(one_of("state", AssetState), name="state"),
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_iff_due"),
     CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),
@@ -147,9 +188,25 @@ assets = Table(
     UniqueConstraint("key"),
 )
 # Deadline first: claims walk this index from the URL that dies next. Its condition is the one that "due by now" implies to a planner.
-Index("ix_assets_deadline", assets.c.expires_at, sqlite_where=assets.c.due_at.isnot(None), postgresql_where=assets.c.due_at.isnot(None))
-Index("ix_assets_due", assets.c.due_at, sqlite_where=assets.c.due_at.isnot(None), postgresql_where=assets.c.due_at.isnot(None))
-Index("ix_assets_crashed", assets.c.ref, assets.c.idx, sqlite_where=assets.c.crashes > 0, postgresql_where=assets.c.crashes > 0)
+Index(
+    "ix_assets_deadline",
+    assets.c.expires_at,
+    sqlite_where=assets.c.due_at.isnot(None),
+    postgresql_where=assets.c.due_at.isnot(None),
+)
+Index(
+    "ix_assets_due",
+    assets.c.due_at,
+    sqlite_where=assets.c.due_at.isnot(None),
+    postgresql_where=assets.c.due_at.isnot(None),
+)
+Index(
+    "ix_assets_crashed",
+    assets.c.ref,
+    assets.c.idx,
+    sqlite_where=assets.c.crashes > 0,
+    postgresql_where=assets.c.crashes > 0,
+)
 
 # Attempts to archive an asset that came to nothing; the last one's error stands in the asset too.
 attempts = Table(
@@ -172,7 +229,9 @@ events = Table(
     Column("round", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("payload", Text, nullable=False),  # JSON object
-    Column("rebuilt", Integer, nullable=False, server_default="0"),  # 1: put back from the archive, and told long ago
+    Column(
+        "rebuilt", Integer, nullable=False, server_default="0"
+    ),  # 1: put back from the archive, and told long ago
     CheckConstraint(one_of("type", EventType), name="type"),
     # An event happens once; an operator's retry opens a new round.
     UniqueConstraint("ref", "idx", "type", "round"),
@@ -196,12 +255,14 @@ sendings = Table(
     Column("ref", Text, nullable=False),  # the event's job
     Column("state", Text, nullable=False),
     Column("since", Double, nullable=False),  # when the attempts began; they end in time
-    Column("due_at", Double),  # nothing while an earlier event of the same job is pending: events of a job are told in order
+    Column(
+        "due_at", Double
+    ),  # nothing while an earlier event of the same job is pending: events of a job are told in order
     Column("claim", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("error", Text, nullable=False, server_default=""),  # what the last attempt met
     Column("finished_at", Double),
-    CheckConstraint(one_of("state", SendingState), name="state"),
+    CheckConstraint(one_of("state", EventDeliveryState), name="state"),
     CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),
     CheckConstraint("due_at IS NULL OR state = 'pending'", name="due_is_pending"),
     CheckConstraint("claim IS NULL OR due_at IS NOT NULL", name="claim_is_due"),
@@ -213,7 +274,12 @@ for _name, _columns, _condition in (
     ("ix_sendings_sent", ("finished_at",), "state = 'sent'"),
     ("ix_sendings_set_aside", ("event",), "state = 'set_aside'"),
 ):
-    Index(_name, *(sendings.c[column] for column in _columns), sqlite_where=text(_condition), postgresql_where=text(_condition))
+    Index(
+        _name,
+        *(sendings.c[column] for column in _columns),
+        sqlite_where=text(_condition),
+        postgresql_where=text(_condition),
+    )
 
 # For the check of the foreign key when events are forgotten.
 Index("ix_sendings_event", sendings.c.event)
@@ -227,5 +293,7 @@ hints = Table(
     Column("due_at", Double, nullable=False),
     Column("claim", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("body", LargeBinary),  # what was sent with it, to be compared with the provider's own answer
+    Column(
+        "body", LargeBinary
+    ),  # what was sent with it, to be compared with the provider's own answer
 )

@@ -8,14 +8,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
 
-from receiver.ledger.notifications import wake_assets, wake_job, wake_senders
-from receiver.ledger.rows import Asset, Job, Sending
+from receiver.ledger.notifications import notify_assets, notify_dispatchers, notify_job
+from receiver.ledger.rows import Asset, EventDelivery, Job
 from receiver.ledger.tables import assets, attempts, deliveries, events, hints, job_columns, jobs
 from receiver.model import (
     INLINE,
     Api,
     AssetState,
+    Decision,
     Delivery,
+    EventDeliveryState,
     EventType,
     JobState,
     Mode,
@@ -23,9 +25,7 @@ from receiver.model import (
     Reason,
     Report,
     Result,
-    SendingState,
     Source,
-    Verdict,
 )
 
 ABOUT_THE_JOB = -1
@@ -37,15 +37,23 @@ _EVENTS_LINE = 0x6576656E
 # What every callback runs, built once: SQLAlchemy takes longer to build a statement than to run it, and all writers wait meanwhile.
 _JOB = select(*job_columns).where(jobs.c.ref == bindparam("ref"))
 _JOB_LOCKED = _JOB.with_for_update()
-_CHANGE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values beside ``of_ref``
-_WEIGHT = select(func.count(), func.coalesce(func.sum(func.length(deliveries.c.body)), 0)).where(deliveries.c.ref == bindparam("ref"))
+_CHANGE_JOB = update(jobs).where(
+    jobs.c.ref == bindparam("of_ref")
+)  # run with the new values beside ``of_ref``
+_WEIGHT = select(func.count(), func.coalesce(func.sum(func.length(deliveries.c.body)), 0)).where(
+    deliveries.c.ref == bindparam("ref")
+)
 _NEW_DELIVERY, _NEW_ASSET, _NEW_EVENT = insert(deliveries), insert(assets), insert(events)
 
 
 def job_of(row: Row[Any]) -> Job:
     """Turn a row of ``job_columns`` into a Job."""
     values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
-    values["api"], values["mode"], values["state"] = Api(values["api"]), Mode(values["mode"]), JobState(values["state"])
+    values["api"], values["mode"], values["state"] = (
+        Api(values["api"]),
+        Mode(values["mode"]),
+        JobState(values["state"]),
+    )
     values["outcome"] = Outcome(values["outcome"]) if values["outcome"] else None
     values["reason"] = Reason(values["reason"]) if values["reason"] else None
     return Job(**values)
@@ -57,10 +65,10 @@ def asset_of(row: Row[Any]) -> Asset:
     return Asset(**{**values, "state": AssetState(values["state"])})
 
 
-def sending_of(row: Row[Any]) -> Sending:
+def event_delivery_of(row: Row[Any]) -> EventDelivery:
     """Turn a full row of ``sendings`` into a Sending."""
     values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
-    return Sending(**{**values, "state": SendingState(values["state"])})
+    return EventDelivery(**{**values, "state": EventDeliveryState(values["state"])})
 
 
 def find_job(connection: Connection, ref: str, *, locked: bool = True) -> Job | None:
@@ -93,7 +101,9 @@ def insert_job(connection: Connection, **values: object) -> None:
     connection.execute(insert(jobs).values(values))
 
 
-def insert_delivery(connection: Connection, delivery: Delivery, digest: str, verdict: Verdict) -> None:
+def insert_delivery(
+    connection: Connection, delivery: Delivery, digest: str, verdict: Decision
+) -> None:
     """Keep a delivery with what became of it."""
     values = {
         "ref": delivery.ref,
@@ -106,7 +116,7 @@ def insert_delivery(connection: Connection, delivery: Delivery, digest: str, ver
     connection.execute(_NEW_DELIVERY, values)
 
 
-def set_verdict(connection: Connection, number: int, verdict: Verdict) -> None:
+def set_verdict(connection: Connection, number: int, verdict: Decision) -> None:
     """Correct what a kept delivery was taken for, after it was replayed."""
     connection.execute(update(deliveries).where(deliveries.c.id == number).values(verdict=verdict))
 
@@ -119,27 +129,38 @@ def weigh_deliveries(connection: Connection, ref: str) -> tuple[int, int]:
 
 def find_unconfirmed(connection: Connection, ref: str) -> list[tuple[int, bytes]]:
     """Return number and body of a job's deliveries that wait for the provider's own answer."""
-    waiting = (deliveries.c.ref == ref) & (deliveries.c.verdict == Verdict.UNCONFIRMED)
-    return [(row.id, row.body) for row in connection.execute(select(deliveries.c.id, deliveries.c.body).where(waiting))]
+    waiting = (deliveries.c.ref == ref) & (deliveries.c.verdict == Decision.UNCONFIRMED)
+    return [
+        (row.id, row.body)
+        for row in connection.execute(select(deliveries.c.id, deliveries.c.body).where(waiting))
+    ]
 
 
 def find_answer(connection: Connection, ref: str) -> bytes | None:
     """Return the answer to a job's submit, where the answer was its result; None for any other job."""
     answers = (deliveries.c.ref == ref) & (deliveries.c.source == Source.SYNC)
-    body: bytes | None = connection.execute(select(deliveries.c.body).where(answers).order_by(deliveries.c.id).limit(1)).scalar()
+    body: bytes | None = connection.execute(
+        select(deliveries.c.body).where(answers).order_by(deliveries.c.id).limit(1)
+    ).scalar()
     return body
 
 
 def was_empty_before(connection: Connection, ref: str, *, but: int | None = None) -> bool:
     """Say whether this job had a success without a URL, other than the delivery numbered ``but``."""
-    earlier = select(deliveries.c.id).where(deliveries.c.ref == ref, deliveries.c.verdict == Verdict.EMPTY, deliveries.c.id != (but or 0))
+    earlier = select(deliveries.c.id).where(
+        deliveries.c.ref == ref,
+        deliveries.c.verdict == Decision.EMPTY,
+        deliveries.c.id != (but or 0),
+    )
     return connection.execute(earlier.limit(1)).first() is not None
 
 
 def was_doubted_since(connection: Connection, ref: str, moment: float) -> bool:
     """Say whether a report of this job that the provider has to be asked about was received after that moment."""
-    doubted = deliveries.c.verdict.in_([Verdict.EMPTY, Verdict.OTHER_ID, Verdict.UNCONFIRMED])
-    earlier = select(deliveries.c.id).where(deliveries.c.ref == ref, doubted, deliveries.c.received_at > moment)
+    doubted = deliveries.c.verdict.in_([Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED])
+    earlier = select(deliveries.c.id).where(
+        deliveries.c.ref == ref, doubted, deliveries.c.received_at > moment
+    )
     return connection.execute(earlier.limit(1)).first() is not None
 
 
@@ -158,18 +179,28 @@ def hear(connection: Connection, job: Job, report: Report, due_at: float) -> Non
 def note_id(connection: Connection, job: Job, provider_id: str | None) -> None:
     """Learn the provider's id of a job whose submit answer has not come, so that it can be asked about."""
     if job.provider_id is None and provider_id is not None:
-        values = {"provider_id": provider_id, "state": JobState.WAITING if job.state is JobState.SUBMITTING else job.state}
+        values = {
+            "provider_id": provider_id,
+            "state": JobState.WAITING if job.state is JobState.SUBMITTING else job.state,
+        }
         connection.execute(_CHANGE_JOB, {"of_ref": job.ref, **values})
 
 
 def look_at(connection: Connection, ref: str, due_at: float) -> None:
     """Have an unfinished job looked at no later than ``due_at``, unless somebody is looking at it now."""
-    wanted = (jobs.c.ref == ref) & jobs.c.finished_at.is_(None) & jobs.c.claim.is_(None) & (jobs.c.due_at > due_at)
+    wanted = (
+        (jobs.c.ref == ref)
+        & jobs.c.finished_at.is_(None)
+        & jobs.c.claim.is_(None)
+        & (jobs.c.due_at > due_at)
+    )
     if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
-        wake_job(connection, ref, due_at)
+        notify_job(connection, ref, due_at)
 
 
-def begin_archiving(connection: Connection, job: Job, report: Report, now: float, lifetime: float) -> None:
+def begin_archiving(
+    connection: Connection, job: Job, report: Report, now: float, lifetime: float
+) -> None:
     """Write down the results of a success: one pending asset for each, alive for ``lifetime`` seconds from ``now``."""
     values = {
         "state": JobState.ARCHIVING,
@@ -182,8 +213,14 @@ def begin_archiving(connection: Connection, job: Job, report: Report, now: float
         "attempts": 0,
     }
     connection.execute(_CHANGE_JOB, {"of_ref": job.ref, **values})
-    connection.execute(_NEW_ASSET, [_new_asset(job.ref, idx, result, now, lifetime) for idx, result in enumerate(report.results)])
-    wake_assets(connection, job.ref, range(len(report.results)), now + lifetime)
+    connection.execute(
+        _NEW_ASSET,
+        [
+            _new_asset(job.ref, idx, result, now, lifetime)
+            for idx, result in enumerate(report.results)
+        ],
+    )
+    notify_assets(connection, job.ref, range(len(report.results)), now + lifetime)
 
 
 def risk_begins(expires_at: float, lifetime: float) -> float:
@@ -191,7 +228,9 @@ def risk_begins(expires_at: float, lifetime: float) -> float:
     return expires_at - lifetime / 4
 
 
-def _new_asset(ref: str, idx: int, result: Result, now: float, lifetime: float) -> dict[str, object]:
+def _new_asset(
+    ref: str, idx: int, result: Result, now: float, lifetime: float
+) -> dict[str, object]:
     return {
         "ref": ref,
         "idx": idx,
@@ -203,17 +242,30 @@ def _new_asset(ref: str, idx: int, result: Result, now: float, lifetime: float) 
     }
 
 
-def refresh_urls(connection: Connection, job: Job, report: Report, now: float, lifetime: float) -> bool:
+def refresh_urls(
+    connection: Connection, job: Job, report: Report, now: float, lifetime: float
+) -> bool:
     """Give pending assets the URLs a new answer brought; say whether any URL was new."""
     fresh = []
     for idx, result in enumerate(report.results):
-        stale = (assets.c.ref == job.ref) & (assets.c.idx == idx) & (assets.c.state == AssetState.PENDING) & (assets.c.url != result.url)
+        stale = (
+            (assets.c.ref == job.ref)
+            & (assets.c.idx == idx)
+            & (assets.c.state == AssetState.PENDING)
+            & (assets.c.url != result.url)
+        )
         # A provider that signs a new URL with every answer must not keep an asset alive for ever.
         stale &= assets.c.attempts < MOST_ATTEMPTS
-        values = {"url": result.url, "announced_at": now, "expires_at": now + lifetime, "due_at": now, "claim": None}
+        values = {
+            "url": result.url,
+            "announced_at": now,
+            "expires_at": now + lifetime,
+            "due_at": now,
+            "claim": None,
+        }
         if connection.execute(update(assets).where(stale).values(values)).rowcount:
             fresh.append(idx)
-    wake_assets(connection, job.ref, fresh, now + lifetime)
+    notify_assets(connection, job.ref, fresh, now + lifetime)
     return bool(fresh)
 
 
@@ -253,7 +305,14 @@ def finish_job(
     emit(connection, EventType(f"job.{state}"), job, ABOUT_THE_JOB, now, payload)
 
 
-def emit(connection: Connection, kind: EventType, job: Job, idx: int, now: float, payload: dict[str, object]) -> None:
+def emit(
+    connection: Connection,
+    kind: EventType,
+    job: Job,
+    idx: int,
+    now: float,
+    payload: dict[str, object],
+) -> None:
     """Write an event beside the change it tells of."""
     stand_in_line(connection)
     payload = {**payload, "job_key": job.key}  # by which a caller knows the job
@@ -266,7 +325,7 @@ def emit(connection: Connection, kind: EventType, job: Job, idx: int, now: float
         "payload": json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
     }
     connection.execute(_NEW_EVENT, values)
-    wake_senders(connection, now)
+    notify_dispatchers(connection, now)
 
 
 def stand_in_line(connection: Connection) -> None:
@@ -286,7 +345,11 @@ def has_event(connection: Connection, kind: EventType, job: Job) -> bool:
 
 def pending_assets(connection: Connection, ref: str) -> int:
     """Count the assets of a job that are not final yet."""
-    still = select(func.count()).select_from(assets).where(assets.c.ref == ref, assets.c.state == AssetState.PENDING)
+    still = (
+        select(func.count())
+        .select_from(assets)
+        .where(assets.c.ref == ref, assets.c.state == AssetState.PENDING)
+    )
     return int(connection.execute(still).scalar_one())
 
 
@@ -297,13 +360,23 @@ def note_attempt(connection: Connection, asset: Asset, now: float, error: str) -
 
 def asset_urls(connection: Connection, ref: str) -> list[str]:
     """Return where a job's results are, in their order."""
-    return list(connection.execute(select(assets.c.url).where(assets.c.ref == ref).order_by(assets.c.idx)).scalars())
+    return list(
+        connection.execute(
+            select(assets.c.url).where(assets.c.ref == ref).order_by(assets.c.idx)
+        ).scalars()
+    )
 
 
 def lost_inline_assets(connection: Connection, ref: str) -> int:
     """Count the assets of a job that are not archived although their bytes are in the ledger."""
-    ours = (assets.c.ref == ref) & (assets.c.state != AssetState.ARCHIVED) & assets.c.url.startswith(INLINE)
-    return int(connection.execute(select(func.count()).select_from(assets).where(ours)).scalar_one())
+    ours = (
+        (assets.c.ref == ref)
+        & (assets.c.state != AssetState.ARCHIVED)
+        & assets.c.url.startswith(INLINE)
+    )
+    return int(
+        connection.execute(select(func.count()).select_from(assets).where(ours)).scalar_one()
+    )
 
 
 def touch(connection: Connection) -> None:

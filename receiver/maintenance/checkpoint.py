@@ -23,7 +23,7 @@ class Step(StrEnum):
     NAMES = "names"  # through the archive
 
 
-class AuditPlace(BaseModel):
+class Checkpoint(BaseModel):
     """What was passed so far; ``archive`` is the ARCHIVE_URL it belongs to, ``after`` the last ref or name that is done with."""
 
     model_config = ConfigDict(extra="forbid")
@@ -35,11 +35,22 @@ class AuditPlace(BaseModel):
     jobs: int = 0
     pictures: int = 0
     names: int = 0
-    forgotten: int = 0  # of the names, those of jobs that the ledger no longer has, but their manifests tell of
+    forgotten: int = (
+        0  # of the names, those of jobs that the ledger no longer has, but their manifests tell of
+    )
     differences: int = 0
     named: list[str] = []
 
-    def passed(self, after: str, differences: list[str], *, jobs: int = 0, pictures: int = 0, names: int = 0, forgotten: int = 0) -> None:
+    def passed(
+        self,
+        after: str,
+        differences: list[str],
+        *,
+        jobs: int = 0,
+        pictures: int = 0,
+        names: int = 0,
+        forgotten: int = 0,
+    ) -> None:
         """Note what is done with, and what differed there."""
         self.after = after
         self.jobs += jobs
@@ -54,10 +65,12 @@ class AuditPlace(BaseModel):
         self.step, self.after = step, ""
 
 
-def load(path: Path, archive: str) -> AuditPlace | None:
+def load(path: Path, archive: str) -> Checkpoint | None:
     """Return the place that was kept for this archive; None where there is none, or none that can be read."""
-    with suppress(FileNotFoundError, ValueError):  # pydantic's error is a ValueError, and so is json's
-        place = AuditPlace.model_validate(json.loads(_read(path)))
+    with suppress(
+        FileNotFoundError, ValueError
+    ):  # pydantic's error is a ValueError, and so is json's
+        place = Checkpoint.model_validate(json.loads(_read(path)))
         return place if place.archive == archive else None
     return None
 
@@ -68,16 +81,20 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ReceiverError(f"the place of the last deep audit cannot be read: {error}; --anew starts over") from error
+        raise ReceiverError(
+            f"the place of the last deep audit cannot be read: {error}; --anew starts over"
+        ) from error
 
 
-def save(path: Path, place: AuditPlace) -> None:
+def save(path: Path, place: Checkpoint) -> None:
     """Keep a place: who reads the file finds the old one or the new one, whenever we are killed."""
     try:
         descriptor, name = mkstemp(dir=path.parent, prefix=f"{path.name}.")
         try:
             with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor has no path
-                json.dump(place.model_dump(), file)  # not pydantic's own: names of strangers need not be Unicode
+                json.dump(
+                    place.model_dump(), file
+                )  # not pydantic's own: names of strangers need not be Unicode
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(path)

@@ -12,13 +12,21 @@ from itertools import groupby, islice
 from threading import Event
 from typing import BinaryIO
 
-from receiver.archive.manifest import LARGEST, Manifest, ManifestAsset, asset_prefix, manifest_key, place_of, read_manifest
+from receiver.archive.manifest import (
+    LARGEST,
+    Manifest,
+    ManifestAsset,
+    asset_prefix,
+    manifest_key,
+    place_of,
+    read_manifest,
+)
 from receiver.archive.stores import Store
 from receiver.archive.verify import read_back
 from receiver.errors import MissingObjectError, UnreadableError
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from receiver.ledger.rows import Asset, Job
-from receiver.maintenance.checkpoint import AuditPlace, Step
+from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.model import FINAL_STATES, AssetState
 
 # Jobs, and names of objects, that are asked for at a time.
@@ -35,10 +43,17 @@ class DeepAudit:
     """Compares ledger and archive from its ``place`` on; ``show`` is called after each job and each page of names."""
 
     def __init__(
-        self, store: Store, reports: Reports, place: AuditPlace, *, hands: int, stopping: Event, show: Callable[[], object]
+        self,
+        store: Store,
+        queries: Queries,
+        place: Checkpoint,
+        *,
+        hands: int,
+        stopping: Event,
+        show: Callable[[], object],
     ) -> None:
         self._store = store
-        self._reports = reports
+        self._reports = queries
         self.place = place
         self._hands = hands
         self._stopping = stopping
@@ -58,7 +73,9 @@ class DeepAudit:
         while page := self._reports.jobs(after=self.place.after, limit=JOBS_AT_ONCE):
             found = self._reports.assets([job.ref for job in page])
             assets = [found[job.ref] for job in page]
-            for job, own, differences in zip(page, assets, pool.map(self._judge, page, assets), strict=True):
+            for job, own, differences in zip(
+                page, assets, pool.map(self._judge, page, assets), strict=True
+            ):
                 self.place.passed(job.ref, differences, jobs=1, pictures=len(_archived(own)))
                 self._show()
 
@@ -114,7 +131,9 @@ class DeepAudit:
             return f"manifest unreadable: {key} (job {job.ref}): {error}"
         told = {asset.index: (asset.key, asset.sha256, asset.size) for asset in manifest.archived}
         known = {asset.idx: (asset.key, asset.sha256, asset.size) for asset in safe}
-        if wrong := sorted(idx for idx in told.keys() | known.keys() if told.get(idx) != known.get(idx)):
+        if wrong := sorted(
+            idx for idx in told.keys() | known.keys() if told.get(idx) != known.get(idx)
+        ):
             return f"manifest differs: {key} (job {job.ref}): it says something else of asset {', '.join(map(str, wrong))}"
         return None
 
@@ -137,17 +156,26 @@ class DeepAudit:
         refs = sorted({place[0] for name in page if (place := place_of(name))})
         known, assets = self._reports.standing(refs), self._reports.assets(refs)
 
-        def judge(folder: tuple[str, list[str]]) -> tuple[list[str], int]:
+        def decide(folder: tuple[str, list[str]]) -> tuple[list[str], int]:
             ref, names = folder
             if not ref:
                 return [f"unknown object: {name}" for name in names], 0
             if ref not in known:
                 return self._judge_forgotten(ref, names)
-            strangers = (name for name in names if name != manifest_key(ref) and not any(_explains(asset, name) for asset in assets[ref]))
+            strangers = (
+                name
+                for name in names
+                if name != manifest_key(ref)
+                and not any(_explains(asset, name) for asset in assets[ref])
+            )
             return [f"unknown object: {name} (job {ref} does not name it)" for name in strangers], 0
 
-        found = list(pool.map(judge, [(ref, list(names)) for ref, names in groupby(page, key=_ref_of)]))
-        return [line for lines, _ in found for line in lines], sum(forgotten for _, forgotten in found)
+        found = list(
+            pool.map(decide, [(ref, list(names)) for ref, names in groupby(page, key=_ref_of)])
+        )
+        return [line for lines, _ in found for line in lines], sum(
+            forgotten for _, forgotten in found
+        )
 
     def _judge_forgotten(self, ref: str, names: list[str]) -> tuple[list[str], int]:
         """Hold objects of a job that the ledger lacks against its manifest; return what is wrong, and how many are named there."""
@@ -158,7 +186,9 @@ class DeepAudit:
         told = {asset.key: asset for asset in manifest.archived}
         named = [name for name in names if name in told or name == manifest_key(ref)]
         strangers = [
-            f"unknown object: {name} (there is no job {ref}, and its manifest does not name it)" for name in names if name not in named
+            f"unknown object: {name} (there is no job {ref}, and its manifest does not name it)"
+            for name in names
+            if name not in named
         ]
         # With the manifest's own name, so that a picture that is gone is missed, and none is read twice.
         looked_at = manifest.archived if manifest_key(ref) in names else []
@@ -166,7 +196,9 @@ class DeepAudit:
         return strangers + damaged, len(named)
 
     def _manifest(self, ref: str) -> Manifest:
-        return read_manifest(read_back(self._store, manifest_key(ref), lambda file: file.read(LARGEST)), ref)
+        return read_manifest(
+            read_back(self._store, manifest_key(ref), lambda file: file.read(LARGEST)), ref
+        )
 
 
 def _ref_of(name: str) -> str:
@@ -181,5 +213,7 @@ def _archived(assets: list[Asset]) -> list[Asset]:
 
 def _explains(asset: Asset, name: str) -> bool:
     """Say whether an object is this asset's: archived under that name, or just being archived."""
-    on_its_way = asset.state is AssetState.PENDING and name.startswith(asset_prefix(asset.ref, asset.idx))
+    on_its_way = asset.state is AssetState.PENDING and name.startswith(
+        asset_prefix(asset.ref, asset.idx)
+    )
     return on_its_way or (asset.state is AssetState.ARCHIVED and asset.key == name)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.ledger.reports import Audit
+from receiver.ledger.queries import Audit
 from receiver.telemetry.metrics import AUDIT_SECONDS, AUDITED_AT, DIFFERENCE, LAWS_BROKEN
 
 log = structlog.get_logger(__name__)
@@ -20,7 +20,7 @@ REST = 20.0
 
 
 @contextmanager
-def bookkeeping(audit: Callable[[], Audit]) -> Iterator[None]:
+def audit_periodically(audit: Callable[[], Audit]) -> Iterator[None]:
     """Audit the ledger in a thread of its own until the block ends."""
     stopping = threading.Event()
     threading.Thread(target=_keep, args=(audit, stopping), name="bookkeeping", daemon=True).start()
@@ -51,4 +51,8 @@ def report(found: Audit) -> None:
     LAWS_BROKEN.set(len(found.broken))
     AUDITED_AT.set(time.time())
     if not found.ok:
-        log.error("the books do not agree, `receiver audit` says more", difference=found.difference, broken=sorted(found.broken))
+        log.error(
+            "the books do not agree, `receiver audit` says more",
+            difference=found.difference,
+            broken=sorted(found.broken),
+        )

@@ -11,12 +11,19 @@ from functools import partial
 from itertools import groupby
 from threading import Event
 
-from receiver.archive.manifest import LARGEST, Manifest, ManifestAsset, ManifestDelivery, place_of, read_manifest
+from receiver.archive.manifest import (
+    LARGEST,
+    Manifest,
+    ManifestAsset,
+    ManifestDelivery,
+    place_of,
+    read_manifest,
+)
 from receiver.archive.stores import Store
 from receiver.archive.verify import read_back
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.ledger import Ledger
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from receiver.ledger.restore import Past, Restored, Row, restore
 from receiver.ledger.writes import ABOUT_THE_JOB
 from receiver.model import AssetState, EventType, JobState, Outcome, Reason
@@ -39,7 +46,9 @@ class Folder:
     @property
     def manifest(self) -> str | None:
         """The key of its manifest."""
-        return next((key for key in self.objects if self.ref and key.endswith(f"/{MANIFEST}")), None)
+        return next(
+            (key for key in self.objects if self.ref and key.endswith(f"/{MANIFEST}")), None
+        )
 
 
 class Named:
@@ -74,11 +83,18 @@ class Rebuilder:
     """Reads manifests with so many ``hands`` and puts their jobs into the ledger; ``show`` is told how far it is."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, reports: Reports, *, hands: int, stopping: Event, show: Callable[[Rebuilt], object]
+        self,
+        store: Store,
+        ledger: Ledger,
+        queries: Queries,
+        *,
+        hands: int,
+        stopping: Event,
+        show: Callable[[Rebuilt], object],
     ) -> None:
         self._store = store
         self._ledger = ledger
-        self._reports = reports
+        self._reports = queries
         self._hands = hands
         self._stopping = stopping
         self._show = show
@@ -117,19 +133,28 @@ class Rebuilder:
             return _Look(wrong=[f"{key}: {error}"])
         if lost := [trouble for asset in manifest.archived if (trouble := _trouble(asset, folder))]:
             return _Look(wrong=[f"{key}: {'; '.join(lost)}"])
-        return _Look(manifest, sorted(folder.objects.keys() - {key} - {asset.key for asset in manifest.archived}))
+        return _Look(
+            manifest,
+            sorted(folder.objects.keys() - {key} - {asset.key for asset in manifest.archived}),
+        )
 
     def _read(self, key: str, folder: Folder) -> Manifest:
         if folder.objects[key] > LARGEST:
             raise UnreadableError(f"{folder.objects[key]} bytes are no manifest")
-        return read_manifest(read_back(self._store, key, lambda file: file.read(LARGEST)), folder.ref)
+        return read_manifest(
+            read_back(self._store, key, lambda file: file.read(LARGEST)), folder.ref
+        )
 
     def _write(self, pasts: list[Past]) -> None:
         done: Restored = self._ledger.write(partial(restore, pasts=pasts))
         self.so_far.restored += len(done.new)
         self.so_far.known += len(pasts) - len(done.new)
-        self.so_far.pictures += sum(1 for past in done.new for asset in past.assets if asset["state"] == AssetState.ARCHIVED)
-        self.so_far.wrong.add_all(f"{ref} is restored without {lost}" for ref, lost in done.without.items())
+        self.so_far.pictures += sum(
+            1 for past in done.new for asset in past.assets if asset["state"] == AssetState.ARCHIVED
+        )
+        self.so_far.wrong.add_all(
+            f"{ref} is restored without {lost}" for ref, lost in done.without.items()
+        )
 
     def _past(self, manifest: Manifest) -> Past:
         return past(manifest, self._ledger.timing.job_timeout)
@@ -187,14 +212,32 @@ def past(manifest: Manifest, job_timeout: float) -> Past:
     assets = [_asset(manifest.ref, asset) for asset in manifest.assets]
     told = [_picture_told(asset) for asset in assets if asset["state"] == AssetState.ARCHIVED]
     events = [_event(manifest, **event) for event in [*told, _end_told(job)]]
-    return Past(job, assets, [_delivery(manifest.ref, delivery) for delivery in manifest.deliveries], events)
+    return Past(
+        job, assets, [_delivery(manifest.ref, delivery) for delivery in manifest.deliveries], events
+    )
 
 
 def _job(manifest: Manifest, job_timeout: float) -> Row:
     """Fill the job's row; whoever has assets once succeeded, and what a first manifest left out follows from them."""
-    names = ("ref", "provider", "base_url", "provider_id", "api", "mode", "key", "state", "submitted_at", "ended_at", "round")
+    names = (
+        "ref",
+        "provider",
+        "base_url",
+        "provider_id",
+        "api",
+        "mode",
+        "key",
+        "state",
+        "submitted_at",
+        "ended_at",
+        "round",
+    )
     failed = manifest.state is JobState.FAILED
-    losses = "; ".join(f"asset {asset.index}: {asset.error}" for asset in manifest.assets if asset.state is not AssetState.ARCHIVED)
+    losses = "; ".join(
+        f"asset {asset.index}: {asset.error}"
+        for asset in manifest.assets
+        if asset.state is not AssetState.ARCHIVED
+    )
     return {
         **{name: getattr(manifest, name) for name in names},
         "model": manifest.request.model,
@@ -218,22 +261,42 @@ def _asset(ref: str, asset: ManifestAsset) -> Row:
 
 def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
     """Fill a delivery's row; its body is lost, the digest tells what it was."""
-    told = {"source": delivery.source, "verdict": delivery.verdict, "received_at": delivery.received_at, "digest": delivery.sha256}
+    told = {
+        "source": delivery.source,
+        "verdict": delivery.verdict,
+        "received_at": delivery.received_at,
+        "digest": delivery.sha256,
+    }
     return {"ref": ref, "body": b"", **told}
 
 
 def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
     """Fill an event's row; the words of its payload are those of ``ledger.writes``."""
-    told = json.dumps({**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":"))
+    told = json.dumps(
+        {**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":")
+    )
     return {"ref": manifest.ref, "round": manifest.round, "payload": told, **values}
 
 
 def _picture_told(asset: Row) -> Row:
     names = ("key", "sha256", "size", "content_type", "width", "height")
     payload = {"ref": asset["ref"], "index": asset["idx"], **{name: asset[name] for name in names}}
-    return {"type": EventType.ASSET_ARCHIVED, "idx": asset["idx"], "created_at": asset["finished_at"], "payload": payload}
+    return {
+        "type": EventType.ASSET_ARCHIVED,
+        "idx": asset["idx"],
+        "created_at": asset["finished_at"],
+        "payload": payload,
+    }
 
 
 def _end_told(job: Row) -> Row:
-    payload = {name: job[name] for name in ("ref", "state", "provider", "provider_id", "model", "reason", "message")}
-    return {"type": EventType(f"job.{job['state']}"), "idx": ABOUT_THE_JOB, "created_at": job["finished_at"], "payload": payload}
+    payload = {
+        name: job[name]
+        for name in ("ref", "state", "provider", "provider_id", "model", "reason", "message")
+    }
+    return {
+        "type": EventType(f"job.{job['state']}"),
+        "idx": ABOUT_THE_JOB,
+        "created_at": job["finished_at"],
+        "payload": payload,
+    }

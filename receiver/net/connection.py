@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from receiver.errors import FetchError
-from receiver.net.deadline import Watch
+from receiver.net.deadline import Deadline
 from receiver.net.policy import AddressPolicy, Target
 
-CONNECT_PATIENCE = 10.0  # seconds for one address, so that a dead first one leaves time for the next
+CONNECT_PATIENCE = (
+    10.0  # seconds for one address, so that a dead first one leaves time for the next
+)
 
 Resolve = Callable[[str, int], Sequence[str]]
 Connect = Callable[[tuple[str, int], float], socket.socket]
@@ -28,7 +30,7 @@ def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class Dialler:
+class SafeConnector:
     """Makes connections that the policy allows; safe to share between threads.
 
     ``resolve``, ``connect`` and ``ssl_context`` are for tests: the outside network.
@@ -47,25 +49,25 @@ class Dialler:
         self._connect = connect
         self._ssl_context = ssl_context or ssl.create_default_context()
 
-    def dial(self, target: Target, watch: Watch) -> socket.socket:
+    def connect(self, target: Target, deadline: Deadline) -> socket.socket:
         """Connect to a checked address of the target; one address that may not be connected to refuses them all.
 
-        Raise AddressRefusedError, or what sockets raise: see ``told_by``.
+        Raise AddressRefusedError, or what sockets raise: see ``network_errors``.
         """
-        addresses = self._addresses(target, watch)
+        addresses = self._addresses(target, deadline)
         for ip in addresses:
             self.policy.check_address(ip, target.port, target.host)
-        sock = self._first_that_answers(addresses, target.port, watch)
+        sock = self._first_that_answers(addresses, target.port, deadline)
         if target.scheme == "http":
             return sock
         try:
-            sock.settimeout(watch.patience())
+            sock.settimeout(deadline.remaining())
             return self._ssl_context.wrap_socket(sock, server_hostname=target.host)
         except BaseException:
             sock.close()
             raise
 
-    def _addresses(self, target: Target, watch: Watch) -> Sequence[str]:
+    def _addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
         """Resolve the target's host within the wall clock: getaddrinfo has no timeout, so it is left behind in a thread if it is late."""
         if target.is_literal:
             return [target.host]
@@ -79,7 +81,7 @@ class Dialler:
 
         threading.Thread(target=ask, name=f"look-up {target.host}", daemon=True).start()
         try:
-            found = answer.get(timeout=watch.patience())
+            found = answer.get(timeout=deadline.remaining())
         except queue.Empty:
             raise TimeoutError("no answer from the name server") from None
         if isinstance(found, OSError):
@@ -88,18 +90,20 @@ class Dialler:
             raise OSError("the name has no address")
         return found
 
-    def _first_that_answers(self, addresses: Sequence[str], port: int, watch: Watch) -> socket.socket:
+    def _first_that_answers(
+        self, addresses: Sequence[str], port: int, deadline: Deadline
+    ) -> socket.socket:
         failure = OSError("no address")
         for ip in addresses:
             try:
-                return self._connect((ip, port), min(CONNECT_PATIENCE, watch.patience()))
+                return self._connect((ip, port), min(CONNECT_PATIENCE, deadline.remaining()))
             except OSError as error:
                 failure = error
         raise failure
 
 
 @contextmanager
-def told_by(host: str) -> Iterator[None]:
+def network_errors(host: str) -> Iterator[None]:
     """Be the seam: what the network's libraries raise becomes a FetchError that names the host."""
     try:
         yield
@@ -108,5 +112,7 @@ def told_by(host: str) -> Iterator[None]:
         raise FetchError(f"{host}: TLS failed, {reason}") from error
     except OSError as error:
         raise FetchError(f"{host}: {error.strerror or error}") from error
-    except http.client.HTTPException as error:  # its text may repeat what the server sent, and that the query
+    except (
+        http.client.HTTPException
+    ) as error:  # its text may repeat what the server sent, and that the query
         raise FetchError(f"{host}: broken HTTP answer, {type(error).__name__}") from error

@@ -13,7 +13,7 @@ SLOWEST = 1024  # bytes a second, on average; less than that is given up …
 SLOWEST_AFTER = 60.0  # … but only judged after so many seconds of a connection
 
 
-class Watch:
+class Deadline:
     """The wall clock of one fetch: ``timeout`` seconds for all of it, ``stall`` seconds for one wait."""
 
     def __init__(self, clock: Callable[[], float], timeout: float, stall: float) -> None:
@@ -22,7 +22,7 @@ class Watch:
         self._timeout = timeout
         self._stall = stall
 
-    def patience(self) -> float:
+    def remaining(self) -> float:
         """Return how many seconds the next wait may take; TimeoutError if there are none left."""
         left = self._end - self.now()
         if left <= 0:
@@ -30,16 +30,16 @@ class Watch:
         return min(left, self._stall)
 
 
-class Wire(io.RawIOBase):
+class DeadlineSocket(io.RawIOBase):
     """A connected socket, as HTTPResponse wants it, whose reads keep to the watch and fail after ``most`` bytes.
 
     The socket stays its owner's to close.
     """
 
-    def __init__(self, sock: socket.socket, watch: Watch, most: int = LONGEST_HEAD) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline, most: int = LONGEST_HEAD) -> None:
         self._sock = sock
-        self._watch = watch
-        self._begun = watch.now()
+        self._watch = deadline
+        self._begun = deadline.now()
         self._received = 0
         self._set: float | None = None
         self._most = most
@@ -58,15 +58,17 @@ class Wire(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # the buffer type of typeshed exists for checkers only
         """Read what has come, at least one byte unless it is the end; TimeoutError when the watch says so."""
-        patience = self._watch.patience()
-        if patience != self._set:  # two system calls saved on nearly every read: it is the stall until the end is near
-            self._sock.settimeout(patience)
-            self._set = patience
+        remaining = self._watch.remaining()
+        if (
+            remaining != self._set
+        ):  # two system calls saved on nearly every read: it is the stall until the end is near
+            self._sock.settimeout(remaining)
+            self._set = remaining
         try:
             count = self._sock.recv_into(buffer)
         except TimeoutError:
-            self._watch.patience()  # was it the whole fetch that ran out of time?
-            raise TimeoutError(f"not a byte for {patience:g} s") from None
+            self._watch.remaining()  # was it the whole fetch that ran out of time?
+            raise TimeoutError(f"not a byte for {remaining:g} s") from None
         self._received += count
         if self._received > self._most:
             raise OSError(f"more than {self._most} bytes around what was asked for")

@@ -19,9 +19,15 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urljoin
 
-from receiver.errors import AddressRefusedError, FetchError, SourceGoneError, StoreError, TooLargeError
-from receiver.net.connection import Connect, Dialler, Resolve, look_up, told_by
-from receiver.net.deadline import LONGEST_HEAD, Watch, Wire
+from receiver.errors import (
+    AddressRefusedError,
+    FetchError,
+    SourceGoneError,
+    StoreError,
+    TooLargeError,
+)
+from receiver.net.connection import Connect, Resolve, SafeConnector, look_up, network_errors
+from receiver.net.deadline import LONGEST_HEAD, Deadline, DeadlineSocket
 from receiver.net.policy import AddressPolicy, Target
 
 MAX_REDIRECTS = 5
@@ -69,7 +75,9 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._timeout = timeout
         self._stall = stall
-        self._dialler = Dialler(policy, resolve=resolve, connect=connect, ssl_context=ssl_context)
+        self._dialler = SafeConnector(
+            policy, resolve=resolve, connect=connect, ssl_context=ssl_context
+        )
         self._clock = clock
 
     def fetch(self, url: str, into: Path) -> Fetched:
@@ -78,23 +86,27 @@ class Fetcher:
         Raises AddressRefusedError, TooLargeError, SourceGoneError or another FetchError for what the source did, StoreError if our own
         disk could not take the bytes or ``into`` exists.
         """
-        watch = Watch(self._clock, self._timeout, self._stall)
+        deadline = Deadline(self._clock, self._timeout, self._stall)
         target = self._policy.check_url(url)
         for _ in range(MAX_REDIRECTS + 1):
-            with told_by(target.host), self._get(target, watch) as response:
+            with network_errors(target.host), self._get(target, deadline) as response:
                 if response.status not in _REDIRECTS:
                     return self._receive(response, target, into)
                 target = self._next(target, response)
         raise FetchError(f"{target.host}: more than {MAX_REDIRECTS} redirects")
 
     @contextmanager
-    def _get(self, target: Target, watch: Watch) -> Iterator[http.client.HTTPResponse]:
+    def _get(self, target: Target, deadline: Deadline) -> Iterator[http.client.HTTPResponse]:
         """Send one GET over a connection of its own and read the head of the answer."""
-        with self._dialler.dial(target, watch) as sock:
-            sock.settimeout(watch.patience())
-            sock.sendall(_REQUEST.format(path=target.path, authority=target.authority).encode("ascii"))
-            wire = Wire(sock, watch)
-            with closing(http.client.HTTPResponse(cast("socket.socket", wire), method="GET")) as response:
+        with self._dialler.connect(target, deadline) as sock:
+            sock.settimeout(deadline.remaining())
+            sock.sendall(
+                _REQUEST.format(path=target.path, authority=target.authority).encode("ascii")
+            )
+            wire = DeadlineSocket(sock, deadline)
+            with closing(
+                http.client.HTTPResponse(cast("socket.socket", wire), method="GET")
+            ) as response:
                 response.begin()
                 wire.allow(LONGEST_HEAD + FRAMING * self._max_bytes)
                 yield response
@@ -104,7 +116,9 @@ class Fetcher:
         location = response.headers.get("Location", "")
         if not location:
             raise FetchError(f"{target.host} answered {response.status} without a Location")
-        location = location.encode("latin-1", "replace").decode("utf-8", "replace")  # http.client reads headers as Latin-1
+        location = location.encode("latin-1", "replace").decode(
+            "utf-8", "replace"
+        )  # http.client reads headers as Latin-1
         try:
             following = self._policy.check_url(urljoin(target.url, location))
         except ValueError as error:
@@ -116,13 +130,17 @@ class Fetcher:
     def _receive(self, response: http.client.HTTPResponse, target: Target, into: Path) -> Fetched:
         _expect_plain_body(response, target.host)
         if response.length is not None and response.length > self._max_bytes:
-            raise TooLargeError(f"{target.host} announces more than {self._max_bytes} bytes (FETCH_MAX_BYTES)")
+            raise TooLargeError(
+                f"{target.host} announces more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
+            )
         claimed = " ".join(response.headers.get("Content-Type", "").split())[:200]
         with _new_file(into) as file:
             size, sha256 = self._copy(response, file, target.host)
         return Fetched(size, sha256, target.url, claimed)
 
-    def _copy(self, response: http.client.HTTPResponse, file: io.RawIOBase, host: str) -> tuple[int, str]:
+    def _copy(
+        self, response: http.client.HTTPResponse, file: io.RawIOBase, host: str
+    ) -> tuple[int, str]:
         """Bring the body to the file; return its size and SHA-256 once it is known to be whole."""
         digest = hashlib.sha256()
         size = 0
@@ -130,7 +148,9 @@ class Fetcher:
         while count := response.readinto(buffer):
             size += count
             if size > self._max_bytes:
-                raise TooLargeError(f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)")
+                raise TooLargeError(
+                    f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
+                )
             piece = buffer[:count]
             digest.update(piece)
             _write(file, piece)

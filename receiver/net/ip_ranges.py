@@ -37,7 +37,10 @@ _REFUSED_4 = tuple(
         ("192.0.2.0/24", "documentation (RFC 5737)"),
         ("192.88.99.0/24", "6to4 relays, withdrawn (RFC 7526)"),
         ("192.168.0.0/16", "a private network (RFC 1918)"),
-        ("198.18.0.0/15", "benchmarking (RFC 2544), used by fake-IP proxies, for which the entry is 198.18.0.0/15"),
+        (
+            "198.18.0.0/15",
+            "benchmarking (RFC 2544), used by fake-IP proxies, for which the entry is 198.18.0.0/15",
+        ),
         ("198.51.100.0/24", "documentation (RFC 5737)"),
         ("203.0.113.0/24", "documentation (RFC 5737)"),
         ("224.0.0.0/4", "multicast (RFC 5771)"),
@@ -91,7 +94,9 @@ def refusal(ip: IPv4Address | IPv6Address) -> str | None:
 
 def is_metadata(ip: IPv4Address | IPv6Address) -> bool:
     """Tell whether an address leads to a cloud's metadata service."""
-    return ip in _METADATA or (isinstance(ip, IPv6Address) and not _METADATA.isdisjoint(carried_in(ip)))
+    return ip in _METADATA or (
+        isinstance(ip, IPv6Address) and not _METADATA.isdisjoint(carried_in(ip))
+    )
 
 
 def carried_in(ip: IPv6Address) -> tuple[IPv4Address, ...]:

@@ -21,10 +21,16 @@ _WEB_PORTS = frozenset(DEFAULT_PORTS.values())
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
-_NAME = re.compile(r"(?!.{254})(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label like this makes a host an IPv4 address (WHATWG URL, "ends in a number")
+_NAME = re.compile(
+    r"(?!.{254})(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+)
+_NUMBER = re.compile(
+    r"[0-9]+|0x[0-9a-f]*"
+)  # a last label like this makes a host an IPv4 address (WHATWG URL, "ends in a number")
 _PATTERN = re.compile(r"[a-z0-9_.*?-]+")
-_PATH_SAFE = "/:?#[]@!$&'()*+,;=%~"  # RFC 3986 reserved characters, and what is already percent-encoded
+_PATH_SAFE = (
+    "/:?#[]@!$&'()*+,;=%~"  # RFC 3986 reserved characters, and what is already percent-encoded
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,11 @@ class Exemption:
 
     def covers(self, host: str, ip: IPv4Address | IPv6Address | None) -> bool:
         """Tell whether this entry speaks of the host (by its name) or of the address (by its network)."""
-        return self.place == host if isinstance(self.place, str) else ip is not None and ip in self.place
+        return (
+            self.place == host
+            if isinstance(self.place, str)
+            else ip is not None and ip in self.place
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +97,16 @@ class AddressPolicy:
         """Take a URL apart; AddressRefusedError if it is not a plain http(s) URL, or its host or port is not ours to fetch from."""
         target = read_url(url)
         if self.hosts and not any(fnmatchcase(target.host, pattern) for pattern in self.hosts):
-            raise AddressRefusedError(f"{target.host} is not one of FETCH_HOSTS; if this is meant, add it there")
-        if target.port not in _WEB_PORTS and not self._exempt(target.host, _literal(target.host), target.port):
+            raise AddressRefusedError(
+                f"{target.host} is not one of FETCH_HOSTS; if this is meant, add it there"
+            )
+        if target.port not in _WEB_PORTS and not self._exempt(
+            target.host, _literal(target.host), target.port
+        ):
             place = target.authority
-            raise AddressRefusedError(f"{target.host} on port {target.port}: only 80 and 443; if this is meant, add {place} to FETCH_ALLOW")
+            raise AddressRefusedError(
+                f"{target.host} on port {target.port}: only 80 and 443; if this is meant, add {place} to FETCH_ALLOW"
+            )
         return target
 
     def check_address(self, ip: str, port: int, host: str) -> None:
@@ -104,12 +120,20 @@ class AddressPolicy:
             return
         place = str(address) if port in _WEB_PORTS else f"{_bracketed(str(address))}:{port}"
         where = host if host == str(address) else f"{host} leads to {address}"
-        raise AddressRefusedError(f"{where}: {reason}; if this is meant, add {place} to FETCH_ALLOW")
+        raise AddressRefusedError(
+            f"{where}: {reason}; if this is meant, add {place} to FETCH_ALLOW"
+        )
 
     def _exempt(self, host: str, ip: IPv4Address | IPv6Address | None, port: int) -> bool:
         allow = self.allow
-        if ip and is_metadata(ip):  # whoever reads it holds this machine's cloud credentials: a wide entry is not enough
-            allow = tuple(entry for entry in allow if not isinstance(entry.place, str) and entry.place.num_addresses == 1)
+        if ip and is_metadata(
+            ip
+        ):  # whoever reads it holds this machine's cloud credentials: a wide entry is not enough
+            allow = tuple(
+                entry
+                for entry in allow
+                if not isinstance(entry.place, str) and entry.place.num_addresses == 1
+            )
         return any(port in entry.ports and entry.covers(host, ip) for entry in allow)
 
 
@@ -129,7 +153,12 @@ def read_url(url: str) -> Target:
         host, port = _split(authority)
     except ValueError as error:
         raise AddressRefusedError(f"no plain host in a URL: {error}") from error
-    return Target(scheme, host, port or DEFAULT_PORTS[scheme], quote((path or "/") + query, safe=_PATH_SAFE, errors="replace"))
+    return Target(
+        scheme,
+        host,
+        port or DEFAULT_PORTS[scheme],
+        quote((path or "/") + query, safe=_PATH_SAFE, errors="replace"),
+    )
 
 
 def plain_host(text: str) -> str:
@@ -199,11 +228,15 @@ def _read_exemption(entry: str) -> Exemption:
         remedy = "write a host, host:port, an address, [v6 address]:port or a network such as 198.18.0.0/15, without scheme or path"
         raise ValueError(f"FETCH_ALLOW: {entry!a} is not understood ({error}); {remedy}") from error
     ip = _literal(host)
-    return Exemption(host if ip is None else ip_network(ip), _WEB_PORTS if port is None else frozenset({port}))
+    return Exemption(
+        host if ip is None else ip_network(ip), _WEB_PORTS if port is None else frozenset({port})
+    )
 
 
 def _read_pattern(entry: str) -> str:
     pattern = entry.strip().lower()
     if not _PATTERN.fullmatch(pattern):
-        raise ValueError(f"FETCH_HOSTS: {entry!a} is no host pattern; write a host name, with * for anything: *.example.com")
+        raise ValueError(
+            f"FETCH_HOSTS: {entry!a} is no host pattern; write a host name, with * for anything: *.example.com"
+        )
     return pattern

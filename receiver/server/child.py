@@ -59,7 +59,9 @@ class Child:
         """Start the process again if it ended; one that keeps dying is given time."""
         if self._process is None or self._process.poll() is None:
             return
-        log.error("process died, starting it again", process=self.name, status=self._process.returncode)
+        log.error(
+            "process died, starting it again", process=self.name, status=self._process.returncode
+        )
         if not stopping.wait(max(0.0, TOO_SHORT - (time.monotonic() - self._started))):
             self.start()
 

@@ -57,7 +57,9 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
     def _take_waiting(self, listener: Any) -> None:
         listener.setblocking(False)
         taken = -1
-        while taken != self.nr_conns:  # `accept` counts what it takes, and says nothing when there is none
+        while (
+            taken != self.nr_conns
+        ):  # `accept` counts what it takes, and says nothing when there is none
             taken = self.nr_conns
             self.accept(listener)
 

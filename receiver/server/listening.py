@@ -30,7 +30,11 @@ def listen(host: str, port: int, *, environ: Mapping[str, str] = os.environ) -> 
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
+            return socket.create_server(
+                (host, port),
+                family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+                backlog=BACKLOG,
+            )
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 taken = f"PORT, --host, --port: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}); choose another"

@@ -18,7 +18,9 @@ ARRIVAL = 20.0
 class Arrivals:
     """The connections being served, each with its deadline; ``cut_late`` is to be called every second or so."""
 
-    def __init__(self, within: float = ARRIVAL, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, within: float = ARRIVAL, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._within = within
         self._clock = clock
         self._lock = threading.Lock()
@@ -39,7 +41,9 @@ class Arrivals:
         """Close for reading what is late. An answer on its way out is not touched, nor a request that came whole."""
         with self._lock:
             now = self._clock()
-            for connection in [connection for connection, deadline in self._deadlines.items() if deadline <= now]:
+            for connection in [
+                connection for connection, deadline in self._deadlines.items() if deadline <= now
+            ]:
                 del self._deadlines[connection]
                 with suppress(OSError):  # gone meanwhile
                     connection.shutdown(socket.SHUT_RD)

@@ -70,7 +70,15 @@ class _Supervisor:
 
     def _start(self) -> list[Child]:
         lent = self._listener.fileno()
-        web = ["-m", "gunicorn", "-c", "python:receiver.gunicorn_conf", "--bind", f"fd://{lent}", "receiver.web:create_app()"]
+        web = [
+            "-m",
+            "gunicorn",
+            "-c",
+            "python:receiver.gunicorn_conf",
+            "--bind",
+            f"fd://{lent}",
+            "receiver.web:create_app()",
+        ]
         worker = [sys.executable, "-m", "receiver", "worker"]
         children = [Child("web", [sys.executable, *web], lent), Child("worker", worker)]
         for child in children:
@@ -102,7 +110,10 @@ class _Supervisor:
         error = clock.error()
         if abs(error - self._clock_error) > CLOCK_ERROR:
             self._clock_error = error
-            log.warning("this machine's clock was set; the service keeps its own time until it is started anew", seconds=round(error))
+            log.warning(
+                "this machine's clock was set; the service keeps its own time until it is started anew",
+                seconds=round(error),
+            )
 
 
 def _end(children: Sequence[Child]) -> None:

@@ -11,13 +11,13 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-from receiver.telemetry.redaction import Mask
+from receiver.telemetry.redaction import Redactor
 
 
 class _Blackening(structlog.stdlib.ProcessorFormatter):
     """Writes a line, its traceback included, and lets no secret stand in it."""
 
-    mask = Mask()
+    mask = Redactor()
 
     def format(self, record: logging.LogRecord) -> str:
         return self.mask(super().format(record))
@@ -35,17 +35,25 @@ def configure(level: str, form: Literal["auto", "json", "console"], secrets: Ite
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # Plain tracebacks: the fancy ones print local variables, and a secret may be among them.
-    renderer: list[Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    renderer: list[Processor] = [
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    ]
     if as_json:
-        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        renderer = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
     output = logging.StreamHandler(sys.stderr)
-    formatter = _Blackening(foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer])
-    formatter.mask = Mask(secrets)
+    formatter = _Blackening(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+    )
+    formatter.mask = Redactor(secrets)
     output.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [output]

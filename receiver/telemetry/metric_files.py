@@ -58,11 +58,15 @@ def reserve_room() -> None:
             with (Path(folder) / f"{kind}_{_process_name()}.db").open("ab") as file:
                 os.posix_fallocate(file.fileno(), 0, _ROOM)
     except OSError as error:
-        log.warning("figures of this process are not shared, there is no room for them", error=str(error))
+        log.warning(
+            "figures of this process are not shared, there is no room for them", error=str(error)
+        )
         del os.environ[_FOLDER]
         from prometheus_client import values  # noqa: PLC0415 - see above
 
-        values.ValueClass = values.MutexValue  # the process that forked us may have imported it already
+        values.ValueClass = (
+            values.MutexValue
+        )  # the process that forked us may have imported it already
 
 
 @cache
@@ -86,7 +90,13 @@ class _Figure:
     _lock = threading.Lock()
 
     def __init__(
-        self, name: str, text: str, labels: Sequence[str] = (), *, known: Sequence[tuple[str, ...]] = (), **options: object
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        *,
+        known: Sequence[tuple[str, ...]] = (),
+        **options: object,
     ) -> None:
         self.name = name
         self._text = text
@@ -103,7 +113,9 @@ class _Figure:
                 import prometheus_client  # noqa: PLC0415 - see above
 
                 _tell_processes_apart()
-                self._metric = getattr(prometheus_client, self.kind)(self.name, self._text, self._labels, **self._options)
+                self._metric = getattr(prometheus_client, self.kind)(
+                    self.name, self._text, self._labels, **self._options
+                )
                 for values in self._known:
                     self._metric.labels(*values)
             return self._metric
@@ -160,7 +172,10 @@ def show() -> None:
 def names() -> list[str]:
     """Return the name of every figure declared so far, as it is shown."""
     declared = list(_Figure._declared)  # noqa: SLF001 - as above
-    return sorted(f"{figure.name}_total" if isinstance(figure, Counter) else figure.name for figure in declared)
+    return sorted(
+        f"{figure.name}_total" if isinstance(figure, Counter) else figure.name
+        for figure in declared
+    )
 
 
 def serve(host: str, port: int) -> int:

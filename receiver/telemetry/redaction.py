@@ -15,12 +15,14 @@ BLACK = "[secret]"
 _TICKET = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.[A-Za-z0-9_-]{43}", re.ASCII)
 
 
-class Mask:
+class Redactor:
     """Blackens these secrets wherever they stand."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         # The longest first: where one contains another, nothing of it is left.
-        known = sorted({secret for secret in secrets if len(secret) >= SHORTEST}, key=len, reverse=True)
+        known = sorted(
+            {secret for secret in secrets if len(secret) >= SHORTEST}, key=len, reverse=True
+        )
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
         self._raw = [secret.encode() for secret in known]
 

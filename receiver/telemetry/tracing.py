@@ -32,10 +32,14 @@ def configure(environ: Mapping[str, str], exporter: Any = None) -> None:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - as above
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor  # noqa: PLC0415 - as above
     except ImportError as error:
-        raise ConfigurationError([f"{_SWITCH}: traces need the extra: pip install 'webhook-image-receiver[otel]'"]) from error
+        raise ConfigurationError(
+            [f"{_SWITCH}: traces need the extra: pip install 'webhook-image-receiver[otel]'"]
+        ) from error
     name = {} if environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "receiver"}
     provider = TracerProvider(resource=Resource.create(name))
-    provider.add_span_processor(SimpleSpanProcessor(exporter) if exporter else BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(
+        SimpleSpanProcessor(exporter) if exporter else BatchSpanProcessor(OTLPSpanExporter())
+    )
     _tracer.append(provider.get_tracer("receiver"))
 
 
@@ -63,7 +67,9 @@ def step(name: str) -> Iterator[None]:
 def _told(name: str, **how: Any) -> Iterator[None]:
     from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415 - an extra
 
-    with _tracer[0].start_as_current_span(name, record_exception=False, set_status_on_exception=False, **how) as current:
+    with _tracer[0].start_as_current_span(
+        name, record_exception=False, set_status_on_exception=False, **how
+    ) as current:
         try:
             yield
         except Exception as error:
@@ -75,5 +81,7 @@ def _trace_of(ref: str) -> Any:
     from opentelemetry import trace  # noqa: PLC0415 - an extra
 
     whole = int.from_bytes(ULID.from_str(ref).bytes, "big")
-    parent = trace.SpanContext(whole, _NOBODY, is_remote=True, trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED))
+    parent = trace.SpanContext(
+        whole, _NOBODY, is_remote=True, trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    )
     return trace.set_span_in_context(trace.NonRecordingSpan(parent))

@@ -16,7 +16,9 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(dashboard.blueprint)
-    request_id.name_requests(app)  # before the others, so that it has the last word on their answers
+    request_id.name_requests(
+        app
+    )  # before the others, so that it has the last word on their answers
     app.after_request(not_found.tell)
     if services is not None:
         state.attach(app, services)

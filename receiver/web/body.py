@@ -26,7 +26,9 @@ def read_body(most: int) -> bytes:
     request.max_content_length = most + 1
     body = bytearray()
     try:
-        while len(body) <= most and (piece := request.stream.read(min(_PIECE, most + 1 - len(body)))):
+        while len(body) <= most and (
+            piece := request.stream.read(min(_PIECE, most + 1 - len(body)))
+        ):
             body += piece
     except (ClientDisconnected, ParseException, OSError) as error:
         # Hung up, or by the rules of HTTP no body, or fell silent: see gunicorn_conf.SILENCE.

@@ -18,7 +18,7 @@ from receiver.model import Delivery, Source
 from receiver.providers.grsai.protocol import read_report
 from receiver.web.body import CutShortError, read_body
 from receiver.web.counters import CALLBACK_SECONDS, CALLBACKS
-from receiver.web.rate_limit import Allowance
+from receiver.web.rate_limit import RateLimiter
 from receiver.web.state import services
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ def receive(ticket: str) -> Response:
         verdict = services().inbox.accept(Delivery(ref, Source.CALLBACK, _body(), clock.now()))
     except CutShortError as cut:
         if cut.body:
-            services().inbox.keep_evidence(Delivery(ref, Source.CALLBACK, cut.body, clock.now()))
+            services().inbox.keep_unreadable(Delivery(ref, Source.CALLBACK, cut.body, clock.now()))
         raise
     except UnreadableError as error:
         log.warning("callback unreadable, kept as evidence", ref=ref, error=str(error))
@@ -58,7 +58,11 @@ def receive(ticket: str) -> Response:
 def confirm() -> Response:
     """Take a hint from a job posted by hand: its id is looked up at the provider, its body is not believed."""
     if services().grsai is None:
-        return _answer("no_key", 401, error="a callback without a ticket is read back from GRSAI, which needs GRSAI_API_KEY")
+        return _answer(
+            "no_key",
+            401,
+            error="a callback without a ticket is read back from GRSAI, which needs GRSAI_API_KEY",
+        )
     if not _allowances()["requests"].take(request.remote_addr):
         return _turned_away()
     try:
@@ -70,8 +74,10 @@ def confirm() -> Response:
     ref = services().ledger.ref_of(provider_id)
     if ref is not None:
         services().inbox.accept(Delivery(ref, Source.CALLBACK, body, clock.now()), unsigned=True)
-    elif _allowances()["tasks"].take(request.remote_addr) and services().ledger.hint(provider_id, body):
-        services().engine.ring()
+    elif _allowances()["tasks"].take(request.remote_addr) and services().ledger.hint(
+        provider_id, body
+    ):
+        services().engine.notify()
     else:
         return _turned_away()
     return _answer("hint", 202, message="to be confirmed with GRSAI")
@@ -83,16 +89,23 @@ def _body() -> bytes:
 
 @blueprint.record
 def _provide_allowances(setup: BlueprintSetupState) -> None:
-    setup.app.extensions["strangers"] = {"requests": Allowance(REQUESTS_A_MINUTE), "tasks": Allowance(TASKS_A_MINUTE)}
+    setup.app.extensions["strangers"] = {
+        "requests": RateLimiter(REQUESTS_A_MINUTE),
+        "tasks": RateLimiter(TASKS_A_MINUTE),
+    }
 
 
-def _allowances() -> dict[str, Allowance]:
-    allowances: dict[str, Allowance] = current_app.extensions["strangers"]
+def _allowances() -> dict[str, RateLimiter]:
+    allowances: dict[str, RateLimiter] = current_app.extensions["strangers"]
     return allowances
 
 
 def _turned_away() -> Response:
-    return _answer("turned_away", 503, error="too many callbacks without a ticket; come again later, or use tickets")
+    return _answer(
+        "turned_away",
+        503,
+        error="too many callbacks without a ticket; come again later, or use tickets",
+    )
 
 
 @blueprint.before_request
@@ -123,7 +136,9 @@ def _ref(ticket: str) -> str | None:
 def _answer(outcome: str, status: int, **content: object) -> Response:
     """Count and answer."""
     CALLBACKS.labels(outcome).inc()
-    CALLBACK_SECONDS.labels(outcome).observe(time.perf_counter() - g.get("arrived", time.perf_counter()))
+    CALLBACK_SECONDS.labels(outcome).observe(
+        time.perf_counter() - g.get("arrived", time.perf_counter())
+    )
     response = jsonify(ok=status < 400, **content)  # noqa: PLR2004 - HTTP's first error
     response.status_code = status
     if status == 503:  # noqa: PLR2004 - HTTP's "unavailable"
@@ -139,7 +154,11 @@ def _no_route(error: NotFound) -> Response | NotFound:
 
 @blueprint.errorhandler(RequestEntityTooLarge)
 def _too_large(_error: RequestEntityTooLarge) -> Response:
-    return _answer("too_large", 413, error=f"a callback has at most {services().settings.callback_max_bytes} bytes")
+    return _answer(
+        "too_large",
+        413,
+        error=f"a callback has at most {services().settings.callback_max_bytes} bytes",
+    )
 
 
 @blueprint.errorhandler(HTTPException)
@@ -151,5 +170,9 @@ def _cut_short(error: HTTPException) -> Response:
 def _unavailable(error: Exception) -> Response:
     """Answer 503 to whatever kept us from storing: the sender may come again, and the poll covers the one that does not."""
     # What we raise on purpose says enough; anything else is a mistake of ours and needs its trace.
-    log.error("callback not stored", error=str(error), exc_info=None if isinstance(error, ReceiverError) else error)
+    log.error(
+        "callback not stored",
+        error=str(error),
+        exc_info=None if isinstance(error, ReceiverError) else error,
+    )
     return _answer("unavailable", 503, error="this callback cannot be stored now")

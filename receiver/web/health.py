@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from receiver import clock
 from receiver.errors import LedgerError, ReceiverError
-from receiver.web.metrics import LedgerFigures, counted
+from receiver.web.metrics import LedgerMetrics, counted
 from receiver.web.state import services
 
 log = structlog.get_logger(__name__)
@@ -34,9 +34,11 @@ def readyz() -> Response:
     """Say whether callbacks can be stored and pictures archived, and how long (seconds) the oldest due work has been waiting."""
     archive, ledger, age = _probed("archive"), _probed("ledger"), None
     with suppress(LedgerError):
-        due = services().reports.oldest_due(clock.now())
+        due = services().queries.oldest_due(clock.now())
         age = round(max(clock.now() - due, 0.0), 3) if due is not None else 0.0
-    response = jsonify(ok=ledger == archive == "ok", ledger=ledger, archive=archive, oldest_due_seconds=age)
+    response = jsonify(
+        ok=ledger == archive == "ok", ledger=ledger, archive=archive, oldest_due_seconds=age
+    )
     response.status_code = 200 if ledger == archive == "ok" else 503
     return response
 
@@ -53,11 +55,11 @@ def metrics() -> Response:
     return Response(counted() + of_ledger, content_type=CONTENT_TYPE_LATEST)
 
 
-def _of_ledger() -> LedgerFigures:
+def _of_ledger() -> LedgerMetrics:
     """Return what this application asks its ledger with."""
-    found: LedgerFigures | None = current_app.extensions.get("ledger figures")
+    found: LedgerMetrics | None = current_app.extensions.get("ledger figures")
     if found is None:
-        found = current_app.extensions.setdefault("ledger figures", LedgerFigures(services()))
+        found = current_app.extensions.setdefault("ledger figures", LedgerMetrics(services()))
     return found
 
 
@@ -82,7 +84,9 @@ class _Probe:
 @blueprint.record
 def _provide_probes(setup: BlueprintSetupState) -> None:
     questions = {"archive": _check_archive, "ledger": _check_ledger}
-    setup.app.extensions["probes"] = {part: _Probe(part, question) for part, question in questions.items()}
+    setup.app.extensions["probes"] = {
+        part: _Probe(part, question) for part, question in questions.items()
+    }
 
 
 def _probed(part: str) -> str:

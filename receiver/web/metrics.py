@@ -30,12 +30,12 @@ def counted() -> bytes:
     return generate_latest(registry)
 
 
-class LedgerFigures:
+class LedgerMetrics:
     """What the ledger says of itself."""
 
     def __init__(self, services: Services) -> None:
         self._named = {destination.name for destination in services.settings.destinations}
-        self._jobs = _Held(services.reports.counts, STALE)
+        self._jobs = _Held(services.queries.counts, STALE)
         self._backlog = _Held(services.backlogs.measure, FRESH)
         self._standing = _Held(services.outbox.standing, FRESH)
 
@@ -43,7 +43,15 @@ class LedgerFigures:
         """Return the figures in Prometheus' text format; raise LedgerError if the ledger cannot be read."""
         standing = [row for row in self._standing.value() if row.destination in self._named]
         registry = CollectorRegistry()
-        registry.register(_Families([*_of_jobs(self._jobs.value()), *_of_backlog(self._backlog.value()), *_of_events(standing)]))
+        registry.register(
+            _Families(
+                [
+                    *_of_jobs(self._jobs.value()),
+                    *_of_backlog(self._backlog.value()),
+                    *_of_events(standing),
+                ]
+            )
+        )
         return generate_latest(registry)
 
 
@@ -52,21 +60,53 @@ def _of_jobs(counts: Mapping[str, int]) -> Iterable[GaugeMetricFamily]:
 
 
 def _of_backlog(found: Backlog) -> Iterable[GaugeMetricFamily]:
-    yield _by("receiver_backlog", "Rows that are due and that nobody has taken, by kind; 10000 means as many or more.", "kind", found.due)
-    yield _by("receiver_oldest_due_seconds", "How long the oldest due row has been waiting, by kind.", "kind", found.oldest)
-    yield GaugeMetricFamily("receiver_assets_pending", "Result files not archived yet; 10000 means as many or more.", found.pending)
-    yield GaugeMetricFamily("receiver_assets_at_risk", "Pending files whose URL is in the last quarter of its life.", found.at_risk)
+    yield _by(
+        "receiver_backlog",
+        "Rows that are due and that nobody has taken, by kind; 10000 means as many or more.",
+        "kind",
+        found.due,
+    )
+    yield _by(
+        "receiver_oldest_due_seconds",
+        "How long the oldest due row has been waiting, by kind.",
+        "kind",
+        found.oldest,
+    )
+    yield GaugeMetricFamily(
+        "receiver_assets_pending",
+        "Result files not archived yet; 10000 means as many or more.",
+        found.pending,
+    )
+    yield GaugeMetricFamily(
+        "receiver_assets_at_risk",
+        "Pending files whose URL is in the last quarter of its life.",
+        found.at_risk,
+    )
 
 
 def _of_events(standing: list[Standing]) -> Iterable[GaugeMetricFamily]:
-    due = {row.destination: max(0.0, clock.now() - row.due_since) if row.due_since else 0.0 for row in standing}
+    due = {
+        row.destination: max(0.0, clock.now() - row.due_since) if row.due_since else 0.0
+        for row in standing
+    }
     yield _by(
-        "receiver_events_waiting", "Events not told yet, by destination.", "destination", {s.destination: s.waiting for s in standing}
+        "receiver_events_waiting",
+        "Events not told yet, by destination.",
+        "destination",
+        {s.destination: s.waiting for s in standing},
     )
     yield _by(
-        "receiver_events_set_aside", "Events given up, by destination.", "destination", {s.destination: s.set_aside for s in standing}
+        "receiver_events_set_aside",
+        "Events given up, by destination.",
+        "destination",
+        {s.destination: s.set_aside for s in standing},
     )
-    yield _by("receiver_events_oldest_due_seconds", "How long the oldest due event has been waiting.", "destination", due)
+    yield _by(
+        "receiver_events_oldest_due_seconds",
+        "How long the oldest due event has been waiting.",
+        "destination",
+        due,
+    )
 
 
 def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -12,7 +12,7 @@ MOST_SOURCES = 1000
 SHARE = 0.5
 
 
-class Allowance:
+class RateLimiter:
     """Lets ``a_minute`` requests pass in a minute, as many at once after a pause; half of both for one source. Safe between threads.
 
     A source is an IPv4 address or an IPv6 /64 network. Behind a proxy everybody is one source: the proxy's.

@@ -58,7 +58,15 @@ def end(response: Response) -> None:
 
 
 def _set(response: Response, value: str, max_age: int) -> None:
-    response.set_cookie(_cookie_name(), value, max_age=max_age, path="/", secure=_is_public_https(), httponly=True, samesite="Strict")
+    response.set_cookie(
+        _cookie_name(),
+        value,
+        max_age=max_age,
+        path="/",
+        secure=_is_public_https(),
+        httponly=True,
+        samesite="Strict",
+    )
 
 
 def form_token() -> str:
@@ -93,7 +101,9 @@ def _form_tokens() -> URLSafeSerializer:
 class Throttle:
     """Lets so many through at once, then one every so many seconds."""
 
-    def __init__(self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
         self._lock = threading.Lock()
         self._left, self._counted_at = float(most), clock()

@@ -18,33 +18,43 @@ T = TypeVar("T")
 PAUSE = 1.0
 
 
-class PatientConnector(PsycopgConnector):
+class RetryingConnector(PsycopgConnector):
     """Asks again until it is told not to. Otherwise a restart of PostgreSQL would end every worker of Procrastinate's."""
 
     def __init__(self, **pool: Any) -> None:
         super().__init__(**pool)
-        self._ears: dict[str, Notify] = {}
+        self._listeners: dict[str, Notify] = {}
         self._patient = True
 
-    def lose_patience(self) -> None:
+    def stop_retrying(self) -> None:
         """Fail from now on where PostgreSQL is away: we want to leave."""
         self._patient = False
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:
         """Run a statement."""
-        await self._patiently(lambda: super(PatientConnector, self).execute_query_async(query, **arguments))
+        await self._patiently(
+            lambda: super(RetryingConnector, self).execute_query_async(query, **arguments)
+        )
 
-    async def execute_query_one_async(self, query: LiteralString, **arguments: Any) -> dict[str, Any]:
+    async def execute_query_one_async(
+        self, query: LiteralString, **arguments: Any
+    ) -> dict[str, Any]:
         """Run a statement and return its row."""
-        return await self._patiently(lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments))
+        return await self._patiently(
+            lambda: super(RetryingConnector, self).execute_query_one_async(query, **arguments)
+        )
 
-    async def execute_query_all_async(self, query: LiteralString, **arguments: Any) -> list[dict[str, Any]]:
+    async def execute_query_all_async(
+        self, query: LiteralString, **arguments: Any
+    ) -> list[dict[str, Any]]:
         """Run a statement and return its rows."""
-        return await self._patiently(lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments))
+        return await self._patiently(
+            lambda: super(RetryingConnector, self).execute_query_all_async(query, **arguments)
+        )
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
         """Pass on what is heard on these channels, for as long as ``listen`` runs."""
-        self._ears.update(dict.fromkeys(channels, on_notification))
+        self._listeners.update(dict.fromkeys(channels, on_notification))
         await asyncio.Event().wait()
 
     async def listen(self, channels: Iterable[str]) -> None:
@@ -57,8 +67,8 @@ class PatientConnector(PsycopgConnector):
             await asyncio.sleep(PAUSE)
 
     async def _pass_on(self, *, channel: str, payload: str) -> None:
-        if ear := self._ears.get(channel):
-            await ear(channel=channel, payload=payload)
+        if listener := self._listeners.get(channel):
+            await listener(channel=channel, payload=payload)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         while True:

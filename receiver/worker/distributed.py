@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from receiver.ledger.database import conninfo
 from receiver.ledger.ledger import Ledger
-from receiver.worker.engine import Lane
-from receiver.worker.leases import Held
+from receiver.worker.engine import WorkQueue
+from receiver.worker.leases import Leases
 
 # Seconds between sweeps, by one process of all; a whole part of a minute.
 SWEEP = 2
@@ -19,9 +19,11 @@ GRACE = 7.0
 class DistributedEngine:
     """Works in threads of this process; woken by what other processes, on whatever machine, commit to the ledger at ``url``."""
 
-    def __init__(self, ledger: Ledger, url: str, *, sweep: int = SWEEP, grace: float = GRACE) -> None:
+    def __init__(
+        self, ledger: Ledger, url: str, *, sweep: int = SWEEP, grace: float = GRACE
+    ) -> None:
         self._ledger = ledger
-        self._held = Held(ledger)
+        self._held = Leases(ledger)
         self._conninfo = conninfo(url)
         self._sweep = sweep
         self._grace = grace
@@ -29,7 +31,7 @@ class DistributedEngine:
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Do nothing: the wake was committed with the work."""
 
     def stop(self) -> None:
@@ -39,15 +41,15 @@ class DistributedEngine:
             with suppress(RuntimeError):  # it has just ended by itself
                 self._loop.call_soon_threadsafe(self._asked.set)
 
-    def run(self, lanes: Sequence[Lane]) -> None:
+    def run(self, work_queues: Sequence[WorkQueue]) -> None:
         """Work until stopped, then drain; an outage of PostgreSQL is sat out."""
-        asyncio.run(self._run(lanes))
+        asyncio.run(self._run(work_queues))
 
-    async def _run(self, lanes: Sequence[Lane]) -> None:
-        from receiver.worker.pool import Crew  # noqa: PLC0415 - web processes only ring, and need nothing of Procrastinate
+    async def _run(self, work_queues: Sequence[WorkQueue]) -> None:
+        from receiver.worker.pool import WorkerPool  # noqa: PLC0415 - web processes only ring, and need nothing of Procrastinate
 
         self._loop = asyncio.get_running_loop()
         if not self._stopping.is_set():
-            await Crew(self._ledger, self._held, self._stopping, sweep=self._sweep, grace=self._grace).work(
-                self._conninfo, lanes, self._asked
-            )
+            await WorkerPool(
+                self._ledger, self._held, self._stopping, sweep=self._sweep, grace=self._grace
+            ).work(self._conninfo, work_queues, self._asked)

@@ -1,6 +1,6 @@
 """The engine of one machine: a dispatcher that claims due rows, nearest deadline first, for as many hands as are free.
 
-One thread dispatches; each claim is worked on by a thread of its own, at most ``width`` to a lane. Only free hands claim, so a row is
+One thread dispatches; each claim is worked on by a thread of its own, at most ``concurrency`` to a lane. Only free hands claim, so a row is
 never held by somebody who is busy with another.
 """
 
@@ -14,9 +14,9 @@ import structlog
 from receiver.errors import LedgerError
 from receiver.ledger.claims import Claimed
 from receiver.ledger.ledger import Ledger
-from receiver.worker.engine import Lane
-from receiver.worker.leases import Held
-from receiver.worker.notifier import Bell
+from receiver.worker.engine import WorkQueue
+from receiver.worker.leases import Leases
+from receiver.worker.notifier import Notifier
 
 log = structlog.get_logger(__name__)
 
@@ -29,59 +29,63 @@ GRACE = 8.0
 class EmbeddedEngine:
     """Works in threads of this process; woken by the bell, and by the sweep when the bell was lost."""
 
-    def __init__(self, ledger: Ledger, bell: Bell, *, sweep: float = SWEEP, grace: float = GRACE) -> None:
+    def __init__(
+        self, ledger: Ledger, notifier: Notifier, *, sweep: float = SWEEP, grace: float = GRACE
+    ) -> None:
         self._ledger = ledger
-        self._held = Held(ledger)
-        self._bell = bell
+        self._held = Leases(ledger)
+        self._bell = notifier
         self._sweep = sweep
         self._grace = grace
         self._stopping = threading.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the worker, in whatever process of this machine it is."""
-        self._bell.ring()
+        self._bell.notify()
 
     def stop(self) -> None:
         """Take no more work; ``run`` returns after its drain."""
         self._stopping.set()
-        self._bell.ring()
+        self._bell.notify()
 
-    def run(self, lanes: Sequence[Lane]) -> None:
+    def run(self, work_queues: Sequence[WorkQueue]) -> None:
         """Dispatch until stopped, then drain."""
         with self._bell.listen() as listener:
             while not self._stopping.is_set():
                 try:
                     self._held.renew()
-                    wait = min(self._dispatch(lane) for lane in lanes)
+                    wait = min(self._dispatch(queue) for queue in work_queues)
                 except LedgerError as error:
                     log.error("ledger away, work waits", error=str(error))  # noqa: TRY400 - the text says it, a trace would not
                     wait = 1.0
                 listener.wait(wait)
             self._drain(listener.wait)
 
-    def _dispatch(self, lane: Lane) -> float:
+    def _dispatch(self, queue: WorkQueue) -> float:
         """Give the lane's free hands what is due; return the seconds until it is worth looking again."""
-        free = lane.width - self._held.count(lane)
-        due = lane.next_due() if free else None
+        free = queue.concurrency - self._held.count(queue)
+        due = queue.next_due() if free else None
         if due is None:
             return self._sweep
         wait = due - self._ledger.now()
         if wait > 0:
             return min(wait, self._sweep)
-        claims = lane.claim(free)
-        self._held.take(lane, claims)
+        claims = queue.claim(free)
+        self._held.take(queue, claims)
         for claimed in claims:
-            threading.Thread(target=self._work, args=(lane, claimed), name=f"{lane.name}-hand", daemon=True).start()
+            threading.Thread(
+                target=self._work, args=(queue, claimed), name=f"{queue.name}-hand", daemon=True
+            ).start()
         # A full lane is looked at when a hand gets free and rings; a lane that got less than it asked for has no more.
         return self._sweep if len(claims) == free or not claims else 0.0
 
-    def _work(self, lane: Lane, claimed: Claimed[Any]) -> None:
-        self._held.work(lane, claimed)
-        self._bell.ring()
+    def _work(self, queue: WorkQueue, claimed: Claimed[Any]) -> None:
+        self._held.work(queue, claimed)
+        self._bell.notify()
 
     def _drain(self, wait: Callable[[float], None]) -> None:
         """Wait for the work in hand, then give back the claims of what is not done."""
         deadline = time.monotonic() + self._grace
         while self._held.all() and (left := deadline - time.monotonic()) > 0:
             wait(left)
-        self._held.hand_back()
+        self._held.release()

@@ -8,7 +8,7 @@ from receiver.ledger.claims import Claimed
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class WorkQueue:
     """One kind of work: how it is claimed, how one claim is done, and how many hands do it side by side.
 
     ``next_due`` returns when the next row is due (seconds since the epoch) or None; ``claim`` takes at most so many rows.
@@ -16,7 +16,7 @@ class Lane:
     """
 
     name: str
-    width: int
+    concurrency: int
     next_due: Callable[[], float | None]
     claim: Callable[[int], list[Claimed[Any]]]
     run: Callable[[Claimed[Any]], None]
@@ -26,10 +26,10 @@ class Lane:
 class Engine(Protocol):
     """Runs the lanes until it is stopped."""
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Say that there is work. Cheap, never blocks, may be lost: the sweep finds the work anyway."""
 
-    def run(self, lanes: Sequence[Lane]) -> None:
+    def run(self, work_queues: Sequence[WorkQueue]) -> None:
         """Work until ``stop`` is called, then wait a while for work in hand and give back what is left."""
 
     def stop(self) -> None:

@@ -7,21 +7,21 @@ import structlog
 
 from receiver.ledger.claims import Claimed
 from receiver.telemetry.metrics import TAKEN_OVER
-from receiver.worker.engine import Lane
+from receiver.worker.engine import WorkQueue
 
 
-def observed(lane: Lane) -> Lane:
+def instrumented(queue: WorkQueue) -> WorkQueue:
     """Return the same lane, watched."""
 
     def claim(limit: int) -> list[Claimed[Any]]:
-        claims = lane.claim(limit)
+        claims = queue.claim(limit)
         # A crash stands in the row until an attempt ends with a word.
         if taken := sum(getattr(claimed.row, "crashes", 0) > 0 for claimed in claims):
             TAKEN_OVER.inc(taken)
         return claims
 
     def run(claimed: Claimed[Any]) -> None:
-        with structlog.contextvars.bound_contextvars(lane=lane.name, claim=claimed.token):
-            lane.run(claimed)
+        with structlog.contextvars.bound_contextvars(queue=queue.name, claim=claimed.token):
+            queue.run(claimed)
 
-    return replace(lane, claim=claim, run=run)
+    return replace(queue, claim=claim, run=run)

@@ -10,7 +10,7 @@ import structlog
 from receiver.errors import LedgerError
 from receiver.ledger.claims import Claimed
 from receiver.ledger.ledger import LEASE, Ledger
-from receiver.worker.engine import Lane
+from receiver.worker.engine import WorkQueue
 
 log = structlog.get_logger(__name__)
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 RENEWALS = 3
 
 
-class Held:
+class Leases:
     """The claims of this process, by lane; safe to share between its hands."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -27,27 +27,27 @@ class Held:
         self._lock = threading.Lock()
         self._renewed = 0.0
 
-    def take(self, lane: Lane, claims: Sequence[Claimed[Any]]) -> None:
+    def take(self, queue: WorkQueue, claims: Sequence[Claimed[Any]]) -> None:
         """Take claims in hand; each is let go when it has been worked on."""
         with self._lock:
-            self._claims.setdefault(lane.name, []).extend(claims)
+            self._claims.setdefault(queue.name, []).extend(claims)
 
-    def work(self, lane: Lane, claimed: Claimed[Any]) -> None:
+    def work(self, queue: WorkQueue, claimed: Claimed[Any]) -> None:
         """Do one piece of work and let it go; whatever goes wrong is logged, and its lease ends by itself."""
         try:
-            lane.run(claimed)
+            queue.run(claimed)
         except LedgerError as error:
             # The claim's lease ends by itself, and the row is due again.
-            log.error("ledger away, work will be done again", lane=lane.name, error=str(error))  # noqa: TRY400 - the text says it, a trace would not
+            log.error("ledger away, work will be done again", queue=queue.name, error=str(error))  # noqa: TRY400 - the text says it, a trace would not
         except Exception:
-            log.exception("work broke off", lane=lane.name)
+            log.exception("work broke off", queue=queue.name)
         finally:
             with self._lock:
-                self._claims[lane.name].remove(claimed)
+                self._claims[queue.name].remove(claimed)
 
-    def count(self, lane: Lane) -> int:
+    def count(self, queue: WorkQueue) -> int:
         """Return how many claims of a lane are in hand."""
-        return len(self._claims.get(lane.name, ()))
+        return len(self._claims.get(queue.name, ()))
 
     def all(self) -> list[Claimed[Any]]:
         """Return every claim in hand."""
@@ -68,11 +68,11 @@ class Held:
         """Return the seconds until it is worth trying to renew again."""
         return LEASE / RENEWALS / 4
 
-    def hand_back(self) -> None:
+    def release(self) -> None:
         """Give back what is still in hand: others take it over at once."""
         if held := self.all():
             log.warning("work handed back", claims=len(held))
             try:
-                self._ledger.hand_back(held)
+                self._ledger.release(held)
             except LedgerError as error:
                 log.error("ledger away, leases end by themselves", error=str(error))  # noqa: TRY400 - as above

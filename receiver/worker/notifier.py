@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Self
 
 
-class Bell:
+class Notifier:
     """Rings a pipe that the worker listens on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the worker, if one listens; never blocks."""
         with suppress(OSError):  # no pipe or no listener: the sweep will find the work
             pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
@@ -50,6 +50,11 @@ class Listener:
         """Listen."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Close the pipe."""
         os.close(self._pipe)

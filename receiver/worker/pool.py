@@ -21,9 +21,9 @@ from psycopg_pool import AsyncConnectionPool
 from receiver.errors import LedgerError
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.notifications import queue_of
-from receiver.worker.connector import PAUSE, PatientConnector
-from receiver.worker.engine import Lane
-from receiver.worker.leases import Held
+from receiver.worker.connector import PAUSE, RetryingConnector
+from receiver.worker.engine import WorkQueue
+from receiver.worker.leases import Leases
 
 log = structlog.get_logger(__name__)
 
@@ -39,69 +39,78 @@ LOOK = 5.0
 _SWEEPS = "sweeps"
 
 
-class Crew:
+class WorkerPool:
     """Works on the lanes of one process until asked to stop."""
 
-    def __init__(self, ledger: Ledger, held: Held, stopping: threading.Event, *, sweep: int, grace: float) -> None:
+    def __init__(
+        self, ledger: Ledger, held: Leases, stopping: threading.Event, *, sweep: int, grace: float
+    ) -> None:
         self._ledger = ledger
         self._held = held
         self._stopping = stopping
         self._sweep = sweep
         self._grace = grace
 
-    async def work(self, conninfo: str, lanes: Sequence[Lane], asked: asyncio.Event) -> None:
+    async def work(
+        self, conninfo: str, work_queues: Sequence[WorkQueue], asked: asyncio.Event
+    ) -> None:
         """Work until ``asked`` to stop, then drain."""
         check = AsyncConnectionPool.check_connection
-        pool = AsyncConnectionPool(conninfo, min_size=1, max_size=CONNECTIONS, timeout=PATIENCE, check=check, open=False)
+        pool = AsyncConnectionPool(
+            conninfo, min_size=1, max_size=CONNECTIONS, timeout=PATIENCE, check=check, open=False
+        )
         await pool.open()  # without waiting for a connection: PostgreSQL may be away now
-        connector = PatientConnector()
+        connector = RetryingConnector()
         await connector.open_async(pool)
-        queues = [*(queue_of(lane.name) for lane in lanes), _SWEEPS]
+        queues = [*(queue_of(work_queue.name) for work_queue in work_queues), _SWEEPS]
         service = _started(connector.listen(get_channel_for_queues(queues)), self._keep_leases())
-        workers = _started(self._keep_watch(App(connector=connector)), *(self._man(lane, App(connector=connector)) for lane in lanes))
+        workers = _started(
+            self._keep_watch(App(connector=connector)),
+            *(self._man(work_queue, App(connector=connector)) for work_queue in work_queues),
+        )
         await asked.wait()
-        connector.lose_patience()
+        connector.stop_retrying()
         with suppress(TimeoutError):  # PostgreSQL is away, and may take its time to say so
             await asyncio.wait_for(_ended(workers), self._grace + 1.0)
-        await _in_thread(self._held.hand_back)
+        await _in_thread(self._held.release)
         await _ended(service)
         await pool.close()
 
     # The lanes.
 
-    async def _man(self, lane: Lane, app: App) -> None:
+    async def _man(self, work_queue: WorkQueue, app: App) -> None:
         """Work on a lane's wakes."""
 
         async def work() -> None:
-            await _in_thread(lambda: self._hand(lane))
+            await _in_thread(lambda: self._hand(work_queue))
 
-        queue = queue_of(lane.name)
+        queue = queue_of(work_queue.name)
         app.task(name=queue, queue=queue)(work)
-        await self._worker(app, queue, lane.width)
+        await self._worker(app, queue, work_queue.concurrency)
 
-    def _hand(self, lane: Lane) -> None:
+    def _hand(self, work_queue: WorkQueue) -> None:
         """Do what one wake asks for. A wake whose claim fails is lost, and the sweep finds its row."""
         try:
             self._held.renew()
-            while not self._stopping.is_set() and (claims := lane.claim(1)):
-                self._held.take(lane, claims)
+            while not self._stopping.is_set() and (claims := work_queue.claim(1)):
+                self._held.take(work_queue, claims)
                 for claimed in claims:
-                    self._held.work(lane, claimed)
-                if not lane.chained:
+                    self._held.work(work_queue, claimed)
+                if not work_queue.chained:
                     return
         except LedgerError as error:
-            log.error("ledger away, work waits", lane=lane.name, error=str(error))  # noqa: TRY400 - the text says it, a trace would not
+            log.error("ledger away, work waits", work_queue=work_queue.name, error=str(error))  # noqa: TRY400 - the text says it, a trace would not
         except Exception:
-            log.exception("claim broke off", lane=lane.name)
+            log.exception("claim broke off", work_queue=work_queue.name)
 
-    async def _worker(self, app: App, queue: str, width: int) -> None:
+    async def _worker(self, app: App, queue: str, concurrency: int) -> None:
         """Run a worker of Procrastinate's, and another one if it ends: others may have taken us for dead while we were cut off."""
         while True:
             try:
                 await app.run_worker_async(
                     queues=[queue],
                     name=queue,
-                    concurrency=width,
+                    concurrency=concurrency,
                     delete_jobs=DeleteJobCondition.ALWAYS,
                     fetch_job_polling_interval=LOOK,
                     shutdown_graceful_timeout=self._grace,
@@ -121,11 +130,19 @@ class Crew:
             await _in_thread(self._sweep_once)
 
         async def revive(context: JobContext, timestamp: int) -> None:  # noqa: ARG001 - as above
-            for job in await context.app.job_manager.get_stalled_jobs(seconds_since_heartbeat=SILENCE):
+            for job in await context.app.job_manager.get_stalled_jobs(
+                seconds_since_heartbeat=SILENCE
+            ):
                 await _revive(context.app, job)
 
-        app.periodic(cron=f"* * * * * */{self._sweep}")(app.task(name="sweep", queue=_SWEEPS, queueing_lock="sweep")(sweep))
-        app.periodic(cron="* * * * * */15")(app.task(name="revive", queue=_SWEEPS, queueing_lock="revive", pass_context=True)(revive))
+        app.periodic(cron=f"* * * * * */{self._sweep}")(
+            app.task(name="sweep", queue=_SWEEPS, queueing_lock="sweep")(sweep)
+        )
+        app.periodic(cron="* * * * * */15")(
+            app.task(name="revive", queue=_SWEEPS, queueing_lock="revive", pass_context=True)(
+                revive
+            )
+        )
         await self._worker(app, _SWEEPS, 1)
 
     def _sweep_once(self) -> None:
@@ -152,7 +169,7 @@ class Crew:
 
 async def _revive(app: App, job: Job) -> None:
     """Have a dead process's wake heard again; one that has a twin is let go."""
-    log.warning("wake of a dead worker", queue=job.queue, wake=job.queueing_lock)
+    log.warning("wake of a dead worker", queue=job.queue, notification=job.queueing_lock)
     try:
         await app.job_manager.retry_job(job, retry_at=utcnow())
     except UniqueViolation:

@@ -20,9 +20,9 @@ from typing import IO, Any
 import structlog
 
 from receiver.errors import StoreError
-from receiver.ledger.reports import Audit
-from receiver.maintenance.periodic_audit import bookkeeping
-from receiver.worker.engine import Engine, Lane
+from receiver.ledger.queries import Audit
+from receiver.maintenance.periodic_audit import audit_periodically
+from receiver.worker.engine import Engine, WorkQueue
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class WorkerProcess:
         self,
         data_dir: Path,
         engine: Engine,
-        queues: Callable[[Path], list[Lane]],
+        queues: Callable[[Path], list[WorkQueue]],
         *,
         take_over: Callable[[], int] | None,
         audit: Callable[[], Audit],
@@ -59,7 +59,7 @@ class WorkerProcess:
                 if self._take_over and (found := self._take_over()):
                     log.info("claims of a dead worker taken over", claims=found)
                 self._report_start()
-                with bookkeeping(self._audit):
+                with audit_periodically(self._audit):
                     self._engine.run(self._queues(scratch))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)

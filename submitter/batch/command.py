@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from receiver.cli.base import SOME_FAILED, errors_told, load
+from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
 from receiver.services import Services
@@ -51,23 +51,60 @@ class Plan:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), help="What FILE is.  [default: by its name, else jsonl]")
-@click.option("--name", help="Names the batch; the same lines under another name are posted anew.  [default: the file's name]")
-@click.option("--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="Submits side by side.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    help="What FILE is.  [default: by its name, else jsonl]",
+)
+@click.option(
+    "--name",
+    help="Names the batch; the same lines under another name are posted anew.  [default: the file's name]",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Submits side by side.",
+)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submits per second at most.")
 @click.option("--strict", is_flag=True, help="Post nothing if any line is bad.")
-@click.option("--report", type=click.Path(dir_okay=False, allow_dash=True), help="Write each line's job object to this file (-: stdout).")
-@click.option("--resubmit", type=click.IntRange(0, 100), default=0, help="Post anew, so many times a line, what failed at the provider.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Write each line's job object to this file (-: stdout).",
+)
+@click.option(
+    "--resubmit",
+    type=click.IntRange(0, 100),
+    default=0,
+    help="Post anew, so many times a line, what failed at the provider.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["webhook", "poll", "stream"]),
     help="For lines without.  [default: webhook; poll where the last `receiver doctor` could not call us]",
 )
-@click.option("--api", type=click.Choice(["draw", "api"]), default="draw", show_default=True, help="For lines without.")
+@click.option(
+    "--api",
+    type=click.Choice(["draw", "api"]),
+    default="draw",
+    show_default=True,
+    help="For lines without.",
+)
 @click.option("--model", help="For lines without.")
-@click.option("--wait/--no-wait", "waits", default=True, show_default=True, help="Wait until every job is final.")
-@click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most, from the last submit on.")
-@errors_told
+@click.option(
+    "--wait/--no-wait",
+    "waits",
+    default=True,
+    show_default=True,
+    help="Wait until every job is final.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(0), help="Seconds to wait at most, from the last submit on."
+)
+@reports_errors
 def batch(
     file: str,
     form: str | None,
@@ -119,7 +156,9 @@ def _carry_out(plan: Plan, settings: Settings) -> int:
     stopping = threading.Event()
     with opened(plan.file, stopping, twice=plan.strict) as source:
         seen = (
-            survey(plan.read(source), tell if plan.strict else None) if source.rereadable else Survey({Provider.GRSAI, plan.defaults.mode})
+            survey(plan.read(source), tell if plan.strict else None)
+            if source.rereadable
+            else Survey({Provider.GRSAI, plan.defaults.mode})
         )
         _require(plan, settings, seen)
         if plan.strict and seen.bad:
@@ -130,12 +169,19 @@ def _carry_out(plan: Plan, settings: Settings) -> int:
             if plan.waits and not submitter.has_worker():
                 tell("nothing works on this ledger now: start `receiver serve`")
             screen = Screen(seen.total if source.rereadable else None)
-            pool = partial(Batch, submitter, services, concurrency=plan.concurrency, rate=plan.rate, resubmit=plan.resubmit)
+            pool = partial(
+                Batch,
+                submitter,
+                services,
+                concurrency=plan.concurrency,
+                rate=plan.rate,
+                resubmit=plan.resubmit,
+            )
             run = pool(stopping=stopping, tell=tell, show=screen.show)
             status = _perform(run, plan, screen, source)
             if plan.report:
-                write_report(plan.report, services.reports, run.roll, run.bad)
-            tell_end(run, services.reports, plan.defaults.name, err=plan.report == STDOUT)
+                write_report(plan.report, services.queries, run.roll, run.bad)
+            tell_end(run, services.queries, plan.defaults.name, err=plan.report == STDOUT)
     return status
 
 
@@ -144,11 +190,18 @@ def _require(plan: Plan, settings: Settings, seen: Survey) -> None:
     mistakes = list(seen.mistakes)
     keys = {Provider.GRSAI: settings.grsai_api_key, Provider.OPENAI: settings.openai_api_key}
     missing = [provider for provider, key in keys.items() if provider in seen.needs and key is None]
-    mistakes += [f"{provider.upper()}_API_KEY: not set; a job cannot be posted without the provider's key" for provider in missing]
+    mistakes += [
+        f"{provider.upper()}_API_KEY: not set; a job cannot be posted without the provider's key"
+        for provider in missing
+    ]
     if plan.defaults.mode is Mode.WEBHOOK and plan.defaults.api is Api.NEWER:
-        mistakes.append("--api api: the newer API has no callbacks; use --mode poll or --mode stream")
+        mistakes.append(
+            "--api api: the newer API has no callbacks; use --mode poll or --mode stream"
+        )
     elif Mode.WEBHOOK in seen.needs and settings.public_url is None:
-        mistakes.append("PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll")
+        mistakes.append(
+            "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll"
+        )
     elif Mode.WEBHOOK in seen.needs and (reason := why_no_callbacks(settings)):
         mistakes.append(reason)
     if plan.report and plan.report != STDOUT and is_input(plan.report, plan.file):
@@ -171,7 +224,9 @@ def _perform(run: Batch, plan: Plan, screen: Screen, source: Source) -> int:
             if plan.waits:
                 run.wait(plan.timeout)
     except KeyboardInterrupt:
-        tell("interrupted: waiting for the answers to what is just being posted; Ctrl-C again leaves at once")
+        tell(
+            "interrupted: waiting for the answers to what is just being posted; Ctrl-C again leaves at once"
+        )
         with suppress(KeyboardInterrupt):
             run.leave()
         tell(f"{len(run.roll)} lines are submitted and go on; {GO_ON}")

@@ -27,7 +27,9 @@ def _stripped(value: Any) -> Any:
 Text = Annotated[str, AfterValidator(_said)]
 # An index over keys has its bounds; a derived key takes some 70 characters and the batch's name.
 Key = Annotated[str, Field(max_length=400), AfterValidator(_said)]
-Pictures = Annotated[list[Text] | None, BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Pictures = Annotated[
+    list[Text] | None, BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
 
 
 class Entry(BaseModel):

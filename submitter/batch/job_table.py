@@ -55,7 +55,9 @@ class Roll:
 
     def ref(self, place: int) -> str:
         """Return the job's ref."""
-        return str(ULID.from_bytes(bytes(self._refs[place * _REF_BYTES : (place + 1) * _REF_BYTES])))
+        return str(
+            ULID.from_bytes(bytes(self._refs[place * _REF_BYTES : (place + 1) * _REF_BYTES]))
+        )
 
     def tries(self, place: int) -> int:
         """Say how often the line's job was posted anew."""

@@ -95,18 +95,37 @@ def _by_column(error: ValidationError) -> str:
     """Say what is wrong, once a column: one that may be of two types complains twice."""
     first: dict[str, str] = {}
     for item in error.errors(include_url=False, include_input=False):
-        first.setdefault(str(item["loc"][0]) if item["loc"] else "params", item["msg"].removeprefix("Value error, "))
+        first.setdefault(
+            str(item["loc"][0]) if item["loc"] else "params",
+            item["msg"].removeprefix("Value error, "),
+        )
     return "; ".join(f"column {column}: {what}" for column, what in first.items())
 
 
 def _line(number: int, entry: Entry, defaults: Defaults, identical: Counter[bytes]) -> Line:
     model = entry.model or defaults.model
-    asked = {"prompt": entry.prompt, "size": entry.size, "variants": entry.variants, "images": entry.pictures, "params": entry.fields}
+    asked = {
+        "prompt": entry.prompt,
+        "size": entry.size,
+        "variants": entry.variants,
+        "images": entry.pictures,
+        "params": entry.fields,
+    }
     request = {**asked, "model": model or DEFAULT_MODEL, **_way(entry, defaults)}
     try:
         JobRequest.model_validate(request)
-        canonical = _canonical({**asked, "model": model, "provider": None if entry.provider == "grsai" else entry.provider})
-        key = str(entry.key) if entry.key is not None else _derived_key(canonical, defaults.name, identical)
+        canonical = _canonical(
+            {
+                **asked,
+                "model": model,
+                "provider": None if entry.provider == "grsai" else entry.provider,
+            }
+        )
+        key = (
+            str(entry.key)
+            if entry.key is not None
+            else _derived_key(canonical, defaults.name, identical)
+        )
     except ValidationError as error:
         raise _BadError(_by_column(error)) from None
     return Line(number, key, request, named=entry.key is not None)
@@ -124,7 +143,9 @@ def _way(entry: Entry, defaults: Defaults) -> dict[str, Provider | Mode | Api]:
 def _canonical(asked: Fields) -> bytes:
     """Write down what is asked for, the same for every way to say it; how the result comes is no part of it, nor a default of ours."""
     said = {column: value for column, value in asked.items() if value}
-    return json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(
+        said, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+    ).encode()
 
 
 def _derived_key(canonical: bytes, name: str, identical: Counter[bytes]) -> str:
@@ -163,7 +184,9 @@ def _physical(file: BinaryIO) -> Iterator[str | _BadError]:
         if len(line) > LONGEST:
             while line and not line.endswith(b"\n"):
                 line = file.readline(LONGEST)
-            yield _BadError(f"column {LONGEST + 1}: the line is longer than {LONGEST // 1024**2} MiB")
+            yield _BadError(
+                f"column {LONGEST + 1}: the line is longer than {LONGEST // 1024**2} MiB"
+            )
             continue
         line, start = line.removeprefix(start), b""
         try:
@@ -184,9 +207,21 @@ def _csv(file: BinaryIO) -> Iterator[tuple[int, Fields | _BadError]]:
         if isinstance(row, _BadError):
             yield number, row
         elif len(row) != len(header):
-            yield number, _BadError(f"column {min(len(row), len(header)) + 1}: the row has {len(row)} cells, the header {len(header)}")
+            yield (
+                number,
+                _BadError(
+                    f"column {min(len(row), len(header)) + 1}: the row has {len(row)} cells, the header {len(header)}"
+                ),
+            )
         else:
-            yield number, {name: cell(name, text) for name, text in zip(header, row, strict=True) if text.strip()}
+            yield (
+                number,
+                {
+                    name: cell(name, text)
+                    for name, text in zip(header, row, strict=True)
+                    if text.strip()
+                },
+            )
 
 
 class _Counted:
@@ -207,7 +242,9 @@ class _Counted:
         return line
 
 
-def _numbered(rows: Iterator[list[str]], source: _Counted) -> Iterator[tuple[int, list[str] | _BadError]]:
+def _numbered(
+    rows: Iterator[list[str]], source: _Counted
+) -> Iterator[tuple[int, list[str] | _BadError]]:
     while True:
         number = source.number + 1
         try:
@@ -215,8 +252,17 @@ def _numbered(rows: Iterator[list[str]], source: _Counted) -> Iterator[tuple[int
         except StopIteration:
             return
         except (_BadError, csv.Error) as error:
-            upto = f" (read on to line {source.number}: a quote left open?)" if source.number > number else ""
-            yield number, _BadError(f"{error}{upto}" if isinstance(error, _BadError) else f"not CSV: {error}{upto}")
+            upto = (
+                f" (read on to line {source.number}: a quote left open?)"
+                if source.number > number
+                else ""
+            )
+            yield (
+                number,
+                _BadError(
+                    f"{error}{upto}" if isinstance(error, _BadError) else f"not CSV: {error}{upto}"
+                ),
+            )
         else:
             if row:
                 yield number, row
@@ -227,7 +273,11 @@ def _header(rows: Iterator[list[str]]) -> list[str]:
         header = [name.strip() for name in next(filter(None, rows), [])]
     except (_BadError, csv.Error) as error:
         raise ConfigurationError([f"the CSV header cannot be read: {error}"]) from error
-    mistakes = [f"the CSV header names {name!r} twice" for name, times in Counter(header).items() if times > 1]
+    mistakes = [
+        f"the CSV header names {name!r} twice"
+        for name, times in Counter(header).items()
+        if times > 1
+    ]
     if "" in header:
         mistakes = ["the CSV header has a column without a name"]
     if header and "prompt" not in header:

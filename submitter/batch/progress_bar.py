@@ -5,10 +5,18 @@ from typing import Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from receiver.cli.base import plain
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import Roll
 from submitter.batch.run import Batch
@@ -33,7 +41,11 @@ class Screen:
         )
         console = Console(stderr=True)
         self._progress = Progress(
-            *columns, console=console, transient=True, speed_estimate_period=_RECKONED_OVER, disable=not console.is_terminal
+            *columns,
+            console=console,
+            transient=True,
+            speed_estimate_period=_RECKONED_OVER,
+            disable=not console.is_terminal,
         )
         self._bar = self._progress.add_task("", total=total)
         self.total = total
@@ -43,7 +55,12 @@ class Screen:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Take it away."""
         self._progress.stop()
 
@@ -51,7 +68,9 @@ class Screen:
         """Show how the jobs stand."""
         counts = roll.counts()
         final = sum(counts[state] for state in FINAL_STATES) + bad
-        self._progress.update(self._bar, completed=final, total=self.total, description=_states(roll, bad))
+        self._progress.update(
+            self._bar, completed=final, total=self.total, description=_states(roll, bad)
+        )
 
 
 def tell(text: str) -> None:
@@ -59,18 +78,23 @@ def tell(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
-def tell_end(batch: Batch, reports: Reports, name: str, *, err: bool) -> None:
+def tell_end(batch: Batch, queries: Queries, name: str, *, err: bool) -> None:
     """Say which lines got no picture and what became of all; on stdout unless that is for the report."""
     lost = list(batch.roll.lost())
     for place in lost[:_MOST_TOLD]:
-        for job in reports.jobs_named([batch.roll.ref(place)]):
+        for job in queries.jobs_named([batch.roll.ref(place)]):
             what = " ".join(filter(None, [job.state, job.reason, job.message]))
             tell(f"line {batch.roll.number(place)}: {job.ref} {what}")
     if len(lost) > _MOST_TOLD:
         tell(f"… and {len(lost) - _MOST_TOLD} more: --report FILE has them all")
     if found := len(batch.found):
-        tell(f"{found} lines were submitted before, under the name {name!r} or their own key: nothing was posted for them")
-    click.echo(f"{len(batch.roll) + len(batch.bad)} lines: {_states(batch.roll, len(batch.bad)) or 'nothing to do'}", err=err)
+        tell(
+            f"{found} lines were submitted before, under the name {name!r} or their own key: nothing was posted for them"
+        )
+    click.echo(
+        f"{len(batch.roll) + len(batch.bad)} lines: {_states(batch.roll, len(batch.bad)) or 'nothing to do'}",
+        err=err,
+    )
 
 
 def _states(roll: Roll, bad: int) -> str:

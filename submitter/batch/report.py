@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from receiver.jobs.schemas import JobView
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from submitter.batch.job_table import Roll, in_chunks
 from submitter.batch.lines import BadLine
 
@@ -39,22 +39,22 @@ def is_input(path: str, source: str) -> bool:
     return any(os.path.samestat(file.stat(), read) for file in written if file.exists())
 
 
-def write_report(path: str, reports: Reports, roll: Roll, bad: dict[int, BadLine]) -> None:
+def write_report(path: str, queries: Queries, roll: Roll, bad: dict[int, BadLine]) -> None:
     """Write the report, in place of an earlier one only when it is complete; ``-`` is stdout."""
     if path == STDOUT:
-        for line in _lines(reports, roll, bad):
+        for line in _lines(queries, roll, bad):
             click.echo(line)
         return
     part = open_report(path)
     with part.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in _lines(reports, roll, bad))
+        file.writelines(f"{line}\n" for line in _lines(queries, roll, bad))
     part.replace(path)
 
 
-def _lines(reports: Reports, roll: Roll, bad: dict[int, BadLine]) -> Iterator[str]:
+def _lines(queries: Queries, roll: Roll, bad: dict[int, BadLine]) -> Iterator[str]:
     """Merge lines with and without jobs, both in order of their numbers."""
     without = sorted(bad, reverse=True)
-    for number, told in _jobs(reports, roll):
+    for number, told in _jobs(queries, roll):
         while without and without[-1] < number:
             yield _bad_line(bad[without.pop()])
         yield json.dumps(told, ensure_ascii=False)
@@ -67,15 +67,22 @@ def _bad_line(bad: BadLine) -> str:
     return json.dumps({"line": bad.number, **key, "error": bad.error}, ensure_ascii=False)
 
 
-def _jobs(reports: Reports, roll: Roll) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jobs(queries: Queries, roll: Roll) -> Iterator[tuple[int, dict[str, Any]]]:
     for places in in_chunks(roll.by_number(), _READ_AT_ONCE):
         refs = [roll.ref(place) for place in places]
-        assets = reports.assets(refs)
-        jobs = {job.ref: job for job in reports.jobs_named(refs)}
+        assets = queries.assets(refs)
+        jobs = {job.ref: job for job in queries.jobs_named(refs)}
         for place, ref in zip(places, refs, strict=True):
             number = roll.number(place)
             if ref in jobs:
-                yield number, {**JobView.of(jobs[ref], assets[ref]).model_dump(mode="json"), "line": number, "key": jobs[ref].key}
+                yield (
+                    number,
+                    {
+                        **JobView.of(jobs[ref], assets[ref]).model_dump(mode="json"),
+                        "line": number,
+                        "key": jobs[ref].key,
+                    },
+                )
             else:
                 # Another process that posts the same key was told to come later, and took its row back until then.
                 yield number, {"line": number, "error": f"its job {ref} is just being posted again"}

@@ -47,7 +47,7 @@ class Batch:
     ) -> None:
         self._submitter = submitter
         self._ledger = services.ledger
-        self._reports = services.reports
+        self._reports = services.queries
         self._concurrency = concurrency
         self._pace = Pace(rate)
         self._resubmit = resubmit
@@ -141,7 +141,9 @@ class Batch:
             if not going_on or self._stopping.is_set():
                 return
             if time.monotonic() >= end:
-                raise TimeoutError(f"{going_on} of {len(self.roll)} jobs are not final after {timeout:.0f} s")
+                raise TimeoutError(
+                    f"{going_on} of {len(self.roll)} jobs are not final after {timeout:.0f} s"
+                )
             time.sleep(min(self._pause, max(0.0, end - time.monotonic())))
 
     def _look(self) -> None:
@@ -175,7 +177,14 @@ class Batch:
             return
         self._tell(f"line {line}: {job.ref} {job.reason} {job.message}: posted anew")
         params = json.loads(self._reports.params(job.ref))
-        again = partial(self._submitter.submit, job.prompt, model=job.model, params=params, mode=job.mode, api=job.api)
+        again = partial(
+            self._submitter.submit,
+            job.prompt,
+            model=job.model,
+            params=params,
+            mode=job.mode,
+            api=job.api,
+        )
         try:
             posted = again(key=key_of_try(first, tries + 1))
         except ConfigurationError as error:

@@ -18,7 +18,9 @@ class Survey:
     total: int = 0
     bad: int = 0
     mistakes: list[str] = field(default_factory=list)
-    keys: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # digests: a key, its first line, what that asks for
+    keys: dict[bytes, tuple[int, bytes]] = field(
+        default_factory=dict
+    )  # digests: a key, its first line, what that asks for
 
 
 def survey(lines: Iterable[Line | BadLine], tell: Callable[[str], None] | None = None) -> Survey:

@@ -30,7 +30,9 @@ class Hands(Generic[T]):
     The threads do not keep the process alive: what they wait for may take a minute, and may be left.
     """
 
-    def __init__(self, count: int, things: Iterable[T], act: Callable[[T], None], stopping: threading.Event) -> None:
+    def __init__(
+        self, count: int, things: Iterable[T], act: Callable[[T], None], stopping: threading.Event
+    ) -> None:
         self._things = iter(things)
         self._act = act
         self._stopping = stopping

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, console, errors_told
+from receiver.cli.base import SOME_FAILED, console, reports_errors
 from receiver.errors import ConfigurationError
 from receiver.jobs.schemas import JobView
-from receiver.ledger.reports import Audit
+from receiver.ledger.queries import Audit
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.demo.checks import Finding, look, table
@@ -30,13 +30,21 @@ SUBMITTERS = 4
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the service running afterwards.")
-@click.option("--live", is_flag=True, help="Use the real API (costs money): needs GRSAI_API_KEY and PUBLIC_URL.")
-@errors_told
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Use the real API (costs money): needs GRSAI_API_KEY and PUBLIC_URL.",
+)
+@reports_errors
 def demo(*, keep: bool, live: bool) -> None:
     """Run the main job end to end and check every byte. Exit status 0 only if all is as promised."""
     screen = console()
-    folder = Path(os.environ.get("DATA_DIR", "data")).resolve() / "demo" / time.strftime("%Y%m%d-%H%M%S")
-    stage = Stage(live_environ(folder) if live else own_environ(os.environ, folder), folder / "logs")
+    folder = (
+        Path(os.environ.get("DATA_DIR", "data")).resolve() / "demo" / time.strftime("%Y%m%d-%H%M%S")
+    )
+    stage = Stage(
+        live_environ(folder) if live else own_environ(os.environ, folder), folder / "logs"
+    )
     try:
         sandbox_url = None if live else _start_sandbox(stage)
         settings = _start_receiver(stage)
@@ -72,7 +80,11 @@ def _start_sandbox(stage: Stage) -> str:
 def _start_receiver(stage: Stage) -> Settings:
     """Start the service on the embedded default; return the settings its commands share."""
     settings = Settings.load(stage.environ)
-    missing = [f"{name}: not set; the real API needs it" for name in ("GRSAI_API_KEY", "PUBLIC_URL") if not stage.environ.get(name)]
+    missing = [
+        f"{name}: not set; the real API needs it"
+        for name in ("GRSAI_API_KEY", "PUBLIC_URL")
+        if not stage.environ.get(name)
+    ]
     if missing:
         raise ConfigurationError(missing)
     # The real provider calls from outside, through whatever stands before this port.
@@ -82,15 +94,24 @@ def _start_receiver(stage: Stage) -> Settings:
     return settings
 
 
-def _perform(screen: Console, settings: Settings, scenes: tuple[Scene, ...], sandbox_url: str | None) -> bool:
+def _perform(
+    screen: Console, settings: Settings, scenes: tuple[Scene, ...], sandbox_url: str | None
+) -> bool:
     """Submit every scene, watch, check; say whether all is as promised."""
     with Submitter(settings) as submitter:
         refs = _submit_all(submitter, scenes)
-        _watch(screen, submitter, dict(zip(refs, scenes, strict=True)), LIVE_PATIENCE if sandbox_url is None else SANDBOX_PATIENCE)
+        _watch(
+            screen,
+            submitter,
+            dict(zip(refs, scenes, strict=True)),
+            LIVE_PATIENCE if sandbox_url is None else SANDBOX_PATIENCE,
+        )
     services = Services(settings).open()
     try:
-        findings = [look(services, scene, ref, sandbox_url) for ref, scene in zip(refs, scenes, strict=True)]
-        found = services.reports.audit()
+        findings = [
+            look(services, scene, ref, sandbox_url) for ref, scene in zip(refs, scenes, strict=True)
+        ]
+        found = services.queries.audit()
     finally:
         services.close()
     screen.print(table(findings))
@@ -99,13 +120,21 @@ def _perform(screen: Console, settings: Settings, scenes: tuple[Scene, ...], san
 
 def _submit_all(submitter: Submitter, scenes: tuple[Scene, ...]) -> list[str]:
     def submit(scene: Scene) -> str:
-        return submitter.submit(scene.prompt, model=scene.model, size=scene.size, variants=scene.variants, params=scene.params).ref
+        return submitter.submit(
+            scene.prompt,
+            model=scene.model,
+            size=scene.size,
+            variants=scene.variants,
+            params=scene.params,
+        ).ref
 
     with ThreadPoolExecutor(SUBMITTERS) as hands:
         return list(hands.map(submit, scenes))
 
 
-def _watch(screen: Console, submitter: Submitter, scenes: dict[str, Scene], patience: float) -> None:
+def _watch(
+    screen: Console, submitter: Submitter, scenes: dict[str, Scene], patience: float
+) -> None:
     """Show the jobs move until all are final, or the patience (seconds) is over."""
     seen: dict[str, JobView] = {}
     with Live(console=screen, transient=True, auto_refresh=False) as live:
@@ -125,13 +154,19 @@ def _progress(scenes: dict[str, Scene], seen: dict[str, JobView]) -> Table:
     for ref, scene in scenes.items():
         job = seen.get(ref)
         if job is not None:
-            shown.add_row(ref, scene.title, job.state, f"{'█' * (job.progress // 5):<20} {job.progress} %")
+            shown.add_row(
+                ref, scene.title, job.state, f"{'█' * (job.progress // 5):<20} {job.progress} %"
+            )
     return shown
 
 
 def _conclude(screen: Console, findings: list[Finding], found: Audit) -> bool:
     """Say what was checked and what is not as promised."""
-    complaints = [f"{finding.scene.title} ({finding.job.ref}) {text}" for finding in findings for text in finding.complaints]
+    complaints = [
+        f"{finding.scene.title} ({finding.job.ref}) {text}"
+        for finding in findings
+        for text in finding.complaints
+    ]
     complaints += [f"broken law: {law}: {', '.join(refs)}" for law, refs in found.broken.items()]
     if found.difference:
         complaints.append(f"{found.difference} jobs are nowhere")
@@ -141,11 +176,16 @@ def _conclude(screen: Console, findings: list[Finding], found: Audit) -> bool:
     for text in complaints:
         screen.print(f"[red]✗ {text}[/]")
     if not complaints:
-        screen.print(f"[green]✓ all as promised:[/] {len(findings)} jobs, {objects} objects, every SHA-256 checked, each job posted once")
+        screen.print(
+            f"[green]✓ all as promised:[/] {len(findings)} jobs, {objects} objects, every SHA-256 checked, each job posted once"
+        )
     return not complaints
 
 
 def _tell_kept(screen: Console, stage: Stage, settings: Settings) -> None:
     pids = " ".join(str(process.pid) for process in reversed(stage.processes.values()))
     token = Services(settings).admin_token
-    screen.print(f"still running: http://127.0.0.1:{settings.port}  ADMIN_TOKEN {token}\nstop with: kill {pids}", soft_wrap=True)
+    screen.print(
+        f"still running: http://127.0.0.1:{settings.port}  ADMIN_TOKEN {token}\nstop with: kill {pids}",
+        soft_wrap=True,
+    )

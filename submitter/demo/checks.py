@@ -47,8 +47,8 @@ class Finding:
 
 def look(services: Services, scene: Scene, ref: str, sandbox_url: str | None) -> Finding:
     """Compare ledger, archive and sandbox for one job."""
-    job = services.reports.jobs_named([ref])[0]
-    assets = services.reports.assets([ref])[ref]
+    job = services.queries.jobs_named([ref])[0]
+    assets = services.queries.assets([ref])[ref]
     task = _task(sandbox_url, job.provider_id) if sandbox_url and job.provider_id else None
     stored = [_digest(services, asset.key) for asset in assets if asset.key]
     made = [file["sha256"] for file in task["files"]] if task else None
@@ -73,14 +73,28 @@ def _digest(services: Services, key: str) -> str:
 def table(findings: list[Finding]) -> Table:
     """Show every job with its objects."""
     shown = Table(
-        "job", "what it shows", "model", "state", "objects", "SHA-256", "to archived", title="From a paid job to a picture that is safe"
+        "job",
+        "what it shows",
+        "model",
+        "state",
+        "objects",
+        "SHA-256",
+        "to archived",
+        title="From a paid job to a picture that is safe",
     )
     for finding in findings:
-        objects = "\n".join(f"{(asset.key or '?').rpartition('/')[2]} {(asset.size or 0) / 1e6:.1f} MB" for asset in finding.assets)
+        objects = "\n".join(
+            f"{(asset.key or '?').rpartition('/')[2]} {(asset.size or 0) / 1e6:.1f} MB"
+            for asset in finding.assets
+        )
         mark = "✗" if finding.complaints else "✓"
         digests = "\n".join(f"{(asset.sha256 or '?')[:12]} {mark}" for asset in finding.assets)
         took = "" if finding.seconds is None else f"{finding.seconds * 1000:.0f} ms"
         colour = "red" if finding.complaints else "green"
-        state = f"[{colour}]{finding.job.state}[/]" + (f"\n{finding.job.reason}" if finding.job.reason else "")
-        shown.add_row(finding.job.ref, finding.scene.title, finding.job.model, state, objects, digests, took)
+        state = f"[{colour}]{finding.job.state}[/]" + (
+            f"\n{finding.job.reason}" if finding.job.reason else ""
+        )
+        shown.add_row(
+            finding.job.ref, finding.scene.title, finding.job.model, state, objects, digests, took
+        )
     return shown

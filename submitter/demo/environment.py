@@ -35,7 +35,12 @@ class Stage:
             command = [sys.executable, "-m", *arguments]
             # A session of its own: Ctrl-C in the terminal is for the demo, which then stops its processes in order.
             self.processes[name] = subprocess.Popen(
-                command, env=self.environ, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                env=self.environ,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         return log
 
@@ -71,7 +76,9 @@ def free_port() -> int:
 
 def own_environ(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Return the environment without any setting of the service, so that the demo shows the embedded default in its own folder."""
-    settings = {f"{name.upper()}{suffix}" for name in Settings.model_fields for suffix in ("", "_FILE")}
+    settings = {
+        f"{name.upper()}{suffix}" for name in Settings.model_fields for suffix in ("", "_FILE")
+    }
     kept = {name: value for name, value in environ.items() if name not in settings}
     return {**kept, "DATA_DIR": str(folder), "PYTHONUNBUFFERED": "1"}
 

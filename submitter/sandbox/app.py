@@ -29,7 +29,9 @@ _BAD_GATEWAY = "502 Bad Gateway"
 class Refusals:
     """What is refused without a script. ``keys`` are accepted (None: any), ``unknown_models`` and every ``no-such-…`` are not."""
 
-    def __init__(self, keys: Collection[str] | None = None, unknown_models: Collection[str] = ()) -> None:
+    def __init__(
+        self, keys: Collection[str] | None = None, unknown_models: Collection[str] = ()
+    ) -> None:
         self._keys, self._unknown = keys, unknown_models
 
     def authorized(self) -> bool:
@@ -47,7 +49,9 @@ class Refusals:
             raise RefusedError(f"不存在该模型: {model}")
 
 
-def create_app(studio: Studio, refusals: Refusals, script: Mapping[str, Any], stopping: threading.Event) -> Flask:
+def create_app(
+    studio: Studio, refusals: Refusals, script: Mapping[str, Any], stopping: threading.Event
+) -> Flask:
     """Make the WSGI application; ``script`` is what every job's own script is laid over. Its environ must hold CONNECTION."""
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined] # flask's default provider has it, its base class does not
@@ -112,16 +116,27 @@ def _add_results(app: Flask, studio: Studio) -> None:
     def legacy_result() -> ResponseReturnValue:
         body = request.get_json(force=True, silent=True)
         return _read(
-            studio, body.get("id") if isinstance(body, dict) else None, wrap=responses.envelope, missing=(responses.NOT_FOUND, 200)
+            studio,
+            body.get("id") if isinstance(body, dict) else None,
+            wrap=responses.envelope,
+            missing=(responses.NOT_FOUND, 200),
         )
 
     @app.get("/v1/api/result")
     def newer_result() -> ResponseReturnValue:
-        return _read(studio, request.args.get("id"), wrap=lambda body: body, missing=(responses.NEWER_NOT_FOUND, 400))
+        return _read(
+            studio,
+            request.args.get("id"),
+            wrap=lambda body: body,
+            missing=(responses.NEWER_NOT_FOUND, 400),
+        )
 
 
 def _read(
-    studio: Studio, task_id: object, wrap: Callable[[dict[str, Any]], dict[str, Any]], missing: tuple[dict[str, Any], int]
+    studio: Studio,
+    task_id: object,
+    wrap: Callable[[dict[str, Any]], dict[str, Any]],
+    missing: tuple[dict[str, Any], int],
 ) -> ResponseReturnValue:
     """Answer one reading of a result, counted, with the fault its script wants."""
     studio.tasks.count("results_asked")

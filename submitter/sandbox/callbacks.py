@@ -22,7 +22,10 @@ def progress_posts(script: Script, *, quiet: bool) -> list[tuple[float, Post]]:
     if quiet or script.callback.mode in ("lost", "early"):
         return []
     parts = script.progress + 1
-    return [(script.delay * part / parts, Post("running", 100 * part // parts)) for part in range(1, parts)]
+    return [
+        (script.delay * part / parts, Post("running", 100 * part // parts))
+        for part in range(1, parts)
+    ]
 
 
 def final_posts(script: Script) -> list[Post]:
@@ -57,7 +60,13 @@ class Sender:
     ``body`` makes the JSON of a report; ``timeout`` is how many seconds connecting and answering may take.
     """
 
-    def __init__(self, schedule: Schedule, body: Callable[[Task, Post], dict[str, Any]], hands: int, timeout: float) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        body: Callable[[Task, Post], dict[str, Any]],
+        hands: int,
+        timeout: float,
+    ) -> None:
         self._schedule, self._body, self._timeout = schedule, body, timeout
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment is not for our own receiver
@@ -108,7 +117,9 @@ class Sender:
         body = self._body(task, post)
         started, status, trouble = time.time(), None, ""
         try:
-            with self._session.post(url, json=body, allow_redirects=False, timeout=self._timeout) as answer:
+            with self._session.post(
+                url, json=body, allow_redirects=False, timeout=self._timeout
+            ) as answer:
                 status = answer.status_code
         except (requests.RequestException, ValueError) as error:
             trouble = f"{type(error).__name__}: {error}"

@@ -26,12 +26,36 @@ def _script(_context: click.Context, _parameter: click.Parameter, value: str | N
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", default=8788, show_default=True, type=click.IntRange(0, 65535), help="Port to listen at; 0 takes a free one.")
-@click.option("--public-url", help="What file URLs begin with, if others reach the sandbox by another name.")
-@click.option("--url-lifetime", default=LIFETIME, show_default=True, type=click.FloatRange(min=0), help="Seconds a file URL lives.")
-@click.option("--key", "keys", multiple=True, help="An accepted API key; repeatable. None given: any key.")
-@click.option("--script", callback=_script, help='Faults for every job, as JSON: \'{"delay": 5, "callback": "lost"}\'.')
-@click.option("--looks", type=click.IntRange(min=1), help="Draw only so many different pictures, to save processor time.")
+@click.option(
+    "--port",
+    default=8788,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen at; 0 takes a free one.",
+)
+@click.option(
+    "--public-url", help="What file URLs begin with, if others reach the sandbox by another name."
+)
+@click.option(
+    "--url-lifetime",
+    default=LIFETIME,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds a file URL lives.",
+)
+@click.option(
+    "--key", "keys", multiple=True, help="An accepted API key; repeatable. None given: any key."
+)
+@click.option(
+    "--script",
+    callback=_script,
+    help='Faults for every job, as JSON: \'{"delay": 5, "callback": "lost"}\'.',
+)
+@click.option(
+    "--looks",
+    type=click.IntRange(min=1),
+    help="Draw only so many different pictures, to save processor time.",
+)
 def sandbox(
     host: str,
     port: int,
@@ -44,7 +68,13 @@ def sandbox(
     """Stand in for GRSAI on this machine: nothing is paid, and every fault can be had on request."""
     try:
         running = Sandbox(
-            host, port, public_url=public_url, url_lifetime=url_lifetime, keys=frozenset(keys) or None, script=script, looks=looks
+            host,
+            port,
+            public_url=public_url,
+            url_lifetime=url_lifetime,
+            keys=frozenset(keys) or None,
+            script=script,
+            looks=looks,
         )
     except (OSError, ScriptError) as error:
         raise click.UsageError(f"the sandbox cannot start: {error}") from error

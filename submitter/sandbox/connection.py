@@ -59,7 +59,11 @@ class Connection(BaseHTTPRequestHandler):
     def _body(self) -> bytes | None:
         """Read the request's body; None for one that is too large or has no announced length."""
         length = self.headers.get("Content-Length", "0")
-        if not length.isdecimal() or int(length) > _LARGEST_BODY or "Transfer-Encoding" in self.headers:
+        if (
+            not length.isdecimal()
+            or int(length) > _LARGEST_BODY
+            or "Transfer-Encoding" in self.headers
+        ):
             self.close_connection = True
             return None
         return self.rfile.read(int(length))
@@ -88,14 +92,18 @@ class Connection(BaseHTTPRequestHandler):
             "wsgi.run_once": False,
             CONNECTION: self.connection,
         }
-        environ |= {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in self.headers.items()}
+        environ |= {
+            f"HTTP_{name.upper().replace('-', '_')}": value for name, value in self.headers.items()
+        }
         return environ
 
     def _respond(self, environ: dict[str, Any]) -> None:
         """Run the application and send its answer; headers leave together with the first piece."""
         answered: list[tuple[str, list[tuple[str, str]]]] = []
 
-        def start_response(status: str, headers: list[tuple[str, str]], _exc_info: object = None) -> Any:
+        def start_response(
+            status: str, headers: list[tuple[str, str]], _exc_info: object = None
+        ) -> Any:
             answered.append((status, headers))
 
         pieces = self.server.app(environ, start_response)
@@ -105,7 +113,9 @@ class Connection(BaseHTTPRequestHandler):
             if hasattr(pieces, "close"):
                 pieces.close()
 
-    def _send(self, answered: list[tuple[str, list[tuple[str, str]]]], pieces: Iterable[bytes]) -> None:
+    def _send(
+        self, answered: list[tuple[str, list[tuple[str, str]]]], pieces: Iterable[bytes]
+    ) -> None:
         head, chunked = b"", False
         for piece in pieces:
             if not head:
@@ -125,7 +135,10 @@ class Connection(BaseHTTPRequestHandler):
         chunked = "content-length" not in names and self.command != "HEAD"
         if chunked:
             headers = [*headers, ("Transfer-Encoding", "chunked")]
-        lines = [f"{self.protocol_version} {status}", *(f"{name}: {value}" for name, value in headers)]
+        lines = [
+            f"{self.protocol_version} {status}",
+            *(f"{name}: {value}" for name, value in headers),
+        ]
         lines += [f"Server: {self.server_version}", f"Date: {self.date_time_string()}"]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), chunked
 
@@ -147,7 +160,9 @@ class Server(socketserver.ThreadingTCPServer):
         self._serving: list[threading.Thread] = []
         self._lock = threading.Lock()
         super().__init__(address, Connection)
-        self._accepting = threading.Thread(target=self.serve_forever, args=(0.05,), name="sandbox-accept", daemon=True)
+        self._accepting = threading.Thread(
+            target=self.serve_forever, args=(0.05,), name="sandbox-accept", daemon=True
+        )
 
     def start(self, app: WSGIApplication) -> None:
         """Begin to serve the application, in a thread of its own."""
@@ -172,7 +187,9 @@ class Server(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a new connection in a thread that is remembered."""
-        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=True
+        )
         with self._lock:
             self._open.add(request)
         self._serving = [*(one for one in self._serving if one.is_alive()), thread]

@@ -37,7 +37,10 @@ def add_routes(app: Flask, studio: Studio) -> None:
 
 def count(studio: Studio) -> dict[str, int]:
     """Give the statistics: submits accepted, refused and unauthorized, results asked, GETs of files, tasks kept, reports sent."""
-    counts = {name: studio.tasks.counts[name] for name in ("accepted", "refused", "unauthorized", "results_asked", "file_gets")}
+    counts = {
+        name: studio.tasks.counts[name]
+        for name in ("accepted", "refused", "unauthorized", "results_asked", "file_gets")
+    }
     kept = list(studio.tasks)
     return counts | {
         "tasks": len(kept),
@@ -49,7 +52,11 @@ def count(studio: Studio) -> dict[str, int]:
 
 def describe_all(studio: Studio, webhook: str | None = None) -> list[dict[str, Any]]:
     """Describe every task, oldest first, or only those of one callback URL."""
-    return [describe(task, studio) for task in studio.tasks if webhook is None or task.order.webhook == webhook]
+    return [
+        describe(task, studio)
+        for task in studio.tasks
+        if webhook is None or task.order.webhook == webhook
+    ]
 
 
 def describe_whole(studio: Studio, task_id: str) -> dict[str, Any]:

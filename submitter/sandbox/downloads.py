@@ -26,11 +26,22 @@ def page(status: int, text: str) -> Response:
     return Response(_PAGE.format(text), status, mimetype="text/html")
 
 
-def download(file: ResultFile, files: Files, connection: socket.socket, stopping: threading.Event, *, plain: bool) -> Response:
+def download(
+    file: ResultFile,
+    files: Files,
+    connection: socket.socket,
+    stopping: threading.Event,
+    *,
+    plain: bool,
+) -> Response:
     """Answer one GET of a file whose URL is alive, with the fault its script wants; ``plain`` asks for none."""
     with file.lock:
         file.gets += 1
-        script = file.script if file.script.suffers(file.gets) and not plain else File(content_type=file.script.content_type)
+        script = (
+            file.script
+            if file.script.suffers(file.gets) and not plain
+            else File(content_type=file.script.content_type)
+        )
         # Counted before the first byte, so that who has the last one finds it counted.
         file.downloads += script.mode in ("ok", "expired", "slow")
     content_type = script.content_type or file.content_type
@@ -40,21 +51,29 @@ def download(file: ResultFile, files: Files, connection: socket.socket, stopping
         case "error":
             return page(500, "500 Internal Server Error")
         case "placeholder":
-            return Response(_PAGE.format("Your picture is being prepared"), content_type=content_type)
+            return Response(
+                _PAGE.format("Your picture is being prepared"), content_type=content_type
+            )
         case "empty":
             return Response(b"", content_type=content_type)
         case "redirect":
-            return Response(status=302, headers={"Location": script.to or f"/file/{file.names[-1]}?plain=1"})
+            return Response(
+                status=302, headers={"Location": script.to or f"/file/{file.names[-1]}?plain=1"}
+            )
     opened = files.open(file)
     size = os.fstat(opened.fileno()).st_size
-    answer = Response(_pieces(script, connection, opened, size, stopping), content_type=content_type)
+    answer = Response(
+        _pieces(script, connection, opened, size, stopping), content_type=content_type
+    )
     if script.mode != "truncated" or script.length:
         answer.content_length = int(size * script.at) if script.mode == "wrong_length" else size
     answer.call_on_close(opened.close)
     return answer
 
 
-def _pieces(script: File, connection: socket.socket, opened: BinaryIO, size: int, stopping: threading.Event) -> Iterator[bytes]:
+def _pieces(
+    script: File, connection: socket.socket, opened: BinaryIO, size: int, stopping: threading.Event
+) -> Iterator[bytes]:
     part = int(size * script.at)
     match script.mode:
         case "truncated" if not script.length:

@@ -15,7 +15,11 @@ Colour = tuple[int, int, int]
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
-_SAVE: dict[ImageFormat, dict[str, int]] = {"png": {"compress_level": 1}, "jpeg": {"quality": 88}, "webp": {"quality": 80, "method": 0}}
+_SAVE: dict[ImageFormat, dict[str, int]] = {
+    "png": {"compress_level": 1},
+    "jpeg": {"quality": 88},
+    "webp": {"quality": 80, "method": 0},
+}
 
 
 def paint(seed: str, width: int, height: int, form: ImageFormat) -> bytes:
@@ -23,12 +27,23 @@ def paint(seed: str, width: int, height: int, form: ImageFormat) -> bytes:
     rng = random.Random(seed)  # noqa: S311 - repeatable on purpose, nothing is kept secret with it
     hue = rng.random()
     # Smooth in the one direction that varies, then merely repeated in the other: a tenth of the time of a smooth resize.
-    picture = _sky(rng, hue).resize((1, height), Image.Resampling.BICUBIC).resize((width, height), Image.Resampling.NEAREST)
+    picture = (
+        _sky(rng, hue)
+        .resize((1, height), Image.Resampling.BICUBIC)
+        .resize((width, height), Image.Resampling.NEAREST)
+    )
     _sun(ImageDraw.Draw(picture, "RGBA"), rng, hue, width, height)
     draw = ImageDraw.Draw(picture)
     rows = rng.randint(3, 5)
     for row in range(rows):
-        _hills(draw, rng, _colour(hue + 0.55, 0.5, 0.62 - 0.5 * (row + 1) / rows), width, height * (0.5 + 0.4 * row / rows), height)
+        _hills(
+            draw,
+            rng,
+            _colour(hue + 0.55, 0.5, 0.62 - 0.5 * (row + 1) / rows),
+            width,
+            height * (0.5 + 0.4 * row / rows),
+            height,
+        )
     out = io.BytesIO()
     picture.save(out, form.upper(), **_SAVE[form])
     return out.getvalue()
@@ -38,21 +53,44 @@ def _sky(rng: random.Random, hue: float) -> Image.Image:
     """Give a sky one pixel wide: its rows are stretched to the picture's size by the caller."""
     sky = Image.new("RGB", (1, 4))
     for row in range(4):
-        sky.putpixel((0, row), _colour(hue + 0.05 * row, 0.65 - 0.12 * row, 0.55 + 0.12 * row + 0.04 * rng.random()))
+        sky.putpixel(
+            (0, row),
+            _colour(hue + 0.05 * row, 0.65 - 0.12 * row, 0.55 + 0.12 * row + 0.04 * rng.random()),
+        )
     return sky
 
 
-def _sun(draw: ImageDraw.ImageDraw, rng: random.Random, hue: float, width: int, height: int) -> None:
+def _sun(
+    draw: ImageDraw.ImageDraw, rng: random.Random, hue: float, width: int, height: int
+) -> None:
     """Draw a disc with three rings of glow somewhere in the upper half."""
-    x, y, radius = width * rng.uniform(0.15, 0.85), height * rng.uniform(0.12, 0.42), min(width, height) * rng.uniform(0.06, 0.12)
-    for ring, alpha in ((2.6, 28), (1.9, 44), (1.4, 70), (1.0, 255)):
-        reach = radius * ring
-        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=(*_colour(hue + 0.08, 0.25, 1.0), alpha))
+    x, y, radius = (
+        width * rng.uniform(0.15, 0.85),
+        height * rng.uniform(0.12, 0.42),
+        min(width, height) * rng.uniform(0.06, 0.12),
+    )
+    for notify, alpha in ((2.6, 28), (1.9, 44), (1.4, 70), (1.0, 255)):
+        reach = radius * notify
+        draw.ellipse(
+            (x - reach, y - reach, x + reach, y + reach),
+            fill=(*_colour(hue + 0.08, 0.25, 1.0), alpha),
+        )
 
 
-def _hills(draw: ImageDraw.ImageDraw, rng: random.Random, colour: Colour, width: int, top: float, height: int) -> None:
+def _hills(
+    draw: ImageDraw.ImageDraw,
+    rng: random.Random,
+    colour: Colour,
+    width: int,
+    top: float,
+    height: int,
+) -> None:
     """Draw one row of hills: two waves added up, filled down to the lower edge."""
-    swell, turns, phase = height * rng.uniform(0.03, 0.09), rng.uniform(0.6, 2.2), rng.uniform(0, math.tau)
+    swell, turns, phase = (
+        height * rng.uniform(0.03, 0.09),
+        rng.uniform(0.6, 2.2),
+        rng.uniform(0, math.tau),
+    )
     step = max(1, width // 96)
     ridge = []
     for x in range(0, width + step, step):
@@ -62,5 +100,7 @@ def _hills(draw: ImageDraw.ImageDraw, rng: random.Random, colour: Colour, width:
 
 
 def _colour(hue: float, saturation: float, value: float) -> Colour:
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, min(1.0, max(0.0, saturation)), min(1.0, max(0.0, value)))
+    red, green, blue = colorsys.hsv_to_rgb(
+        hue % 1.0, min(1.0, max(0.0, saturation)), min(1.0, max(0.0, value))
+    )
     return int(red * 255), int(green * 255), int(blue * 255)

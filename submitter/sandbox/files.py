@@ -49,8 +49,16 @@ class ResultFile:
 class Files:
     """Every result file of the sandbox, in ``folder``, of which at most ``keep_bytes`` stay on disk."""
 
-    def __init__(self, folder: Path, url: str, lifetime: float, keep_bytes: int, looks: int | None) -> None:
-        self._folder, self._url, self._lifetime, self._keep_bytes, self._looks = folder, url, lifetime, keep_bytes, looks
+    def __init__(
+        self, folder: Path, url: str, lifetime: float, keep_bytes: int, looks: int | None
+    ) -> None:
+        self._folder, self._url, self._lifetime, self._keep_bytes, self._looks = (
+            folder,
+            url,
+            lifetime,
+            keep_bytes,
+            looks,
+        )
         self._named: dict[str, tuple[ResultFile, float]] = {}
         self._on_disk: OrderedDict[str, int] = OrderedDict()
         self._bytes_on_disk = 0

@@ -34,9 +34,19 @@ def _full(name: bytes, *content: bytes, flags: int = 0) -> bytes:
 
 
 def _moov(place: int, size: int, width: int, height: int) -> bytes:
-    mvhd = _full(b"mvhd", struct.pack(">4IIH10x", 0, 0, _TIMESCALE, _DURATION, 0x10000, 0x100), _MATRIX, bytes(24), struct.pack(">I", 2))
+    mvhd = _full(
+        b"mvhd",
+        struct.pack(">4IIH10x", 0, 0, _TIMESCALE, _DURATION, 0x10000, 0x100),
+        _MATRIX,
+        bytes(24),
+        struct.pack(">I", 2),
+    )
     tkhd = _full(
-        b"tkhd", struct.pack(">5I8x4H", 0, 0, 1, 0, _DURATION, 0, 0, 0, 0), _MATRIX, struct.pack(">II", width << 16, height << 16), flags=3
+        b"tkhd",
+        struct.pack(">5I8x4H", 0, 0, 1, 0, _DURATION, 0, 0, 0, 0),
+        _MATRIX,
+        struct.pack(">II", width << 16, height << 16),
+        flags=3,
     )
     return _box(b"moov", mvhd, _box(b"trak", tkhd, _media(place, size, width, height)))
 
@@ -46,7 +56,9 @@ def _media(place: int, size: int, width: int, height: int) -> bytes:
     hdlr = _full(b"hdlr", bytes(4), b"vide", bytes(12), b"sandbox\0")
     vmhd = _full(b"vmhd", bytes(8), flags=1)
     dinf = _box(b"dinf", _full(b"dref", struct.pack(">I", 1), _full(b"url ", flags=1)))
-    return _box(b"mdia", mdhd, hdlr, _box(b"minf", vmhd, dinf, _samples(place, size, width, height)))
+    return _box(
+        b"mdia", mdhd, hdlr, _box(b"minf", vmhd, dinf, _samples(place, size, width, height))
+    )
 
 
 def _samples(place: int, size: int, width: int, height: int) -> bytes:

@@ -15,7 +15,12 @@ from submitter.sandbox import mp4
 
 Format = Literal["png", "jpeg", "webp", "mp4"]
 
-CONTENT_TYPES: dict[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "mp4": "video/mp4"}
+CONTENT_TYPES: dict[Format, str] = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "mp4": "video/mp4",
+}
 EXTENSIONS: dict[Format, str] = {"png": "png", "jpeg": "jpg", "webp": "webp", "mp4": "mp4"}
 
 _SMALLEST, _LARGEST = 100_000, 8_000_000
@@ -30,7 +35,9 @@ def usual_size(seed: str, form: Format, width: int, height: int) -> int:
     return int(min(_LARGEST, max(_SMALLEST, width * height * per_pixel * (0.6 + 0.8 * share))))
 
 
-def picture(seed: str, form: Format, width: int, height: int, size: int, look: str | None = None) -> bytes:
+def picture(
+    seed: str, form: Format, width: int, height: int, size: int, look: str | None = None
+) -> bytes:
     """Make one file of about ``size`` bytes; smaller than the drawing itself it cannot be.
 
     ``look`` is the seed of what is seen, by default ``seed``: files that share a look are drawn once and still differ in their bytes.
@@ -59,14 +66,25 @@ def _padding(seed: str, size: int) -> bytes:
     """Give filling of ``size`` bytes that begins with the seed's own digest, so that no two files are equal."""
     block = hashlib.sha256(seed.encode()).digest()
     missing = max(0, size - _DIGEST)
-    return b"".join([block, *[_noise()] * (missing // len(_noise())), _noise()[: missing % len(_noise())]])
+    return b"".join(
+        [block, *[_noise()] * (missing // len(_noise())), _noise()[: missing % len(_noise())]]
+    )
 
 
 def _pad_png(drawing: bytes, padding: bytes) -> bytes:
     """Put a private chunk behind IHDR (8 bytes of signature, 25 of header); its lower-case letters tell readers to skip it."""
     body = padding[: max(_DIGEST, len(padding) - 12)]
     checksum = zlib.crc32(body, zlib.crc32(b"spAd"))
-    return b"".join([drawing[:33], struct.pack(">I", len(body)), b"spAd", body, struct.pack(">I", checksum), drawing[33:]])
+    return b"".join(
+        [
+            drawing[:33],
+            struct.pack(">I", len(body)),
+            b"spAd",
+            body,
+            struct.pack(">I", checksum),
+            drawing[33:],
+        ]
+    )
 
 
 def _pad_jpeg(drawing: bytes, padding: bytes) -> bytes:
@@ -84,7 +102,9 @@ def _pad_webp(drawing: bytes, padding: bytes) -> bytes:
     width, height = struct.unpack("<HH", drawing[26:30])
     extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + _three(width - 1) + _three(height - 1)
     body = padding[: max(_DIGEST, len(padding) - 26) & ~1]
-    chunks = b"".join([b"WEBP", extended, drawing[12:], b"spad", struct.pack("<I", len(body)), body])
+    chunks = b"".join(
+        [b"WEBP", extended, drawing[12:], b"spad", struct.pack("<I", len(body)), body]
+    )
     return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
 
 

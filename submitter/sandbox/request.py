@@ -84,7 +84,19 @@ def read_order(kind: Kind | None, body: Any, script: Mapping[str, Any]) -> Order
     found = kind or _kind_of(model)
     reply, webhook = _newer_reply(body) if kind is None else _legacy_reply(body)
     width, height = dimensions(body, video=found in (Kind.SORA, Kind.VEO))
-    return Order(kind is None, found, reply, webhook, bool(body.get("shutProgress")), model, prompt, _variants(body), width, height, own)
+    return Order(
+        kind is None,
+        found,
+        reply,
+        webhook,
+        bool(body.get("shutProgress")),
+        model,
+        prompt,
+        _variants(body),
+        width,
+        height,
+        own,
+    )
 
 
 def _text(body: dict[str, Any], field: str) -> str:
@@ -147,12 +159,18 @@ def dimensions(body: Mapping[str, Any], *, video: bool = False) -> tuple[int, in
     for word in words:
         if pixels := re.fullmatch(r"(\d{1,5})[x×*](\d{1,5})", word):
             return _within(int(pixels[1])), _within(int(pixels[2]))
-        if (parts := re.fullmatch(r"(\d{1,3}):(\d{1,3})", word)) and int(parts[1]) and int(parts[2]):
+        if (
+            (parts := re.fullmatch(r"(\d{1,3}):(\d{1,3})", word))
+            and int(parts[1])
+            and int(parts[2])
+        ):
             ratio = min(4.0, max(0.25, int(parts[1]) / int(parts[2])))
     if video:
         return (1280, 720) if ratio >= 1 else (720, 1280)
     side = _SIDES.get(str(body.get("imageSize", "1K")).upper(), 1024)
-    return _within(16 * round(side * math.sqrt(ratio) / 16)), _within(16 * round(side / math.sqrt(ratio) / 16))
+    return _within(16 * round(side * math.sqrt(ratio) / 16)), _within(
+        16 * round(side / math.sqrt(ratio) / 16)
+    )
 
 
 def _within(pixels: int) -> int:

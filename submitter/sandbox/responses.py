@@ -43,25 +43,56 @@ NOT_FOUND = envelope(None, -22, "task not found")
 NEWER_NOT_FOUND = {"status": "failed", "error": "task not found"}
 
 
-def task_object(task: Task, files: Files, report: Report = "final", progress: int | None = None, *, urls: bool = True) -> dict[str, Any]:
+def task_object(
+    task: Task,
+    files: Files,
+    report: Report = "final",
+    progress: int | None = None,
+    *,
+    urls: bool = True,
+) -> dict[str, Any]:
     """Give the bare task object: as it stands ("final"), as a report of progress, or as a failure that contradicts the result.
 
     Without ``urls`` a success looks as if it had no result.
     """
     status = {"running": "running", "contradiction": "failed"}.get(report, task.status)
     if status == "succeeded":
-        return _bare(task, status, 100, [_item(task, file, files.url(file)) for file in task.files] if urls else [])
-    return _bare(task, status, task.progress if progress is None else progress, None, task.order.script.fail or "error")
+        return _bare(
+            task,
+            status,
+            100,
+            [_item(task, file, files.url(file)) for file in task.files] if urls else [],
+        )
+    return _bare(
+        task,
+        status,
+        task.progress if progress is None else progress,
+        None,
+        task.order.script.fail or "error",
+    )
 
 
-def _bare(task: Task, status: str, progress: int, items: list[dict[str, Any]] | None, trouble: str = "") -> dict[str, Any]:
+def _bare(
+    task: Task, status: str, progress: int, items: list[dict[str, Any]] | None, trouble: str = ""
+) -> dict[str, Any]:
     fails = status not in ("running", "succeeded")
     text = _TROUBLES[trouble] if fails else ""
     if task.order.newer:
         refused = fails and trouble != "error"
-        return {"id": task.id, "status": "violation" if refused else status, "progress": progress, "results": items, "error": text}
+        return {
+            "id": task.id,
+            "status": "violation" if refused else status,
+            "progress": progress,
+            "results": items,
+            "error": text,
+        }
     first = items[0] if items else {}
-    body: dict[str, Any] = {"id": task.id, "url": first.get("url", ""), "progress": progress, "status": status}
+    body: dict[str, Any] = {
+        "id": task.id,
+        "url": first.get("url", ""),
+        "progress": progress,
+        "status": status,
+    }
     if task.order.kind is Kind.IMAGE:
         body |= {"width": first.get("width", 0), "height": first.get("height", 0)}
     if task.order.kind is not Kind.VEO:
@@ -76,6 +107,10 @@ def _item(task: Task, file: ResultFile, url: str) -> dict[str, Any]:
         case Kind.CAPTIONED:
             return {"url": url, "content": f"Here is your picture: {task.order.prompt}"}
         case Kind.SORA:
-            return {"url": url, "removeWatermark": True, "pid": f"s_{hashlib.sha256(file.seed.encode()).hexdigest()[:32]}"}
+            return {
+                "url": url,
+                "removeWatermark": True,
+                "pid": f"s_{hashlib.sha256(file.seed.encode()).hexdigest()[:32]}",
+            }
         case _:
             return {"url": url, "width": file.width, "height": file.height}

@@ -50,10 +50,20 @@ class Studio:
 
     def result(self, task: Task, *, urls: bool | None = None) -> dict[str, Any]:
         """Give the bare task object as it stands; by default with URLs unless the script withholds them."""
-        return responses.task_object(task, self.files, urls=task.order.script.result.mode != "no_url" if urls is None else urls)
+        return responses.task_object(
+            task,
+            self.files,
+            urls=task.order.script.result.mode != "no_url" if urls is None else urls,
+        )
 
     def _report(self, task: Task, post: Post) -> dict[str, Any]:
-        return responses.task_object(task, self.files, post.report, post.progress, urls=task.order.script.result.mode != "no_url")
+        return responses.task_object(
+            task,
+            self.files,
+            post.report,
+            post.progress,
+            urls=task.order.script.result.mode != "no_url",
+        )
 
     def _end(self, task: Task) -> None:
         """Give the task its final status and, if it went well, its files, which are made when first needed."""
@@ -61,7 +71,9 @@ class Studio:
         if order.script.fail:
             task.status = "failed"
         else:
-            task.files = [self._file(order, f"{task.id}/{index}", index) for index in range(order.variants)]
+            task.files = [
+                self._file(order, f"{task.id}/{index}", index) for index in range(order.variants)
+            ]
             task.status = "succeeded"
         task.finished_at = time.time()
         task.finished.set()
@@ -78,4 +90,13 @@ class Studio:
     @staticmethod
     def _file(order: Order, seed: str, index: int) -> ResultFile:
         size = order.file_size(seed)
-        return ResultFile(seed, index, order.form, order.width, order.height, size, order.script.file, order.script.result.refresh)
+        return ResultFile(
+            seed,
+            index,
+            order.form,
+            order.width,
+            order.height,
+            size,
+            order.script.file,
+            order.script.result.refresh,
+        )

@@ -16,7 +16,9 @@ class Schedule:
 
     def __init__(self, hands: int) -> None:
         self._due: list[tuple[float, int, Callable[[], object]]] = []
-        self._number = itertools.count()  # keeps actions of one instant in their order, and the heap from comparing functions
+        self._number = (
+            itertools.count()
+        )  # keeps actions of one instant in their order, and the heap from comparing functions
         self._changed = threading.Condition()
         self._stopping = False
         self._hands = ThreadPoolExecutor(hands, "sandbox-hand")

@@ -43,7 +43,9 @@ def _among(nth: int, times: int) -> bool:
 class Refuse(_Strict):
     """Say no to the submit. Short forms: a text (the message) or a number (the HTTP status)."""
 
-    message: str = Field(default="refused by the script", description="what `msg` (legacy) or `error` (newer) says")
+    message: str = Field(
+        default="refused by the script", description="what `msg` (legacy) or `error` (newer) says"
+    )
     status: int | None = Field(
         default=None,
         ge=200,
@@ -62,23 +64,38 @@ class Refuse(_Strict):
 class Callback(_Mode):
     """How the reports to the ``webHook`` URL behave."""
 
-    mode: Literal["once", "duplicate", "reorder", "late", "lost", "early", "forged", "contradiction"] = Field(
+    mode: Literal[
+        "once", "duplicate", "reorder", "late", "lost", "early", "forged", "contradiction"
+    ] = Field(
         default="once",
         description="once; duplicate: the final report `times` times; reorder: a `running` after the final one; late: the final one "
         "`seconds` after the result can be read; lost: nothing is ever sent; early: sent before the submit is answered, `delay` does "
         "not count; forged: first sent to the URL with its last character altered; contradiction: `failed` after the final one",
     )
-    times: int = Field(default=2, ge=1, le=1000, description="for duplicate: how often the final report is sent")
-    together: bool = Field(default=True, description="for duplicate: all at once, or one after the other")
-    seconds: float = Field(default=5.0, ge=0, description="for late: how much later than the result")
-    retries: int = Field(default=0, ge=0, le=100, description="how often a report is sent again that was not answered 2xx")
+    times: int = Field(
+        default=2, ge=1, le=1000, description="for duplicate: how often the final report is sent"
+    )
+    together: bool = Field(
+        default=True, description="for duplicate: all at once, or one after the other"
+    )
+    seconds: float = Field(
+        default=5.0, ge=0, description="for late: how much later than the result"
+    )
+    retries: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="how often a report is sent again that was not answered 2xx",
+    )
     pause: float = Field(default=0.2, ge=0, description="seconds before such a retry")
 
 
 class Answer(_Mode):
     """How the answer to the submit itself behaves; the job is accepted in every case."""
 
-    mode: Literal["ok", "slow", "lost"] = Field(default="ok", description="slow: after `seconds`; lost: the connection is cut instead")
+    mode: Literal["ok", "slow", "lost"] = Field(
+        default="ok", description="slow: after `seconds`; lost: the connection is cut instead"
+    )
     seconds: float = Field(default=2.0, ge=0, description="for slow")
 
 
@@ -86,7 +103,17 @@ class File(_Mode):
     """How the result file behaves when it is fetched."""
 
     mode: Literal[
-        "ok", "slow", "truncated", "not_ready", "expired", "placeholder", "error", "reset", "empty", "wrong_length", "redirect"
+        "ok",
+        "slow",
+        "truncated",
+        "not_ready",
+        "expired",
+        "placeholder",
+        "error",
+        "reset",
+        "empty",
+        "wrong_length",
+        "redirect",
     ] = Field(
         default="ok",
         description="slow: `rate` bytes a second; truncated: ends at `at` of the file; not_ready: 404; expired: the URL is dead from the "
@@ -100,11 +127,27 @@ class File(_Mode):
         "one. For expired: how many URLs of the file are dead (unset: 1), so that a fresh one lives",
     )
     rate: int = Field(default=65536, ge=1, description="for slow: bytes per second")
-    at: float = Field(default=0.5, ge=0, le=1, description="for truncated, reset, wrong_length: the part of the file, 0 to 1")
-    length: bool = Field(default=True, description="for truncated: whether Content-Length announces the whole file or is absent")
-    to: str | None = Field(default=None, description="for redirect: where to; unset: the same file without the fault")
-    lifetime: float | None = Field(default=None, ge=0, description="seconds each URL of the file lives; unset: the sandbox's own (7200)")
-    content_type: str | None = Field(default=None, description="Content-Type instead of the true one")
+    at: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="for truncated, reset, wrong_length: the part of the file, 0 to 1",
+    )
+    length: bool = Field(
+        default=True,
+        description="for truncated: whether Content-Length announces the whole file or is absent",
+    )
+    to: str | None = Field(
+        default=None, description="for redirect: where to; unset: the same file without the fault"
+    )
+    lifetime: float | None = Field(
+        default=None,
+        ge=0,
+        description="seconds each URL of the file lives; unset: the sandbox's own (7200)",
+    )
+    content_type: str | None = Field(
+        default=None, description="Content-Type instead of the true one"
+    )
 
     def suffers(self, nth: int) -> bool:
         """Whether the nth GET (for expired: the nth URL), counted from 1, gets the fault."""
@@ -124,7 +167,10 @@ class Result(_Mode):
         ge=0,
         description="how many readings suffer, 0 = every one; unset: 1 for gateway, else every one. Callbacks suffer always",
     )
-    refresh: bool = Field(default=True, description="whether reading after a URL's end gives a fresh URL for the same bytes")
+    refresh: bool = Field(
+        default=True,
+        description="whether reading after a URL's end gives a fresh URL for the same bytes",
+    )
 
     def suffers(self, nth: int) -> bool:
         """Whether the nth reading, counted from 1, gets the fault."""
@@ -147,8 +193,15 @@ class Script(_Strict):
     """Everything one job may ask for; the defaults are a job that goes well in 0.3 s."""
 
     delay: float = Field(default=0.3, ge=0, description="seconds from submit to result")
-    progress: int = Field(default=1, ge=0, le=1000, description="`running` reports before the final one, evenly spread over the delay")
-    format: Literal["png", "jpeg", "webp", "mp4"] | None = Field(default=None, description="unset: mp4 for the video models, else png")
+    progress: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="`running` reports before the final one, evenly spread over the delay",
+    )
+    format: Literal["png", "jpeg", "webp", "mp4"] | None = Field(
+        default=None, description="unset: mp4 for the video models, else png"
+    )
     bytes: int | None = Field(
         default=None,
         ge=1,
@@ -171,5 +224,8 @@ class Script(_Strict):
         try:
             return cls.model_validate({} if value is None else value)
         except ValidationError as error:
-            wrong = [f"{'.'.join(['sandbox', *map(str, one['loc'])])}: {one['msg']}" for one in error.errors(include_url=False)]
+            wrong = [
+                f"{'.'.join(['sandbox', *map(str, one['loc'])])}: {one['msg']}"
+                for one in error.errors(include_url=False)
+            ]
             raise ScriptError("; ".join(wrong)) from error

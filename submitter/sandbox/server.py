@@ -49,15 +49,30 @@ class Sandbox:
         self.port = self._server.server_address[1]
         self.url = f"http://{name}:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="sandbox-")
-        files = Files(Path(self._folder.name), (public_url or self.url).rstrip("/"), url_lifetime, keep_bytes, looks)
+        files = Files(
+            Path(self._folder.name),
+            (public_url or self.url).rstrip("/"),
+            url_lifetime,
+            keep_bytes,
+            looks,
+        )
         self._studio = Studio(Tasks(keep_tasks), files, hands, callback_timeout)
-        self._server.start(create_app(self._studio, Refusals(keys, unknown_models), dict(script or {}), self._stopping))
+        self._server.start(
+            create_app(
+                self._studio, Refusals(keys, unknown_models), dict(script or {}), self._stopping
+            )
+        )
 
     def __enter__(self) -> Self:
         """Give the sandbox, which is listening already."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Stop."""
         self.stop()
 

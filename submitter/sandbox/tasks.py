@@ -14,7 +14,9 @@ from typing import Any, Literal
 from submitter.sandbox.files import ResultFile
 from submitter.sandbox.request import Order, Reply
 
-_LONGEST_KEPT = 2000  # characters of one value of a kept body; reference images come as megabytes of base64
+_LONGEST_KEPT = (
+    2000  # characters of one value of a kept body; reference images come as megabytes of base64
+)
 _MOST_UNFINISHED = 99
 
 Report = Literal["running", "final", "contradiction"]
@@ -64,7 +66,11 @@ class Task:
         """How far the work is, 0 to 100, by the clock."""
         if self.status == "succeeded":
             return 100
-        share = (time.time() - self.submitted_at) / self.order.script.delay if self.order.script.delay else 0
+        share = (
+            (time.time() - self.submitted_at) / self.order.script.delay
+            if self.order.script.delay
+            else 0
+        )
         return int(min(_MOST_UNFINISHED, 100 * share))
 
     def count_reading(self) -> int:
@@ -116,7 +122,12 @@ class Tasks:
     def add(self, order: Order, body: dict[str, Any]) -> tuple[Task, list[Task]]:
         """Take on a job: give its task, and the tasks that had to be forgotten for it."""
         number = "14-" if order.newer or order.reply is not Reply.CALLBACK else ""
-        task = Task(f"{number}{uuid.uuid4()}", order, {key: _clipped(value) for key, value in body.items()}, time.time())
+        task = Task(
+            f"{number}{uuid.uuid4()}",
+            order,
+            {key: _clipped(value) for key, value in body.items()},
+            time.time(),
+        )
         with self._lock:
             self._tasks[task.id] = task
             self.counts["accepted"] += 1
@@ -127,7 +138,11 @@ class Tasks:
     def _forget(self) -> list[Task]:
         """Drop the oldest tasks above the limit; an unfinished one at the head holds the others back."""
         gone = []
-        while len(self._tasks) > self._keep and (oldest := next(iter(self._tasks.values()))).finished.is_set() and not oldest.to_send:
+        while (
+            len(self._tasks) > self._keep
+            and (oldest := next(iter(self._tasks.values()))).finished.is_set()
+            and not oldest.to_send
+        ):
             gone.append(self._tasks.pop(oldest.id))
             webhook = oldest.order.webhook
             if webhook:

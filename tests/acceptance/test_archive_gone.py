@@ -45,7 +45,9 @@ def not_ready(here: Premises) -> bool:
     return False
 
 
-def test_while_the_archive_is_away_jobs_wait_and_nothing_is_made_in_its_place(here: Premises) -> None:
+def test_while_the_archive_is_away_jobs_wait_and_nothing_is_made_in_its_place(
+    here: Premises,
+) -> None:
     archive = here.data / "archive"
     with here.started() as service:
         (first,) = here.wait(here.submit().ref)

@@ -15,7 +15,19 @@ from batches import a_line, as_jsonl, batch, batch_file, batch_running, posts, q
 from installation import Premises
 from waiting import until
 
-JOB_KEYS = ["ref", "state", "progress", "provider", "provider_id", "model", "prompt", "reason", "message", "submitted_at", "assets"]
+JOB_KEYS = [
+    "ref",
+    "state",
+    "progress",
+    "provider",
+    "provider_id",
+    "model",
+    "prompt",
+    "reason",
+    "message",
+    "submitted_at",
+    "assets",
+]
 
 
 @pytest.fixture
@@ -62,7 +74,9 @@ ENDS = {
 }
 
 
-def test_every_line_is_posted_once_and_told_in_the_report_whatever_goes_wrong(here: Premises) -> None:
+def test_every_line_is_posted_once_and_told_in_the_report_whatever_goes_wrong(
+    here: Premises,
+) -> None:
     here.environ |= {"POLL_AFTER": "2", "POLL_INTERVAL": "1"}
     batch_file(here, MIXED)
     with here.started():
@@ -74,23 +88,45 @@ def test_every_line_is_posted_once_and_told_in_the_report_whatever_goes_wrong(he
     assert "line 14: column images: no-such.png: there is no such file" in done.err
     lines = report(here)
     assert [line["line"] for line in lines] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14]
-    assert {line["line"]: line["reason"] or line["state"] for line in lines if "ref" in line} == ENDS
+    assert {
+        line["line"]: line["reason"] or line["state"] for line in lines if "ref" in line
+    } == ENDS
     assert {tuple(line) for line in lines if "ref" in line} == {(*JOB_KEYS, "line", "key")}
     assert [tuple(line) for line in lines if "ref" not in line] == [("line", "error")] * 3
-    assert [len(line["assets"]) for line in lines if line.get("state") == "archived"] == [1, 2, 1, 1, 1, 1, 1]
-    assert all((here.data / "archive" / asset["key"]).exists() for line in lines for asset in line.get("assets", []))
+    assert [len(line["assets"]) for line in lines if line.get("state") == "archived"] == [
+        1,
+        2,
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]
+    assert all(
+        (here.data / "archive" / asset["key"]).exists()
+        for line in lines
+        for asset in line.get("assets", [])
+    )
     assert set(posts(here).values()) == {1}
 
 
 def test_run_again_it_pays_nothing_and_posts_only_what_was_refused(served: Premises) -> None:
-    lines = [a_line("plain"), a_line("refused", script={"refuse": "insufficient credits"}), a_line("broke", script={"fail": "error"}), {}]
+    lines = [
+        a_line("plain"),
+        a_line("refused", script={"refuse": "insufficient credits"}),
+        a_line("broke", script={"fail": "error"}),
+        {},
+    ]
     batch_file(served, lines)
     batch(served, "batch.jsonl", "--report", "report.jsonl")
     first, stats = report(served), served.sandbox.stats()
     again = batch(served, "batch.jsonl", "--report", "report.jsonl")
     assert (again.status, again.out) == (1, "4 lines: 1 archived, 2 failed, 1 bad\n")
     assert "2 lines were submitted before" in again.err
-    assert (served.sandbox.stats()["accepted"], served.sandbox.stats()["refused"]) == (stats["accepted"], stats["refused"] + 1)
+    assert (served.sandbox.stats()["accepted"], served.sandbox.stats()["refused"]) == (
+        stats["accepted"],
+        stats["refused"] + 1,
+    )
     second = report(served)
     assert [second[n] for n in (0, 2, 3)] == [first[n] for n in (0, 2, 3)]
     assert (second[1]["reason"], second[1]["ref"] > first[1]["ref"]) == ("refused", True)
@@ -110,7 +146,10 @@ def test_another_name_is_another_batch_and_a_key_of_ones_own_is_not(served: Prem
 
 
 def test_lines_come_by_stdin_as_jsonl_or_csv_and_mean_the_same(served: Premises) -> None:
-    lines = [a_line("a fox, in snow", quality="high", variants=2), a_line("an owl", quality="low", variants=1)]
+    lines = [
+        a_line("a fox, in snow", quality="high", variants=2),
+        a_line("an owl", quality="low", variants=1),
+    ]
     assert batch(served, "-", stdin=as_jsonl(lines)).status == 0
     table = io.StringIO()
     writer = csv.DictWriter(table, list(lines[0]))
@@ -118,13 +157,21 @@ def test_lines_come_by_stdin_as_jsonl_or_csv_and_mean_the_same(served: Premises)
     writer.writerows(lines)
     done = batch(served, "-", "--format", "csv", "--report", "-", stdin=table.getvalue())
     assert done.status == 0, done.err
-    assert [(line["line"], len(line["assets"])) for line in map(json.loads, done.out.splitlines())] == [(2, 2), (3, 1)]
+    assert [
+        (line["line"], len(line["assets"])) for line in map(json.loads, done.out.splitlines())
+    ] == [(2, 2), (3, 1)]
     assert "2 lines: 2 archived" in done.err
     (served.folder / "named.CSV").write_text(table.getvalue(), encoding="utf-8")
     assert batch(served, "named.CSV", "--name", "stdin").status == 0
     assert posts(served) == {"a fox, in snow": 1, "an owl": 1}
-    (asked,) = [task["request"] for task in served.sandbox.tasks() if task["prompt"] == "a fox, in snow"]
-    assert {name: asked[name] for name in ("quality", "variants", "size")} == {"quality": "high", "variants": 2, "size": "64x64"}
+    (asked,) = [
+        task["request"] for task in served.sandbox.tasks() if task["prompt"] == "a fox, in snow"
+    ]
+    assert {name: asked[name] for name in ("quality", "variants", "size")} == {
+        "quality": "high",
+        "variants": 2,
+        "size": "64x64",
+    }
 
 
 # Before the first POST.
@@ -142,18 +189,30 @@ def test_strict_posts_nothing_if_any_line_is_bad(here: Premises, *, by_stdin: bo
     path = "-" if by_stdin else batch_file(here, lines).name
     done = batch(here, path, "--strict", stdin=as_jsonl(lines) if by_stdin else "")
     assert (done.status, done.out) == (1, "")
-    assert [line.partition(":")[0] for line in done.err.splitlines()] == ["line 2", "line 3", "line 4", "3 of 5 lines are bad"]
+    assert [line.partition(":")[0] for line in done.err.splitlines()] == [
+        "line 2",
+        "line 3",
+        "line 4",
+        "3 of 5 lines are bad",
+    ]
     good = as_jsonl([a_line("good"), a_line("good too")])
     assert batch(here, "-", "--strict", "--no-wait", stdin=good).status == 0
     assert posts(here) == {"good": 1, "good too": 1}
 
 
-def test_every_mistake_of_the_configuration_is_told_at_once_and_before_the_first_post(here: Premises) -> None:
+def test_every_mistake_of_the_configuration_is_told_at_once_and_before_the_first_post(
+    here: Premises,
+) -> None:
     batch_file(here, [a_line("a"), a_line("b", mode="poll"), a_line("c", provider="openai")])
     missing = {"GRSAI_API_KEY": "", "PUBLIC_URL": ""}
     done = batch(here, "batch.jsonl", "--report", "no/such/folder/r.jsonl", environ=missing)
     assert (done.status, done.out) == (2, "")
-    for said in ("GRSAI_API_KEY: not set", "OPENAI_API_KEY: not set", "PUBLIC_URL: not set", "--report no/such/folder/r.jsonl: No such"):
+    for said in (
+        "GRSAI_API_KEY: not set",
+        "OPENAI_API_KEY: not set",
+        "PUBLIC_URL: not set",
+        "--report no/such/folder/r.jsonl: No such",
+    ):
         assert said in done.err
     (here.folder / "bad.csv").write_text("promt,promt\na,b\n")
     done = batch(here, "bad.csv", environ=missing)
@@ -163,7 +222,12 @@ def test_every_mistake_of_the_configuration_is_told_at_once_and_before_the_first
     # Polled lines alone need no address of ours; by stdin nobody knows what will come, so --mode says it.
     batch_file(here, [a_line("b", mode="poll")])
     assert batch(here, "batch.jsonl", "--no-wait", environ={"PUBLIC_URL": ""}).status == 0
-    assert batch(here, "-", "--no-wait", stdin=as_jsonl([a_line("d")]), environ={"PUBLIC_URL": ""}).status == 2
+    assert (
+        batch(
+            here, "-", "--no-wait", stdin=as_jsonl([a_line("d")]), environ={"PUBLIC_URL": ""}
+        ).status
+        == 2
+    )
     mixed = as_jsonl([a_line("d"), a_line("e", mode="webhook")])
     done = batch(here, "-", "--no-wait", "--mode", "poll", stdin=mixed, environ={"PUBLIC_URL": ""})
     assert (done.status, "line 2: PUBLIC_URL: not set" in done.err) == (1, True)
@@ -172,7 +236,13 @@ def test_every_mistake_of_the_configuration_is_told_at_once_and_before_the_first
 
 @pytest.mark.parametrize(
     "options",
-    [["no-such.jsonl"], ["-", "--concurrency", "0"], ["-", "--rate", "0"], ["-", "--resubmit", "1", "--no-wait"], ["-", "--api", "api"]],
+    [
+        ["no-such.jsonl"],
+        ["-", "--concurrency", "0"],
+        ["-", "--rate", "0"],
+        ["-", "--resubmit", "1", "--no-wait"],
+        ["-", "--api", "api"],
+    ],
 )
 def test_wrong_usage_is_exit_status_2(here: Premises, options: list[str]) -> None:
     done = batch(here, *options, stdin=as_jsonl([a_line("a")]))
@@ -198,7 +268,13 @@ def test_the_rate_is_kept(here: Premises) -> None:
 
 
 def test_a_line_that_must_come_later_does_not_hold_up_the_others(here: Premises) -> None:
-    batch_file(here, [a_line("too many", script={"refuse": {"status": 429}}), *(a_line(f"{n}") for n in range(20))])
+    batch_file(
+        here,
+        [
+            a_line("too many", script={"refuse": {"status": 429}}),
+            *(a_line(f"{n}") for n in range(20)),
+        ],
+    )
     with batch_running(here, "batch.jsonl", "--no-wait", "--concurrency", "2") as process:
         until(lambda: here.sandbox.stats()["accepted"] == 20)
         process.says("submit not sent, will be made again")
@@ -209,11 +285,23 @@ def test_a_line_that_must_come_later_does_not_hold_up_the_others(here: Premises)
 
 
 def jobs(here: Premises) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in here.run("receiver", "jobs", "--json", "--limit", "10000").out.splitlines()]
+    return [
+        json.loads(line)
+        for line in here.run("receiver", "jobs", "--json", "--limit", "10000").out.splitlines()
+    ]
 
 
-def test_what_failed_at_the_provider_is_posted_anew_so_many_times_and_never_what_was_moderated(served: Premises) -> None:
-    batch_file(served, [a_line("broke", script={"fail": "error"}), a_line("moderated", script={"fail": "violation"}), a_line("fine")])
+def test_what_failed_at_the_provider_is_posted_anew_so_many_times_and_never_what_was_moderated(
+    served: Premises,
+) -> None:
+    batch_file(
+        served,
+        [
+            a_line("broke", script={"fail": "error"}),
+            a_line("moderated", script={"fail": "violation"}),
+            a_line("fine"),
+        ],
+    )
     done = batch(served, "batch.jsonl", "--resubmit", "2", "--report", "report.jsonl")
     assert (done.status, done.out) == (1, "3 lines: 1 archived, 2 failed\n")
     assert posts(served) == {"broke": 3, "moderated": 1, "fine": 1}
@@ -252,9 +340,13 @@ def test_at_a_terminal_a_bar_shows_states_and_the_time_to_go(served: Premises) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_batch_tells_how_to_continue_and_pays_nothing_twice(served: Premises, number: signal.Signals) -> None:
+def test_an_interrupted_batch_tells_how_to_continue_and_pays_nothing_twice(
+    served: Premises, number: signal.Signals
+) -> None:
     batch_file(served, [a_line(f"{n}") for n in range(40)])
-    with batch_running(served, "batch.jsonl", "--rate", "20", "--report", "report.jsonl") as process:
+    with batch_running(
+        served, "batch.jsonl", "--rate", "20", "--report", "report.jsonl"
+    ) as process:
         until(lambda: served.sandbox.stats()["accepted"] >= 5)
         assert process.stop(number) == 130
         assert "run the same command again to continue" in process.output()

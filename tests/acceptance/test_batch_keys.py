@@ -21,34 +21,62 @@ def here(tmp_path: Path) -> Iterator[Premises]:
 
 
 @pytest.mark.parametrize("hands", ["1", "4"])
-def test_a_line_whose_key_is_another_prompts_job_is_bad_and_the_first_is_made(here: Premises, hands: str) -> None:
+def test_a_line_whose_key_is_another_prompts_job_is_bad_and_the_first_is_made(
+    here: Premises, hands: str
+) -> None:
     batch_file(here, [a_line("A meaning", key="kq"), a_line("B meaning", key="kq")])
     with here.started():
         done = batch(here, "batch.jsonl", "--concurrency", hands, "--report", "report.jsonl")
     assert (done.status, done.out) == (1, "2 lines: 1 archived, 1 bad\n")
     (made,) = [line for line in report(here) if "ref" in line]
     (bad,) = [line for line in report(here) if "ref" not in line]
-    assert (list(bad), bad["key"], bad["line"] + made["line"]) == (["line", "key", "error"], "kq", 3)
+    assert (list(bad), bad["key"], bad["line"] + made["line"]) == (
+        ["line", "key", "error"],
+        "kq",
+        3,
+    )
     assert made["prompt"] == {1: "A meaning", 2: "B meaning"}[made["line"]]
-    assert f"'kq' is job {made['ref']}, which was asked for something else; nothing posted" in bad["error"]
+    assert (
+        f"'kq' is job {made['ref']}, which was asked for something else; nothing posted"
+        in bad["error"]
+    )
     assert f"line {bad['line']}: {bad['error']}" in done.err
     assert sum(posts(here).values()) == 1
 
 
 @pytest.mark.parametrize(
-    "other", [{"model": "nano-banana"}, {"quality": "high"}, {"size": "32x32"}, {"variants": 2}, {"images": ["http://x.test/a.png"]}]
+    "other",
+    [
+        {"model": "nano-banana"},
+        {"quality": "high"},
+        {"size": "32x32"},
+        {"variants": 2},
+        {"images": ["http://x.test/a.png"]},
+    ],
 )
-def test_the_same_prompt_with_another_model_or_params_is_something_else(here: Premises, other: dict[str, object]) -> None:
+def test_the_same_prompt_with_another_model_or_params_is_something_else(
+    here: Premises, other: dict[str, object]
+) -> None:
     assert batch(here, "-", "--no-wait", stdin=as_jsonl([a_line("a fox", key="kq")])).status == 0
     done = batch(here, "-", "--no-wait", stdin=as_jsonl([a_line("a fox", key="kq") | other]))
     assert (done.status, done.out) == (1, "1 lines: 1 bad\n")
     assert sum(posts(here).values()) == 1
 
 
-def test_the_same_request_however_written_and_whatever_its_mode_is_the_same_job(here: Premises) -> None:
+def test_the_same_request_however_written_and_whatever_its_mode_is_the_same_job(
+    here: Premises,
+) -> None:
     first = {"prompt": "a fox", "key": "kq", "size": "64x64", "quality": "high"}
-    again = {"key": "kq", "params": {"quality": "high", "size": "64x64"}, "prompt": " a fox ", "mode": "poll", "model": "gpt-image-1.5"}
-    done = batch(here, "-", "--no-wait", "--concurrency", "1", "--strict", stdin=as_jsonl([first, again]))
+    again = {
+        "key": "kq",
+        "params": {"quality": "high", "size": "64x64"},
+        "prompt": " a fox ",
+        "mode": "poll",
+        "model": "gpt-image-1.5",
+    }
+    done = batch(
+        here, "-", "--no-wait", "--concurrency", "1", "--strict", stdin=as_jsonl([first, again])
+    )
     assert (done.status, done.out) == (0, "2 lines: 2 waiting\n"), done.err
     assert "1 lines were submitted before" in done.err
     assert posts(here) == {"a fox": 1}
@@ -67,13 +95,21 @@ def test_a_reference_picture_that_is_gone_is_not_needed_to_find_its_job(here: Pr
 
 
 # One grey pixel, a PNG.
-PIXEL = (
-    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
-)
+PIXEL = "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
 
 
-def test_strict_finds_a_key_that_two_lines_use_for_different_things_and_posts_nothing(here: Premises) -> None:
-    batch_file(here, [a_line("A meaning", key="kq"), a_line("A meaning", key="kq"), a_line("B meaning", key="kq"), a_line("fine")])
+def test_strict_finds_a_key_that_two_lines_use_for_different_things_and_posts_nothing(
+    here: Premises,
+) -> None:
+    batch_file(
+        here,
+        [
+            a_line("A meaning", key="kq"),
+            a_line("A meaning", key="kq"),
+            a_line("B meaning", key="kq"),
+            a_line("fine"),
+        ],
+    )
     done = batch(here, "batch.jsonl", "--strict")
     assert (done.status, done.out) == (1, "")
     assert done.err.splitlines() == [
@@ -86,12 +122,30 @@ def test_strict_finds_a_key_that_two_lines_use_for_different_things_and_posts_no
 def test_two_batches_side_by_side_know_which_of_them_made_a_job(here: Premises) -> None:
     """Each says how many lines were submitted before: together, all but those that were posted."""
     count = 40
-    batch_file(here, [a_line(f"{n}", key=f"key-{n}", script={"answer": {"mode": "slow", "seconds": 0.05}}) for n in range(count)])
+    batch_file(
+        here,
+        [
+            a_line(f"{n}", key=f"key-{n}", script={"answer": {"mode": "slow", "seconds": 0.05}})
+            for n in range(count)
+        ],
+    )
     with ExitStack() as stack:
-        both = [stack.enter_context(batch_running(here, "batch.jsonl", "--no-wait", "--concurrency", "8")) for _ in range(2)]
+        both = [
+            stack.enter_context(
+                batch_running(here, "batch.jsonl", "--no-wait", "--concurrency", "8")
+            )
+            for _ in range(2)
+        ]
         until(lambda: all(one.process.poll() is not None for one in both), within=60)
-        assert [one.process.returncode for one in both] == [0, 0], both[0].output() + both[1].output()
-        said = [line for one in both for line in one.output().splitlines() if "were submitted before" in line]
+        assert [one.process.returncode for one in both] == [0, 0], (
+            both[0].output() + both[1].output()
+        )
+        said = [
+            line
+            for one in both
+            for line in one.output().splitlines()
+            if "were submitted before" in line
+        ]
     assert sum(int(line.split()[0]) for line in said) == count
     assert posts(here) == Counter({f"{n}": 1 for n in range(count)})
 
@@ -99,7 +153,9 @@ def test_two_batches_side_by_side_know_which_of_them_made_a_job(here: Premises) 
 # One key, one command.
 
 
-def test_submit_under_the_key_of_another_prompt_says_whose_it_is_and_posts_nothing(here: Premises) -> None:
+def test_submit_under_the_key_of_another_prompt_says_whose_it_is_and_posts_nothing(
+    here: Premises,
+) -> None:
     command = ("submitter", "submit", "--key", "kq", "--mode", "poll", "--json")
     first = here.run(*command, "a fox")
     assert first.status == 0
@@ -109,7 +165,10 @@ def test_submit_under_the_key_of_another_prompt_says_whose_it_is_and_posts_nothi
     for options in ((), ("--wait",)):
         other = here.run(*command, "something else", *options)
         assert (other.status, other.out) == (1, "")
-        assert f"the key 'kq' belongs to job {ref}, which was asked for something else; nothing posted" in other.err
+        assert (
+            f"the key 'kq' belongs to job {ref}, which was asked for something else; nothing posted"
+            in other.err
+        )
     assert posts(here) == {"a fox": 1}
 
 
@@ -117,7 +176,9 @@ def test_submit_under_the_key_of_another_prompt_says_whose_it_is_and_posts_nothi
 
 
 @pytest.mark.parametrize("named", ["batch.jsonl", "./batch.jsonl", "link", "hard", "-"])
-def test_a_report_that_is_the_input_is_refused_and_nothing_is_lost(here: Premises, named: str) -> None:
+def test_a_report_that_is_the_input_is_refused_and_nothing_is_lost(
+    here: Premises, named: str
+) -> None:
     path = batch_file(here, [a_line("a fox")])
     before = path.read_bytes()
     (here.folder / "link").symlink_to("batch.jsonl")
@@ -143,7 +204,9 @@ def test_the_file_a_report_is_first_written_to_is_not_the_input_either(here: Pre
 
 
 @pytest.mark.parametrize("by_stdin", [True, False])
-def test_a_wrong_csv_header_is_not_offered_to_be_continued(here: Premises, *, by_stdin: bool) -> None:
+def test_a_wrong_csv_header_is_not_offered_to_be_continued(
+    here: Premises, *, by_stdin: bool
+) -> None:
     text = "promt,size\na,64x64\n"
     (here.folder / "bad.csv").write_text(text)
     done = batch(here, "-", "--format", "csv", stdin=text) if by_stdin else batch(here, "bad.csv")

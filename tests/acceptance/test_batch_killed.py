@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batches import a_line, batch, batch_file, batch_running, posted_refs, posts, quick_sandbox, report
+from batches import (
+    a_line,
+    batch,
+    batch_file,
+    batch_running,
+    posted_refs,
+    posts,
+    quick_sandbox,
+    report,
+)
 from installation import Premises
 from processes import environment
 from sqlalchemy import Connection, insert
@@ -45,7 +54,16 @@ def test_500_jobs_killed_five_times_are_500_jobs_500_posts_and_500_ends(here: Pr
                 until(lambda stop=stop: all(posts(here)[f"{n}"] for n in stop))  # type: ignore[misc]  # mypy infers no default's type
                 process.process.send_signal(signal.SIGKILL)
                 assert process.process.wait(10) == -signal.SIGKILL
-        done = batch(here, "batch.jsonl", "--concurrency", str(HANDS), "--report", "report.jsonl", "--timeout", "60")
+        done = batch(
+            here,
+            "batch.jsonl",
+            "--concurrency",
+            str(HANDS),
+            "--report",
+            "report.jsonl",
+            "--timeout",
+            "60",
+        )
         assert here.run("receiver", "audit").status == 0
         assert "Traceback" not in service.output()
     assert (done.status, done.out) == (1, "500 lines: 490 archived, 10 failed\n"), done.err
@@ -57,7 +75,9 @@ def test_500_jobs_killed_five_times_are_500_jobs_500_posts_and_500_ends(here: Pr
     assert {int(line["prompt"]) for line in lines if line["state"] == "failed"} == failing
     assert posted_refs(here) == Counter({line["ref"]: 1 for line in lines})
     with here.services() as services:
-        assert services.reports.counts() == {state.value: {"archived": 490, "failed": 10}.get(state, 0) for state in JobState}
+        assert services.queries.counts() == {
+            state.value: {"archived": 490, "failed": 10}.get(state, 0) for state in JobState
+        }
 
 
 def test_killed_at_any_instant_a_job_is_posted_once_or_known_to_be_in_doubt(here: Premises) -> None:
@@ -76,7 +96,7 @@ def test_killed_at_any_instant_a_job_is_posted_once_or_known_to_be_in_doubt(here
     assert batch(here, *options).status == 0
     posted = posted_refs(here)
     with here.services() as services:
-        rows = {job.ref: job for job in services.reports.jobs(limit=1000)}
+        rows = {job.ref: job for job in services.queries.jobs(limit=1000)}
     assert set(posted.values()) == {1}
     assert set(posted) <= set(rows)
     assert sorted(job.prompt for job in rows.values()) == sorted(f"{n}" for n in range(count))
@@ -134,4 +154,6 @@ def _insert_waiting(connection: Connection, count: int, prompt: str) -> None:
         "deadline_at": now + 3600,
         "due_at": now + 3600,
     }
-    connection.execute(insert(jobs), [{**alike, "ref": new_ref(now), "key": f"key-{n}"} for n in range(count)])
+    connection.execute(
+        insert(jobs), [{**alike, "ref": new_ref(now), "key": f"key-{n}"} for n in range(count)]
+    )

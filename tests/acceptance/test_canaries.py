@@ -34,7 +34,12 @@ class Findings:
 
     def leaks(self, secrets: list[str]) -> list[str]:
         """Return which secrets were seen where."""
-        return [f"{secret} in {where}" for where, text in self.texts.items() for secret in secrets if secret in text]
+        return [
+            f"{secret} in {where}"
+            for where, text in self.texts.items()
+            for secret in secrets
+            if secret in text
+        ]
 
 
 @pytest.fixture
@@ -49,7 +54,9 @@ def ask(here: Premises, findings: Findings, ticket: str, ref: str) -> None:
 
     def get(path: str, who: str, headers: dict[str, str]) -> None:
         answer = requests.get(here.url + path, headers=headers, timeout=10, allow_redirects=False)
-        findings.texts[f"GET {path.replace(ticket, 'TICKET')} by {who}"] = f"{dict(answer.headers)} {answer.text}"
+        findings.texts[f"GET {path.replace(ticket, 'TICKET')} by {who}"] = (
+            f"{dict(answer.headers)} {answer.text}"
+        )
 
     pages = [
         "/",
@@ -77,11 +84,18 @@ def ask(here: Premises, findings: Findings, ticket: str, ref: str) -> None:
     for path in api:
         get(path, "an administrator", {"Authorization": f"Bearer {PLANTED['ADMIN_TOKEN']}"})
     get(api[0], "a liar", {"Authorization": "Bearer wrong"})
-    bodies = {"unreadable": b"{", "empty": b"", "too large": b"x" * 2_000_000, "late": b'{"id":"x","status":"running"}'}
+    bodies = {
+        "unreadable": b"{",
+        "empty": b"",
+        "too large": b"x" * 2_000_000,
+        "late": b'{"id":"x","status":"running"}',
+    }
     for kind, body in bodies.items():
         for door, path in (("right", ticket), ("forged", forged), ("twice", f"{ticket}/{ticket}")):
             answer = requests.post(f"{here.url}/callback/{path}", data=body, timeout=10)
-            findings.texts[f"POST {kind} to a {door} ticket"] = f"{dict(answer.headers)} {answer.text}"
+            findings.texts[f"POST {kind} to a {door} ticket"] = (
+                f"{dict(answer.headers)} {answer.text}"
+            )
     answer = requests.post(f"{here.url}/callback?ticket={ticket}", data=b"{}", timeout=10)
     findings.texts["POST without a ticket"] = answer.text
 
@@ -115,7 +129,12 @@ def gather(here: Premises, more: dict[str, str]) -> tuple[Findings, str]:
 
 
 def test_on_one_machine_no_secret_is_to_be_seen_anywhere(here: Premises) -> None:
-    more = {**PLANTED, "LOG_LEVEL": "DEBUG", "LOG_FORMAT": "json", "EVENT_URLS": "http://127.0.0.1:9/events"}
+    more = {
+        **PLANTED,
+        "LOG_LEVEL": "DEBUG",
+        "LOG_FORMAT": "json",
+        "EVENT_URLS": "http://127.0.0.1:9/events",
+    }
     findings, ticket = gather(here, more)
     for path in (here.data / "archive").rglob("job.json"):
         findings.texts["manifest"] = path.read_text(encoding="utf-8")
@@ -129,14 +148,26 @@ def test_with_postgresql_and_a_bucket_no_secret_is_to_be_seen_either(
     here: Premises, postgres_server: PostgresServer, s3_server: S3Server
 ) -> None:
     url = postgres_server.make_database()
-    with_password = make_url(url).set(drivername="postgresql", password=PASSWORD).render_as_string(hide_password=False)
+    with_password = (
+        make_url(url)
+        .set(drivername="postgresql", password=PASSWORD)
+        .render_as_string(hide_password=False)
+    )
     bucket, of_s3 = s3_server.make_bucket(), s3_server.environment()
-    more = {**PLANTED, **of_s3, "DATABASE_URL": with_password, "ARCHIVE_URL": f"s3://{bucket}/x", "S3_ADDRESSING_STYLE": "path"}
+    more = {
+        **PLANTED,
+        **of_s3,
+        "DATABASE_URL": with_password,
+        "ARCHIVE_URL": f"s3://{bucket}/x",
+        "S3_ADDRESSING_STYLE": "path",
+    }
     more |= {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": "console"}
     try:
         assert here.run("receiver", "migrate", **more).status == 0
         findings, ticket = gather(here, more)
-        keys = [entry["Key"] for entry in s3_server.client.list_objects_v2(Bucket=bucket)["Contents"]]
+        keys = [
+            entry["Key"] for entry in s3_server.client.list_objects_v2(Bucket=bucket)["Contents"]
+        ]
         for key in keys:
             head = s3_server.client.head_object(Bucket=bucket, Key=key)
             findings.texts[f"metadata of {key}"] = f"{head['Metadata']}"
@@ -145,7 +176,11 @@ def test_with_postgresql_and_a_bucket_no_secret_is_to_be_seen_either(
                     findings.texts["manifest"] = body.read().decode()
     finally:
         postgres_server.drop_database(url)
-    secrets = [part for value in PLANTED.values() for part in value.split(",")] + [ticket, PASSWORD, of_s3["AWS_SECRET_ACCESS_KEY"]]
+    secrets = [part for value in PLANTED.values() for part in value.split(",")] + [
+        ticket,
+        PASSWORD,
+        of_s3["AWS_SECRET_ACCESS_KEY"],
+    ]
     assert findings.leaks(secrets) == []
     assert "manifest" in findings.texts
 

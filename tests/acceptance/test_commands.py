@@ -22,7 +22,19 @@ from submitter.sandbox import Sandbox
 
 UNKNOWN = "01JZ2Q7V3N0123456789ABCDEF"
 WORKER = ("receiver", "worker")
-JOB_KEYS = ["ref", "state", "progress", "provider", "provider_id", "model", "prompt", "reason", "message", "submitted_at", "assets"]
+JOB_KEYS = [
+    "ref",
+    "state",
+    "progress",
+    "provider",
+    "provider_id",
+    "model",
+    "prompt",
+    "reason",
+    "message",
+    "submitted_at",
+    "assets",
+]
 ASSET_KEYS = ["index", "state", "key", "sha256", "size", "content_type", "width", "height"]
 
 
@@ -71,13 +83,27 @@ def test_wrong_usage_is_told(command: Any, arguments: list[str], said: str) -> N
     assert said in result.output
 
 
-@pytest.mark.parametrize("command", [["receiver", "serve"], ["receiver", "migrate"], ["submitter", "submit", "a fox"]])
+@pytest.mark.parametrize(
+    "command", [["receiver", "serve"], ["receiver", "migrate"], ["submitter", "submit", "a fox"]]
+)
 def test_every_wrong_variable_is_named_at_once(here: Premises, command: list[str]) -> None:
-    done = here.run(*command, PORT="none", URL_LIFETIME="soon", FETCH_ALLOW="a/b", PUBLIC_URL="", PUBLIC_URL_FILE="/nowhere")
+    done = here.run(
+        *command,
+        PORT="none",
+        URL_LIFETIME="soon",
+        FETCH_ALLOW="a/b",
+        PUBLIC_URL="",
+        PUBLIC_URL_FILE="/nowhere",
+    )
     assert (done.status, done.out) == (2, "")
     first, *mistakes = done.err.splitlines()
     assert first == "the configuration is wrong:"
-    assert sorted(line.split(":")[0].strip() for line in mistakes) == ["FETCH_ALLOW", "PORT", "PUBLIC_URL_FILE", "URL_LIFETIME"]
+    assert sorted(line.split(":")[0].strip() for line in mistakes) == [
+        "FETCH_ALLOW",
+        "PORT",
+        "PUBLIC_URL_FILE",
+        "URL_LIFETIME",
+    ]
     assert not here.data.exists(), "nothing was begun"
 
 
@@ -88,14 +114,18 @@ def test_a_data_dir_that_cannot_be_used_is_a_wrong_configuration(here: Premises)
         assert (done.status, "DATA_DIR: " in done.err, "Traceback" in done.err) == (2, True, False)
 
 
-def test_a_submit_names_all_that_is_missing_before_anything_is_posted_or_written(here: Premises) -> None:
+def test_a_submit_names_all_that_is_missing_before_anything_is_posted_or_written(
+    here: Premises,
+) -> None:
     done = here.run("submitter", "submit", "a fox", PUBLIC_URL="", GRSAI_API_KEY="")
     assert (done.status, done.out) == (2, "")
     assert "GRSAI_API_KEY: not set" in done.err
-    assert "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll" in done.err
+    assert (
+        "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll" in done.err
+    )
     assert here.sandbox.tasks() == []
     with here.services() as services:
-        assert services.reports.jobs() == []
+        assert services.queries.jobs() == []
 
 
 # What became of a submit.
@@ -104,16 +134,25 @@ def test_a_submit_names_all_that_is_missing_before_anything_is_posted_or_written
 def test_a_refused_submit_is_a_failed_job_and_exit_status_1(here: Premises) -> None:
     done = here.run("submitter", "submit", "a fox", "--model", "no-such-model", "--json")
     job = job_in(done)
-    assert (done.status, job["state"], job["reason"], job["message"]) == (1, "failed", "refused", "不存在该模型: no-such-model")
+    assert (done.status, job["state"], job["reason"], job["message"]) == (
+        1,
+        "failed",
+        "refused",
+        "不存在该模型: no-such-model",
+    )
     assert "refused 不存在该模型: no-such-model" in done.err
 
 
 def test_a_submit_says_what_it_knows_and_leaves_the_job_going_on(here: Premises) -> None:
-    lost = here.run("submitter", "submit", "a fox", "--param", 'sandbox={"answer": "lost", "delay": 60}')
+    lost = here.run(
+        "submitter", "submit", "a fox", "--param", 'sandbox={"answer": "lost", "delay": 60}'
+    )
     assert lost.status == 0
     assert "do not submit it again" in lost.err
     assert lost.out.endswith(" submitting\n")
-    unwatched = here.run("submitter", "submit", "a fox", "--mode", "poll", "--wait", "--timeout", "0.1", "--json")
+    unwatched = here.run(
+        "submitter", "submit", "a fox", "--mode", "poll", "--wait", "--timeout", "0.1", "--json"
+    )
     assert (unwatched.status, job_in(unwatched)["state"]) == (1, "waiting")
     assert "nothing works on this ledger now: start `receiver serve`" in unwatched.err
     assert "goes on, look with: receiver show" in unwatched.err
@@ -123,10 +162,35 @@ def test_a_submit_says_what_it_knows_and_leaves_the_job_going_on(here: Premises)
 def test_a_submit_that_waits_prints_the_archived_job_on_one_line(here: Premises) -> None:
     with running(WORKER, {**here.environ, "POLL_INTERVAL": "0.1"}, here.folder) as worker:
         worker.says("worker started")
-        params = ["--param", 'sandbox={"delay": 0.1}', "--variants", "2", "--size", "64x32", "--param", "quality=high"]
-        done = here.run("submitter", "submit", "a fox", "--mode", "poll", "--wait", "--json", *params, PUBLIC_URL="", POLL_INTERVAL="0.1")
+        params = [
+            "--param",
+            'sandbox={"delay": 0.1}',
+            "--variants",
+            "2",
+            "--size",
+            "64x32",
+            "--param",
+            "quality=high",
+        ]
+        done = here.run(
+            "submitter",
+            "submit",
+            "a fox",
+            "--mode",
+            "poll",
+            "--wait",
+            "--json",
+            *params,
+            PUBLIC_URL="",
+            POLL_INTERVAL="0.1",
+        )
         job = job_in(done)
-        assert (done.status, job["state"], job["prompt"], len(job["assets"])) == (0, "archived", "a fox", 2)
+        assert (done.status, job["state"], job["prompt"], len(job["assets"])) == (
+            0,
+            "archived",
+            "a fox",
+            2,
+        )
         assert [asset["width"] for asset in job["assets"]] == [64, 64]
         (task,) = here.sandbox.tasks()
         assert (task["request"]["quality"], task["webhook"]) == ("high", None)
@@ -149,7 +213,14 @@ def seen_by_operators(here: Premises, ref: str, lost: str) -> None:
     job = job_in(here.run("receiver", "show", ref, "--json"))
     assert shown.status == 0
     assert all(
-        text in shown.out for text in (ref, "archived", "a fox", job["provider_id"], str(here.data / "archive" / job["assets"][0]["key"]))
+        text in shown.out
+        for text in (
+            ref,
+            "archived",
+            "a fox",
+            job["provider_id"],
+            str(here.data / "archive" / job["assets"][0]["key"]),
+        )
     )
     missing = here.run("receiver", "show", UNKNOWN)
     assert (missing.status, missing.out) == (1, "")
@@ -158,7 +229,10 @@ def seen_by_operators(here: Premises, ref: str, lost: str) -> None:
 
 def test_operators_see_and_mend_what_happened(here: Premises) -> None:
     with here.started() as service:
-        safe, lost = here.submit("a fox", bytes=100_000), here.submit("an owl", fail="output_moderation")
+        safe, lost = (
+            here.submit("a fox", bytes=100_000),
+            here.submit("an owl", fail="output_moderation"),
+        )
         here.wait(safe.ref, lost.ref)
         seen_by_operators(here, safe.ref, lost.ref)
 
@@ -167,12 +241,17 @@ def test_operators_see_and_mend_what_happened(here: Premises) -> None:
         assert f"{safe.ref} is archived: there is nothing to retry" in retried.err
         assert f"there is no job {UNKNOWN}" in retried.err
         (again,) = here.wait(lost.ref)
-        assert (again.state, again.reason) == ("failed", "output_moderation"), "it was asked for at once, and moderated once more"
+        assert (again.state, again.reason) == ("failed", "output_moderation"), (
+            "it was asked for at once, and moderated once more"
+        )
 
         with here.services() as services:
             ticket = services.tickets.sign(safe.ref)
-            assert requests.post(f"{here.url}/callback/{ticket}", data=b"{", timeout=5).status_code == 400
-            kept = services.reports.deliveries(safe.ref)
+            assert (
+                requests.post(f"{here.url}/callback/{ticket}", data=b"{", timeout=5).status_code
+                == 400
+            )
+            kept = services.queries.deliveries(safe.ref)
         ended = next(str(row.id) for row in kept if row.verdict == "ended")
         replayed = here.run("receiver", "replay", ended, str(kept[-1].id), "999")
         assert (replayed.status, replayed.out) == (1, f"{ended} is now duplicate\n")
@@ -187,7 +266,9 @@ def test_operators_see_and_mend_what_happened(here: Premises) -> None:
         spoil(here, "UPDATE assets SET state = 'pending', due_at = 9e9, finished_at = NULL")
         audited = here.run("receiver", "audit")
         assert audited.status == 1
-        assert f"broken: an archived job has assets, all of them archived: {safe.ref}" in audited.out
+        assert (
+            f"broken: an archived job has assets, all of them archived: {safe.ref}" in audited.out
+        )
         assert "Traceback" not in service.output()
 
 
@@ -207,10 +288,16 @@ def test_a_second_worker_waits_and_can_be_stopped_while_it_does(here: Premises) 
 
 
 def on_s3(here: Premises, server: S3Server, bucket: str) -> None:
-    here.environ |= {**server.environment(), "ARCHIVE_URL": f"s3://{bucket}/pictures", "POLL_INTERVAL": "0.1"}
+    here.environ |= {
+        **server.environment(),
+        "ARCHIVE_URL": f"s3://{bucket}/pictures",
+        "POLL_INTERVAL": "0.1",
+    }
 
 
-def test_a_missing_bucket_is_told_by_name_and_the_work_waits_until_it_is_there(here: Premises, s3_server: S3Server) -> None:
+def test_a_missing_bucket_is_told_by_name_and_the_work_waits_until_it_is_there(
+    here: Premises, s3_server: S3Server
+) -> None:
     bucket = f"{s3_server.make_bucket()}-later"
     on_s3(here, s3_server, bucket)
     with running(("receiver", "serve"), here.environ, here.folder) as service:
@@ -218,17 +305,26 @@ def test_a_missing_bucket_is_told_by_name_and_the_work_waits_until_it_is_there(h
         until(lambda: here.status("/readyz") == 503, what="that the web side answers")
         told = requests.get(f"{here.url}/readyz", timeout=5).json()
         assert (told["ok"], told["ledger"], bucket in told["archive"]) == (False, "ok", True)
-        assert bucket in next(line for line in service.output().splitlines() if "archive not usable" in line)
+        assert bucket in next(
+            line for line in service.output().splitlines() if "archive not usable" in line
+        )
         job = here.submit(mode=Mode.POLL)
         service.says("asset not archived")
         s3_server.client.create_bucket(Bucket=bucket)
         spoil(here, "UPDATE assets SET due_at = 0")  # as if the pause were over
         (safe,) = here.wait(job.ref)
         assert here.is_safe(safe)
-        assert s3_server.client.head_object(Bucket=bucket, Key=f"pictures/{safe.assets[0].key}")["ContentLength"] == safe.assets[0].size
+        assert (
+            s3_server.client.head_object(Bucket=bucket, Key=f"pictures/{safe.assets[0].key}")[
+                "ContentLength"
+            ]
+            == safe.assets[0].size
+        )
 
 
-def test_a_wrong_key_of_the_archive_is_told_without_the_secret(here: Premises, s3_server: S3Server) -> None:
+def test_a_wrong_key_of_the_archive_is_told_without_the_secret(
+    here: Premises, s3_server: S3Server
+) -> None:
     on_s3(here, s3_server, s3_server.make_bucket())
     environ = {**here.environ, "AWS_SECRET_ACCESS_KEY": "a-wrong-secret-0123"}
     with running(WORKER, environ, here.folder) as worker:
@@ -240,10 +336,25 @@ def test_a_wrong_key_of_the_archive_is_told_without_the_secret(here: Premises, s
 
 
 def test_a_key_with_resubmit_pays_for_each_try_once_however_often_it_is_run(here: Premises) -> None:
-    command = ("submitter", "submit", "a fox", "--key", "order-1", "--wait", "--resubmit", "1", "--mode", "poll", "--timeout", "20")
+    command = (
+        "submitter",
+        "submit",
+        "a fox",
+        "--key",
+        "order-1",
+        "--wait",
+        "--resubmit",
+        "1",
+        "--mode",
+        "poll",
+        "--timeout",
+        "20",
+    )
     with running(WORKER, {**here.environ, "POLL_INTERVAL": "0.1"}, here.folder) as worker:
         worker.says("worker started")
         for _ in range(2):
-            done = here.run(*command, "--param", 'sandbox={"fail": "error", "delay": 0}', POLL_INTERVAL="0.1")
+            done = here.run(
+                *command, "--param", 'sandbox={"fail": "error", "delay": 0}', POLL_INTERVAL="0.1"
+            )
             assert (done.status, "posted anew" in done.err) == (1, True)
     assert here.sandbox.stats()["accepted"] == 2

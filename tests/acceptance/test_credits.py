@@ -43,7 +43,9 @@ def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(here: Pre
     with here.started():
         assert batch(here, "batch.jsonl").status == 1
         assert batch(here, "slow.jsonl", "--no-wait").status == 0
-    none = dict.fromkeys(("submitted", "archived", "refunded", "refused", "failed", "expired", "in_flight"), 0)
+    none = dict.fromkeys(
+        ("submitted", "archived", "refunded", "refused", "failed", "expired", "in_flight"), 0
+    )
     grsai = {**none, "provider": "grsai"}
     assert told(here) == {
         "credits": 9_997,
@@ -61,7 +63,11 @@ def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(here: Pre
 
 def test_without_a_key_the_table_comes_all_the_same(here: Premises) -> None:
     done = here.run("submitter", "credits", GRSAI_API_KEY="")
-    assert (done.status, "GRSAI_API_KEY: not set" in done.err, "submitted" in done.out) == (2, True, True)
+    assert (done.status, "GRSAI_API_KEY: not set" in done.err, "submitted" in done.out) == (
+        2,
+        True,
+        True,
+    )
     assert told(here, 2, GRSAI_API_KEY="") == {"credits": None, "models": []}
 
 
@@ -76,8 +82,14 @@ def test_a_provider_that_does_not_tell_is_exit_status_1(tmp_path: Path) -> None:
 def test_the_sandbox_answers_as_the_vendor_does() -> None:
     with Sandbox(keys={"sk-1"}) as sandbox:
         answer = requests.post(sandbox.url + CREDITS, json={"apiKey": "sk-1"}, timeout=10)
-        assert (answer.status_code, answer.json()) == (200, {"code": 0, "msg": "success", "data": {"credits": 10_000}})
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"code": 0, "msg": "success", "data": {"credits": 10_000}},
+        )
         wrong: list[Any] = [{"apiKey": "sk-2"}, {"apiKey": 1}, {}, []]
         for body in wrong:
             answer = requests.post(sandbox.url + CREDITS, json=body, timeout=10)
-            assert (answer.status_code, answer.json()) == (200, {"code": -1, "msg": "invalid apikey", "data": None})
+            assert (answer.status_code, answer.json()) == (
+                200,
+                {"code": -1, "msg": "invalid apikey", "data": None},
+            )

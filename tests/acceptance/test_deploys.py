@@ -38,7 +38,9 @@ class Callers:
 
     here: Premises
     tickets: Tickets
-    came_to: dict[str, int | str] = field(default_factory=dict)  # by ref: each call is about a job of its own
+    came_to: dict[str, int | str] = field(
+        default_factory=dict
+    )  # by ref: each call is about a job of its own
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def call(self) -> None:
@@ -48,7 +50,9 @@ class Callers:
             self.came_to[ref] = self._post(f"/callback/{self.tickets.sign(ref)}")
 
     def _post(self, path: str) -> int | str:
-        with closing(http.client.HTTPConnection("127.0.0.1", self.here.port, timeout=20)) as connection:
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", self.here.port, timeout=20)
+        ) as connection:
             try:
                 connection.request("POST", path, RUNNING, {"Connection": "close"})
                 return connection.getresponse().status
@@ -76,7 +80,7 @@ def callers(here: Premises, hands: int = 4) -> Iterator[Callers]:
                 calling.stopping.set()
         assert [one.exception() for one in done] == [None] * hands
         assert Counter(calling.came_to.values()) == {200: len(calling.came_to)}
-        assert all(services.reports.delivery_log(ref) for ref in calling.came_to)
+        assert all(services.queries.delivery_log(ref) for ref in calling.came_to)
 
 
 def pids(service: Running, words: str) -> set[int]:
@@ -89,7 +93,10 @@ def test_a_rolling_reload_under_load_loses_no_call(here: Premises) -> None:
         with callers(here):
             service.process.send_signal(signal.SIGHUP)
             service.says('"reloaded"')
-            until(lambda: not pids(service, "") & (old_web | old_worker), what="that the old processes are gone")
+            until(
+                lambda: not pids(service, "") & (old_web | old_worker),
+                what="that the old processes are gone",
+            )
         assert pids(service, "gunicorn")
         assert pids(service, "receiver worker")
         (job,) = here.wait(here.submit().ref)
@@ -113,7 +120,9 @@ def test_a_reload_that_cannot_work_leaves_the_old_processes_alone(here: Premises
 @pytest.mark.parametrize("role", ["gunicorn", "receiver worker"])
 def test_the_kill_of_a_child_under_load_loses_no_call_that_waits(here: Premises, role: str) -> None:
     with here.started() as service, callers(here):
-        child = min(pids(service, role))  # of gunicorn the arbiter: its own workers are younger, and answer what they have before they go
+        child = min(
+            pids(service, role)
+        )  # of gunicorn the arbiter: its own workers are younger, and answer what they have before they go
         os.kill(child, signal.SIGKILL)
         service.says("process died, starting it again")
         until(lambda: pids(service, role) - {child}, what="its successor")
@@ -123,14 +132,20 @@ def test_a_restart_on_a_socket_that_systemd_holds_loses_no_call(here: Premises) 
     with socket.create_server(("127.0.0.1", here.port), backlog=1024) as held, ExitStack() as later:
         lent = held.fileno()
         # LISTEN_PID must be the pid of the service itself, which only the service's own shell knows.
-        handed_over = ("/bin/bash", "-c", f"exec 3<&{lent}; LISTEN_FDS=1 LISTEN_PID=$$ exec {BIN}/receiver serve")
+        handed_over = (
+            "/bin/bash",
+            "-c",
+            f"exec 3<&{lent}; LISTEN_FDS=1 LISTEN_PID=$$ exec {BIN}/receiver serve",
+        )
         first = later.enter_context(here.started(handed_over, lent=lent))
         with callers(here):
             assert first.stop() == 0
             later.enter_context(here.started(handed_over, lent=lent))
 
 
-def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(here: Premises) -> None:
+def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(
+    here: Premises,
+) -> None:
     with here.started() as killed, here.services() as services, ExitStack() as later:
         ref = new_ref(now())
         call = later.enter_context(socket.create_connection(("127.0.0.1", here.port), timeout=15))
@@ -149,7 +164,7 @@ def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(h
         assert call.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
         successor.says("worker started")
         until(lambda: here.status("/readyz") == 200, what="that the successor works")
-        assert [row.verdict for row in services.reports.deliveries(ref)] == ["progress"]
+        assert [row.verdict for row in services.queries.deliveries(ref)] == ["progress"]
         assert successor.stop() == 0
 
 
@@ -158,20 +173,28 @@ def waiting_calls(here: Premises, path: str, number: int) -> list[socket.socket]
     calls = []
     for _ in range(number):
         call = socket.create_connection(("127.0.0.1", here.port), timeout=15)
-        call.sendall(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(RUNNING), RUNNING))
+        call.sendall(
+            b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
+            % (path.encode(), len(RUNNING), RUNNING)
+        )
         calls.append(call)
     return calls
 
 
 @pytest.mark.parametrize("command", [WEB, SERVE], ids=["gunicorn alone", "serve"])
-def test_a_stop_answers_those_who_wait_in_the_queue(here: Premises, command: tuple[str, ...]) -> None:
+def test_a_stop_answers_those_who_wait_in_the_queue(
+    here: Premises, command: tuple[str, ...]
+) -> None:
     assert here.run("receiver", "migrate").status == 0
     with here.started(command) as service, here.services() as services, ExitStack() as later:
         ref = new_ref(now())
         workers = web_workers(service)
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
-        calls = [later.enter_context(call) for call in waiting_calls(here, f"/callback/{services.tickets.sign(ref)}", 40)]
+        calls = [
+            later.enter_context(call)
+            for call in waiting_calls(here, f"/callback/{services.tickets.sign(ref)}", 40)
+        ]
         service.process.send_signal(signal.SIGTERM)
         until(asked_to_stop(workers), what="that they are asked to stop")
         for pid in workers:
@@ -179,20 +202,28 @@ def test_a_stop_answers_those_who_wait_in_the_queue(here: Premises, command: tup
         answers = [call.makefile("rb").readline() for call in calls]
         assert answers == [b"HTTP/1.1 200 OK\r\n"] * len(calls)
         assert service.process.wait(15) == 0
-        assert len(services.reports.delivery_log(ref)) == len(calls)
+        assert len(services.queries.delivery_log(ref)) == len(calls)
 
 
 def web_workers(service: Running) -> list[int]:
     """Return gunicorn's workers: those whose parent is gunicorn too."""
     web = pids(service, "gunicorn")
-    return [pid for pid in web if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in web]
+    return [
+        pid
+        for pid in web
+        if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in web
+    ]
 
 
 def asked_to_stop(workers: list[int]) -> Callable[[], bool]:
     """Make a question: whether SIGTERM waits for each of these stopped processes."""
 
     def waits(pid: int) -> bool:
-        lines = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        lines = dict(
+            line.split(":\t")
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            if ":\t" in line
+        )
         return bool(int(lines["ShdPnd"], 16) >> (signal.SIGTERM - 1) & 1)
 
     return lambda: all(map(waits, workers))

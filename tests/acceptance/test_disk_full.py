@@ -31,7 +31,9 @@ def disk(here: Premises) -> Iterator[SmallDisk]:
         yield disk
 
 
-def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_there_is_room(here: Premises, disk: SmallDisk) -> None:
+def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_there_is_room(
+    here: Premises, disk: SmallDisk
+) -> None:
     here.environ |= {"POLL_AFTER": "1", "POLL_INTERVAL": "1"}
     with here.started() as service, here.services() as services:
         (before,) = here.wait(here.submit().ref)
@@ -41,27 +43,39 @@ def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_th
         taken: list[str] = []
         send = partial(post, here, services.tickets.sign, taken)
         with disk.full():
-            (refused,) = until(lambda: [answer for answer in [send()] if not answer.ok], what="a refusal")
+            (refused,) = until(
+                lambda: [answer for answer in [send()] if not answer.ok], what="a refusal"
+            )
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
             assert refused.json() == {"ok": False, "error": "this callback cannot be stored now"}
-            until(lambda: here.status("/readyz") == requests.codes.unavailable, what="that it says so itself")
-            assert requests.get(f"{here.url}/readyz", timeout=10).json()["ledger"] == "the ledger cannot be used now; the log says why"
+            until(
+                lambda: here.status("/readyz") == requests.codes.unavailable,
+                what="that it says so itself",
+            )
+            assert (
+                requests.get(f"{here.url}/readyz", timeout=10).json()["ledger"]
+                == "the ledger cannot be used now; the log says why"
+            )
             assert here.status("/healthz") == requests.codes.ok
             assert requests.get(f"{here.url}/metrics", timeout=10).status_code == requests.codes.ok
             for _ in range(20):
                 assert send().status_code in {200, 503}
         assert send().status_code == 200
         assert web_processes(service) == web, "nobody died of it"
-        assert {job.ref for job in services.reports.jobs_named(taken)} == set(taken), "what was answered 200 is there"
+        assert {job.ref for job in services.queries.jobs_named(taken)} == set(taken), (
+            "what was answered 200 is there"
+        )
         found, new = here.wait(lost.ref, here.submit().ref)
         assert here.is_safe(found)
         assert here.is_safe(new)
         until(lambda: here.status("/readyz") == requests.codes.ok, what="that it is ready again")
-        assert services.reports.audit().ok
+        assert services.queries.audit().ok
         assert "Traceback" not in service.output()
 
 
-def test_a_web_process_that_never_counted_before_does_not_die_of_a_full_disk(here: Premises, disk: SmallDisk) -> None:
+def test_a_web_process_that_never_counted_before_does_not_die_of_a_full_disk(
+    here: Premises, disk: SmallDisk
+) -> None:
     with here.started() as service, here.services() as services:
         send = partial(post, here, services.tickets.sign, [])
         web = web_processes(service)
@@ -69,7 +83,10 @@ def test_a_web_process_that_never_counted_before_does_not_die_of_a_full_disk(her
             assert [send().status_code for _ in range(5)][-1] == 503
             assert web_processes(service) == web
             os.kill(max(web - {min(web)}), signal.SIGKILL)
-            until(lambda: len(web_processes(service) - web) == 1, what="another web process, started on the full disk")
+            until(
+                lambda: len(web_processes(service) - web) == 1,
+                what="another web process, started on the full disk",
+            )
             assert {send().status_code for _ in range(5)} == {503}
         assert send().status_code == 200
 

@@ -18,7 +18,9 @@ def here(tmp_path: Path) -> Iterator[Premises]:
         yield Premises(tmp_path, sandbox)
 
 
-def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_asked_for(here: Premises) -> None:
+def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_asked_for(
+    here: Premises,
+) -> None:
     with here.started():
         well = here.run("receiver", "doctor")
     assert (well.status, well.err) == (0, "")
@@ -31,7 +33,9 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     told = json.loads(ill.out)
     assert (ill.status, told["ok"]) == (1, False)
     assert [check["name"] for check in told["checks"]] == NAMES
-    assert [check["name"] for check in told["checks"] if check["status"] == "failed"] == ["public URL"]
+    assert [check["name"] for check in told["checks"] if check["status"] == "failed"] == [
+        "public URL"
+    ]
     assert "start `receiver serve`" in told["checks"][-1]["remedy"]
 
     refused = here.run("submitter", "submit", "a fox", "--mode", "webhook")
@@ -42,7 +46,9 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     polled = here.run("submitter", "submit", "a fox", "--json")
     assert polled.status == 0
     assert "--mode was not given: the result is polled" in polled.err
-    (here.folder / "jobs.jsonl").write_text('{"prompt": "a wolf"}\n{"prompt": "a bear", "mode": "webhook"}\n')
+    (here.folder / "jobs.jsonl").write_text(
+        '{"prompt": "a wolf"}\n{"prompt": "a bear", "mode": "webhook"}\n'
+    )
     batch = here.run("submitter", "batch", "jobs.jsonl", "--no-wait")
     assert batch.status == 2
     assert "could not reach us through it" in batch.err
@@ -52,7 +58,9 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     assert "lines without a mode are polled" in batch.err
 
 
-def test_every_mistake_of_a_configuration_is_told_with_its_remedy_and_status_2(here: Premises) -> None:
+def test_every_mistake_of_a_configuration_is_told_with_its_remedy_and_status_2(
+    here: Premises,
+) -> None:
     wrong = {"PORT": "none", "FETCH_ALLOW": "a/b", "EVENT_URLS": "https://hooks.example/planted"}
     done = here.run("receiver", "doctor", **wrong)
     assert done.status == 2

@@ -23,11 +23,18 @@ def here(tmp_path: Path) -> Iterator[Premises]:
         yield Premises(tmp_path, sandbox)
 
 
-def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and_nobody_is_told_the_past(here: Premises) -> None:
+def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and_nobody_is_told_the_past(
+    here: Premises,
+) -> None:
     with here.services() as services:
-        services.ledger.expire(services.ledger.submit(_submission(), "https://past.test").ref, "long ago")
+        services.ledger.expire(
+            services.ledger.submit(_submission(), "https://past.test").ref, "long ago"
+        )
     with EventSide() as side:
-        here.environ |= {"EVENT_URLS": f"{side.url}#job.archived+asset.archived", "EVENT_SECRET": SECRET}
+        here.environ |= {
+            "EVENT_URLS": f"{side.url}#job.archived+asset.archived",
+            "EVENT_SECRET": SECRET,
+        }
         here.environ["FETCH_ALLOW"] += f",{side.address}"
         side.status = 503
         with here.started():
@@ -47,15 +54,21 @@ def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and
     assert "set aside;" not in done.out
 
 
-def test_listen_prints_what_there_is_follows_what_comes_and_ends_on_a_signal(here: Premises) -> None:
+def test_listen_prints_what_there_is_follows_what_comes_and_ends_on_a_signal(
+    here: Premises,
+) -> None:
     with here.started():
         first = here.submit()
         here.wait(first.ref)
-        done = here.run("receiver", "listen", "--after", "0", "--no-follow", "--json", "--type", "job.archived")
+        done = here.run(
+            "receiver", "listen", "--after", "0", "--no-follow", "--json", "--type", "job.archived"
+        )
         (line,) = done.out.splitlines()
         event = json.loads(line)
         assert (done.status, event["type"], event["data"]["ref"]) == (0, "job.archived", first.ref)
-        with running(("receiver", "listen", "--after", str(event["number"])), here.environ, here.folder) as listening:
+        with running(
+            ("receiver", "listen", "--after", str(event["number"])), here.environ, here.folder
+        ) as listening:
             second = here.submit()
             here.wait(second.ref)
             listening.says(f"job.archived    {second.ref}")
@@ -63,16 +76,31 @@ def test_listen_prints_what_there_is_follows_what_comes_and_ends_on_a_signal(her
             assert listening.stop(signal.SIGTERM) == 130
 
 
-def test_a_command_that_fails_is_run_again_for_the_same_event_with_the_next_start(here: Premises) -> None:
+def test_a_command_that_fails_is_run_again_for_the_same_event_with_the_next_start(
+    here: Premises,
+) -> None:
     with here.services() as services:
         refs = [services.ledger.submit(_submission(), "https://past.test").ref for _ in range(2)]
         for ref in refs:
             services.ledger.expire(ref, "no word")
     place, out = here.folder / "place", here.folder / "out"
     command = f"""sh -c 'echo "$EVENT_REF $EVENT_MESSAGE" >> {out}; test -e {out}.ready'"""
-    listen = ("receiver", "listen", "--after", "0", "--no-follow", "--cursor", str(place), "--exec", command)
+    listen = (
+        "receiver",
+        "listen",
+        "--after",
+        "0",
+        "--no-follow",
+        "--cursor",
+        str(place),
+        "--exec",
+        command,
+    )
     done = here.run(*listen)
-    assert (done.status, done.err) == (1, "event 1: the command ended with status 1; it is done again with the next start\n")
+    assert (done.status, done.err) == (
+        1,
+        "event 1: the command ended with status 1; it is done again with the next start\n",
+    )
     Path(f"{out}.ready").touch()
     again = here.run(*(word for word in listen if word not in ("--after", "0")))
     assert (again.status, again.err) == (0, "")
@@ -98,7 +126,10 @@ def test_what_was_set_aside_is_shown_and_sent_again_on_request(here: Premises) -
     assert (wrong.status, wrong.out) == (1, "")
     assert "event 77 is not set aside" in wrong.err
     right = here.run("receiver", "resend", "--all")
-    assert (right.status, right.out) == (0, f"event {claimed.row.event} will be sent again to 1 destinations\n")
+    assert (right.status, right.out) == (
+        0,
+        f"event {claimed.row.event} will be sent again to 1 destinations\n",
+    )
 
 
 def _submission() -> Submission:

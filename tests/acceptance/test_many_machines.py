@@ -37,7 +37,10 @@ def here(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Premises]:
 
 def workers(here: Premises, stack: ExitStack) -> list[Running]:
     """Start workers that share one DATA_DIR."""
-    started = [stack.enter_context(running(["receiver", "worker"], here.environ, here.folder)) for _ in range(WORKERS)]
+    started = [
+        stack.enter_context(running(["receiver", "worker"], here.environ, here.folder))
+        for _ in range(WORKERS)
+    ]
     for worker in started:
         worker.says("worker started")
     return started
@@ -51,7 +54,7 @@ def test_workers_beside_each_other_do_all_of_the_work_and_drain_at_a_signal(here
         assert all(here.is_safe(job) for job in jobs)
         assert [worker.stop() for worker in more] == [0] * WORKERS
         with here.services() as services:
-            assert services.reports.audit().ok
+            assert services.queries.audit().ok
 
 
 def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(here: Premises) -> None:
@@ -62,11 +65,19 @@ def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(here: Premise
         with here.services() as services:
 
             def in_hand() -> bool:
-                return any(asset.claim for assets in services.reports.assets(refs).values() for asset in assets)
+                return any(
+                    asset.claim
+                    for assets in services.queries.assets(refs).values()
+                    for asset in assets
+                )
 
             until(in_hand, what="work in hand")
             victim.kill()
             # The minute goes by after which a dead worker's leases end; the living find that they were slow, which is harmless too.
-            services.database.write(lambda connection: connection.execute(text("UPDATE assets SET due_at = due_at - 60 WHERE claim <> ''")))
+            services.database.write(
+                lambda connection: connection.execute(
+                    text("UPDATE assets SET due_at = due_at - 60 WHERE claim <> ''")
+                )
+            )
         jobs = here.wait(*refs, within=60)
         assert all(here.is_safe(job) for job in jobs)

@@ -24,7 +24,11 @@ def here(tmp_path: Path) -> Iterator[Premises]:
 def figures(url: str) -> dict[str, float]:
     """Return every sample of a scrape by its name and labels."""
     lines = requests.get(f"{url}/metrics", timeout=10).text.splitlines()
-    return {found[1]: float(found[2]) for line in lines if (found := re.fullmatch(r"(\w+(?:\{[^}]*\})?) (\S+)", line))}
+    return {
+        found[1]: float(found[2])
+        for line in lines
+        if (found := re.fullmatch(r"(\w+(?:\{[^}]*\})?) (\S+)", line))
+    }
 
 
 def figures_once(url: str, sample: str, value: float) -> dict[str, float]:
@@ -33,21 +37,37 @@ def figures_once(url: str, sample: str, value: float) -> dict[str, float]:
     return figures(url)
 
 
-def test_one_scrape_shows_what_web_and_worker_counted_and_a_killed_worker_is_not_forgotten(here: Premises) -> None:
+def test_one_scrape_shows_what_web_and_worker_counted_and_a_killed_worker_is_not_forgotten(
+    here: Premises,
+) -> None:
     with here.started(EVENT_URLS="log:") as service:
         job = here.submit()
         (archived,) = here.wait(job.ref)
         told = 'receiver_event_attempts_total{destination="log:",outcome="sent"}'
         found = figures_once(here.url, told, 2)
         size = archived.assets[0].size
-        assert found['receiver_callbacks_total{outcome="ended"}'] == found['receiver_callback_seconds_count{outcome="ended"}'] == 1
+        assert (
+            found['receiver_callbacks_total{outcome="ended"}']
+            == found['receiver_callback_seconds_count{outcome="ended"}']
+            == 1
+        )
         assert found['receiver_deliveries_total{source="callback",verdict="ended"}'] == 1
-        assert found['receiver_assets_total{outcome="archived"}'] == found["receiver_time_left_seconds_count"] == 1
+        assert (
+            found['receiver_assets_total{outcome="archived"}']
+            == found["receiver_time_left_seconds_count"]
+            == 1
+        )
         assert found["receiver_archived_bytes_total"] == size
         for step in ("fetch", "inspect", "put"):
             assert found[f'receiver_archive_step_seconds_count{{step="{step}"}}'] == 1
-        assert found['receiver_jobs{state="archived"}'] + found['receiver_jobs{state="waiting"}'] <= 1
-        for silent in ('receiver_callbacks_total{outcome="forged"}', 'receiver_lost_total{what="job"}', "receiver_claims_taken_over_total"):
+        assert (
+            found['receiver_jobs{state="archived"}'] + found['receiver_jobs{state="waiting"}'] <= 1
+        )
+        for silent in (
+            'receiver_callbacks_total{outcome="forged"}',
+            'receiver_lost_total{what="job"}',
+            "receiver_claims_taken_over_total",
+        ):
             assert found[silent] == 0
         kill_worker(service)
         second = here.submit()
@@ -64,7 +84,9 @@ def kill_worker(service: Running) -> None:
 
 def test_a_worker_on_a_machine_of_its_own_shows_its_figures_at_a_port(here: Premises) -> None:
     port = free_port()
-    with running(("receiver", "worker", "--metrics-port", str(port)), here.environ, here.folder) as worker:
+    with running(
+        ("receiver", "worker", "--metrics-port", str(port)), here.environ, here.folder
+    ) as worker:
         worker.says("metrics on")
         found = figures(f"http://127.0.0.1:{port}")
         assert found['receiver_assets_total{outcome="archived"}'] == 0

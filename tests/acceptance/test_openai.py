@@ -28,15 +28,34 @@ def submit(here: Premises, side: OpenAISide, *options: str) -> Finished:
 
 def test_pictures_in_an_answer_are_archived_while_the_command_waits(here: Premises) -> None:
     with OpenAISide(with_pictures(*PNGS)) as side, here.started() as service:
-        done = submit(here, side, "--variants", "3", "--size", "1024x1024", "--param", "quality=high", "--wait", "--json")
+        done = submit(
+            here,
+            side,
+            "--variants",
+            "3",
+            "--size",
+            "1024x1024",
+            "--param",
+            "quality=high",
+            "--wait",
+            "--json",
+        )
         assert done.status == 0, done.err
         assert (len(side.calls), side.connections) == (1, 1)
-        assert side.calls[0].body == {"model": "gpt-image-1.5", "prompt": "a fox", "n": 3, "size": "1024x1024", "quality": "high"}
+        assert side.calls[0].body == {
+            "model": "gpt-image-1.5",
+            "prompt": "a fox",
+            "n": 3,
+            "size": "1024x1024",
+            "quality": "high",
+        }
         assert "Traceback" not in service.output()
         assert here.run("receiver", "audit").status == 0
     job = json.loads(done.out)
     assert (job["state"], job["provider"], job["provider_id"]) == ("archived", "openai", None)
-    assert [(here.data / "archive" / asset["key"]).read_bytes() for asset in job["assets"]] == list(PNGS)
+    assert [(here.data / "archive" / asset["key"]).read_bytes() for asset in job["assets"]] == list(
+        PNGS
+    )
     assert "sk-test" not in done.err + service.output()
 
 
@@ -51,8 +70,12 @@ def test_without_a_key_the_variable_is_named(here: Premises) -> None:
     assert (done.status, done.out, "OPENAI_API_KEY: not set" in done.err) == (2, "", True)
 
 
-@pytest.mark.parametrize("options", [["--mode", "poll"], ["--api", "api"], ["--wait", "--resubmit", "1"]])
-def test_what_is_for_the_other_provider_is_wrong_usage(here: Premises, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "options", [["--mode", "poll"], ["--api", "api"], ["--wait", "--resubmit", "1"]]
+)
+def test_what_is_for_the_other_provider_is_wrong_usage(
+    here: Premises, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATA_DIR", str(here.data))
     result = CliRunner().invoke(submitter, [*COMMAND[1:], *options])
     assert (result.exit_code, "OpenAI answers at once" in result.output) == (2, True)

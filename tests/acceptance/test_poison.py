@@ -32,11 +32,11 @@ def here(tmp_path: Path) -> Iterator[Premises]:
 
 def the_asset(services: Services, ref: str) -> Asset:
     """Return a job's one asset."""
-    (asset,) = services.reports.assets([ref])[ref]
+    (asset,) = services.queries.assets([ref])[ref]
     return asset
 
 
-def hurry(here: Premises, ref: str, *, crashes: int) -> None:
+def expedite(here: Premises, ref: str, *, crashes: int) -> None:
     """Let the pause after a crash be over, and the worker have crashed at least so often; what is in a hand is left alone."""
     paused = (crashes, time.time(), ref, AssetState.PENDING, time.time() + 0.75 * LEASE)
     with closing(sqlite3.connect(here.data / "ledger.sqlite3", isolation_level=None)) as connection:
@@ -46,19 +46,23 @@ def hurry(here: Premises, ref: str, *, crashes: int) -> None:
 
 def is_over(here: Premises, services: Services, ref: str) -> bool:
     """Say whether the asset is final; if not, have its next attempt be the last but one."""
-    hurry(here, ref, crashes=MOST_CRASHES - 2)
-    services.engine.ring()
+    expedite(here, ref, crashes=MOST_CRASHES - 2)
+    services.engine.notify()
     return the_asset(services, ref).finished_at is not None
 
 
-def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_archived_and_a_retry_brings_it_home(here: Premises) -> None:
+def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_archived_and_a_retry_brings_it_home(
+    here: Premises,
+) -> None:
     faults = here.folder / "faults"
     faults.mkdir()
     poisonous = [ref := new_ref(time.time())]
 
     def serve(connection: socket) -> None:
         if poisonous:
-            (faults / Point.FETCHED).touch()  # whoever has a file next is killed, with this one in hand
+            (
+                faults / Point.FETCHED
+            ).touch()  # whoever has a file next is killed, with this one in hand
         answer(body=PNG)(connection)
 
     with source(serve) as server:
@@ -77,8 +81,12 @@ def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_a
             (job, *others) = here.wait(ref, *neighbours, here.submit("a fox that came later").ref)
             assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
             assert all(map(here.is_safe, others))
-            assert SUSPICIOUS_CRASHES < service.output().count("process died, starting it again") <= MOST_CRASHES
-            assert services.reports.audit().ok
+            assert (
+                SUSPICIOUS_CRASHES
+                < service.output().count("process died, starting it again")
+                <= MOST_CRASHES
+            )
+            assert services.queries.audit().ok
             poisonous.clear()
             assert here.run("receiver", "retry", ref).status == 0
             (job,) = here.wait(ref)

@@ -30,7 +30,16 @@ def test_the_processes_of_the_procfile_do_the_main_job_and_stop_on_sigterm(here:
     released = here.run(*HONCHO, "release")
     assert "the ledger's schema is" in released.out
     with here.started((*HONCHO, "web", "worker"), WEB_CONCURRENCY="2") as service:
-        until(lambda: sum("gunicorn" in line and "/bin/sh" not in line for line in service.members().values()) == 3, what="two web workers")
+        until(
+            lambda: (
+                sum(
+                    "gunicorn" in line and "/bin/sh" not in line
+                    for line in service.members().values()
+                )
+                == 3
+            ),
+            what="two web workers",
+        )
         service.says("worker started")
         jobs = here.wait(*(here.submit(f"fox {number}").ref for number in range(6)))
         assert all(map(here.is_safe, jobs))
@@ -38,7 +47,9 @@ def test_the_processes_of_the_procfile_do_the_main_job_and_stop_on_sigterm(here:
         answers = {requests.get(f"{here.url}/metrics", timeout=5).text for _ in range(6)}
         assert all('receiver_callbacks_total{outcome="ended"} 6.0' in answer for answer in answers)
         assert all('receiver_jobs{state="archived"} 6.0' in answer for answer in answers)
-        assert service.stop() == 128 + signal.SIGTERM, "honcho's way of saying that it was asked to stop"
+        assert service.stop() == 128 + signal.SIGTERM, (
+            "honcho's way of saying that it was asked to stop"
+        )
         assert "Traceback" not in service.output()
         assert "Warning" not in service.output()
 
@@ -46,11 +57,16 @@ def test_the_processes_of_the_procfile_do_the_main_job_and_stop_on_sigterm(here:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"PORT": "none", "CONFIRM": "maybe"}, ["the configuration is wrong:", "CONFIRM: ", "PORT: "]),
+        (
+            {"PORT": "none", "CONFIRM": "maybe"},
+            ["the configuration is wrong:", "CONFIRM: ", "PORT: "],
+        ),
         ({"DATA_DIR": "/proc/nowhere"}, ["DATA_DIR: ", "name a directory that can be written"]),
     ],
 )
-def test_a_web_process_that_cannot_start_says_why_in_a_few_lines(here: Premises, wrong: dict[str, str], said: list[str]) -> None:
+def test_a_web_process_that_cannot_start_says_why_in_a_few_lines(
+    here: Premises, wrong: dict[str, str], said: list[str]
+) -> None:
     done = here.run(*WEB, **wrong)
     assert done.status != 0
     assert all(text in done.err for text in said), done.err
@@ -84,9 +100,19 @@ def test_the_doors_hold_over_real_sockets(here: Premises) -> None:
             (b"POST " + right + b"%0A", whole, 404, b'"no such callback"'),
             (b"POST " + right + b"\xff", whole, 400, b"Bad Request"),  # by gunicorn: it is no HTTP
             (b"GET " + right, whole, 405, b"Method Not Allowed"),
-            (b"POST " + right, CHUNKED + b"3e9\r\n%b\r\n0\r\n\r\n" % BODY.ljust(1001), 413, b"1000 bytes"),
+            (
+                b"POST " + right,
+                CHUNKED + b"3e9\r\n%b\r\n0\r\n\r\n" % BODY.ljust(1001),
+                413,
+                b"1000 bytes",
+            ),
             (b"POST " + right, WHOLE + b"1001\r\n\r\n" + BODY.ljust(1001), 413, b"1000 bytes"),
-            (b"POST " + right, WHOLE + b"100\r\n\r\n" + BODY, 400, b""),  # and then silence: cut short
+            (
+                b"POST " + right,
+                WHOLE + b"100\r\n\r\n" + BODY,
+                400,
+                b"",
+            ),  # and then silence: cut short
             (b"POST " + right, CHUNKED + b"1d\r\n%b\r\n0\r\n\r\n" % BODY, 200, ref.encode()),
             (b"POST http://x" + right, whole, 200, ref.encode()),
             (b"POST " + right + b"?x=%2F", whole, 200, ref.encode()),
@@ -95,7 +121,10 @@ def test_the_doors_hold_over_real_sockets(here: Premises) -> None:
             assert answer.startswith(b"HTTP/1.1 %d " % status), (line, answer)
             assert text in answer
             assert b"location:" not in answer.lower()
-        assert [row.verdict for row in services.reports.deliveries(ref)] == ["unreadable", *["progress"] * 3]
+        assert [row.verdict for row in services.queries.deliveries(ref)] == [
+            "unreadable",
+            *["progress"] * 3,
+        ]
         assert ticket not in service.log.read_bytes()
 
 
@@ -108,5 +137,8 @@ def test_a_killed_web_worker_is_replaced_and_its_counts_stay(here: Premises) -> 
             os.kill(old, signal.SIGKILL)
             until(lambda old=old: set(service.members()) - {service.pid, old}, what="a new worker")  # type: ignore[misc]
             until(lambda: here.status("/healthz") == 200, what="that it answers")
-        assert 'receiver_callbacks_total{outcome="forged"} 2.0' in requests.get(f"{here.url}/metrics", timeout=5).text
+        assert (
+            'receiver_callbacks_total{outcome="forged"} 2.0'
+            in requests.get(f"{here.url}/metrics", timeout=5).text
+        )
         assert service.stop() == 0

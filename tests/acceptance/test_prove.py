@@ -12,11 +12,30 @@ from waiting import until
 
 from tests.prove.evidence import Evidence, Recovery
 from tests.prove.faults import FAULTS
-from tests.prove.promises import ANSWERED, BACK_IN_TIME, CLEAN, EXPLAINED, NO_SILENCE, ON_DISK, ONCE, PAID_ONCE, examine
+from tests.prove.promises import (
+    ANSWERED,
+    BACK_IN_TIME,
+    CLEAN,
+    EXPLAINED,
+    NO_SILENCE,
+    ON_DISK,
+    ONCE,
+    PAID_ONCE,
+    examine,
+)
 from tests.prove.recording_proxy import Acknowledgement
 from tests.prove.setups import SETUPS
 
-PROVE = ("python", str(ROOT / "tests/prove/run.py"), "--setup", "sqlite+directory", "--rounds", "1", "--seed", "7")
+PROVE = (
+    "python",
+    str(ROOT / "tests/prove/run.py"),
+    "--setup",
+    "sqlite+directory",
+    "--rounds",
+    "1",
+    "--seed",
+    "7",
+)
 KEY = "2026/07/01/01ARCHIVED0000000000000000/0.png"
 
 
@@ -56,7 +75,11 @@ def test_a_planted_loss_is_found_and_named_and_its_evidence_kept(tmp_path: Path)
 
 def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
     with running((*PROVE, "--fault", "kill tree"), {"TMPDIR": str(tmp_path)}, tmp_path) as proof:
-        until(lambda: list(tmp_path.glob("prove-*/round-*/data/bell")), within=60, what="that the service works")
+        until(
+            lambda: list(tmp_path.glob("prove-*/round-*/data/bell")),
+            within=60,
+            what="that the service works",
+        )
         assert proof.stop(signal.SIGINT, within=40) == 130
         assert "interrupted" in proof.output()
     until(lambda: not living(tmp_path), what="that nothing lives on")
@@ -95,7 +118,15 @@ def job(prompt: str, ref: str, state: str, reason: str | None = None) -> dict[st
 
 
 def delivery(number: int, ref: str, digest: str) -> dict[str, Any]:
-    return {"id": number, "ref": ref, "source": "callback", "digest": digest, "body_digest": digest, "size": 1, "received_at": 1.0}
+    return {
+        "id": number,
+        "ref": ref,
+        "source": "callback",
+        "digest": digest,
+        "body_digest": digest,
+        "size": 1,
+        "received_at": 1.0,
+    }
 
 
 @pytest.fixture
@@ -104,7 +135,11 @@ def evidence() -> Evidence:
     good, bad = "01ARCHIVED0000000000000000", "01FAILED000000000000000000"
     asset = {"ref": good, "idx": 0, "state": "archived", "key": KEY, "sha256": "aa"}
     made = Evidence(
-        acknowledged=[Acknowledgement(good, "d1", 1, 2), Acknowledgement(good, "d2", 3, 4), Acknowledgement(bad, "d3", 1, 2)],
+        acknowledged=[
+            Acknowledgement(good, "d1", 1, 2),
+            Acknowledgement(good, "d2", 3, 4),
+            Acknowledgement(bad, "d3", 1, 2),
+        ],
         tasks=[task("a", good, ["aa"]), task("b", bad, [], fail="error")],
         jobs=[job("a", good, "archived"), job("b", bad, "failed", "provider_error")],
         assets=[asset],
@@ -134,34 +169,72 @@ def found(evidence: Evidence) -> set[str]:
 
 DAMAGES: dict[str, tuple[str, Callable[[Evidence], object]]] = {
     "an acknowledged delivery is gone": (ON_DISK, lambda seen: seen.deliveries.pop(1)),
-    "an acknowledged delivery is kept once of twice": (ON_DISK, lambda seen: seen.acknowledged.append(seen.acknowledged[0])),
+    "an acknowledged delivery is kept once of twice": (
+        ON_DISK,
+        lambda seen: seen.acknowledged.append(seen.acknowledged[0]),
+    ),
     "the later delivery stands first": (ON_DISK, lambda seen: seen.deliveries.reverse()),
-    "a kept body is another": (ON_DISK, lambda seen: seen.deliveries[0].update(body_digest="other")),
+    "a kept body is another": (
+        ON_DISK,
+        lambda seen: seen.deliveries[0].update(body_digest="other"),
+    ),
     "a callback was cut": (ANSWERED, lambda seen: seen.cut.append("reset")),
     "a job is silent": (NO_SILENCE, lambda seen: seen.jobs[0].update(state="waiting")),
-    "a job ended otherwise": (NO_SILENCE, lambda seen: seen.jobs[1].update(state="expired", reason=None)),
+    "a job ended otherwise": (
+        NO_SILENCE,
+        lambda seen: seen.jobs[1].update(state="expired", reason=None),
+    ),
     "a paid job is unknown": (NO_SILENCE, lambda seen: seen.jobs.pop(1)),
-    "a job expired although it was heard of": (NO_SILENCE, lambda seen: seen.jobs[0].update(state="expired", provider_id=None)),
-    "a job that was never posted is archived": (NO_SILENCE, lambda seen: seen.jobs.append(job("c", "01C", "archived"))),
-    "a law is broken": (NO_SILENCE, lambda seen: seen.broken_laws.update({"1 jobs are nowhere": []})),
+    "a job expired although it was heard of": (
+        NO_SILENCE,
+        lambda seen: seen.jobs[0].update(state="expired", provider_id=None),
+    ),
+    "a job that was never posted is archived": (
+        NO_SILENCE,
+        lambda seen: seen.jobs.append(job("c", "01C", "archived")),
+    ),
+    "a law is broken": (
+        NO_SILENCE,
+        lambda seen: seen.broken_laws.update({"1 jobs are nowhere": []}),
+    ),
     "an object is gone": (ONCE, lambda seen: seen.objects.clear()),
     "an orphan": (ONCE, lambda seen: seen.objects.update({KEY.replace("png", "webp"): "aa"})),
     "other bytes": (ONCE, lambda seen: seen.objects.update({KEY: "bb"})),
-    "a result without an asset": (ONCE, lambda seen: seen.tasks[0]["files"].append({"sha256": "cc"})),
+    "a result without an asset": (
+        ONCE,
+        lambda seen: seen.tasks[0]["files"].append({"sha256": "cc"}),
+    ),
     "an end is announced twice": (ONCE, lambda seen: seen.events.append(seen.events[1])),
     "an end is not announced": (ONCE, lambda seen: seen.events.pop()),
-    "an order is posted twice": (PAID_ONCE, lambda seen: seen.tasks.append(task("a", "01OTHER", []))),
-    "two tasks are one job": (PAID_ONCE, lambda seen: seen.tasks.append({**seen.tasks[0], "id": "2", "prompt": "c"})),
+    "an order is posted twice": (
+        PAID_ONCE,
+        lambda seen: seen.tasks.append(task("a", "01OTHER", [])),
+    ),
+    "two tasks are one job": (
+        PAID_ONCE,
+        lambda seen: seen.tasks.append({**seen.tasks[0], "id": "2", "prompt": "c"}),
+    ),
     "no manifest": (EXPLAINED, lambda seen: seen.manifests.clear()),
-    "a manifest of another state": (EXPLAINED, lambda seen: next(iter(seen.manifests.values())).update(state="expired")),
-    "a manifest of nobody": (EXPLAINED, lambda seen: seen.manifests.update({"2026/07/01/01NOBODY/job.json": {}})),
+    "a manifest of another state": (
+        EXPLAINED,
+        lambda seen: next(iter(seen.manifests.values())).update(state="expired"),
+    ),
+    "a manifest of nobody": (
+        EXPLAINED,
+        lambda seen: seen.manifests.update({"2026/07/01/01NOBODY/job.json": {}}),
+    ),
     "a temporary file": (CLEAN, lambda seen: seen.left_over.append("archive/.tmp/x")),
-    "a slow recovery": (BACK_IN_TIME, lambda seen: seen.recoveries.append(Recovery("kill", 5.1, 5.0))),
+    "a slow recovery": (
+        BACK_IN_TIME,
+        lambda seen: seen.recoveries.append(Recovery("kill", 5.1, 5.0)),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_each_kind_of_damage_is_found_as_a_breach_of_its_promise(name: str, evidence: Evidence) -> None:
+def test_each_kind_of_damage_is_found_as_a_breach_of_its_promise(
+    name: str, evidence: Evidence
+) -> None:
     promise, damage = DAMAGES[name]
     damage(evidence)
     assert promise in found(evidence)

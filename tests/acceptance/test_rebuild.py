@@ -62,16 +62,30 @@ def known(here: Premises) -> int:
     if not (here.data / "ledger.sqlite3").exists():
         return 0
     with here.services() as services:
-        return services.reports.counts()["archived"]
+        return services.queries.counts()["archived"]
 
 
 def last(text: str) -> str:
     return text.splitlines()[-1]
 
 
-def test_a_lost_ledger_is_rebuilt_agrees_with_the_archive_and_pays_nothing_twice(here: Premises) -> None:
+def test_a_lost_ledger_is_rebuilt_agrees_with_the_archive_and_pays_nothing_twice(
+    here: Premises,
+) -> None:
     here.environ["POLL_INTERVAL"] = "0.1"
-    submit = ("submitter", "submit", "a fox", "--key", "order-1", "--size", "64x64", "--mode", "poll", "--json", "--wait")
+    submit = (
+        "submitter",
+        "submit",
+        "a fox",
+        "--key",
+        "order-1",
+        "--size",
+        "64x64",
+        "--mode",
+        "poll",
+        "--json",
+        "--wait",
+    )
     with running(WORKER, here.environ, here.folder) as worker:
         worker.says("worker started")
         assert here.run(*submit).status == 0
@@ -83,7 +97,11 @@ def test_a_lost_ledger_is_rebuilt_agrees_with_the_archive_and_pays_nothing_twice
     lost = here.run("receiver", "jobs", "--state", "archived", "--json").out
     lose_the_ledger(here)
     back = here.run(*REBUILD)
-    assert (back.status, back.out, back.err) == (0, "restored 1 job with 1 picture; 0 were in the ledger already\n", "")
+    assert (back.status, back.out, back.err) == (
+        0,
+        "restored 1 job with 1 picture; 0 were in the ledger already\n",
+        "",
+    )
     assert here.run("receiver", "jobs", "--json").out == lost, "and nothing of the one in flight"
     accepted = here.sandbox.stats()["accepted"]
     assert here.run(*submit).status == 0
@@ -92,7 +110,9 @@ def test_a_lost_ledger_is_rebuilt_agrees_with_the_archive_and_pays_nothing_twice
     assert (audited.status, last(audited.out)) == (0, "everything is where the ledger says")
 
 
-def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_says_so(here: Premises) -> None:
+def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_says_so(
+    here: Premises,
+) -> None:
     (first, one), (second, two), (third, three) = made_up_files(here, 3).items()
     archive = here.data / "archive"
     (archive / manifest_key(third)).write_text("{")
@@ -105,7 +125,11 @@ def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_say
     (archive / "a\x1b[31mred").write_bytes(b"")
     done = here.run(*AUDIT)
     assert (done.status, last(done.out)) == (1, "NOT everything is where the ledger says")
-    found = [line.partition(" (")[0] for line in done.out.splitlines() if line.startswith(("missing", "differs", "unknown"))]
+    found = [
+        line.partition(" (")[0]
+        for line in done.out.splitlines()
+        if line.startswith(("missing", "differs", "unknown"))
+    ]
     assert found == [
         f"missing: {two}",
         f"differs: {one}",
@@ -125,13 +149,22 @@ def test_an_archive_that_is_away_is_told_with_what_to_do(here: Premises) -> None
     (here.data / "archive").rename(here.folder / "unmounted")
     for command in (REBUILD, AUDIT):
         done = here.run(*command)
-        assert (done.status, "mount it, or correct ARCHIVE_URL" in done.err, "Traceback" in done.err) == (1, True, False)
+        assert (
+            done.status,
+            "mount it, or correct ARCHIVE_URL" in done.err,
+            "Traceback" in done.err,
+        ) == (1, True, False)
     (here.folder / "unmounted").rename(here.data / "archive")
     done = here.run(*AUDIT)
-    assert (done.status, "going on where the last deep audit stopped: 0 jobs" in done.err) == (0, True)
+    assert (done.status, "going on where the last deep audit stopped: 0 jobs" in done.err) == (
+        0,
+        True,
+    )
 
 
-@pytest.mark.parametrize("arguments", [["audit", "--anew"], ["audit", "--jobs", "4"], ["audit", "--deep", "--jobs", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["audit", "--anew"], ["audit", "--jobs", "4"], ["audit", "--deep", "--jobs", "0"]]
+)
 def test_wrong_usage_is_told(arguments: list[str]) -> None:
     assert CliRunner().invoke(receiver, arguments).exit_code == 2
 
@@ -144,11 +177,16 @@ def test_a_folder_that_is_none_is_wrong_usage(here: Premises) -> None:
 # Killed in the middle, and stopped by hand
 
 
-def test_a_rebuild_killed_in_the_middle_has_whole_jobs_only_and_the_next_one_has_all(here: Premises) -> None:
+def test_a_rebuild_killed_in_the_middle_has_whole_jobs_only_and_the_next_one_has_all(
+    here: Premises,
+) -> None:
     count = 3 * rebuild.FOLDERS_AT_ONCE
     made_up_files(here, count)
     with running(REBUILD, here.environ, here.folder) as process:
-        until(lambda: known(here) > 0 or process.process.poll() is not None, what="that some jobs are restored")
+        until(
+            lambda: known(here) > 0 or process.process.poll() is not None,
+            what="that some jobs are restored",
+        )
         process.kill()
     some = known(here)
     assert 0 < some <= count
@@ -175,29 +213,41 @@ def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(here: Premises) -> 
                 until(partial(has_arrived, process.pid, number), what="that the signal has arrived")
                 pipe.write(b"now go on")
             assert process.process.wait(10) == 128 + number
-            assert "stopped (3 jobs and 0 objects done, 0 differences so far, of 6 jobs)" in process.output()
+            assert (
+                "stopped (3 jobs and 0 objects done, 0 differences so far, of 6 jobs)"
+                in process.output()
+            )
             assert "run `receiver audit --deep` again to go on from there" in process.output()
     with running((*AUDIT, "--jobs", "1"), here.environ, here.folder) as process, stuck.open("wb"):
         process.kill()
     stuck.unlink()
     stuck.write_bytes(data)
     done = here.run(*AUDIT)
-    assert (done.status, "going on where the last deep audit stopped: 3 jobs" in done.err) == (0, True)
+    assert (done.status, "going on where the last deep audit stopped: 3 jobs" in done.err) == (
+        0,
+        True,
+    )
     assert "6 jobs with 6 pictures, 12 objects: 0 differences" in done.out
 
 
 def has_arrived(pid: int, number: signal.Signals) -> bool:
     """Say whether a process has no handler of its own for a signal any more: the next one would end it."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+    caught = int(
+        next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16
+    )
     return not caught & 1 << (number - 1)
 
 
 def on_s3(here: Premises, server: S3Server, proxy: FaultProxy, bucket: str) -> None:
-    here.environ |= {**server.environment(), "AWS_ENDPOINT_URL_S3": proxy.url, "ARCHIVE_URL": f"s3://{bucket}/pictures"}
+    here.environ |= {
+        **server.environment(),
+        "AWS_ENDPOINT_URL_S3": proxy.url,
+        "ARCHIVE_URL": f"s3://{bucket}/pictures",
+    }
 
 
-class Held:
+class Leases:
     """A rule under which the requests for one job's objects wait until they are let go."""
 
     def __init__(self, ref: str) -> None:
@@ -219,7 +269,7 @@ def test_both_commands_are_killed_over_a_bucket_and_lose_nothing(
     archive = dict(made_up(count))
     fill(bucket, archive)
     for command, done_by_then in ((REBUILD, rebuild.FOLDERS_AT_ONCE), (AUDIT, count)):
-        proxy.rule = held = Held(list(archive)[-1])
+        proxy.rule = held = Leases(list(archive)[-1])
         with running(command, here.environ, here.folder) as process:
             until(held.waiting.is_set, what="that it reads the last job")
             process.kill()
@@ -237,7 +287,7 @@ def test_a_rebuild_stopped_by_hand_finishes_what_it_has_in_hand(
     on_s3(here, s3_server, proxy, bucket)
     archive = dict(made_up(2))
     fill(bucket, archive)
-    proxy.rule = held = Held(next(iter(archive)))
+    proxy.rule = held = Leases(next(iter(archive)))
     with running((*REBUILD, "--jobs", "1"), here.environ, here.folder) as process:
         until(held.waiting.is_set, what="that it reads the first job")
         process.process.send_signal(signal.SIGINT)

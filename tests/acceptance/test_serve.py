@@ -35,27 +35,45 @@ def here(tmp_path: Path) -> Iterator[Premises]:
 def children(service: Running, words: str) -> list[int]:
     """Return the pids of the supervisor's own children whose command line has these words."""
     found = (pid for pid, line in service.members().items() if words in line)
-    return [pid for pid in found if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] == str(service.pid)]
+    return [
+        pid
+        for pid in found
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] == str(service.pid)
+    ]
 
 
 def kept_secrets(here: Premises) -> dict[str, tuple[int, str]]:
-    return {path.name: (path.stat().st_mode & 0o777, path.read_text()) for path in (here.data / "secrets").iterdir()}
+    return {
+        path.name: (path.stat().st_mode & 0o777, path.read_text())
+        for path in (here.data / "secrets").iterdir()
+    }
 
 
-def test_a_fresh_checkout_does_the_main_job_and_a_later_start_keeps_secrets_and_jobs(here: Premises) -> None:
+def test_a_fresh_checkout_does_the_main_job_and_a_later_start_keeps_secrets_and_jobs(
+    here: Premises,
+) -> None:
     with here.started() as service:
         secrets = kept_secrets(here)
-        assert {name: mode for name, (mode, _) in secrets.items()} == {"admin": 0o600, "callback": 0o600}
+        assert {name: mode for name, (mode, _) in secrets.items()} == {
+            "admin": 0o600,
+            "callback": 0o600,
+        }
         assert (here.data / "secrets").stat().st_mode & 0o777 == 0o700
         token = secrets["admin"][1].strip()
         assert f"ADMIN_TOKEN {token}" in service.output(), "it is told to whoever started it"
         assert secrets["callback"][1].strip() not in service.output()
         (job,) = here.wait(here.submit().ref)
         assert here.is_safe(job)
-        shown = requests.get(f"{here.url}/api/jobs/{job.ref}", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        shown = requests.get(
+            f"{here.url}/api/jobs/{job.ref}",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=10,
+        )
         assert shown.json() == job.model_dump(mode="json")
         hook = here.sandbox.tasks()[0]["webhook"]
-        assert hook.rpartition("/")[2] not in service.output(), "tickets are secrets, so they are not logged"
+        assert hook.rpartition("/")[2] not in service.output(), (
+            "tickets are secrets, so they are not logged"
+        )
         assert service.stop() == 0
     with here.started() as again:
         assert kept_secrets(here) == secrets
@@ -81,10 +99,15 @@ def test_killed_children_are_started_again_and_their_work_is_taken_over(here: Pr
         (job,) = here.wait(slow.ref)
         assert here.is_safe(job)
         assert here.sandbox.stats()["file_gets"] == 2
-        until(lambda: children(service, "gunicorn") and here.status("/readyz") == 200, what="that the web side is back")
+        until(
+            lambda: children(service, "gunicorn") and here.status("/readyz") == 200,
+            what="that the web side is back",
+        )
         (job,) = here.wait(here.submit().ref)
         assert here.is_safe(job)
-        assert not list((here.data / "scratch").rglob(f"{slow.ref}*")), "what the killed worker left was removed"
+        assert not list((here.data / "scratch").rglob(f"{slow.ref}*")), (
+            "what the killed worker left was removed"
+        )
 
 
 def begin_callback(here: Premises, ticket: str, body: bytes) -> socket.socket:
@@ -112,8 +135,8 @@ def test_sigterm_drains_a_callback_and_a_download_under_way(here: Premises) -> N
         assert ref.encode() in answer
         assert service.process.wait(15) == 0
         assert time.monotonic() - started < 10
-        assert [row.verdict for row in services.reports.deliveries(ref)] == ["progress"]
-        (asset,) = services.reports.assets([slow.ref])[slow.ref]
+        assert [row.verdict for row in services.queries.deliveries(ref)] == ["progress"]
+        (asset,) = services.queries.assets([slow.ref])[slow.ref]
         assert asset.state == "archived", "the download was finished, not thrown away"
         assert not service.members()
         assert "Traceback" not in service.output()
@@ -152,39 +175,65 @@ def a_load(here: Premises, services: Services, jobs: int) -> Load:
         def ask(path: str, **question: Any) -> Any:
             return session.post(here.sandbox.url + path, json=question, timeout=10).json()["data"]
 
-        order: dict[str, Any] = {"model": "m", "prompt": "a fox", "size": "64x64", "webHook": "-1", "sandbox": {"delay": 0}}
+        order: dict[str, Any] = {
+            "model": "m",
+            "prompt": "a fox",
+            "size": "64x64",
+            "webHook": "-1",
+            "sandbox": {"delay": 0},
+        }
         tasks = [ask("/v1/draw/completions", **order)["id"] for _ in range(jobs)]
         until(lambda: here.sandbox.stats()["running"] == 0, what="that all are finished")
         for task in tasks:
             final = json.dumps(ask("/v1/draw/result", id=task)).encode()
-            bodies[new_ref(time.time())] = [final, final, json.dumps({"id": task, "status": "running"}).encode()]
-    return Load(bodies, {ref: f"{here.url}/callback/{services.tickets.sign(ref)}" for ref in bodies})
+            bodies[new_ref(time.time())] = [
+                final,
+                final,
+                json.dumps({"id": task, "status": "running"}).encode(),
+            ]
+    return Load(
+        bodies, {ref: f"{here.url}/callback/{services.tickets.sign(ref)}" for ref in bodies}
+    )
 
 
-def test_kill_9_under_load_loses_nothing_that_was_acknowledged_and_archives_everything_once(here: Premises) -> None:
+def test_kill_9_under_load_loses_nothing_that_was_acknowledged_and_archives_everything_once(
+    here: Premises,
+) -> None:
     moment = random.randrange(10, 120)  # noqa: S311 - any moment must do
     with here.services() as services:
         load = a_load(here, services, jobs=60)
         refs = list(load.bodies)
         with here.started() as first, ThreadPoolExecutor(4) as senders:
             posted = [senders.submit(load.post, refs[number::4]) for number in range(4)]
-            until(lambda: load.acknowledged.total() >= moment or all(post.done() for post in posted))
+            until(
+                lambda: load.acknowledged.total() >= moment or all(post.done() for post in posted)
+            )
             first.kill()
         for post in posted:
             post.result()
         acknowledged = Counter(load.acknowledged)
         assert moment <= acknowledged.total()
         for ref, number in acknowledged.items():
-            assert len(services.reports.deliveries(ref)) >= number, f"{ref}, killed after {moment} answers"
+            assert len(services.queries.deliveries(ref)) >= number, (
+                f"{ref}, killed after {moment} answers"
+            )
         with here.started() as second:
-            load.post([ref for ref in refs if ref not in acknowledged])  # a provider that does repeat them
+            load.post(
+                [ref for ref in refs if ref not in acknowledged]
+            )  # a provider that does repeat them
             jobs = here.wait(*refs)
             assert Counter(job.state for job in jobs) == {JobState.ARCHIVED: 60}
-            assert services.reports.audit().ok
+            assert services.queries.audit().ok
             assert "Traceback" not in second.output()
-        events = [event for event in services.reports.events(limit=1000) if event["type"] == "asset.archived"]
+        events = [
+            event
+            for event in services.queries.events(limit=1000)
+            if event["type"] == "asset.archived"
+        ]
         assert Counter(event["ref"] for event in events) == dict.fromkeys(refs, 1)
-        assert stored(here) == sorted(str(here.sandbox.task(str(job.provider_id))["files"][0]["sha256"]) for job in jobs)
+        assert stored(here) == sorted(
+            str(here.sandbox.task(str(job.provider_id))["files"][0]["sha256"]) for job in jobs
+        )
 
 
 def stored(here: Premises) -> list[str]:

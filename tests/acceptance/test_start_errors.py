@@ -40,7 +40,12 @@ def here(tmp_path: Path) -> Iterator[Premises]:
 def expired(here: Premises) -> None:
     """Have one event there."""
     with here.services() as services:
-        services.ledger.expire(services.ledger.submit(Submission("a fox", "gpt-image-1.5", {}), "https://past.test").ref, "no word")
+        services.ledger.expire(
+            services.ledger.submit(
+                Submission("a fox", "gpt-image-1.5", {}), "https://past.test"
+            ).ref,
+            "no word",
+        )
 
 
 # A DATA_DIR that cannot be written.
@@ -66,26 +71,44 @@ def test_a_data_dir_on_a_disk_that_is_read_only_is_a_wrong_configuration_found_b
 ) -> None:
     lines = here.folder / "lines.jsonl"
     lines.write_text('{"prompt": "a fox"}\n')
-    commands: list[tuple[str, ...]] = [("receiver", "serve"), ("receiver", "worker"), ("receiver", "audit", "--deep"), GUNICORN]
+    commands: list[tuple[str, ...]] = [
+        ("receiver", "serve"),
+        ("receiver", "worker"),
+        ("receiver", "audit", "--deep"),
+        GUNICORN,
+    ]
     with turned_read_only(here, disk):
         for command in (*commands, ("submitter", "batch", str(lines), "--mode", "poll")):
             done = here.run(*command)
             assert (done.status, done.out) == (2, ""), done
             first, mistake = done.err.splitlines()
             assert first == "the configuration is wrong:"
-            assert mistake.strip() == f"DATA_DIR: {here.data} cannot be written (Read-only file system); {REMEDY}"
+            assert (
+                mistake.strip()
+                == f"DATA_DIR: {here.data} cannot be written (Read-only file system); {REMEDY}"
+            )
     assert here.sandbox.tasks() == []
 
 
-def test_whether_somebody_works_can_be_asked_where_nobody_can_write(here: Premises, disk: SmallDisk) -> None:
+def test_whether_somebody_works_can_be_asked_where_nobody_can_write(
+    here: Premises, disk: SmallDisk
+) -> None:
     with turned_read_only(here, disk):
         assert not is_working(here.data)
 
 
 @pytest.mark.parametrize("folder", ["/sys", "/proc"])
-def test_a_data_dir_in_which_nobody_can_make_files_is_told_with_a_remedy(here: Premises, folder: str) -> None:
-    done = here.run("receiver", "serve", DATA_DIR=folder, ARCHIVE_URL=f"file://{here.folder}/archive")
-    assert (done.status, f"DATA_DIR: {folder} cannot be written" in done.err, REMEDY in done.err) == (2, True, True), done
+def test_a_data_dir_in_which_nobody_can_make_files_is_told_with_a_remedy(
+    here: Premises, folder: str
+) -> None:
+    done = here.run(
+        "receiver", "serve", DATA_DIR=folder, ARCHIVE_URL=f"file://{here.folder}/archive"
+    )
+    assert (
+        done.status,
+        f"DATA_DIR: {folder} cannot be written" in done.err,
+        REMEDY in done.err,
+    ) == (2, True, True), done
 
 
 def test_a_full_disk_is_no_wrong_configuration(here: Premises, disk: SmallDisk) -> None:
@@ -102,14 +125,22 @@ def test_a_free_port_is_announced_as_the_one_it_is(here: Premises) -> None:
         port = int(service.output().partition("receiver on http://127.0.0.1:")[2].split()[0])
         assert port > 0
         here.url = f"http://127.0.0.1:{port}"
-        until(lambda: here.status("/healthz") == 200, within=60, what="an answer at the port that was announced")
+        until(
+            lambda: here.status("/healthz") == 200,
+            within=60,
+            what="an answer at the port that was announced",
+        )
         assert service.stop() == 0
 
 
 def test_nothing_is_announced_where_the_port_is_taken(here: Premises) -> None:
     with socket.create_server(("127.0.0.1", here.port)):
         done = here.run("receiver", "serve")
-    assert (done.status, "receiver on" in done.err, "choose another" in done.err) == (2, False, True)
+    assert (done.status, "receiver on" in done.err, "choose another" in done.err) == (
+        2,
+        False,
+        True,
+    )
 
 
 # Wrong usage.
@@ -125,7 +156,9 @@ def test_nothing_is_announced_where_the_port_is_taken(here: Premises) -> None:
         (receiver, ["jobs", "--after", "01jz2q7v3n0123456789abcdef"], "is no ref"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_wrong_usage(command: Any, arguments: list[str], said: str) -> None:
+def test_a_value_that_cannot_be_meant_is_wrong_usage(
+    command: Any, arguments: list[str], said: str
+) -> None:
     result = CliRunner().invoke(command, arguments)
     assert (result.exit_code, said in result.output) == (2, True), result.output
 
@@ -147,7 +180,9 @@ def test_ctrl_c_ends_any_command_quietly(monkeypatch: pytest.MonkeyPatch) -> Non
     module = ModuleType("a_module_of_this_test")
     module.interrupted = interrupted  # type: ignore[attr-defined]  # as a module of commands has them
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    result = CliRunner().invoke(Commands({"interrupted": module.__name__}, name="x"), ["interrupted"])
+    result = CliRunner().invoke(
+        Commands({"interrupted": module.__name__}, name="x"), ["interrupted"]
+    )
     assert (result.exit_code, result.output) == (130, "")
 
 
@@ -169,9 +204,15 @@ def test_every_file_in_data_dir_is_its_owners_alone(here: Premises) -> None:
         here.run("receiver", "doctor")
     finally:
         os.umask(before)
-    files = [path for path in here.data.rglob("*") if path.is_file() and "archive" not in path.parts]
+    files = [
+        path for path in here.data.rglob("*") if path.is_file() and "archive" not in path.parts
+    ]
     assert {"doctor.json", "ledger.sqlite3", "ledger.sqlite3.lock"} <= {path.name for path in files}
-    assert {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in files if path.stat().st_mode & 0o077} == {}
+    assert {
+        path.name: oct(stat.S_IMODE(path.stat().st_mode))
+        for path in files
+        if path.stat().st_mode & 0o077
+    } == {}
 
 
 def test_a_command_that_is_run_for_an_event_makes_files_as_its_caller_would(here: Premises) -> None:
@@ -179,13 +220,17 @@ def test_a_command_that_is_run_for_an_event_makes_files_as_its_caller_would(here
     made = here.folder / "made"
     before = os.umask(0o027)
     try:
-        done = here.run("receiver", "listen", "--after", "0", "--no-follow", "--exec", f"touch {made}")
+        done = here.run(
+            "receiver", "listen", "--after", "0", "--no-follow", "--exec", f"touch {made}"
+        )
     finally:
         os.umask(before)
     assert (done.status, stat.S_IMODE(made.stat().st_mode)) == (0, 0o640), done
 
 
-def test_a_command_that_fails_where_no_place_is_kept_is_not_said_to_be_done_again(here: Premises) -> None:
+def test_a_command_that_fails_where_no_place_is_kept_is_not_said_to_be_done_again(
+    here: Premises,
+) -> None:
     expired(here)
     done = here.run("receiver", "listen", "--after", "0", "--no-follow", "--exec", "false")
     said = "event 1: the command ended with status 1; without --cursor nothing is remembered: `--after 0` begins with it again\n"

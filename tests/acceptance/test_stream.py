@@ -29,7 +29,12 @@ def test_listeners_are_told_and_let_go(here: Premises, service: Running) -> None
     token = (here.data / "secrets" / "admin").read_text().strip()
 
     def listen() -> requests.Response:
-        return requests.get(f"{here.url}/api/stream", headers={"Authorization": f"Bearer {token}"}, stream=True, timeout=20)
+        return requests.get(
+            f"{here.url}/api/stream",
+            headers={"Authorization": f"Bearer {token}"},
+            stream=True,
+            timeout=20,
+        )
 
     def is_let_in() -> bool:
         with listen() as another:

@@ -30,7 +30,11 @@ def only_ref(here: Premises) -> str:
 
 def told(process: Running) -> list[str]:
     """Return what the command said, without the log."""
-    return [line for line in process.output().splitlines() if "goes on" in line or "may have been" in line or "Aborted" in line]
+    return [
+        line
+        for line in process.output().splitlines()
+        if "goes on" in line or "may have been" in line or "Aborted" in line
+    ]
 
 
 def objects(process: Running) -> list[dict[str, Any]]:
@@ -38,16 +42,30 @@ def objects(process: Running) -> list[dict[str, Any]]:
 
 
 def submitting(*options: str, **script: Any) -> tuple[str, ...]:
-    return ("submitter", "submit", "a fox", "--mode", "poll", "--wait", "--param", f"sandbox={json.dumps(script)}", *options)
+    return (
+        "submitter",
+        "submit",
+        "a fox",
+        "--mode",
+        "poll",
+        "--wait",
+        "--param",
+        f"sandbox={json.dumps(script)}",
+        *options,
+    )
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_interrupted_while_it_waits_it_tells_the_ref(here: Premises, number: signal.Signals) -> None:
+def test_interrupted_while_it_waits_it_tells_the_ref(
+    here: Premises, number: signal.Signals
+) -> None:
     with running(submitting("--json", delay=60), here.environ, here.folder) as process:
         process.says("nothing works on this ledger now")
         assert process.stop(number) == STATUS[number]
         ref = only_ref(here)
-        assert told(process) == [f"{ref} goes on, look with: receiver show {ref}; do not submit it again"]
+        assert told(process) == [
+            f"{ref} goes on, look with: receiver show {ref}; do not submit it again"
+        ]
         (job,) = objects(process)
     assert (job["ref"], job["state"]) == (ref, "waiting")
 
@@ -57,11 +75,15 @@ def test_interrupted_while_it_waits_it_tells_the_ref(here: Premises, number: sig
 def test_interrupted_while_it_posts_it_tells_the_ref_of_the_row_that_is_written(
     here: Premises, number: signal.Signals, options: tuple[str, ...]
 ) -> None:
-    with running(submitting(*options, answer={"mode": "slow", "seconds": 60}), here.environ, here.folder) as process:
+    with running(
+        submitting(*options, answer={"mode": "slow", "seconds": 60}), here.environ, here.folder
+    ) as process:
         until(lambda: here.sandbox.stats()["accepted"] == 1)
         assert process.stop(number) == STATUS[number]
         ref = only_ref(here)
-        assert told(process) == [f"{ref} goes on, look with: receiver show {ref}; do not submit it again"]
+        assert told(process) == [
+            f"{ref} goes on, look with: receiver show {ref}; do not submit it again"
+        ]
     assert here.sandbox.stats()["accepted"] == 1
 
 
@@ -79,7 +101,9 @@ def test_a_command_started_with_interrupts_ignored_goes_on_ignoring_them(here: P
     script = here.folder / "in-background"
     script.write_text('#!/bin/sh\ntrap "" INT\nexec "$@"\n')
     script.chmod(0o755)
-    with running((str(script), *submitting("--timeout", "1.5", delay=60)), here.environ, here.folder) as process:
+    with running(
+        (str(script), *submitting("--timeout", "1.5", delay=60)), here.environ, here.folder
+    ) as process:
         process.says("nothing works on this ledger now")
         assert process.stop(signal.SIGINT) == 1
         assert "are not final after" in process.output()

@@ -44,7 +44,12 @@ def collector() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             here.said += body
             told = ExportTraceServiceRequest.FromString(body)
-            here.spans += [span for whole in told.resource_spans for part in whole.scope_spans for span in part.spans]
+            here.spans += [
+                span
+                for whole in told.resource_spans
+                for part in whole.scope_spans
+                for span in part.spans
+            ]
             self.send_response(200)
             self.end_headers()
 
@@ -65,7 +70,12 @@ def test_a_job_is_one_trace_through_every_process(tmp_path: Path) -> None:
         here = Premises(tmp_path, sandbox)
         here.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": heard.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
         with here.started() as service:
-            done = run(["submitter", "submit", "a fox", "--size", "64x64", "--wait", "--json"], here.environ, folder=tmp_path, within=60)
+            done = run(
+                ["submitter", "submit", "a fox", "--size", "64x64", "--wait", "--json"],
+                here.environ,
+                folder=tmp_path,
+                within=60,
+            )
             assert done.status == 0, done.err
             ref = json.loads(done.out)["ref"]
             expected = {"submit", "callback", "archive", "fetch", "inspect", "put", "conclude"}
@@ -79,7 +89,9 @@ def test_a_job_is_one_trace_through_every_process(tmp_path: Path) -> None:
         assert here.environ["GRSAI_API_KEY"].encode() not in heard.said
 
 
-def test_without_its_variable_nothing_is_told_and_nothing_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_variable_nothing_is_told_and_nothing_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tracing, "_tracer", [])
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     tracing.configure({})
@@ -87,7 +99,9 @@ def test_without_its_variable_nothing_is_told_and_nothing_is_needed(monkeypatch:
         assert tracing._tracer == []
 
 
-def test_traces_without_their_packages_are_a_mistake_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_without_their_packages_are_a_mistake_that_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tracing, "_tracer", [])
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: .*\[otel\]"):

@@ -46,14 +46,25 @@ def file_server(folder: Path) -> Iterator[str]:
     """Serve the picture; give the URL below which every path leads to it."""
     path, port = folder / "picture.png", free_port()
     path.write_bytes(picture())
-    with running(["-m", "tests.bench.files", str(port), str(path)], environment(folder), folder / "files.log", lambda: listens(port)):
+    with running(
+        ["-m", "tests.bench.files", str(port), str(path)],
+        environment(folder),
+        folder / "files.log",
+        lambda: listens(port),
+    ):
         yield f"http://127.0.0.1:{port}"
 
 
 def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
     """Archive so many pictures in each of the rounds; raise RuntimeError if a job does not end ``archived``."""
     host = url.removeprefix("http://")
-    env = environment(folder / "receiver", FETCH_ALLOW=host, ARCHIVE_URL=place.archive_url, WORKER_THREADS=str(HANDS), **place.variables)
+    env = environment(
+        folder / "receiver",
+        FETCH_ALLOW=host,
+        ARCHIVE_URL=place.archive_url,
+        WORKER_THREADS=str(HANDS),
+        **place.variables,
+    )
     services = Services(Settings.load(env)).open()
     ours: list[tuple[float, float]] = []
     its: list[float] = []
@@ -73,20 +84,27 @@ def archive(services: Services, url: str, amount: int) -> tuple[float, float]:
     """Write down jobs whose results are known, ring, and wait; return assets and jobs a second, by the ledger's own times."""
     mine = jobs.c.submitted_at == _archiving_jobs(services, url, amount)
     started = time.time()
-    services.engine.ring()
+    services.engine.notify()
     archived = select(func.count()).where(mine, jobs.c.state == JobState.ARCHIVED)
     deadline = time.monotonic() + _PATIENCE
     while _one(services, archived) < amount:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not all of {amount} jobs were archived within {_PATIENCE:.0f} s: {services.reports.counts()}")
+            raise RuntimeError(
+                f"not all of {amount} jobs were archived within {_PATIENCE:.0f} s: {services.queries.counts()}"
+            )
         time.sleep(0.1)
-    last_asset = _one(services, select(func.max(assets.c.finished_at)).join(jobs, jobs.c.ref == assets.c.ref).where(mine))
+    last_asset = _one(
+        services,
+        select(func.max(assets.c.finished_at)).join(jobs, jobs.c.ref == assets.c.ref).where(mine),
+    )
     last_job = _one(services, select(func.max(jobs.c.finished_at)).where(mine))
     return amount / (last_asset - started), amount / (last_job - started)
 
 
 def _one(services: Services, question: Select[Any]) -> float:
-    return float(services.database.read(lambda connection: connection.execute(question).scalar_one()))
+    return float(
+        services.database.read(lambda connection: connection.execute(question).scalar_one())
+    )
 
 
 def _archiving_jobs(services: Services, url: str, amount: int) -> float:
@@ -96,7 +114,13 @@ def _archiving_jobs(services: Services, url: str, amount: int) -> float:
     def end(connection: Connection) -> float:
         found = [job for ref in refs if (job := writes.find_job(connection, ref))]
         for job in found:
-            report = Report(Outcome.SUCCEEDED, job.provider_id, "succeeded", 100, (Result(f"{url}/{job.ref}.png"),))
+            report = Report(
+                Outcome.SUCCEEDED,
+                job.provider_id,
+                "succeeded",
+                100,
+                (Result(f"{url}/{job.ref}.png"),),
+            )
             writes.begin_archiving(connection, job, report, time.time(), lifetime)
         return found[0].submitted_at
 
@@ -106,7 +130,11 @@ def _archiving_jobs(services: Services, url: str, amount: int) -> float:
 def _bare(url: str, amount: int, target: str, env: Mapping[str, str]) -> float:
     """Run the bare loop; return its seconds, and remove what it wrote to a directory."""
     command = [sys.executable, "-m", "tests.bench.bare", url, str(amount), str(HANDS), target]
-    seconds = float(subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, timeout=_PATIENCE).stdout)
+    seconds = float(
+        subprocess.run(
+            command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, timeout=_PATIENCE
+        ).stdout
+    )
     if not target.startswith("s3://"):
         shutil.rmtree(target)
     return seconds

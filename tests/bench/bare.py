@@ -33,7 +33,9 @@ def to_directory(folder: Path) -> Put:
 def to_bucket(bucket: str, prefix: str) -> Put:
     """Return what puts an object, with boto3 as it comes."""
     client = boto3.session.Session().client("s3")
-    return lambda name, data: client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=data, ContentType="image/png")
+    return lambda name, data: client.put_object(
+        Bucket=bucket, Key=f"{prefix}/{name}", Body=data, ContentType="image/png"
+    )
 
 
 def main() -> None:
@@ -49,7 +51,9 @@ def main() -> None:
         put(name, answer.content)
 
     with ThreadPoolExecutor(width) as hands:
-        list(hands.map(bring, range(width)))  # threads, connections and modules are there before the clock starts
+        list(
+            hands.map(bring, range(width))
+        )  # threads, connections and modules are there before the clock starts
         started = time.perf_counter()
         list(hands.map(bring, range(width, width + amount)))
         sys.stdout.write(str(time.perf_counter() - started))

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from receiver.ledger.tables import assets, deliveries, jobs
-from receiver.model import AssetState, JobState, Verdict
+from receiver.model import AssetState, Decision, JobState
 from receiver.services import Services
 from receiver.settings import Settings
 from tests.bench.figures import MS, Amount, Line, Round, percentile
@@ -48,7 +48,14 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
 
 def callback_request(ticket: str, ref: str) -> bytes:
     """Make the whole request of one success; all are of one length."""
-    task = {"id": f"task-{ref}", "url": "", "progress": 100, "status": "succeeded", "width": 1024, "height": 1024}
+    task = {
+        "id": f"task-{ref}",
+        "url": "",
+        "progress": 100,
+        "status": "succeeded",
+        "width": 1024,
+        "height": 1024,
+    }
     result = {"url": f"http://127.0.0.1/file/{ref}-.png", "width": 1024, "height": 1024}
     body = json.dumps({**task, "results": [result], "failure_reason": "", "error": ""})
     body = body.replace("-.png", f"-{'x' * (BODY - len(body))}.png")
@@ -59,12 +66,24 @@ def callback_request(ticket: str, ref: str) -> bytes:
 def _send(port: int, requests: list[bytes], file: Path) -> tuple[Round, list[int]]:
     """Have the load generator send the requests; return its figures and the places of those answered 200."""
     file.write_bytes(b"".join(requests))
-    command = [sys.executable, "-m", "tests.bench.load", str(port), str(file), str(len(requests[0])), str(CONNECTIONS)]
-    seen = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=120).stdout)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.load",
+        str(port),
+        str(file),
+        str(len(requests[0])),
+        str(CONNECTIONS),
+    ]
+    seen = json.loads(
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=120).stdout
+    )
     if set(seen["statuses"]) != {"200"}:
         raise RuntimeError(f"not every callback was acknowledged: {seen['statuses']}")
     latencies = seen["latencies"]
-    return Round(len(requests) / seen["seconds"], percentile(latencies, 0.5), percentile(latencies, 0.99)), seen["acknowledged"]
+    return Round(
+        len(requests) / seen["seconds"], percentile(latencies, 0.5), percentile(latencies, 0.99)
+    ), seen["acknowledged"]
 
 
 def _check(services: Services, acknowledged: list[str]) -> None:
@@ -73,19 +92,27 @@ def _check(services: Services, acknowledged: list[str]) -> None:
         select(jobs.c.ref)
         .join(deliveries, deliveries.c.ref == jobs.c.ref)
         .join(assets, assets.c.ref == jobs.c.ref)
-        .where(jobs.c.state == JobState.ARCHIVING, deliveries.c.verdict == Verdict.ENDED, assets.c.state == AssetState.PENDING)
+        .where(
+            jobs.c.state == JobState.ARCHIVING,
+            deliveries.c.verdict == Decision.ENDED,
+            assets.c.state == AssetState.PENDING,
+        )
     )
     found = services.database.read(lambda connection: list(connection.execute(whole).scalars()))
     if sorted(found) != sorted(acknowledged):
         lost = len(set(acknowledged) - set(found))
-        raise RuntimeError(f"{len(acknowledged)} callbacks acknowledged, {len(found)} stored, {lost} of the acknowledged ones lost")
-    if not services.reports.audit().ok:
+        raise RuntimeError(
+            f"{len(acknowledged)} callbacks acknowledged, {len(found)} stored, {lost} of the acknowledged ones lost"
+        )
+    if not services.queries.audit().ok:
         raise RuntimeError("the ledger's laws do not hold after the load")
 
 
 def _lines(ours: list[Round], its: list[Round]) -> list[Line]:
     return [
-        Line("acknowledged callbacks", "1/s", [one.rate for one in ours], [one.rate for one in its]),
+        Line(
+            "acknowledged callbacks", "1/s", [one.rate for one in ours], [one.rate for one in its]
+        ),
         Line("… p50", "ms", [one.p50 * MS for one in ours], [one.p50 * MS for one in its]),
         Line("… p99", "ms", [one.p99 * MS for one in ours], [one.p99 * MS for one in its]),
     ]

@@ -32,34 +32,69 @@ class Cost:
 
 def measure(folder: Path) -> Table:
     """Lay out what every step of a job costs on each database, and how many bytes of tables and indexes a job leaves."""
-    shown = Table(title=f"What one job costs the ledger, counted over {TIMES}", title_justify="left")
-    for name in ("step", "SQLite: statements", "log bytes", "PostgreSQL: statements", "transactions", "log bytes"):
+    shown = Table(
+        title=f"What one job costs the ledger, counted over {TIMES}", title_justify="left"
+    )
+    for name in (
+        "step",
+        "SQLite: statements",
+        "log bytes",
+        "PostgreSQL: statements",
+        "transactions",
+        "log bytes",
+    ):
         shown.add_column(name, justify="left" if name == "step" else "right")
     with ledger(f"sqlite:///{folder / 'costs.sqlite3'}", folder / "sqlite") as services:
-        services.database.write(lambda connection: connection.exec_driver_sql("PRAGMA wal_autocheckpoint = 0").all())
+        services.database.write(
+            lambda connection: connection.exec_driver_sql("PRAGMA wal_autocheckpoint = 0").all()
+        )
         sqlite = _steps(services, lambda: _sqlite_log(folder / "costs.sqlite3"))
         sqlite_size = _growth(services, lambda: (folder / "costs.sqlite3").stat().st_size)
     postgresql, size = {}, 0.0
     if postgres_binaries() is not None:
-        with mortal_postgres() as server, ledger(server.make_database(), folder / "postgresql") as services:
-            postgresql = _steps(services, lambda: _asked(services, "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
-            size = _growth(services, lambda: _asked(services, "SELECT pg_database_size(current_database())"))
+        with (
+            mortal_postgres() as server,
+            ledger(server.make_database(), folder / "postgresql") as services,
+        ):
+            postgresql = _steps(
+                services,
+                lambda: _asked(services, "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"),
+            )
+            size = _growth(
+                services, lambda: _asked(services, "SELECT pg_database_size(current_database())")
+            )
     for step, cost in sqlite.items():
         there = postgresql.get(step, Cost(0, 0, 0))
-        cells = (f"{cost.statements:.1f}", f"{cost.log_bytes:,.0f}", f"{there.statements:.1f}", f"{there.transactions:.1f}")
+        cells = (
+            f"{cost.statements:.1f}",
+            f"{cost.log_bytes:,.0f}",
+            f"{there.statements:.1f}",
+            f"{there.transactions:.1f}",
+        )
         shown.add_row(step, *cells, f"{there.log_bytes:,.0f}")
-    shown.add_row("bytes of tables and indexes a job leaves", "", f"{sqlite_size:,.0f}", "", "", f"{size:,.0f}")
+    shown.add_row(
+        "bytes of tables and indexes a job leaves",
+        "",
+        f"{sqlite_size:,.0f}",
+        "",
+        "",
+        f"{size:,.0f}",
+    )
     return shown
 
 
 def _steps(services: Services, log_size: Callable[[], float]) -> dict[str, Cost]:
     books, refs = services.ledger, waiting_jobs(services, TIMES + 1)
     steps: dict[str, Callable[[str], object]] = {
-        "callback: progress": lambda ref: _deliver(services, ref, b'{"id":"task-%s","status":"running","progress":50}' % ref.encode()),
+        "callback: progress": lambda ref: _deliver(
+            services, ref, b'{"id":"task-%s","status":"running","progress":50}' % ref.encode()
+        ),
         "callback: success with one picture": lambda ref: _deliver(services, ref, success(ref)),
         "callback: the same again": lambda ref: _deliver(services, ref, success(ref)),
         "asset: claim": lambda _ref: claimed.extend(books.claim_assets(1)),
-        "asset: archived, the last of its job": lambda _ref: books.finish_asset(one := claimed.pop(), _stored(one.row.ref)),
+        "asset: archived, the last of its job": lambda _ref: books.finish_asset(
+            one := claimed.pop(), _stored(one.row.ref)
+        ),
         "job: claim": lambda _ref: complete.extend(books.claim_jobs(1, complete=True)),
         "job: concluded": lambda _ref: books.conclude(complete.pop(), JobState.ARCHIVED),
     }
@@ -76,7 +111,12 @@ def _stored(ref: str) -> StoredAsset:
     return StoredAsset(f"2026/01/01/{ref}/0.png", "0" * 64, 1000, "image/png", 1024, 1024)
 
 
-def _cost(services: Services, step: Callable[[str], object], refs: list[str], log_size: Callable[[], float]) -> Cost:
+def _cost(
+    services: Services,
+    step: Callable[[str], object],
+    refs: list[str],
+    log_size: Callable[[], float],
+) -> Cost:
     step(refs[0])  # connections are open and statements built
     seen = {"statements": 0, "transactions": 0}
 
@@ -96,19 +136,25 @@ def _cost(services: Services, step: Callable[[str], object], refs: list[str], lo
     event.remove(engine, "before_cursor_execute", statement)
     event.remove(engine, "begin", begin)
     times = len(refs) - 1
-    return Cost(seen["statements"] / times, seen["transactions"] / times, (log_size() - before) / times)
+    return Cost(
+        seen["statements"] / times, seen["transactions"] / times, (log_size() - before) / times
+    )
 
 
 def _growth(services: Services, size: Callable[[], float], jobs: int = 20_000) -> float:
     before = size()
     fill(services, 0, jobs)
     if services.settings.embedded:
-        services.database.read(lambda connection: connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).all())
+        services.database.read(
+            lambda connection: connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).all()
+        )
     return (size() - before) / jobs
 
 
 def _asked(services: Services, question: str) -> float:
-    return float(services.database.read(lambda connection: connection.execute(text(question)).scalar_one()))
+    return float(
+        services.database.read(lambda connection: connection.execute(text(question)).scalar_one())
+    )
 
 
 def _sqlite_log(path: Path) -> float:

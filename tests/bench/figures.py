@@ -33,7 +33,14 @@ class Line:
         """Write medians over the rounds, the span of ours, and the ratio of ours to the yardstick's, round by round."""
         span = f"{_short(min(self.ours))} – {_short(max(self.ours))}" if len(self.ours) > 1 else ""
         ratio = median(mine / its for mine, its in zip(self.ours, self.yardstick, strict=True))
-        return [self.name, self.unit, _short(median(self.ours)), span, _short(median(self.yardstick)), f"{ratio:.2f}"]
+        return [
+            self.name,
+            self.unit,
+            _short(median(self.ours)),
+            span,
+            _short(median(self.yardstick)),
+            f"{ratio:.2f}",
+        ]
 
 
 @dataclass(frozen=True, slots=True)

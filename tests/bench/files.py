@@ -20,7 +20,14 @@ def picture() -> bytes:
     noise = random.Random(0)  # noqa: S311 - filling, not a secret
     rows = b"".join(b"\0" + noise.randbytes(3 * _SIDE) for _ in range(_SIDE))
     header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
-    return b"".join([_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(rows, 0)), _chunk(b"IEND", b"")])
+    return b"".join(
+        [
+            _SIGNATURE,
+            _chunk(b"IHDR", header),
+            _chunk(b"IDAT", zlib.compress(rows, 0)),
+            _chunk(b"IEND", b""),
+        ]
+    )
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

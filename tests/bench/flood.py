@@ -53,19 +53,36 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
 def _lines(name: str, refused: list[float], p99: list[float], alone: list[float]) -> list[Line]:
     return [
         Line(f"refused with {name}, of {FLOOD} tried", "1/s", refused, [FLOOD] * len(refused)),
-        Line("… p99 of authentic callbacks meanwhile", "ms", [MS * one for one in p99], [MS * one for one in alone]),
+        Line(
+            "… p99 of authentic callbacks meanwhile",
+            "ms",
+            [MS * one for one in p99],
+            [MS * one for one in alone],
+        ),
     ]
 
 
 def _forged() -> list[bytes]:
     """Make requests with tickets of the right shape, each another one, whose signatures are not ours."""
-    return [callback_request(f"{new_ref(time.time())}.{'A' * 43}", "forged") for _ in range(_DIFFERENT)]
+    return [
+        callback_request(f"{new_ref(time.time())}.{'A' * 43}", "forged") for _ in range(_DIFFERENT)
+    ]
 
 
 def _too_large(services: Services) -> list[bytes]:
     """Make requests whose bodies would be too large, and are never sent: a right ticket does not help them."""
-    ticket, size = services.tickets.sign(new_ref(time.time())), services.settings.callback_max_bytes + 1
-    lines = [f"POST /callback/{ticket} HTTP/1.1", "Host: 127.0.0.1", "Connection: close", f"Content-Length: {size}", "", ""]
+    ticket, size = (
+        services.tickets.sign(new_ref(time.time())),
+        services.settings.callback_max_bytes + 1,
+    )
+    lines = [
+        f"POST /callback/{ticket} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Connection: close",
+        f"Content-Length: {size}",
+        "",
+        "",
+    ]
     return ["\r\n".join(lines).encode()]
 
 
@@ -73,9 +90,20 @@ def _too_large(services: Services) -> list[bytes]:
 def _flood(port: int, requests: list[bytes], file: Path) -> Iterator[dict[str, object]]:
     """Flood the server during the block; what was seen is in the dict afterwards."""
     file.write_bytes(b"".join(requests))
-    command = [sys.executable, "-m", "tests.bench.flooder", str(port), str(file), str(len(requests[0])), str(WIDTH), str(FLOOD)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.flooder",
+        str(port),
+        str(file),
+        str(len(requests[0])),
+        str(WIDTH),
+        str(FLOOD),
+    ]
     seen: dict[str, object] = {}
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
@@ -87,7 +115,11 @@ def _flood(port: int, requests: list[bytes], file: Path) -> Iterator[dict[str, o
 
 def _rate(seen: dict[str, object], status: str) -> float:
     statuses, seconds = seen["statuses"], seen["seconds"]
-    if not isinstance(statuses, dict) or not isinstance(seconds, float) or set(statuses) != {status}:
+    if (
+        not isinstance(statuses, dict)
+        or not isinstance(seconds, float)
+        or set(statuses) != {status}
+    ):
         raise RuntimeError(f"the flood was not refused with {status} alone: {statuses}")
     return float(statuses[status] / seconds)
 
@@ -112,11 +144,16 @@ def _send(port: int, services: Services, amount: int) -> float:
                 failures.append(str(status))
         connection.socket.close()
 
-    threads = [threading.Thread(target=send, args=(requests[number::SENDERS],)) for number in range(SENDERS)]
+    threads = [
+        threading.Thread(target=send, args=(requests[number::SENDERS],))
+        for number in range(SENDERS)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if failures or len(latencies) != amount:
-        raise RuntimeError(f"{len(latencies)} of {amount} authentic callbacks answered, not acknowledged: {failures}")
+        raise RuntimeError(
+            f"{len(latencies)} of {amount} authentic callbacks answered, not acknowledged: {failures}"
+        )
     return percentile(latencies, 0.99)

@@ -18,7 +18,9 @@ from tests.bench.load import Connection
 class Flooder:
     """One connection's part of the flood."""
 
-    def __init__(self, port: int, requests: list[bytes], pace: float, stop: threading.Event) -> None:
+    def __init__(
+        self, port: int, requests: list[bytes], pace: float, stop: threading.Event
+    ) -> None:
         self.statuses: Counter[int] = Counter()
         self._port = port
         self._requests = requests
@@ -31,7 +33,9 @@ class Flooder:
         for number in range(10**9):
             if self._stop.wait(max(0.0, due - time.monotonic())):
                 break
-            due = max(due + self._pause, time.monotonic() - 1)  # what could not be sent in time is not made up for later
+            due = max(
+                due + self._pause, time.monotonic() - 1
+            )  # what could not be sent in time is not made up for later
             try:
                 connection = self._ask(connection, self._requests[number % len(self._requests)])
             except OSError:  # the server hung up: after a 413 it does
@@ -51,7 +55,13 @@ class Flooder:
 
 def main() -> None:
     """Read the arguments, flood, print what was answered."""
-    port, file, size, width, pace = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+    port, file, size, width, pace = (
+        int(sys.argv[1]),
+        Path(sys.argv[2]),
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+        float(sys.argv[5]),
+    )
     data, stop = file.read_bytes(), threading.Event()
     requests = [data[at : at + size] for at in range(0, len(data), size)]
     flooders = [Flooder(port, requests, pace / width, stop) for _ in range(width)]

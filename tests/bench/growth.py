@@ -64,18 +64,30 @@ TIDY = (
 
 def measure(folder: Path, sizes: tuple[int, ...], amount: Amount) -> list[Line]:
     """Measure on every database this machine has, at each of the sizes."""
-    lines = _at_sizes("SQLite", folder / "sqlite", sizes, amount, lambda name: f"sqlite:///{folder / name}.sqlite3")
+    lines = _at_sizes(
+        "SQLite",
+        folder / "sqlite",
+        sizes,
+        amount,
+        lambda name: f"sqlite:///{folder / name}.sqlite3",
+    )
     if postgres_binaries() is None:
         sys.stderr.write("PostgreSQL is not installed: the ledger on it is left out\n")
         return lines
     with mortal_postgres() as server:
-        return lines + _at_sizes("PostgreSQL", folder / "postgresql", sizes, amount, lambda _name: server.make_database())
+        return lines + _at_sizes(
+            "PostgreSQL", folder / "postgresql", sizes, amount, lambda _name: server.make_database()
+        )
 
 
-def _at_sizes(database: str, folder: Path, sizes: tuple[int, ...], amount: Amount, make: Callable[[str], str]) -> list[Line]:
+def _at_sizes(
+    database: str, folder: Path, sizes: tuple[int, ...], amount: Amount, make: Callable[[str], str]
+) -> list[Line]:
     lines = []
     with ExitStack() as stack:
-        empty, full = (stack.enter_context(ledger(make(name), folder / name)) for name in ("empty", "full"))
+        empty, full = (
+            stack.enter_context(ledger(make(name), folder / name)) for name in ("empty", "full")
+        )
         filled = 0
         for size in sizes:
             fill(full, filled, size)
@@ -88,7 +100,12 @@ def _at_sizes(database: str, folder: Path, sizes: tuple[int, ...], amount: Amoun
 def ledger(url: str, data: Path) -> Iterator[Services]:
     """Open the parts of a service on a ledger of its own."""
     schema.migrate(url)
-    environ = {"DATA_DIR": str(data), "DATABASE_URL": url.replace("+psycopg", ""), "ADMIN_TOKEN": "any", "CALLBACK_SECRETS": "0" * 16}
+    environ = {
+        "DATA_DIR": str(data),
+        "DATABASE_URL": url.replace("+psycopg", ""),
+        "ADMIN_TOKEN": "any",
+        "CALLBACK_SECRETS": "0" * 16,
+    }
     with closing(Services(Settings.load(environ)).open()) as services:
         yield services
 
@@ -98,7 +115,9 @@ def fill(services: Services, already: int, size: int) -> None:
     for first in range(already + 1, size + 1, _PORTION):
         for statement in FILL:
             last = min(first + _PORTION - 1, size)
-            values: dict[str, Any] = {"first": first, "last": last} | ({"body": b"x" * 350} if ":body" in statement else {})
+            values: dict[str, Any] = {"first": first, "last": last} | (
+                {"body": b"x" * 350} if ":body" in statement else {}
+            )
             services.database.write(partial(_execute, statement=statement, **values))
             # PostgreSQL plans its checks of foreign keys by it, and goes on with the plan it made for an empty table otherwise.
             services.database.write(partial(_execute, statement="ANALYZE"))
@@ -114,14 +133,24 @@ def _by_turns(name: str, empty: Services, full: Services, amount: Amount) -> lis
         for services in (empty, full):
             found = rates(services, each)
             seen[services] += [found] if number else []  # the first round warms up
-    acknowledged, claimed = ([[round_[place] for round_ in seen[which]] for which in (full, empty)] for place in (0, 1))
-    return [Line(f"{name}: callbacks stored", "1/s", *acknowledged), Line(f"{name}: assets claimed", "1/s", *claimed)]
+    acknowledged, claimed = (
+        [[round_[place] for round_ in seen[which]] for which in (full, empty)] for place in (0, 1)
+    )
+    return [
+        Line(f"{name}: callbacks stored", "1/s", *acknowledged),
+        Line(f"{name}: assets claimed", "1/s", *claimed),
+    ]
 
 
 def rates(services: Services, each: int) -> tuple[float, float]:
     """Store so many callbacks and claim their assets; return both rates a second."""
     refs = waiting_jobs(services, each)
-    stored = _seconds(refs, lambda ref: services.inbox.accept(Delivery(ref, Source.CALLBACK, success(ref), services.ledger.now())))
+    stored = _seconds(
+        refs,
+        lambda ref: services.inbox.accept(
+            Delivery(ref, Source.CALLBACK, success(ref), services.ledger.now())
+        ),
+    )
     claimed: list[object] = []
     taken = _seconds(refs, lambda _ref: claimed.extend(services.ledger.claim_assets(1)))
     if len(claimed) != each:
@@ -129,7 +158,9 @@ def rates(services: Services, each: int) -> tuple[float, float]:
     for statement in TIDY:
         services.database.write(partial(_execute, statement=statement))
     if services.database.read(lambda connection: connection.dialect.name) == "postgresql":
-        services.database.write(lambda connection: connection.execute(text("DELETE FROM procrastinate_jobs")))
+        services.database.write(
+            lambda connection: connection.execute(text("DELETE FROM procrastinate_jobs"))
+        )
     return each / stored, each / taken
 
 

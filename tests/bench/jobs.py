@@ -16,7 +16,9 @@ def waiting_jobs(services: Services, amount: int) -> list[str]:
 
     def repeat(connection: Connection) -> None:
         row = connection.execute(select(jobs).where(jobs.c.ref == first.ref)).mappings().one()
-        connection.execute(insert(jobs), [{**row, "ref": ref, "provider_id": f"task-{ref}"} for ref in others])
+        connection.execute(
+            insert(jobs), [{**row, "ref": ref, "provider_id": f"task-{ref}"} for ref in others]
+        )
 
     ledger.write(repeat)
     return [first.ref, *others]

@@ -24,7 +24,12 @@ from tests.bench.processes import answers, environment, free_port, running
 
 SIZE = 300_000  # bytes of a picture
 # The callback comes late, so that the sandbox has drawn the picture before it is asked for it.
-_SCRIPT = {"delay": 0.02, "progress": 0, "bytes": SIZE, "callback": {"mode": "late", "seconds": 0.15}}
+_SCRIPT = {
+    "delay": 0.02,
+    "progress": 0,
+    "bytes": SIZE,
+    "callback": {"mode": "late", "seconds": 0.15},
+}
 _PATIENCE = 20.0  # seconds for one job
 
 
@@ -71,22 +76,38 @@ def _served(folder: Path, sandbox: Sandbox) -> Iterator[Services]:
 
 def _one_job(services: Services, sandbox: Sandbox, folder: Path) -> Times:
     """Submit a job, watch for its manifest and then for the API's word, and look up when all that happened."""
-    submitted = services.desk.submit(Submission("a lighthouse", "gpt-image-1.5", {"sandbox": _SCRIPT}, Mode.WEBHOOK))
+    submitted = services.submit_service.submit(
+        Submission("a lighthouse", "gpt-image-1.5", {"sandbox": _SCRIPT}, Mode.WEBHOOK)
+    )
     ref, task = submitted.ref, submitted.provider_id or ""
     _wait(lambda: bool(sandbox.task(task)["files"]))  # asking for them has them drawn
     manifest = services.settings.data_dir / "archive" / manifest_key(ref)
-    address, headers = f"{services.settings.public_url}/api/jobs/{ref}", {"Authorization": f"Bearer {services.admin_token}"}
+    address, headers = (
+        f"{services.settings.public_url}/api/jobs/{ref}",
+        {"Authorization": f"Bearer {services.admin_token}"},
+    )
     _wait(manifest.exists)  # asking the API all the time would be a load of its own
     with requests.Session() as session:
-        _wait(lambda: session.get(address, headers=headers, timeout=5).json()["state"] == JobState.ARCHIVED)
+        _wait(
+            lambda: (
+                session.get(address, headers=headers, timeout=5).json()["state"]
+                == JobState.ARCHIVED
+            )
+        )
     seen_at = time.time()
-    _wait(lambda: bool(sandbox.task(task)["callbacks"]))  # noted once it was answered, and we may be as fast as that
-    job, told = services.reports.job(ref), sandbox.task(task)
-    [asset] = services.reports.assets([ref])[ref]
+    _wait(
+        lambda: bool(sandbox.task(task)["callbacks"])
+    )  # noted once it was answered, and we may be as fast as that
+    job, told = services.queries.job(ref), sandbox.task(task)
+    [asset] = services.queries.assets([ref])[ref]
     assert job is not None
-    stored_at, asset_at, job_at = (moment or 0.0 for moment in (job.ended_at, asset.finished_at, job.finished_at))
+    stored_at, asset_at, job_at = (
+        moment or 0.0 for moment in (job.ended_at, asset.finished_at, job.finished_at)
+    )
     bare = _bare(told["files"][0]["url"], folder / f"{ref}.png")
-    return Times(asset_at - stored_at, job_at - asset_at, seen_at - told["callbacks"][0]["at"], bare)
+    return Times(
+        asset_at - stored_at, job_at - asset_at, seen_at - told["callbacks"][0]["at"], bare
+    )
 
 
 def _bare(url: str, path: Path) -> float:
@@ -111,4 +132,7 @@ def _wait(happened: Callable[[], bool]) -> None:
 
 def _lines(name: str, seconds: list[float], bare: list[float]) -> list[Line]:
     ours, its = [MS * one for one in seconds], [MS * one for one in bare]
-    return [Line(f"{name}, p50", "ms", ours, its), Line("… p99", "ms", [percentile(ours, 0.99)], [percentile(its, 0.99)])]
+    return [
+        Line(f"{name}, p50", "ms", ours, its),
+        Line("… p99", "ms", [percentile(ours, 0.99)], [percentile(its, 0.99)]),
+    ]

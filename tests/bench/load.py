@@ -59,7 +59,10 @@ class Load:
     def run(self, port: int, width: int) -> float:
         """Drive so many connections until all is answered; return the seconds it took."""
         poll = select.epoll()
-        busy = {connection.socket.fileno(): connection for connection in (Connection(port) for _ in range(width))}
+        busy = {
+            connection.socket.fileno(): connection
+            for connection in (Connection(port) for _ in range(width))
+        }
         started = time.perf_counter()
         for number, connection in list(busy.items()):
             poll.register(number, select.EPOLLIN)
@@ -92,10 +95,20 @@ class Load:
 
 def main() -> None:
     """Read the arguments, send the load, print what was seen."""
-    port, file, size, width = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    port, file, size, width = (
+        int(sys.argv[1]),
+        Path(sys.argv[2]),
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+    )
     load = Load(file.read_bytes(), size)
     seconds = load.run(port, width)
-    seen = {"seconds": seconds, "latencies": load.latencies, "statuses": load.statuses, "acknowledged": load.acknowledged}
+    seen = {
+        "seconds": seconds,
+        "latencies": load.latencies,
+        "statuses": load.statuses,
+        "acknowledged": load.acknowledged,
+    }
     sys.stdout.write(json.dumps(seen))
 
 

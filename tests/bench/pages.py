@@ -20,10 +20,10 @@ from sqlalchemy import event
 from ulid import ULID
 
 from receiver.ledger import schema
-from receiver.ledger.browse import Browse, Wanted
+from receiver.ledger.browse import BrowseQueries, Wanted
 from receiver.ledger.database import SqliteDatabase
 from receiver.ledger.model_stats import Compare
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from receiver.model import JobState
 
 BEGAN = 1_700_000_000.0
@@ -64,7 +64,11 @@ def state_of(number: int, jobs: int) -> str:
     return "failed" if number % 10 == 0 else "archived"
 
 
-def rows(jobs: int) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]], list[tuple[Any, ...]], list[tuple[Any, ...]]]]:
+def rows(
+    jobs: int,
+) -> Iterator[
+    tuple[tuple[Any, ...], list[tuple[Any, ...]], list[tuple[Any, ...]], list[tuple[Any, ...]]]
+]:
     """Give each job with its assets, deliveries and events."""
     dice = random.Random(7)  # noqa: S311 - a figure, no secret
     for number in range(jobs):
@@ -74,18 +78,50 @@ def rows(jobs: int) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]], li
         end = at + 40 if over else None
         reason = "output_moderation" if state == "failed" else None
         outcome = {"failed": "failed", "expired": None}.get(state, "succeeded")
-        job = (ref, f"task-{number}", MODELS[number % 5 if number % 97 else 4], prompt, state, outcome, reason, at, at + 3600, end, at + 60)
+        job = (
+            ref,
+            f"task-{number}",
+            MODELS[number % 5 if number % 97 else 4],
+            prompt,
+            state,
+            outcome,
+            reason,
+            at,
+            at + 3600,
+            end,
+            at + 60,
+        )
         body = json.dumps(
-            {"id": f"task-{number}", "status": outcome, "progress": 100, "results": [{"url": "https://files.test/0.png"}]}
+            {
+                "id": f"task-{number}",
+                "status": outcome,
+                "progress": 100,
+                "results": [{"url": "https://files.test/0.png"}],
+            }
         ).encode()
-        deliveries = [(ref, "callback", "ended", at + 30, "0" * 64, body), (ref, "callback", "duplicate", at + 31, "0" * 64, body)]
+        deliveries = [
+            (ref, "callback", "ended", at + 30, "0" * 64, body),
+            (ref, "callback", "duplicate", at + 31, "0" * 64, body),
+        ]
         assets, events = [], []
         if state in ("archived", "archiving"):
             key = f"2026/01/01/{ref}/0.png" if over else None
             sha = f"{number:064x}" if over else None
             kind = "archived" if over else "pending"
             assets = [
-                (ref, 0, kind, "https://files.test/0.png", at + 30, at + 7230, None if over else at + 30, key, sha, over and 900_000, end)
+                (
+                    ref,
+                    0,
+                    kind,
+                    "https://files.test/0.png",
+                    at + 30,
+                    at + 7230,
+                    None if over else at + 30,
+                    key,
+                    sha,
+                    over and 900_000,
+                    end,
+                )
             ]
             events = [("asset.archived", ref, 0, at + 35)] if over else []
         if over:
@@ -134,22 +170,28 @@ def write(connection: sqlite3.Connection, batch: list[Any], job_columns: str) ->
 
 def questions(database: SqliteDatabase, jobs: int) -> dict[str, Callable[[], object]]:
     """Return what the pages ask."""
-    browse, reports, compare = Browse(database), Reports(database), Compare(database)
+    browse, queries, compare = BrowseQueries(database), Queries(database), Compare(database)
     middle, now = ref_of(jobs // 2), BEGAN + jobs * APART
     return {
         "newest page": lambda: browse.page(Wanted()),
         "a page in the middle": lambda: browse.page(Wanted(), after=middle),
         "state=failed": lambda: browse.page(Wanted(state=JobState.FAILED)),
-        "state=expired, in the middle": lambda: browse.page(Wanted(state=JobState.EXPIRED), after=middle),
+        "state=expired, in the middle": lambda: browse.page(
+            Wanted(state=JobState.EXPIRED), after=middle
+        ),
         "state=waiting: there is none": lambda: browse.page(Wanted(state=JobState.WAITING)),
         "model": lambda: browse.page(Wanted(model="nano-banana")),
         "model and state": lambda: browse.page(Wanted(model="sora-image", state=JobState.FAILED)),
-        "a day a year ago": lambda: browse.page(Wanted(since=BEGAN + 86400, until=BEGAN + 2 * 86400)),
+        "a day a year ago": lambda: browse.page(
+            Wanted(since=BEGAN + 86400, until=BEGAN + 2 * 86400)
+        ),
         "a ref": lambda: browse.page(Wanted(text=middle)),
         "a provider's id": lambda: browse.page(Wanted(text=f"task-{jobs // 3}")),
         "a common word": lambda: browse.page(Wanted(text="lighthouse")),
         "a word nobody wrote, one window": lambda: browse.page(Wanted(text="xylophone")),
-        "the same among the failed": lambda: browse.page(Wanted(text="xylophone", state=JobState.FAILED)),
+        "the same among the failed": lambda: browse.page(
+            Wanted(text="xylophone", state=JobState.FAILED)
+        ),
         "count of what failed (bounded)": lambda: browse.count(Wanted(state=JobState.FAILED)),
         "models": browse.models,
         "gallery": browse.arrivals,
@@ -158,8 +200,8 @@ def questions(database: SqliteDatabase, jobs: int) -> dict[str, Callable[[], obj
         "set aside": browse.set_aside,
         "a job's events": lambda: browse.events_of(middle),
         "comparison of the newest 10,000": lambda: compare.since(0),
-        "counts of the strip": reports.counts,
-        "audit": reports.audit,
+        "counts of the strip": queries.counts,
+        "audit": queries.audit,
     }
 
 
@@ -175,7 +217,9 @@ def main() -> None:
         if not path.exists():
             began = time.perf_counter()
             make(path, given.jobs)
-            click.echo(f"{given.jobs:,} jobs, {path.stat().st_size / 1e9:.1f} GB, made in {time.perf_counter() - began:.0f} s")
+            click.echo(
+                f"{given.jobs:,} jobs, {path.stat().st_size / 1e9:.1f} GB, made in {time.perf_counter() - began:.0f} s"
+            )
         with closing(SqliteDatabase(path)) as database:
             for name, ask in questions(database, given.jobs).items():
                 measure(name, ask, database if given.plans else None)
@@ -198,9 +242,18 @@ def plans(database: SqliteDatabase, ask: Callable[[], object]) -> list[str]:
     """Return SQLite's plan of every statement a question runs."""
     found: list[str] = []
 
-    def explain(connection: Any, _cursor: object, statement: str, values: Any, _context: object, _many: object) -> None:
+    def explain(
+        connection: Any,
+        _cursor: object,
+        statement: str,
+        values: Any,
+        _context: object,
+        _many: object,
+    ) -> None:
         if statement.startswith(("SELECT", "WITH")):
-            plan = connection.connection.driver_connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)
+            plan = connection.connection.driver_connection.execute(
+                f"EXPLAIN QUERY PLAN {statement}", values
+            )
             found.extend(row[3] for row in plan)
 
     event.listen(database._reader, "before_cursor_execute", explain)

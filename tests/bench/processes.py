@@ -23,8 +23,18 @@ _STOP_WITHIN = 15.0
 def environment(data: Path, **settings: str) -> dict[str, str]:
     """Return the environment of a receiver that keeps everything in ``data``: nothing of the caller's own configuration leaks in."""
     ours = {field.upper() for field in Settings.model_fields}
-    kept = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in ours and not name.startswith("AWS_")}
-    return {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}", "DATA_DIR": str(data), "LOG_FORMAT": "json", **settings}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.removesuffix("_FILE") not in ours and not name.startswith("AWS_")
+    }
+    return {
+        **kept,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}",
+        "DATA_DIR": str(data),
+        "LOG_FORMAT": "json",
+        **settings,
+    }
 
 
 def free_port() -> int:
@@ -34,18 +44,24 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], env: Mapping[str, str], log: Path, is_ready: Callable[[], bool]) -> Iterator[None]:
+def running(
+    command: Sequence[str], env: Mapping[str, str], log: Path, is_ready: Callable[[], bool]
+) -> Iterator[None]:
     """Run a Python command (``-m …``) from when it is ready to the end of the block; its output goes to ``log``."""
     line = [sys.executable, *command]
     if setpriv := shutil.which("setpriv"):  # then it ends with us even if we are killed
         line = [setpriv, "--pdeathsig", "TERM", *line]
     with log.open("ab") as output:
-        process = subprocess.Popen(line, env=env, cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            line, env=env, cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+        )
     try:
         deadline = time.monotonic() + _START_WITHIN
         while not is_ready():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{' '.join(command)} did not start:\n{log.read_text(errors='replace')[-3000:]}")
+                raise RuntimeError(
+                    f"{' '.join(command)} did not start:\n{log.read_text(errors='replace')[-3000:]}"
+                )
             time.sleep(0.02)
         yield
     finally:
@@ -61,7 +77,15 @@ def running(command: Sequence[str], env: Mapping[str, str], log: Path, is_ready:
 def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[int]:
     """Run an application under the receiver's gunicorn configuration; give its port."""
     port = free_port()
-    command = ["-m", "gunicorn", "-c", "python:receiver.gunicorn_conf", "--bind", f"127.0.0.1:{port}", app]
+    command = [
+        "-m",
+        "gunicorn",
+        "-c",
+        "python:receiver.gunicorn_conf",
+        "--bind",
+        f"127.0.0.1:{port}",
+        app,
+    ]
     with running(command, env, log, lambda: answers(port)):
         yield port
 
@@ -69,7 +93,12 @@ def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[int]:
 @contextmanager
 def worker(env: Mapping[str, str], log: Path) -> Iterator[None]:
     """Run ``receiver worker``; it is ready when it listens to its bell."""
-    with running(["-m", "receiver", "worker"], env, log, lambda: _is_listened_to(Path(env["DATA_DIR"]) / "bell")):
+    with running(
+        ["-m", "receiver", "worker"],
+        env,
+        log,
+        lambda: _is_listened_to(Path(env["DATA_DIR"]) / "bell"),
+    ):
         yield
 
 
@@ -86,8 +115,8 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _is_listened_to(bell: Path) -> bool:
+def _is_listened_to(notifier: Path) -> bool:
     with suppress(OSError):
-        os.close(os.open(bell, os.O_WRONLY | os.O_NONBLOCK))
+        os.close(os.open(notifier, os.O_WRONLY | os.O_NONBLOCK))
         return True
     return False

@@ -66,40 +66,64 @@ QUICK = Amounts(
 
 def _callbacks(folder: Path, amounts: Amounts) -> Table:
     lines = callbacks.measure(folder, amounts.callbacks)
-    return table(f"Callbacks, 32 keep-alive connections, {_rounds(lines, amounts.callbacks)}", "no-op route", lines)
+    return table(
+        f"Callbacks, 32 keep-alive connections, {_rounds(lines, amounts.callbacks)}",
+        "no-op route",
+        lines,
+    )
 
 
 def _directory(folder: Path, amounts: Amounts) -> Table:
     archive = folder / "archive"
-    return _archiving(folder, Place("a directory", f"file://{archive}", str(folder / "bare"), {}), amounts.directory)
+    return _archiving(
+        folder,
+        Place("a directory", f"file://{archive}", str(folder / "bare"), {}),
+        amounts.directory,
+    )
 
 
 def _s3(folder: Path, amounts: Amounts) -> Table:
     with seaweedfs() as server:
         bucket = server.make_bucket()
-        place = Place("SeaweedFS", f"s3://{bucket}/archive", f"s3://{bucket}/bare", server.environment())
+        place = Place(
+            "SeaweedFS", f"s3://{bucket}/archive", f"s3://{bucket}/bare", server.environment()
+        )
         return _archiving(folder, place, amounts.s3)
 
 
 def _archiving(folder: Path, place: Place, amount: Amount) -> Table:
     with archiving.file_server(folder) as url:
         lines = archiving.measure(folder, url, place, amount)
-    return table(f"Pictures of 1 MB to {place.name}, 16 hands, {_rounds(lines, amount)}", "bare loop", lines)
+    return table(
+        f"Pictures of 1 MB to {place.name}, 16 hands, {_rounds(lines, amount)}", "bare loop", lines
+    )
 
 
 def _latency(folder: Path, amounts: Amounts) -> Table:
     lines = latency.measure(folder, amounts.latency)
-    return table(f"From the callback on, idle, a picture of 0.3 MB, {len(lines[0].ours)} jobs", "bare GET", lines)
+    return table(
+        f"From the callback on, idle, a picture of 0.3 MB, {len(lines[0].ours)} jobs",
+        "bare GET",
+        lines,
+    )
 
 
 def _flood(folder: Path, amounts: Amounts) -> Table:
     lines = flood.measure(folder, amounts.flood)
-    return table(f"A flood of forged callbacks, {flood.PACE} authentic ones a second, {_rounds(lines, amounts.flood)}", "no flood", lines)
+    return table(
+        f"A flood of forged callbacks, {flood.PACE} authentic ones a second, {_rounds(lines, amounts.flood)}",
+        "no flood",
+        lines,
+    )
 
 
 def _growth(folder: Path, amounts: Amounts) -> Table:
     lines = growth.measure(folder, amounts.sizes, amounts.growth)
-    return table(f"The ledger as it grows, {growth.THREADS} threads without HTTP, {_rounds(lines, amounts.growth)}", "empty", lines)
+    return table(
+        f"The ledger as it grows, {growth.THREADS} threads without HTTP, {_rounds(lines, amounts.growth)}",
+        "empty",
+        lines,
+    )
 
 
 def _costs(folder: Path, _amounts: Amounts) -> Table:
@@ -108,7 +132,11 @@ def _costs(folder: Path, _amounts: Amounts) -> Table:
 
 def _workers(folder: Path, amounts: Amounts) -> Table:
     lines = workers.measure(folder, amounts.workers)
-    return table(f"Worker processes on one PostgreSQL, pictures of 1 MB, {_rounds(lines, amounts.workers)}", "one process", lines)
+    return table(
+        f"Worker processes on one PostgreSQL, pictures of 1 MB, {_rounds(lines, amounts.workers)}",
+        "one process",
+        lines,
+    )
 
 
 def _rounds(lines: list[Line], amount: Amount) -> str:
@@ -129,7 +157,12 @@ MEASURES: dict[str, Callable[[Path, Amounts], Table]] = {
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer rounds: under 45 seconds, and rougher.")
-@click.option("--only", type=click.Choice(list(MEASURES)), multiple=True, help="Only this measure; repeatable.")
+@click.option(
+    "--only",
+    type=click.Choice(list(MEASURES)),
+    multiple=True,
+    help="Only this measure; repeatable.",
+)
 def main(*, quick: bool, only: tuple[str, ...]) -> None:
     """Measure callbacks acknowledged, pictures archived, and the time from the one to the other."""
     # Leaving by SIGTERM too passes every `finally`, so that no process and no folder stays behind.
@@ -137,12 +170,18 @@ def main(*, quick: bool, only: tuple[str, ...]) -> None:
     console, started = Console(), time.monotonic()
     console.print(f"{os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}")
     for name in only or MEASURES:
-        if (name == "s3" and weed_binary() is None) or (name == "workers" and postgres_binaries() is None):
-            console.print(f"the server for it is not installed (make setup installs it): the measure {name} is left out")
+        if (name == "s3" and weed_binary() is None) or (
+            name == "workers" and postgres_binaries() is None
+        ):
+            console.print(
+                f"the server for it is not installed (make setup installs it): the measure {name} is left out"
+            )
             continue
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             console.print(MEASURES[name](Path(folder), QUICK if quick else FULL))
-    console.print(f"{time.monotonic() - started:.0f} s; medians over the rounds, ratios taken round by round")
+    console.print(
+        f"{time.monotonic() - started:.0f} s; medians over the rounds, ratios taken round by round"
+    )
 
 
 if __name__ == "__main__":

@@ -43,18 +43,27 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
                     with _workers(services, env, folder, processes):
                         archive(services, url, 16)  # warms up and is not counted
                         seen[processes].append(archive(services, url, amount.each)[1])
-    return [Line(f"jobs archived by {processes} processes", "1/s", seen[processes], seen[1]) for processes in PROCESSES]
+    return [
+        Line(f"jobs archived by {processes} processes", "1/s", seen[processes], seen[1])
+        for processes in PROCESSES
+    ]
 
 
 @contextmanager
-def _workers(services: Services, env: dict[str, str], folder: Path, processes: int) -> Iterator[None]:
+def _workers(
+    services: Services, env: dict[str, str], folder: Path, processes: int
+) -> Iterator[None]:
     """Run so many workers, each from when it hears wakes."""
     with ExitStack() as stack:
         for number in range(processes):
             before = _registered(services)
-            lanes = len(services.lanes(folder)) + 1
-            ready = lambda before=before, lanes=lanes: _registered(services) >= before + lanes  # noqa: E731 - bound here
-            stack.enter_context(running(["-m", "receiver", "worker"], env, folder / f"worker-{number}.log", ready))
+            work_queues = len(services.work_queues(folder)) + 1
+            ready = lambda before=before, work_queues=work_queues: (  # noqa: E731 - bound here
+                _registered(services) >= before + work_queues
+            )
+            stack.enter_context(
+                running(["-m", "receiver", "worker"], env, folder / f"worker-{number}.log", ready)
+            )
         yield
     deadline = time.monotonic() + 5
     while _registered(services) and time.monotonic() < deadline:

@@ -42,7 +42,10 @@ def test_a_link_in_a_mail_leads_to_the_job_in_spite_of_the_strict_cookie(viewer:
     ref = viewer.jobs["a fox in the snow"]
     with viewer.context() as context:
         page = context.new_page()
-        page.route("https://mail.test/", lambda route: route.fulfill(body=f'<a href="{viewer.here.url}/jobs/{ref}">look</a>'))
+        page.route(
+            "https://mail.test/",
+            lambda route: route.fulfill(body=f'<a href="{viewer.here.url}/jobs/{ref}">look</a>'),
+        )
         page.goto("https://mail.test/")
         page.get_by_role("link").click()
         expect(page.get_by_role("heading", name="a fox in the snow")).to_be_visible()
@@ -60,16 +63,23 @@ def test_a_session_that_ended_leads_to_the_login(page: Page, viewer: Viewer) -> 
 # Watching.
 
 
-def test_pictures_appear_as_they_arrive_and_the_strip_counts_them(page: Page, here: Premises, viewer: Viewer, screenshots: Path) -> None:
+def test_pictures_appear_as_they_arrive_and_the_strip_counts_them(
+    page: Page, here: Premises, viewer: Viewer, screenshots: Path
+) -> None:
     assert viewer.jobs
     page.goto("/")
     submitted = page.locator(".equation a b").first
     before = int(submitted.inner_text())
     here.submit("a lighthouse that was not there before")
-    expect(page.get_by_role("link", name="a lighthouse that was not there before")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("link", name="a lighthouse that was not there before")).to_be_visible(
+        timeout=15_000
+    )
     expect(submitted).to_have_text(str(before + 1))
     picture = page.get_by_role("img", name="a lighthouse that was not there before")
-    until(lambda: picture.evaluate("image => image.complete && image.naturalWidth > 2"), what="the thumbnail")
+    until(
+        lambda: picture.evaluate("image => image.complete && image.naturalWidth > 2"),
+        what="the thumbnail",
+    )
     page.screenshot(path=screenshots / "gallery-alive.png")
 
 
@@ -93,7 +103,9 @@ def test_a_job_moves_on_before_ones_eyes(page: Page, here: Premises) -> None:
 def test_what_is_in_danger_counts_down(page: Page, viewer: Viewer) -> None:
     assert viewer.jobs
     page.goto("/danger")
-    countdown = page.locator(".row", has_text="a picture that never comes").locator("time.countdown")
+    countdown = page.locator(".row", has_text="a picture that never comes").locator(
+        "time.countdown"
+    )
     expect(countdown).to_have_text(re.compile(r"00:2\d:\d\d"))
     before = countdown.inner_text()
     expect(countdown).not_to_have_text(before)
@@ -145,7 +157,9 @@ def test_a_failed_job_is_tried_again(page: Page, viewer: Viewer) -> None:
     page.get_by_role("button", name="Retry").click()
     expect(page.get_by_role("status")).to_have_text("The job is on its way again.")
     expect(page.locator(".timeline")).to_contain_text("poll", timeout=15_000)
-    expect(page.locator(".headline .badge")).to_contain_text("failed", timeout=15_000)  # the provider says so again
+    expect(page.locator(".headline .badge")).to_contain_text(
+        "failed", timeout=15_000
+    )  # the provider says so again
 
 
 def test_a_delivery_is_taken_in_again(page: Page, viewer: Viewer, complaints: list[str]) -> None:
@@ -212,20 +226,35 @@ def test_everything_is_reached_by_the_keyboard_alone(page: Page, viewer: Viewer)
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     expect(page.locator(".tile").first).to_be_focused()
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "one sees where one is"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", (
+        "one sees where one is"
+    )
     page.keyboard.press("Enter")
     expect(page.locator(".timeline")).to_be_visible()
     reached = set()
     for _ in range(60):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.textContent.trim()"))
-    assert {"Gallery", "Jobs", "New job", "Copy", "Download", "Raw body", "Replay", "Log out"} <= reached
+    assert {
+        "Gallery",
+        "Jobs",
+        "New job",
+        "Copy",
+        "Download",
+        "Raw body",
+        "Replay",
+        "Log out",
+    } <= reached
 
 
-def test_the_place_of_the_keyboard_stays_when_pictures_arrive(page: Page, here: Premises, viewer: Viewer) -> None:
+def test_the_place_of_the_keyboard_stays_when_pictures_arrive(
+    page: Page, here: Premises, viewer: Viewer
+) -> None:
     ref = viewer.jobs["a fox in the snow"]
     page.goto("/")
     page.locator(f".tile[href='/jobs/{ref}']").focus()
     here.submit("a picture that pushes the others on")
-    expect(page.get_by_role("link", name="a picture that pushes the others on")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("link", name="a picture that pushes the others on")).to_be_visible(
+        timeout=15_000
+    )
     expect(page.locator(f".tile[href='/jobs/{ref}']")).to_be_focused()

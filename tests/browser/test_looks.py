@@ -34,7 +34,9 @@ THEMES: list[Literal["light", "dark"]] = ["light", "dark"]
 def settled(page: Page) -> None:
     """Wait until every thumbnail that is to be seen is there, and nothing is being asked for."""
     seen = "[...document.images].filter(i => i.getBoundingClientRect().top < innerHeight).every(i => i.complete && i.naturalWidth > 2)"
-    until(lambda: page.evaluate(seen), what="that every picture in sight is there")  # not wait_for_function: our policy forbids its eval
+    until(
+        lambda: page.evaluate(seen), what="that every picture in sight is there"
+    )  # not wait_for_function: our policy forbids its eval
     page.evaluate("document.fonts.ready")
 
 
@@ -42,11 +44,17 @@ def violations(page: Page, *rules: str) -> list[str]:
     """Return what these rules, or all, find wrong with a page."""
     options = {"runOnly": list(rules)} if rules else {"resultTypes": ["violations"]}
     found: Any = Axe().run(page, options=options).response["violations"]
-    return [f"{item['id']}: {node['html']} {node.get('failureSummary')}" for item in found for node in item["nodes"]]
+    return [
+        f"{item['id']}: {node['html']} {node.get('failureSummary')}"
+        for item in found
+        for node in item["nodes"]
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_page_serves_everybody_in_both_colours_and_on_a_phone(page: Page, viewer: Viewer, kind: str, screenshots: Path) -> None:
+def test_a_page_serves_everybody_in_both_colours_and_on_a_phone(
+    page: Page, viewer: Viewer, kind: str, screenshots: Path
+) -> None:
     page.goto(viewer.pages()[kind])
     assert page.evaluate("document.contentType") == "text/html"
     page.emulate_media(color_scheme="light")
@@ -90,7 +98,9 @@ def test_colours_can_be_chosen_against_the_system(page: Page, viewer: Viewer) ->
     until(lambda: page.evaluate(ground) == before, what="a light page again")
 
 
-def test_the_pages_speak_chinese_when_asked_to(page: Page, viewer: Viewer, screenshots: Path) -> None:
+def test_the_pages_speak_chinese_when_asked_to(
+    page: Page, viewer: Viewer, screenshots: Path
+) -> None:
     page.goto("/")
     page.get_by_role("link", name="中文").click()
     expect(page.get_by_role("heading", name="图库")).to_be_visible()
@@ -99,7 +109,9 @@ def test_the_pages_speak_chinese_when_asked_to(page: Page, viewer: Viewer, scree
     for kind in ("job under way", "compare", "new job", "jobs"):
         page.goto(viewer.pages()[kind])
         assert page.evaluate(SIDEWAYS) == 0, kind
-    expect(page.get_by_role("navigation", name="页面").get_by_role("link")).to_have_text(["图库", "任务", "告急", "搁置", "对比"])
+    expect(page.get_by_role("navigation", name="页面").get_by_role("link")).to_have_text(
+        ["图库", "任务", "告急", "搁置", "对比"]
+    )
     page.screenshot(path=screenshots / "jobs-chinese-phone.png", full_page=True)
     page.get_by_role("link", name="English").click()
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()

@@ -63,13 +63,21 @@ def postgres_url(postgres_server: PostgresServer, migrated_postgres: str) -> Ite
     """Make a PostgreSQL ledger for one test."""
     empty(migrated_postgres)
     yield migrated_postgres
-    until(lambda: postgres_server.connections(migrated_postgres) == 0, within=5, what="every connection closed")
+    until(
+        lambda: postgres_server.connections(migrated_postgres) == 0,
+        within=5,
+        what="every connection closed",
+    )
 
 
 @pytest.fixture(params=BOTH)
 def ledger_url(request: pytest.FixtureRequest) -> str:
     """Make a ledger on each of the two databases."""
-    return str(request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]))
+    return str(
+        request.getfixturevalue(
+            {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+        )
+    )
 
 
 @pytest.fixture
@@ -85,7 +93,11 @@ def books(ledger_url: str) -> Iterator[Books]:
 @pytest.fixture(params=["directory", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Open a directory, and a bucket of a real S3 server; both were used before: the store's own hidden things are there."""
-    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
+    url = (
+        f"file://{tmp_path}/archive"
+        if request.param == "directory"
+        else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
+    )
     with closing(open_store(url)) as store:
         store.check()
         yield store
@@ -106,7 +118,11 @@ def here(books: Books, tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def proxy(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:  # noqa: ARG001 - its address goes last
+def proxy(
+    s3_server: S3Server,
+    bucket: str,  # noqa: ARG001 - its address goes last
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[FaultProxy]:
     """Put a proxy before the S3 server; it is honest until told otherwise."""
     with fault_proxy(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
@@ -133,7 +149,12 @@ def office(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Office
 @pytest.fixture
 def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
     """Open services whose provider is the sandbox, and whose callbacks nobody hears."""
-    environ = {"DATA_DIR": str(tmp_path), "GRSAI_API_KEY": "sk-test", "GRSAI_BASE_URL": sandbox.url, "PUBLIC_URL": "http://127.0.0.1:9"}
+    environ = {
+        "DATA_DIR": str(tmp_path),
+        "GRSAI_API_KEY": "sk-test",
+        "GRSAI_BASE_URL": sandbox.url,
+        "PUBLIC_URL": "http://127.0.0.1:9",
+    }
     with closing(Services(Settings.load(environ)).open()) as services:
         yield services
 
@@ -144,7 +165,9 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
 @pytest.fixture
 def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSide]:
     """Open the web side, where nobody has tried to log in yet."""
-    monkeypatch.setattr(login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT))
+    monkeypatch.setattr(
+        login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT)
+    )
     with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
         yield web
 

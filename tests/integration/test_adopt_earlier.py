@@ -23,9 +23,15 @@ GONE = answer(status="404 Not Found", body=b"")
 
 
 @pytest.fixture(params=["directory", "bucket"])
-def bench(request: pytest.FixtureRequest, sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Bench]:
+def bench(
+    request: pytest.FixtureRequest, sqlite_url: str, sandbox: Sandbox, tmp_path: Path
+) -> Iterator[Bench]:
     """Archive into a directory, and into a bucket of a real S3 server."""
-    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/pictures"
+    url = (
+        f"file://{tmp_path}/archive"
+        if request.param == "directory"
+        else f"s3://{request.getfixturevalue('bucket')}/pictures"
+    )
     with opened(sqlite_url) as books, closing(open_store(url)) as store:
         yield Bench(books, store, tmp_path, sandbox)
 
@@ -52,14 +58,24 @@ PUT_AND_NOW: dict[str, tuple[str, bytes, Script]] = {
 
 
 @pytest.mark.parametrize(("extension", "data", "now"), PUT_AND_NOW.values(), ids=PUT_AND_NOW)
-def test_it_is_taken_without_asking_the_source_again(bench: Bench, now: Script, extension: str, data: bytes) -> None:
+def test_it_is_taken_without_asking_the_source_again(
+    bench: Bench, now: Script, extension: str, data: bytes
+) -> None:
     with source(now) as server:
         ref = bench.announced(server)
         key = killed_after_its_put(bench, ref, extension, data)
         asset = bench.attempt()
     assert (asset.state, asset.key, asset.size) == (AssetState.ARCHIVED, key, len(data))
-    assert asset.sha256 == hashlib.sha256(data).hexdigest() == hashlib.sha256(bench.stored(key)).hexdigest()
-    assert (asset.content_type, asset.width, asset.height) == ("image/png" if extension == "png" else "image/jpeg", 64, 48)
+    assert (
+        asset.sha256
+        == hashlib.sha256(data).hexdigest()
+        == hashlib.sha256(bench.stored(key)).hexdigest()
+    )
+    assert (asset.content_type, asset.width, asset.height) == (
+        "image/png" if extension == "png" else "image/jpeg",
+        64,
+        48,
+    )
     assert objects(bench) == [key]
     assert server.connections == 0
     assert bench.books.events(ref) == ["asset.archived"]
@@ -77,7 +93,9 @@ def test_objects_of_other_assets_of_the_job_are_not_taken_for_it(bench: Bench) -
     with source(GONE) as server:
         bench.fetch_from(server.port)
         ref = bench.books.waiting()
-        bench.books.deliver(ref, succeeded(*(f"http://127.0.0.1:{server.port}/{idx}.png" for idx in range(12))))
+        bench.books.deliver(
+            ref, succeeded(*(f"http://127.0.0.1:{server.port}/{idx}.png" for idx in range(12)))
+        )
         for name in (asset_key(ref, 10, "png"), asset_key(ref, 11, "jpg"), manifest_key(ref)):
             bench.put(name, PNG)
         claims = bench.books.ledger.claim_assets(12)
@@ -100,7 +118,9 @@ def test_half_a_picture_is_not_taken_for_one(bench: Bench) -> None:
 def spoil(s3_server: S3Server, bucket: str, key: str) -> None:
     """Have the server hold a whole picture under the key, but another one than its writer declared."""
     declared = hashlib.sha256(PNG).hexdigest()
-    s3_server.client.put_object(Bucket=bucket, Key=f"pictures/{key}", Body=OTHER_PNG, Metadata={"sha256": declared})
+    s3_server.client.put_object(
+        Bucket=bucket, Key=f"pictures/{key}", Body=OTHER_PNG, Metadata={"sha256": declared}
+    )
 
 
 @pytest.mark.parametrize("bench", ["bucket"], indirect=True)

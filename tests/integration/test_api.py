@@ -19,7 +19,19 @@ from receiver.model import JobState, Submission
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(300_000)
 DIGEST = hashlib.sha256(PICTURE).hexdigest()
 UNKNOWN = "01JZ2Q7V3N0123456789ABCDEF"
-JOB_KEYS = ["assets", "message", "model", "progress", "prompt", "provider", "provider_id", "reason", "ref", "state", "submitted_at"]
+JOB_KEYS = [
+    "assets",
+    "message",
+    "model",
+    "progress",
+    "prompt",
+    "provider",
+    "provider_id",
+    "reason",
+    "ref",
+    "state",
+    "submitted_at",
+]
 ASSET_KEYS = ["content_type", "height", "index", "key", "sha256", "size", "state", "width"]
 
 
@@ -46,14 +58,18 @@ def archived(web: WebSide, tmp_path: Path) -> str:
     file.write_bytes(PICTURE)
     key = f"2026/10/01/{ref}/0.png"
     web.services.store.put(key, file, sha256=DIGEST, content_type="image/png")
-    web.services.ledger.finish_asset(claimed, StoredAsset(key, DIGEST, len(PICTURE), "image/png", 8, 8))
+    web.services.ledger.finish_asset(
+        claimed, StoredAsset(key, DIGEST, len(PICTURE), "image/png", 8, 8)
+    )
     (job,) = web.services.ledger.claim_jobs(1)
     web.services.ledger.conclude(job, JobState.ARCHIVED)
     return ref
 
 
 def spoil(web: WebSide, statement: str) -> None:
-    with closing(sqlite3.connect(web.services.settings.ledger_path, isolation_level=None)) as connection:
+    with closing(
+        sqlite3.connect(web.services.settings.ledger_path, isolation_level=None)
+    ) as connection:
         connection.execute(statement).close()
 
 
@@ -73,7 +89,17 @@ PRIVATE = [
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
 def test_nothing_is_shown_without_the_token(web: WebSide, method: str, path: str) -> None:
     token = web.services.admin_token
-    for given in (None, "", "Bearer", "Bearer ", f"Bearer {token}x", f"Bearer {token[:-1]}", f"Basic {token}", token, "Bearer \xe9"):
+    for given in (
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Bearer {token}x",
+        f"Bearer {token[:-1]}",
+        f"Basic {token}",
+        token,
+        "Bearer \xe9",
+    ):
         headers = {} if given is None else {"Authorization": given}
         answer = web.client.open(path, method=method, headers=headers)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), given
@@ -87,7 +113,12 @@ def test_the_pages_for_machines_need_no_token(web: WebSide, path: str) -> None:
 
 
 def test_the_word_bearer_may_be_written_in_any_case(web: WebSide) -> None:
-    assert web.client.get("/api/jobs", headers={"Authorization": f"bearer  {web.services.admin_token}"}).status_code == 200
+    assert (
+        web.client.get(
+            "/api/jobs", headers={"Authorization": f"bearer  {web.services.admin_token}"}
+        ).status_code
+        == 200
+    )
 
 
 # Jobs.
@@ -96,7 +127,10 @@ def test_the_word_bearer_may_be_written_in_any_case(web: WebSide) -> None:
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("state=done", "state: Input should be 'submitting', 'waiting', 'archiving', 'archived', 'failed' or 'expired'"),
+        (
+            "state=done",
+            "state: Input should be 'submitting', 'waiting', 'archiving', 'archived', 'failed' or 'expired'",
+        ),
         *(
             (f"limit={wrong}", "limit: Value error, write a number in digits")
             for wrong in ("-1", "x", "", "1.5", "%D9%A3", "+5", "9" * 5000)
@@ -120,12 +154,22 @@ def test_every_mistake_of_a_question_is_told_at_once(web: WebSide) -> None:
 
 
 def test_a_job_has_exactly_the_keys_of_the_contract(web: WebSide, tmp_path: Path) -> None:
-    refs = {submitted(web): "submitting", reported(web, {**FAILED, "id": "task-0"}): "failed", archived(web, tmp_path): "archived"}
+    refs = {
+        submitted(web): "submitting",
+        reported(web, {**FAILED, "id": "task-0"}): "failed",
+        archived(web, tmp_path): "archived",
+    }
     for ref, state in refs.items():
         job = get(web, f"/api/jobs/{ref}").json
         assert sorted(job) == JOB_KEYS
         assert all(sorted(asset) == ASSET_KEYS for asset in job["assets"])
-        assert (job["ref"], job["state"], job["provider"], job["model"], job["prompt"]) == (ref, state, "grsai", "gpt-image-1.5", "a fox")
+        assert (job["ref"], job["state"], job["provider"], job["model"], job["prompt"]) == (
+            ref,
+            state,
+            "grsai",
+            "gpt-image-1.5",
+            "a fox",
+        )
         assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", job["submitted_at"])
     assert job["progress"] == 100
     assert job["assets"] == [
@@ -144,16 +188,26 @@ def test_a_job_has_exactly_the_keys_of_the_contract(web: WebSide, tmp_path: Path
 
 def test_a_failed_job_says_why(web: WebSide) -> None:
     job = get(web, f"/api/jobs/{reported(web, FAILED)}").json
-    assert (job["state"], job["reason"], job["message"], job["provider_id"]) == ("failed", "output_moderation", "no", "task-1")
+    assert (job["state"], job["reason"], job["message"], job["provider_id"]) == (
+        "failed",
+        "output_moderation",
+        "no",
+        "task-1",
+    )
 
 
 @pytest.mark.parametrize("ref", [UNKNOWN, "x", "%00", "%FF", "..%2F", "x" * 5000])
 def test_there_is_no_such_job(web: WebSide, ref: str) -> None:
     for method, path in (("GET", ""), ("POST", "/retry"), ("GET", "/assets/0")):
-        assert web.client.open(f"/api/jobs/{ref}{path}", method=method, headers=web.admin).status_code == 404
+        assert (
+            web.client.open(f"/api/jobs/{ref}{path}", method=method, headers=web.admin).status_code
+            == 404
+        )
 
 
-def test_a_list_is_newest_first_and_is_paged_to_its_end_without_gap_or_overlap(web: WebSide) -> None:
+def test_a_list_is_newest_first_and_is_paged_to_its_end_without_gap_or_overlap(
+    web: WebSide,
+) -> None:
     refs = sorted((submitted(web) for _ in range(5)), reverse=True)
     found: list[str] = []
     cursor: str | None = ""
@@ -164,7 +218,9 @@ def test_a_list_is_newest_first_and_is_paged_to_its_end_without_gap_or_overlap(w
         cursor = page["next"]
     assert (found, cursor) == (refs, None)
     assert get(web, f"/api/jobs?after={min(refs)}").json == {"jobs": [], "next": None}
-    assert get(web, "/api/jobs?limit=5").json["next"] is None, "a page that just fits is the last one"
+    assert get(web, "/api/jobs?limit=5").json["next"] is None, (
+        "a page that just fits is the last one"
+    )
 
 
 def test_a_list_is_narrowed_by_state_and_text(web: WebSide) -> None:
@@ -197,15 +253,23 @@ def test_only_a_lost_job_can_be_retried(web: WebSide, tmp_path: Path) -> None:
         assert (answer.status_code, answer.content_type) == (409, "application/problem+json")
         assert ref in answer.json["detail"]
     answer = web.client.post(f"/api/jobs/{lost}/retry", headers=web.admin)
-    assert (answer.status_code, answer.json["state"], answer.json["reason"]) == (200, "waiting", None)
-    assert web.client.post(f"/api/jobs/{lost}/retry", headers=web.admin).status_code == 409, "it is going on now"
+    assert (answer.status_code, answer.json["state"], answer.json["reason"]) == (
+        200,
+        "waiting",
+        None,
+    )
+    assert web.client.post(f"/api/jobs/{lost}/retry", headers=web.admin).status_code == 409, (
+        "it is going on now"
+    )
     assert web.client.get(f"/api/jobs/{lost}/retry", headers=web.admin).status_code == 405
 
 
 # Assets.
 
 
-def test_an_archived_file_is_given_as_it_is_and_never_as_something_to_run(web: WebSide, tmp_path: Path) -> None:
+def test_an_archived_file_is_given_as_it_is_and_never_as_something_to_run(
+    web: WebSide, tmp_path: Path
+) -> None:
     ref = archived(web, tmp_path)
     path = f"/api/jobs/{ref}/assets/0"
     with get(web, path) as answer:
@@ -218,7 +282,11 @@ def test_an_archived_file_is_given_as_it_is_and_never_as_something_to_run(web: W
     assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
     assert headers["Content-Disposition"] == f'attachment; filename="{ref}-0.png"'
     with web.client.head(path, headers=web.admin) as answer:
-        assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (200, str(len(PICTURE)), b"")
+        assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (
+            200,
+            str(len(PICTURE)),
+            b"",
+        )
     for wrong in ("1", "-1", "x", "99999999999999999999"):
         assert get(web, f"/api/jobs/{ref}/assets/{wrong}").status_code == 404
 
@@ -243,7 +311,9 @@ def test_no_file_stays_open_whether_it_was_read_or_not(web: WebSide, tmp_path: P
     assert [file.closed for file in opened] == [True, True]
 
 
-def test_a_file_not_archived_yet_and_one_that_is_lost_are_told_apart(web: WebSide, tmp_path: Path) -> None:
+def test_a_file_not_archived_yet_and_one_that_is_lost_are_told_apart(
+    web: WebSide, tmp_path: Path
+) -> None:
     ref = archived(web, tmp_path)
     waiting = reported(web, {**SUCCEEDED, "id": "task-2"})
     assert get(web, f"/api/jobs/{waiting}/assets/0").status_code == 404
@@ -272,7 +342,10 @@ def test_events_are_listed_in_order_and_after_any_of_them(web: WebSide, tmp_path
         ("job.failed", lost),
     ]
     assert found["next"] == events[-1]["number"]
-    assert [event["type"] for event in get(web, f"/api/events?after={events[1]['number']}").json["events"]] == ["job.failed"]
+    assert [
+        event["type"]
+        for event in get(web, f"/api/events?after={events[1]['number']}").json["events"]
+    ] == ["job.failed"]
     assert get(web, f"/api/events?after={'9' * 18}").json == {"events": [], "next": None}
 
 
@@ -281,14 +354,24 @@ def test_an_event_is_told_in_the_words_of_webhooks_and_listen(web: WebSide, tmp_
     reported(web, {**FAILED, "id": "task-2"})
     found = get(web, "/api/events").json["events"]
     heard = Listener(web.services.outbox, []).events(0, follow=False)
-    assert found == [json.loads(web.services.wording.body(event)) for event, _ in heard if event]
-    assert [(event["id"], event["number"]) for event in found[:2]] == [(f"{ref}-0-asset-archived-0", 1), (f"{ref}-job-job-archived-0", 2)]
+    assert found == [json.loads(web.services.serializer.body(event)) for event, _ in heard if event]
+    assert [(event["id"], event["number"]) for event in found[:2]] == [
+        (f"{ref}-0-asset-archived-0", 1),
+        (f"{ref}-job-job-archived-0", 2),
+    ]
     assert found[0]["data"]["url"] == f"{web.services.settings.archive_url}/2026/10/01/{ref}/0.png"
 
 
 def test_the_audit_shows_the_figures_and_names_a_broken_law(web: WebSide, tmp_path: Path) -> None:
     refs = [archived(web, tmp_path), reported(web, {**FAILED, "id": "task-2"}), submitted(web)]
-    figures = {"submitted": 3, "archived": 1, "failed": 1, "expired": 0, "in_flight": 1, "difference": 0}
+    figures = {
+        "submitted": 3,
+        "archived": 1,
+        "failed": 1,
+        "expired": 0,
+        "in_flight": 1,
+        "difference": 0,
+    }
     assert get(web, "/api/audit").json == {"ok": True, "broken": {}, **figures}
     spoil(web, "DELETE FROM events WHERE type = 'job.failed'")
     found = get(web, "/api/audit").json
@@ -299,7 +382,9 @@ def test_the_audit_shows_the_figures_and_names_a_broken_law(web: WebSide, tmp_pa
 # Health and figures.
 
 
-def test_a_missing_archive_is_named_until_it_is_there_again(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_archive_is_named_until_it_is_there_again(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
     environ = {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"file://{tmp_path}/disk/archive"}
     with web_side(tmp_path / "data", environ) as web:
@@ -312,7 +397,11 @@ def test_a_missing_archive_is_named_until_it_is_there_again(sqlite_url: str, tmp
 
 
 def test_a_missing_bucket_and_a_wrong_key_are_named(
-    sqlite_url: str, bucket: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str,
+    bucket: str,
+    s3_server: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
     environ = {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}-missing/prefix"}
@@ -375,7 +464,9 @@ def test_the_figures_follow_the_conventions_of_prometheus(web: WebSide) -> None:
     for line in answer.text.splitlines():
         assert re.fullmatch(r"# (HELP|TYPE) \w+ .+|\w+(\{[^}]*\})? [-+0-9.einfINF]+", line), line
     for state in JobState:
-        assert f'receiver_jobs{{state="{state}"}} {1.0 if state == "waiting" else 0.0}' in answer.text
+        assert (
+            f'receiver_jobs{{state="{state}"}} {1.0 if state == "waiting" else 0.0}' in answer.text
+        )
     assert re.search(r'receiver_callbacks_total\{outcome="progress"\} [1-9]', answer.text)
     assert re.search(r'receiver_callback_seconds_count\{outcome="\w+"\} [1-9]', answer.text)
     assert ref not in answer.text

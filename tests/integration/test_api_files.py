@@ -24,7 +24,9 @@ def path(web: WebSide, tmp_path: Path) -> str:
 
 
 def archived(web: WebSide, tmp_path: Path) -> str:
-    ref = web.services.ledger.submit(Submission("a fox", "gpt-image-1.5", {}), "https://provider.test").ref
+    ref = web.services.ledger.submit(
+        Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
+    ).ref
     web.callback(web.services.tickets.sign(ref), SUCCEEDED)
     (claimed,) = web.services.ledger.claim_assets(1)
     file, key = tmp_path / "fetched", f"2026/10/01/{ref}/0.png"
@@ -53,32 +55,58 @@ def get(web: WebSide, path: str, **headers: str) -> Any:
         ("bytes=300000-600000", 300_000, 600_001),
     ],
 )
-def test_a_part_is_given_as_it_was_asked_for(web: WebSide, path: str, asked: str, start: int, stop: int) -> None:
+def test_a_part_is_given_as_it_was_asked_for(
+    web: WebSide, path: str, asked: str, start: int, stop: int
+) -> None:
     with get(web, path, Range=asked) as answer:
         assert (answer.status_code, answer.data) == (206, PICTURE[start:stop])
         assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
         assert answer.headers["Content-Length"] == str(stop - start)
-        assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'", "a part is as harmless as the whole"
+        assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'", (
+            "a part is as harmless as the whole"
+        )
 
 
 @pytest.mark.parametrize("asked", [f"bytes={SIZE}-", f"bytes={SIZE * 2}-{SIZE * 3}"])
-def test_a_part_that_is_not_there_is_told_with_the_size(web: WebSide, path: str, asked: str) -> None:
+def test_a_part_that_is_not_there_is_told_with_the_size(
+    web: WebSide, path: str, asked: str
+) -> None:
     answer = get(web, path, Range=asked)
     assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{SIZE}")
     assert answer.content_type == "application/problem+json"
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,5-9", "lines=1-2", "bytes=9-5", "bytes=-0", "bytes=x-y", "bytes", "0-5", "bytes=--5"])
-def test_what_is_no_single_part_of_bytes_gives_the_whole(web: WebSide, path: str, asked: str) -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "bytes=0-1,5-9",
+        "lines=1-2",
+        "bytes=9-5",
+        "bytes=-0",
+        "bytes=x-y",
+        "bytes",
+        "0-5",
+        "bytes=--5",
+    ],
+)
+def test_what_is_no_single_part_of_bytes_gives_the_whole(
+    web: WebSide, path: str, asked: str
+) -> None:
     with get(web, path, Range=asked) as answer:
-        assert (answer.status_code, answer.data, answer.headers["Accept-Ranges"]) == (200, PICTURE, "bytes")
+        assert (answer.status_code, answer.data, answer.headers["Accept-Ranges"]) == (
+            200,
+            PICTURE,
+            "bytes",
+        )
 
 
 @pytest.mark.parametrize(
     ("condition", "status"),
     [(f'"{DIGEST}"', 206), ('"another"', 200), ("Wed, 21 Oct 2026 07:28:00 GMT", 200)],
 )
-def test_a_part_is_given_only_of_the_file_the_caller_means(web: WebSide, path: str, condition: str, status: int) -> None:
+def test_a_part_is_given_only_of_the_file_the_caller_means(
+    web: WebSide, path: str, condition: str, status: int
+) -> None:
     with get(web, path, Range="bytes=0-9", **{"If-Range": condition}) as answer:
         assert answer.status_code == status
 
@@ -99,7 +127,11 @@ def test_a_download_that_broke_off_is_continued_to_the_same_bytes(web: WebSide, 
 
 def test_a_head_tells_the_size_of_a_part_and_gives_none_of_it(web: WebSide, path: str) -> None:
     with web.client.head(path, headers={**web.admin, "Range": "bytes=0-9"}) as answer:
-        assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (206, "10", b"")
+        assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (
+            206,
+            "10",
+            b"",
+        )
 
 
 def test_a_directory_cannot_be_linked_to_and_says_what_to_do(web: WebSide, path: str) -> None:
@@ -110,12 +142,17 @@ def test_a_directory_cannot_be_linked_to_and_says_what_to_do(web: WebSide, path:
 
 
 def test_a_bucket_is_linked_to_for_a_while(sqlite_url: str, bucket: str, tmp_path: Path) -> None:
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}/prefix"}) as web:
+    with web_side(
+        tmp_path / "data", {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}/prefix"}
+    ) as web:
         path = archived(web, tmp_path)
         with get(web, path, Range="bytes=300000-600000") as part:
             assert (part.status_code, part.data) == (206, PICTURE[300_000:600_001])
         answer = get(web, f"{path}?link=1")
         assert answer.status_code == 200
-        left = datetime.fromisoformat(answer.json["expires_at"]).timestamp() - web.services.ledger.now()
+        left = (
+            datetime.fromisoformat(answer.json["expires_at"]).timestamp()
+            - web.services.ledger.now()
+        )
         assert 880 < left <= 900
         assert requests.get(answer.json["url"], timeout=10).content == PICTURE

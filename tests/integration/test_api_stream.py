@@ -19,7 +19,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def happen(web: WebSide, name: str) -> str:
     """Have a job fail, which is an event; return its ref."""
-    ref = web.services.ledger.submit(Submission("a fox", "gpt-image-1.5", {}), "https://provider.test").ref
+    ref = web.services.ledger.submit(
+        Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
+    ).ref
     web.callback(web.services.tickets.sign(ref), {**FAILED, "id": name})
     return ref
 
@@ -31,7 +33,11 @@ def listen(web: WebSide, path: str = "/api/stream", **headers: str) -> Any:
 def events(answer: Any) -> Iterator[dict[str, str]]:
     """Read the stream as a browser does; comments and what is no event are passed over."""
     for block in answer.response:
-        lines = [line.partition(": ") for line in block.decode().strip().splitlines() if not line.startswith((":", "retry"))]
+        lines = [
+            line.partition(": ")
+            for line in block.decode().strip().splitlines()
+            if not line.startswith((":", "retry"))
+        ]
         if lines:
             yield {name: value for name, _, value in lines}
 
@@ -40,15 +46,24 @@ def test_events_are_told_as_they_come_and_only_new_ones(web: WebSide) -> None:
     happen(web, "before")
     with listen(web) as answer:
         assert answer.content_type == "text/event-stream; charset=utf-8"
-        assert (answer.headers["Cache-Control"], answer.headers["X-Accel-Buffering"]) == ("no-store", "no")
+        assert (answer.headers["Cache-Control"], answer.headers["X-Accel-Buffering"]) == (
+            "no-store",
+            "no",
+        )
         told = events(answer)
         refs = [happen(web, "first"), happen(web, "second")]
         for ref in refs:
             event = next(told)
-            assert (event["event"], ref in event["data"], event["id"].isdigit()) == ("job.failed", True, True)
+            assert (event["event"], ref in event["data"], event["id"].isdigit()) == (
+                "job.failed",
+                True,
+                True,
+            )
 
 
-def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(web: WebSide) -> None:
+def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(
+    web: WebSide,
+) -> None:
     happen(web, "first")
     (listed,) = web.client.get("/api/events", headers=web.admin).json["events"]
     with listen(web, "/api/stream?after=0") as answer:
@@ -59,8 +74,12 @@ def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(w
 @pytest.mark.parametrize("how", ["header", "query"])
 def test_who_says_where_it_was_misses_nothing(web: WebSide, how: str) -> None:
     refs = [happen(web, name) for name in ("first", "second", "third")]
-    after = str(web.services.reports.events()[0]["id"])
-    answer = listen(web, **{"Last-Event-ID": after}) if how == "header" else listen(web, f"/api/stream?after={after}")
+    after = str(web.services.queries.events()[0]["id"])
+    answer = (
+        listen(web, **{"Last-Event-ID": after})
+        if how == "header"
+        else listen(web, f"/api/stream?after={after}")
+    )
     with answer:
         told = events(answer)
         assert [refs[1] in next(told)["data"], refs[2] in next(told)["data"]] == [True, True]
@@ -73,7 +92,9 @@ def test_a_place_that_is_none_is_refused(web: WebSide, wrong: str) -> None:
         assert listen(web, **{"Last-Event-ID": wrong}).status_code == 400
 
 
-def test_silence_is_broken_so_that_nobody_takes_the_connection_for_dead(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_broken_so_that_nobody_takes_the_connection_for_dead(
+    web: WebSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live_events, "HEARTBEAT", 0.002)
     with listen(web) as answer:
         blocks = answer.response
@@ -83,7 +104,11 @@ def test_silence_is_broken_so_that_nobody_takes_the_connection_for_dead(web: Web
 def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebSide) -> None:
     answers = [listen(web) for _ in range(live_events.MOST)]
     refused = listen(web)
-    assert (refused.status_code, refused.headers["Retry-After"], refused.content_type) == (503, "15", "application/problem+json")
+    assert (refused.status_code, refused.headers["Retry-After"], refused.content_type) == (
+        503,
+        "15",
+        "application/problem+json",
+    )
     answers.pop().close()
     with listen(web) as another:
         assert another.status_code == 200
@@ -96,7 +121,9 @@ def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebSide) -> None:
             assert answer.status_code == 200
 
 
-def test_a_listener_is_sent_away_after_a_while_or_when_the_process_stops(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_is_sent_away_after_a_while_or_when_the_process_stops(
+    web: WebSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live_events, "LONGEST", 0.005)
     with listen(web) as answer:
         assert list(events(answer)) == []
@@ -106,7 +133,9 @@ def test_a_listener_is_sent_away_after_a_while_or_when_the_process_stops(web: We
         assert list(events(answer)) == []
 
 
-def test_a_listener_that_hung_up_gives_its_place_back_at_once(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_that_hung_up_gives_its_place_back_at_once(
+    web: WebSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Connection:
         """A connection whose other end is closed."""
 
@@ -114,7 +143,12 @@ def test_a_listener_that_hung_up_gives_its_place_back_at_once(web: WebSide, monk
             return b""
 
     monkeypatch.setattr(live_events, "LONGEST", 10_000.0)
-    answer = web.client.get("/api/stream", headers=web.admin, buffered=False, environ_overrides={"gunicorn.socket": Connection()})
+    answer = web.client.get(
+        "/api/stream",
+        headers=web.admin,
+        buffered=False,
+        environ_overrides={"gunicorn.socket": Connection()},
+    )
     with answer:
         assert list(events(answer)) == []
 

@@ -21,7 +21,11 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def web(services: Services) -> Iterator[WebSide]:
-    environ = {"GRSAI_API_KEY": "sk-test", "GRSAI_BASE_URL": services.settings.grsai_base_url, "PUBLIC_URL": "http://127.0.0.1:9"}
+    environ = {
+        "GRSAI_API_KEY": "sk-test",
+        "GRSAI_BASE_URL": services.settings.grsai_base_url,
+        "PUBLIC_URL": "http://127.0.0.1:9",
+    }
     with web_side(services.settings.data_dir, environ) as web:
         yield web
 
@@ -43,14 +47,18 @@ def posted(web: WebSide, body: Any, **headers: str) -> Any:
         (["a fox"], "job: "),
     ],
 )
-def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(web: WebSide, sandbox: Sandbox, body: Any, named: str) -> None:
+def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(
+    web: WebSide, sandbox: Sandbox, body: Any, named: str
+) -> None:
     answer = posted(web, body)
     assert answer.status_code == 400
     assert named in answer.json["detail"]
     assert sandbox.stats()["accepted"] == 0
 
 
-@pytest.mark.parametrize("body", [b'{"prompt": "a\\u0000fox"}', b'{"prompt": "a fox", "params": {"x": "\\u0000"}}'])
+@pytest.mark.parametrize(
+    "body", [b'{"prompt": "a\\u0000fox"}', b'{"prompt": "a fox", "params": {"x": "\\u0000"}}']
+)
 def test_a_text_no_database_can_hold_is_refused_at_the_edge(web: WebSide, body: bytes) -> None:
     answer = web.client.post("/api/jobs", data=body, headers=web.admin)
     assert answer.status_code == 400
@@ -62,9 +70,19 @@ def test_the_api_needs_a_body_of_json_and_a_sane_key(web: WebSide) -> None:
     assert posted(web, {"prompt": "a fox"}, **{"Idempotency-Key": "k" * 501}).status_code == 400
 
 
-def test_a_job_posted_through_the_api_reaches_the_provider_with_its_ticket(web: WebSide, sandbox: Sandbox) -> None:
+def test_a_job_posted_through_the_api_reaches_the_provider_with_its_ticket(
+    web: WebSide, sandbox: Sandbox
+) -> None:
     script = {"delay": 0, "callback": "lost"}
-    answer = posted(web, {"prompt": "a fox", "model": "nano-banana", "size": "4K", "params": {"sandbox": script, "quality": "high"}})
+    answer = posted(
+        web,
+        {
+            "prompt": "a fox",
+            "model": "nano-banana",
+            "size": "4K",
+            "params": {"sandbox": script, "quality": "high"},
+        },
+    )
     assert answer.status_code == 201
     assert answer.headers["Location"] == f"/api/jobs/{answer.json['ref']}"
     assert (answer.json["state"], answer.json["model"]) == ("waiting", "nano-banana")
@@ -83,8 +101,13 @@ def test_the_same_idempotency_key_gives_the_same_job(web: WebSide, sandbox: Sand
     assert sandbox.stats()["accepted"] == 1
 
 
-def test_of_racing_submits_with_one_idempotency_key_one_has_made_the_job_and_all_are_given_it(web: WebSide, sandbox: Sandbox) -> None:
-    body, key = {"prompt": "a fox", "mode": "poll", "params": {"sandbox": {"delay": 60}}}, {"Idempotency-Key": "order-8"}
+def test_of_racing_submits_with_one_idempotency_key_one_has_made_the_job_and_all_are_given_it(
+    web: WebSide, sandbox: Sandbox
+) -> None:
+    body, key = (
+        {"prompt": "a fox", "mode": "poll", "params": {"sandbox": {"delay": 60}}},
+        {"Idempotency-Key": "order-8"},
+    )
     answers = side_by_side([lambda: posted(web, body, **key)] * 6)
     assert sorted(answer.status_code for answer in answers) == [200] * 5 + [201]
     assert len({answer.json["ref"] for answer in answers}) == 1
@@ -100,17 +123,32 @@ def test_a_missing_setting_is_a_conflict_that_names_it(services: Services) -> No
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(services: Services, number: float) -> None:
+def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(
+    services: Services, number: float
+) -> None:
     with pytest.raises(ValidationError, match="no numbers in JSON"):
         JobRequest(prompt="a fox", params={"x": [number]})
-    assert services.reports.jobs() == []
+    assert services.queries.jobs() == []
 
 
-@pytest.mark.parametrize("image", ["/etc/passwd", "a.png", "", "ftp://x.test/a.png", "data:text/html;base64,AAAA", "https://", "AAAABBBB"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        "/etc/passwd",
+        "a.png",
+        "",
+        "ftp://x.test/a.png",
+        "data:text/html;base64,AAAA",
+        "https://",
+        "AAAABBBB",
+    ],
+)
 def test_a_reference_that_is_neither_a_url_nor_a_picture_is_refused_before_it_is_paid_for(
     web: WebSide, sandbox: Sandbox, image: str
 ) -> None:
-    answer = posted(web, {"prompt": "a fox", "mode": "poll", "images": ["https://x.test/a.png", image]})
+    answer = posted(
+        web, {"prompt": "a fox", "mode": "poll", "images": ["https://x.test/a.png", image]}
+    )
     assert answer.status_code == 400
     assert "images.1: " in answer.json["detail"]
     assert "give an http(s) URL or a data:image/… URL" in answer.json["detail"]
@@ -118,7 +156,12 @@ def test_a_reference_that_is_neither_a_url_nor_a_picture_is_refused_before_it_is
 
 
 def test_references_reach_the_provider_as_they_were_given(web: WebSide, sandbox: Sandbox) -> None:
-    images = ["https://x.test/a.png?b=c", "data:image/png;base64,iVBORw0KGgo=", "iVBORw0KGgoAAAANSUhEUg==", "/9j/4AAQSkZJRg"]
+    images = [
+        "https://x.test/a.png?b=c",
+        "data:image/png;base64,iVBORw0KGgo=",
+        "iVBORw0KGgoAAAANSUhEUg==",
+        "/9j/4AAQSkZJRg",
+    ]
     assert posted(web, {"prompt": "a fox", "mode": "poll", "images": images}).status_code == 201
     (task,) = sandbox.tasks()
     assert task["request"]["urls"] == images

@@ -38,7 +38,9 @@ class Bucket:
     def __init__(self, server: S3Server, proxy: FaultProxy) -> None:
         self.name = server.make_bucket()
         self.proxy = proxy
-        self.store = S3Store(self.name, "pictures", timeouts=(1, 1.5))  # the honest server may take its time on a busy machine
+        self.store = S3Store(
+            self.name, "pictures", timeouts=(1, 1.5)
+        )  # the honest server may take its time on a busy machine
         self._client = server.client
         self._before: list[str] = []
 
@@ -58,7 +60,9 @@ class Bucket:
         return self._client.get_object(Bucket=self.name, Key=f"pictures/{key}")["Body"].read()
 
     def _all(self) -> list[str]:
-        found = self._client.list_objects_v2(Bucket=self.name, Prefix="pictures/2").get("Contents", [])
+        found = self._client.list_objects_v2(Bucket=self.name, Prefix="pictures/2").get(
+            "Contents", []
+        )
         return [entry["Key"].removeprefix("pictures/") for entry in found]
 
 
@@ -186,13 +190,21 @@ def test_an_object_whose_put_was_not_confirmed_is_adopted_without_a_second_one(
         proxy.seen.clear()
         asset = bench.attempt()
         assert server.connections == 1
-    assert (asset.state, asset.key, asset.sha256) == (AssetState.ARCHIVED, key, hashlib.sha256(PNG).hexdigest())
+    assert (asset.state, asset.key, asset.sha256) == (
+        AssetState.ARCHIVED,
+        key,
+        hashlib.sha256(PNG).hexdigest(),
+    )
     assert bucket.keys() == [key]
-    assert not [path for method, path in proxy.seen if method == "PUT" and key in path], "it was not put again"
+    assert not [path for method, path in proxy.seen if method == "PUT" and key in path], (
+        "it was not put again"
+    )
     assert bench.books.events(ref) == ["asset.archived"]
 
 
-def test_without_the_right_to_list_the_put_itself_finds_what_is_there(bench: Bench, proxy: FaultProxy, bucket: Bucket) -> None:
+def test_without_the_right_to_list_the_put_itself_finds_what_is_there(
+    bench: Bench, proxy: FaultProxy, bucket: Bucket
+) -> None:
     def forbids_lists(request: Request, forward: Forward) -> Answer:
         return refusal(403, "AccessDenied") if "list-type" in request.path else forward(request)
 
@@ -210,7 +222,9 @@ def test_without_the_right_to_list_the_put_itself_finds_what_is_there(bench: Ben
 
 
 def spoils(request: Request, forward: Forward) -> Answer:
-    return forward(replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request)
+    return forward(
+        replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request
+    )
 
 
 def test_what_a_server_stored_wrongly_is_found_never_adopted_and_healed_by_the_next_put(
@@ -228,7 +242,11 @@ def test_what_a_server_stored_wrongly_is_found_never_adopted_and_healed_by_the_n
             bench.books.clock.now = due(waiting)
         proxy.rule = honest
         asset = bench.attempt()
-    assert (asset.state, asset.key, asset.sha256) == (AssetState.ARCHIVED, key, hashlib.sha256(PNG).hexdigest())
+    assert (asset.state, asset.key, asset.sha256) == (
+        AssetState.ARCHIVED,
+        key,
+        hashlib.sha256(PNG).hexdigest(),
+    )
     assert bucket.read(key) == PNG
     assert bucket.keys() == [key]
 
@@ -249,7 +267,9 @@ def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
     bench: Bench, proxy: FaultProxy, bucket: Bucket, rule: Rule
 ) -> None:
     books = bench.books
-    reconciler = Reconciler(books.ledger, books.reports, books.inbox, bench.store, None, "https://provider.test")
+    reconciler = Reconciler(
+        books.ledger, books.queries, books.inbox, bench.store, None, "https://provider.test"
+    )
     with source(LIVES) as server:
         ref = bench.announced(server)
         bench.attempt()
@@ -261,6 +281,9 @@ def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
     books.clock.now = books.job(ref).due_at or 0.0
     (claimed,) = books.ledger.claim_jobs(1, complete=True)
     reconciler.look(claimed)
-    assert (books.job(ref).state, books.events(ref)) == (JobState.ARCHIVED, ["asset.archived", "job.archived"])
+    assert (books.job(ref).state, books.events(ref)) == (
+        JobState.ARCHIVED,
+        ["asset.archived", "job.archived"],
+    )
     assert bucket.keys() == sorted([asset_key(ref, 0, "png"), manifest_key(ref)])
     assert ref.encode() in bucket.read(manifest_key(ref))

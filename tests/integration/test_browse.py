@@ -3,14 +3,14 @@
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
-from receiver.ledger.browse import Browse, Page, Wanted, first_ref
+from receiver.ledger.browse import BrowseQueries, Page, Wanted, first_ref
 from receiver.ledger.model_stats import Compare, quantile
 from receiver.model import AssetState, JobState, Source
 
 
 @pytest.fixture
-def browse(books: Books) -> Browse:
-    return Browse(books.database)
+def browse(books: Books) -> BrowseQueries:
+    return BrowseQueries(books.database)
 
 
 def refs(page: Page) -> list[str]:
@@ -29,7 +29,9 @@ def several(books: Books, *prompts: str) -> list[str]:
 # Pages.
 
 
-def test_pages_follow_each_other_without_gap_or_overlap_and_the_last_one_says_so(books: Books, browse: Browse) -> None:
+def test_pages_follow_each_other_without_gap_or_overlap_and_the_last_one_says_so(
+    books: Books, browse: BrowseQueries
+) -> None:
     made = several(books, *"abcde")
     first = browse.page(Wanted(), limit=2)
     second = browse.page(Wanted(), after=first.next or "", limit=2)
@@ -39,7 +41,7 @@ def test_pages_follow_each_other_without_gap_or_overlap_and_the_last_one_says_so
     assert browse.page(Wanted(), limit=5).next is None, "a page that just fits is the last one"
 
 
-def test_jobs_are_narrowed_by_state_model_and_time(books: Books, browse: Browse) -> None:
+def test_jobs_are_narrowed_by_state_model_and_time(books: Books, browse: BrowseQueries) -> None:
     old, lost = books.submitting("old"), books.failed()
     books.clock.advance(60)
     new = books.submitting("new", model="nano-banana")
@@ -59,7 +61,9 @@ def test_a_time_is_a_place_among_the_refs(books: Books) -> None:
 
 
 @pytest.mark.parametrize("words", ["FOX", "fox", "gpt-im", "100%", "_", "task-"])
-def test_a_text_is_found_in_prompt_model_and_provider_id_whatever_its_case(books: Books, browse: Browse, words: str) -> None:
+def test_a_text_is_found_in_prompt_model_and_provider_id_whatever_its_case(
+    books: Books, browse: BrowseQueries, words: str
+) -> None:
     ref = books.submitting("a Fox_trot, 100% red")
     books.ledger.accepted(ref, "task-1")
     several(books, "an owl") if words != "gpt-im" else None
@@ -69,30 +73,38 @@ def test_a_text_is_found_in_prompt_model_and_provider_id_whatever_its_case(books
 def test_model_and_state_together_are_searched_for_by_the_rarer_of_the_two(books: Books) -> None:
     lost = books.failed("task-1")
     several(books, *"abc")
-    narrow = Browse(books.database, window=2)
+    narrow = BrowseQueries(books.database, window=2)
     both = Wanted(state=JobState.FAILED, model="gpt-image-1.5")
-    assert (refs(narrow.page(both)), narrow.count(both)) == ([lost], 1), "there is one failed job: one window is enough"
+    assert (refs(narrow.page(both)), narrow.count(both)) == ([lost], 1), (
+        "there is one failed job: one window is enough"
+    )
     assert narrow.page(Wanted(state=JobState.FAILED, model="none")) == Page([], None)
     safe = Wanted(state=JobState.ARCHIVED, model="gpt-image-1.5")
-    assert narrow.page(safe).next is not None, "of the model's jobs the newest two are not archived, but there are more"
+    assert narrow.page(safe).next is not None, (
+        "of the model's jobs the newest two are not archived, but there are more"
+    )
     assert narrow.page(Wanted(state=JobState.ARCHIVED, model="none")) == Page([], None)
 
 
 def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> None:
     ref = books.waiting("task-77")
     several(books, *(f"task-77 {number}" for number in range(5)))
-    narrow = Browse(books.database, window=2)
+    narrow = BrowseQueries(books.database, window=2)
     for name in (ref, ref.lower(), "task-77"):
         assert refs(narrow.page(Wanted(text=name))) == [ref]
         assert narrow.count(Wanted(text=name)) == 1
-    assert refs(narrow.page(Wanted(text=ref, state=JobState.FAILED))) == [], "the other conditions hold all the same"
+    assert refs(narrow.page(Wanted(text=ref, state=JobState.FAILED))) == [], (
+        "the other conditions hold all the same"
+    )
 
 
 def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) -> None:
     made = several(books, "owl", "fox", "owl", "owl", "owl")
-    narrow = Browse(books.database, window=2)
+    narrow = BrowseQueries(books.database, window=2)
     first = narrow.page(Wanted(text="fox"))
-    assert (refs(first), first.next) == ([], made[1]), "nothing in the first two, but that was not all"
+    assert (refs(first), first.next) == ([], made[1]), (
+        "nothing in the first two, but that was not all"
+    )
     second = narrow.page(Wanted(text="fox"), after=first.next or "")
     assert (refs(second), second.next) == ([made[3]], made[3])
     last = narrow.page(Wanted(text="fox"), after=second.next or "")
@@ -102,13 +114,13 @@ def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) ->
 
 def test_a_full_page_of_a_search_goes_on_behind_its_last_job(books: Books) -> None:
     made = several(books, "fox", "fox", "fox")
-    narrow = Browse(books.database, window=10)
+    narrow = BrowseQueries(books.database, window=10)
     first = narrow.page(Wanted(text="fox"), limit=2)
     assert (refs(first), first.next) == (made[:2], made[1])
     assert refs(narrow.page(Wanted(text="fox"), after=made[1], limit=2)) == made[2:]
 
 
-def test_what_matches_is_counted_up_to_a_bound(books: Books, browse: Browse) -> None:
+def test_what_matches_is_counted_up_to_a_bound(books: Books, browse: BrowseQueries) -> None:
     several(books, "fox", "owl", "fox")
     assert browse.count(Wanted()) == 3
     assert browse.count(Wanted(text="fox")) == 2
@@ -119,17 +131,28 @@ def test_what_matches_is_counted_up_to_a_bound(books: Books, browse: Browse) -> 
 # Pictures.
 
 
-def test_pictures_are_shown_in_the_order_of_their_arrival_newest_first(books: Books, browse: Browse) -> None:
+def test_pictures_are_shown_in_the_order_of_their_arrival_newest_first(
+    books: Books, browse: BrowseQueries
+) -> None:
     first, second = books.archived(2, "task-1"), books.archived(1, "task-2")
     found = browse.arrivals()
-    assert [(arrival.asset.ref, arrival.asset.idx) for arrival in found] == [(second, 0), (first, 1), (first, 0)]
+    assert [(arrival.asset.ref, arrival.asset.idx) for arrival in found] == [
+        (second, 0),
+        (first, 1),
+        (first, 0),
+    ]
     assert [arrival.job.ref for arrival in found] == [second, first, first]
-    assert [arrival.event for arrival in browse.arrivals(before=found[0].event, limit=1)] == [found[1].event]
+    assert [arrival.event for arrival in browse.arrivals(before=found[0].event, limit=1)] == [
+        found[1].event
+    ]
     assert browse.last_event() >= found[0].event
-    assert [event["type"] for event in browse.events_of(second)] == ["asset.archived", "job.archived"]
+    assert [event["type"] for event in browse.events_of(second)] == [
+        "asset.archived",
+        "job.archived",
+    ]
 
 
-def test_there_is_nothing_where_nothing_arrived(browse: Browse) -> None:
+def test_there_is_nothing_where_nothing_arrived(browse: BrowseQueries) -> None:
     assert browse.arrivals() == []
     assert browse.endangered(NOW) == []
     assert browse.set_aside() == 0
@@ -137,12 +160,17 @@ def test_there_is_nothing_where_nothing_arrived(browse: Browse) -> None:
     assert browse.models() == []
 
 
-def test_a_picture_is_in_danger_when_its_url_dies_soon_or_its_job_was_announced(books: Books, browse: Browse) -> None:
+def test_a_picture_is_in_danger_when_its_url_dies_soon_or_its_job_was_announced(
+    books: Books, browse: BrowseQueries
+) -> None:
     late = books.archiving(2, "task-1")
     books.clock.advance(600)
     announced = books.archiving(1, "task-2")
     assert browse.endangered(NOW + 7000) == []
-    assert [(found.job.ref, found.asset.idx) for found in browse.endangered(NOW + 7200)] == [(late, 0), (late, 1)]
+    assert [(found.job.ref, found.asset.idx) for found in browse.endangered(NOW + 7200)] == [
+        (late, 0),
+        (late, 1),
+    ]
     books.execute("UPDATE jobs SET due_at = 0 WHERE ref = :ref", ref=announced)
     (claimed,) = [claimed for claimed in books.ledger.claim_jobs(9) if claimed.row.ref == announced]
     books.ledger.announce_risk(claimed, "late")
@@ -157,9 +185,18 @@ def test_a_picture_is_in_danger_when_its_url_dies_soon_or_its_job_was_announced(
 # What was set aside.
 
 
-def test_what_broke_the_worker_or_could_not_be_read_is_set_aside(books: Books, browse: Browse) -> None:
-    crashed, lost, well = books.failed("task-1"), books.archiving(1, "task-2"), books.failed("task-3")
-    books.execute("UPDATE jobs SET crashes = 5, message = 'no manifest, set aside: it broke' WHERE ref = :ref", ref=crashed)
+def test_what_broke_the_worker_or_could_not_be_read_is_set_aside(
+    books: Books, browse: BrowseQueries
+) -> None:
+    crashed, lost, well = (
+        books.failed("task-1"),
+        books.archiving(1, "task-2"),
+        books.failed("task-3"),
+    )
+    books.execute(
+        "UPDATE jobs SET crashes = 5, message = 'no manifest, set aside: it broke' WHERE ref = :ref",
+        ref=crashed,
+    )
     (claimed,) = books.ledger.claim_assets(1)
     books.ledger.give_up_asset(claimed, AssetState.FAILED, "set aside: it broke")
     books.execute("UPDATE assets SET crashes = 5 WHERE ref = :ref", ref=lost)
@@ -175,7 +212,7 @@ def test_what_broke_the_worker_or_could_not_be_read_is_set_aside(books: Books, b
     assert (browse.set_aside(), browse.set_aside(most=2)) == (3, 2)
 
 
-def test_a_body_is_read_in_parts(books: Books, browse: Browse) -> None:
+def test_a_body_is_read_in_parts(books: Books, browse: BrowseQueries) -> None:
     body = failed(message="x" * 100)
     books.deliver(books.waiting(), body)
     assert browse.body(1, 0, 10) + browse.body(1, 10, 10_000) == body
@@ -200,9 +237,19 @@ def test_models_are_compared_by_what_became_of_their_jobs(books: Books) -> None:
     books.expired("gone")
     books.submitting(model="nano-banana")
     found = Compare(books.database).since(NOW)
-    assert (found.jobs, found.complete, [model.model for model in found.models]) == (6, True, ["gpt-image-1.5", "nano-banana"])
+    assert (found.jobs, found.complete, [model.model for model in found.models]) == (
+        6,
+        True,
+        ["gpt-image-1.5", "nano-banana"],
+    )
     figures = found.models[0]
-    assert (figures.jobs, figures.archived, figures.moderated, figures.failed, figures.expired) == (5, 2, 1, 1, 1)
+    assert (figures.jobs, figures.archived, figures.moderated, figures.failed, figures.expired) == (
+        5,
+        2,
+        1,
+        1,
+        1,
+    )
     assert (figures.deliveries, figures.duplicates, figures.ended) == (6, 2, 5)
     assert sorted(figures.to_callback) == [0, 0, 10, 10]
     assert (figures.to_archive, figures.life_left, figures.lifetime) == ([5, 5], [7195, 7195], 7200)
@@ -216,6 +263,11 @@ def test_a_sample_that_left_jobs_out_says_so(books: Books) -> None:
     assert (found.jobs, found.complete) == (2, False)
 
 
-@pytest.mark.parametrize(("values", "share", "expected"), [([], 0.5, None), ([3.0], 0.95, 3.0), ([1.0, 2.0, 3.0, 4.0], 0.5, 3.0)])
-def test_a_quantile_is_one_of_the_values(values: list[float], share: float, expected: float | None) -> None:
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [([], 0.5, None), ([3.0], 0.95, 3.0), ([1.0, 2.0, 3.0, 4.0], 0.5, 3.0)],
+)
+def test_a_quantile_is_one_of_the_values(
+    values: list[float], share: float, expected: float | None
+) -> None:
     assert quantile(values, share) == expected

@@ -28,13 +28,21 @@ from receiver.model import AssetState, JobState, new_ref
 
 LIMIT = 2000
 # As gunicorn gives a chunked body: no length, and a stream that ends by itself.
-IN_CHUNKS = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+IN_CHUNKS = {
+    "CONTENT_LENGTH": "",
+    "HTTP_TRANSFER_ENCODING": "chunked",
+    "wsgi.input_terminated": True,
+}
 NOT_OURS = {"ok": False, "error": "no such callback"}
 
 
 @pytest.fixture
 def environ(sqlite_url: str) -> dict[str, str]:
-    return {"DATABASE_URL": sqlite_url, "GRSAI_API_KEY": "sk-test", "CALLBACK_MAX_BYTES": str(LIMIT)}
+    return {
+        "DATABASE_URL": sqlite_url,
+        "GRSAI_API_KEY": "sk-test",
+        "CALLBACK_MAX_BYTES": str(LIMIT),
+    }
 
 
 @pytest.fixture
@@ -57,7 +65,9 @@ WRONG_PATHS: dict[str, Callable[[str], str]] = {
     "a double slash in front": lambda ticket: f"//callback/{ticket}",
     "many slashes in front": lambda ticket: f"////callback/{ticket}",
     "an encoded slash in front": lambda ticket: f"/%2Fcallback/{ticket}",
-    "another job's signature": lambda ticket: f"/callback/{new_ref(1.0)}.{ticket.partition('.')[2]}",
+    "another job's signature": lambda ticket: (
+        f"/callback/{new_ref(1.0)}.{ticket.partition('.')[2]}"
+    ),
     "trailing slash": lambda ticket: f"/callback/{ticket}/",
     "two trailing slashes": lambda ticket: f"/callback/{ticket}//",
     "one character encoded": lambda ticket: f"/callback/%{ord(ticket[0]):02X}{ticket[1:]}",
@@ -77,11 +87,17 @@ WRONG_PATHS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_PATHS.values(), ids=WRONG_PATHS)
-def test_any_path_but_the_one_we_gave_out_is_not_ours_keeps_nothing_and_is_counted(web: WebSide, wrong: Callable[[str], str]) -> None:
+def test_any_path_but_the_one_we_gave_out_is_not_ours_keeps_nothing_and_is_counted(
+    web: WebSide, wrong: Callable[[str], str]
+) -> None:
     before, path = web.counted("forged"), wrong(web.ticket())
     # As a server passes it on; the test client itself would read "//callback" as the name of a host.
     answer = web.client.post("/", data=json.dumps(SUCCEEDED), environ_overrides=as_requested(path))
-    assert (answer.status_code, answer.json, answer.headers.get("Location")) == (404, NOT_OURS, None)
+    assert (answer.status_code, answer.json, answer.headers.get("Location")) == (
+        404,
+        NOT_OURS,
+        None,
+    )
     assert (rows(web, "jobs"), rows(web, "deliveries"), rows(web, "hints")) == (0, 0, 0)
     assert web.counted("forged") == before + 1
 
@@ -102,12 +118,14 @@ def as_requested(path: str) -> dict[str, str]:
 # Bodies that cannot be taken.
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b"<html>", b"{}", b'{"id":NaN}', b"[" * LIMIT])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"\xff\xfe", b"<html>", b"{}", b'{"id":NaN}', b"[" * LIMIT]
+)
 def test_an_unreadable_body_is_kept_as_evidence(web: WebSide, body: bytes) -> None:
     answer = web.callback(ticket := web.ticket(), body)
     ref = ticket.partition(".")[0]
     assert (answer.status_code, answer.json["ok"], answer.json["ref"]) == (400, False, ref)
-    (kept,) = web.services.reports.deliveries(ref)
+    (kept,) = web.services.queries.deliveries(ref)
     assert (kept.body, kept.verdict, kept.source) == (body, "unreadable", "callback")
 
 
@@ -121,31 +139,50 @@ def send_in_chunks(client: FlaskClient, path: str, body: bytes) -> Any:
 
 @pytest.mark.parametrize("send", [send_with_length, send_in_chunks])
 @pytest.mark.parametrize("door", ["/callback", "/callback/{ticket}"])
-def test_a_body_may_have_so_many_bytes_and_no_more(web: WebSide, send: Callable[..., Any], door: str) -> None:
+def test_a_body_may_have_so_many_bytes_and_no_more(
+    web: WebSide, send: Callable[..., Any], door: str
+) -> None:
     path = door.format(ticket=web.ticket())
     body = json.dumps(RUNNING).encode()
     before = web.counted("too_large")
     answer = send(web.client, path, body.ljust(LIMIT + 1))
     assert (answer.status_code, answer.json["ok"]) == (413, False)
     assert str(LIMIT) in answer.json["error"]
-    assert (rows(web, "deliveries"), rows(web, "hints"), web.counted("too_large")) == (0, 0, before + 1)
+    assert (rows(web, "deliveries"), rows(web, "hints"), web.counted("too_large")) == (
+        0,
+        0,
+        before + 1,
+    )
     assert send(web.client, path, body.ljust(LIMIT)).status_code in {200, 202}
 
 
-def test_a_body_that_is_cut_short_is_kept_as_evidence_and_not_taken_for_a_report(web: WebSide) -> None:
+def test_a_body_that_is_cut_short_is_kept_as_evidence_and_not_taken_for_a_report(
+    web: WebSide,
+) -> None:
     body, ticket = json.dumps(SUCCEEDED).encode(), web.ticket()
     for there in (body, b""):
-        answer = web.callback(ticket, there, environ_overrides={"CONTENT_LENGTH": str(len(body) + 1)})
+        answer = web.callback(
+            ticket, there, environ_overrides={"CONTENT_LENGTH": str(len(body) + 1)}
+        )
         assert (answer.status_code, answer.json["ok"]) == (400, False)
-    (kept,) = web.services.reports.deliveries(ticket.partition(".")[0])
+    (kept,) = web.services.queries.deliveries(ticket.partition(".")[0])
     assert (kept.body, kept.verdict) == (body, "unreadable")
     assert rows(web, "assets") == 0
 
 
 @pytest.mark.parametrize(
-    "breaks", [InvalidChunkSize(b"never"), ChunkMissingTerminator(b""), NoMoreData(), ConnectionResetError(), BlockingIOError()]
+    "breaks",
+    [
+        InvalidChunkSize(b"never"),
+        ChunkMissingTerminator(b""),
+        NoMoreData(),
+        ConnectionResetError(),
+        BlockingIOError(),
+    ],
 )
-def test_a_body_that_breaks_the_rules_of_http_on_its_way_is_no_fault_of_ours(web: WebSide, breaks: Exception) -> None:
+def test_a_body_that_breaks_the_rules_of_http_on_its_way_is_no_fault_of_ours(
+    web: WebSide, breaks: Exception
+) -> None:
     class Breaking(io.BytesIO):
         def readinto(self, buffer: Any) -> int:
             if count := super().readinto(buffer):
@@ -153,17 +190,26 @@ def test_a_body_that_breaks_the_rules_of_http_on_its_way_is_no_fault_of_ours(web
             raise breaks
 
     ticket = web.ticket()
-    answer = web.client.post(f"/callback/{ticket}", input_stream=Breaking(b'{"id":'), environ_overrides=IN_CHUNKS)
-    assert (answer.status_code, answer.json) == (400, {"ok": False, "error": "the body was cut short"})
-    (kept,) = web.services.reports.deliveries(ticket.partition(".")[0])
+    answer = web.client.post(
+        f"/callback/{ticket}", input_stream=Breaking(b'{"id":'), environ_overrides=IN_CHUNKS
+    )
+    assert (answer.status_code, answer.json) == (
+        400,
+        {"ok": False, "error": "the body was cut short"},
+    )
+    (kept,) = web.services.queries.deliveries(ticket.partition(".")[0])
     assert (kept.body, kept.verdict) == (b'{"id":', "unreadable")
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
-def test_what_came_before_a_sender_fell_silent_is_kept_although_gunicorn_holds_it_back(web: WebSide, *, chunked: bool) -> None:
+def test_what_came_before_a_sender_fell_silent_is_kept_although_gunicorn_holds_it_back(
+    web: WebSide, *, chunked: bool
+) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 50_000))  # as gunicorn_conf does, but shorter
+        ours.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 50_000)
+        )  # as gunicorn_conf does, but shorter
         theirs.sendall(b'6\r\n{"id":\r\n5\r\n' if chunked else b'{"id":')
         unreader = SocketUnreader(ours)
         reader = ChunkedReader(None, unreader) if chunked else LengthReader(unreader, 100)
@@ -172,7 +218,7 @@ def test_what_came_before_a_sender_fell_silent_is_kept_although_gunicorn_holds_i
         environ = {**how, "wsgi.input": Body(reader), "gunicorn.socket": ours}
         answer = web.client.post(f"/callback/{ticket}", environ_overrides=environ)
     assert (answer.status_code, answer.json["error"]) == (400, "the body was cut short")
-    (kept,) = web.services.reports.deliveries(ticket.partition(".")[0])
+    (kept,) = web.services.queries.deliveries(ticket.partition(".")[0])
     assert (kept.body, kept.verdict) == (b'{"id":', "unreadable")
 
 
@@ -209,7 +255,10 @@ def lose_a_table(web: WebSide) -> Callable[[], None]:
 
 @pytest.mark.parametrize("break_ledger", [replace_by_a_directory, lock, lose_a_table])
 def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
-    break_ledger: Callable[[WebSide], Callable[[], None]], environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    break_ledger: Callable[[WebSide], Callable[[], None]],
+    environ: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(database, "WRITE_PATIENCE", 0.2)
     with web_side(tmp_path / "data", environ) as web:
@@ -231,18 +280,33 @@ def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
 # What is taken in.
 
 
-def test_a_callback_is_durable_when_it_is_answered_and_a_duplicate_or_late_one_is_answered_alike(web: WebSide) -> None:
+def test_a_callback_is_durable_when_it_is_answered_and_a_duplicate_or_late_one_is_answered_alike(
+    web: WebSide,
+) -> None:
     ticket = web.ticket()
     ref = ticket.partition(".")[0]
-    for number, body in enumerate([RUNNING, SUCCEEDED, SUCCEEDED, RUNNING, FAILED, {**SUCCEEDED, "id": "another"}], start=1):
+    for number, body in enumerate(
+        [RUNNING, SUCCEEDED, SUCCEEDED, RUNNING, FAILED, {**SUCCEEDED, "id": "another"}], start=1
+    ):
         answer = web.callback(ticket, body)
-        assert (answer.status_code, answer.json, answer.content_type) == (200, {"ok": True, "ref": ref}, "application/json")
+        assert (answer.status_code, answer.json, answer.content_type) == (
+            200,
+            {"ok": True, "ref": ref},
+            "application/json",
+        )
         assert rows(web, "deliveries") == number
-    assert web.verdicts(ref) == ["progress", "ended", "duplicate", "late", "contradiction", "other_id"]
-    job = web.services.reports.job(ref)
+    assert web.verdicts(ref) == [
+        "progress",
+        "ended",
+        "duplicate",
+        "late",
+        "contradiction",
+        "other_id",
+    ]
+    job = web.services.queries.job(ref)
     assert job is not None
     assert (job.state, job.provider_id) == (JobState.ARCHIVING, "task-1")
-    (asset,) = web.services.reports.assets([ref])[ref]
+    (asset,) = web.services.queries.assets([ref])[ref]
     assert (asset.state, asset.url) == (AssetState.PENDING, "https://pictures.example/0.png")
 
 
@@ -265,23 +329,35 @@ def test_only_the_ticket_and_the_body_count(web: WebSide, options: dict[str, Any
 
 def test_a_body_may_come_in_chunks(web: WebSide) -> None:
     ticket = web.ticket()
-    assert send_in_chunks(web.client, f"/callback/{ticket}", json.dumps(RUNNING).encode()).status_code == 200
+    assert (
+        send_in_chunks(web.client, f"/callback/{ticket}", json.dumps(RUNNING).encode()).status_code
+        == 200
+    )
     assert web.verdicts(ticket.partition(".")[0]) == ["progress"]
 
 
-def test_a_job_keeps_so_many_deliveries_and_goes_on_all_the_same(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_keeps_so_many_deliveries_and_goes_on_all_the_same(
+    web: WebSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(evidence, "MOST_KEPT", 3)
     ticket = web.ticket()
     ref = ticket.partition(".")[0]
-    answers = [web.callback(ticket, body).status_code for body in [RUNNING] * 4 + [b"{", SUCCEEDED, SUCCEEDED, RUNNING, FAILED, b"["]]
+    answers = [
+        web.callback(ticket, body).status_code
+        for body in [RUNNING] * 4 + [b"{", SUCCEEDED, SUCCEEDED, RUNNING, FAILED, b"["]
+    ]
     assert answers == [200] * 4 + [400] + [200] * 4 + [400]
-    assert web.verdicts(ref) == ["progress"] * 3 + ["ended"], "what decides the job is kept whatever was there before"
-    job = web.services.reports.job(ref)
+    assert web.verdicts(ref) == ["progress"] * 3 + ["ended"], (
+        "what decides the job is kept whatever was there before"
+    )
+    job = web.services.queries.job(ref)
     assert job is not None
     assert job.state is JobState.ARCHIVING
 
 
-def test_a_job_keeps_so_many_bytes_of_deliveries(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_keeps_so_many_bytes_of_deliveries(
+    web: WebSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(evidence, "MOST_BYTES", 2 * LIMIT)
     ticket = web.ticket()
     for _ in range(3):
@@ -289,15 +365,22 @@ def test_a_job_keeps_so_many_bytes_of_deliveries(web: WebSide, monkeypatch: pyte
     assert len(web.verdicts(ticket.partition(".")[0])) == 2
 
 
-def test_with_confirm_always_a_callback_is_kept_and_only_has_the_result_read_back(environ: dict[str, str], tmp_path: Path) -> None:
+def test_with_confirm_always_a_callback_is_kept_and_only_has_the_result_read_back(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
     with web_side(tmp_path / "data", {**environ, "CONFIRM": "always"}) as web:
         ticket = web.ticket()
         ref = ticket.partition(".")[0]
         assert web.callback(ticket, SUCCEEDED).status_code == 200
-        job = web.services.reports.job(ref)
+        job = web.services.queries.job(ref)
         assert job is not None
-        assert (web.verdicts(ref), job.state, job.outcome, job.provider_id) == (["unconfirmed"], JobState.WAITING, None, "task-1")
-        assert web.services.reports.assets([ref]) == {ref: []}
+        assert (web.verdicts(ref), job.state, job.outcome, job.provider_id) == (
+            ["unconfirmed"],
+            JobState.WAITING,
+            None,
+            "task-1",
+        )
+        assert web.services.queries.assets([ref]) == {ref: []}
         due = job.due_at
         assert due is not None
         assert due <= web.services.ledger.now(), "it is asked for at once"

@@ -16,26 +16,50 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 from web_client import WebSide, web_side
 
-from receiver.model import Verdict
+from receiver.model import Decision
 from receiver.web import callback
-from receiver.web.rate_limit import Allowance
+from receiver.web.rate_limit import RateLimiter
 
 LIMIT = 60_000  # bytes, more than the strategies below make
-PATIENT = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=30)
-ANYTHING = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12
+PATIENT = partial(
+    settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-STATUSES = st.sampled_from(["running", "succeeded", "failed", "violation", "SUCCEEDED", "queued", "", "\x00", "ok"])
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=30)
+)
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+STATUSES = st.sampled_from(
+    ["running", "succeeded", "failed", "violation", "SUCCEEDED", "queued", "", "\x00", "ok"]
+)
 IDS = st.sampled_from(["task-1", "task-2", "", "x" * 201, 7, 10**40, True]) | ANYTHING
 URLS = (
-    st.sampled_from(["https://files.test/0.png", "http://127.0.0.1/", "javascript:alert(1)", "x" * 300, "", "https://[", "\ud800"])
+    st.sampled_from(
+        [
+            "https://files.test/0.png",
+            "http://127.0.0.1/",
+            "javascript:alert(1)",
+            "x" * 300,
+            "",
+            "https://[",
+            "\ud800",
+        ]
+    )
     | ANYTHING
 )
 LONG_URL = "https://files.test/" + "x" * 9000
 RESULTS = st.lists(
-    st.fixed_dictionaries({}, optional={"url": URLS, "imageUrl": URLS, "width": ANYTHING, "height": ANYTHING}) | ANYTHING, max_size=40
+    st.fixed_dictionaries(
+        {}, optional={"url": URLS, "imageUrl": URLS, "width": ANYTHING, "height": ANYTHING}
+    )
+    | ANYTHING,
+    max_size=40,
 )
 TASKS = st.fixed_dictionaries(
     {},
@@ -45,7 +69,8 @@ TASKS = st.fixed_dictionaries(
         "progress": st.floats() | ANYTHING,
         "results": RESULTS | st.just([{"url": LONG_URL}]) | ANYTHING,
         "url": URLS | st.just(LONG_URL),
-        "failure_reason": st.sampled_from(["input_moderation", "output_moderation", "error"]) | ANYTHING,
+        "failure_reason": st.sampled_from(["input_moderation", "output_moderation", "error"])
+        | ANYTHING,
         "error": ANYTHING,
         "data": ANYTHING,
         "code": ANYTHING,
@@ -56,15 +81,19 @@ BODIES = st.one_of(
     TASKS.map(lambda task: json.dumps({"code": 0, "msg": "success", "data": task}).encode()),
     ANYTHING.map(lambda value: json.dumps(value).encode()),
     st.binary(max_size=300),
-    st.tuples(TASKS.map(lambda task: json.dumps(task).encode()), st.integers(0, 60), st.binary(max_size=3)).map(
-        lambda cut: cut[0][: cut[1]] + cut[2] + cut[0][cut[1] :]
-    ),
+    st.tuples(
+        TASKS.map(lambda task: json.dumps(task).encode()), st.integers(0, 60), st.binary(max_size=3)
+    ).map(lambda cut: cut[0][: cut[1]] + cut[2] + cut[0][cut[1] :]),
 )
 
 
 @pytest.fixture
 def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    environ = {"DATABASE_URL": sqlite_url, "GRSAI_API_KEY": "sk-test", "CALLBACK_MAX_BYTES": str(LIMIT)}
+    environ = {
+        "DATABASE_URL": sqlite_url,
+        "GRSAI_API_KEY": "sk-test",
+        "CALLBACK_MAX_BYTES": str(LIMIT),
+    }
     with web_side(tmp_path / "data", environ) as web:
         yield web
 
@@ -72,10 +101,22 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
 @PATIENT(max_examples=150)
 @given(bodies=st.lists(BODIES, min_size=1, max_size=4))
 @example(
-    bodies=[b'{"id":"task-1","status":"succeeded","results":[{"url":"https://files.test/0.png"}]}', b'{"id":"task-2","status":"failed"}']
+    bodies=[
+        b'{"id":"task-1","status":"succeeded","results":[{"url":"https://files.test/0.png"}]}',
+        b'{"id":"task-2","status":"failed"}',
+    ]
 )
-@example(bodies=[b'{"id":"a","id":"b","status":"running","status":"failed"}', b"[" * LIMIT, b'"' * LIMIT, b"9" * LIMIT])
-def test_no_sequence_of_bodies_behind_a_ticket_breaks_anything(web: WebSide, bodies: list[bytes]) -> None:
+@example(
+    bodies=[
+        b'{"id":"a","id":"b","status":"running","status":"failed"}',
+        b"[" * LIMIT,
+        b'"' * LIMIT,
+        b"9" * LIMIT,
+    ]
+)
+def test_no_sequence_of_bodies_behind_a_ticket_breaks_anything(
+    web: WebSide, bodies: list[bytes]
+) -> None:
     ticket = web.ticket()
     answers = []
     for body in bodies:
@@ -83,16 +124,20 @@ def test_no_sequence_of_bodies_behind_a_ticket_breaks_anything(web: WebSide, bod
         assert answer.status_code in {200, 400}, body
         assert answer.json["ok"] is (answer.status_code == 200)
         answers.append(answer.status_code)
-    kept = web.services.reports.deliveries(ticket.partition(".")[0])
+    kept = web.services.queries.deliveries(ticket.partition(".")[0])
     assert [row.body for row in kept] == bodies
-    assert [400 if row.verdict == Verdict.UNREADABLE else 200 for row in kept] == answers
-    assert web.services.reports.audit().ok
+    assert [400 if row.verdict == Decision.UNREADABLE else 200 for row in kept] == answers
+    assert web.services.queries.audit().ok
 
 
 @contextmanager
 def unlimited() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callback, "_allowances", lambda: {"requests": Allowance(math.inf), "tasks": Allowance(math.inf)})
+        patch.setattr(
+            callback,
+            "_allowances",
+            lambda: {"requests": RateLimiter(math.inf), "tasks": RateLimiter(math.inf)},
+        )
         patch.setattr("receiver.ledger.hints.MOST_A_MINUTE", math.inf)
         yield
 
@@ -103,11 +148,14 @@ def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(web: WebSide, b
     with unlimited():
         answer = web.client.post("/callback", data=body)
     assert answer.status_code in {202, 400}, body
-    assert web.services.reports.jobs() == []
+    assert web.services.queries.jobs() == []
 
 
 @PATIENT(max_examples=100)
-@given(tail=st.text(min_size=1, max_size=90) | st.binary(min_size=1, max_size=90), body=st.binary(max_size=50))
+@given(
+    tail=st.text(min_size=1, max_size=90) | st.binary(min_size=1, max_size=90),
+    body=st.binary(max_size=50),
+)
 def test_no_path_but_a_ticket_is_a_ticket(web: WebSide, tail: str | bytes, body: bytes) -> None:
     raw = tail if isinstance(tail, bytes) else tail.encode("utf-8", "surrogatepass")
     path = "/callback/" + raw.decode("latin-1")
@@ -120,13 +168,24 @@ def test_no_path_but_a_ticket_is_a_ticket(web: WebSide, tail: str | bytes, body:
 @given(
     headers=st.dictionaries(
         st.sampled_from(
-            ["Content-Type", "Content-Encoding", "Expect", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Cookie", "Range"]
+            [
+                "Content-Type",
+                "Content-Encoding",
+                "Expect",
+                "X-Forwarded-For",
+                "X-Forwarded-Host",
+                "Forwarded",
+                "Cookie",
+                "Range",
+            ]
         ),
         st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40),
     ),
     query=st.text(max_size=40),
 )
-def test_no_header_and_no_query_changes_what_a_callback_says(web: WebSide, headers: dict[str, str], query: str) -> None:
+def test_no_header_and_no_query_changes_what_a_callback_says(
+    web: WebSide, headers: dict[str, str], query: str
+) -> None:
     ticket = web.ticket()
     body = b'{"id":null,"status":"running","progress":7}'
     answer = web.client.post(f"/callback/{ticket}", data=body, headers=headers, query_string=query)
@@ -136,17 +195,23 @@ def test_no_header_and_no_query_changes_what_a_callback_says(web: WebSide, heade
 
 @PATIENT(max_examples=60)
 @given(first=TASKS, second=TASKS)
-def test_a_second_body_never_undoes_what_the_first_decided(web: WebSide, first: dict[str, Any], second: dict[str, Any]) -> None:
+def test_a_second_body_never_undoes_what_the_first_decided(
+    web: WebSide, first: dict[str, Any], second: dict[str, Any]
+) -> None:
     ticket = web.ticket()
     ref = ticket.partition(".")[0]
     web.callback(ticket, json.dumps(first).encode())
-    decided = web.services.reports.job(ref)
+    decided = web.services.queries.job(ref)
     web.callback(ticket, json.dumps(second).encode())
-    after = web.services.reports.job(ref)
+    after = web.services.queries.job(ref)
     assert decided is not None
     assert after is not None
     if decided.outcome is not None:
-        assert (after.outcome, after.state, after.reason) == (decided.outcome, decided.state, decided.reason)
+        assert (after.outcome, after.state, after.reason) == (
+            decided.outcome,
+            decided.state,
+            decided.reason,
+        )
 
 
 # The same by a schema: what schemathesis makes of it, right and wrong.
@@ -157,17 +222,36 @@ CONTRACT: dict[str, Any] = {
     "paths": {
         f"/callback{tail}": {
             "post": {
-                "parameters": [{"name": "ticket", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
+                "parameters": [
+                    {
+                        "name": "ticket",
+                        "in": "path",
+                        "required": True,
+                        "schema": {"type": "string", "minLength": 1},
+                    }
+                ]
                 if tail
                 else [],
-                "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Task"}}}},
+                "requestBody": {
+                    "content": {
+                        "application/json": {"schema": {"$ref": "#/components/schemas/Task"}}
+                    }
+                },
                 "responses": {
-                    status: {"description": "", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Answer"}}}}
+                    status: {
+                        "description": "",
+                        "content": {
+                            "application/json": {"schema": {"$ref": "#/components/schemas/Answer"}}
+                        },
+                    }
                     for status in statuses
                 },
             }
         }
-        for tail, statuses in (("/{ticket}", ("200", "400", "404", "413", "503")), ("", ("202", "400", "401", "413", "503")))
+        for tail, statuses in (
+            ("/{ticket}", ("200", "400", "404", "413", "503")),
+            ("", ("202", "400", "401", "413", "503")),
+        )
     },
     "components": {
         "schemas": {
@@ -178,10 +262,17 @@ CONTRACT: dict[str, Any] = {
                     "id": {"type": "string"},
                     "status": {"enum": ["running", "succeeded", "failed"]},
                     "progress": {"type": "number"},
-                    "results": {"type": ["array", "null"], "items": {"type": "object", "properties": {"url": {"type": "string"}}}},
+                    "results": {
+                        "type": ["array", "null"],
+                        "items": {"type": "object", "properties": {"url": {"type": "string"}}},
+                    },
                 },
             },
-            "Answer": {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}}},
+            "Answer": {
+                "type": "object",
+                "required": ["ok"],
+                "properties": {"ok": {"type": "boolean"}},
+            },
         }
     },
 }
@@ -193,4 +284,6 @@ SCHEMA = schemathesis.openapi.from_dict(CONTRACT)
 def test_every_answer_is_one_of_the_contract(case: "schemathesis.Case[Any]", web: WebSide) -> None:
     with unlimited():
         answer = case.call(app=web.client.application)
-    case.validate_response(answer, checks=[not_a_server_error, status_code_conformance, response_schema_conformance])
+    case.validate_response(
+        answer, checks=[not_a_server_error, status_code_conformance, response_schema_conformance]
+    )

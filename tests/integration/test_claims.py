@@ -43,7 +43,9 @@ def test_of_all_that_is_due_the_url_that_dies_first_is_claimed_first(books: Book
     for number in range(4):
         refs.append(books.archiving(1, f"task-{number}"))
         books.clock.advance(60)
-    books.deliver(refs[0], succeeded("https://files.test/fresh", provider_id="task-0"), Source.POLL)  # now the last to die
+    books.deliver(
+        refs[0], succeeded("https://files.test/fresh", provider_id="task-0"), Source.POLL
+    )  # now the last to die
     for held in books.ledger.claim_assets(2):
         books.ledger.retry_asset(held, books.clock(), "again")  # due last, but not dying last
     assert [claim_asset(books).row.ref for _ in refs] == [refs[1], refs[2], refs[3], refs[0]]
@@ -53,8 +55,16 @@ def test_several_claims_are_handed_out_in_the_order_of_their_deadlines(books: Bo
     refs = [books.archiving(1, f"task-{number}") for number in range(3)]
     for wait, number in ((10, 1), (20, 0), (30, 2)):
         books.clock.now = NOW + wait
-        books.deliver(refs[number], succeeded(f"https://files.test/{wait}", provider_id=f"task-{number}"), Source.POLL)
-    assert [claimed.row.ref for claimed in books.ledger.claim_assets(10)] == [refs[1], refs[0], refs[2]]
+        books.deliver(
+            refs[number],
+            succeeded(f"https://files.test/{wait}", provider_id=f"task-{number}"),
+            Source.POLL,
+        )
+    assert [claimed.row.ref for claimed in books.ledger.claim_assets(10)] == [
+        refs[1],
+        refs[0],
+        refs[2],
+    ]
 
 
 def test_of_all_jobs_the_longest_due_is_claimed_first(books: Books) -> None:
@@ -95,7 +105,9 @@ def test_a_claimed_row_is_nobody_elses_until_its_lease_ends(books: Books) -> Non
 
 
 @pytest.mark.parametrize("switched_off", PLANS)
-def test_no_plan_of_the_database_claims_more_than_it_was_asked_for(postgres_url: str, switched_off: list[str]) -> None:
+def test_no_plan_of_the_database_claims_more_than_it_was_asked_for(
+    postgres_url: str, switched_off: list[str]
+) -> None:
     options = "%20".join(f"-c%20enable_{kind}%3Doff" for kind in switched_off)
     with opened(f"{postgres_url}&options={options}") as books:
         books.archiving(9)
@@ -115,7 +127,9 @@ def test_racing_claimers_never_get_the_same_row_and_leave_none(books: Books) -> 
             mine += [(claimed.row.ref, claimed.row.idx) for claimed in claims]
         return mine
 
-    claimed = Counter(row for mine in side_by_side([claim_until_nothing_is_left] * 8) for row in mine)
+    claimed = Counter(
+        row for mine in side_by_side([claim_until_nothing_is_left] * 8) for row in mine
+    )
     assert claimed == Counter({(ref, idx): 1 for ref in refs for idx in range(5)})
 
 
@@ -125,7 +139,11 @@ def test_racing_claimers_never_get_the_same_row_and_leave_none(books: Books) -> 
 def lose(books: Books, claimed: Claimed[Any]) -> None:
     """Let the lease end and another worker take the row."""
     books.clock.advance(LEASE)
-    successors = books.ledger.claim_assets(1) if isinstance(claimed.row, Asset) else books.ledger.claim_jobs(1)
+    successors = (
+        books.ledger.claim_assets(1)
+        if isinstance(claimed.row, Asset)
+        else books.ledger.claim_jobs(1)
+    )
     assert [successor.row.ref for successor in successors] == [claimed.row.ref]
 
 
@@ -135,11 +153,15 @@ def lose(books: Books, claimed: Claimed[Any]) -> None:
         lambda books, claimed: books.ledger.finish_asset(claimed, stored(claimed)),
         lambda books, claimed: books.ledger.give_up_asset(claimed, AssetState.FAILED, "bad"),
         lambda books, claimed: books.ledger.retry_asset(claimed, NOW + 1, "again"),
-        lambda books, claimed: books.ledger.retry_asset(claimed, NOW + 1, "again", counted=False, ask_again=True),
+        lambda books, claimed: books.ledger.retry_asset(
+            claimed, NOW + 1, "again", counted=False, ask_again=True
+        ),
     ],
     ids=["finish", "give up", "retry", "ask again"],
 )
-def test_whoever_lost_the_lease_of_an_asset_changes_nothing(books: Books, happening: Callable[[Books, Claimed[Asset]], None]) -> None:
+def test_whoever_lost_the_lease_of_an_asset_changes_nothing(
+    books: Books, happening: Callable[[Books, Claimed[Asset]], None]
+) -> None:
     books.archiving()
     claimed = claim_asset(books)
     lose(books, claimed)
@@ -158,7 +180,9 @@ def test_whoever_lost_the_lease_of_an_asset_changes_nothing(books: Books, happen
     ],
     ids=["conclude", "look again", "announce the risk"],
 )
-def test_whoever_lost_the_lease_of_a_job_changes_nothing(books: Books, happening: Callable[[Books, Claimed[Job]], object]) -> None:
+def test_whoever_lost_the_lease_of_a_job_changes_nothing(
+    books: Books, happening: Callable[[Books, Claimed[Job]], object]
+) -> None:
     books.archiving()
     for asset in books.ledger.claim_assets(1):
         books.ledger.finish_asset(asset, stored(asset))
@@ -215,10 +239,22 @@ def test_what_is_handed_back_is_due_at_once_and_counts_as_an_attempt(books: Book
     books.waiting("task-2")
     books.ledger.hint("task-3")
     books.clock.advance(120)
-    held: list[Claimed[Any]] = [*books.ledger.claim_assets(1), *books.ledger.claim_jobs(1), *books.ledger.claim_hints(1)]
-    books.ledger.hand_back(held)
-    again: list[Claimed[Any]] = [*books.ledger.claim_assets(1), *books.ledger.claim_jobs(1), *books.ledger.claim_hints(1)]
-    assert [claimed.row.attempts for claimed in again] == [2, 2, 2]  # what was begun may have put an object
+    held: list[Claimed[Any]] = [
+        *books.ledger.claim_assets(1),
+        *books.ledger.claim_jobs(1),
+        *books.ledger.claim_hints(1),
+    ]
+    books.ledger.release(held)
+    again: list[Claimed[Any]] = [
+        *books.ledger.claim_assets(1),
+        *books.ledger.claim_jobs(1),
+        *books.ledger.claim_hints(1),
+    ]
+    assert [claimed.row.attempts for claimed in again] == [
+        2,
+        2,
+        2,
+    ]  # what was begun may have put an object
 
 
 def test_a_worker_that_starts_alone_takes_over_every_lease_at_once(books: Books) -> None:
@@ -226,9 +262,17 @@ def test_a_worker_that_starts_alone_takes_over_every_lease_at_once(books: Books)
     books.waiting("task-2")
     books.ledger.hint("task-3")
     books.clock.advance(120)
-    dead: list[Claimed[Any]] = [*books.ledger.claim_assets(1), *books.ledger.claim_jobs(1), *books.ledger.claim_hints(1)]
+    dead: list[Claimed[Any]] = [
+        *books.ledger.claim_assets(1),
+        *books.ledger.claim_jobs(1),
+        *books.ledger.claim_hints(1),
+    ]
     assert books.ledger.take_over() == 3
-    alive: list[Claimed[Any]] = [*books.ledger.claim_assets(5), *books.ledger.claim_jobs(5), *books.ledger.claim_hints(5)]
+    alive: list[Claimed[Any]] = [
+        *books.ledger.claim_assets(5),
+        *books.ledger.claim_jobs(5),
+        *books.ledger.claim_hints(5),
+    ]
     assert sorted(claimed.row.attempts for claimed in alive) == [1, 2, 2, 2]
     for claimed in dead:
         with pytest.raises(ClaimLostError):
@@ -237,7 +281,11 @@ def test_a_worker_that_starts_alone_takes_over_every_lease_at_once(books: Books)
 
 
 @pytest.mark.parametrize(("counted", "attempts"), [(True, 2), (False, 1)])
-def test_an_attempt_that_says_nothing_about_the_asset_does_not_count(books: Books, counted: bool, attempts: int) -> None:  # noqa: FBT001 - a row of the table
+def test_an_attempt_that_says_nothing_about_the_asset_does_not_count(
+    books: Books,
+    counted: bool,  # noqa: FBT001 - a row of the table
+    attempts: int,
+) -> None:
     ref = books.archiving()
     books.ledger.retry_asset(claim_asset(books), NOW + 15, "the archive is away", counted=counted)
     (asset,) = books.assets(ref)
@@ -246,7 +294,9 @@ def test_an_attempt_that_says_nothing_about_the_asset_does_not_count(books: Book
     assert claim_asset(books).row.attempts == attempts
 
 
-def test_a_dead_url_has_its_job_asked_for_a_fresh_one_but_not_while_somebody_is_asking(books: Books) -> None:
+def test_a_dead_url_has_its_job_asked_for_a_fresh_one_but_not_while_somebody_is_asking(
+    books: Books,
+) -> None:
     ref = books.archiving(2)
     first, second = books.ledger.claim_assets(2)
     books.ledger.retry_asset(first, NOW + 4, "404", ask_again=True)
@@ -260,7 +310,10 @@ def test_a_dead_url_has_its_job_asked_for_a_fresh_one_but_not_while_somebody_is_
 
 
 @pytest.mark.parametrize("asked_about", [False, True])
-def test_the_last_asset_makes_its_job_due_even_while_somebody_is_looking_at_it(books: Books, asked_about: bool) -> None:  # noqa: FBT001 - a row of the table
+def test_the_last_asset_makes_its_job_due_even_while_somebody_is_looking_at_it(
+    books: Books,
+    asked_about: bool,  # noqa: FBT001 - a row of the table
+) -> None:
     ref = books.archiving(2)
     first, last = books.ledger.claim_assets(2)
     books.ledger.finish_asset(first, stored(first))
@@ -275,18 +328,24 @@ def test_the_last_asset_makes_its_job_due_even_while_somebody_is_looking_at_it(b
             books.ledger.look_again(looking, NOW + 1000)
 
 
-def test_two_assets_that_finish_at_the_same_instant_always_leave_their_job_due(books: Books) -> None:
+def test_two_assets_that_finish_at_the_same_instant_always_leave_their_job_due(
+    books: Books,
+) -> None:
     refs = [books.archiving(2, f"task-{number}") for number in range(15)]
     by_job: dict[str, list[Claimed[Asset]]] = {ref: [] for ref in refs}
     for claimed in books.ledger.claim_assets(100):
         by_job[claimed.row.ref].append(claimed)
     for pair in by_job.values():
-        side_by_side([partial(books.ledger.finish_asset, claimed, stored(claimed)) for claimed in pair])
+        side_by_side(
+            [partial(books.ledger.finish_asset, claimed, stored(claimed)) for claimed in pair]
+        )
     assert {books.job(ref).due_at for ref in refs} == {NOW}
     assert {claimed.row.ref for claimed in books.ledger.claim_jobs(100)} == set(refs)
 
 
-def test_workers_that_renew_finish_and_hear_fresh_urls_at_once_do_not_stop_each_other(books: Books) -> None:
+def test_workers_that_renew_finish_and_hear_fresh_urls_at_once_do_not_stop_each_other(
+    books: Books,
+) -> None:
     refs = [books.archiving(4, f"task-{number}") for number in range(4)]
     held = books.ledger.claim_assets(16)
     books.clock.advance(6000)
@@ -303,7 +362,7 @@ def test_workers_that_renew_finish_and_hear_fresh_urls_at_once_do_not_stop_each_
 
     works: list[Callable[[], None]] = [partial(hear_again_and_again, number) for number in range(4)]
     side_by_side([renew_again_and_again, *works])
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
 
 
 def test_complete_jobs_do_not_queue_up_behind_those_to_be_polled(books: Books) -> None:
@@ -313,4 +372,6 @@ def test_complete_jobs_do_not_queue_up_behind_those_to_be_polled(books: Books) -
     overdue = [books.waiting(f"task-{number}") for number in range(2, 5)]
     books.clock.advance(TIMING.job_timeout)
     assert [claimed.row.ref for claimed in books.ledger.claim_jobs(8, complete=True)] == [complete]
-    assert {claimed.row.ref for claimed in books.ledger.claim_jobs(8, complete=False)} == set(overdue)
+    assert {claimed.row.ref for claimed in books.ledger.claim_jobs(8, complete=False)} == set(
+        overdue
+    )

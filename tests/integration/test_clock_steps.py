@@ -31,7 +31,9 @@ def set_machine(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
 
 
 @STEPS
-def test_work_in_hand_does_not_look_abandoned_and_is_finished(books: Books, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+def test_work_in_hand_does_not_look_abandoned_and_is_finished(
+    books: Books, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
     ref = books.archiving(2)
     claims = books.ledger.claim_assets(2)
     set_machine(monkeypatch, step)
@@ -42,7 +44,9 @@ def test_work_in_hand_does_not_look_abandoned_and_is_finished(books: Books, monk
 
 
 @STEPS
-def test_what_was_due_before_is_due_afterwards_and_nothing_else(books: Books, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+def test_what_was_due_before_is_due_afterwards_and_nothing_else(
+    books: Books, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
     books.archiving()
     waiting = books.waiting("task-2")
     set_machine(monkeypatch, step)
@@ -50,7 +54,9 @@ def test_what_was_due_before_is_due_afterwards_and_nothing_else(books: Books, mo
     (claimed,) = books.ledger.claim_assets(2)
     left = claimed.row.expires_at - books.ledger.now()
     assert books.ledger.timing.url_lifetime - 60 < left <= books.ledger.timing.url_lifetime
-    assert books.job(waiting).deadline_at - books.ledger.now() > books.ledger.timing.job_timeout - 60
+    assert (
+        books.job(waiting).deadline_at - books.ledger.now() > books.ledger.timing.job_timeout - 60
+    )
 
 
 @STEPS

@@ -25,15 +25,20 @@ from receiver.model import AssetState, JobState, Reason, timestamp
         ([PICTURE, PICTURE], JobState.ARCHIVED, None, ""),
     ],
 )
-def test_a_job_ends_as_its_assets_did(office: Office, ends: list[AssetState], state: JobState, reason: Reason | None, message: str) -> None:
+def test_a_job_ends_as_its_assets_did(
+    office: Office, ends: list[AssetState], state: JobState, reason: Reason | None, message: str
+) -> None:
     ref = office.ended(*ends)
     (job,) = office.looks(ref)
     assert (job.state, job.reason, job.message) == (state, reason, message)
     assert office.books.events(ref) == ["asset.archived"] * ends.count(PICTURE) + [f"job.{state}"]
     manifest = office.manifest(ref)
     assert (manifest is not None) is (PICTURE in ends)  # every object has its manifest beside it
-    assert manifest is None or (manifest["state"], [asset["state"] for asset in manifest["assets"]]) == (state, ends)
-    assert office.books.reports.audit().ok
+    assert manifest is None or (
+        manifest["state"],
+        [asset["state"] for asset in manifest["assets"]],
+    ) == (state, ends)
+    assert office.books.queries.audit().ok
 
 
 def test_an_archive_that_is_away_delays_the_end_and_no_more(office: Office) -> None:
@@ -51,14 +56,19 @@ def test_an_archive_that_is_away_delays_the_end_and_no_more(office: Office) -> N
 def test_the_manifest_is_written_before_the_end_is_told(office: Office) -> None:
     ref = office.ended(PICTURE)
     seen: list[object] = []
-    office.store.witness = lambda: seen.append((office.books.job(ref).state, office.books.events(ref)))
+    office.store.witness = lambda: seen.append(
+        (office.books.job(ref).state, office.books.events(ref))
+    )
     office.look(ref)
     assert seen == [(JobState.ARCHIVING, ["asset.archived"])]
 
 
 def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(office: Office) -> None:
     ref = office.ended(PICTURE)
-    office.store.witness = lambda: [office.books.ledger.take_over(), office.books.ledger.claim_jobs(1)]
+    office.store.witness = lambda: [
+        office.books.ledger.take_over(),
+        office.books.ledger.claim_jobs(1),
+    ]
     assert office.look(ref).state is JobState.ARCHIVING
     office.store.witness = bool
     assert office.look(ref).state is JobState.ARCHIVED
@@ -77,35 +87,65 @@ def test_the_manifest_tells_all_the_ledger_knows_of_a_job(office: Office) -> Non
     manifest, job = office.manifest(ref), office.books.job(ref)
     assert manifest is not None
     assert job.state is JobState.ARCHIVED
-    names = ("ref", "state", "reason", "message", "provider", "base_url", "provider_id", "api", "mode", "key", "round")
+    names = (
+        "ref",
+        "state",
+        "reason",
+        "message",
+        "provider",
+        "base_url",
+        "provider_id",
+        "api",
+        "mode",
+        "key",
+        "round",
+    )
     assert manifest == {
         "format": 1,
         **{name: getattr(job, name) for name in names},
-        "request": {"model": "m", "prompt": "ein Fuchs, 一只狐狸", "params": {"size": "64x48", "variants": 2}},
+        "request": {
+            "model": "m",
+            "prompt": "ein Fuchs, 一只狐狸",
+            "params": {"size": "64x48", "variants": 2},
+        },
         "submitted_at": timestamp(job.submitted_at),
         "ended_at": timestamp(job.ended_at),
         "finished_at": timestamp(job.finished_at),
         "deliveries": manifest["deliveries"],
         "assets": manifest["assets"],
     }
-    deliveries = office.books.reports.deliveries(ref)
+    deliveries = office.books.queries.deliveries(ref)
     assert [row.verdict for row in deliveries] == ["progress", "ended", "late"]
     assert manifest["deliveries"] == [
-        {"source": row.source, "verdict": row.verdict, "received_at": timestamp(row.received_at), "sha256": row.digest}
+        {
+            "source": row.source,
+            "verdict": row.verdict,
+            "received_at": timestamp(row.received_at),
+            "sha256": row.digest,
+        }
         for row in deliveries
     ]
     assert manifest["assets"] == [as_told(asset) for asset in office.books.assets(ref)]
     assert len(manifest["assets"]) == 2
 
 
-def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(office: Office) -> None:
+def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
+    office: Office,
+) -> None:
     ref = office.posted()
     office.look(ref)
     office.bring_home(ref)
     assert office.look(ref).state is JobState.ARCHIVED
     told = office.manifest(ref)
     # As if the ledger had been lost, and a late callback had made the new one adopt the job.
-    adopted = {"model": "", "prompt": "", "params": "{}", "state": "archiving", "finished_at": None, "due_at": NOW}
+    adopted = {
+        "model": "",
+        "prompt": "",
+        "params": "{}",
+        "state": "archiving",
+        "finished_at": None,
+        "due_at": NOW,
+    }
     change = update(tables.jobs).where(tables.jobs.c.ref == ref).values(adopted)
     for statement in (change, delete(tables.events).where(tables.events.c.type == "job.archived")):
         office.books.database.write(partial(Connection.execute, statement=statement))
@@ -115,6 +155,15 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
 
 def as_told(asset: Asset) -> dict[str, object]:
     """Return every column of an asset's row that means something when the work is over, as the manifest words it."""
-    meant = [column.name for column in tables.assets.columns if column.name not in {"ref", "due_at", "claim", "crashes"}]
-    told = {{"idx": "index", "url": "source_url"}.get(name, name): getattr(asset, name) for name in meant}
-    return {name: timestamp(value) if name.endswith("_at") else value for name, value in told.items()}
+    meant = [
+        column.name
+        for column in tables.assets.columns
+        if column.name not in {"ref", "due_at", "claim", "crashes"}
+    ]
+    told = {
+        {"idx": "index", "url": "source_url"}.get(name, name): getattr(asset, name)
+        for name in meant
+    }
+    return {
+        name: timestamp(value) if name.endswith("_at") else value for name, value in told.items()
+    }

@@ -64,17 +64,21 @@ def everything(books: Books) -> dict[str, set[tuple[object, ...]]]:
     return {name: set(rows) for name, rows in books.everything().items()}
 
 
-def test_a_copy_is_row_by_row_the_same_and_finds_nothing_the_second_time(here: Books, there: Books) -> None:
+def test_a_copy_is_row_by_row_the_same_and_finds_nothing_the_second_time(
+    here: Books, there: Books
+) -> None:
     copy.begin(there.database)
     new, changed, gone = copied(here, there)
     rows = sum(map(len, here.everything().values()))
     assert (new, changed, gone) == (rows, 0, 0)
-    assert min(len(found) for found in here.everything().values()) > 0, "a table of which nothing was copied proves nothing"
+    assert min(len(found) for found in here.everything().values()) > 0, (
+        "a table of which nothing was copied proves nothing"
+    )
     assert everything(here) == everything(there)
     assert copied(here, there) == (0, 0, 0)
     copy.finish(there.database)
     schema.require_current(there.database)
-    assert here.reports.audit() == there.reports.audit()
+    assert here.queries.audit() == there.queries.audit()
 
 
 def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run(
@@ -85,7 +89,7 @@ def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run
     copied(here, there)
     here.ledger.withdraw(withdrawn)
     here.deliver(here.waiting("task-9"), running("task-9"))
-    (ref,) = [job.ref for job in here.reports.jobs() if job.provider_id == "task-5"]
+    (ref,) = [job.ref for job in here.queries.jobs() if job.provider_id == "task-5"]
     here.deliver(ref, succeeded(provider_id="task-5"))
     here.execute("DELETE FROM hints WHERE provider_id = 'task-A'")
     here.execute("UPDATE deliveries SET body = x'' WHERE id = 1")
@@ -94,7 +98,9 @@ def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run
     assert everything(here) == everything(there)
 
 
-def test_a_copy_that_breaks_off_anywhere_is_taken_up_again(here: Books, there: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_breaks_off_anywhere_is_taken_up_again(
+    here: Books, there: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)
     for writes in (1, 3, 7):
         with pytest.raises(LedgerError):
@@ -126,15 +132,27 @@ def test_new_rows_are_numbered_after_those_that_were_copied(here: Books, there: 
     there.clock.advance(10)
     there.failed("task-99")
     for name in ("deliveries", "events"):
-        numbers = [row.id for row in there.database.read(lambda c, name=name: c.execute(select(metadata.tables[name].c.id)).all())]  # type: ignore[misc]
-        before = here.database.read(lambda c, name=name: c.execute(text(f"SELECT max(id) FROM {name}")).scalar())  # type: ignore[misc]  # noqa: S608
+        numbers = [
+            row.id
+            for row in there.database.read(
+                lambda c, name=name: c.execute(select(metadata.tables[name].c.id)).all()  # type: ignore[misc]
+            )
+        ]
+        before = here.database.read(
+            lambda c, name=name: c.execute(text(f"SELECT max(id) FROM {name}")).scalar()  # type: ignore[misc]  # noqa: S608 - a name of ours
+        )
         assert before + 1 in numbers
 
 
-def test_row_numbers_that_were_given_a_second_time_are_copied_as_the_other_rows_they_now_are(here: Books, there: Books) -> None:
+def test_row_numbers_that_were_given_a_second_time_are_copied_as_the_other_rows_they_now_are(
+    here: Books, there: Books
+) -> None:
     first = go_on(here, "first")
     copied(here, there)
-    numbers = {name: max(row[0] for row in here.everything()[name]) for name in ("deliveries", "events", "attempts")}
+    numbers = {
+        name: max(row[0] for row in here.everything()[name])
+        for name in ("deliveries", "events", "attempts")
+    }
     forget(here, first)
     go_on(here, "second")
     assert numbers == {name: max(row[0] for row in here.everything()[name]) for name in numbers}
@@ -177,16 +195,22 @@ def test_a_copy_that_cannot_follow_the_original_says_what_to_do(here: Books, the
     copied(here, there)
     for ref, name in ((first, None), (second, "one"), (first, "other")):
         here.execute("UPDATE jobs SET provider_id = :name WHERE ref = :ref", name=name, ref=ref)
-    with pytest.raises(ReceiverError, match=r"uq_jobs_provider_id.*empty the database at DATABASE_URL"):
+    with pytest.raises(
+        ReceiverError, match=r"uq_jobs_provider_id.*empty the database at DATABASE_URL"
+    ):
         copied(here, there)
 
 
-def test_no_batch_reads_the_whole_original(here: Books, there: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_batch_reads_the_whole_original(
+    here: Books, there: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)
     assert isinstance(here.database, SqliteDatabase)
     asked: dict[str, object] = {}
 
-    def note(_connection: object, _cursor: object, statement: str, values: object, *_: object) -> None:
+    def note(
+        _connection: object, _cursor: object, statement: str, values: object, *_: object
+    ) -> None:
         asked[statement] = values
 
     event.listen(here.database._reader, "before_cursor_execute", note)
@@ -194,14 +218,24 @@ def test_no_batch_reads_the_whole_original(here: Books, there: Books, monkeypatc
     here.execute("UPDATE assets SET attempts = 7")
     assert copied(here, there)[1] > 0
     event.remove(here.database._reader, "before_cursor_execute", note)
-    plans = {statement: plan(here, statement, values) for statement, values in asked.items() if "WHERE" in statement}
-    assert len(plans) > 2 * len(metadata.tables), "every table is walked, fetched, and searched for what is there no more"
+    plans = {
+        statement: plan(here, statement, values)
+        for statement, values in asked.items()
+        if "WHERE" in statement
+    }
+    assert len(plans) > 2 * len(metadata.tables), (
+        "every table is walked, fetched, and searched for what is there no more"
+    )
     assert {statement: plan for statement, plan in plans.items() if "SCAN" in plan} == {}
 
 
 def plan(books: Books, statement: str, values: Any) -> str:
     """Return how SQLite goes about a statement."""
-    rows = books.database.read(lambda connection: connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all())
+    rows = books.database.read(
+        lambda connection: connection.exec_driver_sql(
+            f"EXPLAIN QUERY PLAN {statement}", values
+        ).all()
+    )
     return "\n".join(str(row[-1]) for row in rows)
 
 
@@ -209,7 +243,7 @@ def test_a_ledger_with_jobs_of_its_own_is_not_copied_over(here: Books, there: Bo
     there.submitting()
     with pytest.raises(ReceiverError, match="has jobs of its own"):
         copy.begin(there.database)
-    assert len(here.reports.jobs()) == 6
+    assert len(here.queries.jobs()) == 6
 
 
 def test_a_half_copy_is_refused_until_it_is_declared_whole(here: Books, there: Books) -> None:
@@ -229,7 +263,9 @@ def test_a_half_copy_is_refused_until_it_is_declared_whole(here: Books, there: B
 def environ(there: Books, tmp_path: Path) -> dict[str, str]:
     """Name the variables of the service to be."""
     url = there.database._engine.url.difference_update_query(["connect_timeout"])  # type: ignore[attr-defined]
-    address = url.set(drivername="postgresql", query={"host": url.query["host"]}).render_as_string(hide_password=False)
+    address = url.set(drivername="postgresql", query={"host": url.query["host"]}).render_as_string(
+        hide_password=False
+    )
     return {
         "DATABASE_URL": address,
         "DATA_DIR": str(tmp_path / "new"),
@@ -262,14 +298,20 @@ def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
     refused = move(sqlite_url, environ, tmp_path)
     assert (refused.status, "CALLBACK_SECRETS: must have the secret" in refused.err) == (2, True)
     done = move(sqlite_url, environ | BOTH, tmp_path)
-    assert (done.status, "both sides have the same books" in done.out, done.err) == (0, True, ""), done
+    assert (done.status, "both sides have the same books" in done.out, done.err) == (0, True, ""), (
+        done
+    )
     assert everything(left) == everything(there)
-    with closing(open_database(environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))) as database:
+    with closing(
+        open_database(environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
+    ) as database:
         schema.require_current(database)
-    assert len(there.reports.jobs(state=JobState.ARCHIVED)) == 1
+    assert len(there.queries.jobs(state=JobState.ARCHIVED)) == 1
 
 
-@pytest.mark.parametrize(("command", "data"), [(["receiver", "worker"], "elsewhere"), (WEB, ".")], ids=["worker", "web"])
+@pytest.mark.parametrize(
+    ("command", "data"), [(["receiver", "worker"], "elsewhere"), (WEB, ".")], ids=["worker", "web"]
+)
 @pytest.mark.usefixtures("left")
 def test_no_copy_is_whole_while_anybody_has_the_ledger_open_wherever_its_data_dir_is(
     command: list[str], data: str, sqlite_url: str, environ: dict[str, str], tmp_path: Path
@@ -294,15 +336,22 @@ def test_a_copy_made_while_a_worker_of_an_earlier_release_works_is_not_whole(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_secret_that_does_not_lie_beside_the_ledger_is_pointed_out(sqlite_url: str, environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_secret_that_does_not_lie_beside_the_ledger_is_pointed_out(
+    sqlite_url: str, environ: dict[str, str], tmp_path: Path
+) -> None:
     told = move(sqlite_url, environ, tmp_path).err
     assert told.count("\n") == 1
-    assert f"CALLBACK_SECRETS could not be checked, {tmp_path}/secrets/callback cannot be read: make sure" in told
+    assert (
+        f"CALLBACK_SECRETS could not be checked, {tmp_path}/secrets/callback cannot be read: make sure"
+        in told
+    )
 
 
 @pytest.mark.parametrize("origin", ["sqlite:////nowhere/ledger.sqlite3", "postgresql://host/db"])
 def test_what_is_no_ledger_is_refused(origin: str, tmp_path: Path) -> None:
-    found = run(["receiver", "migrate", "--from", origin], {"DATA_DIR": str(tmp_path)}, folder=tmp_path)
+    found = run(
+        ["receiver", "migrate", "--from", origin], {"DATA_DIR": str(tmp_path)}, folder=tmp_path
+    )
     assert found.status == 2
     assert f"--from: {origin} is no ledger" in found.err
     assert "DATABASE_URL: must be the postgresql:// to copy to" in found.err

@@ -19,7 +19,11 @@ def path(sqlite_url: str) -> Path:
     return Path(sqlite_url.removeprefix("sqlite:///"))
 
 
-@pytest.mark.parametrize("first", [lambda books: books.reports.audit(), lambda books: books.submitting()], ids=["read", "write"])
+@pytest.mark.parametrize(
+    "first",
+    [lambda books: books.queries.audit(), lambda books: books.submitting()],
+    ids=["read", "write"],
+)
 def test_a_ledger_is_open_from_the_first_connection_until_it_is_closed(
     first: Callable[[Books], object], sqlite_url: str, path: Path
 ) -> None:
@@ -30,18 +34,20 @@ def test_a_ledger_is_open_from_the_first_connection_until_it_is_closed(
         assert is_open(path)
         books.database.close()
         assert not is_open(path)
-        books.reports.audit()
+        books.queries.audit()
         assert is_open(path), "whoever comes back counts again"
     assert not is_open(path)
     assert path.with_name(f"{path.name}.open").stat().st_mode & 0o777 == 0o600
 
 
-def test_it_is_open_until_the_last_one_has_closed_it_whatever_path_it_was_opened_by(sqlite_url: str, path: Path) -> None:
+def test_it_is_open_until_the_last_one_has_closed_it_whatever_path_it_was_opened_by(
+    sqlite_url: str, path: Path
+) -> None:
     link = path.with_name("link.sqlite3")
     link.symlink_to(path)
     with opened(sqlite_url) as one, opened(f"sqlite:///{link}") as other:
-        one.reports.audit()
-        other.reports.audit()
+        one.queries.audit()
+        other.queries.audit()
         one.database.close()
         assert is_open(path)
         assert is_open(link)
@@ -62,7 +68,9 @@ def test_a_killed_process_has_nothing_open(sqlite_url: str, path: Path) -> None:
         "import sys, time; from receiver.ledger import schema; from receiver.ledger.database import open_database;"
         "database = open_database(sys.argv[1]); schema.version(database); print(flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", hold, sqlite_url], stdout=subprocess.PIPE, cwd=ROOT) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, sqlite_url], stdout=subprocess.PIPE, cwd=ROOT
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"\n"
         assert is_open(path)
@@ -70,13 +78,18 @@ def test_a_killed_process_has_nothing_open(sqlite_url: str, path: Path) -> None:
     assert not is_open(path)
 
 
-def test_reading_and_writing_go_on_where_nothing_can_be_made_beside_the_ledger(sqlite_url: str, path: Path) -> None:
+def test_reading_and_writing_go_on_where_nothing_can_be_made_beside_the_ledger(
+    sqlite_url: str, path: Path
+) -> None:
     mark = path.with_name(f"{path.name}.open")
     mark.mkdir()
     with opened(sqlite_url) as books:
         ref = books.submitting()
         assert books.job(ref).ref == ref
-        with pytest.raises(LedgerError, match=r"cannot be told whether anybody has the ledger open.*run this as the user"):
+        with pytest.raises(
+            LedgerError,
+            match=r"cannot be told whether anybody has the ledger open.*run this as the user",
+        ):
             is_open(path)
         mark.rmdir()
         assert books.job(ref).ref == ref

@@ -37,7 +37,9 @@ def backlog(sqlite_url: str) -> Iterator[Books]:
         usual, chance = books.ledger.timing, random.Random(7)  # noqa: S311 - the same backlog every time
         for number in range(BACKLOG // EACH):
             books.ledger.timing = replace(usual, url_lifetime=chance.choice(LIFETIMES))
-            books.deliver(new_ref(books.clock()), succeeded(*urls(EACH), provider_id=f"task-{number}"))
+            books.deliver(
+                new_ref(books.clock()), succeeded(*urls(EACH), provider_id=f"task-{number}")
+            )
             books.clock.advance(540.0 * EACH / BACKLOG)
         books.ledger.timing = usual
         yield books
@@ -45,9 +47,13 @@ def backlog(sqlite_url: str) -> Iterator[Books]:
 
 def works_of(books: Books) -> list[Work]:
     """Read the backlog, in the order of its announcement."""
-    jobs = reversed(books.reports.jobs(limit=BACKLOG))
-    assets = books.reports.assets([job.ref for job in jobs])
-    return [Work((asset.ref, asset.idx), asset.announced_at, asset.expires_at) for each in assets.values() for asset in each]
+    jobs = reversed(books.queries.jobs(limit=BACKLOG))
+    assets = books.queries.assets([job.ref for job in jobs])
+    return [
+        Work((asset.ref, asset.idx), asset.announced_at, asset.expires_at)
+        for each in assets.values()
+        for asset in each
+    ]
 
 
 def simulate(now: float, takes: float, pick: Callable[[float, int], list[Work]]) -> list[Work]:
@@ -86,7 +92,12 @@ class Service:
             now=now,
             sha256="0" * 64,
         )
-        return [Work((claimed.row.ref, claimed.row.idx), claimed.row.announced_at, claimed.row.expires_at) for claimed in claims]
+        return [
+            Work(
+                (claimed.row.ref, claimed.row.idx), claimed.row.announced_at, claimed.row.expires_at
+            )
+            for claimed in claims
+        ]
 
 
 def first_in_first_out(works: list[Work]) -> Callable[[float, int], list[Work]]:
@@ -108,7 +119,10 @@ def most_that_can_be_saved(works: list[Work], now: float, takes: float) -> int:
     there are places before it, no order helps the surplus; by Hall's theorem the largest surplus is all that is lost.
     """
     deaths = sorted(work.dies_at for work in works)
-    surplus = [number - HANDS * max(0, ceil((moment - now) / takes)) for number, moment in enumerate(deaths, start=1)]
+    surplus = [
+        number - HANDS * max(0, ceil((moment - now) / takes))
+        for number, moment in enumerate(deaths, start=1)
+    ]
     return len(works) - max(0, *surplus)
 
 
@@ -117,20 +131,28 @@ def most_that_can_be_saved(works: list[Work], now: float, takes: float) -> int:
     [(12.0, True), (60.0, False)],
     ids=["a slow archive", "an archive that is much too slow"],
 )
-def test_none_is_lost_that_could_have_been_saved(backlog: Books, takes: float, *, all_can_be_saved: bool) -> None:
+def test_none_is_lost_that_could_have_been_saved(
+    backlog: Books, takes: float, *, all_can_be_saved: bool
+) -> None:
     works, begin = works_of(backlog), backlog.clock.now
     possible = most_that_can_be_saved(works, begin, takes)
     saved = simulate(begin, takes, Service(backlog).pick)
     plain = simulate(begin, takes, first_in_first_out(works))
     assert (possible == BACKLOG) is all_can_be_saved
     assert len(saved) == possible
-    assert [work.dies_at for work in saved] == sorted(work.dies_at for work in saved), "the nearest deadline goes first"
+    assert [work.dies_at for work in saved] == sorted(work.dies_at for work in saved), (
+        "the nearest deadline goes first"
+    )
     assert len(plain) < 0.8 * len(saved)
     states = {(asset.ref, asset.idx): asset.state for each in all_assets(backlog) for asset in each}
-    assert {name for name, state in states.items() if state is AssetState.ARCHIVED} == {work.name for work in saved}
+    assert {name for name, state in states.items() if state is AssetState.ARCHIVED} == {
+        work.name for work in saved
+    }
     assert list(states.values()).count(AssetState.EXPIRED) == BACKLOG - possible
 
 
 def all_assets(books: Books) -> list[list[Asset]]:
     """Return the assets of every job."""
-    return list(books.reports.assets([job.ref for job in books.reports.jobs(limit=BACKLOG)]).values())
+    return list(
+        books.queries.assets([job.ref for job in books.queries.jobs(limit=BACKLOG)]).values()
+    )

@@ -19,17 +19,25 @@ from receiver.archive.stores.s3 import S3Store
 from receiver.errors import StoreError
 from receiver.ledger.prune import Pruner
 from receiver.maintenance import checkpoint, deep_audit
-from receiver.maintenance.checkpoint import AuditPlace, Step
+from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
 from receiver.maintenance.rebuild import Rebuilder
 
 URL = "file:///some/archive"
 
 
-def audited(home: Home, place: AuditPlace | None = None, *, stopping: Event | None = None, show: Callable[[], object] = bool) -> AuditPlace:
+def audited(
+    home: Home,
+    place: Checkpoint | None = None,
+    *,
+    stopping: Event | None = None,
+    show: Callable[[], object] = bool,
+) -> Checkpoint:
     """Audit what is left from a place on; return the place then."""
-    place = place or AuditPlace(archive=URL)
-    DeepAudit(home.store, home.books.reports, place, hands=4, stopping=stopping or Event(), show=show).run()
+    place = place or Checkpoint(archive=URL)
+    DeepAudit(
+        home.store, home.books.queries, place, hands=4, stopping=stopping or Event(), show=show
+    ).run()
     return place
 
 
@@ -80,7 +88,9 @@ def test_damage_of_every_kind_is_found_and_named_once(home: Home) -> None:
     expected = planted(home)
     place = audited(home)
     assert place.differences == len(place.named) == len(expected)
-    assert [said for said in expected if sum(line.startswith(said) for line in place.named) != 1] == []
+    assert [
+        said for said in expected if sum(line.startswith(said) for line in place.named) != 1
+    ] == []
 
 
 def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(home: Home) -> None:
@@ -92,7 +102,7 @@ def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(home: Home) 
     home.remove(gone)
     newest = home.books.failed("task-newest")  # it stays, so that its numbers are not given twice
     went, _, _ = Pruner(home.books.database).jobs(home.books.clock.now + 9e6)
-    assert (went, [job.ref for job in home.books.reports.jobs()]) == (len(refs), [newest])
+    assert (went, [job.ref for job in home.books.queries.jobs()]) == (len(refs), [newest])
     place = audited(home)
     assert (place.jobs, place.pictures, place.names, place.forgotten) == (1, 0, 11, 8)
     assert sorted(line.partition(": its SHA-256")[0] for line in place.named) == sorted(
@@ -100,27 +110,36 @@ def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(home: Home) 
             f"unknown object: {stray} (there is no job {whole}, and its manifest does not name it)",
             f"differs: {key} (job {spoilt})",
             f"missing: {gone} (job {robbed})",
-            *(f"unknown object: {asset_key(unexplained, number, 'png')} (there is no job {unexplained})" for number in range(2)),
+            *(
+                f"unknown object: {asset_key(unexplained, number, 'png')} (there is no job {unexplained})"
+                for number in range(2)
+            ),
         ]
     )
 
 
-def test_an_object_that_its_own_metadata_calls_damaged_is_named(books: Books, bucket: str, s3_server: S3Server) -> None:
+def test_an_object_that_its_own_metadata_calls_damaged_is_named(
+    books: Books, bucket: str, s3_server: S3Server
+) -> None:
     with closing(S3Store(bucket)) as store:
         home = Home(books, store)
         key = home.key(home.job())
-        s3_server.client.put_object(Bucket=bucket, Key=key, Body=b"rotten", Metadata={"sha256": "0" * 64})
+        s3_server.client.put_object(
+            Bucket=bucket, Key=key, Body=b"rotten", Metadata={"sha256": "0" * 64}
+        )
         place = audited(home)
         assert place.differences == 1
         assert place.named[0].startswith((f"unreadable: {key}", f"differs: {key}"))
 
 
-def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees_with_its_archive(here: Home) -> None:
+def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees_with_its_archive(
+    here: Home,
+) -> None:
     count = deep_audit.JOBS_AT_ONCE + 50
     for _, objects in made_up(count):
         write_files(Path(here.store.locate("x")).parent, objects)
     books, shown = here.books, []
-    Rebuilder(here.store, books.ledger, books.reports, hands=4, stopping=Event(), show=bool).run()
+    Rebuilder(here.store, books.ledger, books.queries, hands=4, stopping=Event(), show=bool).run()
     place = audited(here, show=lambda: shown.append(1))
     assert (place.jobs, place.pictures, place.names, place.named) == (count, count, 2 * count, [])
     assert len(shown) == count + 1
@@ -131,7 +150,9 @@ def test_an_object_that_is_just_being_archived_is_no_stranger(here: Home) -> Non
     put(here.store, asset_key(ref, 1, "webp"), b"put, but its end is not told yet")
     assert audited(here).named == []
     put(here.store, asset_key(ref, 2, "webp"), b"of an asset that there is not")
-    assert audited(here).named == [f"unknown object: {asset_key(ref, 2, 'webp')} (job {ref} does not name it)"]
+    assert audited(here).named == [
+        f"unknown object: {asset_key(ref, 2, 'webp')} (job {ref} does not name it)"
+    ]
 
 
 def test_a_job_that_changes_while_it_is_looked_at_is_looked_at_again(here: Home) -> None:
@@ -149,10 +170,12 @@ def test_a_job_that_changes_while_it_is_looked_at_is_looked_at_again(here: Home)
     assert audited(here).named == [], "in flight again: its manifest will be written anew"
 
 
-def test_a_stopped_audit_goes_on_where_it_was_and_finds_everything_once(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_audit_goes_on_where_it_was_and_finds_everything_once(
+    here: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(deep_audit, "JOBS_AT_ONCE", 3)
     monkeypatch.setattr(deep_audit, "NAMES_AT_ONCE", 3)
-    expected, place, stops = planted(here), AuditPlace(archive=URL), 0
+    expected, place, stops = planted(here), Checkpoint(archive=URL), 0
     while True:
         stopping = Event()
         try:
@@ -162,16 +185,20 @@ def test_a_stopped_audit_goes_on_where_it_was_and_finds_everything_once(here: Ho
             continue
         break
     assert stops > 5
-    assert [said for said in expected if sum(line.startswith(said) for line in place.named) != 1] == []
+    assert [
+        said for said in expected if sum(line.startswith(said) for line in place.named) != 1
+    ] == []
     assert (place.differences, place.jobs) == (len(expected), 8)
 
 
-def test_an_audit_asked_to_stop_leaves_a_long_object_in_the_middle(here: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_asked_to_stop_leaves_a_long_object_in_the_middle(
+    here: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(deep_audit, "CHUNK", 1)
     stopping = Event()
     here.job()
     stopping.set()
-    place = AuditPlace(archive=URL)
+    place = Checkpoint(archive=URL)
     with pytest.raises(Interrupted):
         audited(here, place, stopping=stopping)
     assert (place.jobs, place.named) == (0, [])
@@ -181,29 +208,35 @@ def test_an_empty_archive_is_away_and_not_every_picture_missing(home: Home) -> N
     ref = home.job()
     home.remove(home.key(ref))
     home.remove(manifest_key(ref))
-    place = AuditPlace(archive=URL)
-    with pytest.raises(StoreError, match="the archive holds no object at all: mount it, or correct ARCHIVE_URL"):
+    place = Checkpoint(archive=URL)
+    with pytest.raises(
+        StoreError, match="the archive holds no object at all: mount it, or correct ARCHIVE_URL"
+    ):
         audited(home, place)
     assert (place.jobs, place.named) == (0, [])
 
 
-def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(books: Books, bucket: str, proxy: FaultProxy) -> None:
+def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(
+    books: Books, bucket: str, proxy: FaultProxy
+) -> None:
     with closing(S3Store(bucket, timeouts=(1, 5))) as store:
         home = Home(books, store)
         first, second = home.job(), home.job()  # the newer one is looked at first
-        place = AuditPlace(archive=URL)
+        place = Checkpoint(archive=URL)
 
         def goes_away() -> None:
             proxy.rule = lambda _, __: refusal(503, "SlowDown")
 
         with pytest.raises(StoreError, match="overloaded"):
-            DeepAudit(store, books.reports, place, hands=1, stopping=Event(), show=goes_away).run()
+            DeepAudit(store, books.queries, place, hands=1, stopping=Event(), show=goes_away).run()
         assert place.after in {first, second}
         proxy.rule = lambda request, forward: forward(request)
         assert (audited(home, place).jobs, place.named) == (2, [])
 
 
-def test_one_cut_connection_is_no_damage_and_an_object_that_never_comes_is_named(books: Books, bucket: str, proxy: FaultProxy) -> None:
+def test_one_cut_connection_is_no_damage_and_an_object_that_never_comes_is_named(
+    books: Books, bucket: str, proxy: FaultProxy
+) -> None:
     with closing(S3Store(bucket, timeouts=(1, 5))) as store:
         home = Home(books, store)
         shaky, stuck = home.key(home.job()), home.key(home.job())
@@ -224,30 +257,47 @@ def test_one_cut_connection_is_no_damage_and_an_object_that_never_comes_is_named
 
 
 def test_a_place_is_kept_and_found_again_whatever_was_found(tmp_path: Path) -> None:
-    place = AuditPlace(archive=URL)
+    place = Checkpoint(archive=URL)
     place.passed("A", ["unknown object: \ud800\n"], jobs=1, pictures=2)
     place.go_to(Step.NAMES)
     place.passed("a\udc80b", [], names=3)
     checkpoint.save(tmp_path / "place.json", place)
     again = checkpoint.load(tmp_path / "place.json", URL)
     assert again is not None
-    assert (again.step, again.jobs, again.pictures, again.names, again.differences) == (Step.NAMES, 1, 2, 3, 1)
+    assert (again.step, again.jobs, again.pictures, again.names, again.differences) == (
+        Step.NAMES,
+        1,
+        2,
+        3,
+        1,
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["place.json"]
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"format": 2, "archive": "file:///some/archive"}', b'{"format": 1, "archive": "x"}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"format": 2, "archive": "file:///some/archive"}',
+        b'{"format": 1, "archive": "x"}',
+    ],
 )
-def test_a_place_that_is_broken_or_of_another_archive_is_none(tmp_path: Path, content: bytes) -> None:
+def test_a_place_that_is_broken_or_of_another_archive_is_none(
+    tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "place.json"
     assert checkpoint.load(path, URL) is None
     path.write_bytes(content)
     assert checkpoint.load(path, URL) is None
 
 
-def test_of_endless_differences_the_first_are_named_and_all_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_endless_differences_the_first_are_named_and_all_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(checkpoint, "MOST_NAMED", 3)
-    place = AuditPlace(archive=URL)
+    place = Checkpoint(archive=URL)
     for number in range(3):
         place.passed(str(number), [f"{number} a", f"{number} b"])
     assert (place.differences, place.named) == (6, ["0 a", "0 b", "1 a"])

@@ -33,7 +33,9 @@ def root(tmp_path: Path) -> Path:
 def put(root: Path, data: bytes, key: str = KEY) -> None:
     source = root.parent / "fetched"
     source.write_bytes(data)
-    DirectoryStore(root).put(key, source, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
+    DirectoryStore(root).put(
+        key, source, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png"
+    )
 
 
 def test_nothing_is_made_before_it_is_needed(root: Path) -> None:
@@ -65,7 +67,9 @@ def test_nothing_hidden_is_left_after_any_kind_of_put(root: Path) -> None:
 
 
 def test_a_missing_disk_is_not_replaced_by_a_directory_of_its_name(root: Path) -> None:
-    with pytest.raises(StoreError, match=f"no directory {root}/disk to hold the archive: create or mount it"):
+    with pytest.raises(
+        StoreError, match=f"no directory {root}/disk to hold the archive: create or mount it"
+    ):
         DirectoryStore(root / "disk" / "archive").check()
     assert not root.exists()
 
@@ -78,7 +82,9 @@ def test_a_file_in_place_of_the_directory_is_named(root: Path) -> None:
 
 def test_an_object_in_place_of_a_directory_is_named(root: Path) -> None:
     put(root, b"picture", key="2026")
-    with pytest.raises(StoreError, match=f"cannot store {KEY} .*: a file stands where a directory should be"):
+    with pytest.raises(
+        StoreError, match=f"cannot store {KEY} .*: a file stands where a directory should be"
+    ):
         put(root, b"picture")
     with pytest.raises(MissingObjectError):
         DirectoryStore(root).open(KEY)
@@ -102,7 +108,9 @@ def test_a_directory_is_no_object(root: Path) -> None:
         (errno.EIO, "Input/output error"),
     ],
 )
-def test_what_the_disk_complains_of_is_told_with_its_remedy(root: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str) -> None:
+def test_what_the_disk_complains_of_is_told_with_its_remedy(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
     def fail(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -123,14 +131,18 @@ from receiver.archive.stores.directory import DirectoryStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 DirectoryStore(Path({str(root)!r})).replace({KEY!r}, bytes(1_000_000), content_type="image/png")
 """
-    run = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, timeout=30)
+    run = subprocess.run(
+        [sys.executable, "-c", limited], capture_output=True, text=True, check=False, timeout=30
+    )
     assert "StoreError: cannot store" in run.stderr
     assert "File too large" in run.stderr
     assert [path.name for path in root.iterdir()] == [".tmp"]
     assert list((root / ".tmp").iterdir()) == []
 
 
-def test_a_killed_put_leaves_nothing_visible_and_the_next_process_sweeps_the_rest(root: Path) -> None:
+def test_a_killed_put_leaves_nothing_visible_and_the_next_process_sweeps_the_rest(
+    root: Path,
+) -> None:
     slow = root.parent / "slow"
     os.mkfifo(slow)
     script = f"""
@@ -227,10 +239,10 @@ def assert_away(store: DirectoryStore, root: Path) -> None:
 @pytest.mark.parametrize("leave", [moved, dismounted])
 @pytest.mark.parametrize("told_by", ["memory", "note", "both"])
 def test_an_archive_that_went_away_is_away_until_it_is_back(
-    known: DirectoryStore, root: Path, leave: Callable[[Path], Path], told_by: str
+    known: DirectoryStore, root: Path, leave: Callable[[Path], Path], network_errors: str
 ) -> None:
-    store = DirectoryStore(root) if told_by == "note" else known
-    if told_by == "memory":
+    store = DirectoryStore(root) if network_errors == "note" else known
+    if network_errors == "memory":
         without_note(root)
     away = leave(root)
     assert_away(store, root)
@@ -242,17 +254,23 @@ def test_an_archive_that_went_away_is_away_until_it_is_back(
     assert (root / KEY).read_bytes() == b"picture"
 
 
-def test_an_archive_another_process_made_in_the_meantime_is_not_the_one_that_went_away(known: DirectoryStore, root: Path) -> None:
+def test_an_archive_another_process_made_in_the_meantime_is_not_the_one_that_went_away(
+    known: DirectoryStore, root: Path
+) -> None:
     without_note(root)
     away = moved(root)
-    DirectoryStore(root).check()  # knows nothing of it, as a command run while the disk that held archive and note is not there
+    DirectoryStore(
+        root
+    ).check()  # knows nothing of it, as a command run while the disk that held archive and note is not there
     assert_away(known, root)
     shutil.rmtree(root)
     away.rename(root)
     known.check()
 
 
-def test_an_archive_brought_back_from_a_backup_without_hidden_files_is_the_archive(known: DirectoryStore, root: Path) -> None:
+def test_an_archive_brought_back_from_a_backup_without_hidden_files_is_the_archive(
+    known: DirectoryStore, root: Path
+) -> None:
     away = dismounted(root)
     shutil.copytree(away / "2026", root / "2026")
     for store in (known, DirectoryStore(root)):
@@ -266,7 +284,9 @@ def test_folders_without_an_object_are_no_archive(known: DirectoryStore, root: P
     assert_away(known, root)
 
 
-def test_a_put_under_way_does_not_make_the_archive_anew(known: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_put_under_way_does_not_make_the_archive_anew(
+    known: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fsync = os.fsync
 
     def goes_away(descriptor: int) -> None:
@@ -280,7 +300,9 @@ def test_a_put_under_way_does_not_make_the_archive_anew(known: DirectoryStore, r
     assert not root.exists()
 
 
-def test_a_new_archive_can_be_begun_where_one_was_as_the_error_says(known: DirectoryStore, root: Path) -> None:
+def test_a_new_archive_can_be_begun_where_one_was_as_the_error_says(
+    known: DirectoryStore, root: Path
+) -> None:
     shutil.rmtree(root)
     with pytest.raises(StoreError, match=r"to begin a new one, remove (.*) and restart") as told:
         known.check()
@@ -296,15 +318,21 @@ def test_an_archive_of_an_earlier_release_is_known_from_its_first_use_on(root: P
     assert_away(DirectoryStore(root), root)
 
 
-def test_where_no_note_can_be_left_the_archive_is_used_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_note_can_be_left_the_archive_is_used_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mkdir = Path.mkdir
 
-    def of_another_user(path: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> None:
+    def of_another_user(
+        path: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False
+    ) -> None:
         if path.parent == root.parent and path != root:
             raise PermissionError(errno.EACCES, "Permission denied")
         mkdir(path, mode, parents=parents, exist_ok=exist_ok)
 
-    monkeypatch.setattr(Path, "mkdir", of_another_user)  # tests may run as root, who may write everywhere
+    monkeypatch.setattr(
+        Path, "mkdir", of_another_user
+    )  # tests may run as root, who may write everywhere
     store = DirectoryStore(root)
     put_in(store, root, b"picture")
     moved(root)

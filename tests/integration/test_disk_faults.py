@@ -39,7 +39,9 @@ def books(sqlite_url: str) -> Iterator[Books]:
 
 
 @pytest.fixture(params=["scratch", "archive"])
-def bench(request: pytest.FixtureRequest, books: Books, disk: SmallDisk, sandbox: Sandbox, tmp_path: Path) -> Bench:
+def bench(
+    request: pytest.FixtureRequest, books: Books, disk: SmallDisk, sandbox: Sandbox, tmp_path: Path
+) -> Bench:
     """Put either the scratch folder or the archive on the small disk."""
     places = {"scratch": tmp_path, "archive": tmp_path, request.param: disk.root}
     return Bench(books, DirectoryStore(places["archive"] / "archive"), places["scratch"], sandbox)
@@ -54,16 +56,24 @@ def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
         with trouble(disk):
             for _ in range(2):
                 waiting = bench.attempt()
-                assert (waiting.state, waiting.attempts, waiting.claim) == (AssetState.PENDING, 0, None)
+                assert (waiting.state, waiting.attempts, waiting.claim) == (
+                    AssetState.PENDING,
+                    0,
+                    None,
+                )
                 assert re.search(said, waiting.error)
                 bench.books.clock.now = due(waiting)
         asset = bench.attempt()
     assert (asset.state, bench.stored(asset.key)) == (AssetState.ARCHIVED, PNG)
     assert bench.books.events(ref) == ["asset.archived"]
-    assert not [path for path in disk.root.rglob("*") if path.is_file() and path.suffix != ".png"], "nothing is left of the attempts"
+    assert not [
+        path for path in disk.root.rglob("*") if path.is_file() and path.suffix != ".png"
+    ], "nothing is left of the attempts"
 
 
-def test_a_disk_that_stays_full_loses_the_asset_only_a_lifetime_after_its_url(bench: Bench, disk: SmallDisk) -> None:
+def test_a_disk_that_stays_full_loses_the_asset_only_a_lifetime_after_its_url(
+    bench: Bench, disk: SmallDisk
+) -> None:
     with source(answer(body=PNG)) as server, disk.full():
         bench.announced(server)
         bench.books.clock.advance(2 * LIFETIME - 1)

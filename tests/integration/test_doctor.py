@@ -32,7 +32,16 @@ from submitter.sandbox import Sandbox
 
 LOCAL = "http://127.0.0.1:1"  # a provider beside us: inside addresses are fine then
 TICKETS = Tickets(["a secret of sixteen"])
-ABLE = Dialect("a server", whole=True, conditional=True, hashes=True, metadata=True, lists=True, links=True, deletes=True)
+ABLE = Dialect(
+    "a server",
+    whole=True,
+    conditional=True,
+    hashes=True,
+    metadata=True,
+    lists=True,
+    links=True,
+    deletes=True,
+)
 
 
 # The callback of no job.
@@ -40,7 +49,9 @@ ABLE = Dialect("a server", whole=True, conditional=True, hashes=True, metadata=T
 
 @pytest.fixture
 def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url, "CALLBACK_MAX_BYTES": "3000"}) as web:
+    with web_side(
+        tmp_path / "data", {"DATABASE_URL": sqlite_url, "CALLBACK_MAX_BYTES": "3000"}
+    ) as web:
         yield web
 
 
@@ -50,8 +61,8 @@ def test_the_canary_is_answered_and_nothing_is_stored(web: WebSide) -> None:
     assert (given.status_code, given.json) == (200, {"ok": True, "ref": CANARY, "size": 3000})
     assert web.callback(web.services.tickets.sign(CANARY), b"x" * 3001).status_code == 413
     assert web.counted("canary") == before + 1
-    assert web.services.reports.jobs() == []
-    assert web.services.reports.deliveries(CANARY) == []
+    assert web.services.queries.jobs() == []
+    assert web.services.queries.deliveries(CANARY) == []
 
 
 def test_a_canary_we_did_not_sign_is_not_ours(web: WebSide) -> None:
@@ -130,9 +141,17 @@ OURS = json.dumps({"ok": True, "ref": CANARY, "size": 200}).encode()
 @pytest.mark.parametrize(
     ("script", "text", "remedy"),
     [
-        (redirect("https://pictures.example/callback/x", 301), "redirects to https://pictures.example:", "set PUBLIC_URL to that address"),
+        (
+            redirect("https://pictures.example/callback/x", 301),
+            "redirects to https://pictures.example:",
+            "set PUBLIC_URL to that address",
+        ),
         (redirect("/elsewhere", 308), "redirects to another path", "switch the redirect off"),
-        (answer(status="404 No", body=b"<html>"), "nobody there knows /callback/", "pass /callback/ on unchanged"),
+        (
+            answer(status="404 No", body=b"<html>"),
+            "nobody there knows /callback/",
+            "pass /callback/ on unchanged",
+        ),
         (answer(status="405 No", body=b""), "POST is not allowed", "pass POST on"),
         (answer(status="401 No", body=b""), "asks for a login", "let /callback/ through"),
         (answer(status="403 No", body=b""), "forbids it", "bot filters"),
@@ -141,13 +160,19 @@ OURS = json.dumps({"ok": True, "ref": CANARY, "size": 200}).encode()
         (answer(status="504 No", body=b""), "waits in vain", "/readyz"),
         (answer(body=b"<html>welcome"), "answers 200, but not as we do", "something else answers"),
         (answer(body=b"[" * 100_000), "answers 200, but not as we do", "something else answers"),
-        (answer(body=OURS.replace(b"200", b"150")), "of 200 bytes 150 came", "pass bodies on as they are"),
+        (
+            answer(body=OURS.replace(b"200", b"150")),
+            "of 200 bytes 150 came",
+            "pass bodies on as they are",
+        ),
         (answer(body=OURS), "of 3000 bytes 200 came", "pass bodies on as they are"),
         (send(b"not HTTP\r\n\r\n"), "no answer to a body", "look into the proxy's log"),
         (send(b""), "no answer to a body", "look into the proxy's log"),
     ],
 )
-def test_what_stands_in_the_way_of_callbacks_is_named(script: Script, text: str, remedy: str) -> None:
+def test_what_stands_in_the_way_of_callbacks_is_named(
+    script: Script, text: str, remedy: str
+) -> None:
     with behind(script) as port:
         found = trouble(f"http://127.0.0.1:{port}")
     assert text in str(found)
@@ -197,7 +222,9 @@ def test_plain_http_at_an_https_url_is_told() -> None:
 # What came of it.
 
 
-def test_a_failure_counts_for_a_day_and_for_its_own_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_counts_for_a_day_and_for_its_own_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = "https://pictures.example"
     assert last_result.failure(tmp_path, url) == ""
     last_result.keep(tmp_path, url, "it redirects")
@@ -212,7 +239,10 @@ def test_a_failure_counts_for_a_day_and_for_its_own_url(tmp_path: Path, monkeypa
     assert last_result.failure(tmp_path, url) == ""
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"at": "x", "failure": "y", "public_url": "https://pictures.example"}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"at": "x", "failure": "y", "public_url": "https://pictures.example"}'],
+)
 def test_a_spoilt_file_says_nothing_against_a_url(tmp_path: Path, content: str) -> None:
     (tmp_path / "doctor.json").write_text(content)
     assert last_result.failure(tmp_path, "https://pictures.example") == ""
@@ -231,21 +261,39 @@ def findings(services: Services) -> dict[str, Finding]:
     return {finding.name: finding for finding in examine(services)}
 
 
-def test_a_fresh_installation_is_examined_in_order_and_everything_missing_is_told(sqlite_url: str, tmp_path: Path) -> None:
-    closed = {"GRSAI_BASE_URL": LOCAL, "DATABASE_URL": sqlite_url, "DATA_DIR": str(tmp_path / "data")}
+def test_a_fresh_installation_is_examined_in_order_and_everything_missing_is_told(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    closed = {
+        "GRSAI_BASE_URL": LOCAL,
+        "DATABASE_URL": sqlite_url,
+        "DATA_DIR": str(tmp_path / "data"),
+    }
     with services(**closed) as here:
         found = findings(here)
     assert list(found) == ["ledger", "archive", "provider", "clock", "public URL"]
     assert f"schema {schema.HEAD}, 0 jobs" in found["ledger"].detail
     assert "files are written, linked and synced" in found["archive"].detail
-    assert (found["provider"].status, found["provider"].remedy) == (Status.FAILED, "set GRSAI_API_KEY")
-    assert [found[name].status for name in ("ledger", "archive", "clock", "public URL")] == ["ok", "ok", "skipped", "skipped"]
+    assert (found["provider"].status, found["provider"].remedy) == (
+        Status.FAILED,
+        "set GRSAI_API_KEY",
+    )
+    assert [found[name].status for name in ("ledger", "archive", "clock", "public URL")] == [
+        "ok",
+        "ok",
+        "skipped",
+        "skipped",
+    ]
     assert not any(place.name == "doctor.json" for place in (tmp_path / "data").iterdir())
 
 
 def test_the_key_is_tried_at_the_provider(sqlite_url: str, tmp_path: Path) -> None:
     with Sandbox(keys=["sk-right"]) as sandbox:
-        common = {"GRSAI_BASE_URL": sandbox.url, "DATABASE_URL": sqlite_url, "DATA_DIR": str(tmp_path / "data")}
+        common = {
+            "GRSAI_BASE_URL": sandbox.url,
+            "DATABASE_URL": sqlite_url,
+            "DATA_DIR": str(tmp_path / "data"),
+        }
         with services(GRSAI_API_KEY="sk-right", **common) as here:
             right = findings(here)
         with services(GRSAI_API_KEY="sk-wrong", **common) as here:
@@ -257,13 +305,24 @@ def test_the_key_is_tried_at_the_provider(sqlite_url: str, tmp_path: Path) -> No
 
 
 def test_a_provider_that_cannot_be_reached_is_told(sqlite_url: str, tmp_path: Path) -> None:
-    with services(GRSAI_API_KEY="sk-any", GRSAI_BASE_URL=LOCAL, DATABASE_URL=sqlite_url, DATA_DIR=str(tmp_path / "data")) as here:
+    with services(
+        GRSAI_API_KEY="sk-any",
+        GRSAI_BASE_URL=LOCAL,
+        DATABASE_URL=sqlite_url,
+        DATA_DIR=str(tmp_path / "data"),
+    ) as here:
         found = findings(here)
     assert found["provider"].status is Status.FAILED
     assert "GRSAI_BASE_URL where the host is wrong" in found["provider"].remedy
 
 
-@pytest.mark.parametrize(("date", "text"), [("Sat, 01 Jan 2000 00:00:00 GMT", "s ahead of"), ("Sat, 01 Jan 2095 00:00:00 GMT", "s behind")])
+@pytest.mark.parametrize(
+    ("date", "text"),
+    [
+        ("Sat, 01 Jan 2000 00:00:00 GMT", "s ahead of"),
+        ("Sat, 01 Jan 2095 00:00:00 GMT", "s behind"),
+    ],
+)
 def test_a_clock_that_is_wrong_is_told(date: str, text: str) -> None:
     server = Server((answer(f"Date: {date}", body=b""),))
     try:
@@ -290,7 +349,9 @@ def test_an_archive_that_takes_nothing_is_told(tmp_path: Path) -> None:
         checks.archive(open_store((tmp_path / "archive").as_uri()))
 
 
-def test_the_dialect_of_a_bucket_is_found_and_nothing_is_left_there(s3_server: S3Server, bucket: str) -> None:
+def test_the_dialect_of_a_bucket_is_found_and_nothing_is_left_there(
+    s3_server: S3Server, bucket: str
+) -> None:
     store = open_store(f"s3://{bucket}/home", addressing_style="path")
     assert isinstance(store, S3Store)
     dialect = store.probe()
@@ -303,7 +364,15 @@ def test_the_dialect_of_a_bucket_is_found_and_nothing_is_left_there(s3_server: S
 
 
 def test_what_a_server_cannot_do_is_said_with_what_is_done_without() -> None:
-    words = replace(ABLE, conditional=False, hashes=False, metadata=False, lists=False, links=False, deletes=False).lacks()
+    words = replace(
+        ABLE,
+        conditional=False,
+        hashes=False,
+        metadata=False,
+        lists=False,
+        links=False,
+        deletes=False,
+    ).lacks()
     assert [line.partition(":")[0] for line in words] == [
         "no conditional put",
         "accepts a wrong SHA-256",
@@ -314,8 +383,12 @@ def test_what_a_server_cannot_do_is_said_with_what_is_done_without() -> None:
     ]
 
 
-def test_a_bucket_we_may_only_read_is_told(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in S3Server(s3_server.url, s3_server.client, writer=s3_server.reader).environment().items():
+def test_a_bucket_we_may_only_read_is_told(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        S3Server(s3_server.url, s3_server.client, writer=s3_server.reader).environment().items()
+    ):
         monkeypatch.setenv(name, value)
     with closing(open_store(f"s3://{bucket}", addressing_style="path")) as store:
         with pytest.raises(Trouble, match="not permitted"):

@@ -14,9 +14,27 @@ from pathlib import Path
 import pytest
 from archiving import PNG, SIZE
 from ledgers import Books, opened, succeeded
-from outside_network import OK, OUTSIDE, UNTRUSTING, WEB, Network, Script, answer, chunked, drip, redirect, send, silence
+from outside_network import (
+    OK,
+    OUTSIDE,
+    UNTRUSTING,
+    WEB,
+    Network,
+    Script,
+    answer,
+    chunked,
+    drip,
+    redirect,
+    send,
+    silence,
+)
 
-from receiver.archive.archiver import LONGEST_BACK_OFF, MOST_BAD_FILES, SUSPICIOUS_ATTEMPTS, Archiver
+from receiver.archive.archiver import (
+    LONGEST_BACK_OFF,
+    MOST_BAD_FILES,
+    SUSPICIOUS_ATTEMPTS,
+    Archiver,
+)
 from receiver.archive.manifest import asset_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError
@@ -43,7 +61,9 @@ class Provider:
     def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
         self.asked += 1
         if self.answer is None:
-            raise ProviderUnavailableError(f"{base_url} cannot be asked about {provider_id} by {api}")
+            raise ProviderUnavailableError(
+                f"{base_url} cannot be asked about {provider_id} by {api}"
+            )
         return self.answer
 
 
@@ -76,7 +96,14 @@ class Night:
             ssl_context=UNTRUSTING,
         )
         self._archiver = Archiver(books.ledger, fetcher, self.store, folder / "scratch")
-        self._reconciler = Reconciler(books.ledger, books.reports, books.inbox, self.store, self.provider, "https://provider.test")
+        self._reconciler = Reconciler(
+            books.ledger,
+            books.queries,
+            books.inbox,
+            self.store,
+            self.provider,
+            "https://provider.test",
+        )
 
     def serve(self, *scripts: Script) -> None:
         """Have the source play one script for each connection, the last one again and again."""
@@ -94,14 +121,22 @@ class Night:
             self.books.clock.now = max(self.books.clock.now, self._next_due())
             for claimed in self.books.ledger.claim_assets(16):
                 self._archiver.archive(claimed)
-                self.attempts.append(Attempt(self.books.clock.now, self.books.assets(claimed.row.ref)[claimed.row.idx]))
+                self.attempts.append(
+                    Attempt(
+                        self.books.clock.now, self.books.assets(claimed.row.ref)[claimed.row.idx]
+                    )
+                )
             for looked_at in self.books.ledger.claim_jobs(16):
                 self._reconciler.look(looked_at)
-        assert self.books.reports.audit().ok
+        assert self.books.queries.audit().ok
         return job
 
     def _next_due(self) -> float:
-        dues = [due for table in ("assets", "jobs") if (due := self.books.reports.next_due(table)) is not None]
+        dues = [
+            due
+            for table in ("assets", "jobs")
+            if (due := self.books.queries.next_due(table)) is not None
+        ]
         return min(dues)
 
     def stored(self, key: str | None) -> bytes:
@@ -111,7 +146,11 @@ class Night:
 
     def told_at(self, ref: str, kind: str) -> float:
         """Return when an event was written."""
-        (moment,) = [event["created_at"] for event in self.books.reports.events(limit=1000) if (event["ref"], event["type"]) == (ref, kind)]
+        (moment,) = [
+            event["created_at"]
+            for event in self.books.queries.events(limit=1000)
+            if (event["ref"], event["type"]) == (ref, kind)
+        ]
         return float(moment)
 
 
@@ -123,7 +162,9 @@ def night(sqlite_url: str, tmp_path: Path) -> Iterator[Night]:
 
 def reset(connection: socket.socket) -> None:
     connection.sendall(OK + b"Content-Length: 9\r\n\r\nbody")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closing now resets
+    connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+    )  # closing now resets
 
 
 def forget_the_name(network: Network) -> None:
@@ -159,8 +200,13 @@ def test_the_second_attempt_brings_the_picture_home(night: Night, fault: Script,
     assert night.books.events(ref) == ["asset.archived", "job.archived"]
 
 
-@pytest.mark.parametrize(("trouble", "said"), [(forget_the_name, "Name or service not known"), (shut_the_port, "Connection refused")])
-def test_no_way_to_the_source_is_tried_again_like_any_fault(night: Night, trouble: Callable[[Network], None], said: str) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [(forget_the_name, "Name or service not known"), (shut_the_port, "Connection refused")],
+)
+def test_no_way_to_the_source_is_tried_again_like_any_fault(
+    night: Night, trouble: Callable[[Network], None], said: str
+) -> None:
     night.serve(answer(body=PNG))
     ref = night.announced()
     trouble(night.network)
@@ -185,7 +231,9 @@ LASTING: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("fault", LASTING.values(), ids=LASTING)
-def test_what_may_still_come_is_tried_until_the_url_dies_and_its_loss_is_announced_before(night: Night, fault: Script) -> None:
+def test_what_may_still_come_is_tried_until_the_url_dies_and_its_loss_is_announced_before(
+    night: Night, fault: Script
+) -> None:
     night.serve(fault)
     ref = night.announced()
     begun = night.books.clock.now
@@ -193,7 +241,12 @@ def test_what_may_still_come_is_tried_until_the_url_dies_and_its_loss_is_announc
     assert (job.state, job.reason) == (JobState.EXPIRED, None)
     assert night.books.events(ref) == ["job.at_risk", "job.expired"]
     expires_at = begun + LIFETIME
-    assert risk_begins(expires_at, LIFETIME) <= night.told_at(ref, "job.at_risk") < expires_at <= night.told_at(ref, "job.expired")
+    assert (
+        risk_begins(expires_at, LIFETIME)
+        <= night.told_at(ref, "job.at_risk")
+        < expires_at
+        <= night.told_at(ref, "job.expired")
+    )
     assert f"{len(night.attempts)} attempts" in job.message
     assert night.attempts[-1].at == expires_at, "the last chance is the last moment"
     assert {attempt.asset.state for attempt in night.attempts[:-1]} == {AssetState.PENDING}
@@ -211,19 +264,37 @@ def test_the_pauses_grow_are_never_alike_and_end_at_the_deadline(night: Night) -
         assert 0.75 * meant <= pause <= 1.25 * meant
     assert 0 < pauses[-1] <= 1.25 * LONGEST_BACK_OFF
     assert len(set(pauses)) == len(pauses)
-    assert LIFETIME / (1.25 * LONGEST_BACK_OFF) < len(moments) < LIFETIME / (0.75 * LONGEST_BACK_OFF) + 7
+    assert (
+        LIFETIME / (1.25 * LONGEST_BACK_OFF)
+        < len(moments)
+        < LIFETIME / (0.75 * LONGEST_BACK_OFF) + 7
+    )
 
 
 NEVER_A_PICTURE: dict[str, tuple[Script, int, str]] = {
-    "a page": (answer("Content-Type: image/png", body=b"<!DOCTYPE html><html>soon</html>"), MOST_BAD_FILES, "an HTML page, not a picture"),
-    "half a picture, its length unknown": (send(OK, b"\r\n", PNG[: SIZE // 2]), MOST_BAD_FILES, "PNG"),
-    "half a picture, its length wrong": (answer(f"Content-Length: {SIZE // 2}", body=PNG), MOST_BAD_FILES, "PNG"),
+    "a page": (
+        answer("Content-Type: image/png", body=b"<!DOCTYPE html><html>soon</html>"),
+        MOST_BAD_FILES,
+        "an HTML page, not a picture",
+    ),
+    "half a picture, its length unknown": (
+        send(OK, b"\r\n", PNG[: SIZE // 2]),
+        MOST_BAD_FILES,
+        "PNG",
+    ),
+    "half a picture, its length wrong": (
+        answer(f"Content-Length: {SIZE // 2}", body=PNG),
+        MOST_BAD_FILES,
+        "PNG",
+    ),
     "too large": (answer(body=PNG + bytes(3 * SIZE)), 1, "FETCH_MAX_BYTES"),
     "led inside": (redirect("http://169.254.169.254/latest"), 1, "169.254.169.254"),
 }
 
 
-@pytest.mark.parametrize(("fault", "attempts", "said"), NEVER_A_PICTURE.values(), ids=NEVER_A_PICTURE)
+@pytest.mark.parametrize(
+    ("fault", "attempts", "said"), NEVER_A_PICTURE.values(), ids=NEVER_A_PICTURE
+)
 def test_what_cannot_become_a_picture_fails_long_before_the_url_dies(
     night: Night, tmp_path: Path, fault: Script, attempts: int, said: str
 ) -> None:
@@ -262,7 +333,9 @@ def test_a_url_that_died_early_is_replaced_by_a_fresh_one(night: Night) -> None:
     assert night.books.events(ref) == ["asset.archived", "job.archived"]
 
 
-def test_a_dead_url_that_is_never_replaced_is_asked_about_within_reason_and_expires(night: Night) -> None:
+def test_a_dead_url_that_is_never_replaced_is_asked_about_within_reason_and_expires(
+    night: Night,
+) -> None:
     night.serve(GONE)
     night.provider.answer = succeeded(URL)
     ref = night.announced()
@@ -280,7 +353,10 @@ def test_the_same_bytes_are_archived_for_each_job_that_paid_for_them(night: Nigh
     assert {night.pass_by(ref).state for ref in refs} == {JobState.ARCHIVED}
     for ref in refs:
         (asset,) = night.books.assets(ref)
-        assert (asset.key, asset.sha256) == (asset_key(ref, 0, "png"), hashlib.sha256(PNG).hexdigest())
+        assert (asset.key, asset.sha256) == (
+            asset_key(ref, 0, "png"),
+            hashlib.sha256(PNG).hexdigest(),
+        )
         assert night.stored(asset.key) == PNG
 
 
@@ -288,7 +364,9 @@ def test_the_same_url_twice_in_one_result_is_two_objects(night: Night) -> None:
     night.serve(answer(body=PNG))
     ref = night.announced(URL, URL)
     assert night.pass_by(ref).state is JobState.ARCHIVED
-    assert [asset.key for asset in night.books.assets(ref)] == [asset_key(ref, idx, "png") for idx in range(2)]
+    assert [asset.key for asset in night.books.assets(ref)] == [
+        asset_key(ref, idx, "png") for idx in range(2)
+    ]
 
 
 def test_one_bad_source_does_not_keep_the_others_of_its_job(night: Night) -> None:
@@ -301,4 +379,9 @@ def test_one_bad_source_does_not_keep_the_others_of_its_job(night: Night) -> Non
     assert [first.finished_at, third.finished_at] == [begun, begun]
     assert lost.state is AssetState.EXPIRED
     assert night.books.job(ref).message.startswith("asset 1: ")
-    assert night.books.events(ref) == ["asset.archived", "asset.archived", "job.at_risk", "job.expired"]
+    assert night.books.events(ref) == [
+        "asset.archived",
+        "asset.archived",
+        "job.at_risk",
+        "job.expired",
+    ]

@@ -20,7 +20,7 @@ from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState
 from receiver.worker import leases
-from receiver.worker.engine import Lane
+from receiver.worker.engine import WorkQueue
 
 
 @pytest.fixture(params=["embedded", "distributed"])
@@ -29,7 +29,9 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     distributed = request.param == "distributed"
     url = str(request.getfixturevalue("postgres_url" if distributed else "sqlite_url"))
     with opened(url) as books:
-        yield DistributedShop(books, tmp_path, url) if distributed else EmbeddedShop(books, tmp_path)
+        yield (
+            DistributedShop(books, tmp_path, url) if distributed else EmbeddedShop(books, tmp_path)
+        )
 
 
 @pytest.fixture
@@ -40,8 +42,12 @@ def gate(shop: Shop) -> Iterator[Gate]:
     gate.open()
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("a mistake"), StoreError("away"), LedgerError("away")])
-def test_work_that_raises_stops_neither_the_engine_nor_its_lane_and_is_done_again_after_its_lease(shop: Shop, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a mistake"), StoreError("away"), LedgerError("away")]
+)
+def test_work_that_raises_stops_neither_the_engine_nor_its_lane_and_is_done_again_after_its_lease(
+    shop: Shop, error: Exception
+) -> None:
     troubles = Counter(dict.fromkeys(shop.order(3), 1))
 
     def raise_once(claimed: Claimed[Asset]) -> None:
@@ -51,11 +57,11 @@ def test_work_that_raises_stops_neither_the_engine_nor_its_lane_and_is_done_agai
 
     shop.work = raise_once
     engine = shop.engine()
-    with at_work(engine, shop.lane()):
+    with at_work(engine, shop.queue()):
         until(lambda: not troubles.total(), what="a first attempt for all three")
         assert shop.archived() == 0
         shop.books.clock.advance(LEASE)
-        shop.wake(engine)
+        shop.notify(engine)
         until(lambda: shop.archived() == 3, what="a second attempt for all three")
 
 
@@ -63,7 +69,7 @@ def test_stopping_before_the_start_ends_at_once(shop: Shop) -> None:
     shop.order()
     engine = shop.engine()
     engine.stop()
-    with at_work(engine, shop.lane()) as thread:
+    with at_work(engine, shop.queue()) as thread:
         thread.join(10)
         assert not thread.is_alive()
     assert shop.claimed == []
@@ -71,7 +77,7 @@ def test_stopping_before_the_start_ends_at_once(shop: Shop) -> None:
 
 def test_a_drain_waits_for_work_in_hand_and_takes_no_more(shop: Shop, gate: Gate) -> None:
     first, second = shop.order(2)
-    with at_work(engine := shop.engine(), shop.lane()) as thread:
+    with at_work(engine := shop.engine(), shop.queue()) as thread:
         until(lambda: gate.inside, what="work in hand")
         engine.stop()
         gate.open()
@@ -81,9 +87,11 @@ def test_a_drain_waits_for_work_in_hand_and_takes_no_more(shop: Shop, gate: Gate
     assert (shop.asset(second).state, shop.asset(second).attempts) == (AssetState.PENDING, 0)
 
 
-def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(shop: Shop, gate: Gate) -> None:
+def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(
+    shop: Shop, gate: Gate
+) -> None:
     refs = shop.order(2)
-    with at_work(engine := shop.engine(grace=0.05), shop.lane(2)) as thread:
+    with at_work(engine := shop.engine(grace=0.05), shop.queue(2)) as thread:
         until(lambda: gate.inside == 2, what="work in hand")
         engine.stop()
         thread.join(5)
@@ -95,33 +103,42 @@ def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(shop: Sho
     assert {shop.asset(ref).state for ref in refs} == {AssetState.PENDING}
 
 
-def test_the_leases_of_long_work_are_renewed(shop: Shop, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_leases_of_long_work_are_renewed(
+    shop: Shop, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (leases, ledger_module):
         monkeypatch.setattr(module, "LEASE", 0.5)
     shop.books.ledger.now = time.time
     (ref,) = shop.order()
-    with at_work(shop.engine(sweep=OFTEN), shop.lane(2)):
+    with at_work(shop.engine(sweep=OFTEN), shop.queue(2)):
         until(lambda: gate.inside, what="work in hand")
         begun = time.time()
-        until(lambda: time.time() > begun + 1.2 and (shop.asset(ref).due_at or 0) > time.time(), what="two leases later, ours")
+        until(
+            lambda: time.time() > begun + 1.2 and (shop.asset(ref).due_at or 0) > time.time(),
+            what="two leases later, ours",
+        )
         gate.open()
         until(shop.archived, what="the end of the work")
     assert (shop.claimed, shop.asset(ref).attempts) == ([ref], 1)
 
 
 @pytest.mark.parametrize("width", [1, 2])
-def test_few_hands_take_the_nearest_deadline_first(shop: Shop, width: int) -> None:
+def test_few_hands_take_the_nearest_deadline_first(shop: Shop, concurrency: int) -> None:
     refs = shop.order(6)
     deadlines = dict(zip(refs, [50, 10, 60, 30, 20, 40], strict=True))
     for ref, seconds in deadlines.items():
-        shop.books.execute("UPDATE assets SET expires_at = due_at + :seconds WHERE ref = :ref", ref=ref, seconds=seconds)
-    lane, one = shop.lane(width), threading.Lock()
+        shop.books.execute(
+            "UPDATE assets SET expires_at = due_at + :seconds WHERE ref = :ref",
+            ref=ref,
+            seconds=seconds,
+        )
+    queue, one = shop.queue(concurrency), threading.Lock()
 
     def claim(limit: int) -> list[Claimed[Asset]]:
         with one:  # so that it is written down in the order in which it is done
-            return lane.claim(limit)
+            return queue.claim(limit)
 
-    with at_work(shop.engine(), replace(lane, claim=claim)):
+    with at_work(shop.engine(), replace(queue, claim=claim)):
         until(lambda: shop.archived() == 6, what="all of the work")
     assert shop.claimed == sorted(refs, key=deadlines.__getitem__)
 
@@ -130,8 +147,14 @@ def test_a_lane_without_a_free_hand_does_not_hold_up_the_other(shop: Shop, gate:
     shop.order(2)
     shop.books.ledger.hint("task-x")
     done = threading.Event()
-    hints = Lane("hints", 1, partial(shop.books.reports.next_due, "hints"), shop.books.ledger.claim_hints, lambda _claimed: done.set())
-    with at_work(shop.engine(), shop.lane(), hints):
+    hints = WorkQueue(
+        "hints",
+        1,
+        partial(shop.books.queries.next_due, "hints"),
+        shop.books.ledger.claim_hints,
+        lambda _claimed: done.set(),
+    )
+    with at_work(shop.engine(), shop.queue(), hints):
         assert done.wait(10)
         until(lambda: gate.inside, what="work in hand")
         gate.open()

@@ -20,13 +20,13 @@ from receiver.errors import LedgerError
 from receiver.ledger import due_notifications as sweep_module
 from receiver.ledger import notifications
 from receiver.ledger.ledger import LEASE
-from receiver.ledger.notifications import Queue, queue_of
+from receiver.ledger.notifications import QueueName, queue_of
 from receiver.ledger.outbox import Outbox
 from receiver.model import AssetState, Source
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.worker import pool
-from receiver.worker.engine import Lane
+from receiver.worker.engine import WorkQueue
 
 
 @pytest.fixture
@@ -52,7 +52,9 @@ def forget_wakes(books: Books) -> None:
 # What is woken, and when.
 
 
-def test_a_success_wakes_somebody_for_each_picture_in_the_transaction_that_stores_it(shop: DistributedShop) -> None:
+def test_a_success_wakes_somebody_for_each_picture_in_the_transaction_that_stores_it(
+    shop: DistributedShop,
+) -> None:
     ref = shop.books.waiting()
     assert shop.wakes() == []
     shop.books.deliver(ref, succeeded(*urls(3)))
@@ -61,7 +63,7 @@ def test_a_success_wakes_somebody_for_each_picture_in_the_transaction_that_store
 
 def test_a_transaction_that_is_rolled_back_wakes_nobody(shop: DistributedShop) -> None:
     def wake_and_fail(connection: object) -> None:
-        notifications.wake_job(connection, "a-job", shop.books.clock())  # type: ignore[arg-type]
+        notifications.notify_job(connection, "a-job", shop.books.clock())  # type: ignore[arg-type]
         raise LedgerError("no")
 
     with pytest.raises(LedgerError):
@@ -79,7 +81,9 @@ def test_the_last_picture_wakes_somebody_to_conclude_the_job(shop: DistributedSh
     assert shop.wakes() == [f"jobs/{ref}"]
 
 
-def test_fresh_urls_an_operators_retry_and_a_strangers_hint_wake_somebody(shop: DistributedShop) -> None:
+def test_fresh_urls_an_operators_retry_and_a_strangers_hint_wake_somebody(
+    shop: DistributedShop,
+) -> None:
     books = shop.books
     ref = books.archiving(2)
     for claimed in books.ledger.claim_assets(2):
@@ -103,34 +107,55 @@ def test_a_row_has_one_wake_however_often_it_becomes_due(shop: DistributedShop) 
     assert shop.wakes() == [f"assets/{ref}/0"]
 
 
-def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_wake(shop: DistributedShop) -> None:
+def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_wake(
+    shop: DistributedShop,
+) -> None:
     ref, books = shop.books.archiving(), shop.books
     forget_wakes(books)
     with opened(shop.url) as other, ExitStack() as stack:
         engine = other.database._engine  # type: ignore[attr-defined]
         first = stack.enter_context(engine.begin())
-        notifications.wake_assets(first, ref, [0], books.clock())  # not committed yet: invisible, and in the way
-        second = threading.Thread(target=books.deliver, args=(ref, succeeded("https://files.test/fresh"), Source.POLL))
+        notifications.notify_assets(
+            first, ref, [0], books.clock()
+        )  # not committed yet: invisible, and in the way
+        second = threading.Thread(
+            target=books.deliver, args=(ref, succeeded("https://files.test/fresh"), Source.POLL)
+        )
         second.start()
-        waits = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-        until(lambda: other.database.read(lambda connection: connection.execute(waits).scalar()), what="the second in the way of the first")
+        waits = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        until(
+            lambda: other.database.read(lambda connection: connection.execute(waits).scalar()),
+            what="the second in the way of the first",
+        )
         stack.close()
         second.join(10)
     assert shop.wakes() == [f"assets/{ref}/0"]
     assert books.assets(ref)[0].url == "https://files.test/fresh"
 
 
-def test_an_event_wakes_each_destination_once_however_much_there_is_to_tell(shop: DistributedShop) -> None:
-    name = "https://a.host.whose.name.is.too.long.for.a.channel.of.postgresql.example.com (0123abcd)"
+def test_an_event_wakes_each_destination_once_however_much_there_is_to_tell(
+    shop: DistributedShop,
+) -> None:
+    name = (
+        "https://a.host.whose.name.is.too.long.for.a.channel.of.postgresql.example.com (0123abcd)"
+    )
     Outbox(shop.books.database, shop.books.clock).begin([name, "log:"])
     shop.books.failed("task-1")
     shop.books.failed("task-2")
-    assert sorted(shop.wakes()) == sorted(queue_of(notifications.lane_of_events(destination)) for destination in (name, "log:"))
+    assert sorted(shop.wakes()) == sorted(
+        queue_of(notifications.events_queue(destination)) for destination in (name, "log:")
+    )
 
 
 @pytest.mark.parametrize("deadline", [0.0, 1_700_000_000.0, 9e99])
 def test_a_deadline_of_any_time_is_a_priority(shop: DistributedShop, deadline: float) -> None:
-    shop.books.database.write(lambda connection: notifications.wake(connection, Queue.ASSETS, {"assets/x/0": deadline}))
+    shop.books.database.write(
+        lambda connection: notifications.notify(
+            connection, QueueName.ASSETS, {"assets/x/0": deadline}
+        )
+    )
     assert shop.wakes() == ["assets/x/0"]
 
 
@@ -141,18 +166,24 @@ def test_the_function_that_takes_wakes_is_the_one_the_installed_procrastinate_ca
 
 def test_every_lane_has_a_queue_that_is_woken_and_every_queue_a_lane(tmp_path: Path) -> None:
     environ = {"DATA_DIR": str(tmp_path), "EVENT_URLS": "log:"}
-    lanes = [lane.name for lane in Services(Settings.load(environ)).lanes(tmp_path)]
-    assert sorted(lanes) == sorted([*Queue, notifications.lane_of_events("log:")])
-    assert set(sweep_module._SWEPT) == set(Queue)
+    work_queues = [queue.name for queue in Services(Settings.load(environ)).work_queues(tmp_path)]
+    assert sorted(work_queues) == sorted([*QueueName, notifications.events_queue("log:")])
+    assert set(sweep_module._SWEPT) == set(QueueName)
 
 
 # The sweep.
 
 
-def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(shop: DistributedShop) -> None:
+def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(
+    shop: DistributedShop,
+) -> None:
     books = shop.books
     pending, complete = books.archiving(1, "task-1"), books.archiving(1, "task-2")
-    books.execute("UPDATE assets SET state = 'failed', due_at = NULL, finished_at = :now WHERE ref = :ref", now=1.0, ref=complete)
+    books.execute(
+        "UPDATE assets SET state = 'failed', due_at = NULL, finished_at = :now WHERE ref = :ref",
+        now=1.0,
+        ref=complete,
+    )
     books.execute("UPDATE jobs SET due_at = :now WHERE ref = :ref", now=1.0, ref=complete)
     polled, not_yet = books.waiting("task-3"), books.submitting()
     crashed_asset, crashed_job = books.archiving(1, "task-4"), books.waiting("task-5")
@@ -165,7 +196,9 @@ def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(shop: 
     books.clock.advance(121)
     assert books.ledger.sweep() == 6
     question = text("SELECT queue_name, queueing_lock FROM procrastinate_jobs")
-    found = dict(books.database.read(lambda connection: [tuple(row) for row in connection.execute(question)]))
+    found = dict(
+        books.database.read(lambda connection: [tuple(row) for row in connection.execute(question)])
+    )
     assert found == {
         "assets": f"assets/{pending}/0",
         "suspect assets": f"assets/{crashed_asset}/0",
@@ -173,12 +206,14 @@ def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(shop: 
         "jobs": f"jobs/{polled}",
         "suspect jobs": f"jobs/{crashed_job}",
         "hints": "hints/task-x",
-        queue_of(notifications.lane_of_events("log:")): queue_of(notifications.lane_of_events("log:")),
+        queue_of(notifications.events_queue("log:")): queue_of(notifications.events_queue("log:")),
     }
     assert books.job(not_yet).due_at is not None
 
 
-def test_the_sweep_wakes_for_nothing_twice_and_for_no_row_that_is_in_somebodys_hand(shop: DistributedShop) -> None:
+def test_the_sweep_wakes_for_nothing_twice_and_for_no_row_that_is_in_somebodys_hand(
+    shop: DistributedShop,
+) -> None:
     shop.order(2)
     forget_wakes(shop.books)
     shop.books.ledger.claim_assets(1)
@@ -188,7 +223,9 @@ def test_the_sweep_wakes_for_nothing_twice_and_for_no_row_that_is_in_somebodys_h
     assert shop.books.ledger.sweep() == 2
 
 
-def test_the_sweep_adds_no_wakes_where_enough_wait(shop: DistributedShop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_adds_no_wakes_where_enough_wait(
+    shop: DistributedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop.order(3)
     monkeypatch.setattr(sweep_module, "ENOUGH", 3)
     shop.books.execute("UPDATE procrastinate_jobs SET queueing_lock = queueing_lock || '/other'")
@@ -198,7 +235,7 @@ def test_the_sweep_adds_no_wakes_where_enough_wait(shop: DistributedShop, monkey
 def test_a_lost_wake_is_made_good_by_the_sweep(shop: DistributedShop) -> None:
     shop.order()
     forget_wakes(shop.books)
-    with at_work(shop.engine(sweep=OFTEN), shop.lane()):
+    with at_work(shop.engine(sweep=OFTEN), shop.queue()):
         until(shop.archived, within=10, what="the work")
 
 
@@ -206,7 +243,7 @@ def test_work_due_later_is_begun_when_it_is_due(shop: DistributedShop) -> None:
     shop.books.ledger.now = time.time
     (ref,) = shop.order()
     shop.books.execute("UPDATE assets SET due_at = due_at + 0.5")
-    with at_work(shop.engine(sweep=OFTEN), shop.lane()):
+    with at_work(shop.engine(sweep=OFTEN), shop.queue()):
         until(shop.archived, within=10, what="the work")
     asset = shop.asset(ref)
     assert asset.finished_at is not None
@@ -218,47 +255,64 @@ def test_work_due_later_is_begun_when_it_is_due(shop: DistributedShop) -> None:
 
 def test_every_hand_is_used_and_no_more_than_there_are(shop: DistributedShop, gate: Gate) -> None:
     shop.order(8)
-    with at_work(shop.engine(), shop.lane(3)):
+    with at_work(shop.engine(), shop.queue(3)):
         until(lambda: gate.inside == 3, what="three hands at work")
-        until(lambda: len(shop.wakes()) >= 5, what="five wakes that wait, or more where the sweep doubled one")
+        until(
+            lambda: len(shop.wakes()) >= 5,
+            what="five wakes that wait, or more where the sweep doubled one",
+        )
         assert (gate.inside, len(shop.claimed)) == (3, 3)
         gate.open()
         until(lambda: shop.archived() == 8, what="all of the work")
     assert len(shop.claimed) == 8
 
 
-def test_more_hands_than_asyncio_has_by_default_work_side_by_side(shop: DistributedShop, gate: Gate) -> None:
+def test_more_hands_than_asyncio_has_by_default_work_side_by_side(
+    shop: DistributedShop, gate: Gate
+) -> None:
     shop.order(40)
-    with at_work(shop.engine(), shop.lane(40)):
+    with at_work(shop.engine(), shop.queue(40)):
         until(lambda: gate.inside == 40, what="forty hands at work")
         gate.open()
         until(lambda: shop.archived() == 40, what="all of the work")
 
 
 def test_a_wake_is_heard_at_once_and_gone_when_its_work_is_done(shop: DistributedShop) -> None:
-    with at_work(shop.engine(), shop.lane()):
+    with at_work(shop.engine(), shop.queue()):
         shop.order()
         until(shop.archived, what="the first, by which the engine is awake")
         shop.order()
-        until(lambda: shop.archived() == 2, within=4.0, what="the work, before a hand would look by itself")
-        until(lambda: [lock for lock in shop.wakes("doing") + shop.wakes() if lock.startswith("assets")] == [], what="no wake left")
+        until(
+            lambda: shop.archived() == 2,
+            within=4.0,
+            what="the work, before a hand would look by itself",
+        )
+        until(
+            lambda: (
+                [lock for lock in shop.wakes("doing") + shop.wakes() if lock.startswith("assets")]
+                == []
+            ),
+            what="no wake left",
+        )
 
 
 def test_one_wake_of_a_chained_lane_stands_for_all_that_is_due(shop: DistributedShop) -> None:
     shop.order(5)
     shop.books.execute("DELETE FROM procrastinate_jobs WHERE id > 1")
-    lane = shop.lane()
-    chained = Lane(lane.name, 1, lane.next_due, lane.claim, lane.run, chained=True)
+    queue = shop.queue()
+    chained = WorkQueue(queue.name, 1, queue.next_due, queue.claim, queue.run, chained=True)
     with at_work(shop.engine(), chained):
         until(lambda: shop.archived() == 5, what="all of the work")
 
 
-def test_two_machines_share_the_work_and_nothing_is_done_twice(shop: DistributedShop, tmp_path: Path) -> None:
+def test_two_machines_share_the_work_and_nothing_is_done_twice(
+    shop: DistributedShop, tmp_path: Path
+) -> None:
     with opened(shop.url) as other_books:
         other = DistributedShop(other_books, tmp_path, shop.url)
         both_at_work = threading.Barrier(2)
         shop.work = other.work = lambda _claimed: both_at_work.wait(20)
-        with at_work(shop.engine(), shop.lane()), at_work(other.engine(), other.lane()):
+        with at_work(shop.engine(), shop.queue()), at_work(other.engine(), other.queue()):
             refs = shop.order(10)
             until(lambda: shop.archived() == 10, what="all of the work")
     assert sorted(shop.claimed + other.claimed) == sorted(refs)
@@ -268,18 +322,31 @@ def test_two_machines_share_the_work_and_nothing_is_done_twice(shop: Distributed
 # Deaths.
 
 
-def test_the_wakes_of_a_dead_process_are_given_to_the_living(shop: DistributedShop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wakes_of_a_dead_process_are_given_to_the_living(
+    shop: DistributedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pool, "SILENCE", 0.5)
     (ref,) = shop.order()
-    shop.books.execute("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 minute')")
-    shop.books.execute("UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)")
-    with at_work(shop.engine(), shop.lane()):
-        until(lambda: shop.asset(ref).state is AssetState.ARCHIVED, within=30, what="the work of the dead")
-        until(lambda: [lock for lock in shop.wakes("doing") if lock.startswith("assets")] == [], what="no wake left in dead hands")
+    shop.books.execute(
+        "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 minute')"
+    )
+    shop.books.execute(
+        "UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)"
+    )
+    with at_work(shop.engine(), shop.queue()):
+        until(
+            lambda: shop.asset(ref).state is AssetState.ARCHIVED,
+            within=30,
+            what="the work of the dead",
+        )
+        until(
+            lambda: [lock for lock in shop.wakes("doing") if lock.startswith("assets")] == [],
+            what="no wake left in dead hands",
+        )
 
 
 def test_a_process_taken_for_dead_while_it_was_cut_off_works_again(shop: DistributedShop) -> None:
-    with at_work(shop.engine(), shop.lane()):
+    with at_work(shop.engine(), shop.queue()):
         shop.order()
         until(shop.archived, what="the first")
         shop.books.execute("DELETE FROM procrastinate_workers")
@@ -287,9 +354,11 @@ def test_a_process_taken_for_dead_while_it_was_cut_off_works_again(shop: Distrib
         until(lambda: shop.archived() == 2, what="work by a worker that is registered anew")
 
 
-def test_a_drain_ends_even_if_nothing_can_be_handed_back(shop: DistributedShop, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drain_ends_even_if_nothing_can_be_handed_back(
+    shop: DistributedShop, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop.order()
-    with at_work(engine := shop.engine(grace=0.05), shop.lane()) as thread:
+    with at_work(engine := shop.engine(grace=0.05), shop.queue()) as thread:
         until(lambda: gate.inside, what="work in hand")
 
         def away(_held: object) -> None:
@@ -303,19 +372,24 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(shop: DistributedShop, 
 
 
 def test_a_claim_that_breaks_off_stops_neither_lane_nor_engine(shop: DistributedShop) -> None:
-    lane, troubles = shop.lane(), [ZeroDivisionError("a mistake"), LedgerError("away")]
+    queue, troubles = shop.queue(), [ZeroDivisionError("a mistake"), LedgerError("away")]
 
     def claim(limit: int) -> list[object]:
         if troubles:
             raise troubles.pop()
-        return list(lane.claim(limit))
+        return list(queue.claim(limit))
 
     shop.order(3)
-    with at_work(shop.engine(sweep=OFTEN), Lane(lane.name, 1, lane.next_due, claim, lane.run)):  # type: ignore[arg-type]
+    with at_work(
+        shop.engine(sweep=OFTEN),
+        WorkQueue(queue.name, 1, queue.next_due, claim, queue.run),  # type: ignore[arg-type]
+    ):
         until(lambda: shop.archived() == 3, what="all of the work, the lost wakes' too")
 
 
 def test_web_processes_do_without_procrastinate() -> None:
     asked = "import sys; from receiver.services import Services; print('procrastinate' in sys.modules, 'psycopg' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
+    found = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert found.stdout == "False False\n"

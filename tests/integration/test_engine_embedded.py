@@ -19,7 +19,7 @@ from receiver.model import Delivery, JobState, Source, Submission
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.worker import leases
-from receiver.worker.notifier import Bell
+from receiver.worker.notifier import Notifier
 from submitter.sandbox import Sandbox
 
 
@@ -42,22 +42,22 @@ def test_a_ledger_that_was_away_is_worked_with_again_when_it_is_back(shop: Embed
     shop.order(2)
     with ExitStack() as outage:
         outage.enter_context(shop.ledger_away())
-        with at_work(shop.engine(), shop.lane()):
+        with at_work(shop.engine(), shop.queue()):
             until(lambda: shop.failed_claims, what="a claim that fails")
             outage.close()
             until(lambda: shop.archived() == 2, what="the work, without a ring")
 
 
 def test_a_bell_rung_where_nobody_listens_is_no_error(shop: EmbeddedShop) -> None:
-    shop.bell.ring()  # no pipe
-    shop.bell.listen().__exit__(None, None, None)
-    shop.bell.ring()  # a pipe without a listener
+    shop.notifier.notify()  # no pipe
+    shop.notifier.listen().__exit__(None, None, None)
+    shop.notifier.notify()  # a pipe without a listener
 
 
 def test_a_pipe_full_of_rings_does_not_block_and_counts_as_one(shop: EmbeddedShop) -> None:
-    with shop.bell.listen() as listener:
+    with shop.notifier.listen() as listener:
         for _ in range(70_000):
-            shop.bell.ring()
+            shop.notifier.notify()
         listener.wait(10)
         started = time.monotonic()
         listener.wait(0.05)
@@ -65,7 +65,7 @@ def test_a_pipe_full_of_rings_does_not_block_and_counts_as_one(shop: EmbeddedSho
 
 
 def test_stopping_an_idle_engine_from_another_thread_ends_it_at_once(shop: EmbeddedShop) -> None:
-    with at_work(engine := shop.engine(), shop.lane(), shop.bystander()) as thread:
+    with at_work(engine := shop.engine(), shop.queue(), shop.bystander()) as thread:
         shop.round()
         engine.stop()
         thread.join(5)
@@ -74,7 +74,7 @@ def test_stopping_an_idle_engine_from_another_thread_ends_it_at_once(shop: Embed
 
 def test_a_drain_ends_even_if_nothing_can_be_handed_back(shop: EmbeddedShop, gate: Gate) -> None:
     shop.order()
-    with at_work(engine := shop.engine(grace=0.05), shop.lane()) as thread:
+    with at_work(engine := shop.engine(grace=0.05), shop.queue()) as thread:
         until(lambda: gate.inside, what="work in hand")
         with shop.ledger_away():
             engine.stop()
@@ -88,12 +88,14 @@ def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_
 ) -> None:
     (ref,) = shop.order()
     monkeypatch.setattr(leases, "LEASE", 0.0)  # renewed in every round, as after a long sleep
-    with at_work(engine := shop.engine(), shop.lane(2), shop.bystander()):
+    with at_work(engine := shop.engine(), shop.queue(2), shop.bystander()):
         until(lambda: gate.inside, what="work in hand")
         shop.round(2)  # after which it sleeps
         shop.books.clock.advance(LEASE + 1)
-        engine.ring()
-        until(lambda: shop.asset(ref).due_at == shop.books.clock.now + LEASE, what="the lease renewed")
+        engine.notify()
+        until(
+            lambda: shop.asset(ref).due_at == shop.books.clock.now + LEASE, what="the lease renewed"
+        )
         gate.open()
         until(shop.archived, what="the end of the work")
     assert shop.claimed == [ref]
@@ -101,11 +103,11 @@ def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_
 
 def test_every_hand_is_used_and_no_more_than_there_are(shop: EmbeddedShop, gate: Gate) -> None:
     shop.order(8)
-    with at_work(engine := shop.engine(), shop.lane(3), shop.bystander()):
+    with at_work(engine := shop.engine(), shop.queue(3), shop.bystander()):
         until(lambda: gate.inside == 3, what="three hands at work")
         for _ in range(3):
             before = shop.rounds
-            engine.ring()
+            engine.notify()
             shop.round(before + 1)
             assert (gate.inside, len(shop.claimed)) == (3, 3)
         gate.open()
@@ -116,15 +118,15 @@ def test_every_hand_is_used_and_no_more_than_there_are(shop: EmbeddedShop, gate:
 
 
 def test_a_ring_wakes_it_at_once_from_whatever_process(shop: EmbeddedShop) -> None:
-    with at_work(shop.engine(), shop.lane(), shop.bystander()):
+    with at_work(shop.engine(), shop.queue(), shop.bystander()):
         shop.round()
         shop.order()
-        Bell(shop.folder / "bell").ring()
+        Notifier(shop.folder / "bell").notify()
         until(shop.archived, within=5, what="the work")
 
 
 def test_a_lost_ring_is_made_good_by_the_sweep(shop: EmbeddedShop) -> None:
-    with at_work(shop.engine(sweep=OFTEN), shop.lane(), shop.bystander()):
+    with at_work(shop.engine(sweep=OFTEN), shop.queue(), shop.bystander()):
         shop.round()
         shop.order()
         until(shop.archived, within=5, what="the work")
@@ -134,7 +136,7 @@ def test_work_due_later_is_begun_when_it_is_due_without_a_ring(shop: EmbeddedSho
     shop.books.ledger.now = time.time
     (ref,) = shop.order()
     shop.books.execute("UPDATE assets SET due_at = due_at + 0.5")
-    with at_work(shop.engine(), shop.lane()):
+    with at_work(shop.engine(), shop.queue()):
         until(shop.archived, within=5, what="the work")
     finished = shop.asset(ref).finished_at
     assert finished is not None
@@ -144,7 +146,9 @@ def test_work_due_later_is_begun_when_it_is_due_without_a_ring(shop: EmbeddedSho
 # Workers, as processes
 
 
-def test_a_second_worker_waits_until_the_first_is_dead_then_takes_over_its_work_and_sweeps_its_scratch(tmp_path: Path) -> None:
+def test_a_second_worker_waits_until_the_first_is_dead_then_takes_over_its_work_and_sweeps_its_scratch(
+    tmp_path: Path,
+) -> None:
     slow = {"file": {"mode": "slow", "rate": 2000, "times": 1}, "bytes": 200_000, "delay": 0}
     with Sandbox(script=slow) as sandbox:
         environ = {
@@ -153,13 +157,23 @@ def test_a_second_worker_waits_until_the_first_is_dead_then_takes_over_its_work_
             "GRSAI_BASE_URL": sandbox.url,
             "FETCH_ALLOW": f"127.0.0.1:{sandbox.port}",
         }
-        with closing(Services(Settings.load(environ)).open()) as services, running(["receiver", "worker"], environ, tmp_path) as first:
+        with (
+            closing(Services(Settings.load(environ)).open()) as services,
+            running(["receiver", "worker"], environ, tmp_path) as first,
+        ):
             ref = ordered(services, sandbox)
-            (left_over,) = until(lambda: list((tmp_path / "data" / "scratch").glob("*/*")), what="a download under way")
+            (left_over,) = until(
+                lambda: list((tmp_path / "data" / "scratch").glob("*/*")),
+                what="a download under way",
+            )
             with running(["receiver", "worker"], environ, tmp_path) as second:
                 second.says("waiting for the worker that is still running")
-                (leases,) = services.reports.assets([ref])[ref]
-                assert (leases.claim is not None, leases.attempts, left_over.exists()) == (True, 1, True)
+                (leases,) = services.queries.assets([ref])[ref]
+                assert (leases.claim is not None, leases.attempts, left_over.exists()) == (
+                    True,
+                    1,
+                    True,
+                )
                 first.kill()
                 second.says("worker started")
                 until(lambda: state(services, ref) is JobState.ARCHIVED, what="the job archived")
@@ -172,16 +186,22 @@ def ordered(services: Services, sandbox: Sandbox) -> str:
     """Have the sandbox make a picture and its success reported; return the job's ref."""
 
     def ask(path: str, body: dict[str, Any]) -> bytes:
-        return requests.post(sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10).content
+        return requests.post(
+            sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10
+        ).content
 
-    task_id = json.loads(ask("/v1/draw/completions", {"model": "m", "prompt": "a fox", "webHook": "-1"}))["data"]["id"]
+    task_id = json.loads(
+        ask("/v1/draw/completions", {"model": "m", "prompt": "a fox", "webHook": "-1"})
+    )["data"]["id"]
     until(lambda: sandbox.task(task_id)["status"] == "succeeded", what="the picture")
     ref = services.ledger.submit(Submission("a fox", "m", {}), sandbox.url).ref
     services.ledger.accepted(ref, task_id)
-    services.inbox.accept(Delivery(ref, Source.POLL, ask("/v1/draw/result", {"id": task_id}), time.time()))
+    services.inbox.accept(
+        Delivery(ref, Source.POLL, ask("/v1/draw/result", {"id": task_id}), time.time())
+    )
     return ref
 
 
 def state(services: Services, ref: str) -> JobState | None:
-    job = services.reports.job(ref)
+    job = services.queries.job(ref)
     return job.state if job else None

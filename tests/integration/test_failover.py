@@ -70,14 +70,18 @@ def mortal() -> Iterator[MortalPostgres]:
 # Connections.
 
 
-def test_a_connection_that_was_cut_while_nobody_used_it_costs_nothing(books: Books, postgres_url: str) -> None:
+def test_a_connection_that_was_cut_while_nobody_used_it_costs_nothing(
+    books: Books, postgres_url: str
+) -> None:
     ref = books.waiting()
     cut(postgres_url)
     books.deliver(ref, succeeded())
     assert books.pending(ref) == [0]
 
 
-def test_a_transaction_cut_before_its_commit_is_begun_again_and_done_once(books: Books, postgres_url: str) -> None:
+def test_a_transaction_cut_before_its_commit_is_begun_again_and_done_once(
+    books: Books, postgres_url: str
+) -> None:
     cuts = [CUT_ALL, CUT_ALL]
 
     def work(connection: Connection) -> None:
@@ -87,10 +91,12 @@ def test_a_transaction_cut_before_its_commit_is_begun_again_and_done_once(books:
         books.ledger.adopt(connection, "01MCC5RM003YF4VNJP7C213RC6", "https://provider.test")
 
     books.ledger.write(work)
-    assert len(books.reports.jobs()) == 1
+    assert len(books.queries.jobs()) == 1
 
 
-def test_a_transaction_that_is_cut_again_and_again_is_a_ledger_error(books: Books, postgres_url: str) -> None:
+def test_a_transaction_that_is_cut_again_and_again_is_a_ledger_error(
+    books: Books, postgres_url: str
+) -> None:
     attempts = []
 
     def work(connection: Connection) -> None:
@@ -104,12 +110,19 @@ def test_a_transaction_that_is_cut_again_and_again_is_a_ledger_error(books: Book
     assert len(attempts) == 3
 
 
-def test_a_commit_whose_answer_was_lost_is_not_repeated(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_whose_answer_was_lost_is_not_repeated(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attempts = []
 
     def lose_the_answer(_point: object) -> None:
         attempts.append(1)
-        raise OperationalError("COMMIT", {}, psycopg.OperationalError("the answer was lost"), connection_invalidated=True)
+        raise OperationalError(
+            "COMMIT",
+            {},
+            psycopg.OperationalError("the answer was lost"),
+            connection_invalidated=True,
+        )
 
     monkeypatch.setattr(failpoints, "reached", lose_the_answer)
     with pytest.raises(LedgerError):
@@ -144,7 +157,10 @@ def test_two_transactions_that_wait_for_each_other_are_both_done(books: Books) -
     ("there", "back"),
     [
         ("TABLE deliveries RENAME TO elsewhere", "TABLE elsewhere RENAME TO deliveries"),
-        ("TABLE jobs RENAME COLUMN due_at TO elsewhere", "TABLE jobs RENAME COLUMN elsewhere TO due_at"),
+        (
+            "TABLE jobs RENAME COLUMN due_at TO elsewhere",
+            "TABLE jobs RENAME COLUMN elsewhere TO due_at",
+        ),
         ("SCHEMA public RENAME TO elsewhere", "SCHEMA elsewhere RENAME TO public"),
     ],
     ids=["table", "column", "schema"],
@@ -165,19 +181,34 @@ def test_a_ledger_that_is_being_put_back_in_order_is_away_and_no_report_is_set_a
     assert books.verdicts(ref) == ["ended"]
 
 
-def test_the_ledgers_connections_have_their_limits_and_the_address_has_the_last_word(postgres_url: str) -> None:
+def test_the_ledgers_connections_have_their_limits_and_the_address_has_the_last_word(
+    postgres_url: str,
+) -> None:
     with psycopg.connect(conninfo(postgres_url)) as connection:
         limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-        assert [connection.execute(f"SHOW {limit}").fetchone() for limit in limits] == [("1min",), ("8s",), ("10s",)]
-    assert "-c tcp_keepalives_idle=10" in conninfo(postgres_url)  # on the socket of the test there is nothing to be seen of it
-    with psycopg.connect(conninfo(f"{postgres_url}&options=-c%20statement_timeout%3D0")) as connection:
+        assert [connection.execute(f"SHOW {limit}").fetchone() for limit in limits] == [
+            ("1min",),
+            ("8s",),
+            ("10s",),
+        ]
+    assert "-c tcp_keepalives_idle=10" in conninfo(
+        postgres_url
+    )  # on the socket of the test there is nothing to be seen of it
+    with psycopg.connect(
+        conninfo(f"{postgres_url}&options=-c%20statement_timeout%3D0")
+    ) as connection:
         assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
-    assert postgres_address("postgresql+psycopg://h/d?connect_timeout=60").query["connect_timeout"] == "60"
+    assert (
+        postgres_address("postgresql+psycopg://h/d?connect_timeout=60").query["connect_timeout"]
+        == "60"
+    )
     several = "postgresql+psycopg://u:p%40@/d?host=a:1&host=b:2&target_session_attrs=read-write"
     assert "host=a,b" in conninfo(several)
 
 
-def test_a_lock_that_is_not_given_up_is_a_ledger_error_not_a_wait_for_ever(books: Books, postgres_url: str) -> None:
+def test_a_lock_that_is_not_given_up_is_a_ledger_error_not_a_wait_for_ever(
+    books: Books, postgres_url: str
+) -> None:
     ref = books.waiting()
     hurried = f"{postgres_url}&options=-c%20lock_timeout%3D50ms"
     with opened(hurried) as other, ExitStack() as stack:
@@ -188,7 +219,9 @@ def test_a_lock_that_is_not_given_up_is_a_ledger_error_not_a_wait_for_ever(books
     books.deliver(ref, succeeded())
 
 
-def test_locks_of_a_machine_that_was_cut_off_in_a_transaction_are_given_up(books: Books, postgres_url: str) -> None:
+def test_locks_of_a_machine_that_was_cut_off_in_a_transaction_are_given_up(
+    books: Books, postgres_url: str
+) -> None:
     ref = books.waiting()
     with opened(f"{postgres_url}&options=-c%20idle_in_transaction_session_timeout%3D50ms") as gone:
 
@@ -205,7 +238,9 @@ def test_locks_of_a_machine_that_was_cut_off_in_a_transaction_are_given_up(books
 # The whole.
 
 
-def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(books: Books, postgres_url: str) -> None:
+def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(
+    books: Books, postgres_url: str
+) -> None:
     refs = [books.waiting(f"task-{number}") for number in range(20)]
     acknowledged = []
 
@@ -218,10 +253,12 @@ def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(books:
         for _ in range(3):
             list(pool.map(call_back, refs, range(len(refs))))
     assert len(set(acknowledged)) == len(refs)
-    stored = {ref: len([verdict for verdict in books.verdicts(ref) if verdict == "ended"]) for ref in refs}
+    stored = {
+        ref: len([verdict for verdict in books.verdicts(ref) if verdict == "ended"]) for ref in refs
+    }
     assert stored == dict.fromkeys(refs, 1)
     assert all(len(books.verdicts(ref)) >= acknowledged.count(ref) for ref in refs)
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
 
 
 def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
@@ -230,7 +267,7 @@ def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
     monkeypatch.setattr(connector, "PAUSE", 0.05)
     shop = DistributedShop(books, tmp_path, postgres_url)
     shop.order(12)
-    with at_work(shop.engine(sweep=OFTEN), shop.lane(4)):
+    with at_work(shop.engine(sweep=OFTEN), shop.queue(4)):
         with cut_at_random(postgres_url):
             until(lambda: len(shop.claimed) >= 10, within=60, what="most of the work begun")
 
@@ -239,7 +276,7 @@ def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
             return shop.archived() == 12
 
         until(archived_in_the_end, within=60, what="all of the work")
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
 
 
 def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
@@ -251,7 +288,7 @@ def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
     with opened(url) as books:
         shop = DistributedShop(books, tmp_path, url)
         first = books.waiting("task-1")
-        with at_work(shop.engine(sweep=OFTEN), shop.lane()):
+        with at_work(shop.engine(sweep=OFTEN), shop.queue()):
             books.deliver(first, succeeded())
             until(shop.archived, what="the work before")
             mortal.kill()
@@ -273,10 +310,10 @@ def test_an_engine_that_starts_while_its_server_is_away_works_when_it_is_there_a
         shop = DistributedShop(books, tmp_path, url)
         shop.order()
         mortal.kill()
-        with at_work(engine := shop.engine(grace=0.05), shop.lane()) as thread:
+        with at_work(engine := shop.engine(grace=0.05), shop.queue()) as thread:
             engine.stop()
             thread.join(10)
             assert not thread.is_alive()
-        with at_work(shop.engine(), shop.lane()):
+        with at_work(shop.engine(), shop.queue()):
             mortal.start()
             until(shop.archived, within=40, what="the work")

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outside_network import OK, PICTURE, UNTRUSTING, URL, WEB, Network, Script, answer, chunked, pour, redirect, send
+from outside_network import (
+    OK,
+    PICTURE,
+    UNTRUSTING,
+    URL,
+    WEB,
+    Network,
+    Script,
+    answer,
+    chunked,
+    pour,
+    redirect,
+    send,
+)
 from small_disks import files_no_larger_than
 
 from receiver.errors import FetchError, SourceGoneError, StoreError, TooLargeError
@@ -28,7 +41,9 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 def test_a_picture_is_fetched_and_hashed(network: Network) -> None:
     server = network.serve(answer("Content-Type: image/png"), at=WEB)
-    assert network.fetch() == Fetched(len(PICTURE), hashlib.sha256(PICTURE).hexdigest(), URL, "image/png")
+    assert network.fetch() == Fetched(
+        len(PICTURE), hashlib.sha256(PICTURE).hexdigest(), URL, "image/png"
+    )
     assert network.picture.read_bytes() == PICTURE
     assert network.picture.stat().st_mode & 0o777 == 0o600
     head = server.requests[0].decode()
@@ -41,11 +56,15 @@ def test_an_exempt_address_is_fetched_without_any_double(network: Network, tmp_p
     policy = AddressPolicy.parse([f"127.0.0.1:{server.port}", f"localhost:{server.port}"], ())
     fetcher = Fetcher(policy, max_bytes=len(PICTURE), timeout=10)
     for host in ("127.0.0.1", "localhost"):
-        assert fetcher.fetch(f"http://{host}:{server.port}/x.png", tmp_path / host).size == len(PICTURE)
+        assert fetcher.fetch(f"http://{host}:{server.port}/x.png", tmp_path / host).size == len(
+            PICTURE
+        )
     assert f"Host: localhost:{server.port}\r\n".encode() in server.requests[1]
 
 
-def test_environment_proxies_are_not_used(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_proxies_are_not_used(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     network.serve(answer(), at=WEB)
@@ -67,7 +86,9 @@ def test_a_body_of_any_framing_arrives_whole(network: Network, size: int, framin
 
 
 def test_a_head_before_the_head_is_skipped(network: Network) -> None:
-    network.serve(send(b"HTTP/1.1 100 Continue\r\n\r\n", OK, b"Content-Length: 4\r\n\r\nbody"), at=WEB)
+    network.serve(
+        send(b"HTTP/1.1 100 Continue\r\n\r\n", OK, b"Content-Length: 4\r\n\r\nbody"), at=WEB
+    )
     assert network.fetch().size == 4
 
 
@@ -87,9 +108,14 @@ def test_the_memory_of_a_fetch_does_not_grow_with_the_file(network: Network) -> 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(401, SourceGoneError), (403, SourceGoneError), (404, SourceGoneError), (410, SourceGoneError)]
-    + [(status, FetchError) for status in (204, 206, 300, 304, 400, 408, 425, 429, 451, 500, 502, 503, 504, 599)],
+    + [
+        (status, FetchError)
+        for status in (204, 206, 300, 304, 400, 408, 425, 429, 451, 500, 502, 503, 504, 599)
+    ],
 )
-def test_a_status_that_is_not_200_is_said(network: Network, status: int, kind: type[FetchError]) -> None:
+def test_a_status_that_is_not_200_is_said(
+    network: Network, status: int, kind: type[FetchError]
+) -> None:
     network.serve(answer(body=b"sorry", status=f"{status} No"), at=WEB)
     with pytest.raises(FetchError, match=f"^pictures.example answered {status}$") as failed:
         network.fetch()
@@ -124,7 +150,9 @@ def test_a_status_that_is_not_200_is_said(network: Network, status: int, kind: t
         (redirect(""), "answered 302 without a Location"),
     ],
 )
-def test_a_broken_answer_is_a_transient_error_and_leaves_no_file(network: Network, script: Script, said: str) -> None:
+def test_a_broken_answer_is_a_transient_error_and_leaves_no_file(
+    network: Network, script: Script, said: str
+) -> None:
     network.serve(script, at=WEB)
     with pytest.raises(FetchError, match=said) as failed:
         network.fetch()
@@ -137,15 +165,22 @@ def test_a_broken_answer_is_a_transient_error_and_leaves_no_file(network: Networ
 def test_a_connection_that_is_reset_is_a_transient_error(network: Network) -> None:
     def reset(connection: socket.socket) -> None:
         connection.sendall(OK + b"Content-Length: 9\r\n\r\nbody")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closing now resets
+        connection.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+        )  # closing now resets
 
     network.serve(reset, at=WEB)
-    with pytest.raises(FetchError, match=r"pictures\.example: (Connection reset by peer|cut short)"):
+    with pytest.raises(
+        FetchError, match=r"pictures\.example: (Connection reset by peer|cut short)"
+    ):
         network.fetch()
     assert not network.picture.exists()
 
 
-@pytest.mark.parametrize("script", [answer(), chunked(PICTURE[:1000], PICTURE[1000:]), send(OK, b"\r\n", PICTURE), pour(1 << 40)])
+@pytest.mark.parametrize(
+    "script",
+    [answer(), chunked(PICTURE[:1000], PICTURE[1000:]), send(OK, b"\r\n", PICTURE), pour(1 << 40)],
+)
 def test_more_than_the_most_is_refused_for_good(network: Network, script: Script) -> None:
     network.serve(script, at=WEB)
     with pytest.raises(TooLargeError, match="FETCH_MAX_BYTES") as failed:
@@ -175,13 +210,31 @@ def pour_lines(line: bytes, head: bytes = OK) -> Script:
     ("script", "said"),
     [
         (pour_lines(b"HTTP/1.1 100 Continue\r\n\r\n", b""), "more than 262144 bytes around"),
-        (pour_lines(b"HTTP/1.1 100 Continue\r\n" + b"X: y\r\n" * 90 + b"\r\n", b""), "more than 262144 bytes around"),
+        (
+            pour_lines(b"HTTP/1.1 100 Continue\r\n" + b"X: y\r\n" * 90 + b"\r\n", b""),
+            "more than 262144 bytes around",
+        ),
         (pour_lines(b"X: " + b"y" * 60_000 + b"\r\n"), "more than 262144 bytes around"),
         (pour_lines(b"X: y\r\n"), "HTTPException"),
-        (pour_lines(b"1;" + b"x" * 60_000 + b"\r\n!\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"), "bytes around"),
-        (pour_lines(b"X: y\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n!\r\n0\r\n"), "bytes around"),
+        (
+            pour_lines(
+                b"1;" + b"x" * 60_000 + b"\r\n!\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"
+            ),
+            "bytes around",
+        ),
+        (
+            pour_lines(b"X: y\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n!\r\n0\r\n"),
+            "bytes around",
+        ),
     ],
-    ids=["continues", "long continues", "long headers", "many headers", "chunk extensions", "trailers"],
+    ids=[
+        "continues",
+        "long continues",
+        "long headers",
+        "many headers",
+        "chunk extensions",
+        "trailers",
+    ],
 )
 def test_what_stands_around_a_body_is_bounded(network: Network, script: Script, said: str) -> None:
     network.serve(script, at=WEB)
@@ -219,13 +272,21 @@ _PIECES += [
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.sampled_from(_PIECES) | st.binary(max_size=5), max_size=12))
-def test_whatever_a_source_sends_only_a_fetch_error_comes_out(tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]) -> None:
+def test_whatever_a_source_sends_only_a_fetch_error_comes_out(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
+) -> None:
     picture = tmp_path_factory.getbasetemp() / "whatever"
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.sendall(b"".join([_PIECES[0], *pieces]))
         theirs.shutdown(socket.SHUT_WR)
-        fetcher = Fetcher(AddressPolicy(), max_bytes=100, timeout=10, connect=lambda _address, _timeout: ours, ssl_context=UNTRUSTING)
+        fetcher = Fetcher(
+            AddressPolicy(),
+            max_bytes=100,
+            timeout=10,
+            connect=lambda _address, _timeout: ours,
+            ssl_context=UNTRUSTING,
+        )
         try:
             assert fetcher.fetch("http://1.1.1.1/", picture).size == len(picture.read_bytes())
             picture.unlink()
@@ -255,6 +316,9 @@ def test_a_folder_that_is_not_there_is_our_own_fault(network: Network, tmp_path:
 
 def test_a_disk_that_takes_no_more_is_our_own_fault(network: Network) -> None:
     network.serve(answer(), at=WEB)
-    with files_no_larger_than(100_000), pytest.raises(StoreError, match="cannot write to the disk: File too large"):
+    with (
+        files_no_larger_than(100_000),
+        pytest.raises(StoreError, match="cannot write to the disk: File too large"),
+    ):
         network.fetch()
     assert not network.picture.exists()

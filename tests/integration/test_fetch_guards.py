@@ -8,7 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from outside_network import OK, OUTSIDE, PICTURE, TLS, WEB, FastClock, Network, Script, answer, certificate, drip, redirect, silence
+from outside_network import (
+    OK,
+    OUTSIDE,
+    PICTURE,
+    TLS,
+    WEB,
+    FastClock,
+    Network,
+    Script,
+    answer,
+    certificate,
+    drip,
+    redirect,
+    silence,
+)
 
 from receiver.errors import AddressRefusedError, FetchError
 from receiver.net.policy import AddressPolicy
@@ -79,7 +93,9 @@ def test_a_sixth_redirect_is_one_too_many(network: Network) -> None:
 def test_a_redirect_to_an_inside_address_is_refused(network: Network, location: str) -> None:
     network.names.update({"localhost": ["127.0.0.1"], "inside.example": ["10.0.0.1"]})
     canary = network.serve(answer(body=b"secret"), at=("127.0.0.1", 80))
-    network.servers.update({("10.0.0.1", 80): canary, ("::1", 80): canary, ("127.0.0.1", 6379): canary})
+    network.servers.update(
+        {("10.0.0.1", 80): canary, ("::1", 80): canary, ("127.0.0.1", 6379): canary}
+    )
     network.serve(redirect(location), at=WEB)
     with pytest.raises(AddressRefusedError):
         network.fetch()
@@ -108,7 +124,9 @@ def test_a_name_that_changes_its_answer_between_hops_is_refused(network: Network
 
 def test_one_inside_address_among_others_refuses_the_name(network: Network) -> None:
     network.names["pictures.example"] = [OUTSIDE, "10.0.0.1"]
-    with pytest.raises(AddressRefusedError, match=r"pictures\.example leads to 10\.0\.0\.1: a private network"):
+    with pytest.raises(
+        AddressRefusedError, match=r"pictures\.example leads to 10\.0\.0\.1: a private network"
+    ):
         network.fetch()
     assert network.dialled == []
 
@@ -129,7 +147,10 @@ def test_a_host_beside_the_patterns_is_not_even_looked_up(network: Network) -> N
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("http://nowhere.example/", "nowhere.example: Name or service not known"), ("http://1.1.1.1/", "1.1.1.1: Connection refused")],
+    [
+        ("http://nowhere.example/", "nowhere.example: Name or service not known"),
+        ("http://1.1.1.1/", "1.1.1.1: Connection refused"),
+    ],
 )
 def test_no_way_there_is_a_transient_error(network: Network, url: str, said: str) -> None:
     with pytest.raises(FetchError, match=said) as failed:
@@ -171,7 +192,9 @@ def test_redirects_share_one_wall_clock(network: Network) -> None:
         network.fetch(timeout=5.0, clock=FastClock(0.5))
 
 
-@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 2", OK + b"X: 1\r\n", OK + b"Content-Length: 9\r\n\r\nbody"])
+@pytest.mark.parametrize(
+    "head", [b"", b"HTTP/1.1 2", OK + b"X: 1\r\n", OK + b"Content-Length: 9\r\n\r\nbody"]
+)
 def test_a_silent_source_is_left(network: Network, head: bytes) -> None:
     network.serve(silence(head), at=WEB)
     with pytest.raises(FetchError, match=r"pictures.example: not a byte for 0\.2 s"):
@@ -205,12 +228,19 @@ def test_a_source_that_would_take_for_ever_is_left(network: Network) -> None:
 # TLS
 
 
-def test_tls_is_spoken_with_the_right_host(network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+def test_tls_is_spoken_with_the_right_host(
+    network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
     network.serve(answer(), at=TLS, tls=tls)
-    assert network.fetch("https://pictures.example/x.png", ssl_context=trusting).sha256 == hashlib.sha256(PICTURE).hexdigest()
+    assert (
+        network.fetch("https://pictures.example/x.png", ssl_context=trusting).sha256
+        == hashlib.sha256(PICTURE).hexdigest()
+    )
 
 
-def test_a_certificate_for_another_host_is_refused(network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+def test_a_certificate_for_another_host_is_refused(
+    network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
     network.names["other.example"] = [OUTSIDE]
     server = network.serve(answer(), at=TLS, tls=tls)
     for url in ("https://other.example/x", f"https://{OUTSIDE}/x"):
@@ -232,7 +262,9 @@ def test_a_server_without_tls_is_a_transient_error(network: Network) -> None:
         network.fetch("https://pictures.example/x")
 
 
-def test_a_redirect_from_https_to_http_is_refused(network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+def test_a_redirect_from_https_to_http_is_refused(
+    network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
     network.serve(redirect("http://pictures.example/x"), at=TLS, tls=tls)
     plain = network.serve(answer(), at=WEB)
     with pytest.raises(AddressRefusedError, match="from https to http"):

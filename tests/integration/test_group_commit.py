@@ -71,7 +71,11 @@ def in_one_group(books: Books, works: list[Work]) -> list[Future[object]]:
 def note(name: str, size: int = 1) -> Work:
     """Return a write that leaves a row named so, of about ``size`` bytes."""
     values: dict[str, object] = {"name": name + " " * size}
-    return partial(run, statement="INSERT INTO hints (provider_id, received_at, due_at) VALUES (:name, 0, 0)", values=values)
+    return partial(
+        run,
+        statement="INSERT INTO hints (provider_id, received_at, due_at) VALUES (:name, 0, 0)",
+        values=values,
+    )
 
 
 def notes(books: Books) -> list[str]:
@@ -93,16 +97,23 @@ def commits_counted(books: Books) -> Iterator[list[Connection]]:
 # Many writers.
 
 
-def test_every_write_of_many_threads_in_several_processes_is_stored(sqlite_url: str, path: Path) -> None:
+def test_every_write_of_many_threads_in_several_processes_is_stored(
+    sqlite_url: str, path: Path
+) -> None:
     with ExitStack() as stack:
-        processes = [stack.enter_context(writer_process(sqlite_url, threads=32, writes=8)) for _ in range(3)]
+        processes = [
+            stack.enter_context(writer_process(sqlite_url, threads=32, writes=8)) for _ in range(3)
+        ]
         answers = [process.communicate(timeout=60) for process in processes]
-        assert [(process.returncode, errors) for process, (_, errors) in zip(processes, answers, strict=True)] == [(0, b"")] * 3
+        assert [
+            (process.returncode, errors)
+            for process, (_, errors) in zip(processes, answers, strict=True)
+        ] == [(0, b"")] * 3
     refs = [ref for output, _ in answers for ref in refs_in(output)]
     assert len(refs) == len(set(refs)) == 3 * 32 * 8
     with opened(sqlite_url) as books:
-        assert {job.ref for job in books.reports.jobs(limit=10_000)} == set(refs)
-        assert books.reports.audit().ok
+        assert {job.ref for job in books.queries.jobs(limit=10_000)} == set(refs)
+        assert books.queries.audit().ok
     assert is_sound(str(path))
 
 
@@ -115,9 +126,14 @@ def test_writes_that_wait_together_share_a_commit(books: Books) -> None:
 
 
 @pytest.mark.parametrize("way", [SqliteDatabase.read, SqliteDatabase.write])
-def test_a_commit_is_on_disk_before_it_returns_and_the_rules_hold_on_every_connection(books: Books, way: Callable[..., object]) -> None:
+def test_a_commit_is_on_disk_before_it_returns_and_the_rules_hold_on_every_connection(
+    books: Books, way: Callable[..., object]
+) -> None:
     def pragmas(connection: Connection) -> list[object]:
-        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "synchronous", "foreign_keys")]
+        return [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
 
     assert way(sqlite(books), pragmas) == ["wal", 2, 1]  # 2 is FULL
 
@@ -126,7 +142,10 @@ def test_a_write_returns_what_its_work_returned(books: Books) -> None:
     def number(_: Connection, value: int) -> int:
         return value
 
-    assert [future.result() for future in in_one_group(books, [partial(number, value=n) for n in range(100)])] == list(range(100))
+    assert [
+        future.result()
+        for future in in_one_group(books, [partial(number, value=n) for n in range(100)])
+    ] == list(range(100))
 
 
 # One that fails.
@@ -137,7 +156,9 @@ def test_a_work_that_fails_inside_a_group_fails_alone(books: Books) -> None:
         note("half done")(connection)
         raise OwnMistakeError
 
-    good, bad, refused, last = in_one_group(books, [note("first"), mistake, note("first"), note("last")])
+    good, bad, refused, last = in_one_group(
+        books, [note("first"), mistake, note("first"), note("last")]
+    )
     assert isinstance(bad.exception(), OwnMistakeError)
     assert isinstance(refused.exception(), IntegrityError)
     assert (good.exception(), last.exception()) == (None, None)
@@ -145,7 +166,10 @@ def test_a_work_that_fails_inside_a_group_fails_alone(books: Books) -> None:
 
 
 def test_a_statement_the_database_cannot_do_is_a_ledger_error_of_its_own(books: Books) -> None:
-    bad, good = in_one_group(books, [lambda connection: connection.exec_driver_sql("SELECT * FROM nowhere"), note("good")])
+    bad, good = in_one_group(
+        books,
+        [lambda connection: connection.exec_driver_sql("SELECT * FROM nowhere"), note("good")],
+    )
     assert isinstance(bad.exception(), LedgerError)
     assert good.exception() is None
     assert notes(books) == ["good"]
@@ -176,9 +200,18 @@ def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_is_told(books: 
 
 def test_on_a_full_disk_whatever_is_told_as_stored_is_stored(books: Books) -> None:
     allow_pages(books, 20)
-    works = [note(f"task-{number:02}", random.Random(number).choice([10, 3000, 20_000])) for number in range(30)]  # noqa: S311 - sizes
-    told = [number for group in (works[:10], works[10:20], works[20:]) for number in in_one_group(books, group)]
-    stored = {f"task-{number:02}" for number, future in enumerate(told) if future.exception() is None}
+    works = [
+        note(f"task-{number:02}", random.Random(number).choice([10, 3000, 20_000]))  # noqa: S311 - sizes
+        for number in range(30)
+    ]
+    told = [
+        number
+        for group in (works[:10], works[10:20], works[20:])
+        for number in in_one_group(books, group)
+    ]
+    stored = {
+        f"task-{number:02}" for number, future in enumerate(told) if future.exception() is None
+    }
     assert set(notes(books)) == stored
     assert {type(future.exception()) for future in told} <= {LedgerError, type(None)}
     assert len(stored) < 30
@@ -194,12 +227,19 @@ def allow_pages(books: Books, more: int) -> None:
 # Others who hold the file.
 
 
-def test_a_ledger_locked_by_an_outsider_is_a_ledger_error_in_bounded_time(impatient: float, path: Path, sqlite_url: str) -> None:
-    with opened(sqlite_url) as books, closing(sqlite3.connect(path, isolation_level=None)) as outsider:
+def test_a_ledger_locked_by_an_outsider_is_a_ledger_error_in_bounded_time(
+    impatient: float, path: Path, sqlite_url: str
+) -> None:
+    with (
+        opened(sqlite_url) as books,
+        closing(sqlite3.connect(path, isolation_level=None)) as outsider,
+    ):
         books.database.write(note("before"))
         outsider.execute("BEGIN EXCLUSIVE")
         started = monotonic()
-        failures = side_by_side([partial(failure_of, books, note(f"task-{number}")) for number in range(8)])
+        failures = side_by_side(
+            [partial(failure_of, books, note(f"task-{number}")) for number in range(8)]
+        )
         assert [type(failure) for failure in failures] == [LedgerError] * 8
         assert monotonic() - started < 8 * impatient
         assert notes(books) == ["before"]  # reading goes on
@@ -227,7 +267,12 @@ def test_a_write_that_was_refused_is_not_done_later(sqlite_url: str) -> None:
 
 def test_a_killed_process_that_held_the_file_lock_blocks_nobody(books: Books, path: Path) -> None:
     hold = "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", hold, f"{path}.lock"], stdout=subprocess.PIPE) as holder, ThreadPoolExecutor(1) as threads:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", hold, f"{path}.lock"], stdout=subprocess.PIPE
+        ) as holder,
+        ThreadPoolExecutor(1) as threads,
+    ):
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"\n"
         write = threads.submit(books.database.write, note("patient"))
@@ -244,7 +289,9 @@ def somebody_waits_for(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("after", [1, 40, 150])
-def test_what_a_killed_process_reported_as_stored_is_there(sqlite_url: str, path: Path, after: int) -> None:
+def test_what_a_killed_process_reported_as_stored_is_there(
+    sqlite_url: str, path: Path, after: int
+) -> None:
     with writer_process(sqlite_url, threads=8, writes=1000) as process:
         assert process.stdout is not None
         output = b"".join(process.stdout.readline() for _ in range(after + random.randrange(after)))  # noqa: S311 - any moment will do
@@ -252,7 +299,7 @@ def test_what_a_killed_process_reported_as_stored_is_there(sqlite_url: str, path
         output += process.stdout.read()
     refs = refs_in(output)
     with opened(sqlite_url) as books:
-        assert set(refs) <= {job.ref for job in books.reports.jobs(limit=100_000)}
+        assert set(refs) <= {job.ref for job in books.queries.jobs(limit=100_000)}
         books.submitting()
     assert len(refs) >= after
     assert is_sound(str(path))

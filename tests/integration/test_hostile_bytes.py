@@ -18,7 +18,9 @@ POLYGLOTS = {
     + b"\x2c"
     + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
     + b"\2\2\x44\1\0;",
-    "a png with html in a comment": png(chunk(b"tEXt", b"x\0<script>alert(1)</script>"), chunk(b"IDAT", b"x"), IEND),
+    "a png with html in a comment": png(
+        chunk(b"tEXt", b"x\0<script>alert(1)</script>"), chunk(b"IDAT", b"x"), IEND
+    ),
     "a png with a page behind it": WHOLE["png"][0] + b"<!DOCTYPE html><script>alert(1)</script>",
     "a jpeg with a zip behind it": WHOLE["jpeg"][0] + b"PK\x03\x04",
 }
@@ -33,11 +35,15 @@ RUNNING_BYTES = {
 
 @pytest.fixture
 def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url, "FETCH_ALLOW": "127.0.0.0/8"}) as web:
+    with web_side(
+        tmp_path / "data", {"DATABASE_URL": sqlite_url, "FETCH_ALLOW": "127.0.0.0/8"}
+    ) as web:
         yield web
 
 
-def brought_home(web: WebSide, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+def brought_home(
+    web: WebSide, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> str:
     """Report a result whose server calls it a page, and try to archive it; return the job's ref."""
     server = Server((answer("Content-Type: text/html", body=content),))
     try:
@@ -59,16 +65,20 @@ def test_a_picture_that_could_also_run_is_archived_as_it_is_and_given_out_as_a_p
     ref = brought_home(web, POLYGLOTS[kind], monkeypatch, tmp_path)
     with web.client.get(f"/api/jobs/{ref}/assets/0", headers=web.admin) as answer:
         assert (answer.status_code, answer.data) == (200, POLYGLOTS[kind])
-    assert answer.content_type in {"image/gif", "image/png", "image/jpeg"}, "by its bytes, whatever its server called it"
+    assert answer.content_type in {"image/gif", "image/png", "image/jpeg"}, (
+        "by its bytes, whatever its server called it"
+    )
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Disposition"].startswith("attachment; ")
     assert answer.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
 
 
 @pytest.mark.parametrize("kind", RUNNING_BYTES)
-def test_what_is_no_picture_is_not_archived(web: WebSide, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_no_picture_is_not_archived(
+    web: WebSide, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     ref = brought_home(web, RUNNING_BYTES[kind], monkeypatch, tmp_path)
-    (asset,) = web.services.reports.assets([ref])[ref]
+    (asset,) = web.services.queries.assets([ref])[ref]
     assert (asset.state, asset.key) == (AssetState.PENDING, None)
     assert "not a picture" in asset.error
     assert web.client.get(f"/api/jobs/{ref}/assets/0", headers=web.admin).status_code == 404

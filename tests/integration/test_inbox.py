@@ -9,7 +9,17 @@ from ledgers import BASE_URL, NOW, TIMING, Books, failed, running, stored, succe
 from side_by_side import side_by_side
 
 from receiver.errors import UnreadableError
-from receiver.model import AssetState, Delivery, JobState, Mode, Outcome, Reason, Source, Verdict, new_ref
+from receiver.model import (
+    AssetState,
+    Decision,
+    Delivery,
+    JobState,
+    Mode,
+    Outcome,
+    Reason,
+    Source,
+    new_ref,
+)
 
 # Where reports of a task come from; the fourth source is an answer that is its own result.
 OF_A_TASK = (Source.CALLBACK, Source.POLL, Source.STREAM)
@@ -19,14 +29,16 @@ PICTURE_ANSWER = b'{"data": [{"b64_json": "AAAA"}, {"url": "https://files.test/1
 @pytest.mark.parametrize(
     ("body", "state", "verdict"),
     [
-        (running(), JobState.WAITING, Verdict.PROGRESS),
-        (succeeded(), JobState.ARCHIVING, Verdict.ENDED),
-        (failed(), JobState.FAILED, Verdict.ENDED),
-        (succeeded(""), JobState.WAITING, Verdict.EMPTY),
+        (running(), JobState.WAITING, Decision.PROGRESS),
+        (succeeded(), JobState.ARCHIVING, Decision.ENDED),
+        (failed(), JobState.FAILED, Decision.ENDED),
+        (succeeded(""), JobState.WAITING, Decision.EMPTY),
     ],
     ids=["running", "succeeded", "failed", "empty"],
 )
-def test_a_job_we_never_saw_is_adopted_by_its_callback(books: Books, body: bytes, state: JobState, verdict: Verdict) -> None:
+def test_a_job_we_never_saw_is_adopted_by_its_callback(
+    books: Books, body: bytes, state: JobState, verdict: Decision
+) -> None:
     ref = new_ref(NOW - 60)
     assert books.deliver(ref, body) is verdict
     job = books.job(ref)
@@ -40,8 +52,11 @@ def test_an_unreadable_body_is_kept_as_evidence_even_of_a_job_we_never_saw(books
     for body in (b"\x00\xff not JSON", b""):
         with pytest.raises(UnreadableError):
             books.deliver(ref, body)
-    kept = books.reports.deliveries(ref)
-    assert [(delivery.body, delivery.verdict) for delivery in kept] == [(b"\x00\xff not JSON", "unreadable"), (b"", "unreadable")]
+    kept = books.queries.deliveries(ref)
+    assert [(delivery.body, delivery.verdict) for delivery in kept] == [
+        (b"\x00\xff not JSON", "unreadable"),
+        (b"", "unreadable"),
+    ]
     job = books.job(ref)
     assert (job.state, job.due_at) == (JobState.SUBMITTING, NOW + TIMING.poll_after)
     assert books.rings == 0
@@ -50,7 +65,7 @@ def test_an_unreadable_body_is_kept_as_evidence_even_of_a_job_we_never_saw(books
 def test_a_running_report_postpones_the_poll(books: Books) -> None:
     ref = books.waiting()
     books.clock.advance(100)
-    assert books.deliver(ref, running(progress=40)) is Verdict.PROGRESS
+    assert books.deliver(ref, running(progress=40)) is Decision.PROGRESS
     assert (books.job(ref).progress, books.job(ref).due_at) == (40, NOW + 100 + TIMING.poll_after)
     books.deliver(ref, running(progress=30))
     assert books.job(ref).progress == 40
@@ -73,14 +88,22 @@ def test_polls_of_a_running_job_back_off_up_to_four_intervals_and_never_stop(boo
 def test_a_success_makes_one_pending_asset_of_each_result(books: Books) -> None:
     ref = books.waiting()
     books.clock.advance(50)
-    assert books.deliver(ref, succeeded(*urls(3))) is Verdict.ENDED
+    assert books.deliver(ref, succeeded(*urls(3))) is Decision.ENDED
     job, now = books.job(ref), NOW + 50
-    assert (job.state, job.outcome, job.progress, job.ended_at, job.finished_at) == (JobState.ARCHIVING, Outcome.SUCCEEDED, 100, now, None)
+    assert (job.state, job.outcome, job.progress, job.ended_at, job.finished_at) == (
+        JobState.ARCHIVING,
+        Outcome.SUCCEEDED,
+        100,
+        now,
+        None,
+    )
     assert job.due_at == now + TIMING.url_lifetime * 3 / 4  # to announce the risk
     assert [(asset.idx, asset.url, asset.state) for asset in books.assets(ref)] == [
         (idx, url, AssetState.PENDING) for idx, url in enumerate(urls(3))
     ]
-    assert {(asset.due_at, asset.expires_at) for asset in books.assets(ref)} == {(now, now + TIMING.url_lifetime)}
+    assert {(asset.due_at, asset.expires_at) for asset in books.assets(ref)} == {
+        (now, now + TIMING.url_lifetime)
+    }
     assert (books.events(ref), books.rings) == ([], 1)
 
 
@@ -95,11 +118,16 @@ def test_a_success_makes_one_pending_asset_of_each_result(books: Books) -> None:
 )
 def test_a_failure_ends_the_job_with_its_reason(books: Books, body: bytes, reason: Reason) -> None:
     ref = books.waiting()
-    assert books.deliver(ref, body) is Verdict.ENDED
+    assert books.deliver(ref, body) is Decision.ENDED
     job = books.job(ref)
-    assert (job.state, job.outcome, job.reason, job.message) == (JobState.FAILED, Outcome.FAILED, reason, "it broke")
+    assert (job.state, job.outcome, job.reason, job.message) == (
+        JobState.FAILED,
+        Outcome.FAILED,
+        reason,
+        "it broke",
+    )
     assert (job.ended_at, job.finished_at, job.due_at) == (NOW, NOW, None)
-    (event,) = books.reports.events()
+    (event,) = books.queries.events()
     assert (event["type"], json.loads(event["payload"])["reason"]) == ("job.failed", reason)
 
 
@@ -107,43 +135,61 @@ def test_a_failure_ends_the_job_with_its_reason(books: Books, body: bytes, reaso
 def test_an_empty_success_has_its_result_asked_for_at_once(books: Books, source: Source) -> None:
     ref = books.waiting()
     for _ in range(2):
-        assert books.deliver(ref, succeeded(""), source) is Verdict.EMPTY
+        assert books.deliver(ref, succeeded(""), source) is Decision.EMPTY
     assert (books.job(ref).state, books.job(ref).due_at, books.rings) == (JobState.WAITING, NOW, 2)
 
 
 @pytest.mark.parametrize("first", OF_A_TASK)
-def test_a_result_that_is_empty_again_when_asked_for_fails_the_job(books: Books, first: Source) -> None:
+def test_a_result_that_is_empty_again_when_asked_for_fails_the_job(
+    books: Books, first: Source
+) -> None:
     ref = books.waiting()
-    assert books.deliver(ref, succeeded(""), first) is Verdict.EMPTY
-    assert books.deliver(ref, succeeded(""), Source.POLL) is Verdict.ENDED
+    assert books.deliver(ref, succeeded(""), first) is Decision.EMPTY
+    assert books.deliver(ref, succeeded(""), Source.POLL) is Decision.ENDED
     job = books.job(ref)
-    assert (job.state, job.reason, job.outcome) == (JobState.FAILED, Reason.NO_RESULT, Outcome.SUCCEEDED)
+    assert (job.state, job.reason, job.outcome) == (
+        JobState.FAILED,
+        Reason.NO_RESULT,
+        Outcome.SUCCEEDED,
+    )
     assert books.events(ref) == ["job.failed"]
 
 
 def test_an_empty_success_is_made_good_by_a_poll_with_a_result(books: Books) -> None:
     ref = books.waiting()
     books.deliver(ref, succeeded(""))
-    assert books.deliver(ref, succeeded(), Source.POLL) is Verdict.ENDED
+    assert books.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
     assert books.pending(ref) == [0]
 
 
 def test_another_tasks_report_has_the_right_one_asked_for(books: Books) -> None:
     ref = books.waiting("task-1")
-    assert books.deliver(ref, succeeded(provider_id="task-2")) is Verdict.OTHER_ID
+    assert books.deliver(ref, succeeded(provider_id="task-2")) is Decision.OTHER_ID
     job = books.job(ref)
-    assert (job.state, job.provider_id, job.due_at, books.rings) == (JobState.WAITING, "task-1", NOW, 1)
+    assert (job.state, job.provider_id, job.due_at, books.rings) == (
+        JobState.WAITING,
+        "task-1",
+        NOW,
+        1,
+    )
     assert books.assets(ref) == []
 
 
-def test_an_unconfirmed_callback_teaches_only_the_id_and_has_the_result_asked_for(books: Books) -> None:
+def test_an_unconfirmed_callback_teaches_only_the_id_and_has_the_result_asked_for(
+    books: Books,
+) -> None:
     books.inbox = books.inbox_that(confirms=True)
     ref = books.submitting()
-    assert books.deliver(ref, succeeded()) is Verdict.UNCONFIRMED
+    assert books.deliver(ref, succeeded()) is Decision.UNCONFIRMED
     job = books.job(ref)
-    assert (job.state, job.provider_id, job.due_at, job.outcome) == (JobState.WAITING, "task-1", NOW, None)
+    assert (job.state, job.provider_id, job.due_at, job.outcome) == (
+        JobState.WAITING,
+        "task-1",
+        NOW,
+        None,
+    )
     assert books.assets(ref) == []
-    assert books.deliver(ref, succeeded(), Source.POLL) is Verdict.ENDED
+    assert books.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
     assert books.pending(ref) == [0]
 
 
@@ -153,35 +199,44 @@ def test_a_poll_brings_fresh_urls_for_what_is_not_archived_yet(books: Books) -> 
     books.ledger.finish_asset(quick, stored(quick))
     books.clock.advance(600)
     fresh = [urls(3, "fresh")[0], urls(3, "fresh")[1], urls(3)[2]]
-    assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Verdict.REFRESHED
+    assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.REFRESHED
     done, renewed, same = books.assets(ref)
     assert (done.state, done.url) == (AssetState.ARCHIVED, urls(3)[0])
-    assert (renewed.idx, renewed.url, renewed.due_at, renewed.claim) == (slow.row.idx, fresh[1], NOW + 600, None)
+    assert (renewed.idx, renewed.url, renewed.due_at, renewed.claim) == (
+        slow.row.idx,
+        fresh[1],
+        NOW + 600,
+        None,
+    )
     assert renewed.expires_at == NOW + 600 + TIMING.url_lifetime
     assert (same.url, same.expires_at) == (fresh[2], NOW + TIMING.url_lifetime)
-    assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Verdict.DUPLICATE
+    assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.DUPLICATE
     assert books.rings == 2
 
 
 @pytest.mark.parametrize(
     ("bring", "body", "source", "verdict"),
     [
-        (Books.archiving, running(), Source.CALLBACK, Verdict.LATE),
-        (Books.archiving, succeeded(*urls(1, "other")), Source.CALLBACK, Verdict.DUPLICATE),
-        (Books.archiving, failed(), Source.POLL, Verdict.CONTRADICTION),
-        (Books.archiving, succeeded(""), Source.POLL, Verdict.DUPLICATE),
-        *((bring, running(), source, Verdict.LATE) for bring in (Books.archived, Books.failed, Books.expired) for source in OF_A_TASK),
-        (Books.archived, succeeded(), Source.POLL, Verdict.DUPLICATE),
-        (Books.archived, failed(), Source.CALLBACK, Verdict.CONTRADICTION),
-        (Books.archived, succeeded(provider_id="task-2"), Source.CALLBACK, Verdict.OTHER_ID),
-        (Books.failed, failed(), Source.CALLBACK, Verdict.DUPLICATE),
-        (Books.failed, succeeded(), Source.POLL, Verdict.CONTRADICTION),
-        (Books.expired, succeeded(), Source.CALLBACK, Verdict.CONTRADICTION),
-        (Books.expired, failed(), Source.CALLBACK, Verdict.CONTRADICTION),
+        (Books.archiving, running(), Source.CALLBACK, Decision.LATE),
+        (Books.archiving, succeeded(*urls(1, "other")), Source.CALLBACK, Decision.DUPLICATE),
+        (Books.archiving, failed(), Source.POLL, Decision.CONTRADICTION),
+        (Books.archiving, succeeded(""), Source.POLL, Decision.DUPLICATE),
+        *(
+            (bring, running(), source, Decision.LATE)
+            for bring in (Books.archived, Books.failed, Books.expired)
+            for source in OF_A_TASK
+        ),
+        (Books.archived, succeeded(), Source.POLL, Decision.DUPLICATE),
+        (Books.archived, failed(), Source.CALLBACK, Decision.CONTRADICTION),
+        (Books.archived, succeeded(provider_id="task-2"), Source.CALLBACK, Decision.OTHER_ID),
+        (Books.failed, failed(), Source.CALLBACK, Decision.DUPLICATE),
+        (Books.failed, succeeded(), Source.POLL, Decision.CONTRADICTION),
+        (Books.expired, succeeded(), Source.CALLBACK, Decision.CONTRADICTION),
+        (Books.expired, failed(), Source.CALLBACK, Decision.CONTRADICTION),
     ],
 )
 def test_after_the_end_a_report_is_kept_and_changes_nothing(
-    books: Books, bring: Callable[[Books], str], body: bytes, source: Source, verdict: Verdict
+    books: Books, bring: Callable[[Books], str], body: bytes, source: Source, verdict: Decision
 ) -> None:
     ref = bring(books)
     before = books.everything()
@@ -193,7 +248,9 @@ def test_after_the_end_a_report_is_kept_and_changes_nothing(
 
 
 @pytest.mark.parametrize("bring", [Books.archived, Books.failed, Books.expired])
-def test_after_the_end_no_other_happening_changes_a_job(books: Books, bring: Callable[[Books], str]) -> None:
+def test_after_the_end_no_other_happening_changes_a_job(
+    books: Books, bring: Callable[[Books], str]
+) -> None:
     ref = bring(books)
     before = books.everything()
     books.clock.advance(10)
@@ -209,10 +266,10 @@ def test_a_replayed_delivery_is_judged_anew_and_not_kept_twice(books: Books) -> 
     books.inbox = books.inbox_that(confirms=True)
     ref = books.waiting()
     books.deliver(ref, succeeded())
-    (kept,) = books.reports.deliveries(ref)
+    (kept,) = books.queries.deliveries(ref)
     books.inbox = books.inbox_that()
     again = Delivery(ref, Source(kept.source), kept.body, books.clock())
-    assert books.inbox.accept(again, replayed=kept.id) is Verdict.ENDED
+    assert books.inbox.accept(again, replayed=kept.id) is Decision.ENDED
     assert (books.verdicts(ref), books.pending(ref)) == (["ended"], [0])
 
 
@@ -224,7 +281,12 @@ def test_a_replayed_delivery_is_judged_anew_and_not_kept_twice(books: Books) -> 
     [
         (PICTURE_ANSWER, JobState.ARCHIVING, None, [0, 1]),
         (b'{"data": []}', JobState.FAILED, Reason.NO_RESULT, []),
-        (b'{"error": {"code": "moderation_blocked", "message": "no"}}', JobState.FAILED, Reason.INPUT_MODERATION, []),
+        (
+            b'{"error": {"code": "moderation_blocked", "message": "no"}}',
+            JobState.FAILED,
+            Reason.INPUT_MODERATION,
+            [],
+        ),
     ],
     ids=["pictures", "none", "moderated"],
 )
@@ -232,34 +294,60 @@ def test_an_answer_that_is_its_own_result_ends_its_job(
     books: Books, body: bytes, state: JobState, reason: Reason | None, pending: list[int]
 ) -> None:
     ref = books.submitting(mode=Mode.SYNC)
-    assert books.deliver(ref, body, Source.SYNC) is Verdict.ENDED
-    assert (books.job(ref).state, books.job(ref).reason, books.pending(ref)) == (state, reason, pending)
-    assert books.deliver(ref, body, Source.SYNC) is Verdict.DUPLICATE
-    assert books.reports.audit().ok
+    assert books.deliver(ref, body, Source.SYNC) is Decision.ENDED
+    assert (books.job(ref).state, books.job(ref).reason, books.pending(ref)) == (
+        state,
+        reason,
+        pending,
+    )
+    assert books.deliver(ref, body, Source.SYNC) is Decision.DUPLICATE
+    assert books.queries.audit().ok
 
 
 # Several at once.
 
 
-def test_reports_of_a_job_we_never_saw_that_come_at_the_same_instant_are_all_taken(books: Books) -> None:
+def test_reports_of_a_job_we_never_saw_that_come_at_the_same_instant_are_all_taken(
+    books: Books,
+) -> None:
     for _ in range(5):
         ref = new_ref(NOW)
-        bodies = [running(ref), running(ref), succeeded(provider_id=ref), succeeded(provider_id=ref)]
+        bodies = [
+            running(ref),
+            running(ref),
+            succeeded(provider_id=ref),
+            succeeded(provider_id=ref),
+        ]
         verdicts = side_by_side([partial(books.deliver, ref, body) for body in bodies])
-        assert verdicts.count(Verdict.ENDED) == 1
-        assert (len(books.verdicts(ref)), books.pending(ref), books.job(ref).provider_id) == (4, [0], ref)
+        assert verdicts.count(Decision.ENDED) == 1
+        assert (len(books.verdicts(ref)), books.pending(ref), books.job(ref).provider_id) == (
+            4,
+            [0],
+            ref,
+        )
 
 
 @pytest.mark.parametrize("source", [Source.CALLBACK, Source.POLL])
-def test_of_many_ends_that_come_at_the_same_instant_one_counts(books: Books, source: Source) -> None:
+def test_of_many_ends_that_come_at_the_same_instant_one_counts(
+    books: Books, source: Source
+) -> None:
     ref = books.waiting()
-    bodies = [succeeded(*urls(2)), failed(), succeeded(*urls(2)), failed(), running(), succeeded("")]
+    bodies = [
+        succeeded(*urls(2)),
+        failed(),
+        succeeded(*urls(2)),
+        failed(),
+        running(),
+        succeeded(""),
+    ]
     verdicts = side_by_side([partial(books.deliver, ref, body, source) for body in bodies])
-    assert verdicts.count(Verdict.ENDED) == 1
+    assert verdicts.count(Decision.ENDED) == 1
     job = books.job(ref)
-    assert (len(books.pending(ref)), books.events(ref)) == ((2, []) if job.state is JobState.ARCHIVING else (0, ["job.failed"]))
+    assert (len(books.pending(ref)), books.events(ref)) == (
+        (2, []) if job.state is JobState.ARCHIVING else (0, ["job.failed"])
+    )
     assert len(books.verdicts(ref)) == len(bodies)
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
 
 
 # What a review found: each of these once broke a promise.
@@ -278,14 +366,16 @@ def test_a_job_that_keeps_saying_running_is_still_due_at_its_deadline(books: Boo
 def test_urls_that_change_with_every_poll_do_not_keep_an_asset_alive_for_ever(books: Books) -> None:
     ref = books.archiving(1)
     books.execute("UPDATE assets SET attempts = 300")
-    assert books.deliver(ref, succeeded(*urls(1, "fresh")), Source.POLL) is Verdict.DUPLICATE
+    assert books.deliver(ref, succeeded(*urls(1, "fresh")), Source.POLL) is Decision.DUPLICATE
     assert [asset.url for asset in books.assets(ref)] == urls(1)
 
 
-def test_a_late_callback_teaches_an_expired_job_its_id_so_that_a_retry_can_save_it(books: Books) -> None:
+def test_a_late_callback_teaches_an_expired_job_its_id_so_that_a_retry_can_save_it(
+    books: Books,
+) -> None:
     ref = books.submitting()
     books.ledger.expire(ref, "the answer to the submit was lost")
-    assert books.deliver(ref, succeeded()) is Verdict.CONTRADICTION
+    assert books.deliver(ref, succeeded()) is Decision.CONTRADICTION
     assert (books.job(ref).state, books.job(ref).provider_id) == (JobState.EXPIRED, "task-1")
     assert books.ledger.retry(ref).state is JobState.WAITING
 
@@ -293,6 +383,11 @@ def test_a_late_callback_teaches_an_expired_job_its_id_so_that_a_retry_can_save_
 def test_replaying_an_empty_success_is_not_its_second_time(books: Books) -> None:
     ref = books.waiting()
     books.deliver(ref, succeeded(""), Source.POLL)
-    (kept,) = books.reports.deliveries(ref)
-    assert books.inbox.accept(Delivery(ref, Source.POLL, kept.body, kept.received_at), replayed=kept.id) is Verdict.EMPTY
+    (kept,) = books.queries.deliveries(ref)
+    assert (
+        books.inbox.accept(
+            Delivery(ref, Source.POLL, kept.body, kept.received_at), replayed=kept.id
+        )
+        is Decision.EMPTY
+    )
     assert books.job(ref).state is JobState.WAITING

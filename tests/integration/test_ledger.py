@@ -14,7 +14,18 @@ from receiver.errors import KeyTakenError, LedgerError, ReceiverError, Unreadabl
 from receiver.ledger import writes
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Job
-from receiver.model import AssetState, Delivery, JobState, Mode, Outcome, Reason, Source, Submission, Verdict, new_ref
+from receiver.model import (
+    AssetState,
+    Decision,
+    Delivery,
+    JobState,
+    Mode,
+    Outcome,
+    Reason,
+    Source,
+    Submission,
+    new_ref,
+)
 from receiver.providers.grsai.protocol import read_report
 
 
@@ -27,9 +38,19 @@ class StubbornError(Exception):
 
 def test_a_job_is_written_down_before_it_is_posted(books: Books) -> None:
     job = books.job(books.submitting())
-    assert (job.state, job.provider_id, job.outcome, job.round, job.attempts) == (JobState.SUBMITTING, None, None, 0, 0)
-    assert (job.submitted_at, job.deadline_at, job.due_at) == (NOW, NOW + TIMING.job_timeout, NOW + TIMING.job_timeout)
-    assert (job.prompt, job.model, json.loads(books.reports.params(job.ref)), job.base_url) == (
+    assert (job.state, job.provider_id, job.outcome, job.round, job.attempts) == (
+        JobState.SUBMITTING,
+        None,
+        None,
+        0,
+        0,
+    )
+    assert (job.submitted_at, job.deadline_at, job.due_at) == (
+        NOW,
+        NOW + TIMING.job_timeout,
+        NOW + TIMING.job_timeout,
+    )
+    assert (job.prompt, job.model, json.loads(books.queries.params(job.ref)), job.base_url) == (
         "a red fox",
         "gpt-image-1.5",
         {"aspectRatio": "1:1"},
@@ -37,20 +58,30 @@ def test_a_job_is_written_down_before_it_is_posted(books: Books) -> None:
     )
 
 
-@pytest.mark.parametrize("prompt", ["", "红色的狐狸 🦊", 'it\'s 100 % "quoted"; DROP TABLE jobs; --', "x" * 100_000])
+@pytest.mark.parametrize(
+    "prompt", ["", "红色的狐狸 🦊", 'it\'s 100 % "quoted"; DROP TABLE jobs; --', "x" * 100_000]
+)
 def test_a_prompt_is_kept_to_the_letter(books: Books, prompt: str) -> None:
     assert books.job(books.submitting(prompt)).prompt == prompt
 
 
-@pytest.mark.parametrize(("mode", "wait"), [(Mode.WEBHOOK, TIMING.poll_after), (Mode.POLL, TIMING.poll_interval)])
-def test_an_accepted_job_waits_and_is_asked_about_in_time(books: Books, mode: Mode, wait: float) -> None:
+@pytest.mark.parametrize(
+    ("mode", "wait"), [(Mode.WEBHOOK, TIMING.poll_after), (Mode.POLL, TIMING.poll_interval)]
+)
+def test_an_accepted_job_waits_and_is_asked_about_in_time(
+    books: Books, mode: Mode, wait: float
+) -> None:
     job = books.ledger.accepted(books.submitting(mode=mode), "task-1")
     assert (job.state, job.provider_id, job.due_at) == (JobState.WAITING, "task-1", NOW + wait)
 
 
 def test_a_refused_job_failed_in_the_providers_words(books: Books) -> None:
     job = books.ledger.refused(books.submitting(), "insufficient credits")
-    assert (job.state, job.reason, job.message) == (JobState.FAILED, Reason.REFUSED, "insufficient credits")
+    assert (job.state, job.reason, job.message) == (
+        JobState.FAILED,
+        Reason.REFUSED,
+        "insufficient credits",
+    )
     assert (job.finished_at, job.due_at, job.ended_at, job.outcome) == (NOW, None, None, None)
     assert books.events(job.ref) == ["job.failed"]
 
@@ -64,17 +95,26 @@ def test_a_refusal_after_a_callback_changes_nothing(books: Books) -> None:
 
 
 @pytest.mark.parametrize("happening", [Ledger.accepted, Ledger.refused, Ledger.expire])
-def test_a_job_that_is_not_there_is_named(books: Books, happening: Callable[[Ledger, str, str], object]) -> None:
+def test_a_job_that_is_not_there_is_named(
+    books: Books, happening: Callable[[Ledger, str, str], object]
+) -> None:
     with pytest.raises(ReceiverError, match="there is no job nowhere"):
         happening(books.ledger, "nowhere", "word")
 
 
 @pytest.mark.parametrize(
     ("body", "state"),
-    [(running(), JobState.WAITING), (succeeded(), JobState.ARCHIVING), (failed(), JobState.FAILED), (succeeded(""), JobState.WAITING)],
+    [
+        (running(), JobState.WAITING),
+        (succeeded(), JobState.ARCHIVING),
+        (failed(), JobState.FAILED),
+        (succeeded(""), JobState.WAITING),
+    ],
     ids=["running", "succeeded", "failed", "empty"],
 )
-def test_a_callback_may_overtake_the_submits_answer(books: Books, body: bytes, state: JobState) -> None:
+def test_a_callback_may_overtake_the_submits_answer(
+    books: Books, body: bytes, state: JobState
+) -> None:
     ref = books.submitting()
     books.deliver(ref, body)
     overtaken = books.everything()
@@ -100,7 +140,10 @@ def test_a_callers_key_is_taken_by_one_job_and_its_holder_is_named(books: Books)
     with pytest.raises(KeyTakenError) as taken:
         with_key(books)
     assert (taken.value.ref, books.ledger.key_holder("order-1")) == (holder.ref, holder)
-    assert len({with_key(books, "order-2").ref, with_key(books, None).ref, with_key(books, None).ref}) == 3
+    assert (
+        len({with_key(books, "order-2").ref, with_key(books, None).ref, with_key(books, None).ref})
+        == 3
+    )
 
 
 def test_a_refused_job_has_not_spent_its_key(books: Books) -> None:
@@ -116,7 +159,7 @@ def test_of_many_submits_with_one_key_at_once_one_makes_a_job(books: Books) -> N
     for number in range(4):
         refs = side_by_side([partial(ref_for_key, books, f"order-{number}")] * 6)
         assert len(set(refs)) == 1
-    assert sum(books.reports.counts().values()) == 4
+    assert sum(books.queries.counts().values()) == 4
 
 
 def ref_for_key(books: Books, key: str) -> str:
@@ -158,7 +201,7 @@ def test_an_id_that_is_another_jobs_is_left_out(books: Books) -> None:
     by_answer = books.ledger.accepted(books.submitting(), "task-1")
     assert (by_answer.state, by_answer.provider_id) == (JobState.WAITING, None)
     by_callback = books.submitting()
-    assert books.deliver(by_callback, running("task-1")) is Verdict.PROGRESS
+    assert books.deliver(by_callback, running("task-1")) is Decision.PROGRESS
     assert books.job(by_callback).provider_id is None
     assert books.job(first).provider_id == "task-1"
 
@@ -175,18 +218,37 @@ def test_the_last_asset_has_its_job_concluded_and_each_end_is_told_once(books: B
     books.conclude(ref)
     assert books.events(ref) == ["asset.archived", "asset.archived", "job.archived"]
     job = books.job(ref)
-    assert (job.state, job.outcome, job.finished_at, job.due_at, job.claim) == (JobState.ARCHIVED, Outcome.SUCCEEDED, NOW, None, None)
-    payload = json.loads(books.reports.events()[0]["payload"])
-    assert (payload["ref"], payload["index"], payload["sha256"], payload["size"]) == (ref, 0, "0" * 64, 1000)
+    assert (job.state, job.outcome, job.finished_at, job.due_at, job.claim) == (
+        JobState.ARCHIVED,
+        Outcome.SUCCEEDED,
+        NOW,
+        None,
+        None,
+    )
+    payload = json.loads(books.queries.events()[0]["payload"])
+    assert (payload["ref"], payload["index"], payload["sha256"], payload["size"]) == (
+        ref,
+        0,
+        "0" * 64,
+        1000,
+    )
 
 
 @pytest.mark.parametrize(("state", "event"), [(AssetState.FAILED, []), (AssetState.EXPIRED, [])])
-def test_an_asset_that_is_given_up_says_why_and_is_not_announced_as_archived(books: Books, state: AssetState, event: list[str]) -> None:
+def test_an_asset_that_is_given_up_says_why_and_is_not_announced_as_archived(
+    books: Books, state: AssetState, event: list[str]
+) -> None:
     ref = books.archiving()
     (claimed,) = books.ledger.claim_assets(1)
     books.ledger.give_up_asset(claimed, state, "it is a cat")
     (asset,) = books.assets(ref)
-    assert (asset.state, asset.error, asset.finished_at, asset.due_at, asset.claim) == (state, "it is a cat", NOW, None, None)
+    assert (asset.state, asset.error, asset.finished_at, asset.due_at, asset.claim) == (
+        state,
+        "it is a cat",
+        NOW,
+        None,
+        None,
+    )
     assert (books.events(ref), books.job(ref).due_at) == (event, NOW)
 
 
@@ -195,7 +257,12 @@ def test_a_job_without_a_result_expires(books: Books, bring: Callable[[Books], s
     ref = bring(books)
     books.ledger.expire(ref, "no word")
     job = books.job(ref)
-    assert (job.state, job.message, job.reason, job.finished_at) == (JobState.EXPIRED, "no word", None, NOW)
+    assert (job.state, job.message, job.reason, job.finished_at) == (
+        JobState.EXPIRED,
+        "no word",
+        None,
+        NOW,
+    )
     assert books.events(ref) == ["job.expired"]
 
 
@@ -242,11 +309,22 @@ def test_a_failed_job_is_asked_for_again_in_a_new_round(books: Books) -> None:
     ref = books.failed()
     books.clock.advance(100)
     job = books.ledger.retry(ref)
-    assert (job.state, job.round, job.reason, job.message, job.outcome) == (JobState.WAITING, 1, None, "", None)
-    assert (job.finished_at, job.ended_at, job.due_at, job.deadline_at) == (None, None, NOW + 100, NOW + 100 + TIMING.job_timeout)
-    assert books.deliver(ref, failed(), Source.POLL) is Verdict.ENDED
+    assert (job.state, job.round, job.reason, job.message, job.outcome) == (
+        JobState.WAITING,
+        1,
+        None,
+        "",
+        None,
+    )
+    assert (job.finished_at, job.ended_at, job.due_at, job.deadline_at) == (
+        None,
+        None,
+        NOW + 100,
+        NOW + 100 + TIMING.job_timeout,
+    )
+    assert books.deliver(ref, failed(), Source.POLL) is Decision.ENDED
     assert books.events(ref) == ["job.failed", "job.failed"]
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
 
 
 def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Books) -> None:
@@ -258,15 +336,23 @@ def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Book
     books.ledger.conclude(claimed, JobState.EXPIRED)
     books.clock.advance(10_000)
     job = books.ledger.retry(ref)
-    assert (job.state, job.outcome, job.due_at) == (JobState.ARCHIVING, Outcome.SUCCEEDED, NOW + 10_000)
+    assert (job.state, job.outcome, job.due_at) == (
+        JobState.ARCHIVING,
+        Outcome.SUCCEEDED,
+        NOW + 10_000,
+    )
     assert books.pending(ref) == [bad.row.idx]
-    assert books.deliver(ref, succeeded(*urls(2, "fresh")), Source.POLL) is Verdict.REFRESHED
+    assert books.deliver(ref, succeeded(*urls(2, "fresh")), Source.POLL) is Decision.REFRESHED
     (again,) = books.ledger.claim_assets(10)
-    assert (again.row.idx, again.row.url, again.row.attempts) == (bad.row.idx, urls(2, "fresh")[1], 1)
+    assert (again.row.idx, again.row.url, again.row.attempts) == (
+        bad.row.idx,
+        urls(2, "fresh")[1],
+        1,
+    )
     books.ledger.finish_asset(again, stored(again))
     books.conclude(ref)
     assert books.events(ref) == ["asset.archived", "job.expired", "asset.archived", "job.archived"]
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
 
 
 @pytest.mark.parametrize(
@@ -276,11 +362,16 @@ def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Book
         (Books.waiting, "is waiting: there is nothing to retry"),
         (Books.archiving, "is archiving: there is nothing to retry"),
         (Books.archived, "is archived: there is nothing to retry"),
-        (lambda books: books.ledger.refused(books.submitting(), "no").ref, "submit it again as a new job"),
+        (
+            lambda books: books.ledger.refused(books.submitting(), "no").ref,
+            "submit it again as a new job",
+        ),
         (lambda _: "nowhere", "there is no job nowhere"),
     ],
 )
-def test_a_retry_that_cannot_help_is_refused_and_says_why(books: Books, bring: Callable[[Books], str], complaint: str) -> None:
+def test_a_retry_that_cannot_help_is_refused_and_says_why(
+    books: Books, bring: Callable[[Books], str], complaint: str
+) -> None:
     ref = bring(books)
     before = books.everything()
     with pytest.raises(ReceiverError, match=complaint):
@@ -304,10 +395,12 @@ def test_a_hint_that_became_a_job_meanwhile_makes_no_second_one(books: Books) ->
     (claimed,) = books.ledger.claim_hints(1)
     books.waiting("task-1")
     books.ledger.adopt_hint(new_ref(NOW), claimed.row, BASE_URL)
-    assert (sum(books.reports.counts().values()), books.everything()["hints"]) == (1, [])
+    assert (sum(books.queries.counts().values()), books.everything()["hints"]) == (1, [])
 
 
-def test_strangers_may_name_so_many_tasks_a_minute_of_all_processes(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_may_name_so_many_tasks_a_minute_of_all_processes(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("receiver.ledger.hints.MOST_A_MINUTE", 3)
     assert [books.ledger.hint(f"task-{number}") for number in range(4)] == [True, True, True, False]
     assert books.ledger.hint("task-2") is True, "it is known already"
@@ -315,14 +408,20 @@ def test_strangers_may_name_so_many_tasks_a_minute_of_all_processes(books: Books
     assert books.ledger.hint("task-4") is True
 
 
-def test_the_oldest_hint_makes_room_so_that_a_flood_locks_nobody_out(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_hint_makes_room_so_that_a_flood_locks_nobody_out(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("receiver.ledger.hints.MOST_WAITING", 3)
     books.ledger.hint("task-0")
     (held,) = books.ledger.claim_hints(1)
     for number in range(1, 6):
         books.clock.advance(1)
         assert books.ledger.hint(f"task-{number}") is True
-    assert sorted(row[0] for row in books.everything()["hints"]) == ["task-0", "task-4", "task-5"], "what is just looked into stays"
+    assert sorted(row[0] for row in books.everything()["hints"]) == [
+        "task-0",
+        "task-4",
+        "task-5",
+    ], "what is just looked into stays"
     books.ledger.drop_hint(held.row)
 
 

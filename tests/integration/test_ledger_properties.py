@@ -14,7 +14,9 @@ from receiver.ledger.tables import metadata
 from receiver.model import FINAL_STATES, AssetState, JobState, Source
 
 # One ledger serves all examples of a test; each example empties it first.
-PACE = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PACE = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Told:
             return running(named)
         if self.says == "failed":
             return failed(provider_id=named)
-        return succeeded(*([""] if self.says == "empty" else urls(int(self.says))), provider_id=named)
+        return succeeded(
+            *([""] if self.says == "empty" else urls(int(self.says))), provider_id=named
+        )
 
 
 @dataclass
@@ -41,11 +45,11 @@ class Expected:
 
     end: str | None = None  # what the first end said
     empty_before: bool = False
-    reports: int = 0
+    queries: int = 0
 
     def hear(self, told: Told) -> None:
         """Take note of one more report."""
-        self.reports += 1
+        self.queries += 1
         if self.end is not None or told.says == "running":
             return
         if told.says != "empty":
@@ -82,7 +86,9 @@ class Life:
             case "answer":
                 self.books.ledger.accepted(self.ref, self.provider_id)
             case "claim":
-                self.held += self.books.ledger.claim_assets(1) or self.books.ledger.claim_assets(1, suspects=True)
+                self.held += self.books.ledger.claim_assets(1) or self.books.ledger.claim_assets(
+                    1, suspects=True
+                )
             case "lease ends":
                 self.books.clock.advance(60)
             case "restart":
@@ -103,7 +109,9 @@ class Life:
 
     def _conclude(self) -> None:
         for claimed in self.books.ledger.claim_jobs(100):
-            done = claimed.row.state is JobState.ARCHIVING and not self.books.pending(claimed.row.ref)
+            done = claimed.row.state is JobState.ARCHIVING and not self.books.pending(
+                claimed.row.ref
+            )
             if done:
                 self.books.ledger.conclude(claimed, JobState.ARCHIVED)
             else:
@@ -113,7 +121,7 @@ class Life:
         """See that the job is what its reports made of it, and that nothing final changed."""
         job, assets = self.books.job(self.ref), self.books.assets(self.ref)
         assert [asset.idx for asset in assets] == list(range(self.expected.results))
-        assert len(self.books.reports.deliveries(self.ref)) == self.expected.reports
+        assert len(self.books.queries.deliveries(self.ref)) == self.expected.queries
         allowed = {
             None: {JobState.SUBMITTING, JobState.WAITING},
             "failed": {JobState.FAILED},
@@ -125,24 +133,38 @@ class Life:
             assert {asset.state for asset in assets} <= {AssetState.ARCHIVED}
         archived = sum(asset.state is AssetState.ARCHIVED for asset in assets)
         told = self.books.events(self.ref)
-        assert (told.count("asset.archived"), len(told)) == (archived, archived + (self.final is not None))
+        assert (told.count("asset.archived"), len(told)) == (
+            archived,
+            archived + (self.final is not None),
+        )
 
 
 SOURCES = [Source.CALLBACK, Source.POLL, Source.STREAM]
-REPORTS = st.builds(Told, st.sampled_from(["running", "failed", "empty", "1", "2", "3"]), st.sampled_from(SOURCES), st.booleans())
+REPORTS = st.builds(
+    Told,
+    st.sampled_from(["running", "failed", "empty", "1", "2", "3"]),
+    st.sampled_from(SOURCES),
+    st.booleans(),
+)
 DEEDS = st.sampled_from(["answer", "claim", "finish", "lease ends", "restart", "conclude"])
 STEPS = st.lists(st.tuples(st.integers(0, 1), REPORTS | DEEDS), max_size=14)
 
 
 def lives_in(books: Books, number: int) -> list[Life]:
     """Empty the books, and submit so many jobs."""
-    books.database.write(lambda connection: [connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)])
+    books.database.write(
+        lambda connection: [
+            connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)
+        ]
+    )
     return [Life(books, books.submitting(), f"task-{name}") for name in range(number)]
 
 
 @PACE
 @given(steps=STEPS)
-def test_the_first_end_counts_once_in_whatever_order_things_happen(books: Books, steps: list[tuple[int, Told | str]]) -> None:
+def test_the_first_end_counts_once_in_whatever_order_things_happen(
+    books: Books, steps: list[tuple[int, Told | str]]
+) -> None:
     lives = lives_in(books, 2)
     for which, step in steps:
         if isinstance(step, Told):
@@ -151,27 +173,34 @@ def test_the_first_end_counts_once_in_whatever_order_things_happen(books: Books,
             lives[which].work(step)
         for life in lives:
             life.check()
-        assert books.reports.audit().ok
+        assert books.queries.audit().ok
 
 
 @PACE
-@given(reports=st.lists(REPORTS, min_size=1, max_size=6), data=st.data())
-def test_reports_that_come_again_change_nothing(books: Books, reports: list[Told], data: st.DataObject) -> None:
+@given(queries=st.lists(REPORTS, min_size=1, max_size=6), data=st.data())
+def test_reports_that_come_again_change_nothing(
+    books: Books, queries: list[Told], data: st.DataObject
+) -> None:
     (life,) = lives_in(books, 1)
-    for told in reports:
+    for told in queries:
         life.hear(told)
     if life.expected.end is None:
         life.hear(Told("2", Source.CALLBACK, named=True))
     before = books.job(life.ref), books.assets(life.ref), books.events(life.ref)
-    for told in data.draw(st.permutations(reports)):
+    for told in data.draw(st.permutations(queries)):
         life.hear(Told(told.says, Source.CALLBACK, told.named))
     assert (books.job(life.ref), books.assets(life.ref), books.events(life.ref)) == before
     life.check()
 
 
 @PACE
-@given(results=st.integers(1, 3), order=st.permutations([*["claim", "finish"] * 3, "lease ends", "restart", "conclude"]))
-def test_every_job_comes_home_whatever_happened_to_its_workers(books: Books, results: int, order: list[str]) -> None:
+@given(
+    results=st.integers(1, 3),
+    order=st.permutations([*["claim", "finish"] * 3, "lease ends", "restart", "conclude"]),
+)
+def test_every_job_comes_home_whatever_happened_to_its_workers(
+    books: Books, results: int, order: list[str]
+) -> None:
     (life,) = lives_in(books, 1)
     life.hear(Told(str(results), Source.CALLBACK, named=True))
     for deed in order:
@@ -181,4 +210,4 @@ def test_every_job_comes_home_whatever_happened_to_its_workers(books: Books, res
         life.work(deed)
     life.check()
     assert books.job(life.ref).state is JobState.ARCHIVED
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok

@@ -28,17 +28,29 @@ FORBIDDEN: list[tuple[str, str, dict[str, object]]] = [
     ("jobs", "ck_jobs_api", {"api": "telex"}),
     ("jobs", "ck_jobs_mode", {"mode": "fax"}),
     ("jobs", "ck_jobs_outcome", {"outcome": "running"}),
-    ("jobs", "ck_jobs_reason", {"state": "failed", "reason": "bad luck", "finished_at": 1.0, "due_at": None}),
+    (
+        "jobs",
+        "ck_jobs_reason",
+        {"state": "failed", "reason": "bad luck", "finished_at": 1.0, "due_at": None},
+    ),
     ("jobs", "ck_jobs_reason_iff_failed", {"state": "failed", "finished_at": 1.0, "due_at": None}),
     ("jobs", "ck_jobs_reason_iff_failed", {"reason": "refused"}),
     ("jobs", "ck_jobs_final_is_finished", {"state": "expired"}),
     ("jobs", "ck_jobs_final_is_finished", {"finished_at": 1.0, "due_at": None}),
     ("jobs", "ck_jobs_due_until_finished", {"due_at": None}),
     ("jobs", "ck_jobs_due_until_finished", {"state": "expired", "finished_at": 1.0}),
-    ("jobs", "ck_jobs_claim_is_unfinished", {"state": "expired", "finished_at": 1.0, "due_at": None, "claim": "mine"}),
+    (
+        "jobs",
+        "ck_jobs_claim_is_unfinished",
+        {"state": "expired", "finished_at": 1.0, "due_at": None, "claim": "mine"},
+    ),
     ("jobs", "ck_jobs_archiving_succeeded", {"state": "archiving"}),
     ("jobs", "ck_jobs_archiving_succeeded", {"state": "archiving", "outcome": "failed"}),
-    ("jobs", "ck_jobs_archiving_succeeded", {"state": "archived", "finished_at": 1.0, "due_at": None}),
+    (
+        "jobs",
+        "ck_jobs_archiving_succeeded",
+        {"state": "archived", "finished_at": 1.0, "due_at": None},
+    ),
     ("jobs", "ck_jobs_progress", {"progress": 101}),
     ("jobs", "ck_jobs_progress", {"progress": -1}),
     ("jobs", "uq_jobs_provider_id", {"provider_id": "task-1"}),
@@ -52,7 +64,11 @@ FORBIDDEN: list[tuple[str, str, dict[str, object]]] = [
     ("assets", "ck_assets_pending_iff_due", {"state": "failed", "finished_at": 1.0}),
     ("assets", "ck_assets_pending_iff_unfinished", {"finished_at": 1.0}),
     ("assets", "ck_assets_pending_iff_unfinished", {"state": "failed", "due_at": None}),
-    ("assets", "ck_assets_claim_is_pending", {"state": "failed", "due_at": None, "finished_at": 1.0, "claim": "mine"}),
+    (
+        "assets",
+        "ck_assets_claim_is_pending",
+        {"state": "failed", "due_at": None, "finished_at": 1.0, "claim": "mine"},
+    ),
     ("assets", "fk_assets", {"ref": "nowhere"}),
     ("events", "ck_events_type", {"type": "job.lost"}),
     ("events", "fk_events", {"ref": "nowhere"}),
@@ -71,7 +87,14 @@ FORBIDDEN: list[tuple[str, str, dict[str, object]]] = [
 ]
 FORBIDDEN += [
     ("assets", "ck_assets_archived_is_known", {**ARCHIVED, "key": "k1", **unknown})
-    for unknown in ({"key": None}, {"sha256": None}, {"sha256": "0" * 63}, {"size": None}, {"size": 0}, {"content_type": None})
+    for unknown in (
+        {"key": None},
+        {"sha256": None},
+        {"sha256": "0" * 63},
+        {"size": None},
+        {"size": 0},
+        {"content_type": None},
+    )
 ]
 
 
@@ -94,19 +117,48 @@ JOB = {
 }
 ROWS: dict[str, dict[str, object]] = {
     "jobs": JOB,
-    "deliveries": {"ref": REF, "source": "poll", "verdict": "late", "received_at": 1.0, "digest": "", "body": b""},
+    "deliveries": {
+        "ref": REF,
+        "source": "poll",
+        "verdict": "late",
+        "received_at": 1.0,
+        "digest": "",
+        "body": b"",
+    },
     "assets": {"ref": REF, "idx": 0, "url": "", "announced_at": 1.0, "expires_at": 1.0, **ARCHIVED},
-    "events": {"type": "job.failed", "ref": REF, "idx": 0, "round": 0, "created_at": 1.0, "payload": "{}"},
+    "events": {
+        "type": "job.failed",
+        "ref": REF,
+        "idx": 0,
+        "round": 0,
+        "created_at": 1.0,
+        "payload": "{}",
+    },
     "hints": {"provider_id": "task-1", "received_at": 1.0, "due_at": 1.0},
     "attempts": {"ref": REF, "idx": 0, "at": 1.0, "error": "404"},
     "destinations": {"name": "log", "cursor": 0},
-    "sendings": {"destination": "log", "event": 1, "ref": REF, "state": "pending", "since": 1.0, "due_at": 1.0},
+    "sendings": {
+        "destination": "log",
+        "event": 1,
+        "ref": REF,
+        "state": "pending",
+        "since": 1.0,
+        "due_at": 1.0,
+    },
 }
 # What the tables would take beside it; each forbidden row differs from these in what is forbidden.
 OTHERS: dict[str, dict[str, object]] = {
     "jobs": {**JOB, "ref": "other", "provider_id": "task-2", "key": "order-2"},
     "deliveries": ROWS["deliveries"],
-    "assets": {"ref": REF, "idx": 1, "url": "", "announced_at": 1.0, "expires_at": 1.0, "state": "pending", "due_at": 1.0},
+    "assets": {
+        "ref": REF,
+        "idx": 1,
+        "url": "",
+        "announced_at": 1.0,
+        "expires_at": 1.0,
+        "state": "pending",
+        "due_at": 1.0,
+    },
     "events": {**ROWS["events"], "idx": 1},
     "hints": {**ROWS["hints"], "provider_id": "task-2"},
     "attempts": ROWS["attempts"],
@@ -119,7 +171,9 @@ class TakenError(Exception):
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
     """Fill one ledger for all these tests with a row of everything; each test leaves it as it was."""
     if request.param == "sqlite":
         path = tmp_path_factory.mktemp("rules") / "ledger.sqlite3"
@@ -135,7 +189,9 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize(("table", "rule", "wrong"), FORBIDDEN)
-def test_the_database_refuses_a_row_that_breaks_a_rule(database: Database, table: str, rule: str, wrong: dict[str, object]) -> None:
+def test_the_database_refuses_a_row_that_breaks_a_rule(
+    database: Database, table: str, rule: str, wrong: dict[str, object]
+) -> None:
     with pytest.raises(IntegrityError) as refusal:
         database.write(partial(insert, table=table, row={**OTHERS[table], **wrong}))
     assert names(rule, str(refusal.value.orig))
@@ -144,9 +200,24 @@ def test_the_database_refuses_a_row_that_breaks_a_rule(database: Database, table
 
 
 def test_every_rule_has_a_row_that_breaks_it() -> None:
-    rules = {str(rule.name) for table in metadata.sorted_tables for rule in table.constraints if isinstance(rule, CheckConstraint)}
-    rules |= {str(rule.name) for table in metadata.sorted_tables for rule in table.constraints if isinstance(rule, UniqueConstraint)}
-    rules |= {str(index.name) for table in metadata.sorted_tables for index in table.indexes if index.unique}
+    rules = {
+        str(rule.name)
+        for table in metadata.sorted_tables
+        for rule in table.constraints
+        if isinstance(rule, CheckConstraint)
+    }
+    rules |= {
+        str(rule.name)
+        for table in metadata.sorted_tables
+        for rule in table.constraints
+        if isinstance(rule, UniqueConstraint)
+    }
+    rules |= {
+        str(index.name)
+        for table in metadata.sorted_tables
+        for index in table.indexes
+        if index.unique
+    }
     tried = {rule for _, rule, _ in FORBIDDEN}
     assert rules <= tried
 
@@ -165,4 +236,8 @@ def names(rule: str, complaint: str) -> bool:
     """Say whether the database's complaint is about this rule. SQLite names CHECKs, but says only "UNIQUE" or "FOREIGN KEY" of others."""
     kind = {"uq": "UNIQUE", "pk": "UNIQUE", "fk": "FOREIGN KEY"}.get(rule[:2], rule)
     own_name = {"pk": "_pkey", "fk": "_fkey"}.get(rule[:2])
-    return kind in complaint or (f'"{rule[3:]}' in complaint and f'{own_name}"' in complaint if own_name else rule in complaint)
+    return kind in complaint or (
+        f'"{rule[3:]}' in complaint and f'{own_name}"' in complaint
+        if own_name
+        else rule in complaint
+    )

@@ -43,7 +43,9 @@ def test_what_there_is_comes_in_order_and_then_it_ends(books: Books) -> None:
     ]
     assert {event.ref for event, _ in found} == {ref}
     assert [upto for _, upto in found] == [1, 2, 3]
-    assert [event for event, _ in listener(books).events(1, follow=False) if event] == [event for event, _ in found[1:]]
+    assert [event for event, _ in listener(books).events(1, follow=False) if event] == [
+        event for event, _ in found[1:]
+    ]
 
 
 def test_it_waits_for_what_happens_next(books: Books) -> None:
@@ -51,7 +53,9 @@ def test_it_waits_for_what_happens_next(books: Books) -> None:
     pauses: list[float] = []
     seen: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
-        seen.extend(event for event, _ in listener(books, pauses=pauses).events(1, follow=True) if event)
+        seen.extend(
+            event for event, _ in listener(books, pauses=pauses).events(1, follow=True) if event
+        )
     assert len(pauses) == 3
 
 
@@ -103,7 +107,10 @@ def test_a_number_that_no_event_has_is_no_place(tmp_path: Path, text: str) -> No
 
 def test_only_where_a_place_is_kept_an_event_is_said_to_be_done_again(tmp_path: Path) -> None:
     assert Cursor(tmp_path / "place").outlook(437) == "it is done again with the next start"
-    assert Cursor(None).outlook(437) == "without --cursor nothing is remembered: `--after 436` begins with it again"
+    assert (
+        Cursor(None).outlook(437)
+        == "without --cursor nothing is remembered: `--after 436` begins with it again"
+    )
 
 
 def test_a_place_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
@@ -115,7 +122,11 @@ def test_a_place_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
 
 
 def test_a_command_has_the_event_on_its_stdin_and_in_its_environment(tmp_path: Path) -> None:
-    told = {"id": "ref-0-asset-archived-0", "type": "asset.archived", "data": {"ref": "R", "key": "a/0.png", "job_key": None, "size": 7}}
+    told = {
+        "id": "ref-0-asset-archived-0",
+        "type": "asset.archived",
+        "data": {"ref": "R", "key": "a/0.png", "job_key": None, "size": 7},
+    }
     out = tmp_path / "out"
     script = 'cat > "$0"; echo "$EVENT_ID $EVENT_TYPE $EVENT_REF $EVENT_KEY $EVENT_SIZE ${EVENT_JOB_KEY-none}" >> "$0"; exit 3'
     assert run_command(f"sh -c '{script}' {out}", told) == 3

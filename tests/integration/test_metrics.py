@@ -15,14 +15,14 @@ from structlog.testing import capture_logs
 from web_client import WebSide, web_side
 
 from receiver.errors import LedgerError
-from receiver.ledger.backlog import Backlogs
-from receiver.ledger.reports import Audit
+from receiver.ledger.backlog import BacklogQueries
+from receiver.ledger.queries import Audit
 from receiver.maintenance import periodic_audit
 from receiver.model import AssetState
 from receiver.telemetry import metrics
 from receiver.telemetry.metric_files import Counter, names
-from receiver.worker.engine import Lane
-from receiver.worker.instrumented import observed
+from receiver.worker.engine import WorkQueue
+from receiver.worker.instrumented import instrumented
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,15 +30,15 @@ ROOT = Path(__file__).parents[2]
 COUNTING = """
 import sys
 from pathlib import Path
-from receiver.telemetry import metrics
-figure = metrics.Counter("test_figure", "Of a test.", ["kind"], known=[("never",)])
+from receiver.telemetry import metric_files
+figure = metric_files.Counter("test_figure", "Of a test.", ["kind"], known=[("never",)])
 assert "prometheus_client" not in sys.modules
-metrics.prepare(Path(sys.argv[1]))
-metrics.show()
+metric_files.prepare(Path(sys.argv[1]))
+metric_files.show()
 for line in sys.stdin:
     if line == "count\\n":
         figure.labels("seen").inc(3)
-    print(metrics.serve("127.0.0.1", 0), flush=True)
+    print(metric_files.serve("127.0.0.1", 0), flush=True)
 """
 
 
@@ -47,7 +47,9 @@ class Process:
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-c", COUNTING, str(folder)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
 
     def says(self, word: str) -> str:
         """Have it do something; return what it shows afterwards."""
@@ -55,7 +57,9 @@ class Process:
         assert self._process.stdout is not None
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
-        return requests.get(f"http://127.0.0.1:{int(self._process.stdout.readline())}/metrics", timeout=5).text
+        return requests.get(
+            f"http://127.0.0.1:{int(self._process.stdout.readline())}/metrics", timeout=5
+        ).text
 
     def end(self) -> None:
         """Kill it, as it may happen."""
@@ -68,7 +72,9 @@ def seen(text: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_what_a_dead_process_counted_is_kept_while_another_lives_and_forgotten_when_all_begin_anew(tmp_path: Path) -> None:
+def test_what_a_dead_process_counted_is_kept_while_another_lives_and_forgotten_when_all_begin_anew(
+    tmp_path: Path,
+) -> None:
     first = Process(tmp_path)
     try:
         shown = first.says("count")
@@ -119,7 +125,9 @@ class Change:
 
 
 def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(books: Books) -> None:
-    archived, retried, failed = (Change(metrics.ASSETS, outcome) for outcome in ("archived", "retry", "failed"))
+    archived, retried, failed = (
+        Change(metrics.ASSETS, outcome) for outcome in ("archived", "retry", "failed")
+    )
     size, lost = Change(metrics.BYTES), Change(metrics.LOST, "asset")
     left = metrics.TIME_LEFT.made()
     before = left._sum.get()
@@ -133,8 +141,12 @@ def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(books: B
     assert left._sum.get() - before == TIMING.url_lifetime - 200
 
 
-def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_once(books: Books) -> None:
-    ended, duplicate = (Change(metrics.DELIVERIES, "callback", verdict) for verdict in ("ended", "duplicate"))
+def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_once(
+    books: Books,
+) -> None:
+    ended, duplicate = (
+        Change(metrics.DELIVERIES, "callback", verdict) for verdict in ("ended", "duplicate")
+    )
     lost, risks = Change(metrics.LOST, "job"), Change(metrics.AT_RISK)
     ref = books.archiving()
     books.deliver(ref, succeeded("https://files.test/first/0.png"))
@@ -150,7 +162,9 @@ def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_on
 def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(books: Books) -> None:
     taken = Change(metrics.TAKEN_OVER)
     books.archiving()
-    lane = observed(Lane("assets", 1, lambda: None, books.ledger.claim_assets, lambda _claimed: None))
+    lane = instrumented(
+        WorkQueue("assets", 1, lambda: None, books.ledger.claim_assets, lambda _claimed: None)
+    )
     lane.claim(1)
     assert taken.by == 0
     books.ledger.take_over()
@@ -166,7 +180,9 @@ def test_the_audit_shows_the_difference_and_says_aloud_when_the_books_do_not_agr
     assert metrics.DIFFERENCE.made()._value.get() == 0
 
 
-def test_the_books_are_looked_at_again_after_an_audit_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_books_are_looked_at_again_after_an_audit_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(periodic_audit, "FIRST", 0.001)
     monkeypatch.setattr(periodic_audit, "EVERY", 0.001)
     troubles: list[Exception] = [LedgerError("away"), ZeroDivisionError("a mistake")]
@@ -178,7 +194,7 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(monkeypatch: p
         found.set()
         return Audit(0, 0, 0, 0, 0, {})
 
-    with capture_logs() as told, periodic_audit.bookkeeping(audit):
+    with capture_logs() as told, periodic_audit.audit_periodically(audit):
         assert found.wait(20)
     assert [line["event"] for line in told[:2]] == ["audit broke off", "ledger not audited"]
 
@@ -187,11 +203,14 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(monkeypatch: p
 
 
 def test_the_backlog_is_what_is_due_and_nobody_has_taken(books: Books) -> None:
-    backlogs = Backlogs(books.database, TIMING.url_lifetime, books.clock)
+    backlogs = BacklogQueries(books.database, TIMING.url_lifetime, books.clock)
     books.archiving(3)
     books.clock.advance(10)
     found = backlogs.measure()
-    assert (found.due, found.oldest) == ({"assets": 3, "jobs": 0, "hints": 0}, {"assets": 10.0, "jobs": 0.0, "hints": 0.0})
+    assert (found.due, found.oldest) == (
+        {"assets": 3, "jobs": 0, "hints": 0},
+        {"assets": 10.0, "jobs": 0.0, "hints": 0.0},
+    )
     assert (found.pending, found.at_risk) == (3, 0)
     books.ledger.claim_assets(2)
     books.clock.advance(TIMING.url_lifetime * 3 / 4 - 11)
@@ -203,7 +222,11 @@ def test_the_backlog_is_what_is_due_and_nobody_has_taken(books: Books) -> None:
 
 @pytest.fixture
 def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    environ = {"DATABASE_URL": sqlite_url, "EVENT_URLS": "log:#job.failed,https://hooks.example/planted-path", "EVENT_SECRET": SECRET}
+    environ = {
+        "DATABASE_URL": sqlite_url,
+        "EVENT_URLS": "log:#job.failed,https://hooks.example/planted-path",
+        "EVENT_SECRET": SECRET,
+    }
     with web_side(tmp_path / "data", environ) as web:
         yield web
 
@@ -211,10 +234,18 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
 def test_a_scrape_shows_the_ledger_and_the_destinations_without_their_secrets(web: WebSide) -> None:
     web.services.outbox.begin(["https://gone.example (00000000)"])
     text = web.client.get("/metrics").text
-    for name in ("receiver_jobs", "receiver_backlog", "receiver_oldest_due_seconds", "receiver_assets_pending", "receiver_assets_at_risk"):
+    for name in (
+        "receiver_jobs",
+        "receiver_backlog",
+        "receiver_oldest_due_seconds",
+        "receiver_assets_pending",
+        "receiver_assets_at_risk",
+    ):
         assert f"\n{name}" in text
     assert 'receiver_events_waiting{destination="log:"} 0.0' in text
-    assert re.search(r'receiver_events_set_aside\{destination="https://hooks.example \(\w+\)"\} 0.0', text)
+    assert re.search(
+        r'receiver_events_set_aside\{destination="https://hooks.example \(\w+\)"\} 0.0', text
+    )
     assert "gone.example" not in text
     assert "planted" not in text
     assert SECRET not in text

@@ -11,7 +11,20 @@ from typing import NoReturn
 
 import pytest
 from ledgers import Books, opened
-from openai_server import PATH, PNGS, Endless, OpenAISide, Script, answered, cut_off, cut_short, silence, with_pictures, with_urls, wrong
+from openai_server import (
+    PATH,
+    PNGS,
+    Endless,
+    OpenAISide,
+    Script,
+    answered,
+    cut_off,
+    cut_short,
+    silence,
+    with_pictures,
+    with_urls,
+    wrong,
+)
 from processes import free_port
 from side_by_side import side_by_side
 
@@ -22,17 +35,33 @@ from receiver.errors import ConfigurationError, ReceiverError
 from receiver.ingest.tickets import Tickets
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.retry import WAITS
-from receiver.jobs.submit import BACK_OFF, Desk
+from receiver.jobs.submit import BACK_OFF, SubmitService
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Job
-from receiver.model import Api, AssetState, Delivery, JobState, Mode, Provider, Reason, Source, Submission, Verdict
+from receiver.model import (
+    Api,
+    AssetState,
+    Decision,
+    Delivery,
+    JobState,
+    Mode,
+    Provider,
+    Reason,
+    Source,
+    Submission,
+)
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
 from receiver.providers.openai.client import OpenAIClient
 
 MIB = 1024 * 1024
 TOO_MANY = wrong(429, "rate_limit_exceeded", "Rate limit reached")
-BLOCKED = wrong(400, "moderation_blocked", "Your request was rejected by the safety system.", type="image_generation_user_error")
+BLOCKED = wrong(
+    400,
+    "moderation_blocked",
+    "Your request was rejected by the safety system.",
+    type="image_generation_user_error",
+)
 
 
 def forbidden(*_: object) -> NoReturn:
@@ -50,13 +79,26 @@ class Shop:
         self.store = DirectoryStore(folder / "archive")
         self.pauses: list[float] = []
         self.on_pause: Callable[[], object] = list
-        self.reconciler = Reconciler(books.ledger, books.reports, books.inbox, self.store, None, "https://grsai.test")
+        self.reconciler = Reconciler(
+            books.ledger, books.queries, books.inbox, self.store, None, "https://grsai.test"
+        )
 
-    def desk(self, base_url: str, *, timeout: float = 10.0, largest_picture: int = MIB) -> Desk:
+    def submit_service(
+        self, base_url: str, *, timeout: float = 10.0, largest_picture: int = MIB
+    ) -> SubmitService:
         client = OpenAIClient("sk-test", base_url, timeout=timeout, largest_picture=largest_picture)
         tickets = Tickets(["0123456789abcdef"])
         books = self.books
-        return Desk(books.ledger, books.inbox, None, tickets, openai=client, base_url="unused", public_url=None, pause=self._pause)
+        return SubmitService(
+            books.ledger,
+            books.inbox,
+            None,
+            tickets,
+            openai=client,
+            base_url="unused",
+            public_url=None,
+            pause=self._pause,
+        )
 
     def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -64,7 +106,13 @@ class Shop:
 
     def work(self, fetcher: Fetcher | None = None) -> None:
         """Do once what a worker finds due."""
-        nowhere = Fetcher(AddressPolicy.parse((), ()), max_bytes=MIB, timeout=5, resolve=forbidden, connect=forbidden)
+        nowhere = Fetcher(
+            AddressPolicy.parse((), ()),
+            max_bytes=MIB,
+            timeout=5,
+            resolve=forbidden,
+            connect=forbidden,
+        )
         archiver = Archiver(self.books.ledger, fetcher or nowhere, self.store, self.scratch)
         for asset in self.books.ledger.claim_assets(100):
             archiver.archive(asset)
@@ -80,7 +128,7 @@ class Shop:
             return file.read()
 
     def jobs(self) -> list[Job]:
-        return self.books.reports.jobs()
+        return self.books.queries.jobs()
 
 
 @pytest.fixture
@@ -104,25 +152,36 @@ def order(key: str | None = None, **params: object) -> Submission:
 
 def test_pictures_in_the_answer_are_archived_without_another_connection(shop: Shop) -> None:
     with OpenAISide(with_pictures(*PNGS)) as side:
-        job = shop.desk(side.url).submit(order(n=3))
-        assert (job.state, job.provider, job.provider_id, job.base_url) == (JobState.ARCHIVING, "openai", None, side.url)
+        job = shop.submit_service(side.url).submit(order(n=3))
+        assert (job.state, job.provider, job.provider_id, job.base_url) == (
+            JobState.ARCHIVING,
+            "openai",
+            None,
+            side.url,
+        )
         shop.work()
         assert (len(side.calls), side.connections) == (1, 1)
     assert shop.books.job(job.ref).state is JobState.ARCHIVED
     assert shop.stored(job.ref) == list(PNGS)
-    assert [asset.sha256 for asset in shop.books.assets(job.ref)] == [sha256(png).hexdigest() for png in PNGS]
+    assert [asset.sha256 for asset in shop.books.assets(job.ref)] == [
+        sha256(png).hexdigest() for png in PNGS
+    ]
     written = json.loads(shop.read(manifest_key(job.ref)))
-    assert [asset["source_url"] for asset in written["assets"]] == ["delivery:0", "delivery:1", "delivery:2"]
-    (delivery,) = shop.books.reports.deliveries(job.ref)
-    assert (delivery.source, delivery.verdict) == (Source.SYNC, Verdict.ENDED)
+    assert [asset["source_url"] for asset in written["assets"]] == [
+        "delivery:0",
+        "delivery:1",
+        "delivery:2",
+    ]
+    (delivery,) = shop.books.queries.deliveries(job.ref)
+    assert (delivery.source, delivery.verdict) == (Source.SYNC, Decision.ENDED)
     assert [item["sha256"] for item in written["deliveries"]] == [sha256(delivery.body).hexdigest()]
-    assert shop.books.reports.audit().ok
+    assert shop.books.queries.audit().ok
 
 
 def test_pictures_behind_urls_are_fetched_and_archived(shop: Shop) -> None:
     files = {f"{idx}.png": png for idx, png in enumerate(PNGS)}
     with OpenAISide(with_urls(*files), files=files) as side:
-        job = shop.desk(side.url).submit(order(n=3))
+        job = shop.submit_service(side.url).submit(order(n=3))
         shop.work(Fetcher(AddressPolicy.parse([side.address], ()), max_bytes=MIB, timeout=5))
         assert (len(side.calls), sorted(side.fetched)) == (1, ["/0.png", "/1.png", "/2.png"])
     assert shop.books.job(job.ref).state is JobState.ARCHIVED
@@ -131,12 +190,16 @@ def test_pictures_behind_urls_are_fetched_and_archived(shop: Shop) -> None:
 
 def test_the_call_says_what_was_asked_and_with_which_key(small_shop: Shop) -> None:
     with OpenAISide(with_pictures(PNGS[0])) as side:
-        job = small_shop.desk(side.url).submit(order(variants=1, size="1024x1024", quality="high", style="vivid", of_tomorrow=[1]))
+        job = small_shop.submit_service(side.url).submit(
+            order(variants=1, size="1024x1024", quality="high", style="vivid", of_tomorrow=[1])
+        )
     (call,) = side.calls
     assert (call.path, call.authorization) == (PATH, "Bearer sk-test")
     asked = {"n": 1, "size": "1024x1024", "quality": "high", "style": "vivid", "of_tomorrow": [1]}
     assert call.body == {"model": "gpt-image-1.5", "prompt": "a fox", **asked}
-    assert json.loads(small_shop.books.reports.params(job.ref))["variants"] == 1, "the job keeps the caller's words"
+    assert json.loads(small_shop.books.queries.params(job.ref))["variants"] == 1, (
+        "the job keeps the caller's words"
+    )
 
 
 def test_the_row_is_written_before_the_call(shop: Shop) -> None:
@@ -147,20 +210,25 @@ def test_the_row_is_written_before_the_call(shop: Shop) -> None:
         with_pictures(PNGS[0])(asked)
 
     with OpenAISide(look_then_answer) as side:
-        job = shop.desk(side.url).submit(order())
+        job = shop.submit_service(side.url).submit(order())
     assert [(row.ref, row.state) for row in seen] == [(job.ref, JobState.SUBMITTING)]
 
 
 @pytest.mark.parametrize("content", ["rubbish!", "bm8gcGljdHVyZQ=="])
-def test_bytes_that_are_no_picture_fail_the_job_at_once_and_the_others_are_kept(small_shop: Shop, content: str) -> None:
+def test_bytes_that_are_no_picture_fail_the_job_at_once_and_the_others_are_kept(
+    small_shop: Shop, content: str
+) -> None:
     good = b64encode(PNGS[0]).decode()
     with OpenAISide(answered({"data": [{"b64_json": content}, {"b64_json": good}]})) as side:
-        job = small_shop.desk(side.url).submit(order(n=2))
+        job = small_shop.submit_service(side.url).submit(order(n=2))
     small_shop.work()
     ended = small_shop.books.job(job.ref)
     assert (ended.state, ended.reason) == (JobState.FAILED, Reason.BAD_ASSET)
-    assert [asset.state for asset in small_shop.books.assets(job.ref)] == [AssetState.FAILED, AssetState.ARCHIVED]
-    assert small_shop.books.reports.audit().ok
+    assert [asset.state for asset in small_shop.books.assets(job.ref)] == [
+        AssetState.FAILED,
+        AssetState.ARCHIVED,
+    ]
+    assert small_shop.books.queries.audit().ok
 
 
 # What else can come of a call.
@@ -169,11 +237,31 @@ def test_bytes_that_are_no_picture_fail_the_job_at_once_and_the_others_are_kept(
 @pytest.mark.parametrize(
     ("script", "state", "reason", "said"),
     [
-        (wrong(400, "invalid_value", "Invalid size"), JobState.FAILED, Reason.REFUSED, "Invalid size"),
-        (wrong(401, "invalid_api_key", "Incorrect API key"), JobState.FAILED, Reason.REFUSED, "Incorrect API key"),
+        (
+            wrong(400, "invalid_value", "Invalid size"),
+            JobState.FAILED,
+            Reason.REFUSED,
+            "Invalid size",
+        ),
+        (
+            wrong(401, "invalid_api_key", "Incorrect API key"),
+            JobState.FAILED,
+            Reason.REFUSED,
+            "Incorrect API key",
+        ),
         (wrong(403, None, "must be verified"), JobState.FAILED, Reason.REFUSED, "must be verified"),
-        (wrong(404, "model_not_found", "no such model"), JobState.FAILED, Reason.REFUSED, "no such model"),
-        (wrong(429, "insufficient_quota", "exceeded your quota"), JobState.FAILED, Reason.REFUSED, "exceeded your quota"),
+        (
+            wrong(404, "model_not_found", "no such model"),
+            JobState.FAILED,
+            Reason.REFUSED,
+            "no such model",
+        ),
+        (
+            wrong(429, "insufficient_quota", "exceeded your quota"),
+            JobState.FAILED,
+            Reason.REFUSED,
+            "exceeded your quota",
+        ),
         (BLOCKED, JobState.FAILED, Reason.INPUT_MODERATION, "safety system"),
         (answered({"data": []}), JobState.FAILED, Reason.NO_RESULT, "no picture"),
         (wrong(408, None, "timed out"), JobState.EXPIRED, None, "HTTP 408"),
@@ -190,18 +278,18 @@ def test_whatever_comes_of_a_call_it_is_made_once(
     small_shop: Shop, script: Script, state: JobState, reason: Reason | None, said: str
 ) -> None:
     with OpenAISide(script) as side:
-        job = small_shop.desk(side.url).submit(order())
+        job = small_shop.submit_service(side.url).submit(order())
         assert len(side.calls) == 1
     assert (job.state, job.reason) == (state, reason)
     assert said in job.message
     assert ("it may have been billed" in job.message) == (state is JobState.EXPIRED)
     assert small_shop.pauses == []
-    assert small_shop.books.reports.audit().ok
+    assert small_shop.books.queries.audit().ok
 
 
 def test_a_silent_call_is_given_up_and_not_made_again(small_shop: Shop) -> None:
     with OpenAISide(silence) as side:
-        job = small_shop.desk(side.url, timeout=0.2).submit(order())
+        job = small_shop.submit_service(side.url, timeout=0.2).submit(order())
         assert len(side.calls) == 1
     assert (job.state, "its answer was lost" in job.message) == (JobState.EXPIRED, True)
 
@@ -209,21 +297,25 @@ def test_a_silent_call_is_given_up_and_not_made_again(small_shop: Shop) -> None:
 def test_an_answer_without_end_is_read_no_further_than_it_may(small_shop: Shop) -> None:
     endless = Endless()
     with OpenAISide(endless) as side:
-        job = small_shop.desk(side.url, largest_picture=MIB).submit(order())
+        job = small_shop.submit_service(side.url, largest_picture=MIB).submit(order())
     assert (job.state, "longer than" in job.message) == (JobState.EXPIRED, True)
     assert endless.sent < 16 * MIB, "what is above the bound is the buffers of two sockets"
 
 
 def test_what_was_moderated_is_kept_as_a_delivery(small_shop: Shop) -> None:
     with OpenAISide(BLOCKED) as side:
-        job = small_shop.desk(side.url).submit(order())
-    (delivery,) = small_shop.books.reports.deliveries(job.ref)
-    assert (delivery.source, delivery.verdict, b"moderation_blocked" in delivery.body) == (Source.SYNC, Verdict.ENDED, True)
+        job = small_shop.submit_service(side.url).submit(order())
+    (delivery,) = small_shop.books.queries.deliveries(job.ref)
+    assert (delivery.source, delivery.verdict, b"moderation_blocked" in delivery.body) == (
+        Source.SYNC,
+        Decision.ENDED,
+        True,
+    )
 
 
 def test_after_a_rate_limit_the_call_is_made_again_and_there_is_one_job(shop: Shop) -> None:
     with OpenAISide(TOO_MANY, TOO_MANY, with_pictures(PNGS[0])) as side:
-        job = shop.desk(side.url).submit(order())
+        job = shop.submit_service(side.url).submit(order())
         assert len(side.calls) == 3
     assert shop.pauses == list(BACK_OFF[:2])
     assert [(row.ref, row.state) for row in shop.jobs()] == [(job.ref, JobState.ARCHIVING)]
@@ -231,14 +323,18 @@ def test_after_a_rate_limit_the_call_is_made_again_and_there_is_one_job(shop: Sh
 
 def test_a_rate_limit_without_end_ends_the_job_as_refused(small_shop: Shop) -> None:
     with OpenAISide(TOO_MANY) as side:
-        job = small_shop.desk(side.url).submit(order())
+        job = small_shop.submit_service(side.url).submit(order())
         assert len(side.calls) == 1 + len(BACK_OFF)
     assert small_shop.pauses == list(BACK_OFF)
-    assert (job.state, job.reason, job.message) == (JobState.FAILED, Reason.REFUSED, "never sent: Rate limit reached")
+    assert (job.state, job.reason, job.message) == (
+        JobState.FAILED,
+        Reason.REFUSED,
+        "never sent: Rate limit reached",
+    )
 
 
 def test_where_nobody_listens_nothing_was_sent(small_shop: Shop) -> None:
-    job = small_shop.desk(f"http://127.0.0.1:{free_port()}/v1").submit(order())
+    job = small_shop.submit_service(f"http://127.0.0.1:{free_port()}/v1").submit(order())
     assert small_shop.pauses == list(BACK_OFF)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
     assert "never sent: no connection to http://127.0.0.1" in job.message
@@ -247,25 +343,29 @@ def test_where_nobody_listens_nothing_was_sent(small_shop: Shop) -> None:
 # Keys.
 
 
-@pytest.mark.parametrize("script", [with_pictures(PNGS[0]), BLOCKED, cut_off], ids=["pictures", "moderated", "lost"])
-def test_a_key_is_spent_by_whatever_may_have_cost_or_would_be_said_again(shop: Shop, script: Script) -> None:
+@pytest.mark.parametrize(
+    "script", [with_pictures(PNGS[0]), BLOCKED, cut_off], ids=["pictures", "moderated", "lost"]
+)
+def test_a_key_is_spent_by_whatever_may_have_cost_or_would_be_said_again(
+    shop: Shop, script: Script
+) -> None:
     with OpenAISide(script) as side:
-        first = shop.desk(side.url).submit(order(key="mine"))
-        assert shop.desk(side.url).submit(order(key="mine")) == first
+        first = shop.submit_service(side.url).submit(order(key="mine"))
+        assert shop.submit_service(side.url).submit(order(key="mine")) == first
         assert len(side.calls) == 1
 
 
 def test_a_refusal_does_not_spend_the_key(small_shop: Shop) -> None:
     with OpenAISide(wrong(400, None, "Invalid size"), with_pictures(PNGS[0])) as side:
-        first = small_shop.desk(side.url).submit(order(key="mine"))
-        second = small_shop.desk(side.url).submit(order(key="mine"))
+        first = small_shop.submit_service(side.url).submit(order(key="mine"))
+        second = small_shop.submit_service(side.url).submit(order(key="mine"))
     assert (first.state, second.state) == (JobState.FAILED, JobState.ARCHIVING)
 
 
 def test_one_key_in_many_hands_at_once_is_paid_once(shop: Shop) -> None:
     with OpenAISide(with_pictures(PNGS[0])) as side:
-        desk = shop.desk(side.url)
-        jobs = side_by_side([lambda: desk.submit(order(key="mine"))] * 6)
+        submit_service = shop.submit_service(side.url)
+        jobs = side_by_side([lambda: submit_service.submit(order(key="mine"))] * 6)
         assert len(side.calls) == 1
     assert {job.ref for job in jobs} == {job.ref for job in shop.jobs()}
     assert len(shop.jobs()) == 1
@@ -276,7 +376,7 @@ def test_one_key_in_many_hands_at_once_is_paid_once(shop: Shop) -> None:
 
 def test_a_lost_asset_whose_bytes_are_in_the_ledger_can_be_retried(shop: Shop) -> None:
     with OpenAISide(with_pictures(PNGS[0])) as side:
-        job = shop.desk(side.url).submit(order())
+        job = shop.submit_service(side.url).submit(order())
     in_the_way = shop.folder / "archive"
     in_the_way.write_text("of the folder of that name")
     shop.books.clock.advance(2 * 7200)
@@ -290,17 +390,22 @@ def test_a_lost_asset_whose_bytes_are_in_the_ledger_can_be_retried(shop: Shop) -
     assert shop.books.job(job.ref).state is JobState.ARCHIVED
     assert shop.stored(job.ref) == [PNGS[0]]
     assert (len(side.calls), side.connections) == (1, 1)
-    assert shop.books.reports.audit().ok
+    assert shop.books.queries.audit().ok
 
 
 def test_a_retry_that_cannot_help_says_so(small_shop: Shop) -> None:
     with OpenAISide(cut_off) as side:
-        job = small_shop.desk(side.url).submit(order())
-    with pytest.raises(ReceiverError, match=r"no id at the provider.*look for it at the provider before you submit it again"):
+        job = small_shop.submit_service(side.url).submit(order())
+    with pytest.raises(
+        ReceiverError,
+        match=r"no id at the provider.*look for it at the provider before you submit it again",
+    ):
         small_shop.books.ledger.retry(job.ref)
 
 
-def test_a_job_whose_submitter_died_expires_at_its_deadline_with_words_for_a_person(shop: Shop) -> None:
+def test_a_job_whose_submitter_died_expires_at_its_deadline_with_words_for_a_person(
+    shop: Shop,
+) -> None:
     ref = shop.books.ledger.submit(order(), "https://api.openai.test/v1").ref
     shop.work()
     assert shop.books.job(ref).state is JobState.SUBMITTING
@@ -320,17 +425,17 @@ def test_an_answer_that_the_ledger_cannot_take_now_is_kept_until_it_can(small_sh
 
     small_shop.on_pause = lambda: small_shop.books.execute("ALTER TABLE away RENAME TO deliveries")
     with OpenAISide(answer_into_a_broken_ledger) as side:
-        job = small_shop.desk(side.url).submit(order())
+        job = small_shop.submit_service(side.url).submit(order())
         assert len(side.calls) == 1
     assert (job.state, small_shop.pauses) == (JobState.ARCHIVING, [WAITS[0]])
 
 
 def test_a_replayed_answer_changes_nothing_and_its_pictures_stay_within_reach(shop: Shop) -> None:
     with OpenAISide(with_pictures(PNGS[0])) as side:
-        job = shop.desk(side.url).submit(order())
-    (kept,) = shop.books.reports.deliveries(job.ref)
+        job = shop.submit_service(side.url).submit(order())
+    (kept,) = shop.books.queries.deliveries(job.ref)
     again = Delivery(job.ref, Source.SYNC, kept.body, kept.received_at)
-    assert shop.books.inbox.accept(again, replayed=kept.id) is Verdict.DUPLICATE
+    assert shop.books.inbox.accept(again, replayed=kept.id) is Decision.DUPLICATE
     shop.work()
     assert shop.stored(job.ref) == [PNGS[0]]
 
@@ -339,16 +444,27 @@ def test_a_replayed_answer_changes_nothing_and_its_pictures_stay_within_reach(sh
 
 
 def test_without_a_key_nothing_happens(small_shop: Shop) -> None:
-    desk = Desk(small_shop.books.ledger, small_shop.books.inbox, None, Tickets(["0123456789abcdef"]), base_url="unused", public_url=None)
+    submit_service = SubmitService(
+        small_shop.books.ledger,
+        small_shop.books.inbox,
+        None,
+        Tickets(["0123456789abcdef"]),
+        base_url="unused",
+        public_url=None,
+    )
     with pytest.raises(ConfigurationError, match=r"^OPENAI_API_KEY: not set"):
-        desk.submit(order())
+        submit_service.submit(order())
     assert small_shop.jobs() == []
 
 
-def test_without_the_package_nothing_happens_and_the_remedy_is_named(small_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_nothing_happens_and_the_remedy_is_named(
+    small_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with OpenAISide(with_pictures(PNGS[0])) as side:
-        with pytest.raises(ConfigurationError, match=r"pip install 'webhook-image-receiver\[openai\]'"):
-            small_shop.desk(side.url).submit(order())
+        with pytest.raises(
+            ConfigurationError, match=r"pip install 'webhook-image-receiver\[openai\]'"
+        ):
+            small_shop.submit_service(side.url).submit(order())
         assert side.connections == 0
     assert small_shop.jobs() == []

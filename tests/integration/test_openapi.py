@@ -18,8 +18,15 @@ from submitter.sandbox import Sandbox
 
 DOCUMENT = document(create_app())
 # Everything but the stream, which has no end.
-OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods if path != "/api/stream"]
-ASKED = [(path, method) for path, method in OPERATIONS if DOCUMENT["paths"][path][method]["parameters"]]
+OPERATIONS = [
+    (path, method)
+    for path, methods in DOCUMENT["paths"].items()
+    for method in methods
+    if path != "/api/stream"
+]
+ASKED = [
+    (path, method) for path, method in OPERATIONS if DOCUMENT["paths"][path][method]["parameters"]
+]
 # A text with a NUL is refused wherever it stands, which a schema cannot say of what is free to have any shape (``params``).
 CONFIG = schemathesis.Config.from_dict({"generation": {"allow-x00": False}})
 RIGHT, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
@@ -28,17 +35,31 @@ RIGHT, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebSide]:
     environ = {"PUBLIC_URL": "https://receiver.test", "GRSAI_API_KEY": "sk-test"}
-    with Sandbox() as sandbox, web_side(tmp_path_factory.mktemp("openapi") / "data", {**environ, "GRSAI_BASE_URL": sandbox.url}) as web:
+    with (
+        Sandbox() as sandbox,
+        web_side(
+            tmp_path_factory.mktemp("openapi") / "data", {**environ, "GRSAI_BASE_URL": sandbox.url}
+        ) as web,
+    ):
         for body in (SUCCEEDED, {**FAILED, "id": "task-2"}):
-            ref = web.services.ledger.submit(Submission("a fox", "gpt-image-1.5", {}), "https://provider.test").ref
+            ref = web.services.ledger.submit(
+                Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
+            ).ref
             web.callback(web.services.tickets.sign(ref), body)
         yield web
 
 
-@pytest.mark.parametrize(("path", "method", "mode"), [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)])
-def test_every_operation_answers_as_it_is_described(web: WebSide, path: str, method: str, mode: Any) -> None:
+@pytest.mark.parametrize(
+    ("path", "method", "mode"),
+    [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)],
+)
+def test_every_operation_answers_as_it_is_described(
+    web: WebSide, path: str, method: str, mode: Any
+) -> None:
     # The token has its own tests; here every request shows it.
-    open_to_all = {name: value for name, value in copy.deepcopy(DOCUMENT).items() if name != "security"}
+    open_to_all = {
+        name: value for name, value in copy.deepcopy(DOCUMENT).items() if name != "security"
+    }
     for methods in open_to_all["paths"].values():
         for described in methods.values():
             described.pop("security")
@@ -64,18 +85,36 @@ def test_the_description_needs_the_token_and_says_so(web: WebSide) -> None:
     for path, methods in DOCUMENT["paths"].items():
         for method, operation in methods.items():
             assert operation["security"] == [{"token": []}], path
-            assert web.client.open(path.replace("{", "").replace("}", ""), method=method).status_code in {401, 404}, path
+            assert web.client.open(
+                path.replace("{", "").replace("}", ""), method=method
+            ).status_code in {401, 404}, path
 
 
 def test_every_route_of_the_api_is_described() -> None:
-    routes = {rule.rule for rule in create_app().url_map.iter_rules() if rule.rule.startswith("/api/")}
-    assert {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route) for route in routes} == set(DOCUMENT["paths"]) - {"/openapi.json"}
+    routes = {
+        rule.rule for rule in create_app().url_map.iter_rules() if rule.rule.startswith("/api/")
+    }
+    assert {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route) for route in routes} == set(
+        DOCUMENT["paths"]
+    ) - {"/openapi.json"}
 
 
 def test_the_description_names_what_may_be_asked_and_nothing_else() -> None:
-    (limit,) = [item for item in DOCUMENT["paths"]["/api/jobs"]["get"]["parameters"] if item["name"] == "limit"]
-    assert limit["schema"] == {"default": 50, "maximum": 500, "minimum": 1, "title": "Limit", "type": "integer"}
+    (limit,) = [
+        item
+        for item in DOCUMENT["paths"]["/api/jobs"]["get"]["parameters"]
+        if item["name"] == "limit"
+    ]
+    assert limit["schema"] == {
+        "default": 50,
+        "maximum": 500,
+        "minimum": 1,
+        "title": "Limit",
+        "type": "integer",
+    }
     job = DOCUMENT["components"]["schemas"]["GrsaiRequest"]
     assert job["additionalProperties"] is False
     assert job["properties"]["mode"]["enum"] == ["webhook", "poll", "stream"]
-    assert "deadline" not in json.dumps(DOCUMENT), "what the ledger knows beyond the job object stays there"
+    assert "deadline" not in json.dumps(DOCUMENT), (
+        "what the ledger knows beyond the job object stays there"
+    )

@@ -14,20 +14,20 @@ from outside_network import Script, Server, answer, certificate, drip, redirect,
 from processes import run
 from waiting import until
 
-from receiver.errors import NotToldError
+from receiver.errors import EventNotDeliveredError
 from receiver.events import dispatcher, transports
 from receiver.events.dispatcher import BACK_OFF, Sender
-from receiver.events.event import Event, Wording
-from receiver.events.transports import WebhookWay
+from receiver.events.event import Event, EventSerializer
+from receiver.events.transports import WebhookTransport
 from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
-from receiver.net.connection import Dialler
+from receiver.net.connection import SafeConnector
 from receiver.net.policy import AddressPolicy
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.worker.embedded import EmbeddedEngine
-from receiver.worker.engine import Lane
-from receiver.worker.notifier import Bell
+from receiver.worker.engine import WorkQueue
+from receiver.worker.notifier import Notifier
 
 
 @pytest.fixture
@@ -42,14 +42,22 @@ def side() -> Iterator[EventSide]:
         yield side
 
 
-def to(side: EventSide, books: Books, *, secrets: Sequence[str] = (SECRET,), public_url: str | None = None) -> Sender:
+def to(
+    side: EventSide,
+    books: Books,
+    *,
+    secrets: Sequence[str] = (SECRET,),
+    public_url: str | None = None,
+) -> Sender:
     return sender(books, side.url, allow=side.address, secrets=secrets, public_url=public_url)
 
 
 # What is told.
 
 
-def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(books: Books, side: EventSide) -> None:
+def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(
+    books: Books, side: EventSide
+) -> None:
     teller = to(side, books, public_url="https://pictures.example")
     ref = books.archived()
     work(teller)
@@ -96,9 +104,11 @@ def test_every_type_of_event_is_told(books: Books, side: EventSide) -> None:
     assert set(side.types()) == set(EventType)
 
 
-def test_an_archive_that_is_a_directory_has_no_bucket_and_without_a_public_url_there_is_no_link() -> None:
+def test_an_archive_that_is_a_directory_has_no_bucket_and_without_a_public_url_there_is_no_link() -> (
+    None
+):
     event = Event(1, EventType.ASSET_ARCHIVED, "REF", 0, 0, 0.0, {"key": "a/0.png"})
-    assert Wording("file:///data/archive", None).object(event)["data"] == {
+    assert EventSerializer("file:///data/archive", None).object(event)["data"] == {
         "key": "a/0.png",
         "bucket": None,
         "url": "file:///data/archive/a/0.png",
@@ -106,7 +116,9 @@ def test_an_archive_that_is_a_directory_has_no_bucket_and_without_a_public_url_t
     }
 
 
-def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(books: Books, side: EventSide) -> None:
+def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(
+    books: Books, side: EventSide
+) -> None:
     teller = to(side, books, secrets=(SECRET, OLD_SECRET))
     books.failed()
     work(teller)
@@ -120,7 +132,9 @@ def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(books: Books, sid
 # Until it is taken.
 
 
-def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_waits(books: Books, side: EventSide) -> None:
+def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_waits(
+    books: Books, side: EventSide
+) -> None:
     side.statuses = [400, 404, 410, 201]
     teller = to(side, books)
     ref = books.archived()
@@ -129,7 +143,9 @@ def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_
         books.clock.advance(1.3 * BACK_OFF[-1])
     work(teller)
     assert side.types(ref) == ["asset.archived"] * 4 + ["job.archived"]
-    assert len({told.id for told in side.told[:4]}) == len({told.body for told in side.told[:4]}) == 1
+    assert (
+        len({told.id for told in side.told[:4]}) == len({told.body for told in side.told[:4]}) == 1
+    )
     assert len({told.headers["webhook-timestamp"] for told in side.told[:4]}) == 4
     assert all(told.is_signed_by(SECRET) for told in side.told)
 
@@ -137,7 +153,9 @@ def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_
 def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_one_told(
     books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "PATIENCE", 5 * 3600.0)  # three days would only be more of the same
+    monkeypatch.setattr(
+        dispatcher, "PATIENCE", 5 * 3600.0
+    )  # three days would only be more of the same
     side.status = 422
     teller, ref = to(side, books), books.archived()
     began, pauses = books.clock(), []
@@ -156,8 +174,12 @@ def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_
     assert side.types()[-1] == "job.archived"
 
 
-@pytest.mark.parametrize(("wish", "pause"), [("120", 120), ("999999", 3600), ("-1", 0), ("soon", 0), ("1e9", 0)])
-def test_a_destination_may_ask_for_more_time_within_reason(books: Books, side: EventSide, wish: str, pause: float) -> None:
+@pytest.mark.parametrize(
+    ("wish", "pause"), [("120", 120), ("999999", 3600), ("-1", 0), ("soon", 0), ("1e9", 0)]
+)
+def test_a_destination_may_ask_for_more_time_within_reason(
+    books: Books, side: EventSide, wish: str, pause: float
+) -> None:
     side.status, side.headers = 429, {"Retry-After": wish}
     teller = to(side, books)
     books.failed()
@@ -165,7 +187,9 @@ def test_a_destination_may_ask_for_more_time_within_reason(books: Books, side: E
     assert (teller.next_due() or 0) - books.clock() == pytest.approx(max(pause, 5.0), rel=0.25)
 
 
-def test_a_destination_that_is_gone_is_left_alone_for_longer_and_longer_and_is_told_all_when_it_is_back(books: Books) -> None:
+def test_a_destination_that_is_gone_is_left_alone_for_longer_and_longer_and_is_told_all_when_it_is_back(
+    books: Books,
+) -> None:
     way = Unreliable()
     teller = sender(books, "log:")
     teller._way = way
@@ -195,7 +219,7 @@ class Unreliable:
     def tell(self, event: Event, _body: str) -> None:
         """Take the event, or not."""
         if self.away:
-            raise NotToldError("gone", away=True)
+            raise EventNotDeliveredError("gone", away=True)
         self.told.append(event.ref)
 
 
@@ -210,7 +234,15 @@ class Unreliable:
         (silence(), "not a byte for 0.2 s"),
         (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.05), "not done within 0.4 s"),
     ],
-    ids=["nothing", "half a line", "no HTTP", "endless headers", "endless continues", "silence", "drip"],
+    ids=[
+        "nothing",
+        "half a line",
+        "no HTTP",
+        "endless headers",
+        "endless continues",
+        "silence",
+        "drip",
+    ],
 )
 def test_no_answer_is_read_for_long_and_a_broken_one_is_no_success(
     books: Books, monkeypatch: pytest.MonkeyPatch, script: Script, complaint: str
@@ -240,15 +272,27 @@ def test_a_redirect_is_not_followed(books: Books, side: EventSide) -> None:
         work(teller, rounds=1)
     finally:
         server.close()
-    assert failure(books) == "127.0.0.1 answered 307; redirects are not followed, name the last address in EVENT_URLS"
+    assert (
+        failure(books)
+        == "127.0.0.1 answered 307; redirects are not followed, name the last address in EVENT_URLS"
+    )
     assert (side.told, server.connections) == ([], 1)
 
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1/", "http://localhost/", "http://169.254.169.254/latest/", "http://[::1]/", "http://10.0.0.1/", "http://8.8.8.8:81/"],
+    [
+        "http://127.0.0.1/",
+        "http://localhost/",
+        "http://169.254.169.254/latest/",
+        "http://[::1]/",
+        "http://10.0.0.1/",
+        "http://8.8.8.8:81/",
+    ],
 )
-def test_events_are_not_sent_to_inside_addresses_or_odd_ports_unless_that_is_allowed(books: Books, url: str) -> None:
+def test_events_are_not_sent_to_inside_addresses_or_odd_ports_unless_that_is_allowed(
+    books: Books, url: str
+) -> None:
     teller = sender(books, url)
     books.failed()
     work(teller, rounds=1)
@@ -256,12 +300,16 @@ def test_events_are_not_sent_to_inside_addresses_or_odd_ports_unless_that_is_all
     assert "to FETCH_ALLOW" in failure(books)
 
 
-def test_a_certificate_that_nobody_vouches_for_ends_the_attempt_before_a_word_is_said(books: Books, tmp_path: Path) -> None:
+def test_a_certificate_that_nobody_vouches_for_ends_the_attempt_before_a_word_is_said(
+    books: Books, tmp_path: Path
+) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate(tmp_path))
     server = Server((answer(body=b""),), context)
     try:
-        teller = sender(books, f"https://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}")
+        teller = sender(
+            books, f"https://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
+        )
         books.failed()
         work(teller, rounds=1)
     finally:
@@ -278,11 +326,15 @@ def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(book
         dialled.append(address)
         raise ConnectionRefusedError
 
-    dialler = Dialler(AddressPolicy(), resolve=lambda _host, _port: answers.pop(), connect=connect)  # type: ignore[arg-type]
-    way = WebhookWay("http://hooks.example/", dialler, [SECRET], books.clock)
+    connector = SafeConnector(
+        AddressPolicy(),
+        resolve=lambda _host, _port: answers.pop(),
+        connect=connect,  # type: ignore[arg-type]
+    )
+    way = WebhookTransport("http://hooks.example/", connector, [SECRET], books.clock)
     event = Event(1, EventType.JOB_FAILED, "REF", None, 0, 0.0, {})
     for _ in range(2):
-        with pytest.raises(NotToldError):
+        with pytest.raises(EventNotDeliveredError):
             way.tell(event, "{}")
     assert (dialled, answers) == ([("93.184.216.34", 80)], [])
 
@@ -290,14 +342,19 @@ def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(book
 # Who is slow.
 
 
-def test_a_slow_destination_delays_neither_another_nor_the_archiving(books: Books, tmp_path: Path) -> None:
+def test_a_slow_destination_delays_neither_another_nor_the_archiving(
+    books: Books, tmp_path: Path
+) -> None:
     with ExitStack() as stack:
         slow, quick = stack.enter_context(EventSide()), stack.enter_context(EventSide())
         slow.gate.clear()
         tellers = [to(slow, books), to(quick, books)]
-        lanes = [Lane(teller.destination.name, 2, teller.next_due, teller.claim, teller.send) for teller in tellers]
-        engine = EmbeddedEngine(books.ledger, Bell(tmp_path / "bell"), sweep=0.02)
-        thread = threading.Thread(target=engine.run, args=(lanes,))
+        work_queues = [
+            WorkQueue(teller.destination.name, 2, teller.next_due, teller.claim, teller.send)
+            for teller in tellers
+        ]
+        engine = EmbeddedEngine(books.ledger, Notifier(tmp_path / "bell"), sweep=0.02)
+        thread = threading.Thread(target=engine.run, args=(work_queues,))
         thread.start()
         try:
             for number in range(12):
@@ -313,7 +370,9 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(books: Book
         assert not thread.is_alive()
 
 
-def test_a_mistake_of_ours_is_an_attempt_that_failed(books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_is_an_attempt_that_failed(
+    books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teller = to(side, books)
     books.failed()
     monkeypatch.setattr(teller._wording, "body", lambda _event: 1 / 0)
@@ -324,21 +383,33 @@ def test_a_mistake_of_ours_is_an_attempt_that_failed(books: Books, side: EventSi
 # In the service.
 
 
-def test_the_service_has_a_lane_to_each_destination_and_none_where_nobody_is_named(sqlite_url: str, tmp_path: Path) -> None:
+def test_the_service_has_a_lane_to_each_destination_and_none_where_nobody_is_named(
+    sqlite_url: str, tmp_path: Path
+) -> None:
     environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url}
     with closing(Services(Settings.load(environ)).open()) as services:
-        assert [lane.name for lane in services.lanes(services.settings.data_dir) if "events" in lane.name] == []
+        assert [
+            lane.name
+            for lane in services.work_queues(services.settings.data_dir)
+            if "events" in lane.name
+        ] == []
         assert services.outbox.standing() == []
     environ |= {"EVENT_URLS": "log:#job.failed,https://hooks.example/", "EVENT_SECRET": SECRET}
     with closing(Services(Settings.load(environ)).open()) as services:
         names = [destination.name for destination in services.settings.destinations]
-        assert [lane.name for lane in services.lanes(services.settings.data_dir) if "events" in lane.name] == [
-            f"events to {name}" for name in names
-        ]
-        assert sorted(standing.destination for standing in services.outbox.standing()) == sorted(names)
+        assert [
+            lane.name
+            for lane in services.work_queues(services.settings.data_dir)
+            if "events" in lane.name
+        ] == [f"events to {name}" for name in names]
+        assert sorted(standing.destination for standing in services.outbox.standing()) == sorted(
+            names
+        )
 
 
-def test_the_command_forgets_a_destination_that_is_named_no_more(sqlite_url: str, tmp_path: Path) -> None:
+def test_the_command_forgets_a_destination_that_is_named_no_more(
+    sqlite_url: str, tmp_path: Path
+) -> None:
     environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url, "EVENT_URLS": "log:"}
     with opened(sqlite_url) as books:
         Outbox(books.database, books.clock).begin(["log:", "gone"])
@@ -346,9 +417,15 @@ def test_the_command_forgets_a_destination_that_is_named_no_more(sqlite_url: str
     shown = run(["receiver", "events"], environ, folder=tmp_path)
     (gone,) = [line for line in shown.out.splitlines() if line.startswith("│ gone")]
     assert [cell.strip() for cell in gone.split("│")][3:7] == ["1", "0", "", "0"]
-    for name, why in (("log:", "log: stands in EVENT_URLS"), ("went", "no destination 'went'; known are: gone, log:")):
+    for name, why in (
+        ("log:", "log: stands in EVENT_URLS"),
+        ("went", "no destination 'went'; known are: gone, log:"),
+    ):
         refused = run(["receiver", "events", "--forget", name], environ, folder=tmp_path)
         assert (refused.status, refused.out, why in refused.err) == (1, "", True), refused
     done = run(["receiver", "events", "--forget", "gone"], environ, folder=tmp_path)
-    assert (done.status, done.out) == (0, "gone is forgotten, with all it was still to be told\n"), done
+    assert (done.status, done.out) == (
+        0,
+        "gone is forgotten, with all it was still to be told\n",
+    ), done
     assert "│ gone" not in run(["receiver", "events"], environ, folder=tmp_path).out

@@ -8,7 +8,7 @@ from event_dispatching import PostServer, failure, sender, work
 from ledgers import Books, opened
 from outside_network import answer
 
-from receiver.events.transports import LogWay
+from receiver.events.transports import LogTransport
 
 
 @pytest.fixture
@@ -23,18 +23,30 @@ Cloud = Callable[..., PostServer]
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Cloud:
     """Return what starts a stand-in for a service of AWS, which answers so, and has boto3 speak to it."""
-    for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}.items():
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
         monkeypatch.setenv(name, value)
 
-    def start(service: str, status: str = "200 OK", body: bytes = b'{"MessageId":"1","MD5OfMessageBody":"x"}') -> PostServer:
-        made = PostServer((answer("Content-Type: application/x-amz-json-1.0", status=status, body=body),))
+    def start(
+        service: str,
+        status: str = "200 OK",
+        body: bytes = b'{"MessageId":"1","MD5OfMessageBody":"x"}',
+    ) -> PostServer:
+        made = PostServer(
+            (answer("Content-Type: application/x-amz-json-1.0", status=status, body=body),)
+        )
         monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", f"http://127.0.0.1:{made.port}")
         return made
 
     return start
 
 
-def test_a_queue_gets_the_same_words_and_a_fifo_queue_a_jobs_events_in_their_order(books: Books, aws: Cloud) -> None:
+def test_a_queue_gets_the_same_words_and_a_fifo_queue_a_jobs_events_in_their_order(
+    books: Books, aws: Cloud
+) -> None:
     cloud = aws("SQS")
     try:
         teller = sender(books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo")
@@ -46,7 +58,10 @@ def test_a_queue_gets_the_same_words_and_a_fifo_queue_a_jobs_events_in_their_ord
     assert "X-Amz-Target: AmazonSQS.SendMessage" in head
     assert "/eu-west-1/sqs/aws4_request" in head
     assert asked["QueueUrl"] == "https://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo"
-    assert (asked["MessageGroupId"], asked["MessageDeduplicationId"]) == (ref, f"{ref}-job-job-failed-0")
+    assert (asked["MessageGroupId"], asked["MessageDeduplicationId"]) == (
+        ref,
+        f"{ref}-job-job-failed-0",
+    )
     assert asked["MessageAttributes"]["type"]["StringValue"] == "job.failed"
     assert json.loads(asked["MessageBody"])["data"]["ref"] == ref
     assert failure(books) == ""
@@ -68,7 +83,9 @@ def test_a_topic_is_published_to_in_its_own_region(books: Books, aws: Cloud) -> 
 
 
 def test_what_a_cloud_refuses_is_told_again(books: Books, aws: Cloud) -> None:
-    cloud = aws("SQS", "400 Bad", b'{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"planted"}')
+    cloud = aws(
+        "SQS", "400 Bad", b'{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"planted"}'
+    )
     try:
         teller = sender(books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events")
         books.failed()
@@ -89,7 +106,7 @@ def test_a_cloud_that_cannot_be_reached_is_told_again(books: Books, aws: Cloud) 
 
 def test_the_log_is_a_destination_too(books: Books) -> None:
     teller = sender(books, "log:#job.failed")
-    assert isinstance(teller._way, LogWay)
+    assert isinstance(teller._way, LogTransport)
     books.failed()
     work(teller, rounds=1)
     assert failure(books) == ""

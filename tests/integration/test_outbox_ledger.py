@@ -15,7 +15,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import open_database
 from receiver.ledger.outbox import KEPT, KEPT_ASIDE, Outbox
 from receiver.ledger.restore import Past, restore
-from receiver.ledger.rows import Sending
+from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import events, sendings
 from receiver.model import EventType
 
@@ -30,8 +30,8 @@ def outbox(books: Books) -> Outbox:
     return outbox
 
 
-def types(books: Books, claims: list[Claimed[Sending]]) -> list[str]:
-    of = {event["id"]: str(event["type"]) for event in books.reports.events(limit=10_000)}
+def types(books: Books, claims: list[Claimed[EventDelivery]]) -> list[str]:
+    of = {event["id"]: str(event["type"]) for event in books.queries.events(limit=10_000)}
     return [of[claimed.row.event] for claimed in claims]
 
 
@@ -46,8 +46,12 @@ def tell_all(outbox: Outbox, name: str = A, kinds: tuple[EventType, ...] = ALL) 
 
 
 def states(books: Books, name: str = A) -> list[str]:
-    question = select(sendings.c.state).where(sendings.c.destination == name).order_by(sendings.c.event)
-    return list(books.database.read(lambda connection: connection.execute(question).scalars().all()))
+    question = (
+        select(sendings.c.state).where(sendings.c.destination == name).order_by(sendings.c.event)
+    )
+    return list(
+        books.database.read(lambda connection: connection.execute(question).scalars().all())
+    )
 
 
 # What a destination is told.
@@ -64,22 +68,28 @@ def test_a_new_destination_is_told_what_happens_from_now_on_and_not_the_past(boo
     assert (claimed.row.ref, types(books, [claimed])) == (ref, ["job.failed"])
 
 
-def test_a_known_destination_keeps_its_place_when_it_is_named_again(books: Books, outbox: Outbox) -> None:
+def test_a_known_destination_keeps_its_place_when_it_is_named_again(
+    books: Books, outbox: Outbox
+) -> None:
     books.failed()
     Outbox(books.database, books.clock).begin([A, B, A])
     assert len(outbox.claim(A, ALL, 10)) == 1
 
 
-def test_each_destination_is_told_everything_once_whatever_the_other_does(books: Books, outbox: Outbox) -> None:
+def test_each_destination_is_told_everything_once_whatever_the_other_does(
+    books: Books, outbox: Outbox
+) -> None:
     books.archived(2)
-    told = [event["id"] for event in books.reports.events()]
+    told = [event["id"] for event in books.queries.events()]
     assert tell_all(outbox, A) == told
     assert outbox.next_due(A) is None
     assert tell_all(outbox, A) == []
     assert tell_all(outbox, B) == told
 
 
-def test_only_the_types_asked_for_are_told_and_the_others_not_looked_at_again(books: Books, outbox: Outbox) -> None:
+def test_only_the_types_asked_for_are_told_and_the_others_not_looked_at_again(
+    books: Books, outbox: Outbox
+) -> None:
     books.archived()
     books.failed("task-2")
     claims = outbox.claim(A, (EventType.JOB_FAILED,), 10)
@@ -88,20 +98,31 @@ def test_only_the_types_asked_for_are_told_and_the_others_not_looked_at_again(bo
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])
 
 
-def test_more_events_than_fit_into_one_batch_are_all_told(books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_events_than_fit_into_one_batch_are_all_told(
+    books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(outbox_module, "BATCH", 2)
     for number in range(5):
         books.failed(f"task-{number}")
-    assert sorted(tell_all(outbox)) == [event["id"] for event in books.reports.events()]
+    assert sorted(tell_all(outbox)) == [event["id"] for event in books.queries.events()]
 
 
 def test_what_a_rebuild_puts_back_is_never_told(books: Books, outbox: Outbox) -> None:
     ref = books.failed()
-    event = books.database.read(lambda connection: connection.execute(select(events)).one())._asdict()
-    job = books.database.read(lambda connection: connection.exec_driver_sql("SELECT * FROM jobs").mappings().one())
+    event = books.database.read(
+        lambda connection: connection.execute(select(events)).one()
+    )._asdict()
+    job = books.database.read(
+        lambda connection: connection.exec_driver_sql("SELECT * FROM jobs").mappings().one()
+    )
     for table in ("events", "deliveries", "jobs"):
         books.execute(f"DELETE FROM {table}")  # noqa: S608 - our own word
-    past = Past(dict(job), [], [], [{name: event[name] for name in ("ref", "type", "idx", "round", "created_at", "payload")}])
+    past = Past(
+        dict(job),
+        [],
+        [],
+        [{name: event[name] for name in ("ref", "type", "idx", "round", "created_at", "payload")}],
+    )
     books.ledger.write(lambda connection: restore(connection, [past]))
     assert books.events(ref) == ["job.failed"]
     assert (tell_all(outbox), outbox.following(0)[0]) == ([], [])
@@ -111,7 +132,9 @@ def test_what_a_rebuild_puts_back_is_never_told(books: Books, outbox: Outbox) ->
 # The order of a job's events.
 
 
-def test_a_later_event_of_a_job_waits_until_the_earlier_one_is_told(books: Books, outbox: Outbox) -> None:
+def test_a_later_event_of_a_job_waits_until_the_earlier_one_is_told(
+    books: Books, outbox: Outbox
+) -> None:
     first, second = books.archived(2, "task-1"), books.failed("task-2")
     claims = outbox.claim(A, ALL, 10)
     assert [claimed.row.ref for claimed in claims] == [first, second]
@@ -142,7 +165,9 @@ def test_what_was_set_aside_no_longer_holds_its_job_back(books: Books, outbox: O
     assert [(row.event, row.error) for row in outbox.aside()] == [(claimed.row.event, "never")]
 
 
-def test_events_told_while_new_ones_are_handed_over_leave_none_without_its_turn(ledger_url: str) -> None:
+def test_events_told_while_new_ones_are_handed_over_leave_none_without_its_turn(
+    ledger_url: str,
+) -> None:
     with opened(ledger_url) as books, closing(open_database(ledger_url)) as other:
         outbox, second = Outbox(books.database, books.clock), Outbox(other, books.clock)
         outbox.begin([A])
@@ -161,7 +186,7 @@ def test_events_told_while_new_ones_are_handed_over_leave_none_without_its_turn(
             books.ledger.finish_asset(claimed, stored(claimed))
         teller.join(30)
         assert not teller.is_alive(), f"stuck after {told}"
-        assert told == [event["id"] for event in books.reports.events() if event["ref"] == ref]
+        assert told == [event["id"] for event in books.queries.events() if event["ref"] == ref]
 
 
 # Claims.
@@ -185,14 +210,16 @@ def test_a_lost_claim_changes_nothing(books: Books, outbox: Outbox) -> None:
     assert states(books) == ["sent"]
 
 
-def test_leases_of_sendings_are_renewed_handed_back_and_taken_over_like_all_others(books: Books, outbox: Outbox) -> None:
+def test_leases_of_sendings_are_renewed_handed_back_and_taken_over_like_all_others(
+    books: Books, outbox: Outbox
+) -> None:
     books.failed()
     (claimed,) = outbox.claim(A, ALL, 1)
     books.clock.advance(50)
     books.ledger.renew([claimed])
     books.clock.advance(50)
     assert outbox.claim(A, ALL, 1) == []
-    books.ledger.hand_back([claimed])
+    books.ledger.release([claimed])
     assert len(outbox.claim(A, ALL, 1)) == 1
     assert books.ledger.take_over() == 1
     assert len(outbox.claim(A, ALL, 1)) == 1
@@ -215,13 +242,15 @@ def test_two_processes_claim_no_event_twice(ledger_url: str) -> None:
             thread.start()
         for thread in threads:
             thread.join(30)
-        assert sorted(claimed) == [event["id"] for event in books.reports.events()]
+        assert sorted(claimed) == [event["id"] for event in books.queries.events()]
 
 
 # Afterwards.
 
 
-def test_what_was_told_is_forgotten_after_a_week_and_what_was_set_aside_after_three_months(books: Books, outbox: Outbox) -> None:
+def test_what_was_told_is_forgotten_after_a_week_and_what_was_set_aside_after_three_months(
+    books: Books, outbox: Outbox
+) -> None:
     books.failed("task-1")
     books.failed("task-2")
     first, second = outbox.claim(A, ALL, 10)
@@ -233,17 +262,23 @@ def test_what_was_told_is_forgotten_after_a_week_and_what_was_set_aside_after_th
     assert (outbox.prune(), states(books)) == (1, ["set_aside"])
     books.clock.advance(KEPT_ASIDE)
     assert (outbox.prune(), states(books)) == (1, [])
-    assert len(books.reports.events()) == 2
+    assert len(books.queries.events()) == 2
 
 
-def test_what_was_set_aside_is_sent_again_on_request_and_before_what_waits_of_its_job(books: Books, outbox: Outbox) -> None:
+def test_what_was_set_aside_is_sent_again_on_request_and_before_what_waits_of_its_job(
+    books: Books, outbox: Outbox
+) -> None:
     books.archived()
     (first,) = outbox.claim(A, ALL, 10)
     outbox.set_aside(first, "never")
     books.clock.advance(100)
     assert outbox.resend(first.row.event) == 1
     (again,) = outbox.claim(A, ALL, 10)
-    assert (again.row.event, again.row.attempts, again.row.since) == (first.row.event, 1, books.clock())
+    assert (again.row.event, again.row.attempts, again.row.since) == (
+        first.row.event,
+        1,
+        books.clock(),
+    )
     outbox.sent(again)
     assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
 
@@ -255,7 +290,9 @@ def test_nothing_is_sent_again_that_was_not_set_aside(books: Books, outbox: Outb
         outbox.resend(claimed.row.event)
 
 
-def test_the_standing_says_what_waits_since_when_and_what_was_set_aside(books: Books, outbox: Outbox) -> None:
+def test_the_standing_says_what_waits_since_when_and_what_was_set_aside(
+    books: Books, outbox: Outbox
+) -> None:
     began = books.clock()
     books.failed("task-1")
     books.archived(1, "task-2")
@@ -277,7 +314,10 @@ def test_a_destination_is_forgotten_with_all_it_was_to_be_told_and_nobody_else_n
     outbox.forget(A)
     assert [row.destination for row in outbox.standing()] == [B]
     assert (states(books, A), states(books, B)) == ([], ["sent"] * len(told))
-    assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])  # of a worker that knows it still
+    assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (
+        None,
+        [],
+    )  # of a worker that knows it still
     with pytest.raises(ClaimLostError):
         outbox.sent(claimed)
     outbox.begin([A])
@@ -296,11 +336,16 @@ def test_forgetting_that_is_stopped_half_way_leaves_no_event_that_waits_for_one_
 
 
 def test_a_destination_nobody_knows_is_not_forgotten(outbox: Outbox) -> None:
-    with pytest.raises(ReceiverError, match=r"no destination 'https://b.test'; known are: https://a.test \(00000000\), log:"):
+    with pytest.raises(
+        ReceiverError,
+        match=r"no destination 'https://b.test'; known are: https://a.test \(00000000\), log:",
+    ):
         outbox.forget("https://b.test")
 
 
-def test_following_goes_on_behind_what_was_looked_at_even_where_nothing_was_wanted(books: Books, outbox: Outbox) -> None:
+def test_following_goes_on_behind_what_was_looked_at_even_where_nothing_was_wanted(
+    books: Books, outbox: Outbox
+) -> None:
     books.archived()
     found, upto = outbox.following(0, [EventType.JOB_FAILED])
     assert (found, upto) == ([], outbox.newest())

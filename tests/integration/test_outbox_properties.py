@@ -12,17 +12,24 @@ from receiver.ledger import writes
 from receiver.ledger.claims import Claimed
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.rows import Sending
+from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import metadata, sendings
-from receiver.model import EventType, SendingState
+from receiver.model import EventDeliveryState, EventType
 
 # One ledger serves all examples of a test; each example empties it first.
-PACE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PACE = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 TO, JOBS = "log:", 3
 HAPPENINGS = st.lists(
     st.one_of(
         st.tuples(st.just("happens"), st.integers(0, JOBS - 1)),
-        st.tuples(st.sampled_from(["claim", "sent", "failed", "given up", "sent again", "lease ends", "worker dies"]), st.integers(0, 4)),
+        st.tuples(
+            st.sampled_from(
+                ["claim", "sent", "failed", "given up", "sent again", "lease ends", "worker dies"]
+            ),
+            st.integers(0, 4),
+        ),
     ),
     max_size=40,
 )
@@ -32,13 +39,17 @@ class Round:
     """One destination with some jobs, and what we know by ourselves: what was told, in which order."""
 
     def __init__(self, books: Books) -> None:
-        books.database.write(lambda connection: [connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)])
+        books.database.write(
+            lambda connection: [
+                connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)
+            ]
+        )
         self.books = books
         self.outbox = Outbox(books.database, books.clock)
         self.outbox.begin([TO])
         self.refs = [books.submitting() for _ in range(JOBS)]
         self.happened = 0
-        self.held: list[Claimed[Sending]] = []
+        self.held: list[Claimed[EventDelivery]] = []
         self.told: defaultdict[str, list[int]] = defaultdict(list)
         self.sent_again = False
 
@@ -63,9 +74,16 @@ class Round:
     def _emit(self, connection: Connection, ref: str) -> None:
         job = writes.find_job(connection, ref)
         assert job is not None
-        writes.emit(connection, EventType.ASSET_ARCHIVED, job, self.happened, self.books.clock(), {"ref": ref})
+        writes.emit(
+            connection,
+            EventType.ASSET_ARCHIVED,
+            job,
+            self.happened,
+            self.books.clock(),
+            {"ref": ref},
+        )
 
-    def _end(self, what: str, claimed: Claimed[Sending]) -> None:
+    def _end(self, what: str, claimed: Claimed[EventDelivery]) -> None:
         try:
             if what == "sent":
                 self.outbox.sent(claimed)
@@ -79,7 +97,11 @@ class Round:
 
     def check(self) -> None:
         """Look at the rows: of a job's pending events the first, and no other, is due, unless one was sent again meanwhile."""
-        pending = select(sendings).where(sendings.c.state == SendingState.PENDING).order_by(sendings.c.event)
+        pending = (
+            select(sendings)
+            .where(sendings.c.state == EventDeliveryState.PENDING)
+            .order_by(sendings.c.event)
+        )
         of: defaultdict[str, list[bool]] = defaultdict(list)
         for row in self.books.database.read(lambda connection: connection.execute(pending).all()):
             of[row.ref].append(row.due_at is not None)
@@ -91,7 +113,10 @@ class Round:
         """Tell everything that is left."""
         for _ in range(100):
             self.books.clock.advance(LEASE + 10)
-            if not (claims := self.outbox.claim(TO, tuple(EventType), 50)) and self.outbox.next_due(TO) is None:
+            if (
+                not (claims := self.outbox.claim(TO, tuple(EventType), 50))
+                and self.outbox.next_due(TO) is None
+            ):
                 return
             for claimed in claims:
                 self._end("sent", claimed)
@@ -100,7 +125,9 @@ class Round:
 
 @PACE
 @given(happenings=HAPPENINGS)
-def test_every_event_comes_to_its_end_once_and_a_jobs_events_in_their_order(books: Books, happenings: list[tuple[str, int]]) -> None:
+def test_every_event_comes_to_its_end_once_and_a_jobs_events_in_their_order(
+    books: Books, happenings: list[tuple[str, int]]
+) -> None:
     here = Round(books)
     for what, which in happenings:
         here.act(what, which)
@@ -108,5 +135,5 @@ def test_every_event_comes_to_its_end_once_and_a_jobs_events_in_their_order(book
     here.drain()
     aside = [row.event for row in here.outbox.aside()]
     told = [event for events in here.told.values() for event in events]
-    assert sorted([*told, *aside]) == [event["id"] for event in books.reports.events(limit=1000)]
+    assert sorted([*told, *aside]) == [event["id"] for event in books.queries.events(limit=1000)]
     assert here.sent_again or all(events == sorted(events) for events in here.told.values())

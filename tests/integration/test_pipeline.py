@@ -83,9 +83,15 @@ def bench(books: Books, store: TroubledStore, sandbox: Sandbox, tmp_path: Path) 
 
 
 @pytest.fixture(params=["directory", "bucket"])
-def either(request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path) -> Iterator[Bench]:
+def either(
+    request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path
+) -> Iterator[Bench]:
     """Archive into a directory, and into a bucket of a real S3 server."""
-    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/pictures"
+    url = (
+        f"file://{tmp_path}/archive"
+        if request.param == "directory"
+        else f"s3://{request.getfixturevalue('bucket')}/pictures"
+    )
     with closing(open_store(url)) as store:
         yield Bench(books, store, tmp_path, sandbox)
 
@@ -94,7 +100,9 @@ def either(request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_p
 
 
 @pytest.fixture(params=["directory", "bucket"])
-def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, Callable[[], object]]]:
+def outage(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[Store, Callable[[], object]]]:
     """Give an archive that cannot be used yet, and what makes it usable."""
     if request.param == "directory":
         root = tmp_path / "archive"
@@ -126,7 +134,9 @@ def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
     assert books.events(ref) == ["asset.archived"]
 
 
-def test_an_archive_is_probed_only_while_it_is_in_doubt(bench: Bench, store: TroubledStore, tmp_path: Path) -> None:
+def test_an_archive_is_probed_only_while_it_is_in_doubt(
+    bench: Bench, store: TroubledStore, tmp_path: Path
+) -> None:
     bench.made()
     (tmp_path / "archive").write_text("a file where a directory should be")
     bench.books.clock.now = due(bench.attempt())
@@ -136,7 +146,9 @@ def test_an_archive_is_probed_only_while_it_is_in_doubt(bench: Bench, store: Tro
     assert (bench.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
 
 
-def test_an_archive_that_stays_away_expires_the_asset_one_lifetime_after_its_url(bench: Bench, tmp_path: Path) -> None:
+def test_an_archive_that_stays_away_expires_the_asset_one_lifetime_after_its_url(
+    bench: Bench, tmp_path: Path
+) -> None:
     ref, _ = bench.made()
     (tmp_path / "archive").write_text("a file where a directory should be")
     bench.books.clock.advance(2 * LIFETIME - 1)
@@ -160,7 +172,9 @@ def test_a_full_disk_is_not_the_asset_s_fault(bench: Bench) -> None:
         assert bench.attempt().state is AssetState.ARCHIVED
 
 
-def test_a_disk_that_is_full_while_an_object_is_looked_at_is_not_the_asset_s_fault_either(bench: Bench) -> None:
+def test_a_disk_that_is_full_while_an_object_is_looked_at_is_not_the_asset_s_fault_either(
+    bench: Bench,
+) -> None:
     with source(answer(body=PNG)) as server:
         ref = bench.announced(server)
         bench.put(asset_key(ref, 0, "png"), picture("large", "png", 64, 48, 3_000_000, None))
@@ -185,7 +199,9 @@ def test_a_scratch_folder_that_cannot_be_used_is_not_the_asset_s_fault(bench: Be
     assert bench.attempt().state is AssetState.ARCHIVED
 
 
-def test_a_mistake_of_ours_does_not_keep_an_asset_for_ever(bench: Bench, store: TroubledStore) -> None:
+def test_a_mistake_of_ours_does_not_keep_an_asset_for_ever(
+    bench: Bench, store: TroubledStore
+) -> None:
     bench.made()
     store.before = lambda: raise_(ZeroDivisionError("?sig=hunter2"))
     broken = bench.attempt()
@@ -244,7 +260,11 @@ def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(eith
     either.put(key, OTHER_PNG)
     asset = either.attempt()
     assert (asset.state, asset.key, asset.size) == (AssetState.ARCHIVED, key, len(OTHER_PNG))
-    assert asset.sha256 == hashlib.sha256(OTHER_PNG).hexdigest() == hashlib.sha256(either.stored(key)).hexdigest()
+    assert (
+        asset.sha256
+        == hashlib.sha256(OTHER_PNG).hexdigest()
+        == hashlib.sha256(either.stored(key)).hexdigest()
+    )
     assert (asset.width, asset.height) == (32, 16)
 
 
@@ -255,7 +275,9 @@ def test_a_ledger_away_at_the_finish_is_no_attempt_that_failed(
     bench = Bench(Books(database, books.clock), store, tmp_path, sandbox)
     ref, _ = bench.made()
     store.after = lambda: setattr(database, "away", True)
-    books.clock.advance(LIFETIME + 1)  # the last chance: giving up now would lose what is already in the archive
+    books.clock.advance(
+        LIFETIME + 1
+    )  # the last chance: giving up now would lose what is already in the archive
     with pytest.raises(LedgerError):
         bench.attempt()
     assert books.pending(ref) == [0]
@@ -272,12 +294,24 @@ def test_an_asset_goes_home(either: Bench) -> None:
     made = either.file(task_id)
     asset = either.attempt()
     key = asset_key(ref, 0, "png")
-    facts = {"key": key, "sha256": made["sha256"], "size": made["size"], "content_type": "image/png", "width": 64, "height": 48}
+    facts = {
+        "key": key,
+        "sha256": made["sha256"],
+        "size": made["size"],
+        "content_type": "image/png",
+        "width": 64,
+        "height": 48,
+    }
     assert {name: getattr(asset, name) for name in facts} == facts
-    assert (asset.state, asset.error, asset.claim, asset.due_at) == (AssetState.ARCHIVED, "", None, None)
+    assert (asset.state, asset.error, asset.claim, asset.due_at) == (
+        AssetState.ARCHIVED,
+        "",
+        None,
+        None,
+    )
     assert asset.finished_at == either.books.clock.now
     assert hashlib.sha256(either.stored(key)).hexdigest() == made["sha256"]
-    (event,) = either.books.reports.events()
+    (event,) = either.books.queries.events()
     assert (event["type"], event["idx"], json.loads(event["payload"])) == (
         "asset.archived",
         0,
@@ -288,9 +322,21 @@ def test_an_asset_goes_home(either: Bench) -> None:
         either.store.open(manifest_key(ref))
 
 
-@pytest.mark.parametrize(("extension", "content_type"), [("jpg", "image/jpeg"), ("webp", "image/webp"), ("mp4", "video/mp4")])
-def test_the_bytes_say_what_a_file_is_whatever_its_server_says(bench: Bench, extension: str, content_type: str) -> None:
-    data = picture("seed", "jpeg" if extension == "jpg" else "webp" if extension == "webp" else "mp4", 64, 48, SIZE, None)
+@pytest.mark.parametrize(
+    ("extension", "content_type"),
+    [("jpg", "image/jpeg"), ("webp", "image/webp"), ("mp4", "video/mp4")],
+)
+def test_the_bytes_say_what_a_file_is_whatever_its_server_says(
+    bench: Bench, extension: str, content_type: str
+) -> None:
+    data = picture(
+        "seed",
+        "jpeg" if extension == "jpg" else "webp" if extension == "webp" else "mp4",
+        64,
+        48,
+        SIZE,
+        None,
+    )
     with source(answer("Content-Type: text/plain", body=data)) as server:
         ref = bench.announced(server)
         asset = bench.attempt()

@@ -11,9 +11,14 @@ from archiving import LIFETIME, PNG, SIZE, Bench, due, source
 from ledgers import opened
 from outside_network import answer
 
-from receiver.archive.archiver import LONGEST_BACK_OFF, MOST_BAD_FILES, SUSPICIOUS_ATTEMPTS, back_off
+from receiver.archive.archiver import (
+    LONGEST_BACK_OFF,
+    MOST_BAD_FILES,
+    SUSPICIOUS_ATTEMPTS,
+    back_off,
+)
 from receiver.archive.stores.directory import DirectoryStore
-from receiver.model import AssetState, Source, Verdict
+from receiver.model import AssetState, Decision, Source
 from submitter.sandbox import Sandbox
 
 
@@ -40,14 +45,20 @@ def bench(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Bench]:
         ({"mode": "placeholder", "times": 1}, "an HTML page, not a picture"),
     ],
 )
-def test_a_source_that_fails_once_is_asked_again_a_second_later(bench: Bench, file: dict[str, Any], said: str) -> None:
+def test_a_source_that_fails_once_is_asked_again_a_second_later(
+    bench: Bench, file: dict[str, Any], said: str
+) -> None:
     ref, task_id = bench.made(**file)
     failed, archived = bench.attempts()
     assert re.search(said, failed.error)
     assert (failed.state, failed.attempts, failed.claim) == (AssetState.PENDING, 1, None)
     assert 0.75 <= due(failed) - failed.announced_at <= 1.25
     assert (archived.state, archived.attempts, archived.error) == (AssetState.ARCHIVED, 2, "")
-    assert archived.sha256 == bench.file(task_id)["sha256"] == hashlib.sha256(bench.stored(archived.key)).hexdigest()
+    assert (
+        archived.sha256
+        == bench.file(task_id)["sha256"]
+        == hashlib.sha256(bench.stored(archived.key)).hexdigest()
+    )
     assert bench.books.events(ref) == ["asset.archived"]
 
 
@@ -59,10 +70,14 @@ def test_a_source_that_fails_once_is_asked_again_a_second_later(bench: Bench, fi
         ({"mode": "wrong_length"}, "PNG"),
     ],
 )
-def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(bench: Bench, file: dict[str, Any], said: str) -> None:
+def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(
+    bench: Bench, file: dict[str, Any], said: str
+) -> None:
     ref, _ = bench.made(**file)
     tried = list(bench.attempts())
-    assert [asset.state for asset in tried] == [AssetState.PENDING] * (MOST_BAD_FILES - 1) + [AssetState.FAILED]
+    assert [asset.state for asset in tried] == [AssetState.PENDING] * (MOST_BAD_FILES - 1) + [
+        AssetState.FAILED
+    ]
     assert said in tried[-1].error
     assert 60 < bench.books.clock.now - tried[-1].announced_at < 300
     assert bench.books.events(ref) == []
@@ -77,7 +92,9 @@ def test_only_bad_files_count_towards_a_failure(bench: Bench) -> None:
     assert (last.state, last.attempts) == (AssetState.ARCHIVED, MOST_BAD_FILES + 4)
 
 
-def test_a_url_that_is_not_there_again_and_again_is_taken_for_dead_and_a_fresh_one_is_used(bench: Bench) -> None:
+def test_a_url_that_is_not_there_again_and_again_is_taken_for_dead_and_a_fresh_one_is_used(
+    bench: Bench,
+) -> None:
     ref, task_id = bench.made(mode="expired")
     for _ in range(SUSPICIOUS_ATTEMPTS - 1):
         dead = bench.attempt()
@@ -86,7 +103,7 @@ def test_a_url_that_is_not_there_again_and_again_is_taken_for_dead_and_a_fresh_o
         bench.books.clock.now = due(dead)
     dead = bench.attempt()
     assert bench.asked_now(ref)
-    assert bench.books.deliver(ref, bench.result(task_id), Source.POLL) is Verdict.REFRESHED
+    assert bench.books.deliver(ref, bench.result(task_id), Source.POLL) is Decision.REFRESHED
     archived = bench.attempt()
     assert (archived.state, archived.sha256) == (AssetState.ARCHIVED, bench.file(task_id)["sha256"])
     assert archived.url != dead.url
@@ -101,14 +118,20 @@ def test_a_source_that_is_only_broken_is_not_taken_for_dead(bench: Bench) -> Non
 @pytest.mark.parametrize(
     ("file", "options", "said"),
     [
-        ({"mode": "redirect", "to": "http://169.254.169.254/latest/meta-data"}, {}, r"169\.254\.169\.254: .*metadata"),
+        (
+            {"mode": "redirect", "to": "http://169.254.169.254/latest/meta-data"},
+            {},
+            r"169\.254\.169\.254: .*metadata",
+        ),
         ({"mode": "redirect", "to": "http://10.0.0.1/x.png"}, {}, r"10\.0\.0\.1: .*FETCH_ALLOW"),
         ({"mode": "redirect", "to": "ftp://10.0.0.1/x.png"}, {}, "not an http or https URL"),
         ({}, {"ports": ()}, r"127\.0\.0\.1.*FETCH_ALLOW"),
         ({}, {"max_bytes": SIZE - 1}, f"more than {SIZE - 1} bytes .FETCH_MAX_BYTES."),
     ],
 )
-def test_what_may_not_be_fetched_fails_at_once_and_says_why(bench: Bench, file: dict[str, Any], options: dict[str, Any], said: str) -> None:
+def test_what_may_not_be_fetched_fails_at_once_and_says_why(
+    bench: Bench, file: dict[str, Any], options: dict[str, Any], said: str
+) -> None:
     ref, _ = bench.made(**file)
     bench.fetch_from(*options.pop("ports", (bench.sandbox.port,)), **options)
     failed = bench.attempt()
@@ -127,7 +150,9 @@ def test_a_redirect_to_a_place_that_may_be_fetched_is_followed(bench: Bench) -> 
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3, 6, 7, 50, 1100])
-def test_the_pause_doubles_with_each_attempt_up_to_a_minute_give_or_take_a_quarter(attempts: int) -> None:
+def test_the_pause_doubles_with_each_attempt_up_to_a_minute_give_or_take_a_quarter(
+    attempts: int,
+) -> None:
     pause = min(2 ** (attempts - 1), LONGEST_BACK_OFF)
     pauses = [back_off(attempts) for _ in range(200)]
     assert 0.75 * pause <= min(pauses) < 0.85 * pause
@@ -135,16 +160,24 @@ def test_the_pause_doubles_with_each_attempt_up_to_a_minute_give_or_take_a_quart
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [({"mode": "error", "times": 0}, "answered 500"), ({"mode": "not_ready", "times": 0}, "answered 404")]
+    ("file", "said"),
+    [
+        ({"mode": "error", "times": 0}, "answered 500"),
+        ({"mode": "not_ready", "times": 0}, "answered 404"),
+    ],
 )
-def test_the_last_chance_is_at_the_url_s_end_and_its_loss_is_explained(bench: Bench, file: dict[str, Any], said: str) -> None:
+def test_the_last_chance_is_at_the_url_s_end_and_its_loss_is_explained(
+    bench: Bench, file: dict[str, Any], said: str
+) -> None:
     ref, _ = bench.made(**file)
     bench.books.clock.advance(LIFETIME - 10)
     *tried, last, lost = bench.attempts()
     assert len(tried) >= SUSPICIOUS_ATTEMPTS
     assert due(last) == last.expires_at == bench.books.clock.now
     assert lost.state is AssetState.EXPIRED
-    assert re.search(rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{said}", lost.error)
+    assert re.search(
+        rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{said}", lost.error
+    )
     assert bench.books.events(ref) == []
     assert bench.asked_now(ref)
 
@@ -162,5 +195,7 @@ def test_who_comes_after_the_url_s_end_and_gets_no_fresh_one_gives_up_soon(bench
     bench.made(mode="expired", times=0)
     bench.books.clock.advance(LIFETIME + 3600)
     tried = list(bench.attempts())
-    assert [asset.state for asset in tried] == [AssetState.PENDING] * (SUSPICIOUS_ATTEMPTS - 1) + [AssetState.EXPIRED]
+    assert [asset.state for asset in tried] == [AssetState.PENDING] * (SUSPICIOUS_ATTEMPTS - 1) + [
+        AssetState.EXPIRED
+    ]
     assert "answered 403" in tried[-1].error

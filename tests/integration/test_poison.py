@@ -14,7 +14,7 @@ from receiver.jobs.reconcile import MOST_HINT_LOOKS, Reconciler
 from receiver.ledger.claims import CRASH_PAUSE, MOST_CRASHES, SUSPICIOUS_CRASHES, Claimed
 from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Asset, Job
-from receiver.model import Api, AssetState, Delivery, JobState, Reason, Source, Verdict
+from receiver.model import Api, AssetState, Decision, Delivery, JobState, Reason, Source
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
 from receiver.providers.grsai import protocol as grsai
@@ -28,7 +28,9 @@ class Silent:
     """A provider that is never there."""
 
     def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
-        raise ProviderUnavailableError(f"{base_url} has no {api} today, so nothing about {provider_id}")
+        raise ProviderUnavailableError(
+            f"{base_url} has no {api} today, so nothing about {provider_id}"
+        )
 
 
 class Yard:
@@ -40,7 +42,9 @@ class Yard:
         self.store = DirectoryStore(folder / "archive")
         fetcher = Fetcher(AddressPolicy(), max_bytes=1, timeout=1, resolve=lambda _host, _port: [])
         self.archiver = Archiver(books.ledger, fetcher, self.store, folder)
-        self.reconciler = Reconciler(books.ledger, books.reports, books.inbox, self.store, Silent(), "https://provider.test")
+        self.reconciler = Reconciler(
+            books.ledger, books.queries, books.inbox, self.store, Silent(), "https://provider.test"
+        )
 
     def look(self, limit: int = 1) -> None:
         """Do for the suspect jobs that are due what is to be done."""
@@ -63,7 +67,15 @@ def lane_of(books: Books, row: Asset | Job) -> str:
     others = books.ledger.claim_assets(1) if asset else books.ledger.claim_jobs(1, complete=False)
     if others:
         return "others"
-    return "suspects" if (books.ledger.claim_assets(1, suspects=True) if asset else books.ledger.claim_suspect_jobs(1)) else "none"
+    return (
+        "suspects"
+        if (
+            books.ledger.claim_assets(1, suspects=True)
+            if asset
+            else books.ledger.claim_suspect_jobs(1)
+        )
+        else "none"
+    )
 
 
 def asset_row(books: Books) -> Callable[[], Asset]:
@@ -81,7 +93,9 @@ Begin = Callable[[Books], Callable[[], Asset | Job]]
 ROWS = pytest.mark.parametrize("begin", [asset_row, job_row])
 
 
-def killed_workers(books: Books, look: Callable[[], Asset | Job]) -> Iterator[tuple[int, str, float]]:
+def killed_workers(
+    books: Books, look: Callable[[], Asset | Job]
+) -> Iterator[tuple[int, str, float]]:
     """Kill worker after worker with the row in hand: give the crashes it was claimed with, its lane, and its pause, which is over."""
     while True:
         lane = lane_of(books, look())
@@ -92,12 +106,18 @@ def killed_workers(books: Books, look: Callable[[], Asset | Job]) -> Iterator[tu
 
 
 @ROWS
-def test_each_kill_counts_and_from_the_second_on_the_row_is_alone_and_paused_longer_and_longer(books: Books, begin: Begin) -> None:
+def test_each_kill_counts_and_from_the_second_on_the_row_is_alone_and_paused_longer_and_longer(
+    books: Books, begin: Begin
+) -> None:
     kills = killed_workers(books, begin(books))
     seen = [next(kills) for _ in range(MOST_CRASHES + 1)]
     assert [crashes for crashes, _, _ in seen] == list(range(MOST_CRASHES + 1))
-    assert [lane for _, lane, _ in seen] == ["others"] * SUSPICIOUS_CRASHES + ["suspects"] * (MOST_CRASHES + 1 - SUSPICIOUS_CRASHES)
-    assert [pause for _, _, pause in seen] == pytest.approx([0, 0, *(CRASH_PAUSE * number for number in range(1, MOST_CRASHES))])
+    assert [lane for _, lane, _ in seen] == ["others"] * SUSPICIOUS_CRASHES + ["suspects"] * (
+        MOST_CRASHES + 1 - SUSPICIOUS_CRASHES
+    )
+    assert [pause for _, _, pause in seen] == pytest.approx(
+        [0, 0, *(CRASH_PAUSE * number for number in range(1, MOST_CRASHES))]
+    )
 
 
 @ROWS
@@ -110,19 +130,23 @@ def test_a_lease_that_ended_without_a_word_counts_like_a_kill(books: Books, begi
 
 
 def give_back(books: Books, claimed: Claimed[Asset] | Claimed[Job]) -> None:
-    books.ledger.hand_back([claimed])
+    books.ledger.release([claimed])
 
 
 def say_so(books: Books, claimed: Claimed[Asset] | Claimed[Job]) -> None:
     if isinstance(claimed.row, Asset):
-        books.ledger.retry_asset(Claimed(claimed.row, claimed.token), books.clock.now, "the source was away")
+        books.ledger.retry_asset(
+            Claimed(claimed.row, claimed.token), books.clock.now, "the source was away"
+        )
     else:
         books.ledger.look_again(Claimed(claimed.row, claimed.token), books.clock.now)
 
 
 @ROWS
 @pytest.mark.parametrize("end", [give_back, say_so])
-def test_whoever_says_how_it_went_has_not_crashed(books: Books, begin: Begin, end: Callable[[Books, object], None]) -> None:
+def test_whoever_says_how_it_went_has_not_crashed(
+    books: Books, begin: Begin, end: Callable[[Books, object], None]
+) -> None:
     look = begin(books)
     for _ in range(2 * MOST_CRASHES):
         (claimed,) = books.ledger.claim_assets(1) or books.ledger.claim_jobs(1)
@@ -131,7 +155,9 @@ def test_whoever_says_how_it_went_has_not_crashed(books: Books, begin: Begin, en
 
 
 @ROWS
-def test_an_attempt_that_ended_with_a_word_makes_good_for_the_crashes_before(books: Books, begin: Begin) -> None:
+def test_an_attempt_that_ended_with_a_word_makes_good_for_the_crashes_before(
+    books: Books, begin: Begin
+) -> None:
     look = begin(books)
     kills = killed_workers(books, look)
     for _ in range(MOST_CRASHES):
@@ -166,14 +192,16 @@ def test_an_asset_is_set_aside_and_an_operator_s_retry_brings_it_home(yard: Yard
     yard.archiver.archive(claimed)
     (asset,) = books.assets(ref)
     assert (asset.state, asset.crashes) == (AssetState.FAILED, MOST_CRASHES)
-    assert asset.error.startswith(f"set aside: the worker was gone {MOST_CRASHES} times with it in hand")
+    assert asset.error.startswith(
+        f"set aside: the worker was gone {MOST_CRASHES} times with it in hand"
+    )
     assert f"`receiver retry {ref}`" in asset.error
     (complete,) = books.ledger.claim_jobs(1, complete=True)
     yard.reconciler.look(complete)
     job = books.job(ref)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
     assert "set aside" in job.message
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
     books.ledger.retry(ref)
     (again,) = books.ledger.claim_assets(1)
     assert again.row.crashes == 0
@@ -188,17 +216,21 @@ class Workshop:
         self.yard = yard
         self.books = yard.books
         self.poison = poison
-        self.at_once = at_once  # whether it kills before any other hand gets anywhere, or after all the others
+        self.at_once = (
+            at_once  # whether it kills before any other hand gets anywhere, or after all the others
+        )
         self.kills = 0
 
     def run(self) -> None:
         """Let workers work, and be started again when they are killed, until nothing is pending."""
-        while (due := self.books.reports.next_due("assets")) is not None:
+        while (due := self.books.queries.next_due("assets")) is not None:
             self.books.clock.now = max(self.books.clock.now, due)
             self._live()
 
     def _live(self) -> None:
-        while claims := self.books.ledger.claim_assets(HANDS) + self.books.ledger.claim_assets(1, suspects=True):
+        while claims := self.books.ledger.claim_assets(HANDS) + self.books.ledger.claim_assets(
+            1, suspects=True
+        ):
             for claimed in sorted(claims, key=self._when):
                 if claimed.row.crashes >= MOST_CRASHES:
                     self.yard.archiver.archive(claimed)
@@ -214,19 +246,23 @@ class Workshop:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_the_one_that_kills_is_set_aside_and_no_neighbour_is_however_many_are_in_hand_with_it(yard: Yard, *, at_once: bool) -> None:
+def test_the_one_that_kills_is_set_aside_and_no_neighbour_is_however_many_are_in_hand_with_it(
+    yard: Yard, *, at_once: bool
+) -> None:
     refs = [yard.books.archiving(1, f"task-{number}") for number in range(3 * HANDS)]
     workshop = Workshop(yard, refs[HANDS // 2], at_once=at_once)
     workshop.run()
     ends = {ref: yard.books.assets(ref)[0].state for ref in refs}
-    assert ends == {ref: AssetState.FAILED if ref == workshop.poison else AssetState.ARCHIVED for ref in refs}
+    assert ends == {
+        ref: AssetState.FAILED if ref == workshop.poison else AssetState.ARCHIVED for ref in refs
+    }
     assert workshop.kills == MOST_CRASHES
     assert yard.books.clock.now - NOW < 2 * MOST_CRASHES * CRASH_PAUSE
 
 
 def test_the_suspects_have_one_hand_each_for_assets_and_jobs(tmp_path: Path) -> None:
     services = Services(Settings.load({"DATA_DIR": str(tmp_path)})).open()
-    widths = {lane.name: lane.width for lane in services.lanes(tmp_path)}
+    widths = {lane.name: lane.concurrency for lane in services.work_queues(tmp_path)}
     services.close()
     assert (widths["suspect assets"], widths["suspect jobs"]) == (1, 1)
 
@@ -244,7 +280,9 @@ def crash(books: Books, ref: str, times: int = MOST_CRASHES) -> None:
 
 
 @pytest.mark.parametrize("begin", [Books.waiting, Books.submitting])
-def test_a_job_without_a_result_over_which_workers_crash_expires_and_says_so(yard: Yard, begin: Callable[[Books], str]) -> None:
+def test_a_job_without_a_result_over_which_workers_crash_expires_and_says_so(
+    yard: Yard, begin: Callable[[Books], str]
+) -> None:
     ref = begin(yard.books)
     crash(yard.books, ref)
     yard.look()
@@ -253,7 +291,9 @@ def test_a_job_without_a_result_over_which_workers_crash_expires_and_says_so(yar
     assert f"the worker was gone {MOST_CRASHES} times" in job.message
 
 
-def test_a_complete_job_over_which_workers_crash_ends_without_a_manifest_until_an_operator_retries_it(yard: Yard) -> None:
+def test_a_complete_job_over_which_workers_crash_ends_without_a_manifest_until_an_operator_retries_it(
+    yard: Yard,
+) -> None:
     books = yard.books
     ref = books.archiving()
     (claimed,) = books.ledger.claim_assets(1)
@@ -269,9 +309,14 @@ def test_a_complete_job_over_which_workers_crash_ends_without_a_manifest_until_a
     (complete,) = books.ledger.claim_jobs(1, complete=True)
     yard.reconciler.look(complete)
     job = books.job(ref)
-    assert (job.state, job.message, job.crashes, yard.has_objects()) == (JobState.ARCHIVED, "", 0, True)
+    assert (job.state, job.message, job.crashes, yard.has_objects()) == (
+        JobState.ARCHIVED,
+        "",
+        0,
+        True,
+    )
     assert books.events(ref) == ["asset.archived", "job.archived", "job.archived"]
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
     with pytest.raises(ReceiverError, match="nothing to retry"):
         books.ledger.retry(ref)
 
@@ -307,7 +352,7 @@ def test_a_hint_over_which_workers_crash_is_forgotten(yard: Yard) -> None:
         assert yard.books.ledger.claim_hints(1)
         yard.books.ledger.take_over()
     (claimed,) = yard.books.ledger.claim_hints(1)
-    yard.reconciler.look_into(claimed)
+    yard.reconciler.verify_hint(claimed)
     assert yard.books.everything()["hints"] == []
 
 
@@ -318,16 +363,22 @@ def planted_mistake(_body: bytes) -> None:
     raise ZeroDivisionError("hunter2")
 
 
-def test_a_report_we_stumble_over_is_kept_as_evidence_and_taken_in_after_the_fix(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_we_stumble_over_is_kept_as_evidence_and_taken_in_after_the_fix(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ref = books.waiting()
     with monkeypatch.context() as patched:
         patched.setattr(grsai, "read_report", planted_mistake)
         with pytest.raises(UnreadableError, match="ZeroDivisionError") as told:
             books.deliver(ref, succeeded())
     assert "hunter2" not in str(told.value)
-    (kept,) = books.reports.deliveries(ref)
-    assert (kept.verdict, kept.body, books.job(ref).state) == ("unreadable", succeeded(), JobState.WAITING)
-    assert replay(books, kept.id) is Verdict.ENDED
+    (kept,) = books.queries.deliveries(ref)
+    assert (kept.verdict, kept.body, books.job(ref).state) == (
+        "unreadable",
+        succeeded(),
+        JobState.WAITING,
+    )
+    assert replay(books, kept.id) is Decision.ENDED
     assert (books.verdicts(ref), books.pending(ref)) == (["ended"], [0])
 
 
@@ -345,25 +396,29 @@ def test_the_sender_of_a_report_we_stumble_over_is_told_400_and_the_next_one_is_
         assert web.callback(other, SUCCEEDED).status_code == 200
 
 
-def replay(books: Books, number: int) -> Verdict:
-    row = books.reports.delivery(number)
+def replay(books: Books, number: int) -> Decision:
+    row = books.queries.delivery(number)
     assert row is not None
-    return books.inbox.accept(Delivery(row.ref, Source(row.source), row.body, row.received_at), replayed=number)
+    return books.inbox.accept(
+        Delivery(row.ref, Source(row.source), row.body, row.received_at), replayed=number
+    )
 
 
 @pytest.mark.parametrize("end", [Books.failed, Books.expired])
-def test_a_success_that_came_too_late_is_replayed_and_opens_its_job_again(books: Books, end: Callable[[Books], str]) -> None:
+def test_a_success_that_came_too_late_is_replayed_and_opens_its_job_again(
+    books: Books, end: Callable[[Books], str]
+) -> None:
     ref = end(books)
     books.deliver(ref, succeeded(*urls(2)))
-    number = books.reports.deliveries(ref)[-1].id
-    assert replay(books, number) is Verdict.ENDED
+    number = books.queries.deliveries(ref)[-1].id
+    assert replay(books, number) is Decision.ENDED
     job = books.job(ref)
     assert (job.state, job.round, books.pending(ref)) == (JobState.ARCHIVING, 1, [0, 1])
     for claimed in books.ledger.claim_assets(2):
         books.ledger.finish_asset(claimed, stored(claimed))
     books.conclude(ref)
     assert books.job(ref).state is JobState.ARCHIVED
-    assert books.reports.audit().ok
+    assert books.queries.audit().ok
 
 
 def test_replaying_a_success_tries_only_the_lost_assets_of_its_job_again(books: Books) -> None:
@@ -374,7 +429,7 @@ def test_replaying_a_success_tries_only_the_lost_assets_of_its_job_again(books: 
         else:
             books.ledger.finish_asset(claimed, stored(claimed))
     books.conclude(ref, JobState.EXPIRED)
-    assert replay(books, books.reports.deliveries(ref)[0].id) is Verdict.REFRESHED
+    assert replay(books, books.queries.deliveries(ref)[0].id) is Decision.REFRESHED
     assert (books.job(ref).state, books.pending(ref)) == (JobState.ARCHIVING, [1])
 
 
@@ -382,7 +437,7 @@ def test_replaying_a_success_tries_only_the_lost_assets_of_its_job_again(books: 
 def test_replaying_what_brings_no_result_opens_nothing(books: Books, body: bytes) -> None:
     ref = books.expired()
     books.deliver(ref, body)
-    replay(books, books.reports.deliveries(ref)[-1].id)
+    replay(books, books.queries.deliveries(ref)[-1].id)
     assert (books.job(ref).state, books.job(ref).round) == (JobState.EXPIRED, 0)
 
 

@@ -11,7 +11,7 @@ import pytest
 from ledgers import BASE_URL, Books, failed
 
 from receiver.cli import jobs
-from receiver.cli.base import cell, errors_told
+from receiver.cli.base import cell, reports_errors
 from receiver.errors import ProviderError, ReceiverError, RefusedError
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
@@ -21,7 +21,7 @@ from receiver.providers.grsai import protocol as grsai
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.telemetry.redaction import BLACK, Mask
+from receiver.telemetry.redaction import BLACK, Redactor
 from submitter import command as submitter
 from submitter.batch.progress_bar import tell
 
@@ -68,18 +68,28 @@ def test_an_answer_about_a_task_that_quotes_our_key_is_blackened() -> None:
         body = GrsaiClient(KEY).result(url, Api.DRAW, "task-1")
     assert KEY.encode() not in body
     assert grsai.read_report(body).message == f"no credits on {BLACK}"
-    with provider({"code": -1, "msg": f"{KEY} is unknown"}) as url, pytest.raises(ProviderError) as failure:
+    with (
+        provider({"code": -1, "msg": f"{KEY} is unknown"}) as url,
+        pytest.raises(ProviderError) as failure,
+    ):
         GrsaiClient(KEY).result(url, Api.DRAW, "task-1")
     assert KEY not in str(failure.value)
 
 
 def test_a_callback_that_quotes_our_key_or_its_own_url_is_kept_without(books: Books) -> None:
-    inbox = Inbox(books.ledger, lambda: None, base_url=BASE_URL, mask=Mask([KEY]))
+    inbox = Inbox(books.ledger, lambda: None, base_url=BASE_URL, mask=Redactor([KEY]))
     ref = books.waiting()
-    inbox.accept(Delivery(ref, Source.CALLBACK, failed(message=f"{KEY} cannot reach /callback/{TICKET}"), 1.0))
+    inbox.accept(
+        Delivery(
+            ref, Source.CALLBACK, failed(message=f"{KEY} cannot reach /callback/{TICKET}"), 1.0
+        )
+    )
     said = books.job(ref).message
     assert said == f"{BLACK} cannot reach /callback/{TICKET.partition('.')[0]}.{BLACK}"
-    assert all(KEY not in event["payload"] and TICKET not in event["payload"] for event in books.reports.events())
+    assert all(
+        KEY not in event["payload"] and TICKET not in event["payload"]
+        for event in books.queries.events()
+    )
 
 
 # On a terminal.
@@ -87,7 +97,11 @@ def test_a_callback_that_quotes_our_key_or_its_own_url_is_kept_without(books: Bo
 
 @pytest.fixture
 def services(sqlite_url: str, tmp_path: Path) -> Iterator[Services]:
-    with closing(Services(Settings.load({"DATA_DIR": str(tmp_path / "data"), "DATABASE_URL": sqlite_url})).open()) as services:
+    with closing(
+        Services(
+            Settings.load({"DATA_DIR": str(tmp_path / "data"), "DATABASE_URL": sqlite_url})
+        ).open()
+    ) as services:
         yield services
 
 
@@ -95,7 +109,9 @@ def is_plain(text: str) -> bool:
     return not any(mark in text for mark in CONTROL)
 
 
-def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(services: Services, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(
+    services: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = Submission(HOSTILE, HOSTILE, {"style": HOSTILE})
     ref = services.ledger.submit(asked, "https://provider.test").ref
     urls = [{"url": f"https://files.test/{HOSTILE}"}]
@@ -108,7 +124,7 @@ def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(services: Services, 
     for shown in (ref, other):
         job = services.ledger.job(shown)
         jobs._show(services, job)
-        submitter._tell(JobView.of(job, services.reports.assets([shown])[shown]), err=False)
+        submitter._tell(JobView.of(job, services.queries.assets([shown])[shown]), err=False)
     tell(HOSTILE)
     said = capsys.readouterr()
     assert "[/red]" in said.out
@@ -118,8 +134,10 @@ def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(services: Services, 
     assert is_plain(cell(HOSTILE).plain)
 
 
-def test_an_error_that_quotes_a_provider_is_told_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    @errors_told
+def test_an_error_that_quotes_a_provider_is_told_as_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @reports_errors
     def command() -> None:
         raise ReceiverError(HOSTILE)
 

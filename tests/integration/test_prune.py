@@ -12,7 +12,7 @@ from receiver.jobs.operator import replay
 from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.prune import BATCH, Pruner
-from receiver.ledger.rows import Sending
+from receiver.ledger.rows import EventDelivery
 from receiver.model import AssetState, EventType, JobState, Mode, Source
 
 DAY = 86400.0
@@ -35,7 +35,7 @@ def one_of_each(books: Books) -> dict[str, str]:
 
 def left(books: Books) -> set[str]:
     """Return the refs of the jobs in the ledger."""
-    return {job.ref for job in books.reports.jobs(limit=1000)}
+    return {job.ref for job in books.queries.jobs(limit=1000)}
 
 
 def test_jobs_that_ended_before_go_and_all_others_stay(books: Books) -> None:
@@ -44,10 +44,17 @@ def test_jobs_that_ended_before_go_and_all_others_stay(books: Books) -> None:
     recent = books.failed("task-7")
     pruner = Pruner(books.database)
     assert pruner.jobs(books.clock() - 91 * DAY) == (0, {}, "")
-    assert pruner.jobs(books.clock() - 30 * DAY) == (3, {}, max(refs[name] for name in ("archived", "failed", "expired")))
+    assert pruner.jobs(books.clock() - 30 * DAY) == (
+        3,
+        {},
+        max(refs[name] for name in ("archived", "failed", "expired")),
+    )
     assert pruner.jobs(books.clock() - 30 * DAY) == (0, {}, "")
-    assert left(books) == {recent, *(refs[name] for name in ("archiving", "waiting", "submitting", "retried"))}
-    assert books.reports.audit().ok
+    assert left(books) == {
+        recent,
+        *(refs[name] for name in ("archiving", "waiting", "submitting", "retried")),
+    }
+    assert books.queries.audit().ok
 
 
 def test_nothing_of_a_pruned_job_is_left_behind(books: Books) -> None:
@@ -82,7 +89,10 @@ def newest(books: Books) -> str:
 
 def numbers(books: Books) -> dict[str, int]:
     """Return the newest number of each table that has some."""
-    return {table: max(row[0] for row in books.everything()[table]) for table in ("events", "deliveries", "attempts")}
+    return {
+        table: max(row[0] for row in books.everything()[table])
+        for table in ("events", "deliveries", "attempts")
+    }
 
 
 def test_a_number_is_never_given_twice_and_so_what_is_new_is_told(books: Books) -> None:
@@ -95,14 +105,18 @@ def test_a_number_is_never_given_twice_and_so_what_is_new_is_told(books: Books) 
     assert pruner.jobs(books.clock() + DAY)[:2] == (2, {})
     assert numbers(books) == before
     new = tried_twice(books, "task-new")
-    assert [event["ref"] for event in books.reports.events(after=before["events"])] == [new, new]
+    assert [event["ref"] for event in books.queries.events(after=before["events"])] == [new, new]
     assert all(numbers(books)[table] > before[table] for table in before)
     assert tell_all(outbox) == [new, new]
 
 
 def test_whoever_has_a_newest_number_goes_once_there_is_a_newer_one(books: Books) -> None:
     pruner = Pruner(books.database)
-    tried, reported, ended = tried_twice(books, "task-1"), books.failed("task-2"), books.submitting()
+    tried, reported, ended = (
+        tried_twice(books, "task-1"),
+        books.failed("task-2"),
+        books.submitting(),
+    )
     books.ledger.expire(ended, "no word")
     old = books.expired("task-3")
     books.deliver(reported, failed(provider_id="task-2"))
@@ -124,16 +138,22 @@ def test_a_job_stays_as_long_as_somebody_is_to_be_told_of_it(books: Books) -> No
     (sending,) = told(outbox)
     assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # in somebody's hand
     outbox.set_aside(sending, "nobody there")
-    assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # a person may have it sent again
+    assert pruner.jobs(books.clock() + 1) == (
+        0,
+        {"log:": 1},
+        ref,
+    )  # a person may have it sent again
     outbox.resend(sending.row.event)
     (sending,) = told(outbox)
     outbox.sent(sending)
     newest(books)
     assert pruner.jobs(books.clock() + 1) == (1, {}, ref)
-    assert books.reports.job(ref) is None
+    assert books.queries.job(ref) is None
 
 
-def test_each_destination_is_named_with_the_jobs_that_stay_for_it_until_it_is_forgotten(books: Books) -> None:
+def test_each_destination_is_named_with_the_jobs_that_stay_for_it_until_it_is_forgotten(
+    books: Books,
+) -> None:
     outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
     outbox.begin(["log:", "gone"])
     first = books.failed("task-1")
@@ -144,10 +164,10 @@ def test_each_destination_is_named_with_the_jobs_that_stay_for_it_until_it_is_fo
     assert pruner.jobs(books.clock() + 1) == (0, {"gone": 2, "log:": 1}, max(first, second))
     outbox.forget("gone")
     assert pruner.jobs(books.clock() + 1) == (1, {"log:": 1}, max(first, second))
-    assert books.reports.job(second) is None
+    assert books.queries.job(second) is None
 
 
-def told(outbox: Outbox) -> list[Claimed[Sending]]:
+def told(outbox: Outbox) -> list[Claimed[EventDelivery]]:
     return outbox.claim("log:", list(EventType), 10)
 
 
@@ -169,23 +189,25 @@ def test_bodies_are_emptied_before_their_jobs_go_and_their_digests_stay(books: B
     unreadable = books.failed("task-3")
     with pytest.raises(ReceiverError):
         books.deliver(unreadable, b"{")
-    before = books.reports.delivery_log(ref)
+    before = books.queries.delivery_log(ref)
     pruner = Pruner(books.database)
     assert pruner.bodies(books.clock() + 1) == (2, max(ref, unreadable))
     assert pruner.bodies(books.clock() + 1, max(ref, unreadable)) == (0, "")
-    (after,) = books.reports.delivery_log(ref)
+    (after,) = books.queries.delivery_log(ref)
     assert (after.digest, after.size) == (before[0].digest, 0)
-    assert [delivery.body for delivery in books.reports.deliveries(unfinished)] == [succeeded(*urls(1), provider_id="task-2")]
-    assert [delivery.body for delivery in books.reports.deliveries(unreadable)] == [b"", b"{"]
-    assert books.reports.audit().ok
+    assert [delivery.body for delivery in books.queries.deliveries(unfinished)] == [
+        succeeded(*urls(1), provider_id="task-2")
+    ]
+    assert [delivery.body for delivery in books.queries.deliveries(unreadable)] == [b"", b"{"]
+    assert books.queries.audit().ok
 
 
 def test_what_was_emptied_is_not_replayed_and_keeps_its_verdict(books: Books) -> None:
     ref = books.archived(1, "task-1")
     Pruner(books.database).bodies(books.clock() + 1)
-    (delivery,) = books.reports.delivery_log(ref)
+    (delivery,) = books.queries.delivery_log(ref)
     with pytest.raises(ReceiverError, match="nothing of it to replay"):
-        replay(books.reports, books.inbox, delivery.id)
+        replay(books.queries, books.inbox, delivery.id)
     assert books.verdicts(ref) == ["ended"]
 
 
@@ -193,9 +215,9 @@ def test_what_came_empty_is_replayed_like_anything_unreadable(books: Books) -> N
     ref = books.waiting("task-1")
     with pytest.raises(ReceiverError):
         books.deliver(ref, b"")
-    (delivery,) = books.reports.delivery_log(ref)
+    (delivery,) = books.queries.delivery_log(ref)
     with pytest.raises(ReceiverError, match="still unreadable"):
-        replay(books.reports, books.inbox, delivery.id)
+        replay(books.queries, books.inbox, delivery.id)
 
 
 def test_a_body_that_has_the_only_copy_of_a_picture_is_kept(books: Books) -> None:
@@ -221,10 +243,16 @@ def test_more_than_a_batch_goes_batch_by_batch(books: Books) -> None:
         books.ledger.expire(ref, f"no word of {number}")
     pruner, kept = Pruner(books.database), newest(books)
     first, _, place = pruner.jobs(books.clock() + 1)
-    assert (first, pruner.jobs(books.clock() + 1, place), left(books)) == (BATCH, (1, {}, ref), {kept})
+    assert (first, pruner.jobs(books.clock() + 1, place), left(books)) == (
+        BATCH,
+        (1, {}, ref),
+        {kept},
+    )
 
 
-def test_the_command_says_what_it_did_and_refuses_what_is_too_young(sqlite_url: str, tmp_path: Path) -> None:
+def test_the_command_says_what_it_did_and_refuses_what_is_too_young(
+    sqlite_url: str, tmp_path: Path
+) -> None:
     environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url}
     with opened(sqlite_url) as books:
         books.clock.now = 1_600_000_000.0
@@ -232,11 +260,19 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(sqlite_url: 
         kept = books.failed("task-2")
         Outbox(books.database, books.clock).begin(["log:"])
         books.execute("UPDATE destinations SET cursor = cursor - 1")
-        assert books.reports.job(kept)
-        for wrong, told_so in (([], "say what"), (["--older-than", "5m"], "at least 1h"), (["--older-than", "soon"], "such as 90d")):
+        assert books.queries.job(kept)
+        for wrong, told_so in (
+            ([], "say what"),
+            (["--older-than", "5m"], "at least 1h"),
+            (["--older-than", "soon"], "such as 90d"),
+        ):
             refused = run(["receiver", "prune", *wrong], environ, folder=tmp_path)
             assert (refused.status, told_so in refused.err) == (2, True), refused
-        done = run(["receiver", "prune", "--older-than", "365d", "--bodies-older-than", "30d"], environ, folder=tmp_path)
+        done = run(
+            ["receiver", "prune", "--older-than", "365d", "--bodies-older-than", "30d"],
+            environ,
+            folder=tmp_path,
+        )
         assert (done.status, done.out.splitlines()) == (
             0,
             [
@@ -245,4 +281,4 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(sqlite_url: 
                 "`receiver events` shows what waits for whom; who is gone for good is forgotten with `receiver events --forget NAME`",
             ],
         )
-        assert [job.state for job in books.reports.jobs()] == [JobState.FAILED]
+        assert [job.state for job in books.queries.jobs()] == [JobState.FAILED]

@@ -23,7 +23,9 @@ def pauses(jobs: list[Job], begin: float) -> list[float]:
 
 
 @pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])
-def test_no_such_task_means_not_yet_at_first_and_gone_when_it_is_said_again_and_again(office: Office, api: Api) -> None:
+def test_no_such_task_means_not_yet_at_first_and_gone_when_it_is_said_again_and_again(
+    office: Office, api: Api
+) -> None:
     ref = office.posted(api, mode=Mode.POLL, result="gone")
     *young, gone = office.looks(ref)
     assert [job.state for job in young] == [JobState.WAITING] * (MOST_UNKNOWN - 1)
@@ -37,17 +39,23 @@ def test_no_such_task_means_not_yet_at_first_and_gone_when_it_is_said_again_and_
 def test_within_its_first_minute_no_task_is_gone_however_often_it_is_denied(office: Office) -> None:
     ref = office.posted(result="gone")
     for _ in range(2 * MOST_UNKNOWN):
-        office.books.execute("UPDATE jobs SET due_at = :now WHERE ref = :ref", now=office.books.clock.now, ref=ref)
+        office.books.execute(
+            "UPDATE jobs SET due_at = :now WHERE ref = :ref", now=office.books.clock.now, ref=ref
+        )
         assert office.look(ref).state is JobState.WAITING
     office.books.clock.advance(NOT_YET + 1)
     assert office.look(ref).state is JobState.EXPIRED
 
 
-def test_a_task_the_provider_knew_a_moment_ago_is_not_gone_when_it_is_denied_once(office: Office) -> None:
+def test_a_task_the_provider_knew_a_moment_ago_is_not_gone_when_it_is_denied_once(
+    office: Office,
+) -> None:
     unknown = NoSuchTaskError("no such task")
     office.asks(Provider(running(), running(), running(), unknown, succeeded()))
     ref = office.books.waiting()
-    assert [office.look(ref).state for _ in range(5)] == [JobState.WAITING] * 4 + [JobState.ARCHIVING]
+    assert [office.look(ref).state for _ in range(5)] == [JobState.WAITING] * 4 + [
+        JobState.ARCHIVING
+    ]
 
 
 def test_a_gateway_in_trouble_is_asked_again_and_again(office: Office) -> None:
@@ -66,7 +74,13 @@ def test_a_task_under_way_is_asked_about_less_and_less_often(office: Office) -> 
     assert {job.state for job in looked} == {JobState.WAITING}
     interval = TIMING.poll_interval
     begin = looked[0].submitted_at + TIMING.poll_after
-    assert pauses(looked, begin) == [interval, 2 * interval, 4 * interval, 4 * interval, 4 * interval]
+    assert pauses(looked, begin) == [
+        interval,
+        2 * interval,
+        4 * interval,
+        4 * interval,
+        4 * interval,
+    ]
     assert set(office.books.verdicts(ref)) == {"progress"}
 
 
@@ -91,7 +105,9 @@ def test_at_the_deadline_there_is_one_last_poll_and_the_end_says_what_a_person_c
     job = office.look(ref)
     assert (provider.asked, job.state) == (1, JobState.EXPIRED)
     assert job.message.startswith("no result within 3600 s (")
-    assert job.message.endswith(f"{said}); the provider knows it as task-1: `receiver retry {ref}` asks once more")
+    assert job.message.endswith(
+        f"{said}); the provider knows it as task-1: `receiver retry {ref}` asks once more"
+    )
     assert office.books.events(ref) == ["job.expired"]
 
 
@@ -101,7 +117,9 @@ def test_a_result_found_by_the_last_poll_counts(office: Office) -> None:
     assert office.look(ref).state is JobState.ARCHIVING
 
 
-def test_a_job_whose_submit_answer_and_callback_are_lost_expires_at_its_deadline(office: Office) -> None:
+def test_a_job_whose_submit_answer_and_callback_are_lost_expires_at_its_deadline(
+    office: Office,
+) -> None:
     ref = office.books.submitting()
     (expired,) = office.looks(ref)
     assert office.books.clock.now == expired.deadline_at
@@ -114,13 +132,20 @@ def test_without_a_key_a_job_waits_for_its_callback_until_its_deadline(office: O
     ref = office.books.waiting()
     waiting, expired = office.looks(ref)
     assert (waiting.state, waiting.due_at) == (JobState.WAITING, waiting.deadline_at)
-    assert (expired.state, "GRSAI_API_KEY is not set" in expired.message) == (JobState.EXPIRED, True)
+    assert (expired.state, "GRSAI_API_KEY is not set" in expired.message) == (
+        JobState.EXPIRED,
+        True,
+    )
 
 
 def test_success_without_a_url_is_asked_once_more_and_then_a_failure(office: Office) -> None:
     ref = office.posted(result="no_url")
     waiting, lost = office.looks(ref)
-    assert (waiting.state, lost.state, lost.reason) == (JobState.WAITING, JobState.FAILED, Reason.NO_RESULT)
+    assert (waiting.state, lost.state, lost.reason) == (
+        JobState.WAITING,
+        JobState.FAILED,
+        Reason.NO_RESULT,
+    )
     assert office.books.verdicts(ref) == ["empty", "ended"]
     assert office.books.events(ref) == ["job.failed"]
 
@@ -141,7 +166,9 @@ def test_a_callback_without_a_url_has_the_result_asked_at_once(office: Office) -
         (Api.NEWER, "violation", Reason.VIOLATION),
     ],
 )
-def test_a_failure_found_by_a_poll_is_the_job_s_end(office: Office, api: Api, fail: str, reason: Reason) -> None:
+def test_a_failure_found_by_a_poll_is_the_job_s_end(
+    office: Office, api: Api, fail: str, reason: Reason
+) -> None:
     (job,) = office.looks(office.posted(api, fail=fail))
     assert (job.state, job.reason) == (JobState.FAILED, reason)
 
@@ -152,9 +179,19 @@ def test_a_failure_found_by_a_poll_is_the_job_s_end(office: Office, api: Api, fa
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
     ("answer", "verdict"),
-    [(running(), "late"), (failed(), "contradiction"), (succeeded(*urls(1, "callback")), "duplicate"), (b"{}", "unreadable")],
+    [
+        (running(), "late"),
+        (failed(), "contradiction"),
+        (succeeded(*urls(1, "callback")), "duplicate"),
+        (b"{}", "unreadable"),
+    ],
 )
-def test_a_callback_that_comes_during_a_poll_decides(office: Office, answer: bytes, verdict: str, late: bool) -> None:  # noqa: FBT001 - a column of the table
+def test_a_callback_that_comes_during_a_poll_decides(
+    office: Office,
+    answer: bytes,
+    verdict: str,
+    late: bool,  # noqa: FBT001 - a column of the table
+) -> None:
     ref = office.books.waiting()
 
     def answer_slowly() -> bytes:
@@ -184,8 +221,16 @@ def test_a_callback_that_comes_while_the_provider_cannot_be_asked_decides(office
 # Results whose URLs die
 
 
-def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_urls_are_asked_for(office: Office) -> None:
-    office.asks(Provider(ProviderUnavailableError("down"), succeeded(*urls(2, "first")), succeeded(*urls(2, "fresh"))))
+def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_urls_are_asked_for(
+    office: Office,
+) -> None:
+    office.asks(
+        Provider(
+            ProviderUnavailableError("down"),
+            succeeded(*urls(2, "first")),
+            succeeded(*urls(2, "fresh")),
+        )
+    )
     ref = office.books.archiving(2)
     begin = office.books.job(ref).due_at
     assert begin == office.books.clock.now + 0.75 * TIMING.url_lifetime
@@ -194,16 +239,22 @@ def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_u
     office.look(ref)
     assert [asset.url for asset in office.books.assets(ref)] == urls(2, "first")
     office.look(ref)
-    assert [(asset.url, asset.due_at) for asset in office.books.assets(ref)] == [(url, office.books.clock.now) for url in urls(2, "fresh")]
+    assert [(asset.url, asset.due_at) for asset in office.books.assets(ref)] == [
+        (url, office.books.clock.now) for url in urls(2, "fresh")
+    ]
     office.books.clock.advance(TIMING.url_lifetime)
     office.look(ref)
     assert office.books.events(ref) == ["job.at_risk"]
-    (event,) = office.books.reports.events()
+    (event,) = office.books.queries.events()
     message = json.loads(event["payload"])["message"]
-    assert message == "2 of its pictures not archived yet, the first URL dies in 1800 s: not tried yet"
+    assert (
+        message == "2 of its pictures not archived yet, the first URL dies in 1800 s: not tried yet"
+    )
 
 
-def test_an_operator_s_retry_opens_a_round_in_which_the_risk_is_announced_again(office: Office) -> None:
+def test_an_operator_s_retry_opens_a_round_in_which_the_risk_is_announced_again(
+    office: Office,
+) -> None:
     office.asks(Provider(ProviderUnavailableError("down")))
     ref = office.books.archiving()
     office.look(ref)
@@ -218,7 +269,9 @@ def test_an_operator_s_retry_opens_a_round_in_which_the_risk_is_announced_again(
     assert office.books.events(ref) == ["job.at_risk", "job.expired", "job.at_risk"]
 
 
-def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived(office: Office) -> None:
+def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived(
+    office: Office,
+) -> None:
     ref = office.posted(file="expired")
     office.look(ref)
     for _ in range(3):
@@ -243,6 +296,6 @@ def test_a_job_whose_callback_is_lost_is_polled_and_archived(office: Office, api
     assert office.books.clock.now == begin + TIMING.poll_after
     assert {asset.state for asset in office.bring_home(ref)} == {AssetState.ARCHIVED}
     assert office.look(ref).state is JobState.ARCHIVED
-    assert [delivery.source for delivery in office.books.reports.deliveries(ref)] == [Source.POLL]
+    assert [delivery.source for delivery in office.books.queries.deliveries(ref)] == [Source.POLL]
     assert office.books.events(ref) == ["asset.archived", "asset.archived", "job.archived"]
-    assert office.books.reports.audit().ok
+    assert office.books.queries.audit().ok

@@ -74,7 +74,9 @@ def _change(url: str, work: Callable[[Connection], Any]) -> Any:
 
 def _as_the_first_release(connection: Connection, number: int) -> None:
     for statement in FIRST_RELEASE.split(";"):
-        connection.execute(text(statement), {"ref": f"{number:026}", "task": f"task-{number}", "now": NOW})
+        connection.execute(
+            text(statement), {"ref": f"{number:026}", "task": f"task-{number}", "now": NOW}
+        )
 
 
 def test_a_ledger_of_the_first_release_keeps_every_row_and_is_worked_with(first_url: str) -> None:
@@ -85,7 +87,7 @@ def test_a_ledger_of_the_first_release_keeps_every_row_and_is_worked_with(first_
         books.clock.advance(60)
         (claimed,) = books.ledger.claim_assets(2)
         assert (claimed.row.attempts, claimed.row.crashes) == (2, 1)
-        assert [job.state for job in books.reports.jobs()] == [JobState.ARCHIVING]
+        assert [job.state for job in books.queries.jobs()] == [JobState.ARCHIVING]
 
 
 def test_the_first_releases_statements_work_on_the_newest_schema(first_url: str) -> None:
@@ -96,8 +98,12 @@ def test_the_first_releases_statements_work_on_the_newest_schema(first_url: str)
         assert books.pending(f"{2:026}") == [0]
 
 
-@pytest.mark.parametrize("first_url", ["postgresql"], indirect=True)  # SQLite's readers are in nobody's way
-def test_a_migration_does_not_make_everybody_wait_behind_one_that_reads(first_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "first_url", ["postgresql"], indirect=True
+)  # SQLite's readers are in nobody's way
+def test_a_migration_does_not_make_everybody_wait_behind_one_that_reads(
+    first_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schema, "_PATIENCE", "50ms")
     with closing(open_database(first_url)) as database:
 
@@ -116,8 +122,14 @@ def test_a_migration_does_not_make_everybody_wait_behind_one_that_reads(first_ur
 
 
 def test_a_ledger_without_procrastinates_tables_is_refused_with_the_remedy(queue_url: str) -> None:
-    _change(queue_url, lambda connection: connection.execute(text("DROP TABLE procrastinate_jobs CASCADE")))
-    with closing(open_database(queue_url)) as database, pytest.raises(LedgerError, match=r"Procrastinate.*run `receiver migrate`"):
+    _change(
+        queue_url,
+        lambda connection: connection.execute(text("DROP TABLE procrastinate_jobs CASCADE")),
+    )
+    with (
+        closing(open_database(queue_url)) as database,
+        pytest.raises(LedgerError, match=r"Procrastinate.*run `receiver migrate`"),
+    ):
         schema.require_current(database)
 
 
@@ -128,17 +140,21 @@ def test_changes_of_procrastinates_are_applied_and_what_breaks_the_release_befor
     *before, expands, contracts = queue_schema._changes()
     assert ("_pre_" in expands, "_post_" in contracts) == (True, True)
     for name in before:  # as a release of Procrastinate's before the installed one had it
-        _change(url, partial(queue_schema._run, script=queue_schema._folder() / "migrations" / name))
+        _change(
+            url, partial(queue_schema._run, script=queue_schema._folder() / "migrations" / name)
+        )
     _change(url, partial(queue_schema._note, applied=before[-1], known=before[-1]))
     assert _change(url, queue_schema.is_old)
     for _ in range(2):  # a second run of the same release is no release later
         _change(url, queue_schema.bring_up)
         assert (_change(url, _newest), _change(url, queue_schema.is_old)) == (expands, False)
-    _change(url, partial(queue_schema._note, applied=expands, known=expands))  # as a release that knew no more
+    _change(
+        url, partial(queue_schema._note, applied=expands, known=expands)
+    )  # as a release that knew no more
     for _ in range(2):
         _change(url, queue_schema.bring_up)
         assert _change(url, _newest) == contracts
-    _change(url, lambda connection: notifications.wake_job(connection, "a-job", NOW))
+    _change(url, lambda connection: notifications.notify_job(connection, "a-job", NOW))
     postgres_server.drop_database(url)
 
 
@@ -155,7 +171,9 @@ PENDING = ["1_post_", "2_pre_", "2_post_", "3_pre_", "3_post_"]
         ([], True, []),
     ],
 )
-def test_what_contracts_waits_for_a_release_and_what_expands_does_not(pending: list[str], due: list[str], *, anew: bool) -> None:
+def test_what_contracts_waits_for_a_release_and_what_expands_does_not(
+    pending: list[str], due: list[str], *, anew: bool
+) -> None:
     assert queue_schema._due(pending, anew=anew) == due
 
 

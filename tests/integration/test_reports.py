@@ -29,10 +29,12 @@ def several(books: Books, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 8])
-def test_pages_of_jobs_follow_each_other_from_the_newest_to_the_oldest(books: Books, limit: int) -> None:
+def test_pages_of_jobs_follow_each_other_from_the_newest_to_the_oldest(
+    books: Books, limit: int
+) -> None:
     refs = several(books, 7)
     seen: list[str] = []
-    while page := books.reports.jobs(limit=limit, after=seen[-1] if seen else ""):
+    while page := books.queries.jobs(limit=limit, after=seen[-1] if seen else ""):
         assert len(page) <= limit
         seen += [job.ref for job in page]
     assert seen == refs
@@ -40,15 +42,26 @@ def test_pages_of_jobs_follow_each_other_from_the_newest_to_the_oldest(books: Bo
 
 def test_a_job_that_comes_while_somebody_turns_pages_does_not_disturb_them(books: Books) -> None:
     refs = several(books, 4)
-    first = [job.ref for job in books.reports.jobs(limit=2)]
+    first = [job.ref for job in books.queries.jobs(limit=2)]
     books.submitting()
-    assert first + [job.ref for job in books.reports.jobs(limit=9, after=first[-1])] == refs
+    assert first + [job.ref for job in books.queries.jobs(limit=9, after=first[-1])] == refs
 
 
 def test_jobs_are_found_by_their_state(books: Books) -> None:
-    waiting, archived, failed = books.waiting("task-1"), books.archived(2, "task-2"), books.failed("task-3")
-    expected = {JobState.WAITING: [waiting], JobState.ARCHIVED: [archived], JobState.FAILED: [failed], JobState.EXPIRED: []}
-    assert {state: [job.ref for job in books.reports.jobs(state=state)] for state in expected} == expected
+    waiting, archived, failed = (
+        books.waiting("task-1"),
+        books.archived(2, "task-2"),
+        books.failed("task-3"),
+    )
+    expected = {
+        JobState.WAITING: [waiting],
+        JobState.ARCHIVED: [archived],
+        JobState.FAILED: [failed],
+        JobState.EXPIRED: [],
+    }
+    assert {
+        state: [job.ref for job in books.queries.jobs(state=state)] for state in expected
+    } == expected
 
 
 @pytest.mark.parametrize(
@@ -66,10 +79,21 @@ def test_jobs_are_found_by_their_state(books: Books) -> None:
         ("no such thing", []),
     ],
 )
-def test_a_search_takes_every_sign_to_the_letter_and_no_case_to_heart(books: Books, search: str, found: list[str]) -> None:
-    for prompt in ("a red Fox", "50 % off", "a_b", "aXb", "and/or", "C:\\fox", "it's", "红色的狐狸"):
+def test_a_search_takes_every_sign_to_the_letter_and_no_case_to_heart(
+    books: Books, search: str, found: list[str]
+) -> None:
+    for prompt in (
+        "a red Fox",
+        "50 % off",
+        "a_b",
+        "aXb",
+        "and/or",
+        "C:\\fox",
+        "it's",
+        "红色的狐狸",
+    ):
         books.submitting(prompt)
-    assert sorted(job.prompt for job in books.reports.jobs(search=search)) == sorted(found)
+    assert sorted(job.prompt for job in books.queries.jobs(search=search)) == sorted(found)
 
 
 def test_a_search_looks_at_the_ref_the_providers_id_the_model_and_the_prompt(books: Books) -> None:
@@ -78,32 +102,41 @@ def test_a_search_looks_at_the_ref_the_providers_id_the_model_and_the_prompt(boo
     books.clock.advance(1)
     books.submitting("a blue whale")
     for search in (ref[:10].lower() + ref[10:], "14-F00D", "banana", "red fox"):
-        assert [job.ref for job in books.reports.jobs(search=search)] == [ref]
-    assert books.reports.jobs(search="fox", state=JobState.ARCHIVED) == []
+        assert [job.ref for job in books.queries.jobs(search=search)] == [ref]
+    assert books.queries.jobs(search="fox", state=JobState.ARCHIVED) == []
 
 
 def test_jobs_and_assets_are_found_by_name_and_the_unknown_is_passed_over(books: Books) -> None:
     first, second = books.archiving(2, "task-1"), books.waiting("task-2")
-    assert [job.ref for job in books.reports.jobs_named(["nowhere", second, first])] == sorted([first, second])
-    assert {ref: len(assets) for ref, assets in books.reports.assets([first, second, "nowhere"]).items()} == {
+    assert [job.ref for job in books.queries.jobs_named(["nowhere", second, first])] == sorted(
+        [first, second]
+    )
+    assert {
+        ref: len(assets) for ref, assets in books.queries.assets([first, second, "nowhere"]).items()
+    } == {
         first: 2,
         second: 0,
         "nowhere": 0,
     }
-    assert books.reports.job("nowhere") is None
+    assert books.queries.job("nowhere") is None
 
 
 def test_deliveries_are_given_back_as_they_came_and_in_their_order(books: Books) -> None:
     ref = books.waiting()
-    bodies = [running(progress=1), b'{"id": "task-1", "status": "running", "odd": "\xc3\xa9"}', succeeded(), failed()]
+    bodies = [
+        running(progress=1),
+        b'{"id": "task-1", "status": "running", "odd": "\xc3\xa9"}',
+        succeeded(),
+        failed(),
+    ]
     for body in bodies:
         books.clock.advance(1)
         books.deliver(ref, body)
-    kept = books.reports.deliveries(ref)
+    kept = books.queries.deliveries(ref)
     assert [delivery.body for delivery in kept] == bodies
     assert [delivery.received_at for delivery in kept] == [NOW + 1, NOW + 2, NOW + 3, NOW + 4]
-    assert books.reports.delivery(kept[2].id) == kept[2]
-    assert books.reports.delivery(kept[-1].id + 1) is None
+    assert books.queries.delivery(kept[2].id) == kept[2]
+    assert books.queries.delivery(kept[-1].id + 1) is None
 
 
 # Figures.
@@ -124,21 +157,35 @@ def one_of_each(books: Books) -> dict[str, str]:
 def test_the_figures_of_the_audit_add_up(books: Books) -> None:
     one_of_each(books)
     books.failed("task-6")
-    audit = books.reports.audit()
-    assert (audit.submitted, audit.archived, audit.failed, audit.expired, audit.in_flight) == (7, 1, 2, 1, 3)
+    audit = books.queries.audit()
+    assert (audit.submitted, audit.archived, audit.failed, audit.expired, audit.in_flight) == (
+        7,
+        1,
+        2,
+        1,
+        3,
+    )
     assert (audit.difference, audit.broken, audit.ok) == (0, {}, True)
-    assert books.reports.counts() == {**dict.fromkeys(map(str, JobState), 1), "failed": 2}
+    assert books.queries.counts() == {**dict.fromkeys(map(str, JobState), 1), "failed": 2}
 
 
 def test_an_empty_ledger_is_in_order(books: Books) -> None:
-    audit = books.reports.audit()
+    audit = books.queries.audit()
     assert (audit.submitted, audit.difference, audit.ok) == (0, 0, True)
-    assert books.reports.counts() == dict.fromkeys(JobState, 0)
+    assert books.queries.counts() == dict.fromkeys(JobState, 0)
 
 
 LAWS = [
-    ("an archived job has assets, all of them archived", "archived", "DELETE FROM assets WHERE ref = :ref"),
-    ("an archived job has assets, all of them archived", "archived", "UPDATE assets SET state = 'failed' WHERE ref = :ref AND idx = 1"),
+    (
+        "an archived job has assets, all of them archived",
+        "archived",
+        "DELETE FROM assets WHERE ref = :ref",
+    ),
+    (
+        "an archived job has assets, all of them archived",
+        "archived",
+        "UPDATE assets SET state = 'failed' WHERE ref = :ref AND idx = 1",
+    ),
     (
         "a final job has no pending asset",
         "expired",
@@ -146,18 +193,28 @@ LAWS = [
     ),
     ("an archiving job has assets", "archiving", "DELETE FROM assets WHERE ref = :ref"),
     *(
-        ("every end is announced by its event", state, "DELETE FROM events WHERE ref = :ref AND type LIKE 'job.%'")
+        (
+            "every end is announced by its event",
+            state,
+            "DELETE FROM events WHERE ref = :ref AND type LIKE 'job.%'",
+        )
         for state in ("archived", "failed", "expired")
     ),
-    ("every end is announced by its event", "failed", "UPDATE events SET round = 1 WHERE ref = :ref"),
+    (
+        "every end is announced by its event",
+        "failed",
+        "UPDATE events SET round = 1 WHERE ref = :ref",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("law", "state", "breach"), LAWS)
-def test_a_broken_law_is_named_with_the_job_that_breaks_it(books: Books, law: str, state: str, breach: str) -> None:
+def test_a_broken_law_is_named_with_the_job_that_breaks_it(
+    books: Books, law: str, state: str, breach: str
+) -> None:
     refs = one_of_each(books)
     books.execute(breach, ref=refs[state])
-    audit = books.reports.audit()
+    audit = books.queries.audit()
     assert (audit.broken, audit.ok) == ({law: [refs[state]]}, False)
 
 
@@ -165,20 +222,26 @@ def test_a_broken_law_is_named_with_the_job_that_breaks_it(books: Books, law: st
     ("state", "breach", "difference"),
     [
         ("failed", "DELETE FROM events WHERE ref = :ref", 1),
-        ("waiting", "INSERT INTO events (ref, idx, round, type, created_at, payload) VALUES (:ref, -1, 0, 'job.failed', 0, '{}')", -1),
+        (
+            "waiting",
+            "INSERT INTO events (ref, idx, round, type, created_at, payload) VALUES (:ref, -1, 0, 'job.failed', 0, '{}')",
+            -1,
+        ),
     ],
 )
-def test_a_job_that_is_nowhere_or_in_two_places_makes_a_difference(books: Books, state: str, breach: str, difference: int) -> None:
+def test_a_job_that_is_nowhere_or_in_two_places_makes_a_difference(
+    books: Books, state: str, breach: str, difference: int
+) -> None:
     refs = one_of_each(books)
     books.execute(breach, ref=refs[state])
-    assert (books.reports.audit().difference, books.reports.audit().ok) == (difference, False)
+    assert (books.queries.audit().difference, books.queries.audit().ok) == (difference, False)
 
 
 def test_of_many_that_break_a_law_twenty_are_named(books: Books) -> None:
     for number in range(25):
         books.failed(f"task-{number}")
     books.execute("DELETE FROM events")
-    assert [len(refs) for refs in books.reports.audit().broken.values()] == [20]
+    assert [len(refs) for refs in books.queries.audit().broken.values()] == [20]
 
 
 def test_an_audit_sees_one_moment_however_much_is_written_meanwhile(books: Books) -> None:
@@ -192,7 +255,7 @@ def test_an_audit_sees_one_moment_however_much_is_written_meanwhile(books: Books
         return counts
 
     assert books.database.read(count_twice) == [1, 1]
-    assert books.reports.audit().submitted == 3
+    assert books.queries.audit().submitted == 3
 
 
 def test_the_audit_holds_while_jobs_come_and_end(books: Books) -> None:
@@ -201,35 +264,46 @@ def test_the_audit_holds_while_jobs_come_and_end(books: Books) -> None:
             books.failed(f"task-{number}-{turn}")
 
     def audit_again_and_again() -> None:
-        assert [audit.difference for audit in (books.reports.audit() for _ in range(12))] == [0] * 12
+        assert [audit.difference for audit in (books.queries.audit() for _ in range(12))] == [
+            0
+        ] * 12
 
     works: list[Callable[[], None]] = [partial(live, number) for number in range(3)]
     side_by_side([*works, audit_again_and_again])
-    assert books.reports.audit().failed == 18
+    assert books.queries.audit().failed == 18
 
 
 # What is due.
 
 
 def test_the_oldest_due_work_is_that_which_waits_for_a_hand_the_longest(books: Books) -> None:
-    assert (books.reports.oldest_due(NOW + 1e9), books.reports.next_due("jobs")) == (None, None)
+    assert (books.queries.oldest_due(NOW + 1e9), books.queries.next_due("jobs")) == (None, None)
     books.waiting()
-    assert (books.reports.oldest_due(NOW), books.reports.next_due("jobs")) == (None, NOW + TIMING.poll_after)
-    assert books.reports.oldest_due(NOW + 500) == NOW + TIMING.poll_after
+    assert (books.queries.oldest_due(NOW), books.queries.next_due("jobs")) == (
+        None,
+        NOW + TIMING.poll_after,
+    )
+    assert books.queries.oldest_due(NOW + 500) == NOW + TIMING.poll_after
     books.clock.advance(20)
     books.archiving(2, "task-2")
-    assert (books.reports.oldest_due(NOW + 500), books.reports.next_due("assets")) == (NOW + 20, NOW + 20)
+    assert (books.queries.oldest_due(NOW + 500), books.queries.next_due("assets")) == (
+        NOW + 20,
+        NOW + 20,
+    )
     books.clock.advance(-10)
     books.ledger.hint("task-3")
-    assert (books.reports.oldest_due(NOW + 500), books.reports.next_due("hints")) == (NOW + 10, NOW + 10)
+    assert (books.queries.oldest_due(NOW + 500), books.queries.next_due("hints")) == (
+        NOW + 10,
+        NOW + 10,
+    )
     books.ledger.claim_hints(1)
-    assert books.reports.oldest_due(NOW + 30) == NOW + 20
+    assert books.queries.oldest_due(NOW + 30) == NOW + 20
 
 
 @pytest.mark.parametrize("bring", [Books.archived, Books.failed, Books.expired])
 def test_a_job_that_is_over_is_never_due(books: Books, bring: Callable[[Books], str]) -> None:
     bring(books)
-    assert [books.reports.next_due(table) for table in ("jobs", "assets", "hints")] == [None] * 3
+    assert [books.queries.next_due(table) for table in ("jobs", "assets", "hints")] == [None] * 3
 
 
 # Events.
@@ -240,14 +314,21 @@ def test_events_are_read_page_by_page_each_once(books: Books, limit: int) -> Non
     refs = [books.archived(1, "task-1"), books.failed("task-2"), books.expired("task-3")]
     seen: list[tuple[str, str]] = []
     last = 0
-    while page := books.reports.events(last, limit):
+    while page := books.queries.events(last, limit):
         assert len(page) <= limit
         last = page[-1]["id"]
         seen += [(event["ref"], event["type"]) for event in page]
-    assert seen == [(refs[0], "asset.archived"), (refs[0], "job.archived"), (refs[1], "job.failed"), (refs[2], "job.expired")]
+    assert seen == [
+        (refs[0], "asset.archived"),
+        (refs[0], "job.archived"),
+        (refs[1], "job.failed"),
+        (refs[2], "job.expired"),
+    ]
 
 
-def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_seen(books: Books) -> None:
+def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_seen(
+    books: Books,
+) -> None:
     slow, quick = books.waiting("task-1"), books.waiting("task-2")
     written, read = Event(), Event()
 
@@ -263,11 +344,11 @@ def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_se
         assert written.wait(20)
         second = threads.submit(books.deliver, quick, failed(provider_id="task-2"))
         until(lambda: second.done() or is_kept_waiting(books))
-        seen = books.reports.events()
+        seen = books.queries.events()
         read.set()
         first.result()
         second.result()
-    seen += books.reports.events(after=seen[-1]["id"] if seen else 0)
+    seen += books.queries.events(after=seen[-1]["id"] if seen else 0)
     assert [event["ref"] for event in seen] == [slow, quick]
 
 
@@ -277,18 +358,29 @@ def is_kept_waiting(books: Books) -> bool:
     if waiting is not None:
         return len(waiting) > 0
     question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    return bool(books.database.read(lambda connection: connection.exec_driver_sql(question).scalar_one()))
+    return bool(
+        books.database.read(lambda connection: connection.exec_driver_sql(question).scalar_one())
+    )
 
 
 # A ledger that is away.
 
 
-@pytest.mark.parametrize("url", ["sqlite:////dev/null/ledger.sqlite3", "postgresql+psycopg://nobody@/nowhere?host=/dev/null"])
-@pytest.mark.parametrize("ask", [lambda books: books.reports.counts(), lambda books: books.reports.audit(), Books.submitting])
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:////dev/null/ledger.sqlite3", "postgresql+psycopg://nobody@/nowhere?host=/dev/null"],
+)
+@pytest.mark.parametrize(
+    "ask",
+    [lambda books: books.queries.counts(), lambda books: books.queries.audit(), Books.submitting],
+)
 def test_a_ledger_that_is_away_says_so(url: str, ask: Callable[[Books], object]) -> None:
-    with opened(url) as books, pytest.raises(LedgerError, match=r"the ledger can(not)? be (used|written) now"):
+    with (
+        opened(url) as books,
+        pytest.raises(LedgerError, match=r"the ledger can(not)? be (used|written) now"),
+    ):
         ask(books)
 
 
 def test_a_ledger_that_is_there_answers(books: Books) -> None:
-    books.reports.counts()
+    books.queries.counts()

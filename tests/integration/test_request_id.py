@@ -16,7 +16,9 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
         yield web
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/callback/forged", "/api/jobs", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/callback/forged", "/api/jobs", "/nowhere"]
+)
 def test_every_answer_has_a_name_of_its_own(web: WebSide, path: str) -> None:
     names = {web.client.get(path).headers["X-Request-Id"] for _ in range(2)}
     assert len(names) == 2
@@ -24,7 +26,10 @@ def test_every_answer_has_a_name_of_its_own(web: WebSide, path: str) -> None:
 
 
 def test_a_proxys_name_is_kept(web: WebSide) -> None:
-    assert web.client.get("/healthz", headers={"X-Request-Id": "proxy-4711.a"}).headers["X-Request-Id"] == "proxy-4711.a"
+    assert (
+        web.client.get("/healthz", headers={"X-Request-Id": "proxy-4711.a"}).headers["X-Request-Id"]
+        == "proxy-4711.a"
+    )
 
 
 @pytest.mark.parametrize("odd", ["short", "x" * 65, "two words", "fox\x1b[31m-red", "фокс-фокс"])

@@ -46,11 +46,15 @@ def read(store: S3Store) -> bytes:
 
 
 def refuses_conditions(request: Request, forward: Forward) -> Answer:
-    return refusal(501, "NotImplemented") if "if-none-match" in request.headers else forward(request)
+    return (
+        refusal(501, "NotImplemented") if "if-none-match" in request.headers else forward(request)
+    )
 
 
 def calls_conditions_an_invalid_argument(request: Request, forward: Forward) -> Answer:
-    return refusal(400, "InvalidArgument") if "if-none-match" in request.headers else forward(request)
+    return (
+        refusal(400, "InvalidArgument") if "if-none-match" in request.headers else forward(request)
+    )
 
 
 def overwrites_in_spite_of_conditions(request: Request, forward: Forward) -> Answer:
@@ -59,7 +63,13 @@ def overwrites_in_spite_of_conditions(request: Request, forward: Forward) -> Ans
 
 def spells_metadata_its_own_way(request: Request, forward: Forward) -> Answer:
     answer = forward(request)
-    return replace(answer, headers={name.title() if "meta" in name else name: value for name, value in answer.headers.items()})
+    return replace(
+        answer,
+        headers={
+            name.title() if "meta" in name else name: value
+            for name, value in answer.headers.items()
+        },
+    )
 
 
 def says_conflict_to_racing_puts(request: Request, forward: Forward) -> Answer:
@@ -68,7 +78,9 @@ def says_conflict_to_racing_puts(request: Request, forward: Forward) -> Answer:
 
 
 def spoils_what_it_stores(request: Request, forward: Forward) -> Answer:
-    return forward(replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request)
+    return forward(
+        replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request
+    )
 
 
 def spoils_and_keeps_no_metadata(request: Request, forward: Forward) -> Answer:
@@ -99,7 +111,9 @@ DIALECTS = [
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_first_bytes_stay_in_every_dialect(store: S3Store, proxy: FaultProxy, put: Put, dialect: Rule) -> None:
+def test_the_first_bytes_stay_in_every_dialect(
+    store: S3Store, proxy: FaultProxy, put: Put, dialect: Rule
+) -> None:
     proxy.rule = dialect
     store.check()
     put(store, b"first")
@@ -110,7 +124,9 @@ def test_the_first_bytes_stay_in_every_dialect(store: S3Store, proxy: FaultProxy
 
 
 @pytest.mark.parametrize("dialect", DIALECTS[:3])
-def test_a_server_without_conditional_puts_is_asked_only_once(store: S3Store, proxy: FaultProxy, put: Put, dialect: Rule) -> None:
+def test_a_server_without_conditional_puts_is_asked_only_once(
+    store: S3Store, proxy: FaultProxy, put: Put, dialect: Rule
+) -> None:
     proxy.rule = dialect
     put(store, b"picture")
     proxy.seen.clear()
@@ -119,28 +135,38 @@ def test_a_server_without_conditional_puts_is_asked_only_once(store: S3Store, pr
     assert [method for method, _ in proxy.seen] == ["HEAD", "GET", "PUT", "GET"]
 
 
-def test_with_conditional_puts_an_object_costs_two_requests(store: S3Store, proxy: FaultProxy, put: Put) -> None:
+def test_with_conditional_puts_an_object_costs_two_requests(
+    store: S3Store, proxy: FaultProxy, put: Put
+) -> None:
     store.check()
     proxy.seen.clear()
     put(store, b"picture")
     assert [method for method, _ in proxy.seen] == ["PUT", "GET"]
 
 
-@pytest.mark.parametrize(("addressing_style", "checksums"), [("path", "when_required"), ("auto", "when_supported")])
-def test_other_settings_for_other_servers_work(bucket: str, put: Put, addressing_style: AddressingStyle, checksums: Checksums) -> None:
+@pytest.mark.parametrize(
+    ("addressing_style", "checksums"), [("path", "when_required"), ("auto", "when_supported")]
+)
+def test_other_settings_for_other_servers_work(
+    bucket: str, put: Put, addressing_style: AddressingStyle, checksums: Checksums
+) -> None:
     with closing(S3Store(bucket, addressing_style=addressing_style, checksums=checksums)) as store:
         put(store, b"picture")
         assert read(store) == b"picture"
 
 
-def test_an_object_declares_its_type_and_hash(store: S3Store, s3_server: S3Server, bucket: str, put: Put) -> None:
+def test_an_object_declares_its_type_and_hash(
+    store: S3Store, s3_server: S3Server, bucket: str, put: Put
+) -> None:
     put(store, b"picture")
     head = s3_server.client.head_object(Bucket=bucket, Key=f"prefix/{KEY}")
     assert head["ContentType"] == "image/png"
     assert head["Metadata"] == {"sha256": hashlib.sha256(b"picture").hexdigest()}
 
 
-def test_repeated_checks_write_one_object_that_no_key_can_name(store: S3Store, s3_server: S3Server, bucket: str) -> None:
+def test_repeated_checks_write_one_object_that_no_key_can_name(
+    store: S3Store, s3_server: S3Server, bucket: str
+) -> None:
     store.check()
     store.check()
     found = s3_server.client.list_objects_v2(Bucket=bucket)["Contents"]
@@ -149,7 +175,9 @@ def test_repeated_checks_write_one_object_that_no_key_can_name(store: S3Store, s
         store.open(MARKER)
 
 
-def test_a_spoilt_put_is_noticed_without_metadata_too(store: S3Store, proxy: FaultProxy, put: Put) -> None:
+def test_a_spoilt_put_is_noticed_without_metadata_too(
+    store: S3Store, proxy: FaultProxy, put: Put
+) -> None:
     store.check()
     proxy.rule = spoils_and_keeps_no_metadata
     with pytest.raises(StoreError, match="was stored damaged"):
@@ -158,7 +186,9 @@ def test_a_spoilt_put_is_noticed_without_metadata_too(store: S3Store, proxy: Fau
         store.replace(KEY, b"manifest", content_type="application/json")
 
 
-def test_a_put_spoilt_by_the_server_is_noticed_and_heals(store: S3Store, proxy: FaultProxy, put: Put) -> None:
+def test_a_put_spoilt_by_the_server_is_noticed_and_heals(
+    store: S3Store, proxy: FaultProxy, put: Put
+) -> None:
     store.check()
     proxy.rule = spoils_what_it_stores
     for _ in range(2):
@@ -172,7 +202,9 @@ def test_a_put_spoilt_by_the_server_is_noticed_and_heals(store: S3Store, proxy: 
     assert read(store) == b"picture"
 
 
-def test_a_put_whose_answer_was_lost_succeeds_when_repeated(store: S3Store, proxy: FaultProxy, put: Put) -> None:
+def test_a_put_whose_answer_was_lost_succeeds_when_repeated(
+    store: S3Store, proxy: FaultProxy, put: Put
+) -> None:
     store.check()
     proxy.rule = stores_and_cuts
     with pytest.raises(StoreError, match="the connection was cut"):
@@ -182,7 +214,9 @@ def test_a_put_whose_answer_was_lost_succeeds_when_repeated(store: S3Store, prox
     assert read(store) == b"picture"
 
 
-def test_a_put_cut_before_the_end_leaves_nothing_visible(store: S3Store, proxy: FaultProxy, put: Put) -> None:
+def test_a_put_cut_before_the_end_leaves_nothing_visible(
+    store: S3Store, proxy: FaultProxy, put: Put
+) -> None:
     store.check()
     proxy.rule = cuts
     with pytest.raises(StoreError):
@@ -200,14 +234,18 @@ def test_nothing_is_tried_twice_inside(store: S3Store, proxy: FaultProxy, put: P
     assert len(proxy.seen) == 1
 
 
-def test_a_download_that_breaks_off_is_an_error_not_an_end(store: S3Store, proxy: FaultProxy, put: Put) -> None:
+def test_a_download_that_breaks_off_is_an_error_not_an_end(
+    store: S3Store, proxy: FaultProxy, put: Put
+) -> None:
     put(store, b"a picture of some length")
     proxy.rule = cuts_downloads
     with pytest.raises(StoreError, match=f"cannot read {KEY}"):
         read(store)
 
 
-def test_a_silent_server_is_left_after_the_timeout(store: S3Store, proxy: FaultProxy, put: Put) -> None:
+def test_a_silent_server_is_left_after_the_timeout(
+    store: S3Store, proxy: FaultProxy, put: Put
+) -> None:
     put(store, b"picture")
     end = Event()
 
@@ -229,12 +267,17 @@ def test_a_silent_server_is_left_after_the_timeout(store: S3Store, proxy: FaultP
         (Answer(502, {}, b"<html>Bad Gateway</html>"), "502"),
         (Answer(200, {"content-length": "89, 89"}), "correct AWS_ENDPOINT_URL_S3"),
         (Answer(400, {}, b"not XML"), "400"),
-        (Answer(301, {"location": "https://localhost/"}), "does not answer like an S3 server"),  # http for https, say
+        (
+            Answer(301, {"location": "https://localhost/"}),
+            "does not answer like an S3 server",
+        ),  # http for https, say
         (refusal(400, "AuthorizationHeaderMalformed"), "set AWS_DEFAULT_REGION"),
         (refusal(403, "RequestTimeTooSkewed"), "clock"),
     ],
 )
-def test_strange_answers_are_errors_of_ours(store: S3Store, proxy: FaultProxy, answer: Answer, remedy: str) -> None:
+def test_strange_answers_are_errors_of_ours(
+    store: S3Store, proxy: FaultProxy, answer: Answer, remedy: str
+) -> None:
     proxy.rule = lambda _, __: answer
     with pytest.raises(StoreError, match=remedy):
         store.check()
@@ -248,7 +291,9 @@ def test_a_forbidden_write_names_the_rights_to_give(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.reader[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.reader[1])
-    with pytest.raises(StoreError, match=f"bucket '{bucket}' .*allow these credentials s3:PutObject"):
+    with pytest.raises(
+        StoreError, match=f"bucket '{bucket}' .*allow these credentials s3:PutObject"
+    ):
         store.check()
 
 
@@ -257,13 +302,23 @@ def test_a_forbidden_write_names_the_rights_to_give(
     [
         ("AWS_ACCESS_KEY_ID", "nobody", "correct AWS_ACCESS_KEY_ID"),
         ("AWS_SECRET_ACCESS_KEY", "planted-secret", "correct AWS_SECRET_ACCESS_KEY"),
-        ("AWS_SECRET_ACCESS_KEY", None, "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY|there are no credentials"),
-        ("AWS_ENDPOINT_URL_S3", "http://user:planted-secret@127.0.0.1:1", "correct AWS_ENDPOINT_URL_S3"),
+        (
+            "AWS_SECRET_ACCESS_KEY",
+            None,
+            "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY|there are no credentials",
+        ),
+        (
+            "AWS_ENDPOINT_URL_S3",
+            "http://user:planted-secret@127.0.0.1:1",
+            "correct AWS_ENDPOINT_URL_S3",
+        ),
         ("AWS_ENDPOINT_URL_S3", "planted-secret", "AWS_ENDPOINT_URL_S3 is no URL"),
         ("AWS_PROFILE", "nobody", "nobody"),
     ],
 )
-def test_a_wrong_setting_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, remedy: str) -> None:
+def test_a_wrong_setting_is_named(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, remedy: str
+) -> None:
     if value is None:
         monkeypatch.delenv(variable)
     else:
@@ -275,7 +330,10 @@ def test_a_wrong_setting_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_missing_bucket_is_named(bucket: str) -> None:
     with closing(S3Store(f"{bucket}-not")) as store:
-        with pytest.raises(StoreError, match=f"bucket '{bucket}-not' at http.*: the bucket does not exist there: create it"):
+        with pytest.raises(
+            StoreError,
+            match=f"bucket '{bucket}-not' at http.*: the bucket does not exist there: create it",
+        ):
             store.check()
         with pytest.raises(StoreError, match="the bucket does not exist"):
             store.open(KEY)

@@ -55,7 +55,11 @@ class Incoming(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.received.append(Received(self.path, body, dict(self.headers)))
-            status = self.server.statuses.pop(0) if len(self.server.statuses) > 1 else self.server.statuses[0]
+            status = (
+                self.server.statuses.pop(0)
+                if len(self.server.statuses) > 1
+                else self.server.statuses[0]
+            )
         if self.server.meet:
             self.server.meet.wait(10)
         self.send_response(status)
@@ -83,21 +87,32 @@ def receiver() -> Iterator[Receiver]:
         thread.join()
 
 
-def submit(sandbox: Sandbox, receiver: Receiver, /, path: str = "/v1/draw/completions", **fields: Any) -> str:
+def submit(
+    sandbox: Sandbox, receiver: Receiver, /, path: str = "/v1/draw/completions", **fields: Any
+) -> str:
     """Submit a job and give its id."""
     body = {"model": "m", "prompt": "a fox", "size": "64x64", "webHook": receiver.url} | fields
-    answer = requests.post(sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10).json()
+    answer = requests.post(
+        sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10
+    ).json()
     assert (answer["code"], answer["msg"]) == (0, "success")
     return str(answer["data"]["id"])
 
 
 def reported(sandbox: Sandbox, task_id: str) -> dict[str, Any]:
     """Wait until everything about a task was sent, and give it."""
-    until(lambda: sandbox.task(task_id)["status"] != "running" and not sandbox.task(task_id)["callbacks_due"])
+    until(
+        lambda: (
+            sandbox.task(task_id)["status"] != "running"
+            and not sandbox.task(task_id)["callbacks_due"]
+        )
+    )
     return sandbox.task(task_id)
 
 
-def test_the_result_is_reported_bare_and_matches_the_submit(sandbox: Sandbox, receiver: Receiver) -> None:
+def test_the_result_is_reported_bare_and_matches_the_submit(
+    sandbox: Sandbox, receiver: Receiver
+) -> None:
     task_id = submit(sandbox, receiver)
     task = reported(sandbox, task_id)
     assert receiver.reports() == [("running", 50), ("succeeded", 100)]
@@ -119,13 +134,34 @@ def test_the_result_is_reported_bare_and_matches_the_submit(sandbox: Sandbox, re
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        ("/v1/draw/completions", {"id", "url", "progress", "status", "width", "height", "results", "failure_reason", "error"}),
-        ("/v1/draw/nano-banana", {"id", "url", "progress", "status", "results", "failure_reason", "error"}),
-        ("/v1/video/sora-video", {"id", "url", "progress", "status", "results", "failure_reason", "error"}),
+        (
+            "/v1/draw/completions",
+            {
+                "id",
+                "url",
+                "progress",
+                "status",
+                "width",
+                "height",
+                "results",
+                "failure_reason",
+                "error",
+            },
+        ),
+        (
+            "/v1/draw/nano-banana",
+            {"id", "url", "progress", "status", "results", "failure_reason", "error"},
+        ),
+        (
+            "/v1/video/sora-video",
+            {"id", "url", "progress", "status", "results", "failure_reason", "error"},
+        ),
         ("/v1/video/veo", {"id", "url", "progress", "status", "failure_reason", "error"}),
     ],
 )
-def test_every_legacy_endpoint_reports(sandbox: Sandbox, receiver: Receiver, path: str, fields: set[str]) -> None:
+def test_every_legacy_endpoint_reports(
+    sandbox: Sandbox, receiver: Receiver, path: str, fields: set[str]
+) -> None:
     reported(sandbox, submit(sandbox, receiver, path, shutProgress=True))
     assert [one.body.keys() for one in receiver.received] == [fields]
 
@@ -142,7 +178,10 @@ def test_shut_progress_leaves_only_the_final_report(sandbox: Sandbox, receiver: 
         ({"progress": 0}, [("succeeded", 100)]),
         ({"progress": 2, "delay": 0}, [("running", 33), ("running", 66), ("succeeded", 100)]),
         ({"progress": 0, "callback": {"mode": "duplicate", "times": 3}}, [("succeeded", 100)] * 3),
-        ({"progress": 0, "callback": {"mode": "duplicate", "times": 3, "together": False}}, [("succeeded", 100)] * 3),
+        (
+            {"progress": 0, "callback": {"mode": "duplicate", "times": 3, "together": False}},
+            [("succeeded", 100)] * 3,
+        ),
         ({"progress": 0, "callback": "reorder"}, [("succeeded", 100), ("running", 50)]),
         ({"progress": 0, "callback": "early"}, [("succeeded", 100)]),
         ({"callback": "lost"}, []),
@@ -157,27 +196,47 @@ def test_the_reports_are_those_of_the_script(
 
 
 @pytest.mark.parametrize("reason", ["input_moderation", "output_moderation", "error"])
-def test_a_failure_is_reported_with_its_reason(sandbox: Sandbox, receiver: Receiver, reason: str) -> None:
+def test_a_failure_is_reported_with_its_reason(
+    sandbox: Sandbox, receiver: Receiver, reason: str
+) -> None:
     reported(sandbox, submit(sandbox, receiver, sandbox={"fail": reason, "progress": 0}))
     body = receiver.received[0].body
-    assert (body["status"], body["failure_reason"], body["url"], body["results"]) == ("failed", reason, "", None)
+    assert (body["status"], body["failure_reason"], body["url"], body["results"]) == (
+        "failed",
+        reason,
+        "",
+        None,
+    )
 
 
 def test_duplicates_together_are_on_their_way_at_once(sandbox: Sandbox, receiver: Receiver) -> None:
     receiver.meet = threading.Barrier(8)  # nobody is answered before all eight are here
-    task = reported(sandbox, submit(sandbox, receiver, sandbox={"progress": 0, "callback": {"mode": "duplicate", "times": 8}}))
+    task = reported(
+        sandbox,
+        submit(
+            sandbox,
+            receiver,
+            sandbox={"progress": 0, "callback": {"mode": "duplicate", "times": 8}},
+        ),
+    )
     assert [one["status"] for one in task["callbacks"]] == [200] * 8
 
 
-def test_a_late_report_comes_after_the_result_can_be_read(sandbox: Sandbox, receiver: Receiver) -> None:
-    task_id = submit(sandbox, receiver, sandbox={"progress": 0, "callback": {"mode": "late", "seconds": 0.3}})
+def test_a_late_report_comes_after_the_result_can_be_read(
+    sandbox: Sandbox, receiver: Receiver
+) -> None:
+    task_id = submit(
+        sandbox, receiver, sandbox={"progress": 0, "callback": {"mode": "late", "seconds": 0.3}}
+    )
     until(lambda: sandbox.task(task_id)["status"] == "succeeded")
     assert (receiver.reports(), sandbox.task(task_id)["callbacks_due"]) == ([], 1)
     task = reported(sandbox, task_id)
     assert task["callbacks"][0]["at"] - task["finished_at"] >= 0.3
 
 
-def test_an_early_report_is_sent_before_the_submit_is_answered(sandbox: Sandbox, receiver: Receiver) -> None:
+def test_an_early_report_is_sent_before_the_submit_is_answered(
+    sandbox: Sandbox, receiver: Receiver
+) -> None:
     task_id = submit(sandbox, receiver, sandbox={"delay": 60, "callback": "early"})
     assert receiver.reports() == [("succeeded", 100)]
     assert receiver.received[0].body["id"] == task_id
@@ -189,43 +248,70 @@ def test_a_report_may_replace_the_lost_answer(sandbox: Sandbox, receiver: Receiv
     until(lambda: receiver.reports() == [("succeeded", 100)])
 
 
-def test_a_forged_report_comes_first_and_to_a_wrong_ticket(sandbox: Sandbox, receiver: Receiver) -> None:
-    task = reported(sandbox, submit(sandbox, receiver, sandbox={"progress": 0, "callback": "forged"}))
+def test_a_forged_report_comes_first_and_to_a_wrong_ticket(
+    sandbox: Sandbox, receiver: Receiver
+) -> None:
+    task = reported(
+        sandbox, submit(sandbox, receiver, sandbox={"progress": 0, "callback": "forged"})
+    )
     assert [one.path for one in receiver.received] == ["/callback/ticketz", "/callback/ticketA"]
     assert receiver.received[0].body == receiver.received[1].body
     assert [one["url"][-1] for one in task["callbacks"]] == ["z", "A"]
 
 
-def test_a_contradiction_follows_the_result_and_the_result_stands(sandbox: Sandbox, receiver: Receiver) -> None:
+def test_a_contradiction_follows_the_result_and_the_result_stands(
+    sandbox: Sandbox, receiver: Receiver
+) -> None:
     task_id = submit(sandbox, receiver, sandbox={"progress": 0, "callback": "contradiction"})
     assert reported(sandbox, task_id)["status"] == "succeeded"
     assert [status for status, _ in receiver.reports()] == ["succeeded", "failed"]
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 404, 500, 503])
-def test_a_report_is_neither_repeated_nor_redirected(sandbox: Sandbox, receiver: Receiver, status: int) -> None:
+def test_a_report_is_neither_repeated_nor_redirected(
+    sandbox: Sandbox, receiver: Receiver, status: int
+) -> None:
     receiver.statuses = [status]
     task = reported(sandbox, submit(sandbox, receiver, sandbox={"progress": 0}))
-    assert [(one["kind"], one["status"], one["error"]) for one in task["callbacks"]] == [("succeeded", status, "")]
+    assert [(one["kind"], one["status"], one["error"]) for one in task["callbacks"]] == [
+        ("succeeded", status, "")
+    ]
     assert [one.path for one in receiver.received] == ["/callback/ticketA"]
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_report_is_repeated_as_often_as_the_script_wants(sandbox: Sandbox, receiver: Receiver, together: bool) -> None:  # noqa: FBT001 - a column of the table
+def test_a_report_is_repeated_as_often_as_the_script_wants(
+    sandbox: Sandbox,
+    receiver: Receiver,
+    together: bool,  # noqa: FBT001 - a column of the table
+) -> None:
     receiver.statuses = [503, 503, 200]
     callback = {"mode": "duplicate", "times": 1, "together": together, "retries": 5, "pause": 0.01}
-    task = reported(sandbox, submit(sandbox, receiver, sandbox={"progress": 0, "callback": callback}))
+    task = reported(
+        sandbox, submit(sandbox, receiver, sandbox={"progress": 0, "callback": callback})
+    )
     assert [one["status"] for one in task["callbacks"]] == [503, 503, 200]
 
 
 def test_repeating_ends_at_last(sandbox: Sandbox, receiver: Receiver) -> None:
     receiver.statuses = [500]
-    task = reported(sandbox, submit(sandbox, receiver, sandbox={"progress": 0, "callback": {"retries": 2, "pause": 0.01}}))
+    task = reported(
+        sandbox,
+        submit(
+            sandbox, receiver, sandbox={"progress": 0, "callback": {"retries": 2, "pause": 0.01}}
+        ),
+    )
     assert [one["status"] for one in task["callbacks"]] == [500, 500, 500]
 
 
-def test_an_attempt_that_reaches_nobody_is_noted_with_its_reason(sandbox: Sandbox, receiver: Receiver) -> None:
-    closed = f"http://127.0.0.1:{sandbox.port}0/callback/x" if sandbox.port < 6553 else "http://127.0.0.1:1/callback/x"
+def test_an_attempt_that_reaches_nobody_is_noted_with_its_reason(
+    sandbox: Sandbox, receiver: Receiver
+) -> None:
+    closed = (
+        f"http://127.0.0.1:{sandbox.port}0/callback/x"
+        if sandbox.port < 6553
+        else "http://127.0.0.1:1/callback/x"
+    )
     task = reported(sandbox, submit(sandbox, receiver, webHook=closed, sandbox={"progress": 0}))
     [attempt] = task["callbacks"]
     assert attempt["status"] is None
@@ -237,7 +323,9 @@ def test_every_attempt_is_noted_with_time_and_latency(sandbox: Sandbox, receiver
     before = time.time()
     task = reported(sandbox, submit(sandbox, receiver))
     assert [one["kind"] for one in task["callbacks"]] == ["running", "succeeded"]
-    assert all(before <= one["at"] <= time.time() and 0 < one["latency"] < 5 for one in task["callbacks"])
+    assert all(
+        before <= one["at"] <= time.time() and 0 < one["latency"] < 5 for one in task["callbacks"]
+    )
 
 
 def test_posting_a_job_twice_shows_in_its_submits(sandbox: Sandbox, receiver: Receiver) -> None:
@@ -245,15 +333,28 @@ def test_posting_a_job_twice_shows_in_its_submits(sandbox: Sandbox, receiver: Re
     assert sandbox.task(first)["submits"] == 1
     second = submit(sandbox, receiver, sandbox={"callback": "lost"})
     assert sandbox.task(first)["submits"] == sandbox.task(second)["submits"] == 2
-    listed = requests.get(f"{sandbox.url}/sandbox/tasks", params={"webhook": receiver.url}, timeout=10).json()
+    listed = requests.get(
+        f"{sandbox.url}/sandbox/tasks", params={"webhook": receiver.url}, timeout=10
+    ).json()
     assert [task["id"] for task in listed["tasks"]] == [first, second]
 
 
 def test_a_batch_of_hundreds_is_reported_without_loss(sandbox: Sandbox, receiver: Receiver) -> None:
     session = requests.Session()
-    body = {"model": "m", "prompt": "a fox", "webHook": receiver.url, "shutProgress": True, "sandbox": {"delay": 0.5}}
+    body = {
+        "model": "m",
+        "prompt": "a fox",
+        "webHook": receiver.url,
+        "shutProgress": True,
+        "sandbox": {"delay": 0.5},
+    }
     for _ in range(500):
-        session.post(f"{sandbox.url}/v1/draw/completions", json=body, headers={"Authorization": "Bearer any"}, timeout=10).close()
+        session.post(
+            f"{sandbox.url}/v1/draw/completions",
+            json=body,
+            headers={"Authorization": "Bearer any"},
+            timeout=10,
+        ).close()
     threads = threading.active_count()
     session.close()
     until(lambda: len(receiver.received) == 500)

@@ -12,7 +12,15 @@ from click.testing import CliRunner
 from submitter.sandbox import Sandbox
 from submitter.sandbox.command import sandbox
 
-START = [sys.executable, "-W", "error", "-c", "from submitter.sandbox.command import sandbox; sandbox()", "--port", "0"]
+START = [
+    sys.executable,
+    "-W",
+    "error",
+    "-c",
+    "from submitter.sandbox.command import sandbox; sandbox()",
+    "--port",
+    "0",
+]
 
 
 def line(output: IO[str] | None) -> str:
@@ -23,14 +31,24 @@ def line(output: IO[str] | None) -> str:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
     options = ["--key", "sk-1", "--script", '{"delay": 0}', "--url-lifetime", "60", "--looks", "3"]
-    with subprocess.Popen([*START, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*START, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         url = line(process.stdout)
         assert line(process.stdout) == "Use it from another shell:"
-        assert line(process.stdout) == f"GRSAI_BASE_URL={url} GRSAI_API_KEY=sk-1 FETCH_ALLOW={url.removeprefix('http://')}"
+        assert (
+            line(process.stdout)
+            == f"GRSAI_BASE_URL={url} GRSAI_API_KEY=sk-1 FETCH_ALLOW={url.removeprefix('http://')}"
+        )
         body = {"model": "m", "prompt": "a fox", "webHook": "-1"}
         for key, status in (("sk-1", 200), ("sk-2", 401)):
             headers = {"Authorization": f"Bearer {key}"}
-            assert requests.post(f"{url}/v1/draw/completions", json=body, headers=headers, timeout=10).status_code == status
+            assert (
+                requests.post(
+                    f"{url}/v1/draw/completions", json=body, headers=headers, timeout=10
+                ).status_code
+                == status
+            )
         process.send_signal(number)
         _, errors = process.communicate(timeout=10)
         assert (process.returncode, errors) == (0, "")

@@ -26,12 +26,22 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def ask(sandbox: Sandbox, path: str, /, **body: Any) -> Any:
-    return requests.post(sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10).json()["data"]
+    return requests.post(
+        sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10
+    ).json()["data"]
 
 
 def make(sandbox: Sandbox, /, size: str = "64x64", **script: Any) -> tuple[str, str]:
     """Have one picture made and give the task's id and the picture's URL."""
-    task_id = ask(sandbox, "/v1/draw/completions", model="m", prompt="a fox", size=size, webHook="-1", sandbox=script)["id"]
+    task_id = ask(
+        sandbox,
+        "/v1/draw/completions",
+        model="m",
+        prompt="a fox",
+        size=size,
+        webHook="-1",
+        sandbox=script,
+    )["id"]
     until(lambda: bool(sandbox.task(task_id)["files"]))
     return task_id, ask(sandbox, "/v1/draw/result", id=task_id)["url"]
 
@@ -43,24 +53,45 @@ def get(url: str) -> requests.Response:
 def partial(url: str) -> bytes:
     """Read what comes before the connection breaks; fails if it does not."""
     got = bytearray()
-    with requests.get(url, stream=True, timeout=10) as answer, pytest.raises((requests.RequestException, ConnectionError)):
+    with (
+        requests.get(url, stream=True, timeout=10) as answer,
+        pytest.raises((requests.RequestException, ConnectionError)),
+    ):
         got.extend(byte for piece in answer.iter_content(1000) for byte in piece)
     return bytes(got)
 
 
 @pytest.mark.parametrize(
     ("form", "extension", "content_type"),
-    [("png", ".png", "image/png"), ("jpeg", ".jpg", "image/jpeg"), ("webp", ".webp", "image/webp"), ("mp4", ".mp4", "video/mp4")],
+    [
+        ("png", ".png", "image/png"),
+        ("jpeg", ".jpg", "image/jpeg"),
+        ("webp", ".webp", "image/webp"),
+        ("mp4", ".mp4", "video/mp4"),
+    ],
 )
-def test_a_file_is_what_was_asked_for_and_remembered(sandbox: Sandbox, form: str, extension: str, content_type: str) -> None:
+def test_a_file_is_what_was_asked_for_and_remembered(
+    sandbox: Sandbox, form: str, extension: str, content_type: str
+) -> None:
     task_id, url = make(sandbox, size="320x200", format=form, bytes=200_000)
     answer = get(url)
     [file] = sandbox.task(task_id)["files"]
-    assert (answer.status_code, answer.headers["Content-Type"], url.endswith(extension)) == (200, content_type, True)
+    assert (answer.status_code, answer.headers["Content-Type"], url.endswith(extension)) == (
+        200,
+        content_type,
+        True,
+    )
     assert int(answer.headers["Content-Length"]) == len(answer.content) == file["size"]
     assert abs(file["size"] - 200_000) <= 4
     assert hashlib.sha256(answer.content).hexdigest() == file["sha256"]
-    assert (file["url"], file["content_type"], file["width"], file["height"], file["gets"], file["downloads"]) == (
+    assert (
+        file["url"],
+        file["content_type"],
+        file["width"],
+        file["height"],
+        file["gets"],
+        file["downloads"],
+    ) == (
         *(url, content_type, 320, 200),
         *(1, 1),
     )
@@ -77,7 +108,9 @@ def test_a_file_url_has_32_hex_digits_and_needs_no_key(sandbox: Sandbox) -> None
     assert get(f"{host}/{kind}/{'0' * 32}.png").status_code == 404
 
 
-def test_a_url_ends_and_reading_again_gives_a_fresh_one_for_the_same_bytes(sandbox: Sandbox) -> None:
+def test_a_url_ends_and_reading_again_gives_a_fresh_one_for_the_same_bytes(
+    sandbox: Sandbox,
+) -> None:
     task_id, url = make(sandbox, file={"lifetime": 0.3})
     content = get(url).content
     until(lambda: get(url).status_code == 403)
@@ -94,7 +127,11 @@ def test_a_url_stays_the_same_while_it_lives(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(("refresh", "status"), [(True, 200), (False, 403)])
-def test_a_url_that_died_early_is_replaced_if_the_script_allows(sandbox: Sandbox, refresh: bool, status: int) -> None:  # noqa: FBT001 - a column of the table
+def test_a_url_that_died_early_is_replaced_if_the_script_allows(
+    sandbox: Sandbox,
+    refresh: bool,  # noqa: FBT001 - a column of the table
+    status: int,
+) -> None:
     task_id, url = make(sandbox, file="expired", result={"refresh": refresh})
     assert get(url).status_code == 403
     assert get(ask(sandbox, "/v1/draw/result", id=task_id)["url"]).status_code == status
@@ -110,7 +147,9 @@ def test_a_url_that_died_early_is_replaced_if_the_script_allows(sandbox: Sandbox
         ({"mode": "redirect", "times": 1}, [302, 200, 200]),
     ],
 )
-def test_a_file_recovers_after_as_many_gets_as_the_script_says(sandbox: Sandbox, file: dict[str, Any], statuses: list[int]) -> None:
+def test_a_file_recovers_after_as_many_gets_as_the_script_says(
+    sandbox: Sandbox, file: dict[str, Any], statuses: list[int]
+) -> None:
     task_id, url = make(sandbox, file=file)
     assert [get(url).status_code for _ in statuses] == statuses
     [shown] = sandbox.task(task_id)["files"]
@@ -131,13 +170,18 @@ def test_an_empty_file_is_a_success_without_a_byte(sandbox: Sandbox) -> None:
 def test_a_redirect_leads_to_the_file_or_wherever_the_script_says(sandbox: Sandbox) -> None:
     _, url = make(sandbox, file="redirect")
     assert len(requests.get(url, timeout=10).content) == SIZE
-    _, url = make(sandbox, file={"mode": "redirect", "to": "http://169.254.169.254/latest/meta-data"})
+    _, url = make(
+        sandbox, file={"mode": "redirect", "to": "http://169.254.169.254/latest/meta-data"}
+    )
     assert get(url).headers["Location"] == "http://169.254.169.254/latest/meta-data"
 
 
 def test_a_content_type_may_be_wrong(sandbox: Sandbox) -> None:
     answer = get(make(sandbox, file={"content_type": "application/octet-stream"})[1])
-    assert (answer.headers["Content-Type"], len(answer.content)) == ("application/octet-stream", SIZE)
+    assert (answer.headers["Content-Type"], len(answer.content)) == (
+        "application/octet-stream",
+        SIZE,
+    )
 
 
 @pytest.mark.parametrize("mode", ["truncated", "reset"])

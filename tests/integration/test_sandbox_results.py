@@ -25,34 +25,55 @@ def sandbox() -> Iterator[Sandbox]:
 def submit(sandbox: Sandbox, /, **script: Any) -> str:
     """Have one picture made and give the task's id."""
     body = {"model": "m", "prompt": "a fox", "size": "64x64", "webHook": "-1", "sandbox": script}
-    task_id: str = requests.post(f"{sandbox.url}/v1/draw/completions", json=body, headers=KEY, timeout=10).json()["data"]["id"]
+    task_id: str = requests.post(
+        f"{sandbox.url}/v1/draw/completions", json=body, headers=KEY, timeout=10
+    ).json()["data"]["id"]
     until(lambda: sandbox.task(task_id)["status"] != "running" or script.get("delay", 0) > 1)
     return task_id
 
 
 def legacy(sandbox: Sandbox, task_id: object) -> requests.Response:
-    return requests.post(f"{sandbox.url}/v1/draw/result", json={"id": task_id}, headers=KEY, timeout=10)
+    return requests.post(
+        f"{sandbox.url}/v1/draw/result", json={"id": task_id}, headers=KEY, timeout=10
+    )
 
 
 def newer(sandbox: Sandbox, task_id: str) -> requests.Response:
-    return requests.get(f"{sandbox.url}/v1/api/result", params={"id": task_id}, headers=KEY, timeout=10)
+    return requests.get(
+        f"{sandbox.url}/v1/api/result", params={"id": task_id}, headers=KEY, timeout=10
+    )
 
 
 @pytest.mark.parametrize("task_id", ["unknown", "", None, 7, ["x"]])
 def test_an_unknown_id_is_minus_22(sandbox: Sandbox, task_id: object) -> None:
     answer = legacy(sandbox, task_id)
-    assert (answer.status_code, answer.json()) == (200, {"code": -22, "msg": "task not found", "data": None})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"code": -22, "msg": "task not found", "data": None},
+    )
 
 
 def test_an_unknown_id_is_refused_by_the_newer_api(sandbox: Sandbox) -> None:
     answer = newer(sandbox, "unknown")
-    assert (answer.status_code, answer.json()) == (400, {"status": "failed", "error": "task not found"})
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"status": "failed", "error": "task not found"},
+    )
 
 
 def test_while_it_runs_a_task_shows_its_progress_and_no_url(sandbox: Sandbox) -> None:
     body = legacy(sandbox, submit(sandbox, delay=600)).json()
     assert body["code"] == 0
-    assert body["data"].items() >= {"status": "running", "url": "", "results": None, "progress": 0, "failure_reason": ""}.items()
+    assert (
+        body["data"].items()
+        >= {
+            "status": "running",
+            "url": "",
+            "results": None,
+            "progress": 0,
+            "failure_reason": "",
+        }.items()
+    )
 
 
 def test_a_failed_task_can_be_read(sandbox: Sandbox) -> None:
@@ -97,7 +118,19 @@ def test_one_task_is_shown_with_all_that_is_known_of_it(sandbox: Sandbox) -> Non
     shown = requests.get(f"{sandbox.url}/sandbox/tasks/{task_id}", timeout=10).json()
     assert shown == sandbox.task(task_id)
     assert shown.keys() == {
-        *("id", "model", "prompt", "status", "progress", "reply", "webhook", "request", "submits", "submitted_at", "finished_at"),
+        *(
+            "id",
+            "model",
+            "prompt",
+            "status",
+            "progress",
+            "reply",
+            "webhook",
+            "request",
+            "submits",
+            "submitted_at",
+            "finished_at",
+        ),
         *("results_asked", "files", "callbacks", "callbacks_due"),
     }
     assert shown["request"]["webHook"] == "-1"
@@ -114,7 +147,9 @@ def test_tasks_are_listed_oldest_first_in_pages(sandbox: Sandbox) -> None:
     made = [submit(sandbox) for _ in range(3)]
     every = requests.get(f"{sandbox.url}/sandbox/tasks", timeout=10).json()
     assert [task["id"] for task in every["tasks"]][-3:] == made
-    page = requests.get(f"{sandbox.url}/sandbox/tasks", params={"skip": every["total"] - 2, "limit": 1}, timeout=10).json()
+    page = requests.get(
+        f"{sandbox.url}/sandbox/tasks", params={"skip": every["total"] - 2, "limit": 1}, timeout=10
+    ).json()
     assert [task["id"] for task in page["tasks"]] == [made[1]]
 
 
@@ -165,7 +200,10 @@ def test_a_port_that_is_taken_is_an_error(sandbox: Sandbox) -> None:
 def test_one_connection_carries_many_requests(sandbox: Sandbox) -> None:
     with requests.Session() as session:
         for _ in range(3):
-            assert session.get(f"{sandbox.url}/sandbox/stats", timeout=10).headers.get("Connection") != "close"
+            assert (
+                session.get(f"{sandbox.url}/sandbox/stats", timeout=10).headers.get("Connection")
+                != "close"
+            )
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,21 @@ from waiting import until
 
 from receiver.errors import LedgerError
 from receiver.ledger import claims, schema, writes
-from receiver.ledger.backlog import Backlogs
+from receiver.ledger.backlog import BacklogQueries
 from receiver.ledger.database import Work
 from receiver.ledger.due_notifications import sweep
-from receiver.ledger.notifications import wake_job, wake_senders
+from receiver.ledger.notifications import notify_dispatchers, notify_job
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.reports import Reports
-from receiver.ledger.tables import assets, deliveries, destinations, events, jobs, metadata, sendings
+from receiver.ledger.queries import Queries
+from receiver.ledger.tables import (
+    assets,
+    deliveries,
+    destinations,
+    events,
+    jobs,
+    metadata,
+    sendings,
+)
 from receiver.model import EventType, JobState
 from receiver.services import Services
 from receiver.settings import Settings
@@ -54,7 +62,11 @@ def new_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest) -> str:
     """Name a ledger without a schema."""
-    return str(request.getfixturevalue({"sqlite": "new_sqlite_url", "postgresql": "new_postgres_url"}[request.param]))
+    return str(
+        request.getfixturevalue(
+            {"sqlite": "new_sqlite_url", "postgresql": "new_postgres_url"}[request.param]
+        )
+    )
 
 
 def looked_at(url: str, look: Callable[[Connection], Any]) -> Any:
@@ -72,13 +84,23 @@ def everything_about_it(connection: Connection) -> dict[str, object]:
     return {
         table: {
             "columns": [
-                (column["name"], repr(column["type"]), column["nullable"], column["default"]) for column in inspector.get_columns(table)
+                (column["name"], repr(column["type"]), column["nullable"], column["default"])
+                for column in inspector.get_columns(table)
             ],
             "key": inspector.get_pk_constraint(table),
-            "checks": sorted((check["name"], check["sqltext"]) for check in inspector.get_check_constraints(table)),
-            "unique": sorted((rule["name"], rule["column_names"]) for rule in inspector.get_unique_constraints(table)),
+            "checks": sorted(
+                (check["name"], check["sqltext"])
+                for check in inspector.get_check_constraints(table)
+            ),
+            "unique": sorted(
+                (rule["name"], rule["column_names"])
+                for rule in inspector.get_unique_constraints(table)
+            ),
             "foreign": inspector.get_foreign_keys(table),
-            "indexes": sorted((one["name"], one["column_names"], one["unique"], condition(one)) for one in inspector.get_indexes(table)),
+            "indexes": sorted(
+                (one["name"], one["column_names"], one["unique"], condition(one))
+                for one in inspector.get_indexes(table)
+            ),
         }
         for table in sorted(metadata.tables)
     }
@@ -92,7 +114,9 @@ def condition(index: ReflectedIndex) -> str:
 
 def in_another_process(script: str, *arguments: str) -> "subprocess.Popen[str]":
     """Start a Python process that may be killed or raced with."""
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
 
 
 def complaints(process: "subprocess.Popen[str]") -> str:
@@ -105,8 +129,18 @@ def complaints(process: "subprocess.Popen[str]") -> str:
 
 def test_a_migrated_ledger_is_exactly_what_the_tables_say(empty_url: str) -> None:
     schema.migrate(empty_url)
-    ours = {"include_name": lambda name, kind, _parents: kind != "table" or name in metadata.tables}  # the others are Procrastinate's
-    assert looked_at(empty_url, lambda connection: compare_metadata(MigrationContext.configure(connection, opts=ours), metadata)) == []
+    ours = {
+        "include_name": lambda name, kind, _parents: kind != "table" or name in metadata.tables
+    }  # the others are Procrastinate's
+    assert (
+        looked_at(
+            empty_url,
+            lambda connection: compare_metadata(
+                MigrationContext.configure(connection, opts=ours), metadata
+            ),
+        )
+        == []
+    )
 
 
 def test_a_migrated_ledger_has_the_very_rules_of_the_tables(empty_url: str) -> None:
@@ -156,7 +190,12 @@ schema.migrate(sys.argv[1])
     process = in_another_process(die_at_the_first_index, empty_url)
     assert complaints(process) == ""
     assert process.returncode == -9
-    until(lambda: looked_at(empty_url, lambda connection: inspect(connection).get_table_names()) == [], what="an empty ledger")
+    until(
+        lambda: (
+            looked_at(empty_url, lambda connection: inspect(connection).get_table_names()) == []
+        ),
+        what="an empty ledger",
+    )
     schema.migrate(empty_url)
     with opened(empty_url) as books:
         schema.require_current(books.database)
@@ -172,21 +211,32 @@ def test_of_several_first_commands_at_once_none_finds_the_ledger_locked(tmp_path
 
 
 @pytest.mark.parametrize("found", [None, "0000"])
-def test_a_ledger_of_another_schema_is_refused_with_the_remedy(empty_url: str, found: str | None) -> None:
+def test_a_ledger_of_another_schema_is_refused_with_the_remedy(
+    empty_url: str, found: str | None
+) -> None:
     if found:
         schema.migrate(empty_url)
         looked_at(
-            empty_url, lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = :found"), {"found": found})
+            empty_url,
+            lambda connection: connection.execute(
+                text("UPDATE alembic_version SET version_num = :found"), {"found": found}
+            ),
         )
     elif empty_url.startswith("sqlite"):
         Path(empty_url.removeprefix("sqlite:///")).parent.mkdir()
     with opened(empty_url) as books:
         assert schema.version(books.database) == found
-        with pytest.raises(LedgerError, match=f"schema is {found or 'missing'}, this release needs {schema.HEAD}: run `receiver migrate`"):
+        with pytest.raises(
+            LedgerError,
+            match=f"schema is {found or 'missing'}, this release needs {schema.HEAD}: run `receiver migrate`",
+        ):
             schema.require_current(books.database)
 
 
-@pytest.mark.parametrize("url", ["sqlite:////dev/null/ledger.sqlite3", "postgresql+psycopg://nobody@/nowhere?host=/dev/null"])
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:////dev/null/ledger.sqlite3", "postgresql+psycopg://nobody@/nowhere?host=/dev/null"],
+)
 def test_a_ledger_that_cannot_be_reached_is_a_ledger_error(url: str) -> None:
     with pytest.raises(LedgerError):
         schema.migrate(url)
@@ -203,21 +253,46 @@ MANY = 3000
 def many(books: Books) -> Books:
     """Fill a ledger: 3,000 jobs that are over, each with a delivery and an asset, and 20 that are not."""
     texts = dict.fromkeys(("base_url", "model", "prompt"), "")
-    job = {**texts, "provider": "grsai", "api": "draw", "mode": "poll", "params": "{}", "submitted_at": NOW, "deadline_at": NOW}
+    job = {
+        **texts,
+        "provider": "grsai",
+        "api": "draw",
+        "mode": "poll",
+        "params": "{}",
+        "submitted_at": NOW,
+        "deadline_at": NOW,
+    }
     over = {"state": "archived", "finished_at": NOW, "outcome": "succeeded", "due_at": None}
-    asset = {"idx": 0, "url": "", "announced_at": NOW, "expires_at": NOW, "state": "failed", "finished_at": NOW, "due_at": None}
+    asset = {
+        "idx": 0,
+        "url": "",
+        "announced_at": NOW,
+        "expires_at": NOW,
+        "state": "failed",
+        "finished_at": NOW,
+        "due_at": None,
+    }
     delivery = {"source": "poll", "verdict": "ended", "received_at": NOW, "digest": "", "body": b""}
     told = {"type": "job.archived", "idx": -1, "round": 0, "created_at": NOW, "payload": "{}"}
     sending = {"destination": "log:", "state": "sent", "since": NOW, "finished_at": NOW}
     refs = [f"{number:026}" for number in range(MANY)]
 
     def fill(connection: Connection) -> None:
-        connection.execute(insert(jobs), [{**job, **over, "ref": ref, "provider_id": f"task-{ref}", "key": ref} for ref in refs])
+        connection.execute(
+            insert(jobs),
+            [{**job, **over, "ref": ref, "provider_id": f"task-{ref}", "key": ref} for ref in refs],
+        )
         connection.execute(insert(assets), [{**asset, "ref": ref} for ref in refs])
         connection.execute(insert(deliveries), [{**delivery, "ref": ref} for ref in refs])
         connection.execute(insert(destinations).values(name="log:", cursor=0))
-        connection.execute(insert(events), [{**told, "id": number + 1, "ref": ref} for number, ref in enumerate(refs)])
-        connection.execute(insert(sendings), [{**sending, "event": number + 1, "ref": ref} for number, ref in enumerate(refs)])
+        connection.execute(
+            insert(events),
+            [{**told, "id": number + 1, "ref": ref} for number, ref in enumerate(refs)],
+        )
+        connection.execute(
+            insert(sendings),
+            [{**sending, "event": number + 1, "ref": ref} for number, ref in enumerate(refs)],
+        )
         connection.execute(update(destinations).values(cursor=MANY))
 
     books.database.write(fill)
@@ -229,25 +304,41 @@ def many(books: Books) -> Books:
 
 QUESTIONS: dict[str, Callable[[Connection], object]] = {
     "claim assets": lambda connection: claims.claim_assets(connection, NOW, NOW + 60, 2),
-    "claim jobs": lambda connection: claims.claim_jobs(connection, NOW + 1e6, NOW + 60, 2, complete=False),
-    "claim complete jobs": lambda connection: claims.claim_jobs(connection, NOW + 1e6, NOW + 60, 2, complete=True),
+    "claim jobs": lambda connection: claims.claim_jobs(
+        connection, NOW + 1e6, NOW + 60, 2, complete=False
+    ),
+    "claim complete jobs": lambda connection: claims.claim_jobs(
+        connection, NOW + 1e6, NOW + 60, 2, complete=True
+    ),
     "next asset": lambda connection: claims.next_due(connection, assets),
     "next job": lambda connection: claims.next_due(connection, jobs),
     "oldest due": lambda connection: claims.oldest_due(connection, NOW),
     "job": lambda connection: writes.find_job(connection, "1"),
-    "provider's id": lambda connection: writes.find_job_by_provider_id(connection, "grsai", "task-1"),
+    "provider's id": lambda connection: writes.find_job_by_provider_id(
+        connection, "grsai", "task-1"
+    ),
     "caller's key": lambda connection: writes.find_job_by_key(connection, "1"),
-    "a job's assets": lambda connection: Reports(Inside(connection)).assets(["1"]),
+    "a job's assets": lambda connection: Queries(Inside(connection)).assets(["1"]),
     "a job's pending assets": lambda connection: writes.pending_assets(connection, "1"),
     "a job's empty deliveries": lambda connection: writes.was_empty_before(connection, "1"),
-    "page of a rare state": lambda connection: Reports(Inside(connection)).jobs(state=JobState.ARCHIVING),
-    "page of a common state": lambda connection: Reports(Inside(connection)).jobs(state=JobState.ARCHIVED, after=f"{2000:026}"),
-    "page of all": lambda connection: Reports(Inside(connection)).jobs(),
-    "what waits": lambda connection: Backlogs(Inside(connection), 7200, lambda: NOW).measure(),
-    "next event to tell": lambda connection: Outbox(Inside(connection), lambda: NOW).next_due("log:"),
+    "page of a rare state": lambda connection: Queries(Inside(connection)).jobs(
+        state=JobState.ARCHIVING
+    ),
+    "page of a common state": lambda connection: Queries(Inside(connection)).jobs(
+        state=JobState.ARCHIVED, after=f"{2000:026}"
+    ),
+    "page of all": lambda connection: Queries(Inside(connection)).jobs(),
+    "what waits": lambda connection: BacklogQueries(
+        Inside(connection), 7200, lambda: NOW
+    ).measure(),
+    "next event to tell": lambda connection: Outbox(Inside(connection), lambda: NOW).next_due(
+        "log:"
+    ),
     "claim and tell events": lambda connection: tell(Outbox(Inside(connection), lambda: NOW)),
     "events set aside": lambda connection: Outbox(Inside(connection), lambda: NOW).aside(),
-    "events that follow": lambda connection: Outbox(Inside(connection), lambda: NOW).following(MANY - 10),
+    "events that follow": lambda connection: Outbox(Inside(connection), lambda: NOW).following(
+        MANY - 10
+    ),
     "events told long ago": lambda connection: Outbox(Inside(connection), lambda: NOW).prune(),
 }
 
@@ -260,26 +351,37 @@ def tell(outbox: Outbox) -> None:
 
 ON_POSTGRESQL: dict[str, Callable[[Connection], object]] = {
     "sweep": lambda connection: sweep(connection, NOW + 1e6),
-    "wake": lambda connection: wake_job(connection, "1", NOW),
-    "wake senders": lambda connection: wake_senders(connection, NOW),
+    "wake": lambda connection: notify_job(connection, "1", NOW),
+    "wake senders": lambda connection: notify_dispatchers(connection, NOW),
 }
 
 
 def test_no_everyday_statement_reads_a_whole_table(many: Books, ledger_url: str) -> None:
     questions = QUESTIONS | (ON_POSTGRESQL if ledger_url.startswith("postgresql") else {})
-    plans = {name: many.database.write(partial(plans_of, question=question)) for name, question in questions.items()}
+    plans = {
+        name: many.database.write(partial(plans_of, question=question))
+        for name, question in questions.items()
+    }
     assert all(plans.values())
     assert {name: plan for name, plan in plans.items() if any(map(reads_a_whole_table, plan))} == {}
 
 
 def test_suspects_are_found_by_their_crashes_however_much_is_due(many: Books) -> None:
     due = {"due_at": NOW, "finished_at": None}
-    many.database.write(lambda connection: connection.execute(update(assets).values({**due, "state": "pending"})))
-    many.database.write(lambda connection: connection.execute(update(jobs).values({**due, "state": "archiving"})))
+    many.database.write(
+        lambda connection: connection.execute(update(assets).values({**due, "state": "pending"}))
+    )
+    many.database.write(
+        lambda connection: connection.execute(update(jobs).values({**due, "state": "archiving"}))
+    )
     many.execute("ANALYZE")
     for name, question in {
-        "ix_assets_crashed": lambda connection: claims.claim_assets(connection, NOW, NOW + 60, 2, suspects=True),
-        "ix_jobs_crashed": lambda connection: claims.claim_suspect_jobs(connection, NOW + 1e6, NOW + 60, 2),
+        "ix_assets_crashed": lambda connection: claims.claim_assets(
+            connection, NOW, NOW + 60, 2, suspects=True
+        ),
+        "ix_jobs_crashed": lambda connection: claims.claim_suspect_jobs(
+            connection, NOW + 1e6, NOW + 60, 2
+        ),
     }.items():
         (plan,) = many.database.write(partial(plans_of, question=question))
         assert name in plan
@@ -302,7 +404,11 @@ def test_every_foreign_key_is_looked_up_by_an_index(books: Books) -> None:
 def whole_indexes(seen: Inspector, table: str) -> list[Sequence[str | None]]:
     """Return the columns of each index of a table that has all its rows."""
     conditions = {"sqlite_where", "postgresql_where"}
-    indexes = [index["column_names"] for index in seen.get_indexes(table) if not conditions & set(index.get("dialect_options", {}))]
+    indexes = [
+        index["column_names"]
+        for index in seen.get_indexes(table)
+        if not conditions & set(index.get("dialect_options", {}))
+    ]
     unique = [constraint["column_names"] for constraint in seen.get_unique_constraints(table)]
     return [*indexes, *unique, list(seen.get_pk_constraint(table)["constrained_columns"])]
 
@@ -332,7 +438,12 @@ def plans_of(connection: Connection, question: Callable[[Connection], object]) -
     question(connection)
     event.remove(connection, "before_cursor_execute", note)
     explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
-    return ["\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", values)) for statement, values in asked]
+    return [
+        "\n".join(
+            str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", values)
+        )
+        for statement, values in asked
+    ]
 
 
 def reads_a_whole_table(plan: str) -> bool:
@@ -340,5 +451,7 @@ def reads_a_whole_table(plan: str) -> bool:
     tables = ("jobs", "assets", "deliveries", "sendings")
     lines = [line.strip() for line in plan.splitlines()]
     sequential = any(f"Seq Scan on {table}" in line for table in tables for line in lines)
-    without_index = any(line in {f"SCAN {table}", f"SEARCH {table}"} for table in tables for line in lines)
+    without_index = any(
+        line in {f"SCAN {table}", f"SEARCH {table}"} for table in tables for line in lines
+    )
     return sequential or without_index

@@ -18,7 +18,11 @@ DATA = bytes(range(256)) * 2000
 @pytest.fixture(params=["directory", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Open a store with one object."""
-    url = f"file://{tmp_path}/archive" if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
+    url = (
+        f"file://{tmp_path}/archive"
+        if request.param == "directory"
+        else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
+    )
     path = tmp_path / "fetched"
     path.write_bytes(DATA)
     with closing(open_store(url)) as store:
@@ -48,12 +52,18 @@ def test_a_directory_has_no_links(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["bucket"], indirect=True)
-def test_a_link_gives_the_bytes_to_who_has_no_credentials_and_saves_them_under_a_name(store: Store) -> None:
+def test_a_link_gives_the_bytes_to_who_has_no_credentials_and_saves_them_under_a_name(
+    store: Store,
+) -> None:
     link = store.link(KEY, 60, name="a-fox.png")
     assert link is not None
     answer = requests.get(link, timeout=10)
     assert (answer.status_code, answer.content) == (200, DATA)
     assert answer.headers["Content-Disposition"] == 'attachment; filename="a-fox.png"'
-    assert requests.get(link.partition("?")[0], timeout=10).status_code == 403, "it is the signature that opens"
-    assert requests.get(link.replace("0.png", "1.png"), timeout=10).status_code == 403, "and this object only"
+    assert requests.get(link.partition("?")[0], timeout=10).status_code == 403, (
+        "it is the signature that opens"
+    )
+    assert requests.get(link.replace("0.png", "1.png"), timeout=10).status_code == 403, (
+        "and this object only"
+    )
     assert "testsecret" not in link

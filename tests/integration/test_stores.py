@@ -68,7 +68,9 @@ def test_an_empty_file_comes_back_empty(store: Store, picture: Picture) -> None:
     assert read(store, KEY) == b""
 
 
-def test_an_object_can_be_read_in_parts_and_given_up_half_way(store: Store, picture: Picture) -> None:
+def test_an_object_can_be_read_in_parts_and_given_up_half_way(
+    store: Store, picture: Picture
+) -> None:
     data = secrets.token_bytes(1_000_000)
     put(store, KEY, picture(data))
     with store.open(KEY) as stream:
@@ -128,14 +130,18 @@ def test_a_missing_object_is_named(store: Store) -> None:
         store.open("2026/none")
 
 
-def test_a_file_that_is_gone_before_it_is_stored_is_an_error_of_ours(store: Store, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_before_it_is_stored_is_an_error_of_ours(
+    store: Store, tmp_path: Path
+) -> None:
     with pytest.raises(StoreError, match=f"cannot store {KEY} .*gone"):
         put(store, KEY, (tmp_path / "gone", "0" * 64))
     with pytest.raises(MissingObjectError):
         store.open(KEY)
 
 
-def test_a_file_that_is_not_what_was_fetched_never_counts_as_stored(store: Store, picture: Picture) -> None:
+def test_a_file_that_is_not_what_was_fetched_never_counts_as_stored(
+    store: Store, picture: Picture
+) -> None:
     path, sha256 = picture(b"fetched")
     path.write_bytes(b"changed since")
     with pytest.raises(StoreError, match="SHA-256"):
@@ -144,12 +150,29 @@ def test_a_file_that_is_not_what_was_fetched_never_counts_as_stored(store: Store
     assert read(store, KEY) == b"fetched"
 
 
-NO_KEYS = ["", "/etc/passwd", "../out", "a/../../out", "a//b", "a/", "./a", "a/.hidden", ".tmp/a", "a\\b", "a\0b", "a\nb", "ä.png", "a b"]
+NO_KEYS = [
+    "",
+    "/etc/passwd",
+    "../out",
+    "a/../../out",
+    "a//b",
+    "a/",
+    "./a",
+    "a/.hidden",
+    ".tmp/a",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    "ä.png",
+    "a b",
+]
 TOO_LONG = ["x" * 256, "a/" * 300 + "a"]
 
 
 @pytest.mark.parametrize("key", NO_KEYS + TOO_LONG)
-def test_what_is_no_key_is_refused_by_every_method(store: Store, picture: Picture, key: str) -> None:
+def test_what_is_no_key_is_refused_by_every_method(
+    store: Store, picture: Picture, key: str
+) -> None:
     file = picture(b"bytes")
     for use in (
         lambda: put(store, key, file),
@@ -161,7 +184,9 @@ def test_what_is_no_key_is_refused_by_every_method(store: Store, picture: Pictur
             use()
 
 
-def test_check_is_content_with_a_place_to_write_and_leaves_no_object(store: Store, picture: Picture) -> None:
+def test_check_is_content_with_a_place_to_write_and_leaves_no_object(
+    store: Store, picture: Picture
+) -> None:
     store.check()
     store.check()
     put(store, KEY, picture(b"after the check"))

@@ -12,7 +12,7 @@ from waiting import until
 from web_client import web_side
 
 from receiver.errors import ConfigurationError, LedgerError, NotSentError
-from receiver.jobs.submit import Desk
+from receiver.jobs.submit import SubmitService
 from receiver.ledger.rows import Job
 from receiver.model import Api, JobState, Mode, Reason, Submission
 from receiver.providers.grsai.client import GrsaiClient
@@ -28,10 +28,16 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-def desk(services: Services, *, pauses: list[float] | None = None, base_url: str | None = None, public: bool = True) -> Desk:
+def submit_service(
+    services: Services,
+    *,
+    pauses: list[float] | None = None,
+    base_url: str | None = None,
+    public: bool = True,
+) -> SubmitService:
     """Return a desk that does not sleep, but notes how long it would have."""
     chosen, noted = services.settings, pauses if pauses is not None else []
-    return Desk(
+    return SubmitService(
         services.ledger,
         services.inbox,
         GrsaiClient("sk-test", (2.0, 3.0)),
@@ -42,8 +48,17 @@ def desk(services: Services, *, pauses: list[float] | None = None, base_url: str
     )
 
 
-def asked(mode: Mode = Mode.WEBHOOK, api: Api = Api.DRAW, key: str | None = None, **script: Any) -> Submission:
-    return Submission("a fox", "gpt-image-1.5", {"sandbox": {"delay": 0, "callback": "lost", **script}}, mode, api=api, key=key)
+def asked(
+    mode: Mode = Mode.WEBHOOK, api: Api = Api.DRAW, key: str | None = None, **script: Any
+) -> Submission:
+    return Submission(
+        "a fox",
+        "gpt-image-1.5",
+        {"sandbox": {"delay": 0, "callback": "lost", **script}},
+        mode,
+        api=api,
+        key=key,
+    )
 
 
 def finals(services: Services, job: Job) -> Job:
@@ -55,18 +70,26 @@ def finals(services: Services, job: Job) -> Job:
 @pytest.mark.parametrize(
     ("submission", "public", "named"),
     [
-        (asked(Mode.WEBHOOK), False, "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll"),
-        (asked(Mode.WEBHOOK, Api.NEWER), True, "--api api: the newer API has no callbacks; use --mode poll or --mode stream"),
+        (
+            asked(Mode.WEBHOOK),
+            False,
+            "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll",
+        ),
+        (
+            asked(Mode.WEBHOOK, Api.NEWER),
+            True,
+            "--api api: the newer API has no callbacks; use --mode poll or --mode stream",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_anything_is_posted(
     services: Services, sandbox: Sandbox, submission: Submission, *, public: bool, named: str
 ) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        desk(services, public=public).submit(submission)
+        submit_service(services, public=public).submit(submission)
     assert refused.value.mistakes == [named]
     assert sandbox.stats()["accepted"] == 0
-    assert services.reports.jobs() == []
+    assert services.queries.jobs() == []
 
 
 @pytest.mark.parametrize(
@@ -80,44 +103,55 @@ def test_what_cannot_be_answered_is_refused_before_anything_is_posted(
 def test_a_refusal_is_a_failed_job_with_the_vendors_words_and_is_not_repeated(
     services: Services, sandbox: Sandbox, refusal: dict[str, Any], message: str
 ) -> None:
-    job = desk(services).submit(asked(refuse=refusal))
+    job = submit_service(services).submit(asked(refuse=refusal))
     assert (job.state, job.reason, job.message) == (JobState.FAILED, Reason.REFUSED, message)
     assert sandbox.stats()["refused"] == 1
 
 
-def test_too_many_requests_is_repeated_after_5_10_20_seconds_and_then_told_as_never_sent(services: Services, sandbox: Sandbox) -> None:
+def test_too_many_requests_is_repeated_after_5_10_20_seconds_and_then_told_as_never_sent(
+    services: Services, sandbox: Sandbox
+) -> None:
     pauses: list[float] = []
-    job = desk(services, pauses=pauses).submit(asked(refuse=429))
+    job = submit_service(services, pauses=pauses).submit(asked(refuse=429))
     assert pauses == [5.0, 10.0, 20.0]
     assert sandbox.stats()["refused"] == 4
     assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
     assert job.message == "never sent: the provider answered 429: too many requests"
-    assert [row.ref for row in services.reports.jobs()] == [job.ref]
+    assert [row.ref for row in services.queries.jobs()] == [job.ref]
 
 
-def test_while_a_submit_waits_to_be_repeated_there_is_no_job_that_could_look_lost(services: Services) -> None:
+def test_while_a_submit_waits_to_be_repeated_there_is_no_job_that_could_look_lost(
+    services: Services,
+) -> None:
     seen: list[int] = []
-    watching = desk(services)
-    watching._pause = lambda _seconds: seen.append(len(services.reports.jobs()))
+    watching = submit_service(services)
+    watching._pause = lambda _seconds: seen.append(len(services.queries.jobs()))
     watching.submit(asked(refuse=429))
     assert seen == [0, 0, 0]
 
 
-def test_a_connection_that_is_never_made_leaves_nothing_behind_until_it_is_given_up(services: Services) -> None:
+def test_a_connection_that_is_never_made_leaves_nothing_behind_until_it_is_given_up(
+    services: Services,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-    job = desk(services, base_url=address).submit(asked())
+    job = submit_service(services, base_url=address).submit(asked())
     assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
     assert job.message.startswith("never sent: no connection to http://127.0.0.1:")
 
 
-def test_a_lost_answer_leaves_the_job_submitting_and_its_callback_adopts_it(services: Services, sandbox: Sandbox) -> None:
-    job = desk(services).submit(asked(answer="lost"))
+def test_a_lost_answer_leaves_the_job_submitting_and_its_callback_adopts_it(
+    services: Services, sandbox: Sandbox
+) -> None:
+    job = submit_service(services).submit(asked(answer="lost"))
     assert (job.state, job.provider_id) == (JobState.SUBMITTING, None)
     (task,) = sandbox.tasks()
     ticket = task["webhook"].rpartition("/")[2]
     with web_side(services.settings.data_dir) as web:
-        assert web.callback(ticket, {"id": task["id"], "status": "running", "progress": 5}).status_code == 200
+        assert (
+            web.callback(ticket, {"id": task["id"], "status": "running", "progress": 5}).status_code
+            == 200
+        )
     adopted = services.ledger.job(job.ref)
     assert (adopted.state, adopted.provider_id) == (JobState.WAITING, task["id"])
     assert sandbox.stats()["accepted"] == 1
@@ -127,18 +161,20 @@ def test_a_lost_answer_leaves_the_job_submitting_and_its_callback_adopts_it(serv
 def test_a_gateways_error_may_hide_an_accepted_job_so_nothing_is_posted_again(
     services: Services, sandbox: Sandbox, refusal: dict[str, Any]
 ) -> None:
-    job = desk(services).submit(asked(refuse=refusal))
+    job = submit_service(services).submit(asked(refuse=refusal))
     assert job.state is JobState.SUBMITTING
     assert sandbox.stats()["refused"] == 1
 
 
 def test_an_answer_that_never_comes_counts_as_lost(services: Services, sandbox: Sandbox) -> None:
-    job = desk(services).submit(asked(answer={"mode": "slow", "seconds": 30}))
+    job = submit_service(services).submit(asked(answer={"mode": "slow", "seconds": 30}))
     assert job.state is JobState.SUBMITTING
     assert sandbox.stats()["accepted"] == 1
 
 
-def test_the_row_is_written_once_the_connection_stands_and_before_the_first_byte(services: Services) -> None:
+def test_the_row_is_written_once_the_connection_stands_and_before_the_first_byte(
+    services: Services,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(10)
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -148,19 +184,21 @@ def test_the_row_is_written_once_the_connection_stands_and_before_the_first_byte
             connection, _ = server.accept()
             with connection:
                 connection.recv(1)
-                rows.append(len(services.reports.jobs()))
+                rows.append(len(services.queries.jobs()))
 
         peer = threading.Thread(target=cut)
         peer.start()
-        job = desk(services, base_url=address).submit(asked())
+        job = submit_service(services, base_url=address).submit(asked())
         peer.join()
     assert rows == [1]
     assert job.state is JobState.SUBMITTING
 
 
 @pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])
-def test_a_poll_job_is_posted_without_a_callback_url_and_soon_due(services: Services, sandbox: Sandbox, api: Api) -> None:
-    job = desk(services).submit(asked(Mode.POLL, api))
+def test_a_poll_job_is_posted_without_a_callback_url_and_soon_due(
+    services: Services, sandbox: Sandbox, api: Api
+) -> None:
+    job = submit_service(services).submit(asked(Mode.POLL, api))
     assert job.state is JobState.WAITING
     assert job.due_at is not None
     assert job.due_at - job.submitted_at <= services.settings.poll_interval + 5
@@ -172,41 +210,53 @@ def test_a_poll_job_is_posted_without_a_callback_url_and_soon_due(services: Serv
 
 @pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])
 @pytest.mark.parametrize("stream", ["ok", "no_done"])
-def test_a_stream_is_taken_in_event_by_event_to_its_end(services: Services, api: Api, stream: str) -> None:
-    job = desk(services).submit(asked(Mode.STREAM, api, stream=stream, delay=0.2, progress=2))
+def test_a_stream_is_taken_in_event_by_event_to_its_end(
+    services: Services, api: Api, stream: str
+) -> None:
+    job = submit_service(services).submit(
+        asked(Mode.STREAM, api, stream=stream, delay=0.2, progress=2)
+    )
     assert finals(services, job).state is JobState.ARCHIVING
-    verdicts = [row.verdict for row in services.reports.deliveries(job.ref)]
+    verdicts = [row.verdict for row in services.queries.deliveries(job.ref)]
     assert verdicts[0] == "progress"
     assert verdicts[-1] == "ended"
-    assert {row.source for row in services.reports.deliveries(job.ref)} == {"stream"}
+    assert {row.source for row in services.queries.deliveries(job.ref)} == {"stream"}
 
 
 @pytest.mark.parametrize("stream", ["cut", {"mode": "hang", "seconds": 1}])
 def test_a_stream_without_an_end_leaves_the_job_to_polling(services: Services, stream: Any) -> None:
-    job = desk(services).submit(asked(Mode.STREAM, stream=stream, delay=0.1))
+    job = submit_service(services).submit(asked(Mode.STREAM, stream=stream, delay=0.1))
     assert job.state is JobState.WAITING
     assert job.provider_id is not None
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("stream-")], within=10, what="the reader's end")
+    until(
+        lambda: (
+            not [thread for thread in threading.enumerate() if thread.name.startswith("stream-")]
+        ),
+        within=10,
+        what="the reader's end",
+    )
     waiting = services.ledger.job(job.ref)
     assert waiting.state is JobState.WAITING
     assert waiting.due_at is not None
 
 
 def test_a_json_error_instead_of_a_stream_is_a_refusal(services: Services) -> None:
-    job = desk(services).submit(asked(Mode.STREAM, stream="json_error"))
+    job = submit_service(services).submit(asked(Mode.STREAM, stream="json_error"))
     assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
 
 
 def test_a_key_is_spent_by_one_job(services: Services, sandbox: Sandbox) -> None:
-    first = desk(services).submit(asked(Mode.POLL, key="order-1"))
-    again = desk(services).submit(asked(Mode.POLL, key="order-1"))
+    first = submit_service(services).submit(asked(Mode.POLL, key="order-1"))
+    again = submit_service(services).submit(asked(Mode.POLL, key="order-1"))
     assert again.ref == first.ref
     assert sandbox.stats()["accepted"] == 1
 
 
 def test_a_refused_job_has_not_spent_its_key(services: Services) -> None:
-    refused = desk(services).submit(asked(Mode.POLL, key="order-1", refuse="insufficient credits"))
-    made = desk(services).submit(asked(Mode.POLL, key="order-1"))
+    refused = submit_service(services).submit(
+        asked(Mode.POLL, key="order-1", refuse="insufficient credits")
+    )
+    made = submit_service(services).submit(asked(Mode.POLL, key="order-1"))
     assert made.ref != refused.ref
     assert made.state is JobState.WAITING
     assert services.ledger.job(refused.ref).key is None
@@ -218,7 +268,7 @@ def test_eight_who_submit_one_key_at_once_pay_once(services: Services, sandbox: 
 
     def submit() -> None:
         start.wait()
-        refs.append(desk(services).submit(asked(Mode.POLL, key="order-1")).ref)
+        refs.append(submit_service(services).submit(asked(Mode.POLL, key="order-1")).ref)
 
     threads = [threading.Thread(target=submit) for _ in range(8)]
     for thread in threads:
@@ -231,21 +281,32 @@ def test_eight_who_submit_one_key_at_once_pay_once(services: Services, sandbox: 
 
 
 def test_params_cannot_turn_the_answer_elsewhere(services: Services, sandbox: Sandbox) -> None:
-    submission = Submission("a fox", "gpt-image-1.5", {"webHook": "http://127.0.0.1:1/elsewhere", "sandbox": {"delay": 0}}, Mode.POLL)
-    desk(services).submit(submission)
+    submission = Submission(
+        "a fox",
+        "gpt-image-1.5",
+        {"webHook": "http://127.0.0.1:1/elsewhere", "sandbox": {"delay": 0}},
+        Mode.POLL,
+    )
+    submit_service(services).submit(submission)
     assert [task["request"]["webHook"] for task in sandbox.tasks()] == ["-1"]
 
 
-def test_without_patience_a_submit_that_was_not_sent_is_told_at_once(services: Services, sandbox: Sandbox) -> None:
+def test_without_patience_a_submit_that_was_not_sent_is_told_at_once(
+    services: Services, sandbox: Sandbox
+) -> None:
     pauses: list[float] = []
-    job = desk(services, pauses=pauses).submit(asked(refuse=429), back_off=())
+    job = submit_service(services, pauses=pauses).submit(asked(refuse=429), back_off=())
     assert (pauses, job.reason, sandbox.stats()["refused"]) == ([], Reason.REFUSED, 1)
 
 
 def test_an_unreachable_provider_is_told_without_its_key() -> None:
     client = GrsaiClient("sk-secret-key", (1.0, 1.0))
     with pytest.raises(NotSentError) as told:
-        client.submit("http://127.0.0.1:1", build_submit(asked(), "http://127.0.0.1:9/callback/x"), lambda: None)
+        client.submit(
+            "http://127.0.0.1:1",
+            build_submit(asked(), "http://127.0.0.1:9/callback/x"),
+            lambda: None,
+        )
     assert "sk-secret-key" not in str(told.value)
 
 
@@ -260,7 +321,9 @@ def streamed(*pieces: bytes) -> tuple[socket.socket, str]:
         connection, _ = server.accept()
         with connection:
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+            )
             for piece in pieces:
                 connection.sendall(piece)
             connection.shutdown(socket.SHUT_WR)
@@ -286,25 +349,29 @@ DONE = b'data: {"id":"t-1","status":"succeeded","results":[{"url":"http://127.0.
     ],
     ids=["blank line", "comment", "named event", "in pieces", "no space", "no last line end"],
 )
-def test_a_stream_may_begin_and_break_its_lines_as_it_likes(services: Services, pieces: tuple[bytes, ...]) -> None:
+def test_a_stream_may_begin_and_break_its_lines_as_it_likes(
+    services: Services, pieces: tuple[bytes, ...]
+) -> None:
     server, address = streamed(*pieces)
     with server:
-        job = desk(services, base_url=address).submit(asked(Mode.STREAM))
+        job = submit_service(services, base_url=address).submit(asked(Mode.STREAM))
         assert finals(services, job).state is JobState.ARCHIVING
 
 
 def test_a_stream_of_large_events_costs_little_time(services: Services) -> None:
     text = b"x" * 1000
-    server, address = streamed(*[b'data: {"id":"t-1","status":"running","note":"%s"}\n\n' % text] * 200, DONE)
+    server, address = streamed(
+        *[b'data: {"id":"t-1","status":"running","note":"%s"}\n\n' % text] * 200, DONE
+    )
     with server:
-        job = desk(services, base_url=address).submit(asked(Mode.STREAM))
+        job = submit_service(services, base_url=address).submit(asked(Mode.STREAM))
         assert finals(services, job).state is JobState.ARCHIVING
-    assert len(services.reports.delivery_log(job.ref)) == 201
+    assert len(services.queries.delivery_log(job.ref)) == 201
 
 
 def test_an_id_that_the_ledger_cannot_take_now_is_kept_until_it_can(services: Services) -> None:
     pauses: list[float] = []
-    patient = desk(services, pauses=pauses)
+    patient = submit_service(services, pauses=pauses)
     accepted, failures = services.ledger.accepted, [LedgerError("away"), LedgerError("still away")]
 
     def sometimes(ref: str, provider_id: str) -> Job:
@@ -319,6 +386,8 @@ def test_an_id_that_the_ledger_cannot_take_now_is_kept_until_it_can(services: Se
 
 
 def test_a_data_dir_may_have_a_percent_sign(tmp_path: Path) -> None:
-    with closing(Services(Settings.load({"DATA_DIR": str(tmp_path / "a%2Fb %")})).open()) as services:
-        assert services.reports.jobs() == []
+    with closing(
+        Services(Settings.load({"DATA_DIR": str(tmp_path / "a%2Fb %")})).open()
+    ) as services:
+        assert services.queries.jobs() == []
     assert (tmp_path / "a%2Fb %" / "ledger.sqlite3").exists()

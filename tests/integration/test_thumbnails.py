@@ -73,7 +73,9 @@ def put(store: DirectoryStore, tmp_path: Path) -> Put:
     return put
 
 
-def picture(form: str = "PNG", size: tuple[int, int] = (900, 600), mode: str = "RGB", **options: Any) -> bytes:
+def picture(
+    form: str = "PNG", size: tuple[int, int] = (900, 600), mode: str = "RGB", **options: Any
+) -> bytes:
     made = io.BytesIO()
     Image.new(mode, size, "#00808040" if mode == "RGBA" else "teal").save(made, form, **options)
     return made.getvalue()
@@ -88,10 +90,17 @@ def png(width: int, height: int, pixels: bytes) -> bytes:
     """Build a PNG that claims these dimensions, whatever pixels it has."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(pixels))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
@@ -105,7 +114,9 @@ def test_a_small_picture_is_not_blown_up_and_stays_transparent(small: Thumbnails
     assert (shown.size, shown.mode) == ((20, 10), "RGBA")
 
 
-def test_a_picture_is_shown_upright_and_tells_nothing_of_its_camera(small: Thumbnails, put: Put) -> None:
+def test_a_picture_is_shown_upright_and_tells_nothing_of_its_camera(
+    small: Thumbnails, put: Put
+) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera's name"
     data = small.get(put(picture("JPEG", exif=exif), "image/jpeg"))
@@ -117,7 +128,9 @@ def test_of_a_moving_picture_the_first_frame_is_shown(small: Thumbnails, put: Pu
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     made = io.BytesIO()
     frames[0].save(made, "GIF", save_all=True, append_images=frames[1:])
-    red, green, blue = opened(small.get(put(made.getvalue(), "image/gif"))).convert("RGB").getpixel((32, 32))  # type: ignore[misc]  # three
+    red, green, blue = (
+        opened(small.get(put(made.getvalue(), "image/gif"))).convert("RGB").getpixel((32, 32))  # type: ignore[misc]  # three
+    )
     assert (red > 200, max(green, blue) < 60) == (True, True)
 
 
@@ -159,12 +172,16 @@ def test_a_decoder_that_was_taken_over_can_do_little_and_not_for_long(
     ours = Path(thumbnails.__file__).with_name("thumbnail_process.py").read_text(encoding="utf-8")
     tighter = ours.replace("resource.RLIMIT_CPU: 10", "resource.RLIMIT_CPU: 1")
     assert tighter != ours
-    program.write_text(tighter.replace("sys.stdout.buffer.write(shrink())", SABOTAGE[kind]), encoding="utf-8")
+    program.write_text(
+        tighter.replace("sys.stdout.buffer.write(shrink())", SABOTAGE[kind]), encoding="utf-8"
+    )
     monkeypatch.setattr(thumbnails, "_PROGRAM", program)
     assert small.get(put(picture())) is None
 
 
-def test_the_decoder_sees_nothing_of_ours(small: Thumbnails, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_sees_nothing_of_ours(
+    small: Thumbnails, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import os, sys; sys.stdout.write(repr((sorted(os.environ), os.listdir('/proc/self/fd'), os.getcwd()))); sys.stdout.flush()"
@@ -177,17 +194,32 @@ def test_the_decoder_sees_nothing_of_ours(small: Thumbnails, put: Put, tmp_path:
         environment, files, folder = ast.literal_eval((small.get(put(picture())) or b"").decode())
     finally:
         os.close(held)
-    assert (set(environment) <= {"LC_CTYPE"}, len(files), folder) == (True, 4, "/"), "the fourth file is that list itself"
+    assert (set(environment) <= {"LC_CTYPE"}, len(files), folder) == (True, 4, "/"), (
+        "the fourth file is that list itself"
+    )
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
 def test_nobody_in_particular_can_make_one_of_every_kind(form: str, tmp_path: Path) -> None:
     """The limit on processes, which threads count towards, holds for everybody but root."""
-    program = Path(thumbnails.__file__).with_name("thumbnail_process.py").read_text(encoding="utf-8")
+    program = (
+        Path(thumbnails.__file__).with_name("thumbnail_process.py").read_text(encoding="utf-8")
+    )
     (tmp_path / "picture").write_bytes(picture(form))
-    nobody = [] if os.getuid() else ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    nobody = (
+        []
+        if os.getuid()
+        else ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    )
     with (tmp_path / "picture").open("rb") as original, (tmp_path / "small").open("wb") as result:
-        subprocess.run([*nobody, sys.executable, "-I", "-c", program], stdin=original, stdout=result, env={}, check=True, timeout=30)
+        subprocess.run(
+            [*nobody, sys.executable, "-I", "-c", program],
+            stdin=original,
+            stdout=result,
+            env={},
+            check=True,
+            timeout=30,
+        )
     assert opened((tmp_path / "small").read_bytes()).size == (512, 341)
 
 
@@ -205,8 +237,13 @@ def test_one_that_takes_long_is_killed_and_may_be_asked_for_again(
     assert small.get(asset) is not None
 
 
-@pytest.mark.parametrize(("content_type", "size"), [("video/mp4", 10), ("text/html", 10), ("image/png", thumbnails.LARGEST_ORIGINAL + 1)])
-def test_what_is_no_picture_or_too_large_is_not_even_opened(small: Thumbnails, put: Put, content_type: str, size: int) -> None:
+@pytest.mark.parametrize(
+    ("content_type", "size"),
+    [("video/mp4", 10), ("text/html", 10), ("image/png", thumbnails.LARGEST_ORIGINAL + 1)],
+)
+def test_what_is_no_picture_or_too_large_is_not_even_opened(
+    small: Thumbnails, put: Put, content_type: str, size: int
+) -> None:
     asset = replace(put(picture()), content_type=content_type, size=size, key="2026/not/there.png")
     assert small.get(asset) is None
 
@@ -218,7 +255,9 @@ def test_an_archive_that_is_away_is_told_and_not_remembered(small: Thumbnails, p
     assert small.get(asset) is not None
 
 
-def test_a_thumbnail_is_made_once_and_shared_by_equal_pictures(small: Thumbnails, put: Put, tmp_path: Path) -> None:
+def test_a_thumbnail_is_made_once_and_shared_by_equal_pictures(
+    small: Thumbnails, put: Put, tmp_path: Path
+) -> None:
     asset = put(picture())
     first = small.get(asset)
     (kept,) = (path for path in (tmp_path / "thumbnails").glob("*/*"))
@@ -233,7 +272,11 @@ def test_few_are_made_at_a_time_few_wait_and_the_rest_is_sent_away(
     monkeypatch.setattr(thumbnails, "AT_A_TIME", 1)
     monkeypatch.setattr(thumbnails, "MOST_WAITING", 1)
     monkeypatch.setattr(thumbnails, "PATIENCE", 0.05)
-    small, first, second = Thumbnails(store, tmp_path / "thumbnails"), put(picture()), put(picture(size=(10, 10)))
+    small, first, second = (
+        Thumbnails(store, tmp_path / "thumbnails"),
+        put(picture()),
+        put(picture(size=(10, 10))),
+    )
     entered, let_go = threading.Event(), threading.Event()
 
     def slow(*_given: object) -> bytes:
@@ -256,7 +299,9 @@ def test_few_are_made_at_a_time_few_wait_and_the_rest_is_sent_away(
     assert small.get(second) == b"made", "a place is given back"
 
 
-def test_the_folder_is_bounded_and_what_was_not_wanted_the_longest_goes_first(store: DirectoryStore, put: Put, tmp_path: Path) -> None:
+def test_the_folder_is_bounded_and_what_was_not_wanted_the_longest_goes_first(
+    store: DirectoryStore, put: Put, tmp_path: Path
+) -> None:
     small = Thumbnails(store, tmp_path / "thumbnails")
     assets = [put(picture(size=(size, size))) for size in (20, 21, 22)]
     for age, asset in enumerate(assets):
@@ -270,7 +315,9 @@ def test_the_folder_is_bounded_and_what_was_not_wanted_the_longest_goes_first(st
     assert [small._path(asset).exists() for asset in assets] == [True, False, True]
 
 
-def test_a_disk_that_takes_nothing_is_told_and_not_remembered(store: DirectoryStore, put: Put, tmp_path: Path) -> None:
+def test_a_disk_that_takes_nothing_is_told_and_not_remembered(
+    store: DirectoryStore, put: Put, tmp_path: Path
+) -> None:
     (tmp_path / "thumbnails").write_text("in the way")
     small, asset = Thumbnails(store, tmp_path / "thumbnails"), put(picture())
     with pytest.raises(StoreError, match="no thumbnail can be made in"):
@@ -279,7 +326,9 @@ def test_a_disk_that_takes_nothing_is_told_and_not_remembered(store: DirectorySt
     assert small.get(asset) is not None
 
 
-def test_a_thumbnail_that_cannot_be_kept_is_shown_all_the_same(small: Thumbnails, put: Put, tmp_path: Path) -> None:
+def test_a_thumbnail_that_cannot_be_kept_is_shown_all_the_same(
+    small: Thumbnails, put: Put, tmp_path: Path
+) -> None:
     asset = put(picture())
     (tmp_path / "thumbnails").mkdir()
     small._path(asset).parent.write_text("in the way")

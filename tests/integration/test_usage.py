@@ -2,7 +2,7 @@
 
 from ledgers import BASE_URL, Books, failed
 
-from receiver.ledger.reports import Usage
+from receiver.ledger.queries import Usage
 from receiver.model import JobState, Reason, Submission
 
 
@@ -11,7 +11,7 @@ def submit(books: Books, model: str) -> str:
 
 
 def test_every_job_is_counted_once_by_what_became_of_it(books: Books) -> None:
-    assert books.reports.usage() == []
+    assert books.queries.usage() == []
     for number, reason in enumerate(("error", "input_moderation", "output_moderation")):
         books.ledger.accepted(ref := submit(books, "a"), f"failed-{number}")
         books.deliver(ref, failed(reason, provider_id=f"failed-{number}"))
@@ -24,10 +24,40 @@ def test_every_job_is_counted_once_by_what_became_of_it(books: Books) -> None:
     books.ledger.give_up_asset(claimed, claimed.row.state.FAILED, "no picture")
     (job,) = [claimed for claimed in books.ledger.claim_jobs(10) if claimed.row.ref == bad]
     books.ledger.conclude(job, JobState.FAILED, reason=Reason.BAD_ASSET)
-    assert books.reports.usage() == [
-        Usage("grsai", "a", submitted=4, archived=0, refunded=3, refused=1, failed=0, expired=0, in_flight=0),
-        Usage("grsai", "b", submitted=2, archived=0, refunded=0, refused=0, failed=0, expired=1, in_flight=1),
-        Usage("grsai", "gpt-image-1.5", submitted=2, archived=1, refunded=0, refused=0, failed=1, expired=0, in_flight=0),
+    assert books.queries.usage() == [
+        Usage(
+            "grsai",
+            "a",
+            submitted=4,
+            archived=0,
+            refunded=3,
+            refused=1,
+            failed=0,
+            expired=0,
+            in_flight=0,
+        ),
+        Usage(
+            "grsai",
+            "b",
+            submitted=2,
+            archived=0,
+            refunded=0,
+            refused=0,
+            failed=0,
+            expired=1,
+            in_flight=1,
+        ),
+        Usage(
+            "grsai",
+            "gpt-image-1.5",
+            submitted=2,
+            archived=1,
+            refunded=0,
+            refused=0,
+            failed=1,
+            expired=0,
+            in_flight=0,
+        ),
     ]
 
 
@@ -35,9 +65,9 @@ def test_many_jobs_are_asked_for_at_once_and_unknown_ones_left_out(books: Books)
     refs = [submit(books, "a") for _ in range(3)]
     books.ledger.accepted(refs[1], "task-1")
     books.ledger.refused(refs[2], "no")
-    assert books.reports.standing([*refs, "01JZ2Q7V3N0123456789ABCDEF"]) == {
+    assert books.queries.standing([*refs, "01JZ2Q7V3N0123456789ABCDEF"]) == {
         refs[0]: (JobState.SUBMITTING, None),
         refs[1]: (JobState.WAITING, None),
         refs[2]: (JobState.FAILED, Reason.REFUSED),
     }
-    assert books.reports.standing([]) == {}
+    assert books.queries.standing([]) == {}

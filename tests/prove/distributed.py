@@ -69,16 +69,33 @@ http {{
 
 
 @click.command()
-@click.option("--jobs", envvar="PROVE_JOBS", type=click.IntRange(min=10), default=5000, show_default=True, help="So many orders.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the random choices.")
+@click.option(
+    "--jobs",
+    envvar="PROVE_JOBS",
+    type=click.IntRange(min=10),
+    default=5000,
+    show_default=True,
+    help="So many orders.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Of the random choices.",
+)
 def main(jobs: int, seed: int) -> None:
     """Break many machines, and see that every result is archived once."""
     if not nodes.is_possible() or shutil.which("nginx") is None:
-        sys.exit("needs root, iproute2, util-linux and nginx: each machine is a network namespace of its own")
+        sys.exit(
+            "needs root, iproute2, util-linux and nginx: each machine is a network namespace of its own"
+        )
     nodes.go_inside()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="prove-"))
-    click.echo(f"{jobs} orders, seed {seed}, {os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}")
+    click.echo(
+        f"{jobs} orders, seed {seed}, {os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}"
+    )
     with ExitStack() as stack:
         broken = _Run(folder, Random(seed), stack).play(jobs)  # noqa: S311 - no secret
     for each in broken[:20]:
@@ -120,7 +137,11 @@ class _Run:
             "LOG_FORMAT": "json",
             "WEB_CONCURRENCY": "1",
         }
-        self._services = stack.enter_context(closing(Services(Settings.load({**self._environ, "DATA_DIR": str(folder / "ours")})).open()))
+        self._services = stack.enter_context(
+            closing(
+                Services(Settings.load({**self._environ, "DATA_DIR": str(folder / "ours")})).open()
+            )
+        )
         self._webs = [self._node(f"web-{number}", 11 + number) for number in range(WEBS)]
         self._workers = [self._node(f"worker-{number}", 21 + number) for number in range(WORKERS)]
         self._killed = 0
@@ -131,13 +152,17 @@ class _Run:
             node.start()
             self._stack.callback(node.kill)
         self._stack.enter_context(_nginx(self._folder, [node.address for node in self._webs]))
-        customer = Customer(f"http://127.0.0.1:{_PORT}", self._environ["ADMIN_TOKEN"], threading.Event())
+        customer = Customer(
+            f"http://127.0.0.1:{_PORT}", self._environ["ADMIN_TOKEN"], threading.Event()
+        )
         orders = Orders(customer, {"order": (*MENU, _SLOW, _SLOW)}, self._dice, jobs, jobs)
         began = time.monotonic()
         orders.start()
         self._break(orders)
         orders.stop()
-        click.echo(f"{jobs} ordered after {time.monotonic() - began:.0f} s, {self._killed} nodes killed")
+        click.echo(
+            f"{jobs} ordered after {time.monotonic() - began:.0f} s, {self._killed} nodes killed"
+        )
         self._wait()
         click.echo(f"all final after {time.monotonic() - began:.0f} s")
         self._await_all()  # a node that is still starting has no drain that could be seen
@@ -146,15 +171,36 @@ class _Run:
         evidence = gather(self._services, self._archive, self._sandbox, self._seen.acknowledged)
         evidence.told = dict(customer.told)
         evidence.write(self._folder / "evidence.json")
-        click.echo(f"{len(evidence.jobs)} jobs, {len(evidence.objects)} pictures, {len(evidence.acknowledged)} callbacks acknowledged")
-        drains = [f"a drain: {name} did not end by itself with 0, but with {status}" for name, status in ends.items() if status != 0]
-        return drains + [f"{found.promise}: {found.about}: {found.detail}" for found in examine(evidence)]
+        click.echo(
+            f"{len(evidence.jobs)} jobs, {len(evidence.objects)} pictures, {len(evidence.acknowledged)} callbacks acknowledged"
+        )
+        drains = [
+            f"a drain: {name} did not end by itself with 0, but with {status}"
+            for name, status in ends.items()
+            if status != 0
+        ]
+        return drains + [
+            f"{found.promise}: {found.about}: {found.detail}" for found in examine(evidence)
+        ]
 
     def _node(self, name: str, number: int) -> Node:
         binds = f"10.99.0.{number}:{_WEB_PORT}"
-        serve = [str(BIN / "gunicorn"), "-c", "python:receiver.gunicorn_conf", "--bind", binds, "receiver.web:create_app()"]
+        serve = [
+            str(BIN / "gunicorn"),
+            "-c",
+            "python:receiver.gunicorn_conf",
+            "--bind",
+            binds,
+            "receiver.web:create_app()",
+        ]
         command = serve if name.startswith("web") else [str(BIN / "receiver"), "worker"]
-        return Node(name, number, command, {**self._environ, "DATA_DIR": str(self._folder / name)}, self._folder)
+        return Node(
+            name,
+            number,
+            command,
+            {**self._environ, "DATA_DIR": str(self._folder / name)},
+            self._folder,
+        )
 
     def _break(self, orders: Orders) -> None:
         """Kill a node every few seconds; meanwhile one worker and one web node are cut off, and come back."""
@@ -179,22 +225,40 @@ class _Run:
 
     def _await_work(self) -> None:
         """Wait until every worker has claims: six hands each, and slow files."""
-        until(lambda: self._services.reports.audit().in_flight > 6 * WORKERS, within=120, what="work for all")
+        until(
+            lambda: self._services.queries.audit().in_flight > 6 * WORKERS,
+            within=120,
+            what="work for all",
+        )
 
     def _await_all(self) -> None:
         """Wait until every node works, the one that was started last too."""
         for node in self._webs:
-            until(partial(_answers, f"http://{node.address}:{_WEB_PORT}/healthz"), within=60, what=f"that {node.name} answers")
+            until(
+                partial(_answers, f"http://{node.address}:{_WEB_PORT}/healthz"),
+                within=60,
+                what=f"that {node.name} answers",
+            )
         for node in self._workers:
-            until(partial(node.said_since_its_start, "worker started"), within=60, what=f"that {node.name} works")
+            until(
+                partial(node.said_since_its_start, "worker started"),
+                within=60,
+                what=f"that {node.name} works",
+            )
 
     def _wait(self) -> None:
         """Wait until every job is final; AssertionError after a while without news."""
         last, since = -1, time.monotonic()
-        while left := sum(count for state, count in self._services.reports.counts().items() if state not in FINAL_STATES):
+        while left := sum(
+            count
+            for state, count in self._services.queries.counts().items()
+            if state not in FINAL_STATES
+        ):
             if left != last:
                 last, since = left, time.monotonic()
-            assert time.monotonic() - since < _SILENT, f"{left} jobs are not final, and nothing happens: {self._folder}"
+            assert time.monotonic() - since < _SILENT, (
+                f"{left} jobs are not final, and nothing happens: {self._folder}"
+            )
             time.sleep(0.5)
 
 
@@ -207,9 +271,13 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def _nginx(folder: Path, addresses: list[str]) -> Iterator[None]:
-    servers = " ".join(f"server {address}:{_WEB_PORT} max_fails=1 fail_timeout=2s;" for address in addresses)
+    servers = " ".join(
+        f"server {address}:{_WEB_PORT} max_fails=1 fail_timeout=2s;" for address in addresses
+    )
     (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, servers=servers, port=_PORT))
-    with subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf"), "-e", str(folder / "nginx-error.log")]) as process:  # noqa: S607
+    with subprocess.Popen(
+        ["nginx", "-c", str(folder / "nginx.conf"), "-e", str(folder / "nginx-error.log")]  # noqa: S607
+    ) as process:
         try:
             yield
         finally:

@@ -34,7 +34,14 @@ S3 = Literal["shared", "mortal", "proxied"]
 _USUAL: Menus = {"order": MENU}
 _SECRET, _TOKEN = "a-secret-of-the-proof", "a-token-of-the-proof"
 # Everything that a person would wait for is made to come soon; nothing else differs from the defaults.
-_FAST = {"POLL_AFTER": "2", "POLL_INTERVAL": "1", "JOB_TIMEOUT": "8", "WEB_CONCURRENCY": "2", "WORKER_THREADS": "8", "LOG_FORMAT": "json"}
+_FAST = {
+    "POLL_AFTER": "2",
+    "POLL_INTERVAL": "1",
+    "JOB_TIMEOUT": "8",
+    "WEB_CONCURRENCY": "2",
+    "WORKER_THREADS": "8",
+    "LOG_FORMAT": "json",
+}
 # Seconds after a blow within which the service has to work again, on a core of its own.
 RECOVERY = 5.0
 # Seconds until a round without news counts as silent. With PostgreSQL a dead worker's lease has to end first, which takes 60.
@@ -46,9 +53,24 @@ class Stage:
     """What the play of a fault can do and see. Times are seconds."""
 
     def __init__(
-        self, folder: Path, setup: Setup, dice: Random, here: Premises, seen: Witness, *, archive: Archive, stack: ExitStack
+        self,
+        folder: Path,
+        setup: Setup,
+        dice: Random,
+        here: Premises,
+        seen: Witness,
+        *,
+        archive: Archive,
+        stack: ExitStack,
     ) -> None:
-        self.folder, self.setup, self.dice, self.here, self.seen, self.archive = folder, setup, dice, here, seen, archive
+        self.folder, self.setup, self.dice, self.here, self.seen, self.archive = (
+            folder,
+            setup,
+            dice,
+            here,
+            seen,
+            archive,
+        )
         self.stack = stack
         self.faults = folder / "faults"
         self.s3: MortalS3 | None = None
@@ -76,7 +98,9 @@ class Stage:
         if self.setup.ledger == "postgresql" and not self._logs:
             done = migrated(self)
             assert done.status == 0, done.err
-        self._service = self.stack.enter_context(running(("receiver", "serve"), self.here.environ, self.folder))
+        self._service = self.stack.enter_context(
+            running(("receiver", "serve"), self.here.environ, self.folder)
+        )
         self._logs.append(self._service)
 
     def start_and_wait(self) -> None:
@@ -93,7 +117,11 @@ class Stage:
     def children(self, words: str, of: int | None = None) -> list[int]:
         """Return the pids of those of the service whose command line has these words and whose parent is ``of`` (the supervisor)."""
         parent = self.service.pid if of is None else of
-        return [pid for pid, line in self.service.members().items() if words in line and _parent(pid) == parent]
+        return [
+            pid
+            for pid, line in self.service.members().items()
+            if words in line and _parent(pid) == parent
+        ]
 
     def workers_started(self) -> int:
         """Count how often a worker said that it had started."""
@@ -104,7 +132,10 @@ class Stage:
     @contextmanager
     def load(self, *, least: int = 30, most: int = 60, menus: Menus = _USUAL) -> Iterator[None]:
         """Have orders and a pulse go on during the block; at its end every order is answered."""
-        orders, pulse = Orders(self.customer, menus, self.dice, least, most), Pulse(self.seen, self.strangers, self._given_up)
+        orders, pulse = (
+            Orders(self.customer, menus, self.dice, least, most),
+            Pulse(self.seen, self.strangers, self._given_up),
+        )
         pulse.start()
         orders.start()
         try:
@@ -119,7 +150,11 @@ class Stage:
     def moment(self) -> None:
         """Wait for any moment: after some more acknowledgements, and a bit."""
         wanted = len(self.seen.acknowledged) + self.dice.randrange(3, 40)
-        until(lambda: len(self.seen.acknowledged) >= wanted, within=_READY_WITHIN, what="that callbacks are acknowledged")
+        until(
+            lambda: len(self.seen.acknowledged) >= wanted,
+            within=_READY_WITHIN,
+            what="that callbacks are acknowledged",
+        )
         time.sleep(self.dice.uniform(0, 0.02))
 
     # Blows.
@@ -129,7 +164,11 @@ class Stage:
         self.faults.mkdir(exist_ok=True)
         armed = self.faults / point
         armed.touch()
-        until(lambda: not armed.exists(), within=_READY_WITHIN, what=f"that the fault point {point} is reached")
+        until(
+            lambda: not armed.exists(),
+            within=_READY_WITHIN,
+            what=f"that the fault point {point} is reached",
+        )
 
     @contextmanager
     def recovering(self, what: str, *, worker: bool = False) -> Iterator[None]:
@@ -137,9 +176,17 @@ class Stage:
         before = self.workers_started()
         yield
         struck = time.time()
-        until(lambda: self._acknowledged_since(struck), within=_READY_WITHIN, what=f"an acknowledgement after {what}")
+        until(
+            lambda: self._acknowledged_since(struck),
+            within=_READY_WITHIN,
+            what=f"an acknowledgement after {what}",
+        )
         if worker:
-            until(lambda: self.workers_started() > before, within=_READY_WITHIN, what=f"a new worker after {what}")
+            until(
+                lambda: self.workers_started() > before,
+                within=_READY_WITHIN,
+                what=f"a new worker after {what}",
+            )
         crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
         self.recoveries.append(Recovery(what, time.time() - struck, RECOVERY * crowd))
 
@@ -170,7 +217,11 @@ class Stage:
     def _is_quiet(self, services: Services) -> bool:
         stats = self.here.sandbox.stats()
         with suppress(LedgerError):
-            going_on = sum(number for state, number in services.reports.counts().items() if state not in FINAL_STATES)
+            going_on = sum(
+                number
+                for state, number in services.queries.counts().items()
+                if state not in FINAL_STATES
+            )
             return not (stats["running"] or stats["callbacks_due"] or going_on)
         return False
 
@@ -180,19 +231,34 @@ class Stage:
             self._service.stop(within=30)
         with self.services() as services:
             found = gather(services, self.archive, self.here.sandbox, self.seen.acknowledged)
-        found.recoveries, found.cut, found.told, found.rebuilt = self.recoveries, self.cut, self.customer.told, self.rebuilt
+        found.recoveries, found.cut, found.told, found.rebuilt = (
+            self.recoveries,
+            self.cut,
+            self.customer.told,
+            self.rebuilt,
+        )
         return found
 
 
 def _silent(services: Services) -> list[Broken]:
-    going_on = [job for job in services.reports.jobs(limit=1000) if job.state not in FINAL_STATES]
-    found = [Broken(NO_SILENCE, job.ref, f"is still {job.state} ({job.prompt or 'adopted'})", is_lost=True) for job in going_on]
+    going_on = [job for job in services.queries.jobs(limit=1000) if job.state not in FINAL_STATES]
+    found = [
+        Broken(
+            NO_SILENCE, job.ref, f"is still {job.state} ({job.prompt or 'adopted'})", is_lost=True
+        )
+        for job in going_on
+    ]
     return found or [Broken(NO_SILENCE, "the provider", "still has callbacks to send")]
 
 
 def _parent(pid: int) -> int:
     with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1])
+        return int(
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="ascii", errors="replace")
+            .rpartition(")")[2]
+            .split()[1]
+        )
     return 0
 
 
@@ -205,18 +271,38 @@ def kill(pids: list[int]) -> None:
 
 @contextmanager
 def staged(
-    folder: Path, setup: Setup, servers: Servers, dice: Random, *, settings: Mapping[str, str], s3: S3 = "shared"
+    folder: Path,
+    setup: Setup,
+    servers: Servers,
+    dice: Random,
+    *,
+    settings: Mapping[str, str],
+    s3: S3 = "shared",
 ) -> Iterator[Stage]:
     """Build a stage in ``folder``; whatever ran on it is gone at the end."""
     with ExitStack() as stack:
-        sandbox = stack.enter_context(Sandbox(looks=4, keys=[KEY], script={"bytes": 20_000, "progress": 1}))
+        sandbox = stack.enter_context(
+            Sandbox(looks=4, keys=[KEY], script={"bytes": 20_000, "progress": 1})
+        )
         here = Premises(folder, sandbox)
         seen = stack.enter_context(witness(here.port))
         mortal = stack.enter_context(mortal_seaweedfs()) if s3 == "mortal" else None
-        land = stack.enter_context(ground(setup, servers, here.data, mortal.server if mortal else None))
+        land = stack.enter_context(
+            ground(setup, servers, here.data, mortal.server if mortal else None)
+        )
         proxy = stack.enter_context(fault_proxy(_known(land.s3))) if s3 == "proxied" else None
-        here.environ |= {**_FAST, **land.environ, **settings, "PUBLIC_URL": seen.url, "GRSAI_API_KEY": KEY}
-        here.environ |= {"CALLBACK_SECRETS": _SECRET, "ADMIN_TOKEN": _TOKEN, "RECEIVER_FAULTS": str(folder / "faults")}
+        here.environ |= {
+            **_FAST,
+            **land.environ,
+            **settings,
+            "PUBLIC_URL": seen.url,
+            "GRSAI_API_KEY": KEY,
+        }
+        here.environ |= {
+            "CALLBACK_SECRETS": _SECRET,
+            "ADMIN_TOKEN": _TOKEN,
+            "RECEIVER_FAULTS": str(folder / "faults"),
+        }
         if proxy:
             here.environ |= {"AWS_ENDPOINT_URL_S3": proxy.url}
         stage = Stage(folder, setup, dice, here, seen, archive=land.archive, stack=stack)

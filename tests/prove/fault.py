@@ -31,7 +31,9 @@ class Fault:
     ledgers: tuple[str, ...] = BOTH_LEDGERS
     archives: tuple[str, ...] = BOTH_ARCHIVES
     s3: S3 = "shared"
-    kills_worker: bool = False  # with rows in hand, whose leases have to end where nobody may take them over
+    kills_worker: bool = (
+        False  # with rows in hand, whose leases have to end where nobody may take them over
+    )
 
     def fits(self, setup: Setup) -> bool:
         """Say whether this fault exists there."""

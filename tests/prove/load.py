@@ -53,10 +53,18 @@ class Customer:
 
     def order(self, prompt: str, script: dict[str, Any], variants: int = 1) -> None:
         """Order one job; AssertionError if nobody answers for a minute."""
-        order = {"prompt": prompt, "size": "64x64", "variants": variants, "params": {"sandbox": script}, "key": prompt}
+        order = {
+            "prompt": prompt,
+            "size": "64x64",
+            "variants": variants,
+            "params": {"sandbox": script},
+            "key": prompt,
+        }
         end = time.monotonic() + _PATIENCE
         while not self._is_taken(order) and not self._given_up.wait(0.1):
-            assert time.monotonic() < end, f"the API did not answer {prompt!r} for {_PATIENCE:.0f} s"
+            assert time.monotonic() < end, (
+                f"the API did not answer {prompt!r} for {_PATIENCE:.0f} s"
+            )
 
     def _is_taken(self, order: dict[str, Any]) -> bool:
         try:
@@ -73,9 +81,17 @@ class Customer:
 class Orders(threading.Thread):
     """Hands that order jobs off menus by turns, at least so many and then until told to stop; a prompt begins with its menu's name."""
 
-    def __init__(self, customer: Customer, menus: Menus, dice: Random, least: int, most: int) -> None:
+    def __init__(
+        self, customer: Customer, menus: Menus, dice: Random, least: int, most: int
+    ) -> None:
         super().__init__(name="orders", daemon=True)
-        self._customer, self._menus, self._dice, self._least, self._most = customer, list(menus.items()), dice, least, most
+        self._customer, self._menus, self._dice, self._least, self._most = (
+            customer,
+            list(menus.items()),
+            dice,
+            least,
+            most,
+        )
         self._number = 0
         self._lock = threading.Lock()
         self._enough = threading.Event()
@@ -90,7 +106,9 @@ class Orders(threading.Thread):
 
     def run(self) -> None:
         """Order."""
-        hands = [threading.Thread(target=self._order, name="hand", daemon=True) for _ in range(_HANDS)]
+        hands = [
+            threading.Thread(target=self._order, name="hand", daemon=True) for _ in range(_HANDS)
+        ]
         for hand in hands:
             hand.start()
         for hand in hands:
@@ -127,7 +145,12 @@ class Strangers:
     def post(self, web_hook: str, script: dict[str, Any]) -> str:
         """Post one job with this webHook; return its id."""
         self._number += 1
-        order = {"model": "sora-image", "prompt": f"a stranger's order {self._number}", "size": "64x64", "webHook": web_hook}
+        order = {
+            "model": "sora-image",
+            "prompt": f"a stranger's order {self._number}",
+            "size": "64x64",
+            "webHook": web_hook,
+        }
         taken = self._ask("/v1/draw/completions", {**order, "sandbox": script})
         return str(taken["id"])
 
@@ -140,7 +163,9 @@ class Strangers:
         return self._ask("/v1/draw/result", {"id": task})
 
     def _ask(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
-        answer = requests.post(self._url + path, json=question, headers={"Authorization": f"Bearer {KEY}"}, timeout=15)
+        answer = requests.post(
+            self._url + path, json=question, headers={"Authorization": f"Bearer {KEY}"}, timeout=15
+        )
         found: dict[str, Any] = answer.json()["data"]
         return found
 

@@ -23,7 +23,11 @@ _START_WITHIN = 10.0
 
 def is_possible() -> bool:
     """Say whether this machine lets us have namespaces."""
-    return os.geteuid() == 0 and all(map(shutil.which, ("ip", "unshare", "nsenter"))) and _runs("unshare", "-n", "true")
+    return (
+        os.geteuid() == 0
+        and all(map(shutil.which, ("ip", "unshare", "nsenter")))
+        and _runs("unshare", "-n", "true")
+    )
 
 
 def go_inside() -> None:
@@ -40,7 +44,14 @@ def go_inside() -> None:
 class Node:
     """A machine that runs one command; its number is the end of its address."""
 
-    def __init__(self, name: str, number: int, command: Sequence[str], environ: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        folder: Path,
+    ) -> None:
         self.name, self.address = name, f"10.99.0.{number}"
         self._cable = f"cable{number}"
         self._command, self._environ = command, environ
@@ -54,7 +65,12 @@ class Node:
         waiting = ["unshare", "-n", "sh", "-c", 'read -r _; exec "$@"', "sh", *self._command]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                waiting, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment(self._environ), start_new_session=True
+                waiting,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=environment(self._environ),
+                start_new_session=True,
             )
         pid = str(self._process.pid)
         end = time.monotonic() + _START_WITHIN
@@ -63,7 +79,11 @@ class Node:
             time.sleep(0.01)
         _ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", pid)
         _ip("link", "set", self._cable, "master", _BRIDGE, "up")
-        for words in (("addr", "add", f"{self.address}/24", "dev", "eth0"), ("link", "set", "eth0", "up"), ("link", "set", "lo", "up")):
+        for words in (
+            ("addr", "add", f"{self.address}/24", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("link", "set", "lo", "up"),
+        ):
             subprocess.run(["nsenter", "-t", pid, "-n", "ip", *words], check=True)  # noqa: S607 - checked to be there
         assert self._process.stdin is not None
         self._process.stdin.write(b"go\n")
@@ -105,7 +125,11 @@ class Node:
 
     def said(self, words: str) -> int:
         """Count how often its log has these words."""
-        return self.log.read_text(encoding="utf-8", errors="replace").count(words) if self.log.exists() else 0
+        return (
+            self.log.read_text(encoding="utf-8", errors="replace").count(words)
+            if self.log.exists()
+            else 0
+        )
 
 
 def _ip(*words: str) -> None:

@@ -32,7 +32,9 @@ class Match:
     def seconds(self) -> float:
         """How long a round takes, on a free machine."""
         longest = max(fault.seconds for fault in self.faults)
-        waits = self.setup.ledger == "postgresql" and any(fault.kills_worker for fault in self.faults)
+        waits = self.setup.ledger == "postgresql" and any(
+            fault.kills_worker for fault in self.faults
+        )
         return longest + (_LEASE if waits else 0)
 
 
@@ -40,7 +42,9 @@ def matches(faults: Sequence[str], setups: Sequence[str]) -> list[Match]:
     """Put what was chosen (nothing: everything) in its order: each fault on the first setup that has it, then on the others."""
     groups = _groups([FAULTS[name] for name in faults or FAULTS])
     places = [setup for name, setup in SETUPS.items() if not setups or name in setups]
-    fitting = [[Match(group, setup) for setup in places if group[0].fits(setup)] for group in groups]
+    fitting = [
+        [Match(group, setup) for setup in places if group[0].fits(setup)] for group in groups
+    ]
     most = max(map(len, fitting), default=0)
     return [found[turn] for turn in range(most) for found in fitting if turn < len(found)]
 
@@ -80,7 +84,11 @@ class Plan:
                 return
 
     def _fits(self, match: Match) -> bool:
-        mine = [it for it in self.outcomes if (it.assignment.faults, it.assignment.setup) == (match.names, match.setup.name)]
+        mine = [
+            it
+            for it in self.outcomes
+            if (it.assignment.faults, it.assignment.setup) == (match.names, match.setup.name)
+        ]
         if any(outcome.skipped for outcome in mine):
             return False
         longest = max((outcome.seconds for outcome in mine), default=match.seconds)

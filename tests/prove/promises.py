@@ -40,10 +40,17 @@ def examine(evidence: Evidence) -> list[Broken]:
 
 def acknowledged_is_kept(evidence: Evidence) -> Iterator[Broken]:
     """Find every delivery that was answered 200 in the ledger, as often as it was answered."""
-    kept = Counter((row["ref"], row["digest"]) for row in evidence.deliveries if row["source"] == "callback")
+    kept = Counter(
+        (row["ref"], row["digest"]) for row in evidence.deliveries if row["source"] == "callback"
+    )
     told = Counter((answer.ref, answer.digest) for answer in evidence.acknowledged)
     for (ref, digest), times in (told - kept).items():
-        yield Broken(ON_DISK, ref, f"a delivery answered 200 is not in the ledger ({times} times, SHA-256 {digest})", is_lost=True)
+        yield Broken(
+            ON_DISK,
+            ref,
+            f"a delivery answered 200 is not in the ledger ({times} times, SHA-256 {digest})",
+            is_lost=True,
+        )
 
 
 def kept_in_order(evidence: Evidence) -> Iterator[Broken]:
@@ -51,12 +58,21 @@ def kept_in_order(evidence: Evidence) -> Iterator[Broken]:
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, row in enumerate(evidence.deliveries):
         places[row["ref"], row["digest"]].append(place)
-    single = [answer for answer in evidence.acknowledged if len(places[answer.ref, answer.digest]) == 1]
+    single = [
+        answer for answer in evidence.acknowledged if len(places[answer.ref, answer.digest]) == 1
+    ]
     for ref, answers in _by(single, lambda answer: answer.ref).items():
         in_order = sorted(answers, key=lambda answer: answer.began)
         for earlier, later in itertools.pairwise(in_order):
-            if earlier.ended < later.began and places[ref, earlier.digest] > places[ref, later.digest]:
-                yield Broken(ON_DISK, ref, f"delivery {later.digest} stands before {earlier.digest}, which was answered before it was sent")
+            if (
+                earlier.ended < later.began
+                and places[ref, earlier.digest] > places[ref, later.digest]
+            ):
+                yield Broken(
+                    ON_DISK,
+                    ref,
+                    f"delivery {later.digest} stands before {earlier.digest}, which was answered before it was sent",
+                )
 
 
 def kept_as_it_came(evidence: Evidence) -> Iterator[Broken]:
@@ -64,7 +80,12 @@ def kept_as_it_came(evidence: Evidence) -> Iterator[Broken]:
     for row in evidence.deliveries:
         is_gone = evidence.rebuilt and row["size"] == 0
         if row["digest"] != row["body_digest"] and not is_gone:
-            yield Broken(ON_DISK, row["ref"], f"the body of delivery {row['id']} is not the one that came", is_lost=True)
+            yield Broken(
+                ON_DISK,
+                row["ref"],
+                f"the body of delivery {row['id']} is not the one that came",
+                is_lost=True,
+            )
 
 
 def every_job_ends_as_scripted(evidence: Evidence) -> Iterator[Broken]:
@@ -73,15 +94,25 @@ def every_job_ends_as_scripted(evidence: Evidence) -> Iterator[Broken]:
     for task in evidence.tasks:
         job = jobs.of(task)
         if job is None:
-            yield Broken(NO_SILENCE, task["id"], f"the provider has this job ({task['prompt']}), the ledger does not", is_lost=True)
-        elif (job["state"], job["reason"]) != (wanted := in_doubt.get(job["ref"]) or _scripted_end(task)):
-            detail = (
-                f"is {job['state']} {job['reason'] or ''} ({job['message']}), by its script it should be {' '.join(filter(None, wanted))}"
+            yield Broken(
+                NO_SILENCE,
+                task["id"],
+                f"the provider has this job ({task['prompt']}), the ledger does not",
+                is_lost=True,
             )
+        elif (job["state"], job["reason"]) != (
+            wanted := in_doubt.get(job["ref"]) or _scripted_end(task)
+        ):
+            detail = f"is {job['state']} {job['reason'] or ''} ({job['message']}), by its script it should be {' '.join(filter(None, wanted))}"
             yield Broken(NO_SILENCE, job["ref"], detail, is_lost=job["state"] != "failed")
     for job in jobs.without_task():
         if (job["state"], job["reason"]) not in {("expired", None), ("failed", "refused")}:
-            yield Broken(NO_SILENCE, job["ref"], f"is {job['state']}, but the provider never had it", is_lost=True)
+            yield Broken(
+                NO_SILENCE,
+                job["ref"],
+                f"is {job['state']}, but the provider never had it",
+                is_lost=True,
+            )
 
 
 def _in_doubt(evidence: Evidence) -> dict[str, tuple[str, str | None]]:
@@ -91,7 +122,11 @@ def _in_doubt(evidence: Evidence) -> dict[str, tuple[str, str | None]]:
     first: dict[str, float] = {}
     for ref, moment in came:
         first[ref] = min(moment, first.get(ref, moment))
-    silent = [job for job in evidence.jobs if job["state"] == "expired" and first.get(job["ref"], math.inf) > job["finished_at"]]
+    silent = [
+        job
+        for job in evidence.jobs
+        if job["state"] == "expired" and first.get(job["ref"], math.inf) > job["finished_at"]
+    ]
     return {job["ref"]: ("expired", None) for job in silent if job["prompt"] not in evidence.told}
 
 
@@ -107,7 +142,11 @@ def _scripted_end(task: Row) -> tuple[str, str | None]:
 def the_books_agree(evidence: Evidence) -> Iterator[Broken]:
     """Listen to the service's own audit: submitted = archived + failed + expired + in flight, and its other laws."""
     for law, refs in evidence.broken_laws.items():
-        yield Broken(NO_SILENCE, ", ".join(refs) or "the ledger", f"the audit says this law does not hold: {law}")
+        yield Broken(
+            NO_SILENCE,
+            ", ".join(refs) or "the ledger",
+            f"the audit says this law does not hold: {law}",
+        )
 
 
 def archived_once(evidence: Evidence) -> Iterator[Broken]:
@@ -116,13 +155,22 @@ def archived_once(evidence: Evidence) -> Iterator[Broken]:
     for key in evidence.objects.keys() - known.keys():
         yield Broken(ONCE, key, "an object that no row of the ledger knows", is_twice=True)
     for key in known.keys() - evidence.objects.keys():
-        yield Broken(ONCE, known[key]["ref"], f"the ledger calls {key} archived, but there is no such object", is_lost=True)
+        yield Broken(
+            ONCE,
+            known[key]["ref"],
+            f"the ledger calls {key} archived, but there is no such object",
+            is_lost=True,
+        )
 
 
 def bytes_are_the_providers(evidence: Evidence) -> Iterator[Broken]:
     """Compare SHA-256 three ways: the provider's file, the ledger's row, the object's bytes."""
     jobs = _Jobs(evidence)
-    made = {job["ref"]: [file["sha256"] for file in task["files"]] for task in evidence.tasks if (job := jobs.of(task))}
+    made = {
+        job["ref"]: [file["sha256"] for file in task["files"]]
+        for task in evidence.tasks
+        if (job := jobs.of(task))
+    }
     for row in evidence.assets:
         if row["state"] != "archived":
             continue
@@ -135,7 +183,9 @@ def bytes_are_the_providers(evidence: Evidence) -> Iterator[Broken]:
     for ref, job in jobs.by_ref.items():
         have = sum(row["ref"] == ref for row in evidence.assets)
         if job["state"] == "archived" and have != len(made.get(ref, [])):
-            yield Broken(ONCE, ref, f"{have} assets of {len(made.get(ref, []))} results", is_lost=True)
+            yield Broken(
+                ONCE, ref, f"{have} assets of {len(made.get(ref, []))} results", is_lost=True
+            )
 
 
 def explained(evidence: Evidence) -> Iterator[Broken]:
@@ -150,11 +200,21 @@ def explained(evidence: Evidence) -> Iterator[Broken]:
             if any(row["state"] == "archived" for row in own):
                 yield Broken(EXPLAINED, ref, "has archived assets but no manifest", is_lost=True)
             continue
-        said = (manifest["state"], [(asset["index"], asset["key"], asset["sha256"]) for asset in manifest["assets"]])
+        said = (
+            manifest["state"],
+            [(asset["index"], asset["key"], asset["sha256"]) for asset in manifest["assets"]],
+        )
         if said != (job["state"], [(row["idx"], row["key"], row["sha256"]) for row in own]):
             yield Broken(EXPLAINED, ref, f"its manifest says {said}")
-        if unknown := Counter(one["sha256"] for one in manifest["deliveries"]) - Counter(row["digest"] for row in digests.get(ref, [])):
-            yield Broken(EXPLAINED, ref, f"its manifest names deliveries the ledger does not have: {sorted(unknown)}", is_lost=True)
+        if unknown := Counter(one["sha256"] for one in manifest["deliveries"]) - Counter(
+            row["digest"] for row in digests.get(ref, [])
+        ):
+            yield Broken(
+                EXPLAINED,
+                ref,
+                f"its manifest names deliveries the ledger does not have: {sorted(unknown)}",
+                is_lost=True,
+            )
     for ref in manifests:
         yield Broken(EXPLAINED, ref, "has a manifest, but the ledger has no such job", is_lost=True)
 
@@ -180,8 +240,16 @@ def paid_once(evidence: Evidence) -> Iterator[Broken]:
 def told_once(evidence: Evidence) -> Iterator[Broken]:
     """See that each end was announced by one event, and by the right one."""
     told = Counter((row["ref"], row["idx"], row["type"]) for row in evidence.events)
-    wanted = Counter((job["ref"], -1, f"job.{job['state']}") for job in evidence.jobs if job["state"] in FINAL_STATES)
-    wanted += Counter((row["ref"], row["idx"], "asset.archived") for row in evidence.assets if row["state"] == "archived")
+    wanted = Counter(
+        (job["ref"], -1, f"job.{job['state']}")
+        for job in evidence.jobs
+        if job["state"] in FINAL_STATES
+    )
+    wanted += Counter(
+        (row["ref"], row["idx"], "asset.archived")
+        for row in evidence.assets
+        if row["state"] == "archived"
+    )
     for (ref, _, kind), times in (told - wanted).items():
         if kind != "job.at_risk":
             yield Broken(ONCE, ref, f"{kind} was announced {times} times too often", is_twice=True)
@@ -193,7 +261,11 @@ def back_in_time(evidence: Evidence) -> Iterator[Broken]:
     """Hold the recoveries against the time they may take."""
     for one in evidence.recoveries:
         if one.seconds > one.allowed:
-            yield Broken(BACK_IN_TIME, one.what, f"worked again after {one.seconds:.1f} s; allowed here: {one.allowed:.1f} s")
+            yield Broken(
+                BACK_IN_TIME,
+                one.what,
+                f"worked again after {one.seconds:.1f} s; allowed here: {one.allowed:.1f} s",
+            )
 
 
 def always_answered(evidence: Evidence) -> Iterator[Broken]:

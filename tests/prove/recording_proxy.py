@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-_PATIENCE = 30.0  # seconds for one answer; the service itself gives up waiting for its ledger after 10
+_PATIENCE = (
+    30.0  # seconds for one answer; the service itself gives up waiting for its ledger after 10
+)
 _REF = 26  # characters at the beginning of a ticket
 
 
@@ -94,7 +96,9 @@ class _Door(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Pass one callback on. Where the service gave no answer the provider gets none."""
-        answer = self.server.seen.deliver(self.path, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        answer = self.server.seen.deliver(
+            self.path, self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        )
         if answer is None:
             self.close_connection = True
             return

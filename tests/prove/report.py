@@ -53,8 +53,13 @@ def table(outcomes: Iterable[Outcome]) -> Table:
 
 def _cells(mine: Sequence[tuple[Outcome, Figures]]) -> list[str]:
     sums = [sum(getattr(figures, name) for _, figures in mine) for name in _SUMS]
-    slowest = max((outcome.recovery for outcome, _ in mine if outcome.recovery is not None), default=None)
-    return [*(f"{number:,}" for number in (len(mine), *sums)), "" if slowest is None else f"{slowest:.1f} s"]
+    slowest = max(
+        (outcome.recovery for outcome, _ in mine if outcome.recovery is not None), default=None
+    )
+    return [
+        *(f"{number:,}" for number in (len(mine), *sums)),
+        "" if slowest is None else f"{slowest:.1f} s",
+    ]
 
 
 def _recovery(outcome: Outcome) -> str:
@@ -63,7 +68,11 @@ def _recovery(outcome: Outcome) -> str:
 
 def not_reached(planned: Iterable[Match], outcomes: Iterable[Outcome]) -> list[str]:
     """Name what there was no time for."""
-    seen = {(name, outcome.assignment.setup) for outcome in outcomes for name in outcome.assignment.faults}
+    seen = {
+        (name, outcome.assignment.setup)
+        for outcome in outcomes
+        for name in outcome.assignment.faults
+    }
     wanted = [(name, match.setup.name) for match in planned for name in match.names]
     return [f"{name} on {setup}" for name, setup in wanted if (name, setup) not in seen]
 
@@ -72,12 +81,17 @@ def broken(outcome: Outcome) -> str:
     """Say which promise, which job, and where the evidence is."""
     its = outcome.assignment
     lines = [f"BROKEN by {', '.join(its.faults)} on {its.setup}, seed {its.seed}:"]
-    lines += [f"  promise {found.promise}: {found.about}: {found.detail}" for found in outcome.broken[:_SHOWN]]
+    lines += [
+        f"  promise {found.promise}: {found.about}: {found.detail}"
+        for found in outcome.broken[:_SHOWN]
+    ]
     if len(outcome.broken) > _SHOWN:
         lines.append(f"  … and {len(outcome.broken) - _SHOWN} more")
     if outcome.failure:
         lines += ["  the round broke off:", *(f"    {one}" for one in outcome.failure.splitlines())]
     lines.append(f"  the evidence (data, logs, evidence.json) is in {its.folder}")
     faults = " ".join(f'--fault "{name}"' for name in its.faults)
-    lines.append(f"  again: make prove PROVE_ARGS='{faults} --setup {its.setup} --seed {its.seed} --rounds 1'")
+    lines.append(
+        f"  again: make prove PROVE_ARGS='{faults} --setup {its.setup} --seed {its.seed} --rounds 1'"
+    )
     return "\n".join(lines)

@@ -77,7 +77,9 @@ def _play(assignment: Assignment, servers: Servers, outcome: Outcome) -> None:
     faults = [FAULTS[name] for name in assignment.faults]
     setup, dice = SETUPS[assignment.setup], Random(assignment.seed)  # noqa: S311 - repeatable on purpose
     assignment.folder.mkdir(parents=True)
-    with staged(assignment.folder, setup, servers, dice, settings=faults[0].settings, s3=faults[0].s3) as stage:
+    with staged(
+        assignment.folder, setup, servers, dice, settings=faults[0].settings, s3=faults[0].s3
+    ) as stage:
         try:
             (faults[0].play or partial(_order, faults))(stage)
             outcome.broken += stage.quiet()
@@ -107,7 +109,10 @@ def _count(outcome: Outcome, evidence: Evidence) -> None:
     outcome.figures = {name: Figures() for name in names}
     # Where several share a round, nobody's job (the pulse's) is counted for nobody.
     nobody = outcome.figures[names[0]] if len(names) == 1 else Figures()
-    of_job = {job["ref"]: outcome.figures.get(job["prompt"].rpartition(" ")[0], nobody) for job in evidence.jobs}
+    of_job = {
+        job["ref"]: outcome.figures.get(job["prompt"].rpartition(" ")[0], nobody)
+        for job in evidence.jobs
+    }
     for figures in of_job.values():
         figures.jobs += 1
     for answer in evidence.acknowledged:
@@ -115,7 +120,10 @@ def _count(outcome: Outcome, evidence: Evidence) -> None:
     for row in evidence.assets:
         of_job[row["ref"]].archived += row["state"] == "archived"
     for found in outcome.broken:
-        its = next((figures for ref, figures in of_job.items() if ref in found.about), outcome.figures[names[0]])
+        its = next(
+            (figures for ref, figures in of_job.items() if ref in found.about),
+            outcome.figures[names[0]],
+        )
         its.lost += found.is_lost
         its.duplicated += found.is_twice
     outcome.recovery = max((one.seconds for one in evidence.recoveries), default=None)
@@ -124,4 +132,6 @@ def _count(outcome: Outcome, evidence: Evidence) -> None:
 def _save_small_disk(stage: Stage) -> None:
     """Copy what would go with this process's own mount."""
     if os.path.ismount(stage.here.data):
-        shutil.copytree(stage.here.data, stage.folder / "data-kept", ignore=shutil.ignore_patterns("bell"))
+        shutil.copytree(
+            stage.here.data, stage.folder / "data-kept", ignore=shutil.ignore_patterns("bell")
+        )

@@ -37,13 +37,45 @@ _OVERTIME = 20.0
 
 
 @click.command()
-@click.option("--minutes", envvar="PROVE_MINUTES", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="At most so long.")
-@click.option("--fault", "faults", type=click.Choice(list(FAULTS)), multiple=True, help="Only this fault; repeatable.")
-@click.option("--setup", "setups", type=click.Choice(list(SETUPS)), multiple=True, help="Only this setup; repeatable.")
-@click.option("--rounds", type=click.IntRange(min=1), help="So many of each, however long it takes.")
-@click.option("--seed", type=click.IntRange(min=0), help="Repeat the random choices of an earlier run.")
-@click.option("--lanes", type=click.IntRange(min=1), help="Rounds side by side.  [default: two more than there are cores]")
-@click.option("--sabotage", type=click.Choice(list(SABOTAGES)), hidden=True, help="Plant a loss, to see that it is found.")
+@click.option(
+    "--minutes",
+    envvar="PROVE_MINUTES",
+    type=click.FloatRange(min=0.1),
+    default=3.0,
+    show_default=True,
+    help="At most so long.",
+)
+@click.option(
+    "--fault",
+    "faults",
+    type=click.Choice(list(FAULTS)),
+    multiple=True,
+    help="Only this fault; repeatable.",
+)
+@click.option(
+    "--setup",
+    "setups",
+    type=click.Choice(list(SETUPS)),
+    multiple=True,
+    help="Only this setup; repeatable.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), help="So many of each, however long it takes."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Repeat the random choices of an earlier run."
+)
+@click.option(
+    "--lanes",
+    type=click.IntRange(min=1),
+    help="Rounds side by side.  [default: two more than there are cores]",
+)
+@click.option(
+    "--sabotage",
+    type=click.Choice(list(SABOTAGES)),
+    hidden=True,
+    help="Plant a loss, to see that it is found.",
+)
 def main(  # noqa: PLR0917 - click gives each option as an argument, by name
     minutes: float,
     faults: tuple[str, ...],
@@ -54,11 +86,15 @@ def main(  # noqa: PLR0917 - click gives each option as an argument, by name
     sabotage: str | None,
 ) -> None:
     """Break the service in every way and see that its promises hold."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that every `finally` is passed
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("stopped")
+    )  # so that every `finally` is passed
     screen, cores = report.console(), os.cpu_count() or 1
     chosen = _possible(matches(faults, setups), screen)
     plan = Plan(chosen, 60 * minutes, secrets.randbelow(100_000) if seed is None else seed, rounds)
-    screen.print(f"seed {plan.seed}, {minutes:g} minutes, {cores} cores, load average before: {os.getloadavg()[0]:.1f}")
+    screen.print(
+        f"seed {plan.seed}, {minutes:g} minutes, {cores} cores, load average before: {os.getloadavg()[0]:.1f}"
+    )
     folder = Path(tempfile.mkdtemp(prefix="prove-"))
     try:
         with ExitStack() as stack:
@@ -84,7 +120,11 @@ def _play(plan: Plan, playing: Lanes, folder: Path, sabotage: str | None, screen
     while plan.rounds is not None or plan.left > -_OVERTIME:
         while playing.free and (one := next(upcoming, None)):
             match, seed = one
-            playing.start(Assignment(match.names, match.setup.name, seed, folder / f"round-{next(number)}", sabotage))
+            playing.start(
+                Assignment(
+                    match.names, match.setup.name, seed, folder / f"round-{next(number)}", sabotage
+                )
+            )
         if not playing.under_way:
             return
         for outcome in playing.finished(within=1.0):
@@ -97,8 +137,14 @@ def _play(plan: Plan, playing: Lanes, folder: Path, sabotage: str | None, screen
 
 def _possible(chosen: Sequence[Match], screen: Console) -> list[Match]:
     """Leave out the setups this machine has no server for, and say so."""
-    missing = {name for name, found in {"s3": weed_binary(), "postgresql": postgres_binaries()}.items() if found is None}
-    lacking = {match.setup.name for match in chosen if missing & {match.setup.ledger, match.setup.archive}}
+    missing = {
+        name
+        for name, found in {"s3": weed_binary(), "postgresql": postgres_binaries()}.items()
+        if found is None
+    }
+    lacking = {
+        match.setup.name for match in chosen if missing & {match.setup.ledger, match.setup.archive}
+    }
     for name in sorted(lacking):
         screen.print(f"left out, for want of a server (make setup installs both): {name}")
     return [match for match in chosen if match.setup.name not in lacking]
@@ -106,7 +152,9 @@ def _possible(chosen: Sequence[Match], screen: Console) -> list[Match]:
 
 def _servers(chosen: Sequence[Match], stack: ExitStack) -> Servers:
     """Start what the chosen setups need."""
-    needs_s3 = any(match.setup.archive == "s3" and match.faults[0].s3 != "mortal" for match in chosen)
+    needs_s3 = any(
+        match.setup.archive == "s3" and match.faults[0].s3 != "mortal" for match in chosen
+    )
     needs_postgres = any(match.setup.ledger == "postgresql" for match in chosen)
     return Servers(
         stack.enter_context(seaweedfs()).url if needs_s3 else None,

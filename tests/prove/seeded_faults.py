@@ -18,15 +18,26 @@ def _remove_manifest(stage: Stage) -> None:
 
 
 def _remove_delivery(stage: Stage) -> None:
-    first = select(deliveries.c.id).where(deliveries.c.source == Source.CALLBACK).limit(1).scalar_subquery()
+    first = (
+        select(deliveries.c.id)
+        .where(deliveries.c.source == Source.CALLBACK)
+        .limit(1)
+        .scalar_subquery()
+    )
     with stage.services() as services:
-        services.database.write(lambda connection: connection.execute(delete(deliveries).where(deliveries.c.id == first)))
+        services.database.write(
+            lambda connection: connection.execute(
+                delete(deliveries).where(deliveries.c.id == first)
+            )
+        )
 
 
 def _remove_event(stage: Stage) -> None:
     first = select(events.c.id).limit(1).scalar_subquery()
     with stage.services() as services:
-        services.database.write(lambda connection: connection.execute(delete(events).where(events.c.id == first)))
+        services.database.write(
+            lambda connection: connection.execute(delete(events).where(events.c.id == first))
+        )
 
 
 SABOTAGES: Mapping[str, Callable[[Stage], None]] = {

@@ -27,7 +27,11 @@ class Setup:
         return f"{self.ledger}+{self.archive}"
 
 
-SQLITE_DIRECTORY, SQLITE_S3, POSTGRESQL_S3 = Setup("sqlite", "directory"), Setup("sqlite", "s3"), Setup("postgresql", "s3")
+SQLITE_DIRECTORY, SQLITE_S3, POSTGRESQL_S3 = (
+    Setup("sqlite", "directory"),
+    Setup("sqlite", "s3"),
+    Setup("postgresql", "s3"),
+)
 SETUPS = {setup.name: setup for setup in (SQLITE_DIRECTORY, SQLITE_S3, POSTGRESQL_S3)}
 
 
@@ -65,7 +69,9 @@ class Folder:
 
     def names(self) -> list[str]:
         """See Archive."""
-        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+        return sorted(
+            str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()
+        )
 
     def read(self, name: str) -> bytes:
         """See Archive."""
@@ -86,11 +92,17 @@ class Bucket:
     def names(self) -> list[str]:
         """See Archive."""
         pages = self.server.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
-        return sorted(entry["Key"].removeprefix(f"{_PREFIX}/") for page in pages for entry in page.get("Contents", []))
+        return sorted(
+            entry["Key"].removeprefix(f"{_PREFIX}/")
+            for page in pages
+            for entry in page.get("Contents", [])
+        )
 
     def read(self, name: str) -> bytes:
         """See Archive."""
-        return self.server.client.get_object(Bucket=self.name, Key=f"{_PREFIX}/{name}")["Body"].read()
+        return self.server.client.get_object(Bucket=self.name, Key=f"{_PREFIX}/{name}")[
+            "Body"
+        ].read()
 
     def remove(self, name: str) -> None:
         """See Archive."""
@@ -99,7 +111,9 @@ class Bucket:
 
 def digests(archive: Archive) -> dict[str, str]:
     """Return the SHA-256 of every object that is no manifest and not hidden."""
-    plain = [name for name in archive.names() if not is_hidden(name) and not name.endswith("/job.json")]
+    plain = [
+        name for name in archive.names() if not is_hidden(name) and not name.endswith("/job.json")
+    ]
     return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in plain}
 
 
@@ -118,7 +132,9 @@ class Ground:
 
 
 @contextmanager
-def ground(setup: Setup, servers: Servers, data: Path, own_s3: S3Server | None = None) -> Iterator[Ground]:
+def ground(
+    setup: Setup, servers: Servers, data: Path, own_s3: S3Server | None = None
+) -> Iterator[Ground]:
     """Make a database and a place for objects, gone again at the end; ``own_s3`` instead of the server that the rounds share."""
     with _ledger(setup, servers) as environ:
         if setup.archive == "directory":
@@ -140,5 +156,7 @@ def _ledger(setup: Setup, servers: Servers) -> Iterator[dict[str, str]]:
     try:
         yield {"DATABASE_URL": url.replace("postgresql+psycopg://", "postgresql://")}
     finally:
-        if sys.exc_info()[0] is None:  # after a broken promise it is evidence; with the server it goes anyway
+        if (
+            sys.exc_info()[0] is None
+        ):  # after a broken promise it is evidence; with the server it goes anyway
             servers.postgres.drop_database(url)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 300  # seconds
 
 
-def judge(report: str, complaint: str) -> tuple[int, list[str]]:
+def decide(report: str, complaint: str) -> tuple[int, list[str]]:
     """Read what pip-audit printed; return an exit status, 1 for a known vulnerability, and what to tell."""
     try:
         found: list[dict[str, Any]] = json.loads(report)["dependencies"]
@@ -28,7 +28,10 @@ def judge(report: str, complaint: str) -> tuple[int, list[str]]:
         )
     looked_up = len(found) - len(passed_over)
     vulnerable = any(package.get("vulns") for package in found)
-    return int(vulnerable), [*told, f"{looked_up} packages looked up: {'VULNERABLE' if vulnerable else 'nothing known against them'}"]
+    return int(vulnerable), [
+        *told,
+        f"{looked_up} packages looked up: {'VULNERABLE' if vulnerable else 'nothing known against them'}",
+    ]
 
 
 def _line(package: dict[str, Any], flaw: dict[str, Any]) -> str:
@@ -38,14 +41,26 @@ def _line(package: dict[str, Any], flaw: dict[str, Any]) -> str:
 
 def main() -> None:
     """Look up constraints.txt and tell."""
-    command = [sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip_audit",
+        "--no-deps",
+        "--disable-pip",
+        "--progress-spinner=off",
+        "--format=json",
+    ]
     try:
         done = subprocess.run(
-            [*command, "--requirement", str(ROOT / "constraints.txt")], capture_output=True, text=True, check=False, timeout=WITHIN
+            [*command, "--requirement", str(ROOT / "constraints.txt")],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=WITHIN,
         )
-        status, told = judge(done.stdout, done.stderr)
+        status, told = decide(done.stdout, done.stderr)
     except subprocess.TimeoutExpired:
-        status, told = judge("", f"no answer within {WITHIN} s")
+        status, told = decide("", f"no answer within {WITHIN} s")
     sys.stdout.write("\n".join([*told, ""]))
     sys.exit(status)
 

@@ -36,20 +36,36 @@ class Home:
     def __init__(self, books: Books, store: Store) -> None:
         self.books = books
         self.store = store
-        self._reconciler = Reconciler(books.ledger, books.reports, books.inbox, store, None, BASE_URL)
+        self._reconciler = Reconciler(
+            books.ledger, books.queries, books.inbox, store, None, BASE_URL
+        )
         self._tasks = 0
 
-    def job(self, *ends: AssetState, key: str | None = None, prompt: str = "ein Fuchs, 一只狐狸", mode: Mode = Mode.WEBHOOK) -> str:
+    def job(
+        self,
+        *ends: AssetState,
+        key: str | None = None,
+        prompt: str = "ein Fuchs, 一只狐狸",
+        mode: Mode = Mode.WEBHOOK,
+    ) -> str:
         """Have a job end with assets that ended so, by default one that is safe; return its ref."""
         ref = self.under_way(*ends, key=key, prompt=prompt, mode=mode)
         self.conclude(ref)
         return ref
 
-    def under_way(self, *ends: AssetState, key: str | None = None, prompt: str = "a fox", mode: Mode = Mode.WEBHOOK) -> str:
+    def under_way(
+        self,
+        *ends: AssetState,
+        key: str | None = None,
+        prompt: str = "a fox",
+        mode: Mode = Mode.WEBHOOK,
+    ) -> str:
         """Have a job whose assets are final while nobody has said so yet."""
         self._tasks += 1
         task, count = f"task-{self._tasks}", len(ends or (SAFE,))
-        ref = self.books.ledger.submit(Submission(prompt, "m", {"size": "64x48", "seed": 1.5}, mode, key=key), BASE_URL).ref
+        ref = self.books.ledger.submit(
+            Submission(prompt, "m", {"size": "64x48", "seed": 1.5}, mode, key=key), BASE_URL
+        ).ref
         self.books.ledger.accepted(ref, task)
         self.books.clock.advance(0.125)
         self.books.deliver(ref, succeeded(*urls(count), provider_id=task))
@@ -60,7 +76,12 @@ class Home:
                 data = f"{ref} {claimed.row.idx}".encode()
                 name = asset_key(ref, claimed.row.idx, "png")
                 put(self.store, name, data)
-                self.books.ledger.finish_asset(claimed, StoredAsset(name, hashlib.sha256(data).hexdigest(), len(data), "image/png", 64, 48))
+                self.books.ledger.finish_asset(
+                    claimed,
+                    StoredAsset(
+                        name, hashlib.sha256(data).hexdigest(), len(data), "image/png", 64, 48
+                    ),
+                )
             else:
                 self.books.ledger.give_up_asset(claimed, end, f"asset {end}")
         self.books.clock.advance(0.5)
@@ -68,7 +89,9 @@ class Home:
 
     def conclude(self, ref: str) -> None:
         """Write the manifest and end the job."""
-        (claimed,) = [claimed for claimed in self.books.ledger.claim_jobs(100) if claimed.row.ref == ref]
+        (claimed,) = [
+            claimed for claimed in self.books.ledger.claim_jobs(100) if claimed.row.ref == ref
+        ]
         self._reconciler.look(claimed)
         assert self.books.job(ref).finished_at is not None
 
@@ -96,7 +119,11 @@ class Home:
         """Change a manifest."""
         with self.store.open(manifest_key(ref)) as file:
             content = json.loads(file.read())
-        self.store.replace(manifest_key(ref), json.dumps({**content, **values}).encode(), content_type="application/json")
+        self.store.replace(
+            manifest_key(ref),
+            json.dumps({**content, **values}).encode(),
+            content_type="application/json",
+        )
 
     def lose_the_ledger(self) -> dict[str, list[tuple[Any, ...]]]:
         """Empty the ledger; return what was in it."""
@@ -147,7 +174,9 @@ def told(ref: str, key: str, data: bytes, number: int = 0) -> dict[str, Any]:
         "ended_at": moment,
         "finished_at": moment,
         "round": 0,
-        "deliveries": [{"source": "callback", "verdict": "ended", "received_at": moment, "sha256": "a" * 64}],
+        "deliveries": [
+            {"source": "callback", "verdict": "ended", "received_at": moment, "sha256": "a" * 64}
+        ],
         "assets": [
             {
                 "index": 0,

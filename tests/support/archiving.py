@@ -41,11 +41,18 @@ class Bench:
     def fetch_from(self, *ports: int, max_bytes: int = 10_000_000) -> None:
         """Let the archiver fetch from these ports of this machine, and from nowhere else here."""
         policy = AddressPolicy.parse([f"127.0.0.1:{port}" for port in ports], ())
-        self.archiver = Archiver(self.books.ledger, Fetcher(policy, max_bytes=max_bytes, timeout=10), self.store, self.scratch)
+        self.archiver = Archiver(
+            self.books.ledger,
+            Fetcher(policy, max_bytes=max_bytes, timeout=10),
+            self.store,
+            self.scratch,
+        )
 
     def ask(self, path: str, body: Mapping[str, object]) -> bytes:
         """Post to the sandbox."""
-        return requests.post(self.sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10).content
+        return requests.post(
+            self.sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10
+        ).content
 
     def result(self, task_id: str) -> bytes:
         """Ask the sandbox for a task, in the provider's words."""
@@ -53,7 +60,13 @@ class Bench:
 
     def made(self, **file: Any) -> tuple[str, str]:
         """Have the sandbox make a picture whose file behaves like this, and its success accepted; return the job's ref, the task's id."""
-        order = {"model": "m", "prompt": "a fox", "size": "64x48", "webHook": "-1", "sandbox": {"file": file or "ok"}}
+        order = {
+            "model": "m",
+            "prompt": "a fox",
+            "size": "64x48",
+            "webHook": "-1",
+            "sandbox": {"file": file or "ok"},
+        }
         task_id = json.loads(self.ask("/v1/draw/completions", order))["data"]["id"]
         while json.loads(result := self.result(task_id))["data"]["status"] == "running":
             pass  # for the few milliseconds it takes; each look is a round trip

@@ -21,7 +21,9 @@ def quick_sandbox(**script: Any) -> Sandbox:
     return Sandbox(looks=4, script={**QUICK, **script})
 
 
-def a_line(prompt: str, *, script: Mapping[str, Any] | None = None, **columns: Any) -> dict[str, Any]:
+def a_line(
+    prompt: str, *, script: Mapping[str, Any] | None = None, **columns: Any
+) -> dict[str, Any]:
     """Return a line that asks for a small picture, with a fault script if one is given."""
     return {"prompt": prompt, "size": "64x64", **columns, **({"sandbox": script} if script else {})}
 
@@ -31,16 +33,26 @@ def as_jsonl(lines: Sequence[Mapping[str, Any] | str]) -> str:
     return "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
 
 
-def batch_file(here: Premises, lines: Sequence[Mapping[str, Any] | str], name: str = "batch.jsonl") -> Path:
+def batch_file(
+    here: Premises, lines: Sequence[Mapping[str, Any] | str], name: str = "batch.jsonl"
+) -> Path:
     """Make a file of lines."""
     path = here.folder / name
     path.write_text(as_jsonl(lines), encoding="utf-8")
     return path
 
 
-def batch(here: Premises, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None) -> Finished:
+def batch(
+    here: Premises, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None
+) -> Finished:
     """Run the command to its end."""
-    return run(("submitter", "batch", *arguments), {**here.environ, **(environ or {})}, folder=here.folder, stdin=stdin, within=90)
+    return run(
+        ("submitter", "batch", *arguments),
+        {**here.environ, **(environ or {})},
+        folder=here.folder,
+        stdin=stdin,
+        within=90,
+    )
 
 
 @contextmanager
@@ -52,7 +64,9 @@ def batch_running(here: Premises, *arguments: str) -> Iterator[Running]:
 
 def report(here: Premises, name: str = "report.jsonl") -> list[dict[str, Any]]:
     """Read a report."""
-    return [json.loads(line) for line in (here.folder / name).read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (here.folder / name).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def posts(here: Premises) -> Counter[str]:
@@ -63,4 +77,7 @@ def posts(here: Premises) -> Counter[str]:
 def posted_refs(here: Premises) -> Counter[str]:
     """Count the accepted submits by the ref in their callback URL."""
     with here.services() as services:
-        return Counter(services.tickets.ref(task["webhook"].rpartition("/")[2]) for task in here.sandbox.tasks())
+        return Counter(
+            services.tickets.ref(task["webhook"].rpartition("/")[2])
+            for task in here.sandbox.tasks()
+        )

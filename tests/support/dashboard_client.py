@@ -8,13 +8,26 @@ from web_client import SUCCEEDED, WebSide
 from receiver.ledger.rows import StoredAsset
 from receiver.model import JobState, Submission
 
-PAGES = ["/", "/strip", "/law", "/jobs", "/danger", "/set-aside", "/compare", "/submit", "/retry-all", "/replay-all"]
+PAGES = [
+    "/",
+    "/strip",
+    "/law",
+    "/jobs",
+    "/danger",
+    "/set-aside",
+    "/compare",
+    "/submit",
+    "/retry-all",
+    "/replay-all",
+]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\"'&"
 
 
 def submitted(web: WebSide, prompt: str = "a fox") -> str:
     """Make a job that was submitted; return its ref."""
-    return web.services.ledger.submit(Submission(prompt, "gpt-image-1.5", {"n": 1}), "https://provider.test").ref
+    return web.services.ledger.submit(
+        Submission(prompt, "gpt-image-1.5", {"n": 1}), "https://provider.test"
+    ).ref
 
 
 def reported(web: WebSide, body: object, prompt: str = "a fox") -> str:
@@ -28,7 +41,9 @@ def archived(web: WebSide, prompt: str = "a fox") -> str:
     """Make a job whose picture the ledger calls safe; the archive has nothing of it."""
     ref = reported(web, SUCCEEDED, prompt)
     (claimed,) = web.services.ledger.claim_assets(1)
-    web.services.ledger.finish_asset(claimed, StoredAsset(f"2026/10/01/{ref}/0.png", "0" * 64, 10, "image/png", 8, 8))
+    web.services.ledger.finish_asset(
+        claimed, StoredAsset(f"2026/10/01/{ref}/0.png", "0" * 64, 10, "image/png", 8, 8)
+    )
     (job,) = web.services.ledger.claim_jobs(1)
     web.services.ledger.conclude(job, JobState.ARCHIVED)
     return ref

@@ -16,8 +16,8 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.rows import Asset
 from receiver.worker.distributed import DistributedEngine
 from receiver.worker.embedded import EmbeddedEngine
-from receiver.worker.engine import Engine, Lane
-from receiver.worker.notifier import Bell
+from receiver.worker.engine import Engine, WorkQueue
+from receiver.worker.notifier import Notifier
 
 # Seconds between sweeps: too many to wait for, and hardly any.
 NEVER, OFTEN = 600.0, 0.02
@@ -38,11 +38,17 @@ class Shop(ABC):
         """Make an engine."""
 
     @abstractmethod
-    def wake(self, engine: Engine) -> None:
+    def notify(self, engine: Engine) -> None:
         """Have the engine look at what has become due."""
 
-    def lane(self, width: int = 1) -> Lane:
-        return Lane("assets", width, partial(self.books.reports.next_due, "assets"), self._claim, self._run)
+    def queue(self, concurrency: int = 1) -> WorkQueue:
+        return WorkQueue(
+            "assets",
+            concurrency,
+            partial(self.books.queries.next_due, "assets"),
+            self._claim,
+            self._run,
+        )
 
     def _claim(self, limit: int) -> list[Claimed[Asset]]:
         try:
@@ -59,11 +65,14 @@ class Shop(ABC):
 
     def order(self, count: int = 1) -> list[str]:
         """Have so many jobs with one asset each, due now; return their refs."""
-        return [self.books.archiving(1, f"task-{len(self.books.reports.jobs(limit=100))}") for _ in range(count)]
+        return [
+            self.books.archiving(1, f"task-{len(self.books.queries.jobs(limit=100))}")
+            for _ in range(count)
+        ]
 
     def archived(self) -> int:
         """Count the assets that are home."""
-        return [event["type"] for event in self.books.reports.events()].count("asset.archived")
+        return [event["type"] for event in self.books.queries.events()].count("asset.archived")
 
     def asset(self, ref: str) -> Asset:
         (asset,) = self.books.assets(ref)
@@ -75,24 +84,24 @@ class EmbeddedShop(Shop):
 
     def __init__(self, books: Books, folder: Path) -> None:
         super().__init__(books, folder)
-        self.bell = Bell(folder / "bell")
+        self.notifier = Notifier(folder / "bell")
         self.rounds = 0
 
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
         """Make an engine."""
-        return EmbeddedEngine(self.books.ledger, self.bell, sweep=sweep, grace=grace)
+        return EmbeddedEngine(self.books.ledger, self.notifier, sweep=sweep, grace=grace)
 
-    def wake(self, engine: Engine) -> None:
+    def notify(self, engine: Engine) -> None:
         """Ring."""
-        engine.ring()
+        engine.notify()
 
-    def bystander(self) -> Lane:
+    def bystander(self) -> WorkQueue:
         """Return a lane that never has work: given after the others, it counts the rounds."""
 
         def count_round() -> None:
             self.rounds += 1
 
-        return Lane("bystander", 1, count_round, lambda _limit: [], lambda _claimed: None)
+        return WorkQueue("bystander", 1, count_round, lambda _limit: [], lambda _claimed: None)
 
     def round(self, number: int = 1) -> None:
         """Wait until the engine has looked at every lane so often."""
@@ -117,17 +126,25 @@ class DistributedShop(Shop):
 
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> DistributedEngine:
         """Make an engine; it sweeps once a second, or hardly ever."""
-        return DistributedEngine(self.books.ledger, self.url, sweep=1 if sweep == OFTEN else 30, grace=grace)
+        return DistributedEngine(
+            self.books.ledger, self.url, sweep=1 if sweep == OFTEN else 30, grace=grace
+        )
 
-    def wake(self, engine: Engine) -> None:
+    def notify(self, engine: Engine) -> None:
         """Sweep, for whichever engine hears of it."""
         assert engine is not None
         self.books.ledger.sweep()
 
     def wakes(self, status: str = "todo") -> list[str]:
         """Return what the wakes of one status are for, the first to be heard first."""
-        question = text("SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status ORDER BY priority DESC, id")
-        return list(self.books.database.read(lambda connection: connection.execute(question, {"status": status}).scalars()))
+        question = text(
+            "SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status ORDER BY priority DESC, id"
+        )
+        return list(
+            self.books.database.read(
+                lambda connection: connection.execute(question, {"status": status}).scalars()
+            )
+        )
 
 
 class Gate:
@@ -146,10 +163,10 @@ class Gate:
 
 
 @contextmanager
-def at_work(engine: Engine, *lanes: Lane) -> Iterator[threading.Thread]:
+def at_work(engine: Engine, *work_queues: WorkQueue) -> Iterator[threading.Thread]:
     """Run the engine in a thread until the block ends; no thread of it may be left then."""
     before = set(threading.enumerate())
-    thread = threading.Thread(target=engine.run, args=(lanes,), name="engine", daemon=True)
+    thread = threading.Thread(target=engine.run, args=(work_queues,), name="engine", daemon=True)
     thread.start()
     try:
         yield thread

@@ -9,10 +9,10 @@ from outside_network import Script, Server
 
 from receiver.events.destinations import read_destination
 from receiver.events.dispatcher import Sender
-from receiver.events.event import Wording
-from receiver.events.transports import way_to
+from receiver.events.event import EventSerializer
+from receiver.events.transports import transport_for
 from receiver.ledger.outbox import Outbox
-from receiver.net.connection import Dialler
+from receiver.net.connection import SafeConnector
 from receiver.net.policy import AddressPolicy
 
 
@@ -36,16 +36,29 @@ class PostServer(Server):
 
 
 def _length(head: bytes) -> int:
-    return int(next(line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")))
+    return int(
+        next(
+            line.split(b":")[1]
+            for line in head.split(b"\r\n")
+            if line.lower().startswith(b"content-length")
+        )
+    )
 
 
-def sender(books: Books, url: str, *, allow: str = "", secrets: Sequence[str] = (SECRET,), public_url: str | None = None) -> Sender:
+def sender(
+    books: Books,
+    url: str,
+    *,
+    allow: str = "",
+    secrets: Sequence[str] = (SECRET,),
+    public_url: str | None = None,
+) -> Sender:
     """Make known, and return, who tells the destination at this URL; only what ``allow`` says may be reached of this machine."""
     destination, outbox = read_destination(url), Outbox(books.database, books.clock)
     outbox.begin([destination.name])
-    dialler = Dialler(AddressPolicy.parse([allow] if allow else [], ()))
-    way = way_to(destination, dialler, secrets, books.clock)
-    return Sender(outbox, destination, way, Wording("s3://pictures/home", public_url))
+    connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))
+    way = transport_for(destination, connector, secrets, books.clock)
+    return Sender(outbox, destination, way, EventSerializer("s3://pictures/home", public_url))
 
 
 def work(sender: Sender, *, rounds: int = 20) -> None:
@@ -57,4 +70,8 @@ def work(sender: Sender, *, rounds: int = 20) -> None:
 
 def failure(books: Books) -> str:
     """Return what the last attempt to tell the only event met."""
-    return str(books.database.read(lambda connection: connection.exec_driver_sql("SELECT error FROM sendings").scalar()))
+    return str(
+        books.database.read(
+            lambda connection: connection.exec_driver_sql("SELECT error FROM sendings").scalar()
+        )
+    )

@@ -9,7 +9,10 @@ from typing import Any, Self
 from http_server import SAFETY, HttpSide
 from standardwebhooks import Webhook
 
-SECRET, OLD_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+SECRET, OLD_SECRET = (
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,11 @@ class EventSide(HttpSide):
         """Keep a POST and answer it."""
         body = asked.rfile.read(int(asked.headers["Content-Length"])).decode()
         with self._lock:
-            self.told.append(Told(asked.path, {name.lower(): value for name, value in asked.headers.items()}, body))
+            self.told.append(
+                Told(
+                    asked.path, {name.lower(): value for name, value in asked.headers.items()}, body
+                )
+            )
             status = self.statuses.pop(0) if self.statuses else self.status
             self.waiting += 1
         self.gate.wait(SAFETY)

@@ -64,12 +64,18 @@ def honest(request: Request, forward: Forward) -> Answer:
 
 def refusal(status: int, code: str) -> Answer:
     """Make an error as S3 words it."""
-    return Answer(status, {"content-type": "application/xml"}, f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode())
+    return Answer(
+        status,
+        {"content-type": "application/xml"},
+        f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode(),
+    )
 
 
 def without(request: Request, header: str) -> Request:
     """Return the request as a server sees it that does not know this header."""
-    return replace(request, headers={name: value for name, value in request.headers.items() if name != header})
+    return replace(
+        request, headers={name: value for name, value in request.headers.items() if name != header}
+    )
 
 
 @dataclass(slots=True)
@@ -115,14 +121,20 @@ class _Door(BaseHTTPRequestHandler):
     def answer(self) -> None:
         """Let the rule decide on one request; the connection ends with it."""
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, self.rfile.read(int(headers.get("content-length", 0))))
+        request = Request(
+            self.command, self.path, headers, self.rfile.read(int(headers.get("content-length", 0)))
+        )
         self.server.proxy.seen.append((request.method, request.path))
         self.close_connection = True
         answer = self.server.proxy.rule(request, self.server.forward)
         if answer is None:
             return
         self.send_response_only(answer.status)
-        for name, value in {"content-length": str(len(answer.body)), **answer.headers, "connection": "close"}.items():
+        for name, value in {
+            "content-length": str(len(answer.body)),
+            **answer.headers,
+            "connection": "close",
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(answer.body)
@@ -142,5 +154,9 @@ def _forward(server: S3Server, request: Request) -> Answer:
     with closing(HTTPConnection(urlsplit(server.url).netloc, timeout=20)) as connection:
         connection.request(request.method, request.path, request.body, dict(signed.headers.items()))
         response = connection.getresponse()
-        headers = {name.lower(): value for name, value in response.getheaders() if name.lower() not in _HOP - {"content-length"}}
+        headers = {
+            name.lower(): value
+            for name, value in response.getheaders()
+            if name.lower() not in _HOP - {"content-length"}
+        }
         return Answer(response.status, headers, response.read())

@@ -16,7 +16,11 @@ class HttpSide:
     def __enter__(self) -> Self:
         """Start."""
         self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name=type(self).__name__)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.01},
+            name=type(self).__name__,
+        )
         self._thread.start()
         return self
 

@@ -39,11 +39,18 @@ class Premises:
         }
 
     @contextmanager
-    def started(self, command: Sequence[str] = SERVE, *, lent: int | None = None, **more: str) -> Iterator[Running]:
+    def started(
+        self, command: Sequence[str] = SERVE, *, lent: int | None = None, **more: str
+    ) -> Iterator[Running]:
         """Run a command that serves the web side, from its being ready to the end of the block; ``lent`` is a descriptor it may use."""
-        with running(command, {**self.environ, **more}, self.folder, lent=() if lent is None else (lent,)) as service:
+        with running(
+            command, {**self.environ, **more}, self.folder, lent=() if lent is None else (lent,)
+        ) as service:
             until(
-                lambda: service.process.poll() is not None or self.status("/readyz") == requests.codes.ok,
+                lambda: (
+                    service.process.poll() is not None
+                    or self.status("/readyz") == requests.codes.ok
+                ),
                 within=60,
                 what=f"{self.url}/readyz",
             )
@@ -70,7 +77,9 @@ class Premises:
     def submit(self, prompt: str = "a fox", *, mode: Mode = Mode.WEBHOOK, **script: Any) -> JobView:
         """Post a small job, with this fault script, and return it as it stands then."""
         with Submitter(Settings.load(self.environ)) as submitter:
-            return submitter.submit(prompt, size="64x64", params={"sandbox": {"delay": 0, **script}}, mode=mode)
+            return submitter.submit(
+                prompt, size="64x64", params={"sandbox": {"delay": 0, **script}}, mode=mode
+            )
 
     def wait(self, *refs: str, within: float = 30.0) -> list[JobView]:
         """Wait until these jobs are final."""
@@ -82,4 +91,6 @@ class Premises:
         assert job.provider_id is not None
         made = self.sandbox.task(job.provider_id)["files"]
         stored = [(asset.sha256, asset.size) for asset in job.assets]
-        return job.state is JobState.ARCHIVED and stored == [(file["sha256"], file["size"]) for file in made]
+        return job.state is JobState.ARCHIVED and stored == [
+            (file["sha256"], file["size"]) for file in made
+        ]

@@ -13,10 +13,10 @@ from receiver.ingest.inbox import Inbox
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.ledger import Ledger, Timing
-from receiver.ledger.reports import Reports
+from receiver.ledger.queries import Queries
 from receiver.ledger.rows import Asset, Job, StoredAsset
 from receiver.ledger.tables import metadata
-from receiver.model import AssetState, Delivery, JobState, Mode, Source, Submission, Verdict
+from receiver.model import AssetState, Decision, Delivery, JobState, Mode, Source, Submission
 
 NOW = 1_800_000_000.0
 BASE_URL = "https://provider.test"
@@ -46,12 +46,18 @@ def running(provider_id: str | None = "task-1", progress: int = 10) -> bytes:
 def succeeded(*urls: str, provider_id: str | None = "task-1") -> bytes:
     """Return a report of a success with these results; none given: one, none at all: ``succeeded("")``."""
     results = [{"url": url} for url in urls or ("https://files.test/0.png",)]
-    return json.dumps({"id": provider_id, "status": "succeeded", "progress": 100, "results": results}).encode()
+    return json.dumps(
+        {"id": provider_id, "status": "succeeded", "progress": 100, "results": results}
+    ).encode()
 
 
-def failed(reason: str = "error", message: str = "it broke", provider_id: str | None = "task-1") -> bytes:
+def failed(
+    reason: str = "error", message: str = "it broke", provider_id: str | None = "task-1"
+) -> bytes:
     """Return a report of a failure."""
-    return json.dumps({"id": provider_id, "status": "failed", "failure_reason": reason, "error": message}).encode()
+    return json.dumps(
+        {"id": provider_id, "status": "failed", "failure_reason": reason, "error": message}
+    ).encode()
 
 
 def urls(count: int, version: str = "first") -> list[str]:
@@ -61,7 +67,9 @@ def urls(count: int, version: str = "first") -> list[str]:
 
 def stored(claimed: Claimed[Asset]) -> StoredAsset:
     """Return what a worker would say of an asset it archived."""
-    return StoredAsset(f"{claimed.row.ref}/{claimed.row.idx}.png", "0" * 64, 1000, "image/png", 1024, 768)
+    return StoredAsset(
+        f"{claimed.row.ref}/{claimed.row.idx}.png", "0" * 64, 1000, "image/png", 1024, 768
+    )
 
 
 @dataclass
@@ -75,7 +83,7 @@ class Books:
     def __post_init__(self) -> None:
         """Open the parts."""
         self.ledger = Ledger(self.database, TIMING, self.clock)
-        self.reports = Reports(self.database)
+        self.queries = Queries(self.database)
         self.inbox = self.inbox_that()
 
     def inbox_that(self, *, confirms: bool = False) -> Inbox:
@@ -87,9 +95,13 @@ class Books:
 
     # Ways of a job.
 
-    def submitting(self, prompt: str = "a red fox", mode: Mode = Mode.WEBHOOK, model: str = "gpt-image-1.5") -> str:
+    def submitting(
+        self, prompt: str = "a red fox", mode: Mode = Mode.WEBHOOK, model: str = "gpt-image-1.5"
+    ) -> str:
         """Submit a job; return its ref."""
-        return self.ledger.submit(Submission(prompt, model, {"aspectRatio": "1:1"}, mode), BASE_URL).ref
+        return self.ledger.submit(
+            Submission(prompt, model, {"aspectRatio": "1:1"}, mode), BASE_URL
+        ).ref
 
     def waiting(self, provider_id: str = "task-1") -> str:
         """Submit a job that the provider takes."""
@@ -123,7 +135,7 @@ class Books:
         self.ledger.expire(ref, "no word")
         return ref
 
-    def deliver(self, ref: str, body: bytes, source: Source = Source.CALLBACK) -> Verdict:
+    def deliver(self, ref: str, body: bytes, source: Source = Source.CALLBACK) -> Decision:
         """Put a report through the one door in."""
         return self.inbox.accept(Delivery(ref, source, body, self.clock()))
 
@@ -136,13 +148,13 @@ class Books:
 
     def job(self, ref: str) -> Job:
         """Return a job that must be there."""
-        job = self.reports.job(ref)
+        job = self.queries.job(ref)
         assert job is not None
         return job
 
     def assets(self, ref: str) -> list[Asset]:
         """Return a job's assets in order."""
-        return self.reports.assets([ref])[ref]
+        return self.queries.assets([ref])[ref]
 
     def pending(self, ref: str) -> list[int]:
         """Return which assets of a job are still to be brought home."""
@@ -150,18 +162,23 @@ class Books:
 
     def verdicts(self, ref: str) -> list[str]:
         """Return what a job's deliveries were taken for."""
-        return [delivery.verdict for delivery in self.reports.deliveries(ref)]
+        return [delivery.verdict for delivery in self.queries.deliveries(ref)]
 
     def events(self, ref: str) -> list[str]:
         """Return the types of the events about a job and its assets, in order."""
-        return [event["type"] for event in self.reports.events(limit=10_000) if event["ref"] == ref]
+        return [event["type"] for event in self.queries.events(limit=10_000) if event["ref"] == ref]
 
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return every row of every table, to see that nothing changed."""
         tables = metadata.sorted_tables
         return self.database.read(
             lambda connection: {
-                table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key.columns))]
+                table.name: [
+                    tuple(row)
+                    for row in connection.execute(
+                        select(table).order_by(*table.primary_key.columns)
+                    )
+                ]
                 for table in tables
             }
         )

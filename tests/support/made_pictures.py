@@ -32,19 +32,37 @@ def long_box(name: bytes, body: bytes) -> bytes:
 def track(width: int, height: int, version: int = 0) -> bytes:
     """Make the track of a video."""
     return box(
-        b"trak", box(b"tkhd", bytes([version]), bytes(87 if version else 75), struct.pack(">HHHH", width, 0, height, 0)), box(b"mdia")
+        b"trak",
+        box(
+            b"tkhd",
+            bytes([version]),
+            bytes(87 if version else 75),
+            struct.pack(">HHHH", width, 0, height, 0),
+        ),
+        box(b"mdia"),
     )
 
 
 def video(*tracks: bytes, brand: bytes = b"isom", end: bytes = box(b"mdat", bytes(500))) -> bytes:
     """Make an MP4 file."""
-    return box(b"ftyp", brand, bytes(4), b"iso2mp41") + box(b"moov", box(b"mvhd", bytes(100)), *tracks) + box(b"free") + end
+    return (
+        box(b"ftyp", brand, bytes(4), b"iso2mp41")
+        + box(b"moov", box(b"mvhd", bytes(100)), *tracks)
+        + box(b"free")
+        + end
+    )
 
 
 def avif(*inside: bytes, sizes: tuple[tuple[int, int], ...] = (SIZE,), end: bytes = b"") -> bytes:
     """Make an AVIF file."""
     ispe = [box(b"ispe", bytes(4), struct.pack(">II", *size)) for size in sizes]
-    meta = box(b"meta", bytes(4), box(b"hdlr", bytes(25)), box(b"iprp", box(b"ipco", box(b"pasp", bytes(8)), *ispe)), *inside)
+    meta = box(
+        b"meta",
+        bytes(4),
+        box(b"hdlr", bytes(25)),
+        box(b"iprp", box(b"ipco", box(b"pasp", bytes(8)), *ispe)),
+        *inside,
+    )
     return box(b"ftyp", b"avif", bytes(4), b"mif1") + meta + end
 
 
@@ -77,8 +95,14 @@ WHOLE = {
     "progressive jpeg": (drawn("JPEG", progressive=True), JPEG),
     "grey jpeg": (drawn("JPEG", mode="L"), JPEG),
     "jpeg with restarts": (drawn("JPEG", restart_marker_blocks=1), JPEG),
-    "jpeg with lone markers and fill bytes": (b"\xff\xd8\xff\x01\xff\xff\xff" + drawn("JPEG")[3:], JPEG),
-    "jpeg with another one inside": (drawn("JPEG", exif=b"Exif\0\0" + drawn("JPEG"), comment="\u00ff\u00d9"), JPEG),
+    "jpeg with lone markers and fill bytes": (
+        b"\xff\xd8\xff\x01\xff\xff\xff" + drawn("JPEG")[3:],
+        JPEG,
+    ),
+    "jpeg with another one inside": (
+        drawn("JPEG", exif=b"Exif\0\0" + drawn("JPEG"), comment="\u00ff\u00d9"),
+        JPEG,
+    ),
     "webp": (drawn("WEBP"), WEBP),
     "lossless webp": (drawn("WEBP", lossless=True), WEBP),
     "webp with transparency": (drawn("WEBP", mode="RGBA"), WEBP),
@@ -90,7 +114,10 @@ WHOLE = {
     "avif": (drawn("AVIF"), AVIF),
     "avif with transparency": (drawn("AVIF", mode="RGBA"), AVIF),
     "animated avif": (drawn("AVIF", **MANY), AVIF),
-    "avif that keeps its data inside": (avif(box(b"idat", bytes(9)), sizes=((8, 8), SIZE, (9, 9))), AVIF),
+    "avif that keeps its data inside": (
+        avif(box(b"idat", bytes(9)), sizes=((8, 8), SIZE, (9, 9))),
+        AVIF,
+    ),
     "mp4": (video(track(0, 0), track(*SIZE)), MP4),
     "mp4 of long times": (video(track(*SIZE, version=1)), MP4),
     "mp4 with long boxes": (video(track(*SIZE), end=long_box(b"mdat", bytes(500))), MP4),

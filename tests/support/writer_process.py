@@ -22,7 +22,9 @@ def writer_process(url: str, *, threads: int, writes: int) -> Iterator[subproces
     """Start such a process; it does not outlive the block."""
     command = [sys.executable, __file__, url, str(threads), str(writes)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
         try:
             yield process
         finally:
@@ -41,7 +43,9 @@ def main(url: str, threads: int, writes: int) -> None:
 
         def write(_: int) -> None:
             for _ in range(writes):
-                job = ledger.submit(Submission("x" * 500, "gpt-image-1.5", {}), "https://provider.test")
+                job = ledger.submit(
+                    Submission("x" * 500, "gpt-image-1.5", {}), "https://provider.test"
+                )
                 os.write(1, f"{job.ref}\n".encode())
 
         list(pool.map(write, range(threads)))

@@ -135,7 +135,10 @@ def test_something_that_is_no_address_is_refused() -> None:
 @pytest.mark.parametrize(
     ("url", "target"),
     [
-        ("https://file1.aitohumanize.com/file/0a.png", Target("https", "file1.aitohumanize.com", 443, "/file/0a.png")),
+        (
+            "https://file1.aitohumanize.com/file/0a.png",
+            Target("https", "file1.aitohumanize.com", 443, "/file/0a.png"),
+        ),
         ("HTTP://Pictures.Example", Target("http", "pictures.example", 80, "/")),
         ("http://pictures.example:443/", Target("http", "pictures.example", 443, "/")),
         ("https://pictures.example?a=b#part", Target("https", "pictures.example", 443, "/?a=b")),
@@ -146,7 +149,10 @@ def test_something_that_is_no_address_is_refused() -> None:
         ("https://bücher.example/x", Target("https", "xn--bcher-kva.example", 443, "/x")),
         ("https://1e100.example/x", Target("https", "1e100.example", 443, "/x")),
         ("https://my_bucket.s3.example/x", Target("https", "my_bucket.s3.example", 443, "/x")),
-        ("https://pictures.example/图 1.png?s=a%2Fb\\", Target("https", "pictures.example", 443, "/%E5%9B%BE%201.png?s=a%2Fb%5C")),
+        (
+            "https://pictures.example/图 1.png?s=a%2Fb\\",
+            Target("https", "pictures.example", 443, "/%E5%9B%BE%201.png?s=a%2Fb%5C"),
+        ),
     ],
 )
 def test_a_plain_url_is_taken_apart(url: str, target: Target) -> None:
@@ -165,7 +171,12 @@ def test_a_target_can_be_put_together_again(url: str, again: str) -> None:
     assert NOTHING_EXEMPT.check_url(url).url == again
 
 
-NO_URL, NO_HOST, NO_NAME, ODD = "not an http or https URL", "no plain host", "is no host name", "odd spelling of an address"
+NO_URL, NO_HOST, NO_NAME, ODD = (
+    "not an http or https URL",
+    "no plain host",
+    "is no host name",
+    "odd spelling of an address",
+)
 ODD_URLS = [
     ("", NO_URL),
     ("pictures.example/x", NO_URL),
@@ -246,7 +257,9 @@ ODD_URLS = [
 
 
 @pytest.mark.parametrize(("url", "reason"), ODD_URLS)
-def test_a_url_that_two_readers_could_read_differently_is_refused_with_its_reason(url: str, reason: str) -> None:
+def test_a_url_that_two_readers_could_read_differently_is_refused_with_its_reason(
+    url: str, reason: str
+) -> None:
     with pytest.raises(AddressRefusedError, match=re.escape(reason)) as refused:
         NOTHING_EXEMPT.check_url(url)
     assert refused.value.permanent
@@ -289,7 +302,10 @@ def test_an_exempt_v6_address_and_port_opens_that_port_alone() -> None:
         policy.check_address("::1", 80, "::1")
 
 
-@pytest.mark.parametrize("entry", ["198.18.0.0/15", " 198.18.0.7 ", "pictures.example", "PICTURES.example.", "198.18.0.7/32"])
+@pytest.mark.parametrize(
+    "entry",
+    ["198.18.0.0/15", " 198.18.0.7 ", "pictures.example", "PICTURES.example.", "198.18.0.7/32"],
+)
 def test_an_exemption_without_a_port_opens_80_and_443(entry: str) -> None:
     policy = AddressPolicy.parse([entry], ())
     policy.check_address("198.18.0.7", 80, "pictures.example")
@@ -323,19 +339,34 @@ def test_a_wide_exemption_does_not_open_a_clouds_metadata(entry: str) -> None:
 
 def test_a_wide_exemption_does_not_open_metadata_carried_in_another_address() -> None:
     with pytest.raises(AddressRefusedError, match="metadata"):
-        AddressPolicy.parse(["::/0"], ()).check_address("64:ff9b::a9fe:a9fe", 80, "pictures.example")
+        AddressPolicy.parse(["::/0"], ()).check_address(
+            "64:ff9b::a9fe:a9fe", 80, "pictures.example"
+        )
 
 
 def test_an_exemption_for_inside_does_not_open_the_same_address_through_a_translator() -> None:
     with pytest.raises(AddressRefusedError):
-        AddressPolicy.parse(["10.0.0.0/8"], ()).check_address("64:ff9b::a00:1", 80, "pictures.example")
+        AddressPolicy.parse(["10.0.0.0/8"], ()).check_address(
+            "64:ff9b::a00:1", 80, "pictures.example"
+        )
 
 
 def test_host_patterns_let_only_their_hosts_pass() -> None:
     policy = AddressPolicy.parse((), ["*.AItoHumanize.com", "cdn?.example"])
-    for host in ("file1.aitohumanize.com", "FILE2.aitohumanize.com.", "a.b.aitohumanize.com", "cdn1.example"):
+    for host in (
+        "file1.aitohumanize.com",
+        "FILE2.aitohumanize.com.",
+        "a.b.aitohumanize.com",
+        "cdn1.example",
+    ):
         policy.check_url(f"https://{host}/x")
-    for host in ("aitohumanize.com", "aitohumanize.com.evil.example", "evilaitohumanize.com", "cdn10.example", "8.8.8.8"):
+    for host in (
+        "aitohumanize.com",
+        "aitohumanize.com.evil.example",
+        "evilaitohumanize.com",
+        "cdn10.example",
+        "8.8.8.8",
+    ):
         with pytest.raises(AddressRefusedError, match="FETCH_HOSTS"):
             policy.check_url(f"https://{host}/x")
 
@@ -376,7 +407,9 @@ def test_a_malformed_exemption_is_named_with_its_remedy(entry: str) -> None:
     assert "host:port" in str(mistake.value)
 
 
-@pytest.mark.parametrize("entry", ["", "https://*.example.com", "minio:9000", "*.例子", "[a-z].example"])
+@pytest.mark.parametrize(
+    "entry", ["", "https://*.example.com", "minio:9000", "*.例子", "[a-z].example"]
+)
 def test_a_malformed_host_pattern_is_named_with_its_remedy(entry: str) -> None:
     with pytest.raises(ValueError, match="FETCH_HOSTS") as mistake:
         AddressPolicy.parse((), [entry])

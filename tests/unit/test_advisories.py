@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from advisories import judge
+from advisories import decide
 
 CLEAN = {"name": "flask", "version": "3.1.0", "vulns": []}
 HOLED = {
@@ -20,7 +20,7 @@ def report(*packages: object) -> str:
 
 
 def test_a_known_hole_fails_and_names_the_version_that_mends_it() -> None:
-    status, told = judge(report(CLEAN, HOLED), "")
+    status, told = decide(report(CLEAN, HOLED), "")
     assert status == 1
     assert told == [
         "pillow 1.0: CVE-1, mended in 1.1, 2.0",
@@ -30,19 +30,19 @@ def test_a_known_hole_fails_and_names_the_version_that_mends_it() -> None:
 
 
 def test_what_could_not_be_looked_up_is_said_and_is_no_clean_bill() -> None:
-    assert judge(report(UNKNOWN), "")[1] == [
+    assert decide(report(UNKNOWN), "")[1] == [
         "NOT LOOKED UP: 1 of 1 packages, which the service does not know: own",
         "0 packages looked up: nothing known against them",
     ]
-    assert judge("", "Traceback\nConnectionError: no way there\n") == (
+    assert decide("", "Traceback\nConnectionError: no way there\n") == (
         0,
         ["NOT LOOKED UP: the advisory service cannot be reached (ConnectionError: no way there)"],
     )
-    assert judge("[]", "")[0] == 0
+    assert decide("[]", "")[0] == 0
 
 
 def test_nothing_known_passes() -> None:
-    assert judge(report(CLEAN), "") == (0, ["1 packages looked up: nothing known against them"])
+    assert decide(report(CLEAN), "") == (0, ["1 packages looked up: nothing known against them"])
 
 
 def test_it_is_a_target_of_its_own_and_no_part_of_the_checks_that_run_offline() -> None:

@@ -26,7 +26,9 @@ class Clock:
         return self.now
 
 
-def test_a_request_that_drips_in_ends_at_its_deadline_although_it_never_fell_silent(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_request_that_drips_in_ends_at_its_deadline_although_it_never_fell_silent(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     ours, theirs = pair
     clock, got = Clock(), bytearray()
     arrivals, dripped = Arrivals(20.0, clock), threading.Event()
@@ -53,7 +55,9 @@ def test_a_request_that_drips_in_ends_at_its_deadline_although_it_never_fell_sil
     assert got == b"x" * 20, "what came is all there is"
 
 
-def test_an_answer_can_still_be_sent_to_who_was_cut_off(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_an_answer_can_still_be_sent_to_who_was_cut_off(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     ours, theirs = pair
     clock = Clock()
     arrivals = Arrivals(20.0, clock)
@@ -65,7 +69,9 @@ def test_an_answer_can_still_be_sent_to_who_was_cut_off(pair: tuple[socket.socke
     assert theirs.recv(100) == b"HTTP/1.1 400 "
 
 
-def test_who_was_served_in_time_and_who_is_gone_are_left_alone(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_who_was_served_in_time_and_who_is_gone_are_left_alone(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     ours, theirs = pair
     clock = Clock()
     arrivals = Arrivals(20.0, clock)

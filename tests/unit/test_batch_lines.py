@@ -16,7 +16,9 @@ from submitter.batch.lines import BadLine, Defaults, Line, read_lines
 DEFAULTS = Defaults("batch")
 
 
-def read(text: str | bytes, form: str = "jsonl", defaults: Defaults = DEFAULTS) -> list[Line | BadLine]:
+def read(
+    text: str | bytes, form: str = "jsonl", defaults: Defaults = DEFAULTS
+) -> list[Line | BadLine]:
     data = text if isinstance(text, bytes) else text.encode()
     return list(read_lines(io.BytesIO(data), form, defaults))
 
@@ -58,26 +60,56 @@ def test_a_prompt_is_enough() -> None:
 
 
 def test_every_argument_of_submit_is_a_column_and_any_other_is_for_the_provider() -> None:
-    columns = {"model": "nano", "size": "3:2", "variants": 2, "images": ["a.png"], "mode": "poll", "api": "api", "key": "mine"}
-    line = jsonl(prompt="a fox", params={"style": "ink"}, quality="high", seed=7, tags=["a", None], **columns)
+    columns = {
+        "model": "nano",
+        "size": "3:2",
+        "variants": 2,
+        "images": ["a.png"],
+        "mode": "poll",
+        "api": "api",
+        "key": "mine",
+    }
+    line = jsonl(
+        prompt="a fox", params={"style": "ink"}, quality="high", seed=7, tags=["a", None], **columns
+    )
     assert line.key == "mine"
-    asked = {name: line.request[name] for name in ("model", "size", "variants", "images", "mode", "api")}
+    asked = {
+        name: line.request[name] for name in ("model", "size", "variants", "images", "mode", "api")
+    }
     assert asked == {name: columns[name] for name in asked}
-    assert line.request["params"] == {"style": "ink", "quality": "high", "seed": 7, "tags": ["a", None]}
+    assert line.request["params"] == {
+        "style": "ink",
+        "quality": "high",
+        "seed": 7,
+        "tags": ["a", None],
+    }
 
 
 def test_what_a_line_does_not_say_the_defaults_do() -> None:
     defaults = Defaults("batch", Mode.POLL, Api.NEWER, "nano-banana")
     silent, saying = read(
-        '{"prompt": "a"}\n{"prompt": "a", "mode": "stream", "api": "draw", "model": "sora-2", "size": null}', "jsonl", defaults
+        '{"prompt": "a"}\n{"prompt": "a", "mode": "stream", "api": "draw", "model": "sora-2", "size": null}',
+        "jsonl",
+        defaults,
     )
     assert isinstance(silent, Line)
     assert isinstance(saying, Line)
-    assert [silent.request[name] for name in ("mode", "api", "model")] == [Mode.POLL, Api.NEWER, "nano-banana"]
-    assert [saying.request[name] for name in ("mode", "api", "model")] == [Mode.STREAM, Api.DRAW, "sora-2"]
+    assert [silent.request[name] for name in ("mode", "api", "model")] == [
+        Mode.POLL,
+        Api.NEWER,
+        "nano-banana",
+    ]
+    assert [saying.request[name] for name in ("mode", "api", "model")] == [
+        Mode.STREAM,
+        Api.DRAW,
+        "sora-2",
+    ]
 
 
-@pytest.mark.parametrize("columns", [{"image": "a.png"}, {"image": ["a.png"]}, {"images": "a.png"}, {"images": ["a.png"]}])
+@pytest.mark.parametrize(
+    "columns",
+    [{"image": "a.png"}, {"image": ["a.png"]}, {"images": "a.png"}, {"images": ["a.png"]}],
+)
 def test_reference_pictures_are_one_or_several(columns: dict[str, Any]) -> None:
     assert jsonl(prompt="a", **columns).request["images"] == ["a.png"]
 
@@ -93,15 +125,36 @@ def test_a_csv_cell_is_json_where_it_is_json_and_absent_where_it_is_empty() -> N
     assert isinstance(full, Line)
     assert isinstance(bare, Line)
     assert (full.number, bare.number) == (2, 5)
-    assert (full.request["prompt"], full.request["variants"], full.key) == ('a fox, in "snow"\nat night', 2, "007")
+    assert (full.request["prompt"], full.request["variants"], full.key) == (
+        'a fox, in "snow"\nat night',
+        2,
+        "007",
+    )
     assert full.request["images"] == ["a.png", "b.png"]
-    assert full.request["params"] == {"style": "ink", "quality": "high", "seed": 7, "flag": True, "note": "[1, oops"}
-    assert (bare.request["prompt"], bare.request["variants"], bare.request["images"]) == ("123", None, ["https://x.test/a.png"])
+    assert full.request["params"] == {
+        "style": "ink",
+        "quality": "high",
+        "seed": 7,
+        "flag": True,
+        "note": "[1, oops",
+    }
+    assert (bare.request["prompt"], bare.request["variants"], bare.request["images"]) == (
+        "123",
+        None,
+        ["https://x.test/a.png"],
+    )
     assert bare.request["params"] == {}
 
 
 @pytest.mark.parametrize(
-    ("form", "text"), [("jsonl", ""), ("jsonl", "\n \n\r\n"), ("csv", ""), ("csv", "prompt\n"), ("csv", "\nprompt\n\n")]
+    ("form", "text"),
+    [
+        ("jsonl", ""),
+        ("jsonl", "\n \n\r\n"),
+        ("csv", ""),
+        ("csv", "prompt\n"),
+        ("csv", "\nprompt\n\n"),
+    ],
 )
 def test_a_file_without_lines_is_no_error(form: str, text: str) -> None:
     assert read(text, form) == []
@@ -127,7 +180,17 @@ def test_how_the_result_comes_is_no_part_of_the_key_but_the_model_is() -> None:
     key = jsonl(prompt="a", model="m").key
     assert jsonl(prompt="a", model="m", mode="poll", api="api").key == key
     assert only(read('{"prompt": "a"}', defaults=Defaults("batch", model="m"))).key == key
-    assert len({key, jsonl(prompt="a").key, jsonl(prompt="a", model="n").key, jsonl(prompt="a", model="m", provider="openai").key}) == 4
+    assert (
+        len(
+            {
+                key,
+                jsonl(prompt="a").key,
+                jsonl(prompt="a", model="n").key,
+                jsonl(prompt="a", model="m", provider="openai").key,
+            }
+        )
+        == 4
+    )
 
 
 def test_identical_lines_are_jobs_of_their_own_and_another_name_is_another_batch() -> None:
@@ -164,28 +227,48 @@ def test_a_number_is_a_key_too() -> None:
         ('{"prompt": "a", "model": 5}', "column model: Input should be a valid string"),
         ('{"prompt": "a", "model": ""}', "column model: is empty"),
         ('{"prompt": "a", "size": 1024}', "column size: Input should be a valid string"),
-        ('{"prompt": "a", "variants": 0}', "column variants: Input should be greater than or equal to 1"),
-        ('{"prompt": "a", "variants": 33}', "column variants: Input should be less than or equal to 32"),
+        (
+            '{"prompt": "a", "variants": 0}',
+            "column variants: Input should be greater than or equal to 1",
+        ),
+        (
+            '{"prompt": "a", "variants": 33}',
+            "column variants: Input should be less than or equal to 32",
+        ),
         ('{"prompt": "a", "variants": 1.5}', "column variants: Input should be a valid integer"),
         ('{"prompt": "a", "variants": "2"}', "column variants: Input should be a valid integer"),
         ('{"prompt": "a", "variants": true}', "column variants: Input should be a valid integer"),
         ('{"prompt": "a", "images": [1]}', "column images: Input should be a valid string"),
         ('{"prompt": "a", "images": {}}', "column images: Input should be a valid list"),
         ('{"prompt": "a", "image": ""}', "column image: is empty"),
-        ('{"prompt": "a", "mode": "sync"}', "column mode: Input should be 'webhook', 'poll' or 'stream'"),
+        (
+            '{"prompt": "a", "mode": "sync"}',
+            "column mode: Input should be 'webhook', 'poll' or 'stream'",
+        ),
         ('{"prompt": "a", "api": "images"}', "column api: Input should be 'draw' or 'api'"),
         ('{"prompt": "a", "api": "api"}', "column mode: the newer API has no callbacks"),
-        ('{"prompt": "a", "provider": "acme"}', "column provider: Input should be 'grsai' or 'openai'"),
+        (
+            '{"prompt": "a", "provider": "acme"}',
+            "column provider: Input should be 'grsai' or 'openai'",
+        ),
         ('{"prompt": "a", "key": ""}', "column key: is empty"),
         ('{"prompt": "a", "key": 1.5}', "column key: Input should be a valid string"),
-        ('{"prompt": "a", "key": "%s"}' % ("k" * 401), "column key: String should have at most 400"),
+        (
+            '{"prompt": "a", "key": "%s"}' % ("k" * 401),
+            "column key: String should have at most 400",
+        ),
         ('{"prompt": "a", "params": "x=1"}', "column params: Input should be a valid dictionary"),
-        ('{"prompt": "a", "x": 1, "params": {"x": 2}}', "column params: x: both a column of its own and in params"),
+        (
+            '{"prompt": "a", "x": 1, "params": {"x": 2}}',
+            "column params: x: both a column of its own and in params",
+        ),
         ('{"prompt": "a", "x": 1e999}', "NaN and Infinity are no numbers in JSON"),
         ('{"prompt": "a", "x": 1e999, "key": "k"}', "NaN and Infinity are no numbers in JSON"),
     ],
 )
-def test_a_bad_line_names_its_number_and_column_and_stops_nothing_else(line: str, said: str) -> None:
+def test_a_bad_line_names_its_number_and_column_and_stops_nothing_else(
+    line: str, said: str
+) -> None:
     found = read(f'{{"prompt": "before"}}\n\n{line}\n{{"prompt": "after"}}\n')
     assert numbers(found) == [1, 4]
     assert list(errors(found)) == [3]
@@ -194,7 +277,12 @@ def test_a_bad_line_names_its_number_and_column_and_stops_nothing_else(line: str
 
 def test_all_that_is_wrong_with_a_line_is_told_at_once() -> None:
     told = errors(read('{"model": 1, "variants": 0, "mode": "fax"}'))[1]
-    assert [part.partition(":")[0] for part in told.split("; ")] == ["column prompt", "column model", "column variants", "column mode"]
+    assert [part.partition(":")[0] for part in told.split("; ")] == [
+        "column prompt",
+        "column model",
+        "column variants",
+        "column mode",
+    ]
 
 
 def test_what_is_not_utf8_is_told_with_its_place() -> None:
@@ -203,7 +291,9 @@ def test_what_is_not_utf8_is_told_with_its_place() -> None:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_line_without_end_is_passed_over_in_pieces(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_end_is_passed_over_in_pieces(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batch_lines, "LONGEST", 100)
     good, header = ('{"prompt": "a"}\n', "") if form == "jsonl" else ("a\n", "prompt\n")
     found = read(f"{header}{good}{'x' * 1000}\n{good}{'y' * 101}", form)
@@ -214,7 +304,15 @@ def test_a_line_without_end_is_passed_over_in_pieces(form: str, monkeypatch: pyt
 
 
 def test_a_complaint_is_short_however_long_the_line() -> None:
-    (bad,) = read(json.dumps({"prompt": "a", "params": {f"name{n}": 1 for n in range(1000)}, **{f"name{n}": 1 for n in range(1000)}}))
+    (bad,) = read(
+        json.dumps(
+            {
+                "prompt": "a",
+                "params": {f"name{n}": 1 for n in range(1000)},
+                **{f"name{n}": 1 for n in range(1000)},
+            }
+        )
+    )
     assert isinstance(bad, BadLine)
     assert len(bad.error) <= 500
 
@@ -272,7 +370,9 @@ def test_a_row_that_is_not_utf8_is_a_bad_line() -> None:
         ('"prompt', ["cannot be read"]),
     ],
 )
-def test_a_header_that_cannot_be_one_is_a_mistake_of_the_whole_file(header: str, said: list[str]) -> None:
+def test_a_header_that_cannot_be_one_is_a_mistake_of_the_whole_file(
+    header: str, said: list[str]
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read(f"{header}\na,b,c\n", "csv")
     assert len(caught.value.mistakes) == len(said)

@@ -50,7 +50,9 @@ def test_it_passes_like_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @STEPS
-def test_a_step_of_the_machine_s_clock_changes_nothing_and_is_known(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+def test_a_step_of_the_machine_s_clock_changes_nothing_and_is_known(
+    monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
     move, begun = let_pass(monkeypatch), clock.now()
     set_machine(monkeypatch, begun + step)
     assert clock.now() == begun
@@ -79,7 +81,9 @@ def test_a_sleep_of_the_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @STEPS
-def test_a_process_that_is_started_after_a_step_goes_by_the_same_time(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+def test_a_process_that_is_started_after_a_step_goes_by_the_same_time(
+    monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
     let_pass(monkeypatch)
     begun = clock.now()
     clock.share()
@@ -90,15 +94,22 @@ def test_a_process_that_is_started_after_a_step_goes_by_the_same_time(monkeypatc
 
 def test_what_is_shared_reaches_a_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time()
-    set_machine(monkeypatch, real - 5000.0)  # set back, say, when the service was started, and right again since
+    set_machine(
+        monkeypatch, real - 5000.0
+    )  # set back, say, when the service was started, and right again since
     clock.share()
     told = subprocess.run(
-        [sys.executable, "-c", "from receiver import clock; print(clock.now())"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", "from receiver import clock; print(clock.now())"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert float(told.stdout) == pytest.approx(real - 5000.0, abs=20)
 
 
-def test_without_a_share_each_process_reads_the_machine_s_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_share_each_process_reads_the_machine_s_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     let_pass(monkeypatch)
     begun = clock.now()
     clock._machine_started_at.cache_clear()

@@ -6,19 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from receiver.model import AssetState, EventType, JobState, Reason, Source, Verdict
+from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source
 from receiver.web.dashboard import formatting
 from receiver.web.dashboard.translations import TEXTS, text
 
 WEB = Path(__file__).parents[2] / "receiver" / "web"
-TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in (WEB / "templates").glob("*.html")}
-VIEWS = {path.name: path.read_text(encoding="utf-8") for path in (WEB / "dashboard").glob("*.py") if path.name != "text.py"}
+TEMPLATES = {
+    path.name: path.read_text(encoding="utf-8") for path in (WEB / "templates").glob("*.html")
+}
+VIEWS = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in (WEB / "dashboard").glob("*.py")
+    if path.name != "text.py"
+}
 # Keys a page puts together from a word of the service.
 MADE = {
     *(state.value for state in (*JobState, *AssetState)),
     *(reason.value for reason in Reason),
     *(f"source_{source}" for source in Source),
-    *(f"verdict_{verdict}" for verdict in Verdict),
+    *(f"verdict_{verdict}" for verdict in Decision),
     *(f"event_{kind}" for kind in EventType),
     *(f"theme_{theme}" for theme in ("auto", "light", "dark")),
     *(f"mode_{mode}" for mode in ("webhook", "poll", "stream")),
@@ -32,15 +38,26 @@ def named() -> set[str]:
         re.findall(r"""(?:"|')([a-z_.0-9]+)(?:"|')""", everything)
     )
     # error_404 brings error_404_help with it, and an act that was done is said with said_….
-    return found | {f"{key}_help" for key in found} | {f"said_{key}" for key in found} | set(re.findall(r"\?said=([a-z]+)", everything))
+    return (
+        found
+        | {f"{key}_help" for key in found}
+        | {f"said_{key}" for key in found}
+        | set(re.findall(r"\?said=([a-z]+)", everything))
+    )
 
 
 def test_every_text_that_is_asked_for_is_there() -> None:
-    asked = {key for page in TEMPLATES.values() for key in re.findall(r"""\bt\("([a-z_.0-9]+)"[,)]""", page)}
+    asked = {
+        key
+        for page in TEMPLATES.values()
+        for key in re.findall(r"""\bt\("([a-z_.0-9]+)"[,)]""", page)
+    }
     asked |= {
         key
         for view in VIEWS.values()
-        for key in re.findall(r"""\b(?:said|message|stranger_message)\((?:\d+, )?"([a-z_.0-9]+)"[,)]""", view)
+        for key in re.findall(
+            r"""\b(?:said|message|stranger_message)\((?:\d+, )?"([a-z_.0-9]+)"[,)]""", view
+        )
     }
     assert len(asked) > 80
     assert sorted(asked - set(TEXTS)) == []
@@ -48,16 +65,27 @@ def test_every_text_that_is_asked_for_is_there() -> None:
 
 
 def test_every_text_is_used() -> None:
-    said = {f"said_{word}" for view in VIEWS.values() for word in re.findall(r"\?said=([a-z]+)", view)}
-    errors = {f"error_{status}{more}" for status in (403, 404, 405, 409, 413, 500, 503) for more in ("", "_help")}
-    counted = {f"how_many_{what}{least}" for what in ("jobs", "deliveries") for least in ("", "_least")}
+    said = {
+        f"said_{word}" for view in VIEWS.values() for word in re.findall(r"\?said=([a-z]+)", view)
+    }
+    errors = {
+        f"error_{status}{more}"
+        for status in (403, 404, 405, 409, 413, 500, 503)
+        for more in ("", "_help")
+    }
+    counted = {
+        f"how_many_{what}{least}" for what in ("jobs", "deliveries") for least in ("", "_least")
+    }
     assert sorted(set(TEXTS) - named() - MADE - said - errors - counted) == []
 
 
 @pytest.mark.parametrize("key", TEXTS)
 def test_both_languages_say_it_with_the_same_places(key: str) -> None:
     english, chinese = TEXTS[key]
-    places = [sorted(name for _, name, _, _ in string.Formatter().parse(words) if name) for words in (english, chinese)]
+    places = [
+        sorted(name for _, name, _, _ in string.Formatter().parse(words) if name)
+        for words in (english, chinese)
+    ]
     assert places[0] == places[1]
     assert re.search(r"[\u4e00-\u9fff]", chinese), "it is Chinese"
     assert not re.search(r"[\u4e00-\u9fff]", english), "it is English"
@@ -69,7 +97,15 @@ def test_a_text_is_filled_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "written"), [(0, "0 B"), (None, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (150 * 1024, "150 KB"), (3 * 1024**4, "3.0 TB")]
+    ("number", "written"),
+    [
+        (0, "0 B"),
+        (None, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KB"),
+        (150 * 1024, "150 KB"),
+        (3 * 1024**4, "3.0 TB"),
+    ],
 )
 def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
     assert formatting.size(number) == written
@@ -77,7 +113,14 @@ def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "written"),
-    [(None, "–"), (0.25, "0.2 s"), (42, "42 s"), (61, "1 min 01 s"), (3700, "1 h 01 min"), (200_000, "2.3 d")],
+    [
+        (None, "–"),
+        (0.25, "0.2 s"),
+        (42, "42 s"),
+        (61, "1 min 01 s"),
+        (3700, "1 h 01 min"),
+        (200_000, "2.3 d"),
+    ],
 )
 def test_spans_are_written_for_people(seconds: float | None, written: str) -> None:
     assert formatting.span(seconds) == written
@@ -87,10 +130,17 @@ def test_moments_are_written_for_people_and_machines() -> None:
     assert formatting.clock(1_800_000_000) == "2027-01-15 08:00:00 UTC"
     assert formatting.machine(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
     assert (formatting.clock(None), formatting.machine(None)) == ("", "")
-    assert (formatting.number(1234567), formatting.share(1, 3), formatting.share(0, 0)) == ("1,234,567", "33.3 %", "–")
+    assert (formatting.number(1234567), formatting.share(1, 3), formatting.share(0, 0)) == (
+        "1,234,567",
+        "33.3 %",
+        "–",
+    )
 
 
 @pytest.mark.parametrize("page", TEMPLATES)
 def test_no_page_has_a_script_or_a_style_of_its_own(page: str) -> None:
     """The policy would keep a browser from running them; here the mistake is found before a browser is."""
-    assert not re.search(r"<style|\sstyle=|<script(?![^>]+src=)|\son[a-z]+=|hx-on|javascript:|hx-vals|\|safe\b", TEMPLATES[page])
+    assert not re.search(
+        r"<style|\sstyle=|<script(?![^>]+src=)|\son[a-z]+=|hx-on|javascript:|hx-vals|\|safe\b",
+        TEMPLATES[page],
+    )

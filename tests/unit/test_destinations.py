@@ -16,7 +16,12 @@ HOOK = "https://hooks.example/services/T0/B0/planted-path"
     [
         ("log:", Kind.LOG, "log:", ""),
         (HOOK, Kind.WEBHOOK, "https://hooks.example (", HOOK),
-        ("https://hooks.example:8443/", Kind.WEBHOOK, "https://hooks.example:8443 (", "https://hooks.example:8443/"),
+        (
+            "https://hooks.example:8443/",
+            Kind.WEBHOOK,
+            "https://hooks.example:8443 (",
+            "https://hooks.example:8443/",
+        ),
         ("http://10.0.0.7/hook", Kind.WEBHOOK, "http://10.0.0.7 (", "http://10.0.0.7/hook"),
         (
             "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo",
@@ -64,7 +69,9 @@ def test_a_fragment_narrows_a_place_to_some_types_and_does_not_make_it_another()
         (f"{HOOK}#job.failed,", "behind the # stand types joined by +"),
     ],
 )
-def test_a_wrong_entry_is_told_with_its_remedy_and_without_the_entry(entry: str, remedy: str) -> None:
+def test_a_wrong_entry_is_told_with_its_remedy_and_without_the_entry(
+    entry: str, remedy: str
+) -> None:
     with pytest.raises(ValueError, match=r"\w") as caught:
         read_destination(entry)
     assert remedy in str(caught.value)
@@ -76,7 +83,18 @@ def test_a_place_named_twice_is_a_mistake() -> None:
         read_destinations((f"{HOOK}#job.failed", f"{HOOK}#job.archived"))
 
 
-@pytest.mark.parametrize("secret", ["", "planted", "whsec_", "whsec_c2hvcnQ=", "whsec_****", f"{SECRET},planted", "whsec_" + "A" * 120])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "planted",
+        "whsec_",
+        "whsec_c2hvcnQ=",
+        "whsec_****",
+        f"{SECRET},planted",
+        "whsec_" + "A" * 120,
+    ],
+)
 def test_a_webhook_needs_a_proper_secret(secret: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.load({"EVENT_URLS": HOOK, "EVENT_SECRET": secret})
@@ -87,7 +105,9 @@ def test_a_webhook_needs_a_proper_secret(secret: str) -> None:
 
 
 def test_queues_topics_and_the_log_need_no_secret() -> None:
-    settings = Settings.load({"EVENT_URLS": "log:#job.failed, sns:arn:aws:sns:eu-west-1:123456789012:events"})
+    settings = Settings.load(
+        {"EVENT_URLS": "log:#job.failed, sns:arn:aws:sns:eu-west-1:123456789012:events"}
+    )
     assert [place.kind for place in settings.destinations] == [Kind.LOG, Kind.SNS]
 
 

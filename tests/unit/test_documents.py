@@ -38,4 +38,6 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 
 def test_every_document_the_readme_links_to_is_there() -> None:
     links = [part.partition(")")[0] for part in README.split("](")[1:]]
-    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+    assert [
+        link for link in links if not link.startswith("http") and not (ROOT / link).exists()
+    ] == []

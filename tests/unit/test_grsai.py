@@ -29,7 +29,17 @@ from receiver.providers.grsai.protocol import (
 )
 
 URL = "https://file1.aitohumanize.com/file/0123456789abcdef0123456789abcdef.png"
-NOTHINGS: list[object] = [None, [], {}, "x", 7, [None, "x", 7, []], [{}], [{"url": None}], [{"url": ["x"]}]]
+NOTHINGS: list[object] = [
+    None,
+    [],
+    {},
+    "x",
+    7,
+    [None, "x", 7, []],
+    [{}],
+    [{"url": None}],
+    [{"url": ["x"]}],
+]
 
 
 def raw(body: object) -> bytes:
@@ -62,7 +72,11 @@ def report(**task: Any) -> Report:
     ],
 )
 def test_each_family_of_models_has_its_door_and_fields_pass_through(model: str, path: str) -> None:
-    params: dict[str, object] = {"variants": 2, "urls": ["data:image/png;base64,AA"], "unheard-of": {"a": None}}
+    params: dict[str, object] = {
+        "variants": 2,
+        "urls": ["data:image/png;base64,AA"],
+        "unheard-of": {"a": None},
+    }
     request = build_submit(Submission("a fox", model, params), NO_WEBHOOK)
     assert request.path == path
     assert request.body == {**params, "model": model, "prompt": "a fox", "webHook": "-1"}
@@ -77,14 +91,24 @@ def test_each_family_of_models_has_its_door_and_fields_pass_through(model: str, 
         (Api.NEWER, Mode.STREAM, "/v1/api/generate", {"replyType": "stream"}),
     ],
 )
-def test_each_generation_has_its_own_way_to_ask_for_the_reply(api: Api, mode: Mode, path: str, says: dict[str, object]) -> None:
+def test_each_generation_has_its_own_way_to_ask_for_the_reply(
+    api: Api, mode: Mode, path: str, says: dict[str, object]
+) -> None:
     request = build_submit(Submission("a fox", "gpt-image-1.5", {}, mode, api=api), URL)
     assert request == Request(path, {"model": "gpt-image-1.5", "prompt": "a fox", **says})
 
 
 def test_params_cannot_replace_what_the_service_itself_says() -> None:
-    params: dict[str, object] = {"webHook": "https://elsewhere", "model": "other", "prompt": "other"}
-    assert build_submit(Submission("a fox", "m", params), URL).body == {"model": "m", "prompt": "a fox", "webHook": URL}
+    params: dict[str, object] = {
+        "webHook": "https://elsewhere",
+        "model": "other",
+        "prompt": "other",
+    }
+    assert build_submit(Submission("a fox", "m", params), URL).body == {
+        "model": "m",
+        "prompt": "a fox",
+        "webHook": URL,
+    }
     assert params["webHook"] == "https://elsewhere", "the caller's dict is left alone"
 
 
@@ -99,7 +123,9 @@ def test_params_cannot_replace_what_the_service_itself_says() -> None:
         ("veo3.1", "9:16", {"aspectRatio": "9:16"}),
     ],
 )
-def test_a_size_goes_into_the_field_of_its_family(model: str, size: str, params: dict[str, object]) -> None:
+def test_a_size_goes_into_the_field_of_its_family(
+    model: str, size: str, params: dict[str, object]
+) -> None:
     assert size_params(model, size) == params
 
 
@@ -108,12 +134,32 @@ def test_a_size_goes_into_the_field_of_its_family(model: str, size: str, params:
     [
         # What GRSAI says, by the protocol notes.
         (200, envelope(None, -1, "insufficient credits"), RefusedError, "^insufficient credits$"),
-        (200, envelope(None, -1, "apikey credits not enough"), RefusedError, "^apikey credits not enough$"),
-        (200, envelope(None, -1, "不存在该模型: veo3.1-fast"), RefusedError, "^不存在该模型: veo3.1-fast$"),
+        (
+            200,
+            envelope(None, -1, "apikey credits not enough"),
+            RefusedError,
+            "^apikey credits not enough$",
+        ),
+        (
+            200,
+            envelope(None, -1, "不存在该模型: veo3.1-fast"),
+            RefusedError,
+            "^不存在该模型: veo3.1-fast$",
+        ),
         (200, envelope(None, -1, "invalid apikey"), RefusedError, "^invalid apikey$"),
         (200, envelope(None, -1, ""), RefusedError, "code -1"),
-        (400, {"status": "failed", "error": "apikey credits not enough"}, RefusedError, "^apikey credits not enough$"),
-        (400, {"status": "failed", "error": "load is too high, try again later"}, RefusedError, "^load is too high"),
+        (
+            400,
+            {"status": "failed", "error": "apikey credits not enough"},
+            RefusedError,
+            "^apikey credits not enough$",
+        ),
+        (
+            400,
+            {"status": "failed", "error": "load is too high, try again later"},
+            RefusedError,
+            "^load is too high",
+        ),
         (200, {"status": "failed", "error": "no"}, RefusedError, "^no$"),
         (401, {"message": "bad key"}, RefusedError, "^bad key$"),
         (401, b"", RefusedError, "HTTP 401"),
@@ -130,11 +176,23 @@ def test_a_size_goes_into_the_field_of_its_family(model: str, size: str, params:
         (200, b"<html>", AnswerLostError, "no answer"),
         (200, b"[]", AnswerLostError, "no answer"),
         (200, b"\xff", AnswerLostError, "no answer"),
-        *((200, body, AnswerLostError, "no id") for body in ({}, envelope(None), envelope({}), envelope([]), envelope(""), {"id": ["x"]})),
+        *(
+            (200, body, AnswerLostError, "no id")
+            for body in (
+                {},
+                envelope(None),
+                envelope({}),
+                envelope([]),
+                envelope(""),
+                {"id": ["x"]},
+            )
+        ),
         (200, envelope({"id": "x" * 201}), AnswerLostError, "no id"),
     ],
 )
-def test_a_submit_that_gave_no_job_is_told_apart_by_what_it_costs(status: int, body: object, error: type[ProviderError], said: str) -> None:
+def test_a_submit_that_gave_no_job_is_told_apart_by_what_it_costs(
+    status: int, body: object, error: type[ProviderError], said: str
+) -> None:
     with pytest.raises(error, match=said):
         read_submit(status, raw(body))
 
@@ -149,7 +207,10 @@ def test_a_submit_that_gave_no_job_is_told_apart_by_what_it_costs(status: int, b
         (envelope({"id": 12345}), "12345"),
         (envelope(12345), "12345"),
         ({"data": {"id": "x"}}, "x"),
-        ({"id": "newer", "status": "running", "progress": 0, "results": None, "error": ""}, "newer"),
+        (
+            {"id": "newer", "status": "running", "progress": 0, "results": None, "error": ""},
+            "newer",
+        ),
         ({"id": " padded\u0000 ", "status": "running"}, "padded"),
         (envelope({"id": "x" * 200}), "x" * 200),
     ],
@@ -172,10 +233,15 @@ def test_the_id_is_found_in_every_form_of_the_answer(body: object, task: str) ->
         (200, envelope(None), ProviderUnavailableError, "success"),
         (200, b"<html>", ProviderUnavailableError, "HTTP 200"),
         (200, b"[]", ProviderUnavailableError, "HTTP 200"),
-        *((code, b"<html>Bad Gateway</html>", ProviderUnavailableError, f"HTTP {code}") for code in (301, 400, 401, 429, 500, 502, 504)),
+        *(
+            (code, b"<html>Bad Gateway</html>", ProviderUnavailableError, f"HTTP {code}")
+            for code in (301, 400, 401, 429, 500, 502, 504)
+        ),
     ],
 )
-def test_an_answer_that_says_nothing_of_the_task_is_an_error(status: int, body: object, error: type[ProviderError], said: str) -> None:
+def test_an_answer_that_says_nothing_of_the_task_is_an_error(
+    status: int, body: object, error: type[ProviderError], said: str
+) -> None:
     with pytest.raises(error, match=said):
         read_result(Api.DRAW, status, raw(body))
 
@@ -186,7 +252,12 @@ def test_an_answer_that_says_nothing_of_the_task_is_an_error(status: int, body: 
         (400, {"status": "failed", "error": "task not found"}, NoSuchTaskError, "^task not found$"),
         (404, {}, NoSuchTaskError, "does not know this task"),
         (404, b"<html>Not Found</html>", ProviderUnavailableError, "HTTP 404"),
-        (401, {"status": "failed", "error": "invalid apikey"}, ProviderUnavailableError, "HTTP 401"),
+        (
+            401,
+            {"status": "failed", "error": "invalid apikey"},
+            ProviderUnavailableError,
+            "HTTP 401",
+        ),
         (502, b"<html>Bad Gateway</html>", ProviderUnavailableError, "HTTP 502"),
     ],
 )
@@ -202,8 +273,15 @@ def test_the_newer_api_says_in_its_own_way_that_there_is_no_such_task(
     [(Api.DRAW, envelope), (Api.DRAW, lambda task: {"data": task}), (Api.NEWER, lambda task: task)],
     ids=["legacy", "without code", "newer"],
 )
-def test_a_result_is_the_same_report_in_its_envelope_or_bare(api: Api, wrap: Callable[[object], object]) -> None:
-    task = {"id": "x", "status": "succeeded", "progress": 100, "results": [{"url": URL, "width": 1024, "height": 768}]}
+def test_a_result_is_the_same_report_in_its_envelope_or_bare(
+    api: Api, wrap: Callable[[object], object]
+) -> None:
+    task = {
+        "id": "x",
+        "status": "succeeded",
+        "progress": 100,
+        "results": [{"url": URL, "width": 1024, "height": 768}],
+    }
     body = raw(wrap(task))
     read_result(api, 200, body)
     expected = Report(Outcome.SUCCEEDED, "x", "succeeded", 100, (Result(URL, 1024, 768),))
@@ -227,7 +305,9 @@ def test_a_result_is_asked_for_where_the_job_was_posted() -> None:
         ([], []),
     ],
 )
-def test_a_stream_is_its_data_lines_up_to_the_end_mark(lines: list[bytes], events: list[bytes]) -> None:
+def test_a_stream_is_its_data_lines_up_to_the_end_mark(
+    lines: list[bytes], events: list[bytes]
+) -> None:
     assert list(stream_events(lines)) == events
 
 
@@ -237,14 +317,32 @@ def test_a_stream_is_its_data_lines_up_to_the_end_mark(lines: list[bytes], event
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        *((body, "not JSON") for body in (b"", b"{", b"<html>", b"\xff\xfe", b'{"id":"\xff"}', b'{"id":NaN}', b'{"id":1}x', b"{'id':1}")),
+        *(
+            (body, "not JSON")
+            for body in (
+                b"",
+                b"{",
+                b"<html>",
+                b"\xff\xfe",
+                b'{"id":"\xff"}',
+                b'{"id":NaN}',
+                b'{"id":1}x',
+                b"{'id':1}",
+            )
+        ),
         (b'{"id":"\\ud800"}', "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'{"id":' * 100_000 + b"1" + b"}" * 100_000, "not JSON"),
         *((body, "no object") for body in (b"[]", b'"x"', b"1", b"null", b"true")),
         *(
             (body, "neither an id nor a status")
-            for body in (b"{}", b'{"id":"","status":""}', b'{"id":null}', b'{"data":{}}', b'{"id":true}')
+            for body in (
+                b"{}",
+                b'{"id":"","status":""}',
+                b'{"id":null}',
+                b'{"data":{}}',
+                b'{"id":true}',
+            )
         ),
         (raw({"id": "x" * 201}), "neither an id nor a status"),
         (raw({"id": 2**63}), "neither an id nor a status"),
@@ -259,9 +357,18 @@ def test_a_body_that_is_no_report_is_unreadable(body: bytes, said: str) -> None:
 @pytest.mark.parametrize(
     ("word", "outcome"),
     [
-        *((word, Outcome.RUNNING) for word in ("running", "processing", "queued", "pending", "", "paused", "a new word")),
-        *((word, Outcome.SUCCEEDED) for word in ("succeeded", "success", "completed", "SUCCEEDED", " succeeded ")),
-        *((word, Outcome.FAILED) for word in ("failed", "error", "canceled", "cancelled", "violation")),
+        *(
+            (word, Outcome.RUNNING)
+            for word in ("running", "processing", "queued", "pending", "", "paused", "a new word")
+        ),
+        *(
+            (word, Outcome.SUCCEEDED)
+            for word in ("succeeded", "success", "completed", "SUCCEEDED", " succeeded ")
+        ),
+        *(
+            (word, Outcome.FAILED)
+            for word in ("failed", "error", "canceled", "cancelled", "violation")
+        ),
     ],
 )
 def test_every_status_word_means_one_outcome_and_is_kept(word: str, outcome: Outcome) -> None:
@@ -273,17 +380,27 @@ def test_every_status_word_means_one_outcome_and_is_kept(word: str, outcome: Out
     ("task", "reason", "message"),
     [
         ({"failure_reason": "input_moderation", "error": "no"}, Reason.INPUT_MODERATION, "no"),
-        ({"failure_reason": "output_moderation", "error": ""}, Reason.OUTPUT_MODERATION, "output_moderation"),
+        (
+            {"failure_reason": "output_moderation", "error": ""},
+            Reason.OUTPUT_MODERATION,
+            "output_moderation",
+        ),
         ({"failure_reason": "error", "error": None}, Reason.PROVIDER_ERROR, "error"),
         ({"failure_reason": "", "error": "broke"}, Reason.PROVIDER_ERROR, "broke"),
         ({"failure_reason": "a new word"}, Reason.PROVIDER_ERROR, "a new word"),
         ({"failure_reason": ["x"], "error": {"text": "x"}}, Reason.PROVIDER_ERROR, ""),
         ({}, Reason.PROVIDER_ERROR, ""),
         ({"status": "violation", "error": "policy"}, Reason.VIOLATION, "policy"),
-        ({"status": "VIOLATION", "failure_reason": "input_moderation"}, Reason.VIOLATION, "input_moderation"),
+        (
+            {"status": "VIOLATION", "failure_reason": "input_moderation"},
+            Reason.VIOLATION,
+            "input_moderation",
+        ),
     ],
 )
-def test_a_failure_has_one_of_our_reasons_and_the_providers_words(task: dict[str, Any], reason: Reason, message: str) -> None:
+def test_a_failure_has_one_of_our_reasons_and_the_providers_words(
+    task: dict[str, Any], reason: Reason, message: str
+) -> None:
     found = report(**{"status": "failed", **task})
     assert (found.reason, found.message) == (reason, message)
 
@@ -297,12 +414,18 @@ def test_only_a_failure_has_a_reason(status: str) -> None:
 @pytest.mark.parametrize(
     ("task", "results"),
     [
-        ({"results": [{"url": URL, "width": 1024, "height": 768}], "url": URL}, [Result(URL, 1024, 768)]),
+        (
+            {"results": [{"url": URL, "width": 1024, "height": 768}], "url": URL},
+            [Result(URL, 1024, 768)],
+        ),
         ({"results": [{"url": URL, "content": "Here it is"}]}, [Result(URL)]),
         ({"results": [{"url": URL, "removeWatermark": True, "pid": "s_1"}]}, [Result(URL)]),
         ({"results": [{"imageUrl": URL}]}, [Result(URL)]),
         ({"results": [{"url": "", "imageUrl": URL}]}, [Result(URL)]),
-        ({"results": [{"url": URL + "1"}, {"url": URL + "2"}]}, [Result(URL + "1"), Result(URL + "2")]),
+        (
+            {"results": [{"url": URL + "1"}, {"url": URL + "2"}]},
+            [Result(URL + "1"), Result(URL + "2")],
+        ),
         ({"url": URL}, [Result(URL)]),  # Veo
         ({"url": URL, "width": 1280, "height": 720, "results": None}, [Result(URL, 1280, 720)]),
         ({"url": URL, "results": []}, [Result(URL)]),
@@ -323,7 +446,19 @@ def test_results_are_found_in_every_form(task: dict[str, Any], results: list[Res
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [(0, 0), (42, 42), (99.9, 99), (100, 100), (-5, 0), (101, 100), (10**400, 100), (1e300, 100), (None, 0), ("50", 0), ([], 0)],
+    [
+        (0, 0),
+        (42, 42),
+        (99.9, 99),
+        (100, 100),
+        (-5, 0),
+        (101, 100),
+        (10**400, 100),
+        (1e300, 100),
+        (None, 0),
+        ("50", 0),
+        ([], 0),
+    ],
 )
 def test_progress_is_a_number_from_0_to_100(said: object, meant: int) -> None:
     assert report(status="running", progress=said).progress == meant
@@ -331,7 +466,10 @@ def test_progress_is_a_number_from_0_to_100(said: object, meant: int) -> None:
 
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 5000, b"-0.0", b"1E+2"])
 def test_extreme_numbers_do_no_harm(number: bytes) -> None:
-    body = b'{"id":"x","status":"running","progress":%b,"results":[{"url":"u","width":%b,"height":%b}]}' % (number, number, number)
+    body = (
+        b'{"id":"x","status":"running","progress":%b,"results":[{"url":"u","width":%b,"height":%b}]}'
+        % (number, number, number)
+    )
     try:
         found = read_report(body)
     except UnreadableError:
@@ -340,11 +478,15 @@ def test_extreme_numbers_do_no_harm(number: bytes) -> None:
 
 
 def test_what_a_body_can_make_us_keep_is_bounded() -> None:
-    found = report(status="failed" + "x" * 10_000, error="é" * 10_000, results=[{"url": URL}] * 1000)
+    found = report(
+        status="failed" + "x" * 10_000, error="é" * 10_000, results=[{"url": URL}] * 1000
+    )
     assert (len(found.status), len(found.results)) == (2000, 32)
     assert len(report(status="failed", error="é" * 10_000).message) == 2000
 
 
 def test_unknown_fields_are_accepted_and_the_last_of_a_repeated_one_counts() -> None:
     assert report(status="running", unheard_of={"a": [1]}, results=None).outcome is Outcome.RUNNING
-    assert read_report(b'{"id":"x","status":"failed","status":"running"}').outcome is Outcome.RUNNING
+    assert (
+        read_report(b'{"id":"x","status":"failed","status":"running"}').outcome is Outcome.RUNNING
+    )

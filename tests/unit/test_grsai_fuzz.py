@@ -5,7 +5,14 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.errors import AnswerLostError, NoSuchTaskError, NotSentError, ProviderUnavailableError, RefusedError, UnreadableError
+from receiver.errors import (
+    AnswerLostError,
+    NoSuchTaskError,
+    NotSentError,
+    ProviderUnavailableError,
+    RefusedError,
+    UnreadableError,
+)
 from receiver.model import Api, Outcome
 from receiver.providers.grsai.protocol import read_report, read_result, read_submit
 
@@ -33,8 +40,16 @@ FIELDS = (
     "msg",
     "data",
 )
-TASK = st.dictionaries(st.sampled_from(FIELDS), NESTED | st.sampled_from(["succeeded", "failed", 0, -1, -22, URL]))
-ANYTHING = NESTED | TASK | st.fixed_dictionaries({"code": st.sampled_from([0, -1, -22]), "msg": NESTED, "data": TASK | NESTED})
+TASK = st.dictionaries(
+    st.sampled_from(FIELDS), NESTED | st.sampled_from(["succeeded", "failed", 0, -1, -22, URL])
+)
+ANYTHING = (
+    NESTED
+    | TASK
+    | st.fixed_dictionaries(
+        {"code": st.sampled_from([0, -1, -22]), "msg": NESTED, "data": TASK | NESTED}
+    )
+)
 BODIES = (
     st.binary()
     | st.text(st.characters(codec="utf-8")).map(str.encode)
@@ -65,7 +80,9 @@ def test_any_answer_to_a_submit_is_an_id_or_a_documented_error(status: int, body
 
 
 @given(st.sampled_from([Api.DRAW, Api.NEWER]), st.integers(100, 599), BODIES)
-def test_any_answer_about_a_result_is_a_task_or_a_documented_error(api: Api, status: int, body: bytes) -> None:
+def test_any_answer_about_a_result_is_a_task_or_a_documented_error(
+    api: Api, status: int, body: bytes
+) -> None:
     try:
         read_result(api, status, body)
     except RESULT_ERRORS:

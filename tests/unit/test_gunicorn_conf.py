@@ -13,7 +13,9 @@ from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]  
 from receiver import gunicorn_conf
 
 
-def test_a_connection_that_falls_silent_gives_its_thread_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_falls_silent_gives_its_thread_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(gunicorn_conf, "SILENCE", 1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         gunicorn_conf.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)]))
@@ -43,7 +45,13 @@ def test_nobody_is_believed_to_be_a_proxy_not_even_on_loopback(peer: str) -> Non
 
 
 @pytest.mark.usefixtures("read_again")
-def test_only_the_proxy_that_the_operator_names_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_proxy_that_the_operator_names_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.0/24")
     importlib.reload(gunicorn_conf)
-    assert (asked("10.0.0.2").scheme, asked("10.0.1.2").scheme, asked("127.0.0.1").scheme) == ("https", "http", "http")
+    assert (asked("10.0.0.2").scheme, asked("10.0.1.2").scheme, asked("127.0.0.1").scheme) == (
+        "https",
+        "http",
+        "http",
+    )

@@ -45,7 +45,9 @@ def received_after(ours: socket.socket) -> list[bytes]:
     return pieces
 
 
-def test_who_does_not_hang_up_is_waited_for_in_a_thread_and_not_in_the_main_loop(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_who_does_not_hang_up_is_waited_for_in_a_thread_and_not_in_the_main_loop(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     ours, theirs = pair
     theirs.sendall(b"the rest of a body")
     part(ours, within=0.05)
@@ -65,7 +67,9 @@ def test_who_hangs_up_is_not_waited_for(pair: tuple[socket.socket, socket.socket
     assert not parting.is_alive()
 
 
-def test_what_is_still_sent_is_read_up_to_a_bound(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_still_sent_is_read_up_to_a_bound(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = pair
     monkeypatch.setattr("receiver.server.gunicorn_worker.MOST_DRAINED", 1000)
     theirs.sendall(bytes(5000))
@@ -75,7 +79,11 @@ def test_what_is_still_sent_is_read_up_to_a_bound(pair: tuple[socket.socket, soc
 
 @pytest.mark.parametrize(("answer", "parted"), [(True, False), (False, True)])
 def test_only_a_connection_that_ends_is_parted_with(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, *, answer: bool, parted: bool
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    answer: bool,
+    parted: bool,
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(ThreadWorker, "handle", lambda _worker, _connection: answer)

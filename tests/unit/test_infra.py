@@ -24,9 +24,15 @@ PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().
 def _files(top: Path) -> Iterator[Path]:
     """Every file of the project; what tools and runs leave behind is passed over."""
     for folder, folders, names in os.walk(top):
-        folders[:] = [name for name in folders if name == ".ci" or not name.startswith((".", "__pycache__"))]
+        folders[:] = [
+            name for name in folders if name == ".ci" or not name.startswith((".", "__pycache__"))
+        ]
         if Path(folder) == ROOT:
-            folders[:] = [name for name in folders if name not in {"build", "data"} and not name.endswith(".egg-info")]
+            folders[:] = [
+                name
+                for name in folders
+                if name not in {"build", "data"} and not name.endswith(".egg-info")
+            ]
         yield from (Path(folder, name) for name in names)
 
 
@@ -37,8 +43,16 @@ def test_the_image_does_not_run_as_root() -> None:
 
 
 def test_the_image_gets_every_file_it_copies() -> None:
-    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY ") and "--from" not in line]
+    let_through = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = [
+        line.split()[1:-1]
+        for line in DOCKERFILE.splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+    ]
     assert {source for sources in copied for source in sources} == let_through
 
 
@@ -66,31 +80,66 @@ def test_compose_runs_what_the_procfile_names() -> None:
 def test_the_example_names_every_variable_of_compose() -> None:
     text = (ROOT / "infra/compose.yaml").read_text()
     passed_on = {name for name, value in COMPOSE["x-app"]["environment"].items() if value is None}
-    example = re.findall(r"^#?([A-Z0-9_]+)=", (ROOT / "infra/compose.env.example").read_text(), re.MULTILINE)
+    example = re.findall(
+        r"^#?([A-Z0-9_]+)=", (ROOT / "infra/compose.env.example").read_text(), re.MULTILINE
+    )
     assert set(example) == passed_on | set(re.findall(r"\$\{([A-Z0-9_]+)", text))
 
 
 def test_the_constraints_pin_every_dependency_to_a_version_it_allows() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    pins = {
+        canonicalize_name(name): version for name, version in (line.split("==") for line in lines)
+    }
     project = PYPROJECT["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values(), *PYPROJECT["dependency-groups"].values()]
+    groups = [
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+        *PYPROJECT["dependency-groups"].values(),
+    ]
     for requirement in (Requirement(text) for group in groups for text in group):
-        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), (
+            requirement
+        )
 
 
 def test_every_file_of_the_packages_is_installed() -> None:
     data = PYPROJECT["tool"]["setuptools"]["package-data"]
-    installed = {path for package, patterns in data.items() for pattern in patterns for path in (ROOT / package).glob(pattern)}
+    installed = {
+        path
+        for package, patterns in data.items()
+        for pattern in patterns
+        for path in (ROOT / package).glob(pattern)
+    }
     for path in (*_files(ROOT / "receiver"), *_files(ROOT / "submitter")):
-        packages = [parent for parent in path.parents if parent.is_relative_to(ROOT) and parent != ROOT]
-        module = path.suffix == ".py" and all((package / "__init__.py").exists() for package in packages)
-        assert module or path in installed, f"{path} would be missing from a wheel: see package-data in pyproject.toml"
+        packages = [
+            parent for parent in path.parents if parent.is_relative_to(ROOT) and parent != ROOT
+        ]
+        module = path.suffix == ".py" and all(
+            (package / "__init__.py").exists() for package in packages
+        )
+        assert module or path in installed, (
+            f"{path} would be missing from a wheel: see package-data in pyproject.toml"
+        )
 
 
 def test_no_file_names_a_package_registry_or_a_path_of_one_machine() -> None:
-    registries = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("registry", "npmjs"), ("deb", "debian"))]
-    forbidden = re.compile("|".join([r"/(root|home/\w+)/", *map(re.escape, [f"{ROOT}/", *registries])]))
+    registries = [
+        ".".join(parts)
+        for parts in (
+            ("pypi", "org"),
+            ("pythonhosted", "org"),
+            ("registry", "npmjs"),
+            ("deb", "debian"),
+        )
+    ]
+    forbidden = re.compile(
+        "|".join([r"/(root|home/\w+)/", *map(re.escape, [f"{ROOT}/", *registries])])
+    )
     for path in _files(ROOT):
         found = forbidden.search(path.read_text(errors="ignore"))
         assert found is None, f"{path} names {found[0]}"

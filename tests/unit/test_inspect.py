@@ -28,13 +28,17 @@ def look(tmp_path: Path) -> Callable[[bytes], Picture]:
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_whole_file_is_recognised_and_measured(kind: str, look: Callable[[bytes], Picture]) -> None:
+def test_a_whole_file_is_recognised_and_measured(
+    kind: str, look: Callable[[bytes], Picture]
+) -> None:
     content, (content_type, extension) = WHOLE[kind]
     assert look(content) == Picture(content_type, extension, *SIZE)
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_file_cut_anywhere_is_not_the_picture(kind: str, look: Callable[[bytes], Picture]) -> None:
+def test_a_file_cut_anywhere_is_not_the_picture(
+    kind: str, look: Callable[[bytes], Picture]
+) -> None:
     content, _ = WHOLE[kind]
     for length in {
         *range(0, len(content), max(1, len(content) // 150)),
@@ -69,12 +73,17 @@ def test_a_video_without_a_size_is_a_video(look: Callable[[bytes], Picture]) -> 
 
 
 def test_a_last_box_may_say_to_the_end(look: Callable[[bytes], Picture]) -> None:
-    assert look(video(track(*SIZE), end=struct.pack(">I4s", 0, b"mdat") + bytes(500))).width == SIZE[0]
+    assert (
+        look(video(track(*SIZE), end=struct.pack(">I4s", 0, b"mdat") + bytes(500))).width == SIZE[0]
+    )
 
 
 @settings(deadline=None)  # the machine may be busy
 @given(
-    st.sampled_from(sorted(WHOLE)), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9), st.integers(0, 9)), min_size=1, max_size=6)
+    st.sampled_from(sorted(WHOLE)),
+    st.lists(
+        st.tuples(st.floats(0, 1), st.binary(max_size=9), st.integers(0, 9)), min_size=1, max_size=6
+    ),
 )
 def test_a_damaged_file_never_raises_anything_else(
     tmp_path_factory: pytest.TempPathFactory, kind: str, damages: list[tuple[float, bytes, int]]
@@ -93,7 +102,10 @@ def test_a_damaged_file_never_raises_anything_else(
 
 
 @settings(deadline=None)
-@given(st.sampled_from([content[:length] for content, _ in WHOLE.values() for length in (8, 12, 30)]), st.binary(max_size=200))
+@given(
+    st.sampled_from([content[:length] for content, _ in WHOLE.values() for length in (8, 12, 30)]),
+    st.binary(max_size=200),
+)
 @example(b"\xff\xd8\xff", b"")
 def test_noise_after_a_good_beginning_never_raises_anything_else(
     tmp_path_factory: pytest.TempPathFactory, head: bytes, noise: bytes
@@ -126,7 +138,9 @@ def test_noise_after_a_good_beginning_never_raises_anything_else(
         (bytes(1000), "an unknown kind of file"),
     ],
 )
-def test_what_is_no_picture_is_called_by_its_name(content: bytes, looks: str, look: Callable[[bytes], Picture]) -> None:
+def test_what_is_no_picture_is_called_by_its_name(
+    content: bytes, looks: str, look: Callable[[bytes], Picture]
+) -> None:
     with pytest.raises(NotThePictureError, match=f"^{looks}, not a picture") as refused:
         look(content)
     assert not refused.value.permanent
@@ -145,9 +159,15 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
     ("content", "said"),
     [
         (png(IEND), "without a picture"),
-        (png(chunk(b"IDAT", b"x"), header=struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0)), "0 x 5 pixels"),
+        (
+            png(chunk(b"IDAT", b"x"), header=struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0)),
+            "0 x 5 pixels",
+        ),
         (png(header=struct.pack(">IIBBBBB", 65_536, 5, 8, 2, 0, 0, 0)), "65536 x 5 pixels"),
-        (png(header=struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)), "40000 x 40000 pixels"),
+        (
+            png(header=struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)),
+            "40000 x 40000 pixels",
+        ),
         (png(header=struct.pack(">IIBBBBB", 5, 5, 3, 2, 0, 0, 0)), "broken header"),
         (png(header=struct.pack(">IIBBBBB", 5, 5, 8, 2, 0, 0, 2)), "broken header"),
         (png(header=b"\0"), "cut short|broken header"),
@@ -168,7 +188,11 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
         (WEBP_START + b"VP8X" + struct.pack("<I", 18) + bytes(30), "without a picture"),
         (WEBP_START + b"VP8X" + struct.pack("<I", 19) + bytes(30), "cut short: WebP chunk"),
         (
-            b"RIFF" + struct.pack("<I", 22 + 8 * MAX_PIECES) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(10 + 8 * MAX_PIECES),
+            b"RIFF"
+            + struct.pack("<I", 22 + 8 * MAX_PIECES)
+            + b"WEBPVP8X"
+            + struct.pack("<I", 10)
+            + bytes(10 + 8 * MAX_PIECES),
             "more than .* chunks",
         ),
         (b"GIF89a\5\0\5\0\0\0\0;", "without a picture"),
@@ -189,7 +213,9 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
         (video(*[track(0, 0)] * 50_000), "more than .* boxes"),
     ],
 )
-def test_a_broken_or_hostile_file_is_refused(content: bytes, said: str, look: Callable[[bytes], Picture]) -> None:
+def test_a_broken_or_hostile_file_is_refused(
+    content: bytes, said: str, look: Callable[[bytes], Picture]
+) -> None:
     with pytest.raises(NotThePictureError, match=said):
         look(content)
 

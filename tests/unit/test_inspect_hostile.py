@@ -61,7 +61,14 @@ def look(path: Path, content: bytes) -> Picture | None:
             picture = inspect(path)
         except NotThePictureError:
             return None
-    assert picture.content_type in {"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "video/mp4"}
+    assert picture.content_type in {
+        "image/png",
+        "image/jpeg",
+        "image/webp",
+        "image/gif",
+        "image/avif",
+        "video/mp4",
+    }
     if picture.width is not None and picture.height is not None:
         assert 0 < picture.width <= MAX_SIDE
         assert 0 < picture.height <= MAX_SIDE
@@ -71,14 +78,28 @@ def look(path: Path, content: bytes) -> Picture | None:
 
 # A corpus of broken pictures, made from whole ones.
 
-KINDS = ("png with a palette", "animated png", "jpeg", "jpeg with restarts", "webp", "animated webp", "gif", "animated gif", "avif", "mp4")
+KINDS = (
+    "png with a palette",
+    "animated png",
+    "jpeg",
+    "jpeg with restarts",
+    "webp",
+    "animated webp",
+    "gif",
+    "animated gif",
+    "avif",
+    "mp4",
+)
 NUMBERS = [b"\0\0\0\0", b"\0\0\0\1", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\xff\xff\xff\xff"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_in_a_file_may_lie(path: Path, kind: str) -> None:
     content, _ = WHOLE[kind]
-    for at in [*range(min(len(content) - 4, 48)), *range(48, len(content) - 4, max(7, len(content) // 30))]:
+    for at in [
+        *range(min(len(content) - 4, 48)),
+        *range(48, len(content) - 4, max(7, len(content) // 30)),
+    ]:
         for number in NUMBERS:
             look(path, content[:at] + number + content[at + 4 :])
 
@@ -95,14 +116,26 @@ def test_any_part_of_a_file_may_be_missing_or_come_twice(path: Path, kind: str) 
 
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.floats(0, 1), st.floats(0, 1))
-def test_the_head_of_one_picture_and_the_tail_of_another(path: Path, one: str, other: str, here: float, there: float) -> None:
+def test_the_head_of_one_picture_and_the_tail_of_another(
+    path: Path, one: str, other: str, here: float, there: float
+) -> None:
     first, second = WHOLE[one][0], WHOLE[other][0]
     look(path, first[: int(here * len(first))] + second[int(there * len(second)) :])
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.tuples(st.sampled_from([b"moov", b"meta", b"trak", b"iprp", b"ipco", b"free"]), st.integers(0, 40)), max_size=60))
-def test_boxes_within_boxes_with_lengths_that_lie(path: Path, boxes: list[tuple[bytes, int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"moov", b"meta", b"trak", b"iprp", b"ipco", b"free"]),
+            st.integers(0, 40),
+        ),
+        max_size=60,
+    )
+)
+def test_boxes_within_boxes_with_lengths_that_lie(
+    path: Path, boxes: list[tuple[bytes, int]]
+) -> None:
     inside = b""
     for name, lie in boxes:
         inside = struct.pack(">I4s", 8 + len(inside) + (lie if lie > 30 else 0), name) + inside
@@ -120,7 +153,9 @@ def nested(name: bytes, depth: int) -> bytes:
 def moving(count: int, *, announced: int) -> bytes:
     """Make an animated AVIF that announces so many frames."""
     table = box(b"stbl", box(b"stsz", bytes(8), struct.pack(">I", announced), bytes(4 * count)))
-    return avif(box(b"idat", b"x"), end=box(b"moov", box(b"trak", box(b"mdia", box(b"minf", table)))))
+    return avif(
+        box(b"idat", b"x"), end=box(b"moov", box(b"trak", box(b"mdia", box(b"minf", table))))
+    )
 
 
 FRAME = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0"
@@ -144,26 +179,40 @@ REFUSED: dict[str, bytes] = {
     "a gif of one frame too many": GIF_HEAD + FRAME * (MAX_FRAMES + 1) + b";",
     "a gif of empty extensions": GIF_HEAD + b"!\xfe\0" * 16_000,
     "a webp of a million frames": webp(VP8X, ANMF * 1_000_000),
-    "a png of a million frames": png(chunk(b"IDAT", b"x"), chunk(b"fcTL", bytes(26)) * (MAX_FRAMES + 1), IEND),
+    "a png of a million frames": png(
+        chunk(b"IDAT", b"x"), chunk(b"fcTL", bytes(26)) * (MAX_FRAMES + 1), IEND
+    ),
     "an avif that announces 2^32 frames": moving(0, announced=0xFFFF_FFFF),
-    "a png of 2^31 by 2^31 pixels": png(chunk(b"IDAT", BOMB), IEND, header=ihdr(0x7FFF_FFFF, 0x7FFF_FFFF)),
+    "a png of 2^31 by 2^31 pixels": png(
+        chunk(b"IDAT", BOMB), IEND, header=ihdr(0x7FFF_FFFF, 0x7FFF_FFFF)
+    ),
     "a png of a line": png(chunk(b"IDAT", b"x"), IEND, header=ihdr(MAX_SIDE + 1, 1)),
     "a png of 60000 by 60000 pixels": png(chunk(b"IDAT", BOMB), IEND, header=ihdr(60_000, 60_000)),
-    "a webp of 2^24 by 2^24 pixels": webp(b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + b"\xff" * 6, ANMF),
+    "a webp of 2^24 by 2^24 pixels": webp(
+        b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + b"\xff" * 6, ANMF
+    ),
     "a gif without an end": GIF_HEAD + b"!\xfe" + b"\xff" + bytes(255) * 10_000,
     "a jpeg of markers": b"\xff\xd8\xff" + b"\xff" * 3_000_000,
     "a jpeg of empty segments": b"\xff\xd8\xff\xe0\0\2" + b"\xff\xe0\0\2" * 16_000,
     "a jpeg of scans": b"\xff\xd8" + b"\xff\xda\0\2" * 16_000,
     "a png of empty chunks": png(chunk(b"tEXt") * 16_000),
     "boxes nested ten thousand deep": box(b"ftyp", b"isom", bytes(4)) + nested(b"moov", 10_000),
-    "an mp4 of nested tracks": box(b"ftyp", b"isom", bytes(4)) + nested(b"trak", 5_000) + box(b"moov") * 30_000,
-    "an mp4 of 2^63 bytes": box(b"ftyp", b"isom", bytes(4)) + struct.pack(">I4sQ", 1, b"mdat", 1 << 63) + bytes(99),
-    "an mp4 whose box has no length": box(b"ftyp", b"isom", bytes(4)) + struct.pack(">I4sQ", 1, b"moov", 0) + bytes(99),
+    "an mp4 of nested tracks": box(b"ftyp", b"isom", bytes(4))
+    + nested(b"trak", 5_000)
+    + box(b"moov") * 30_000,
+    "an mp4 of 2^63 bytes": box(b"ftyp", b"isom", bytes(4))
+    + struct.pack(">I4sQ", 1, b"mdat", 1 << 63)
+    + bytes(99),
+    "an mp4 whose box has no length": box(b"ftyp", b"isom", bytes(4))
+    + struct.pack(">I4sQ", 1, b"moov", 0)
+    + bytes(99),
     "an avif of endless properties": avif(box(b"idat"), sizes=(SIZE,) * 30_000),
     "html": b"<!DOCTYPE html><script>alert(1)</script>",
     "html with a picture behind": b"<html><script>alert(1)</script>" + WHOLE["png"][0],
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
-    "svg behind white space and comments": b"\n\n <!-- " + b"x" * 300 + b" --> <svg onload='alert(1)'/>",
+    "svg behind white space and comments": b"\n\n <!-- "
+    + b"x" * 300
+    + b" --> <svg onload='alert(1)'/>",
     "javascript": b"alert(1)//" + WHOLE["gif"][0],
     "a pdf with a picture in it": b"%PDF-1.7\n" + WHOLE["jpeg"][0],
     "a zip with a picture in it": b"PK\x03\x04" + WHOLE["jpeg"][0],
@@ -172,7 +221,9 @@ REFUSED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_file_made_to_hurt_is_refused_in_bounded_work_and_memory(path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_made_to_hurt_is_refused_in_bounded_work_and_memory(
+    path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (png_walk, jpeg, webp_walk, gif):
         monkeypatch.setattr(module, "MAX_PIECES", 15_000)  # less to count than the real one
     assert look(path, REFUSED[kind]) is None
@@ -183,13 +234,27 @@ def test_a_file_made_to_hurt_is_refused_in_bounded_work_and_memory(path: Path, k
 
 TAKEN: dict[str, tuple[bytes, str]] = {
     "a gif that is also javascript": (
-        b"GIF89a" + struct.pack("<HHBBB", 0x2A2F, 1, 0, 0, 0) + b"!\xfe\x14*/=1;alert('here')//" + b"\0" + FRAME + b";",
+        b"GIF89a"
+        + struct.pack("<HHBBB", 0x2A2F, 1, 0, 0, 0)
+        + b"!\xfe\x14*/=1;alert('here')//"
+        + b"\0"
+        + FRAME
+        + b";",
         "image/gif",
     ),
-    "a png with html in a comment": (png(chunk(b"tEXt", b"x\0<script>alert(1)</script>"), chunk(b"IDAT", b"x"), IEND), "image/png"),
+    "a png with html in a comment": (
+        png(chunk(b"tEXt", b"x\0<script>alert(1)</script>"), chunk(b"IDAT", b"x"), IEND),
+        "image/png",
+    ),
     "a png with html behind it": (WHOLE["png"][0] + b"<script>alert(1)</script>", "image/png"),
-    "a jpeg with php in its comment": (b"\xff\xd8\xff\xfe\0\x0e<?php 1; ?>1" + WHOLE["jpeg"][0][2:], "image/jpeg"),
-    "a png that unpacks to a thousand times its size": (png(chunk(b"IDAT", BOMB), IEND, header=ihdr(5_000, 3_333)), "image/png"),
+    "a jpeg with php in its comment": (
+        b"\xff\xd8\xff\xfe\0\x0e<?php 1; ?>1" + WHOLE["jpeg"][0][2:],
+        "image/jpeg",
+    ),
+    "a png that unpacks to a thousand times its size": (
+        png(chunk(b"IDAT", BOMB), IEND, header=ihdr(5_000, 3_333)),
+        "image/png",
+    ),
     "a gif of as many frames as may be": (GIF_HEAD + FRAME * MAX_FRAMES + b";", "image/gif"),
     "an avif of as many frames as may be": (moving(10, announced=MAX_FRAMES), "image/avif"),
     "a video of many tracks": (video(*[track(0, 0)] * 900, track(*SIZE)), "video/mp4"),
@@ -198,7 +263,9 @@ TAKEN: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", TAKEN)
-def test_a_picture_that_is_something_else_besides_is_called_a_picture_and_never_the_other_thing(path: Path, kind: str) -> None:
+def test_a_picture_that_is_something_else_besides_is_called_a_picture_and_never_the_other_thing(
+    path: Path, kind: str
+) -> None:
     content, content_type = TAKEN[kind]
     picture = look(path, content)
     assert picture is not None

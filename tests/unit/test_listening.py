@@ -18,12 +18,17 @@ def taken() -> Iterator[socket.socket]:
         yield holder
 
 
-def test_an_address_that_is_taken_is_told(taken: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_taken_is_told(
+    taken: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     naps: list[float] = []
     monkeypatch.setattr(time, "sleep", naps.append)
     moments = iter([0.0, 1.0, 2.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(moments))
-    with pytest.raises(ConfigurationError, match=r"cannot listen on 127\.0\.0\.1:\d+ \(Address already in use\); choose another"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"cannot listen on 127\.0\.0\.1:\d+ \(Address already in use\); choose another",
+    ):
         listen("127.0.0.1", taken.getsockname()[1])
     assert len(naps) == 1
 
@@ -34,14 +39,19 @@ def test_an_address_that_nobody_here_has_is_told_at_once(monkeypatch: pytest.Mon
         listen("192.0.2.1", 0)
 
 
-def test_an_address_that_becomes_free_is_taken(taken: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_becomes_free_is_taken(
+    taken: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(time, "sleep", lambda _seconds: taken.close())
     port = taken.getsockname()[1]
     with listen("127.0.0.1", port) as ours:
         assert ours.getsockname() == ("127.0.0.1", port)
 
 
-@pytest.mark.parametrize("environ", [{"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_PID": str(os.getpid())}, {"LISTEN_FDS": "1"}])
+@pytest.mark.parametrize(
+    "environ",
+    [{"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_PID": str(os.getpid())}, {"LISTEN_FDS": "1"}],
+)
 def test_a_socket_that_was_handed_to_somebody_else_is_not_ours(environ: dict[str, str]) -> None:
     with listen("127.0.0.1", 0, environ=environ) as ours:
         assert ours.getsockname()[1]

@@ -30,19 +30,34 @@ def _anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("_anywhere")
-@pytest.mark.parametrize(("moment", "folder"), [(LAST_MOMENT, "2026/12/31"), (LAST_MOMENT + 0.001, "2027/01/01"), (0.0, "1970/01/01")])
-def test_the_date_of_a_key_is_the_ref_s_in_utc_wherever_the_machine_is(moment: float, folder: str) -> None:
+@pytest.mark.parametrize(
+    ("moment", "folder"),
+    [(LAST_MOMENT, "2026/12/31"), (LAST_MOMENT + 0.001, "2027/01/01"), (0.0, "1970/01/01")],
+)
+def test_the_date_of_a_key_is_the_ref_s_in_utc_wherever_the_machine_is(
+    moment: float, folder: str
+) -> None:
     ref = new_ref(moment)
     assert manifest_key(ref) == f"{folder}/{ref}/job.json"
     assert asset_key(ref, 0, "png") == f"{folder}/{ref}/0.png"
 
 
 def test_a_key_depends_on_nothing_but_job_index_and_type() -> None:
-    assert asset_key("01ARYZ6S41TSV4RRFFQ69G5FAV", 31, "webp") == "2016/07/30/01ARYZ6S41TSV4RRFFQ69G5FAV/31.webp"
-    assert manifest_key("01ARYZ6S41TSV4RRFFQ69G5FAV") == "2016/07/30/01ARYZ6S41TSV4RRFFQ69G5FAV/job.json"
+    assert (
+        asset_key("01ARYZ6S41TSV4RRFFQ69G5FAV", 31, "webp")
+        == "2016/07/30/01ARYZ6S41TSV4RRFFQ69G5FAV/31.webp"
+    )
+    assert (
+        manifest_key("01ARYZ6S41TSV4RRFFQ69G5FAV")
+        == "2016/07/30/01ARYZ6S41TSV4RRFFQ69G5FAV/job.json"
+    )
 
 
-@given(st.floats(0, 2**47 / 1000), st.integers(0, 31), st.sampled_from(["png", "jpg", "webp", "gif", "avif", "mp4"]))
+@given(
+    st.floats(0, 2**47 / 1000),
+    st.integers(0, 31),
+    st.sampled_from(["png", "jpg", "webp", "gif", "avif", "mp4"]),
+)
 def test_every_store_takes_every_key(moment: float, idx: int, extension: str) -> None:
     ref = new_ref(moment)
     assert is_key(asset_key(ref, idx, extension))
@@ -60,7 +75,9 @@ def test_every_store_takes_every_key(moment: float, idx: int, extension: str) ->
         (1_800_000_000, "2027-01-15T08:00:00.000Z"),
     ],
 )
-def test_times_are_rfc_3339_in_utc_with_milliseconds(moment: float | None, text: str | None) -> None:
+def test_times_are_rfc_3339_in_utc_with_milliseconds(
+    moment: float | None, text: str | None
+) -> None:
     assert timestamp(moment) == text
 
 
@@ -111,15 +128,35 @@ def read(content: object) -> Any:
 
 def test_a_manifest_is_read_as_it_is_written() -> None:
     found = read(manifest())
-    assert (found.ref, found.state, found.request.prompt, found.key) == (REF, "archived", "fox 0", "order-0")
-    assert (found.submitted_at, found.assets[0].index, found.assets[0].key) == (1_790_043_200.0, 0, KEY)
+    assert (found.ref, found.state, found.request.prompt, found.key) == (
+        REF,
+        "archived",
+        "fox 0",
+        "order-0",
+    )
+    assert (found.submitted_at, found.assets[0].index, found.assets[0].key) == (
+        1_790_043_200.0,
+        0,
+        KEY,
+    )
 
 
 def test_a_manifest_of_the_first_release_and_one_of_a_later_release_are_read_too() -> None:
-    late = manifest(invented_later={"what": "ever"}, assets=[{**manifest()["assets"][0], "colours": 3}])
-    first = {name: value for name, value in manifest().items() if name not in {"reason", "message", "finished_at", "round"}}
+    late = manifest(
+        invented_later={"what": "ever"}, assets=[{**manifest()["assets"][0], "colours": 3}]
+    )
+    first = {
+        name: value
+        for name, value in manifest().items()
+        if name not in {"reason", "message", "finished_at", "round"}
+    }
     assert read(late) == read(manifest())
-    assert (read(first).reason, read(first).message, read(first).finished_at, read(first).round) == (None, "", None, 0)
+    assert (
+        read(first).reason,
+        read(first).message,
+        read(first).finished_at,
+        read(first).round,
+    ) == (None, "", None, 0)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +172,10 @@ def test_a_manifest_of_the_first_release_and_one_of_a_later_release_are_read_too
         (manifest(state="expired"), "the job is expired, but 1 of its 1 assets are archived"),
         (manifest(reason="bad_asset"), "the job is archived, yet has a reason to have failed"),
         (manifest(provider=""), "provider: "),
-        (manifest(request={"model": "m", "prompt": "a\0b", "params": {}}), "request.prompt: a text holds a NUL character"),
+        (
+            manifest(request={"model": "m", "prompt": "a\0b", "params": {}}),
+            "request.prompt: a text holds a NUL character",
+        ),
         (manifest(submitted_at=1_790_000_000), "submitted_at: a time is RFC 3339 text"),
         (manifest(submitted_at="2026-09-22"), "submitted_at: a time names its zone"),
         (manifest(submitted_at="soon"), "submitted_at: "),
@@ -152,7 +192,10 @@ def test_a_manifest_of_the_first_release_and_one_of_a_later_release_are_read_too
         (asset(key=KEY.replace("2025", "2024")), "asset 0 has a key that is not its own"),
         (asset(key=asset_key(REF, 1, "png")), "asset 0 has a key that is not its own"),
         (asset(key="../../etc/passwd"), "asset 0 has a key that is not its own"),
-        *((without(name), f"{name}: Field required") for name in ("provider_id", "key", "base_url", "api", "mode", "ended_at", "assets")),
+        *(
+            (without(name), f"{name}: Field required")
+            for name in ("provider_id", "key", "base_url", "api", "mode", "ended_at", "assets")
+        ),
     ],
 )
 def test_a_manifest_that_is_broken_says_where(content: object, said: str) -> None:
@@ -160,7 +203,9 @@ def test_a_manifest_that_is_broken_says_where(content: object, said: str) -> Non
         read(content)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b"null", json.dumps(manifest()).encode()[:-1]])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff", b"[" * 100_000, b"null", json.dumps(manifest()).encode()[:-1]]
+)
 def test_a_manifest_that_is_no_json_is_an_error_of_ours(data: bytes) -> None:
     with pytest.raises(UnreadableError):
         read_manifest(data, REF)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from receiver.ingest.tickets import Tickets
 from receiver.settings import Settings
 from receiver.telemetry import logs
-from receiver.telemetry.redaction import BLACK, SHORTEST, Mask
+from receiver.telemetry.redaction import BLACK, SHORTEST, Redactor
 
 KEY, LONGER = "sk-canary-0001", "sk-canary-0001-and-more"
 TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")
@@ -23,25 +23,34 @@ TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")
         (f"invalid apikey {KEY}", f"invalid apikey {BLACK}"),
         (f"{KEY}{KEY}", BLACK * 2),
         (f"{LONGER}!", f"{BLACK}!"),
-        (f"cannot reach https://x/callback/{TICKET}?a", f"cannot reach https://x/callback/01JZ2Q7V3N0123456789ABCDEF.{BLACK}?a"),
-        ("nothing to hide, 01JZ2Q7V3N0123456789ABCDEF.png", "nothing to hide, 01JZ2Q7V3N0123456789ABCDEF.png"),
+        (
+            f"cannot reach https://x/callback/{TICKET}?a",
+            f"cannot reach https://x/callback/01JZ2Q7V3N0123456789ABCDEF.{BLACK}?a",
+        ),
+        (
+            "nothing to hide, 01JZ2Q7V3N0123456789ABCDEF.png",
+            "nothing to hide, 01JZ2Q7V3N0123456789ABCDEF.png",
+        ),
     ],
 )
 def test_what_is_secret_is_blackened_and_nothing_else(text: str, seen: str) -> None:
-    assert Mask([KEY, LONGER])(text) == seen
+    assert Redactor([KEY, LONGER])(text) == seen
 
 
 def test_a_word_too_short_to_be_a_secret_stays() -> None:
-    assert Mask(["k", "x" * (SHORTEST - 1), ""])("k xxxxxxx") == "k xxxxxxx"
+    assert Redactor(["k", "x" * (SHORTEST - 1), ""])("k xxxxxxx") == "k xxxxxxx"
 
 
 @given(st.text(), st.text(min_size=SHORTEST), st.text())
 def test_no_secret_is_left_wherever_it_stands(before: str, secret: str, after: str) -> None:
-    assert secret not in Mask([secret])(before + secret + after).replace(BLACK, "\0")
+    assert secret not in Redactor([secret])(before + secret + after).replace(BLACK, "\0")
 
 
 def test_a_body_is_blackened_as_bytes() -> None:
-    assert Mask([KEY]).raw(b'{"msg":"bad key ' + KEY.encode() + b' \xff"}') == b'{"msg":"bad key [secret] \xff"}'
+    assert (
+        Redactor([KEY]).raw(b'{"msg":"bad key ' + KEY.encode() + b' \xff"}')
+        == b'{"msg":"bad key [secret] \xff"}'
+    )
 
 
 def break_off(text: str) -> None:
@@ -49,14 +58,18 @@ def break_off(text: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_no_line_of_the_log_has_a_secret_not_even_in_a_traceback(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_line_of_the_log_has_a_secret_not_even_in_a_traceback(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     planted = {
         "GRSAI_API_KEY": "sk-canary-grsai",
         "CALLBACK_SECRETS": "canary-callback-first,canary-callback-second",
         "ADMIN_TOKEN": "canary-admin-token",
         "DATABASE_URL": "postgresql://me:canary-database@127.0.0.1/x",
     }
-    settings = Settings.load({**planted, "DATA_DIR": str(tmp_path), "LOG_FORMAT": form, "LOG_LEVEL": "DEBUG"})
+    settings = Settings.load(
+        {**planted, "DATA_DIR": str(tmp_path), "LOG_FORMAT": form, "LOG_LEVEL": "DEBUG"}
+    )
     logs.configure(settings.log_level, settings.log_format, settings.secrets())
     log = structlog.get_logger("receiver.test")
     for text in (*planted.values(), "canary-callback-second", TICKET):
@@ -80,7 +93,9 @@ def test_the_settings_know_their_secrets() -> None:
         "CALLBACK_SECRETS": "third-0123456789,fourth-0123456789",
         "ADMIN_TOKEN": "five",
     }
-    assert set(Settings.load({**planted, "DATABASE_URL": "postgresql://me:p%40ss@host/x"}).secrets()) == {
+    assert set(
+        Settings.load({**planted, "DATABASE_URL": "postgresql://me:p%40ss@host/x"}).secrets()
+    ) == {
         "one",
         "two",
         "third-0123456789",

@@ -30,7 +30,9 @@ QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["
 
 def named_in(text: str) -> set[str]:
     """Return the figures a text speaks of; a histogram's parts count as the histogram."""
-    return {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\breceiver_\w+", text)}
+    return {
+        re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\breceiver_\w+", text)
+    }
 
 
 @pytest.fixture
@@ -53,13 +55,22 @@ def test_the_alerts_fire_when_they_should_and_only_then(promtool: str) -> None:
 
 
 def test_promtool_understands_every_query_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
-    rules = [{"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "1m")} for number, query in enumerate(QUERIES)]
-    (tmp_path / "rules.json").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
-    assert f"{len(rules)} rules found" in run(promtool, "check", "rules", str(tmp_path / "rules.json"))
+    rules = [
+        {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "1m")}
+        for number, query in enumerate(QUERIES)
+    ]
+    (tmp_path / "rules.json").write_text(
+        json.dumps({"groups": [{"name": "dashboard", "rules": rules}]})
+    )
+    assert f"{len(rules)} rules found" in run(
+        promtool, "check", "rules", str(tmp_path / "rules.json")
+    )
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_each_alert_speaks_of_figures_that_exist_and_has_its_remedy_in_the_handbook(alert: dict[str, Any]) -> None:
+def test_each_alert_speaks_of_figures_that_exist_and_has_its_remedy_in_the_handbook(
+    alert: dict[str, Any],
+) -> None:
     assert named_in(alert["expr"]) <= FIGURES
     assert f"\n### {alert['alert']}\n" in HANDBOOK
     assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
@@ -67,7 +78,9 @@ def test_each_alert_speaks_of_figures_that_exist_and_has_its_remedy_in_the_handb
 
 
 def test_the_handbook_has_no_remedy_for_an_alert_that_is_gone() -> None:
-    assert set(re.findall(r"^### (Receiver\w+)$", HANDBOOK, re.MULTILINE)) == {alert["alert"] for alert in ALERTS}
+    assert set(re.findall(r"^### (Receiver\w+)$", HANDBOOK, re.MULTILINE)) == {
+        alert["alert"] for alert in ALERTS
+    }
 
 
 def test_the_dashboard_shows_figures_that_exist() -> None:

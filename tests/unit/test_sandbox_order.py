@@ -7,7 +7,16 @@ from pydantic import BaseModel
 
 from submitter.sandbox.callbacks import final_posts, forge, progress_posts
 from submitter.sandbox.request import Kind, RefusedError, Reply, dimensions, read_order
-from submitter.sandbox.script import Answer, Callback, File, Refuse, Result, Script, ScriptError, Stream
+from submitter.sandbox.script import (
+    Answer,
+    Callback,
+    File,
+    Refuse,
+    Result,
+    Script,
+    ScriptError,
+    Stream,
+)
 
 BODY = {"model": "gpt-image-1.5", "prompt": "a fox"}
 
@@ -38,7 +47,9 @@ def test_sizes_are_honoured_within_reason(asked: dict[str, Any], expected: tuple
 
 
 def test_a_video_lies_or_stands() -> None:
-    assert dimensions({"aspectRatio": "16:9"}, video=True) == dimensions({}, video=True) == (1280, 720)
+    assert (
+        dimensions({"aspectRatio": "16:9"}, video=True) == dimensions({}, video=True) == (1280, 720)
+    )
     assert dimensions({"aspectRatio": "9:16"}, video=True) == (720, 1280)
 
 
@@ -48,14 +59,21 @@ def test_a_video_lies_or_stands() -> None:
         (Kind.IMAGE, {}, Reply.STREAM, None),
         (Kind.IMAGE, {"webHook": ""}, Reply.STREAM, None),
         (Kind.IMAGE, {"webHook": "-1"}, Reply.ID, None),
-        (Kind.IMAGE, {"webHook": "https://us.example/callback/x"}, Reply.CALLBACK, "https://us.example/callback/x"),
+        (
+            Kind.IMAGE,
+            {"webHook": "https://us.example/callback/x"},
+            Reply.CALLBACK,
+            "https://us.example/callback/x",
+        ),
         (None, {}, Reply.JSON, None),
         (None, {"replyType": "json"}, Reply.JSON, None),
         (None, {"replyType": "stream"}, Reply.STREAM, None),
         (None, {"replyType": "async", "webHook": "https://us.example/ignored"}, Reply.ID, None),
     ],
 )
-def test_the_reply_is_chosen_as_each_generation_does(kind: Kind | None, extra: dict[str, Any], reply: Reply, webhook: str | None) -> None:
+def test_the_reply_is_chosen_as_each_generation_does(
+    kind: Kind | None, extra: dict[str, Any], reply: Reply, webhook: str | None
+) -> None:
     order = read_order(kind, BODY | extra, {})
     assert (order.newer, order.reply, order.webhook) == (kind is None, reply, webhook)
 
@@ -71,7 +89,9 @@ def test_the_reply_is_chosen_as_each_generation_does(kind: Kind | None, extra: d
         ("veo3.1-fast", Kind.VEO, "mp4"),
     ],
 )
-def test_the_newer_api_tells_the_kind_of_result_by_the_model(model: str, kind: Kind, form: str) -> None:
+def test_the_newer_api_tells_the_kind_of_result_by_the_model(
+    model: str, kind: Kind, form: str
+) -> None:
     order = read_order(None, BODY | {"model": model}, {})
     assert (order.kind, order.form) == (kind, form)
 
@@ -89,9 +109,15 @@ def test_the_newer_api_tells_the_kind_of_result_by_the_model(model: str, kind: K
         (BODY | {"webHook": "ftp://us.example"}, "webHook is not a URL"),
         (BODY | {"webHook": 1}, "webHook is not a URL"),
         (BODY | {"sandbox": {"dealy": 1}}, "sandbox.dealy: Extra inputs"),
-        (BODY | {"sandbox": {"callback": {"mode": "duplicate", "time": 2}}}, "sandbox.callback.time: Extra inputs"),
+        (
+            BODY | {"sandbox": {"callback": {"mode": "duplicate", "time": 2}}},
+            "sandbox.callback.time: Extra inputs",
+        ),
         (BODY | {"sandbox": {"file": "eaten"}}, "sandbox.file.mode: Input should be 'ok'"),
-        (BODY | {"sandbox": {"delay": -1, "bytes": 0}}, "sandbox.delay: Input should be greater than or equal to 0; sandbox.bytes:"),
+        (
+            BODY | {"sandbox": {"delay": -1, "bytes": 0}},
+            "sandbox.delay: Input should be greater than or equal to 0; sandbox.bytes:",
+        ),
         (BODY | {"sandbox": "lost"}, "sandbox: Input should be"),
         (BODY | {"sandbox": {"refuse": "insufficient credits"}}, "insufficient credits"),
     ],
@@ -114,7 +140,9 @@ def test_a_jobs_own_script_lies_over_the_sandboxs() -> None:
 
 def test_a_mode_alone_a_text_alone_and_a_number_alone_are_short_forms() -> None:
     short = Script.read({"file": "slow", "callback": "lost", "refuse": "no"})
-    assert short == Script.read({"file": {"mode": "slow"}, "callback": {"mode": "lost"}, "refuse": {"message": "no"}})
+    assert short == Script.read(
+        {"file": {"mode": "slow"}, "callback": {"mode": "lost"}, "refuse": {"message": "no"}}
+    )
     refuse = Script.read({"refuse": 429}).refuse
     assert refuse is not None
     assert refuse.status == 429
@@ -122,15 +150,27 @@ def test_a_mode_alone_a_text_alone_and_a_number_alone_are_short_forms() -> None:
 
 def test_every_key_of_the_script_says_what_it_means() -> None:
     for model in (Script, Refuse, Callback, Answer, File, Result, Stream):
-        nested = {name for name, field in model.model_fields.items() if isinstance(field.default, BaseModel)}
-        assert [name for name, field in model.model_fields.items() if not field.description and name not in nested] == []
+        nested = {
+            name
+            for name, field in model.model_fields.items()
+            if isinstance(field.default, BaseModel)
+        }
+        assert [
+            name
+            for name, field in model.model_fields.items()
+            if not field.description and name not in nested
+        ] == []
         assert model.__doc__
 
 
 def test_a_wrong_script_names_every_mistake_at_once() -> None:
     with pytest.raises(ScriptError) as caught:
         Script.read({"fial": 1, "stream": {"mode": "hung"}, "result": {"times": "often"}})
-    assert [part.split(":")[0] for part in str(caught.value).split("; ")] == ["sandbox.result.times", "sandbox.stream.mode", "sandbox.fial"]
+    assert [part.split(":")[0] for part in str(caught.value).split("; ")] == [
+        "sandbox.result.times",
+        "sandbox.stream.mode",
+        "sandbox.fial",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -145,14 +185,20 @@ def test_a_wrong_script_names_every_mistake_at_once() -> None:
         ({"mode": "expired"}, [1]),
     ],
 )
-def test_a_fault_of_a_file_lasts_as_long_as_it_is_told_to(fault: dict[str, Any], suffering: list[int]) -> None:
+def test_a_fault_of_a_file_lasts_as_long_as_it_is_told_to(
+    fault: dict[str, Any], suffering: list[int]
+) -> None:
     file = Script.read({"file": fault}).file
     assert [nth for nth in range(1, 5) if file.suffers(nth)] == suffering
 
 
 def test_progress_is_spread_over_the_delay() -> None:
     posts = progress_posts(Script.read({"delay": 4, "progress": 3}), quiet=False)
-    assert [(due, post.report, post.progress) for due, post in posts] == [(1, "running", 25), (2, "running", 50), (3, "running", 75)]
+    assert [(due, post.report, post.progress) for due, post in posts] == [
+        (1, "running", 25),
+        (2, "running", 50),
+        (3, "running", 75),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +213,9 @@ def test_progress_is_spread_over_the_delay() -> None:
         ("forged", ["final", "final"]),
     ],
 )
-def test_the_reports_after_the_end_are_those_of_the_script(callback: object, reports: list[str]) -> None:
+def test_the_reports_after_the_end_are_those_of_the_script(
+    callback: object, reports: list[str]
+) -> None:
     assert [post.report for post in final_posts(Script.read({"callback": callback}))] == reports
 
 

@@ -49,14 +49,18 @@ def test_a_file_cannot_be_smaller_than_its_drawing(form: Format) -> None:
 
 @pytest.mark.parametrize("form", get_args(Format))
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(form: Format) -> None:
-    once, again, other = (picture(seed, form, 200, 100, 50_000) for seed in ("a task/0", "a task/0", "a task/1"))
+    once, again, other = (
+        picture(seed, form, 200, 100, 50_000) for seed in ("a task/0", "a task/0", "a task/1")
+    )
     assert once == again
     assert once != other
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_files_that_share_a_look_show_the_same_and_differ_in_their_bytes(form: Format) -> None:
-    one, two = (picture(seed, form, 200, 100, 50_000, look="dawn") for seed in ("a task/0", "a task/1"))
+    one, two = (
+        picture(seed, form, 200, 100, 50_000, look="dawn") for seed in ("a task/0", "a task/1")
+    )
     assert one != two
     assert decoded(one).tobytes() == decoded(two).tobytes()
 
@@ -96,7 +100,10 @@ def top_level_boxes(data: bytes) -> list[tuple[str, int]]:
 
 def test_unasked_sizes_are_those_of_real_results() -> None:
     sides = (256, 1024, 2048, 4096)
-    sizes = [usual_size(f"{number}", form, side, side) for form, side, number in itertools.product(CONTENT_TYPES, sides, range(20))]
+    sizes = [
+        usual_size(f"{number}", form, side, side)
+        for form, side, number in itertools.product(CONTENT_TYPES, sides, range(20))
+    ]
     assert min(sizes) == 100_000
     assert max(sizes) == 8_000_000
     assert len({usual_size(f"{number}", "png", 1024, 1024) for number in range(20)}) > 10

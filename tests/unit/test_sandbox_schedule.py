@@ -26,7 +26,9 @@ def test_actions_happen_in_the_order_in_which_they_are_due(schedule: Schedule) -
     assert seen == ["sooner", "later", "later too"]
 
 
-def test_an_action_that_fails_is_logged_and_the_others_go_on(schedule: Schedule, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_action_that_fails_is_logged_and_the_others_go_on(
+    schedule: Schedule, caplog: pytest.LogCaptureFixture
+) -> None:
     done = threading.Event()
     with caplog.at_level(logging.ERROR):
         schedule.after(0, lambda: int("seven"))

@@ -27,7 +27,11 @@ def test_every_test_it_names_exists(file: str, name: str) -> None:
 
 
 def test_every_line_of_its_tables_names_a_test() -> None:
-    lines = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| what he tries")]
+    lines = [
+        line
+        for line in PAGE.splitlines()
+        if line.startswith("| ") and not line.startswith("| what he tries")
+    ]
     assert len(lines) > 20
     assert [line for line in lines if not re.search(r"`test_\w+\.py::test_\w+`", line)] == []
 

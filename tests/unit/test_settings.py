@@ -9,7 +9,11 @@ from receiver.errors import ConfigurationError
 from receiver.settings import Settings
 
 SECRET, OTHER = "planted-secret-0123456789", "planted-secret-9876543210"
-POSTGRES = {"DATABASE_URL": f"postgresql://receiver:{SECRET}@db/ledger", "CALLBACK_SECRETS": SECRET, "ADMIN_TOKEN": OTHER}
+POSTGRES = {
+    "DATABASE_URL": f"postgresql://receiver:{SECRET}@db/ledger",
+    "CALLBACK_SECRETS": SECRET,
+    "ADMIN_TOKEN": OTHER,
+}
 
 
 def mistakes(**environ: str) -> list[str]:
@@ -47,21 +51,48 @@ def shown(value: object) -> object:
                 "http://a:99999",
             )
         ),
-        *(("PUBLIC_URL", wrong, "must be an http:// or https:// address") for wrong in ("http://a b", "http://a/b c", "http://a:x")),
+        *(
+            ("PUBLIC_URL", wrong, "must be an http:// or https:// address")
+            for wrong in ("http://a b", "http://a/b c", "http://a:x")
+        ),
         *(
             (
                 "DATABASE_URL",
                 wrong,
                 "must be sqlite:///path/of/ledger.sqlite3 (no path with a ?) or postgresql://user:password@host/database",
             )
-            for wrong in ("mysql://a/b", "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///a?mode=ro", "/var/ledger.sqlite3")
+            for wrong in (
+                "mysql://a/b",
+                "sqlite://",
+                "sqlite:///",
+                "sqlite:///:memory:",
+                "sqlite:///a?mode=ro",
+                "/var/ledger.sqlite3",
+            )
         ),
         ("DATABASE_URL", f"postgresql://receiver:{SECRET}@db:port/ledger", "must be sqlite:///"),
         *(
-            ("ARCHIVE_URL", wrong, "must be file:///absolute/path or s3://bucket/prefix; credentials stand in AWS_ACCESS_KEY_ID")
-            for wrong in ("/srv", "file://srv/a", "file:///", "s3://", "s3://b", "https://a/b", f"s3://key:{SECRET}@bucket", "s3://[b")
+            (
+                "ARCHIVE_URL",
+                wrong,
+                "must be file:///absolute/path or s3://bucket/prefix; credentials stand in AWS_ACCESS_KEY_ID",
+            )
+            for wrong in (
+                "/srv",
+                "file://srv/a",
+                "file:///",
+                "s3://",
+                "s3://b",
+                "https://a/b",
+                f"s3://key:{SECRET}@bucket",
+                "s3://[b",
+            )
         ),
-        ("CALLBACK_SECRETS", f"{SECRET},short", "each secret needs at least 16 characters; make one with: openssl rand -hex 32"),
+        (
+            "CALLBACK_SECRETS",
+            f"{SECRET},short",
+            "each secret needs at least 16 characters; make one with: openssl rand -hex 32",
+        ),
         ("S3_ADDRESSING_STYLE", "paths", "should be 'auto', 'path' or 'virtual'"),
         ("S3_CHECKSUMS", "never", "should be 'when_required' or 'when_supported'"),
         ("FETCH_ALLOW", "10.0.0.0/33", "'10.0.0.0/33' is not understood"),
@@ -74,17 +105,30 @@ def shown(value: object) -> object:
         ("LOG_FORMAT", "xml", "should be 'auto', 'json' or 'console'"),
         *(
             (name, wrong, "should be")
-            for name in ("FETCH_MAX_BYTES", "CALLBACK_MAX_BYTES", "WEB_CONCURRENCY", "WORKER_THREADS")
+            for name in (
+                "FETCH_MAX_BYTES",
+                "CALLBACK_MAX_BYTES",
+                "WEB_CONCURRENCY",
+                "WORKER_THREADS",
+            )
             for wrong in ("0", "-1", "1.5", "1e6", "many")
         ),
         *(
             (name, wrong, "should be")
-            for name in ("FETCH_TIMEOUT", "URL_LIFETIME", "POLL_AFTER", "POLL_INTERVAL", "JOB_TIMEOUT")
+            for name in (
+                "FETCH_TIMEOUT",
+                "URL_LIFETIME",
+                "POLL_AFTER",
+                "POLL_INTERVAL",
+                "JOB_TIMEOUT",
+            )
             for wrong in ("0", "-1", "nan", "inf", "1h")
         ),
     ],
 )
-def test_a_wrong_value_is_told_by_the_name_of_its_variable_with_the_remedy(name: str, wrong: str, remedy: str) -> None:
+def test_a_wrong_value_is_told_by_the_name_of_its_variable_with_the_remedy(
+    name: str, wrong: str, remedy: str
+) -> None:
     (told,) = mistakes(**{name: wrong})
     assert told.startswith(f"{name}: ")
     assert told.count(name) == 1
@@ -114,10 +158,13 @@ def test_all_mistakes_are_named_at_once() -> None:
     }
 
 
-def test_postgresql_needs_the_secrets_that_every_machine_shares_and_says_so_beside_other_mistakes() -> None:
+def test_postgresql_needs_the_secrets_that_every_machine_shares_and_says_so_beside_other_mistakes() -> (
+    None
+):
     told = mistakes(DATABASE_URL=POSTGRES["DATABASE_URL"], PORT="none")
     assert told[:2] == [
-        f"{name}: must be set, alike on every machine, when DATABASE_URL is PostgreSQL" for name in ("CALLBACK_SECRETS", "ADMIN_TOKEN")
+        f"{name}: must be set, alike on every machine, when DATABASE_URL is PostgreSQL"
+        for name in ("CALLBACK_SECRETS", "ADMIN_TOKEN")
     ]
     assert told[2].startswith("PORT: ")
 
@@ -125,11 +172,26 @@ def test_postgresql_needs_the_secrets_that_every_machine_shares_and_says_so_besi
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"GRSAI_API_KEY": SECRET, "GRSAI_API_KEY_FILE": "key"}, "GRSAI_API_KEY: set either GRSAI_API_KEY or GRSAI_API_KEY_FILE, not both"),
-        ({"GRSAI_API_KEY_FILE": "missing"}, "GRSAI_API_KEY_FILE: the file cannot be read (No such file or directory); name a readable"),
-        ({"GRSAI_API_KEY_FILE": "."}, "GRSAI_API_KEY_FILE: the file cannot be read (Is a directory); name a readable text file"),
-        ({"GRSAI_API_KEY_FILE": "binary"}, "GRSAI_API_KEY_FILE: the file is not UTF-8 text; name a readable text file"),
-        ({"GRSAI_API_KEY_FILE": "blank"}, "GRSAI_API_KEY_FILE: the file is empty; write the value into it, or unset the variable"),
+        (
+            {"GRSAI_API_KEY": SECRET, "GRSAI_API_KEY_FILE": "key"},
+            "GRSAI_API_KEY: set either GRSAI_API_KEY or GRSAI_API_KEY_FILE, not both",
+        ),
+        (
+            {"GRSAI_API_KEY_FILE": "missing"},
+            "GRSAI_API_KEY_FILE: the file cannot be read (No such file or directory); name a readable",
+        ),
+        (
+            {"GRSAI_API_KEY_FILE": "."},
+            "GRSAI_API_KEY_FILE: the file cannot be read (Is a directory); name a readable text file",
+        ),
+        (
+            {"GRSAI_API_KEY_FILE": "binary"},
+            "GRSAI_API_KEY_FILE: the file is not UTF-8 text; name a readable text file",
+        ),
+        (
+            {"GRSAI_API_KEY_FILE": "blank"},
+            "GRSAI_API_KEY_FILE: the file is empty; write the value into it, or unset the variable",
+        ),
         ({"GRSAI_API_KEY_FILE": SECRET}, "GRSAI_API_KEY_FILE: the file cannot be read"),
         ({"PORT_FILE": "key"}, "PORT: Input should be a valid integer"),
     ],
@@ -175,7 +237,9 @@ DEFAULTS = {
 }
 
 
-def test_an_empty_environment_works_and_keeps_everything_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_environment_works_and_keeps_everything_in_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = {name: getattr(Settings.load({}), name) for name in Settings.model_fields}
     assert found == DEFAULTS | {
@@ -187,7 +251,9 @@ def test_an_empty_environment_works_and_keeps_everything_in_data(tmp_path: Path,
 
 @pytest.mark.parametrize("nothing", ["", "  ", "\n"])
 def test_an_empty_variable_counts_as_unset(nothing: str) -> None:
-    environ = {name.upper() + suffix: nothing for name in Settings.model_fields for suffix in ("", "_FILE")}
+    environ = {
+        name.upper() + suffix: nothing for name in Settings.model_fields for suffix in ("", "_FILE")
+    }
     assert Settings.load(environ) == Settings.load({})
 
 
@@ -199,7 +265,11 @@ def test_an_empty_variable_counts_as_unset(nothing: str) -> None:
         ("OPENAI_API_KEY", SECRET, SECRET),
         ("OPENAI_BASE_URL", "http://127.0.0.1:8788/v1", "http://127.0.0.1:8788/v1"),
         ("PUBLIC_URL", "http://[::1]:8787/pictures/", "http://[::1]:8787/pictures"),
-        ("DATABASE_URL", "sqlite:////var/lib/a b%20c.sqlite3", "sqlite:////var/lib/a b%20c.sqlite3"),
+        (
+            "DATABASE_URL",
+            "sqlite:////var/lib/a b%20c.sqlite3",
+            "sqlite:////var/lib/a b%20c.sqlite3",
+        ),
         ("ARCHIVE_URL", "s3://Bucket.1/some/prefix", "s3://Bucket.1/some/prefix"),
         ("ARCHIVE_URL", "file:///srv/pictures", "file:///srv/pictures"),
         ("CALLBACK_SECRETS", f" {SECRET} ,, {OTHER},", (SECRET, OTHER)),
@@ -212,11 +282,30 @@ def test_an_empty_variable_counts_as_unset(nothing: str) -> None:
         ("PORT", " 0 ", 0),
         ("LOG_LEVEL", "ERROR", "ERROR"),
         ("LOG_FORMAT", "json", "json"),
-        *((name, "7", 7) for name in ("FETCH_MAX_BYTES", "CALLBACK_MAX_BYTES", "WEB_CONCURRENCY", "WORKER_THREADS")),
-        *((name, "0.5", 0.5) for name in ("FETCH_TIMEOUT", "URL_LIFETIME", "POLL_AFTER", "POLL_INTERVAL", "JOB_TIMEOUT")),
+        *(
+            (name, "7", 7)
+            for name in (
+                "FETCH_MAX_BYTES",
+                "CALLBACK_MAX_BYTES",
+                "WEB_CONCURRENCY",
+                "WORKER_THREADS",
+            )
+        ),
+        *(
+            (name, "0.5", 0.5)
+            for name in (
+                "FETCH_TIMEOUT",
+                "URL_LIFETIME",
+                "POLL_AFTER",
+                "POLL_INTERVAL",
+                "JOB_TIMEOUT",
+            )
+        ),
     ],
 )
-def test_a_good_value_is_taken_from_the_variable_or_from_its_file(name: str, given: str, meant: object, tmp_path: Path) -> None:
+def test_a_good_value_is_taken_from_the_variable_or_from_its_file(
+    name: str, given: str, meant: object, tmp_path: Path
+) -> None:
     file = tmp_path / "value"
     file.write_text(given, encoding="utf-8")
     for environ in ({name: given}, {f"{name}_FILE": str(file)}):
@@ -226,13 +315,17 @@ def test_a_good_value_is_taken_from_the_variable_or_from_its_file(name: str, giv
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
 def test_a_postgresql_address_switches_from_one_machine_to_many(scheme: str) -> None:
     assert Settings.load({}).embedded
-    settings = Settings.load({**POSTGRES, "DATABASE_URL": f"{scheme}://receiver:{SECRET}@db/ledger"})
+    settings = Settings.load(
+        {**POSTGRES, "DATABASE_URL": f"{scheme}://receiver:{SECRET}@db/ledger"}
+    )
     assert not settings.embedded
     assert settings.database_url == f"postgresql+psycopg://receiver:{SECRET}@db/ledger"
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "50%25", "ünïcode", "#1"])
-def test_data_dir_may_have_any_usual_name_and_may_be_relative(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_dir_may_have_any_usual_name_and_may_be_relative(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings.load({"DATA_DIR": folder})
     assert settings.data_dir == tmp_path / folder
@@ -245,7 +338,9 @@ def test_no_secret_is_in_any_text_about_the_settings() -> None:
     for text in (repr(settings), str(settings)):
         assert SECRET not in text
         assert OTHER not in text
-    assert SECRET not in " ".join(mistakes(**{**POSTGRES, "PORT": "none", "CONFIRM": SECRET, "LOG_LEVEL": OTHER}))
+    assert SECRET not in " ".join(
+        mistakes(**{**POSTGRES, "PORT": "none", "CONFIRM": SECRET, "LOG_LEVEL": OTHER})
+    )
 
 
 def test_only_what_is_given_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

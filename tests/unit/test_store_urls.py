@@ -49,7 +49,11 @@ def test_a_malformed_url_is_told_its_remedy_and_no_secret(url: str, remedy: str)
 
 
 def test_wrong_settings_for_s3_are_told_what_there_is() -> None:
-    with pytest.raises(ValueError, match="S3_ADDRESSING_STYLE is one of auto, path, virtual, not 'dns'"):
+    with pytest.raises(
+        ValueError, match="S3_ADDRESSING_STYLE is one of auto, path, virtual, not 'dns'"
+    ):
         open_store("s3://pictures", addressing_style="dns")
-    with pytest.raises(ValueError, match="S3_CHECKSUMS is one of when_required, when_supported, not 'never'"):
+    with pytest.raises(
+        ValueError, match="S3_CHECKSUMS is one of when_required, when_supported, not 'never'"
+    ):
         open_store("s3://pictures", checksums="never")

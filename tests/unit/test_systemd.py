@@ -36,7 +36,11 @@ SERVICE = read("receiver.service")["Service"]
 
 def test_the_service_runs_as_a_user_of_its_own_with_one_directory_of_its_own() -> None:
     assert SERVICE["DynamicUser"] == ["yes"]
-    assert (SERVICE["StateDirectory"], SERVICE["StateDirectoryMode"], SERVICE["UMask"]) == (["receiver"], ["0700"], ["0077"])
+    assert (SERVICE["StateDirectory"], SERVICE["StateDirectoryMode"], SERVICE["UMask"]) == (
+        ["receiver"],
+        ["0700"],
+        ["0077"],
+    )
     assert "User" not in SERVICE
     assert SERVICE["Environment"][0].split()[0] == "DATA_DIR=%S/receiver"
 
@@ -71,14 +75,22 @@ def test_the_service_is_locked_down(key: str, values: list[str]) -> None:
 def test_the_service_starts_what_the_readme_names_and_holds_no_secret() -> None:
     assert SERVICE["ExecStart"] == ["/opt/receiver/bin/receiver serve"]
     assert SERVICE["EnvironmentFile"] == ["-/etc/receiver.env"]
-    secret = {name.upper() for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)}
+    secret = {
+        name.upper()
+        for name, field in Settings.model_fields.items()
+        if "Secret" in str(field.annotation)
+    }
     assert "GRSAI_API_KEY" in secret
-    assert not secret & {word.partition("=")[0] for line in SERVICE["Environment"] for word in line.split()}
+    assert not secret & {
+        word.partition("=")[0] for line in SERVICE["Environment"] for word in line.split()
+    }
 
 
 def test_the_service_has_longer_to_stop_than_it_takes_to_drain() -> None:
     assert int(SERVICE["TimeoutStopSec"][0]) > 10
-    assert SERVICE["KillMode"] == ["mixed"], "SIGTERM to the supervisor alone: it drains its children itself"
+    assert SERVICE["KillMode"] == ["mixed"], (
+        "SIGTERM to the supervisor alone: it drains its children itself"
+    )
 
 
 def test_the_socket_is_for_the_proxy_on_this_machine_only() -> None:
@@ -89,6 +101,13 @@ def test_systemd_itself_calls_the_service_little_exposed() -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         missing("systemd-analyze (Debian: systemd)")
-    command = [str(analyze), "security", "--offline=true", "--no-pager", f"--threshold={MOST_EXPOSED}", str(UNITS / "receiver.service")]
+    command = [
+        str(analyze),
+        "security",
+        "--offline=true",
+        "--no-pager",
+        f"--threshold={MOST_EXPOSED}",
+        str(UNITS / "receiver.service"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr

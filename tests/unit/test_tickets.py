@@ -34,7 +34,11 @@ def other_spellings() -> list[str]:
     signature = TICKET.partition(".")[2]
     raw = base64.urlsafe_b64decode(signature + "=")
     spellings = [signature[:-1] + last for last in BASE64URL]
-    same = [text for text in spellings if text != signature and base64.urlsafe_b64decode(text + "=") == raw]
+    same = [
+        text
+        for text in spellings
+        if text != signature and base64.urlsafe_b64decode(text + "=") == raw
+    ]
     return [f"{REF}.{text}" for text in same]
 
 
@@ -52,8 +56,16 @@ FORGED = {
     "signature in the other case": REF + TICKET[len(REF) :].swapcase(),
     "another job's signature": OTHER_REF + TICKET[len(REF) :],
     "signed by a stranger": Tickets(["a-stranger's-secret-0123"]).sign(REF),
-    "signed for another purpose": Signer(NEW, salt="something else", digest_method=sha256, key_derivation="hmac").sign(REF).decode(),
-    "signed text that is no ref": Signer(NEW, salt="callback-ticket", digest_method=sha256, key_derivation="hmac").sign("x").decode(),
+    "signed for another purpose": Signer(
+        NEW, salt="something else", digest_method=sha256, key_derivation="hmac"
+    )
+    .sign(REF)
+    .decode(),
+    "signed text that is no ref": Signer(
+        NEW, salt="callback-ticket", digest_method=sha256, key_derivation="hmac"
+    )
+    .sign("x")
+    .decode(),
     "trailing newline": TICKET + "\n",
     "trailing carriage return": TICKET + "\r",
     "trailing space": TICKET + " ",
@@ -120,8 +132,14 @@ def test_the_first_secret_signs_and_all_verify_until_they_are_taken_away() -> No
         Tickets([NEW]).ref(of_old)
 
 
-@pytest.mark.parametrize("ticket", [TICKET, TICKETS.sign(OTHER_REF), *FORGED.values()], ids=["ours", "of the older secret", *FORGED])
-def test_whatever_is_asked_the_same_is_computed(ticket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "ticket",
+    [TICKET, TICKETS.sign(OTHER_REF), *FORGED.values()],
+    ids=["ours", "of the older secret", *FORGED],
+)
+def test_whatever_is_asked_the_same_is_computed(
+    ticket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     computed: list[tuple[int, int]] = []
     sign, compare = Signer.sign, hmac.compare_digest
 
@@ -136,4 +154,6 @@ def test_whatever_is_asked_the_same_is_computed(ticket: str, monkeypatch: pytest
     monkeypatch.setattr(Signer, "sign", counted_sign)
     monkeypatch.setattr("receiver.ingest.tickets.hmac.compare_digest", counted_compare)
     is_refused(ticket)
-    assert computed == [(26, 0), (70, 70)] * 2, "a signature and a comparison for each secret, over texts of one length"
+    assert computed == [(26, 0), (70, 70)] * 2, (
+        "a signature and a comparison for each secret, over texts of one length"
+    )

@@ -21,11 +21,28 @@ _FORMATS = (  # how a file begins, what it then is, and who measures it
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg", "jpg", jpeg.measure),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "image/webp", "webp", webp.measure),
     (re.compile(rb"GIF8[79]a"), "image/gif", "gif", gif.measure),
-    (re.compile(rb".{4}ftyp", re.DOTALL), "", "", None),  # AVIF and MP4 share their beginning: the brands decide
+    (
+        re.compile(rb".{4}ftyp", re.DOTALL),
+        "",
+        "",
+        None,
+    ),  # AVIF and MP4 share their beginning: the brands decide
 )
 _LOOKS = (  # what is not a picture, in the words of its sender's mistake
-    (re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!doctype svg[^>]*>\s*)?<svg", re.IGNORECASE | re.DOTALL), "an SVG drawing"),
-    (re.compile(rb"(?:<!--.*?-->\s*)?<(?:!doctype html|html|head|body|title|script|h1)", re.IGNORECASE | re.DOTALL), "an HTML page"),
+    (
+        re.compile(
+            rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!doctype svg[^>]*>\s*)?<svg",
+            re.IGNORECASE | re.DOTALL,
+        ),
+        "an SVG drawing",
+    ),
+    (
+        re.compile(
+            rb"(?:<!--.*?-->\s*)?<(?:!doctype html|html|head|body|title|script|h1)",
+            re.IGNORECASE | re.DOTALL,
+        ),
+        "an HTML page",
+    ),
     (re.compile(rb"<[?!a-z]", re.IGNORECASE), "an XML document"),
     (re.compile(rb"[{\[]"), "a JSON document"),
     (re.compile(rb"%PDF-"), "a PDF document"),
@@ -72,6 +89,10 @@ def _examine(data: Data) -> Picture:
             if measure is None:
                 return Picture(*boxes.recognise(data))
             return Picture(content_type, extension, *measure(data))
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()  # a byte order mark and white space come before documents
-    looks = next((name for pattern, name in _LOOKS if pattern.match(text)), "an unknown kind of file")
+    text = head.removeprefix(
+        b"\xef\xbb\xbf"
+    ).lstrip()  # a byte order mark and white space come before documents
+    looks = next(
+        (name for pattern, name in _LOOKS if pattern.match(text)), "an unknown kind of file"
+    )
     raise NotThePictureError(f"{looks}, not a picture (it begins with {head[:40]!r})")

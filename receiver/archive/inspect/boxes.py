@@ -23,9 +23,21 @@ _FULL = {b"meta": 4}  # bytes of version and flags before the boxes within
 _MAX_BOXES = 20_000
 
 _AVIF = frozenset({b"avif", b"avis"})
-_MP4 = frozenset({b"isom", b"mp41", b"mp42", b"mp71", b"avc1", b"av01", b"hvc1", b"dash", b"cmfc", b"M4V ", b"MSNV"}) | frozenset(
-    b"iso%d" % number for number in range(2, 10)
-)
+_MP4 = frozenset(
+    {
+        b"isom",
+        b"mp41",
+        b"mp42",
+        b"mp71",
+        b"avc1",
+        b"av01",
+        b"hvc1",
+        b"dash",
+        b"cmfc",
+        b"M4V ",
+        b"MSNV",
+    }
+) | frozenset(b"iso%d" % number for number in range(2, 10))
 
 
 class Box(NamedTuple):
@@ -45,7 +57,9 @@ def recognise(data: Data) -> tuple[str, str, int | None, int | None]:
         return "image/avif", "avif", *_avif(walk, top)
     if brands & _MP4:
         return "video/mp4", "mp4", *_mp4(walk, top)
-    raise NotThePictureError(f"a file of brand {data[8:12]!r}, neither an AVIF picture nor an MP4 video")
+    raise NotThePictureError(
+        f"a file of brand {data[8:12]!r}, neither an AVIF picture nor an MP4 video"
+    )
 
 
 class _Walk:
@@ -95,7 +109,10 @@ def _brands(data: Data, ftyp: Box) -> set[bytes]:
 
 def _avif(walk: _Walk, top: list[Box]) -> tuple[int, int]:
     """Return the largest size declared: parts, previews and masks of a picture declare theirs beside it."""
-    sizes = [fields(_ISPE, walk.data, box.start) for box in walk.find(top, b"meta", b"iprp", b"ipco", b"ispe")]
+    sizes = [
+        fields(_ISPE, walk.data, box.start)
+        for box in walk.find(top, b"meta", b"iprp", b"ipco", b"ispe")
+    ]
     if not sizes or not any((*walk.find(top, b"mdat"), *walk.find(top, b"meta", b"idat"))):
         raise NotThePictureError("an AVIF file without a picture in it")
     for box in walk.find(top, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsz"):

@@ -9,8 +9,14 @@ from receiver.errors import NotThePictureError
 _SEGMENT = struct.Struct(">H")  # length, itself included
 _FRAME = struct.Struct(">HBHHB")  # length, precision, height, width, components
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # within a scan: stuffed FF00 and the restarts D0–D7 belong to it
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # all SOF; DHT, JPG and DAC lie between them
+_NEXT_MARKER = re.compile(
+    rb"\xff[^\x00\xff\xd0-\xd7]"
+)  # within a scan: stuffed FF00 and the restarts D0–D7 belong to it
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {
+    0xC4,
+    0xC8,
+    0xCC,
+}  # all SOF; DHT, JPG and DAC lie between them
 _SCAN, _END = 0xDA, 0xD9
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 

@@ -7,9 +7,17 @@ from receiver.archive.inspect.reader import MAX_PIECES, Data, cut_short, dimensi
 from receiver.errors import NotThePictureError
 
 _CHUNK = struct.Struct(">I4s")  # length, name
-_IHDR = struct.Struct(">IIBBBBB")  # width, height, bit depth, colour type, compression, filter, interlace
+_IHDR = struct.Struct(
+    ">IIBBBBB"
+)  # width, height, bit depth, colour type, compression, filter, interlace
 _CRC = struct.Struct(">I")
-_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bit depths by colour type
+_DEPTHS = {
+    0: (1, 2, 4, 8, 16),
+    2: (8, 16),
+    3: (1, 2, 4, 8),
+    4: (8, 16),
+    6: (8, 16),
+}  # bit depths by colour type
 
 
 def measure(data: Data) -> tuple[int, int]:
@@ -31,7 +39,12 @@ def measure(data: Data) -> tuple[int, int]:
 def _header(data: Data) -> tuple[int, int]:
     length, name = fields(_CHUNK, data, 8)
     width, height, depth, colour, *methods = fields(_IHDR, data, 16)
-    if name != b"IHDR" or length != _IHDR.size or depth not in _DEPTHS.get(colour, ()) or methods not in ([0, 0, 0], [0, 0, 1]):
+    if (
+        name != b"IHDR"
+        or length != _IHDR.size
+        or depth not in _DEPTHS.get(colour, ())
+        or methods not in ([0, 0, 0], [0, 0, 1])
+    ):
         raise NotThePictureError("a PNG file with a broken header")
     return dimensions(width, height)
 
@@ -42,7 +55,10 @@ def _chunk(data: Data, at: int) -> tuple[bytes, int]:
     end = at + 8 + length
     if end + _CRC.size > len(data):
         raise cut_short(f"PNG chunk {name!r}", end + _CRC.size, len(data))
-    with memoryview(data) as whole, whole[at + 4 : end] as covered:  # closed at once: a view left open would keep the mmap from closing
+    with (
+        memoryview(data) as whole,
+        whole[at + 4 : end] as covered,
+    ):  # closed at once: a view left open would keep the mmap from closing
         crc = zlib.crc32(covered)
     if (crc,) != fields(_CRC, data, end):
         raise NotThePictureError(f"a damaged PNG file: the checksum of chunk {name!r} is wrong")

@@ -23,7 +23,9 @@ def fields(layout: struct.Struct, data: Data, at: int) -> tuple[Any, ...]:
 
 def cut_short(what: str, needed: int, there: int) -> NotThePictureError:
     """Make the error for a piece that would end (``needed``) after the bytes do (``there``)."""
-    return NotThePictureError(f"cut short: {what} would go on to byte {needed}, the file ends at {there}")
+    return NotThePictureError(
+        f"cut short: {what} would go on to byte {needed}, the file ends at {there}"
+    )
 
 
 def frames(count: int) -> None:

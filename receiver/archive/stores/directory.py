@@ -43,7 +43,9 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._temporary = root / ".tmp"  # below the root, because links do not cross file systems
-        self._note = root.with_name(f".{root.name}.receiver")  # beside the root, so that it stays when the root goes
+        self._note = root.with_name(
+            f".{root.name}.receiver"
+        )  # beside the root, so that it stays when the root goes
         self._lock = Lock()
         self._known: tuple[int, int] | None = None  # the identity of the .tmp this process has used
         self._settled = {root}  # directories whose own entry is known to be on disk
@@ -56,10 +58,16 @@ class DirectoryStore:
         them back would only ask the page cache.
         """
         target = self._path(key)
-        with self._told(f"store {key} in"), path.open("rb") as source, self._new_file() as (descriptor, temporary):
+        with (
+            self._told(f"store {key} in"),
+            path.open("rb") as source,
+            self._new_file() as (descriptor, temporary),
+        ):
             copied = _copy(source, descriptor)
             if copied != sha256:
-                raise StoreError(f"{path} changed while it was archived as {key}: its SHA-256 is {copied}, not {sha256}")
+                raise StoreError(
+                    f"{path} changed while it was archived as {key}: its SHA-256 is {copied}, not {sha256}"
+                )
             os.fsync(descriptor)
             _make_below(self._root, target.parent)
             try:
@@ -86,7 +94,9 @@ class DirectoryStore:
                 file = target.open("rb")
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
                 self._require_not_away()
-                raise MissingObjectError(f"cannot read {key} from the archive directory {self._root}: there is no such object") from error
+                raise MissingObjectError(
+                    f"cannot read {key} from the archive directory {self._root}: there is no such object"
+                ) from error
             if start:
                 file.seek(start)
             return file
@@ -97,7 +107,9 @@ class DirectoryStore:
         with self._told("list"):
             self._require_not_away()
             if not self._root.is_dir():
-                raise StoreError(f"there is no archive directory {self._root}: mount it, or correct ARCHIVE_URL")
+                raise StoreError(
+                    f"there is no archive directory {self._root}: mount it, or correct ARCHIVE_URL"
+                )
             if start.is_dir():
                 yield from _walk(start, f"{prefix}/" if prefix else "", after)
 
@@ -134,7 +146,9 @@ class DirectoryStore:
             yield
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, str(error))
-            raise StoreError(f"cannot {doing} the archive directory {self._root}: {remedy}") from error
+            raise StoreError(
+                f"cannot {doing} the archive directory {self._root}: {remedy}"
+            ) from error
 
     @contextmanager
     def _new_file(self) -> Iterator[tuple[int, Path]]:
@@ -155,7 +169,9 @@ class DirectoryStore:
             with ExitStack() as stack:
                 stack.callback(os.close, descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if os.fstat(descriptor).st_nlink:  # else another process swept it in the instant before the lock
+                if os.fstat(
+                    descriptor
+                ).st_nlink:  # else another process swept it in the instant before the lock
                     stack.pop_all()
                     return descriptor, Path(name)
 
@@ -198,7 +214,9 @@ class DirectoryStore:
     def _leave_note(self) -> None:
         """Tell processes to come that an archive was here. Where we may write nothing beside it, only this one will know."""
         with suppress(OSError):
-            self._note.mkdir(0o700, exist_ok=True)  # a directory: it is made in one step, and has nothing in it to be cut off
+            self._note.mkdir(
+                0o700, exist_ok=True
+            )  # a directory: it is made in one step, and has nothing in it to be cut off
 
     def _sweep(self) -> None:
         """Remove the hidden files nobody holds a lock on: their writers were killed. One that cannot be removed harms nobody."""
@@ -218,13 +236,19 @@ class DirectoryStore:
             above = above.parent
             _sync_directory(above)
         # The lowest directory belongs to one job and would be remembered in vain; those above it to a day, a month, a year.
-        self._settled.update(parent for parent in directory.parents if parent.is_relative_to(self._root))
+        self._settled.update(
+            parent for parent in directory.parents if parent.is_relative_to(self._root)
+        )
 
 
 def _walk(folder: Path, prefix: str, after: str) -> Iterator[tuple[str, int]]:
     """Go through the files below a folder whose names come behind ``after``, in the order of S3: ``/`` is a character of the name."""
     with os.scandir(folder) as entries:
-        found = sorted((entry.name + "/" * entry.is_dir(), entry) for entry in entries if not entry.name.startswith("."))
+        found = sorted(
+            (entry.name + "/" * entry.is_dir(), entry)
+            for entry in entries
+            if not entry.name.startswith(".")
+        )
     for name, entry in found:
         key = prefix + name
         if name.endswith("/"):
@@ -253,7 +277,9 @@ def _make_below(root: Path, folder: Path) -> None:
 
 def _make_directory(directory: Path) -> None:
     """Make one directory, of the one mode: the umask is for what is nobody else's business."""
-    with suppress(FileExistsError):  # another put has just made it, or a file stands there, which the next step will say
+    with suppress(
+        FileExistsError
+    ):  # another put has just made it, or a file stands there, which the next step will say
         directory.mkdir(0o700)
         directory.chmod(_DIRECTORY_MODE)
 
@@ -262,7 +288,9 @@ def _must_hold(target: Path, sha256: str) -> None:
     with target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
-        raise ObjectDiffersError(f"{target} already holds other bytes (SHA-256 {found}, not {sha256}); the first ones stay")
+        raise ObjectDiffersError(
+            f"{target} already holds other bytes (SHA-256 {found}, not {sha256}); the first ones stay"
+        )
 
 
 def _copy(source: BinaryIO, descriptor: int) -> str:

@@ -11,7 +11,11 @@ _LONGEST_KEY = 500  # S3 allows 1,024 bytes, and a prefix comes before it
 
 def is_key(text: str) -> bool:
     """Say whether every store could hold an object of this name, and none would put it outside of the archive."""
-    return bool(_KEY.fullmatch(text)) and len(text) <= _LONGEST_KEY and max(map(len, text.split("/"))) <= _LONGEST_NAME
+    return (
+        bool(_KEY.fullmatch(text))
+        and len(text) <= _LONGEST_KEY
+        and max(map(len, text.split("/"))) <= _LONGEST_NAME
+    )
 
 
 def checked(key: str) -> str:

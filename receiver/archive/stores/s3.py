@@ -38,7 +38,9 @@ CHUNK = 256 * 1024  # bytes read at once
 MARKER = ".receiver"  # the object that `check` writes once; no key can have this name
 # What boto3 raises; the last two when an answer is none of S3's, a number that is no number or redirects without end.
 _FOREIGN = (ClientError, BotoCoreError, HTTPError, ResponseParserError, ValueError, RecursionError)
-_MARKER_TEXT = b"Written once by webhook-image-receiver to see whether it may write here. May be deleted.\n"
+_MARKER_TEXT = (
+    b"Written once by webhook-image-receiver to see whether it may write here. May be deleted.\n"
+)
 
 
 class _Condition(TypedDict, total=False):
@@ -87,7 +89,10 @@ class S3Store:
             connect_timeout=timeouts[0],
             read_timeout=timeouts[1],
             max_pool_connections=32,
-            retries={"total_max_attempts": 1, "mode": "standard"},  # trying again is the ledger's business
+            retries={
+                "total_max_attempts": 1,
+                "mode": "standard",
+            },  # trying again is the ledger's business
             request_checksum_calculation=checksums,
             response_checksum_validation=checksums,
             s3={"addressing_style": addressing_style},
@@ -95,7 +100,9 @@ class S3Store:
         )
         self._lock = Lock()
         self._made: S3Client | None = None
-        self._conditional: bool | None = None  # does the server keep `If-None-Match: *`? None = not asked yet
+        self._conditional: bool | None = (
+            None  # does the server keep `If-None-Match: *`? None = not asked yet
+        )
 
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
         """Upload the file and read it back; see Store.
@@ -133,13 +140,21 @@ class S3Store:
         with self._told(f"read {key} from"):
             answer = self._client().get_object(Bucket=self._bucket, Key=name, **part)
         declared = None if start else _declared(answer)
-        return io.BufferedReader(_Download(answer["Body"], declared, partial(self._told, f"read {key} from")), CHUNK)
+        return io.BufferedReader(
+            _Download(answer["Body"], declared, partial(self._told, f"read {key} from")), CHUNK
+        )
 
     def link(self, key: str, seconds: int, *, name: str) -> str | None:
         """Sign a URL, without asking the server; see Store. It is saved rather than shown, whatever it holds."""
-        wanted = {"Bucket": self._bucket, "Key": self._name(key), "ResponseContentDisposition": f'attachment; filename="{name}"'}
+        wanted = {
+            "Bucket": self._bucket,
+            "Key": self._name(key),
+            "ResponseContentDisposition": f'attachment; filename="{name}"',
+        }
         with self._told(f"sign a link to {key} in"):
-            return self._client().generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
+            return self._client().generate_presigned_url(
+                "get_object", Params=wanted, ExpiresIn=seconds
+            )
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
         """Ask for the names page by page, a thousand at a time; see Store."""
@@ -147,10 +162,16 @@ class S3Store:
         # A name of nothing means "from the start", but not every server takes an empty one.
         start: _Start = {"StartAfter": self._prefix + after} if after else {}
         with self._told("list"):
-            for page in self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below, **start):
+            for page in (
+                self._client()
+                .get_paginator("list_objects_v2")
+                .paginate(Bucket=self._bucket, Prefix=below, **start)
+            ):
                 for found in page.get("Contents", ()):
                     key = found["Key"].removeprefix(self._prefix)
-                    if not (key.startswith(".") or "/." in key or key.endswith("/")):  # at the end: some tools make "folders" so
+                    if not (
+                        key.startswith(".") or "/." in key or key.endswith("/")
+                    ):  # at the end: some tools make "folders" so
                         yield key, found["Size"]
 
     def check(self) -> None:
@@ -184,7 +205,9 @@ class S3Store:
                 try:
                     self._made = boto3.session.Session().client("s3", config=self._config)
                 except ValueError as error:  # botocore's complaint about an endpoint
-                    raise StoreError("AWS_ENDPOINT_URL_S3 is no URL: write it like https://host:port") from error
+                    raise StoreError(
+                        "AWS_ENDPOINT_URL_S3 is no URL: write it like https://host:port"
+                    ) from error
             return self._made
 
     def _put_new(self, name: str, body: BinaryIO, sha256: str, content_type: str) -> bool:
@@ -202,9 +225,21 @@ class S3Store:
             raise
         return True
 
-    def _upload(self, name: str, body: BinaryIO | bytes, sha256: str, content_type: str, **condition: Unpack[_Condition]) -> None:
+    def _upload(
+        self,
+        name: str,
+        body: BinaryIO | bytes,
+        sha256: str,
+        content_type: str,
+        **condition: Unpack[_Condition],
+    ) -> None:
         self._client().put_object(
-            Bucket=self._bucket, Key=name, Body=body, ContentType=content_type, Metadata={"sha256": sha256}, **condition
+            Bucket=self._bucket,
+            Key=name,
+            Body=body,
+            ContentType=content_type,
+            Metadata={"sha256": sha256},
+            **condition,
         )
 
     def _holds(self, name: str) -> bool:
@@ -230,7 +265,9 @@ class S3Store:
 
     def _must_be_whole(self, key: str, found: _Found) -> None:
         if found.damaged:
-            raise StoreError(f"{self.locate(key)} was stored damaged: its SHA-256 is {found.sha256} instead of {found.declared}")
+            raise StoreError(
+                f"{self.locate(key)} was stored damaged: its SHA-256 is {found.sha256} instead of {found.declared}"
+            )
 
     def _learn(self) -> bool:
         """Find out whether the server keeps `If-None-Match: *`: then the marker can be put only once.
@@ -250,7 +287,13 @@ class S3Store:
         return False
 
     def _put_marker(self, **condition: Unpack[_Condition]) -> None:
-        self._upload(self._prefix + MARKER, _MARKER_TEXT, hashlib.sha256(_MARKER_TEXT).hexdigest(), "text/plain", **condition)
+        self._upload(
+            self._prefix + MARKER,
+            _MARKER_TEXT,
+            hashlib.sha256(_MARKER_TEXT).hexdigest(),
+            "text/plain",
+            **condition,
+        )
 
     @contextmanager
     def _told(self, doing: str) -> Iterator[None]:
@@ -266,14 +309,21 @@ class S3Store:
     def _place(self) -> str:
         if self._made is None:
             return f"the bucket {self._bucket!r}"
-        endpoint = self._made.meta.endpoint_url.rpartition("@")[2]  # a password in it is nobody's business
+        endpoint = self._made.meta.endpoint_url.rpartition("@")[
+            2
+        ]  # a password in it is nobody's business
         return f"the bucket {self._bucket!r} at {endpoint}"
 
 
 class _Download(io.RawIOBase):
     """The body of an answer as a raw stream whose errors are ours; at its end it must be what its writer ``declared``, if that is known."""
 
-    def __init__(self, body: StreamingBody, declared: str | None, told: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self,
+        body: StreamingBody,
+        declared: str | None,
+        told: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         super().__init__()
         self._body, self._declared, self._told = body, declared, told
         self._digest = hashlib.sha256()
@@ -289,7 +339,9 @@ class _Download(io.RawIOBase):
             data = self._body.read(len(view))
         self._digest.update(data)
         if view and not data and self._declared not in (None, self._digest.hexdigest()):
-            raise StoreError(f"the object is damaged: its SHA-256 is {self._digest.hexdigest()} instead of {self._declared}")
+            raise StoreError(
+                f"the object is damaged: its SHA-256 is {self._digest.hexdigest()} instead of {self._declared}"
+            )
         view[: len(data)] = data
         return len(data)
 
@@ -306,9 +358,16 @@ def _declared(answer: "GetObjectOutputTypeDef") -> str | None:
 
 def _is_taken(error: ClientError) -> bool:
     """Say whether a conditional put was refused because the key is taken, or is just being taken."""
-    return status(error) == HTTPStatus.PRECONDITION_FAILED or error_code(error) == "ConditionalRequestConflict"
+    return (
+        status(error) == HTTPStatus.PRECONDITION_FAILED
+        or error_code(error) == "ConditionalRequestConflict"
+    )
 
 
 def _is_unsupported(error: ClientError) -> bool:
     """Say whether the server may have stumbled over the condition itself."""
-    return status(error) == HTTPStatus.NOT_IMPLEMENTED or error_code(error) in ("NotImplemented", "InvalidArgument", "InvalidRequest")
+    return status(error) == HTTPStatus.NOT_IMPLEMENTED or error_code(error) in (
+        "NotImplemented",
+        "InvalidArgument",
+        "InvalidRequest",
+    )

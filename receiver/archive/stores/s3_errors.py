@@ -47,7 +47,9 @@ def remedy(error: Exception) -> str:
     """Say what went wrong and, where we know it, what to do."""
     if isinstance(error, ClientError):
         code = error_code(error)
-        text = _BY_CODE.get(code) or error.response.get("Error", {}).get("Message", "no reason given")
+        text = _BY_CODE.get(code) or error.response.get("Error", {}).get(
+            "Message", "no reason given"
+        )
         return f"{text} ({status(error)} {code})"
     for kind, known in _BY_TYPE.items():
         if isinstance(error, kind):
@@ -57,7 +59,11 @@ def remedy(error: Exception) -> str:
 
 def error_code(error: Exception) -> str:
     """Return S3's own word for the error, such as ``NoSuchBucket``; empty if the error is none of S3's."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+    return (
+        str(error.response.get("Error", {}).get("Code", ""))
+        if isinstance(error, ClientError)
+        else ""
+    )
 
 
 def status(error: ClientError) -> int:

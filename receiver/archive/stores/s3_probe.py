@@ -48,14 +48,19 @@ def probe(client: "S3Client", bucket: str, prefix: str) -> Dialect:
     """Try everything on an object of our own below the prefix; raise what boto3 raises if it cannot be written or read."""
     name = f"{prefix}.receiver-doctor-{secrets.token_hex(8)}"
     digest = hashlib.sha256(_TEXT).hexdigest()
-    written = client.put_object(Bucket=bucket, Key=name, Body=_TEXT, ContentType="text/plain", Metadata={"sha256": digest})
+    written = client.put_object(
+        Bucket=bucket, Key=name, Body=_TEXT, ContentType="text/plain", Metadata={"sha256": digest}
+    )
     try:
         read = client.get_object(Bucket=bucket, Key=name)
         metadata = {word.lower(): value for word, value in read["Metadata"].items()}
         findings = {
             "whole": read["Body"].read() == _TEXT,
             "metadata": metadata.get("sha256") == digest,
-            "conditional": _is_refused(lambda: client.put_object(Bucket=bucket, Key=name, Body=_TEXT, IfNoneMatch="*"), {412, 409}),
+            "conditional": _is_refused(
+                lambda: client.put_object(Bucket=bucket, Key=name, Body=_TEXT, IfNoneMatch="*"),
+                {412, 409},
+            ),
             "hashes": _refuses_wrong_hash(client, bucket, f"{name}-wrong"),
             "lists": _works(lambda: client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)),
             "links": _serves_links(client, bucket, name),
@@ -71,13 +76,18 @@ def probe(client: "S3Client", bucket: str, prefix: str) -> Dialect:
 def _refuses_wrong_hash(client: "S3Client", bucket: str, name: str) -> bool:
     wrong = base64.b64encode(hashlib.sha256(b"something else").digest()).decode()
     try:
-        return _is_refused(lambda: client.put_object(Bucket=bucket, Key=name, Body=_TEXT, ChecksumSHA256=wrong), {400, 422})
+        return _is_refused(
+            lambda: client.put_object(Bucket=bucket, Key=name, Body=_TEXT, ChecksumSHA256=wrong),
+            {400, 422},
+        )
     finally:
         _works(lambda: client.delete_object(Bucket=bucket, Key=name))
 
 
 def _serves_links(client: "S3Client", bucket: str, name: str) -> bool:
-    url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": name}, ExpiresIn=60)
+    url = client.generate_presigned_url(
+        "get_object", Params={"Bucket": bucket, "Key": name}, ExpiresIn=60
+    )
     try:
         answer = requests.get(url, timeout=_PATIENCE, allow_redirects=False)
     except requests.RequestException:

@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError
 from receiver.errors import AnswerLostError, NotSentError, ProviderUnavailableError, UnreadableError
 from receiver.model import Api
 from receiver.providers.grsai import protocol as grsai
-from receiver.telemetry.redaction import Mask
+from receiver.telemetry.redaction import Redactor
 
 # Seconds to connect, and between two reads of an answer; a stream that is silent for longer is given up.
 _TIMEOUTS = (10.0, 60.0)
@@ -43,7 +43,7 @@ class GrsaiClient:
     def __init__(self, key: str, timeouts: tuple[float, float] = _TIMEOUTS) -> None:
         self._key = key
         # A provider may quote the key it was shown; what it says is kept, and shown to people.
-        self._masked = Mask([key]).raw
+        self._masked = Redactor([key]).raw
         self._timeouts = timeouts
 
     def submit(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> str:
@@ -53,7 +53,9 @@ class GrsaiClient:
         return grsai.read_submit(response.status_code, body)
 
     @contextmanager
-    def stream(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> Iterator[Iterator[bytes]]:
+    def stream(
+        self, base_url: str, request: grsai.Request, before_send: BeforeSend
+    ) -> Iterator[Iterator[bytes]]:
         """Post a job that is answered by a stream and give the bodies of its events as they come.
 
         Raise RefusedError or NotSentError for a JSON error instead of a stream, AnswerLostError when it breaks or falls silent.
@@ -63,7 +65,9 @@ class GrsaiClient:
             first = next((line for line in lines if line.strip()), b"")
             # Comments and names of events may come before the first data; a JSON error is an object from its first character on.
             if response.status_code != 200 or first.lstrip().startswith(b"{"):  # noqa: PLR2004 - HTTP's "OK"
-                grsai.read_submit(response.status_code, first + b"".join(islice(lines, _MOST_LINES_OF_JSON)))
+                grsai.read_submit(
+                    response.status_code, first + b"".join(islice(lines, _MOST_LINES_OF_JSON))
+                )
                 raise AnswerLostError("the provider accepted the job, but did not stream")
             yield grsai.stream_events(chain([first], lines))
 
@@ -71,10 +75,15 @@ class GrsaiClient:
         """Ask for a task and return the answer's body; raise NoSuchTaskError or ProviderUnavailableError."""
         request = grsai.build_result(api, provider_id)
         try:
-            with requests.Session() as session, self._request(session, base_url, request, within=_QUESTION) as response:
+            with (
+                requests.Session() as session,
+                self._request(session, base_url, request, within=_QUESTION) as response,
+            ):
                 body = self._masked(_body(response))
         except _BROKEN as error:
-            raise ProviderUnavailableError(f"{base_url} cannot be asked now: {_plain(error)}") from error
+            raise ProviderUnavailableError(
+                f"{base_url} cannot be asked now: {_plain(error)}"
+            ) from error
         grsai.read_result(api, response.status_code, body)
         return body
 
@@ -82,13 +91,20 @@ class GrsaiClient:
         """Return how many credits the key has left; raise ProviderUnavailableError."""
         request = grsai.Request(grsai.CREDITS_PATH, {"apiKey": self._key})
         try:
-            with requests.Session() as session, self._request(session, base_url, request) as response:
+            with (
+                requests.Session() as session,
+                self._request(session, base_url, request) as response,
+            ):
                 return grsai.read_credits(response.status_code, self._masked(_body(response)))
         except (*_BROKEN, UnreadableError) as error:
-            raise ProviderUnavailableError(f"{base_url} cannot be asked for credits now: {_plain(error)}") from error
+            raise ProviderUnavailableError(
+                f"{base_url} cannot be asked for credits now: {_plain(error)}"
+            ) from error
 
     @contextmanager
-    def _sent(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> Iterator[requests.Response]:
+    def _sent(
+        self, base_url: str, request: grsai.Request, before_send: BeforeSend
+    ) -> Iterator[requests.Response]:
         """Send a submit on a connection of its own: of a kept-alive one that was just closed nobody could say what was read."""
         adapter = _AnnouncingAdapter(before_send)
         with requests.Session() as session:
@@ -100,10 +116,16 @@ class GrsaiClient:
             except _BROKEN as error:
                 if not adapter.announced:
                     raise NotSentError(f"no connection to {base_url}: {_plain(error)}") from error
-                raise AnswerLostError(f"the submit went to {base_url} and its answer was lost: {_plain(error)}") from error
+                raise AnswerLostError(
+                    f"the submit went to {base_url} and its answer was lost: {_plain(error)}"
+                ) from error
 
     def _request(
-        self, session: requests.Session, base_url: str, request: grsai.Request, within: tuple[float, float] | None = None
+        self,
+        session: requests.Session,
+        base_url: str,
+        request: grsai.Request,
+        within: tuple[float, float] | None = None,
     ) -> requests.Response:
         # A redirect would turn the POST into a GET, or send our key elsewhere: it is an answer like any other.
         return session.request(
@@ -156,7 +178,9 @@ def _body(response: requests.Response) -> bytes:
     for piece in _pieces(response):
         body += piece
         if len(body) > _LONGEST_ANSWER or time.monotonic() > end:
-            raise requests.exceptions.ContentDecodingError(f"an answer of more than {_LONGEST_ANSWER} bytes, or {_WITHIN:.0f} s")
+            raise requests.exceptions.ContentDecodingError(
+                f"an answer of more than {_LONGEST_ANSWER} bytes, or {_WITHIN:.0f} s"
+            )
     return bytes(body)
 
 

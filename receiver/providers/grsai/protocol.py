@@ -11,7 +11,14 @@ from urllib.parse import quote
 
 from pydantic_core import from_json
 
-from receiver.errors import AnswerLostError, NoSuchTaskError, NotSentError, ProviderUnavailableError, RefusedError, UnreadableError
+from receiver.errors import (
+    AnswerLostError,
+    NoSuchTaskError,
+    NotSentError,
+    ProviderUnavailableError,
+    RefusedError,
+    UnreadableError,
+)
 from receiver.model import Api, Mode, Outcome, Reason, Report, Result, Submission
 
 CREDITS_PATH = "/client/openapi/getAPIKeyCredits"
@@ -47,7 +54,10 @@ _OUTCOMES = {
     "cancelled": Outcome.FAILED,
     "violation": Outcome.FAILED,
 }
-_REASONS = {"input_moderation": Reason.INPUT_MODERATION, "output_moderation": Reason.OUTPUT_MODERATION}
+_REASONS = {
+    "input_moderation": Reason.INPUT_MODERATION,
+    "output_moderation": Reason.OUTPUT_MODERATION,
+}
 _NO_SUCH_TASK = -22
 _TOO_MANY_REQUESTS = 429
 
@@ -63,12 +73,18 @@ class Request:
 def build_submit(submission: Submission, web_hook: str) -> Request:
     """Return the POST of a submit; ``web_hook`` is a callback URL, or ``NO_WEBHOOK``. Params pass through as they are."""
     # How the answer comes is ours to say, whatever stands among the params.
-    passed = {name: value for name, value in submission.params.items() if name not in {"webHook", "replyType"}}
+    passed = {
+        name: value
+        for name, value in submission.params.items()
+        if name not in {"webHook", "replyType"}
+    }
     body: dict[str, object] = {**passed, "model": submission.model, "prompt": submission.prompt}
     streams = submission.mode is Mode.STREAM
     if submission.api is Api.NEWER:
         return Request(_API_DOOR, {**body, "replyType": "stream" if streams else "async"})
-    path = next((door for family, door in _DOORS if submission.model.startswith(family)), _FIRST_DOOR)
+    path = next(
+        (door for family, door in _DOORS if submission.model.startswith(family)), _FIRST_DOOR
+    )
     return Request(path, body if streams else {**body, "webHook": web_hook})
 
 
@@ -123,7 +139,9 @@ def read_result(api: Api, status: int, body: bytes) -> None:
     if code == _NO_SUCH_TASK:
         raise NoSuchTaskError(_refusal(answer) or "the provider does not know this task")
     if code != 0 or not isinstance(answer.get("data", {}), dict):
-        raise ProviderUnavailableError(_refusal(answer) or f"asked for a result, the provider answered code {code}")
+        raise ProviderUnavailableError(
+            _refusal(answer) or f"asked for a result, the provider answered code {code}"
+        )
 
 
 def read_credits(status: int, body: bytes) -> float:
@@ -162,7 +180,9 @@ def read_report(body: bytes) -> Report:
         progress=_progress(task.get("progress")),
         results=_results(task),
         reason=_reason(task, status) if outcome is Outcome.FAILED else None,
-        message=(_text(task.get("error")) or _text(task.get("failure_reason"))) if outcome is Outcome.FAILED else "",
+        message=(_text(task.get("error")) or _text(task.get("failure_reason")))
+        if outcome is Outcome.FAILED
+        else "",
     )
 
 
@@ -213,7 +233,11 @@ def _result(item: object) -> Result | None:
     if not isinstance(item, dict):
         return None
     url = _text(item.get("url") or item.get("imageUrl"), _LONGEST_URL + 1)
-    return Result(url, _side(item.get("width")), _side(item.get("height"))) if 0 < len(url) <= _LONGEST_URL else None
+    return (
+        Result(url, _side(item.get("width")), _side(item.get("height")))
+        if 0 < len(url) <= _LONGEST_URL
+        else None
+    )
 
 
 def _text(value: object, longest: int = _LONGEST_TEXT) -> str:
@@ -222,7 +246,11 @@ def _text(value: object, longest: int = _LONGEST_TEXT) -> str:
 
 
 def _identifier(value: object) -> str | None:
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else _text(value, _LONGEST_ID + 1)
+    text = (
+        str(value)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+        else _text(value, _LONGEST_ID + 1)
+    )
     return text if 0 < len(text) <= _LONGEST_ID else None
 
 

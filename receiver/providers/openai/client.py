@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from receiver.errors import AnswerLostError, ConfigurationError, NotSentError
 from receiver.providers.openai import protocol as openai_images
-from receiver.telemetry.redaction import Mask
+from receiver.telemetry.redaction import Redactor
 
 # Seconds to connect, and at most to wait for the answer, which comes when the pictures are made; the package's own limit.
 _CONNECT = 10.0
@@ -25,7 +25,7 @@ class OpenAIClient:
         self.base_url = base_url
         self._key = key
         # A provider may quote the key it was shown; what it says is kept, and shown to people.
-        self._masked = Mask([key]).raw
+        self._masked = Redactor([key]).raw
         self._timeout = min(timeout, _LONGEST_WAIT)
         self._largest_picture = largest_picture
 
@@ -38,13 +38,25 @@ class OpenAIClient:
             import httpx2  # noqa: PLC0415 - see the module
             import openai  # noqa: PLC0415 - see the module
         except ImportError as error:
-            raise ConfigurationError(["--provider openai: needs pip install 'webhook-image-receiver[openai]'"]) from error
+            raise ConfigurationError(
+                ["--provider openai: needs pip install 'webhook-image-receiver[openai]'"]
+            ) from error
         # The connection is this call's own: of a kept-alive one that was just closed nobody could say what was read. The answer is taken
         # as soon as its head is there, since the package would read one of any length; and a redirect is no order to post again.
-        answer = _Answer(openai_images.longest_answer(arguments, self._largest_picture), self._masked)
-        wire = openai.DefaultHttpxClient(event_hooks={"response": [answer.take]}, follow_redirects=False)
+        answer = _Answer(
+            openai_images.longest_answer(arguments, self._largest_picture), self._masked
+        )
+        wire = openai.DefaultHttpxClient(
+            event_hooks={"response": [answer.take]}, follow_redirects=False
+        )
         timeout = openai.Timeout(self._timeout, connect=_CONNECT)
-        with openai.OpenAI(api_key=self._key, base_url=self.base_url, max_retries=0, timeout=timeout, http_client=wire) as client:
+        with openai.OpenAI(
+            api_key=self._key,
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=wire,
+        ) as client:
             before_send()
             try:
                 client.images.with_raw_response.generate(**arguments)
@@ -52,9 +64,13 @@ class OpenAIClient:
                 return answer.body
             except openai.APIConnectionError as error:
                 cause = error.__cause__ or error
-                if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
+                if isinstance(
+                    cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError
+                ):
                     raise NotSentError(f"no connection to {self.base_url}: {cause}") from error
-                raise AnswerLostError(f"the submit went to {self.base_url} and its answer was lost: {cause}") from error
+                raise AnswerLostError(
+                    f"the submit went to {self.base_url} and its answer was lost: {cause}"
+                ) from error
         # Never seen: a package that no longer calls the hook has posted all the same.
         raise AnswerLostError("the package returned without an answer")
 
@@ -77,7 +93,9 @@ class _Answer:
         for piece in response.iter_bytes():
             body += piece
             if len(body) > self._most:
-                raise AnswerLostError(f"the answer is longer than {self._most} bytes (FETCH_MAX_BYTES for each picture)")
+                raise AnswerLostError(
+                    f"the answer is longer than {self._most} bytes (FETCH_MAX_BYTES for each picture)"
+                )
         self.body = self._masked(bytes(body))
         openai_images.check_answer(response.status_code, self.body)
         raise _TakenError

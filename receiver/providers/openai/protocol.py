@@ -8,7 +8,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from receiver.errors import AnswerLostError, ConfigurationError, NotSentError, RefusedError, UnreadableError
+from receiver.errors import (
+    AnswerLostError,
+    ConfigurationError,
+    NotSentError,
+    RefusedError,
+    UnreadableError,
+)
 from receiver.model import INLINE, Outcome, Reason, Report, Result, Submission
 
 # What a person is told of a call whose answer nobody has.
@@ -57,13 +63,17 @@ def build_arguments(submission: Submission) -> dict[str, Any]:
 
     Raise ConfigurationError for what cannot be had from this API.
     """
-    params = {name: value for name, value in submission.params.items() if name not in {"model", "prompt"}}
+    params = {
+        name: value for name, value in submission.params.items() if name not in {"model", "prompt"}
+    }
     if "variants" in params:
         variants = params.pop("variants")
         params.setdefault("n", variants)
     mistakes = []
     if params.get("urls"):
-        mistakes.append("--image: OpenAI makes pictures from words only here; use --provider grsai for reference pictures")
+        mistakes.append(
+            "--image: OpenAI makes pictures from words only here; use --provider grsai for reference pictures"
+        )
     if params.get("stream"):
         mistakes.append("--param stream: OpenAI's answer is taken whole; leave it out")
     if mistakes:
@@ -103,7 +113,11 @@ def read_report(body: bytes) -> Report:
         return _failure(_reason(answer.error), _text(answer.error.message))
     if answer.data is None:
         raise UnreadableError("the answer has neither data nor an error")
-    results = tuple(result for idx, item in enumerate(answer.data[:_MOST_RESULTS]) if (result := _result(idx, item)))
+    results = tuple(
+        result
+        for idx, item in enumerate(answer.data[:_MOST_RESULTS])
+        if (result := _result(idx, item))
+    )
     if not results:  # there is nobody to ask a second time
         return _failure(Reason.NO_RESULT, "OpenAI reports success, but no picture")
     return Report(Outcome.SUCCEEDED, None, "succeeded", 100, results)
@@ -123,7 +137,9 @@ def _read(body: bytes) -> _Answer:
         return _Answer.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise UnreadableError(f"the answer cannot be read: {'.'.join(map(str, first['loc']))} {first['msg']}") from error
+        raise UnreadableError(
+            f"the answer cannot be read: {'.'.join(map(str, first['loc']))} {first['msg']}"
+        ) from error
 
 
 def _error(body: bytes) -> _Error:
@@ -141,7 +157,10 @@ def _failure(reason: Reason, message: str) -> Report:
 def _reason(error: _Error) -> Reason:
     if error.code not in _MODERATED:
         return Reason.PROVIDER_ERROR
-    judged_picture = error.moderation_details is not None and error.moderation_details.moderation_stage == "output"
+    judged_picture = (
+        error.moderation_details is not None
+        and error.moderation_details.moderation_stage == "output"
+    )
     return Reason.OUTPUT_MODERATION if judged_picture else Reason.INPUT_MODERATION
 
 

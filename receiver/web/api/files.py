@@ -25,18 +25,30 @@ _MEDIA = "image/*"
 @described(
     "Fetch an archived file, or a link to it",
     {
-        200: Answer("all of it; a LinkView where link=1", LinkView, headers=("ETag", "Accept-Ranges")),
+        200: Answer(
+            "all of it; a LinkView where link=1", LinkView, headers=("ETag", "Accept-Ranges")
+        ),
         206: Answer("the part that Range asked for", media=_MEDIA, headers=("Content-Range",)),
         304: Answer("If-None-Match has it already", media=""),
     },
     query=AssetQuery,
-    problems={400: "a wrong question", 404: "no such archived file", 409: "this archive has no links", 416: "it has no such part"},
+    problems={
+        400: "a wrong question",
+        404: "no such archived file",
+        409: "this archive has no links",
+        416: "it has no such part",
+    },
 )
 def asset(ref: str, index: int) -> Response:
     """Return an archived file's bytes, or with ``link=1`` a link to them."""
     asked = read_query(AssetQuery)
-    found = next((row for row in services().reports.assets([ref])[ref] if row.idx == index), None)
-    if found is None or found.state is not AssetState.ARCHIVED or found.key is None or found.size is None:
+    found = next((row for row in services().queries.assets([ref])[ref] if row.idx == index), None)
+    if (
+        found is None
+        or found.state is not AssetState.ARCHIVED
+        or found.key is None
+        or found.size is None
+    ):
         return problem(404, f"{ref} has no archived asset {index}")
     if asked.link == "1":
         return _link(found, found.key)
@@ -48,7 +60,9 @@ def asset(ref: str, index: int) -> Response:
 def _link(found: Asset, key: str) -> Response:
     url = services().store.link(key, LINK_LIFETIME, name=_name(found))
     if url is None:
-        return problem(409, "this archive is a directory, which nobody can link to: fetch the bytes from here")
+        return problem(
+            409, "this archive is a directory, which nobody can link to: fetch the bytes from here"
+        )
     until = timestamp(services().ledger.now() + LINK_LIFETIME) or ""
     return json_of(LinkView(url=url, expires_at=until))
 
@@ -63,7 +77,9 @@ def _bytes(found: Asset, key: str, size: int) -> Response:
     start, stop = part
     source = services().store.open(key, start) if start else services().store.open(key)
     response = Response(_blocks(source, stop - start), content_type=found.content_type)
-    response.call_on_close(source.close)  # not left to the generator: one that never ran, as for a HEAD, closes nothing
+    response.call_on_close(
+        source.close
+    )  # not left to the generator: one that never ran, as for a HEAD, closes nothing
     response.headers.update(_harmless(found))
     response.headers["Content-Length"] = str(stop - start)
     if asked is not None:
@@ -76,7 +92,9 @@ def _wanted_part(found: Asset) -> Range | None:
     """Return the part that is asked for; None for the whole, which is also what who asks for several parts at once gets."""
     given = request.headers.get("Range")
     asked = parse_range_header(given) if given and _still_the_same(found) else None
-    return asked if asked is not None and asked.units == "bytes" and len(asked.ranges) == 1 else None
+    return (
+        asked if asked is not None and asked.units == "bytes" and len(asked.ranges) == 1 else None
+    )
 
 
 def _place(asked: Range, size: int) -> tuple[int, int] | None:

@@ -9,7 +9,15 @@ from pydantic import ValidationError
 from receiver.errors import ConfigurationError, KeyTakenError, LedgerError, ReceiverError
 from receiver.jobs import operator
 from receiver.jobs.request import GrsaiRequest, mistakes
-from receiver.jobs.schemas import DeliveryList, DeliveryView, JobList, JobsQuery, JobView, VerdictView, seconds_of
+from receiver.jobs.schemas import (
+    DeliveryList,
+    DeliveryView,
+    JobList,
+    JobsQuery,
+    JobView,
+    VerdictView,
+    seconds_of,
+)
 from receiver.ledger.browse import Wanted
 from receiver.ledger.rows import Job
 from receiver.web.api.auth import blueprint, json_of, read_query, unavailable
@@ -30,11 +38,18 @@ _KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": f"^{_KEY}$"}}
 
 
 @blueprint.get("/api/jobs")
-@described("List jobs, newest first", {200: Answer("a page", JobList)}, query=JobsQuery, problems={400: "a wrong question"})
+@described(
+    "List jobs, newest first",
+    {200: Answer("a page", JobList)},
+    query=JobsQuery,
+    problems={400: "a wrong question"},
+)
 def jobs() -> Response:
     """List jobs, newest first."""
     asked = read_query(JobsQuery)
-    wanted = Wanted(asked.state, asked.model, asked.q.strip(), seconds_of(asked.since), seconds_of(asked.until))
+    wanted = Wanted(
+        asked.state, asked.model, asked.q.strip(), seconds_of(asked.since), seconds_of(asked.until)
+    )
     page = services().browse.page(wanted, asked.after, asked.limit)
     return json_of(JobList(jobs=views(page.jobs), next=page.next))
 
@@ -54,7 +69,10 @@ def submit() -> Response:
     """Post a job to GRSAI; the header ``Idempotency-Key`` is its ``key``. 201 with the job, 200 with the one that has the key already."""
     header = request.headers.get("Idempotency-Key")
     if header is not None and not re.fullmatch(_KEY, header):
-        return problem(400, "Idempotency-Key: up to 500 ASCII characters, and not empty: a key that says nothing would protect nothing")
+        return problem(
+            400,
+            "Idempotency-Key: up to 500 ASCII characters, and not empty: a key that says nothing would protect nothing",
+        )
     try:
         asked = GrsaiRequest.model_validate_json(read_body(LONGEST_REQUEST))
         if header is not None:
@@ -80,12 +98,12 @@ def hand_in(asked: GrsaiRequest) -> tuple[Job, bool]:
     if not _submitting.acquire(blocking=False):
         raise ReceiverError(f"{MOST_SUBMITS} submits are under way already")
     try:
-        job = services().desk.post(asked.submission(), back_off=())
+        job = services().submit_service.post(asked.submission(), back_off=())
     except KeyTakenError as taken:  # since we looked
         return services().ledger.job(taken.ref), False
     finally:
         _submitting.release()
-    services().engine.ring()
+    services().engine.notify()
     return job, True
 
 
@@ -93,7 +111,7 @@ def hand_in(asked: GrsaiRequest) -> tuple[Job, bool]:
 @described("Show one job", {200: Answer("the job", JobView)}, problems=_NO_JOB)
 def job(ref: str) -> Response:
     """Show one job."""
-    found = services().reports.job(ref)
+    found = services().queries.job(ref)
     return json_of(views([found])[0]) if found else problem(404, f"there is no job {ref}")
 
 
@@ -105,7 +123,7 @@ def job(ref: str) -> Response:
 )
 def retry(ref: str) -> Response:
     """Open a failed or expired job again."""
-    if services().reports.job(ref) is None:
+    if services().queries.job(ref) is None:
         return problem(404, f"there is no job {ref}")
     try:
         again = services().ledger.retry(ref)
@@ -113,17 +131,25 @@ def retry(ref: str) -> Response:
         raise
     except ReceiverError as error:
         return problem(409, str(error))
-    services().engine.ring()
+    services().engine.notify()
     return json_of(views([again])[0])
 
 
 @blueprint.get("/api/jobs/<ref>/deliveries")
-@described("List what was reported about a job", {200: Answer("every delivery", DeliveryList)}, problems=_NO_JOB)
+@described(
+    "List what was reported about a job",
+    {200: Answer("every delivery", DeliveryList)},
+    problems=_NO_JOB,
+)
 def deliveries(ref: str) -> Response:
     """List what was reported about a job, without the bodies."""
-    if services().reports.job(ref) is None:
+    if services().queries.job(ref) is None:
         return problem(404, f"there is no job {ref}")
-    return json_of(DeliveryList(deliveries=[DeliveryView.of(row) for row in services().reports.delivery_log(ref)]))
+    return json_of(
+        DeliveryList(
+            deliveries=[DeliveryView.of(row) for row in services().queries.delivery_log(ref)]
+        )
+    )
 
 
 @blueprint.post("/api/deliveries/<int:number>/replay")
@@ -134,10 +160,10 @@ def deliveries(ref: str) -> Response:
 )
 def replay(number: int) -> Response:
     """Take a kept delivery in again."""
-    if number >= 2**63 or services().reports.delivery(number) is None:
+    if number >= 2**63 or services().queries.delivery(number) is None:
         return problem(404, f"there is no delivery {number}")
     try:
-        verdict = operator.replay(services().reports, services().inbox, number)
+        verdict = operator.replay(services().queries, services().inbox, number)
     except LedgerError as error:
         return unavailable(error)
     except ReceiverError as error:
@@ -147,5 +173,5 @@ def replay(number: int) -> Response:
 
 def views(found: list[Job]) -> list[JobView]:
     """Return job objects with their assets."""
-    assets = services().reports.assets([job.ref for job in found])
+    assets = services().queries.assets([job.ref for job in found])
     return [JobView.of(job, assets[job.ref]) for job in found]

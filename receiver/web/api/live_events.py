@@ -33,7 +33,12 @@ _never = threading.Event()
 @blueprint.get("/api/stream")
 @described(
     "Listen to events",
-    {200: Answer("events: each with its number as id, its type, and the EventView as data", media="text/event-stream")},
+    {
+        200: Answer(
+            "events: each with its number as id, its type, and the EventView as data",
+            media="text/event-stream",
+        )
+    },
     query=EventsQuery,
     headers={"Last-Event-ID": {"type": "string", "pattern": "^[0-9]{1,18}$"}},
     problems={400: "a wrong question"},
@@ -42,10 +47,15 @@ def stream() -> Response:
     """Tell events as they come: those after ``Last-Event-ID`` or ``after``, else only new ones."""
     after, extensions = _start(), current_app.extensions
     if not _places.acquire(blocking=False):
-        return problem(503, f"{MOST} listeners are connected already; ask /api/events instead", retry_after=RETRY_AFTER)
+        return problem(
+            503,
+            f"{MOST} listeners are connected already; ask /api/events instead",
+            retry_after=RETRY_AFTER,
+        )
     gone = partial(_is_gone, request.environ.get("gunicorn.socket"))
     response = Response(
-        _tell(services(), after, lambda: gone() or is_stopping(extensions)), content_type="text/event-stream; charset=utf-8"
+        _tell(services(), after, lambda: gone() or is_stopping(extensions)),
+        content_type="text/event-stream; charset=utf-8",
     )
     response.call_on_close(_places.release)
     response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
@@ -58,13 +68,18 @@ def _start() -> int:
         if not (given.isascii() and given.isdigit() and len(given) <= 18):  # noqa: PLR2004 - as EventsQuery has it
             raise BadRequest("Last-Event-ID is the number of an event")
         return int(given)
-    return read_query(EventsQuery).after if "after" in request.args else services().browse.last_event()
+    return (
+        read_query(EventsQuery).after if "after" in request.args else services().browse.last_event()
+    )
 
 
 def _is_gone(connection: socket.socket | None) -> bool:
     """Say whether the listener has hung up; writing to it would tell only after a while, and its place is wanted."""
     try:
-        return connection is not None and connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        return (
+            connection is not None
+            and connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        )
     except BlockingIOError:
         return False  # silent, as listeners are
     except OSError:
@@ -80,12 +95,12 @@ def _tell(services: Services, after: int, is_over: Callable[[], bool]) -> Iterat
         if is_over():
             return
         try:
-            found = services.reports.events(after=after)
+            found = services.queries.events(after=after)
         except LedgerError:
             found = []
         for row in found:
             event = Event.read(row)
-            yield f"id: {event.number}\nevent: {event.type}\ndata: {services.wording.body(event)}\n\n"
+            yield f"id: {event.number}\nevent: {event.type}\ndata: {services.serializer.body(event)}\n\n"
             after = event.number
         silence = 0.0 if found else silence + LOOK
         if silence >= HEARTBEAT:

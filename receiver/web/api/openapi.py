@@ -20,7 +20,9 @@ _PARAMETERS: dict[str, dict[str, object]] = {
     "index": {"type": "integer", "minimum": 0},
     "number": {"type": "integer", "minimum": 1},
 }
-_ALWAYS = {503: "the ledger or the archive is away, or too much is under way; Retry-After says when to come again"}
+_ALWAYS = {
+    503: "the ledger or the archive is away, or too much is under way; Retry-After says when to come again"
+}
 _PRIVATE = {401: "without the token"}
 _ABOUT = (
     "Jobs posted to image-generation providers, and their pictures in the archive. Everything needs the header "
@@ -45,10 +47,16 @@ def document(app: Flask) -> dict[str, Any]:
         paths.setdefault(path, {})[method] = _operation(rule, description, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "webhook-image-receiver", "version": version("webhook-image-receiver"), "description": _ABOUT},
+        "info": {
+            "title": "webhook-image-receiver",
+            "version": version("webhook-image-receiver"),
+            "description": _ABOUT,
+        },
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": {name: schema for name, schema in schemas.items() if not name.endswith("Query")},
+            "schemas": {
+                name: schema for name, schema in schemas.items() if not name.endswith("Query")
+            },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -67,7 +75,9 @@ def _schemas(descriptions: Iterator[Description]) -> dict[str, Any]:
     wanted: dict[type[BaseModel], JsonSchemaMode] = {ProblemView: "serialization"}
     for description in descriptions:
         wanted |= {model: "validation" for model in (description.query, description.body) if model}
-        wanted |= {answer.model: "serialization" for answer in description.answers.values() if answer.model}
+        wanted |= {
+            answer.model: "serialization" for answer in description.answers.values() if answer.model
+        }
     _, definitions = models_json_schema(list(wanted.items()), ref_template=_AT)
     found: dict[str, Any] = definitions["$defs"]
     return found
@@ -81,30 +91,48 @@ def _operation(rule: Rule, description: Description, schemas: dict[str, Any]) ->
         "responses": _responses(description),
     }
     if description.body:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _of(description.body)}}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _of(description.body)}},
+        }
     operation["security"] = [] if description.public else [{"token": []}]
     return operation
 
 
 def _path(rule: Rule) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "path", "required": True, "schema": _PARAMETERS[name]} for name in sorted(rule.arguments)]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": _PARAMETERS[name]}
+        for name in sorted(rule.arguments)
+    ]
 
 
 def _headers(description: Description) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "header", "schema": schema} for name, schema in description.headers.items()]
+    return [
+        {"name": name, "in": "header", "schema": schema}
+        for name, schema in description.headers.items()
+    ]
 
 
 def _query(description: Description, schemas: dict[str, Any]) -> list[dict[str, Any]]:
     if description.query is None:
         return []
     schema = schemas[description.query.__name__]
-    return [{"name": name, "in": "query", "schema": field} for name, field in schema["properties"].items()]
+    return [
+        {"name": name, "in": "query", "schema": field}
+        for name, field in schema["properties"].items()
+    ]
 
 
 def _responses(description: Description) -> dict[str, Any]:
     problems = _ALWAYS | ({} if description.public else _PRIVATE) | dict(description.problems)
-    told = {status: Answer(meaning, ProblemView, "application/problem+json") for status, meaning in problems.items()}
-    return {str(status): _response(answer) for status, answer in sorted((dict(description.answers) | told).items())}
+    told = {
+        status: Answer(meaning, ProblemView, "application/problem+json")
+        for status, meaning in problems.items()
+    }
+    return {
+        str(status): _response(answer)
+        for status, answer in sorted((dict(description.answers) | told).items())
+    }
 
 
 def _response(answer: Answer) -> dict[str, Any]:

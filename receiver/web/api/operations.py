@@ -30,7 +30,9 @@ class Description:
     problems: Mapping[int, str] = field(default_factory=dict)
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
-    headers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # of the request: name and schema
+    headers: Mapping[str, Mapping[str, object]] = field(
+        default_factory=dict
+    )  # of the request: name and schema
     public: bool = False  # needs no token
 
 

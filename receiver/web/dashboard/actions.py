@@ -12,7 +12,16 @@ from werkzeug.wrappers import Response as AnyResponse
 from receiver.errors import LedgerError, ReceiverError
 from receiver.jobs import operator
 from receiver.model import JobState
-from receiver.web.dashboard.base import blueprint, form, is_fragment, message, own_address, page, said, with_arguments
+from receiver.web.dashboard.base import (
+    blueprint,
+    form,
+    is_fragment,
+    message,
+    own_address,
+    page,
+    said,
+    with_arguments,
+)
 from receiver.web.dashboard.jobs import arguments_of, read_question, wanted_by
 from receiver.web.state import services
 
@@ -34,15 +43,17 @@ def retry_one(ref: str) -> AnyResponse:
 @blueprint.post("/jobs/<ref>/hurry")
 def hurry_one(ref: str) -> AnyResponse:
     """Try now what waits for its next attempt."""
-    return _act(ref, "hurried", lambda ref: operator.hurry(services().ledger, ref))
+    return _act(ref, "hurried", lambda ref: operator.expedite(services().ledger, ref))
 
 
 @blueprint.post("/jobs/<ref>/deliveries/<int:number>/replay")
 def replay_one(ref: str, number: int) -> AnyResponse:
     """Take a delivery in again."""
-    if number not in {row.id for row in services().reports.delivery_log(ref)}:
+    if number not in {row.id for row in services().queries.delivery_log(ref)}:
         raise NotFound
-    return _act(ref, "replayed", lambda _ref: operator.replay(services().reports, services().inbox, number))
+    return _act(
+        ref, "replayed", lambda _ref: operator.replay(services().queries, services().inbox, number)
+    )
 
 
 @blueprint.post("/events/<int:number>/resend")
@@ -54,13 +65,13 @@ def resend(number: int) -> AnyResponse:
         raise
     except ReceiverError as error:
         return message(409, "error_409", str(error), back="/set-aside")
-    services().engine.ring()
+    services().engine.notify()
     return redirect("/set-aside?said=resent", 303)
 
 
 def _act(ref: str, done: str, act: Callable[[str], object]) -> AnyResponse:
     """Do something to a job, wake the worker, and go back to where the form was."""
-    if services().reports.job(ref) is None:
+    if services().queries.job(ref) is None:
         raise NotFound
     back = own_address(form().get("next", "")) if form().get("next") else f"/jobs/{ref}"
     try:
@@ -69,7 +80,7 @@ def _act(ref: str, done: str, act: Callable[[str], object]) -> AnyResponse:
         raise
     except ReceiverError as error:
         return message(409, "error_409", str(error), back=back)
-    services().engine.ring()
+    services().engine.notify()
     return redirect(with_arguments(back.partition("?")[0], said=done), 303)
 
 
@@ -83,7 +94,9 @@ def retry_all() -> Response:
     if mistakes:
         return message(400, "error_409", "; ".join(mistakes), back="/jobs")
     states = [state for state in _LOST if query.state in (None, state)]
-    count = sum(services().browse.count(replace(wanted_by(query), state=state), COUNTED) for state in states)
+    count = sum(
+        services().browse.count(replace(wanted_by(query), state=state), COUNTED) for state in states
+    )
     hidden = {**arguments_of(query), "todo": ",".join(states)}
     return _confirm("retry", count, hidden, back=with_arguments("/jobs", **arguments_of(query)))
 
@@ -99,13 +112,20 @@ def retry_step() -> Response:
     outcome = _each([job.ref for job in found.jobs], services().ledger.retry)
     left = states if found.next else states[1:]
     hidden = {**arguments_of(query), "todo": ",".join(left), "after": found.next or ""}
-    return _report("retry", outcome, hidden if left else None, back=with_arguments("/jobs", **arguments_of(query)))
+    return _report(
+        "retry",
+        outcome,
+        hidden if left else None,
+        back=with_arguments("/jobs", **arguments_of(query)),
+    )
 
 
 @blueprint.get("/replay-all")
 def replay_all() -> Response:
     """Say how many deliveries would be taken in again."""
-    return _confirm("replay", len(services().browse.odd_deliveries(limit=COUNTED)), {}, back="/set-aside")
+    return _confirm(
+        "replay", len(services().browse.odd_deliveries(limit=COUNTED)), {}, back="/set-aside"
+    )
 
 
 @blueprint.post("/replay-all")
@@ -113,8 +133,16 @@ def replay_step() -> Response:
     """Take the next few in again, newest first."""
     given = form().get("before", "")
     found = services().browse.odd_deliveries(_number(given) or None, STEP)
-    outcome = _each([row.id for row in found], lambda number: operator.replay(services().reports, services().inbox, number))
-    return _report("replay", outcome, {"before": str(found[-1].id)} if len(found) == STEP else None, back="/set-aside")
+    outcome = _each(
+        [row.id for row in found],
+        lambda number: operator.replay(services().queries, services().inbox, number),
+    )
+    return _report(
+        "replay",
+        outcome,
+        {"before": str(found[-1].id)} if len(found) == STEP else None,
+        back="/set-aside",
+    )
 
 
 def _each(things: Iterable[T], act: Callable[[T], object]) -> tuple[int, int]:
@@ -128,18 +156,29 @@ def _each(things: Iterable[T], act: Callable[[T], object]) -> tuple[int, int]:
             raise
         except ReceiverError:
             failed += 1
-    services().engine.ring()
+    services().engine.notify()
     return done, failed
 
 
 def _confirm(kind: str, count: int, hidden: dict[str, str], *, back: str) -> Response:
-    values = {"count": count, "least": count >= COUNTED, "step": STEP, "hidden": hidden, "back": back}
+    values = {
+        "count": count,
+        "least": count >= COUNTED,
+        "step": STEP,
+        "hidden": hidden,
+        "back": back,
+    }
     return page("confirm.html", {"kind": kind, **values})
 
 
-def _report(kind: str, outcome: tuple[int, int], hidden: dict[str, str] | None, *, back: str) -> Response:
+def _report(
+    kind: str, outcome: tuple[int, int], hidden: dict[str, str] | None, *, back: str
+) -> Response:
     """Say how far it has come; ``hidden`` are the fields of the next step, None after the last."""
-    done, failed = (_number(form().get(name, "")) + number for name, number in zip(("done", "failed"), outcome, strict=True))
+    done, failed = (
+        _number(form().get(name, "")) + number
+        for name, number in zip(("done", "failed"), outcome, strict=True)
+    )
     going_on = None if hidden is None else {**hidden, "done": str(done), "failed": str(failed)}
     values = {"done": done, "failed": failed, "hidden": going_on, "back": back}
     return page("_many.html" if is_fragment() else "many.html", {"kind": kind, **values})

@@ -51,7 +51,9 @@ def require_session() -> AnyResponse | None:
         return None
     if session.session() is None:
         return _to_login()
-    given = request.headers.get("X-CSRF-Token") or (form().get("csrf", "") if request.method == "POST" else "")
+    given = request.headers.get("X-CSRF-Token") or (
+        form().get("csrf", "") if request.method == "POST" else ""
+    )
     if request.method not in {"GET", "HEAD", "OPTIONS"} and not session.is_own_form(given):
         return message(403, "error_403", said("error_403_help"))
     return None
@@ -85,7 +87,11 @@ def dress(response: Response) -> Response:
 def language() -> str:
     """Return the language of this request: the one that was chosen, else the browser's."""
     chosen = request.cookies.get("language", "")
-    return chosen if chosen in LANGUAGES else request.accept_languages.best_match(list(LANGUAGES), "en")
+    return (
+        chosen
+        if chosen in LANGUAGES
+        else request.accept_languages.best_match(list(LANGUAGES), "en")
+    )
 
 
 def said(key: str, **values: object) -> str:
@@ -143,7 +149,12 @@ def form() -> dict[str, str]:
 
 def own_address(given: str) -> str:
     """Return an address of ours to go on to; anything else becomes the gallery."""
-    harmless = given.startswith("/") and not given.startswith("//") and "\\" not in given and given.isprintable()
+    harmless = (
+        given.startswith("/")
+        and not given.startswith("//")
+        and "\\" not in given
+        and given.isprintable()
+    )
     return given if harmless else "/"
 
 
@@ -152,13 +163,17 @@ def own_address(given: str) -> str:
 
 def message(status: int, key: str, detail: str, *, back: str = "/") -> Response:
     """Show that something went wrong, in a page of its own."""
-    shown = render_template("message.html", title=said(key), detail=detail, back=back, bare=session.session() is None)
+    shown = render_template(
+        "message.html", title=said(key), detail=detail, back=back, bare=session.session() is None
+    )
     return Response(shown, status=status)
 
 
 def stranger_message(status: int, key: str) -> Response:
     """Show the same to anybody, without asking for a session: no service has to be open."""
-    shown = render_template("message.html", title=said(key), detail=said(f"{key}_help"), back="/", bare=True)
+    shown = render_template(
+        "message.html", title=said(key), detail=said(f"{key}_help"), back="/", bare=True
+    )
     return dress(Response(shown, status=status))
 
 
@@ -175,11 +190,15 @@ def _too_large(_error: RequestEntityTooLarge) -> Response:
     return message(413, "error_413", said("error_413_help", size=formatting.size(LONGEST_FORM)))
 
 
-@blueprint.errorhandler(NotFound)  # by name, because the application has a handler of its own for it
+@blueprint.errorhandler(
+    NotFound
+)  # by name, because the application has a handler of its own for it
 @blueprint.errorhandler(HTTPException)
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    return stranger_message(status, f"error_{status}" if f"error_{status}_help" in TEXTS else "error_404")
+    return stranger_message(
+        status, f"error_{status}" if f"error_{status}_help" in TEXTS else "error_404"
+    )
 
 
 @blueprint.errorhandler(Exception)

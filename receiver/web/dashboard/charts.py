@@ -69,8 +69,19 @@ def bars(given: list[Bar]) -> list[DrawnBar]:
 
 def lines(given: list[Line]) -> list[DrawnLine]:
     """Draw the lines on one scale, which ends at the longest; what never happened is left out."""
-    known = [(line, line.half, line.most) for line in given if line.half is not None and line.most is not None]
+    known = [
+        (line, line.half, line.most)
+        for line in given
+        if line.half is not None and line.most is not None
+    ]
     longest = max((most for _, _, most in known), default=0.0) or 1.0
     return [
-        DrawnLine(line.name, round(WIDTH * half / longest, 2), round(WIDTH * most / longest, 2), half, most) for line, half, most in known
+        DrawnLine(
+            line.name,
+            round(WIDTH * half / longest, 2),
+            round(WIDTH * most / longest, 2),
+            half,
+            most,
+        )
+        for line, half, most in known
     ]

@@ -25,7 +25,9 @@ def compare() -> Response:
         "spans": SPANS,
         "found": found,
         "rows": [_row(model) for model in found.models],
-        "outcomes": bars([Bar(_name(model), [(end, getattr(model, end)) for end in _ENDS]) for model in drawn]),
+        "outcomes": bars(
+            [Bar(_name(model), [(end, getattr(model, end)) for end in _ENDS]) for model in drawn]
+        ),
         "to_callback": lines([_line(model, model.to_callback) for model in drawn]),
         "to_archive": lines([_line(model, model.to_archive) for model in drawn]),
     }
@@ -45,4 +47,9 @@ def _row(model: Figures) -> dict[str, object]:
         "callback": (quantile(model.to_callback, 0.5), quantile(model.to_callback, 0.95)),
         "archive": (quantile(model.to_archive, 0.5), quantile(model.to_archive, 0.95)),
     }
-    return {"figures": model, "name": _name(model), **quarters, "least_left": min(model.life_left, default=None)}
+    return {
+        "figures": model,
+        "name": _name(model),
+        **quarters,
+        "least_left": min(model.life_left, default=None),
+    }

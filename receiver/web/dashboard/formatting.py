@@ -17,7 +17,11 @@ def size(number: int | None) -> str:
     value, unit = float(number or 0), 0
     while value >= _STEP and unit < len(_UNITS) - 1:
         value, unit = value / _STEP, unit + 1
-    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 100 else f"{value:.1f} {_UNITS[unit]}"  # noqa: PLR2004 - three digits
+    return (
+        f"{value:.0f} {_UNITS[unit]}"
+        if unit == 0 or value >= 100  # noqa: PLR2004 - three digits
+        else f"{value:.1f} {_UNITS[unit]}"
+    )
 
 
 def clock(moment: float | None) -> str:
@@ -27,7 +31,13 @@ def clock(moment: float | None) -> str:
 
 def machine(moment: float | None) -> str:
     """Write a moment for the ``datetime`` of a ``<time>``."""
-    return "" if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        ""
+        if moment is None
+        else datetime.fromtimestamp(moment, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def now() -> int:

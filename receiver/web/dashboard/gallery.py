@@ -22,10 +22,18 @@ def gallery() -> Response:
     given = request.args.get("before", "")
     before = int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None  # noqa: PLR2004 - what a ledger can number
     found = services().browse.arrivals(before, PICTURES + 1)
-    values = {"arrivals": found[:PICTURES], "before": before, "older": found[PICTURES - 1].event if len(found) > PICTURES else None}
+    values = {
+        "arrivals": found[:PICTURES],
+        "before": before,
+        "older": found[PICTURES - 1].event if len(found) > PICTURES else None,
+    }
     if is_fragment():
         newest = found[0].event if found else 0
-        return Response(status=204) if request.args.get("seen") == str(newest) else page("_gallery.html", values)
+        return (
+            Response(status=204)
+            if request.args.get("seen") == str(newest)
+            else page("_gallery.html", values)
+        )
     return page("gallery.html", values)
 
 
@@ -44,7 +52,7 @@ def law() -> Response:
 @blueprint.get("/thumbnails/<ref>/<int:index>")
 def thumbnail(ref: str, index: int) -> Response:
     """Return a picture's thumbnail, or a drawing in its place: of nothing to see, or of a moment's patience (which is not kept)."""
-    found = next((row for row in services().reports.assets([ref])[ref] if row.idx == index), None)
+    found = next((row for row in services().queries.assets([ref])[ref] if row.idx == index), None)
     if found is None or found.state is not AssetState.ARCHIVED:
         return _drawing("none.svg", 404)
     if found.content_type and found.content_type.startswith("video/"):
@@ -60,8 +68,12 @@ def _thumbnail(found: Asset) -> Response:
     if data is None:
         return _drawing("none.svg", 200)
     # Bytes under a key never change, and this browser's owner has seen them.
-    return Response(data, content_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(
+        data, content_type="image/webp", headers={"Cache-Control": "private, max-age=3600"}
+    )
 
 
 def _drawing(name: str, status: int) -> Response:
-    return Response((_DRAWINGS / name).read_bytes(), status=status, content_type="image/svg+xml; charset=utf-8")
+    return Response(
+        (_DRAWINGS / name).read_bytes(), status=status, content_type="image/svg+xml; charset=utf-8"
+    )

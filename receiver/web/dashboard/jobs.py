@@ -37,7 +37,11 @@ class Happening:
 
 def read_question(values: Mapping[str, str]) -> tuple[JobsQuery, list[str]]:
     """Read a question as the API does, and what is wrong with it; a day alone begins at its midnight, in UTC."""
-    given = {name: value.strip() for name, value in values.items() if name in JobsQuery.model_fields and name != "limit"}
+    given = {
+        name: value.strip()
+        for name, value in values.items()
+        if name in JobsQuery.model_fields and name != "limit"
+    }
     for name in ("since", "until"):
         if len(given.get(name, "")) == len("2026-07-01"):
             given[name] += "T00:00:00Z"
@@ -47,12 +51,18 @@ def read_question(values: Mapping[str, str]) -> tuple[JobsQuery, list[str]]:
 
 def wanted_by(query: JobsQuery) -> Wanted:
     """Return what a question asks the ledger for."""
-    return Wanted(query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until))
+    return Wanted(
+        query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until)
+    )
 
 
 def arguments_of(query: JobsQuery) -> dict[str, str]:
     """Return a question as the arguments of an address, without its place in the list."""
-    days = {name: moment.strftime("%Y-%m-%d") for name in ("since", "until") if (moment := getattr(query, name))}
+    days = {
+        name: moment.strftime("%Y-%m-%d")
+        for name in ("since", "until")
+        if (moment := getattr(query, name))
+    }
     return {"q": query.q, "state": query.state or "", "model": query.model, **days}
 
 
@@ -60,12 +70,14 @@ def arguments_of(query: JobsQuery) -> dict[str, str]:
 def jobs() -> Response:
     """List the jobs that are asked for, newest first."""
     query, mistakes = read_question(request.args)
-    found = Page([], None) if mistakes else services().browse.page(wanted_by(query), query.after, JOBS)
+    found = (
+        Page([], None) if mistakes else services().browse.page(wanted_by(query), query.after, JOBS)
+    )
     full = len(found.jobs) == JOBS
     again = arguments_of(query)
     values = {
         "jobs": found.jobs,
-        "assets": services().reports.assets([job.ref for job in found.jobs]),
+        "assets": services().queries.assets([job.ref for job in found.jobs]),
         "query": query,
         "given": {**again, **{name: request.args.get(name, "") for name in ("since", "until")}},
         "mistakes": mistakes,
@@ -76,29 +88,38 @@ def jobs() -> Response:
     }
     if is_fragment() and request.headers.get("HX-Target") == "results":
         return page("_jobs.html", values)
-    return page("jobs.html", {**values, "models": services().browse.models(), "states": list(JobState)})
+    return page(
+        "jobs.html", {**values, "models": services().browse.models(), "states": list(JobState)}
+    )
 
 
 @blueprint.get("/jobs/<ref>")
 def job(ref: str) -> Response:
     """Show one job; as a part of a page only if it is no longer as it was ``seen``."""
-    found = services().reports.job(ref)
+    found = services().queries.job(ref)
     if found is None:
         raise NotFound
     values = _look(services(), found)
     if is_fragment():
-        return Response(status=204) if request.args.get("seen") == values["seen"] else page("_job.html", values)
+        return (
+            Response(status=204)
+            if request.args.get("seen") == values["seen"]
+            else page("_job.html", values)
+        )
     return page("job.html", values)
 
 
 def _look(services: Services, job: Job) -> dict[str, Any]:
-    assets, deliveries = services.reports.assets([job.ref])[job.ref], services.reports.delivery_log(job.ref)
+    assets, deliveries = (
+        services.queries.assets([job.ref])[job.ref],
+        services.queries.delivery_log(job.ref),
+    )
     events = services.browse.events_of(job.ref)
     return {
         "job": job,
         "assets": assets,
         "timeline": _timeline(deliveries, events, services.browse.attempts_of(job.ref)),
-        "params": _readable(services.reports.params(job.ref)),
+        "params": _readable(services.queries.params(job.ref)),
         "retryable": job.state in (JobState.FAILED, JobState.EXPIRED) or is_unexplained(job),
         "final": job.state in FINAL_STATES,
         "locate": services.store.locate,
@@ -108,21 +129,40 @@ def _look(services: Services, job: Job) -> dict[str, Any]:
     }
 
 
-def _timeline(deliveries: list[DeliveryEntry], events: list[dict[str, Any]], attempts: list[Attempt]) -> list[Happening]:
+def _timeline(
+    deliveries: list[DeliveryEntry], events: list[dict[str, Any]], attempts: list[Attempt]
+) -> list[Happening]:
     told = [Happening(event["created_at"], event=event) for event in events]
     tried = [Happening(attempt.at, attempt=attempt) for attempt in attempts]
-    return sorted([*(Happening(row.received_at, row) for row in deliveries), *tried, *told], key=lambda happening: happening.at)
+    return sorted(
+        [*(Happening(row.received_at, row) for row in deliveries), *tried, *told],
+        key=lambda happening: happening.at,
+    )
 
 
-def _fingerprint(job: Job, assets: list[Asset], deliveries: list[DeliveryEntry], events: list[dict[str, Any]]) -> str:
+def _fingerprint(
+    job: Job, assets: list[Asset], deliveries: list[DeliveryEntry], events: list[dict[str, Any]]
+) -> str:
     """Return what changes when there is something new to show; leases come and go unseen."""
-    shown = (job.state, job.progress, job.provider_id, job.message, job.round, [(row.id, row.verdict) for row in deliveries], len(events))
+    shown = (
+        job.state,
+        job.progress,
+        job.provider_id,
+        job.message,
+        job.round,
+        [(row.id, row.verdict) for row in deliveries],
+        len(events),
+    )
     pictures = [(asset.state, asset.url, asset.attempts, asset.error) for asset in assets]
     return hashlib.sha256(repr((shown, pictures)).encode()).hexdigest()[:16]
 
 
 def _readable(params: str) -> str:
-    text = json.dumps(json.loads(params), ensure_ascii=False, indent=1) if len(params) <= SHOWN_REQUEST else params
+    text = (
+        json.dumps(json.loads(params), ensure_ascii=False, indent=1)
+        if len(params) <= SHOWN_REQUEST
+        else params
+    )
     return text if len(text) <= SHOWN_REQUEST else f"{text[:SHOWN_REQUEST]} …"
 
 
@@ -134,7 +174,12 @@ def delivery(ref: str, number: int) -> Response:
     """Show the raw body of a delivery, as text."""
     entry = _entry(ref, number)
     body = services().browse.body(number, 0, SHOWN_BODY).decode(errors="backslashreplace")
-    values = {"ref": ref, "entry": entry, "body": body, "cut": SHOWN_BODY if entry.size > SHOWN_BODY else None}
+    values = {
+        "ref": ref,
+        "entry": entry,
+        "body": body,
+        "cut": SHOWN_BODY if entry.size > SHOWN_BODY else None,
+    }
     if is_fragment():
         return page("_delivery.html", values)
     return page("delivery.html", values)
@@ -156,7 +201,7 @@ def raw_body(ref: str, number: int) -> Response:
 
 
 def _entry(ref: str, number: int) -> DeliveryEntry:
-    found = next((row for row in services().reports.delivery_log(ref) if row.id == number), None)
+    found = next((row for row in services().queries.delivery_log(ref) if row.id == number), None)
     if found is None:
         raise NotFound
     return found

@@ -4,7 +4,15 @@ from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.web import session
-from receiver.web.dashboard.base import THEMES, blueprint, form, own_address, page, said, with_arguments
+from receiver.web.dashboard.base import (
+    THEMES,
+    blueprint,
+    form,
+    own_address,
+    page,
+    said,
+    with_arguments,
+)
 from receiver.web.dashboard.translations import LANGUAGES
 
 # Seconds a choice is remembered.
@@ -19,7 +27,10 @@ def login() -> AnyResponse:
     if session.session() is not None:
         return redirect(target, 303)
     # Whoever comes here from a login that worked has a browser that threw the cookie away.
-    return page("login.html", {"target": target, "complaint": said("cookie_lost") if request.args.get("welcome") else ""})
+    return page(
+        "login.html",
+        {"target": target, "complaint": said("cookie_lost") if request.args.get("welcome") else ""},
+    )
 
 
 @blueprint.post("/login")
@@ -27,7 +38,9 @@ def log_in() -> AnyResponse:
     """Begin a session for who has the token; a process hears only so many who do not."""
     target = own_address(form().get("next", "/"))
     if seconds := _throttle.wait():
-        response = page("login.html", {"target": target, "complaint": said("token_slow", seconds=seconds)}, 429)
+        response = page(
+            "login.html", {"target": target, "complaint": said("token_slow", seconds=seconds)}, 429
+        )
         response.headers["Retry-After"] = str(seconds)
         return response
     if not session.holds_token(form().get("token", "")):

@@ -14,7 +14,11 @@ ROWS = 100
 def danger() -> Response:
     """Show the pictures that may be lost soon, the one that dies first at the head."""
     found = services().browse.endangered(danger_until(services()), ROWS)
-    values = {"endangered": found, "now": services().ledger.now(), "lifetime": services().ledger.timing.url_lifetime}
+    values = {
+        "endangered": found,
+        "now": services().ledger.now(),
+        "lifetime": services().ledger.timing.url_lifetime,
+    }
     return page("_danger.html" if is_fragment() else "danger.html", values)
 
 
@@ -22,6 +26,12 @@ def danger() -> Response:
 def set_aside() -> Response:
     """Show what the service gave up on because it kept breaking."""
     jobs = services().browse.set_aside_jobs(limit=ROWS)
-    values: dict[str, object] = {"jobs": jobs.jobs, "assets": services().reports.assets([job.ref for job in jobs.jobs])}
-    values |= {"deliveries": services().browse.odd_deliveries(limit=ROWS), "sendings": services().outbox.aside(limit=ROWS)}
+    values: dict[str, object] = {
+        "jobs": jobs.jobs,
+        "assets": services().queries.assets([job.ref for job in jobs.jobs]),
+    }
+    values |= {
+        "deliveries": services().browse.odd_deliveries(limit=ROWS),
+        "sendings": services().outbox.aside(limit=ROWS),
+    }
     return page("set_aside.html", values)

@@ -16,7 +16,7 @@ _FIELDS = ("prompt", "model", "size", "variants", "mode", "key")
 @blueprint.get("/submit")
 def submit_form() -> Response:
     """Ask for a job; another one can be named to begin with."""
-    like = services().reports.job(request.args.get("like", ""))
+    like = services().queries.job(request.args.get("like", ""))
     given = {"prompt": like.prompt, "model": like.model} if like else {}
     return _show(given)
 
@@ -25,7 +25,9 @@ def submit_form() -> Response:
 def submit_job() -> AnyResponse:
     """Post the job, and show it; a mistake shows the form again, as it was filled in."""
     given = {name: form().get(name, "") for name in _FIELDS}
-    asked, mistakes = mistakes_of(GrsaiRequest, {name: value for name, value in given.items() if value.strip()})
+    asked, mistakes = mistakes_of(
+        GrsaiRequest, {name: value for name, value in given.items() if value.strip()}
+    )
     if asked is None:
         return _show(given, mistakes, 400)
     try:
@@ -41,7 +43,15 @@ def submit_job() -> AnyResponse:
 
 def _show(given: dict[str, str], mistakes: list[str] | None = None, status: int = 200) -> Response:
     default = Mode.WEBHOOK if services().settings.public_url else Mode.POLL
-    values = {"model": DEFAULT_MODEL, "mode": default.value, **{name: value for name, value in given.items() if value}}
+    values = {
+        "model": DEFAULT_MODEL,
+        "mode": default.value,
+        **{name: value for name, value in given.items() if value},
+    }
     modes = (Mode.WEBHOOK, Mode.POLL, Mode.STREAM)
     known = sorted({DEFAULT_MODEL, *services().browse.models()})
-    return page("submit.html", {"given": values, "mistakes": mistakes or [], "modes": modes, "models": known}, status)
+    return page(
+        "submit.html",
+        {"given": values, "mistakes": mistakes or [], "modes": modes, "models": known},
+        status,
+    )

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from flask import current_app
 
 from receiver.ledger.model_stats import Compare, Comparison
-from receiver.ledger.reports import Audit
+from receiver.ledger.queries import Audit
 from receiver.ledger.writes import risk_begins
 from receiver.model import FINAL_STATES, JobState
 from receiver.services import Services
@@ -56,7 +56,9 @@ class Kept(Generic[T]):
         if time.monotonic() >= self._until:
             began = time.monotonic()
             self._found = self._ask()
-            self._until = time.monotonic() + max(self._shortest, _WORTH * (time.monotonic() - began))
+            self._until = time.monotonic() + max(
+                self._shortest, _WORTH * (time.monotonic() - began)
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,13 @@ class Standing:
     def bar(self) -> list[tuple[str, float, float]]:
         """Return each state with where its part of a bar of 1000 begins, and how long it is; what is there at all can be seen."""
         order = [*FINAL_STATES, *(state for state in JobState if state not in FINAL_STATES)]
-        weights = [(state.value, max(self.states[state] / max(self.submitted, 1), 0.008 * (self.states[state] > 0))) for state in order]
+        weights = [
+            (
+                state.value,
+                max(self.states[state] / max(self.submitted, 1), 0.008 * (self.states[state] > 0)),
+            )
+            for state in order
+        ]
         whole, parts, begin = sum(weight for _, weight in weights) or 1.0, [], 0.0
         for name, weight in weights:
             parts.append((name, begin, 1000 * weight / whole))
@@ -94,11 +102,13 @@ class Figures:
     """The figures of one application."""
 
     def __init__(self, services: Services) -> None:
-        reports, browse, ledger = services.reports, services.browse, services.ledger
-        self._states = Kept(reports.counts, 1.0)
-        self._audit = Kept(lambda: (reports.audit(), ledger.now()), 10.0)
+        queries, browse, ledger = services.queries, services.browse, services.ledger
+        self._states = Kept(queries.counts, 1.0)
+        self._audit = Kept(lambda: (queries.audit(), ledger.now()), 10.0)
         self._danger = Kept(lambda: len(browse.endangered(danger_until(services), MOST)), 2.0)
-        self._set_aside = Kept(lambda: min(MOST, browse.set_aside(MOST) + len(services.outbox.aside(limit=MOST))), 5.0)
+        self._set_aside = Kept(
+            lambda: min(MOST, browse.set_aside(MOST) + len(services.outbox.aside(limit=MOST))), 5.0
+        )
         self._services = services
         self._comparisons: dict[int, Kept[Comparison]] = {}
 
@@ -106,13 +116,18 @@ class Figures:
         """Return how it all stands; ``checked`` waits for the audit, which takes seconds where there are very many jobs."""
         states = self._states.get()
         small = sum(states.values()) <= SMALL
-        audit, checked_at = (self._audit.get() if checked or small else self._audit.known()) or (None, None)
+        audit, checked_at = (self._audit.get() if checked or small else self._audit.known()) or (
+            None,
+            None,
+        )
         return Standing(states, audit, checked_at, self._danger.get(), self._set_aside.get())
 
     def comparison(self, seconds: int) -> Comparison:
         """Compare the models of so many seconds back; of each length asked for one is kept."""
         ledger, compare = self._services.ledger, Compare(self._services.database)
-        return self._comparisons.setdefault(seconds, Kept(lambda: compare.since(ledger.now() - seconds), 2.0)).get()
+        return self._comparisons.setdefault(
+            seconds, Kept(lambda: compare.since(ledger.now() - seconds), 2.0)
+        ).get()
 
 
 def figures() -> Figures:

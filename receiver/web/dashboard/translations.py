@@ -24,7 +24,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "api_description": ("API description", "API 描述"),
     "pages": ("Pages", "页面"),
     "preferences": ("Preferences", "偏好"),
-    "offline": ("No connection to the service: what you see is not up to date.", "与服务的连接已断开：所见内容不是最新的。"),
+    "offline": (
+        "No connection to the service: what you see is not up to date.",
+        "与服务的连接已断开：所见内容不是最新的。",
+    ),
     "loading": ("Loading …", "加载中…"),
     "copy": ("Copy", "复制"),
     "copied": ("Copied", "已复制"),
@@ -39,11 +42,17 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     # Why a job failed.
     "refused": ("the provider did not take it; nothing is owed", "服务商未接受；不收费"),
     "input_moderation": ("the provider's moderation refused the prompt", "提示词未通过服务商审核"),
-    "output_moderation": ("the provider's moderation held the picture back", "图片未通过服务商审核"),
+    "output_moderation": (
+        "the provider's moderation held the picture back",
+        "图片未通过服务商审核",
+    ),
     "violation": ("the provider calls it a violation of its rules", "服务商判定违规"),
     "provider_error": ("something broke at the provider", "服务商出错"),
     "no_result": ("reported as a success, but without a picture", "报告成功，但没有图片"),
-    "bad_asset": ("what was behind the URL is not a picture, or may not be fetched", "网址给出的不是图片，或不允许下载"),
+    "bad_asset": (
+        "what was behind the URL is not a picture, or may not be fetched",
+        "网址给出的不是图片，或不允许下载",
+    ),
     # The strip.
     "law": ("Every job is accounted for", "任务守恒"),
     "submitted": ("submitted", "已提交"),
@@ -58,7 +67,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "now": ("Now", "当前"),
     # The gallery.
     "no_pictures": ("No pictures yet", "还没有图片"),
-    "no_pictures_help": ("They appear here by themselves as they are archived.", "图片归档后会自动出现在这里。"),
+    "no_pictures_help": (
+        "They appear here by themselves as they are archived.",
+        "图片归档后会自动出现在这里。",
+    ),
     "post_first": ("Post a job", "提交任务"),
     "older": ("Older", "更早"),
     "newest": ("Newest", "最新"),
@@ -66,7 +78,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "picture_of": ("Picture {index} of {ref}", "{ref} 的第 {index} 张图片"),
     # The list.
     "search": ("Search", "搜索"),
-    "search_what": ("Prompt, model, ref, provider's id or key", "提示词、模型、编号、服务商编号或键"),
+    "search_what": (
+        "Prompt, model, ref, provider's id or key",
+        "提示词、模型、编号、服务商编号或键",
+    ),
     "state": ("State", "状态"),
     "any": ("any", "任意"),
     "model": ("Model", "模型"),
@@ -94,9 +109,15 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "timeline": ("Timeline", "时间线"),
     "request": ("Request", "请求"),
     "retry": ("Retry", "重试"),
-    "retry_help": ("Opens the job again and asks the provider for its result once more.", "重新打开任务，并再次向服务商询问结果。"),
+    "retry_help": (
+        "Opens the job again and asks the provider for its result once more.",
+        "重新打开任务，并再次向服务商询问结果。",
+    ),
     "try_now": ("Try now", "立即尝试"),
-    "try_now_help": ("Asks the provider and fetches what waits, without the pause.", "不再等待，立即询问服务商并取回图片。"),
+    "try_now_help": (
+        "Asks the provider and fetches what waits, without the pause.",
+        "不再等待，立即询问服务商并取回图片。",
+    ),
     "download": ("Download", "下载"),
     "archive_key": ("Key in the archive", "归档键"),
     "size": ("Size", "大小"),
@@ -113,7 +134,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "raw_cut": ("Only the first {size} are shown.", "仅显示前 {size}。"),
     "raw_whole": ("Download the raw body", "下载原始内容"),
     "replay": ("Replay", "重放"),
-    "replay_help": ("Takes this delivery in again, for instance after a fix.", "重新处理此回报，例如在修复之后。"),
+    "replay_help": (
+        "Takes this delivery in again, for instance after a fix.",
+        "重新处理此回报，例如在修复之后。",
+    ),
     "source_callback": ("callback", "回调"),
     "source_poll": ("poll", "轮询"),
     "source_stream": ("stream", "流"),
@@ -146,7 +170,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "已付费但尚未归档、且网址即将失效的图片。系统会自动重试，最先失效者优先。",
     ),
     "no_danger": ("Nothing is in danger", "没有告急的图片"),
-    "no_danger_help": ("Every picture that was announced is safe, or has time.", "所有图片都已归档，或时间充裕。"),
+    "no_danger_help": (
+        "Every picture that was announced is safe, or has time.",
+        "所有图片都已归档，或时间充裕。",
+    ),
     "set_aside_help": (
         "What the service gave up on because it kept breaking: jobs that crashed it, deliveries nobody could read, events nobody took.",
         "服务放弃处理的内容：反复使工作进程崩溃的任务，无法读取的回报，以及无人接收的事件。",
@@ -166,15 +193,30 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     # Retry or replay of many.
     "retry_all": ("Retry many jobs", "批量重试"),
     "replay_many": ("Replay many deliveries", "批量重放"),
-    "how_many_jobs": ("Failed or expired jobs that match: {count}", "匹配的失败或过期任务：{count} 个"),
-    "how_many_jobs_least": ("Failed or expired jobs that match: at least {count}", "匹配的失败或过期任务：至少 {count} 个"),
-    "how_many_deliveries": ("Deliveries that could not be read: {count}", "无法读取的回报：{count} 条"),
-    "how_many_deliveries_least": ("Deliveries that could not be read: at least {count}", "无法读取的回报：至少 {count} 条"),
+    "how_many_jobs": (
+        "Failed or expired jobs that match: {count}",
+        "匹配的失败或过期任务：{count} 个",
+    ),
+    "how_many_jobs_least": (
+        "Failed or expired jobs that match: at least {count}",
+        "匹配的失败或过期任务：至少 {count} 个",
+    ),
+    "how_many_deliveries": (
+        "Deliveries that could not be read: {count}",
+        "无法读取的回报：{count} 条",
+    ),
+    "how_many_deliveries_least": (
+        "Deliveries that could not be read: at least {count}",
+        "无法读取的回报：至少 {count} 条",
+    ),
     "many_help": (
         "They are taken in steps of {step}. Nothing is posted or paid again: the provider is asked for results it has.",
         "每次处理 {step} 个，可随时停止。不会重新提交或付费，只向服务商询问已有结果。",
     ),
-    "many_done": ("{done} done, {failed} could not be helped.", "已完成 {done} 个，{failed} 个无法处理。"),
+    "many_done": (
+        "{done} done, {failed} could not be helped.",
+        "已完成 {done} 个，{failed} 个无法处理。",
+    ),
     "many_going_on": ("Going on …", "继续处理中…"),
     "many_finished": ("All of them were gone through.", "已全部处理。"),
     "go_on": ("Go on", "继续"),
@@ -184,18 +226,27 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     # Submit.
     "prompt": ("Prompt", "提示词"),
     "size_ratio": ("Size", "尺寸"),
-    "size_help": ("A ratio such as 3:2, pixels such as 1024x1024, or 1K, 2K, 4K", "比例如 3:2，像素如 1024x1024，或 1K、2K、4K"),
+    "size_help": (
+        "A ratio such as 3:2, pixels such as 1024x1024, or 1K, 2K, 4K",
+        "比例如 3:2，像素如 1024x1024，或 1K、2K、4K",
+    ),
     "variants": ("How many pictures", "图片数量"),
     "mode": ("How the result comes", "结果方式"),
     "mode_webhook": ("the provider calls us", "服务商回调"),
     "mode_poll": ("we ask for it", "主动询问"),
     "mode_stream": ("we listen", "监听流"),
     "own_key": ("Your own name for the job", "自定义任务键"),
-    "own_key_help": ("A name is spent by one job: posted again, nothing is paid again.", "每个键只用于一个任务：重复提交不会再次付费。"),
+    "own_key_help": (
+        "A name is spent by one job: posted again, nothing is paid again.",
+        "每个键只用于一个任务：重复提交不会再次付费。",
+    ),
     "submit": ("Post the job", "提交任务"),
     "submit_costs": ("This costs credits at the provider.", "此操作会消耗服务商积分。"),
     # Comparing.
-    "compare_help": ("From the {count} newest jobs of this time.", "基于该时段最新的 {count} 个任务。"),
+    "compare_help": (
+        "From the {count} newest jobs of this time.",
+        "基于该时段最新的 {count} 个任务。",
+    ),
     "compare_all": ("From all {count} jobs of this time.", "基于该时段全部 {count} 个任务。"),
     "last_hour": ("last hour", "最近一小时"),
     "last_day": ("last day", "最近一天"),
@@ -223,7 +274,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "本服务的 ADMIN_TOKEN。若未设置，receiver serve 命令启动时会显示。",
     ),
     "token_wrong": ("That is not the token.", "令牌不正确。"),
-    "token_slow": ("Too many attempts. Try again in {seconds} seconds.", "尝试过于频繁，请 {seconds} 秒后再试。"),
+    "token_slow": (
+        "Too many attempts. Try again in {seconds} seconds.",
+        "尝试过于频繁，请 {seconds} 秒后再试。",
+    ),
     "cookie_lost": (
         "The browser did not keep the session: open this page by the https address of PUBLIC_URL.",
         "浏览器未保存会话：请通过 PUBLIC_URL 的 https 地址打开本页。",
@@ -231,16 +285,25 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "error_403": ("This form is too old", "表单已失效"),
     "error_403_help": ("Go back, reload the page and try again.", "请返回，刷新页面后重试。"),
     "error_404": ("There is nothing here", "这里什么也没有"),
-    "error_404_help": ("The address is wrong, or what it named is not known.", "地址有误，或所指内容不存在。"),
+    "error_404_help": (
+        "The address is wrong, or what it named is not known.",
+        "地址有误，或所指内容不存在。",
+    ),
     "error_405": ("This address takes no such request", "此地址不接受该请求"),
     "error_405_help": ("Go back to the gallery and try from there.", "请回到图库重试。"),
     "error_409": ("That cannot be done", "无法执行"),
     "error_413": ("That is too large", "内容过大"),
     "error_413_help": ("A form here may have {size}.", "表单最多 {size}。"),
     "error_503": ("The service cannot answer now", "服务暂时不可用"),
-    "error_503_help": ("It keeps what it was told, and will be back. Reload the page in a moment.", "已收到的内容不会丢失，请稍后刷新。"),
+    "error_503_help": (
+        "It keeps what it was told, and will be back. Reload the page in a moment.",
+        "已收到的内容不会丢失，请稍后刷新。",
+    ),
     "error_500": ("Something broke", "出错了"),
-    "error_500_help": ("This is a mistake of the service; its log says where.", "这是服务自身的错误，详情见日志。"),
+    "error_500_help": (
+        "This is a mistake of the service; its log says where.",
+        "这是服务自身的错误，详情见日志。",
+    ),
 }
 
 

@@ -7,4 +7,6 @@ from tests.prove.faults.deliveries import BURST, DELIVERIES
 from tests.prove.faults.ledgers import LEDGERS
 from tests.prove.faults.sources import SOURCES
 
-FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*CRASHES, *ARCHIVES, *LEDGERS, *DELIVERIES, *SOURCES, BURST)}
+FAULTS: dict[str, Fault] = {
+    fault.name: fault for fault in (*CRASHES, *ARCHIVES, *LEDGERS, *DELIVERIES, *SOURCES, BURST)
+}

@@ -29,7 +29,9 @@ def _at_point(point: Point) -> Play:
     return play
 
 
-def _at_random(what: str, strike: Callable[[Stage], None], *, worker: bool = False, restart: bool = False) -> Play:
+def _at_random(
+    what: str, strike: Callable[[Stage], None], *, worker: bool = False, restart: bool = False
+) -> Play:
     """Strike at random instants; ``restart`` where nobody is left who would start it again."""
 
     def play(stage: Stage) -> None:
@@ -107,15 +109,32 @@ def _during_migration(stage: Stage) -> None:
 
 
 CRASHES = (
-    Fault("kill tree", _at_random("kill -9 of all", _kill_tree, worker=True, restart=True), 10, kills_worker=True),
-    *(Fault(f"kill at {point}", _at_point(point), kills_worker=True) for point in (*_WORKERS_OWN, Point.BEFORE_COMMIT, Point.AFTER_COMMIT)),
+    Fault(
+        "kill tree",
+        _at_random("kill -9 of all", _kill_tree, worker=True, restart=True),
+        10,
+        kills_worker=True,
+    ),
+    *(
+        Fault(f"kill at {point}", _at_point(point), kills_worker=True)
+        for point in (*_WORKERS_OWN, Point.BEFORE_COMMIT, Point.AFTER_COMMIT)
+    ),
     Fault(f"kill at {Point.POSTED}", _at_point(Point.POSTED)),
     Fault(f"kill at {Point.WRITTEN_DOWN}", _at_point(Point.WRITTEN_DOWN), 10),
     Fault(f"kill at {Point.MIGRATED}", _during_migration, 8),
-    Fault("kill worker", _at_random("kill -9 of the worker", _kill_worker, worker=True), 8, kills_worker=True),
+    Fault(
+        "kill worker",
+        _at_random("kill -9 of the worker", _kill_worker, worker=True),
+        8,
+        kills_worker=True,
+    ),
     Fault("kill web worker", _at_random("kill -9 of a gunicorn worker", _kill_web_worker)),
     Fault("kill arbiter", _at_random("kill -9 of gunicorn's arbiter", _kill_arbiter), 8),
-    Fault("kill supervisor", _at_random("kill -9 of the supervisor", _kill_supervisor, worker=True, restart=True), 12),
+    Fault(
+        "kill supervisor",
+        _at_random("kill -9 of the supervisor", _kill_supervisor, worker=True, restart=True),
+        12,
+    ),
     Fault("reload", _reload, 15),
     Fault("deploy", _at_random("SIGTERM and start", _deploy, worker=True, restart=True), 12),
 )

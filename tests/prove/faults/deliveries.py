@@ -25,7 +25,9 @@ def _strangers(web_hook: Callable[[Stage], str], jobs: int = 30) -> Play:
     def play(stage: Stage) -> None:
         stage.start_and_wait()
         for _ in range(jobs):
-            stage.strangers.post(web_hook(stage), {"delay": stage.dice.uniform(0, 0.5), "callback": REPEATED})
+            stage.strangers.post(
+                web_hook(stage), {"delay": stage.dice.uniform(0, 0.5), "callback": REPEATED}
+            )
         until(lambda: _jobs(stage) == jobs, within=60, what=f"that all {jobs} jobs are adopted")
 
     return play
@@ -33,7 +35,7 @@ def _strangers(web_hook: Callable[[Stage], str], jobs: int = 30) -> Play:
 
 def _jobs(stage: Stage) -> int:
     with stage.services() as services:
-        return sum(services.reports.counts().values())
+        return sum(services.queries.counts().values())
 
 
 def _burst(stage: Stage) -> None:
@@ -43,15 +45,23 @@ def _burst(stage: Stage) -> None:
     bodies: list[tuple[str, bytes]] = []
     for _ in range(_BURST_JOBS):
         task, path = stage.strangers.post("-1", {"delay": 0}), stage.strangers.ticket()
-        reports = [{"id": task, "status": "running", "progress": number, "beat": number} for number in range(each - 1)]
+        queries = [
+            {"id": task, "status": "running", "progress": number, "beat": number}
+            for number in range(each - 1)
+        ]
         until(lambda task=task: stage.strangers.result(task)["status"] == "succeeded")  # type: ignore[misc]  # mypy infers no default's type
-        bodies += [(path, json.dumps(report).encode()) for report in (*reports, stage.strangers.result(task))]
+        bodies += [
+            (path, json.dumps(report).encode())
+            for report in (*queries, stage.strangers.result(task))
+        ]
     stage.dice.shuffle(bodies)
     began = time.time()
     for place in _sent(stage, bodies):
         path, body = bodies[place]
         ref = path.rpartition("/")[2].partition(".")[0]
-        stage.seen.acknowledged.append(Acknowledgement(ref, sha256(body).hexdigest(), began, time.time()))
+        stage.seen.acknowledged.append(
+            Acknowledgement(ref, sha256(body).hexdigest(), began, time.time())
+        )
 
 
 def _sent(stage: Stage, bodies: list[tuple[str, bytes]]) -> list[int]:
@@ -61,10 +71,23 @@ def _sent(stage: Stage, bodies: list[tuple[str, bytes]]) -> list[int]:
     # All of one length, so that the sender finds each by its place; blanks behind a JSON text mean nothing.
     padded = [(path, body.ljust(longest)) for path, body in bodies]
     bodies[:] = padded
-    requests = [f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {longest}\r\n\r\n".encode() + body for path, body in padded]
+    requests = [
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {longest}\r\n\r\n".encode() + body
+        for path, body in padded
+    ]
     file.write_bytes(b"".join(requests))
-    command = [sys.executable, "-m", "tests.bench.load", str(stage.here.port), str(file), str(len(requests[0])), "32"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), check=True, stdout=subprocess.PIPE, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.load",
+        str(stage.here.port),
+        str(file),
+        str(len(requests[0])),
+        "32",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), check=True, stdout=subprocess.PIPE, timeout=120
+    )
     acknowledged: list[int] = json.loads(done.stdout)["acknowledged"]
     return acknowledged
 
@@ -81,6 +104,8 @@ DELIVERIES = (
     Fault("lost callbacks", menu=({"callback": "lost"},)),
     Fault("lost answers", menu=({"answer": "lost"},)),
     Fault("jobs of another machine", _strangers(_own)),
-    Fault("without a ticket", _strangers(lambda stage: f"{stage.seen.url}/callback", jobs=_UNSIGNED)),
+    Fault(
+        "without a ticket", _strangers(lambda stage: f"{stage.seen.url}/callback", jobs=_UNSIGNED)
+    ),
 )
 BURST = Fault("burst of 10,000", _burst, 25)

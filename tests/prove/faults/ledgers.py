@@ -37,7 +37,9 @@ def _locked(stage: Stage) -> None:
 def _lock(stage: Stage) -> Iterator[None]:
     settings = Settings.load(stage.here.environ)
     if settings.embedded:
-        with closing(sqlite3.connect(settings.ledger_path, isolation_level=None, timeout=30)) as connection:
+        with closing(
+            sqlite3.connect(settings.ledger_path, isolation_level=None, timeout=30)
+        ) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("ROLLBACK")
@@ -59,7 +61,11 @@ def _full(stage: Stage) -> None:
         stage.moment()
         refused, cut = _refused(stage), len(stage.seen.cut)
         with stage.recovering("a full disk"), _filled(stage.here.data):
-            until(lambda: _refused(stage) > refused or len(stage.seen.cut) > cut, within=30, what="that a full disk refuses a callback")
+            until(
+                lambda: _refused(stage) > refused or len(stage.seen.cut) > cut,
+                within=30,
+                what="that a full disk refuses a callback",
+            )
             time.sleep(_FULL)
         # A provider that is told 503 may come again; one that is told nothing may not.
         stage.cut = [error for _, error in stage.seen.cut[cut:]]
@@ -85,7 +91,10 @@ def _small_disk(stage: Stage) -> None:
 @contextmanager
 def _filled(folder: Path) -> Iterator[None]:
     filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):  # which is what says that the disk is full
+    with (
+        filler.open("wb", buffering=0) as file,
+        suppress(OSError),
+    ):  # which is what says that the disk is full
         while True:
             file.write(bytes(4096))
     try:

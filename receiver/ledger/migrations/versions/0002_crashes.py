@@ -19,7 +19,12 @@ def upgrade() -> None:
     op.add_column("hints", sa.Column("body", sa.LargeBinary(), nullable=True))
     op.create_table(
         "attempts",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
         sa.Column("ref", sa.Text(), nullable=False),
         sa.Column("idx", sa.Integer(), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
@@ -30,6 +35,20 @@ def upgrade() -> None:
     op.create_index(op.f("ix_attempts_ref"), "attempts", ["ref"])
     op.create_index(op.f("ix_jobs_model"), "jobs", ["model", "ref"])
     op.create_index(op.f("ix_events_type"), "events", ["type", "id"])
-    op.create_index(op.f("ix_jobs_crashed"), "jobs", ["ref"], sqlite_where=_CRASHED, postgresql_where=_CRASHED)
-    op.create_index(op.f("ix_assets_crashed"), "assets", ["ref", "idx"], sqlite_where=_CRASHED, postgresql_where=_CRASHED)
-    op.create_index(op.f("ix_deliveries_unreadable"), "deliveries", ["id"], sqlite_where=_UNREADABLE, postgresql_where=_UNREADABLE)
+    op.create_index(
+        op.f("ix_jobs_crashed"), "jobs", ["ref"], sqlite_where=_CRASHED, postgresql_where=_CRASHED
+    )
+    op.create_index(
+        op.f("ix_assets_crashed"),
+        "assets",
+        ["ref", "idx"],
+        sqlite_where=_CRASHED,
+        postgresql_where=_CRASHED,
+    )
+    op.create_index(
+        op.f("ix_deliveries_unreadable"),
+        "deliveries",
+        ["id"],
+        sqlite_where=_UNREADABLE,
+        postgresql_where=_UNREADABLE,
+    )

@@ -35,16 +35,41 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("error", sa.Text(), server_default="", nullable=False),
         sa.Column("finished_at", sa.Double(), nullable=True),
-        sa.CheckConstraint("state IN ('pending', 'sent', 'set_aside')", name=op.f("ck_sendings_state")),
-        sa.CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name=op.f("ck_sendings_pending_iff_unfinished")),
-        sa.CheckConstraint("due_at IS NULL OR state = 'pending'", name=op.f("ck_sendings_due_is_pending")),
-        sa.CheckConstraint("claim IS NULL OR due_at IS NOT NULL", name=op.f("ck_sendings_claim_is_due")),
+        sa.CheckConstraint(
+            "state IN ('pending', 'sent', 'set_aside')", name=op.f("ck_sendings_state")
+        ),
+        sa.CheckConstraint(
+            "(state = 'pending') = (finished_at IS NULL)",
+            name=op.f("ck_sendings_pending_iff_unfinished"),
+        ),
+        sa.CheckConstraint(
+            "due_at IS NULL OR state = 'pending'", name=op.f("ck_sendings_due_is_pending")
+        ),
+        sa.CheckConstraint(
+            "claim IS NULL OR due_at IS NOT NULL", name=op.f("ck_sendings_claim_is_due")
+        ),
         sa.ForeignKeyConstraint(["destination"], ["destinations.name"]),
         sa.ForeignKeyConstraint(["event"], ["events.id"]),
         sa.PrimaryKeyConstraint("destination", "event"),
     )
     due, turn = ["destination", "due_at"], ["destination", "ref", "event"]
-    op.create_index(op.f("ix_sendings_due"), "sendings", due, sqlite_where=_DUE, postgresql_where=_DUE)
-    op.create_index(op.f("ix_sendings_turn"), "sendings", turn, sqlite_where=_PENDING, postgresql_where=_PENDING)
-    op.create_index(op.f("ix_sendings_sent"), "sendings", ["finished_at"], sqlite_where=_SENT, postgresql_where=_SENT)
-    op.create_index(op.f("ix_sendings_set_aside"), "sendings", ["event"], sqlite_where=_SET_ASIDE, postgresql_where=_SET_ASIDE)
+    op.create_index(
+        op.f("ix_sendings_due"), "sendings", due, sqlite_where=_DUE, postgresql_where=_DUE
+    )
+    op.create_index(
+        op.f("ix_sendings_turn"), "sendings", turn, sqlite_where=_PENDING, postgresql_where=_PENDING
+    )
+    op.create_index(
+        op.f("ix_sendings_sent"),
+        "sendings",
+        ["finished_at"],
+        sqlite_where=_SENT,
+        postgresql_where=_SENT,
+    )
+    op.create_index(
+        op.f("ix_sendings_set_aside"),
+        "sendings",
+        ["event"],
+        sqlite_where=_SET_ASIDE,
+        postgresql_where=_SET_ASIDE,
+    )
