@@ -364,7 +364,7 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(
         def away(_held: object) -> None:
             raise LedgerError("away")
 
-        monkeypatch.setattr(shop.books.ledger, "hand_back", away)
+        monkeypatch.setattr(shop.books.ledger, "release", away)
         engine.stop()
         thread.join(5)
         assert not thread.is_alive()
