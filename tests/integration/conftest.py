@@ -81,7 +81,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def ledger_url(request: pytest.FixtureRequest) -> str:
-    """Make a ledger for one test: on SQLite, or on both databases (see README of the switch)."""
+    """Make a ledger for one test: on SQLite, or on both databases."""
     return str(
         request.getfixturevalue(
             {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]

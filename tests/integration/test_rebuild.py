@@ -21,6 +21,8 @@ from receiver.maintenance import rebuild
 from receiver.maintenance.rebuild import Rebuilder, Rebuilt
 from receiver.model import JobState, Mode, Submission, new_ref
 
+pytestmark = pytest.mark.both_databases
+
 
 def rebuilt(
     archive: ArchiveHarness,
