@@ -9,7 +9,8 @@ from pathlib import Path
 
 from receiver import clock, data_dir
 from receiver.archive.archiver import Archiver
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.thumbnails import Thumbnails
 from receiver.errors import ConfigurationError
 from receiver.events.dispatcher import Sender

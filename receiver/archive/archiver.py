@@ -4,6 +4,7 @@ Nothing is retried here. Whatever goes wrong, the asset's row is told when to be
 """
 
 import random
+from binascii import Error, a2b_base64
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,6 @@ from threading import Lock
 import structlog
 
 from receiver import failpoints
-from receiver.archive.base64_images import decode_base64_image
 from receiver.archive.inspect import inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
@@ -33,6 +33,7 @@ from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Asset, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import Fetched, Fetcher
+from receiver.providers.openai.protocol import read_picture
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
 
@@ -46,6 +47,8 @@ MOST_BAD_FILES = 10
 ARCHIVE_PAUSE = 15.0
 # From this attempt on, a URL that is not there is taken for dead, and the provider is asked for a fresh one.
 SUSPICIOUS_ATTEMPTS = 3
+# Characters decoded at a time: whole groups of four.
+BASE64_CHUNK = 4 * 64 * 1024
 
 
 class Archiver:
@@ -261,3 +264,21 @@ class Archiver:
 def back_off(attempts: int) -> float:
     """Return the seconds to wait after the ``attempts``-th attempt (from 1), with jitter."""
     return float(min(2 ** min(attempts - 1, 10), LONGEST_BACK_OFF)) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+
+
+def decode_base64_image(body: bytes, url: str, into: Path) -> Fetched:
+    """Write the picture that ``url`` (``delivery:<index>``) names in the answer ``body`` to the new file ``into``.
+
+    Raise UnreadableError if the answer has none there, NotThePictureError if it is no base64, OSError if the disk fails.
+    """
+    text = read_picture(body, url)
+    digest, size = sha256(), 0
+    with into.open("xb") as file:
+        for start in range(0, len(text), BASE64_CHUNK):
+            try:
+                chunk = a2b_base64(text[start : start + BASE64_CHUNK], strict_mode=True)
+            except (Error, ValueError) as error:  # the latter for what is not ASCII
+                raise NotThePictureError(f"the picture is not base64: {error}") from error
+            digest.update(chunk)
+            size += file.write(chunk)
+    return Fetched(size, digest.hexdigest(), url, "")

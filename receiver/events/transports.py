@@ -13,8 +13,13 @@ from standardwebhooks import Webhook
 from receiver.errors import AddressRefusedError, EventNotDeliveredError, FetchError
 from receiver.events.destinations import Destination, Kind
 from receiver.events.event import Event
-from receiver.net.connection import SafeConnector, network_errors
-from receiver.net.deadline import LONGEST_HEAD, Deadline, DeadlineSocket
+from receiver.net.connection import (
+    LONGEST_HEAD,
+    Deadline,
+    DeadlineSocket,
+    SafeConnector,
+    network_errors,
+)
 from receiver.net.policy import read_url
 
 log = structlog.get_logger(__name__)

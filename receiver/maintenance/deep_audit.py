@@ -21,8 +21,7 @@ from receiver.archive.manifest import (
     place_of,
     read_manifest,
 )
-from receiver.archive.stores import Store
-from receiver.archive.verify import read_back
+from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.queries import Queries
 from receiver.ledger.rows import Asset, Job
@@ -98,7 +97,7 @@ class DeepAudit:
     def _trouble(self, ref: str, asset: Asset | ManifestAsset) -> str | None:
         """Read an archived asset's object; say what is wrong with it."""
         try:
-            digest, size = read_back(self._store, str(asset.key), self._digest)
+            digest, size = verify(self._store, str(asset.key), self._digest)
         except MissingObjectError:
             return f"missing: {asset.key} (job {ref})"
         except UnreadableError as error:
@@ -197,7 +196,7 @@ class DeepAudit:
 
     def _manifest(self, ref: str) -> Manifest:
         return read_manifest(
-            read_back(self._store, manifest_key(ref), lambda file: file.read(LARGEST)), ref
+            verify(self._store, manifest_key(ref), lambda file: file.read(LARGEST)), ref
         )
 
 

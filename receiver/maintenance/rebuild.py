@@ -19,8 +19,7 @@ from receiver.archive.manifest import (
     place_of,
     read_manifest,
 )
-from receiver.archive.stores import Store
-from receiver.archive.verify import read_back
+from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.queries import Queries
@@ -141,9 +140,7 @@ class Rebuilder:
     def _read(self, key: str, folder: Folder) -> Manifest:
         if folder.objects[key] > LARGEST:
             raise UnreadableError(f"{folder.objects[key]} bytes are no manifest")
-        return read_manifest(
-            read_back(self._store, key, lambda file: file.read(LARGEST)), folder.ref
-        )
+        return read_manifest(verify(self._store, key, lambda file: file.read(LARGEST)), folder.ref)
 
     def _write(self, pasts: list[Past]) -> None:
         done: Restored = self._ledger.write(partial(restore, pasts=pasts))

@@ -26,8 +26,16 @@ from receiver.errors import (
     StoreError,
     TooLargeError,
 )
-from receiver.net.connection import Connect, Resolve, SafeConnector, look_up, network_errors
-from receiver.net.deadline import LONGEST_HEAD, Deadline, DeadlineSocket
+from receiver.net.connection import (
+    LONGEST_HEAD,
+    Connect,
+    Deadline,
+    DeadlineSocket,
+    Resolve,
+    SafeConnector,
+    look_up,
+    network_errors,
+)
 from receiver.net.policy import AddressPolicy, Target
 
 MAX_REDIRECTS = 5

@@ -17,7 +17,8 @@ from seaweed import S3Server
 from waiting import until
 from web_client import WebSide, web_side
 
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.ledger import schema
 from receiver.services import Services

@@ -12,7 +12,7 @@ from outside_network import Script, answer
 from seaweed import S3Server
 
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 from receiver.errors import StoreError
 from receiver.model import AssetState
 from submitter.sandbox import Sandbox

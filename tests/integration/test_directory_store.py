@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 

@@ -16,7 +16,7 @@ from seaweed import S3Server
 from web_client import WebSide, web_side
 from werkzeug.serving import make_server
 
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.s3 import S3Store
 from receiver.archive.stores.s3_probe import Dialect
 from receiver.doctor import checks, last_result, self_call

@@ -18,7 +18,8 @@ from sqlalchemy import Connection
 
 from receiver.archive.archiver import ARCHIVE_PAUSE
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import LedgerError, MissingObjectError
 from receiver.ledger.database import Database

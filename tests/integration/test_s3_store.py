@@ -11,8 +11,8 @@ import pytest
 from faultproxy import Answer, FaultProxy, Forward, Request, Rule, honest, refusal, without
 from seaweed import S3Server
 
+from receiver.archive.stores import AddressingStyle, Checksums
 from receiver.archive.stores.s3 import MARKER, S3Store
-from receiver.archive.stores.s3_choices import AddressingStyle, Checksums
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 KEY = "2026/07/01/REF/0.png"

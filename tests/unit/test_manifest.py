@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.archive.manifest import asset_key, manifest_key, place_of, read_manifest
-from receiver.archive.stores.keys import is_key
+from receiver.archive.stores import is_key
 from receiver.errors import UnreadableError
 from receiver.model import new_ref, timestamp
 

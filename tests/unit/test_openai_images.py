@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.archive import base64_images
-from receiver.archive.base64_images import decode_base64_image
+from receiver.archive.archiver import BASE64_CHUNK, decode_base64_image
 from receiver.errors import (
     AnswerLostError,
     ConfigurationError,
@@ -297,9 +296,9 @@ def test_any_body_is_a_report_or_unreadable(body: bytes) -> None:
         1,
         2,
         3,
-        base64_images._PIECE // 4 * 3 - 1,
-        base64_images._PIECE // 4 * 3,
-        base64_images._PIECE // 4 * 3 + 1,
+        BASE64_CHUNK // 4 * 3 - 1,
+        BASE64_CHUNK // 4 * 3,
+        BASE64_CHUNK // 4 * 3 + 1,
         MIB,
     ],
 )

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from receiver.archive.stores.keys import checked
+from receiver.archive.stores import checked
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 CHUNK = 256 * 1024  # bytes read at once

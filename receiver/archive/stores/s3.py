@@ -23,8 +23,7 @@ from botocore.parsers import ResponseParserError
 from botocore.response import StreamingBody
 from urllib3.exceptions import HTTPError
 
-from receiver.archive.stores.keys import checked
-from receiver.archive.stores.s3_choices import AddressingStyle, Checksums
+from receiver.archive.stores import AddressingStyle, Checksums, checked
 from receiver.archive.stores.s3_errors import error_code, remedy, status
 from receiver.archive.stores.s3_probe import Dialect, probe
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError

@@ -48,7 +48,7 @@ class Box(NamedTuple):
     end: int
 
 
-def recognise(data: Data) -> tuple[str, str, int | None, int | None]:
+def measure(data: Data) -> tuple[str, str, int | None, int | None]:
     """Tell AVIF from MP4 and walk it; return media type, extension, width and height."""
     walk = _Walk(data)
     top = list(walk.boxes(0, len(data)))
