@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from archives import Home
+from archives import ArchivedJobs
 from archiving import SIZE
 from dashboard_client import log_in
 from faultproxy import FaultProxy, fault_proxy
@@ -105,17 +105,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def home(books: Books, store: Store) -> Home:
+def archived_jobs(books: Books, store: Store) -> ArchivedJobs:
     """Have an archive on each of the two stores."""
-    return Home(books, store)
+    return ArchivedJobs(books, store)
 
 
 @pytest.fixture
-def here(books: Books, tmp_path: Path) -> Home:
+def directory_jobs(books: Books, tmp_path: Path) -> ArchivedJobs:
     """Have an archive in a directory: for what does not depend on the store."""
     store = DirectoryStore(tmp_path / "archive")
     store.check()
-    return Home(books, store)
+    return ArchivedJobs(books, store)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"in a thread, {gunicorn_worker.PARTING} s",
         f"{evidence.MOST_KEPT} deliveries and {evidence.MOST_BYTES >> 20} MiB",
         f"at most {download.MAX_REDIRECTS} redirects",
-        f"{connection.LONGEST_HEAD >> 10} KiB around a body",
+        f"{connection.MAX_HEAD >> 10} KiB around a body",
         f"{reader.MAX_SIDE:,} pixels a side",
         f"{reader.MAX_FRAMES:,} frames",
     ):

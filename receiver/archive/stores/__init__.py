@@ -74,7 +74,7 @@ def is_key(text: str) -> bool:
     )
 
 
-def checked(key: str) -> str:
+def require_key(key: str) -> str:
     """Return the key, or raise ValueError if it is none."""
     if not is_key(key):
         raise ValueError(f"not a key of the archive: {key!r}")
