@@ -22,8 +22,8 @@ from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry.redaction import BLACK, Redactor
-from submitter.cli import submit as submitter
 from submitter.batch.progress_bar import say
+from submitter.cli import submit as submitter
 
 KEY = "sk-canary-of-this-test"
 TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")

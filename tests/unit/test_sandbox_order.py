@@ -149,7 +149,15 @@ def test_a_mode_alone_a_text_alone_and_a_number_alone_are_short_forms() -> None:
 
 
 def test_every_key_of_the_script_says_what_it_means() -> None:
-    for model in (Script, RefuseFault, CallbackFault, AnswerFault, FileFault, ResultFault, StreamFault):
+    for model in (
+        Script,
+        RefuseFault,
+        CallbackFault,
+        AnswerFault,
+        FileFault,
+        ResultFault,
+        StreamFault,
+    ):
         nested = {
             name
             for name, field in model.model_fields.items()

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from PIL import Image
 
-from submitter.sandbox.pictures import CONTENT_TYPES, Format, picture, default_size
+from submitter.sandbox.pictures import CONTENT_TYPES, Format, default_size, picture
 
 FORMATS: list[Format] = ["png", "jpeg", "webp"]
 
