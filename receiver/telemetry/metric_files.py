@@ -39,7 +39,7 @@ def share(data_dir: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(data_dir / "metrics.lock", os.O_RDWR | os.O_CREAT, 0o600)
     if try_lock(lock):  # no other process is counting
-        for file in folder.glob("*.db"):
+        for file in folder.iterdir():
             file.unlink(missing_ok=True)
     lock_shared(lock)
     _locks.append(lock)
@@ -57,13 +57,27 @@ def reserve_space() -> None:
     for folder in _shared:
         try:
             for kind in ("counter", "histogram", "gauge_mostrecent"):
-                with (folder / f"{kind}_{_process_name()}.db").open("ab") as file:
-                    os.posix_fallocate(file.fileno(), 0, _SIZE)
+                _create(folder / f"{kind}_{_process_name()}.db")
         except OSError as error:
             log.warning("no disk space, this process does not share its metrics", error=str(error))
             os.environ[_FOLDER] = _memory_folder()
         else:
             os.environ[_FOLDER] = str(folder)
+
+
+def _create(path: Path) -> None:
+    """Create a file of zeros, unless a process of the same name left one: its counts are kept.
+
+    It gets its name when it is whole, because an empty file would make every scrape fail.
+    """
+    draft = path.with_suffix(".draft")
+    try:
+        with draft.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _SIZE)
+        if not path.exists():
+            draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _memory_folder() -> str:
