@@ -153,7 +153,7 @@ def test_a_submit_says_what_it_knows_and_leaves_the_job_going_on(
         "submitter", "submit", "a fox", "--mode", "poll", "--wait", "--timeout", "0.1", "--json"
     )
     assert (unwatched.status, job_in(unwatched)["state"]) == (1, "waiting")
-    assert "nothing works on this ledger now: start `receiver serve`" in unwatched.err
+    assert "no worker is running on this ledger: start `receiver serve`" in unwatched.err
     assert "goes on, look with: receiver show" in unwatched.err
     assert len(installation.sandbox.tasks()) == 2, "nothing was posted twice"
 
@@ -365,5 +365,5 @@ def test_a_key_with_resubmit_pays_for_each_try_once_however_often_it_is_run(
             done = installation.run(
                 *command, "--param", 'sandbox={"fail": "error", "delay": 0}', POLL_INTERVAL="0.1"
             )
-            assert (done.status, "posted anew" in done.err) == (1, True)
+            assert (done.status, "posted again" in done.err) == (1, True)
     assert installation.sandbox.stats()["accepted"] == 2

@@ -62,7 +62,7 @@ def test_interrupted_while_it_waits_it_tells_the_ref(
     with running(
         submitting("--json", delay=60), installation.environ, installation.folder
     ) as process:
-        process.says("nothing works on this ledger now")
+        process.says("no worker is running on this ledger")
         assert process.stop(number) == STATUS[number]
         ref = only_ref(installation)
         assert told(process) == [
@@ -116,6 +116,6 @@ def test_a_command_started_with_interrupts_ignored_goes_on_ignoring_them(
         installation.environ,
         installation.folder,
     ) as process:
-        process.says("nothing works on this ledger now")
+        process.says("no worker is running on this ledger")
         assert process.stop(signal.SIGINT) == 1
         assert "are not final after" in process.output()
