@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -29,7 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Leave the garbage collector out while thousands of tests are collected: it would walk through all of them again and again."""
+    """Let SIGINT interrupt the commands that tests start; do not collect garbage while collecting tests.
+
+    A shell that runs the tests in the background makes them ignore SIGINT, and every process
+    inherits that. The garbage collector would walk through thousands of tests again and again.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()
 
 

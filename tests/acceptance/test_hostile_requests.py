@@ -82,7 +82,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
             closing(Services(Settings.load(environ))) as services,
         ):
             found = Door(service, services, port)
-            until(lambda: is_up(found), within=30, what="the web side")
+            until(lambda: is_up(found), what="the web side")
             yield found
             assert found.post(f"/callback/{found.ticket()}", GOOD) == 200, (
                 "after all that it goes on"

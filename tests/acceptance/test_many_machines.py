@@ -86,5 +86,5 @@ def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(
                     text("UPDATE assets SET due_at = due_at - 60 WHERE claim <> ''")
                 )
             )
-        jobs = installation.wait(*refs, within=60)
+        jobs = installation.wait(*refs)
         assert all(installation.is_safe(job) for job in jobs)

@@ -78,9 +78,7 @@ def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_a
             assert requests.post(hook, data=report, timeout=10).status_code == 200
             service.says("process died, starting it again", times=SUSPICIOUS_CRASHES)
             # So it would go on for minutes. From here on it is taken to have crashed all but once of what it may.
-            until(
-                lambda: is_over(installation, services, ref), within=60, what="that it is set aside"
-            )
+            until(lambda: is_over(installation, services, ref), what="that it is set aside")
             asset = the_asset(services, ref)
             assert (asset.state, asset.crashes) == (AssetState.FAILED, MOST_CRASHES)
             assert asset.error.startswith("set aside: ")

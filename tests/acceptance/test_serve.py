@@ -74,7 +74,7 @@ def test_a_fresh_checkout_does_the_main_job_and_a_later_start_keeps_secrets_and_
         # A kill -9 of the supervisor leaves nobody behind.
         os.kill(again.pid, signal.SIGKILL)
         again.process.wait()
-        until(lambda: not again.members(), within=10, what="that nothing lives on")
+        until(lambda: not again.members(), what="that nothing lives on")
         assert installation.status("/healthz") is None
 
 

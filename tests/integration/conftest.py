@@ -66,7 +66,6 @@ def postgres_url(postgres_server: PostgresServer, migrated_postgres: str) -> Ite
     yield migrated_postgres
     until(
         lambda: postgres_server.connections(migrated_postgres) == 0,
-        within=5,
         what="every connection closed",
     )
 

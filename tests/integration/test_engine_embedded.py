@@ -131,14 +131,14 @@ def test_a_ring_wakes_it_at_once_from_whatever_process(harness: EmbeddedHarness)
         harness.round()
         harness.order()
         Notifier(harness.folder / "bell").notify()
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
 
 
 def test_a_lost_ring_is_made_good_by_the_sweep(harness: EmbeddedHarness) -> None:
     with at_work(harness.engine(sweep=OFTEN), harness.queue(), harness.bystander()):
         harness.round()
         harness.order()
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
 
 
 def test_work_due_later_is_begun_when_it_is_due_without_a_ring(harness: EmbeddedHarness) -> None:
@@ -146,7 +146,7 @@ def test_work_due_later_is_begun_when_it_is_due_without_a_ring(harness: Embedded
     (ref,) = harness.order()
     harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(), harness.queue()):
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
     finished = harness.asset(ref).finished_at
     assert finished is not None
     assert finished - harness.asset(ref).announced_at >= 0.5

@@ -54,7 +54,6 @@ def batch(
         {**installation.environ, **(environ or {})},
         folder=installation.folder,
         stdin=stdin,
-        within=90,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import requests
 from processes import Finished, Running, free_port, run, running
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.jobs.schemas import JobView
 from receiver.model import JobState, Mode
@@ -51,7 +51,6 @@ class Installation:
                     service.process.poll() is not None
                     or self.status("/readyz") == requests.codes.ok
                 ),
-                within=60,
                 what=f"{self.url}/readyz",
             )
             assert service.process.poll() is None, service.output()
@@ -81,7 +80,7 @@ class Installation:
                 prompt, size="64x64", params={"sandbox": {"delay": 0, **script}}, mode=mode
             )
 
-    def wait(self, *refs: str, within: float = 30.0) -> list[JobView]:
+    def wait(self, *refs: str, within: float = LIMIT) -> list[JobView]:
         """Wait until these jobs are final."""
         with Submitter(Settings.load(self.environ)) as submitter:
             return submitter.wait(refs, timeout=within)

@@ -9,15 +9,21 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
-from waiting import until
+from command_server import Command, CommandServer
+from waiting import LIMIT, until
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 
 # All that is taken over from whoever runs the tests: nothing of theirs may configure the service.
 _INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "CI")
+# The commands that may run in forks.
+_FORKED = ("receiver", "submitter")
 _MARK = "TEST_PROCESS_MARK"
 # Every warning is an error but gunicorn's own: it looks at a socket that was lent to it through a copy it does not close.
 _WARNINGS = "error,ignore::ResourceWarning:gunicorn.arbiter"
@@ -49,7 +55,7 @@ class Running:
         """Return what it has written so far, to stdout and stderr alike."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def says(self, text: str, *, times: int = 1, within: float = 20.0) -> None:
+    def says(self, text: str, *, times: int = 1, within: float = LIMIT) -> None:
         """Wait until it has written this text so often."""
 
         def said() -> bool:
@@ -65,7 +71,7 @@ class Running:
         """Return the pids of all that lives of it, orphans too, with their command lines."""
         return {pid: line for pid in _pids() if (line := _line_if_marked(pid, self.mark))}
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 15.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = LIMIT) -> int:
         """Send the command a signal and return its exit status; nothing of it may live on."""
         self.process.send_signal(number)
         status = self.process.wait(within)
@@ -132,9 +138,11 @@ def run(
     *,
     folder: Path,
     stdin: str = "",
-    within: float = 30.0,
+    within: float = LIMIT,
 ) -> Finished:
-    """Run a command to its end."""
+    """Run a command to its end. Those that do not serve run in forks: see ``command_server``."""
+    if command[0] in _FORKED and not {"serve", "worker"} & {*command[:2]}:
+        return _run_forked(command, environ, folder, stdin, within)
     done = subprocess.run(
         _found(command),
         env=environment(environ),
@@ -146,6 +154,27 @@ def run(
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@cache
+def _command_server() -> CommandServer:
+    return CommandServer(environment())
+
+
+def _run_forked(
+    command: Sequence[str], environ: Mapping[str, str], folder: Path, stdin: str, within: float
+) -> Finished:
+    with TemporaryFile() as asked, TemporaryFile() as out, TemporaryFile() as err:
+        asked.write(stdin.encode())
+        asked.seek(0)
+        wanted = Command(command, environment(environ), folder)
+        status = _command_server().run(wanted, asked, out, err, within=within)
+        return Finished(status, _text(out), _text(err))
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def free_port() -> int:
