@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from event_dispatching import PostServer, failure, sender, work
-from event_server import OLD_SECRET, SECRET, EventSide
+from event_server import OLD_SECRET, SECRET, EventServer
 from ledgers import Books, opened
 from outside_network import Script, Server, answer, certificate, drip, redirect, send, silence
 from processes import run
@@ -37,13 +37,13 @@ def books(sqlite_url: str) -> Iterator[Books]:
 
 
 @pytest.fixture
-def side() -> Iterator[EventSide]:
-    with EventSide() as side:
+def side() -> Iterator[EventServer]:
+    with EventServer() as side:
         yield side
 
 
 def to(
-    side: EventSide,
+    side: EventServer,
     books: Books,
     *,
     secrets: Sequence[str] = (SECRET,),
@@ -56,7 +56,7 @@ def to(
 
 
 def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(
-    books: Books, side: EventSide
+    books: Books, side: EventServer
 ) -> None:
     teller = to(side, books, public_url="https://pictures.example")
     ref = books.archived()
@@ -91,7 +91,7 @@ def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(
     )
 
 
-def test_every_type_of_event_is_told(books: Books, side: EventSide) -> None:
+def test_every_type_of_event_is_told(books: Books, side: EventServer) -> None:
     teller = to(side, books)
     books.archived(1, "task-1")
     books.failed("task-2")
@@ -117,7 +117,7 @@ def test_an_archive_that_is_a_directory_has_no_bucket_and_without_a_public_url_t
 
 
 def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(
-    books: Books, side: EventSide
+    books: Books, side: EventServer
 ) -> None:
     teller = to(side, books, secrets=(SECRET, OLD_SECRET))
     books.failed()
@@ -133,7 +133,7 @@ def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(
 
 
 def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_waits(
-    books: Books, side: EventSide
+    books: Books, side: EventServer
 ) -> None:
     side.statuses = [400, 404, 410, 201]
     teller = to(side, books)
@@ -151,7 +151,7 @@ def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_
 
 
 def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_one_told(
-    books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch
+    books: Books, side: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         dispatcher, "PATIENCE", 5 * 3600.0
@@ -178,7 +178,7 @@ def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_
     ("wish", "pause"), [("120", 120), ("999999", 3600), ("-1", 0), ("soon", 0), ("1e9", 0)]
 )
 def test_a_destination_may_ask_for_more_time_within_reason(
-    books: Books, side: EventSide, wish: str, pause: float
+    books: Books, side: EventServer, wish: str, pause: float
 ) -> None:
     side.status, side.headers = 429, {"Retry-After": wish}
     teller = to(side, books)
@@ -264,7 +264,7 @@ def test_no_answer_is_read_for_long_and_a_broken_one_is_no_success(
 # Where it may go.
 
 
-def test_a_redirect_is_not_followed(books: Books, side: EventSide) -> None:
+def test_a_redirect_is_not_followed(books: Books, side: EventServer) -> None:
     server = PostServer((redirect(side.url, 307),))
     try:
         teller = sender(books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}")
@@ -346,7 +346,7 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
     books: Books, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        slow, quick = stack.enter_context(EventSide()), stack.enter_context(EventSide())
+        slow, quick = stack.enter_context(EventServer()), stack.enter_context(EventServer())
         slow.gate.clear()
         tellers = [to(slow, books), to(quick, books)]
         work_queues = [
@@ -371,7 +371,7 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
 
 
 def test_a_mistake_of_ours_is_an_attempt_that_failed(
-    books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch
+    books: Books, side: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teller = to(side, books)
     books.failed()

@@ -7,7 +7,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from archives import BAD, LATE, SAFE, Home, made_up, put, told, write_files
+from archives import BAD, LATE, SAFE, ArchiveHarness, made_up, put, told, write_files
 from faultproxy import Answer, FaultProxy, Forward, Request, refusal
 from ledgers import Books, opened
 from sqlalchemy.exc import IntegrityError
@@ -23,12 +23,15 @@ from receiver.model import JobState, Mode, Submission, new_ref
 
 
 def rebuilt(
-    home: Home, below: str = "", stopping: Event | None = None, shown: list[int] | None = None
+    archive: ArchiveHarness,
+    below: str = "",
+    stopping: Event | None = None,
+    shown: list[int] | None = None,
 ) -> Rebuilt:
     show = (lambda found: shown.append(found.restored)) if shown is not None else bool
-    books = home.books
+    books = archive.books
     return Rebuilder(
-        home.store, books.ledger, books.queries, hands=4, stopping=stopping or Event(), show=show
+        archive.store, books.ledger, books.queries, hands=4, stopping=stopping or Event(), show=show
     ).run(below)
 
 
@@ -60,208 +63,224 @@ def comparable(rows: dict[str, list[tuple[Any, ...]]]) -> dict[str, Any]:
     }
 
 
-def test_every_state_a_manifest_can_have_comes_back_as_it_was(home: Home) -> None:
+def test_every_state_a_manifest_can_have_comes_back_as_it_was(archive: ArchiveHarness) -> None:
     refs = [
-        home.job(SAFE, SAFE, key="order-4711"),
-        home.job(SAFE, BAD),
-        home.job(SAFE, LATE, BAD, mode=Mode.POLL),
-        home.job(prompt=""),
+        archive.job(SAFE, SAFE, key="order-4711"),
+        archive.job(SAFE, BAD),
+        archive.job(SAFE, LATE, BAD, mode=Mode.POLL),
+        archive.job(prompt=""),
     ]
-    assert [home.books.job(ref).state for ref in refs] == [
+    assert [archive.books.job(ref).state for ref in refs] == [
         "archived",
         "failed",
         "expired",
         "archived",
     ]
-    before = home.lose_the_ledger()
-    found = rebuilt(home)
+    before = archive.lose_the_ledger()
+    found = rebuilt(archive)
     assert (found.restored, found.pictures, found.known) == (4, 5, 0)
     assert (found.wrong.lines, found.unexplained.lines) == ([], [])
-    after = home.books.everything()
+    after = archive.books.everything()
     for kind, rows in comparable(before).items():
         assert comparable(after)[kind] == rows, kind
     assert [row["body"] for row in by_column(after, "deliveries")] == [b""] * 4
     assert {event["rebuilt"] for event in by_column(after, "events")} == {1}, (
         "or they were told anew"
     )
-    assert home.books.queries.audit().ok
+    assert archive.books.queries.audit().ok
 
 
 def test_a_key_is_spent_again_after_a_rebuild_and_an_operator_may_retry_what_was_lost(
-    home: Home,
+    archive: ArchiveHarness,
 ) -> None:
-    lost = home.job(SAFE, BAD, key="order-4711")
-    home.lose_the_ledger()
-    rebuilt(home)
+    lost = archive.job(SAFE, BAD, key="order-4711")
+    archive.lose_the_ledger()
+    rebuilt(archive)
     with pytest.raises(KeyTakenError, match=f"belongs to job {lost}"):
-        home.books.ledger.submit(
+        archive.books.ledger.submit(
             Submission("a fox", "m", {}, key="order-4711"), "https://provider.test"
         )
-    job = home.books.ledger.retry(lost)
-    assert (job.state, job.round, home.books.pending(lost)) == ("archiving", 1, [1])
+    job = archive.books.ledger.retry(lost)
+    assert (job.state, job.round, archive.books.pending(lost)) == ("archiving", 1, [1])
 
 
 def test_a_retried_job_comes_back_in_its_round_so_that_no_event_is_taken_for_an_earlier_one(
-    here: Home,
+    local_archive: ArchiveHarness,
 ) -> None:
-    ref = here.job(SAFE, BAD)
-    here.books.ledger.retry(ref)
-    (claimed,) = here.books.ledger.claim_assets(1)
-    here.books.ledger.give_up_asset(claimed, LATE, "too late")
-    here.conclude(ref)
-    here.lose_the_ledger()
-    rebuilt(here)
-    assert (here.books.job(ref).round, here.books.job(ref).state, here.books.job(ref).message) == (
+    ref = local_archive.job(SAFE, BAD)
+    local_archive.books.ledger.retry(ref)
+    (claimed,) = local_archive.books.ledger.claim_assets(1)
+    local_archive.books.ledger.give_up_asset(claimed, LATE, "too late")
+    local_archive.conclude(ref)
+    local_archive.lose_the_ledger()
+    rebuilt(local_archive)
+    assert (
+        local_archive.books.job(ref).round,
+        local_archive.books.job(ref).state,
+        local_archive.books.job(ref).message,
+    ) == (
         1,
         "expired",
         "asset 1: too late",
     )
-    assert here.books.queries.audit().ok
+    assert local_archive.books.queries.audit().ok
 
 
 def test_a_rebuild_run_twice_changes_nothing_and_leaves_alone_what_the_ledger_has(
-    home: Home,
+    archive: ArchiveHarness,
 ) -> None:
-    first, second = home.job(), home.job()
-    home.lose_the_ledger()
-    rebuilt(home)
-    home.books.execute("UPDATE jobs SET prompt = 'changed since' WHERE ref = :ref", ref=first)
-    home.books.execute("DELETE FROM events WHERE ref = :ref", ref=second)
-    before = home.books.everything()
-    found = rebuilt(home)
+    first, second = archive.job(), archive.job()
+    archive.lose_the_ledger()
+    rebuilt(archive)
+    archive.books.execute("UPDATE jobs SET prompt = 'changed since' WHERE ref = :ref", ref=first)
+    archive.books.execute("DELETE FROM events WHERE ref = :ref", ref=second)
+    before = archive.books.everything()
+    found = rebuilt(archive)
     assert (found.restored, found.known, found.wrong.count) == (0, 2, 0)
-    assert home.books.everything() == before
+    assert archive.books.everything() == before
 
 
-def test_a_job_that_a_callback_has_adopted_meanwhile_stays_as_it_is(here: Home) -> None:
-    ref = here.job()
-    here.lose_the_ledger()
-    here.books.deliver(ref, b'{"id": "task-1", "status": "running"}')
-    found = rebuilt(here)
+def test_a_job_that_a_callback_has_adopted_meanwhile_stays_as_it_is(
+    local_archive: ArchiveHarness,
+) -> None:
+    ref = local_archive.job()
+    local_archive.lose_the_ledger()
+    local_archive.books.deliver(ref, b'{"id": "task-1", "status": "running"}')
+    found = rebuilt(local_archive)
     assert (found.restored, found.known) == (0, 1)
-    assert here.books.job(ref).state is JobState.WAITING
+    assert local_archive.books.job(ref).state is JobState.WAITING
 
 
-def test_a_job_in_flight_is_named_by_its_objects_and_nothing_is_invented(home: Home) -> None:
-    safe, under_way = home.job(), home.under_way(SAFE, SAFE)
-    keys = [home.key(under_way, idx) for idx in (0, 1)]
-    home.lose_the_ledger()
-    found = rebuilt(home)
+def test_a_job_in_flight_is_named_by_its_objects_and_nothing_is_invented(
+    archive: ArchiveHarness,
+) -> None:
+    safe, under_way = archive.job(), archive.under_way(SAFE, SAFE)
+    keys = [archive.key(under_way, idx) for idx in (0, 1)]
+    archive.lose_the_ledger()
+    found = rebuilt(archive)
     assert (found.restored, found.wrong.count, found.unexplained.lines) == (1, 0, keys)
-    assert [job.ref for job in home.books.queries.jobs()] == [safe]
-    home.books.deliver(
+    assert [job.ref for job in archive.books.queries.jobs()] == [safe]
+    archive.books.deliver(
         under_way,
         b'{"id": "task-2", "status": "succeeded", "results": [{"url": "https://files.test/0.png"}]}',
     )
-    assert rebuilt(home).unexplained.lines == [], "its callback has adopted it"
+    assert rebuilt(archive).unexplained.lines == [], "its callback has adopted it"
 
 
-def test_objects_that_no_manifest_names_are_told(home: Home) -> None:
-    ref = home.job()
+def test_objects_that_no_manifest_names_are_told(archive: ArchiveHarness) -> None:
+    ref = archive.job()
     stray = asset_key(ref, 0, "jpg")
-    put(home.store, stray, b"an earlier attempt")
-    put(home.store, "readme.txt", b"of a stranger")
-    home.lose_the_ledger()
-    found = rebuilt(home)
+    put(archive.store, stray, b"an earlier attempt")
+    put(archive.store, "readme.txt", b"of a stranger")
+    archive.lose_the_ledger()
+    found = rebuilt(archive)
     assert (found.restored, found.unexplained.lines) == (1, [stray, "readme.txt"])
 
 
-def spoilt(home: Home) -> dict[str, str]:
+def spoilt(archive: ArchiveHarness) -> dict[str, str]:
     """Spoil a job in each way; return its ref with what is to be said."""
-    refs = [home.job(prompt=f"fox {number}") for number in range(7)]
-    home.spoil(manifest_key(refs[0]), b"{")
-    home.edit(refs[1], format=2)
-    home.edit(refs[2], assets=[])
-    home.edit(refs[3], ref=refs[4])
-    home.remove(home.key(refs[4]))
-    home.spoil(home.key(refs[5]), b"shorter")
-    home.edit(refs[6], state="failed")
+    refs = [archive.job(prompt=f"fox {number}") for number in range(7)]
+    archive.spoil(manifest_key(refs[0]), b"{")
+    archive.edit(refs[1], format=2)
+    archive.edit(refs[2], assets=[])
+    archive.edit(refs[3], ref=refs[4])
+    archive.remove(archive.key(refs[4]))
+    archive.spoil(archive.key(refs[5]), b"shorter")
+    archive.edit(refs[6], state="failed")
     said = [
         "Invalid JSON",
         "format: Input should be 1",
         "assets: ",
         "has a key that is not its own",
-        f"its object {home.key(refs[4])} is missing",
-        f"its object {home.key(refs[5])} has 7 bytes instead of 28",
+        f"its object {archive.key(refs[4])} is missing",
+        f"its object {archive.key(refs[5])} has 7 bytes instead of 28",
         "the job is failed, but 1 of its 1 assets are archived",
     ]
     return dict(zip(refs, said, strict=True))
 
 
-def test_what_is_broken_is_named_and_does_not_keep_the_others_from_coming_back(home: Home) -> None:
-    expected, whole = spoilt(home), home.job()
-    home.lose_the_ledger()
-    found = rebuilt(home)
+def test_what_is_broken_is_named_and_does_not_keep_the_others_from_coming_back(
+    archive: ArchiveHarness,
+) -> None:
+    expected, whole = spoilt(archive), archive.job()
+    archive.lose_the_ledger()
+    found = rebuilt(archive)
     assert (found.restored, found.wrong.count, found.unexplained.count) == (1, 7, 0)
     for (ref, said), line in zip(expected.items(), found.wrong.lines, strict=True):
         assert line.startswith(f"{manifest_key(ref)}: ")
         assert said in line
-    assert [job.ref for job in home.books.queries.jobs()] == [whole]
+    assert [job.ref for job in archive.books.queries.jobs()] == [whole]
 
 
-def test_what_was_mended_comes_back_with_the_next_run(here: Home) -> None:
-    ref = here.job()
-    key = here.key(ref)
-    with here.store.open(key) as file:
+def test_what_was_mended_comes_back_with_the_next_run(local_archive: ArchiveHarness) -> None:
+    ref = local_archive.job()
+    key = local_archive.key(ref)
+    with local_archive.store.open(key) as file:
         data = file.read()
-    here.remove(key)
-    here.lose_the_ledger()
-    assert rebuilt(here).restored == 0
-    put(here.store, key, data)
-    assert (rebuilt(here).restored, rebuilt(here).known) == (1, 1)
+    local_archive.remove(key)
+    local_archive.lose_the_ledger()
+    assert rebuilt(local_archive).restored == 0
+    put(local_archive.store, key, data)
+    assert (rebuilt(local_archive).restored, rebuilt(local_archive).known) == (1, 1)
 
 
 def test_a_manifest_of_the_first_release_tells_reason_message_and_end_by_its_assets(
-    here: Home,
+    local_archive: ArchiveHarness,
 ) -> None:
-    ref = here.job(SAFE, BAD)
-    job = here.books.job(ref)
-    with here.store.open(manifest_key(ref)) as file:
+    ref = local_archive.job(SAFE, BAD)
+    job = local_archive.books.job(ref)
+    with local_archive.store.open(manifest_key(ref)) as file:
         content = json.loads(file.read())
     first = {
         name: value
         for name, value in content.items()
         if name not in {"reason", "message", "finished_at", "round"}
     }
-    here.spoil(manifest_key(ref), json.dumps(first).encode())
-    here.lose_the_ledger()
-    rebuilt(here)
-    back = here.books.job(ref)
+    local_archive.spoil(manifest_key(ref), json.dumps(first).encode())
+    local_archive.lose_the_ledger()
+    rebuilt(local_archive)
+    back = local_archive.books.job(ref)
     assert (
         (back.state, back.reason, back.message)
         == (job.state, job.reason, job.message)
         == ("failed", "bad_asset", "asset 1: asset failed")
     )
-    assert back.finished_at == here.books.assets(ref)[1].finished_at
+    assert back.finished_at == local_archive.books.assets(ref)[1].finished_at
 
 
-def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(home: Home) -> None:
-    old = home.job(key="order-4711")
-    home.lose_the_ledger()
-    newer = home.books.ledger.submit(
+def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(
+    archive: ArchiveHarness,
+) -> None:
+    old = archive.job(key="order-4711")
+    archive.lose_the_ledger()
+    newer = archive.books.ledger.submit(
         Submission("a fox", "m", {}, key="order-4711"), "https://provider.test"
     ).ref
-    home.books.ledger.accepted(newer, "task-1")
-    found = rebuilt(home)
+    archive.books.ledger.accepted(newer, "task-1")
+    found = rebuilt(archive)
     assert (found.restored, found.wrong.count) == (1, 1)
     assert (
         f"{old} is restored without its provider's id 'task-1', which job {newer} has and its key 'order-4711'"
         in found.wrong.lines[0]
     )
     assert (
-        home.books.job(old).key,
-        home.books.job(old).provider_id,
-        home.books.job(newer).key,
+        archive.books.job(old).key,
+        archive.books.job(old).provider_id,
+        archive.books.job(newer).key,
     ) == (None, None, "order-4711")
 
 
-def test_of_two_manifests_with_one_key_the_elder_has_it(here: Home) -> None:
+def test_of_two_manifests_with_one_key_the_elder_has_it(local_archive: ArchiveHarness) -> None:
     (first, one), (second, two) = made_up(2)
     for objects in (one, two):
-        write_files(Path(here.store.locate("x")).parent, objects)
-    here.edit(second, key="order-0")
-    found = rebuilt(here)
-    assert (here.books.job(first).key, here.books.job(second).key, found.restored) == (
+        write_files(Path(local_archive.store.locate("x")).parent, objects)
+    local_archive.edit(second, key="order-0")
+    found = rebuilt(local_archive)
+    assert (
+        local_archive.books.job(first).key,
+        local_archive.books.job(second).key,
+        found.restored,
+    ) == (
         "order-0",
         None,
         2,
@@ -269,9 +288,9 @@ def test_of_two_manifests_with_one_key_the_elder_has_it(here: Home) -> None:
 
 
 def test_many_jobs_come_back_in_more_than_one_transaction_and_only_a_part_where_that_is_asked(
-    here: Home,
+    local_archive: ArchiveHarness,
 ) -> None:
-    root, day = Path(here.store.locate("x")).parent, 86_400.0
+    root, day = Path(local_archive.store.locate("x")).parent, 86_400.0
     count = rebuild.FOLDERS_AT_ONCE + 5
     for _, objects in made_up(count):
         write_files(root, objects)
@@ -281,49 +300,49 @@ def test_many_jobs_come_back_in_more_than_one_transaction_and_only_a_part_where_
         root, {key: b"x", manifest_key(other): json.dumps(told(other, key, b"x", count)).encode()}
     )
     folder = manifest_key(other).rpartition(f"/{other}")[0]
-    assert rebuilt(here, below=folder).restored == 1
+    assert rebuilt(local_archive, below=folder).restored == 1
     shown: list[int] = []
-    found = rebuilt(here, shown=shown)
+    found = rebuilt(local_archive, shown=shown)
     assert (found.restored, found.known, shown) == (count, 1, [rebuild.FOLDERS_AT_ONCE, count])
-    assert here.books.queries.audit().ok
+    assert local_archive.books.queries.audit().ok
 
 
 def test_a_rebuild_that_is_stopped_has_whole_jobs_only_and_goes_on_later(
-    here: Home, monkeypatch: pytest.MonkeyPatch
+    local_archive: ArchiveHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild, "FOLDERS_AT_ONCE", 3)
     for _, objects in made_up(10):
-        write_files(Path(here.store.locate("x")).parent, objects)
+        write_files(Path(local_archive.store.locate("x")).parent, objects)
     stopping = Event()
 
     class Stopping(list[int]):
         def append(self, _restored: int, /) -> None:
             stopping.set()
 
-    found = rebuilt(here, stopping=stopping, shown=Stopping())
+    found = rebuilt(local_archive, stopping=stopping, shown=Stopping())
     assert found.restored == 3
-    assert here.books.queries.audit().ok
-    assert (rebuilt(here).restored, rebuilt(here).known) == (7, 10)
+    assert local_archive.books.queries.audit().ok
+    assert (rebuilt(local_archive).restored, rebuilt(local_archive).known) == (7, 10)
 
 
 def test_heavy_manifests_share_no_transaction_with_many_others(
-    here: Home, monkeypatch: pytest.MonkeyPatch
+    local_archive: ArchiveHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild, "BYTES_AT_ONCE", 3000)
     for _, objects in made_up(6):
-        write_files(Path(here.store.locate("x")).parent, objects)
+        write_files(Path(local_archive.store.locate("x")).parent, objects)
     shown: list[int] = []
-    assert rebuilt(here, shown=shown).restored == 6
+    assert rebuilt(local_archive, shown=shown).restored == 6
     assert len(shown) >= 3
 
 
 def test_a_file_too_large_for_a_manifest_is_not_read(
-    here: Home, monkeypatch: pytest.MonkeyPatch
+    local_archive: ArchiveHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ref = here.job()
+    ref = local_archive.job()
     monkeypatch.setattr(rebuild, "LARGEST", 100)
-    here.lose_the_ledger()
-    found = rebuilt(here)
+    local_archive.lose_the_ledger()
+    found = rebuilt(local_archive)
     assert found.wrong.lines[0].startswith(f"{manifest_key(ref)}: ")
     assert found.wrong.lines[0].endswith("bytes are no manifest")
 
@@ -339,10 +358,10 @@ def test_a_job_whose_rows_cannot_all_be_written_is_not_there(
             "CREATE TRIGGER last BEFORE INSERT ON events WHEN NEW.type = 'job.archived' BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
         with pytest.raises(IntegrityError):
-            rebuilt(Home(books, store))
+            rebuilt(ArchiveHarness(books, store))
         assert {table: rows for table, rows in books.everything().items() if rows} == {}
         books.execute("DROP TRIGGER last")
-        assert rebuilt(Home(books, store)).restored == 2
+        assert rebuilt(ArchiveHarness(books, store)).restored == 2
 
 
 # An archive that fails
@@ -352,9 +371,9 @@ def test_an_archive_that_is_away_stops_it_and_a_manifest_that_cannot_be_read_doe
     books: Books, bucket: str, proxy: FaultProxy
 ) -> None:
     with closing(S3Store(bucket, "p", timeouts=(1, 5))) as store:
-        home = Home(books, store)
-        stuck, _ = home.job(), home.job()
-        home.lose_the_ledger()
+        archive = ArchiveHarness(books, store)
+        stuck, _ = archive.job(), archive.job()
+        archive.lose_the_ledger()
 
         def fails_for_one(request: Request, forward: Forward) -> Answer:
             return (
@@ -364,16 +383,16 @@ def test_an_archive_that_is_away_stops_it_and_a_manifest_that_cannot_be_read_doe
             )
 
         proxy.rule = fails_for_one
-        found = rebuilt(home)
+        found = rebuilt(archive)
         assert (found.restored, found.wrong.count) == (1, 1)
         assert found.wrong.lines[0].startswith(
             f"{manifest_key(stuck)}: cannot read {manifest_key(stuck)}"
         )
         proxy.rule = lambda _, __: refusal(503, "SlowDown")
         with pytest.raises(StoreError, match="overloaded"):
-            rebuilt(home)
+            rebuilt(archive)
 
 
 def test_an_archive_that_is_not_there_is_told(books: Books, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="mount it, or correct ARCHIVE_URL"):
-        rebuilt(Home(books, DirectoryStore(tmp_path / "nowhere")))
+        rebuilt(ArchiveHarness(books, DirectoryStore(tmp_path / "nowhere")))

@@ -30,7 +30,7 @@ def put(store: Store, key: str, data: bytes) -> None:
         store.put(key, path, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
 
 
-class Home:
+class ArchiveHarness:
     """A ledger and a store into which jobs are brought home as a worker does it, but for the download."""
 
     def __init__(self, books: Books, store: Store) -> None:

@@ -27,7 +27,7 @@ PNG = picture("a picture", "png", 64, 48, SIZE, None)
 OTHER_PNG = picture("another picture", "png", 32, 16, SIZE, None)
 
 
-class Bench:
+class ArchivingHarness:
     """A ledger with a clock set by hand, an archive, and an archiver between them; the sources are real servers on this machine."""
 
     def __init__(self, books: Books, store: Store, folder: Path, sandbox: Sandbox) -> None:

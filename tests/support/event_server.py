@@ -54,7 +54,7 @@ class _Moment:
         return self._seconds
 
 
-class EventSide(HttpSide):
+class EventServer(HttpSide):
     """Answers every POST with ``status``, or with the next of ``statuses`` while there are any; ``gate``, when closed, lets all wait."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ class Call:
     body: dict[str, Any]
 
 
-class OpenAISide(HttpSide):
+class OpenAIServer(HttpSide):
     """Plays one script for each POST, the last one again and again; its files are served to anybody."""
 
     def __init__(self, *scripts: Script, files: Mapping[str, bytes] | None = None) -> None:
