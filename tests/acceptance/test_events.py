@@ -30,15 +30,15 @@ def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and
         side.status = 503
         with installation.started():
             job = installation.submit()
-            until(lambda: side.told, what="the first attempt")
+            until(lambda: side.received, what="the first attempt")
             installation.wait(job.ref)
         side.status = 200
         with installation.started():
             until(lambda: "job.archived" in side.types(), what="the end told")
         assert side.types()[-2:] == ["asset.archived", "job.archived"]
-        assert {one.event["data"]["ref"] for one in side.told} == {job.ref}
-        assert all(one.is_signed_by(SECRET) for one in side.told)
-        assert side.told[-1].event["data"]["link"] == f"{installation.url}/api/jobs/{job.ref}"
+        assert {one.event["data"]["ref"] for one in side.received} == {job.ref}
+        assert all(one.is_signed_by(SECRET) for one in side.received)
+        assert side.received[-1].event["data"]["link"] == f"{installation.url}/api/jobs/{job.ref}"
     done = installation.run("receiver", "events")
     assert done.status == 0
     assert "asset.archived, job.archived" in done.out
@@ -107,8 +107,8 @@ def test_what_was_set_aside_is_shown_and_sent_again_on_request(installation: Ins
     with installation.services() as services:
         ref = services.ledger.submit(_submission(), "https://past.test").ref
         services.ledger.expire(ref, "no word")
-        (sender,) = services.senders()
-        (claimed,) = sender.claim(1)
+        (dispatcher,) = services.dispatchers()
+        (claimed,) = dispatcher.claim(1)
         services.outbox.set_aside(claimed, "nobody\x1b[31m listened")
     done = installation.run("receiver", "events")
     assert "set aside; `receiver resend EVENT" in done.out

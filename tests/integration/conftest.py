@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from archives import ArchiveHarness
+from archives import ArchivedJobs
 from archiving import SIZE
 from dashboard_client import log_in
 from faultproxy import FaultProxy, fault_proxy
@@ -17,7 +17,8 @@ from seaweed import S3Server
 from waiting import until
 from web_client import WebClient, web_client
 
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.ledger import schema
 from receiver.services import Services
@@ -81,7 +82,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def ledger_url(request: pytest.FixtureRequest) -> str:
-    """Make a ledger for one test: on SQLite, or on both databases (see README of the switch)."""
+    """Make a ledger for one test."""
     return str(
         request.getfixturevalue(
             {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
@@ -113,17 +114,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def archive(books: Books, store: Store) -> ArchiveHarness:
+def archived_jobs(books: Books, store: Store) -> ArchivedJobs:
     """Have an archive on each of the two stores."""
-    return ArchiveHarness(books, store)
+    return ArchivedJobs(books, store)
 
 
 @pytest.fixture
-def local_archive(books: Books, tmp_path: Path) -> ArchiveHarness:
+def directory_jobs(books: Books, tmp_path: Path) -> ArchivedJobs:
     """Have an archive in a directory: for what does not depend on the store."""
     store = DirectoryStore(tmp_path / "archive")
     store.check()
-    return ArchiveHarness(books, store)
+    return ArchivedJobs(books, store)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, ArchivingHarness, source
+from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, ArchivingHarness, scripted_source
 from ledgers import opened, succeeded
 from outside_network import Script, answer
 from seaweed import S3Server
 
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 from receiver.errors import StoreError
 from receiver.model import AssetState
 from submitter.sandbox import Sandbox
@@ -61,8 +61,8 @@ PUT_AND_NOW: dict[str, tuple[str, bytes, Script]] = {
 def test_it_is_taken_without_asking_the_source_again(
     harness: ArchivingHarness, now: Script, extension: str, data: bytes
 ) -> None:
-    with source(now) as server:
-        ref = harness.announced(server)
+    with scripted_source(now) as server:
+        ref = harness.announce(server)
         key = killed_after_its_put(harness, ref, extension, data)
         asset = harness.attempt()
     assert (asset.state, asset.key, asset.size) == (AssetState.ARCHIVED, key, len(data))
@@ -82,15 +82,15 @@ def test_it_is_taken_without_asking_the_source_again(
 
 
 def test_it_is_taken_even_after_the_url_s_end(harness: ArchivingHarness) -> None:
-    with source(GONE) as server:
-        key = killed_after_its_put(harness, harness.announced(server), "png", PNG)
+    with scripted_source(GONE) as server:
+        key = killed_after_its_put(harness, harness.announce(server), "png", PNG)
         harness.books.clock.advance(3 * LIFETIME)
         asset = harness.attempt()
     assert (asset.state, asset.key) == (AssetState.ARCHIVED, key)
 
 
 def test_objects_of_other_assets_of_the_job_are_not_taken_for_it(harness: ArchivingHarness) -> None:
-    with source(GONE) as server:
+    with scripted_source(GONE) as server:
         harness.fetch_from(server.port)
         ref = harness.books.waiting()
         harness.books.deliver(
@@ -108,8 +108,8 @@ def test_objects_of_other_assets_of_the_job_are_not_taken_for_it(harness: Archiv
 
 
 def test_half_a_picture_is_not_taken_for_one(harness: ArchivingHarness) -> None:
-    with source(GONE) as server:
-        killed_after_its_put(harness, harness.announced(server), "png", PNG[: SIZE // 2])
+    with scripted_source(GONE) as server:
+        killed_after_its_put(harness, harness.announce(server), "png", PNG[: SIZE // 2])
         waiting = harness.attempt()
     assert (waiting.state, waiting.attempts, server.connections) == (AssetState.PENDING, 2, 1)
     assert "answered 404" in waiting.error
@@ -127,8 +127,8 @@ def spoil(s3_server: S3Server, bucket: str, key: str) -> None:
 def test_an_object_that_is_not_what_its_writer_declared_is_not_taken_and_the_next_put_mends_it(
     harness: ArchivingHarness, s3_server: S3Server, bucket: str
 ) -> None:
-    with source(GONE, answer(body=PNG)) as server:
-        ref = harness.announced(server)
+    with scripted_source(GONE, answer(body=PNG)) as server:
+        ref = harness.announce(server)
         spoil(s3_server, bucket, key := asset_key(ref, 0, "png"))
         harness.claim()
         harness.books.ledger.take_over()
@@ -142,8 +142,8 @@ def test_an_object_that_is_not_what_its_writer_declared_is_not_taken_and_the_nex
 
 
 def test_what_a_retried_asset_left_behind_is_taken_too(harness: ArchivingHarness) -> None:
-    with source(GONE) as server:
-        ref = harness.announced(server)
+    with scripted_source(GONE) as server:
+        ref = harness.announce(server)
         harness.books.clock.advance(LIFETIME)
         *_, lost = harness.attempts()
         assert lost.state is AssetState.EXPIRED

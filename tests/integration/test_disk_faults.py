@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from archiving import LIFETIME, PNG, ArchivingHarness, due, source
+from archiving import LIFETIME, PNG, ArchivingHarness, due, scripted_source
 from ledgers import Books, opened
 from outside_network import answer
 from small_disks import SmallDisk, small_disk
@@ -20,7 +20,7 @@ from submitter.sandbox import Sandbox
 
 Trouble = Callable[[SmallDisk], AbstractContextManager[None]]
 TROUBLES = pytest.mark.parametrize(
-    ("trouble", "said"),
+    ("trouble", "message"),
     [(SmallDisk.full, "disk is full|No space left"), (SmallDisk.read_only, "read-only|Read-only")],
     ids=["full", "read-only"],
 )
@@ -51,10 +51,10 @@ def harness(
 
 @TROUBLES
 def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
-    harness: ArchivingHarness, disk: SmallDisk, trouble: Trouble, said: str
+    harness: ArchivingHarness, disk: SmallDisk, trouble: Trouble, message: str
 ) -> None:
-    with source(answer(body=PNG)) as server:
-        ref = harness.announced(server)
+    with scripted_source(answer(body=PNG)) as server:
+        ref = harness.announce(server)
         with trouble(disk):
             for _ in range(2):
                 waiting = harness.attempt()
@@ -63,7 +63,7 @@ def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
                     0,
                     None,
                 )
-                assert re.search(said, waiting.error)
+                assert re.search(message, waiting.error)
                 harness.books.clock.now = due(waiting)
         asset = harness.attempt()
     assert (asset.state, harness.stored(asset.key)) == (AssetState.ARCHIVED, PNG)
@@ -76,8 +76,8 @@ def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
 def test_a_disk_that_stays_full_loses_the_asset_only_a_lifetime_after_its_url(
     harness: ArchivingHarness, disk: SmallDisk
 ) -> None:
-    with source(answer(body=PNG)) as server, disk.full():
-        harness.announced(server)
+    with scripted_source(answer(body=PNG)) as server, disk.full():
+        harness.announce(server)
         harness.books.clock.advance(2 * LIFETIME - 1)
         waiting, lost = harness.attempts()
     assert (waiting.state, lost.state) == (AssetState.PENDING, AssetState.EXPIRED)

@@ -126,7 +126,7 @@ def test_the_leases_of_long_work_are_renewed(
     assert (harness.claimed, harness.asset(ref).attempts) == ([ref], 1)
 
 
-@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("concurrency", [1, 2])
 def test_few_hands_take_the_nearest_deadline_first(
     harness: EngineHarness, concurrency: int
 ) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, ArchivingHarness, due, source
+from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, ArchivingHarness, due, scripted_source
 from ledgers import Books, opened
 from outside_network import Script, answer, redirect
 from seaweed import S3Server
 from small_disks import files_no_larger_than
 from sqlalchemy import Connection
 
-from receiver.archive.archiver import ARCHIVE_PAUSE
+from receiver.archive.archiver import STORE_RETRY_DELAY
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import LedgerError, MissingObjectError
 from receiver.ledger.database import Database
@@ -85,7 +86,7 @@ def harness(
 
 
 @pytest.fixture(params=["directory", "bucket"])
-def either(
+def harness_per_store(
     request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path
 ) -> Iterator[ArchivingHarness]:
     """Archive into a directory, and into a bucket of a real S3 server."""
@@ -121,12 +122,12 @@ def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
     books: Books, sandbox: Sandbox, tmp_path: Path, outage: tuple[Store, Callable[[], object]]
 ) -> None:
     harness, mend = ArchivingHarness(books, outage[0], tmp_path, sandbox), outage[1]
-    ref, task_id = harness.made()
+    ref, task_id = harness.picture_made()
     for _ in range(3):
         waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         assert re.search("archive|bucket", waiting.error)
-        assert 0.75 <= (due(waiting) - books.clock.now) / ARCHIVE_PAUSE <= 1.25
+        assert 0.75 <= (due(waiting) - books.clock.now) / STORE_RETRY_DELAY <= 1.25
         assert harness.file(task_id)["gets"] == 1  # fetched once, then only the archive was asked
         books.clock.now = due(waiting)
     mend()
@@ -139,33 +140,33 @@ def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
 def test_an_archive_is_probed_only_while_it_is_in_doubt(
     harness: ArchivingHarness, store: TroubledStore, tmp_path: Path
 ) -> None:
-    harness.made()
+    harness.picture_made()
     (tmp_path / "archive").write_text("a file where a directory should be")
     harness.books.clock.now = due(harness.attempt())
     (tmp_path / "archive").unlink()
     assert (harness.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
-    harness.made()
+    harness.picture_made()
     assert (harness.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
 
 
 def test_an_archive_that_stays_away_expires_the_asset_one_lifetime_after_its_url(
     harness: ArchivingHarness, tmp_path: Path
 ) -> None:
-    ref, _ = harness.made()
+    ref, _ = harness.picture_made()
     (tmp_path / "archive").write_text("a file where a directory should be")
     harness.books.clock.advance(2 * LIFETIME - 1)
     waiting, lost = harness.attempts()
     assert (waiting.state, lost.state) == (AssetState.PENDING, AssetState.EXPIRED)
     assert "a file stands where a directory should be" in lost.error
-    assert harness.asked_now(ref)
+    assert harness.job_due_now(ref)
 
 
 # Our own disk, and our own mistakes
 
 
 def test_a_full_disk_is_not_the_asset_s_fault(harness: ArchivingHarness) -> None:
-    with source(answer(body=picture("large", "png", 64, 48, 3_000_000, None))) as server:
-        harness.announced(server)
+    with scripted_source(answer(body=picture("large", "png", 64, 48, 3_000_000, None))) as server:
+        harness.announce(server)
         with files_no_larger_than(1_000_000):
             waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
@@ -177,8 +178,8 @@ def test_a_full_disk_is_not_the_asset_s_fault(harness: ArchivingHarness) -> None
 def test_a_disk_that_is_full_while_an_object_is_looked_at_is_not_the_asset_s_fault_either(
     harness: ArchivingHarness,
 ) -> None:
-    with source(answer(body=PNG)) as server:
-        ref = harness.announced(server)
+    with scripted_source(answer(body=PNG)) as server:
+        ref = harness.announce(server)
         harness.put(asset_key(ref, 0, "png"), picture("large", "png", 64, 48, 3_000_000, None))
         with files_no_larger_than(1_000_000):
             waiting = harness.attempt()
@@ -191,7 +192,7 @@ def test_a_disk_that_is_full_while_an_object_is_looked_at_is_not_the_asset_s_fau
 def test_a_scratch_folder_that_cannot_be_used_is_not_the_asset_s_fault(
     harness: ArchivingHarness,
 ) -> None:
-    harness.made()
+    harness.picture_made()
     harness.scratch.rmdir()
     harness.scratch.write_text("a file where a folder should be")
     waiting = harness.attempt()
@@ -206,7 +207,7 @@ def test_a_scratch_folder_that_cannot_be_used_is_not_the_asset_s_fault(
 def test_a_mistake_of_ours_does_not_keep_an_asset_for_ever(
     harness: ArchivingHarness, store: TroubledStore
 ) -> None:
-    harness.made()
+    harness.picture_made()
     store.before = lambda: raise_(ZeroDivisionError("?sig=hunter2"))
     broken = harness.attempt()
     assert (broken.state, broken.attempts, broken.claim) == (AssetState.PENDING, 1, None)
@@ -239,8 +240,8 @@ def test_a_claim_lost_under_way_changes_nothing(harness: ArchivingHarness, scrip
         seen.append(harness.books.everything())
         script(connection)
 
-    with source(lose_the_claim) as server:
-        harness.announced(server)
+    with scripted_source(lose_the_claim) as server:
+        harness.announce(server)
         harness.archiver.archive(harness.claim())
     assert seen == [harness.books.everything()]
     assert list(harness.scratch.iterdir()) == []
@@ -249,7 +250,7 @@ def test_a_claim_lost_under_way_changes_nothing(harness: ArchivingHarness, scrip
 def test_what_a_killed_worker_put_is_found_and_finished(
     harness: ArchivingHarness, store: TroubledStore
 ) -> None:
-    ref, task_id = harness.made()
+    ref, task_id = harness.picture_made()
     store.after = lambda: raise_(SystemExit())
     with pytest.raises(SystemExit):
         harness.attempt()
@@ -261,17 +262,17 @@ def test_what_a_killed_worker_put_is_found_and_finished(
 
 
 def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(
-    either: ArchivingHarness,
+    harness_per_store: ArchivingHarness,
 ) -> None:
-    ref, _ = either.made()
+    ref, _ = harness_per_store.picture_made()
     key = asset_key(ref, 0, "png")
-    either.put(key, OTHER_PNG)
-    asset = either.attempt()
+    harness_per_store.put(key, OTHER_PNG)
+    asset = harness_per_store.attempt()
     assert (asset.state, asset.key, asset.size) == (AssetState.ARCHIVED, key, len(OTHER_PNG))
     assert (
         asset.sha256
         == hashlib.sha256(OTHER_PNG).hexdigest()
-        == hashlib.sha256(either.stored(key)).hexdigest()
+        == hashlib.sha256(harness_per_store.stored(key)).hexdigest()
     )
     assert (asset.width, asset.height) == (32, 16)
 
@@ -281,7 +282,7 @@ def test_a_ledger_away_at_the_finish_is_no_attempt_that_failed(
 ) -> None:
     database = FlickeringDatabase(books.database)
     harness = ArchivingHarness(Books(database, books.clock), store, tmp_path, sandbox)
-    ref, _ = harness.made()
+    ref, _ = harness.picture_made()
     store.after = lambda: setattr(database, "away", True)
     books.clock.advance(
         LIFETIME + 1
@@ -297,10 +298,10 @@ def test_a_ledger_away_at_the_finish_is_no_attempt_that_failed(
 # The way home
 
 
-def test_an_asset_goes_home(either: ArchivingHarness) -> None:
-    ref, task_id = either.made()
-    made = either.file(task_id)
-    asset = either.attempt()
+def test_an_asset_goes_home(harness_per_store: ArchivingHarness) -> None:
+    ref, task_id = harness_per_store.picture_made()
+    made = harness_per_store.file(task_id)
+    asset = harness_per_store.attempt()
     key = asset_key(ref, 0, "png")
     facts = {
         "key": key,
@@ -317,17 +318,17 @@ def test_an_asset_goes_home(either: ArchivingHarness) -> None:
         None,
         None,
     )
-    assert asset.finished_at == either.books.clock.now
-    assert hashlib.sha256(either.stored(key)).hexdigest() == made["sha256"]
-    (event,) = either.books.queries.events()
+    assert asset.finished_at == harness_per_store.books.clock.now
+    assert hashlib.sha256(harness_per_store.stored(key)).hexdigest() == made["sha256"]
+    (event,) = harness_per_store.books.queries.events()
     assert (event["type"], event["idx"], json.loads(event["payload"])) == (
         "asset.archived",
         0,
         {"ref": ref, "index": 0, **facts, "job_key": None},
     )
-    assert either.asked_now(ref)  # to be concluded; only then there is a manifest
+    assert harness_per_store.job_due_now(ref)  # to be concluded; only then there is a manifest
     with pytest.raises(MissingObjectError):
-        either.store.open(manifest_key(ref))
+        harness_per_store.store.open(manifest_key(ref))
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_the_bytes_say_what_a_file_is_whatever_its_server_says(
         SIZE,
         None,
     )
-    with source(answer("Content-Type: text/plain", body=data)) as server:
-        ref = harness.announced(server)
+    with scripted_source(answer("Content-Type: text/plain", body=data)) as server:
+        ref = harness.announce(server)
         asset = harness.attempt()
     assert (asset.key, asset.content_type) == (asset_key(ref, 0, extension), content_type)

@@ -21,6 +21,8 @@ from receiver.providers.grsai import protocol as grsai
 from receiver.services import Services
 from receiver.settings import Settings
 
+pytestmark = pytest.mark.both_databases
+
 HANDS = 16
 
 
