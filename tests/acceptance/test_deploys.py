@@ -191,7 +191,7 @@ def waiting_calls(installation: Installation, path: str, number: int) -> list[so
 def test_a_stop_answers_those_who_wait_in_the_queue(
     installation: Installation, command: tuple[str, ...]
 ) -> None:
-    assert installation.run("receiver", "migrate").status == 0
+    assert installation.invoke("receiver", "migrate").status == 0
     with (
         installation.started(command) as service,
         installation.services() as services,

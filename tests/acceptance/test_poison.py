@@ -94,7 +94,7 @@ def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_a
             )
             assert services.queries.audit().ok
             poisonous.clear()
-            assert installation.run("receiver", "retry", ref).status == 0
+            assert installation.invoke("receiver", "retry", ref).status == 0
             (job,) = installation.wait(ref)
             assert job.state is JobState.ARCHIVED
             assert the_asset(services, ref).crashes == 0

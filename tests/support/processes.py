@@ -9,12 +9,8 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO
 
-from command_server import Command, CommandServer
 from waiting import LIMIT, until
 
 BIN = Path(sys.executable).parent
@@ -22,8 +18,6 @@ ROOT = Path(__file__).parents[2]
 
 # All that is taken over from whoever runs the tests: nothing of theirs may configure the service.
 _INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "CI")
-# The commands that may run in forks.
-_FORKED = ("receiver", "submitter")
 _MARK = "TEST_PROCESS_MARK"
 # Every warning is an error but gunicorn's own: it looks at a socket that was lent to it through a copy it does not close.
 _WARNINGS = "error,ignore::ResourceWarning:gunicorn.arbiter"
@@ -140,9 +134,7 @@ def run(
     stdin: str = "",
     within: float = LIMIT,
 ) -> Finished:
-    """Run a command to its end. Those that do not serve run in forks: see ``command_server``."""
-    if command[0] in _FORKED and not {"serve", "worker"} & {*command[:2]}:
-        return _run_forked(command, environ, folder, stdin, within)
+    """Run a command to its end."""
     done = subprocess.run(
         _found(command),
         env=environment(environ),
@@ -154,27 +146,6 @@ def run(
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
-
-
-@cache
-def _command_server() -> CommandServer:
-    return CommandServer(environment())
-
-
-def _run_forked(
-    command: Sequence[str], environ: Mapping[str, str], folder: Path, stdin: str, within: float
-) -> Finished:
-    with TemporaryFile() as asked, TemporaryFile() as out, TemporaryFile() as err:
-        asked.write(stdin.encode())
-        asked.seek(0)
-        wanted = Command(command, environment(environ), folder)
-        status = _command_server().run(wanted, asked, out, err, within=within)
-        return Finished(status, _text(out), _text(err))
-
-
-def _text(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode()
 
 
 def free_port() -> int:
