@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from installation import SERVE, Installation
 from processes import BIN, Running, running
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.clock import now
 from receiver.ingest.tickets import Tickets
@@ -44,7 +44,7 @@ class Callers:
 
     def _post(self, path: str) -> int | str:
         with closing(
-            http.client.HTTPConnection("127.0.0.1", self.installation.port, timeout=20)
+            http.client.HTTPConnection("127.0.0.1", self.installation.port, timeout=LIMIT)
         ) as connection:
             try:
                 connection.request("POST", path, RUNNING, {"Connection": "close"})
@@ -104,6 +104,7 @@ def test_a_reload_that_cannot_work_leaves_the_old_processes_alone(
     token = installation.folder / "token"
     token.write_text("a-token-of-some-length-that-is-no-secret")
     with installation.started(ADMIN_TOKEN_FILE=str(token)) as service:
+        service.says("worker started")  # it has read the token, too
         old = set(service.members())
         token.unlink()
         with callers(installation):
@@ -153,7 +154,7 @@ def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(
     ):
         ref = new_ref(now())
         call = later.enter_context(
-            socket.create_connection(("127.0.0.1", installation.port), timeout=15)
+            socket.create_connection(("127.0.0.1", installation.port), timeout=LIMIT)
         )
         head = [
             f"POST /callback/{services.tickets.sign(ref)} HTTP/1.1",
@@ -178,7 +179,7 @@ def waiting_calls(installation: Installation, path: str, number: int) -> list[so
     """Send calls that nobody takes yet: they wait in the listening socket's queue."""
     calls = []
     for _ in range(number):
-        call = socket.create_connection(("127.0.0.1", installation.port), timeout=15)
+        call = socket.create_connection(("127.0.0.1", installation.port), timeout=LIMIT)
         call.sendall(
             b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
             % (path.encode(), len(RUNNING), RUNNING)
@@ -211,7 +212,7 @@ def test_a_stop_answers_those_who_wait_in_the_queue(
             os.kill(pid, signal.SIGCONT)
         answers = [call.makefile("rb").readline() for call in calls]
         assert answers == [b"HTTP/1.1 200 OK\r\n"] * len(calls)
-        assert service.process.wait(15) == 0
+        assert service.process.wait(LIMIT) == 0
         assert len(services.queries.delivery_log(ref)) == len(calls)
 
 

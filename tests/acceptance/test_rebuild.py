@@ -16,7 +16,7 @@ from installation import Installation
 from processes import running
 from seaweed import S3Server
 from side_by_side import side_by_side
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.archive.manifest import manifest_key
 from receiver.archive.stores import Store
@@ -216,7 +216,7 @@ def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(installation: Insta
                 process.process.send_signal(number)
                 until(partial(has_arrived, process.pid, number), what="that the signal has arrived")
                 pipe.write(b"now go on")
-            assert process.process.wait(10) == 128 + number
+            assert process.process.wait(LIMIT) == 128 + number
             assert (
                 "stopped (3 jobs and 0 objects done, 0 differences so far, of 6 jobs)"
                 in process.output()
@@ -300,7 +300,7 @@ def test_a_rebuild_stopped_by_hand_finishes_what_it_has_in_hand(
         process.process.send_signal(signal.SIGINT)
         until(partial(has_arrived, process.pid, signal.SIGINT), what="that the signal has arrived")
         held.let_go.set()
-        assert process.process.wait(10) == 130
+        assert process.process.wait(LIMIT) == 130
         assert "restored 1 job with 1 picture" in process.output()
         assert last(process.output()) == "stopped; run `receiver rebuild` again to go on"
     assert (

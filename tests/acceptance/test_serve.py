@@ -17,7 +17,7 @@ from typing import Any
 import requests
 from installation import Installation
 from processes import Running
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.model import JobState, new_ref
 from receiver.services import Services
@@ -126,7 +126,7 @@ def test_sigterm_drains_a_callback_and_a_download_under_way(installation: Instal
             answer = connection.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert ref.encode() in answer
-        assert service.process.wait(15) == 0
+        assert service.process.wait(LIMIT) == 0
         assert time.monotonic() - started < 10
         assert [row.verdict for row in services.queries.deliveries(ref)] == ["progress"]
         (asset,) = services.queries.assets([slow.ref])[slow.ref]

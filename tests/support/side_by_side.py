@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TypeVar
 
+from waiting import LIMIT
+
 T = TypeVar("T")
 
 
@@ -13,7 +15,7 @@ def side_by_side(works: Sequence[Callable[[], T]]) -> list[T]:
     start = Barrier(len(works))
 
     def run(work: Callable[[], T]) -> T:
-        start.wait(timeout=20)
+        start.wait(timeout=LIMIT)
         return work()
 
     with ThreadPoolExecutor(len(works)) as threads:
