@@ -127,7 +127,7 @@ def test_sigterm_drains_a_callback_and_a_download_under_way(installation: Instal
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert ref.encode() in answer
         assert service.process.wait(LIMIT) == 0
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 20
         assert [row.verdict for row in services.queries.deliveries(ref)] == ["progress"]
         (asset,) = services.queries.assets([slow.ref])[slow.ref]
         assert asset.state == "archived", "the download was finished, not thrown away"
