@@ -13,9 +13,10 @@ from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.cli.progress import Meter
 from receiver.errors import ConfigurationError
 from receiver.ledger import copy, schema
-from receiver.ledger.database import Database, is_open, open_database
+from receiver.ledger.database import Database, open_database
 from receiver.ledger.prune import Pruner
 from receiver.ledger.queries import Queries
+from receiver.ledger.sqlite import is_open
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.worker.process import is_working

@@ -8,7 +8,9 @@ from sqlalchemy import URL, Connection, create_engine, inspect, text
 from receiver import failpoints
 from receiver.errors import LedgerError
 from receiver.ledger import copy, queue_schema
-from receiver.ledger.database import Database, foreign_errors_turned, sqlite_address
+from receiver.ledger.database import Database
+from receiver.ledger.database_errors import translated_errors
+from receiver.ledger.sqlite import sqlite_address
 
 # The newest migration; a test holds it against the folder.
 HEAD = "0004"
@@ -87,7 +89,7 @@ def _upgrade(url: str | URL) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     engine = create_engine(url)
     try:
-        with foreign_errors_turned(), engine.begin() as connection:
+        with translated_errors(), engine.begin() as connection:
             on_postgresql = connection.dialect.name == "postgresql"
             if on_postgresql:
                 connection.execute(

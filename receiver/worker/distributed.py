@@ -5,8 +5,8 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from receiver.ledger.database import conninfo
 from receiver.ledger.ledger import Ledger
+from receiver.ledger.postgres import conninfo
 from receiver.worker.engine import WorkQueue
 from receiver.worker.leases import Leases
 

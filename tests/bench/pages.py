@@ -21,9 +21,9 @@ from ulid import ULID
 
 from receiver.ledger import schema
 from receiver.ledger.browse import BrowseQueries, Wanted
-from receiver.ledger.database import SqliteDatabase
 from receiver.ledger.model_stats import Compare
 from receiver.ledger.queries import Queries
+from receiver.ledger.sqlite import SqliteDatabase
 from receiver.model import JobState
 
 BEGAN = 1_700_000_000.0

@@ -16,8 +16,9 @@ from waiting import until
 
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import copy, schema
-from receiver.ledger.database import SqliteDatabase, Work, is_open, open_database
+from receiver.ledger.database import Work, open_database
 from receiver.ledger.outbox import Outbox
+from receiver.ledger.sqlite import SqliteDatabase, is_open
 from receiver.ledger.tables import metadata
 from receiver.model import EventType, JobState
 

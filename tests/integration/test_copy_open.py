@@ -11,7 +11,7 @@ from ledgers import Books, opened
 from processes import ROOT
 
 from receiver.errors import LedgerError
-from receiver.ledger.database import is_open
+from receiver.ledger.sqlite import is_open
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_reading_and_writing_go_on_where_nothing_can_be_made_beside_the_ledger(
         assert books.job(ref).ref == ref
         with pytest.raises(
             LedgerError,
-            match=r"cannot be told whether anybody has the ledger open.*run this as the user",
+            match=r"cannot find out whether the ledger is in use.*run this as the service",
         ):
             is_open(path)
         mark.rmdir()

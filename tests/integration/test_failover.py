@@ -20,8 +20,8 @@ from waiting import until
 from receiver import failpoints
 from receiver.errors import LedgerError
 from receiver.ledger import schema
-from receiver.ledger.database import conninfo, postgres_address
 from receiver.ledger.ledger import LEASE
+from receiver.ledger.postgres import conninfo, postgres_address
 from receiver.model import Delivery, Source
 from receiver.worker import connector
 

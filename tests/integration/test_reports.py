@@ -354,7 +354,7 @@ def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_se
 
 def is_kept_waiting(books: Books) -> bool:
     """Say whether a write stands in line behind another one."""
-    waiting = getattr(books.database, "_waiting", None)
+    waiting = getattr(books.database, "_queue", None)
     if waiting is not None:
         return len(waiting) > 0
     question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
