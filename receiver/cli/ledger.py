@@ -12,9 +12,10 @@ from receiver import clock
 from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.cli.progress import Meter
 from receiver.errors import ConfigurationError
-from receiver.ledger import copy, schema
+from receiver.ledger import schema
 from receiver.ledger.database import Database, open_database
-from receiver.ledger.prune import Pruner
+from receiver.maintenance import copy_to_postgres as copy
+from receiver.maintenance.prune import Pruner
 from receiver.ledger.queries import Queries
 from receiver.ledger.sqlite import is_open
 from receiver.services import Services

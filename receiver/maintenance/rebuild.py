@@ -25,7 +25,7 @@ from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.queries import Queries
 from receiver.ledger.restore import Past, Restored, Row, restore
-from receiver.ledger.writes import ABOUT_THE_JOB
+from receiver.ledger.outbox import ABOUT_THE_JOB
 from receiver.model import AssetState, EventType, JobState, Outcome, Reason
 
 MANIFEST = "job.json"
@@ -271,7 +271,7 @@ def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
 
 
 def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
-    """Fill an event's row; the words of its payload are those of ``ledger.writes``."""
+    """Fill an event's row; the words of its payload are those of ``ledger.outbox``."""
     told = json.dumps(
         {**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":")
     )

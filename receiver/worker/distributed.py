@@ -2,10 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from receiver.ledger.ledger import Ledger
+from receiver.ledger.claims import Claims
 from receiver.ledger.postgres import conninfo
 from receiver.worker.engine import WorkQueue
 from receiver.worker.leases import Leases
@@ -20,10 +20,16 @@ class DistributedEngine:
     """Works in threads of this process; woken by what other processes, on whatever machine, commit to the ledger at ``url``."""
 
     def __init__(
-        self, ledger: Ledger, url: str, *, sweep: int = SWEEP, grace: float = GRACE
+        self,
+        claims: Claims,
+        notify_due: Callable[[], int],
+        url: str,
+        *,
+        sweep: int = SWEEP,
+        grace: float = GRACE,
     ) -> None:
-        self._ledger = ledger
-        self._held = Leases(ledger)
+        self._notify_due = notify_due
+        self._held = Leases(claims)
         self._conninfo = conninfo(url)
         self._sweep = sweep
         self._grace = grace
@@ -51,5 +57,5 @@ class DistributedEngine:
         self._loop = asyncio.get_running_loop()
         if not self._stopping.is_set():
             await WorkerPool(
-                self._ledger, self._held, self._stopping, sweep=self._sweep, grace=self._grace
+                self._notify_due, self._held, self._stopping, sweep=self._sweep, grace=self._grace
             ).work(self._conninfo, work_queues, self._asked)

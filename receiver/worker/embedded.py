@@ -12,8 +12,7 @@ from typing import Any
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import Ledger
+from receiver.ledger.claims import Claimed, Claims
 from receiver.worker.engine import WorkQueue
 from receiver.worker.leases import Leases
 from receiver.worker.notifier import Notifier
@@ -30,10 +29,16 @@ class EmbeddedEngine:
     """Works in threads of this process; woken by the bell, and by the sweep when the bell was lost."""
 
     def __init__(
-        self, ledger: Ledger, notifier: Notifier, *, sweep: float = SWEEP, grace: float = GRACE
+        self,
+        claims: Claims,
+        notifier: Notifier,
+        now: Callable[[], float],
+        *,
+        sweep: float = SWEEP,
+        grace: float = GRACE,
     ) -> None:
-        self._ledger = ledger
-        self._held = Leases(ledger)
+        self._now = now
+        self._held = Leases(claims)
         self._bell = notifier
         self._sweep = sweep
         self._grace = grace
@@ -67,7 +72,7 @@ class EmbeddedEngine:
         due = queue.next_due() if free else None
         if due is None:
             return self._sweep
-        wait = due - self._ledger.now()
+        wait = due - self._now()
         if wait > 0:
             return min(wait, self._sweep)
         claims = queue.claim(free)

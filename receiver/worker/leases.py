@@ -8,8 +8,7 @@ from typing import Any
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import LEASE, Ledger
+from receiver.ledger.claims import LEASE, Claimed, Claims
 from receiver.worker.engine import WorkQueue
 
 log = structlog.get_logger(__name__)
@@ -21,8 +20,8 @@ RENEWALS = 3
 class Leases:
     """The claims of this process, by lane; safe to share between its hands."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, claims: Claims) -> None:
+        self._ledger_claims = claims
         self._claims: dict[str, list[Claimed[Any]]] = {}
         self._lock = threading.Lock()
         self._renewed = 0.0
@@ -61,7 +60,7 @@ class Leases:
         """
         if time.monotonic() - self._renewed > LEASE / RENEWALS:
             if held := self.all():
-                self._ledger.renew(held)
+                self._ledger_claims.renew(held)
             self._renewed = time.monotonic()
 
     def next_renewal(self) -> float:
@@ -73,6 +72,6 @@ class Leases:
         if held := self.all():
             log.warning("work handed back", claims=len(held))
             try:
-                self._ledger.release(held)
+                self._ledger_claims.release(held)
             except LedgerError as error:
                 log.error("ledger away, leases end by themselves", error=str(error))  # noqa: TRY400 - as above

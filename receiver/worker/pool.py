@@ -19,7 +19,6 @@ from procrastinate.utils import utcnow
 from psycopg_pool import AsyncConnectionPool
 
 from receiver.errors import LedgerError
-from receiver.ledger.ledger import Ledger
 from receiver.ledger.notifications import queue_of
 from receiver.worker.connector import PAUSE, RetryingConnector
 from receiver.worker.engine import WorkQueue
@@ -43,9 +42,15 @@ class WorkerPool:
     """Works on the lanes of one process until asked to stop."""
 
     def __init__(
-        self, ledger: Ledger, held: Leases, stopping: threading.Event, *, sweep: int, grace: float
+        self,
+        notify_due: Callable[[], int],
+        held: Leases,
+        stopping: threading.Event,
+        *,
+        sweep: int,
+        grace: float,
     ) -> None:
-        self._ledger = ledger
+        self._notify_due = notify_due
         self._held = held
         self._stopping = stopping
         self._sweep = sweep
@@ -147,7 +152,7 @@ class WorkerPool:
 
     def _sweep_once(self) -> None:
         try:
-            if found := self._ledger.sweep():
+            if found := self._notify_due():
                 log.debug("rows without a wake", found=found)
         except LedgerError as error:
             log.error("ledger away, sweep left out", error=str(error))  # noqa: TRY400 - as above

@@ -20,7 +20,7 @@ from typing import IO, Any
 import structlog
 
 from receiver.errors import StoreError
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
 from receiver.maintenance.periodic_audit import audit_periodically
 from receiver.worker.engine import Engine, WorkQueue
 

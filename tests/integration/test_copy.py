@@ -15,7 +15,8 @@ from sqlalchemy import event, select, text
 from waiting import until
 
 from receiver.errors import LedgerError, ReceiverError
-from receiver.ledger import copy, schema
+from receiver.ledger import schema
+from receiver.maintenance import copy_to_postgres as copy
 from receiver.ledger.database import Work, open_database
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.sqlite import SqliteDatabase, is_open

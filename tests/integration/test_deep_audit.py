@@ -17,7 +17,7 @@ from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import StoreError
-from receiver.ledger.prune import Pruner
+from receiver.maintenance.prune import Pruner
 from receiver.maintenance import checkpoint, deep_audit
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted

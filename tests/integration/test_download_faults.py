@@ -40,7 +40,7 @@ from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError
 from receiver.jobs.reconcile import Reconciler
 from receiver.ledger.rows import Asset, Job
-from receiver.ledger.writes import risk_begins
+from receiver.model import risk_begins
 from receiver.model import Api, AssetState, JobState, Reason
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy

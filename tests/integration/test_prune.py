@@ -11,7 +11,7 @@ from receiver.errors import ReceiverError
 from receiver.jobs.operator import replay
 from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.prune import BATCH, Pruner
+from receiver.maintenance.prune import BATCH, Pruner
 from receiver.ledger.rows import EventDelivery
 from receiver.model import AssetState, EventType, JobState, Mode, Source
 

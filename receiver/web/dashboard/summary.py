@@ -10,7 +10,7 @@ from flask import current_app
 
 from receiver.ledger.model_stats import Compare, Comparison
 from receiver.ledger.queries import Audit
-from receiver.ledger.writes import risk_begins
+from receiver.model import risk_begins
 from receiver.model import FINAL_STATES, JobState
 from receiver.services import Services
 from receiver.web.state import services
