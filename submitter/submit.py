@@ -106,7 +106,7 @@ class Submitter:
 
     def asks_for(self, ref: str, request: Mapping[str, Any]) -> bool:
         """Say whether a job was asked for by such arguments of ``submit``, whatever the way its result comes."""
-        job = self._services.ledger.job(ref)
+        job = self._services.jobs.get(ref)
         params = json.loads(self._services.queries.params(ref))
         was = Submission(job.prompt, job.model, params, provider=Provider(job.provider))
         try:
@@ -135,7 +135,7 @@ class Submitter:
 
     def now(self) -> float:
         """Return the ledger's time, in seconds since 1970."""
-        return self._services.ledger.now()
+        return self._services.now()
 
     def submit_many(
         self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4

@@ -15,7 +15,7 @@ from rich.table import Table
 from receiver.cli.base import SOME_FAILED, console, load, plain, reports_errors
 from receiver.cli.progress import Meter
 from receiver.errors import ReceiverError
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
 from receiver.maintenance import checkpoint
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
@@ -84,7 +84,7 @@ def audit(hands: int | None, *, deep: bool, anew: bool) -> None:
     if not deep and (anew or hands):
         raise click.UsageError("--anew and --jobs go with --deep")
     services = Services(load()).open(to_look=not deep)  # a deep audit keeps its place
-    found = services.queries.audit()
+    found = services.totals.audit()
     console().print(_audit_table(found))
     for law, refs in found.broken.items():
         click.echo(f"broken: {law}: {', '.join(refs)}")
@@ -110,7 +110,7 @@ def _deep(services: Services, hands: int, *, anew: bool) -> int:
     """Audit the archive and return the exit status; the place is kept until it is through."""
     path = services.settings.data_dir / "deep-audit.json"
     place = _begin(path, services.settings.archive_url, anew=anew)
-    total = max(sum(services.queries.counts().values()), place.jobs)
+    total = max(sum(services.totals.counts().values()), place.jobs)
     with _stopped_by_signals() as stop:
         try:
             with Meter() as meter:
@@ -221,8 +221,9 @@ def rebuild(below: str, hands: int | None) -> None:
     with _stopped_by_signals() as stop, Meter() as meter:
         rebuilder = Rebuilder(
             services.store,
-            services.ledger,
+            services.database,
             services.queries,
+            job_timeout=services.settings.job_timeout,
             hands=hands or HANDS,
             stopping=stop.event,
             show=lambda found: meter.show(

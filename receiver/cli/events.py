@@ -70,9 +70,9 @@ def listen(
     services = Services(load()).open(to_look=True)
     place = Cursor(cursor)
     start = place.read() if after is None else after
-    start = services.outbox.newest() if start is None else start
+    start = services.events.newest() if start is None else start
     place.keep(start)  # before the first event, so that none is missed if this ends before it
-    listener = Listener(services.outbox, [EventType(kind) for kind in types])
+    listener = Listener(services.events, [EventType(kind) for kind in types])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for event, upto in listener.events(start, follow=follow):
@@ -147,7 +147,7 @@ def _forget(services: Services, name: str) -> None:
 
 
 def _show(services: Services) -> None:
-    standing, aside = services.outbox.standing(), services.outbox.aside()
+    standing, aside = services.events.destinations(), services.events.set_aside()
     named = {destination.name: destination.types for destination in services.settings.destinations}
     table = Table(
         "destination",
@@ -220,7 +220,7 @@ def _again(services: Services) -> Callable[[int], str]:
 
 def _all_again(services: Services) -> int:
     failures = last = 0
-    while found := sorted({row.event for row in services.outbox.aside(after=last)}):
+    while found := sorted({row.event for row in services.events.set_aside(after=last)}):
         failures += each(tuple(found), _again(services))
         last = found[-1]
     return failures

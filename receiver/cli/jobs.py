@@ -8,7 +8,6 @@ from rich.table import Table
 
 from receiver.cli.base import SOME_FAILED, cell, console, each, load, plain, reports_errors
 from receiver.errors import ReceiverError
-from receiver.jobs import operator
 from receiver.jobs.schemas import REF, JobView
 from receiver.ledger.rows import Job
 from receiver.model import JobState, timestamp
@@ -132,7 +131,7 @@ def _show(services: Services, job: Job) -> None:
 def retry(refs: tuple[str, ...]) -> None:
     """Open failed or expired jobs again: the provider is asked for their results once more."""
     services = Services(load()).open()
-    failures = each(refs, lambda ref: f"{ref} is {services.ledger.retry(ref).state}")
+    failures = each(refs, lambda ref: f"{ref} is {services.operator.retry(ref).state}")
     services.engine.notify()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
@@ -146,9 +145,7 @@ def replay(deliveries: tuple[int, ...]) -> None:
     services = Services(load()).open()
     failures = each(
         deliveries,
-        lambda number: (
-            f"{number} is now {operator.replay(services.queries, services.inbox, number)}"
-        ),
+        lambda number: f"{number} is now {services.operator.replay(number)}",
     )
     services.close()
     sys.exit(SOME_FAILED if failures else 0)

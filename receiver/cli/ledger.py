@@ -14,10 +14,10 @@ from receiver.cli.progress import Meter
 from receiver.errors import ConfigurationError
 from receiver.ledger import schema
 from receiver.ledger.database import Database, open_database
+from receiver.ledger.queries.totals import Totals
+from receiver.ledger.sqlite import is_open
 from receiver.maintenance import copy_to_postgres as copy
 from receiver.maintenance.prune import Pruner
-from receiver.ledger.queries import Queries
-from receiver.ledger.sqlite import is_open
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.worker.process import is_working
@@ -131,7 +131,7 @@ def _copy(source: Database, target: Database) -> None:
 
 def _differences(source: Database, target: Database) -> list[str]:
     """Audit both sides; say what is not alike, or breaks a law."""
-    ours, its = Queries(source).audit(), Queries(target).audit()
+    ours, its = Totals(source).audit(), Totals(target).audit()
     found = [
         f"{side}: {law}: {', '.join(refs)}"
         for side, audit in (("before", ours), ("after", its))

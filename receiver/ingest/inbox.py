@@ -13,6 +13,7 @@ from hashlib import sha256
 import structlog
 from sqlalchemy import Connection
 
+from receiver.clock import back_off, doubling
 from receiver.errors import LedgerError, UnreadableError
 from receiver.ledger import deliveries
 from receiver.ledger.assets import reopen_job
@@ -271,15 +272,16 @@ def _progress(change: _Change) -> None:
 
 def _next_poll(change: _Change) -> float:
     """Return when to poll a job in progress: later after a callback, with back-off after polls."""
-    timing, now, job = change.timing, change.now, change.job
-    polled = change.delivery.source is Source.POLL
+    now, deadline, interval = change.now, change.job.deadline_at, change.timing.poll_interval
     if change.delivery.source is Source.CALLBACK:
-        wait = timing.poll_after
+        wait = change.timing.poll_after
     else:
-        wait = timing.poll_interval * min(2 ** max(job.attempts - 1, 0), 4)
-    # A poll that finds the job running after its deadline allows one more poll. A callback does not
-    # postpone the end.
-    return min(now + wait, max(job.deadline_at, now + timing.poll_interval * polled))
+        wait = back_off(change.job.attempts, doubling(interval, interval * 4), jitter=0)
+    if change.delivery.source is Source.POLL:
+        # A poll that finds the job running after its deadline allows one more poll. A callback does
+        # not postpone the end.
+        deadline = max(deadline, now + interval)
+    return min(now + wait, max(deadline, now))
 
 
 def _end(change: _Change) -> None:

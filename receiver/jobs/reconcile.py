@@ -11,6 +11,7 @@ import structlog
 from receiver import failpoints
 from receiver.archive.manifest import manifest, manifest_key, read_manifest
 from receiver.archive.stores import Store
+from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
     MissingObjectError,
@@ -163,9 +164,7 @@ class Reconciler:
             self._hints.drop(claimed.row)
         else:
             with suppress(ClaimLostError):
-                self._hints.release(
-                    claimed, self._now() + self._timing.poll_interval
-                )
+                self._hints.release(claimed, self._now() + self._timing.poll_interval)
 
     def _ask(self, base_url: str, api: Api, provider_id: str) -> bytes:
         if self._result_source is None:
@@ -210,10 +209,7 @@ class Reconciler:
     def _is_gone(self, job: Job) -> bool:
         """Say whether "no such task" is to be believed: not in a job's first minute, nor before it was said several times in a row."""
         self._unknown[job.ref] += 1
-        return (
-            self._now() - job.submitted_at > NOT_YET
-            and self._unknown[job.ref] >= MOST_UNKNOWN
-        )
+        return self._now() - job.submitted_at > NOT_YET and self._unknown[job.ref] >= MOST_UNKNOWN
 
     def _next_look(self, job: Job) -> float:
         if job.provider_id is None or self._result_source is None:
@@ -222,7 +218,8 @@ class Reconciler:
 
     def _back_off(self, job: Job, most: int) -> float:
         """Return seconds until the next look: a poll interval, doubled with each look up to ``most`` of them."""
-        return self._timing.poll_interval * min(1 << min(max(job.attempts - 1, 0), 10), most)
+        interval = self._timing.poll_interval
+        return back_off(job.attempts, doubling(interval, interval * most), jitter=0)
 
     def _obituary(self, job: Job, complaint: str) -> str:
         """Say what was lost and what a person can do about it."""

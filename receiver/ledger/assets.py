@@ -6,7 +6,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from receiver.errors import UnreadableError
 from receiver.ledger import claims
-from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import find_answer
 from receiver.ledger.jobs import expedite_job, lock_job
@@ -37,7 +37,7 @@ class Assets:
         def work(connection: Connection) -> list[Claimed[Asset]]:
             now, order = self._now(), assets.c.expires_at
             rows = claims.claim_rows(
-                connection, assets, order, now, now + LEASE, limit, wanted, few=suspects
+                connection, assets, order, now, now + claims.LEASE, limit, wanted, few=suspects
             )
             return sorted((Claimed(asset_of(row), row.claim) for row in rows), key=_by_deadline)
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from receiver.ledger import claims
-from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import insert_delivery
 from receiver.ledger.jobs import adopt_job, find_job_by_provider_id
@@ -55,7 +55,9 @@ class Hints:
 
         def work(connection: Connection) -> list[Claimed[Hint]]:
             now = self._now()
-            rows = claims.claim_rows(connection, hints, hints.c.due_at, now, now + LEASE, limit)
+            rows = claims.claim_rows(
+                connection, hints, hints.c.due_at, now, now + claims.LEASE, limit
+            )
             return [Claimed(Hint(**row._mapping), row.claim) for row in rows]  # noqa: SLF001 - the documented way to a row's names
 
         return self._database.write(work)
@@ -66,9 +68,7 @@ class Hints:
         Raise ClaimLostError if the hint is no longer ours.
         """
         self._database.write(
-            lambda connection: claims.update_claimed(
-                connection, claimed, due_at=due_at, claim=None
-            )
+            lambda connection: claims.update_claimed(connection, claimed, due_at=due_at, claim=None)
         )
 
     def drop(self, hint: Hint) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import KeyTakenError, ReceiverError
 from receiver.ledger import claims
-from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.notifications import notify_job
 from receiver.ledger.outbox import ABOUT_THE_JOB, has_event, write_event
@@ -148,7 +148,7 @@ class Jobs:
         def work(connection: Connection) -> list[Claimed[Job]]:
             now = self._now()
             rows = claims.claim_rows(
-                connection, jobs, jobs.c.due_at, now, now + LEASE, limit, *wanted
+                connection, jobs, jobs.c.due_at, now, now + claims.LEASE, limit, *wanted
             )
             return [Claimed(job_of(row), row.claim) for row in rows]
 
@@ -161,7 +161,7 @@ class Jobs:
         def work(connection: Connection) -> list[Claimed[Job]]:
             now = self._now()
             rows = claims.claim_rows(
-                connection, jobs, jobs.c.due_at, now, now + LEASE, limit, suspects, few=True
+                connection, jobs, jobs.c.due_at, now, now + claims.LEASE, limit, suspects, few=True
             )
             return [Claimed(job_of(row), row.claim) for row in rows]
 
@@ -190,9 +190,7 @@ class Jobs:
             if has_event(connection, EventType.JOB_AT_RISK, job):
                 return False
             payload: dict[str, object] = {"ref": job.ref, "message": message}
-            write_event(
-                connection, EventType.JOB_AT_RISK, job, ABOUT_THE_JOB, self._now(), payload
-            )
+            write_event(connection, EventType.JOB_AT_RISK, job, ABOUT_THE_JOB, self._now(), payload)
             return True
 
         if new := self._database.write(work):
@@ -271,9 +269,7 @@ def _free_key(connection: Connection, key: str) -> None:
         connection.execute(update(jobs).where(jobs.c.ref == holder.ref).values(key=None))
 
 
-def _insert(
-    connection: Connection, ref: str, now: float, timing: Timing, **values: object
-) -> None:
+def _insert(connection: Connection, ref: str, now: float, timing: Timing, **values: object) -> None:
     fixed = {"ref": ref, "state": JobState.SUBMITTING, "submitted_at": now}
     deadline_at = now + timing.job_timeout
     connection.execute(insert(jobs).values(**fixed, deadline_at=deadline_at, **values))

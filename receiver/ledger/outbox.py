@@ -12,12 +12,14 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
     Double,
+    Row,
     Update,
     and_,
     bindparam,
@@ -34,7 +36,7 @@ from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import ReceiverError
 from receiver.ledger import claims
-from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.notifications import notify_dispatchers
 from receiver.ledger.rows import EventDelivery, Job, event_delivery_of
@@ -155,6 +157,11 @@ class Outbox:
 
         return self._database.write(work)
 
+    def find(self, event: int) -> Row[Any] | None:
+        """Return one event's row; None if there is none."""
+        question = select(events).where(events.c.id == event)
+        return self._database.read(lambda connection: connection.execute(question).one_or_none())
+
     def mark_sent(self, claimed: Claimed[EventDelivery]) -> None:
         """Record that an event was delivered; raise ClaimLostError if it is no longer ours."""
         self._end(claimed, EventDeliveryState.SENT, "")
@@ -179,9 +186,7 @@ class Outbox:
                 claim=None,
                 error=error,
             )
-            _make_next_due(
-                connection, _NEXT_OF_JOB, to=row.destination, job=row.ref, now=now
-            )
+            _make_next_due(connection, _NEXT_OF_JOB, to=row.destination, job=row.ref, now=now)
 
         self._database.write(work)
 
@@ -292,7 +297,7 @@ def _lock(connection: Connection, destination: str) -> int | None:
 def _claim(
     connection: Connection, destination: str, now: float, limit: int
 ) -> list[Claimed[EventDelivery]]:
-    wanted, until = sendings.c.destination == destination, now + LEASE
+    wanted, until = sendings.c.destination == destination, now + claims.LEASE
     rows = claims.claim_rows(connection, sendings, sendings.c.due_at, now, until, limit, wanted)
     claimed = (Claimed(event_delivery_of(row), row.claim) for row in rows)
     return sorted(claimed, key=lambda each: each.row.event)

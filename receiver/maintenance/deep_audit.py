@@ -24,7 +24,7 @@ from receiver.archive.manifest import (
 from receiver.archive.stores import Store
 from receiver.archive.verify import read_back
 from receiver.errors import MissingObjectError, UnreadableError
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, Job
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.model import FINAL_STATES, AssetState
@@ -45,7 +45,7 @@ class DeepAudit:
     def __init__(
         self,
         store: Store,
-        queries: Queries,
+        queries: JobQueries,
         place: Checkpoint,
         *,
         hands: int,
@@ -154,7 +154,7 @@ class DeepAudit:
         The ledger is asked after the listing, so that what is new is in it.
         """
         refs = sorted({place[0] for name in page if (place := place_of(name))})
-        known, assets = self._reports.standing(refs), self._reports.assets(refs)
+        known, assets = self._reports.states(refs), self._reports.assets(refs)
 
         def decide(folder: tuple[str, list[str]]) -> tuple[list[str], int]:
             ref, names = folder

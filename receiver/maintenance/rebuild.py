@@ -22,10 +22,10 @@ from receiver.archive.manifest import (
 from receiver.archive.stores import Store
 from receiver.archive.verify import read_back
 from receiver.errors import MissingObjectError, UnreadableError
-from receiver.ledger.ledger import Ledger
-from receiver.ledger.queries import Queries
-from receiver.ledger.restore import Past, Restored, Row, restore
+from receiver.ledger.database import Database
 from receiver.ledger.outbox import ABOUT_THE_JOB
+from receiver.ledger.queries.jobs import JobQueries
+from receiver.ledger.restore import Past, Restored, Row, restore
 from receiver.model import AssetState, EventType, JobState, Outcome, Reason
 
 MANIFEST = "job.json"
@@ -85,16 +85,18 @@ class Rebuilder:
     def __init__(
         self,
         store: Store,
-        ledger: Ledger,
-        queries: Queries,
+        database: Database,
+        queries: JobQueries,
         *,
+        job_timeout: float,
         hands: int,
         stopping: Event,
         show: Callable[[Rebuilt], object],
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._database = database
         self._reports = queries
+        self._job_timeout = job_timeout
         self._hands = hands
         self._stopping = stopping
         self._show = show
@@ -111,7 +113,7 @@ class Rebuilder:
         return self.so_far
 
     def _take(self, chunk: list[Folder], pool: ThreadPoolExecutor) -> None:
-        known = self._reports.standing([folder.ref for folder in chunk if folder.ref])
+        known = self._reports.states([folder.ref for folder in chunk if folder.ref])
         self.so_far.known += sum(1 for folder in chunk if folder.ref in known and folder.manifest)
         new = [folder for folder in chunk if folder.ref not in known]
         found = list(pool.map(self._look_into, new))
@@ -146,7 +148,7 @@ class Rebuilder:
         )
 
     def _write(self, pasts: list[Past]) -> None:
-        done: Restored = self._ledger.write(partial(restore, pasts=pasts))
+        done: Restored = self._database.write(partial(restore, pasts=pasts))
         self.so_far.restored += len(done.new)
         self.so_far.known += len(pasts) - len(done.new)
         self.so_far.pictures += sum(
@@ -157,7 +159,7 @@ class Rebuilder:
         )
 
     def _past(self, manifest: Manifest) -> Past:
-        return past(manifest, self._ledger.timing.job_timeout)
+        return past(manifest, self._job_timeout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@
 when the first of them is counted, or shown.
 """
 
-import fcntl
 import os
 import socket
 import threading
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+
+from receiver.data_dir import lock_shared, try_lock
 
 log = structlog.get_logger(__name__)
 
@@ -33,14 +34,10 @@ def prepare(data_dir: Path) -> None:
     folder = data_dir / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(data_dir / "metrics.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pass  # others are counting
-    else:
+    if try_lock(lock):  # else others are counting
         for file in folder.glob("*.db"):
             file.unlink(missing_ok=True)
-    fcntl.flock(lock, fcntl.LOCK_SH)
+    lock_shared(lock)
     _held.append(lock)
     os.environ[_FOLDER] = str(folder)
 

@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.ledger.claims import LEASE, Claimed, Claims
+from receiver.ledger import claims as ledger_claims
+from receiver.ledger.claims import Claimed, Claims
 from receiver.worker.engine import WorkQueue
 
 log = structlog.get_logger(__name__)
@@ -58,14 +59,14 @@ class Leases:
 
         To be called before anything is claimed: after a sleep of the machine our own work must not look abandoned to us.
         """
-        if time.monotonic() - self._renewed > LEASE / RENEWALS:
+        if time.monotonic() - self._renewed > ledger_claims.LEASE / RENEWALS:
             if held := self.all():
                 self._ledger_claims.renew(held)
             self._renewed = time.monotonic()
 
     def next_renewal(self) -> float:
         """Return the seconds until it is worth trying to renew again."""
-        return LEASE / RENEWALS / 4
+        return ledger_claims.LEASE / RENEWALS / 4
 
     def release(self) -> None:
         """Give back what is still in hand: others take it over at once."""

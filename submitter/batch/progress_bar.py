@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from receiver.cli.base import plain
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import Roll
 from submitter.batch.run import Batch
@@ -78,7 +78,7 @@ def tell(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
-def tell_end(batch: Batch, queries: Queries, name: str, *, err: bool) -> None:
+def tell_end(batch: Batch, queries: JobQueries, name: str, *, err: bool) -> None:
     """Say which lines got no picture and what became of all; on stdout unless that is for the report."""
     lost = list(batch.roll.lost())
     for place in lost[:_MOST_TOLD]:

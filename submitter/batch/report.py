@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from receiver.jobs.schemas import JobView
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.jobs import JobQueries
 from submitter.batch.job_table import Roll, in_chunks
 from submitter.batch.lines import BadLine
 
@@ -39,7 +39,7 @@ def is_input(path: str, source: str) -> bool:
     return any(os.path.samestat(file.stat(), read) for file in written if file.exists())
 
 
-def write_report(path: str, queries: Queries, roll: Roll, bad: dict[int, BadLine]) -> None:
+def write_report(path: str, queries: JobQueries, roll: Roll, bad: dict[int, BadLine]) -> None:
     """Write the report, in place of an earlier one only when it is complete; ``-`` is stdout."""
     if path == STDOUT:
         for line in _lines(queries, roll, bad):
@@ -51,7 +51,7 @@ def write_report(path: str, queries: Queries, roll: Roll, bad: dict[int, BadLine
     part.replace(path)
 
 
-def _lines(queries: Queries, roll: Roll, bad: dict[int, BadLine]) -> Iterator[str]:
+def _lines(queries: JobQueries, roll: Roll, bad: dict[int, BadLine]) -> Iterator[str]:
     """Merge lines with and without jobs, both in order of their numbers."""
     without = sorted(bad, reverse=True)
     for number, told in _jobs(queries, roll):
@@ -67,7 +67,7 @@ def _bad_line(bad: BadLine) -> str:
     return json.dumps({"line": bad.number, **key, "error": bad.error}, ensure_ascii=False)
 
 
-def _jobs(queries: Queries, roll: Roll) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jobs(queries: JobQueries, roll: Roll) -> Iterator[tuple[int, dict[str, Any]]]:
     for places in in_chunks(roll.by_number(), _READ_AT_ONCE):
         refs = [roll.ref(place) for place in places]
         assets = queries.assets(refs)

@@ -46,7 +46,7 @@ class Batch:
         show: Callable[[Roll, int], None],
     ) -> None:
         self._submitter = submitter
-        self._ledger = services.ledger
+        self._jobs = services.jobs
         self._reports = services.queries
         self._concurrency = concurrency
         self._pace = Pace(rate)
@@ -92,9 +92,9 @@ class Batch:
 
     def _newest(self, key: str) -> tuple[Job | None, int]:
         """Find the job that has a key, or the last of those that were posted anew in its place, and how many they were."""
-        job, tries = self._ledger.key_holder(key), 0
+        job, tries = self._jobs.key_holder(key), 0
         while job is not None and job.reason is Reason.PROVIDER_ERROR:
-            later = self._ledger.key_holder(key_of_try(key, tries + 1))
+            later = self._jobs.key_holder(key_of_try(key, tries + 1))
             if later is None:
                 break
             job, tries = later, tries + 1
@@ -150,7 +150,7 @@ class Batch:
         """Ask the ledger how the unfinished jobs stand."""
         began = time.monotonic()
         for places in in_chunks(self.roll.unfinished(), ASKED_AT_ONCE):
-            found = self._reports.standing([self.roll.ref(place) for place in places])
+            found = self._reports.states([self.roll.ref(place) for place in places])
             for place in places:
                 state, reason = found.get(self.roll.ref(place), (JobState.SUBMITTING, None))
                 self.roll.change(place, state)

@@ -14,7 +14,7 @@ from rich.table import Table
 from receiver.cli.base import SOME_FAILED, console, reports_errors
 from receiver.errors import ConfigurationError
 from receiver.jobs.schemas import JobView
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.demo.checks import Finding, look, table
@@ -111,7 +111,7 @@ def _perform(
         findings = [
             look(services, scene, ref, sandbox_url) for ref, scene in zip(refs, scenes, strict=True)
         ]
-        found = services.queries.audit()
+        found = services.totals.audit()
     finally:
         services.close()
     screen.print(table(findings))

@@ -75,7 +75,7 @@ def test_500_jobs_killed_five_times_are_500_jobs_500_posts_and_500_ends(here: Pr
     assert {int(line["prompt"]) for line in lines if line["state"] == "failed"} == failing
     assert posted_refs(here) == Counter({line["ref"]: 1 for line in lines})
     with here.services() as services:
-        assert services.queries.counts() == {
+        assert services.totals.counts() == {
             state.value: {"archived": 490, "failed": 10}.get(state, 0) for state in JobState
         }
 
@@ -118,7 +118,7 @@ def test_four_thousand_lines_take_hardly_more_memory_than_a_thousand(here: Premi
     """Their keys are spent, so that nothing is posted: what is measured is reading, looking up, watching and reporting."""
     text = "x" * 4000
     with here.services() as services:
-        services.ledger.write(lambda connection: _insert_waiting(connection, 4000, text))
+        services.database.write(lambda connection: _insert_waiting(connection, 4000, text))
     peaks = []
     for count in (1000, 4000):
         batch_file(here, [a_line(text, key=f"key-{n}") for n in range(count)])

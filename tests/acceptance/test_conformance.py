@@ -117,7 +117,7 @@ class House:
         (job,) = self.here.wait(made.ref)
         told = Counter(
             event["type"]
-            for event in self.services.queries.events(limit=100_000)
+            for event in self.services.events.after(limit=100_000)
             if event["ref"] == made.ref
         )
         objects = [path.name for path in self.here.data.glob(f"archive/*/*/*/{made.ref}/*")]
@@ -171,7 +171,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             here.services() as services,
         ):
             yield House(here, service, services, folder / "faults")
-            assert services.queries.audit().ok
+            assert services.totals.audit().ok
             assert "Traceback" not in service.output()
 
 

@@ -27,8 +27,8 @@ def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and
     here: Premises,
 ) -> None:
     with here.services() as services:
-        services.ledger.expire(
-            services.ledger.submit(_submission(), "https://past.test").ref, "long ago"
+        services.jobs.expire(
+            services.jobs.submit(_submission(), "https://past.test").ref, "long ago"
         )
     with EventSide() as side:
         here.environ |= {
@@ -80,9 +80,9 @@ def test_a_command_that_fails_is_run_again_for_the_same_event_with_the_next_star
     here: Premises,
 ) -> None:
     with here.services() as services:
-        refs = [services.ledger.submit(_submission(), "https://past.test").ref for _ in range(2)]
+        refs = [services.jobs.submit(_submission(), "https://past.test").ref for _ in range(2)]
         for ref in refs:
-            services.ledger.expire(ref, "no word")
+            services.jobs.expire(ref, "no word")
     place, out = here.folder / "place", here.folder / "out"
     command = f"""sh -c 'echo "$EVENT_REF $EVENT_MESSAGE" >> {out}; test -e {out}.ready'"""
     listen = (
@@ -112,8 +112,8 @@ def test_what_was_set_aside_is_shown_and_sent_again_on_request(here: Premises) -
     named = {"EVENT_URLS": "log:"}
     here.environ.update(named)
     with here.services() as services:
-        ref = services.ledger.submit(_submission(), "https://past.test").ref
-        services.ledger.expire(ref, "no word")
+        ref = services.jobs.submit(_submission(), "https://past.test").ref
+        services.jobs.expire(ref, "no word")
         (sender,) = services.senders()
         (claimed,) = sender.claim(1)
         services.outbox.set_aside(claimed, "nobody\x1b[31m listened")

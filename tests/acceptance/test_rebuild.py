@@ -62,7 +62,7 @@ def known(here: Premises) -> int:
     if not (here.data / "ledger.sqlite3").exists():
         return 0
     with here.services() as services:
-        return services.queries.counts()["archived"]
+        return services.totals.counts()["archived"]
 
 
 def last(text: str) -> str:

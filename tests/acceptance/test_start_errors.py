@@ -40,10 +40,8 @@ def here(tmp_path: Path) -> Iterator[Premises]:
 def expired(here: Premises) -> None:
     """Have one event there."""
     with here.services() as services:
-        services.ledger.expire(
-            services.ledger.submit(
-                Submission("a fox", "gpt-image-1.5", {}), "https://past.test"
-            ).ref,
+        services.jobs.expire(
+            services.jobs.submit(Submission("a fox", "gpt-image-1.5", {}), "https://past.test").ref,
             "no word",
         )
 

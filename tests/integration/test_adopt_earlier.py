@@ -41,7 +41,7 @@ def killed_after_its_put(bench: Bench, ref: str, extension: str, data: bytes) ->
     claimed = bench.claim()
     assert claimed.row.ref == ref
     bench.put(key := asset_key(ref, 0, extension), data)
-    assert bench.books.ledger.take_over() == 1
+    assert bench.books.claims.take_over() == 1
     return key
 
 
@@ -78,7 +78,7 @@ def test_it_is_taken_without_asking_the_source_again(
     )
     assert objects(bench) == [key]
     assert server.connections == 0
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert bench.books.event_types(ref) == ["asset.archived"]
 
 
 def test_it_is_taken_even_after_the_url_s_end(bench: Bench) -> None:
@@ -98,12 +98,12 @@ def test_objects_of_other_assets_of_the_job_are_not_taken_for_it(bench: Bench) -
         )
         for name in (asset_key(ref, 10, "png"), asset_key(ref, 11, "jpg"), manifest_key(ref)):
             bench.put(name, PNG)
-        claims = bench.books.ledger.claim_assets(12)
-        bench.books.ledger.take_over()
+        claims = bench.books.assets.claim(12)
+        bench.books.claims.take_over()
         assert len(claims) == 12
-        for claimed in bench.books.ledger.claim_assets(12):
+        for claimed in bench.books.assets.claim(12):
             bench.archiver.archive(claimed)
-    states = [asset.state for asset in bench.books.assets(ref)]
+    states = [asset.state for asset in bench.books.assets_of(ref)]
     assert states == [AssetState.PENDING] * 10 + [AssetState.ARCHIVED] * 2
 
 
@@ -131,7 +131,7 @@ def test_an_object_that_is_not_what_its_writer_declared_is_not_taken_and_the_nex
         ref = bench.announced(server)
         spoil(s3_server, bucket, key := asset_key(ref, 0, "png"))
         bench.claim()
-        bench.books.ledger.take_over()
+        bench.books.claims.take_over()
         with pytest.raises(StoreError, match="damaged"):
             bench.stored(key)
         waiting, asset = bench.attempts()
@@ -150,6 +150,6 @@ def test_what_a_retried_asset_left_behind_is_taken_too(bench: Bench) -> None:
         bench.books.conclude(ref)
         bench.put(asset_key(ref, 0, "png"), PNG)  # by a worker that had lost its lease, say
         bench.books.execute("UPDATE jobs SET state = 'expired'")
-        bench.books.ledger.retry(ref)
+        bench.books.operator.retry(ref)
         asset = bench.attempt()
     assert (asset.state, asset.due_at) == (AssetState.ARCHIVED, None)

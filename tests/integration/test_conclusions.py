@@ -31,14 +31,16 @@ def test_a_job_ends_as_its_assets_did(
     ref = office.ended(*ends)
     (job,) = office.looks(ref)
     assert (job.state, job.reason, job.message) == (state, reason, message)
-    assert office.books.events(ref) == ["asset.archived"] * ends.count(PICTURE) + [f"job.{state}"]
+    assert office.books.event_types(ref) == ["asset.archived"] * ends.count(PICTURE) + [
+        f"job.{state}"
+    ]
     manifest = office.manifest(ref)
     assert (manifest is not None) is (PICTURE in ends)  # every object has its manifest beside it
     assert manifest is None or (
         manifest["state"],
         [asset["state"] for asset in manifest["assets"]],
     ) == (state, ends)
-    assert office.books.queries.audit().ok
+    assert office.books.totals.audit().ok
 
 
 def test_an_archive_that_is_away_delays_the_end_and_no_more(office: Office) -> None:
@@ -57,7 +59,7 @@ def test_the_manifest_is_written_before_the_end_is_told(office: Office) -> None:
     ref = office.ended(PICTURE)
     seen: list[object] = []
     office.store.witness = lambda: seen.append(
-        (office.books.job(ref).state, office.books.events(ref))
+        (office.books.job(ref).state, office.books.event_types(ref))
     )
     office.look(ref)
     assert seen == [(JobState.ARCHIVING, ["asset.archived"])]
@@ -66,13 +68,13 @@ def test_the_manifest_is_written_before_the_end_is_told(office: Office) -> None:
 def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(office: Office) -> None:
     ref = office.ended(PICTURE)
     office.store.witness = lambda: [
-        office.books.ledger.take_over(),
-        office.books.ledger.claim_jobs(1),
+        office.books.claims.take_over(),
+        office.books.jobs.claim(1),
     ]
     assert office.look(ref).state is JobState.ARCHIVING
     office.store.witness = bool
     assert office.look(ref).state is JobState.ARCHIVED
-    assert office.books.events(ref) == ["asset.archived", "job.archived"]
+    assert office.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_the_manifest_tells_all_the_ledger_knows_of_a_job(office: Office) -> None:
@@ -125,7 +127,7 @@ def test_the_manifest_tells_all_the_ledger_knows_of_a_job(office: Office) -> Non
         }
         for row in deliveries
     ]
-    assert manifest["assets"] == [as_told(asset) for asset in office.books.assets(ref)]
+    assert manifest["assets"] == [as_told(asset) for asset in office.books.assets_of(ref)]
     assert len(manifest["assets"]) == 2
 
 

@@ -17,10 +17,10 @@ from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import StoreError
-from receiver.maintenance.prune import Pruner
 from receiver.maintenance import checkpoint, deep_audit
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
+from receiver.maintenance.prune import Pruner
 from receiver.maintenance.rebuild import Rebuilder
 
 URL = "file:///some/archive"
@@ -139,7 +139,15 @@ def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees
     for _, objects in made_up(count):
         write_files(Path(here.store.locate("x")).parent, objects)
     books, shown = here.books, []
-    Rebuilder(here.store, books.ledger, books.queries, hands=4, stopping=Event(), show=bool).run()
+    Rebuilder(
+        here.store,
+        books.database,
+        books.queries,
+        job_timeout=3600.0,
+        hands=4,
+        stopping=Event(),
+        show=bool,
+    ).run()
     place = audited(here, show=lambda: shown.append(1))
     assert (place.jobs, place.pictures, place.names, place.named) == (count, count, 2 * count, [])
     assert len(shown) == count + 1
@@ -161,7 +169,7 @@ def test_a_job_that_changes_while_it_is_looked_at_is_looked_at_again(here: Home)
 
         def open(self, key: str, start: int = 0) -> BinaryIO:
             if key == manifest_key(ref) and here.books.job(ref).finished_at is not None:
-                here.books.ledger.retry(ref)
+                here.books.operator.retry(ref)
             return super().open(key, start)
 
     ref = here.job(SAFE, BAD)

@@ -65,7 +65,7 @@ def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
                 bench.books.clock.now = due(waiting)
         asset = bench.attempt()
     assert (asset.state, bench.stored(asset.key)) == (AssetState.ARCHIVED, PNG)
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert bench.books.event_types(ref) == ["asset.archived"]
     assert not [
         path for path in disk.root.rglob("*") if path.is_file() and path.suffix != ".png"
     ], "nothing is left of the attempts"

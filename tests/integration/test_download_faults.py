@@ -30,18 +30,15 @@ from outside_network import (
 )
 
 from receiver.archive.archiver import (
-    LONGEST_BACK_OFF,
+    BACK_OFF,
     MOST_BAD_FILES,
     SUSPICIOUS_ATTEMPTS,
-    Archiver,
 )
 from receiver.archive.manifest import asset_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError
-from receiver.jobs.reconcile import Reconciler
 from receiver.ledger.rows import Asset, Job
-from receiver.model import risk_begins
-from receiver.model import Api, AssetState, JobState, Reason
+from receiver.model import Api, AssetState, JobState, Reason, risk_begins
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
 
@@ -79,7 +76,7 @@ class Night:
     """A worker without anybody who looks after it, from the announcement of a result to the end of its job."""
 
     def __init__(self, books: Books, network: Network, folder: Path) -> None:
-        books.ledger.timing = replace(books.ledger.timing, url_lifetime=LIFETIME)
+        books.use_timing(replace(books.timing, url_lifetime=LIFETIME))
         self.books = books
         self.network = network
         self.provider = Provider()
@@ -95,11 +92,8 @@ class Night:
             connect=network.connect,
             ssl_context=UNTRUSTING,
         )
-        self._archiver = Archiver(books.ledger, fetcher, self.store, folder / "scratch")
-        self._reconciler = Reconciler(
-            books.ledger,
-            books.queries,
-            books.inbox,
+        self._archiver = books.archiver(fetcher, self.store, folder / "scratch")
+        self._reconciler = books.reconciler(
             self.store,
             self.provider,
             "https://provider.test",
@@ -119,16 +113,16 @@ class Night:
         """Let time pass until the job is over."""
         while (job := self.books.job(ref)).finished_at is None:
             self.books.clock.now = max(self.books.clock.now, self._next_due())
-            for claimed in self.books.ledger.claim_assets(16):
+            for claimed in self.books.assets.claim(16):
                 self._archiver.archive(claimed)
                 self.attempts.append(
                     Attempt(
-                        self.books.clock.now, self.books.assets(claimed.row.ref)[claimed.row.idx]
+                        self.books.clock.now, self.books.assets_of(claimed.row.ref)[claimed.row.idx]
                     )
                 )
-            for looked_at in self.books.ledger.claim_jobs(16):
+            for looked_at in self.books.jobs.claim(16):
                 self._reconciler.look(looked_at)
-        assert self.books.queries.audit().ok
+        assert self.books.totals.audit().ok
         return job
 
     def _next_due(self) -> float:
@@ -148,7 +142,7 @@ class Night:
         """Return when an event was written."""
         (moment,) = [
             event["created_at"]
-            for event in self.books.queries.events(limit=1000)
+            for event in self.books.events.after(limit=1000)
             if (event["ref"], event["type"]) == (ref, kind)
         ]
         return float(moment)
@@ -197,7 +191,7 @@ def test_the_second_attempt_brings_the_picture_home(night: Night, fault: Script,
     assert said in first.asset.error
     assert 0.75 <= second.at - first.at <= 1.25
     assert night.stored(second.asset.key) == PNG
-    assert night.books.events(ref) == ["asset.archived", "job.archived"]
+    assert night.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 @pytest.mark.parametrize(
@@ -210,9 +204,9 @@ def test_no_way_to_the_source_is_tried_again_like_any_fault(
     night.serve(answer(body=PNG))
     ref = night.announced()
     trouble(night.network)
-    (claimed,) = night.books.ledger.claim_assets(1)
+    (claimed,) = night.books.assets.claim(1)
     night._archiver.archive(claimed)
-    assert said in night.books.assets(ref)[0].error
+    assert said in night.books.assets_of(ref)[0].error
     night.network.names["pictures.example"] = [OUTSIDE]
     assert night.pass_by(ref).state is JobState.ARCHIVED
 
@@ -239,7 +233,7 @@ def test_what_may_still_come_is_tried_until_the_url_dies_and_its_loss_is_announc
     begun = night.books.clock.now
     job = night.pass_by(ref)
     assert (job.state, job.reason) == (JobState.EXPIRED, None)
-    assert night.books.events(ref) == ["job.at_risk", "job.expired"]
+    assert night.books.event_types(ref) == ["job.at_risk", "job.expired"]
     expires_at = begun + LIFETIME
     assert (
         risk_begins(expires_at, LIFETIME)
@@ -260,15 +254,11 @@ def test_the_pauses_grow_are_never_alike_and_end_at_the_deadline(night: Night) -
     assert moments[0] == begun
     pauses = [later - earlier for earlier, later in pairwise(moments)]
     for number, pause in enumerate(pauses[:-1]):
-        meant = min(2**number, LONGEST_BACK_OFF)
+        meant = min(2**number, BACK_OFF[-1])
         assert 0.75 * meant <= pause <= 1.25 * meant
-    assert 0 < pauses[-1] <= 1.25 * LONGEST_BACK_OFF
+    assert 0 < pauses[-1] <= 1.25 * BACK_OFF[-1]
     assert len(set(pauses)) == len(pauses)
-    assert (
-        LIFETIME / (1.25 * LONGEST_BACK_OFF)
-        < len(moments)
-        < LIFETIME / (0.75 * LONGEST_BACK_OFF) + 7
-    )
+    assert LIFETIME / (1.25 * BACK_OFF[-1]) < len(moments) < LIFETIME / (0.75 * BACK_OFF[-1]) + 7
 
 
 NEVER_A_PICTURE: dict[str, tuple[Script, int, str]] = {
@@ -305,7 +295,7 @@ def test_what_cannot_become_a_picture_fails_long_before_the_url_dies(
     assert said in job.message
     assert len(night.attempts) == attempts
     assert night.books.clock.now < begun + LIFETIME / 2
-    assert night.books.events(ref) == ["job.failed"]
+    assert night.books.event_types(ref) == ["job.failed"]
     assert not list(tmp_path.rglob("archive/2*"))
 
 
@@ -317,7 +307,7 @@ def test_a_source_that_is_mended_at_the_last_moment_still_counts(night: Night) -
     ref, expires_at = night.announced(), night.books.clock.now + LIFETIME
     assert night.pass_by(ref).state is JobState.ARCHIVED
     assert night.attempts[-1].at == expires_at
-    assert night.books.events(ref) == ["job.at_risk", "asset.archived", "job.archived"]
+    assert night.books.event_types(ref) == ["job.at_risk", "asset.archived", "job.archived"]
 
 
 # URLs that die early
@@ -330,7 +320,7 @@ def test_a_url_that_died_early_is_replaced_by_a_fresh_one(night: Night) -> None:
     assert night.pass_by(ref).state is JobState.ARCHIVED
     assert night.attempts[-1].asset.url == "http://pictures.example/fresh.png"
     assert night.provider.asked == 1
-    assert night.books.events(ref) == ["asset.archived", "job.archived"]
+    assert night.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_a_dead_url_that_is_never_replaced_is_asked_about_within_reason_and_expires(
@@ -341,7 +331,7 @@ def test_a_dead_url_that_is_never_replaced_is_asked_about_within_reason_and_expi
     ref = night.announced()
     assert night.pass_by(ref).state is JobState.EXPIRED
     assert 1 < night.provider.asked < 2 * len(night.attempts)
-    assert night.books.events(ref) == ["job.at_risk", "job.expired"]
+    assert night.books.event_types(ref) == ["job.at_risk", "job.expired"]
 
 
 # Several pictures
@@ -352,7 +342,7 @@ def test_the_same_bytes_are_archived_for_each_job_that_paid_for_them(night: Nigh
     refs = [night.announced(task="task-1"), night.announced(task="task-2")]
     assert {night.pass_by(ref).state for ref in refs} == {JobState.ARCHIVED}
     for ref in refs:
-        (asset,) = night.books.assets(ref)
+        (asset,) = night.books.assets_of(ref)
         assert (asset.key, asset.sha256) == (
             asset_key(ref, 0, "png"),
             hashlib.sha256(PNG).hexdigest(),
@@ -364,7 +354,7 @@ def test_the_same_url_twice_in_one_result_is_two_objects(night: Night) -> None:
     night.serve(answer(body=PNG))
     ref = night.announced(URL, URL)
     assert night.pass_by(ref).state is JobState.ARCHIVED
-    assert [asset.key for asset in night.books.assets(ref)] == [
+    assert [asset.key for asset in night.books.assets_of(ref)] == [
         asset_key(ref, idx, "png") for idx in range(2)
     ]
 
@@ -375,11 +365,11 @@ def test_one_bad_source_does_not_keep_the_others_of_its_job(night: Night) -> Non
     night.network.serve(BROKEN, at=("93.184.216.36", 80))
     ref, begun = night.announced(URL, "http://broken.example/1.png", URL), night.books.clock.now
     assert night.pass_by(ref).state is JobState.EXPIRED
-    first, lost, third = night.books.assets(ref)
+    first, lost, third = night.books.assets_of(ref)
     assert [first.finished_at, third.finished_at] == [begun, begun]
     assert lost.state is AssetState.EXPIRED
     assert night.books.job(ref).message.startswith("asset 1: ")
-    assert night.books.events(ref) == [
+    assert night.books.event_types(ref) == [
         "asset.archived",
         "asset.archived",
         "job.at_risk",

@@ -14,12 +14,10 @@ from ledgers import opened
 from waiting import until
 
 from receiver.errors import LedgerError, StoreError
-from receiver.ledger import ledger as ledger_module
-from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import LEASE
+from receiver.ledger import claims
+from receiver.ledger.claims import LEASE, Claimed
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState
-from receiver.worker import leases
 from receiver.worker.engine import WorkQueue
 
 
@@ -106,9 +104,8 @@ def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(
 def test_the_leases_of_long_work_are_renewed(
     shop: Shop, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (leases, ledger_module):
-        monkeypatch.setattr(module, "LEASE", 0.5)
-    shop.books.ledger.now = time.time
+    monkeypatch.setattr(claims, "LEASE", 0.5)
+    shop.books.clock.follow(time.time)
     (ref,) = shop.order()
     with at_work(shop.engine(sweep=OFTEN), shop.queue(2)):
         until(lambda: gate.inside, what="work in hand")
@@ -145,13 +142,13 @@ def test_few_hands_take_the_nearest_deadline_first(shop: Shop, concurrency: int)
 
 def test_a_lane_without_a_free_hand_does_not_hold_up_the_other(shop: Shop, gate: Gate) -> None:
     shop.order(2)
-    shop.books.ledger.hint("task-x")
+    shop.books.hints.add("task-x")
     done = threading.Event()
     hints = WorkQueue(
         "hints",
         1,
         partial(shop.books.queries.next_due, "hints"),
-        shop.books.ledger.claim_hints,
+        shop.books.hints.claim,
         lambda _claimed: done.set(),
     )
     with at_work(shop.engine(), shop.queue(), hints):

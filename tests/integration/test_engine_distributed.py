@@ -19,7 +19,7 @@ from waiting import until
 from receiver.errors import LedgerError
 from receiver.ledger import due_notifications as sweep_module
 from receiver.ledger import notifications
-from receiver.ledger.ledger import LEASE
+from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, queue_of
 from receiver.ledger.outbox import Outbox
 from receiver.model import AssetState, Source
@@ -67,17 +67,17 @@ def test_a_transaction_that_is_rolled_back_wakes_nobody(shop: DistributedShop) -
         raise LedgerError("no")
 
     with pytest.raises(LedgerError):
-        shop.books.ledger.write(wake_and_fail)
+        shop.books.database.write(wake_and_fail)
     assert shop.wakes() == []
 
 
 def test_the_last_picture_wakes_somebody_to_conclude_the_job(shop: DistributedShop) -> None:
     ref = shop.books.archiving(2)
     forget_wakes(shop.books)
-    first, last = shop.books.ledger.claim_assets(2)
-    shop.books.ledger.finish_asset(first, stored(first))
+    first, last = shop.books.assets.claim(2)
+    shop.books.assets.finish(first, stored(first))
     assert shop.wakes() == []
-    shop.books.ledger.finish_asset(last, stored(last))
+    shop.books.assets.finish(last, stored(last))
     assert shop.wakes() == [f"jobs/{ref}"]
 
 
@@ -86,17 +86,17 @@ def test_fresh_urls_an_operators_retry_and_a_strangers_hint_wake_somebody(
 ) -> None:
     books = shop.books
     ref = books.archiving(2)
-    for claimed in books.ledger.claim_assets(2):
-        books.ledger.retry_asset(claimed, books.clock() + 60, "not yet")
+    for claimed in books.assets.claim(2):
+        books.assets.retry(claimed, books.clock() + 60, "not yet")
     forget_wakes(books)
     books.deliver(ref, succeeded(urls(2)[0], "https://files.test/fresh"), Source.POLL)
     assert shop.wakes() == [f"assets/{ref}/1"]
     forget_wakes(books)
     lost = books.failed("task-2")
-    books.ledger.retry(lost)
+    books.operator.retry(lost)
     assert shop.wakes() == [f"jobs/{lost}"]
     forget_wakes(books)
-    books.ledger.hint("task-3")
+    books.hints.add("task-3")
     assert shop.wakes() == ["hints/task-3"]
 
 
@@ -132,7 +132,7 @@ def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_w
         stack.close()
         second.join(10)
     assert shop.wakes() == [f"assets/{ref}/0"]
-    assert books.assets(ref)[0].url == "https://files.test/fresh"
+    assert books.assets_of(ref)[0].url == "https://files.test/fresh"
 
 
 def test_an_event_wakes_each_destination_once_however_much_there_is_to_tell(
@@ -141,7 +141,7 @@ def test_an_event_wakes_each_destination_once_however_much_there_is_to_tell(
     name = (
         "https://a.host.whose.name.is.too.long.for.a.channel.of.postgresql.example.com (0123abcd)"
     )
-    Outbox(shop.books.database, shop.books.clock).begin([name, "log:"])
+    Outbox(shop.books.database, shop.books.clock).register([name, "log:"])
     shop.books.failed("task-1")
     shop.books.failed("task-2")
     assert sorted(shop.wakes()) == sorted(
@@ -189,12 +189,12 @@ def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(
     crashed_asset, crashed_job = books.archiving(1, "task-4"), books.waiting("task-5")
     books.execute("UPDATE assets SET crashes = 2 WHERE ref = :ref", ref=crashed_asset)
     books.execute("UPDATE jobs SET crashes = 2 WHERE ref = :ref", ref=crashed_job)
-    books.ledger.hint("task-x")
-    Outbox(books.database, books.clock).begin(["log:"])
+    books.hints.add("task-x")
+    Outbox(books.database, books.clock).register(["log:"])
     books.failed("task-6")
     forget_wakes(books)
     books.clock.advance(121)
-    assert books.ledger.sweep() == 6
+    assert books.notify_due() == 6
     question = text("SELECT queue_name, queueing_lock FROM procrastinate_jobs")
     found = dict(
         books.database.read(lambda connection: [tuple(row) for row in connection.execute(question)])
@@ -216,11 +216,11 @@ def test_the_sweep_wakes_for_nothing_twice_and_for_no_row_that_is_in_somebodys_h
 ) -> None:
     shop.order(2)
     forget_wakes(shop.books)
-    shop.books.ledger.claim_assets(1)
-    assert (shop.books.ledger.sweep(), shop.books.ledger.sweep(), len(shop.wakes())) == (1, 0, 1)
+    shop.books.assets.claim(1)
+    assert (shop.books.notify_due(), shop.books.notify_due(), len(shop.wakes())) == (1, 0, 1)
     forget_wakes(shop.books)
     shop.books.clock.advance(LEASE)
-    assert shop.books.ledger.sweep() == 2
+    assert shop.books.notify_due() == 2
 
 
 def test_the_sweep_adds_no_wakes_where_enough_wait(
@@ -229,7 +229,7 @@ def test_the_sweep_adds_no_wakes_where_enough_wait(
     shop.order(3)
     monkeypatch.setattr(sweep_module, "ENOUGH", 3)
     shop.books.execute("UPDATE procrastinate_jobs SET queueing_lock = queueing_lock || '/other'")
-    assert shop.books.ledger.sweep() == 0
+    assert shop.books.notify_due() == 0
 
 
 def test_a_lost_wake_is_made_good_by_the_sweep(shop: DistributedShop) -> None:
@@ -240,7 +240,7 @@ def test_a_lost_wake_is_made_good_by_the_sweep(shop: DistributedShop) -> None:
 
 
 def test_work_due_later_is_begun_when_it_is_due(shop: DistributedShop) -> None:
-    shop.books.ledger.now = time.time
+    shop.books.clock.follow(time.time)
     (ref,) = shop.order()
     shop.books.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(shop.engine(sweep=OFTEN), shop.queue()):
@@ -364,7 +364,7 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(
         def away(_held: object) -> None:
             raise LedgerError("away")
 
-        monkeypatch.setattr(shop.books.ledger, "release", away)
+        monkeypatch.setattr(shop.books.claims, "release", away)
         engine.stop()
         thread.join(5)
         assert not thread.is_alive()

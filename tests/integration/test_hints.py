@@ -11,7 +11,7 @@ from receiver.model import JobState
 
 
 def test_a_hint_nobody_confirms_is_forgotten_after_some_looks(office: Office) -> None:
-    office.books.ledger.hint("never-heard-of")
+    office.books.hints.add("never-heard-of")
     for _ in range(MOST_HINT_LOOKS):
         assert office.books.queries.next_due("hints") == office.books.clock.now
         office.look_into_hint()
@@ -33,7 +33,7 @@ def test_an_answer_that_is_no_report_confirms_no_hint(
     office: Office, answer: bytes | Exception
 ) -> None:
     office.asks(Provider(answer))
-    office.books.ledger.hint("task-1")
+    office.books.hints.add("task-1")
     office.look_into_hint()
     assert office.books.queries.jobs() == []
     assert office.books.queries.next_due("hints") == office.books.clock.now + TIMING.poll_interval
@@ -49,13 +49,13 @@ def test_a_hint_whose_job_is_known_meanwhile_makes_no_second_job(
         nonlocal ref
         ref = office.books.submitting()
         if report is None:
-            office.books.ledger.accepted(ref, "task-1")
+            office.books.jobs.record_accepted(ref, "task-1")
         else:
             office.books.deliver(ref, report)
         return succeeded(*urls(1, "poll"))
 
     office.asks(Provider(answer_slowly))
-    office.books.ledger.hint("task-1")
+    office.books.hints.add("task-1")
     office.look_into_hint()
     assert [job.ref for job in office.books.queries.jobs()] == [ref]
     assert office.books.queries.next_due("hints") is None
@@ -65,7 +65,7 @@ def test_a_confirmed_hint_becomes_a_job_and_what_is_archived_comes_from_the_read
     office: Office,
 ) -> None:
     task_id = office.ordered()
-    office.books.ledger.hint(task_id)
+    office.books.hints.add(task_id)
     office.look_into_hint()
     (job,) = office.books.queries.jobs()
     assert (job.state, job.provider_id, job.base_url) == (
@@ -81,7 +81,7 @@ def test_a_confirmed_hint_becomes_a_job_and_what_is_archived_comes_from_the_read
 
 def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(office: Office) -> None:
     task_id = office.ordered(delay=0.3)
-    office.books.ledger.hint(task_id)
+    office.books.hints.add(task_id)
     office.look_into_hint()
     (job,) = office.books.queries.jobs()
     assert (job.state, job.provider_id) == (JobState.WAITING, task_id)
@@ -89,4 +89,4 @@ def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(office: Of
     assert office.look(job.ref).state is JobState.ARCHIVING
     office.bring_home(job.ref)
     assert office.look(job.ref).state is JobState.ARCHIVED
-    assert office.books.queries.audit().ok
+    assert office.books.totals.audit().ok

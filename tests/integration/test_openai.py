@@ -28,15 +28,13 @@ from openai_server import (
 from processes import free_port
 from side_by_side import side_by_side
 
-from receiver.archive.archiver import Archiver
 from receiver.archive.manifest import manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.ingest.tickets import Tickets
-from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.retry import WAITS
 from receiver.jobs.submit import BACK_OFF, SubmitService
-from receiver.ledger.ledger import LEASE
+from receiver.ledger.claims import LEASE
 from receiver.ledger.rows import Job
 from receiver.model import (
     Api,
@@ -79,9 +77,7 @@ class Shop:
         self.store = DirectoryStore(folder / "archive")
         self.pauses: list[float] = []
         self.on_pause: Callable[[], object] = list
-        self.reconciler = Reconciler(
-            books.ledger, books.queries, books.inbox, self.store, None, "https://grsai.test"
-        )
+        self.reconciler = books.reconciler(self.store, None, "https://grsai.test")
 
     def submit_service(
         self, base_url: str, *, timeout: float = 10.0, largest_picture: int = MIB
@@ -90,7 +86,7 @@ class Shop:
         tickets = Tickets(["0123456789abcdef"])
         books = self.books
         return SubmitService(
-            books.ledger,
+            books.jobs,
             books.inbox,
             None,
             tickets,
@@ -113,15 +109,15 @@ class Shop:
             resolve=forbidden,
             connect=forbidden,
         )
-        archiver = Archiver(self.books.ledger, fetcher or nowhere, self.store, self.scratch)
-        for asset in self.books.ledger.claim_assets(100):
+        archiver = self.books.archiver(fetcher or nowhere, self.store, self.scratch)
+        for asset in self.books.assets.claim(100):
             archiver.archive(asset)
-        for job in self.books.ledger.claim_jobs(100):
+        for job in self.books.jobs.claim(100):
             self.reconciler.look(job)
         assert list(self.scratch.iterdir()) == []
 
     def stored(self, ref: str) -> list[bytes]:
-        return [self.read(asset.key or "") for asset in self.books.assets(ref)]
+        return [self.read(asset.key or "") for asset in self.books.assets_of(ref)]
 
     def read(self, key: str) -> bytes:
         with self.store.open(key) as file:
@@ -163,7 +159,7 @@ def test_pictures_in_the_answer_are_archived_without_another_connection(shop: Sh
         assert (len(side.calls), side.connections) == (1, 1)
     assert shop.books.job(job.ref).state is JobState.ARCHIVED
     assert shop.stored(job.ref) == list(PNGS)
-    assert [asset.sha256 for asset in shop.books.assets(job.ref)] == [
+    assert [asset.sha256 for asset in shop.books.assets_of(job.ref)] == [
         sha256(png).hexdigest() for png in PNGS
     ]
     written = json.loads(shop.read(manifest_key(job.ref)))
@@ -175,7 +171,7 @@ def test_pictures_in_the_answer_are_archived_without_another_connection(shop: Sh
     (delivery,) = shop.books.queries.deliveries(job.ref)
     assert (delivery.source, delivery.verdict) == (Source.SYNC, Decision.ENDED)
     assert [item["sha256"] for item in written["deliveries"]] == [sha256(delivery.body).hexdigest()]
-    assert shop.books.queries.audit().ok
+    assert shop.books.totals.audit().ok
 
 
 def test_pictures_behind_urls_are_fetched_and_archived(shop: Shop) -> None:
@@ -224,11 +220,11 @@ def test_bytes_that_are_no_picture_fail_the_job_at_once_and_the_others_are_kept(
     small_shop.work()
     ended = small_shop.books.job(job.ref)
     assert (ended.state, ended.reason) == (JobState.FAILED, Reason.BAD_ASSET)
-    assert [asset.state for asset in small_shop.books.assets(job.ref)] == [
+    assert [asset.state for asset in small_shop.books.assets_of(job.ref)] == [
         AssetState.FAILED,
         AssetState.ARCHIVED,
     ]
-    assert small_shop.books.queries.audit().ok
+    assert small_shop.books.totals.audit().ok
 
 
 # What else can come of a call.
@@ -284,7 +280,7 @@ def test_whatever_comes_of_a_call_it_is_made_once(
     assert said in job.message
     assert ("it may have been billed" in job.message) == (state is JobState.EXPIRED)
     assert small_shop.pauses == []
-    assert small_shop.books.queries.audit().ok
+    assert small_shop.books.totals.audit().ok
 
 
 def test_a_silent_call_is_given_up_and_not_made_again(small_shop: Shop) -> None:
@@ -385,12 +381,12 @@ def test_a_lost_asset_whose_bytes_are_in_the_ledger_can_be_retried(shop: Shop) -
     shop.work()
     assert shop.books.job(job.ref).state is JobState.EXPIRED
     in_the_way.unlink()
-    assert shop.books.ledger.retry(job.ref).state is JobState.ARCHIVING
+    assert shop.books.operator.retry(job.ref).state is JobState.ARCHIVING
     shop.work()
     assert shop.books.job(job.ref).state is JobState.ARCHIVED
     assert shop.stored(job.ref) == [PNGS[0]]
     assert (len(side.calls), side.connections) == (1, 1)
-    assert shop.books.queries.audit().ok
+    assert shop.books.totals.audit().ok
 
 
 def test_a_retry_that_cannot_help_says_so(small_shop: Shop) -> None:
@@ -400,13 +396,13 @@ def test_a_retry_that_cannot_help_says_so(small_shop: Shop) -> None:
         ReceiverError,
         match=r"no id at the provider.*look for it at the provider before you submit it again",
     ):
-        small_shop.books.ledger.retry(job.ref)
+        small_shop.books.operator.retry(job.ref)
 
 
 def test_a_job_whose_submitter_died_expires_at_its_deadline_with_words_for_a_person(
     shop: Shop,
 ) -> None:
-    ref = shop.books.ledger.submit(order(), "https://api.openai.test/v1").ref
+    ref = shop.books.jobs.submit(order(), "https://api.openai.test/v1").ref
     shop.work()
     assert shop.books.job(ref).state is JobState.SUBMITTING
     shop.books.clock.advance(3600)
@@ -445,7 +441,7 @@ def test_a_replayed_answer_changes_nothing_and_its_pictures_stay_within_reach(sh
 
 def test_without_a_key_nothing_happens(small_shop: Shop) -> None:
     submit_service = SubmitService(
-        small_shop.books.ledger,
+        small_shop.books.jobs,
         small_shop.books.inbox,
         None,
         Tickets(["0123456789abcdef"]),

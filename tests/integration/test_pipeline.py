@@ -21,8 +21,8 @@ from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores import Store, open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import LedgerError, MissingObjectError
+from receiver.ledger.claims import LEASE
 from receiver.ledger.database import Database
-from receiver.ledger.ledger import LEASE
 from receiver.model import AssetState
 from submitter.sandbox import Sandbox
 from submitter.sandbox.pictures import picture
@@ -131,7 +131,7 @@ def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
     archived = bench.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
     assert bench.file(task_id)["gets"] == 2
-    assert books.events(ref) == ["asset.archived"]
+    assert books.event_types(ref) == ["asset.archived"]
 
 
 def test_an_archive_is_probed_only_while_it_is_in_doubt(
@@ -248,10 +248,10 @@ def test_what_a_killed_worker_put_is_found_and_finished(bench: Bench, store: Tro
     with pytest.raises(SystemExit):
         bench.attempt()
     store.after = bool
-    assert bench.books.ledger.take_over() == 1
+    assert bench.books.claims.take_over() == 1
     asset = bench.attempt()
     assert (asset.state, asset.sha256) == (AssetState.ARCHIVED, bench.file(task_id)["sha256"])
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert bench.books.event_types(ref) == ["asset.archived"]
 
 
 def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(either: Bench) -> None:
@@ -311,7 +311,7 @@ def test_an_asset_goes_home(either: Bench) -> None:
     )
     assert asset.finished_at == either.books.clock.now
     assert hashlib.sha256(either.stored(key)).hexdigest() == made["sha256"]
-    (event,) = either.books.queries.events()
+    (event,) = either.books.events.after()
     assert (event["type"], event["idx"], json.loads(event["payload"])) == (
         "asset.archived",
         0,

@@ -12,12 +12,12 @@ from ledgers import opened
 from outside_network import answer
 
 from receiver.archive.archiver import (
-    LONGEST_BACK_OFF,
+    BACK_OFF,
     MOST_BAD_FILES,
     SUSPICIOUS_ATTEMPTS,
-    back_off,
 )
 from receiver.archive.stores.directory import DirectoryStore
+from receiver.clock import back_off
 from receiver.model import AssetState, Decision, Source
 from submitter.sandbox import Sandbox
 
@@ -59,7 +59,7 @@ def test_a_source_that_fails_once_is_asked_again_a_second_later(
         == bench.file(task_id)["sha256"]
         == hashlib.sha256(bench.stored(archived.key)).hexdigest()
     )
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert bench.books.event_types(ref) == ["asset.archived"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(
     ]
     assert said in tried[-1].error
     assert 60 < bench.books.clock.now - tried[-1].announced_at < 300
-    assert bench.books.events(ref) == []
+    assert bench.books.event_types(ref) == []
     assert bench.asked_now(ref)
 
 
@@ -153,8 +153,8 @@ def test_a_redirect_to_a_place_that_may_be_fetched_is_followed(bench: Bench) -> 
 def test_the_pause_doubles_with_each_attempt_up_to_a_minute_give_or_take_a_quarter(
     attempts: int,
 ) -> None:
-    pause = min(2 ** (attempts - 1), LONGEST_BACK_OFF)
-    pauses = [back_off(attempts) for _ in range(200)]
+    pause = min(2 ** (attempts - 1), BACK_OFF[-1])
+    pauses = [back_off(attempts, BACK_OFF) for _ in range(200)]
     assert 0.75 * pause <= min(pauses) < 0.85 * pause
     assert 1.15 * pause < max(pauses) <= 1.25 * pause
 
@@ -178,7 +178,7 @@ def test_the_last_chance_is_at_the_url_s_end_and_its_loss_is_explained(
     assert re.search(
         rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{said}", lost.error
     )
-    assert bench.books.events(ref) == []
+    assert bench.books.event_types(ref) == []
     assert bench.asked_now(ref)
 
 

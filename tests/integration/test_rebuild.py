@@ -28,7 +28,13 @@ def rebuilt(
     show = (lambda found: shown.append(found.restored)) if shown is not None else bool
     books = home.books
     return Rebuilder(
-        home.store, books.ledger, books.queries, hands=4, stopping=stopping or Event(), show=show
+        home.store,
+        books.database,
+        books.queries,
+        job_timeout=books.timing.job_timeout,
+        hands=4,
+        stopping=stopping or Event(),
+        show=show,
     ).run(below)
 
 
@@ -84,7 +90,7 @@ def test_every_state_a_manifest_can_have_comes_back_as_it_was(home: Home) -> Non
     assert {event["rebuilt"] for event in by_column(after, "events")} == {1}, (
         "or they were told anew"
     )
-    assert home.books.queries.audit().ok
+    assert home.books.totals.audit().ok
 
 
 def test_a_key_is_spent_again_after_a_rebuild_and_an_operator_may_retry_what_was_lost(
@@ -94,10 +100,10 @@ def test_a_key_is_spent_again_after_a_rebuild_and_an_operator_may_retry_what_was
     home.lose_the_ledger()
     rebuilt(home)
     with pytest.raises(KeyTakenError, match=f"belongs to job {lost}"):
-        home.books.ledger.submit(
+        home.books.jobs.submit(
             Submission("a fox", "m", {}, key="order-4711"), "https://provider.test"
         )
-    job = home.books.ledger.retry(lost)
+    job = home.books.operator.retry(lost)
     assert (job.state, job.round, home.books.pending(lost)) == ("archiving", 1, [1])
 
 
@@ -105,9 +111,9 @@ def test_a_retried_job_comes_back_in_its_round_so_that_no_event_is_taken_for_an_
     here: Home,
 ) -> None:
     ref = here.job(SAFE, BAD)
-    here.books.ledger.retry(ref)
-    (claimed,) = here.books.ledger.claim_assets(1)
-    here.books.ledger.give_up_asset(claimed, LATE, "too late")
+    here.books.operator.retry(ref)
+    (claimed,) = here.books.assets.claim(1)
+    here.books.assets.give_up(claimed, LATE, "too late")
     here.conclude(ref)
     here.lose_the_ledger()
     rebuilt(here)
@@ -116,7 +122,7 @@ def test_a_retried_job_comes_back_in_its_round_so_that_no_event_is_taken_for_an_
         "expired",
         "asset 1: too late",
     )
-    assert here.books.queries.audit().ok
+    assert here.books.totals.audit().ok
 
 
 def test_a_rebuild_run_twice_changes_nothing_and_leaves_alone_what_the_ledger_has(
@@ -232,16 +238,16 @@ def test_a_manifest_of_the_first_release_tells_reason_message_and_end_by_its_ass
         == (job.state, job.reason, job.message)
         == ("failed", "bad_asset", "asset 1: asset failed")
     )
-    assert back.finished_at == here.books.assets(ref)[1].finished_at
+    assert back.finished_at == here.books.assets_of(ref)[1].finished_at
 
 
 def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(home: Home) -> None:
     old = home.job(key="order-4711")
     home.lose_the_ledger()
-    newer = home.books.ledger.submit(
+    newer = home.books.jobs.submit(
         Submission("a fox", "m", {}, key="order-4711"), "https://provider.test"
     ).ref
-    home.books.ledger.accepted(newer, "task-1")
+    home.books.jobs.record_accepted(newer, "task-1")
     found = rebuilt(home)
     assert (found.restored, found.wrong.count) == (1, 1)
     assert (
@@ -285,7 +291,7 @@ def test_many_jobs_come_back_in_more_than_one_transaction_and_only_a_part_where_
     shown: list[int] = []
     found = rebuilt(here, shown=shown)
     assert (found.restored, found.known, shown) == (count, 1, [rebuild.FOLDERS_AT_ONCE, count])
-    assert here.books.queries.audit().ok
+    assert here.books.totals.audit().ok
 
 
 def test_a_rebuild_that_is_stopped_has_whole_jobs_only_and_goes_on_later(
@@ -302,7 +308,7 @@ def test_a_rebuild_that_is_stopped_has_whole_jobs_only_and_goes_on_later(
 
     found = rebuilt(here, stopping=stopping, shown=Stopping())
     assert found.restored == 3
-    assert here.books.queries.audit().ok
+    assert here.books.totals.audit().ok
     assert (rebuilt(here).restored, rebuilt(here).known) == (7, 10)
 
 

@@ -55,7 +55,7 @@ def sender(
 ) -> Sender:
     """Make known, and return, who tells the destination at this URL; only what ``allow`` says may be reached of this machine."""
     destination, outbox = read_destination(url), Outbox(books.database, books.clock)
-    outbox.begin([destination.name])
+    outbox.register([destination.name])
     connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))
     way = transport_for(destination, connector, secrets, books.clock)
     return Sender(outbox, destination, way, EventSerializer("s3://pictures/home", public_url))

@@ -7,7 +7,7 @@ import pytest
 
 from receiver.archive.inspect import reader
 from receiver.gunicorn_conf import SILENCE
-from receiver.ingest import evidence
+from receiver.ingest import inbox
 from receiver.jobs.reconcile import MOST_HINT_LOOKS
 from receiver.ledger import hints
 from receiver.net import deadline, download
@@ -30,7 +30,7 @@ def test_every_line_of_its_tables_names_a_test() -> None:
     lines = [
         line
         for line in PAGE.splitlines()
-        if line.startswith("| ") and not line.startswith("| what he tries")
+        if line.startswith("| ") and not line.startswith("| attack")
     ]
     assert len(lines) > 20
     assert [line for line in lines if not re.search(r"`test_\w+\.py::test_\w+`", line)] == []
@@ -45,7 +45,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"a wall clock of {request_timeout.ARRIVAL:.0f} s",
         f"cut after {SILENCE} s",
         f"in a thread, {gunicorn_worker.PARTING} s",
-        f"{evidence.MOST_KEPT} deliveries and {evidence.MOST_BYTES >> 20} MiB",
+        f"{inbox.MOST_KEPT} deliveries and {inbox.MOST_BYTES >> 20} MiB",
         f"at most {download.MAX_REDIRECTS} redirects",
         f"{deadline.LONGEST_HEAD >> 10} KiB around a body",
         f"{reader.MAX_SIDE:,} pixels a side",

@@ -42,11 +42,6 @@ class EventQueries:
     def _read(self, work: Callable[[Connection], T]) -> T:
         return self._database.read(work)
 
-    def find(self, number: int) -> Row[Any] | None:
-        """Return one event's row; None if there is none."""
-        question = select(events).where(events.c.id == number)
-        return self._read(lambda connection: connection.execute(question).one_or_none())
-
     def newest(self) -> int:
         """Return the number of the newest event, 0 if there is none."""
         question = select(func.max(events.c.id))

@@ -41,9 +41,7 @@ class JobQueries:
 
     def jobs_named(self, refs: list[str]) -> list[Job]:
         """Return the jobs with these refs, in the order of the refs; unknown refs are left out."""
-        return self._jobs(
-            select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref)
-        )
+        return self._jobs(select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref))
 
     def jobs(
         self, *, state: JobState | None = None, search: str = "", after: str = "", limit: int = 50
@@ -64,9 +62,7 @@ class JobQueries:
         return self._jobs(question.limit(limit))
 
     def _jobs(self, question: Select[Any]) -> list[Job]:
-        return self._read(
-            lambda connection: [job_of(row) for row in connection.execute(question)]
-        )
+        return self._read(lambda connection: [job_of(row) for row in connection.execute(question)])
 
     def params(self, ref: str) -> str:
         """Return the other fields of a job's request as a JSON object; "{}" if there is no job."""
