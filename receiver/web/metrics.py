@@ -1,19 +1,18 @@
 """What /metrics shows: what every process counted, and what the ledger says, asked no oftener than is worth it."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Generic, TypeVar
 
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from receiver import clock
 from receiver.ledger.queries.backlog import Backlog
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.services import Services
+from receiver.telemetry import metric_files
 
 T = TypeVar("T")
 
@@ -23,11 +22,7 @@ FRESH, STALE = 5.0, 60.0
 
 def counted() -> bytes:
     """Return what the processes counted, in Prometheus' text format."""
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package has no types here
-    return generate_latest(registry)
+    return generate_latest(metric_files.registry())
 
 
 class LedgerMetrics:

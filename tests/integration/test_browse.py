@@ -7,6 +7,8 @@ from receiver.ledger.queries.job_list import JobList, Page, Wanted, first_ref
 from receiver.ledger.queries.model_stats import Compare, quantile
 from receiver.model import AssetState, JobState, Source
 
+pytestmark = pytest.mark.both_databases
+
 
 def refs(page: Page) -> list[str]:
     return [job.ref for job in page.jobs]

@@ -14,6 +14,8 @@ from receiver.ledger.claims import LEASE, Claimed
 from receiver.ledger.rows import Asset, Job
 from receiver.model import AssetState, JobState, Source, new_ref
 
+pytestmark = pytest.mark.both_databases
+
 # Plans that would be chosen for other sizes of tables, forced on PostgreSQL to see that a limit holds in each.
 PLANS = [
     [],

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from outside_network import Script, Server, answer, certificate, redirect, send
+from outside_network import Script, ScriptedServer, answer, certificate, redirect, send
 from seaweed import S3Server
-from web_client import WebSide, web_side
+from web_client import WebClient, web_client
 from werkzeug.serving import make_server
 
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.s3 import S3Store
-from receiver.archive.stores.s3_probe import Dialect
+from receiver.archive.stores.s3_probe import Capabilities
 from receiver.doctor import checks, last_result, self_call
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.doctor.trouble import NothingToCheck, Trouble
@@ -32,7 +32,7 @@ from submitter.sandbox import Sandbox
 
 LOCAL = "http://127.0.0.1:1"  # a provider beside us: inside addresses are fine then
 TICKETS = Tickets(["a secret of sixteen"])
-ABLE = Dialect(
+ABLE = Capabilities(
     "a server",
     whole=True,
     conditional=True,
@@ -48,14 +48,14 @@ ABLE = Dialect(
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
+    with web_client(
         tmp_path / "data", {"DATABASE_URL": sqlite_url, "CALLBACK_MAX_BYTES": "3000"}
     ) as web:
         yield web
 
 
-def test_the_canary_is_answered_and_nothing_is_stored(web: WebSide) -> None:
+def test_the_canary_is_answered_and_nothing_is_stored(web: WebClient) -> None:
     before = web.counted("canary")
     given = web.callback(web.services.tickets.sign(CANARY), b"x" * 3000)
     assert (given.status_code, given.json) == (200, {"ok": True, "ref": CANARY, "size": 3000})
@@ -65,7 +65,7 @@ def test_the_canary_is_answered_and_nothing_is_stored(web: WebSide) -> None:
     assert web.services.queries.deliveries(CANARY) == []
 
 
-def test_a_canary_we_did_not_sign_is_not_ours(web: WebSide) -> None:
+def test_a_canary_we_did_not_sign_is_not_ours(web: WebClient) -> None:
     assert web.callback(TICKETS.sign(CANARY), b"{}").status_code == 404
 
 
@@ -73,7 +73,7 @@ def test_a_canary_we_did_not_sign_is_not_ours(web: WebSide) -> None:
 
 
 @contextmanager
-def served(web: WebSide) -> Iterator[str]:
+def served(web: WebClient) -> Iterator[str]:
     """Serve the application at a port of this machine."""
     server = make_server("127.0.0.1", 0, create_app(web.services), threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -86,7 +86,7 @@ def served(web: WebSide) -> Iterator[str]:
         server.server_close()
 
 
-def test_a_url_that_leads_to_us_is_good_and_large_bodies_are_tried(web: WebSide) -> None:
+def test_a_url_that_leads_to_us_is_good_and_large_bodies_are_tried(web: WebClient) -> None:
     with served(web) as url:
         found = self_call.call(url, web.services.tickets, 3000, provider=LOCAL)
     assert found.startswith(f"{url} leads to us, answered in ")
@@ -100,14 +100,14 @@ def trouble(public_url: str, provider: str = LOCAL) -> Trouble:
     return caught.value
 
 
-def test_a_receiver_with_other_secrets_is_told_from_one_that_is_not_there(web: WebSide) -> None:
+def test_a_receiver_with_other_secrets_is_told_from_one_that_is_not_there(web: WebClient) -> None:
     with served(web) as url:
         found = trouble(url)
     assert "leads to a receiver that does not know our tickets" in str(found)
     assert "the same CALLBACK_SECRETS" in found.remedy
 
 
-class Reading(Server):
+class Reading(ScriptedServer):
     """Reads a POST to its end before it plays its script."""
 
     def _play(self, script: Script, connection: socket.socket) -> None:
@@ -211,7 +211,7 @@ def test_a_certificate_nobody_trusts_is_told_with_what_is_wrong_with_it(tmp_path
 
 
 def test_plain_http_at_an_https_url_is_told() -> None:
-    server = Server((send(b"HTTP/1.1 400 Bad\r\n\r\n"),))
+    server = ScriptedServer((send(b"HTTP/1.1 400 Bad\r\n\r\n"),))
     try:
         found = trouble(f"https://127.0.0.1:{server.port}")
     finally:
@@ -324,7 +324,7 @@ def test_a_provider_that_cannot_be_reached_is_told(sqlite_url: str, tmp_path: Pa
     ],
 )
 def test_a_clock_that_is_wrong_is_told(date: str, text: str) -> None:
-    server = Server((answer(f"Date: {date}", body=b""),))
+    server = ScriptedServer((answer(f"Date: {date}", body=b""),))
     try:
         with pytest.raises(Trouble, match=text) as caught:
             checks.clock(f"http://127.0.0.1:{server.port}")
@@ -335,7 +335,7 @@ def test_a_clock_that_is_wrong_is_told(date: str, text: str) -> None:
 
 @pytest.mark.parametrize("head", [("Date: yesterday",), ()])
 def test_a_provider_that_tells_no_time_is_no_reason_to_doubt_ours(head: tuple[str, ...]) -> None:
-    server = Server((answer(*head, body=b""),))
+    server = ScriptedServer((answer(*head, body=b""),))
     try:
         with pytest.raises(NothingToCheck):
             checks.clock(f"http://127.0.0.1:{server.port}")

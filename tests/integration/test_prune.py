@@ -14,6 +14,8 @@ from receiver.ledger.rows import EventDelivery
 from receiver.maintenance.prune import BATCH, Pruner
 from receiver.model import AssetState, EventType, JobState, Mode, Source
 
+pytestmark = pytest.mark.both_databases
+
 DAY = 86400.0
 
 

@@ -16,6 +16,8 @@ from receiver.ledger.jobs import find_job, finish_job
 from receiver.ledger.tables import jobs
 from receiver.model import JobState
 
+pytestmark = pytest.mark.both_databases
+
 # Pages and searches.
 
 

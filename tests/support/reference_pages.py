@@ -1,10 +1,11 @@
-"""The parts of docs/commands.md and docs/http.md that are generated from the code.
+"""The parts of docs/commands.md, docs/http.md and CONTRIBUTING.md that are generated.
 
 They stand between ``<!-- generated: NAME -->`` and ``<!-- end -->``. ``make docs`` runs this file
 to rewrite them; ``tests/unit/test_documents.py`` fails while a page differs from the code.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
@@ -18,7 +19,7 @@ from receiver.web.api.openapi import document
 from submitter.cli import main as submitter
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "docs/commands.md", ROOT / "docs/http.md")
+PAGES = (ROOT / "docs/commands.md", ROOT / "docs/http.md", ROOT / "CONTRIBUTING.md")
 GROUPS: dict[str, click.Group] = {"receiver": receiver, "submitter": submitter}
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 # Every API route may answer with these, so the page explains them once.
@@ -31,7 +32,7 @@ def generated() -> dict[str, str]:
         f"{program} {name}": _command(f"{program} {name}", command)
         for program, name, command in commands()
     }
-    return blocks | {"API routes": _routes()}
+    return blocks | {"API routes": _routes(), "import layers": _layers()}
 
 
 def commands() -> Iterator[tuple[str, str, click.Command]]:
@@ -96,6 +97,12 @@ def _details(operation: dict[str, Any]) -> tuple[str, str]:
         if status not in _EVERYWHERE
     ]
     return " ".join(parameters), " · ".join(answers)
+
+
+def _layers() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    return "\n".join(["```", *(layer.replace("receiver.", "") for layer in layers), "```", ""])
 
 
 def _row(*cells: str) -> str:

@@ -29,6 +29,7 @@ DOCUMENTS = {
 README = DOCUMENTS["README.md"]
 CONFIGURATION = DOCUMENTS["docs/configuration.md"]
 HTTP = DOCUMENTS["docs/http.md"]
+CONTRIBUTING = DOCUMENTS["CONTRIBUTING.md"]
 
 # Not read by Settings; they have a table of their own on the configuration page.
 OTHER_VARIABLES = {
@@ -184,6 +185,31 @@ def test_each_readme_has_the_eight_promises(name: str, heading: str) -> None:
 
 def test_the_readme_links_to_every_page() -> None:
     assert [page for page in DOCUMENTS if page != "README.md" and f"({page})" not in README] == []
+
+
+# CONTRIBUTING.
+
+
+def test_the_map_has_every_package_and_every_single_module() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for program in ("receiver", "submitter")
+        for path in (ROOT / program).iterdir()
+        if (path / "__init__.py").exists() or (program == "receiver" and path.suffix == ".py")
+    }
+    entry_points = {"receiver/__init__.py", "receiver/__main__.py"}
+    section = CONTRIBUTING.replace("\n### ", "\n")
+    assert set(rows(section, "## Map of the packages")) == found - entry_points
+
+
+@pytest.mark.parametrize(
+    ("heading", "most"), [("### A callback", 5), ("### Archiving an asset", 8), ("### A submit", 8)]
+)
+def test_each_of_the_three_paths_crosses_few_of_our_files(heading: str, most: int) -> None:
+    section = CONTRIBUTING.partition(f"\n{heading}\n")[2]
+    files = re.findall(r"^\d+\. `(receiver/[\w/.]+)`", section.partition("\n#")[0], re.MULTILINE)
+    assert 0 < len(files) <= most
+    assert all((ROOT / file).is_file() for file in files)
 
 
 # All documents.
