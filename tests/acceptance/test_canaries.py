@@ -1,4 +1,4 @@
-"""Secrets planted everywhere, and looked for in everything that is written, shown, answered or to be seen of the processes."""
+"""Secrets planted in every setting must not appear in logs, answers, files or command lines."""
 
 import re
 from contextlib import closing
@@ -25,12 +25,12 @@ PASSWORD = "canary-database-7c1f"
 
 @dataclass
 class Findings:
-    """Whatever could be read of an installation, by where it was read."""
+    """All texts of an installation, by where they were read."""
 
     texts: dict[str, str] = field(default_factory=dict)
 
     def leaks(self, secrets: list[str]) -> list[str]:
-        """Return which secrets were seen where."""
+        """Return the secrets that were found, and where."""
         return [
             f"{secret} in {where}"
             for where, text in self.texts.items()
@@ -40,7 +40,7 @@ class Findings:
 
 
 def ask(installation: Installation, findings: Findings, ticket: str, ref: str) -> None:
-    """Ask for everything there is, with and without the right to, and make what mistakes a stranger can make."""
+    """Request everything, with and without a token, and with the mistakes of a stranger."""
     forged = f"{ticket[:-1]}{'A' if ticket[-1] != 'A' else 'B'}"
 
     def get(path: str, who: str, headers: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ COMMANDS = (
 
 
 def gather(installation: Installation, more: dict[str, str]) -> tuple[Findings, str]:
-    """Do the main job with everything planted, and read all there is to read; return it, and the ticket that was used."""
+    """Run the main job with all secrets; return all texts, and the ticket that was used."""
     findings = Findings()
     installation.environ |= more
     with installation.started() as service:
@@ -114,7 +114,7 @@ def gather(installation: Installation, more: dict[str, str]) -> tuple[Findings, 
         ask(installation, findings, ticket, job.ref)
         findings.texts["command lines"] = "\n".join(service.members().values())
         for line in COMMANDS:
-            done = installation.run(*line, *([job.ref] if line[-1] in {"show", "retry"} else []))
+            done = installation.invoke(*line, *([job.ref] if line[-1] in {"show", "retry"} else []))
             findings.texts[" ".join(line)] = f"{done.out}\n{done.err}"
         assert service.stop() == 0
         findings.texts["log"] = service.output()
@@ -156,7 +156,7 @@ def test_with_postgresql_and_a_bucket_no_secret_is_to_be_seen_either(
     }
     more |= {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": "console"}
     try:
-        assert installation.run("receiver", "migrate", **more).status == 0
+        assert installation.invoke("receiver", "migrate", **more).status == 0
         findings, ticket = gather(installation, more)
         keys = [
             entry["Key"] for entry in s3_server.client.list_objects_v2(Bucket=bucket)["Contents"]
@@ -193,7 +193,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_setting_is_named_without_its_value(installation: Installation, name: str) -> None:
     environ = {name: WRONG[name], **({"GRSAI_API_KEY": ""} if name.endswith("_FILE") else {})}
-    done = installation.run("receiver", "jobs", **environ)
+    done = installation.invoke("receiver", "jobs", **environ)
     assert (done.status, name.removesuffix("_FILE") in done.err) == (2, True), done.err
     assert "canary" not in done.out + done.err
 
