@@ -1,6 +1,6 @@
-"""The one composition root: what is built from the settings, and with what each part works.
+"""The composition root: builds every part of the service from the settings.
 
-Building connects to nothing but what it must: parts are made when first asked for, and ``close`` closes those that were.
+A part is built when it is first used; ``close`` closes those that were built.
 """
 
 import time
@@ -18,16 +18,26 @@ from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
+from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.submit import SubmitService
 from receiver.ledger import schema
-from receiver.ledger.backlog import BacklogQueries
-from receiver.ledger.browse import BrowseQueries
+from receiver.ledger.assets import Assets
+from receiver.ledger.claims import Claims
 from receiver.ledger.database import Database, open_database
-from receiver.ledger.ledger import Ledger, Timing
+from receiver.ledger.due_notifications import notify_due
+from receiver.ledger.hints import Hints
+from receiver.ledger.jobs import Jobs
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.backlog import BacklogQueries
+from receiver.ledger.queries.events import EventQueries
+from receiver.ledger.queries.job_list import JobList
+from receiver.ledger.queries.jobs import JobQueries
+from receiver.ledger.queries.pictures import PictureQueries
+from receiver.ledger.queries.set_aside import SetAsideQueries
+from receiver.ledger.queries.totals import Totals
+from receiver.model import Timing
 from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
 from receiver.providers.grsai.client import GrsaiClient
@@ -36,18 +46,18 @@ from receiver.settings import Settings
 from receiver.telemetry.redaction import Redactor
 from receiver.worker.distributed import DistributedEngine
 from receiver.worker.embedded import EmbeddedEngine
-from receiver.worker.engine import Engine, WorkQueue
-from receiver.worker.instrumented import instrumented
+from receiver.worker.engine import Engine, WorkQueue, instrumented
 from receiver.worker.notifier import Notifier
 from receiver.worker.process import WorkerProcess
 
-# Hands that poll and expire jobs, and as many that conclude them; each waits for a provider, or the archive, most of its time.
-JOB_HANDS = 8
-HINT_HANDS = 1
-# What may have made workers crash is worked on one at a time: then a crash accuses nobody but the one who did it.
-SUSPECT_HANDS = 1
-# Events told to one destination side by side.
-EVENT_HANDS = 4
+# Threads that poll and expire jobs, and as many that conclude them; they mostly wait for a
+# provider or the archive.
+JOB_THREADS = 8
+HINT_THREADS = 1
+# Work that may have crashed a worker runs one at a time, so that a crash has only one suspect.
+SUSPECT_THREADS = 1
+# Events that are sent to one destination in parallel.
+EVENT_THREADS = 4
 
 
 class Services:
@@ -57,21 +67,22 @@ class Services:
         self.settings = settings
 
     def open(self, *, to_look: bool = False) -> "Services":
-        """Make ready what every process needs: DATA_DIR, and on the embedded default a ledger of the right schema.
+        """Prepare what every process needs: DATA_DIR and, with SQLite, a ledger of this schema.
 
-        Who only comes ``to_look`` may do so in a DATA_DIR that cannot be written. Raise ConfigurationError or LedgerError with the remedy.
+        ``to_look`` is for read-only commands: DATA_DIR need not be writable. Raise
+        ConfigurationError or LedgerError with the remedy.
         """
         data_dir.make_data_dir(self.settings.data_dir)
         if not to_look:
             data_dir.require_writable(self.settings.data_dir)
-        assert self.store  # noqa: S101 - connects to nothing, but names a malformed ARCHIVE_URL before any work begins
+        assert self.store  # noqa: S101 - reports a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:
             self._migrate_if_old()
         else:
             schema.require_current(self.database)
         if self.settings.destinations:
-            # By whoever opens the ledger first: a destination is told everything from the moment it was named.
-            self.outbox.begin([destination.name for destination in self.settings.destinations])
+            # By the first process that opens the ledger: it then gets all new events.
+            self.outbox.register([destination.name for destination in self.settings.destinations])
         return self
 
     def _migrate_if_old(self) -> None:
@@ -91,36 +102,86 @@ class Services:
         return open_database(self.settings.database_url)
 
     @cached_property
-    def ledger(self) -> Ledger:
-        """Every write."""
+    def timing(self) -> Timing:
+        """How long things may take."""
         chosen = self.settings
-        timing = Timing(
+        return Timing(
             chosen.url_lifetime, chosen.poll_after, chosen.poll_interval, chosen.job_timeout
         )
-        return Ledger(self.database, timing, clock.now)
+
+    now = staticmethod(clock.now)
+
+    # The ledger: transactions.
 
     @cached_property
-    def queries(self) -> Queries:
-        """Every read."""
-        return Queries(self.database)
+    def jobs(self) -> Jobs:
+        """Transactions of jobs."""
+        return Jobs(self.database, self.timing, self.now)
 
     @cached_property
-    def backlogs(self) -> BacklogQueries:
-        """Measures what waits."""
-        return BacklogQueries(self.database, self.settings.url_lifetime, clock.now)
+    def assets(self) -> Assets:
+        """Transactions of assets."""
+        return Assets(self.database, self.now)
+
+    @cached_property
+    def hints(self) -> Hints:
+        """Transactions of hints."""
+        return Hints(self.database, self.timing, self.now)
 
     @cached_property
     def outbox(self) -> Outbox:
-        """Events on their way to others."""
-        return Outbox(self.database, clock.now)
+        """Transactions of event deliveries."""
+        return Outbox(self.database, self.now)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Renews, releases and takes over claims."""
+        return Claims(self.database, self.now)
+
+    # The ledger: reads.
+
+    @cached_property
+    def queries(self) -> JobQueries:
+        """Single jobs and what belongs to them."""
+        return JobQueries(self.database)
+
+    @cached_property
+    def job_list(self) -> JobList:
+        """Lists of jobs."""
+        return JobList(self.database)
+
+    @cached_property
+    def pictures(self) -> PictureQueries:
+        """Archived and endangered pictures."""
+        return PictureQueries(self.database)
+
+    @cached_property
+    def set_aside(self) -> SetAsideQueries:
+        """Jobs and deliveries that were set aside."""
+        return SetAsideQueries(self.database)
+
+    @cached_property
+    def events(self) -> EventQueries:
+        """Events and the state of their deliveries."""
+        return EventQueries(self.database)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Counts, usage and audit."""
+        return Totals(self.database)
+
+    @cached_property
+    def backlog(self) -> BacklogQueries:
+        """What is due."""
+        return BacklogQueries(self.database, self.settings.url_lifetime, self.now)
 
     @cached_property
     def serializer(self) -> EventSerializer:
-        """How events are told to others."""
+        """How events are written in deliveries."""
         return EventSerializer(self.settings.archive_url, self.settings.public_url)
 
     def dispatchers(self) -> list[Dispatcher]:
-        """Return who tells each destination."""
+        """Return the sender of each destination."""
         connector = SafeConnector(self.settings.event_policy())
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
         transports = [
@@ -133,13 +194,8 @@ class Services:
         ]
 
     @cached_property
-    def browse(self) -> BrowseQueries:
-        """What the pages and lists show."""
-        return BrowseQueries(self.database)
-
-    @cached_property
     def thumbnails(self) -> Thumbnails:
-        """Small pictures for the pages."""
+        """Thumbnails for the dashboard."""
         return Thumbnails(self.store, self.settings.data_dir / "thumbnails")
 
     @cached_property
@@ -173,29 +229,42 @@ class Services:
 
     @cached_property
     def engine(self) -> Engine:
-        """The bell and the hands."""
+        """Notifies and runs workers."""
         if self.settings.embedded:
-            return EmbeddedEngine(self.ledger, Notifier(self.settings.data_dir / "bell"))
-        return DistributedEngine(self.ledger, self.settings.database_url)
-
-    @cached_property
-    def inbox(self) -> Inbox:
-        """The one door in."""
-        confirm = self.settings.confirm == "always"
-        base_url, mask = self.settings.grsai_base_url, Redactor(self.settings.secrets())
-        return Inbox(
-            self.ledger, self.engine.notify, base_url=base_url, confirm_always=confirm, mask=mask
+            return EmbeddedEngine(
+                self.claims, Notifier(self.settings.data_dir / "worker.fifo"), self.now
+            )
+        return DistributedEngine(
+            self.claims, partial(notify_due, self.database, self.now), self.settings.database_url
         )
 
     @cached_property
+    def inbox(self) -> Inbox:
+        """The single entry point for reports about jobs."""
+        return Inbox(
+            self.database,
+            self.timing,
+            self.now,
+            self.engine.notify,
+            base_url=self.settings.grsai_base_url,
+            confirm_always=self.settings.confirm == "always",
+            redact=Redactor(self.settings.secrets()),
+        )
+
+    @cached_property
+    def operator(self) -> Operator:
+        """What people can do by hand."""
+        return Operator(self.database, self.inbox, self.timing, self.now)
+
+    @cached_property
     def grsai(self) -> GrsaiClient | None:
-        """The provider, where we have a key for it."""
+        """The client of GRSAI, or None without a key."""
         key = self.settings.grsai_api_key
         return GrsaiClient(key.get_secret_value()) if key else None
 
     @cached_property
     def openai(self) -> OpenAIClient | None:
-        """The other provider, likewise; no call of it may take longer than a job."""
+        """The client of OpenAI, or None without a key; a call takes no longer than JOB_TIMEOUT."""
         chosen, key = self.settings, self.settings.openai_api_key
         address, wait, most = chosen.openai_base_url, chosen.job_timeout, chosen.fetch_max_bytes
         return (
@@ -206,22 +275,25 @@ class Services:
 
     @cached_property
     def reconciler(self) -> Reconciler:
-        """Looks at jobs and hints that are due."""
+        """Reconciles jobs and hints that are due."""
         return Reconciler(
-            self.ledger,
+            self.jobs,
+            self.hints,
             self.queries,
             self.inbox,
             self.store,
             self.grsai,
-            self.settings.grsai_base_url,
+            base_url=self.settings.grsai_base_url,
+            timing=self.timing,
+            now=self.now,
         )
 
     @cached_property
     def submit_service(self) -> SubmitService:
-        """Where jobs are handed in."""
+        """Posts jobs to the providers."""
         here, there = self.settings.public_url, self.settings.grsai_base_url
         return SubmitService(
-            self.ledger,
+            self.jobs,
             self.inbox,
             self.grsai,
             self.tickets,
@@ -231,13 +303,20 @@ class Services:
         )
 
     def archiver(self, scratch: Path) -> Archiver:
-        """Return what brings assets home by way of the folder ``scratch``."""
+        """Return the archiver of assets; it downloads into the folder ``scratch``."""
         fetcher = Fetcher(
             self.settings.address_policy(),
             max_bytes=self.settings.fetch_max_bytes,
             timeout=self.settings.fetch_timeout,
         )
-        return Archiver(self.ledger, fetcher, self.store, scratch)
+        return Archiver(
+            self.assets,
+            fetcher,
+            self.store,
+            scratch,
+            url_lifetime=self.settings.url_lifetime,
+            now=self.now,
+        )
 
     def worker(self) -> WorkerProcess:
         """Return the worker of this process."""
@@ -245,62 +324,62 @@ class Services:
             self.settings.data_dir,
             self.engine,
             self.work_queues,
-            take_over=self.ledger.take_over if self.settings.embedded else None,
-            audit=self.queries.audit,
+            take_over=self.claims.take_over if self.settings.embedded else None,
+            audit=self.totals.audit,
             check_archive=self.store.check,
         )
 
     def work_queues(self, scratch: Path) -> list[WorkQueue]:
-        """Return every kind of work a worker does."""
-        ledger, due, archive = self.ledger, self.queries.next_due, self.archiver(scratch).archive
+        """Return every work queue of a worker."""
+        due, archive = self.queries.next_due, self.archiver(scratch).archive
         work_queues = [
             WorkQueue(
                 QueueName.ASSETS,
                 self.settings.worker_threads,
                 partial(due, "assets"),
-                ledger.claim_assets,
+                self.assets.claim,
                 archive,
             ),
             WorkQueue(
                 QueueName.SUSPECT_ASSETS,
-                SUSPECT_HANDS,
+                SUSPECT_THREADS,
                 partial(due, "assets"),
-                partial(ledger.claim_assets, suspects=True),
+                partial(self.assets.claim, suspects=True),
                 archive,
             ),
             WorkQueue(
                 QueueName.COMPLETE_JOBS,
-                JOB_HANDS,
+                JOB_THREADS,
                 partial(due, "jobs"),
-                partial(ledger.claim_jobs, complete=True),
+                partial(self.jobs.claim, complete=True),
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.JOBS,
-                JOB_HANDS,
+                JOB_THREADS,
                 partial(due, "jobs"),
-                partial(ledger.claim_jobs, complete=False),
+                partial(self.jobs.claim, complete=False),
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.SUSPECT_JOBS,
-                SUSPECT_HANDS,
+                SUSPECT_THREADS,
                 partial(due, "jobs"),
-                ledger.claim_suspect_jobs,
+                self.jobs.claim_suspects,
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.HINTS,
-                HINT_HANDS,
+                HINT_THREADS,
                 partial(due, "hints"),
-                ledger.claim_hints,
+                self.hints.claim,
                 self.reconciler.verify_hint,
             ),
-            # A lane to each destination: a slow one delays nobody else.
+            # One queue per destination, so that a slow one does not delay the others.
             *(
                 WorkQueue(
                     events_queue(to.destination.name),
-                    EVENT_HANDS,
+                    EVENT_THREADS,
                     to.next_due,
                     to.claim,
                     to.send,

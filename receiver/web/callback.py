@@ -71,10 +71,10 @@ def confirm() -> Response:
         return _answer("unreadable", 400, error=str(error))
     if provider_id is None:
         return _answer("unreadable", 400, error="the body has no id to be looked up")
-    ref = services().ledger.ref_of(provider_id)
+    ref = services().hints.find_ref(provider_id)
     if ref is not None:
         services().inbox.accept(Delivery(ref, Source.CALLBACK, body, clock.now()), unsigned=True)
-    elif _allowances()["tasks"].take(request.remote_addr) and services().ledger.hint(
+    elif _allowances()["tasks"].take(request.remote_addr) and services().hints.add(
         provider_id, body
     ):
         services().engine.notify()

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from receiver import clock
 from receiver.errors import LedgerError, ReceiverError
+from receiver.ledger.database import require_writable
 from receiver.web.metrics import LedgerMetrics, counted
 from receiver.web.state import services
 
@@ -105,7 +106,7 @@ def _check_archive() -> str:
 
 def _check_ledger() -> str:
     try:
-        services().ledger.require_writable()
+        require_writable(services().database)
     except LedgerError as error:
         log.error("ledger not usable", error=str(error))  # noqa: TRY400 - the text says it
         return "the ledger cannot be used now; the log says why"

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
 
 from receiver import clock
-from receiver.ledger.backlog import Backlog
-from receiver.ledger.outbox import Standing
+from receiver.ledger.queries.backlog import Backlog
+from receiver.ledger.queries.events import DestinationStatus
 from receiver.services import Services
 from receiver.telemetry import metric_files
 
@@ -30,9 +30,9 @@ class LedgerMetrics:
 
     def __init__(self, services: Services) -> None:
         self._named = {destination.name for destination in services.settings.destinations}
-        self._jobs = _Held(services.queries.counts, STALE)
-        self._backlog = _Held(services.backlogs.measure, FRESH)
-        self._standing = _Held(services.outbox.standing, FRESH)
+        self._jobs = _Held(services.totals.counts, STALE)
+        self._backlog = _Held(services.backlog.measure, FRESH)
+        self._standing = _Held(services.events.destinations, FRESH)
 
     def text(self) -> bytes:
         """Return the figures in Prometheus' text format; raise LedgerError if the ledger cannot be read."""
@@ -79,7 +79,7 @@ def _of_backlog(found: Backlog) -> Iterable[GaugeMetricFamily]:
     )
 
 
-def _of_events(standing: list[Standing]) -> Iterable[GaugeMetricFamily]:
+def _of_events(standing: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
     due = {
         row.destination: max(0.0, clock.now() - row.due_since) if row.due_since else 0.0
         for row in standing

@@ -15,8 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from receiver.cli.base import plain
-from receiver.ledger.queries import Queries
+from receiver.cli.base import printable
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
 from submitter.batch.run import Batch
@@ -75,10 +75,10 @@ class ProgressBar:
 
 def say(text: str) -> None:
     """Print a message to the user on stderr, with control characters made visible."""
-    click.echo(plain(text), err=True)
+    click.echo(printable(text), err=True)
 
 
-def print_summary(batch: Batch, queries: Queries, name: str, *, err: bool) -> None:
+def print_summary(batch: Batch, queries: JobQueries, name: str, *, err: bool) -> None:
     """Print the lines without pictures and the number of jobs in each state.
 
     The last line goes to stdout, or with ``err`` to stderr, because stdout has the report.

@@ -19,7 +19,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def happen(web: WebClient, name: str) -> str:
     """Have a job fail, which is an event; return its ref."""
-    ref = web.services.ledger.submit(
+    ref = web.services.jobs.submit(
         Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
     ).ref
     web.callback(web.services.tickets.sign(ref), {**FAILED, "id": name})
@@ -74,7 +74,7 @@ def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(
 @pytest.mark.parametrize("how", ["header", "query"])
 def test_who_says_where_it_was_misses_nothing(web: WebClient, how: str) -> None:
     refs = [happen(web, name) for name in ("first", "second", "third")]
-    after = str(web.services.queries.events()[0]["id"])
+    after = str(web.services.events.after()[0]["id"])
     answer = (
         listen(web, **{"Last-Event-ID": after})
         if how == "header"

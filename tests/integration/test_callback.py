@@ -22,8 +22,8 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # as above
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]  # as above
 from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
-from receiver.ingest import evidence
-from receiver.ledger import database
+from receiver.ingest import inbox
+from receiver.ledger import sqlite
 from receiver.model import AssetState, JobState, new_ref
 
 LIMIT = 2000
@@ -260,7 +260,7 @@ def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.2)
+    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.2)
     with web_client(tmp_path / "data", environ) as web:
         ticket = web.ticket()
         mend = break_ledger(web)
@@ -339,7 +339,7 @@ def test_a_body_may_come_in_chunks(web: WebClient) -> None:
 def test_a_job_keeps_so_many_deliveries_and_goes_on_all_the_same(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "MOST_KEPT", 3)
+    monkeypatch.setattr(inbox, "MOST_KEPT", 3)
     ticket = web.ticket()
     ref = ticket.partition(".")[0]
     answers = [
@@ -358,7 +358,7 @@ def test_a_job_keeps_so_many_deliveries_and_goes_on_all_the_same(
 def test_a_job_keeps_so_many_bytes_of_deliveries(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "MOST_BYTES", 2 * LIMIT)
+    monkeypatch.setattr(inbox, "MOST_BYTES", 2 * LIMIT)
     ticket = web.ticket()
     for _ in range(3):
         assert web.callback(ticket, b"{".ljust(LIMIT)).status_code == 400
@@ -383,4 +383,4 @@ def test_with_confirm_always_a_callback_is_kept_and_only_has_the_result_read_bac
         assert web.services.queries.assets([ref]) == {ref: []}
         due = job.due_at
         assert due is not None
-        assert due <= web.services.ledger.now(), "it is asked for at once"
+        assert due <= web.services.now(), "it is asked for at once"

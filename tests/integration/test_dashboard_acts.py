@@ -18,7 +18,7 @@ def test_a_form_that_is_not_ours_changes_nothing(inside: WebClient, given: str |
     for path in (f"/jobs/{ref}/retry", "/retry-all", "/submit"):
         answer = inside.client.post(path, data={} if given is None else {"csrf": given})
         assert (answer.status_code, "too old" in answer.text) == (403, True)
-    assert inside.services.ledger.job(ref).state is JobState.FAILED
+    assert inside.services.jobs.get(ref).state is JobState.FAILED
 
 
 def test_a_part_of_a_page_may_show_its_proof_in_the_head(inside: WebClient) -> None:
@@ -35,7 +35,7 @@ def test_a_lost_job_is_tried_again_and_one_that_is_safe_is_not(inside: WebClient
     lost, safe = reported(inside, FAILED), archived(inside)
     answer = post(inside, f"/jobs/{lost}/retry")
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/jobs/{lost}?said=retried")
-    assert inside.services.ledger.job(lost).state is JobState.WAITING
+    assert inside.services.jobs.get(lost).state is JobState.WAITING
     assert "on its way again" in inside.client.get(answer.headers["Location"]).text
     refused = post(inside, f"/jobs/{safe}/retry", next="https://evil.test")
     assert (refused.status_code, "nothing to retry" in refused.text, "evil" in refused.text) == (
@@ -48,15 +48,15 @@ def test_a_lost_job_is_tried_again_and_one_that_is_safe_is_not(inside: WebClient
 
 def test_what_waits_is_tried_now(inside: WebClient) -> None:
     ref = reported(inside, SUCCEEDED)
-    (claimed,) = inside.services.ledger.claim_assets(1)
-    later = inside.services.ledger.now() + 999
-    inside.services.ledger.retry_asset(claimed, later, "not yet")
-    assert inside.services.ledger.claim_assets(1) == []
+    (claimed,) = inside.services.assets.claim(1)
+    later = inside.services.now() + 999
+    inside.services.assets.retry(claimed, later, "not yet")
+    assert inside.services.assets.claim(1) == []
     assert (
         post(inside, f"/jobs/{ref}/hurry", next="/danger").headers["Location"]
         == "/danger?said=hurried"
     )
-    (again,) = inside.services.ledger.claim_assets(1)
+    (again,) = inside.services.assets.claim(1)
     assert post(inside, f"/jobs/{ref}/hurry").status_code == 303
     assert inside.services.queries.assets([ref])[ref][0].claim == again.token, (
         "what is being worked on is left alone"
@@ -104,7 +104,7 @@ def test_all_that_match_are_tried_again_in_steps_after_a_page_that_says_how_many
     monkeypatch.setattr("receiver.web.dashboard.actions.STEP", 2)
     foxes = [reported(inside, {**FAILED, "id": f"task-{number}"}) for number in range(5)]
     gone = submitted(inside)
-    inside.services.ledger.expire(gone, "no word, and no id to ask with")
+    inside.services.jobs.expire(gone, "no word, and no id to ask with")
     owl, safe = reported(inside, {**FAILED, "id": "owl"}, "an owl"), archived(inside)
     page = inside.client.get("/retry-all?q=fox").text
     assert "that match: 6" in page
@@ -115,7 +115,7 @@ def test_all_that_match_are_tried_again_in_steps_after_a_page_that_says_how_many
         "5 done, 1 could" in steps[-1],
     ] == [True, True, True]
     assert "All of them were gone through" in steps[-1]
-    states = {ref: inside.services.ledger.job(ref).state for ref in (*foxes, gone, owl, safe)}
+    states = {ref: inside.services.jobs.get(ref).state for ref in (*foxes, gone, owl, safe)}
     assert states == {
         **dict.fromkeys(foxes, "waiting"),
         gone: "expired",

@@ -265,7 +265,7 @@ def test_a_ledger_that_is_away_is_told_in_a_page_that_says_when_to_come_again(
 def test_a_mistake_of_ours_is_told_without_its_details(
     inside: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inside.services.browse, "arrivals", lambda *_: 1 / 0)
+    monkeypatch.setattr(inside.services.pictures, "arrivals", lambda *_: 1 / 0)
     answer = inside.client.get("/")
     assert (answer.status_code, "Something broke" in answer.text, "division" in answer.text) == (
         500,

@@ -108,7 +108,7 @@ def test_a_law_that_does_not_hold_is_named_with_the_jobs_that_break_it(inside: W
 
 
 def test_a_search_tells_how_far_it_has_come(inside: WebClient) -> None:
-    inside.services.browse._window = 2
+    inside.services.job_list._window = 2
     refs = [submitted(inside, prompt) for prompt in ("a fox", "an owl", "an owl")]
     page = inside.client.get("/jobs?q=fox").text
     assert ("Nothing found so far" in page, "Search further back" in page) == (True, True)
@@ -151,16 +151,14 @@ def test_a_job_that_is_as_it_was_seen_is_not_sent_again(inside: WebClient) -> No
 
 def test_a_job_shows_all_that_happened_to_it_in_order(inside: WebClient) -> None:
     ref = reported(inside, SUCCEEDED)
-    (claimed,) = inside.services.ledger.claim_assets(1)
-    inside.services.ledger.retry_asset(
-        claimed, inside.services.ledger.now(), "the source answered 500"
-    )
-    (claimed,) = inside.services.ledger.claim_assets(1)
-    inside.services.ledger.finish_asset(
+    (claimed,) = inside.services.assets.claim(1)
+    inside.services.assets.retry(claimed, inside.services.now(), "the source answered 500")
+    (claimed,) = inside.services.assets.claim(1)
+    inside.services.assets.finish(
         claimed, StoredAsset(f"2026/10/01/{ref}/0.png", "0" * 64, 2048, "image/png", 8, 8)
     )
-    (job,) = inside.services.ledger.claim_jobs(1)
-    inside.services.ledger.conclude(job, JobState.ARCHIVED)
+    (job,) = inside.services.jobs.claim(1)
+    inside.services.jobs.conclude(job, JobState.ARCHIVED)
     page = inside.client.get(f"/jobs/{ref}").text
     timeline = page.partition("<ol")[2].partition("</ol>")[0]
     order = [

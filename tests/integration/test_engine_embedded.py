@@ -14,7 +14,7 @@ from ledgers import opened
 from processes import running
 from waiting import until
 
-from receiver.ledger.ledger import LEASE
+from receiver.ledger.claims import LEASE
 from receiver.model import Delivery, JobState, Source, Submission
 from receiver.services import Services
 from receiver.settings import Settings
@@ -130,7 +130,7 @@ def test_a_ring_wakes_it_at_once_from_whatever_process(harness: EmbeddedHarness)
     with at_work(harness.engine(), harness.queue(), harness.bystander()):
         harness.round()
         harness.order()
-        Notifier(harness.folder / "bell").notify()
+        Notifier(harness.folder / "worker.fifo").notify()
         until(harness.archived, what="the work")
 
 
@@ -142,7 +142,7 @@ def test_a_lost_ring_is_made_good_by_the_sweep(harness: EmbeddedHarness) -> None
 
 
 def test_work_due_later_is_begun_when_it_is_due_without_a_ring(harness: EmbeddedHarness) -> None:
-    harness.books.ledger.now = time.time
+    harness.books.clock.follow(time.time)
     (ref,) = harness.order()
     harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(), harness.queue()):
@@ -155,7 +155,7 @@ def test_work_due_later_is_begun_when_it_is_due_without_a_ring(harness: Embedded
 # Workers, as processes
 
 
-def test_a_second_worker_waits_until_the_first_is_dead_then_takes_over_its_work_and_sweeps_its_scratch(
+def test_a_second_worker_waits_for_the_first_then_takes_over_its_work_and_empties_its_scratch(
     tmp_path: Path,
 ) -> None:
     slow = {"file": {"mode": "slow", "rate": 2000, "times": 1}, "bytes": 200_000, "delay": 0}
@@ -203,8 +203,8 @@ def ordered(services: Services, sandbox: Sandbox) -> str:
         ask("/v1/draw/completions", {"model": "m", "prompt": "a fox", "webHook": "-1"})
     )["data"]["id"]
     until(lambda: sandbox.task(task_id)["status"] == "succeeded", what="the picture")
-    ref = services.ledger.submit(Submission("a fox", "m", {}), sandbox.url).ref
-    services.ledger.accepted(ref, task_id)
+    ref = services.jobs.submit(Submission("a fox", "m", {}), sandbox.url).ref
+    services.jobs.record_accepted(ref, task_id)
     services.inbox.accept(
         Delivery(ref, Source.POLL, ask("/v1/draw/result", {"id": task_id}), time.time())
     )

@@ -173,8 +173,8 @@ def test_who_has_a_ticket_has_a_job_asked_for_at_once_and_then_once_a_poll_inter
     for _ in range(3):
         books.deliver(ref, body)
     assert books.job(ref).due_at == NOW
-    (claimed,) = books.ledger.claim_jobs(1)
-    books.ledger.look_again(claimed, NOW + 1000)
+    (claimed,) = books.jobs.claim(1)
+    books.jobs.release(claimed, NOW + 1000)
     books.clock.advance(10)
     books.deliver(ref, body)
     assert books.job(ref).due_at == NOW + 10 + TIMING.poll_interval
@@ -194,7 +194,7 @@ def test_strangers_have_a_job_asked_for_no_more_than_once_a_poll_interval(books:
             is Decision.UNCONFIRMED
         )
         assert books.job(ref).due_at == NOW + TIMING.poll_interval
-    assert books.rings == 0
+    assert books.notified == 0
 
 
 # What becomes of a body that was not believed.
@@ -218,13 +218,13 @@ TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
 def test_what_counts_is_the_read_back_and_a_body_that_disagrees_is_marked_and_told(
     books: Books, told: bytes, verdict: str, capsys: pytest.CaptureFixture[str], *, unsigned: bool
 ) -> None:
-    inbox: Inbox = books.inbox_that(confirms=not unsigned)
+    inbox: Inbox = books.make_inbox(confirms=not unsigned)
     ref = books.waiting()
     assert (
         inbox.accept(Delivery(ref, Source.CALLBACK, told, NOW), unsigned=unsigned)
         is Decision.UNCONFIRMED
     )
-    assert (books.job(ref).outcome, books.assets(ref)) == (None, []), (
+    assert (books.job(ref).outcome, books.assets_of(ref)) == (None, []), (
         "it decides nothing, and nothing of it is fetched"
     )
     inbox.accept(Delivery(ref, Source.POLL, running(), NOW))
@@ -233,7 +233,7 @@ def test_what_counts_is_the_read_back_and_a_body_that_disagrees_is_marked_and_to
     )
     inbox.accept(Delivery(ref, Source.POLL, succeeded(TRUE), NOW))
     assert books.verdicts(ref) == [verdict, "progress", "ended"]
-    assert (books.job(ref).outcome, [asset.url for asset in books.assets(ref)]) == (
+    assert (books.job(ref).outcome, [asset.url for asset in books.assets_of(ref)]) == (
         Outcome.SUCCEEDED,
         [TRUE],
     )
@@ -254,7 +254,7 @@ def test_a_read_back_of_a_failure_counts_against_a_forged_success(books: Books) 
 
 @pytest.mark.parametrize("unsigned", [True, False])
 def test_a_body_after_the_end_is_judged_at_once(books: Books, *, unsigned: bool) -> None:
-    inbox = books.inbox_that(confirms=not unsigned)
+    inbox = books.make_inbox(confirms=not unsigned)
     ref = books.archiving()
     said = [
         inbox.accept(Delivery(ref, Source.CALLBACK, body, NOW), unsigned=unsigned)
@@ -266,7 +266,7 @@ def test_a_body_after_the_end_is_judged_at_once(books: Books, *, unsigned: bool)
         Decision.CONTRADICTION,
         Decision.DUPLICATE,
     ]
-    assert [asset.url for asset in books.assets(ref)] == ["https://files.test/first/0.png"]
+    assert [asset.url for asset in books.assets_of(ref)] == ["https://files.test/first/0.png"]
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,9 @@ def test_a_body_after_the_end_is_judged_at_once(books: Books, *, unsigned: bool)
 def test_what_came_with_a_confirmed_id_is_compared_with_the_providers_answer(
     books: Books, told: bytes, kept: list[str]
 ) -> None:
-    books.ledger.hint("task-1", told)
-    (claimed,) = books.ledger.claim_hints(1)
-    books.ledger.adopt_hint(ref := new_ref(NOW), claimed.row, BASE_URL)
+    books.hints.add("task-1", told)
+    (claimed,) = books.hints.claim(1)
+    books.hints.adopt(ref := new_ref(NOW), claimed.row, BASE_URL)
     books.deliver(ref, succeeded(TRUE), Source.POLL)
-    assert (books.verdicts(ref), [asset.url for asset in books.assets(ref)]) == (kept, [TRUE])
+    assert (books.verdicts(ref), [asset.url for asset in books.assets_of(ref)]) == (kept, [TRUE])
     assert books.everything()["hints"] == []

@@ -221,12 +221,12 @@ class _Run:
             self._killed += 1
             time.sleep(self._dice.uniform(0.0, 1.0))
             victim.start()
-        assert remote.said("ledger away"), "the worker that was cut off did not notice"
+        assert remote.said("ledger unavailable"), "the worker that was cut off did not notice"
 
     def _await_work(self) -> None:
         """Wait until every worker has claims: six hands each, and slow files."""
         until(
-            lambda: self._services.queries.audit().in_flight > 6 * WORKERS,
+            lambda: self._services.totals.audit().in_flight > 6 * WORKERS,
             within=120,
             what="work for all",
         )
@@ -251,7 +251,7 @@ class _Run:
         last, since = -1, time.monotonic()
         while left := sum(
             count
-            for state, count in self._services.queries.counts().items()
+            for state, count in self._services.totals.counts().items()
             if state not in FINAL_STATES
         ):
             if left != last:

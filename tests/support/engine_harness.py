@@ -19,12 +19,12 @@ from receiver.worker.embedded import EmbeddedEngine
 from receiver.worker.engine import Engine, WorkQueue
 from receiver.worker.notifier import Notifier
 
-# Seconds between sweeps: too many to wait for, and hardly any.
+# Seconds between polls: too many to wait for, and hardly any.
 NEVER, OFTEN = 600.0, 0.02
 
 
 class EngineHarness(ABC):
-    """A ledger with one lane of work on its assets. What a hand does is ``work``; it ends with the asset archived."""
+    """A ledger with one work queue of assets; ``work`` is what a thread does with each."""
 
     def __init__(self, books: Books, folder: Path) -> None:
         self.books = books
@@ -52,7 +52,7 @@ class EngineHarness(ABC):
 
     def _claim(self, limit: int) -> list[Claimed[Asset]]:
         try:
-            claims = self.books.ledger.claim_assets(limit)
+            claims = self.books.assets.claim(limit)
         except LedgerError:
             self.failed_claims += 1
             raise
@@ -61,7 +61,7 @@ class EngineHarness(ABC):
 
     def _run(self, claimed: Claimed[Asset]) -> None:
         self.work(claimed)
-        self.books.ledger.finish_asset(claimed, stored(claimed))
+        self.books.assets.finish(claimed, stored(claimed))
 
     def order(self, count: int = 1) -> list[str]:
         """Have so many jobs with one asset each, due now; return their refs."""
@@ -72,24 +72,26 @@ class EngineHarness(ABC):
 
     def archived(self) -> int:
         """Count the assets that are home."""
-        return [event["type"] for event in self.books.queries.events()].count("asset.archived")
+        return [event["type"] for event in self.books.events.after()].count("asset.archived")
 
     def asset(self, ref: str) -> Asset:
-        (asset,) = self.books.assets(ref)
+        (asset,) = self.books.assets_of(ref)
         return asset
 
 
 class EmbeddedHarness(EngineHarness):
-    """An engine of one machine; ``rounds`` counts how often its engine looked at every lane, by way of the bystander."""
+    """An engine of one machine; ``rounds`` counts how often it looked at every work queue."""
 
     def __init__(self, books: Books, folder: Path) -> None:
         super().__init__(books, folder)
-        self.notifier = Notifier(folder / "bell")
+        self.notifier = Notifier(folder / "worker.fifo")
         self.rounds = 0
 
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
         """Make an engine."""
-        return EmbeddedEngine(self.books.ledger, self.notifier, sweep=sweep, grace=grace)
+        return EmbeddedEngine(
+            self.books.claims, self.notifier, self.books.clock, poll_interval=sweep, grace=grace
+        )
 
     def notify(self, engine: Engine) -> None:
         """Ring."""
@@ -125,20 +127,25 @@ class DistributedHarness(EngineHarness):
         self.url = url
 
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> DistributedEngine:
-        """Make an engine; it sweeps once a second, or hardly ever."""
+        """Return an engine; it polls once a second, or hardly ever."""
         return DistributedEngine(
-            self.books.ledger, self.url, sweep=1 if sweep == OFTEN else 30, grace=grace
+            self.books.claims,
+            self.books.notify_due,
+            self.url,
+            poll_interval=1 if sweep == OFTEN else 30,
+            grace=grace,
         )
 
     def notify(self, engine: Engine) -> None:
         """Sweep, for whichever engine hears of it."""
         assert engine is not None
-        self.books.ledger.sweep()
+        self.books.notify_due()
 
     def wakes(self, status: str = "todo") -> list[str]:
         """Return what the wakes of one status are for, the first to be heard first."""
         question = text(
-            "SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status ORDER BY priority DESC, id"
+            "SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status"
+            " ORDER BY priority DESC, id"
         )
         return list(
             self.books.database.read(

@@ -20,7 +20,7 @@ def events() -> Response:
     """List events after the one numbered ``after``, oldest first."""
     asked = read_query(EventsQuery)
     rows, serializer = (
-        services().queries.events(after=asked.after, limit=asked.limit),
+        services().events.after(asked.after, limit=asked.limit),
         services().serializer,
     )
     found = [EventView.model_validate(serializer.object(Event.read(row))) for row in rows]
@@ -33,4 +33,4 @@ def events() -> Response:
 )
 def audit() -> Response:
     """Check the ledger's laws and show the figures."""
-    return json_of(AuditView.of(services().queries.audit()))
+    return json_of(AuditView.of(services().totals.audit()))

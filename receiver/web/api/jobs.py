@@ -7,7 +7,6 @@ from flask import Response, request
 from pydantic import ValidationError
 
 from receiver.errors import ConfigurationError, KeyTakenError, LedgerError, ReceiverError
-from receiver.jobs import operator
 from receiver.jobs.request import GrsaiRequest, mistakes
 from receiver.jobs.schemas import (
     DeliveryList,
@@ -18,7 +17,7 @@ from receiver.jobs.schemas import (
     VerdictView,
     seconds_of,
 )
-from receiver.ledger.browse import Wanted
+from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.rows import Job
 from receiver.web.api.auth import blueprint, json_of, read_query, unavailable
 from receiver.web.api.operations import Answer, described
@@ -50,7 +49,7 @@ def jobs() -> Response:
     wanted = Wanted(
         asked.state, asked.model, asked.q.strip(), seconds_of(asked.since), seconds_of(asked.until)
     )
-    page = services().browse.page(wanted, asked.after, asked.limit)
+    page = services().job_list.page(wanted, asked.after, asked.limit)
     return json_of(JobList(jobs=views(page.jobs), next=page.next))
 
 
@@ -93,14 +92,14 @@ def hand_in(asked: GrsaiRequest) -> tuple[Job, bool]:
 
     Raise ReceiverError, ConfigurationError where a setting is missing.
     """
-    if asked.key and (holder := services().ledger.key_holder(asked.key)):
+    if asked.key and (holder := services().jobs.key_holder(asked.key)):
         return holder, False
     if not _submitting.acquire(blocking=False):
         raise ReceiverError(f"{MOST_SUBMITS} submits are under way already")
     try:
         job = services().submit_service.post(asked.submission(), back_off=())
     except KeyTakenError as taken:  # since we looked
-        return services().ledger.job(taken.ref), False
+        return services().jobs.get(taken.ref), False
     finally:
         _submitting.release()
     services().engine.notify()
@@ -126,7 +125,7 @@ def retry(ref: str) -> Response:
     if services().queries.job(ref) is None:
         return problem(404, f"there is no job {ref}")
     try:
-        again = services().ledger.retry(ref)
+        again = services().operator.retry(ref)
     except LedgerError:
         raise
     except ReceiverError as error:
@@ -163,7 +162,7 @@ def replay(number: int) -> Response:
     if number >= 2**63 or services().queries.delivery(number) is None:
         return problem(404, f"there is no delivery {number}")
     try:
-        verdict = operator.replay(services().queries, services().inbox, number)
+        verdict = services().operator.replay(number)
     except LedgerError as error:
         return unavailable(error)
     except ReceiverError as error:

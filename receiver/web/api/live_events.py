@@ -68,9 +68,7 @@ def _start() -> int:
         if not (given.isascii() and given.isdigit() and len(given) <= 18):  # noqa: PLR2004 - as EventsQuery has it
             raise BadRequest("Last-Event-ID is the number of an event")
         return int(given)
-    return (
-        read_query(EventsQuery).after if "after" in request.args else services().browse.last_event()
-    )
+    return read_query(EventsQuery).after if "after" in request.args else services().events.newest()
 
 
 def _is_gone(connection: socket.socket | None) -> bool:
@@ -95,7 +93,7 @@ def _tell(services: Services, after: int, is_over: Callable[[], bool]) -> Iterat
         if is_over():
             return
         try:
-            found = services.queries.events(after=after)
+            found = services.events.after(after)
         except LedgerError:
             found = []
         for row in found:

@@ -10,7 +10,6 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import LedgerError, ReceiverError
-from receiver.jobs import operator
 from receiver.model import JobState
 from receiver.web.dashboard.base import (
     blueprint,
@@ -37,13 +36,13 @@ _LOST = (JobState.FAILED, JobState.EXPIRED)
 @blueprint.post("/jobs/<ref>/retry")
 def retry_one(ref: str) -> AnyResponse:
     """Open a failed or expired job again."""
-    return _act(ref, "retried", services().ledger.retry)
+    return _act(ref, "retried", services().operator.retry)
 
 
 @blueprint.post("/jobs/<ref>/hurry")
 def hurry_one(ref: str) -> AnyResponse:
     """Try now what waits for its next attempt."""
-    return _act(ref, "hurried", lambda ref: operator.expedite(services().ledger, ref))
+    return _act(ref, "hurried", services().operator.expedite)
 
 
 @blueprint.post("/jobs/<ref>/deliveries/<int:number>/replay")
@@ -51,9 +50,7 @@ def replay_one(ref: str, number: int) -> AnyResponse:
     """Take a delivery in again."""
     if number not in {row.id for row in services().queries.delivery_log(ref)}:
         raise NotFound
-    return _act(
-        ref, "replayed", lambda _ref: operator.replay(services().queries, services().inbox, number)
-    )
+    return _act(ref, "replayed", lambda _ref: services().operator.replay(number))
 
 
 @blueprint.post("/events/<int:number>/resend")
@@ -95,7 +92,8 @@ def retry_all() -> Response:
         return message(400, "error_409", "; ".join(mistakes), back="/jobs")
     states = [state for state in _LOST if query.state in (None, state)]
     count = sum(
-        services().browse.count(replace(wanted_by(query), state=state), COUNTED) for state in states
+        services().job_list.count(replace(wanted_by(query), state=state), COUNTED)
+        for state in states
     )
     hidden = {**arguments_of(query), "todo": ",".join(states)}
     return _confirm("retry", count, hidden, back=with_arguments("/jobs", **arguments_of(query)))
@@ -108,8 +106,8 @@ def retry_step() -> Response:
     states = [state for state in _LOST if state in form().get("todo", "").split(",")]
     if mistakes or not states:
         return message(400, "error_409", "; ".join(mistakes) or said("nothing_to_do"), back="/jobs")
-    found = services().browse.page(replace(wanted_by(query), state=states[0]), query.after, STEP)
-    outcome = _each([job.ref for job in found.jobs], services().ledger.retry)
+    found = services().job_list.page(replace(wanted_by(query), state=states[0]), query.after, STEP)
+    outcome = _each([job.ref for job in found.jobs], services().operator.retry)
     left = states if found.next else states[1:]
     hidden = {**arguments_of(query), "todo": ",".join(left), "after": found.next or ""}
     return _report(
@@ -124,7 +122,7 @@ def retry_step() -> Response:
 def replay_all() -> Response:
     """Say how many deliveries would be taken in again."""
     return _confirm(
-        "replay", len(services().browse.odd_deliveries(limit=COUNTED)), {}, back="/set-aside"
+        "replay", len(services().set_aside.deliveries(limit=COUNTED)), {}, back="/set-aside"
     )
 
 
@@ -132,10 +130,10 @@ def replay_all() -> Response:
 def replay_step() -> Response:
     """Take the next few in again, newest first."""
     given = form().get("before", "")
-    found = services().browse.odd_deliveries(_number(given) or None, STEP)
+    found = services().set_aside.deliveries(_number(given) or None, STEP)
     outcome = _each(
         [row.id for row in found],
-        lambda number: operator.replay(services().queries, services().inbox, number),
+        services().operator.replay,
     )
     return _report(
         "replay",

@@ -21,7 +21,7 @@ def gallery() -> Response:
     """Show the pictures that came home last; as a part of a page only if there is one newer than what was ``seen``."""
     given = request.args.get("before", "")
     before = int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None  # noqa: PLR2004 - what a ledger can number
-    found = services().browse.arrivals(before, PICTURES + 1)
+    found = services().pictures.arrivals(before, PICTURES + 1)
     values = {
         "arrivals": found[:PICTURES],
         "before": before,

@@ -10,8 +10,9 @@ from flask import Response, request
 from werkzeug.exceptions import NotFound
 
 from receiver.jobs.schemas import JobsQuery, seconds_of
-from receiver.ledger.browse import Attempt, Page, Wanted
 from receiver.ledger.claims import is_unexplained
+from receiver.ledger.queries.job_list import Page, Wanted
+from receiver.ledger.queries.jobs import Attempt
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.services import Services
@@ -71,7 +72,9 @@ def jobs() -> Response:
     """List the jobs that are asked for, newest first."""
     query, mistakes = read_question(request.args)
     found = (
-        Page([], None) if mistakes else services().browse.page(wanted_by(query), query.after, JOBS)
+        Page([], None)
+        if mistakes
+        else services().job_list.page(wanted_by(query), query.after, JOBS)
     )
     full = len(found.jobs) == JOBS
     again = arguments_of(query)
@@ -89,7 +92,7 @@ def jobs() -> Response:
     if is_fragment() and request.headers.get("HX-Target") == "results":
         return page("_jobs.html", values)
     return page(
-        "jobs.html", {**values, "models": services().browse.models(), "states": list(JobState)}
+        "jobs.html", {**values, "models": services().job_list.models(), "states": list(JobState)}
     )
 
 
@@ -114,17 +117,17 @@ def _look(services: Services, job: Job) -> dict[str, Any]:
         services.queries.assets([job.ref])[job.ref],
         services.queries.delivery_log(job.ref),
     )
-    events = services.browse.events_of(job.ref)
+    events = services.events.of_job(job.ref)
     return {
         "job": job,
         "assets": assets,
-        "timeline": _timeline(deliveries, events, services.browse.attempts_of(job.ref)),
+        "timeline": _timeline(deliveries, events, services.queries.attempts(job.ref)),
         "params": _readable(services.queries.params(job.ref)),
         "retryable": job.state in (JobState.FAILED, JobState.EXPIRED) or is_unexplained(job),
         "final": job.state in FINAL_STATES,
         "locate": services.store.locate,
-        "now": services.ledger.now(),
-        "lifetime": services.ledger.timing.url_lifetime,
+        "now": services.now(),
+        "lifetime": services.timing.url_lifetime,
         "seen": _fingerprint(job, assets, deliveries, events),
     }
 
@@ -173,7 +176,7 @@ def _readable(params: str) -> str:
 def delivery(ref: str, number: int) -> Response:
     """Show the raw body of a delivery, as text."""
     entry = _entry(ref, number)
-    body = services().browse.body(number, 0, SHOWN_BODY).decode(errors="backslashreplace")
+    body = services().queries.body(number, 0, SHOWN_BODY).decode(errors="backslashreplace")
     values = {
         "ref": ref,
         "entry": entry,
@@ -188,11 +191,11 @@ def delivery(ref: str, number: int) -> Response:
 @blueprint.get("/jobs/<ref>/deliveries/<int:number>/raw")
 def raw_body(ref: str, number: int) -> Response:
     """Give a delivery's body as it came, to be saved."""
-    entry, browse = _entry(ref, number), services().browse
+    entry, queries = _entry(ref, number), services().queries
 
     def parts() -> Iterator[bytes]:
         for start in range(0, entry.size, _BLOCK):
-            yield browse.body(number, start, _BLOCK)
+            yield queries.body(number, start, _BLOCK)
 
     response = Response(parts(), content_type="application/octet-stream")
     response.headers["Content-Disposition"] = f'attachment; filename="{ref}-delivery-{number}.json"'

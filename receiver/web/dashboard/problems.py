@@ -13,11 +13,11 @@ ROWS = 100
 @blueprint.get("/danger")
 def danger() -> Response:
     """Show the pictures that may be lost soon, the one that dies first at the head."""
-    found = services().browse.endangered(danger_until(services()), ROWS)
+    found = services().pictures.endangered(danger_until(services()), ROWS)
     values = {
         "endangered": found,
-        "now": services().ledger.now(),
-        "lifetime": services().ledger.timing.url_lifetime,
+        "now": services().now(),
+        "lifetime": services().timing.url_lifetime,
     }
     return page("_danger.html" if is_fragment() else "danger.html", values)
 
@@ -25,13 +25,13 @@ def danger() -> Response:
 @blueprint.get("/set-aside")
 def set_aside() -> Response:
     """Show what the service gave up on because it kept breaking."""
-    jobs = services().browse.set_aside_jobs(limit=ROWS)
+    jobs = services().set_aside.jobs(limit=ROWS)
     values: dict[str, object] = {
         "jobs": jobs.jobs,
         "assets": services().queries.assets([job.ref for job in jobs.jobs]),
     }
     values |= {
-        "deliveries": services().browse.odd_deliveries(limit=ROWS),
-        "sendings": services().outbox.aside(limit=ROWS),
+        "deliveries": services().set_aside.deliveries(limit=ROWS),
+        "sendings": services().events.set_aside(limit=ROWS),
     }
     return page("set_aside.html", values)

@@ -49,7 +49,7 @@ def _show(given: dict[str, str], mistakes: list[str] | None = None, status: int 
         **{name: value for name, value in given.items() if value},
     }
     modes = (Mode.WEBHOOK, Mode.POLL, Mode.STREAM)
-    known = sorted({DEFAULT_MODEL, *services().browse.models()})
+    known = sorted({DEFAULT_MODEL, *services().job_list.models()})
     return page(
         "submit.html",
         {"given": values, "mistakes": mistakes or [], "modes": modes, "models": known},

@@ -8,10 +8,9 @@ from typing import Generic, TypeVar
 
 from flask import current_app
 
-from receiver.ledger.model_stats import Compare, Comparison
-from receiver.ledger.queries import Audit
-from receiver.ledger.writes import risk_begins
-from receiver.model import FINAL_STATES, JobState
+from receiver.ledger.queries.audit import Audit
+from receiver.ledger.queries.model_stats import Compare, Comparison
+from receiver.model import FINAL_STATES, JobState, risk_begins
 from receiver.services import Services
 from receiver.web.state import services
 
@@ -102,12 +101,16 @@ class Figures:
     """The figures of one application."""
 
     def __init__(self, services: Services) -> None:
-        queries, browse, ledger = services.queries, services.browse, services.ledger
-        self._states = Kept(queries.counts, 1.0)
-        self._audit = Kept(lambda: (queries.audit(), ledger.now()), 10.0)
-        self._danger = Kept(lambda: len(browse.endangered(danger_until(services), MOST)), 2.0)
+        self._states = Kept(services.totals.counts, 1.0)
+        self._audit = Kept(lambda: (services.totals.audit(), services.now()), 10.0)
+        self._danger = Kept(
+            lambda: len(services.pictures.endangered(danger_until(services), MOST)), 2.0
+        )
         self._set_aside = Kept(
-            lambda: min(MOST, browse.set_aside(MOST) + len(services.outbox.aside(limit=MOST))), 5.0
+            lambda: min(
+                MOST, services.set_aside.count(MOST) + len(services.events.set_aside(limit=MOST))
+            ),
+            5.0,
         )
         self._services = services
         self._comparisons: dict[int, Kept[Comparison]] = {}
@@ -124,9 +127,9 @@ class Figures:
 
     def comparison(self, seconds: int) -> Comparison:
         """Compare the models of so many seconds back; of each length asked for one is kept."""
-        ledger, compare = self._services.ledger, Compare(self._services.database)
+        services, compare = self._services, Compare(self._services.database)
         return self._comparisons.setdefault(
-            seconds, Kept(lambda: compare.since(ledger.now() - seconds), 2.0)
+            seconds, Kept(lambda: compare.since(services.now() - seconds), 2.0)
         ).get()
 
 
@@ -140,5 +143,5 @@ def figures() -> Figures:
 
 def danger_until(services: Services) -> float:
     """Return the moment before which a URL's death makes a picture one in danger: those in the last quarter of their lives."""
-    now, lifetime = services.ledger.now(), services.ledger.timing.url_lifetime
+    now, lifetime = services.now(), services.timing.url_lifetime
     return 2 * now - risk_begins(now, lifetime)
