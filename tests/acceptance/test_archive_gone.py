@@ -1,4 +1,4 @@
-"""The archive's directory goes away under a running service, as a mount does at night, and comes back."""
+"""The archive's directory disappears under a running service, as a mount may, and comes back."""
 
 import sqlite3
 from contextlib import closing, suppress

@@ -1,4 +1,7 @@
-"""Deploys lose no callback: reloads, restarts and stops under load, each caller on a connection of its own as a provider's would be."""
+"""Deploys lose no callback: reloads, restarts and stops under load.
+
+Each call has its own connection, as a provider's call would have.
+"""
 
 import http.client
 import os
@@ -27,7 +30,7 @@ RUNNING = b'{"status":"running","progress":1}'
 
 @dataclass
 class Callers:
-    """Callers who post without a pause, and what each call came to: a status, or the name of an error."""
+    """Callers that post without a pause, and each call's result: a status or an error's name."""
 
     installation: Installation
     tickets: Tickets
@@ -37,7 +40,7 @@ class Callers:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def call(self) -> None:
-        """Call until told to stop."""
+        """Call until ``stopping`` is set."""
         while not self.stopping.is_set():
             ref = new_ref(now())
             self.came_to[ref] = self._post(f"/callback/{self.tickets.sign(ref)}")
@@ -53,14 +56,14 @@ class Callers:
                 return type(error).__name__
 
     def answered(self, more: int) -> None:
-        """Wait until so many more calls have been answered."""
+        """Wait until ``more`` calls have been answered."""
         before = len(self.came_to)
         until(lambda: len(self.came_to) >= before + more, what=f"{more} more calls")
 
 
 @contextmanager
 def callers(installation: Installation, hands: int = 4) -> Iterator[Callers]:
-    """Have callbacks posted all the time; at the end each was answered 200, and each is in the ledger."""
+    """Post callbacks during the block; then check that each was answered 200 and stored."""
     with installation.services() as services:
         calling = Callers(installation, services.tickets)
         with ThreadPoolExecutor(hands) as pool:
@@ -118,9 +121,7 @@ def test_the_kill_of_a_child_under_load_loses_no_call_that_waits(
     installation: Installation, role: str
 ) -> None:
     with installation.started() as service, callers(installation):
-        child = min(
-            pids(service, role)
-        )  # of gunicorn the arbiter: its own workers are younger, and answer what they have before they go
+        child = min(pids(service, role))  # gunicorn's arbiter, not its worker, which is younger
         os.kill(child, signal.SIGKILL)
         service.says("process died, starting it again")
         until(lambda: pids(service, role) - {child}, what="its successor")
@@ -132,7 +133,7 @@ def test_a_restart_on_a_socket_that_systemd_holds_loses_no_call(installation: In
         ExitStack() as later,
     ):
         lent = held.fileno()
-        # LISTEN_PID must be the pid of the service itself, which only the service's own shell knows.
+        # LISTEN_PID must be the pid of the service, which only its own shell knows.
         handed_over = (
             "/bin/bash",
             "-c",
@@ -176,7 +177,7 @@ def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(
 
 
 def waiting_calls(installation: Installation, path: str, number: int) -> list[socket.socket]:
-    """Send calls that nobody takes yet: they wait in the listening socket's queue."""
+    """Send calls that wait in the listening socket's queue, because no worker accepts them yet."""
     calls = []
     for _ in range(number):
         call = socket.create_connection(("127.0.0.1", installation.port), timeout=LIMIT)
@@ -217,7 +218,7 @@ def test_a_stop_answers_those_who_wait_in_the_queue(
 
 
 def web_workers(service: Running) -> list[int]:
-    """Return gunicorn's workers: those whose parent is gunicorn too."""
+    """Return the pids of gunicorn's workers: their parent is gunicorn too."""
     web = pids(service, "gunicorn")
     return [
         pid
@@ -227,7 +228,7 @@ def web_workers(service: Running) -> list[int]:
 
 
 def asked_to_stop(workers: list[int]) -> Callable[[], bool]:
-    """Make a question: whether SIGTERM waits for each of these stopped processes."""
+    """Return a condition: SIGTERM is pending for each of these stopped processes."""
 
     def waits(pid: int) -> bool:
         lines = dict(

@@ -14,7 +14,7 @@ from receiver.cli import main as receiver
 from receiver.model import Submission
 
 
-def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and_nobody_is_told_the_past(
+def test_a_webhook_gets_every_event_also_of_the_time_it_was_away_and_none_of_the_past(
     installation: Installation,
 ) -> None:
     with installation.services() as services:

@@ -1,4 +1,4 @@
-"""The archive explains itself: ledgers lost, pictures damaged, and commands killed in the middle of finding out."""
+"""The archive explains itself: lost ledgers, damaged pictures, and commands that are killed."""
 
 import os
 import signal
@@ -196,7 +196,10 @@ def test_a_rebuild_killed_in_the_middle_has_whole_jobs_only_and_the_next_one_has
     done = installation.invoke(*REBUILD)
     assert (done.status, last(done.out)) == (
         0,
-        f"restored {count - some} jobs with {count - some} pictures; {some} were in the ledger already",
+        (
+            f"restored {count - some} jobs with {count - some} pictures;"
+            f" {some} were in the ledger already"
+        ),
     )
     assert installation.invoke("receiver", "audit").status == 0
 
@@ -238,7 +241,7 @@ def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(installation: Insta
 
 
 def has_arrived(pid: int, number: signal.Signals) -> bool:
-    """Say whether a process has no handler of its own for a signal any more: the next one would end it."""
+    """Say whether a process has no handler for a signal: the next signal would end it."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     caught = int(
         next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16

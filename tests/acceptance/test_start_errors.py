@@ -1,4 +1,4 @@
-"""What commands say that cannot begin, or are interrupted: a text with a remedy and an exit status, never a traceback."""
+"""Commands that cannot start or are interrupted print a remedy, never a traceback."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def turned_read_only(installation: Installation, disk: SmallDisk) -> Iterator[No
         yield
 
 
-def test_a_data_dir_on_a_disk_that_is_read_only_is_a_wrong_configuration_found_before_anything_is_started(
+def test_a_data_dir_on_a_read_only_disk_is_a_wrong_configuration_and_nothing_is_started(
     installation: Installation, disk: SmallDisk
 ) -> None:
     lines = installation.folder / "lines.jsonl"
@@ -73,8 +73,8 @@ def test_a_data_dir_on_a_disk_that_is_read_only_is_a_wrong_configuration_found_b
             first, mistake = done.err.splitlines()
             assert first == "the configuration is wrong:"
             assert (
-                mistake.strip()
-                == f"DATA_DIR: {installation.data} cannot be written (Read-only file system); {REMEDY}"
+                mistake.strip() == f"DATA_DIR: {installation.data} cannot be written"
+                f" (Read-only file system); {REMEDY}"
             )
     assert installation.sandbox.tasks() == []
 
@@ -216,7 +216,7 @@ def test_a_command_that_is_run_for_an_event_makes_files_as_its_caller_would(
     made = installation.folder / "made"
     before = os.umask(0o027)
     try:
-        done = installation.invoke(
+        done = installation.run(
             "receiver", "listen", "--after", "0", "--no-follow", "--exec", f"touch {made}"
         )
     finally:
@@ -231,5 +231,8 @@ def test_a_command_that_fails_where_no_place_is_kept_is_not_said_to_be_done_agai
     done = installation.invoke(
         "receiver", "listen", "--after", "0", "--no-follow", "--exec", "false"
     )
-    said = "event 1: the command ended with status 1; without --cursor nothing is remembered: `--after 0` begins with it again\n"
+    said = (
+        "event 1: the command ended with status 1; without --cursor nothing is remembered:"
+        " `--after 0` begins with it again\n"
+    )
     assert (done.status, done.err) == (1, said)

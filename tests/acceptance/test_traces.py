@@ -1,4 +1,4 @@
-"""A job's trace, as a collector sees it: the submitter's, the web's and the worker's spans under one id, which is the ref."""
+"""A job's trace at a collector: spans of submitter, web and worker under one id, the ref."""
 
 import json
 import sys

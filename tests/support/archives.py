@@ -1,4 +1,4 @@
-"""Archives for tests: jobs brought home into a real store, others written down by hand, and damage planted in them."""
+"""Archives for tests: archived jobs in a real store, invented ones, and damage to both."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def put(store: Store, key: str, data: bytes) -> None:
 
 
 class ArchivedJobs:
-    """A ledger and a store into which jobs are brought home as a worker does it, but for the download."""
+    """A ledger and a store; jobs are archived as by a worker, but without a download."""
 
     def __init__(self, books: Books, store: Store) -> None:
         self.books = books
@@ -95,7 +95,7 @@ class ArchivedJobs:
         return str(self.books.assets_of(ref)[idx].key)
 
     def corrupt(self, key: str, data: bytes) -> None:
-        """Put other bytes under a key, as a disk or a stranger would: nobody declares a hash for them."""
+        """Put other bytes under a key without their hash, as a broken disk or a stranger would."""
         root = getattr(self.store, "_root", None)
         if root is not None:
             (root / key).write_bytes(data)
@@ -144,7 +144,7 @@ def _empty(connection: Connection, table: Table) -> None:
 def invented_jobs(
     count: int, start: float = 1_790_000_000.0
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Write down archived jobs that no ledger has seen, oldest first: a ref, and its two objects by key."""
+    """Invent archived jobs that no ledger has, oldest first: a ref, and its two objects by key."""
     for number in range(count):
         ref, data = new_ref(start + number), f"picture {number}".encode()
         key = asset_key(ref, 0, "png")

@@ -1,4 +1,4 @@
-"""A workbench for assets: a ledger whose clock is set by hand, an archive, an archiver between them, and sources that are real servers."""
+"""The archiver under test: a ledger with a manual clock, a store, and real servers as sources."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ OTHER_PNG = picture("another picture", "png", 32, 16, SIZE, None)
 
 
 class ArchivingHarness:
-    """A ledger with a clock set by hand, an archive, and an archiver between them; the sources are real servers on this machine."""
+    """A ledger with a manual clock, a store, an archiver, and real servers on this machine."""
 
     def __init__(self, books: Books, store: Store, folder: Path, sandbox: Sandbox) -> None:
         self.books = books
@@ -57,7 +57,10 @@ class ArchivingHarness:
         return self.post("/v1/draw/result", {"id": task_id})
 
     def picture_made(self, **file: Any) -> tuple[str, str]:
-        """Have the sandbox make a picture whose file behaves like this, and its success accepted; return the job's ref, the task's id."""
+        """Let the sandbox make a picture whose file behaves so; return the job's ref and task id.
+
+        The provider's success is already accepted.
+        """
         order = {
             "model": "m",
             "prompt": "a fox",
@@ -73,14 +76,14 @@ class ArchivingHarness:
         return ref, task_id
 
     def announce(self, server: ScriptedServer) -> str:
-        """Have a success accepted whose file is at a server of the test's own; return the job's ref."""
+        """Accept a success whose file is at a server of the test; return the job's ref."""
         self.fetch_from(server.port)
         ref = self.books.waiting()
         self.books.deliver(ref, succeeded(f"http://127.0.0.1:{server.port}/x.png"))
         return ref
 
     def file(self, task_id: str) -> dict[str, Any]:
-        """Return what the sandbox knows of a task's file: its digest, and how often it was asked for."""
+        """Return what the sandbox knows of a task's file: its digest and the number of requests."""
         (file,) = self.sandbox.task(task_id)["files"]
         return dict(file)
 
@@ -90,7 +93,10 @@ class ArchivingHarness:
         return claimed
 
     def attempt(self) -> Asset:
-        """Make the attempt that is due now; return the asset as it stands then. No attempt leaves a file in the scratch folder."""
+        """Make the attempt that is due now; return the asset after it.
+
+        Check that the attempt left no file in the scratch folder.
+        """
         claimed = self.claim()
         self.archiver.archive(claimed)
         assert not self.scratch.is_dir() or list(self.scratch.iterdir()) == []
@@ -98,7 +104,7 @@ class ArchivingHarness:
         return asset
 
     def attempts(self) -> Iterator[Asset]:
-        """Make attempt after attempt, each when it is due, until the asset is final; give the asset after each."""
+        """Make each attempt when it is due until the asset is final; yield the asset after each."""
         yield (asset := self.attempt())
         while asset.state is AssetState.PENDING:
             self.books.clock.now = due(asset)

@@ -1,4 +1,4 @@
-"""Somebody in front of the dashboard, without a browser: logged in, with the forms' proofs at hand, and jobs to look at."""
+"""The dashboard without a browser: log in, send forms with their CSRF tokens, make jobs."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whoever tells events, in a test: a sender to one URL, and servers that read what is posted to them."""
+"""Event dispatchers under test: one to one URL, and servers that read what is posted to them."""
 
 import socket
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def make_dispatcher(
     secrets: Sequence[str] = (SECRET,),
     public_url: str | None = None,
 ) -> Dispatcher:
-    """Make known, and return, who tells the destination at this URL; only what ``allow`` says may be reached of this machine."""
+    """Register a destination; return its dispatcher, which may reach ``allow`` on this machine."""
     destination, outbox = read_destination(url), Outbox(books.database, books.clock)
     outbox.register([destination.name])
     connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))

@@ -1,4 +1,4 @@
-"""Whoever is told events: a server on 127.0.0.1 that keeps every POST, answers as it is told to, and can be made to hang."""
+"""A receiver of events on 127.0.0.1: keeps every POST, answers as scripted, can hang."""
 
 import json
 import threading
@@ -55,7 +55,10 @@ class _Moment:
 
 
 class EventServer(HttpServer):
-    """Answers every POST with ``status``, or with the next of ``statuses`` while there are any; ``gate``, when closed, lets all wait."""
+    """Answers every POST with the next of ``statuses``, then with ``status``.
+
+    While ``gate`` is closed, all requests wait.
+    """
 
     def __init__(self) -> None:
         self.received: list[ReceivedEvent] = []

@@ -1,6 +1,7 @@
 """A proxy before the real S3 server that can be told to misbehave, on 127.0.0.1.
 
-A *rule* sees each request and decides: pass it on (``forward``), changed or not, answer itself, or return None to cut the connection.
+A *rule* sees each request: it passes it on (``forward``), changed or not, answers itself, or
+returns None to cut the connection.
 So it plays the dialects of other servers, and their faults.
 """
 
@@ -80,7 +81,7 @@ def without(request: ProxyRequest, header: str) -> ProxyRequest:
 
 @dataclass(slots=True)
 class FaultProxy:
-    """A running proxy: set ``rule`` at any time, read in ``seen`` the methods and paths that came by."""
+    """A running proxy. Set ``rule`` at any time; ``seen`` has the methods and paths so far."""
 
     url: str
     rule: Rule = honest

@@ -1,4 +1,4 @@
-"""One installation under test: a DATA_DIR, a port, a provider that is the sandbox, and whatever of the service runs there."""
+"""One installation under test: a DATA_DIR, a port, a sandbox as the provider, its processes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -23,7 +23,7 @@ SERVE = ("receiver", "serve")
 
 
 class Installation:
-    """Paths, addresses and variables of one installation in ``folder``; nothing runs there until it is started."""
+    """Paths, addresses and variables of one installation. Nothing runs until ``started``."""
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         self.folder = folder
@@ -46,7 +46,10 @@ class Installation:
     def started(
         self, command: Sequence[str] = SERVE, *, lent: int | None = None, **more: str
     ) -> Iterator[Running]:
-        """Run a command that serves the web side, from its being ready to the end of the block; ``lent`` is a descriptor it may use."""
+        """Run a command that serves the web; begin the block when it is ready.
+
+        ``lent`` is a file descriptor that the command may use.
+        """
         with running(
             command, {**self.environ, **more}, self.folder, lent=() if lent is None else (lent,)
         ) as service:
@@ -89,12 +92,12 @@ class Installation:
 
     @contextmanager
     def services(self) -> Iterator[Services]:
-        """Open the parts of the service in this process, beside the running ones."""
+        """Open the service's parts in this process, beside the processes that run."""
         with closing(Services(Settings.load(self.environ)).open()) as services:
             yield services
 
     def submit(self, prompt: str = "a fox", *, mode: Mode = Mode.WEBHOOK, **script: Any) -> JobView:
-        """Post a small job, with this fault script, and return it as it stands then."""
+        """Post a small job with this fault script; return its state after the submit."""
         with Submitter(Settings.load(self.environ)) as submitter:
             return submitter.submit(
                 prompt, size="64x64", params={"sandbox": {"delay": 0, **script}}, mode=mode
@@ -106,7 +109,7 @@ class Installation:
             return submitter.wait(refs, timeout=within)
 
     def is_safe(self, job: JobView) -> bool:
-        """Say whether a job is archived, and its pictures are byte for byte those that the provider made."""
+        """Say whether a job is archived with exactly the bytes that the provider made."""
         assert job.provider_id is not None
         made = self.sandbox.task(job.provider_id)["files"]
         stored = [(asset.sha256, asset.size) for asset in job.assets]

@@ -1,4 +1,4 @@
-"""OpenAI's Images API on 127.0.0.1: gives scripted answers in turn, and keeps what it was asked and how often."""
+"""OpenAI's Images API on 127.0.0.1: scripted answers, and a record of the requests."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ class Call:
 
 
 class OpenAIServer(HttpServer):
-    """Plays one script for each POST, the last one again and again; its files are served to anybody."""
+    """Plays one script for each POST, then repeats the last one. Serves its files to anybody."""
 
     def __init__(self, *scripts: Script, files: Mapping[str, bytes] | None = None) -> None:
         self.calls: list[Call] = []

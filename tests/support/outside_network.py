@@ -1,7 +1,7 @@
-"""The outside network, for tests of fetching: real sockets on 127.0.0.1 whose servers do what a test's script says.
+"""The outside network for tests of downloads: servers on 127.0.0.1 that play a test's script.
 
-A ``OutsideNetwork`` leads names and public addresses to these servers, so that nothing needs an exemption, remembers what was dialled, and holds
-its test to leave no thread and no open file behind.
+An ``OutsideNetwork`` maps names and public addresses to these servers, so that no address needs an
+exemption. It records the connections, and fails if a test leaves a thread or an open file.
 """
 
 import errno
@@ -33,7 +33,7 @@ DEFAULT_TLS = (
 
 
 class ScriptedServer:
-    """Plays one script for each connection, the last one again and again, and keeps what it was asked."""
+    """Plays one script for each connection, then repeats the last one. Keeps the requests."""
 
     def __init__(self, scripts: tuple[Script, ...], tls: ssl.SSLContext | None = None) -> None:
         self.connections = 0
@@ -80,7 +80,7 @@ class ScriptedServer:
 
 
 class OutsideNetwork:
-    """What names resolve to, which server is behind an address and port, what was looked up and dialled."""
+    """Names and their addresses, servers by address and port, lookups and connections made."""
 
     def __init__(self, picture: Path) -> None:
         self.picture = picture
@@ -156,7 +156,7 @@ def send(*parts: bytes) -> Script:
 
 
 def answer(*head: str, body: bytes = PICTURE, status: str = "200 OK") -> Script:
-    """Script: answer and hang up; Content-Length is right unless the head says how long the body is."""
+    """Script: answer and close. Content-Length is right unless the head has one."""
     lines = [f"HTTP/1.1 {status}", *head]
     if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in head):
         lines.append(f"Content-Length: {len(body)}")
@@ -214,7 +214,7 @@ def pour(total: int) -> Script:
 
 
 def certificate(folder: Path) -> Path:
-    """Make a certificate for pictures.example, signed by itself; return a file of it and its key."""
+    """Make a self-signed certificate for pictures.example; return a file of it and its key."""
     openssl = shutil.which("openssl")
     assert openssl, "openssl is needed"
     path = folder / "both.pem"

