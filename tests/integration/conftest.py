@@ -22,7 +22,7 @@ from receiver.archive.stores.directory import DirectoryStore
 from receiver.ledger import schema
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.dashboard import login
 from submitter.sandbox import Sandbox
 
@@ -165,9 +165,7 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
 @pytest.fixture
 def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSide]:
     """Open the web side, where nobody has tried to log in yet."""
-    monkeypatch.setattr(
-        login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT)
-    )
+    monkeypatch.setattr(login, "_throttle", auth.Throttle(auth.ATTEMPTS, auth.SECONDS_PER_ATTEMPT))
     with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
         yield web
 

@@ -8,7 +8,7 @@ import pytest
 from dashboard_client import PAGES, archived, post, reported
 from web_client import FAILED, WebSide, web_side
 
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.dashboard import login
 
 # Who comes in.
@@ -91,7 +91,7 @@ def test_a_wrong_token_is_told_and_not_repeated(web: WebSide, token: str) -> Non
 def test_wrong_tokens_are_heard_only_so_often_and_a_right_one_must_wait_too(
     web: WebSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(login, "_throttle", session.Throttle(2, 3.0, clock=lambda: 100.0))
+    monkeypatch.setattr(login, "_throttle", auth.Throttle(2, 3.0, clock=lambda: 100.0))
     assert [web.client.post("/login", data={"token": "x"}).status_code for _ in range(3)] == [
         403,
         403,
@@ -106,7 +106,7 @@ def test_wrong_tokens_are_heard_only_so_often_and_a_right_one_must_wait_too(
 
 def test_patience_gives_another_attempt() -> None:
     now = [0.0]
-    throttle = session.Throttle(2, 3.0, clock=lambda: now[0])
+    throttle = auth.Throttle(2, 3.0, clock=lambda: now[0])
     assert [throttle.wait(), throttle.wait(), throttle.wait()] == [0, 0, 4]
     now[0] += 3
     assert [throttle.wait(), throttle.wait()] == [0, 4]
@@ -141,9 +141,9 @@ def test_a_cookie_ends_with_its_time_with_the_token_and_with_any_change(
     cookie = inside.client.get_cookie("receiver")
     assert cookie is not None
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + session.LIFETIME - 10)
+    monkeypatch.setattr(time, "time", lambda: now + auth.LIFETIME - 10)
     assert inside.client.get("/").status_code == 200
-    monkeypatch.setattr(time, "time", lambda: now + session.LIFETIME + 10)
+    monkeypatch.setattr(time, "time", lambda: now + auth.LIFETIME + 10)
     assert inside.client.get("/").status_code == 303
     monkeypatch.undo()
     inside.client.set_cookie(

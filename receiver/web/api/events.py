@@ -4,7 +4,7 @@ from flask import Response
 
 from receiver.events.event import Event
 from receiver.jobs.schemas import AuditView, EventList, EventsQuery, EventView
-from receiver.web.api.auth import blueprint, json_of, read_query
+from receiver.web.api.base import blueprint, json_of, read_query
 from receiver.web.api.operations import Answer, described
 from receiver.web.state import services
 

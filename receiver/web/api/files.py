@@ -10,7 +10,7 @@ from werkzeug.http import parse_if_range_header, parse_range_header
 from receiver.jobs.schemas import AssetQuery, LinkView
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState, timestamp
-from receiver.web.api.auth import blueprint, json_of, read_query
+from receiver.web.api.base import blueprint, json_of, read_query
 from receiver.web.api.operations import Answer, described
 from receiver.web.problems import problem
 from receiver.web.state import services

@@ -20,7 +20,7 @@ from receiver.jobs.schemas import (
 )
 from receiver.ledger.browse import Wanted
 from receiver.ledger.rows import Job
-from receiver.web.api.auth import blueprint, json_of, read_query, unavailable
+from receiver.web.api.base import blueprint, json_of, read_query, unavailable
 from receiver.web.api.operations import Answer, described
 from receiver.web.body import read_body
 from receiver.web.problems import problem

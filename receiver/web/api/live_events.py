@@ -16,7 +16,7 @@ from receiver.errors import LedgerError
 from receiver.events.event import Event
 from receiver.jobs.schemas import EventsQuery
 from receiver.services import Services
-from receiver.web.api.auth import blueprint, read_query
+from receiver.web.api.base import blueprint, read_query
 from receiver.web.api.operations import Answer, described
 from receiver.web.problems import problem
 from receiver.web.state import is_stopping, services

@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
 from receiver.jobs.schemas import REF, ProblemView
-from receiver.web.api.auth import blueprint
+from receiver.web.api.base import blueprint
 from receiver.web.api.operations import Answer, Description, described, description_of
 
 _AT = "#/components/schemas/{model}"

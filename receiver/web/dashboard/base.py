@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import ReceiverError
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.body import read_body
 from receiver.web.dashboard import formatting
 from receiver.web.dashboard.summary import figures
@@ -49,12 +49,12 @@ def require_session() -> AnyResponse | None:
     """Show strangers the login; believe a form only if a page of the same session made it."""
     if request.endpoint in _PUBLIC:
         return None
-    if session.session() is None:
+    if auth.session() is None:
         return _to_login()
     given = request.headers.get("X-CSRF-Token") or (
         form().get("csrf", "") if request.method == "POST" else ""
     )
-    if request.method not in {"GET", "HEAD", "OPTIONS"} and not session.is_own_form(given):
+    if request.method not in {"GET", "HEAD", "OPTIONS"} and not auth.is_own_form(given):
         return message(403, "error_403", said("error_403_help"))
     return None
 
@@ -109,7 +109,7 @@ def offer() -> dict[str, object]:
         "languages": LANGUAGES,
         "theme": theme if theme in THEMES else "auto",
         "themes": THEMES,
-        "csrf": session.form_token,
+        "csrf": auth.form_token,
         "here": request.full_path.rstrip("?"),
         "shape": formatting,
         "standing": lambda **how: figures().standing(**how),
@@ -164,7 +164,7 @@ def own_address(given: str) -> str:
 def message(status: int, key: str, detail: str, *, back: str = "/") -> Response:
     """Show that something went wrong, in a page of its own."""
     shown = render_template(
-        "message.html", title=said(key), detail=detail, back=back, bare=session.session() is None
+        "message.html", title=said(key), detail=detail, back=back, bare=auth.session() is None
     )
     return Response(shown, status=status)
 

@@ -3,7 +3,7 @@
 from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.dashboard.base import (
     THEMES,
     blueprint,
@@ -17,14 +17,14 @@ from receiver.web.dashboard.translations import LANGUAGES
 
 # Seconds a choice is remembered.
 _YEAR = 365 * 86400
-_throttle = session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT)
+_throttle = auth.Throttle(auth.ATTEMPTS, auth.SECONDS_PER_ATTEMPT)
 
 
 @blueprint.get("/login")
 def login() -> AnyResponse:
     """Ask for the token."""
     target = own_address(request.args.get("next", "/"))
-    if session.session() is not None:
+    if auth.session() is not None:
         return redirect(target, 303)
     # Whoever comes here from a login that worked has a browser that threw the cookie away.
     return page(
@@ -43,11 +43,11 @@ def log_in() -> AnyResponse:
         )
         response.headers["Retry-After"] = str(seconds)
         return response
-    if not session.holds_token(form().get("token", "")):
+    if not auth.holds_token(form().get("token", "")):
         return page("login.html", {"target": target, "complaint": said("token_wrong")}, 403)
     answer = redirect(with_arguments("/login", next=target, welcome=1), 303)
     assert isinstance(answer, Response)  # noqa: S101 - Flask's redirect makes Flask's answers
-    session.begin(answer)
+    auth.begin(answer)
     return answer
 
 
@@ -56,7 +56,7 @@ def log_out() -> AnyResponse:
     """End the session of this browser."""
     answer = redirect("/login", 303)
     assert isinstance(answer, Response)  # noqa: S101 - as above
-    session.end(answer)
+    auth.end(answer)
     return answer
 
 

@@ -9,7 +9,7 @@ from werkzeug.exceptions import BadRequest, HTTPException
 
 from receiver.errors import ReceiverError
 from receiver.jobs.request import mistakes
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.problems import RETRY_AFTER, problem
 
 log = structlog.get_logger(__name__)
@@ -22,7 +22,7 @@ Q = TypeVar("Q", bound=BaseModel)
 @blueprint.before_request
 def require_token() -> Response | None:
     """Let nobody in without the token; the session of the dashboard may look, but changes need the bearer."""
-    if session.has_bearer() or (request.method in {"GET", "HEAD"} and session.session()):
+    if auth.has_bearer() or (request.method in {"GET", "HEAD"} and auth.session()):
         return None
     response = problem(401, "this needs the header Authorization: Bearer ADMIN_TOKEN")
     response.headers["WWW-Authenticate"] = "Bearer"
