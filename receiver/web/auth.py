@@ -1,120 +1,140 @@
-"""Who may look: ADMIN_TOKEN as a bearer, or a cookie that a login with it was answered with.
+"""Authentication: ADMIN_TOKEN as a bearer token, or a session cookie after a login with it.
 
-The cookie is signed with a key made from ADMIN_TOKEN, so that every process of ours knows it, and another token ends every session. What
-it holds is a random name of the session; the token that proves that a form was ours is signed for that name.
+The session is Flask's signed cookie and the form token is Flask-WTF's. Both are signed with
+ADMIN_TOKEN, so every process accepts them, and another token ends every session.
 """
 
+import hashlib
 import hmac
-import secrets
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
 
-from flask import Response, g, request
-from itsdangerous import BadSignature, URLSafeSerializer, URLSafeTimedSerializer
+from flask import Flask, Request, Response, request, session
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from flask_wtf.csrf import generate_csrf, validate_csrf  # type: ignore[import-untyped]  # the package has no types
+from itsdangerous import URLSafeTimedSerializer
+from wtforms import ValidationError  # type: ignore[import-untyped]  # as above
 
 from receiver.web.state import services
 
-# Seconds a login lasts.
+# Seconds from a login to the end of its session.
 LIFETIME = 12 * 3600
-# Wrong tokens a process may be told at once, and seconds until it may be told one more.
-ATTEMPTS, SECONDS_PER_ATTEMPT = 10, 3.0
 
 
-def holds_token(given: str) -> bool:
-    """Say whether this is ADMIN_TOKEN."""
-    return hmac.compare_digest(given.strip().encode(), services().admin_token.encode())
-
-
-def has_bearer() -> bool:
-    """Say whether the request shows ADMIN_TOKEN in its head."""
-    kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    return kind.lower() == "bearer" and holds_token(given)
-
-
-def session() -> str | None:
-    """Return the name of the session this request belongs to; None without a valid cookie."""
-    if "session" not in g:
-        g.session = _read(request.cookies.get(_cookie_name(), ""))
-    found: str | None = g.session
-    return found
-
-
-def _read(cookie: str) -> str | None:
-    try:
-        return str(_sessions().loads(cookie, max_age=LIFETIME))
-    except BadSignature:
-        return None
-
-
-def begin(response: Response) -> None:
-    """Give the answer the cookie of a new session."""
-    _set(response, _sessions().dumps(secrets.token_urlsafe(18)), LIFETIME)
-
-
-def end(response: Response) -> None:
-    """Have the browser forget the session."""
-    _set(response, "", 0)
-
-
-def _set(response: Response, value: str, max_age: int) -> None:
-    response.set_cookie(
-        _cookie_name(),
-        value,
-        max_age=max_age,
-        path="/",
-        secure=_is_public_https(),
-        httponly=True,
-        samesite="Strict",
+def init_app(app: Flask) -> None:
+    """Set up the session cookie. Its name and key depend on settings that are read later."""
+    app.session_interface = _SessionInterface()
+    app.config.update(
+        PERMANENT_SESSION_LIFETIME=LIFETIME,
+        SESSION_REFRESH_EACH_REQUEST=False,  # a session ends 12 hours after its login
+        SESSION_COOKIE_SAMESITE="Strict",
+        WTF_CSRF_TIME_LIMIT=None,  # a form is valid as long as its session
     )
 
 
-def form_token() -> str:
-    """Return what a form of this session must come with; empty without a session."""
-    name = session()
-    return str(_form_tokens().dumps(name)) if name else ""
+def has_bearer() -> bool:
+    """Return whether the request has ADMIN_TOKEN in its Authorization header."""
+    kind, _, given = request.headers.get("Authorization", "").partition(" ")
+    return kind.lower() == "bearer" and is_admin_token(given)
 
 
-def is_own_form(given: str) -> bool:
-    """Say whether a form came from a page of this session."""
-    expected = form_token()
-    return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
+def is_admin_token(given: str) -> bool:
+    """Return whether ``given`` is ADMIN_TOKEN."""
+    return hmac.compare_digest(given.strip().encode(), services().admin_token.encode())
 
 
-def _cookie_name() -> str:
-    # The prefix is a browser's promise that no other host has set it; it is given over https only.
-    return "__Host-receiver" if _is_public_https() else "receiver"
+def is_logged_in() -> bool:
+    """Return whether the request has a valid session cookie."""
+    return "logged_in" in session
 
 
-def _is_public_https() -> bool:
-    return (services().settings.public_url or "").startswith("https://")
+def log_in() -> None:
+    """Begin a new session."""
+    session.clear()
+    session.permanent = True
+    session["logged_in"] = True
+    csrf_token()  # now: a change of the session on a later page would extend it
 
 
-def _sessions() -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(services().admin_token, salt="dashboard-session")
+def log_out() -> None:
+    """End the session of this browser."""
+    session.clear()
 
 
-def _form_tokens() -> URLSafeSerializer:
-    return URLSafeSerializer(services().admin_token, salt="dashboard-form")
+def csrf_token() -> str:
+    """Return the token that every form of this session must send; empty without a session."""
+    return str(generate_csrf(services().admin_token)) if is_logged_in() else ""
 
 
-class Throttle:
-    """Lets so many through at once, then one every so many seconds."""
+def is_csrf_token(given: str) -> bool:
+    """Return whether ``given`` is a form token of this session."""
+    try:
+        validate_csrf(given, services().admin_token)
+    except ValidationError:
+        return False
+    return True
 
-    def __init__(
-        self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._most, self._seconds, self._clock = most, seconds, clock
-        self._lock = threading.Lock()
-        self._left, self._counted_at = float(most), clock()
 
-    def wait(self) -> int:
-        """Take a turn and return 0, or return the seconds until there is one."""
-        with self._lock:
-            now = self._clock()
-            self._left = min(self._most, self._left + (now - self._counted_at) / self._seconds)
-            self._counted_at = now
-            if self._left >= 1:
-                self._left -= 1
-                return 0
-            return int((1 - self._left) * self._seconds) + 1
+class _LazySession(SessionMixin):
+    """Session data that are read from the cookie at the first access.
+
+    Flask opens a session for every request, before its error handlers apply. Callbacks and API
+    calls with a bearer token never access it.
+    """
+
+    modified = False
+
+    def __init__(self, load: Callable[[], SessionMixin | None]) -> None:
+        self._load = load
+
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        return dict(self._load() or {})
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.modified = True
+        self._data[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        self.modified = True
+        del self._data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+
+class _SessionInterface(SecureCookieSessionInterface):
+    """Flask's cookie sessions, with a key and a cookie name that are known at the first request."""
+
+    def open_session(self, app: Flask, request: Request) -> SessionMixin:  # type: ignore[override]  # Flask's own class is narrower than what it needs
+        load = super().open_session
+        return _LazySession(lambda: load(app, request))
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        if session.modified:
+            super().save_session(app, session, response)
+
+    def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer:  # noqa: ARG002 - Flask calls it so
+        return URLSafeTimedSerializer(
+            services().admin_token,
+            salt=self.salt,
+            serializer=self.serializer,
+            signer_kwargs={
+                "key_derivation": self.key_derivation,
+                "digest_method": hashlib.sha256,
+            },
+        )
+
+    def get_cookie_name(self, app: Flask) -> str:
+        # Browsers accept the __Host- prefix over https only; no other host can set such a cookie.
+        return "__Host-receiver" if self.get_cookie_secure(app) else "receiver"
+
+    def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002 - Flask calls it so
+        return (services().settings.public_url or "").startswith("https://")

@@ -9,7 +9,7 @@ from installation import Premises
 from processes import Running
 from waiting import until
 
-from receiver.web.api.live_events import MOST
+from receiver.web.api.events import MAX_STREAMS
 from submitter.sandbox import Sandbox
 
 
@@ -40,7 +40,7 @@ def test_listeners_are_told_and_let_go(here: Premises, service: Running) -> None
         with listen() as another:
             return bool(another.status_code == requests.codes.ok)
 
-    listeners = [listen() for _ in range(MOST)]
+    listeners = [listen() for _ in range(MAX_STREAMS)]
     assert not is_let_in()
     job = here.submit()
     lines = listeners[0].iter_lines(chunk_size=1)

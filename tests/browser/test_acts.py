@@ -24,7 +24,7 @@ def test_a_wrong_token_is_told_and_a_right_one_lets_in_until_one_logs_out(viewer
         expect(page.get_by_label("Admin token")).to_be_focused()
         page.keyboard.type("not the token")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("alert")).to_have_text("That is not the token.")
+        expect(page.get_by_role("alert")).to_have_text("The token is wrong.")
         page.get_by_label("Admin token").fill(viewer.token)
         page.get_by_role("button", name="Log in").click()
         expect(page).to_have_url(f"{viewer.here.url}/jobs?state=failed")
@@ -97,7 +97,7 @@ def test_a_job_moves_on_before_ones_eyes(page: Page, here: Premises) -> None:
     page.goto(f"/jobs/{job.ref}")
     expect(page.locator(".headline .badge")).to_contain_text("waiting")
     expect(page.locator(".headline .badge")).to_contain_text("archived", timeout=15_000)
-    expect(page.locator(".timeline")).to_contain_text("Picture 0 is safe")
+    expect(page.locator(".timeline")).to_contain_text("Picture 0 archived")
 
 
 def test_what_is_in_danger_counts_down(page: Page, viewer: Viewer) -> None:
@@ -155,7 +155,7 @@ def test_a_search_answers_as_one_types(page: Page, viewer: Viewer) -> None:
 def test_a_failed_job_is_tried_again(page: Page, viewer: Viewer) -> None:
     page.goto(f"/jobs/{viewer.jobs['a picture the provider will not draw']}")
     page.get_by_role("button", name="Retry").click()
-    expect(page.get_by_role("status")).to_have_text("The job is on its way again.")
+    expect(page.get_by_role("status")).to_have_text("The job was reopened.")
     expect(page.locator(".timeline")).to_contain_text("poll", timeout=15_000)
     expect(page.locator(".headline .badge")).to_contain_text(
         "failed", timeout=15_000
@@ -168,10 +168,10 @@ def test_a_delivery_is_taken_in_again(page: Page, viewer: Viewer, complaints: li
     entry.get_by_text("Raw body").click()
     expect(entry.locator("pre")).to_contain_text('"succeeded"')
     entry.get_by_role("button", name="Replay").click()
-    expect(page.get_by_role("status")).to_have_text("The delivery was taken in again.")
+    expect(page.get_by_role("status")).to_have_text("The delivery was processed again.")
     page.goto("/set-aside")
     page.get_by_role("button", name="Replay").first.click()
-    expect(page.get_by_role("heading", name="That cannot be done")).to_be_visible()
+    expect(page.get_by_role("heading", name="This cannot be done")).to_be_visible()
     expect(page.locator("main")).to_contain_text("still unreadable")
     assert [complaint for complaint in complaints if "409" in complaint]
     complaints.clear()
@@ -181,11 +181,11 @@ def test_all_that_match_are_tried_again(page: Page, here: Premises, complaints: 
     refs = [here.submit(f"a moth number {number}", fail="error").ref for number in range(3)]
     here.wait(*refs)
     page.goto("/jobs?q=a+moth+number&state=failed")
-    page.get_by_role("link", name="Retry all that match").click()
-    expect(page.locator("main")).to_contain_text("Failed or expired jobs that match: 3")
-    page.get_by_role("button", name="Do it").click()
-    expect(page.get_by_role("status")).to_have_text("3 done, 0 could not be helped.")
-    expect(page.locator("main")).to_contain_text("All of them were gone through.")
+    page.get_by_role("link", name="Retry all matching jobs").click()
+    expect(page.locator("main")).to_contain_text("Matching failed or expired jobs: 3")
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("status")).to_have_text("3 done, 0 failed.")
+    expect(page.locator("main")).to_contain_text("All were processed.")
     assert complaints == []
 
 
@@ -193,8 +193,8 @@ def test_a_job_is_posted_from_a_form(page: Page) -> None:
     page.goto("/submit")
     page.get_by_label("Prompt").fill("a heron, posted by hand")
     page.get_by_label("Size").fill("64x64")
-    page.get_by_role("button", name="Post the job").click()
-    expect(page.get_by_role("status")).to_have_text("The job was posted.")
+    page.get_by_role("button", name="Submit the job").click()
+    expect(page.get_by_role("status")).to_have_text("The job was submitted.")
     expect(page.locator(".headline .badge")).to_contain_text("archived", timeout=15_000)
 
 

@@ -18,12 +18,12 @@ KINDS = [
     "failed job",
     "job under way",
     "delivery",
-    "in danger",
+    "at risk",
     "set aside",
     "compare",
     "new job",
     "retry many",
-    "law",
+    "invariants",
 ]
 # The other theme has other colours, and nothing else that is other.
 COLOURS = ("color-contrast", "link-in-text-block")
@@ -94,7 +94,7 @@ def test_colours_can_be_chosen_against_the_system(page: Page, viewer: Viewer) ->
     page.get_by_role("link", name="dark", exact=True).click()
     expect(page).to_have_url(f"{viewer.here.url}/jobs")
     until(lambda: page.evaluate(ground) != before, what="a dark page")
-    page.get_by_role("link", name="as the system").click()
+    page.get_by_role("link", name="system").click()
     until(lambda: page.evaluate(ground) == before, what="a light page again")
 
 
@@ -152,4 +152,4 @@ def test_everything_works_without_a_script(viewer: Viewer) -> None:
         expect(page.locator("pre")).to_contain_text("progress")
         page.goto(f"/jobs/{refs['a picture that never comes']}")
         page.get_by_role("button", name="Try now").click()
-        expect(page.get_by_role("status")).to_contain_text("being tried now")
+        expect(page.get_by_role("status")).to_contain_text("due now")

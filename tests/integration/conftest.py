@@ -22,8 +22,6 @@ from receiver.archive.stores.directory import DirectoryStore
 from receiver.ledger import schema
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.web import auth
-from receiver.web.dashboard import login
 from submitter.sandbox import Sandbox
 
 BOTH = ("sqlite", "postgresql")
@@ -163,16 +161,15 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSide]:
-    """Open the web side, where nobody has tried to log in yet."""
-    monkeypatch.setattr(login, "_throttle", auth.Throttle(auth.ATTEMPTS, auth.SECONDS_PER_ATTEMPT))
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
+    """Open the web application."""
     with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
         yield web
 
 
 @pytest.fixture
 def inside(web: WebSide) -> WebSide:
-    """Open the web side and log in."""
+    """Open the web application and log in."""
     log_in(web)
     return web
 

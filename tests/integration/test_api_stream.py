@@ -9,12 +9,12 @@ from web_client import FAILED, WebSide
 
 from receiver.model import Submission
 from receiver.web import state
-from receiver.web.api import live_events
+from receiver.web.api import events as events_api
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_events, "LOOK", 0.001)
+    monkeypatch.setattr(events_api, "QUERY_INTERVAL", 0.001)
 
 
 def happen(web: WebSide, name: str) -> str:
@@ -95,14 +95,14 @@ def test_a_place_that_is_none_is_refused(web: WebSide, wrong: str) -> None:
 def test_silence_is_broken_so_that_nobody_takes_the_connection_for_dead(
     web: WebSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_events, "HEARTBEAT", 0.002)
+    monkeypatch.setattr(events_api, "HEARTBEAT", 0.002)
     with listen(web) as answer:
         blocks = answer.response
         assert [next(blocks)[:6], next(blocks)] == [b"retry:", b": still here\n\n"]
 
 
 def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebSide) -> None:
-    answers = [listen(web) for _ in range(live_events.MOST)]
+    answers = [listen(web) for _ in range(events_api.MAX_STREAMS)]
     refused = listen(web)
     assert (refused.status_code, refused.headers["Retry-After"], refused.content_type) == (
         503,
@@ -116,7 +116,7 @@ def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebSide) -> None:
         answer.close()
     with web.client.head("/api/stream", headers=web.admin) as told:
         assert told.status_code == 200, "who asks for the head only keeps no place either"
-    for _ in range(live_events.MOST + 1):
+    for _ in range(events_api.MAX_STREAMS + 1):
         with listen(web) as answer:
             assert answer.status_code == 200
 
@@ -124,10 +124,10 @@ def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebSide) -> None:
 def test_a_listener_is_sent_away_after_a_while_or_when_the_process_stops(
     web: WebSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_events, "LONGEST", 0.005)
+    monkeypatch.setattr(events_api, "MAX_DURATION", 0.005)
     with listen(web) as answer:
         assert list(events(answer)) == []
-    monkeypatch.setattr(live_events, "LONGEST", 10_000.0)
+    monkeypatch.setattr(events_api, "MAX_DURATION", 10_000.0)
     state.stops_when(web.client.application, lambda: True)
     with listen(web) as answer:
         assert list(events(answer)) == []
@@ -142,7 +142,7 @@ def test_a_listener_that_hung_up_gives_its_place_back_at_once(
         def recv(self, _size: int, _flags: int) -> bytes:
             return b""
 
-    monkeypatch.setattr(live_events, "LONGEST", 10_000.0)
+    monkeypatch.setattr(events_api, "MAX_DURATION", 10_000.0)
     answer = web.client.get(
         "/api/stream",
         headers=web.admin,

@@ -133,11 +133,8 @@ def test_no_sequence_of_bodies_behind_a_ticket_breaks_anything(
 @contextmanager
 def unlimited() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            callback,
-            "_allowances",
-            lambda: {"requests": RateLimiter(math.inf), "tasks": RateLimiter(math.inf)},
-        )
+        for name in ("_request_limiter", "_task_limiter"):
+            patch.setattr(callback, name, lambda: RateLimiter(math.inf))
         patch.setattr("receiver.ledger.hints.MOST_A_MINUTE", math.inf)
         yield
 

@@ -16,7 +16,7 @@ def test_a_form_that_is_not_ours_changes_nothing(inside: WebSide, given: str | N
         given = form_token(inside)
         inside.client.post("/login", data={"token": inside.services.admin_token})
     for path in (f"/jobs/{ref}/retry", "/retry-all", "/submit"):
-        answer = inside.client.post(path, data={} if given is None else {"csrf": given})
+        answer = inside.client.post(path, data={} if given is None else {"csrf_token": given})
         assert (answer.status_code, "too old" in answer.text) == (403, True)
     assert inside.services.ledger.job(ref).state is JobState.FAILED
 
@@ -34,9 +34,9 @@ def test_a_part_of_a_page_may_show_its_proof_in_the_head(inside: WebSide) -> Non
 def test_a_lost_job_is_tried_again_and_one_that_is_safe_is_not(inside: WebSide) -> None:
     lost, safe = reported(inside, FAILED), archived(inside)
     answer = post(inside, f"/jobs/{lost}/retry")
-    assert (answer.status_code, answer.headers["Location"]) == (303, f"/jobs/{lost}?said=retried")
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/jobs/{lost}?notice=retried")
     assert inside.services.ledger.job(lost).state is JobState.WAITING
-    assert "on its way again" in inside.client.get(answer.headers["Location"]).text
+    assert "was reopened" in inside.client.get(answer.headers["Location"]).text
     refused = post(inside, f"/jobs/{safe}/retry", next="https://evil.test")
     assert (refused.status_code, "nothing to retry" in refused.text, "evil" in refused.text) == (
         409,
@@ -54,7 +54,7 @@ def test_what_waits_is_tried_now(inside: WebSide) -> None:
     assert inside.services.ledger.claim_assets(1) == []
     assert (
         post(inside, f"/jobs/{ref}/hurry", next="/danger").headers["Location"]
-        == "/danger?said=hurried"
+        == "/danger?notice=expedited"
     )
     (again,) = inside.services.ledger.claim_assets(1)
     assert post(inside, f"/jobs/{ref}/hurry").status_code == 303
@@ -73,7 +73,7 @@ def test_a_delivery_is_taken_in_again_if_it_is_one_of_the_job(inside: WebSide) -
     (good,) = inside.services.queries.delivery_log(other)
     assert (
         post(inside, f"/jobs/{other}/deliveries/{good.id}/replay").headers["Location"]
-        == f"/jobs/{other}?said=replayed"
+        == f"/jobs/{other}?notice=replayed"
     )
 
 
@@ -107,14 +107,14 @@ def test_all_that_match_are_tried_again_in_steps_after_a_page_that_says_how_many
     inside.services.ledger.expire(gone, "no word, and no id to ask with")
     owl, safe = reported(inside, {**FAILED, "id": "owl"}, "an owl"), archived(inside)
     page = inside.client.get("/retry-all?q=fox").text
-    assert "that match: 6" in page
+    assert "expired jobs: 6" in page
     steps = going_through(inside, page)
     assert [
-        "2 done, 0 could" in steps[0],
-        "5 done, 0 could" in steps[2],
-        "5 done, 1 could" in steps[-1],
+        "2 done, 0 failed" in steps[0],
+        "5 done, 0 failed" in steps[2],
+        "5 done, 1 failed" in steps[-1],
     ] == [True, True, True]
-    assert "All of them were gone through" in steps[-1]
+    assert "All were processed" in steps[-1]
     states = {ref: inside.services.ledger.job(ref).state for ref in (*foxes, gone, owl, safe)}
     assert states == {
         **dict.fromkeys(foxes, "waiting"),
@@ -128,7 +128,7 @@ def test_all_that_match_are_tried_again_in_steps_after_a_page_that_says_how_many
 def test_where_nothing_matches_there_is_nothing_to_do(inside: WebSide, query: str) -> None:
     archived(inside)
     page = inside.client.get(f"/retry-all?{query}").text
-    assert ("There is nothing to do" in page, "Do it" in page) == (True, False)
+    assert ("There is nothing to do" in page, "Start" in page) == (True, False)
     assert post(inside, "/retry-all", todo="archived").status_code == 400
 
 
@@ -145,8 +145,8 @@ def test_all_unreadable_deliveries_are_taken_in_again(
         )
     )
     page = inside.client.get("/replay-all").text
-    assert "could not be read: 3" in page
-    assert "1 done, 2 could" in going_through(inside, page)[-1]
+    assert "Unreadable deliveries: 3" in page
+    assert "1 done, 2 failed" in going_through(inside, page)[-1]
     assert inside.verdicts(ref) == [Decision.PROGRESS, Decision.UNREADABLE, Decision.UNREADABLE]
 
 
@@ -175,5 +175,7 @@ def test_a_job_form_can_begin_with_another_job(inside: WebSide) -> None:
 
 
 def test_a_form_too_large_is_refused(inside: WebSide) -> None:
-    answer = inside.client.post("/submit", data={"csrf": "x", "prompt": "x" * (1024 * 1024 + 1)})
+    answer = inside.client.post(
+        "/submit", data={"csrf_token": "x", "prompt": "x" * (1024 * 1024 + 1)}
+    )
     assert (answer.status_code, "1.0 MB" in answer.text) == (413, True)

@@ -2,6 +2,7 @@
 
 import re
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from web_client import FAILED, WebSide, web_side
 
 from receiver.web import auth
 from receiver.web.dashboard import login
+from receiver.web.rate_limit import RateLimiter
 
 # Who comes in.
 
@@ -42,7 +44,7 @@ def test_strangers_are_shown_the_login_and_nothing_else(web: WebSide, path: str)
     ],
 )
 def test_strangers_change_nothing(web: WebSide, path: str) -> None:
-    answer = web.client.post(path, data={"csrf": "x"})
+    answer = web.client.post(path, data={"csrf_token": "x"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/login?next=/")
 
 
@@ -82,7 +84,7 @@ def test_a_wrong_token_is_told_and_not_repeated(web: WebSide, token: str) -> Non
     answer = web.client.post("/login", data={"token": token})
     assert (
         answer.status_code,
-        "That is not the token." in answer.text,
+        "The token is wrong." in answer.text,
         "Set-Cookie" in answer.headers,
     ) == (403, True, False)
     assert len(answer.text) < 5000
@@ -91,7 +93,8 @@ def test_a_wrong_token_is_told_and_not_repeated(web: WebSide, token: str) -> Non
 def test_wrong_tokens_are_heard_only_so_often_and_a_right_one_must_wait_too(
     web: WebSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(login, "_throttle", auth.Throttle(2, 3.0, clock=lambda: 100.0))
+    limiter = RateLimiter(20, burst=2, share=1, clock=lambda: 100.0)
+    monkeypatch.setattr(login, "_attempts", lambda: limiter)
     assert [web.client.post("/login", data={"token": "x"}).status_code for _ in range(3)] == [
         403,
         403,
@@ -104,14 +107,20 @@ def test_wrong_tokens_are_heard_only_so_often_and_a_right_one_must_wait_too(
     )
 
 
-def test_patience_gives_another_attempt() -> None:
+def test_a_rate_limiter_says_how_long_to_wait_for_the_next_attempt() -> None:
     now = [0.0]
-    throttle = auth.Throttle(2, 3.0, clock=lambda: now[0])
-    assert [throttle.wait(), throttle.wait(), throttle.wait()] == [0, 0, 4]
-    now[0] += 3
-    assert [throttle.wait(), throttle.wait()] == [0, 4]
+    limiter = RateLimiter(20, burst=2, share=1, clock=lambda: now[0])
+
+    def delays(count: int) -> list[float]:
+        return [limiter.delay(None) for _ in range(count)]
+
+    assert delays(3) == [0, 0, 3]
+    now[0] += 1
+    assert delays(1) == [pytest.approx(2)]
+    now[0] += 2
+    assert delays(2) == [0, 3]
     now[0] += 999
-    assert [throttle.wait(), throttle.wait(), throttle.wait()] == [0, 0, 4]
+    assert delays(3) == [0, 0, 3]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,9 @@ def test_the_cookie_is_for_this_site_alone_and_out_of_reach_of_scripts(
         ]
         given = dict.fromkeys(part.strip() for part in cookie.split(";"))
         assert cookie.startswith(f"{name}=")
-        assert {"HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"} <= set(given)
+        assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(given)
+        (expires,) = (parsedate_to_datetime(part[8:]) for part in given if part[:8] == "Expires=")
+        assert abs(expires.timestamp() - time.time() - 12 * 3600) < 60
         assert ("Secure" in given, "Domain" in cookie) == (secure, False)
         assert web.services.admin_token not in cookie
 
@@ -209,7 +220,7 @@ def test_every_page_can_be_read_in_chinese(inside: WebSide) -> None:
     ref = archived(inside)
     for path in (*PAGES, f"/jobs/{ref}"):
         page = inside.client.get(path, headers={"Accept-Language": "zh"}).text
-        assert ("已归档" in page, "adds up" in page) == (True, False), path
+        assert ("已归档" in page, "accounted for" in page) == (True, False), path
 
 
 @pytest.mark.parametrize(
@@ -219,12 +230,12 @@ def test_an_address_that_is_none_is_told_in_a_page(web: WebSide, path: str) -> N
     answer = web.client.get(path)
     assert answer.status_code in {303, 404}
     if answer.status_code == 404:
-        assert "There is nothing here" in answer.text
+        assert "Page not found" in answer.text
 
 
 def test_a_wrong_method_is_told_with_the_right_ones(web: WebSide) -> None:
     answer = web.client.delete("/login")
-    assert (answer.status_code, "takes no such request" in answer.text) == (405, True)
+    assert (answer.status_code, "Method not allowed" in answer.text) == (405, True)
     assert "POST" in answer.headers["Allow"]
     told = web.client.delete("/api/jobs", headers=web.admin)
     assert (told.status_code, told.content_type, "GET" in told.headers["Allow"]) == (
@@ -252,7 +263,7 @@ def test_a_ledger_that_is_away_is_told_in_a_page_that_says_when_to_come_again(
     assert (
         answer.status_code,
         answer.headers["Retry-After"],
-        "cannot answer now" in answer.text,
+        "unavailable now" in answer.text,
     ) == (503, "5", True)
     assert str(path) not in answer.text
     path.rmdir()
@@ -265,7 +276,11 @@ def test_a_mistake_of_ours_is_told_without_its_details(
 ) -> None:
     monkeypatch.setattr(inside.services.browse, "arrivals", lambda *_: 1 / 0)
     answer = inside.client.get("/")
-    assert (answer.status_code, "Something broke" in answer.text, "division" in answer.text) == (
+    assert (
+        answer.status_code,
+        "Something went wrong" in answer.text,
+        "division" in answer.text,
+    ) == (
         500,
         True,
         False,

@@ -123,9 +123,7 @@ def test_one_flooding_stranger_leaves_room_for_others_and_names_no_more_than_his
 def test_a_flood_about_a_known_task_keeps_no_ticket_from_being_taken(
     web: WebSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        callback, "_allowances", lambda: {"requests": RateLimiter(0), "tasks": RateLimiter(0)}
-    )
+    monkeypatch.setattr(callback, "_request_limiter", lambda: RateLimiter(0))
     assert web.client.post("/callback", json=RUNNING).status_code == 503
     assert web.callback(web.ticket(), RUNNING).status_code == 200
 
@@ -133,23 +131,23 @@ def test_a_flood_about_a_known_task_keeps_no_ticket_from_being_taken(
 def test_an_allowance_fills_up_again_and_a_source_has_half_of_it() -> None:
     now = 0.0
     allowance = RateLimiter(4, clock=lambda: now)
-    assert [allowance.take("10.0.0.1") for _ in range(3)] == [True, True, False]
+    assert [allowance.allows("10.0.0.1") for _ in range(3)] == [True, True, False]
     assert [
-        allowance.take("2001:db8::1"),
-        allowance.take("2001:db8::ffff"),
-        allowance.take("2001:db8::2"),
+        allowance.allows("2001:db8::1"),
+        allowance.allows("2001:db8::ffff"),
+        allowance.allows("2001:db8::2"),
     ] == [True, True, False]
     assert [
-        allowance.take("10.0.0.2"),
-        allowance.take("::ffff:10.0.0.3"),
-        allowance.take(None),
+        allowance.allows("10.0.0.2"),
+        allowance.allows("::ffff:10.0.0.3"),
+        allowance.allows(None),
     ] == [False] * 3, "the whole is used up"
     now = 15.0
-    assert [allowance.take("10.0.0.3"), allowance.take("10.0.0.3")] == [True, False], (
+    assert [allowance.allows("10.0.0.3"), allowance.allows("10.0.0.3")] == [True, False], (
         "a quarter of a minute brings one"
     )
     now = 10_000.0
-    assert [allowance.take(f"10.0.1.{number}") for number in range(6)] == [True] * 4 + [
+    assert [allowance.allows(f"10.0.1.{number}") for number in range(6)] == [True] * 4 + [
         False
     ] * 2, "and never more than a minute's"
 
@@ -157,7 +155,7 @@ def test_an_allowance_fills_up_again_and_a_source_has_half_of_it() -> None:
 def test_an_allowance_remembers_a_bounded_number_of_sources() -> None:
     allowance = RateLimiter(1e9)
     for number in range(3000):
-        allowance.take(f"10.0.{number // 256}.{number % 256}")
+        allowance.allows(f"10.0.{number // 256}.{number % 256}")
     assert len(allowance._sources) == 1000
 
 

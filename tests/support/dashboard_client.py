@@ -56,11 +56,11 @@ def log_in(web: WebSide) -> None:
 
 def form_token(web: WebSide) -> str:
     """Return the proof that a form of this session comes with."""
-    found = re.search(r'name="csrf" value="([^"]+)"', web.client.get("/submit").text)
+    found = re.search(r'name="csrf_token" value="([^"]+)"', web.client.get("/submit").text)
     assert found
     return found[1]
 
 
 def post(web: WebSide, path: str, **fields: str) -> Any:
     """Send a form of this session."""
-    return web.client.post(path, data={"csrf": form_token(web), **fields})
+    return web.client.post(path, data={"csrf_token": form_token(web), **fields})

@@ -113,12 +113,12 @@ class Viewer:
             "failed job": f"/jobs/{lost}",
             "job under way": f"/jobs/{self.jobs['a picture that never comes']}",
             "delivery": f"/jobs/{self.jobs['two owls']}/deliveries/{self._first_delivery()}",
-            "in danger": "/danger",
+            "at risk": "/danger",
             "set aside": "/set-aside",
             "compare": "/compare",
             "new job": "/submit",
             "retry many": "/retry-all",
-            "law": "/law",
+            "invariants": "/law",
         }
 
     def _first_delivery(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source
 from receiver.web.dashboard import formatting
-from receiver.web.dashboard.translations import TEXTS, text
+from receiver.web.dashboard.translations import TEXTS, translate
 
 WEB = Path(__file__).parents[2] / "receiver" / "web"
 TEMPLATES = {
@@ -17,7 +17,7 @@ TEMPLATES = {
 VIEWS = {
     path.name: path.read_text(encoding="utf-8")
     for path in (WEB / "dashboard").glob("*.py")
-    if path.name != "text.py"
+    if path.name != "translations.py"
 }
 # Keys a page puts together from a word of the service.
 MADE = {
@@ -37,12 +37,12 @@ def named() -> set[str]:
     found = set(re.findall(r"""\bt\((?:"|')([a-z_.0-9]+)(?:"|')""", everything)) | set(
         re.findall(r"""(?:"|')([a-z_.0-9]+)(?:"|')""", everything)
     )
-    # error_404 brings error_404_help with it, and an act that was done is said with said_….
+    # error_404 brings error_404_help with it, and an act that was done is said with notice_….
     return (
         found
         | {f"{key}_help" for key in found}
-        | {f"said_{key}" for key in found}
-        | set(re.findall(r"\?said=([a-z]+)", everything))
+        | {f"notice_{key}" for key in found}
+        | set(re.findall(r"\?notice=([a-z]+)", everything))
     )
 
 
@@ -56,7 +56,7 @@ def test_every_text_that_is_asked_for_is_there() -> None:
         key
         for view in VIEWS.values()
         for key in re.findall(
-            r"""\b(?:said|message|stranger_message)\((?:\d+, )?"([a-z_.0-9]+)"[,)]""", view
+            r"""\b(?:localized|error_page|public_error_page)\((?:\d+, )?"([a-z_.0-9]+)"[,)]""", view
         )
     }
     assert len(asked) > 80
@@ -66,7 +66,9 @@ def test_every_text_that_is_asked_for_is_there() -> None:
 
 def test_every_text_is_used() -> None:
     said = {
-        f"said_{word}" for view in VIEWS.values() for word in re.findall(r"\?said=([a-z]+)", view)
+        f"notice_{word}"
+        for view in VIEWS.values()
+        for word in re.findall(r"\?notice=([a-z]+)", view)
     }
     errors = {
         f"error_{status}{more}"
@@ -74,7 +76,7 @@ def test_every_text_is_used() -> None:
         for more in ("", "_help")
     }
     counted = {
-        f"how_many_{what}{least}" for what in ("jobs", "deliveries") for least in ("", "_least")
+        f"bulk_{what}{least}" for what in ("jobs", "deliveries") for least in ("", "_at_least")
     }
     assert sorted(set(TEXTS) - named() - MADE - said - errors - counted) == []
 
@@ -92,8 +94,8 @@ def test_both_languages_say_it_with_the_same_places(key: str) -> None:
 
 
 def test_a_text_is_filled_in() -> None:
-    assert text("en", "token_slow", seconds=3) == "Too many attempts. Try again in 3 seconds."
-    assert text("zh", "gallery") == "图库"
+    assert translate("en", "token_slow", seconds=3) == "Too many attempts. Try again in 3 seconds."
+    assert translate("zh", "gallery") == "图库"
 
 
 @pytest.mark.parametrize(
@@ -123,13 +125,13 @@ def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
     ],
 )
 def test_spans_are_written_for_people(seconds: float | None, written: str) -> None:
-    assert formatting.span(seconds) == written
+    assert formatting.duration(seconds) == written
 
 
 def test_moments_are_written_for_people_and_machines() -> None:
-    assert formatting.clock(1_800_000_000) == "2027-01-15 08:00:00 UTC"
-    assert formatting.machine(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
-    assert (formatting.clock(None), formatting.machine(None)) == ("", "")
+    assert formatting.time_utc(1_800_000_000) == "2027-01-15 08:00:00 UTC"
+    assert formatting.time_iso(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
+    assert (formatting.time_utc(None), formatting.time_iso(None)) == ("", "")
     assert (formatting.number(1234567), formatting.share(1, 3), formatting.share(0, 0)) == (
         "1,234,567",
         "33.3 %",
