@@ -31,6 +31,9 @@ lint: setup ## check format, style, types, imports and the infrastructure files
 
 check: lint test ## lint, then test
 
+docs: setup ## rewrite the parts of docs/ that are generated from the code
+	$(BIN)/python tests/support/reference_pages.py
+
 bench: setup ## measure the callback path: BENCH_ARGS="…" is passed on
 	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
 
@@ -67,4 +70,4 @@ clean: ## remove .venv and all caches; data/ stays
 	$(INSTALL) --group dev
 	@touch $@
 
-.PHONY: help setup demo test lint check bench prove advisories constraints clean
+.PHONY: help setup demo test lint check docs bench prove advisories constraints clean

@@ -5,7 +5,9 @@ in the future, by as much. So the clock is read once; from then on the time sinc
 """
 
 import os
+import random
 import time
+from collections.abc import Sequence
 from functools import cache
 
 # How a process tells those it starts what it goes by: seconds between the epoch and the machine's start.
@@ -25,6 +27,21 @@ def share() -> None:
 def error() -> float:
     """Return by how many seconds the machine's clock was set forward (negative: back) since we read it."""
     return time.time() - now()
+
+
+def back_off(attempt: int, waits: Sequence[float], *, jitter: float = 0.25) -> float:
+    """Return the seconds to wait after the ``attempt``-th failure (from 1).
+
+    ``waits`` are the seconds after each failure; its last number also applies to all later ones.
+    ``jitter`` spreads the result by up to this part of it, so that not all retry at once.
+    """
+    wait = waits[min(max(attempt, 1), len(waits)) - 1]
+    return wait * random.uniform(1 - jitter, 1 + jitter)  # noqa: S311 - no secret
+
+
+def doubling(first: float, longest: float) -> tuple[float, ...]:
+    """Return waits for ``back_off``: ``first``, twice as much each time, and at last ``longest``."""
+    return (first, *doubling(first * 2, longest)) if first < longest else (longest,)
 
 
 @cache

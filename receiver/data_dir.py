@@ -1,13 +1,19 @@
 """What is nobody else's: the secrets the embedded default makes for itself and keeps, and the modes of everything else it writes."""
 
 import errno
+import fcntl
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import IO, Any
 
 from receiver.errors import ConfigurationError
+
+# A file that can be locked: an open file or its descriptor.
+OpenFile = IO[Any] | int
 
 _OWNER_ONLY = 0o077
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,6 +34,40 @@ def write_for_owner_only() -> None:
 def callers_umask() -> int:
     """Return the umask we were started with, for programs of the caller's own; -1, as in ``subprocess``, where it is still in force."""
     return _callers_umask[0] if _callers_umask else -1
+
+
+# File locks. The kernel releases a lock when its file is closed or its process dies, so no lock
+# is ever stale. They hold between processes and between separately opened files of one process.
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock of the file ``path``, which is created if missing; wait for it."""
+    with path.open("ab") as file:
+        lock(file)
+        yield
+
+
+def lock(file: OpenFile) -> None:
+    """Wait until no other process has a lock of this file, then lock it exclusively."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def try_lock(file: OpenFile) -> bool:
+    """Lock this file exclusively without waiting; return False if another process has a lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_shared(file: OpenFile) -> None:
+    """Lock this file together with others that do so; replaces an exclusive lock of ours.
+
+    It may block briefly, while another process probes with ``try_lock``.
+    """
+    fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def make_data_dir(path: Path) -> None:

@@ -13,7 +13,6 @@ from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.server.child import say_ready
 from receiver.server.gunicorn_worker import DrainingWorker
-from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
 
@@ -66,10 +65,14 @@ def on_starting(_server: Any) -> None:
     data_dir.write_for_owner_only()
     logs.configure(_settings.log_level, _settings.log_format, _settings.secrets())
     try:
+        data_dir.make_data_dir(_settings.data_dir)
+        data_dir.require_writable(_settings.data_dir)
+        metric_files.share(_settings.data_dir)
+        from receiver.services import Services  # noqa: PLC0415 - it creates metrics: after share
+
         Services(_settings).open().close()
     except ReceiverError as error:
         _give_up(error)
-    metric_files.prepare(_settings.data_dir)
 
 
 def when_ready(server: Any) -> None:
@@ -81,13 +84,17 @@ def when_ready(server: Any) -> None:
         )
 
 
+def post_fork(_server: Any, _worker: Any) -> None:
+    """Reserve the space of a worker's metrics before it counts anything."""
+    metric_files.reserve_space()
+
+
 def post_worker_init(worker: Any) -> None:
     """Open the services of one worker before it takes its first request."""
-    metric_files.reserve_room()
-    from receiver.web import state  # noqa: PLC0415 - prometheus_client may only be imported after metrics.prepare
+    from receiver.services import Services  # noqa: PLC0415 - as above
+    from receiver.web import state  # noqa: PLC0415 - as above
 
     state.attach(worker.wsgi, Services(_settings).open())
     state.stops_when(worker.wsgi, lambda: not worker.alive)
-    metric_files.show()
     tracing.configure(os.environ)
     say_ready()

@@ -1,5 +1,6 @@
 """The library behind the ``submitter`` command."""
 
+import base64
 import json
 import os
 import time
@@ -7,13 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import ValidationError
 
+from receiver.archive.inspect import inspect
 from receiver.doctor import last_result
-from receiver.errors import ConfigurationError, KeyTakenError
+from receiver.errors import ConfigurationError, KeyTakenError, NotThePictureError
 from receiver.jobs.request import DEFAULT_MODEL, JobRequest, mistakes
 from receiver.jobs.schemas import JobView
 from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
@@ -21,18 +24,21 @@ from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry import tracing
 from receiver.worker.process import is_working
-from submitter.images import reference_image
 
-# Seconds between two looks at the ledger while waiting.
-LOOK_EVERY = 0.2
-# Jobs among which that of an interrupted submit is looked for.
+# Seconds between two polls of the ledger while waiting.
+POLL_EVERY = 0.2
+# The job of an interrupted submit is searched among so many newest jobs.
 _NEWEST = 50
+# Bytes of a local image file; base64 makes it a third larger.
+_LARGEST_IMAGE = 20 * 1024 * 1024
+NO_WORKER = "no worker is running on this ledger: start `receiver serve`"
 
 
 class Submitter:
-    """Submits jobs and watches them; a context manager. Reads the environment unless ``settings`` are given.
+    """Submits jobs and waits for them; a context manager.
 
-    Raises ConfigurationError for a wrong or missing setting and LedgerError when the ledger cannot be used.
+    Reads the environment unless ``settings`` are given. Raises ConfigurationError for a wrong or
+    missing setting and LedgerError if the ledger cannot be used.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -40,7 +46,7 @@ class Submitter:
         self._services = Services(settings or Settings.load(os.environ)).open()
 
     def __enter__(self) -> Self:
-        """Use it in a ``with``."""
+        """Return the submitter."""
         return self
 
     def __exit__(
@@ -49,7 +55,7 @@ class Submitter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close the connections."""
         self.close()
 
     def close(self) -> None:
@@ -70,18 +76,24 @@ class Submitter:
         api: Api = Api.DRAW,
         key: str | None = None,
     ) -> JobView:
-        """Post one job and return it as it stands then; ``params`` reach the provider untouched.
+        """Post one job and return it as it is after the submit.
 
-        ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is how many pictures; ``images`` are
-        reference pictures, URLs or local files. ``key`` is the caller's own name for the job: submitting it again returns the job that has
-        it and pays nothing. A job the provider refused comes back ``failed`` and has not spent its key; one whose answer was lost comes
-        back ``submitting`` and is never posted again. Raise ConfigurationError for an image that cannot be read, and for ``mode`` webhook
-        where the last `receiver doctor` could not call us.
+        ``params`` are sent to the provider unchanged. ``size`` is a ratio (``3:2``), pixels
+        (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is the number of pictures;
+        ``images`` are reference pictures, URLs or local files. ``key`` is the caller's own name
+        for the job: a second submit with the same key returns the existing job and pays nothing.
 
-        With OpenAI there is one way, so ``mode`` and ``api`` say nothing: this returns when the pictures are made, which takes a minute or
-        two, or with a job ``expired`` if the answer was lost. ``size`` is pixels there, and no reference pictures are taken.
+        A job that the provider refused comes back ``failed``; its key can be used again. A job
+        whose submit answer was lost comes back ``submitting`` and is never posted again.
+
+        With OpenAI, ``mode`` and ``api`` have no effect: the call returns when the pictures are
+        made, after a minute or two, or with a job ``expired`` if the answer was lost. ``size`` is
+        in pixels and no reference pictures are accepted.
+
+        Raise ConfigurationError for an image that cannot be read, and for ``mode`` webhook if the
+        last `receiver doctor` could not reach PUBLIC_URL.
         """
-        what = {
+        asked = {
             "model": model,
             "size": size,
             "variants": variants,
@@ -89,47 +101,49 @@ class Submitter:
             "params": params or {},
         }
         try:
-            return self.post(prompt, **what, provider=provider, mode=mode, api=api, key=key)
+            return self.post(prompt, **asked, provider=provider, mode=mode, api=api, key=key)
         except KeyTakenError as error:
             return self.job(error.ref)
 
     def post(self, prompt: str, **asked: Any) -> JobView:
-        """Do as ``submit`` does with the same arguments; raise KeyTakenError, with nothing posted, where another job has the key."""
+        """Post one job; the arguments are those of ``submit``.
+
+        Raise KeyTakenError, and post nothing, if a job has the key already.
+        """
         submission = submission_of({"prompt": prompt, **asked})
         by_callback = submission.provider is Provider.GRSAI and submission.mode is Mode.WEBHOOK
-        if by_callback and (reason := why_no_callbacks(self._services.settings)):
+        if by_callback and (reason := callback_problem(self._services.settings)):
             raise ConfigurationError([reason])
         job = self._services.submit_service.post(submission)
-        # The worker's plans may have changed: it is to poll this job sooner than it would look by itself.
+        # The worker polls this job sooner than its next scheduled check.
         self._services.engine.notify()
         return self.job(job.ref)
 
-    def asks_for(self, ref: str, request: Mapping[str, Any]) -> bool:
-        """Say whether a job was asked for by such arguments of ``submit``, whatever the way its result comes."""
+    def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:
+        """Return whether a job was made by these arguments; mode and API may differ."""
         job = self._services.ledger.job(ref)
         params = json.loads(self._services.queries.params(ref))
         was = Submission(job.prompt, job.model, params, provider=Provider(job.provider))
         try:
-            return asked_for(submission_of(request)) == asked_for(was)
-        except (
-            ConfigurationError
-        ):  # a picture that is gone since cannot be compared, and is not needed either
+            return canonical_request(submission_of(request)) == canonical_request(was)
+        except ConfigurationError:
+            # An image file was deleted since: it is not needed again, so compare without images.
             rest = submission_of({**request, "images": ()})
-            return asked_for(rest) == asked_for(
-                replace(
-                    was, params={name: value for name, value in params.items() if name != "urls"}
-                )
-            )
+            without_urls = {name: value for name, value in params.items() if name != "urls"}
+            return canonical_request(rest) == canonical_request(replace(was, params=without_urls))
 
     def posted_since(self, began: float, request: Mapping[str, Any]) -> JobView | None:
-        """Return the one job that was written down since ``began`` for such arguments of ``submit``; None if it is none or several."""
-        found = [
-            job for job in self._services.queries.jobs(limit=_NEWEST) if job.submitted_at >= began
-        ]
+        """Return the job that was created since ``began`` (ledger time) by these arguments.
+
+        Return None if there is no such job, or more than one.
+        """
+        newest = self._services.queries.jobs(limit=_NEWEST)
         same = [
             job.ref
-            for job in found
-            if job.key == request.get("key") and self.asks_for(job.ref, request)
+            for job in newest
+            if job.submitted_at >= began
+            and job.key == request.get("key")
+            and self.is_same_request(job.ref, request)
         ]
         return self.job(same[0]) if len(same) == 1 else None
 
@@ -140,15 +154,16 @@ class Submitter:
     def submit_many(
         self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4
     ) -> Iterator[JobView]:
-        """Post many jobs, ``concurrency`` at a time, and yield each as it stands after its submit, in the order of ``requests``.
+        """Post many jobs, ``concurrency`` in parallel; yield each in the order of ``requests``.
 
-        A request holds the arguments of ``submit`` by name. Requests are read as they are needed, so an endless iterable is fine. The
-        first error ends the iteration; what was posted before goes on.
+        A request holds the arguments of ``submit`` by name. Requests are read when they are needed,
+        so an endless iterable is allowed. The first error ends the iteration; jobs posted before
+        it go on.
         """
-        with ThreadPoolExecutor(concurrency) as hands:
+        with ThreadPoolExecutor(concurrency) as pool:
             waiting: deque[Future[JobView]] = deque()
             for request in requests:
-                waiting.append(hands.submit(self._submit_one, dict(request)))
+                waiting.append(pool.submit(self._submit_one, dict(request)))
                 if len(waiting) >= 2 * concurrency:
                     yield waiting.popleft().result()
             while waiting:
@@ -158,11 +173,11 @@ class Submitter:
         return self.submit(**request)
 
     def job(self, ref: str) -> JobView:
-        """Return one job as it stands; raise KeyError if there is none."""
+        """Return the current state of one job; raise KeyError if there is none."""
         return self.jobs([ref])[ref]
 
     def jobs(self, refs: Sequence[str]) -> dict[str, JobView]:
-        """Return jobs as they stand, by ref; raise KeyError for one there is not."""
+        """Return the current state of jobs, by ref; raise KeyError for an unknown ref."""
         queries = self._services.queries
         assets = queries.assets(list(refs))
         found = {
@@ -177,9 +192,10 @@ class Submitter:
         timeout: float | None = None,
         watch: Callable[[JobView], None] | None = None,
     ) -> list[JobView]:
-        """Wait until every job is final and return them in order; ``watch`` is called with each job that changed meanwhile.
+        """Wait until every job is final and return them in order.
 
-        Raise TimeoutError after ``timeout`` seconds. Something must be working on the ledger: see ``has_worker``.
+        ``watch`` is called with each job that changed. Raise TimeoutError after ``timeout``
+        seconds. A worker must be running on the ledger: see ``has_worker``.
         """
         end = time.monotonic() + timeout if timeout is not None else float("inf")
         seen: dict[str, JobView] = {}
@@ -188,22 +204,25 @@ class Submitter:
                 if watch and seen.get(ref) != job:
                     watch(job)
                 seen[ref] = job
-            going_on = sum(job.state not in FINAL_STATES for job in seen.values())
-            if not going_on:
+            unfinished = sum(job.state not in FINAL_STATES for job in seen.values())
+            if not unfinished:
                 return list(seen.values())
             if time.monotonic() >= end:
                 raise TimeoutError(
-                    f"{going_on} of {len(seen)} jobs are not final after {timeout:.0f} s"
+                    f"{unfinished} of {len(seen)} jobs are not final after {timeout:.0f} s"
                 )
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_EVERY)
 
     def has_worker(self) -> bool:
-        """Say whether a worker of this DATA_DIR is alive; always True where workers may be on other machines."""
+        """Return whether a worker runs; always True if workers may be on other machines."""
         return not self._services.settings.embedded or is_working(self._services.settings.data_dir)
 
 
 def submission_of(request: Mapping[str, Any]) -> Submission:
-    """Put arguments of ``submit`` into the provider's words; raise ConfigurationError for a wrong one, or a picture that cannot be read."""
+    """Translate arguments of ``submit`` into a Submission.
+
+    Raise ConfigurationError for a wrong argument or an image that cannot be read.
+    """
     pictures = tuple(reference_image(image) for image in request.get("images", ()))
     try:
         return JobRequest.model_validate({**request, "images": pictures}).submission()
@@ -211,31 +230,58 @@ def submission_of(request: Mapping[str, Any]) -> Submission:
         raise ConfigurationError(mistakes(error)) from error
 
 
-def asked_for(submission: Submission) -> str:
-    """Write down what is asked for, the same for the same job; how the result comes is no part of it."""
+def reference_image(given: str) -> str:
+    """Return a URL as it is, and a local file as a data URI.
+
+    Raise ConfigurationError for a file that is no picture, cannot be read, or is too large.
+    """
+    if given.startswith(("http://", "https://", "data:")):
+        return given
+    path = Path(given)
+    try:
+        if not path.is_file():
+            raise _image_error(given, "there is no such file; give a URL or a readable file")
+        if path.stat().st_size > _LARGEST_IMAGE:
+            raise _image_error(
+                given, f"more than {_LARGEST_IMAGE // 1024**2} MiB; give a URL instead"
+            )
+        picture = inspect(path)
+        return f"data:{picture.content_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except OSError as error:
+        raise _image_error(given, f"{error.strerror}; give a URL or a readable file") from error
+    except NotThePictureError as error:
+        raise _image_error(given, str(error)) from error
+
+
+def _image_error(given: str, problem: str) -> ConfigurationError:
+    return ConfigurationError([f"--image {given}: {problem}"])
+
+
+def canonical_request(submission: Submission) -> str:
+    """Serialize what is asked for, equal for equal requests; mode and API are not part of it."""
     return json.dumps(
         [submission.provider, submission.model, submission.prompt, submission.params],
         sort_keys=True,
     )
 
 
-def why_no_callbacks(settings: Settings) -> str:
-    """Say why callbacks would not come and what to do, by the last `receiver doctor`; "" if nothing is known against them."""
+def callback_problem(settings: Settings) -> str:
+    """Return why callbacks would not arrive, by the last `receiver doctor`; "" if they would."""
     failure = last_result.failure(settings.data_dir, settings.public_url)
-    remedy = "mend it and run `receiver doctor` again, or use --mode poll"
+    if not failure:
+        return ""
     return (
-        f"PUBLIC_URL: the last `receiver doctor` could not reach us through it: {failure}; {remedy}"
-        if failure
-        else ""
+        f"PUBLIC_URL: the last `receiver doctor` could not reach us through it: {failure}; "
+        "correct it and run `receiver doctor` again, or use --mode poll"
     )
 
 
-def mode_without_choice(settings: Settings) -> tuple[Mode, str]:
-    """Return the mode of a job for which none was chosen, and why it is not webhook, if it is not."""
-    reason = why_no_callbacks(settings)
+def default_mode(settings: Settings) -> tuple[Mode, str]:
+    """Return the mode for jobs without one and, if it is not webhook, the reason."""
+    reason = callback_problem(settings)
     return (Mode.POLL, reason) if reason else (Mode.WEBHOOK, "")
 
 
-def key_of_try(key: str, number: int) -> str:
-    """Return the key under which a job is posted for the ``number``-th time anew, after its provider failed and refunded it."""
+def resubmit_key(key: str, number: int) -> str:
+    """Return the key of a job's ``number``-th resubmit, made after the provider refunded it."""
     return f"{key} (again {number})"

@@ -3,7 +3,6 @@
 Nothing is retried here. Whatever goes wrong, the asset's row is told when to be due again, or that it is over.
 """
 
-import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from receiver.archive.base64_images import decode_base64_image
 from receiver.archive.inspect import inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
+from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
     LedgerError,
@@ -38,8 +38,8 @@ from receiver.telemetry.metrics import STEP_SECONDS
 
 log = structlog.get_logger(__name__)
 
-# Seconds between attempts: 1, 2, 4 … up to this, each give or take a quarter.
-LONGEST_BACK_OFF = 60.0
+# Seconds after each failed attempt, with jitter.
+BACK_OFF = doubling(1.0, 60.0)
 # How often a source may serve something that is no picture before the job fails: some four minutes of "not ready yet".
 MOST_BAD_FILES = 10
 # Seconds until the archive is tried again after it could not take an object.
@@ -227,16 +227,18 @@ class Archiver:
             # The archive is away, which says nothing about the asset. Its URL may well outlive its promise.
             self._ledger.retry_asset(
                 claimed,
-                now + ARCHIVE_PAUSE * random.uniform(0.75, 1.25),  # noqa: S311 - jitter
+                now + back_off(1, (ARCHIVE_PAUSE,)),
                 text,
                 counted=False,
             )
         elif now < asset.expires_at:
-            due_at = min(now + back_off(asset.attempts), asset.expires_at)
+            due_at = min(now + back_off(asset.attempts, BACK_OFF), asset.expires_at)
             self._ledger.retry_asset(claimed, due_at, text, ask_again=gone and suspicious)
         elif gone and not suspicious:
             # It was us who came late, after an outage perhaps: the provider may have a fresh URL.
-            self._ledger.retry_asset(claimed, now + back_off(asset.attempts), text, ask_again=True)
+            self._ledger.retry_asset(
+                claimed, now + back_off(asset.attempts, BACK_OFF), text, ask_again=True
+            )
         else:
             end = timestamp(asset.expires_at)
             self._give_up(
@@ -256,8 +258,3 @@ class Archiver:
     def _give_up(self, claimed: Claimed[Asset], state: AssetState, text: str) -> None:
         self._ledger.give_up_asset(claimed, state, text)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
-
-
-def back_off(attempts: int) -> float:
-    """Return the seconds to wait after the ``attempts``-th attempt (from 1), with jitter."""
-    return float(min(2 ** min(attempts - 1, 10), LONGEST_BACK_OFF)) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter

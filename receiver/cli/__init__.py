@@ -5,7 +5,7 @@ from receiver.cli.base import Commands
 main = Commands(
     {
         "serve": "receiver.cli.serve",
-        "worker": "receiver.cli.serve",
+        "worker": "receiver.cli.worker",
         "migrate": "receiver.cli.ledger",
         "prune": "receiver.cli.ledger",
         "doctor": "receiver.cli.doctor",

@@ -3,12 +3,12 @@
 Nothing is retried here. What was not taken is due again later, for three days; then it is set aside, to be seen and sent again by a person.
 """
 
-import random
 import threading
 from collections.abc import Sequence
 
 import structlog
 
+from receiver.clock import back_off, doubling
 from receiver.errors import ClaimLostError, EventNotDeliveredError, LedgerError, ReceiverError
 from receiver.events.destinations import Destination
 from receiver.events.event import Event, EventSerializer
@@ -20,12 +20,12 @@ from receiver.telemetry.metrics import EVENT_SECONDS, EVENTS
 
 log = structlog.get_logger(__name__)
 
-# Seconds between attempts to tell one event, the last one again and again; each give or take a quarter.
+# Seconds after each failed attempt to deliver one event, with jitter.
 BACK_OFF: Sequence[float] = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 # Seconds for which an event is tried.
 PATIENCE = 72 * 3600.0
-# Seconds of silence towards a destination that cannot be reached: 1, 2, 4 … up to this.
-LONGEST_SILENCE = 60.0
+# Seconds for which a destination that cannot be reached is left alone, after each failure.
+SILENCES = doubling(1.0, 60.0)
 # Seconds between removals of what was told long ago.
 PRUNE_EVERY = 3600.0
 
@@ -115,7 +115,7 @@ class Sender:
             else:
                 self._outbox.try_again(
                     claimed,
-                    min(now + max(back_off(row.attempts), asked), row.since + PATIENCE),
+                    min(now + max(back_off(row.attempts, BACK_OFF), asked), row.since + PATIENCE),
                     str(error),
                 )
                 self._count("failed", failures=self._failures + 1 if away else 0)
@@ -129,10 +129,5 @@ class Sender:
         if failures is not None:
             with self._lock:
                 self._failures = failures
-                silence = min(2.0 ** min(failures - 1, 10), LONGEST_SILENCE) if failures else 0.0
+                silence = back_off(failures, SILENCES, jitter=0) if failures else 0.0
                 self._silent_until = self._outbox.now() + silence
-
-
-def back_off(attempts: int) -> float:
-    """Return the seconds to wait after the ``attempts``-th attempt (from 1), with jitter."""
-    return BACK_OFF[min(attempts, len(BACK_OFF)) - 1] * random.uniform(0.75, 1.25)  # noqa: S311 - jitter

@@ -11,6 +11,7 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection
 
+from receiver.clock import back_off, doubling
 from receiver.errors import LedgerError, UnreadableError
 from receiver.ingest import evidence
 from receiver.ledger import writes
@@ -250,7 +251,9 @@ class Inbox:
         wait = (
             timing.poll_after
             if source is Source.CALLBACK
-            else timing.poll_interval * min(2 ** max(job.attempts - 1, 0), 4)
+            else back_off(
+                job.attempts, doubling(timing.poll_interval, timing.poll_interval * 4), jitter=0
+            )
         )
         # A poll that finds the job running after its deadline looks once more; a callback then does not put off the end.
         return min(

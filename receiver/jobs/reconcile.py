@@ -10,6 +10,7 @@ import structlog
 from receiver import failpoints
 from receiver.archive.manifest import manifest, manifest_key, read_manifest
 from receiver.archive.stores import Store
+from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
     MissingObjectError,
@@ -212,7 +213,8 @@ class Reconciler:
 
     def _back_off(self, job: Job, most: int) -> float:
         """Return seconds until the next look: a poll interval, doubled with each look up to ``most`` of them."""
-        return self._ledger.timing.poll_interval * min(1 << min(max(job.attempts - 1, 0), 10), most)
+        interval = self._ledger.timing.poll_interval
+        return back_off(job.attempts, doubling(interval, interval * most), jitter=0)
 
     def _obituary(self, job: Job, complaint: str) -> str:
         """Say what was lost and what a person can do about it."""

@@ -1,189 +1,109 @@
-"""Figures for Prometheus, right with several processes: each writes files of its own, a scrape adds them up.
+"""Metrics of several processes: each writes its counts to files in DATA_DIR, a scrape adds them up.
 
-``prometheus_client`` decides when it is imported whether it works that way. So figures are declared anywhere, but the package is imported
-when the first of them is counted, or shown.
+A metric decides when it is created whether it is shared, so a process calls ``share`` before it
+imports ``receiver.telemetry.metrics``. Commands that count nothing do not call it.
 """
 
-import fcntl
+import atexit
 import os
+import shutil
 import socket
-import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import mkdtemp
 
 import structlog
+from prometheus_client import REGISTRY, CollectorRegistry, start_http_server, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from receiver.data_dir import lock_shared, try_lock
 
 log = structlog.get_logger(__name__)
 
+# Read by prometheus_client: the folder of the files, both for writing and for a scrape.
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-# Bytes of each file of a process: several times what all figures with all their labels take.
-_ROOM = 256 * 1024
-# Held until the process ends: whoever starts alone empties the folder, whoever finds others leaves their files alone.
-_held: list[int] = []
+# Bytes reserved for each file of a process: several times what all metrics with all labels need.
+_SIZE = 256 * 1024
+# The folder that is shared, once ``share`` has been called.
+_shared: list[Path] = []
+# Locks that are held until the process ends. While anyone holds one, the files are kept.
+_locks: list[int] = []
 
 
-def prepare(data_dir: Path) -> None:
-    """Have this process, and those it starts, share their counts with all others of ``data_dir``. Call it before anything is counted.
+def share(data_dir: Path) -> None:
+    """Add up this process's metrics with those of all other processes of ``data_dir``.
 
-    The counts begin anew when no process of theirs is left: a web that is restarted does not forget those of the worker.
+    The counts start at zero when none of these processes is left: a restart of the web alone does
+    not lose what the worker counted.
     """
     folder = data_dir / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(data_dir / "metrics.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pass  # others are counting
-    else:
-        for file in folder.glob("*.db"):
+    if try_lock(lock):  # no other process is counting
+        for file in folder.iterdir():
             file.unlink(missing_ok=True)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    _held.append(lock)
-    os.environ[_FOLDER] = str(folder)
+    lock_shared(lock)
+    _locks.append(lock)
+    _shared.append(folder)
+    reserve_space()
+    values.ValueClass = values.MultiProcessValue(_process_name)  # type: ignore[no-untyped-call]  # the package is only partly typed
 
 
-def reserve_room() -> None:
-    """Give this process's files their room on the disk now, or have it count for itself alone. Call it before anything is counted.
+def reserve_space() -> None:
+    """Reserve the disk space of this process's files; call it again after a fork.
 
-    The files are written through memory: where a full disk could not hold what is written then, the kernel would end the process.
+    The files are mapped into memory. If the disk were full when they are written, the kernel would
+    kill the process. So without space this process counts in a memory folder, for itself alone.
     """
-    folder = os.environ.get(_FOLDER)
-    if folder is None:
-        return
+    for folder in _shared:
+        try:
+            for kind in ("counter", "histogram", "gauge_mostrecent"):
+                _create(folder / f"{kind}_{_process_name()}.db")
+        except OSError as error:
+            log.warning("no disk space, this process does not share its metrics", error=str(error))
+            os.environ[_FOLDER] = _memory_folder()
+        else:
+            os.environ[_FOLDER] = str(folder)
+
+
+def _create(path: Path) -> None:
+    """Create a file of zeros, unless a process of the same name left one: its counts are kept.
+
+    It gets its name when it is whole, because an empty file would make every scrape fail.
+    """
+    draft = path.with_suffix(".draft")
     try:
-        for kind in ("counter", "histogram", "gauge_mostrecent"):
-            with (Path(folder) / f"{kind}_{_process_name()}.db").open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, _ROOM)
-    except OSError as error:
-        log.warning(
-            "figures of this process are not shared, there is no room for them", error=str(error)
-        )
-        del os.environ[_FOLDER]
-        from prometheus_client import values  # noqa: PLC0415 - see above
-
-        values.ValueClass = (
-            values.MutexValue
-        )  # the process that forked us may have imported it already
+        with draft.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _SIZE)
+        if not path.exists():
+            draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
-@cache
-def _tell_processes_apart() -> None:
-    from prometheus_client import values  # noqa: PLC0415 - see above
-
-    if _FOLDER in os.environ:
-        values.ValueClass = values.MultiProcessValue(_process_name)  # type: ignore[no-untyped-call]  # no types here
+def _memory_folder() -> str:
+    folder = mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: S108 - private
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _process_name() -> str:
-    """Name a process by its host too: containers that share a DATA_DIR have the same pids."""
+    """Return host and process id: containers that share a DATA_DIR have equal process ids."""
     return f"{socket.gethostname().replace('_', '-')}-{os.getpid()}"
 
 
-class _Figure:
-    """One metric, made when it is first needed. ``known`` are the labels that show from the start, so that the first event is a rise."""
-
-    kind: str
-    _declared: "list[_Figure]" = []  # noqa: RUF012 - one list for all, on purpose
-    _lock = threading.Lock()
-
-    def __init__(
-        self,
-        name: str,
-        text: str,
-        labels: Sequence[str] = (),
-        *,
-        known: Sequence[tuple[str, ...]] = (),
-        **options: object,
-    ) -> None:
-        self.name = name
-        self._text = text
-        self._labels = labels
-        self._known = known
-        self._options = options
-        self._metric: Any = None
-        self._declared.append(self)
-
-    def made(self) -> Any:
-        """Return the metric itself."""
-        with self._lock:
-            if self._metric is None:
-                import prometheus_client  # noqa: PLC0415 - see above
-
-                _tell_processes_apart()
-                self._metric = getattr(prometheus_client, self.kind)(
-                    self.name, self._text, self._labels, **self._options
-                )
-                for values in self._known:
-                    self._metric.labels(*values)
-            return self._metric
-
-    def labels(self, *values: str) -> Any:
-        """Return the metric of these labels."""
-        return self.made().labels(*values)
-
-
-class Counter(_Figure):
-    """A figure that only grows; its name is shown with ``_total`` behind it."""
-
-    kind = "Counter"
-
-    def inc(self, amount: float = 1) -> None:
-        """Count."""
-        self.made().inc(amount)
-
-
-class Histogram(_Figure):
-    """Durations or sizes, counted by buckets."""
-
-    kind = "Histogram"
-
-    def observe(self, amount: float) -> None:
-        """Count one value."""
-        self.made().observe(amount)
-
-    def time(self) -> AbstractContextManager[object]:
-        """Count the seconds that the block takes."""
-        clock: AbstractContextManager[object] = self.made().time()
-        return clock
-
-
-class Gauge(_Figure):
-    """A figure that goes up and down; of several processes the one that set it last counts."""
-
-    kind = "Gauge"
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(name, text, multiprocess_mode="mostrecent")
-
-    def set(self, value: float) -> None:
-        """Say what it is now."""
-        self.made().set(value)
-
-
-def show() -> None:
-    """Make every figure known so far, so that those nobody has counted yet are shown as zero."""
-    for figure in list(_Figure._declared):  # noqa: SLF001 - its own module
-        figure.made()
-
-
-def names() -> list[str]:
-    """Return the name of every figure declared so far, as it is shown."""
-    declared = list(_Figure._declared)  # noqa: SLF001 - as above
-    return sorted(
-        f"{figure.name}_total" if isinstance(figure, Counter) else figure.name
-        for figure in declared
-    )
+def registry() -> CollectorRegistry:
+    """Return what a scrape shows: the sum of all processes, or of this one if it does not share."""
+    if _FOLDER not in os.environ:
+        return REGISTRY
+    shared = CollectorRegistry()
+    MultiProcessCollector(shared)  # type: ignore[no-untyped-call]  # as above
+    return shared
 
 
 def serve(host: str, port: int) -> int:
-    """Show the counts of all processes that share them on a port, in threads; return the port. Raise OSError if it is taken."""
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - see above
-    from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - as above
+    """Show the metrics at ``host`` and ``port``, in threads; return the port.
 
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package has no types here
-    server, _ = start_http_server(port, host, registry)
+    Raise OSError if the port is taken.
+    """
+    server, _ = start_http_server(port, host, registry())
     return int(server.server_address[1])

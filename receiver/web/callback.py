@@ -15,8 +15,8 @@ from receiver.errors import ReceiverError, TicketError, UnreadableError
 from receiver.ingest.tickets import CANARY
 from receiver.model import Delivery, Source
 from receiver.providers.grsai.protocol import read_report
+from receiver.telemetry.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.body import CutShortError, read_body
-from receiver.web.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.rate_limit import RateLimiter
 from receiver.web.state import per_app, services
 

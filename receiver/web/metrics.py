@@ -1,31 +1,16 @@
 """What /metrics shows: the counters of all processes, and gauges that are read from the ledger."""
 
-import os
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from receiver import clock
 from receiver.ledger.backlog import Backlog
 from receiver.ledger.outbox import Standing
 from receiver.services import Services
-from receiver.telemetry.metric_files import Counter, Histogram
+from receiver.telemetry import metric_files
 from receiver.web.cache import CachedValue
-
-CALLBACKS = Counter(
-    "receiver_callbacks",
-    "Callbacks answered, by outcome; forged: the ticket was not signed by us.",
-    ["outcome"],
-    known=[("ended",), ("forged",), ("unreadable",), ("unavailable",), ("turned_away",)],
-)
-CALLBACK_SECONDS = Histogram(
-    "receiver_callback_seconds",
-    "Time from a callback's arrival to its response, when it is durable.",
-    ["outcome"],
-    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 10),
-)
 
 # Seconds a value from the ledger is kept. Counting all jobs by state reads an index of all of them.
 BACKLOG_LIFETIME, JOBS_LIFETIME = 5.0, 60.0
@@ -33,11 +18,7 @@ BACKLOG_LIFETIME, JOBS_LIFETIME = 5.0, 60.0
 
 def process_metrics() -> bytes:
     """Return the counters of all processes in Prometheus' text format."""
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package has no types here
-    return generate_latest(registry)
+    return generate_latest(metric_files.registry())
 
 
 class LedgerMetrics:

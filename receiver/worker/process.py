@@ -4,7 +4,6 @@ On SQLite it is the only one of its DATA_DIR and takes over what a dead one left
 its own in its DATA_DIR, and what a dead one had in hand comes to others when its leases end.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -15,10 +14,10 @@ from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
-from typing import IO, Any
 
 import structlog
 
+from receiver.data_dir import lock, try_lock
 from receiver.errors import StoreError
 from receiver.ledger.queries import Audit
 from receiver.maintenance.periodic_audit import audit_periodically
@@ -78,10 +77,10 @@ def _alone(data: Path) -> Iterator[Path]:
     """Wait until no other worker of this DATA_DIR lives; the kernel frees the lock of a dead one. Give the folder for its files."""
     path = data / "worker.lock"
     with path.open("a", encoding="ascii") as file:
-        if not _try_lock(file):
+        if not try_lock(file):
             log.info("waiting for the worker that is still running", lock=str(path))
             with _signals_end_it():
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file)
         yield data / "scratch"
 
 
@@ -90,7 +89,7 @@ def _beside_others(data: Path) -> Iterator[Path]:
     """Take the first place of this DATA_DIR that no living worker has; give the folder for its files."""
     for number in count(1):
         with (data / f"worker-{number}.lock").open("a", encoding="ascii") as file:
-            if _try_lock(file):
+            if try_lock(file):
                 yield data / "scratch" / str(number)
                 return
 
@@ -110,14 +109,6 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _try_lock(file: IO[Any]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def is_working(data_dir: Path) -> bool:
     """Say whether a worker of this DATA_DIR is alive; whoever asks need not be able to write there."""
     return any(_is_locked(path) for path in data_dir.glob("worker*.lock"))
@@ -127,7 +118,7 @@ def _is_locked(path: Path) -> bool:
     # To be written where possible: NFS gives this lock to nobody else.
     mode = "a" if os.access(path, os.W_OK) else "r"
     with path.open(mode, encoding="ascii") as file:
-        return not _try_lock(file)
+        return not try_lock(file)
 
 
 def _fresh(parent: Path) -> Path:

@@ -1,1 +1,1 @@
-"""``submitter batch``: many jobs from a file, each posted once however often the command is run."""
+"""``submitter batch``: many jobs from a file. Run again after a crash, it posts no job twice."""

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import click
@@ -17,21 +16,23 @@ from receiver.model import Api, Mode, Provider
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, Defaults, Line, read_lines
-from submitter.batch.progress_bar import Screen, tell, tell_end
+from submitter.batch.progress_bar import ProgressBar, print_summary, say
 from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
 from submitter.batch.source import Source, opened
-from submitter.batch.validate import Survey, survey
-from submitter.submit import Submitter, mode_without_choice, why_no_callbacks
+from submitter.batch.validate import Validation, validate
+from submitter.submit import NO_WORKER, Submitter, callback_problem, default_mode
 
 # Exit status after Ctrl-C, as shells expect it: 128 and the signal's number.
 INTERRUPTED = 130
-GO_ON = "run the same command again to continue: what was posted is found by its key and paid once"
+CONTINUE_HINT = (
+    "run the same command again to continue: what was posted is found by its key and paid once"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What the command line asks for."""
+class Options:
+    """The options of the command line."""
 
     file: str
     form: str
@@ -45,7 +46,7 @@ class Plan:
     timeout: float | None
 
     def read(self, source: Source) -> Iterator[Line | BadLine]:
-        """Give the lines of what was opened."""
+        """Yield the lines of the opened file."""
         return read_lines(source.file, self.form, self.defaults)
 
 
@@ -55,20 +56,21 @@ class Plan:
     "--format",
     "form",
     type=click.Choice(["jsonl", "csv"]),
-    help="What FILE is.  [default: by its name, else jsonl]",
+    help="Format of FILE.  [default: by its name, else jsonl]",
 )
 @click.option(
     "--name",
-    help="Names the batch; the same lines under another name are posted anew.  [default: the file's name]",
+    help="Name of the batch; under another name the same lines are posted again.  "
+    "[default: the file's name]",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="Submits side by side.",
+    help="Submits in parallel.",
 )
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submits per second at most.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Most submits per second.")
 @click.option("--strict", is_flag=True, help="Post nothing if any line is bad.")
 @click.option(
     "--report",
@@ -79,21 +81,22 @@ class Plan:
     "--resubmit",
     type=click.IntRange(0, 100),
     default=0,
-    help="Post anew, so many times a line, what failed at the provider.",
+    help="How many times to post a job again that failed at the provider.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["webhook", "poll", "stream"]),
-    help="For lines without.  [default: webhook; poll where the last `receiver doctor` could not call us]",
+    help="Mode of lines that have none.  "
+    "[default: webhook; poll if the last `receiver doctor` could not reach PUBLIC_URL]",
 )
 @click.option(
     "--api",
     type=click.Choice(["draw", "api"]),
     default="draw",
     show_default=True,
-    help="For lines without.",
+    help="API of lines that have none.",
 )
-@click.option("--model", help="For lines without.")
+@click.option("--model", help="Model of lines that have none.")
 @click.option(
     "--wait/--no-wait",
     "waits",
@@ -102,7 +105,7 @@ class Plan:
     help="Wait until every job is final.",
 )
 @click.option(
-    "--timeout", type=click.FloatRange(0), help="Seconds to wait at most, from the last submit on."
+    "--timeout", type=click.FloatRange(0), help="Longest wait in seconds, from the last submit on."
 )
 @reports_errors
 def batch(
@@ -123,27 +126,31 @@ def batch(
 ) -> None:
     """Post a job for each line of FILE (JSONL, CSV, or - for stdin) and wait for their pictures.
 
-    Columns are `prompt` and whatever else `submitter submit` takes: model, size, variants, images, mode, api, params, and `key`, your own
-    name for the job. Any other column is a field for the provider. Run again after an interruption, it continues and pays nothing twice.
+    Columns are `prompt` and the other options of `submitter submit`: model, size, variants, images,
+    mode, api, params, and `key`, your own name for the job. Any other column is a field for the
+    provider. Run again after an interruption, the command continues and pays nothing twice.
 
     Exit status 1 if a line was bad or a job failed, 2 for wrong usage or configuration.
     """
     settings = load()
     if resubmit and not waits:
-        raise click.UsageError("--resubmit needs --wait: only who waits sees a job fail")
-    way, reason = (Mode(mode), "") if mode else mode_without_choice(settings)
+        raise click.UsageError("--resubmit needs --wait: without it no failure is seen")
+    job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
     if reason:
-        tell(f"{reason}\n--mode was not given: lines without a mode are polled")
-    defaults = Defaults(name or ("stdin" if file == "-" else Path(file).name), way, Api(api), model)
+        say(f"{reason}\n--mode was not given: lines without a mode are polled")
+    name = name or ("stdin" if file == "-" else Path(file).name)
+    defaults = Defaults(name, job_mode, Api(api), model)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")
-    plan = Plan(file, form, defaults, concurrency, rate, strict, report, resubmit, waits, timeout)
+    options = Options(
+        file, form, defaults, concurrency, rate, strict, report, resubmit, waits, timeout
+    )
     with _interruptible():
-        sys.exit(_carry_out(plan, settings))
+        sys.exit(_run(options, settings))
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have SIGTERM end the batch as Ctrl-C does."""
+    """Handle SIGTERM like Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -151,92 +158,96 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _carry_out(plan: Plan, settings: Settings) -> int:
-    """Do it all and return the exit status."""
+def _run(options: Options, settings: Settings) -> int:
+    """Run the batch and return the exit status."""
     stopping = threading.Event()
-    with opened(plan.file, stopping, twice=plan.strict) as source:
-        seen = (
-            survey(plan.read(source), tell if plan.strict else None)
-            if source.rereadable
-            else Survey({Provider.GRSAI, plan.defaults.mode})
-        )
-        _require(plan, settings, seen)
-        if plan.strict and seen.bad:
-            tell(f"{seen.bad} of {seen.total} lines are bad: nothing was posted")
+    with opened(options.file, stopping, twice=options.strict) as source:
+        if source.rereadable:
+            found = validate(options.read(source), say if options.strict else None)
+        else:
+            found = Validation({Provider.GRSAI, options.defaults.mode})
+        _require(options, settings, found)
+        if options.strict and found.bad:
+            say(f"{found.bad} of {found.total} lines are bad: nothing was posted")
             return SOME_FAILED
         source.rewind()
         with Submitter(settings) as submitter, closing(Services(settings)) as services:
-            if plan.waits and not submitter.has_worker():
-                tell("nothing works on this ledger now: start `receiver serve`")
-            screen = Screen(seen.total if source.rereadable else None)
-            pool = partial(
-                Batch,
+            if options.waits and not submitter.has_worker():
+                say(NO_WORKER)
+            bar = ProgressBar(found.total if source.rereadable else None)
+            batch = Batch(
                 submitter,
                 services,
-                concurrency=plan.concurrency,
-                rate=plan.rate,
-                resubmit=plan.resubmit,
+                concurrency=options.concurrency,
+                rate=options.rate,
+                resubmit=options.resubmit,
+                stopping=stopping,
+                say=say,
+                show=bar.show,
             )
-            run = pool(stopping=stopping, tell=tell, show=screen.show)
-            status = _perform(run, plan, screen, source)
-            if plan.report:
-                write_report(plan.report, services.queries, run.roll, run.bad)
-            tell_end(run, services.queries, plan.defaults.name, err=plan.report == STDOUT)
+            status = _submit_and_wait(batch, options, bar, source)
+            if options.report:
+                write_report(options.report, services.queries, batch.table, batch.bad)
+            err = options.report == STDOUT
+            print_summary(batch, services.queries, options.defaults.name, err=err)
     return status
 
 
-def _require(plan: Plan, settings: Settings, seen: Survey) -> None:
-    """Name everything that is wrong or missing, before the first POST."""
-    mistakes = list(seen.mistakes)
+def _require(options: Options, settings: Settings, found: Validation) -> None:
+    """Raise ConfigurationError with everything that is wrong or missing, before the first POST."""
+    mistakes = list(found.mistakes)
     keys = {Provider.GRSAI: settings.grsai_api_key, Provider.OPENAI: settings.openai_api_key}
-    missing = [provider for provider, key in keys.items() if provider in seen.needs and key is None]
+    missing = [
+        provider for provider, key in keys.items() if provider in found.needs and key is None
+    ]
     mistakes += [
         f"{provider.upper()}_API_KEY: not set; a job cannot be posted without the provider's key"
         for provider in missing
     ]
-    if plan.defaults.mode is Mode.WEBHOOK and plan.defaults.api is Api.NEWER:
+    if options.defaults.mode is Mode.WEBHOOK and options.defaults.api is Api.NEWER:
         mistakes.append(
             "--api api: the newer API has no callbacks; use --mode poll or --mode stream"
         )
-    elif Mode.WEBHOOK in seen.needs and settings.public_url is None:
+    elif Mode.WEBHOOK in found.needs and settings.public_url is None:
         mistakes.append(
             "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll"
         )
-    elif Mode.WEBHOOK in seen.needs and (reason := why_no_callbacks(settings)):
+    elif Mode.WEBHOOK in found.needs and (reason := callback_problem(settings)):
         mistakes.append(reason)
-    if plan.report and plan.report != STDOUT and is_input(plan.report, plan.file):
+    if options.report and options.report != STDOUT and is_input(options.report, options.file):
         mistakes.append("--report is the input file; name another")
-    elif plan.report and plan.report != STDOUT:
+    elif options.report and options.report != STDOUT:
         try:
-            open_report(plan.report)
+            open_report(options.report)
         except OSError as error:
-            mistakes.append(f"--report {plan.report}: {error.strerror}")
+            mistakes.append(f"--report {options.report}: {error.strerror}")
     if mistakes:
         raise ConfigurationError(mistakes)
 
 
-def _perform(run: Batch, plan: Plan, screen: Screen, source: Source) -> int:
-    """Submit, and wait if that is asked for; return the exit status."""
+def _submit_and_wait(batch: Batch, options: Options, bar: ProgressBar, source: Source) -> int:
+    """Submit the lines and, if asked for, wait for the jobs; return the exit status."""
     try:
-        with screen:
-            run.submit(plan.read(source))
-            screen.total = len(run.roll) + len(run.bad)
-            if plan.waits:
-                run.wait(plan.timeout)
+        with bar:
+            batch.submit(options.read(source))
+            bar.total = len(batch.table) + len(batch.bad)
+            if options.waits:
+                batch.wait(options.timeout)
     except KeyboardInterrupt:
-        tell(
-            "interrupted: waiting for the answers to what is just being posted; Ctrl-C again leaves at once"
+        say(
+            "interrupted: waiting for the answers to the submits in flight; "
+            "Ctrl-C again stops at once"
         )
         with suppress(KeyboardInterrupt):
-            run.leave()
-        tell(f"{len(run.roll)} lines are submitted and go on; {GO_ON}")
+            batch.stop()
+        say(f"{len(batch.table)} lines are submitted and go on; {CONTINUE_HINT}")
         return INTERRUPTED
     except TimeoutError as error:
-        tell(f"{error}; they go on, {GO_ON}")
+        say(f"{error}; they go on, {CONTINUE_HINT}")
         return SOME_FAILED
     except ConfigurationError:
-        raise  # the file itself is wrong: the same command again would say the same
+        raise  # the file itself is wrong: running the command again would not help
     except ReceiverError:
-        tell(f"{len(run.roll)} lines are submitted and go on; {GO_ON}")
+        say(f"{len(batch.table)} lines are submitted and go on; {CONTINUE_HINT}")
         raise
-    return SOME_FAILED if run.bad or any(True for _ in run.roll.lost()) else 0
+    return SOME_FAILED if batch.bad or any(True for _ in batch.table.without_pictures()) else 0

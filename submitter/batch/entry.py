@@ -1,4 +1,4 @@
-"""One line of a batch as it was written: the columns we know, with their types, and whatever else there is for the provider."""
+"""One line of a batch as it was written: the known columns with their types, and other fields."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,12 +7,12 @@ from pydantic_core import from_json
 
 Fields = dict[str, Any]
 
-# Columns whose CSV cells are text even where they look like JSON.
+# Columns whose CSV cells are text even if they look like JSON.
 _TEXTS = frozenset({"prompt", "model", "size", "mode", "api", "key", "provider"})
 _LISTS = frozenset({"image", "images"})
 
 
-def _said(value: str) -> str:
+def _nonempty(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty")
     if "\x00" in value:
@@ -24,16 +24,16 @@ def _stripped(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
-Text = Annotated[str, AfterValidator(_said)]
-# An index over keys has its bounds; a derived key takes some 70 characters and the batch's name.
-Key = Annotated[str, Field(max_length=400), AfterValidator(_said)]
+Text = Annotated[str, AfterValidator(_nonempty)]
+# A database index limits the length; a derived key is about 70 characters and the batch's name.
+Key = Annotated[str, Field(max_length=400), AfterValidator(_nonempty)]
 Pictures = Annotated[
     list[Text] | None, BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 ]
 
 
 class Entry(BaseModel):
-    """A line's columns; None is what the line does not say."""
+    """The columns of a line; None where the line has no value."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
@@ -58,17 +58,17 @@ class Entry(BaseModel):
 
     @property
     def pictures(self) -> list[str]:
-        """Reference pictures: URLs or local files."""
+        """The reference pictures: URLs or local files."""
         return [*(self.images or []), *(self.image or [])]
 
     @property
     def fields(self) -> Fields:
-        """What reaches the provider untouched."""
+        """The fields that are sent to the provider unchanged."""
         return {**(self.params or {}), **(self.model_extra or {})}
 
 
 def cell(name: str, text: str) -> Any:
-    """Return the value of a CSV cell: JSON where it is JSON, else the text."""
+    """Return the value of a CSV cell: parsed if it is JSON, else the text."""
     if name in _TEXTS or (name in _LISTS and not text.lstrip().startswith("[")):
         return text
     try:

@@ -1,4 +1,4 @@
-"""The roll of a batch: which line became which job and how that stands, in some 30 bytes a line."""
+"""The job table of a batch: the job of each line and its state, in about 30 bytes a line."""
 
 import threading
 from array import array
@@ -12,77 +12,75 @@ from receiver.model import FINAL_STATES, JobState
 
 _STATES = tuple(JobState)
 _FINAL = frozenset(_STATES.index(state) for state in FINAL_STATES)
+_WITHOUT_PICTURES = frozenset(_STATES.index(state) for state in (JobState.FAILED, JobState.EXPIRED))
 _REF_BYTES = 16
 
 
-class Roll:
-    """Entries by their place, in the order the jobs were submitted; safe to use from several threads."""
+class JobTable:
+    """Jobs by row number, in the order in which they were submitted. Thread-safe."""
 
     def __init__(self) -> None:
         self._numbers = array("Q")
         self._refs = bytearray()
         self._states = bytearray()
-        self._tries = bytearray()
+        self._resubmits = bytearray()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Count the lines that have a job."""
-        return len(self._tries)
+        """Return how many lines have a job."""
+        return len(self._resubmits)
 
-    def add(self, number: int, ref: str, state: JobState, tries: int) -> int:
-        """Enter a line's job, which was posted anew ``tries`` times already; return its place."""
+    def add(self, number: int, ref: str, state: JobState, resubmits: int) -> int:
+        """Add the job of a line, posted again ``resubmits`` times so far; return its row."""
         with self._lock:
             self._numbers.append(number)
             self._refs += ULID.from_str(ref).bytes
             self._states.append(_STATES.index(state))
-            self._tries.append(tries)
-            return len(self._tries) - 1
+            self._resubmits.append(resubmits)
+            return len(self._resubmits) - 1
 
-    def replace(self, place: int, ref: str, state: JobState) -> None:
-        """Enter the job that takes another one's place."""
+    def replace(self, row: int, ref: str, state: JobState) -> None:
+        """Replace the row's job by the one that was posted again for it."""
         with self._lock:
-            self._refs[place * _REF_BYTES : (place + 1) * _REF_BYTES] = ULID.from_str(ref).bytes
-            self._states[place] = _STATES.index(state)
-            self._tries[place] += 1
+            self._refs[row * _REF_BYTES : (row + 1) * _REF_BYTES] = ULID.from_str(ref).bytes
+            self._states[row] = _STATES.index(state)
+            self._resubmits[row] += 1
 
-    def change(self, place: int, state: JobState) -> None:
-        """Note how a job stands now."""
-        self._states[place] = _STATES.index(state)
+    def set_state(self, row: int, state: JobState) -> None:
+        """Set the state of the row's job."""
+        self._states[row] = _STATES.index(state)
 
-    def number(self, place: int) -> int:
+    def number(self, row: int) -> int:
         """Return the line's number."""
-        return self._numbers[place]
+        return self._numbers[row]
 
-    def ref(self, place: int) -> str:
+    def ref(self, row: int) -> str:
         """Return the job's ref."""
-        return str(
-            ULID.from_bytes(bytes(self._refs[place * _REF_BYTES : (place + 1) * _REF_BYTES]))
-        )
+        return str(ULID.from_bytes(bytes(self._refs[row * _REF_BYTES : (row + 1) * _REF_BYTES])))
 
-    def tries(self, place: int) -> int:
-        """Say how often the line's job was posted anew."""
-        return self._tries[place]
+    def resubmits(self, row: int) -> int:
+        """Return how many times the line's job was posted again."""
+        return self._resubmits[row]
 
     def unfinished(self) -> Iterator[int]:
-        """Give the places of jobs that are not final."""
-        return (place for place in range(len(self)) if self._states[place] not in _FINAL)
+        """Yield the rows of jobs that are not final."""
+        return (row for row in range(len(self)) if self._states[row] not in _FINAL)
 
-    def lost(self) -> Iterator[int]:
-        """Give the places of jobs that ended without a picture."""
-        without = {_STATES.index(JobState.FAILED), _STATES.index(JobState.EXPIRED)}
-        return (place for place in range(len(self)) if self._states[place] in without)
+    def without_pictures(self) -> Iterator[int]:
+        """Yield the rows of jobs that failed or expired."""
+        return (row for row in range(len(self)) if self._states[row] in _WITHOUT_PICTURES)
 
     def counts(self) -> Counter[JobState]:
-        """Count the jobs in each state."""
+        """Return the number of jobs in each state."""
         return Counter({state: self._states.count(index) for index, state in enumerate(_STATES)})
 
     def by_number(self) -> Sequence[int]:
-        """Return all places in the order of their lines."""
+        """Return all rows in the order of their lines."""
         return sorted(range(len(self)), key=self._numbers.__getitem__)
 
 
-def in_chunks(places: Iterable[int], size: int) -> Iterator[list[int]]:
-    """Give places in lists of up to ``size``, as many as a query is to ask for."""
-    places = iter(places)
-    while chunk := list(islice(places, size)):
+def in_chunks(rows: Iterable[int], size: int) -> Iterator[list[int]]:
+    """Yield rows in lists of at most ``size``, one list for each query."""
+    rows = iter(rows)
+    while chunk := list(islice(rows, size)):
         yield chunk

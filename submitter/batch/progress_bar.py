@@ -1,4 +1,4 @@
-"""What a batch shows: a bar with states and the time to go, on stderr, and at the end what came of it."""
+"""What a batch prints on stderr: a progress bar with states and remaining time, and a summary."""
 
 from types import TracebackType
 from typing import Self
@@ -18,16 +18,16 @@ from rich.progress import (
 from receiver.cli.base import plain
 from receiver.ledger.queries import Queries
 from receiver.model import FINAL_STATES, JobState
-from submitter.batch.job_table import Roll
+from submitter.batch.job_table import JobTable
 from submitter.batch.run import Batch
 
-# Lost jobs that are told one by one; the report has all.
-_MOST_TOLD = 20
-# Seconds over which the time to go is reckoned; a job alone takes a minute or two.
-_RECKONED_OVER = 300.0
+# Jobs without pictures that are printed one by one; the report has all.
+_MOST_SHOWN = 20
+# Seconds over which the speed is measured for the remaining time; one job takes a minute or two.
+_SPEED_OVER = 300.0
 
 
-class Screen:
+class ProgressBar:
     """The progress bar; a context manager. ``total`` is None until the number of lines is known."""
 
     def __init__(self, total: int | None) -> None:
@@ -44,7 +44,7 @@ class Screen:
             *columns,
             console=console,
             transient=True,
-            speed_estimate_period=_RECKONED_OVER,
+            speed_estimate_period=_SPEED_OVER,
             disable=not console.is_terminal,
         )
         self._bar = self._progress.add_task("", total=total)
@@ -61,42 +61,44 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take it away."""
+        """Remove the bar."""
         self._progress.stop()
 
-    def show(self, roll: Roll, bad: int) -> None:
-        """Show how the jobs stand."""
-        counts = roll.counts()
+    def show(self, table: JobTable, bad: int) -> None:
+        """Show the states of the jobs."""
+        counts = table.counts()
         final = sum(counts[state] for state in FINAL_STATES) + bad
         self._progress.update(
-            self._bar, completed=final, total=self.total, description=_states(roll, bad)
+            self._bar, completed=final, total=self.total, description=_states(table, bad)
         )
 
 
-def tell(text: str) -> None:
-    """Say something to the person at the terminal."""
+def say(text: str) -> None:
+    """Print a message to the user on stderr, with control characters made visible."""
     click.echo(plain(text), err=True)
 
 
-def tell_end(batch: Batch, queries: Queries, name: str, *, err: bool) -> None:
-    """Say which lines got no picture and what became of all; on stdout unless that is for the report."""
-    lost = list(batch.roll.lost())
-    for place in lost[:_MOST_TOLD]:
-        for job in queries.jobs_named([batch.roll.ref(place)]):
-            what = " ".join(filter(None, [job.state, job.reason, job.message]))
-            tell(f"line {batch.roll.number(place)}: {job.ref} {what}")
-    if len(lost) > _MOST_TOLD:
-        tell(f"… and {len(lost) - _MOST_TOLD} more: --report FILE has them all")
-    if found := len(batch.found):
-        tell(
-            f"{found} lines were submitted before, under the name {name!r} or their own key: nothing was posted for them"
+def print_summary(batch: Batch, queries: Queries, name: str, *, err: bool) -> None:
+    """Print the lines without pictures and the number of jobs in each state.
+
+    The last line goes to stdout, or with ``err`` to stderr, because stdout has the report.
+    """
+    rows = list(batch.table.without_pictures())
+    for row in rows[:_MOST_SHOWN]:
+        for job in queries.jobs_named([batch.table.ref(row)]):
+            result = " ".join(filter(None, [job.state, job.reason, job.message]))
+            say(f"line {batch.table.number(row)}: {job.ref} {result}")
+    if len(rows) > _MOST_SHOWN:
+        say(f"… and {len(rows) - _MOST_SHOWN} more: --report FILE has them all")
+    if batch.submitted_before:
+        say(
+            f"{batch.submitted_before} lines were submitted before, under the name {name!r} "
+            "or their own key: nothing was posted for them"
         )
-    click.echo(
-        f"{len(batch.roll) + len(batch.bad)} lines: {_states(batch.roll, len(batch.bad)) or 'nothing to do'}",
-        err=err,
-    )
+    total, bad = len(batch.table) + len(batch.bad), len(batch.bad)
+    click.echo(f"{total} lines: {_states(batch.table, bad) or 'nothing to do'}", err=err)
 
 
-def _states(roll: Roll, bad: int) -> str:
-    counts = [(roll.counts()[state], state.value) for state in JobState]
+def _states(table: JobTable, bad: int) -> str:
+    counts = [(table.counts()[state], state.value) for state in JobState]
     return ", ".join(f"{number} {word}" for number, word in [*counts, (bad, "bad")] if number)

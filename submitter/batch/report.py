@@ -1,7 +1,8 @@
-"""The report of a batch: what became of each line, in the order of the lines.
+"""The report of a batch: the result of each line, in the order of the lines.
 
-One JSON object a line: the contract's job object and, beside it, ``line`` (its number in the file) and ``key`` (which named the job). A
-line that has no job is ``{"line", "error"}``, with its ``key`` between them if that is another job's.
+One JSON object a line: the contract's job object with two more fields, ``line`` (its number in the
+file) and ``key`` (the key of the job). A line without a job is ``{"line", "error"}``; it also has
+``key`` if that key belongs to another job.
 """
 
 import json
@@ -14,7 +15,7 @@ import click
 
 from receiver.jobs.schemas import JobView
 from receiver.ledger.queries import Queries
-from submitter.batch.job_table import Roll, in_chunks
+from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine
 
 STDOUT = "-"
@@ -23,14 +24,17 @@ _READ_AT_ONCE = 20
 
 
 def open_report(path: str) -> Path:
-    """Make the file the report is written to until it is complete; raise OSError now rather than after everything is paid."""
+    """Create the temporary file of the report and return its path.
+
+    Raise OSError now, before the first job is posted and paid.
+    """
     part = Path(f"{path}.part")
     part.write_bytes(b"")
     return part
 
 
 def is_input(path: str, source: str) -> bool:
-    """Say whether the report, or the file it is first written to, is the file that the lines come from (``-``: stdin)."""
+    """Return whether the report or its temporary file is the input file (``-``: stdin)."""
     written = [Path(path), Path(f"{path}.part")]
     try:
         read = os.fstat(0) if source == STDOUT else Path(source).stat()
@@ -39,26 +43,26 @@ def is_input(path: str, source: str) -> bool:
     return any(os.path.samestat(file.stat(), read) for file in written if file.exists())
 
 
-def write_report(path: str, queries: Queries, roll: Roll, bad: dict[int, BadLine]) -> None:
-    """Write the report, in place of an earlier one only when it is complete; ``-`` is stdout."""
+def write_report(path: str, queries: Queries, table: JobTable, bad: dict[int, BadLine]) -> None:
+    """Write the report to ``path`` (``-``: stdout); an older report is replaced only at the end."""
     if path == STDOUT:
-        for line in _lines(queries, roll, bad):
+        for line in _lines(queries, table, bad):
             click.echo(line)
         return
     part = open_report(path)
     with part.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in _lines(queries, roll, bad))
+        file.writelines(f"{line}\n" for line in _lines(queries, table, bad))
     part.replace(path)
 
 
-def _lines(queries: Queries, roll: Roll, bad: dict[int, BadLine]) -> Iterator[str]:
+def _lines(queries: Queries, table: JobTable, bad: dict[int, BadLine]) -> Iterator[str]:
     """Merge lines with and without jobs, both in order of their numbers."""
-    without = sorted(bad, reverse=True)
-    for number, told in _jobs(queries, roll):
-        while without and without[-1] < number:
-            yield _bad_line(bad[without.pop()])
-        yield json.dumps(told, ensure_ascii=False)
-    for number in reversed(without):
+    without_job = sorted(bad, reverse=True)
+    for number, entry in _jobs(queries, table):
+        while without_job and without_job[-1] < number:
+            yield _bad_line(bad[without_job.pop()])
+        yield json.dumps(entry, ensure_ascii=False)
+    for number in reversed(without_job):
         yield _bad_line(bad[number])
 
 
@@ -67,22 +71,17 @@ def _bad_line(bad: BadLine) -> str:
     return json.dumps({"line": bad.number, **key, "error": bad.error}, ensure_ascii=False)
 
 
-def _jobs(queries: Queries, roll: Roll) -> Iterator[tuple[int, dict[str, Any]]]:
-    for places in in_chunks(roll.by_number(), _READ_AT_ONCE):
-        refs = [roll.ref(place) for place in places]
+def _jobs(queries: Queries, table: JobTable) -> Iterator[tuple[int, dict[str, Any]]]:
+    for rows in in_chunks(table.by_number(), _READ_AT_ONCE):
+        refs = [table.ref(row) for row in rows]
         assets = queries.assets(refs)
         jobs = {job.ref: job for job in queries.jobs_named(refs)}
-        for place, ref in zip(places, refs, strict=True):
-            number = roll.number(place)
+        for row, ref in zip(rows, refs, strict=True):
+            number = table.number(row)
             if ref in jobs:
-                yield (
-                    number,
-                    {
-                        **JobView.of(jobs[ref], assets[ref]).model_dump(mode="json"),
-                        "line": number,
-                        "key": jobs[ref].key,
-                    },
-                )
+                job = JobView.of(jobs[ref], assets[ref]).model_dump(mode="json")
+                yield number, {**job, "line": number, "key": jobs[ref].key}
             else:
-                # Another process that posts the same key was told to come later, and took its row back until then.
-                yield number, {"line": number, "error": f"its job {ref} is just being posted again"}
+                # Another process posts the same key. Its provider asked it to come later, so it
+                # deleted its row until then.
+                yield number, {"line": number, "error": f"its job {ref} is being posted again"}

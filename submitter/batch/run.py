@@ -1,4 +1,4 @@
-"""A batch under way: its lines are handed in side by side, each once, and their jobs watched until they are final."""
+"""A running batch: threads submit its lines, each once, and the jobs are watched to their end."""
 
 import json
 import threading
@@ -11,26 +11,28 @@ from receiver.errors import ConfigurationError, KeyTakenError
 from receiver.ledger.rows import Job
 from receiver.model import JobState, Provider, Reason
 from receiver.services import Services
-from submitter.batch.job_table import Roll, in_chunks
-from submitter.batch.lines import BadLine, Line, unpostable
-from submitter.batch.workers import Hands, Pace
-from submitter.submit import Submitter, key_of_try
+from submitter.batch.job_table import JobTable, in_chunks
+from submitter.batch.lines import BadLine, Line, submit_error
+from submitter.batch.workers import SubmitRate, Workers
+from submitter.submit import Submitter, resubmit_key
 
 T = TypeVar("T")
 
-# Jobs whose states are asked for in one query.
-ASKED_AT_ONCE = 500
-# Seconds between two looks at the ledger; longer where looking takes long, so that it never takes more than a twentieth of the time.
-LOOK_EVERY = 0.5
-LOOK_SHARE = 20
-# Seconds an interrupted batch waits for the answers to submits under way.
+# Jobs whose states are read in one query.
+JOBS_PER_QUERY = 500
+# Seconds between two polls of the ledger. If a poll takes long, the pause is POLL_SHARE times as
+# long, so that polling takes at most a twentieth of the time.
+POLL_EVERY = 0.5
+POLL_SHARE = 20
+# Seconds an interrupted batch waits for the answers to the submits in flight.
 GRACE = 10.0
 
 
 class Batch:
-    """Lines become jobs here; ``tell`` is called with what a person should know, ``show`` after each look at the ledger.
+    """Submits lines and watches their jobs.
 
-    A job the provider failed is posted anew up to ``resubmit`` times, counting those of earlier runs.
+    ``say`` is called with each message for the user, ``show`` after each poll of the ledger. A job
+    that failed at the provider is posted again up to ``resubmit`` times, earlier runs included.
     """
 
     def __init__(
@@ -42,161 +44,180 @@ class Batch:
         rate: float | None,
         resubmit: int,
         stopping: threading.Event,
-        tell: Callable[[str], None],
-        show: Callable[[Roll, int], None],
+        say: Callable[[str], None],
+        show: Callable[[JobTable, int], None],
     ) -> None:
         self._submitter = submitter
         self._ledger = services.ledger
-        self._reports = services.queries
+        self._queries = services.queries
         self._concurrency = concurrency
-        self._pace = Pace(rate)
+        self._rate = SubmitRate(rate)
         self._resubmit = resubmit
         self._stopping = stopping
-        self._tell = tell
+        self._say = say
         self._show = show
-        self._hands: Hands[Any] | None = None
-        self._refunded: set[int] = set()  # places on the roll
-        self._direct: set[int] = set()  # lines being answered by the pictures themselves
-        self._pause = LOOK_EVERY
-        self.roll = Roll()
+        self._workers: Workers[Any] | None = None
+        self._refunded: set[int] = set()  # rows of the table
+        self._synchronous: set[int] = set()  # lines whose submit is answered by the pictures
+        self._pause = POLL_EVERY
+        self._existing: list[None] = []  # one entry a line: append is atomic, += 1 is not
+        self.table = JobTable()
         self.bad: dict[int, BadLine] = {}  # by number of line
-        self.found: list[None] = []  # one for each line whose job was there already
 
-    # Handing in.
+    @property
+    def submitted_before(self) -> int:
+        """The number of lines whose job existed already."""
+        return len(self._existing)
+
+    # Submitting.
 
     def submit(self, lines: Iterable[Line | BadLine]) -> None:
-        """Hand in every line; raise the first error that is not a line's own."""
-        self._carry_out(lines, self._take)
+        """Submit every line; raise the first error that concerns more than one line."""
+        self._process(lines, self._submit_line)
 
-    def _carry_out(self, things: Iterable[T], act: Callable[[T], None]) -> None:
-        self._hands = hands = Hands(self._concurrency, things, act, self._stopping)
-        while not hands.done(within=self._pause):
-            self._look()
+    def _process(self, items: Iterable[T], process: Callable[[T], None]) -> None:
+        self._workers = workers = Workers(self._concurrency, items, process, self._stopping)
+        while not workers.done(within=self._pause):
+            self._poll()
 
-    def _take(self, line: Line | BadLine) -> None:
-        """Find a line's job, or post it."""
+    def _submit_line(self, line: Line | BadLine) -> None:
+        """Find the line's job, or post it."""
         if isinstance(line, BadLine):
-            self._note_bad(line)
+            self._add_bad(line)
             return
-        # Once more where another took the key since we looked: its job is ours, unless it was told to come later and took its row back.
-        while not self._find(line) and self._pace.wait(self._stopping):
+        # The loop runs again if another process took the key after _find: the job of that process
+        # is ours, unless the provider asked it to come later and it deleted its row again.
+        while not self._find(line) and self._rate.wait(self._stopping):
             if self._post(line):
                 return
 
     def _find(self, line: Line) -> bool:
-        """Enter the job that has a line's key; False if there is none."""
-        job, tries = self._newest(line.key)
+        """Add the job that has the line's key to the table; return False if there is none."""
+        job, resubmits = self._latest_job(line.key)
         if job is not None:
-            self._note_found(line, job, tries)
+            self._add_existing(line, job, resubmits)
         return job is not None
 
-    def _newest(self, key: str) -> tuple[Job | None, int]:
-        """Find the job that has a key, or the last of those that were posted anew in its place, and how many they were."""
-        job, tries = self._ledger.key_holder(key), 0
+    def _latest_job(self, key: str) -> tuple[Job | None, int]:
+        """Return the newest job for a key, and how many times it was posted again."""
+        job, resubmits = self._ledger.key_holder(key), 0
         while job is not None and job.reason is Reason.PROVIDER_ERROR:
-            later = self._ledger.key_holder(key_of_try(key, tries + 1))
+            later = self._ledger.key_holder(resubmit_key(key, resubmits + 1))
             if later is None:
                 break
-            job, tries = later, tries + 1
-        return job, tries
+            job, resubmits = later, resubmits + 1
+        return job, resubmits
 
-    def _note_found(self, line: Line, job: Job, tries: int) -> None:
-        if line.named and not self._submitter.asks_for(job.ref, line.request):
-            error = f"column key: {line.key!r} is job {job.ref}, which was asked for something else; nothing posted"
-            self._note_bad(BadLine(line.number, error, line.key))
+    def _add_existing(self, line: Line, job: Job, resubmits: int) -> None:
+        if line.has_own_key and not self._submitter.is_same_request(job.ref, line.request):
+            error = (
+                f"column key: {line.key!r} is job {job.ref}, which was asked for something else; "
+                "nothing posted"
+            )
+            self._add_bad(BadLine(line.number, error, line.key))
             return
-        self.found.append(None)
-        self._enter(self.roll.add(line.number, job.ref, job.state, tries), job.reason)
+        self._existing.append(None)
+        self._note_refund(self.table.add(line.number, job.ref, job.state, resubmits), job.reason)
 
     def _post(self, line: Line) -> bool:
-        """Post a line's job, or note why it cannot be; False if another took the key meanwhile."""
+        """Post the line's job or record its error; return False if another process took the key."""
         if line.request["provider"] is Provider.OPENAI:
-            self._direct.add(line.number)
+            self._synchronous.add(line.number)
         try:
             job = self._submitter.post(**line.request, key=line.key)
         except KeyTakenError:
             return False
         except ConfigurationError as error:
-            self._note_bad(BadLine(line.number, unpostable(error)))
+            self._add_bad(BadLine(line.number, submit_error(error)))
         else:
-            self._enter(self.roll.add(line.number, job.ref, job.state, 0), job.reason)
+            self._note_refund(self.table.add(line.number, job.ref, job.state, 0), job.reason)
         finally:
-            self._direct.discard(line.number)
+            self._synchronous.discard(line.number)
         return True
 
-    def _note_bad(self, line: BadLine) -> None:
+    def _add_bad(self, line: BadLine) -> None:
         self.bad[line.number] = line
-        self._tell(f"line {line.number}: {line.error}")
+        self._say(f"line {line.number}: {line.error}")
 
-    # Watching.
+    # Waiting.
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until every job is final, posting anew what the provider failed; raise TimeoutError after so many seconds."""
+        """Wait until every job is final; post again what failed at the provider.
+
+        Raise TimeoutError after ``timeout`` seconds.
+        """
         end = time.monotonic() + timeout if timeout is not None else float("inf")
         while True:
-            self._look()
-            if again := self._again():
-                self._carry_out(again, self._post_anew)
-            going_on = sum(1 for _ in self.roll.unfinished())
-            if not going_on or self._stopping.is_set():
+            self._poll()
+            if refunded := self._take_refunded():
+                self._process(refunded, self._resubmit_job)
+            unfinished = sum(1 for _ in self.table.unfinished())
+            if not unfinished or self._stopping.is_set():
                 return
             if time.monotonic() >= end:
                 raise TimeoutError(
-                    f"{going_on} of {len(self.roll)} jobs are not final after {timeout:.0f} s"
+                    f"{unfinished} of {len(self.table)} jobs are not final after {timeout:.0f} s"
                 )
             time.sleep(min(self._pause, max(0.0, end - time.monotonic())))
 
-    def _look(self) -> None:
-        """Ask the ledger how the unfinished jobs stand."""
+    def _poll(self) -> None:
+        """Read the states of the unfinished jobs from the ledger."""
         began = time.monotonic()
-        for places in in_chunks(self.roll.unfinished(), ASKED_AT_ONCE):
-            found = self._reports.standing([self.roll.ref(place) for place in places])
-            for place in places:
-                state, reason = found.get(self.roll.ref(place), (JobState.SUBMITTING, None))
-                self.roll.change(place, state)
-                self._enter(place, reason)
-        self._pause = max(LOOK_EVERY, LOOK_SHARE * (time.monotonic() - began))
-        self._show(self.roll, len(self.bad))
+        for rows in in_chunks(self.table.unfinished(), JOBS_PER_QUERY):
+            found = self._queries.standing([self.table.ref(row) for row in rows])
+            for row in rows:
+                state, reason = found.get(self.table.ref(row), (JobState.SUBMITTING, None))
+                self.table.set_state(row, state)
+                self._note_refund(row, reason)
+        self._pause = max(POLL_EVERY, POLL_SHARE * (time.monotonic() - began))
+        self._show(self.table, len(self.bad))
 
-    def _enter(self, place: int, reason: Reason | None) -> None:
-        if reason is Reason.PROVIDER_ERROR and self.roll.tries(place) < self._resubmit:
-            self._refunded.add(place)
+    def _note_refund(self, row: int, reason: Reason | None) -> None:
+        if reason is Reason.PROVIDER_ERROR and self.table.resubmits(row) < self._resubmit:
+            self._refunded.add(row)
 
-    def _again(self) -> list[int]:
-        again, self._refunded = self._refunded, set()
-        return sorted(again)
+    def _take_refunded(self) -> list[int]:
+        rows, self._refunded = self._refunded, set()
+        return sorted(rows)
 
-    def _post_anew(self, place: int) -> None:
-        """Post again what the provider failed and refunds, under a key of its own, so that this too is paid once."""
-        (job,) = self._reports.jobs_named([self.roll.ref(place)])
+    def _resubmit_job(self, row: int) -> None:
+        """Post a job again that failed at the provider, which refunds it.
+
+        The new job has a key of its own, so that it is also posted only once.
+        """
+        (job,) = self._queries.jobs_named([self.table.ref(row)])
         if job.provider != Provider.GRSAI:
             return
-        tries, key, line = self.roll.tries(place), job.key or job.ref, self.roll.number(place)
-        first = key.removesuffix(key_of_try("", tries)) if tries else key
-        if not self._pace.wait(self._stopping):
+        resubmits, line = self.table.resubmits(row), self.table.number(row)
+        key = job.key or job.ref
+        first_key = key.removesuffix(resubmit_key("", resubmits)) if resubmits else key
+        if not self._rate.wait(self._stopping):
             return
-        self._tell(f"line {line}: {job.ref} {job.reason} {job.message}: posted anew")
-        params = json.loads(self._reports.params(job.ref))
-        again = partial(
+        self._say(f"line {line}: {job.ref} {job.reason} {job.message}: posted again")
+        submit = partial(
             self._submitter.submit,
             job.prompt,
             model=job.model,
-            params=params,
+            params=json.loads(self._queries.params(job.ref)),
             mode=job.mode,
             api=job.api,
         )
         try:
-            posted = again(key=key_of_try(first, tries + 1))
+            posted = submit(key=resubmit_key(first_key, resubmits + 1))
         except ConfigurationError as error:
-            self._tell(f"line {line}: not posted anew: {error}")
+            self._say(f"line {line}: not posted again: {error}")
         else:
-            self.roll.replace(place, posted.ref, posted.state)
-            self._enter(place, posted.reason)
+            self.table.replace(row, posted.ref, posted.state)
+            self._note_refund(row, posted.reason)
 
-    # Leaving.
+    # Stopping.
 
-    def leave(self) -> None:
-        """Hand in nothing more, and wait a while for the answers to what is being posted; as long as it takes if they are pictures."""
+    def stop(self) -> None:
+        """Start no more submits and wait up to GRACE seconds for the answers to those in flight.
+
+        If an answer is the pictures themselves, wait as long as it takes: they are paid.
+        """
         self._stopping.set()
-        while self._hands is not None and not self._hands.done(within=GRACE) and self._direct:
+        workers = self._workers
+        while workers is not None and not workers.done(within=GRACE) and self._synchronous:
             pass

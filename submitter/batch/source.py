@@ -1,4 +1,4 @@
-"""Where the lines of a batch come from: a file that can be read twice, or a stream that is read as it comes."""
+"""The input of a batch: a file that can be read twice, or a stream that is read as it arrives."""
 
 import io
 import os
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Seconds after which a reader that waits for a silent stream looks whether it is still wanted.
-_LOOK_EVERY = 0.2
+# Seconds after which a read that waits for a silent stream checks whether it should stop.
+_CHECK_EVERY = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,48 +25,49 @@ class Source:
     rereadable: bool
 
     def rewind(self) -> None:
-        """Go back to the start, where that can be done."""
+        """Go back to the start, if the source can be read again."""
         if self.rereadable:
             self.file.seek(0)
 
 
 @contextmanager
 def opened(path: str, stopping: threading.Event, *, twice: bool) -> Iterator[Source]:
-    """Open a file, or stdin for ``-``. A stream that is to be read ``twice`` is kept in a temporary file; raise OSError.
+    """Open a file, or stdin for ``-``; raise OSError if it cannot be opened.
 
-    A stream ends early when ``stopping`` is set, so that nobody waits for a line that will not come.
+    With ``twice`` a stream is first copied to a temporary file. A stream ends early when
+    ``stopping`` is set, so that a worker does not wait for a line that will not come.
     """
     with ExitStack() as stack:
         if path != "-" and Path(path).is_file():
             yield Source(stack.enter_context(Path(path).open("rb")), rereadable=True)
             return
         if path == "-":
-            number = sys.stdin.fileno()
+            descriptor = sys.stdin.fileno()
         else:
-            number = os.open(path, os.O_RDONLY)
-            stack.callback(os.close, number)
-        stream = stack.enter_context(io.BufferedReader(_Stream(number, stopping)))
+            descriptor = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+        stream = stack.enter_context(io.BufferedReader(_Stream(descriptor, stopping)))
         if not twice:
             yield Source(stream, rereadable=False)
             return
-        kept = stack.enter_context(tempfile.TemporaryFile(prefix="batch-"))
-        shutil.copyfileobj(stream, kept)
-        kept.seek(0)
-        yield Source(kept, rereadable=True)
+        copy = stack.enter_context(tempfile.TemporaryFile(prefix="batch-"))
+        shutil.copyfileobj(stream, copy)
+        copy.seek(0)
+        yield Source(copy, rereadable=True)
 
 
 class _Stream(io.RawIOBase):
-    """Reads a descriptor, which it does not close, until its end or until it is told to stop."""
+    """Reads a file descriptor until its end or until ``stopping`` is set; does not close it."""
 
-    def __init__(self, number: int, stopping: threading.Event) -> None:
-        self._number = number
+    def __init__(self, descriptor: int, stopping: threading.Event) -> None:
+        self._descriptor = descriptor
         self._stopping = stopping
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, room: Any, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         while not self._stopping.is_set():
-            if select.select([self._number], [], [], _LOOK_EVERY)[0]:
-                return os.readv(self._number, [room])
+            if select.select([self._descriptor], [], [], _CHECK_EVERY)[0]:
+                return os.readv(self._descriptor, [buffer])
         return 0

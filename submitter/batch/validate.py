@@ -1,4 +1,4 @@
-"""A first look through all lines, before anything is posted: how many there are, what they need, and which are bad."""
+"""The first pass over all lines, before the first POST: how many, what they need, which are bad."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -6,52 +6,56 @@ from dataclasses import dataclass, field
 
 from receiver.errors import ConfigurationError
 from receiver.model import Mode, Provider
-from submitter.batch.lines import BadLine, Line, unpostable
-from submitter.submit import asked_for, submission_of
+from submitter.batch.lines import BadLine, Line, submit_error
+from submitter.submit import canonical_request, submission_of
 
 
 @dataclass(slots=True)
-class Survey:
-    """What was seen; ``needs`` is what must be configured, ``mistakes`` are those of the file as a whole."""
+class Validation:
+    """The result of the first pass."""
 
-    needs: set[Provider | Mode]
+    needs: set[Provider | Mode]  # what must be configured
     total: int = 0
     bad: int = 0
-    mistakes: list[str] = field(default_factory=list)
-    keys: dict[bytes, tuple[int, bytes]] = field(
-        default_factory=dict
-    )  # digests: a key, its first line, what that asks for
+    mistakes: list[str] = field(default_factory=list)  # those of the file as a whole
+    # By digest of the key: the first line that has it, and the digest of what that line asks for.
+    keys: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
 
 
-def survey(lines: Iterable[Line | BadLine], tell: Callable[[str], None] | None = None) -> Survey:
-    """Look through the lines; with ``tell``, also at their pictures, and tell of every line that is bad."""
-    seen = Survey(set())
+def validate(
+    lines: Iterable[Line | BadLine], say: Callable[[str], None] | None = None
+) -> Validation:
+    """Read all lines; with ``say``, also check images and keys, and print each error."""
+    found = Validation(set())
     try:
         for line in lines:
-            seen.total += 1
+            found.total += 1
             if isinstance(line, Line):
-                seen.needs |= line.needs
-            if tell and (error := _error(line, seen)):
-                seen.bad += 1
-                tell(f"line {line.number}: {error}")
+                found.needs |= line.needs
+            if say and (error := _error(line, found)):
+                found.bad += 1
+                say(f"line {line.number}: {error}")
     except ConfigurationError as error:
-        seen.mistakes = error.mistakes
-    return seen
+        found.mistakes = error.mistakes
+    return found
 
 
-def _error(line: Line | BadLine, seen: Survey) -> str | None:
+def _error(line: Line | BadLine, found: Validation) -> str | None:
     if isinstance(line, BadLine):
         return line.error
     try:
-        asked = asked_for(submission_of(line.request))
+        request = canonical_request(submission_of(line.request))
     except ConfigurationError as error:
-        return unpostable(error)
-    if not line.named:
+        return submit_error(error)
+    if not line.has_own_key:
         return None
-    first, before = seen.keys.setdefault(_digest(line.key), (line.number, _digest(asked)))
-    if before == _digest(asked):
+    first, before = found.keys.setdefault(_digest(line.key), (line.number, _digest(request)))
+    if before == _digest(request):
         return None
-    return f"column key: {line.key!r} is line {first}'s key, which asks for something else; give this line another"
+    return (
+        f"column key: {line.key!r} is line {first}'s key, which asks for something else; "
+        "give this line another"
+    )
 
 
 def _digest(text: str) -> bytes:

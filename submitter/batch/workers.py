@@ -1,4 +1,4 @@
-"""Hands that work side by side on what comes from one iterator, and the pace they keep."""
+"""Threads that process the items of one iterator, and the limit on submits per second."""
 
 import threading
 import time
@@ -8,65 +8,74 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Pace:
-    """At most ``rate`` turns a second, evenly spaced; None is no limit."""
+class SubmitRate:
+    """A rate limiter: at most ``rate`` submits a second, evenly spaced; None means no limit."""
 
     def __init__(self, rate: float | None) -> None:
-        self._space = 1 / rate if rate else 0.0
+        self._interval = 1 / rate if rate else 0.0
         self._next = 0.0
         self._lock = threading.Lock()
 
     def wait(self, stopping: threading.Event) -> bool:
-        """Wait for a turn; False where ``stopping`` was set meanwhile."""
+        """Wait until the next submit is allowed; return False if ``stopping`` was set first."""
         with self._lock:
-            turn = max(self._next, time.monotonic())
-            self._next = turn + self._space
-        return not stopping.wait(max(0.0, turn - time.monotonic()))
+            due = max(self._next, time.monotonic())
+            self._next = due + self._interval
+        return not stopping.wait(max(0.0, due - time.monotonic()))
 
 
-class Hands(Generic[T]):
-    """``count`` threads that take things one by one, until there are no more or ``stopping`` is set; an error of one stops all.
+class Workers(Generic[T]):
+    """``count`` threads that process items until there are no more or ``stopping`` is set.
 
-    The threads do not keep the process alive: what they wait for may take a minute, and may be left.
+    An exception in one thread stops all. The threads are daemons: a submit may take a minute, and
+    a user who presses Ctrl-C twice does not wait for it.
     """
 
     def __init__(
-        self, count: int, things: Iterable[T], act: Callable[[T], None], stopping: threading.Event
+        self,
+        count: int,
+        items: Iterable[T],
+        process: Callable[[T], None],
+        stopping: threading.Event,
     ) -> None:
-        self._things = iter(things)
-        self._act = act
+        self._items = iter(items)
+        self._process = process
         self._stopping = stopping
-        self._taking = threading.Lock()
+        self._lock = threading.Lock()
         self._error: Exception | None = None
-        self._left = count
-        # Not Thread.join: after a Ctrl-C that interrupts it, Python 3.11 takes the thread for ended (bpo-45274).
-        self._over = threading.Event()
+        self._running = count
+        # Not Thread.join: after a Ctrl-C that interrupts it, Python 3.11 believes that the thread
+        # has ended (bpo-45274).
+        self._all_ended = threading.Event()
         for number in range(count):
-            threading.Thread(target=self._work, name=f"batch-hand-{number}", daemon=True).start()
+            threading.Thread(target=self._work, name=f"batch-worker-{number}", daemon=True).start()
 
     def done(self, within: float) -> bool:
-        """Say whether all have ended, waiting up to so many seconds for it; then raise the error that stopped them, if any."""
-        over = self._over.wait(within)
-        if over and self._error is not None:
+        """Wait up to ``within`` seconds and return whether all threads have ended.
+
+        Raise the exception that stopped them, if there was one.
+        """
+        ended = self._all_ended.wait(within)
+        if ended and self._error is not None:
             raise self._error
-        return over
+        return ended
 
     def _work(self) -> None:
         try:
-            while not self._stopping.is_set() and (thing := self._take()) is not None:
-                self._act(thing)
-        except Exception as error:  # noqa: BLE001 - handed to the thread that waits for us
+            while not self._stopping.is_set() and (item := self._next_item()) is not None:
+                self._process(item)
+        except Exception as error:  # noqa: BLE001 - raised again by done(), in the waiting thread
             self._error = self._error or error
             self._stopping.set()
         finally:
-            self._leave()
+            self._thread_ended()
 
-    def _leave(self) -> None:
-        with self._taking:
-            self._left -= 1
-            if not self._left:
-                self._over.set()
+    def _thread_ended(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._all_ended.set()
 
-    def _take(self) -> T | None:
-        with self._taking:
-            return next(self._things, None)
+    def _next_item(self) -> T | None:
+        with self._lock:
+            return next(self._items, None)

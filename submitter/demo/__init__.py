@@ -1,9 +1,10 @@
-"""``submitter demo``: the whole way on this machine, from posting jobs to pictures whose bytes are checked."""
+"""``submitter demo``: the main job on this machine, from submit to pictures with checked bytes."""
 
 import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -17,19 +18,19 @@ from receiver.jobs.schemas import JobView
 from receiver.ledger.queries import Audit
 from receiver.services import Services
 from receiver.settings import Settings
-from submitter.demo.checks import Finding, look, table
-from submitter.demo.environment import Stage, free_port, live_environ, own_environ
-from submitter.demo.jobs import LIVE_SCENES, SCENES, Scene
+from submitter.demo.checks import JobCheck, check_job, table
+from submitter.demo.environment import Environment, free_port, live_environ, sandbox_environ
+from submitter.demo.jobs import DEMO_JOBS, LIVE_JOBS, DemoJob
 from submitter.submit import Submitter
 
-# Seconds all jobs together may take; a real provider takes its minutes.
-SANDBOX_PATIENCE, LIVE_PATIENCE = 90.0, 1800.0
-# Jobs handed in side by side.
+# Seconds for all jobs together; a real provider takes minutes.
+SANDBOX_TIMEOUT, LIVE_TIMEOUT = 90.0, 1800.0
+# Jobs submitted in parallel.
 SUBMITTERS = 4
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave the service running afterwards.")
+@click.option("--keep", is_flag=True, help="Leave the service running at the end.")
 @click.option(
     "--live",
     is_flag=True,
@@ -37,155 +38,157 @@ SUBMITTERS = 4
 )
 @reports_errors
 def demo(*, keep: bool, live: bool) -> None:
-    """Run the main job end to end and check every byte. Exit status 0 only if all is as promised."""
-    screen = console()
+    """Run the main job end to end and check every byte.
+
+    Exit status 0 if everything is as promised, else 1.
+    """
+    output = console()
     folder = (
         Path(os.environ.get("DATA_DIR", "data")).resolve() / "demo" / time.strftime("%Y%m%d-%H%M%S")
     )
-    stage = Stage(
-        live_environ(folder) if live else own_environ(os.environ, folder), folder / "logs"
+    environment = Environment(
+        live_environ(folder) if live else sandbox_environ(os.environ, folder), folder / "logs"
     )
     try:
-        sandbox_url = None if live else _start_sandbox(stage)
-        settings = _start_receiver(stage)
-        ok = _perform(screen, settings, LIVE_SCENES if live else SCENES, sandbox_url)
-        screen.print(f"archive  {settings.archive_url}\nlogs     {stage.logs}")
+        sandbox_url = None if live else _start_sandbox(environment)
+        settings = _start_receiver(environment)
+        ok = _run(output, settings, LIVE_JOBS if live else DEMO_JOBS, sandbox_url)
+        output.print(f"archive  {settings.archive_url}\nlogs     {environment.logs}")
         if keep:
-            _tell_kept(screen, stage, settings)
-            stage.processes.clear()
+            _print_running(output, environment, settings)
+            environment.processes.clear()
     finally:
-        stage.stop()
+        environment.stop()
     sys.exit(0 if ok else SOME_FAILED)
 
 
-def _start_sandbox(stage: Stage) -> str:
-    """Start the stand-in for GRSAI and point the environment to it."""
+def _start_sandbox(environment: Environment) -> str:
+    """Start the sandbox, set the variables that point to it, and return its URL."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    stage.start("sandbox", "submitter", "sandbox", "--port", str(port))
-    stage.environ |= {
+    environment.start("sandbox", "submitter", "sandbox", "--port", str(port))
+    environment.environ |= {
         "GRSAI_BASE_URL": url,
         "GRSAI_API_KEY": "demo",
         "FETCH_ALLOW": f"127.0.0.1:{port}",
         "PORT": str(free_port()),
-        # A lost callback shall not make anybody wait two minutes.
+        # So that a lost callback does not cost two minutes.
         "POLL_AFTER": "6",
         "POLL_INTERVAL": "1",
     }
-    stage.environ["PUBLIC_URL"] = f"http://127.0.0.1:{stage.environ['PORT']}"
-    stage.wait_for("sandbox", f"{url}/sandbox/stats")
+    environment.environ["PUBLIC_URL"] = f"http://127.0.0.1:{environment.environ['PORT']}"
+    environment.wait_for("sandbox", f"{url}/sandbox/stats")
     return url
 
 
-def _start_receiver(stage: Stage) -> Settings:
-    """Start the service on the embedded default; return the settings its commands share."""
-    settings = Settings.load(stage.environ)
+def _start_receiver(environment: Environment) -> Settings:
+    """Start the service with its defaults; return the settings that all commands use."""
+    settings = Settings.load(environment.environ)
     missing = [
         f"{name}: not set; the real API needs it"
         for name in ("GRSAI_API_KEY", "PUBLIC_URL")
-        if not stage.environ.get(name)
+        if not environment.environ.get(name)
     ]
     if missing:
         raise ConfigurationError(missing)
-    # The real provider calls from outside, through whatever stands before this port.
+    # The real provider calls from outside, perhaps through a proxy before this port.
     host = "127.0.0.1" if settings.grsai_base_url.startswith("http://127.0.0.1:") else "0.0.0.0"  # noqa: S104 - asked for with --live
-    stage.start("receiver", "receiver", "serve", "--host", host, "--port", str(settings.port))
-    stage.wait_for("receiver", f"http://127.0.0.1:{settings.port}/readyz")
+    environment.start("receiver", "receiver", "serve", "--host", host, "--port", str(settings.port))
+    environment.wait_for("receiver", f"http://127.0.0.1:{settings.port}/readyz")
     return settings
 
 
-def _perform(
-    screen: Console, settings: Settings, scenes: tuple[Scene, ...], sandbox_url: str | None
+def _run(
+    output: Console, settings: Settings, demo_jobs: tuple[DemoJob, ...], sandbox_url: str | None
 ) -> bool:
-    """Submit every scene, watch, check; say whether all is as promised."""
+    """Submit every job, wait, check; return whether everything is as promised."""
+    timeout = LIVE_TIMEOUT if sandbox_url is None else SANDBOX_TIMEOUT
     with Submitter(settings) as submitter:
-        refs = _submit_all(submitter, scenes)
-        _watch(
-            screen,
-            submitter,
-            dict(zip(refs, scenes, strict=True)),
-            LIVE_PATIENCE if sandbox_url is None else SANDBOX_PATIENCE,
-        )
-    services = Services(settings).open()
-    try:
-        findings = [
-            look(services, scene, ref, sandbox_url) for ref, scene in zip(refs, scenes, strict=True)
+        refs = _submit_all(submitter, demo_jobs)
+        _watch(output, submitter, dict(zip(refs, demo_jobs, strict=True)), timeout)
+    with closing(Services(settings).open()) as services:
+        checks = [
+            check_job(services, demo_job, ref, sandbox_url)
+            for ref, demo_job in zip(refs, demo_jobs, strict=True)
         ]
-        found = services.queries.audit()
-    finally:
-        services.close()
-    screen.print(table(findings))
-    return _conclude(screen, findings, found)
+        audit = services.queries.audit()
+    output.print(table(checks))
+    return _print_result(output, checks, audit)
 
 
-def _submit_all(submitter: Submitter, scenes: tuple[Scene, ...]) -> list[str]:
-    def submit(scene: Scene) -> str:
+def _submit_all(submitter: Submitter, demo_jobs: tuple[DemoJob, ...]) -> list[str]:
+    def submit(demo_job: DemoJob) -> str:
         return submitter.submit(
-            scene.prompt,
-            model=scene.model,
-            size=scene.size,
-            variants=scene.variants,
-            params=scene.params,
+            demo_job.prompt,
+            model=demo_job.model,
+            size=demo_job.size,
+            variants=demo_job.variants,
+            params=demo_job.params,
         ).ref
 
-    with ThreadPoolExecutor(SUBMITTERS) as hands:
-        return list(hands.map(submit, scenes))
+    with ThreadPoolExecutor(SUBMITTERS) as pool:
+        return list(pool.map(submit, demo_jobs))
 
 
 def _watch(
-    screen: Console, submitter: Submitter, scenes: dict[str, Scene], patience: float
+    output: Console, submitter: Submitter, demo_jobs: dict[str, DemoJob], timeout: float
 ) -> None:
-    """Show the jobs move until all are final, or the patience (seconds) is over."""
+    """Show the progress until all jobs are final or ``timeout`` seconds have passed."""
     seen: dict[str, JobView] = {}
-    with Live(console=screen, transient=True, auto_refresh=False) as live:
+    with Live(console=output, transient=True, auto_refresh=False) as live:
 
         def show(job: JobView) -> None:
             seen[job.ref] = job
-            live.update(_progress(scenes, seen), refresh=True)
+            live.update(_progress(demo_jobs, seen), refresh=True)
 
         try:
-            submitter.wait(list(scenes), timeout=patience, watch=show)
+            submitter.wait(list(demo_jobs), timeout=timeout, watch=show)
         except TimeoutError as error:
-            screen.print(f"[red]{error}[/]")
+            output.print(f"[red]{error}[/]")
 
 
-def _progress(scenes: dict[str, Scene], seen: dict[str, JobView]) -> Table:
+def _progress(demo_jobs: dict[str, DemoJob], seen: dict[str, JobView]) -> Table:
     shown = Table("job", "what it shows", "state", "progress")
-    for ref, scene in scenes.items():
+    for ref, demo_job in demo_jobs.items():
         job = seen.get(ref)
         if job is not None:
-            shown.add_row(
-                ref, scene.title, job.state, f"{'█' * (job.progress // 5):<20} {job.progress} %"
-            )
+            bar = f"{'█' * (job.progress // 5):<20} {job.progress} %"
+            shown.add_row(ref, demo_job.title, job.state, bar)
     return shown
 
 
-def _conclude(screen: Console, findings: list[Finding], found: Audit) -> bool:
-    """Say what was checked and what is not as promised."""
-    complaints = [
-        f"{finding.scene.title} ({finding.job.ref}) {text}"
-        for finding in findings
-        for text in finding.complaints
+def _print_result(output: Console, checks: list[JobCheck], audit: Audit) -> bool:
+    """Print what was checked and every problem; return whether there is none."""
+    problems = [
+        f"{check.demo_job.title} ({check.job.ref}) {text}"
+        for check in checks
+        for text in check.problems
     ]
-    complaints += [f"broken law: {law}: {', '.join(refs)}" for law, refs in found.broken.items()]
-    if found.difference:
-        complaints.append(f"{found.difference} jobs are nowhere")
-    figures = f"{found.archived} archived + {found.failed} failed + {found.expired} expired + {found.in_flight} in flight"
-    screen.print(f"submitted {found.submitted} = {figures}")
-    objects = sum(len(finding.stored) for finding in findings)
-    for text in complaints:
-        screen.print(f"[red]✗ {text}[/]")
-    if not complaints:
-        screen.print(
-            f"[green]✓ all as promised:[/] {len(findings)} jobs, {objects} objects, every SHA-256 checked, each job posted once"
+    problems += [
+        f"broken invariant: {invariant}: {', '.join(refs)}"
+        for invariant, refs in audit.broken.items()
+    ]
+    if audit.difference:
+        problems.append(f"{audit.difference} jobs are in no state")
+    output.print(
+        f"submitted {audit.submitted} = {audit.archived} archived + {audit.failed} failed "
+        f"+ {audit.expired} expired + {audit.in_flight} in flight"
+    )
+    for text in problems:
+        output.print(f"[red]✗ {text}[/]")
+    if not problems:
+        objects = sum(len(check.archived) for check in checks)
+        output.print(
+            f"[green]✓ all as promised:[/] {len(checks)} jobs, {objects} objects, "
+            "every SHA-256 checked, each job posted once"
         )
-    return not complaints
+    return not problems
 
 
-def _tell_kept(screen: Console, stage: Stage, settings: Settings) -> None:
-    pids = " ".join(str(process.pid) for process in reversed(stage.processes.values()))
+def _print_running(output: Console, environment: Environment, settings: Settings) -> None:
+    pids = " ".join(str(process.pid) for process in reversed(environment.processes.values()))
     token = Services(settings).admin_token
-    screen.print(
-        f"still running: http://127.0.0.1:{settings.port}  ADMIN_TOKEN {token}\nstop with: kill {pids}",
-        soft_wrap=True,
+    url = f"http://127.0.0.1:{settings.port}"
+    output.print(
+        f"still running: {url}  ADMIN_TOKEN {token}\nstop with: kill {pids}", soft_wrap=True
     )

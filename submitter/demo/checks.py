@@ -1,4 +1,4 @@
-"""What the demo checks and shows: each job's end, its objects, their SHA-256 against what the sandbox made."""
+"""The checks of the demo: the state of each job, and every object's SHA-256 against the sandbox."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,29 +9,30 @@ from rich.table import Table
 
 from receiver.ledger.rows import Asset, Job
 from receiver.services import Services
-from submitter.demo.jobs import Scene
+from submitter.demo.jobs import DemoJob
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One job after its end. ``made`` are the SHA-256 the sandbox remembers, None where nobody can say (the real API)."""
+class JobCheck:
+    """One job after its end, with what the archive and the sandbox have for it."""
 
-    scene: Scene
+    demo_job: DemoJob
     job: Job
     assets: list[Asset]
-    stored: list[str]
-    made: list[str] | None
-    posts: int | None
+    archived: list[str]  # SHA-256 of the objects in the archive
+    made: list[str] | None  # SHA-256 of the files that the sandbox made; None with the real API
+    posts: int | None  # how many times the sandbox received the job; None with the real API
 
     @property
-    def complaints(self) -> list[str]:
-        """Say what is not as promised."""
+    def problems(self) -> list[str]:
+        """What is not as promised."""
         wrong = []
-        if self.job.state is not self.scene.ends:
-            wrong.append(f"is {self.job.state}, should be {self.scene.ends}: {self.job.message}")
-        if [asset.sha256 for asset in self.assets] != self.stored:
+        expected = self.demo_job.expected_state
+        if self.job.state is not expected:
+            wrong.append(f"is {self.job.state}, should be {expected}: {self.job.message}")
+        if [asset.sha256 for asset in self.assets] != self.archived:
             wrong.append("an object in the archive has another SHA-256 than the ledger")
-        if self.made is not None and self.made != self.stored:
+        if self.made is not None and self.made != self.archived:
             wrong.append("the archive has other bytes than the sandbox made")
         if self.posts not in {None, 1}:
             wrong.append(f"was posted {self.posts} times")
@@ -39,20 +40,20 @@ class Finding:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds from the report that ended the job until everything was archived."""
+        """Seconds from the final report of the provider until everything was archived."""
         if not self.assets or self.job.finished_at is None or self.job.ended_at is None:
             return None
         return self.job.finished_at - self.job.ended_at
 
 
-def look(services: Services, scene: Scene, ref: str, sandbox_url: str | None) -> Finding:
+def check_job(services: Services, demo_job: DemoJob, ref: str, sandbox_url: str | None) -> JobCheck:
     """Compare ledger, archive and sandbox for one job."""
     job = services.queries.jobs_named([ref])[0]
     assets = services.queries.assets([ref])[ref]
     task = _task(sandbox_url, job.provider_id) if sandbox_url and job.provider_id else None
-    stored = [_digest(services, asset.key) for asset in assets if asset.key]
+    archived = [_digest(services, asset.key) for asset in assets if asset.key]
     made = [file["sha256"] for file in task["files"]] if task else None
-    return Finding(scene, job, assets, stored, made, task["submits"] if task else None)
+    return JobCheck(demo_job, job, assets, archived, made, task["submits"] if task else None)
 
 
 def _task(sandbox_url: str, task_id: str) -> dict[str, Any]:
@@ -70,31 +71,19 @@ def _digest(services: Services, key: str) -> str:
     return digest.hexdigest()
 
 
-def table(findings: list[Finding]) -> Table:
-    """Show every job with its objects."""
-    shown = Table(
-        "job",
-        "what it shows",
-        "model",
-        "state",
-        "objects",
-        "SHA-256",
-        "to archived",
-        title="From a paid job to a picture that is safe",
-    )
-    for finding in findings:
+def table(checks: list[JobCheck]) -> Table:
+    """Return a table of all jobs with their objects."""
+    columns = ("job", "what it shows", "model", "state", "objects", "SHA-256", "to archived")
+    shown = Table(*columns, title="From a paid job to a picture that is safe")
+    for check in checks:
+        job, mark = check.job, "✗" if check.problems else "✓"
         objects = "\n".join(
             f"{(asset.key or '?').rpartition('/')[2]} {(asset.size or 0) / 1e6:.1f} MB"
-            for asset in finding.assets
+            for asset in check.assets
         )
-        mark = "✗" if finding.complaints else "✓"
-        digests = "\n".join(f"{(asset.sha256 or '?')[:12]} {mark}" for asset in finding.assets)
-        took = "" if finding.seconds is None else f"{finding.seconds * 1000:.0f} ms"
-        colour = "red" if finding.complaints else "green"
-        state = f"[{colour}]{finding.job.state}[/]" + (
-            f"\n{finding.job.reason}" if finding.job.reason else ""
-        )
-        shown.add_row(
-            finding.job.ref, finding.scene.title, finding.job.model, state, objects, digests, took
-        )
+        digests = "\n".join(f"{(asset.sha256 or '?')[:12]} {mark}" for asset in check.assets)
+        took = "" if check.seconds is None else f"{check.seconds * 1000:.0f} ms"
+        colour = "red" if check.problems else "green"
+        state = f"[{colour}]{job.state}[/]" + (f"\n{job.reason}" if job.reason else "")
+        shown.add_row(job.ref, check.demo_job.title, job.model, state, objects, digests, took)
     return shown

@@ -1,4 +1,4 @@
-"""What the demo submits: jobs of several kinds, and everything that can go wrong with a callback."""
+"""The jobs of the demo: several models and formats, and every fault a callback can have."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,8 +7,8 @@ from receiver.model import JobState
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One job: what it shows, what is asked for, what the sandbox is told to get wrong, and how it must end."""
+class DemoJob:
+    """One job: its title, request, the faults the sandbox must produce, and the expected state."""
 
     title: str
     prompt: str
@@ -16,19 +16,19 @@ class Scene:
     size: str | None = None
     variants: int | None = None
     script: dict[str, Any] = field(default_factory=dict)
-    ends: JobState = JobState.ARCHIVED
+    expected_state: JobState = JobState.ARCHIVED
 
     @property
     def params(self) -> dict[str, object]:
-        """The request fields beyond model and prompt; ``sandbox`` is read by the sandbox alone."""
+        """More request fields; only the sandbox reads the field ``sandbox``."""
         return {"sandbox": self.script} if self.script else {}
 
 
 MB = 1_000_000
 
-SCENES = (
-    Scene("a PNG", "a lighthouse at dusk", "gpt-image-1.5", "1:1", script={"bytes": MB}),
-    Scene(
+DEMO_JOBS = (
+    DemoJob("a PNG", "a lighthouse at dusk", "gpt-image-1.5", "1:1", script={"bytes": MB}),
+    DemoJob(
         "two variants",
         "a fox in the snow, two moods",
         "gpt-image-1.5",
@@ -36,92 +36,92 @@ SCENES = (
         2,
         {"bytes": MB // 2},
     ),
-    Scene(
+    DemoJob(
         "a portrait", "an old sailor, oil on canvas", "sora-image", "2:3", script={"bytes": 2 * MB}
     ),
-    Scene(
+    DemoJob(
         "pixels for a size",
         "a city map as a circuit board",
         "gpt-image-2",
         "1024x1024",
         script={"bytes": 3 * MB},
     ),
-    Scene(
+    DemoJob(
         "a JPEG",
         "morning fog over rice terraces",
         "nano-banana",
         "16:9",
         script={"format": "jpeg", "bytes": 400_000},
     ),
-    Scene(
+    DemoJob(
         "a WebP",
         "a paper crane on a windowsill",
         "nano-banana-fast",
         "1:1",
         script={"format": "webp", "bytes": 100_000},
     ),
-    Scene(
+    DemoJob(
         "8 MB in 4K",
         "a coral reef from above, finest detail",
         "nano-banana-pro",
         "4K",
         script={"bytes": 8 * MB},
     ),
-    Scene(
+    DemoJob(
         "callback sent 3 times",
         "a violin made of glass",
         "gpt-image-1.5",
         script={"callback": {"mode": "duplicate", "times": 3}},
     ),
-    Scene(
+    DemoJob(
         "callback 3 s late",
         "a tram in the rain",
         "gpt-image-1.5",
         script={"callback": {"mode": "late", "seconds": 3}},
     ),
-    Scene(
+    DemoJob(
         "callback lost",
         "an observatory under the Milky Way",
         "nano-banana",
         script={"callback": "lost"},
     ),
-    Scene(
+    DemoJob(
         "callback before the answer",
         "a chess game of clouds",
         "gpt-image-1.5",
         script={"callback": "early"},
     ),
-    Scene(
+    DemoJob(
         "submit answer lost",
         "a lantern festival on a river",
         "nano-banana",
         script={"answer": "lost"},
     ),
-    Scene(
+    DemoJob(
         "late running after the end",
         "a desert train at noon",
         "sora-image",
         script={"callback": "reorder"},
     ),
-    Scene(
+    DemoJob(
         "file not ready at first",
         "a greenhouse on Mars",
         "gpt-image-1.5",
         script={"file": {"mode": "not_ready", "times": 2}},
     ),
-    Scene("a forged callback", "a door in a cliff", "nano-banana", script={"callback": "forged"}),
-    Scene("a video", "waves breaking on basalt", "sora-2", script={"bytes": 2 * MB}),
-    Scene(
+    DemoJob("a forged callback", "a door in a cliff", "nano-banana", script={"callback": "forged"}),
+    DemoJob("a video", "waves breaking on basalt", "sora-2", script={"bytes": 2 * MB}),
+    DemoJob(
         "moderated",
         "something the provider will not draw",
         "gpt-image-1.5",
         script={"fail": "output_moderation"},
-        ends=JobState.FAILED,
+        expected_state=JobState.FAILED,
     ),
 )
 
-# Against the real API every picture costs money: few and small ones.
-LIVE_SCENES = (
-    Scene("a fast picture", "a lighthouse at dusk, watercolour", "nano-banana-fast", "1:1"),
-    Scene("a portrait", "an old sailor, oil on canvas", "gpt-image-1.5", "2:3"),
+# With the real API every picture costs money, so there are few and small ones.
+LIVE_JOBS = (
+    DemoJob("a fast picture", "a lighthouse at dusk, watercolour", "nano-banana-fast", "1:1"),
+    DemoJob("a portrait", "an old sailor, oil on canvas", "gpt-image-1.5", "2:3"),
 )

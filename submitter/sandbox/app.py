@@ -1,20 +1,20 @@
-"""The routes: GRSAI's endpoints of both generations under /v1, the files, and the sandbox's own pages under /sandbox."""
+"""The HTTP routes: GRSAI's endpoints, legacy and newer, the result files, and /sandbox."""
 
+import json
 import socket
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as BaseResponse
 
-from submitter.sandbox import control, credits, responses  # noqa: A004 - the vendor's word
+from submitter.sandbox import control, responses
 from submitter.sandbox.connection import CONNECTION
-from submitter.sandbox.downloads import download, page
-from submitter.sandbox.request import Kind, RefusedError, Reply, read_order
-from submitter.sandbox.runner import Studio
-from submitter.sandbox.streams import events
+from submitter.sandbox.downloads import download, html_page
+from submitter.sandbox.request import Kind, RefusedError, Reply, read_request
+from submitter.sandbox.runner import Runner
 from submitter.sandbox.tasks import Task
 
 _LEGACY = {
@@ -24,10 +24,11 @@ _LEGACY = {
     "/v1/video/veo": Kind.VEO,
 }
 _BAD_GATEWAY = "502 Bad Gateway"
+_CREDITS_AT_START = 10_000
 
 
-class Refusals:
-    """What is refused without a script. ``keys`` are accepted (None: any), ``unknown_models`` and every ``no-such-…`` are not."""
+class AccessRules:
+    """The accepted API keys (None: any) and the models that do not exist."""
 
     def __init__(
         self, keys: Collection[str] | None = None, unknown_models: Collection[str] = ()
@@ -35,46 +36,52 @@ class Refusals:
         self._keys, self._unknown = keys, unknown_models
 
     def authorized(self) -> bool:
-        """Whether the request carries a key we accept."""
+        """Return whether the current request has an accepted key."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         return scheme.lower() == "bearer" and self.accepts(key.strip())
 
     def accepts(self, key: str) -> bool:
-        """Whether a key is one we accept."""
+        """Return whether a key is accepted."""
         return bool(key) and (self._keys is None or key in self._keys)
 
     def check_model(self, model: str) -> None:
-        """Raise RefusedError, in the vendor's words, for a model that does not exist."""
+        """Raise RefusedError, with the vendor's text, for a model that does not exist.
+
+        Names that begin with ``no-such-`` never exist.
+        """
         if model.startswith("no-such-") or model in self._unknown:
             raise RefusedError(f"不存在该模型: {model}")
 
 
 def create_app(
-    studio: Studio, refusals: Refusals, script: Mapping[str, Any], stopping: threading.Event
+    runner: Runner, access: AccessRules, script: Mapping[str, Any], stopping: threading.Event
 ) -> Flask:
-    """Make the WSGI application; ``script`` is what every job's own script is laid over. Its environ must hold CONNECTION."""
+    """Return the WSGI application; its environ must hold CONNECTION.
+
+    ``script`` holds the defaults of every job's own script.
+    """
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined] # flask's default provider has it, its base class does not
 
     @app.before_request
     def authorize() -> ResponseReturnValue | None:
-        if not request.path.startswith("/v1/") or refusals.authorized():
+        if not request.path.startswith("/v1/") or access.authorized():
             return None
-        studio.tasks.count("unauthorized")
+        runner.tasks.count("unauthorized")
         return responses.refusal("invalid apikey", 401, newer=request.path.startswith("/v1/api/"))
 
     def submit(kind: Kind | None) -> ResponseReturnValue:
         body: Any = request.get_json(force=True, silent=True)
         try:
-            order = read_order(kind, body, script)
-            refusals.check_model(order.model)
+            task_request = read_request(kind, body, script)
+            access.check_model(task_request.model)
         except RefusedError as error:
-            studio.tasks.count("refused")
+            runner.tasks.count("refused")
             if error.status and error.status >= 500:  # noqa: PLR2004 - HTTP's own numbers
-                return page(error.status, f"{error.status} {error}")
+                return html_page(error.status, f"{error.status} {error}")
             return responses.refusal(str(error), error.status, newer=kind is None)
-        task = studio.accept(order, body)
-        return _answer(task, studio, stopping)
+        task = runner.accept(task_request, body)
+        return _answer(task, runner, stopping)
 
     def add(path: str, kind: Kind | None) -> None:
         app.add_url_rule(path, path, lambda: submit(kind), methods=["POST"])
@@ -82,41 +89,67 @@ def create_app(
     for path, kind in _LEGACY.items():
         add(path, kind)
     add("/v1/api/generate", None)
-    _add_results(app, studio)
-    _add_files(app, studio, stopping)
-    credits.add_routes(app, studio, refusals.accepts)
-    control.add_routes(app, studio)
+    _add_results(app, runner)
+    _add_files(app, runner, stopping)
+    _add_credits(app, runner, access)
+    control.add_routes(app, runner)
     return app
 
 
-def _answer(task: Task, studio: Studio, stopping: threading.Event) -> ResponseReturnValue:
-    """Answer an accepted submit in the way it asked for, unless its script spoils the answer."""
-    order = task.order
-    if order.script.answer.mode == "lost":
+def _answer(task: Task, runner: Runner, stopping: threading.Event) -> ResponseReturnValue:
+    """Answer an accepted submit as the request asks, unless its script has a fault here."""
+    answer = task.request.script.answer
+    if answer.mode == "lost":
         _connection().shutdown(socket.SHUT_RDWR)
-        return "", 500  # nobody will read it
-    if order.script.answer.mode == "slow":
-        stopping.wait(order.script.answer.seconds)
-    if order.reply is Reply.STREAM:
-        return _stream(task, studio, stopping)
-    if order.reply is not Reply.JSON:
+        return "", 500  # the connection is cut, so the client never reads this
+    if answer.mode == "slow":
+        stopping.wait(answer.seconds)
+    if task.request.reply is Reply.STREAM:
+        return _stream(task, runner, stopping)
+    if task.request.reply is not Reply.JSON:
         return responses.submitted(task)
     task.finished.wait()
-    return (studio.result(task), 503 if task.status == "running" else 200)
+    return (runner.result(task), 503 if task.status == "running" else 200)
 
 
-def _stream(task: Task, studio: Studio, stopping: threading.Event) -> ResponseReturnValue:
-    if task.order.script.stream.mode == "json_error":
-        return responses.refusal("the stream could not be opened", None, newer=task.order.newer)
-    return Response(events(task, studio, stopping), mimetype="text/event-stream")
+def _stream(task: Task, runner: Runner, stopping: threading.Event) -> ResponseReturnValue:
+    if task.request.script.stream.mode == "json_error":
+        return responses.refusal("the stream could not be opened", None, newer=task.request.newer)
+    return Response(_events(task, runner, stopping), mimetype="text/event-stream")
 
 
-def _add_results(app: Flask, studio: Studio) -> None:
+def _events(task: Task, runner: Runner, stopping: threading.Event) -> Iterator[bytes]:
+    """Yield server-sent events of task objects until the task ends or the sandbox stops."""
+    script = task.request.script
+    yield _event(responses.task_object(task, runner.files, "running", 0))
+    if script.stream.mode == "hang":
+        stopping.wait(script.stream.seconds)
+        return
+    parts = script.progress + 1
+    for part in range(1, parts):
+        if task.finished.wait(script.delay / parts):
+            break
+        yield _event(responses.task_object(task, runner.files, "running", 100 * part // parts))
+    if script.stream.mode == "cut":
+        return
+    task.finished.wait()
+    if task.status == "running":  # the sandbox stops
+        return
+    yield _event(runner.result(task))
+    if script.stream.mode != "no_done":
+        yield b"data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
+def _add_results(app: Flask, runner: Runner) -> None:
     @app.post("/v1/draw/result")
     def legacy_result() -> ResponseReturnValue:
         body = request.get_json(force=True, silent=True)
         return _read(
-            studio,
+            runner,
             body.get("id") if isinstance(body, dict) else None,
             wrap=responses.envelope,
             missing=(responses.NOT_FOUND, 200),
@@ -125,7 +158,7 @@ def _add_results(app: Flask, studio: Studio) -> None:
     @app.get("/v1/api/result")
     def newer_result() -> ResponseReturnValue:
         return _read(
-            studio,
+            runner,
             request.args.get("id"),
             wrap=lambda body: body,
             missing=(responses.NEWER_NOT_FOUND, 400),
@@ -133,37 +166,55 @@ def _add_results(app: Flask, studio: Studio) -> None:
 
 
 def _read(
-    studio: Studio,
+    runner: Runner,
     task_id: object,
     wrap: Callable[[dict[str, Any]], dict[str, Any]],
     missing: tuple[dict[str, Any], int],
 ) -> ResponseReturnValue:
-    """Answer one reading of a result, counted, with the fault its script wants."""
-    studio.tasks.count("results_asked")
-    task = studio.tasks.get(task_id)
+    """Answer and count one read of a result, with the fault of the task's script."""
+    runner.tasks.count("results_asked")
+    task = runner.tasks.get(task_id)
     if task is None:
         return missing
-    result = task.order.script.result
-    suffers = result.suffers(task.count_reading())
-    if suffers and result.mode == "gone":
+    fault = task.request.script.result
+    applies = fault.applies_to(task.count_read())
+    if applies and fault.mode == "gone":
         return missing
-    if suffers and result.mode == "gateway":
-        return page(502, _BAD_GATEWAY)
-    return wrap(studio.result(task, urls=not suffers))
+    if applies and fault.mode == "gateway":
+        return html_page(502, _BAD_GATEWAY)
+    return wrap(runner.result(task, urls=not applies))
 
 
-def _add_files(app: Flask, studio: Studio, stopping: threading.Event) -> None:
+def _add_files(app: Flask, runner: Runner, stopping: threading.Event) -> None:
     @app.get("/file/<name>")
     def file(name: str) -> BaseResponse:
-        """Serve a file; the extension says nothing that the name does not."""
-        studio.tasks.count("file_gets")
-        found = studio.files.find(name.partition(".")[0])
+        """Serve a file; its extension is ignored."""
+        runner.tasks.count("file_gets")
+        found = runner.files.find(name.partition(".")[0])
         if found is None:
-            return page(404, "404 Not Found")
-        asked, expires_at = found
-        if studio.files.ended(expires_at):
-            return page(403, "403 Forbidden")
-        return download(asked, studio.files, _connection(), stopping, plain="plain" in request.args)
+            return html_page(404, "404 Not Found")
+        result_file, expires_at = found
+        if runner.files.has_expired(expires_at):
+            return html_page(403, "403 Forbidden")
+        plain = "plain" in request.args
+        return download(result_file, runner.files, _connection(), stopping, plain=plain)
+
+
+def _add_credits(app: Flask, runner: Runner, access: AccessRules) -> None:
+    """Add the endpoint for the credits left, as public client code of GRSAI calls it.
+
+    Each accepted submit costs one credit and a failed job returns it; all keys share one account.
+    """
+
+    @app.post("/client/openapi/getAPIKeyCredits")
+    def credits_left() -> ResponseReturnValue:
+        body = request.get_json(force=True, silent=True)
+        key = body.get("apiKey") if isinstance(body, dict) else None
+        if not isinstance(key, str) or not access.accepts(key.strip()):
+            return responses.envelope(None, -1, "invalid apikey")
+        refunded = sum(task.status == "failed" for task in runner.tasks)
+        left = _CREDITS_AT_START - runner.tasks.counts["accepted"] + refunded
+        return responses.envelope({"credits": max(0, left)})
 
 
 def _connection() -> socket.socket:

@@ -1,7 +1,8 @@
-"""Reports to the webHook: which are sent when, in which order, and what came of each.
+"""Reports to the webHook: which are sent, when, in which order, and how each was answered.
 
-GRSAI does not say whether it repeats a report or follows a redirect: the sandbox does neither unless the script says so. One task's
-reports leave one after the other, as from one sender; only duplicates that the script wants together overtake each other.
+GRSAI does not document whether it repeats a report or follows a redirect, so the sandbox does
+neither unless the script asks for it. The reports of one task are sent one after the other; only
+duplicates that the script wants ``together`` are sent in parallel.
 """
 
 import time
@@ -14,114 +15,116 @@ from requests.adapters import HTTPAdapter
 
 from submitter.sandbox.schedule import Schedule
 from submitter.sandbox.script import Script
-from submitter.sandbox.tasks import Post, Sent, Task
+from submitter.sandbox.tasks import Report, SentReport, Task
 
 
-def progress_posts(script: Script, *, quiet: bool) -> list[tuple[float, Post]]:
-    """Give the reports of progress with the second at which each is due."""
-    if quiet or script.callback.mode in ("lost", "early"):
+def progress_reports(script: Script, *, no_progress: bool) -> list[tuple[float, Report]]:
+    """Return the ``running`` reports, each with the second at which it is due."""
+    if no_progress or script.callback.mode in ("lost", "early"):
         return []
     parts = script.progress + 1
     return [
-        (script.delay * part / parts, Post("running", 100 * part // parts))
+        (script.delay * part / parts, Report("running", 100 * part // parts))
         for part in range(1, parts)
     ]
 
 
-def final_posts(script: Script) -> list[Post]:
-    """Give what is sent once the task has ended, in its order."""
-    final = Post("final")
+def final_reports(script: Script) -> list[Report]:
+    """Return the reports that are sent after the task has ended, in order."""
+    final = Report("final")
     match script.callback.mode:
         case "lost":
             return []
         case "duplicate":
             return [final] * script.callback.times
         case "reorder":
-            return [final, Post("running", 50)]
+            return [final, Report("running", 50)]
         case "forged":
-            return [Post("final", forged=True), final]
+            return [Report("final", forged=True), final]
         case "contradiction":
-            return [final, Post("contradiction")]
+            return [final, Report("contradiction")]
         case _:
             return [final]
 
 
 def forge(url: str) -> str:
-    """Give the URL with its last character altered: right in form, wrong in ticket.
+    """Return the URL with its last character changed: well-formed, but with a wrong ticket.
 
-    In base64 the lowest bits of a last character may mean nothing, so it moves to the other half of that alphabet.
+    The lowest bits of the last base64 character may be unused, so the change flips its highest bit.
     """
     return url[:-1] + ("z" if "A" <= url[-1] <= "Z" or "a" <= url[-1] <= "f" else "A")
 
 
-class Sender:
-    """Sends reports by ``hands`` threads of the schedule and notes every attempt in its task.
+class CallbackSender:
+    """Sends reports with ``threads`` threads of the schedule and records every attempt in its task.
 
-    ``body`` makes the JSON of a report; ``timeout`` is how many seconds connecting and answering may take.
+    ``body`` makes the JSON of a report; ``timeout`` is in seconds, for connect and answer.
     """
 
     def __init__(
         self,
         schedule: Schedule,
-        body: Callable[[Task, Post], dict[str, Any]],
-        hands: int,
+        body: Callable[[Task, Report], dict[str, Any]],
+        threads: int,
         timeout: float,
     ) -> None:
         self._schedule, self._body, self._timeout = schedule, body, timeout
         self._session = requests.Session()
-        self._session.trust_env = False  # a proxy of the environment is not for our own receiver
+        self._session.trust_env = False  # no proxy of the environment before our own receiver
         self._session.headers["User-Agent"] = "grsai-sandbox"
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_connections=16, pool_maxsize=hands))
+            self._session.mount(scheme, HTTPAdapter(pool_connections=16, pool_maxsize=threads))
 
-    def queue(self, task: Task, posts: list[Post], *, together: bool = False) -> None:
-        """Send the reports soon: one after the other behind those already queued, or all at once."""
+    def queue(self, task: Task, reports: list[Report], *, together: bool = False) -> None:
+        """Send the reports soon: after those already queued, or all in parallel."""
         if together:
-            for post in posts:
-                self._schedule.after(0, partial(self._send_alone, task, post))
+            for report in reports:
+                self._schedule.after(0, partial(self._send_alone, task, report))
             return
         with task.lock:
             idle = not task.outgoing
-            task.outgoing.extend(posts)
-        if idle and posts:
+            task.outgoing.extend(reports)
+        if idle and reports:
             self._schedule.after(0, partial(self._send_next, task))
 
     def close(self) -> None:
-        """Close the connections; the schedule must have stopped."""
+        """Close the connections; the schedule must be stopped before."""
         self._session.close()
 
     def _send_next(self, task: Task, attempt: int = 0) -> None:
-        """Send the first report of the queue; it stays in its place until it is done with, retries included."""
-        callback = task.order.script.callback
+        """Send the first report of the queue; it stays there until its last retry is over."""
+        callback = task.request.script.callback
         if not self.send(task, task.outgoing[0]) and attempt < callback.retries:
             self._schedule.after(callback.pause, partial(self._send_next, task, attempt + 1))
             return
         with task.lock:
             task.outgoing.popleft()
             more = bool(task.outgoing)
-        task.settle()
+        task.report_done()
         if more:
             self._schedule.after(0, partial(self._send_next, task))
 
-    def _send_alone(self, task: Task, post: Post, attempt: int = 0) -> None:
-        callback = task.order.script.callback
-        if not self.send(task, post) and attempt < callback.retries:
-            self._schedule.after(callback.pause, partial(self._send_alone, task, post, attempt + 1))
+    def _send_alone(self, task: Task, report: Report, attempt: int = 0) -> None:
+        callback = task.request.script.callback
+        if not self.send(task, report) and attempt < callback.retries:
+            retry = partial(self._send_alone, task, report, attempt + 1)
+            self._schedule.after(callback.pause, retry)
         else:
-            task.settle()
+            task.report_done()
 
-    def send(self, task: Task, post: Post) -> bool:
-        """Send one report now and note the attempt; says whether it was answered 2xx."""
-        url = task.order.webhook or ""
-        url = forge(url) if post.forged else url
-        body = self._body(task, post)
-        started, status, trouble = time.time(), None, ""
+    def send(self, task: Task, report: Report) -> bool:
+        """Send one report now, record the attempt, and return whether the answer was 2xx."""
+        url = task.request.webhook or ""
+        url = forge(url) if report.forged else url
+        body = self._body(task, report)
+        started, status, error_text = time.time(), None, ""
         try:
             with self._session.post(
                 url, json=body, allow_redirects=False, timeout=self._timeout
             ) as answer:
                 status = answer.status_code
         except (requests.RequestException, ValueError) as error:
-            trouble = f"{type(error).__name__}: {error}"
-        task.note(Sent(str(body["status"]), url, status, trouble, started, time.time() - started))
+            error_text = f"{type(error).__name__}: {error}"
+        seconds = time.time() - started
+        task.note(SentReport(str(body["status"]), url, status, error_text, started, seconds))
         return status is not None and requests.codes.ok <= status < requests.codes.multiple_choices

@@ -1,4 +1,4 @@
-"""The command ``submitter sandbox``: a stand-in for GRSAI in the foreground, until SIGTERM or SIGINT."""
+"""The command ``submitter sandbox``: run the sandbox in the foreground until SIGTERM or SIGINT."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ _Script = dict[str, Any] | None
 
 
 def _script(_context: click.Context, _parameter: click.Parameter, value: str | None) -> _Script:
-    """Read the option's JSON object; what is in it, the sandbox itself checks."""
+    """Parse the option's JSON object; the sandbox checks its content."""
     try:
         script = json.loads(value) if value else None
     except ValueError as error:
@@ -34,17 +34,17 @@ def _script(_context: click.Context, _parameter: click.Parameter, value: str | N
     help="Port to listen at; 0 takes a free one.",
 )
 @click.option(
-    "--public-url", help="What file URLs begin with, if others reach the sandbox by another name."
+    "--public-url", help="Start of the file URLs, if clients reach the sandbox at another address."
 )
 @click.option(
     "--url-lifetime",
     default=LIFETIME,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Seconds a file URL lives.",
+    help="Lifetime of file URLs in seconds.",
 )
 @click.option(
-    "--key", "keys", multiple=True, help="An accepted API key; repeatable. None given: any key."
+    "--key", "keys", multiple=True, help="An accepted API key; repeatable.  [default: any key]"
 )
 @click.option(
     "--script",
@@ -54,7 +54,7 @@ def _script(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option(
     "--looks",
     type=click.IntRange(min=1),
-    help="Draw only so many different pictures, to save processor time.",
+    help="Draw at most this many different pictures, to save processor time.",
 )
 def sandbox(
     host: str,
@@ -65,7 +65,7 @@ def sandbox(
     script: _Script,
     looks: int | None,
 ) -> None:
-    """Stand in for GRSAI on this machine: nothing is paid, and every fault can be had on request."""
+    """Run a stand-in for GRSAI on this machine: it costs nothing and makes faults on request."""
     try:
         running = Sandbox(
             host,
@@ -82,9 +82,8 @@ def sandbox(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())
     with running:
+        key, host_port = keys[0] if keys else "any", running.url.removeprefix("http://")
         click.echo(running.url)
         click.echo("Use it from another shell:")
-        click.echo(
-            f"  GRSAI_BASE_URL={running.url} GRSAI_API_KEY={keys[0] if keys else 'any'} FETCH_ALLOW={running.url.removeprefix('http://')}"
-        )
+        click.echo(f"  GRSAI_BASE_URL={running.url} GRSAI_API_KEY={key} FETCH_ALLOW={host_port}")
         asked_to_stop.wait()

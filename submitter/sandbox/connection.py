@@ -1,7 +1,8 @@
-"""HTTP/1.1 over one connection, handed to a WSGI application, and the server that keeps count of its connections.
+"""An HTTP/1.1 server for a WSGI application that keeps a list of its connections.
 
-Werkzeug's own development server closes every connection and looks ten milliseconds for leftover input; hundreds of submits and
-downloads deserve better, and the faults need the bare socket. Bodies are read whole, so that a connection can carry the next request.
+Werkzeug's development server closes every connection and waits ten milliseconds for remaining
+input; that is too slow for hundreds of submits and downloads, and the faults need the raw socket.
+Bodies are read completely, so that a connection can carry the next request.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
-CONNECTION = "sandbox.connection"  # where a request's environ holds its socket
+CONNECTION = "sandbox.connection"  # the key of the socket in the WSGI environ
 
 _LARGEST_BODY = 64 * 2**20
 _log = logging.getLogger(__name__)
@@ -29,11 +30,11 @@ class Connection(BaseHTTPRequestHandler):
     server: "Server"
     protocol_version = "HTTP/1.1"
     timeout = 75  # seconds without a byte, between requests too
-    disable_nagle_algorithm = True  # or a header and a body sent apart wait 40 ms for each other
+    disable_nagle_algorithm = True  # else a body sent after its header waits 40 ms
     server_version, sys_version = "grsai-sandbox", ""
 
     def handle(self) -> None:
-        """Serve requests until the connection ends, however it does."""
+        """Serve requests until the connection ends or breaks."""
         with contextlib.suppress(ConnectionError):
             super().handle()
 
@@ -47,17 +48,17 @@ class Connection(BaseHTTPRequestHandler):
             self._respond(self._environ(body))
         except (ConnectionError, TimeoutError):
             self.close_connection = True
-        except Exception:  # noqa: BLE001 - one request must not end the server; it is logged with its traceback
-            _log.exception("a request of the sandbox failed")
+        except Exception:  # noqa: BLE001 - one request must not end the server; the traceback is logged
+            _log.exception("sandbox request failed")
             self.close_connection = True
 
     do_POST = do_HEAD = do_GET  # noqa: N815 - the names http.server looks for
 
     def log_message(self, *args: object) -> None:
-        """Keep quiet: what happened is told by /sandbox/tasks."""
+        """Log nothing: /sandbox/tasks shows all requests."""
 
     def _body(self) -> bytes | None:
-        """Read the request's body; None for one that is too large or has no announced length."""
+        """Return the request's body; None if it is too large or its length is unknown."""
         length = self.headers.get("Content-Length", "0")
         if (
             not length.isdecimal()
@@ -69,7 +70,7 @@ class Connection(BaseHTTPRequestHandler):
         return self.rfile.read(int(length))
 
     def _environ(self, body: bytes) -> dict[str, Any]:
-        """Give the WSGI environ (PEP 3333) of the request."""
+        """Return the WSGI environ (PEP 3333) of the request."""
         path, _, query = self.path.partition("?")
         host, port = self.server.server_address[:2]
         environ = {
@@ -98,7 +99,7 @@ class Connection(BaseHTTPRequestHandler):
         return environ
 
     def _respond(self, environ: dict[str, Any]) -> None:
-        """Run the application and send its answer; headers leave together with the first piece."""
+        """Run the application and send its answer, the headers together with the first piece."""
         answered: list[tuple[str, list[tuple[str, str]]]] = []
 
         def start_response(
@@ -130,7 +131,7 @@ class Connection(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _head(self, status: str, headers: list[tuple[str, str]]) -> tuple[bytes, bool]:
-        """Give the status line and headers as bytes, and whether the body is to be sent in chunks for want of a length."""
+        """Return status line and headers, and whether the body needs chunks: it has no length."""
         names = {name.lower() for name, _ in headers}
         chunked = "content-length" not in names and self.command != "HEAD"
         if chunked:
@@ -148,11 +149,11 @@ def _chunk(piece: bytes) -> bytes:
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Listens at ``address`` from the start and gives each connection a thread. Raises OSError."""
+    """Listens at ``address`` from construction, one thread per connection; raises OSError."""
 
     allow_reuse_address = True
     daemon_threads = True
-    request_queue_size = 1024  # a batch of hundreds connects in one instant
+    request_queue_size = 1024  # a batch of hundreds connects at once
     app: WSGIApplication
 
     def __init__(self, address: tuple[str, int]) -> None:
@@ -165,28 +166,28 @@ class Server(socketserver.ThreadingTCPServer):
         )
 
     def start(self, app: WSGIApplication) -> None:
-        """Begin to serve the application, in a thread of its own."""
+        """Start to serve the application in a new thread."""
         self.app = app
         self._accepting.start()
 
     def cut(self) -> None:
-        """Stop accepting and cut every connection; what their threads are waiting for, somebody else has to end."""
+        """Stop accepting and cut every connection; their threads may still wait for a task."""
         self.shutdown()
         self._accepting.join()
         with self._lock:
             for connection in self._open:
-                # One that closed a moment ago is as good as cut.
+                # It may have closed a moment ago.
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def join(self) -> None:
-        """Wait for the threads of the connections that were cut, and close the listening socket."""
+        """Wait for the threads of the connections, and close the listening socket."""
         for thread in self._serving:
             thread.join()
         self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a new connection in a thread that is remembered."""
+        """Serve a new connection in a new thread."""
         thread = threading.Thread(
             target=self.process_request_thread, args=(request, client_address), daemon=True
         )
@@ -196,7 +197,7 @@ class Server(socketserver.ThreadingTCPServer):
         thread.start()
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection and forget it."""
+        """Close a connection and remove it from the list."""
         with self._lock:
             self._open.discard(request)
         super().shutdown_request(request)

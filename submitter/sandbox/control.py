@@ -1,4 +1,4 @@
-"""The sandbox's own pages for tests and demonstrations, outside of what GRSAI has: what was asked, made, sent and counted."""
+"""The pages under /sandbox, which GRSAI does not have: tasks, files, reports and statistics."""
 
 from typing import Any
 
@@ -6,42 +6,42 @@ from flask import Flask, request
 from flask.typing import ResponseReturnValue
 
 from submitter.sandbox.files import Files, ResultFile
-from submitter.sandbox.runner import Studio
+from submitter.sandbox.runner import Runner
 from submitter.sandbox.tasks import Task
 
 _PAGE = 1000
 
 
-def add_routes(app: Flask, studio: Studio) -> None:
+def add_routes(app: Flask, runner: Runner) -> None:
     """Add /sandbox/tasks, /sandbox/tasks/<id> and /sandbox/stats."""
 
     @app.get("/sandbox/tasks")
     def tasks() -> ResponseReturnValue:
-        """List tasks, oldest first; ``webhook`` picks those of one callback URL, ``limit`` and ``skip`` a page."""
-        chosen = describe_all(studio, request.args.get("webhook"))
+        """List tasks, oldest first, by ``webhook``; ``limit`` and ``skip`` select a page."""
+        chosen = all_tasks(runner, request.args.get("webhook"))
         skip, limit = request.args.get("skip", 0, int), request.args.get("limit", _PAGE, int)
         return {"tasks": chosen[skip : skip + limit], "total": len(chosen)}
 
     @app.get("/sandbox/tasks/<task_id>")
     def one_task(task_id: str) -> ResponseReturnValue:
-        """Show one task; files nobody fetched yet are made for it, so that their digests are known."""
+        """Show one task; its files are made first, so that their digests are known."""
         try:
-            return describe_whole(studio, task_id)
+            return task_with_files(runner, task_id)
         except KeyError:
             return {"error": "no such task"}, 404
 
     @app.get("/sandbox/stats")
     def stats() -> ResponseReturnValue:
-        return count(studio)
+        return stats_of(runner)
 
 
-def count(studio: Studio) -> dict[str, int]:
-    """Give the statistics: submits accepted, refused and unauthorized, results asked, GETs of files, tasks kept, reports sent."""
+def stats_of(runner: Runner) -> dict[str, int]:
+    """Return the counts of submits, reads, downloads, tasks and reports."""
     counts = {
-        name: studio.tasks.counts[name]
+        name: runner.tasks.counts[name]
         for name in ("accepted", "refused", "unauthorized", "results_asked", "file_gets")
     }
-    kept = list(studio.tasks)
+    kept = list(runner.tasks)
     return counts | {
         "tasks": len(kept),
         "running": sum(task.status == "running" for task in kept),
@@ -50,41 +50,41 @@ def count(studio: Studio) -> dict[str, int]:
     }
 
 
-def describe_all(studio: Studio, webhook: str | None = None) -> list[dict[str, Any]]:
-    """Describe every task, oldest first, or only those of one callback URL."""
+def all_tasks(runner: Runner, webhook: str | None = None) -> list[dict[str, Any]]:
+    """Return all tasks, or those of one callback URL, oldest first."""
     return [
-        describe(task, studio)
-        for task in studio.tasks
-        if webhook is None or task.order.webhook == webhook
+        _task(task, runner)
+        for task in runner.tasks
+        if webhook is None or task.request.webhook == webhook
     ]
 
 
-def describe_whole(studio: Studio, task_id: str) -> dict[str, Any]:
-    """Describe one task with its files made; raises KeyError for an unknown id."""
-    task = studio.tasks.get(task_id)
+def task_with_files(runner: Runner, task_id: str) -> dict[str, Any]:
+    """Return one task with its files made; raise KeyError for an unknown id."""
+    task = runner.tasks.get(task_id)
     if task is None:
         raise KeyError(task_id)
     for file in task.files:
-        studio.files.open(file).close()
-    return describe(task, studio)
+        runner.files.open(file).close()
+    return _task(task, runner)
 
 
-def describe(task: Task, studio: Studio) -> dict[str, Any]:
-    """Give everything known about a task as JSON; times are seconds since the epoch."""
+def _task(task: Task, runner: Runner) -> dict[str, Any]:
+    """Return a task as JSON; times are seconds since 1970."""
     return {
         "id": task.id,
-        "model": task.order.model,
-        "prompt": task.order.prompt,
+        "model": task.request.model,
+        "prompt": task.request.prompt,
         "status": task.status,
         "progress": task.progress,
-        "reply": task.order.reply,
-        "webhook": task.order.webhook,
-        "request": task.request,
-        "submits": studio.tasks.submits(task),
+        "reply": task.request.reply,
+        "webhook": task.request.webhook,
+        "request": task.body,
+        "submits": runner.tasks.submits(task),
         "submitted_at": task.submitted_at,
         "finished_at": task.finished_at,
-        "results_asked": task.asked,
-        "files": [_file(file, studio.files) for file in task.files],
+        "results_asked": task.reads,
+        "files": [_file(file, runner.files) for file in task.files],
         "callbacks": [vars(sent) for sent in list(task.sent)],
         "callbacks_due": task.to_send,
     }

@@ -1,6 +1,7 @@
-"""Seeded landscapes: a sky, a sun and a few rows of hills, so that a gallery of them is pleasant to look at and no two are alike.
+"""Landscapes made from a seed: a sky, a sun and a few rows of hills; no two are equal.
 
-The only module that needs Pillow. Flat areas encode quickly and small; ``pictures`` brings a file to the size that was asked for.
+The only module of the sandbox that needs Pillow. Flat areas encode quickly and to few bytes;
+``pictures`` pads a file to the size that was asked for.
 """
 
 import colorsys
@@ -22,11 +23,11 @@ _SAVE: dict[ImageFormat, dict[str, int]] = {
 }
 
 
-def paint(seed: str, width: int, height: int, form: ImageFormat) -> bytes:
-    """Give the landscape of this seed, ``width`` x ``height`` pixels, as a file of the named format."""
-    rng = random.Random(seed)  # noqa: S311 - repeatable on purpose, nothing is kept secret with it
+def draw_landscape(seed: str, width: int, height: int, form: ImageFormat) -> bytes:
+    """Return the landscape of a seed, ``width`` x ``height`` pixels, as a file of this format."""
+    rng = random.Random(seed)  # noqa: S311 - repeatable on purpose, not a secret
     hue = rng.random()
-    # Smooth in the one direction that varies, then merely repeated in the other: a tenth of the time of a smooth resize.
+    # Smooth only in the direction that varies: a tenth of the time of a smooth resize.
     picture = (
         _sky(rng, hue)
         .resize((1, height), Image.Resampling.BICUBIC)
@@ -50,7 +51,7 @@ def paint(seed: str, width: int, height: int, form: ImageFormat) -> bytes:
 
 
 def _sky(rng: random.Random, hue: float) -> Image.Image:
-    """Give a sky one pixel wide: its rows are stretched to the picture's size by the caller."""
+    """Return a sky of 1 x 4 pixels, which the caller stretches."""
     sky = Image.new("RGB", (1, 4))
     for row in range(4):
         sky.putpixel(
@@ -63,14 +64,14 @@ def _sky(rng: random.Random, hue: float) -> Image.Image:
 def _sun(
     draw: ImageDraw.ImageDraw, rng: random.Random, hue: float, width: int, height: int
 ) -> None:
-    """Draw a disc with three rings of glow somewhere in the upper half."""
+    """Draw a disc with three rings of glow in the upper half."""
     x, y, radius = (
         width * rng.uniform(0.15, 0.85),
         height * rng.uniform(0.12, 0.42),
         min(width, height) * rng.uniform(0.06, 0.12),
     )
-    for notify, alpha in ((2.6, 28), (1.9, 44), (1.4, 70), (1.0, 255)):
-        reach = radius * notify
+    for scale, alpha in ((2.6, 28), (1.9, 44), (1.4, 70), (1.0, 255)):
+        reach = radius * scale
         draw.ellipse(
             (x - reach, y - reach, x + reach, y + reach),
             fill=(*_colour(hue + 0.08, 0.25, 1.0), alpha),
@@ -85,7 +86,7 @@ def _hills(
     top: float,
     height: int,
 ) -> None:
-    """Draw one row of hills: two waves added up, filled down to the lower edge."""
+    """Draw one row of hills: the sum of two waves, filled down to the lower edge."""
     swell, turns, phase = (
         height * rng.uniform(0.03, 0.09),
         rng.uniform(0.6, 2.2),

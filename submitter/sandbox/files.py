@@ -1,6 +1,8 @@
-"""Result files: made when first needed, kept on disk up to a limit, made again after that; and the URLs under which they are fetched.
+"""Result files and their URLs.
 
-A URL is ``/file/<32 hex>.<extension>``, needs no key and ends. Reading a result after that end may give a new one for the same bytes.
+A file is made when it is first needed, kept on disk up to a limit, and made again after that. A URL
+is ``/file/<32 hex>.<extension>``, needs no key and expires; reading a result after that may give a
+new URL for the same bytes.
 """
 
 import hashlib
@@ -14,23 +16,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from submitter.sandbox.pictures import CONTENT_TYPES, EXTENSIONS, Format, picture
-from submitter.sandbox.script import File
+from submitter.sandbox.script import FileFault
 
-# More drawings at once would only take each other's processor and, at 50 MB for a 4K picture, much memory.
+# More drawings in parallel would not be faster and need memory, 50 MB for a 4K picture.
 _DRAWING_AT_ONCE = 2
 
 
 @dataclass(eq=False)
 class ResultFile:
-    """One result of one task. ``sha256`` and ``size`` (bytes) are known once the file was made."""
+    """One result of one task; ``sha256`` and ``size`` (bytes) are set when the file is made."""
 
-    seed: str  # the task's id and the index: the bytes follow from it
+    seed: str  # the task's id and the index; it determines the bytes
     index: int
     form: Format
     width: int
     height: int
-    wanted: int
-    script: File
+    wanted_size: int
+    script: FileFault
     refresh: bool
     sha256: str | None = None
     size: int | None = None
@@ -42,23 +44,18 @@ class ResultFile:
 
     @property
     def content_type(self) -> str:
-        """The true Content-Type of the bytes."""
+        """The Content-Type of the bytes."""
         return CONTENT_TYPES[self.form]
 
 
 class Files:
-    """Every result file of the sandbox, in ``folder``, of which at most ``keep_bytes`` stay on disk."""
+    """All result files, in ``folder``; at most ``keep_bytes`` of them stay on disk."""
 
     def __init__(
         self, folder: Path, url: str, lifetime: float, keep_bytes: int, looks: int | None
     ) -> None:
-        self._folder, self._url, self._lifetime, self._keep_bytes, self._looks = (
-            folder,
-            url,
-            lifetime,
-            keep_bytes,
-            looks,
-        )
+        self._folder, self._url, self._lifetime = folder, url, lifetime
+        self._keep_bytes, self._looks = keep_bytes, looks
         self._named: dict[str, tuple[ResultFile, float]] = {}
         self._on_disk: OrderedDict[str, int] = OrderedDict()
         self._bytes_on_disk = 0
@@ -66,37 +63,37 @@ class Files:
         self._lock = threading.Lock()
 
     def url(self, file: ResultFile) -> str:
-        """Give the file's URL as a report names it: the last one, or a fresh one if that has ended and the script allows it."""
+        """Return the newest URL, or a new one if that has expired and the script allows it."""
         with file.lock:
-            if not file.names or (file.refresh and self.ended(file.expires_at)):
+            if not file.names or (file.refresh and self.has_expired(file.expires_at)):
                 self._issue(file)
         return self.last_url(file) or ""
 
     def last_url(self, file: ResultFile) -> str | None:
-        """Give the file's newest URL, alive or not; None before one was given out."""
+        """Return the newest URL, expired or not; None if there is none yet."""
         return f"{self._url}/file/{file.names[-1]}.{EXTENSIONS[file.form]}" if file.names else None
 
     @staticmethod
-    def ended(expires_at: float) -> bool:
-        """Whether a URL's time is over."""
+    def has_expired(expires_at: float) -> bool:
+        """Return whether a URL has expired."""
         return expires_at <= time.time()
 
     def _issue(self, file: ResultFile) -> None:
         name = secrets.token_hex(16)
         file.names.append(name)
         lifetime = self._lifetime if file.script.lifetime is None else file.script.lifetime
-        dead = file.script.mode == "expired" and file.script.suffers(len(file.names))
+        dead = file.script.mode == "expired" and file.script.applies_to(len(file.names))
         file.expires_at = 0.0 if dead else time.time() + lifetime
         with self._lock:
             self._named[name] = file, file.expires_at
 
     def find(self, name: str) -> tuple[ResultFile, float] | None:
-        """Give the file and the end of the URL of this name (32 hex digits), or None."""
+        """Return the file with this URL name (32 hex digits) and when the URL expires, or None."""
         with self._lock:
             return self._named.get(name)
 
     def open(self, file: ResultFile) -> BinaryIO:
-        """Open the file for reading, making it if it is not on disk; afterwards its sha256 and size are known."""
+        """Open the file for reading; make it first, with sha256 and size, if it is not on disk."""
         path = self._folder / _name_on_disk(file)
         with file.lock:
             try:
@@ -110,12 +107,15 @@ class Files:
     def _make(self, file: ResultFile) -> bytes:
         look = None if self._looks is None else f"look {int(_name_on_disk(file), 16) % self._looks}"
         with self._drawing:
-            data = picture(file.seed, file.form, file.width, file.height, file.wanted, look)
+            data = picture(file.seed, file.form, file.width, file.height, file.wanted_size, look)
         file.sha256, file.size = hashlib.sha256(data).hexdigest(), len(data)
         return data
 
     def _evict(self, name: str, size: int) -> None:
-        """Count the named file as just used and remove the longest unused ones above the limit; who is reading one keeps reading."""
+        """Mark the file as just used and delete the least recently used ones above the limit.
+
+        An open file can still be read after it was deleted.
+        """
         with self._lock:
             self._bytes_on_disk += size - self._on_disk.get(name, 0)
             self._on_disk[name] = size
@@ -126,7 +126,7 @@ class Files:
                 (self._folder / gone).unlink(missing_ok=True)
 
     def forget(self, files: Iterable[ResultFile]) -> None:
-        """Drop the files of forgotten tasks with their URLs."""
+        """Delete the files of forgotten tasks and their URLs."""
         for file in files:
             with self._lock:
                 for name in file.names:

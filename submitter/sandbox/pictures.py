@@ -1,7 +1,8 @@
-"""Result files: real PNG, JPEG and WebP pictures and a small MP4, brought to a size by padding that every reader skips.
+"""Result files: real PNG, JPEG and WebP pictures and a small MP4, padded to the size asked for.
 
-The bytes are a pure function of the arguments, so a file that was thrown away can be made again. Drawing costs some 20 ms per
-megapixel, padding next to nothing; the padding stands before the picture's own data (in WebP after it), so a cut file has lost pixels.
+Every reader skips the padding. The bytes are a pure function of the arguments, so a deleted file
+can be made again. Drawing costs about 20 ms per megapixel, padding almost nothing. The padding is
+before the pixels (in WebP after them), so a file that is cut in half has lost pixels.
 """
 
 import hashlib
@@ -24,12 +25,12 @@ CONTENT_TYPES: dict[Format, str] = {
 EXTENSIONS: dict[Format, str] = {"png": "png", "jpeg": "jpg", "webp": "webp", "mp4": "mp4"}
 
 _SMALLEST, _LARGEST = 100_000, 8_000_000
-_SEGMENT = 65_533  # what a JPEG comment can hold
+_SEGMENT = 65_533  # bytes of one JPEG comment
 _DIGEST = 32
 
 
-def usual_size(seed: str, form: Format, width: int, height: int) -> int:
-    """Give the size in bytes that a file of this kind has when nobody asked for one: 0.1 to 8 MB."""
+def default_size(seed: str, form: Format, width: int, height: int) -> int:
+    """Return the size in bytes, 0.1 to 8 MB, of a file for which no size was asked."""
     share = hashlib.sha256(seed.encode()).digest()[0] / 255
     per_pixel = {"png": 1.0, "jpeg": 0.3, "webp": 0.2, "mp4": 2.0}[form]
     return int(min(_LARGEST, max(_SMALLEST, width * height * per_pixel * (0.6 + 0.8 * share))))
@@ -38,20 +39,21 @@ def usual_size(seed: str, form: Format, width: int, height: int) -> int:
 def picture(
     seed: str, form: Format, width: int, height: int, size: int, look: str | None = None
 ) -> bytes:
-    """Make one file of about ``size`` bytes; smaller than the drawing itself it cannot be.
+    """Return one file of about ``size`` bytes, at least as many as the drawing needs.
 
-    ``look`` is the seed of what is seen, by default ``seed``: files that share a look are drawn once and still differ in their bytes.
+    ``look`` is the seed of the drawing, by default ``seed``: files with the same look are drawn
+    once, and their bytes still differ.
     """
     drawing = _drawing(look, form, width, height) if look else _draw(seed, form, width, height)
     return _PAD[form](drawing, _padding(seed, size - len(drawing)))
 
 
 def _draw(seed: str, form: Format, width: int, height: int) -> bytes:
-    from submitter.sandbox.draw import paint  # noqa: PLC0415 - Pillow is an extra: the other commands must start without it
+    from submitter.sandbox.draw import draw_landscape  # noqa: PLC0415 - Pillow loads slowly, and only the sandbox draws
 
     if form == "mp4":
-        return mp4.movie(paint(seed, width, height, "jpeg"), width, height)
-    return paint(seed, width, height, form)
+        return mp4.movie(draw_landscape(seed, width, height, "jpeg"), width, height)
+    return draw_landscape(seed, width, height, form)
 
 
 _drawing = lru_cache(maxsize=128)(_draw)
@@ -63,7 +65,7 @@ def _noise() -> bytes:
 
 
 def _padding(seed: str, size: int) -> bytes:
-    """Give filling of ``size`` bytes that begins with the seed's own digest, so that no two files are equal."""
+    """Return ``size`` bytes; they begin with the seed's digest, so no two files are equal."""
     block = hashlib.sha256(seed.encode()).digest()
     missing = max(0, size - _DIGEST)
     return b"".join(
@@ -72,7 +74,10 @@ def _padding(seed: str, size: int) -> bytes:
 
 
 def _pad_png(drawing: bytes, padding: bytes) -> bytes:
-    """Put a private chunk behind IHDR (8 bytes of signature, 25 of header); its lower-case letters tell readers to skip it."""
+    """Insert a private chunk after IHDR; its lower-case letters tell readers to skip it.
+
+    IHDR ends at byte 33: 8 bytes of signature and 25 of header.
+    """
     body = padding[: max(_DIGEST, len(padding) - 12)]
     checksum = zlib.crc32(body, zlib.crc32(b"spAd"))
     return b"".join(
@@ -88,7 +93,7 @@ def _pad_png(drawing: bytes, padding: bytes) -> bytes:
 
 
 def _pad_jpeg(drawing: bytes, padding: bytes) -> bytes:
-    """Put comments behind the first segment, JFIF's, which has to stay the first."""
+    """Insert comments after the first segment, which must be the JFIF segment."""
     first = 4 + int.from_bytes(drawing[4:6], "big")
     pieces = [drawing[:first]]
     for start in range(0, len(padding), _SEGMENT + 4):
@@ -98,7 +103,7 @@ def _pad_jpeg(drawing: bytes, padding: bytes) -> bytes:
 
 
 def _pad_webp(drawing: bytes, padding: bytes) -> bytes:
-    """Turn the simple file into an extended one (VP8X, no feature set), which alone may carry chunks readers do not know."""
+    """Convert the file to the extended format (VP8X), which may have unknown chunks."""
     width, height = struct.unpack("<HH", drawing[26:30])
     extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + _three(width - 1) + _three(height - 1)
     body = padding[: max(_DIGEST, len(padding) - 26) & ~1]

@@ -1,6 +1,6 @@
-"""What a submit asks for, read from its JSON body; a body that cannot be served is refused in GRSAI's words.
+"""The request of a submit, read from its JSON body; a wrong body is refused with GRSAI's texts.
 
-Specification: the request fields of both generations as GRSAI's pages name them. Unknown fields are accepted and ignored.
+Specification: the request fields of both generations in GRSAI's pages. Unknown fields are ignored.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from submitter.sandbox.pictures import Format, usual_size
+from submitter.sandbox.pictures import Format, default_size
 from submitter.sandbox.script import Script, ScriptError
 
 _SIDES = {"1K": 1024, "2K": 2048, "4K": 4096}
@@ -19,7 +19,7 @@ _MOST_VARIANTS = 2
 
 
 class Kind(StrEnum):
-    """What a result item looks like; it follows the endpoint, in the newer API the model."""
+    """The form of a result item; it depends on the endpoint, in the newer API on the model."""
 
     IMAGE = "image"  # url, width, height
     CAPTIONED = "captioned"  # nano-banana: url, content
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 
 class Reply(StrEnum):
-    """How the answer wants to be given."""
+    """How the result is returned."""
 
     STREAM = "stream"  # server-sent events
     CALLBACK = "callback"  # legacy: the id at once, reports to the webHook
@@ -37,7 +37,10 @@ class Reply(StrEnum):
 
 
 class RefusedError(Exception):
-    """The submit is refused: the text is ``msg`` or ``error``, ``status`` the HTTP status where it is not the dialect's own."""
+    """The submit is refused; the text becomes ``msg`` or ``error``.
+
+    ``status`` is the HTTP status if it is not the usual one.
+    """
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -45,14 +48,14 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class Order:
-    """One job as asked for. ``webhook`` is set only for Reply.CALLBACK; dimensions are pixels."""
+class TaskRequest:
+    """One job as asked for; ``webhook`` is None unless Reply.CALLBACK, dimensions are pixels."""
 
     newer: bool
     kind: Kind
     reply: Reply
     webhook: str | None
-    quiet: bool  # shutProgress: no running reports
+    no_progress: bool  # shutProgress: no running reports
     model: str
     prompt: str
     variants: int
@@ -66,25 +69,26 @@ class Order:
         return self.script.format or ("mp4" if self.kind in (Kind.SORA, Kind.VEO) else "png")
 
     def file_size(self, seed: str) -> int:
-        """Give the size in bytes of the file made from this seed."""
-        return self.script.bytes or usual_size(seed, self.form, self.width, self.height)
+        """Return the size in bytes of the file made from this seed."""
+        return self.script.bytes or default_size(seed, self.form, self.width, self.height)
 
 
-def read_order(kind: Kind | None, body: Any, script: Mapping[str, Any]) -> Order:
-    """Read a submit's body. ``kind`` is None for the newer API; ``script`` is what the job's own script is laid over.
+def read_request(kind: Kind | None, body: Any, script: Mapping[str, Any]) -> TaskRequest:
+    """Read the body of a submit.
 
-    Raises RefusedError for a body that is no order, and for one whose script refuses it.
+    ``kind`` is None for the newer API; ``script`` holds the defaults of the job's own script. Raise
+    RefusedError for a wrong body, and if its script asks for a refusal.
     """
     if not isinstance(body, dict):
         raise RefusedError("the body is not a JSON object")
     model, prompt = _text(body, "model"), _text(body, "prompt")
-    own = _own_script(body, script)
+    own = _read_script(body, script)
     if own.refuse:
         raise RefusedError(own.refuse.message, own.refuse.status)
-    found = kind or _kind_of(model)
+    found = kind or _kind_of_model(model)
     reply, webhook = _newer_reply(body) if kind is None else _legacy_reply(body)
     width, height = dimensions(body, video=found in (Kind.SORA, Kind.VEO))
-    return Order(
+    return TaskRequest(
         kind is None,
         found,
         reply,
@@ -106,7 +110,7 @@ def _text(body: dict[str, Any], field: str) -> str:
     return value
 
 
-def _own_script(body: dict[str, Any], script: Mapping[str, Any]) -> Script:
+def _read_script(body: dict[str, Any], script: Mapping[str, Any]) -> Script:
     asked = body.get("sandbox") or {}
     try:
         return Script.read({**script, **asked} if isinstance(asked, dict) else asked)
@@ -140,8 +144,8 @@ def _newer_reply(body: dict[str, Any]) -> tuple[Reply, None]:
     return words[asked], None
 
 
-def _kind_of(model: str) -> Kind:
-    """Tell by the model's name what its results look like; a name nobody knows is an image model."""
+def _kind_of_model(model: str) -> Kind:
+    """Return the form of a model's results; an unknown model makes images."""
     if model.startswith("veo"):
         return Kind.VEO
     if model.startswith(("sora-2", "sora-video")):
@@ -150,9 +154,10 @@ def _kind_of(model: str) -> Kind:
 
 
 def dimensions(body: Mapping[str, Any], *, video: bool = False) -> tuple[int, int]:
-    """Give width and height in pixels for ``size``, ``aspectRatio`` and ``imageSize``; what cannot be read counts as ``auto``.
+    """Return width and height in pixels for ``size``, ``aspectRatio`` and ``imageSize``.
 
-    A ratio keeps the area of the square (1K: 1024 x 1024) and is rounded to 16; videos are 1280 x 720, upright if the ratio is.
+    A value that cannot be read counts as ``auto``. A ratio keeps the area of the square (1K: 1024 x
+    1024) and is rounded to 16; videos are 1280 x 720, or upright if the ratio is.
     """
     words = [str(body[field]) for field in ("size", "aspectRatio") if body.get(field)]
     ratio = 16 / 9 if video else 1.0

@@ -1,7 +1,8 @@
-"""The two dialects GRSAI speaks: how a task, a refusal and an answer look in each. No I/O.
+"""The JSON of tasks, refusals and answers in both generations of GRSAI's API. No I/O.
 
-Legacy: submit and result answers are wrapped as ``{"code", "msg", "data"}``, a refusal is HTTP 200 with a ``code`` other than 0, callbacks
-and stream events are the bare task object. Newer: everything is bare, a refusal is HTTP 400, ``violation`` is a status of its own.
+Legacy: submit and result answers are wrapped as ``{"code", "msg", "data"}``, a refusal is HTTP 200
+with a ``code`` other than 0, callbacks and stream events are the bare task object. Newer:
+everything is bare, a refusal is HTTP 400, and ``violation`` is a status.
 """
 
 import hashlib
@@ -9,9 +10,9 @@ from typing import Any
 
 from submitter.sandbox.files import Files, ResultFile
 from submitter.sandbox.request import Kind
-from submitter.sandbox.tasks import Report, Task
+from submitter.sandbox.tasks import ReportKind, Task
 
-_TROUBLES = {
+_FAILURES = {
     "input_moderation": "the prompt was rejected by moderation",
     "output_moderation": "the result was rejected by moderation",
     "violation": "the result violates the content policy",
@@ -20,68 +21,60 @@ _TROUBLES = {
 
 
 def submitted(task: Task) -> dict[str, Any]:
-    """Answer a submit that does not wait for the result."""
-    if task.order.newer:
+    """Return the answer to a submit that does not wait for the result."""
+    if task.request.newer:
         return {"id": task.id, "status": "running", "progress": 0, "results": None, "error": ""}
     return envelope({"id": task.id})
 
 
 def envelope(data: Any, code: int = 0, msg: str = "success") -> dict[str, Any]:
-    """Wrap a legacy answer."""
+    """Return a legacy answer."""
     return {"code": code, "msg": msg, "data": data}
 
 
 def refusal(message: str, status: int | None, *, newer: bool) -> tuple[dict[str, Any], int]:
-    """Give body and HTTP status of a refusal in the dialect's manner; ``status`` overrides its usual one."""
+    """Return body and HTTP status of a refusal; ``status`` overrides the usual one."""
     if newer:
         return {"status": "failed", "error": message}, status or 400
     return envelope(None, -1, message), status or 200
 
 
 NOT_FOUND = envelope(None, -22, "task not found")
-# What the newer API says is unknown: a refusal in its usual form.
+# Not documented for the newer API, so it is a refusal in the usual form.
 NEWER_NOT_FOUND = {"status": "failed", "error": "task not found"}
 
 
 def task_object(
     task: Task,
     files: Files,
-    report: Report = "final",
+    report: ReportKind = "final",
     progress: int | None = None,
     *,
     urls: bool = True,
 ) -> dict[str, Any]:
-    """Give the bare task object: as it stands ("final"), as a report of progress, or as a failure that contradicts the result.
+    """Return the bare task object.
 
-    Without ``urls`` a success looks as if it had no result.
+    ``report`` is "final" (the current state), "running" (progress) or "contradiction" (a failure
+    although the task succeeded). Without ``urls`` a success has no result.
     """
     status = {"running": "running", "contradiction": "failed"}.get(report, task.status)
     if status == "succeeded":
-        return _bare(
-            task,
-            status,
-            100,
-            [_item(task, file, files.url(file)) for file in task.files] if urls else [],
-        )
-    return _bare(
-        task,
-        status,
-        task.progress if progress is None else progress,
-        None,
-        task.order.script.fail or "error",
-    )
+        shown = task.files if urls else []
+        return _bare(task, status, 100, [_item(task, file, files.url(file)) for file in shown])
+    progress = task.progress if progress is None else progress
+    return _bare(task, status, progress, None, task.request.script.fail or "error")
 
 
 def _bare(
-    task: Task, status: str, progress: int, items: list[dict[str, Any]] | None, trouble: str = ""
+    task: Task, status: str, progress: int, items: list[dict[str, Any]] | None, failure: str = ""
 ) -> dict[str, Any]:
-    fails = status not in ("running", "succeeded")
-    text = _TROUBLES[trouble] if fails else ""
-    if task.order.newer:
-        refused = fails and trouble != "error"
+    failed = status not in ("running", "succeeded")
+    text = _FAILURES[failure] if failed else ""
+    if task.request.newer:
+        violation = failed and failure != "error"
         return {
             "id": task.id,
-            "status": "violation" if refused else status,
+            "status": "violation" if violation else status,
             "progress": progress,
             "results": items,
             "error": text,
@@ -93,19 +86,19 @@ def _bare(
         "progress": progress,
         "status": status,
     }
-    if task.order.kind is Kind.IMAGE:
+    if task.request.kind is Kind.IMAGE:
         body |= {"width": first.get("width", 0), "height": first.get("height", 0)}
-    if task.order.kind is not Kind.VEO:
+    if task.request.kind is not Kind.VEO:
         body["results"] = items
-    # The legacy API has no word for a violation beyond the two kinds of moderation.
-    reason = {"violation": "output_moderation"}.get(trouble, trouble) if fails else ""
+    # The legacy API knows only the two kinds of moderation.
+    reason = {"violation": "output_moderation"}.get(failure, failure) if failed else ""
     return body | {"failure_reason": reason, "error": text}
 
 
 def _item(task: Task, file: ResultFile, url: str) -> dict[str, Any]:
-    match task.order.kind:
+    match task.request.kind:
         case Kind.CAPTIONED:
-            return {"url": url, "content": f"Here is your picture: {task.order.prompt}"}
+            return {"url": url, "content": f"Here is your picture: {task.request.prompt}"}
         case Kind.SORA:
             return {
                 "url": url,

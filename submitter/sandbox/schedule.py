@@ -1,4 +1,4 @@
-"""What happens later: one thread sleeps until the next due action, a few others carry the actions out."""
+"""Delayed actions: one thread waits until the next action is due, a thread pool runs them."""
 
 import heapq
 import itertools
@@ -12,33 +12,32 @@ _log = logging.getLogger(__name__)
 
 
 class Schedule:
-    """Actions by the time they are due. ``hands`` is how many may run at once; thousands may wait at no cost but memory."""
+    """Actions by due time; at most ``threads`` run in parallel, thousands may wait."""
 
-    def __init__(self, hands: int) -> None:
+    def __init__(self, threads: int) -> None:
         self._due: list[tuple[float, int, Callable[[], object]]] = []
-        self._number = (
-            itertools.count()
-        )  # keeps actions of one instant in their order, and the heap from comparing functions
+        # Keeps actions due at the same time in order, and the heap from comparing functions.
+        self._number = itertools.count()
         self._changed = threading.Condition()
         self._stopping = False
-        self._hands = ThreadPoolExecutor(hands, "sandbox-hand")
+        self._pool = ThreadPoolExecutor(threads, "sandbox-worker")
         self._thread = threading.Thread(target=self._run, name="sandbox-schedule", daemon=True)
         self._thread.start()
 
     def after(self, seconds: float, action: Callable[[], object]) -> None:
-        """Carry the action out in so many seconds; an exception from it is logged."""
+        """Run the action after ``seconds``; an exception from it is logged."""
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), action))
             if self._due[0][2] is action:
                 self._changed.notify()
 
     def stop(self) -> None:
-        """Forget what is not due yet and wait for what is running."""
+        """Drop the actions that are not due yet and wait for those that run."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
-        self._hands.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
         with self._changed:
@@ -47,11 +46,11 @@ class Schedule:
                 if wait is None or wait > 0:
                     self._changed.wait(wait)
                 else:
-                    self._hands.submit(_carry_out, heapq.heappop(self._due)[2])
+                    self._pool.submit(_run_action, heapq.heappop(self._due)[2])
 
 
-def _carry_out(action: Callable[[], object]) -> None:
+def _run_action(action: Callable[[], object]) -> None:
     try:
         action()
-    except Exception:  # noqa: BLE001 - the thread has more actions to carry out; this one is logged with its traceback
-        _log.exception("an action of the sandbox failed")
+    except Exception:  # noqa: BLE001 - the thread has more actions to run; the traceback is logged
+        _log.exception("sandbox action failed")

@@ -1,8 +1,9 @@
-"""The fault script: what one job asks the sandbox to get wrong, in the extra request field ``sandbox``.
+"""The fault script: what the sandbox must do wrong for one job, in the request field ``sandbox``.
 
-GRSAI's clients pass unknown request fields through, so ``--param 'sandbox={"callback": "lost"}'`` reaches the sandbox and means nothing
-to the real service. Every key is optional; an unknown one refuses the submit and the refusal names it. Times are seconds, sizes bytes.
-Wherever an object with a ``mode`` is expected, the mode alone may be written: ``{"file": "slow"}`` is ``{"file": {"mode": "slow"}}``.
+GRSAI's clients send unknown request fields unchanged, so ``--param 'sandbox={"callback": "lost"}'``
+reaches the sandbox and has no effect on the real service. Every key is optional; an unknown one
+refuses the submit, and the refusal names it. Times are in seconds, sizes in bytes. An object with a
+``mode`` may be written as the mode alone: ``{"file": "slow"}`` is ``{"file": {"mode": "slow"}}``.
 
 An example with most of the keys::
 
@@ -16,19 +17,19 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-LIFETIME = 7200.0  # seconds a URL lives, by the vendor's pages
+LIFETIME = 7200.0  # of a URL in seconds, by the vendor's pages
 
 
 class ScriptError(Exception):
-    """The script cannot be read; the text names every wrong key."""
+    """The script is wrong; the text names every wrong key."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Mode(_Strict):
-    """A fault with a mode; the mode alone is its short form."""
+class _Fault(_Strict):
+    """A fault with a mode; the mode alone is the short form."""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,21 +37,22 @@ class _Mode(_Strict):
         return {"mode": value} if isinstance(value, str) else value
 
 
-def _among(nth: int, times: int) -> bool:
+def _within_first(nth: int, times: int) -> bool:
     return not times or nth <= times
 
 
-class Refuse(_Strict):
-    """Say no to the submit. Short forms: a text (the message) or a number (the HTTP status)."""
+class RefuseFault(_Strict):
+    """Refuse the submit. Short forms: a text (the message) or a number (the HTTP status)."""
 
     message: str = Field(
-        default="refused by the script", description="what `msg` (legacy) or `error` (newer) says"
+        default="refused by the script", description="text of `msg` (legacy) or `error` (newer)"
     )
     status: int | None = Field(
         default=None,
         ge=200,
         le=599,
-        description="HTTP status; unset: 200 (legacy) or 400 (newer). From 500 on the body is a gateway's HTML page",
+        description="HTTP status; unset: 200 (legacy) or 400 (newer). "
+        "From 500 on the body is a gateway's HTML page",
     )
 
     @model_validator(mode="before")
@@ -61,16 +63,18 @@ class Refuse(_Strict):
         return {"status": value} if isinstance(value, int) else value
 
 
-class Callback(_Mode):
-    """How the reports to the ``webHook`` URL behave."""
+class CallbackFault(_Fault):
+    """Faults of the reports to the ``webHook`` URL."""
 
     mode: Literal[
         "once", "duplicate", "reorder", "late", "lost", "early", "forged", "contradiction"
     ] = Field(
         default="once",
-        description="once; duplicate: the final report `times` times; reorder: a `running` after the final one; late: the final one "
-        "`seconds` after the result can be read; lost: nothing is ever sent; early: sent before the submit is answered, `delay` does "
-        "not count; forged: first sent to the URL with its last character altered; contradiction: `failed` after the final one",
+        description="once; duplicate: the final report `times` times; reorder: a `running` after "
+        "the final one; late: the final one `seconds` after the result can be read; lost: nothing "
+        "is sent; early: sent before the submit is answered, without the `delay`; forged: first "
+        "sent to the URL with its last character changed; contradiction: `failed` after the final "
+        "one",
     )
     times: int = Field(
         default=2, ge=1, le=1000, description="for duplicate: how often the final report is sent"
@@ -85,13 +89,13 @@ class Callback(_Mode):
         default=0,
         ge=0,
         le=100,
-        description="how often a report is sent again that was not answered 2xx",
+        description="how many times a report is sent again if the answer is not 2xx",
     )
     pause: float = Field(default=0.2, ge=0, description="seconds before such a retry")
 
 
-class Answer(_Mode):
-    """How the answer to the submit itself behaves; the job is accepted in every case."""
+class AnswerFault(_Fault):
+    """Faults of the answer to the submit; the job is always accepted."""
 
     mode: Literal["ok", "slow", "lost"] = Field(
         default="ok", description="slow: after `seconds`; lost: the connection is cut instead"
@@ -99,8 +103,8 @@ class Answer(_Mode):
     seconds: float = Field(default=2.0, ge=0, description="for slow")
 
 
-class File(_Mode):
-    """How the result file behaves when it is fetched."""
+class FileFault(_Fault):
+    """Faults of the download of a result file."""
 
     mode: Literal[
         "ok",
@@ -116,15 +120,18 @@ class File(_Mode):
         "redirect",
     ] = Field(
         default="ok",
-        description="slow: `rate` bytes a second; truncated: ends at `at` of the file; not_ready: 404; expired: the URL is dead from the "
-        "start; placeholder: an HTML page with status 200 and the picture's Content-Type; error: 500; reset: the connection is reset at "
-        "`at`; empty: 200 and no byte; wrong_length: Content-Length announces only `at` of the file; redirect: 302 to `to`",
+        description="slow: `rate` bytes a second; truncated: ends at `at` of the file; not_ready: "
+        "404; expired: the URL has expired from the start; placeholder: an HTML page with status "
+        "200 and the picture's Content-Type; error: 500; reset: the connection is reset at `at`; "
+        "empty: 200 without a body; wrong_length: Content-Length announces only `at` of the file; "
+        "redirect: 302 to `to`",
     )
     times: int | None = Field(
         default=None,
         ge=0,
-        description="how many GETs suffer before the file is served whole, 0 = every one; unset: 1 for not_ready and error, else every "
-        "one. For expired: how many URLs of the file are dead (unset: 1), so that a fresh one lives",
+        description="how many GETs have the fault before the file is served whole, 0 = all; unset: "
+        "1 for not_ready and error, else all. For expired: how many URLs of the file have expired "
+        "(unset: 1), so that the next one is valid",
     )
     rate: int = Field(default=65536, ge=1, description="for slow: bytes per second")
     at: float = Field(
@@ -135,7 +142,7 @@ class File(_Mode):
     )
     length: bool = Field(
         default=True,
-        description="for truncated: whether Content-Length announces the whole file or is absent",
+        description="for truncated: whether there is a Content-Length, of the whole file",
     )
     to: str | None = Field(
         default=None, description="for redirect: where to; unset: the same file without the fault"
@@ -143,54 +150,57 @@ class File(_Mode):
     lifetime: float | None = Field(
         default=None,
         ge=0,
-        description="seconds each URL of the file lives; unset: the sandbox's own (7200)",
+        description="lifetime of each URL in seconds; unset: that of the sandbox (7200)",
     )
     content_type: str | None = Field(
-        default=None, description="Content-Type instead of the true one"
+        default=None, description="Content-Type to send instead of the true one"
     )
 
-    def suffers(self, nth: int) -> bool:
-        """Whether the nth GET (for expired: the nth URL), counted from 1, gets the fault."""
+    def applies_to(self, nth: int) -> bool:
+        """Return whether the nth GET (for expired: the nth URL), from 1, has the fault."""
         usual = 1 if self.mode in ("not_ready", "error", "expired") else 0
-        return self.mode != "ok" and _among(nth, usual if self.times is None else self.times)
+        return self.mode != "ok" and _within_first(nth, usual if self.times is None else self.times)
 
 
-class Result(_Mode):
-    """How reading the result back behaves."""
+class ResultFault(_Fault):
+    """Faults of reading the result."""
 
     mode: Literal["ok", "gone", "gateway", "no_url"] = Field(
         default="ok",
-        description="gone: -22; gateway: 502 and an HTML page; no_url: succeeded without any URL, in callbacks and streams too",
+        description="gone: -22; gateway: 502 and an HTML page; no_url: succeeded without any URL, "
+        "in callbacks and streams too",
     )
     times: int | None = Field(
         default=None,
         ge=0,
-        description="how many readings suffer, 0 = every one; unset: 1 for gateway, else every one. Callbacks suffer always",
+        description="how many reads have the fault, 0 = all; unset: 1 for gateway, else all. "
+        "Callbacks always have it",
     )
     refresh: bool = Field(
         default=True,
-        description="whether reading after a URL's end gives a fresh URL for the same bytes",
+        description="whether a read after a URL has expired gives a new URL for the same bytes",
     )
 
-    def suffers(self, nth: int) -> bool:
-        """Whether the nth reading, counted from 1, gets the fault."""
+    def applies_to(self, nth: int) -> bool:
+        """Return whether the nth read, from 1, has the fault."""
         usual = 1 if self.mode == "gateway" else 0
-        return self.mode != "ok" and _among(nth, usual if self.times is None else self.times)
+        return self.mode != "ok" and _within_first(nth, usual if self.times is None else self.times)
 
 
-class Stream(_Mode):
-    """How an answer by stream behaves; the job itself ends as scripted and can be read back."""
+class StreamFault(_Fault):
+    """Faults of an answer by stream; the job itself ends as scripted and can be read."""
 
     mode: Literal["ok", "no_done", "cut", "hang", "json_error"] = Field(
         default="ok",
-        description="no_done: without the closing [DONE]; cut: ends without a final event; hang: silent after the first event until "
-        "`seconds` are over; json_error: accepted, but answered by a JSON error instead of events",
+        description="no_done: without the closing [DONE]; cut: ends without a final event; hang: "
+        "silent after the first event for `seconds`; json_error: the job is accepted, but the "
+        "answer is a JSON error instead of events",
     )
     seconds: float = Field(default=60.0, ge=0, description="for hang")
 
 
 class Script(_Strict):
-    """Everything one job may ask for; the defaults are a job that goes well in 0.3 s."""
+    """All that one job may ask for; the defaults are a job that succeeds in 0.3 s."""
 
     delay: float = Field(default=0.3, ge=0, description="seconds from submit to result")
     progress: int = Field(
@@ -206,21 +216,21 @@ class Script(_Strict):
         default=None,
         ge=1,
         le=512 * 2**20,
-        description="size of each file, reached by padding; unset: 0.1 to 8 MB by the picture's dimensions",
+        description="size of each file, reached by padding; unset: 0.1 to 8 MB by dimensions",
     )
     fail: Literal["input_moderation", "output_moderation", "error", "violation"] | None = Field(
-        default=None, description="the job fails so"
+        default=None, description="how the job fails"
     )
-    refuse: Refuse | None = Field(default=None, description="the submit is refused")
-    callback: Callback = Callback()
-    answer: Answer = Answer()
-    file: File = File()
-    result: Result = Result()
-    stream: Stream = Stream()
+    refuse: RefuseFault | None = Field(default=None, description="the submit is refused")
+    callback: CallbackFault = CallbackFault()
+    answer: AnswerFault = AnswerFault()
+    file: FileFault = FileFault()
+    result: ResultFault = ResultFault()
+    stream: StreamFault = StreamFault()
 
     @classmethod
     def read(cls, value: Any) -> Self:
-        """Read the field ``sandbox`` (None: all defaults); raises ScriptError naming every wrong key with its path."""
+        """Read the field ``sandbox`` (None: defaults); raise ScriptError with every wrong key."""
         try:
             return cls.model_validate({} if value is None else value)
         except ValidationError as error:

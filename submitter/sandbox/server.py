@@ -1,4 +1,4 @@
-"""The sandbox as a whole: a running stand-in for GRSAI, in tests as a context manager."""
+"""A running sandbox; tests use it as a context manager."""
 
 import tempfile
 import threading
@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from submitter.sandbox import control
-from submitter.sandbox.app import Refusals, create_app
+from submitter.sandbox.app import AccessRules, create_app
 from submitter.sandbox.connection import Server
 from submitter.sandbox.files import Files
-from submitter.sandbox.runner import Studio
+from submitter.sandbox.runner import Runner
 from submitter.sandbox.script import LIFETIME, Script
 from submitter.sandbox.tasks import Tasks
 
@@ -19,11 +19,13 @@ from submitter.sandbox.tasks import Tasks
 class Sandbox:
     """A stand-in for GRSAI that listens from construction until ``stop``.
 
-    ``port`` 0 takes a free one. ``keys`` are the accepted API keys (None: any that is not empty). ``script`` is laid under every job's
-    own fault script. ``url_lifetime`` is in seconds. File URLs begin with ``public_url``, by default ``url``. ``looks`` limits how many
-    different pictures are drawn (their bytes differ all the same), for runs in which drawing would be the bottleneck. The newest
-    ``keep_tasks`` tasks are remembered and ``keep_bytes`` of files held on disk; ``hands`` callbacks are on their way at once, each
-    waiting ``callback_timeout`` seconds for its answer. Raises OSError if the port is taken, ScriptError for a wrong script.
+    ``port`` 0 takes a free one. ``keys`` are the accepted API keys (None: any that is not empty).
+    ``script`` holds the defaults of every job's own script. ``url_lifetime`` is in seconds. File
+    URLs begin with ``public_url``, by default ``url``. ``looks`` limits how many different pictures
+    are drawn (their bytes still differ), for runs in which drawing would be the bottleneck. The
+    newest ``keep_tasks`` tasks are kept, and ``keep_bytes`` of files on disk. ``threads`` callbacks
+    are sent in parallel; each waits ``callback_timeout`` seconds for its answer. Raises OSError if
+    the port is taken, ScriptError for a wrong script.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per property of a provider; all have defaults
@@ -39,7 +41,7 @@ class Sandbox:
         looks: int | None = None,
         keep_tasks: int = 20_000,
         keep_bytes: int = 2**30,
-        hands: int = 32,
+        threads: int = 32,
         callback_timeout: float = 10.0,
     ) -> None:
         Script.read(script)
@@ -56,15 +58,15 @@ class Sandbox:
             keep_bytes,
             looks,
         )
-        self._studio = Studio(Tasks(keep_tasks), files, hands, callback_timeout)
+        self._studio = Runner(Tasks(keep_tasks), files, threads, callback_timeout)
         self._server.start(
             create_app(
-                self._studio, Refusals(keys, unknown_models), dict(script or {}), self._stopping
+                self._studio, AccessRules(keys, unknown_models), dict(script or {}), self._stopping
             )
         )
 
     def __enter__(self) -> Self:
-        """Give the sandbox, which is listening already."""
+        """Return the sandbox, which is listening already."""
         return self
 
     def __exit__(
@@ -77,7 +79,7 @@ class Sandbox:
         self.stop()
 
     def stop(self) -> None:
-        """End every connection, thread and file; safe to call twice."""
+        """Close every connection and thread and delete the files; can be called twice."""
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -87,13 +89,13 @@ class Sandbox:
         self._folder.cleanup()
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Give every task, oldest first, as GET /sandbox/tasks shows it."""
-        return control.describe_all(self._studio)
+        """Return all tasks, oldest first, as GET /sandbox/tasks does."""
+        return control.all_tasks(self._studio)
 
     def task(self, task_id: str) -> dict[str, Any]:
-        """Give one task as GET /sandbox/tasks/<id> shows it, its files made; raises KeyError."""
-        return control.describe_whole(self._studio, task_id)
+        """Return one task as GET /sandbox/tasks/<id> does; raise KeyError for an unknown id."""
+        return control.task_with_files(self._studio, task_id)
 
     def stats(self) -> dict[str, int]:
-        """Give the statistics as GET /sandbox/stats shows them."""
-        return control.count(self._studio)
+        """Return the statistics as GET /sandbox/stats does."""
+        return control.stats_of(self._studio)

@@ -1,6 +1,7 @@
-"""The tasks the sandbox has taken on: what was asked, how far each is, and what was sent and read about it.
+"""The accepted tasks of the sandbox: what was asked for, their state, and their reports and reads.
 
-Times are seconds since the epoch. A Task's own lock guards the lists and counters in it; Tasks' lock guards the registry.
+Times are seconds since 1970. The lock of a Task guards its lists and counters; the lock of Tasks
+guards the registry.
 """
 
 import threading
@@ -12,30 +13,32 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from submitter.sandbox.files import ResultFile
-from submitter.sandbox.request import Order, Reply
+from submitter.sandbox.request import Reply, TaskRequest
 
-_LONGEST_KEPT = (
-    2000  # characters of one value of a kept body; reference images come as megabytes of base64
-)
+# Characters kept of one value of a body; reference images come as megabytes of base64.
+_LONGEST_KEPT = 2000
 _MOST_UNFINISHED = 99
 
-Report = Literal["running", "final", "contradiction"]
+ReportKind = Literal["running", "final", "contradiction"]
 
 
 @dataclass(frozen=True)
-class Post:
-    """One report to be sent: what it says, and whether to the true URL or to a forged one."""
+class Report:
+    """One report to send, and whether it goes to the true URL or to a forged one."""
 
-    report: Report
+    kind: ReportKind
     progress: int | None = None
     forged: bool = False
 
 
 @dataclass(frozen=True)
-class Sent:
-    """One attempt to report to a webHook: ``status`` is the HTTP status of its answer or None, then ``error`` says why."""
+class SentReport:
+    """One attempt to send a report to a webHook.
 
-    kind: str  # what the body said: running, succeeded, failed
+    ``status`` is the HTTP status of the answer; None if there was none, then ``error`` says why.
+    """
+
+    kind: str  # the status in the body: running, succeeded, failed
     url: str
     status: int | None
     error: str
@@ -45,53 +48,50 @@ class Sent:
 
 @dataclass
 class Task:
-    """One accepted job."""
+    """One accepted job. ``body`` is the JSON of its submit, with long values shortened."""
 
     id: str
-    order: Order
-    request: dict[str, Any]
+    request: TaskRequest
+    body: dict[str, Any]
     submitted_at: float
     status: str = "running"
     finished_at: float | None = None
     files: list[ResultFile] = field(default_factory=list)
-    sent: list[Sent] = field(default_factory=list)
-    outgoing: deque[Post] = field(default_factory=deque)  # the first is being sent
+    sent: list[SentReport] = field(default_factory=list)
+    outgoing: deque[Report] = field(default_factory=deque)  # the first is being sent
     to_send: int = 0  # reports still to be sent
-    asked: int = 0  # readings of the result
+    reads: int = 0  # how many times the result was read
     finished: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def progress(self) -> int:
-        """How far the work is, 0 to 100, by the clock."""
+        """The progress by the clock, 0 to 100."""
         if self.status == "succeeded":
             return 100
-        share = (
-            (time.time() - self.submitted_at) / self.order.script.delay
-            if self.order.script.delay
-            else 0
-        )
+        delay = self.request.script.delay
+        share = (time.time() - self.submitted_at) / delay if delay else 0
         return int(min(_MOST_UNFINISHED, 100 * share))
 
-    def count_reading(self) -> int:
-        """Count one reading of the result and give how many there were with it."""
+    def count_read(self) -> int:
+        """Count one read of the result and return the new number."""
         with self.lock:
-            self.asked += 1
-            return self.asked
+            self.reads += 1
+            return self.reads
 
-    def note(self, sent: Sent) -> None:
-        """Remember one attempt to report."""
+    def note(self, sent: SentReport) -> None:
+        """Remember one attempt to send a report."""
         with self.lock:
             self.sent.append(sent)
 
-    def settle(self) -> None:
-        """Count one report as done with, delivered or not."""
+    def report_done(self) -> None:
+        """Count one report less to send, whether it was delivered or given up."""
         with self.lock:
             self.to_send -= 1
 
 
 class Tasks:
-    """The newest ``keep`` tasks by id; older finished ones are forgotten, as an id's life at GRSAI is unknown too."""
+    """The newest ``keep`` tasks by id; older finished tasks are forgotten."""
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
@@ -101,42 +101,38 @@ class Tasks:
         self.counts: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Task]:
-        """Go through the tasks, oldest first."""
+        """Yield the tasks, oldest first."""
         with self._lock:
             return iter(list(self._tasks.values()))
 
     def get(self, task_id: object) -> Task | None:
-        """Give the task of this id, or None."""
+        """Return the task with this id, or None."""
         with self._lock:
             return self._tasks.get(task_id) if isinstance(task_id, str) else None
 
-    def count(self, what: str) -> None:
-        """Count one event of the statistics."""
+    def count(self, name: str) -> None:
+        """Add one to a counter of the statistics."""
         with self._lock:
-            self.counts[what] += 1
+            self.counts[name] += 1
 
     def submits(self, task: Task) -> int:
-        """Say how many accepted submits named this task's webHook; without one, 1."""
-        return self._submits[task.order.webhook] if task.order.webhook else 1
+        """Return how many accepted submits had this task's webHook; 1 for a task without one."""
+        return self._submits[task.request.webhook] if task.request.webhook else 1
 
-    def add(self, order: Order, body: dict[str, Any]) -> tuple[Task, list[Task]]:
-        """Take on a job: give its task, and the tasks that had to be forgotten for it."""
-        number = "14-" if order.newer or order.reply is not Reply.CALLBACK else ""
-        task = Task(
-            f"{number}{uuid.uuid4()}",
-            order,
-            {key: _clipped(value) for key, value in body.items()},
-            time.time(),
-        )
+    def add(self, request: TaskRequest, body: dict[str, Any]) -> tuple[Task, list[Task]]:
+        """Add a task; return it, and the old tasks that were forgotten to make room."""
+        prefix = "14-" if request.newer or request.reply is not Reply.CALLBACK else ""
+        kept_body = {key: _shortened(value) for key, value in body.items()}
+        task = Task(f"{prefix}{uuid.uuid4()}", request, kept_body, time.time())
         with self._lock:
             self._tasks[task.id] = task
             self.counts["accepted"] += 1
-            if order.webhook:
-                self._submits[order.webhook] += 1
+            if request.webhook:
+                self._submits[request.webhook] += 1
             return task, self._forget()
 
     def _forget(self) -> list[Task]:
-        """Drop the oldest tasks above the limit; an unfinished one at the head holds the others back."""
+        """Remove the oldest tasks above the limit, up to the first unfinished one."""
         gone = []
         while (
             len(self._tasks) > self._keep
@@ -144,7 +140,7 @@ class Tasks:
             and not oldest.to_send
         ):
             gone.append(self._tasks.pop(oldest.id))
-            webhook = oldest.order.webhook
+            webhook = oldest.request.webhook
             if webhook:
                 self._submits[webhook] -= 1
                 if not self._submits[webhook]:
@@ -152,7 +148,7 @@ class Tasks:
         return gone
 
 
-def _clipped(value: Any) -> Any:
+def _shortened(value: Any) -> Any:
     if isinstance(value, str) and len(value) > _LONGEST_KEPT:
         return f"{value[:_LONGEST_KEPT]}… ({len(value)} characters)"
-    return [_clipped(one) for one in value] if isinstance(value, list) else value
+    return [_shortened(one) for one in value] if isinstance(value, list) else value

@@ -154,7 +154,7 @@ def test_a_submit_says_what_it_knows_and_leaves_the_job_going_on(here: Premises)
         "submitter", "submit", "a fox", "--mode", "poll", "--wait", "--timeout", "0.1", "--json"
     )
     assert (unwatched.status, job_in(unwatched)["state"]) == (1, "waiting")
-    assert "nothing works on this ledger now: start `receiver serve`" in unwatched.err
+    assert "no worker is running on this ledger: start `receiver serve`" in unwatched.err
     assert "goes on, look with: receiver show" in unwatched.err
     assert len(here.sandbox.tasks()) == 2, "nothing was posted twice"
 
@@ -356,5 +356,5 @@ def test_a_key_with_resubmit_pays_for_each_try_once_however_often_it_is_run(here
             done = here.run(
                 *command, "--param", 'sandbox={"fail": "error", "delay": 0}', POLL_INTERVAL="0.1"
             )
-            assert (done.status, "posted anew" in done.err) == (1, True)
+            assert (done.status, "posted again" in done.err) == (1, True)
     assert here.sandbox.stats()["accepted"] == 2

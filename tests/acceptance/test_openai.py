@@ -78,5 +78,5 @@ def test_what_is_for_the_other_provider_is_wrong_usage(
 ) -> None:
     monkeypatch.setenv("DATA_DIR", str(here.data))
     result = CliRunner().invoke(submitter, [*COMMAND[1:], *options])
-    assert (result.exit_code, "OpenAI answers at once" in result.output) == (2, True)
+    assert (result.exit_code, "OpenAI answers with the pictures" in result.output) == (2, True)
     assert not here.data.exists()

@@ -60,7 +60,7 @@ def test_interrupted_while_it_waits_it_tells_the_ref(
     here: Premises, number: signal.Signals
 ) -> None:
     with running(submitting("--json", delay=60), here.environ, here.folder) as process:
-        process.says("nothing works on this ledger now")
+        process.says("no worker is running on this ledger")
         assert process.stop(number) == STATUS[number]
         ref = only_ref(here)
         assert told(process) == [
@@ -104,6 +104,6 @@ def test_a_command_started_with_interrupts_ignored_goes_on_ignoring_them(here: P
     with running(
         (str(script), *submitting("--timeout", "1.5", delay=60)), here.environ, here.folder
     ) as process:
-        process.says("nothing works on this ledger now")
+        process.says("no worker is running on this ledger")
         assert process.stop(signal.SIGINT) == 1
         assert "are not final after" in process.output()

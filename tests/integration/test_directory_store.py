@@ -237,12 +237,12 @@ def assert_away(store: DirectoryStore, root: Path) -> None:
 
 
 @pytest.mark.parametrize("leave", [moved, dismounted])
-@pytest.mark.parametrize("told_by", ["memory", "note", "both"])
+@pytest.mark.parametrize("known_by", ["memory", "note", "both"])
 def test_an_archive_that_went_away_is_away_until_it_is_back(
-    known: DirectoryStore, root: Path, leave: Callable[[Path], Path], network_errors: str
+    known: DirectoryStore, root: Path, leave: Callable[[Path], Path], known_by: str
 ) -> None:
-    store = DirectoryStore(root) if network_errors == "note" else known
-    if network_errors == "memory":
+    store = DirectoryStore(root) if known_by == "note" else known
+    if known_by == "memory":
         without_note(root)
     away = leave(root)
     assert_away(store, root)

@@ -30,7 +30,7 @@ from outside_network import (
 )
 
 from receiver.archive.archiver import (
-    LONGEST_BACK_OFF,
+    BACK_OFF,
     MOST_BAD_FILES,
     SUSPICIOUS_ATTEMPTS,
     Archiver,
@@ -260,15 +260,11 @@ def test_the_pauses_grow_are_never_alike_and_end_at_the_deadline(night: Night) -
     assert moments[0] == begun
     pauses = [later - earlier for earlier, later in pairwise(moments)]
     for number, pause in enumerate(pauses[:-1]):
-        meant = min(2**number, LONGEST_BACK_OFF)
+        meant = min(2**number, BACK_OFF[-1])
         assert 0.75 * meant <= pause <= 1.25 * meant
-    assert 0 < pauses[-1] <= 1.25 * LONGEST_BACK_OFF
+    assert 0 < pauses[-1] <= 1.25 * BACK_OFF[-1]
     assert len(set(pauses)) == len(pauses)
-    assert (
-        LIFETIME / (1.25 * LONGEST_BACK_OFF)
-        < len(moments)
-        < LIFETIME / (0.75 * LONGEST_BACK_OFF) + 7
-    )
+    assert LIFETIME / (1.25 * BACK_OFF[-1]) < len(moments) < LIFETIME / (0.75 * BACK_OFF[-1]) + 7
 
 
 NEVER_A_PICTURE: dict[str, tuple[Script, int, str]] = {

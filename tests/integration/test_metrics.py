@@ -11,6 +11,8 @@ import pytest
 import requests
 from event_server import SECRET
 from ledgers import TIMING, Books, opened, stored, succeeded
+from metric_names import declared
+from prometheus_client import Counter
 from structlog.testing import capture_logs
 from web_client import WebSide, web_side
 
@@ -20,21 +22,28 @@ from receiver.ledger.queries import Audit
 from receiver.maintenance import periodic_audit
 from receiver.model import AssetState
 from receiver.telemetry import metrics
-from receiver.telemetry.metric_files import Counter, names
 from receiver.worker.engine import WorkQueue
 from receiver.worker.instrumented import instrumented
 
 ROOT = Path(__file__).parents[2]
 
-# A process that shares its counts in the folder named, counts to three on request, and says what all have counted.
+# A process that shares its counts in a folder, counts to three on request and shows what all have
+# counted. A second argument makes the disk seem full.
 COUNTING = """
+import os
 import sys
 from pathlib import Path
+import structlog
 from receiver.telemetry import metric_files
-figure = metric_files.Counter("test_figure", "Of a test.", ["kind"], known=[("never",)])
-assert "prometheus_client" not in sys.modules
-metric_files.prepare(Path(sys.argv[1]))
-metric_files.show()
+if len(sys.argv) > 2:
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    os.posix_fallocate = full
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+metric_files.share(Path(sys.argv[1]))
+from prometheus_client import Counter
+from receiver.telemetry.metrics import shown_as_zero
+figure = shown_as_zero(Counter("test_figure", "Of a test.", ["kind"]), ("never",))
 for line in sys.stdin:
     if line == "count\\n":
         figure.labels("seen").inc(3)
@@ -45,8 +54,8 @@ for line in sys.stdin:
 class Process:
     """One process that counts."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-c", COUNTING, str(folder)]
+    def __init__(self, folder: Path, *disk: str) -> None:
+        command = [sys.executable, "-c", COUNTING, str(folder), *disk]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
@@ -93,10 +102,22 @@ def test_what_a_dead_process_counted_is_kept_while_another_lives_and_forgotten_w
         first.end()
 
 
+def test_a_process_without_disk_space_counts_for_itself_alone(tmp_path: Path) -> None:
+    first, second = Process(tmp_path), Process(tmp_path, "full")
+    try:
+        assert seen(first.says("count")) == 3
+        assert seen(second.says("look")) == 0
+        assert seen(second.says("count")) == 3
+        assert seen(first.says("look")) == 3
+    finally:
+        first.end()
+        second.end()
+
+
 def test_every_figure_is_named_by_the_conventions() -> None:
-    shown = names()
+    shown = declared(metrics)
     assert len(shown) == len(set(shown))
-    assert all(re.fullmatch(r"(receiver|test)_[a-z_]+", name) for name in shown)
+    assert all(re.fullmatch(r"receiver_[a-z_]+", name) for name in shown)
     timed = {name for name in shown if "second" in name}
     assert all(name.endswith(("_seconds", "_timestamp_seconds")) for name in timed)
     assert not any(name.endswith("_total_total") for name in shown)
@@ -115,7 +136,7 @@ class Change:
     """How much a counter has grown since this was made."""
 
     def __init__(self, figure: Counter, *labels: str) -> None:
-        self._metric = figure.labels(*labels) if labels else figure.made()
+        self._metric = figure.labels(*labels) if labels else figure
         self._before = self._metric._value.get()
 
     @property
@@ -129,7 +150,7 @@ def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(books: B
         Change(metrics.ASSETS, outcome) for outcome in ("archived", "retry", "failed")
     )
     size, lost = Change(metrics.BYTES), Change(metrics.LOST, "asset")
-    left = metrics.TIME_LEFT.made()
+    left = metrics.TIME_LEFT
     before = left._sum.get()
     books.archiving(3)
     first, second, third = books.ledger.claim_assets(3)
@@ -174,10 +195,10 @@ def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(books: Books
 
 def test_the_audit_shows_the_difference_and_says_aloud_when_the_books_do_not_agree() -> None:
     periodic_audit.report(Audit(10, 3, 2, 1, 3, {"a law": ["REF"]}))
-    assert metrics.DIFFERENCE.made()._value.get() == 1
-    assert metrics.LAWS_BROKEN.made()._value.get() == 1
+    assert metrics.DIFFERENCE._value.get() == 1
+    assert metrics.LAWS_BROKEN._value.get() == 1
     periodic_audit.report(Audit(0, 0, 0, 0, 0, {}))
-    assert metrics.DIFFERENCE.made()._value.get() == 0
+    assert metrics.DIFFERENCE._value.get() == 0
 
 
 def test_the_books_are_looked_at_again_after_an_audit_that_failed(

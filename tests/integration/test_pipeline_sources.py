@@ -12,12 +12,12 @@ from ledgers import opened
 from outside_network import answer
 
 from receiver.archive.archiver import (
-    LONGEST_BACK_OFF,
+    BACK_OFF,
     MOST_BAD_FILES,
     SUSPICIOUS_ATTEMPTS,
-    back_off,
 )
 from receiver.archive.stores.directory import DirectoryStore
+from receiver.clock import back_off
 from receiver.model import AssetState, Decision, Source
 from submitter.sandbox import Sandbox
 
@@ -153,8 +153,8 @@ def test_a_redirect_to_a_place_that_may_be_fetched_is_followed(bench: Bench) -> 
 def test_the_pause_doubles_with_each_attempt_up_to_a_minute_give_or_take_a_quarter(
     attempts: int,
 ) -> None:
-    pause = min(2 ** (attempts - 1), LONGEST_BACK_OFF)
-    pauses = [back_off(attempts) for _ in range(200)]
+    pause = min(2 ** (attempts - 1), BACK_OFF[-1])
+    pauses = [back_off(attempts, BACK_OFF) for _ in range(200)]
     assert 0.75 * pause <= min(pauses) < 0.85 * pause
     assert 1.15 * pause < max(pauses) <= 1.25 * pause
 

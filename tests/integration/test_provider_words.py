@@ -22,8 +22,8 @@ from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry.redaction import BLACK, Redactor
-from submitter import command as submitter
-from submitter.batch.progress_bar import tell
+from submitter.batch.progress_bar import say
+from submitter.cli import submit as submitter
 
 KEY = "sk-canary-of-this-test"
 TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")
@@ -124,8 +124,8 @@ def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(
     for shown in (ref, other):
         job = services.ledger.job(shown)
         jobs._show(services, job)
-        submitter._tell(JobView.of(job, services.queries.assets([shown])[shown]), err=False)
-    tell(HOSTILE)
+        submitter._print_job(JobView.of(job, services.queries.assets([shown])[shown]), err=False)
+    say(HOSTILE)
     said = capsys.readouterr()
     assert "[/red]" in said.out
     assert "[/red]" in said.err

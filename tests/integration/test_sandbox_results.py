@@ -147,10 +147,10 @@ def test_tasks_are_listed_oldest_first_in_pages(sandbox: Sandbox) -> None:
     made = [submit(sandbox) for _ in range(3)]
     every = requests.get(f"{sandbox.url}/sandbox/tasks", timeout=10).json()
     assert [task["id"] for task in every["tasks"]][-3:] == made
-    page = requests.get(
+    html_page = requests.get(
         f"{sandbox.url}/sandbox/tasks", params={"skip": every["total"] - 2, "limit": 1}, timeout=10
     ).json()
-    assert [task["id"] for task in page["tasks"]] == [made[1]]
+    assert [task["id"] for task in html_page["tasks"]] == [made[1]]
 
 
 def test_the_statistics_count_what_was_asked_of_the_sandbox() -> None:

@@ -35,7 +35,7 @@ def events(answer: requests.Response) -> list[Any]:
     ]
 
 
-def ended(sandbox: Sandbox, task_id: str) -> Any:
+def has_expired(sandbox: Sandbox, task_id: str) -> Any:
     """Read a legacy result until it is no longer running."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -57,7 +57,7 @@ def test_the_legacy_id_reply_is_wrapped_and_the_result_is_read_back(
         "success",
         {"id"},
     )
-    result = ended(sandbox, answer.json()["data"]["id"])
+    result = has_expired(sandbox, answer.json()["data"]["id"])
     assert (
         result["code"],
         result["msg"],
@@ -244,7 +244,7 @@ def test_a_stream_ends_as_scripted_and_the_job_well(
 ) -> None:
     seen = events(post(sandbox, "/v1/draw/completions", sandbox={"stream": mode, "progress": 0}))
     assert [one if isinstance(one, str) else one["status"] for one in seen] == statuses
-    assert ended(sandbox, seen[0]["id"])["data"]["status"] == "succeeded"
+    assert has_expired(sandbox, seen[0]["id"])["data"]["status"] == "succeeded"
 
 
 def test_a_hanging_stream_is_silent_after_its_first_event(sandbox: Sandbox) -> None:
@@ -278,7 +278,7 @@ def test_a_lost_answer_leaves_an_accepted_job(sandbox: Sandbox) -> None:
     with pytest.raises(requests.ConnectionError):
         post(sandbox, "/v1/draw/completions", webHook="-1", sandbox={"answer": "lost"})
     assert sandbox.stats()["accepted"] == before + 1
-    assert ended(sandbox, sandbox.tasks()[-1]["id"])["data"]["status"] == "succeeded"
+    assert has_expired(sandbox, sandbox.tasks()[-1]["id"])["data"]["status"] == "succeeded"
 
 
 def test_a_slow_answer_comes_late(sandbox: Sandbox) -> None:

@@ -115,3 +115,23 @@ def test_without_a_share_each_process_reads_the_machine_s_clock(
     clock._machine_started_at.cache_clear()
     set_machine(monkeypatch, begun + 60.0)
     assert clock.now() == begun + 60.0
+
+
+@pytest.mark.parametrize("attempt", [-1, 0, 1, 2, 3, 4, 5, 1000])
+def test_a_back_off_follows_its_waits_and_then_repeats_the_last(attempt: int) -> None:
+    meant = {2: 5.0, 3: 30.0}.get(attempt, 1.0 if attempt < 2 else 60.0)
+    waits = (1.0, 5.0, 30.0, 60.0)
+    assert clock.back_off(attempt, waits, jitter=0) == meant
+    spread = [clock.back_off(attempt, waits) for _ in range(200)]
+    assert 0.75 * meant <= min(spread) < 0.9 * meant
+    assert 1.1 * meant < max(spread) <= 1.25 * meant
+
+
+@pytest.mark.parametrize(
+    ("first", "longest", "waits"),
+    [(1.0, 8.0, (1.0, 2.0, 4.0, 8.0)), (1.0, 5.0, (1.0, 2.0, 4.0, 5.0)), (30.0, 30.0, (30.0,))],
+)
+def test_doubled_waits_end_with_the_longest(
+    first: float, longest: float, waits: tuple[float, ...]
+) -> None:
+    assert clock.doubling(first, longest) == waits

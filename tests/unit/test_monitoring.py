@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metric_names import declared
 from real_parts import missing
 from ruamel.yaml import YAML
 
-from receiver.telemetry.metric_files import names
-from receiver.web import metrics
+from receiver.telemetry import metrics
+from receiver.web import metrics as ledger_metrics
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra/monitoring"
@@ -20,9 +21,9 @@ ALERTS: list[dict[str, Any]] = YAML(typ="safe").load(FOLDER / "alerts.yaml")["gr
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
 HANDBOOK = (ROOT / "docs/operations.md").read_text()
 
-# What the processes count, and what the ledger says of itself.
-FIGURES = {name for name in names() if name.startswith("receiver_")} | set(
-    re.findall(r'"(receiver_\w+)"', Path(metrics.__file__).read_text())
+# What the processes count, and what is read from the ledger.
+FIGURES = set(declared(metrics)) | set(
+    re.findall(r'"(receiver_\w+)"', Path(ledger_metrics.__file__).read_text())
 )
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 

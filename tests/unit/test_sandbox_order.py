@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from submitter.sandbox.callbacks import final_posts, forge, progress_posts
-from submitter.sandbox.request import Kind, RefusedError, Reply, dimensions, read_order
+from submitter.sandbox.callbacks import final_reports, forge, progress_reports
+from submitter.sandbox.request import Kind, RefusedError, Reply, dimensions, read_request
 from submitter.sandbox.script import (
-    Answer,
-    Callback,
-    File,
-    Refuse,
-    Result,
+    AnswerFault,
+    CallbackFault,
+    FileFault,
+    RefuseFault,
+    ResultFault,
     Script,
     ScriptError,
-    Stream,
+    StreamFault,
 )
 
 BODY = {"model": "gpt-image-1.5", "prompt": "a fox"}
@@ -74,7 +74,7 @@ def test_a_video_lies_or_stands() -> None:
 def test_the_reply_is_chosen_as_each_generation_does(
     kind: Kind | None, extra: dict[str, Any], reply: Reply, webhook: str | None
 ) -> None:
-    order = read_order(kind, BODY | extra, {})
+    order = read_request(kind, BODY | extra, {})
     assert (order.newer, order.reply, order.webhook) == (kind is None, reply, webhook)
 
 
@@ -92,7 +92,7 @@ def test_the_reply_is_chosen_as_each_generation_does(
 def test_the_newer_api_tells_the_kind_of_result_by_the_model(
     model: str, kind: Kind, form: str
 ) -> None:
-    order = read_order(None, BODY | {"model": model}, {})
+    order = read_request(None, BODY | {"model": model}, {})
     assert (order.kind, order.form) == (kind, form)
 
 
@@ -124,17 +124,17 @@ def test_the_newer_api_tells_the_kind_of_result_by_the_model(
 )
 def test_what_cannot_be_served_is_refused_and_the_wrong_field_named(body: Any, said: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        read_order(Kind.IMAGE, body, {})
+        read_request(Kind.IMAGE, body, {})
     assert said in str(caught.value)
 
 
 def test_the_newer_api_knows_three_kinds_of_reply() -> None:
     with pytest.raises(RefusedError, match="replyType must be one of json, stream, async"):
-        read_order(None, BODY | {"replyType": "pigeon"}, {})
+        read_request(None, BODY | {"replyType": "pigeon"}, {})
 
 
 def test_a_jobs_own_script_lies_over_the_sandboxs() -> None:
-    order = read_order(Kind.IMAGE, BODY | {"sandbox": {"delay": 1}}, {"delay": 9, "progress": 7})
+    order = read_request(Kind.IMAGE, BODY | {"sandbox": {"delay": 1}}, {"delay": 9, "progress": 7})
     assert (order.script.delay, order.script.progress) == (1, 7)
 
 
@@ -149,7 +149,15 @@ def test_a_mode_alone_a_text_alone_and_a_number_alone_are_short_forms() -> None:
 
 
 def test_every_key_of_the_script_says_what_it_means() -> None:
-    for model in (Script, Refuse, Callback, Answer, File, Result, Stream):
+    for model in (
+        Script,
+        RefuseFault,
+        CallbackFault,
+        AnswerFault,
+        FileFault,
+        ResultFault,
+        StreamFault,
+    ):
         nested = {
             name
             for name, field in model.model_fields.items()
@@ -189,12 +197,12 @@ def test_a_fault_of_a_file_lasts_as_long_as_it_is_told_to(
     fault: dict[str, Any], suffering: list[int]
 ) -> None:
     file = Script.read({"file": fault}).file
-    assert [nth for nth in range(1, 5) if file.suffers(nth)] == suffering
+    assert [nth for nth in range(1, 5) if file.applies_to(nth)] == suffering
 
 
 def test_progress_is_spread_over_the_delay() -> None:
-    posts = progress_posts(Script.read({"delay": 4, "progress": 3}), quiet=False)
-    assert [(due, post.report, post.progress) for due, post in posts] == [
+    reports = progress_reports(Script.read({"delay": 4, "progress": 3}), no_progress=False)
+    assert [(due, report.kind, report.progress) for due, report in reports] == [
         (1, "running", 25),
         (2, "running", 50),
         (3, "running", 75),
@@ -216,7 +224,7 @@ def test_progress_is_spread_over_the_delay() -> None:
 def test_the_reports_after_the_end_are_those_of_the_script(
     callback: object, reports: list[str]
 ) -> None:
-    assert [post.report for post in final_posts(Script.read({"callback": callback}))] == reports
+    assert [report.kind for report in final_reports(Script.read({"callback": callback}))] == reports
 
 
 @pytest.mark.parametrize("last", "AZafgz059-_")

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from PIL import Image
 
-from submitter.sandbox.pictures import CONTENT_TYPES, Format, picture, usual_size
+from submitter.sandbox.pictures import CONTENT_TYPES, Format, default_size, picture
 
 FORMATS: list[Format] = ["png", "jpeg", "webp"]
 
@@ -101,9 +101,9 @@ def top_level_boxes(data: bytes) -> list[tuple[str, int]]:
 def test_unasked_sizes_are_those_of_real_results() -> None:
     sides = (256, 1024, 2048, 4096)
     sizes = [
-        usual_size(f"{number}", form, side, side)
+        default_size(f"{number}", form, side, side)
         for form, side, number in itertools.product(CONTENT_TYPES, sides, range(20))
     ]
     assert min(sizes) == 100_000
     assert max(sizes) == 8_000_000
-    assert len({usual_size(f"{number}", "png", 1024, 1024) for number in range(20)}) > 10
+    assert len({default_size(f"{number}", "png", 1024, 1024) for number in range(20)}) > 10

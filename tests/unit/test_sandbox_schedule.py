@@ -11,7 +11,7 @@ from submitter.sandbox.schedule import Schedule
 
 @pytest.fixture
 def schedule() -> Iterator[Schedule]:
-    made = Schedule(hands=1)
+    made = Schedule(threads=1)
     yield made
     made.stop()
 
@@ -39,7 +39,7 @@ def test_an_action_that_fails_is_logged_and_the_others_go_on(
 
 def test_thousands_may_wait_and_are_forgotten_at_the_end() -> None:
     before = set(threading.enumerate())
-    waiting = Schedule(hands=4)
+    waiting = Schedule(threads=4)
     happened = threading.Event()
     for _ in range(10_000):
         waiting.after(600, happened.set)

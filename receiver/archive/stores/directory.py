@@ -9,7 +9,6 @@ a note beside the archive tells those that start later. A directory with an obje
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import tempfile
@@ -20,6 +19,7 @@ from threading import Lock
 from typing import BinaryIO
 
 from receiver.archive.stores.keys import checked
+from receiver.data_dir import lock, try_lock
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 CHUNK = 256 * 1024  # bytes read at once
@@ -168,7 +168,7 @@ class DirectoryStore:
             descriptor, name = tempfile.mkstemp(dir=self._temporary)
             with ExitStack() as stack:
                 stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                lock(descriptor)
                 if os.fstat(
                     descriptor
                 ).st_nlink:  # else another process swept it in the instant before the lock
@@ -222,8 +222,8 @@ class DirectoryStore:
         """Remove the hidden files nobody holds a lock on: their writers were killed. One that cannot be removed harms nobody."""
         for left_over in self._temporary.iterdir():
             with suppress(OSError), left_over.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left_over.unlink()
+                if try_lock(file):
+                    left_over.unlink()
 
     def _settle(self, directory: Path) -> None:
         """Sync the directory, and the parents that hold its entry and theirs, as far as this process has not done so before.

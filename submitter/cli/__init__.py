@@ -4,12 +4,12 @@ from receiver.cli.base import Commands
 
 main = Commands(
     {
-        "submit": "submitter.command",
+        "submit": "submitter.cli.submit",
         "batch": "submitter.batch.command",
-        "credits": "submitter.credits",
+        "credits": "submitter.cli.credits",
         "demo": "submitter.demo",
         "sandbox": "submitter.sandbox.command",
     },
     name="submitter",
-    help="Post image jobs whose pictures the receiver brings home.",
+    help="Post image jobs; the receiver archives their pictures.",
 )

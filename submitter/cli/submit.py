@@ -1,4 +1,4 @@
-"""``submitter submit``: one job."""
+"""The command ``submitter submit``: post one job."""
 
 import json
 import signal
@@ -17,16 +17,16 @@ from receiver.errors import KeyTakenError, ReceiverError
 from receiver.jobs.request import DEFAULT_MODEL
 from receiver.jobs.schemas import JobView
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
-from submitter.submit import Submitter, key_of_try, mode_without_choice
+from submitter.submit import NO_WORKER, Submitter, default_mode, resubmit_key
 
-# Exit status after a signal, as shells expect it: this and the signal's number.
+# Exit status after a signal, as shells expect it: 128 plus the signal's number.
 SIGNALLED = 128
 
 
 def _params(
     _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, object]:
-    """Read K=V pairs; V is JSON where it is JSON, else text."""
+    """Parse K=V pairs; V is parsed as JSON if it is JSON, else it is text."""
     params: dict[str, object] = {}
     for pair in given:
         name, equals, value = pair.partition("=")
@@ -45,29 +45,30 @@ def _params(
     "--model",
     default=DEFAULT_MODEL,
     show_default=True,
-    help="Any model of the provider; names are passed through.",
+    help="Any model of the provider; the name is sent unchanged.",
 )
 @click.option("--size", help="A ratio (3:2), pixels (1024x1024), or 1K, 2K, 4K.")
-@click.option("--variants", type=click.IntRange(1), help="How many pictures.")
+@click.option("--variants", type=click.IntRange(1), help="Number of pictures.")
 @click.option(
     "--param",
     "params",
     multiple=True,
     callback=_params,
     metavar="K=V",
-    help="Any other field of the request; repeatable.",
+    help="Another field of the request; repeatable.",
 )
 @click.option(
     "--image",
     "images",
     multiple=True,
     metavar="FILE|URL",
-    help="A reference picture; repeatable. Files are sent along.",
+    help="A reference picture; repeatable. Local files are sent with the request.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["webhook", "poll", "stream"]),
-    help="How the result comes.  [default: webhook; poll where the last `receiver doctor` could not call us]",
+    help="How the result arrives.  "
+    "[default: webhook; poll if the last `receiver doctor` could not reach PUBLIC_URL]",
 )
 @click.option(
     "--api",
@@ -81,17 +82,17 @@ def _params(
     type=click.Choice(["grsai", "openai"]),
     default="grsai",
     show_default=True,
-    help="Whom to ask; openai answers at once.",
+    help="The provider; openai answers with the pictures.",
 )
-@click.option("--key", help="Your own name for the job; submitted again, it pays nothing twice.")
+@click.option("--key", help="Your own name for the job; a second submit with it pays nothing.")
 @click.option(
     "--resubmit",
     type=click.IntRange(0),
     default=0,
-    help="With --wait: post anew, so many times, what failed at the provider.",
+    help="With --wait: how many times to post the job again if the provider fails.",
 )
 @click.option("--wait", "waits", is_flag=True, help="Wait until the pictures are archived.")
-@click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most.")
+@click.option("--timeout", type=click.FloatRange(0), help="Longest wait in seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job object on one line.")
 @reports_errors
 def submit(
@@ -111,40 +112,46 @@ def submit(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Post one job. Exit status 1 if it failed, 2 for wrong usage or configuration, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Post one job.
+
+    Exit status 1 if it failed, 2 for wrong usage or configuration, 130 after Ctrl-C, 143 after
+    SIGTERM.
+    """
     settings = load()
     if resubmit and not waits:
-        raise click.UsageError("--resubmit needs --wait: only who waits sees a job fail")
+        raise click.UsageError("--resubmit needs --wait: without it no failure is seen")
     if provider == Provider.OPENAI and (
         resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
     ):
         raise click.UsageError(
-            "--mode, --api and --resubmit are for GRSAI: OpenAI answers at once, and refunds nothing"
+            "--mode, --api and --resubmit are for GRSAI: "
+            "OpenAI answers with the pictures and refunds nothing"
         )
-    way, reason = (Mode(mode), "") if mode else mode_without_choice(settings)
+    job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
     if reason and provider == Provider.GRSAI:
         click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
+    request = {
+        "prompt": prompt,
+        "model": model,
+        "size": size,
+        "variants": variants,
+        "images": images,
+        "params": params,
+        "provider": Provider(provider),
+        "mode": job_mode,
+        "api": Api(api),
+    }
     with Submitter(settings) as submitter:
-        what = {
-            "prompt": prompt,
-            "model": model,
-            "size": size,
-            "variants": variants,
-            "images": images,
-            "params": params,
-        }
-        errand = _Errand(
-            submitter, {**what, "provider": Provider(provider), "mode": way, "api": Api(api)}
-        )
+        run = _SubmitRun(submitter, request)
         try:
             with _signals_raised():
-                job = _carry_out(errand, key, resubmit=resubmit, timeout=timeout, waits=waits)
-        except _Interrupted as stop:
-            _leave(errand, as_json=as_json)
-            sys.exit(SIGNALLED + stop.number)
+                job = _submit_and_wait(run, key, resubmit=resubmit, timeout=timeout, waits=waits)
+        except _Interrupted as interrupt:
+            _report_interrupted(run, as_json=as_json)
+            sys.exit(SIGNALLED + interrupt.number)
     if as_json:
         click.echo(job.model_dump_json())
-    _tell(job, err=as_json)
+    _print_job(job, err=as_json)
     failed = job.state in {JobState.FAILED, JobState.EXPIRED} or (
         waits and job.state not in FINAL_STATES
     )
@@ -152,7 +159,7 @@ def submit(
 
 
 class _Interrupted(KeyboardInterrupt):
-    """Somebody wants us to end, by the signal ``number``."""
+    """The command received the signal ``number`` and must end."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -161,76 +168,80 @@ class _Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise _Interrupted at SIGINT and SIGTERM, unless we were started to ignore them."""
+    """Raise _Interrupted on SIGINT and SIGTERM, unless the parent process ignores them."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise _Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in heard:
+    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, stop)
     try:
         yield
     finally:
-        for number in heard:
+        for number in handled:
             signal.signal(number, before[number])
 
 
-class _Errand:
-    """One submit with all its arguments but the key; knows the job as it stood last, None while it is being posted."""
+class _SubmitRun:
+    """Posts one request, once for each key, and remembers its latest job."""
 
     def __init__(self, submitter: Submitter, request: dict[str, Any]) -> None:
         self.submitter = submitter
         self.request = request
-        self.job: JobView | None = None
+        self.job: JobView | None = None  # None while it is being posted
         self.began = submitter.now()
 
     def post(self, key: str | None) -> JobView:
-        """Post it, or return the job that has the key; raise ReceiverError if that was asked for something else."""
+        """Post the request, or return the job that has the key.
+
+        Raise ReceiverError if the job that has the key was asked for something else.
+        """
         self.job, self.began = None, self.submitter.now()
         self.request["key"] = key
         try:
             self.job = self.submitter.post(**self.request)
         except KeyTakenError as error:
-            if not self.submitter.asks_for(error.ref, self.request):
+            if not self.submitter.is_same_request(error.ref, self.request):
                 raise ReceiverError(
-                    f"{error}, which was asked for something else; nothing posted: give it another --key"
+                    f"{error}, which was asked for something else; nothing posted: "
+                    "give it another --key"
                 ) from error
             self.job = self.submitter.job(error.ref)
         return self.job
 
-    def known(self) -> JobView | None:
-        """Return the job as it stands, also where its row is all there is; None if nobody can know it."""
+    def current_job(self) -> JobView | None:
+        """Return the job as it is now, also if only its row exists; None if it cannot be known."""
         if self.job is not None:
             return self.submitter.job(self.job.ref)
         return self.submitter.posted_since(self.began, self.request)
 
 
-def _carry_out(
-    errand: _Errand, key: str | None, *, resubmit: int, timeout: float | None, waits: bool
+def _submit_and_wait(
+    run: _SubmitRun, key: str | None, *, resubmit: int, timeout: float | None, waits: bool
 ) -> JobView:
-    """Post, wait if that is asked for, and post anew what the provider failed."""
-    with Console(stderr=True).status(f"asking {errand.request['provider']}"):
-        job = errand.post(key)
+    """Post, wait if asked for, and post again while the provider fails."""
+    with Console(stderr=True).status(f"asking {run.request['provider']}"):
+        job = run.post(key)
     if waits:
-        job = _wait(errand.submitter, job, timeout)
+        job = _wait(run.submitter, job, timeout)
     for number in range(1, resubmit + 1):
         if job.reason is not Reason.PROVIDER_ERROR:
             break
-        # The provider refunds this one; moderation would only say no again. Each try has a key of its own, so that it too is paid once.
-        click.echo(plain(f"{job.ref} {job.reason} {job.message}: posted anew"), err=True)
-        job = _wait(
-            errand.submitter, errand.post(key_of_try(key, number) if key else None), timeout
-        )
+        # Only this failure is worth a retry: the provider refunds it, and moderation would refuse
+        # again. Each retry has its own key, so that it is also posted only once.
+        click.echo(plain(f"{job.ref} {job.reason} {job.message}: posted again"), err=True)
+        job = run.post(resubmit_key(key, number) if key else None)
+        job = _wait(run.submitter, job, timeout)
     return job
 
 
-def _leave(errand: _Errand, *, as_json: bool) -> None:
-    """Say which job goes on, so that nobody pays for it twice."""
+def _report_interrupted(run: _SubmitRun, *, as_json: bool) -> None:
+    """Print which job goes on, so that the user does not pay for it twice."""
     job = None
     with suppress(ReceiverError):
-        job = errand.known()
+        job = run.current_job()
     if job is None:
         click.echo("it may have been posted: look with receiver jobs", err=True)
         return
@@ -242,11 +253,11 @@ def _leave(errand: _Errand, *, as_json: bool) -> None:
 
 
 def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
-    """Wait behind a progress bar on stderr; an interrupted or too long wait leaves the job going on."""
+    """Wait with a progress bar on stderr; after ``timeout`` seconds return the unfinished job."""
     if job.state in FINAL_STATES:
         return job
     if not submitter.has_worker():
-        click.echo("nothing works on this ledger now: start `receiver serve`", err=True)
+        click.echo(NO_WORKER, err=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -257,8 +268,8 @@ def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"{job.ref} {job.state}", total=100)
 
-        def show(seen: JobView) -> None:
-            progress.update(bar, description=f"{seen.ref} {seen.state}", completed=seen.progress)
+        def show(now: JobView) -> None:
+            progress.update(bar, description=f"{now.ref} {now.state}", completed=now.progress)
 
         try:
             return submitter.wait([job.ref], timeout=timeout, watch=show)[0]
@@ -267,12 +278,13 @@ def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
             return submitter.job(job.ref)
 
 
-def _tell(job: JobView, *, err: bool) -> None:
-    """Say in a line or two what became of a job."""
+def _print_job(job: JobView, *, err: bool) -> None:
+    """Print the state of a job, why it failed, and its archived files."""
     click.echo(f"{job.ref} {job.state}", err=err)
     if job.state is JobState.SUBMITTING:
         click.echo(
-            "  the answer to the submit was lost; a callback, if one was asked for, adopts the job: do not submit it again",
+            "  the answer to the submit was lost; if the job has a callback, it completes "
+            "the job: do not submit it again",
             err=True,
         )
     if job.reason or job.message:

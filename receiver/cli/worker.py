@@ -1,0 +1,50 @@
+"""``receiver worker``: archive, poll and conclude."""
+
+import os
+import signal
+
+import click
+
+from receiver import data_dir
+from receiver.cli.base import load, reports_errors
+from receiver.errors import ConfigurationError
+from receiver.server.child import say_ready
+from receiver.telemetry import metric_files, tracing
+
+
+@click.command()
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Serve this machine's metrics at this port; the web serves those of its own machine.",
+)
+@click.option(
+    "--metrics-host", default="127.0.0.1", show_default=True, help="Address for --metrics-port."
+)
+@reports_errors
+def worker(metrics_port: int | None, metrics_host: str) -> None:
+    """Archive, poll and conclude until SIGTERM."""
+    settings = load()
+    data_dir.make_data_dir(settings.data_dir)
+    data_dir.require_writable(settings.data_dir)
+    metric_files.share(settings.data_dir)
+    from receiver.services import Services  # noqa: PLC0415 - it creates metrics: after share
+
+    services = Services(settings).open()
+    tracing.configure(os.environ)
+    if metrics_port is not None:
+        _serve_metrics(metrics_host, metrics_port)
+    say_ready()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: services.engine.stop())
+    services.worker().run()
+    services.close()
+
+
+def _serve_metrics(host: str, port: int) -> None:
+    try:
+        click.echo(f"metrics on http://{host}:{metric_files.serve(host, port)}", err=True)
+    except OSError as error:
+        raise ConfigurationError(
+            [f"--metrics-port: cannot listen on {host}:{port} ({error.strerror}); choose another"]
+        ) from error
