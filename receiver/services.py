@@ -9,10 +9,11 @@ from pathlib import Path
 
 from receiver import clock, data_dir
 from receiver.archive.archiver import Archiver
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.thumbnails import Thumbnails
 from receiver.errors import ConfigurationError
-from receiver.events.dispatcher import Sender
+from receiver.events.dispatcher import Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
@@ -118,15 +119,18 @@ class Services:
         """How events are told to others."""
         return EventSerializer(self.settings.archive_url, self.settings.public_url)
 
-    def senders(self) -> list[Sender]:
+    def dispatchers(self) -> list[Dispatcher]:
         """Return who tells each destination."""
         connector = SafeConnector(self.settings.event_policy())
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
-        ways = [
+        transports = [
             (destination, transport_for(destination, connector, secrets, time.time))
             for destination in self.settings.destinations
         ]
-        return [Sender(self.outbox, destination, way, self.serializer) for destination, way in ways]
+        return [
+            Dispatcher(self.outbox, destination, transport, self.serializer)
+            for destination, transport in transports
+        ]
 
     @cached_property
     def browse(self) -> BrowseQueries:
@@ -195,7 +199,7 @@ class Services:
         chosen, key = self.settings, self.settings.openai_api_key
         address, wait, most = chosen.openai_base_url, chosen.job_timeout, chosen.fetch_max_bytes
         return (
-            OpenAIClient(key.get_secret_value(), address, timeout=wait, largest_picture=most)
+            OpenAIClient(key.get_secret_value(), address, timeout=wait, max_picture_size=most)
             if key
             else None
         )
@@ -302,7 +306,7 @@ class Services:
                     to.send,
                     chained=True,
                 )
-                for to in self.senders()
+                for to in self.dispatchers()
             ),
         ]
         return [instrumented(queue) for queue in work_queues]

@@ -3,6 +3,7 @@
 Nothing is retried here. Whatever goes wrong, the asset's row is told when to be due again, or that it is over.
 """
 
+from binascii import Error, a2b_base64
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,6 @@ from threading import Lock
 import structlog
 
 from receiver import failpoints
-from receiver.archive.base64_images import decode_base64_image
 from receiver.archive.inspect import inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
@@ -33,6 +33,7 @@ from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Asset, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import Fetched, Fetcher
+from receiver.providers.openai.protocol import read_picture
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
 
@@ -41,11 +42,13 @@ log = structlog.get_logger(__name__)
 # Seconds after each failed attempt, with jitter.
 BACK_OFF = doubling(1.0, 60.0)
 # How often a source may serve something that is no picture before the job fails: some four minutes of "not ready yet".
-MOST_BAD_FILES = 10
+MAX_BAD_FILES = 10
 # Seconds until the archive is tried again after it could not take an object.
-ARCHIVE_PAUSE = 15.0
+STORE_RETRY_DELAY = 15.0
 # From this attempt on, a URL that is not there is taken for dead, and the provider is asked for a fresh one.
-SUSPICIOUS_ATTEMPTS = 3
+ATTEMPTS_BEFORE_REFRESH = 3
+# Characters decoded at a time: whole groups of four.
+BASE64_CHUNK = 4 * 64 * 1024
 
 
 class Archiver:
@@ -56,9 +59,9 @@ class Archiver:
         self._fetcher = fetcher
         self._store = store
         self._scratch = scratch
-        self._store_in_doubt = False
+        self._store_suspect = False
         # An answer with pictures in it is large: one in memory at a time.
-        self._one_answer = Lock()
+        self._decode_lock = Lock()
         # By ref and index. A restart counts anew, which costs minutes; the URL's end bounds them all.
         self._bad_files: Counter[tuple[str, int]] = Counter()
 
@@ -71,7 +74,7 @@ class Archiver:
             return
         try:
             with tracing.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
-                stored = self._bring_home(claimed)
+                stored = self._archive(claimed)
                 failpoints.reached(failpoints.Point.STORED)
                 self._ledger.finish_asset(claimed, stored)
             failpoints.reached(failpoints.Point.FINISHED)
@@ -89,18 +92,18 @@ class Archiver:
             raise
         except ReceiverError as error:
             logger.warning("asset not archived", error=str(error), permanent=error.permanent)
-            self._again_or_never(claimed, error)
+            self._record_failure(claimed, error)
         except Exception as error:
             # A mistake of ours must not keep an asset for ever: it is an attempt that failed, and the URL's end bounds those.
             logger.exception("attempt broke off")
-            self._again_or_never(
+            self._record_failure(
                 claimed,
                 ReceiverError(
                     f"the attempt broke off ({type(error).__name__}); the log says where"
                 ),
             )
 
-    def _bring_home(self, claimed: Claimed[Asset]) -> StoredAsset:
+    def _archive(self, claimed: Claimed[Asset]) -> StoredAsset:
         """Fetch, inspect, store; return what is in the archive now."""
         asset = claimed.row
         self._require_store()
@@ -113,7 +116,11 @@ class Archiver:
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
                 picture = inspect(path)
             key = asset_key(asset.ref, asset.idx, picture.extension)
-            with self._doubting_the_store(), STEP_SECONDS.labels("put").time(), tracing.step("put"):
+            with (
+                self._noting_store_errors(),
+                STEP_SECONDS.labels("put").time(),
+                tracing.step("put"),
+            ):
                 try:
                     self._store.put(
                         key, path, sha256=fetched.sha256, content_type=picture.content_type
@@ -150,22 +157,22 @@ class Archiver:
     def _fetch(self, asset: Asset, path: Path) -> Fetched:
         if not asset.url.startswith(INLINE):
             return self._fetcher.fetch(asset.url, path)
-        with self._one_answer:
+        with self._decode_lock:
             return decode_base64_image(self._ledger.answer(asset.ref), asset.url, path)
 
     @contextmanager
-    def _doubting_the_store(self) -> Iterator[None]:
+    def _noting_store_errors(self) -> Iterator[None]:
         try:
             yield
         except StoreError:
-            self._store_in_doubt = True
+            self._store_suspect = True
             raise
 
     def _require_store(self) -> None:
         """Spare the source's bandwidth while the archive is known to be away: ask the archive first."""
-        if self._store_in_doubt:
+        if self._store_suspect:
             self._store.check()
-            self._store_in_doubt = False
+            self._store_suspect = False
 
     def _adopt(self, key: str, path: Path) -> StoredAsset:
         """Take what an earlier attempt put under this key, whose finish was lost: the first bytes put stay."""
@@ -210,14 +217,17 @@ class Archiver:
         with suppress(ClaimLostError):
             self._give_up(claimed, AssetState.FAILED, set_aside(claimed.row))
 
-    def _again_or_never(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
+    def _record_failure(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
         with suppress(ClaimLostError):
             self._decide(claimed, error)
 
     def _decide(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
         """Decide what a failed attempt means: over, or due again while its URL lives."""
         asset, now, text = claimed.row, self._ledger.now(), str(error)
-        gone, suspicious = isinstance(error, SourceGoneError), asset.attempts >= SUSPICIOUS_ATTEMPTS
+        gone, suspicious = (
+            isinstance(error, SourceGoneError),
+            asset.attempts >= ATTEMPTS_BEFORE_REFRESH,
+        )
         if error.permanent or self._is_bad_too_often(asset, error):
             self._give_up(claimed, AssetState.FAILED, text)
         elif (
@@ -227,7 +237,7 @@ class Archiver:
             # The archive is away, which says nothing about the asset. Its URL may well outlive its promise.
             self._ledger.retry_asset(
                 claimed,
-                now + back_off(1, (ARCHIVE_PAUSE,)),
+                now + back_off(1, (STORE_RETRY_DELAY,)),
                 text,
                 counted=False,
             )
@@ -253,8 +263,26 @@ class Archiver:
             if asset.url.startswith(INLINE):
                 return True  # the ledger will never serve other bytes
             self._bad_files[asset.ref, asset.idx] += 1
-        return self._bad_files[asset.ref, asset.idx] >= MOST_BAD_FILES
+        return self._bad_files[asset.ref, asset.idx] >= MAX_BAD_FILES
 
     def _give_up(self, claimed: Claimed[Asset], state: AssetState, text: str) -> None:
         self._ledger.give_up_asset(claimed, state, text)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
+
+
+def decode_base64_image(body: bytes, url: str, into: Path) -> Fetched:
+    """Write the picture that ``url`` (``delivery:<index>``) names in the answer ``body`` to the new file ``into``.
+
+    Raise UnreadableError if the answer has none there, NotThePictureError if it is no base64, OSError if the disk fails.
+    """
+    text = read_picture(body, url)
+    digest, size = sha256(), 0
+    with into.open("xb") as file:
+        for start in range(0, len(text), BASE64_CHUNK):
+            try:
+                chunk = a2b_base64(text[start : start + BASE64_CHUNK], strict_mode=True)
+            except (Error, ValueError) as error:  # the latter for what is not ASCII
+                raise NotThePictureError(f"the picture is not base64: {error}") from error
+            digest.update(chunk)
+            size += file.write(chunk)
+    return Fetched(size, digest.hexdigest(), url, "")

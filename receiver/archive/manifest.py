@@ -37,10 +37,10 @@ from receiver.model import (
 
 FORMAT = 1
 # Bytes of a manifest that are read. It may hold reference pictures, but no job that was ever posted has more than this.
-LARGEST = 256 * 1024 * 1024
+MAX_MANIFEST_SIZE = 256 * 1024 * 1024
 # Mistakes of a broken manifest that are told; one is enough to see what is wrong with it.
-_MOST_TOLD = 3
-_PLACE = re.compile(
+_MAX_MISTAKES = 3
+_KEY = re.compile(
     r"[0-9]{4}/[0-9]{2}/[0-9]{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})/(job\.json|(?:0|[1-9][0-9]{0,8})\.[a-z0-9]+)"
 )
 
@@ -64,9 +64,9 @@ def _folder(ref: str) -> str:
     return f"{ref_time(ref):%Y/%m/%d}/{ref}"
 
 
-def place_of(key: str) -> tuple[str, str] | None:
+def parse_key(key: str) -> tuple[str, str] | None:
     """Return the ref and the file's name that a key is made of; None for a name we would not give."""
-    found = _PLACE.fullmatch(key)
+    found = _KEY.fullmatch(key)
     with suppress(ValueError):  # a ref of no time there is
         return (found[1], found[2]) if found and found[0].startswith(_folder(found[1])) else None
     return None
@@ -236,7 +236,7 @@ class Manifest(_Part):
                 raise ValueError(
                     f"asset {asset.index} is archived without a key, SHA-256, size or type"
                 )
-            if place_of(asset.key or "") is None or not (asset.key or "").startswith(
+            if parse_key(asset.key or "") is None or not (asset.key or "").startswith(
                 asset_prefix(self.ref, asset.index)
             ):
                 raise ValueError(
@@ -250,7 +250,7 @@ def read_manifest(data: bytes, ref: str) -> Manifest:
     try:
         found = Manifest.model_validate_json(data)
     except ValidationError as error:
-        told = error.errors(include_url=False, include_input=False)[:_MOST_TOLD]
+        told = error.errors(include_url=False, include_input=False)[:_MAX_MISTAKES]
         mistakes = [
             ": ".join(
                 filter(

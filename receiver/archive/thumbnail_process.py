@@ -9,9 +9,9 @@ import sys
 from io import BytesIO
 
 # Pixels on the longer side.
-LONGEST_SIDE = 512
+MAX_SIDE = 512
 # Of the original; the largest that providers sell have 17 million.
-MOST_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF")
 _LIMITS = {
     resource.RLIMIT_AS: 1024
@@ -36,14 +36,12 @@ def shrink() -> bytes:
     from PIL import AvifImagePlugin, Image, ImageOps  # noqa: PLC0415 - only the confined process
 
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # threads count as processes, of which there are none
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns from here and raises at twice as many
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here and raises at twice as many
     with Image.open(sys.stdin.buffer, formats=_FORMATS) as picture:
-        picture.draft(
-            "RGB", (LONGEST_SIDE, LONGEST_SIDE)
-        )  # a JPEG is decoded at a fraction of its size
+        picture.draft("RGB", (MAX_SIDE, MAX_SIDE))  # a JPEG is decoded at a fraction of its size
         picture.seek(0)
         ImageOps.exif_transpose(picture, in_place=True)
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        picture.thumbnail((MAX_SIDE, MAX_SIDE))
         small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     result = BytesIO()
     small.save(result, "WEBP", quality=78, method=2)

@@ -23,13 +23,13 @@ from receiver.ledger.rows import Asset
 log = structlog.get_logger(__name__)
 
 # Made side by side in one process of ours, and how many more may wait for their turn; each holds one of 16 threads.
-AT_A_TIME, MOST_WAITING = 2, 4
+MAX_RUNNING, MAX_WAITING = 2, 4
 # Seconds one waits for its turn, and one may take; the process itself has its limits too.
-PATIENCE, LONGEST = 5.0, 20.0
+WAIT_TIMEOUT, MAKE_TIMEOUT = 5.0, 20.0
 # Bytes: of an original that is worth the trouble, and of all thumbnails together.
-LARGEST_ORIGINAL, LARGEST_CACHE = 100 * 1024 * 1024, 256 * 1024 * 1024
+MAX_ORIGINAL_SIZE, MAX_CACHE_SIZE = 100 * 1024 * 1024, 256 * 1024 * 1024
 # Thumbnails made between two looks at the folder's size.
-_LOOK_AFTER = 100
+_EVICT_EVERY = 100
 _PROGRAM = Path(__file__).with_name("thumbnail_process.py")
 
 
@@ -40,19 +40,19 @@ class BusyError(ReceiverError):
 class Thumbnails:
     """Makes and keeps thumbnails (WebP) of archived pictures."""
 
-    def __init__(self, store: Store, folder: Path, largest_cache: int = LARGEST_CACHE) -> None:
+    def __init__(self, store: Store, folder: Path, max_cache_size: int = MAX_CACHE_SIZE) -> None:
         self._store = store
         self._folder = folder
-        self._largest_cache = largest_cache
-        self._hands = threading.Semaphore(AT_A_TIME)
-        self._places = threading.Semaphore(AT_A_TIME + MOST_WAITING)
+        self._max_cache_size = max_cache_size
+        self._running = threading.Semaphore(MAX_RUNNING)
+        self._admitted = threading.Semaphore(MAX_RUNNING + MAX_WAITING)
         self._made = 0
 
     def get(self, asset: Asset) -> bytes | None:
         """Return the thumbnail of an archived picture, None where it has none; raise BusyError or StoreError."""
         path = self._path(asset)
         if (known := _read(path)) is None:
-            with self._turn():
+            with self._slot():
                 if (known := _read(path)) is None:  # somebody else may have made it meanwhile
                     known = self._make(asset)
                     self._keep(path, known)
@@ -64,24 +64,24 @@ class Thumbnails:
         return self._folder / name[:2] / f"{name}.1.webp"
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
+    def _slot(self) -> Iterator[None]:
+        if not self._admitted.acquire(blocking=False):
             raise BusyError("many thumbnails are being made")
         try:
-            if not self._hands.acquire(timeout=PATIENCE):
+            if not self._running.acquire(timeout=WAIT_TIMEOUT):
                 raise BusyError("thumbnails take long")
             try:
                 yield
             finally:
-                self._hands.release()
+                self._running.release()
         finally:
-            self._places.release()
+            self._admitted.release()
 
     def _make(self, asset: Asset) -> bytes:
         """Return the thumbnail's bytes, none where the picture cannot be shown; that is remembered like a picture."""
         if (
             asset.key is None
-            or (asset.size or 0) > LARGEST_ORIGINAL
+            or (asset.size or 0) > MAX_ORIGINAL_SIZE
             or not str(asset.content_type).startswith("image/")
         ):
             return b""
@@ -89,7 +89,7 @@ class Thumbnails:
             with self._store.open(asset.key) as source:
                 shutil.copyfileobj(source, original)
             original.seek(0)
-            return _shrunk(original, result, asset)
+            return _run_decoder(original, result, asset)
 
     @contextmanager
     def _scratch_file(self) -> Iterator[BinaryIO]:
@@ -113,7 +113,7 @@ class Thumbnails:
         except OSError as error:
             log.warning("thumbnail not kept", error=str(error))
         self._made += 1
-        if self._made % _LOOK_AFTER == 1:
+        if self._made % _EVICT_EVERY == 1:
             self.evict()
 
     def evict(self) -> None:
@@ -122,8 +122,8 @@ class Thumbnails:
             kept = sorted(
                 (found.st_mtime, found.st_size, path) for path, found in _files(self._folder)
             )
-            room = sum(size for _, size, _ in kept) - self._largest_cache
-            goal = room + self._largest_cache // 10 if room > 0 else 0
+            room = sum(size for _, size, _ in kept) - self._max_cache_size
+            goal = room + self._max_cache_size // 10 if room > 0 else 0
             for _, size, path in kept:
                 if goal <= 0:
                     break
@@ -146,7 +146,7 @@ def _read(path: Path) -> bytes | None:
     return None
 
 
-def _shrunk(original: BinaryIO, result: BinaryIO, asset: Asset) -> bytes:
+def _run_decoder(original: BinaryIO, result: BinaryIO, asset: Asset) -> bytes:
     """Have the confined process make it; whatever becomes of that process, we go on.
 
     It writes into a file, whose size it cannot exceed; a pipe would be read to its end, wherever that is.
@@ -158,7 +158,7 @@ def _shrunk(original: BinaryIO, result: BinaryIO, asset: Asset) -> bytes:
             stdin=original,
             stdout=result,
             stderr=subprocess.DEVNULL,
-            timeout=LONGEST,
+            timeout=MAKE_TIMEOUT,
             check=True,
             env={},
             cwd="/",

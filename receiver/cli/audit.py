@@ -19,7 +19,7 @@ from receiver.ledger.queries import Audit
 from receiver.maintenance import checkpoint
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
-from receiver.maintenance.rebuild import Named, Rebuilder, Rebuilt
+from receiver.maintenance.rebuild import CappedList, Rebuilder, Rebuilt
 from receiver.services import Services
 from receiver.worker.process import is_working
 
@@ -119,7 +119,7 @@ def _deep(services: Services, hands: int, *, anew: bool) -> int:
                     services.store,
                     services.queries,
                     place,
-                    hands=hands,
+                    threads=hands,
                     stopping=stop.event,
                     show=keeper.show,
                 ).run()
@@ -223,10 +223,10 @@ def rebuild(below: str, hands: int | None) -> None:
             services.store,
             services.ledger,
             services.queries,
-            hands=hands or HANDS,
+            threads=hands or HANDS,
             stopping=stop.event,
             show=lambda found: meter.show(
-                f"jobs restored, {found.known} known, {found.wrong.count} wrong", found.restored
+                f"jobs restored, {found.known} known, {found.problems.count} wrong", found.restored
             ),
         )
         try:
@@ -240,26 +240,26 @@ def rebuild(below: str, hands: int | None) -> None:
     _tell_rebuilt(found)
     if stop.status:
         click.echo("stopped; run `receiver rebuild` again to go on", err=True)
-    sys.exit(stop.status or (SOME_FAILED if found.wrong.count else 0))
+    sys.exit(stop.status or (SOME_FAILED if found.problems.count else 0))
 
 
 def _tell_rebuilt(found: Rebuilt) -> None:
-    _tell("wrong", found.wrong)
-    _tell("no manifest names", found.unexplained)
+    _tell("wrong", found.problems)
+    _tell("no manifest names", found.unknown)
     click.echo(
         f"restored {_count(found.restored, 'job')} with {_count(found.pictures, 'picture')}; {found.known} were in the ledger already"
     )
-    if found.wrong.count:
+    if found.problems.count:
         click.echo(
-            f"NOT restored, or not whole: {found.wrong.count}; mend what is named above and run it again, known jobs are passed over"
+            f"NOT restored, or not whole: {found.problems.count}; mend what is named above and run it again, known jobs are passed over"
         )
-    if found.unexplained.count:
+    if found.unknown.count:
         click.echo(
-            f"{_count(found.unexplained.count, 'object')} that no manifest names: of jobs in flight, to be adopted, or left over"
+            f"{_count(found.unknown.count, 'object')} that no manifest names: of jobs in flight, to be adopted, or left over"
         )
 
 
-def _tell(what: str, named: Named) -> None:
+def _tell(what: str, named: CappedList) -> None:
     for line in named.lines:
         click.echo(f"{what}: {plain(line)}")
     if more := named.count - len(named.lines):

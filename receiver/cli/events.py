@@ -12,7 +12,7 @@ from receiver import clock
 from receiver.cli.base import INTERRUPTED, SOME_FAILED, console, each, load, plain, reports_errors
 from receiver.errors import ReceiverError
 from receiver.events.event import Event
-from receiver.events.listen import LAST_NUMBER, Cursor, Listener, run_command
+from receiver.events.listen import MAX_NUMBER, Cursor, EventReader, run_command
 from receiver.ledger.rows import EventDelivery
 from receiver.model import EventType, timestamp
 from receiver.services import Services
@@ -24,7 +24,7 @@ _SHOWN = ("index", "key", "size", "content_type", "reason", "message")
 @click.command()
 @click.option(
     "--after",
-    type=click.IntRange(0, LAST_NUMBER),
+    type=click.IntRange(0, MAX_NUMBER),
     help="Begin behind the event of this number; 0 for all there are.  [default: what happens from now on]",
 )
 @click.option(
@@ -71,16 +71,16 @@ def listen(
     place = Cursor(cursor)
     start = place.read() if after is None else after
     start = services.outbox.newest() if start is None else start
-    place.keep(start)  # before the first event, so that none is missed if this ends before it
-    listener = Listener(services.outbox, [EventType(kind) for kind in types])
+    place.write(start)  # before the first event, so that none is missed if this ends before it
+    reader = EventReader(services.outbox, [EventType(kind) for kind in types])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for event, upto in listener.events(start, follow=follow):
+        for event, upto in reader.events(start, follow=follow):
             if event is not None and not _deal_with(
                 services, event, command, place, as_json=as_json
             ):
                 sys.exit(SOME_FAILED)
-            place.keep(upto)
+            place.write(upto)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     finally:
@@ -97,7 +97,7 @@ def _deal_with(
     status = run_command(command, services.serializer.object(event))
     if status:
         click.echo(
-            f"event {event.number}: the command ended with status {status}; {place.outlook(event.number)}",
+            f"event {event.number}: the command ended with status {status}; {place.consequence(event.number)}",
             err=True,
         )
     return status == 0

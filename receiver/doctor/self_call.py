@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from receiver.doctor.trouble import Trouble
 from receiver.ingest.tickets import CANARY, Tickets
-from receiver.net.ip_ranges import refusal
+from receiver.net.ip_ranges import refusal_reason
 
 _PATIENCE = 10.0  # seconds for each step
 _LONGEST_ANSWER = 64 * 1024
@@ -126,10 +126,10 @@ def _addresses(host: str, port: int) -> list[str]:
 def _require_outside(host: str, addresses: list[str], provider: str) -> None:
     """Raise Trouble for an inside address, which is of no use to a provider outside; the sandbox, beside us, may use it."""
     with suppress(ValueError):  # a name: the provider is outside
-        if refusal(ip_address(urlsplit(provider).hostname or "")) is not None:
+        if refusal_reason(ip_address(urlsplit(provider).hostname or "")) is not None:
             return
     for address in addresses:
-        if (reason := refusal(ip_address(address))) is not None:
+        if (reason := refusal_reason(ip_address(address))) is not None:
             raise Trouble(
                 f"{host} leads to {address} ({reason}), where the provider cannot call",
                 "name a public address in PUBLIC_URL",

@@ -32,9 +32,9 @@ class AwsTransport:
         self._address = destination.address
         self._in_order = destination.address.endswith(".fifo")
         self._lock = Lock()
-        self._made: Any = None
+        self._cached_client: Any = None
 
-    def tell(self, event: Event, body: str) -> None:
+    def send(self, event: Event, body: str) -> None:
         """Send the event; see ``ways.Transport``."""
         attributes = {
             name: {"DataType": "String", "StringValue": value}
@@ -66,16 +66,16 @@ class AwsTransport:
 
     def _client(self) -> Any:
         with self._lock:  # making a client is not thread-safe, using one is
-            if self._made is None:
+            if self._cached_client is None:
                 limits = Config(
                     connect_timeout=5,
                     read_timeout=10,
                     retries={"total_max_attempts": 1, "mode": "standard"},
                 )
-                self._made = cast("Any", Session()).client(
+                self._cached_client = cast("Any", Session()).client(
                     self._service, region_name=self._region(), config=limits
                 )
-            return self._made
+            return self._cached_client
 
     def _region(self) -> str | None:
         """Return the region an address names; where it names none, boto3's own variable counts."""

@@ -21,41 +21,45 @@ from receiver.telemetry.metrics import EVENT_SECONDS, EVENTS
 log = structlog.get_logger(__name__)
 
 # Seconds after each failed attempt to deliver one event, with jitter.
-BACK_OFF: Sequence[float] = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
+RETRY_DELAYS: Sequence[float] = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 # Seconds for which an event is tried.
-PATIENCE = 72 * 3600.0
+RETRY_FOR = 72 * 3600.0
 # Seconds for which a destination that cannot be reached is left alone, after each failure.
-SILENCES = doubling(1.0, 60.0)
+PAUSES = doubling(1.0, 60.0)
 # Seconds between removals of what was told long ago.
 PRUNE_EVERY = 3600.0
 
 
-class Sender:
+class Dispatcher:
     """Tells one destination; safe to share between the hands of its lane."""
 
     def __init__(
-        self, outbox: Outbox, destination: Destination, way: Transport, serializer: EventSerializer
+        self,
+        outbox: Outbox,
+        destination: Destination,
+        transport: Transport,
+        serializer: EventSerializer,
     ) -> None:
         self.destination = destination
         self._outbox = outbox
-        self._way = way
-        self._wording = serializer
+        self._transport = transport
+        self._serializer = serializer
         self._lock = threading.Lock()
         self._failures = 0
-        self._silent_until = 0.0
+        self._paused_until = 0.0
         self._pruned_at = 0.0
 
     def next_due(self) -> float | None:
         """Return when there is something to tell (seconds since the epoch); a destination that cannot be reached is left alone a while."""
         due = self._outbox.next_due(self.destination.name)
-        return None if due is None else max(due, self._silent_until)
+        return None if due is None else max(due, self._paused_until)
 
     def claim(self, limit: int) -> list[Claimed[EventDelivery]]:
         """Claim what is due; now and then what was told long ago is removed."""
         if self._outbox.now() - self._pruned_at > PRUNE_EVERY:
             self._outbox.prune()
             self._pruned_at = self._outbox.now()
-        if self._outbox.now() < self._silent_until:
+        if self._outbox.now() < self._paused_until:
             return []  # asked by an engine that was woken, and does not look when something is due
         return self._outbox.claim(self.destination.name, self.destination.types, limit)
 
@@ -66,7 +70,7 @@ class Sender:
             destination=row.destination, ref=row.ref, event_number=row.event, attempt=row.attempts
         )
         try:
-            self._tell(row)
+            self._deliver(row)
             self._outbox.sent(claimed)
             self._count("sent", failures=0)
             logger.info("event told")
@@ -77,32 +81,32 @@ class Sender:
             raise
         except ReceiverError as error:
             logger.warning("event not told", error=str(error))
-            self._again_or_aside(claimed, error)
+            self._record_failure(claimed, error)
         except Exception as error:
             # A mistake of ours is an attempt that failed, and those end in time.
             logger.exception("attempt broke off")
-            self._again_or_aside(
+            self._record_failure(
                 claimed,
                 ReceiverError(
                     f"the attempt broke off ({type(error).__name__}); the log says where"
                 ),
             )
 
-    def _tell(self, row: EventDelivery) -> None:
+    def _deliver(self, row: EventDelivery) -> None:
         found = self._outbox.find(row.event)
         if found is None:
             raise ReceiverError("the event is gone from the ledger")
         event = Event.of(found)
         with EVENT_SECONDS.time():
-            self._way.tell(event, self._wording.body(event))
+            self._transport.send(event, self._serializer.body(event))
 
-    def _again_or_aside(self, claimed: Claimed[EventDelivery], error: ReceiverError) -> None:
+    def _record_failure(self, claimed: Claimed[EventDelivery], error: ReceiverError) -> None:
         now, row = self._outbox.now(), claimed.row
-        away, asked = (
+        away, wait = (
             (error.away, error.wait) if isinstance(error, EventNotDeliveredError) else (False, 0.0)
         )
         try:
-            if now >= row.since + PATIENCE:
+            if now >= row.since + RETRY_FOR:
                 self._outbox.set_aside(claimed, str(error))
                 log.error(
                     "event set aside",
@@ -115,7 +119,9 @@ class Sender:
             else:
                 self._outbox.try_again(
                     claimed,
-                    min(now + max(back_off(row.attempts, BACK_OFF), asked), row.since + PATIENCE),
+                    min(
+                        now + max(back_off(row.attempts, RETRY_DELAYS), wait), row.since + RETRY_FOR
+                    ),
                     str(error),
                 )
                 self._count("failed", failures=self._failures + 1 if away else 0)
@@ -129,5 +135,5 @@ class Sender:
         if failures is not None:
             with self._lock:
                 self._failures = failures
-                silence = back_off(failures, SILENCES, jitter=0) if failures else 0.0
-                self._silent_until = self._outbox.now() + silence
+                pause = back_off(failures, PAUSES, jitter=0) if failures else 0.0
+                self._paused_until = self._outbox.now() + pause

@@ -65,14 +65,14 @@ class EventSerializer:
             "number": event.number,
             "type": event.type.value,
             "timestamp": timestamp(event.at),
-            "data": {**event.payload, **self._whereabouts(event), "link": self._link(event)},
+            "data": {**event.payload, **self._location(event), "link": self._link(event)},
         }
 
     def body(self, event: Event) -> str:
         """Return the object as text, the same for each attempt."""
         return json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
 
-    def _whereabouts(self, event: Event) -> dict[str, str | None]:
+    def _location(self, event: Event) -> dict[str, str | None]:
         """Say where an archived file is, in the words of its archive."""
         key = event.payload.get("key")
         return {"bucket": self._bucket, "url": f"{self._archive_url}/{key}"} if key else {}

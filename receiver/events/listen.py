@@ -16,12 +16,12 @@ from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
 
 # Seconds between two looks at the ledger.
-LOOK_EVERY = 0.5
+POLL_INTERVAL = 0.5
 # The highest number that a database gives to an event.
-LAST_NUMBER = 2**63 - 1
+MAX_NUMBER = 2**63 - 1
 
 
-class Listener:
+class EventReader:
     """Reads events of these types, or of all."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Listener:
             if upto > after:
                 yield None, upto
             elif follow:
-                self._pause(LOOK_EVERY)
+                self._pause(POLL_INTERVAL)
             else:
                 return
             after = upto
@@ -57,23 +57,23 @@ class Cursor:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._kept: int | None = None
+        self._written: int | None = None
 
     def read(self) -> int | None:
         """Return the place, None where there is none yet; raise ConfigurationError if the file holds something else."""
         if self._path is None or not self._path.exists():
             return None
         try:
-            self._kept = _number(self._path.read_text(encoding="ascii"))
+            self._written = _number(self._path.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 [f"--cursor: {self._path} holds no number of an event ({error}); name another file"]
             ) from error
-        return self._kept
+        return self._written
 
-    def keep(self, number: int) -> None:
+    def write(self, number: int) -> None:
         """Keep the place: the file is replaced whole, so that a crash leaves the old or the new one."""
-        if self._path is None or number == self._kept:
+        if self._path is None or number == self._written:
             return
         draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
@@ -84,9 +84,9 @@ class Cursor:
             raise ConfigurationError(
                 [f"--cursor: {self._path} cannot be written ({error.strerror}); name another file"]
             ) from error
-        self._kept = number
+        self._written = number
 
-    def outlook(self, number: int) -> str:
+    def consequence(self, number: int) -> str:
         """Say what becomes of an event that was not dealt with."""
         if self._path is None:
             return f"without --cursor nothing is remembered: `--after {number - 1}` begins with it again"
@@ -95,12 +95,12 @@ class Cursor:
 
 def _number(text: str) -> int:
     number = int(text)
-    if not 0 <= number <= LAST_NUMBER:
+    if not 0 <= number <= MAX_NUMBER:
         raise ValueError(f"{number} is out of bounds")
     return number
 
 
-def run_command(command: str, told: dict[str, Any]) -> int:
+def run_command(command: str, event: dict[str, Any]) -> int:
     """Run a command, without a shell, for one event; return its exit status.
 
     It has the event as JSON on its stdin, and in its environment EVENT_ID, EVENT_TYPE … and EVENT_REF, EVENT_KEY … of the event's data.
@@ -108,14 +108,14 @@ def run_command(command: str, told: dict[str, Any]) -> int:
     """
     plain = {
         name: value
-        for name, value in {**told, **told["data"]}.items()
+        for name, value in {**event, **event["data"]}.items()
         if value is not None and not isinstance(value, dict)
     }
     environ = {
         **os.environ,
         **{f"EVENT_{name.upper()}": str(value) for name, value in plain.items()},
     }
-    line = json.dumps(told, ensure_ascii=False) + "\n"
+    line = json.dumps(event, ensure_ascii=False) + "\n"
     try:
         done = subprocess.run(
             shlex.split(command),

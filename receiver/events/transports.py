@@ -13,16 +13,21 @@ from standardwebhooks import Webhook
 from receiver.errors import AddressRefusedError, EventNotDeliveredError, FetchError
 from receiver.events.destinations import Destination, Kind
 from receiver.events.event import Event
-from receiver.net.connection import SafeConnector, network_errors
-from receiver.net.deadline import LONGEST_HEAD, Deadline, DeadlineSocket
+from receiver.net.connection import (
+    MAX_HEAD,
+    Deadline,
+    DeadlineSocket,
+    SafeConnector,
+    translate_network_errors,
+)
 from receiver.net.policy import read_url
 
 log = structlog.get_logger(__name__)
 
 # Seconds for one attempt from the look-up to the head of the answer, and for one silence in it.
-WITHIN, STALL = 15.0, 10.0
+TIMEOUT, READ_TIMEOUT = 15.0, 10.0
 # Seconds we wait longer because a destination asks for it (Retry-After).
-LONGEST_WISH = 3600.0
+MAX_RETRY_AFTER = 3600.0
 
 _REQUEST = (
     "POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\nContent-Type: application/json\r\n"
@@ -30,13 +35,13 @@ _REQUEST = (
     "Connection: close\r\n\r\n"
 )
 # Statuses that say nothing about the event: come again later.
-_AWAY = frozenset({408, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class Transport(Protocol):
     """How one destination is told."""
 
-    def tell(self, event: Event, body: str) -> None:
+    def send(self, event: Event, body: str) -> None:
         """Return once the destination took the event; raise NotToldError."""
 
 
@@ -51,17 +56,17 @@ class WebhookTransport:
         now: Callable[[], float],
     ) -> None:
         self._target = read_url(address)
-        self._dialler = connector
+        self._connector = connector
         self._signers = [Webhook(secret) for secret in secrets]
         self._now = now
 
-    def tell(self, event: Event, body: str) -> None:
+    def send(self, event: Event, body: str) -> None:
         """Post the event; see Way."""
         host = self._target.host
         try:
-            self._dialler.policy.check_url(self._target.url)
-            with network_errors(host):
-                status, wish = self._post(event, body)
+            self._connector.policy.check_url(self._target.url)
+            with translate_network_errors(host):
+                status, retry_after = self._post(event, body)
         except AddressRefusedError as error:
             raise EventNotDeliveredError(str(error)) from error
         except FetchError as error:
@@ -73,12 +78,14 @@ class WebhookTransport:
                 else ""
             )
             raise EventNotDeliveredError(
-                f"{host} answered {status}{aside}", away=status in _AWAY, wait=wish
+                f"{host} answered {status}{aside}",
+                away=status in _TRANSIENT_STATUSES,
+                wait=retry_after,
             )
 
     def _post(self, event: Event, body: str) -> tuple[int, float]:
         """Send one request over a connection of its own; return the answer's status and the wait it asks for. Its body is not read."""
-        deadline = Deadline(time.monotonic, WITHIN, STALL)
+        deadline = Deadline(time.monotonic, TIMEOUT, READ_TIMEOUT)
         data, target = body.encode(), self._target
         moment = datetime.fromtimestamp(int(self._now()), UTC)
         head = _REQUEST.format(
@@ -89,22 +96,22 @@ class WebhookTransport:
             timestamp=int(moment.timestamp()),
             signature=" ".join(signer.sign(event.id, moment, body) for signer in self._signers),
         )
-        with self._dialler.connect(target, deadline) as sock:
+        with self._connector.connect(target, deadline) as sock:
             sock.settimeout(deadline.remaining())
             sock.sendall(head.encode("ascii") + data)
             with closing(
                 http.client.HTTPResponse(
-                    cast("Any", DeadlineSocket(sock, deadline, LONGEST_HEAD)), method="POST"
+                    cast("Any", DeadlineSocket(sock, deadline, MAX_HEAD)), method="POST"
                 )
             ) as response:
                 response.begin()
-                return response.status, _seconds(response.headers.get("Retry-After", ""))
+                return response.status, _retry_after(response.headers.get("Retry-After", ""))
 
 
-def _seconds(wish: str) -> float:
+def _retry_after(retry_after: str) -> float:
     return (
-        min(float(wish), LONGEST_WISH)
-        if wish.isascii() and wish.isdigit() and len(wish) < 10  # noqa: PLR2004 - no date, no joke
+        min(float(retry_after), MAX_RETRY_AFTER)
+        if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10  # noqa: PLR2004 - no date, no joke
         else 0.0
     )
 
@@ -112,7 +119,7 @@ def _seconds(wish: str) -> float:
 class LogTransport:
     """Writes events to the service's log."""
 
-    def tell(self, event: Event, body: str) -> None:
+    def send(self, event: Event, body: str) -> None:
         """Write a line; see Way."""
         log.info("event", type=event.type, ref=event.ref, id=event.id, body=body)
 

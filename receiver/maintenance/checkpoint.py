@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from receiver.errors import ReceiverError
 
 # Differences kept by name; beyond these they are only counted.
-MOST_NAMED = 10_000
+MAX_LISTED = 10_000
 
 
 class Step(StrEnum):
@@ -41,7 +41,7 @@ class Checkpoint(BaseModel):
     differences: int = 0
     named: list[str] = []
 
-    def passed(
+    def record(
         self,
         after: str,
         differences: list[str],
@@ -58,9 +58,9 @@ class Checkpoint(BaseModel):
         self.names += names
         self.forgotten += forgotten
         self.differences += len(differences)
-        self.named += differences[: MOST_NAMED - len(self.named)]
+        self.named += differences[: MAX_LISTED - len(self.named)]
 
-    def go_to(self, step: Step) -> None:
+    def begin(self, step: Step) -> None:
         """Begin the next pass."""
         self.step, self.after = step, ""
 

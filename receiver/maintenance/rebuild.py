@@ -12,15 +12,14 @@ from itertools import groupby
 from threading import Event
 
 from receiver.archive.manifest import (
-    LARGEST,
+    MAX_MANIFEST_SIZE,
     Manifest,
     ManifestAsset,
     ManifestDelivery,
-    place_of,
+    parse_key,
     read_manifest,
 )
-from receiver.archive.stores import Store
-from receiver.archive.verify import read_back
+from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.ledger import Ledger
 from receiver.ledger.queries import Queries
@@ -33,11 +32,11 @@ MANIFEST = "job.json"
 FOLDERS_AT_ONCE = 100
 BYTES_AT_ONCE = 32 * 1024 * 1024
 # Names kept of what was not restored; beyond these they are only counted.
-MOST_NAMED = 10_000
+MAX_LISTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class JobFolder:
     """What lies below one job's folder, or, where ``ref`` is empty, names we would not give: size in bytes by full name."""
 
     ref: str
@@ -51,18 +50,18 @@ class Folder:
         )
 
 
-class Named:
-    """Things told by name: all are counted, the first ``MOST_NAMED`` kept."""
+class CappedList:
+    """Things told by name: all are counted, the first ``MAX_LISTED`` kept."""
 
     def __init__(self) -> None:
         self.count = 0
         self.lines: list[str] = []
 
-    def add_all(self, lines: Iterable[str]) -> None:
+    def extend(self, lines: Iterable[str]) -> None:
         """Note some more."""
         for line in lines:
             self.count += 1
-            if len(self.lines) < MOST_NAMED:
+            if len(self.lines) < MAX_LISTED:
                 self.lines.append(line)
 
 
@@ -74,13 +73,13 @@ class Rebuilt:
     pictures: int = 0
     known: int = 0
     # Manifests whose job was not restored, or not whole, and why.
-    wrong: Named = field(default_factory=Named)
+    problems: CappedList = field(default_factory=CappedList)
     # Objects that no manifest names; their jobs were in flight when the ledger was lost.
-    unexplained: Named = field(default_factory=Named)
+    unknown: CappedList = field(default_factory=CappedList)
 
 
 class Rebuilder:
-    """Reads manifests with so many ``hands`` and puts their jobs into the ledger; ``show`` is told how far it is."""
+    """Reads manifests with so many ``threads`` and puts their jobs into the ledger; ``show`` is told how far it is."""
 
     def __init__(
         self,
@@ -88,61 +87,65 @@ class Rebuilder:
         ledger: Ledger,
         queries: Queries,
         *,
-        hands: int,
+        threads: int,
         stopping: Event,
         show: Callable[[Rebuilt], object],
     ) -> None:
         self._store = store
         self._ledger = ledger
-        self._reports = queries
-        self._hands = hands
+        self._queries = queries
+        self._threads = threads
         self._stopping = stopping
         self._show = show
         self.so_far = Rebuilt()
 
     def run(self, below: str = "") -> Rebuilt:
         """Go through what lies below a folder of the archive, until all is seen or ``stopping`` is set. Raise StoreError or LedgerError."""
-        with ThreadPoolExecutor(self._hands, "rebuild") as pool:
-            for chunk in chunks(folders(self._store.keys(below))):
+        with ThreadPoolExecutor(self._threads, "rebuild") as pool:
+            for batch in batches(group_by_job(self._store.keys(below))):
                 if self._stopping.is_set():
                     break
-                self._take(chunk, pool)
+                self._restore(batch, pool)
                 self._show(self.so_far)
         return self.so_far
 
-    def _take(self, chunk: list[Folder], pool: ThreadPoolExecutor) -> None:
-        known = self._reports.standing([folder.ref for folder in chunk if folder.ref])
-        self.so_far.known += sum(1 for folder in chunk if folder.ref in known and folder.manifest)
-        new = [folder for folder in chunk if folder.ref not in known]
-        found = list(pool.map(self._look_into, new))
-        for look in found:
-            self.so_far.unexplained.add_all(look.strays)
-            self.so_far.wrong.add_all(look.wrong)
-        self._write([self._past(look.manifest) for look in found if look.manifest])
+    def _restore(self, batch: list[JobFolder], pool: ThreadPoolExecutor) -> None:
+        known = self._queries.standing([folder.ref for folder in batch if folder.ref])
+        self.so_far.known += sum(1 for folder in batch if folder.ref in known and folder.manifest)
+        new = [folder for folder in batch if folder.ref not in known]
+        found = list(pool.map(self._inspect, new))
+        for inspection in found:
+            self.so_far.unknown.extend(inspection.unknown)
+            self.so_far.problems.extend(inspection.problems)
+        self._write(
+            [self._rows(inspection.manifest) for inspection in found if inspection.manifest]
+        )
 
-    def _look_into(self, folder: Folder) -> "_Look":
+    def _inspect(self, folder: JobFolder) -> "_Inspection":
         """Read a folder's manifest and hold the folder against it."""
         key = folder.manifest
         if key is None:
-            return _Look(strays=sorted(folder.objects))
+            return _Inspection(unknown=sorted(folder.objects))
         if self._stopping.is_set():
-            return _Look()
+            return _Inspection()
         try:
             manifest = self._read(key, folder)
         except (UnreadableError, MissingObjectError) as error:
-            return _Look(wrong=[f"{key}: {error}"])
-        if lost := [trouble for asset in manifest.archived if (trouble := _trouble(asset, folder))]:
-            return _Look(wrong=[f"{key}: {'; '.join(lost)}"])
-        return _Look(
+            return _Inspection(problems=[f"{key}: {error}"])
+        if lost := [
+            problem for asset in manifest.archived if (problem := _asset_problem(asset, folder))
+        ]:
+            return _Inspection(problems=[f"{key}: {'; '.join(lost)}"])
+        return _Inspection(
             manifest,
             sorted(folder.objects.keys() - {key} - {asset.key for asset in manifest.archived}),
         )
 
-    def _read(self, key: str, folder: Folder) -> Manifest:
-        if folder.objects[key] > LARGEST:
+    def _read(self, key: str, folder: JobFolder) -> Manifest:
+        if folder.objects[key] > MAX_MANIFEST_SIZE:
             raise UnreadableError(f"{folder.objects[key]} bytes are no manifest")
         return read_manifest(
-            read_back(self._store, key, lambda file: file.read(LARGEST)), folder.ref
+            verify(self._store, key, lambda file: file.read(MAX_MANIFEST_SIZE)), folder.ref
         )
 
     def _write(self, pasts: list[Past]) -> None:
@@ -150,50 +153,53 @@ class Rebuilder:
         self.so_far.restored += len(done.new)
         self.so_far.known += len(pasts) - len(done.new)
         self.so_far.pictures += sum(
-            1 for past in done.new for asset in past.assets if asset["state"] == AssetState.ARCHIVED
+            1
+            for rows_of in done.new
+            for asset in rows_of.assets
+            if asset["state"] == AssetState.ARCHIVED
         )
-        self.so_far.wrong.add_all(
+        self.so_far.problems.extend(
             f"{ref} is restored without {lost}" for ref, lost in done.without.items()
         )
 
-    def _past(self, manifest: Manifest) -> Past:
-        return past(manifest, self._ledger.timing.job_timeout)
+    def _rows(self, manifest: Manifest) -> Past:
+        return rows_of(manifest, self._ledger.timing.job_timeout)
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Inspection:
     """What one folder has: a manifest to restore, objects it does not name, and what is wrong with it."""
 
     manifest: Manifest | None = None
-    strays: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
-def folders(listing: Iterable[tuple[str, int]]) -> Iterator[Folder]:
+def group_by_job(listing: Iterable[tuple[str, int]]) -> Iterator[JobFolder]:
     """Gather what a sorted listing has of each job; what is none of ours comes one by one."""
-    for ref, group in groupby(listing, key=lambda found: (place_of(found[0]) or ("",))[0]):
+    for ref, group in groupby(listing, key=lambda found: (parse_key(found[0]) or ("",))[0]):
         if ref:
-            yield Folder(ref, dict(group))
+            yield JobFolder(ref, dict(group))
         else:
-            yield from (Folder("", {key: size}) for key, size in group)
+            yield from (JobFolder("", {key: size}) for key, size in group)
 
 
-def chunks(found: Iterable[Folder]) -> Iterator[list[Folder]]:
+def batches(found: Iterable[JobFolder]) -> Iterator[list[JobFolder]]:
     """Cut into lists that fit into memory and into one transaction."""
-    chunk: list[Folder] = []
+    batch: list[JobFolder] = []
     weight = 0
     for folder in found:
         size = folder.objects[folder.manifest] if folder.manifest else 0
-        if chunk and (len(chunk) >= FOLDERS_AT_ONCE or weight + size > BYTES_AT_ONCE):
-            yield chunk
-            chunk, weight = [], 0
-        chunk.append(folder)
+        if batch and (len(batch) >= FOLDERS_AT_ONCE or weight + size > BYTES_AT_ONCE):
+            yield batch
+            batch, weight = [], 0
+        batch.append(folder)
         weight += size
-    if chunk:
-        yield chunk
+    if batch:
+        yield batch
 
 
-def _trouble(asset: ManifestAsset, folder: Folder) -> str | None:
+def _asset_problem(asset: ManifestAsset, folder: JobFolder) -> str | None:
     """Say what is wrong with an archived asset's object."""
     size = folder.objects.get(asset.key or "")
     if size is None:
@@ -206,12 +212,14 @@ def _trouble(asset: ManifestAsset, folder: Folder) -> str | None:
 # A manifest's job as rows of the ledger.
 
 
-def past(manifest: Manifest, job_timeout: float) -> Past:
+def rows_of(manifest: Manifest, job_timeout: float) -> Past:
     """Turn a manifest into the rows that its job left behind, and the events that announced them."""
     job = _job(manifest, job_timeout)
     assets = [_asset(manifest.ref, asset) for asset in manifest.assets]
-    told = [_picture_told(asset) for asset in assets if asset["state"] == AssetState.ARCHIVED]
-    events = [_event(manifest, **event) for event in [*told, _end_told(job)]]
+    payload_or_row = [
+        _archived_event(asset) for asset in assets if asset["state"] == AssetState.ARCHIVED
+    ]
+    events = [_event(manifest, **event) for event in [*payload_or_row, _final_event(job)]]
     return Past(
         job, assets, [_delivery(manifest.ref, delivery) for delivery in manifest.deliveries], events
     )
@@ -261,24 +269,24 @@ def _asset(ref: str, asset: ManifestAsset) -> Row:
 
 def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
     """Fill a delivery's row; its body is lost, the digest tells what it was."""
-    told = {
+    payload_or_row = {
         "source": delivery.source,
         "verdict": delivery.verdict,
         "received_at": delivery.received_at,
         "digest": delivery.sha256,
     }
-    return {"ref": ref, "body": b"", **told}
+    return {"ref": ref, "body": b"", **payload_or_row}
 
 
 def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
     """Fill an event's row; the words of its payload are those of ``ledger.writes``."""
-    told = json.dumps(
+    payload_or_row = json.dumps(
         {**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":")
     )
-    return {"ref": manifest.ref, "round": manifest.round, "payload": told, **values}
+    return {"ref": manifest.ref, "round": manifest.round, "payload": payload_or_row, **values}
 
 
-def _picture_told(asset: Row) -> Row:
+def _archived_event(asset: Row) -> Row:
     names = ("key", "sha256", "size", "content_type", "width", "height")
     payload = {"ref": asset["ref"], "index": asset["idx"], **{name: asset[name] for name in names}}
     return {
@@ -289,7 +297,7 @@ def _picture_told(asset: Row) -> Row:
     }
 
 
-def _end_told(job: Row) -> Row:
+def _final_event(job: Row) -> Row:
     payload = {
         name: job[name]
         for name in ("ref", "state", "provider", "provider_id", "model", "reason", "message")

@@ -26,16 +26,24 @@ from receiver.errors import (
     StoreError,
     TooLargeError,
 )
-from receiver.net.connection import Connect, Resolve, SafeConnector, look_up, network_errors
-from receiver.net.deadline import LONGEST_HEAD, Deadline, DeadlineSocket
+from receiver.net.connection import (
+    MAX_HEAD,
+    Connect,
+    Deadline,
+    DeadlineSocket,
+    Resolve,
+    SafeConnector,
+    resolve_host,
+    translate_network_errors,
+)
 from receiver.net.policy import AddressPolicy, Target
 
 MAX_REDIRECTS = 5
-BUFFER = 256 * 1024  # bytes; the memory of a fetch, whatever the size of the file
-FRAMING = 2  # bytes a body may take on its way for each byte in it: chunks have sizes, and extensions that mean nothing
+BUFFER_SIZE = 256 * 1024  # bytes; the memory of a fetch, whatever the size of the file
+FRAMING_FACTOR = 2  # bytes a body may take on its way for each byte in it: chunks have sizes, and extensions that mean nothing
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_GONE = frozenset({401, 403, 404, 410})
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+_GONE_STATUSES = frozenset({401, 403, 404, 410})
 _REQUEST = (
     "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\nAccept: image/*, video/*;q=0.9, */*;q=0.1\r\n"
     "Accept-Encoding: identity\r\nConnection: close\r\n\r\n"
@@ -66,7 +74,7 @@ class Fetcher:
         max_bytes: int,
         timeout: float,
         stall: float = 30.0,
-        resolve: Resolve = look_up,
+        resolve: Resolve = resolve_host,
         connect: Connect = socket.create_connection,
         ssl_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -75,7 +83,7 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._timeout = timeout
         self._stall = stall
-        self._dialler = SafeConnector(
+        self._connector = SafeConnector(
             policy, resolve=resolve, connect=connect, ssl_context=ssl_context
         )
         self._clock = clock
@@ -89,29 +97,29 @@ class Fetcher:
         deadline = Deadline(self._clock, self._timeout, self._stall)
         target = self._policy.check_url(url)
         for _ in range(MAX_REDIRECTS + 1):
-            with network_errors(target.host), self._get(target, deadline) as response:
-                if response.status not in _REDIRECTS:
+            with translate_network_errors(target.host), self._get(target, deadline) as response:
+                if response.status not in _REDIRECT_STATUSES:
                     return self._receive(response, target, into)
-                target = self._next(target, response)
+                target = self._redirect_target(target, response)
         raise FetchError(f"{target.host}: more than {MAX_REDIRECTS} redirects")
 
     @contextmanager
     def _get(self, target: Target, deadline: Deadline) -> Iterator[http.client.HTTPResponse]:
         """Send one GET over a connection of its own and read the head of the answer."""
-        with self._dialler.connect(target, deadline) as sock:
+        with self._connector.connect(target, deadline) as sock:
             sock.settimeout(deadline.remaining())
             sock.sendall(
                 _REQUEST.format(path=target.path, authority=target.authority).encode("ascii")
             )
-            wire = DeadlineSocket(sock, deadline)
+            deadline_socket = DeadlineSocket(sock, deadline)
             with closing(
-                http.client.HTTPResponse(cast("socket.socket", wire), method="GET")
+                http.client.HTTPResponse(cast("socket.socket", deadline_socket), method="GET")
             ) as response:
                 response.begin()
-                wire.allow(LONGEST_HEAD + FRAMING * self._max_bytes)
+                deadline_socket.allow(MAX_HEAD + FRAMING_FACTOR * self._max_bytes)
                 yield response
 
-    def _next(self, target: Target, response: http.client.HTTPResponse) -> Target:
+    def _redirect_target(self, target: Target, response: http.client.HTTPResponse) -> Target:
         """Check where a redirect leads; its host's addresses are checked when it is dialled."""
         location = response.headers.get("Location", "")
         if not location:
@@ -144,7 +152,7 @@ class Fetcher:
         """Bring the body to the file; return its size and SHA-256 once it is known to be whole."""
         digest = hashlib.sha256()
         size = 0
-        buffer = memoryview(bytearray(BUFFER))
+        buffer = memoryview(bytearray(BUFFER_SIZE))
         while count := response.readinto(buffer):
             size += count
             if size > self._max_bytes:
@@ -163,7 +171,7 @@ class Fetcher:
 
 def _expect_plain_body(response: http.client.HTTPResponse, host: str) -> None:
     """Raise unless the answer is a 200 whose body is the file itself, with an end that can be told."""
-    if response.status in _GONE:
+    if response.status in _GONE_STATUSES:
         raise SourceGoneError(f"{host} answered {response.status}")
     if response.status != HTTPStatus.OK:
         raise FetchError(f"{host} answered {response.status}")

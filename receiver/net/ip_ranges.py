@@ -9,7 +9,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 # Whoever can read these holds the machine's cloud credentials.
-_METADATA = frozenset(
+_METADATA_ADDRESSES = frozenset(
     {
         IPv4Address("169.254.169.254"),  # AWS, Google, Azure, Oracle, DigitalOcean, Hetzner …
         IPv4Address("169.254.170.2"),  # AWS ECS tasks
@@ -76,16 +76,16 @@ _ISATAP = 0x5EFE  # RFC 5214, 6.1: ::[02]00:5efe:<IPv4>
 
 
 @lru_cache(maxsize=4096)
-def refusal(ip: IPv4Address | IPv6Address) -> str | None:
+def refusal_reason(ip: IPv4Address | IPv6Address) -> str | None:
     """Say why an address is not public, or None if it is; an IPv4 address carried inside an IPv6 one is judged as well."""
-    if ip in _METADATA:
+    if ip in _METADATA_ADDRESSES:
         return "a cloud's metadata service"
     if isinstance(ip, IPv4Address):
         return next((reason for network, reason in _REFUSED_4 if ip in network), None)
-    for carried in carried_in(ip):
-        reason = refusal(carried)
+    for embedded in embedded_ipv4(ip):
+        reason = refusal_reason(embedded)
         if reason is not None:
-            return f"it carries {carried}, {reason}"
+            return f"it carries {embedded}, {reason}"
     reason = next((reason for network, reason in _REFUSED_6 if ip in network), None)
     if reason is None and ip not in _PUBLIC_6 and ip not in _NAT64:
         reason = "not given out as public (RFC 4291)"
@@ -94,12 +94,12 @@ def refusal(ip: IPv4Address | IPv6Address) -> str | None:
 
 def is_metadata(ip: IPv4Address | IPv6Address) -> bool:
     """Tell whether an address leads to a cloud's metadata service."""
-    return ip in _METADATA or (
-        isinstance(ip, IPv6Address) and not _METADATA.isdisjoint(carried_in(ip))
+    return ip in _METADATA_ADDRESSES or (
+        isinstance(ip, IPv6Address) and not _METADATA_ADDRESSES.isdisjoint(embedded_ipv4(ip))
     )
 
 
-def carried_in(ip: IPv6Address) -> tuple[IPv4Address, ...]:
+def embedded_ipv4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
     """Return the IPv4 addresses an IPv6 address would lead to: mapped, compatible, 6to4, Teredo (server and client), NAT64, ISATAP."""
     low = IPv4Address(int(ip) & 0xFFFF_FFFF)
     if ip.ipv4_mapped or ip in _NAT64 or (int(ip) >> 32 == 0 and int(ip) > 1):

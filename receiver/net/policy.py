@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from urllib.parse import quote
 
 from receiver.errors import AddressRefusedError
-from receiver.net.ip_ranges import is_metadata, refusal
+from receiver.net.ip_ranges import is_metadata, refusal_reason
 
 MAX_URL = 8192  # characters
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -115,7 +115,7 @@ class AddressPolicy:
             address = _unmapped(ip_address(ip))
         except ValueError as error:
             raise AddressRefusedError(f"{host} leads to {ip!a}, which is no address") from error
-        reason = refusal(address)
+        reason = refusal_reason(address)
         if reason is None or self._exempt(host, address, port):
             return
         place = str(address) if port in _WEB_PORTS else f"{_bracketed(str(address))}:{port}"
@@ -150,7 +150,7 @@ def read_url(url: str) -> Target:
     if "@" in authority:
         raise AddressRefusedError("a URL with credentials in it")
     try:
-        host, port = _split(authority)
+        host, port = _split_authority(authority)
     except ValueError as error:
         raise AddressRefusedError(f"no plain host in a URL: {error}") from error
     return Target(
@@ -205,7 +205,7 @@ def _unmapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return (isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip
 
 
-def _split(authority: str) -> tuple[str, int | None]:
+def _split_authority(authority: str) -> tuple[str, int | None]:
     """Read ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``; ValueError if it is none of them."""
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
@@ -223,7 +223,7 @@ def _read_exemption(entry: str) -> Exemption:
             return Exemption(ip_network(text), _WEB_PORTS)
         if text.count(":") > 1 and not text.startswith("["):
             text = f"[{text}]"  # a bare IPv6 address
-        host, port = _split(text)
+        host, port = _split_authority(text)
     except ValueError as error:
         remedy = "write a host, host:port, an address, [v6 address]:port or a network such as 198.18.0.0/15, without scheme or path"
         raise ValueError(f"FETCH_ALLOW: {entry!a} is not understood ({error}); {remedy}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from event_server import SECRET, EventSide
+from event_server import SECRET, EventServer
 from installation import Premises
 from processes import running
 from waiting import until
@@ -30,7 +30,7 @@ def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and
         services.ledger.expire(
             services.ledger.submit(_submission(), "https://past.test").ref, "long ago"
         )
-    with EventSide() as side:
+    with EventServer() as side:
         here.environ |= {
             "EVENT_URLS": f"{side.url}#job.archived+asset.archived",
             "EVENT_SECRET": SECRET,
@@ -39,15 +39,15 @@ def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and
         side.status = 503
         with here.started():
             job = here.submit()
-            until(lambda: side.told, what="the first attempt")
+            until(lambda: side.received, what="the first attempt")
             here.wait(job.ref)
         side.status = 200
         with here.started():
             until(lambda: "job.archived" in side.types(), what="the end told")
         assert side.types()[-2:] == ["asset.archived", "job.archived"]
-        assert {one.event["data"]["ref"] for one in side.told} == {job.ref}
-        assert all(one.is_signed_by(SECRET) for one in side.told)
-        assert side.told[-1].event["data"]["link"] == f"{here.url}/api/jobs/{job.ref}"
+        assert {one.event["data"]["ref"] for one in side.received} == {job.ref}
+        assert all(one.is_signed_by(SECRET) for one in side.received)
+        assert side.received[-1].event["data"]["link"] == f"{here.url}/api/jobs/{job.ref}"
     done = here.run("receiver", "events")
     assert done.status == 0
     assert "asset.archived, job.archived" in done.out
@@ -114,8 +114,8 @@ def test_what_was_set_aside_is_shown_and_sent_again_on_request(here: Premises) -
     with here.services() as services:
         ref = services.ledger.submit(_submission(), "https://past.test").ref
         services.ledger.expire(ref, "no word")
-        (sender,) = services.senders()
-        (claimed,) = sender.claim(1)
+        (dispatcher,) = services.dispatchers()
+        (claimed,) = dispatcher.claim(1)
         services.outbox.set_aside(claimed, "nobody\x1b[31m listened")
     done = here.run("receiver", "events")
     assert "set aside; `receiver resend EVENT" in done.out

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from installation import Premises
-from openai_server import PNGS, OpenAISide, with_pictures, wrong
+from openai_server import PNGS, OpenAIServer, with_pictures, wrong
 from processes import Finished
 
 from submitter.cli import main as submitter
@@ -22,12 +22,12 @@ def here(tmp_path: Path) -> Iterator[Premises]:
         yield Premises(tmp_path, sandbox)
 
 
-def submit(here: Premises, side: OpenAISide, *options: str) -> Finished:
+def submit(here: Premises, side: OpenAIServer, *options: str) -> Finished:
     return here.run(*COMMAND, *options, OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=side.url)
 
 
 def test_pictures_in_an_answer_are_archived_while_the_command_waits(here: Premises) -> None:
-    with OpenAISide(with_pictures(*PNGS)) as side, here.started() as service:
+    with OpenAIServer(with_pictures(*PNGS)) as side, here.started() as service:
         done = submit(
             here,
             side,
@@ -60,7 +60,7 @@ def test_pictures_in_an_answer_are_archived_while_the_command_waits(here: Premis
 
 
 def test_a_refusal_is_told_and_is_the_exit_status(here: Premises) -> None:
-    with OpenAISide(wrong(400, "invalid_value", "Invalid size: '3:2'")) as side:
+    with OpenAIServer(wrong(400, "invalid_value", "Invalid size: '3:2'")) as side:
         done = submit(here, side, "--size", "3:2")
     assert (done.status, "Invalid size: '3:2'" in done.err) == (1, True)
 

@@ -9,7 +9,7 @@ from socket import socket
 
 import pytest
 import requests
-from archiving import PNG, source
+from archiving import PNG, scripted_source
 from installation import Premises
 from ledgers import succeeded
 from outside_network import answer
@@ -65,7 +65,7 @@ def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_a
             ).touch()  # whoever has a file next is killed, with this one in hand
         answer(body=PNG)(connection)
 
-    with source(serve) as server:
+    with scripted_source(serve) as server:
         here.environ["FETCH_ALLOW"] += f",127.0.0.1:{server.port}"
         with here.started(RECEIVER_FAULTS=str(faults)) as service, here.services() as services:
             neighbours = [here.submit(f"fox {number}").ref for number in range(4)]

@@ -9,9 +9,9 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from archives import made_up, put, write_files
+from archives import invented_jobs, put, write_files
 from click.testing import CliRunner
-from faultproxy import Answer, FaultProxy, Forward, Request, fault_proxy
+from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, fault_proxy
 from installation import Premises
 from processes import running
 from seaweed import S3Server
@@ -51,7 +51,7 @@ def made_up_files(here: Premises, count: int) -> dict[str, str]:
     """Have an archive of jobs no ledger knows; return the key of each one's picture by its ref."""
     here.data.mkdir()
     pictures = {}
-    for ref, objects in made_up(count):
+    for ref, objects in invented_jobs(count):
         write_files(here.data / "archive", objects)
         pictures[ref] = next(iter(objects))
     return pictures
@@ -254,7 +254,7 @@ class Leases:
         self._ref = ref
         self.waiting, self.let_go = Event(), Event()
 
-    def __call__(self, request: Request, forward: Forward) -> Answer | None:
+    def __call__(self, request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
         if self._ref in request.path and "list-type" not in request.path:
             self.waiting.set()
             self.let_go.wait(30)
@@ -266,7 +266,7 @@ def test_both_commands_are_killed_over_a_bucket_and_lose_nothing(
 ) -> None:
     on_s3(here, s3_server, proxy, bucket)
     count = rebuild.FOLDERS_AT_ONCE + 10
-    archive = dict(made_up(count))
+    archive = dict(invented_jobs(count))
     fill(bucket, archive)
     for command, done_by_then in ((REBUILD, rebuild.FOLDERS_AT_ONCE), (AUDIT, count)):
         proxy.rule = held = Leases(list(archive)[-1])
@@ -285,7 +285,7 @@ def test_a_rebuild_stopped_by_hand_finishes_what_it_has_in_hand(
     here: Premises, s3_server: S3Server, proxy: FaultProxy, bucket: str
 ) -> None:
     on_s3(here, s3_server, proxy, bucket)
-    archive = dict(made_up(2))
+    archive = dict(invented_jobs(2))
     fill(bucket, archive)
     proxy.rule = held = Leases(next(iter(archive)))
     with running((*REBUILD, "--jobs", "1"), here.environ, here.folder) as process:

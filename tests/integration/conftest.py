@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from archives import Home
+from archives import ArchivedJobs
 from archiving import SIZE
 from dashboard_client import log_in
 from faultproxy import FaultProxy, fault_proxy
@@ -17,7 +17,8 @@ from seaweed import S3Server
 from waiting import until
 from web_client import WebSide, web_side
 
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.ledger import schema
 from receiver.services import Services
@@ -102,17 +103,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def home(books: Books, store: Store) -> Home:
+def archived_jobs(books: Books, store: Store) -> ArchivedJobs:
     """Have an archive on each of the two stores."""
-    return Home(books, store)
+    return ArchivedJobs(books, store)
 
 
 @pytest.fixture
-def here(books: Books, tmp_path: Path) -> Home:
+def directory_jobs(books: Books, tmp_path: Path) -> ArchivedJobs:
     """Have an archive in a directory: for what does not depend on the store."""
     store = DirectoryStore(tmp_path / "archive")
     store.check()
-    return Home(books, store)
+    return ArchivedJobs(books, store)
 
 
 @pytest.fixture

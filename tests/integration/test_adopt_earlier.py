@@ -6,13 +6,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, Bench, source
+from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, ArchivingHarness, scripted_source
 from ledgers import opened, succeeded
 from outside_network import Script, answer
 from seaweed import S3Server
 
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 from receiver.errors import StoreError
 from receiver.model import AssetState
 from submitter.sandbox import Sandbox
@@ -23,9 +23,9 @@ GONE = answer(status="404 Not Found", body=b"")
 
 
 @pytest.fixture(params=["directory", "bucket"])
-def bench(
+def harness(
     request: pytest.FixtureRequest, sqlite_url: str, sandbox: Sandbox, tmp_path: Path
-) -> Iterator[Bench]:
+) -> Iterator[ArchivingHarness]:
     """Archive into a directory, and into a bucket of a real S3 server."""
     url = (
         f"file://{tmp_path}/archive"
@@ -33,21 +33,21 @@ def bench(
         else f"s3://{request.getfixturevalue('bucket')}/pictures"
     )
     with opened(sqlite_url) as books, closing(open_store(url)) as store:
-        yield Bench(books, store, tmp_path, sandbox)
+        yield ArchivingHarness(books, store, tmp_path, sandbox)
 
 
-def killed_after_its_put(bench: Bench, ref: str, extension: str, data: bytes) -> str:
+def killed_after_its_put(harness: ArchivingHarness, ref: str, extension: str, data: bytes) -> str:
     """Have a worker put an object and be killed before it could say so; return the object's key."""
-    claimed = bench.claim()
+    claimed = harness.claim()
     assert claimed.row.ref == ref
-    bench.put(key := asset_key(ref, 0, extension), data)
-    assert bench.books.ledger.take_over() == 1
+    harness.put(key := asset_key(ref, 0, extension), data)
+    assert harness.books.ledger.take_over() == 1
     return key
 
 
-def objects(bench: Bench) -> list[str]:
+def objects(harness: ArchivingHarness) -> list[str]:
     """Return the keys of all objects."""
-    return [key for key, _size in bench.store.keys("")]
+    return [key for key, _size in harness.store.keys("")]
 
 
 PUT_AND_NOW: dict[str, tuple[str, bytes, Script]] = {
@@ -59,58 +59,58 @@ PUT_AND_NOW: dict[str, tuple[str, bytes, Script]] = {
 
 @pytest.mark.parametrize(("extension", "data", "now"), PUT_AND_NOW.values(), ids=PUT_AND_NOW)
 def test_it_is_taken_without_asking_the_source_again(
-    bench: Bench, now: Script, extension: str, data: bytes
+    harness: ArchivingHarness, now: Script, extension: str, data: bytes
 ) -> None:
-    with source(now) as server:
-        ref = bench.announced(server)
-        key = killed_after_its_put(bench, ref, extension, data)
-        asset = bench.attempt()
+    with scripted_source(now) as server:
+        ref = harness.announce(server)
+        key = killed_after_its_put(harness, ref, extension, data)
+        asset = harness.attempt()
     assert (asset.state, asset.key, asset.size) == (AssetState.ARCHIVED, key, len(data))
     assert (
         asset.sha256
         == hashlib.sha256(data).hexdigest()
-        == hashlib.sha256(bench.stored(key)).hexdigest()
+        == hashlib.sha256(harness.stored(key)).hexdigest()
     )
     assert (asset.content_type, asset.width, asset.height) == (
         "image/png" if extension == "png" else "image/jpeg",
         64,
         48,
     )
-    assert objects(bench) == [key]
+    assert objects(harness) == [key]
     assert server.connections == 0
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert harness.books.events(ref) == ["asset.archived"]
 
 
-def test_it_is_taken_even_after_the_url_s_end(bench: Bench) -> None:
-    with source(GONE) as server:
-        key = killed_after_its_put(bench, bench.announced(server), "png", PNG)
-        bench.books.clock.advance(3 * LIFETIME)
-        asset = bench.attempt()
+def test_it_is_taken_even_after_the_url_s_end(harness: ArchivingHarness) -> None:
+    with scripted_source(GONE) as server:
+        key = killed_after_its_put(harness, harness.announce(server), "png", PNG)
+        harness.books.clock.advance(3 * LIFETIME)
+        asset = harness.attempt()
     assert (asset.state, asset.key) == (AssetState.ARCHIVED, key)
 
 
-def test_objects_of_other_assets_of_the_job_are_not_taken_for_it(bench: Bench) -> None:
-    with source(GONE) as server:
-        bench.fetch_from(server.port)
-        ref = bench.books.waiting()
-        bench.books.deliver(
+def test_objects_of_other_assets_of_the_job_are_not_taken_for_it(harness: ArchivingHarness) -> None:
+    with scripted_source(GONE) as server:
+        harness.fetch_from(server.port)
+        ref = harness.books.waiting()
+        harness.books.deliver(
             ref, succeeded(*(f"http://127.0.0.1:{server.port}/{idx}.png" for idx in range(12)))
         )
         for name in (asset_key(ref, 10, "png"), asset_key(ref, 11, "jpg"), manifest_key(ref)):
-            bench.put(name, PNG)
-        claims = bench.books.ledger.claim_assets(12)
-        bench.books.ledger.take_over()
+            harness.put(name, PNG)
+        claims = harness.books.ledger.claim_assets(12)
+        harness.books.ledger.take_over()
         assert len(claims) == 12
-        for claimed in bench.books.ledger.claim_assets(12):
-            bench.archiver.archive(claimed)
-    states = [asset.state for asset in bench.books.assets(ref)]
+        for claimed in harness.books.ledger.claim_assets(12):
+            harness.archiver.archive(claimed)
+    states = [asset.state for asset in harness.books.assets(ref)]
     assert states == [AssetState.PENDING] * 10 + [AssetState.ARCHIVED] * 2
 
 
-def test_half_a_picture_is_not_taken_for_one(bench: Bench) -> None:
-    with source(GONE) as server:
-        killed_after_its_put(bench, bench.announced(server), "png", PNG[: SIZE // 2])
-        waiting = bench.attempt()
+def test_half_a_picture_is_not_taken_for_one(harness: ArchivingHarness) -> None:
+    with scripted_source(GONE) as server:
+        killed_after_its_put(harness, harness.announce(server), "png", PNG[: SIZE // 2])
+        waiting = harness.attempt()
     assert (waiting.state, waiting.attempts, server.connections) == (AssetState.PENDING, 2, 1)
     assert "answered 404" in waiting.error
 
@@ -123,33 +123,33 @@ def spoil(s3_server: S3Server, bucket: str, key: str) -> None:
     )
 
 
-@pytest.mark.parametrize("bench", ["bucket"], indirect=True)
+@pytest.mark.parametrize("harness", ["bucket"], indirect=True)
 def test_an_object_that_is_not_what_its_writer_declared_is_not_taken_and_the_next_put_mends_it(
-    bench: Bench, s3_server: S3Server, bucket: str
+    harness: ArchivingHarness, s3_server: S3Server, bucket: str
 ) -> None:
-    with source(GONE, answer(body=PNG)) as server:
-        ref = bench.announced(server)
+    with scripted_source(GONE, answer(body=PNG)) as server:
+        ref = harness.announce(server)
         spoil(s3_server, bucket, key := asset_key(ref, 0, "png"))
-        bench.claim()
-        bench.books.ledger.take_over()
+        harness.claim()
+        harness.books.ledger.take_over()
         with pytest.raises(StoreError, match="damaged"):
-            bench.stored(key)
-        waiting, asset = bench.attempts()
+            harness.stored(key)
+        waiting, asset = harness.attempts()
     assert (waiting.state, asset.state) == (AssetState.PENDING, AssetState.ARCHIVED)
     assert asset.sha256 == hashlib.sha256(PNG).hexdigest()
-    assert bench.stored(key) == PNG
-    assert objects(bench) == [key]
+    assert harness.stored(key) == PNG
+    assert objects(harness) == [key]
 
 
-def test_what_a_retried_asset_left_behind_is_taken_too(bench: Bench) -> None:
-    with source(GONE) as server:
-        ref = bench.announced(server)
-        bench.books.clock.advance(LIFETIME)
-        *_, lost = bench.attempts()
+def test_what_a_retried_asset_left_behind_is_taken_too(harness: ArchivingHarness) -> None:
+    with scripted_source(GONE) as server:
+        ref = harness.announce(server)
+        harness.books.clock.advance(LIFETIME)
+        *_, lost = harness.attempts()
         assert lost.state is AssetState.EXPIRED
-        bench.books.conclude(ref)
-        bench.put(asset_key(ref, 0, "png"), PNG)  # by a worker that had lost its lease, say
-        bench.books.execute("UPDATE jobs SET state = 'expired'")
-        bench.books.ledger.retry(ref)
-        asset = bench.attempt()
+        harness.books.conclude(ref)
+        harness.put(asset_key(ref, 0, "png"), PNG)  # by a worker that had lost its lease, say
+        harness.books.execute("UPDATE jobs SET state = 'expired'")
+        harness.books.ledger.retry(ref)
+        asset = harness.attempt()
     assert (asset.state, asset.due_at) == (AssetState.ARCHIVED, None)

@@ -12,7 +12,7 @@ import pytest
 from seaweed import S3Server
 from web_client import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
 
-from receiver.events.listen import Listener
+from receiver.events.listen import EventReader
 from receiver.ledger.rows import StoredAsset
 from receiver.model import JobState, Submission
 
@@ -353,7 +353,7 @@ def test_an_event_is_told_in_the_words_of_webhooks_and_listen(web: WebSide, tmp_
     ref = archived(web, tmp_path)
     reported(web, {**FAILED, "id": "task-2"})
     found = get(web, "/api/events").json["events"]
-    heard = Listener(web.services.outbox, []).events(0, follow=False)
+    heard = EventReader(web.services.outbox, []).events(0, follow=False)
     assert found == [json.loads(web.services.serializer.body(event)) for event, _ in heard if event]
     assert [(event["id"], event["number"]) for event in found[:2]] == [
         (f"{ref}-0-asset-archived-0", 1),

@@ -9,13 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archiving import PNG, Bench, due, source
-from faultproxy import Answer, FaultProxy, Forward, Request, Rule, fault_proxy, honest, refusal
+from archiving import PNG, ArchivingHarness, due, scripted_source
+from faultproxy import (
+    FaultProxy,
+    Forward,
+    ProxyRequest,
+    ProxyResponse,
+    Rule,
+    fault_proxy,
+    honest,
+    s3_error,
+)
 from ledgers import Books, opened
 from outside_network import answer
 from seaweed import S3Server
 
-from receiver.archive.archiver import ARCHIVE_PAUSE
+from receiver.archive.archiver import STORE_RETRY_DELAY
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores.s3 import S3Store
 from receiver.jobs.reconcile import Reconciler
@@ -88,26 +97,26 @@ def proxy(bucket: Bucket) -> FaultProxy:
 
 
 @pytest.fixture
-def bench(books: Books, bucket: Bucket, sandbox: Sandbox, tmp_path: Path) -> Bench:
-    return Bench(books, bucket.store, tmp_path, sandbox)
+def harness(books: Books, bucket: Bucket, sandbox: Sandbox, tmp_path: Path) -> ArchivingHarness:
+    return ArchivingHarness(books, bucket.store, tmp_path, sandbox)
 
 
 # Faults of every request, and of the puts alone.
 
 
-def is_down(_request: Request, _forward: Forward) -> None:
+def is_down(_request: ProxyRequest, _forward: Forward) -> None:
     return None
 
 
 def answers(status: int, code: str) -> Rule:
-    return lambda _request, _forward: refusal(status, code)
+    return lambda _request, _forward: s3_error(status, code)
 
 
-def cuts_puts(request: Request, forward: Forward) -> Answer | None:
+def cuts_puts(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
     return None if request.method == "PUT" else forward(request)
 
 
-def is_silent(_request: Request, _forward: Forward) -> None:
+def is_silent(_request: ProxyRequest, _forward: Forward) -> None:
     threading.Event().wait(2)  # longer than the store's patience, then the connection is cut
 
 
@@ -121,74 +130,78 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("rule", "said"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("rule", "message"), FAULTS.values(), ids=FAULTS)
 def test_while_the_fault_lasts_the_asset_waits_uncounted_and_its_source_is_spared(
-    bench: Bench, proxy: FaultProxy, bucket: Bucket, rule: Rule, said: str
+    harness: ArchivingHarness, proxy: FaultProxy, bucket: Bucket, rule: Rule, message: str
 ) -> None:
-    with source(LIVES) as server:
-        ref = bench.announced(server)
+    with scripted_source(LIVES) as server:
+        ref = harness.announce(server)
         proxy.rule = rule
         told = []
         for _ in range(3):
-            waiting = bench.attempt()
+            waiting = harness.attempt()
             told.append(waiting.error)
             assert (waiting.state, waiting.attempts, waiting.claim) == (AssetState.PENDING, 0, None)
-            assert 0.75 <= (due(waiting) - bench.books.clock.now) / ARCHIVE_PAUSE <= 1.25
-            bench.books.clock.now = due(waiting)
+            assert 0.75 <= (due(waiting) - harness.books.clock.now) / STORE_RETRY_DELAY <= 1.25
+            harness.books.clock.now = due(waiting)
         assert server.connections == 1
         proxy.rule = honest
-        archived = bench.attempt()
+        archived = harness.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
-    assert re.search(said, told[0])
+    assert re.search(message, told[0])
     assert bucket.keys() == [archived.key]
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert harness.books.events(ref) == ["asset.archived"]
 
 
-def test_a_slow_bucket_is_waited_for(bench: Bench, proxy: FaultProxy) -> None:
-    def is_slow(request: Request, forward: Forward) -> Answer:
+def test_a_slow_bucket_is_waited_for(harness: ArchivingHarness, proxy: FaultProxy) -> None:
+    def is_slow(request: ProxyRequest, forward: Forward) -> ProxyResponse:
         threading.Event().wait(0.1)
         return forward(request)
 
     proxy.rule = is_slow
-    with source(LIVES) as server:
-        bench.announced(server)
-        assert bench.attempt().state is AssetState.ARCHIVED
+    with scripted_source(LIVES) as server:
+        harness.announce(server)
+        assert harness.attempt().state is AssetState.ARCHIVED
 
 
-def test_a_first_attempt_costs_two_requests(bench: Bench, proxy: FaultProxy) -> None:
-    with source(LIVES) as server:
-        bench.announced(server)
-        assert bench.attempt().state is AssetState.ARCHIVED
+def test_a_first_attempt_costs_two_requests(harness: ArchivingHarness, proxy: FaultProxy) -> None:
+    with scripted_source(LIVES) as server:
+        harness.announce(server)
+        assert harness.attempt().state is AssetState.ARCHIVED
     assert [method for method, _path in proxy.seen] == ["PUT", "GET"]
 
 
 # Answers that are lost
 
 
-def loses_the_answer_to_the_put(request: Request, forward: Forward) -> Answer | None:
+def loses_the_answer_to_the_put(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
     stored = forward(request)
     return None if request.method == "PUT" else stored
 
 
-def loses_the_read_back(request: Request, forward: Forward) -> Answer | None:
+def loses_the_read_back(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
     return None if request.method == "GET" else forward(request)
 
 
 @pytest.mark.parametrize("now", [LIVES, GONE], ids=["the source lives", "the source is dead"])
 @pytest.mark.parametrize("rule", [loses_the_answer_to_the_put, loses_the_read_back])
 def test_an_object_whose_put_was_not_confirmed_is_adopted_without_a_second_one(
-    bench: Bench, proxy: FaultProxy, bucket: Bucket, rule: Rule, now: Callable[..., None]
+    harness: ArchivingHarness,
+    proxy: FaultProxy,
+    bucket: Bucket,
+    rule: Rule,
+    now: Callable[..., None],
 ) -> None:
-    with source(LIVES, now) as server:
-        ref = bench.announced(server)
+    with scripted_source(LIVES, now) as server:
+        ref = harness.announce(server)
         proxy.rule = rule
-        waiting = bench.attempt()
+        waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         (key,) = bucket.keys()
         proxy.rule = honest
-        bench.books.clock.now = due(waiting)
+        harness.books.clock.now = due(waiting)
         proxy.seen.clear()
-        asset = bench.attempt()
+        asset = harness.attempt()
         assert server.connections == 1
     assert (asset.state, asset.key, asset.sha256) == (
         AssetState.ARCHIVED,
@@ -199,49 +212,49 @@ def test_an_object_whose_put_was_not_confirmed_is_adopted_without_a_second_one(
     assert not [path for method, path in proxy.seen if method == "PUT" and key in path], (
         "it was not put again"
     )
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert harness.books.events(ref) == ["asset.archived"]
 
 
 def test_without_the_right_to_list_the_put_itself_finds_what_is_there(
-    bench: Bench, proxy: FaultProxy, bucket: Bucket
+    harness: ArchivingHarness, proxy: FaultProxy, bucket: Bucket
 ) -> None:
-    def forbids_lists(request: Request, forward: Forward) -> Answer:
-        return refusal(403, "AccessDenied") if "list-type" in request.path else forward(request)
+    def forbids_lists(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+        return s3_error(403, "AccessDenied") if "list-type" in request.path else forward(request)
 
-    with source(LIVES) as server:
-        bench.announced(server)
+    with scripted_source(LIVES) as server:
+        harness.announce(server)
         proxy.rule = loses_the_answer_to_the_put
-        waiting = bench.attempt()
+        waiting = harness.attempt()
         proxy.rule = forbids_lists
-        bench.books.clock.now = due(waiting)
-        asset = bench.attempt()
+        harness.books.clock.now = due(waiting)
+        asset = harness.attempt()
     assert (asset.state, bucket.keys()) == (AssetState.ARCHIVED, [asset.key])
 
 
 # Servers that lie
 
 
-def spoils(request: Request, forward: Forward) -> Answer:
+def spoils(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     return forward(
         replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request
     )
 
 
 def test_what_a_server_stored_wrongly_is_found_never_adopted_and_healed_by_the_next_put(
-    bench: Bench, proxy: FaultProxy, bucket: Bucket
+    harness: ArchivingHarness, proxy: FaultProxy, bucket: Bucket
 ) -> None:
-    with source(LIVES) as server:
-        ref = bench.announced(server)
+    with scripted_source(LIVES) as server:
+        ref = harness.announce(server)
         key = asset_key(ref, 0, "png")
         proxy.rule = spoils
         for _ in range(2):
-            waiting = bench.attempt()
+            waiting = harness.attempt()
             assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
             assert "damaged" in waiting.error
             assert bucket.read(key) != PNG
-            bench.books.clock.now = due(waiting)
+            harness.books.clock.now = due(waiting)
         proxy.rule = honest
-        asset = bench.attempt()
+        asset = harness.attempt()
     assert (asset.state, asset.key, asset.sha256) == (
         AssetState.ARCHIVED,
         key,
@@ -264,15 +277,15 @@ TROUBLES: dict[str, Rule] = {
 
 @pytest.mark.parametrize("rule", TROUBLES.values(), ids=TROUBLES)
 def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
-    bench: Bench, proxy: FaultProxy, bucket: Bucket, rule: Rule
+    harness: ArchivingHarness, proxy: FaultProxy, bucket: Bucket, rule: Rule
 ) -> None:
-    books = bench.books
+    books = harness.books
     reconciler = Reconciler(
-        books.ledger, books.queries, books.inbox, bench.store, None, "https://provider.test"
+        books.ledger, books.queries, books.inbox, harness.store, None, "https://provider.test"
     )
-    with source(LIVES) as server:
-        ref = bench.announced(server)
-        bench.attempt()
+    with scripted_source(LIVES) as server:
+        ref = harness.announce(server)
+        harness.attempt()
     proxy.rule = rule
     (claimed,) = books.ledger.claim_jobs(1, complete=True)
     reconciler.look(claimed)

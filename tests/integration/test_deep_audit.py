@@ -8,8 +8,8 @@ from threading import Event
 from typing import Any, BinaryIO
 
 import pytest
-from archives import BAD, SAFE, Home, made_up, put, write_files
-from faultproxy import Answer, FaultProxy, Forward, Request, refusal
+from archives import BAD, SAFE, ArchivedJobs, invented_jobs, put, write_files
+from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, s3_error
 from ledgers import Books
 from seaweed import S3Server
 
@@ -26,46 +26,60 @@ from receiver.maintenance.rebuild import Rebuilder
 URL = "file:///some/archive"
 
 
-def audited(
-    home: Home,
-    place: Checkpoint | None = None,
+def run_audit(
+    archived_jobs: ArchivedJobs,
+    progress: Checkpoint | None = None,
     *,
     stopping: Event | None = None,
     show: Callable[[], object] = bool,
 ) -> Checkpoint:
     """Audit what is left from a place on; return the place then."""
-    place = place or Checkpoint(archive=URL)
+    progress = progress or Checkpoint(archive=URL)
     DeepAudit(
-        home.store, home.books.queries, place, hands=4, stopping=stopping or Event(), show=show
+        archived_jobs.store,
+        archived_jobs.books.queries,
+        progress,
+        threads=4,
+        stopping=stopping or Event(),
+        show=show,
     ).run()
-    return place
+    return progress
 
 
-def test_what_is_whole_is_found_whole_whatever_became_of_the_jobs(home: Home) -> None:
-    home.job(SAFE, SAFE)
-    home.job(SAFE, BAD)
-    home.job(BAD)
-    home.books.expired("never-heard-of")
-    home.under_way(SAFE, SAFE)
-    home.books.waiting("going-on")
-    place = audited(home)
-    assert place.named == []
-    assert (place.jobs, place.pictures, place.names, place.step) == (6, 5, 7, Step.NAMES)
+def test_what_is_whole_is_found_whole_whatever_became_of_the_jobs(
+    archived_jobs: ArchivedJobs,
+) -> None:
+    archived_jobs.job(SAFE, SAFE)
+    archived_jobs.job(SAFE, BAD)
+    archived_jobs.job(BAD)
+    archived_jobs.books.expired("never-heard-of")
+    archived_jobs.unfinished(SAFE, SAFE)
+    archived_jobs.books.waiting("going-on")
+    progress = run_audit(archived_jobs)
+    assert progress.named == []
+    assert (progress.jobs, progress.pictures, progress.names, progress.step) == (
+        6,
+        5,
+        7,
+        Step.NAMES,
+    )
 
 
-def planted(home: Home) -> list[str]:
+def planted(archived_jobs: ArchivedJobs) -> list[str]:
     """Plant damage of each kind; return what is to be said of it."""
-    refs = [home.job(SAFE, SAFE) for _ in range(8)]
-    keys = [home.key(ref) for ref in refs]
-    home.remove(keys[0])
-    home.spoil(keys[1], b"Q" * 28)
-    home.spoil(keys[2], b"cut")
-    home.remove(manifest_key(refs[3]))
-    home.spoil(manifest_key(refs[4]), b"{}")
-    home.edit(refs[5], state="archived", assets=[content_of(home, refs[5])["assets"][0]])
+    refs = [archived_jobs.job(SAFE, SAFE) for _ in range(8)]
+    keys = [archived_jobs.key(ref) for ref in refs]
+    archived_jobs.remove(keys[0])
+    archived_jobs.corrupt(keys[1], b"Q" * 28)
+    archived_jobs.corrupt(keys[2], b"cut")
+    archived_jobs.remove(manifest_key(refs[3]))
+    archived_jobs.corrupt(manifest_key(refs[4]), b"{}")
+    archived_jobs.edit_manifest(
+        refs[5], state="archived", assets=[content_of(archived_jobs, refs[5])["assets"][0]]
+    )
     stray, nobodys = asset_key(refs[6], 0, "jpg"), asset_key("01JZ2Q7V3N0123456789ABCDEF", 0, "png")
     for key in (stray, nobodys, "readme.txt"):
-        put(home.store, key, b"of somebody else")
+        put(archived_jobs.store, key, b"of somebody else")
     return [
         f"missing: {keys[0]} (job {refs[0]})",
         f"differs: {keys[1]} (job {refs[1]}): its SHA-256 is ",
@@ -79,39 +93,49 @@ def planted(home: Home) -> list[str]:
     ]
 
 
-def content_of(home: Home, ref: str) -> dict[str, Any]:
-    with home.store.open(manifest_key(ref)) as file:
+def content_of(archived_jobs: ArchivedJobs, ref: str) -> dict[str, Any]:
+    with archived_jobs.store.open(manifest_key(ref)) as file:
         return dict(json.loads(file.read()))
 
 
-def test_damage_of_every_kind_is_found_and_named_once(home: Home) -> None:
-    expected = planted(home)
-    place = audited(home)
-    assert place.differences == len(place.named) == len(expected)
+def test_damage_of_every_kind_is_found_and_named_once(archived_jobs: ArchivedJobs) -> None:
+    expected = planted(archived_jobs)
+    progress = run_audit(archived_jobs)
+    assert progress.differences == len(progress.named) == len(expected)
     assert [
-        said for said in expected if sum(line.startswith(said) for line in place.named) != 1
+        said for said in expected if sum(line.startswith(said) for line in progress.named) != 1
     ] == []
 
 
-def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(home: Home) -> None:
-    whole, spoilt, unexplained, robbed = refs = [home.job(SAFE, SAFE) for _ in range(4)]
-    stray, key, gone = asset_key(whole, 7, "webp"), home.key(spoilt), home.key(robbed)
-    put(home.store, stray, b"of nobody")
-    home.spoil(key, b"Q" * 28)
-    home.remove(manifest_key(unexplained))
-    home.remove(gone)
-    newest = home.books.failed("task-newest")  # it stays, so that its numbers are not given twice
-    went, _, _ = Pruner(home.books.database).jobs(home.books.clock.now + 9e6)
-    assert (went, [job.ref for job in home.books.queries.jobs()]) == (len(refs), [newest])
-    place = audited(home)
-    assert (place.jobs, place.pictures, place.names, place.forgotten) == (1, 0, 11, 8)
-    assert sorted(line.partition(": its SHA-256")[0] for line in place.named) == sorted(
+def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(
+    archived_jobs: ArchivedJobs,
+) -> None:
+    whole, corrupt_seven_jobs, unknown, robbed = refs = [
+        archived_jobs.job(SAFE, SAFE) for _ in range(4)
+    ]
+    stray, key, gone = (
+        asset_key(whole, 7, "webp"),
+        archived_jobs.key(corrupt_seven_jobs),
+        archived_jobs.key(robbed),
+    )
+    put(archived_jobs.store, stray, b"of nobody")
+    archived_jobs.corrupt(key, b"Q" * 28)
+    archived_jobs.remove(manifest_key(unknown))
+    archived_jobs.remove(gone)
+    newest = archived_jobs.books.failed(
+        "task-newest"
+    )  # it stays, so that its numbers are not given twice
+    went, _, _ = Pruner(archived_jobs.books.database).jobs(archived_jobs.books.clock.now + 9e6)
+    assert (went, [job.ref for job in archived_jobs.books.queries.jobs()]) == (len(refs), [newest])
+    progress = run_audit(archived_jobs)
+    assert (progress.jobs, progress.pictures, progress.names, progress.forgotten) == (1, 0, 11, 8)
+    assert sorted(line.partition(": its SHA-256")[0] for line in progress.named) == sorted(
         [
             f"unknown object: {stray} (there is no job {whole}, and its manifest does not name it)",
-            f"differs: {key} (job {spoilt})",
+            f"differs: {key} (job {corrupt_seven_jobs})",
             f"missing: {gone} (job {robbed})",
             *(
-                f"unknown object: {asset_key(unexplained, number, 'png')} (there is no job {unexplained})"
+                f"unknown object: {asset_key(unknown, number, 'png')} (there is no job {unknown})"
                 for number in range(2)
             ),
         ]
@@ -122,146 +146,164 @@ def test_an_object_that_its_own_metadata_calls_damaged_is_named(
     books: Books, bucket: str, s3_server: S3Server
 ) -> None:
     with closing(S3Store(bucket)) as store:
-        home = Home(books, store)
-        key = home.key(home.job())
+        archived_jobs = ArchivedJobs(books, store)
+        key = archived_jobs.key(archived_jobs.job())
         s3_server.client.put_object(
             Bucket=bucket, Key=key, Body=b"rotten", Metadata={"sha256": "0" * 64}
         )
-        place = audited(home)
-        assert place.differences == 1
-        assert place.named[0].startswith((f"unreadable: {key}", f"differs: {key}"))
+        progress = run_audit(archived_jobs)
+        assert progress.differences == 1
+        assert progress.named[0].startswith((f"unreadable: {key}", f"differs: {key}"))
 
 
 def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees_with_its_archive(
-    here: Home,
+    directory_jobs: ArchivedJobs,
 ) -> None:
     count = deep_audit.JOBS_AT_ONCE + 50
-    for _, objects in made_up(count):
-        write_files(Path(here.store.locate("x")).parent, objects)
-    books, shown = here.books, []
-    Rebuilder(here.store, books.ledger, books.queries, hands=4, stopping=Event(), show=bool).run()
-    place = audited(here, show=lambda: shown.append(1))
-    assert (place.jobs, place.pictures, place.names, place.named) == (count, count, 2 * count, [])
+    for _, objects in invented_jobs(count):
+        write_files(Path(directory_jobs.store.locate("x")).parent, objects)
+    books, shown = directory_jobs.books, []
+    Rebuilder(
+        directory_jobs.store, books.ledger, books.queries, threads=4, stopping=Event(), show=bool
+    ).run()
+    progress = run_audit(directory_jobs, show=lambda: shown.append(1))
+    assert (progress.jobs, progress.pictures, progress.names, progress.named) == (
+        count,
+        count,
+        2 * count,
+        [],
+    )
     assert len(shown) == count + 1
 
 
-def test_an_object_that_is_just_being_archived_is_no_stranger(here: Home) -> None:
-    ref = here.books.archiving(2)
-    put(here.store, asset_key(ref, 1, "webp"), b"put, but its end is not told yet")
-    assert audited(here).named == []
-    put(here.store, asset_key(ref, 2, "webp"), b"of an asset that there is not")
-    assert audited(here).named == [
+def test_an_object_that_is_just_being_archived_is_no_stranger(directory_jobs: ArchivedJobs) -> None:
+    ref = directory_jobs.books.archiving(2)
+    put(directory_jobs.store, asset_key(ref, 1, "webp"), b"put, but its end is not told yet")
+    assert run_audit(directory_jobs).named == []
+    put(directory_jobs.store, asset_key(ref, 2, "webp"), b"of an asset that there is not")
+    assert run_audit(directory_jobs).named == [
         f"unknown object: {asset_key(ref, 2, 'webp')} (job {ref} does not name it)"
     ]
 
 
-def test_a_job_that_changes_while_it_is_looked_at_is_looked_at_again(here: Home) -> None:
+def test_a_job_that_changes_while_it_is_looked_at_is_looked_at_again(
+    directory_jobs: ArchivedJobs,
+) -> None:
     class Meddled(DirectoryStore):
         """An archive whose operator retries a job while its manifest is read."""
 
         def open(self, key: str, start: int = 0) -> BinaryIO:
-            if key == manifest_key(ref) and here.books.job(ref).finished_at is not None:
-                here.books.ledger.retry(ref)
+            if key == manifest_key(ref) and directory_jobs.books.job(ref).finished_at is not None:
+                directory_jobs.books.ledger.retry(ref)
             return super().open(key, start)
 
-    ref = here.job(SAFE, BAD)
-    here.remove(manifest_key(ref))
-    here.store = Meddled(Path(here.store.locate("x")).parent)
-    assert audited(here).named == [], "in flight again: its manifest will be written anew"
+    ref = directory_jobs.job(SAFE, BAD)
+    directory_jobs.remove(manifest_key(ref))
+    directory_jobs.store = Meddled(Path(directory_jobs.store.locate("x")).parent)
+    assert run_audit(directory_jobs).named == [], (
+        "in flight again: its manifest will be written anew"
+    )
 
 
 def test_a_stopped_audit_goes_on_where_it_was_and_finds_everything_once(
-    here: Home, monkeypatch: pytest.MonkeyPatch
+    directory_jobs: ArchivedJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deep_audit, "JOBS_AT_ONCE", 3)
     monkeypatch.setattr(deep_audit, "NAMES_AT_ONCE", 3)
-    expected, place, stops = planted(here), Checkpoint(archive=URL), 0
+    expected, progress, stops = planted(directory_jobs), Checkpoint(archive=URL), 0
     while True:
         stopping = Event()
         try:
-            audited(here, place, stopping=stopping, show=stopping.set)
+            run_audit(directory_jobs, progress, stopping=stopping, show=stopping.set)
         except Interrupted:
             stops += 1
             continue
         break
     assert stops > 5
     assert [
-        said for said in expected if sum(line.startswith(said) for line in place.named) != 1
+        said for said in expected if sum(line.startswith(said) for line in progress.named) != 1
     ] == []
-    assert (place.differences, place.jobs) == (len(expected), 8)
+    assert (progress.differences, progress.jobs) == (len(expected), 8)
 
 
 def test_an_audit_asked_to_stop_leaves_a_long_object_in_the_middle(
-    here: Home, monkeypatch: pytest.MonkeyPatch
+    directory_jobs: ArchivedJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deep_audit, "CHUNK", 1)
     stopping = Event()
-    here.job()
+    directory_jobs.job()
     stopping.set()
-    place = Checkpoint(archive=URL)
+    progress = Checkpoint(archive=URL)
     with pytest.raises(Interrupted):
-        audited(here, place, stopping=stopping)
-    assert (place.jobs, place.named) == (0, [])
+        run_audit(directory_jobs, progress, stopping=stopping)
+    assert (progress.jobs, progress.named) == (0, [])
 
 
-def test_an_empty_archive_is_away_and_not_every_picture_missing(home: Home) -> None:
-    ref = home.job()
-    home.remove(home.key(ref))
-    home.remove(manifest_key(ref))
-    place = Checkpoint(archive=URL)
+def test_an_empty_archive_is_away_and_not_every_picture_missing(
+    archived_jobs: ArchivedJobs,
+) -> None:
+    ref = archived_jobs.job()
+    archived_jobs.remove(archived_jobs.key(ref))
+    archived_jobs.remove(manifest_key(ref))
+    progress = Checkpoint(archive=URL)
     with pytest.raises(
         StoreError, match="the archive holds no object at all: mount it, or correct ARCHIVE_URL"
     ):
-        audited(home, place)
-    assert (place.jobs, place.named) == (0, [])
+        run_audit(archived_jobs, progress)
+    assert (progress.jobs, progress.named) == (0, [])
 
 
 def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(
     books: Books, bucket: str, proxy: FaultProxy
 ) -> None:
     with closing(S3Store(bucket, timeouts=(1, 5))) as store:
-        home = Home(books, store)
-        first, second = home.job(), home.job()  # the newer one is looked at first
-        place = Checkpoint(archive=URL)
+        archived_jobs = ArchivedJobs(books, store)
+        first, second = archived_jobs.job(), archived_jobs.job()  # the newer one is looked at first
+        progress = Checkpoint(archive=URL)
 
         def goes_away() -> None:
-            proxy.rule = lambda _, __: refusal(503, "SlowDown")
+            proxy.rule = lambda _, __: s3_error(503, "SlowDown")
 
         with pytest.raises(StoreError, match="overloaded"):
-            DeepAudit(store, books.queries, place, hands=1, stopping=Event(), show=goes_away).run()
-        assert place.after in {first, second}
+            DeepAudit(
+                store, books.queries, progress, threads=1, stopping=Event(), show=goes_away
+            ).run()
+        assert progress.after in {first, second}
         proxy.rule = lambda request, forward: forward(request)
-        assert (audited(home, place).jobs, place.named) == (2, [])
+        assert (run_audit(archived_jobs, progress).jobs, progress.named) == (2, [])
 
 
 def test_one_cut_connection_is_no_damage_and_an_object_that_never_comes_is_named(
     books: Books, bucket: str, proxy: FaultProxy
 ) -> None:
     with closing(S3Store(bucket, timeouts=(1, 5))) as store:
-        home = Home(books, store)
-        shaky, stuck = home.key(home.job()), home.key(home.job())
+        archived_jobs = ArchivedJobs(books, store)
+        shaky, stuck = (
+            archived_jobs.key(archived_jobs.job()),
+            archived_jobs.key(archived_jobs.job()),
+        )
         cut: list[str] = []
 
-        def cuts(request: Request, forward: Forward) -> Answer | None:
+        def cuts(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
             if request.path.endswith(stuck) or (request.path.endswith(shaky) and not cut):
                 cut.append(request.path)
                 return None
             return forward(request)
 
         proxy.rule = cuts
-        place = audited(home)
-        assert [line.partition(" (")[0] for line in place.named] == [f"unreadable: {stuck}"]
+        progress = run_audit(archived_jobs)
+        assert [line.partition(" (")[0] for line in progress.named] == [f"unreadable: {stuck}"]
 
 
 # The place
 
 
 def test_a_place_is_kept_and_found_again_whatever_was_found(tmp_path: Path) -> None:
-    place = Checkpoint(archive=URL)
-    place.passed("A", ["unknown object: \ud800\n"], jobs=1, pictures=2)
-    place.go_to(Step.NAMES)
-    place.passed("a\udc80b", [], names=3)
-    checkpoint.save(tmp_path / "place.json", place)
+    progress = Checkpoint(archive=URL)
+    progress.record("A", ["unknown object: \ud800\n"], jobs=1, pictures=2)
+    progress.begin(Step.NAMES)
+    progress.record("a\udc80b", [], names=3)
+    checkpoint.save(tmp_path / "place.json", progress)
     again = checkpoint.load(tmp_path / "place.json", URL)
     assert again is not None
     assert (again.step, again.jobs, again.pictures, again.names, again.differences) == (
@@ -296,8 +338,8 @@ def test_a_place_that_is_broken_or_of_another_archive_is_none(
 def test_of_endless_differences_the_first_are_named_and_all_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(checkpoint, "MOST_NAMED", 3)
-    place = Checkpoint(archive=URL)
+    monkeypatch.setattr(checkpoint, "MAX_LISTED", 3)
+    progress = Checkpoint(archive=URL)
     for number in range(3):
-        place.passed(str(number), [f"{number} a", f"{number} b"])
-    assert (place.differences, place.named) == (6, ["0 a", "0 b", "1 a"])
+        progress.record(str(number), [f"{number} a", f"{number} b"])
+    assert (progress.differences, progress.named) == (6, ["0 a", "0 b", "1 a"])

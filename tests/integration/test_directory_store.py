@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
@@ -237,12 +237,12 @@ def assert_away(store: DirectoryStore, root: Path) -> None:
 
 
 @pytest.mark.parametrize("leave", [moved, dismounted])
-@pytest.mark.parametrize("known_by", ["memory", "note", "both"])
+@pytest.mark.parametrize("known_from", ["memory", "note", "both"])
 def test_an_archive_that_went_away_is_away_until_it_is_back(
-    known: DirectoryStore, root: Path, leave: Callable[[Path], Path], known_by: str
+    known: DirectoryStore, root: Path, leave: Callable[[Path], Path], known_from: str
 ) -> None:
-    store = DirectoryStore(root) if known_by == "note" else known
-    if known_by == "memory":
+    store = DirectoryStore(root) if known_from == "note" else known
+    if known_from == "memory":
         without_note(root)
     away = leave(root)
     assert_away(store, root)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from archiving import LIFETIME, PNG, Bench, due, source
+from archiving import LIFETIME, PNG, ArchivingHarness, due, scripted_source
 from ledgers import Books, opened
 from outside_network import answer
 from small_disks import SmallDisk, small_disk
@@ -20,7 +20,7 @@ from submitter.sandbox import Sandbox
 
 Trouble = Callable[[SmallDisk], AbstractContextManager[None]]
 TROUBLES = pytest.mark.parametrize(
-    ("trouble", "said"),
+    ("trouble", "message"),
     [(SmallDisk.full, "disk is full|No space left"), (SmallDisk.read_only, "read-only|Read-only")],
     ids=["full", "read-only"],
 )
@@ -39,45 +39,47 @@ def books(sqlite_url: str) -> Iterator[Books]:
 
 
 @pytest.fixture(params=["scratch", "archive"])
-def bench(
+def harness(
     request: pytest.FixtureRequest, books: Books, disk: SmallDisk, sandbox: Sandbox, tmp_path: Path
-) -> Bench:
+) -> ArchivingHarness:
     """Put either the scratch folder or the archive on the small disk."""
     places = {"scratch": tmp_path, "archive": tmp_path, request.param: disk.root}
-    return Bench(books, DirectoryStore(places["archive"] / "archive"), places["scratch"], sandbox)
+    return ArchivingHarness(
+        books, DirectoryStore(places["archive"] / "archive"), places["scratch"], sandbox
+    )
 
 
 @TROUBLES
 def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
-    bench: Bench, disk: SmallDisk, trouble: Trouble, said: str
+    harness: ArchivingHarness, disk: SmallDisk, trouble: Trouble, message: str
 ) -> None:
-    with source(answer(body=PNG)) as server:
-        ref = bench.announced(server)
+    with scripted_source(answer(body=PNG)) as server:
+        ref = harness.announce(server)
         with trouble(disk):
             for _ in range(2):
-                waiting = bench.attempt()
+                waiting = harness.attempt()
                 assert (waiting.state, waiting.attempts, waiting.claim) == (
                     AssetState.PENDING,
                     0,
                     None,
                 )
-                assert re.search(said, waiting.error)
-                bench.books.clock.now = due(waiting)
-        asset = bench.attempt()
-    assert (asset.state, bench.stored(asset.key)) == (AssetState.ARCHIVED, PNG)
-    assert bench.books.events(ref) == ["asset.archived"]
+                assert re.search(message, waiting.error)
+                harness.books.clock.now = due(waiting)
+        asset = harness.attempt()
+    assert (asset.state, harness.stored(asset.key)) == (AssetState.ARCHIVED, PNG)
+    assert harness.books.events(ref) == ["asset.archived"]
     assert not [
         path for path in disk.root.rglob("*") if path.is_file() and path.suffix != ".png"
     ], "nothing is left of the attempts"
 
 
 def test_a_disk_that_stays_full_loses_the_asset_only_a_lifetime_after_its_url(
-    bench: Bench, disk: SmallDisk
+    harness: ArchivingHarness, disk: SmallDisk
 ) -> None:
-    with source(answer(body=PNG)) as server, disk.full():
-        bench.announced(server)
-        bench.books.clock.advance(2 * LIFETIME - 1)
-        waiting, lost = bench.attempts()
+    with scripted_source(answer(body=PNG)) as server, disk.full():
+        harness.announce(server)
+        harness.books.clock.advance(2 * LIFETIME - 1)
+        waiting, lost = harness.attempts()
     assert (waiting.state, lost.state) == (AssetState.PENDING, AssetState.EXPIRED)
 
 

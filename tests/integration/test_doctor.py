@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from outside_network import Script, Server, answer, certificate, redirect, send
+from outside_network import Script, ScriptedServer, answer, certificate, redirect, send
 from seaweed import S3Server
 from web_client import WebSide, web_side
 from werkzeug.serving import make_server
 
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.s3 import S3Store
-from receiver.archive.stores.s3_probe import Dialect
+from receiver.archive.stores.s3_probe import Capabilities
 from receiver.doctor import checks, last_result, self_call
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.doctor.trouble import NothingToCheck, Trouble
@@ -32,7 +32,7 @@ from submitter.sandbox import Sandbox
 
 LOCAL = "http://127.0.0.1:1"  # a provider beside us: inside addresses are fine then
 TICKETS = Tickets(["a secret of sixteen"])
-ABLE = Dialect(
+ABLE = Capabilities(
     "a server",
     whole=True,
     conditional=True,
@@ -107,7 +107,7 @@ def test_a_receiver_with_other_secrets_is_told_from_one_that_is_not_there(web: W
     assert "the same CALLBACK_SECRETS" in found.remedy
 
 
-class Reading(Server):
+class Reading(ScriptedServer):
     """Reads a POST to its end before it plays its script."""
 
     def _play(self, script: Script, connection: socket.socket) -> None:
@@ -211,7 +211,7 @@ def test_a_certificate_nobody_trusts_is_told_with_what_is_wrong_with_it(tmp_path
 
 
 def test_plain_http_at_an_https_url_is_told() -> None:
-    server = Server((send(b"HTTP/1.1 400 Bad\r\n\r\n"),))
+    server = ScriptedServer((send(b"HTTP/1.1 400 Bad\r\n\r\n"),))
     try:
         found = trouble(f"https://127.0.0.1:{server.port}")
     finally:
@@ -324,7 +324,7 @@ def test_a_provider_that_cannot_be_reached_is_told(sqlite_url: str, tmp_path: Pa
     ],
 )
 def test_a_clock_that_is_wrong_is_told(date: str, text: str) -> None:
-    server = Server((answer(f"Date: {date}", body=b""),))
+    server = ScriptedServer((answer(f"Date: {date}", body=b""),))
     try:
         with pytest.raises(Trouble, match=text) as caught:
             checks.clock(f"http://127.0.0.1:{server.port}")
@@ -335,7 +335,7 @@ def test_a_clock_that_is_wrong_is_told(date: str, text: str) -> None:
 
 @pytest.mark.parametrize("head", [("Date: yesterday",), ()])
 def test_a_provider_that_tells_no_time_is_no_reason_to_doubt_ours(head: tuple[str, ...]) -> None:
-    server = Server((answer(*head, body=b""),))
+    server = ScriptedServer((answer(*head, body=b""),))
     try:
         with pytest.raises(NothingToCheck):
             checks.clock(f"http://127.0.0.1:{server.port}")

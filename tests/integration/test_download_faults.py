@@ -15,11 +15,11 @@ import pytest
 from archiving import PNG, SIZE
 from ledgers import Books, opened, succeeded
 from outside_network import (
+    DEFAULT_TLS,
     OK,
     OUTSIDE,
-    UNTRUSTING,
     WEB,
-    Network,
+    OutsideNetwork,
     Script,
     answer,
     chunked,
@@ -30,9 +30,9 @@ from outside_network import (
 )
 
 from receiver.archive.archiver import (
+    ATTEMPTS_BEFORE_REFRESH,
     BACK_OFF,
-    MOST_BAD_FILES,
-    SUSPICIOUS_ATTEMPTS,
+    MAX_BAD_FILES,
     Archiver,
 )
 from receiver.archive.manifest import asset_key
@@ -51,7 +51,7 @@ GONE = answer(status="404 Not Found", body=b"")
 BROKEN = answer(status="500 Oops", body=b"")
 
 
-class Provider:
+class StubbornProvider:
     """Says the same of every task, as often as it is asked; at first that it is away."""
 
     def __init__(self) -> None:
@@ -68,23 +68,23 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class AssetAttempt:
     """One attempt at an asset: when it was, and how the asset stood then."""
 
     at: float
     asset: Asset
 
 
-class Night:
+class UnattendedWorker:
     """A worker without anybody who looks after it, from the announcement of a result to the end of its job."""
 
-    def __init__(self, books: Books, network: Network, folder: Path) -> None:
+    def __init__(self, books: Books, network: OutsideNetwork, folder: Path) -> None:
         books.ledger.timing = replace(books.ledger.timing, url_lifetime=LIFETIME)
         self.books = books
         self.network = network
-        self.provider = Provider()
+        self.provider = StubbornProvider()
         self.store = DirectoryStore(folder / "archive")
-        self.attempts: list[Attempt] = []
+        self.attempts: list[AssetAttempt] = []
         (folder / "scratch").mkdir()
         fetcher = Fetcher(
             AddressPolicy(),
@@ -93,7 +93,7 @@ class Night:
             stall=0.1,
             resolve=network.resolve,
             connect=network.connect,
-            ssl_context=UNTRUSTING,
+            ssl_context=DEFAULT_TLS,
         )
         self._archiver = Archiver(books.ledger, fetcher, self.store, folder / "scratch")
         self._reconciler = Reconciler(
@@ -109,20 +109,20 @@ class Night:
         """Have the source play one script for each connection, the last one again and again."""
         self.network.serve(*scripts, at=WEB)
 
-    def announced(self, *urls: str, task: str = "task-1") -> str:
+    def announce(self, *urls: str, task: str = "task-1") -> str:
         """Have a success accepted with these results; return the job's ref."""
         ref = self.books.waiting(task)
         self.books.deliver(ref, succeeded(*urls or (URL,), provider_id=task))
         return ref
 
-    def pass_by(self, ref: str) -> Job:
+    def run_until_finished(self, ref: str) -> Job:
         """Let time pass until the job is over."""
         while (job := self.books.job(ref)).finished_at is None:
             self.books.clock.now = max(self.books.clock.now, self._next_due())
             for claimed in self.books.ledger.claim_assets(16):
                 self._archiver.archive(claimed)
                 self.attempts.append(
-                    Attempt(
+                    AssetAttempt(
                         self.books.clock.now, self.books.assets(claimed.row.ref)[claimed.row.idx]
                     )
                 )
@@ -144,7 +144,7 @@ class Night:
         with self.store.open(key or "nothing") as stream:
             return stream.read()
 
-    def told_at(self, ref: str, kind: str) -> float:
+    def event_time(self, ref: str, kind: str) -> float:
         """Return when an event was written."""
         (moment,) = [
             event["created_at"]
@@ -155,9 +155,9 @@ class Night:
 
 
 @pytest.fixture
-def night(sqlite_url: str, tmp_path: Path) -> Iterator[Night]:
-    with Network(tmp_path / "picture") as network, opened(sqlite_url) as books:
-        yield Night(books, network, tmp_path)
+def worker(sqlite_url: str, tmp_path: Path) -> Iterator[UnattendedWorker]:
+    with OutsideNetwork(tmp_path / "picture") as network, opened(sqlite_url) as books:
+        yield UnattendedWorker(books, network, tmp_path)
 
 
 def reset(connection: socket.socket) -> None:
@@ -167,11 +167,11 @@ def reset(connection: socket.socket) -> None:
     )  # closing now resets
 
 
-def forget_the_name(network: Network) -> None:
+def forget_the_name(network: OutsideNetwork) -> None:
     del network.names["pictures.example"]
 
 
-def shut_the_port(network: Network) -> None:
+def shut_the_port(network: OutsideNetwork) -> None:
     network.names["pictures.example"] = ["93.184.216.35"]
 
 
@@ -188,33 +188,35 @@ ENDING: dict[str, tuple[Script, str]] = {
 }
 
 
-@pytest.mark.parametrize(("fault", "said"), ENDING.values(), ids=ENDING)
-def test_the_second_attempt_brings_the_picture_home(night: Night, fault: Script, said: str) -> None:
-    night.serve(fault, answer(body=PNG))
-    ref = night.announced()
-    assert night.pass_by(ref).state is JobState.ARCHIVED
-    first, second = night.attempts
-    assert said in first.asset.error
+@pytest.mark.parametrize(("fault", "message"), ENDING.values(), ids=ENDING)
+def test_the_second_attempt_brings_the_picture_home(
+    worker: UnattendedWorker, fault: Script, message: str
+) -> None:
+    worker.serve(fault, answer(body=PNG))
+    ref = worker.announce()
+    assert worker.run_until_finished(ref).state is JobState.ARCHIVED
+    first, second = worker.attempts
+    assert message in first.asset.error
     assert 0.75 <= second.at - first.at <= 1.25
-    assert night.stored(second.asset.key) == PNG
-    assert night.books.events(ref) == ["asset.archived", "job.archived"]
+    assert worker.stored(second.asset.key) == PNG
+    assert worker.books.events(ref) == ["asset.archived", "job.archived"]
 
 
 @pytest.mark.parametrize(
-    ("trouble", "said"),
+    ("trouble", "message"),
     [(forget_the_name, "Name or service not known"), (shut_the_port, "Connection refused")],
 )
 def test_no_way_to_the_source_is_tried_again_like_any_fault(
-    night: Night, trouble: Callable[[Network], None], said: str
+    worker: UnattendedWorker, trouble: Callable[[OutsideNetwork], None], message: str
 ) -> None:
-    night.serve(answer(body=PNG))
-    ref = night.announced()
-    trouble(night.network)
-    (claimed,) = night.books.ledger.claim_assets(1)
-    night._archiver.archive(claimed)
-    assert said in night.books.assets(ref)[0].error
-    night.network.names["pictures.example"] = [OUTSIDE]
-    assert night.pass_by(ref).state is JobState.ARCHIVED
+    worker.serve(answer(body=PNG))
+    ref = worker.announce()
+    trouble(worker.network)
+    (claimed,) = worker.books.ledger.claim_assets(1)
+    worker._archiver.archive(claimed)
+    assert message in worker.books.assets(ref)[0].error
+    worker.network.names["pictures.example"] = [OUTSIDE]
+    assert worker.run_until_finished(ref).state is JobState.ARCHIVED
 
 
 # Faults that never end
@@ -232,31 +234,31 @@ LASTING: dict[str, Script] = {
 
 @pytest.mark.parametrize("fault", LASTING.values(), ids=LASTING)
 def test_what_may_still_come_is_tried_until_the_url_dies_and_its_loss_is_announced_before(
-    night: Night, fault: Script
+    worker: UnattendedWorker, fault: Script
 ) -> None:
-    night.serve(fault)
-    ref = night.announced()
-    begun = night.books.clock.now
-    job = night.pass_by(ref)
+    worker.serve(fault)
+    ref = worker.announce()
+    begun = worker.books.clock.now
+    job = worker.run_until_finished(ref)
     assert (job.state, job.reason) == (JobState.EXPIRED, None)
-    assert night.books.events(ref) == ["job.at_risk", "job.expired"]
+    assert worker.books.events(ref) == ["job.at_risk", "job.expired"]
     expires_at = begun + LIFETIME
     assert (
         risk_begins(expires_at, LIFETIME)
-        <= night.told_at(ref, "job.at_risk")
+        <= worker.event_time(ref, "job.at_risk")
         < expires_at
-        <= night.told_at(ref, "job.expired")
+        <= worker.event_time(ref, "job.expired")
     )
-    assert f"{len(night.attempts)} attempts" in job.message
-    assert night.attempts[-1].at == expires_at, "the last chance is the last moment"
-    assert {attempt.asset.state for attempt in night.attempts[:-1]} == {AssetState.PENDING}
+    assert f"{len(worker.attempts)} attempts" in job.message
+    assert worker.attempts[-1].at == expires_at, "the last chance is the last moment"
+    assert {attempt.asset.state for attempt in worker.attempts[:-1]} == {AssetState.PENDING}
 
 
-def test_the_pauses_grow_are_never_alike_and_end_at_the_deadline(night: Night) -> None:
-    night.serve(BROKEN)
-    ref, begun = night.announced(), night.books.clock.now
-    night.pass_by(ref)
-    moments = [attempt.at for attempt in night.attempts]
+def test_the_pauses_grow_are_never_alike_and_end_at_the_deadline(worker: UnattendedWorker) -> None:
+    worker.serve(BROKEN)
+    ref, begun = worker.announce(), worker.books.clock.now
+    worker.run_until_finished(ref)
+    moments = [attempt.at for attempt in worker.attempts]
     assert moments[0] == begun
     pauses = [later - earlier for earlier, later in pairwise(moments)]
     for number, pause in enumerate(pauses[:-1]):
@@ -270,17 +272,17 @@ def test_the_pauses_grow_are_never_alike_and_end_at_the_deadline(night: Night) -
 NEVER_A_PICTURE: dict[str, tuple[Script, int, str]] = {
     "a page": (
         answer("Content-Type: image/png", body=b"<!DOCTYPE html><html>soon</html>"),
-        MOST_BAD_FILES,
+        MAX_BAD_FILES,
         "an HTML page, not a picture",
     ),
     "half a picture, its length unknown": (
         send(OK, b"\r\n", PNG[: SIZE // 2]),
-        MOST_BAD_FILES,
+        MAX_BAD_FILES,
         "PNG",
     ),
     "half a picture, its length wrong": (
         answer(f"Content-Length: {SIZE // 2}", body=PNG),
-        MOST_BAD_FILES,
+        MAX_BAD_FILES,
         "PNG",
     ),
     "too large": (answer(body=PNG + bytes(3 * SIZE)), 1, "FETCH_MAX_BYTES"),
@@ -289,93 +291,97 @@ NEVER_A_PICTURE: dict[str, tuple[Script, int, str]] = {
 
 
 @pytest.mark.parametrize(
-    ("fault", "attempts", "said"), NEVER_A_PICTURE.values(), ids=NEVER_A_PICTURE
+    ("fault", "attempts", "message"), NEVER_A_PICTURE.values(), ids=NEVER_A_PICTURE
 )
 def test_what_cannot_become_a_picture_fails_long_before_the_url_dies(
-    night: Night, tmp_path: Path, fault: Script, attempts: int, said: str
+    worker: UnattendedWorker, tmp_path: Path, fault: Script, attempts: int, message: str
 ) -> None:
-    night.serve(fault)
-    ref, begun = night.announced(), night.books.clock.now
-    job = night.pass_by(ref)
+    worker.serve(fault)
+    ref, begun = worker.announce(), worker.books.clock.now
+    job = worker.run_until_finished(ref)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
-    assert said in job.message
-    assert len(night.attempts) == attempts
-    assert night.books.clock.now < begun + LIFETIME / 2
-    assert night.books.events(ref) == ["job.failed"]
+    assert message in job.message
+    assert len(worker.attempts) == attempts
+    assert worker.books.clock.now < begun + LIFETIME / 2
+    assert worker.books.events(ref) == ["job.failed"]
     assert not list(tmp_path.rglob("archive/2*"))
 
 
-def test_a_source_that_is_mended_at_the_last_moment_still_counts(night: Night) -> None:
+def test_a_source_that_is_mended_at_the_last_moment_still_counts(worker: UnattendedWorker) -> None:
     def mended(connection: socket.socket) -> None:
-        (answer(body=PNG) if night.books.clock.now >= expires_at else BROKEN)(connection)
+        (answer(body=PNG) if worker.books.clock.now >= expires_at else BROKEN)(connection)
 
-    night.serve(mended)
-    ref, expires_at = night.announced(), night.books.clock.now + LIFETIME
-    assert night.pass_by(ref).state is JobState.ARCHIVED
-    assert night.attempts[-1].at == expires_at
-    assert night.books.events(ref) == ["job.at_risk", "asset.archived", "job.archived"]
+    worker.serve(mended)
+    ref, expires_at = worker.announce(), worker.books.clock.now + LIFETIME
+    assert worker.run_until_finished(ref).state is JobState.ARCHIVED
+    assert worker.attempts[-1].at == expires_at
+    assert worker.books.events(ref) == ["job.at_risk", "asset.archived", "job.archived"]
 
 
 # URLs that die early
 
 
-def test_a_url_that_died_early_is_replaced_by_a_fresh_one(night: Night) -> None:
-    night.serve(*[answer(status="403 Expired", body=b"")] * SUSPICIOUS_ATTEMPTS, answer(body=PNG))
-    night.provider.answer = succeeded("http://pictures.example/fresh.png")
-    ref = night.announced()
-    assert night.pass_by(ref).state is JobState.ARCHIVED
-    assert night.attempts[-1].asset.url == "http://pictures.example/fresh.png"
-    assert night.provider.asked == 1
-    assert night.books.events(ref) == ["asset.archived", "job.archived"]
+def test_a_url_that_died_early_is_replaced_by_a_fresh_one(worker: UnattendedWorker) -> None:
+    worker.serve(
+        *[answer(status="403 Expired", body=b"")] * ATTEMPTS_BEFORE_REFRESH, answer(body=PNG)
+    )
+    worker.provider.answer = succeeded("http://pictures.example/fresh.png")
+    ref = worker.announce()
+    assert worker.run_until_finished(ref).state is JobState.ARCHIVED
+    assert worker.attempts[-1].asset.url == "http://pictures.example/fresh.png"
+    assert worker.provider.asked == 1
+    assert worker.books.events(ref) == ["asset.archived", "job.archived"]
 
 
 def test_a_dead_url_that_is_never_replaced_is_asked_about_within_reason_and_expires(
-    night: Night,
+    worker: UnattendedWorker,
 ) -> None:
-    night.serve(GONE)
-    night.provider.answer = succeeded(URL)
-    ref = night.announced()
-    assert night.pass_by(ref).state is JobState.EXPIRED
-    assert 1 < night.provider.asked < 2 * len(night.attempts)
-    assert night.books.events(ref) == ["job.at_risk", "job.expired"]
+    worker.serve(GONE)
+    worker.provider.answer = succeeded(URL)
+    ref = worker.announce()
+    assert worker.run_until_finished(ref).state is JobState.EXPIRED
+    assert 1 < worker.provider.asked < 2 * len(worker.attempts)
+    assert worker.books.events(ref) == ["job.at_risk", "job.expired"]
 
 
 # Several pictures
 
 
-def test_the_same_bytes_are_archived_for_each_job_that_paid_for_them(night: Night) -> None:
-    night.serve(answer(body=PNG))
-    refs = [night.announced(task="task-1"), night.announced(task="task-2")]
-    assert {night.pass_by(ref).state for ref in refs} == {JobState.ARCHIVED}
+def test_the_same_bytes_are_archived_for_each_job_that_paid_for_them(
+    worker: UnattendedWorker,
+) -> None:
+    worker.serve(answer(body=PNG))
+    refs = [worker.announce(task="task-1"), worker.announce(task="task-2")]
+    assert {worker.run_until_finished(ref).state for ref in refs} == {JobState.ARCHIVED}
     for ref in refs:
-        (asset,) = night.books.assets(ref)
+        (asset,) = worker.books.assets(ref)
         assert (asset.key, asset.sha256) == (
             asset_key(ref, 0, "png"),
             hashlib.sha256(PNG).hexdigest(),
         )
-        assert night.stored(asset.key) == PNG
+        assert worker.stored(asset.key) == PNG
 
 
-def test_the_same_url_twice_in_one_result_is_two_objects(night: Night) -> None:
-    night.serve(answer(body=PNG))
-    ref = night.announced(URL, URL)
-    assert night.pass_by(ref).state is JobState.ARCHIVED
-    assert [asset.key for asset in night.books.assets(ref)] == [
+def test_the_same_url_twice_in_one_result_is_two_objects(worker: UnattendedWorker) -> None:
+    worker.serve(answer(body=PNG))
+    ref = worker.announce(URL, URL)
+    assert worker.run_until_finished(ref).state is JobState.ARCHIVED
+    assert [asset.key for asset in worker.books.assets(ref)] == [
         asset_key(ref, idx, "png") for idx in range(2)
     ]
 
 
-def test_one_bad_source_does_not_keep_the_others_of_its_job(night: Night) -> None:
-    night.serve(answer(body=PNG))
-    night.network.names["broken.example"] = ["93.184.216.36"]
-    night.network.serve(BROKEN, at=("93.184.216.36", 80))
-    ref, begun = night.announced(URL, "http://broken.example/1.png", URL), night.books.clock.now
-    assert night.pass_by(ref).state is JobState.EXPIRED
-    first, lost, third = night.books.assets(ref)
+def test_one_bad_source_does_not_keep_the_others_of_its_job(worker: UnattendedWorker) -> None:
+    worker.serve(answer(body=PNG))
+    worker.network.names["broken.example"] = ["93.184.216.36"]
+    worker.network.serve(BROKEN, at=("93.184.216.36", 80))
+    ref, begun = worker.announce(URL, "http://broken.example/1.png", URL), worker.books.clock.now
+    assert worker.run_until_finished(ref).state is JobState.EXPIRED
+    first, lost, third = worker.books.assets(ref)
     assert [first.finished_at, third.finished_at] == [begun, begun]
     assert lost.state is AssetState.EXPIRED
-    assert night.books.job(ref).message.startswith("asset 1: ")
-    assert night.books.events(ref) == [
+    assert worker.books.job(ref).message.startswith("asset 1: ")
+    assert worker.books.events(ref) == [
         "asset.archived",
         "asset.archived",
         "job.at_risk",

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outside_network import (
+    DEFAULT_TLS,
     OK,
     PICTURE,
-    UNTRUSTING,
     URL,
     WEB,
-    Network,
+    OutsideNetwork,
     Script,
     answer,
     chunked,
@@ -26,20 +26,20 @@ from outside_network import (
 from small_disks import files_no_larger_than
 
 from receiver.errors import FetchError, SourceGoneError, StoreError, TooLargeError
-from receiver.net.download import BUFFER, Fetched, Fetcher
+from receiver.net.download import BUFFER_SIZE, Fetched, Fetcher
 from receiver.net.policy import AddressPolicy
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
-    with Network(tmp_path / "picture") as network:
+def network(tmp_path: Path) -> Iterator[OutsideNetwork]:
+    with OutsideNetwork(tmp_path / "picture") as network:
         yield network
 
 
 # A good answer
 
 
-def test_a_picture_is_fetched_and_hashed(network: Network) -> None:
+def test_a_picture_is_fetched_and_hashed(network: OutsideNetwork) -> None:
     server = network.serve(answer("Content-Type: image/png"), at=WEB)
     assert network.fetch() == Fetched(
         len(PICTURE), hashlib.sha256(PICTURE).hexdigest(), URL, "image/png"
@@ -51,7 +51,9 @@ def test_a_picture_is_fetched_and_hashed(network: Network) -> None:
     assert "Accept-Encoding: identity\r\n" in head
 
 
-def test_an_exempt_address_is_fetched_without_any_double(network: Network, tmp_path: Path) -> None:
+def test_an_exempt_address_is_fetched_without_any_double(
+    network: OutsideNetwork, tmp_path: Path
+) -> None:
     server = network.serve(answer(), at=WEB)
     policy = AddressPolicy.parse([f"127.0.0.1:{server.port}", f"localhost:{server.port}"], ())
     fetcher = Fetcher(policy, max_bytes=len(PICTURE), timeout=10)
@@ -63,7 +65,7 @@ def test_an_exempt_address_is_fetched_without_any_double(network: Network, tmp_p
 
 
 def test_environment_proxies_are_not_used(
-    network: Network, monkeypatch: pytest.MonkeyPatch
+    network: OutsideNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -71,9 +73,13 @@ def test_environment_proxies_are_not_used(
     assert network.fetch().size == len(PICTURE)
 
 
-@pytest.mark.parametrize("size", [1, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER])
+@pytest.mark.parametrize(
+    "size", [1, BUFFER_SIZE - 1, BUFFER_SIZE, BUFFER_SIZE + 1, 3 * BUFFER_SIZE]
+)
 @pytest.mark.parametrize("framing", ["length", "chunks", "end"])
-def test_a_body_of_any_framing_arrives_whole(network: Network, size: int, framing: str) -> None:
+def test_a_body_of_any_framing_arrives_whole(
+    network: OutsideNetwork, size: int, framing: str
+) -> None:
     body = PICTURE[:size]
     scripts = {
         "length": answer(body=body),
@@ -85,14 +91,14 @@ def test_a_body_of_any_framing_arrives_whole(network: Network, size: int, framin
     assert network.picture.read_bytes() == body
 
 
-def test_a_head_before_the_head_is_skipped(network: Network) -> None:
+def test_a_head_before_the_head_is_skipped(network: OutsideNetwork) -> None:
     network.serve(
         send(b"HTTP/1.1 100 Continue\r\n\r\n", OK, b"Content-Length: 4\r\n\r\nbody"), at=WEB
     )
     assert network.fetch().size == 4
 
 
-def test_the_memory_of_a_fetch_does_not_grow_with_the_file(network: Network) -> None:
+def test_the_memory_of_a_fetch_does_not_grow_with_the_file(network: OutsideNetwork) -> None:
     network.serve(pour(48 << 20), at=WEB)
     tracemalloc.start()
     try:
@@ -114,7 +120,7 @@ def test_the_memory_of_a_fetch_does_not_grow_with_the_file(network: Network) -> 
     ],
 )
 def test_a_status_that_is_not_200_is_said(
-    network: Network, status: int, kind: type[FetchError]
+    network: OutsideNetwork, status: int, kind: type[FetchError]
 ) -> None:
     network.serve(answer(body=b"sorry", status=f"{status} No"), at=WEB)
     with pytest.raises(FetchError, match=f"^pictures.example answered {status}$") as failed:
@@ -151,7 +157,7 @@ def test_a_status_that_is_not_200_is_said(
     ],
 )
 def test_a_broken_answer_is_a_transient_error_and_leaves_no_file(
-    network: Network, script: Script, said: str
+    network: OutsideNetwork, script: Script, said: str
 ) -> None:
     network.serve(script, at=WEB)
     with pytest.raises(FetchError, match=said) as failed:
@@ -162,7 +168,7 @@ def test_a_broken_answer_is_a_transient_error_and_leaves_no_file(
     assert not network.picture.exists()
 
 
-def test_a_connection_that_is_reset_is_a_transient_error(network: Network) -> None:
+def test_a_connection_that_is_reset_is_a_transient_error(network: OutsideNetwork) -> None:
     def reset(connection: socket.socket) -> None:
         connection.sendall(OK + b"Content-Length: 9\r\n\r\nbody")
         connection.setsockopt(
@@ -181,7 +187,7 @@ def test_a_connection_that_is_reset_is_a_transient_error(network: Network) -> No
     "script",
     [answer(), chunked(PICTURE[:1000], PICTURE[1000:]), send(OK, b"\r\n", PICTURE), pour(1 << 40)],
 )
-def test_more_than_the_most_is_refused_for_good(network: Network, script: Script) -> None:
+def test_more_than_the_most_is_refused_for_good(network: OutsideNetwork, script: Script) -> None:
     network.serve(script, at=WEB)
     with pytest.raises(TooLargeError, match="FETCH_MAX_BYTES") as failed:
         network.fetch(max_bytes=len(PICTURE) - 1)
@@ -190,7 +196,7 @@ def test_more_than_the_most_is_refused_for_good(network: Network, script: Script
 
 
 @pytest.mark.parametrize("script", [answer(), chunked(PICTURE), send(OK, b"\r\n", PICTURE)])
-def test_exactly_the_most_is_taken(network: Network, script: Script) -> None:
+def test_exactly_the_most_is_taken(network: OutsideNetwork, script: Script) -> None:
     network.serve(script, at=WEB)
     assert network.fetch(max_bytes=len(PICTURE)).size == len(PICTURE)
 
@@ -236,7 +242,9 @@ def pour_lines(line: bytes, head: bytes = OK) -> Script:
         "trailers",
     ],
 )
-def test_what_stands_around_a_body_is_bounded(network: Network, script: Script, said: str) -> None:
+def test_what_stands_around_a_body_is_bounded(
+    network: OutsideNetwork, script: Script, said: str
+) -> None:
     network.serve(script, at=WEB)
     tracemalloc.start()
     try:
@@ -285,7 +293,7 @@ def test_whatever_a_source_sends_only_a_fetch_error_comes_out(
             max_bytes=100,
             timeout=10,
             connect=lambda _address, _timeout: ours,
-            ssl_context=UNTRUSTING,
+            ssl_context=DEFAULT_TLS,
         )
         try:
             assert fetcher.fetch("http://1.1.1.1/", picture).size == len(picture.read_bytes())
@@ -298,7 +306,7 @@ def test_whatever_a_source_sends_only_a_fetch_error_comes_out(
 # Our own disk
 
 
-def test_a_file_that_exists_is_neither_overwritten_nor_removed(network: Network) -> None:
+def test_a_file_that_exists_is_neither_overwritten_nor_removed(network: OutsideNetwork) -> None:
     network.picture.write_bytes(b"kept")
     network.serve(answer(), at=WEB)
     with pytest.raises(StoreError, match="File exists"):
@@ -306,7 +314,9 @@ def test_a_file_that_exists_is_neither_overwritten_nor_removed(network: Network)
     assert network.picture.read_bytes() == b"kept"
 
 
-def test_a_folder_that_is_not_there_is_our_own_fault(network: Network, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_our_own_fault(
+    network: OutsideNetwork, tmp_path: Path
+) -> None:
     network.serve(answer(), at=WEB)
     tmp_path.rmdir()
     with pytest.raises(StoreError, match="No such file"):
@@ -314,7 +324,7 @@ def test_a_folder_that_is_not_there_is_our_own_fault(network: Network, tmp_path:
     tmp_path.mkdir()
 
 
-def test_a_disk_that_takes_no_more_is_our_own_fault(network: Network) -> None:
+def test_a_disk_that_takes_no_more_is_our_own_fault(network: OutsideNetwork) -> None:
     network.serve(answer(), at=WEB)
     with (
         files_no_larger_than(100_000),

@@ -15,7 +15,7 @@ from outside_network import (
     TLS,
     WEB,
     FastClock,
-    Network,
+    OutsideNetwork,
     Script,
     answer,
     certificate,
@@ -29,8 +29,8 @@ from receiver.net.policy import AddressPolicy
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
-    with Network(tmp_path / "picture") as network:
+def network(tmp_path: Path) -> Iterator[OutsideNetwork]:
+    with OutsideNetwork(tmp_path / "picture") as network:
         yield network
 
 
@@ -57,16 +57,16 @@ def trusting(pem: Path) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_followed(network: Network, status: int) -> None:
+def test_redirects_are_followed(network: OutsideNetwork, status: int) -> None:
     network.names["cdn.example"] = ["1.1.1.1"]
     network.serve(redirect("/there?a", status), redirect("//cdn.example/%E5%9B%BE", status), at=WEB)
     cdn = network.serve(redirect("/\u56fe.png", status), answer(), at=("1.1.1.1", 80))
     assert network.fetch().url == "http://cdn.example/%E5%9B%BE.png"
-    assert network.dialled == [WEB, WEB, ("1.1.1.1", 80), ("1.1.1.1", 80)]
+    assert network.connected == [WEB, WEB, ("1.1.1.1", 80), ("1.1.1.1", 80)]
     assert b"Host: cdn.example\r\n" in cdn.requests[0]
 
 
-def test_a_sixth_redirect_is_one_too_many(network: Network) -> None:
+def test_a_sixth_redirect_is_one_too_many(network: OutsideNetwork) -> None:
     network.serve(*[redirect("/again")] * 5, answer(), at=WEB)
     assert network.fetch().size == len(PICTURE)
     network.serve(*[redirect("/again")] * 6, answer(), at=("1.1.1.1", 80))
@@ -90,7 +90,7 @@ def test_a_sixth_redirect_is_one_too_many(network: Network) -> None:
         "http://pictures.example\\@127.0.0.1/",
     ],
 )
-def test_a_redirect_to_an_inside_address_is_refused(network: Network, location: str) -> None:
+def test_a_redirect_to_an_inside_address_is_refused(network: OutsideNetwork, location: str) -> None:
     network.names.update({"localhost": ["127.0.0.1"], "inside.example": ["10.0.0.1"]})
     canary = network.serve(answer(body=b"secret"), at=("127.0.0.1", 80))
     network.servers.update(
@@ -100,11 +100,11 @@ def test_a_redirect_to_an_inside_address_is_refused(network: Network, location: 
     with pytest.raises(AddressRefusedError):
         network.fetch()
     assert canary.connections == 0
-    assert network.dialled == [WEB]
+    assert network.connected == [WEB]
     assert not network.picture.exists()
 
 
-def test_a_name_that_changes_its_answer_gains_nothing(network: Network) -> None:
+def test_a_name_that_changes_its_answer_gains_nothing(network: OutsideNetwork) -> None:
     canary = network.serve(answer(body=b"secret"), at=("127.0.0.1", 80))
     network.serve(answer(), at=WEB)
     answers = iter([[OUTSIDE], ["127.0.0.1"], ["127.0.0.1"]])
@@ -113,7 +113,7 @@ def test_a_name_that_changes_its_answer_gains_nothing(network: Network) -> None:
     assert canary.connections == 0
 
 
-def test_a_name_that_changes_its_answer_between_hops_is_refused(network: Network) -> None:
+def test_a_name_that_changes_its_answer_between_hops_is_refused(network: OutsideNetwork) -> None:
     canary = network.serve(answer(body=b"secret"), at=("127.0.0.1", 80))
     network.serve(redirect("/again"), at=WEB)
     answers = iter([[OUTSIDE], ["127.0.0.1"]])
@@ -122,23 +122,23 @@ def test_a_name_that_changes_its_answer_between_hops_is_refused(network: Network
     assert canary.connections == 0
 
 
-def test_one_inside_address_among_others_refuses_the_name(network: Network) -> None:
+def test_one_inside_address_among_others_refuses_the_name(network: OutsideNetwork) -> None:
     network.names["pictures.example"] = [OUTSIDE, "10.0.0.1"]
     with pytest.raises(
         AddressRefusedError, match=r"pictures\.example leads to 10\.0\.0\.1: a private network"
     ):
         network.fetch()
-    assert network.dialled == []
+    assert network.connected == []
 
 
-def test_the_next_address_is_tried_if_one_does_not_answer(network: Network) -> None:
+def test_the_next_address_is_tried_if_one_does_not_answer(network: OutsideNetwork) -> None:
     network.names["pictures.example"] = ["2400:cb00::1", OUTSIDE]
     network.serve(answer(), at=WEB)
     assert network.fetch().size == len(PICTURE)
-    assert network.dialled == [("2400:cb00::1", 80), WEB]
+    assert network.connected == [("2400:cb00::1", 80), WEB]
 
 
-def test_a_host_beside_the_patterns_is_not_even_looked_up(network: Network) -> None:
+def test_a_host_beside_the_patterns_is_not_even_looked_up(network: OutsideNetwork) -> None:
     network.serve(redirect("http://elsewhere.example/"), at=WEB)
     with pytest.raises(AddressRefusedError, match="FETCH_HOSTS"):
         network.fetch(policy=AddressPolicy.parse((), ["pictures.*"]))
@@ -152,13 +152,13 @@ def test_a_host_beside_the_patterns_is_not_even_looked_up(network: Network) -> N
         ("http://1.1.1.1/", "1.1.1.1: Connection refused"),
     ],
 )
-def test_no_way_there_is_a_transient_error(network: Network, url: str, said: str) -> None:
+def test_no_way_there_is_a_transient_error(network: OutsideNetwork, url: str, said: str) -> None:
     with pytest.raises(FetchError, match=said) as failed:
         network.fetch(url)
     assert not failed.value.permanent
 
 
-def test_a_name_without_addresses_is_a_transient_error(network: Network) -> None:
+def test_a_name_without_addresses_is_a_transient_error(network: OutsideNetwork) -> None:
     network.names["pictures.example"] = []
     with pytest.raises(FetchError, match="no address"):
         network.fetch()
@@ -177,7 +177,7 @@ def test_a_name_without_addresses_is_a_transient_error(network: Network) -> None
         drip(OK + b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n", 0.02),
     ],
 )
-def test_a_drip_does_not_outlast_the_wall_clock(network: Network, script: Script) -> None:
+def test_a_drip_does_not_outlast_the_wall_clock(network: OutsideNetwork, script: Script) -> None:
     network.serve(script, at=WEB)
     begun = time.monotonic()
     with pytest.raises(FetchError, match=r"pictures.example: not done within 0\.3 s"):
@@ -186,7 +186,7 @@ def test_a_drip_does_not_outlast_the_wall_clock(network: Network, script: Script
     assert not network.picture.exists()
 
 
-def test_redirects_share_one_wall_clock(network: Network) -> None:
+def test_redirects_share_one_wall_clock(network: OutsideNetwork) -> None:
     network.serve(redirect("/again"), at=WEB)
     with pytest.raises(FetchError, match="not done within 5 s"):
         network.fetch(timeout=5.0, clock=FastClock(0.5))
@@ -195,19 +195,19 @@ def test_redirects_share_one_wall_clock(network: Network) -> None:
 @pytest.mark.parametrize(
     "head", [b"", b"HTTP/1.1 2", OK + b"X: 1\r\n", OK + b"Content-Length: 9\r\n\r\nbody"]
 )
-def test_a_silent_source_is_left(network: Network, head: bytes) -> None:
+def test_a_silent_source_is_left(network: OutsideNetwork, head: bytes) -> None:
     network.serve(silence(head), at=WEB)
     with pytest.raises(FetchError, match=r"pictures.example: not a byte for 0\.2 s"):
         network.fetch(stall=0.2)
 
 
-def test_a_silent_tls_handshake_is_left(network: Network) -> None:
+def test_a_silent_tls_handshake_is_left(network: OutsideNetwork) -> None:
     network.serve(silence(), at=TLS)
     with pytest.raises(FetchError, match="timed out"):
         network.fetch("https://pictures.example/", stall=0.2)
 
 
-def test_a_silent_name_server_is_left(network: Network) -> None:
+def test_a_silent_name_server_is_left(network: OutsideNetwork) -> None:
     done = threading.Event()
 
     def never(_host: str, _port: int) -> list[str]:
@@ -219,7 +219,7 @@ def test_a_silent_name_server_is_left(network: Network) -> None:
     done.set()
 
 
-def test_a_source_that_would_take_for_ever_is_left(network: Network) -> None:
+def test_a_source_that_would_take_for_ever_is_left(network: OutsideNetwork) -> None:
     network.serve(drip(OK + b"Content-Length: 999999\r\n\r\n", 0.001), at=WEB)
     with pytest.raises(FetchError, match=r"too slow, [0-9]+ bytes in 6[0-9] s"):
         network.fetch(timeout=1000.0, clock=FastClock(1.0))
@@ -229,7 +229,7 @@ def test_a_source_that_would_take_for_ever_is_left(network: Network) -> None:
 
 
 def test_tls_is_spoken_with_the_right_host(
-    network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext
+    network: OutsideNetwork, tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
     network.serve(answer(), at=TLS, tls=tls)
     assert (
@@ -239,7 +239,7 @@ def test_tls_is_spoken_with_the_right_host(
 
 
 def test_a_certificate_for_another_host_is_refused(
-    network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext
+    network: OutsideNetwork, tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
     network.names["other.example"] = [OUTSIDE]
     server = network.serve(answer(), at=TLS, tls=tls)
@@ -249,21 +249,23 @@ def test_a_certificate_for_another_host_is_refused(
     assert server.requests == []
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(network: Network, tls: ssl.SSLContext) -> None:
+def test_a_certificate_nobody_vouches_for_is_refused(
+    network: OutsideNetwork, tls: ssl.SSLContext
+) -> None:
     server = network.serve(answer(), at=TLS, tls=tls)
     with pytest.raises(FetchError, match="TLS failed, self-signed certificate"):
         network.fetch("https://pictures.example/x")
     assert server.requests == []
 
 
-def test_a_server_without_tls_is_a_transient_error(network: Network) -> None:
+def test_a_server_without_tls_is_a_transient_error(network: OutsideNetwork) -> None:
     network.serve(answer(), at=TLS)
     with pytest.raises(FetchError, match=r"pictures\.example: TLS failed, "):
         network.fetch("https://pictures.example/x")
 
 
 def test_a_redirect_from_https_to_http_is_refused(
-    network: Network, tls: ssl.SSLContext, trusting: ssl.SSLContext
+    network: OutsideNetwork, tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
     network.serve(redirect("http://pictures.example/x"), at=TLS, tls=tls)
     plain = network.serve(answer(), at=WEB)

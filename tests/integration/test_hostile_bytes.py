@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_pictures import IEND, WHOLE, chunk, png
-from outside_network import Server, answer
+from outside_network import ScriptedServer, answer
 from web_client import SUCCEEDED, WebSide, web_side
 
 from receiver.model import AssetState
@@ -45,7 +45,7 @@ def brought_home(
     web: WebSide, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> str:
     """Report a result whose server calls it a page, and try to archive it; return the job's ref."""
-    server = Server((answer("Content-Type: text/html", body=content),))
+    server = ScriptedServer((answer("Content-Type: text/html", body=content),))
     try:
         ticket = web.ticket()
         place = f"127.0.0.1:{server.port}"

@@ -9,7 +9,7 @@ from ledgers import Books, opened
 
 from receiver.errors import ConfigurationError
 from receiver.events.event import Event
-from receiver.events.listen import Cursor, Listener, run_command
+from receiver.events.listen import Cursor, EventReader, run_command
 from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
 
@@ -20,7 +20,7 @@ def books(sqlite_url: str) -> Iterator[Books]:
         yield books
 
 
-def listener(books: Books, *types: EventType, pauses: list[float] | None = None) -> Listener:
+def reader(books: Books, *types: EventType, pauses: list[float] | None = None) -> EventReader:
     """Return a listener whose pauses are written down, and in each of which one more job fails; the third ends it."""
     seen = [] if pauses is None else pauses
 
@@ -30,12 +30,12 @@ def listener(books: Books, *types: EventType, pauses: list[float] | None = None)
             raise KeyboardInterrupt
         books.failed(f"meanwhile-{len(seen)}")
 
-    return Listener(Outbox(books.database, books.clock), types, pause)
+    return EventReader(Outbox(books.database, books.clock), types, pause)
 
 
 def test_what_there_is_comes_in_order_and_then_it_ends(books: Books) -> None:
     ref = books.archived(2)
-    found = [(event, upto) for event, upto in listener(books).events(0, follow=False) if event]
+    found = [(event, upto) for event, upto in reader(books).events(0, follow=False) if event]
     assert [(event.number, event.type, event.index) for event, _ in found] == [
         (1, EventType.ASSET_ARCHIVED, 0),
         (2, EventType.ASSET_ARCHIVED, 1),
@@ -43,7 +43,7 @@ def test_what_there_is_comes_in_order_and_then_it_ends(books: Books) -> None:
     ]
     assert {event.ref for event, _ in found} == {ref}
     assert [upto for _, upto in found] == [1, 2, 3]
-    assert [event for event, _ in listener(books).events(1, follow=False) if event] == [
+    assert [event for event, _ in reader(books).events(1, follow=False) if event] == [
         event for event, _ in found[1:]
     ]
 
@@ -54,20 +54,20 @@ def test_it_waits_for_what_happens_next(books: Books) -> None:
     seen: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
         seen.extend(
-            event for event, _ in listener(books, pauses=pauses).events(1, follow=True) if event
+            event for event, _ in reader(books, pauses=pauses).events(1, follow=True) if event
         )
     assert len(pauses) == 3
 
 
 def test_types_nobody_asked_for_are_passed_over_and_the_place_moves_on(books: Books) -> None:
     books.archived()
-    assert list(listener(books, EventType.JOB_FAILED).events(0, follow=False)) == [(None, 2)]
+    assert list(reader(books, EventType.JOB_FAILED).events(0, follow=False)) == [(None, 2)]
 
 
 def test_many_events_come_without_a_gap(books: Books) -> None:
     for number in range(120):
         books.failed(f"task-{number}")
-    numbers = [event.number for event, _ in listener(books).events(0, follow=False) if event]
+    numbers = [event.number for event, _ in reader(books).events(0, follow=False) if event]
     assert numbers == list(range(1, 121))
 
 
@@ -77,15 +77,15 @@ def test_many_events_come_without_a_gap(books: Books) -> None:
 def test_a_place_is_kept_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "place"
     assert Cursor(path).read() is None
-    Cursor(path).keep(41)
-    Cursor(path).keep(42)
+    Cursor(path).write(41)
+    Cursor(path).write(42)
     assert Cursor(path).read() == 42
     assert [file.name for file in tmp_path.iterdir()] == ["place"]
 
 
 def test_no_place_is_kept_without_a_file() -> None:
     cursor = Cursor(None)
-    cursor.keep(1)
+    cursor.write(1)
     assert cursor.read() is None
 
 
@@ -106,16 +106,16 @@ def test_a_number_that_no_event_has_is_no_place(tmp_path: Path, text: str) -> No
 
 
 def test_only_where_a_place_is_kept_an_event_is_said_to_be_done_again(tmp_path: Path) -> None:
-    assert Cursor(tmp_path / "place").outlook(437) == "it is done again with the next start"
+    assert Cursor(tmp_path / "place").consequence(437) == "it is done again with the next start"
     assert (
-        Cursor(None).outlook(437)
+        Cursor(None).consequence(437)
         == "without --cursor nothing is remembered: `--after 436` begins with it again"
     )
 
 
 def test_a_place_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        Cursor(tmp_path / "nowhere" / "place").keep(1)
+        Cursor(tmp_path / "nowhere" / "place").write(1)
 
 
 # The command.

@@ -15,7 +15,7 @@ from openai_server import (
     PATH,
     PNGS,
     Endless,
-    OpenAISide,
+    OpenAIServer,
     Script,
     answered,
     cut_off,
@@ -68,7 +68,7 @@ def forbidden(*_: object) -> NoReturn:
     raise AssertionError("a connection for bytes that are here already")
 
 
-class Shop:
+class DirectRoute:
     """Everything between a submit and the archive, with the pauses of the desk noted down instead of made."""
 
     def __init__(self, books: Books, folder: Path) -> None:
@@ -84,9 +84,11 @@ class Shop:
         )
 
     def submit_service(
-        self, base_url: str, *, timeout: float = 10.0, largest_picture: int = MIB
+        self, base_url: str, *, timeout: float = 10.0, max_picture_size: int = MIB
     ) -> SubmitService:
-        client = OpenAIClient("sk-test", base_url, timeout=timeout, largest_picture=largest_picture)
+        client = OpenAIClient(
+            "sk-test", base_url, timeout=timeout, max_picture_size=max_picture_size
+        )
         tickets = Tickets(["0123456789abcdef"])
         books = self.books
         return SubmitService(
@@ -132,110 +134,110 @@ class Shop:
 
 
 @pytest.fixture
-def shop(books: Books, tmp_path: Path) -> Shop:
-    return Shop(books, tmp_path)
+def route(books: Books, tmp_path: Path) -> DirectRoute:
+    return DirectRoute(books, tmp_path)
 
 
 @pytest.fixture
-def small_shop(sqlite_url: str, tmp_path: Path) -> Iterator[Shop]:
+def sqlite_route(sqlite_url: str, tmp_path: Path) -> Iterator[DirectRoute]:
     """Stand on SQLite alone, for what has nothing to do with the database."""
     with opened(sqlite_url) as books:
-        yield Shop(books, tmp_path)
+        yield DirectRoute(books, tmp_path)
 
 
-def order(key: str | None = None, **params: object) -> Submission:
+def submission(key: str | None = None, **params: object) -> Submission:
     return Submission("a fox", "gpt-image-1.5", params, Mode.SYNC, Provider.OPENAI, Api.IMAGES, key)
 
 
 # Pictures.
 
 
-def test_pictures_in_the_answer_are_archived_without_another_connection(shop: Shop) -> None:
-    with OpenAISide(with_pictures(*PNGS)) as side:
-        job = shop.submit_service(side.url).submit(order(n=3))
+def test_pictures_in_the_answer_are_archived_without_another_connection(route: DirectRoute) -> None:
+    with OpenAIServer(with_pictures(*PNGS)) as server:
+        job = route.submit_service(server.url).submit(submission(n=3))
         assert (job.state, job.provider, job.provider_id, job.base_url) == (
             JobState.ARCHIVING,
             "openai",
             None,
-            side.url,
+            server.url,
         )
-        shop.work()
-        assert (len(side.calls), side.connections) == (1, 1)
-    assert shop.books.job(job.ref).state is JobState.ARCHIVED
-    assert shop.stored(job.ref) == list(PNGS)
-    assert [asset.sha256 for asset in shop.books.assets(job.ref)] == [
+        route.work()
+        assert (len(server.calls), server.connections) == (1, 1)
+    assert route.books.job(job.ref).state is JobState.ARCHIVED
+    assert route.stored(job.ref) == list(PNGS)
+    assert [asset.sha256 for asset in route.books.assets(job.ref)] == [
         sha256(png).hexdigest() for png in PNGS
     ]
-    written = json.loads(shop.read(manifest_key(job.ref)))
+    written = json.loads(route.read(manifest_key(job.ref)))
     assert [asset["source_url"] for asset in written["assets"]] == [
         "delivery:0",
         "delivery:1",
         "delivery:2",
     ]
-    (delivery,) = shop.books.queries.deliveries(job.ref)
+    (delivery,) = route.books.queries.deliveries(job.ref)
     assert (delivery.source, delivery.verdict) == (Source.SYNC, Decision.ENDED)
     assert [item["sha256"] for item in written["deliveries"]] == [sha256(delivery.body).hexdigest()]
-    assert shop.books.queries.audit().ok
+    assert route.books.queries.audit().ok
 
 
-def test_pictures_behind_urls_are_fetched_and_archived(shop: Shop) -> None:
+def test_pictures_behind_urls_are_fetched_and_archived(route: DirectRoute) -> None:
     files = {f"{idx}.png": png for idx, png in enumerate(PNGS)}
-    with OpenAISide(with_urls(*files), files=files) as side:
-        job = shop.submit_service(side.url).submit(order(n=3))
-        shop.work(Fetcher(AddressPolicy.parse([side.address], ()), max_bytes=MIB, timeout=5))
-        assert (len(side.calls), sorted(side.fetched)) == (1, ["/0.png", "/1.png", "/2.png"])
-    assert shop.books.job(job.ref).state is JobState.ARCHIVED
-    assert shop.stored(job.ref) == list(PNGS)
+    with OpenAIServer(with_urls(*files), files=files) as server:
+        job = route.submit_service(server.url).submit(submission(n=3))
+        route.work(Fetcher(AddressPolicy.parse([server.address], ()), max_bytes=MIB, timeout=5))
+        assert (len(server.calls), sorted(server.fetched)) == (1, ["/0.png", "/1.png", "/2.png"])
+    assert route.books.job(job.ref).state is JobState.ARCHIVED
+    assert route.stored(job.ref) == list(PNGS)
 
 
-def test_the_call_says_what_was_asked_and_with_which_key(small_shop: Shop) -> None:
-    with OpenAISide(with_pictures(PNGS[0])) as side:
-        job = small_shop.submit_service(side.url).submit(
-            order(variants=1, size="1024x1024", quality="high", style="vivid", of_tomorrow=[1])
+def test_the_call_says_what_was_asked_and_with_which_key(sqlite_route: DirectRoute) -> None:
+    with OpenAIServer(with_pictures(PNGS[0])) as server:
+        job = sqlite_route.submit_service(server.url).submit(
+            submission(variants=1, size="1024x1024", quality="high", style="vivid", of_tomorrow=[1])
         )
-    (call,) = side.calls
+    (call,) = server.calls
     assert (call.path, call.authorization) == (PATH, "Bearer sk-test")
-    asked = {"n": 1, "size": "1024x1024", "quality": "high", "style": "vivid", "of_tomorrow": [1]}
-    assert call.body == {"model": "gpt-image-1.5", "prompt": "a fox", **asked}
-    assert json.loads(small_shop.books.queries.params(job.ref))["variants"] == 1, (
+    request = {"n": 1, "size": "1024x1024", "quality": "high", "style": "vivid", "of_tomorrow": [1]}
+    assert call.body == {"model": "gpt-image-1.5", "prompt": "a fox", **request}
+    assert json.loads(sqlite_route.books.queries.params(job.ref))["variants"] == 1, (
         "the job keeps the caller's words"
     )
 
 
-def test_the_row_is_written_before_the_call(shop: Shop) -> None:
+def test_the_row_is_written_before_the_call(route: DirectRoute) -> None:
     seen: list[Job] = []
 
-    def look_then_answer(asked: BaseHTTPRequestHandler) -> None:
-        seen.extend(shop.jobs())
-        with_pictures(PNGS[0])(asked)
+    def look_then_answer(request: BaseHTTPRequestHandler) -> None:
+        seen.extend(route.jobs())
+        with_pictures(PNGS[0])(request)
 
-    with OpenAISide(look_then_answer) as side:
-        job = shop.submit_service(side.url).submit(order())
+    with OpenAIServer(look_then_answer) as server:
+        job = route.submit_service(server.url).submit(submission())
     assert [(row.ref, row.state) for row in seen] == [(job.ref, JobState.SUBMITTING)]
 
 
 @pytest.mark.parametrize("content", ["rubbish!", "bm8gcGljdHVyZQ=="])
 def test_bytes_that_are_no_picture_fail_the_job_at_once_and_the_others_are_kept(
-    small_shop: Shop, content: str
+    sqlite_route: DirectRoute, content: str
 ) -> None:
     good = b64encode(PNGS[0]).decode()
-    with OpenAISide(answered({"data": [{"b64_json": content}, {"b64_json": good}]})) as side:
-        job = small_shop.submit_service(side.url).submit(order(n=2))
-    small_shop.work()
-    ended = small_shop.books.job(job.ref)
+    with OpenAIServer(answered({"data": [{"b64_json": content}, {"b64_json": good}]})) as server:
+        job = sqlite_route.submit_service(server.url).submit(submission(n=2))
+    sqlite_route.work()
+    ended = sqlite_route.books.job(job.ref)
     assert (ended.state, ended.reason) == (JobState.FAILED, Reason.BAD_ASSET)
-    assert [asset.state for asset in small_shop.books.assets(job.ref)] == [
+    assert [asset.state for asset in sqlite_route.books.assets(job.ref)] == [
         AssetState.FAILED,
         AssetState.ARCHIVED,
     ]
-    assert small_shop.books.queries.audit().ok
+    assert sqlite_route.books.queries.audit().ok
 
 
 # What else can come of a call.
 
 
 @pytest.mark.parametrize(
-    ("script", "state", "reason", "said"),
+    ("script", "state", "reason", "message"),
     [
         (
             wrong(400, "invalid_value", "Invalid size"),
@@ -275,37 +277,37 @@ def test_bytes_that_are_no_picture_fail_the_job_at_once_and_the_others_are_kept(
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_whatever_comes_of_a_call_it_is_made_once(
-    small_shop: Shop, script: Script, state: JobState, reason: Reason | None, said: str
+    sqlite_route: DirectRoute, script: Script, state: JobState, reason: Reason | None, message: str
 ) -> None:
-    with OpenAISide(script) as side:
-        job = small_shop.submit_service(side.url).submit(order())
-        assert len(side.calls) == 1
+    with OpenAIServer(script) as server:
+        job = sqlite_route.submit_service(server.url).submit(submission())
+        assert len(server.calls) == 1
     assert (job.state, job.reason) == (state, reason)
-    assert said in job.message
+    assert message in job.message
     assert ("it may have been billed" in job.message) == (state is JobState.EXPIRED)
-    assert small_shop.pauses == []
-    assert small_shop.books.queries.audit().ok
+    assert sqlite_route.pauses == []
+    assert sqlite_route.books.queries.audit().ok
 
 
-def test_a_silent_call_is_given_up_and_not_made_again(small_shop: Shop) -> None:
-    with OpenAISide(silence) as side:
-        job = small_shop.submit_service(side.url, timeout=0.2).submit(order())
-        assert len(side.calls) == 1
+def test_a_silent_call_is_given_up_and_not_made_again(sqlite_route: DirectRoute) -> None:
+    with OpenAIServer(silence) as server:
+        job = sqlite_route.submit_service(server.url, timeout=0.2).submit(submission())
+        assert len(server.calls) == 1
     assert (job.state, "its answer was lost" in job.message) == (JobState.EXPIRED, True)
 
 
-def test_an_answer_without_end_is_read_no_further_than_it_may(small_shop: Shop) -> None:
+def test_an_answer_without_end_is_read_no_further_than_it_may(sqlite_route: DirectRoute) -> None:
     endless = Endless()
-    with OpenAISide(endless) as side:
-        job = small_shop.submit_service(side.url, largest_picture=MIB).submit(order())
+    with OpenAIServer(endless) as server:
+        job = sqlite_route.submit_service(server.url, max_picture_size=MIB).submit(submission())
     assert (job.state, "longer than" in job.message) == (JobState.EXPIRED, True)
     assert endless.sent < 16 * MIB, "what is above the bound is the buffers of two sockets"
 
 
-def test_what_was_moderated_is_kept_as_a_delivery(small_shop: Shop) -> None:
-    with OpenAISide(BLOCKED) as side:
-        job = small_shop.submit_service(side.url).submit(order())
-    (delivery,) = small_shop.books.queries.deliveries(job.ref)
+def test_what_was_moderated_is_kept_as_a_delivery(sqlite_route: DirectRoute) -> None:
+    with OpenAIServer(BLOCKED) as server:
+        job = sqlite_route.submit_service(server.url).submit(submission())
+    (delivery,) = sqlite_route.books.queries.deliveries(job.ref)
     assert (delivery.source, delivery.verdict, b"moderation_blocked" in delivery.body) == (
         Source.SYNC,
         Decision.ENDED,
@@ -313,19 +315,19 @@ def test_what_was_moderated_is_kept_as_a_delivery(small_shop: Shop) -> None:
     )
 
 
-def test_after_a_rate_limit_the_call_is_made_again_and_there_is_one_job(shop: Shop) -> None:
-    with OpenAISide(TOO_MANY, TOO_MANY, with_pictures(PNGS[0])) as side:
-        job = shop.submit_service(side.url).submit(order())
-        assert len(side.calls) == 3
-    assert shop.pauses == list(BACK_OFF[:2])
-    assert [(row.ref, row.state) for row in shop.jobs()] == [(job.ref, JobState.ARCHIVING)]
+def test_after_a_rate_limit_the_call_is_made_again_and_there_is_one_job(route: DirectRoute) -> None:
+    with OpenAIServer(TOO_MANY, TOO_MANY, with_pictures(PNGS[0])) as server:
+        job = route.submit_service(server.url).submit(submission())
+        assert len(server.calls) == 3
+    assert route.pauses == list(BACK_OFF[:2])
+    assert [(row.ref, row.state) for row in route.jobs()] == [(job.ref, JobState.ARCHIVING)]
 
 
-def test_a_rate_limit_without_end_ends_the_job_as_refused(small_shop: Shop) -> None:
-    with OpenAISide(TOO_MANY) as side:
-        job = small_shop.submit_service(side.url).submit(order())
-        assert len(side.calls) == 1 + len(BACK_OFF)
-    assert small_shop.pauses == list(BACK_OFF)
+def test_a_rate_limit_without_end_ends_the_job_as_refused(sqlite_route: DirectRoute) -> None:
+    with OpenAIServer(TOO_MANY) as server:
+        job = sqlite_route.submit_service(server.url).submit(submission())
+        assert len(server.calls) == 1 + len(BACK_OFF)
+    assert sqlite_route.pauses == list(BACK_OFF)
     assert (job.state, job.reason, job.message) == (
         JobState.FAILED,
         Reason.REFUSED,
@@ -333,9 +335,9 @@ def test_a_rate_limit_without_end_ends_the_job_as_refused(small_shop: Shop) -> N
     )
 
 
-def test_where_nobody_listens_nothing_was_sent(small_shop: Shop) -> None:
-    job = small_shop.submit_service(f"http://127.0.0.1:{free_port()}/v1").submit(order())
-    assert small_shop.pauses == list(BACK_OFF)
+def test_where_nobody_listens_nothing_was_sent(sqlite_route: DirectRoute) -> None:
+    job = sqlite_route.submit_service(f"http://127.0.0.1:{free_port()}/v1").submit(submission())
+    assert sqlite_route.pauses == list(BACK_OFF)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
     assert "never sent: no connection to http://127.0.0.1" in job.message
 
@@ -347,124 +349,130 @@ def test_where_nobody_listens_nothing_was_sent(small_shop: Shop) -> None:
     "script", [with_pictures(PNGS[0]), BLOCKED, cut_off], ids=["pictures", "moderated", "lost"]
 )
 def test_a_key_is_spent_by_whatever_may_have_cost_or_would_be_said_again(
-    shop: Shop, script: Script
+    route: DirectRoute, script: Script
 ) -> None:
-    with OpenAISide(script) as side:
-        first = shop.submit_service(side.url).submit(order(key="mine"))
-        assert shop.submit_service(side.url).submit(order(key="mine")) == first
-        assert len(side.calls) == 1
+    with OpenAIServer(script) as server:
+        first = route.submit_service(server.url).submit(submission(key="mine"))
+        assert route.submit_service(server.url).submit(submission(key="mine")) == first
+        assert len(server.calls) == 1
 
 
-def test_a_refusal_does_not_spend_the_key(small_shop: Shop) -> None:
-    with OpenAISide(wrong(400, None, "Invalid size"), with_pictures(PNGS[0])) as side:
-        first = small_shop.submit_service(side.url).submit(order(key="mine"))
-        second = small_shop.submit_service(side.url).submit(order(key="mine"))
+def test_a_refusal_does_not_spend_the_key(sqlite_route: DirectRoute) -> None:
+    with OpenAIServer(wrong(400, None, "Invalid size"), with_pictures(PNGS[0])) as server:
+        first = sqlite_route.submit_service(server.url).submit(submission(key="mine"))
+        second = sqlite_route.submit_service(server.url).submit(submission(key="mine"))
     assert (first.state, second.state) == (JobState.FAILED, JobState.ARCHIVING)
 
 
-def test_one_key_in_many_hands_at_once_is_paid_once(shop: Shop) -> None:
-    with OpenAISide(with_pictures(PNGS[0])) as side:
-        submit_service = shop.submit_service(side.url)
-        jobs = side_by_side([lambda: submit_service.submit(order(key="mine"))] * 6)
-        assert len(side.calls) == 1
-    assert {job.ref for job in jobs} == {job.ref for job in shop.jobs()}
-    assert len(shop.jobs()) == 1
+def test_one_key_in_many_hands_at_once_is_paid_once(route: DirectRoute) -> None:
+    with OpenAIServer(with_pictures(PNGS[0])) as server:
+        submit_service = route.submit_service(server.url)
+        jobs = side_by_side([lambda: submit_service.submit(submission(key="mine"))] * 6)
+        assert len(server.calls) == 1
+    assert {job.ref for job in jobs} == {job.ref for job in route.jobs()}
+    assert len(route.jobs()) == 1
 
 
 # Afterwards.
 
 
-def test_a_lost_asset_whose_bytes_are_in_the_ledger_can_be_retried(shop: Shop) -> None:
-    with OpenAISide(with_pictures(PNGS[0])) as side:
-        job = shop.submit_service(side.url).submit(order())
-    in_the_way = shop.folder / "archive"
+def test_a_lost_asset_whose_bytes_are_in_the_ledger_can_be_retried(route: DirectRoute) -> None:
+    with OpenAIServer(with_pictures(PNGS[0])) as server:
+        job = route.submit_service(server.url).submit(submission())
+    in_the_way = route.folder / "archive"
     in_the_way.write_text("of the folder of that name")
-    shop.books.clock.advance(2 * 7200)
-    shop.work()
-    shop.books.clock.advance(LEASE)
-    shop.work()
-    assert shop.books.job(job.ref).state is JobState.EXPIRED
+    route.books.clock.advance(2 * 7200)
+    route.work()
+    route.books.clock.advance(LEASE)
+    route.work()
+    assert route.books.job(job.ref).state is JobState.EXPIRED
     in_the_way.unlink()
-    assert shop.books.ledger.retry(job.ref).state is JobState.ARCHIVING
-    shop.work()
-    assert shop.books.job(job.ref).state is JobState.ARCHIVED
-    assert shop.stored(job.ref) == [PNGS[0]]
-    assert (len(side.calls), side.connections) == (1, 1)
-    assert shop.books.queries.audit().ok
+    assert route.books.ledger.retry(job.ref).state is JobState.ARCHIVING
+    route.work()
+    assert route.books.job(job.ref).state is JobState.ARCHIVED
+    assert route.stored(job.ref) == [PNGS[0]]
+    assert (len(server.calls), server.connections) == (1, 1)
+    assert route.books.queries.audit().ok
 
 
-def test_a_retry_that_cannot_help_says_so(small_shop: Shop) -> None:
-    with OpenAISide(cut_off) as side:
-        job = small_shop.submit_service(side.url).submit(order())
+def test_a_retry_that_cannot_help_says_so(sqlite_route: DirectRoute) -> None:
+    with OpenAIServer(cut_off) as server:
+        job = sqlite_route.submit_service(server.url).submit(submission())
     with pytest.raises(
         ReceiverError,
         match=r"no id at the provider.*look for it at the provider before you submit it again",
     ):
-        small_shop.books.ledger.retry(job.ref)
+        sqlite_route.books.ledger.retry(job.ref)
 
 
 def test_a_job_whose_submitter_died_expires_at_its_deadline_with_words_for_a_person(
-    shop: Shop,
+    route: DirectRoute,
 ) -> None:
-    ref = shop.books.ledger.submit(order(), "https://api.openai.test/v1").ref
-    shop.work()
-    assert shop.books.job(ref).state is JobState.SUBMITTING
-    shop.books.clock.advance(3600)
-    shop.work()
-    job = shop.books.job(ref)
+    ref = route.books.ledger.submit(submission(), "https://api.openai.test/v1").ref
+    route.work()
+    assert route.books.job(ref).state is JobState.SUBMITTING
+    route.books.clock.advance(3600)
+    route.work()
+    job = route.books.job(ref)
     assert job.state is JobState.EXPIRED
     assert "died or was stopped before the answer came" in job.message
     assert "it may have been billed" in job.message
     assert "callback" not in job.message
 
 
-def test_an_answer_that_the_ledger_cannot_take_now_is_kept_until_it_can(small_shop: Shop) -> None:
-    def answer_into_a_broken_ledger(asked: BaseHTTPRequestHandler) -> None:
-        small_shop.books.execute("ALTER TABLE deliveries RENAME TO away")
-        with_pictures(PNGS[0])(asked)
+def test_an_answer_that_the_ledger_cannot_take_now_is_kept_until_it_can(
+    sqlite_route: DirectRoute,
+) -> None:
+    def answer_into_a_broken_ledger(request: BaseHTTPRequestHandler) -> None:
+        sqlite_route.books.execute("ALTER TABLE deliveries RENAME TO away")
+        with_pictures(PNGS[0])(request)
 
-    small_shop.on_pause = lambda: small_shop.books.execute("ALTER TABLE away RENAME TO deliveries")
-    with OpenAISide(answer_into_a_broken_ledger) as side:
-        job = small_shop.submit_service(side.url).submit(order())
-        assert len(side.calls) == 1
-    assert (job.state, small_shop.pauses) == (JobState.ARCHIVING, [WAITS[0]])
+    sqlite_route.on_pause = lambda: sqlite_route.books.execute(
+        "ALTER TABLE away RENAME TO deliveries"
+    )
+    with OpenAIServer(answer_into_a_broken_ledger) as server:
+        job = sqlite_route.submit_service(server.url).submit(submission())
+        assert len(server.calls) == 1
+    assert (job.state, sqlite_route.pauses) == (JobState.ARCHIVING, [WAITS[0]])
 
 
-def test_a_replayed_answer_changes_nothing_and_its_pictures_stay_within_reach(shop: Shop) -> None:
-    with OpenAISide(with_pictures(PNGS[0])) as side:
-        job = shop.submit_service(side.url).submit(order())
-    (kept,) = shop.books.queries.deliveries(job.ref)
+def test_a_replayed_answer_changes_nothing_and_its_pictures_stay_within_reach(
+    route: DirectRoute,
+) -> None:
+    with OpenAIServer(with_pictures(PNGS[0])) as server:
+        job = route.submit_service(server.url).submit(submission())
+    (kept,) = route.books.queries.deliveries(job.ref)
     again = Delivery(job.ref, Source.SYNC, kept.body, kept.received_at)
-    assert shop.books.inbox.accept(again, replayed=kept.id) is Decision.DUPLICATE
-    shop.work()
-    assert shop.stored(job.ref) == [PNGS[0]]
+    assert route.books.inbox.accept(again, replayed=kept.id) is Decision.DUPLICATE
+    route.work()
+    assert route.stored(job.ref) == [PNGS[0]]
 
 
 # Before anything happens.
 
 
-def test_without_a_key_nothing_happens(small_shop: Shop) -> None:
+def test_without_a_key_nothing_happens(sqlite_route: DirectRoute) -> None:
     submit_service = SubmitService(
-        small_shop.books.ledger,
-        small_shop.books.inbox,
+        sqlite_route.books.ledger,
+        sqlite_route.books.inbox,
         None,
         Tickets(["0123456789abcdef"]),
         base_url="unused",
         public_url=None,
     )
     with pytest.raises(ConfigurationError, match=r"^OPENAI_API_KEY: not set"):
-        submit_service.submit(order())
-    assert small_shop.jobs() == []
+        submit_service.submit(submission())
+    assert sqlite_route.jobs() == []
 
 
 def test_without_the_package_nothing_happens_and_the_remedy_is_named(
-    small_shop: Shop, monkeypatch: pytest.MonkeyPatch
+    sqlite_route: DirectRoute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with OpenAISide(with_pictures(PNGS[0])) as side:
+    with OpenAIServer(with_pictures(PNGS[0])) as server:
         with pytest.raises(
             ConfigurationError, match=r"pip install 'webhook-image-receiver\[openai\]'"
         ):
-            small_shop.submit_service(side.url).submit(order())
-        assert side.connections == 0
-    assert small_shop.jobs() == []
+            sqlite_route.submit_service(server.url).submit(submission())
+        assert server.connections == 0
+    assert sqlite_route.jobs() == []

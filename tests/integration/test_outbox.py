@@ -7,16 +7,25 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from event_dispatching import PostServer, failure, sender, work
-from event_server import OLD_SECRET, SECRET, EventSide
+from event_dispatching import PostServer, dispatch_due, last_error, make_dispatcher
+from event_server import OLD_SECRET, SECRET, EventServer
 from ledgers import Books, opened
-from outside_network import Script, Server, answer, certificate, drip, redirect, send, silence
+from outside_network import (
+    Script,
+    ScriptedServer,
+    answer,
+    certificate,
+    drip,
+    redirect,
+    send,
+    silence,
+)
 from processes import run
 from waiting import until
 
 from receiver.errors import EventNotDeliveredError
 from receiver.events import dispatcher, transports
-from receiver.events.dispatcher import BACK_OFF, Sender
+from receiver.events.dispatcher import RETRY_DELAYS, Dispatcher
 from receiver.events.event import Event, EventSerializer
 from receiver.events.transports import WebhookTransport
 from receiver.ledger.outbox import Outbox
@@ -37,34 +46,36 @@ def books(sqlite_url: str) -> Iterator[Books]:
 
 
 @pytest.fixture
-def side() -> Iterator[EventSide]:
-    with EventSide() as side:
-        yield side
+def event_server() -> Iterator[EventServer]:
+    with EventServer() as event_server:
+        yield event_server
 
 
-def to(
-    side: EventSide,
+def dispatcher_to(
+    event_server: EventServer,
     books: Books,
     *,
     secrets: Sequence[str] = (SECRET,),
     public_url: str | None = None,
-) -> Sender:
-    return sender(books, side.url, allow=side.address, secrets=secrets, public_url=public_url)
+) -> Dispatcher:
+    return make_dispatcher(
+        books, event_server.url, allow=event_server.address, secrets=secrets, public_url=public_url
+    )
 
 
 # What is told.
 
 
 def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(
-    books: Books, side: EventSide
+    books: Books, event_server: EventServer
 ) -> None:
-    teller = to(side, books, public_url="https://pictures.example")
+    events_dispatcher = dispatcher_to(event_server, books, public_url="https://pictures.example")
     ref = books.archived()
-    work(teller)
-    told, end = side.told
-    assert told.path == "/hook"
-    assert told.headers["content-type"] == "application/json"
-    assert told.event == {
+    dispatch_due(events_dispatcher)
+    received, end = event_server.received
+    assert received.path == "/hook"
+    assert received.headers["content-type"] == "application/json"
+    assert received.event == {
         "id": f"{ref}-0-asset-archived-0",
         "number": 1,
         "type": "asset.archived",
@@ -91,8 +102,8 @@ def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(
     )
 
 
-def test_every_type_of_event_is_told(books: Books, side: EventSide) -> None:
-    teller = to(side, books)
+def test_every_type_of_event_is_told(books: Books, event_server: EventServer) -> None:
+    events_dispatcher = dispatcher_to(event_server, books)
     books.archived(1, "task-1")
     books.failed("task-2")
     books.expired("task-3")
@@ -100,8 +111,8 @@ def test_every_type_of_event_is_told(books: Books, side: EventSide) -> None:
     books.clock.advance(7000)
     (claimed,) = books.ledger.claim_jobs(1)
     books.ledger.announce_risk(claimed, "soon")
-    work(teller)
-    assert set(side.types()) == set(EventType)
+    dispatch_due(events_dispatcher)
+    assert set(event_server.types()) == set(EventType)
 
 
 def test_an_archive_that_is_a_directory_has_no_bucket_and_without_a_public_url_there_is_no_link() -> (
@@ -117,114 +128,120 @@ def test_an_archive_that_is_a_directory_has_no_bucket_and_without_a_public_url_t
 
 
 def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(
-    books: Books, side: EventSide
+    books: Books, event_server: EventServer
 ) -> None:
-    teller = to(side, books, secrets=(SECRET, OLD_SECRET))
+    events_dispatcher = dispatcher_to(event_server, books, secrets=(SECRET, OLD_SECRET))
     books.failed()
-    work(teller)
-    (told,) = side.told
-    assert told.is_signed_by(SECRET)
-    assert told.is_signed_by(OLD_SECRET)
-    assert not told.is_signed_by("whsec_" + "A" * 32)
-    assert told.headers["webhook-timestamp"] == str(int(books.clock()))
+    dispatch_due(events_dispatcher)
+    (received,) = event_server.received
+    assert received.is_signed_by(SECRET)
+    assert received.is_signed_by(OLD_SECRET)
+    assert not received.is_signed_by("whsec_" + "A" * 32)
+    assert received.headers["webhook-timestamp"] == str(int(books.clock()))
 
 
 # Until it is taken.
 
 
 def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_waits(
-    books: Books, side: EventSide
+    books: Books, event_server: EventServer
 ) -> None:
-    side.statuses = [400, 404, 410, 201]
-    teller = to(side, books)
+    event_server.statuses = [400, 404, 410, 201]
+    events_dispatcher = dispatcher_to(event_server, books)
     ref = books.archived()
     for _ in range(4):
-        work(teller)
-        books.clock.advance(1.3 * BACK_OFF[-1])
-    work(teller)
-    assert side.types(ref) == ["asset.archived"] * 4 + ["job.archived"]
+        dispatch_due(events_dispatcher)
+        books.clock.advance(1.3 * RETRY_DELAYS[-1])
+    dispatch_due(events_dispatcher)
+    assert event_server.types(ref) == ["asset.archived"] * 4 + ["job.archived"]
     assert (
-        len({told.id for told in side.told[:4]}) == len({told.body for told in side.told[:4]}) == 1
+        len({received.id for received in event_server.received[:4]})
+        == len({received.body for received in event_server.received[:4]})
+        == 1
     )
-    assert len({told.headers["webhook-timestamp"] for told in side.told[:4]}) == 4
-    assert all(told.is_signed_by(SECRET) for told in side.told)
+    assert (
+        len({received.headers["webhook-timestamp"] for received in event_server.received[:4]}) == 4
+    )
+    assert all(received.is_signed_by(SECRET) for received in event_server.received)
 
 
 def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_one_told(
-    books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch
+    books: Books, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        dispatcher, "PATIENCE", 5 * 3600.0
+        dispatcher, "RETRY_FOR", 5 * 3600.0
     )  # three days would only be more of the same
-    side.status = 422
-    teller, ref = to(side, books), books.archived()
+    event_server.status = 422
+    events_dispatcher, ref = dispatcher_to(event_server, books), books.archived()
     began, pauses = books.clock(), []
-    while len(set(side.types())) == 1 or not side.told:
-        work(teller, rounds=1)
-        due = teller.next_due()
+    while len(set(event_server.types())) == 1 or not event_server.received:
+        dispatch_due(events_dispatcher, rounds=1)
+        due = events_dispatcher.next_due()
         assert due is not None
         pauses.append(due - books.clock())
         books.clock.now = max(due, books.clock())
-    assert books.clock() - began == pytest.approx(dispatcher.PATIENCE, abs=1.3 * BACK_OFF[0])
-    for pause, meant in zip(pauses, BACK_OFF, strict=False):
+    assert books.clock() - began == pytest.approx(dispatcher.RETRY_FOR, abs=1.3 * RETRY_DELAYS[0])
+    for pause, meant in zip(pauses, RETRY_DELAYS, strict=False):
         assert 0.75 * meant <= pause <= 1.25 * meant
     (row,) = Outbox(books.database, books.clock).aside()
-    assert (row.ref, row.attempts) == (ref, side.types().count("asset.archived"))
+    assert (row.ref, row.attempts) == (ref, event_server.types().count("asset.archived"))
     assert row.error == "127.0.0.1 answered 422"
-    assert side.types()[-1] == "job.archived"
+    assert event_server.types()[-1] == "job.archived"
 
 
 @pytest.mark.parametrize(
-    ("wish", "pause"), [("120", 120), ("999999", 3600), ("-1", 0), ("soon", 0), ("1e9", 0)]
+    ("retry_after", "pause"), [("120", 120), ("999999", 3600), ("-1", 0), ("soon", 0), ("1e9", 0)]
 )
 def test_a_destination_may_ask_for_more_time_within_reason(
-    books: Books, side: EventSide, wish: str, pause: float
+    books: Books, event_server: EventServer, retry_after: str, pause: float
 ) -> None:
-    side.status, side.headers = 429, {"Retry-After": wish}
-    teller = to(side, books)
+    event_server.status, event_server.headers = 429, {"Retry-After": retry_after}
+    events_dispatcher = dispatcher_to(event_server, books)
     books.failed()
-    work(teller, rounds=1)
-    assert (teller.next_due() or 0) - books.clock() == pytest.approx(max(pause, 5.0), rel=0.25)
+    dispatch_due(events_dispatcher, rounds=1)
+    assert (events_dispatcher.next_due() or 0) - books.clock() == pytest.approx(
+        max(pause, 5.0), rel=0.25
+    )
 
 
 def test_a_destination_that_is_gone_is_left_alone_for_longer_and_longer_and_is_told_all_when_it_is_back(
     books: Books,
 ) -> None:
-    way = Unreliable()
-    teller = sender(books, "log:")
-    teller._way = way
+    transport = UnreliableTransport()
+    events_dispatcher = make_dispatcher(books, "log:")
+    events_dispatcher._transport = transport
     refs = [books.failed(f"task-{number}") for number in range(30)]
-    silences = []
+    pauses = []
     for _ in range(10):
-        for claimed in teller.claim(1):
-            teller.send(claimed)
-        due = teller.next_due() or 0.0
-        silences.append(due - books.clock())
+        for claimed in events_dispatcher.claim(1):
+            events_dispatcher.send(claimed)
+        due = events_dispatcher.next_due() or 0.0
+        pauses.append(due - books.clock())
         books.clock.now = max(due, books.clock())
-    assert silences == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
-    way.away = False
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+    transport.away = False
     for _ in range(10):
-        books.clock.advance(BACK_OFF[-1] * 1.3)
-        work(teller, rounds=4)
-    assert sorted(way.told) == sorted(refs)
+        books.clock.advance(RETRY_DELAYS[-1] * 1.3)
+        dispatch_due(events_dispatcher, rounds=4)
+    assert sorted(transport.received) == sorted(refs)
 
 
-class Unreliable:
+class UnreliableTransport:
     """A way that leads nowhere while it is ``away``."""
 
     def __init__(self) -> None:
         self.away = True
-        self.told: list[str] = []
+        self.received: list[str] = []
 
-    def tell(self, event: Event, _body: str) -> None:
+    def send(self, event: Event, _body: str) -> None:
         """Take the event, or not."""
         if self.away:
             raise EventNotDeliveredError("gone", away=True)
-        self.told.append(event.ref)
+        self.received.append(event.ref)
 
 
 @pytest.mark.parametrize(
-    ("script", "complaint"),
+    ("script", "error"),
     [
         (send(b""), "closed connection without response"),
         (send(b"HTTP/1.1 2"), "broken HTTP answer"),
@@ -245,38 +262,42 @@ class Unreliable:
     ],
 )
 def test_no_answer_is_read_for_long_and_a_broken_one_is_no_success(
-    books: Books, monkeypatch: pytest.MonkeyPatch, script: Script, complaint: str
+    books: Books, monkeypatch: pytest.MonkeyPatch, script: Script, error: str
 ) -> None:
-    monkeypatch.setattr(transports, "WITHIN", 0.4)
-    monkeypatch.setattr(transports, "STALL", 0.2)
+    monkeypatch.setattr(transports, "TIMEOUT", 0.4)
+    monkeypatch.setattr(transports, "READ_TIMEOUT", 0.2)
     server = PostServer((script,))
     try:
-        teller = sender(books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}")
+        events_dispatcher = make_dispatcher(
+            books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
+        )
         books.failed()
-        (claimed,) = teller.claim(1)
-        teller.send(claimed)
+        (claimed,) = events_dispatcher.claim(1)
+        events_dispatcher.send(claimed)
     finally:
         server.close()
-    assert complaint in failure(books)
+    assert error in last_error(books)
     assert server.connections == 1
 
 
 # Where it may go.
 
 
-def test_a_redirect_is_not_followed(books: Books, side: EventSide) -> None:
-    server = PostServer((redirect(side.url, 307),))
+def test_a_redirect_is_not_followed(books: Books, event_server: EventServer) -> None:
+    server = PostServer((redirect(event_server.url, 307),))
     try:
-        teller = sender(books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}")
+        events_dispatcher = make_dispatcher(
+            books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
+        )
         books.failed()
-        work(teller, rounds=1)
+        dispatch_due(events_dispatcher, rounds=1)
     finally:
         server.close()
     assert (
-        failure(books)
+        last_error(books)
         == "127.0.0.1 answered 307; redirects are not followed, name the last address in EVENT_URLS"
     )
-    assert (side.told, server.connections) == ([], 1)
+    assert (event_server.received, server.connections) == ([], 1)
 
 
 @pytest.mark.parametrize(
@@ -293,11 +314,11 @@ def test_a_redirect_is_not_followed(books: Books, side: EventSide) -> None:
 def test_events_are_not_sent_to_inside_addresses_or_odd_ports_unless_that_is_allowed(
     books: Books, url: str
 ) -> None:
-    teller = sender(books, url)
+    events_dispatcher = make_dispatcher(books, url)
     books.failed()
-    work(teller, rounds=1)
-    assert "add " in failure(books)
-    assert "to FETCH_ALLOW" in failure(books)
+    dispatch_due(events_dispatcher, rounds=1)
+    assert "add " in last_error(books)
+    assert "to FETCH_ALLOW" in last_error(books)
 
 
 def test_a_certificate_that_nobody_vouches_for_ends_the_attempt_before_a_word_is_said(
@@ -305,25 +326,25 @@ def test_a_certificate_that_nobody_vouches_for_ends_the_attempt_before_a_word_is
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate(tmp_path))
-    server = Server((answer(body=b""),), context)
+    server = ScriptedServer((answer(body=b""),), context)
     try:
-        teller = sender(
+        events_dispatcher = make_dispatcher(
             books, f"https://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
         )
         books.failed()
-        work(teller, rounds=1)
+        dispatch_due(events_dispatcher, rounds=1)
     finally:
         server.close()
-    assert failure(books).startswith("127.0.0.1: TLS failed, ")
+    assert last_error(books).startswith("127.0.0.1: TLS failed, ")
     assert server.requests == []
 
 
 def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(books: Books) -> None:
     answers = [["10.0.0.1"], ["93.184.216.34"]]
-    dialled: list[tuple[str, int]] = []
+    connected: list[tuple[str, int]] = []
 
     def connect(address: tuple[str, int], _timeout: float) -> object:
-        dialled.append(address)
+        connected.append(address)
         raise ConnectionRefusedError
 
     connector = SafeConnector(
@@ -331,12 +352,12 @@ def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(book
         resolve=lambda _host, _port: answers.pop(),
         connect=connect,  # type: ignore[arg-type]
     )
-    way = WebhookTransport("http://hooks.example/", connector, [SECRET], books.clock)
+    transport = WebhookTransport("http://hooks.example/", connector, [SECRET], books.clock)
     event = Event(1, EventType.JOB_FAILED, "REF", None, 0, 0.0, {})
     for _ in range(2):
         with pytest.raises(EventNotDeliveredError):
-            way.tell(event, "{}")
-    assert (dialled, answers) == ([("93.184.216.34", 80)], [])
+            transport.send(event, "{}")
+    assert (connected, answers) == ([("93.184.216.34", 80)], [])
 
 
 # Who is slow.
@@ -346,12 +367,18 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
     books: Books, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        slow, quick = stack.enter_context(EventSide()), stack.enter_context(EventSide())
+        slow, quick = stack.enter_context(EventServer()), stack.enter_context(EventServer())
         slow.gate.clear()
-        tellers = [to(slow, books), to(quick, books)]
+        dispatchers = [dispatcher_to(slow, books), dispatcher_to(quick, books)]
         work_queues = [
-            WorkQueue(teller.destination.name, 2, teller.next_due, teller.claim, teller.send)
-            for teller in tellers
+            WorkQueue(
+                events_dispatcher.destination.name,
+                2,
+                events_dispatcher.next_due,
+                events_dispatcher.claim,
+                events_dispatcher.send,
+            )
+            for events_dispatcher in dispatchers
         ]
         engine = EmbeddedEngine(books.ledger, Notifier(tmp_path / "bell"), sweep=0.02)
         thread = threading.Thread(target=engine.run, args=(work_queues,))
@@ -359,10 +386,10 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
         try:
             for number in range(12):
                 books.failed(f"task-{number}")
-            until(lambda: len(quick.told) == 12, what="all told to the quick one")
+            until(lambda: len(quick.received) == 12, what="all told to the quick one")
             assert slow.waiting == 2
             slow.gate.set()
-            until(lambda: len(slow.told) == 12, what="all told to the slow one")
+            until(lambda: len(slow.received) == 12, what="all told to the slow one")
         finally:
             slow.gate.set()
             engine.stop()
@@ -371,13 +398,13 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
 
 
 def test_a_mistake_of_ours_is_an_attempt_that_failed(
-    books: Books, side: EventSide, monkeypatch: pytest.MonkeyPatch
+    books: Books, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teller = to(side, books)
+    events_dispatcher = dispatcher_to(event_server, books)
     books.failed()
-    monkeypatch.setattr(teller._wording, "body", lambda _event: 1 / 0)
-    work(teller, rounds=1)
-    assert failure(books) == "the attempt broke off (ZeroDivisionError); the log says where"
+    monkeypatch.setattr(events_dispatcher._serializer, "body", lambda _event: 1 / 0)
+    dispatch_due(events_dispatcher, rounds=1)
+    assert last_error(books) == "the attempt broke off (ZeroDivisionError); the log says where"
 
 
 # In the service.
@@ -389,18 +416,18 @@ def test_the_service_has_a_lane_to_each_destination_and_none_where_nobody_is_nam
     environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url}
     with closing(Services(Settings.load(environ)).open()) as services:
         assert [
-            lane.name
-            for lane in services.work_queues(services.settings.data_dir)
-            if "events" in lane.name
+            queue.name
+            for queue in services.work_queues(services.settings.data_dir)
+            if "events" in queue.name
         ] == []
         assert services.outbox.standing() == []
     environ |= {"EVENT_URLS": "log:#job.failed,https://hooks.example/", "EVENT_SECRET": SECRET}
     with closing(Services(Settings.load(environ)).open()) as services:
         names = [destination.name for destination in services.settings.destinations]
         assert [
-            lane.name
-            for lane in services.work_queues(services.settings.data_dir)
-            if "events" in lane.name
+            queue.name
+            for queue in services.work_queues(services.settings.data_dir)
+            if "events" in queue.name
         ] == [f"events to {name}" for name in names]
         assert sorted(standing.destination for standing in services.outbox.standing()) == sorted(
             names

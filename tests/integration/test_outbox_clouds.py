@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from event_dispatching import PostServer, failure, sender, work
+from event_dispatching import PostServer, dispatch_due, last_error, make_dispatcher
 from ledgers import Books, opened
 from outside_network import answer
 
@@ -49,9 +49,11 @@ def test_a_queue_gets_the_same_words_and_a_fifo_queue_a_jobs_events_in_their_ord
 ) -> None:
     cloud = aws("SQS")
     try:
-        teller = sender(books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo")
+        events_dispatcher = make_dispatcher(
+            books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo"
+        )
         ref = books.failed()
-        work(teller, rounds=1)
+        dispatch_due(events_dispatcher, rounds=1)
     finally:
         cloud.close()
     asked, head = json.loads(cloud.bodies[0]), cloud.requests[0].decode()
@@ -64,22 +66,24 @@ def test_a_queue_gets_the_same_words_and_a_fifo_queue_a_jobs_events_in_their_ord
     )
     assert asked["MessageAttributes"]["type"]["StringValue"] == "job.failed"
     assert json.loads(asked["MessageBody"])["data"]["ref"] == ref
-    assert failure(books) == ""
+    assert last_error(books) == ""
 
 
 def test_a_topic_is_published_to_in_its_own_region(books: Books, aws: Cloud) -> None:
     xml = b'<PublishResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishResult><MessageId>1</MessageId></PublishResult></PublishResponse>'
     cloud = aws("SNS", "200 OK", xml)
     try:
-        teller = sender(books, "sns:arn:aws:sns:ap-southeast-1:123456789012:events")
+        events_dispatcher = make_dispatcher(
+            books, "sns:arn:aws:sns:ap-southeast-1:123456789012:events"
+        )
         ref = books.failed()
-        work(teller, rounds=1)
+        dispatch_due(events_dispatcher, rounds=1)
     finally:
         cloud.close()
     assert b"TopicArn=arn%3Aaws%3Asns%3Aap-southeast-1%3A123456789012%3Aevents" in cloud.bodies[0]
     assert ref.encode() in cloud.bodies[0]
     assert "/ap-southeast-1/sns/aws4_request" in cloud.requests[0].decode()
-    assert failure(books) == ""
+    assert last_error(books) == ""
 
 
 def test_what_a_cloud_refuses_is_told_again(books: Books, aws: Cloud) -> None:
@@ -87,26 +91,30 @@ def test_what_a_cloud_refuses_is_told_again(books: Books, aws: Cloud) -> None:
         "SQS", "400 Bad", b'{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"planted"}'
     )
     try:
-        teller = sender(books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events")
+        events_dispatcher = make_dispatcher(
+            books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
+        )
         books.failed()
-        work(teller, rounds=1)
+        dispatch_due(events_dispatcher, rounds=1)
     finally:
         cloud.close()
-    assert failure(books) == "sqs answered QueueDoesNotExist"
-    assert (teller.next_due() or 0) > books.clock()
+    assert last_error(books) == "sqs answered QueueDoesNotExist"
+    assert (events_dispatcher.next_due() or 0) > books.clock()
 
 
 def test_a_cloud_that_cannot_be_reached_is_told_again(books: Books, aws: Cloud) -> None:
     aws("SQS").close()
-    teller = sender(books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events")
+    events_dispatcher = make_dispatcher(
+        books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
+    )
     books.failed()
-    work(teller, rounds=1)
-    assert failure(books).startswith("sqs cannot be reached")
+    dispatch_due(events_dispatcher, rounds=1)
+    assert last_error(books).startswith("sqs cannot be reached")
 
 
 def test_the_log_is_a_destination_too(books: Books) -> None:
-    teller = sender(books, "log:#job.failed")
-    assert isinstance(teller._way, LogTransport)
+    events_dispatcher = make_dispatcher(books, "log:#job.failed")
+    assert isinstance(events_dispatcher._transport, LogTransport)
     books.failed()
-    work(teller, rounds=1)
-    assert failure(books) == ""
+    dispatch_due(events_dispatcher, rounds=1)
+    assert last_error(books) == ""

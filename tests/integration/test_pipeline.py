@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, Bench, due, source
+from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, ArchivingHarness, due, scripted_source
 from ledgers import Books, opened
 from outside_network import Script, answer, redirect
 from seaweed import S3Server
 from small_disks import files_no_larger_than
 from sqlalchemy import Connection
 
-from receiver.archive.archiver import ARCHIVE_PAUSE
+from receiver.archive.archiver import STORE_RETRY_DELAY
 from receiver.archive.manifest import asset_key, manifest_key
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import LedgerError, MissingObjectError
 from receiver.ledger.database import Database
@@ -78,14 +79,16 @@ def store(tmp_path: Path) -> TroubledStore:
 
 
 @pytest.fixture
-def bench(books: Books, store: TroubledStore, sandbox: Sandbox, tmp_path: Path) -> Bench:
-    return Bench(books, store, tmp_path, sandbox)
+def harness(
+    books: Books, store: TroubledStore, sandbox: Sandbox, tmp_path: Path
+) -> ArchivingHarness:
+    return ArchivingHarness(books, store, tmp_path, sandbox)
 
 
 @pytest.fixture(params=["directory", "bucket"])
-def either(
+def harness_per_store(
     request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path
-) -> Iterator[Bench]:
+) -> Iterator[ArchivingHarness]:
     """Archive into a directory, and into a bucket of a real S3 server."""
     url = (
         f"file://{tmp_path}/archive"
@@ -93,7 +96,7 @@ def either(
         else f"s3://{request.getfixturevalue('bucket')}/pictures"
     )
     with closing(open_store(url)) as store:
-        yield Bench(books, store, tmp_path, sandbox)
+        yield ArchivingHarness(books, store, tmp_path, sandbox)
 
 
 # The archive is away
@@ -118,98 +121,100 @@ def outage(
 def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
     books: Books, sandbox: Sandbox, tmp_path: Path, outage: tuple[Store, Callable[[], object]]
 ) -> None:
-    bench, mend = Bench(books, outage[0], tmp_path, sandbox), outage[1]
-    ref, task_id = bench.made()
+    harness, mend = ArchivingHarness(books, outage[0], tmp_path, sandbox), outage[1]
+    ref, task_id = harness.picture_made()
     for _ in range(3):
-        waiting = bench.attempt()
+        waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         assert re.search("archive|bucket", waiting.error)
-        assert 0.75 <= (due(waiting) - books.clock.now) / ARCHIVE_PAUSE <= 1.25
-        assert bench.file(task_id)["gets"] == 1  # fetched once, then only the archive was asked
+        assert 0.75 <= (due(waiting) - books.clock.now) / STORE_RETRY_DELAY <= 1.25
+        assert harness.file(task_id)["gets"] == 1  # fetched once, then only the archive was asked
         books.clock.now = due(waiting)
     mend()
-    archived = bench.attempt()
+    archived = harness.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
-    assert bench.file(task_id)["gets"] == 2
+    assert harness.file(task_id)["gets"] == 2
     assert books.events(ref) == ["asset.archived"]
 
 
 def test_an_archive_is_probed_only_while_it_is_in_doubt(
-    bench: Bench, store: TroubledStore, tmp_path: Path
+    harness: ArchivingHarness, store: TroubledStore, tmp_path: Path
 ) -> None:
-    bench.made()
+    harness.picture_made()
     (tmp_path / "archive").write_text("a file where a directory should be")
-    bench.books.clock.now = due(bench.attempt())
+    harness.books.clock.now = due(harness.attempt())
     (tmp_path / "archive").unlink()
-    assert (bench.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
-    bench.made()
-    assert (bench.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
+    assert (harness.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
+    harness.picture_made()
+    assert (harness.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
 
 
 def test_an_archive_that_stays_away_expires_the_asset_one_lifetime_after_its_url(
-    bench: Bench, tmp_path: Path
+    harness: ArchivingHarness, tmp_path: Path
 ) -> None:
-    ref, _ = bench.made()
+    ref, _ = harness.picture_made()
     (tmp_path / "archive").write_text("a file where a directory should be")
-    bench.books.clock.advance(2 * LIFETIME - 1)
-    waiting, lost = bench.attempts()
+    harness.books.clock.advance(2 * LIFETIME - 1)
+    waiting, lost = harness.attempts()
     assert (waiting.state, lost.state) == (AssetState.PENDING, AssetState.EXPIRED)
     assert "a file stands where a directory should be" in lost.error
-    assert bench.asked_now(ref)
+    assert harness.job_due_now(ref)
 
 
 # Our own disk, and our own mistakes
 
 
-def test_a_full_disk_is_not_the_asset_s_fault(bench: Bench) -> None:
-    with source(answer(body=picture("large", "png", 64, 48, 3_000_000, None))) as server:
-        bench.announced(server)
+def test_a_full_disk_is_not_the_asset_s_fault(harness: ArchivingHarness) -> None:
+    with scripted_source(answer(body=picture("large", "png", 64, 48, 3_000_000, None))) as server:
+        harness.announce(server)
         with files_no_larger_than(1_000_000):
-            waiting = bench.attempt()
+            waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         assert "cannot write to the disk: File too large" in waiting.error
-        bench.books.clock.now = due(waiting)
-        assert bench.attempt().state is AssetState.ARCHIVED
+        harness.books.clock.now = due(waiting)
+        assert harness.attempt().state is AssetState.ARCHIVED
 
 
 def test_a_disk_that_is_full_while_an_object_is_looked_at_is_not_the_asset_s_fault_either(
-    bench: Bench,
+    harness: ArchivingHarness,
 ) -> None:
-    with source(answer(body=PNG)) as server:
-        ref = bench.announced(server)
-        bench.put(asset_key(ref, 0, "png"), picture("large", "png", 64, 48, 3_000_000, None))
+    with scripted_source(answer(body=PNG)) as server:
+        ref = harness.announce(server)
+        harness.put(asset_key(ref, 0, "png"), picture("large", "png", 64, 48, 3_000_000, None))
         with files_no_larger_than(1_000_000):
-            waiting = bench.attempt()
+            waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         assert "File too large" in waiting.error
-        bench.books.clock.now = due(waiting)
-        assert bench.attempt().size == 3_000_000
+        harness.books.clock.now = due(waiting)
+        assert harness.attempt().size == 3_000_000
 
 
-def test_a_scratch_folder_that_cannot_be_used_is_not_the_asset_s_fault(bench: Bench) -> None:
-    bench.made()
-    bench.scratch.rmdir()
-    bench.scratch.write_text("a file where a folder should be")
-    waiting = bench.attempt()
+def test_a_scratch_folder_that_cannot_be_used_is_not_the_asset_s_fault(
+    harness: ArchivingHarness,
+) -> None:
+    harness.picture_made()
+    harness.scratch.rmdir()
+    harness.scratch.write_text("a file where a folder should be")
+    waiting = harness.attempt()
     assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
     assert "Not a directory" in waiting.error
-    bench.scratch.unlink()
-    bench.scratch.mkdir()
-    bench.books.clock.now = due(waiting)
-    assert bench.attempt().state is AssetState.ARCHIVED
+    harness.scratch.unlink()
+    harness.scratch.mkdir()
+    harness.books.clock.now = due(waiting)
+    assert harness.attempt().state is AssetState.ARCHIVED
 
 
 def test_a_mistake_of_ours_does_not_keep_an_asset_for_ever(
-    bench: Bench, store: TroubledStore
+    harness: ArchivingHarness, store: TroubledStore
 ) -> None:
-    bench.made()
+    harness.picture_made()
     store.before = lambda: raise_(ZeroDivisionError("?sig=hunter2"))
-    broken = bench.attempt()
+    broken = harness.attempt()
     assert (broken.state, broken.attempts, broken.claim) == (AssetState.PENDING, 1, None)
     assert "ZeroDivisionError" in broken.error
     assert "hunter2" not in broken.error
-    bench.books.clock.advance(LIFETIME)
-    assert bench.attempt().state is AssetState.EXPIRED
+    harness.books.clock.advance(LIFETIME)
+    assert harness.attempt().state is AssetState.EXPIRED
 
 
 # Claims and finishes that are lost
@@ -226,44 +231,48 @@ def test_a_mistake_of_ours_does_not_keep_an_asset_for_ever(
     ],
     ids=["a picture", "a page", "an error", "nothing", "a forbidden redirect"],
 )
-def test_a_claim_lost_under_way_changes_nothing(bench: Bench, script: Script) -> None:
+def test_a_claim_lost_under_way_changes_nothing(harness: ArchivingHarness, script: Script) -> None:
     seen: list[object] = []
 
     def lose_the_claim(connection: Any) -> None:
-        bench.books.clock.advance(LEASE + 1)
-        bench.claim()
-        seen.append(bench.books.everything())
+        harness.books.clock.advance(LEASE + 1)
+        harness.claim()
+        seen.append(harness.books.everything())
         script(connection)
 
-    with source(lose_the_claim) as server:
-        bench.announced(server)
-        bench.archiver.archive(bench.claim())
-    assert seen == [bench.books.everything()]
-    assert list(bench.scratch.iterdir()) == []
+    with scripted_source(lose_the_claim) as server:
+        harness.announce(server)
+        harness.archiver.archive(harness.claim())
+    assert seen == [harness.books.everything()]
+    assert list(harness.scratch.iterdir()) == []
 
 
-def test_what_a_killed_worker_put_is_found_and_finished(bench: Bench, store: TroubledStore) -> None:
-    ref, task_id = bench.made()
+def test_what_a_killed_worker_put_is_found_and_finished(
+    harness: ArchivingHarness, store: TroubledStore
+) -> None:
+    ref, task_id = harness.picture_made()
     store.after = lambda: raise_(SystemExit())
     with pytest.raises(SystemExit):
-        bench.attempt()
+        harness.attempt()
     store.after = bool
-    assert bench.books.ledger.take_over() == 1
-    asset = bench.attempt()
-    assert (asset.state, asset.sha256) == (AssetState.ARCHIVED, bench.file(task_id)["sha256"])
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert harness.books.ledger.take_over() == 1
+    asset = harness.attempt()
+    assert (asset.state, asset.sha256) == (AssetState.ARCHIVED, harness.file(task_id)["sha256"])
+    assert harness.books.events(ref) == ["asset.archived"]
 
 
-def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(either: Bench) -> None:
-    ref, _ = either.made()
+def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(
+    harness_per_store: ArchivingHarness,
+) -> None:
+    ref, _ = harness_per_store.picture_made()
     key = asset_key(ref, 0, "png")
-    either.put(key, OTHER_PNG)
-    asset = either.attempt()
+    harness_per_store.put(key, OTHER_PNG)
+    asset = harness_per_store.attempt()
     assert (asset.state, asset.key, asset.size) == (AssetState.ARCHIVED, key, len(OTHER_PNG))
     assert (
         asset.sha256
         == hashlib.sha256(OTHER_PNG).hexdigest()
-        == hashlib.sha256(either.stored(key)).hexdigest()
+        == hashlib.sha256(harness_per_store.stored(key)).hexdigest()
     )
     assert (asset.width, asset.height) == (32, 16)
 
@@ -272,27 +281,27 @@ def test_a_ledger_away_at_the_finish_is_no_attempt_that_failed(
     books: Books, store: TroubledStore, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     database = FlickeringDatabase(books.database)
-    bench = Bench(Books(database, books.clock), store, tmp_path, sandbox)
-    ref, _ = bench.made()
+    harness = ArchivingHarness(Books(database, books.clock), store, tmp_path, sandbox)
+    ref, _ = harness.picture_made()
     store.after = lambda: setattr(database, "away", True)
     books.clock.advance(
         LIFETIME + 1
     )  # the last chance: giving up now would lose what is already in the archive
     with pytest.raises(LedgerError):
-        bench.attempt()
+        harness.attempt()
     assert books.pending(ref) == [0]
     store.after = bool
     books.clock.advance(LEASE)
-    assert bench.attempt().state is AssetState.ARCHIVED
+    assert harness.attempt().state is AssetState.ARCHIVED
 
 
 # The way home
 
 
-def test_an_asset_goes_home(either: Bench) -> None:
-    ref, task_id = either.made()
-    made = either.file(task_id)
-    asset = either.attempt()
+def test_an_asset_goes_home(harness_per_store: ArchivingHarness) -> None:
+    ref, task_id = harness_per_store.picture_made()
+    made = harness_per_store.file(task_id)
+    asset = harness_per_store.attempt()
     key = asset_key(ref, 0, "png")
     facts = {
         "key": key,
@@ -309,17 +318,17 @@ def test_an_asset_goes_home(either: Bench) -> None:
         None,
         None,
     )
-    assert asset.finished_at == either.books.clock.now
-    assert hashlib.sha256(either.stored(key)).hexdigest() == made["sha256"]
-    (event,) = either.books.queries.events()
+    assert asset.finished_at == harness_per_store.books.clock.now
+    assert hashlib.sha256(harness_per_store.stored(key)).hexdigest() == made["sha256"]
+    (event,) = harness_per_store.books.queries.events()
     assert (event["type"], event["idx"], json.loads(event["payload"])) == (
         "asset.archived",
         0,
         {"ref": ref, "index": 0, **facts, "job_key": None},
     )
-    assert either.asked_now(ref)  # to be concluded; only then there is a manifest
+    assert harness_per_store.job_due_now(ref)  # to be concluded; only then there is a manifest
     with pytest.raises(MissingObjectError):
-        either.store.open(manifest_key(ref))
+        harness_per_store.store.open(manifest_key(ref))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +336,7 @@ def test_an_asset_goes_home(either: Bench) -> None:
     [("jpg", "image/jpeg"), ("webp", "image/webp"), ("mp4", "video/mp4")],
 )
 def test_the_bytes_say_what_a_file_is_whatever_its_server_says(
-    bench: Bench, extension: str, content_type: str
+    harness: ArchivingHarness, extension: str, content_type: str
 ) -> None:
     data = picture(
         "seed",
@@ -337,7 +346,7 @@ def test_the_bytes_say_what_a_file_is_whatever_its_server_says(
         SIZE,
         None,
     )
-    with source(answer("Content-Type: text/plain", body=data)) as server:
-        ref = bench.announced(server)
-        asset = bench.attempt()
+    with scripted_source(answer("Content-Type: text/plain", body=data)) as server:
+        ref = harness.announce(server)
+        asset = harness.attempt()
     assert (asset.key, asset.content_type) == (asset_key(ref, 0, extension), content_type)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archiving import LIFETIME, PNG, SIZE, Bench, due, source
+from archiving import LIFETIME, PNG, SIZE, ArchivingHarness, due, scripted_source
 from ledgers import opened
 from outside_network import answer
 
 from receiver.archive.archiver import (
+    ATTEMPTS_BEFORE_REFRESH,
     BACK_OFF,
-    MOST_BAD_FILES,
-    SUSPICIOUS_ATTEMPTS,
+    MAX_BAD_FILES,
 )
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.clock import back_off
@@ -23,16 +23,16 @@ from submitter.sandbox import Sandbox
 
 
 @pytest.fixture
-def bench(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Bench]:
+def harness(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ArchivingHarness]:
     with opened(sqlite_url) as books:
-        yield Bench(books, DirectoryStore(tmp_path / "archive"), tmp_path, sandbox)
+        yield ArchivingHarness(books, DirectoryStore(tmp_path / "archive"), tmp_path, sandbox)
 
 
 # Faults of the source
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         ({"mode": "not_ready"}, "answered 404"),
         ({"mode": "error"}, "answered 500"),
@@ -46,24 +46,24 @@ def bench(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Bench]:
     ],
 )
 def test_a_source_that_fails_once_is_asked_again_a_second_later(
-    bench: Bench, file: dict[str, Any], said: str
+    harness: ArchivingHarness, file: dict[str, Any], message: str
 ) -> None:
-    ref, task_id = bench.made(**file)
-    failed, archived = bench.attempts()
-    assert re.search(said, failed.error)
+    ref, task_id = harness.picture_made(**file)
+    failed, archived = harness.attempts()
+    assert re.search(message, failed.error)
     assert (failed.state, failed.attempts, failed.claim) == (AssetState.PENDING, 1, None)
     assert 0.75 <= due(failed) - failed.announced_at <= 1.25
     assert (archived.state, archived.attempts, archived.error) == (AssetState.ARCHIVED, 2, "")
     assert (
         archived.sha256
-        == bench.file(task_id)["sha256"]
-        == hashlib.sha256(bench.stored(archived.key)).hexdigest()
+        == harness.file(task_id)["sha256"]
+        == hashlib.sha256(harness.stored(archived.key)).hexdigest()
     )
-    assert bench.books.events(ref) == ["asset.archived"]
+    assert harness.books.events(ref) == ["asset.archived"]
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         ({"mode": "placeholder"}, "an HTML page, not a picture"),
         ({"mode": "truncated", "length": False}, "PNG"),
@@ -71,52 +71,55 @@ def test_a_source_that_fails_once_is_asked_again_a_second_later(
     ],
 )
 def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(
-    bench: Bench, file: dict[str, Any], said: str
+    harness: ArchivingHarness, file: dict[str, Any], message: str
 ) -> None:
-    ref, _ = bench.made(**file)
-    tried = list(bench.attempts())
-    assert [asset.state for asset in tried] == [AssetState.PENDING] * (MOST_BAD_FILES - 1) + [
+    ref, _ = harness.picture_made(**file)
+    tried = list(harness.attempts())
+    assert [asset.state for asset in tried] == [AssetState.PENDING] * (MAX_BAD_FILES - 1) + [
         AssetState.FAILED
     ]
-    assert said in tried[-1].error
-    assert 60 < bench.books.clock.now - tried[-1].announced_at < 300
-    assert bench.books.events(ref) == []
-    assert bench.asked_now(ref)
+    assert message in tried[-1].error
+    assert 60 < harness.books.clock.now - tried[-1].announced_at < 300
+    assert harness.books.events(ref) == []
+    assert harness.job_due_now(ref)
 
 
-def test_only_bad_files_count_towards_a_failure(bench: Bench) -> None:
-    trouble = [answer(status="500 Oops", body=b"")] * (MOST_BAD_FILES + 2)
-    with source(*trouble, answer(body=PNG[: SIZE // 2]), answer(body=PNG)) as server:
-        bench.announced(server)
-        *_, last = bench.attempts()
-    assert (last.state, last.attempts) == (AssetState.ARCHIVED, MOST_BAD_FILES + 4)
+def test_only_bad_files_count_towards_a_failure(harness: ArchivingHarness) -> None:
+    trouble = [answer(status="500 Oops", body=b"")] * (MAX_BAD_FILES + 2)
+    with scripted_source(*trouble, answer(body=PNG[: SIZE // 2]), answer(body=PNG)) as server:
+        harness.announce(server)
+        *_, last = harness.attempts()
+    assert (last.state, last.attempts) == (AssetState.ARCHIVED, MAX_BAD_FILES + 4)
 
 
 def test_a_url_that_is_not_there_again_and_again_is_taken_for_dead_and_a_fresh_one_is_used(
-    bench: Bench,
+    harness: ArchivingHarness,
 ) -> None:
-    ref, task_id = bench.made(mode="expired")
-    for _ in range(SUSPICIOUS_ATTEMPTS - 1):
-        dead = bench.attempt()
+    ref, task_id = harness.picture_made(mode="expired")
+    for _ in range(ATTEMPTS_BEFORE_REFRESH - 1):
+        dead = harness.attempt()
         assert "answered 403" in dead.error
-        assert not bench.asked_now(ref)  # it may still come
-        bench.books.clock.now = due(dead)
-    dead = bench.attempt()
-    assert bench.asked_now(ref)
-    assert bench.books.deliver(ref, bench.result(task_id), Source.POLL) is Decision.REFRESHED
-    archived = bench.attempt()
-    assert (archived.state, archived.sha256) == (AssetState.ARCHIVED, bench.file(task_id)["sha256"])
+        assert not harness.job_due_now(ref)  # it may still come
+        harness.books.clock.now = due(dead)
+    dead = harness.attempt()
+    assert harness.job_due_now(ref)
+    assert harness.books.deliver(ref, harness.result(task_id), Source.POLL) is Decision.REFRESHED
+    archived = harness.attempt()
+    assert (archived.state, archived.sha256) == (
+        AssetState.ARCHIVED,
+        harness.file(task_id)["sha256"],
+    )
     assert archived.url != dead.url
 
 
-def test_a_source_that_is_only_broken_is_not_taken_for_dead(bench: Bench) -> None:
-    ref, _ = bench.made(mode="error", times=5)
-    for asset in bench.attempts():
-        assert bench.asked_now(ref) is (asset.state is AssetState.ARCHIVED)
+def test_a_source_that_is_only_broken_is_not_taken_for_dead(harness: ArchivingHarness) -> None:
+    ref, _ = harness.picture_made(mode="error", times=5)
+    for asset in harness.attempts():
+        assert harness.job_due_now(ref) is (asset.state is AssetState.ARCHIVED)
 
 
 @pytest.mark.parametrize(
-    ("file", "options", "said"),
+    ("file", "options", "message"),
     [
         (
             {"mode": "redirect", "to": "http://169.254.169.254/latest/meta-data"},
@@ -130,20 +133,20 @@ def test_a_source_that_is_only_broken_is_not_taken_for_dead(bench: Bench) -> Non
     ],
 )
 def test_what_may_not_be_fetched_fails_at_once_and_says_why(
-    bench: Bench, file: dict[str, Any], options: dict[str, Any], said: str
+    harness: ArchivingHarness, file: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
-    ref, _ = bench.made(**file)
-    bench.fetch_from(*options.pop("ports", (bench.sandbox.port,)), **options)
-    failed = bench.attempt()
+    ref, _ = harness.picture_made(**file)
+    harness.fetch_from(*options.pop("ports", (harness.sandbox.port,)), **options)
+    failed = harness.attempt()
     assert failed.state is AssetState.FAILED
-    assert re.search(said, failed.error)
-    assert bench.asked_now(ref)
+    assert re.search(message, failed.error)
+    assert harness.job_due_now(ref)
 
 
-def test_a_redirect_to_a_place_that_may_be_fetched_is_followed(bench: Bench) -> None:
-    _, task_id = bench.made(mode="redirect")
-    assert bench.attempt().state is AssetState.ARCHIVED
-    assert bench.file(task_id)["gets"] == 2
+def test_a_redirect_to_a_place_that_may_be_fetched_is_followed(harness: ArchivingHarness) -> None:
+    _, task_id = harness.picture_made(mode="redirect")
+    assert harness.attempt().state is AssetState.ARCHIVED
+    assert harness.file(task_id)["gets"] == 2
 
 
 # The end of a URL
@@ -160,42 +163,47 @@ def test_the_pause_doubles_with_each_attempt_up_to_a_minute_give_or_take_a_quart
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         ({"mode": "error", "times": 0}, "answered 500"),
         ({"mode": "not_ready", "times": 0}, "answered 404"),
     ],
 )
 def test_the_last_chance_is_at_the_url_s_end_and_its_loss_is_explained(
-    bench: Bench, file: dict[str, Any], said: str
+    harness: ArchivingHarness, file: dict[str, Any], message: str
 ) -> None:
-    ref, _ = bench.made(**file)
-    bench.books.clock.advance(LIFETIME - 10)
-    *tried, last, lost = bench.attempts()
-    assert len(tried) >= SUSPICIOUS_ATTEMPTS
-    assert due(last) == last.expires_at == bench.books.clock.now
+    ref, _ = harness.picture_made(**file)
+    harness.books.clock.advance(LIFETIME - 10)
+    *tried, last, lost = harness.attempts()
+    assert len(tried) >= ATTEMPTS_BEFORE_REFRESH
+    assert due(last) == last.expires_at == harness.books.clock.now
     assert lost.state is AssetState.EXPIRED
     assert re.search(
-        rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{said}", lost.error
+        rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{message}",
+        lost.error,
     )
-    assert bench.books.events(ref) == []
-    assert bench.asked_now(ref)
+    assert harness.books.events(ref) == []
+    assert harness.job_due_now(ref)
 
 
-def test_who_comes_after_the_url_s_end_asks_for_a_fresh_one_before_giving_up(bench: Bench) -> None:
-    ref, task_id = bench.made(mode="expired")
-    bench.books.clock.advance(LIFETIME + 3600)  # nobody worked all night
-    late = bench.attempt()
-    assert (late.state, bench.asked_now(ref)) == (AssetState.PENDING, True)
-    bench.books.deliver(ref, bench.result(task_id), Source.POLL)
-    assert bench.attempt().state is AssetState.ARCHIVED
+def test_who_comes_after_the_url_s_end_asks_for_a_fresh_one_before_giving_up(
+    harness: ArchivingHarness,
+) -> None:
+    ref, task_id = harness.picture_made(mode="expired")
+    harness.books.clock.advance(LIFETIME + 3600)  # nobody worked all night
+    late = harness.attempt()
+    assert (late.state, harness.job_due_now(ref)) == (AssetState.PENDING, True)
+    harness.books.deliver(ref, harness.result(task_id), Source.POLL)
+    assert harness.attempt().state is AssetState.ARCHIVED
 
 
-def test_who_comes_after_the_url_s_end_and_gets_no_fresh_one_gives_up_soon(bench: Bench) -> None:
-    bench.made(mode="expired", times=0)
-    bench.books.clock.advance(LIFETIME + 3600)
-    tried = list(bench.attempts())
-    assert [asset.state for asset in tried] == [AssetState.PENDING] * (SUSPICIOUS_ATTEMPTS - 1) + [
-        AssetState.EXPIRED
-    ]
+def test_who_comes_after_the_url_s_end_and_gets_no_fresh_one_gives_up_soon(
+    harness: ArchivingHarness,
+) -> None:
+    harness.picture_made(mode="expired", times=0)
+    harness.books.clock.advance(LIFETIME + 3600)
+    tried = list(harness.attempts())
+    assert [asset.state for asset in tried] == [AssetState.PENDING] * (
+        ATTEMPTS_BEFORE_REFRESH - 1
+    ) + [AssetState.EXPIRED]
     assert "answered 403" in tried[-1].error

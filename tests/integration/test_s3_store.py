@@ -8,11 +8,20 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from faultproxy import Answer, FaultProxy, Forward, Request, Rule, honest, refusal, without
+from faultproxy import (
+    FaultProxy,
+    Forward,
+    ProxyRequest,
+    ProxyResponse,
+    Rule,
+    honest,
+    s3_error,
+    without,
+)
 from seaweed import S3Server
 
+from receiver.archive.stores import AddressingStyle, Checksums
 from receiver.archive.stores.s3 import MARKER, S3Store
-from receiver.archive.stores.s3_choices import AddressingStyle, Checksums
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 KEY = "2026/07/01/REF/0.png"
@@ -45,23 +54,23 @@ def read(store: S3Store) -> bytes:
         return stream.read()
 
 
-def refuses_conditions(request: Request, forward: Forward) -> Answer:
+def refuses_conditions(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     return (
-        refusal(501, "NotImplemented") if "if-none-match" in request.headers else forward(request)
+        s3_error(501, "NotImplemented") if "if-none-match" in request.headers else forward(request)
     )
 
 
-def calls_conditions_an_invalid_argument(request: Request, forward: Forward) -> Answer:
+def calls_conditions_an_invalid_argument(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     return (
-        refusal(400, "InvalidArgument") if "if-none-match" in request.headers else forward(request)
+        s3_error(400, "InvalidArgument") if "if-none-match" in request.headers else forward(request)
     )
 
 
-def overwrites_in_spite_of_conditions(request: Request, forward: Forward) -> Answer:
+def overwrites_in_spite_of_conditions(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     return forward(without(request, "if-none-match"))
 
 
-def spells_metadata_its_own_way(request: Request, forward: Forward) -> Answer:
+def spells_metadata_its_own_way(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     answer = forward(request)
     return replace(
         answer,
@@ -72,31 +81,31 @@ def spells_metadata_its_own_way(request: Request, forward: Forward) -> Answer:
     )
 
 
-def says_conflict_to_racing_puts(request: Request, forward: Forward) -> Answer:
+def says_conflict_to_racing_puts(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     answer = forward(request)
-    return refusal(409, "ConditionalRequestConflict") if answer.status == 412 else answer
+    return s3_error(409, "ConditionalRequestConflict") if answer.status == 412 else answer
 
 
-def spoils_what_it_stores(request: Request, forward: Forward) -> Answer:
+def spoils_what_it_stores(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     return forward(
         replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request
     )
 
 
-def spoils_and_keeps_no_metadata(request: Request, forward: Forward) -> Answer:
+def spoils_and_keeps_no_metadata(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     return spoils_what_it_stores(without(request, "x-amz-meta-sha256"), forward)
 
 
-def stores_and_cuts(request: Request, forward: Forward) -> Answer | None:
+def stores_and_cuts(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
     answer = forward(request)
     return None if request.method == "PUT" else answer
 
 
-def cuts(request: Request, forward: Forward) -> Answer | None:
+def cuts(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
     return None if request.method == "PUT" else forward(request)
 
 
-def cuts_downloads(request: Request, forward: Forward) -> Answer:
+def cuts_downloads(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     answer = forward(request)
     return replace(answer, body=answer.body[:10]) if request.method == "GET" else answer
 
@@ -228,7 +237,7 @@ def test_a_put_cut_before_the_end_leaves_nothing_visible(
 def test_nothing_is_tried_twice_inside(store: S3Store, proxy: FaultProxy, put: Put) -> None:
     store.check()
     proxy.seen.clear()
-    proxy.rule = lambda _, __: refusal(503, "SlowDown")
+    proxy.rule = lambda _, __: s3_error(503, "SlowDown")
     with pytest.raises(StoreError, match="overloaded"):
         put(store, b"picture")
     assert len(proxy.seen) == 1
@@ -249,7 +258,7 @@ def test_a_silent_server_is_left_after_the_timeout(
     put(store, b"picture")
     end = Event()
 
-    def is_silent(request: Request, forward: Forward) -> Answer:
+    def is_silent(request: ProxyRequest, forward: Forward) -> ProxyResponse:
         end.wait(20)
         return forward(request)
 
@@ -264,19 +273,19 @@ def test_a_silent_server_is_left_after_the_timeout(
 @pytest.mark.parametrize(
     ("answer", "remedy"),
     [
-        (Answer(502, {}, b"<html>Bad Gateway</html>"), "502"),
-        (Answer(200, {"content-length": "89, 89"}), "correct AWS_ENDPOINT_URL_S3"),
-        (Answer(400, {}, b"not XML"), "400"),
+        (ProxyResponse(502, {}, b"<html>Bad Gateway</html>"), "502"),
+        (ProxyResponse(200, {"content-length": "89, 89"}), "correct AWS_ENDPOINT_URL_S3"),
+        (ProxyResponse(400, {}, b"not XML"), "400"),
         (
-            Answer(301, {"location": "https://localhost/"}),
+            ProxyResponse(301, {"location": "https://localhost/"}),
             "does not answer like an S3 server",
         ),  # http for https, say
-        (refusal(400, "AuthorizationHeaderMalformed"), "set AWS_DEFAULT_REGION"),
-        (refusal(403, "RequestTimeTooSkewed"), "clock"),
+        (s3_error(400, "AuthorizationHeaderMalformed"), "set AWS_DEFAULT_REGION"),
+        (s3_error(403, "RequestTimeTooSkewed"), "clock"),
     ],
 )
 def test_strange_answers_are_errors_of_ours(
-    store: S3Store, proxy: FaultProxy, answer: Answer, remedy: str
+    store: S3Store, proxy: FaultProxy, answer: ProxyResponse, remedy: str
 ) -> None:
     proxy.rule = lambda _, __: answer
     with pytest.raises(StoreError, match=remedy):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from archives import put, write_files
-from faultproxy import Answer, FaultProxy, Forward, Request, Rule, refusal
+from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, Rule, s3_error
 from seaweed import S3Server
 
 from receiver.archive.stores import Store
@@ -26,7 +26,7 @@ KEYS = [
 ]
 
 
-def in_pages_of_three(request: Request, forward: Forward) -> Answer:
+def in_pages_of_three(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     """Have small pages; in the first one a place is taken by the marker."""
     return forward(
         replace(request, path=f"{request.path}&max-keys=3")
@@ -119,11 +119,11 @@ def test_a_listing_of_many_pages_is_whole_and_asks_for_a_page_when_it_needs_it(
     ("rule", "said"),
     [
         (
-            lambda _, __: refusal(403, "AccessDenied"),
+            lambda _, __: s3_error(403, "AccessDenied"),
             "cannot list the bucket .*allow these credentials .*s3:ListBucket",
         ),
-        (lambda _, __: refusal(404, "NoSuchBucket"), "create it or correct ARCHIVE_URL"),
-        (lambda _, __: refusal(503, "SlowDown"), "overloaded"),
+        (lambda _, __: s3_error(404, "NoSuchBucket"), "create it or correct ARCHIVE_URL"),
+        (lambda _, __: s3_error(503, "SlowDown"), "overloaded"),
         (lambda _, __: None, "cannot list the bucket"),
     ],
 )

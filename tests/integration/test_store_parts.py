@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.errors import MissingObjectError
 
 KEY = "2026/07/01/01JZ2Q7V3N0000000000000000/0.png"

@@ -11,7 +11,8 @@ from threading import Barrier
 
 import pytest
 
-from receiver.archive.stores import Store, open_store
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 KEY = "2026/07/01/01JZ2Q7V3N0000000000000000/0.png"

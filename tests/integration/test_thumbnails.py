@@ -229,7 +229,7 @@ def test_one_that_takes_long_is_killed_and_may_be_asked_for_again(
     program = tmp_path / "program.py"
     program.write_text("import signal; signal.pause()", encoding="utf-8")
     monkeypatch.setattr(thumbnails, "_PROGRAM", program)
-    monkeypatch.setattr(thumbnails, "LONGEST", 0.2)
+    monkeypatch.setattr(thumbnails, "MAKE_TIMEOUT", 0.2)
     asset = put(picture())
     with pytest.raises(BusyError):
         small.get(asset)
@@ -239,7 +239,7 @@ def test_one_that_takes_long_is_killed_and_may_be_asked_for_again(
 
 @pytest.mark.parametrize(
     ("content_type", "size"),
-    [("video/mp4", 10), ("text/html", 10), ("image/png", thumbnails.LARGEST_ORIGINAL + 1)],
+    [("video/mp4", 10), ("text/html", 10), ("image/png", thumbnails.MAX_ORIGINAL_SIZE + 1)],
 )
 def test_what_is_no_picture_or_too_large_is_not_even_opened(
     small: Thumbnails, put: Put, content_type: str, size: int
@@ -269,9 +269,9 @@ def test_a_thumbnail_is_made_once_and_shared_by_equal_pictures(
 def test_few_are_made_at_a_time_few_wait_and_the_rest_is_sent_away(
     store: DirectoryStore, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thumbnails, "AT_A_TIME", 1)
-    monkeypatch.setattr(thumbnails, "MOST_WAITING", 1)
-    monkeypatch.setattr(thumbnails, "PATIENCE", 0.05)
+    monkeypatch.setattr(thumbnails, "MAX_RUNNING", 1)
+    monkeypatch.setattr(thumbnails, "MAX_WAITING", 1)
+    monkeypatch.setattr(thumbnails, "WAIT_TIMEOUT", 0.05)
     small, first, second = (
         Thumbnails(store, tmp_path / "thumbnails"),
         put(picture()),
@@ -284,14 +284,14 @@ def test_few_are_made_at_a_time_few_wait_and_the_rest_is_sent_away(
         let_go.wait(20)
         return b"made"
 
-    monkeypatch.setattr(thumbnails, "_shrunk", slow)
+    monkeypatch.setattr(thumbnails, "_run_decoder", slow)
     maker = threading.Thread(target=small.get, args=(first,))
     maker.start()
     try:
         assert entered.wait(20)
         with pytest.raises(BusyError, match="take long"):
             small.get(second)
-        with small._places, pytest.raises(BusyError, match="many"):
+        with small._admitted, pytest.raises(BusyError, match="many"):
             small.get(second)
     finally:
         let_go.set()
@@ -309,9 +309,9 @@ def test_the_folder_is_bounded_and_what_was_not_wanted_the_longest_goes_first(
         os.utime(small._path(asset), (age, age))
     small.get(assets[0])  # wanted again
     whole = sum(path.stat().st_size for path in (tmp_path / "thumbnails").glob("*/*"))
-    Thumbnails(store, tmp_path / "thumbnails", largest_cache=whole).evict()
+    Thumbnails(store, tmp_path / "thumbnails", max_cache_size=whole).evict()
     assert all(small._path(asset).exists() for asset in assets)
-    Thumbnails(store, tmp_path / "thumbnails", largest_cache=whole - 1).evict()
+    Thumbnails(store, tmp_path / "thumbnails", max_cache_size=whole - 1).evict()
     assert [small._path(asset).exists() for asset in assets] == [True, False, True]
 
 

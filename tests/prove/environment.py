@@ -13,7 +13,7 @@ from typing import Literal
 from faultproxy import FaultProxy, fault_proxy
 from installation import Premises
 from processes import Finished, Running, running
-from seaweed import MortalS3, S3Server, mortal_seaweedfs
+from seaweed import KillableS3, S3Server, killable_seaweedfs
 from waiting import until
 
 from receiver.errors import LedgerError
@@ -73,7 +73,7 @@ class Stage:
         )
         self.stack = stack
         self.faults = folder / "faults"
-        self.s3: MortalS3 | None = None
+        self.s3: KillableS3 | None = None
         self.proxy: FaultProxy | None = None
         self.recoveries: list[Recovery] = []
         self.cut: list[str] = []
@@ -286,9 +286,9 @@ def staged(
         )
         here = Premises(folder, sandbox)
         seen = stack.enter_context(witness(here.port))
-        mortal = stack.enter_context(mortal_seaweedfs()) if s3 == "mortal" else None
+        killable = stack.enter_context(killable_seaweedfs()) if s3 == "mortal" else None
         land = stack.enter_context(
-            ground(setup, servers, here.data, mortal.server if mortal else None)
+            ground(setup, servers, here.data, killable.server if killable else None)
         )
         proxy = stack.enter_context(fault_proxy(_known(land.s3))) if s3 == "proxied" else None
         here.environ |= {
@@ -306,7 +306,7 @@ def staged(
         if proxy:
             here.environ |= {"AWS_ENDPOINT_URL_S3": proxy.url}
         stage = Stage(folder, setup, dice, here, seen, archive=land.archive, stack=stack)
-        stage.s3, stage.proxy = mortal, proxy
+        stage.s3, stage.proxy = killable, proxy
         yield stage
 
 

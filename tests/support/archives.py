@@ -30,7 +30,7 @@ def put(store: Store, key: str, data: bytes) -> None:
         store.put(key, path, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
 
 
-class Home:
+class ArchivedJobs:
     """A ledger and a store into which jobs are brought home as a worker does it, but for the download."""
 
     def __init__(self, books: Books, store: Store) -> None:
@@ -49,11 +49,11 @@ class Home:
         mode: Mode = Mode.WEBHOOK,
     ) -> str:
         """Have a job end with assets that ended so, by default one that is safe; return its ref."""
-        ref = self.under_way(*ends, key=key, prompt=prompt, mode=mode)
+        ref = self.unfinished(*ends, key=key, prompt=prompt, mode=mode)
         self.conclude(ref)
         return ref
 
-    def under_way(
+    def unfinished(
         self,
         *ends: AssetState,
         key: str | None = None,
@@ -99,7 +99,7 @@ class Home:
         """Return the key of an archived asset."""
         return str(self.books.assets(ref)[idx].key)
 
-    def spoil(self, key: str, data: bytes) -> None:
+    def corrupt(self, key: str, data: bytes) -> None:
         """Put other bytes under a key, as a disk or a stranger would: nobody declares a hash for them."""
         root = getattr(self.store, "_root", None)
         if root is not None:
@@ -115,7 +115,7 @@ class Home:
         else:
             self._s3().delete_object(Bucket=self._bucket(), Key=self._name(key))
 
-    def edit(self, ref: str, /, **values: object) -> None:
+    def edit_manifest(self, ref: str, /, **values: object) -> None:
         """Change a manifest."""
         with self.store.open(manifest_key(ref)) as file:
             content = json.loads(file.read())
@@ -125,7 +125,7 @@ class Home:
             content_type="application/json",
         )
 
-    def lose_the_ledger(self) -> dict[str, list[tuple[Any, ...]]]:
+    def empty_ledger(self) -> dict[str, list[tuple[Any, ...]]]:
         """Empty the ledger; return what was in it."""
         rows = self.books.everything()
         for table in reversed(metadata.sorted_tables):
@@ -146,15 +146,23 @@ def _empty(connection: Connection, table: Table) -> None:
     connection.execute(delete(table))
 
 
-def made_up(count: int, start: float = 1_790_000_000.0) -> Iterator[tuple[str, dict[str, bytes]]]:
+def invented_jobs(
+    count: int, start: float = 1_790_000_000.0
+) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Write down archived jobs that no ledger has seen, oldest first: a ref, and its two objects by key."""
     for number in range(count):
         ref, data = new_ref(start + number), f"picture {number}".encode()
         key = asset_key(ref, 0, "png")
-        yield ref, {key: data, manifest_key(ref): json.dumps(told(ref, key, data, number)).encode()}
+        yield (
+            ref,
+            {
+                key: data,
+                manifest_key(ref): json.dumps(manifest_content(ref, key, data, number)).encode(),
+            },
+        )
 
 
-def told(ref: str, key: str, data: bytes, number: int = 0) -> dict[str, Any]:
+def manifest_content(ref: str, key: str, data: bytes, number: int = 0) -> dict[str, Any]:
     """Return a manifest as format 1 has it, word for word and not by way of what writes them."""
     moment = "2026-09-22T02:13:20.000Z"
     return {

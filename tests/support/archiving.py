@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 from ledgers import Books, succeeded
-from outside_network import Script, Server
+from outside_network import Script, ScriptedServer
 
 from receiver.archive.archiver import Archiver
 from receiver.archive.stores import Store
@@ -27,7 +27,7 @@ PNG = picture("a picture", "png", 64, 48, SIZE, None)
 OTHER_PNG = picture("another picture", "png", 32, 16, SIZE, None)
 
 
-class Bench:
+class ArchivingHarness:
     """A ledger with a clock set by hand, an archive, and an archiver between them; the sources are real servers on this machine."""
 
     def __init__(self, books: Books, store: Store, folder: Path, sandbox: Sandbox) -> None:
@@ -48,7 +48,7 @@ class Bench:
             self.scratch,
         )
 
-    def ask(self, path: str, body: Mapping[str, object]) -> bytes:
+    def post(self, path: str, body: Mapping[str, object]) -> bytes:
         """Post to the sandbox."""
         return requests.post(
             self.sandbox.url + path, json=body, headers={"Authorization": "Bearer any"}, timeout=10
@@ -56,9 +56,9 @@ class Bench:
 
     def result(self, task_id: str) -> bytes:
         """Ask the sandbox for a task, in the provider's words."""
-        return self.ask("/v1/draw/result", {"id": task_id})
+        return self.post("/v1/draw/result", {"id": task_id})
 
-    def made(self, **file: Any) -> tuple[str, str]:
+    def picture_made(self, **file: Any) -> tuple[str, str]:
         """Have the sandbox make a picture whose file behaves like this, and its success accepted; return the job's ref, the task's id."""
         order = {
             "model": "m",
@@ -67,14 +67,14 @@ class Bench:
             "webHook": "-1",
             "sandbox": {"file": file or "ok"},
         }
-        task_id = json.loads(self.ask("/v1/draw/completions", order))["data"]["id"]
+        task_id = json.loads(self.post("/v1/draw/completions", order))["data"]["id"]
         while json.loads(result := self.result(task_id))["data"]["status"] == "running":
             pass  # for the few milliseconds it takes; each look is a round trip
         ref = self.books.waiting(task_id)
         self.books.deliver(ref, result, Source.POLL)
         return ref, task_id
 
-    def announced(self, server: Server) -> str:
+    def announce(self, server: ScriptedServer) -> str:
         """Have a success accepted whose file is at a server of the test's own; return the job's ref."""
         self.fetch_from(server.port)
         ref = self.books.waiting()
@@ -106,7 +106,7 @@ class Bench:
             self.books.clock.now = due(asset)
             yield (asset := self.attempt())
 
-    def asked_now(self, ref: str) -> bool:
+    def job_due_now(self, ref: str) -> bool:
         """Say whether a job is due to be looked at now, to be polled or to be concluded."""
         due_at = self.books.job(ref).due_at
         return due_at is not None and due_at <= self.books.clock.now
@@ -131,7 +131,7 @@ def due(asset: Asset) -> float:
 
 
 @contextmanager
-def source(*scripts: Script) -> Iterator[Server]:
+def scripted_source(*scripts: Script) -> Iterator[ScriptedServer]:
     """Run a server that plays one script for each connection, the last one again and again."""
-    with closing(Server(scripts)) as server:
+    with closing(ScriptedServer(scripts)) as server:
         yield server

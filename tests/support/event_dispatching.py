@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from event_server import SECRET
 from ledgers import Books
-from outside_network import Script, Server
+from outside_network import Script, ScriptedServer
 
 from receiver.events.destinations import read_destination
-from receiver.events.dispatcher import Sender
+from receiver.events.dispatcher import Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ledger.outbox import Outbox
@@ -16,7 +16,7 @@ from receiver.net.connection import SafeConnector
 from receiver.net.policy import AddressPolicy
 
 
-class PostServer(Server):
+class PostServer(ScriptedServer):
     """Plays scripts for requests that have a body; ``bodies`` are those that came."""
 
     def __init__(self, scripts: tuple[Script, ...]) -> None:
@@ -25,13 +25,15 @@ class PostServer(Server):
 
     def _play(self, script: Script, connection: socket.socket) -> None:
         connection.settimeout(10)
-        asked = b""
-        while (end := asked.find(b"\r\n\r\n")) < 0 or len(asked) < end + 4 + _length(asked[:end]):
+        received = b""
+        while (end := received.find(b"\r\n\r\n")) < 0 or len(received) < end + 4 + _length(
+            received[:end]
+        ):
             if not (piece := connection.recv(65536)):
                 return
-            asked += piece
-        self.requests.append(asked[:end])
-        self.bodies.append(asked[end + 4 :])
+            received += piece
+        self.requests.append(received[:end])
+        self.bodies.append(received[end + 4 :])
         script(connection)
 
 
@@ -45,30 +47,32 @@ def _length(head: bytes) -> int:
     )
 
 
-def sender(
+def make_dispatcher(
     books: Books,
     url: str,
     *,
     allow: str = "",
     secrets: Sequence[str] = (SECRET,),
     public_url: str | None = None,
-) -> Sender:
+) -> Dispatcher:
     """Make known, and return, who tells the destination at this URL; only what ``allow`` says may be reached of this machine."""
     destination, outbox = read_destination(url), Outbox(books.database, books.clock)
     outbox.begin([destination.name])
     connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))
-    way = transport_for(destination, connector, secrets, books.clock)
-    return Sender(outbox, destination, way, EventSerializer("s3://pictures/home", public_url))
+    transport = transport_for(destination, connector, secrets, books.clock)
+    return Dispatcher(
+        outbox, destination, transport, EventSerializer("s3://pictures/home", public_url)
+    )
 
 
-def work(sender: Sender, *, rounds: int = 20) -> None:
+def dispatch_due(dispatcher: Dispatcher, *, rounds: int = 20) -> None:
     """Do what is due now, one after the other."""
     for _ in range(rounds):
-        for claimed in sender.claim(10):
-            sender.send(claimed)
+        for claimed in dispatcher.claim(10):
+            dispatcher.send(claimed)
 
 
-def failure(books: Books) -> str:
+def last_error(books: Books) -> str:
     """Return what the last attempt to tell the only event met."""
     return str(
         books.database.read(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 
-from http_server import SAFETY, HttpSide
+from http_server import SAFETY, HttpServer
 from standardwebhooks import Webhook
 
 SECRET, OLD_SECRET = (
@@ -16,7 +16,7 @@ SECRET, OLD_SECRET = (
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReceivedEvent:
     """One POST as it came."""
 
     path: str
@@ -54,11 +54,11 @@ class _Moment:
         return self._seconds
 
 
-class EventSide(HttpSide):
+class EventServer(HttpServer):
     """Answers every POST with ``status``, or with the next of ``statuses`` while there are any; ``gate``, when closed, lets all wait."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.received: list[ReceivedEvent] = []
         self.status = 204
         self.statuses: list[int] = []
         self.headers: dict[str, str] = {}
@@ -79,16 +79,18 @@ class EventSide(HttpSide):
 
     def types(self, ref: str | None = None) -> list[str]:
         """Return the types of what was told, of one job or of all, in the order of arrival."""
-        events = [told.event for told in self.told]
+        events = [received.event for received in self.received]
         return [event["type"] for event in events if ref in (None, event["data"]["ref"])]
 
-    def play(self, asked: BaseHTTPRequestHandler) -> None:
+    def handle_post(self, request: BaseHTTPRequestHandler) -> None:
         """Keep a POST and answer it."""
-        body = asked.rfile.read(int(asked.headers["Content-Length"])).decode()
+        body = request.rfile.read(int(request.headers["Content-Length"])).decode()
         with self._lock:
-            self.told.append(
-                Told(
-                    asked.path, {name.lower(): value for name, value in asked.headers.items()}, body
+            self.received.append(
+                ReceivedEvent(
+                    request.path,
+                    {name.lower(): value for name, value in request.headers.items()},
+                    body,
                 )
             )
             status = self.statuses.pop(0) if self.statuses else self.status
@@ -96,8 +98,8 @@ class EventSide(HttpSide):
         self.gate.wait(SAFETY)
         with self._lock:
             self.waiting -= 1
-        asked.send_response(status)
+        request.send_response(status)
         for name, value in self.headers.items():
-            asked.send_header(name, value)
-        asked.send_header("Content-Length", "0")
-        asked.end_headers()
+            request.send_header(name, value)
+        request.send_header("Content-Length", "0")
+        request.end_headers()

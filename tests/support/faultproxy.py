@@ -20,7 +20,7 @@ from botocore.credentials import Credentials
 from seaweed import S3Server
 
 # Of one connection or one signature only; everything else is passed on.
-_HOP = {
+_HOP_HEADERS = {
     "authorization",
     "connection",
     "content-length",
@@ -35,7 +35,7 @@ _HOP = {
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ProxyRequest:
     """What the client sent; the names of headers are lower-case."""
 
     method: str
@@ -45,7 +45,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProxyResponse:
     """What the client gets."""
 
     status: int
@@ -53,25 +53,25 @@ class Answer:
     body: bytes = b""
 
 
-Forward: TypeAlias = Callable[[Request], Answer]
-Rule: TypeAlias = Callable[[Request, Forward], Answer | None]
+Forward: TypeAlias = Callable[[ProxyRequest], ProxyResponse]
+Rule: TypeAlias = Callable[[ProxyRequest, Forward], ProxyResponse | None]
 
 
-def honest(request: Request, forward: Forward) -> Answer:
+def honest(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     """Pass everything on unchanged: the rule a proxy starts with."""
     return forward(request)
 
 
-def refusal(status: int, code: str) -> Answer:
+def s3_error(status: int, code: str) -> ProxyResponse:
     """Make an error as S3 words it."""
-    return Answer(
+    return ProxyResponse(
         status,
         {"content-type": "application/xml"},
         f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode(),
     )
 
 
-def without(request: Request, header: str) -> Request:
+def without(request: ProxyRequest, header: str) -> ProxyRequest:
     """Return the request as a server sees it that does not know this header."""
     return replace(
         request, headers={name: value for name, value in request.headers.items() if name != header}
@@ -91,7 +91,7 @@ class FaultProxy:
 def fault_proxy(server: S3Server) -> Iterator[FaultProxy]:
     """Run a proxy before this server until the block ends."""
     proxy = FaultProxy("")
-    with _Listener(server, proxy) as listener:
+    with _ProxyServer(server, proxy) as listener:
         proxy.url = f"http://127.0.0.1:{listener.server_port}"
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -102,11 +102,11 @@ def fault_proxy(server: S3Server) -> Iterator[FaultProxy]:
             thread.join()
 
 
-class _Listener(ThreadingHTTPServer):
+class _ProxyServer(ThreadingHTTPServer):
     daemon_threads = False  # so that closing waits for them
 
     def __init__(self, server: S3Server, proxy: FaultProxy) -> None:
-        super().__init__(("127.0.0.1", 0), _Door)
+        super().__init__(("127.0.0.1", 0), _RequestHandler)
         self.forward = partial(_forward, server)
         self.proxy = proxy
 
@@ -114,40 +114,40 @@ class _Listener(ThreadingHTTPServer):
         """Say nothing: a client that gives up is what some tests are about."""
 
 
-class _Door(BaseHTTPRequestHandler):
+class _RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Listener
+    server: _ProxyServer
 
-    def answer(self) -> None:
+    def response(self) -> None:
         """Let the rule decide on one request; the connection ends with it."""
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(
+        request = ProxyRequest(
             self.command, self.path, headers, self.rfile.read(int(headers.get("content-length", 0)))
         )
         self.server.proxy.seen.append((request.method, request.path))
         self.close_connection = True
-        answer = self.server.proxy.rule(request, self.server.forward)
-        if answer is None:
+        response = self.server.proxy.rule(request, self.server.forward)
+        if response is None:
             return
-        self.send_response_only(answer.status)
+        self.send_response_only(response.status)
         for name, value in {
-            "content-length": str(len(answer.body)),
-            **answer.headers,
+            "content-length": str(len(response.body)),
+            **response.headers,
             "connection": "close",
         }.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(response.body)
 
-    do_GET = do_HEAD = do_PUT = do_DELETE = answer  # noqa: N815 - the names http.server looks for
+    do_GET = do_HEAD = do_PUT = do_DELETE = response  # noqa: N815 - the names http.server looks for
 
 
-def _forward(server: S3Server, request: Request) -> Answer:
+def _forward(server: S3Server, request: ProxyRequest) -> ProxyResponse:
     """Send the request on, signed anew because a rule may have changed what the client signed."""
     signed = AWSRequest(
         request.method,
         server.url + request.path,
-        {name: value for name, value in request.headers.items() if name not in _HOP},
+        {name: value for name, value in request.headers.items() if name not in _HOP_HEADERS},
         request.body,
     )
     S3SigV4Auth(Credentials(*server.writer), "s3", "us-east-1").add_auth(signed)
@@ -157,6 +157,6 @@ def _forward(server: S3Server, request: Request) -> Answer:
         headers = {
             name.lower(): value
             for name, value in response.getheaders()
-            if name.lower() not in _HOP - {"content-length"}
+            if name.lower() not in _HOP_HEADERS - {"content-length"}
         }
-        return Answer(response.status, headers, response.read())
+        return ProxyResponse(response.status, headers, response.read())

@@ -8,14 +8,14 @@ from typing import Any, Self
 SAFETY = 10.0  # seconds after which a connection of a broken test is given up
 
 
-class HttpSide:
+class HttpServer:
     """Runs until its block ends; what is kept and answered is said by who derives from it. ``connections`` counts them."""
 
     connections = 0
 
     def __enter__(self) -> Self:
         """Start."""
-        self._server = _Server(self)
+        self._server = _ThreadedServer(self)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.01},
@@ -35,37 +35,37 @@ class HttpSide:
         """Host and port."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
-    def play(self, asked: BaseHTTPRequestHandler) -> None:
+    def handle_post(self, request: BaseHTTPRequestHandler) -> None:
         """Answer a POST."""
-        asked.send_error(501)
+        request.send_error(501)
 
-    def serve(self, asked: BaseHTTPRequestHandler) -> None:
+    def handle_get(self, request: BaseHTTPRequestHandler) -> None:
         """Answer a GET."""
-        asked.send_error(501)
+        request.send_error(501)
 
 
-class _Server(ThreadingHTTPServer):
+class _ThreadedServer(ThreadingHTTPServer):
     daemon_threads = False  # so that closing waits for them
 
-    def __init__(self, side: HttpSide) -> None:
-        self.side = side
-        super().__init__(("127.0.0.1", 0), _Asked)
+    def __init__(self, owner: HttpServer) -> None:
+        self.owner = owner
+        super().__init__(("127.0.0.1", 0), _RequestHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.side.connections += 1
+        self.owner.connections += 1
         super().process_request(request, client_address)
 
 
-class _Asked(BaseHTTPRequestHandler):
+class _RequestHandler(BaseHTTPRequestHandler):
     timeout = SAFETY
-    server: _Server
+    server: _ThreadedServer
 
     def do_POST(self) -> None:
         with suppress(OSError):  # the client went away, which is often the point
-            self.server.side.play(self)
+            self.server.owner.handle_post(self)
 
     def do_GET(self) -> None:
-        self.server.side.serve(self)
+        self.server.owner.handle_get(self)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from http_server import HttpSide
+from http_server import HttpServer
 
 from submitter.sandbox.pictures import picture
 
@@ -26,7 +26,7 @@ class Call:
     body: dict[str, Any]
 
 
-class OpenAISide(HttpSide):
+class OpenAIServer(HttpServer):
     """Plays one script for each POST, the last one again and again; its files are served to anybody."""
 
     def __init__(self, *scripts: Script, files: Mapping[str, bytes] | None = None) -> None:
@@ -40,28 +40,28 @@ class OpenAISide(HttpSide):
         """The OPENAI_BASE_URL of this side."""
         return f"http://{self.address}/v1"
 
-    def play(self, asked: BaseHTTPRequestHandler) -> None:
+    def handle_post(self, request: BaseHTTPRequestHandler) -> None:
         """Answer the next POST as its script says."""
-        body = json.loads(asked.rfile.read(int(asked.headers["Content-Length"])))
-        self.calls.append(Call(asked.path, asked.headers["Authorization"], body))
-        self._scripts[min(len(self.calls), len(self._scripts)) - 1](asked)
+        body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+        self.calls.append(Call(request.path, request.headers["Authorization"], body))
+        self._scripts[min(len(self.calls), len(self._scripts)) - 1](request)
 
-    def serve(self, asked: BaseHTTPRequestHandler) -> None:
+    def handle_get(self, request: BaseHTTPRequestHandler) -> None:
         """Answer a GET with the file of that name."""
-        self.fetched.append(asked.path)
+        self.fetched.append(request.path)
         _respond(
-            asked, 200, self._files[asked.path.removeprefix("/")], {"Content-Type": "image/png"}
+            request, 200, self._files[request.path.removeprefix("/")], {"Content-Type": "image/png"}
         )
 
 
 def _respond(
-    asked: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str]
+    request: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str]
 ) -> None:
-    asked.send_response(status)
+    request.send_response(status)
     for name, value in {"Content-Length": str(len(body)), **headers}.items():
-        asked.send_header(name, value)
-    asked.end_headers()
-    asked.wfile.write(body)
+        request.send_header(name, value)
+    request.end_headers()
+    request.wfile.write(body)
 
 
 # What a test has it answer.
@@ -70,7 +70,7 @@ def _respond(
 def answered(body: object, status: int = 200, **headers: str) -> Script:
     """Script: answer with JSON, or with these bytes."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return lambda asked: _respond(asked, status, raw, headers)
+    return lambda request: _respond(request, status, raw, headers)
 
 
 def with_pictures(*files: bytes) -> Script:
@@ -87,12 +87,12 @@ def with_pictures(*files: bytes) -> Script:
 def with_urls(*names: str) -> Script:
     """Script: answer with the URLs of these files of the server."""
 
-    def play(asked: BaseHTTPRequestHandler) -> None:
+    def play(request: BaseHTTPRequestHandler) -> None:
         data = [
-            {"url": f"http://{asked.headers['Host']}/{name}", "revised_prompt": "a fox"}
+            {"url": f"http://{request.headers['Host']}/{name}", "revised_prompt": "a fox"}
             for name in names
         ]
-        answered({"created": 1, "data": data})(asked)
+        answered({"created": 1, "data": data})(request)
 
     return play
 
@@ -113,19 +113,19 @@ def wrong(status: int, code: str | None, message: str, **more: object) -> Script
     )
 
 
-def cut_off(asked: BaseHTTPRequestHandler) -> None:
+def cut_off(request: BaseHTTPRequestHandler) -> None:
     """Script: hang up without an answer."""
-    asked.close_connection = True
+    request.close_connection = True
 
 
-def cut_short(asked: BaseHTTPRequestHandler) -> None:
+def cut_short(request: BaseHTTPRequestHandler) -> None:
     """Script: hang up in the middle of the answer."""
-    _respond(asked, 200, b'{"data": [', {"Content-Length": "1000"})
+    _respond(request, 200, b'{"data": [', {"Content-Length": "1000"})
 
 
-def silence(asked: BaseHTTPRequestHandler) -> None:
+def silence(request: BaseHTTPRequestHandler) -> None:
     """Script: say nothing until the client gives up."""
-    asked.connection.recv(1)
+    request.connection.recv(1)
 
 
 class Endless:
@@ -134,10 +134,10 @@ class Endless:
     def __init__(self) -> None:
         self.sent = 0
 
-    def __call__(self, asked: BaseHTTPRequestHandler) -> None:
+    def __call__(self, request: BaseHTTPRequestHandler) -> None:
         """Play it."""
-        asked.send_response(200)
-        asked.end_headers()
-        asked.wfile.write(b'{"data":[{"b64_json":"')
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(b'{"data":[{"b64_json":"')
         while True:
-            self.sent += asked.wfile.write(b"A" * 65536)
+            self.sent += request.wfile.write(b"A" * 65536)

@@ -1,6 +1,6 @@
 """The outside network, for tests of fetching: real sockets on 127.0.0.1 whose servers do what a test's script says.
 
-A ``Network`` leads names and public addresses to these servers, so that nothing needs an exemption, remembers what was dialled, and holds
+A ``OutsideNetwork`` leads names and public addresses to these servers, so that nothing needs an exemption, remembers what was dialled, and holds
 its test to leave no thread and no open file behind.
 """
 
@@ -26,13 +26,13 @@ WEB = (OUTSIDE, 80)
 TLS = (OUTSIDE, 443)
 OK = b"HTTP/1.1 200 OK\r\n"
 
-_SAFETY = 10.0  # seconds after which a server of a broken test gives up
-UNTRUSTING = (
+_TIMEOUT = 10.0  # seconds after which a server of a broken test gives up
+DEFAULT_TLS = (
     ssl.create_default_context()
 )  # made once: reading the system's certificates takes longer than a fetch
 
 
-class Server:
+class ScriptedServer:
     """Plays one script for each connection, the last one again and again, and keeps what it was asked."""
 
     def __init__(self, scripts: tuple[Script, ...], tls: ssl.SSLContext | None = None) -> None:
@@ -48,7 +48,7 @@ class Server:
     def close(self) -> None:
         """Stop; the script that plays ends when its client hangs up."""
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
-        self._thread.join(2 * _SAFETY)
+        self._thread.join(2 * _TIMEOUT)
         self._listener.close()
 
     def _run(self) -> None:
@@ -66,28 +66,28 @@ class Server:
                     continue
 
     def _play(self, script: Script, connection: socket.socket) -> None:
-        connection.settimeout(_SAFETY)
+        connection.settimeout(_TIMEOUT)
         if self._tls:
             connection = self._tls.wrap_socket(connection, server_side=True)
         with connection:
-            asked = b""
-            while not asked.endswith(b"\r\n\r\n") and not asked.startswith(
+            request = b""
+            while not request.endswith(b"\r\n\r\n") and not request.startswith(
                 b"\x16"
             ):  # the latter is TLS, spoken to a server without
-                asked += connection.recv(4096) or b"\r\n\r\n"
-            self.requests.append(asked)
+                request += connection.recv(4096) or b"\r\n\r\n"
+            self.requests.append(request)
             script(connection)
 
 
-class Network:
+class OutsideNetwork:
     """What names resolve to, which server is behind an address and port, what was looked up and dialled."""
 
     def __init__(self, picture: Path) -> None:
         self.picture = picture
         self.names = {"pictures.example": [OUTSIDE]}
-        self.servers: dict[tuple[str, int], Server] = {}
+        self.servers: dict[tuple[str, int], ScriptedServer] = {}
         self.resolved: list[str] = []
-        self.dialled: list[tuple[str, int]] = []
+        self.connected: list[tuple[str, int]] = []
 
     def __enter__(self) -> Self:
         """Remember the threads and open files there are."""
@@ -100,7 +100,7 @@ class Network:
         for server in set(self.servers.values()):
             server.close()
         for thread in set(threading.enumerate()) - self._threads:
-            thread.join(_SAFETY)
+            thread.join(_TIMEOUT)
             assert not thread.is_alive(), thread
         assert _open_files() == self._files
 
@@ -111,15 +111,15 @@ class Network:
             "timeout": 10.0,
             "resolve": self.resolve,
             "connect": self.connect,
-            "ssl_context": UNTRUSTING,
+            "ssl_context": DEFAULT_TLS,
         }
         return Fetcher(policy or AddressPolicy(), **(defaults | options)).fetch(url, self.picture)
 
     def serve(
         self, *scripts: Script, at: tuple[str, int], tls: ssl.SSLContext | None = None
-    ) -> Server:
+    ) -> ScriptedServer:
         """Start a server at an address and port of this network."""
-        self.servers[at] = Server(scripts, tls)
+        self.servers[at] = ScriptedServer(scripts, tls)
         return self.servers[at]
 
     def resolve(self, host: str, _port: int) -> list[str]:
@@ -131,7 +131,7 @@ class Network:
 
     def connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
         """Stand in for ``socket.create_connection``."""
-        self.dialled.append(address)
+        self.connected.append(address)
         if address not in self.servers:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
         return socket.create_connection(("127.0.0.1", self.servers[address].port), timeout)

@@ -79,7 +79,7 @@ def seaweedfs() -> Iterator[S3Server]:
     raise RuntimeError("SeaweedFS did not start, its log is above")
 
 
-class MortalS3:
+class KillableS3:
     """A server of one's own that can be killed and started again on the same ports, with the data it had."""
 
     def __init__(self, directory: Path) -> None:
@@ -101,15 +101,15 @@ class MortalS3:
 
 
 @contextmanager
-def mortal_seaweedfs() -> Iterator[MortalS3]:
+def killable_seaweedfs() -> Iterator[KillableS3]:
     """Run a server that may be killed meanwhile, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="seaweedfs-") as name:
-        mortal = MortalS3(Path(name))
+        killable = KillableS3(Path(name))
         try:
-            yield mortal
+            yield killable
         finally:
-            mortal.kill()
-            mortal.server.client.close()
+            killable.kill()
+            killable.server.client.close()
 
 
 @contextmanager

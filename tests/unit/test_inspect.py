@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_pictures import IEND, SIZE, WHOLE, avif, box, chunk, png, track, video
 
 from receiver.archive.inspect import Picture, inspect
-from receiver.archive.inspect.reader import MAX_PIECES
+from receiver.archive.inspect.reader import MAX_PARTS
 from receiver.errors import NotThePictureError, StoreError
 
 
@@ -173,7 +173,7 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
         (png(header=b"\0"), "cut short|broken header"),
         (png(chunk(b"IDAT", b"x")[:-1] + b"!", IEND), "checksum of chunk b'IDAT' is wrong"),
         (png(struct.pack(">I4s", 0xFFFF_FFFF, b"IDAT"), bytes(99)), "cut short: PNG chunk b'IDAT'"),
-        (png(chunk(b"tEXt") * MAX_PIECES), "more than .* chunks"),
+        (png(chunk(b"tEXt") * MAX_PARTS), "more than .* chunks"),
         (JPEG_START + b"\xff\xd9", "without a picture"),
         (b"\xff\xd8\xff\xda\0\2\xff\xd9", "without a picture"),
         (b"\xff\xd8\xff\xc0\0\x0b\x08" + struct.pack(">HH", 0, 5) + bytes(4), "5 x 0 pixels"),
@@ -181,7 +181,7 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
         (JPEG_START + b"\xff\xe0\0\2oops\xff\xd9", "no marker at byte"),
         (JPEG_START + b"\xff\xda\0\2" + b"\xff\0" * 50, "within its picture"),
         (JPEG_START + b"\xff" * 1_000_000, "cut short|no marker"),
-        (JPEG_START + b"\xff\xe0\0\2" * MAX_PIECES, "more than .* segments"),
+        (JPEG_START + b"\xff\xe0\0\2" * MAX_PARTS, "more than .* segments"),
         (WEBP_START + b"VP8 " + struct.pack("<I", 18) + bytes(30), "broken header"),
         (WEBP_START + b"VP8L" + struct.pack("<I", 18) + bytes(30), "broken header"),
         (WEBP_START + b"ICCP" + struct.pack("<I", 18) + bytes(30), "broken header"),
@@ -189,16 +189,16 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
         (WEBP_START + b"VP8X" + struct.pack("<I", 19) + bytes(30), "cut short: WebP chunk"),
         (
             b"RIFF"
-            + struct.pack("<I", 22 + 8 * MAX_PIECES)
+            + struct.pack("<I", 22 + 8 * MAX_PARTS)
             + b"WEBPVP8X"
             + struct.pack("<I", 10)
-            + bytes(10 + 8 * MAX_PIECES),
+            + bytes(10 + 8 * MAX_PARTS),
             "more than .* chunks",
         ),
         (b"GIF89a\5\0\5\0\0\0\0;", "without a picture"),
         (b"GIF89a\0\0\5\0\0\0\0;", "0 x 5 pixels"),
         (b"GIF89a\5\0\5\0\0\0\0oops", "no block at byte 13"),
-        (b"GIF89a\5\0\5\0\0\0\0" + b"!\xfe\0" * MAX_PIECES, "more than .* blocks"),
+        (b"GIF89a\5\0\5\0\0\0\0" + b"!\xfe\0" * MAX_PARTS, "more than .* blocks"),
         (b"GIF89a\5\0\5\0\0\0\0!\xfe" + b"\1x" * 4_000_000, "more than .* sub-blocks"),
         (box(b"ftyp", b"avif") + box(b"mdat", b"x"), "without a picture"),
         (avif(), "without a picture"),

@@ -225,7 +225,7 @@ def test_a_file_made_to_hurt_is_refused_in_bounded_work_and_memory(
     path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (png_walk, jpeg, webp_walk, gif):
-        monkeypatch.setattr(module, "MAX_PIECES", 15_000)  # less to count than the real one
+        monkeypatch.setattr(module, "MAX_PARTS", 15_000)  # less to count than the real one
     assert look(path, REFUSED[kind]) is None
     with in_little_memory(), pytest.raises(NotThePictureError) as refused:
         inspect(path)

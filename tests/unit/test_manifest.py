@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from archives import told
+from archives import manifest_content
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.archive.manifest import asset_key, manifest_key, place_of, read_manifest
-from receiver.archive.stores.keys import is_key
+from receiver.archive.manifest import asset_key, manifest_key, parse_key, read_manifest
+from receiver.archive.stores import is_key
 from receiver.errors import UnreadableError
 from receiver.model import new_ref, timestamp
 
@@ -86,8 +86,8 @@ KEY = asset_key(REF, 0, "png")
 
 
 def test_a_key_tells_whose_it_is() -> None:
-    assert place_of(KEY) == (REF, "0.png")
-    assert place_of(manifest_key(REF)) == (REF, "job.json")
+    assert parse_key(KEY) == (REF, "0.png")
+    assert parse_key(manifest_key(REF)) == (REF, "job.json")
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def test_a_key_tells_whose_it_is() -> None:
     ],
 )
 def test_a_name_we_would_not_give_is_nobody_s(name: str) -> None:
-    assert place_of(name) is None
+    assert parse_key(name) is None
 
 
 def manifest(**values: object) -> dict[str, Any]:
-    return {**told(REF, KEY, b"picture"), **values}
+    return {**manifest_content(REF, KEY, b"picture"), **values}
 
 
 def asset(**values: object) -> dict[str, Any]:

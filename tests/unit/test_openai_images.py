@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.archive import base64_images
-from receiver.archive.base64_images import decode_base64_image
+from receiver.archive.archiver import BASE64_CHUNK, decode_base64_image
 from receiver.errors import (
     AnswerLostError,
     ConfigurationError,
@@ -24,7 +23,7 @@ from receiver.model import Api, Mode, Outcome, Provider, Reason, Report, Submiss
 from receiver.providers.openai.protocol import (
     build_arguments,
     check_answer,
-    longest_answer,
+    max_response_size,
     read_picture,
     read_report,
 )
@@ -110,12 +109,12 @@ def test_what_this_api_does_not_do_is_named_at_once() -> None:
 def test_an_answer_has_room_for_as_many_pictures_as_were_asked_for(
     asked: dict[str, object], pictures: int
 ) -> None:
-    room = longest_answer(build_arguments(submission(**asked)), 3 * MIB)
+    room = max_response_size(build_arguments(submission(**asked)), 3 * MIB)
     assert pictures * 4 * MIB < room < pictures * 4 * MIB + 100_000
 
 
 def test_an_answer_is_never_longer_than_a_database_can_hold() -> None:
-    assert longest_answer(build_arguments(submission(n=10**9)), 2**40) == 256 * MIB
+    assert max_response_size(build_arguments(submission(n=10**9)), 2**40) == 256 * MIB
 
 
 # What an answer means.
@@ -297,9 +296,9 @@ def test_any_body_is_a_report_or_unreadable(body: bytes) -> None:
         1,
         2,
         3,
-        base64_images._PIECE // 4 * 3 - 1,
-        base64_images._PIECE // 4 * 3,
-        base64_images._PIECE // 4 * 3 + 1,
+        BASE64_CHUNK // 4 * 3 - 1,
+        BASE64_CHUNK // 4 * 3,
+        BASE64_CHUNK // 4 * 3 + 1,
         MIB,
     ],
 )

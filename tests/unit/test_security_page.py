@@ -10,7 +10,7 @@ from receiver.gunicorn_conf import SILENCE
 from receiver.ingest import evidence
 from receiver.jobs.reconcile import MOST_HINT_LOOKS
 from receiver.ledger import hints
-from receiver.net import deadline, download
+from receiver.net import connection, download
 from receiver.server import gunicorn_worker, request_timeout
 from receiver.web import callback
 from receiver.web.rate_limit import SHARE
@@ -47,7 +47,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"in a thread, {gunicorn_worker.PARTING} s",
         f"{evidence.MOST_KEPT} deliveries and {evidence.MOST_BYTES >> 20} MiB",
         f"at most {download.MAX_REDIRECTS} redirects",
-        f"{deadline.LONGEST_HEAD >> 10} KiB around a body",
+        f"{connection.MAX_HEAD >> 10} KiB around a body",
         f"{reader.MAX_SIDE:,} pixels a side",
         f"{reader.MAX_FRAMES:,} frames",
     ):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.archive.stores import open_store
+from receiver.archive.stores.archive_url import open_store
 
 KEY = "2026/07/01/REF/0.png"
 

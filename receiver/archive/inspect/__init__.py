@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from receiver.archive.inspect import boxes, gif, jpeg, png, webp
+from receiver.archive.inspect import avif_mp4, gif, jpeg, png, webp
 from receiver.archive.inspect.reader import Data
 from receiver.errors import NotThePictureError, StoreError
 
@@ -87,7 +87,7 @@ def _examine(data: Data) -> Picture:
     for signature, content_type, extension, measure in _FORMATS:
         if signature.match(head):
             if measure is None:
-                return Picture(*boxes.recognise(data))
+                return Picture(*avif_mp4.measure(data))
             return Picture(content_type, extension, *measure(data))
     text = head.removeprefix(
         b"\xef\xbb\xbf"

@@ -2,7 +2,14 @@
 
 import struct
 
-from receiver.archive.inspect.reader import MAX_PIECES, Data, cut_short, dimensions, fields, frames
+from receiver.archive.inspect.reader import (
+    MAX_PARTS,
+    Data,
+    check_dimensions,
+    check_frames,
+    read_fields,
+    truncated,
+)
 from receiver.errors import NotThePictureError
 
 _SCREEN = struct.Struct("<6xHHB2x")  # width, height, flags
@@ -14,10 +21,10 @@ _MAX_SUB_BLOCKS = 4_000_000  # of at most 255 bytes: 1 GB
 
 def measure(data: Data) -> tuple[int, int]:
     """Walk all blocks up to the trailer; return width and height in pixels."""
-    width, height, flags = fields(_SCREEN, data, 0)
-    size = dimensions(width, height)
+    width, height, flags = read_fields(_SCREEN, data, 0)
+    size = check_dimensions(width, height)
     at, drawn, left = 13 + _table(flags), 0, _MAX_SUB_BLOCKS
-    for _ in range(MAX_PIECES):
+    for _ in range(MAX_PARTS):
         kind = _byte(data, at)
         if kind == _TRAILER:
             if not drawn:
@@ -25,8 +32,8 @@ def measure(data: Data) -> tuple[int, int]:
             return size
         at, left = _sub_blocks(data, _contents(data, at, kind), left)
         drawn += kind == _IMAGE
-        frames(drawn)
-    raise NotThePictureError(f"a GIF file of more than {MAX_PIECES} blocks")
+        check_frames(drawn)
+    raise NotThePictureError(f"a GIF file of more than {MAX_PARTS} blocks")
 
 
 def _contents(data: Data, at: int, kind: int) -> int:
@@ -34,7 +41,7 @@ def _contents(data: Data, at: int, kind: int) -> int:
     if kind == _EXTENSION:
         return at + 2
     if kind == _IMAGE:
-        (flags,) = fields(_PICTURE, data, at + 1)
+        (flags,) = read_fields(_PICTURE, data, at + 1)
         return at + 10 + _table(flags) + 1  # the byte is the LZW code size
     raise NotThePictureError(f"a damaged GIF file: no block at byte {at}")
 
@@ -51,7 +58,7 @@ def _sub_blocks(data: Data, at: int, left: int) -> tuple[int, int]:
 
 def _byte(data: Data, at: int) -> int:
     if at >= len(data):
-        raise cut_short("the GIF file", at + 1, len(data))
+        raise truncated("the GIF file", at + 1, len(data))
     return data[at]
 
 

@@ -3,7 +3,13 @@
 import re
 import struct
 
-from receiver.archive.inspect.reader import MAX_PIECES, Data, cut_short, dimensions, fields
+from receiver.archive.inspect.reader import (
+    MAX_PARTS,
+    Data,
+    check_dimensions,
+    read_fields,
+    truncated,
+)
 from receiver.errors import NotThePictureError
 
 _SEGMENT = struct.Struct(">H")  # length, itself included
@@ -24,7 +30,7 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 def measure(data: Data) -> tuple[int, int]:
     """Walk all segments and scans up to the end marker; return width and height in pixels."""
     size, scanned, at = None, False, 2
-    for _ in range(MAX_PIECES):
+    for _ in range(MAX_PARTS):
         marker, at = _marker(data, at)
         if marker == _END:
             if size is None or not scanned:
@@ -38,7 +44,7 @@ def measure(data: Data) -> tuple[int, int]:
         if marker == _SCAN:
             scanned = True
             at = _end_of_scan(data, at)
-    raise NotThePictureError(f"a JPEG file of more than {MAX_PIECES} segments")
+    raise NotThePictureError(f"a JPEG file of more than {MAX_PARTS} segments")
 
 
 def _marker(data: Data, at: int) -> tuple[int, int]:
@@ -46,22 +52,22 @@ def _marker(data: Data, at: int) -> tuple[int, int]:
     found = _MARKER.match(data, at)
     if found is None:
         if at >= len(data) - 1:
-            raise cut_short("the JPEG file", len(data) + 2, len(data))
+            raise truncated("the JPEG file", len(data) + 2, len(data))
         raise NotThePictureError(f"a damaged JPEG file: no marker at byte {at}")
     return found[1][0], found.end()
 
 
 def _frame(data: Data, at: int) -> tuple[int, int]:
-    _, _, height, width, _ = fields(_FRAME, data, at)
-    return dimensions(width, height)
+    _, _, height, width, _ = read_fields(_FRAME, data, at)
+    return check_dimensions(width, height)
 
 
 def _skip(data: Data, at: int) -> int:
-    (length,) = fields(_SEGMENT, data, at)
+    (length,) = read_fields(_SEGMENT, data, at)
     if length < _SEGMENT.size:
         raise NotThePictureError(f"a damaged JPEG file: a segment of {length} bytes at {at}")
     if at + length > len(data):
-        raise cut_short("a JPEG segment", at + length, len(data))
+        raise truncated("a JPEG segment", at + length, len(data))
     return int(at + length)
 
 

@@ -3,7 +3,14 @@
 import struct
 import zlib
 
-from receiver.archive.inspect.reader import MAX_PIECES, Data, cut_short, dimensions, fields, frames
+from receiver.archive.inspect.reader import (
+    MAX_PARTS,
+    Data,
+    check_dimensions,
+    check_frames,
+    read_fields,
+    truncated,
+)
 from receiver.errors import NotThePictureError
 
 _CHUNK = struct.Struct(">I4s")  # length, name
@@ -24,21 +31,21 @@ def measure(data: Data) -> tuple[int, int]:
     """Walk all chunks, checking each CRC; return width and height in pixels."""
     size = _header(data)
     at, drawn, moves = 8, False, 0
-    for _ in range(MAX_PIECES):
+    for _ in range(MAX_PARTS):
         name, at = _chunk(data, at)
         drawn = drawn or name == b"IDAT"
         moves += name == b"fcTL"  # one for each frame of an animation
-        frames(moves)
+        check_frames(moves)
         if name == b"IEND":
             if not drawn:
                 raise NotThePictureError("a PNG file without a picture in it")
             return size
-    raise NotThePictureError(f"a PNG file of more than {MAX_PIECES} chunks")
+    raise NotThePictureError(f"a PNG file of more than {MAX_PARTS} chunks")
 
 
 def _header(data: Data) -> tuple[int, int]:
-    length, name = fields(_CHUNK, data, 8)
-    width, height, depth, colour, *methods = fields(_IHDR, data, 16)
+    length, name = read_fields(_CHUNK, data, 8)
+    width, height, depth, colour, *methods = read_fields(_IHDR, data, 16)
     if (
         name != b"IHDR"
         or length != _IHDR.size
@@ -46,20 +53,20 @@ def _header(data: Data) -> tuple[int, int]:
         or methods not in ([0, 0, 0], [0, 0, 1])
     ):
         raise NotThePictureError("a PNG file with a broken header")
-    return dimensions(width, height)
+    return check_dimensions(width, height)
 
 
 def _chunk(data: Data, at: int) -> tuple[bytes, int]:
     """Check one chunk; return its name and where the next one begins."""
-    length, name = fields(_CHUNK, data, at)
+    length, name = read_fields(_CHUNK, data, at)
     end = at + 8 + length
     if end + _CRC.size > len(data):
-        raise cut_short(f"PNG chunk {name!r}", end + _CRC.size, len(data))
+        raise truncated(f"PNG chunk {name!r}", end + _CRC.size, len(data))
     with (
         memoryview(data) as whole,
         whole[at + 4 : end] as covered,
     ):  # closed at once: a view left open would keep the mmap from closing
         crc = zlib.crc32(covered)
-    if (crc,) != fields(_CRC, data, end):
+    if (crc,) != read_fields(_CRC, data, end):
         raise NotThePictureError(f"a damaged PNG file: the checksum of chunk {name!r} is wrong")
     return name, end + _CRC.size

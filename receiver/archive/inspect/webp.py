@@ -2,7 +2,14 @@
 
 import struct
 
-from receiver.archive.inspect.reader import MAX_PIECES, Data, cut_short, dimensions, fields, frames
+from receiver.archive.inspect.reader import (
+    MAX_PARTS,
+    Data,
+    check_dimensions,
+    check_frames,
+    read_fields,
+    truncated,
+)
 from receiver.errors import NotThePictureError
 
 _RIFF = struct.Struct("<4xI4x")  # what follows these eight bytes
@@ -15,43 +22,43 @@ _PICTURES = frozenset({b"VP8 ", b"VP8L", b"ANMF"})
 
 def measure(data: Data) -> tuple[int, int]:
     """Walk all chunks; return width and height in pixels."""
-    (length,) = fields(_RIFF, data, 0)
+    (length,) = read_fields(_RIFF, data, 0)
     end = length + 8
     if end > len(data):
-        raise cut_short("the WebP file", end, len(data))
+        raise truncated("the WebP file", end, len(data))
     size = _size(data)
     at, drawn = 12, 0
-    for _ in range(MAX_PIECES):
+    for _ in range(MAX_PARTS):
         name, at = _chunk(data, at, end)
         drawn += name in _PICTURES
-        frames(drawn)
+        check_frames(drawn)
         if at >= end:
             if not drawn:
                 raise NotThePictureError("a WebP file without a picture in it")
             return size
-    raise NotThePictureError(f"a WebP file of more than {MAX_PIECES} chunks")
+    raise NotThePictureError(f"a WebP file of more than {MAX_PARTS} chunks")
 
 
 def _chunk(data: Data, at: int, end: int) -> tuple[bytes, int]:
     """Return the name of a chunk and where the next one begins; the padding of the last may be missing."""
-    name, length = fields(_CHUNK, data, at)
+    name, length = read_fields(_CHUNK, data, at)
     after = at + 8 + length
     if after > end:
-        raise cut_short(f"WebP chunk {name!r}", after, end)
+        raise truncated(f"WebP chunk {name!r}", after, end)
     return name, after + length % 2
 
 
 def _size(data: Data) -> tuple[int, int]:
-    name, _ = fields(_CHUNK, data, 12)
+    name, _ = read_fields(_CHUNK, data, 12)
     if name == b"VP8 ":
-        tag, _, start, width, height = fields(_VP8, data, 20)
+        tag, _, start, width, height = read_fields(_VP8, data, 20)
         if start == b"\x9d\x01\x2a" and not tag & 1:  # the lowest bit is clear in a key frame
-            return dimensions(width & 0x3FFF, height & 0x3FFF)
+            return check_dimensions(width & 0x3FFF, height & 0x3FFF)
     if name == b"VP8L":
-        signature, bits = fields(_VP8L, data, 20)
+        signature, bits = read_fields(_VP8L, data, 20)
         if signature == 0x2F and not bits >> 29:  # noqa: PLR2004 - RFC 9649, 3.4; above the sizes stand alpha and a version, 0
-            return dimensions((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+            return check_dimensions((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     if name == b"VP8X":
-        width, width_high, height, height_high = fields(_VP8X, data, 20)
-        return dimensions((width_high << 16 | width) + 1, (height_high << 16 | height) + 1)
+        width, width_high, height, height_high = read_fields(_VP8X, data, 20)
+        return check_dimensions((width_high << 16 | width) + 1, (height_high << 16 | height) + 1)
     raise NotThePictureError("a WebP file with a broken header")

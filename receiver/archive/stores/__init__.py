@@ -4,16 +4,22 @@ A store gives two promises: a put that returned is durable and was verified by u
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast, get_args
-from urllib.parse import unquote
+from typing import BinaryIO, Literal, Protocol, TypeVar
 
-from receiver.archive.stores.directory import DirectoryStore
-from receiver.archive.stores.keys import is_key
-from receiver.archive.stores.s3_choices import AddressingStyle, Checksums
+from receiver.errors import MissingObjectError, StoreError, UnreadableError
 
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
+T = TypeVar("T")
+AddressingStyle = Literal["auto", "path", "virtual"]
+Checksums = Literal["when_required", "when_supported"]
+
+# A name never starts with a dot: no way up or out, and the directory store keeps its own hidden names beside the objects.
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+_KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")
+_LONGEST_NAME = 255  # of a file on Linux
+_LONGEST_KEY = 500  # S3 allows 1,024 bytes, and a prefix comes before it
 
 
 class Store(Protocol):
@@ -59,57 +65,45 @@ class Store(Protocol):
         """Let go of connections; the store opens new ones if it is used again."""
 
 
-def open_store(
-    url: str, *, addressing_style: str = "auto", checksums: str = "when_required"
-) -> Store:
-    """Return the store an ARCHIVE_URL names: ``file:///path`` or ``s3://bucket/prefix``. Nothing is connected or created yet.
-
-    ``addressing_style`` is ``auto``, ``path`` or ``virtual``, ``checksums`` is ``when_required`` or ``when_supported``; both matter
-    to S3 only. A wrong value is a ValueError whose text names the remedy.
-    """
-    if addressing_style not in get_args(AddressingStyle):
-        raise ValueError(
-            f"S3_ADDRESSING_STYLE is one of {', '.join(get_args(AddressingStyle))}, not {addressing_style!r}"
-        )
-    if checksums not in get_args(Checksums):
-        raise ValueError(
-            f"S3_CHECKSUMS is one of {', '.join(get_args(Checksums))}, not {checksums!r}"
-        )
-    scheme, _, rest = url.partition("://")
-    if scheme == "file":
-        return _directory(rest)
-    if scheme != "s3":  # not echoed: what stands there may be a URL with a secret in it
-        raise ValueError(
-            "ARCHIVE_URL starts with file:/// or s3://: write file:///path or s3://bucket/prefix"
-        )
-    bucket, _, prefix = rest.partition("/")
-    if "@" in bucket:
-        raise ValueError(
-            "ARCHIVE_URL holds no credentials: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    if not _BUCKET.fullmatch(bucket):
-        raise ValueError(
-            f"ARCHIVE_URL needs a bucket of 3 to 63 letters, digits, dots and hyphens, s3://bucket/prefix, not {bucket!r}"
-        )
-    prefix = prefix.strip("/")
-    if prefix and not is_key(prefix):
-        raise ValueError(
-            f"ARCHIVE_URL needs a prefix of letters, digits, '.', '_' and '-', no name starting with a dot, not {prefix!r}"
-        )
-    from receiver.archive.stores.s3 import S3Store  # noqa: PLC0415 - 0.1 s of import that a directory does not need
-
-    return S3Store(
-        bucket,
-        prefix,
-        addressing_style=cast("AddressingStyle", addressing_style),
-        checksums=cast("Checksums", checksums),
+def is_key(text: str) -> bool:
+    """Say whether every store could hold an object of this name, and none would put it outside of the archive."""
+    return (
+        bool(_KEY.fullmatch(text))
+        and len(text) <= _LONGEST_KEY
+        and max(map(len, text.split("/"))) <= _LONGEST_NAME
     )
 
 
-def _directory(path: str) -> Store:
-    root = Path(unquote(path))
-    if not root.is_absolute() or root == Path("/") or "\0" in str(root):
-        raise ValueError(
-            f"ARCHIVE_URL needs three slashes and the absolute path of a directory, file:///path, not file://{path}"
-        )
-    return DirectoryStore(root)
+def require_key(key: str) -> str:
+    """Return the key, or raise ValueError if it is none."""
+    if not is_key(key):
+        raise ValueError(f"not a key of the archive: {key!r}")
+    return key
+
+
+def verify(store: Store, key: str, take: Callable[[BinaryIO], T]) -> T:
+    """Return what ``take`` makes of an object's bytes.
+
+    Raise MissingObjectError or UnreadableError if the object is gone or cannot be read although the archive is there, else StoreError.
+    An object that fails is read once more: one cut connection does not damage a picture.
+    """
+    with suppress(StoreError):
+        return _read(store, key, take)
+    require_archive(store)
+    try:
+        return _read(store, key, take)
+    except MissingObjectError:
+        raise
+    except StoreError as error:
+        raise UnreadableError(str(error)) from error
+
+
+def _read(store: Store, key: str, take: Callable[[BinaryIO], T]) -> T:
+    with store.open(key) as file:
+        return take(file)
+
+
+def require_archive(store: Store) -> None:
+    """Raise StoreError if nothing can be seen in the archive: then no object of it is missing, the archive is."""
+    if next(store.keys(), None) is None:
+        raise StoreError("the archive holds no object at all: mount it, or correct ARCHIVE_URL")

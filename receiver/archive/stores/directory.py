@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from receiver.archive.stores.keys import checked
+from receiver.archive.stores import require_key
 from receiver.data_dir import lock, try_lock
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
@@ -47,8 +47,10 @@ class DirectoryStore:
             f".{root.name}.receiver"
         )  # beside the root, so that it stays when the root goes
         self._lock = Lock()
-        self._known: tuple[int, int] | None = None  # the identity of the .tmp this process has used
-        self._settled = {root}  # directories whose own entry is known to be on disk
+        self._temporary_id: tuple[int, int] | None = (
+            None  # the identity of the .tmp this process has used
+        )
+        self._synced = {root}  # directories whose own entry is known to be on disk
 
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:  # noqa: ARG002 - a file has no content type
         """Copy the file to its place; see Store.
@@ -59,7 +61,7 @@ class DirectoryStore:
         """
         target = self._path(key)
         with (
-            self._told(f"store {key} in"),
+            self._store_errors(f"store {key} in"),
             path.open("rb") as source,
             self._new_file() as (descriptor, temporary),
         ):
@@ -69,27 +71,27 @@ class DirectoryStore:
                     f"{path} changed while it was archived as {key}: its SHA-256 is {copied}, not {sha256}"
                 )
             os.fsync(descriptor)
-            _make_below(self._root, target.parent)
+            _make_parents(self._root, target.parent)
             try:
                 os.link(temporary, target)
             except FileExistsError:
-                _must_hold(target, sha256)
-            self._settle(target.parent)
+                _require_same_bytes(target, sha256)
+            self._sync_parents(target.parent)
 
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:  # noqa: ARG002 - a file has no content type
         """Put the bytes in the place of what was there; see Store."""
         target = self._path(key)
-        with self._told(f"store {key} in"), self._new_file() as (descriptor, temporary):
+        with self._store_errors(f"store {key} in"), self._new_file() as (descriptor, temporary):
             _write(descriptor, data)
             os.fsync(descriptor)
-            _make_below(self._root, target.parent)
+            _make_parents(self._root, target.parent)
             temporary.replace(target)
-            self._settle(target.parent)
+            self._sync_parents(target.parent)
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
         """Open the object's file for reading; see Store."""
         target = self._path(key)
-        with self._told(f"read {key} from"):
+        with self._store_errors(f"read {key} from"):
             try:
                 file = target.open("rb")
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -104,7 +106,7 @@ class DirectoryStore:
     def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
         """Walk the files below ``prefix``, one folder's names in memory for each level; see Store."""
         start = self._path(prefix) if prefix else self._root
-        with self._told("list"):
+        with self._store_errors("list"):
             self._require_not_away()
             if not self._root.is_dir():
                 raise StoreError(
@@ -115,12 +117,15 @@ class DirectoryStore:
 
     def link(self, key: str, seconds: int, *, name: str) -> str | None:  # noqa: ARG002 - nobody can be let in for a time
         """Return nothing: a directory has no address; see Store."""
-        checked(key)
+        require_key(key)
         return None
 
     def check(self) -> None:
         """Write, link, read and remove a file; see Store."""
-        with self._told("write a trial file to"), self._new_file() as (descriptor, temporary):
+        with (
+            self._store_errors("write a trial file to"),
+            self._new_file() as (descriptor, temporary),
+        ):
             _write(descriptor, b"can we write here?")
             linked = temporary.with_suffix(".linked")
             os.link(temporary, linked)
@@ -137,10 +142,10 @@ class DirectoryStore:
         """Nothing is kept open."""
 
     def _path(self, key: str) -> Path:
-        return self._root / checked(key)
+        return self._root / require_key(key)
 
     @contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
+    def _store_errors(self, doing: str) -> Iterator[None]:
         """Turn the system's errors into ours."""
         try:
             yield
@@ -178,7 +183,7 @@ class DirectoryStore:
     def _prepare(self) -> None:
         """Make the directories unless they are away, and once a process remove what killed ones left behind."""
         with self._lock:
-            if self._known is not None and _identity(self._temporary) == self._known:
+            if self._temporary_id is not None and _identity(self._temporary) == self._temporary_id:
                 return
             if not self._root.parent.is_dir():
                 # Only the last directory is made: with more, an archive on a disk that is not mounted would fill the one below it.
@@ -191,13 +196,13 @@ class DirectoryStore:
             _sync_directory(self._root)
             self._leave_note()
             _sync_directory(self._root.parent)
-            self._sweep()
-            self._known = _identity(self._temporary)
+            self._remove_leftovers()
+            self._temporary_id = _identity(self._temporary)
 
     def _require_not_away(self) -> None:
         """Raise StoreError if the archive was here once, and is not now."""
         # The note is looked at before the .tmp, because it is made after it: who begins an archive beside others finds both or no note.
-        was_here = self._known is not None or self._note.exists()
+        was_here = self._temporary_id is not None or self._note.exists()
         if was_here and not self._is_here():
             raise StoreError(
                 f"there is no archive directory {self._root} any more, or an empty one: mount it, or correct ARCHIVE_URL "
@@ -207,7 +212,7 @@ class DirectoryStore:
     def _is_here(self) -> bool:
         """Say whether this is the archive by its .tmp, else by its having an object: a remount or a backup changes the .tmp."""
         found = _identity(self._temporary)
-        if found is not None and self._known in (None, found):
+        if found is not None and self._temporary_id in (None, found):
             return True
         return self._root.is_dir() and next(_walk(self._root, "", ""), None) is not None
 
@@ -218,25 +223,25 @@ class DirectoryStore:
                 0o700, exist_ok=True
             )  # a directory: it is made in one step, and has nothing in it to be cut off
 
-    def _sweep(self) -> None:
+    def _remove_leftovers(self) -> None:
         """Remove the hidden files nobody holds a lock on: their writers were killed. One that cannot be removed harms nobody."""
         for left_over in self._temporary.iterdir():
             with suppress(OSError), left_over.open("rb") as file:
                 if try_lock(file):
                     left_over.unlink()
 
-    def _settle(self, directory: Path) -> None:
+    def _sync_parents(self, directory: Path) -> None:
         """Sync the directory, and the parents that hold its entry and theirs, as far as this process has not done so before.
 
         That another one has just made a parent does not count: it may not have synced it yet.
         """
         _sync_directory(directory)
         above = directory
-        while above not in self._settled:
+        while above not in self._synced:
             above = above.parent
             _sync_directory(above)
         # The lowest directory belongs to one job and would be remembered in vain; those above it to a day, a month, a year.
-        self._settled.update(
+        self._synced.update(
             parent for parent in directory.parents if parent.is_relative_to(self._root)
         )
 
@@ -268,10 +273,10 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino)
 
 
-def _make_below(root: Path, folder: Path) -> None:
+def _make_parents(root: Path, folder: Path) -> None:
     """Make the missing folders between the root and this one. The root itself is not: it may have gone away since the put began."""
     if folder != root and not folder.is_dir():
-        _make_below(root, folder.parent)
+        _make_parents(root, folder.parent)
         _make_directory(folder)
 
 
@@ -284,7 +289,7 @@ def _make_directory(directory: Path) -> None:
         directory.chmod(_DIRECTORY_MODE)
 
 
-def _must_hold(target: Path, sha256: str) -> None:
+def _require_same_bytes(target: Path, sha256: str) -> None:
     with target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:

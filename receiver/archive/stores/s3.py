@@ -23,10 +23,9 @@ from botocore.parsers import ResponseParserError
 from botocore.response import StreamingBody
 from urllib3.exceptions import HTTPError
 
-from receiver.archive.stores.keys import checked
-from receiver.archive.stores.s3_choices import AddressingStyle, Checksums
+from receiver.archive.stores import AddressingStyle, Checksums, require_key
 from receiver.archive.stores.s3_errors import error_code, remedy, status
-from receiver.archive.stores.s3_probe import Dialect, probe
+from receiver.archive.stores.s3_probe import Capabilities, probe
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
@@ -37,7 +36,14 @@ if TYPE_CHECKING:  # stubs are a development tool, not installed with the servic
 CHUNK = 256 * 1024  # bytes read at once
 MARKER = ".receiver"  # the object that `check` writes once; no key can have this name
 # What boto3 raises; the last two when an answer is none of S3's, a number that is no number or redirects without end.
-_FOREIGN = (ClientError, BotoCoreError, HTTPError, ResponseParserError, ValueError, RecursionError)
+_FOREIGN_ERRORS = (
+    ClientError,
+    BotoCoreError,
+    HTTPError,
+    ResponseParserError,
+    ValueError,
+    RecursionError,
+)
 _MARKER_TEXT = (
     b"Written once by webhook-image-receiver to see whether it may write here. May be deleted.\n"
 )
@@ -51,12 +57,12 @@ class _Start(TypedDict, total=False):
     StartAfter: str
 
 
-class _Part(TypedDict, total=False):
+class _Range(TypedDict, total=False):
     Range: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _ReadBack:
     """What was read back: the hash of the bytes, and the one their writer declared for them, if that is known."""
 
     sha256: str
@@ -99,7 +105,7 @@ class S3Store:
             signature_version="s3v4",  # links are signed in an older way by default, which most servers no longer take
         )
         self._lock = Lock()
-        self._made: S3Client | None = None
+        self._cached_client: S3Client | None = None
         self._conditional: bool | None = (
             None  # does the server keep `If-None-Match: *`? None = not asked yet
         )
@@ -111,14 +117,14 @@ class S3Store:
         by the server heals with the next try, even in another process, and without the right to delete anything.
         """
         name = self._name(key)
-        with self._told(f"store {key} in"), path.open("rb") as body:
+        with self._store_errors(f"store {key} in"), path.open("rb") as body:
             new = self._put_new(name, body, sha256, content_type)
             found = self._read_back(name, meant=sha256 if new else None)
             if found.damaged and not new:
                 body.seek(0)
                 self._upload(name, body, sha256, content_type)
                 found = self._read_back(name, meant=sha256)
-        self._must_be_whole(key, found)
+        self._require_undamaged(key, found)
         if found.sha256 != sha256:
             raise ObjectDiffersError(
                 f"{self.locate(key)} already holds other bytes (SHA-256 {found.sha256}, not {sha256}); the first ones stay"
@@ -128,20 +134,21 @@ class S3Store:
         """Upload the bytes over what is there and read them back; see Store."""
         name = self._name(key)
         sha256 = hashlib.sha256(data).hexdigest()
-        with self._told(f"store {key} in"):
+        with self._store_errors(f"store {key} in"):
             self._upload(name, data, sha256, content_type)
             found = self._read_back(name, meant=sha256)
-        self._must_be_whole(key, found)
+        self._require_undamaged(key, found)
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
         """Start the download; see Store. Only the whole object can be held against the hash its writer declared."""
-        part: _Part = {"Range": f"bytes={start}-"} if start else {}
+        part: _Range = {"Range": f"bytes={start}-"} if start else {}
         name = self._name(key)
-        with self._told(f"read {key} from"):
+        with self._store_errors(f"read {key} from"):
             answer = self._client().get_object(Bucket=self._bucket, Key=name, **part)
         declared = None if start else _declared(answer)
         return io.BufferedReader(
-            _Download(answer["Body"], declared, partial(self._told, f"read {key} from")), CHUNK
+            _Download(answer["Body"], declared, partial(self._store_errors, f"read {key} from")),
+            CHUNK,
         )
 
     def link(self, key: str, seconds: int, *, name: str) -> str | None:
@@ -151,7 +158,7 @@ class S3Store:
             "Key": self._name(key),
             "ResponseContentDisposition": f'attachment; filename="{name}"',
         }
-        with self._told(f"sign a link to {key} in"):
+        with self._store_errors(f"sign a link to {key} in"):
             return self._client().generate_presigned_url(
                 "get_object", Params=wanted, ExpiresIn=seconds
             )
@@ -161,7 +168,7 @@ class S3Store:
         below = f"{self._name(prefix)}/" if prefix else self._prefix
         # A name of nothing means "from the start", but not every server takes an empty one.
         start: _Start = {"StartAfter": self._prefix + after} if after else {}
-        with self._told("list"):
+        with self._store_errors("list"):
             for page in (
                 self._client()
                 .get_paginator("list_objects_v2")
@@ -176,13 +183,13 @@ class S3Store:
 
     def check(self) -> None:
         """Put the marker object and read it; see Store. Only the first check ever writes, the later ones are answered 412."""
-        with self._told("write and read a trial object in"):
-            self._conditional = self._learn()
+        with self._store_errors("write and read a trial object in"):
+            self._conditional = self._probe_conditional_put()
             self._read_back(self._prefix + MARKER)
 
-    def probe(self) -> Dialect:
+    def probe(self) -> Capabilities:
         """Find out which dialect the server speaks, with trial objects that are deleted again; raise StoreError like ``check``."""
-        with self._told("write and read a trial object in"):
+        with self._store_errors("write and read a trial object in"):
             return probe(self._client(), self._bucket, self._prefix)
 
     def locate(self, key: str) -> str:
@@ -192,29 +199,29 @@ class S3Store:
     def close(self) -> None:
         """Close the connections; see Store."""
         with self._lock:
-            if self._made is not None:
-                self._made.close()
-            self._made = None
+            if self._cached_client is not None:
+                self._cached_client.close()
+            self._cached_client = None
 
     def _name(self, key: str) -> str:
-        return self._prefix + checked(key)
+        return self._prefix + require_key(key)
 
     def _client(self) -> "S3Client":
         with self._lock:  # making a client is not thread-safe, using one is
-            if self._made is None:
+            if self._cached_client is None:
                 try:
-                    self._made = boto3.session.Session().client("s3", config=self._config)
+                    self._cached_client = boto3.session.Session().client("s3", config=self._config)
                 except ValueError as error:  # botocore's complaint about an endpoint
                     raise StoreError(
                         "AWS_ENDPOINT_URL_S3 is no URL: write it like https://host:port"
                     ) from error
-            return self._made
+            return self._cached_client
 
     def _put_new(self, name: str, body: BinaryIO, sha256: str, content_type: str) -> bool:
         """Upload the file unless the key is taken; say whether it was uploaded."""
         if self._conditional is None:
-            self._conditional = self._learn()
-        if not self._conditional and self._holds(name):
+            self._conditional = self._probe_conditional_put()
+        if not self._conditional and self._exists(name):
             return False
         condition: _Condition = {"IfNoneMatch": "*"} if self._conditional else {}
         try:
@@ -242,7 +249,7 @@ class S3Store:
             **condition,
         )
 
-    def _holds(self, name: str) -> bool:
+    def _exists(self, name: str) -> bool:
         try:
             self._client().head_object(Bucket=self._bucket, Key=name)
         except ClientError as error:
@@ -251,7 +258,7 @@ class S3Store:
             raise
         return True
 
-    def _read_back(self, name: str, *, meant: str | None = None) -> _Found:
+    def _read_back(self, name: str, *, meant: str | None = None) -> _ReadBack:
         """Download and hash the object; ``meant`` is the hash it should have if a server keeps no metadata to say so."""
         answer = self._client().get_object(Bucket=self._bucket, Key=name)
         digest = hashlib.sha256()
@@ -261,15 +268,15 @@ class S3Store:
                 digest.update(chunk)
         finally:
             body.close()
-        return _Found(digest.hexdigest(), _declared(answer) or meant)
+        return _ReadBack(digest.hexdigest(), _declared(answer) or meant)
 
-    def _must_be_whole(self, key: str, found: _Found) -> None:
+    def _require_undamaged(self, key: str, found: _ReadBack) -> None:
         if found.damaged:
             raise StoreError(
                 f"{self.locate(key)} was stored damaged: its SHA-256 is {found.sha256} instead of {found.declared}"
             )
 
-    def _learn(self) -> bool:
+    def _probe_conditional_put(self) -> bool:
         """Find out whether the server keeps `If-None-Match: *`: then the marker can be put only once.
 
         Some answer 501 or 400 to the header, some overwrite in spite of it (rclone). What is found holds for the life of the process.
@@ -296,20 +303,20 @@ class S3Store:
         )
 
     @contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
+    def _store_errors(self, doing: str) -> Iterator[None]:
         """Turn the errors of boto3, and of the file to be sent, into ours."""
         try:
             yield
-        except _FOREIGN as error:
+        except _FOREIGN_ERRORS as error:
             kind = MissingObjectError if error_code(error) == "NoSuchKey" else StoreError
             raise kind(f"cannot {doing} {self._place()}: {remedy(error)}") from error
         except OSError as error:
             raise StoreError(f"cannot {doing} {self._place()}: {error}") from error
 
     def _place(self) -> str:
-        if self._made is None:
+        if self._cached_client is None:
             return f"the bucket {self._bucket!r}"
-        endpoint = self._made.meta.endpoint_url.rpartition("@")[
+        endpoint = self._cached_client.meta.endpoint_url.rpartition("@")[
             2
         ]  # a password in it is nobody's business
         return f"the bucket {self._bucket!r} at {endpoint}"
@@ -322,10 +329,10 @@ class _Download(io.RawIOBase):
         self,
         body: StreamingBody,
         declared: str | None,
-        told: Callable[[], AbstractContextManager[None]],
+        store_errors: Callable[[], AbstractContextManager[None]],
     ) -> None:
         super().__init__()
-        self._body, self._declared, self._told = body, declared, told
+        self._body, self._declared, self._store_errors = body, declared, store_errors
         self._digest = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -335,7 +342,7 @@ class _Download(io.RawIOBase):
     def readinto(self, buffer: "WriteableBuffer") -> int:
         """Read some bytes, none only at the end."""
         view = memoryview(buffer)
-        with self._told():
+        with self._store_errors():
             data = self._body.read(len(view))
         self._digest.update(data)
         if view and not data and self._declared not in (None, self._digest.hexdigest()):

@@ -15,11 +15,11 @@ if TYPE_CHECKING:  # stubs are a development tool, not installed with the servic
     from mypy_boto3_s3 import S3Client
 
 _TEXT = b"Written by `receiver doctor`, to be deleted at once. May be deleted.\n"
-_PATIENCE = 10  # seconds for a signed link
+_LINK_TIMEOUT = 10  # seconds for a signed link
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class Capabilities:
     """What was found: the ``server``'s name for itself, and what it can (True) or cannot do."""
 
     server: str
@@ -44,7 +44,7 @@ class Dialect:
         return [text for name, text in without.items() if not getattr(self, name)]
 
 
-def probe(client: "S3Client", bucket: str, prefix: str) -> Dialect:
+def probe(client: "S3Client", bucket: str, prefix: str) -> Capabilities:
     """Try everything on an object of our own below the prefix; raise what boto3 raises if it cannot be written or read."""
     name = f"{prefix}.receiver-doctor-{secrets.token_hex(8)}"
     digest = hashlib.sha256(_TEXT).hexdigest()
@@ -70,7 +70,7 @@ def probe(client: "S3Client", bucket: str, prefix: str) -> Dialect:
             lambda: client.head_object(Bucket=bucket, Key=name), {404}
         )
     headers = written["ResponseMetadata"]["HTTPHeaders"]
-    return Dialect(server=headers.get("server", "unnamed")[:60], deletes=deletes, **findings)
+    return Capabilities(server=headers.get("server", "unnamed")[:60], deletes=deletes, **findings)
 
 
 def _refuses_wrong_hash(client: "S3Client", bucket: str, name: str) -> bool:
@@ -89,7 +89,7 @@ def _serves_links(client: "S3Client", bucket: str, name: str) -> bool:
         "get_object", Params={"Bucket": bucket, "Key": name}, ExpiresIn=60
     )
     try:
-        answer = requests.get(url, timeout=_PATIENCE, allow_redirects=False)
+        answer = requests.get(url, timeout=_LINK_TIMEOUT, allow_redirects=False)
     except requests.RequestException:
         return False
     return answer.status_code == HTTPStatus.OK and answer.content == _TEXT

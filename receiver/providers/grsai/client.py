@@ -21,18 +21,18 @@ from receiver.providers.grsai import protocol as grsai
 from receiver.telemetry.redaction import Redactor
 
 # Seconds to connect, and between two reads of an answer; a stream that is silent for longer is given up.
-_TIMEOUTS = (10.0, 60.0)
+_DEFAULT_TIMEOUTS = (10.0, 60.0)
 # The same for a question about a task: it can be asked again, and a provider that hangs must not hold our hands for long.
-_QUESTION = (5.0, 15.0)
+_RESULT_TIMEOUTS = (5.0, 15.0)
 # Bytes of an answer, or of a line of a stream, we are willing to read; a task object is a few hundred.
-_LONGEST_ANSWER = 4 * 1024 * 1024
-_MOST_LINES_OF_JSON = 1000
-_PIECE = 64 * 1024
+_MAX_RESPONSE = 4 * 1024 * 1024
+_MAX_JSON_LINES = 1000
+_CHUNK = 64 * 1024
 # Seconds for an answer as a whole.
-_WITHIN = 120.0
+_RESPONSE_TIMEOUT = 120.0
 
 # What requests, and urllib3 while a body is read, raise for a connection that does not do its work.
-_BROKEN = (requests.RequestException, HTTPError, OSError)
+_NETWORK_ERRORS = (requests.RequestException, HTTPError, OSError)
 
 BeforeSend = Callable[[], None]
 
@@ -40,16 +40,16 @@ BeforeSend = Callable[[], None]
 class GrsaiClient:
     """GRSAI with one key; safe to share between threads."""
 
-    def __init__(self, key: str, timeouts: tuple[float, float] = _TIMEOUTS) -> None:
+    def __init__(self, key: str, timeouts: tuple[float, float] = _DEFAULT_TIMEOUTS) -> None:
         self._key = key
         # A provider may quote the key it was shown; what it says is kept, and shown to people.
-        self._masked = Redactor([key]).raw
+        self._redact = Redactor([key]).raw
         self._timeouts = timeouts
 
     def submit(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> str:
         """Post a job and return the provider's id; raise RefusedError, NotSentError or AnswerLostError."""
-        with self._sent(base_url, request, before_send) as response:
-            body = self._masked(_body(response))
+        with self._send(base_url, request, before_send) as response:
+            body = self._redact(_body(response))
         return grsai.read_submit(response.status_code, body)
 
     @contextmanager
@@ -60,13 +60,13 @@ class GrsaiClient:
 
         Raise RefusedError or NotSentError for a JSON error instead of a stream, AnswerLostError when it breaks or falls silent.
         """
-        with self._sent(base_url, request, before_send) as response:
-            lines = map(self._masked, _lines(response))
+        with self._send(base_url, request, before_send) as response:
+            lines = map(self._redact, _lines(response))
             first = next((line for line in lines if line.strip()), b"")
             # Comments and names of events may come before the first data; a JSON error is an object from its first character on.
             if response.status_code != 200 or first.lstrip().startswith(b"{"):  # noqa: PLR2004 - HTTP's "OK"
                 grsai.read_submit(
-                    response.status_code, first + b"".join(islice(lines, _MOST_LINES_OF_JSON))
+                    response.status_code, first + b"".join(islice(lines, _MAX_JSON_LINES))
                 )
                 raise AnswerLostError("the provider accepted the job, but did not stream")
             yield grsai.stream_events(chain([first], lines))
@@ -77,12 +77,12 @@ class GrsaiClient:
         try:
             with (
                 requests.Session() as session,
-                self._request(session, base_url, request, within=_QUESTION) as response,
+                self._request(session, base_url, request, timeouts=_RESULT_TIMEOUTS) as response,
             ):
-                body = self._masked(_body(response))
-        except _BROKEN as error:
+                body = self._redact(_body(response))
+        except _NETWORK_ERRORS as error:
             raise ProviderUnavailableError(
-                f"{base_url} cannot be asked now: {_plain(error)}"
+                f"{base_url} cannot be asked now: {_describe(error)}"
             ) from error
         grsai.read_result(api, response.status_code, body)
         return body
@@ -95,29 +95,31 @@ class GrsaiClient:
                 requests.Session() as session,
                 self._request(session, base_url, request) as response,
             ):
-                return grsai.read_credits(response.status_code, self._masked(_body(response)))
-        except (*_BROKEN, UnreadableError) as error:
+                return grsai.read_credits(response.status_code, self._redact(_body(response)))
+        except (*_NETWORK_ERRORS, UnreadableError) as error:
             raise ProviderUnavailableError(
-                f"{base_url} cannot be asked for credits now: {_plain(error)}"
+                f"{base_url} cannot be asked for credits now: {_describe(error)}"
             ) from error
 
     @contextmanager
-    def _sent(
+    def _send(
         self, base_url: str, request: grsai.Request, before_send: BeforeSend
     ) -> Iterator[requests.Response]:
         """Send a submit on a connection of its own: of a kept-alive one that was just closed nobody could say what was read."""
-        adapter = _AnnouncingAdapter(before_send)
+        adapter = _NotifyingAdapter(before_send)
         with requests.Session() as session:
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             try:
                 with self._request(session, base_url, request) as response:
                     yield response
-            except _BROKEN as error:
-                if not adapter.announced:
-                    raise NotSentError(f"no connection to {base_url}: {_plain(error)}") from error
+            except _NETWORK_ERRORS as error:
+                if not adapter.before_send_called:
+                    raise NotSentError(
+                        f"no connection to {base_url}: {_describe(error)}"
+                    ) from error
                 raise AnswerLostError(
-                    f"the submit went to {base_url} and its answer was lost: {_plain(error)}"
+                    f"the submit went to {base_url} and its answer was lost: {_describe(error)}"
                 ) from error
 
     def _request(
@@ -125,7 +127,7 @@ class GrsaiClient:
         session: requests.Session,
         base_url: str,
         request: grsai.Request,
-        within: tuple[float, float] | None = None,
+        timeouts: tuple[float, float] | None = None,
     ) -> requests.Response:
         # A redirect would turn the POST into a GET, or send our key elsewhere: it is an answer like any other.
         return session.request(
@@ -133,53 +135,53 @@ class GrsaiClient:
             base_url + request.path,
             json=request.body,
             headers={"Authorization": f"Bearer {self._key}"},
-            timeout=within or self._timeouts,
+            timeout=timeouts or self._timeouts,
             stream=True,
             allow_redirects=False,
         )
 
 
-class _AnnouncingAdapter(HTTPAdapter):
+class _NotifyingAdapter(HTTPAdapter):
     """Calls ``before_send`` once the connection stands and before the first byte of the request."""
 
     def __init__(self, before_send: BeforeSend) -> None:
         super().__init__(max_retries=0)
-        self.announced = False
+        self.before_send_called = False
         self._before_send = before_send
 
-    def announce(self) -> None:
+    def call_before_send(self) -> None:
         self._before_send()
-        self.announced = True
+        self.before_send_called = True
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        announce = self.announce
+        call_before_send = self.call_before_send
 
-        class Announcing(pool.ConnectionCls):  # type: ignore[misc]  # http or https, directly or through a proxy
+        class NotifyingConnection(pool.ConnectionCls):  # type: ignore[misc]  # http or https, directly or through a proxy
             def request(self, *args: Any, **kwargs: Any) -> None:
                 if self.sock is None:
                     self.connect()
-                announce()
+                call_before_send()
                 super().request(*args, **kwargs)
 
-        pool.ConnectionCls = Announcing
+        pool.ConnectionCls = NotifyingConnection
         return pool  # type: ignore[no-any-return]  # what it was, with another class of connections
 
 
-def _pieces(response: requests.Response) -> Iterator[bytes]:
+def _chunks(response: requests.Response) -> Iterator[bytes]:
     """Give the body as it comes, in pieces of whatever size; nothing is waited for to fill one up."""
-    while piece := response.raw.read1(_PIECE, decode_content=True):
-        yield bytes(piece)
+    while chunk := response.raw.read1(_CHUNK, decode_content=True):
+        yield bytes(chunk)
 
 
 def _body(response: requests.Response) -> bytes:
     """Read a whole answer, bounded in bytes and by the clock: one that drips would keep a hand busy for ever."""
-    end, body = time.monotonic() + _WITHIN, bytearray()
-    for piece in _pieces(response):
-        body += piece
-        if len(body) > _LONGEST_ANSWER or time.monotonic() > end:
+    end, body = time.monotonic() + _RESPONSE_TIMEOUT, bytearray()
+    for chunk in _chunks(response):
+        body += chunk
+        if len(body) > _MAX_RESPONSE or time.monotonic() > end:
             raise requests.exceptions.ContentDecodingError(
-                f"an answer of more than {_LONGEST_ANSWER} bytes, or {_WITHIN:.0f} s"
+                f"an answer of more than {_MAX_RESPONSE} bytes, or {_RESPONSE_TIMEOUT:.0f} s"
             )
     return bytes(body)
 
@@ -187,16 +189,16 @@ def _body(response: requests.Response) -> bytes:
 def _lines(response: requests.Response) -> Iterator[bytes]:
     """Give the lines of a stream as they come, without their ends; an over-long one breaks the stream off."""
     rest = b""
-    for piece in _pieces(response):
-        *lines, rest = (rest + piece).split(b"\n")
+    for chunk in _chunks(response):
+        *lines, rest = (rest + chunk).split(b"\n")
         yield from (line.rstrip(b"\r") for line in lines)
-        if len(rest) > _LONGEST_ANSWER:
+        if len(rest) > _MAX_RESPONSE:
             raise requests.exceptions.ContentDecodingError("a line of the stream has no end")
     if rest:
         yield rest
 
 
-def _plain(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """Say what happened without the object addresses that urllib3 prints."""
     cause = error.args[0] if error.args else error
     reason = getattr(cause, "reason", cause)

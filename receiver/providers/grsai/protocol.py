@@ -24,25 +24,25 @@ from receiver.model import Api, Mode, Outcome, Reason, Report, Result, Submissio
 CREDITS_PATH = "/client/openapi/getAPIKeyCredits"
 _DRAW_RESULT_PATH = "/v1/draw/result"
 _API_RESULT_PATH = "/v1/api/result"
-_API_DOOR = "/v1/api/generate"
+_API_PATH = "/v1/api/generate"
 # In place of a callback URL: "answer with the id only, I shall ask".
 NO_WEBHOOK = "-1"
 
 # Bounds on what a body can make us keep, in characters and items.
-_MOST_RESULTS = 32
-_LONGEST_ID = 200
-_LONGEST_URL = 8192
-_LONGEST_TEXT = 2000
-_LARGEST_SIDE = 1_000_000
+_MAX_RESULTS = 32
+_MAX_ID = 200
+_MAX_URL = 8192
+_MAX_TEXT = 2000
+_MAX_SIDE = 1_000_000
 
 # Which door a family of models uses; models come and go monthly, families rarely. All others use the first.
-_DOORS = (
+_PATHS = (
     ("nano-banana", "/v1/draw/nano-banana"),
     ("sora-2", "/v1/video/sora-video"),
     ("sora-video", "/v1/video/sora-video"),
     ("veo", "/v1/video/veo"),
 )
-_FIRST_DOOR = "/v1/draw/completions"
+_DEFAULT_PATH = "/v1/draw/completions"
 
 _OUTCOMES = {
     "succeeded": Outcome.SUCCEEDED,
@@ -81,9 +81,10 @@ def build_submit(submission: Submission, web_hook: str) -> Request:
     body: dict[str, object] = {**passed, "model": submission.model, "prompt": submission.prompt}
     streams = submission.mode is Mode.STREAM
     if submission.api is Api.NEWER:
-        return Request(_API_DOOR, {**body, "replyType": "stream" if streams else "async"})
+        return Request(_API_PATH, {**body, "replyType": "stream" if streams else "async"})
     path = next(
-        (door for family, door in _DOORS if submission.model.startswith(family)), _FIRST_DOOR
+        (model_path for family, model_path in _PATHS if submission.model.startswith(family)),
+        _DEFAULT_PATH,
     )
     return Request(path, body if streams else {**body, "webHook": web_hook})
 
@@ -113,11 +114,13 @@ def read_submit(status: int, body: bytes) -> str:
     answer = _object_or_none(body)
     # A 408 comes from a gateway that waited in vain; what it had passed on by then, nobody knows.
     if 400 <= status < 500 and status != 408:  # noqa: PLR2004 - HTTP's client errors
-        raise RefusedError(_refusal(answer) or f"the provider answered HTTP {status}")
+        raise RefusedError(_error_message(answer) or f"the provider answered HTTP {status}")
     if status != 200 or answer is None:  # noqa: PLR2004 - HTTP's "OK"
         raise AnswerLostError(f"the provider answered HTTP {status} with a body that is no answer")
     if answer.get("code", 0) != 0 or answer.get("status") == "failed":
-        raise RefusedError(_refusal(answer) or f"the provider answered code {answer.get('code')}")
+        raise RefusedError(
+            _error_message(answer) or f"the provider answered code {answer.get('code')}"
+        )
     task = _identifier(_task_id(answer))
     if task is None:
         raise AnswerLostError("the provider's answer has no id")
@@ -132,15 +135,15 @@ def read_result(api: Api, status: int, body: bytes) -> None:
     answer = _object_or_none(body)
     # The newer API answers an unknown id with an error status and a body that looks like a failed job: it is not about the job.
     if api is Api.NEWER and status in {400, 404} and answer is not None:
-        raise NoSuchTaskError(_refusal(answer) or "the provider does not know this task")
+        raise NoSuchTaskError(_error_message(answer) or "the provider does not know this task")
     if status != 200 or answer is None:  # noqa: PLR2004 - HTTP's "OK"
         raise ProviderUnavailableError(f"asked for a result, the provider answered HTTP {status}")
     code = answer.get("code", 0)
     if code == _NO_SUCH_TASK:
-        raise NoSuchTaskError(_refusal(answer) or "the provider does not know this task")
+        raise NoSuchTaskError(_error_message(answer) or "the provider does not know this task")
     if code != 0 or not isinstance(answer.get("data", {}), dict):
         raise ProviderUnavailableError(
-            _refusal(answer) or f"asked for a result, the provider answered code {code}"
+            _error_message(answer) or f"asked for a result, the provider answered code {code}"
         )
 
 
@@ -150,7 +153,7 @@ def read_credits(status: int, body: bytes) -> float:
     data = answer.get("data")
     left = data.get("credits") if isinstance(data, dict) else None
     if status != 200 or answer.get("code", 0) != 0 or not isinstance(left, int | float):  # noqa: PLR2004 - HTTP's "OK"
-        raise UnreadableError(_refusal(answer) or f"HTTP {status} without credits")
+        raise UnreadableError(_error_message(answer) or f"HTTP {status} without credits")
     return float(left)
 
 
@@ -203,7 +206,7 @@ def _object_or_none(body: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _refusal(answer: dict[str, Any] | None) -> str:
+def _error_message(answer: dict[str, Any] | None) -> str:
     answer = answer or {}
     return _text(answer.get("msg")) or _text(answer.get("error")) or _text(answer.get("message"))
 
@@ -225,33 +228,33 @@ def _reason(task: dict[str, Any], status: str) -> Reason:
 def _results(task: dict[str, Any]) -> tuple[Result, ...]:
     """Collect the result URLs; Veo has only the one at the top."""
     listed = task.get("results")
-    items = [_result(item) for item in (listed if isinstance(listed, list) else [])[:_MOST_RESULTS]]
+    items = [_result(item) for item in (listed if isinstance(listed, list) else [])[:_MAX_RESULTS]]
     return tuple(item for item in items if item) or tuple(item for item in [_result(task)] if item)
 
 
 def _result(item: object) -> Result | None:
     if not isinstance(item, dict):
         return None
-    url = _text(item.get("url") or item.get("imageUrl"), _LONGEST_URL + 1)
+    url = _text(item.get("url") or item.get("imageUrl"), _MAX_URL + 1)
     return (
         Result(url, _side(item.get("width")), _side(item.get("height")))
-        if 0 < len(url) <= _LONGEST_URL
+        if 0 < len(url) <= _MAX_URL
         else None
     )
 
 
-def _text(value: object, longest: int = _LONGEST_TEXT) -> str:
+def _text(value: object, max_length: int = _MAX_TEXT) -> str:
     """Return a bounded text without NUL, which PostgreSQL cannot store; anything but a text is none."""
-    return value[:longest].replace("\x00", "").strip() if isinstance(value, str) else ""
+    return value[:max_length].replace("\x00", "").strip() if isinstance(value, str) else ""
 
 
 def _identifier(value: object) -> str | None:
     text = (
         str(value)
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-        else _text(value, _LONGEST_ID + 1)
+        else _text(value, _MAX_ID + 1)
     )
-    return text if 0 < len(text) <= _LONGEST_ID else None
+    return text if 0 < len(text) <= _MAX_ID else None
 
 
 def _progress(value: object) -> int:
@@ -259,4 +262,4 @@ def _progress(value: object) -> int:
 
 
 def _side(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and 1 <= value <= _LARGEST_SIDE else None
+    return int(value) if isinstance(value, int | float) and 1 <= value <= _MAX_SIDE else None

@@ -21,12 +21,12 @@ from receiver.model import INLINE, Outcome, Reason, Report, Result, Submission
 ANSWER_LOST = "OpenAI keeps no result to ask for, and it may have been billed: look at the usage there before you submit it again"
 
 # Bounds on what an answer can make us keep, in items and characters; the first also on what it is given room for.
-_MOST_RESULTS = 32
-_LONGEST_URL = 8192
-_LONGEST_TEXT = 2000
+_MAX_RESULTS = 32
+_MAX_URL = 8192
+_MAX_TEXT = 2000
 # Bytes of an answer: room for what is not pictures, and a bound that both databases and a small machine's memory can take.
-_ROOM_FOR_WORDS = 64 * 1024
-_LONGEST_ANSWER = 256 * 1024 * 1024
+_MAX_METADATA = 64 * 1024
+_MAX_RESPONSE = 256 * 1024 * 1024
 
 # Error codes by which OpenAI will not make the picture, as opposed to not having understood or not wanting to be asked.
 _MODERATED = frozenset({"moderation_blocked", "content_policy_violation"})
@@ -53,7 +53,7 @@ class _Error(BaseModel):
     moderation_details: _Moderation | None = None
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     data: list[_Picture] | None = None
     error: _Error | None = None
 
@@ -82,11 +82,11 @@ def build_arguments(submission: Submission) -> dict[str, Any]:
     return {"model": submission.model, "prompt": submission.prompt, "extra_body": params}
 
 
-def longest_answer(arguments: dict[str, Any], largest_picture: int) -> int:
-    """Return how many bytes of an answer to read: pictures of ``largest_picture`` bytes, as many as were asked for, in base64."""
+def max_response_size(arguments: dict[str, Any], max_picture_size: int) -> int:
+    """Return how many bytes of an answer to read: pictures of ``max_picture_size`` bytes, as many as were asked for, in base64."""
     asked = arguments["extra_body"].get("n")
-    pictures = min(max(asked, 1), _MOST_RESULTS) if isinstance(asked, int) else 1
-    return min(pictures * (largest_picture * 4 // 3 + 4) + _ROOM_FOR_WORDS, _LONGEST_ANSWER)
+    pictures = min(max(asked, 1), _MAX_RESULTS) if isinstance(asked, int) else 1
+    return min(pictures * (max_picture_size * 4 // 3 + 4) + _MAX_METADATA, _MAX_RESPONSE)
 
 
 def check_answer(status: int, body: bytes) -> None:
@@ -95,15 +95,15 @@ def check_answer(status: int, body: bytes) -> None:
     Raise RefusedError (nothing was made), NotSentError (rate limit) or AnswerLostError (nobody knows).
     """
     error = _error(body)
-    words = _text(error.message) or f"OpenAI answered HTTP {status}"
+    message = _text(error.message) or f"OpenAI answered HTTP {status}"
     refused = 400 <= status < 500 and status != _REQUEST_TIMEOUT  # noqa: PLR2004 - HTTP's client errors
     if status == 200 or (refused and error.code in _MODERATED):  # noqa: PLR2004 - HTTP's "OK"
         return
     if status == _TOO_MANY_REQUESTS and not {error.code, error.type} & _NO_CREDIT:
-        raise NotSentError(words)
+        raise NotSentError(message)
     if refused:
-        raise RefusedError(words)
-    raise AnswerLostError(f"OpenAI answered HTTP {status}: {words}" if error.message else words)
+        raise RefusedError(message)
+    raise AnswerLostError(f"OpenAI answered HTTP {status}: {message}" if error.message else message)
 
 
 def read_report(body: bytes) -> Report:
@@ -115,7 +115,7 @@ def read_report(body: bytes) -> Report:
         raise UnreadableError("the answer has neither data nor an error")
     results = tuple(
         result
-        for idx, item in enumerate(answer.data[:_MOST_RESULTS])
+        for idx, item in enumerate(answer.data[:_MAX_RESULTS])
         if (result := _result(idx, item))
     )
     if not results:  # there is nobody to ask a second time
@@ -132,9 +132,9 @@ def read_picture(body: bytes, url: str) -> str:
     return found
 
 
-def _read(body: bytes) -> _Answer:
+def _read(body: bytes) -> _Response:
     try:
-        return _Answer.model_validate_json(body)
+        return _Response.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise UnreadableError(
@@ -168,9 +168,9 @@ def _result(idx: int, item: _Picture) -> Result | None:
     if item.b64_json:
         return Result(f"{INLINE}{idx}")
     url = (item.url or "").replace("\x00", "").strip()
-    return Result(url) if 0 < len(url) <= _LONGEST_URL else None
+    return Result(url) if 0 < len(url) <= _MAX_URL else None
 
 
 def _text(value: str | None) -> str:
     """Return a bounded text without NUL, which PostgreSQL cannot store."""
-    return (value or "")[:_LONGEST_TEXT].replace("\x00", "").strip()
+    return (value or "")[:_MAX_TEXT].replace("\x00", "").strip()

@@ -2,7 +2,7 @@
 
 import time
 
-from faultproxy import Answer, FaultProxy, Forward, Request, Rule, honest, refusal
+from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, Rule, honest, s3_error
 
 from tests.prove.environment import Play, Stage
 from tests.prove.fault import Fault
@@ -25,8 +25,8 @@ def _killed(stage: Stage) -> None:
 def _refusing(status: int, code: str) -> Play:
     """Have every request refused for a while."""
 
-    def refuse(_request: Request, _forward: Forward) -> Answer:
-        return refusal(status, code)
+    def refuse(_request: ProxyRequest, _forward: Forward) -> ProxyResponse:
+        return s3_error(status, code)
 
     def play(stage: Stage) -> None:
         stage.start_and_wait()
@@ -43,7 +43,7 @@ def _refusing(status: int, code: str) -> Play:
 def _cut_after_put(stage: Stage) -> None:
     """Cut every fourth put's connection when the object is stored already: its answer is lost."""
 
-    def cut(request: Request, forward: Forward) -> Answer | None:
+    def cut(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
         answer = forward(request)
         return None if request.method == "PUT" and stage.dice.random() < 0.25 else answer
 

@@ -9,7 +9,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from receiver.archive.inspect.reader import Data, cut_short, dimensions, fields, frames
+from receiver.archive.inspect.reader import (
+    Data,
+    check_dimensions,
+    check_frames,
+    read_fields,
+    truncated,
+)
 from receiver.errors import NotThePictureError
 
 _BOX = struct.Struct(">I4s")  # length, itself included; name
@@ -48,7 +54,7 @@ class Box(NamedTuple):
     end: int
 
 
-def recognise(data: Data) -> tuple[str, str, int | None, int | None]:
+def measure(data: Data) -> tuple[str, str, int | None, int | None]:
     """Tell AVIF from MP4 and walk it; return media type, extension, width and height."""
     walk = _Walk(data)
     top = list(walk.boxes(0, len(data)))
@@ -88,14 +94,14 @@ class _Walk:
         self._left -= 1
         if not self._left:
             raise NotThePictureError(f"a file of more than {_MAX_BOXES} boxes")
-        length, name = fields(_BOX, self.data, at)
+        length, name = read_fields(_BOX, self.data, at)
         head = _BOX.size
         if length == 1:
-            (length,) = fields(_LONG, self.data, at + head)
+            (length,) = read_fields(_LONG, self.data, at + head)
             head += _LONG.size
         after = at + length if length else end
         if after > end:
-            raise cut_short(f"box {name!r}", after, end)
+            raise truncated(f"box {name!r}", after, end)
         if after < at + head:
             raise NotThePictureError(f"a damaged file: a box of {length} bytes at {at}")
         return Box(name, at + head, after)
@@ -110,14 +116,14 @@ def _brands(data: Data, ftyp: Box) -> set[bytes]:
 def _avif(walk: _Walk, top: list[Box]) -> tuple[int, int]:
     """Return the largest size declared: parts, previews and masks of a picture declare theirs beside it."""
     sizes = [
-        fields(_ISPE, walk.data, box.start)
+        read_fields(_ISPE, walk.data, box.start)
         for box in walk.find(top, b"meta", b"iprp", b"ipco", b"ispe")
     ]
     if not sizes or not any((*walk.find(top, b"mdat"), *walk.find(top, b"meta", b"idat"))):
         raise NotThePictureError("an AVIF file without a picture in it")
     for box in walk.find(top, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsz"):
-        frames(*fields(_STSZ, walk.data, box.start))
-    return dimensions(*max(sizes, key=math.prod))
+        check_frames(*read_fields(_STSZ, walk.data, box.start))
+    return check_dimensions(*max(sizes, key=math.prod))
 
 
 def _mp4(walk: _Walk, top: list[Box]) -> tuple[int | None, int | None]:
@@ -125,8 +131,8 @@ def _mp4(walk: _Walk, top: list[Box]) -> tuple[int | None, int | None]:
     if not {b"moov", b"mdat"} <= {box.name for box in top}:
         raise NotThePictureError("an MP4 file without a video in it")
     for box in walk.find(top, b"moov", b"trak", b"tkhd"):
-        (version,) = fields(_VERSION, walk.data, box.start)
-        width, height = fields(_TKHD_1 if version else _TKHD_0, walk.data, box.start)
+        (version,) = read_fields(_VERSION, walk.data, box.start)
+        width, height = read_fields(_TKHD_1 if version else _TKHD_0, walk.data, box.start)
         if width and height:
-            return dimensions(width, height)
+            return check_dimensions(width, height)
     return None, None
