@@ -106,7 +106,9 @@ def from_address(web: WebSide, address: str, body: Any) -> Any:
 def test_one_flooding_stranger_leaves_room_for_others_and_names_no_more_than_his_share(
     environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limiter = RateLimiter(callback.TASKS_A_MINUTE, clock=lambda: 0.0)  # on a busy machine it refills
+    limiter = RateLimiter(
+        callback.TASKS_A_MINUTE, clock=lambda: 0.0
+    )  # on a busy machine it refills
     monkeypatch.setattr(callback, "_task_limiter", lambda: limiter)
     with web_side(tmp_path / "data", environ) as web:
         flood = [
