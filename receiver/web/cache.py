@@ -26,11 +26,13 @@ class CachedValue(Generic[T]):
         *,
         serve_stale: bool = False,
         cost_factor: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._compute = compute
         self._lifetime = lifetime
         self._serve_stale = serve_stale
         self._cost_factor = cost_factor
+        self._clock = clock
         self._lock = threading.Lock()
         self._value: T | None = None
         self._expires_at = float("-inf")
@@ -53,11 +55,11 @@ class CachedValue(Generic[T]):
         return self._value
 
     def _is_expired(self) -> bool:
-        return time.monotonic() >= self._expires_at
+        return self._clock() >= self._expires_at
 
     def _refresh(self) -> None:
         if self._is_expired():  # not if another thread computed it while this one waited
-            began = time.monotonic()
+            began = self._clock()
             self._value = self._compute()
-            ended = time.monotonic()
+            ended = self._clock()
             self._expires_at = ended + max(self._lifetime, self._cost_factor * (ended - began))

@@ -220,7 +220,7 @@ def test_every_page_can_be_read_in_chinese(inside: WebSide) -> None:
     ref = archived(inside)
     for path in (*PAGES, f"/jobs/{ref}"):
         page = inside.client.get(path, headers={"Accept-Language": "zh"}).text
-        assert ("已归档" in page, "accounted for" in page) == (True, False), path
+        assert ("已归档" in page, "adds up" in page) == (True, False), path
 
 
 @pytest.mark.parametrize(
