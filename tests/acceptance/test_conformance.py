@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import requests
-from installation import Premises
+from installation import Installation
 from processes import Running
 from side_by_side import side_by_side
 from waiting import until
@@ -51,7 +51,7 @@ class Made:
 class House:
     """One service for all these tests. ``faults`` is the folder in which its fault points are armed."""
 
-    here: Premises
+    installation: Installation
     service: Running
     services: Services
     faults: Path
@@ -67,7 +67,7 @@ class House:
         }
         task = self._ask("/v1/draw/completions", **order)["id"]
         until(
-            lambda: self.here.sandbox.task(task)["status"] != "running",
+            lambda: self.installation.sandbox.task(task)["status"] != "running",
             what="that the provider is done",
         )
         ref = new_ref(time.time())
@@ -78,12 +78,12 @@ class House:
     def _ask(self, path: str, **question: Any) -> Any:
         headers = {"Authorization": "Bearer sk-test"}
         return requests.post(
-            self.here.sandbox.url + path, json=question, headers=headers, timeout=10
+            self.installation.sandbox.url + path, json=question, headers=headers, timeout=10
         ).json()["data"]
 
     def url(self, ticket: str) -> str:
         """Return the callback URL of a ticket."""
-        return f"{self.here.url}/callback/{ticket}"
+        return f"{self.installation.url}/callback/{ticket}"
 
     def post(self, ticket: str, body: object, **headers: str) -> requests.Response:
         """Send a callback; what is not bytes goes as JSON."""
@@ -114,15 +114,15 @@ class House:
 
     def is_safe_once(self, made: Made) -> bool:
         """Wait for the end of a job; say whether its picture is in the archive, byte for byte and once."""
-        (job,) = self.here.wait(made.ref)
+        (job,) = self.installation.wait(made.ref)
         told = Counter(
             event["type"]
             for event in self.services.queries.events(limit=100_000)
             if event["ref"] == made.ref
         )
-        objects = [path.name for path in self.here.data.glob(f"archive/*/*/*/{made.ref}/*")]
+        objects = [path.name for path in self.installation.data.glob(f"archive/*/*/*/{made.ref}/*")]
         return (
-            self.here.is_safe(job)
+            self.installation.is_safe(job)
             and sorted(objects) == ["0.png", "job.json"]
             and told - Counter(["job.at_risk"]) == Counter(["asset.archived", "job.archived"])
         )
@@ -154,7 +154,7 @@ class House:
     def is_back(self) -> None:
         """Wait until the service answers."""
         until(
-            lambda: self.here.status("/readyz") == requests.codes.ok,
+            lambda: self.installation.status("/readyz") == requests.codes.ok,
             what="that the service answers again",
         )
 
@@ -164,13 +164,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("house")
     (folder / "faults").mkdir()
     with Sandbox(looks=1) as sandbox:
-        here = Premises(folder, sandbox)
-        here.environ |= {"POLL_AFTER": "1", "POLL_INTERVAL": "1"}
+        installation = Installation(folder, sandbox)
+        installation.environ |= {"POLL_AFTER": "1", "POLL_INTERVAL": "1"}
         with (
-            here.started(RECEIVER_FAULTS=str(folder / "faults")) as service,
-            here.services() as services,
+            installation.started(RECEIVER_FAULTS=str(folder / "faults")) as service,
+            installation.services() as services,
         ):
-            yield House(here, service, services, folder / "faults")
+            yield House(installation, service, services, folder / "faults")
             assert services.queries.audit().ok
             assert "Traceback" not in service.output()
 
@@ -217,7 +217,7 @@ def test_scn_005_a_sender_that_does_not_wait_for_the_answer_and_repeats_counts_o
     house: House,
 ) -> None:
     made = house.made()
-    with socket.create_connection(("127.0.0.1", house.here.port)) as impatient:
+    with socket.create_connection(("127.0.0.1", house.installation.port)) as impatient:
         impatient.sendall(house.raw(made, json.dumps(made.final).encode()))
     until(lambda: house.verdicts(made.ref), what="that the first one is taken in")
     assert house.post(made.ticket, made.final).status_code == 200
@@ -229,7 +229,7 @@ def test_scn_006_a_report_that_broke_off_is_not_believed_and_its_repetition_is(
     house: House,
 ) -> None:
     made = house.made()
-    with socket.create_connection(("127.0.0.1", house.here.port)) as broken:
+    with socket.create_connection(("127.0.0.1", house.installation.port)) as broken:
         broken.sendall(house.raw(made, json.dumps(made.final).encode())[:-1])
         broken.shutdown(socket.SHUT_WR)
         assert broken.makefile("rb").read().split()[1:2] == [b"400"]
@@ -242,8 +242,8 @@ def test_scn_007_without_a_ticket_a_body_is_not_believed_but_the_provider_is_ask
     house: House,
 ) -> None:
     made = house.made()
-    forged = {**made.final, "results": [{"url": f"{house.here.sandbox.url}/forged.png"}]}
-    answer = requests.post(f"{house.here.url}/callback", json=forged, timeout=20)
+    forged = {**made.final, "results": [{"url": f"{house.installation.sandbox.url}/forged.png"}]}
+    answer = requests.post(f"{house.installation.url}/callback", json=forged, timeout=20)
     assert answer.status_code == 202
     (job,) = until(
         lambda: house.services.queries.jobs(search=made.task),
@@ -367,7 +367,7 @@ def test_scn_013_a_receiver_that_dies_with_a_report_stored_and_not_answered_know
 
 def test_scn_014_a_sender_that_dies_after_sending_and_repeats_counts_once(house: House) -> None:
     made = house.made()
-    with socket.create_connection(("127.0.0.1", house.here.port)) as dying:
+    with socket.create_connection(("127.0.0.1", house.installation.port)) as dying:
         dying.setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
         )  # closing resets, as a dead process does
@@ -391,7 +391,7 @@ def test_scn_015_work_that_breaks_off_half_way_is_done_again_and_its_effect_is_t
 
 def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_figures(house: House) -> None:
     made = house.made()
-    url = f"{house.here.sandbox.url}/file/{'0' * 32}.png?signature={CANARY}"
+    url = f"{house.installation.sandbox.url}/file/{'0' * 32}.png?signature={CANARY}"
     bodies: list[object] = [
         f'{{"id": "{CANARY}'.encode(),
         {"id": made.task, "status": "running", "token": CANARY},
@@ -415,7 +415,7 @@ def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_figures(house: House)
     )
     shown = [
         house.service.output(),
-        requests.get(f"{house.here.url}/metrics", timeout=10).text,
+        requests.get(f"{house.installation.url}/metrics", timeout=10).text,
         *(answer.text for answer in answers),
     ]
     assert not [text for text in shown if CANARY in text]
@@ -429,9 +429,12 @@ def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_figures(house: House)
 def test_a_report_that_comes_before_the_submit_s_answer_twice_out_of_order_or_contradicted_counts_once(
     house: House, mode: str
 ) -> None:
-    job = house.here.submit(callback=mode)
+    job = house.installation.submit(callback=mode)
     assert house.is_safe_once(Made(job.ref, "", "", {}))
-    until(lambda: house.here.sandbox.stats()["callbacks_due"] == 0, what="that nothing more comes")
+    until(
+        lambda: house.installation.sandbox.stats()["callbacks_due"] == 0,
+        what="that nothing more comes",
+    )
     assert house.is_safe_once(Made(job.ref, "", "", {}))
 
 
@@ -441,7 +444,7 @@ def test_a_report_that_comes_before_the_submit_s_answer_twice_out_of_order_or_co
     ids=["the callback", "the answer to the submit"],
 )
 def test_of_callback_and_answer_either_may_be_lost(house: House, script: dict[str, Any]) -> None:
-    job = house.here.submit(**script)
+    job = house.installation.submit(**script)
     assert house.is_safe_once(Made(job.ref, "", "", {}))
 
 
@@ -449,7 +452,7 @@ def test_a_job_another_machine_submitted_with_the_same_secret_is_adopted_by_its_
     house: House,
 ) -> None:
     made = house.made()
-    elsewhere = Tickets([(house.here.data / "secrets" / "callback").read_text().strip()])
+    elsewhere = Tickets([(house.installation.data / "secrets" / "callback").read_text().strip()])
     assert not house.knows(made.ref)
     assert house.post(elsewhere.sign(made.ref), made.final).status_code == 200
     assert house.is_safe_once(made)

@@ -1,35 +1,28 @@
 """``submitter submit --provider openai`` as people run it, beside a ``receiver serve``."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from installation import Premises
+from installation import Installation
 from openai_server import PNGS, OpenAIServer, with_pictures, wrong
 from processes import Finished
 
 from submitter.cli import main as submitter
-from submitter.sandbox import Sandbox
 
 COMMAND = ("submitter", "submit", "a fox", "--provider", "openai")
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
+def submit(installation: Installation, side: OpenAIServer, *options: str) -> Finished:
+    return installation.run(*COMMAND, *options, OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=side.url)
 
 
-def submit(here: Premises, side: OpenAIServer, *options: str) -> Finished:
-    return here.run(*COMMAND, *options, OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=side.url)
-
-
-def test_pictures_in_an_answer_are_archived_while_the_command_waits(here: Premises) -> None:
-    with OpenAIServer(with_pictures(*PNGS)) as side, here.started() as service:
+def test_pictures_in_an_answer_are_archived_while_the_command_waits(
+    installation: Installation,
+) -> None:
+    with OpenAIServer(with_pictures(*PNGS)) as side, installation.started() as service:
         done = submit(
-            here,
+            installation,
             side,
             "--variants",
             "3",
@@ -50,23 +43,23 @@ def test_pictures_in_an_answer_are_archived_while_the_command_waits(here: Premis
             "quality": "high",
         }
         assert "Traceback" not in service.output()
-        assert here.run("receiver", "audit").status == 0
+        assert installation.run("receiver", "audit").status == 0
     job = json.loads(done.out)
     assert (job["state"], job["provider"], job["provider_id"]) == ("archived", "openai", None)
-    assert [(here.data / "archive" / asset["key"]).read_bytes() for asset in job["assets"]] == list(
-        PNGS
-    )
+    assert [
+        (installation.data / "archive" / asset["key"]).read_bytes() for asset in job["assets"]
+    ] == list(PNGS)
     assert "sk-test" not in done.err + service.output()
 
 
-def test_a_refusal_is_told_and_is_the_exit_status(here: Premises) -> None:
+def test_a_refusal_is_told_and_is_the_exit_status(installation: Installation) -> None:
     with OpenAIServer(wrong(400, "invalid_value", "Invalid size: '3:2'")) as side:
-        done = submit(here, side, "--size", "3:2")
+        done = submit(installation, side, "--size", "3:2")
     assert (done.status, "Invalid size: '3:2'" in done.err) == (1, True)
 
 
-def test_without_a_key_the_variable_is_named(here: Premises) -> None:
-    done = here.run(*COMMAND)
+def test_without_a_key_the_variable_is_named(installation: Installation) -> None:
+    done = installation.run(*COMMAND)
     assert (done.status, done.out, "OPENAI_API_KEY: not set" in done.err) == (2, "", True)
 
 
@@ -74,9 +67,9 @@ def test_without_a_key_the_variable_is_named(here: Premises) -> None:
     "options", [["--mode", "poll"], ["--api", "api"], ["--wait", "--resubmit", "1"]]
 )
 def test_what_is_for_the_other_provider_is_wrong_usage(
-    here: Premises, options: list[str], monkeypatch: pytest.MonkeyPatch
+    installation: Installation, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DATA_DIR", str(here.data))
+    monkeypatch.setenv("DATA_DIR", str(installation.data))
     result = CliRunner().invoke(submitter, [*COMMAND[1:], *options])
     assert (result.exit_code, "OpenAI answers with the pictures" in result.output) == (2, True)
-    assert not here.data.exists()
+    assert not installation.data.exists()

@@ -1,36 +1,28 @@
 """The stream of events through real processes: told at once, given back when one hangs up, ended in order when the service stops."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
-from installation import Premises
+from installation import Installation
 from processes import Running
 from waiting import until
 
 from receiver.web.api.events import MAX_STREAMS
-from submitter.sandbox import Sandbox
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox() as sandbox:
-        yield Premises(tmp_path, sandbox)
-
-
-@pytest.fixture
-def service(here: Premises) -> Iterator[Running]:
-    with here.started() as service:
+def service(installation: Installation) -> Iterator[Running]:
+    with installation.started() as service:
         yield service
 
 
-def test_listeners_are_told_and_let_go(here: Premises, service: Running) -> None:
-    token = (here.data / "secrets" / "admin").read_text().strip()
+def test_listeners_are_told_and_let_go(installation: Installation, service: Running) -> None:
+    token = (installation.data / "secrets" / "admin").read_text().strip()
 
     def listen() -> requests.Response:
         return requests.get(
-            f"{here.url}/api/stream",
+            f"{installation.url}/api/stream",
             headers={"Authorization": f"Bearer {token}"},
             stream=True,
             timeout=20,
@@ -42,7 +34,7 @@ def test_listeners_are_told_and_let_go(here: Premises, service: Running) -> None
 
     listeners = [listen() for _ in range(MAX_STREAMS)]
     assert not is_let_in()
-    job = here.submit()
+    job = installation.submit()
     lines = listeners[0].iter_lines(chunk_size=1)
     told = next(line for line in lines if line.startswith(b"data: "))
     assert job.ref.encode() in told

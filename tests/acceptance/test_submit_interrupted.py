@@ -3,28 +3,28 @@
 import json
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from batches import quick_sandbox
-from installation import Premises
+from installation import Installation
 from processes import Running, running
 from waiting import until
+
+from submitter.sandbox import Sandbox
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    """Make an installation in which nothing runs yet."""
-    with quick_sandbox() as sandbox:
-        yield Premises(tmp_path, sandbox)
+def sandbox() -> Iterator[Sandbox]:
+    with quick_sandbox() as running:
+        yield running
 
 
-def only_ref(here: Premises) -> str:
+def only_ref(installation: Installation) -> str:
     """Return the ref of the one job there is."""
-    (line,) = here.run("receiver", "jobs", "--json").out.splitlines()
+    (line,) = installation.run("receiver", "jobs", "--json").out.splitlines()
     return str(json.loads(line)["ref"])
 
 
@@ -57,12 +57,14 @@ def submitting(*options: str, **script: Any) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("number", STATUS)
 def test_interrupted_while_it_waits_it_tells_the_ref(
-    here: Premises, number: signal.Signals
+    installation: Installation, number: signal.Signals
 ) -> None:
-    with running(submitting("--json", delay=60), here.environ, here.folder) as process:
+    with running(
+        submitting("--json", delay=60), installation.environ, installation.folder
+    ) as process:
         process.says("no worker is running on this ledger")
         assert process.stop(number) == STATUS[number]
-        ref = only_ref(here)
+        ref = only_ref(installation)
         assert told(process) == [
             f"{ref} goes on, look with: receiver show {ref}; do not submit it again"
         ]
@@ -73,36 +75,46 @@ def test_interrupted_while_it_waits_it_tells_the_ref(
 @pytest.mark.parametrize("options", [(), ("--key", "kq")])
 @pytest.mark.parametrize("number", STATUS)
 def test_interrupted_while_it_posts_it_tells_the_ref_of_the_row_that_is_written(
-    here: Premises, number: signal.Signals, options: tuple[str, ...]
+    installation: Installation, number: signal.Signals, options: tuple[str, ...]
 ) -> None:
     with running(
-        submitting(*options, answer={"mode": "slow", "seconds": 60}), here.environ, here.folder
+        submitting(*options, answer={"mode": "slow", "seconds": 60}),
+        installation.environ,
+        installation.folder,
     ) as process:
-        until(lambda: here.sandbox.stats()["accepted"] == 1)
+        until(lambda: installation.sandbox.stats()["accepted"] == 1)
         assert process.stop(number) == STATUS[number]
-        ref = only_ref(here)
+        ref = only_ref(installation)
         assert told(process) == [
             f"{ref} goes on, look with: receiver show {ref}; do not submit it again"
         ]
-    assert here.sandbox.stats()["accepted"] == 1
+    assert installation.sandbox.stats()["accepted"] == 1
 
 
-def test_interrupted_with_nothing_written_down_it_says_where_to_look(here: Premises) -> None:
+def test_interrupted_with_nothing_written_down_it_says_where_to_look(
+    installation: Installation,
+) -> None:
     """The provider says 429, so that the row is taken back until the next try."""
-    with running(submitting(refuse={"status": 429}), here.environ, here.folder) as process:
+    with running(
+        submitting(refuse={"status": 429}), installation.environ, installation.folder
+    ) as process:
         process.says("submit not sent, will be made again")
         assert process.stop(signal.SIGINT) == 130
         assert told(process) == ["it may have been posted: look with receiver jobs"]
-    assert here.run("receiver", "jobs", "--json").out == ""
+    assert installation.run("receiver", "jobs", "--json").out == ""
 
 
-def test_a_command_started_with_interrupts_ignored_goes_on_ignoring_them(here: Premises) -> None:
+def test_a_command_started_with_interrupts_ignored_goes_on_ignoring_them(
+    installation: Installation,
+) -> None:
     """As a shell starts what is to run in the background."""
-    script = here.folder / "in-background"
+    script = installation.folder / "in-background"
     script.write_text('#!/bin/sh\ntrap "" INT\nexec "$@"\n')
     script.chmod(0o755)
     with running(
-        (str(script), *submitting("--timeout", "1.5", delay=60)), here.environ, here.folder
+        (str(script), *submitting("--timeout", "1.5", delay=60)),
+        installation.environ,
+        installation.folder,
     ) as process:
         process.says("no worker is running on this ledger")
         assert process.stop(signal.SIGINT) == 1

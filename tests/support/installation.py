@@ -19,7 +19,7 @@ from submitter.submit import Submitter
 SERVE = ("receiver", "serve")
 
 
-class Premises:
+class Installation:
     """Paths, addresses and variables of one installation in ``folder``; nothing runs there until it is started."""
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
