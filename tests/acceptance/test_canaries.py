@@ -114,7 +114,7 @@ def gather(installation: Installation, more: dict[str, str]) -> tuple[Findings, 
         ask(installation, findings, ticket, job.ref)
         findings.texts["command lines"] = "\n".join(service.members().values())
         for line in COMMANDS:
-            done = installation.run(*line, *([job.ref] if line[-1] in {"show", "retry"} else []))
+            done = installation.invoke(*line, *([job.ref] if line[-1] in {"show", "retry"} else []))
             findings.texts[" ".join(line)] = f"{done.out}\n{done.err}"
         assert service.stop() == 0
         findings.texts["log"] = service.output()
@@ -156,7 +156,7 @@ def test_with_postgresql_and_a_bucket_no_secret_is_to_be_seen_either(
     }
     more |= {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": "console"}
     try:
-        assert installation.run("receiver", "migrate", **more).status == 0
+        assert installation.invoke("receiver", "migrate", **more).status == 0
         findings, ticket = gather(installation, more)
         keys = [
             entry["Key"] for entry in s3_server.client.list_objects_v2(Bucket=bucket)["Contents"]
@@ -193,7 +193,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_setting_is_named_without_its_value(installation: Installation, name: str) -> None:
     environ = {name: WRONG[name], **({"GRSAI_API_KEY": ""} if name.endswith("_FILE") else {})}
-    done = installation.run("receiver", "jobs", **environ)
+    done = installation.invoke("receiver", "jobs", **environ)
     assert (done.status, name.removesuffix("_FILE") in done.err) == (2, True), done.err
     assert "canary" not in done.out + done.err
 

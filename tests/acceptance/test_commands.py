@@ -82,7 +82,7 @@ def test_wrong_usage_is_told(command: Any, arguments: list[str], said: str) -> N
 def test_every_wrong_variable_is_named_at_once(
     installation: Installation, command: list[str]
 ) -> None:
-    done = installation.run(
+    done = installation.invoke(
         *command,
         PORT="none",
         URL_LIFETIME="soon",
@@ -107,14 +107,14 @@ def test_a_data_dir_that_cannot_be_used_is_a_wrong_configuration(
 ) -> None:
     installation.data.write_text("a file, not a directory")
     for command in (("receiver", "audit"), ("receiver", "serve")):
-        done = installation.run(*command)
+        done = installation.invoke(*command)
         assert (done.status, "DATA_DIR: " in done.err, "Traceback" in done.err) == (2, True, False)
 
 
 def test_a_submit_names_all_that_is_missing_before_anything_is_posted_or_written(
     installation: Installation,
 ) -> None:
-    done = installation.run("submitter", "submit", "a fox", PUBLIC_URL="", GRSAI_API_KEY="")
+    done = installation.invoke("submitter", "submit", "a fox", PUBLIC_URL="", GRSAI_API_KEY="")
     assert (done.status, done.out) == (2, "")
     assert "GRSAI_API_KEY: not set" in done.err
     assert (
@@ -129,7 +129,7 @@ def test_a_submit_names_all_that_is_missing_before_anything_is_posted_or_written
 
 
 def test_a_refused_submit_is_a_failed_job_and_exit_status_1(installation: Installation) -> None:
-    done = installation.run("submitter", "submit", "a fox", "--model", "no-such-model", "--json")
+    done = installation.invoke("submitter", "submit", "a fox", "--model", "no-such-model", "--json")
     job = job_in(done)
     assert (done.status, job["state"], job["reason"], job["message"]) == (
         1,
@@ -143,13 +143,13 @@ def test_a_refused_submit_is_a_failed_job_and_exit_status_1(installation: Instal
 def test_a_submit_says_what_it_knows_and_leaves_the_job_going_on(
     installation: Installation,
 ) -> None:
-    lost = installation.run(
+    lost = installation.invoke(
         "submitter", "submit", "a fox", "--param", 'sandbox={"answer": "lost", "delay": 60}'
     )
     assert lost.status == 0
     assert "do not submit it again" in lost.err
     assert lost.out.endswith(" submitting\n")
-    unwatched = installation.run(
+    unwatched = installation.invoke(
         "submitter", "submit", "a fox", "--mode", "poll", "--wait", "--timeout", "0.1", "--json"
     )
     assert (unwatched.status, job_in(unwatched)["state"]) == (1, "waiting")
@@ -175,7 +175,7 @@ def test_a_submit_that_waits_prints_the_archived_job_on_one_line(
             "--param",
             "quality=high",
         ]
-        done = installation.run(
+        done = installation.invoke(
             "submitter",
             "submit",
             "a fox",
@@ -205,15 +205,15 @@ def test_a_submit_that_waits_prints_the_archived_job_on_one_line(
 
 def seen_by_operators(installation: Installation, ref: str, lost: str) -> None:
     """Look at a safe job and at a lost one in every way."""
-    table = installation.run("receiver", "jobs")
+    table = installation.invoke("receiver", "jobs")
     assert table.status == 0
     assert ref in table.out
     assert lost in table.out
-    failed = installation.run("receiver", "jobs", "--state", "failed", "--json")
+    failed = installation.invoke("receiver", "jobs", "--state", "failed", "--json")
     assert (job_in(failed)["ref"], job_in(failed)["reason"]) == (lost, "output_moderation")
-    assert installation.run("receiver", "jobs", "-q", "no such fox", "--json").out == ""
-    shown = installation.run("receiver", "show", ref)
-    job = job_in(installation.run("receiver", "show", ref, "--json"))
+    assert installation.invoke("receiver", "jobs", "-q", "no such fox", "--json").out == ""
+    shown = installation.invoke("receiver", "show", ref)
+    job = job_in(installation.invoke("receiver", "show", ref, "--json"))
     assert shown.status == 0
     assert all(
         text in shown.out
@@ -225,7 +225,7 @@ def seen_by_operators(installation: Installation, ref: str, lost: str) -> None:
             str(installation.data / "archive" / job["assets"][0]["key"]),
         )
     )
-    missing = installation.run("receiver", "show", UNKNOWN)
+    missing = installation.invoke("receiver", "show", UNKNOWN)
     assert (missing.status, missing.out) == (1, "")
     assert f"there is no job {UNKNOWN}; `receiver jobs` lists what there is" in missing.err
 
@@ -239,7 +239,7 @@ def test_operators_see_and_mend_what_happened(installation: Installation) -> Non
         installation.wait(safe.ref, lost.ref)
         seen_by_operators(installation, safe.ref, lost.ref)
 
-        retried = installation.run("receiver", "retry", lost.ref, safe.ref, UNKNOWN)
+        retried = installation.invoke("receiver", "retry", lost.ref, safe.ref, UNKNOWN)
         assert (retried.status, retried.out) == (1, f"{lost.ref} is waiting\n")
         assert f"{safe.ref} is archived: there is nothing to retry" in retried.err
         assert f"there is no job {UNKNOWN}" in retried.err
@@ -258,18 +258,18 @@ def test_operators_see_and_mend_what_happened(installation: Installation) -> Non
             )
             kept = services.queries.deliveries(safe.ref)
         ended = next(str(row.id) for row in kept if row.verdict == "ended")
-        replayed = installation.run("receiver", "replay", ended, str(kept[-1].id), "999")
+        replayed = installation.invoke("receiver", "replay", ended, str(kept[-1].id), "999")
         assert (replayed.status, replayed.out) == (1, f"{ended} is now duplicate\n")
         assert f"{kept[-1].id} is still unreadable" in replayed.err
         assert "there is no delivery 999" in replayed.err
         assert installation.is_safe(installation.wait(safe.ref)[0])
 
-        migrated = installation.run("receiver", "migrate")
+        migrated = installation.invoke("receiver", "migrate")
         assert (migrated.status, migrated.out[:24]) == (0, "the ledger's schema is 0")
-        audited = installation.run("receiver", "audit")
+        audited = installation.invoke("receiver", "audit")
         assert (audited.status, audited.out.splitlines()[-1]) == (0, "every law holds")
         spoil(installation, "UPDATE assets SET state = 'pending', due_at = 9e9, finished_at = NULL")
-        audited = installation.run("receiver", "audit")
+        audited = installation.invoke("receiver", "audit")
         assert audited.status == 1
         assert (
             f"broken: an archived job has assets, all of them archived: {safe.ref}" in audited.out
@@ -362,7 +362,7 @@ def test_a_key_with_resubmit_pays_for_each_try_once_however_often_it_is_run(
     ) as worker:
         worker.says("worker started")
         for _ in range(2):
-            done = installation.run(
+            done = installation.invoke(
                 *command, "--param", 'sandbox={"fail": "error", "delay": 0}', POLL_INTERVAL="0.1"
             )
             assert (done.status, "posted again" in done.err) == (1, True)

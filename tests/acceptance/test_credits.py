@@ -1,4 +1,4 @@
-"""``submitter credits``: what is left at the provider and what became of each model's jobs, and the sandbox's own purse."""
+"""``submitter credits``: credits left and job counts by model, and the credits of the sandbox."""
 
 import json
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ def sandbox() -> Iterator[Sandbox]:
         yield running
 
 
-def told(installation: Installation, status: int = 0, **environ: str) -> dict[str, Any]:
-    done = installation.run("submitter", "credits", "--json", **environ)
+def credits_json(installation: Installation, status: int = 0, **environ: str) -> dict[str, Any]:
+    done = installation.invoke("submitter", "credits", "--json", **environ)
     assert done.status == status, done.err
     found: dict[str, Any] = json.loads(done.out)
     return found
 
 
-def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(
+def test_an_accepted_job_costs_a_credit_and_a_failed_one_returns_it(
     installation: Installation,
 ) -> None:
-    assert told(installation) == {"credits": 10_000, "models": []}
+    assert credits_json(installation) == {"credits": 10_000, "models": []}
     lines = [
         a_line("a", model="nano-banana"),
         a_line("b", model="nano-banana", variants=2),
@@ -48,7 +48,7 @@ def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(
         ("submitted", "archived", "refunded", "refused", "failed", "expired", "in_flight"), 0
     )
     grsai = {**none, "provider": "grsai"}
-    assert told(installation) == {
+    assert credits_json(installation) == {
         "credits": 9_997,
         "models": [
             {**grsai, "model": "nano-banana", "submitted": 3, "archived": 2, "refunded": 1},
@@ -56,28 +56,26 @@ def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(
             {**grsai, "model": "sora-image", "submitted": 1, "in_flight": 1},
         ],
     }
-    done = installation.run("submitter", "credits")
+    done = installation.invoke("submitter", "credits")
     assert done.status == 0
     assert done.out.startswith("9,997 credits left\n")
     assert "nano-banana" in done.out
 
 
-def test_without_a_key_the_table_comes_all_the_same(installation: Installation) -> None:
-    done = installation.run("submitter", "credits", GRSAI_API_KEY="")
-    assert (done.status, "GRSAI_API_KEY: not set" in done.err, "submitted" in done.out) == (
-        2,
-        True,
-        True,
-    )
-    assert told(installation, 2, GRSAI_API_KEY="") == {"credits": None, "models": []}
+def test_without_a_key_the_table_is_still_printed(installation: Installation) -> None:
+    done = installation.invoke("submitter", "credits", GRSAI_API_KEY="")
+    assert done.status == 2
+    assert "GRSAI_API_KEY: not set" in done.err
+    assert "submitted" in done.out
+    assert credits_json(installation, 2, GRSAI_API_KEY="") == {"credits": None, "models": []}
 
 
-def test_a_provider_that_does_not_tell_is_exit_status_1(tmp_path: Path) -> None:
+def test_a_provider_that_refuses_the_question_is_exit_status_1(tmp_path: Path) -> None:
     with Sandbox(keys={"sk-other"}) as sandbox:
         installation = Installation(tmp_path, sandbox)
-        done = installation.run("submitter", "credits")
+        done = installation.invoke("submitter", "credits")
         assert (done.status, "invalid apikey" in done.err) == (1, True)
-    assert told(installation, 1) == {"credits": None, "models": []}
+    assert credits_json(installation, 1) == {"credits": None, "models": []}
 
 
 def test_the_sandbox_answers_as_the_vendor_does() -> None:

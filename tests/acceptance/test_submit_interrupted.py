@@ -24,7 +24,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 def only_ref(installation: Installation) -> str:
     """Return the ref of the one job there is."""
-    (line,) = installation.run("receiver", "jobs", "--json").out.splitlines()
+    (line,) = installation.invoke("receiver", "jobs", "--json").out.splitlines()
     return str(json.loads(line)["ref"])
 
 
@@ -101,7 +101,7 @@ def test_interrupted_with_nothing_written_down_it_says_where_to_look(
         process.says("submit not sent, will be made again")
         assert process.stop(signal.SIGINT) == 130
         assert told(process) == ["it may have been posted: look with receiver jobs"]
-    assert installation.run("receiver", "jobs", "--json").out == ""
+    assert installation.invoke("receiver", "jobs", "--json").out == ""
 
 
 def test_a_command_started_with_interrupts_ignored_goes_on_ignoring_them(

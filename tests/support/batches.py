@@ -1,4 +1,4 @@
-"""Batches for tests: lines into a file, the command over it, its report, and what the provider and the ledger know afterwards."""
+"""Batches for tests: the input file, the command, its report, and what the sandbox received."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from installation import Installation
-from processes import Finished, Running, run, running
+from processes import Finished, Running, running
 
 from submitter.sandbox import Sandbox
 
@@ -48,14 +48,9 @@ def batch(
     stdin: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Run the command to its end."""
-    return run(
-        ("submitter", "batch", *arguments),
-        {**installation.environ, **(environ or {})},
-        folder=installation.folder,
-        stdin=stdin,
-        within=90,
-    )
+    """Run the command to its end, inside this process."""
+    command = ("submitter", "batch", *arguments)
+    return installation.invoke(*command, stdin=stdin, **(environ or {}))
 
 
 @contextmanager
@@ -77,7 +72,7 @@ def report(installation: Installation, name: str = "report.jsonl") -> list[dict[
 
 def posts(installation: Installation) -> Counter[str]:
     """Count the accepted submits by prompt."""
-    return Counter(task["prompt"] for task in installation.sandbox.tasks())
+    return Counter(task["prompt"] for task in installation.tasks())
 
 
 def posted_refs(installation: Installation) -> Counter[str]:
@@ -85,5 +80,5 @@ def posted_refs(installation: Installation) -> Counter[str]:
     with installation.services() as services:
         return Counter(
             services.tickets.ref(task["webhook"].rpartition("/")[2])
-            for task in installation.sandbox.tasks()
+            for task in installation.tasks()
         )
