@@ -178,7 +178,7 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
 
 
 @pytest.fixture
-def inside(web: WebClient) -> WebClient:
+def logged_in(web: WebClient) -> WebClient:
     """Open the web application and log in."""
     log_in(web)
     return web

@@ -53,7 +53,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebClient]:
     ("path", "method", "mode"),
     [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)],
 )
-def test_every_operation_answers_as_it_is_described(
+def test_every_operation_conforms_to_its_description(
     web: WebClient, path: str, method: str, mode: Any
 ) -> None:
     # The token has its own tests; here every request shows it.
@@ -77,7 +77,7 @@ def test_every_operation_answers_as_it_is_described(
     assert statuses
 
 
-def test_the_description_needs_the_token_and_says_so(web: WebClient) -> None:
+def test_the_document_needs_the_token_and_says_so(web: WebClient) -> None:
     assert web.client.get("/openapi.json").status_code == 401
     shown = web.client.get("/openapi.json", headers=web.admin)
     assert (shown.status_code, shown.json["openapi"]) == (200, "3.1.0")
@@ -90,7 +90,7 @@ def test_the_description_needs_the_token_and_says_so(web: WebClient) -> None:
             ).status_code in {401, 404}, path
 
 
-def test_every_route_of_the_api_is_described() -> None:
+def test_every_route_of_the_api_is_documented() -> None:
     routes = {
         rule.rule for rule in create_app().url_map.iter_rules() if rule.rule.startswith("/api/")
     }
@@ -99,7 +99,7 @@ def test_every_route_of_the_api_is_described() -> None:
     ) - {"/openapi.json"}
 
 
-def test_the_description_names_what_may_be_asked_and_nothing_else() -> None:
+def test_the_document_has_the_limits_of_the_models_and_no_internal_fields() -> None:
     (limit,) = [
         item
         for item in DOCUMENT["paths"]["/api/jobs"]["get"]["parameters"]

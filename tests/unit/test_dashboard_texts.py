@@ -46,7 +46,7 @@ def named() -> set[str]:
     )
 
 
-def test_every_text_that_is_asked_for_is_there() -> None:
+def test_every_text_that_is_used_exists() -> None:
     asked = {
         key
         for page in TEMPLATES.values()
@@ -82,7 +82,7 @@ def test_every_text_is_used() -> None:
 
 
 @pytest.mark.parametrize("key", TEXTS)
-def test_both_languages_say_it_with_the_same_places(key: str) -> None:
+def test_both_languages_have_the_same_placeholders(key: str) -> None:
     english, chinese = TEXTS[key]
     places = [
         sorted(name for _, name, _, _ in string.Formatter().parse(words) if name)
@@ -109,7 +109,7 @@ def test_a_text_is_filled_in() -> None:
         (3 * 1024**4, "3.0 TB"),
     ],
 )
-def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
+def test_sizes_are_formatted(number: int | None, written: str) -> None:
     assert formatting.size(number) == written
 
 
@@ -124,11 +124,11 @@ def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
         (200_000, "2.3 d"),
     ],
 )
-def test_spans_are_written_for_people(seconds: float | None, written: str) -> None:
+def test_durations_are_formatted(seconds: float | None, written: str) -> None:
     assert formatting.duration(seconds) == written
 
 
-def test_moments_are_written_for_people_and_machines() -> None:
+def test_times_and_numbers_are_formatted() -> None:
     assert formatting.time_utc(1_800_000_000) == "2027-01-15 08:00:00 UTC"
     assert formatting.time_iso(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
     assert (formatting.time_utc(None), formatting.time_iso(None)) == ("", "")
@@ -140,7 +140,7 @@ def test_moments_are_written_for_people_and_machines() -> None:
 
 
 @pytest.mark.parametrize("page", TEMPLATES)
-def test_no_page_has_a_script_or_a_style_of_its_own(page: str) -> None:
+def test_no_page_has_an_inline_script_or_style(page: str) -> None:
     """The policy would keep a browser from running them; here the mistake is found before a browser is."""
     assert not re.search(
         r"<style|\sstyle=|<script(?![^>]+src=)|\son[a-z]+=|hx-on|javascript:|hx-vals|\|safe\b",

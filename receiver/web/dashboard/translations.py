@@ -262,7 +262,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "moderated": ("moderated", "被审核"),
     "to_callback": ("Time to the callback", "回调用时"),
     "to_archive": ("Time to archive", "归档用时"),
-    "percentiles": ("50 % and 95 % of the jobs, within", "50% 与 95% 用时"),
+    "percentiles": ("50 % and 95 % of the jobs took at most", "50% 与 95% 用时"),
     "statistics": ("Statistics", "数据"),
     "duplicates": ("Duplicates", "重复回报"),
     "losses": ("Losses", "丢失"),

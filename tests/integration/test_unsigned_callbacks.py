@@ -39,7 +39,7 @@ def rows(web: WebClient, *tables: str) -> list[int]:
 # The door.
 
 
-def test_without_a_key_nothing_can_be_confirmed_so_nothing_is_taken(
+def test_without_an_api_key_a_callback_without_a_ticket_is_401(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     with web_client(tmp_path / "data", {**environ, "GRSAI_API_KEY": ""}) as web:
@@ -52,13 +52,13 @@ def test_without_a_key_nothing_can_be_confirmed_so_nothing_is_taken(
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"{}", b'{"status":"succeeded"}', b'{"id":"","status":"succeeded"}']
 )
-def test_a_body_that_names_no_task_is_refused(web: WebClient, body: bytes) -> None:
+def test_a_body_without_a_task_id_is_refused(web: WebClient, body: bytes) -> None:
     answer = web.client.post("/callback", data=body)
     assert (answer.status_code, answer.json["ok"]) == (400, False)
     assert rows(web, "hints", "deliveries") == [0, 0]
 
 
-def test_a_stranger_can_only_name_a_task_and_naming_it_again_changes_nothing(
+def test_a_callback_without_a_ticket_stores_one_hint_per_task(
     web: WebClient,
 ) -> None:
     for _ in range(2):
@@ -70,7 +70,7 @@ def test_a_stranger_can_only_name_a_task_and_naming_it_again_changes_nothing(
         assert rows(web, "hints", "jobs", "deliveries", "assets") == [1, 0, 0, 0]
 
 
-def test_a_stranger_who_names_a_known_task_has_it_asked_for_and_decides_nothing(
+def test_a_callback_without_a_ticket_about_a_known_task_causes_a_poll_and_decides_nothing(
     web: WebClient,
 ) -> None:
     ticket = web.ticket()
@@ -91,7 +91,7 @@ def test_a_stranger_who_names_a_known_task_has_it_asked_for_and_decides_nothing(
     assert (after.due_at or 0) < (before.due_at or 0)
 
 
-def test_nothing_but_post_callback_is_a_door(web: WebClient) -> None:
+def test_no_similar_path_takes_callbacks(web: WebClient) -> None:
     for path in ("/Callback", "/callbacks", "/x/callback"):
         answer = web.client.post(path, json=SUCCEEDED)
         assert (answer.status_code, answer.headers.get("Location")) == (404, None)
@@ -105,7 +105,7 @@ def from_address(web: WebClient, address: str, body: Any) -> Any:
     return web.client.post("/callback", json=body, environ_overrides={"REMOTE_ADDR": address})
 
 
-def test_one_flooding_stranger_leaves_room_for_others_and_names_no_more_than_his_share(
+def test_one_flooding_source_gets_only_its_share(
     environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With a real clock a slow machine would let one more pass.
@@ -125,7 +125,7 @@ def test_one_flooding_stranger_leaves_room_for_others_and_names_no_more_than_his
         assert rows(web, "hints") == [share + 1]
 
 
-def test_a_flood_about_a_known_task_keeps_no_ticket_from_being_taken(
+def test_a_flood_without_tickets_blocks_no_callback_with_a_ticket(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callback, "_request_limiter", lambda: RateLimiter(0))
@@ -133,7 +133,7 @@ def test_a_flood_about_a_known_task_keeps_no_ticket_from_being_taken(
     assert web.callback(web.ticket(), RUNNING).status_code == 200
 
 
-def test_an_allowance_fills_up_again_and_a_source_has_half_of_it() -> None:
+def test_a_rate_limiter_refills_and_a_source_gets_half() -> None:
     now = 0.0
     allowance = RateLimiter(4, clock=lambda: now)
     assert [allowance.allows("10.0.0.1") for _ in range(3)] == [True, True, False]
@@ -157,7 +157,7 @@ def test_an_allowance_fills_up_again_and_a_source_has_half_of_it() -> None:
     ] * 2, "and never more than a minute's"
 
 
-def test_an_allowance_remembers_a_bounded_number_of_sources() -> None:
+def test_a_rate_limiter_remembers_a_limited_number_of_sources() -> None:
     allowance = RateLimiter(1e9)
     for number in range(3000):
         allowance.allows(f"10.0.{number // 256}.{number % 256}")
@@ -167,7 +167,7 @@ def test_an_allowance_remembers_a_bounded_number_of_sources() -> None:
 @pytest.mark.parametrize(
     "body", [succeeded(provider_id="task-2"), succeeded("")], ids=["another's id", "no result"]
 )
-def test_who_has_a_ticket_has_a_job_asked_for_at_once_and_then_once_a_poll_interval(
+def test_a_doubtful_callback_with_a_ticket_causes_a_poll_at_once_and_then_once_a_poll_interval(
     books: Books, body: bytes
 ) -> None:
     ref = books.waiting()
@@ -184,7 +184,7 @@ def test_who_has_a_ticket_has_a_job_asked_for_at_once_and_then_once_a_poll_inter
     assert books.job(ref).due_at == NOW + 10 + TIMING.poll_interval, "it is due already"
 
 
-def test_strangers_have_a_job_asked_for_no_more_than_once_a_poll_interval(books: Books) -> None:
+def test_callbacks_without_a_ticket_cause_at_most_one_poll_per_poll_interval(books: Books) -> None:
     ref = books.waiting()
     for wait in (0, 10, 10):
         books.clock.advance(wait)
@@ -216,7 +216,7 @@ TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
         (succeeded("https://[broken"), "contradiction"),
     ],
 )
-def test_what_counts_is_the_read_back_and_a_body_that_disagrees_is_marked_and_told(
+def test_the_providers_answer_decides_and_a_body_that_disagrees_is_marked_and_logged(
     books: Books, told: bytes, verdict: str, capsys: pytest.CaptureFixture[str], *, unsigned: bool
 ) -> None:
     inbox: Inbox = books.inbox_that(confirms=not unsigned)
@@ -243,7 +243,7 @@ def test_what_counts_is_the_read_back_and_a_body_that_disagrees_is_marked_and_to
     assert next(delivery.body for delivery in books.queries.deliveries(ref)) == told
 
 
-def test_a_read_back_of_a_failure_counts_against_a_forged_success(books: Books) -> None:
+def test_the_providers_failure_overrules_a_forged_success(books: Books) -> None:
     ref = books.waiting()
     books.inbox.accept(Delivery(ref, Source.CALLBACK, succeeded(FORGED), NOW), unsigned=True)
     books.deliver(ref, failed(), Source.POLL)
@@ -254,7 +254,7 @@ def test_a_read_back_of_a_failure_counts_against_a_forged_success(books: Books) 
 
 
 @pytest.mark.parametrize("unsigned", [True, False])
-def test_a_body_after_the_end_is_judged_at_once(books: Books, *, unsigned: bool) -> None:
+def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool) -> None:
     inbox = books.inbox_that(confirms=not unsigned)
     ref = books.archiving()
     said = [
@@ -274,7 +274,7 @@ def test_a_body_after_the_end_is_judged_at_once(books: Books, *, unsigned: bool)
     ("told", "kept"),
     [(succeeded(FORGED), ["contradiction", "ended"]), (b"x" * (LARGEST_BODY + 1), ["ended"])],
 )
-def test_what_came_with_a_confirmed_id_is_compared_with_the_providers_answer(
+def test_the_body_of_a_confirmed_hint_is_compared_with_the_providers_answer(
     books: Books, told: bytes, kept: list[str]
 ) -> None:
     books.ledger.hint("task-1", told)

@@ -52,7 +52,7 @@ def violations(page: Page, *rules: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_page_serves_everybody_in_both_colours_and_on_a_phone(
+def test_a_page_is_accessible_in_both_themes_and_on_a_phone(
     page: Page, viewer: Viewer, kind: str, screenshots: Path
 ) -> None:
     page.goto(viewer.pages()[kind])
@@ -69,12 +69,12 @@ def test_a_page_serves_everybody_in_both_colours_and_on_a_phone(
     page.screenshot(path=screenshots / f"{kind.replace(' ', '-')}-dark-phone.png", full_page=True)
 
 
-def test_every_kind_of_page_is_looked_at(viewer: Viewer) -> None:
+def test_every_kind_of_page_is_tested(viewer: Viewer) -> None:
     assert list(viewer.pages()) == KINDS
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_a_login_and_an_address_that_is_none_serve_everybody_too(
+def test_login_and_error_pages_are_accessible(
     viewer: Viewer, theme: Literal["light", "dark"], screenshots: Path
 ) -> None:
     with viewer.stranger(color_scheme=theme, viewport=PHONE) as context:
@@ -85,7 +85,7 @@ def test_a_login_and_an_address_that_is_none_serve_everybody_too(
             page.screenshot(path=screenshots / f"{name}-{theme}-phone.png", full_page=True)
 
 
-def test_colours_can_be_chosen_against_the_system(page: Page, viewer: Viewer) -> None:
+def test_the_theme_can_differ_from_the_systems(page: Page, viewer: Viewer) -> None:
     page.emulate_media(color_scheme="light")
     page.goto("/jobs")
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -98,9 +98,7 @@ def test_colours_can_be_chosen_against_the_system(page: Page, viewer: Viewer) ->
     until(lambda: page.evaluate(ground) == before, what="a light page again")
 
 
-def test_the_pages_speak_chinese_when_asked_to(
-    page: Page, viewer: Viewer, screenshots: Path
-) -> None:
+def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, screenshots: Path) -> None:
     page.goto("/")
     page.get_by_role("link", name="中文").click()
     expect(page.get_by_role("heading", name="图库")).to_be_visible()
@@ -117,14 +115,14 @@ def test_the_pages_speak_chinese_when_asked_to(
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 
 
-def test_a_german_browser_reads_english(viewer: Viewer) -> None:
+def test_a_german_browser_gets_english(viewer: Viewer) -> None:
     with viewer.stranger(locale="de-DE") as context:
         page = context.new_page()
         page.goto("/login")
         expect(page.get_by_role("button", name="Log in")).to_be_visible()
 
 
-def test_times_are_the_readers_own(viewer: Viewer) -> None:
+def test_times_are_in_the_readers_time_zone(viewer: Viewer) -> None:
     refs = viewer.jobs
     shown = {}
     for zone in ("Asia/Shanghai", "America/New_York"):
