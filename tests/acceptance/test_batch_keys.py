@@ -104,7 +104,10 @@ def test_a_reference_picture_that_is_gone_is_not_needed_to_find_its_job(
 
 
 # One grey pixel, a PNG.
-PIXEL = "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
+PIXEL = (
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
+)
 
 
 def test_strict_finds_a_key_that_two_lines_use_for_different_things_and_posts_nothing(
@@ -122,7 +125,10 @@ def test_strict_finds_a_key_that_two_lines_use_for_different_things_and_posts_no
     done = batch(installation, "batch.jsonl", "--strict")
     assert (done.status, done.out) == (1, "")
     assert done.err.splitlines() == [
-        "line 3: column key: 'kq' is line 1's key, which asks for something else; give this line another",
+        (
+            "line 3: column key: 'kq' is line 1's key, which asks for something else; "
+            "give this line another"
+        ),
         "1 of 4 lines are bad: nothing was posted",
     ]
     assert posts(installation) == {}

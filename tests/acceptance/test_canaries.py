@@ -1,4 +1,4 @@
-"""Secrets planted everywhere, and looked for in everything that is written, shown, answered or to be seen of the processes."""
+"""Secrets planted in every setting must not appear in logs, answers, files or command lines."""
 
 import re
 from contextlib import closing
@@ -25,12 +25,12 @@ PASSWORD = "canary-database-7c1f"
 
 @dataclass
 class Findings:
-    """Whatever could be read of an installation, by where it was read."""
+    """All texts of an installation, by where they were read."""
 
     texts: dict[str, str] = field(default_factory=dict)
 
     def leaks(self, secrets: list[str]) -> list[str]:
-        """Return which secrets were seen where."""
+        """Return the secrets that were found, and where."""
         return [
             f"{secret} in {where}"
             for where, text in self.texts.items()
@@ -40,7 +40,7 @@ class Findings:
 
 
 def ask(installation: Installation, findings: Findings, ticket: str, ref: str) -> None:
-    """Ask for everything there is, with and without the right to, and make what mistakes a stranger can make."""
+    """Request everything, with and without a token, and with the mistakes of a stranger."""
     forged = f"{ticket[:-1]}{'A' if ticket[-1] != 'A' else 'B'}"
 
     def get(path: str, who: str, headers: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ COMMANDS = (
 
 
 def gather(installation: Installation, more: dict[str, str]) -> tuple[Findings, str]:
-    """Do the main job with everything planted, and read all there is to read; return it, and the ticket that was used."""
+    """Run the main job with all secrets; return all texts, and the ticket that was used."""
     findings = Findings()
     installation.environ |= more
     with installation.started() as service:

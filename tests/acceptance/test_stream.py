@@ -1,48 +1,36 @@
-"""The stream of events through real processes: told at once, given back when one hangs up, ended in order when the service stops."""
+"""The stream of events through real processes: delivery, limit of listeners, and a clean end."""
 
-from collections.abc import Iterator
-
-import pytest
 import requests
 from installation import Installation
-from processes import Running
 from waiting import until
 
 from receiver.web.api.events import MAX_STREAMS
 
 
-@pytest.fixture
-def service(installation: Installation) -> Iterator[Running]:
+def test_listeners_get_events_and_their_streams_end_in_order(installation: Installation) -> None:
     with installation.started() as service:
-        yield service
+        token = (installation.data / "secrets" / "admin").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
 
+        def listen() -> requests.Response:
+            url = f"{installation.url}/api/stream"
+            return requests.get(url, headers=headers, stream=True, timeout=60)
 
-def test_listeners_are_told_and_let_go(installation: Installation, service: Running) -> None:
-    token = (installation.data / "secrets" / "admin").read_text().strip()
+        def is_accepted() -> bool:
+            with listen() as another:
+                return bool(another.status_code == requests.codes.ok)
 
-    def listen() -> requests.Response:
-        return requests.get(
-            f"{installation.url}/api/stream",
-            headers={"Authorization": f"Bearer {token}"},
-            stream=True,
-            timeout=20,
-        )
-
-    def is_let_in() -> bool:
-        with listen() as another:
-            return bool(another.status_code == requests.codes.ok)
-
-    listeners = [listen() for _ in range(MAX_STREAMS)]
-    assert not is_let_in()
-    job = installation.submit()
-    lines = listeners[0].iter_lines(chunk_size=1)
-    told = next(line for line in lines if line.startswith(b"data: "))
-    assert job.ref.encode() in told
-    listeners.pop().close()
-    until(is_let_in, what="that a place is given back by one that hung up")
-    service.process.terminate()
-    # A stream that is cut raises here; one that is ended does not.
-    assert b"".join(lines) is not None
-    assert service.process.wait(20) == 0
-    for listener in listeners:
-        listener.close()
+        listeners = [listen() for _ in range(MAX_STREAMS)]
+        assert not is_accepted()
+        job = installation.submit()
+        lines = listeners[0].iter_lines(chunk_size=1)
+        event = next(line for line in lines if line.startswith(b"data: "))
+        assert job.ref.encode() in event
+        listeners.pop().close()
+        until(is_accepted, what="a free place after one listener left")
+        service.process.terminate()
+        # A stream that is cut raises here; a stream that ends does not.
+        assert b"".join(lines) is not None
+        assert service.process.wait(60) == 0
+        for listener in listeners:
+            listener.close()
