@@ -1,4 +1,4 @@
-"""What somebody does with the dashboard: come in, watch pictures arrive, search, and act on what went wrong."""
+"""The dashboard in a browser: log in, watch pictures arrive, search, retry and submit."""
 
 import re
 from pathlib import Path
@@ -10,17 +10,17 @@ from waiting import until
 
 
 def return_to_page(page: Page) -> None:
-    """Do what a browser does when somebody comes back to a page: it is looked after at once, not only some seconds later."""
+    """Do what a browser does when a tab becomes visible: the page is refreshed at once."""
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
-# Coming in.
+# Login.
 
 
 def test_a_wrong_token_is_refused_and_the_right_one_is_valid_until_the_logout(
     viewer: Viewer,
 ) -> None:
-    with viewer.stranger() as context:
+    with viewer.without_session() as context:
         page = context.new_page()
         page.goto("/jobs?state=failed")
         expect(page.get_by_label("Admin token")).to_be_focused()
@@ -88,12 +88,12 @@ def test_new_pictures_appear_and_the_status_bar_counts_them(
 
 
 def test_events_reach_the_page_at_once(page: Page, installation: Installation) -> None:
-    """By the stream, not by the looks every few seconds: these are switched off here."""
+    """By the stream: the regular refreshes are switched off here."""
     page.add_init_script("window.setInterval = () => 0")
     with page.expect_request("**/api/stream"):
         page.goto("/")
-    installation.submit("a comet, told of at once")
-    expect(page.get_by_role("link", name="a comet, told of at once")).to_be_visible(timeout=15_000)
+    installation.submit("a comet, shown at once")
+    expect(page.get_by_role("link", name="a comet, shown at once")).to_be_visible(timeout=15_000)
 
 
 def test_the_page_of_a_job_follows_its_progress(page: Page, installation: Installation) -> None:
@@ -129,7 +129,7 @@ def test_a_lost_connection_shows_a_banner_until_it_is_back(
     return_to_page(page)
     expect(banner).to_be_hidden(timeout=15_000)
     assert complaints
-    complaints.clear()  # of the connection, as it must
+    complaints.clear()  # the failed requests, as expected
 
 
 # Searching.
@@ -155,7 +155,7 @@ def test_a_search_shows_results_while_typing(page: Page, viewer: Viewer) -> None
     expect(page.locator(".row")).to_have_count(1)
 
 
-# Acting.
+# Actions.
 
 
 def test_a_failed_job_is_retried(page: Page, viewer: Viewer) -> None:
@@ -165,7 +165,7 @@ def test_a_failed_job_is_retried(page: Page, viewer: Viewer) -> None:
     expect(page.locator(".timeline")).to_contain_text("poll", timeout=15_000)
     expect(page.locator(".headline .badge")).to_contain_text(
         "failed", timeout=15_000
-    )  # the provider says so again
+    )  # the provider reports the failure again
 
 
 def test_a_delivery_is_replayed(page: Page, viewer: Viewer, complaints: list[str]) -> None:
@@ -199,7 +199,7 @@ def test_all_matching_jobs_are_retried(
 
 def test_a_job_is_submitted_with_the_form(page: Page) -> None:
     page.goto("/submit")
-    page.get_by_label("Prompt").fill("a heron, posted by hand")
+    page.get_by_label("Prompt").fill("a heron, from the form")
     page.get_by_label("Size").fill("64x64")
     page.get_by_role("button", name="Submit the job").click()
     expect(page.get_by_role("status")).to_have_text("The job was submitted.")
@@ -223,7 +223,7 @@ def test_a_picture_is_downloaded_not_opened(page: Page, viewer: Viewer) -> None:
     assert download.value.suggested_filename.endswith("-0.png")
 
 
-# Without a mouse.
+# The keyboard.
 
 
 def test_everything_can_be_reached_with_the_keyboard(page: Page, viewer: Viewer) -> None:
@@ -235,7 +235,7 @@ def test_everything_can_be_reached_with_the_keyboard(page: Page, viewer: Viewer)
     page.keyboard.press("Tab")
     expect(page.locator(".tile").first).to_be_focused()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", (
-        "one sees where one is"
+        "the focus is visible"
     )
     page.keyboard.press("Enter")
     expect(page.locator(".timeline")).to_be_visible()

@@ -1,4 +1,4 @@
-"""How the pages look and whom they serve: in both colours, on a phone, in Chinese, for those who cannot see, without a script."""
+"""The pages in a browser: themes, phones, languages, accessibility, and without scripts."""
 
 import re
 from pathlib import Path
@@ -25,23 +25,25 @@ KINDS = [
     "retry many",
     "invariants",
 ]
-# The other theme has other colours, and nothing else that is other.
+# The rules that depend on the theme: only its colours differ.
 COLOURS = ("color-contrast", "link-in-text-block")
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 THEMES: list[Literal["light", "dark"]] = ["light", "dark"]
 
 
 def settled(page: Page) -> None:
-    """Wait until every thumbnail that is to be seen is there, and nothing is being asked for."""
-    seen = "[...document.images].filter(i => i.getBoundingClientRect().top < innerHeight).every(i => i.complete && i.naturalWidth > 2)"
-    until(
-        lambda: page.evaluate(seen), what="that every picture in sight is there"
-    )  # not wait_for_function: our policy forbids its eval
+    """Wait until all visible thumbnails and the fonts are loaded."""
+    loaded = (
+        "[...document.images].filter(i => i.getBoundingClientRect().top < innerHeight)"
+        ".every(i => i.complete && i.naturalWidth > 2)"
+    )
+    # Not wait_for_function: the Content-Security-Policy forbids its eval.
+    until(lambda: page.evaluate(loaded), what="that every visible picture is loaded")
     page.evaluate("document.fonts.ready")
 
 
 def violations(page: Page, *rules: str) -> list[str]:
-    """Return what these rules, or all, find wrong with a page."""
+    """Return what axe finds wrong with a page, with these rules or with all."""
     options = {"runOnly": list(rules)} if rules else {"resultTypes": ["violations"]}
     found: Any = Axe().run(page, options=options).response["violations"]
     return [
@@ -60,7 +62,9 @@ def test_a_page_is_accessible_in_both_themes_and_on_a_phone(
     page.emulate_media(color_scheme="light")
     settled(page)
     assert violations(page) == []
-    page.screenshot(path=screenshots / f"{kind.replace(' ', '-')}-light-desk.png", full_page=True)
+    page.screenshot(
+        path=screenshots / f"{kind.replace(' ', '-')}-light-desktop.png", full_page=True
+    )
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # width and height
     settled(page)
@@ -77,7 +81,7 @@ def test_every_kind_of_page_is_tested(viewer: Viewer) -> None:
 def test_login_and_error_pages_are_accessible(
     viewer: Viewer, theme: Literal["light", "dark"], screenshots: Path
 ) -> None:
-    with viewer.stranger(color_scheme=theme, viewport=PHONE) as context:
+    with viewer.without_session(color_scheme=theme, viewport=PHONE) as context:
         page = context.new_page()
         for name, path in {"login": "/login", "lost": "/no/such/page"}.items():
             page.goto(path)
@@ -116,7 +120,7 @@ def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, screensho
 
 
 def test_a_german_browser_gets_english(viewer: Viewer) -> None:
-    with viewer.stranger(locale="de-DE") as context:
+    with viewer.without_session(locale="de-DE") as context:
         page = context.new_page()
         page.goto("/login")
         expect(page.get_by_role("button", name="Log in")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The API, the pages about health and the figures: what they show of a real ledger, and to whom."""
+"""The API, the health checks and the metrics on a real ledger: what they return, and to whom."""
 
 import hashlib
 import json
@@ -44,14 +44,14 @@ def submitted(web: WebClient, prompt: str = "a fox", model: str = "gpt-image-1.5
 
 
 def reported(web: WebClient, body: dict[str, Any], prompt: str = "a fox") -> str:
-    """Make a job of which this was reported."""
+    """Make a job with this report; return its ref."""
     ref = submitted(web, prompt)
     assert web.callback(web.services.tickets.sign(ref), body).status_code == 200
     return ref
 
 
 def archived(web: WebClient, tmp_path: Path) -> str:
-    """Make a job whose picture is in the archive, by the steps of a worker."""
+    """Make a job whose picture is in the archive, with the steps of a worker; return its ref."""
     ref = reported(web, SUCCEEDED)
     (claimed,) = web.services.ledger.claim_assets(1)
     file = tmp_path / "fetched"
@@ -73,7 +73,7 @@ def spoil(web: WebClient, statement: str) -> None:
         connection.execute(statement).close()
 
 
-# Who may come in.
+# Access.
 
 PRIVATE = [
     ("GET", "/api/jobs"),
@@ -129,7 +129,10 @@ def test_the_word_bearer_is_case_insensitive(web: WebClient) -> None:
     [
         (
             "state=done",
-            "state: Input should be 'submitting', 'waiting', 'archiving', 'archived', 'failed' or 'expired'",
+            (
+                "state: Input should be 'submitting', 'waiting', 'archiving', 'archived', "
+                "'failed' or 'expired'"
+            ),
         ),
         *(
             (f"limit={wrong}", "limit: Value error, write a number in digits")
@@ -259,7 +262,7 @@ def test_only_a_failed_job_can_be_retried(web: WebClient, tmp_path: Path) -> Non
         None,
     )
     assert web.client.post(f"/api/jobs/{lost}/retry", headers=web.admin).status_code == 409, (
-        "it is going on now"
+        "it is in progress now"
     )
     assert web.client.get(f"/api/jobs/{lost}/retry", headers=web.admin).status_code == 405
 
@@ -305,7 +308,7 @@ def test_the_file_is_closed_whether_it_was_read_or_not(web: WebClient, tmp_path:
     try:
         for method in ("HEAD", "GET"):
             answer = web.client.open(path, method=method, headers=web.admin, buffered=False)
-            answer.close()  # as when the client goes away
+            answer.close()  # as when the client hangs up
     finally:
         web.services.__dict__["store"] = store
     assert [file.closed for file in opened] == [True, True]
@@ -379,7 +382,7 @@ def test_the_audit_shows_the_counts_and_names_a_broken_invariant(
     assert found["broken"] == {"every end is announced by its event": [refs[1]]}
 
 
-# Health and figures.
+# Health checks and metrics.
 
 
 def test_a_missing_archive_is_reported_until_it_is_back(
@@ -391,7 +394,7 @@ def test_a_missing_archive_is_reported_until_it_is_back(
         answer = web.client.get("/readyz")
         assert (answer.status_code, answer.json["ok"], answer.json["ledger"]) == (503, False, "ok")
         assert f"{tmp_path}/disk" in answer.json["archive"]
-        assert web.client.get("/healthz").status_code == 200, "the process itself is well"
+        assert web.client.get("/healthz").status_code == 200, "the process itself runs"
         (tmp_path / "disk").mkdir()
         assert web.client.get("/readyz").status_code == 200
 
@@ -419,7 +422,7 @@ def test_a_missing_bucket_and_a_wrong_key_are_reported(
 
 def test_the_result_of_the_archive_probe_is_cached(web: WebClient) -> None:
     assert web.client.get("/readyz").json["archive"] == "ok"
-    web.services.__dict__["store"], store = None, web.services.store  # whoever asks now, fails
+    web.services.__dict__["store"], store = None, web.services.store  # a probe would fail now
     assert web.client.get("/readyz").json["archive"] == "ok"
     web.services.__dict__["store"] = store
 

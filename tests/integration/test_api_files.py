@@ -1,4 +1,4 @@
-"""An archived file over the API: whole, in parts, unchanged, or as a link."""
+"""An archived file from the API: whole, in parts, with conditions, or as a link."""
 
 import hashlib
 from datetime import datetime
@@ -19,7 +19,7 @@ DIGEST = hashlib.sha256(PICTURE).hexdigest()
 
 @pytest.fixture
 def path(web: WebClient, tmp_path: Path) -> str:
-    """Archive a picture; return its address."""
+    """Archive a picture; return its path in the API."""
     return archived(web, tmp_path)
 
 
@@ -63,7 +63,7 @@ def test_a_range_returns_the_requested_bytes(
         assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
         assert answer.headers["Content-Length"] == str(stop - start)
         assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'", (
-            "a part is as harmless as the whole"
+            "a part has the same security headers"
         )
 
 

@@ -1,4 +1,4 @@
-"""The stream of events: what is new as it comes, from where one left off, to few at a time."""
+"""The stream of events: new events, continuing at a position, and the number of streams."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def fast_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fail_a_job(web: WebClient, name: str) -> str:
-    """Have a job fail, which is an event; return its ref."""
+    """Make a job that fails, which is an event; return its ref."""
     ref = web.services.ledger.submit(
         Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
     ).ref
@@ -31,7 +31,7 @@ def listen(web: WebClient, path: str = "/api/stream", **headers: str) -> Any:
 
 
 def events(answer: Any) -> Iterator[dict[str, str]]:
-    """Read the stream as a browser does; comments and what is no event are passed over."""
+    """Read the events of a stream as a browser does; skip comments."""
     for block in answer.response:
         lines = [
             line.partition(": ")
@@ -115,7 +115,7 @@ def test_the_number_of_streams_is_limited_and_a_closed_one_frees_its_slot(web: W
     for answer in answers:
         answer.close()
     with web.client.head("/api/stream", headers=web.admin) as told:
-        assert told.status_code == 200, "who asks for the head only keeps no place either"
+        assert told.status_code == 200, "a HEAD request occupies no slot"
     for _ in range(events_api.MAX_STREAMS + 1):
         with listen(web) as answer:
             assert answer.status_code == 200

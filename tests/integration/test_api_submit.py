@@ -1,4 +1,4 @@
-"""POST /api/jobs: what is refused before anything is posted, what reaches the provider, and one key that makes one job."""
+"""POST /api/jobs: what is refused, what reaches the provider, and idempotency keys."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The contract of the two doors for callbacks, to the letter, on a real ledger."""
+"""The contract of the two callback endpoints, on a real ledger."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from receiver.ledger import database
 from receiver.model import AssetState, JobState, new_ref
 
 LIMIT = 2000
-# As gunicorn gives a chunked body: no length, and a stream that ends by itself.
+# As gunicorn passes on a chunked body: no length, and a stream that ends by itself.
 IN_CHUNKS = {
     "CONTENT_LENGTH": "",
     "HTTP_TRANSFER_ENCODING": "chunked",
@@ -56,7 +56,7 @@ def rows(web: WebClient, table: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own word
 
 
-# Tickets that are not ours.
+# Paths without a valid ticket.
 
 
 WRONG_PATHS: dict[str, Callable[[str], str]] = {
@@ -91,7 +91,7 @@ def test_a_path_without_a_valid_ticket_is_404_stores_nothing_and_is_counted(
     web: WebClient, wrong: Callable[[str], str]
 ) -> None:
     before, path = web.counted("forged"), wrong(web.ticket())
-    # As a server passes it on; the test client itself would read "//callback" as the name of a host.
+    # As a server passes it on; the test client would read "//callback" as a host name.
     answer = web.client.post("/", data=json.dumps(SUCCEEDED), environ_overrides=as_requested(path))
     assert (answer.status_code, answer.json, answer.headers.get("Location")) == (
         404,
@@ -111,11 +111,11 @@ def test_only_post_is_allowed(web: WebClient, method: str) -> None:
 
 
 def as_requested(path: str) -> dict[str, str]:
-    """Return a path as WSGI servers pass it on: as it came, and decoded, its bytes read as Latin-1."""
+    """Return a path as WSGI servers pass it on: raw, and decoded to bytes read as Latin-1."""
     return {"RAW_URI": path, "PATH_INFO": unquote_to_bytes(path).decode("latin-1")}
 
 
-# Bodies that cannot be taken.
+# Bodies that cannot be accepted.
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,11 @@ def send_in_chunks(client: FlaskClient, path: str, body: bytes) -> Any:
 
 
 @pytest.mark.parametrize("send", [send_with_length, send_in_chunks])
-@pytest.mark.parametrize("door", ["/callback", "/callback/{ticket}"])
-def test_the_size_of_a_body_is_limited(web: WebClient, send: Callable[..., Any], door: str) -> None:
-    path = door.format(ticket=web.ticket())
+@pytest.mark.parametrize("endpoint", ["/callback", "/callback/{ticket}"])
+def test_the_size_of_a_body_is_limited(
+    web: WebClient, send: Callable[..., Any], endpoint: str
+) -> None:
+    path = endpoint.format(ticket=web.ticket())
     body = json.dumps(RUNNING).encode()
     before = web.counted("too_large")
     answer = send(web.client, path, body.ljust(LIMIT + 1))
@@ -218,7 +220,7 @@ def test_bytes_that_gunicorn_holds_back_of_a_silent_sender_are_stored(
     assert (kept.body, kept.verdict) == (b'{"id":', "unreadable")
 
 
-# A ledger that cannot take anything.
+# A ledger that cannot store anything.
 
 
 def replace_by_a_directory(web: WebClient) -> Callable[[], None]:
@@ -273,7 +275,7 @@ def test_a_callback_that_cannot_be_stored_is_503_with_retry_after(
         assert web.verdicts(ticket.partition(".")[0]) == ["ended"]
 
 
-# What is taken in.
+# What is accepted.
 
 
 def test_every_callback_is_stored_before_200_and_late_or_duplicate_ones_get_the_same_response(
@@ -344,7 +346,7 @@ def test_the_stored_deliveries_of_a_job_are_limited_and_the_job_goes_on(
     ]
     assert answers == [200] * 4 + [400] + [200] * 4 + [400]
     assert web.verdicts(ref) == ["progress"] * 3 + ["ended"], (
-        "what decides the job is kept whatever was there before"
+        "the report that decides the job is always stored"
     )
     job = web.services.queries.job(ref)
     assert job is not None
@@ -379,4 +381,4 @@ def test_with_confirm_always_a_callback_is_stored_and_only_causes_a_poll(
         assert web.services.queries.assets([ref]) == {ref: []}
         due = job.due_at
         assert due is not None
-        assert due <= web.services.ledger.now(), "it is asked for at once"
+        assert due <= web.services.ledger.now(), "the poll is due at once"

@@ -1,4 +1,4 @@
-"""Whatever comes through the doors for callbacks gets an answer of the contract, never a 5xx, and the books agree afterwards."""
+"""Any callback gets a response of the contract, never a 5xx, and the audit is clean afterwards."""
 
 import json
 import math
@@ -215,7 +215,7 @@ def test_a_second_body_never_undoes_the_first_decision(
         )
 
 
-# The same by a schema: what schemathesis makes of it, right and wrong.
+# The contract as an OpenAPI document: schemathesis generates valid and invalid requests from it.
 
 CONTRACT: dict[str, Any] = {
     "openapi": "3.1.0",

@@ -1,4 +1,4 @@
-"""The dashboard's doors, without a browser: who comes in, for how long, and what is told at the door."""
+"""Access to the dashboard, without a browser: login, session, language, and error pages."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from receiver.web import auth
 from receiver.web.dashboard import login
 from receiver.web.rate_limit import RateLimiter
 
-# Who comes in.
+# Login and session.
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/jobs/x", "/thumbnails/x/0", "/jobs/x/deliveries/1"])
@@ -28,7 +28,7 @@ def test_without_a_session_every_page_leads_to_the_login(web: WebClient, path: s
         200,
         b"",
         "/login?next=/",
-    ), "a part of a page leads there too"
+    ), "a fragment leads there too"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_login_attempts_are_limited_even_with_the_right_token(
     answer = web.client.post("/login", data={"token": web.services.admin_token})
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "4")
     assert web.client.get("/api/jobs", headers=web.admin).status_code == 200, (
-        "programs are not kept out by people's mistakes"
+        "the limit does not apply to the API"
     )
 
 
@@ -183,7 +183,7 @@ def test_a_session_may_read_the_api_but_not_write(logged_in: WebClient) -> None:
 
 
 def test_a_link_from_another_site_works_after_a_reload(logged_in: WebClient) -> None:
-    logged_in.client.delete_cookie("receiver")  # as a browser withholds a strict cookie
+    logged_in.client.delete_cookie("receiver")  # as a browser withholds a SameSite=Strict cookie
     answer = logged_in.client.get("/jobs?q=a%20fox", headers={"Sec-Fetch-Site": "cross-site"})
     assert (answer.status_code, answer.headers["Refresh"]) == (200, "0")
     assert 'href="/jobs?q=a%20fox"' in answer.text

@@ -1,4 +1,4 @@
-"""What the dashboard's forms do, without a browser; and that they do it for forms of ours alone."""
+"""The dashboard's forms, without a browser: what they do, and that they need a CSRF token."""
 
 import re
 
@@ -61,7 +61,7 @@ def test_try_now_makes_waiting_work_due(logged_in: WebClient) -> None:
     (again,) = logged_in.services.ledger.claim_assets(1)
     assert post(logged_in, f"/jobs/{ref}/hurry").status_code == 303
     assert logged_in.services.queries.assets([ref])[ref][0].claim == again.token, (
-        "what is being worked on is left alone"
+        "claimed work is left alone"
     )
 
 
@@ -80,7 +80,7 @@ def test_a_delivery_is_replayed_if_it_belongs_to_the_job(logged_in: WebClient) -
 
 
 def run_all_steps(web: WebClient, page: str) -> list[str]:
-    """Press the button of a page that goes through many, until there is none; return what each step said."""
+    """Submit the form of a bulk page until there is none; return the text of each step."""
     said = []
     while fields := dict(
         re.findall(

@@ -1,4 +1,4 @@
-"""What the dashboard's pages show, without a browser; and that nothing shown is ever run."""
+"""What the dashboard's pages show, without a browser; and that no shown text is ever run."""
 
 import re
 
@@ -88,8 +88,8 @@ def test_the_status_bar_counts_the_jobs_by_state_and_links_to_them(logged_in: We
     submitted(logged_in)
     strip = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", logged_in.client.get("/strip").text))
     assert (
-        "4 submitted = 1 archived + 2 failed + 0 expired + 1 in flight (1 submitting, 0 waiting, 0 archiving) ✓ adds up"
-        in strip
+        "4 submitted = 1 archived + 2 failed + 0 expired + 1 in flight "
+        "(1 submitting, 0 waiting, 0 archiving) ✓ adds up" in strip
     )
     assert 'href="/jobs?state=failed"' in logged_in.client.get("/strip").text
 
@@ -263,7 +263,7 @@ def test_an_unchanged_gallery_is_not_sent_again(logged_in: WebClient) -> None:
 def test_a_drawing_replaces_a_thumbnail_that_does_not_exist(
     logged_in: WebClient, content_type: str, drawn: bytes
 ) -> None:
-    ref = archived(logged_in)  # the archive does not have it: it is away
+    ref = archived(logged_in)  # only in the ledger; the archive does not have it
     logged_in.services.database.write(
         lambda connection: connection.execute(update(assets).values(content_type=content_type))
     )

@@ -1,4 +1,4 @@
-"""Bytes made to be run by whoever opens them: fetched, inspected, archived as they are, and never given out as anything that runs."""
+"""Files that are also programs: archived unchanged, and never returned as active content."""
 
 import struct
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
 def reported_and_archived(
     web: WebClient, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> str:
-    """Report a result whose server calls it a page, and try to archive it; return the job's ref."""
+    """Report a result that its server calls text/html, and try to archive it; return the ref."""
     server = ScriptedServer((answer("Content-Type: text/html", body=content),))
     try:
         ticket = web.ticket()
@@ -66,7 +66,7 @@ def test_a_picture_that_is_also_a_program_is_archived_unchanged_and_returned_as_
     with web.client.get(f"/api/jobs/{ref}/assets/0", headers=web.admin) as answer:
         assert (answer.status_code, answer.data) == (200, POLYGLOTS[kind])
     assert answer.content_type in {"image/gif", "image/png", "image/jpeg"}, (
-        "by its bytes, whatever its server called it"
+        "by its bytes, not by its server's Content-Type"
     )
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Disposition"].startswith("attachment; ")

@@ -1,4 +1,4 @@
-"""Every line of the log can be brought together with the request that caused it."""
+"""Request ids: every log line can be matched with the request that caused it."""
 
 import re
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
     "path", ["/healthz", "/readyz", "/callback/forged", "/api/jobs", "/nowhere"]
 )
 def test_every_response_has_its_own_request_id(web: WebClient, path: str) -> None:
-    names = {web.client.get(path).headers["X-Request-Id"] for _ in range(2)}
-    assert len(names) == 2
-    assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in names)
+    ids = {web.client.get(path).headers["X-Request-Id"] for _ in range(2)}
+    assert len(ids) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in ids)
 
 
 def test_a_proxys_request_id_is_kept(web: WebClient) -> None:
@@ -32,7 +32,7 @@ def test_a_proxys_request_id_is_kept(web: WebClient) -> None:
     )
 
 
-@pytest.mark.parametrize("odd", ["short", "x" * 65, "two words", "fox\x1b[31m-red", "фокс-фокс"])
+@pytest.mark.parametrize("odd_id", ["short", "x" * 65, "two words", "fox\x1b[31m-red", "фокс-фокс"])
 def test_an_odd_request_id_is_replaced(web: WebClient, odd: str) -> None:
     given = web.client.get("/healthz", headers={"X-Request-Id": odd.encode().decode("latin-1")})
     assert re.fullmatch(r"[0-9a-f]{16}", given.headers["X-Request-Id"])

@@ -1,4 +1,7 @@
-"""What comes without a ticket: it names a task and no more. What counts is the provider's own answer, and the rest is kept and marked."""
+"""Callbacks without a ticket only name a task; the provider's own answer decides.
+
+A body that disagrees with that answer is stored and marked.
+"""
 
 import sqlite3
 from collections.abc import Iterator
@@ -36,7 +39,7 @@ def rows(web: WebClient, *tables: str) -> list[int]:
         ]
 
 
-# The door.
+# The endpoint.
 
 
 def test_without_an_api_key_a_callback_without_a_ticket_is_401(
@@ -98,7 +101,7 @@ def test_no_similar_path_takes_callbacks(web: WebClient) -> None:
     assert rows(web, "hints") == [0]
 
 
-# How often.
+# Rate limits.
 
 
 def from_address(web: WebClient, address: str, body: Any) -> Any:
@@ -120,7 +123,7 @@ def test_one_flooding_source_gets_only_its_share(
         assert flood[-1].headers["Retry-After"] == "5"
         assert web.counted("turned_away") >= 100 - share
         assert from_address(web, "198.51.100.1", SUCCEEDED).status_code == 202, (
-            "another one is heard"
+            "another source still passes"
         )
         assert rows(web, "hints") == [share + 1]
 
@@ -135,33 +138,33 @@ def test_a_flood_without_tickets_blocks_no_callback_with_a_ticket(
 
 def test_a_rate_limiter_refills_and_a_source_gets_half() -> None:
     now = 0.0
-    allowance = RateLimiter(4, clock=lambda: now)
-    assert [allowance.allows("10.0.0.1") for _ in range(3)] == [True, True, False]
+    limiter = RateLimiter(4, clock=lambda: now)
+    assert [limiter.allows("10.0.0.1") for _ in range(3)] == [True, True, False]
     assert [
-        allowance.allows("2001:db8::1"),
-        allowance.allows("2001:db8::ffff"),
-        allowance.allows("2001:db8::2"),
+        limiter.allows("2001:db8::1"),
+        limiter.allows("2001:db8::ffff"),
+        limiter.allows("2001:db8::2"),
     ] == [True, True, False]
     assert [
-        allowance.allows("10.0.0.2"),
-        allowance.allows("::ffff:10.0.0.3"),
-        allowance.allows(None),
-    ] == [False] * 3, "the whole is used up"
+        limiter.allows("10.0.0.2"),
+        limiter.allows("::ffff:10.0.0.3"),
+        limiter.allows(None),
+    ] == [False] * 3, "the total is used up"
     now = 15.0
-    assert [allowance.allows("10.0.0.3"), allowance.allows("10.0.0.3")] == [True, False], (
-        "a quarter of a minute brings one"
+    assert [limiter.allows("10.0.0.3"), limiter.allows("10.0.0.3")] == [True, False], (
+        "a quarter of a minute adds one"
     )
     now = 10_000.0
-    assert [allowance.allows(f"10.0.1.{number}") for number in range(6)] == [True] * 4 + [
+    assert [limiter.allows(f"10.0.1.{number}") for number in range(6)] == [True] * 4 + [
         False
-    ] * 2, "and never more than a minute's"
+    ] * 2, "and never more than the capacity"
 
 
 def test_a_rate_limiter_remembers_a_limited_number_of_sources() -> None:
-    allowance = RateLimiter(1e9)
+    limiter = RateLimiter(1e9)
     for number in range(3000):
-        allowance.allows(f"10.0.{number // 256}.{number % 256}")
-    assert len(allowance._sources) == 1000
+        limiter.allows(f"10.0.{number // 256}.{number % 256}")
+    assert len(limiter._sources) == 1000
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ def test_callbacks_without_a_ticket_cause_at_most_one_poll_per_poll_interval(boo
     assert books.rings == 0
 
 
-# What becomes of a body that was not believed.
+# The decision about a body that had to be confirmed.
 
 TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
 
@@ -226,7 +229,7 @@ def test_the_providers_answer_decides_and_a_body_that_disagrees_is_marked_and_lo
         is Decision.UNCONFIRMED
     )
     assert (books.job(ref).outcome, books.assets(ref)) == (None, []), (
-        "it decides nothing, and nothing of it is fetched"
+        "it decides nothing, and its URLs are not fetched"
     )
     inbox.accept(Delivery(ref, Source.POLL, running(), NOW))
     assert books.verdicts(ref) == ["unconfirmed", "progress"], (

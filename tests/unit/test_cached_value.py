@@ -1,4 +1,4 @@
-"""A cached value: how often it is computed, by how many threads, and who gets the previous value."""
+"""A cached value: how often it is computed, by how many threads, and when it may be stale."""
 
 from threading import Event
 

@@ -1,4 +1,4 @@
-"""What the pages say: every text is there in both languages, is used, and has the same places to be filled."""
+"""The texts of the pages: each exists in both languages, is used, and has the same placeholders."""
 
 import re
 import string
@@ -19,7 +19,7 @@ VIEWS = {
     for path in (WEB / "dashboard").glob("*.py")
     if path.name != "translations.py"
 }
-# Keys a page puts together from a word of the service.
+# Keys that a page builds from a value of the service.
 MADE = {
     *(state.value for state in (*JobState, *AssetState)),
     *(reason.value for reason in Reason),
@@ -32,12 +32,12 @@ MADE = {
 
 
 def named() -> set[str]:
-    """Return every key a template or a view names."""
+    """Return every key that a template or a view names."""
     everything = "\n".join([*TEMPLATES.values(), *VIEWS.values()])
     found = set(re.findall(r"""\bt\((?:"|')([a-z_.0-9]+)(?:"|')""", everything)) | set(
         re.findall(r"""(?:"|')([a-z_.0-9]+)(?:"|')""", everything)
     )
-    # error_404 brings error_404_help with it, and an act that was done is said with notice_….
+    # error_404 uses error_404_help too, and an action shows notice_….
     return (
         found
         | {f"{key}_help" for key in found}
@@ -141,7 +141,7 @@ def test_times_and_numbers_are_formatted() -> None:
 
 @pytest.mark.parametrize("page", TEMPLATES)
 def test_no_page_has_an_inline_script_or_style(page: str) -> None:
-    """The policy would keep a browser from running them; here the mistake is found before a browser is."""
+    """The Content-Security-Policy forbids them; this finds the mistake without a browser."""
     assert not re.search(
         r"<style|\sstyle=|<script(?![^>]+src=)|\son[a-z]+=|hx-on|javascript:|hx-vals|\|safe\b",
         TEMPLATES[page],
