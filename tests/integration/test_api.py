@@ -367,7 +367,7 @@ def test_the_audit_shows_the_counts_and_names_a_broken_invariant(
     web: WebClient, tmp_path: Path
 ) -> None:
     refs = [archived(web, tmp_path), reported(web, {**FAILED, "id": "task-2"}), submitted(web)]
-    figures = {
+    counts = {
         "submitted": 3,
         "archived": 1,
         "failed": 1,
@@ -375,7 +375,7 @@ def test_the_audit_shows_the_counts_and_names_a_broken_invariant(
         "in_flight": 1,
         "difference": 0,
     }
-    assert get(web, "/api/audit").json == {"ok": True, "broken": {}, **figures}
+    assert get(web, "/api/audit").json == {"ok": True, "broken": {}, **counts}
     spoil(web, "DELETE FROM events WHERE type = 'job.failed'")
     found = get(web, "/api/audit").json
     assert (found["ok"], found["difference"], found["failed"]) == (False, 1, 0)
@@ -449,10 +449,10 @@ def test_a_broken_ledger_is_reported_without_details_and_counters_are_still_show
         "the ledger cannot be used now; the log says why",
         "ok",
     )
-    figures = web.client.get("/metrics")
-    assert figures.status_code == 200
-    assert "receiver_callbacks_total" in figures.text
-    assert "receiver_jobs{" not in figures.text
+    metrics = web.client.get("/metrics")
+    assert metrics.status_code == 200
+    assert "receiver_callbacks_total" in metrics.text
+    assert "receiver_jobs{" not in metrics.text
     answer = get(web, "/api/jobs")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     path.rmdir()

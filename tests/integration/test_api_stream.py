@@ -50,10 +50,10 @@ def test_a_stream_sends_new_events_only(web: WebClient) -> None:
             "no-store",
             "no",
         )
-        told = events(answer)
+        found = events(answer)
         refs = [fail_a_job(web, "first"), fail_a_job(web, "second")]
         for ref in refs:
-            event = next(told)
+            event = next(found)
             assert (event["event"], ref in event["data"], event["id"].isdigit()) == (
                 "job.failed",
                 True,
@@ -81,8 +81,8 @@ def test_a_stream_continues_after_a_given_position(web: WebClient, how: str) -> 
         else listen(web, f"/api/stream?after={after}")
     )
     with answer:
-        told = events(answer)
-        assert [refs[1] in next(told)["data"], refs[2] in next(told)["data"]] == [True, True]
+        found = events(answer)
+        assert [refs[1] in next(found)["data"], refs[2] in next(found)["data"]] == [True, True]
 
 
 @pytest.mark.parametrize("wrong", ["-1", "x", "9" * 19, "1.5", "٣"])
@@ -114,8 +114,8 @@ def test_the_number_of_streams_is_limited_and_a_closed_one_frees_its_slot(web: W
         assert another.status_code == 200
     for answer in answers:
         answer.close()
-    with web.client.head("/api/stream", headers=web.admin) as told:
-        assert told.status_code == 200, "a HEAD request occupies no slot"
+    with web.client.head("/api/stream", headers=web.admin) as head:
+        assert head.status_code == 200, "a HEAD request occupies no slot"
     for _ in range(events_api.MAX_STREAMS + 1):
         with listen(web) as answer:
             assert answer.status_code == 200
@@ -156,7 +156,7 @@ def test_a_stream_ends_when_the_client_hangs_up(
 def test_a_stream_waits_for_a_ledger_that_is_away(web: WebClient) -> None:
     path = web.services.settings.ledger_path
     with listen(web) as answer:
-        told = events(answer)
+        found = events(answer)
         web.services.database.close()
         path.rename(path.with_name("away"))
         path.mkdir()
@@ -164,4 +164,4 @@ def test_a_stream_waits_for_a_ledger_that_is_away(web: WebClient) -> None:
         path.rmdir()
         path.with_name("away").rename(path)
         ref = fail_a_job(web, "after")
-        assert ref in next(told)["data"]
+        assert ref in next(found)["data"]

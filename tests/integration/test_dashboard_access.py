@@ -241,14 +241,14 @@ def test_a_wrong_method_gets_an_error_with_the_allowed_ones(web: WebClient) -> N
     answer = web.client.delete("/login")
     assert (answer.status_code, "Method not allowed" in answer.text) == (405, True)
     assert "POST" in answer.headers["Allow"]
-    told = web.client.delete("/api/jobs", headers=web.admin)
-    assert (told.status_code, told.content_type, "GET" in told.headers["Allow"]) == (
+    refused = web.client.delete("/api/jobs", headers=web.admin)
+    assert (refused.status_code, refused.content_type, "GET" in refused.headers["Allow"]) == (
         405,
         "application/problem+json",
         True,
     )
-    lost = web.client.get("/api/nothing")
-    assert (lost.status_code, lost.content_type) == (404, "application/problem+json")
+    missing = web.client.get("/api/nothing")
+    assert (missing.status_code, missing.content_type) == (404, "application/problem+json")
 
 
 def test_an_unknown_callback_path_gets_the_callbacks_own_error(web: WebClient) -> None:

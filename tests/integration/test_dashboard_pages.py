@@ -86,10 +86,10 @@ def test_the_status_bar_counts_the_jobs_by_state_and_links_to_them(logged_in: We
     for number in range(2):
         reported(logged_in, {**FAILED, "id": f"task-{number}"})
     submitted(logged_in)
-    strip = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", logged_in.client.get("/strip").text))
+    status_bar = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", logged_in.client.get("/strip").text))
     assert (
         "4 submitted = 1 archived + 2 failed + 0 expired + 1 in flight "
-        "(1 submitting, 0 waiting, 0 archiving) ✓ adds up" in strip
+        "(1 submitting, 0 waiting, 0 archiving) ✓ adds up" in status_bar
     )
     assert 'href="/jobs?state=failed"' in logged_in.client.get("/strip").text
 

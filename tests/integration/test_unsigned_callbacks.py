@@ -208,10 +208,10 @@ TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
 
 @pytest.mark.parametrize("unsigned", [True, False])
 @pytest.mark.parametrize(
-    ("told", "verdict"),
+    ("body", "verdict"),
     [
         (succeeded(TRUE), "duplicate"),
-        (succeeded(TRUE + "?signed=anew"), "duplicate"),
+        (succeeded(TRUE + "?signed=again"), "duplicate"),
         (succeeded(FORGED), "contradiction"),
         (succeeded(TRUE, FORGED), "contradiction"),
         (failed(), "contradiction"),
@@ -220,12 +220,12 @@ TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
     ],
 )
 def test_the_providers_answer_decides_and_a_body_that_disagrees_is_marked_and_logged(
-    books: Books, told: bytes, verdict: str, capsys: pytest.CaptureFixture[str], *, unsigned: bool
+    books: Books, body: bytes, verdict: str, capsys: pytest.CaptureFixture[str], *, unsigned: bool
 ) -> None:
     inbox: Inbox = books.inbox_that(confirms=not unsigned)
     ref = books.waiting()
     assert (
-        inbox.accept(Delivery(ref, Source.CALLBACK, told, NOW), unsigned=unsigned)
+        inbox.accept(Delivery(ref, Source.CALLBACK, body, NOW), unsigned=unsigned)
         is Decision.UNCONFIRMED
     )
     assert (books.job(ref).outcome, books.assets(ref)) == (None, []), (
@@ -243,7 +243,7 @@ def test_the_providers_answer_decides_and_a_body_that_disagrees_is_marked_and_lo
     )
     said = capsys.readouterr().out
     assert ("disagrees with the provider's own answer" in said) is (verdict == "contradiction")
-    assert next(delivery.body for delivery in books.queries.deliveries(ref)) == told
+    assert next(delivery.body for delivery in books.queries.deliveries(ref)) == body
 
 
 def test_the_providers_failure_overrules_a_forged_success(books: Books) -> None:
@@ -274,13 +274,13 @@ def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("body", "kept"),
     [(succeeded(FORGED), ["contradiction", "ended"]), (b"x" * (LARGEST_BODY + 1), ["ended"])],
 )
 def test_the_body_of_a_confirmed_hint_is_compared_with_the_providers_answer(
-    books: Books, told: bytes, kept: list[str]
+    books: Books, body: bytes, kept: list[str]
 ) -> None:
-    books.ledger.hint("task-1", told)
+    books.ledger.hint("task-1", body)
     (claimed,) = books.ledger.claim_hints(1)
     books.ledger.adopt_hint(ref := new_ref(NOW), claimed.row, BASE_URL)
     books.deliver(ref, succeeded(TRUE), Source.POLL)
