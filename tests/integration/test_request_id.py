@@ -33,8 +33,8 @@ def test_a_proxys_request_id_is_kept(web: WebClient) -> None:
 
 
 @pytest.mark.parametrize("odd_id", ["short", "x" * 65, "two words", "fox\x1b[31m-red", "фокс-фокс"])
-def test_an_odd_request_id_is_replaced(web: WebClient, odd: str) -> None:
-    given = web.client.get("/healthz", headers={"X-Request-Id": odd.encode().decode("latin-1")})
+def test_an_odd_request_id_is_replaced(web: WebClient, odd_id: str) -> None:
+    given = web.client.get("/healthz", headers={"X-Request-Id": odd_id.encode().decode("latin-1")})
     assert re.fullmatch(r"[0-9a-f]{16}", given.headers["X-Request-Id"])
 
 
