@@ -38,7 +38,7 @@ def read_body(max_bytes: int) -> bytes:
         ):
             body += piece
     except (ClientDisconnected, ParseException, OSError) as error:
-        # The sender hung up, broke HTTP's rules, or was silent too long (gunicorn_conf.READ_TIMEOUT).
+        # The sender hung up, broke HTTP's rules, or was silent (see gunicorn_conf.READ_TIMEOUT).
         raise CutShortError(bytes(body) + _read_ahead()) from error
     if len(body) > max_bytes:
         raise RequestEntityTooLarge
