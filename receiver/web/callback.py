@@ -70,10 +70,10 @@ def receive_hint() -> Response:
         return _respond("unreadable", 400, error=str(error))
     if provider_id is None:
         return _respond("unreadable", 400, error="the body has no task id")
-    ref = services().ledger.ref_of(provider_id)
+    ref = services().hints.find_ref(provider_id)
     if ref is not None:
         services().inbox.accept(Delivery(ref, Source.CALLBACK, body, clock.now()), unsigned=True)
-    elif _task_limiter().allows(request.remote_addr) and services().ledger.hint(provider_id, body):
+    elif _task_limiter().allows(request.remote_addr) and services().hints.add(provider_id, body):
         services().engine.notify()
     else:
         return _rate_limited()

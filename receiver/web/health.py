@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from receiver import clock
 from receiver.errors import LedgerError, ReceiverError
+from receiver.ledger.database import require_writable
 from receiver.web.cache import CachedValue
 from receiver.web.metrics import LedgerMetrics, process_metrics
 from receiver.web.state import per_app, services
@@ -78,7 +79,7 @@ def _check_archive() -> str:
 def _check_ledger() -> str:
     """Return "ok", or that the ledger cannot be used. /readyz is public: details are in the log."""
     try:
-        services().ledger.require_writable()
+        require_writable(services().database)
     except LedgerError as error:
         log.error("ledger not usable", error=str(error))  # noqa: TRY400 - the text says it
         return "the ledger cannot be used now; the log says why"

@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
 
 from receiver import clock
-from receiver.ledger.backlog import Backlog
-from receiver.ledger.outbox import Standing
+from receiver.ledger.queries.backlog import Backlog
+from receiver.ledger.queries.events import DestinationStatus
 from receiver.services import Services
 from receiver.telemetry import metric_files
 from receiver.web.cache import CachedValue
@@ -26,9 +26,9 @@ class LedgerMetrics:
 
     def __init__(self, services: Services) -> None:
         self._destinations = {destination.name for destination in services.settings.destinations}
-        self._jobs = CachedValue(services.queries.counts, JOBS_LIFETIME)
-        self._backlog = CachedValue(services.backlogs.measure, BACKLOG_LIFETIME)
-        self._events = CachedValue(services.outbox.standing, BACKLOG_LIFETIME)
+        self._jobs = CachedValue(services.totals.counts, JOBS_LIFETIME)
+        self._backlog = CachedValue(services.backlog.measure, BACKLOG_LIFETIME)
+        self._events = CachedValue(services.events.destinations, BACKLOG_LIFETIME)
 
     def text(self) -> bytes:
         """Return the gauges in Prometheus' text format.
@@ -78,7 +78,7 @@ def _of_backlog(backlog: Backlog) -> Iterable[GaugeMetricFamily]:
     )
 
 
-def _of_events(rows: list[Standing]) -> Iterable[GaugeMetricFamily]:
+def _of_events(rows: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
     now = clock.now()
     ages = {
         row.destination: max(0.0, now - row.due_since) if row.due_since else 0.0 for row in rows

@@ -40,7 +40,7 @@ def get(web: WebClient, path: str, **options: Any) -> Any:
 
 
 def submitted(web: WebClient, prompt: str = "a fox", model: str = "gpt-image-1.5") -> str:
-    return web.services.ledger.submit(Submission(prompt, model, {}), "https://provider.test").ref
+    return web.services.jobs.submit(Submission(prompt, model, {}), "https://provider.test").ref
 
 
 def reported(web: WebClient, body: dict[str, Any], prompt: str = "a fox") -> str:
@@ -53,16 +53,14 @@ def reported(web: WebClient, body: dict[str, Any], prompt: str = "a fox") -> str
 def archived(web: WebClient, tmp_path: Path) -> str:
     """Make a job whose picture is in the archive, with the steps of a worker; return its ref."""
     ref = reported(web, SUCCEEDED)
-    (claimed,) = web.services.ledger.claim_assets(1)
+    (claimed,) = web.services.assets.claim(1)
     file = tmp_path / "fetched"
     file.write_bytes(PICTURE)
     key = f"2026/10/01/{ref}/0.png"
     web.services.store.put(key, file, sha256=DIGEST, content_type="image/png")
-    web.services.ledger.finish_asset(
-        claimed, StoredAsset(key, DIGEST, len(PICTURE), "image/png", 8, 8)
-    )
-    (job,) = web.services.ledger.claim_jobs(1)
-    web.services.ledger.conclude(job, JobState.ARCHIVED)
+    web.services.assets.finish(claimed, StoredAsset(key, DIGEST, len(PICTURE), "image/png", 8, 8))
+    (job,) = web.services.jobs.claim(1)
+    web.services.jobs.conclude(job, JobState.ARCHIVED)
     return ref
 
 
@@ -354,7 +352,7 @@ def test_an_event_looks_as_in_webhooks_and_in_listen(web: WebClient, tmp_path: P
     ref = archived(web, tmp_path)
     reported(web, {**FAILED, "id": "task-2"})
     found = get(web, "/api/events").json["events"]
-    heard = EventReader(web.services.outbox, []).events(0, follow=False)
+    heard = EventReader(web.services.events, []).events(0, follow=False)
     assert found == [json.loads(web.services.serializer.body(event)) for event, _ in heard if event]
     assert [(event["id"], event["number"]) for event in found[:2]] == [
         (f"{ref}-0-asset-archived-0", 1),

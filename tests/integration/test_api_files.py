@@ -24,17 +24,17 @@ def path(web: WebClient, tmp_path: Path) -> str:
 
 
 def archived(web: WebClient, tmp_path: Path) -> str:
-    ref = web.services.ledger.submit(
+    ref = web.services.jobs.submit(
         Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
     ).ref
     web.callback(web.services.tickets.sign(ref), SUCCEEDED)
-    (claimed,) = web.services.ledger.claim_assets(1)
+    (claimed,) = web.services.assets.claim(1)
     file, key = tmp_path / "fetched", f"2026/10/01/{ref}/0.png"
     file.write_bytes(PICTURE)
     web.services.store.put(key, file, sha256=DIGEST, content_type="image/png")
-    web.services.ledger.finish_asset(claimed, StoredAsset(key, DIGEST, SIZE, "image/png", 8, 8))
-    (job,) = web.services.ledger.claim_jobs(1)
-    web.services.ledger.conclude(job, JobState.ARCHIVED)
+    web.services.assets.finish(claimed, StoredAsset(key, DIGEST, SIZE, "image/png", 8, 8))
+    (job,) = web.services.jobs.claim(1)
+    web.services.jobs.conclude(job, JobState.ARCHIVED)
     return f"/api/jobs/{ref}/assets/0"
 
 
@@ -150,9 +150,6 @@ def test_a_bucket_has_links_that_expire(sqlite_url: str, bucket: str, tmp_path: 
             assert (part.status_code, part.data) == (206, PICTURE[300_000:600_001])
         answer = get(web, f"{path}?link=1")
         assert answer.status_code == 200
-        left = (
-            datetime.fromisoformat(answer.json["expires_at"]).timestamp()
-            - web.services.ledger.now()
-        )
+        left = datetime.fromisoformat(answer.json["expires_at"]).timestamp() - web.services.now()
         assert 880 < left <= 900
         assert requests.get(answer.json["url"], timeout=10).content == PICTURE

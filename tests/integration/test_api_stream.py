@@ -19,7 +19,7 @@ def fast_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fail_a_job(web: WebClient, name: str) -> str:
     """Make a job that fails, which is an event; return its ref."""
-    ref = web.services.ledger.submit(
+    ref = web.services.jobs.submit(
         Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
     ).ref
     web.callback(web.services.tickets.sign(ref), {**FAILED, "id": name})
@@ -74,7 +74,7 @@ def test_a_streamed_event_is_that_of_the_list_and_its_id_is_the_number(
 @pytest.mark.parametrize("how", ["header", "query"])
 def test_a_stream_continues_after_a_given_position(web: WebClient, how: str) -> None:
     refs = [fail_a_job(web, name) for name in ("first", "second", "third")]
-    after = str(web.services.queries.events()[0]["id"])
+    after = str(web.services.events.after()[0]["id"])
     answer = (
         listen(web, **{"Last-Event-ID": after})
         if how == "header"

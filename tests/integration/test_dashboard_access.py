@@ -278,7 +278,7 @@ def test_an_unavailable_ledger_gets_an_error_page_with_retry_after(
 def test_a_bug_gets_an_error_page_without_details(
     logged_in: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logged_in.services.browse, "arrivals", lambda *_: 1 / 0)
+    monkeypatch.setattr(logged_in.services.pictures, "arrivals", lambda *_: 1 / 0)
     answer = logged_in.client.get("/")
     assert (
         answer.status_code,

@@ -20,7 +20,7 @@ def test_a_form_without_the_sessions_csrf_token_changes_nothing(
     for path in (f"/jobs/{ref}/retry", "/retry-all", "/submit"):
         answer = logged_in.client.post(path, data={} if given is None else {"csrf_token": given})
         assert (answer.status_code, "too old" in answer.text) == (403, True)
-    assert logged_in.services.ledger.job(ref).state is JobState.FAILED
+    assert logged_in.services.jobs.get(ref).state is JobState.FAILED
 
 
 def test_the_csrf_token_may_be_in_a_header(logged_in: WebClient) -> None:
@@ -37,7 +37,7 @@ def test_a_failed_job_is_retried_and_an_archived_one_is_not(logged_in: WebClient
     lost, safe = reported(logged_in, FAILED), archived(logged_in)
     answer = post(logged_in, f"/jobs/{lost}/retry")
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/jobs/{lost}?notice=retried")
-    assert logged_in.services.ledger.job(lost).state is JobState.WAITING
+    assert logged_in.services.jobs.get(lost).state is JobState.WAITING
     assert "was reopened" in logged_in.client.get(answer.headers["Location"]).text
     refused = post(logged_in, f"/jobs/{safe}/retry", next="https://evil.test")
     assert (refused.status_code, "nothing to retry" in refused.text, "evil" in refused.text) == (
@@ -50,15 +50,15 @@ def test_a_failed_job_is_retried_and_an_archived_one_is_not(logged_in: WebClient
 
 def test_try_now_makes_waiting_work_due(logged_in: WebClient) -> None:
     ref = reported(logged_in, SUCCEEDED)
-    (claimed,) = logged_in.services.ledger.claim_assets(1)
-    later = logged_in.services.ledger.now() + 999
-    logged_in.services.ledger.retry_asset(claimed, later, "not yet")
-    assert logged_in.services.ledger.claim_assets(1) == []
+    (claimed,) = logged_in.services.assets.claim(1)
+    later = logged_in.services.now() + 999
+    logged_in.services.assets.retry(claimed, later, "not yet")
+    assert logged_in.services.assets.claim(1) == []
     assert (
         post(logged_in, f"/jobs/{ref}/hurry", next="/danger").headers["Location"]
         == "/danger?notice=expedited"
     )
-    (again,) = logged_in.services.ledger.claim_assets(1)
+    (again,) = logged_in.services.assets.claim(1)
     assert post(logged_in, f"/jobs/{ref}/hurry").status_code == 303
     assert logged_in.services.queries.assets([ref])[ref][0].claim == again.token, (
         "claimed work is left alone"
@@ -106,7 +106,7 @@ def test_all_matching_jobs_are_retried_in_steps_after_a_confirmation(
     monkeypatch.setattr("receiver.web.dashboard.actions.STEP", 2)
     foxes = [reported(logged_in, {**FAILED, "id": f"task-{number}"}) for number in range(5)]
     gone = submitted(logged_in)
-    logged_in.services.ledger.expire(gone, "no word, and no id to ask with")
+    logged_in.services.jobs.expire(gone, "no word, and no id to ask with")
     owl, safe = reported(logged_in, {**FAILED, "id": "owl"}, "an owl"), archived(logged_in)
     page = logged_in.client.get("/retry-all?q=fox").text
     assert "expired jobs: 6" in page
@@ -117,7 +117,7 @@ def test_all_matching_jobs_are_retried_in_steps_after_a_confirmation(
         "5 done, 1 failed" in steps[-1],
     ] == [True, True, True]
     assert "All were processed" in steps[-1]
-    states = {ref: logged_in.services.ledger.job(ref).state for ref in (*foxes, gone, owl, safe)}
+    states = {ref: logged_in.services.jobs.get(ref).state for ref in (*foxes, gone, owl, safe)}
     assert states == {
         **dict.fromkeys(foxes, "waiting"),
         gone: "expired",

@@ -108,7 +108,7 @@ def test_a_broken_invariant_is_named_with_its_jobs(logged_in: WebClient) -> None
 
 
 def test_a_search_shows_how_far_back_it_looked(logged_in: WebClient) -> None:
-    logged_in.services.browse._window = 2
+    logged_in.services.job_list._window = 2
     refs = [submitted(logged_in, prompt) for prompt in ("a fox", "an owl", "an owl")]
     page = logged_in.client.get("/jobs?q=fox").text
     assert ("Nothing found yet" in page, "Search further back" in page) == (True, True)
@@ -151,16 +151,14 @@ def test_an_unchanged_job_is_not_sent_again(logged_in: WebClient) -> None:
 
 def test_a_jobs_timeline_is_complete_and_in_order(logged_in: WebClient) -> None:
     ref = reported(logged_in, SUCCEEDED)
-    (claimed,) = logged_in.services.ledger.claim_assets(1)
-    logged_in.services.ledger.retry_asset(
-        claimed, logged_in.services.ledger.now(), "the source answered 500"
-    )
-    (claimed,) = logged_in.services.ledger.claim_assets(1)
-    logged_in.services.ledger.finish_asset(
+    (claimed,) = logged_in.services.assets.claim(1)
+    logged_in.services.assets.retry(claimed, logged_in.services.now(), "the source answered 500")
+    (claimed,) = logged_in.services.assets.claim(1)
+    logged_in.services.assets.finish(
         claimed, StoredAsset(f"2026/10/01/{ref}/0.png", "0" * 64, 2048, "image/png", 8, 8)
     )
-    (job,) = logged_in.services.ledger.claim_jobs(1)
-    logged_in.services.ledger.conclude(job, JobState.ARCHIVED)
+    (job,) = logged_in.services.jobs.claim(1)
+    logged_in.services.jobs.conclude(job, JobState.ARCHIVED)
     page = logged_in.client.get(f"/jobs/{ref}").text
     timeline = page.partition("<ol")[2].partition("</ol>")[0]
     order = [

@@ -51,7 +51,7 @@ def reported_and_archived(
         place = f"127.0.0.1:{server.port}"
         monkeypatch.setitem(web.services.settings.__dict__, "fetch_allow", (place,))
         web.callback(ticket, {**SUCCEEDED, "results": [{"url": f"http://{place}/x.html"}]})
-        (claimed,) = web.services.ledger.claim_assets(1)
+        (claimed,) = web.services.assets.claim(1)
         web.services.archiver(tmp_path).archive(claimed)
     finally:
         server.close()

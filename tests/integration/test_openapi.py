@@ -42,7 +42,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebClient]:
         ) as web,
     ):
         for body in (SUCCEEDED, {**FAILED, "id": "task-2"}):
-            ref = web.services.ledger.submit(
+            ref = web.services.jobs.submit(
                 Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
             ).ref
             web.callback(web.services.tickets.sign(ref), body)

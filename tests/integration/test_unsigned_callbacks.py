@@ -177,8 +177,8 @@ def test_a_doubtful_callback_with_a_ticket_causes_a_poll_at_once_and_then_once_a
     for _ in range(3):
         books.deliver(ref, body)
     assert books.job(ref).due_at == NOW
-    (claimed,) = books.ledger.claim_jobs(1)
-    books.ledger.look_again(claimed, NOW + 1000)
+    (claimed,) = books.jobs.claim(1)
+    books.jobs.release(claimed, NOW + 1000)
     books.clock.advance(10)
     books.deliver(ref, body)
     assert books.job(ref).due_at == NOW + 10 + TIMING.poll_interval
@@ -198,7 +198,7 @@ def test_callbacks_without_a_ticket_cause_at_most_one_poll_per_poll_interval(boo
             is Decision.UNCONFIRMED
         )
         assert books.job(ref).due_at == NOW + TIMING.poll_interval
-    assert books.rings == 0
+    assert books.notified == 0
 
 
 # The decision about a body that had to be confirmed.
@@ -222,13 +222,13 @@ TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
 def test_the_providers_answer_decides_and_a_body_that_disagrees_is_marked_and_logged(
     books: Books, body: bytes, verdict: str, capsys: pytest.CaptureFixture[str], *, unsigned: bool
 ) -> None:
-    inbox: Inbox = books.inbox_that(confirms=not unsigned)
+    inbox: Inbox = books.make_inbox(confirms=not unsigned)
     ref = books.waiting()
     assert (
         inbox.accept(Delivery(ref, Source.CALLBACK, body, NOW), unsigned=unsigned)
         is Decision.UNCONFIRMED
     )
-    assert (books.job(ref).outcome, books.assets(ref)) == (None, []), (
+    assert (books.job(ref).outcome, books.assets_of(ref)) == (None, []), (
         "it decides nothing, and its URLs are not fetched"
     )
     inbox.accept(Delivery(ref, Source.POLL, running(), NOW))
@@ -237,7 +237,7 @@ def test_the_providers_answer_decides_and_a_body_that_disagrees_is_marked_and_lo
     )
     inbox.accept(Delivery(ref, Source.POLL, succeeded(TRUE), NOW))
     assert books.verdicts(ref) == [verdict, "progress", "ended"]
-    assert (books.job(ref).outcome, [asset.url for asset in books.assets(ref)]) == (
+    assert (books.job(ref).outcome, [asset.url for asset in books.assets_of(ref)]) == (
         Outcome.SUCCEEDED,
         [TRUE],
     )
@@ -258,7 +258,7 @@ def test_the_providers_failure_overrules_a_forged_success(books: Books) -> None:
 
 @pytest.mark.parametrize("unsigned", [True, False])
 def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool) -> None:
-    inbox = books.inbox_that(confirms=not unsigned)
+    inbox = books.make_inbox(confirms=not unsigned)
     ref = books.archiving()
     said = [
         inbox.accept(Delivery(ref, Source.CALLBACK, body, NOW), unsigned=unsigned)
@@ -270,7 +270,7 @@ def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool
         Decision.CONTRADICTION,
         Decision.DUPLICATE,
     ]
-    assert [asset.url for asset in books.assets(ref)] == ["https://files.test/first/0.png"]
+    assert [asset.url for asset in books.assets_of(ref)] == ["https://files.test/first/0.png"]
 
 
 @pytest.mark.parametrize(
@@ -280,9 +280,9 @@ def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool
 def test_the_body_of_a_confirmed_hint_is_compared_with_the_providers_answer(
     books: Books, body: bytes, kept: list[str]
 ) -> None:
-    books.ledger.hint("task-1", body)
-    (claimed,) = books.ledger.claim_hints(1)
-    books.ledger.adopt_hint(ref := new_ref(NOW), claimed.row, BASE_URL)
+    books.hints.add("task-1", body)
+    (claimed,) = books.hints.claim(1)
+    books.hints.adopt(ref := new_ref(NOW), claimed.row, BASE_URL)
     books.deliver(ref, succeeded(TRUE), Source.POLL)
-    assert (books.verdicts(ref), [asset.url for asset in books.assets(ref)]) == (kept, [TRUE])
+    assert (books.verdicts(ref), [asset.url for asset in books.assets_of(ref)]) == (kept, [TRUE])
     assert books.everything()["hints"] == []

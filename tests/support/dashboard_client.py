@@ -25,7 +25,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\"'&"
 
 def submitted(web: WebClient, prompt: str = "a fox") -> str:
     """Submit a job; return its ref."""
-    return web.services.ledger.submit(
+    return web.services.jobs.submit(
         Submission(prompt, "gpt-image-1.5", {"n": 1}), "https://provider.test"
     ).ref
 
@@ -40,12 +40,12 @@ def reported(web: WebClient, body: object, prompt: str = "a fox") -> str:
 def archived(web: WebClient, prompt: str = "a fox") -> str:
     """Make a job that the ledger calls archived; the archive does not have its picture."""
     ref = reported(web, SUCCEEDED, prompt)
-    (claimed,) = web.services.ledger.claim_assets(1)
-    web.services.ledger.finish_asset(
+    (claimed,) = web.services.assets.claim(1)
+    web.services.assets.finish(
         claimed, StoredAsset(f"2026/10/01/{ref}/0.png", "0" * 64, 10, "image/png", 8, 8)
     )
-    (job,) = web.services.ledger.claim_jobs(1)
-    web.services.ledger.conclude(job, JobState.ARCHIVED)
+    (job,) = web.services.jobs.claim(1)
+    web.services.jobs.conclude(job, JobState.ARCHIVED)
     return ref
 
 

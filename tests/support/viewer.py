@@ -82,10 +82,10 @@ class Viewer:
             assert requests.post(hook, data=b'{"status": "succ', timeout=10).status_code == 400
             never = refs["a picture that never comes"]
             until(
-                lambda: services.ledger.job(never).state is JobState.ARCHIVING,
+                lambda: services.jobs.get(never).state is JobState.ARCHIVING,
                 what="that its result is known",
             )
-            soon = services.ledger.now() + 1500
+            soon = services.now() + 1500
             late = (
                 update(assets).where(assets.c.state == AssetState.PENDING).values(expires_at=soon)
             )

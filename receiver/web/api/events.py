@@ -42,7 +42,7 @@ _never = threading.Event()
 def events() -> Response:
     """List the events with a number above ``after``, oldest first."""
     query = read_query(EventsQuery)
-    rows = services().queries.events(after=query.after, limit=query.limit)
+    rows = services().events.after(query.after, limit=query.limit)
     serializer = services().serializer
     found = [EventView.model_validate(serializer.object(Event.read(row))) for row in rows]
     return json_of(EventList(events=found, next=found[-1].number if found else None))
@@ -55,7 +55,7 @@ def events() -> Response:
 )
 def audit() -> Response:
     """Check the ledger's invariants and return the counts."""
-    return json_of(AuditView.of(services().queries.audit()))
+    return json_of(AuditView.of(services().totals.audit()))
 
 
 @blueprint.get("/api/stream")
@@ -102,7 +102,7 @@ def _first_position() -> int:
         return int(given)
     if "after" in request.args:
         return read_query(EventsQuery).after
-    return services().browse.last_event()
+    return services().events.newest()
 
 
 def _is_closed(connection: socket.socket | None) -> bool:
@@ -128,7 +128,7 @@ def _stream(services: Services, after: int, is_over: Callable[[], bool]) -> Iter
         if is_over():
             return
         try:
-            rows = services.queries.events(after=after)
+            rows = services.events.after(after)
         except LedgerError:
             rows = []
         for row in rows:

@@ -63,7 +63,7 @@ def _link(found: Asset, key: str) -> Response:
         return problem(
             409, "this archive is a directory, which has no links: fetch the bytes from here"
         )
-    until = timestamp(services().ledger.now() + LINK_LIFETIME) or ""
+    until = timestamp(services().now() + LINK_LIFETIME) or ""
     return json_of(LinkView(url=url, expires_at=until))
 
 

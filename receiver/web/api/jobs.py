@@ -7,7 +7,6 @@ from flask import Response, request
 from pydantic import ValidationError
 
 from receiver.errors import ConfigurationError, KeyTakenError, LedgerError, ReceiverError
-from receiver.jobs import operator
 from receiver.jobs.request import GrsaiRequest, mistakes
 from receiver.jobs.schemas import (
     DeliveryList,
@@ -18,7 +17,7 @@ from receiver.jobs.schemas import (
     VerdictView,
     seconds_of,
 )
-from receiver.ledger.browse import Wanted
+from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.rows import Job
 from receiver.web.api.base import blueprint, json_of, read_query, unavailable
 from receiver.web.api.operations import ResponseDoc, documented
@@ -50,7 +49,7 @@ def jobs() -> Response:
     wanted = Wanted(
         query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until)
     )
-    page = services().browse.page(wanted, query.after, query.limit)
+    page = services().job_list.page(wanted, query.after, query.limit)
     return json_of(JobList(jobs=job_views(page.jobs), next=page.next))
 
 
@@ -94,14 +93,14 @@ def submit_job(asked: GrsaiRequest) -> tuple[Job, bool]:
     Raise ReceiverError if too many submits are in progress or the submit fails,
     ConfigurationError if a setting is missing.
     """
-    if asked.key and (holder := services().ledger.key_holder(asked.key)):
+    if asked.key and (holder := services().jobs.key_holder(asked.key)):
         return holder, False
     if not _submitting.acquire(blocking=False):
         raise ReceiverError(f"{MAX_SUBMITS} submits are in progress already")
     try:
         job = services().submit_service.post(asked.submission(), back_off=())
     except KeyTakenError as taken:  # by another request since the check above
-        return services().ledger.job(taken.ref), False
+        return services().jobs.get(taken.ref), False
     finally:
         _submitting.release()
     services().engine.notify()
@@ -127,7 +126,7 @@ def retry(ref: str) -> Response:
     if services().queries.job(ref) is None:
         return problem(404, f"there is no job {ref}")
     try:
-        reopened = services().ledger.retry(ref)
+        reopened = services().operator.retry(ref)
     except LedgerError:
         raise
     except ReceiverError as error:
@@ -161,7 +160,7 @@ def replay(number: int) -> Response:
     if number >= 2**63 or services().queries.delivery(number) is None:
         return problem(404, f"there is no delivery {number}")
     try:
-        decision = operator.replay(services().queries, services().inbox, number)
+        decision = services().operator.replay(number)
     except LedgerError as error:
         return unavailable(error)
     except ReceiverError as error:

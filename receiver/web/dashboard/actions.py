@@ -10,7 +10,6 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import LedgerError, ReceiverError
-from receiver.jobs import operator
 from receiver.model import JobState
 from receiver.web.dashboard.base import (
     blueprint,
@@ -37,13 +36,13 @@ _RETRYABLE = (JobState.FAILED, JobState.EXPIRED)
 @blueprint.post("/jobs/<ref>/retry")
 def retry_one(ref: str) -> AnyResponse:
     """Reopen a failed or expired job."""
-    return _act(ref, "retried", services().ledger.retry)
+    return _act(ref, "retried", services().operator.retry)
 
 
 @blueprint.post("/jobs/<ref>/hurry")
 def expedite_one(ref: str) -> AnyResponse:
     """Make the waiting work of a job due now."""
-    return _act(ref, "expedited", lambda ref: operator.expedite(services().ledger, ref))
+    return _act(ref, "expedited", services().operator.expedite)
 
 
 @blueprint.post("/jobs/<ref>/deliveries/<int:number>/replay")
@@ -51,9 +50,7 @@ def replay_one(ref: str, number: int) -> AnyResponse:
     """Process a stored delivery again."""
     if number not in {row.id for row in services().queries.delivery_log(ref)}:
         raise NotFound
-    return _act(
-        ref, "replayed", lambda _ref: operator.replay(services().queries, services().inbox, number)
-    )
+    return _act(ref, "replayed", lambda _ref: services().operator.replay(number))
 
 
 @blueprint.post("/events/<int:number>/resend")
@@ -96,7 +93,7 @@ def retry_all() -> Response:
         return error_page(400, "error_409", "; ".join(mistakes), back="/jobs")
     states = [state for state in _RETRYABLE if query.state in (None, state)]
     count = sum(
-        services().browse.count(replace(job_filter(query), state=state), MAX_COUNT)
+        services().job_list.count(replace(job_filter(query), state=state), MAX_COUNT)
         for state in states
     )
     hidden = {**query_arguments(query), "todo": ",".join(states)}
@@ -112,8 +109,8 @@ def retry_step() -> Response:
         detail = "; ".join(mistakes) or localized("nothing_to_do")
         return error_page(400, "error_409", detail, back="/jobs")
     wanted = replace(job_filter(query), state=states[0])
-    found = services().browse.page(wanted, query.after, STEP)
-    outcome = _each([job.ref for job in found.jobs], services().ledger.retry)
+    found = services().job_list.page(wanted, query.after, STEP)
+    outcome = _each([job.ref for job in found.jobs], services().operator.retry)
     left = states if found.next else states[1:]
     hidden = {**query_arguments(query), "todo": ",".join(left), "after": found.next or ""}
     back = with_query("/jobs", **query_arguments(query))
@@ -123,7 +120,7 @@ def retry_step() -> Response:
 @blueprint.get("/replay-all")
 def replay_all() -> Response:
     """Show how many unreadable deliveries a replay would process again."""
-    count = len(services().browse.odd_deliveries(limit=MAX_COUNT))
+    count = len(services().set_aside.deliveries(limit=MAX_COUNT))
     return _confirm("replay", count, {}, back="/set-aside")
 
 
@@ -131,10 +128,10 @@ def replay_all() -> Response:
 def replay_step() -> Response:
     """Process the next few unreadable deliveries again, newest first."""
     before = _number(form().get("before", "")) or None
-    found = services().browse.odd_deliveries(before, STEP)
+    found = services().set_aside.deliveries(before, STEP)
     outcome = _each(
         [row.id for row in found],
-        lambda number: operator.replay(services().queries, services().inbox, number),
+        services().operator.replay,
     )
     hidden = {"before": str(found[-1].id)} if len(found) == STEP else None
     return _report("replay", outcome, hidden, back="/set-aside")

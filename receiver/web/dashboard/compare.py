@@ -2,7 +2,7 @@
 
 from flask import Response, request
 
-from receiver.ledger.model_stats import Figures, quantile
+from receiver.ledger.queries.model_stats import Figures, quantile
 from receiver.web.dashboard.base import blueprint, localized, page
 from receiver.web.dashboard.charts import Bar, Line, bars, lines
 from receiver.web.dashboard.summary import statistics

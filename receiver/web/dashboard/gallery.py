@@ -24,7 +24,7 @@ def gallery() -> Response:
     """
     given = request.args.get("before", "")
     before = int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None  # noqa: PLR2004 - digits of the largest event number
-    found = services().browse.arrivals(before, PICTURES + 1)
+    found = services().pictures.arrivals(before, PICTURES + 1)
     values = {
         "arrivals": found[:PICTURES],
         "before": before,

@@ -10,8 +10,9 @@ from flask import Response, request
 from werkzeug.exceptions import NotFound
 
 from receiver.jobs.schemas import JobsQuery, seconds_of
-from receiver.ledger.browse import Attempt, Page, Wanted
 from receiver.ledger.claims import is_unexplained
+from receiver.ledger.queries.job_list import Page, Wanted
+from receiver.ledger.queries.jobs import Attempt
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.services import Services
@@ -77,7 +78,9 @@ def jobs() -> Response:
     """List the matching jobs, newest first."""
     query, mistakes = read_jobs_query(request.args)
     found = (
-        Page([], None) if mistakes else services().browse.page(job_filter(query), query.after, JOBS)
+        Page([], None)
+        if mistakes
+        else services().job_list.page(job_filter(query), query.after, JOBS)
     )
     full = len(found.jobs) == JOBS
     arguments = query_arguments(query)
@@ -94,7 +97,7 @@ def jobs() -> Response:
     if is_fragment() and request.headers.get("HX-Target") == "results":
         return page("_jobs.html", values)
     return page(
-        "jobs.html", {**values, "models": services().browse.models(), "states": list(JobState)}
+        "jobs.html", {**values, "models": services().job_list.models(), "states": list(JobState)}
     )
 
 
@@ -115,15 +118,15 @@ def job(ref: str) -> Response:
 def _details(services: Services, job: Job) -> dict[str, Any]:
     assets = services.queries.assets([job.ref])[job.ref]
     deliveries = services.queries.delivery_log(job.ref)
-    events = services.browse.events_of(job.ref)
+    events = services.events.of_job(job.ref)
     return {
         "job": job,
         "assets": assets,
-        "timeline": _timeline(deliveries, events, services.browse.attempts_of(job.ref)),
+        "timeline": _timeline(deliveries, events, services.queries.attempts(job.ref)),
         "params": _pretty_json(services.queries.params(job.ref)),
         "retryable": job.state in (JobState.FAILED, JobState.EXPIRED) or is_unexplained(job),
         "final": job.state in FINAL_STATES,
-        "lifetime": services.ledger.timing.url_lifetime,
+        "lifetime": services.timing.url_lifetime,
         "seen": _fingerprint(job, assets, deliveries, events),
     }
 
@@ -172,7 +175,7 @@ def _pretty_json(params: str) -> str:
 def delivery(ref: str, number: int) -> Response:
     """Show the raw body of a delivery as text."""
     entry = _delivery(ref, number)
-    body = services().browse.body(number, 0, MAX_BODY_SHOWN).decode(errors="backslashreplace")
+    body = services().queries.body(number, 0, MAX_BODY_SHOWN).decode(errors="backslashreplace")
     values = {
         "ref": ref,
         "entry": entry,
@@ -185,11 +188,11 @@ def delivery(ref: str, number: int) -> Response:
 @blueprint.get("/jobs/<ref>/deliveries/<int:number>/raw")
 def raw_body(ref: str, number: int) -> Response:
     """Return a delivery's body as it was received, as a download."""
-    entry, browse = _delivery(ref, number), services().browse
+    entry, queries = _delivery(ref, number), services().queries
 
     def blocks() -> Iterator[bytes]:
         for start in range(0, entry.size, _BLOCK):
-            yield browse.body(number, start, _BLOCK)
+            yield queries.body(number, start, _BLOCK)
 
     response = Response(blocks(), content_type="application/octet-stream")
     response.headers["Content-Disposition"] = f'attachment; filename="{ref}-delivery-{number}.json"'

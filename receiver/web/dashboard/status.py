@@ -26,8 +26,8 @@ def invariants() -> Response:
 def at_risk() -> Response:
     """Show the pictures that may be lost soon, the earliest expiry first."""
     values = {
-        "endangered": services().browse.endangered(at_risk_before(services()), ROWS),
-        "lifetime": services().ledger.timing.url_lifetime,
+        "endangered": services().pictures.endangered(at_risk_before(services()), ROWS),
+        "lifetime": services().timing.url_lifetime,
     }
     return page("_at_risk.html" if is_fragment() else "at_risk.html", values)
 
@@ -35,11 +35,11 @@ def at_risk() -> Response:
 @blueprint.get("/set-aside")
 def set_aside() -> Response:
     """Show the jobs, deliveries and events that the service gave up on after repeated failures."""
-    jobs = services().browse.set_aside_jobs(limit=ROWS).jobs
+    jobs = services().set_aside.jobs(limit=ROWS).jobs
     values = {
         "jobs": jobs,
         "assets": services().queries.assets([job.ref for job in jobs]),
-        "deliveries": services().browse.odd_deliveries(limit=ROWS),
-        "event_deliveries": services().outbox.aside(limit=ROWS),
+        "deliveries": services().set_aside.deliveries(limit=ROWS),
+        "event_deliveries": services().events.set_aside(limit=ROWS),
     }
     return page("set_aside.html", values)

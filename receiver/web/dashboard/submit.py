@@ -51,7 +51,7 @@ def _form_page(
         **{name: value for name, value in given.items() if value},
     }
     modes = (Mode.WEBHOOK, Mode.POLL, Mode.STREAM)
-    models = sorted({DEFAULT_MODEL, *services().browse.models()})
+    models = sorted({DEFAULT_MODEL, *services().job_list.models()})
     return page(
         "submit.html",
         {"given": values, "mistakes": mistakes or [], "modes": modes, "models": models},

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from functools import partial
 
-from receiver.ledger.model_stats import Compare, Comparison
-from receiver.ledger.queries import Audit
-from receiver.ledger.writes import risk_begins
-from receiver.model import FINAL_STATES, JobState
+from receiver.ledger.queries.audit import Audit
+from receiver.ledger.queries.model_stats import Compare, Comparison
+from receiver.model import FINAL_STATES, JobState, risk_begins
 from receiver.services import Services
 from receiver.web.cache import CachedValue
 from receiver.web.state import per_app, services
@@ -63,17 +62,17 @@ class Statistics:
     """The cached numbers of one application."""
 
     def __init__(self, services: Services) -> None:
-        queries, browse, ledger = services.queries, services.browse, services.ledger
         self._services = services
-        self._states = _Cached(queries.counts, 1.0)
-        self._audit = _Cached(lambda: (queries.audit(), ledger.now()), 10.0)
+        self._states = _Cached(services.totals.counts, 1.0)
+        self._audit = _Cached(lambda: (services.totals.audit(), services.now()), 10.0)
         self._at_risk = _Cached(
-            lambda: len(browse.endangered(at_risk_before(services), MAX_COUNT)), 2.0
+            lambda: len(services.pictures.endangered(at_risk_before(services), MAX_COUNT)), 2.0
         )
         self._set_aside = _Cached(
             lambda: min(
                 MAX_COUNT,
-                browse.set_aside(MAX_COUNT) + len(services.outbox.aside(limit=MAX_COUNT)),
+                services.set_aside.count(MAX_COUNT)
+                + len(services.events.set_aside(limit=MAX_COUNT)),
             ),
             5.0,
         )
@@ -91,9 +90,9 @@ class Statistics:
 
     def comparison(self, seconds: int) -> Comparison:
         """Return the comparison of the models of the last ``seconds``."""
-        ledger, compare = self._services.ledger, Compare(self._services.database)
+        services, compare = self._services, Compare(self._services.database)
         return self._comparisons.setdefault(
-            seconds, _Cached(lambda: compare.since(ledger.now() - seconds), 2.0)
+            seconds, _Cached(lambda: compare.since(services.now() - seconds), 2.0)
         ).get()
 
 
@@ -108,5 +107,5 @@ def at_risk_before(services: Services) -> float:
 
     That is the last quarter of the URL's lifetime.
     """
-    now, lifetime = services.ledger.now(), services.ledger.timing.url_lifetime
+    now, lifetime = services.now(), services.timing.url_lifetime
     return 2 * now - risk_begins(now, lifetime)

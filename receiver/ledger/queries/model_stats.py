@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, case, func, select
 
-from receiver.ledger.browse import first_ref
 from receiver.ledger.database import Database
+from receiver.ledger.queries.job_list import first_ref
 from receiver.ledger.tables import assets, deliveries, jobs
 from receiver.model import AssetState, Decision, JobState, Reason, Source
 

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from receiver.ledger.database import Database
 from receiver.ledger.tables import assets, hints, jobs
-from receiver.ledger.writes import risk_begins
+from receiver.model import risk_begins
 
 # More rows than these are told as so many: whoever has them knows that it is bad.
 MOST_COUNTED = 10_000

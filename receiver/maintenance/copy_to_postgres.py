@@ -22,13 +22,13 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    text,
     tuple_,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import ReceiverError
+from receiver.ledger import schema
 from receiver.ledger.database import Database
 from receiver.ledger.tables import jobs, metadata
 
@@ -36,10 +36,6 @@ from receiver.ledger.tables import jobs, metadata
 BATCH = 500
 # What a row is about never changes. Where it is not alike, SQLite has given the number of a row that is gone to another one.
 _ABOUT = ("ref", "idx", "type")
-
-_IS_MARKED = text("SELECT obj_description(to_regclass('jobs'), 'pg_class') IS NOT NULL")
-_MARK = text("COMMENT ON TABLE jobs IS 'receiver: a copy that is not whole yet'")
-_UNMARK = text("COMMENT ON TABLE jobs IS NULL")
 
 Key = tuple[Any, ...]
 
@@ -54,22 +50,17 @@ class Copied:
     gone: int = 0
 
 
-def is_unfinished(connection: Connection) -> bool:
-    """Say whether this PostgreSQL is a copy that nobody has declared whole."""
-    return bool(connection.execute(_IS_MARKED).scalar())
-
-
 def begin(target: Database) -> None:
     """Mark a ledger as a copy; raise ReceiverError if it has jobs of its own."""
 
     def work(connection: Connection) -> None:
-        if is_unfinished(connection):
+        if schema.is_unfinished_copy(connection):
             return
         if connection.execute(select(jobs.c.ref).limit(1)).first() is not None:
             raise ReceiverError(
                 "the ledger at DATABASE_URL has jobs of its own: name an empty database to copy to"
             )
-        connection.execute(_MARK)
+        schema.mark_unfinished_copy(connection)
 
     target.write(work)
 
@@ -92,7 +83,7 @@ def finish(target: Database) -> None:
                     )
                 )
                 connection.execute(last)
-        connection.execute(_UNMARK)
+        schema.unmark_copy(connection)
 
     target.write(work)
 
