@@ -256,8 +256,8 @@ def test_what_came_of_a_body_that_broke_off_is_kept_as_evidence(door: Door) -> N
 
 
 def test_a_body_that_begins_a_second_request_is_not_taken_for_one(door: Door) -> None:
-    head = f"POST /callback/{door.ticket()} HTTP/1.1\r\nHost: x\r\nContent-Length: 2"
-    smuggled = f"{head}\r\n\r\n{{}}".encode()
+    first = f"POST /callback/{door.ticket()} HTTP/1.1\r\nHost: x\r\nContent-Length: 2"
+    smuggled = f"{first}\r\n\r\n{{}}".encode()
     answer = door.send(
         head(f"Content-Length: {len(smuggled)}", "Connection: close")(ticket := door.ticket())
         + smuggled
