@@ -309,7 +309,7 @@ def test_a_missing_bucket_is_told_by_name_and_the_work_waits_until_it_is_there(
             line for line in service.output().splitlines() if "archive not usable" in line
         )
         job = here.submit(mode=Mode.POLL)
-        service.says("asset not archived")
+        service.says("archiving attempt failed")
         s3_server.client.create_bucket(Bucket=bucket)
         spoil(here, "UPDATE assets SET due_at = 0")  # as if the pause were over
         (safe,) = here.wait(job.ref)

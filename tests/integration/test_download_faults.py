@@ -179,9 +179,9 @@ def shut_the_port(network: OutsideNetwork) -> None:
 
 
 ENDING: dict[str, tuple[Script, str]] = {
-    "a drip": (drip(OK + b"Content-Length: 30000\r\n\r\n", 0.02), "not done within"),
-    "a stall": (silence(OK + b"Content-Length: 9\r\n\r\nbody"), "not a byte for"),
-    "silence": (silence(), "not a byte for"),
+    "a drip": (drip(OK + b"Content-Length: 30000\r\n\r\n", 0.02), "not finished within"),
+    "a stall": (silence(OK + b"Content-Length: 9\r\n\r\nbody"), "no data for"),
+    "silence": (silence(), "no data for"),
     "chunks without an end": (chunked(PNG, end=b""), "IncompleteRead"),
     "another protocol": (send(b"220 mail.example ESMTP\r\n"), "BadStatusLine"),
     "overloaded": (answer(status="503 Busy", body=b""), "answered 503"),

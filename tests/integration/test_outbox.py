@@ -248,8 +248,8 @@ class UnreliableTransport:
         (send(b"nonsense\r\n\r\n"), "broken HTTP answer"),
         (send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), "broken HTTP answer"),
         (send(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000), "more than"),
-        (silence(), "not a byte for 0.2 s"),
-        (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.05), "not done within 0.4 s"),
+        (silence(), "no data for 0.2 s"),
+        (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.05), "not finished within 0.4 s"),
     ],
     ids=[
         "nothing",
