@@ -404,7 +404,7 @@ def test_a_mistake_of_ours_is_an_attempt_that_failed(
     books.failed()
     monkeypatch.setattr(events_dispatcher._serializer, "body", lambda _event: 1 / 0)
     dispatch_due(events_dispatcher, rounds=1)
-    assert last_error(books) == "the attempt broke off (ZeroDivisionError); the log says where"
+    assert last_error(books) == "unexpected error in the attempt (ZeroDivisionError); see the log"
 
 
 # In the service.
