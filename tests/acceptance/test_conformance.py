@@ -409,7 +409,8 @@ def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_figures(house: House)
     assert [answer.status_code for answer in answers] == [400, 200, 200, 404]
     until(
         lambda: (
-            made.ref in house.service.output() and "archiving attempt failed" in house.service.output()
+            made.ref in house.service.output()
+            and "archiving attempt failed" in house.service.output()
         ),
         what="an attempt at the URL",
     )

@@ -1,4 +1,4 @@
-"""What holds a fetch back: where it may go, whom it believes, how long it waits. The sockets are real."""
+"""The limits of a download: allowed addresses, TLS, and time. The sockets are real."""
 
 import hashlib
 import ssl
@@ -249,9 +249,7 @@ def test_a_certificate_for_another_host_is_refused(
     assert server.requests == []
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(
-    network: OutsideNetwork, tls: ssl.SSLContext
-) -> None:
+def test_an_untrusted_certificate_is_refused(network: OutsideNetwork, tls: ssl.SSLContext) -> None:
     server = network.serve(answer(), at=TLS, tls=tls)
     with pytest.raises(FetchError, match="TLS failed, self-signed certificate"):
         network.fetch("https://pictures.example/x")

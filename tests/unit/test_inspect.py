@@ -1,4 +1,4 @@
-"""Is it the picture? Real files of every format pass; cut, damaged and hostile ones, and what is no picture, do not."""
+"""Inspection: real files of every format pass; cut, damaged, hostile and other files do not."""
 
 import struct
 import tracemalloc

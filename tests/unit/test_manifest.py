@@ -1,4 +1,4 @@
-"""Keys and dates of the archive: a pure function of job and index, the same on every machine. And manifests, read with suspicion."""
+"""Keys of the archive, which depend only on job and index; and manifests, which are not trusted."""
 
 import json
 import time
@@ -106,7 +106,7 @@ def test_a_key_tells_whose_it_is() -> None:
         "9999/12/31/7ZZZZZZZZZZZZZZZZZZZZZZZZZ/0.png",  # a time beyond all calendars
     ],
 )
-def test_a_name_we_would_not_give_is_nobody_s(name: str) -> None:
+def test_a_name_that_is_no_key_belongs_to_no_job(name: str) -> None:
     assert parse_key(name) is None
 
 
