@@ -18,6 +18,16 @@ settings.register_profile("search", max_examples=2000)
 settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the switch that runs every test of a ledger on both databases."""
+    parser.addoption(
+        "--databases",
+        choices=("default", "both"),
+        default="default",
+        help="default: SQLite, and PostgreSQL where a test is marked both_databases; both: always",
+    )
+
+
 def pytest_configure() -> None:
     """Leave the garbage collector out while thousands of tests are collected: it would walk through all of them again and again."""
     gc.disable()

@@ -1,4 +1,4 @@
-"""A batch that is killed at any instant and run again: every job is paid once. And one of 10,000 lines: memory has a bound."""
+"""A batch that is killed and run again pays every job once; memory has a bound for many lines."""
 
 import random
 import signal
@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from batches import (
@@ -20,7 +19,7 @@ from batches import (
     quick_sandbox,
     report,
 )
-from installation import Premises
+from installation import Installation
 from processes import environment
 from sqlalchemy import Connection, insert
 from waiting import until
@@ -28,74 +27,85 @@ from waiting import until
 from receiver.jobs.request import DEFAULT_MODEL
 from receiver.ledger.tables import jobs
 from receiver.model import JobState, new_ref
+from submitter.sandbox import Sandbox
 
-HANDS = 4
-# Lines whose submits are accepted and never answered. As many in a row as there are hands, so that at some moment every hand waits for
-# such an answer: then no job is between its row and its POST, and a kill finds what it is most dangerous to find.
-UNANSWERED = {"answer": {"mode": "slow", "seconds": 300}}
+CONCURRENCY = 4
+# The provider accepts these submits and never answers. There are as many in a row as threads, so at
+# some moment every thread waits for such an answer. Then no job is between its row and its POST,
+# and a kill meets the state that is most dangerous: posted, and the answer unknown.
+UNANSWERED = {"answer": {"mode": "slow", "seconds": 600}}
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    """Make an installation in which nothing runs yet; its provider calls until it is answered, so that a loaded machine loses nothing."""
-    with quick_sandbox(callback={"retries": 100, "pause": 0.5}) as sandbox:
-        yield Premises(tmp_path, sandbox)
+def sandbox() -> Iterator[Sandbox]:
+    """Run a sandbox that repeats its callbacks for five minutes.
+
+    No poll can find a job without an id, so a report that a busy service misses must come again.
+    """
+    with quick_sandbox(callback={"retries": 100, "pause": 3.0}) as running:
+        yield running
 
 
-def test_500_jobs_killed_five_times_are_500_jobs_500_posts_and_500_ends(here: Premises) -> None:
-    stops = [range(at, at + HANDS) for at in (0, 96, 200, 307, 450)]
+@pytest.mark.timeout(600)  # 500 jobs, and everything else that a busy machine does meanwhile
+def test_500_jobs_killed_five_times_are_500_jobs_500_posts_and_500_ends(
+    installation: Installation,
+) -> None:
+    stops = [range(at, at + CONCURRENCY) for at in (0, 96, 200, 307, 450)]
     unanswered = {number for stop in stops for number in stop}
     failing = {n for n in range(500) if n % 50 == 7}
     scripts = dict.fromkeys(unanswered, UNANSWERED) | {n: {"fail": "error"} for n in failing}
-    batch_file(here, [a_line(f"{n}", script=scripts.get(n)) for n in range(500)])
-    with here.started() as service:
+    batch_file(installation, [a_line(f"{n}", script=scripts.get(n)) for n in range(500)])
+    options = ("batch.jsonl", "--concurrency", str(CONCURRENCY))
+    with installation.started() as service:
         for stop in stops:
-            with batch_running(here, "batch.jsonl", "--concurrency", str(HANDS)) as process:
-                until(lambda stop=stop: all(posts(here)[f"{n}"] for n in stop))  # type: ignore[misc]  # mypy infers no default's type
+            with batch_running(installation, *options) as process:
+                # Lines are submitted in order, so these are the last ones before the threads block.
+                # Counting costs little: the sandbox shares this process and must keep its time.
+                wait_for_posts(installation, stop[-1] + 1)
                 process.process.send_signal(signal.SIGKILL)
-                assert process.process.wait(10) == -signal.SIGKILL
-        done = batch(
-            here,
-            "batch.jsonl",
-            "--concurrency",
-            str(HANDS),
-            "--report",
-            "report.jsonl",
-            "--timeout",
-            "60",
-        )
-        assert here.run("receiver", "audit").status == 0
+                assert process.process.wait(60) == -signal.SIGKILL
+        done = batch(installation, *options, "--report", "report.jsonl")
+        assert installation.invoke("receiver", "audit").status == 0
         assert "Traceback" not in service.output()
     assert (done.status, done.out) == (1, "500 lines: 490 archived, 10 failed\n"), done.err
-    assert posts(here) == Counter({f"{n}": 1 for n in range(500)})
-    assert here.sandbox.stats()["accepted"] == 500
-    assert here.sandbox.stats()["file_gets"] == 490
-    lines = report(here)
+    assert posts(installation) == Counter({f"{n}": 1 for n in range(500)})
+    assert installation.sandbox.stats()["accepted"] == 500
+    assert installation.sandbox.stats()["file_gets"] == 490
+    lines = report(installation)
     assert [line["prompt"] for line in lines] == [f"{n}" for n in range(500)]
     assert {int(line["prompt"]) for line in lines if line["state"] == "failed"} == failing
-    assert posted_refs(here) == Counter({line["ref"]: 1 for line in lines})
-    with here.services() as services:
+    assert posted_refs(installation) == Counter({line["ref"]: 1 for line in lines})
+    with installation.services() as services:
         assert services.queries.counts() == {
             state.value: {"archived": 490, "failed": 10}.get(state, 0) for state in JobState
         }
 
 
-def test_killed_at_any_instant_a_job_is_posted_once_or_known_to_be_in_doubt(here: Premises) -> None:
-    """At full speed a kill may fall between a job's row and its POST. Nobody can know then, so it is never posted again."""
+def wait_for_posts(installation: Installation, count: int) -> None:
+    """Wait until the sandbox has accepted so many submits."""
+    sandbox = installation.sandbox
+    until(lambda: sandbox.stats()["accepted"] >= count, within=120, what=f"{count} posts")
+
+
+def test_killed_at_any_instant_a_job_is_posted_once_or_known_to_be_in_doubt(
+    installation: Installation,
+) -> None:
+    """A kill may fall between a job's row and its POST; such a job is never posted again."""
     dice = random.Random(20261122)  # noqa: S311 - no secret, but the same test every time
     count = 120
-    batch_file(here, [a_line(f"{n}", script={"callback": "lost"}) for n in range(count)])
+    lines = [a_line(f"{n}", script={"callback": "lost"}) for n in range(count)]
+    batch_file(installation, lines)
     options = ("batch.jsonl", "--no-wait", "--concurrency", "8")
     for _ in range(4):
-        goal = here.sandbox.stats()["accepted"] + dice.randrange(5, 30)
-        with batch_running(here, *options) as process:
-            until(lambda goal=goal: here.sandbox.stats()["accepted"] >= goal)  # type: ignore[misc]  # as above
-            time.sleep(dice.random() / 100)  # any instant is as good as another
+        accepted = installation.sandbox.stats()["accepted"]
+        with batch_running(installation, *options) as process:
+            wait_for_posts(installation, accepted + dice.randrange(5, 30))
+            time.sleep(dice.random() / 100)  # a random instant is what is tested here
             process.process.send_signal(signal.SIGKILL)
-            process.process.wait(10)
-    assert batch(here, *options).status == 0
-    posted = posted_refs(here)
-    with here.services() as services:
+            process.process.wait(60)
+    assert batch(installation, *options).status == 0
+    posted = posted_refs(installation)
+    with installation.services() as services:
         rows = {job.ref: job for job in services.queries.jobs(limit=1000)}
     assert set(posted.values()) == {1}
     assert set(posted) <= set(rows)
@@ -103,40 +113,43 @@ def test_killed_at_any_instant_a_job_is_posted_once_or_known_to_be_in_doubt(here
     assert {rows[ref].state for ref in set(rows) - set(posted)} <= {JobState.SUBMITTING}
 
 
-# The command, which says at its end how much memory it had at most: "VmHWM: 123 kB".
+# The command, which prints its peak memory at the end: "VmHWM: 123 kB".
 MEASURED = """
 import atexit, sys
-def tell():
-    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
-atexit.register(tell)
+def report():
+    with open("/proc/self/status") as lines:
+        print(next(line for line in lines if line.startswith("VmHWM")), file=sys.stderr)
+atexit.register(report)
 from submitter.cli import main
 main()
 """
 
 
-def test_four_thousand_lines_take_hardly_more_memory_than_a_thousand(here: Premises) -> None:
-    """Their keys are spent, so that nothing is posted: what is measured is reading, looking up, watching and reporting."""
+def test_four_thousand_lines_take_hardly_more_memory_than_a_thousand(
+    installation: Installation,
+) -> None:
+    """The jobs of all keys exist, so the batch only reads, looks up, watches and reports."""
     text = "x" * 4000
-    with here.services() as services:
+    with installation.services() as services:
         services.ledger.write(lambda connection: _insert_waiting(connection, 4000, text))
     peaks = []
     for count in (1000, 4000):
-        batch_file(here, [a_line(text, key=f"key-{n}") for n in range(count)])
+        batch_file(installation, [a_line(text, key=f"key-{n}") for n in range(count)])
         options = ("batch", "batch.jsonl", "--no-wait", "--report", "report.jsonl")
         done = subprocess.run(
             [sys.executable, "-c", MEASURED, *options],
-            env=environment(here.environ),
-            cwd=here.folder,
+            env=environment(installation.environ),
+            cwd=installation.folder,
             capture_output=True,
             text=True,
             check=True,
         )
         assert done.stdout == f"{count} lines: {count} waiting\n"
-        assert [line["line"] for line in report(here)] == list(range(1, count + 1))
+        assert [line["line"] for line in report(installation)] == list(range(1, count + 1))
         peaks.append(int(done.stderr.rpartition("VmHWM:")[2].split()[0]))
-    # The other 3,000 lines are 12 MB, and their report as much again; measured are some 200 bytes a line, and two MB of chance.
+    # The other 3,000 lines are 12 MB and so is their report. Measured: 200 bytes a line, plus 2 MB.
     assert peaks[1] - peaks[0] < 5_000, f"{peaks[0]} kB for 1,000 lines, {peaks[1]} kB for 4,000"
-    assert posts(here) == {}
+    assert posts(installation) == {}
 
 
 def _insert_waiting(connection: Connection, count: int, prompt: str) -> None:

@@ -1,20 +1,17 @@
-"""Secrets planted everywhere, and looked for in everything that is written, shown, answered or to be seen of the processes."""
+"""Secrets planted in every setting must not appear in logs, answers, files or command lines."""
 
 import re
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import requests
-from installation import Premises
+from installation import Installation
 from postgres import PostgresServer
 from seaweed import S3Server
 from sqlalchemy import make_url
 
 from receiver.model import JobState
-from submitter.sandbox import Sandbox
 
 PLANTED = {
     "GRSAI_API_KEY": "sk-canary-grsai-7c1f",
@@ -28,12 +25,12 @@ PASSWORD = "canary-database-7c1f"
 
 @dataclass
 class Findings:
-    """Whatever could be read of an installation, by where it was read."""
+    """All texts of an installation, by where they were read."""
 
     texts: dict[str, str] = field(default_factory=dict)
 
     def leaks(self, secrets: list[str]) -> list[str]:
-        """Return which secrets were seen where."""
+        """Return the secrets that were found, and where."""
         return [
             f"{secret} in {where}"
             for where, text in self.texts.items()
@@ -42,18 +39,14 @@ class Findings:
         ]
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
-
-
-def ask(here: Premises, findings: Findings, ticket: str, ref: str) -> None:
-    """Ask for everything there is, with and without the right to, and make what mistakes a stranger can make."""
+def ask(installation: Installation, findings: Findings, ticket: str, ref: str) -> None:
+    """Request everything, with and without a token, and with the mistakes of a stranger."""
     forged = f"{ticket[:-1]}{'A' if ticket[-1] != 'A' else 'B'}"
 
     def get(path: str, who: str, headers: dict[str, str]) -> None:
-        answer = requests.get(here.url + path, headers=headers, timeout=10, allow_redirects=False)
+        answer = requests.get(
+            installation.url + path, headers=headers, timeout=10, allow_redirects=False
+        )
         findings.texts[f"GET {path.replace(ticket, 'TICKET')} by {who}"] = (
             f"{dict(answer.headers)} {answer.text}"
         )
@@ -92,11 +85,11 @@ def ask(here: Premises, findings: Findings, ticket: str, ref: str) -> None:
     }
     for kind, body in bodies.items():
         for door, path in (("right", ticket), ("forged", forged), ("twice", f"{ticket}/{ticket}")):
-            answer = requests.post(f"{here.url}/callback/{path}", data=body, timeout=10)
+            answer = requests.post(f"{installation.url}/callback/{path}", data=body, timeout=10)
             findings.texts[f"POST {kind} to a {door} ticket"] = (
                 f"{dict(answer.headers)} {answer.text}"
             )
-    answer = requests.post(f"{here.url}/callback?ticket={ticket}", data=b"{}", timeout=10)
+    answer = requests.post(f"{installation.url}/callback?ticket={ticket}", data=b"{}", timeout=10)
     findings.texts["POST without a ticket"] = answer.text
 
 
@@ -110,33 +103,33 @@ COMMANDS = (
 )
 
 
-def gather(here: Premises, more: dict[str, str]) -> tuple[Findings, str]:
-    """Do the main job with everything planted, and read all there is to read; return it, and the ticket that was used."""
+def gather(installation: Installation, more: dict[str, str]) -> tuple[Findings, str]:
+    """Run the main job with all secrets; return all texts, and the ticket that was used."""
     findings = Findings()
-    here.environ |= more
-    with here.started() as service:
-        (job,) = here.wait(here.submit().ref, within=90)
+    installation.environ |= more
+    with installation.started() as service:
+        (job,) = installation.wait(installation.submit().ref, within=90)
         assert job.state is JobState.ARCHIVED
-        ticket = here.sandbox.tasks()[0]["webhook"].rpartition("/")[2]
-        ask(here, findings, ticket, job.ref)
+        ticket = installation.sandbox.tasks()[0]["webhook"].rpartition("/")[2]
+        ask(installation, findings, ticket, job.ref)
         findings.texts["command lines"] = "\n".join(service.members().values())
         for line in COMMANDS:
-            done = here.run(*line, *([job.ref] if line[-1] in {"show", "retry"} else []))
+            done = installation.invoke(*line, *([job.ref] if line[-1] in {"show", "retry"} else []))
             findings.texts[" ".join(line)] = f"{done.out}\n{done.err}"
         assert service.stop() == 0
         findings.texts["log"] = service.output()
     return findings, ticket
 
 
-def test_on_one_machine_no_secret_is_to_be_seen_anywhere(here: Premises) -> None:
+def test_on_one_machine_no_secret_is_to_be_seen_anywhere(installation: Installation) -> None:
     more = {
         **PLANTED,
         "LOG_LEVEL": "DEBUG",
         "LOG_FORMAT": "json",
         "EVENT_URLS": "http://127.0.0.1:9/events",
     }
-    findings, ticket = gather(here, more)
-    for path in (here.data / "archive").rglob("job.json"):
+    findings, ticket = gather(installation, more)
+    for path in (installation.data / "archive").rglob("job.json"):
         findings.texts["manifest"] = path.read_text(encoding="utf-8")
     secrets = [part for value in PLANTED.values() for part in value.split(",")] + [ticket]
     assert findings.leaks(secrets) == []
@@ -145,7 +138,7 @@ def test_on_one_machine_no_secret_is_to_be_seen_anywhere(here: Premises) -> None
 
 
 def test_with_postgresql_and_a_bucket_no_secret_is_to_be_seen_either(
-    here: Premises, postgres_server: PostgresServer, s3_server: S3Server
+    installation: Installation, postgres_server: PostgresServer, s3_server: S3Server
 ) -> None:
     url = postgres_server.make_database()
     with_password = (
@@ -163,8 +156,8 @@ def test_with_postgresql_and_a_bucket_no_secret_is_to_be_seen_either(
     }
     more |= {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": "console"}
     try:
-        assert here.run("receiver", "migrate", **more).status == 0
-        findings, ticket = gather(here, more)
+        assert installation.invoke("receiver", "migrate", **more).status == 0
+        findings, ticket = gather(installation, more)
         keys = [
             entry["Key"] for entry in s3_server.client.list_objects_v2(Bucket=bucket)["Contents"]
         ]
@@ -198,9 +191,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_setting_is_named_without_its_value(here: Premises, name: str) -> None:
+def test_a_wrong_setting_is_named_without_its_value(installation: Installation, name: str) -> None:
     environ = {name: WRONG[name], **({"GRSAI_API_KEY": ""} if name.endswith("_FILE") else {})}
-    done = here.run("receiver", "jobs", **environ)
+    done = installation.invoke("receiver", "jobs", **environ)
     assert (done.status, name.removesuffix("_FILE") in done.err) == (2, True), done.err
     assert "canary" not in done.out + done.err
 

@@ -1,16 +1,15 @@
-"""The commands as people and scripts use them: processes with an environment, texts on two streams, and an exit status."""
+"""The commands as users and scripts see them: environment, stdout, stderr and exit status."""
 
 import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from click.testing import CliRunner
-from installation import Premises
+from installation import Installation
 from processes import Finished, running
 from seaweed import S3Server
 from waiting import until
@@ -38,12 +37,6 @@ JOB_KEYS = [
 ASSET_KEYS = ["index", "state", "key", "sha256", "size", "content_type", "width", "height"]
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
-
-
 def job_in(done: Finished) -> dict[str, Any]:
     """Return the job object that is all a command wrote to stdout."""
     (line,) = done.out.splitlines()
@@ -53,8 +46,10 @@ def job_in(done: Finished) -> dict[str, Any]:
     return job
 
 
-def spoil(here: Premises, statement: str) -> None:
-    with closing(sqlite3.connect(here.data / "ledger.sqlite3", isolation_level=None)) as connection:
+def execute(installation: Installation, statement: str) -> None:
+    with closing(
+        sqlite3.connect(installation.data / "ledger.sqlite3", isolation_level=None)
+    ) as connection:
         connection.execute(statement).close()
 
 
@@ -77,7 +72,7 @@ def spoil(here: Premises, statement: str) -> None:
         (submitter, ["submit", "a fox", "--param", "quality"], "is not K=V, such as quality=high"),
     ],
 )
-def test_wrong_usage_is_told(command: Any, arguments: list[str], said: str) -> None:
+def test_wrong_usage_is_explained(command: Any, arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2
     assert said in result.output
@@ -86,8 +81,10 @@ def test_wrong_usage_is_told(command: Any, arguments: list[str], said: str) -> N
 @pytest.mark.parametrize(
     "command", [["receiver", "serve"], ["receiver", "migrate"], ["submitter", "submit", "a fox"]]
 )
-def test_every_wrong_variable_is_named_at_once(here: Premises, command: list[str]) -> None:
-    done = here.run(
+def test_every_wrong_variable_is_named_at_once(
+    installation: Installation, command: list[str]
+) -> None:
+    done = installation.invoke(
         *command,
         PORT="none",
         URL_LIFETIME="soon",
@@ -104,113 +101,109 @@ def test_every_wrong_variable_is_named_at_once(here: Premises, command: list[str
         "PUBLIC_URL_FILE",
         "URL_LIFETIME",
     ]
-    assert not here.data.exists(), "nothing was begun"
+    assert not installation.data.exists(), "nothing was begun"
 
 
-def test_a_data_dir_that_cannot_be_used_is_a_wrong_configuration(here: Premises) -> None:
-    here.data.write_text("a file, not a directory")
+def test_a_data_dir_that_cannot_be_used_is_a_wrong_configuration(
+    installation: Installation,
+) -> None:
+    installation.data.write_text("a file, not a directory")
     for command in (("receiver", "audit"), ("receiver", "serve")):
-        done = here.run(*command)
+        done = installation.invoke(*command)
         assert (done.status, "DATA_DIR: " in done.err, "Traceback" in done.err) == (2, True, False)
 
 
 def test_a_submit_names_all_that_is_missing_before_anything_is_posted_or_written(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    done = here.run("submitter", "submit", "a fox", PUBLIC_URL="", GRSAI_API_KEY="")
+    done = installation.invoke("submitter", "submit", "a fox", PUBLIC_URL="", GRSAI_API_KEY="")
     assert (done.status, done.out) == (2, "")
     assert "GRSAI_API_KEY: not set" in done.err
     assert (
         "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll" in done.err
     )
-    assert here.sandbox.tasks() == []
-    with here.services() as services:
+    assert installation.sandbox.tasks() == []
+    with installation.services() as services:
         assert services.queries.jobs() == []
 
 
 # What became of a submit.
 
 
-def test_a_refused_submit_is_a_failed_job_and_exit_status_1(here: Premises) -> None:
-    done = here.run("submitter", "submit", "a fox", "--model", "no-such-model", "--json")
+def test_a_refused_submit_is_a_failed_job_and_exit_status_1(installation: Installation) -> None:
+    done = installation.invoke("submitter", "submit", "a fox", "--model", "no-such-model", "--json")
     job = job_in(done)
-    assert (done.status, job["state"], job["reason"], job["message"]) == (
-        1,
-        "failed",
-        "refused",
-        "不存在该模型: no-such-model",
-    )
+    assert (done.status, job["state"], job["reason"]) == (1, "failed", "refused")
+    assert job["message"] == "不存在该模型: no-such-model"
     assert "refused 不存在该模型: no-such-model" in done.err
 
 
-def test_a_submit_says_what_it_knows_and_leaves_the_job_going_on(here: Premises) -> None:
-    lost = here.run(
+def test_a_submit_prints_what_it_knows_and_the_job_goes_on(
+    installation: Installation,
+) -> None:
+    lost = installation.invoke(
         "submitter", "submit", "a fox", "--param", 'sandbox={"answer": "lost", "delay": 60}'
     )
     assert lost.status == 0
     assert "do not submit it again" in lost.err
     assert lost.out.endswith(" submitting\n")
-    unwatched = here.run(
+    unwatched = installation.invoke(
         "submitter", "submit", "a fox", "--mode", "poll", "--wait", "--timeout", "0.1", "--json"
     )
     assert (unwatched.status, job_in(unwatched)["state"]) == (1, "waiting")
     assert "no worker is running on this ledger: start `receiver serve`" in unwatched.err
     assert "goes on, look with: receiver show" in unwatched.err
-    assert len(here.sandbox.tasks()) == 2, "nothing was posted twice"
+    assert len(installation.sandbox.tasks()) == 2, "nothing was posted twice"
 
 
-def test_a_submit_that_waits_prints_the_archived_job_on_one_line(here: Premises) -> None:
-    with running(WORKER, {**here.environ, "POLL_INTERVAL": "0.1"}, here.folder) as worker:
-        worker.says("worker started")
-        params = [
-            "--param",
-            'sandbox={"delay": 0.1}',
-            "--variants",
-            "2",
-            "--size",
-            "64x32",
-            "--param",
-            "quality=high",
-        ]
-        done = here.run(
-            "submitter",
-            "submit",
-            "a fox",
-            "--mode",
-            "poll",
-            "--wait",
-            "--json",
-            *params,
-            PUBLIC_URL="",
-            POLL_INTERVAL="0.1",
-        )
-        job = job_in(done)
-        assert (done.status, job["state"], job["prompt"], len(job["assets"])) == (
-            0,
-            "archived",
-            "a fox",
-            2,
-        )
-        assert [asset["width"] for asset in job["assets"]] == [64, 64]
-        (task,) = here.sandbox.tasks()
-        assert (task["request"]["quality"], task["webhook"]) == ("high", None)
-        assert worker.stop() == 0
+@pytest.fixture(scope="module")
+def polling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Run one worker that polls often, for all tests that only need a worker."""
+    with Sandbox(looks=1) as sandbox:
+        installation = Installation(tmp_path_factory.mktemp("polling"), sandbox)
+        installation.environ |= {"POLL_INTERVAL": "0.1", "PUBLIC_URL": ""}
+        with running(WORKER, installation.environ, installation.folder) as worker:
+            worker.says("worker started")
+            yield installation
+            assert worker.stop() == 0
+
+
+def test_a_submit_that_waits_prints_the_archived_job_on_one_line(polling: Installation) -> None:
+    options = "--mode poll --wait --json --variants 2 --size 64x32 --param quality=high"
+    script = ("--param", 'sandbox={"delay": 0.1}')
+    done = polling.invoke("submitter", "submit", "a fox", *options.split(), *script)
+    job = job_in(done)
+    assert (done.status, job["state"], job["prompt"]) == (0, "archived", "a fox")
+    assert [asset["width"] for asset in job["assets"]] == [64, 64]
+    (task,) = [task for task in polling.tasks() if task["prompt"] == "a fox"]
+    assert (task["request"]["quality"], task["webhook"]) == ("high", None)
+
+
+def test_a_key_with_resubmit_pays_for_each_retry_once_however_often_it_is_run(
+    polling: Installation,
+) -> None:
+    options = "--key order-1 --wait --resubmit 1 --mode poll"
+    script = ("--param", 'sandbox={"fail": "error", "delay": 0}')
+    for _ in range(2):
+        done = polling.invoke("submitter", "submit", "an owl", *options.split(), *script)
+        assert (done.status, "posted again" in done.err) == (1, True)
+    assert [task["prompt"] for task in polling.tasks()].count("an owl") == 2
 
 
 # What operators ask and do.
 
 
-def seen_by_operators(here: Premises, ref: str, lost: str) -> None:
-    """Look at a safe job and at a lost one in every way."""
-    table = here.run("receiver", "jobs")
+def seen_by_operators(installation: Installation, ref: str, lost: str) -> None:
+    """Check every view of an archived job and of a failed one."""
+    table = installation.invoke("receiver", "jobs")
     assert table.status == 0
     assert ref in table.out
     assert lost in table.out
-    failed = here.run("receiver", "jobs", "--state", "failed", "--json")
+    failed = installation.invoke("receiver", "jobs", "--state", "failed", "--json")
     assert (job_in(failed)["ref"], job_in(failed)["reason"]) == (lost, "output_moderation")
-    assert here.run("receiver", "jobs", "-q", "no such fox", "--json").out == ""
-    shown = here.run("receiver", "show", ref)
-    job = job_in(here.run("receiver", "show", ref, "--json"))
+    assert installation.invoke("receiver", "jobs", "-q", "no such fox", "--json").out == ""
+    shown = installation.invoke("receiver", "show", ref)
+    job = job_in(installation.invoke("receiver", "show", ref, "--json"))
     assert shown.status == 0
     assert all(
         text in shown.out
@@ -219,52 +212,56 @@ def seen_by_operators(here: Premises, ref: str, lost: str) -> None:
             "archived",
             "a fox",
             job["provider_id"],
-            str(here.data / "archive" / job["assets"][0]["key"]),
+            str(installation.data / "archive" / job["assets"][0]["key"]),
         )
     )
-    missing = here.run("receiver", "show", UNKNOWN)
+    missing = installation.invoke("receiver", "show", UNKNOWN)
     assert (missing.status, missing.out) == (1, "")
     assert f"there is no job {UNKNOWN}; `receiver jobs` lists what there is" in missing.err
 
 
-def test_operators_see_and_mend_what_happened(here: Premises) -> None:
-    with here.started() as service:
+def test_operators_see_and_correct_what_happened(installation: Installation) -> None:
+    with installation.started() as service:
         safe, lost = (
-            here.submit("a fox", bytes=100_000),
-            here.submit("an owl", fail="output_moderation"),
+            installation.submit("a fox", bytes=100_000),
+            installation.submit("an owl", fail="output_moderation"),
         )
-        here.wait(safe.ref, lost.ref)
-        seen_by_operators(here, safe.ref, lost.ref)
+        installation.wait(safe.ref, lost.ref)
+        seen_by_operators(installation, safe.ref, lost.ref)
 
-        retried = here.run("receiver", "retry", lost.ref, safe.ref, UNKNOWN)
+        retried = installation.invoke("receiver", "retry", lost.ref, safe.ref, UNKNOWN)
         assert (retried.status, retried.out) == (1, f"{lost.ref} is waiting\n")
         assert f"{safe.ref} is archived: there is nothing to retry" in retried.err
         assert f"there is no job {UNKNOWN}" in retried.err
-        (again,) = here.wait(lost.ref)
+        (again,) = installation.wait(lost.ref)
         assert (again.state, again.reason) == ("failed", "output_moderation"), (
-            "it was asked for at once, and moderated once more"
+            "it was polled at once, and moderated again"
         )
 
-        with here.services() as services:
+        with installation.services() as services:
             ticket = services.tickets.sign(safe.ref)
             assert (
-                requests.post(f"{here.url}/callback/{ticket}", data=b"{", timeout=5).status_code
+                requests.post(
+                    f"{installation.url}/callback/{ticket}", data=b"{", timeout=5
+                ).status_code
                 == 400
             )
             kept = services.queries.deliveries(safe.ref)
         ended = next(str(row.id) for row in kept if row.verdict == "ended")
-        replayed = here.run("receiver", "replay", ended, str(kept[-1].id), "999")
+        replayed = installation.invoke("receiver", "replay", ended, str(kept[-1].id), "999")
         assert (replayed.status, replayed.out) == (1, f"{ended} is now duplicate\n")
         assert f"{kept[-1].id} is still unreadable" in replayed.err
         assert "there is no delivery 999" in replayed.err
-        assert here.is_safe(here.wait(safe.ref)[0])
+        assert installation.is_safe(installation.wait(safe.ref)[0])
 
-        migrated = here.run("receiver", "migrate")
+        migrated = installation.invoke("receiver", "migrate")
         assert (migrated.status, migrated.out[:24]) == (0, "the ledger's schema is 0")
-        audited = here.run("receiver", "audit")
+        audited = installation.invoke("receiver", "audit")
         assert (audited.status, audited.out.splitlines()[-1]) == (0, "every law holds")
-        spoil(here, "UPDATE assets SET state = 'pending', due_at = 9e9, finished_at = NULL")
-        audited = here.run("receiver", "audit")
+        execute(
+            installation, "UPDATE assets SET state = 'pending', due_at = 9e9, finished_at = NULL"
+        )
+        audited = installation.invoke("receiver", "audit")
         assert audited.status == 1
         assert (
             f"broken: an archived job has assets, all of them archived: {safe.ref}" in audited.out
@@ -272,13 +269,13 @@ def test_operators_see_and_mend_what_happened(here: Premises) -> None:
         assert "Traceback" not in service.output()
 
 
-def test_a_second_worker_waits_and_can_be_stopped_while_it_does(here: Premises) -> None:
-    with running(WORKER, here.environ, here.folder) as first:
+def test_a_second_worker_waits_and_can_be_stopped_while_it_does(installation: Installation) -> None:
+    with running(WORKER, installation.environ, installation.folder) as first:
         first.says("worker started")
-        with running(WORKER, here.environ, here.folder) as second:
+        with running(WORKER, installation.environ, installation.folder) as second:
             second.says("waiting for the worker that is still running")
             assert second.stop(within=3) == 0
-        with running(WORKER, here.environ, here.folder) as third:
+        with running(WORKER, installation.environ, installation.folder) as third:
             third.says("waiting for the worker that is still running")
             first.kill()
             third.says("worker started")
@@ -287,33 +284,33 @@ def test_a_second_worker_waits_and_can_be_stopped_while_it_does(here: Premises) 
 # An archive that is not there yet.
 
 
-def on_s3(here: Premises, server: S3Server, bucket: str) -> None:
-    here.environ |= {
+def on_s3(installation: Installation, server: S3Server, bucket: str) -> None:
+    installation.environ |= {
         **server.environment(),
         "ARCHIVE_URL": f"s3://{bucket}/pictures",
         "POLL_INTERVAL": "0.1",
     }
 
 
-def test_a_missing_bucket_is_told_by_name_and_the_work_waits_until_it_is_there(
-    here: Premises, s3_server: S3Server
+def test_a_missing_bucket_is_named_and_the_work_waits_until_it_exists(
+    installation: Installation, s3_server: S3Server
 ) -> None:
     bucket = f"{s3_server.make_bucket()}-later"
-    on_s3(here, s3_server, bucket)
-    with running(("receiver", "serve"), here.environ, here.folder) as service:
+    on_s3(installation, s3_server, bucket)
+    with running(("receiver", "serve"), installation.environ, installation.folder) as service:
         service.says("archive not usable, work waits")
-        until(lambda: here.status("/readyz") == 503, what="that the web side answers")
-        told = requests.get(f"{here.url}/readyz", timeout=5).json()
-        assert (told["ok"], told["ledger"], bucket in told["archive"]) == (False, "ok", True)
+        until(lambda: installation.status("/readyz") == 503, what="an answer of the web server")
+        ready = requests.get(f"{installation.url}/readyz", timeout=5).json()
+        assert (ready["ok"], ready["ledger"], bucket in ready["archive"]) == (False, "ok", True)
         assert bucket in next(
             line for line in service.output().splitlines() if "archive not usable" in line
         )
-        job = here.submit(mode=Mode.POLL)
+        job = installation.submit(mode=Mode.POLL)
         service.says("archiving attempt failed")
         s3_server.client.create_bucket(Bucket=bucket)
-        spoil(here, "UPDATE assets SET due_at = 0")  # as if the pause were over
-        (safe,) = here.wait(job.ref)
-        assert here.is_safe(safe)
+        execute(installation, "UPDATE assets SET due_at = 0")  # as if the retry were due
+        (safe,) = installation.wait(job.ref)
+        assert installation.is_safe(safe)
         assert (
             s3_server.client.head_object(Bucket=bucket, Key=f"pictures/{safe.assets[0].key}")[
                 "ContentLength"
@@ -322,39 +319,14 @@ def test_a_missing_bucket_is_told_by_name_and_the_work_waits_until_it_is_there(
         )
 
 
-def test_a_wrong_key_of_the_archive_is_told_without_the_secret(
-    here: Premises, s3_server: S3Server
+def test_a_wrong_key_of_the_archive_is_reported_without_the_secret(
+    installation: Installation, s3_server: S3Server
 ) -> None:
-    on_s3(here, s3_server, s3_server.make_bucket())
-    environ = {**here.environ, "AWS_SECRET_ACCESS_KEY": "a-wrong-secret-0123"}
-    with running(WORKER, environ, here.folder) as worker:
+    on_s3(installation, s3_server, s3_server.make_bucket())
+    environ = {**installation.environ, "AWS_SECRET_ACCESS_KEY": "a-wrong-secret-0123"}
+    with running(WORKER, environ, installation.folder) as worker:
         worker.says("archive not usable, work waits")
         line = next(line for line in worker.output().splitlines() if "archive not usable" in line)
-        assert here.environ["ARCHIVE_URL"].split("/")[2] in line
+        assert installation.environ["ARCHIVE_URL"].split("/")[2] in line
         assert "a-wrong-secret" not in worker.output()
         assert worker.stop() == 0
-
-
-def test_a_key_with_resubmit_pays_for_each_try_once_however_often_it_is_run(here: Premises) -> None:
-    command = (
-        "submitter",
-        "submit",
-        "a fox",
-        "--key",
-        "order-1",
-        "--wait",
-        "--resubmit",
-        "1",
-        "--mode",
-        "poll",
-        "--timeout",
-        "20",
-    )
-    with running(WORKER, {**here.environ, "POLL_INTERVAL": "0.1"}, here.folder) as worker:
-        worker.says("worker started")
-        for _ in range(2):
-            done = here.run(
-                *command, "--param", 'sandbox={"fail": "error", "delay": 0}', POLL_INTERVAL="0.1"
-            )
-            assert (done.status, "posted again" in done.err) == (1, True)
-    assert here.sandbox.stats()["accepted"] == 2

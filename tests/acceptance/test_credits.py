@@ -1,4 +1,4 @@
-"""``submitter credits``: what is left at the provider and what became of each model's jobs, and the sandbox's own purse."""
+"""``submitter credits``: credits left and job counts by model, and the credits of the sandbox."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 from batches import a_line, batch, batch_file, quick_sandbox
-from installation import Premises
+from installation import Installation
 
 from submitter.sandbox import Sandbox
 
@@ -16,21 +16,22 @@ CREDITS = "/client/openapi/getAPIKeyCredits"
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    """Make an installation in which nothing runs yet."""
-    with quick_sandbox() as sandbox:
-        yield Premises(tmp_path, sandbox)
+def sandbox() -> Iterator[Sandbox]:
+    with quick_sandbox() as running:
+        yield running
 
 
-def told(here: Premises, status: int = 0, **environ: str) -> dict[str, Any]:
-    done = here.run("submitter", "credits", "--json", **environ)
+def credits_json(installation: Installation, status: int = 0, **environ: str) -> dict[str, Any]:
+    done = installation.invoke("submitter", "credits", "--json", **environ)
     assert done.status == status, done.err
     found: dict[str, Any] = json.loads(done.out)
     return found
 
 
-def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(here: Premises) -> None:
-    assert told(here) == {"credits": 10_000, "models": []}
+def test_an_accepted_job_costs_a_credit_and_a_failed_one_returns_it(
+    installation: Installation,
+) -> None:
+    assert credits_json(installation) == {"credits": 10_000, "models": []}
     lines = [
         a_line("a", model="nano-banana"),
         a_line("b", model="nano-banana", variants=2),
@@ -38,16 +39,16 @@ def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(here: Pre
         a_line("d", script={"fail": "input_moderation"}),
         a_line("e", script={"refuse": "no"}),
     ]
-    batch_file(here, lines)
-    batch_file(here, [a_line("f", model="sora-image", script={"delay": 60})], "slow.jsonl")
-    with here.started():
-        assert batch(here, "batch.jsonl").status == 1
-        assert batch(here, "slow.jsonl", "--no-wait").status == 0
+    batch_file(installation, lines)
+    batch_file(installation, [a_line("f", model="sora-image", script={"delay": 60})], "slow.jsonl")
+    with installation.started():
+        assert batch(installation, "batch.jsonl").status == 1
+        assert batch(installation, "slow.jsonl", "--no-wait").status == 0
     none = dict.fromkeys(
         ("submitted", "archived", "refunded", "refused", "failed", "expired", "in_flight"), 0
     )
     grsai = {**none, "provider": "grsai"}
-    assert told(here) == {
+    assert credits_json(installation) == {
         "credits": 9_997,
         "models": [
             {**grsai, "model": "nano-banana", "submitted": 3, "archived": 2, "refunded": 1},
@@ -55,28 +56,26 @@ def test_credits_sink_with_accepted_jobs_and_what_failed_is_given_back(here: Pre
             {**grsai, "model": "sora-image", "submitted": 1, "in_flight": 1},
         ],
     }
-    done = here.run("submitter", "credits")
+    done = installation.invoke("submitter", "credits")
     assert done.status == 0
     assert done.out.startswith("9,997 credits left\n")
     assert "nano-banana" in done.out
 
 
-def test_without_a_key_the_table_comes_all_the_same(here: Premises) -> None:
-    done = here.run("submitter", "credits", GRSAI_API_KEY="")
-    assert (done.status, "GRSAI_API_KEY: not set" in done.err, "submitted" in done.out) == (
-        2,
-        True,
-        True,
-    )
-    assert told(here, 2, GRSAI_API_KEY="") == {"credits": None, "models": []}
+def test_without_a_key_the_table_is_still_printed(installation: Installation) -> None:
+    done = installation.invoke("submitter", "credits", GRSAI_API_KEY="")
+    assert done.status == 2
+    assert "GRSAI_API_KEY: not set" in done.err
+    assert "submitted" in done.out
+    assert credits_json(installation, 2, GRSAI_API_KEY="") == {"credits": None, "models": []}
 
 
-def test_a_provider_that_does_not_tell_is_exit_status_1(tmp_path: Path) -> None:
+def test_a_provider_that_refuses_the_question_is_exit_status_1(tmp_path: Path) -> None:
     with Sandbox(keys={"sk-other"}) as sandbox:
-        here = Premises(tmp_path, sandbox)
-        done = here.run("submitter", "credits")
+        installation = Installation(tmp_path, sandbox)
+        done = installation.invoke("submitter", "credits")
         assert (done.status, "invalid apikey" in done.err) == (1, True)
-    assert told(here, 1) == {"credits": None, "models": []}
+    assert credits_json(installation, 1) == {"credits": None, "models": []}
 
 
 def test_the_sandbox_answers_as_the_vendor_does() -> None:

@@ -13,30 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from installation import SERVE, Premises
+from installation import SERVE, Installation
 from processes import BIN, Running, running
 from waiting import until
 
 from receiver.clock import now
 from receiver.ingest.tickets import Tickets
 from receiver.model import new_ref
-from submitter.sandbox import Sandbox
 
 WEB = ("gunicorn", "-c", "python:receiver.gunicorn_conf", "receiver.web:create_app()")
 RUNNING = b'{"status":"running","progress":1}'
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
 
 
 @dataclass
 class Callers:
     """Callers who post without a pause, and what each call came to: a status, or the name of an error."""
 
-    here: Premises
+    installation: Installation
     tickets: Tickets
     came_to: dict[str, int | str] = field(
         default_factory=dict
@@ -51,7 +44,7 @@ class Callers:
 
     def _post(self, path: str) -> int | str:
         with closing(
-            http.client.HTTPConnection("127.0.0.1", self.here.port, timeout=20)
+            http.client.HTTPConnection("127.0.0.1", self.installation.port, timeout=20)
         ) as connection:
             try:
                 connection.request("POST", path, RUNNING, {"Connection": "close"})
@@ -66,10 +59,10 @@ class Callers:
 
 
 @contextmanager
-def callers(here: Premises, hands: int = 4) -> Iterator[Callers]:
+def callers(installation: Installation, hands: int = 4) -> Iterator[Callers]:
     """Have callbacks posted all the time; at the end each was answered 200, and each is in the ledger."""
-    with here.services() as services:
-        calling = Callers(here, services.tickets)
+    with installation.services() as services:
+        calling = Callers(installation, services.tickets)
         with ThreadPoolExecutor(hands) as pool:
             done = [pool.submit(calling.call) for _ in range(hands)]
             try:
@@ -87,10 +80,10 @@ def pids(service: Running, words: str) -> set[int]:
     return {pid for pid, line in service.members().items() if words in line}
 
 
-def test_a_rolling_reload_under_load_loses_no_call(here: Premises) -> None:
-    with here.started() as service:
+def test_a_rolling_reload_under_load_loses_no_call(installation: Installation) -> None:
+    with installation.started() as service:
         old_web, old_worker = pids(service, "gunicorn"), pids(service, "receiver worker")
-        with callers(here):
+        with callers(installation):
             service.process.send_signal(signal.SIGHUP)
             service.says('"reloaded"')
             until(
@@ -99,27 +92,31 @@ def test_a_rolling_reload_under_load_loses_no_call(here: Premises) -> None:
             )
         assert pids(service, "gunicorn")
         assert pids(service, "receiver worker")
-        (job,) = here.wait(here.submit().ref)
-        assert here.is_safe(job), "the new worker works"
+        (job,) = installation.wait(installation.submit().ref)
+        assert installation.is_safe(job), "the new worker works"
         assert service.stop() == 0
         assert "Traceback" not in service.output()
 
 
-def test_a_reload_that_cannot_work_leaves_the_old_processes_alone(here: Premises) -> None:
-    token = here.folder / "token"
+def test_a_reload_that_cannot_work_leaves_the_old_processes_alone(
+    installation: Installation,
+) -> None:
+    token = installation.folder / "token"
     token.write_text("a-token-of-some-length-that-is-no-secret")
-    with here.started(ADMIN_TOKEN_FILE=str(token)) as service:
+    with installation.started(ADMIN_TOKEN_FILE=str(token)) as service:
         old = set(service.members())
         token.unlink()
-        with callers(here):
+        with callers(installation):
             service.process.send_signal(signal.SIGHUP)
             service.says("reload given up", within=40)
             until(lambda: set(service.members()) == old, what="that only the old processes live")
 
 
 @pytest.mark.parametrize("role", ["gunicorn", "receiver worker"])
-def test_the_kill_of_a_child_under_load_loses_no_call_that_waits(here: Premises, role: str) -> None:
-    with here.started() as service, callers(here):
+def test_the_kill_of_a_child_under_load_loses_no_call_that_waits(
+    installation: Installation, role: str
+) -> None:
+    with installation.started() as service, callers(installation):
         child = min(
             pids(service, role)
         )  # of gunicorn the arbiter: its own workers are younger, and answer what they have before they go
@@ -128,8 +125,11 @@ def test_the_kill_of_a_child_under_load_loses_no_call_that_waits(here: Premises,
         until(lambda: pids(service, role) - {child}, what="its successor")
 
 
-def test_a_restart_on_a_socket_that_systemd_holds_loses_no_call(here: Premises) -> None:
-    with socket.create_server(("127.0.0.1", here.port), backlog=1024) as held, ExitStack() as later:
+def test_a_restart_on_a_socket_that_systemd_holds_loses_no_call(installation: Installation) -> None:
+    with (
+        socket.create_server(("127.0.0.1", installation.port), backlog=1024) as held,
+        ExitStack() as later,
+    ):
         lent = held.fileno()
         # LISTEN_PID must be the pid of the service itself, which only the service's own shell knows.
         handed_over = (
@@ -137,18 +137,24 @@ def test_a_restart_on_a_socket_that_systemd_holds_loses_no_call(here: Premises) 
             "-c",
             f"exec 3<&{lent}; LISTEN_FDS=1 LISTEN_PID=$$ exec {BIN}/receiver serve",
         )
-        first = later.enter_context(here.started(handed_over, lent=lent))
-        with callers(here):
+        first = later.enter_context(installation.started(handed_over, lent=lent))
+        with callers(installation):
             assert first.stop() == 0
-            later.enter_context(here.started(handed_over, lent=lent))
+            later.enter_context(installation.started(handed_over, lent=lent))
 
 
 def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    with here.started() as killed, here.services() as services, ExitStack() as later:
+    with (
+        installation.started() as killed,
+        installation.services() as services,
+        ExitStack() as later,
+    ):
         ref = new_ref(now())
-        call = later.enter_context(socket.create_connection(("127.0.0.1", here.port), timeout=15))
+        call = later.enter_context(
+            socket.create_connection(("127.0.0.1", installation.port), timeout=15)
+        )
         head = [
             f"POST /callback/{services.tickets.sign(ref)} HTTP/1.1",
             "Host: x",
@@ -159,20 +165,20 @@ def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(
         assert call.recv(100).startswith(b"HTTP/1.1 100 ")
         os.kill(killed.pid, signal.SIGKILL)
         killed.process.wait()
-        successor = later.enter_context(running(SERVE, here.environ, here.folder))
+        successor = later.enter_context(running(SERVE, installation.environ, installation.folder))
         call.sendall(RUNNING)
         assert call.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
         successor.says("worker started")
-        until(lambda: here.status("/readyz") == 200, what="that the successor works")
+        until(lambda: installation.status("/readyz") == 200, what="that the successor works")
         assert [row.verdict for row in services.queries.deliveries(ref)] == ["progress"]
         assert successor.stop() == 0
 
 
-def waiting_calls(here: Premises, path: str, number: int) -> list[socket.socket]:
+def waiting_calls(installation: Installation, path: str, number: int) -> list[socket.socket]:
     """Send calls that nobody takes yet: they wait in the listening socket's queue."""
     calls = []
     for _ in range(number):
-        call = socket.create_connection(("127.0.0.1", here.port), timeout=15)
+        call = socket.create_connection(("127.0.0.1", installation.port), timeout=15)
         call.sendall(
             b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
             % (path.encode(), len(RUNNING), RUNNING)
@@ -183,17 +189,21 @@ def waiting_calls(here: Premises, path: str, number: int) -> list[socket.socket]
 
 @pytest.mark.parametrize("command", [WEB, SERVE], ids=["gunicorn alone", "serve"])
 def test_a_stop_answers_those_who_wait_in_the_queue(
-    here: Premises, command: tuple[str, ...]
+    installation: Installation, command: tuple[str, ...]
 ) -> None:
-    assert here.run("receiver", "migrate").status == 0
-    with here.started(command) as service, here.services() as services, ExitStack() as later:
+    assert installation.run("receiver", "migrate").status == 0
+    with (
+        installation.started(command) as service,
+        installation.services() as services,
+        ExitStack() as later,
+    ):
         ref = new_ref(now())
         workers = web_workers(service)
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
         calls = [
             later.enter_context(call)
-            for call in waiting_calls(here, f"/callback/{services.tickets.sign(ref)}", 40)
+            for call in waiting_calls(installation, f"/callback/{services.tickets.sign(ref)}", 40)
         ]
         service.process.send_signal(signal.SIGTERM)
         until(asked_to_stop(workers), what="that they are asked to stop")

@@ -5,43 +5,35 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 import requests
-from installation import Premises
+from installation import Installation
 from processes import Running
 from small_disks import SmallDisk, small_disk
 from waiting import until
 
 from receiver.model import new_ref
-from submitter.sandbox import Sandbox
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
-
-
-@pytest.fixture
-def disk(here: Premises) -> Iterator[SmallDisk]:
+def disk(installation: Installation) -> Iterator[SmallDisk]:
     """Put the whole DATA_DIR, with ledger, scratch folder and archive in it, on a disk of its own."""
-    with small_disk(here.data, kilobytes=16_000) as disk:
+    with small_disk(installation.data, kilobytes=16_000) as disk:
         yield disk
 
 
 def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_there_is_room(
-    here: Premises, disk: SmallDisk
+    installation: Installation, disk: SmallDisk
 ) -> None:
-    here.environ |= {"POLL_AFTER": "1", "POLL_INTERVAL": "1"}
-    with here.started() as service, here.services() as services:
-        (before,) = here.wait(here.submit().ref)
-        assert here.is_safe(before)
-        lost = here.submit(callback="lost")
+    installation.environ |= {"POLL_AFTER": "1", "POLL_INTERVAL": "1"}
+    with installation.started() as service, installation.services() as services:
+        (before,) = installation.wait(installation.submit().ref)
+        assert installation.is_safe(before)
+        lost = installation.submit(callback="lost")
         web = web_processes(service)
         taken: list[str] = []
-        send = partial(post, here, services.tickets.sign, taken)
+        send = partial(post, installation, services.tickets.sign, taken)
         with disk.full():
             (refused,) = until(
                 lambda: [answer for answer in [send()] if not answer.ok], what="a refusal"
@@ -49,15 +41,18 @@ def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_th
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
             assert refused.json() == {"ok": False, "error": "this callback cannot be stored now"}
             until(
-                lambda: here.status("/readyz") == requests.codes.unavailable,
+                lambda: installation.status("/readyz") == requests.codes.unavailable,
                 what="that it says so itself",
             )
             assert (
-                requests.get(f"{here.url}/readyz", timeout=10).json()["ledger"]
+                requests.get(f"{installation.url}/readyz", timeout=10).json()["ledger"]
                 == "the ledger cannot be used now; the log says why"
             )
-            assert here.status("/healthz") == requests.codes.ok
-            assert requests.get(f"{here.url}/metrics", timeout=10).status_code == requests.codes.ok
+            assert installation.status("/healthz") == requests.codes.ok
+            assert (
+                requests.get(f"{installation.url}/metrics", timeout=10).status_code
+                == requests.codes.ok
+            )
             for _ in range(20):
                 assert send().status_code in {200, 503}
         assert send().status_code == 200
@@ -65,19 +60,22 @@ def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_th
         assert {job.ref for job in services.queries.jobs_named(taken)} == set(taken), (
             "what was answered 200 is there"
         )
-        found, new = here.wait(lost.ref, here.submit().ref)
-        assert here.is_safe(found)
-        assert here.is_safe(new)
-        until(lambda: here.status("/readyz") == requests.codes.ok, what="that it is ready again")
+        found, new = installation.wait(lost.ref, installation.submit().ref)
+        assert installation.is_safe(found)
+        assert installation.is_safe(new)
+        until(
+            lambda: installation.status("/readyz") == requests.codes.ok,
+            what="that it is ready again",
+        )
         assert services.queries.audit().ok
         assert "Traceback" not in service.output()
 
 
 def test_a_web_process_that_never_counted_before_does_not_die_of_a_full_disk(
-    here: Premises, disk: SmallDisk
+    installation: Installation, disk: SmallDisk
 ) -> None:
-    with here.started() as service, here.services() as services:
-        send = partial(post, here, services.tickets.sign, [])
+    with installation.started() as service, installation.services() as services:
+        send = partial(post, installation, services.tickets.sign, [])
         web = web_processes(service)
         with disk.full():
             assert [send().status_code for _ in range(5)][-1] == 503
@@ -96,11 +94,13 @@ def web_processes(service: Running) -> set[int]:
     return {pid for pid, line in service.members().items() if "gunicorn" in line}
 
 
-def post(here: Premises, sign: Callable[[str], str], taken: list[str]) -> requests.Response:
+def post(
+    installation: Installation, sign: Callable[[str], str], taken: list[str]
+) -> requests.Response:
     """Send a callback of a job nobody has heard of; one that is answered 200 is noted in ``taken``."""
     ref = new_ref(time.time())
     body = {"id": f"task-{ref}", "status": "failed", "failure_reason": "error", "error": "x" * 2000}
-    answer = requests.post(f"{here.url}/callback/{sign(ref)}", json=body, timeout=5)
+    answer = requests.post(f"{installation.url}/callback/{sign(ref)}", json=body, timeout=5)
     if answer.ok:
         taken.append(ref)
     return answer

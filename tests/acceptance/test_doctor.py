@@ -1,35 +1,24 @@
 """``receiver doctor`` as an operator runs it, and what the submitter makes of its verdict."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from installation import Premises
-
-from submitter.sandbox import Sandbox
+from installation import Installation
 
 NAMES = ["configuration", "ledger", "archive", "provider", "clock", "public URL"]
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
-
-
 def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_asked_for(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    with here.started():
-        well = here.run("receiver", "doctor")
+    with installation.started():
+        well = installation.run("receiver", "doctor")
     assert (well.status, well.err) == (0, "")
     lines = well.out.splitlines()
     assert [line[2:15].strip() for line in lines] == NAMES
     assert all(line.startswith("✓ ") for line in lines), well.out
-    assert f"{here.url} leads to us" in lines[-1]
+    assert f"{installation.url} leads to us" in lines[-1]
 
-    ill = here.run("receiver", "doctor", "--json")
+    ill = installation.run("receiver", "doctor", "--json")
     told = json.loads(ill.out)
     assert (ill.status, told["ok"]) == (1, False)
     assert [check["name"] for check in told["checks"]] == NAMES
@@ -38,36 +27,36 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     ]
     assert "start `receiver serve`" in told["checks"][-1]["remedy"]
 
-    refused = here.run("submitter", "submit", "a fox", "--mode", "webhook")
+    refused = installation.run("submitter", "submit", "a fox", "--mode", "webhook")
     assert (refused.status, refused.out) == (2, "")
     assert "PUBLIC_URL: the last `receiver doctor` could not reach us" in refused.err
-    assert f"nobody answers at {here.url.removeprefix('http://')}" in refused.err
-    assert here.sandbox.tasks() == []
-    polled = here.run("submitter", "submit", "a fox", "--json")
+    assert f"nobody answers at {installation.url.removeprefix('http://')}" in refused.err
+    assert installation.sandbox.tasks() == []
+    polled = installation.run("submitter", "submit", "a fox", "--json")
     assert polled.status == 0
     assert "--mode was not given: the result is polled" in polled.err
-    (here.folder / "jobs.jsonl").write_text(
+    (installation.folder / "jobs.jsonl").write_text(
         '{"prompt": "a wolf"}\n{"prompt": "a bear", "mode": "webhook"}\n'
     )
-    batch = here.run("submitter", "batch", "jobs.jsonl", "--no-wait")
+    batch = installation.run("submitter", "batch", "jobs.jsonl", "--no-wait")
     assert batch.status == 2
     assert "could not reach us through it" in batch.err
-    (here.folder / "jobs.jsonl").write_text('{"prompt": "a wolf"}\n')
-    batch = here.run("submitter", "batch", "jobs.jsonl", "--no-wait")
+    (installation.folder / "jobs.jsonl").write_text('{"prompt": "a wolf"}\n')
+    batch = installation.run("submitter", "batch", "jobs.jsonl", "--no-wait")
     assert batch.status == 0
     assert "lines without a mode are polled" in batch.err
 
 
 def test_every_mistake_of_a_configuration_is_told_with_its_remedy_and_status_2(
-    here: Premises,
+    installation: Installation,
 ) -> None:
     wrong = {"PORT": "none", "FETCH_ALLOW": "a/b", "EVENT_URLS": "https://hooks.example/planted"}
-    done = here.run("receiver", "doctor", **wrong)
+    done = installation.run("receiver", "doctor", **wrong)
     assert done.status == 2
     assert [line for line in done.out.splitlines() if line.startswith("✗ configuration")]
     for name in ("PORT", "FETCH_ALLOW", "EVENT_SECRET"):
         assert name in done.out
     assert "planted" not in done.out
-    told = json.loads(here.run("receiver", "doctor", "--json", **wrong).out)
+    told = json.loads(installation.run("receiver", "doctor", "--json", **wrong).out)
     assert {check["name"] for check in told["checks"]} == {"configuration"}
     assert all(check["remedy"] for check in told["checks"])

@@ -2,88 +2,81 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 from event_server import SECRET, EventServer
-from installation import Premises
+from installation import Installation
 from processes import running
 from waiting import until
 
 from receiver.cli import main as receiver
 from receiver.model import Submission
-from submitter.sandbox import Sandbox
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
 
 
 def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and_nobody_is_told_the_past(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    with here.services() as services:
+    with installation.services() as services:
         services.ledger.expire(
             services.ledger.submit(_submission(), "https://past.test").ref, "long ago"
         )
     with EventServer() as side:
-        here.environ |= {
+        installation.environ |= {
             "EVENT_URLS": f"{side.url}#job.archived+asset.archived",
             "EVENT_SECRET": SECRET,
         }
-        here.environ["FETCH_ALLOW"] += f",{side.address}"
+        installation.environ["FETCH_ALLOW"] += f",{side.address}"
         side.status = 503
-        with here.started():
-            job = here.submit()
+        with installation.started():
+            job = installation.submit()
             until(lambda: side.received, what="the first attempt")
-            here.wait(job.ref)
+            installation.wait(job.ref)
         side.status = 200
-        with here.started():
+        with installation.started():
             until(lambda: "job.archived" in side.types(), what="the end told")
         assert side.types()[-2:] == ["asset.archived", "job.archived"]
         assert {one.event["data"]["ref"] for one in side.received} == {job.ref}
         assert all(one.is_signed_by(SECRET) for one in side.received)
-        assert side.received[-1].event["data"]["link"] == f"{here.url}/api/jobs/{job.ref}"
-    done = here.run("receiver", "events")
+        assert side.received[-1].event["data"]["link"] == f"{installation.url}/api/jobs/{job.ref}"
+    done = installation.run("receiver", "events")
     assert done.status == 0
     assert "asset.archived, job.archived" in done.out
     assert "set aside;" not in done.out
 
 
 def test_listen_prints_what_there_is_follows_what_comes_and_ends_on_a_signal(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    with here.started():
-        first = here.submit()
-        here.wait(first.ref)
-        done = here.run(
+    with installation.started():
+        first = installation.submit()
+        installation.wait(first.ref)
+        done = installation.run(
             "receiver", "listen", "--after", "0", "--no-follow", "--json", "--type", "job.archived"
         )
         (line,) = done.out.splitlines()
         event = json.loads(line)
         assert (done.status, event["type"], event["data"]["ref"]) == (0, "job.archived", first.ref)
         with running(
-            ("receiver", "listen", "--after", str(event["number"])), here.environ, here.folder
+            ("receiver", "listen", "--after", str(event["number"])),
+            installation.environ,
+            installation.folder,
         ) as listening:
-            second = here.submit()
-            here.wait(second.ref)
+            second = installation.submit()
+            installation.wait(second.ref)
             listening.says(f"job.archived    {second.ref}")
             assert first.ref not in listening.output()
             assert listening.stop(signal.SIGTERM) == 130
 
 
 def test_a_command_that_fails_is_run_again_for_the_same_event_with_the_next_start(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    with here.services() as services:
+    with installation.services() as services:
         refs = [services.ledger.submit(_submission(), "https://past.test").ref for _ in range(2)]
         for ref in refs:
             services.ledger.expire(ref, "no word")
-    place, out = here.folder / "place", here.folder / "out"
+    place, out = installation.folder / "place", installation.folder / "out"
     command = f"""sh -c 'echo "$EVENT_REF $EVENT_MESSAGE" >> {out}; test -e {out}.ready'"""
     listen = (
         "receiver",
@@ -96,36 +89,36 @@ def test_a_command_that_fails_is_run_again_for_the_same_event_with_the_next_star
         "--exec",
         command,
     )
-    done = here.run(*listen)
+    done = installation.run(*listen)
     assert (done.status, done.err) == (
         1,
         "event 1: the command ended with status 1; it is done again with the next start\n",
     )
     Path(f"{out}.ready").touch()
-    again = here.run(*(word for word in listen if word not in ("--after", "0")))
+    again = installation.run(*(word for word in listen if word not in ("--after", "0")))
     assert (again.status, again.err) == (0, "")
     assert out.read_text().splitlines() == [f"{ref} no word" for ref in (refs[0], *refs)]
     assert place.read_text() == "2\n"
 
 
-def test_what_was_set_aside_is_shown_and_sent_again_on_request(here: Premises) -> None:
+def test_what_was_set_aside_is_shown_and_sent_again_on_request(installation: Installation) -> None:
     named = {"EVENT_URLS": "log:"}
-    here.environ.update(named)
-    with here.services() as services:
+    installation.environ.update(named)
+    with installation.services() as services:
         ref = services.ledger.submit(_submission(), "https://past.test").ref
         services.ledger.expire(ref, "no word")
         (dispatcher,) = services.dispatchers()
         (claimed,) = dispatcher.claim(1)
         services.outbox.set_aside(claimed, "nobody\x1b[31m listened")
-    done = here.run("receiver", "events")
+    done = installation.run("receiver", "events")
     assert "set aside; `receiver resend EVENT" in done.out
     assert f"{ref}" in done.out
     assert "\x1b[31m" not in done.out
     assert CliRunner().invoke(receiver, ["resend"]).exit_code == 2
-    wrong = here.run("receiver", "resend", "77")
+    wrong = installation.run("receiver", "resend", "77")
     assert (wrong.status, wrong.out) == (1, "")
     assert "event 77 is not set aside" in wrong.err
-    right = here.run("receiver", "resend", "--all")
+    right = installation.run("receiver", "resend", "--all")
     assert (right.status, right.out) == (
         0,
         f"event {claimed.row.event} will be sent again to 1 destinations\n",

@@ -2,43 +2,43 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-from installation import Premises
+from installation import Installation
 from postgres import PostgresServer
 from processes import Running, running
 from sqlalchemy import text
 from waiting import until
 
 from receiver.ledger import schema
-from submitter.sandbox import Sandbox
 
 WORKERS = 3
 
 
 @pytest.fixture
-def here(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Premises]:
-    """Make premises whose ledger is on PostgreSQL."""
+def installation(
+    installation: Installation, postgres_server: PostgresServer
+) -> Iterator[Installation]:
+    """Return a new installation whose ledger is on PostgreSQL."""
     url = postgres_server.make_database()
     schema.migrate(url)
-    with Sandbox() as sandbox:
-        premises = Premises(tmp_path, sandbox)
-        premises.environ |= {
-            "DATABASE_URL": url.replace("postgresql+psycopg://", "postgresql://"),
-            "CALLBACK_SECRETS": "a-secret-of-sixteen-characters",
-            "ADMIN_TOKEN": "a-token-of-the-test",
-            "WORKER_THREADS": "2",
-        }
-        yield premises
+    installation.environ |= {
+        "DATABASE_URL": url.replace("postgresql+psycopg://", "postgresql://"),
+        "CALLBACK_SECRETS": "a-secret-of-sixteen-characters",
+        "ADMIN_TOKEN": "a-token-of-the-test",
+        "WORKER_THREADS": "2",
+    }
+    yield installation
     until(lambda: postgres_server.connections(url) == 0, what="every connection closed")
     postgres_server.drop_database(url)
 
 
-def workers(here: Premises, stack: ExitStack) -> list[Running]:
+def workers(installation: Installation, stack: ExitStack) -> list[Running]:
     """Start workers that share one DATA_DIR."""
     started = [
-        stack.enter_context(running(["receiver", "worker"], here.environ, here.folder))
+        stack.enter_context(
+            running(["receiver", "worker"], installation.environ, installation.folder)
+        )
         for _ in range(WORKERS)
     ]
     for worker in started:
@@ -46,23 +46,30 @@ def workers(here: Premises, stack: ExitStack) -> list[Running]:
     return started
 
 
-def test_workers_beside_each_other_do_all_of_the_work_and_drain_at_a_signal(here: Premises) -> None:
-    with here.started(), ExitStack() as stack:
-        more = workers(here, stack)
-        refs = [here.submit(f"fox {number}").ref for number in range(12)]
-        jobs = here.wait(*refs)
-        assert all(here.is_safe(job) for job in jobs)
+def test_workers_beside_each_other_do_all_of_the_work_and_drain_at_a_signal(
+    installation: Installation,
+) -> None:
+    with installation.started(), ExitStack() as stack:
+        more = workers(installation, stack)
+        refs = [installation.submit(f"fox {number}").ref for number in range(12)]
+        jobs = installation.wait(*refs)
+        assert all(installation.is_safe(job) for job in jobs)
         assert [worker.stop() for worker in more] == [0] * WORKERS
-        with here.services() as services:
+        with installation.services() as services:
             assert services.queries.audit().ok
 
 
-def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(here: Premises) -> None:
-    with here.started(), ExitStack() as stack:
-        victim, *_ = workers(here, stack)
+def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(
+    installation: Installation,
+) -> None:
+    with installation.started(), ExitStack() as stack:
+        victim, *_ = workers(installation, stack)
         slow = {"mode": "slow", "rate": 30_000, "times": 1}
-        refs = [here.submit(f"fox {number}", file=slow, bytes=60_000).ref for number in range(10)]
-        with here.services() as services:
+        refs = [
+            installation.submit(f"fox {number}", file=slow, bytes=60_000).ref
+            for number in range(10)
+        ]
+        with installation.services() as services:
 
             def in_hand() -> bool:
                 return any(
@@ -79,5 +86,5 @@ def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(here: Premise
                     text("UPDATE assets SET due_at = due_at - 60 WHERE claim <> ''")
                 )
             )
-        jobs = here.wait(*refs, within=60)
-        assert all(here.is_safe(job) for job in jobs)
+        jobs = installation.wait(*refs, within=60)
+        assert all(installation.is_safe(job) for job in jobs)

@@ -3,22 +3,11 @@
 import os
 import re
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 import requests
-from installation import Premises
+from installation import Installation
 from processes import Running, free_port, running
 from waiting import until
-
-from submitter.sandbox import Sandbox
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
 
 
 def figures(url: str) -> dict[str, float]:
@@ -38,13 +27,13 @@ def figures_once(url: str, sample: str, value: float) -> dict[str, float]:
 
 
 def test_one_scrape_shows_what_web_and_worker_counted_and_a_killed_worker_is_not_forgotten(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    with here.started(EVENT_URLS="log:") as service:
-        job = here.submit()
-        (archived,) = here.wait(job.ref)
+    with installation.started(EVENT_URLS="log:") as service:
+        job = installation.submit()
+        (archived,) = installation.wait(job.ref)
         told = 'receiver_event_attempts_total{destination="log:",outcome="sent"}'
-        found = figures_once(here.url, told, 2)
+        found = figures_once(installation.url, told, 2)
         size = archived.assets[0].size
         assert (
             found['receiver_callbacks_total{outcome="ended"}']
@@ -70,9 +59,9 @@ def test_one_scrape_shows_what_web_and_worker_counted_and_a_killed_worker_is_not
         ):
             assert found[silent] == 0
         kill_worker(service)
-        second = here.submit()
-        here.wait(second.ref)
-        found = figures_once(here.url, told, 4)
+        second = installation.submit()
+        installation.wait(second.ref)
+        found = figures_once(installation.url, told, 4)
         assert found['receiver_assets_total{outcome="archived"}'] == 2
 
 
@@ -82,14 +71,18 @@ def kill_worker(service: Running) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_worker_on_a_machine_of_its_own_shows_its_figures_at_a_port(here: Premises) -> None:
+def test_a_worker_on_a_machine_of_its_own_shows_its_figures_at_a_port(
+    installation: Installation,
+) -> None:
     port = free_port()
     with running(
-        ("receiver", "worker", "--metrics-port", str(port)), here.environ, here.folder
+        ("receiver", "worker", "--metrics-port", str(port)),
+        installation.environ,
+        installation.folder,
     ) as worker:
         worker.says("metrics on")
         found = figures(f"http://127.0.0.1:{port}")
         assert found['receiver_assets_total{outcome="archived"}'] == 0
-        done = here.run("receiver", "worker", "--metrics-port", str(port))
+        done = installation.run("receiver", "worker", "--metrics-port", str(port))
         assert done.status == 2
         assert "--metrics-port: cannot listen" in done.err

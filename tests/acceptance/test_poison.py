@@ -4,13 +4,12 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from socket import socket
 
 import pytest
 import requests
 from archiving import PNG, scripted_source
-from installation import Premises
+from installation import Installation
 from ledgers import succeeded
 from outside_network import answer
 from waiting import until
@@ -25,9 +24,9 @@ from submitter.sandbox import Sandbox
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=2) as sandbox:
-        yield Premises(tmp_path, sandbox)
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(looks=2) as running:
+        yield running
 
 
 def the_asset(services: Services, ref: str) -> Asset:
@@ -36,25 +35,27 @@ def the_asset(services: Services, ref: str) -> Asset:
     return asset
 
 
-def expedite(here: Premises, ref: str, *, crashes: int) -> None:
+def expedite(installation: Installation, ref: str, *, crashes: int) -> None:
     """Let the pause after a crash be over, and the worker have crashed at least so often; what is in a hand is left alone."""
     paused = (crashes, time.time(), ref, AssetState.PENDING, time.time() + 0.75 * LEASE)
-    with closing(sqlite3.connect(here.data / "ledger.sqlite3", isolation_level=None)) as connection:
+    with closing(
+        sqlite3.connect(installation.data / "ledger.sqlite3", isolation_level=None)
+    ) as connection:
         statement = "UPDATE assets SET crashes = max(crashes, ?), due_at = ? WHERE ref = ? AND state = ? AND due_at < ?"
         connection.execute(statement, paused).close()
 
 
-def is_over(here: Premises, services: Services, ref: str) -> bool:
+def is_over(installation: Installation, services: Services, ref: str) -> bool:
     """Say whether the asset is final; if not, have its next attempt be the last but one."""
-    expedite(here, ref, crashes=MOST_CRASHES - 2)
+    expedite(installation, ref, crashes=MOST_CRASHES - 2)
     services.engine.notify()
     return the_asset(services, ref).finished_at is not None
 
 
 def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_archived_and_a_retry_brings_it_home(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    faults = here.folder / "faults"
+    faults = installation.folder / "faults"
     faults.mkdir()
     poisonous = [ref := new_ref(time.time())]
 
@@ -66,21 +67,28 @@ def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_a
         answer(body=PNG)(connection)
 
     with scripted_source(serve) as server:
-        here.environ["FETCH_ALLOW"] += f",127.0.0.1:{server.port}"
-        with here.started(RECEIVER_FAULTS=str(faults)) as service, here.services() as services:
-            neighbours = [here.submit(f"fox {number}").ref for number in range(4)]
-            hook = f"{here.url}/callback/{services.tickets.sign(ref)}"
+        installation.environ["FETCH_ALLOW"] += f",127.0.0.1:{server.port}"
+        with (
+            installation.started(RECEIVER_FAULTS=str(faults)) as service,
+            installation.services() as services,
+        ):
+            neighbours = [installation.submit(f"fox {number}").ref for number in range(4)]
+            hook = f"{installation.url}/callback/{services.tickets.sign(ref)}"
             report = succeeded(f"http://127.0.0.1:{server.port}/poison.png", provider_id="poison")
             assert requests.post(hook, data=report, timeout=10).status_code == 200
             service.says("process died, starting it again", times=SUSPICIOUS_CRASHES)
             # So it would go on for minutes. From here on it is taken to have crashed all but once of what it may.
-            until(lambda: is_over(here, services, ref), within=60, what="that it is set aside")
+            until(
+                lambda: is_over(installation, services, ref), within=60, what="that it is set aside"
+            )
             asset = the_asset(services, ref)
             assert (asset.state, asset.crashes) == (AssetState.FAILED, MOST_CRASHES)
             assert asset.error.startswith("set aside: ")
-            (job, *others) = here.wait(ref, *neighbours, here.submit("a fox that came later").ref)
+            (job, *others) = installation.wait(
+                ref, *neighbours, installation.submit("a fox that came later").ref
+            )
             assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
-            assert all(map(here.is_safe, others))
+            assert all(map(installation.is_safe, others))
             assert (
                 SUSPICIOUS_CRASHES
                 < service.output().count("process died, starting it again")
@@ -88,8 +96,8 @@ def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_a
             )
             assert services.queries.audit().ok
             poisonous.clear()
-            assert here.run("receiver", "retry", ref).status == 0
-            (job,) = here.wait(ref)
+            assert installation.run("receiver", "retry", ref).status == 0
+            (job,) = installation.wait(ref)
             assert job.state is JobState.ARCHIVED
             assert the_asset(services, ref).crashes == 0
             assert list(faults.iterdir()) == []

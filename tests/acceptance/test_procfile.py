@@ -4,32 +4,25 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
-from installation import Premises
+from installation import Installation
 from processes import ROOT
 from waiting import until
 
 from receiver.model import new_ref
-from submitter.sandbox import Sandbox
 
 HONCHO = ("honcho", "--no-colour", "-f", str(ROOT / "Procfile"), "start")
 WEB = ("gunicorn", "-c", "python:receiver.gunicorn_conf", "receiver.web:create_app()")
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
-
-
-def test_the_processes_of_the_procfile_do_the_main_job_and_stop_on_sigterm(here: Premises) -> None:
-    released = here.run(*HONCHO, "release")
+def test_the_processes_of_the_procfile_do_the_main_job_and_stop_on_sigterm(
+    installation: Installation,
+) -> None:
+    released = installation.run(*HONCHO, "release")
     assert "the ledger's schema is" in released.out
-    with here.started((*HONCHO, "web", "worker"), WEB_CONCURRENCY="2") as service:
+    with installation.started((*HONCHO, "web", "worker"), WEB_CONCURRENCY="2") as service:
         until(
             lambda: (
                 sum(
@@ -41,10 +34,10 @@ def test_the_processes_of_the_procfile_do_the_main_job_and_stop_on_sigterm(here:
             what="two web workers",
         )
         service.says("worker started")
-        jobs = here.wait(*(here.submit(f"fox {number}").ref for number in range(6)))
-        assert all(map(here.is_safe, jobs))
+        jobs = installation.wait(*(installation.submit(f"fox {number}").ref for number in range(6)))
+        assert all(map(installation.is_safe, jobs))
         # Whichever process is asked for the figures, it adds those of all up.
-        answers = {requests.get(f"{here.url}/metrics", timeout=5).text for _ in range(6)}
+        answers = {requests.get(f"{installation.url}/metrics", timeout=5).text for _ in range(6)}
         assert all('receiver_callbacks_total{outcome="ended"} 6.0' in answer for answer in answers)
         assert all('receiver_jobs{state="archived"} 6.0' in answer for answer in answers)
         assert service.stop() == 128 + signal.SIGTERM, (
@@ -65,17 +58,17 @@ def test_the_processes_of_the_procfile_do_the_main_job_and_stop_on_sigterm(here:
     ],
 )
 def test_a_web_process_that_cannot_start_says_why_in_a_few_lines(
-    here: Premises, wrong: dict[str, str], said: list[str]
+    installation: Installation, wrong: dict[str, str], said: list[str]
 ) -> None:
-    done = here.run(*WEB, **wrong)
+    done = installation.run(*WEB, **wrong)
     assert done.status != 0
     assert all(text in done.err for text in said), done.err
     assert "Traceback" not in done.err
 
 
-def said(here: Premises, request: bytes) -> bytes:
+def said(installation: Installation, request: bytes) -> bytes:
     """Send a request as it is and return the whole answer, which the other side must end."""
-    with socket.create_connection(("127.0.0.1", here.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", installation.port), timeout=10) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         with connection.makefile("rb") as answer:
@@ -87,8 +80,11 @@ CHUNKED = b"Host: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 WHOLE = b"Host: x\r\nConnection: close\r\nContent-Length: "
 
 
-def test_the_doors_hold_over_real_sockets(here: Premises) -> None:
-    with here.started(WEB, CALLBACK_MAX_BYTES="1000") as service, here.services() as services:
+def test_the_doors_hold_over_real_sockets(installation: Installation) -> None:
+    with (
+        installation.started(WEB, CALLBACK_MAX_BYTES="1000") as service,
+        installation.services() as services,
+    ):
         ticket = services.tickets.sign(ref := new_ref(time.time())).encode()
         right, encoded = b"/callback/" + ticket, b"/callback/%30" + ticket[1:]
         whole = WHOLE + b"%d\r\n\r\n%b" % (len(BODY), BODY)
@@ -117,7 +113,7 @@ def test_the_doors_hold_over_real_sockets(here: Premises) -> None:
             (b"POST http://x" + right, whole, 200, ref.encode()),
             (b"POST " + right + b"?x=%2F", whole, 200, ref.encode()),
         ]:
-            answer = said(here, line + b" HTTP/1.1\r\n" + rest)
+            answer = said(installation, line + b" HTTP/1.1\r\n" + rest)
             assert answer.startswith(b"HTTP/1.1 %d " % status), (line, answer)
             assert text in answer
             assert b"location:" not in answer.lower()
@@ -128,17 +124,19 @@ def test_the_doors_hold_over_real_sockets(here: Premises) -> None:
         assert ticket not in service.log.read_bytes()
 
 
-def test_a_killed_web_worker_is_replaced_and_its_counts_stay(here: Premises) -> None:
-    with here.started(WEB) as service:
+def test_a_killed_web_worker_is_replaced_and_its_counts_stay(installation: Installation) -> None:
+    with installation.started(WEB) as service:
         for _ in range(2):
-            assert requests.post(f"{here.url}/callback/forged", timeout=5).status_code == 404
-            assert here.status("/readyz") == 200
+            assert (
+                requests.post(f"{installation.url}/callback/forged", timeout=5).status_code == 404
+            )
+            assert installation.status("/readyz") == 200
             (old,) = set(service.members()) - {service.pid}
             os.kill(old, signal.SIGKILL)
             until(lambda old=old: set(service.members()) - {service.pid, old}, what="a new worker")  # type: ignore[misc]
-            until(lambda: here.status("/healthz") == 200, what="that it answers")
+            until(lambda: installation.status("/healthz") == 200, what="that it answers")
         assert (
             'receiver_callbacks_total{outcome="forged"} 2.0'
-            in requests.get(f"{here.url}/metrics", timeout=5).text
+            in requests.get(f"{installation.url}/metrics", timeout=5).text
         )
         assert service.stop() == 0

@@ -12,7 +12,7 @@ import pytest
 from archives import invented_jobs, put, write_files
 from click.testing import CliRunner
 from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, fault_proxy
-from installation import Premises
+from installation import Installation
 from processes import running
 from seaweed import S3Server
 from side_by_side import side_by_side
@@ -31,9 +31,9 @@ WORKER = ("receiver", "worker")
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1, script={"delay": 0, "bytes": 5_000}) as sandbox:
-        yield Premises(tmp_path, sandbox)
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(looks=1, script={"delay": 0, "bytes": 5_000}) as running:
+        yield running
 
 
 @pytest.fixture
@@ -42,26 +42,26 @@ def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def lose_the_ledger(here: Premises) -> None:
-    for path in here.data.glob("ledger.sqlite3*"):
+def lose_the_ledger(installation: Installation) -> None:
+    for path in installation.data.glob("ledger.sqlite3*"):
         path.unlink()
 
 
-def made_up_files(here: Premises, count: int) -> dict[str, str]:
+def made_up_files(installation: Installation, count: int) -> dict[str, str]:
     """Have an archive of jobs no ledger knows; return the key of each one's picture by its ref."""
-    here.data.mkdir()
+    installation.data.mkdir()
     pictures = {}
     for ref, objects in invented_jobs(count):
-        write_files(here.data / "archive", objects)
+        write_files(installation.data / "archive", objects)
         pictures[ref] = next(iter(objects))
     return pictures
 
 
-def known(here: Premises) -> int:
+def known(installation: Installation) -> int:
     """Count the jobs in the ledger; none where there is no ledger yet."""
-    if not (here.data / "ledger.sqlite3").exists():
+    if not (installation.data / "ledger.sqlite3").exists():
         return 0
-    with here.services() as services:
+    with installation.services() as services:
         return services.queries.counts()["archived"]
 
 
@@ -70,9 +70,9 @@ def last(text: str) -> str:
 
 
 def test_a_lost_ledger_is_rebuilt_agrees_with_the_archive_and_pays_nothing_twice(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    here.environ["POLL_INTERVAL"] = "0.1"
+    installation.environ["POLL_INTERVAL"] = "0.1"
     submit = (
         "submitter",
         "submit",
@@ -86,44 +86,46 @@ def test_a_lost_ledger_is_rebuilt_agrees_with_the_archive_and_pays_nothing_twice
         "--json",
         "--wait",
     )
-    with running(WORKER, here.environ, here.folder) as worker:
+    with running(WORKER, installation.environ, installation.folder) as worker:
         worker.says("worker started")
-        assert here.run(*submit).status == 0
-        working = here.run(*REBUILD)
+        assert installation.run(*submit).status == 0
+        working = installation.run(*REBUILD)
         assert (working.status, working.out) == (1, "")
         assert "a worker is working on this ledger: stop it" in working.err
         assert worker.stop() == 0
-    here.submit("a lost sheep", delay=3600)
-    lost = here.run("receiver", "jobs", "--state", "archived", "--json").out
-    lose_the_ledger(here)
-    back = here.run(*REBUILD)
+    installation.submit("a lost sheep", delay=3600)
+    lost = installation.run("receiver", "jobs", "--state", "archived", "--json").out
+    lose_the_ledger(installation)
+    back = installation.run(*REBUILD)
     assert (back.status, back.out, back.err) == (
         0,
         "restored 1 job with 1 picture; 0 were in the ledger already\n",
         "",
     )
-    assert here.run("receiver", "jobs", "--json").out == lost, "and nothing of the one in flight"
-    accepted = here.sandbox.stats()["accepted"]
-    assert here.run(*submit).status == 0
-    assert here.sandbox.stats()["accepted"] == accepted
-    audited = here.run(*AUDIT)
+    assert installation.run("receiver", "jobs", "--json").out == lost, (
+        "and nothing of the one in flight"
+    )
+    accepted = installation.sandbox.stats()["accepted"]
+    assert installation.run(*submit).status == 0
+    assert installation.sandbox.stats()["accepted"] == accepted
+    audited = installation.run(*AUDIT)
     assert (audited.status, last(audited.out)) == (0, "everything is where the ledger says")
 
 
 def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_says_so(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    (first, one), (second, two), (third, three) = made_up_files(here, 3).items()
-    archive = here.data / "archive"
+    (first, one), (second, two), (third, three) = made_up_files(installation, 3).items()
+    archive = installation.data / "archive"
     (archive / manifest_key(third)).write_text("{")
-    rebuilt = here.run(*REBUILD)
+    rebuilt = installation.run(*REBUILD)
     assert rebuilt.status == 1
     assert rebuilt.out.splitlines()[0].startswith(f"wrong: {manifest_key(third)}: Invalid JSON")
     assert "restored 2 jobs with 2 pictures" in rebuilt.out
     (archive / one).write_bytes(b"other bytes")
     (archive / two).unlink()
     (archive / "a\x1b[31mred").write_bytes(b"")
-    done = here.run(*AUDIT)
+    done = installation.run(*AUDIT)
     assert (done.status, last(done.out)) == (1, "NOT everything is where the ledger says")
     found = [
         line.partition(" (")[0]
@@ -139,23 +141,23 @@ def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_say
     ]
     assert first in done.out
     assert second in done.out
-    assert here.run("receiver", "audit").status == 0, "the ledger itself holds"
-    assert not (here.data / "deep-audit.json").exists(), "it was through"
+    assert installation.run("receiver", "audit").status == 0, "the ledger itself holds"
+    assert not (installation.data / "deep-audit.json").exists(), "it was through"
 
 
-def test_an_archive_that_is_away_is_told_with_what_to_do(here: Premises) -> None:
-    made_up_files(here, 2)
-    assert here.run(*REBUILD).status == 0
-    (here.data / "archive").rename(here.folder / "unmounted")
+def test_an_archive_that_is_away_is_told_with_what_to_do(installation: Installation) -> None:
+    made_up_files(installation, 2)
+    assert installation.run(*REBUILD).status == 0
+    (installation.data / "archive").rename(installation.folder / "unmounted")
     for command in (REBUILD, AUDIT):
-        done = here.run(*command)
+        done = installation.run(*command)
         assert (
             done.status,
             "mount it, or correct ARCHIVE_URL" in done.err,
             "Traceback" in done.err,
         ) == (1, True, False)
-    (here.folder / "unmounted").rename(here.data / "archive")
-    done = here.run(*AUDIT)
+    (installation.folder / "unmounted").rename(installation.data / "archive")
+    done = installation.run(*AUDIT)
     assert (done.status, "going on where the last deep audit stopped: 0 jobs" in done.err) == (
         0,
         True,
@@ -169,8 +171,8 @@ def test_wrong_usage_is_told(arguments: list[str]) -> None:
     assert CliRunner().invoke(receiver, arguments).exit_code == 2
 
 
-def test_a_folder_that_is_none_is_wrong_usage(here: Premises) -> None:
-    done = here.run(*REBUILD, "--below", "../..")
+def test_a_folder_that_is_none_is_wrong_usage(installation: Installation) -> None:
+    done = installation.run(*REBUILD, "--below", "../..")
     assert (done.status, "--below: not a key of the archive" in done.err) == (2, True)
 
 
@@ -178,36 +180,38 @@ def test_a_folder_that_is_none_is_wrong_usage(here: Premises) -> None:
 
 
 def test_a_rebuild_killed_in_the_middle_has_whole_jobs_only_and_the_next_one_has_all(
-    here: Premises,
+    installation: Installation,
 ) -> None:
     count = 3 * rebuild.FOLDERS_AT_ONCE
-    made_up_files(here, count)
-    with running(REBUILD, here.environ, here.folder) as process:
+    made_up_files(installation, count)
+    with running(REBUILD, installation.environ, installation.folder) as process:
         until(
-            lambda: known(here) > 0 or process.process.poll() is not None,
+            lambda: known(installation) > 0 or process.process.poll() is not None,
             what="that some jobs are restored",
         )
         process.kill()
-    some = known(here)
+    some = known(installation)
     assert 0 < some <= count
-    assert here.run("receiver", "audit").status == 0
-    done = here.run(*REBUILD)
+    assert installation.run("receiver", "audit").status == 0
+    done = installation.run(*REBUILD)
     assert (done.status, last(done.out)) == (
         0,
         f"restored {count - some} jobs with {count - some} pictures; {some} were in the ledger already",
     )
-    assert here.run("receiver", "audit").status == 0
+    assert installation.run("receiver", "audit").status == 0
 
 
-def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(here: Premises) -> None:
-    pictures = made_up_files(here, 6)
-    assert here.run(*REBUILD).status == 0
-    stuck = here.data / "archive" / list(pictures.values())[2]  # the newest is looked at first
+def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(installation: Installation) -> None:
+    pictures = made_up_files(installation, 6)
+    assert installation.run(*REBUILD).status == 0
+    stuck = (
+        installation.data / "archive" / list(pictures.values())[2]
+    )  # the newest is looked at first
     data = stuck.read_bytes()
     stuck.unlink()
     os.mkfifo(stuck)
     for number in (signal.SIGINT, signal.SIGTERM):
-        with running((*AUDIT, "--jobs", "1"), here.environ, here.folder) as process:
+        with running((*AUDIT, "--jobs", "1"), installation.environ, installation.folder) as process:
             with stuck.open("wb") as pipe:  # opens once the audit is there
                 process.process.send_signal(number)
                 until(partial(has_arrived, process.pid, number), what="that the signal has arrived")
@@ -218,11 +222,14 @@ def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(here: Premises) -> 
                 in process.output()
             )
             assert "run `receiver audit --deep` again to go on from there" in process.output()
-    with running((*AUDIT, "--jobs", "1"), here.environ, here.folder) as process, stuck.open("wb"):
+    with (
+        running((*AUDIT, "--jobs", "1"), installation.environ, installation.folder) as process,
+        stuck.open("wb"),
+    ):
         process.kill()
     stuck.unlink()
     stuck.write_bytes(data)
-    done = here.run(*AUDIT)
+    done = installation.run(*AUDIT)
     assert (done.status, "going on where the last deep audit stopped: 3 jobs" in done.err) == (
         0,
         True,
@@ -239,8 +246,8 @@ def has_arrived(pid: int, number: signal.Signals) -> bool:
     return not caught & 1 << (number - 1)
 
 
-def on_s3(here: Premises, server: S3Server, proxy: FaultProxy, bucket: str) -> None:
-    here.environ |= {
+def on_s3(installation: Installation, server: S3Server, proxy: FaultProxy, bucket: str) -> None:
+    installation.environ |= {
         **server.environment(),
         "AWS_ENDPOINT_URL_S3": proxy.url,
         "ARCHIVE_URL": f"s3://{bucket}/pictures",
@@ -262,33 +269,33 @@ class Leases:
 
 
 def test_both_commands_are_killed_over_a_bucket_and_lose_nothing(
-    here: Premises, s3_server: S3Server, proxy: FaultProxy, bucket: str
+    installation: Installation, s3_server: S3Server, proxy: FaultProxy, bucket: str
 ) -> None:
-    on_s3(here, s3_server, proxy, bucket)
+    on_s3(installation, s3_server, proxy, bucket)
     count = rebuild.FOLDERS_AT_ONCE + 10
     archive = dict(invented_jobs(count))
     fill(bucket, archive)
     for command, done_by_then in ((REBUILD, rebuild.FOLDERS_AT_ONCE), (AUDIT, count)):
         proxy.rule = held = Leases(list(archive)[-1])
-        with running(command, here.environ, here.folder) as process:
+        with running(command, installation.environ, installation.folder) as process:
             until(held.waiting.is_set, what="that it reads the last job")
             process.kill()
         held.let_go.set()
-        assert known(here) == done_by_then, "whole transactions"
-        done = here.run(*command)
+        assert known(installation) == done_by_then, "whole transactions"
+        done = installation.run(*command)
         assert (done.status, done.err) == (0, "")
     assert f"{count} jobs with {count} pictures, {2 * count} objects: 0 differences" in done.out
-    assert here.run("receiver", "audit").status == 0
+    assert installation.run("receiver", "audit").status == 0
 
 
 def test_a_rebuild_stopped_by_hand_finishes_what_it_has_in_hand(
-    here: Premises, s3_server: S3Server, proxy: FaultProxy, bucket: str
+    installation: Installation, s3_server: S3Server, proxy: FaultProxy, bucket: str
 ) -> None:
-    on_s3(here, s3_server, proxy, bucket)
+    on_s3(installation, s3_server, proxy, bucket)
     archive = dict(invented_jobs(2))
     fill(bucket, archive)
     proxy.rule = held = Leases(next(iter(archive)))
-    with running((*REBUILD, "--jobs", "1"), here.environ, here.folder) as process:
+    with running((*REBUILD, "--jobs", "1"), installation.environ, installation.folder) as process:
         until(held.waiting.is_set, what="that it reads the first job")
         process.process.send_signal(signal.SIGINT)
         until(partial(has_arrived, process.pid, signal.SIGINT), what="that the signal has arrived")
@@ -296,7 +303,10 @@ def test_a_rebuild_stopped_by_hand_finishes_what_it_has_in_hand(
         assert process.process.wait(10) == 130
         assert "restored 1 job with 1 picture" in process.output()
         assert last(process.output()) == "stopped; run `receiver rebuild` again to go on"
-    assert "restored 1 job with 1 picture; 1 were in the ledger already" in here.run(*REBUILD).out
+    assert (
+        "restored 1 job with 1 picture; 1 were in the ledger already"
+        in installation.run(*REBUILD).out
+    )
 
 
 def fill(bucket: str, archive: dict[str, dict[str, bytes]]) -> None:

@@ -8,28 +8,19 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
-from installation import Premises
+from installation import Installation
 from processes import Running
 from waiting import until
 
 from receiver.model import JobState, new_ref
 from receiver.services import Services
-from submitter.sandbox import Sandbox
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
 
 
 def children(service: Running, words: str) -> list[int]:
@@ -42,77 +33,79 @@ def children(service: Running, words: str) -> list[int]:
     ]
 
 
-def kept_secrets(here: Premises) -> dict[str, tuple[int, str]]:
+def kept_secrets(installation: Installation) -> dict[str, tuple[int, str]]:
     return {
         path.name: (path.stat().st_mode & 0o777, path.read_text())
-        for path in (here.data / "secrets").iterdir()
+        for path in (installation.data / "secrets").iterdir()
     }
 
 
 def test_a_fresh_checkout_does_the_main_job_and_a_later_start_keeps_secrets_and_jobs(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    with here.started() as service:
-        secrets = kept_secrets(here)
+    with installation.started() as service:
+        secrets = kept_secrets(installation)
         assert {name: mode for name, (mode, _) in secrets.items()} == {
             "admin": 0o600,
             "callback": 0o600,
         }
-        assert (here.data / "secrets").stat().st_mode & 0o777 == 0o700
+        assert (installation.data / "secrets").stat().st_mode & 0o777 == 0o700
         token = secrets["admin"][1].strip()
         assert f"ADMIN_TOKEN {token}" in service.output(), "it is told to whoever started it"
         assert secrets["callback"][1].strip() not in service.output()
-        (job,) = here.wait(here.submit().ref)
-        assert here.is_safe(job)
+        (job,) = installation.wait(installation.submit().ref)
+        assert installation.is_safe(job)
         shown = requests.get(
-            f"{here.url}/api/jobs/{job.ref}",
+            f"{installation.url}/api/jobs/{job.ref}",
             headers={"Authorization": f"Bearer {token}"},
             timeout=10,
         )
         assert shown.json() == job.model_dump(mode="json")
-        hook = here.sandbox.tasks()[0]["webhook"]
+        hook = installation.sandbox.tasks()[0]["webhook"]
         assert hook.rpartition("/")[2] not in service.output(), (
             "tickets are secrets, so they are not logged"
         )
         assert service.stop() == 0
-    with here.started() as again:
-        assert kept_secrets(here) == secrets
+    with installation.started() as again:
+        assert kept_secrets(installation) == secrets
         late = requests.post(hook, json={"id": job.provider_id, "status": "running"}, timeout=10)
         assert (late.status_code, late.json()) == (200, {"ok": True, "ref": job.ref})
-        assert here.wait(job.ref) == [job]
+        assert installation.wait(job.ref) == [job]
         # A kill -9 of the supervisor leaves nobody behind.
         os.kill(again.pid, signal.SIGKILL)
         again.process.wait()
         until(lambda: not again.members(), within=10, what="that nothing lives on")
-        assert here.status("/healthz") is None
+        assert installation.status("/healthz") is None
 
 
-def test_killed_children_are_started_again_and_their_work_is_taken_over(here: Premises) -> None:
-    with here.started() as service:
-        slow = here.submit(bytes=200_000, file={"mode": "slow", "rate": 200_000})
-        until(lambda: here.sandbox.stats()["file_gets"] == 1, what="a download under way")
+def test_killed_children_are_started_again_and_their_work_is_taken_over(
+    installation: Installation,
+) -> None:
+    with installation.started() as service:
+        slow = installation.submit(bytes=200_000, file={"mode": "slow", "rate": 200_000})
+        until(lambda: installation.sandbox.stats()["file_gets"] == 1, what="a download under way")
         (worker,), (web,) = children(service, "receiver worker"), children(service, "gunicorn")
         for pid in (worker, web):
             os.kill(pid, signal.SIGKILL)
         service.says("process died, starting it again", times=2)
         service.says("claims of a dead worker taken over")
-        (job,) = here.wait(slow.ref)
-        assert here.is_safe(job)
-        assert here.sandbox.stats()["file_gets"] == 2
+        (job,) = installation.wait(slow.ref)
+        assert installation.is_safe(job)
+        assert installation.sandbox.stats()["file_gets"] == 2
         until(
-            lambda: children(service, "gunicorn") and here.status("/readyz") == 200,
+            lambda: children(service, "gunicorn") and installation.status("/readyz") == 200,
             what="that the web side is back",
         )
-        (job,) = here.wait(here.submit().ref)
-        assert here.is_safe(job)
-        assert not list((here.data / "scratch").rglob(f"{slow.ref}*")), (
+        (job,) = installation.wait(installation.submit().ref)
+        assert installation.is_safe(job)
+        assert not list((installation.data / "scratch").rglob(f"{slow.ref}*")), (
             "what the killed worker left was removed"
         )
 
 
-def begin_callback(here: Premises, ticket: str, body: bytes) -> socket.socket:
+def begin_callback(installation: Installation, ticket: str, body: bytes) -> socket.socket:
     """Send a callback without the last byte of its body, and see that somebody is reading it."""
-    connection = socket.create_connection(("127.0.0.1", here.port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", installation.port), timeout=10)
     head = ["Host: x", f"Content-Length: {len(body)}", "Expect: 100-continue", "Connection: close"]
     connection.sendall("\r\n".join([f"POST /callback/{ticket} HTTP/1.1", *head, "", ""]).encode())
     assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -120,12 +113,12 @@ def begin_callback(here: Premises, ticket: str, body: bytes) -> socket.socket:
     return connection
 
 
-def test_sigterm_drains_a_callback_and_a_download_under_way(here: Premises) -> None:
-    with here.started() as service, here.services() as services:
-        slow = here.submit(bytes=300_000, file={"mode": "slow", "rate": 200_000})
-        until(lambda: here.sandbox.stats()["file_gets"] == 1, what="a download under way")
+def test_sigterm_drains_a_callback_and_a_download_under_way(installation: Installation) -> None:
+    with installation.started() as service, installation.services() as services:
+        slow = installation.submit(bytes=300_000, file={"mode": "slow", "rate": 200_000})
+        until(lambda: installation.sandbox.stats()["file_gets"] == 1, what="a download under way")
         ref, body = new_ref(time.time()), b'{"id":"in-flight","status":"running"}'
-        with closing(begin_callback(here, services.tickets.sign(ref), body)) as connection:
+        with closing(begin_callback(installation, services.tickets.sign(ref), body)) as connection:
             started = time.monotonic()
             service.process.send_signal(signal.SIGTERM)
             service.says("draining")
@@ -166,14 +159,16 @@ class Load:
                         self.acknowledged[ref] += 1
 
 
-def a_load(here: Premises, services: Services, jobs: int) -> Load:
+def a_load(installation: Installation, services: Services, jobs: int) -> Load:
     """Have the provider finish jobs nobody here knows, and make the callbacks that say so: two about each, and a late one."""
     bodies = {}
     with requests.Session() as session:
         session.headers["Authorization"] = "Bearer sk-test"
 
         def ask(path: str, **question: Any) -> Any:
-            return session.post(here.sandbox.url + path, json=question, timeout=10).json()["data"]
+            return session.post(installation.sandbox.url + path, json=question, timeout=10).json()[
+                "data"
+            ]
 
         order: dict[str, Any] = {
             "model": "m",
@@ -183,7 +178,7 @@ def a_load(here: Premises, services: Services, jobs: int) -> Load:
             "sandbox": {"delay": 0},
         }
         tasks = [ask("/v1/draw/completions", **order)["id"] for _ in range(jobs)]
-        until(lambda: here.sandbox.stats()["running"] == 0, what="that all are finished")
+        until(lambda: installation.sandbox.stats()["running"] == 0, what="that all are finished")
         for task in tasks:
             final = json.dumps(ask("/v1/draw/result", id=task)).encode()
             bodies[new_ref(time.time())] = [
@@ -192,18 +187,18 @@ def a_load(here: Premises, services: Services, jobs: int) -> Load:
                 json.dumps({"id": task, "status": "running"}).encode(),
             ]
     return Load(
-        bodies, {ref: f"{here.url}/callback/{services.tickets.sign(ref)}" for ref in bodies}
+        bodies, {ref: f"{installation.url}/callback/{services.tickets.sign(ref)}" for ref in bodies}
     )
 
 
 def test_kill_9_under_load_loses_nothing_that_was_acknowledged_and_archives_everything_once(
-    here: Premises,
+    installation: Installation,
 ) -> None:
     moment = random.randrange(10, 120)  # noqa: S311 - any moment must do
-    with here.services() as services:
-        load = a_load(here, services, jobs=60)
+    with installation.services() as services:
+        load = a_load(installation, services, jobs=60)
         refs = list(load.bodies)
-        with here.started() as first, ThreadPoolExecutor(4) as senders:
+        with installation.started() as first, ThreadPoolExecutor(4) as senders:
             posted = [senders.submit(load.post, refs[number::4]) for number in range(4)]
             until(
                 lambda: load.acknowledged.total() >= moment or all(post.done() for post in posted)
@@ -217,11 +212,11 @@ def test_kill_9_under_load_loses_nothing_that_was_acknowledged_and_archives_ever
             assert len(services.queries.deliveries(ref)) >= number, (
                 f"{ref}, killed after {moment} answers"
             )
-        with here.started() as second:
+        with installation.started() as second:
             load.post(
                 [ref for ref in refs if ref not in acknowledged]
             )  # a provider that does repeat them
-            jobs = here.wait(*refs)
+            jobs = installation.wait(*refs)
             assert Counter(job.state for job in jobs) == {JobState.ARCHIVED: 60}
             assert services.queries.audit().ok
             assert "Traceback" not in second.output()
@@ -231,19 +226,24 @@ def test_kill_9_under_load_loses_nothing_that_was_acknowledged_and_archives_ever
             if event["type"] == "asset.archived"
         ]
         assert Counter(event["ref"] for event in events) == dict.fromkeys(refs, 1)
-        assert stored(here) == sorted(
-            str(here.sandbox.task(str(job.provider_id))["files"][0]["sha256"]) for job in jobs
+        assert stored(installation) == sorted(
+            str(installation.sandbox.task(str(job.provider_id))["files"][0]["sha256"])
+            for job in jobs
         )
 
 
-def stored(here: Premises) -> list[str]:
+def stored(installation: Installation) -> list[str]:
     """Return the SHA-256 of every picture in the archive."""
-    files = [path for path in (here.data / "archive").rglob("*.png") if ".tmp" not in path.parts]
+    files = [
+        path for path in (installation.data / "archive").rglob("*.png") if ".tmp" not in path.parts
+    ]
     return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
 
 
-def test_a_port_that_is_taken_is_told_at_once_instead_of_starting_for_ever(here: Premises) -> None:
-    with socket.create_server(("127.0.0.1", here.port)):
-        ended = here.run("receiver", "serve")
+def test_a_port_that_is_taken_is_told_at_once_instead_of_starting_for_ever(
+    installation: Installation,
+) -> None:
+    with socket.create_server(("127.0.0.1", installation.port)):
+        ended = installation.run("receiver", "serve")
     assert ended.status == 2
-    assert f"cannot listen on 127.0.0.1:{here.port}" in ended.err
+    assert f"cannot listen on 127.0.0.1:{installation.port}" in ended.err

@@ -7,14 +7,13 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
-from installation import Premises
+from installation import Installation
 from processes import running
 from small_disks import SmallDisk, small_disk
 from waiting import until
@@ -25,21 +24,14 @@ from receiver.cli.base import Commands
 from receiver.model import Submission
 from receiver.worker.process import is_working
 from submitter.cli import main as submitter
-from submitter.sandbox import Sandbox
 
 GUNICORN = ("gunicorn", "-c", "python:receiver.gunicorn_conf", "receiver.web:create_app()")
 REMEDY = "name a directory that can be written"
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox(looks=1) as sandbox:
-        yield Premises(tmp_path, sandbox)
-
-
-def expired(here: Premises) -> None:
+def expired(installation: Installation) -> None:
     """Have one event there."""
-    with here.services() as services:
+    with installation.services() as services:
         services.ledger.expire(
             services.ledger.submit(
                 Submission("a fox", "gpt-image-1.5", {}), "https://past.test"
@@ -52,24 +44,24 @@ def expired(here: Premises) -> None:
 
 
 @pytest.fixture
-def disk(here: Premises) -> Iterator[SmallDisk]:
-    with small_disk(here.data, kilobytes=8192) as disk:
+def disk(installation: Installation) -> Iterator[SmallDisk]:
+    with small_disk(installation.data, kilobytes=8192) as disk:
         yield disk
 
 
 @contextmanager
-def turned_read_only(here: Premises, disk: SmallDisk) -> Iterator[None]:
+def turned_read_only(installation: Installation, disk: SmallDisk) -> Iterator[None]:
     """Have a ledger and a worker's lock in DATA_DIR, which nobody can write then."""
-    with here.services():
-        (here.data / "worker.lock").touch()
+    with installation.services():
+        (installation.data / "worker.lock").touch()
     with disk.read_only():
         yield
 
 
 def test_a_data_dir_on_a_disk_that_is_read_only_is_a_wrong_configuration_found_before_anything_is_started(
-    here: Premises, disk: SmallDisk
+    installation: Installation, disk: SmallDisk
 ) -> None:
-    lines = here.folder / "lines.jsonl"
+    lines = installation.folder / "lines.jsonl"
     lines.write_text('{"prompt": "a fox"}\n')
     commands: list[tuple[str, ...]] = [
         ("receiver", "serve"),
@@ -77,32 +69,32 @@ def test_a_data_dir_on_a_disk_that_is_read_only_is_a_wrong_configuration_found_b
         ("receiver", "audit", "--deep"),
         GUNICORN,
     ]
-    with turned_read_only(here, disk):
+    with turned_read_only(installation, disk):
         for command in (*commands, ("submitter", "batch", str(lines), "--mode", "poll")):
-            done = here.run(*command)
+            done = installation.run(*command)
             assert (done.status, done.out) == (2, ""), done
             first, mistake = done.err.splitlines()
             assert first == "the configuration is wrong:"
             assert (
                 mistake.strip()
-                == f"DATA_DIR: {here.data} cannot be written (Read-only file system); {REMEDY}"
+                == f"DATA_DIR: {installation.data} cannot be written (Read-only file system); {REMEDY}"
             )
-    assert here.sandbox.tasks() == []
+    assert installation.sandbox.tasks() == []
 
 
 def test_whether_somebody_works_can_be_asked_where_nobody_can_write(
-    here: Premises, disk: SmallDisk
+    installation: Installation, disk: SmallDisk
 ) -> None:
-    with turned_read_only(here, disk):
-        assert not is_working(here.data)
+    with turned_read_only(installation, disk):
+        assert not is_working(installation.data)
 
 
 @pytest.mark.parametrize("folder", ["/sys", "/proc"])
 def test_a_data_dir_in_which_nobody_can_make_files_is_told_with_a_remedy(
-    here: Premises, folder: str
+    installation: Installation, folder: str
 ) -> None:
-    done = here.run(
-        "receiver", "serve", DATA_DIR=folder, ARCHIVE_URL=f"file://{here.folder}/archive"
+    done = installation.run(
+        "receiver", "serve", DATA_DIR=folder, ARCHIVE_URL=f"file://{installation.folder}/archive"
     )
     assert (
         done.status,
@@ -111,31 +103,33 @@ def test_a_data_dir_in_which_nobody_can_make_files_is_told_with_a_remedy(
     ) == (2, True, True), done
 
 
-def test_a_full_disk_is_no_wrong_configuration(here: Premises, disk: SmallDisk) -> None:
-    with here.services(), disk.full():
-        data_dir.require_writable(here.data)
+def test_a_full_disk_is_no_wrong_configuration(installation: Installation, disk: SmallDisk) -> None:
+    with installation.services(), disk.full():
+        data_dir.require_writable(installation.data)
 
 
 # The address.
 
 
-def test_a_free_port_is_announced_as_the_one_it_is(here: Premises) -> None:
-    with running(("receiver", "serve", "--port", "0"), here.environ, here.folder) as service:
+def test_a_free_port_is_announced_as_the_one_it_is(installation: Installation) -> None:
+    with running(
+        ("receiver", "serve", "--port", "0"), installation.environ, installation.folder
+    ) as service:
         service.says("receiver on http://127.0.0.1:")
         port = int(service.output().partition("receiver on http://127.0.0.1:")[2].split()[0])
         assert port > 0
-        here.url = f"http://127.0.0.1:{port}"
+        installation.url = f"http://127.0.0.1:{port}"
         until(
-            lambda: here.status("/healthz") == 200,
+            lambda: installation.status("/healthz") == 200,
             within=60,
             what="an answer at the port that was announced",
         )
         assert service.stop() == 0
 
 
-def test_nothing_is_announced_where_the_port_is_taken(here: Premises) -> None:
-    with socket.create_server(("127.0.0.1", here.port)):
-        done = here.run("receiver", "serve")
+def test_nothing_is_announced_where_the_port_is_taken(installation: Installation) -> None:
+    with socket.create_server(("127.0.0.1", installation.port)):
+        done = installation.run("receiver", "serve")
     assert (done.status, "receiver on" in done.err, "choose another" in done.err) == (
         2,
         False,
@@ -163,8 +157,8 @@ def test_a_value_that_cannot_be_meant_is_wrong_usage(
     assert (result.exit_code, said in result.output) == (2, True), result.output
 
 
-def test_jobs_behind_a_ref_are_listed(here: Premises) -> None:
-    done = here.run("receiver", "jobs", "--after", "01JZ2Q7V3N0123456789ABCDEF")
+def test_jobs_behind_a_ref_are_listed(installation: Installation) -> None:
+    done = installation.run("receiver", "jobs", "--after", "01JZ2Q7V3N0123456789ABCDEF")
     assert done.status == 0
 
 
@@ -186,9 +180,11 @@ def test_ctrl_c_ends_any_command_quietly(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (result.exit_code, result.output) == (130, "")
 
 
-def test_ctrl_c_ends_listening_quietly(here: Premises) -> None:
-    expired(here)
-    with running(("receiver", "listen", "--after", "0"), here.environ, here.folder) as listening:
+def test_ctrl_c_ends_listening_quietly(installation: Installation) -> None:
+    expired(installation)
+    with running(
+        ("receiver", "listen", "--after", "0"), installation.environ, installation.folder
+    ) as listening:
         listening.says("job.expired")
         assert listening.stop(signal.SIGINT) == 130
         assert len(listening.output().splitlines()) == 1
@@ -197,15 +193,17 @@ def test_ctrl_c_ends_listening_quietly(here: Premises) -> None:
 # What is written.
 
 
-def test_every_file_in_data_dir_is_its_owners_alone(here: Premises) -> None:
+def test_every_file_in_data_dir_is_its_owners_alone(installation: Installation) -> None:
     before = os.umask(0o022)
     try:
-        assert here.run("receiver", "jobs").status == 0
-        here.run("receiver", "doctor")
+        assert installation.run("receiver", "jobs").status == 0
+        installation.run("receiver", "doctor")
     finally:
         os.umask(before)
     files = [
-        path for path in here.data.rglob("*") if path.is_file() and "archive" not in path.parts
+        path
+        for path in installation.data.rglob("*")
+        if path.is_file() and "archive" not in path.parts
     ]
     assert {"doctor.json", "ledger.sqlite3", "ledger.sqlite3.lock"} <= {path.name for path in files}
     assert {
@@ -215,12 +213,14 @@ def test_every_file_in_data_dir_is_its_owners_alone(here: Premises) -> None:
     } == {}
 
 
-def test_a_command_that_is_run_for_an_event_makes_files_as_its_caller_would(here: Premises) -> None:
-    expired(here)
-    made = here.folder / "made"
+def test_a_command_that_is_run_for_an_event_makes_files_as_its_caller_would(
+    installation: Installation,
+) -> None:
+    expired(installation)
+    made = installation.folder / "made"
     before = os.umask(0o027)
     try:
-        done = here.run(
+        done = installation.run(
             "receiver", "listen", "--after", "0", "--no-follow", "--exec", f"touch {made}"
         )
     finally:
@@ -229,9 +229,9 @@ def test_a_command_that_is_run_for_an_event_makes_files_as_its_caller_would(here
 
 
 def test_a_command_that_fails_where_no_place_is_kept_is_not_said_to_be_done_again(
-    here: Premises,
+    installation: Installation,
 ) -> None:
-    expired(here)
-    done = here.run("receiver", "listen", "--after", "0", "--no-follow", "--exec", "false")
+    expired(installation)
+    done = installation.run("receiver", "listen", "--after", "0", "--no-follow", "--exec", "false")
     said = "event 1: the command ended with status 1; without --cursor nothing is remembered: `--after 0` begins with it again\n"
     assert (done.status, done.err) == (1, said)

@@ -1,56 +1,36 @@
-"""The stream of events through real processes: told at once, given back when one hangs up, ended in order when the service stops."""
+"""The stream of events through real processes: delivery, limit of listeners, and a clean end."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 import requests
-from installation import Premises
-from processes import Running
+from installation import Installation
 from waiting import until
 
 from receiver.web.api.live_events import MOST
-from submitter.sandbox import Sandbox
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Premises]:
-    with Sandbox() as sandbox:
-        yield Premises(tmp_path, sandbox)
+def test_listeners_get_events_and_their_streams_end_in_order(installation: Installation) -> None:
+    with installation.started() as service:
+        token = (installation.data / "secrets" / "admin").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
 
+        def listen() -> requests.Response:
+            url = f"{installation.url}/api/stream"
+            return requests.get(url, headers=headers, stream=True, timeout=60)
 
-@pytest.fixture
-def service(here: Premises) -> Iterator[Running]:
-    with here.started() as service:
-        yield service
+        def is_accepted() -> bool:
+            with listen() as another:
+                return bool(another.status_code == requests.codes.ok)
 
-
-def test_listeners_are_told_and_let_go(here: Premises, service: Running) -> None:
-    token = (here.data / "secrets" / "admin").read_text().strip()
-
-    def listen() -> requests.Response:
-        return requests.get(
-            f"{here.url}/api/stream",
-            headers={"Authorization": f"Bearer {token}"},
-            stream=True,
-            timeout=20,
-        )
-
-    def is_let_in() -> bool:
-        with listen() as another:
-            return bool(another.status_code == requests.codes.ok)
-
-    listeners = [listen() for _ in range(MOST)]
-    assert not is_let_in()
-    job = here.submit()
-    lines = listeners[0].iter_lines(chunk_size=1)
-    told = next(line for line in lines if line.startswith(b"data: "))
-    assert job.ref.encode() in told
-    listeners.pop().close()
-    until(is_let_in, what="that a place is given back by one that hung up")
-    service.process.terminate()
-    # A stream that is cut raises here; one that is ended does not.
-    assert b"".join(lines) is not None
-    assert service.process.wait(20) == 0
-    for listener in listeners:
-        listener.close()
+        listeners = [listen() for _ in range(MOST)]
+        assert not is_accepted()
+        job = installation.submit()
+        lines = listeners[0].iter_lines(chunk_size=1)
+        event = next(line for line in lines if line.startswith(b"data: "))
+        assert job.ref.encode() in event
+        listeners.pop().close()
+        until(is_accepted, what="a free place after one listener left")
+        service.process.terminate()
+        # A stream that is cut raises here; a stream that ends does not.
+        assert b"".join(lines) is not None
+        assert service.process.wait(60) == 0
+        for listener in listeners:
+            listener.close()

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
-from installation import Premises
+from installation import Installation
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from processes import run
@@ -19,7 +18,6 @@ from waiting import until
 
 from receiver.errors import ConfigurationError
 from receiver.telemetry import tracing
-from submitter.sandbox import Sandbox
 
 
 @dataclass
@@ -42,9 +40,9 @@ def collector() -> Iterator[Collector]:
     class Door(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            here.said += body
+            collected.said += body
             told = ExportTraceServiceRequest.FromString(body)
-            here.spans += [
+            collected.spans += [
                 span
                 for whole in told.resource_spans
                 for part in whole.scope_spans
@@ -57,23 +55,25 @@ def collector() -> Iterator[Collector]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
-        here = Collector(f"http://127.0.0.1:{server.server_port}")
+        collected = Collector(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield here
+        yield collected
         server.shutdown()
         thread.join()
 
 
-def test_a_job_is_one_trace_through_every_process(tmp_path: Path) -> None:
-    with Sandbox(looks=1) as sandbox, collector() as heard:
-        here = Premises(tmp_path, sandbox)
-        here.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": heard.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-        with here.started() as service:
+def test_a_job_is_one_trace_through_every_process(installation: Installation) -> None:
+    with collector() as heard:
+        installation.environ |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": heard.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+        with installation.started() as service:
             done = run(
                 ["submitter", "submit", "a fox", "--size", "64x64", "--wait", "--json"],
-                here.environ,
-                folder=tmp_path,
+                installation.environ,
+                folder=installation.folder,
                 within=60,
             )
             assert done.status == 0, done.err
@@ -84,9 +84,9 @@ def test_a_job_is_one_trace_through_every_process(tmp_path: Path) -> None:
         spans = heard.of(ref)
         parts = {spans[name].parent_span_id for name in ("fetch", "inspect", "put")}
         assert parts == {spans["archive"].span_id}
-        hook = sandbox.tasks()[0]["webhook"].rpartition("/")[2]
+        hook = installation.sandbox.tasks()[0]["webhook"].rpartition("/")[2]
         assert hook.encode() not in heard.said, "tickets are secrets"
-        assert here.environ["GRSAI_API_KEY"].encode() not in heard.said
+        assert installation.environ["GRSAI_API_KEY"].encode() not in heard.said
 
 
 def test_without_its_variable_nothing_is_told_and_nothing_is_needed(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from installation import Premises
+from installation import Installation
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from real_parts import missing
 from viewer import ARGUMENTS, Viewer
@@ -26,18 +26,18 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Run one service."""
     with Sandbox() as sandbox:
-        premises = Premises(tmp_path_factory.mktemp("premises"), sandbox)
-        with premises.started(POLL_AFTER="3", POLL_INTERVAL="1"):
-            yield premises
+        installation = Installation(tmp_path_factory.mktemp("installation"), sandbox)
+        with installation.started(POLL_AFTER="3", POLL_INTERVAL="1"):
+            yield installation
 
 
 @pytest.fixture(scope="session")
-def viewer(browser: Browser, here: Premises) -> Viewer:
+def viewer(browser: Browser, installation: Installation) -> Viewer:
     """Log in once, and know what pages there are."""
-    return Viewer(browser, here)
+    return Viewer(browser, installation)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from installation import Premises
+from installation import Installation
 from playwright.sync_api import Page, expect
 from viewer import Viewer
 from waiting import until
@@ -27,7 +27,7 @@ def test_a_wrong_token_is_told_and_a_right_one_lets_in_until_one_logs_out(viewer
         expect(page.get_by_role("alert")).to_have_text("That is not the token.")
         page.get_by_label("Admin token").fill(viewer.token)
         page.get_by_role("button", name="Log in").click()
-        expect(page).to_have_url(f"{viewer.here.url}/jobs?state=failed")
+        expect(page).to_have_url(f"{viewer.installation.url}/jobs?state=failed")
         (cookie,) = context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
         assert page.evaluate("document.cookie") == ""
@@ -44,7 +44,9 @@ def test_a_link_in_a_mail_leads_to_the_job_in_spite_of_the_strict_cookie(viewer:
         page = context.new_page()
         page.route(
             "https://mail.test/",
-            lambda route: route.fulfill(body=f'<a href="{viewer.here.url}/jobs/{ref}">look</a>'),
+            lambda route: route.fulfill(
+                body=f'<a href="{viewer.installation.url}/jobs/{ref}">look</a>'
+            ),
         )
         page.goto("https://mail.test/")
         page.get_by_role("link").click()
@@ -57,20 +59,20 @@ def test_a_session_that_ended_leads_to_the_login(page: Page, viewer: Viewer) -> 
     page.context.clear_cookies()
     look_back(page)
     expect(page.get_by_label("Admin token")).to_be_visible(timeout=15_000)
-    assert page.url.startswith(f"{viewer.here.url}/login")
+    assert page.url.startswith(f"{viewer.installation.url}/login")
 
 
 # Watching.
 
 
 def test_pictures_appear_as_they_arrive_and_the_strip_counts_them(
-    page: Page, here: Premises, viewer: Viewer, screenshots: Path
+    page: Page, installation: Installation, viewer: Viewer, screenshots: Path
 ) -> None:
     assert viewer.jobs
     page.goto("/")
     submitted = page.locator(".equation a b").first
     before = int(submitted.inner_text())
-    here.submit("a lighthouse that was not there before")
+    installation.submit("a lighthouse that was not there before")
     expect(page.get_by_role("link", name="a lighthouse that was not there before")).to_be_visible(
         timeout=15_000
     )
@@ -83,17 +85,17 @@ def test_pictures_appear_as_they_arrive_and_the_strip_counts_them(
     page.screenshot(path=screenshots / "gallery-alive.png")
 
 
-def test_events_reach_the_page_at_once(page: Page, here: Premises) -> None:
+def test_events_reach_the_page_at_once(page: Page, installation: Installation) -> None:
     """By the stream, not by the looks every few seconds: these are switched off here."""
     page.add_init_script("window.setInterval = () => 0")
     with page.expect_request("**/api/stream"):
         page.goto("/")
-    here.submit("a comet, told of at once")
+    installation.submit("a comet, told of at once")
     expect(page.get_by_role("link", name="a comet, told of at once")).to_be_visible(timeout=15_000)
 
 
-def test_a_job_moves_on_before_ones_eyes(page: Page, here: Premises) -> None:
-    job = here.submit("a slow snail", delay=1.5, progress=2)
+def test_a_job_moves_on_before_ones_eyes(page: Page, installation: Installation) -> None:
+    job = installation.submit("a slow snail", delay=1.5, progress=2)
     page.goto(f"/jobs/{job.ref}")
     expect(page.locator(".headline .badge")).to_contain_text("waiting")
     expect(page.locator(".headline .badge")).to_contain_text("archived", timeout=15_000)
@@ -177,9 +179,11 @@ def test_a_delivery_is_taken_in_again(page: Page, viewer: Viewer, complaints: li
     complaints.clear()
 
 
-def test_all_that_match_are_tried_again(page: Page, here: Premises, complaints: list[str]) -> None:
-    refs = [here.submit(f"a moth number {number}", fail="error").ref for number in range(3)]
-    here.wait(*refs)
+def test_all_that_match_are_tried_again(
+    page: Page, installation: Installation, complaints: list[str]
+) -> None:
+    refs = [installation.submit(f"a moth number {number}", fail="error").ref for number in range(3)]
+    installation.wait(*refs)
     page.goto("/jobs?q=a+moth+number&state=failed")
     page.get_by_role("link", name="Retry all that match").click()
     expect(page.locator("main")).to_contain_text("Failed or expired jobs that match: 3")
@@ -248,12 +252,12 @@ def test_everything_is_reached_by_the_keyboard_alone(page: Page, viewer: Viewer)
 
 
 def test_the_place_of_the_keyboard_stays_when_pictures_arrive(
-    page: Page, here: Premises, viewer: Viewer
+    page: Page, installation: Installation, viewer: Viewer
 ) -> None:
     ref = viewer.jobs["a fox in the snow"]
     page.goto("/")
     page.locator(f".tile[href='/jobs/{ref}']").focus()
-    here.submit("a picture that pushes the others on")
+    installation.submit("a picture that pushes the others on")
     expect(page.get_by_role("link", name="a picture that pushes the others on")).to_be_visible(
         timeout=15_000
     )

@@ -92,7 +92,7 @@ def test_colours_can_be_chosen_against_the_system(page: Page, viewer: Viewer) ->
     until(lambda: page.evaluate(ground) != "rgba(0, 0, 0, 0)", what="the style sheet")
     before = page.evaluate(ground)
     page.get_by_role("link", name="dark", exact=True).click()
-    expect(page).to_have_url(f"{viewer.here.url}/jobs")
+    expect(page).to_have_url(f"{viewer.installation.url}/jobs")
     until(lambda: page.evaluate(ground) != before, what="a dark page")
     page.get_by_role("link", name="as the system").click()
     until(lambda: page.evaluate(ground) == before, what="a light page again")

@@ -12,10 +12,10 @@ from dashboard_client import log_in
 from faultproxy import FaultProxy, fault_proxy
 from ledgers import Books, opened
 from postgres import PostgresServer, empty
-from reconciling import Office
+from reconciling import ReconcileHarness
 from seaweed import S3Server
 from waiting import until
-from web_client import WebSide, web_side
+from web_client import WebClient, web_client
 
 from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
@@ -71,9 +71,18 @@ def postgres_url(postgres_server: PostgresServer, migrated_postgres: str) -> Ite
     )
 
 
-@pytest.fixture(params=BOTH)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of ``ledger_url`` on SQLite, and on PostgreSQL too where the dialect matters."""
+    if "ledger_url" in metafunc.fixturenames:
+        both = metafunc.config.getoption("databases") == "both" or any(
+            metafunc.definition.iter_markers("both_databases")
+        )
+        metafunc.parametrize("ledger_url", BOTH if both else BOTH[:1], indirect=True)
+
+
+@pytest.fixture
 def ledger_url(request: pytest.FixtureRequest) -> str:
-    """Make a ledger on each of the two databases."""
+    """Make a ledger for one test."""
     return str(
         request.getfixturevalue(
             {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
@@ -83,7 +92,7 @@ def ledger_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def books(ledger_url: str) -> Iterator[Books]:
-    """Open a ledger on each of the two databases."""
+    """Open the ledger at ``ledger_url``."""
     with opened(ledger_url) as books:
         yield books
 
@@ -141,10 +150,10 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def office(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Office]:
+def harness(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ReconcileHarness]:
     """Open an office whose provider is the sandbox."""
     with opened(sqlite_url) as books:
-        yield Office(books, tmp_path, sandbox)
+        yield ReconcileHarness(books, tmp_path, sandbox)
 
 
 @pytest.fixture
@@ -164,17 +173,17 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSide]:
+def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebClient]:
     """Open the web side, where nobody has tried to log in yet."""
     monkeypatch.setattr(
         login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT)
     )
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
+    with web_client(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
         yield web
 
 
 @pytest.fixture
-def inside(web: WebSide) -> WebSide:
+def inside(web: WebClient) -> WebClient:
     """Open the web side and log in."""
     log_in(web)
     return web

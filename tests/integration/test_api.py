@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from seaweed import S3Server
-from web_client import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
+from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
 from receiver.events.listen import EventReader
 from receiver.ledger.rows import StoredAsset
@@ -35,22 +35,22 @@ JOB_KEYS = [
 ASSET_KEYS = ["content_type", "height", "index", "key", "sha256", "size", "state", "width"]
 
 
-def get(web: WebSide, path: str, **options: Any) -> Any:
+def get(web: WebClient, path: str, **options: Any) -> Any:
     return web.client.get(path, headers=web.admin, **options)
 
 
-def submitted(web: WebSide, prompt: str = "a fox", model: str = "gpt-image-1.5") -> str:
+def submitted(web: WebClient, prompt: str = "a fox", model: str = "gpt-image-1.5") -> str:
     return web.services.ledger.submit(Submission(prompt, model, {}), "https://provider.test").ref
 
 
-def reported(web: WebSide, body: dict[str, Any], prompt: str = "a fox") -> str:
+def reported(web: WebClient, body: dict[str, Any], prompt: str = "a fox") -> str:
     """Make a job of which this was reported."""
     ref = submitted(web, prompt)
     assert web.callback(web.services.tickets.sign(ref), body).status_code == 200
     return ref
 
 
-def archived(web: WebSide, tmp_path: Path) -> str:
+def archived(web: WebClient, tmp_path: Path) -> str:
     """Make a job whose picture is in the archive, by the steps of a worker."""
     ref = reported(web, SUCCEEDED)
     (claimed,) = web.services.ledger.claim_assets(1)
@@ -66,7 +66,7 @@ def archived(web: WebSide, tmp_path: Path) -> str:
     return ref
 
 
-def spoil(web: WebSide, statement: str) -> None:
+def spoil(web: WebClient, statement: str) -> None:
     with closing(
         sqlite3.connect(web.services.settings.ledger_path, isolation_level=None)
     ) as connection:
@@ -87,7 +87,7 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
-def test_nothing_is_shown_without_the_token(web: WebSide, method: str, path: str) -> None:
+def test_nothing_is_shown_without_the_token(web: WebClient, method: str, path: str) -> None:
     token = web.services.admin_token
     for given in (
         None,
@@ -108,11 +108,11 @@ def test_nothing_is_shown_without_the_token(web: WebSide, method: str, path: str
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
-def test_the_pages_for_machines_need_no_token(web: WebSide, path: str) -> None:
+def test_the_pages_for_machines_need_no_token(web: WebClient, path: str) -> None:
     assert web.client.get(path).status_code == 200
 
 
-def test_the_word_bearer_may_be_written_in_any_case(web: WebSide) -> None:
+def test_the_word_bearer_may_be_written_in_any_case(web: WebClient) -> None:
     assert (
         web.client.get(
             "/api/jobs", headers={"Authorization": f"bearer  {web.services.admin_token}"}
@@ -144,16 +144,16 @@ def test_the_word_bearer_may_be_written_in_any_case(web: WebSide) -> None:
         ("until=2026-07-01T12:00:00", "until: Input should have timezone info"),
     ],
 )
-def test_a_wrong_question_is_told_what_is_right(web: WebSide, query: str, said: str) -> None:
+def test_a_wrong_question_is_told_what_is_right(web: WebClient, query: str, said: str) -> None:
     answer = get(web, f"/api/jobs?{query}")
     assert (answer.status_code, answer.json["detail"]) == (400, said)
 
 
-def test_every_mistake_of_a_question_is_told_at_once(web: WebSide) -> None:
+def test_every_mistake_of_a_question_is_told_at_once(web: WebClient) -> None:
     assert get(web, "/api/jobs?limit=x&state=y&after=z").json["detail"].count(";") == 2
 
 
-def test_a_job_has_exactly_the_keys_of_the_contract(web: WebSide, tmp_path: Path) -> None:
+def test_a_job_has_exactly_the_keys_of_the_contract(web: WebClient, tmp_path: Path) -> None:
     refs = {
         submitted(web): "submitting",
         reported(web, {**FAILED, "id": "task-0"}): "failed",
@@ -186,7 +186,7 @@ def test_a_job_has_exactly_the_keys_of_the_contract(web: WebSide, tmp_path: Path
     ]
 
 
-def test_a_failed_job_says_why(web: WebSide) -> None:
+def test_a_failed_job_says_why(web: WebClient) -> None:
     job = get(web, f"/api/jobs/{reported(web, FAILED)}").json
     assert (job["state"], job["reason"], job["message"], job["provider_id"]) == (
         "failed",
@@ -197,7 +197,7 @@ def test_a_failed_job_says_why(web: WebSide) -> None:
 
 
 @pytest.mark.parametrize("ref", [UNKNOWN, "x", "%00", "%FF", "..%2F", "x" * 5000])
-def test_there_is_no_such_job(web: WebSide, ref: str) -> None:
+def test_there_is_no_such_job(web: WebClient, ref: str) -> None:
     for method, path in (("GET", ""), ("POST", "/retry"), ("GET", "/assets/0")):
         assert (
             web.client.open(f"/api/jobs/{ref}{path}", method=method, headers=web.admin).status_code
@@ -206,7 +206,7 @@ def test_there_is_no_such_job(web: WebSide, ref: str) -> None:
 
 
 def test_a_list_is_newest_first_and_is_paged_to_its_end_without_gap_or_overlap(
-    web: WebSide,
+    web: WebClient,
 ) -> None:
     refs = sorted((submitted(web) for _ in range(5)), reverse=True)
     found: list[str] = []
@@ -223,7 +223,7 @@ def test_a_list_is_newest_first_and_is_paged_to_its_end_without_gap_or_overlap(
     )
 
 
-def test_a_list_is_narrowed_by_state_and_text(web: WebSide) -> None:
+def test_a_list_is_narrowed_by_state_and_text(web: WebClient) -> None:
     fox, owl = submitted(web, "a FOX, 100% red"), submitted(web, "an owl", "nano-banana")
     failed = reported(web, {**FAILED, "id": "f44bcf50"}, "a fox_trot")
     for query, refs in {
@@ -245,7 +245,7 @@ def test_a_list_is_narrowed_by_state_and_text(web: WebSide) -> None:
         assert {job["ref"] for job in get(web, f"/api/jobs?{query}").json["jobs"]} == refs, query
 
 
-def test_only_a_lost_job_can_be_retried(web: WebSide, tmp_path: Path) -> None:
+def test_only_a_lost_job_can_be_retried(web: WebClient, tmp_path: Path) -> None:
     going_on, safe = submitted(web), archived(web, tmp_path)
     lost = reported(web, {**FAILED, "id": "task-2"})
     for ref in (going_on, safe):
@@ -268,7 +268,7 @@ def test_only_a_lost_job_can_be_retried(web: WebSide, tmp_path: Path) -> None:
 
 
 def test_an_archived_file_is_given_as_it_is_and_never_as_something_to_run(
-    web: WebSide, tmp_path: Path
+    web: WebClient, tmp_path: Path
 ) -> None:
     ref = archived(web, tmp_path)
     path = f"/api/jobs/{ref}/assets/0"
@@ -291,7 +291,7 @@ def test_an_archived_file_is_given_as_it_is_and_never_as_something_to_run(
         assert get(web, f"/api/jobs/{ref}/assets/{wrong}").status_code == 404
 
 
-def test_no_file_stays_open_whether_it_was_read_or_not(web: WebSide, tmp_path: Path) -> None:
+def test_no_file_stays_open_whether_it_was_read_or_not(web: WebClient, tmp_path: Path) -> None:
     path = f"/api/jobs/{archived(web, tmp_path)}/assets/0"
     opened = []
     original = web.services.store.open
@@ -312,7 +312,7 @@ def test_no_file_stays_open_whether_it_was_read_or_not(web: WebSide, tmp_path: P
 
 
 def test_a_file_not_archived_yet_and_one_that_is_lost_are_told_apart(
-    web: WebSide, tmp_path: Path
+    web: WebClient, tmp_path: Path
 ) -> None:
     ref = archived(web, tmp_path)
     waiting = reported(web, {**SUCCEEDED, "id": "task-2"})
@@ -327,11 +327,11 @@ def test_a_file_not_archived_yet_and_one_that_is_lost_are_told_apart(
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "", "1.5", "9" * 5000])
-def test_events_come_after_a_number(web: WebSide, after: str) -> None:
+def test_events_come_after_a_number(web: WebClient, after: str) -> None:
     assert get(web, f"/api/events?after={after}").status_code == 400
 
 
-def test_events_are_listed_in_order_and_after_any_of_them(web: WebSide, tmp_path: Path) -> None:
+def test_events_are_listed_in_order_and_after_any_of_them(web: WebClient, tmp_path: Path) -> None:
     ref = archived(web, tmp_path)
     lost = reported(web, {**FAILED, "id": "task-2"})
     found = get(web, "/api/events").json
@@ -349,7 +349,9 @@ def test_events_are_listed_in_order_and_after_any_of_them(web: WebSide, tmp_path
     assert get(web, f"/api/events?after={'9' * 18}").json == {"events": [], "next": None}
 
 
-def test_an_event_is_told_in_the_words_of_webhooks_and_listen(web: WebSide, tmp_path: Path) -> None:
+def test_an_event_is_told_in_the_words_of_webhooks_and_listen(
+    web: WebClient, tmp_path: Path
+) -> None:
     ref = archived(web, tmp_path)
     reported(web, {**FAILED, "id": "task-2"})
     found = get(web, "/api/events").json["events"]
@@ -362,7 +364,7 @@ def test_an_event_is_told_in_the_words_of_webhooks_and_listen(web: WebSide, tmp_
     assert found[0]["data"]["url"] == f"{web.services.settings.archive_url}/2026/10/01/{ref}/0.png"
 
 
-def test_the_audit_shows_the_figures_and_names_a_broken_law(web: WebSide, tmp_path: Path) -> None:
+def test_the_audit_shows_the_figures_and_names_a_broken_law(web: WebClient, tmp_path: Path) -> None:
     refs = [archived(web, tmp_path), reported(web, {**FAILED, "id": "task-2"}), submitted(web)]
     figures = {
         "submitted": 3,
@@ -387,7 +389,7 @@ def test_a_missing_archive_is_named_until_it_is_there_again(
 ) -> None:
     monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
     environ = {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"file://{tmp_path}/disk/archive"}
-    with web_side(tmp_path / "data", environ) as web:
+    with web_client(tmp_path / "data", environ) as web:
         answer = web.client.get("/readyz")
         assert (answer.status_code, answer.json["ok"], answer.json["ledger"]) == (503, False, "ok")
         assert f"{tmp_path}/disk" in answer.json["archive"]
@@ -405,26 +407,26 @@ def test_a_missing_bucket_and_a_wrong_key_are_named(
 ) -> None:
     monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
     environ = {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}-missing/prefix"}
-    with web_side(tmp_path / "data", environ) as web:
+    with web_client(tmp_path / "data", environ) as web:
         answer = web.client.get("/readyz")
         assert (answer.status_code, f"{bucket}-missing" in answer.json["archive"]) == (503, True)
         s3_server.client.create_bucket(Bucket=f"{bucket}-missing")
         assert web.client.get("/readyz").status_code == 200
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret-0123")
-    with web_side(tmp_path / "data", {**environ, "ARCHIVE_URL": f"s3://{bucket}/prefix"}) as web:
+    with web_client(tmp_path / "data", {**environ, "ARCHIVE_URL": f"s3://{bucket}/prefix"}) as web:
         answer = web.client.get("/readyz")
         assert (answer.status_code, bucket in answer.json["archive"]) == (503, True)
         assert "a-wrong-secret" not in answer.text
 
 
-def test_the_archive_is_probed_only_so_often(web: WebSide) -> None:
+def test_the_archive_is_probed_only_so_often(web: WebClient) -> None:
     assert web.client.get("/readyz").json["archive"] == "ok"
     web.services.__dict__["store"], store = None, web.services.store  # whoever asks now, fails
     assert web.client.get("/readyz").json["archive"] == "ok"
     web.services.__dict__["store"] = store
 
 
-def test_the_age_of_the_oldest_due_work_is_told(web: WebSide) -> None:
+def test_the_age_of_the_oldest_due_work_is_told(web: WebClient) -> None:
     assert web.client.get("/readyz").json["oldest_due_seconds"] == 0
     reported(web, SUCCEEDED)
     spoil(web, "UPDATE assets SET due_at = due_at - 60")
@@ -432,7 +434,7 @@ def test_the_age_of_the_oldest_due_work_is_told(web: WebSide) -> None:
 
 
 def test_a_broken_ledger_is_told_without_its_details_and_the_counters_are_still_shown(
-    web: WebSide, monkeypatch: pytest.MonkeyPatch
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
     web.callback(web.ticket(), RUNNING)
@@ -457,7 +459,7 @@ def test_a_broken_ledger_is_told_without_its_details_and_the_counters_are_still_
     assert web.client.get("/readyz").status_code == 200
 
 
-def test_the_figures_follow_the_conventions_of_prometheus(web: WebSide) -> None:
+def test_the_figures_follow_the_conventions_of_prometheus(web: WebClient) -> None:
     ref = reported(web, RUNNING)
     answer = web.client.get("/metrics")
     assert answer.content_type.startswith("text/plain; version=")

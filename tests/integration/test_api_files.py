@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import requests
-from web_client import SUCCEEDED, WebSide, web_side
+from web_client import SUCCEEDED, WebClient, web_client
 
 from receiver.ledger.rows import StoredAsset
 from receiver.model import JobState, Submission
@@ -18,12 +18,12 @@ DIGEST = hashlib.sha256(PICTURE).hexdigest()
 
 
 @pytest.fixture
-def path(web: WebSide, tmp_path: Path) -> str:
+def path(web: WebClient, tmp_path: Path) -> str:
     """Archive a picture; return its address."""
     return archived(web, tmp_path)
 
 
-def archived(web: WebSide, tmp_path: Path) -> str:
+def archived(web: WebClient, tmp_path: Path) -> str:
     ref = web.services.ledger.submit(
         Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
     ).ref
@@ -38,7 +38,7 @@ def archived(web: WebSide, tmp_path: Path) -> str:
     return f"/api/jobs/{ref}/assets/0"
 
 
-def get(web: WebSide, path: str, **headers: str) -> Any:
+def get(web: WebClient, path: str, **headers: str) -> Any:
     return web.client.get(path, headers={**web.admin, **headers})
 
 
@@ -56,7 +56,7 @@ def get(web: WebSide, path: str, **headers: str) -> Any:
     ],
 )
 def test_a_part_is_given_as_it_was_asked_for(
-    web: WebSide, path: str, asked: str, start: int, stop: int
+    web: WebClient, path: str, asked: str, start: int, stop: int
 ) -> None:
     with get(web, path, Range=asked) as answer:
         assert (answer.status_code, answer.data) == (206, PICTURE[start:stop])
@@ -69,7 +69,7 @@ def test_a_part_is_given_as_it_was_asked_for(
 
 @pytest.mark.parametrize("asked", [f"bytes={SIZE}-", f"bytes={SIZE * 2}-{SIZE * 3}"])
 def test_a_part_that_is_not_there_is_told_with_the_size(
-    web: WebSide, path: str, asked: str
+    web: WebClient, path: str, asked: str
 ) -> None:
     answer = get(web, path, Range=asked)
     assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{SIZE}")
@@ -90,7 +90,7 @@ def test_a_part_that_is_not_there_is_told_with_the_size(
     ],
 )
 def test_what_is_no_single_part_of_bytes_gives_the_whole(
-    web: WebSide, path: str, asked: str
+    web: WebClient, path: str, asked: str
 ) -> None:
     with get(web, path, Range=asked) as answer:
         assert (answer.status_code, answer.data, answer.headers["Accept-Ranges"]) == (
@@ -105,27 +105,29 @@ def test_what_is_no_single_part_of_bytes_gives_the_whole(
     [(f'"{DIGEST}"', 206), ('"another"', 200), ("Wed, 21 Oct 2026 07:28:00 GMT", 200)],
 )
 def test_a_part_is_given_only_of_the_file_the_caller_means(
-    web: WebSide, path: str, condition: str, status: int
+    web: WebClient, path: str, condition: str, status: int
 ) -> None:
     with get(web, path, Range="bytes=0-9", **{"If-Range": condition}) as answer:
         assert answer.status_code == status
 
 
-def test_who_has_it_already_is_told_so_without_opening_it(web: WebSide, path: str) -> None:
+def test_who_has_it_already_is_told_so_without_opening_it(web: WebClient, path: str) -> None:
     answer = get(web, path, **{"If-None-Match": f'"other", "{DIGEST}"'})
     assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", f'"{DIGEST}"')
     with get(web, path, **{"If-None-Match": '"other"'}) as answer:
         assert answer.status_code == 200
 
 
-def test_a_download_that_broke_off_is_continued_to_the_same_bytes(web: WebSide, path: str) -> None:
+def test_a_download_that_broke_off_is_continued_to_the_same_bytes(
+    web: WebClient, path: str
+) -> None:
     with get(web, path) as first:
         held = first.data[:123_456]
     with get(web, path, Range=f"bytes={len(held)}-", **{"If-Range": f'"{DIGEST}"'}) as rest:
         assert hashlib.sha256(held + rest.data).hexdigest() == DIGEST
 
 
-def test_a_head_tells_the_size_of_a_part_and_gives_none_of_it(web: WebSide, path: str) -> None:
+def test_a_head_tells_the_size_of_a_part_and_gives_none_of_it(web: WebClient, path: str) -> None:
     with web.client.head(path, headers={**web.admin, "Range": "bytes=0-9"}) as answer:
         assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (
             206,
@@ -134,7 +136,7 @@ def test_a_head_tells_the_size_of_a_part_and_gives_none_of_it(web: WebSide, path
         )
 
 
-def test_a_directory_cannot_be_linked_to_and_says_what_to_do(web: WebSide, path: str) -> None:
+def test_a_directory_cannot_be_linked_to_and_says_what_to_do(web: WebClient, path: str) -> None:
     answer = get(web, f"{path}?link=1")
     assert (answer.status_code, "fetch the bytes" in answer.json["detail"]) == (409, True)
     assert get(web, f"{path}?link=yes").status_code == 400
@@ -142,7 +144,7 @@ def test_a_directory_cannot_be_linked_to_and_says_what_to_do(web: WebSide, path:
 
 
 def test_a_bucket_is_linked_to_for_a_while(sqlite_url: str, bucket: str, tmp_path: Path) -> None:
-    with web_side(
+    with web_client(
         tmp_path / "data", {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}/prefix"}
     ) as web:
         path = archived(web, tmp_path)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from web_client import FAILED, WebSide
+from web_client import FAILED, WebClient
 
 from receiver.model import Submission
 from receiver.web import state
@@ -17,7 +17,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_events, "LOOK", 0.001)
 
 
-def happen(web: WebSide, name: str) -> str:
+def happen(web: WebClient, name: str) -> str:
     """Have a job fail, which is an event; return its ref."""
     ref = web.services.ledger.submit(
         Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
@@ -26,7 +26,7 @@ def happen(web: WebSide, name: str) -> str:
     return ref
 
 
-def listen(web: WebSide, path: str = "/api/stream", **headers: str) -> Any:
+def listen(web: WebClient, path: str = "/api/stream", **headers: str) -> Any:
     return web.client.get(path, headers={**web.admin, **headers}, buffered=False)
 
 
@@ -42,7 +42,7 @@ def events(answer: Any) -> Iterator[dict[str, str]]:
             yield {name: value for name, _, value in lines}
 
 
-def test_events_are_told_as_they_come_and_only_new_ones(web: WebSide) -> None:
+def test_events_are_told_as_they_come_and_only_new_ones(web: WebClient) -> None:
     happen(web, "before")
     with listen(web) as answer:
         assert answer.content_type == "text/event-stream; charset=utf-8"
@@ -62,7 +62,7 @@ def test_events_are_told_as_they_come_and_only_new_ones(web: WebSide) -> None:
 
 
 def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(
-    web: WebSide,
+    web: WebClient,
 ) -> None:
     happen(web, "first")
     (listed,) = web.client.get("/api/events", headers=web.admin).json["events"]
@@ -72,7 +72,7 @@ def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(
 
 
 @pytest.mark.parametrize("how", ["header", "query"])
-def test_who_says_where_it_was_misses_nothing(web: WebSide, how: str) -> None:
+def test_who_says_where_it_was_misses_nothing(web: WebClient, how: str) -> None:
     refs = [happen(web, name) for name in ("first", "second", "third")]
     after = str(web.services.queries.events()[0]["id"])
     answer = (
@@ -86,14 +86,14 @@ def test_who_says_where_it_was_misses_nothing(web: WebSide, how: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["-1", "x", "9" * 19, "1.5", "٣"])
-def test_a_place_that_is_none_is_refused(web: WebSide, wrong: str) -> None:
+def test_a_place_that_is_none_is_refused(web: WebClient, wrong: str) -> None:
     assert listen(web, f"/api/stream?after={wrong}").status_code == 400
     if wrong.isascii():
         assert listen(web, **{"Last-Event-ID": wrong}).status_code == 400
 
 
 def test_silence_is_broken_so_that_nobody_takes_the_connection_for_dead(
-    web: WebSide, monkeypatch: pytest.MonkeyPatch
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_events, "HEARTBEAT", 0.002)
     with listen(web) as answer:
@@ -101,7 +101,7 @@ def test_silence_is_broken_so_that_nobody_takes_the_connection_for_dead(
         assert [next(blocks)[:6], next(blocks)] == [b"retry:", b": still here\n\n"]
 
 
-def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebSide) -> None:
+def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebClient) -> None:
     answers = [listen(web) for _ in range(live_events.MOST)]
     refused = listen(web)
     assert (refused.status_code, refused.headers["Retry-After"], refused.content_type) == (
@@ -122,7 +122,7 @@ def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebSide) -> None:
 
 
 def test_a_listener_is_sent_away_after_a_while_or_when_the_process_stops(
-    web: WebSide, monkeypatch: pytest.MonkeyPatch
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_events, "LONGEST", 0.005)
     with listen(web) as answer:
@@ -134,7 +134,7 @@ def test_a_listener_is_sent_away_after_a_while_or_when_the_process_stops(
 
 
 def test_a_listener_that_hung_up_gives_its_place_back_at_once(
-    web: WebSide, monkeypatch: pytest.MonkeyPatch
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Connection:
         """A connection whose other end is closed."""
@@ -153,7 +153,7 @@ def test_a_listener_that_hung_up_gives_its_place_back_at_once(
         assert list(events(answer)) == []
 
 
-def test_a_ledger_that_is_away_is_waited_for(web: WebSide) -> None:
+def test_a_ledger_that_is_away_is_waited_for(web: WebClient) -> None:
     path = web.services.settings.ledger_path
     with listen(web) as answer:
         told = events(answer)

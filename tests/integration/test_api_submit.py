@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from side_by_side import side_by_side
-from web_client import WebSide, web_side
+from web_client import WebClient, web_client
 
 from receiver.jobs.request import JobRequest
 from receiver.services import Services
@@ -20,17 +20,17 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def web(services: Services) -> Iterator[WebSide]:
+def web(services: Services) -> Iterator[WebClient]:
     environ = {
         "GRSAI_API_KEY": "sk-test",
         "GRSAI_BASE_URL": services.settings.grsai_base_url,
         "PUBLIC_URL": "http://127.0.0.1:9",
     }
-    with web_side(services.settings.data_dir, environ) as web:
+    with web_client(services.settings.data_dir, environ) as web:
         yield web
 
 
-def posted(web: WebSide, body: Any, **headers: str) -> Any:
+def posted(web: WebClient, body: Any, **headers: str) -> Any:
     return web.client.post("/api/jobs", json=body, headers={**web.admin, **headers})
 
 
@@ -48,7 +48,7 @@ def posted(web: WebSide, body: Any, **headers: str) -> Any:
     ],
 )
 def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(
-    web: WebSide, sandbox: Sandbox, body: Any, named: str
+    web: WebClient, sandbox: Sandbox, body: Any, named: str
 ) -> None:
     answer = posted(web, body)
     assert answer.status_code == 400
@@ -59,19 +59,19 @@ def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(
 @pytest.mark.parametrize(
     "body", [b'{"prompt": "a\\u0000fox"}', b'{"prompt": "a fox", "params": {"x": "\\u0000"}}']
 )
-def test_a_text_no_database_can_hold_is_refused_at_the_edge(web: WebSide, body: bytes) -> None:
+def test_a_text_no_database_can_hold_is_refused_at_the_edge(web: WebClient, body: bytes) -> None:
     answer = web.client.post("/api/jobs", data=body, headers=web.admin)
     assert answer.status_code == 400
     assert "NUL" in answer.json["detail"]
 
 
-def test_the_api_needs_a_body_of_json_and_a_sane_key(web: WebSide) -> None:
+def test_the_api_needs_a_body_of_json_and_a_sane_key(web: WebClient) -> None:
     assert web.client.post("/api/jobs", data=b"{", headers=web.admin).status_code == 400
     assert posted(web, {"prompt": "a fox"}, **{"Idempotency-Key": "k" * 501}).status_code == 400
 
 
 def test_a_job_posted_through_the_api_reaches_the_provider_with_its_ticket(
-    web: WebSide, sandbox: Sandbox
+    web: WebClient, sandbox: Sandbox
 ) -> None:
     script = {"delay": 0, "callback": "lost"}
     answer = posted(
@@ -92,7 +92,7 @@ def test_a_job_posted_through_the_api_reaches_the_provider_with_its_ticket(
     assert web.services.tickets.ref(task["webhook"].rpartition("/")[2]) == answer.json["ref"]
 
 
-def test_the_same_idempotency_key_gives_the_same_job(web: WebSide, sandbox: Sandbox) -> None:
+def test_the_same_idempotency_key_gives_the_same_job(web: WebClient, sandbox: Sandbox) -> None:
     body = {"prompt": "a fox", "mode": "poll"}
     first = posted(web, body, **{"Idempotency-Key": "order-7"})
     again = posted(web, body, **{"Idempotency-Key": "order-7"})
@@ -102,7 +102,7 @@ def test_the_same_idempotency_key_gives_the_same_job(web: WebSide, sandbox: Sand
 
 
 def test_of_racing_submits_with_one_idempotency_key_one_has_made_the_job_and_all_are_given_it(
-    web: WebSide, sandbox: Sandbox
+    web: WebClient, sandbox: Sandbox
 ) -> None:
     body, key = (
         {"prompt": "a fox", "mode": "poll", "params": {"sandbox": {"delay": 60}}},
@@ -115,7 +115,7 @@ def test_of_racing_submits_with_one_idempotency_key_one_has_made_the_job_and_all
 
 
 def test_a_missing_setting_is_a_conflict_that_names_it(services: Services) -> None:
-    with web_side(services.settings.data_dir) as bare:
+    with web_client(services.settings.data_dir) as bare:
         answer = posted(bare, {"prompt": "a fox"})
     assert answer.status_code == 409
     assert "GRSAI_API_KEY: not set" in answer.json["detail"]
@@ -144,7 +144,7 @@ def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(
     ],
 )
 def test_a_reference_that_is_neither_a_url_nor_a_picture_is_refused_before_it_is_paid_for(
-    web: WebSide, sandbox: Sandbox, image: str
+    web: WebClient, sandbox: Sandbox, image: str
 ) -> None:
     answer = posted(
         web, {"prompt": "a fox", "mode": "poll", "images": ["https://x.test/a.png", image]}
@@ -155,7 +155,7 @@ def test_a_reference_that_is_neither_a_url_nor_a_picture_is_refused_before_it_is
     assert sandbox.stats()["accepted"] == 0
 
 
-def test_references_reach_the_provider_as_they_were_given(web: WebSide, sandbox: Sandbox) -> None:
+def test_references_reach_the_provider_as_they_were_given(web: WebClient, sandbox: Sandbox) -> None:
     images = [
         "https://x.test/a.png?b=c",
         "data:image/png;base64,iVBORw0KGgo=",

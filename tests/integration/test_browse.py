@@ -7,6 +7,8 @@ from receiver.ledger.browse import BrowseQueries, Page, Wanted, first_ref
 from receiver.ledger.model_stats import Compare, quantile
 from receiver.model import AssetState, JobState, Source
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def browse(books: Books) -> BrowseQueries:

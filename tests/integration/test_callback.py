@@ -20,7 +20,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # as above
     NoMoreData,
 )
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]  # as above
-from web_client import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
+from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
 from receiver.ingest import evidence
 from receiver.ledger import database
@@ -46,12 +46,12 @@ def environ(sqlite_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def web(environ: dict[str, str], tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(tmp_path / "data", environ) as web:
+def web(environ: dict[str, str], tmp_path: Path) -> Iterator[WebClient]:
+    with web_client(tmp_path / "data", environ) as web:
         yield web
 
 
-def rows(web: WebSide, table: str) -> int:
+def rows(web: WebClient, table: str) -> int:
     with closing(sqlite3.connect(web.services.settings.ledger_path)) as connection:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own word
 
@@ -88,7 +88,7 @@ WRONG_PATHS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("wrong", WRONG_PATHS.values(), ids=WRONG_PATHS)
 def test_any_path_but_the_one_we_gave_out_is_not_ours_keeps_nothing_and_is_counted(
-    web: WebSide, wrong: Callable[[str], str]
+    web: WebClient, wrong: Callable[[str], str]
 ) -> None:
     before, path = web.counted("forged"), wrong(web.ticket())
     # As a server passes it on; the test client itself would read "//callback" as the name of a host.
@@ -103,7 +103,7 @@ def test_any_path_but_the_one_we_gave_out_is_not_ours_keeps_nothing_and_is_count
 
 
 @pytest.mark.parametrize("method", ["get", "head", "put", "patch", "delete"])
-def test_only_post_is_allowed(web: WebSide, method: str) -> None:
+def test_only_post_is_allowed(web: WebClient, method: str) -> None:
     for path in ("/callback", f"/callback/{web.ticket()}"):
         answer = getattr(web.client, method)(path)
         assert answer.status_code == 405
@@ -121,7 +121,7 @@ def as_requested(path: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"\xff\xfe", b"<html>", b"{}", b'{"id":NaN}', b"[" * LIMIT]
 )
-def test_an_unreadable_body_is_kept_as_evidence(web: WebSide, body: bytes) -> None:
+def test_an_unreadable_body_is_kept_as_evidence(web: WebClient, body: bytes) -> None:
     answer = web.callback(ticket := web.ticket(), body)
     ref = ticket.partition(".")[0]
     assert (answer.status_code, answer.json["ok"], answer.json["ref"]) == (400, False, ref)
@@ -140,7 +140,7 @@ def send_in_chunks(client: FlaskClient, path: str, body: bytes) -> Any:
 @pytest.mark.parametrize("send", [send_with_length, send_in_chunks])
 @pytest.mark.parametrize("door", ["/callback", "/callback/{ticket}"])
 def test_a_body_may_have_so_many_bytes_and_no_more(
-    web: WebSide, send: Callable[..., Any], door: str
+    web: WebClient, send: Callable[..., Any], door: str
 ) -> None:
     path = door.format(ticket=web.ticket())
     body = json.dumps(RUNNING).encode()
@@ -157,7 +157,7 @@ def test_a_body_may_have_so_many_bytes_and_no_more(
 
 
 def test_a_body_that_is_cut_short_is_kept_as_evidence_and_not_taken_for_a_report(
-    web: WebSide,
+    web: WebClient,
 ) -> None:
     body, ticket = json.dumps(SUCCEEDED).encode(), web.ticket()
     for there in (body, b""):
@@ -181,7 +181,7 @@ def test_a_body_that_is_cut_short_is_kept_as_evidence_and_not_taken_for_a_report
     ],
 )
 def test_a_body_that_breaks_the_rules_of_http_on_its_way_is_no_fault_of_ours(
-    web: WebSide, breaks: Exception
+    web: WebClient, breaks: Exception
 ) -> None:
     class Breaking(io.BytesIO):
         def readinto(self, buffer: Any) -> int:
@@ -203,7 +203,7 @@ def test_a_body_that_breaks_the_rules_of_http_on_its_way_is_no_fault_of_ours(
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 def test_what_came_before_a_sender_fell_silent_is_kept_although_gunicorn_holds_it_back(
-    web: WebSide, *, chunked: bool
+    web: WebClient, *, chunked: bool
 ) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -225,7 +225,7 @@ def test_what_came_before_a_sender_fell_silent_is_kept_although_gunicorn_holds_i
 # A ledger that cannot take anything.
 
 
-def replace_by_a_directory(web: WebSide) -> Callable[[], None]:
+def replace_by_a_directory(web: WebClient) -> Callable[[], None]:
     path = web.services.settings.ledger_path
     web.services.database.close()
     path.rename(path.with_name("away"))
@@ -238,13 +238,13 @@ def replace_by_a_directory(web: WebSide) -> Callable[[], None]:
     return mend
 
 
-def lock(web: WebSide) -> Callable[[], None]:
+def lock(web: WebClient) -> Callable[[], None]:
     connection = sqlite3.connect(web.services.settings.ledger_path, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE").close()
     return connection.close
 
 
-def lose_a_table(web: WebSide) -> Callable[[], None]:
+def lose_a_table(web: WebClient) -> Callable[[], None]:
     def rename(before: str, after: str) -> None:
         with closing(sqlite3.connect(web.services.settings.ledger_path)) as connection:
             connection.execute(f"ALTER TABLE {before} RENAME TO {after}").close()
@@ -255,13 +255,13 @@ def lose_a_table(web: WebSide) -> Callable[[], None]:
 
 @pytest.mark.parametrize("break_ledger", [replace_by_a_directory, lock, lose_a_table])
 def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
-    break_ledger: Callable[[WebSide], Callable[[], None]],
+    break_ledger: Callable[[WebClient], Callable[[], None]],
     environ: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(database, "WRITE_PATIENCE", 0.2)
-    with web_side(tmp_path / "data", environ) as web:
+    with web_client(tmp_path / "data", environ) as web:
         ticket = web.ticket()
         mend = break_ledger(web)
         try:
@@ -281,7 +281,7 @@ def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
 
 
 def test_a_callback_is_durable_when_it_is_answered_and_a_duplicate_or_late_one_is_answered_alike(
-    web: WebSide,
+    web: WebClient,
 ) -> None:
     ticket = web.ticket()
     ref = ticket.partition(".")[0]
@@ -322,12 +322,12 @@ def test_a_callback_is_durable_when_it_is_answered_and_a_duplicate_or_late_one_i
         {"headers": {"X-Forwarded-Proto": "http", "Origin": "https://elsewhere"}},
     ],
 )
-def test_only_the_ticket_and_the_body_count(web: WebSide, options: dict[str, Any]) -> None:
+def test_only_the_ticket_and_the_body_count(web: WebClient, options: dict[str, Any]) -> None:
     answer = web.callback(web.ticket(), RUNNING, **options)
     assert (answer.status_code, answer.json["ok"]) == (200, True)
 
 
-def test_a_body_may_come_in_chunks(web: WebSide) -> None:
+def test_a_body_may_come_in_chunks(web: WebClient) -> None:
     ticket = web.ticket()
     assert (
         send_in_chunks(web.client, f"/callback/{ticket}", json.dumps(RUNNING).encode()).status_code
@@ -337,7 +337,7 @@ def test_a_body_may_come_in_chunks(web: WebSide) -> None:
 
 
 def test_a_job_keeps_so_many_deliveries_and_goes_on_all_the_same(
-    web: WebSide, monkeypatch: pytest.MonkeyPatch
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evidence, "MOST_KEPT", 3)
     ticket = web.ticket()
@@ -356,7 +356,7 @@ def test_a_job_keeps_so_many_deliveries_and_goes_on_all_the_same(
 
 
 def test_a_job_keeps_so_many_bytes_of_deliveries(
-    web: WebSide, monkeypatch: pytest.MonkeyPatch
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evidence, "MOST_BYTES", 2 * LIMIT)
     ticket = web.ticket()
@@ -368,7 +368,7 @@ def test_a_job_keeps_so_many_bytes_of_deliveries(
 def test_with_confirm_always_a_callback_is_kept_and_only_has_the_result_read_back(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
-    with web_side(tmp_path / "data", {**environ, "CONFIRM": "always"}) as web:
+    with web_client(tmp_path / "data", {**environ, "CONFIRM": "always"}) as web:
         ticket = web.ticket()
         ref = ticket.partition(".")[0]
         assert web.callback(ticket, SUCCEEDED).status_code == 200

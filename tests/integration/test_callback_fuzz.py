@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
-from web_client import WebSide, web_side
+from web_client import WebClient, web_client
 
 from receiver.model import Decision
 from receiver.web import callback
@@ -88,13 +88,13 @@ BODIES = st.one_of(
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
     environ = {
         "DATABASE_URL": sqlite_url,
         "GRSAI_API_KEY": "sk-test",
         "CALLBACK_MAX_BYTES": str(LIMIT),
     }
-    with web_side(tmp_path / "data", environ) as web:
+    with web_client(tmp_path / "data", environ) as web:
         yield web
 
 
@@ -115,7 +115,7 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
     ]
 )
 def test_no_sequence_of_bodies_behind_a_ticket_breaks_anything(
-    web: WebSide, bodies: list[bytes]
+    web: WebClient, bodies: list[bytes]
 ) -> None:
     ticket = web.ticket()
     answers = []
@@ -144,7 +144,9 @@ def unlimited() -> Iterator[None]:
 
 @PATIENT(max_examples=100)
 @given(body=BODIES)
-def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(web: WebSide, body: bytes) -> None:
+def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(
+    web: WebClient, body: bytes
+) -> None:
     with unlimited():
         answer = web.client.post("/callback", data=body)
     assert answer.status_code in {202, 400}, body
@@ -156,7 +158,7 @@ def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(web: WebSide, b
     tail=st.text(min_size=1, max_size=90) | st.binary(min_size=1, max_size=90),
     body=st.binary(max_size=50),
 )
-def test_no_path_but_a_ticket_is_a_ticket(web: WebSide, tail: str | bytes, body: bytes) -> None:
+def test_no_path_but_a_ticket_is_a_ticket(web: WebClient, tail: str | bytes, body: bytes) -> None:
     raw = tail if isinstance(tail, bytes) else tail.encode("utf-8", "surrogatepass")
     path = "/callback/" + raw.decode("latin-1")
     answer = web.client.post("/", data=body, environ_overrides={"PATH_INFO": path, "RAW_URI": path})
@@ -184,7 +186,7 @@ def test_no_path_but_a_ticket_is_a_ticket(web: WebSide, tail: str | bytes, body:
     query=st.text(max_size=40),
 )
 def test_no_header_and_no_query_changes_what_a_callback_says(
-    web: WebSide, headers: dict[str, str], query: str
+    web: WebClient, headers: dict[str, str], query: str
 ) -> None:
     ticket = web.ticket()
     body = b'{"id":null,"status":"running","progress":7}'
@@ -196,7 +198,7 @@ def test_no_header_and_no_query_changes_what_a_callback_says(
 @PATIENT(max_examples=60)
 @given(first=TASKS, second=TASKS)
 def test_a_second_body_never_undoes_what_the_first_decided(
-    web: WebSide, first: dict[str, Any], second: dict[str, Any]
+    web: WebClient, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     ticket = web.ticket()
     ref = ticket.partition(".")[0]
@@ -281,7 +283,9 @@ SCHEMA = schemathesis.openapi.from_dict(CONTRACT)
 
 @SCHEMA.parametrize()
 @PATIENT(max_examples=60)
-def test_every_answer_is_one_of_the_contract(case: "schemathesis.Case[Any]", web: WebSide) -> None:
+def test_every_answer_is_one_of_the_contract(
+    case: "schemathesis.Case[Any]", web: WebClient
+) -> None:
     with unlimited():
         answer = case.call(app=web.client.application)
     case.validate_response(

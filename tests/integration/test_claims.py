@@ -15,6 +15,8 @@ from receiver.ledger.ledger import LEASE
 from receiver.ledger.rows import Asset, Job
 from receiver.model import AssetState, JobState, Source, new_ref
 
+pytestmark = pytest.mark.both_databases
+
 # Plans that would be chosen for other sizes of tables, forced on PostgreSQL to see that a limit holds in each.
 PLANS = [
     [],

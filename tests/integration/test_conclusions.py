@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 from ledgers import NOW, running
-from reconciling import LATE, PAGE, PICTURE, Office
+from reconciling import LATE, PAGE, PICTURE, ReconcileHarness
 from sqlalchemy import Connection, delete, update
 
 from receiver.jobs.reconcile import ARCHIVE_PAUSE
@@ -26,65 +26,71 @@ from receiver.model import AssetState, JobState, Reason, timestamp
     ],
 )
 def test_a_job_ends_as_its_assets_did(
-    office: Office, ends: list[AssetState], state: JobState, reason: Reason | None, message: str
+    harness: ReconcileHarness,
+    ends: list[AssetState],
+    state: JobState,
+    reason: Reason | None,
+    message: str,
 ) -> None:
-    ref = office.ended(*ends)
-    (job,) = office.looks(ref)
+    ref = harness.ended(*ends)
+    (job,) = harness.looks(ref)
     assert (job.state, job.reason, job.message) == (state, reason, message)
-    assert office.books.events(ref) == ["asset.archived"] * ends.count(PICTURE) + [f"job.{state}"]
-    manifest = office.manifest(ref)
+    assert harness.books.events(ref) == ["asset.archived"] * ends.count(PICTURE) + [f"job.{state}"]
+    manifest = harness.manifest(ref)
     assert (manifest is not None) is (PICTURE in ends)  # every object has its manifest beside it
     assert manifest is None or (
         manifest["state"],
         [asset["state"] for asset in manifest["assets"]],
     ) == (state, ends)
-    assert office.books.queries.audit().ok
+    assert harness.books.queries.audit().ok
 
 
-def test_an_archive_that_is_away_delays_the_end_and_no_more(office: Office) -> None:
-    ref = office.ended(PICTURE)
-    office.root.write_text("a file where a directory should be")
+def test_an_archive_that_is_away_delays_the_end_and_no_more(harness: ReconcileHarness) -> None:
+    ref = harness.ended(PICTURE)
+    harness.root.write_text("a file where a directory should be")
     for _ in range(3):
-        waiting = office.look(ref)
+        waiting = harness.look(ref)
         assert (waiting.state, waiting.claim) == (JobState.ARCHIVING, None)
-        assert waiting.due_at == office.books.clock.now + ARCHIVE_PAUSE
-    office.root.unlink()
-    assert office.look(ref).state is JobState.ARCHIVED
-    assert office.manifest(ref)
+        assert waiting.due_at == harness.books.clock.now + ARCHIVE_PAUSE
+    harness.root.unlink()
+    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.manifest(ref)
 
 
-def test_the_manifest_is_written_before_the_end_is_told(office: Office) -> None:
-    ref = office.ended(PICTURE)
+def test_the_manifest_is_written_before_the_end_is_told(harness: ReconcileHarness) -> None:
+    ref = harness.ended(PICTURE)
     seen: list[object] = []
-    office.store.witness = lambda: seen.append(
-        (office.books.job(ref).state, office.books.events(ref))
+    harness.store.witness = lambda: seen.append(
+        (harness.books.job(ref).state, harness.books.events(ref))
     )
-    office.look(ref)
+    harness.look(ref)
     assert seen == [(JobState.ARCHIVING, ["asset.archived"])]
 
 
-def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(office: Office) -> None:
-    ref = office.ended(PICTURE)
-    office.store.witness = lambda: [
-        office.books.ledger.take_over(),
-        office.books.ledger.claim_jobs(1),
+def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(
+    harness: ReconcileHarness,
+) -> None:
+    ref = harness.ended(PICTURE)
+    harness.store.witness = lambda: [
+        harness.books.ledger.take_over(),
+        harness.books.ledger.claim_jobs(1),
     ]
-    assert office.look(ref).state is JobState.ARCHIVING
-    office.store.witness = bool
-    assert office.look(ref).state is JobState.ARCHIVED
-    assert office.books.events(ref) == ["asset.archived", "job.archived"]
+    assert harness.look(ref).state is JobState.ARCHIVING
+    harness.store.witness = bool
+    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.books.events(ref) == ["asset.archived", "job.archived"]
 
 
-def test_the_manifest_tells_all_the_ledger_knows_of_a_job(office: Office) -> None:
-    ref = office.posted(variants=2)
-    task_id = office.books.job(ref).provider_id
-    office.books.deliver(ref, running(task_id, 30))
-    office.books.clock.advance(0.1234)
-    office.look(ref)
-    office.bring_home(ref)
-    office.books.deliver(ref, running(task_id, 40))
-    office.look(ref)
-    manifest, job = office.manifest(ref), office.books.job(ref)
+def test_the_manifest_tells_all_the_ledger_knows_of_a_job(harness: ReconcileHarness) -> None:
+    ref = harness.posted(variants=2)
+    task_id = harness.books.job(ref).provider_id
+    harness.books.deliver(ref, running(task_id, 30))
+    harness.books.clock.advance(0.1234)
+    harness.look(ref)
+    harness.bring_home(ref)
+    harness.books.deliver(ref, running(task_id, 40))
+    harness.look(ref)
+    manifest, job = harness.manifest(ref), harness.books.job(ref)
     assert manifest is not None
     assert job.state is JobState.ARCHIVED
     names = (
@@ -114,7 +120,7 @@ def test_the_manifest_tells_all_the_ledger_knows_of_a_job(office: Office) -> Non
         "deliveries": manifest["deliveries"],
         "assets": manifest["assets"],
     }
-    deliveries = office.books.queries.deliveries(ref)
+    deliveries = harness.books.queries.deliveries(ref)
     assert [row.verdict for row in deliveries] == ["progress", "ended", "late"]
     assert manifest["deliveries"] == [
         {
@@ -125,18 +131,18 @@ def test_the_manifest_tells_all_the_ledger_knows_of_a_job(office: Office) -> Non
         }
         for row in deliveries
     ]
-    assert manifest["assets"] == [as_told(asset) for asset in office.books.assets(ref)]
+    assert manifest["assets"] == [as_told(asset) for asset in harness.books.assets(ref)]
     assert len(manifest["assets"]) == 2
 
 
 def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
-    office: Office,
+    harness: ReconcileHarness,
 ) -> None:
-    ref = office.posted()
-    office.look(ref)
-    office.bring_home(ref)
-    assert office.look(ref).state is JobState.ARCHIVED
-    told = office.manifest(ref)
+    ref = harness.posted()
+    harness.look(ref)
+    harness.bring_home(ref)
+    assert harness.look(ref).state is JobState.ARCHIVED
+    told = harness.manifest(ref)
     # As if the ledger had been lost, and a late callback had made the new one adopt the job.
     adopted = {
         "model": "",
@@ -148,9 +154,9 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
     }
     change = update(tables.jobs).where(tables.jobs.c.ref == ref).values(adopted)
     for statement in (change, delete(tables.events).where(tables.events.c.type == "job.archived")):
-        office.books.database.write(partial(Connection.execute, statement=statement))
-    assert office.look(ref).state is JobState.ARCHIVED
-    assert office.manifest(ref) == told
+        harness.books.database.write(partial(Connection.execute, statement=statement))
+    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.manifest(ref) == told
 
 
 def as_told(asset: Asset) -> dict[str, object]:

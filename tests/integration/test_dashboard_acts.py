@@ -4,13 +4,13 @@ import re
 
 import pytest
 from dashboard_client import HOSTILE, archived, form_token, post, reported, submitted
-from web_client import FAILED, SUCCEEDED, WebSide
+from web_client import FAILED, SUCCEEDED, WebClient
 
 from receiver.model import Decision, JobState
 
 
 @pytest.mark.parametrize("given", [None, "", "x", "of another session"])
-def test_a_form_that_is_not_ours_changes_nothing(inside: WebSide, given: str | None) -> None:
+def test_a_form_that_is_not_ours_changes_nothing(inside: WebClient, given: str | None) -> None:
     ref = reported(inside, FAILED)
     if given == "of another session":
         given = form_token(inside)
@@ -21,7 +21,7 @@ def test_a_form_that_is_not_ours_changes_nothing(inside: WebSide, given: str | N
     assert inside.services.ledger.job(ref).state is JobState.FAILED
 
 
-def test_a_part_of_a_page_may_show_its_proof_in_the_head(inside: WebSide) -> None:
+def test_a_part_of_a_page_may_show_its_proof_in_the_head(inside: WebClient) -> None:
     ref = reported(inside, FAILED)
     assert (
         inside.client.post(
@@ -31,7 +31,7 @@ def test_a_part_of_a_page_may_show_its_proof_in_the_head(inside: WebSide) -> Non
     )
 
 
-def test_a_lost_job_is_tried_again_and_one_that_is_safe_is_not(inside: WebSide) -> None:
+def test_a_lost_job_is_tried_again_and_one_that_is_safe_is_not(inside: WebClient) -> None:
     lost, safe = reported(inside, FAILED), archived(inside)
     answer = post(inside, f"/jobs/{lost}/retry")
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/jobs/{lost}?said=retried")
@@ -46,7 +46,7 @@ def test_a_lost_job_is_tried_again_and_one_that_is_safe_is_not(inside: WebSide) 
     assert post(inside, "/jobs/01JZ2Q7V3N0123456789ABCDEF/retry").status_code == 404
 
 
-def test_what_waits_is_tried_now(inside: WebSide) -> None:
+def test_what_waits_is_tried_now(inside: WebClient) -> None:
     ref = reported(inside, SUCCEEDED)
     (claimed,) = inside.services.ledger.claim_assets(1)
     later = inside.services.ledger.now() + 999
@@ -63,7 +63,7 @@ def test_what_waits_is_tried_now(inside: WebSide) -> None:
     )
 
 
-def test_a_delivery_is_taken_in_again_if_it_is_one_of_the_job(inside: WebSide) -> None:
+def test_a_delivery_is_taken_in_again_if_it_is_one_of_the_job(inside: WebClient) -> None:
     ref, other = submitted(inside), reported(inside, FAILED)
     inside.callback(inside.services.tickets.sign(ref), b"{")
     (entry,) = inside.services.queries.delivery_log(ref)
@@ -77,7 +77,7 @@ def test_a_delivery_is_taken_in_again_if_it_is_one_of_the_job(inside: WebSide) -
     )
 
 
-def going_through(web: WebSide, page: str) -> list[str]:
+def going_through(web: WebClient, page: str) -> list[str]:
     """Press the button of a page that goes through many, until there is none; return what each step said."""
     said = []
     while fields := dict(
@@ -99,7 +99,7 @@ def going_through(web: WebSide, page: str) -> list[str]:
 
 
 def test_all_that_match_are_tried_again_in_steps_after_a_page_that_says_how_many(
-    inside: WebSide, monkeypatch: pytest.MonkeyPatch
+    inside: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.web.dashboard.actions.STEP", 2)
     foxes = [reported(inside, {**FAILED, "id": f"task-{number}"}) for number in range(5)]
@@ -125,7 +125,7 @@ def test_all_that_match_are_tried_again_in_steps_after_a_page_that_says_how_many
 
 
 @pytest.mark.parametrize("query", ["state=archived", "state=waiting", "q=nothing"])
-def test_where_nothing_matches_there_is_nothing_to_do(inside: WebSide, query: str) -> None:
+def test_where_nothing_matches_there_is_nothing_to_do(inside: WebClient, query: str) -> None:
     archived(inside)
     page = inside.client.get(f"/retry-all?{query}").text
     assert ("There is nothing to do" in page, "Do it" in page) == (True, False)
@@ -133,7 +133,7 @@ def test_where_nothing_matches_there_is_nothing_to_do(inside: WebSide, query: st
 
 
 def test_all_unreadable_deliveries_are_taken_in_again(
-    inside: WebSide, monkeypatch: pytest.MonkeyPatch
+    inside: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.web.dashboard.actions.STEP", 2)
     ref = submitted(inside)
@@ -150,7 +150,7 @@ def test_all_unreadable_deliveries_are_taken_in_again(
     assert inside.verdicts(ref) == [Decision.PROGRESS, Decision.UNREADABLE, Decision.UNREADABLE]
 
 
-def test_a_job_form_comes_back_filled_in_with_every_mistake_named(inside: WebSide) -> None:
+def test_a_job_form_comes_back_filled_in_with_every_mistake_named(inside: WebClient) -> None:
     answer = post(inside, "/submit", prompt=HOSTILE, model="m", variants="99", mode="pigeon")
     assert (answer.status_code, "variants:" in answer.text, "mode:" in answer.text) == (
         400,
@@ -167,13 +167,13 @@ def test_a_job_form_comes_back_filled_in_with_every_mistake_named(inside: WebSid
     assert inside.services.queries.jobs() == []
 
 
-def test_a_job_form_can_begin_with_another_job(inside: WebSide) -> None:
+def test_a_job_form_can_begin_with_another_job(inside: WebClient) -> None:
     assert (
         "a snow fox</textarea>"
         in inside.client.get(f"/submit?like={submitted(inside, 'a snow fox')}").text
     )
 
 
-def test_a_form_too_large_is_refused(inside: WebSide) -> None:
+def test_a_form_too_large_is_refused(inside: WebClient) -> None:
     answer = inside.client.post("/submit", data={"csrf": "x", "prompt": "x" * (1024 * 1024 + 1)})
     assert (answer.status_code, "1.0 MB" in answer.text) == (413, True)

@@ -5,14 +5,16 @@ import re
 import pytest
 from dashboard_client import HOSTILE, PAGES, archived, reported, submitted
 from sqlalchemy import update
-from web_client import FAILED, SUCCEEDED, WebSide
+from web_client import FAILED, SUCCEEDED, WebClient
 
 from receiver.ledger.rows import StoredAsset
 from receiver.ledger.tables import assets, jobs
 from receiver.model import JobState
 
 
-def test_every_page_is_kept_by_nobody_and_may_do_nothing_but_what_it_needs(inside: WebSide) -> None:
+def test_every_page_is_kept_by_nobody_and_may_do_nothing_but_what_it_needs(
+    inside: WebClient,
+) -> None:
     ref = reported(inside, SUCCEEDED)
     for path in (*PAGES, f"/jobs/{ref}", f"/jobs/{ref}/deliveries/1", "/login", "/nothing/here"):
         headers = inside.client.get(path).headers
@@ -33,7 +35,7 @@ def test_every_page_is_kept_by_nobody_and_may_do_nothing_but_what_it_needs(insid
         assert headers["Referrer-Policy"] == "same-origin"
 
 
-def test_what_strangers_say_is_shown_and_never_run(inside: WebSide) -> None:
+def test_what_strangers_say_is_shown_and_never_run(inside: WebClient) -> None:
     body = {**FAILED, "id": HOSTILE, "error": HOSTILE}
     ref = reported(inside, body, HOSTILE)
     inside.callback(inside.services.tickets.sign(ref), HOSTILE.encode())
@@ -59,7 +61,7 @@ def test_what_strangers_say_is_shown_and_never_run(inside: WebSide) -> None:
     assert raw.headers["Content-Disposition"].startswith("attachment")
 
 
-def test_no_page_shows_a_secret(inside: WebSide) -> None:
+def test_no_page_shows_a_secret(inside: WebClient) -> None:
     refs = [reported(inside, SUCCEEDED), archived(inside), reported(inside, b"{")]
     secrets = [
         inside.services.admin_token,
@@ -79,7 +81,7 @@ def test_no_page_shows_a_secret(inside: WebSide) -> None:
         assert [secret for secret in (*secrets, callback_secret) if secret in page] == [], path
 
 
-def test_the_strip_tells_how_all_jobs_stand_and_links_to_them(inside: WebSide) -> None:
+def test_the_strip_tells_how_all_jobs_stand_and_links_to_them(inside: WebClient) -> None:
     archived(inside)
     for number in range(2):
         reported(inside, {**FAILED, "id": f"task-{number}"})
@@ -92,7 +94,7 @@ def test_the_strip_tells_how_all_jobs_stand_and_links_to_them(inside: WebSide) -
     assert 'href="/jobs?state=failed"' in inside.client.get("/strip").text
 
 
-def test_a_law_that_does_not_hold_is_named_with_the_jobs_that_break_it(inside: WebSide) -> None:
+def test_a_law_that_does_not_hold_is_named_with_the_jobs_that_break_it(inside: WebClient) -> None:
     ref = reported(inside, FAILED)
     inside.services.database.write(
         lambda connection: connection.exec_driver_sql("DELETE FROM events")
@@ -105,7 +107,7 @@ def test_a_law_that_does_not_hold_is_named_with_the_jobs_that_break_it(inside: W
     )
 
 
-def test_a_search_tells_how_far_it_has_come(inside: WebSide) -> None:
+def test_a_search_tells_how_far_it_has_come(inside: WebClient) -> None:
     inside.services.browse._window = 2
     refs = [submitted(inside, prompt) for prompt in ("a fox", "an owl", "an owl")]
     page = inside.client.get("/jobs?q=fox").text
@@ -114,7 +116,9 @@ def test_a_search_tells_how_far_it_has_come(inside: WebSide) -> None:
     assert refs[0] in inside.client.get(f"/jobs?q=fox&after={sorted(refs)[1]}").text
 
 
-def test_a_list_is_narrowed_by_days_and_says_what_is_wrong_with_a_question(inside: WebSide) -> None:
+def test_a_list_is_narrowed_by_days_and_says_what_is_wrong_with_a_question(
+    inside: WebClient,
+) -> None:
     ref = submitted(inside)
     assert ref in inside.client.get("/jobs?since=2020-01-01&until=2999-01-01").text
     assert ref not in inside.client.get("/jobs?until=2020-01-01").text
@@ -126,7 +130,7 @@ def test_a_list_is_narrowed_by_days_and_says_what_is_wrong_with_a_question(insid
     )
 
 
-def test_a_part_of_the_list_is_the_list_alone(inside: WebSide) -> None:
+def test_a_part_of_the_list_is_the_list_alone(inside: WebClient) -> None:
     submitted(inside)
     part = inside.client.get(
         "/jobs?q=fox", headers={"HX-Request": "true", "HX-Target": "results"}
@@ -134,7 +138,7 @@ def test_a_part_of_the_list_is_the_list_alone(inside: WebSide) -> None:
     assert ("a fox" in part, "<html" in part) == (True, False)
 
 
-def test_a_job_that_is_as_it_was_seen_is_not_sent_again(inside: WebSide) -> None:
+def test_a_job_that_is_as_it_was_seen_is_not_sent_again(inside: WebClient) -> None:
     ref = submitted(inside)
     seen = re.search(r"seen=(\w+)", inside.client.get(f"/jobs/{ref}").text)
     assert seen
@@ -145,7 +149,7 @@ def test_a_job_that_is_as_it_was_seen_is_not_sent_again(inside: WebSide) -> None
     assert (changed.status_code, "moderation held the picture back" in changed.text) == (200, True)
 
 
-def test_a_job_shows_all_that_happened_to_it_in_order(inside: WebSide) -> None:
+def test_a_job_shows_all_that_happened_to_it_in_order(inside: WebClient) -> None:
     ref = reported(inside, SUCCEEDED)
     (claimed,) = inside.services.ledger.claim_assets(1)
     inside.services.ledger.retry_asset(
@@ -179,7 +183,7 @@ def test_a_job_shows_all_that_happened_to_it_in_order(inside: WebSide) -> None:
         assert words in page
 
 
-def test_a_large_body_is_shown_in_part_and_given_whole(inside: WebSide) -> None:
+def test_a_large_body_is_shown_in_part_and_given_whole(inside: WebClient) -> None:
     body = b'{"id":"task-1","status":"running","filler":"' + b"x" * 200_000 + b'"}'
     ref = reported(inside, body)
     page = inside.client.get(f"/jobs/{ref}/deliveries/1").text
@@ -188,7 +192,7 @@ def test_a_large_body_is_shown_in_part_and_given_whole(inside: WebSide) -> None:
     assert inside.client.get(f"/jobs/{ref}/deliveries/2").status_code == 404
 
 
-def test_a_picture_in_danger_is_shown_with_its_end(inside: WebSide) -> None:
+def test_a_picture_in_danger_is_shown_with_its_end(inside: WebClient) -> None:
     ref = reported(inside, SUCCEEDED)
     assert "Nothing is in danger" in inside.client.get("/danger").text
     inside.services.database.write(
@@ -200,7 +204,7 @@ def test_a_picture_in_danger_is_shown_with_its_end(inside: WebSide) -> None:
     assert (ref in page, 'data-risk="1800.0"' in page, "Try now" in page) == (True, True, True)
 
 
-def test_what_was_set_aside_is_shown(inside: WebSide) -> None:
+def test_what_was_set_aside_is_shown(inside: WebClient) -> None:
     assert "Nothing is set aside" in inside.client.get("/set-aside").text
     ref = reported(inside, b"{")
     lost = reported(inside, FAILED)
@@ -216,7 +220,7 @@ def test_what_was_set_aside_is_shown(inside: WebSide) -> None:
     ] == [True] * 4
 
 
-def test_models_are_compared_in_figures_and_drawings(inside: WebSide) -> None:
+def test_models_are_compared_in_figures_and_drawings(inside: WebClient) -> None:
     assert "No jobs in this time" in inside.client.get("/compare?span=last_hour").text
     archived(inside)
     reported(inside, {**FAILED, "id": "task-2"})
@@ -228,7 +232,7 @@ def test_models_are_compared_in_figures_and_drawings(inside: WebSide) -> None:
 
 
 def test_the_gallery_is_paged_and_empty_at_first(
-    inside: WebSide, monkeypatch: pytest.MonkeyPatch
+    inside: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "No pictures yet" in inside.client.get("/").text
     refs = [archived(inside, f"fox {number}") for number in range(1)]
@@ -238,7 +242,7 @@ def test_the_gallery_is_paged_and_empty_at_first(
     assert "No pictures yet" in inside.client.get("/?before=1").text
 
 
-def test_a_gallery_that_is_as_it_was_seen_is_not_sent_again(inside: WebSide) -> None:
+def test_a_gallery_that_is_as_it_was_seen_is_not_sent_again(inside: WebClient) -> None:
     part = {"HX-Request": "true"}
     assert inside.client.get("/?seen=0", headers=part).status_code == 204
     archived(inside, "a red fox")
@@ -257,7 +261,7 @@ def test_a_gallery_that_is_as_it_was_seen_is_not_sent_again(inside: WebSide) -> 
     ("content_type", "drawn"), [("video/mp4", b"M30 22v52M66 22v52"), ("image/png", b'width="2"')]
 )
 def test_in_the_place_of_a_thumbnail_that_cannot_be_had_there_is_a_drawing(
-    inside: WebSide, content_type: str, drawn: bytes
+    inside: WebClient, content_type: str, drawn: bytes
 ) -> None:
     ref = archived(inside)  # the archive does not have it: it is away
     inside.services.database.write(

@@ -23,6 +23,8 @@ from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
 from receiver.maintenance.rebuild import Rebuilder
 
+pytestmark = pytest.mark.both_databases
+
 URL = "file:///some/archive"
 
 

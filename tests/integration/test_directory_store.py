@@ -26,7 +26,7 @@ KEY = "2026/07/01/REF/0.png"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The path of the archive, which does not exist yet."""
+    """Return the path of the archive, which does not exist yet."""
     return tmp_path / "archive"
 
 

@@ -15,7 +15,7 @@ from ledgers import Books, opened
 from outside_network import answer
 from small_disks import SmallDisk, small_disk
 from waiting import until
-from web_client import SUCCEEDED, web_side
+from web_client import SUCCEEDED, web_client
 
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.model import AssetState
@@ -92,7 +92,7 @@ def test_a_callback_the_ledger_s_disk_cannot_take_is_answered_503_and_readiness_
 ) -> None:
     path = disk.root / "ledger.sqlite3"
     shutil.copy(sqlite_template, path)
-    with web_side(tmp_path / "data", {"DATABASE_URL": f"sqlite:///{path}"}) as web:
+    with web_client(tmp_path / "data", {"DATABASE_URL": f"sqlite:///{path}"}) as web:
         assert web.callback(web.ticket(), SUCCEEDED).status_code == 200
         ticket = web.ticket()
         web.services.database.close()  # a disk with open files cannot become read-only

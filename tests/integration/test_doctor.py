@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from outside_network import Script, ScriptedServer, answer, certificate, redirect, send
 from seaweed import S3Server
-from web_client import WebSide, web_side
+from web_client import WebClient, web_client
 from werkzeug.serving import make_server
 
 from receiver.archive.stores.archive_url import open_store
@@ -48,14 +48,14 @@ ABLE = Capabilities(
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
+    with web_client(
         tmp_path / "data", {"DATABASE_URL": sqlite_url, "CALLBACK_MAX_BYTES": "3000"}
     ) as web:
         yield web
 
 
-def test_the_canary_is_answered_and_nothing_is_stored(web: WebSide) -> None:
+def test_the_canary_is_answered_and_nothing_is_stored(web: WebClient) -> None:
     before = web.counted("canary")
     given = web.callback(web.services.tickets.sign(CANARY), b"x" * 3000)
     assert (given.status_code, given.json) == (200, {"ok": True, "ref": CANARY, "size": 3000})
@@ -65,7 +65,7 @@ def test_the_canary_is_answered_and_nothing_is_stored(web: WebSide) -> None:
     assert web.services.queries.deliveries(CANARY) == []
 
 
-def test_a_canary_we_did_not_sign_is_not_ours(web: WebSide) -> None:
+def test_a_canary_we_did_not_sign_is_not_ours(web: WebClient) -> None:
     assert web.callback(TICKETS.sign(CANARY), b"{}").status_code == 404
 
 
@@ -73,7 +73,7 @@ def test_a_canary_we_did_not_sign_is_not_ours(web: WebSide) -> None:
 
 
 @contextmanager
-def served(web: WebSide) -> Iterator[str]:
+def served(web: WebClient) -> Iterator[str]:
     """Serve the application at a port of this machine."""
     server = make_server("127.0.0.1", 0, create_app(web.services), threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -86,7 +86,7 @@ def served(web: WebSide) -> Iterator[str]:
         server.server_close()
 
 
-def test_a_url_that_leads_to_us_is_good_and_large_bodies_are_tried(web: WebSide) -> None:
+def test_a_url_that_leads_to_us_is_good_and_large_bodies_are_tried(web: WebClient) -> None:
     with served(web) as url:
         found = self_call.call(url, web.services.tickets, 3000, provider=LOCAL)
     assert found.startswith(f"{url} leads to us, answered in ")
@@ -100,7 +100,7 @@ def trouble(public_url: str, provider: str = LOCAL) -> Trouble:
     return caught.value
 
 
-def test_a_receiver_with_other_secrets_is_told_from_one_that_is_not_there(web: WebSide) -> None:
+def test_a_receiver_with_other_secrets_is_told_from_one_that_is_not_there(web: WebClient) -> None:
     with served(web) as url:
         found = trouble(url)
     assert "leads to a receiver that does not know our tickets" in str(found)

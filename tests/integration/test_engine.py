@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from engine_harness import OFTEN, DistributedShop, EmbeddedShop, Gate, Shop, at_work
+from engine_harness import OFTEN, DistributedHarness, EmbeddedHarness, EngineHarness, Gate, at_work
 from ledgers import opened
 from waiting import until
 
@@ -24,20 +24,22 @@ from receiver.worker.engine import WorkQueue
 
 
 @pytest.fixture(params=["embedded", "distributed"])
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    """Open a shop with each of the two engines."""
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineHarness]:
+    """Return a harness with each of the two engines."""
     distributed = request.param == "distributed"
     url = str(request.getfixturevalue("postgres_url" if distributed else "sqlite_url"))
     with opened(url) as books:
         yield (
-            DistributedShop(books, tmp_path, url) if distributed else EmbeddedShop(books, tmp_path)
+            DistributedHarness(books, tmp_path, url)
+            if distributed
+            else EmbeddedHarness(books, tmp_path)
         )
 
 
 @pytest.fixture
-def gate(shop: Shop) -> Iterator[Gate]:
+def gate(harness: EngineHarness) -> Iterator[Gate]:
     """Have the work last until the gate is opened, at the latest when the test ends."""
-    shop.work = gate = Gate()
+    harness.work = gate = Gate()
     yield gate
     gate.open()
 
@@ -46,115 +48,121 @@ def gate(shop: Shop) -> Iterator[Gate]:
     "error", [ZeroDivisionError("a mistake"), StoreError("away"), LedgerError("away")]
 )
 def test_work_that_raises_stops_neither_the_engine_nor_its_lane_and_is_done_again_after_its_lease(
-    shop: Shop, error: Exception
+    harness: EngineHarness, error: Exception
 ) -> None:
-    troubles = Counter(dict.fromkeys(shop.order(3), 1))
+    troubles = Counter(dict.fromkeys(harness.order(3), 1))
 
     def raise_once(claimed: Claimed[Asset]) -> None:
         if troubles[claimed.row.ref]:
             troubles[claimed.row.ref] -= 1
             raise error
 
-    shop.work = raise_once
-    engine = shop.engine()
-    with at_work(engine, shop.queue()):
+    harness.work = raise_once
+    engine = harness.engine()
+    with at_work(engine, harness.queue()):
         until(lambda: not troubles.total(), what="a first attempt for all three")
-        assert shop.archived() == 0
-        shop.books.clock.advance(LEASE)
-        shop.notify(engine)
-        until(lambda: shop.archived() == 3, what="a second attempt for all three")
+        assert harness.archived() == 0
+        harness.books.clock.advance(LEASE)
+        harness.notify(engine)
+        until(lambda: harness.archived() == 3, what="a second attempt for all three")
 
 
-def test_stopping_before_the_start_ends_at_once(shop: Shop) -> None:
-    shop.order()
-    engine = shop.engine()
+def test_stopping_before_the_start_ends_at_once(harness: EngineHarness) -> None:
+    harness.order()
+    engine = harness.engine()
     engine.stop()
-    with at_work(engine, shop.queue()) as thread:
+    with at_work(engine, harness.queue()) as thread:
         thread.join(10)
         assert not thread.is_alive()
-    assert shop.claimed == []
+    assert harness.claimed == []
 
 
-def test_a_drain_waits_for_work_in_hand_and_takes_no_more(shop: Shop, gate: Gate) -> None:
-    first, second = shop.order(2)
-    with at_work(engine := shop.engine(), shop.queue()) as thread:
+def test_a_drain_waits_for_work_in_hand_and_takes_no_more(
+    harness: EngineHarness, gate: Gate
+) -> None:
+    first, second = harness.order(2)
+    with at_work(engine := harness.engine(), harness.queue()) as thread:
         until(lambda: gate.inside, what="work in hand")
         engine.stop()
         gate.open()
         thread.join(5)
         assert not thread.is_alive()
-    assert (shop.asset(first).state, shop.asset(first).attempts) == (AssetState.ARCHIVED, 1)
-    assert (shop.asset(second).state, shop.asset(second).attempts) == (AssetState.PENDING, 0)
+    assert (harness.asset(first).state, harness.asset(first).attempts) == (AssetState.ARCHIVED, 1)
+    assert (harness.asset(second).state, harness.asset(second).attempts) == (AssetState.PENDING, 0)
 
 
 def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(
-    shop: Shop, gate: Gate
+    harness: EngineHarness, gate: Gate
 ) -> None:
-    refs = shop.order(2)
-    with at_work(engine := shop.engine(grace=0.05), shop.queue(2)) as thread:
+    refs = harness.order(2)
+    with at_work(engine := harness.engine(grace=0.05), harness.queue(2)) as thread:
         until(lambda: gate.inside == 2, what="work in hand")
         engine.stop()
         thread.join(5)
         assert not thread.is_alive()
         for ref in refs:
-            asset = shop.asset(ref)
-            assert (asset.claim, asset.due_at, asset.attempts) == (None, shop.books.clock.now, 1)
+            asset = harness.asset(ref)
+            assert (asset.claim, asset.due_at, asset.attempts) == (None, harness.books.clock.now, 1)
         gate.open()  # too late: the work is another's now
-    assert {shop.asset(ref).state for ref in refs} == {AssetState.PENDING}
+    assert {harness.asset(ref).state for ref in refs} == {AssetState.PENDING}
 
 
 def test_the_leases_of_long_work_are_renewed(
-    shop: Shop, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    harness: EngineHarness, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (leases, ledger_module):
         monkeypatch.setattr(module, "LEASE", 0.5)
-    shop.books.ledger.now = time.time
-    (ref,) = shop.order()
-    with at_work(shop.engine(sweep=OFTEN), shop.queue(2)):
+    harness.books.ledger.now = time.time
+    (ref,) = harness.order()
+    with at_work(harness.engine(sweep=OFTEN), harness.queue(2)):
         until(lambda: gate.inside, what="work in hand")
         begun = time.time()
         until(
-            lambda: time.time() > begun + 1.2 and (shop.asset(ref).due_at or 0) > time.time(),
+            lambda: time.time() > begun + 1.2 and (harness.asset(ref).due_at or 0) > time.time(),
             what="two leases later, ours",
         )
         gate.open()
-        until(shop.archived, what="the end of the work")
-    assert (shop.claimed, shop.asset(ref).attempts) == ([ref], 1)
+        until(harness.archived, what="the end of the work")
+    assert (harness.claimed, harness.asset(ref).attempts) == ([ref], 1)
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_few_hands_take_the_nearest_deadline_first(shop: Shop, concurrency: int) -> None:
-    refs = shop.order(6)
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_few_hands_take_the_nearest_deadline_first(
+    harness: EngineHarness, concurrency: int
+) -> None:
+    refs = harness.order(6)
     deadlines = dict(zip(refs, [50, 10, 60, 30, 20, 40], strict=True))
     for ref, seconds in deadlines.items():
-        shop.books.execute(
+        harness.books.execute(
             "UPDATE assets SET expires_at = due_at + :seconds WHERE ref = :ref",
             ref=ref,
             seconds=seconds,
         )
-    queue, one = shop.queue(concurrency), threading.Lock()
+    queue, one = harness.queue(concurrency), threading.Lock()
 
     def claim(limit: int) -> list[Claimed[Asset]]:
         with one:  # so that it is written down in the order in which it is done
             return queue.claim(limit)
 
-    with at_work(shop.engine(), replace(queue, claim=claim)):
-        until(lambda: shop.archived() == 6, what="all of the work")
-    assert shop.claimed == sorted(refs, key=deadlines.__getitem__)
+    with at_work(harness.engine(), replace(queue, claim=claim)):
+        until(lambda: harness.archived() == 6, what="all of the work")
+    assert harness.claimed == sorted(refs, key=deadlines.__getitem__)
 
 
-def test_a_lane_without_a_free_hand_does_not_hold_up_the_other(shop: Shop, gate: Gate) -> None:
-    shop.order(2)
-    shop.books.ledger.hint("task-x")
+def test_a_lane_without_a_free_hand_does_not_hold_up_the_other(
+    harness: EngineHarness, gate: Gate
+) -> None:
+    harness.order(2)
+    harness.books.ledger.hint("task-x")
     done = threading.Event()
     hints = WorkQueue(
         "hints",
         1,
-        partial(shop.books.queries.next_due, "hints"),
-        shop.books.ledger.claim_hints,
+        partial(harness.books.queries.next_due, "hints"),
+        harness.books.ledger.claim_hints,
         lambda _claimed: done.set(),
     )
-    with at_work(shop.engine(), shop.queue(), hints):
+    with at_work(harness.engine(), harness.queue(), hints):
         assert done.wait(10)
         until(lambda: gate.inside, what="work in hand")
         gate.open()

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from engine_harness import OFTEN, DistributedShop, Gate, at_work
+from engine_harness import OFTEN, DistributedHarness, Gate, at_work
 from ledgers import Books, opened, stored, succeeded, urls
 from processes import ROOT
 from procrastinate.sql import queries
@@ -30,16 +30,16 @@ from receiver.worker.engine import WorkQueue
 
 
 @pytest.fixture
-def shop(postgres_url: str, tmp_path: Path) -> Iterator[DistributedShop]:
-    """Open a shop on a PostgreSQL."""
+def harness(postgres_url: str, tmp_path: Path) -> Iterator[DistributedHarness]:
+    """Return a harness on PostgreSQL."""
     with opened(postgres_url) as books:
-        yield DistributedShop(books, tmp_path, postgres_url)
+        yield DistributedHarness(books, tmp_path, postgres_url)
 
 
 @pytest.fixture
-def gate(shop: DistributedShop) -> Iterator[Gate]:
+def gate(harness: DistributedHarness) -> Iterator[Gate]:
     """Have the work last until the gate is opened, at the latest when the test ends."""
-    shop.work = gate = Gate()
+    harness.work = gate = Gate()
     yield gate
     gate.open()
 
@@ -53,66 +53,66 @@ def forget_wakes(books: Books) -> None:
 
 
 def test_a_success_wakes_somebody_for_each_picture_in_the_transaction_that_stores_it(
-    shop: DistributedShop,
+    harness: DistributedHarness,
 ) -> None:
-    ref = shop.books.waiting()
-    assert shop.wakes() == []
-    shop.books.deliver(ref, succeeded(*urls(3)))
-    assert shop.wakes() == [f"assets/{ref}/{idx}" for idx in range(3)]
+    ref = harness.books.waiting()
+    assert harness.wakes() == []
+    harness.books.deliver(ref, succeeded(*urls(3)))
+    assert harness.wakes() == [f"assets/{ref}/{idx}" for idx in range(3)]
 
 
-def test_a_transaction_that_is_rolled_back_wakes_nobody(shop: DistributedShop) -> None:
+def test_a_transaction_that_is_rolled_back_wakes_nobody(harness: DistributedHarness) -> None:
     def wake_and_fail(connection: object) -> None:
-        notifications.notify_job(connection, "a-job", shop.books.clock())  # type: ignore[arg-type]
+        notifications.notify_job(connection, "a-job", harness.books.clock())  # type: ignore[arg-type]
         raise LedgerError("no")
 
     with pytest.raises(LedgerError):
-        shop.books.ledger.write(wake_and_fail)
-    assert shop.wakes() == []
+        harness.books.ledger.write(wake_and_fail)
+    assert harness.wakes() == []
 
 
-def test_the_last_picture_wakes_somebody_to_conclude_the_job(shop: DistributedShop) -> None:
-    ref = shop.books.archiving(2)
-    forget_wakes(shop.books)
-    first, last = shop.books.ledger.claim_assets(2)
-    shop.books.ledger.finish_asset(first, stored(first))
-    assert shop.wakes() == []
-    shop.books.ledger.finish_asset(last, stored(last))
-    assert shop.wakes() == [f"jobs/{ref}"]
+def test_the_last_picture_wakes_somebody_to_conclude_the_job(harness: DistributedHarness) -> None:
+    ref = harness.books.archiving(2)
+    forget_wakes(harness.books)
+    first, last = harness.books.ledger.claim_assets(2)
+    harness.books.ledger.finish_asset(first, stored(first))
+    assert harness.wakes() == []
+    harness.books.ledger.finish_asset(last, stored(last))
+    assert harness.wakes() == [f"jobs/{ref}"]
 
 
 def test_fresh_urls_an_operators_retry_and_a_strangers_hint_wake_somebody(
-    shop: DistributedShop,
+    harness: DistributedHarness,
 ) -> None:
-    books = shop.books
+    books = harness.books
     ref = books.archiving(2)
     for claimed in books.ledger.claim_assets(2):
         books.ledger.retry_asset(claimed, books.clock() + 60, "not yet")
     forget_wakes(books)
     books.deliver(ref, succeeded(urls(2)[0], "https://files.test/fresh"), Source.POLL)
-    assert shop.wakes() == [f"assets/{ref}/1"]
+    assert harness.wakes() == [f"assets/{ref}/1"]
     forget_wakes(books)
     lost = books.failed("task-2")
     books.ledger.retry(lost)
-    assert shop.wakes() == [f"jobs/{lost}"]
+    assert harness.wakes() == [f"jobs/{lost}"]
     forget_wakes(books)
     books.ledger.hint("task-3")
-    assert shop.wakes() == ["hints/task-3"]
+    assert harness.wakes() == ["hints/task-3"]
 
 
-def test_a_row_has_one_wake_however_often_it_becomes_due(shop: DistributedShop) -> None:
-    ref = shop.books.archiving()
+def test_a_row_has_one_wake_however_often_it_becomes_due(harness: DistributedHarness) -> None:
+    ref = harness.books.archiving()
     for version in ("second", "third"):
-        shop.books.deliver(ref, succeeded(f"https://files.test/{version}"), Source.POLL)
-    assert shop.wakes() == [f"assets/{ref}/0"]
+        harness.books.deliver(ref, succeeded(f"https://files.test/{version}"), Source.POLL)
+    assert harness.wakes() == [f"assets/{ref}/0"]
 
 
 def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_wake(
-    shop: DistributedShop,
+    harness: DistributedHarness,
 ) -> None:
-    ref, books = shop.books.archiving(), shop.books
+    ref, books = harness.books.archiving(), harness.books
     forget_wakes(books)
-    with opened(shop.url) as other, ExitStack() as stack:
+    with opened(harness.url) as other, ExitStack() as stack:
         engine = other.database._engine  # type: ignore[attr-defined]
         first = stack.enter_context(engine.begin())
         notifications.notify_assets(
@@ -131,32 +131,32 @@ def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_w
         )
         stack.close()
         second.join(10)
-    assert shop.wakes() == [f"assets/{ref}/0"]
+    assert harness.wakes() == [f"assets/{ref}/0"]
     assert books.assets(ref)[0].url == "https://files.test/fresh"
 
 
 def test_an_event_wakes_each_destination_once_however_much_there_is_to_tell(
-    shop: DistributedShop,
+    harness: DistributedHarness,
 ) -> None:
     name = (
         "https://a.host.whose.name.is.too.long.for.a.channel.of.postgresql.example.com (0123abcd)"
     )
-    Outbox(shop.books.database, shop.books.clock).begin([name, "log:"])
-    shop.books.failed("task-1")
-    shop.books.failed("task-2")
-    assert sorted(shop.wakes()) == sorted(
+    Outbox(harness.books.database, harness.books.clock).begin([name, "log:"])
+    harness.books.failed("task-1")
+    harness.books.failed("task-2")
+    assert sorted(harness.wakes()) == sorted(
         queue_of(notifications.events_queue(destination)) for destination in (name, "log:")
     )
 
 
 @pytest.mark.parametrize("deadline", [0.0, 1_700_000_000.0, 9e99])
-def test_a_deadline_of_any_time_is_a_priority(shop: DistributedShop, deadline: float) -> None:
-    shop.books.database.write(
+def test_a_deadline_of_any_time_is_a_priority(harness: DistributedHarness, deadline: float) -> None:
+    harness.books.database.write(
         lambda connection: notifications.notify(
             connection, QueueName.ASSETS, {"assets/x/0": deadline}
         )
     )
-    assert shop.wakes() == ["assets/x/0"]
+    assert harness.wakes() == ["assets/x/0"]
 
 
 def test_the_function_that_takes_wakes_is_the_one_the_installed_procrastinate_calls() -> None:
@@ -175,9 +175,9 @@ def test_every_lane_has_a_queue_that_is_woken_and_every_queue_a_lane(tmp_path: P
 
 
 def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(
-    shop: DistributedShop,
+    harness: DistributedHarness,
 ) -> None:
-    books = shop.books
+    books = harness.books
     pending, complete = books.archiving(1, "task-1"), books.archiving(1, "task-2")
     books.execute(
         "UPDATE assets SET state = 'failed', due_at = NULL, finished_at = :now WHERE ref = :ref",
@@ -212,40 +212,44 @@ def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(
 
 
 def test_the_sweep_wakes_for_nothing_twice_and_for_no_row_that_is_in_somebodys_hand(
-    shop: DistributedShop,
+    harness: DistributedHarness,
 ) -> None:
-    shop.order(2)
-    forget_wakes(shop.books)
-    shop.books.ledger.claim_assets(1)
-    assert (shop.books.ledger.sweep(), shop.books.ledger.sweep(), len(shop.wakes())) == (1, 0, 1)
-    forget_wakes(shop.books)
-    shop.books.clock.advance(LEASE)
-    assert shop.books.ledger.sweep() == 2
+    harness.order(2)
+    forget_wakes(harness.books)
+    harness.books.ledger.claim_assets(1)
+    assert (harness.books.ledger.sweep(), harness.books.ledger.sweep(), len(harness.wakes())) == (
+        1,
+        0,
+        1,
+    )
+    forget_wakes(harness.books)
+    harness.books.clock.advance(LEASE)
+    assert harness.books.ledger.sweep() == 2
 
 
 def test_the_sweep_adds_no_wakes_where_enough_wait(
-    shop: DistributedShop, monkeypatch: pytest.MonkeyPatch
+    harness: DistributedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.order(3)
+    harness.order(3)
     monkeypatch.setattr(sweep_module, "ENOUGH", 3)
-    shop.books.execute("UPDATE procrastinate_jobs SET queueing_lock = queueing_lock || '/other'")
-    assert shop.books.ledger.sweep() == 0
+    harness.books.execute("UPDATE procrastinate_jobs SET queueing_lock = queueing_lock || '/other'")
+    assert harness.books.ledger.sweep() == 0
 
 
-def test_a_lost_wake_is_made_good_by_the_sweep(shop: DistributedShop) -> None:
-    shop.order()
-    forget_wakes(shop.books)
-    with at_work(shop.engine(sweep=OFTEN), shop.queue()):
-        until(shop.archived, within=10, what="the work")
+def test_a_lost_wake_is_made_good_by_the_sweep(harness: DistributedHarness) -> None:
+    harness.order()
+    forget_wakes(harness.books)
+    with at_work(harness.engine(sweep=OFTEN), harness.queue()):
+        until(harness.archived, within=10, what="the work")
 
 
-def test_work_due_later_is_begun_when_it_is_due(shop: DistributedShop) -> None:
-    shop.books.ledger.now = time.time
-    (ref,) = shop.order()
-    shop.books.execute("UPDATE assets SET due_at = due_at + 0.5")
-    with at_work(shop.engine(sweep=OFTEN), shop.queue()):
-        until(shop.archived, within=10, what="the work")
-    asset = shop.asset(ref)
+def test_work_due_later_is_begun_when_it_is_due(harness: DistributedHarness) -> None:
+    harness.books.ledger.now = time.time
+    (ref,) = harness.order()
+    harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
+    with at_work(harness.engine(sweep=OFTEN), harness.queue()):
+        until(harness.archived, within=10, what="the work")
+    asset = harness.asset(ref)
     assert asset.finished_at is not None
     assert asset.finished_at - asset.announced_at >= 0.5
 
@@ -253,138 +257,148 @@ def test_work_due_later_is_begun_when_it_is_due(shop: DistributedShop) -> None:
 # Hands.
 
 
-def test_every_hand_is_used_and_no_more_than_there_are(shop: DistributedShop, gate: Gate) -> None:
-    shop.order(8)
-    with at_work(shop.engine(), shop.queue(3)):
+def test_every_hand_is_used_and_no_more_than_there_are(
+    harness: DistributedHarness, gate: Gate
+) -> None:
+    harness.order(8)
+    with at_work(harness.engine(), harness.queue(3)):
         until(lambda: gate.inside == 3, what="three hands at work")
         until(
-            lambda: len(shop.wakes()) >= 5,
+            lambda: len(harness.wakes()) >= 5,
             what="five wakes that wait, or more where the sweep doubled one",
         )
-        assert (gate.inside, len(shop.claimed)) == (3, 3)
+        assert (gate.inside, len(harness.claimed)) == (3, 3)
         gate.open()
-        until(lambda: shop.archived() == 8, what="all of the work")
-    assert len(shop.claimed) == 8
+        until(lambda: harness.archived() == 8, what="all of the work")
+    assert len(harness.claimed) == 8
 
 
 def test_more_hands_than_asyncio_has_by_default_work_side_by_side(
-    shop: DistributedShop, gate: Gate
+    harness: DistributedHarness, gate: Gate
 ) -> None:
-    shop.order(40)
-    with at_work(shop.engine(), shop.queue(40)):
+    harness.order(40)
+    with at_work(harness.engine(), harness.queue(40)):
         until(lambda: gate.inside == 40, what="forty hands at work")
         gate.open()
-        until(lambda: shop.archived() == 40, what="all of the work")
+        until(lambda: harness.archived() == 40, what="all of the work")
 
 
-def test_a_wake_is_heard_at_once_and_gone_when_its_work_is_done(shop: DistributedShop) -> None:
-    with at_work(shop.engine(), shop.queue()):
-        shop.order()
-        until(shop.archived, what="the first, by which the engine is awake")
-        shop.order()
+def test_a_wake_is_heard_at_once_and_gone_when_its_work_is_done(
+    harness: DistributedHarness,
+) -> None:
+    with at_work(harness.engine(), harness.queue()):
+        harness.order()
+        until(harness.archived, what="the first, by which the engine is awake")
+        harness.order()
         until(
-            lambda: shop.archived() == 2,
+            lambda: harness.archived() == 2,
             within=4.0,
             what="the work, before a hand would look by itself",
         )
         until(
             lambda: (
-                [lock for lock in shop.wakes("doing") + shop.wakes() if lock.startswith("assets")]
+                [
+                    lock
+                    for lock in harness.wakes("doing") + harness.wakes()
+                    if lock.startswith("assets")
+                ]
                 == []
             ),
             what="no wake left",
         )
 
 
-def test_one_wake_of_a_chained_lane_stands_for_all_that_is_due(shop: DistributedShop) -> None:
-    shop.order(5)
-    shop.books.execute("DELETE FROM procrastinate_jobs WHERE id > 1")
-    queue = shop.queue()
+def test_one_wake_of_a_chained_lane_stands_for_all_that_is_due(harness: DistributedHarness) -> None:
+    harness.order(5)
+    harness.books.execute("DELETE FROM procrastinate_jobs WHERE id > 1")
+    queue = harness.queue()
     chained = WorkQueue(queue.name, 1, queue.next_due, queue.claim, queue.run, chained=True)
-    with at_work(shop.engine(), chained):
-        until(lambda: shop.archived() == 5, what="all of the work")
+    with at_work(harness.engine(), chained):
+        until(lambda: harness.archived() == 5, what="all of the work")
 
 
 def test_two_machines_share_the_work_and_nothing_is_done_twice(
-    shop: DistributedShop, tmp_path: Path
+    harness: DistributedHarness, tmp_path: Path
 ) -> None:
-    with opened(shop.url) as other_books:
-        other = DistributedShop(other_books, tmp_path, shop.url)
+    with opened(harness.url) as other_books:
+        other = DistributedHarness(other_books, tmp_path, harness.url)
         both_at_work = threading.Barrier(2)
-        shop.work = other.work = lambda _claimed: both_at_work.wait(20)
-        with at_work(shop.engine(), shop.queue()), at_work(other.engine(), other.queue()):
-            refs = shop.order(10)
-            until(lambda: shop.archived() == 10, what="all of the work")
-    assert sorted(shop.claimed + other.claimed) == sorted(refs)
-    assert len(shop.claimed) == 5
+        harness.work = other.work = lambda _claimed: both_at_work.wait(20)
+        with at_work(harness.engine(), harness.queue()), at_work(other.engine(), other.queue()):
+            refs = harness.order(10)
+            until(lambda: harness.archived() == 10, what="all of the work")
+    assert sorted(harness.claimed + other.claimed) == sorted(refs)
+    assert len(harness.claimed) == 5
 
 
 # Deaths.
 
 
 def test_the_wakes_of_a_dead_process_are_given_to_the_living(
-    shop: DistributedShop, monkeypatch: pytest.MonkeyPatch
+    harness: DistributedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "SILENCE", 0.5)
-    (ref,) = shop.order()
-    shop.books.execute(
+    (ref,) = harness.order()
+    harness.books.execute(
         "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 minute')"
     )
-    shop.books.execute(
+    harness.books.execute(
         "UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)"
     )
-    with at_work(shop.engine(), shop.queue()):
+    with at_work(harness.engine(), harness.queue()):
         until(
-            lambda: shop.asset(ref).state is AssetState.ARCHIVED,
+            lambda: harness.asset(ref).state is AssetState.ARCHIVED,
             within=30,
             what="the work of the dead",
         )
         until(
-            lambda: [lock for lock in shop.wakes("doing") if lock.startswith("assets")] == [],
+            lambda: [lock for lock in harness.wakes("doing") if lock.startswith("assets")] == [],
             what="no wake left in dead hands",
         )
 
 
-def test_a_process_taken_for_dead_while_it_was_cut_off_works_again(shop: DistributedShop) -> None:
-    with at_work(shop.engine(), shop.queue()):
-        shop.order()
-        until(shop.archived, what="the first")
-        shop.books.execute("DELETE FROM procrastinate_workers")
-        shop.order()
-        until(lambda: shop.archived() == 2, what="work by a worker that is registered anew")
+def test_a_process_taken_for_dead_while_it_was_cut_off_works_again(
+    harness: DistributedHarness,
+) -> None:
+    with at_work(harness.engine(), harness.queue()):
+        harness.order()
+        until(harness.archived, what="the first")
+        harness.books.execute("DELETE FROM procrastinate_workers")
+        harness.order()
+        until(lambda: harness.archived() == 2, what="work by a worker that is registered anew")
 
 
 def test_a_drain_ends_even_if_nothing_can_be_handed_back(
-    shop: DistributedShop, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    harness: DistributedHarness, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.order()
-    with at_work(engine := shop.engine(grace=0.05), shop.queue()) as thread:
+    harness.order()
+    with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
         until(lambda: gate.inside, what="work in hand")
 
         def away(_held: object) -> None:
             raise LedgerError("away")
 
-        monkeypatch.setattr(shop.books.ledger, "release", away)
+        monkeypatch.setattr(harness.books.ledger, "release", away)
         engine.stop()
         thread.join(5)
         assert not thread.is_alive()
         gate.open()
 
 
-def test_a_claim_that_breaks_off_stops_neither_lane_nor_engine(shop: DistributedShop) -> None:
-    queue, troubles = shop.queue(), [ZeroDivisionError("a mistake"), LedgerError("away")]
+def test_a_claim_that_breaks_off_stops_neither_lane_nor_engine(harness: DistributedHarness) -> None:
+    queue, troubles = harness.queue(), [ZeroDivisionError("a mistake"), LedgerError("away")]
 
     def claim(limit: int) -> list[object]:
         if troubles:
             raise troubles.pop()
         return list(queue.claim(limit))
 
-    shop.order(3)
+    harness.order(3)
     with at_work(
-        shop.engine(sweep=OFTEN),
+        harness.engine(sweep=OFTEN),
         WorkQueue(queue.name, 1, queue.next_due, claim, queue.run),  # type: ignore[arg-type]
     ):
-        until(lambda: shop.archived() == 3, what="all of the work, the lost wakes' too")
+        until(lambda: harness.archived() == 3, what="all of the work, the lost wakes' too")
 
 
 def test_web_processes_do_without_procrastinate() -> None:

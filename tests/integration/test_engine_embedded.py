@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from engine_harness import OFTEN, EmbeddedShop, Gate, at_work
+from engine_harness import OFTEN, EmbeddedHarness, Gate, at_work
 from ledgers import opened
 from processes import running
 from waiting import until
@@ -24,59 +24,65 @@ from submitter.sandbox import Sandbox
 
 
 @pytest.fixture
-def shop(sqlite_url: str, tmp_path: Path) -> Iterator[EmbeddedShop]:
-    """Open a shop on one machine."""
+def harness(sqlite_url: str, tmp_path: Path) -> Iterator[EmbeddedHarness]:
+    """Return a harness on one machine."""
     with opened(sqlite_url) as books:
-        yield EmbeddedShop(books, tmp_path)
+        yield EmbeddedHarness(books, tmp_path)
 
 
 @pytest.fixture
-def gate(shop: EmbeddedShop) -> Iterator[Gate]:
+def gate(harness: EmbeddedHarness) -> Iterator[Gate]:
     """Have the work last until the gate is opened, at the latest when the test ends."""
-    shop.work = gate = Gate()
+    harness.work = gate = Gate()
     yield gate
     gate.open()
 
 
-def test_a_ledger_that_was_away_is_worked_with_again_when_it_is_back(shop: EmbeddedShop) -> None:
-    shop.order(2)
+def test_a_ledger_that_was_away_is_worked_with_again_when_it_is_back(
+    harness: EmbeddedHarness,
+) -> None:
+    harness.order(2)
     with ExitStack() as outage:
-        outage.enter_context(shop.ledger_away())
-        with at_work(shop.engine(), shop.queue()):
-            until(lambda: shop.failed_claims, what="a claim that fails")
+        outage.enter_context(harness.ledger_away())
+        with at_work(harness.engine(), harness.queue()):
+            until(lambda: harness.failed_claims, what="a claim that fails")
             outage.close()
-            until(lambda: shop.archived() == 2, what="the work, without a ring")
+            until(lambda: harness.archived() == 2, what="the work, without a ring")
 
 
-def test_a_bell_rung_where_nobody_listens_is_no_error(shop: EmbeddedShop) -> None:
-    shop.notifier.notify()  # no pipe
-    shop.notifier.listen().__exit__(None, None, None)
-    shop.notifier.notify()  # a pipe without a listener
+def test_a_bell_rung_where_nobody_listens_is_no_error(harness: EmbeddedHarness) -> None:
+    harness.notifier.notify()  # no pipe
+    harness.notifier.listen().__exit__(None, None, None)
+    harness.notifier.notify()  # a pipe without a listener
 
 
-def test_a_pipe_full_of_rings_does_not_block_and_counts_as_one(shop: EmbeddedShop) -> None:
-    with shop.notifier.listen() as listener:
+def test_a_pipe_full_of_rings_does_not_block_and_counts_as_one(harness: EmbeddedHarness) -> None:
+    with harness.notifier.listen() as listener:
         for _ in range(70_000):
-            shop.notifier.notify()
+            harness.notifier.notify()
         listener.wait(10)
         started = time.monotonic()
         listener.wait(0.05)
         assert time.monotonic() - started >= 0.05
 
 
-def test_stopping_an_idle_engine_from_another_thread_ends_it_at_once(shop: EmbeddedShop) -> None:
-    with at_work(engine := shop.engine(), shop.queue(), shop.bystander()) as thread:
-        shop.round()
+def test_stopping_an_idle_engine_from_another_thread_ends_it_at_once(
+    harness: EmbeddedHarness,
+) -> None:
+    with at_work(engine := harness.engine(), harness.queue(), harness.bystander()) as thread:
+        harness.round()
         engine.stop()
         thread.join(5)
         assert not thread.is_alive()
 
 
-def test_a_drain_ends_even_if_nothing_can_be_handed_back(shop: EmbeddedShop, gate: Gate) -> None:
-    shop.order()
-    with at_work(engine := shop.engine(grace=0.05), shop.queue()) as thread:
+def test_a_drain_ends_even_if_nothing_can_be_handed_back(
+    harness: EmbeddedHarness, gate: Gate
+) -> None:
+    harness.order()
+    with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
         until(lambda: gate.inside, what="work in hand")
-        with shop.ledger_away():
+        with harness.ledger_away():
             engine.stop()
             thread.join(5)
             assert not thread.is_alive()
@@ -84,63 +90,66 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(shop: EmbeddedShop, gat
 
 
 def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_abandoned(
-    shop: EmbeddedShop, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    harness: EmbeddedHarness, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (ref,) = shop.order()
+    (ref,) = harness.order()
     monkeypatch.setattr(leases, "LEASE", 0.0)  # renewed in every round, as after a long sleep
-    with at_work(engine := shop.engine(), shop.queue(2), shop.bystander()):
+    with at_work(engine := harness.engine(), harness.queue(2), harness.bystander()):
         until(lambda: gate.inside, what="work in hand")
-        shop.round(2)  # after which it sleeps
-        shop.books.clock.advance(LEASE + 1)
+        harness.round(2)  # after which it sleeps
+        harness.books.clock.advance(LEASE + 1)
         engine.notify()
         until(
-            lambda: shop.asset(ref).due_at == shop.books.clock.now + LEASE, what="the lease renewed"
+            lambda: harness.asset(ref).due_at == harness.books.clock.now + LEASE,
+            what="the lease renewed",
         )
         gate.open()
-        until(shop.archived, what="the end of the work")
-    assert shop.claimed == [ref]
+        until(harness.archived, what="the end of the work")
+    assert harness.claimed == [ref]
 
 
-def test_every_hand_is_used_and_no_more_than_there_are(shop: EmbeddedShop, gate: Gate) -> None:
-    shop.order(8)
-    with at_work(engine := shop.engine(), shop.queue(3), shop.bystander()):
+def test_every_hand_is_used_and_no_more_than_there_are(
+    harness: EmbeddedHarness, gate: Gate
+) -> None:
+    harness.order(8)
+    with at_work(engine := harness.engine(), harness.queue(3), harness.bystander()):
         until(lambda: gate.inside == 3, what="three hands at work")
         for _ in range(3):
-            before = shop.rounds
+            before = harness.rounds
             engine.notify()
-            shop.round(before + 1)
-            assert (gate.inside, len(shop.claimed)) == (3, 3)
+            harness.round(before + 1)
+            assert (gate.inside, len(harness.claimed)) == (3, 3)
         gate.open()
-        until(lambda: shop.archived() == 8, what="all of the work")
+        until(lambda: harness.archived() == 8, what="all of the work")
 
 
 # What wakes it
 
 
-def test_a_ring_wakes_it_at_once_from_whatever_process(shop: EmbeddedShop) -> None:
-    with at_work(shop.engine(), shop.queue(), shop.bystander()):
-        shop.round()
-        shop.order()
-        Notifier(shop.folder / "bell").notify()
-        until(shop.archived, within=5, what="the work")
+def test_a_ring_wakes_it_at_once_from_whatever_process(harness: EmbeddedHarness) -> None:
+    with at_work(harness.engine(), harness.queue(), harness.bystander()):
+        harness.round()
+        harness.order()
+        Notifier(harness.folder / "bell").notify()
+        until(harness.archived, within=5, what="the work")
 
 
-def test_a_lost_ring_is_made_good_by_the_sweep(shop: EmbeddedShop) -> None:
-    with at_work(shop.engine(sweep=OFTEN), shop.queue(), shop.bystander()):
-        shop.round()
-        shop.order()
-        until(shop.archived, within=5, what="the work")
+def test_a_lost_ring_is_made_good_by_the_sweep(harness: EmbeddedHarness) -> None:
+    with at_work(harness.engine(sweep=OFTEN), harness.queue(), harness.bystander()):
+        harness.round()
+        harness.order()
+        until(harness.archived, within=5, what="the work")
 
 
-def test_work_due_later_is_begun_when_it_is_due_without_a_ring(shop: EmbeddedShop) -> None:
-    shop.books.ledger.now = time.time
-    (ref,) = shop.order()
-    shop.books.execute("UPDATE assets SET due_at = due_at + 0.5")
-    with at_work(shop.engine(), shop.queue()):
-        until(shop.archived, within=5, what="the work")
-    finished = shop.asset(ref).finished_at
+def test_work_due_later_is_begun_when_it_is_due_without_a_ring(harness: EmbeddedHarness) -> None:
+    harness.books.ledger.now = time.time
+    (ref,) = harness.order()
+    harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
+    with at_work(harness.engine(), harness.queue()):
+        until(harness.archived, within=5, what="the work")
+    finished = harness.asset(ref).finished_at
     assert finished is not None
-    assert finished - shop.asset(ref).announced_at >= 0.5
+    assert finished - harness.asset(ref).announced_at >= 0.5
 
 
 # Workers, as processes

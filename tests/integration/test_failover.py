@@ -10,7 +10,7 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-from engine_harness import OFTEN, DistributedShop, at_work
+from engine_harness import OFTEN, DistributedHarness, at_work
 from ledgers import Books, opened, succeeded, urls
 from postgres import MortalPostgres, mortal_postgres
 from sqlalchemy import Connection, text
@@ -265,15 +265,15 @@ def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
     books: Books, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connector, "PAUSE", 0.05)
-    shop = DistributedShop(books, tmp_path, postgres_url)
-    shop.order(12)
-    with at_work(shop.engine(sweep=OFTEN), shop.queue(4)):
+    harness = DistributedHarness(books, tmp_path, postgres_url)
+    harness.order(12)
+    with at_work(harness.engine(sweep=OFTEN), harness.queue(4)):
         with cut_at_random(postgres_url):
-            until(lambda: len(shop.claimed) >= 10, within=60, what="most of the work begun")
+            until(lambda: len(harness.claimed) >= 10, within=60, what="most of the work begun")
 
         def archived_in_the_end() -> bool:
             books.clock.advance(LEASE)  # of work whose end was cut off
-            return shop.archived() == 12
+            return harness.archived() == 12
 
         until(archived_in_the_end, within=60, what="all of the work")
     assert books.queries.audit().ok
@@ -286,18 +286,18 @@ def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
     url = mortal.make_database()
     schema.migrate(url)
     with opened(url) as books:
-        shop = DistributedShop(books, tmp_path, url)
+        harness = DistributedHarness(books, tmp_path, url)
         first = books.waiting("task-1")
-        with at_work(shop.engine(sweep=OFTEN), shop.queue()):
+        with at_work(harness.engine(sweep=OFTEN), harness.queue()):
             books.deliver(first, succeeded())
-            until(shop.archived, what="the work before")
+            until(harness.archived, what="the work before")
             mortal.kill()
             with pytest.raises(LedgerError):
                 books.inbox.accept(Delivery(first, Source.CALLBACK, succeeded(), 1.0))
             mortal.start()
             second = books.waiting("task-2")
             books.deliver(second, succeeded(provider_id="task-2"))
-            until(lambda: shop.archived() == 2, within=40, what="the work after")
+            until(lambda: harness.archived() == 2, within=40, what="the work after")
 
 
 def test_an_engine_that_starts_while_its_server_is_away_works_when_it_is_there_and_can_be_stopped_before(
@@ -307,13 +307,13 @@ def test_an_engine_that_starts_while_its_server_is_away_works_when_it_is_there_a
     url = mortal.make_database()
     schema.migrate(url)
     with opened(url) as books:
-        shop = DistributedShop(books, tmp_path, url)
-        shop.order()
+        harness = DistributedHarness(books, tmp_path, url)
+        harness.order()
         mortal.kill()
-        with at_work(engine := shop.engine(grace=0.05), shop.queue()) as thread:
+        with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
             engine.stop()
             thread.join(10)
             assert not thread.is_alive()
-        with at_work(shop.engine(), shop.queue()):
+        with at_work(harness.engine(), harness.queue()):
             mortal.start()
-            until(shop.archived, within=40, what="the work")
+            until(harness.archived, within=40, what="the work")

@@ -2,7 +2,7 @@
 
 import pytest
 from ledgers import TIMING, running, succeeded, urls
-from reconciling import Office, Provider
+from reconciling import Provider, ReconcileHarness
 from waiting import until
 
 from receiver.errors import NoSuchTaskError, ProviderUnavailableError
@@ -10,14 +10,14 @@ from receiver.jobs.reconcile import MOST_HINT_LOOKS
 from receiver.model import JobState
 
 
-def test_a_hint_nobody_confirms_is_forgotten_after_some_looks(office: Office) -> None:
-    office.books.ledger.hint("never-heard-of")
+def test_a_hint_nobody_confirms_is_forgotten_after_some_looks(harness: ReconcileHarness) -> None:
+    harness.books.ledger.hint("never-heard-of")
     for _ in range(MOST_HINT_LOOKS):
-        assert office.books.queries.next_due("hints") == office.books.clock.now
-        office.look_into_hint()
-        office.books.clock.advance(TIMING.poll_interval)
-    assert office.books.queries.next_due("hints") is None
-    assert office.books.queries.jobs() == []
+        assert harness.books.queries.next_due("hints") == harness.books.clock.now
+        harness.look_into_hint()
+        harness.books.clock.advance(TIMING.poll_interval)
+    assert harness.books.queries.next_due("hints") is None
+    assert harness.books.queries.jobs() == []
 
 
 @pytest.mark.parametrize(
@@ -30,63 +30,67 @@ def test_a_hint_nobody_confirms_is_forgotten_after_some_looks(office: Office) ->
     ],
 )
 def test_an_answer_that_is_no_report_confirms_no_hint(
-    office: Office, answer: bytes | Exception
+    harness: ReconcileHarness, answer: bytes | Exception
 ) -> None:
-    office.asks(Provider(answer))
-    office.books.ledger.hint("task-1")
-    office.look_into_hint()
-    assert office.books.queries.jobs() == []
-    assert office.books.queries.next_due("hints") == office.books.clock.now + TIMING.poll_interval
+    harness.asks(Provider(answer))
+    harness.books.ledger.hint("task-1")
+    harness.look_into_hint()
+    assert harness.books.queries.jobs() == []
+    assert harness.books.queries.next_due("hints") == harness.books.clock.now + TIMING.poll_interval
 
 
 @pytest.mark.parametrize("report", [running(), succeeded(*urls(1, "callback")), None])
 def test_a_hint_whose_job_is_known_meanwhile_makes_no_second_job(
-    office: Office, report: bytes | None
+    harness: ReconcileHarness, report: bytes | None
 ) -> None:
     ref = ""
 
     def answer_slowly() -> bytes:
         nonlocal ref
-        ref = office.books.submitting()
+        ref = harness.books.submitting()
         if report is None:
-            office.books.ledger.accepted(ref, "task-1")
+            harness.books.ledger.accepted(ref, "task-1")
         else:
-            office.books.deliver(ref, report)
+            harness.books.deliver(ref, report)
         return succeeded(*urls(1, "poll"))
 
-    office.asks(Provider(answer_slowly))
-    office.books.ledger.hint("task-1")
-    office.look_into_hint()
-    assert [job.ref for job in office.books.queries.jobs()] == [ref]
-    assert office.books.queries.next_due("hints") is None
+    harness.asks(Provider(answer_slowly))
+    harness.books.ledger.hint("task-1")
+    harness.look_into_hint()
+    assert [job.ref for job in harness.books.queries.jobs()] == [ref]
+    assert harness.books.queries.next_due("hints") is None
 
 
 def test_a_confirmed_hint_becomes_a_job_and_what_is_archived_comes_from_the_read_back(
-    office: Office,
+    harness: ReconcileHarness,
 ) -> None:
-    task_id = office.ordered()
-    office.books.ledger.hint(task_id)
-    office.look_into_hint()
-    (job,) = office.books.queries.jobs()
+    task_id = harness.ordered()
+    harness.books.ledger.hint(task_id)
+    harness.look_into_hint()
+    (job,) = harness.books.queries.jobs()
     assert (job.state, job.provider_id, job.base_url) == (
         JobState.ARCHIVING,
         task_id,
-        office.sandbox.url,
+        harness.sandbox.url,
     )
-    (asset,) = office.bring_home(job.ref)
-    assert asset.sha256 == office.sandbox.task(task_id)["files"][0]["sha256"]
-    assert office.look(job.ref).state is JobState.ARCHIVED
-    assert office.books.queries.next_due("hints") is None
+    (asset,) = harness.bring_home(job.ref)
+    assert asset.sha256 == harness.sandbox.task(task_id)["files"][0]["sha256"]
+    assert harness.look(job.ref).state is JobState.ARCHIVED
+    assert harness.books.queries.next_due("hints") is None
 
 
-def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(office: Office) -> None:
-    task_id = office.ordered(delay=0.3)
-    office.books.ledger.hint(task_id)
-    office.look_into_hint()
-    (job,) = office.books.queries.jobs()
+def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(
+    harness: ReconcileHarness,
+) -> None:
+    task_id = harness.ordered(delay=0.3)
+    harness.books.ledger.hint(task_id)
+    harness.look_into_hint()
+    (job,) = harness.books.queries.jobs()
     assert (job.state, job.provider_id) == (JobState.WAITING, task_id)
-    until(lambda: office.sandbox.task(task_id)["status"] == "succeeded", what="the end of the task")
-    assert office.look(job.ref).state is JobState.ARCHIVING
-    office.bring_home(job.ref)
-    assert office.look(job.ref).state is JobState.ARCHIVED
-    assert office.books.queries.audit().ok
+    until(
+        lambda: harness.sandbox.task(task_id)["status"] == "succeeded", what="the end of the task"
+    )
+    assert harness.look(job.ref).state is JobState.ARCHIVING
+    harness.bring_home(job.ref)
+    assert harness.look(job.ref).state is JobState.ARCHIVED
+    assert harness.books.queries.audit().ok

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_pictures import IEND, WHOLE, chunk, png
 from outside_network import ScriptedServer, answer
-from web_client import SUCCEEDED, WebSide, web_side
+from web_client import SUCCEEDED, WebClient, web_client
 
 from receiver.model import AssetState
 
@@ -34,15 +34,15 @@ RUNNING_BYTES = {
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
+    with web_client(
         tmp_path / "data", {"DATABASE_URL": sqlite_url, "FETCH_ALLOW": "127.0.0.0/8"}
     ) as web:
         yield web
 
 
 def brought_home(
-    web: WebSide, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    web: WebClient, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> str:
     """Report a result whose server calls it a page, and try to archive it; return the job's ref."""
     server = ScriptedServer((answer("Content-Type: text/html", body=content),))
@@ -60,7 +60,7 @@ def brought_home(
 
 @pytest.mark.parametrize("kind", POLYGLOTS)
 def test_a_picture_that_could_also_run_is_archived_as_it_is_and_given_out_as_a_picture_to_be_saved(
-    web: WebSide, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    web: WebClient, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ref = brought_home(web, POLYGLOTS[kind], monkeypatch, tmp_path)
     with web.client.get(f"/api/jobs/{ref}/assets/0", headers=web.admin) as answer:
@@ -75,7 +75,7 @@ def test_a_picture_that_could_also_run_is_archived_as_it_is_and_given_out_as_a_p
 
 @pytest.mark.parametrize("kind", RUNNING_BYTES)
 def test_what_is_no_picture_is_not_archived(
-    web: WebSide, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    web: WebClient, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ref = brought_home(web, RUNNING_BYTES[kind], monkeypatch, tmp_path)
     (asset,) = web.services.queries.assets([ref])[ref]

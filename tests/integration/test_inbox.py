@@ -21,6 +21,8 @@ from receiver.model import (
     new_ref,
 )
 
+pytestmark = pytest.mark.both_databases
+
 # Where reports of a task come from; the fourth source is an answer that is its own result.
 OF_A_TASK = (Source.CALLBACK, Source.POLL, Source.STREAM)
 PICTURE_ANSWER = b'{"data": [{"b64_json": "AAAA"}, {"url": "https://files.test/1.png"}]}'

@@ -28,6 +28,8 @@ from receiver.model import (
 )
 from receiver.providers.grsai.protocol import read_report
 
+pytestmark = pytest.mark.both_databases
+
 
 class StubbornError(Exception):
     """Raised in the middle of a transaction."""

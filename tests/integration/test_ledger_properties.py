@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledgers import Books, failed, running, stored, succeeded, urls
@@ -12,6 +13,8 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.rows import Asset
 from receiver.ledger.tables import metadata
 from receiver.model import FINAL_STATES, AssetState, JobState, Source
+
+pytestmark = pytest.mark.both_databases
 
 # One ledger serves all examples of a test; each example empties it first.
 PACE = settings(

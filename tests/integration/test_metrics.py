@@ -14,7 +14,7 @@ from ledgers import TIMING, Books, opened, stored, succeeded
 from metric_names import declared
 from prometheus_client import Counter
 from structlog.testing import capture_logs
-from web_client import WebSide, web_side
+from web_client import WebClient, web_client
 
 from receiver.errors import LedgerError
 from receiver.ledger.backlog import BacklogQueries
@@ -243,17 +243,19 @@ def test_the_backlog_is_what_is_due_and_nobody_has_taken(books: Books) -> None:
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
     environ = {
         "DATABASE_URL": sqlite_url,
         "EVENT_URLS": "log:#job.failed,https://hooks.example/planted-path",
         "EVENT_SECRET": SECRET,
     }
-    with web_side(tmp_path / "data", environ) as web:
+    with web_client(tmp_path / "data", environ) as web:
         yield web
 
 
-def test_a_scrape_shows_the_ledger_and_the_destinations_without_their_secrets(web: WebSide) -> None:
+def test_a_scrape_shows_the_ledger_and_the_destinations_without_their_secrets(
+    web: WebClient,
+) -> None:
     web.services.outbox.begin(["https://gone.example (00000000)"])
     text = web.client.get("/metrics").text
     for name in (
@@ -273,7 +275,7 @@ def test_a_scrape_shows_the_ledger_and_the_destinations_without_their_secrets(we
     assert SECRET not in text
 
 
-def test_a_scrape_does_not_ask_the_ledger_again_at_once(web: WebSide) -> None:
+def test_a_scrape_does_not_ask_the_ledger_again_at_once(web: WebClient) -> None:
     assert 'receiver_jobs{state="submitting"} 0.0' in web.client.get("/metrics").text
     web.services.ledger.hint("task-1")
     assert 'receiver_backlog{kind="hints"} 0.0' in web.client.get("/metrics").text

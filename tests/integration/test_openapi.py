@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from web_client import FAILED, SUCCEEDED, WebSide, web_side
+from web_client import FAILED, SUCCEEDED, WebClient, web_client
 
 from receiver.model import Submission
 from receiver.web import create_app
@@ -33,11 +33,11 @@ RIGHT, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebSide]:
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebClient]:
     environ = {"PUBLIC_URL": "https://receiver.test", "GRSAI_API_KEY": "sk-test"}
     with (
         Sandbox() as sandbox,
-        web_side(
+        web_client(
             tmp_path_factory.mktemp("openapi") / "data", {**environ, "GRSAI_BASE_URL": sandbox.url}
         ) as web,
     ):
@@ -54,7 +54,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebSide]:
     [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)],
 )
 def test_every_operation_answers_as_it_is_described(
-    web: WebSide, path: str, method: str, mode: Any
+    web: WebClient, path: str, method: str, mode: Any
 ) -> None:
     # The token has its own tests; here every request shows it.
     open_to_all = {
@@ -77,7 +77,7 @@ def test_every_operation_answers_as_it_is_described(
     assert statuses
 
 
-def test_the_description_needs_the_token_and_says_so(web: WebSide) -> None:
+def test_the_description_needs_the_token_and_says_so(web: WebClient) -> None:
     assert web.client.get("/openapi.json").status_code == 401
     shown = web.client.get("/openapi.json", headers=web.admin)
     assert (shown.status_code, shown.json["openapi"]) == (200, "3.1.0")

@@ -19,6 +19,8 @@ from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import events, sendings
 from receiver.model import EventType
 
+pytestmark = pytest.mark.both_databases
+
 A, B = "https://a.test (00000000)", "log:"
 ALL = tuple(EventType)
 

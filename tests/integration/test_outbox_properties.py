@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledgers import Books
@@ -15,6 +16,8 @@ from receiver.ledger.outbox import Outbox
 from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import metadata, sendings
 from receiver.model import EventDeliveryState, EventType
+
+pytestmark = pytest.mark.both_databases
 
 # One ledger serves all examples of a test; each example empties it first.
 PACE = settings(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
-from web_client import SUCCEEDED, web_side
+from web_client import SUCCEEDED, web_client
 
 from receiver.archive.archiver import Archiver
 from receiver.archive.stores.directory import DirectoryStore
@@ -20,6 +20,8 @@ from receiver.net.policy import AddressPolicy
 from receiver.providers.grsai import protocol as grsai
 from receiver.services import Services
 from receiver.settings import Settings
+
+pytestmark = pytest.mark.both_databases
 
 HANDS = 16
 
@@ -385,7 +387,7 @@ def test_a_report_we_stumble_over_is_kept_as_evidence_and_taken_in_after_the_fix
 def test_the_sender_of_a_report_we_stumble_over_is_told_400_and_the_next_one_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with web_side(tmp_path) as web:
+    with web_client(tmp_path) as web:
         ticket, other = web.ticket(), web.ticket()
         with monkeypatch.context() as patched:
             patched.setattr(grsai, "read_report", planted_mistake)

@@ -15,6 +15,8 @@ from receiver.ledger.prune import BATCH, Pruner
 from receiver.ledger.rows import EventDelivery
 from receiver.model import AssetState, EventType, JobState, Mode, Source
 
+pytestmark = pytest.mark.both_databases
+
 DAY = 86400.0
 
 

@@ -30,6 +30,8 @@ from receiver.maintenance import rebuild
 from receiver.maintenance.rebuild import Rebuilder, Rebuilt
 from receiver.model import JobState, Mode, Submission, new_ref
 
+pytestmark = pytest.mark.both_databases
+
 
 def rebuild_ledger(
     archived_jobs: ArchivedJobs,

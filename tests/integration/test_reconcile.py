@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 from ledgers import TIMING, failed, running, succeeded, urls
-from reconciling import Office, Provider
+from reconciling import Provider, ReconcileHarness
 
 from receiver.errors import NoSuchTaskError, ProviderUnavailableError
 from receiver.jobs.reconcile import MOST_UNKNOWN, NOT_YET
@@ -24,53 +24,55 @@ def pauses(jobs: list[Job], begin: float) -> list[float]:
 
 @pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])
 def test_no_such_task_means_not_yet_at_first_and_gone_when_it_is_said_again_and_again(
-    office: Office, api: Api
+    harness: ReconcileHarness, api: Api
 ) -> None:
-    ref = office.posted(api, mode=Mode.POLL, result="gone")
-    *young, gone = office.looks(ref)
+    ref = harness.posted(api, mode=Mode.POLL, result="gone")
+    *young, gone = harness.looks(ref)
     assert [job.state for job in young] == [JobState.WAITING] * (MOST_UNKNOWN - 1)
     assert young[0].due_at is not None
     assert young[0].due_at - young[0].submitted_at <= NOT_YET
     assert (gone.state, gone.provider_id in gone.message) == (JobState.EXPIRED, True)  # type: ignore[operator] # it has an id
     assert "does not know its task" in gone.message
-    assert office.books.events(ref) == ["job.expired"]
+    assert harness.books.events(ref) == ["job.expired"]
 
 
-def test_within_its_first_minute_no_task_is_gone_however_often_it_is_denied(office: Office) -> None:
-    ref = office.posted(result="gone")
+def test_within_its_first_minute_no_task_is_gone_however_often_it_is_denied(
+    harness: ReconcileHarness,
+) -> None:
+    ref = harness.posted(result="gone")
     for _ in range(2 * MOST_UNKNOWN):
-        office.books.execute(
-            "UPDATE jobs SET due_at = :now WHERE ref = :ref", now=office.books.clock.now, ref=ref
+        harness.books.execute(
+            "UPDATE jobs SET due_at = :now WHERE ref = :ref", now=harness.books.clock.now, ref=ref
         )
-        assert office.look(ref).state is JobState.WAITING
-    office.books.clock.advance(NOT_YET + 1)
-    assert office.look(ref).state is JobState.EXPIRED
+        assert harness.look(ref).state is JobState.WAITING
+    harness.books.clock.advance(NOT_YET + 1)
+    assert harness.look(ref).state is JobState.EXPIRED
 
 
 def test_a_task_the_provider_knew_a_moment_ago_is_not_gone_when_it_is_denied_once(
-    office: Office,
+    harness: ReconcileHarness,
 ) -> None:
     unknown = NoSuchTaskError("no such task")
-    office.asks(Provider(running(), running(), running(), unknown, succeeded()))
-    ref = office.books.waiting()
-    assert [office.look(ref).state for _ in range(5)] == [JobState.WAITING] * 4 + [
+    harness.asks(Provider(running(), running(), running(), unknown, succeeded()))
+    ref = harness.books.waiting()
+    assert [harness.look(ref).state for _ in range(5)] == [JobState.WAITING] * 4 + [
         JobState.ARCHIVING
     ]
 
 
-def test_a_gateway_in_trouble_is_asked_again_and_again(office: Office) -> None:
-    ref = office.posted(result={"mode": "gateway", "times": 4})
-    begin = office.books.job(ref).due_at
+def test_a_gateway_in_trouble_is_asked_again_and_again(harness: ReconcileHarness) -> None:
+    ref = harness.posted(result={"mode": "gateway", "times": 4})
+    begin = harness.books.job(ref).due_at
     assert begin is not None
-    looked = [office.look(ref) for _ in range(5)]
+    looked = [harness.look(ref) for _ in range(5)]
     assert [job.state for job in looked] == [JobState.WAITING] * 4 + [JobState.ARCHIVING]
     interval = TIMING.poll_interval
     assert pauses(looked[:4], begin) == [interval, 2 * interval, 4 * interval, 4 * interval]
 
 
-def test_a_task_under_way_is_asked_about_less_and_less_often(office: Office) -> None:
-    ref = office.posted(delay=1000)
-    looked = [office.look(ref) for _ in range(5)]
+def test_a_task_under_way_is_asked_about_less_and_less_often(harness: ReconcileHarness) -> None:
+    ref = harness.posted(delay=1000)
+    looked = [harness.look(ref) for _ in range(5)]
     assert {job.state for job in looked} == {JobState.WAITING}
     interval = TIMING.poll_interval
     begin = looked[0].submitted_at + TIMING.poll_after
@@ -81,7 +83,7 @@ def test_a_task_under_way_is_asked_about_less_and_less_often(office: Office) -> 
         4 * interval,
         4 * interval,
     ]
-    assert set(office.books.verdicts(ref)) == {"progress"}
+    assert set(harness.books.verdicts(ref)) == {"progress"}
 
 
 @pytest.mark.parametrize(
@@ -96,41 +98,43 @@ def test_a_task_under_way_is_asked_about_less_and_less_often(office: Office) -> 
     ],
 )
 def test_at_the_deadline_there_is_one_last_poll_and_the_end_says_what_a_person_can_do(
-    office: Office, answer: bytes | Exception, said: str
+    harness: ReconcileHarness, answer: bytes | Exception, said: str
 ) -> None:
     provider = Provider(answer)
-    office.asks(provider)
-    ref = office.books.waiting()
-    office.books.clock.advance(TIMING.job_timeout)
-    job = office.look(ref)
+    harness.asks(provider)
+    ref = harness.books.waiting()
+    harness.books.clock.advance(TIMING.job_timeout)
+    job = harness.look(ref)
     assert (provider.asked, job.state) == (1, JobState.EXPIRED)
     assert job.message.startswith("no result within 3600 s (")
     assert job.message.endswith(
         f"{said}); the provider knows it as task-1: `receiver retry {ref}` asks once more"
     )
-    assert office.books.events(ref) == ["job.expired"]
+    assert harness.books.events(ref) == ["job.expired"]
 
 
-def test_a_result_found_by_the_last_poll_counts(office: Office) -> None:
-    ref = office.posted()
-    office.books.clock.advance(TIMING.job_timeout)
-    assert office.look(ref).state is JobState.ARCHIVING
+def test_a_result_found_by_the_last_poll_counts(harness: ReconcileHarness) -> None:
+    ref = harness.posted()
+    harness.books.clock.advance(TIMING.job_timeout)
+    assert harness.look(ref).state is JobState.ARCHIVING
 
 
 def test_a_job_whose_submit_answer_and_callback_are_lost_expires_at_its_deadline(
-    office: Office,
+    harness: ReconcileHarness,
 ) -> None:
-    ref = office.books.submitting()
-    (expired,) = office.looks(ref)
-    assert office.books.clock.now == expired.deadline_at
+    ref = harness.books.submitting()
+    (expired,) = harness.looks(ref)
+    assert harness.books.clock.now == expired.deadline_at
     assert (expired.state, expired.provider_id) == (JobState.EXPIRED, None)
     assert "it may have been billed, look for it at the provider" in expired.message
 
 
-def test_without_a_key_a_job_waits_for_its_callback_until_its_deadline(office: Office) -> None:
-    office.asks(None)
-    ref = office.books.waiting()
-    waiting, expired = office.looks(ref)
+def test_without_a_key_a_job_waits_for_its_callback_until_its_deadline(
+    harness: ReconcileHarness,
+) -> None:
+    harness.asks(None)
+    ref = harness.books.waiting()
+    waiting, expired = harness.looks(ref)
     assert (waiting.state, waiting.due_at) == (JobState.WAITING, waiting.deadline_at)
     assert (expired.state, "GRSAI_API_KEY is not set" in expired.message) == (
         JobState.EXPIRED,
@@ -138,23 +142,25 @@ def test_without_a_key_a_job_waits_for_its_callback_until_its_deadline(office: O
     )
 
 
-def test_success_without_a_url_is_asked_once_more_and_then_a_failure(office: Office) -> None:
-    ref = office.posted(result="no_url")
-    waiting, lost = office.looks(ref)
+def test_success_without_a_url_is_asked_once_more_and_then_a_failure(
+    harness: ReconcileHarness,
+) -> None:
+    ref = harness.posted(result="no_url")
+    waiting, lost = harness.looks(ref)
     assert (waiting.state, lost.state, lost.reason) == (
         JobState.WAITING,
         JobState.FAILED,
         Reason.NO_RESULT,
     )
-    assert office.books.verdicts(ref) == ["empty", "ended"]
-    assert office.books.events(ref) == ["job.failed"]
+    assert harness.books.verdicts(ref) == ["empty", "ended"]
+    assert harness.books.events(ref) == ["job.failed"]
 
 
-def test_a_callback_without_a_url_has_the_result_asked_at_once(office: Office) -> None:
-    ref = office.posted()
-    office.books.deliver(ref, succeeded("", provider_id=office.books.job(ref).provider_id))
-    assert office.books.job(ref).due_at == office.books.clock.now
-    assert office.look(ref).state is JobState.ARCHIVING
+def test_a_callback_without_a_url_has_the_result_asked_at_once(harness: ReconcileHarness) -> None:
+    ref = harness.posted()
+    harness.books.deliver(ref, succeeded("", provider_id=harness.books.job(ref).provider_id))
+    assert harness.books.job(ref).due_at == harness.books.clock.now
+    assert harness.look(ref).state is JobState.ARCHIVING
 
 
 @pytest.mark.parametrize(
@@ -167,9 +173,9 @@ def test_a_callback_without_a_url_has_the_result_asked_at_once(office: Office) -
     ],
 )
 def test_a_failure_found_by_a_poll_is_the_job_s_end(
-    office: Office, api: Api, fail: str, reason: Reason
+    harness: ReconcileHarness, api: Api, fail: str, reason: Reason
 ) -> None:
-    (job,) = office.looks(office.posted(api, fail=fail))
+    (job,) = harness.looks(harness.posted(api, fail=fail))
     assert (job.state, job.reason) == (JobState.FAILED, reason)
 
 
@@ -187,65 +193,67 @@ def test_a_failure_found_by_a_poll_is_the_job_s_end(
     ],
 )
 def test_a_callback_that_comes_during_a_poll_decides(
-    office: Office,
+    harness: ReconcileHarness,
     answer: bytes,
     verdict: str,
     late: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
-    ref = office.books.waiting()
+    ref = harness.books.waiting()
 
     def answer_slowly() -> bytes:
-        office.books.deliver(ref, succeeded(*urls(1, "callback")))
+        harness.books.deliver(ref, succeeded(*urls(1, "callback")))
         return answer
 
-    office.asks(Provider(answer_slowly))
-    office.books.clock.advance(TIMING.job_timeout if late else 0)
-    job = office.look(ref)
+    harness.asks(Provider(answer_slowly))
+    harness.books.clock.advance(TIMING.job_timeout if late else 0)
+    job = harness.look(ref)
     assert (job.state, job.claim) == (JobState.ARCHIVING, None)
-    assert [asset.url for asset in office.books.assets(ref)] == urls(1, "callback")
-    assert office.books.verdicts(ref) == ["ended", verdict]
+    assert [asset.url for asset in harness.books.assets(ref)] == urls(1, "callback")
+    assert harness.books.verdicts(ref) == ["ended", verdict]
 
 
-def test_a_callback_that_comes_while_the_provider_cannot_be_asked_decides(office: Office) -> None:
-    ref = office.books.waiting()
+def test_a_callback_that_comes_while_the_provider_cannot_be_asked_decides(
+    harness: ReconcileHarness,
+) -> None:
+    ref = harness.books.waiting()
 
     def fail_slowly() -> bytes:
-        office.books.deliver(ref, failed("output_moderation"))
+        harness.books.deliver(ref, failed("output_moderation"))
         raise ProviderUnavailableError("the gateway is down")
 
-    office.asks(Provider(fail_slowly))
-    office.books.clock.advance(TIMING.job_timeout)
-    assert office.look(ref).state is JobState.FAILED
+    harness.asks(Provider(fail_slowly))
+    harness.books.clock.advance(TIMING.job_timeout)
+    assert harness.look(ref).state is JobState.FAILED
 
 
 # Results whose URLs die
 
 
 def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_urls_are_asked_for(
-    office: Office,
+    harness: ReconcileHarness,
 ) -> None:
-    office.asks(
+    harness.asks(
         Provider(
             ProviderUnavailableError("down"),
             succeeded(*urls(2, "first")),
             succeeded(*urls(2, "fresh")),
         )
     )
-    ref = office.books.archiving(2)
-    begin = office.books.job(ref).due_at
-    assert begin == office.books.clock.now + 0.75 * TIMING.url_lifetime
-    assert office.look(ref).due_at == begin + TIMING.poll_interval
-    assert "job.at_risk" in office.books.events(ref)
-    office.look(ref)
-    assert [asset.url for asset in office.books.assets(ref)] == urls(2, "first")
-    office.look(ref)
-    assert [(asset.url, asset.due_at) for asset in office.books.assets(ref)] == [
-        (url, office.books.clock.now) for url in urls(2, "fresh")
+    ref = harness.books.archiving(2)
+    begin = harness.books.job(ref).due_at
+    assert begin == harness.books.clock.now + 0.75 * TIMING.url_lifetime
+    assert harness.look(ref).due_at == begin + TIMING.poll_interval
+    assert "job.at_risk" in harness.books.events(ref)
+    harness.look(ref)
+    assert [asset.url for asset in harness.books.assets(ref)] == urls(2, "first")
+    harness.look(ref)
+    assert [(asset.url, asset.due_at) for asset in harness.books.assets(ref)] == [
+        (url, harness.books.clock.now) for url in urls(2, "fresh")
     ]
-    office.books.clock.advance(TIMING.url_lifetime)
-    office.look(ref)
-    assert office.books.events(ref) == ["job.at_risk"]
-    (event,) = office.books.queries.events()
+    harness.books.clock.advance(TIMING.url_lifetime)
+    harness.look(ref)
+    assert harness.books.events(ref) == ["job.at_risk"]
+    (event,) = harness.books.queries.events()
     message = json.loads(event["payload"])["message"]
     assert (
         message == "2 of its pictures not archived yet, the first URL dies in 1800 s: not tried yet"
@@ -253,49 +261,51 @@ def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_u
 
 
 def test_an_operator_s_retry_opens_a_round_in_which_the_risk_is_announced_again(
-    office: Office,
+    harness: ReconcileHarness,
 ) -> None:
-    office.asks(Provider(ProviderUnavailableError("down")))
-    ref = office.books.archiving()
-    office.look(ref)
-    (claimed,) = office.books.ledger.claim_assets(1)
-    office.books.ledger.give_up_asset(claimed, AssetState.EXPIRED, "too late")
-    assert office.look(ref).state is JobState.EXPIRED
-    office.books.ledger.retry(ref)
-    office.look(ref)
-    assert office.books.events(ref).count("job.at_risk") == 1
-    office.books.clock.advance(TIMING.url_lifetime)
-    office.look(ref)
-    assert office.books.events(ref) == ["job.at_risk", "job.expired", "job.at_risk"]
+    harness.asks(Provider(ProviderUnavailableError("down")))
+    ref = harness.books.archiving()
+    harness.look(ref)
+    (claimed,) = harness.books.ledger.claim_assets(1)
+    harness.books.ledger.give_up_asset(claimed, AssetState.EXPIRED, "too late")
+    assert harness.look(ref).state is JobState.EXPIRED
+    harness.books.ledger.retry(ref)
+    harness.look(ref)
+    assert harness.books.events(ref).count("job.at_risk") == 1
+    harness.books.clock.advance(TIMING.url_lifetime)
+    harness.look(ref)
+    assert harness.books.events(ref) == ["job.at_risk", "job.expired", "job.at_risk"]
 
 
 def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived(
-    office: Office,
+    harness: ReconcileHarness,
 ) -> None:
-    ref = office.posted(file="expired")
-    office.look(ref)
+    ref = harness.posted(file="expired")
+    harness.look(ref)
     for _ in range(3):
-        (dead,) = office.bring_home(ref)
+        (dead,) = harness.bring_home(ref)
         assert dead.due_at is not None
-        office.books.clock.now = dead.due_at
-    assert office.look(ref).state is JobState.ARCHIVING
-    (asset,) = office.bring_home(ref)
+        harness.books.clock.now = dead.due_at
+    assert harness.look(ref).state is JobState.ARCHIVING
+    (asset,) = harness.bring_home(ref)
     assert asset.state is AssetState.ARCHIVED
-    assert office.look(ref).state is JobState.ARCHIVED
-    assert office.books.events(ref) == ["asset.archived", "job.archived"]
+    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.books.events(ref) == ["asset.archived", "job.archived"]
 
 
 # A job whose callback is lost goes home all the same
 
 
 @pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])
-def test_a_job_whose_callback_is_lost_is_polled_and_archived(office: Office, api: Api) -> None:
-    ref = office.posted(api, variants=2)
-    begin = office.books.clock.now
-    assert office.look(ref).state is JobState.ARCHIVING
-    assert office.books.clock.now == begin + TIMING.poll_after
-    assert {asset.state for asset in office.bring_home(ref)} == {AssetState.ARCHIVED}
-    assert office.look(ref).state is JobState.ARCHIVED
-    assert [delivery.source for delivery in office.books.queries.deliveries(ref)] == [Source.POLL]
-    assert office.books.events(ref) == ["asset.archived", "asset.archived", "job.archived"]
-    assert office.books.queries.audit().ok
+def test_a_job_whose_callback_is_lost_is_polled_and_archived(
+    harness: ReconcileHarness, api: Api
+) -> None:
+    ref = harness.posted(api, variants=2)
+    begin = harness.books.clock.now
+    assert harness.look(ref).state is JobState.ARCHIVING
+    assert harness.books.clock.now == begin + TIMING.poll_after
+    assert {asset.state for asset in harness.bring_home(ref)} == {AssetState.ARCHIVED}
+    assert harness.look(ref).state is JobState.ARCHIVED
+    assert [delivery.source for delivery in harness.books.queries.deliveries(ref)] == [Source.POLL]
+    assert harness.books.events(ref) == ["asset.archived", "asset.archived", "job.archived"]
+    assert harness.books.queries.audit().ok

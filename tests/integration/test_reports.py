@@ -16,6 +16,8 @@ from receiver.ledger import writes
 from receiver.ledger.tables import jobs
 from receiver.model import JobState
 
+pytestmark = pytest.mark.both_databases
+
 # Pages and searches.
 
 

@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 from structlog.contextvars import get_contextvars, merge_contextvars
 from structlog.testing import capture_logs
-from web_client import RUNNING, WebSide, web_side
+from web_client import RUNNING, WebClient, web_client
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
+    with web_client(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
         yield web
 
 
 @pytest.mark.parametrize(
     "path", ["/healthz", "/readyz", "/callback/forged", "/api/jobs", "/nowhere"]
 )
-def test_every_answer_has_a_name_of_its_own(web: WebSide, path: str) -> None:
+def test_every_answer_has_a_name_of_its_own(web: WebClient, path: str) -> None:
     names = {web.client.get(path).headers["X-Request-Id"] for _ in range(2)}
     assert len(names) == 2
     assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in names)
 
 
-def test_a_proxys_name_is_kept(web: WebSide) -> None:
+def test_a_proxys_name_is_kept(web: WebClient) -> None:
     assert (
         web.client.get("/healthz", headers={"X-Request-Id": "proxy-4711.a"}).headers["X-Request-Id"]
         == "proxy-4711.a"
@@ -33,12 +33,12 @@ def test_a_proxys_name_is_kept(web: WebSide) -> None:
 
 
 @pytest.mark.parametrize("odd", ["short", "x" * 65, "two words", "fox\x1b[31m-red", "фокс-фокс"])
-def test_an_odd_name_is_not_repeated(web: WebSide, odd: str) -> None:
+def test_an_odd_name_is_not_repeated(web: WebClient, odd: str) -> None:
     given = web.client.get("/healthz", headers={"X-Request-Id": odd.encode().decode("latin-1")})
     assert re.fullmatch(r"[0-9a-f]{16}", given.headers["X-Request-Id"])
 
 
-def test_the_lines_of_a_request_have_its_name_and_the_next_lines_have_not(web: WebSide) -> None:
+def test_the_lines_of_a_request_have_its_name_and_the_next_lines_have_not(web: WebClient) -> None:
     with capture_logs(processors=[merge_contextvars]) as lines:
         answer = web.callback(web.ticket(), RUNNING, headers={"X-Request-Id": "proxy-4711"})
     (line,) = [line for line in lines if line["event"] == "callback accepted"]

@@ -41,6 +41,8 @@ from receiver.model import EventType, JobState
 from receiver.services import Services
 from receiver.settings import Settings
 
+pytestmark = pytest.mark.both_databases
+
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ledgers import BASE_URL, NOW, TIMING, Books, failed, running, succeeded, urls
-from web_client import FAILED, RUNNING, SUCCEEDED, WebSide, web_side
+from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
 from receiver.ingest.inbox import Inbox
 from receiver.ledger.hints import LARGEST_BODY
@@ -23,12 +23,12 @@ def environ(sqlite_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def web(environ: dict[str, str], tmp_path: Path) -> Iterator[WebSide]:
-    with web_side(tmp_path / "data", environ) as web:
+def web(environ: dict[str, str], tmp_path: Path) -> Iterator[WebClient]:
+    with web_client(tmp_path / "data", environ) as web:
         yield web
 
 
-def rows(web: WebSide, *tables: str) -> list[int]:
+def rows(web: WebClient, *tables: str) -> list[int]:
     with closing(sqlite3.connect(web.services.settings.ledger_path)) as connection:
         return [
             int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own words
@@ -42,7 +42,7 @@ def rows(web: WebSide, *tables: str) -> list[int]:
 def test_without_a_key_nothing_can_be_confirmed_so_nothing_is_taken(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
-    with web_side(tmp_path / "data", {**environ, "GRSAI_API_KEY": ""}) as web:
+    with web_client(tmp_path / "data", {**environ, "GRSAI_API_KEY": ""}) as web:
         answer = web.client.post("/callback", json=SUCCEEDED)
         assert (answer.status_code, answer.json["ok"]) == (401, False)
         assert "GRSAI_API_KEY" in answer.json["error"]
@@ -52,13 +52,15 @@ def test_without_a_key_nothing_can_be_confirmed_so_nothing_is_taken(
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"{}", b'{"status":"succeeded"}', b'{"id":"","status":"succeeded"}']
 )
-def test_a_body_that_names_no_task_is_refused(web: WebSide, body: bytes) -> None:
+def test_a_body_that_names_no_task_is_refused(web: WebClient, body: bytes) -> None:
     answer = web.client.post("/callback", data=body)
     assert (answer.status_code, answer.json["ok"]) == (400, False)
     assert rows(web, "hints", "deliveries") == [0, 0]
 
 
-def test_a_stranger_can_only_name_a_task_and_naming_it_again_changes_nothing(web: WebSide) -> None:
+def test_a_stranger_can_only_name_a_task_and_naming_it_again_changes_nothing(
+    web: WebClient,
+) -> None:
     for _ in range(2):
         answer = web.client.post("/callback", json=SUCCEEDED)
         assert (answer.status_code, answer.json) == (
@@ -69,7 +71,7 @@ def test_a_stranger_can_only_name_a_task_and_naming_it_again_changes_nothing(web
 
 
 def test_a_stranger_who_names_a_known_task_has_it_asked_for_and_decides_nothing(
-    web: WebSide,
+    web: WebClient,
 ) -> None:
     ticket = web.ticket()
     ref = ticket.partition(".")[0]
@@ -89,7 +91,7 @@ def test_a_stranger_who_names_a_known_task_has_it_asked_for_and_decides_nothing(
     assert (after.due_at or 0) < (before.due_at or 0)
 
 
-def test_nothing_but_post_callback_is_a_door(web: WebSide) -> None:
+def test_nothing_but_post_callback_is_a_door(web: WebClient) -> None:
     for path in ("/Callback", "/callbacks", "/x/callback"):
         answer = web.client.post(path, json=SUCCEEDED)
         assert (answer.status_code, answer.headers.get("Location")) == (404, None)
@@ -99,14 +101,14 @@ def test_nothing_but_post_callback_is_a_door(web: WebSide) -> None:
 # How often.
 
 
-def from_address(web: WebSide, address: str, body: Any) -> Any:
+def from_address(web: WebClient, address: str, body: Any) -> Any:
     return web.client.post("/callback", json=body, environ_overrides={"REMOTE_ADDR": address})
 
 
 def test_one_flooding_stranger_leaves_room_for_others_and_names_no_more_than_his_share(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
-    with web_side(tmp_path / "data", environ) as web:
+    with web_client(tmp_path / "data", environ) as web:
         flood = [
             from_address(web, "203.0.113.9", {"id": f"made-up-{number}"}) for number in range(100)
         ]
@@ -121,7 +123,7 @@ def test_one_flooding_stranger_leaves_room_for_others_and_names_no_more_than_his
 
 
 def test_a_flood_about_a_known_task_keeps_no_ticket_from_being_taken(
-    web: WebSide, monkeypatch: pytest.MonkeyPatch
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         callback, "_allowances", lambda: {"requests": RateLimiter(0), "tasks": RateLimiter(0)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from waiting import until
-from web_client import web_side
+from web_client import web_client
 
 from receiver.errors import ConfigurationError, LedgerError, NotSentError
 from receiver.jobs.submit import SubmitService
@@ -147,7 +147,7 @@ def test_a_lost_answer_leaves_the_job_submitting_and_its_callback_adopts_it(
     assert (job.state, job.provider_id) == (JobState.SUBMITTING, None)
     (task,) = sandbox.tasks()
     ticket = task["webhook"].rpartition("/")[2]
-    with web_side(services.settings.data_dir) as web:
+    with web_client(services.settings.data_dir) as web:
         assert (
             web.callback(ticket, {"id": task["id"], "status": "running", "progress": 5}).status_code
             == 200

@@ -11,7 +11,7 @@ from random import Random
 from typing import Literal
 
 from faultproxy import FaultProxy, fault_proxy
-from installation import Premises
+from installation import Installation
 from processes import Finished, Running, running
 from seaweed import KillableS3, S3Server, killable_seaweedfs
 from waiting import until
@@ -57,17 +57,17 @@ class Stage:
         folder: Path,
         setup: Setup,
         dice: Random,
-        here: Premises,
+        installation: Installation,
         seen: Witness,
         *,
         archive: Archive,
         stack: ExitStack,
     ) -> None:
-        self.folder, self.setup, self.dice, self.here, self.seen, self.archive = (
+        self.folder, self.setup, self.dice, self.installation, self.seen, self.archive = (
             folder,
             setup,
             dice,
-            here,
+            installation,
             seen,
             archive,
         )
@@ -78,10 +78,10 @@ class Stage:
         self.recoveries: list[Recovery] = []
         self.cut: list[str] = []
         self.rebuilt = False
-        self._settings = Settings.load(here.environ)
-        self.strangers = Strangers(here.sandbox, Tickets([_SECRET]))
+        self._settings = Settings.load(installation.environ)
+        self.strangers = Strangers(installation.sandbox, Tickets([_SECRET]))
         self._given_up = threading.Event()  # then nobody has to be answered any more
-        self.customer = Customer(here.url, _TOKEN, self._given_up)
+        self.customer = Customer(installation.url, _TOKEN, self._given_up)
         self._service: Running | None = None
         self._logs: list[Running] = []
 
@@ -99,7 +99,7 @@ class Stage:
             done = migrated(self)
             assert done.status == 0, done.err
         self._service = self.stack.enter_context(
-            running(("receiver", "serve"), self.here.environ, self.folder)
+            running(("receiver", "serve"), self.installation.environ, self.folder)
         )
         self._logs.append(self._service)
 
@@ -110,7 +110,7 @@ class Stage:
 
         def is_ready() -> bool:
             assert self.service.process.poll() is None, self.service.output()
-            return self.workers_started() > before and self.here.status("/readyz") == 200
+            return self.workers_started() > before and self.installation.status("/readyz") == 200
 
         until(is_ready, within=_READY_WITHIN, what="that the service is ready")
 
@@ -215,7 +215,7 @@ class Stage:
         return []
 
     def _is_quiet(self, services: Services) -> bool:
-        stats = self.here.sandbox.stats()
+        stats = self.installation.sandbox.stats()
         with suppress(LedgerError):
             going_on = sum(
                 number
@@ -230,7 +230,9 @@ class Stage:
         if self._service is not None and self._service.process.poll() is None:
             self._service.stop(within=30)
         with self.services() as services:
-            found = gather(services, self.archive, self.here.sandbox, self.seen.acknowledged)
+            found = gather(
+                services, self.archive, self.installation.sandbox, self.seen.acknowledged
+            )
         found.recoveries, found.cut, found.told, found.rebuilt = (
             self.recoveries,
             self.cut,
@@ -284,35 +286,35 @@ def staged(
         sandbox = stack.enter_context(
             Sandbox(looks=4, keys=[KEY], script={"bytes": 20_000, "progress": 1})
         )
-        here = Premises(folder, sandbox)
-        seen = stack.enter_context(witness(here.port))
+        installation = Installation(folder, sandbox)
+        seen = stack.enter_context(witness(installation.port))
         killable = stack.enter_context(killable_seaweedfs()) if s3 == "mortal" else None
         land = stack.enter_context(
-            ground(setup, servers, here.data, killable.server if killable else None)
+            ground(setup, servers, installation.data, killable.server if killable else None)
         )
         proxy = stack.enter_context(fault_proxy(_known(land.s3))) if s3 == "proxied" else None
-        here.environ |= {
+        installation.environ |= {
             **_FAST,
             **land.environ,
             **settings,
             "PUBLIC_URL": seen.url,
             "GRSAI_API_KEY": KEY,
         }
-        here.environ |= {
+        installation.environ |= {
             "CALLBACK_SECRETS": _SECRET,
             "ADMIN_TOKEN": _TOKEN,
             "RECEIVER_FAULTS": str(folder / "faults"),
         }
         if proxy:
-            here.environ |= {"AWS_ENDPOINT_URL_S3": proxy.url}
-        stage = Stage(folder, setup, dice, here, seen, archive=land.archive, stack=stack)
+            installation.environ |= {"AWS_ENDPOINT_URL_S3": proxy.url}
+        stage = Stage(folder, setup, dice, installation, seen, archive=land.archive, stack=stack)
         stage.s3, stage.proxy = killable, proxy
         yield stage
 
 
 def migrated(stage: Stage) -> Finished:
     """Bring the ledger's schema to this release, as is done before a deployment."""
-    return stage.here.run("receiver", "migrate")
+    return stage.installation.run("receiver", "migrate")
 
 
 def _known(server: S3Server | None) -> S3Server:

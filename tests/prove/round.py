@@ -131,7 +131,9 @@ def _count(outcome: Outcome, evidence: Evidence) -> None:
 
 def _save_small_disk(stage: Stage) -> None:
     """Copy what would go with this process's own mount."""
-    if os.path.ismount(stage.here.data):
+    if os.path.ismount(stage.installation.data):
         shutil.copytree(
-            stage.here.data, stage.folder / "data-kept", ignore=shutil.ignore_patterns("bell")
+            stage.installation.data,
+            stage.folder / "data-kept",
+            ignore=shutil.ignore_patterns("bell"),
         )

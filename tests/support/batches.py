@@ -1,4 +1,4 @@
-"""Batches for tests: lines into a file, the command over it, its report, and what the provider and the ledger know afterwards."""
+"""Batches for tests: the input file, the command, its report, and what the sandbox received."""
 
 import json
 from collections import Counter
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from installation import Premises
-from processes import Finished, Running, run, running
+from installation import Installation
+from processes import Finished, Running, running
 
 from submitter.sandbox import Sandbox
 
@@ -34,50 +34,51 @@ def as_jsonl(lines: Sequence[Mapping[str, Any] | str]) -> str:
 
 
 def batch_file(
-    here: Premises, lines: Sequence[Mapping[str, Any] | str], name: str = "batch.jsonl"
+    installation: Installation, lines: Sequence[Mapping[str, Any] | str], name: str = "batch.jsonl"
 ) -> Path:
     """Make a file of lines."""
-    path = here.folder / name
+    path = installation.folder / name
     path.write_text(as_jsonl(lines), encoding="utf-8")
     return path
 
 
 def batch(
-    here: Premises, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None
+    installation: Installation,
+    *arguments: str,
+    stdin: str = "",
+    environ: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Run the command to its end."""
-    return run(
-        ("submitter", "batch", *arguments),
-        {**here.environ, **(environ or {})},
-        folder=here.folder,
-        stdin=stdin,
-        within=90,
-    )
+    """Run the command to its end, inside this process."""
+    command = ("submitter", "batch", *arguments)
+    return installation.invoke(*command, stdin=stdin, **(environ or {}))
 
 
 @contextmanager
-def batch_running(here: Premises, *arguments: str) -> Iterator[Running]:
+def batch_running(installation: Installation, *arguments: str) -> Iterator[Running]:
     """Have the command run to the end of the block."""
-    with running(("submitter", "batch", *arguments), here.environ, here.folder) as process:
+    with running(
+        ("submitter", "batch", *arguments), installation.environ, installation.folder
+    ) as process:
         yield process
 
 
-def report(here: Premises, name: str = "report.jsonl") -> list[dict[str, Any]]:
+def report(installation: Installation, name: str = "report.jsonl") -> list[dict[str, Any]]:
     """Read a report."""
     return [
-        json.loads(line) for line in (here.folder / name).read_text(encoding="utf-8").splitlines()
+        json.loads(line)
+        for line in (installation.folder / name).read_text(encoding="utf-8").splitlines()
     ]
 
 
-def posts(here: Premises) -> Counter[str]:
+def posts(installation: Installation) -> Counter[str]:
     """Count the accepted submits by prompt."""
-    return Counter(task["prompt"] for task in here.sandbox.tasks())
+    return Counter(task["prompt"] for task in installation.tasks())
 
 
-def posted_refs(here: Premises) -> Counter[str]:
+def posted_refs(installation: Installation) -> Counter[str]:
     """Count the accepted submits by the ref in their callback URL."""
-    with here.services() as services:
+    with installation.services() as services:
         return Counter(
             services.tickets.ref(task["webhook"].rpartition("/")[2])
-            for task in here.sandbox.tasks()
+            for task in installation.tasks()
         )

@@ -23,7 +23,7 @@ from receiver.worker.notifier import Notifier
 NEVER, OFTEN = 600.0, 0.02
 
 
-class Shop(ABC):
+class EngineHarness(ABC):
     """A ledger with one lane of work on its assets. What a hand does is ``work``; it ends with the asset archived."""
 
     def __init__(self, books: Books, folder: Path) -> None:
@@ -79,8 +79,8 @@ class Shop(ABC):
         return asset
 
 
-class EmbeddedShop(Shop):
-    """A shop on one machine; ``rounds`` counts how often its engine looked at every lane, by way of the bystander."""
+class EmbeddedHarness(EngineHarness):
+    """An engine of one machine; ``rounds`` counts how often its engine looked at every lane, by way of the bystander."""
 
     def __init__(self, books: Books, folder: Path) -> None:
         super().__init__(books, folder)
@@ -117,8 +117,8 @@ class EmbeddedShop(Shop):
         lock.rmdir()
 
 
-class DistributedShop(Shop):
-    """A shop on a PostgreSQL that other machines may work on too."""
+class DistributedHarness(EngineHarness):
+    """An engine on a PostgreSQL that other machines may work on too."""
 
     def __init__(self, books: Books, folder: Path, url: str) -> None:
         super().__init__(books, folder)

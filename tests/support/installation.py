@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import requests
+from commands import invoke
 from processes import Finished, Running, free_port, run, running
 from waiting import until
 
@@ -19,12 +21,13 @@ from submitter.submit import Submitter
 SERVE = ("receiver", "serve")
 
 
-class Premises:
+class Installation:
     """Paths, addresses and variables of one installation in ``folder``; nothing runs there until it is started."""
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         self.folder = folder
         self.sandbox = sandbox
+        self.earlier_tasks = sandbox.stats()["tasks"]
         self.data = folder / "data"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -57,9 +60,23 @@ class Premises:
             assert service.process.poll() is None, service.output()
             yield service
 
+    def for_another_test(self, folder: Path) -> "Installation":
+        """Return the same installation with another folder, and without the tasks so far."""
+        copied = copy(self)
+        copied.folder, copied.earlier_tasks = folder, self.sandbox.stats()["tasks"]
+        return copied
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Return the sandbox's tasks since this installation was made, oldest first."""
+        return self.sandbox.tasks()[self.earlier_tasks :]
+
     def run(self, *command: str, **more: str) -> Finished:
         """Run a command to its end."""
         return run(command, {**self.environ, **more}, folder=self.folder)
+
+    def invoke(self, *command: str, stdin: str = "", **more: str) -> Finished:
+        """Run a command of ``receiver`` or ``submitter`` to its end, inside this process."""
+        return invoke(command, {**self.environ, **more}, folder=self.folder, stdin=stdin)
 
     def status(self, path: str) -> int | None:
         """Return the HTTP status of a page, None where nobody answers."""

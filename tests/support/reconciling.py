@@ -50,7 +50,7 @@ class WitnessedStore(DirectoryStore):
         super().replace(key, data, content_type=content_type)
 
 
-class Office:
+class ReconcileHarness:
     """A ledger with a clock set by hand, an archive, and a reconciler that asks the sandbox, or whom a test puts in its place."""
 
     def __init__(self, books: Books, folder: Path, sandbox: Sandbox) -> None:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import requests
-from installation import Premises
+from installation import Installation
 from playwright.sync_api import Browser, BrowserContext
 from sqlalchemy import update
 from waiting import until
@@ -30,10 +30,10 @@ DESK = {"width": 1280, "height": 900}
 class Viewer:
     """Opens contexts of a logged-in browser."""
 
-    def __init__(self, browser: Browser, here: Premises) -> None:
+    def __init__(self, browser: Browser, installation: Installation) -> None:
         self._browser = browser
-        self.here = here
-        with here.services() as services:
+        self.installation = installation
+        with installation.services() as services:
             self.token = services.admin_token
 
     @cached_property
@@ -41,17 +41,17 @@ class Viewer:
         """Log in, and keep the cookies."""
         with self.stranger() as context:
             page = context.new_page()
-            page.goto(f"{self.here.url}/login")
+            page.goto(f"{self.installation.url}/login")
             page.get_by_label("Admin token").fill(self.token)
             page.keyboard.press("Enter")
-            page.wait_for_url(f"{self.here.url}/")
+            page.wait_for_url(f"{self.installation.url}/")
             return context.storage_state()
 
     @contextmanager
     def stranger(self, **options: Any) -> Iterator[BrowserContext]:
         """Open a fresh browser."""
         context = self._browser.new_context(
-            **{"viewport": DESK, "base_url": self.here.url, "locale": "en-GB", **options}
+            **{"viewport": DESK, "base_url": self.installation.url, "locale": "en-GB", **options}
         )
         context.set_default_timeout(10_000)
         yield context
@@ -73,9 +73,12 @@ class Viewer:
             "a picture that never comes": {"file": {"mode": "error", "times": 0}},
             "a job without an end": {"delay": 600},
         }
-        refs = {prompt: self.here.submit(prompt, **script).ref for prompt, script in wanted.items()}
-        with self.here.services() as services:
-            hook = f"{self.here.url}/callback/{services.tickets.sign(refs['two owls'])}"
+        refs = {
+            prompt: self.installation.submit(prompt, **script).ref
+            for prompt, script in wanted.items()
+        }
+        with self.installation.services() as services:
+            hook = f"{self.installation.url}/callback/{services.tickets.sign(refs['two owls'])}"
             assert requests.post(hook, data=b'{"status": "succ', timeout=10).status_code == 400
             never = refs["a picture that never comes"]
             until(
@@ -87,7 +90,7 @@ class Viewer:
                 update(assets).where(assets.c.state == AssetState.PENDING).values(expires_at=soon)
             )
             services.database.write(lambda connection: connection.execute(late))
-            self.here.wait(
+            self.installation.wait(
                 *(
                     refs[prompt]
                     for prompt in (
@@ -122,5 +125,5 @@ class Viewer:
         }
 
     def _first_delivery(self) -> int:
-        with self.here.services() as services:
+        with self.installation.services() as services:
             return services.queries.delivery_log(self.jobs["two owls"])[0].id

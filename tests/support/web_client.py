@@ -25,7 +25,7 @@ RUNNING = {"id": "task-1", "status": "running", "progress": 40, "results": None}
 FAILED = {"id": "task-1", "status": "failed", "failure_reason": "output_moderation", "error": "no"}
 
 
-class WebSide:
+class WebClient:
     """One application with its services; ``client`` sends no token, ``admin`` are the headers that do."""
 
     def __init__(self, services: Services) -> None:
@@ -58,10 +58,10 @@ class WebSide:
 
 
 @contextmanager
-def web_side(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[WebSide]:
+def web_client(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[WebClient]:
     """Open the application on a ledger in ``data_dir``, with what else the environment says."""
     services = Services(Settings.load({"DATA_DIR": str(data_dir), **(environ or {})})).open()
     try:
-        yield WebSide(services)
+        yield WebClient(services)
     finally:
         services.close()

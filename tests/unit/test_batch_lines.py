@@ -88,7 +88,8 @@ def test_every_argument_of_submit_is_a_column_and_any_other_is_for_the_provider(
 def test_what_a_line_does_not_say_the_defaults_do() -> None:
     defaults = Defaults("batch", Mode.POLL, Api.NEWER, "nano-banana")
     silent, saying = read(
-        '{"prompt": "a"}\n{"prompt": "a", "mode": "stream", "api": "draw", "model": "sora-2", "size": null}',
+        '{"prompt": "a"}\n'
+        '{"prompt": "a", "mode": "stream", "api": "draw", "model": "sora-2", "size": null}',
         "jsonl",
         defaults,
     )
@@ -117,7 +118,8 @@ def test_reference_pictures_are_one_or_several(columns: dict[str, Any]) -> None:
 def test_a_csv_cell_is_json_where_it_is_json_and_absent_where_it_is_empty() -> None:
     text = (
         "\ufeffprompt, variants,key,images,params,quality,seed,flag,note\r\n"
-        '"a fox, in ""snow""\nat night",2,007,"[""a.png"", ""b.png""]","{""style"": ""ink""}",high,7,true,"[1, oops"\r\n'
+        '"a fox, in ""snow""\nat night",2,007,"[""a.png"", ""b.png""]","{""style"": ""ink""}",'
+        'high,7,true,"[1, oops"\r\n'
         "\r\n"
         "123,,,https://x.test/a.png,,,,,\r\n"
     )
@@ -275,9 +277,9 @@ def test_a_bad_line_names_its_number_and_column_and_stops_nothing_else(
     assert said in errors(found)[3]
 
 
-def test_all_that_is_wrong_with_a_line_is_told_at_once() -> None:
-    told = errors(read('{"model": 1, "variants": 0, "mode": "fax"}'))[1]
-    assert [part.partition(":")[0] for part in told.split("; ")] == [
+def test_all_errors_of_a_line_are_reported_at_once() -> None:
+    error = errors(read('{"model": 1, "variants": 0, "mode": "fax"}'))[1]
+    assert [part.partition(":")[0] for part in error.split("; ")] == [
         "column prompt",
         "column model",
         "column variants",
@@ -285,7 +287,7 @@ def test_all_that_is_wrong_with_a_line_is_told_at_once() -> None:
     ]
 
 
-def test_what_is_not_utf8_is_told_with_its_place() -> None:
+def test_bytes_that_are_not_utf8_are_an_error_with_their_column() -> None:
     found = read(b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n{"prompt": "b"}\n')
     assert (numbers(found), errors(found)) == ([1, 3], {2: "column 16: not UTF-8"})
 
@@ -349,7 +351,7 @@ def test_a_quote_left_open_takes_no_more_than_it_must() -> None:
     assert numbers(found)[-1] == 40_004
 
 
-def test_a_quote_left_open_at_the_end_is_told() -> None:
+def test_a_quote_left_open_at_the_end_is_an_error() -> None:
     found = read('prompt\na\n"b\nc\n', "csv")
     assert (numbers(found), list(errors(found))) == ([2], [3])
 

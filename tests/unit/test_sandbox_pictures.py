@@ -20,62 +20,31 @@ def decoded(data: bytes) -> Image.Image:
     return opened
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize(("width", "height"), [(1024, 1024), (640, 352), (17, 301)])
-def test_a_picture_is_what_it_says_it_is(form: Format, width: int, height: int) -> None:
-    opened = decoded(picture("a task/0", form, width, height, 120_000))
-    assert (opened.format, opened.size, opened.mode) == (form.upper(), (width, height), "RGB")
-
-
 @pytest.mark.parametrize("form", get_args(Format))
-@pytest.mark.parametrize("size", [100_000, 1_000_001, 3 * 2**20 + 7, 8_000_000])
-def test_a_file_has_the_size_asked_for(form: Format, size: int) -> None:
-    assert abs(len(picture("a task/0", form, 512, 512, size)) - size) <= 4
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_every_length_of_padding_gives_a_whole_file(form: Format) -> None:
-    smallest = len(picture("a task/0", form, 64, 64, 1))
-    for more in range(80):
-        assert decoded(picture("a task/0", form, 64, 64, smallest + more)).size == (64, 64)
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_file_cannot_be_smaller_than_its_drawing(form: Format) -> None:
-    data = picture("a task/0", form, 256, 256, 1)
-    assert 100 < len(data) < 20_000
-    assert decoded(data).size == (256, 256)
-
-
-@pytest.mark.parametrize("form", get_args(Format))
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(form: Format) -> None:
+def test_a_seed_always_gives_the_same_file_of_the_size_asked_for(form: Format) -> None:
     once, again, other = (
-        picture(seed, form, 200, 100, 50_000) for seed in ("a task/0", "a task/0", "a task/1")
+        picture(seed, form, 200, 100, 1_000_001) for seed in ("a task/0", "a task/0", "a task/1")
     )
-    assert once == again
-    assert once != other
+    assert once == again != other
+    assert abs(len(once) - 1_000_001) <= 4
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_files_that_share_a_look_show_the_same_and_differ_in_their_bytes(form: Format) -> None:
-    one, two = (
-        picture(seed, form, 200, 100, 50_000, look="dawn") for seed in ("a task/0", "a task/1")
-    )
+def test_every_length_of_padding_gives_a_whole_picture(form: Format) -> None:
+    smallest = len(picture("a task/0", form, 17, 31, 1))
+    for more in range(80):
+        opened = decoded(picture("a task/0", form, 17, 31, smallest + more))
+        assert (opened.format, opened.size, opened.mode) == (form.upper(), (17, 31), "RGB")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_files_with_the_same_look_show_the_same_and_differ_in_their_bytes(form: Format) -> None:
+    seeds = ("a task/0", "a task/1")
+    one, two = (picture(seed, form, 200, 100, 50_000, look="dawn") for seed in seeds)
     assert one != two
     assert decoded(one).tobytes() == decoded(two).tobytes()
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_file_cut_in_half_is_no_whole_picture(form: Format) -> None:
-    data = picture("a task/0", form, 512, 512, 400_000)
     with pytest.raises((OSError, SyntaxError)):
-        decoded(data[: len(data) // 2])
-
-
-def test_a_gallery_is_not_all_the_same_picture() -> None:
-    gallery = [decoded(picture(f"a task/{index}", "png", 64, 64, 1)) for index in range(20)]
-    assert len({shown.tobytes() for shown in gallery}) == 20
-    assert all(len(shown.getcolors(64 * 64) or []) > 8 for shown in gallery)
+        decoded(one[: len(one) // 2])
 
 
 def test_a_movie_consists_of_whole_boxes_and_its_frame_is_where_the_index_says() -> None:
@@ -84,9 +53,9 @@ def test_a_movie_consists_of_whole_boxes_and_its_frame_is_where_the_index_says()
     assert [name for name, _ in boxes] == ["ftyp", "moov", "mdat"]
     assert sum(length for _, length in boxes) == len(data)
     moov = data[boxes[0][1] :]
-    place = int.from_bytes(moov[(at := moov.index(b"stco") + 12) : at + 4], "big")
+    offset = int.from_bytes(moov[(at := moov.index(b"stco") + 12) : at + 4], "big")
     size = int.from_bytes(moov[(at := moov.index(b"stsz") + 16) : at + 4], "big")
-    assert decoded(data[place : place + size]).size == (1280, 720)
+    assert decoded(data[offset : offset + size]).size == (1280, 720)
 
 
 def top_level_boxes(data: bytes) -> list[tuple[str, int]]:
@@ -98,12 +67,9 @@ def top_level_boxes(data: bytes) -> list[tuple[str, int]]:
     return boxes
 
 
-def test_unasked_sizes_are_those_of_real_results() -> None:
-    sides = (256, 1024, 2048, 4096)
+def test_default_sizes_are_those_of_real_results() -> None:
     sizes = [
         default_size(f"{number}", form, side, side)
-        for form, side, number in itertools.product(CONTENT_TYPES, sides, range(20))
+        for form, side, number in itertools.product(CONTENT_TYPES, (256, 1024, 4096), range(20))
     ]
-    assert min(sizes) == 100_000
-    assert max(sizes) == 8_000_000
-    assert len({default_size(f"{number}", "png", 1024, 1024) for number in range(20)}) > 10
+    assert (min(sizes), max(sizes)) == (100_000, 8_000_000)

@@ -1,4 +1,4 @@
-"""The sandbox's schedule: actions in the order in which they are due, carried out by few threads."""
+"""The sandbox's schedule: actions run in the order in which they are due, by few threads."""
 
 import logging
 import threading

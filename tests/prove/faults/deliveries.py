@@ -80,7 +80,7 @@ def _sent(stage: Stage, bodies: list[tuple[str, bytes]]) -> list[int]:
         sys.executable,
         "-m",
         "tests.bench.load",
-        str(stage.here.port),
+        str(stage.installation.port),
         str(file),
         str(len(requests[0])),
         "32",

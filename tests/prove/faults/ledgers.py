@@ -35,7 +35,7 @@ def _locked(stage: Stage) -> None:
 
 @contextmanager
 def _lock(stage: Stage) -> Iterator[None]:
-    settings = Settings.load(stage.here.environ)
+    settings = Settings.load(stage.installation.environ)
     if settings.embedded:
         with closing(
             sqlite3.connect(settings.ledger_path, isolation_level=None, timeout=30)
@@ -60,7 +60,7 @@ def _full(stage: Stage) -> None:
     with stage.load(most=60):
         stage.moment()
         refused, cut = _refused(stage), len(stage.seen.cut)
-        with stage.recovering("a full disk"), _filled(stage.here.data):
+        with stage.recovering("a full disk"), _filled(stage.installation.data):
             until(
                 lambda: _refused(stage) > refused or len(stage.seen.cut) > cut,
                 within=30,
@@ -78,7 +78,7 @@ def _refused(stage: Stage) -> int:
 def _small_disk(stage: Stage) -> None:
     if os.geteuid() != 0:
         raise CannotBeHadError("only root may mount a small disk")
-    path = stage.here.data
+    path = stage.installation.data
     path.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEW_NAMESPACE) or libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None):
@@ -111,10 +111,10 @@ def _lost(stage: Stage) -> None:
     if silent := stage.quiet():
         raise AssertionError(silent)
     stage.service.stop(within=30)
-    for path in stage.here.data.glob("ledger.sqlite3*"):
+    for path in stage.installation.data.glob("ledger.sqlite3*"):
         path.unlink()
     stage.rebuilt = True
-    done = stage.here.run("receiver", "rebuild")
+    done = stage.installation.run("receiver", "rebuild")
     assert done.status == 0, done.err
     stage.start_and_wait()
 

@@ -15,7 +15,7 @@ _FIRST = "0001"
 
 def older_ledger(stage: Stage, jobs: int) -> None:
     """Make a ledger of the first schema with so many jobs waiting; the provider has them all and will call back soon."""
-    settings = Settings.load(stage.here.environ)
+    settings = Settings.load(stage.installation.environ)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     config = Config()
     config.set_main_option("script_location", str(schema._MIGRATIONS).replace("%", "%%"))
@@ -37,7 +37,7 @@ def _a_waiting_job(connection: Connection, stage: Stage) -> None:
         "ref": path.rpartition("/")[2].partition(".")[0],
         "provider": "grsai",
         "provider_id": task,
-        "base_url": stage.here.sandbox.url,
+        "base_url": stage.installation.sandbox.url,
         "api": "draw",
         "mode": "webhook",
         "model": "sora-image",
