@@ -1,7 +1,8 @@
-"""What time it is for the service: time that passes evenly, whatever is done to the machine's clock meanwhile.
+"""The time of the service, which changes of the machine's clock do not affect; and back-off.
 
-Leases, polls and deadlines are all kept by it. When an administrator, or NTP, sets the clock, rows would otherwise look abandoned, or lie
-in the future, by as much. So the clock is read once; from then on the time since is added, by a counter that nobody can set.
+Leases, polls and deadlines use it. If an administrator or NTP set the clock, rows would otherwise
+look abandoned, or lie in the future. So the clock is read once; from then on the time since is
+added, by a counter that cannot be set.
 """
 
 import os
@@ -10,7 +11,7 @@ import time
 from collections.abc import Sequence
 from functools import cache
 
-# How a process tells those it starts what it goes by: seconds between the epoch and the machine's start.
+# Passes the time of a process to its children: the machine's start, in seconds since the epoch.
 _SHARED = "RECEIVER_CLOCK"
 
 
@@ -20,12 +21,12 @@ def now() -> float:
 
 
 def share() -> None:
-    """Have the processes started from here go by this one's time."""
+    """Make the processes that are started from now on use the time of this one."""
     os.environ[_SHARED] = repr(_machine_started_at())
 
 
 def error() -> float:
-    """Return by how many seconds the machine's clock was set forward (negative: back) since we read it."""
+    """Return how many seconds the machine's clock is ahead of ours (negative: behind)."""
     return time.time() - now()
 
 
@@ -40,7 +41,7 @@ def back_off(attempt: int, waits: Sequence[float], *, jitter: float = 0.25) -> f
 
 
 def doubling(first: float, longest: float) -> tuple[float, ...]:
-    """Return waits for ``back_off``: ``first``, twice as much each time, and at last ``longest``."""
+    """Return waits for ``back_off``: ``first``, then twice as long each time, up to ``longest``."""
     return (first, *doubling(first * 2, longest)) if first < longest else (longest,)
 
 

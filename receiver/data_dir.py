@@ -1,4 +1,4 @@
-"""What is nobody else's: the secrets the embedded default makes for itself and keeps, and the modes of everything else it writes."""
+"""DATA_DIR: its creation, file modes, generated secrets, and file locks."""
 
 import errno
 import fcntl
@@ -17,14 +17,14 @@ OpenFile = IO[Any] | int
 
 _OWNER_ONLY = 0o077
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# What was in force before the first ``write_for_owner_only``.
+# The umask before the first ``write_for_owner_only``.
 _callers_umask: list[int] = []
 
 
 def write_for_owner_only() -> None:
-    """Have this process, and those it starts, make files that only their owner can read: ledger, scratch, figures, bell.
+    """Make files of this process and its children readable for their owner only.
 
-    Objects of an archive directory are given a mode of their own.
+    Objects in an archive directory get a mode of their own.
     """
     before = os.umask(_OWNER_ONLY)
     if not _callers_umask:
@@ -32,7 +32,10 @@ def write_for_owner_only() -> None:
 
 
 def callers_umask() -> int:
-    """Return the umask we were started with, for programs of the caller's own; -1, as in ``subprocess``, where it is still in force."""
+    """Return the umask at the start, for programs of the caller.
+
+    It is -1, which ``subprocess`` takes for "do not change", if it is still in force.
+    """
     return _callers_umask[0] if _callers_umask else -1
 
 
@@ -71,7 +74,10 @@ def lock_shared(file: OpenFile) -> None:
 
 
 def make_data_dir(path: Path) -> None:
-    """Make DATA_DIR for its owner only, if it is missing; one that is there keeps its mode. Raise ConfigurationError if that fails."""
+    """Create DATA_DIR for its owner only; an existing one keeps its mode.
+
+    Raise ConfigurationError if that fails.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -81,12 +87,12 @@ def make_data_dir(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Prove that files can be made in DATA_DIR; raise ConfigurationError if not. A file that is tried tells more than any mode."""
+    """Raise ConfigurationError if no file can be created in DATA_DIR; it tries one."""
     try:
         TemporaryFile(dir=path).close()
     except OSError as error:
         if error.errno in _FULL:
-            return  # for now: whatever needs room says so, and goes on when there is some
+            return  # temporary: what needs space reports that, and continues when there is some
         why = os.strerror(error.errno or 0)
         raise ConfigurationError(
             [f"DATA_DIR: {path} cannot be written ({why}); name a directory that can be written"]
@@ -94,31 +100,28 @@ def require_writable(path: Path) -> None:
 
 
 def keep(path: Path, prefix: str = "") -> str:
-    """Return the secret kept in ``path``; make it first where there is none. Processes that start together agree on one.
+    """Return the secret in the file ``path``; generate it first if there is none.
 
-    Raise ConfigurationError if the file cannot be made or read.
+    Processes that start together get the same one. Raise ConfigurationError if the file cannot be
+    created or read.
     """
     try:
         if not path.exists():
             _make(path, prefix + secrets.token_urlsafe(32))
         value = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            [
-                f"DATA_DIR: the secret {path} cannot be kept ({error}); name a directory that can be written"
-            ]
-        ) from error
-    if not value:
-        raise ConfigurationError(
-            [
-                f"DATA_DIR: the secret file {path} is empty; restore it, or remove it to have a new one made"
-            ]
+        mistake = (
+            f"the secret {path} cannot be stored ({error}); name a directory that can be written"
         )
+        raise ConfigurationError([f"DATA_DIR: {mistake}"]) from error
+    if not value:
+        mistake = f"the secret file {path} is empty; restore it, or remove it to get a new one"
+        raise ConfigurationError([f"DATA_DIR: {mistake}"])
     return value
 
 
 def _make(path: Path, value: str) -> None:
-    """Write the file whole or not at all; whoever links first wins."""
+    """Write the file completely or not at all; of several processes the first one wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -136,7 +139,7 @@ def _make(path: Path, value: str) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Put the folder's entries on disk: a secret that signs callbacks must outlive a power cut."""
+    """Write the folder's entries to disk, so that a secret survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,18 +1,18 @@
 """Every error of the service, in one tree.
 
-Each error says whether trying again can help: ``permanent`` is True when it cannot. Errors of libraries are turned into these once,
-at the seam where they appear, with ``raise … from``.
+``permanent`` is True if trying again cannot help. Errors of libraries are converted to these once,
+where they appear, with ``raise … from``.
 """
 
 
 class ReceiverError(Exception):
-    """Anything the service reports on purpose; its text is meant for a person."""
+    """Any error that the service reports; its text is for a person."""
 
     permanent = False
 
 
 class ConfigurationError(ReceiverError):
-    """The environment or the command line is wrong; ``mistakes`` names every one, each with its remedy."""
+    """The environment or the command line is wrong; ``mistakes`` has each fault with its remedy."""
 
     permanent = True
 
@@ -22,43 +22,43 @@ class ConfigurationError(ReceiverError):
 
 
 class TicketError(ReceiverError):
-    """A callback URL whose ticket we did not sign."""
+    """The ticket of a callback URL was not signed by us."""
 
     permanent = True
 
 
 class UnreadableError(ReceiverError):
-    """A body that is no report: not JSON, not an object, or without the fields a report needs."""
+    """A body is no report: not JSON, not an object, or without the fields of a report."""
 
     permanent = True
 
 
 class ProviderError(ReceiverError):
-    """What can go wrong between us and a provider's API."""
+    """A call of a provider's API failed."""
 
 
 class RefusedError(ProviderError):
-    """The provider said no to a submit, in its own words. Nothing was started and nothing is owed."""
+    """The provider refused a submit; the text is its own. Nothing was started or billed."""
 
     permanent = True
 
 
 class NotSentError(ProviderError):
-    """The submit was never accepted: no connection was made, or the provider answered 429. Safe to repeat."""
+    """The submit was not accepted: no connection, or an answer 429. It is safe to repeat it."""
 
 
 class AnswerLostError(ProviderError):
-    """The submit went out and no usable answer came back: it may have been accepted and billed. Never to be repeated."""
+    """The submit was sent and got no usable answer. Never repeat it: it may have been billed."""
 
     permanent = True
 
 
 class NoSuchTaskError(ProviderError):
-    """The provider does not know this id: right after a submit "not yet", later "gone"."""
+    """The provider does not know this id: not yet right after a submit, later no longer."""
 
 
 class ProviderUnavailableError(ProviderError):
-    """A result could not be read back for now: no connection, a gateway's error page, a rate limit."""
+    """A result cannot be polled now: no connection, an error page of a gateway, a rate limit."""
 
 
 class KeyTakenError(ReceiverError):
@@ -72,11 +72,11 @@ class KeyTakenError(ReceiverError):
 
 
 class FetchError(ReceiverError):
-    """A result URL that gave no usable bytes; transient unless a subclass says otherwise."""
+    """A result URL gave no usable bytes; temporary unless a subclass says otherwise."""
 
 
 class AddressRefusedError(FetchError):
-    """A URL, or an address behind it, that must not be connected to."""
+    """A URL leads to an address to which connections are not allowed."""
 
     permanent = True
 
@@ -88,15 +88,15 @@ class TooLargeError(FetchError):
 
 
 class SourceGoneError(FetchError):
-    """The source answered 401, 403, 404 or 410: not ready yet, or its URL died early. A fresh URL may help."""
+    """The source answered 401, 403, 404 or 410: not ready or expired. A new URL may help."""
 
 
 class NotThePictureError(ReceiverError):
-    """Bytes that are not a whole file of an allowed type. The source may still serve the right ones later."""
+    """The bytes are no complete file of an allowed type; the source may serve others later."""
 
 
 class StoreError(ReceiverError):
-    """The archive could not take or give an object for now; the work waits, it does not fail."""
+    """The archive cannot store or return an object now; the work waits, it does not fail."""
 
 
 class MissingObjectError(StoreError):
@@ -104,13 +104,14 @@ class MissingObjectError(StoreError):
 
 
 class ObjectDiffersError(StoreError):
-    """The key already holds other bytes; the first ones put under a key stay."""
+    """The key already holds other bytes; an object is never overwritten."""
 
 
 class EventNotDeliveredError(ReceiverError):
-    """An event that a destination did not take; it is told again.
+    """A destination did not accept an event; it is sent again.
 
-    ``away``: nobody can reach the destination now, whatever the event. ``wait``: the seconds it asked us to wait.
+    ``away``: the destination cannot be reached, whatever the event. ``wait``: the seconds that it
+    asked us to wait.
     """
 
     def __init__(self, text: str, *, away: bool = False, wait: float = 0.0) -> None:
@@ -120,10 +121,10 @@ class EventNotDeliveredError(ReceiverError):
 
 
 class LedgerError(ReceiverError):
-    """The ledger could not be read or written for now."""
+    """The ledger cannot be read or written now."""
 
 
 class ClaimLostError(ReceiverError):
-    """The lease ended and somebody else owns the work now: stop, change nothing."""
+    """The lease ended and another worker has the claim: stop, change nothing."""
 
     permanent = True

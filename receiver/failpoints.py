@@ -1,7 +1,7 @@
-"""Fault points: named instants at which the proof (`make prove`) kills this process, to see that nothing is lost.
+"""Failpoints: places where `make prove` kills this process, to check that nothing is lost.
 
-They exist only where RECEIVER_FAULTS names a folder. A file there, called like a point, arms that point once: whoever reaches it first
-takes the file away and is dead, as by ``kill -9``.
+They work only if RECEIVER_FAULTS names a folder. A file there, named like a failpoint, arms it
+once: the first process that reaches it removes the file and kills itself, as by ``kill -9``.
 """
 
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 class Point(StrEnum):
-    """The boundaries between two things that must not both be believed after only one has happened."""
+    """The moments between two steps that a crash may separate."""
 
     WRITTEN_DOWN = "written-down"  # the job's row is durable, its POST not sent
-    POSTED = "posted"  # the provider has answered, the ledger does not know
+    POSTED = "posted"  # the provider has answered, the ledger does not know it
     BEFORE_COMMIT = "before-commit"
-    AFTER_COMMIT = "after-commit"  # durable, nobody told
-    FETCHED = "fetched"  # the file is here, the archive has nothing
-    STORED = "stored"  # the archive has it, the ledger does not know
+    AFTER_COMMIT = "after-commit"  # durable, not answered
+    FETCHED = "fetched"  # downloaded, not archived
+    STORED = "stored"  # archived, the ledger does not know it
     FINISHED = "finished"  # the asset is done, its job not concluded
     MANIFEST_STORED = "manifest-stored"  # the manifest is written, the job not concluded
     MIGRATED = "migrated"  # the schema is changed, but not committed
@@ -29,13 +29,13 @@ _folder: list[Path] = []
 
 
 def arm(environ: Mapping[str, str]) -> None:
-    """Have this process know its fault points, if the environment names their folder."""
+    """Enable the failpoints of this process if the environment names their folder."""
     if folder := environ.get("RECEIVER_FAULTS"):
         _folder.append(Path(folder))
 
 
 def reached(point: Point) -> None:
-    """Die here if this point is armed."""
+    """Kill this process if this failpoint is armed."""
     for folder in _folder:
         try:
             (folder / point).unlink()

@@ -1,4 +1,4 @@
-"""gunicorn's configuration: ``gunicorn -c python:receiver.gunicorn_conf 'receiver.web:create_app()'``.
+"""gunicorn's configuration; the Procfile shows the command.
 
 The environment is read here, once, for the arbiter and all its workers.
 """
@@ -7,20 +7,21 @@ import os
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
-from receiver.server.child import say_ready
+from receiver.server.child import report_ready
 from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
 
-_WRONG = 2  # exit status for a wrong configuration, as with our own commands
+_WRONG = 2  # exit status for a wrong configuration, as of our own commands
 
 
 def _give_up(error: ReceiverError) -> NoReturn:
-    """Say what is wrong, every mistake on a line, and end."""
+    """Print what is wrong, each mistake on a line, and exit."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else None
     print(  # noqa: T201 - no log yet
         *(["the configuration is wrong:", *mistakes] if mistakes else [error]),
@@ -41,26 +42,28 @@ bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = DrainingWorker
 threads = 16
-# Seconds: for requests under way at a stop, for a worker that hangs, for an idle connection kept open.
+# Seconds for requests in progress at a stop, for a worker that hangs, for an idle connection.
 graceful_timeout = 8
 timeout = 60
 keepalive = 15
-SILENCE = 5  # seconds without a byte of a request that was begun
+READ_TIMEOUT = 5  # seconds without a byte of a request that has begun
 backlog = 2048
-# No X-Forwarded-Proto is believed, nor what else a proxy may say, unless the operator names the proxy; gunicorn would believe loopback.
+# Headers of a proxy such as X-Forwarded-Proto are ignored unless the operator names the proxy;
+# gunicorn would trust loopback by default.
 forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "")
-# Paths hold tickets, so there is no access log, nor gunicorn's warnings, which quote requests it cannot read; what happened to a
-# callback is logged by its ref.
+# Paths contain tickets, so there is no access log, and no warnings of gunicorn, which quote
+# unreadable requests. Callbacks are logged by their ref.
 accesslog = None
 errorlog = "-"
 loglevel = "error"
 # The heartbeat file must not wait for a busy disk.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112 - memory, and gunicorn wants a plain text
+_MEMORY = "/dev/shm"  # noqa: S108 - gunicorn creates a private file there
+worker_tmp_dir = _MEMORY if Path(_MEMORY).is_dir() else None
 
 
 def on_starting(_server: Any) -> None:
-    """Make ready what all workers share, once, before the first of them is forked."""
-    from receiver.telemetry import logs  # noqa: PLC0415 - logging belongs to the running server, not to the import
+    """Prepare what all workers share, once, before the first one is forked."""
+    from receiver.telemetry import logs  # noqa: PLC0415 - only a running server logs
 
     data_dir.write_for_owner_only()
     logs.configure(_settings.log_level, _settings.log_format, _settings.secrets())
@@ -76,11 +79,11 @@ def on_starting(_server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Give every connection a bound for its silences: whoever says nothing must not keep a thread from those who do."""
+    """Set a time limit for silence on every connection, so that idle clients occupy no thread."""
     for listener in server.LISTENERS:
-        # Linux hands the option on to accepted sockets. gunicorn's own timeout watches processes, not connections.
+        # Linux copies the option to accepted sockets. gunicorn's timeout is for processes only.
         listener.sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE, 0)
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_TIMEOUT, 0)
         )
 
 
@@ -97,4 +100,4 @@ def post_worker_init(worker: Any) -> None:
     state.attach(worker.wsgi, Services(_settings).open())
     state.stops_when(worker.wsgi, lambda: not worker.alive)
     tracing.configure(os.environ)
-    say_ready()
+    report_ready()

@@ -1,6 +1,6 @@
-"""The one composition root: what is built from the settings, and with what each part works.
+"""The composition root: builds every part of the service from the settings.
 
-Building connects to nothing but what it must: parts are made when first asked for, and ``close`` closes those that were.
+A part is built when it is first used; ``close`` closes those that were built.
 """
 
 import time
@@ -36,18 +36,18 @@ from receiver.settings import Settings
 from receiver.telemetry.redaction import Redactor
 from receiver.worker.distributed import DistributedEngine
 from receiver.worker.embedded import EmbeddedEngine
-from receiver.worker.engine import Engine, WorkQueue
-from receiver.worker.instrumented import instrumented
+from receiver.worker.engine import Engine, WorkQueue, instrumented
 from receiver.worker.notifier import Notifier
 from receiver.worker.process import WorkerProcess
 
-# Hands that poll and expire jobs, and as many that conclude them; each waits for a provider, or the archive, most of its time.
-JOB_HANDS = 8
-HINT_HANDS = 1
-# What may have made workers crash is worked on one at a time: then a crash accuses nobody but the one who did it.
-SUSPECT_HANDS = 1
-# Events told to one destination side by side.
-EVENT_HANDS = 4
+# Threads that poll and expire jobs, and as many that conclude them; they mostly wait for a
+# provider or the archive.
+JOB_THREADS = 8
+HINT_THREADS = 1
+# Work that may have crashed a worker runs one at a time, so that a crash has only one suspect.
+SUSPECT_THREADS = 1
+# Events that are sent to one destination in parallel.
+EVENT_THREADS = 4
 
 
 class Services:
@@ -57,20 +57,21 @@ class Services:
         self.settings = settings
 
     def open(self, *, to_look: bool = False) -> "Services":
-        """Make ready what every process needs: DATA_DIR, and on the embedded default a ledger of the right schema.
+        """Prepare what every process needs: DATA_DIR and, with SQLite, a ledger of this schema.
 
-        Who only comes ``to_look`` may do so in a DATA_DIR that cannot be written. Raise ConfigurationError or LedgerError with the remedy.
+        ``to_look`` is for read-only commands: DATA_DIR need not be writable. Raise
+        ConfigurationError or LedgerError with the remedy.
         """
         data_dir.make_data_dir(self.settings.data_dir)
         if not to_look:
             data_dir.require_writable(self.settings.data_dir)
-        assert self.store  # noqa: S101 - connects to nothing, but names a malformed ARCHIVE_URL before any work begins
+        assert self.store  # noqa: S101 - reports a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:
             self._migrate_if_old()
         else:
             schema.require_current(self.database)
         if self.settings.destinations:
-            # By whoever opens the ledger first: a destination is told everything from the moment it was named.
+            # By the first process that opens the ledger: it then gets all new events.
             self.outbox.begin([destination.name for destination in self.settings.destinations])
         return self
 
@@ -106,21 +107,21 @@ class Services:
 
     @cached_property
     def backlogs(self) -> BacklogQueries:
-        """Measures what waits."""
+        """Queries about the backlog."""
         return BacklogQueries(self.database, self.settings.url_lifetime, clock.now)
 
     @cached_property
     def outbox(self) -> Outbox:
-        """Events on their way to others."""
+        """Events that wait for delivery."""
         return Outbox(self.database, clock.now)
 
     @cached_property
     def serializer(self) -> EventSerializer:
-        """How events are told to others."""
+        """How events are written in deliveries."""
         return EventSerializer(self.settings.archive_url, self.settings.public_url)
 
     def dispatchers(self) -> list[Dispatcher]:
-        """Return who tells each destination."""
+        """Return the sender of each destination."""
         connector = SafeConnector(self.settings.event_policy())
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
         transports = [
@@ -134,12 +135,12 @@ class Services:
 
     @cached_property
     def browse(self) -> BrowseQueries:
-        """What the pages and lists show."""
+        """Queries of the pages and lists."""
         return BrowseQueries(self.database)
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
-        """Small pictures for the pages."""
+        """Thumbnails for the dashboard."""
         return Thumbnails(self.store, self.settings.data_dir / "thumbnails")
 
     @cached_property
@@ -173,14 +174,14 @@ class Services:
 
     @cached_property
     def engine(self) -> Engine:
-        """The bell and the hands."""
+        """Notifies and runs workers."""
         if self.settings.embedded:
-            return EmbeddedEngine(self.ledger, Notifier(self.settings.data_dir / "bell"))
+            return EmbeddedEngine(self.ledger, Notifier(self.settings.data_dir / "worker.fifo"))
         return DistributedEngine(self.ledger, self.settings.database_url)
 
     @cached_property
     def inbox(self) -> Inbox:
-        """The one door in."""
+        """The single entry point for reports about jobs."""
         confirm = self.settings.confirm == "always"
         base_url, mask = self.settings.grsai_base_url, Redactor(self.settings.secrets())
         return Inbox(
@@ -189,13 +190,13 @@ class Services:
 
     @cached_property
     def grsai(self) -> GrsaiClient | None:
-        """The provider, where we have a key for it."""
+        """The client of GRSAI, or None without a key."""
         key = self.settings.grsai_api_key
         return GrsaiClient(key.get_secret_value()) if key else None
 
     @cached_property
     def openai(self) -> OpenAIClient | None:
-        """The other provider, likewise; no call of it may take longer than a job."""
+        """The client of OpenAI, or None without a key; a call takes no longer than JOB_TIMEOUT."""
         chosen, key = self.settings, self.settings.openai_api_key
         address, wait, most = chosen.openai_base_url, chosen.job_timeout, chosen.fetch_max_bytes
         return (
@@ -206,7 +207,7 @@ class Services:
 
     @cached_property
     def reconciler(self) -> Reconciler:
-        """Looks at jobs and hints that are due."""
+        """Reconciles jobs and hints that are due."""
         return Reconciler(
             self.ledger,
             self.queries,
@@ -218,7 +219,7 @@ class Services:
 
     @cached_property
     def submit_service(self) -> SubmitService:
-        """Where jobs are handed in."""
+        """Posts jobs to the providers."""
         here, there = self.settings.public_url, self.settings.grsai_base_url
         return SubmitService(
             self.ledger,
@@ -231,7 +232,7 @@ class Services:
         )
 
     def archiver(self, scratch: Path) -> Archiver:
-        """Return what brings assets home by way of the folder ``scratch``."""
+        """Return the archiver of assets; it downloads into the folder ``scratch``."""
         fetcher = Fetcher(
             self.settings.address_policy(),
             max_bytes=self.settings.fetch_max_bytes,
@@ -251,7 +252,7 @@ class Services:
         )
 
     def work_queues(self, scratch: Path) -> list[WorkQueue]:
-        """Return every kind of work a worker does."""
+        """Return every work queue of a worker."""
         ledger, due, archive = self.ledger, self.queries.next_due, self.archiver(scratch).archive
         work_queues = [
             WorkQueue(
@@ -263,44 +264,44 @@ class Services:
             ),
             WorkQueue(
                 QueueName.SUSPECT_ASSETS,
-                SUSPECT_HANDS,
+                SUSPECT_THREADS,
                 partial(due, "assets"),
                 partial(ledger.claim_assets, suspects=True),
                 archive,
             ),
             WorkQueue(
                 QueueName.COMPLETE_JOBS,
-                JOB_HANDS,
+                JOB_THREADS,
                 partial(due, "jobs"),
                 partial(ledger.claim_jobs, complete=True),
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.JOBS,
-                JOB_HANDS,
+                JOB_THREADS,
                 partial(due, "jobs"),
                 partial(ledger.claim_jobs, complete=False),
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.SUSPECT_JOBS,
-                SUSPECT_HANDS,
+                SUSPECT_THREADS,
                 partial(due, "jobs"),
                 ledger.claim_suspect_jobs,
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.HINTS,
-                HINT_HANDS,
+                HINT_THREADS,
                 partial(due, "hints"),
                 ledger.claim_hints,
                 self.reconciler.verify_hint,
             ),
-            # A lane to each destination: a slow one delays nobody else.
+            # One queue per destination, so that a slow one does not delay the others.
             *(
                 WorkQueue(
                     events_queue(to.destination.name),
-                    EVENT_HANDS,
+                    EVENT_THREADS,
                     to.next_due,
                     to.claim,
                     to.send,

@@ -1,6 +1,6 @@
-"""The environment, read once: every variable of the service, its default and what a wrong value is told.
+"""The settings: every environment variable of the service with its default and its check.
 
-``Settings.load`` is the only place that looks at the environment. All mistakes are reported together.
+``Settings.load`` is the only place that reads them. All mistakes are reported together.
 """
 
 import re
@@ -30,9 +30,13 @@ from receiver.errors import ConfigurationError
 from receiver.events.destinations import Destination, Kind, read_destination, read_destinations
 from receiver.net.policy import AddressPolicy
 
+# Characters of a callback secret, and bytes of a signing key (Standard Webhooks).
+_MIN_SECRET = 16
+_SIGNING_KEY_SIZES = range(24, 65)
+
 
 def _split(value: object) -> object:
-    """Turn a comma-separated variable into its parts; blanks around and between them mean nothing."""
+    """Return the parts of a comma-separated variable, without blanks and empty parts."""
     return (
         tuple(part.strip() for part in value.split(",") if part.strip())
         if isinstance(value, str)
@@ -41,11 +45,12 @@ def _split(value: object) -> object:
 
 
 def _web_address(value: str) -> str:
-    with suppress(ValueError):  # of a port or of brackets that cannot be read
+    with suppress(ValueError):  # an unreadable port or bracket
         if re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value) and urlsplit(value).port != 0:
             return value.rstrip("/")
     raise ValueError(
-        "must be an http:// or https:// address without ?query, such as https://pictures.example.com"
+        "must be an http:// or https:// address without ?query, "
+        "such as https://pictures.example.com"
     )
 
 
@@ -58,7 +63,8 @@ def _ledger_address(value: str) -> str:
     elif re.fullmatch(r"sqlite:///(?!:memory:)[^?]+", value):
         return value
     raise ValueError(
-        "must be sqlite:///path/of/ledger.sqlite3 (no path with a ?) or postgresql://user:password@host/database"
+        "must be sqlite:///path/of/ledger.sqlite3 (no path with a ?) "
+        "or postgresql://user:password@host/database"
     )
 
 
@@ -66,34 +72,36 @@ def _archive_address(value: str) -> str:
     if re.fullmatch(r"file:///.+|s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}(/.*)?", value):
         return value
     raise ValueError(
-        "must be file:///absolute/path or s3://bucket/prefix; credentials stand in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        "must be file:///absolute/path or s3://bucket/prefix; credentials belong in "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )
 
 
 def _sendable(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
         raise ValueError(
-            "must be ASCII without spaces, because it travels in an HTTP header; copy it again"
+            "must be ASCII without spaces, because it is sent in an HTTP header; copy it again"
         )
     return value
 
 
 def _hard_to_guess(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    if any(len(secret.get_secret_value()) < 16 for secret in values):  # noqa: PLR2004 - the length the text names
+    if any(len(secret.get_secret_value()) < _MIN_SECRET for secret in values):
         raise ValueError(
-            "each secret needs at least 16 characters; make one with: openssl rand -hex 32"
+            "each secret needs at least 16 characters; generate one with: openssl rand -hex 32"
         )
     return values
 
 
 def _signing(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for secret in values:
-        with suppress(ValueError):  # of what is no base64
+        with suppress(ValueError):  # no base64
             prefix, _, key = secret.get_secret_value().partition("_")
-            if prefix == "whsec" and 24 <= len(b64decode(key, validate=True)) <= 64:  # noqa: PLR2004 - Standard Webhooks
+            if prefix == "whsec" and len(b64decode(key, validate=True)) in _SIGNING_KEY_SIZES:
                 continue
         raise ValueError(
-            'must be whsec_ and 24 to 64 bytes in base64; make one with: echo "whsec_$(openssl rand -base64 32)"'
+            "must be whsec_ and 24 to 64 bytes in base64; generate one with: "
+            'echo "whsec_$(openssl rand -base64 32)"'
         )
     return values
 
@@ -124,7 +132,7 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class Settings(BaseModel):
-    """What the environment says. Durations are seconds, sizes are bytes; field names are the variables in lower case."""
+    """All settings. Durations are seconds, sizes are bytes; fields are variables in lower case."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
@@ -132,12 +140,13 @@ class Settings(BaseModel):
     grsai_base_url: WebAddress = "https://grsaiapi.com"
     openai_api_key: Token = None
     openai_base_url: WebAddress = "https://api.openai.com/v1"
-    public_url: WebAddress | None = None  # as the provider sees us
+    public_url: WebAddress | None = None  # our address as the provider sees it
     data_dir: Path = Path("data")
     database_url: Annotated[str, AfterValidator(_ledger_address)] = Field(
         default="", repr=False
     )  # may hold a password
-    # The next two look at database_url, so they stand below it. Of the secrets the first signs, all verify.
+    # The next two are checked with database_url, so they come after it. The first secret signs, all
+    # verify.
     callback_secrets: Secrets = Field(default=(), validate_default=True)
     admin_token: Token = Field(default=None, validate_default=True)
     archive_url: Annotated[str, AfterValidator(_archive_address)] = ""
@@ -158,7 +167,7 @@ class Settings(BaseModel):
     )  # a path may be a secret
     event_secret: SigningSecrets = Field(
         default=(), validate_default=True
-    )  # looks at event_urls, so it stands below
+    )  # checked with event_urls, so it comes after it
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     web_concurrency: Count = 2
     worker_threads: Count = 16
@@ -167,7 +176,7 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:
-        """Read the settings from ``environ``; raise ConfigurationError naming every mistake at once."""
+        """Return the settings in ``environ``; raise ConfigurationError with all mistakes."""
         values, mistakes = _gather(cls, environ)
         try:
             settings = cls.model_validate(values)
@@ -190,9 +199,11 @@ class Settings(BaseModel):
 
     @field_validator("callback_secrets", "admin_token")
     @classmethod
-    def _alike_on_every_machine(cls, value: T, info: ValidationInfo) -> T:
+    def _required_with_postgresql(cls, value: T, info: ValidationInfo) -> T:
         if not value and info.data.get("database_url", "").startswith("postgresql"):
-            raise ValueError("must be set, alike on every machine, when DATABASE_URL is PostgreSQL")
+            raise ValueError(
+                "must be set when DATABASE_URL is PostgreSQL, to the same value on every machine"
+            )
         return value
 
     @field_validator("event_secret")
@@ -205,13 +216,14 @@ class Settings(BaseModel):
             for entry in info.data.get("event_urls", ())
         ):
             raise ValueError(
-                'must be set when EVENT_URLS has a webhook; make one with: echo "whsec_$(openssl rand -base64 32)"'
+                "must be set when EVENT_URLS has a webhook; generate one with: "
+                'echo "whsec_$(openssl rand -base64 32)"'
             )
         return value
 
     @property
     def destinations(self) -> tuple[Destination, ...]:
-        """To whom events are told."""
+        """The destinations of events."""
         return read_destinations(self.event_urls)
 
     @property
@@ -225,22 +237,22 @@ class Settings(BaseModel):
         return Path(self.database_url.removeprefix("sqlite:///"))
 
     def secrets(self) -> tuple[str, ...]:
-        """Return every secret that was set, to be blackened wherever it turns up; those the service makes for itself are not among them."""
+        """Return every secret in the settings, for redaction; not those the service generates."""
         found = [
             value for name in type(self).model_fields for value in _each_secret(getattr(self, name))
         ]
         if not self.embedded:
-            # As it is, and as it stands in the address.
+            # Decoded, and as it is written in the address.
             passwords = (make_url(self.database_url).password, urlsplit(self.database_url).password)
             found += [str(password) for password in passwords if password]
         return tuple(found)
 
     def address_policy(self) -> AddressPolicy:
-        """Build the rule of where downloads may connect."""
+        """Return which addresses downloads may connect to."""
         return AddressPolicy.parse(self.fetch_allow, self.fetch_hosts)
 
     def event_policy(self) -> AddressPolicy:
-        """Build the rule of where events may be sent: FETCH_HOSTS speaks of pictures only."""
+        """Return which addresses events may be sent to; FETCH_HOSTS is for downloads only."""
         return AddressPolicy.parse(self.fetch_allow, ())
 
 
@@ -250,7 +262,10 @@ def _each_secret(value: object) -> list[str]:
 
 
 def _gather(cls: type[Settings], environ: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
-    """Collect NAME or the contents of NAME_FILE for every field; an empty variable counts as unset."""
+    """Return NAME or the contents of NAME_FILE for every field, and the mistakes.
+
+    An empty variable counts as unset.
+    """
     values: dict[str, object] = {}
     mistakes = []
     for field in cls.model_fields:
@@ -269,7 +284,10 @@ def _gather(cls: type[Settings], environ: Mapping[str, str]) -> tuple[dict[str, 
 
 
 def _contents(path: Path) -> str:
-    """Read a value from its file; ValueError says what is wrong with it, but not its name: the secret itself may stand there by mistake."""
+    """Return the value in a file; raise ValueError if it cannot be read.
+
+    The error does not quote the path: it may be the secret itself by mistake.
+    """
     try:
         value = path.read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -284,6 +302,6 @@ def _contents(path: Path) -> str:
 
 
 def _mistake(place: tuple[int | str, ...], text: str) -> str:
-    """Say one validation error with the name of its variable, once; the value stays out, it may be a secret."""
+    """Return a validation error with its variable's name, not its value: that may be a secret."""
     name = str(place[0]).upper()
     return f"{name}: {text.removeprefix('Value error, ').removeprefix(f'{name}: ')}"

@@ -20,5 +20,6 @@ main = Commands(
         "resend": "receiver.cli.events",
     },
     name="receiver",
-    help="Receive the callbacks of paid image generation and archive the pictures before their URLs expire.",
+    help="Receive the callbacks of paid image generation, and archive the pictures before their"
+    " URLs expire.",
 )

@@ -1,4 +1,4 @@
-"""What every command of ``receiver`` shares: settings from the environment, errors told as text and exit status, the screen."""
+"""What the commands share: settings from the environment, errors with exit status, output."""
 
 import os
 import sys
@@ -21,14 +21,17 @@ T = TypeVar("T")
 
 # Exit statuses of every command.
 SOME_FAILED, WRONG_USAGE = 1, 2
-# And after Ctrl-C, as shells expect it: 128 and the signal's number.
+# After Ctrl-C, as shells expect it: 128 plus the number of the signal.
 INTERRUPTED = 130
-# Columns of a table that goes into a file or a pipe.
-WIDE = 240
+# Columns of output that does not go to a terminal: so many that nothing is ever wrapped or cut.
+_UNLIMITED = 1_000_000
 
 
 class Commands(click.Group):
-    """A group whose commands lie in modules, ``{command: module}``; each is imported when it is asked for: it needs little of the rest."""
+    """A group of commands by the names of their modules, ``{command: module}``.
+
+    A module is imported when its command is used, because each needs little of the others.
+    """
 
     def __init__(self, modules: Mapping[str, str], **about: Any) -> None:
         super().__init__(**about, context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,14 +42,14 @@ class Commands(click.Group):
         return sorted(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
-        """Return the command, None if there is none of that name."""
+        """Return the command of this name, or None."""
         if cmd_name not in self._modules:
             return None
         command: click.Command = getattr(import_module(self._modules[cmd_name]), cmd_name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; on Ctrl-C end quietly, unless it has an end of its own: click's "Aborted!" has the status of a failure."""
+        """Run the command. On Ctrl-C exit with 130; click would print "Aborted!" and use 1."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -54,7 +57,7 @@ class Commands(click.Group):
 
 
 def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn errors into a text and an exit status: 2 for a wrong configuration, every mistake on a line, else 1."""
+    """Print errors as text. Exit with 2 for a wrong configuration, one line each, else with 1."""
 
     @wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -66,19 +69,22 @@ def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
                 click.echo(f"  {mistake}", err=True)
             sys.exit(WRONG_USAGE)
         except ReceiverError as error:
-            click.echo(plain(str(error)), err=True)
+            click.echo(printable(str(error)), err=True)
             sys.exit(SOME_FAILED)
 
     return guarded
 
 
 def console() -> Console:
-    """Return a console for stdout; where that is no terminal, lines are wide enough that nothing is cut."""
-    return Console(width=None if sys.stdout.isatty() else WIDE)
+    """Return a console for stdout. It wraps lines only on a terminal, not in a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else _UNLIMITED)
 
 
 def load() -> Settings:
-    """Read the environment, and set up logging and fault points as it says; from now on files are written for their owner only."""
+    """Return the settings of the environment; set up logging and failpoints from it.
+
+    Files created from now on can be read by their owner only.
+    """
     data_dir.write_for_owner_only()
     failpoints.arm(os.environ)
     settings = Settings.load(os.environ)
@@ -86,26 +92,26 @@ def load() -> Settings:
     return settings
 
 
-def cell(text: str | None) -> Text:
-    """Put a stranger's text into a table: no control character, no markup."""
-    return Text(plain(text))
+def table_cell(text: str | None) -> Text:
+    """Return untrusted text for a table: without control characters, and not read as markup."""
+    return Text(printable(text))
 
 
-def plain(text: str | None) -> str:
-    """Make a stranger's text harmless for a terminal: control characters become visible."""
+def printable(text: str | None) -> str:
+    """Return untrusted text for a terminal, with control characters made visible."""
     return "".join(
         character if character.isprintable() or character == "\n" else repr(character)[1:-1]
         for character in text or ""
     )
 
 
-def each(things: tuple[T, ...], act: Callable[[T], str]) -> int:
-    """Do something to each thing; tell what came of it and return how many failed."""
+def act_on_each(items: tuple[T, ...], action: Callable[[T], str]) -> int:
+    """Run an action on each item and print its result or error; return how many failed."""
     failures = 0
-    for thing in things:
+    for item in items:
         try:
-            click.echo(act(thing))
+            click.echo(action(item))
         except ReceiverError as error:
-            click.echo(plain(str(error)), err=True)
+            click.echo(printable(str(error)), err=True)
             failures += 1
     return failures

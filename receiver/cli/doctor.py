@@ -1,4 +1,4 @@
-"""``receiver doctor``: is everything as it must be, and what to do where it is not."""
+"""``receiver doctor``: check everything, and say what to do where a check fails."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from itertools import chain
 import click
 
 from receiver import data_dir
-from receiver.cli.base import SOME_FAILED, WRONG_USAGE, plain
+from receiver.cli.base import SOME_FAILED, WRONG_USAGE, printable
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.errors import ConfigurationError, LedgerError
 from receiver.services import Services
@@ -23,9 +23,10 @@ _MARKS = {Status.OK: "✓", Status.FAILED: "✗", Status.SKIPPED: "–"}
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="All findings as one JSON object.")
 def doctor(*, as_json: bool) -> None:
-    """Check configuration, ledger, archive, provider and clock, and call our own callback through PUBLIC_URL.
+    """Check configuration, ledger, archive, provider and clock; call our callback at PUBLIC_URL.
 
-    Exit status 0: all is well, 1: a check failed, 2: the configuration is wrong. Each failure names its remedy.
+    Exit status 0: all is well, 1: a check failed, 2: the configuration is wrong. Each failure
+    names its remedy.
     """
     data_dir.write_for_owner_only()
     found: list[Finding] = []
@@ -39,46 +40,35 @@ def doctor(*, as_json: bool) -> None:
             Status.OK,
             f"DATA_DIR {settings.data_dir}, archive {settings.archive_url}",
         )
-        _tell(chain([configuration], examine(services)), found, as_json=as_json)
+        _report(chain([configuration], examine(services)), found, as_json=as_json)
         services.close()
     except ConfigurationError as error:
-        _tell(
-            (
-                Finding("configuration", Status.FAILED, *_split(mistake))
-                for mistake in error.mistakes
-            ),
-            found,
-            as_json=as_json,
+        mistakes = (
+            Finding("configuration", Status.FAILED, *_split(mistake)) for mistake in error.mistakes
         )
+        _report(mistakes, found, as_json=as_json)
     except LedgerError as error:
-        _tell(
-            [Finding("ledger", Status.FAILED, str(error), "mend that, then start again")],
-            found,
-            as_json=as_json,
-        )
+        remedy = "repair that, then start again"
+        _report([Finding("ledger", Status.FAILED, str(error), remedy)], found, as_json=as_json)
     failed = [finding.name for finding in found if finding.status is Status.FAILED]
     if as_json:
-        click.echo(
-            json.dumps(
-                {"ok": not failed, "checks": [asdict(finding) for finding in found]},
-                ensure_ascii=False,
-            )
-        )
+        report = {"ok": not failed, "checks": [asdict(finding) for finding in found]}
+        click.echo(json.dumps(report, ensure_ascii=False))
     sys.exit(WRONG_USAGE if "configuration" in failed else SOME_FAILED if failed else 0)
 
 
 def _split(mistake: str) -> tuple[str, str]:
-    """Part a mistake from its remedy, which stands behind the last semicolon."""
+    """Split a mistake from its remedy, which follows the last semicolon."""
     text, semicolon, remedy = mistake.rpartition("; ")
     return (text, remedy) if semicolon else (mistake, "correct it and start again")
 
 
-def _tell(findings: Iterable[Finding], found: list[Finding], *, as_json: bool) -> None:
-    """Print findings as they come: a line each, the remedy below."""
+def _report(findings: Iterable[Finding], found: list[Finding], *, as_json: bool) -> None:
+    """Add findings to ``found`` and, unless as JSON later, print each at once with its remedy."""
     for finding in findings:
         found.append(finding)
         if as_json:
             continue
-        click.echo(plain(f"{_MARKS[finding.status]} {finding.name:<13}  {finding.detail}"))
+        click.echo(printable(f"{_MARKS[finding.status]} {finding.name:<13}  {finding.detail}"))
         if finding.remedy:
-            click.echo(plain(f"{'':17}{finding.remedy}"))
+            click.echo(printable(f"{'':17}{finding.remedy}"))

@@ -1,4 +1,4 @@
-"""Commands about events: see them as they come, run something for each, and look after those that could not be sent."""
+"""Commands about events: print them, run a command for each, resend those that failed."""
 
 import signal
 import sys
@@ -9,7 +9,16 @@ import click
 from rich.table import Table
 
 from receiver import clock
-from receiver.cli.base import INTERRUPTED, SOME_FAILED, console, each, load, plain, reports_errors
+from receiver.cli.base import (
+    INTERRUPTED,
+    SOME_FAILED,
+    act_on_each,
+    console,
+    load,
+    printable,
+    reports_errors,
+    table_cell,
+)
 from receiver.errors import ReceiverError
 from receiver.events.event import Event
 from receiver.events.listen import MAX_NUMBER, Cursor, EventReader, run_command
@@ -17,7 +26,7 @@ from receiver.ledger.rows import EventDelivery
 from receiver.model import EventType, timestamp
 from receiver.services import Services
 
-# What a line shows of an event, beside its time, type and job.
+# The fields of an event that a line shows, after number, time, type and job.
 _SHOWN = ("index", "key", "size", "content_type", "reason", "message")
 
 
@@ -25,7 +34,7 @@ _SHOWN = ("index", "key", "size", "content_type", "reason", "message")
 @click.option(
     "--after",
     type=click.IntRange(0, MAX_NUMBER),
-    help="Begin behind the event of this number; 0 for all there are.  [default: what happens from now on]",
+    help="Start after the event of this number; 0 for all.  [default: only new events]",
 )
 @click.option(
     "--type",
@@ -44,13 +53,13 @@ _SHOWN = ("index", "key", "size", "content_type", "reason", "message")
 @click.option(
     "--cursor",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep the place in this file, and begin there the next time.",
+    help="Save the number of the last event in this file, and continue there the next time.",
 )
 @click.option(
     "--follow/--no-follow",
     default=True,
     show_default=True,
-    help="Wait for more, or end with what there is.",
+    help="Wait for new events, or end after the existing ones.",
 )
 @reports_errors
 def listen(
@@ -64,40 +73,40 @@ def listen(
 ) -> None:
     """Print events as they happen, in order.
 
-    With --exec a command is run for each, one after the other. If it fails, listening ends with status 1; with --cursor the next start
-    begins with that same event, so that each is done at least once. What `receiver rebuild` put back is passed over.
+    With --exec a command is run for each, one after the other. If it fails, the program ends with
+    status 1; with --cursor the next run starts with the same event, so that the command runs at
+    least once for each. Events restored by `receiver rebuild` are skipped.
     """
     services = Services(load()).open(to_look=True)
-    place = Cursor(cursor)
-    start = place.read() if after is None else after
+    saved = Cursor(cursor)
+    start = saved.read() if after is None else after
     start = services.outbox.newest() if start is None else start
-    place.write(start)  # before the first event, so that none is missed if this ends before it
+    saved.write(start)  # so that a run that ends before the first event misses none
     reader = EventReader(services.outbox, [EventType(kind) for kind in types])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for event, upto in reader.events(start, follow=follow):
-            if event is not None and not _deal_with(
-                services, event, command, place, as_json=as_json
-            ):
+            if event is not None and not _process(services, event, command, saved, as_json=as_json):
                 sys.exit(SOME_FAILED)
-            place.write(upto)
+            saved.write(upto)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     finally:
         services.close()
 
 
-def _deal_with(
-    services: Services, event: Event, command: str | None, place: Cursor, *, as_json: bool
+def _process(
+    services: Services, event: Event, command: str | None, saved: Cursor, *, as_json: bool
 ) -> bool:
-    """Print one event and run the command for it; say whether that went well."""
+    """Print one event and run the command for it; return False if the command failed."""
     click.echo(services.serializer.body(event) if as_json else _line(event))
     if command is None:
         return True
     status = run_command(command, services.serializer.object(event))
     if status:
         click.echo(
-            f"event {event.number}: the command ended with status {status}; {place.consequence(event.number)}",
+            f"event {event.number}: the command ended with status {status}; "
+            f"{saved.consequence(event.number)}",
             err=True,
         )
     return status == 0
@@ -109,9 +118,8 @@ def _line(event: Event) -> str:
         for name in _SHOWN
         if event.payload.get(name) not in (None, "")
     ]
-    return plain(
-        f"{event.number:>6}  {timestamp(event.at)}  {event.type:<14}  {event.ref}  {' '.join(shown)}"
-    )
+    about = f"{event.number:>6}  {timestamp(event.at)}  {event.type:<14}  {event.ref}"
+    return printable(f"{about}  {' '.join(shown)}")
 
 
 @click.command()
@@ -119,13 +127,14 @@ def _line(event: Event) -> str:
     "--forget",
     "gone",
     metavar="NAME",
-    help="Forget a destination that is not in EVENT_URLS any more, and what it was not told.",
+    help="Delete a destination that is no longer in EVENT_URLS, with its undelivered events.",
 )
 @reports_errors
 def events(gone: str | None) -> None:
-    """Show to whom events are sent, what waits, and what was set aside after three days.
+    """Show the destinations of events, what waits, and what was set aside after three days.
 
-    Events not handed to a destination yet wait until it is served; as long as they do, `receiver prune` keeps their jobs.
+    Events that are not queued for a destination yet wait until the service runs with it in
+    EVENT_URLS; until then `receiver prune` keeps their jobs.
     """
     services = Services(load()).open(to_look=gone is None)
     try:
@@ -140,10 +149,10 @@ def events(gone: str | None) -> None:
 def _forget(services: Services, name: str) -> None:
     if name in {destination.name for destination in services.settings.destinations}:
         raise ReceiverError(
-            f"{name} stands in EVENT_URLS: take it out there and start the service anew, or it is told on"
+            f"{name} is in EVENT_URLS: remove it there and restart the service first"
         )
     services.outbox.forget(name)
-    click.echo(f"{name} is forgotten, with all it was still to be told")
+    click.echo(f"{name} is deleted, with its undelivered events")
 
 
 def _show(services: Services) -> None:
@@ -152,7 +161,7 @@ def _show(services: Services) -> None:
     table = Table(
         "destination",
         "types",
-        "not handed yet",
+        "not queued yet",
         "waiting",
         "for",
         "set aside",
@@ -162,7 +171,7 @@ def _show(services: Services) -> None:
         kinds = (
             ", ".join(named[row.destination])
             if row.destination in named
-            else "not in EVENT_URLS any more: serve it, or --forget it"
+            else "no longer in EVENT_URLS: add it again, or --forget it"
         )
         since = "" if row.due_since is None else f"{max(0.0, clock.now() - row.due_since):.0f} s"
         table.add_row(
@@ -171,14 +180,14 @@ def _show(services: Services) -> None:
     console().print(
         table
         if standing
-        else "EVENT_URLS is not set: events are not sent to anybody; `receiver listen` shows them"
+        else "EVENT_URLS is not set: no events are sent; `receiver listen` prints them"
     )
     if aside:
-        console().print(_lost(aside))
+        console().print(_failed_table(aside))
 
 
-def _lost(aside: list[EventDelivery]) -> Table:
-    lost = Table(
+def _failed_table(aside: list[EventDelivery]) -> Table:
+    table = Table(
         "event",
         "job",
         "destination",
@@ -186,41 +195,41 @@ def _lost(aside: list[EventDelivery]) -> Table:
         "last error",
         title="set aside; `receiver resend EVENT…` sends them again",
     )
-    for sending in aside:
-        lost.add_row(
-            str(sending.event),
-            sending.ref,
-            sending.destination,
-            str(sending.attempts),
-            plain(sending.error),
+    for delivery in aside:
+        table.add_row(
+            str(delivery.event),
+            delivery.ref,
+            delivery.destination,
+            str(delivery.attempts),
+            table_cell(delivery.error),
         )
-    return lost
+    return table
 
 
 @click.command()
 @click.argument("numbers", metavar="[EVENT]...", nargs=-1, type=click.IntRange(1, 2**63 - 1))
-@click.option("--all", "every", is_flag=True, help="Everything that was set aside.")
+@click.option("--all", "every", is_flag=True, help="All events that were set aside.")
 @reports_errors
 def resend(numbers: tuple[int, ...], *, every: bool) -> None:
-    """Send events again that were set aside, by their numbers (`receiver events`)."""
+    """Send events that were set aside again, by their numbers (`receiver events`)."""
     if bool(numbers) == every:
-        raise click.UsageError("name the events, or say --all")
+        raise click.UsageError("name the events, or use --all")
     services = Services(load()).open()
-    failures = each(numbers, _again(services)) if numbers else _all_again(services)
+    failures = act_on_each(numbers, _resend(services)) if numbers else _resend_all(services)
     services.engine.notify()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
 
 
-def _again(services: Services) -> Callable[[int], str]:
+def _resend(services: Services) -> Callable[[int], str]:
     return lambda number: (
         f"event {number} will be sent again to {services.outbox.resend(number)} destinations"
     )
 
 
-def _all_again(services: Services) -> int:
+def _resend_all(services: Services) -> int:
     failures = last = 0
     while found := sorted({row.event for row in services.outbox.aside(after=last)}):
-        failures += each(tuple(found), _again(services))
+        failures += act_on_each(tuple(found), _resend(services))
         last = found[-1]
     return failures

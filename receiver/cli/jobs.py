@@ -1,4 +1,4 @@
-"""Commands about single jobs: look at them, and try again."""
+"""Commands about single jobs: list, show, retry and replay."""
 
 import re
 import sys
@@ -6,23 +6,33 @@ import sys
 import click
 from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, cell, console, each, load, plain, reports_errors
+from receiver.cli.base import (
+    SOME_FAILED,
+    act_on_each,
+    console,
+    load,
+    printable,
+    reports_errors,
+    table_cell,
+)
 from receiver.errors import ReceiverError
 from receiver.jobs import operator
 from receiver.jobs.schemas import REF, JobView
-from receiver.ledger.rows import Job
+from receiver.ledger.browse import Wanted
+from receiver.ledger.rows import Asset, Job
 from receiver.model import JobState, timestamp
 from receiver.services import Services
 
-# Characters of a request that are shown; a reference picture in it may have millions.
-LONGEST_PARAMS = 2000
+# Characters of a request that are shown: a reference picture in it may have millions.
+MAX_REQUEST_SHOWN = 2000
 
 
 def _ref(_context: click.Context, _option: click.Parameter, value: str) -> str:
-    """Refuse what is no ref: every ref is older than some text, so that it would list just anything."""
+    """Raise BadParameter unless the value is a ref: any other text would compare as a ref too."""
     if value and not re.fullmatch(REF, value):
         raise click.BadParameter(
-            f"{plain(value)} is no ref; write one as `receiver jobs` shows it, such as 01JZ2Q7V3N0123456789ABCDEF"
+            f"{printable(value)} is no ref; write one as `receiver jobs` shows it, "
+            "such as 01JZ2Q7V3N0123456789ABCDEF"
         )
     return value
 
@@ -37,39 +47,52 @@ def _ref(_context: click.Context, _option: click.Parameter, value: str) -> str:
     "-q",
     "--search",
     default="",
-    help="Only jobs with this text in ref, provider id, model or prompt.",
+    help="Only jobs with this text in ref, provider id, model or prompt, or with this key.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1, 10000), default=50, show_default=True, help="At most so many."
+    "--limit",
+    type=click.IntRange(1, 10000),
+    default=50,
+    show_default=True,
+    help="List at most so many.",
 )
 @click.option("--after", default="", callback=_ref, help="Only jobs older than this ref.")
 @click.option("--json", "as_json", is_flag=True, help="One job object a line.")
 @reports_errors
 def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: bool) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    A search reads a limited number of jobs. Where more may follow, a line on stderr says with
+    which --after to continue.
+    """
     services = Services(load()).open(to_look=True)
-    found = services.queries.jobs(
-        state=JobState(state) if state else None, search=search, after=after, limit=limit
-    )
-    assets = services.queries.assets([job.ref for job in found])
+    wanted = Wanted(state=JobState(state) if state else None, text=search.strip())
+    page = services.browse.page(wanted, after, limit)
+    assets = services.queries.assets([job.ref for job in page.jobs])
     services.close()
     if as_json:
-        for job in found:
+        for job in page.jobs:
             click.echo(JobView.of(job, assets[job.ref]).model_dump_json())
-        return
+    else:
+        console().print(_job_table(page.jobs, assets))
+    if page.next:
+        what = "older jobs were not searched" if search else "there are more jobs"
+        click.echo(f"{what}; to continue, add: --after {page.next}", err=True)
+
+
+def _job_table(found: list[Job], assets: dict[str, list[Asset]]) -> Table:
     table = Table("ref", "state", "model", "submitted", "assets", "message")
     for job in found:
-        stored = sum(asset.key is not None for asset in assets[job.ref])
-        what = job.reason or job.message
+        archived = sum(asset.key is not None for asset in assets[job.ref])
         table.add_row(
             job.ref,
             job.state,
-            cell(job.model),
+            table_cell(job.model),
             timestamp(job.submitted_at),
-            f"{stored}/{len(assets[job.ref])}",
-            cell(what),
+            f"{archived}/{len(assets[job.ref])}",
+            table_cell(job.reason or job.message),
         )
-    console().print(table)
+    return table
 
 
 @click.command()
@@ -77,7 +100,7 @@ def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: boo
 @click.option("--json", "as_json", is_flag=True, help="The job object on one line.")
 @reports_errors
 def show(ref: str, *, as_json: bool) -> None:
-    """Show one job: what was asked, what was reported, where its pictures are."""
+    """Show one job: its request, its deliveries and its assets."""
     services = Services(load()).open(to_look=True)
     job = _known_job(services, ref)
     if as_json:
@@ -95,44 +118,51 @@ def _known_job(services: Services, ref: str) -> Job:
 
 
 def _show(services: Services, job: Job) -> None:
-    screen = console()
     lines = {
         "state": " ".join(filter(None, [job.state, job.reason, job.message])),
         "provider": f"{job.provider} {job.base_url} {job.provider_id or '(no id yet)'}",
-        "request": f"{job.model} {services.queries.params(job.ref)[:LONGEST_PARAMS]}",
+        "request": f"{job.model} {services.queries.params(job.ref)[:MAX_REQUEST_SHOWN]}",
         "prompt": job.prompt,
         "submitted": timestamp(job.submitted_at),
         "finished": timestamp(job.finished_at) or "",
     }
+    output = console()
     for name, value in lines.items():
-        screen.print(f"{name:>10}  {plain(value)}", markup=False, highlight=False)
-    reported = Table("delivery", "source", "received", "verdict", "bytes", title="deliveries")
-    for row in services.queries.delivery_log(job.ref):
-        reported.add_row(
+        output.print(f"{name:>10}  {printable(value)}", markup=False, highlight=False)
+    output.print(_delivery_table(services, job.ref), _asset_table(services, job.ref))
+
+
+def _delivery_table(services: Services, ref: str) -> Table:
+    table = Table("delivery", "source", "received", "verdict", "bytes", title="deliveries")
+    for row in services.queries.delivery_log(ref):
+        table.add_row(
             str(row.id), row.source, timestamp(row.received_at), row.verdict, str(row.size)
         )
-    stored = Table("asset", "state", "where", "bytes", "type", "SHA-256 or error", title="assets")
-    for asset in services.queries.assets([job.ref])[job.ref]:
+    return table
+
+
+def _asset_table(services: Services, ref: str) -> Table:
+    table = Table("asset", "state", "where", "bytes", "type", "SHA-256 or error", title="assets")
+    for asset in services.queries.assets([ref])[ref]:
         where = services.store.locate(asset.key) if asset.key else asset.url
-        about = asset.sha256 or asset.error
-        stored.add_row(
+        table.add_row(
             str(asset.idx),
             asset.state,
-            cell(where),
+            table_cell(where),
             str(asset.size or ""),
             asset.content_type,
-            cell(about),
+            table_cell(asset.sha256 or asset.error),
         )
-    screen.print(reported, stored)
+    return table
 
 
 @click.command()
 @click.argument("refs", nargs=-1, required=True)
 @reports_errors
 def retry(refs: tuple[str, ...]) -> None:
-    """Open failed or expired jobs again: the provider is asked for their results once more."""
+    """Reopen failed or expired jobs: the provider is asked for their results again."""
     services = Services(load()).open()
-    failures = each(refs, lambda ref: f"{ref} is {services.ledger.retry(ref).state}")
+    failures = act_on_each(refs, lambda ref: f"{ref} is {services.ledger.retry(ref).state}")
     services.engine.notify()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
@@ -142,9 +172,12 @@ def retry(refs: tuple[str, ...]) -> None:
 @click.argument("deliveries", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
 @reports_errors
 def replay(deliveries: tuple[int, ...]) -> None:
-    """Take kept deliveries in again, by their numbers (`receiver show REF`): after a fix, or to see what they are taken for now."""
+    """Process stored deliveries again, by their numbers (`receiver show REF`).
+
+    Use it after a fix of how deliveries are read.
+    """
     services = Services(load()).open()
-    failures = each(
+    failures = act_on_each(
         deliveries,
         lambda number: (
             f"{number} is now {operator.replay(services.queries, services.inbox, number)}"

@@ -1,4 +1,4 @@
-"""Commands about the ledger's database: prepare it, move it to PostgreSQL, and forget what is long over."""
+"""Commands about the database: create or migrate it, copy it to PostgreSQL, prune it."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ import click
 
 from receiver import clock
 from receiver.cli.base import SOME_FAILED, load, reports_errors
-from receiver.cli.progress import Meter
+from receiver.cli.progress import ProgressBar
 from receiver.errors import ConfigurationError
 from receiver.ledger import copy, schema
 from receiver.ledger.database import Database, is_open, open_database
@@ -21,7 +21,7 @@ from receiver.settings import Settings
 from receiver.worker.process import is_working
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
-# What ended less than this many seconds ago may still be reported on.
+# Seconds: for younger jobs reports may still arrive.
 _TOO_YOUNG = 3600.0
 
 
@@ -30,14 +30,15 @@ _TOO_YOUNG = 3600.0
     "--from",
     "origin",
     metavar="sqlite:///…",
-    help="Copy this ledger to the PostgreSQL of DATABASE_URL, as often as wanted.",
+    help="Copy this ledger to the PostgreSQL of DATABASE_URL; may be repeated.",
 )
 @reports_errors
 def migrate(origin: str | None) -> None:
-    """Bring the ledger's schema to this release; with --from, move an embedded ledger up to PostgreSQL.
+    """Migrate the ledger's schema to this release; with --from, copy an embedded ledger first.
 
-    The first copy may be made while the embedded service works. Then stop that and run the command again: it brings over what has changed
-    since, compares the books of both sides, and declares the copy whole. Exit status 1 as long as it is not.
+    The first copy may be made while the embedded service runs. Then stop it and run the command
+    again: it copies what has changed since, compares both sides, and marks the copy as complete.
+    Exit status 1 until then.
     """
     settings = load()
     if origin is not None:
@@ -50,7 +51,10 @@ def migrate(origin: str | None) -> None:
 
 
 def _path(origin: str, settings: Settings) -> Path:
-    """Return the file to be copied; raise ConfigurationError where it cannot be, or the copy could not take over its callbacks."""
+    """Return the file to copy.
+
+    Raise ConfigurationError if it cannot be copied, or if callbacks of its jobs would be refused.
+    """
     path = Path(origin.removeprefix("sqlite:///"))
     secret = path.parent / "secrets" / "callback"
     kept = _kept(secret)
@@ -65,21 +69,23 @@ def _path(origin: str, settings: Settings) -> Path:
         one.get_secret_value() for one in settings.callback_secrets
     }:
         mistakes.append(
-            f"CALLBACK_SECRETS: must have the secret of {secret} too, or callbacks of jobs in flight are turned away; put it last"
+            f"CALLBACK_SECRETS: must include the secret in {secret}, or callbacks of jobs in "
+            "flight are refused; put it last"
         )
     if mistakes:
         raise ConfigurationError(mistakes)
     if kept is None:
         click.echo(
-            f"CALLBACK_SECRETS could not be checked, {secret} cannot be read: make sure that it has the secrets of the old service too, "
-            "its CALLBACK_SECRETS or secrets/callback in its DATA_DIR, or callbacks of jobs in flight are turned away",
+            f"CALLBACK_SECRETS could not be checked, {secret} cannot be read: make sure that it "
+            "includes the secrets of the old service, its CALLBACK_SECRETS or secrets/callback in "
+            "its DATA_DIR, or callbacks of jobs in flight are refused",
             err=True,
         )
     return path
 
 
 def _kept(secret: Path) -> str | None:
-    """Return the secret kept in a file, None where it cannot be read."""
+    """Return the secret in a file, or None if it cannot be read."""
     try:
         return secret.read_text(encoding="ascii").strip() or None
     except (OSError, UnicodeDecodeError):
@@ -87,40 +93,42 @@ def _kept(secret: Path) -> str | None:
 
 
 def _move(origin: str, path: Path, settings: Settings) -> int:
-    """Copy, and declare the copy whole if nobody works on the original any more; return the exit status."""
+    """Copy; mark the copy as complete if no process uses the original. Return the exit status."""
     with closing(open_database(settings.database_url)) as target:
         was_in_use = _is_in_use(path)
         with closing(open_database(origin)) as source:
             _copy(source, target)
             differences = [] if was_in_use else _differences(source, target)
-        # Asked before we opened it and after we closed it, because we would count too.
+        # Checked before we open it and after we close it, because we would count too.
         if was_in_use or _is_in_use(path):
             click.echo(
-                "NOT whole: a process has the old ledger open; stop the embedded service, web and worker, then run this again"
+                "NOT complete: a process has the old ledger open; stop the embedded service, web "
+                "and worker, then run this again"
             )
             return SOME_FAILED
         if differences:
-            click.echo("\n".join(f"NOT alike: {difference}" for difference in differences))
+            click.echo("\n".join(f"NOT equal: {difference}" for difference in differences))
             return SOME_FAILED
         copy.finish(target)
         click.echo(
-            "both sides have the same books, and every law holds: start the service with the new DATABASE_URL"
+            "both sides are equal, and every invariant holds: start the service with the new "
+            "DATABASE_URL"
         )
         return 0
 
 
 def _is_in_use(path: Path) -> bool:
-    # A worker of an earlier release says so in its DATA_DIR only, which most often is the ledger's folder.
+    # A worker of an earlier release has only its lock in DATA_DIR, mostly the ledger's folder.
     return is_open(path) or is_working(path.parent)
 
 
 def _copy(source: Database, target: Database) -> None:
     copy.begin(target)
-    with Meter() as meter:
+    with ProgressBar() as bar:
         done = copy.copy(
             source,
             target,
-            lambda table, place, total: meter.show(f"rows of {table} compared", place, total),
+            lambda table, done, total: bar.show(f"rows of {table} compared", done, total),
         )
     click.echo(
         f"{done.seen} rows compared: {done.new} new, {done.changed} changed, {done.gone} gone"
@@ -128,15 +136,15 @@ def _copy(source: Database, target: Database) -> None:
 
 
 def _differences(source: Database, target: Database) -> list[str]:
-    """Audit both sides; say what is not alike, or breaks a law."""
+    """Audit both sides; return what differs between them, or breaks an invariant."""
     ours, its = Queries(source).audit(), Queries(target).audit()
     found = [
-        f"{side}: {law}: {', '.join(refs)}"
+        f"{side}: {invariant}: {', '.join(refs)}"
         for side, audit in (("before", ours), ("after", its))
-        for law, refs in audit.broken.items()
+        for invariant, refs in audit.broken.items()
     ]
     if ours != its:
-        found.append(f"the audit says {ours} before, {its} after")
+        found.append(f"the audit found {ours} before, {its} after")
     before, after = copy.counts(source), copy.counts(target)
     return found + [
         f"{table} has {before[table]} rows before, {after[table]} after"
@@ -159,63 +167,65 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str | Non
     "--older-than",
     metavar="AGE",
     callback=_seconds,
-    help="Remove jobs that ended longer ago, such as 365d.",
+    help="Delete jobs that ended longer ago, such as 365d.",
 )
 @click.option(
     "--bodies-older-than",
     metavar="AGE",
     callback=_seconds,
-    help="Empty the bodies kept of their deliveries, such as 30d.",
+    help="Delete the stored bodies of older deliveries, such as 30d.",
 )
 @reports_errors
 def prune(older_than: float | None, bodies_older_than: float | None) -> None:
-    """Forget what ended long ago. The archive keeps every picture, with the manifest that explains it.
+    """Delete jobs that ended long ago from the ledger. The archive keeps pictures and manifests.
 
-    A job that is removed gives its key back, and a callback that comes for it after all is taken for one of a job nobody knows. Jobs that
-    somebody is still to be told of stay, and those with the newest event, delivery or failed attempt, so that no number is given twice;
-    a body that has the only copy of a picture stays too. Stopped at any moment, it goes on the next time. The database's file does not
-    shrink; what is free is used again.
+    The key of a deleted job may be used again, and a late callback for it counts as one of an
+    unknown job. Not deleted are jobs with undelivered events; the jobs with the newest event,
+    delivery or failed attempt, so that no number is used twice; and a body with the only copy of
+    a picture. If it is stopped, it continues the next time. The file of the database does not
+    shrink; its free space is used again.
     """
     if older_than is None and bodies_older_than is None:
-        raise click.UsageError("say what: --older-than, --bodies-older-than, or both")
+        raise click.UsageError("name --older-than, --bodies-older-than, or both")
     services = Services(load()).open()
     pruner, now = Pruner(services.database), clock.now()
-    with Meter() as meter:
+    with ProgressBar() as bar:
         jobs, waiting = (
-            _prune_jobs(pruner, now - older_than, meter)
+            _prune_jobs(pruner, now - older_than, bar)
             if older_than is not None
             else (0, Counter[str]())
         )
         bodies = (
-            _prune_bodies(pruner, now - bodies_older_than, meter)
+            _prune_bodies(pruner, now - bodies_older_than, bar)
             if bodies_older_than is not None
             else 0
         )
     services.close()
-    click.echo(f"{jobs} jobs removed, {bodies} bodies emptied")
+    click.echo(f"{jobs} jobs deleted, {bodies} bodies deleted")
     for name, count in sorted(waiting.items()):
-        click.echo(f"{count} jobs stay: {name} is still to be told of them")
+        click.echo(f"{count} jobs are kept: their events are not delivered to {name} yet")
     if waiting:
         click.echo(
-            "`receiver events` shows what waits for whom; who is gone for good is forgotten with `receiver events --forget NAME`"
+            "`receiver events` shows what waits; a destination that is gone for good is deleted "
+            "with `receiver events --forget NAME`"
         )
 
 
-def _prune_jobs(pruner: Pruner, before: float, meter: Meter) -> tuple[int, Counter[str]]:
+def _prune_jobs(pruner: Pruner, before: float, bar: ProgressBar) -> tuple[int, Counter[str]]:
     done, waiting, after = 0, Counter[str](), ""
     while True:
         gone, stay, after = pruner.jobs(before, after)
         if not after:
             return done, waiting
         done, waiting = done + gone, waiting + stay
-        meter.show("jobs removed", done)
+        bar.show("jobs deleted", done)
 
 
-def _prune_bodies(pruner: Pruner, before: float, meter: Meter) -> int:
+def _prune_bodies(pruner: Pruner, before: float, bar: ProgressBar) -> int:
     done, after = 0, ""
     while True:
         count, after = pruner.bodies(before, after)
         if not after:
             return done
         done += count
-        meter.show("bodies emptied", done)
+        bar.show("bodies deleted", done)

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal's stderr, elsewhere a line now and then."""
+"""The progress of a long command: a bar on a terminal's stderr, elsewhere a line now and then."""
 
 import time
 from types import TracebackType
@@ -17,16 +17,16 @@ from rich.progress import (
 )
 
 # Seconds between two lines where there is no terminal.
-LINE_EVERY = 30.0
-# Seconds over which the time to go is reckoned.
-_RECKONED_OVER = 60.0
+LINE_INTERVAL = 30.0
+# Seconds of the latest progress from which the remaining time is estimated.
+_ESTIMATE_PERIOD = 60.0
 
 
-class Meter:
-    """Shows progress while it is entered. stdout is left alone: what was found is printed when the bar is gone."""
+class ProgressBar:
+    """A context manager that shows progress on stderr; stdout is free for results afterwards."""
 
     def __init__(self) -> None:
-        screen = Console(stderr=True)
+        console = Console(stderr=True)
         columns = (
             SpinnerColumn(),
             BarColumn(20),
@@ -35,18 +35,18 @@ class Meter:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._plain = not screen.is_terminal
+        self._as_lines = not console.is_terminal
         self._bar = Progress(
             *columns,
-            console=screen,
+            console=console,
             transient=True,
             redirect_stdout=False,
-            speed_estimate_period=_RECKONED_OVER,
-            disable=self._plain,
+            speed_estimate_period=_ESTIMATE_PERIOD,
+            disable=self._as_lines,
         )
         self._total: int | None = None
         self._task = self._bar.add_task("", total=None)
-        self._next_line = time.monotonic() + LINE_EVERY
+        self._next_line = time.monotonic() + LINE_INTERVAL
 
     def __enter__(self) -> Self:
         """Show the bar."""
@@ -59,15 +59,15 @@ class Meter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take it away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def show(self, text: str, done: int, total: int | None = None) -> None:
-        """Say how much is done, of how much if that is known, and what came of it."""
+        """Show how much is done, of ``total`` if that is known, and a text about it."""
         if total != self._total:  # rich cannot make a total unknown again
             self._bar.remove_task(self._task)
             self._task, self._total = self._bar.add_task("", total=total), total
         self._bar.update(self._task, completed=done, description=text)
-        if self._plain and time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LINE_EVERY
+        if self._as_lines and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_INTERVAL
             click.echo(f"{done}{f' of {total}' if total is not None else ''} {text}", err=True)

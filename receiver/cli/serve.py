@@ -24,14 +24,14 @@ def serve(host: str, port: int | None) -> None:
     settings = load()
     services = Services(settings).open()
     services.close()
-    assert services.tickets  # noqa: S101 - made and kept before two processes ask for it
+    assert services.tickets  # noqa: S101 - creates the secret now, before two processes need it
     with listen(host, settings.port if port is None else port) as listener:
         _announce(services, url_of(listener))
         supervisor.serve(listener)
 
 
 def _announce(services: Services, url: str) -> None:
-    """Say where the service is, where it keeps what, and what it cannot do for want of a setting."""
+    """Print the address, where data is kept, and what is not possible without a setting."""
     settings = services.settings
     click.echo(f"receiver on {url}", err=True)
     click.echo(f"  archive  {settings.archive_url}", err=True)
@@ -40,7 +40,7 @@ def _announce(services: Services, url: str) -> None:
         click.echo(f"  ADMIN_TOKEN {services.admin_token}", err=True)
     if settings.public_url is None:
         click.echo(
-            "  PUBLIC_URL is not set: callbacks cannot be asked for, results are polled only",
+            "  PUBLIC_URL is not set: callbacks cannot be requested, results are only polled",
             err=True,
         )
     if settings.grsai_api_key is None:

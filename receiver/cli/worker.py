@@ -8,7 +8,7 @@ import click
 from receiver import data_dir
 from receiver.cli.base import load, reports_errors
 from receiver.errors import ConfigurationError
-from receiver.server.child import say_ready
+from receiver.server.child import report_ready
 from receiver.telemetry import metric_files, tracing
 
 
@@ -34,7 +34,7 @@ def worker(metrics_port: int | None, metrics_host: str) -> None:
     tracing.configure(os.environ)
     if metrics_port is not None:
         _serve_metrics(metrics_host, metrics_port)
-    say_ready()
+    report_ready()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: services.engine.stop())
     services.worker().run()

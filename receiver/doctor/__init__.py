@@ -1,1 +1,1 @@
-"""Is everything as it must be? ``examine`` asks, and ``verdict`` is what others need of its answer."""
+"""The checks of `receiver doctor`; ``examine`` runs them, ``last_result`` keeps a result."""

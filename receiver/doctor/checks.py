@@ -1,4 +1,7 @@
-"""The checks of our own side: ledger, archive, provider, clock. Each returns what it found, or raises Trouble with the remedy."""
+"""Checks of ledger, archive, provider and clock.
+
+Each returns a text about what it found, or raises Trouble with the remedy.
+"""
 
 import time
 from datetime import UTC, datetime
@@ -8,7 +11,6 @@ import requests
 
 from receiver.archive.stores import Store
 from receiver.archive.stores.s3 import S3Store
-from receiver.doctor.trouble import NothingToCheck, Trouble
 from receiver.errors import LedgerError, ProviderError, StoreError
 from receiver.ledger import schema
 from receiver.providers.grsai.client import GrsaiClient
@@ -17,11 +19,23 @@ from receiver.settings import Settings
 
 # Seconds by which this machine's clock may differ from the provider's.
 CLOCK_TOLERANCE = 30.0
-_PATIENCE = 10  # seconds for one question
+_TIMEOUT = 10  # seconds for one request
+
+
+class Trouble(Exception):  # noqa: N818 - a finding, not an error of ours
+    """A check failed; ``remedy`` says what to do."""
+
+    def __init__(self, text: str, remedy: str) -> None:
+        super().__init__(text)
+        self.remedy = remedy
+
+
+class NothingToCheck(Exception):  # noqa: N818 - no error at all
+    """The configuration does not need this check."""
 
 
 def ledger(services: Services) -> str:
-    """Read and write the ledger; its schema must be this release's."""
+    """Read and write the ledger."""
     try:
         began = time.monotonic()
         services.ledger.require_writable()
@@ -36,11 +50,14 @@ def ledger(services: Services) -> str:
     return f"{kind}, schema {found}, {jobs} jobs, a durable write took {took * 1000:.0f} ms"
 
 
-_LEDGER_REMEDY = "start the database, or correct DATABASE_URL; for SQLite free disk space and let this user write to DATA_DIR"
+_LEDGER_REMEDY = (
+    "start the database, or correct DATABASE_URL; for SQLite free disk space and let this user "
+    "write to DATA_DIR"
+)
 
 
 def archive(store: Store) -> str:
-    """Write, read back and delete; say which dialect a bucket's server speaks and what is done without."""
+    """Write, read back and delete an object; for a bucket also return what its server lacks."""
     try:
         store.check()
         if not isinstance(store, S3Store):
@@ -49,21 +66,21 @@ def archive(store: Store) -> str:
     except StoreError as error:
         raise Trouble(
             str(error),
-            "mend it as the text says; jobs wait meanwhile and nothing is lost while their URLs live",
+            "repair it as the text says; jobs wait, and nothing is lost until their URLs expire",
         ) from error
     if not dialect.whole:
         raise Trouble(
-            f"{dialect.server} gives back other bytes than it was given", "do not use this server"
+            f"{dialect.server} returns other bytes than were stored", "do not use this server"
         )
     return "; ".join([f"S3 by {dialect.server}, put, read back, hashed, deleted", *dialect.lacks()])
 
 
 def provider(settings: Settings, client: GrsaiClient | None) -> str:
-    """Ask GRSAI for the credits of our key."""
+    """Request the credits of our key from GRSAI."""
     if client is None:
         if settings.openai_api_key is not None:
             raise NothingToCheck(
-                "GRSAI_API_KEY is not set; OPENAI_API_KEY is, which costs money to try"
+                "GRSAI_API_KEY is not set; OPENAI_API_KEY is, but a check would cost money"
             )
         raise Trouble(
             "GRSAI_API_KEY is not set: no job can be posted and no lost callback polled",
@@ -84,12 +101,12 @@ def provider(settings: Settings, client: GrsaiClient | None) -> str:
 
 
 def clock(base_url: str) -> str:
-    """Hold this machine's clock against the provider's, by which its URLs die."""
+    """Compare this machine's clock with that of the provider, by which its URLs expire."""
     try:
-        told = requests.head(base_url, timeout=_PATIENCE, allow_redirects=False).headers["Date"]
-        difference = (datetime.now(UTC) - parsedate_to_datetime(told)).total_seconds()
+        date = requests.head(base_url, timeout=_TIMEOUT, allow_redirects=False).headers["Date"]
+        difference = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()
     except (requests.RequestException, KeyError, ValueError, TypeError):
-        raise NothingToCheck(f"{base_url} tells no time to compare with") from None
+        raise NothingToCheck(f"{base_url} sends no time to compare with") from None
     if abs(difference) > CLOCK_TOLERANCE:
         ahead = "ahead of" if difference > 0 else "behind"
         raise Trouble(

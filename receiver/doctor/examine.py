@@ -1,16 +1,16 @@
-"""Each check says what it found and, where it failed, what to do about it."""
+"""Runs all checks of `receiver doctor`, and turns each result into a finding."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from receiver.doctor import checks, last_result, self_call
-from receiver.doctor.trouble import NothingToCheck, Trouble
+from receiver.doctor.checks import NothingToCheck, Trouble
 from receiver.services import Services
 
 
 class Status(StrEnum):
-    """How a check went."""
+    """The result of a check."""
 
     OK = "ok"
     FAILED = "failed"
@@ -19,7 +19,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found; ``remedy`` says what to do where it failed."""
+    """What one check found; ``remedy`` says what to do if it failed."""
 
     name: str
     status: Status
@@ -28,7 +28,7 @@ class Finding:
 
 
 def examine(services: Services) -> Iterator[Finding]:
-    """Check everything that a configuration without mistakes still leaves open, in the order in which things need each other."""
+    """Yield the finding of each check that needs a valid configuration."""
     yield _finding("ledger", lambda: checks.ledger(services))
     yield _finding("archive", lambda: checks.archive(services.store))
     yield _finding("provider", lambda: checks.provider(services.settings, services.grsai))
@@ -37,7 +37,7 @@ def examine(services: Services) -> Iterator[Finding]:
 
 
 def _finding(name: str, check: Callable[[], str]) -> Finding:
-    """Turn what a check returns or raises into a finding."""
+    """Return a finding from what a check returns or raises."""
     try:
         return Finding(name, Status.OK, check())
     except NothingToCheck as reason:
@@ -47,11 +47,11 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _call_ourselves(services: Services) -> str:
-    """Call our own callback, and keep what came of it for those who are about to ask for callbacks."""
+    """Call our own callback, and save the result for submits that want callbacks."""
     url, folder = services.settings.public_url, services.settings.data_dir
     if url is None:
         raise NothingToCheck(
-            "PUBLIC_URL is not set: results are polled, no callback can be asked for"
+            "PUBLIC_URL is not set: results are polled, no callback can be requested"
         )
     try:
         detail = self_call.call(

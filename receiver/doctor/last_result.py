@@ -1,4 +1,7 @@
-"""What the last call of ourselves came to, kept in DATA_DIR for those who are about to ask a provider for callbacks."""
+"""The result of the last call of our own callback, saved in DATA_DIR.
+
+A submit that wants a callback reads it.
+"""
 
 import json
 import os
@@ -6,13 +9,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# Seconds for which a failure counts; much may have been mended since.
+# Seconds for which a saved failure counts: later it has probably been repaired.
 COUNTS_FOR = 86400.0
 _NAME = "doctor.json"
 
 
 def keep(folder: Path, public_url: str, failure: str) -> None:
-    """Keep what came of a call through ``public_url``; "" where it went well. A disk that takes nothing is told by other checks."""
+    """Save the result of a call through ``public_url``: a failure, or "" for success.
+
+    A disk that cannot be written is reported by other checks.
+    """
     draft = folder / f".{_NAME}.{os.getpid()}"
     with suppress(OSError):
         draft.write_text(
@@ -23,7 +29,7 @@ def keep(folder: Path, public_url: str, failure: str) -> None:
 
 
 def failure(folder: Path, public_url: str | None) -> str:
-    """Say why callbacks through ``public_url`` would not come, by the last call; "" if nothing is known against it."""
+    """Return why callbacks to ``public_url`` will fail, or "" if no failure is known."""
     try:
         kept = json.loads((folder / _NAME).read_text(encoding="utf-8"))
         age = time.time() - float(kept["at"])

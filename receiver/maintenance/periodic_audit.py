@@ -1,4 +1,4 @@
-"""The worker looks at the books by itself: now and then the ledger's laws are checked, and what was found becomes figures."""
+"""The periodic audit: the worker checks the invariants of the ledger and sets metrics from it."""
 
 import threading
 import time
@@ -13,24 +13,25 @@ from receiver.telemetry.metrics import AUDIT_SECONDS, AUDITED_AT, DIFFERENCE, LA
 
 log = structlog.get_logger(__name__)
 
-# Seconds from the start to the first audit, and from one to the next.
+# Seconds from the start to the first audit, and from one audit to the next.
 FIRST, EVERY = 15.0, 600.0
-# An audit reads the whole ledger: after one of so many seconds we wait at least as many times longer.
-REST = 20.0
+# An audit reads the whole ledger: the pause is at least this many times as long as the audit.
+MIN_PAUSE_FACTOR = 20.0
 
 
 @contextmanager
 def audit_periodically(audit: Callable[[], Audit]) -> Iterator[None]:
-    """Audit the ledger in a thread of its own until the block ends."""
+    """Audit the ledger now and then, in a thread, until the block ends."""
     stopping = threading.Event()
-    threading.Thread(target=_keep, args=(audit, stopping), name="bookkeeping", daemon=True).start()
+    thread = threading.Thread(target=_run, args=(audit, stopping), name="audit", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         stopping.set()
 
 
-def _keep(audit: Callable[[], Audit], stopping: threading.Event) -> None:
+def _run(audit: Callable[[], Audit], stopping: threading.Event) -> None:
     pause = FIRST
     while not stopping.wait(pause):
         began = time.monotonic()
@@ -39,20 +40,20 @@ def _keep(audit: Callable[[], Audit], stopping: threading.Event) -> None:
         except LedgerError as error:
             log.warning("ledger not audited", error=str(error))
         except Exception:
-            log.exception("audit broke off")
-        took = time.monotonic() - began
-        AUDIT_SECONDS.set(took)
-        pause = max(EVERY, REST * took)
+            log.exception("audit failed unexpectedly")
+        seconds = time.monotonic() - began
+        AUDIT_SECONDS.set(seconds)
+        pause = max(EVERY, MIN_PAUSE_FACTOR * seconds)
 
 
 def report(found: Audit) -> None:
-    """Show what an audit found."""
+    """Set the metrics from an audit, and log broken invariants."""
     DIFFERENCE.set(found.difference)
     LAWS_BROKEN.set(len(found.broken))
     AUDITED_AT.set(time.time())
     if not found.ok:
         log.error(
-            "the books do not agree, `receiver audit` says more",
+            "audit failed, `receiver audit` shows details",
             difference=found.difference,
             broken=sorted(found.broken),
         )

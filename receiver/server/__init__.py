@@ -1,1 +1,1 @@
-"""The processes of ``receiver serve``: supervisor, children, listening socket and gunicorn worker class."""
+"""The processes of ``receiver serve``: supervisor, children, socket, gunicorn worker class."""

@@ -1,4 +1,4 @@
-"""One process under the supervisor's care."""
+"""A child process of the supervisor: started, watched, restarted, and stopped."""
 
 import ctypes
 import os
@@ -14,55 +14,55 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# A child that lived less than this many seconds is started again only after a pause of as many.
-TOO_SHORT = 2.0
-# Where a child finds the number of the pipe by which it says that it can work.
+# Seconds between two starts of a child that keeps dying.
+RESTART_INTERVAL = 2.0
+# The variable with the descriptor of the pipe through which a child reports that it is ready.
 _READY = "RECEIVER_READY"
 
 _PR_SET_PDEATHSIG = 1
 
 
-class Child:
-    """One supervised process; ``lent`` is a descriptor that it may use beside its own."""
+class ChildProcess:
+    """A supervised process; it inherits the descriptors ``inherited`` (the listening socket)."""
 
-    def __init__(self, name: str, command: Sequence[str], *lent: int) -> None:
+    def __init__(self, name: str, command: Sequence[str], *inherited: int) -> None:
         self.name = name
         self._command = command
-        self._lent = lent
+        self._inherited = inherited
         self._started = 0.0
         self._process: subprocess.Popen[bytes] | None = None
-        self._said_ready = -1
+        self._ready_pipe = -1
 
     def start(self) -> None:
         """Start the process."""
         self._started = time.monotonic()
-        self._forget_pipe()
-        self._said_ready, its_end = os.pipe()
+        self._close_pipe()
+        self._ready_pipe, write_end = os.pipe()
         self._process = subprocess.Popen(
             self._command,
-            env={**os.environ, _READY: str(its_end)},
-            pass_fds=(*self._lent, its_end),
+            env={**os.environ, _READY: str(write_end)},
+            pass_fds=(*self._inherited, write_end),
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread runs here
         )
-        os.close(its_end)
+        os.close(write_end)
 
     def becomes_ready(self, seconds: float) -> bool:
-        """Wait so long for the process to say that it can work; say whether it did."""
-        told = select.select([self._said_ready], [], [], seconds)[0]
-        return bool(told and os.read(self._said_ready, 1))
+        """Wait up to ``seconds`` until the process reports that it is ready; return if it did."""
+        readable = select.select([self._ready_pipe], [], [], seconds)[0]
+        return bool(readable and os.read(self._ready_pipe, 1))  # empty: it died
 
     def is_dead(self) -> bool:
-        """Say whether the process was started and has ended."""
+        """Return whether the process was started and has ended."""
         return self._process is not None and self._process.poll() is not None
 
     def restart_if_dead(self, stopping: threading.Event) -> None:
-        """Start the process again if it ended; one that keeps dying is given time."""
+        """Start the process again if it ended, after a pause if it did not live long."""
         if self._process is None or self._process.poll() is None:
             return
         log.error(
             "process died, starting it again", process=self.name, status=self._process.returncode
         )
-        if not stopping.wait(max(0.0, TOO_SHORT - (time.monotonic() - self._started))):
+        if not stopping.wait(max(0.0, RESTART_INTERVAL - (time.monotonic() - self._started))):
             self.start()
 
     def terminate(self) -> None:
@@ -71,8 +71,8 @@ class Child:
             self._process.terminate()
 
     def reap(self, deadline: float) -> None:
-        """Wait until the process is gone, and see to it at the deadline (monotonic seconds)."""
-        self._forget_pipe()
+        """Wait until the process has ended; kill it at the deadline (monotonic seconds)."""
+        self._close_pipe()
         if self._process is None:
             return
         try:
@@ -82,22 +82,22 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _forget_pipe(self) -> None:
-        if self._said_ready >= 0:
-            os.close(self._said_ready)
-            self._said_ready = -1
+    def _close_pipe(self) -> None:
+        if self._ready_pipe >= 0:
+            os.close(self._ready_pipe)
+            self._ready_pipe = -1
 
 
-def say_ready(environ: Mapping[str, str] = os.environ) -> None:
-    """Tell the supervisor, if there is one, that this process can work."""
+def report_ready(environ: Mapping[str, str] = os.environ) -> None:
+    """Report to the supervisor, if there is one, that this process is ready."""
     if pipe := environ.get(_READY):
         try:
             os.write(int(pipe), b"!")
         except OSError:
-            log.debug("nobody waits for us to be ready")
+            log.debug("supervisor does not wait for this process")
 
 
 def _die_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when its parent dies (Linux)."""
+    """Ask the kernel to send this process SIGTERM when its parent dies (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""A wall clock for requests on their way in.
+"""A time limit for requests to arrive.
 
-Whoever sends a byte now and then never falls silent, and would keep one of few threads for hours: as long as the longest header, or the
-largest callback, has bytes. Here every request has so many seconds to arrive; then its connection is closed for reading, and what came
-is all there is.
+A client that sends a byte now and then is never silent, and could occupy one of few threads for
+hours. So every request has to arrive within a number of seconds; then its connection is closed for
+reading, and the request is handled with what has arrived.
 """
 
 import socket
@@ -11,39 +11,41 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-# Seconds for a request to arrive, head and body, from when a thread began to read it.
-ARRIVAL = 20.0
+# Seconds for a request to arrive, head and body, from when a thread begins to read it.
+REQUEST_TIMEOUT = 20.0
 
 
-class Arrivals:
-    """The connections being served, each with its deadline; ``cut_late`` is to be called every second or so."""
+class RequestTimeouts:
+    """The connections that are being served, each with its deadline."""
 
     def __init__(
-        self, within: float = ARRIVAL, clock: Callable[[], float] = time.monotonic
+        self, seconds: float = REQUEST_TIMEOUT, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._within = within
+        self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._deadlines: dict[socket.socket, float] = {}
 
     @contextmanager
-    def expect(self, connection: socket.socket) -> Iterator[None]:
-        """Watch a connection during the block."""
+    def limit(self, connection: socket.socket) -> Iterator[None]:
+        """Apply the time limit to a connection during the block."""
         with self._lock:
-            self._deadlines[connection] = self._clock() + self._within
+            self._deadlines[connection] = self._clock() + self._seconds
         try:
             yield
         finally:
             with self._lock:
                 self._deadlines.pop(connection, None)
 
-    def cut_late(self) -> None:
-        """Close for reading what is late. An answer on its way out is not touched, nor a request that came whole."""
+    def close_late(self) -> None:
+        """Close late connections for reading; to be called about every second.
+
+        A response that is being sent is not affected, nor a request that has arrived completely.
+        """
         with self._lock:
             now = self._clock()
-            for connection in [
-                connection for connection, deadline in self._deadlines.items() if deadline <= now
-            ]:
+            late = [one for one, deadline in self._deadlines.items() if deadline <= now]
+            for connection in late:
                 del self._deadlines[connection]
-                with suppress(OSError):  # gone meanwhile
+                with suppress(OSError):  # closed meanwhile
                     connection.shutdown(socket.SHUT_RD)

@@ -1,8 +1,9 @@
-"""``receiver serve``: web and worker as child processes, started again when they die, drained together on SIGTERM.
+"""``receiver serve``: web and worker as child processes, restarted when they die.
 
-The listening socket belongs to this process and is only lent to the web: while the web is restarted, callers wait in the socket's queue
-and are answered by its successor. SIGHUP starts new children, of the code and configuration as they are now, and ends the old ones when the
-new ones can work. The children ask the kernel to be stopped when this process dies, so that even a ``kill -9`` of it leaves nothing behind.
+SIGTERM drains them together. The listening socket belongs to this process and is inherited by the
+web: while the web restarts, clients wait in the socket's queue. SIGHUP starts new children with
+the current code and configuration, and stops the old ones when the new ones are ready. The kernel
+stops the children when this process dies, so that even ``kill -9`` leaves no process behind.
 """
 
 import os
@@ -17,88 +18,93 @@ from types import FrameType
 import structlog
 
 from receiver import clock
-from receiver.server.child import Child
+from receiver.server.child import ChildProcess
 
 log = structlog.get_logger(__name__)
 
-# Seconds the children have to drain: the worker gives back what it holds after 8, gunicorn cuts requests after 8.
-DRAIN = 9.5
-# Seconds new children have to get ready at a reload; then the old ones stay.
-READY_WITHIN = 30.0
-# Seconds the machine's clock may be off from ours before we say so.
+# Seconds the children have to drain: the worker releases its claims after 8, and gunicorn ends
+# requests after 8.
+DRAIN_TIMEOUT = 9.5
+# Seconds new children have to become ready at a reload; then the old ones stay.
+READY_TIMEOUT = 30.0
+# Seconds by which the machine's clock may differ from ours before that is logged.
 CLOCK_ERROR = 60.0
 
 
 def serve(listener: socket.socket) -> None:
-    """Run web and worker until SIGTERM or SIGINT, and close the socket they answer on."""
+    """Run web and worker until SIGTERM or SIGINT, then close the socket."""
     _Supervisor(listener).run()
 
 
 class _Supervisor:
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._children: list[Child] = []
-        self._asked = threading.Event()  # by a signal, to stop or to reload
+        self._children: list[ChildProcess] = []
+        self._signalled = threading.Event()  # to stop or to reload
         self._stopping = self._reloading = False
         self._clock_error = 0.0
 
     def run(self) -> None:
-        """Start the children and look after them."""
+        """Start the children, watch them, and stop them at the end."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._note)
+            signal.signal(number, self._on_signal)
         clock.share()
         self._children = self._start()
         while not self._stopping:
-            self._asked.wait(0.2)
-            self._asked.clear()
+            self._signalled.wait(0.2)
+            self._signalled.clear()
             if self._reloading and not self._stopping:
                 self._reloading = False
                 self._reload()
             for child in self._children:
-                child.restart_if_dead(self._asked)
-            self._watch_the_clock()
+                child.restart_if_dead(self._signalled)
+            self._check_clock()
         log.info("draining", pid=os.getpid())
-        self._listener.close()  # the web's copy is now the last, and it answers who waits there before it closes it
-        _end(self._children)
+        # The web has the last copy now. It serves the clients in the queue before it closes it.
+        self._listener.close()
+        _stop(self._children)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._reloading = True
         else:
             self._stopping = True
-        self._asked.set()
+        self._signalled.set()
 
-    def _start(self) -> list[Child]:
-        lent = self._listener.fileno()
+    def _start(self) -> list[ChildProcess]:
+        socket_fd = self._listener.fileno()
         web = [
             "-m",
             "gunicorn",
             "-c",
             "python:receiver.gunicorn_conf",
             "--bind",
-            f"fd://{lent}",
+            f"fd://{socket_fd}",
             "receiver.web:create_app()",
         ]
         worker = [sys.executable, "-m", "receiver", "worker"]
-        children = [Child("web", [sys.executable, *web], lent), Child("worker", worker)]
+        children = [
+            ChildProcess("web", [sys.executable, *web], socket_fd),
+            ChildProcess("worker", worker),
+        ]
         for child in children:
             child.start()
         return children
 
     def _reload(self) -> None:
-        """Put new children in the place of the old; if they cannot work, say so and keep the old."""
+        """Replace the children by new ones; if those do not become ready, keep the old ones."""
         log.info("reloading", pid=os.getpid())
         new = self._start()
         if self._become_ready(new):
             new, self._children = self._children, new
             log.info("reloaded", pid=os.getpid())
         else:
-            log.error("reload given up, the old processes go on: the new ones do not work")
-        _end(new)
+            log.error("reload given up, old processes kept: the new ones are not ready")
+        _stop(new)
 
-    def _become_ready(self, children: Sequence[Child]) -> bool:
-        """Wait until each child says that it can work; False if one dies instead, says nothing, or we are to stop."""
-        deadline = time.monotonic() + READY_WITHIN
+    def _become_ready(self, children: Sequence[ChildProcess]) -> bool:
+        """Wait until all children are ready; return False if one dies or is late, or at a stop."""
+        deadline = time.monotonic() + READY_TIMEOUT
         waiting = list(children)
         while waiting and not self._stopping and time.monotonic() < deadline:
             waiting = [child for child in waiting if not child.becomes_ready(0.2)]
@@ -106,19 +112,19 @@ class _Supervisor:
                 return False
         return not waiting
 
-    def _watch_the_clock(self) -> None:
+    def _check_clock(self) -> None:
         error = clock.error()
         if abs(error - self._clock_error) > CLOCK_ERROR:
             self._clock_error = error
             log.warning(
-                "this machine's clock was set; the service keeps its own time until it is started anew",
+                "this machine's clock was set; the service keeps its own time until a restart",
                 seconds=round(error),
             )
 
 
-def _end(children: Sequence[Child]) -> None:
-    """Have the children drain, and see to it that they are gone then."""
-    deadline = time.monotonic() + DRAIN
+def _stop(children: Sequence[ChildProcess]) -> None:
+    """Drain the children, and kill those that do not end in time."""
+    deadline = time.monotonic() + DRAIN_TIMEOUT
     for child in children:
         child.terminate()
     for child in children:

@@ -1,1 +1,1 @@
-"""What the service tells of itself: logs, figures, traces, and what must not be told."""
+"""What the service reports about itself: logs, metrics, traces; and how secrets are kept out."""

@@ -1,32 +1,34 @@
-"""How the service logs: one line an event, JSON for machines, colours for a terminal.
+"""Logging: one line per event, as JSON or, on a terminal, in colours.
 
-Tickets and secrets should never get this far. Should one all the same, quoted by a library or in a traceback, it is blackened here.
+Our code logs no tickets or secrets. If one is logged all the same, in a library's message or in a
+traceback, it is redacted here.
 """
 
 import logging
 import sys
 from collections.abc import Iterable
+from enum import Enum
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from receiver.telemetry.redaction import Redactor
 
 
-class _Blackening(structlog.stdlib.ProcessorFormatter):
-    """Writes a line, its traceback included, and lets no secret stand in it."""
+class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
+    """Formats a line, with its traceback, and redacts secrets in it."""
 
-    mask = Redactor()
+    redact = Redactor()
 
     def format(self, record: logging.LogRecord) -> str:
-        return self.mask(super().format(record))
+        return self.redact(super().format(record))
 
 
 def configure(level: str, form: Literal["auto", "json", "console"], secrets: Iterable[str]) -> None:
     """Set up structlog, and the logging of libraries, for this process. Lines go to stderr.
 
-    ``level`` and ``form`` are the settings LOG_LEVEL and LOG_FORMAT; ``secrets`` are redacted in every line.
+    ``level`` and ``form`` are the settings LOG_LEVEL and LOG_FORMAT; ``secrets`` are redacted.
     """
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [
@@ -36,7 +38,8 @@ def configure(level: str, form: Literal["auto", "json", "console"], secrets: Ite
     ]
     # Plain tracebacks: the fancy ones print local variables, and a secret may be among them.
     renderer: list[Processor] = [
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        _enums_as_values,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
     if as_json:
         renderer = [
@@ -49,14 +52,21 @@ def configure(level: str, form: Literal["auto", "json", "console"], secrets: Ite
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
     output = logging.StreamHandler(sys.stderr)
-    formatter = _Blackening(
+    formatter = _RedactingFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
     )
-    formatter.mask = Redactor(secrets)
+    formatter.redact = Redactor(secrets)
     output.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [output]
-    root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong
+    root.setLevel(logging.WARNING)  # libraries log only problems
     for name in ("receiver", "submitter"):
         logging.getLogger(name).setLevel(level)
+
+
+def _enums_as_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Replace enum members by their values; the console would print ``<JobState.FAILED: …>``."""
+    return {
+        name: value.value if isinstance(value, Enum) else value for name, value in event.items()
+    }

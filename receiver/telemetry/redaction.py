@@ -1,27 +1,27 @@
-"""Blackening: known secrets, and anything that looks like a ticket, in texts that are kept, shown or logged.
+"""Redacts known secrets, and anything that looks like a ticket, in stored and logged texts.
 
-Nothing of ours writes a secret into a text. But others do: a provider quotes the key it refuses or the callback URL it cannot reach, a
-library prints what it was called with.
+Our code writes no secret into a text. Others do: a provider quotes the key that it refuses or the
+callback URL that it cannot reach, a library prints its arguments.
 """
 
 import re
 from collections.abc import Iterable
 
-# Shorter ones are words of a test; blackening them would eat ordinary text.
-SHORTEST = 8
-BLACK = "[secret]"
+# Shorter secrets are words of a test; redacting them would damage ordinary text.
+MIN_LENGTH = 8
+REPLACEMENT = "[secret]"
 
-# As tickets makes them; the ref in front is no secret and stays.
+# A ticket as ``tickets`` makes it; the ref in front is no secret and is kept.
 _TICKET = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.[A-Za-z0-9_-]{43}", re.ASCII)
 
 
 class Redactor:
-    """Blackens these secrets wherever they stand."""
+    """Replaces these secrets in texts and bodies."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        # The longest first: where one contains another, nothing of it is left.
+        # The longest first: a secret that contains another one is replaced as a whole.
         known = sorted(
-            {secret for secret in secrets if len(secret) >= SHORTEST}, key=len, reverse=True
+            {secret for secret in secrets if len(secret) >= MIN_LENGTH}, key=len, reverse=True
         )
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
         self._raw = [secret.encode() for secret in known]
@@ -29,11 +29,11 @@ class Redactor:
     def __call__(self, text: str) -> str:
         """Return the text without secrets and tickets."""
         if self._known is not None:
-            text = self._known.sub(BLACK, text)
-        return _TICKET.sub(rf"\1.{BLACK}", text)
+            text = self._known.sub(REPLACEMENT, text)
+        return _TICKET.sub(rf"\1.{REPLACEMENT}", text)
 
     def raw(self, body: bytes) -> bytes:
-        """Return a body without secrets; tickets stay, they are somebody's answer."""
+        """Return a body without secrets. Tickets are kept: they may be part of a valid report."""
         for secret in self._raw:
-            body = body.replace(secret, BLACK.encode())
+            body = body.replace(secret, REPLACEMENT.encode())
         return body

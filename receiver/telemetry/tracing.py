@@ -1,7 +1,8 @@
-"""Traces for OpenTelemetry: what happens to a job, from its submit through its callback to the archive, is one trace in every process.
+"""OpenTelemetry traces: a job's submit, callback and archiving are one trace in all processes.
 
-A ref has as many bits as a trace's id, so it is the trace's id: nothing has to be handed on, and who has a ref finds its trace. Needs the
-extra ``otel``; on where OTEL_EXPORTER_OTLP_ENDPOINT is set, and configured by OpenTelemetry's own variables (OTEL_SERVICE_NAME and so on).
+A ref has as many bits as a trace id, so it is the trace id: no context has to be passed between
+processes, and the trace of a ref is easy to find. Needs the extra ``otel``. It is on if
+OTEL_EXPORTER_OTLP_ENDPOINT is set, and is configured by OpenTelemetry's own variables.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,16 +14,17 @@ from ulid import ULID
 from receiver.errors import ConfigurationError
 
 _SWITCH = "OTEL_EXPORTER_OTLP_ENDPOINT"
-# Nobody's span: what the first spans of every process hang on. It is never sent, so that they all are roots to whoever draws them.
-_NOBODY = 1
-# None while traces are off.
+# The id of the parent of the first spans in every process. No span with this id is ever sent, so
+# that viewers show all of them as roots.
+_NO_PARENT = 1
+# Empty while traces are off.
 _tracer: list[Any] = []
 
 
 def configure(environ: Mapping[str, str], exporter: Any = None) -> None:
-    """Have this process tell its spans, if the environment names where to; call it after a fork. ``exporter`` takes the place of OTLP's.
+    """Export the spans of this process if the environment says where to. Call it after a fork.
 
-    Raise ConfigurationError if the packages are missing.
+    ``exporter`` replaces the OTLP exporter. Raise ConfigurationError if the packages are missing.
     """
     if _tracer or not environ.get(_SWITCH):
         return
@@ -45,26 +47,29 @@ def configure(environ: Mapping[str, str], exporter: Any = None) -> None:
 
 @contextmanager
 def span(name: str, ref: str, **attributes: str | float) -> Iterator[None]:
-    """Tell of the block as a span of the job's trace; of an exception that leaves it only the kind, its words may be secret."""
+    """Record the block as a span of the job's trace.
+
+    Of an exception only the type is recorded: its text may contain a secret.
+    """
     if not _tracer:
         yield
         return
-    with _told(name, context=_trace_of(ref), attributes={"ref": ref, **attributes}):
+    with _recorded(name, context=_trace_of(ref), attributes={"ref": ref, **attributes}):
         yield
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Tell of the block as a part of the span around it."""
+    """Record the block as a child of the current span."""
     if not _tracer:
         yield
         return
-    with _told(name):
+    with _recorded(name):
         yield
 
 
 @contextmanager
-def _told(name: str, **how: Any) -> Iterator[None]:
+def _recorded(name: str, **how: Any) -> Iterator[None]:
     from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415 - an extra
 
     with _tracer[0].start_as_current_span(
@@ -80,8 +85,8 @@ def _told(name: str, **how: Any) -> Iterator[None]:
 def _trace_of(ref: str) -> Any:
     from opentelemetry import trace  # noqa: PLC0415 - an extra
 
-    whole = int.from_bytes(ULID.from_str(ref).bytes, "big")
+    trace_id = int.from_bytes(ULID.from_str(ref).bytes, "big")
     parent = trace.SpanContext(
-        whole, _NOBODY, is_remote=True, trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED)
+        trace_id, _NO_PARENT, is_remote=True, trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED)
     )
     return trace.set_span_in_context(trace.NonRecordingSpan(parent))

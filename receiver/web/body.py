@@ -31,7 +31,7 @@ def read_body(most: int) -> bytes:
         ):
             body += piece
     except (ClientDisconnected, ParseException, OSError) as error:
-        # Hung up, or by the rules of HTTP no body, or fell silent: see gunicorn_conf.SILENCE.
+        # Hung up, or by the rules of HTTP no body, or fell silent: see gunicorn_conf.READ_TIMEOUT.
         raise CutShortError(bytes(body) + _left_in_line()) from error
     if len(body) > most:
         raise RequestEntityTooLarge

@@ -1,4 +1,4 @@
-"""The engine of many machines: Procrastinate, on the PostgreSQL that holds the ledger."""
+"""The engine of several machines: Procrastinate, in the PostgreSQL database of the ledger."""
 
 import asyncio
 import threading
@@ -10,46 +10,51 @@ from receiver.ledger.ledger import Ledger
 from receiver.worker.engine import WorkQueue
 from receiver.worker.leases import Leases
 
-# Seconds between sweeps, by one process of all; a whole part of a minute.
-SWEEP = 2
-# Seconds a drain waits for work in hand before it gives the claims back; then Procrastinate needs a moment to leave too.
+# Seconds between polls for due rows, by one process of all; must divide 60.
+POLL_INTERVAL = 2
+# Seconds that a stop waits for running work before it releases the claims; then Procrastinate
+# needs a moment to stop too.
 GRACE = 7.0
 
 
 class DistributedEngine:
-    """Works in threads of this process; woken by what other processes, on whatever machine, commit to the ledger at ``url``."""
+    """Runs work in threads of this process, at notifications through the ledger at ``url``."""
 
     def __init__(
-        self, ledger: Ledger, url: str, *, sweep: int = SWEEP, grace: float = GRACE
+        self, ledger: Ledger, url: str, *, poll_interval: int = POLL_INTERVAL, grace: float = GRACE
     ) -> None:
         self._ledger = ledger
-        self._held = Leases(ledger)
+        self._leases = Leases(ledger)
         self._conninfo = conninfo(url)
-        self._sweep = sweep
+        self._poll_interval = poll_interval
         self._grace = grace
         self._stopping = threading.Event()
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def notify(self) -> None:
-        """Do nothing: the wake was committed with the work."""
+        """Do nothing: the notification was committed with the work."""
 
     def stop(self) -> None:
-        """Take no more work; ``run`` returns after its drain."""
+        """Claim no more work; ``run`` returns when running work is done."""
         self._stopping.set()
         if self._loop is not None:
-            with suppress(RuntimeError):  # it has just ended by itself
+            with suppress(RuntimeError):  # the loop has just ended
                 self._loop.call_soon_threadsafe(self._asked.set)
 
     def run(self, work_queues: Sequence[WorkQueue]) -> None:
-        """Work until stopped, then drain; an outage of PostgreSQL is sat out."""
+        """Work until stopped, then drain; during an outage of PostgreSQL wait."""
         asyncio.run(self._run(work_queues))
 
     async def _run(self, work_queues: Sequence[WorkQueue]) -> None:
-        from receiver.worker.pool import WorkerPool  # noqa: PLC0415 - web processes only ring, and need nothing of Procrastinate
+        from receiver.worker.pool import WorkerPool  # noqa: PLC0415 - web processes need nothing of Procrastinate
 
         self._loop = asyncio.get_running_loop()
         if not self._stopping.is_set():
             await WorkerPool(
-                self._ledger, self._held, self._stopping, sweep=self._sweep, grace=self._grace
+                self._ledger,
+                self._leases,
+                self._stopping,
+                poll_interval=self._poll_interval,
+                grace=self._grace,
             ).work(self._conninfo, work_queues, self._asked)

@@ -1,7 +1,8 @@
-"""The engine of one machine: a dispatcher that claims due rows, nearest deadline first, for as many hands as are free.
+"""The engine of one machine.
 
-One thread dispatches; each claim is worked on by a thread of its own, at most ``concurrency`` to a lane. Only free hands claim, so a row is
-never held by somebody who is busy with another.
+One thread claims due rows, nearest deadline first, and starts a thread for each claim, at most
+``concurrency`` per work queue. It claims only as many rows as it can start at once, so no row waits
+while it is claimed.
 """
 
 import threading
@@ -20,72 +21,78 @@ from receiver.worker.notifier import Notifier
 
 log = structlog.get_logger(__name__)
 
-# Seconds after which rows are looked for though no bell has rung.
-SWEEP = 5.0
-# Seconds a drain waits for work in hand before it gives the claims back.
+# Seconds after which due rows are polled without a notification.
+POLL_INTERVAL = 5.0
+# Seconds that a stop waits for running work before it releases the claims.
 GRACE = 8.0
 
 
 class EmbeddedEngine:
-    """Works in threads of this process; woken by the bell, and by the sweep when the bell was lost."""
+    """Runs work in threads of this process, at a notification or when a row becomes due."""
 
     def __init__(
-        self, ledger: Ledger, notifier: Notifier, *, sweep: float = SWEEP, grace: float = GRACE
+        self,
+        ledger: Ledger,
+        notifier: Notifier,
+        *,
+        poll_interval: float = POLL_INTERVAL,
+        grace: float = GRACE,
     ) -> None:
         self._ledger = ledger
-        self._held = Leases(ledger)
-        self._bell = notifier
-        self._sweep = sweep
+        self._leases = Leases(ledger)
+        self._notifier = notifier
+        self._poll_interval = poll_interval
         self._grace = grace
         self._stopping = threading.Event()
 
     def notify(self) -> None:
-        """Wake the worker, in whatever process of this machine it is."""
-        self._bell.notify()
+        """Notify the worker, in any process of this machine."""
+        self._notifier.notify()
 
     def stop(self) -> None:
-        """Take no more work; ``run`` returns after its drain."""
+        """Claim no more work; ``run`` returns when running work is done."""
         self._stopping.set()
-        self._bell.notify()
+        self._notifier.notify()
 
     def run(self, work_queues: Sequence[WorkQueue]) -> None:
-        """Dispatch until stopped, then drain."""
-        with self._bell.listen() as listener:
+        """Start due work until stopped, then drain."""
+        with self._notifier.listen() as listener:
             while not self._stopping.is_set():
                 try:
-                    self._held.renew()
+                    self._leases.renew()
                     wait = min(self._dispatch(queue) for queue in work_queues)
                 except LedgerError as error:
-                    log.error("ledger away, work waits", error=str(error))  # noqa: TRY400 - the text says it, a trace would not
+                    log.error("ledger unavailable, work waits", error=str(error))  # noqa: TRY400 - the text is enough
                     wait = 1.0
                 listener.wait(wait)
             self._drain(listener.wait)
 
     def _dispatch(self, queue: WorkQueue) -> float:
-        """Give the lane's free hands what is due; return the seconds until it is worth looking again."""
-        free = queue.concurrency - self._held.count(queue)
+        """Start due work of a queue; return the seconds until the next look at it."""
+        free = queue.concurrency - self._leases.count(queue)
         due = queue.next_due() if free else None
         if due is None:
-            return self._sweep
+            return self._poll_interval
         wait = due - self._ledger.now()
         if wait > 0:
-            return min(wait, self._sweep)
+            return min(wait, self._poll_interval)
         claims = queue.claim(free)
-        self._held.take(queue, claims)
+        self._leases.take(queue, claims)
         for claimed in claims:
             threading.Thread(
-                target=self._work, args=(queue, claimed), name=f"{queue.name}-hand", daemon=True
+                target=self._work, args=(queue, claimed), name=f"{queue.name}-worker", daemon=True
             ).start()
-        # A full lane is looked at when a hand gets free and rings; a lane that got less than it asked for has no more.
-        return self._sweep if len(claims) == free or not claims else 0.0
+        # When all threads are busy, the first that ends notifies. A queue that gave fewer rows than
+        # asked for has no more due: look again at once for when the next one is due.
+        return self._poll_interval if len(claims) == free or not claims else 0.0
 
     def _work(self, queue: WorkQueue, claimed: Claimed[Any]) -> None:
-        self._held.work(queue, claimed)
-        self._bell.notify()
+        self._leases.work(queue, claimed)
+        self._notifier.notify()
 
     def _drain(self, wait: Callable[[float], None]) -> None:
-        """Wait for the work in hand, then give back the claims of what is not done."""
+        """Wait for running work, then release the claims of what is not done."""
         deadline = time.monotonic() + self._grace
-        while self._held.all() and (left := deadline - time.monotonic()) > 0:
+        while self._leases.all() and (left := deadline - time.monotonic()) > 0:
             wait(left)
-        self._held.release()
+        self._leases.release()

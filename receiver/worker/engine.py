@@ -1,18 +1,25 @@
-"""What wakes workers and runs them. The rows are the queue; an engine is only a bell and a pool of hands."""
+"""What an engine is, and the work queues that it runs.
+
+The rows of the ledger are the queue. An engine only sends notifications and runs worker threads.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import structlog
+
 from receiver.ledger.claims import Claimed
+from receiver.telemetry.metrics import TAKEN_OVER
 
 
 @dataclass(frozen=True, slots=True)
 class WorkQueue:
-    """One kind of work: how it is claimed, how one claim is done, and how many hands do it side by side.
+    """One kind of work: how it is claimed, how one claim is done, and by how many threads.
 
-    ``next_due`` returns when the next row is due (seconds since the epoch) or None; ``claim`` takes at most so many rows.
-    Where a wake stands for one row a hand claims once; in a ``chained`` lane it stands for all that is due.
+    ``next_due`` returns when the next row is due (seconds since the epoch) or None; ``claim``
+    claims at most so many rows. A notification stands for one row, so a thread claims once; in a
+    ``chained`` queue it stands for all that is due.
     """
 
     name: str
@@ -24,13 +31,30 @@ class WorkQueue:
 
 
 class Engine(Protocol):
-    """Runs the lanes until it is stopped."""
+    """Runs the work queues until it is stopped."""
 
     def notify(self) -> None:
-        """Say that there is work. Cheap, never blocks, may be lost: the sweep finds the work anyway."""
+        """Announce new work. Cheap, never blocks, may get lost: polling finds the work anyway."""
 
     def run(self, work_queues: Sequence[WorkQueue]) -> None:
-        """Work until ``stop`` is called, then wait a while for work in hand and give back what is left."""
+        """Work until ``stop`` is called; then wait a while for running work, release the rest."""
 
     def stop(self) -> None:
-        """Take no more work; safe to call from a signal handler."""
+        """Claim no more work; safe to call from a signal handler."""
+
+
+def instrumented(queue: WorkQueue) -> WorkQueue:
+    """Return the same queue; its log lines name queue and claim, and it counts take-overs."""
+
+    def claim(limit: int) -> list[Claimed[Any]]:
+        claims = queue.claim(limit)
+        # The row counts crashes until an attempt ends without one.
+        if taken_over := sum(getattr(claimed.row, "crashes", 0) > 0 for claimed in claims):
+            TAKEN_OVER.inc(taken_over)
+        return claims
+
+    def run(claimed: Claimed[Any]) -> None:
+        with structlog.contextvars.bound_contextvars(queue=queue.name, claim=claimed.token):
+            queue.run(claimed)
+
+    return replace(queue, claim=claim, run=run)

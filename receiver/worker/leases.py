@@ -1,4 +1,4 @@
-"""What a worker has in hand, whatever engine woke it: the work is done, its leases are renewed, and at a stop it is given back."""
+"""The claims of a worker process: they are worked on, renewed, and released at a stop."""
 
 import threading
 import time
@@ -14,12 +14,12 @@ from receiver.worker.engine import WorkQueue
 
 log = structlog.get_logger(__name__)
 
-# How often in its length a lease is renewed.
+# How often a lease is renewed within its length.
 RENEWALS = 3
 
 
 class Leases:
-    """The claims of this process, by lane; safe to share between its hands."""
+    """The claims of this process, by work queue; thread-safe."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -28,51 +28,52 @@ class Leases:
         self._renewed = 0.0
 
     def take(self, queue: WorkQueue, claims: Sequence[Claimed[Any]]) -> None:
-        """Take claims in hand; each is let go when it has been worked on."""
+        """Add claims; each is removed when it has been worked on."""
         with self._lock:
             self._claims.setdefault(queue.name, []).extend(claims)
 
     def work(self, queue: WorkQueue, claimed: Claimed[Any]) -> None:
-        """Do one piece of work and let it go; whatever goes wrong is logged, and its lease ends by itself."""
+        """Work on one claim and remove it; errors are logged, and then its lease runs out."""
         try:
             queue.run(claimed)
         except LedgerError as error:
-            # The claim's lease ends by itself, and the row is due again.
-            log.error("ledger away, work will be done again", queue=queue.name, error=str(error))  # noqa: TRY400 - the text says it, a trace would not
+            # The row is due again when the lease has run out.
+            log.error("ledger unavailable, work repeats", queue=queue.name, error=str(error))  # noqa: TRY400 - the text is enough
         except Exception:
-            log.exception("work broke off", queue=queue.name)
+            log.exception("work failed unexpectedly", queue=queue.name)
         finally:
             with self._lock:
                 self._claims[queue.name].remove(claimed)
 
     def count(self, queue: WorkQueue) -> int:
-        """Return how many claims of a lane are in hand."""
+        """Return how many claims of a work queue this process has."""
         return len(self._claims.get(queue.name, ()))
 
     def all(self) -> list[Claimed[Any]]:
-        """Return every claim in hand."""
+        """Return every claim of this process."""
         with self._lock:
             return [claimed for claims in self._claims.values() for claimed in claims]
 
     def renew(self) -> None:
-        """Renew the leases if it is time; raise LedgerError where that cannot be done.
+        """Renew the leases if it is time. Raise LedgerError if that fails.
 
-        To be called before anything is claimed: after a sleep of the machine our own work must not look abandoned to us.
+        Called before anything is claimed: after a sleep of the machine this process must not take
+        its own work for abandoned.
         """
         if time.monotonic() - self._renewed > LEASE / RENEWALS:
-            if held := self.all():
-                self._ledger.renew(held)
+            if claims := self.all():
+                self._ledger.renew(claims)
             self._renewed = time.monotonic()
 
     def next_renewal(self) -> float:
-        """Return the seconds until it is worth trying to renew again."""
+        """Return the seconds until the next call of ``renew``."""
         return LEASE / RENEWALS / 4
 
     def release(self) -> None:
-        """Give back what is still in hand: others take it over at once."""
-        if held := self.all():
-            log.warning("work handed back", claims=len(held))
+        """Release all claims, so that other workers can take them over at once."""
+        if claims := self.all():
+            log.warning("claims released", claims=len(claims))
             try:
-                self._ledger.release(held)
+                self._ledger.release(claims)
             except LedgerError as error:
-                log.error("ledger away, leases end by themselves", error=str(error))  # noqa: TRY400 - as above
+                log.error("ledger unavailable, claims not released", error=str(error))  # noqa: TRY400 - as above

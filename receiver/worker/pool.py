@@ -1,7 +1,8 @@
-"""The hands of the distributed engine: workers of Procrastinate's, and what keeps them going.
+"""The worker pool of the distributed engine: Procrastinate's workers, and what keeps them running.
 
-A lane is a queue of Procrastinate's, and its width the number of wakes a process works on side by side. Whoever hears a wake claims the
-row nearest to its deadline. Each piece of work has a daemon thread of its own, so that its length neither holds up the loop nor a stop.
+A work queue is a queue of Procrastinate, a job of that queue is a notification. At a notification a
+thread claims the row nearest to its deadline. Each piece of work has its own daemon thread, so that
+long work blocks neither the event loop nor a stop.
 """
 
 import asyncio
@@ -27,28 +28,36 @@ from receiver.worker.leases import Leases
 
 log = structlog.get_logger(__name__)
 
-# Seconds without a sign of life after which a process counts as dead, and its wakes are given to others.
-SILENCE = 30.0
-# Connections with which a process hears and ends its wakes, beside the one that listens; each is needed for some milliseconds.
+# Seconds without a heartbeat after which a process counts as dead.
+HEARTBEAT_TIMEOUT = 30.0
+# Connections of a process for its notifications, beside the one that listens; each is needed for
+# milliseconds.
 CONNECTIONS = 4
-# Seconds until a connection that cannot be had is told of, and asked for again.
-PATIENCE = 5.0
-# Seconds after which a free hand looks for a wake although nothing was heard.
-LOOK = 5.0
+# Seconds to wait for a connection before that is logged and tried again.
+CONNECT_TIMEOUT = 5.0
+# Seconds after which a free thread looks for notifications that it missed.
+FETCH_INTERVAL = 5.0
 
-_SWEEPS = "sweeps"
+# The queue of the periodic tasks, by the name under which earlier releases stored it.
+_PERIODIC = "sweeps"
 
 
 class WorkerPool:
-    """Works on the lanes of one process until asked to stop."""
+    """Runs the work queues of one process until asked to stop."""
 
     def __init__(
-        self, ledger: Ledger, held: Leases, stopping: threading.Event, *, sweep: int, grace: float
+        self,
+        ledger: Ledger,
+        leases: Leases,
+        stopping: threading.Event,
+        *,
+        poll_interval: int,
+        grace: float,
     ) -> None:
         self._ledger = ledger
-        self._held = held
+        self._leases = leases
         self._stopping = stopping
-        self._sweep = sweep
+        self._poll_interval = poll_interval
         self._grace = grace
 
     async def work(
@@ -57,54 +66,62 @@ class WorkerPool:
         """Work until ``asked`` to stop, then drain."""
         check = AsyncConnectionPool.check_connection
         pool = AsyncConnectionPool(
-            conninfo, min_size=1, max_size=CONNECTIONS, timeout=PATIENCE, check=check, open=False
+            conninfo,
+            min_size=1,
+            max_size=CONNECTIONS,
+            timeout=CONNECT_TIMEOUT,
+            check=check,
+            open=False,
         )
-        await pool.open()  # without waiting for a connection: PostgreSQL may be away now
+        await pool.open()  # without waiting for a connection: PostgreSQL may be unavailable
         connector = RetryingConnector()
         await connector.open_async(pool)
-        queues = [*(queue_of(work_queue.name) for work_queue in work_queues), _SWEEPS]
+        queues = [*(queue_of(work_queue.name) for work_queue in work_queues), _PERIODIC]
         service = _started(connector.listen(get_channel_for_queues(queues)), self._keep_leases())
         workers = _started(
-            self._keep_watch(App(connector=connector)),
-            *(self._man(work_queue, App(connector=connector)) for work_queue in work_queues),
+            self._run_periodic_tasks(App(connector=connector)),
+            *(self._run_queue(work_queue, App(connector=connector)) for work_queue in work_queues),
         )
         await asked.wait()
         connector.stop_retrying()
-        with suppress(TimeoutError):  # PostgreSQL is away, and may take its time to say so
+        with suppress(TimeoutError):  # PostgreSQL may be unavailable
             await asyncio.wait_for(_ended(workers), self._grace + 1.0)
-        await _in_thread(self._held.release)
+        await _in_thread(self._leases.release)
         await _ended(service)
         await pool.close()
 
-    # The lanes.
+    # The work queues.
 
-    async def _man(self, work_queue: WorkQueue, app: App) -> None:
-        """Work on a lane's wakes."""
+    async def _run_queue(self, work_queue: WorkQueue, app: App) -> None:
+        """Handle the notifications of a work queue."""
 
         async def work() -> None:
-            await _in_thread(lambda: self._hand(work_queue))
+            await _in_thread(lambda: self._handle(work_queue))
 
         queue = queue_of(work_queue.name)
         app.task(name=queue, queue=queue)(work)
         await self._worker(app, queue, work_queue.concurrency)
 
-    def _hand(self, work_queue: WorkQueue) -> None:
-        """Do what one wake asks for. A wake whose claim fails is lost, and the sweep finds its row."""
+    def _handle(self, work_queue: WorkQueue) -> None:
+        """Handle one notification. If the claim fails, polling finds the row later."""
         try:
-            self._held.renew()
+            self._leases.renew()
             while not self._stopping.is_set() and (claims := work_queue.claim(1)):
-                self._held.take(work_queue, claims)
+                self._leases.take(work_queue, claims)
                 for claimed in claims:
-                    self._held.work(work_queue, claimed)
+                    self._leases.work(work_queue, claimed)
                 if not work_queue.chained:
                     return
         except LedgerError as error:
-            log.error("ledger away, work waits", work_queue=work_queue.name, error=str(error))  # noqa: TRY400 - the text says it, a trace would not
+            log.error("ledger unavailable, work waits", queue=work_queue.name, error=str(error))  # noqa: TRY400 - the text is enough
         except Exception:
-            log.exception("claim broke off", work_queue=work_queue.name)
+            log.exception("claim failed unexpectedly", queue=work_queue.name)
 
     async def _worker(self, app: App, queue: str, concurrency: int) -> None:
-        """Run a worker of Procrastinate's, and another one if it ends: others may have taken us for dead while we were cut off."""
+        """Run a worker of Procrastinate, and restart it if it ends.
+
+        After a network outage other processes may have taken this one for dead.
+        """
         while True:
             try:
                 await app.run_worker_async(
@@ -112,64 +129,66 @@ class WorkerPool:
                     name=queue,
                     concurrency=concurrency,
                     delete_jobs=DeleteJobCondition.ALWAYS,
-                    fetch_job_polling_interval=LOOK,
+                    fetch_job_polling_interval=FETCH_INTERVAL,
                     shutdown_graceful_timeout=self._grace,
-                    stalled_worker_timeout=SILENCE,
+                    stalled_worker_timeout=HEARTBEAT_TIMEOUT,
                     install_signal_handlers=False,
                 )
             except Exception as error:
-                log.exception("worker ended, starting it again", queue=queue, error=str(error))
+                log.exception("queue worker ended, restarting it", queue=queue, error=str(error))
             await asyncio.sleep(PAUSE)
 
-    # What is done now and then, by one process of all.
+    # Periodic tasks, each run by one process of all.
 
-    async def _keep_watch(self, app: App) -> None:
-        """Sweep, and give the wakes of dead processes to the living; whichever process hears of it first does it."""
+    async def _run_periodic_tasks(self, app: App) -> None:
+        """Poll for due rows, and retry the notifications of dead processes."""
 
-        async def sweep(timestamp: int) -> None:  # noqa: ARG001 - Procrastinate's way of saying when
-            await _in_thread(self._sweep_once)
+        async def poll(timestamp: int) -> None:  # noqa: ARG001 - Procrastinate's interface
+            await _in_thread(self._poll_once)
 
         async def revive(context: JobContext, timestamp: int) -> None:  # noqa: ARG001 - as above
             for job in await context.app.job_manager.get_stalled_jobs(
-                seconds_since_heartbeat=SILENCE
+                seconds_since_heartbeat=HEARTBEAT_TIMEOUT
             ):
                 await _revive(context.app, job)
 
-        app.periodic(cron=f"* * * * * */{self._sweep}")(
-            app.task(name="sweep", queue=_SWEEPS, queueing_lock="sweep")(sweep)
+        app.periodic(cron=f"* * * * * */{self._poll_interval}")(
+            app.task(name="sweep", queue=_PERIODIC, queueing_lock="sweep")(poll)
         )
         app.periodic(cron="* * * * * */15")(
-            app.task(name="revive", queue=_SWEEPS, queueing_lock="revive", pass_context=True)(
+            app.task(name="revive", queue=_PERIODIC, queueing_lock="revive", pass_context=True)(
                 revive
             )
         )
-        await self._worker(app, _SWEEPS, 1)
+        await self._worker(app, _PERIODIC, 1)
 
-    def _sweep_once(self) -> None:
+    def _poll_once(self) -> None:
         try:
             if found := self._ledger.sweep():
-                log.debug("rows without a wake", found=found)
+                log.debug("due rows without a notification", found=found)
         except LedgerError as error:
-            log.error("ledger away, sweep left out", error=str(error))  # noqa: TRY400 - as above
+            log.error("ledger unavailable, due rows not polled", error=str(error))  # noqa: TRY400 - as above
         except Exception:
-            log.exception("sweep broke off")
+            log.exception("poll for due rows failed unexpectedly")
 
     async def _keep_leases(self) -> None:
-        """Renew the leases of long work."""
+        """Renew the leases of long work now and then."""
         while True:
             await _in_thread(self._renew)
-            await asyncio.sleep(self._held.next_renewal())
+            await asyncio.sleep(self._leases.next_renewal())
 
     def _renew(self) -> None:
         try:
-            self._held.renew()
+            self._leases.renew()
         except LedgerError as error:
-            log.error("ledger away, leases not renewed", error=str(error))  # noqa: TRY400 - as above
+            log.error("ledger unavailable, leases not renewed", error=str(error))  # noqa: TRY400 - as above
 
 
 async def _revive(app: App, job: Job) -> None:
-    """Have a dead process's wake heard again; one that has a twin is let go."""
-    log.warning("wake of a dead worker", queue=job.queue, notification=job.queueing_lock)
+    """Retry a notification of a dead process; drop it if a duplicate is queued."""
+    log.warning(
+        "notification of a dead worker retried", queue=job.queue, notification=job.queueing_lock
+    )
     try:
         await app.job_manager.retry_job(job, retry_at=utcnow())
     except UniqueViolation:
@@ -177,7 +196,7 @@ async def _revive(app: App, job: Job) -> None:
 
 
 def _started(*work: Coroutine[Any, Any, None]) -> "list[asyncio.Task[None]]":
-    return [asyncio.create_task(each) for each in work]
+    return [asyncio.create_task(one) for one in work]
 
 
 async def _ended(tasks: Sequence["asyncio.Task[None]"]) -> None:
@@ -187,7 +206,7 @@ async def _ended(tasks: Sequence["asyncio.Task[None]"]) -> None:
 
 
 async def _in_thread(work: Callable[[], None]) -> None:
-    """Run ``work``, which raises nothing, in a daemon thread; who stops waiting for it leaves it to itself."""
+    """Run ``work``, which raises nothing, in a daemon thread; it goes on if this is cancelled."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def run() -> None:
@@ -195,5 +214,5 @@ async def _in_thread(work: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is gone
             loop.call_soon_threadsafe(done.set)
 
-    threading.Thread(target=run, name="hand", daemon=True).start()
+    threading.Thread(target=run, name="worker", daemon=True).start()
     await done.wait()

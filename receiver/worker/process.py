@@ -1,7 +1,8 @@
-"""The worker process works until it is stopped.
+"""The worker process.
 
-On SQLite it is the only one of its DATA_DIR and takes over what a dead one left. On PostgreSQL there may be any number: each has a place of
-its own in its DATA_DIR, and what a dead one had in hand comes to others when its leases end.
+With SQLite there is one per DATA_DIR, and it takes over the claims of a dead predecessor. With
+PostgreSQL there may be any number; each has its own folder in its DATA_DIR, and the claims of a
+dead worker are taken over when their leases end.
 """
 
 import os
@@ -29,8 +30,8 @@ log = structlog.get_logger(__name__)
 class WorkerProcess:
     """Works on the ledger of one DATA_DIR until its engine is stopped.
 
-    ``queues`` returns the work queues for a scratch folder; ``take_over`` ends the leases of dead workers, and is None where other
-    workers may be alive (PostgreSQL).
+    ``queues`` returns the work queues for a scratch folder. ``take_over`` ends the leases of dead
+    workers; it is None if other workers may be alive (PostgreSQL).
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class WorkerProcess:
 
     def run(self) -> None:
         """Run the work queues until the engine is stopped."""
-        with _alone(self._data_dir) if self._take_over else _beside_others(self._data_dir) as place:
-            scratch = _fresh(place)
+        folder = _alone if self._take_over else _beside_others
+        with folder(self._data_dir) as parent:
+            scratch = _empty_folder(parent)
             try:
                 if self._take_over and (found := self._take_over()):
                     log.info("claims of a dead worker taken over", claims=found)
@@ -64,17 +66,17 @@ class WorkerProcess:
                 shutil.rmtree(scratch, ignore_errors=True)
 
     def _report_start(self) -> None:
-        """Log that the worker starts, and the fault of an archive that cannot be used; its work waits."""
+        """Log that the worker starts, and the fault of an unusable archive: its work waits."""
         try:
             self._check_archive()
         except StoreError as error:
-            log.error("archive not usable, work waits", error=str(error))  # noqa: TRY400 - the text says it
+            log.error("archive not usable, work waits", error=str(error))  # noqa: TRY400 - the text is enough
         log.info("worker started", data_dir=str(self._data_dir))
 
 
 @contextmanager
 def _alone(data: Path) -> Iterator[Path]:
-    """Wait until no other worker of this DATA_DIR lives; the kernel frees the lock of a dead one. Give the folder for its files."""
+    """Wait until no other worker of this DATA_DIR is alive; yield the folder for its files."""
     path = data / "worker.lock"
     with path.open("a", encoding="ascii") as file:
         if not try_lock(file):
@@ -86,7 +88,7 @@ def _alone(data: Path) -> Iterator[Path]:
 
 @contextmanager
 def _beside_others(data: Path) -> Iterator[Path]:
-    """Take the first place of this DATA_DIR that no living worker has; give the folder for its files."""
+    """Take the first number that no other worker of this DATA_DIR has; yield its folder."""
     for number in count(1):
         with (data / f"worker-{number}.lock").open("a", encoding="ascii") as file:
             if try_lock(file):
@@ -96,8 +98,13 @@ def _beside_others(data: Path) -> Iterator[Path]:
 
 @contextmanager
 def _signals_end_it() -> Iterator[None]:
-    """Have a signal end this process, which has nothing to drain yet: after a handler that returns, the kernel would wait on."""
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    """End this process at a signal during the block: it has nothing to drain yet.
+
+    After a handler that returns, Python would continue to wait for the lock.
+    """
+    before = {
+        number: signal.signal(number, _exit_on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:
@@ -105,24 +112,24 @@ def _signals_end_it() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
 def is_working(data_dir: Path) -> bool:
-    """Say whether a worker of this DATA_DIR is alive; whoever asks need not be able to write there."""
+    """Return whether a worker of this DATA_DIR is alive; needs no permission to write there."""
     return any(_is_locked(path) for path in data_dir.glob("worker*.lock"))
 
 
 def _is_locked(path: Path) -> bool:
-    # To be written where possible: NFS gives this lock to nobody else.
+    # Opened for writing if possible: NFS requires that for an exclusive lock.
     mode = "a" if os.access(path, os.W_OK) else "r"
     with path.open(mode, encoding="ascii") as file:
         return not try_lock(file)
 
 
-def _fresh(parent: Path) -> Path:
-    """Return an empty folder for files on their way; what a killed worker left there goes."""
+def _empty_folder(parent: Path) -> Path:
+    """Return an empty folder for downloads; delete what a killed worker left there."""
     shutil.rmtree(parent, ignore_errors=True)
     parent.mkdir(parents=True)
     return Path(mkdtemp(dir=parent))

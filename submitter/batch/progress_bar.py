@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from receiver.cli.base import plain
+from receiver.cli.base import printable
 from receiver.ledger.queries import Queries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
@@ -75,7 +75,7 @@ class ProgressBar:
 
 def say(text: str) -> None:
     """Print a message to the user on stderr, with control characters made visible."""
-    click.echo(plain(text), err=True)
+    click.echo(printable(text), err=True)
 
 
 def print_summary(batch: Batch, queries: Queries, name: str, *, err: bool) -> None:

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli.base import SOME_FAILED, load, plain, reports_errors
+from receiver.cli.base import SOME_FAILED, load, printable, reports_errors
 from receiver.errors import KeyTakenError, ReceiverError
 from receiver.jobs.request import DEFAULT_MODEL
 from receiver.jobs.schemas import JobView
@@ -231,7 +231,7 @@ def _submit_and_wait(
             break
         # Only this failure is worth a retry: the provider refunds it, and moderation would refuse
         # again. Each retry has its own key, so that it is also posted only once.
-        click.echo(plain(f"{job.ref} {job.reason} {job.message}: posted again"), err=True)
+        click.echo(printable(f"{job.ref} {job.reason} {job.message}: posted again"), err=True)
         job = run.post(resubmit_key(key, number) if key else None)
         job = _wait(run.submitter, job, timeout)
     return job
@@ -288,7 +288,7 @@ def _print_job(job: JobView, *, err: bool) -> None:
             err=True,
         )
     if job.reason or job.message:
-        click.echo(plain(f"  {' '.join(filter(None, [job.reason, job.message]))}"), err=True)
+        click.echo(printable(f"  {' '.join(filter(None, [job.reason, job.message]))}"), err=True)
     for asset in job.assets:
         if asset.key:
             click.echo(f"  {asset.key} {asset.size} bytes {asset.sha256}", err=err)

@@ -257,7 +257,7 @@ def test_operators_see_and_correct_what_happened(installation: Installation) -> 
         migrated = installation.invoke("receiver", "migrate")
         assert (migrated.status, migrated.out[:24]) == (0, "the ledger's schema is 0")
         audited = installation.invoke("receiver", "audit")
-        assert (audited.status, audited.out.splitlines()[-1]) == (0, "every law holds")
+        assert (audited.status, audited.out.splitlines()[-1]) == (0, "every invariant holds")
         execute(
             installation, "UPDATE assets SET state = 'pending', due_at = 9e9, finished_at = NULL"
         )

@@ -30,7 +30,7 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     refused = installation.run("submitter", "submit", "a fox", "--mode", "webhook")
     assert (refused.status, refused.out) == (2, "")
     assert "PUBLIC_URL: the last `receiver doctor` could not reach us" in refused.err
-    assert f"nobody answers at {installation.url.removeprefix('http://')}" in refused.err
+    assert f"no answer at {installation.url.removeprefix('http://')}" in refused.err
     assert installation.sandbox.tasks() == []
     polled = installation.run("submitter", "submit", "a fox", "--json")
     assert polled.status == 0

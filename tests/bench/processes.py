@@ -97,7 +97,7 @@ def worker(env: Mapping[str, str], log: Path) -> Iterator[None]:
         ["-m", "receiver", "worker"],
         env,
         log,
-        lambda: _is_listened_to(Path(env["DATA_DIR"]) / "bell"),
+        lambda: _is_listened_to(Path(env["DATA_DIR"]) / "worker.fifo"),
     ):
         yield
 

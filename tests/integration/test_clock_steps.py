@@ -1,4 +1,4 @@
-"""Steps of the machine's clock, as an administrator or NTP makes them, while the service holds claims and waits for deadlines."""
+"""Changes of the machine's clock, by an administrator or NTP, while the service works."""
 
 import time
 from collections.abc import Iterator

@@ -296,11 +296,9 @@ def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
     left: Books, there: Books, sqlite_url: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     refused = move(sqlite_url, environ, tmp_path)
-    assert (refused.status, "CALLBACK_SECRETS: must have the secret" in refused.err) == (2, True)
+    assert (refused.status, "CALLBACK_SECRETS: must include the secret" in refused.err) == (2, True)
     done = move(sqlite_url, environ | BOTH, tmp_path)
-    assert (done.status, "both sides have the same books" in done.out, done.err) == (0, True, ""), (
-        done
-    )
+    assert (done.status, "both sides are equal" in done.out, done.err) == (0, True, ""), done
     assert everything(left) == everything(there)
     with closing(
         open_database(environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
@@ -320,10 +318,10 @@ def test_no_copy_is_whole_while_anybody_has_the_ledger_open_wherever_its_data_di
     with process(command, old, tmp_path) as service:
         until(lambda: is_open(tmp_path / "ledger.sqlite3"), what="that it has the ledger open")
         early = move(sqlite_url, environ | BOTH, tmp_path)
-        assert (early.status, "NOT whole" in early.out) == (1, True), early
+        assert (early.status, "NOT complete" in early.out) == (1, True), early
         assert service.stop() == 0
     done = move(sqlite_url, environ | BOTH, tmp_path)
-    assert (done.status, "both sides have the same books" in done.out) == (0, True), done
+    assert (done.status, "both sides are equal" in done.out) == (0, True), done
 
 
 @pytest.mark.usefixtures("here")

@@ -20,8 +20,8 @@ from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.s3 import S3Store
 from receiver.archive.stores.s3_probe import Capabilities
 from receiver.doctor import checks, last_result, self_call
+from receiver.doctor.checks import NothingToCheck, Trouble
 from receiver.doctor.examine import Finding, Status, examine
-from receiver.doctor.trouble import NothingToCheck, Trouble
 from receiver.errors import StoreError
 from receiver.ingest.tickets import CANARY, Tickets
 from receiver.ledger import schema
@@ -146,26 +146,34 @@ OURS = json.dumps({"ok": True, "ref": CANARY, "size": 200}).encode()
             "redirects to https://pictures.example:",
             "set PUBLIC_URL to that address",
         ),
-        (redirect("/elsewhere", 308), "redirects to another path", "switch the redirect off"),
+        (redirect("/elsewhere", 308), "redirects to another path", "turn the redirect off"),
         (
             answer(status="404 No", body=b"<html>"),
-            "nobody there knows /callback/",
+            "/callback/ is unknown there",
             "pass /callback/ on unchanged",
         ),
         (answer(status="405 No", body=b""), "POST is not allowed", "pass POST on"),
-        (answer(status="401 No", body=b""), "asks for a login", "let /callback/ through"),
-        (answer(status="403 No", body=b""), "forbids it", "bot filters"),
+        (answer(status="401 No", body=b""), "a login is required", "let /callback/ through"),
+        (answer(status="403 No", body=b""), "it is forbidden", "bot filters"),
         (answer(status="413 No", body=b""), "too large", "client_max_body_size"),
-        (answer(status="502 No", body=b""), "reaches nobody behind it", "start `receiver serve`"),
-        (answer(status="504 No", body=b""), "waits in vain", "/readyz"),
-        (answer(body=b"<html>welcome"), "answers 200, but not as we do", "something else answers"),
-        (answer(body=b"[" * 100_000), "answers 200, but not as we do", "something else answers"),
+        (answer(status="502 No", body=b""), "does not reach the service", "start `receiver serve`"),
+        (answer(status="504 No", body=b""), "did not answer the proxy in time", "/readyz"),
+        (
+            answer(body=b"<html>welcome"),
+            "answers 200, but not like this service",
+            "something else answers",
+        ),
+        (
+            answer(body=b"[" * 100_000),
+            "answers 200, but not like this service",
+            "something else answers",
+        ),
         (
             answer(body=OURS.replace(b"200", b"150")),
-            "of 200 bytes 150 came",
-            "pass bodies on as they are",
+            "of 200 bytes 150 arrived",
+            "pass bodies on unchanged",
         ),
-        (answer(body=OURS), "of 3000 bytes 200 came", "pass bodies on as they are"),
+        (answer(body=OURS), "of 3000 bytes 200 arrived", "pass bodies on unchanged"),
         (send(b"not HTTP\r\n\r\n"), "no answer to a body", "look into the proxy's log"),
         (send(b""), "no answer to a body", "look into the proxy's log"),
     ],
@@ -183,7 +191,7 @@ def test_nobody_at_the_public_url_is_told_and_that_it_may_be_only_from_here() ->
     with behind(send(b"")) as port:
         pass
     found = trouble(f"http://127.0.0.1:{port}")
-    assert f"nobody answers at 127.0.0.1:{port}" in str(found)
+    assert f"no answer at 127.0.0.1:{port}" in str(found)
     assert "start `receiver serve`" in found.remedy
     assert "only this machine" in found.remedy
 
@@ -206,8 +214,8 @@ def test_a_certificate_nobody_trusts_is_told_with_what_is_wrong_with_it(tmp_path
     context.load_cert_chain(certificate(tmp_path))
     with behind(answer(body=OURS), tls=context) as port:
         found = trouble(f"https://127.0.0.1:{port}")
-    assert "signed by itself" in str(found)
-    assert "everybody trusts" in found.remedy
+    assert "self-signed" in str(found)
+    assert "trusted everywhere" in found.remedy
 
 
 def test_plain_http_at_an_https_url_is_told() -> None:
@@ -216,7 +224,7 @@ def test_plain_http_at_an_https_url_is_told() -> None:
         found = trouble(f"https://127.0.0.1:{server.port}")
     finally:
         server.close()
-    assert "no TLS is spoken" in str(found)
+    assert "does not use TLS" in str(found)
 
 
 # What came of it.

@@ -1,4 +1,4 @@
-"""What holds of an engine, whichever it is: who is claimed first, what it survives, and how it stops."""
+"""What every engine does: the order of claims, what it survives, and how it stops."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The engine of many machines: wakes are committed with the work, lost ones are made good, and nobody's death stops the others."""
+"""The engine of several machines: notifications, polling for lost ones, and dead workers."""
 
 import subprocess
 import sys
@@ -123,7 +123,8 @@ def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_w
         )
         second.start()
         waits = text(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         until(
             lambda: other.database.read(lambda connection: connection.execute(waits).scalar()),
@@ -337,13 +338,14 @@ def test_two_machines_share_the_work_and_nothing_is_done_twice(
 def test_the_wakes_of_a_dead_process_are_given_to_the_living(
     harness: DistributedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "SILENCE", 0.5)
+    monkeypatch.setattr(pool, "HEARTBEAT_TIMEOUT", 0.5)
     (ref,) = harness.order()
     harness.books.execute(
         "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 minute')"
     )
     harness.books.execute(
-        "UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)"
+        "UPDATE procrastinate_jobs SET status = 'doing',"
+        " worker_id = (SELECT max(id) FROM procrastinate_workers)"
     )
     with at_work(harness.engine(), harness.queue()):
         until(
@@ -402,7 +404,10 @@ def test_a_claim_that_breaks_off_stops_neither_lane_nor_engine(harness: Distribu
 
 
 def test_web_processes_do_without_procrastinate() -> None:
-    asked = "import sys; from receiver.services import Services; print('procrastinate' in sys.modules, 'psycopg' in sys.modules)"
+    asked = (
+        "import sys; from receiver.services import Services; "
+        "print('procrastinate' in sys.modules, 'psycopg' in sys.modules)"
+    )
     found = subprocess.run(
         [sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT
     )

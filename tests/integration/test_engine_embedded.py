@@ -130,7 +130,7 @@ def test_a_ring_wakes_it_at_once_from_whatever_process(harness: EmbeddedHarness)
     with at_work(harness.engine(), harness.queue(), harness.bystander()):
         harness.round()
         harness.order()
-        Notifier(harness.folder / "bell").notify()
+        Notifier(harness.folder / "worker.fifo").notify()
         until(harness.archived, within=5, what="the work")
 
 
@@ -155,7 +155,7 @@ def test_work_due_later_is_begun_when_it_is_due_without_a_ring(harness: Embedded
 # Workers, as processes
 
 
-def test_a_second_worker_waits_until_the_first_is_dead_then_takes_over_its_work_and_sweeps_its_scratch(
+def test_a_second_worker_waits_for_the_first_then_takes_over_its_work_and_empties_its_scratch(
     tmp_path: Path,
 ) -> None:
     slow = {"file": {"mode": "slow", "rate": 2000, "times": 1}, "bytes": 200_000, "delay": 0}

@@ -1,4 +1,4 @@
-"""PostgreSQL that goes away: restarted, or with connections cut at any moment, it costs retries and never a promise."""
+"""Outages of PostgreSQL: a restart, or connections cut at any moment, cost retries only."""
 
 import random
 import threading
@@ -25,7 +25,10 @@ from receiver.ledger.ledger import LEASE
 from receiver.model import Delivery, Source
 from receiver.worker import connector
 
-CUT_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+CUT_ALL = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 CUT_ONE = CUT_ALL + " AND random() < 0.3"
 
 
@@ -300,7 +303,7 @@ def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
             until(lambda: harness.archived() == 2, within=40, what="the work after")
 
 
-def test_an_engine_that_starts_while_its_server_is_away_works_when_it_is_there_and_can_be_stopped_before(
+def test_an_engine_that_starts_without_its_server_waits_for_it_and_can_be_stopped(
     mortal: MortalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connector, "PAUSE", 0.1)

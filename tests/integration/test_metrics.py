@@ -23,8 +23,7 @@ from receiver.maintenance import periodic_audit
 from receiver.model import AssetState
 from receiver.telemetry import metrics
 from receiver.web import counters
-from receiver.worker.engine import WorkQueue
-from receiver.worker.instrumented import instrumented
+from receiver.worker.engine import WorkQueue, instrumented
 
 ROOT = Path(__file__).parents[2]
 
@@ -218,7 +217,10 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(
 
     with capture_logs() as told, periodic_audit.audit_periodically(audit):
         assert found.wait(20)
-    assert [line["event"] for line in told[:2]] == ["audit broke off", "ledger not audited"]
+    assert [line["event"] for line in told[:2]] == [
+        "audit failed unexpectedly",
+        "ledger not audited",
+    ]
 
 
 # What the ledger says.

@@ -378,7 +378,9 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
             )
             for events_dispatcher in dispatchers
         ]
-        engine = EmbeddedEngine(books.ledger, Notifier(tmp_path / "bell"), sweep=0.02)
+        engine = EmbeddedEngine(
+            books.ledger, Notifier(tmp_path / "worker.fifo"), poll_interval=0.02
+        )
         thread = threading.Thread(target=engine.run, args=(work_queues,))
         thread.start()
         try:
@@ -441,7 +443,7 @@ def test_the_command_forgets_a_destination_that_is_named_no_more(
     (gone,) = [line for line in shown.out.splitlines() if line.startswith("│ gone")]
     assert [cell.strip() for cell in gone.split("│")][3:7] == ["1", "0", "", "0"]
     for name, why in (
-        ("log:", "log: stands in EVENT_URLS"),
+        ("log:", "log: is in EVENT_URLS"),
         ("went", "no destination 'went'; known are: gone, log:"),
     ):
         refused = run(["receiver", "events", "--forget", name], environ, folder=tmp_path)
@@ -449,6 +451,6 @@ def test_the_command_forgets_a_destination_that_is_named_no_more(
     done = run(["receiver", "events", "--forget", "gone"], environ, folder=tmp_path)
     assert (done.status, done.out) == (
         0,
-        "gone is forgotten, with all it was still to be told\n",
+        "gone is deleted, with its undelivered events\n",
     ), done
     assert "│ gone" not in run(["receiver", "events"], environ, folder=tmp_path).out

@@ -1,4 +1,4 @@
-"""What workers crash over is found out by its crashes, worked on alone and set aside; its neighbours, and the rest of its job, are not."""
+"""A row that crashes workers is found, worked on alone and set aside; other rows are not."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ class Silent:
 
 
 class Yard:
-    """A ledger with the two who set rows aside. The archive is real; the sources are nowhere, so whoever fetches fails."""
+    """A ledger with archiver and reconciler; no source answers, so that every download fails."""
 
     def __init__(self, books: Books, folder: Path) -> None:
         self.books = books
@@ -98,7 +98,10 @@ ROWS = pytest.mark.parametrize("begin", [asset_row, job_row])
 def killed_workers(
     books: Books, look: Callable[[], Asset | Job]
 ) -> Iterator[tuple[int, str, float]]:
-    """Kill worker after worker with the row in hand: give the crashes it was claimed with, its lane, and its pause, which is over."""
+    """Kill worker after worker that has the row.
+
+    Yield the crashes it was claimed with, its queue, and its pause, which has passed.
+    """
     while True:
         lane = lane_of(books, look())
         books.ledger.take_over()
@@ -212,7 +215,7 @@ def test_an_asset_is_set_aside_and_an_operator_s_retry_brings_it_home(yard: Yard
 
 
 class Workshop:
-    """Workers of so many hands, one after the other; each is killed when it works on the asset ``poison``."""
+    """Workers of so many threads, one after the other; the asset ``poison`` kills each."""
 
     def __init__(self, yard: Yard, poison: str, *, at_once: bool) -> None:
         self.yard = yard
@@ -293,7 +296,7 @@ def test_a_job_without_a_result_over_which_workers_crash_expires_and_says_so(
     assert f"the worker was gone {MOST_CRASHES} times" in job.message
 
 
-def test_a_complete_job_over_which_workers_crash_ends_without_a_manifest_until_an_operator_retries_it(
+def test_a_complete_job_that_crashes_workers_has_no_manifest_until_an_operator_retries_it(
     yard: Yard,
 ) -> None:
     books = yard.books

@@ -11,7 +11,7 @@ import pytest
 from ledgers import BASE_URL, Books, failed
 
 from receiver.cli import jobs
-from receiver.cli.base import cell, reports_errors
+from receiver.cli.base import reports_errors, table_cell
 from receiver.errors import ProviderError, ReceiverError, RefusedError
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
@@ -21,7 +21,7 @@ from receiver.providers.grsai import protocol as grsai
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.telemetry.redaction import BLACK, Redactor
+from receiver.telemetry.redaction import REPLACEMENT, Redactor
 from submitter.batch.progress_bar import say
 from submitter.cli import submit as submitter
 
@@ -59,7 +59,7 @@ def test_a_refusal_that_quotes_our_key_is_redacted() -> None:
     said = {"code": -1, "data": None, "msg": f"invalid apikey {KEY}, go away"}
     with provider(said) as url, pytest.raises(RefusedError) as refused:
         GrsaiClient(KEY).submit(url, ASKED, lambda: None)
-    assert str(refused.value) == f"invalid apikey {BLACK}, go away"
+    assert str(refused.value) == f"invalid apikey {REPLACEMENT}, go away"
 
 
 def test_an_answer_about_a_task_that_quotes_our_key_is_redacted() -> None:
@@ -67,7 +67,7 @@ def test_an_answer_about_a_task_that_quotes_our_key_is_redacted() -> None:
     with provider({"code": 0, "msg": "success", "data": task}) as url:
         body = GrsaiClient(KEY).result(url, Api.DRAW, "task-1")
     assert KEY.encode() not in body
-    assert grsai.read_report(body).message == f"no credits on {BLACK}"
+    assert grsai.read_report(body).message == f"no credits on {REPLACEMENT}"
     with (
         provider({"code": -1, "msg": f"{KEY} is unknown"}) as url,
         pytest.raises(ProviderError) as failure,
@@ -85,7 +85,7 @@ def test_a_callback_that_quotes_our_key_or_its_own_url_is_kept_without(books: Bo
         )
     )
     said = books.job(ref).message
-    assert said == f"{BLACK} cannot reach /callback/{TICKET.partition('.')[0]}.{BLACK}"
+    assert said == f"{REPLACEMENT} cannot reach /callback/{TICKET.partition('.')[0]}.{REPLACEMENT}"
     assert all(
         KEY not in event["payload"] and TICKET not in event["payload"]
         for event in books.queries.events()
@@ -131,7 +131,7 @@ def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(
     assert "[/red]" in said.err
     assert is_plain(said.out)
     assert is_plain(said.err)
-    assert is_plain(cell(HOSTILE).plain)
+    assert is_plain(table_cell(HOSTILE).plain)
 
 
 def test_an_error_that_quotes_a_provider_is_printed_as_text(

@@ -264,7 +264,7 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(
         books.execute("UPDATE destinations SET cursor = cursor - 1")
         assert books.queries.job(kept)
         for wrong, told_so in (
-            ([], "say what"),
+            ([], "name --older-than"),
             (["--older-than", "5m"], "at least 1h"),
             (["--older-than", "soon"], "such as 90d"),
         ):
@@ -278,9 +278,9 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(
         assert (done.status, done.out.splitlines()) == (
             0,
             [
-                "1 jobs removed, 1 bodies emptied",
-                "1 jobs stay: log: is still to be told of them",
-                "`receiver events` shows what waits for whom; who is gone for good is forgotten with `receiver events --forget NAME`",
+                "1 jobs deleted, 1 bodies deleted",
+                "1 jobs are kept: their events are not delivered to log: yet",
+                "`receiver events` shows what waits; a destination that is gone for good is deleted with `receiver events --forget NAME`",
             ],
         )
         assert [job.state for job in books.queries.jobs()] == [JobState.FAILED]

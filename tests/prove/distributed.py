@@ -221,7 +221,7 @@ class _Run:
             self._killed += 1
             time.sleep(self._dice.uniform(0.0, 1.0))
             victim.start()
-        assert remote.said("ledger away"), "the worker that was cut off did not notice"
+        assert remote.said("ledger unavailable"), "the worker that was cut off did not notice"
 
     def _await_work(self) -> None:
         """Wait until every worker has claims: six hands each, and slow files."""

@@ -135,5 +135,5 @@ def _save_small_disk(stage: Stage) -> None:
         shutil.copytree(
             stage.installation.data,
             stage.folder / "data-kept",
-            ignore=shutil.ignore_patterns("bell"),
+            ignore=shutil.ignore_patterns("worker.fifo"),
         )

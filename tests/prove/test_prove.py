@@ -76,7 +76,7 @@ def test_a_planted_loss_is_found_and_named_and_its_evidence_kept(tmp_path: Path)
 def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
     with running((*PROVE, "--fault", "kill tree"), {"TMPDIR": str(tmp_path)}, tmp_path) as proof:
         until(
-            lambda: list(tmp_path.glob("prove-*/round-*/data/bell")),
+            lambda: list(tmp_path.glob("prove-*/round-*/data/worker.fifo")),
             within=60,
             what="that the service works",
         )

@@ -19,12 +19,12 @@ from receiver.worker.embedded import EmbeddedEngine
 from receiver.worker.engine import Engine, WorkQueue
 from receiver.worker.notifier import Notifier
 
-# Seconds between sweeps: too many to wait for, and hardly any.
+# Seconds between polls: too many to wait for, and hardly any.
 NEVER, OFTEN = 600.0, 0.02
 
 
 class EngineHarness(ABC):
-    """A ledger with one lane of work on its assets. What a hand does is ``work``; it ends with the asset archived."""
+    """A ledger with one work queue of assets; ``work`` is what a thread does with each."""
 
     def __init__(self, books: Books, folder: Path) -> None:
         self.books = books
@@ -80,16 +80,16 @@ class EngineHarness(ABC):
 
 
 class EmbeddedHarness(EngineHarness):
-    """An engine of one machine; ``rounds`` counts how often its engine looked at every lane, by way of the bystander."""
+    """An engine of one machine; ``rounds`` counts how often it looked at every work queue."""
 
     def __init__(self, books: Books, folder: Path) -> None:
         super().__init__(books, folder)
-        self.notifier = Notifier(folder / "bell")
+        self.notifier = Notifier(folder / "worker.fifo")
         self.rounds = 0
 
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
         """Make an engine."""
-        return EmbeddedEngine(self.books.ledger, self.notifier, sweep=sweep, grace=grace)
+        return EmbeddedEngine(self.books.ledger, self.notifier, poll_interval=sweep, grace=grace)
 
     def notify(self, engine: Engine) -> None:
         """Ring."""
@@ -125,9 +125,9 @@ class DistributedHarness(EngineHarness):
         self.url = url
 
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> DistributedEngine:
-        """Make an engine; it sweeps once a second, or hardly ever."""
+        """Return an engine; it polls once a second, or hardly ever."""
         return DistributedEngine(
-            self.books.ledger, self.url, sweep=1 if sweep == OFTEN else 30, grace=grace
+            self.books.ledger, self.url, poll_interval=1 if sweep == OFTEN else 30, grace=grace
         )
 
     def notify(self, engine: Engine) -> None:
@@ -138,7 +138,8 @@ class DistributedHarness(EngineHarness):
     def wakes(self, status: str = "todo") -> list[str]:
         """Return what the wakes of one status are for, the first to be heard first."""
         question = text(
-            "SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status ORDER BY priority DESC, id"
+            "SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status"
+            " ORDER BY priority DESC, id"
         )
         return list(
             self.books.database.read(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from receiver.server.request_timeout import Arrivals
+from receiver.server.request_timeout import RequestTimeouts
 
 
 @pytest.fixture
@@ -31,10 +31,10 @@ def test_a_request_that_drips_in_ends_at_its_deadline_although_it_never_fell_sil
 ) -> None:
     ours, theirs = pair
     clock, got = Clock(), bytearray()
-    arrivals, dripped = Arrivals(20.0, clock), threading.Event()
+    timeouts, dripped = RequestTimeouts(20.0, clock), threading.Event()
 
     def read() -> None:
-        with arrivals.expect(ours):
+        with timeouts.limit(ours):
             while piece := ours.recv(1):
                 got.extend(piece)
                 dripped.set()
@@ -46,10 +46,10 @@ def test_a_request_that_drips_in_ends_at_its_deadline_although_it_never_fell_sil
         dripped.clear()
         theirs.send(b"x")
         assert dripped.wait(10)
-        arrivals.cut_late()
+        timeouts.close_late()
         assert reader.is_alive()
     clock.now = 20.0
-    arrivals.cut_late()
+    timeouts.close_late()
     reader.join(10)
     assert not reader.is_alive()
     assert got == b"x" * 20, "what came is all there is"
@@ -60,10 +60,10 @@ def test_an_answer_can_still_be_sent_to_who_was_cut_off(
 ) -> None:
     ours, theirs = pair
     clock = Clock()
-    arrivals = Arrivals(20.0, clock)
-    with arrivals.expect(ours):
+    timeouts = RequestTimeouts(20.0, clock)
+    with timeouts.limit(ours):
         clock.now = 21.0
-        arrivals.cut_late()
+        timeouts.close_late()
         assert ours.recv(1) == b""
         ours.sendall(b"HTTP/1.1 400 ")
     assert theirs.recv(100) == b"HTTP/1.1 400 "
@@ -74,14 +74,14 @@ def test_who_was_served_in_time_and_who_is_gone_are_left_alone(
 ) -> None:
     ours, theirs = pair
     clock = Clock()
-    arrivals = Arrivals(20.0, clock)
-    with arrivals.expect(ours):
+    timeouts = RequestTimeouts(20.0, clock)
+    with timeouts.limit(ours):
         pass
     clock.now = 100.0
-    arrivals.cut_late()
+    timeouts.close_late()
     theirs.send(b"next")
     assert ours.recv(10) == b"next"
-    with arrivals.expect(ours):
+    with timeouts.limit(ours):
         ours.close()
         clock.now = 200.0
-        arrivals.cut_late()
+        timeouts.close_late()

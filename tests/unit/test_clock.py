@@ -1,4 +1,4 @@
-"""The service's time: it passes evenly, whatever is done to the machine's clock, and is the same in every process of a service."""
+"""The service's time, which the machine's clock does not change; and back-off."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ STEPS = pytest.mark.parametrize("step", [3600.0, -3600.0, 86_400.0 * 365, -1_700
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    """Have the clock read anew, and forget afterwards what it read and shared here."""
+    """Make the clock read the machine's time again, before and after a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RECEIVER_CLOCK", "")  # set, so that whatever is shared is undone
         clock._machine_started_at.cache_clear()
@@ -28,7 +28,7 @@ def set_machine(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
 
 
 def let_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Stop the counter nobody can set, and return what moves it on."""
+    """Stop the counter of passing time; return a function that advances it."""
     passed = [1000.0]
     monkeypatch.setattr(time, "clock_gettime", lambda _which: passed[0])
 

@@ -1,4 +1,4 @@
-"""What gunicorn is told beyond its own settings."""
+"""What our configuration changes in gunicorn."""
 
 import importlib
 import socket
@@ -16,7 +16,7 @@ from receiver import gunicorn_conf
 def test_a_connection_that_falls_silent_gives_its_thread_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gunicorn_conf, "SILENCE", 1)
+    monkeypatch.setattr(gunicorn_conf, "READ_TIMEOUT", 1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         gunicorn_conf.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)]))
         with socket.create_connection(listener.getsockname()):
@@ -32,10 +32,13 @@ def read_again() -> Iterator[None]:
 
 
 def asked(peer: str) -> Any:
-    """Read a request that claims to come through a proxy, as gunicorn would with our configuration."""
+    """Return a request that claims to come through a proxy, as gunicorn reads it."""
     config = Config()
     config.set("forwarded_allow_ips", gunicorn_conf.forwarded_allow_ips)
-    head = b"GET /callback HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 8.8.8.8\r\nX-Forwarded-Host: evil\r\n\r\n"
+    head = (
+        b"GET /callback HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\n"
+        b"X-Forwarded-For: 8.8.8.8\r\nX-Forwarded-Host: evil\r\n\r\n"
+    )
     return next(RequestParser(config, iter([head]), (peer, 1)))
 
 

@@ -11,7 +11,7 @@ from gunicorn.config import Config  # type: ignore[import-untyped]  # the packag
 from gunicorn.util import close_graceful  # type: ignore[import-untyped]  # as above
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
 
-from receiver.server.gunicorn_worker import DrainingWorker, part
+from receiver.server.gunicorn_worker import DrainingWorker, close_gracefully
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_who_does_not_hang_up_is_waited_for_in_a_thread_and_not_in_the_main_loop
 ) -> None:
     ours, theirs = pair
     theirs.sendall(b"the rest of a body")
-    part(ours, within=0.05)
+    close_gracefully(ours, seconds=0.05)
     assert received_after(ours) == [b""], "the end, at once"
     assert theirs.recv(1) == b""
 
@@ -58,7 +58,7 @@ def test_who_does_not_hang_up_is_waited_for_in_a_thread_and_not_in_the_main_loop
 def test_who_hangs_up_is_not_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     ours.sendall(b"HTTP/1.1 413 ")
-    parting = threading.Thread(target=part, args=(ours,), kwargs={"within": 60.0})
+    parting = threading.Thread(target=close_gracefully, args=(ours, 60.0))
     parting.start()
     assert theirs.recv(100) == b"HTTP/1.1 413 "
     assert theirs.recv(100) == b"", "our side ends at once"
@@ -71,9 +71,9 @@ def test_what_is_still_sent_is_read_up_to_a_bound(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pair
-    monkeypatch.setattr("receiver.server.gunicorn_worker.MOST_DRAINED", 1000)
+    monkeypatch.setattr("receiver.server.gunicorn_worker.MAX_READ_AT_CLOSE", 1000)
     theirs.sendall(bytes(5000))
-    part(ours, within=60.0)
+    close_gracefully(ours, seconds=60.0)
     assert theirs.recv(1) == b""
 
 
@@ -87,7 +87,7 @@ def test_only_a_connection_that_ends_is_parted_with(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(ThreadWorker, "handle", lambda _worker, _connection: answer)
-    monkeypatch.setattr("receiver.server.gunicorn_worker.part", seen.append)
+    monkeypatch.setattr("receiver.server.gunicorn_worker.close_gracefully", seen.append)
     worker = DrainingWorker(1, 1, [], None, 1, Config(), None)
     worker.tmp.close()
     assert worker.handle(SimpleNamespace(sock=pair[0])) is answer

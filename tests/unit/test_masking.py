@@ -1,7 +1,8 @@
-"""Secrets that others put into texts are blackened: in what is kept of a provider's words, and in every line of the log."""
+"""Secrets are redacted in stored texts of a provider and in every line of the log."""
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import structlog
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.ingest.tickets import Tickets
+from receiver.model import JobState
 from receiver.settings import Settings
 from receiver.telemetry import logs
-from receiver.telemetry.redaction import BLACK, SHORTEST, Redactor
+from receiver.telemetry.redaction import MIN_LENGTH, REPLACEMENT, Redactor
 
 KEY, LONGER = "sk-canary-0001", "sk-canary-0001-and-more"
 TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")
@@ -20,12 +22,12 @@ TICKET = Tickets(["a-secret-of-the-tickets"]).sign("01JZ2Q7V3N0123456789ABCDEF")
 @pytest.mark.parametrize(
     ("text", "seen"),
     [
-        (f"invalid apikey {KEY}", f"invalid apikey {BLACK}"),
-        (f"{KEY}{KEY}", BLACK * 2),
-        (f"{LONGER}!", f"{BLACK}!"),
+        (f"invalid apikey {KEY}", f"invalid apikey {REPLACEMENT}"),
+        (f"{KEY}{KEY}", REPLACEMENT * 2),
+        (f"{LONGER}!", f"{REPLACEMENT}!"),
         (
             f"cannot reach https://x/callback/{TICKET}?a",
-            f"cannot reach https://x/callback/01JZ2Q7V3N0123456789ABCDEF.{BLACK}?a",
+            f"cannot reach https://x/callback/01JZ2Q7V3N0123456789ABCDEF.{REPLACEMENT}?a",
         ),
         (
             "nothing to hide, 01JZ2Q7V3N0123456789ABCDEF.png",
@@ -38,12 +40,12 @@ def test_what_is_secret_is_blackened_and_nothing_else(text: str, seen: str) -> N
 
 
 def test_a_word_too_short_to_be_a_secret_stays() -> None:
-    assert Redactor(["k", "x" * (SHORTEST - 1), ""])("k xxxxxxx") == "k xxxxxxx"
+    assert Redactor(["k", "x" * (MIN_LENGTH - 1), ""])("k xxxxxxx") == "k xxxxxxx"
 
 
-@given(st.text(), st.text(min_size=SHORTEST), st.text())
+@given(st.text(), st.text(min_size=MIN_LENGTH), st.text())
 def test_no_secret_is_left_wherever_it_stands(before: str, secret: str, after: str) -> None:
-    assert secret not in Redactor([secret])(before + secret + after).replace(BLACK, "\0")
+    assert secret not in Redactor([secret])(before + secret + after).replace(REPLACEMENT, "\0")
 
 
 def test_a_body_is_blackened_as_bytes() -> None:
@@ -80,7 +82,7 @@ def test_no_line_of_the_log_has_a_secret_not_even_in_a_traceback(
         except ValueError:
             log.exception("broke off")
     said = capsys.readouterr().err
-    assert said.count(BLACK) >= 6 * 4
+    assert said.count(REPLACEMENT) >= 6 * 4
     assert "Traceback" in said
     assert "canary" not in said
     assert TICKET not in said
@@ -104,3 +106,14 @@ def test_the_settings_know_their_secrets() -> None:
         "p@ss",
         "p%40ss",
     }
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_state_in_the_log_is_written_as_its_value(
+    form: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("INFO", form, ())
+    structlog.get_logger("receiver.test").info("job ended", state=JobState.FAILED)
+    said = capsys.readouterr().err
+    assert "failed" in said
+    assert "JobState" not in said

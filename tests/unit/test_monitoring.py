@@ -1,4 +1,4 @@
-"""Alerts, dashboard and handbook speak of figures that exist, and each alert has its remedy; promtool understands them."""
+"""Alerts, Grafana dashboard and handbook name existing metrics, and promtool accepts them."""
 
 import json
 import re
@@ -23,14 +23,14 @@ DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
 HANDBOOK = (ROOT / "docs/operations.md").read_text()
 
 # What the processes count, and what is read from the ledger.
-FIGURES = set(declared(metrics, counters)) | set(
+METRICS = set(declared(metrics, counters)) | set(
     re.findall(r'"(receiver_\w+)"', Path(ledger_metrics.__file__).read_text())
 )
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
 def named_in(text: str) -> set[str]:
-    """Return the figures a text speaks of; a histogram's parts count as the histogram."""
+    """Return the metrics a text speaks of; a histogram's parts count as the histogram."""
     return {
         re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\breceiver_\w+", text)
     }
@@ -69,10 +69,10 @@ def test_promtool_understands_every_query_of_the_dashboard(promtool: str, tmp_pa
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_each_alert_speaks_of_figures_that_exist_and_has_its_remedy_in_the_handbook(
+def test_each_alert_speaks_of_metrics_that_exist_and_has_its_remedy_in_the_handbook(
     alert: dict[str, Any],
 ) -> None:
-    assert named_in(alert["expr"]) <= FIGURES
+    assert named_in(alert["expr"]) <= METRICS
     assert f"\n### {alert['alert']}\n" in HANDBOOK
     assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
     assert alert["labels"]["severity"] in {"page", "warn", "info"}
@@ -84,16 +84,16 @@ def test_the_handbook_has_no_remedy_for_an_alert_that_is_gone() -> None:
     }
 
 
-def test_the_dashboard_shows_figures_that_exist() -> None:
+def test_the_dashboard_shows_metrics_that_exist() -> None:
     assert QUERIES
-    assert set().union(*map(named_in, QUERIES)) <= FIGURES
+    assert set().union(*map(named_in, QUERIES)) <= METRICS
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_every_figure_stands_in_the_handbook() -> None:
-    assert FIGURES - named_in(HANDBOOK) == set()
+def test_every_metric_stands_in_the_handbook() -> None:
+    assert METRICS - named_in(HANDBOOK) == set()
 
 
-def test_every_figure_is_watched_by_an_alert_or_shown_on_the_dashboard() -> None:
+def test_every_metric_is_watched_by_an_alert_or_shown_on_the_dashboard() -> None:
     watched = set().union(*map(named_in, QUERIES), *(named_in(alert["expr"]) for alert in ALERTS))
-    assert FIGURES - watched == set()
+    assert METRICS - watched == set()

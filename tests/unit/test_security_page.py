@@ -1,4 +1,4 @@
-"""The security page tells the truth: every test it names exists, and its numbers are those of the code."""
+"""Every test that the security page names exists, and its numbers are those of the code."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from receiver.archive.inspect import reader
-from receiver.gunicorn_conf import SILENCE
+from receiver.gunicorn_conf import READ_TIMEOUT
 from receiver.ingest import evidence
 from receiver.jobs.reconcile import MOST_HINT_LOOKS
 from receiver.ledger import hints
@@ -42,9 +42,9 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"{hints.MOST_A_MINUTE} new ids a minute in all",
         f"at most {MOST_HINT_LOOKS} times",
         f"{hints.MOST_WAITING:,} waiting",
-        f"a wall clock of {request_timeout.ARRIVAL:.0f} s",
-        f"cut after {SILENCE} s",
-        f"in a thread, {gunicorn_worker.PARTING} s",
+        f"a wall clock of {request_timeout.REQUEST_TIMEOUT:.0f} s",
+        f"cut after {READ_TIMEOUT} s",
+        f"in a thread, {gunicorn_worker.CLOSE_TIMEOUT} s",
         f"{evidence.MOST_KEPT} deliveries and {evidence.MOST_BYTES >> 20} MiB",
         f"at most {download.MAX_REDIRECTS} redirects",
         f"{connection.MAX_HEAD >> 10} KiB around a body",

@@ -1,4 +1,4 @@
-"""Every variable of the environment: what it is by default, what it takes, and what a wrong value is told."""
+"""Every environment variable: its default, its allowed values, and the text for a wrong one."""
 
 import os
 from pathlib import Path
@@ -75,7 +75,10 @@ def shown(value: object) -> object:
             (
                 "ARCHIVE_URL",
                 wrong,
-                "must be file:///absolute/path or s3://bucket/prefix; credentials stand in AWS_ACCESS_KEY_ID",
+                (
+                    "must be file:///absolute/path or s3://bucket/prefix; "
+                    "credentials belong in AWS_ACCESS_KEY_ID"
+                ),
             )
             for wrong in (
                 "/srv",
@@ -91,7 +94,7 @@ def shown(value: object) -> object:
         (
             "CALLBACK_SECRETS",
             f"{SECRET},short",
-            "each secret needs at least 16 characters; make one with: openssl rand -hex 32",
+            "each secret needs at least 16 characters; generate one with: openssl rand -hex 32",
         ),
         ("S3_ADDRESSING_STYLE", "paths", "should be 'auto', 'path' or 'virtual'"),
         ("S3_CHECKSUMS", "never", "should be 'when_required' or 'when_supported'"),
@@ -158,12 +161,10 @@ def test_all_mistakes_are_named_at_once() -> None:
     }
 
 
-def test_postgresql_needs_the_secrets_that_every_machine_shares_and_says_so_beside_other_mistakes() -> (
-    None
-):
+def test_postgresql_needs_the_shared_secrets_and_says_so_beside_other_mistakes() -> None:
     told = mistakes(DATABASE_URL=POSTGRES["DATABASE_URL"], PORT="none")
     assert told[:2] == [
-        f"{name}: must be set, alike on every machine, when DATABASE_URL is PostgreSQL"
+        f"{name}: must be set when DATABASE_URL is PostgreSQL, to the same value on every machine"
         for name in ("CALLBACK_SECRETS", "ADMIN_TOKEN")
     ]
     assert told[2].startswith("PORT: ")
@@ -178,11 +179,17 @@ def test_postgresql_needs_the_secrets_that_every_machine_shares_and_says_so_besi
         ),
         (
             {"GRSAI_API_KEY_FILE": "missing"},
-            "GRSAI_API_KEY_FILE: the file cannot be read (No such file or directory); name a readable",
+            (
+                "GRSAI_API_KEY_FILE: the file cannot be read (No such file or directory); "
+                "name a readable"
+            ),
         ),
         (
             {"GRSAI_API_KEY_FILE": "."},
-            "GRSAI_API_KEY_FILE: the file cannot be read (Is a directory); name a readable text file",
+            (
+                "GRSAI_API_KEY_FILE: the file cannot be read (Is a directory); "
+                "name a readable text file"
+            ),
         ),
         (
             {"GRSAI_API_KEY_FILE": "binary"},

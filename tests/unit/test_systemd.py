@@ -12,7 +12,8 @@ from real_parts import missing
 from receiver.settings import Settings
 
 UNITS = Path(__file__).resolve().parents[2] / "infra/systemd"
-# "systemd-analyze security" calls this exposure, times ten: 0 is a service that can do nothing, 96 one that can do anything.
+# The exposure by "systemd-analyze security", times ten: 0 for a service that can do nothing, 96 for
+# one that can do everything.
 MOST_EXPOSED = 20
 
 

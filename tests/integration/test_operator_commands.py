@@ -1,0 +1,72 @@
+"""What `receiver jobs` and `receiver show` print, and to which extent they search."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from ledgers import Books, opened
+
+from receiver.cli import main
+from receiver.ledger.browse import BrowseQueries
+
+# A search of one command reads so many jobs here.
+WINDOW = 2
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a DATA_DIR with a path that is longer than a wide table was, once."""
+    monkeypatch.setattr(
+        "receiver.services.BrowseQueries", lambda database: BrowseQueries(database, window=WINDOW)
+    )
+    folder = tmp_path / ("deep" * 50) / ("deeper" * 25)
+    monkeypatch.setenv("DATA_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def books(data: Path) -> Iterator[Books]:
+    assert CliRunner().invoke(main, ["migrate"]).exit_code == 0
+    with opened(f"sqlite:///{data / 'ledger.sqlite3'}") as books:
+        yield books
+
+
+@pytest.fixture(autouse=True)
+def umask_as_it_was() -> Iterator[None]:
+    before = os.umask(0o077)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
+def receiver(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def test_what_is_shown_in_a_file_is_neither_cut_nor_wrapped(books: Books, data: Path) -> None:
+    ref = books.archived()
+    (asset,) = books.assets(ref)
+    path = str(data / "archive" / str(asset.key))
+    assert any(path in line for line in receiver("show", ref).stdout.splitlines())
+
+
+def test_a_search_reads_a_limited_number_of_jobs_and_says_how_to_continue(books: Books) -> None:
+    refs = [books.waiting(f"task-{number}") for number in range(4)]
+    books.execute("UPDATE jobs SET prompt = 'a fox' WHERE ref = :ref", ref=refs[0])
+    first = receiver("jobs", "-q", "a fox", "--json")
+    assert (first.exit_code, first.stdout) == (0, "")
+    hint = f"older jobs were not searched; to continue, add: --after {refs[2]}\n"
+    assert first.stderr == hint
+    second = receiver("jobs", "-q", "a fox", "--json", "--after", refs[2])
+    assert refs[0] in second.stdout
+
+
+def test_a_list_that_is_full_says_how_to_continue(books: Books) -> None:
+    refs = [books.waiting(f"task-{number}") for number in range(3)]
+    page = receiver("jobs", "--limit", "2")
+    assert page.stderr == f"there are more jobs; to continue, add: --after {refs[1]}\n"
+    assert refs[0] not in page.stdout
+    rest = receiver("jobs", "--limit", "2", "--after", refs[1])
+    assert (refs[0] in rest.stdout, rest.stderr) == (True, "")
