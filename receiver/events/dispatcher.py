@@ -75,7 +75,7 @@ class Dispatcher:
         )
         try:
             self._deliver(row)
-            self._outbox.sent(claimed)
+            self._outbox.mark_sent(claimed)
             self._count("sent", failures=0)
             logger.info("event delivered")
         except ClaimLostError:
@@ -121,7 +121,7 @@ class Dispatcher:
                 )
                 self._count("set_aside")
             else:
-                self._outbox.try_again(
+                self._outbox.retry(
                     claimed,
                     min(
                         now + max(back_off(row.attempts, RETRY_DELAYS), wait), row.since + RETRY_FOR

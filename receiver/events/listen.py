@@ -12,7 +12,7 @@ from typing import Any
 from receiver import data_dir
 from receiver.errors import ConfigurationError
 from receiver.events.event import Event
-from receiver.ledger.outbox import Outbox
+from receiver.ledger.queries.events import EventQueries
 from receiver.model import EventType
 
 # Seconds between two queries for new events.
@@ -26,11 +26,11 @@ class EventReader:
 
     def __init__(
         self,
-        outbox: Outbox,
+        queries: EventQueries,
         types: Sequence[EventType],
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._outbox = outbox
+        self._queries = queries
         self._types = types
         self._pause = pause
 
@@ -41,7 +41,7 @@ class EventReader:
         unless ``follow`` is set.
         """
         while True:
-            rows, upto = self._outbox.following(after, self._types)
+            rows, upto = self._queries.following(after, self._types)
             for row in rows:
                 yield Event.of(row), row.id
             if upto > after:

@@ -22,10 +22,10 @@ from receiver.archive.manifest import (
 )
 from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
-from receiver.ledger.ledger import Ledger
-from receiver.ledger.queries import Queries
+from receiver.ledger.database import Database
+from receiver.ledger.outbox import ABOUT_THE_JOB
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.restore import Past, Restored, Row, restore
-from receiver.ledger.writes import ABOUT_THE_JOB
 from receiver.model import AssetState, EventType, JobState, Outcome, Reason
 
 MANIFEST = "job.json"
@@ -91,15 +91,17 @@ class Rebuilder:
     def __init__(
         self,
         store: Store,
-        ledger: Ledger,
-        queries: Queries,
+        database: Database,
+        queries: JobQueries,
         *,
+        job_timeout: float,
         threads: int,
         stopping: Event,
         show: Callable[[Rebuilt], object],
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._database = database
+        self._job_timeout = job_timeout
         self._queries = queries
         self._threads = threads
         self._stopping = stopping
@@ -120,7 +122,7 @@ class Rebuilder:
         return self.so_far
 
     def _restore(self, batch: list[JobFolder], pool: ThreadPoolExecutor) -> None:
-        known = self._queries.standing([folder.ref for folder in batch if folder.ref])
+        known = self._queries.states([folder.ref for folder in batch if folder.ref])
         self.so_far.known += sum(1 for folder in batch if folder.ref in known and folder.manifest)
         new = [folder for folder in batch if folder.ref not in known]
         found = list(pool.map(self._inspect, new))
@@ -159,7 +161,7 @@ class Rebuilder:
         )
 
     def _write(self, pasts: list[Past]) -> None:
-        done: Restored = self._ledger.write(partial(restore, pasts=pasts))
+        done: Restored = self._database.write(partial(restore, pasts=pasts))
         self.so_far.restored += len(done.new)
         self.so_far.known += len(pasts) - len(done.new)
         self.so_far.pictures += sum(
@@ -173,7 +175,7 @@ class Rebuilder:
         )
 
     def _rows(self, manifest: Manifest) -> Past:
-        return rows_of(manifest, self._ledger.timing.job_timeout)
+        return rows_of(manifest, self._job_timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,7 @@ def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
 
 
 def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
-    """Return the row of an event. Its payload has the same fields as in ``ledger.writes``."""
+    """Return the row of an event. Its payload has the same fields as in ``ledger.outbox``."""
     text = json.dumps(
         {**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":")
     )

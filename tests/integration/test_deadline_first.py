@@ -35,14 +35,14 @@ class Work:
 def backlog(sqlite_url: str) -> Iterator[Books]:
     """Announce 2,000 pictures with mixed lifetimes within nine minutes without a worker."""
     with opened(sqlite_url) as books:
-        usual, chance = books.ledger.timing, random.Random(7)  # noqa: S311 - the same backlog every time
+        usual, chance = books.timing, random.Random(7)  # noqa: S311 - the same backlog every time
         for number in range(BACKLOG // EACH):
-            books.ledger.timing = replace(usual, url_lifetime=chance.choice(LIFETIMES))
+            books.use_timing(replace(usual, url_lifetime=chance.choice(LIFETIMES)))
             books.deliver(
                 new_ref(books.clock()), succeeded(*urls(EACH), provider_id=f"task-{number}")
             )
             books.clock.advance(540.0 * EACH / BACKLOG)
-        books.ledger.timing = usual
+        books.use_timing(usual)
         yield books
 
 
@@ -85,7 +85,7 @@ class Service:
     def pick(self, now: float, free: int) -> list[Work]:
         """Claim one asset per free thread; record all results in one statement, which is faster."""
         self.books.clock.now = now
-        claims = self.books.ledger.claim_assets(free)
+        claims = self.books.assets.claim(free)
         self.books.execute(
             "UPDATE assets SET "
             "state = CASE WHEN expires_at > :now THEN 'archived' ELSE 'expired' END,"

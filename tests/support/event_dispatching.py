@@ -60,7 +60,7 @@ def make_dispatcher(
     Of the local addresses, only the one in ``allow`` may be contacted.
     """
     destination, outbox = read_destination(url), Outbox(books.database, books.clock)
-    outbox.begin([destination.name])
+    outbox.register([destination.name])
     connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))
     transport = transport_for(destination, connector, secrets, books.clock)
     return Dispatcher(
