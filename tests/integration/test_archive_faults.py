@@ -285,7 +285,7 @@ def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
         harness.attempt()
     proxy.rule = rule
     (claimed,) = books.jobs.claim(1, complete=True)
-    reconciler.look(claimed)
+    reconciler.reconcile_job(claimed)
     assert (books.job(ref).state, books.event_types(ref)) == (
         JobState.ARCHIVING,
         ["asset.archived"],
@@ -293,7 +293,7 @@ def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
     proxy.rule = honest
     books.clock.now = books.job(ref).due_at or 0.0
     (claimed,) = books.jobs.claim(1, complete=True)
-    reconciler.look(claimed)
+    reconciler.reconcile_job(claimed)
     assert (books.job(ref).state, books.event_types(ref)) == (
         JobState.ARCHIVED,
         ["asset.archived", "job.archived"],

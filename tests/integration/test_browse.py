@@ -3,7 +3,7 @@
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
-from receiver.ledger.queries.job_list import JobList, Page, Wanted, first_ref
+from receiver.ledger.queries.job_list import JobListQueries, Page, Wanted, first_ref
 from receiver.ledger.queries.model_stats import Compare, quantile
 from receiver.model import AssetState, JobState, Source
 
@@ -72,7 +72,7 @@ def test_a_text_is_found_in_prompt_model_and_provider_id_whatever_its_case(
 def test_model_and_state_together_are_searched_for_by_the_rarer_of_the_two(books: Books) -> None:
     lost = books.failed("task-1")
     several(books, *"abc")
-    narrow = JobList(books.database, window=2)
+    narrow = JobListQueries(books.database, window=2)
     both = Wanted(state=JobState.FAILED, model="gpt-image-1.5")
     assert (refs(narrow.page(both)), narrow.count(both)) == ([lost], 1), (
         "there is one failed job: one window is enough"
@@ -88,7 +88,7 @@ def test_model_and_state_together_are_searched_for_by_the_rarer_of_the_two(books
 def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> None:
     ref = books.waiting("task-77")
     several(books, *(f"task-77 {number}" for number in range(5)))
-    narrow = JobList(books.database, window=2)
+    narrow = JobListQueries(books.database, window=2)
     for name in (ref, ref.lower(), "task-77"):
         assert refs(narrow.page(Wanted(text=name))) == [ref]
         assert narrow.count(Wanted(text=name)) == 1
@@ -99,7 +99,7 @@ def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> 
 
 def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) -> None:
     made = several(books, "owl", "fox", "owl", "owl", "owl")
-    narrow = JobList(books.database, window=2)
+    narrow = JobListQueries(books.database, window=2)
     first = narrow.page(Wanted(text="fox"))
     assert (refs(first), first.next) == ([], made[1]), (
         "nothing in the first two, but that was not all"
@@ -113,7 +113,7 @@ def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) ->
 
 def test_a_full_page_of_a_search_goes_on_behind_its_last_job(books: Books) -> None:
     made = several(books, "fox", "fox", "fox")
-    narrow = JobList(books.database, window=10)
+    narrow = JobListQueries(books.database, window=10)
     first = narrow.page(Wanted(text="fox"), limit=2)
     assert (refs(first), first.next) == (made[:2], made[1])
     assert refs(narrow.page(Wanted(text="fox"), after=made[1], limit=2)) == made[2:]

@@ -121,7 +121,7 @@ class UnattendedWorker:
                     )
                 )
             for looked_at in self.books.jobs.claim(16):
-                self._reconciler.look(looked_at)
+                self._reconciler.reconcile_job(looked_at)
         assert self.books.totals.audit().ok
         return job
 

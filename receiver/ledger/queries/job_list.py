@@ -54,7 +54,7 @@ class Page:
     next: str | None
 
 
-class JobList:
+class JobListQueries:
     """Lists and counts jobs."""
 
     def __init__(self, database: Database, window: int = WINDOW) -> None:
