@@ -1,6 +1,7 @@
 """The terms of the service as types: states, reasons, reports, deliveries, submissions.
 
-Nothing here does I/O. Times are seconds since the epoch (float, UTC), sizes are bytes, dimensions are pixels.
+Nothing here does I/O. Times are seconds since the epoch (float, UTC), sizes are bytes, dimensions
+are pixels.
 """
 
 from dataclasses import dataclass
@@ -165,8 +166,8 @@ class Delivery:
 class Submission:
     """A submit for a provider; ``params`` are the provider's own fields, passed on unchanged.
 
-    ``key`` is the caller's own name for the job. Only one job can have it, so that a repeated submit
-    is not paid twice.
+    ``key`` is the caller's own name for the job. Only one job can have it, so a repeated submit is
+    not paid twice.
     """
 
     prompt: str

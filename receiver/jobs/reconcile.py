@@ -49,11 +49,11 @@ from receiver.telemetry import tracing
 
 log = structlog.get_logger(__name__)
 
-# For so many seconds after the submit, "no such task" can mean "not yet". After that it must be said
-# so many times in a row before the job counts as lost.
+# For so many seconds after the submit, "no such task" can mean "not yet". After that it must be
+# said so many times in a row before the job counts as lost.
 NOT_YET = 60.0
 MOST_UNKNOWN = 3
-# What a person reads about decisions after which the job still has no result. After any other one the result is known.
+# What a person reads about decisions after which the job still has no result.
 _COMPLAINTS = {
     Decision.PROGRESS: "the provider still calls it running",
     Decision.EMPTY: "the provider reports success, but no result",

@@ -172,8 +172,8 @@ class JobView(BaseModel):
 class JobList(BaseModel):
     """A page of jobs, newest first; ``next`` is the ``after`` of the next page, null at the end.
 
-    A text search reads a limited number of jobs at a time, so a page with a ``next`` may be short or
-    even empty.
+    A text search reads a limited number of jobs at a time, so a page with a ``next`` may be short
+    or even empty.
     """
 
     jobs: list[JobView]
@@ -249,7 +249,7 @@ class LinkView(BaseModel):
 
 
 class AuditView(BaseModel):
-    """The counts of all jobs; ``broken`` has the violated invariants and refs that violate them."""
+    """The counts of all jobs; ``broken`` has violated invariants and the refs."""
 
     ok: bool
     submitted: int

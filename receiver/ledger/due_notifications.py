@@ -1,7 +1,7 @@
 """Notifications for due rows that have none (PostgreSQL).
 
-Rows become due without a notification when time passes (polls, back-off, ends of leases), and when a
-notification was lost with its worker. None is written for the future: a worker that looks for one
+Rows become due without a notification when time passes (polls, back-off, ends of leases), and when
+a notification was lost with its worker. None is written for the future: a worker that looks for one
 would have to read all that are not due yet.
 """
 

@@ -13,8 +13,8 @@ from hashlib import sha256
 
 from sqlalchemy import Connection, text
 
-# Procrastinate serves the highest priority first, in 32 bits: the negated deadline, in seconds since
-# November 2023.
+# Procrastinate serves the highest priority first, in 32 bits: the negated deadline, in seconds
+# since November 2023.
 _EPOCH = 1_700_000_000
 _EVENTS = "events to "
 
@@ -22,17 +22,25 @@ _EVENTS = "events to "
 # notification gets no second one.
 _NOTIFY_ROWS = text("""
     SELECT procrastinate_defer_jobs_v1(array_agg(
-        ROW(:queue, :queue, wake.priority, NULL, wake.lock, '{}', NULL)::procrastinate_job_to_defer_v1 ORDER BY wake.lock))
-    FROM unnest(CAST(:locks AS text[]), CAST(:priorities AS integer[])) AS wake(lock, priority)
-    WHERE NOT EXISTS (SELECT FROM procrastinate_jobs AS known WHERE known.queueing_lock = wake.lock AND known.status = 'todo')
+        ROW(:queue, :queue, wanted.priority, NULL, wanted.lock, '{}', NULL)
+        ::procrastinate_job_to_defer_v1 ORDER BY wanted.lock))
+    FROM unnest(CAST(:locks AS text[]), CAST(:priorities AS integer[])) AS wanted(lock, priority)
+    WHERE NOT EXISTS (
+        SELECT FROM procrastinate_jobs AS known
+        WHERE known.queueing_lock = wanted.lock AND known.status = 'todo')
 """)
 # The name of a destination may be too long for a queue: PostgreSQL's channels have 63 bytes, and
 # Procrastinate puts 23 before the queue's name. So the queue is named after a hash.
 _NOTIFY_DISPATCHERS = text("""
     SELECT procrastinate_defer_jobs_v1(array_agg(
-        ROW(wake.queue, wake.queue, :priority, NULL, wake.queue, '{}', NULL)::procrastinate_job_to_defer_v1 ORDER BY wake.queue))
-    FROM (SELECT 'events ' || left(encode(sha256(convert_to(name, 'UTF8')), 'hex'), 16) AS queue FROM destinations) AS wake
-    WHERE NOT EXISTS (SELECT FROM procrastinate_jobs AS known WHERE known.queueing_lock = wake.queue AND known.status = 'todo')
+        ROW(wanted.queue, wanted.queue, :priority, NULL, wanted.queue, '{}', NULL)
+        ::procrastinate_job_to_defer_v1 ORDER BY wanted.queue))
+    FROM (
+        SELECT 'events ' || left(encode(sha256(convert_to(name, 'UTF8')), 'hex'), 16) AS queue
+        FROM destinations) AS wanted
+    WHERE NOT EXISTS (
+        SELECT FROM procrastinate_jobs AS known
+        WHERE known.queueing_lock = wanted.queue AND known.status = 'todo')
 """)
 
 
@@ -78,7 +86,7 @@ def notify(connection: Connection, queue: QueueName, rows: Mapping[str, float]) 
 def notify_assets(
     connection: Connection, ref: str, indexes: Iterable[int], expires_at: float
 ) -> None:
-    """Notify a worker of each of a job's assets that are due now; their URLs die at ``expires_at``."""
+    """Notify workers of assets that are due now; their URLs die at ``expires_at``."""
     notify(connection, QueueName.ASSETS, {f"assets/{ref}/{idx}": expires_at for idx in indexes})
 
 

@@ -22,7 +22,7 @@ from ulid import ULID
 from receiver.ledger import schema
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.job_list import JobListQueries, Wanted
-from receiver.ledger.queries.model_stats import Compare
+from receiver.ledger.queries.model_stats import ModelQueries
 from receiver.ledger.queries.pictures import PictureQueries
 from receiver.ledger.queries.set_aside import SetAsideQueries
 from receiver.ledger.queries.totals import Totals
@@ -178,7 +178,7 @@ def questions(database: SqliteDatabase, jobs: int) -> dict[str, Callable[[], obj
         PictureQueries(database),
         Totals(database),
     )
-    compare = Compare(database)
+    compare = ModelQueries(database)
     middle, now = ref_of(jobs // 2), BEGAN + jobs * APART
     return {
         "newest page": lambda: job_list.page(Wanted()),

@@ -4,7 +4,7 @@ import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
 from receiver.ledger.queries.job_list import JobListQueries, Page, Wanted, first_ref
-from receiver.ledger.queries.model_stats import Compare, quantile
+from receiver.ledger.queries.model_stats import ModelQueries, quantile
 from receiver.model import AssetState, JobState, Source
 
 pytestmark = pytest.mark.both_databases
@@ -237,7 +237,7 @@ def test_models_are_compared_by_what_became_of_their_jobs(books: Books) -> None:
     books.failed("broken")
     books.expired("gone")
     books.submitting(model="nano-banana")
-    found = Compare(books.database).since(NOW)
+    found = ModelQueries(books.database).since(NOW)
     assert (found.jobs, found.complete, [model.model for model in found.models]) == (
         6,
         True,
@@ -255,12 +255,12 @@ def test_models_are_compared_by_what_became_of_their_jobs(books: Books) -> None:
     assert sorted(figures.to_callback) == [0, 0, 10, 10]
     assert (figures.to_archive, figures.life_left, figures.lifetime) == ([5, 5], [7195, 7195], 7200)
     assert found.models[1].in_flight == 1
-    assert Compare(books.database).since(NOW + 999).models == []
+    assert ModelQueries(books.database).since(NOW + 999).models == []
 
 
 def test_a_sample_that_left_jobs_out_says_so(books: Books) -> None:
     several(books, *"abc")
-    found = Compare(books.database, sample=2).since(NOW)
+    found = ModelQueries(books.database, sample=2).since(NOW)
     assert (found.jobs, found.complete) == (2, False)
 
 

@@ -17,7 +17,7 @@ _KINDS: dict[str, Table] = {"assets": assets, "jobs": jobs, "hints": hints}
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Due rows by kind (assets, jobs, hints), and for how many seconds the oldest one has waited."""
+    """Due rows by kind (assets, jobs, hints), and how many seconds the oldest one has waited."""
 
     due: dict[str, int]
     oldest: dict[str, float]
