@@ -291,7 +291,7 @@ def test_a_job_is_announced_as_archived_only_after_its_manifest_is_safe(
         harness.attempt()
     proxy.rule = rule
     (claimed,) = books.jobs.claim(1, complete=True)
-    reconciler.look(claimed)
+    reconciler.reconcile_job(claimed)
     assert (books.job(ref).state, books.event_types(ref)) == (
         JobState.ARCHIVING,
         ["asset.archived"],
@@ -299,7 +299,7 @@ def test_a_job_is_announced_as_archived_only_after_its_manifest_is_safe(
     proxy.rule = honest
     books.clock.now = books.job(ref).due_at or 0.0
     (claimed,) = books.jobs.claim(1, complete=True)
-    reconciler.look(claimed)
+    reconciler.reconcile_job(claimed)
     assert (books.job(ref).state, books.event_types(ref)) == (
         JobState.ARCHIVED,
         ["asset.archived", "job.archived"],

@@ -128,7 +128,7 @@ class UnattendedWorker:
             self.books.clock.now = max(self.books.clock.now, self._next_due())
             self._attempt()
             for looked_at in self.books.jobs.claim(16):
-                self._reconciler.look(looked_at)
+                self._reconciler.reconcile_job(looked_at)
         assert self.books.totals.audit().ok
         return job
 

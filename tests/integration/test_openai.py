@@ -118,7 +118,7 @@ class DirectRoute:
         for asset in self.books.assets.claim(100):
             archiver.archive(asset)
         for job in self.books.jobs.claim(100):
-            self.reconciler.look(job)
+            self.reconciler.reconcile_job(job)
         assert list(self.scratch.iterdir()) == []
 
     def stored(self, ref: str) -> list[bytes]:

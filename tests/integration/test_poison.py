@@ -9,7 +9,7 @@ from web_client import SUCCEEDED, web_client
 
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError, ReceiverError, UnreadableError
-from receiver.jobs.reconcile import MOST_HINT_LOOKS
+from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
 from receiver.ledger.claims import CRASH_PAUSE, LEASE, MOST_CRASHES, SUSPICIOUS_CRASHES, Claimed
 from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, Decision, Delivery, JobState, Reason, Source
@@ -47,7 +47,7 @@ class Yard:
     def look(self, limit: int = 1) -> None:
         """Do for the suspect jobs that are due what is to be done."""
         for claimed in self.books.jobs.claim_suspects(limit):
-            self.reconciler.look(claimed)
+            self.reconciler.reconcile_job(claimed)
 
     def has_objects(self) -> bool:
         """Say whether anything was written to the archive."""
@@ -194,7 +194,7 @@ def test_an_asset_is_set_aside_and_an_operator_s_retry_brings_it_home(yard: Yard
     )
     assert f"`receiver retry {ref}`" in asset.error
     (complete,) = books.jobs.claim(1, complete=True)
-    yard.reconciler.look(complete)
+    yard.reconciler.reconcile_job(complete)
     job = books.job(ref)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
     assert "set aside" in job.message
@@ -302,7 +302,7 @@ def test_a_complete_job_that_crashes_workers_has_no_manifest_until_an_operator_r
     assert books.event_types(ref) == ["asset.archived", "job.archived"]
     assert books.operator.retry(ref).state is JobState.ARCHIVING
     (complete,) = books.jobs.claim(1, complete=True)
-    yard.reconciler.look(complete)
+    yard.reconciler.reconcile_job(complete)
     job = books.job(ref)
     assert (job.state, job.message, job.crashes, yard.has_objects()) == (
         JobState.ARCHIVED,
@@ -328,7 +328,7 @@ def test_a_job_with_work_left_that_is_set_aside_still_ends_with_its_last_asset(y
     for claimed in books.assets.claim(2):
         books.assets.finish(claimed, stored(claimed))
     (complete,) = books.jobs.claim(1, complete=True)
-    yard.reconciler.look(complete)
+    yard.reconciler.reconcile_job(complete)
     assert books.job(ref).state is JobState.ARCHIVED
     assert books.job(ref).message == ""
 
@@ -343,7 +343,7 @@ def test_a_word_from_the_provider_clears_a_job_s_name(yard: Yard) -> None:
 
 def test_a_hint_over_which_workers_crash_is_forgotten(yard: Yard) -> None:
     assert yard.books.hints.add("their-task")
-    for _ in range(MOST_HINT_LOOKS):
+    for _ in range(MOST_HINT_ATTEMPTS):
         assert yard.books.hints.claim(1)
         yard.books.claims.take_over()
     (claimed,) = yard.books.hints.claim(1)

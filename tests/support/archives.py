@@ -87,7 +87,7 @@ class ArchivedJobs:
     def conclude(self, ref: str) -> None:
         """Write the manifest and end the job."""
         (claimed,) = [claimed for claimed in self.books.jobs.claim(100) if claimed.row.ref == ref]
-        self._reconciler.look(claimed)
+        self._reconciler.reconcile_job(claimed)
         assert self.books.job(ref).finished_at is not None
 
     def key(self, ref: str, idx: int = 0) -> str:
