@@ -179,6 +179,21 @@ class Submission:
     key: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long things may take, in seconds: the settings of the same names."""
+
+    url_lifetime: float
+    poll_after: float
+    poll_interval: float
+    job_timeout: float
+
+
+def risk_begins(expires_at: float, lifetime: float) -> float:
+    """Return when an asset counts as at risk: in the last quarter of its URL's ``lifetime``."""
+    return expires_at - lifetime / 4
+
+
 def new_ref(now: float) -> str:
     """Make a job's ref: a ULID, so refs sort by time and a ref's date can be read from it."""
     return str(ULID.from_timestamp(now))

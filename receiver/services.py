@@ -18,16 +18,26 @@ from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
+from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.submit import SubmitService
 from receiver.ledger import schema
-from receiver.ledger.backlog import BacklogQueries
-from receiver.ledger.browse import BrowseQueries
+from receiver.ledger.assets import Assets
+from receiver.ledger.claims import Claims
 from receiver.ledger.database import Database, open_database
-from receiver.ledger.ledger import Ledger, Timing
+from receiver.ledger.due_notifications import notify_due
+from receiver.ledger.hints import Hints
+from receiver.ledger.jobs import Jobs
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.backlog import BacklogQueries
+from receiver.ledger.queries.events import EventQueries
+from receiver.ledger.queries.job_list import JobList
+from receiver.ledger.queries.jobs import JobQueries
+from receiver.ledger.queries.pictures import PictureQueries
+from receiver.ledger.queries.set_aside import SetAsideQueries
+from receiver.ledger.queries.totals import Totals
+from receiver.model import Timing
 from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
 from receiver.providers.grsai.client import GrsaiClient
@@ -72,7 +82,7 @@ class Services:
             schema.require_current(self.database)
         if self.settings.destinations:
             # By the first process that opens the ledger: it then gets all new events.
-            self.outbox.begin([destination.name for destination in self.settings.destinations])
+            self.outbox.register([destination.name for destination in self.settings.destinations])
         return self
 
     def _migrate_if_old(self) -> None:
@@ -92,28 +102,78 @@ class Services:
         return open_database(self.settings.database_url)
 
     @cached_property
-    def ledger(self) -> Ledger:
-        """Every write."""
+    def timing(self) -> Timing:
+        """How long things may take."""
         chosen = self.settings
-        timing = Timing(
+        return Timing(
             chosen.url_lifetime, chosen.poll_after, chosen.poll_interval, chosen.job_timeout
         )
-        return Ledger(self.database, timing, clock.now)
+
+    now = staticmethod(clock.now)
+
+    # The ledger: transactions.
 
     @cached_property
-    def queries(self) -> Queries:
-        """Every read."""
-        return Queries(self.database)
+    def jobs(self) -> Jobs:
+        """Transactions of jobs."""
+        return Jobs(self.database, self.timing, self.now)
 
     @cached_property
-    def backlogs(self) -> BacklogQueries:
-        """Queries about the backlog."""
-        return BacklogQueries(self.database, self.settings.url_lifetime, clock.now)
+    def assets(self) -> Assets:
+        """Transactions of assets."""
+        return Assets(self.database, self.now)
+
+    @cached_property
+    def hints(self) -> Hints:
+        """Transactions of hints."""
+        return Hints(self.database, self.timing, self.now)
 
     @cached_property
     def outbox(self) -> Outbox:
-        """Events that wait for delivery."""
-        return Outbox(self.database, clock.now)
+        """Transactions of event deliveries."""
+        return Outbox(self.database, self.now)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Renews, releases and takes over claims."""
+        return Claims(self.database, self.now)
+
+    # The ledger: reads.
+
+    @cached_property
+    def queries(self) -> JobQueries:
+        """Single jobs and what belongs to them."""
+        return JobQueries(self.database)
+
+    @cached_property
+    def job_list(self) -> JobList:
+        """Lists of jobs."""
+        return JobList(self.database)
+
+    @cached_property
+    def pictures(self) -> PictureQueries:
+        """Archived and endangered pictures."""
+        return PictureQueries(self.database)
+
+    @cached_property
+    def set_aside(self) -> SetAsideQueries:
+        """Jobs and deliveries that were set aside."""
+        return SetAsideQueries(self.database)
+
+    @cached_property
+    def events(self) -> EventQueries:
+        """Events and the state of their deliveries."""
+        return EventQueries(self.database)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Counts, usage and audit."""
+        return Totals(self.database)
+
+    @cached_property
+    def backlog(self) -> BacklogQueries:
+        """What is due."""
+        return BacklogQueries(self.database, self.settings.url_lifetime, self.now)
 
     @cached_property
     def serializer(self) -> EventSerializer:
@@ -132,11 +192,6 @@ class Services:
             Dispatcher(self.outbox, destination, transport, self.serializer)
             for destination, transport in transports
         ]
-
-    @cached_property
-    def browse(self) -> BrowseQueries:
-        """Queries of the pages and lists."""
-        return BrowseQueries(self.database)
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
@@ -176,17 +231,30 @@ class Services:
     def engine(self) -> Engine:
         """Notifies and runs workers."""
         if self.settings.embedded:
-            return EmbeddedEngine(self.ledger, Notifier(self.settings.data_dir / "worker.fifo"))
-        return DistributedEngine(self.ledger, self.settings.database_url)
+            return EmbeddedEngine(
+                self.claims, Notifier(self.settings.data_dir / "worker.fifo"), self.now
+            )
+        return DistributedEngine(
+            self.claims, partial(notify_due, self.database, self.now), self.settings.database_url
+        )
 
     @cached_property
     def inbox(self) -> Inbox:
         """The single entry point for reports about jobs."""
-        confirm = self.settings.confirm == "always"
-        base_url, mask = self.settings.grsai_base_url, Redactor(self.settings.secrets())
         return Inbox(
-            self.ledger, self.engine.notify, base_url=base_url, confirm_always=confirm, mask=mask
+            self.database,
+            self.timing,
+            self.now,
+            self.engine.notify,
+            base_url=self.settings.grsai_base_url,
+            confirm_always=self.settings.confirm == "always",
+            redact=Redactor(self.settings.secrets()),
         )
+
+    @cached_property
+    def operator(self) -> Operator:
+        """What people can do by hand."""
+        return Operator(self.database, self.inbox, self.timing, self.now)
 
     @cached_property
     def grsai(self) -> GrsaiClient | None:
@@ -209,12 +277,15 @@ class Services:
     def reconciler(self) -> Reconciler:
         """Reconciles jobs and hints that are due."""
         return Reconciler(
-            self.ledger,
+            self.jobs,
+            self.hints,
             self.queries,
             self.inbox,
             self.store,
             self.grsai,
-            self.settings.grsai_base_url,
+            base_url=self.settings.grsai_base_url,
+            timing=self.timing,
+            now=self.now,
         )
 
     @cached_property
@@ -222,7 +293,7 @@ class Services:
         """Posts jobs to the providers."""
         here, there = self.settings.public_url, self.settings.grsai_base_url
         return SubmitService(
-            self.ledger,
+            self.jobs,
             self.inbox,
             self.grsai,
             self.tickets,
@@ -238,7 +309,14 @@ class Services:
             max_bytes=self.settings.fetch_max_bytes,
             timeout=self.settings.fetch_timeout,
         )
-        return Archiver(self.ledger, fetcher, self.store, scratch)
+        return Archiver(
+            self.assets,
+            fetcher,
+            self.store,
+            scratch,
+            url_lifetime=self.settings.url_lifetime,
+            now=self.now,
+        )
 
     def worker(self) -> WorkerProcess:
         """Return the worker of this process."""
@@ -246,55 +324,55 @@ class Services:
             self.settings.data_dir,
             self.engine,
             self.work_queues,
-            take_over=self.ledger.take_over if self.settings.embedded else None,
-            audit=self.queries.audit,
+            take_over=self.claims.take_over if self.settings.embedded else None,
+            audit=self.totals.audit,
             check_archive=self.store.check,
         )
 
     def work_queues(self, scratch: Path) -> list[WorkQueue]:
         """Return every work queue of a worker."""
-        ledger, due, archive = self.ledger, self.queries.next_due, self.archiver(scratch).archive
+        due, archive = self.queries.next_due, self.archiver(scratch).archive
         work_queues = [
             WorkQueue(
                 QueueName.ASSETS,
                 self.settings.worker_threads,
                 partial(due, "assets"),
-                ledger.claim_assets,
+                self.assets.claim,
                 archive,
             ),
             WorkQueue(
                 QueueName.SUSPECT_ASSETS,
                 SUSPECT_THREADS,
                 partial(due, "assets"),
-                partial(ledger.claim_assets, suspects=True),
+                partial(self.assets.claim, suspects=True),
                 archive,
             ),
             WorkQueue(
                 QueueName.COMPLETE_JOBS,
                 JOB_THREADS,
                 partial(due, "jobs"),
-                partial(ledger.claim_jobs, complete=True),
+                partial(self.jobs.claim, complete=True),
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.JOBS,
                 JOB_THREADS,
                 partial(due, "jobs"),
-                partial(ledger.claim_jobs, complete=False),
+                partial(self.jobs.claim, complete=False),
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.SUSPECT_JOBS,
                 SUSPECT_THREADS,
                 partial(due, "jobs"),
-                ledger.claim_suspect_jobs,
+                self.jobs.claim_suspects,
                 self.reconciler.look,
             ),
             WorkQueue(
                 QueueName.HINTS,
                 HINT_THREADS,
                 partial(due, "hints"),
-                ledger.claim_hints,
+                self.hints.claim,
                 self.reconciler.verify_hint,
             ),
             # One queue per destination, so that a slow one does not delay the others.

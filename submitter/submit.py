@@ -121,7 +121,7 @@ class Submitter:
 
     def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:
         """Return whether a job was made by these arguments; mode and API may differ."""
-        job = self._services.ledger.job(ref)
+        job = self._services.jobs.get(ref)
         params = json.loads(self._services.queries.params(ref))
         was = Submission(job.prompt, job.model, params, provider=Provider(job.provider))
         try:
@@ -149,7 +149,7 @@ class Submitter:
 
     def now(self) -> float:
         """Return the ledger's time, in seconds since 1970."""
-        return self._services.ledger.now()
+        return self._services.now()
 
     def submit_many(
         self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4

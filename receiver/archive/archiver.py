@@ -5,7 +5,7 @@ Nothing is retried here. Whatever goes wrong, the asset's row is told when to be
 
 from binascii import Error, a2b_base64
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -28,8 +28,8 @@ from receiver.errors import (
     SourceGoneError,
     StoreError,
 )
+from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
-from receiver.ledger.ledger import Ledger
 from receiver.ledger.rows import Asset, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import Fetched, Fetcher
@@ -54,8 +54,19 @@ BASE64_CHUNK = 4 * 64 * 1024
 class Archiver:
     """Brings claimed assets home; ``scratch`` is the folder for files on their way."""
 
-    def __init__(self, ledger: Ledger, fetcher: Fetcher, store: Store, scratch: Path) -> None:
-        self._ledger = ledger
+    def __init__(
+        self,
+        assets: Assets,
+        fetcher: Fetcher,
+        store: Store,
+        scratch: Path,
+        *,
+        url_lifetime: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._assets = assets
+        self._url_lifetime = url_lifetime
+        self._now = now
         self._fetcher = fetcher
         self._store = store
         self._scratch = scratch
@@ -76,14 +87,14 @@ class Archiver:
             with tracing.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
                 stored = self._archive(claimed)
                 failpoints.reached(failpoints.Point.STORED)
-                self._ledger.finish_asset(claimed, stored)
+                self._assets.finish(claimed, stored)
             failpoints.reached(failpoints.Point.FINISHED)
             self._bad_files.pop((asset.ref, asset.idx), None)
             logger.info(
                 "asset archived",
                 key=stored.key,
                 size=stored.size,
-                time_left=round(asset.expires_at - self._ledger.now(), 1),
+                time_left=round(asset.expires_at - self._now(), 1),
             )
         except ClaimLostError as error:
             logger.warning("asset left to another worker", error=str(error))
@@ -158,7 +169,7 @@ class Archiver:
         if not asset.url.startswith(INLINE):
             return self._fetcher.fetch(asset.url, path)
         with self._decode_lock:
-            return decode_base64_image(self._ledger.answer(asset.ref), asset.url, path)
+            return decode_base64_image(self._assets.answer(asset.ref), asset.url, path)
 
     @contextmanager
     def _noting_store_errors(self) -> Iterator[None]:
@@ -223,19 +234,16 @@ class Archiver:
 
     def _decide(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
         """Decide what a failed attempt means: over, or due again while its URL lives."""
-        asset, now, text = claimed.row, self._ledger.now(), str(error)
+        asset, now, text = claimed.row, self._now(), str(error)
         gone, suspicious = (
             isinstance(error, SourceGoneError),
             asset.attempts >= ATTEMPTS_BEFORE_REFRESH,
         )
         if error.permanent or self._is_bad_too_often(asset, error):
             self._give_up(claimed, AssetState.FAILED, text)
-        elif (
-            isinstance(error, StoreError)
-            and now < asset.expires_at + self._ledger.timing.url_lifetime
-        ):
+        elif isinstance(error, StoreError) and now < asset.expires_at + self._url_lifetime:
             # The archive is away, which says nothing about the asset. Its URL may well outlive its promise.
-            self._ledger.retry_asset(
+            self._assets.retry(
                 claimed,
                 now + back_off(1, (STORE_RETRY_DELAY,)),
                 text,
@@ -243,11 +251,11 @@ class Archiver:
             )
         elif now < asset.expires_at:
             due_at = min(now + back_off(asset.attempts, BACK_OFF), asset.expires_at)
-            self._ledger.retry_asset(claimed, due_at, text, ask_again=gone and suspicious)
+            self._assets.retry(claimed, due_at, text, refresh_url=gone and suspicious)
         elif gone and not suspicious:
             # It was us who came late, after an outage perhaps: the provider may have a fresh URL.
-            self._ledger.retry_asset(
-                claimed, now + back_off(asset.attempts, BACK_OFF), text, ask_again=True
+            self._assets.retry(
+                claimed, now + back_off(asset.attempts, BACK_OFF), text, refresh_url=True
             )
         else:
             end = timestamp(asset.expires_at)
@@ -266,7 +274,7 @@ class Archiver:
         return self._bad_files[asset.ref, asset.idx] >= MAX_BAD_FILES
 
     def _give_up(self, claimed: Claimed[Asset], state: AssetState, text: str) -> None:
-        self._ledger.give_up_asset(claimed, state, text)
+        self._assets.give_up(claimed, state, text)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
 
 

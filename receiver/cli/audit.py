@@ -15,7 +15,7 @@ from rich.table import Table
 from receiver.cli.base import SOME_FAILED, console, load, printable, reports_errors
 from receiver.cli.progress import ProgressBar
 from receiver.errors import ReceiverError
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
 from receiver.maintenance import checkpoint
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
@@ -87,7 +87,7 @@ def audit(concurrency: int | None, *, deep: bool, anew: bool) -> None:
     if not deep and (anew or concurrency):
         raise click.UsageError("--anew and --jobs go with --deep")
     services = Services(load()).open(to_look=not deep)  # a deep audit writes checkpoints
-    found = services.queries.audit()
+    found = services.totals.audit()
     console().print(_audit_table(found))
     for invariant, refs in found.broken.items():
         click.echo(f"broken: {invariant}: {', '.join(refs)}")
@@ -113,7 +113,7 @@ def _deep(services: Services, concurrency: int, *, anew: bool) -> int:
     """Audit the archive and return the exit status; remove the checkpoint when it is complete."""
     path = services.settings.data_dir / "deep-audit.json"
     state = _begin(path, services.settings.archive_url, anew=anew)
-    total = max(sum(services.queries.counts().values()), state.jobs)
+    total = max(sum(services.totals.counts().values()), state.jobs)
     with _stopped_by_signals() as stop:
         try:
             with ProgressBar() as bar:
@@ -233,8 +233,9 @@ def rebuild(below: str, concurrency: int | None) -> None:
     with _stopped_by_signals() as stop, ProgressBar() as bar:
         rebuilder = Rebuilder(
             services.store,
-            services.ledger,
+            services.database,
             services.queries,
+            job_timeout=settings.job_timeout,
             threads=concurrency or CONCURRENCY,
             stopping=stop.event,
             show=lambda found: bar.show(

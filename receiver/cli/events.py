@@ -80,9 +80,9 @@ def listen(
     services = Services(load()).open(to_look=True)
     saved = Cursor(cursor)
     start = saved.read() if after is None else after
-    start = services.outbox.newest() if start is None else start
+    start = services.events.newest() if start is None else start
     saved.write(start)  # so that a run that ends before the first event misses none
-    reader = EventReader(services.outbox, [EventType(kind) for kind in types])
+    reader = EventReader(services.events, [EventType(kind) for kind in types])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for event, upto in reader.events(start, follow=follow):
@@ -156,7 +156,7 @@ def _forget(services: Services, name: str) -> None:
 
 
 def _show(services: Services) -> None:
-    standing, aside = services.outbox.standing(), services.outbox.aside()
+    standing, aside = services.events.destinations(), services.events.set_aside()
     named = {destination.name: destination.types for destination in services.settings.destinations}
     table = Table(
         "destination",
@@ -229,7 +229,7 @@ def _resend(services: Services) -> Callable[[int], str]:
 
 def _resend_all(services: Services) -> int:
     failures = last = 0
-    while found := sorted({row.event for row in services.outbox.aside(after=last)}):
+    while found := sorted({row.event for row in services.events.set_aside(after=last)}):
         failures += act_on_each(tuple(found), _resend(services))
         last = found[-1]
     return failures

@@ -16,9 +16,8 @@ from receiver.cli.base import (
     table_cell,
 )
 from receiver.errors import ReceiverError
-from receiver.jobs import operator
 from receiver.jobs.schemas import REF, JobView
-from receiver.ledger.browse import Wanted
+from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.rows import Asset, Job
 from receiver.model import JobState, timestamp
 from receiver.services import Services
@@ -67,7 +66,7 @@ def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: boo
     """
     services = Services(load()).open(to_look=True)
     wanted = Wanted(state=JobState(state) if state else None, text=search.strip())
-    page = services.browse.page(wanted, after, limit)
+    page = services.job_list.page(wanted, after, limit)
     assets = services.queries.assets([job.ref for job in page.jobs])
     services.close()
     if as_json:
@@ -162,7 +161,7 @@ def _asset_table(services: Services, ref: str) -> Table:
 def retry(refs: tuple[str, ...]) -> None:
     """Reopen failed or expired jobs: the provider is asked for their results again."""
     services = Services(load()).open()
-    failures = act_on_each(refs, lambda ref: f"{ref} is {services.ledger.retry(ref).state}")
+    failures = act_on_each(refs, lambda ref: f"{ref} is {services.operator.retry(ref).state}")
     services.engine.notify()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
@@ -179,9 +178,7 @@ def replay(deliveries: tuple[int, ...]) -> None:
     services = Services(load()).open()
     failures = act_on_each(
         deliveries,
-        lambda number: (
-            f"{number} is now {operator.replay(services.queries, services.inbox, number)}"
-        ),
+        lambda number: f"{number} is now {services.operator.replay(number)}",
     )
     services.close()
     sys.exit(SOME_FAILED if failures else 0)

@@ -12,10 +12,12 @@ from receiver import clock
 from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.cli.progress import ProgressBar
 from receiver.errors import ConfigurationError
-from receiver.ledger import copy, schema
-from receiver.ledger.database import Database, is_open, open_database
-from receiver.ledger.prune import Pruner
-from receiver.ledger.queries import Queries
+from receiver.ledger import schema
+from receiver.ledger.database import Database, open_database
+from receiver.ledger.queries.totals import Totals
+from receiver.ledger.sqlite import is_open
+from receiver.maintenance import copy_to_postgres as copy
+from receiver.maintenance.prune import Pruner
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.worker.process import is_working
@@ -137,7 +139,7 @@ def _copy(source: Database, target: Database) -> None:
 
 def _differences(source: Database, target: Database) -> list[str]:
     """Audit both sides; return what differs between them, or breaks an invariant."""
-    ours, its = Queries(source).audit(), Queries(target).audit()
+    ours, its = Totals(source).audit(), Totals(target).audit()
     found = [
         f"{side}: {invariant}: {', '.join(refs)}"
         for side, audit in (("before", ours), ("after", its))

@@ -13,6 +13,7 @@ from receiver.archive.stores import Store
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import LedgerError, ProviderError, StoreError
 from receiver.ledger import schema
+from receiver.ledger.database import require_writable
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
@@ -38,10 +39,10 @@ def ledger(services: Services) -> str:
     """Read and write the ledger."""
     try:
         began = time.monotonic()
-        services.ledger.require_writable()
+        require_writable(services.database)
         took = time.monotonic() - began
         found = schema.version(services.database)
-        jobs = sum(services.queries.counts().values())
+        jobs = sum(services.totals.counts().values())
     except LedgerError as error:
         raise Trouble(str(error), _LEDGER_REMEDY) from error
     kind = (

@@ -71,7 +71,7 @@ class Dispatcher:
         )
         try:
             self._deliver(row)
-            self._outbox.sent(claimed)
+            self._outbox.mark_sent(claimed)
             self._count("sent", failures=0)
             logger.info("event told")
         except ClaimLostError:
@@ -117,7 +117,7 @@ class Dispatcher:
                 )
                 self._count("set_aside")
             else:
-                self._outbox.try_again(
+                self._outbox.retry(
                     claimed,
                     min(
                         now + max(back_off(row.attempts, RETRY_DELAYS), wait), row.since + RETRY_FOR

@@ -12,7 +12,7 @@ from typing import Any
 from receiver import data_dir
 from receiver.errors import ConfigurationError
 from receiver.events.event import Event
-from receiver.ledger.outbox import Outbox
+from receiver.ledger.queries.events import EventQueries
 from receiver.model import EventType
 
 # Seconds between two looks at the ledger.
@@ -26,11 +26,11 @@ class EventReader:
 
     def __init__(
         self,
-        outbox: Outbox,
+        queries: EventQueries,
         types: Sequence[EventType],
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._outbox = outbox
+        self._queries = queries
         self._types = types
         self._pause = pause
 
@@ -40,7 +40,7 @@ class EventReader:
         Instead of an event comes None where some were passed over. It ends with the events there are, unless it is to ``follow``.
         """
         while True:
-            rows, upto = self._outbox.following(after, self._types)
+            rows, upto = self._queries.following(after, self._types)
             for row in rows:
                 yield Event.of(row), row.id
             if upto > after:

@@ -1,21 +1,30 @@
-"""The one door in: whatever its source, a report about a job becomes a delivery and passes ``Inbox.accept``.
+"""The single entry point for reports about jobs: read, decide, apply, store.
 
-The raw fact is stored with what it was taken for, in the same transaction as what it changed. Terminal reports end a job once; whatever
-comes later is kept and changes nothing.
+Whatever its source, a report becomes a ``Delivery`` and passes ``Inbox.accept``. The raw body is
+stored with our decision in the same transaction as the changes it causes. The first terminal report
+ends a job; later ones are stored and change nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 
 import structlog
 from sqlalchemy import Connection
 
 from receiver.clock import back_off, doubling
 from receiver.errors import LedgerError, UnreadableError
-from receiver.ingest import evidence
-from receiver.ledger import writes
-from receiver.ledger.ledger import Ledger
+from receiver.ledger import deliveries
+from receiver.ledger.assets import reopen_job
+from receiver.ledger.database import Database
+from receiver.ledger.jobs import (
+    adopt_job,
+    expedite_job,
+    find_job_by_provider_id,
+    finish_job,
+    lock_job,
+)
 from receiver.ledger.rows import Job
 from receiver.model import (
     FINAL_STATES,
@@ -26,6 +35,7 @@ from receiver.model import (
     Reason,
     Report,
     Source,
+    Timing,
 )
 from receiver.providers.grsai import protocol as grsai
 from receiver.providers.openai import protocol as openai_images
@@ -35,15 +45,169 @@ from receiver.telemetry.redaction import Redactor
 
 log = structlog.get_logger(__name__)
 
-_MASK = Redactor()
-# After these somebody has work to do at once.
-_WAKING = {
+# Deliveries kept per job, and bytes of their bodies: a stolen ticket, or a provider that calls back
+# without end, must not fill the disk.
+MOST_KEPT = 200
+MOST_BYTES = 16 * 1024 * 1024
+
+_REDACT_NOTHING = Redactor()
+# After these decisions there is work to do at once.
+_CAUSE_WORK = {
     Decision.ENDED,
     Decision.REFRESHED,
     Decision.EMPTY,
     Decision.OTHER_ID,
     Decision.UNCONFIRMED,
 }
+
+
+class Inbox:
+    """Accepts deliveries.
+
+    ``notify`` is called after a commit that caused work. ``base_url`` is stored with adopted jobs.
+    With ``confirm_always`` callbacks are not believed; the provider is asked. ``redact`` removes
+    secrets from the provider's messages. ``now`` returns seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        timing: Timing,
+        now: Callable[[], float],
+        notify: Callable[[], None],
+        *,
+        base_url: str,
+        confirm_always: bool = False,
+        redact: Redactor = _REDACT_NOTHING,
+    ) -> None:
+        self._database = database
+        self._timing = timing
+        self._now = now
+        self._notify = notify
+        self._base_url = base_url
+        self._confirm_always = confirm_always
+        self._redact = redact
+
+    def accept(
+        self, delivery: Delivery, *, replayed: int | None = None, unsigned: bool = False
+    ) -> Decision:
+        """Store a delivery and apply it; durable when this returns.
+
+        ``replayed`` is the number of the stored delivery that an operator repeats; it can reopen a
+        failed or expired job. An ``unsigned`` callback is not believed; the provider is asked.
+        Raise UnreadableError after storing a body that is no report, LedgerError if nothing could
+        be stored.
+        """
+        try:
+            with tracing.span(delivery.source, delivery.ref):
+                report = self._redacted(read_report(delivery))
+                decision = self._database.write(
+                    partial(
+                        self._take,
+                        delivery=delivery,
+                        report=report,
+                        replayed=replayed,
+                        unsigned=unsigned,
+                    )
+                )
+        except LedgerError:
+            raise
+        except UnreadableError:
+            self._store_unreadable(delivery, replayed)
+            raise
+        except Exception as error:
+            # A bug of ours must not lose a report: it is stored, and replayed when the bug is fixed.
+            log.exception("report set aside", ref=delivery.ref, source=delivery.source)
+            self._store_unreadable(delivery, replayed)
+            raise UnreadableError(
+                f"set aside: processing it failed ({type(error).__name__}); see the log"
+            ) from error
+        DELIVERIES.labels(delivery.source, decision).inc()
+        if decision in _CAUSE_WORK and not unsigned:
+            self._notify()
+        return decision
+
+    def keep_unreadable(self, delivery: Delivery) -> None:
+        """Store the received part of a body that was cut short."""
+        self._store_unreadable(delivery, None)
+
+    def _redacted(self, report: Report) -> Report:
+        return replace(report, message=self._redact(report.message)) if report.message else report
+
+    def _take(
+        self,
+        connection: Connection,
+        delivery: Delivery,
+        report: Report,
+        *,
+        replayed: int | None = None,
+        unsigned: bool = False,
+    ) -> Decision:
+        """Decide, apply and store in one transaction; return the decision that was stored."""
+        job = self._job(connection, delivery.ref)
+        reopened = (
+            replayed is not None
+            and job.state in {JobState.FAILED, JobState.EXPIRED}
+            and bool(report.results)
+        )
+        if reopened:
+            reopen_job(connection, job, self._timing, self._now())
+            job = lock_job(connection, job.ref)
+        report = _with_free_id(connection, job, report)
+        doubted = self._confirm_always or unsigned
+        decision = decide(job, report, delivery.source, confirm_always=doubted, reopened=reopened)
+        change = _Change(
+            connection,
+            job,
+            report,
+            delivery,
+            self._timing,
+            self._now(),
+            replayed=replayed,
+            reopened=reopened,
+            unsigned=unsigned,
+            doubted=doubted,
+        )
+        decision = apply(decision, change)
+        _store(connection, delivery, decision, replayed)
+        if decision is Decision.ENDED and delivery.source is not Source.CALLBACK:
+            _settle_unconfirmed(connection, job.ref, report)
+        return decision
+
+    def _job(self, connection: Connection, ref: str) -> Job:
+        """Return the delivery's job. If it is unknown, adopt it: its ticket has our signature."""
+        return deliveries.lock_job_of_delivery(connection, ref) or adopt_job(
+            connection, ref, self._base_url, self._timing, self._now()
+        )
+
+    def _store_unreadable(self, delivery: Delivery, replayed: int | None) -> None:
+        def work(connection: Connection) -> None:
+            self._job(connection, delivery.ref)
+            _store(connection, delivery, Decision.UNREADABLE, replayed)
+
+        self._database.write(work)
+        DELIVERIES.labels(delivery.source, Decision.UNREADABLE).inc()
+
+
+# Read.
+
+
+def read_report(delivery: Delivery) -> Report:
+    """Read a delivery in its provider's format; raise UnreadableError if it is no report."""
+    if delivery.source is Source.SYNC:
+        return openai_images.read_report(delivery.body)
+    return grsai.read_report(delivery.body)
+
+
+def _with_free_id(connection: Connection, job: Job, report: Report) -> Report:
+    """Remove a provider id that belongs to another job: one task of a provider is one job."""
+    if job.provider_id is None and report.provider_id is not None:
+        other = find_job_by_provider_id(connection, job.provider, report.provider_id)
+        return replace(report, provider_id=None) if other else report
+    return report
+
+
+# Decide.
 
 
 def decide(
@@ -54,15 +218,13 @@ def decide(
     confirm_always: bool = False,
     reopened: bool = False,
 ) -> Decision:
-    """Say what a report means for a job as it stands; pure, so that every order of reports can be tried."""
+    """Return what a report means for a job; pure, so that tests can try every order of reports."""
     if report.provider_id and job.provider_id and report.provider_id != job.provider_id:
         return Decision.OTHER_ID
     if job.outcome is None and job.state not in FINAL_STATES:
-        return (
-            Decision.UNCONFIRMED
-            if confirm_always and source is Source.CALLBACK
-            else _first_word(report)
-        )
+        if confirm_always and source is Source.CALLBACK:
+            return Decision.UNCONFIRMED
+        return _decide_first(report)
     if report.outcome is Outcome.RUNNING:
         return Decision.LATE
     if report.outcome is not job.outcome:
@@ -71,7 +233,8 @@ def decide(
     return Decision.REFRESHED if asked and report.results else Decision.DUPLICATE
 
 
-def _first_word(report: Report) -> Decision:
+def _decide_first(report: Report) -> Decision:
+    """Decide about a job that has no terminal report yet."""
     if report.outcome is Outcome.RUNNING:
         return Decision.PROGRESS
     if report.outcome is Outcome.SUCCEEDED and not report.results:
@@ -79,207 +242,195 @@ def _first_word(report: Report) -> Decision:
     return Decision.ENDED
 
 
-def read_report(delivery: Delivery) -> Report:
-    """Read a delivery in the words of whoever sends such; raise UnreadableError if it is no report."""
-    return (
-        openai_images.read_report(delivery.body)
-        if delivery.source is Source.SYNC
-        else grsai.read_report(delivery.body)
+# Apply.
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A decision's open transaction and everything that its change needs."""
+
+    connection: Connection
+    job: Job
+    report: Report
+    delivery: Delivery
+    timing: Timing
+    now: float
+    replayed: int | None
+    reopened: bool
+    unsigned: bool
+    doubted: bool  # callbacks are compared with the provider's own answer
+
+
+def apply(decision: Decision, change: _Change) -> Decision:
+    """Change job and assets as decided; return the decision to store, which may be another one."""
+    return _CHANGES[decision](change) or decision
+
+
+def _progress(change: _Change) -> None:
+    deliveries.record_progress(change.connection, change.job, change.report, _next_poll(change))
+
+
+def _next_poll(change: _Change) -> float:
+    """Return when to poll a job in progress: later after a callback, with back-off after polls."""
+    now, deadline, interval = change.now, change.job.deadline_at, change.timing.poll_interval
+    if change.delivery.source is Source.CALLBACK:
+        wait = change.timing.poll_after
+    else:
+        wait = back_off(change.job.attempts, doubling(interval, interval * 4), jitter=0)
+    if change.delivery.source is Source.POLL:
+        # A poll that finds the job running after its deadline allows one more poll. A callback does
+        # not postpone the end.
+        deadline = max(deadline, now + interval)
+    return min(now + wait, max(deadline, now))
+
+
+def _end(change: _Change) -> None:
+    report, lifetime = change.report, change.timing.url_lifetime
+    if report.outcome is Outcome.SUCCEEDED:
+        deliveries.begin_archiving(change.connection, change.job, report, change.now, lifetime)
+    else:
+        _fail(change, report.reason or Reason.PROVIDER_ERROR, report.message)
+
+
+def _fail(change: _Change, reason: Reason, message: str) -> None:
+    finish_job(
+        change.connection,
+        change.job,
+        JobState.FAILED,
+        change.now,
+        outcome=change.report.outcome,
+        reason=reason,
+        message=message,
+        provider_id=change.report.provider_id,
     )
 
 
-class Inbox:
-    """Takes deliveries in; ``notify`` is called after a commit that left work to do, ``mask`` blackens what providers say."""
+def _refresh(change: _Change) -> Decision | None:
+    _record_id(change)
+    lifetime = change.timing.url_lifetime
+    fresh = deliveries.refresh_urls(
+        change.connection, change.job, change.report, change.now, lifetime
+    )
+    return None if fresh or change.reopened else Decision.DUPLICATE
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        notify: Callable[[], None],
-        *,
-        base_url: str,
-        confirm_always: bool = False,
-        mask: Redactor = _MASK,
-    ) -> None:
-        self._ledger = ledger
-        self._ring = notify
-        self._base_url = base_url
-        self._confirm_always = confirm_always
-        self._mask = mask
 
-    def accept(
-        self, delivery: Delivery, *, replayed: int | None = None, unsigned: bool = False
-    ) -> Decision:
-        """Store a delivery and do what it says; durable when this returns. An ``unsigned`` one is not believed: the provider is asked.
+def _empty(change: _Change) -> Decision | None:
+    """Poll once more after a success without a result; fail the job if a poll confirms it."""
+    if change.delivery.source is Source.POLL and deliveries.had_empty_success(
+        change.connection, change.job.ref, but=change.replayed
+    ):
+        _fail(change, Reason.NO_RESULT, "the provider reports success, but no result")
+        return Decision.ENDED
+    _poll_soon(change)
+    return None
 
-        ``replayed`` is the number of the kept delivery this one is a repetition of, by an operator: it opens a job that was lost again.
-        Raise UnreadableError after keeping a body that is no report, LedgerError when nothing could be stored.
-        """
-        try:
-            with tracing.span(delivery.source, delivery.ref):
-                report = self._masked(read_report(delivery))
-                verdict = self._ledger.write(
-                    partial(
-                        self._apply,
-                        delivery=delivery,
-                        report=report,
-                        replayed=replayed,
-                        unsigned=unsigned,
-                    )
-                )
-        except LedgerError:
-            raise
-        except UnreadableError:
-            self._set_aside(delivery, replayed)
-            raise
-        except Exception as error:
-            # A mistake of ours must not lose what was reported: it is set aside as evidence, to be replayed when the mistake is mended.
-            log.exception("report set aside", ref=delivery.ref, source=delivery.source)
-            self._set_aside(delivery, replayed)
-            raise UnreadableError(
-                f"set aside: taking it in broke off ({type(error).__name__}); the log says where"
-            ) from error
-        DELIVERIES.labels(delivery.source, verdict).inc()
-        if verdict in _WAKING and not unsigned:
-            self._ring()
-        return verdict
 
-    def _apply(
-        self,
-        connection: Connection,
-        delivery: Delivery,
-        report: Report,
-        replayed: int | None,
-        *,
-        unsigned: bool = False,
-    ) -> Decision:
-        job = self._job(connection, delivery.ref)
-        reopened = (
-            replayed is not None
-            and job.state in {JobState.FAILED, JobState.EXPIRED}
-            and bool(report.results)
+def _poll_soon(change: _Change) -> None:
+    """Poll the job now, or in an interval if the callback is unsigned or another one was doubtful.
+
+    So a leaked ticket causes at most one poll per interval.
+    """
+    _record_id(change)
+    ref, interval = change.job.ref, change.timing.poll_interval
+    repeated = deliveries.had_doubtful_delivery(
+        change.connection, ref, change.now - interval
+    ) or _is_full(change.connection, change.delivery)
+    wait = interval if change.unsigned or repeated else 0.0
+    expedite_job(change.connection, ref, change.now + wait)
+
+
+def _record_id(change: _Change) -> None:
+    """Change nothing but the provider's id, which an operator's retry needs for its poll."""
+    deliveries.record_provider_id(change.connection, change.job, change.report.provider_id)
+
+
+def _duplicate(change: _Change) -> Decision | None:
+    _record_id(change)
+    if change.doubted:
+        return _compare_with_known(change.connection, change.job.ref, change.report)
+    return None
+
+
+# Each returns the decision to store instead, or None.
+_CHANGES: dict[Decision, Callable[[_Change], Decision | None]] = {
+    Decision.PROGRESS: _progress,
+    Decision.ENDED: _end,
+    Decision.REFRESHED: _refresh,
+    Decision.EMPTY: _empty,
+    Decision.OTHER_ID: _poll_soon,
+    Decision.UNCONFIRMED: _poll_soon,
+    Decision.LATE: _record_id,
+    Decision.CONTRADICTION: _record_id,
+    Decision.DUPLICATE: _duplicate,
+}
+
+
+# Store.
+
+
+def _store(
+    connection: Connection, delivery: Delivery, decision: Decision, replayed: int | None
+) -> None:
+    """Store a delivery with its decision; for a replayed one only the decision is new.
+
+    A callback that does not end its job is left out if the job has enough deliveries.
+    """
+    if replayed is not None:
+        deliveries.update_decision(connection, replayed, decision)
+        return
+    counts = delivery.source is not Source.CALLBACK or decision is Decision.ENDED
+    if not counts and _is_full(connection, delivery):
+        log.warning(
+            "delivery not stored, its job has too many",
+            ref=delivery.ref,
+            verdict=decision,
+            size=len(delivery.body),
         )
-        if reopened:
-            self._ledger.open_again(connection, job)
-            job = self._job(connection, delivery.ref)
-        report = self._with_free_id(connection, job, report)
-        verdict = decide(
-            job,
-            report,
-            delivery.source,
-            confirm_always=self._confirm_always or unsigned,
-            reopened=reopened,
-        )
-        match verdict:
-            case Decision.PROGRESS:
-                writes.hear(connection, job, report, self._next_look(job, delivery.source))
-            case Decision.EMPTY if delivery.source is Source.POLL and writes.was_empty_before(
-                connection, job.ref, but=replayed
-            ):
-                verdict = Decision.ENDED
-                self._fail(
-                    connection,
-                    job,
-                    report,
-                    Reason.NO_RESULT,
-                    "the provider reports success, but no result",
-                )
-            case Decision.ENDED if report.outcome is Outcome.SUCCEEDED:
-                writes.begin_archiving(
-                    connection, job, report, self._ledger.now(), self._ledger.timing.url_lifetime
-                )
-            case Decision.ENDED:
-                self._fail(
-                    connection, job, report, report.reason or Reason.PROVIDER_ERROR, report.message
-                )
-            case Decision.REFRESHED:
-                writes.note_id(connection, job, report.provider_id)
-                fresh = writes.refresh_urls(
-                    connection, job, report, self._ledger.now(), self._ledger.timing.url_lifetime
-                )
-                verdict = Decision.REFRESHED if fresh or reopened else Decision.DUPLICATE
-            case Decision.EMPTY | Decision.OTHER_ID | Decision.UNCONFIRMED:
-                writes.note_id(connection, job, report.provider_id)
-                # For a stranger, and the second time, soon but not at once: one poll an interval at most, though a ticket has leaked.
-                now, interval = self._ledger.now(), self._ledger.timing.poll_interval
-                again = writes.was_doubted_since(
-                    connection, job.ref, now - interval
-                ) or evidence.is_full(connection, delivery)
-                writes.look_at(connection, job.ref, now + interval * (unsigned or again))
-            case Decision.LATE | Decision.CONTRADICTION | Decision.DUPLICATE:
-                # It changes nothing, but an operator's retry needs the id to ask with.
-                writes.note_id(connection, job, report.provider_id)
-                doubted = verdict is Decision.DUPLICATE and (self._confirm_always or unsigned)
-                verdict = evidence.compare(connection, job.ref, report) if doubted else verdict
-        self._keep(connection, delivery, verdict, replayed)
-        if verdict is Decision.ENDED and delivery.source is not Source.CALLBACK:
-            evidence.settle(connection, job.ref, report)
-        return verdict
+        return
+    digest = sha256(delivery.body).hexdigest()
+    deliveries.insert_delivery(connection, delivery, digest, decision)
 
-    def keep_unreadable(self, delivery: Delivery) -> None:
-        """Keep what came of a body that broke off: it is no report, whatever it says."""
-        self._set_aside(delivery, None)
 
-    def _set_aside(self, delivery: Delivery, replayed: int | None) -> None:
-        self._ledger.write(partial(self._keep_unreadable, delivery=delivery, replayed=replayed))
-        DELIVERIES.labels(delivery.source, Decision.UNREADABLE).inc()
+def _is_full(connection: Connection, delivery: Delivery) -> bool:
+    count, size = deliveries.count_deliveries(connection, delivery.ref)
+    return count >= MOST_KEPT or size + len(delivery.body) > MOST_BYTES
 
-    def _keep_unreadable(
-        self, connection: Connection, delivery: Delivery, replayed: int | None
-    ) -> None:
-        self._job(connection, delivery.ref)
-        self._keep(connection, delivery, Decision.UNREADABLE, replayed)
 
-    def _masked(self, report: Report) -> Report:
-        return replace(report, message=self._mask(report.message)) if report.message else report
+# Compare callbacks that were not believed with the provider's own answer.
 
-    def _job(self, connection: Connection, ref: str) -> Job:
-        """Find the delivery's job, or adopt it: our secret signed its ticket, so one of our machines posted it."""
-        return writes.find_job(connection, ref) or self._ledger.adopt(
-            connection, ref, self._base_url
-        )
 
-    def _with_free_id(self, connection: Connection, job: Job, report: Report) -> Report:
-        """Leave out an id that is another job's: one task of a provider is one job."""
-        if job.provider_id is None and report.provider_id is not None:
-            other = writes.find_job_by_provider_id(connection, job.provider, report.provider_id)
-            return replace(report, provider_id=None) if other else report
-        return report
-
-    def _next_look(self, job: Job, source: Source) -> float:
-        """Return when a job that goes on is asked about: later after a callback, sooner and with back-off once we had to ask."""
-        timing, now = self._ledger.timing, self._ledger.now()
-        wait = (
-            timing.poll_after
-            if source is Source.CALLBACK
-            else back_off(
-                job.attempts, doubling(timing.poll_interval, timing.poll_interval * 4), jitter=0
+def _settle_unconfirmed(connection: Connection, ref: str, answer: Report) -> None:
+    """Decide about the callbacks that waited for the provider's own answer."""
+    for number, body in deliveries.find_unconfirmed(connection, ref):
+        decision = _decide_unconfirmed(body, answer)
+        if decision is Decision.CONTRADICTION:
+            log.warning(
+                "callback disagrees with the provider's own answer", ref=ref, delivery=number
             )
-        )
-        # A poll that finds the job running after its deadline looks once more; a callback then does not put off the end.
-        return min(
-            now + wait, max(job.deadline_at, now + timing.poll_interval * (source is Source.POLL))
-        )
+        deliveries.update_decision(connection, number, decision)
 
-    def _fail(
-        self, connection: Connection, job: Job, report: Report, reason: Reason, message: str
-    ) -> None:
-        now, said = self._ledger.now(), report.outcome
-        named = report.provider_id
-        writes.finish_job(
-            connection,
-            job,
-            JobState.FAILED,
-            now,
-            outcome=said,
-            reason=reason,
-            message=message,
-            provider_id=named,
-        )
 
-    def _keep(
-        self, connection: Connection, delivery: Delivery, verdict: Decision, replayed: int | None
-    ) -> None:
-        if replayed is not None:
-            writes.set_verdict(connection, replayed, verdict)
-            return
-        evidence.keep(connection, delivery, verdict)
+def _decide_unconfirmed(body: bytes, answer: Report) -> Decision:
+    try:
+        report = grsai.read_report(body)
+    except UnreadableError:
+        return Decision.UNREADABLE
+    if report.outcome is Outcome.RUNNING:
+        return Decision.LATE
+    if (report.outcome, _locations(report)) == (answer.outcome, _locations(answer)):
+        return Decision.DUPLICATE
+    return Decision.CONTRADICTION
+
+
+def _compare_with_known(connection: Connection, ref: str, report: Report) -> Decision:
+    """Decide whether a callback after the provider's answer names the results that we know."""
+    known = [url.partition("?")[0] for url in deliveries.asset_urls(connection, ref)]
+    if not report.results or _locations(report) == known:
+        return Decision.DUPLICATE
+    log.warning("callback disagrees with the provider's own answer", ref=ref)
+    return Decision.CONTRADICTION
+
+
+def _locations(report: Report) -> list[str]:
+    """Return the URLs without their queries: some hosts sign them again for each answer."""
+    return [result.url.partition("?")[0] for result in report.results]

@@ -1,6 +1,7 @@
 """No silent job: whoever is due is looked at. A job without a word is polled, a dead one expires, a complete one is concluded."""
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -20,11 +21,11 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.ingest.inbox import Inbox
-from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
-from receiver.ledger.ledger import LEASE, Ledger
-from receiver.ledger.queries import Queries
+from receiver.ledger.claims import LEASE, MOST_CRASHES, Claimed, set_aside
+from receiver.ledger.hints import Hints
+from receiver.ledger.jobs import Jobs
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, Hint, Job
-from receiver.ledger.writes import risk_begins
 from receiver.model import (
     Api,
     AssetState,
@@ -34,7 +35,9 @@ from receiver.model import (
     Mode,
     Reason,
     Source,
+    Timing,
     new_ref,
+    risk_begins,
 )
 from receiver.providers.grsai.protocol import read_report
 from receiver.providers.openai.protocol import ANSWER_LOST
@@ -70,15 +73,22 @@ class Reconciler:
 
     def __init__(
         self,
-        ledger: Ledger,
-        queries: Queries,
+        jobs: Jobs,
+        hints: Hints,
+        queries: JobQueries,
         inbox: Inbox,
         store: Store,
         result_source: ResultSource | None,
+        *,
         base_url: str,
+        timing: Timing,
+        now: Callable[[], float],
     ) -> None:
-        self._ledger = ledger
-        self._reports = queries
+        self._jobs = jobs
+        self._hints = hints
+        self._queries = queries
+        self._timing = timing
+        self._now = now
         self._inbox = inbox
         self._store = store
         self._result_source = result_source
@@ -105,23 +115,23 @@ class Reconciler:
         except ReceiverError as error:
             log.warning("job not reconciled", ref=job.ref, error=str(error))
             with suppress(ClaimLostError):
-                self._ledger.look_again(claimed, self._ledger.now() + ARCHIVE_PAUSE)
+                self._jobs.release(claimed, self._now() + ARCHIVE_PAUSE)
 
     def _set_aside(self, claimed: Claimed[Job]) -> None:
         """Stop trying what workers crash over; what is archived of the job counts all the same."""
         job, message = claimed.row, set_aside(claimed.row)
         log.error("job set aside", ref=job.ref, state=job.state, crashes=job.crashes)
-        assets = self._reports.assets([job.ref])[job.ref]
+        assets = self._queries.assets([job.ref])[job.ref]
         if job.state is not JobState.ARCHIVING:
-            self._ledger.expire(job.ref, message)
+            self._jobs.expire(job.ref, message)
         elif waiting := [asset for asset in assets if asset.state is AssetState.PENDING]:
             # Its assets are worked on without it, and the last of them makes it due.
-            self._ledger.look_again(
-                claimed, max(self._ledger.now() + LEASE, *(asset.expires_at for asset in waiting))
+            self._jobs.release(
+                claimed, max(self._now() + LEASE, *(asset.expires_at for asset in waiting))
             )
         else:
             state, reason, losses = decide_end(assets)
-            self._ledger.conclude(
+            self._jobs.conclude(
                 claimed,
                 state,
                 reason=reason,
@@ -130,9 +140,9 @@ class Reconciler:
 
     def verify_hint(self, claimed: Claimed[Hint]) -> None:
         """Ask the provider about an id a stranger named: if it is ours there, it becomes a job; what is archived comes from the answer."""
-        hint, ref = claimed.row, new_ref(self._ledger.now())
+        hint, ref = claimed.row, new_ref(self._now())
         if hint.attempts > MOST_HINT_LOOKS:  # the worker was gone with it in hand
-            self._ledger.drop_hint(hint)
+            self._hints.drop(hint)
             return
         try:
             body = self._ask(self._base_url, Api.DRAW, hint.provider_id)
@@ -141,8 +151,8 @@ class Reconciler:
             log.info("hint not confirmed", attempt=hint.attempts, error=str(error))
             self._drop_or_look_again(claimed)
             return
-        self._ledger.adopt_hint(ref, hint, self._base_url)
-        if self._reports.job(ref) is None:
+        self._hints.adopt(ref, hint, self._base_url)
+        if self._queries.job(ref) is None:
             log.info(
                 "hint known meanwhile", provider_id=hint.provider_id
             )  # accepted under our ref, the answer would make a second job
@@ -151,12 +161,10 @@ class Reconciler:
 
     def _drop_or_look_again(self, claimed: Claimed[Hint]) -> None:
         if claimed.row.attempts >= MOST_HINT_LOOKS:
-            self._ledger.drop_hint(claimed.row)
+            self._hints.drop(claimed.row)
         else:
             with suppress(ClaimLostError):
-                self._ledger.look_again(
-                    claimed, self._ledger.now() + self._ledger.timing.poll_interval
-                )
+                self._hints.release(claimed, self._now() + self._timing.poll_interval)
 
     def _ask(self, base_url: str, api: Api, provider_id: str) -> bytes:
         if self._result_source is None:
@@ -165,7 +173,7 @@ class Reconciler:
 
     def _accept(self, ref: str, body: bytes) -> Decision:
         with suppress(UnreadableError):
-            return self._inbox.accept(Delivery(ref, Source.POLL, body, self._ledger.now()))
+            return self._inbox.accept(Delivery(ref, Source.POLL, body, self._now()))
         return Decision.UNREADABLE
 
     # Jobs without a result.
@@ -189,36 +197,33 @@ class Reconciler:
                         f"the provider does not know its task {job.provider_id} any more: {complaint}",
                     )
                     return
-        if self._ledger.now() >= job.deadline_at:
+        if self._now() >= job.deadline_at:
             self._expire(claimed, self._obituary(job, complaint))
         else:
             log.info(
                 "job has no result yet", ref=job.ref, attempt=job.attempts, complaint=complaint
             )
             with suppress(ClaimLostError):  # an accepted report has already said when to look again
-                self._ledger.look_again(claimed, self._next_look(job))
+                self._jobs.release(claimed, self._next_look(job))
 
     def _is_gone(self, job: Job) -> bool:
         """Say whether "no such task" is to be believed: not in a job's first minute, nor before it was said several times in a row."""
         self._unknown[job.ref] += 1
-        return (
-            self._ledger.now() - job.submitted_at > NOT_YET
-            and self._unknown[job.ref] >= MOST_UNKNOWN
-        )
+        return self._now() - job.submitted_at > NOT_YET and self._unknown[job.ref] >= MOST_UNKNOWN
 
     def _next_look(self, job: Job) -> float:
         if job.provider_id is None or self._result_source is None:
             return job.deadline_at
-        return min(self._ledger.now() + self._back_off(job, 4), job.deadline_at)
+        return min(self._now() + self._back_off(job, 4), job.deadline_at)
 
     def _back_off(self, job: Job, most: int) -> float:
         """Return seconds until the next look: a poll interval, doubled with each look up to ``most`` of them."""
-        interval = self._ledger.timing.poll_interval
+        interval = self._timing.poll_interval
         return back_off(job.attempts, doubling(interval, interval * most), jitter=0)
 
     def _obituary(self, job: Job, complaint: str) -> str:
         """Say what was lost and what a person can do about it."""
-        hours = f"no result within {self._ledger.timing.job_timeout:.0f} s"
+        hours = f"no result within {self._timing.job_timeout:.0f} s"
         if job.mode is Mode.SYNC:
             return f"{hours}: whoever submitted it died or was stopped before the answer came. {ANSWER_LOST}"
         if job.provider_id is None:
@@ -227,7 +232,7 @@ class Reconciler:
 
     def _expire(self, claimed: Claimed[Job], message: str) -> None:
         # A report that was just accepted gave our claim back; the job's row may have a new state by now.
-        self._ledger.expire(claimed.row.ref, message)
+        self._jobs.expire(claimed.row.ref, message)
         self._unknown.pop(claimed.row.ref, None)
         log.error("job expired", ref=claimed.row.ref, message=message)
 
@@ -236,20 +241,20 @@ class Reconciler:
     def _pending(self, job: Job) -> list[Asset]:
         return [
             asset
-            for asset in self._reports.assets([job.ref])[job.ref]
+            for asset in self._queries.assets([job.ref])[job.ref]
             if asset.state is AssetState.PENDING
         ]
 
     def _hurry(self, claimed: Claimed[Job], waiting: list[Asset]) -> None:
         """Announce the risk of losing late assets, and ask for fresh URLs while there is time."""
         job, first = claimed.row, min(waiting, key=lambda asset: asset.expires_at)
-        if self._ledger.now() >= risk_begins(first.expires_at, self._ledger.timing.url_lifetime):
+        if self._now() >= risk_begins(first.expires_at, self._timing.url_lifetime):
             left, trouble = (
-                max(0.0, first.expires_at - self._ledger.now()),
+                max(0.0, first.expires_at - self._now()),
                 first.error or "not tried yet",
             )
             message = f"{len(waiting)} of its pictures not archived yet, the first URL dies in {left:.0f} s: {trouble}"
-            if self._ledger.announce_risk(claimed, message):
+            if self._jobs.announce_risk(claimed, message):
                 log.error("job at risk", ref=job.ref, message=message)
         # A download under way is left alone: a fresh URL would take it from its hand.
         if job.provider_id is not None and any(asset.claim is None for asset in waiting):
@@ -257,25 +262,25 @@ class Reconciler:
                 self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
             except ProviderError as error:
                 log.warning("no fresh URL", ref=job.ref, error=str(error))
-        self._ledger.look_again(claimed, self._ledger.now() + self._back_off(job, 8))
+        self._jobs.release(claimed, self._now() + self._back_off(job, 8))
 
     def _conclude(self, claimed: Claimed[Job]) -> None:
         """End a job whose assets are all final: the manifest first, so that whoever sees the end finds it explained."""
         job = claimed.row
-        assets = self._reports.assets([job.ref])[job.ref]
+        assets = self._queries.assets([job.ref])[job.ref]
         state, reason, message = decide_end(assets)
         if any(asset.state is AssetState.ARCHIVED for asset in assets) and not self._is_explained(
             job
         ):
             ended = replace(
-                job, state=state, reason=reason, message=message, finished_at=self._ledger.now()
+                job, state=state, reason=reason, message=message, finished_at=self._now()
             )
             content = manifest(
-                ended, self._reports.params(job.ref), assets, self._reports.delivery_log(job.ref)
+                ended, self._queries.params(job.ref), assets, self._queries.delivery_log(job.ref)
             )
             self._store.replace(manifest_key(job.ref), content, content_type="application/json")
             failpoints.reached(failpoints.Point.MANIFEST_STORED)
-        self._ledger.conclude(claimed, state, reason=reason, message=message)
+        self._jobs.conclude(claimed, state, reason=reason, message=message)
         log.info("job concluded", ref=job.ref, state=state)
 
     def _is_explained(self, job: Job) -> bool:

@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source, timestamp
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from receiver import failpoints
+from receiver import clock, failpoints
 from receiver.errors import (
     AnswerLostError,
     ConfigurationError,
@@ -20,7 +20,7 @@ from receiver.ingest.tickets import Tickets
 from receiver.jobs.retry import store_with_retry
 from receiver.jobs.stream import StreamReader
 from receiver.jobs.sync import DirectCall
-from receiver.ledger.ledger import Ledger
+from receiver.ledger.jobs import Jobs
 from receiver.ledger.rows import Job
 from receiver.model import Api, Mode, Provider, Submission, new_ref
 from receiver.providers.grsai import protocol as grsai
@@ -50,7 +50,7 @@ class SubmitService:
 
     def __init__(
         self,
-        ledger: Ledger,
+        jobs: Jobs,
         inbox: Inbox,
         client: GrsaiClient | None,
         tickets: Tickets,
@@ -60,7 +60,7 @@ class SubmitService:
         public_url: str | None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._ledger = ledger
+        self._jobs = jobs
         self._inbox = inbox
         self._client = client
         self._tickets = tickets
@@ -74,7 +74,7 @@ class SubmitService:
         try:
             return self.post(submission, back_off)
         except KeyTakenError as error:
-            return self._ledger.job(error.ref)
+            return self._jobs.get(error.ref)
 
     def post(self, submission: Submission, back_off: Sequence[float] = BACK_OFF) -> Job:
         """Write the job down, post it, and return it as it stands then; ``back_off`` are the seconds before each repetition.
@@ -89,7 +89,7 @@ class SubmitService:
             if submission.provider is Provider.OPENAI
             else self._grsai_post(submission)
         )
-        if submission.key is not None and (holder := self._ledger.key_holder(submission.key)):
+        if submission.key is not None and (holder := self._jobs.key_holder(submission.key)):
             raise KeyTakenError(submission.key, holder.ref)
         return self._post_until_answered(post, back_off)
 
@@ -98,8 +98,8 @@ class SubmitService:
             raise ConfigurationError(
                 ["OPENAI_API_KEY: not set; a job cannot be posted without the provider's key"]
             )
-        ref, arguments = new_ref(self._ledger.now()), openai_images.build_arguments(submission)
-        call = DirectCall(self._openai, self._inbox, self._ledger, self._pause)
+        ref, arguments = new_ref(clock.now()), openai_images.build_arguments(submission)
+        call = DirectCall(self._openai, self._inbox, self._jobs, self._pause)
         return Post(ref, submission, self._openai.base_url, partial(call.make, arguments, ref))
 
     def _grsai_post(self, submission: Submission) -> Post:
@@ -119,7 +119,7 @@ class SubmitService:
             )
         if mistakes or self._client is None:
             raise ConfigurationError(mistakes)
-        ref = new_ref(self._ledger.now())
+        ref = new_ref(clock.now())
         request = grsai.build_submit(submission, self._web_hook(ref, submission))
         send = self._stream if submission.mode is Mode.STREAM else self._hand_over
         return Post(ref, submission, self._base_url, partial(send, self._client, request, ref))
@@ -135,7 +135,7 @@ class SubmitService:
         provider_id = client.submit(self._base_url, request, before_send)
         failpoints.reached(failpoints.Point.POSTED)
         store_with_retry(
-            partial(self._ledger.accepted, ref, provider_id),
+            partial(self._jobs.record_accepted, ref, provider_id),
             self._pause,
             ref=ref,
             provider_id=provider_id,
@@ -154,7 +154,7 @@ class SubmitService:
             try:
                 return self._post(post)
             except NotSentError as error:
-                self._ledger.withdraw(post.ref)
+                self._jobs.withdraw(post.ref)
                 log.warning(
                     "submit not sent, will be made again",
                     ref=post.ref,
@@ -165,9 +165,9 @@ class SubmitService:
         try:
             return self._post(post)
         except NotSentError as error:
-            self._ledger.withdraw(post.ref)
+            self._jobs.withdraw(post.ref)
             self._write_down(post)
-            return self._ledger.refused(post.ref, f"never sent: {error}")
+            return self._jobs.record_refused(post.ref, f"never sent: {error}")
 
     def _post(self, post: Post) -> Job:
         """Post once; raise NotSentError where that provably reached nobody."""
@@ -175,13 +175,13 @@ class SubmitService:
             with tracing.span("submit", post.ref, model=post.submission.model):
                 post.send(partial(self._write_down, post))
         except RefusedError as error:
-            return self._ledger.refused(post.ref, str(error))
+            return self._jobs.record_refused(post.ref, str(error))
         except AnswerLostError as error:
             log.warning(
                 "answer to a submit lost, a callback may still tell", ref=post.ref, error=str(error)
             )
-        return self._ledger.job(post.ref)
+        return self._jobs.get(post.ref)
 
     def _write_down(self, post: Post) -> None:
-        self._ledger.submit(post.submission, post.base_url, post.ref)
+        self._jobs.submit(post.submission, post.base_url, post.ref)
         failpoints.reached(failpoints.Point.WRITTEN_DOWN)

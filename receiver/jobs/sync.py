@@ -9,10 +9,11 @@ from typing import Any
 
 import structlog
 
+from receiver import clock
 from receiver.errors import AnswerLostError, UnreadableError
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.retry import store_with_retry
-from receiver.ledger.ledger import Ledger
+from receiver.ledger.jobs import Jobs
 from receiver.model import Delivery, Source
 from receiver.providers.openai.client import OpenAIClient
 from receiver.providers.openai.protocol import ANSWER_LOST
@@ -24,11 +25,11 @@ class DirectCall:
     """Makes the call of one job."""
 
     def __init__(
-        self, client: OpenAIClient, inbox: Inbox, ledger: Ledger, pause: Callable[[float], None]
+        self, client: OpenAIClient, inbox: Inbox, jobs: Jobs, pause: Callable[[float], None]
     ) -> None:
         self._client = client
         self._inbox = inbox
-        self._ledger = ledger
+        self._jobs = jobs
         self._pause = pause
 
     def make(self, arguments: dict[str, Any], ref: str, before_send: Callable[[], None]) -> None:
@@ -37,10 +38,10 @@ class DirectCall:
             body = self._client.generate(arguments, before_send)
             # Nobody could tell us again: this process holds the only copy of what was paid for.
             store_with_retry(
-                partial(self._inbox.accept, Delivery(ref, Source.SYNC, body, self._ledger.now())),
+                partial(self._inbox.accept, Delivery(ref, Source.SYNC, body, clock.now())),
                 self._pause,
                 ref=ref,
             )
         except (AnswerLostError, UnreadableError) as error:
             log.error("answer to a direct call lost", ref=ref, error=str(error))  # noqa: TRY400 - the text says it
-            self._ledger.expire(ref, f"{error}. {ANSWER_LOST}")
+            self._jobs.expire(ref, f"{error}. {ANSWER_LOST}")

@@ -1,10 +1,11 @@
-"""Claims: the right to work on one row until its lease ends.
+"""Claims: the right to work on a row until its lease ends.
 
-A claim is one conditional UPDATE: rows that are due, nearest deadline first, get our token, and their ``due_at`` moves to the end of the
-lease. Whoever finishes shows the token; where it is no longer there the lease was lost and nothing is changed. Losing is normal.
+A claim is one conditional UPDATE: due rows, nearest deadline first, get our token, and their
+``due_at`` moves to the end of the lease. The worker that finishes must show the token. If the row
+has another one, the lease was lost and nothing is changed; that is a normal event.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Generic, TypeVar
@@ -27,18 +28,21 @@ from sqlalchemy import (
 )
 
 from receiver.errors import ClaimLostError
+from receiver.ledger.database import Database
 from receiver.ledger.rows import Asset, EventDelivery, Hint, Job
 from receiver.ledger.tables import assets, hints, job_columns, jobs, sendings
-from receiver.ledger.writes import asset_of, event_delivery_of, job_of
 from receiver.model import AssetState, JobState
 
-# Crashes after which a row is worked on by itself: one suspect at a time, so that its neighbours in other hands are not blamed with it.
+# Seconds a claim lasts; a living worker renews it long before it ends.
+LEASE = 60.0
+# Crashes after which a row is suspect. Suspects are worked on one at a time, so that a crash cannot
+# be blamed on rows that were worked on beside them.
 SUSPICIOUS_CRASHES = 2
-# Crashes after which a row is set aside. It is then told to a person, and an operator's retry tries it again.
+# Crashes after which a row is set aside and shown to people; an operator's retry tries it again.
 MOST_CRASHES = 5
 # The claim of a worker that is known to be dead.
 GONE = "gone"
-# Seconds that each crash but the first two puts off the next attempt, so that the others get on with their work meanwhile.
+# Seconds that each crash after the second one delays the next attempt, so that other rows proceed.
 CRASH_PAUSE = 10.0
 
 R_co = TypeVar("R_co", Asset, Job, Hint, EventDelivery, covariant=True)
@@ -46,85 +50,55 @@ R_co = TypeVar("R_co", Asset, Job, Hint, EventDelivery, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Claimed(Generic[R_co]):
-    """A row as it stood when we got it, and the token that proves our right to it."""
+    """A row as it was when we claimed it, and the token that proves our right to it."""
 
     row: R_co
     token: str
 
 
+class Claims:
+    """The transactions that concern claims of any kind. ``now`` returns seconds since the epoch."""
+
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+        self._database = database
+        self._now = now
+
+    def renew(self, held: Sequence[Claimed[Any]]) -> None:
+        """Extend our leases; a claim that was lost meanwhile is skipped."""
+        self._database.write(lambda connection: _renew(connection, held, self._now() + LEASE))
+
+    def release(self, held: Sequence[Claimed[Any]]) -> None:
+        """End claims whose work was not finished, at a shutdown: the rows are due at once.
+
+        The attempt counts, because it may have stored an object.
+        """
+        self._database.write(lambda connection: _release(connection, held, self._now()))
+
+    def take_over(self) -> int:
+        """End every lease and return how many there were.
+
+        Only for the single worker of a machine, when it starts: all other workers are dead. The
+        rows keep a claim of no worker until they are claimed again and the crash is counted.
+        """
+        return self._database.write(lambda connection: _take_over(connection, self._now()))
+
+
 def is_unexplained(job: Job) -> bool:
-    """Say whether a job is archived, but its manifest was set aside: the one thing about it that is still to be done."""
+    """Return whether a job is archived but its manifest was set aside."""
     return job.state is JobState.ARCHIVED and job.crashes >= MOST_CRASHES
 
 
 def set_aside(row: Asset | Job) -> str:
-    """Say of a row that is set aside why, and what to do about it."""
-    return f"set aside: the worker was gone {row.crashes} times with it in hand; mend that, then `receiver retry {row.ref}` tries it again"
-
-
-def claim_assets(
-    connection: Connection, now: float, until: float, limit: int, *, suspects: bool = False
-) -> list[Claimed[Asset]]:
-    """Claim up to ``limit`` pending assets, the one whose URL dies first at the head; either the suspects or the others."""
-    rows = _claim(
-        connection,
-        assets,
-        assets.c.expires_at,
-        now,
-        until,
-        limit,
-        suspected(assets, suspects=suspects),
-        few=suspects,
+    """Return why a row is set aside and what to do about it, for people."""
+    return (
+        f"set aside: the worker was gone {row.crashes} times with it in hand; mend that, "
+        f"then `receiver retry {row.ref}` tries it again"
     )
-    return sorted((Claimed(asset_of(row), row.claim) for row in rows), key=_by_deadline)
-
-
-def _by_deadline(claimed: Claimed[Asset]) -> tuple[float, str, int]:
-    return claimed.row.expires_at, claimed.row.ref, claimed.row.idx
-
-
-def claim_jobs(
-    connection: Connection, now: float, until: float, limit: int, *, complete: bool | None
-) -> list[Claimed[Job]]:
-    """Claim up to ``limit`` jobs that are due to be looked at, the longest due first: the complete ones, the others, or (None) any.
-
-    Complete are jobs whose assets are all final. They need the archive only, and must not queue up behind polls of a provider that hangs.
-    """
-    wanted = (
-        () if complete is None else (completed(complete=complete), suspected(jobs, suspects=False))
-    )
-    return [
-        Claimed(job_of(row), row.claim)
-        for row in _claim(connection, jobs, jobs.c.due_at, now, until, limit, *wanted)
-    ]
-
-
-def claim_suspect_jobs(
-    connection: Connection, now: float, until: float, limit: int
-) -> list[Claimed[Job]]:
-    """Claim up to ``limit`` of the jobs that may be what made workers crash."""
-    rows = _claim(
-        connection, jobs, jobs.c.due_at, now, until, limit, suspected(jobs, suspects=True), few=True
-    )
-    return [Claimed(job_of(row), row.claim) for row in rows]
-
-
-def claim_hints(
-    connection: Connection, now: float, until: float, limit: int
-) -> list[Claimed[Hint]]:
-    """Claim up to ``limit`` hints that are due to be looked into."""
-    rows = _claim(connection, hints, hints.c.due_at, now, until, limit)
-    return [Claimed(Hint(**row._mapping), row.claim) for row in rows]  # noqa: SLF001 - the documented way to a row's names
-
-
-def _crashes(table: Table) -> ColumnElement[int]:
-    """Count a row's crashes: a claim that still stands when the row is due again ended without a word."""
-    return table.c.crashes + case((table.c.claim.isnot(None), 1), else_=0)
 
 
 def completed(*, complete: bool) -> ColumnElement[bool]:
     """Return the condition of jobs whose assets are all final, or of the others."""
-    # A scalar, not EXISTS: PostgreSQL may answer that by reading every asset once, instead of the job's own.
+    # A scalar, not EXISTS: for that PostgreSQL may read every asset instead of those of the job.
     pending = (
         select(func.min(assets.c.idx))
         .where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.PENDING)
@@ -134,39 +108,26 @@ def completed(*, complete: bool) -> ColumnElement[bool]:
     return found if complete else not_(found)
 
 
+def _crashes(table: Table) -> ColumnElement[int]:
+    """Count a row's crashes: a due row that still has a claim was left by a crashed worker."""
+    return table.c.crashes + case((table.c.claim.isnot(None), 1), else_=0)
+
+
 def suspected(table: Table, *, suspects: bool) -> ColumnElement[bool]:
-    """Return the condition of rows that may have made workers crash, or of the others."""
+    """Return the condition of rows that may have crashed workers, or of the others."""
     if not suspects:
         return _crashes(table) < SUSPICIOUS_CRASHES
-    # The first part follows from the second, and is what the index of the crashed says: there are few of them among many that are due.
+    # The first part follows from the second one, but only with it the small index of crashed rows
+    # is used. Otherwise all due rows are read for the few suspects.
     return and_(table.c.crashes > literal_column("0"), _crashes(table) >= SUSPICIOUS_CRASHES)
 
 
 def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a column in words to which no index answers: by its own, all that is due would be looked through for the few wanted."""
+    """Return a column as an expression that has no index, so that a better index is used."""
     return column + literal_column("0")
 
 
-def claim_event_deliveries(
-    connection: Connection, destination: str, now: float, until: float, limit: int
-) -> list[Claimed[EventDelivery]]:
-    """Claim up to ``limit`` events that are due to be told to a destination, the longest due first."""
-    rows = _claim(
-        connection,
-        sendings,
-        sendings.c.due_at,
-        now,
-        until,
-        limit,
-        sendings.c.destination == destination,
-    )
-    return sorted(
-        (Claimed(event_delivery_of(row), row.claim) for row in rows),
-        key=lambda claimed: claimed.row.event,
-    )
-
-
-def _claim(
+def claim_rows(
     connection: Connection,
     table: Table,
     order: ColumnElement[Any],
@@ -176,19 +137,25 @@ def _claim(
     *wanted: ColumnElement[bool],
     few: bool = False,
 ) -> Sequence[Row[Any]]:
+    """Claim up to ``limit`` due rows in this order until the time ``until``; return them.
+
+    ``few``: only few of the due rows are wanted, so the index of ``due_at`` is not used.
+    """
     key = tuple_(*table.primary_key.columns)
     due_at, order = (
         (unindexed(table.c.due_at), unindexed(order)) if few else (table.c.due_at, order)
     )
-    # A finished row has no due_at, so "due" also means "not finished"; a claimed one is not due until its lease ends.
+    # A finished row has no due_at, so "due" also means "not finished". A claimed row is due when
+    # its lease ends.
     due = (
         select(*table.primary_key.columns)
         .where(due_at <= now, *wanted)
         .order_by(order)
         .limit(limit)
     )
-    # On PostgreSQL claimers pass over rows that another is claiming this instant; on SQLite there is one writer anyway. Being a CTE it is
-    # run once: as a plain subquery some plans run it for each row of the table, and every run claims another ``limit`` rows.
+    # On PostgreSQL, rows that another worker is claiming are skipped; SQLite has one writer anyway.
+    # A CTE is run once. Some plans run a plain subquery for each row of the table, and every run
+    # would claim another ``limit`` rows.
     once = due.with_for_update(skip_locked=True).cte("due")
     values = {"claim": token_hex(8), "due_at": until, "attempts": table.c.attempts + 1}
     if "crashes" in table.c:
@@ -202,7 +169,7 @@ def _claim(
 
 
 def _held(claimed: Claimed[Any]) -> tuple[Table, ColumnElement[bool]]:
-    """Return the table of a claim and the condition under which the row is still ours."""
+    """Return the table of a claim and the condition that the row is still ours."""
     row: Asset | Job | Hint | EventDelivery = claimed.row
     match row:
         case Asset():
@@ -223,22 +190,28 @@ def _held(claimed: Claimed[Any]) -> tuple[Table, ColumnElement[bool]]:
             )
 
 
-def change_held(connection: Connection, claimed: Claimed[Any], **values: object) -> None:
-    """Change a row that is ours; raise ClaimLostError if it is ours no longer. ``claim=None`` among the values gives it back."""
+def update_claimed(connection: Connection, claimed: Claimed[Any], **values: object) -> None:
+    """Update a row that is ours; ``claim=None`` ends the claim.
+
+    Raise ClaimLostError if the row is no longer ours.
+    """
     table, held = _held(claimed)
     if connection.execute(update(table).where(held).values(values)).rowcount == 0:
         raise ClaimLostError("the lease ended and the work went to another worker")
 
 
-def require_held(connection: Connection, claimed: Claimed[Any]) -> None:
+def require_claimed(connection: Connection, claimed: Claimed[Any]) -> None:
     """Raise ClaimLostError unless the row is still ours, and lock it until the transaction ends."""
     table, held = _held(claimed)
     if connection.execute(select(table.c.claim).where(held).with_for_update()).first() is None:
         raise ClaimLostError("the lease ended and the work went to another worker")
 
 
-def _place_in_line(claimed: Claimed[Any]) -> tuple[int, str, int]:
-    """Where several rows are locked, jobs go before their assets and both by their keys: then no two transactions wait for each other."""
+def _lock_order(claimed: Claimed[Any]) -> tuple[int, str, int]:
+    """Order rows that one transaction locks: jobs before their assets, each by key.
+
+    With one order for all no two transactions wait for each other (deadlock).
+    """
     row: Asset | Job | Hint | EventDelivery = claimed.row
     match row:
         case Job():
@@ -251,25 +224,19 @@ def _place_in_line(claimed: Claimed[Any]) -> tuple[int, str, int]:
             return 3, row.destination, row.event
 
 
-def renew(connection: Connection, held: Sequence[Claimed[Any]], until: float) -> None:
-    """Move the end of our leases; a claim that was lost meanwhile is passed over."""
-    for claimed in sorted(held, key=_place_in_line):
+def _renew(connection: Connection, held: Sequence[Claimed[Any]], until: float) -> None:
+    for claimed in sorted(held, key=_lock_order):
         table, still_ours = _held(claimed)
         connection.execute(update(table).where(still_ours).values(due_at=until))
 
 
-def release(connection: Connection, held: Sequence[Claimed[Any]], now: float) -> None:
-    """Give up claims whose work was not finished: due at once for another. The attempt counts, it may have put an object."""
-    for claimed in sorted(held, key=_place_in_line):
+def _release(connection: Connection, held: Sequence[Claimed[Any]], now: float) -> None:
+    for claimed in sorted(held, key=_lock_order):
         table, still_ours = _held(claimed)
         connection.execute(update(table).where(still_ours).values(claim=None, due_at=now))
 
 
-def take_over(connection: Connection, now: float) -> int:
-    """End every lease and return how many there were. Only for the one worker of a machine, at its start: all others are dead.
-
-    What was taken over keeps a claim that is nobody's, until the row is claimed anew and the crash counted.
-    """
+def _take_over(connection: Connection, now: float) -> int:
     taken = 0
     for table in (assets, jobs, hints, sendings):
         pause = (
@@ -284,18 +251,18 @@ def take_over(connection: Connection, now: float) -> int:
 
 
 def next_due(connection: Connection, table: Table) -> float | None:
-    """Return when the next row of a table becomes due; None when nothing is."""
+    """Return when the next row of a table becomes due; None if none will."""
     earliest: float | None = connection.execute(_first_due(table)).scalar_one()
     return earliest
 
 
 def _first_due(table: Table) -> Select[tuple[Any]]:
-    # What has no due_at is left out by name: only so does SQLite know that the partial index holds the answer.
+    # Rows without due_at are excluded explicitly: only then SQLite uses the partial index.
     return select(func.min(table.c.due_at)).where(table.c.due_at.isnot(None))
 
 
 def oldest_due(connection: Connection, now: float) -> float | None:
-    """Return since when the oldest due work has been waiting for a hand; None when nothing waits."""
+    """Return since when the oldest due row has been waiting for a worker; None if none waits."""
     waiting = [
         connection.execute(_first_due(table)).scalar_one() for table in (assets, jobs, hints)
     ]

@@ -4,6 +4,7 @@ Rows become due without a wake by the passing of time (polls, back-off, the ends
 Nothing is woken for the future: whoever looks for a wake would have to read through all those that wait for their time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
@@ -26,6 +27,7 @@ from sqlalchemy import (
 )
 
 from receiver.ledger.claims import completed, suspected, unindexed
+from receiver.ledger.database import Database
 from receiver.ledger.notifications import QueueName, notify, notify_dispatchers
 from receiver.ledger.tables import assets, destinations, events, hints, jobs, sendings
 
@@ -75,8 +77,12 @@ _to_be_told = exists(
 _UNTOLD = select(exists(select(1).where(or_(_not_handed_over, _to_be_told))))
 
 
-def sweep(connection: Connection, now: float) -> int:
-    """Wake somebody for what is due by ``now`` and has no wake; return for how many rows. Only on PostgreSQL."""
+def notify_due(database: Database, now: Callable[[], float]) -> int:
+    """Send a notification for each due row that has none; return how many. Only on PostgreSQL."""
+    return database.write(lambda connection: _notify_due(connection, now()))
+
+
+def _notify_due(connection: Connection, now: float) -> int:
     found = 0
     for queue, question in _SWEPT.items():
         if connection.execute(_HEARD, {"queue": queue}).scalar_one() < ENOUGH:

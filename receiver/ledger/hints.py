@@ -1,84 +1,140 @@
-"""What strangers named without a ticket: ids worth a look, few at a time and not for long.
+"""Hints: provider ids that callbacks without a ticket named, to be verified with the provider.
 
-Whoever floods us with made-up ids fills no disk, has us ask the provider no more than so often, and locks nobody out for longer than the
-flood lasts.
+Their number is limited. A flood of invented ids fills no disk, causes few requests to the provider,
+and stops new hints only as long as the flood lasts.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 
 from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from receiver.ledger import writes
+from receiver.ledger import claims
+from receiver.ledger.claims import Claimed
+from receiver.ledger.database import Database
+from receiver.ledger.deliveries import insert_delivery
+from receiver.ledger.jobs import adopt_job, find_job_by_provider_id
 from receiver.ledger.notifications import notify_hint
 from receiver.ledger.rows import Hint
 from receiver.ledger.tables import hints, jobs
-from receiver.model import Decision, Delivery, Source
+from receiver.model import Decision, Delivery, Source, Timing
 
-# Ids that may wait at a time, and that may be new in a minute, of all processes; each is asked about a few times.
+# Hints that may wait at a time, and new ones in a minute, of all processes together.
 MOST_WAITING = 1000
 MOST_A_MINUTE = 120
-# Bytes of what a stranger sent that are kept with the id; a report is a few hundred.
+# Bytes of a hint's body that are kept; a report has a few hundred.
 LARGEST_BODY = 16 * 1024
 
 
-def ref_of(connection: Connection, provider_id: str) -> str | None:
-    """Return the ref of the job GRSAI knows under this id; None where there is none."""
+class Hints:
+    """The transactions of hints. ``now`` returns seconds since the epoch."""
+
+    def __init__(self, database: Database, timing: Timing, now: Callable[[], float]) -> None:
+        self._database = database
+        self._timing = timing
+        self._now = now
+
+    def find_ref(self, provider_id: str) -> str | None:
+        """Return the ref of the job that GRSAI knows under this id; None if there is none."""
+        return self._database.read(lambda connection: _find_ref(connection, provider_id))
+
+    def add(self, provider_id: str, body: bytes = b"") -> bool:
+        """Store an id to be verified at once, with the ``body`` that named it.
+
+        Return False if too many new ids were named in the last minute. If too many wait, the oldest
+        one is deleted, so that old hints never stop new ones.
+        """
+        return self._database.write(
+            lambda connection: _add(connection, provider_id, body, self._now())
+        )
+
+    def claim(self, limit: int) -> list[Claimed[Hint]]:
+        """Claim due hints."""
+
+        def work(connection: Connection) -> list[Claimed[Hint]]:
+            now = self._now()
+            rows = claims.claim_rows(
+                connection, hints, hints.c.due_at, now, now + claims.LEASE, limit
+            )
+            return [Claimed(Hint(**row._mapping), row.claim) for row in rows]  # noqa: SLF001 - the documented way to a row's names
+
+        return self._database.write(work)
+
+    def release(self, claimed: Claimed[Hint], due_at: float) -> None:
+        """End a claim without a result: the hint is due again at ``due_at``.
+
+        Raise ClaimLostError if the hint is no longer ours.
+        """
+        self._database.write(
+            lambda connection: claims.update_claimed(connection, claimed, due_at=due_at, claim=None)
+        )
+
+    def drop(self, hint: Hint) -> None:
+        """Delete a hint that the provider did not confirm."""
+        self._database.write(lambda connection: _delete(connection, hint.provider_id))
+
+    def adopt(self, ref: str, hint: Hint, base_url: str) -> None:
+        """Turn a confirmed hint into the job ``ref``, unless its task has a job by now."""
+
+        def work(connection: Connection) -> None:
+            _delete(connection, hint.provider_id)
+            if find_job_by_provider_id(connection, "grsai", hint.provider_id) is None:
+                timing, now = self._timing, self._now()
+                adopt_job(connection, ref, base_url, timing, now, hint.provider_id)
+                _keep_body(connection, ref, hint)
+
+        self._database.write(work)
+
+
+def _find_ref(connection: Connection, provider_id: str) -> str | None:
     named = (jobs.c.provider == "grsai") & (jobs.c.provider_id == provider_id)
     ref: str | None = connection.execute(select(jobs.c.ref).where(named)).scalar()
     return ref
 
 
-def remember(connection: Connection, provider_id: str, body: bytes, now: float) -> bool:
-    """Write down an id, to be looked into at once; False if too many new ones were named in the last minute.
-
-    Where ids pile up all the same, the oldest makes room: nobody is locked out by what is there.
-    """
+def _add(connection: Connection, provider_id: str, body: bytes, now: float) -> bool:
     if _is_known(connection, provider_id):
         return True
     if _count(connection, since=now - 60) >= MOST_A_MINUTE:
         return False
     if _count(connection) >= MOST_WAITING:
-        oldest = (
-            select(hints.c.provider_id)
-            .where(hints.c.claim.is_(None))
-            .order_by(hints.c.received_at)
-            .limit(1)
-        )
+        unclaimed = select(hints.c.provider_id).where(hints.c.claim.is_(None))
+        oldest = unclaimed.order_by(hints.c.received_at).limit(1)
         connection.execute(delete(hints).where(hints.c.provider_id.in_(oldest)))
     kept = body if len(body) <= LARGEST_BODY else None
-    with (
-        suppress(IntegrityError),
-        connection.begin_nested(),
-    ):  # another stranger may be naming it this instant
-        connection.execute(
-            insert(hints).values(provider_id=provider_id, received_at=now, due_at=now, body=kept)
-        )
+    values = {"provider_id": provider_id, "received_at": now, "due_at": now, "body": kept}
+    # IntegrityError: another callback names the same id at the same moment.
+    with suppress(IntegrityError), connection.begin_nested():
+        connection.execute(insert(hints).values(values))
         notify_hint(connection, provider_id, now)
     return True
 
 
-def keep_body(connection: Connection, ref: str, hint: Hint) -> None:
-    """Keep what came with a hint as a delivery of its job: it decides nothing, and waits to be compared with the provider's own answer."""
+def _delete(connection: Connection, provider_id: str) -> None:
+    connection.execute(delete(hints).where(hints.c.provider_id == provider_id))
+
+
+def _keep_body(connection: Connection, ref: str, hint: Hint) -> None:
+    """Store a hint's body as a delivery of its job.
+
+    It decides nothing; it is compared with the provider's own answer later.
+    """
     if hint.body is not None:
-        told = Delivery(ref, Source.CALLBACK, hint.body, hint.received_at)
-        writes.insert_delivery(
-            connection, told, sha256(hint.body).hexdigest(), Decision.UNCONFIRMED
-        )
+        delivery = Delivery(ref, Source.CALLBACK, hint.body, hint.received_at)
+        digest = sha256(hint.body).hexdigest()
+        insert_delivery(connection, delivery, digest, Decision.UNCONFIRMED)
 
 
 def _is_known(connection: Connection, provider_id: str) -> bool:
     waiting = select(hints.c.attempts).where(hints.c.provider_id == provider_id)
     return (
         connection.execute(waiting).first() is not None
-        or ref_of(connection, provider_id) is not None
+        or _find_ref(connection, provider_id) is not None
     )
 
 
 def _count(connection: Connection, *, since: float = 0.0) -> int:
-    return int(
-        connection.execute(
-            select(func.count()).select_from(hints).where(hints.c.received_at > since)
-        ).scalar_one()
-    )
+    counted = select(func.count()).select_from(hints).where(hints.c.received_at > since)
+    return int(connection.execute(counted).scalar_one())

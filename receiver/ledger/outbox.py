@@ -1,15 +1,18 @@
-"""The outbox: events on their way to others. Each destination is handed every event once, in order, and nobody waits for another.
+"""The outbox: events, and their deliveries to each destination.
 
-A destination's cursor says up to which event it has been handed over; the rest is found by looking behind it, so nothing is missed,
-whatever dies in between. Of a job's events only the first that is not told yet has a ``due_at``; its end gives the next one its turn.
-Whoever ends or adds sendings locks the destination's row first, so that no event is added unseen while the one before it ends.
+Each destination gets every event once, events of one job in order, and no destination waits for
+another. A destination's cursor is the last event for which a delivery was queued; later events are
+found by reading behind it, so nothing is missed when a process dies. Of a job's pending deliveries
+only the first one has a ``due_at``; when it ends, the next one becomes due. A transaction that ends
+or adds deliveries locks the destination's row first: otherwise an event could be added unseen while
+the one before it ends, and would never become due.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
@@ -17,7 +20,6 @@ from sqlalchemy import (
     Connection,
     Double,
     Row,
-    Select,
     Update,
     and_,
     bindparam,
@@ -33,119 +35,149 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import ReceiverError
-from receiver.ledger import claims, writes
+from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.ledger import LEASE
-from receiver.ledger.rows import EventDelivery
+from receiver.ledger.notifications import notify_dispatchers
+from receiver.ledger.rows import EventDelivery, Job, event_delivery_of
 from receiver.ledger.tables import destinations, events, sendings
 from receiver.model import EventDeliveryState, EventType
 
-T = TypeVar("T")
-
-# Events handed over in one transaction, and rows removed in one.
+# The ``idx`` of an event about the job itself, not about one of its assets.
+ABOUT_THE_JOB = -1
+# Deliveries queued, or deleted, in one transaction.
 BATCH = 500
-# Seconds that rows of the past are kept: told ones, and those nobody asked to be sent again.
+# Seconds that finished deliveries are kept: sent ones, and those that were set aside.
 KEPT, KEPT_ASIDE = 7 * 86400.0, 90 * 86400.0
-# Rows counted of a kind; more than these are told as so many.
-MOST_COUNTED = 10_000
+# Any number will do, as long as all our processes use the same one.
+_EVENTS_LOCK = 0x6576656E
 
-# Written out, because the planners use a partial index only for the very words of its condition.
-_PENDING: ColumnElement[str] = literal_column(f"'{EventDeliveryState.PENDING}'")
-_SENT: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SENT}'")
-_SET_ASIDE: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SET_ASIDE}'")
+# Written as literals: the planners use a partial index only for exactly its condition.
+PENDING: ColumnElement[str] = literal_column(f"'{EventDeliveryState.PENDING}'")
+SENT: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SENT}'")
+SET_ASIDE: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SET_ASIDE}'")
+
+_INSERT_EVENT = insert(events)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a destination stands: events it was not handed yet, those it was not told, since when the longest due waits, those set aside.
+# Events.
 
-    Counts end at 10,000. Only a destination that nobody serves has many that were not handed to it.
+
+def write_event(
+    connection: Connection,
+    kind: EventType,
+    job: Job,
+    idx: int,
+    now: float,
+    payload: dict[str, object],
+) -> None:
+    """Write an event in the transaction of the change that it reports."""
+    lock_event_order(connection)
+    payload = {**payload, "job_key": job.key}  # the caller's own name for the job
+    values = {
+        "type": kind,
+        "ref": job.ref,
+        "idx": idx,
+        "round": job.round,
+        "created_at": now,
+        "payload": json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
+    }
+    connection.execute(_INSERT_EVENT, values)
+    notify_dispatchers(connection, now)
+
+
+def lock_event_order(connection: Connection) -> None:
+    """Let no other transaction write events until this one ends (PostgreSQL).
+
+    PostgreSQL assigns numbers before the commit. Without the lock a reader could pass a number whose
+    event becomes visible only later. SQLite has one writer anyway.
     """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LOCK)))
 
-    destination: str
-    not_handed: int
-    waiting: int
-    due_since: float | None
-    set_aside: int
+
+def has_event(connection: Connection, kind: EventType, job: Job) -> bool:
+    """Return whether an event of this type about a job was written in its present round."""
+    same = (events.c.ref == job.ref) & (events.c.type == kind) & (events.c.round == job.round)
+    return connection.execute(select(events.c.id).where(same).limit(1)).first() is not None
+
+
+# Event deliveries.
 
 
 class Outbox:
-    """Every write to the sendings, and what is to be seen of them. ``clock`` returns seconds since the epoch."""
+    """The transactions of event deliveries. ``now`` returns seconds since the epoch."""
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self._database = database
-        self.now = clock
+        self.now = now
 
-    def _write(self, work: Callable[[Connection], T]) -> T:
-        return self._database.write(work)
-
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        return self._database.read(work)
-
-    def begin(self, names: Sequence[str]) -> None:
-        """Make new destinations known: they are told what happens from now on. Known ones keep their place."""
-        known = set(
-            self._read(
-                lambda connection: connection.execute(select(destinations.c.name)).scalars().all()
-            )
-        )
+    def register(self, names: Sequence[str]) -> None:
+        """Insert new destinations, which get all events from now on; known ones stay unchanged."""
+        known = set(self._database.read(destination_names))
         for name in names:
             if name not in known:
-                with suppress(IntegrityError):  # another process makes it known this instant
-                    self._write(partial(_begin, name=name))
-
-    # Telling.
+                with suppress(IntegrityError):  # another process inserts it at the same moment
+                    self._database.write(partial(_insert_destination, name=name))
 
     def next_due(self, destination: str) -> float | None:
-        """Return when a destination is to be told something: at once if there are events it was not handed yet."""
+        """Return when a destination has a due delivery; 0.0 if it has new events, None if nothing."""
 
         def work(connection: Connection) -> float | None:
             cursor = connection.execute(
                 select(destinations.c.cursor).where(destinations.c.name == destination)
             ).scalar()
             if cursor is None:
-                return None  # it was forgotten meanwhile
+                return None  # it was deleted meanwhile
             if (connection.execute(select(func.max(events.c.id))).scalar() or 0) > cursor:
                 return 0.0
-            return _due_since(connection, destination)
+            return due_since(connection, destination)
 
-        return self._read(work)
+        return self._database.read(work)
 
     def claim(
         self, destination: str, types: Sequence[EventType], limit: int
     ) -> list[Claimed[EventDelivery]]:
-        """Claim what is due; where that is less than asked for, hand the destination what is new, of these types, and claim of that."""
+        """Claim due deliveries; if there are fewer than ``limit``, queue new events and claim those.
+
+        Only events of these ``types`` are queued.
+        """
 
         def work(connection: Connection) -> list[Claimed[EventDelivery]]:
             now = self.now()
             cursor = _lock(connection, destination)
-            found = claims.claim_event_deliveries(connection, destination, now, now + LEASE, limit)
+            found = _claim(connection, destination, now, limit)
             if (
                 len(found) < limit
                 and cursor is not None
-                and _hand_over(connection, destination, types, cursor, now)
+                and _queue_new_events(connection, destination, types, cursor, now)
             ):
-                found += claims.claim_event_deliveries(
-                    connection, destination, now, now + LEASE, limit - len(found)
-                )
+                found += _claim(connection, destination, now, limit - len(found))
             return found
 
-        return self._write(work)
+        return self._database.write(work)
 
-    def sent(self, claimed: Claimed[EventDelivery]) -> None:
-        """Note that an event was told; raise ClaimLostError if it is no longer ours."""
+    def find(self, event: int) -> Row[Any] | None:
+        """Return one event's row; None if there is none."""
+        question = select(events).where(events.c.id == event)
+        return self._database.read(lambda connection: connection.execute(question).one_or_none())
+
+    def mark_sent(self, claimed: Claimed[EventDelivery]) -> None:
+        """Record that an event was delivered; raise ClaimLostError if it is no longer ours."""
         self._end(claimed, EventDeliveryState.SENT, "")
 
     def set_aside(self, claimed: Claimed[EventDelivery], error: str) -> None:
-        """Give an event up for this destination; the next one of its job has its turn."""
+        """Give up a delivery; the next event of its job becomes due.
+
+        Raise ClaimLostError if it is no longer ours.
+        """
         self._end(claimed, EventDeliveryState.SET_ASIDE, error)
 
     def _end(self, claimed: Claimed[EventDelivery], state: EventDeliveryState, error: str) -> None:
         def work(connection: Connection) -> None:
             now, row = self.now(), claimed.row
             _lock(connection, row.destination)
-            claims.change_held(
+            claims.update_claimed(
                 connection,
                 claimed,
                 state=state,
@@ -154,72 +186,50 @@ class Outbox:
                 claim=None,
                 error=error,
             )
-            _give_turns(connection, _TURNS_OF_JOB, to=row.destination, job=row.ref, now=now)
+            _make_next_due(connection, _NEXT_OF_JOB, to=row.destination, job=row.ref, now=now)
 
-        self._write(work)
+        self._database.write(work)
 
-    def try_again(self, claimed: Claimed[EventDelivery], due_at: float, error: str) -> None:
-        """Have an event told again at ``due_at``; raise ClaimLostError if it is no longer ours."""
-        self._write(
-            lambda connection: claims.change_held(
+    def retry(self, claimed: Claimed[EventDelivery], due_at: float, error: str) -> None:
+        """Make a delivery due again at ``due_at``; raise ClaimLostError if it is no longer ours."""
+        self._database.write(
+            lambda connection: claims.update_claimed(
                 connection, claimed, due_at=due_at, claim=None, error=error
             )
         )
 
     def prune(self) -> int:
-        """Remove some rows of what was told long ago; return how many. Events themselves stay."""
+        """Delete a batch of old finished deliveries and return how many. The events stay."""
         now = self.now()
 
         def work(connection: Connection) -> int:
-            return _forget(connection, _SENT, now - KEPT) + _forget(
-                connection, _SET_ASIDE, now - KEPT_ASIDE
+            return _delete_old(connection, SENT, now - KEPT) + _delete_old(
+                connection, SET_ASIDE, now - KEPT_ASIDE
             )
 
-        return self._write(work)
-
-    # For people.
-
-    def standing(self) -> list[Standing]:
-        """Say how each destination stands that was ever named."""
-
-        def work(connection: Connection) -> list[Standing]:
-            names = (
-                connection.execute(select(destinations.c.name).order_by(destinations.c.name))
-                .scalars()
-                .all()
-            )
-            return [_standing(connection, name) for name in names]
-
-        return self._read(work)
+        return self._database.write(work)
 
     def forget(self, name: str) -> None:
-        """Remove a destination, with all that was still to be told it; raise ReceiverError where there is none of that name.
+        """Delete a destination with its deliveries; raise ReceiverError if there is none.
 
-        Stopped half-way it is to be done again; until then the destination goes on with what is left.
+        If the process dies in between, call it again; until then the destination keeps the rest.
         """
-        known = [standing.destination for standing in self.standing()]
+        known = self._database.read(destination_names)
         if name not in known:
             raise ReceiverError(
                 f"there is no destination {name!r}; known are: {', '.join(known) or 'none'}"
             )
-        while not self._write(partial(_remove, name=name)):
+        while not self._database.write(partial(_delete_some, name=name)):
             pass
 
-    def aside(self, after: int = 0, limit: int = 100) -> list[EventDelivery]:
-        """Return what was set aside, oldest event first, after the event numbered ``after``."""
-        question = select(sendings).where(sendings.c.state == _SET_ASIDE, sendings.c.event > after)
-        question = question.order_by(sendings.c.event, sendings.c.destination).limit(limit)
-        return self._read(
-            lambda connection: [
-                writes.event_delivery_of(row) for row in connection.execute(question)
-            ]
-        )
-
     def resend(self, event: int) -> int:
-        """Have an event sent again wherever it was set aside, and return to how many; raise ReceiverError where it was not."""
+        """Make an event pending again wherever it was set aside; return for how many destinations.
+
+        Raise ReceiverError if it is not set aside anywhere.
+        """
 
         def work(connection: Connection) -> int:
-            mine = and_(sendings.c.event == event, sendings.c.state == _SET_ASIDE)
+            mine = and_(sendings.c.event == event, sendings.c.state == SET_ASIDE)
             rows = connection.execute(
                 select(sendings.c.destination, sendings.c.ref)
                 .where(mine)
@@ -227,67 +237,51 @@ class Outbox:
             ).all()
             for name, ref in rows:
                 _lock(connection, name)
-                anew = {
+                values = {
                     "state": EventDeliveryState.PENDING,
                     "since": self.now(),
                     "finished_at": None,
                     "attempts": 0,
                 }
                 connection.execute(
-                    update(sendings).where(mine, sendings.c.destination == name).values(anew)
+                    update(sendings).where(mine, sendings.c.destination == name).values(values)
                 )
-                _give_turns(connection, _TURNS_OF_JOB, to=name, job=ref, now=self.now())
+                _make_next_due(connection, _NEXT_OF_JOB, to=name, job=ref, now=self.now())
             return len(rows)
 
-        if not (count := self._write(work)):
+        if not (count := self._database.write(work)):
             raise ReceiverError(
                 f"event {event} is not set aside; `receiver events` lists those that are"
             )
         return count
 
-    def find(self, number: int) -> Row[Any] | None:
-        """Return one event's row; None where there is none."""
-        return self._read(
-            lambda connection: connection.execute(
-                select(events).where(events.c.id == number)
-            ).one_or_none()
-        )
 
-    def newest(self) -> int:
-        """Return the number of the newest event, 0 where there is none."""
-        return (
-            self._read(
-                lambda connection: connection.execute(select(func.max(events.c.id))).scalar()
-            )
-            or 0
-        )
-
-    def following(
-        self, after: int, types: Sequence[EventType] = (), limit: int = 100
-    ) -> tuple[Sequence[Row[Any]], int]:
-        """Return events after the one numbered ``after``, of these types, oldest first, and the number up to which was looked.
-
-        What a rebuild put back was told long ago and is passed over.
-        """
-
-        def work(connection: Connection) -> tuple[Sequence[Row[Any]], int]:
-            upto = _end_of_batch(connection, after, limit)
-            wanted = [
-                events.c.id > after,
-                events.c.id <= upto,
-                events.c.rebuilt == 0,
-                *([events.c.type.in_(types)] if types else []),
-            ]
-            return connection.execute(
-                select(events).where(*wanted).order_by(events.c.id)
-            ).all(), upto
-
-        return self._read(work)
+def destination_names(connection: Connection) -> Sequence[str]:
+    """Return the names of all destinations, also of those no longer in EVENT_URLS."""
+    names = select(destinations.c.name).order_by(destinations.c.name)
+    return connection.execute(names).scalars().all()
 
 
-def _begin(connection: Connection, name: str) -> None:
-    # In line with whoever is writing events: one that commits later has a higher number.
-    writes.stand_in_line(connection)
+def due_since(connection: Connection, destination: str) -> float | None:
+    """Return when a destination's first delivery is or was due; None if none is pending."""
+    due = select(func.min(sendings.c.due_at)).where(
+        sendings.c.destination == destination, sendings.c.due_at.isnot(None)
+    )
+    moment: float | None = connection.execute(due).scalar()
+    return moment
+
+
+def end_of_batch(connection: Connection, after: int, size: int) -> int:
+    """Return the number of the last of the ``size`` events after ``after``; ``after`` if none."""
+    batch = (
+        select(events.c.id).where(events.c.id > after).order_by(events.c.id).limit(size).subquery()
+    )
+    return connection.execute(select(func.max(batch.c.id))).scalar() or after
+
+
+def _insert_destination(connection: Connection, name: str) -> None:
+    # With the lock, an event that is committed later has a higher number than the cursor.
+    lock_event_order(connection)
     place = select(literal(name), func.coalesce(func.max(events.c.id), 0))
     connection.execute(insert(destinations).from_select(["name", "cursor"], place))
 
@@ -300,19 +294,23 @@ def _lock(connection: Connection, destination: str) -> int | None:
     return cursor
 
 
-def _end_of_batch(connection: Connection, after: int, size: int) -> int:
-    """Return the number of the last of the ``size`` events after one; that one's, if there are none."""
-    batch = (
-        select(events.c.id).where(events.c.id > after).order_by(events.c.id).limit(size).subquery()
-    )
-    return connection.execute(select(func.max(batch.c.id))).scalar() or after
+def _claim(
+    connection: Connection, destination: str, now: float, limit: int
+) -> list[Claimed[EventDelivery]]:
+    wanted, until = sendings.c.destination == destination, now + claims.LEASE
+    rows = claims.claim_rows(connection, sendings, sendings.c.due_at, now, until, limit, wanted)
+    claimed = (Claimed(event_delivery_of(row), row.claim) for row in rows)
+    return sorted(claimed, key=lambda each: each.row.event)
 
 
-def _hand_over(
+def _queue_new_events(
     connection: Connection, destination: str, types: Sequence[EventType], cursor: int, now: float
 ) -> bool:
-    """Write a sending for each event behind the cursor; say whether there were any. They appear in order: see ``stand_in_line``."""
-    upto = _end_of_batch(connection, cursor, BATCH)
+    """Insert a delivery for each event behind the cursor; return whether there were any events.
+
+    They become visible in order: see ``lock_event_order``.
+    """
+    upto = end_of_batch(connection, cursor, BATCH)
     if upto == cursor:
         return False
     wanted = (
@@ -321,7 +319,7 @@ def _hand_over(
         events.c.rebuilt == 0,
         events.c.type.in_(types),
     )
-    what = select(
+    rows = select(
         literal(destination),
         events.c.id,
         events.c.ref,
@@ -329,16 +327,16 @@ def _hand_over(
         literal(now),
     ).where(*wanted)
     connection.execute(
-        insert(sendings).from_select(["destination", "event", "ref", "state", "since"], what)
+        insert(sendings).from_select(["destination", "event", "ref", "state", "since"], rows)
     )
-    _give_turns(connection, _TURNS_BEHIND, to=destination, cursor=cursor, now=now)
+    _make_next_due(connection, _NEXT_BEHIND, to=destination, cursor=cursor, now=now)
     connection.execute(
         update(destinations).where(destinations.c.name == destination).values(cursor=upto)
     )
     return True
 
 
-def _forget(connection: Connection, state: ColumnElement[str], before: float) -> int:
+def _delete_old(connection: Connection, state: ColumnElement[str], before: float) -> int:
     key = tuple_(sendings.c.destination, sendings.c.event)
     old = (
         select(sendings.c.destination, sendings.c.event)
@@ -348,10 +346,13 @@ def _forget(connection: Connection, state: ColumnElement[str], before: float) ->
     return connection.execute(delete(sendings).where(key.in_(old))).rowcount
 
 
-def _remove(connection: Connection, name: str) -> bool:
-    """Remove some sendings of a destination, and with the last of them the destination; say whether it is gone."""
+def _delete_some(connection: Connection, name: str) -> bool:
+    """Delete a batch of a destination's deliveries, and with the last batch the destination.
+
+    Return whether the destination is gone.
+    """
     _lock(connection, name)
-    # The newest first: of a job's events the first has its turn, and the others would wait for it for ever.
+    # The newest first: the first event of a job is the due one, and the others would wait for it.
     newest = (
         select(sendings.c.event)
         .where(sendings.c.destination == name)
@@ -367,67 +368,40 @@ def _remove(connection: Connection, name: str) -> bool:
     return True
 
 
-def _turns(among: ColumnElement[bool]) -> tuple[Update, Update]:
-    """Build the statements that make due, among some pending events, the first of each job, and have the later ones of its job wait."""
+def _next_due_statements(among: ColumnElement[bool]) -> tuple[Update, Update]:
+    """Build the statements that keep exactly the first pending delivery of each job due.
+
+    The first one makes it due, the second one removes ``due_at`` from the later ones.
+    """
     earlier = sendings.alias("earlier")
     first = select(func.min(earlier.c.event)).where(
         earlier.c.destination == bindparam("to"),
         earlier.c.ref == sendings.c.ref,
-        earlier.c.state == _PENDING,
+        earlier.c.state == PENDING,
     )
-    mine = and_(sendings.c.destination == bindparam("to"), sendings.c.state == _PENDING, among)
-    turn = and_(mine, sendings.c.due_at.is_(None), sendings.c.event == first.scalar_subquery())
-    # One that is sent again comes before those of its job that are waiting now.
-    late = and_(
+    mine = and_(sendings.c.destination == bindparam("to"), sendings.c.state == PENDING, among)
+    next_one = and_(mine, sendings.c.due_at.is_(None), sendings.c.event == first.scalar_subquery())
+    # An event that is sent again comes before the later ones of its job that are due now.
+    later = and_(
         mine,
         sendings.c.due_at.isnot(None),
         sendings.c.claim.is_(None),
         sendings.c.event != first.scalar_subquery(),
     )
     now: BindParameter[float] = bindparam("now", type_=Double)
-    return update(sendings).where(turn).values(due_at=now, since=now), update(sendings).where(
-        late
-    ).values(due_at=None)
+    return (
+        update(sendings).where(next_one).values(due_at=now, since=now),
+        update(sendings).where(later).values(due_at=None),
+    )
 
 
-# Built once: that takes longer than to run them, and all writers wait meanwhile.
-_TURNS_OF_JOB = _turns(sendings.c.ref == bindparam("job"))
-_TURNS_BEHIND = _turns(sendings.c.event > bindparam("cursor"))
+# Built once: that takes longer than running them, and all writers wait meanwhile.
+_NEXT_OF_JOB = _next_due_statements(sendings.c.ref == bindparam("job"))
+_NEXT_BEHIND = _next_due_statements(sendings.c.event > bindparam("cursor"))
 
 
-def _give_turns(
+def _make_next_due(
     connection: Connection, statements: tuple[Update, Update], **values: object
 ) -> None:
     for statement in statements:
         connection.execute(statement, values)
-
-
-def _due_since(connection: Connection, destination: str) -> float | None:
-    due = select(func.min(sendings.c.due_at)).where(
-        sendings.c.destination == destination, sendings.c.due_at.isnot(None)
-    )
-    moment: float | None = connection.execute(due).scalar()
-    return moment
-
-
-def _standing(connection: Connection, name: str) -> Standing:
-    cursor = select(destinations.c.cursor).where(destinations.c.name == name).scalar_subquery()
-    not_handed = _count(connection, select(events.c.id).where(events.c.id > cursor))
-    waiting, aside = (
-        _count(
-            connection,
-            select(sendings.c.event).where(
-                sendings.c.destination == name, sendings.c.state == state
-            ),
-        )
-        for state in (_PENDING, _SET_ASIDE)
-    )
-    return Standing(name, not_handed, waiting, _due_since(connection, name), aside)
-
-
-def _count(connection: Connection, rows: Select[int]) -> int:
-    return int(
-        connection.execute(
-            select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())
-        ).scalar_one()
-    )

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from receiver.ledger.outbox import lock_event_order
 from receiver.ledger.tables import assets, deliveries, events, jobs
-from receiver.ledger.writes import stand_in_line
 
 Row = dict[str, Any]
 
@@ -62,7 +62,7 @@ def restore(connection: Connection, pasts: Sequence[Past]) -> Restored:
 def _remember_events(connection: Connection, rows: list[Row]) -> None:
     """Write events that were told long ago: for the books, never to be sent again."""
     if rows:
-        stand_in_line(connection)
+        lock_event_order(connection)
         connection.execute(insert(events), [{**row, "rebuilt": 1} for row in rows])
 
 

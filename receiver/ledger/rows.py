@@ -1,13 +1,19 @@
-"""Rows of the ledger as typed values. Times are seconds since the epoch, sizes bytes, dimensions pixels."""
+"""Rows of the ledger as typed values.
+
+Times are seconds since the epoch, sizes are bytes, dimensions are pixels.
+"""
 
 from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
 
 from receiver.model import Api, AssetState, EventDeliveryState, JobState, Mode, Outcome, Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job, as its row stands, without its ``params``; see ``tables.jobs`` for what each column means."""
+    """A row of ``jobs`` without its ``params``; ``tables.jobs`` explains the columns."""
 
     ref: str
     provider: str
@@ -36,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One result file of a job, as its row stands; see ``tables.assets``."""
+    """A row of ``assets``: one result file of a job."""
 
     ref: str
     idx: int
@@ -60,7 +66,7 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A provider's id that a stranger named; see ``tables.hints``."""
+    """A row of ``hints``: a provider's id from a callback without a ticket."""
 
     provider_id: str
     received_at: float
@@ -72,7 +78,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class EventDelivery:
-    """The telling of one event to one destination, as its row stands; see ``tables.sendings``."""
+    """A row of ``sendings``: the delivery of one event to one destination."""
 
     destination: str
     event: int
@@ -88,7 +94,7 @@ class EventDelivery:
 
 @dataclass(frozen=True, slots=True)
 class StoredAsset:
-    """What is known of a result file once it is safe in the archive."""
+    """What is known about a result file once it is in the archive."""
 
     key: str
     sha256: str
@@ -100,7 +106,7 @@ class StoredAsset:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryEntry:
-    """A delivery without its body, which may be large; ``size`` is the body's, in bytes."""
+    """A row of ``deliveries`` without its body, which may be large; ``size`` is the body's."""
 
     id: int
     source: str
@@ -112,7 +118,7 @@ class DeliveryEntry:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """One delivery as it was kept; see ``tables.deliveries``."""
+    """A row of ``deliveries``."""
 
     id: int
     ref: str
@@ -121,3 +127,26 @@ class DeliveryRow:
     received_at: float
     digest: str
     body: bytes
+
+
+def job_of(row: Row[Any]) -> Job:
+    """Convert a row of ``job_columns`` to a Job."""
+    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    values["api"] = Api(values["api"])
+    values["mode"] = Mode(values["mode"])
+    values["state"] = JobState(values["state"])
+    values["outcome"] = Outcome(values["outcome"]) if values["outcome"] else None
+    values["reason"] = Reason(values["reason"]) if values["reason"] else None
+    return Job(**values)
+
+
+def asset_of(row: Row[Any]) -> Asset:
+    """Convert a full row of ``assets`` to an Asset."""
+    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    return Asset(**{**values, "state": AssetState(values["state"])})
+
+
+def event_delivery_of(row: Row[Any]) -> EventDelivery:
+    """Convert a full row of ``sendings`` to an EventDelivery."""
+    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    return EventDelivery(**{**values, "state": EventDeliveryState(values["state"])})

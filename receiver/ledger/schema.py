@@ -7,8 +7,10 @@ from sqlalchemy import URL, Connection, create_engine, inspect, text
 
 from receiver import failpoints
 from receiver.errors import LedgerError
-from receiver.ledger import copy, queue_schema
-from receiver.ledger.database import Database, foreign_errors_turned, sqlite_address
+from receiver.ledger import queue_schema
+from receiver.ledger.database import Database
+from receiver.ledger.database_errors import translated_errors
+from receiver.ledger.sqlite import sqlite_address
 
 # The newest migration; a test holds it against the folder.
 HEAD = "0004"
@@ -19,14 +21,31 @@ _PATIENCE = "5s"
 # Any number will do, as long as every process of ours asks PostgreSQL for the same one.
 _MIGRATION_LOCK = 0x6C656467
 
+_IS_MARKED_COPY = text("SELECT obj_description(to_regclass('jobs'), 'pg_class') IS NOT NULL")
+_MARK_COPY = text("COMMENT ON TABLE jobs IS 'receiver: a copy that is not whole yet'")
+_UNMARK_COPY = text("COMMENT ON TABLE jobs IS NULL")
+
 
 def version(database: Database) -> str | None:
     """Return the schema version of the ledger, None where it has no schema yet; raise LedgerError if it cannot be read."""
     return database.read(_version)
 
 
-def _is_half_a_copy(connection: Connection) -> bool:
-    return connection.dialect.name == "postgresql" and copy.is_unfinished(connection)
+def mark_unfinished_copy(connection: Connection) -> None:
+    """Mark this PostgreSQL as a copy that is not complete, so that no service uses it."""
+    connection.execute(_MARK_COPY)
+
+
+def unmark_copy(connection: Connection) -> None:
+    """Declare a copy complete."""
+    connection.execute(_UNMARK_COPY)
+
+
+def is_unfinished_copy(connection: Connection) -> bool:
+    """Return whether this ledger is a copy in PostgreSQL that is not complete yet."""
+    return connection.dialect.name == "postgresql" and bool(
+        connection.execute(_IS_MARKED_COPY).scalar()
+    )
 
 
 def _queue_is_old(connection: Connection) -> bool:
@@ -46,7 +65,7 @@ def require_current(database: Database) -> None:
         raise LedgerError(
             f"the ledger's schema is {found or 'missing'}, this release needs {HEAD}: run `receiver migrate`"
         )
-    if database.read(_is_half_a_copy):
+    if database.read(is_unfinished_copy):
         raise LedgerError(
             "the ledger is a copy that is not whole yet: run `receiver migrate --from` again, with the old service stopped"
         )
@@ -87,7 +106,7 @@ def _upgrade(url: str | URL) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     engine = create_engine(url)
     try:
-        with foreign_errors_turned(), engine.begin() as connection:
+        with translated_errors(), engine.begin() as connection:
             on_postgresql = connection.dialect.name == "postgresql"
             if on_postgresql:
                 connection.execute(

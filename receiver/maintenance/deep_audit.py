@@ -23,7 +23,7 @@ from receiver.archive.manifest import (
 )
 from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, Job
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.model import FINAL_STATES, AssetState
@@ -44,7 +44,7 @@ class DeepAudit:
     def __init__(
         self,
         store: Store,
-        queries: Queries,
+        queries: JobQueries,
         checkpoint: Checkpoint,
         *,
         threads: int,
@@ -161,7 +161,7 @@ class DeepAudit:
         The ledger is asked after the listing, so that what is new is in it.
         """
         refs = sorted({checkpoint[0] for name in page if (checkpoint := parse_key(name))})
-        in_ledger, assets = self._queries.standing(refs), self._queries.assets(refs)
+        in_ledger, assets = self._queries.states(refs), self._queries.assets(refs)
 
         def decide(item: tuple[str, list[str]]) -> tuple[list[str], int]:
             ref, names = item

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
 from receiver.telemetry.metrics import AUDIT_SECONDS, AUDITED_AT, DIFFERENCE, LAWS_BROKEN
 
 log = structlog.get_logger(__name__)

@@ -21,10 +21,10 @@ from receiver.archive.manifest import (
 )
 from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
-from receiver.ledger.ledger import Ledger
-from receiver.ledger.queries import Queries
+from receiver.ledger.database import Database
+from receiver.ledger.outbox import ABOUT_THE_JOB
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.restore import Past, Restored, Row, restore
-from receiver.ledger.writes import ABOUT_THE_JOB
 from receiver.model import AssetState, EventType, JobState, Outcome, Reason
 
 MANIFEST = "job.json"
@@ -84,15 +84,17 @@ class Rebuilder:
     def __init__(
         self,
         store: Store,
-        ledger: Ledger,
-        queries: Queries,
+        database: Database,
+        queries: JobQueries,
         *,
+        job_timeout: float,
         threads: int,
         stopping: Event,
         show: Callable[[Rebuilt], object],
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._database = database
+        self._job_timeout = job_timeout
         self._queries = queries
         self._threads = threads
         self._stopping = stopping
@@ -110,7 +112,7 @@ class Rebuilder:
         return self.so_far
 
     def _restore(self, batch: list[JobFolder], pool: ThreadPoolExecutor) -> None:
-        known = self._queries.standing([folder.ref for folder in batch if folder.ref])
+        known = self._queries.states([folder.ref for folder in batch if folder.ref])
         self.so_far.known += sum(1 for folder in batch if folder.ref in known and folder.manifest)
         new = [folder for folder in batch if folder.ref not in known]
         found = list(pool.map(self._inspect, new))
@@ -149,7 +151,7 @@ class Rebuilder:
         )
 
     def _write(self, pasts: list[Past]) -> None:
-        done: Restored = self._ledger.write(partial(restore, pasts=pasts))
+        done: Restored = self._database.write(partial(restore, pasts=pasts))
         self.so_far.restored += len(done.new)
         self.so_far.known += len(pasts) - len(done.new)
         self.so_far.pictures += sum(
@@ -163,7 +165,7 @@ class Rebuilder:
         )
 
     def _rows(self, manifest: Manifest) -> Past:
-        return rows_of(manifest, self._ledger.timing.job_timeout)
+        return rows_of(manifest, self._job_timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +281,7 @@ def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
 
 
 def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
-    """Fill an event's row; the words of its payload are those of ``ledger.writes``."""
+    """Fill an event's row; the words of its payload are those of ``ledger.outbox``."""
     payload_or_row = json.dumps(
         {**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":")
     )

@@ -2,11 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from receiver.ledger.database import conninfo
-from receiver.ledger.ledger import Ledger
+from receiver.ledger.claims import Claims
+from receiver.ledger.postgres import conninfo
 from receiver.worker.engine import WorkQueue
 from receiver.worker.leases import Leases
 
@@ -21,10 +21,16 @@ class DistributedEngine:
     """Runs work in threads of this process, at notifications through the ledger at ``url``."""
 
     def __init__(
-        self, ledger: Ledger, url: str, *, poll_interval: int = POLL_INTERVAL, grace: float = GRACE
+        self,
+        claims: Claims,
+        notify_due: Callable[[], int],
+        url: str,
+        *,
+        poll_interval: int = POLL_INTERVAL,
+        grace: float = GRACE,
     ) -> None:
-        self._ledger = ledger
-        self._leases = Leases(ledger)
+        self._notify_due = notify_due
+        self._leases = Leases(claims)
         self._conninfo = conninfo(url)
         self._poll_interval = poll_interval
         self._grace = grace
@@ -52,7 +58,7 @@ class DistributedEngine:
         self._loop = asyncio.get_running_loop()
         if not self._stopping.is_set():
             await WorkerPool(
-                self._ledger,
+                self._notify_due,
                 self._leases,
                 self._stopping,
                 poll_interval=self._poll_interval,

@@ -13,8 +13,7 @@ from typing import Any
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import Ledger
+from receiver.ledger.claims import Claimed, Claims
 from receiver.worker.engine import WorkQueue
 from receiver.worker.leases import Leases
 from receiver.worker.notifier import Notifier
@@ -32,14 +31,15 @@ class EmbeddedEngine:
 
     def __init__(
         self,
-        ledger: Ledger,
+        claims: Claims,
         notifier: Notifier,
+        now: Callable[[], float],
         *,
         poll_interval: float = POLL_INTERVAL,
         grace: float = GRACE,
     ) -> None:
-        self._ledger = ledger
-        self._leases = Leases(ledger)
+        self._now = now
+        self._leases = Leases(claims)
         self._notifier = notifier
         self._poll_interval = poll_interval
         self._grace = grace
@@ -73,7 +73,7 @@ class EmbeddedEngine:
         due = queue.next_due() if free else None
         if due is None:
             return self._poll_interval
-        wait = due - self._ledger.now()
+        wait = due - self._now()
         if wait > 0:
             return min(wait, self._poll_interval)
         claims = queue.claim(free)

@@ -8,8 +8,7 @@ from typing import Any
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import LEASE, Ledger
+from receiver.ledger.claims import LEASE, Claimed, Claims
 from receiver.worker.engine import WorkQueue
 
 log = structlog.get_logger(__name__)
@@ -21,8 +20,8 @@ RENEWALS = 3
 class Leases:
     """The claims of this process, by work queue; thread-safe."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, claims: Claims) -> None:
+        self._database_claims = claims
         self._claims: dict[str, list[Claimed[Any]]] = {}
         self._lock = threading.Lock()
         self._renewed = 0.0
@@ -62,7 +61,7 @@ class Leases:
         """
         if time.monotonic() - self._renewed > LEASE / RENEWALS:
             if claims := self.all():
-                self._ledger.renew(claims)
+                self._database_claims.renew(claims)
             self._renewed = time.monotonic()
 
     def next_renewal(self) -> float:
@@ -74,6 +73,6 @@ class Leases:
         if claims := self.all():
             log.warning("claims released", claims=len(claims))
             try:
-                self._ledger.release(claims)
+                self._database_claims.release(claims)
             except LedgerError as error:
                 log.error("ledger unavailable, claims not released", error=str(error))  # noqa: TRY400 - as above

@@ -20,7 +20,6 @@ from procrastinate.utils import utcnow
 from psycopg_pool import AsyncConnectionPool
 
 from receiver.errors import LedgerError
-from receiver.ledger.ledger import Ledger
 from receiver.ledger.notifications import queue_of
 from receiver.worker.connector import PAUSE, RetryingConnector
 from receiver.worker.engine import WorkQueue
@@ -47,14 +46,14 @@ class WorkerPool:
 
     def __init__(
         self,
-        ledger: Ledger,
+        notify_due: Callable[[], int],
         leases: Leases,
         stopping: threading.Event,
         *,
         poll_interval: int,
         grace: float,
     ) -> None:
-        self._ledger = ledger
+        self._notify_due = notify_due
         self._leases = leases
         self._stopping = stopping
         self._poll_interval = poll_interval
@@ -164,7 +163,7 @@ class WorkerPool:
 
     def _poll_once(self) -> None:
         try:
-            if found := self._ledger.sweep():
+            if found := self._notify_due():
                 log.debug("due rows without a notification", found=found)
         except LedgerError as error:
             log.error("ledger unavailable, due rows not polled", error=str(error))  # noqa: TRY400 - as above

@@ -20,7 +20,7 @@ import structlog
 
 from receiver.data_dir import lock, try_lock
 from receiver.errors import StoreError
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
 from receiver.maintenance.periodic_audit import audit_periodically
 from receiver.worker.engine import Engine, WorkQueue
 

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from receiver.cli.base import printable
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
 from submitter.batch.run import Batch
@@ -78,7 +78,7 @@ def say(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
-def print_summary(batch: Batch, queries: Queries, name: str, *, err: bool) -> None:
+def print_summary(batch: Batch, queries: JobQueries, name: str, *, err: bool) -> None:
     """Print the lines without pictures and the number of jobs in each state.
 
     The last line goes to stdout, or with ``err`` to stderr, because stdout has the report.

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from receiver.jobs.schemas import JobView
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.jobs import JobQueries
 from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine
 
@@ -43,7 +43,7 @@ def is_input(path: str, source: str) -> bool:
     return any(os.path.samestat(file.stat(), read) for file in written if file.exists())
 
 
-def write_report(path: str, queries: Queries, table: JobTable, bad: dict[int, BadLine]) -> None:
+def write_report(path: str, queries: JobQueries, table: JobTable, bad: dict[int, BadLine]) -> None:
     """Write the report to ``path`` (``-``: stdout); an older report is replaced only at the end."""
     if path == STDOUT:
         for line in _lines(queries, table, bad):
@@ -55,7 +55,7 @@ def write_report(path: str, queries: Queries, table: JobTable, bad: dict[int, Ba
     part.replace(path)
 
 
-def _lines(queries: Queries, table: JobTable, bad: dict[int, BadLine]) -> Iterator[str]:
+def _lines(queries: JobQueries, table: JobTable, bad: dict[int, BadLine]) -> Iterator[str]:
     """Merge lines with and without jobs, both in order of their numbers."""
     without_job = sorted(bad, reverse=True)
     for number, entry in _jobs(queries, table):
@@ -71,7 +71,7 @@ def _bad_line(bad: BadLine) -> str:
     return json.dumps({"line": bad.number, **key, "error": bad.error}, ensure_ascii=False)
 
 
-def _jobs(queries: Queries, table: JobTable) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jobs(queries: JobQueries, table: JobTable) -> Iterator[tuple[int, dict[str, Any]]]:
     for rows in in_chunks(table.by_number(), _READ_AT_ONCE):
         refs = [table.ref(row) for row in rows]
         assets = queries.assets(refs)

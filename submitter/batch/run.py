@@ -48,7 +48,7 @@ class Batch:
         show: Callable[[JobTable, int], None],
     ) -> None:
         self._submitter = submitter
-        self._ledger = services.ledger
+        self._jobs = services.jobs
         self._queries = services.queries
         self._concurrency = concurrency
         self._rate = SubmitRate(rate)
@@ -100,9 +100,9 @@ class Batch:
 
     def _latest_job(self, key: str) -> tuple[Job | None, int]:
         """Return the newest job for a key, and how many times it was posted again."""
-        job, resubmits = self._ledger.key_holder(key), 0
+        job, resubmits = self._jobs.key_holder(key), 0
         while job is not None and job.reason is Reason.PROVIDER_ERROR:
-            later = self._ledger.key_holder(resubmit_key(key, resubmits + 1))
+            later = self._jobs.key_holder(resubmit_key(key, resubmits + 1))
             if later is None:
                 break
             job, resubmits = later, resubmits + 1
@@ -164,7 +164,7 @@ class Batch:
         """Read the states of the unfinished jobs from the ledger."""
         began = time.monotonic()
         for rows in in_chunks(self.table.unfinished(), JOBS_PER_QUERY):
-            found = self._queries.standing([self.table.ref(row) for row in rows])
+            found = self._queries.states([self.table.ref(row) for row in rows])
             for row in rows:
                 state, reason = found.get(self.table.ref(row), (JobState.SUBMITTING, None))
                 self.table.set_state(row, state)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, load, reports_errors
 from receiver.errors import ProviderError
-from receiver.ledger.queries import Usage
+from receiver.ledger.queries.totals import Usage
 from receiver.services import Services
 
 NO_KEY = "GRSAI_API_KEY: not set; GRSAI reports the credits left only for a key"
@@ -32,7 +32,7 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     """
     settings = load()
     with closing(Services(settings).open()) as services:
-        used = services.queries.usage()
+        used = services.totals.usage()
         left, status = None, 0
         if services.grsai is None:
             click.echo(NO_KEY, err=True)

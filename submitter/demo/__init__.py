@@ -15,7 +15,7 @@ from rich.table import Table
 from receiver.cli.base import SOME_FAILED, console, reports_errors
 from receiver.errors import ConfigurationError
 from receiver.jobs.schemas import JobView
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.demo.checks import JobCheck, check_job, table
@@ -111,7 +111,7 @@ def _run(
             check_job(services, demo_job, ref, sandbox_url)
             for ref, demo_job in zip(refs, demo_jobs, strict=True)
         ]
-        audit = services.queries.audit()
+        audit = services.totals.audit()
     output.print(table(checks))
     return _print_result(output, checks, audit)
 

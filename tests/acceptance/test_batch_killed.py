@@ -76,7 +76,7 @@ def test_500_jobs_killed_five_times_are_500_jobs_500_posts_and_500_ends(
     assert {int(line["prompt"]) for line in lines if line["state"] == "failed"} == failing
     assert posted_refs(installation) == Counter({line["ref"]: 1 for line in lines})
     with installation.services() as services:
-        assert services.queries.counts() == {
+        assert services.totals.counts() == {
             state.value: {"archived": 490, "failed": 10}.get(state, 0) for state in JobState
         }
 
@@ -131,7 +131,7 @@ def test_four_thousand_lines_take_hardly_more_memory_than_a_thousand(
     """The jobs of all keys exist, so the batch only reads, looks up, watches and reports."""
     text = "x" * 4000
     with installation.services() as services:
-        services.ledger.write(lambda connection: _insert_waiting(connection, 4000, text))
+        services.database.write(lambda connection: _insert_waiting(connection, 4000, text))
     peaks = []
     for count in (1000, 4000):
         batch_file(installation, [a_line(text, key=f"key-{n}") for n in range(count)])

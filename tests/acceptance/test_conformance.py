@@ -119,7 +119,7 @@ class RunningReceiver:
         (job,) = self.installation.wait(finished.ref)
         events = Counter(
             event["type"]
-            for event in self.services.queries.events(limit=100_000)
+            for event in self.services.events.after(limit=100_000)
             if event["ref"] == finished.ref
         )
         objects = [
@@ -175,7 +175,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiv
             installation.services() as services,
         ):
             yield RunningReceiver(installation, service, services, folder / "failpoints")
-            assert services.queries.audit().ok
+            assert services.totals.audit().ok
             assert "Traceback" not in service.output()
 
 

@@ -67,7 +67,7 @@ def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_th
             lambda: installation.status("/readyz") == requests.codes.ok,
             what="that it is ready again",
         )
-        assert services.queries.audit().ok
+        assert services.totals.audit().ok
         assert "Traceback" not in service.output()
 
 

@@ -18,8 +18,8 @@ def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and
     installation: Installation,
 ) -> None:
     with installation.services() as services:
-        services.ledger.expire(
-            services.ledger.submit(_submission(), "https://past.test").ref, "long ago"
+        services.jobs.expire(
+            services.jobs.submit(_submission(), "https://past.test").ref, "long ago"
         )
     with EventServer() as side:
         installation.environ |= {
@@ -73,9 +73,9 @@ def test_a_command_that_fails_is_run_again_for_the_same_event_with_the_next_star
     installation: Installation,
 ) -> None:
     with installation.services() as services:
-        refs = [services.ledger.submit(_submission(), "https://past.test").ref for _ in range(2)]
+        refs = [services.jobs.submit(_submission(), "https://past.test").ref for _ in range(2)]
         for ref in refs:
-            services.ledger.expire(ref, "no word")
+            services.jobs.expire(ref, "no word")
     place, out = installation.folder / "place", installation.folder / "out"
     command = f"""sh -c 'echo "$EVENT_REF $EVENT_MESSAGE" >> {out}; test -e {out}.ready'"""
     listen = (
@@ -105,8 +105,8 @@ def test_what_was_set_aside_is_shown_and_sent_again_on_request(installation: Ins
     named = {"EVENT_URLS": "log:"}
     installation.environ.update(named)
     with installation.services() as services:
-        ref = services.ledger.submit(_submission(), "https://past.test").ref
-        services.ledger.expire(ref, "no word")
+        ref = services.jobs.submit(_submission(), "https://past.test").ref
+        services.jobs.expire(ref, "no word")
         (dispatcher,) = services.dispatchers()
         (claimed,) = dispatcher.claim(1)
         services.outbox.set_aside(claimed, "nobody\x1b[31m listened")

@@ -56,7 +56,7 @@ def test_workers_beside_each_other_do_all_of_the_work_and_drain_at_a_signal(
         assert all(installation.is_safe(job) for job in jobs)
         assert [worker.stop() for worker in more] == [0] * WORKERS
         with installation.services() as services:
-            assert services.queries.audit().ok
+            assert services.totals.audit().ok
 
 
 def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(

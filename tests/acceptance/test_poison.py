@@ -15,8 +15,7 @@ from outside_network import answer
 from waiting import until
 
 from receiver.failpoints import Point
-from receiver.ledger.claims import MOST_CRASHES, SUSPICIOUS_CRASHES
-from receiver.ledger.ledger import LEASE
+from receiver.ledger.claims import LEASE, MOST_CRASHES, SUSPICIOUS_CRASHES
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState, JobState, Reason, new_ref
 from receiver.services import Services
@@ -94,7 +93,7 @@ def test_what_kills_the_worker_again_and_again_is_set_aside_its_neighbours_are_a
                 < service.output().count("process died, starting it again")
                 <= MOST_CRASHES
             )
-            assert services.queries.audit().ok
+            assert services.totals.audit().ok
             poisonous.clear()
             assert installation.run("receiver", "retry", ref).status == 0
             (job,) = installation.wait(ref)

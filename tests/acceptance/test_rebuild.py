@@ -62,7 +62,7 @@ def known(installation: Installation) -> int:
     if not (installation.data / "ledger.sqlite3").exists():
         return 0
     with installation.services() as services:
-        return services.queries.counts()["archived"]
+        return services.totals.counts()["archived"]
 
 
 def last(text: str) -> str:

@@ -32,10 +32,8 @@ REMEDY = "name a directory that can be written"
 def expired(installation: Installation) -> None:
     """Have one event there."""
     with installation.services() as services:
-        services.ledger.expire(
-            services.ledger.submit(
-                Submission("a fox", "gpt-image-1.5", {}), "https://past.test"
-            ).ref,
+        services.jobs.expire(
+            services.jobs.submit(Submission("a fox", "gpt-image-1.5", {}), "https://past.test").ref,
             "no word",
         )
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from receiver.ledger import writes
+from receiver.ledger.deliveries import begin_archiving
+from receiver.ledger.jobs import find_job
 from receiver.ledger.tables import assets, jobs
 from receiver.model import JobState, Outcome, Report, Result
 from receiver.services import Services
@@ -90,7 +91,7 @@ def archive(services: Services, url: str, amount: int) -> tuple[float, float]:
     while _one(services, archived) < amount:
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"not all of {amount} jobs were archived within {_PATIENCE:.0f} s: {services.queries.counts()}"
+                f"not all of {amount} jobs were archived within {_PATIENCE:.0f} s: {services.totals.counts()}"
             )
         time.sleep(0.1)
     last_asset = _one(
@@ -109,10 +110,10 @@ def _one(services: Services, question: Select[Any]) -> float:
 
 def _archiving_jobs(services: Services, url: str, amount: int) -> float:
     """Write down jobs of one picture each as a callback leaves them; return the ``submitted_at`` that they share."""
-    refs, lifetime = waiting_jobs(services, amount), services.ledger.timing.url_lifetime
+    refs, lifetime = waiting_jobs(services, amount), services.timing.url_lifetime
 
     def end(connection: Connection) -> float:
-        found = [job for ref in refs if (job := writes.find_job(connection, ref))]
+        found = [job for ref in refs if (job := find_job(connection, ref, locked=True))]
         for job in found:
             report = Report(
                 Outcome.SUCCEEDED,
@@ -121,10 +122,10 @@ def _archiving_jobs(services: Services, url: str, amount: int) -> float:
                 100,
                 (Result(f"{url}/{job.ref}.png"),),
             )
-            writes.begin_archiving(connection, job, report, time.time(), lifetime)
+            begin_archiving(connection, job, report, time.time(), lifetime)
         return found[0].submitted_at
 
-    return services.ledger.write(end)
+    return services.database.write(end)
 
 
 def _bare(url: str, amount: int, target: str, env: Mapping[str, str]) -> float:

@@ -104,7 +104,7 @@ def _check(services: Services, acknowledged: list[str]) -> None:
         raise RuntimeError(
             f"{len(acknowledged)} callbacks acknowledged, {len(found)} stored, {lost} of the acknowledged ones lost"
         )
-    if not services.queries.audit().ok:
+    if not services.totals.audit().ok:
         raise RuntimeError("the ledger's laws do not hold after the load")
 
 

@@ -84,19 +84,19 @@ def measure(folder: Path) -> Table:
 
 
 def _steps(services: Services, log_size: Callable[[], float]) -> dict[str, Cost]:
-    books, refs = services.ledger, waiting_jobs(services, TIMES + 1)
+    refs = waiting_jobs(services, TIMES + 1)
     steps: dict[str, Callable[[str], object]] = {
         "callback: progress": lambda ref: _deliver(
             services, ref, b'{"id":"task-%s","status":"running","progress":50}' % ref.encode()
         ),
         "callback: success with one picture": lambda ref: _deliver(services, ref, success(ref)),
         "callback: the same again": lambda ref: _deliver(services, ref, success(ref)),
-        "asset: claim": lambda _ref: claimed.extend(books.claim_assets(1)),
-        "asset: archived, the last of its job": lambda _ref: books.finish_asset(
+        "asset: claim": lambda _ref: claimed.extend(services.assets.claim(1)),
+        "asset: archived, the last of its job": lambda _ref: services.assets.finish(
             one := claimed.pop(), _stored(one.row.ref)
         ),
-        "job: claim": lambda _ref: complete.extend(books.claim_jobs(1, complete=True)),
-        "job: concluded": lambda _ref: books.conclude(complete.pop(), JobState.ARCHIVED),
+        "job: claim": lambda _ref: complete.extend(services.jobs.claim(1, complete=True)),
+        "job: concluded": lambda _ref: services.jobs.conclude(complete.pop(), JobState.ARCHIVED),
     }
     claimed: list[Any] = []
     complete: list[Any] = []
@@ -104,7 +104,7 @@ def _steps(services: Services, log_size: Callable[[], float]) -> dict[str, Cost]
 
 
 def _deliver(services: Services, ref: str, body: bytes) -> None:
-    services.inbox.accept(Delivery(ref, Source.CALLBACK, body, services.ledger.now()))
+    services.inbox.accept(Delivery(ref, Source.CALLBACK, body, services.now()))
 
 
 def _stored(ref: str) -> StoredAsset:

@@ -148,11 +148,11 @@ def rates(services: Services, each: int) -> tuple[float, float]:
     stored = _seconds(
         refs,
         lambda ref: services.inbox.accept(
-            Delivery(ref, Source.CALLBACK, success(ref), services.ledger.now())
+            Delivery(ref, Source.CALLBACK, success(ref), services.now())
         ),
     )
     claimed: list[object] = []
-    taken = _seconds(refs, lambda _ref: claimed.extend(services.ledger.claim_assets(1)))
+    taken = _seconds(refs, lambda _ref: claimed.extend(services.assets.claim(1)))
     if len(claimed) != each:
         raise RuntimeError(f"{each} assets were due, {len(claimed)} were claimed")
     for statement in TIDY:

@@ -9,9 +9,10 @@ from receiver.services import Services
 
 def waiting_jobs(services: Services, amount: int) -> list[str]:
     """Write down ``amount`` jobs that the provider has taken; return their refs. All have the same ``submitted_at``."""
-    ledger = services.ledger
-    first = ledger.submit(Submission("a lighthouse", "gpt-image-1.5", {}), "http://127.0.0.1")
-    ledger.accepted(first.ref, f"task-{first.ref}")
+    first = services.jobs.submit(
+        Submission("a lighthouse", "gpt-image-1.5", {}), "http://127.0.0.1"
+    )
+    services.jobs.record_accepted(first.ref, f"task-{first.ref}")
     others = [new_ref(first.submitted_at) for _ in range(amount - 1)]
 
     def repeat(connection: Connection) -> None:
@@ -20,5 +21,5 @@ def waiting_jobs(services: Services, amount: int) -> list[str]:
             insert(jobs), [{**row, "ref": ref, "provider_id": f"task-{ref}"} for ref in others]
         )
 
-    ledger.write(repeat)
+    services.database.write(repeat)
     return [first.ref, *others]

@@ -20,10 +20,13 @@ from sqlalchemy import event
 from ulid import ULID
 
 from receiver.ledger import schema
-from receiver.ledger.browse import BrowseQueries, Wanted
-from receiver.ledger.database import SqliteDatabase
-from receiver.ledger.model_stats import Compare
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.events import EventQueries
+from receiver.ledger.queries.job_list import JobList, Wanted
+from receiver.ledger.queries.model_stats import Compare
+from receiver.ledger.queries.pictures import PictureQueries
+from receiver.ledger.queries.set_aside import SetAsideQueries
+from receiver.ledger.queries.totals import Totals
+from receiver.ledger.sqlite import SqliteDatabase
 from receiver.model import JobState
 
 BEGAN = 1_700_000_000.0
@@ -170,38 +173,39 @@ def write(connection: sqlite3.Connection, batch: list[Any], job_columns: str) ->
 
 def questions(database: SqliteDatabase, jobs: int) -> dict[str, Callable[[], object]]:
     """Return what the pages ask."""
-    browse, queries, compare = BrowseQueries(database), Queries(database), Compare(database)
+    job_list, pictures, totals = JobList(database), PictureQueries(database), Totals(database)
+    compare = Compare(database)
     middle, now = ref_of(jobs // 2), BEGAN + jobs * APART
     return {
-        "newest page": lambda: browse.page(Wanted()),
-        "a page in the middle": lambda: browse.page(Wanted(), after=middle),
-        "state=failed": lambda: browse.page(Wanted(state=JobState.FAILED)),
-        "state=expired, in the middle": lambda: browse.page(
+        "newest page": lambda: job_list.page(Wanted()),
+        "a page in the middle": lambda: job_list.page(Wanted(), after=middle),
+        "state=failed": lambda: job_list.page(Wanted(state=JobState.FAILED)),
+        "state=expired, in the middle": lambda: job_list.page(
             Wanted(state=JobState.EXPIRED), after=middle
         ),
-        "state=waiting: there is none": lambda: browse.page(Wanted(state=JobState.WAITING)),
-        "model": lambda: browse.page(Wanted(model="nano-banana")),
-        "model and state": lambda: browse.page(Wanted(model="sora-image", state=JobState.FAILED)),
-        "a day a year ago": lambda: browse.page(
+        "state=waiting: there is none": lambda: job_list.page(Wanted(state=JobState.WAITING)),
+        "model": lambda: job_list.page(Wanted(model="nano-banana")),
+        "model and state": lambda: job_list.page(Wanted(model="sora-image", state=JobState.FAILED)),
+        "a day a year ago": lambda: job_list.page(
             Wanted(since=BEGAN + 86400, until=BEGAN + 2 * 86400)
         ),
-        "a ref": lambda: browse.page(Wanted(text=middle)),
-        "a provider's id": lambda: browse.page(Wanted(text=f"task-{jobs // 3}")),
-        "a common word": lambda: browse.page(Wanted(text="lighthouse")),
-        "a word nobody wrote, one window": lambda: browse.page(Wanted(text="xylophone")),
-        "the same among the failed": lambda: browse.page(
+        "a ref": lambda: job_list.page(Wanted(text=middle)),
+        "a provider's id": lambda: job_list.page(Wanted(text=f"task-{jobs // 3}")),
+        "a common word": lambda: job_list.page(Wanted(text="lighthouse")),
+        "a word nobody wrote, one window": lambda: job_list.page(Wanted(text="xylophone")),
+        "the same among the failed": lambda: job_list.page(
             Wanted(text="xylophone", state=JobState.FAILED)
         ),
-        "count of what failed (bounded)": lambda: browse.count(Wanted(state=JobState.FAILED)),
-        "models": browse.models,
-        "gallery": browse.arrivals,
-        "gallery, in the middle": lambda: browse.arrivals(before=jobs),
-        "in danger": lambda: browse.endangered(now + 1800),
-        "set aside": browse.set_aside,
-        "a job's events": lambda: browse.events_of(middle),
+        "count of what failed (bounded)": lambda: job_list.count(Wanted(state=JobState.FAILED)),
+        "models": job_list.models,
+        "gallery": pictures.arrivals,
+        "gallery, in the middle": lambda: pictures.arrivals(before=jobs),
+        "in danger": lambda: pictures.endangered(now + 1800),
+        "set aside": SetAsideQueries(database).count,
+        "a job's events": lambda: EventQueries(database).of_job(middle),
         "comparison of the newest 10,000": lambda: compare.since(0),
-        "counts of the strip": queries.counts,
-        "audit": queries.audit,
+        "counts of the strip": totals.counts,
+        "audit": totals.audit,
     }
 
 

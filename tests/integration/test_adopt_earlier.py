@@ -41,7 +41,7 @@ def killed_after_its_put(harness: ArchivingHarness, ref: str, extension: str, da
     claimed = harness.claim()
     assert claimed.row.ref == ref
     harness.put(key := asset_key(ref, 0, extension), data)
-    assert harness.books.ledger.take_over() == 1
+    assert harness.books.claims.take_over() == 1
     return key
 
 
@@ -78,7 +78,7 @@ def test_it_is_taken_without_asking_the_source_again(
     )
     assert objects(harness) == [key]
     assert server.connections == 0
-    assert harness.books.events(ref) == ["asset.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived"]
 
 
 def test_it_is_taken_even_after_the_url_s_end(harness: ArchivingHarness) -> None:
@@ -98,12 +98,12 @@ def test_objects_of_other_assets_of_the_job_are_not_taken_for_it(harness: Archiv
         )
         for name in (asset_key(ref, 10, "png"), asset_key(ref, 11, "jpg"), manifest_key(ref)):
             harness.put(name, PNG)
-        claims = harness.books.ledger.claim_assets(12)
-        harness.books.ledger.take_over()
+        claims = harness.books.assets.claim(12)
+        harness.books.claims.take_over()
         assert len(claims) == 12
-        for claimed in harness.books.ledger.claim_assets(12):
+        for claimed in harness.books.assets.claim(12):
             harness.archiver.archive(claimed)
-    states = [asset.state for asset in harness.books.assets(ref)]
+    states = [asset.state for asset in harness.books.assets_of(ref)]
     assert states == [AssetState.PENDING] * 10 + [AssetState.ARCHIVED] * 2
 
 
@@ -131,7 +131,7 @@ def test_an_object_that_is_not_what_its_writer_declared_is_not_taken_and_the_nex
         ref = harness.announce(server)
         spoil(s3_server, bucket, key := asset_key(ref, 0, "png"))
         harness.claim()
-        harness.books.ledger.take_over()
+        harness.books.claims.take_over()
         with pytest.raises(StoreError, match="damaged"):
             harness.stored(key)
         waiting, asset = harness.attempts()
@@ -150,6 +150,6 @@ def test_what_a_retried_asset_left_behind_is_taken_too(harness: ArchivingHarness
         harness.books.conclude(ref)
         harness.put(asset_key(ref, 0, "png"), PNG)  # by a worker that had lost its lease, say
         harness.books.execute("UPDATE jobs SET state = 'expired'")
-        harness.books.ledger.retry(ref)
+        harness.books.operator.retry(ref)
         asset = harness.attempt()
     assert (asset.state, asset.due_at) == (AssetState.ARCHIVED, None)

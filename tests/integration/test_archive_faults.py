@@ -27,7 +27,6 @@ from seaweed import S3Server
 from receiver.archive.archiver import STORE_RETRY_DELAY
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores.s3 import S3Store
-from receiver.jobs.reconcile import Reconciler
 from receiver.model import AssetState, JobState
 from submitter.sandbox import Sandbox
 
@@ -150,7 +149,7 @@ def test_while_the_fault_lasts_the_asset_waits_uncounted_and_its_source_is_spare
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
     assert re.search(message, told[0])
     assert bucket.keys() == [archived.key]
-    assert harness.books.events(ref) == ["asset.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived"]
 
 
 def test_a_slow_bucket_is_waited_for(harness: ArchivingHarness, proxy: FaultProxy) -> None:
@@ -212,7 +211,7 @@ def test_an_object_whose_put_was_not_confirmed_is_adopted_without_a_second_one(
     assert not [path for method, path in proxy.seen if method == "PUT" and key in path], (
         "it was not put again"
     )
-    assert harness.books.events(ref) == ["asset.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived"]
 
 
 def test_without_the_right_to_list_the_put_itself_finds_what_is_there(
@@ -280,21 +279,22 @@ def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
     harness: ArchivingHarness, proxy: FaultProxy, bucket: Bucket, rule: Rule
 ) -> None:
     books = harness.books
-    reconciler = Reconciler(
-        books.ledger, books.queries, books.inbox, harness.store, None, "https://provider.test"
-    )
+    reconciler = books.reconciler(harness.store, None, "https://provider.test")
     with scripted_source(LIVES) as server:
         ref = harness.announce(server)
         harness.attempt()
     proxy.rule = rule
-    (claimed,) = books.ledger.claim_jobs(1, complete=True)
+    (claimed,) = books.jobs.claim(1, complete=True)
     reconciler.look(claimed)
-    assert (books.job(ref).state, books.events(ref)) == (JobState.ARCHIVING, ["asset.archived"])
+    assert (books.job(ref).state, books.event_types(ref)) == (
+        JobState.ARCHIVING,
+        ["asset.archived"],
+    )
     proxy.rule = honest
     books.clock.now = books.job(ref).due_at or 0.0
-    (claimed,) = books.ledger.claim_jobs(1, complete=True)
+    (claimed,) = books.jobs.claim(1, complete=True)
     reconciler.look(claimed)
-    assert (books.job(ref).state, books.events(ref)) == (
+    assert (books.job(ref).state, books.event_types(ref)) == (
         JobState.ARCHIVED,
         ["asset.archived", "job.archived"],
     )

@@ -3,16 +3,11 @@
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
-from receiver.ledger.browse import BrowseQueries, Page, Wanted, first_ref
-from receiver.ledger.model_stats import Compare, quantile
+from receiver.ledger.queries.job_list import JobList, Page, Wanted, first_ref
+from receiver.ledger.queries.model_stats import Compare, quantile
 from receiver.model import AssetState, JobState, Source
 
 pytestmark = pytest.mark.both_databases
-
-
-@pytest.fixture
-def browse(books: Books) -> BrowseQueries:
-    return BrowseQueries(books.database)
 
 
 def refs(page: Page) -> list[str]:
@@ -32,27 +27,29 @@ def several(books: Books, *prompts: str) -> list[str]:
 
 
 def test_pages_follow_each_other_without_gap_or_overlap_and_the_last_one_says_so(
-    books: Books, browse: BrowseQueries
+    books: Books,
 ) -> None:
     made = several(books, *"abcde")
-    first = browse.page(Wanted(), limit=2)
-    second = browse.page(Wanted(), after=first.next or "", limit=2)
-    third = browse.page(Wanted(), after=second.next or "", limit=2)
+    first = books.job_list.page(Wanted(), limit=2)
+    second = books.job_list.page(Wanted(), after=first.next or "", limit=2)
+    third = books.job_list.page(Wanted(), after=second.next or "", limit=2)
     assert [*refs(first), *refs(second), *refs(third)] == made
     assert (first.next, second.next, third.next) == (made[1], made[3], None)
-    assert browse.page(Wanted(), limit=5).next is None, "a page that just fits is the last one"
+    assert books.job_list.page(Wanted(), limit=5).next is None, (
+        "a page that just fits is the last one"
+    )
 
 
-def test_jobs_are_narrowed_by_state_model_and_time(books: Books, browse: BrowseQueries) -> None:
+def test_jobs_are_narrowed_by_state_model_and_time(books: Books) -> None:
     old, lost = books.submitting("old"), books.failed()
     books.clock.advance(60)
     new = books.submitting("new", model="nano-banana")
-    assert refs(browse.page(Wanted(state=JobState.FAILED))) == [lost]
-    assert refs(browse.page(Wanted(model="nano-banana"))) == [new]
-    assert refs(browse.page(Wanted(since=NOW + 60))) == [new]
-    assert set(refs(browse.page(Wanted(until=NOW + 60)))) == {old, lost}
-    assert refs(browse.page(Wanted(state=JobState.FAILED, model="nano-banana"))) == []
-    assert browse.models() == ["gpt-image-1.5", "nano-banana"]
+    assert refs(books.job_list.page(Wanted(state=JobState.FAILED))) == [lost]
+    assert refs(books.job_list.page(Wanted(model="nano-banana"))) == [new]
+    assert refs(books.job_list.page(Wanted(since=NOW + 60))) == [new]
+    assert set(refs(books.job_list.page(Wanted(until=NOW + 60)))) == {old, lost}
+    assert refs(books.job_list.page(Wanted(state=JobState.FAILED, model="nano-banana"))) == []
+    assert books.job_list.models() == ["gpt-image-1.5", "nano-banana"]
 
 
 def test_a_time_is_a_place_among_the_refs(books: Books) -> None:
@@ -64,18 +61,18 @@ def test_a_time_is_a_place_among_the_refs(books: Books) -> None:
 
 @pytest.mark.parametrize("words", ["FOX", "fox", "gpt-im", "100%", "_", "task-"])
 def test_a_text_is_found_in_prompt_model_and_provider_id_whatever_its_case(
-    books: Books, browse: BrowseQueries, words: str
+    books: Books, words: str
 ) -> None:
     ref = books.submitting("a Fox_trot, 100% red")
-    books.ledger.accepted(ref, "task-1")
+    books.jobs.record_accepted(ref, "task-1")
     several(books, "an owl") if words != "gpt-im" else None
-    assert refs(browse.page(Wanted(text=words))) == [ref]
+    assert refs(books.job_list.page(Wanted(text=words))) == [ref]
 
 
 def test_model_and_state_together_are_searched_for_by_the_rarer_of_the_two(books: Books) -> None:
     lost = books.failed("task-1")
     several(books, *"abc")
-    narrow = BrowseQueries(books.database, window=2)
+    narrow = JobList(books.database, window=2)
     both = Wanted(state=JobState.FAILED, model="gpt-image-1.5")
     assert (refs(narrow.page(both)), narrow.count(both)) == ([lost], 1), (
         "there is one failed job: one window is enough"
@@ -91,7 +88,7 @@ def test_model_and_state_together_are_searched_for_by_the_rarer_of_the_two(books
 def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> None:
     ref = books.waiting("task-77")
     several(books, *(f"task-77 {number}" for number in range(5)))
-    narrow = BrowseQueries(books.database, window=2)
+    narrow = JobList(books.database, window=2)
     for name in (ref, ref.lower(), "task-77"):
         assert refs(narrow.page(Wanted(text=name))) == [ref]
         assert narrow.count(Wanted(text=name)) == 1
@@ -102,7 +99,7 @@ def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> 
 
 def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) -> None:
     made = several(books, "owl", "fox", "owl", "owl", "owl")
-    narrow = BrowseQueries(books.database, window=2)
+    narrow = JobList(books.database, window=2)
     first = narrow.page(Wanted(text="fox"))
     assert (refs(first), first.next) == ([], made[1]), (
         "nothing in the first two, but that was not all"
@@ -116,80 +113,82 @@ def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) ->
 
 def test_a_full_page_of_a_search_goes_on_behind_its_last_job(books: Books) -> None:
     made = several(books, "fox", "fox", "fox")
-    narrow = BrowseQueries(books.database, window=10)
+    narrow = JobList(books.database, window=10)
     first = narrow.page(Wanted(text="fox"), limit=2)
     assert (refs(first), first.next) == (made[:2], made[1])
     assert refs(narrow.page(Wanted(text="fox"), after=made[1], limit=2)) == made[2:]
 
 
-def test_what_matches_is_counted_up_to_a_bound(books: Books, browse: BrowseQueries) -> None:
+def test_what_matches_is_counted_up_to_a_bound(books: Books) -> None:
     several(books, "fox", "owl", "fox")
-    assert browse.count(Wanted()) == 3
-    assert browse.count(Wanted(text="fox")) == 2
-    assert browse.count(Wanted(), most=2) == 2
-    assert browse.count(Wanted(state=JobState.ARCHIVED)) == 0
+    assert books.job_list.count(Wanted()) == 3
+    assert books.job_list.count(Wanted(text="fox")) == 2
+    assert books.job_list.count(Wanted(), most=2) == 2
+    assert books.job_list.count(Wanted(state=JobState.ARCHIVED)) == 0
 
 
 # Pictures.
 
 
-def test_pictures_are_shown_in_the_order_of_their_arrival_newest_first(
-    books: Books, browse: BrowseQueries
-) -> None:
+def test_pictures_are_shown_in_the_order_of_their_arrival_newest_first(books: Books) -> None:
     first, second = books.archived(2, "task-1"), books.archived(1, "task-2")
-    found = browse.arrivals()
+    found = books.pictures.arrivals()
     assert [(arrival.asset.ref, arrival.asset.idx) for arrival in found] == [
         (second, 0),
         (first, 1),
         (first, 0),
     ]
     assert [arrival.job.ref for arrival in found] == [second, first, first]
-    assert [arrival.event for arrival in browse.arrivals(before=found[0].event, limit=1)] == [
-        found[1].event
-    ]
-    assert browse.last_event() >= found[0].event
-    assert [event["type"] for event in browse.events_of(second)] == [
+    assert [
+        arrival.event for arrival in books.pictures.arrivals(before=found[0].event, limit=1)
+    ] == [found[1].event]
+    assert books.events.newest() >= found[0].event
+    assert [event["type"] for event in books.events.of_job(second)] == [
         "asset.archived",
         "job.archived",
     ]
 
 
-def test_there_is_nothing_where_nothing_arrived(browse: BrowseQueries) -> None:
-    assert browse.arrivals() == []
-    assert browse.endangered(NOW) == []
-    assert browse.set_aside() == 0
-    assert browse.last_event() == 0
-    assert browse.models() == []
+def test_there_is_nothing_where_nothing_arrived(books: Books) -> None:
+    assert books.pictures.arrivals() == []
+    assert books.pictures.endangered(NOW) == []
+    assert books.set_aside.count() == 0
+    assert books.events.newest() == 0
+    assert books.job_list.models() == []
 
 
 def test_a_picture_is_in_danger_when_its_url_dies_soon_or_its_job_was_announced(
-    books: Books, browse: BrowseQueries
+    books: Books,
 ) -> None:
     late = books.archiving(2, "task-1")
     books.clock.advance(600)
     announced = books.archiving(1, "task-2")
-    assert browse.endangered(NOW + 7000) == []
-    assert [(found.job.ref, found.asset.idx) for found in browse.endangered(NOW + 7200)] == [
+    assert books.pictures.endangered(NOW + 7000) == []
+    assert [
+        (found.job.ref, found.asset.idx) for found in books.pictures.endangered(NOW + 7200)
+    ] == [
         (late, 0),
         (late, 1),
     ]
     books.execute("UPDATE jobs SET due_at = 0 WHERE ref = :ref", ref=announced)
-    (claimed,) = [claimed for claimed in books.ledger.claim_jobs(9) if claimed.row.ref == announced]
-    books.ledger.announce_risk(claimed, "late")
-    assert [found.job.ref for found in browse.endangered(NOW)] == [announced]
-    assert [found.job.ref for found in browse.endangered(NOW + 7200)] == [late, late, announced]
+    (claimed,) = [claimed for claimed in books.jobs.claim(9) if claimed.row.ref == announced]
+    books.jobs.announce_risk(claimed, "late")
+    assert [found.job.ref for found in books.pictures.endangered(NOW)] == [announced]
+    assert [found.job.ref for found in books.pictures.endangered(NOW + 7200)] == [
+        late,
+        late,
+        announced,
+    ]
     books.deliver(late, succeeded(*urls(2)), Source.POLL)
-    for claimed_asset in books.ledger.claim_assets(9):
-        books.ledger.finish_asset(claimed_asset, stored(claimed_asset))
-    assert browse.endangered(NOW + 99_999) == [], "what is safe is in no danger"
+    for claimed_asset in books.assets.claim(9):
+        books.assets.finish(claimed_asset, stored(claimed_asset))
+    assert books.pictures.endangered(NOW + 99_999) == [], "what is safe is in no danger"
 
 
 # What was set aside.
 
 
-def test_what_broke_the_worker_or_could_not_be_read_is_set_aside(
-    books: Books, browse: BrowseQueries
-) -> None:
+def test_what_broke_the_worker_or_could_not_be_read_is_set_aside(books: Books) -> None:
     crashed, lost, well = (
         books.failed("task-1"),
         books.archiving(1, "task-2"),
@@ -199,26 +198,26 @@ def test_what_broke_the_worker_or_could_not_be_read_is_set_aside(
         "UPDATE jobs SET crashes = 5, message = 'no manifest, set aside: it broke' WHERE ref = :ref",
         ref=crashed,
     )
-    (claimed,) = books.ledger.claim_assets(1)
-    books.ledger.give_up_asset(claimed, AssetState.FAILED, "set aside: it broke")
+    (claimed,) = books.assets.claim(1)
+    books.assets.give_up(claimed, AssetState.FAILED, "set aside: it broke")
     books.execute("UPDATE assets SET crashes = 5 WHERE ref = :ref", ref=lost)
     books.execute("UPDATE jobs SET crashes = 2 WHERE ref = :ref", ref=well)
     with pytest.raises(Exception, match="JSON"):
         books.deliver(well, b"{")
-    assert set(refs(browse.set_aside_jobs())) == {crashed, lost}
-    first = browse.set_aside_jobs(limit=1)
-    assert refs(browse.set_aside_jobs(after=first.next or "", limit=1)) == [min(crashed, lost)]
-    (odd,) = browse.odd_deliveries()
+    assert set(refs(books.set_aside.jobs())) == {crashed, lost}
+    first = books.set_aside.jobs(limit=1)
+    assert refs(books.set_aside.jobs(after=first.next or "", limit=1)) == [min(crashed, lost)]
+    (odd,) = books.set_aside.deliveries()
     assert (odd.ref, odd.verdict, odd.size) == (well, "unreadable", 1)
-    assert browse.odd_deliveries(before=odd.id) == []
-    assert (browse.set_aside(), browse.set_aside(most=2)) == (3, 2)
+    assert books.set_aside.deliveries(before=odd.id) == []
+    assert (books.set_aside.count(), books.set_aside.count(most=2)) == (3, 2)
 
 
-def test_a_body_is_read_in_parts(books: Books, browse: BrowseQueries) -> None:
+def test_a_body_is_read_in_parts(books: Books) -> None:
     body = failed(message="x" * 100)
     books.deliver(books.waiting(), body)
-    assert browse.body(1, 0, 10) + browse.body(1, 10, 10_000) == body
-    assert browse.body(99, 0, 10) == b""
+    assert books.queries.body(1, 0, 10) + books.queries.body(1, 10, 10_000) == body
+    assert books.queries.body(99, 0, 10) == b""
 
 
 # Comparing.
@@ -230,9 +229,9 @@ def test_models_are_compared_by_what_became_of_their_jobs(books: Books) -> None:
         books.clock.advance(10)
         books.deliver(ref, succeeded(provider_id=f"ok-{number}"))
         books.deliver(ref, succeeded(provider_id=f"ok-{number}"))
-        (claimed,) = books.ledger.claim_assets(1)
+        (claimed,) = books.assets.claim(1)
         books.clock.advance(5)
-        books.ledger.finish_asset(claimed, stored(claimed))
+        books.assets.finish(claimed, stored(claimed))
         books.conclude(ref)
     books.deliver(books.waiting("mod"), failed("output_moderation", provider_id="mod"))
     books.failed("broken")

@@ -35,14 +35,16 @@ def test_a_job_ends_as_its_assets_did(
     ref = harness.ended(*ends)
     (job,) = harness.looks(ref)
     assert (job.state, job.reason, job.message) == (state, reason, message)
-    assert harness.books.events(ref) == ["asset.archived"] * ends.count(PICTURE) + [f"job.{state}"]
+    assert harness.books.event_types(ref) == ["asset.archived"] * ends.count(PICTURE) + [
+        f"job.{state}"
+    ]
     manifest = harness.manifest(ref)
     assert (manifest is not None) is (PICTURE in ends)  # every object has its manifest beside it
     assert manifest is None or (
         manifest["state"],
         [asset["state"] for asset in manifest["assets"]],
     ) == (state, ends)
-    assert harness.books.queries.audit().ok
+    assert harness.books.totals.audit().ok
 
 
 def test_an_archive_that_is_away_delays_the_end_and_no_more(harness: ReconcileHarness) -> None:
@@ -61,7 +63,7 @@ def test_the_manifest_is_written_before_the_end_is_told(harness: ReconcileHarnes
     ref = harness.ended(PICTURE)
     seen: list[object] = []
     harness.store.witness = lambda: seen.append(
-        (harness.books.job(ref).state, harness.books.events(ref))
+        (harness.books.job(ref).state, harness.books.event_types(ref))
     )
     harness.look(ref)
     assert seen == [(JobState.ARCHIVING, ["asset.archived"])]
@@ -72,13 +74,13 @@ def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(
 ) -> None:
     ref = harness.ended(PICTURE)
     harness.store.witness = lambda: [
-        harness.books.ledger.take_over(),
-        harness.books.ledger.claim_jobs(1),
+        harness.books.claims.take_over(),
+        harness.books.jobs.claim(1),
     ]
     assert harness.look(ref).state is JobState.ARCHIVING
     harness.store.witness = bool
     assert harness.look(ref).state is JobState.ARCHIVED
-    assert harness.books.events(ref) == ["asset.archived", "job.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_the_manifest_tells_all_the_ledger_knows_of_a_job(harness: ReconcileHarness) -> None:
@@ -131,7 +133,7 @@ def test_the_manifest_tells_all_the_ledger_knows_of_a_job(harness: ReconcileHarn
         }
         for row in deliveries
     ]
-    assert manifest["assets"] == [as_told(asset) for asset in harness.books.assets(ref)]
+    assert manifest["assets"] == [as_told(asset) for asset in harness.books.assets_of(ref)]
     assert len(manifest["assets"]) == 2
 
 

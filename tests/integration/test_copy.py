@@ -15,10 +15,12 @@ from sqlalchemy import event, select, text
 from waiting import until
 
 from receiver.errors import LedgerError, ReceiverError
-from receiver.ledger import copy, schema
-from receiver.ledger.database import SqliteDatabase, Work, is_open, open_database
+from receiver.ledger import schema
+from receiver.ledger.database import Work, open_database
 from receiver.ledger.outbox import Outbox
+from receiver.ledger.sqlite import SqliteDatabase, is_open
 from receiver.ledger.tables import metadata
+from receiver.maintenance import copy_to_postgres as copy
 from receiver.model import EventType, JobState
 
 T = TypeVar("T")
@@ -28,17 +30,17 @@ T = TypeVar("T")
 def here(sqlite_url: str) -> Iterator[Books]:
     """Open a ledger on SQLite with something of everything in it."""
     with opened(sqlite_url) as books:
-        Outbox(books.database, books.clock).begin(["log:"])
+        Outbox(books.database, books.clock).register(["log:"])
         books.archived(2, "task-1")
         books.failed("task-2")
         books.expired("task-3")
         books.archiving(2, "task-4")
         books.waiting("task-5")
         books.submitting("prompt with an umlaut: Fuchs über dem Fluß 🦊")
-        books.ledger.hint("Task-b", b"one")
-        books.ledger.hint("task-A", b"two")
-        (claimed,) = books.ledger.claim_assets(1)
-        books.ledger.retry_asset(claimed, books.clock() + 60, "not there yet")
+        books.hints.add("Task-b", b"one")
+        books.hints.add("task-A", b"two")
+        (claimed,) = books.assets.claim(1)
+        books.assets.retry(claimed, books.clock() + 60, "not there yet")
         Outbox(books.database, books.clock).claim("log:", ["job.failed"], 1)  # type: ignore[list-item]
         yield books
 
@@ -78,7 +80,7 @@ def test_a_copy_is_row_by_row_the_same_and_finds_nothing_the_second_time(
     assert copied(here, there) == (0, 0, 0)
     copy.finish(there.database)
     schema.require_current(there.database)
-    assert here.queries.audit() == there.queries.audit()
+    assert here.totals.audit() == there.totals.audit()
 
 
 def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run(
@@ -87,7 +89,7 @@ def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run
     monkeypatch.setattr(copy, "BATCH", 2)
     withdrawn = here.submitting()
     copied(here, there)
-    here.ledger.withdraw(withdrawn)
+    here.jobs.withdraw(withdrawn)
     here.deliver(here.waiting("task-9"), running("task-9"))
     (ref,) = [job.ref for job in here.queries.jobs() if job.provider_id == "task-5"]
     here.deliver(ref, succeeded(provider_id="task-5"))
@@ -165,8 +167,8 @@ def go_on(books: Books, name: str) -> str:
     """Have something more of everything; return the oldest ref of that."""
     books.clock.advance(1)
     ref = books.archiving(2, f"{name}-1")
-    for claimed in books.ledger.claim_assets(100):
-        books.ledger.retry_asset(claimed, books.clock() + 60, "not there yet")
+    for claimed in books.assets.claim(100):
+        books.assets.retry(claimed, books.clock() + 60, "not there yet")
     books.clock.advance(1)
     books.failed(f"{name}-2")
     Outbox(books.database, books.clock).claim("log:", list(EventType), 100)

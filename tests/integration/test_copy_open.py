@@ -11,7 +11,7 @@ from ledgers import Books, opened
 from processes import ROOT
 
 from receiver.errors import LedgerError
-from receiver.ledger.database import is_open
+from receiver.ledger.sqlite import is_open
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def path(sqlite_url: str) -> Path:
 
 @pytest.mark.parametrize(
     "first",
-    [lambda books: books.queries.audit(), lambda books: books.submitting()],
+    [lambda books: books.totals.audit(), lambda books: books.submitting()],
     ids=["read", "write"],
 )
 def test_a_ledger_is_open_from_the_first_connection_until_it_is_closed(
@@ -34,7 +34,7 @@ def test_a_ledger_is_open_from_the_first_connection_until_it_is_closed(
         assert is_open(path)
         books.database.close()
         assert not is_open(path)
-        books.queries.audit()
+        books.totals.audit()
         assert is_open(path), "whoever comes back counts again"
     assert not is_open(path)
     assert path.with_name(f"{path.name}.open").stat().st_mode & 0o777 == 0o600
@@ -46,8 +46,8 @@ def test_it_is_open_until_the_last_one_has_closed_it_whatever_path_it_was_opened
     link = path.with_name("link.sqlite3")
     link.symlink_to(path)
     with opened(sqlite_url) as one, opened(f"sqlite:///{link}") as other:
-        one.queries.audit()
-        other.queries.audit()
+        one.totals.audit()
+        other.totals.audit()
         one.database.close()
         assert is_open(path)
         assert is_open(link)
@@ -88,7 +88,7 @@ def test_reading_and_writing_go_on_where_nothing_can_be_made_beside_the_ledger(
         assert books.job(ref).ref == ref
         with pytest.raises(
             LedgerError,
-            match=r"cannot be told whether anybody has the ledger open.*run this as the user",
+            match=r"cannot find out whether the ledger is in use.*run this as the service",
         ):
             is_open(path)
         mark.rmdir()

@@ -34,14 +34,14 @@ class Work:
 def backlog(sqlite_url: str) -> Iterator[Books]:
     """Have 2,000 pictures announced within nine minutes in which nobody worked, of every lifetime, in any order."""
     with opened(sqlite_url) as books:
-        usual, chance = books.ledger.timing, random.Random(7)  # noqa: S311 - the same backlog every time
+        usual, chance = books.timing, random.Random(7)  # noqa: S311 - the same backlog every time
         for number in range(BACKLOG // EACH):
-            books.ledger.timing = replace(usual, url_lifetime=chance.choice(LIFETIMES))
+            books.use_timing(replace(usual, url_lifetime=chance.choice(LIFETIMES)))
             books.deliver(
                 new_ref(books.clock()), succeeded(*urls(EACH), provider_id=f"task-{number}")
             )
             books.clock.advance(540.0 * EACH / BACKLOG)
-        books.ledger.timing = usual
+        books.use_timing(usual)
         yield books
 
 
@@ -84,7 +84,7 @@ class Service:
     def pick(self, now: float, free: int) -> list[Work]:
         """Claim as many as there are free hands; what becomes of them is written down in one stroke, which is quicker than one by one."""
         self.books.clock.now = now
-        claims = self.books.ledger.claim_assets(free)
+        claims = self.books.assets.claim(free)
         self.books.execute(
             "UPDATE assets SET state = CASE WHEN expires_at > :now THEN 'archived' ELSE 'expired' END,"
             " due_at = NULL, claim = NULL, finished_at = :now, key = ref || '/' || idx, sha256 = :sha256, size = 1,"

@@ -17,10 +17,10 @@ from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
 from receiver.errors import StoreError
-from receiver.ledger.prune import Pruner
 from receiver.maintenance import checkpoint, deep_audit
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
+from receiver.maintenance.prune import Pruner
 from receiver.maintenance.rebuild import Rebuilder
 
 pytestmark = pytest.mark.both_databases
@@ -166,7 +166,13 @@ def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees
         write_files(Path(directory_jobs.store.locate("x")).parent, objects)
     books, shown = directory_jobs.books, []
     Rebuilder(
-        directory_jobs.store, books.ledger, books.queries, threads=4, stopping=Event(), show=bool
+        directory_jobs.store,
+        books.database,
+        books.queries,
+        job_timeout=3600.0,
+        threads=4,
+        stopping=Event(),
+        show=bool,
     ).run()
     progress = run_audit(directory_jobs, show=lambda: shown.append(1))
     assert (progress.jobs, progress.pictures, progress.names, progress.named) == (
@@ -196,7 +202,7 @@ def test_a_job_that_changes_while_it_is_looked_at_is_looked_at_again(
 
         def open(self, key: str, start: int = 0) -> BinaryIO:
             if key == manifest_key(ref) and directory_jobs.books.job(ref).finished_at is not None:
-                directory_jobs.books.ledger.retry(ref)
+                directory_jobs.books.operator.retry(ref)
             return super().open(key, start)
 
     ref = directory_jobs.job(SAFE, BAD)

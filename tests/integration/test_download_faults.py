@@ -33,15 +33,12 @@ from receiver.archive.archiver import (
     ATTEMPTS_BEFORE_REFRESH,
     BACK_OFF,
     MAX_BAD_FILES,
-    Archiver,
 )
 from receiver.archive.manifest import asset_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError
-from receiver.jobs.reconcile import Reconciler
 from receiver.ledger.rows import Asset, Job
-from receiver.ledger.writes import risk_begins
-from receiver.model import Api, AssetState, JobState, Reason
+from receiver.model import Api, AssetState, JobState, Reason, risk_begins
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
 
@@ -79,7 +76,7 @@ class UnattendedWorker:
     """A worker without anybody who looks after it, from the announcement of a result to the end of its job."""
 
     def __init__(self, books: Books, network: OutsideNetwork, folder: Path) -> None:
-        books.ledger.timing = replace(books.ledger.timing, url_lifetime=LIFETIME)
+        books.use_timing(replace(books.timing, url_lifetime=LIFETIME))
         self.books = books
         self.network = network
         self.provider = StubbornProvider()
@@ -95,11 +92,8 @@ class UnattendedWorker:
             connect=network.connect,
             ssl_context=DEFAULT_TLS,
         )
-        self._archiver = Archiver(books.ledger, fetcher, self.store, folder / "scratch")
-        self._reconciler = Reconciler(
-            books.ledger,
-            books.queries,
-            books.inbox,
+        self._archiver = books.archiver(fetcher, self.store, folder / "scratch")
+        self._reconciler = books.reconciler(
             self.store,
             self.provider,
             "https://provider.test",
@@ -119,16 +113,16 @@ class UnattendedWorker:
         """Let time pass until the job is over."""
         while (job := self.books.job(ref)).finished_at is None:
             self.books.clock.now = max(self.books.clock.now, self._next_due())
-            for claimed in self.books.ledger.claim_assets(16):
+            for claimed in self.books.assets.claim(16):
                 self._archiver.archive(claimed)
                 self.attempts.append(
                     AssetAttempt(
-                        self.books.clock.now, self.books.assets(claimed.row.ref)[claimed.row.idx]
+                        self.books.clock.now, self.books.assets_of(claimed.row.ref)[claimed.row.idx]
                     )
                 )
-            for looked_at in self.books.ledger.claim_jobs(16):
+            for looked_at in self.books.jobs.claim(16):
                 self._reconciler.look(looked_at)
-        assert self.books.queries.audit().ok
+        assert self.books.totals.audit().ok
         return job
 
     def _next_due(self) -> float:
@@ -148,7 +142,7 @@ class UnattendedWorker:
         """Return when an event was written."""
         (moment,) = [
             event["created_at"]
-            for event in self.books.queries.events(limit=1000)
+            for event in self.books.events.after(limit=1000)
             if (event["ref"], event["type"]) == (ref, kind)
         ]
         return float(moment)
@@ -199,7 +193,7 @@ def test_the_second_attempt_brings_the_picture_home(
     assert message in first.asset.error
     assert 0.75 <= second.at - first.at <= 1.25
     assert worker.stored(second.asset.key) == PNG
-    assert worker.books.events(ref) == ["asset.archived", "job.archived"]
+    assert worker.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 @pytest.mark.parametrize(
@@ -212,9 +206,9 @@ def test_no_way_to_the_source_is_tried_again_like_any_fault(
     worker.serve(answer(body=PNG))
     ref = worker.announce()
     trouble(worker.network)
-    (claimed,) = worker.books.ledger.claim_assets(1)
+    (claimed,) = worker.books.assets.claim(1)
     worker._archiver.archive(claimed)
-    assert message in worker.books.assets(ref)[0].error
+    assert message in worker.books.assets_of(ref)[0].error
     worker.network.names["pictures.example"] = [OUTSIDE]
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
 
@@ -241,7 +235,7 @@ def test_what_may_still_come_is_tried_until_the_url_dies_and_its_loss_is_announc
     begun = worker.books.clock.now
     job = worker.run_until_finished(ref)
     assert (job.state, job.reason) == (JobState.EXPIRED, None)
-    assert worker.books.events(ref) == ["job.at_risk", "job.expired"]
+    assert worker.books.event_types(ref) == ["job.at_risk", "job.expired"]
     expires_at = begun + LIFETIME
     assert (
         risk_begins(expires_at, LIFETIME)
@@ -303,7 +297,7 @@ def test_what_cannot_become_a_picture_fails_long_before_the_url_dies(
     assert message in job.message
     assert len(worker.attempts) == attempts
     assert worker.books.clock.now < begun + LIFETIME / 2
-    assert worker.books.events(ref) == ["job.failed"]
+    assert worker.books.event_types(ref) == ["job.failed"]
     assert not list(tmp_path.rglob("archive/2*"))
 
 
@@ -315,7 +309,7 @@ def test_a_source_that_is_mended_at_the_last_moment_still_counts(worker: Unatten
     ref, expires_at = worker.announce(), worker.books.clock.now + LIFETIME
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
     assert worker.attempts[-1].at == expires_at
-    assert worker.books.events(ref) == ["job.at_risk", "asset.archived", "job.archived"]
+    assert worker.books.event_types(ref) == ["job.at_risk", "asset.archived", "job.archived"]
 
 
 # URLs that die early
@@ -330,7 +324,7 @@ def test_a_url_that_died_early_is_replaced_by_a_fresh_one(worker: UnattendedWork
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
     assert worker.attempts[-1].asset.url == "http://pictures.example/fresh.png"
     assert worker.provider.asked == 1
-    assert worker.books.events(ref) == ["asset.archived", "job.archived"]
+    assert worker.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_a_dead_url_that_is_never_replaced_is_asked_about_within_reason_and_expires(
@@ -341,7 +335,7 @@ def test_a_dead_url_that_is_never_replaced_is_asked_about_within_reason_and_expi
     ref = worker.announce()
     assert worker.run_until_finished(ref).state is JobState.EXPIRED
     assert 1 < worker.provider.asked < 2 * len(worker.attempts)
-    assert worker.books.events(ref) == ["job.at_risk", "job.expired"]
+    assert worker.books.event_types(ref) == ["job.at_risk", "job.expired"]
 
 
 # Several pictures
@@ -354,7 +348,7 @@ def test_the_same_bytes_are_archived_for_each_job_that_paid_for_them(
     refs = [worker.announce(task="task-1"), worker.announce(task="task-2")]
     assert {worker.run_until_finished(ref).state for ref in refs} == {JobState.ARCHIVED}
     for ref in refs:
-        (asset,) = worker.books.assets(ref)
+        (asset,) = worker.books.assets_of(ref)
         assert (asset.key, asset.sha256) == (
             asset_key(ref, 0, "png"),
             hashlib.sha256(PNG).hexdigest(),
@@ -366,7 +360,7 @@ def test_the_same_url_twice_in_one_result_is_two_objects(worker: UnattendedWorke
     worker.serve(answer(body=PNG))
     ref = worker.announce(URL, URL)
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
-    assert [asset.key for asset in worker.books.assets(ref)] == [
+    assert [asset.key for asset in worker.books.assets_of(ref)] == [
         asset_key(ref, idx, "png") for idx in range(2)
     ]
 
@@ -377,11 +371,11 @@ def test_one_bad_source_does_not_keep_the_others_of_its_job(worker: UnattendedWo
     worker.network.serve(BROKEN, at=("93.184.216.36", 80))
     ref, begun = worker.announce(URL, "http://broken.example/1.png", URL), worker.books.clock.now
     assert worker.run_until_finished(ref).state is JobState.EXPIRED
-    first, lost, third = worker.books.assets(ref)
+    first, lost, third = worker.books.assets_of(ref)
     assert [first.finished_at, third.finished_at] == [begun, begun]
     assert lost.state is AssetState.EXPIRED
     assert worker.books.job(ref).message.startswith("asset 1: ")
-    assert worker.books.events(ref) == [
+    assert worker.books.event_types(ref) == [
         "asset.archived",
         "asset.archived",
         "job.at_risk",

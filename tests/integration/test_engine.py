@@ -14,9 +14,8 @@ from ledgers import opened
 from waiting import until
 
 from receiver.errors import LedgerError, StoreError
-from receiver.ledger import ledger as ledger_module
-from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import LEASE
+from receiver.ledger import claims
+from receiver.ledger.claims import LEASE, Claimed
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState
 from receiver.worker import leases
@@ -110,9 +109,9 @@ def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(
 def test_the_leases_of_long_work_are_renewed(
     harness: EngineHarness, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (leases, ledger_module):
+    for module in (leases, claims):
         monkeypatch.setattr(module, "LEASE", 0.5)
-    harness.books.ledger.now = time.time
+    harness.books.clock.follow(time.time)
     (ref,) = harness.order()
     with at_work(harness.engine(sweep=OFTEN), harness.queue(2)):
         until(lambda: gate.inside, what="running work")
@@ -153,13 +152,13 @@ def test_a_queue_without_a_free_thread_does_not_block_the_others(
     harness: EngineHarness, gate: Gate
 ) -> None:
     harness.order(2)
-    harness.books.ledger.hint("task-x")
+    harness.books.hints.add("task-x")
     done = threading.Event()
     hints = WorkQueue(
         "hints",
         1,
         partial(harness.books.queries.next_due, "hints"),
-        harness.books.ledger.claim_hints,
+        harness.books.hints.claim,
         lambda _claimed: done.set(),
     )
     with at_work(harness.engine(), harness.queue(), hints):

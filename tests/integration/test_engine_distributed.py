@@ -19,7 +19,7 @@ from waiting import until
 from receiver.errors import LedgerError
 from receiver.ledger import due_notifications as sweep_module
 from receiver.ledger import notifications
-from receiver.ledger.ledger import LEASE
+from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, queue_of
 from receiver.ledger.outbox import Outbox
 from receiver.model import AssetState, Source
@@ -67,17 +67,17 @@ def test_a_transaction_that_is_rolled_back_wakes_nobody(harness: DistributedHarn
         raise LedgerError("no")
 
     with pytest.raises(LedgerError):
-        harness.books.ledger.write(wake_and_fail)
+        harness.books.database.write(wake_and_fail)
     assert harness.wakes() == []
 
 
 def test_the_last_picture_wakes_somebody_to_conclude_the_job(harness: DistributedHarness) -> None:
     ref = harness.books.archiving(2)
     forget_wakes(harness.books)
-    first, last = harness.books.ledger.claim_assets(2)
-    harness.books.ledger.finish_asset(first, stored(first))
+    first, last = harness.books.assets.claim(2)
+    harness.books.assets.finish(first, stored(first))
     assert harness.wakes() == []
-    harness.books.ledger.finish_asset(last, stored(last))
+    harness.books.assets.finish(last, stored(last))
     assert harness.wakes() == [f"jobs/{ref}"]
 
 
@@ -86,17 +86,17 @@ def test_fresh_urls_an_operators_retry_and_a_strangers_hint_wake_somebody(
 ) -> None:
     books = harness.books
     ref = books.archiving(2)
-    for claimed in books.ledger.claim_assets(2):
-        books.ledger.retry_asset(claimed, books.clock() + 60, "not yet")
+    for claimed in books.assets.claim(2):
+        books.assets.retry(claimed, books.clock() + 60, "not yet")
     forget_wakes(books)
     books.deliver(ref, succeeded(urls(2)[0], "https://files.test/fresh"), Source.POLL)
     assert harness.wakes() == [f"assets/{ref}/1"]
     forget_wakes(books)
     lost = books.failed("task-2")
-    books.ledger.retry(lost)
+    books.operator.retry(lost)
     assert harness.wakes() == [f"jobs/{lost}"]
     forget_wakes(books)
-    books.ledger.hint("task-3")
+    books.hints.add("task-3")
     assert harness.wakes() == ["hints/task-3"]
 
 
@@ -133,7 +133,7 @@ def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_w
         stack.close()
         second.join(10)
     assert harness.wakes() == [f"assets/{ref}/0"]
-    assert books.assets(ref)[0].url == "https://files.test/fresh"
+    assert books.assets_of(ref)[0].url == "https://files.test/fresh"
 
 
 def test_an_event_wakes_each_destination_once_however_much_there_is_to_tell(
@@ -142,7 +142,7 @@ def test_an_event_wakes_each_destination_once_however_much_there_is_to_tell(
     name = (
         "https://a.host.whose.name.is.too.long.for.a.channel.of.postgresql.example.com (0123abcd)"
     )
-    Outbox(harness.books.database, harness.books.clock).begin([name, "log:"])
+    Outbox(harness.books.database, harness.books.clock).register([name, "log:"])
     harness.books.failed("task-1")
     harness.books.failed("task-2")
     assert sorted(harness.wakes()) == sorted(
@@ -190,12 +190,12 @@ def test_the_sweep_wakes_for_what_is_due_and_has_no_wake_each_in_its_lane(
     crashed_asset, crashed_job = books.archiving(1, "task-4"), books.waiting("task-5")
     books.execute("UPDATE assets SET crashes = 2 WHERE ref = :ref", ref=crashed_asset)
     books.execute("UPDATE jobs SET crashes = 2 WHERE ref = :ref", ref=crashed_job)
-    books.ledger.hint("task-x")
-    Outbox(books.database, books.clock).begin(["log:"])
+    books.hints.add("task-x")
+    Outbox(books.database, books.clock).register(["log:"])
     books.failed("task-6")
     forget_wakes(books)
     books.clock.advance(121)
-    assert books.ledger.sweep() == 6
+    assert books.notify_due() == 6
     question = text("SELECT queue_name, queueing_lock FROM procrastinate_jobs")
     found = dict(
         books.database.read(lambda connection: [tuple(row) for row in connection.execute(question)])
@@ -217,15 +217,15 @@ def test_the_sweep_wakes_for_nothing_twice_and_for_no_row_that_is_in_somebodys_h
 ) -> None:
     harness.order(2)
     forget_wakes(harness.books)
-    harness.books.ledger.claim_assets(1)
-    assert (harness.books.ledger.sweep(), harness.books.ledger.sweep(), len(harness.wakes())) == (
+    harness.books.assets.claim(1)
+    assert (harness.books.notify_due(), harness.books.notify_due(), len(harness.wakes())) == (
         1,
         0,
         1,
     )
     forget_wakes(harness.books)
     harness.books.clock.advance(LEASE)
-    assert harness.books.ledger.sweep() == 2
+    assert harness.books.notify_due() == 2
 
 
 def test_the_sweep_adds_no_wakes_where_enough_wait(
@@ -234,7 +234,7 @@ def test_the_sweep_adds_no_wakes_where_enough_wait(
     harness.order(3)
     monkeypatch.setattr(sweep_module, "ENOUGH", 3)
     harness.books.execute("UPDATE procrastinate_jobs SET queueing_lock = queueing_lock || '/other'")
-    assert harness.books.ledger.sweep() == 0
+    assert harness.books.notify_due() == 0
 
 
 def test_a_lost_wake_is_made_good_by_the_sweep(harness: DistributedHarness) -> None:
@@ -245,7 +245,7 @@ def test_a_lost_wake_is_made_good_by_the_sweep(harness: DistributedHarness) -> N
 
 
 def test_work_due_later_is_begun_when_it_is_due(harness: DistributedHarness) -> None:
-    harness.books.ledger.now = time.time
+    harness.books.clock.follow(time.time)
     (ref,) = harness.order()
     harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(sweep=OFTEN), harness.queue()):
@@ -380,7 +380,7 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(
         def away(_held: object) -> None:
             raise LedgerError("away")
 
-        monkeypatch.setattr(harness.books.ledger, "release", away)
+        monkeypatch.setattr(harness.books.claims, "release", away)
         engine.stop()
         thread.join(5)
         assert not thread.is_alive()

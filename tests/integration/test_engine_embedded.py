@@ -14,7 +14,7 @@ from ledgers import opened
 from processes import running
 from waiting import until
 
-from receiver.ledger.ledger import LEASE
+from receiver.ledger.claims import LEASE
 from receiver.model import Delivery, JobState, Source, Submission
 from receiver.services import Services
 from receiver.settings import Settings
@@ -144,7 +144,7 @@ def test_polling_finds_the_work_of_a_lost_notification(harness: EmbeddedHarness)
 def test_work_due_later_starts_when_it_is_due_without_a_notification(
     harness: EmbeddedHarness,
 ) -> None:
-    harness.books.ledger.now = time.time
+    harness.books.clock.follow(time.time)
     (ref,) = harness.order()
     harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(), harness.queue()):
@@ -205,8 +205,8 @@ def ordered(services: Services, sandbox: Sandbox) -> str:
         ask("/v1/draw/completions", {"model": "m", "prompt": "a fox", "webHook": "-1"})
     )["data"]["id"]
     until(lambda: sandbox.task(task_id)["status"] == "succeeded", what="the picture")
-    ref = services.ledger.submit(Submission("a fox", "m", {}), sandbox.url).ref
-    services.ledger.accepted(ref, task_id)
+    ref = services.jobs.submit(Submission("a fox", "m", {}), sandbox.url).ref
+    services.jobs.record_accepted(ref, task_id)
     services.inbox.accept(
         Delivery(ref, Source.POLL, ask("/v1/draw/result", {"id": task_id}), time.time())
     )

@@ -11,7 +11,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 from engine_harness import OFTEN, DistributedHarness, at_work
-from ledgers import Books, opened, succeeded, urls
+from ledgers import NOW, TIMING, Books, opened, succeeded, urls
 from postgres import MortalPostgres, mortal_postgres
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
@@ -20,8 +20,9 @@ from waiting import until
 from receiver import failpoints
 from receiver.errors import LedgerError
 from receiver.ledger import schema
-from receiver.ledger.database import conninfo, postgres_address
-from receiver.ledger.ledger import LEASE
+from receiver.ledger.claims import LEASE
+from receiver.ledger.jobs import adopt_job, lock_job
+from receiver.ledger.postgres import conninfo, postgres_address
 from receiver.model import Delivery, Source
 from receiver.worker import connector
 
@@ -91,9 +92,9 @@ def test_a_transaction_cut_before_its_commit_is_begun_again_and_done_once(
         connection.execute(text("SELECT 1"))
         if cuts:
             cut(postgres_url, cuts.pop())
-        books.ledger.adopt(connection, "01MCC5RM003YF4VNJP7C213RC6", "https://provider.test")
+        adopt_job(connection, "01MCC5RM003YF4VNJP7C213RC6", "https://provider.test", TIMING, NOW)
 
-    books.ledger.write(work)
+    books.database.write(work)
     assert len(books.queries.jobs()) == 1
 
 
@@ -109,7 +110,7 @@ def test_a_transaction_that_is_cut_again_and_again_is_a_ledger_error(
         connection.execute(text("SELECT 1"))
 
     with pytest.raises(LedgerError):
-        books.ledger.write(work)
+        books.database.write(work)
     assert len(attempts) == 3
 
 
@@ -129,7 +130,7 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(
 
     monkeypatch.setattr(failpoints, "reached", lose_the_answer)
     with pytest.raises(LedgerError):
-        books.ledger.write(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        books.database.write(lambda connection: connection.execute(text("SELECT 1")).scalar())
     assert len(attempts) == 1
 
 
@@ -140,13 +141,13 @@ def test_two_transactions_that_wait_for_each_other_are_both_done(books: Books) -
 
     def cross(first: str, second: str) -> None:
         def work(connection: Connection) -> None:
-            books.ledger.adopt(connection, first, "")
+            adopt_job(connection, first, "", TIMING, NOW)
             if not getattr(entered, "before", False):
                 entered.before = True
                 both_inside.wait(10)
-            books.ledger.adopt(connection, second, "")
+            adopt_job(connection, second, "", TIMING, NOW)
 
-        books.ledger.write(work)
+        books.database.write(work)
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(cross, *refs), pool.submit(cross, *reversed(refs))]:
@@ -216,7 +217,7 @@ def test_a_lock_that_is_not_given_up_is_a_ledger_error_not_a_wait_for_ever(
     hurried = f"{postgres_url}&options=-c%20lock_timeout%3D50ms"
     with opened(hurried) as other, ExitStack() as stack:
         holder = stack.enter_context(books.database._engine.begin())  # type: ignore[attr-defined]
-        books.ledger._job(holder, ref)
+        lock_job(holder, ref)
         with pytest.raises(LedgerError, match="lock timeout"):
             other.deliver(ref, succeeded())
     books.deliver(ref, succeeded())
@@ -229,12 +230,12 @@ def test_locks_of_a_machine_that_was_cut_off_in_a_transaction_are_given_up(
     with opened(f"{postgres_url}&options=-c%20idle_in_transaction_session_timeout%3D50ms") as gone:
 
         def lock_and_say_no_more(connection: Connection) -> None:
-            gone.ledger._job(connection, ref)
+            lock_job(connection, ref)
             books.deliver(ref, succeeded())
             connection.execute(text("SELECT 1"))
 
         with pytest.raises(LedgerError, match="idle-in-transaction"):
-            gone.ledger.write(lock_and_say_no_more)
+            gone.database.write(lock_and_say_no_more)
     assert books.pending(ref) == [0]
 
 
@@ -261,7 +262,7 @@ def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(
     }
     assert stored == dict.fromkeys(refs, 1)
     assert all(len(books.verdicts(ref)) >= acknowledged.count(ref) for ref in refs)
-    assert books.queries.audit().ok
+    assert books.totals.audit().ok
 
 
 def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
@@ -279,7 +280,7 @@ def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
             return harness.archived() == 12
 
         until(archived_in_the_end, within=60, what="all of the work")
-    assert books.queries.audit().ok
+    assert books.totals.audit().ok
 
 
 def test_an_engine_works_on_when_its_server_was_killed_and_started_again(

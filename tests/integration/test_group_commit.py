@@ -22,7 +22,7 @@ from waiting import until
 from writer_process import refs_in, writer_process
 
 from receiver.errors import LedgerError
-from receiver.ledger.database import SqliteDatabase
+from receiver.ledger.sqlite import SqliteDatabase
 
 
 class OwnMistakeError(Exception):
@@ -32,7 +32,7 @@ class OwnMistakeError(Exception):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Have writers wait for their turn half a second only."""
-    monkeypatch.setattr("receiver.ledger.database.WRITE_PATIENCE", 0.5)
+    monkeypatch.setattr("receiver.ledger.sqlite.WRITE_TIMEOUT", 0.5)
     return 0.5
 
 
@@ -63,8 +63,8 @@ def in_one_group(books: Books, works: list[Work]) -> list[Future[object]]:
             futures = []
             for number, work in enumerate(works, start=1):
                 futures.append(threads.submit(database.write, work))
-                until(lambda: len(database._waiting) == number)  # noqa: B023 - called before the next turn
-        database._call_next()
+                until(lambda: len(database._queue) == number)  # noqa: B023 - called before the next turn
+        database._signal_next()
         return futures
 
 
@@ -113,7 +113,7 @@ def test_every_write_of_many_threads_in_several_processes_is_stored(
     assert len(refs) == len(set(refs)) == 3 * 32 * 8
     with opened(sqlite_url) as books:
         assert {job.ref for job in books.queries.jobs(limit=10_000)} == set(refs)
-        assert books.queries.audit().ok
+        assert books.totals.audit().ok
     assert is_sound(str(path))
 
 

@@ -11,7 +11,7 @@ from receiver.model import JobState
 
 
 def test_a_hint_nobody_confirms_is_forgotten_after_some_looks(harness: ReconcileHarness) -> None:
-    harness.books.ledger.hint("never-heard-of")
+    harness.books.hints.add("never-heard-of")
     for _ in range(MOST_HINT_LOOKS):
         assert harness.books.queries.next_due("hints") == harness.books.clock.now
         harness.look_into_hint()
@@ -33,7 +33,7 @@ def test_an_answer_that_is_no_report_confirms_no_hint(
     harness: ReconcileHarness, answer: bytes | Exception
 ) -> None:
     harness.asks(Provider(answer))
-    harness.books.ledger.hint("task-1")
+    harness.books.hints.add("task-1")
     harness.look_into_hint()
     assert harness.books.queries.jobs() == []
     assert harness.books.queries.next_due("hints") == harness.books.clock.now + TIMING.poll_interval
@@ -49,13 +49,13 @@ def test_a_hint_whose_job_is_known_meanwhile_makes_no_second_job(
         nonlocal ref
         ref = harness.books.submitting()
         if report is None:
-            harness.books.ledger.accepted(ref, "task-1")
+            harness.books.jobs.record_accepted(ref, "task-1")
         else:
             harness.books.deliver(ref, report)
         return succeeded(*urls(1, "poll"))
 
     harness.asks(Provider(answer_slowly))
-    harness.books.ledger.hint("task-1")
+    harness.books.hints.add("task-1")
     harness.look_into_hint()
     assert [job.ref for job in harness.books.queries.jobs()] == [ref]
     assert harness.books.queries.next_due("hints") is None
@@ -65,7 +65,7 @@ def test_a_confirmed_hint_becomes_a_job_and_what_is_archived_comes_from_the_read
     harness: ReconcileHarness,
 ) -> None:
     task_id = harness.ordered()
-    harness.books.ledger.hint(task_id)
+    harness.books.hints.add(task_id)
     harness.look_into_hint()
     (job,) = harness.books.queries.jobs()
     assert (job.state, job.provider_id, job.base_url) == (
@@ -83,7 +83,7 @@ def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(
     harness: ReconcileHarness,
 ) -> None:
     task_id = harness.ordered(delay=0.3)
-    harness.books.ledger.hint(task_id)
+    harness.books.hints.add(task_id)
     harness.look_into_hint()
     (job,) = harness.books.queries.jobs()
     assert (job.state, job.provider_id) == (JobState.WAITING, task_id)
@@ -93,4 +93,4 @@ def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(
     assert harness.look(job.ref).state is JobState.ARCHIVING
     harness.bring_home(job.ref)
     assert harness.look(job.ref).state is JobState.ARCHIVED
-    assert harness.books.queries.audit().ok
+    assert harness.books.totals.audit().ok

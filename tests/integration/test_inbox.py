@@ -61,7 +61,7 @@ def test_an_unreadable_body_is_kept_as_evidence_even_of_a_job_we_never_saw(books
     ]
     job = books.job(ref)
     assert (job.state, job.due_at) == (JobState.SUBMITTING, NOW + TIMING.poll_after)
-    assert books.rings == 0
+    assert books.notified == 0
 
 
 def test_a_running_report_postpones_the_poll(books: Books) -> None:
@@ -71,7 +71,7 @@ def test_a_running_report_postpones_the_poll(books: Books) -> None:
     assert (books.job(ref).progress, books.job(ref).due_at) == (40, NOW + 100 + TIMING.poll_after)
     books.deliver(ref, running(progress=30))
     assert books.job(ref).progress == 40
-    assert books.rings == 0
+    assert books.notified == 0
 
 
 def test_polls_of_a_running_job_back_off_up_to_four_intervals_and_never_stop(books: Books) -> None:
@@ -80,7 +80,7 @@ def test_polls_of_a_running_job_back_off_up_to_four_intervals_and_never_stop(boo
     while books.clock() < NOW + TIMING.job_timeout + 300:
         due = books.job(ref).due_at or 0
         books.clock.now = max(due, books.clock())
-        assert len(books.ledger.claim_jobs(1)) == 1
+        assert len(books.jobs.claim(1)) == 1
         books.deliver(ref, running(), Source.POLL)
         waits.append((books.job(ref).due_at or 0) - books.clock())
     assert waits[:4] == [30, 60, 120, 120]
@@ -100,13 +100,13 @@ def test_a_success_makes_one_pending_asset_of_each_result(books: Books) -> None:
         None,
     )
     assert job.due_at == now + TIMING.url_lifetime * 3 / 4  # to announce the risk
-    assert [(asset.idx, asset.url, asset.state) for asset in books.assets(ref)] == [
+    assert [(asset.idx, asset.url, asset.state) for asset in books.assets_of(ref)] == [
         (idx, url, AssetState.PENDING) for idx, url in enumerate(urls(3))
     ]
-    assert {(asset.due_at, asset.expires_at) for asset in books.assets(ref)} == {
+    assert {(asset.due_at, asset.expires_at) for asset in books.assets_of(ref)} == {
         (now, now + TIMING.url_lifetime)
     }
-    assert (books.events(ref), books.rings) == ([], 1)
+    assert (books.event_types(ref), books.notified) == ([], 1)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_failure_ends_the_job_with_its_reason(books: Books, body: bytes, reaso
         "it broke",
     )
     assert (job.ended_at, job.finished_at, job.due_at) == (NOW, NOW, None)
-    (event,) = books.queries.events()
+    (event,) = books.events.after()
     assert (event["type"], json.loads(event["payload"])["reason"]) == ("job.failed", reason)
 
 
@@ -138,7 +138,11 @@ def test_an_empty_success_has_its_result_asked_for_at_once(books: Books, source:
     ref = books.waiting()
     for _ in range(2):
         assert books.deliver(ref, succeeded(""), source) is Decision.EMPTY
-    assert (books.job(ref).state, books.job(ref).due_at, books.rings) == (JobState.WAITING, NOW, 2)
+    assert (books.job(ref).state, books.job(ref).due_at, books.notified) == (
+        JobState.WAITING,
+        NOW,
+        2,
+    )
 
 
 @pytest.mark.parametrize("first", OF_A_TASK)
@@ -154,7 +158,7 @@ def test_a_result_that_is_empty_again_when_asked_for_fails_the_job(
         Reason.NO_RESULT,
         Outcome.SUCCEEDED,
     )
-    assert books.events(ref) == ["job.failed"]
+    assert books.event_types(ref) == ["job.failed"]
 
 
 def test_an_empty_success_is_made_good_by_a_poll_with_a_result(books: Books) -> None:
@@ -168,19 +172,19 @@ def test_another_tasks_report_has_the_right_one_asked_for(books: Books) -> None:
     ref = books.waiting("task-1")
     assert books.deliver(ref, succeeded(provider_id="task-2")) is Decision.OTHER_ID
     job = books.job(ref)
-    assert (job.state, job.provider_id, job.due_at, books.rings) == (
+    assert (job.state, job.provider_id, job.due_at, books.notified) == (
         JobState.WAITING,
         "task-1",
         NOW,
         1,
     )
-    assert books.assets(ref) == []
+    assert books.assets_of(ref) == []
 
 
 def test_an_unconfirmed_callback_teaches_only_the_id_and_has_the_result_asked_for(
     books: Books,
 ) -> None:
-    books.inbox = books.inbox_that(confirms=True)
+    books.inbox = books.make_inbox(confirms=True)
     ref = books.submitting()
     assert books.deliver(ref, succeeded()) is Decision.UNCONFIRMED
     job = books.job(ref)
@@ -190,19 +194,19 @@ def test_an_unconfirmed_callback_teaches_only_the_id_and_has_the_result_asked_fo
         NOW,
         None,
     )
-    assert books.assets(ref) == []
+    assert books.assets_of(ref) == []
     assert books.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
     assert books.pending(ref) == [0]
 
 
 def test_a_poll_brings_fresh_urls_for_what_is_not_archived_yet(books: Books) -> None:
     ref = books.archiving(3)
-    quick, slow = books.ledger.claim_assets(2)
-    books.ledger.finish_asset(quick, stored(quick))
+    quick, slow = books.assets.claim(2)
+    books.assets.finish(quick, stored(quick))
     books.clock.advance(600)
     fresh = [urls(3, "fresh")[0], urls(3, "fresh")[1], urls(3)[2]]
     assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.REFRESHED
-    done, renewed, same = books.assets(ref)
+    done, renewed, same = books.assets_of(ref)
     assert (done.state, done.url) == (AssetState.ARCHIVED, urls(3)[0])
     assert (renewed.idx, renewed.url, renewed.due_at, renewed.claim) == (
         slow.row.idx,
@@ -213,7 +217,7 @@ def test_a_poll_brings_fresh_urls_for_what_is_not_archived_yet(books: Books) -> 
     assert renewed.expires_at == NOW + 600 + TIMING.url_lifetime
     assert (same.url, same.expires_at) == (fresh[2], NOW + TIMING.url_lifetime)
     assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.DUPLICATE
-    assert books.rings == 2
+    assert books.notified == 2
 
 
 @pytest.mark.parametrize(
@@ -256,20 +260,20 @@ def test_after_the_end_no_other_happening_changes_a_job(
     ref = bring(books)
     before = books.everything()
     books.clock.advance(10)
-    books.ledger.accepted(ref, "task-2")
-    books.ledger.refused(ref, "no")
-    books.ledger.expire(ref, "too late")
-    books.ledger.hint("task-1")
-    assert books.ledger.claim_jobs(10) == []
+    books.jobs.record_accepted(ref, "task-2")
+    books.jobs.record_refused(ref, "no")
+    books.jobs.expire(ref, "too late")
+    books.hints.add("task-1")
+    assert books.jobs.claim(10) == []
     assert books.everything() == before
 
 
 def test_a_replayed_delivery_is_judged_anew_and_not_kept_twice(books: Books) -> None:
-    books.inbox = books.inbox_that(confirms=True)
+    books.inbox = books.make_inbox(confirms=True)
     ref = books.waiting()
     books.deliver(ref, succeeded())
     (kept,) = books.queries.deliveries(ref)
-    books.inbox = books.inbox_that()
+    books.inbox = books.make_inbox()
     again = Delivery(ref, Source(kept.source), kept.body, books.clock())
     assert books.inbox.accept(again, replayed=kept.id) is Decision.ENDED
     assert (books.verdicts(ref), books.pending(ref)) == (["ended"], [0])
@@ -303,7 +307,7 @@ def test_an_answer_that_is_its_own_result_ends_its_job(
         pending,
     )
     assert books.deliver(ref, body, Source.SYNC) is Decision.DUPLICATE
-    assert books.queries.audit().ok
+    assert books.totals.audit().ok
 
 
 # Several at once.
@@ -345,11 +349,11 @@ def test_of_many_ends_that_come_at_the_same_instant_one_counts(
     verdicts = side_by_side([partial(books.deliver, ref, body, source) for body in bodies])
     assert verdicts.count(Decision.ENDED) == 1
     job = books.job(ref)
-    assert (len(books.pending(ref)), books.events(ref)) == (
+    assert (len(books.pending(ref)), books.event_types(ref)) == (
         (2, []) if job.state is JobState.ARCHIVING else (0, ["job.failed"])
     )
     assert len(books.verdicts(ref)) == len(bodies)
-    assert books.queries.audit().ok
+    assert books.totals.audit().ok
 
 
 # What a review found: each of these once broke a promise.
@@ -362,24 +366,24 @@ def test_a_job_that_keeps_saying_running_is_still_due_at_its_deadline(books: Boo
         books.clock.advance(20)
     books.deliver(ref, running())
     assert books.job(ref).due_at is not None
-    assert [claimed.row.ref for claimed in books.ledger.claim_jobs(1)] == [ref]
+    assert [claimed.row.ref for claimed in books.jobs.claim(1)] == [ref]
 
 
 def test_urls_that_change_with_every_poll_do_not_keep_an_asset_alive_for_ever(books: Books) -> None:
     ref = books.archiving(1)
     books.execute("UPDATE assets SET attempts = 300")
     assert books.deliver(ref, succeeded(*urls(1, "fresh")), Source.POLL) is Decision.DUPLICATE
-    assert [asset.url for asset in books.assets(ref)] == urls(1)
+    assert [asset.url for asset in books.assets_of(ref)] == urls(1)
 
 
 def test_a_late_callback_teaches_an_expired_job_its_id_so_that_a_retry_can_save_it(
     books: Books,
 ) -> None:
     ref = books.submitting()
-    books.ledger.expire(ref, "the answer to the submit was lost")
+    books.jobs.expire(ref, "the answer to the submit was lost")
     assert books.deliver(ref, succeeded()) is Decision.CONTRADICTION
     assert (books.job(ref).state, books.job(ref).provider_id) == (JobState.EXPIRED, "task-1")
-    assert books.ledger.retry(ref).state is JobState.WAITING
+    assert books.operator.retry(ref).state is JobState.WAITING
 
 
 def test_replaying_an_empty_success_is_not_its_second_time(books: Books) -> None:

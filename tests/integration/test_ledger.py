@@ -11,8 +11,7 @@ from side_by_side import side_by_side
 from sqlalchemy import Connection
 
 from receiver.errors import KeyTakenError, LedgerError, ReceiverError, UnreadableError
-from receiver.ledger import writes
-from receiver.ledger.ledger import Ledger
+from receiver.ledger.jobs import Jobs, find_job
 from receiver.ledger.rows import Job
 from receiver.model import (
     AssetState,
@@ -73,35 +72,35 @@ def test_a_prompt_is_kept_to_the_letter(books: Books, prompt: str) -> None:
 def test_an_accepted_job_waits_and_is_asked_about_in_time(
     books: Books, mode: Mode, wait: float
 ) -> None:
-    job = books.ledger.accepted(books.submitting(mode=mode), "task-1")
+    job = books.jobs.record_accepted(books.submitting(mode=mode), "task-1")
     assert (job.state, job.provider_id, job.due_at) == (JobState.WAITING, "task-1", NOW + wait)
 
 
 def test_a_refused_job_failed_in_the_providers_words(books: Books) -> None:
-    job = books.ledger.refused(books.submitting(), "insufficient credits")
+    job = books.jobs.record_refused(books.submitting(), "insufficient credits")
     assert (job.state, job.reason, job.message) == (
         JobState.FAILED,
         Reason.REFUSED,
         "insufficient credits",
     )
     assert (job.finished_at, job.due_at, job.ended_at, job.outcome) == (NOW, None, None, None)
-    assert books.events(job.ref) == ["job.failed"]
+    assert books.event_types(job.ref) == ["job.failed"]
 
 
 def test_a_refusal_after_a_callback_changes_nothing(books: Books) -> None:
     ref = books.submitting()
     books.deliver(ref, running())
     before = books.everything()
-    books.ledger.refused(ref, "no")
+    books.jobs.record_refused(ref, "no")
     assert books.everything() == before
 
 
-@pytest.mark.parametrize("happening", [Ledger.accepted, Ledger.refused, Ledger.expire])
+@pytest.mark.parametrize("happening", [Jobs.record_accepted, Jobs.record_refused, Jobs.expire])
 def test_a_job_that_is_not_there_is_named(
-    books: Books, happening: Callable[[Ledger, str, str], object]
+    books: Books, happening: Callable[[Jobs, str, str], object]
 ) -> None:
     with pytest.raises(ReceiverError, match="there is no job nowhere"):
-        happening(books.ledger, "nowhere", "word")
+        happening(books.jobs, "nowhere", "word")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_a_callback_may_overtake_the_submits_answer(
     books.deliver(ref, body)
     overtaken = books.everything()
     assert books.job(ref).state is state
-    job = books.ledger.accepted(ref, "task-1")
+    job = books.jobs.record_accepted(ref, "task-1")
     assert (job.state, job.provider_id) == (state, "task-1")
     assert books.everything() == overtaken
 
@@ -130,18 +129,18 @@ def test_a_callback_without_an_id_leaves_the_id_to_the_submits_answer(books: Boo
     ref = books.submitting()
     books.deliver(ref, succeeded(provider_id=None))
     assert books.job(ref).provider_id is None
-    assert books.ledger.accepted(ref, "task-1").provider_id == "task-1"
+    assert books.jobs.record_accepted(ref, "task-1").provider_id == "task-1"
 
 
 def with_key(books: Books, key: str | None = "order-1") -> Job:
-    return books.ledger.submit(Submission("a red fox", "gpt-image-1.5", {}, key=key), BASE_URL)
+    return books.jobs.submit(Submission("a red fox", "gpt-image-1.5", {}, key=key), BASE_URL)
 
 
 def test_a_callers_key_is_taken_by_one_job_and_its_holder_is_named(books: Books) -> None:
     holder = with_key(books)
     with pytest.raises(KeyTakenError) as taken:
         with_key(books)
-    assert (taken.value.ref, books.ledger.key_holder("order-1")) == (holder.ref, holder)
+    assert (taken.value.ref, books.jobs.key_holder("order-1")) == (holder.ref, holder)
     assert (
         len({with_key(books, "order-2").ref, with_key(books, None).ref, with_key(books, None).ref})
         == 3
@@ -150,10 +149,10 @@ def test_a_callers_key_is_taken_by_one_job_and_its_holder_is_named(books: Books)
 
 def test_a_refused_job_has_not_spent_its_key(books: Books) -> None:
     first = with_key(books)
-    books.ledger.refused(first.ref, "no credit")
-    assert books.ledger.key_holder("order-1") is None
+    books.jobs.record_refused(first.ref, "no credit")
+    assert books.jobs.key_holder("order-1") is None
     second = with_key(books)
-    assert books.ledger.key_holder("order-1") == second
+    assert books.jobs.key_holder("order-1") == second
     assert books.job(first.ref).key is None
 
 
@@ -161,7 +160,7 @@ def test_of_many_submits_with_one_key_at_once_one_makes_a_job(books: Books) -> N
     for number in range(4):
         refs = side_by_side([partial(ref_for_key, books, f"order-{number}")] * 6)
         assert len(set(refs)) == 1
-    assert sum(books.queries.counts().values()) == 4
+    assert sum(books.totals.counts().values()) == 4
 
 
 def ref_for_key(books: Books, key: str) -> str:
@@ -172,7 +171,7 @@ def ref_for_key(books: Books, key: str) -> str:
 
 
 def test_a_job_that_never_reached_the_provider_is_taken_back(books: Books) -> None:
-    books.ledger.withdraw(with_key(books).ref)
+    books.jobs.withdraw(with_key(books).ref)
     assert books.everything()["jobs"] == []
     assert with_key(books).key == "order-1"
 
@@ -183,8 +182,8 @@ def test_a_job_that_was_heard_of_is_not_taken_back(books: Books, body: bytes) ->
     with suppress(UnreadableError):
         books.deliver(ref, body)
     before = books.everything()
-    books.ledger.withdraw(ref)
-    books.ledger.withdraw("nowhere")
+    books.jobs.withdraw(ref)
+    books.jobs.withdraw("nowhere")
     assert books.everything() == before
 
 
@@ -192,15 +191,15 @@ def test_reading_a_job_waits_for_nobody_who_is_changing_it(books: Books) -> None
     ref = books.waiting()
 
     def look_while_it_is_locked(connection: Connection) -> Job:
-        assert writes.find_job(connection, ref) is not None
-        return books.ledger.job(ref)
+        assert find_job(connection, ref, locked=True) is not None
+        return books.jobs.get(ref)
 
     assert books.database.write(look_while_it_is_locked).ref == ref
 
 
 def test_an_id_that_is_another_jobs_is_left_out(books: Books) -> None:
     first = books.waiting("task-1")
-    by_answer = books.ledger.accepted(books.submitting(), "task-1")
+    by_answer = books.jobs.record_accepted(books.submitting(), "task-1")
     assert (by_answer.state, by_answer.provider_id) == (JobState.WAITING, None)
     by_callback = books.submitting()
     assert books.deliver(by_callback, running("task-1")) is Decision.PROGRESS
@@ -213,12 +212,12 @@ def test_an_id_that_is_another_jobs_is_left_out(books: Books) -> None:
 
 def test_the_last_asset_has_its_job_concluded_and_each_end_is_told_once(books: Books) -> None:
     ref = books.archiving(2)
-    first, second = books.ledger.claim_assets(2)
-    books.ledger.finish_asset(first, stored(first))
-    assert books.events(ref) == ["asset.archived"]
-    books.ledger.finish_asset(second, stored(second))
+    first, second = books.assets.claim(2)
+    books.assets.finish(first, stored(first))
+    assert books.event_types(ref) == ["asset.archived"]
+    books.assets.finish(second, stored(second))
     books.conclude(ref)
-    assert books.events(ref) == ["asset.archived", "asset.archived", "job.archived"]
+    assert books.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
     job = books.job(ref)
     assert (job.state, job.outcome, job.finished_at, job.due_at, job.claim) == (
         JobState.ARCHIVED,
@@ -227,7 +226,7 @@ def test_the_last_asset_has_its_job_concluded_and_each_end_is_told_once(books: B
         None,
         None,
     )
-    payload = json.loads(books.queries.events()[0]["payload"])
+    payload = json.loads(books.events.after()[0]["payload"])
     assert (payload["ref"], payload["index"], payload["sha256"], payload["size"]) == (
         ref,
         0,
@@ -241,9 +240,9 @@ def test_an_asset_that_is_given_up_says_why_and_is_not_announced_as_archived(
     books: Books, state: AssetState, event: list[str]
 ) -> None:
     ref = books.archiving()
-    (claimed,) = books.ledger.claim_assets(1)
-    books.ledger.give_up_asset(claimed, state, "it is a cat")
-    (asset,) = books.assets(ref)
+    (claimed,) = books.assets.claim(1)
+    books.assets.give_up(claimed, state, "it is a cat")
+    (asset,) = books.assets_of(ref)
     assert (asset.state, asset.error, asset.finished_at, asset.due_at, asset.claim) == (
         state,
         "it is a cat",
@@ -251,13 +250,13 @@ def test_an_asset_that_is_given_up_says_why_and_is_not_announced_as_archived(
         None,
         None,
     )
-    assert (books.events(ref), books.job(ref).due_at) == (event, NOW)
+    assert (books.event_types(ref), books.job(ref).due_at) == (event, NOW)
 
 
 @pytest.mark.parametrize("bring", [Books.submitting, Books.waiting])
 def test_a_job_without_a_result_expires(books: Books, bring: Callable[[Books], str]) -> None:
     ref = bring(books)
-    books.ledger.expire(ref, "no word")
+    books.jobs.expire(ref, "no word")
     job = books.job(ref)
     assert (job.state, job.message, job.reason, job.finished_at) == (
         JobState.EXPIRED,
@@ -265,22 +264,22 @@ def test_a_job_without_a_result_expires(books: Books, bring: Callable[[Books], s
         None,
         NOW,
     )
-    assert books.events(ref) == ["job.expired"]
+    assert books.event_types(ref) == ["job.expired"]
 
 
 def test_a_job_whose_result_came_at_the_last_moment_does_not_expire(books: Books) -> None:
     ref = books.archiving()
     before = books.everything()
-    books.ledger.expire(ref, "no word")
+    books.jobs.expire(ref, "no word")
     assert books.everything() == before
 
 
 def test_the_risk_of_a_job_is_announced_once_a_round(books: Books) -> None:
     ref = books.archiving()
     books.clock.advance(TIMING.url_lifetime * 3 / 4)
-    (claimed,) = books.ledger.claim_jobs(1)
-    assert [books.ledger.announce_risk(claimed, "hurry") for _ in range(3)] == [True, False, False]
-    assert books.events(ref) == ["job.at_risk"]
+    (claimed,) = books.jobs.claim(1)
+    assert [books.jobs.announce_risk(claimed, "hurry") for _ in range(3)] == [True, False, False]
+    assert books.event_types(ref) == ["job.at_risk"]
 
 
 def test_an_event_is_undone_with_the_change_it_tells_of(books: Books) -> None:
@@ -289,11 +288,11 @@ def test_an_event_is_undone_with_the_change_it_tells_of(books: Books) -> None:
 
     def stumble(connection: Connection) -> None:
         delivery = Delivery(ref, Source.CALLBACK, failed(), NOW)
-        books.inbox._apply(connection, delivery, read_report(delivery.body), None)
+        books.inbox._take(connection, delivery, read_report(delivery.body))
         raise StubbornError
 
     with pytest.raises(StubbornError):
-        books.ledger.write(stumble)
+        books.database.write(stumble)
     assert books.everything() == before
 
 
@@ -301,7 +300,7 @@ def test_a_delivery_that_cannot_be_stored_rings_no_bell() -> None:
     with opened("sqlite:////dev/null/ledger.sqlite3") as away:
         with pytest.raises(LedgerError):
             away.deliver(new_ref(NOW), succeeded())
-        assert away.rings == 0
+        assert away.notified == 0
 
 
 # An operator's retry.
@@ -310,7 +309,7 @@ def test_a_delivery_that_cannot_be_stored_rings_no_bell() -> None:
 def test_a_failed_job_is_asked_for_again_in_a_new_round(books: Books) -> None:
     ref = books.failed()
     books.clock.advance(100)
-    job = books.ledger.retry(ref)
+    job = books.operator.retry(ref)
     assert (job.state, job.round, job.reason, job.message, job.outcome) == (
         JobState.WAITING,
         1,
@@ -325,19 +324,19 @@ def test_a_failed_job_is_asked_for_again_in_a_new_round(books: Books) -> None:
         NOW + 100 + TIMING.job_timeout,
     )
     assert books.deliver(ref, failed(), Source.POLL) is Decision.ENDED
-    assert books.events(ref) == ["job.failed", "job.failed"]
-    assert books.queries.audit().ok
+    assert books.event_types(ref) == ["job.failed", "job.failed"]
+    assert books.totals.audit().ok
 
 
 def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Books) -> None:
     ref = books.archiving(2)
-    good, bad = books.ledger.claim_assets(2)
-    books.ledger.finish_asset(good, stored(good))
-    books.ledger.give_up_asset(bad, AssetState.EXPIRED, "gone")
-    (claimed,) = books.ledger.claim_jobs(1)
-    books.ledger.conclude(claimed, JobState.EXPIRED)
+    good, bad = books.assets.claim(2)
+    books.assets.finish(good, stored(good))
+    books.assets.give_up(bad, AssetState.EXPIRED, "gone")
+    (claimed,) = books.jobs.claim(1)
+    books.jobs.conclude(claimed, JobState.EXPIRED)
     books.clock.advance(10_000)
-    job = books.ledger.retry(ref)
+    job = books.operator.retry(ref)
     assert (job.state, job.outcome, job.due_at) == (
         JobState.ARCHIVING,
         Outcome.SUCCEEDED,
@@ -345,16 +344,21 @@ def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Book
     )
     assert books.pending(ref) == [bad.row.idx]
     assert books.deliver(ref, succeeded(*urls(2, "fresh")), Source.POLL) is Decision.REFRESHED
-    (again,) = books.ledger.claim_assets(10)
+    (again,) = books.assets.claim(10)
     assert (again.row.idx, again.row.url, again.row.attempts) == (
         bad.row.idx,
         urls(2, "fresh")[1],
         1,
     )
-    books.ledger.finish_asset(again, stored(again))
+    books.assets.finish(again, stored(again))
     books.conclude(ref)
-    assert books.events(ref) == ["asset.archived", "job.expired", "asset.archived", "job.archived"]
-    assert books.queries.audit().ok
+    assert books.event_types(ref) == [
+        "asset.archived",
+        "job.expired",
+        "asset.archived",
+        "job.archived",
+    ]
+    assert books.totals.audit().ok
 
 
 @pytest.mark.parametrize(
@@ -365,7 +369,7 @@ def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Book
         (Books.archiving, "is archiving: there is nothing to retry"),
         (Books.archived, "is archived: there is nothing to retry"),
         (
-            lambda books: books.ledger.refused(books.submitting(), "no").ref,
+            lambda books: books.jobs.record_refused(books.submitting(), "no").ref,
             "submit it again as a new job",
         ),
         (lambda _: "nowhere", "there is no job nowhere"),
@@ -377,7 +381,7 @@ def test_a_retry_that_cannot_help_is_refused_and_says_why(
     ref = bring(books)
     before = books.everything()
     with pytest.raises(ReceiverError, match=complaint):
-        books.ledger.retry(ref)
+        books.operator.retry(ref)
     assert books.everything() == before
 
 
@@ -385,49 +389,49 @@ def test_a_retry_that_cannot_help_is_refused_and_says_why(
 
 
 def test_a_strangers_hint_is_kept_once_and_looked_into_at_once(books: Books) -> None:
-    assert [books.ledger.hint("task-9"), books.ledger.hint("task-9")] == [True, True]
-    (claimed,) = books.ledger.claim_hints(10)
+    assert [books.hints.add("task-9"), books.hints.add("task-9")] == [True, True]
+    (claimed,) = books.hints.claim(10)
     assert (claimed.row.provider_id, claimed.row.attempts) == ("task-9", 1)
-    books.ledger.adopt_hint(ref := new_ref(NOW), claimed.row, BASE_URL)
+    books.hints.adopt(ref := new_ref(NOW), claimed.row, BASE_URL)
     assert (books.job(ref).provider_id, books.everything()["hints"]) == ("task-9", [])
 
 
 def test_a_hint_that_became_a_job_meanwhile_makes_no_second_one(books: Books) -> None:
-    books.ledger.hint("task-1")
-    (claimed,) = books.ledger.claim_hints(1)
+    books.hints.add("task-1")
+    (claimed,) = books.hints.claim(1)
     books.waiting("task-1")
-    books.ledger.adopt_hint(new_ref(NOW), claimed.row, BASE_URL)
-    assert (sum(books.queries.counts().values()), books.everything()["hints"]) == (1, [])
+    books.hints.adopt(new_ref(NOW), claimed.row, BASE_URL)
+    assert (sum(books.totals.counts().values()), books.everything()["hints"]) == (1, [])
 
 
 def test_strangers_may_name_so_many_tasks_a_minute_of_all_processes(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.ledger.hints.MOST_A_MINUTE", 3)
-    assert [books.ledger.hint(f"task-{number}") for number in range(4)] == [True, True, True, False]
-    assert books.ledger.hint("task-2") is True, "it is known already"
+    assert [books.hints.add(f"task-{number}") for number in range(4)] == [True, True, True, False]
+    assert books.hints.add("task-2") is True, "it is known already"
     books.clock.advance(61)
-    assert books.ledger.hint("task-4") is True
+    assert books.hints.add("task-4") is True
 
 
 def test_the_oldest_hint_makes_room_so_that_a_flood_locks_nobody_out(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.ledger.hints.MOST_WAITING", 3)
-    books.ledger.hint("task-0")
-    (held,) = books.ledger.claim_hints(1)
+    books.hints.add("task-0")
+    (held,) = books.hints.claim(1)
     for number in range(1, 6):
         books.clock.advance(1)
-        assert books.ledger.hint(f"task-{number}") is True
+        assert books.hints.add(f"task-{number}") is True
     assert sorted(row[0] for row in books.everything()["hints"]) == [
         "task-0",
         "task-4",
         "task-5",
     ], "what is just looked into stays"
-    books.ledger.drop_hint(held.row)
+    books.hints.drop(held.row)
 
 
 def test_the_same_hint_from_many_strangers_at_once_is_kept_once(books: Books) -> None:
     for number in range(5):
-        assert side_by_side([partial(books.ledger.hint, f"task-{number}")] * 6) == [True] * 6
+        assert side_by_side([partial(books.hints.add, f"task-{number}")] * 6) == [True] * 6
     assert len(books.everything()["hints"]) == 5

@@ -87,15 +87,13 @@ class Life:
         """Let a worker do something, or fail to."""
         match deed:
             case "answer":
-                self.books.ledger.accepted(self.ref, self.provider_id)
+                self.books.jobs.record_accepted(self.ref, self.provider_id)
             case "claim":
-                self.held += self.books.ledger.claim_assets(1) or self.books.ledger.claim_assets(
-                    1, suspects=True
-                )
+                self.held += self.books.assets.claim(1) or self.books.assets.claim(1, suspects=True)
             case "lease ends":
                 self.books.clock.advance(60)
             case "restart":
-                self.books.ledger.take_over()
+                self.books.claims.take_over()
             case "finish":
                 self._finish()
             case "conclude":
@@ -106,23 +104,23 @@ class Life:
         if self.held:
             claimed = self.held.pop(0)
             try:
-                self.books.ledger.finish_asset(claimed, stored(claimed))
+                self.books.assets.finish(claimed, stored(claimed))
             except ClaimLostError:
                 return
 
     def _conclude(self) -> None:
-        for claimed in self.books.ledger.claim_jobs(100):
+        for claimed in self.books.jobs.claim(100):
             done = claimed.row.state is JobState.ARCHIVING and not self.books.pending(
                 claimed.row.ref
             )
             if done:
-                self.books.ledger.conclude(claimed, JobState.ARCHIVED)
+                self.books.jobs.conclude(claimed, JobState.ARCHIVED)
             else:
-                self.books.ledger.look_again(claimed, self.books.clock() + 30)
+                self.books.jobs.release(claimed, self.books.clock() + 30)
 
     def check(self) -> None:
         """See that the job is what its reports made of it, and that nothing final changed."""
-        job, assets = self.books.job(self.ref), self.books.assets(self.ref)
+        job, assets = self.books.job(self.ref), self.books.assets_of(self.ref)
         assert [asset.idx for asset in assets] == list(range(self.expected.results))
         assert len(self.books.queries.deliveries(self.ref)) == self.expected.queries
         allowed = {
@@ -135,7 +133,7 @@ class Life:
             self.final = job.state
             assert {asset.state for asset in assets} <= {AssetState.ARCHIVED}
         archived = sum(asset.state is AssetState.ARCHIVED for asset in assets)
-        told = self.books.events(self.ref)
+        told = self.books.event_types(self.ref)
         assert (told.count("asset.archived"), len(told)) == (
             archived,
             archived + (self.final is not None),
@@ -176,7 +174,7 @@ def test_the_first_end_counts_once_in_whatever_order_things_happen(
             lives[which].work(step)
         for life in lives:
             life.check()
-        assert books.queries.audit().ok
+        assert books.totals.audit().ok
 
 
 @PACE
@@ -189,10 +187,10 @@ def test_reports_that_come_again_change_nothing(
         life.hear(told)
     if life.expected.end is None:
         life.hear(Told("2", Source.CALLBACK, named=True))
-    before = books.job(life.ref), books.assets(life.ref), books.events(life.ref)
+    before = books.job(life.ref), books.assets_of(life.ref), books.event_types(life.ref)
     for told in data.draw(st.permutations(queries)):
         life.hear(Told(told.says, Source.CALLBACK, told.named))
-    assert (books.job(life.ref), books.assets(life.ref), books.events(life.ref)) == before
+    assert (books.job(life.ref), books.assets_of(life.ref), books.event_types(life.ref)) == before
     life.check()
 
 
@@ -213,4 +211,4 @@ def test_every_job_comes_home_whatever_happened_to_its_workers(
         life.work(deed)
     life.check()
     assert books.job(life.ref).state is JobState.ARCHIVED
-    assert books.queries.audit().ok
+    assert books.totals.audit().ok

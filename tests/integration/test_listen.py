@@ -10,7 +10,6 @@ from ledgers import Books, opened
 from receiver.errors import ConfigurationError
 from receiver.events.event import Event
 from receiver.events.listen import Cursor, EventReader, run_command
-from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
 
 
@@ -30,7 +29,7 @@ def reader(books: Books, *types: EventType, pauses: list[float] | None = None) -
             raise KeyboardInterrupt
         books.failed(f"meanwhile-{len(seen)}")
 
-    return EventReader(Outbox(books.database, books.clock), types, pause)
+    return EventReader(books.events, types, pause)
 
 
 def test_what_there_is_comes_in_order_and_then_it_ends(books: Books) -> None:

@@ -17,12 +17,11 @@ from structlog.testing import capture_logs
 from web_client import WebClient, web_client
 
 from receiver.errors import LedgerError
-from receiver.ledger.backlog import BacklogQueries
-from receiver.ledger.queries import Audit
+from receiver.ledger.queries.audit import Audit
+from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.maintenance import periodic_audit
 from receiver.model import AssetState
 from receiver.telemetry import metrics
-from receiver.web import counters
 from receiver.worker.engine import WorkQueue, instrumented
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +114,7 @@ def test_a_process_without_disk_space_counts_for_itself_alone(tmp_path: Path) ->
 
 
 def test_every_metric_is_named_by_the_conventions() -> None:
-    shown = declared(metrics, counters)
+    shown = declared(metrics)
     assert len(shown) == len(set(shown))
     assert all(re.fullmatch(r"receiver_[a-z_]+", name) for name in shown)
     timed = {name for name in shown if "second" in name}
@@ -153,11 +152,11 @@ def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(books: B
     left = metrics.TIME_LEFT
     before = left._sum.get()
     books.archiving(3)
-    first, second, third = books.ledger.claim_assets(3)
+    first, second, third = books.assets.claim(3)
     books.clock.advance(200)
-    books.ledger.finish_asset(first, stored(first))
-    books.ledger.retry_asset(second, books.clock(), "not yet")
-    books.ledger.give_up_asset(third, AssetState.FAILED, "no picture")
+    books.assets.finish(first, stored(first))
+    books.assets.retry(second, books.clock(), "not yet")
+    books.assets.give_up(third, AssetState.FAILED, "no picture")
     assert (archived.by, retried.by, failed.by, size.by, lost.by) == (1, 1, 1, 1000, 1)
     assert left._sum.get() - before == TIMING.url_lifetime - 200
 
@@ -172,11 +171,11 @@ def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_on
     ref = books.archiving()
     books.deliver(ref, succeeded("https://files.test/first/0.png"))
     books.expired("task-2")
-    books.ledger.expire(ref, "it has a result by now")
+    books.jobs.expire(ref, "it has a result by now")
     books.clock.advance(7000)
-    (claimed,) = books.ledger.claim_jobs(1)
-    books.ledger.announce_risk(claimed, "soon")
-    books.ledger.announce_risk(claimed, "soon")
+    (claimed,) = books.jobs.claim(1)
+    books.jobs.announce_risk(claimed, "soon")
+    books.jobs.announce_risk(claimed, "soon")
     assert (ended.by, duplicate.by, lost.by, risks.by) == (1, 1, 1, 1)
 
 
@@ -184,11 +183,11 @@ def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(books: Books
     taken = Change(metrics.TAKEN_OVER)
     books.archiving()
     queue = instrumented(
-        WorkQueue("assets", 1, lambda: None, books.ledger.claim_assets, lambda _claimed: None)
+        WorkQueue("assets", 1, lambda: None, books.assets.claim, lambda _claimed: None)
     )
     queue.claim(1)
     assert taken.by == 0
-    books.ledger.take_over()
+    books.claims.take_over()
     queue.claim(1)
     assert taken.by == 1
 
@@ -227,20 +226,20 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(
 
 
 def test_the_backlog_is_what_is_due_and_not_claimed(books: Books) -> None:
-    backlogs = BacklogQueries(books.database, TIMING.url_lifetime, books.clock)
+    backlog = BacklogQueries(books.database, TIMING.url_lifetime, books.clock)
     books.archiving(3)
     books.clock.advance(10)
-    found = backlogs.measure()
+    found = backlog.measure()
     assert (found.due, found.oldest) == (
         {"assets": 3, "jobs": 0, "hints": 0},
         {"assets": 10.0, "jobs": 0.0, "hints": 0.0},
     )
     assert (found.pending, found.at_risk) == (3, 0)
-    books.ledger.claim_assets(2)
+    books.assets.claim(2)
     books.clock.advance(TIMING.url_lifetime * 3 / 4 - 11)
-    assert backlogs.measure().at_risk == 0
+    assert backlog.measure().at_risk == 0
     books.clock.advance(1)
-    found = backlogs.measure()
+    found = backlog.measure()
     assert (found.pending, found.at_risk) == (3, 3)
 
 
@@ -258,7 +257,7 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
 def test_a_scrape_shows_the_ledger_and_the_destinations_without_their_secrets(
     web: WebClient,
 ) -> None:
-    web.services.outbox.begin(["https://gone.example (00000000)"])
+    web.services.outbox.register(["https://gone.example (00000000)"])
     text = web.client.get("/metrics").text
     for name in (
         "receiver_jobs",
@@ -279,5 +278,5 @@ def test_a_scrape_shows_the_ledger_and_the_destinations_without_their_secrets(
 
 def test_a_scrape_does_not_ask_the_ledger_again_at_once(web: WebClient) -> None:
     assert 'receiver_jobs{state="submitting"} 0.0' in web.client.get("/metrics").text
-    web.services.ledger.hint("task-1")
+    web.services.hints.add("task-1")
     assert 'receiver_backlog{kind="hints"} 0.0' in web.client.get("/metrics").text

@@ -28,15 +28,13 @@ from openai_server import (
 from processes import free_port
 from side_by_side import side_by_side
 
-from receiver.archive.archiver import Archiver
 from receiver.archive.manifest import manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.ingest.tickets import Tickets
-from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.retry import WAITS
 from receiver.jobs.submit import BACK_OFF, SubmitService
-from receiver.ledger.ledger import LEASE
+from receiver.ledger.claims import LEASE
 from receiver.ledger.rows import Job
 from receiver.model import (
     Api,
@@ -79,9 +77,7 @@ class DirectRoute:
         self.store = DirectoryStore(folder / "archive")
         self.pauses: list[float] = []
         self.on_pause: Callable[[], object] = list
-        self.reconciler = Reconciler(
-            books.ledger, books.queries, books.inbox, self.store, None, "https://grsai.test"
-        )
+        self.reconciler = books.reconciler(self.store, None, "https://grsai.test")
 
     def submit_service(
         self, base_url: str, *, timeout: float = 10.0, max_picture_size: int = MIB
@@ -92,7 +88,7 @@ class DirectRoute:
         tickets = Tickets(["0123456789abcdef"])
         books = self.books
         return SubmitService(
-            books.ledger,
+            books.jobs,
             books.inbox,
             None,
             tickets,
@@ -115,15 +111,15 @@ class DirectRoute:
             resolve=forbidden,
             connect=forbidden,
         )
-        archiver = Archiver(self.books.ledger, fetcher or nowhere, self.store, self.scratch)
-        for asset in self.books.ledger.claim_assets(100):
+        archiver = self.books.archiver(fetcher or nowhere, self.store, self.scratch)
+        for asset in self.books.assets.claim(100):
             archiver.archive(asset)
-        for job in self.books.ledger.claim_jobs(100):
+        for job in self.books.jobs.claim(100):
             self.reconciler.look(job)
         assert list(self.scratch.iterdir()) == []
 
     def stored(self, ref: str) -> list[bytes]:
-        return [self.read(asset.key or "") for asset in self.books.assets(ref)]
+        return [self.read(asset.key or "") for asset in self.books.assets_of(ref)]
 
     def read(self, key: str) -> bytes:
         with self.store.open(key) as file:
@@ -165,7 +161,7 @@ def test_pictures_in_the_answer_are_archived_without_another_connection(route: D
         assert (len(server.calls), server.connections) == (1, 1)
     assert route.books.job(job.ref).state is JobState.ARCHIVED
     assert route.stored(job.ref) == list(PNGS)
-    assert [asset.sha256 for asset in route.books.assets(job.ref)] == [
+    assert [asset.sha256 for asset in route.books.assets_of(job.ref)] == [
         sha256(png).hexdigest() for png in PNGS
     ]
     written = json.loads(route.read(manifest_key(job.ref)))
@@ -177,7 +173,7 @@ def test_pictures_in_the_answer_are_archived_without_another_connection(route: D
     (delivery,) = route.books.queries.deliveries(job.ref)
     assert (delivery.source, delivery.verdict) == (Source.SYNC, Decision.ENDED)
     assert [item["sha256"] for item in written["deliveries"]] == [sha256(delivery.body).hexdigest()]
-    assert route.books.queries.audit().ok
+    assert route.books.totals.audit().ok
 
 
 def test_pictures_behind_urls_are_fetched_and_archived(route: DirectRoute) -> None:
@@ -226,11 +222,11 @@ def test_bytes_that_are_no_picture_fail_the_job_at_once_and_the_others_are_kept(
     sqlite_route.work()
     ended = sqlite_route.books.job(job.ref)
     assert (ended.state, ended.reason) == (JobState.FAILED, Reason.BAD_ASSET)
-    assert [asset.state for asset in sqlite_route.books.assets(job.ref)] == [
+    assert [asset.state for asset in sqlite_route.books.assets_of(job.ref)] == [
         AssetState.FAILED,
         AssetState.ARCHIVED,
     ]
-    assert sqlite_route.books.queries.audit().ok
+    assert sqlite_route.books.totals.audit().ok
 
 
 # What else can come of a call.
@@ -286,7 +282,7 @@ def test_whatever_comes_of_a_call_it_is_made_once(
     assert message in job.message
     assert ("it may have been billed" in job.message) == (state is JobState.EXPIRED)
     assert sqlite_route.pauses == []
-    assert sqlite_route.books.queries.audit().ok
+    assert sqlite_route.books.totals.audit().ok
 
 
 def test_a_silent_call_is_given_up_and_not_made_again(sqlite_route: DirectRoute) -> None:
@@ -387,12 +383,12 @@ def test_a_lost_asset_whose_bytes_are_in_the_ledger_can_be_retried(route: Direct
     route.work()
     assert route.books.job(job.ref).state is JobState.EXPIRED
     in_the_way.unlink()
-    assert route.books.ledger.retry(job.ref).state is JobState.ARCHIVING
+    assert route.books.operator.retry(job.ref).state is JobState.ARCHIVING
     route.work()
     assert route.books.job(job.ref).state is JobState.ARCHIVED
     assert route.stored(job.ref) == [PNGS[0]]
     assert (len(server.calls), server.connections) == (1, 1)
-    assert route.books.queries.audit().ok
+    assert route.books.totals.audit().ok
 
 
 def test_a_retry_that_cannot_help_says_so(sqlite_route: DirectRoute) -> None:
@@ -402,13 +398,13 @@ def test_a_retry_that_cannot_help_says_so(sqlite_route: DirectRoute) -> None:
         ReceiverError,
         match=r"no id at the provider.*look for it at the provider before you submit it again",
     ):
-        sqlite_route.books.ledger.retry(job.ref)
+        sqlite_route.books.operator.retry(job.ref)
 
 
 def test_a_job_whose_submitter_died_expires_at_its_deadline_with_words_for_a_person(
     route: DirectRoute,
 ) -> None:
-    ref = route.books.ledger.submit(submission(), "https://api.openai.test/v1").ref
+    ref = route.books.jobs.submit(submission(), "https://api.openai.test/v1").ref
     route.work()
     assert route.books.job(ref).state is JobState.SUBMITTING
     route.books.clock.advance(3600)
@@ -453,7 +449,7 @@ def test_a_replayed_answer_changes_nothing_and_its_pictures_stay_within_reach(
 
 def test_without_a_key_nothing_happens(sqlite_route: DirectRoute) -> None:
     submit_service = SubmitService(
-        sqlite_route.books.ledger,
+        sqlite_route.books.jobs,
         sqlite_route.books.inbox,
         None,
         Tickets(["0123456789abcdef"]),

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from ledgers import Books, opened
 
 from receiver.cli import main
-from receiver.ledger.browse import BrowseQueries
+from receiver.ledger.queries.job_list import JobList
 
 # A search of one command reads so many jobs here.
 WINDOW = 2
@@ -19,7 +19,7 @@ WINDOW = 2
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a DATA_DIR with a path that is longer than a wide table was, once."""
     monkeypatch.setattr(
-        "receiver.services.BrowseQueries", lambda database: BrowseQueries(database, window=WINDOW)
+        "receiver.services.JobList", lambda database: JobList(database, window=WINDOW)
     )
     folder = tmp_path / ("deep" * 50) / ("deeper" * 25)
     monkeypatch.setenv("DATA_DIR", str(folder))
@@ -47,7 +47,7 @@ def receiver(*arguments: str) -> Result:
 
 def test_what_is_shown_in_a_file_is_neither_cut_nor_wrapped(books: Books, data: Path) -> None:
     ref = books.archived()
-    (asset,) = books.assets(ref)
+    (asset,) = books.assets_of(ref)
     path = str(data / "archive" / str(asset.key))
     assert any(path in line for line in receiver("show", ref).stdout.splitlines())
 

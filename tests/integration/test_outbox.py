@@ -109,8 +109,8 @@ def test_every_type_of_event_is_told(books: Books, event_server: EventServer) ->
     books.expired("task-3")
     books.archiving(1, "task-4")
     books.clock.advance(7000)
-    (claimed,) = books.ledger.claim_jobs(1)
-    books.ledger.announce_risk(claimed, "soon")
+    (claimed,) = books.jobs.claim(1)
+    books.jobs.announce_risk(claimed, "soon")
     dispatch_due(events_dispatcher)
     assert set(event_server.types()) == set(EventType)
 
@@ -183,7 +183,7 @@ def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_
     assert books.clock() - began == pytest.approx(dispatcher.RETRY_FOR, abs=1.3 * RETRY_DELAYS[0])
     for pause, meant in zip(pauses, RETRY_DELAYS, strict=False):
         assert 0.75 * meant <= pause <= 1.25 * meant
-    (row,) = Outbox(books.database, books.clock).aside()
+    (row,) = books.events.set_aside()
     assert (row.ref, row.attempts) == (ref, event_server.types().count("asset.archived"))
     assert row.error == "127.0.0.1 answered 422"
     assert event_server.types()[-1] == "job.archived"
@@ -381,7 +381,7 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
             for events_dispatcher in dispatchers
         ]
         engine = EmbeddedEngine(
-            books.ledger, Notifier(tmp_path / "worker.fifo"), poll_interval=0.02
+            books.claims, Notifier(tmp_path / "worker.fifo"), books.clock, poll_interval=0.02
         )
         thread = threading.Thread(target=engine.run, args=(work_queues,))
         thread.start()
@@ -422,7 +422,7 @@ def test_the_service_has_a_lane_to_each_destination_and_none_where_nobody_is_nam
             for queue in services.work_queues(services.settings.data_dir)
             if "events" in queue.name
         ] == []
-        assert services.outbox.standing() == []
+        assert services.events.destinations() == []
     environ |= {"EVENT_URLS": "log:#job.failed,https://hooks.example/", "EVENT_SECRET": SECRET}
     with closing(Services(Settings.load(environ)).open()) as services:
         names = [destination.name for destination in services.settings.destinations]
@@ -431,9 +431,9 @@ def test_the_service_has_a_lane_to_each_destination_and_none_where_nobody_is_nam
             for queue in services.work_queues(services.settings.data_dir)
             if "events" in queue.name
         ] == [f"events to {name}" for name in names]
-        assert sorted(standing.destination for standing in services.outbox.standing()) == sorted(
-            names
-        )
+        assert sorted(
+            standing.destination for standing in services.events.destinations()
+        ) == sorted(names)
 
 
 def test_the_command_forgets_a_destination_that_is_named_no_more(
@@ -441,7 +441,7 @@ def test_the_command_forgets_a_destination_that_is_named_no_more(
 ) -> None:
     environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url, "EVENT_URLS": "log:"}
     with opened(sqlite_url) as books:
-        Outbox(books.database, books.clock).begin(["log:", "gone"])
+        Outbox(books.database, books.clock).register(["log:", "gone"])
         books.failed()
     shown = run(["receiver", "events"], environ, folder=tmp_path)
     (gone,) = [line for line in shown.out.splitlines() if line.startswith("│ gone")]

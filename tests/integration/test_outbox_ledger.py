@@ -28,12 +28,12 @@ ALL = tuple(EventType)
 @pytest.fixture
 def outbox(books: Books) -> Outbox:
     outbox = Outbox(books.database, books.clock)
-    outbox.begin([A, B])
+    outbox.register([A, B])
     return outbox
 
 
 def types(books: Books, claims: list[Claimed[EventDelivery]]) -> list[str]:
-    of = {event["id"]: str(event["type"]) for event in books.queries.events(limit=10_000)}
+    of = {event["id"]: str(event["type"]) for event in books.events.after(limit=10_000)}
     return [of[claimed.row.event] for claimed in claims]
 
 
@@ -42,7 +42,7 @@ def tell_all(outbox: Outbox, name: str = A, kinds: tuple[EventType, ...] = ALL) 
     told = []
     while claims := outbox.claim(name, kinds, 10):
         for claimed in claims:
-            outbox.sent(claimed)
+            outbox.mark_sent(claimed)
             told.append(claimed.row.event)
     return told
 
@@ -62,7 +62,7 @@ def states(books: Books, name: str = A) -> list[str]:
 def test_a_new_destination_is_told_what_happens_from_now_on_and_not_the_past(books: Books) -> None:
     books.archived()
     outbox = Outbox(books.database, books.clock)
-    outbox.begin([A])
+    outbox.register([A])
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])
     ref = books.failed("task-2")
     assert outbox.next_due(A) == 0.0
@@ -74,7 +74,7 @@ def test_a_known_destination_keeps_its_place_when_it_is_named_again(
     books: Books, outbox: Outbox
 ) -> None:
     books.failed()
-    Outbox(books.database, books.clock).begin([A, B, A])
+    Outbox(books.database, books.clock).register([A, B, A])
     assert len(outbox.claim(A, ALL, 10)) == 1
 
 
@@ -82,7 +82,7 @@ def test_each_destination_is_told_everything_once_whatever_the_other_does(
     books: Books, outbox: Outbox
 ) -> None:
     books.archived(2)
-    told = [event["id"] for event in books.queries.events()]
+    told = [event["id"] for event in books.events.after()]
     assert tell_all(outbox, A) == told
     assert outbox.next_due(A) is None
     assert tell_all(outbox, A) == []
@@ -96,7 +96,7 @@ def test_only_the_types_asked_for_are_told_and_the_others_not_looked_at_again(
     books.failed("task-2")
     claims = outbox.claim(A, (EventType.JOB_FAILED,), 10)
     assert types(books, claims) == ["job.failed"]
-    outbox.sent(claims[0])
+    outbox.mark_sent(claims[0])
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])
 
 
@@ -106,7 +106,7 @@ def test_more_events_than_fit_into_one_batch_are_all_told(
     monkeypatch.setattr(outbox_module, "BATCH", 2)
     for number in range(5):
         books.failed(f"task-{number}")
-    assert sorted(tell_all(outbox)) == [event["id"] for event in books.queries.events()]
+    assert sorted(tell_all(outbox)) == [event["id"] for event in books.events.after()]
 
 
 def test_what_a_rebuild_puts_back_is_never_told(books: Books, outbox: Outbox) -> None:
@@ -125,9 +125,9 @@ def test_what_a_rebuild_puts_back_is_never_told(books: Books, outbox: Outbox) ->
         [],
         [{name: event[name] for name in ("ref", "type", "idx", "round", "created_at", "payload")}],
     )
-    books.ledger.write(lambda connection: restore(connection, [past]))
-    assert books.events(ref) == ["job.failed"]
-    assert (tell_all(outbox), outbox.following(0)[0]) == ([], [])
+    books.database.write(lambda connection: restore(connection, [past]))
+    assert books.event_types(ref) == ["job.failed"]
+    assert (tell_all(outbox), books.events.following(0)[0]) == ([], [])
     assert outbox.next_due(A) is None
 
 
@@ -141,16 +141,16 @@ def test_a_later_event_of_a_job_waits_until_the_earlier_one_is_told(
     claims = outbox.claim(A, ALL, 10)
     assert [claimed.row.ref for claimed in claims] == [first, second]
     assert outbox.claim(A, ALL, 10) == []
-    outbox.sent(claims[1])
+    outbox.mark_sent(claims[1])
     assert outbox.claim(A, ALL, 10) == []
-    outbox.sent(claims[0])
+    outbox.mark_sent(claims[0])
     assert types(books, outbox.claim(A, ALL, 10)) == ["asset.archived"]
 
 
 def test_an_event_that_fails_holds_back_its_own_job_only(books: Books, outbox: Outbox) -> None:
     books.archived(1, "task-1")
     (claimed,) = outbox.claim(A, ALL, 10)
-    outbox.try_again(claimed, books.clock() + 60, "no")
+    outbox.retry(claimed, books.clock() + 60, "no")
     other = books.failed("task-2")
     assert [told.row.ref for told in outbox.claim(A, ALL, 10)] == [other]
     assert outbox.next_due(A) == pytest.approx(books.clock() + 60)
@@ -164,7 +164,9 @@ def test_what_was_set_aside_no_longer_holds_its_job_back(books: Books, outbox: O
     (claimed,) = outbox.claim(A, ALL, 10)
     outbox.set_aside(claimed, "never")
     assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
-    assert [(row.event, row.error) for row in outbox.aside()] == [(claimed.row.event, "never")]
+    assert [(row.event, row.error) for row in books.events.set_aside()] == [
+        (claimed.row.event, "never")
+    ]
 
 
 def test_events_told_while_new_ones_are_handed_over_leave_none_without_its_turn(
@@ -172,23 +174,23 @@ def test_events_told_while_new_ones_are_handed_over_leave_none_without_its_turn(
 ) -> None:
     with opened(ledger_url) as books, closing(open_database(ledger_url)) as other:
         outbox, second = Outbox(books.database, books.clock), Outbox(other, books.clock)
-        outbox.begin([A])
+        outbox.register([A])
         ref = books.archiving(12)
         told: list[int] = []
 
         def tell() -> None:
             while len(told) < 12:
                 for claimed in second.claim(A, ALL, 4):
-                    second.sent(claimed)
+                    second.mark_sent(claimed)
                     told.append(claimed.row.event)
 
         teller = threading.Thread(target=tell)
         teller.start()
-        for claimed in books.ledger.claim_assets(12):
-            books.ledger.finish_asset(claimed, stored(claimed))
+        for claimed in books.assets.claim(12):
+            books.assets.finish(claimed, stored(claimed))
         teller.join(30)
         assert not teller.is_alive(), f"stuck after {told}"
-        assert told == [event["id"] for event in books.queries.events() if event["ref"] == ref]
+        assert told == [event["id"] for event in books.events.after() if event["ref"] == ref]
 
 
 # Claims.
@@ -201,14 +203,14 @@ def test_a_lost_claim_changes_nothing(books: Books, outbox: Outbox) -> None:
     (again,) = outbox.claim(A, ALL, 1)
     assert again.row.attempts == 2
     late: list[Callable[[], None]] = [
-        partial(outbox.sent, claimed),
+        partial(outbox.mark_sent, claimed),
         partial(outbox.set_aside, claimed, ""),
-        partial(outbox.try_again, claimed, 0, ""),
+        partial(outbox.retry, claimed, 0, ""),
     ]
     for word in late:
         with pytest.raises(ClaimLostError):
             word()
-    outbox.sent(again)
+    outbox.mark_sent(again)
     assert states(books) == ["sent"]
 
 
@@ -218,19 +220,19 @@ def test_leases_of_sendings_are_renewed_handed_back_and_taken_over_like_all_othe
     books.failed()
     (claimed,) = outbox.claim(A, ALL, 1)
     books.clock.advance(50)
-    books.ledger.renew([claimed])
+    books.claims.renew([claimed])
     books.clock.advance(50)
     assert outbox.claim(A, ALL, 1) == []
-    books.ledger.release([claimed])
+    books.claims.release([claimed])
     assert len(outbox.claim(A, ALL, 1)) == 1
-    assert books.ledger.take_over() == 1
+    assert books.claims.take_over() == 1
     assert len(outbox.claim(A, ALL, 1)) == 1
 
 
 def test_two_processes_claim_no_event_twice(ledger_url: str) -> None:
     with opened(ledger_url) as books, closing(open_database(ledger_url)) as other:
         boxes = [Outbox(books.database, books.clock), Outbox(other, books.clock)]
-        boxes[0].begin([A])
+        boxes[0].register([A])
         for number in range(30):
             books.failed(f"task-{number}")
         claimed: list[int] = []
@@ -244,7 +246,7 @@ def test_two_processes_claim_no_event_twice(ledger_url: str) -> None:
             thread.start()
         for thread in threads:
             thread.join(30)
-        assert sorted(claimed) == [event["id"] for event in books.queries.events()]
+        assert sorted(claimed) == [event["id"] for event in books.events.after()]
 
 
 # Afterwards.
@@ -256,7 +258,7 @@ def test_what_was_told_is_forgotten_after_a_week_and_what_was_set_aside_after_th
     books.failed("task-1")
     books.failed("task-2")
     first, second = outbox.claim(A, ALL, 10)
-    outbox.sent(first)
+    outbox.mark_sent(first)
     outbox.set_aside(second, "never")
     books.clock.advance(KEPT - 1)
     assert outbox.prune() == 0
@@ -264,7 +266,7 @@ def test_what_was_told_is_forgotten_after_a_week_and_what_was_set_aside_after_th
     assert (outbox.prune(), states(books)) == (1, ["set_aside"])
     books.clock.advance(KEPT_ASIDE)
     assert (outbox.prune(), states(books)) == (1, [])
-    assert len(books.queries.events()) == 2
+    assert len(books.events.after()) == 2
 
 
 def test_what_was_set_aside_is_sent_again_on_request_and_before_what_waits_of_its_job(
@@ -281,7 +283,7 @@ def test_what_was_set_aside_is_sent_again_on_request_and_before_what_waits_of_it
         1,
         books.clock(),
     )
-    outbox.sent(again)
+    outbox.mark_sent(again)
     assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
 
 
@@ -300,7 +302,7 @@ def test_the_standing_says_what_waits_since_when_and_what_was_set_aside(
     books.archived(1, "task-2")
     outbox.set_aside(outbox.claim(A, ALL, 1)[0], "never")
     books.clock.advance(10)
-    a, b = outbox.standing()
+    a, b = books.events.destinations()
     assert (a.destination, a.not_handed, a.waiting, a.due_since, a.set_aside) == (A, 0, 2, began, 1)
     assert (b.destination, b.not_handed, b.waiting, b.set_aside) == (B, 3, 0, 0)
 
@@ -314,15 +316,15 @@ def test_a_destination_is_forgotten_with_all_it_was_to_be_told_and_nobody_else_n
     told = tell_all(outbox, B)
     books.failed("task-2")
     outbox.forget(A)
-    assert [row.destination for row in outbox.standing()] == [B]
+    assert [row.destination for row in books.events.destinations()] == [B]
     assert (states(books, A), states(books, B)) == ([], ["sent"] * len(told))
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (
         None,
         [],
     )  # of a worker that knows it still
     with pytest.raises(ClaimLostError):
-        outbox.sent(claimed)
-    outbox.begin([A])
+        outbox.mark_sent(claimed)
+    outbox.register([A])
     assert (outbox.next_due(A), len(tell_all(outbox, B))) == (None, 1)
 
 
@@ -332,8 +334,8 @@ def test_forgetting_that_is_stopped_half_way_leaves_no_event_that_waits_for_one_
     books.archived(3)
     (claimed,) = outbox.claim(A, ALL, 10)
     monkeypatch.setattr(outbox_module, "BATCH", 2)
-    assert not books.database.write(partial(outbox_module._remove, name=A))
-    outbox.sent(claimed)
+    assert not books.database.write(partial(outbox_module._delete_some, name=A))
+    outbox.mark_sent(claimed)
     assert [len(tell_all(outbox)), states(books)] == [1, ["sent"] * 2]
 
 
@@ -346,12 +348,12 @@ def test_a_destination_nobody_knows_is_not_forgotten(outbox: Outbox) -> None:
 
 
 def test_following_goes_on_behind_what_was_looked_at_even_where_nothing_was_wanted(
-    books: Books, outbox: Outbox
+    books: Books,
 ) -> None:
     books.archived()
-    found, upto = outbox.following(0, [EventType.JOB_FAILED])
-    assert (found, upto) == ([], outbox.newest())
+    found, upto = books.events.following(0, [EventType.JOB_FAILED])
+    assert (found, upto) == ([], books.events.newest())
     books.failed("task-2")
-    (row,) = outbox.following(upto)[0]
-    assert (row.type, row.id) == ("job.failed", outbox.newest())
-    assert outbox.following(row.id) == ([], row.id)
+    (row,) = books.events.following(upto)[0]
+    assert (row.type, row.id) == ("job.failed", books.events.newest())
+    assert books.events.following(row.id) == ([], row.id)

@@ -9,10 +9,9 @@ from ledgers import Books
 from sqlalchemy import Connection, delete, select
 
 from receiver.errors import ClaimLostError
-from receiver.ledger import writes
-from receiver.ledger.claims import Claimed
-from receiver.ledger.ledger import LEASE
-from receiver.ledger.outbox import Outbox
+from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.jobs import find_job
+from receiver.ledger.outbox import Outbox, write_event
 from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import metadata, sendings
 from receiver.model import EventDeliveryState, EventType
@@ -49,7 +48,7 @@ class Round:
         )
         self.books = books
         self.outbox = Outbox(books.database, books.clock)
-        self.outbox.begin([TO])
+        self.outbox.register([TO])
         self.refs = [books.submitting() for _ in range(JOBS)]
         self.happened = 0
         self.held: list[Claimed[EventDelivery]] = []
@@ -66,18 +65,18 @@ class Round:
         elif what == "lease ends":
             self.books.clock.advance(LEASE + 1)
         elif what == "worker dies":
-            self.books.ledger.take_over()
+            self.books.claims.take_over()
         elif what == "sent again":
-            for row in self.outbox.aside()[:1]:
+            for row in self.books.events.set_aside()[:1]:
                 self.sent_again = True
                 self.outbox.resend(row.event)
         elif self.held:
             self._end(what, self.held.pop(which % len(self.held)))
 
     def _emit(self, connection: Connection, ref: str) -> None:
-        job = writes.find_job(connection, ref)
+        job = find_job(connection, ref, locked=True)
         assert job is not None
-        writes.emit(
+        write_event(
             connection,
             EventType.ASSET_ARCHIVED,
             job,
@@ -89,10 +88,10 @@ class Round:
     def _end(self, what: str, claimed: Claimed[EventDelivery]) -> None:
         try:
             if what == "sent":
-                self.outbox.sent(claimed)
+                self.outbox.mark_sent(claimed)
                 self.told[claimed.row.ref].append(claimed.row.event)
             elif what == "failed":
-                self.outbox.try_again(claimed, self.books.clock() + 5, "no")
+                self.outbox.retry(claimed, self.books.clock() + 5, "no")
             else:
                 self.outbox.set_aside(claimed, "never")
         except ClaimLostError:
@@ -136,7 +135,7 @@ def test_every_event_comes_to_its_end_once_and_a_jobs_events_in_their_order(
         here.act(what, which)
         here.check()
     here.drain()
-    aside = [row.event for row in here.outbox.aside()]
+    aside = [row.event for row in books.events.set_aside()]
     told = [event for events in here.told.values() for event in events]
-    assert sorted([*told, *aside]) == [event["id"] for event in books.queries.events(limit=1000)]
+    assert sorted([*told, *aside]) == [event["id"] for event in books.events.after(limit=1000)]
     assert here.sent_again or all(events == sorted(events) for events in here.told.values())

@@ -22,8 +22,8 @@ from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import LedgerError, MissingObjectError
+from receiver.ledger.claims import LEASE
 from receiver.ledger.database import Database
-from receiver.ledger.ledger import LEASE
 from receiver.model import AssetState
 from submitter.sandbox import Sandbox
 from submitter.sandbox.pictures import picture
@@ -134,7 +134,7 @@ def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
     archived = harness.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
     assert harness.file(task_id)["gets"] == 2
-    assert books.events(ref) == ["asset.archived"]
+    assert books.event_types(ref) == ["asset.archived"]
 
 
 def test_an_archive_is_probed_only_while_it_is_in_doubt(
@@ -255,10 +255,10 @@ def test_what_a_killed_worker_put_is_found_and_finished(
     with pytest.raises(SystemExit):
         harness.attempt()
     store.after = bool
-    assert harness.books.ledger.take_over() == 1
+    assert harness.books.claims.take_over() == 1
     asset = harness.attempt()
     assert (asset.state, asset.sha256) == (AssetState.ARCHIVED, harness.file(task_id)["sha256"])
-    assert harness.books.events(ref) == ["asset.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived"]
 
 
 def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(
@@ -320,7 +320,7 @@ def test_an_asset_goes_home(harness_per_store: ArchivingHarness) -> None:
     )
     assert asset.finished_at == harness_per_store.books.clock.now
     assert hashlib.sha256(harness_per_store.stored(key)).hexdigest() == made["sha256"]
-    (event,) = harness_per_store.books.queries.events()
+    (event,) = harness_per_store.books.events.after()
     assert (event["type"], event["idx"], json.loads(event["payload"])) == (
         "asset.archived",
         0,

@@ -59,7 +59,7 @@ def test_a_source_that_fails_once_is_asked_again_a_second_later(
         == harness.file(task_id)["sha256"]
         == hashlib.sha256(harness.stored(archived.key)).hexdigest()
     )
-    assert harness.books.events(ref) == ["asset.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(
     ]
     assert message in tried[-1].error
     assert 60 < harness.books.clock.now - tried[-1].announced_at < 300
-    assert harness.books.events(ref) == []
+    assert harness.books.event_types(ref) == []
     assert harness.job_due_now(ref)
 
 
@@ -182,7 +182,7 @@ def test_the_last_chance_is_at_the_url_s_end_and_its_loss_is_explained(
         rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{message}",
         lost.error,
     )
-    assert harness.books.events(ref) == []
+    assert harness.books.event_types(ref) == []
     assert harness.job_due_now(ref)
 
 

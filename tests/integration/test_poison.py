@@ -7,12 +7,10 @@ import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 from web_client import SUCCEEDED, web_client
 
-from receiver.archive.archiver import Archiver
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError, ReceiverError, UnreadableError
-from receiver.jobs.reconcile import MOST_HINT_LOOKS, Reconciler
-from receiver.ledger.claims import CRASH_PAUSE, MOST_CRASHES, SUSPICIOUS_CRASHES, Claimed
-from receiver.ledger.ledger import LEASE
+from receiver.jobs.reconcile import MOST_HINT_LOOKS
+from receiver.ledger.claims import CRASH_PAUSE, LEASE, MOST_CRASHES, SUSPICIOUS_CRASHES, Claimed
 from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, Decision, Delivery, JobState, Reason, Source
 from receiver.net.download import Fetcher
@@ -43,14 +41,12 @@ class Yard:
         self.folder = folder
         self.store = DirectoryStore(folder / "archive")
         fetcher = Fetcher(AddressPolicy(), max_bytes=1, timeout=1, resolve=lambda _host, _port: [])
-        self.archiver = Archiver(books.ledger, fetcher, self.store, folder)
-        self.reconciler = Reconciler(
-            books.ledger, books.queries, books.inbox, self.store, Silent(), "https://provider.test"
-        )
+        self.archiver = books.archiver(fetcher, self.store, folder)
+        self.reconciler = books.reconciler(self.store, Silent(), "https://provider.test")
 
     def look(self, limit: int = 1) -> None:
         """Do for the suspect jobs that are due what is to be done."""
-        for claimed in self.books.ledger.claim_suspect_jobs(limit):
+        for claimed in self.books.jobs.claim_suspects(limit):
             self.reconciler.look(claimed)
 
     def has_objects(self) -> bool:
@@ -66,28 +62,24 @@ def yard(books: Books, tmp_path: Path) -> Yard:
 def queue_of(books: Books, row: Asset | Job) -> str:
     """Claim this row when it is due; return the queue that gets it."""
     asset = isinstance(row, Asset)
-    others = books.ledger.claim_assets(1) if asset else books.ledger.claim_jobs(1, complete=False)
+    others = books.assets.claim(1) if asset else books.jobs.claim(1, complete=False)
     if others:
         return "others"
     return (
         "suspects"
-        if (
-            books.ledger.claim_assets(1, suspects=True)
-            if asset
-            else books.ledger.claim_suspect_jobs(1)
-        )
+        if (books.assets.claim(1, suspects=True) if asset else books.jobs.claim_suspects(1))
         else "none"
     )
 
 
 def asset_row(books: Books) -> Callable[[], Asset]:
     ref = books.archiving()
-    return lambda: books.assets(ref)[0]
+    return lambda: books.assets_of(ref)[0]
 
 
 def job_row(books: Books) -> Callable[[], Job]:
     ref = books.waiting()
-    books.clock.advance(books.ledger.timing.poll_after)
+    books.clock.advance(books.timing.poll_after)
     return lambda: books.job(ref)
 
 
@@ -104,7 +96,7 @@ def killed_workers(
     """
     while True:
         queue = queue_of(books, look())
-        books.ledger.take_over()
+        books.claims.take_over()
         pause = (look().due_at or 0.0) - books.clock.now
         books.clock.advance(pause)
         yield look().crashes, queue, pause
@@ -135,16 +127,16 @@ def test_a_lease_that_ended_without_a_word_counts_like_a_kill(books: Books, begi
 
 
 def give_back(books: Books, claimed: Claimed[Asset] | Claimed[Job]) -> None:
-    books.ledger.release([claimed])
+    books.claims.release([claimed])
 
 
 def say_so(books: Books, claimed: Claimed[Asset] | Claimed[Job]) -> None:
     if isinstance(claimed.row, Asset):
-        books.ledger.retry_asset(
+        books.assets.retry(
             Claimed(claimed.row, claimed.token), books.clock.now, "the source was away"
         )
     else:
-        books.ledger.look_again(Claimed(claimed.row, claimed.token), books.clock.now)
+        books.jobs.release(Claimed(claimed.row, claimed.token), books.clock.now)
 
 
 @ROWS
@@ -154,7 +146,7 @@ def test_whoever_says_how_it_went_has_not_crashed(
 ) -> None:
     look = begin(books)
     for _ in range(2 * MOST_CRASHES):
-        (claimed,) = books.ledger.claim_assets(1) or books.ledger.claim_jobs(1)
+        (claimed,) = books.assets.claim(1) or books.jobs.claim(1)
         end(books, claimed)
     assert (look().crashes, look().claim) == (0, None)
 
@@ -167,7 +159,7 @@ def test_an_attempt_that_ended_with_a_word_makes_good_for_the_crashes_before(
     kills = killed_workers(books, look)
     for _ in range(MOST_CRASHES):
         next(kills)
-    (claimed,) = books.ledger.claim_assets(1, suspects=True) or books.ledger.claim_suspect_jobs(1)
+    (claimed,) = books.assets.claim(1, suspects=True) or books.jobs.claim_suspects(1)
     say_so(books, claimed)
     assert look().crashes == 0
     assert queue_of(books, look()) == "others"
@@ -179,7 +171,7 @@ def test_a_drain_keeps_what_is_known_of_a_row(books: Books, begin: Begin) -> Non
     kills = killed_workers(books, look)
     for _ in range(3):
         next(kills)
-    (claimed,) = books.ledger.claim_assets(1, suspects=True) or books.ledger.claim_suspect_jobs(1)
+    (claimed,) = books.assets.claim(1, suspects=True) or books.jobs.claim_suspects(1)
     give_back(books, claimed)
     assert (look().crashes, queue_of(books, look())) == (3, "suspects")
 
@@ -190,28 +182,28 @@ def test_a_drain_keeps_what_is_known_of_a_row(books: Books, begin: Begin) -> Non
 def test_an_asset_is_set_aside_and_an_operator_s_retry_brings_it_home(yard: Yard) -> None:
     books = yard.books
     ref = books.archiving()
-    kills = killed_workers(books, lambda: books.assets(ref)[0])
+    kills = killed_workers(books, lambda: books.assets_of(ref)[0])
     for _ in range(MOST_CRASHES):
         next(kills)
-    (claimed,) = books.ledger.claim_assets(1, suspects=True)
+    (claimed,) = books.assets.claim(1, suspects=True)
     yard.archiver.archive(claimed)
-    (asset,) = books.assets(ref)
+    (asset,) = books.assets_of(ref)
     assert (asset.state, asset.crashes) == (AssetState.FAILED, MOST_CRASHES)
     assert asset.error.startswith(
         f"set aside: the worker was gone {MOST_CRASHES} times with it in hand"
     )
     assert f"`receiver retry {ref}`" in asset.error
-    (complete,) = books.ledger.claim_jobs(1, complete=True)
+    (complete,) = books.jobs.claim(1, complete=True)
     yard.reconciler.look(complete)
     job = books.job(ref)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
     assert "set aside" in job.message
-    assert books.queries.audit().ok
-    books.ledger.retry(ref)
-    (again,) = books.ledger.claim_assets(1)
+    assert books.totals.audit().ok
+    books.operator.retry(ref)
+    (again,) = books.assets.claim(1)
     assert again.row.crashes == 0
-    books.ledger.finish_asset(again, stored(again))
-    assert books.assets(ref)[0].state is AssetState.ARCHIVED
+    books.assets.finish(again, stored(again))
+    assert books.assets_of(ref)[0].state is AssetState.ARCHIVED
 
 
 class Workshop:
@@ -231,7 +223,7 @@ class Workshop:
             self._live()
 
     def _live(self) -> None:
-        while claims := self.books.ledger.claim_assets(THREADS) + self.books.ledger.claim_assets(
+        while claims := self.books.assets.claim(THREADS) + self.books.assets.claim(
             1, suspects=True
         ):
             for claimed in sorted(claims, key=self._when):
@@ -239,10 +231,10 @@ class Workshop:
                     self.yard.archiver.archive(claimed)
                 elif claimed.row.ref == self.poison:
                     self.kills += 1
-                    self.books.ledger.take_over()
+                    self.books.claims.take_over()
                     return
                 else:
-                    self.books.ledger.finish_asset(claimed, stored(claimed))
+                    self.books.assets.finish(claimed, stored(claimed))
 
     def _when(self, claimed: Claimed[Asset]) -> bool:
         return (claimed.row.ref == self.poison) is not self.at_once
@@ -255,7 +247,7 @@ def test_the_one_that_kills_is_set_aside_and_no_other_however_many_run_beside_it
     refs = [yard.books.archiving(1, f"task-{number}") for number in range(3 * THREADS)]
     workshop = Workshop(yard, refs[THREADS // 2], at_once=at_once)
     workshop.run()
-    ends = {ref: yard.books.assets(ref)[0].state for ref in refs}
+    ends = {ref: yard.books.assets_of(ref)[0].state for ref in refs}
     assert ends == {
         ref: AssetState.FAILED if ref == workshop.poison else AssetState.ARCHIVED for ref in refs
     }
@@ -277,8 +269,8 @@ def crash(books: Books, ref: str, times: int = MOST_CRASHES) -> None:
     """Have workers die over a job until it is due again with so many crashes."""
     for _ in range(times):
         books.clock.now = max(books.clock.now, books.job(ref).due_at or 0.0)
-        assert books.ledger.claim_jobs(1)[0].row.ref == ref
-        books.ledger.take_over()
+        assert books.jobs.claim(1)[0].row.ref == ref
+        books.claims.take_over()
     books.clock.now = books.job(ref).due_at or 0.0
 
 
@@ -290,7 +282,7 @@ def test_a_job_without_a_result_over_which_workers_crash_expires_and_says_so(
     crash(yard.books, ref)
     yard.look()
     job = yard.books.job(ref)
-    assert (job.state, yard.books.events(ref)) == (JobState.EXPIRED, ["job.expired"])
+    assert (job.state, yard.books.event_types(ref)) == (JobState.EXPIRED, ["job.expired"])
     assert f"the worker was gone {MOST_CRASHES} times" in job.message
 
 
@@ -299,17 +291,17 @@ def test_a_complete_job_that_crashes_workers_has_no_manifest_until_an_operator_r
 ) -> None:
     books = yard.books
     ref = books.archiving()
-    (claimed,) = books.ledger.claim_assets(1)
-    books.ledger.finish_asset(claimed, stored(claimed))
+    (claimed,) = books.assets.claim(1)
+    books.assets.finish(claimed, stored(claimed))
     crash(books, ref)
     yard.look()
     job = books.job(ref)
     assert job.state is JobState.ARCHIVED
     assert job.message.startswith("no manifest, set aside: ")
     assert not yard.has_objects()
-    assert books.events(ref) == ["asset.archived", "job.archived"]
-    assert books.ledger.retry(ref).state is JobState.ARCHIVING
-    (complete,) = books.ledger.claim_jobs(1, complete=True)
+    assert books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert books.operator.retry(ref).state is JobState.ARCHIVING
+    (complete,) = books.jobs.claim(1, complete=True)
     yard.reconciler.look(complete)
     job = books.job(ref)
     assert (job.state, job.message, job.crashes, yard.has_objects()) == (
@@ -318,10 +310,10 @@ def test_a_complete_job_that_crashes_workers_has_no_manifest_until_an_operator_r
         0,
         True,
     )
-    assert books.events(ref) == ["asset.archived", "job.archived", "job.archived"]
-    assert books.queries.audit().ok
+    assert books.event_types(ref) == ["asset.archived", "job.archived", "job.archived"]
+    assert books.totals.audit().ok
     with pytest.raises(ReceiverError, match="nothing to retry"):
-        books.ledger.retry(ref)
+        books.operator.retry(ref)
 
 
 def test_a_job_with_work_left_that_is_set_aside_still_ends_with_its_last_asset(yard: Yard) -> None:
@@ -332,10 +324,10 @@ def test_a_job_with_work_left_that_is_set_aside_still_ends_with_its_last_asset(y
     job = books.job(ref)
     assert (job.state, job.claim) == (JobState.ARCHIVING, None)
     assert job.due_at is not None
-    assert job.due_at >= max(asset.expires_at for asset in books.assets(ref))
-    for claimed in books.ledger.claim_assets(2):
-        books.ledger.finish_asset(claimed, stored(claimed))
-    (complete,) = books.ledger.claim_jobs(1, complete=True)
+    assert job.due_at >= max(asset.expires_at for asset in books.assets_of(ref))
+    for claimed in books.assets.claim(2):
+        books.assets.finish(claimed, stored(claimed))
+    (complete,) = books.jobs.claim(1, complete=True)
     yard.reconciler.look(complete)
     assert books.job(ref).state is JobState.ARCHIVED
     assert books.job(ref).message == ""
@@ -350,11 +342,11 @@ def test_a_word_from_the_provider_clears_a_job_s_name(yard: Yard) -> None:
 
 
 def test_a_hint_over_which_workers_crash_is_forgotten(yard: Yard) -> None:
-    assert yard.books.ledger.hint("their-task")
+    assert yard.books.hints.add("their-task")
     for _ in range(MOST_HINT_LOOKS):
-        assert yard.books.ledger.claim_hints(1)
-        yard.books.ledger.take_over()
-    (claimed,) = yard.books.ledger.claim_hints(1)
+        assert yard.books.hints.claim(1)
+        yard.books.claims.take_over()
+    (claimed,) = yard.books.hints.claim(1)
     yard.reconciler.verify_hint(claimed)
     assert yard.books.everything()["hints"] == []
 
@@ -417,20 +409,20 @@ def test_a_success_that_came_too_late_is_replayed_and_opens_its_job_again(
     assert replay(books, number) is Decision.ENDED
     job = books.job(ref)
     assert (job.state, job.round, books.pending(ref)) == (JobState.ARCHIVING, 1, [0, 1])
-    for claimed in books.ledger.claim_assets(2):
-        books.ledger.finish_asset(claimed, stored(claimed))
+    for claimed in books.assets.claim(2):
+        books.assets.finish(claimed, stored(claimed))
     books.conclude(ref)
     assert books.job(ref).state is JobState.ARCHIVED
-    assert books.queries.audit().ok
+    assert books.totals.audit().ok
 
 
 def test_replaying_a_success_tries_only_the_lost_assets_of_its_job_again(books: Books) -> None:
     ref = books.archiving(2)
-    for claimed in books.ledger.claim_assets(2):
+    for claimed in books.assets.claim(2):
         if claimed.row.idx:
-            books.ledger.give_up_asset(claimed, AssetState.EXPIRED, "too late")
+            books.assets.give_up(claimed, AssetState.EXPIRED, "too late")
         else:
-            books.ledger.finish_asset(claimed, stored(claimed))
+            books.assets.finish(claimed, stored(claimed))
     books.conclude(ref, JobState.EXPIRED)
     assert replay(books, books.queries.deliveries(ref)[0].id) is Decision.REFRESHED
     assert (books.job(ref).state, books.pending(ref)) == (JobState.ARCHIVING, [1])
@@ -449,9 +441,9 @@ def test_a_pause_is_not_begun_anew_when_another_worker_dies(books: Books) -> Non
     kills = killed_workers(books, look)
     for _ in range(SUSPICIOUS_CRASHES):
         next(kills)
-    books.ledger.claim_assets(1, suspects=True)
-    books.ledger.take_over()
+    books.assets.claim(1, suspects=True)
+    books.claims.take_over()
     due_at = look().due_at
     books.clock.advance(CRASH_PAUSE / 2)
-    assert books.ledger.take_over() == 0, "the worker that dies now had no claim"
+    assert books.claims.take_over() == 0, "the worker that dies now had no claim"
     assert look().due_at == due_at

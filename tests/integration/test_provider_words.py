@@ -77,7 +77,14 @@ def test_an_answer_about_a_task_that_quotes_our_key_is_blackened() -> None:
 
 
 def test_a_callback_that_quotes_our_key_or_its_own_url_is_kept_without(books: Books) -> None:
-    inbox = Inbox(books.ledger, lambda: None, base_url=BASE_URL, mask=Redactor([KEY]))
+    inbox = Inbox(
+        books.database,
+        books.timing,
+        books.clock,
+        lambda: None,
+        base_url=BASE_URL,
+        redact=Redactor([KEY]),
+    )
     ref = books.waiting()
     inbox.accept(
         Delivery(
@@ -88,7 +95,7 @@ def test_a_callback_that_quotes_our_key_or_its_own_url_is_kept_without(books: Bo
     assert said == f"{REPLACEMENT} cannot reach /callback/{TICKET.partition('.')[0]}.{REPLACEMENT}"
     assert all(
         KEY not in event["payload"] and TICKET not in event["payload"]
-        for event in books.queries.events()
+        for event in books.events.after()
     )
 
 
@@ -113,16 +120,16 @@ def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(
     services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = Submission(HOSTILE, HOSTILE, {"style": HOSTILE})
-    ref = services.ledger.submit(asked, "https://provider.test").ref
+    ref = services.jobs.submit(asked, "https://provider.test").ref
     urls = [{"url": f"https://files.test/{HOSTILE}"}]
     body = {"id": HOSTILE, "status": "succeeded", "results": urls}
     services.inbox.accept(Delivery(ref, Source.CALLBACK, json.dumps(body).encode(), 1.0))
-    (claimed,) = services.ledger.claim_assets(1)
-    services.ledger.retry_asset(claimed, 9e9, HOSTILE)
-    other = services.ledger.submit(asked, "https://provider.test").ref
-    services.ledger.refused(other, HOSTILE)
+    (claimed,) = services.assets.claim(1)
+    services.assets.retry(claimed, 9e9, HOSTILE)
+    other = services.jobs.submit(asked, "https://provider.test").ref
+    services.jobs.record_refused(other, HOSTILE)
     for shown in (ref, other):
-        job = services.ledger.job(shown)
+        job = services.jobs.get(shown)
         jobs._show(services, job)
         submitter._print_job(JobView.of(job, services.queries.assets([shown])[shown]), err=False)
     say(HOSTILE)

@@ -8,11 +8,10 @@ from ledgers import Books, failed, opened, stored, succeeded, urls
 from processes import run
 
 from receiver.errors import ReceiverError
-from receiver.jobs.operator import replay
 from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.prune import BATCH, Pruner
 from receiver.ledger.rows import EventDelivery
+from receiver.maintenance.prune import BATCH, Pruner
 from receiver.model import AssetState, EventType, JobState, Mode, Source
 
 pytestmark = pytest.mark.both_databases
@@ -31,7 +30,7 @@ def one_of_each(books: Books) -> dict[str, str]:
         "submitting": books.submitting(),
         "retried": books.failed("task-6"),
     }
-    books.ledger.retry(refs["retried"])
+    books.operator.retry(refs["retried"])
     return refs
 
 
@@ -56,7 +55,7 @@ def test_jobs_that_ended_before_go_and_all_others_stay(books: Books) -> None:
         recent,
         *(refs[name] for name in ("archiving", "waiting", "submitting", "retried")),
     }
-    assert books.queries.audit().ok
+    assert books.totals.audit().ok
 
 
 def test_nothing_of_a_pruned_job_is_left_behind(books: Books) -> None:
@@ -69,10 +68,10 @@ def test_nothing_of_a_pruned_job_is_left_behind(books: Books) -> None:
 def tried_twice(books: Books, provider_id: str) -> str:
     """Have a job whose picture came home at the second attempt; return its ref."""
     ref = books.archiving(1, provider_id)
-    (claimed,) = books.ledger.claim_assets(1)
-    books.ledger.retry_asset(claimed, books.clock(), "not there yet")
-    (claimed,) = books.ledger.claim_assets(1)
-    books.ledger.finish_asset(claimed, stored(claimed))
+    (claimed,) = books.assets.claim(1)
+    books.assets.retry(claimed, books.clock(), "not there yet")
+    (claimed,) = books.assets.claim(1)
+    books.assets.finish(claimed, stored(claimed))
     books.conclude(ref)
     return ref
 
@@ -80,9 +79,9 @@ def tried_twice(books: Books, provider_id: str) -> str:
 def newest(books: Books) -> str:
     """Have a job that goes on, and has the newest event, delivery and attempt; return its ref."""
     ref = books.archiving(2, "task-newest")
-    first, second = books.ledger.claim_assets(2)
-    books.ledger.finish_asset(first, stored(first))
-    books.ledger.retry_asset(second, books.clock() + 60, "not there yet")
+    first, second = books.assets.claim(2)
+    books.assets.finish(first, stored(first))
+    books.assets.retry(second, books.clock() + 60, "not there yet")
     return ref
 
 
@@ -99,7 +98,7 @@ def numbers(books: Books) -> dict[str, int]:
 
 def test_a_number_is_never_given_twice_and_so_what_is_new_is_told(books: Books) -> None:
     outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
-    outbox.begin(["log:"])
+    outbox.register(["log:"])
     for number in range(3):
         tried_twice(books, f"task-{number}")
     tell_all(outbox)
@@ -107,7 +106,7 @@ def test_a_number_is_never_given_twice_and_so_what_is_new_is_told(books: Books) 
     assert pruner.jobs(books.clock() + DAY)[:2] == (2, {})
     assert numbers(books) == before
     new = tried_twice(books, "task-new")
-    assert [event["ref"] for event in books.queries.events(after=before["events"])] == [new, new]
+    assert [event["ref"] for event in books.events.after(before["events"])] == [new, new]
     assert all(numbers(books)[table] > before[table] for table in before)
     assert tell_all(outbox) == [new, new]
 
@@ -119,7 +118,7 @@ def test_whoever_has_a_newest_number_goes_once_there_is_a_newer_one(books: Books
         books.failed("task-2"),
         books.submitting(),
     )
-    books.ledger.expire(ended, "no word")
+    books.jobs.expire(ended, "no word")
     old = books.expired("task-3")
     books.deliver(reported, failed(provider_id="task-2"))
     assert [pruner.jobs(books.clock() + 1)[0], left(books)] == [1, {tried, reported, old}]
@@ -133,9 +132,9 @@ def test_whoever_has_a_newest_number_goes_once_there_is_a_newer_one(books: Books
 
 def test_a_job_stays_as_long_as_somebody_is_to_be_told_of_it(books: Books) -> None:
     outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
-    outbox.begin(["log:"])
+    outbox.register(["log:"])
     ref = books.failed("task-1")
-    outbox.begin(["later"])  # is not told the past
+    outbox.register(["later"])  # is not told the past
     assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # not handed over yet
     (sending,) = told(outbox)
     assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # in somebody's hand
@@ -147,7 +146,7 @@ def test_a_job_stays_as_long_as_somebody_is_to_be_told_of_it(books: Books) -> No
     )  # a person may have it sent again
     outbox.resend(sending.row.event)
     (sending,) = told(outbox)
-    outbox.sent(sending)
+    outbox.mark_sent(sending)
     newest(books)
     assert pruner.jobs(books.clock() + 1) == (1, {}, ref)
     assert books.queries.job(ref) is None
@@ -157,7 +156,7 @@ def test_each_destination_is_named_with_the_jobs_that_stay_for_it_until_it_is_fo
     books: Books,
 ) -> None:
     outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
-    outbox.begin(["log:", "gone"])
+    outbox.register(["log:", "gone"])
     first = books.failed("task-1")
     outbox.set_aside(told(outbox)[0], "nobody there")
     second = books.failed("task-2")
@@ -178,7 +177,7 @@ def tell_all(outbox: Outbox) -> list[str]:
     refs = []
     while sendings := told(outbox):
         for sending in sendings:
-            outbox.sent(sending)
+            outbox.mark_sent(sending)
             refs.append(sending.row.ref)
     return refs
 
@@ -201,7 +200,7 @@ def test_bodies_are_emptied_before_their_jobs_go_and_their_digests_stay(books: B
         succeeded(*urls(1), provider_id="task-2")
     ]
     assert [delivery.body for delivery in books.queries.deliveries(unreadable)] == [b"", b"{"]
-    assert books.queries.audit().ok
+    assert books.totals.audit().ok
 
 
 def test_what_was_emptied_is_not_replayed_and_keeps_its_verdict(books: Books) -> None:
@@ -209,7 +208,7 @@ def test_what_was_emptied_is_not_replayed_and_keeps_its_verdict(books: Books) ->
     Pruner(books.database).bodies(books.clock() + 1)
     (delivery,) = books.queries.delivery_log(ref)
     with pytest.raises(ReceiverError, match="nothing of it to replay"):
-        replay(books.queries, books.inbox, delivery.id)
+        books.operator.replay(delivery.id)
     assert books.verdicts(ref) == ["ended"]
 
 
@@ -219,7 +218,7 @@ def test_what_came_empty_is_replayed_like_anything_unreadable(books: Books) -> N
         books.deliver(ref, b"")
     (delivery,) = books.queries.delivery_log(ref)
     with pytest.raises(ReceiverError, match="still unreadable"):
-        replay(books.queries, books.inbox, delivery.id)
+        books.operator.replay(delivery.id)
 
 
 def test_a_body_that_has_the_only_copy_of_a_picture_is_kept(books: Books) -> None:
@@ -227,22 +226,22 @@ def test_a_body_that_has_the_only_copy_of_a_picture_is_kept(books: Books) -> Non
     half, whole = books.submitting(mode=Mode.SYNC), books.submitting(mode=Mode.SYNC)
     for ref, end in ((half, JobState.EXPIRED), (whole, JobState.ARCHIVED)):
         books.deliver(ref, body, Source.SYNC)
-        first, second = books.ledger.claim_assets(2)
-        books.ledger.finish_asset(first, stored(first))
+        first, second = books.assets.claim(2)
+        books.assets.finish(first, stored(first))
         if end is JobState.ARCHIVED:
-            books.ledger.finish_asset(second, stored(second))
+            books.assets.finish(second, stored(second))
         else:
-            books.ledger.give_up_asset(second, AssetState.EXPIRED, "the archive was away")
+            books.assets.give_up(second, AssetState.EXPIRED, "the archive was away")
         books.conclude(ref, end)
     assert Pruner(books.database).bodies(books.clock() + 1)[0] == 1
-    assert (books.ledger.answer(half), books.ledger.answer(whole)) == (body, b"")
-    assert books.ledger.retry(half).state is JobState.ARCHIVING
+    assert (books.assets.answer(half), books.assets.answer(whole)) == (body, b"")
+    assert books.operator.retry(half).state is JobState.ARCHIVING
 
 
 def test_more_than_a_batch_goes_batch_by_batch(books: Books) -> None:
     for number in range(BATCH + 1):
         ref = books.submitting()
-        books.ledger.expire(ref, f"no word of {number}")
+        books.jobs.expire(ref, f"no word of {number}")
     pruner, kept = Pruner(books.database), newest(books)
     first, _, place = pruner.jobs(books.clock() + 1)
     assert (first, pruner.jobs(books.clock() + 1, place), left(books)) == (
@@ -260,7 +259,7 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(
         books.clock.now = 1_600_000_000.0
         books.archived(1, "task-1")
         kept = books.failed("task-2")
-        Outbox(books.database, books.clock).begin(["log:"])
+        Outbox(books.database, books.clock).register(["log:"])
         books.execute("UPDATE destinations SET cursor = cursor - 1")
         assert books.queries.job(kept)
         for wrong, told_so in (

@@ -43,8 +43,9 @@ def rebuild_ledger(
     books = archived_jobs.books
     return Rebuilder(
         archived_jobs.store,
-        books.ledger,
+        books.database,
         books.queries,
+        job_timeout=books.timing.job_timeout,
         threads=4,
         stopping=stopping or Event(),
         show=show,
@@ -103,7 +104,7 @@ def test_every_state_a_manifest_can_have_comes_back_as_it_was(archived_jobs: Arc
     assert {event["rebuilt"] for event in by_column(after, "events")} == {1}, (
         "or they were told anew"
     )
-    assert archived_jobs.books.queries.audit().ok
+    assert archived_jobs.books.totals.audit().ok
 
 
 def test_a_key_is_spent_again_after_a_rebuild_and_an_operator_may_retry_what_was_lost(
@@ -113,10 +114,10 @@ def test_a_key_is_spent_again_after_a_rebuild_and_an_operator_may_retry_what_was
     archived_jobs.empty_ledger()
     rebuild_ledger(archived_jobs)
     with pytest.raises(KeyTakenError, match=f"belongs to job {lost}"):
-        archived_jobs.books.ledger.submit(
+        archived_jobs.books.jobs.submit(
             Submission("a fox", "m", {}, key="order-4711"), "https://provider.test"
         )
-    job = archived_jobs.books.ledger.retry(lost)
+    job = archived_jobs.books.operator.retry(lost)
     assert (job.state, job.round, archived_jobs.books.pending(lost)) == ("archiving", 1, [1])
 
 
@@ -124,9 +125,9 @@ def test_a_retried_job_comes_back_in_its_round_so_that_no_event_is_taken_for_an_
     directory_jobs: ArchivedJobs,
 ) -> None:
     ref = directory_jobs.job(SAFE, BAD)
-    directory_jobs.books.ledger.retry(ref)
-    (claimed,) = directory_jobs.books.ledger.claim_assets(1)
-    directory_jobs.books.ledger.give_up_asset(claimed, LATE, "too late")
+    directory_jobs.books.operator.retry(ref)
+    (claimed,) = directory_jobs.books.assets.claim(1)
+    directory_jobs.books.assets.give_up(claimed, LATE, "too late")
     directory_jobs.conclude(ref)
     directory_jobs.empty_ledger()
     rebuild_ledger(directory_jobs)
@@ -139,7 +140,7 @@ def test_a_retried_job_comes_back_in_its_round_so_that_no_event_is_taken_for_an_
         "expired",
         "asset 1: too late",
     )
-    assert directory_jobs.books.queries.audit().ok
+    assert directory_jobs.books.totals.audit().ok
 
 
 def test_a_rebuild_run_twice_changes_nothing_and_leaves_alone_what_the_ledger_has(
@@ -263,7 +264,7 @@ def test_a_manifest_of_the_first_release_tells_reason_message_and_end_by_its_ass
         == (job.state, job.reason, job.message)
         == ("failed", "bad_asset", "asset 1: asset failed")
     )
-    assert back.finished_at == directory_jobs.books.assets(ref)[1].finished_at
+    assert back.finished_at == directory_jobs.books.assets_of(ref)[1].finished_at
 
 
 def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(
@@ -271,10 +272,10 @@ def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(
 ) -> None:
     old = archived_jobs.job(key="order-4711")
     archived_jobs.empty_ledger()
-    newer = archived_jobs.books.ledger.submit(
+    newer = archived_jobs.books.jobs.submit(
         Submission("a fox", "m", {}, key="order-4711"), "https://provider.test"
     ).ref
-    archived_jobs.books.ledger.accepted(newer, "task-1")
+    archived_jobs.books.jobs.record_accepted(newer, "task-1")
     found = rebuild_ledger(archived_jobs)
     assert (found.restored, found.problems.count) == (1, 1)
     assert (
@@ -326,7 +327,7 @@ def test_many_jobs_come_back_in_more_than_one_transaction_and_only_a_part_where_
     shown: list[int] = []
     found = rebuild_ledger(directory_jobs, shown=shown)
     assert (found.restored, found.known, shown) == (count, 1, [rebuild.FOLDERS_AT_ONCE, count])
-    assert directory_jobs.books.queries.audit().ok
+    assert directory_jobs.books.totals.audit().ok
 
 
 def test_a_rebuild_that_is_stopped_has_whole_jobs_only_and_goes_on_later(
@@ -343,7 +344,7 @@ def test_a_rebuild_that_is_stopped_has_whole_jobs_only_and_goes_on_later(
 
     found = rebuild_ledger(directory_jobs, stopping=stopping, shown=Stopping())
     assert found.restored == 3
-    assert directory_jobs.books.queries.audit().ok
+    assert directory_jobs.books.totals.audit().ok
     assert (rebuild_ledger(directory_jobs).restored, rebuild_ledger(directory_jobs).known) == (
         7,
         10,

@@ -33,7 +33,7 @@ def test_no_such_task_means_not_yet_at_first_and_gone_when_it_is_said_again_and_
     assert young[0].due_at - young[0].submitted_at <= NOT_YET
     assert (gone.state, gone.provider_id in gone.message) == (JobState.EXPIRED, True)  # type: ignore[operator] # it has an id
     assert "does not know its task" in gone.message
-    assert harness.books.events(ref) == ["job.expired"]
+    assert harness.books.event_types(ref) == ["job.expired"]
 
 
 def test_within_its_first_minute_no_task_is_gone_however_often_it_is_denied(
@@ -110,7 +110,7 @@ def test_at_the_deadline_there_is_one_last_poll_and_the_end_says_what_a_person_c
     assert job.message.endswith(
         f"{said}); the provider knows it as task-1: `receiver retry {ref}` asks once more"
     )
-    assert harness.books.events(ref) == ["job.expired"]
+    assert harness.books.event_types(ref) == ["job.expired"]
 
 
 def test_a_result_found_by_the_last_poll_counts(harness: ReconcileHarness) -> None:
@@ -153,7 +153,7 @@ def test_success_without_a_url_is_asked_once_more_and_then_a_failure(
         Reason.NO_RESULT,
     )
     assert harness.books.verdicts(ref) == ["empty", "ended"]
-    assert harness.books.events(ref) == ["job.failed"]
+    assert harness.books.event_types(ref) == ["job.failed"]
 
 
 def test_a_callback_without_a_url_has_the_result_asked_at_once(harness: ReconcileHarness) -> None:
@@ -208,7 +208,7 @@ def test_a_callback_that_comes_during_a_poll_decides(
     harness.books.clock.advance(TIMING.job_timeout if late else 0)
     job = harness.look(ref)
     assert (job.state, job.claim) == (JobState.ARCHIVING, None)
-    assert [asset.url for asset in harness.books.assets(ref)] == urls(1, "callback")
+    assert [asset.url for asset in harness.books.assets_of(ref)] == urls(1, "callback")
     assert harness.books.verdicts(ref) == ["ended", verdict]
 
 
@@ -243,17 +243,17 @@ def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_u
     begin = harness.books.job(ref).due_at
     assert begin == harness.books.clock.now + 0.75 * TIMING.url_lifetime
     assert harness.look(ref).due_at == begin + TIMING.poll_interval
-    assert "job.at_risk" in harness.books.events(ref)
+    assert "job.at_risk" in harness.books.event_types(ref)
     harness.look(ref)
-    assert [asset.url for asset in harness.books.assets(ref)] == urls(2, "first")
+    assert [asset.url for asset in harness.books.assets_of(ref)] == urls(2, "first")
     harness.look(ref)
-    assert [(asset.url, asset.due_at) for asset in harness.books.assets(ref)] == [
+    assert [(asset.url, asset.due_at) for asset in harness.books.assets_of(ref)] == [
         (url, harness.books.clock.now) for url in urls(2, "fresh")
     ]
     harness.books.clock.advance(TIMING.url_lifetime)
     harness.look(ref)
-    assert harness.books.events(ref) == ["job.at_risk"]
-    (event,) = harness.books.queries.events()
+    assert harness.books.event_types(ref) == ["job.at_risk"]
+    (event,) = harness.books.events.after()
     message = json.loads(event["payload"])["message"]
     assert (
         message == "2 of its pictures not archived yet, the first URL dies in 1800 s: not tried yet"
@@ -266,15 +266,15 @@ def test_an_operator_s_retry_opens_a_round_in_which_the_risk_is_announced_again(
     harness.asks(Provider(ProviderUnavailableError("down")))
     ref = harness.books.archiving()
     harness.look(ref)
-    (claimed,) = harness.books.ledger.claim_assets(1)
-    harness.books.ledger.give_up_asset(claimed, AssetState.EXPIRED, "too late")
+    (claimed,) = harness.books.assets.claim(1)
+    harness.books.assets.give_up(claimed, AssetState.EXPIRED, "too late")
     assert harness.look(ref).state is JobState.EXPIRED
-    harness.books.ledger.retry(ref)
+    harness.books.operator.retry(ref)
     harness.look(ref)
-    assert harness.books.events(ref).count("job.at_risk") == 1
+    assert harness.books.event_types(ref).count("job.at_risk") == 1
     harness.books.clock.advance(TIMING.url_lifetime)
     harness.look(ref)
-    assert harness.books.events(ref) == ["job.at_risk", "job.expired", "job.at_risk"]
+    assert harness.books.event_types(ref) == ["job.at_risk", "job.expired", "job.at_risk"]
 
 
 def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived(
@@ -290,7 +290,7 @@ def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived
     (asset,) = harness.bring_home(ref)
     assert asset.state is AssetState.ARCHIVED
     assert harness.look(ref).state is JobState.ARCHIVED
-    assert harness.books.events(ref) == ["asset.archived", "job.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 # A job whose callback is lost goes home all the same
@@ -307,5 +307,5 @@ def test_a_job_whose_callback_is_lost_is_polled_and_archived(
     assert {asset.state for asset in harness.bring_home(ref)} == {AssetState.ARCHIVED}
     assert harness.look(ref).state is JobState.ARCHIVED
     assert [delivery.source for delivery in harness.books.queries.deliveries(ref)] == [Source.POLL]
-    assert harness.books.events(ref) == ["asset.archived", "asset.archived", "job.archived"]
-    assert harness.books.queries.audit().ok
+    assert harness.books.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
+    assert harness.books.totals.audit().ok

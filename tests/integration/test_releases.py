@@ -85,7 +85,7 @@ def test_a_ledger_of_the_first_release_keeps_every_row_and_is_worked_with(first_
     with opened(first_url) as books:
         schema.require_current(books.database)
         books.clock.advance(60)
-        (claimed,) = books.ledger.claim_assets(2)
+        (claimed,) = books.assets.claim(2)
         assert (claimed.row.attempts, claimed.row.crashes) == (2, 1)
         assert [job.state for job in books.queries.jobs()] == [JobState.ARCHIVING]
 

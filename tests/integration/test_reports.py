@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from waiting import until
 
 from receiver.errors import LedgerError
-from receiver.ledger import writes
+from receiver.ledger.jobs import find_job, finish_job
 from receiver.ledger.tables import jobs
 from receiver.model import JobState
 
@@ -100,7 +100,7 @@ def test_a_search_takes_every_sign_to_the_letter_and_no_case_to_heart(
 
 def test_a_search_looks_at_the_ref_the_providers_id_the_model_and_the_prompt(books: Books) -> None:
     ref = books.submitting("a red fox", model="nano-banana")
-    books.ledger.accepted(ref, "14-f00d")
+    books.jobs.record_accepted(ref, "14-f00d")
     books.clock.advance(1)
     books.submitting("a blue whale")
     for search in (ref[:10].lower() + ref[10:], "14-F00D", "banana", "red fox"):
@@ -159,7 +159,7 @@ def one_of_each(books: Books) -> dict[str, str]:
 def test_the_figures_of_the_audit_add_up(books: Books) -> None:
     one_of_each(books)
     books.failed("task-6")
-    audit = books.queries.audit()
+    audit = books.totals.audit()
     assert (audit.submitted, audit.archived, audit.failed, audit.expired, audit.in_flight) == (
         7,
         1,
@@ -168,13 +168,13 @@ def test_the_figures_of_the_audit_add_up(books: Books) -> None:
         3,
     )
     assert (audit.difference, audit.broken, audit.ok) == (0, {}, True)
-    assert books.queries.counts() == {**dict.fromkeys(map(str, JobState), 1), "failed": 2}
+    assert books.totals.counts() == {**dict.fromkeys(map(str, JobState), 1), "failed": 2}
 
 
 def test_an_empty_ledger_is_in_order(books: Books) -> None:
-    audit = books.queries.audit()
+    audit = books.totals.audit()
     assert (audit.submitted, audit.difference, audit.ok) == (0, 0, True)
-    assert books.queries.counts() == dict.fromkeys(JobState, 0)
+    assert books.totals.counts() == dict.fromkeys(JobState, 0)
 
 
 LAWS = [
@@ -216,7 +216,7 @@ def test_a_broken_law_is_named_with_the_job_that_breaks_it(
 ) -> None:
     refs = one_of_each(books)
     books.execute(breach, ref=refs[state])
-    audit = books.queries.audit()
+    audit = books.totals.audit()
     assert (audit.broken, audit.ok) == ({law: [refs[state]]}, False)
 
 
@@ -236,14 +236,14 @@ def test_a_job_that_is_nowhere_or_in_two_places_makes_a_difference(
 ) -> None:
     refs = one_of_each(books)
     books.execute(breach, ref=refs[state])
-    assert (books.queries.audit().difference, books.queries.audit().ok) == (difference, False)
+    assert (books.totals.audit().difference, books.totals.audit().ok) == (difference, False)
 
 
 def test_of_many_that_break_a_law_twenty_are_named(books: Books) -> None:
     for number in range(25):
         books.failed(f"task-{number}")
     books.execute("DELETE FROM events")
-    assert [len(refs) for refs in books.queries.audit().broken.values()] == [20]
+    assert [len(refs) for refs in books.totals.audit().broken.values()] == [20]
 
 
 def test_an_audit_sees_one_moment_however_much_is_written_meanwhile(books: Books) -> None:
@@ -257,7 +257,7 @@ def test_an_audit_sees_one_moment_however_much_is_written_meanwhile(books: Books
         return counts
 
     assert books.database.read(count_twice) == [1, 1]
-    assert books.queries.audit().submitted == 3
+    assert books.totals.audit().submitted == 3
 
 
 def test_the_audit_holds_while_jobs_come_and_end(books: Books) -> None:
@@ -266,13 +266,11 @@ def test_the_audit_holds_while_jobs_come_and_end(books: Books) -> None:
             books.failed(f"task-{number}-{turn}")
 
     def audit_again_and_again() -> None:
-        assert [audit.difference for audit in (books.queries.audit() for _ in range(12))] == [
-            0
-        ] * 12
+        assert [audit.difference for audit in (books.totals.audit() for _ in range(12))] == [0] * 12
 
     works: list[Callable[[], None]] = [partial(live, number) for number in range(3)]
     side_by_side([*works, audit_again_and_again])
-    assert books.queries.audit().failed == 18
+    assert books.totals.audit().failed == 18
 
 
 # What is due.
@@ -293,12 +291,12 @@ def test_the_oldest_due_work_is_that_which_waits_for_a_hand_the_longest(books: B
         NOW + 20,
     )
     books.clock.advance(-10)
-    books.ledger.hint("task-3")
+    books.hints.add("task-3")
     assert (books.queries.oldest_due(NOW + 500), books.queries.next_due("hints")) == (
         NOW + 10,
         NOW + 10,
     )
-    books.ledger.claim_hints(1)
+    books.hints.claim(1)
     assert books.queries.oldest_due(NOW + 30) == NOW + 20
 
 
@@ -316,7 +314,7 @@ def test_events_are_read_page_by_page_each_once(books: Books, limit: int) -> Non
     refs = [books.archived(1, "task-1"), books.failed("task-2"), books.expired("task-3")]
     seen: list[tuple[str, str]] = []
     last = 0
-    while page := books.queries.events(last, limit):
+    while page := books.events.after(last, limit):
         assert len(page) <= limit
         last = page[-1]["id"]
         seen += [(event["ref"], event["type"]) for event in page]
@@ -335,9 +333,9 @@ def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_se
     written, read = Event(), Event()
 
     def end_slowly(connection: Connection) -> None:
-        job = writes.find_job(connection, slow)
+        job = find_job(connection, slow, locked=True)
         assert job is not None
-        writes.finish_job(connection, job, JobState.EXPIRED, NOW)
+        finish_job(connection, job, JobState.EXPIRED, NOW)
         written.set()
         assert read.wait(20)
 
@@ -346,17 +344,17 @@ def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_se
         assert written.wait(20)
         second = threads.submit(books.deliver, quick, failed(provider_id="task-2"))
         until(lambda: second.done() or is_kept_waiting(books))
-        seen = books.queries.events()
+        seen = books.events.after()
         read.set()
         first.result()
         second.result()
-    seen += books.queries.events(after=seen[-1]["id"] if seen else 0)
+    seen += books.events.after(seen[-1]["id"] if seen else 0)
     assert [event["ref"] for event in seen] == [slow, quick]
 
 
 def is_kept_waiting(books: Books) -> bool:
     """Say whether a write stands in line behind another one."""
-    waiting = getattr(books.database, "_waiting", None)
+    waiting = getattr(books.database, "_queue", None)
     if waiting is not None:
         return len(waiting) > 0
     question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -374,7 +372,7 @@ def is_kept_waiting(books: Books) -> bool:
 )
 @pytest.mark.parametrize(
     "ask",
-    [lambda books: books.queries.counts(), lambda books: books.queries.audit(), Books.submitting],
+    [lambda books: books.totals.counts(), lambda books: books.totals.audit(), Books.submitting],
 )
 def test_a_ledger_that_is_away_says_so(url: str, ask: Callable[[Books], object]) -> None:
     with (
@@ -385,4 +383,4 @@ def test_a_ledger_that_is_away_says_so(url: str, ask: Callable[[Books], object])
 
 
 def test_a_ledger_that_is_there_answers(books: Books) -> None:
-    books.queries.counts()
+    books.totals.counts()

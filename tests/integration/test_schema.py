@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from ledgers import NOW, Books, opened
+from ledgers import NOW, TIMING, Books, opened
 from postgres import PostgresServer
 from side_by_side import side_by_side
 from sqlalchemy import Connection, Inspector, create_engine, event, insert, inspect, text, update
@@ -21,13 +21,17 @@ from sqlalchemy.engine.interfaces import ReflectedIndex
 from waiting import until
 
 from receiver.errors import LedgerError
-from receiver.ledger import claims, schema, writes
-from receiver.ledger.backlog import BacklogQueries
-from receiver.ledger.database import Work
-from receiver.ledger.due_notifications import sweep
+from receiver.ledger import claims, schema
+from receiver.ledger.assets import Assets, count_pending
+from receiver.ledger.database import Work, require_writable
+from receiver.ledger.deliveries import had_empty_success
+from receiver.ledger.due_notifications import notify_due
+from receiver.ledger.jobs import Jobs, find_job, find_job_by_key, find_job_by_provider_id
 from receiver.ledger.notifications import notify_dispatchers, notify_job
 from receiver.ledger.outbox import Outbox
-from receiver.ledger.queries import Queries
+from receiver.ledger.queries.backlog import BacklogQueries
+from receiver.ledger.queries.events import EventQueries
+from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.tables import (
     assets,
     deliveries,
@@ -206,7 +210,7 @@ schema.migrate(sys.argv[1])
 def test_of_several_first_commands_at_once_none_finds_the_ledger_locked(tmp_path: Path) -> None:
     def first_command(data: Path) -> None:
         with closing(Services(Settings.load({"DATA_DIR": str(data)})).open()) as services:
-            services.ledger.require_writable()
+            require_writable(services.database)
 
     for number in range(10):
         side_by_side([partial(first_command, tmp_path / f"{number}")] * 6)
@@ -305,31 +309,27 @@ def many(books: Books) -> Books:
 
 
 QUESTIONS: dict[str, Callable[[Connection], object]] = {
-    "claim assets": lambda connection: claims.claim_assets(connection, NOW, NOW + 60, 2),
-    "claim jobs": lambda connection: claims.claim_jobs(
-        connection, NOW + 1e6, NOW + 60, 2, complete=False
-    ),
-    "claim complete jobs": lambda connection: claims.claim_jobs(
-        connection, NOW + 1e6, NOW + 60, 2, complete=True
+    "claim assets": lambda connection: Assets(Inside(connection), lambda: NOW).claim(2),
+    "claim jobs": lambda connection: jobs_at(connection, NOW + 1e6).claim(2, complete=False),
+    "claim complete jobs": lambda connection: jobs_at(connection, NOW + 1e6).claim(
+        2, complete=True
     ),
     "next asset": lambda connection: claims.next_due(connection, assets),
     "next job": lambda connection: claims.next_due(connection, jobs),
     "oldest due": lambda connection: claims.oldest_due(connection, NOW),
-    "job": lambda connection: writes.find_job(connection, "1"),
-    "provider's id": lambda connection: writes.find_job_by_provider_id(
-        connection, "grsai", "task-1"
-    ),
-    "caller's key": lambda connection: writes.find_job_by_key(connection, "1"),
-    "a job's assets": lambda connection: Queries(Inside(connection)).assets(["1"]),
-    "a job's pending assets": lambda connection: writes.pending_assets(connection, "1"),
-    "a job's empty deliveries": lambda connection: writes.was_empty_before(connection, "1"),
-    "page of a rare state": lambda connection: Queries(Inside(connection)).jobs(
+    "job": lambda connection: find_job(connection, "1", locked=True),
+    "provider's id": lambda connection: find_job_by_provider_id(connection, "grsai", "task-1"),
+    "caller's key": lambda connection: find_job_by_key(connection, "1"),
+    "a job's assets": lambda connection: JobQueries(Inside(connection)).assets(["1"]),
+    "a job's pending assets": lambda connection: count_pending(connection, "1"),
+    "a job's empty deliveries": lambda connection: had_empty_success(connection, "1"),
+    "page of a rare state": lambda connection: JobQueries(Inside(connection)).jobs(
         state=JobState.ARCHIVING
     ),
-    "page of a common state": lambda connection: Queries(Inside(connection)).jobs(
+    "page of a common state": lambda connection: JobQueries(Inside(connection)).jobs(
         state=JobState.ARCHIVED, after=f"{2000:026}"
     ),
-    "page of all": lambda connection: Queries(Inside(connection)).jobs(),
+    "page of all": lambda connection: JobQueries(Inside(connection)).jobs(),
     "what waits": lambda connection: BacklogQueries(
         Inside(connection), 7200, lambda: NOW
     ).measure(),
@@ -337,22 +337,24 @@ QUESTIONS: dict[str, Callable[[Connection], object]] = {
         "log:"
     ),
     "claim and tell events": lambda connection: tell(Outbox(Inside(connection), lambda: NOW)),
-    "events set aside": lambda connection: Outbox(Inside(connection), lambda: NOW).aside(),
-    "events that follow": lambda connection: Outbox(Inside(connection), lambda: NOW).following(
-        MANY - 10
-    ),
+    "events set aside": lambda connection: EventQueries(Inside(connection)).set_aside(),
+    "events that follow": lambda connection: EventQueries(Inside(connection)).following(MANY - 10),
     "events told long ago": lambda connection: Outbox(Inside(connection), lambda: NOW).prune(),
 }
+
+
+def jobs_at(connection: Connection, now: float) -> Jobs:
+    return Jobs(Inside(connection), TIMING, lambda: now)
 
 
 def tell(outbox: Outbox) -> None:
     """Hand over new events, tell one and give the next its turn."""
     for claimed in outbox.claim("log:", list(EventType), 2):
-        outbox.sent(claimed)
+        outbox.mark_sent(claimed)
 
 
 ON_POSTGRESQL: dict[str, Callable[[Connection], object]] = {
-    "sweep": lambda connection: sweep(connection, NOW + 1e6),
+    "sweep": lambda connection: notify_due(Inside(connection), lambda: NOW + 1e6),
     "wake": lambda connection: notify_job(connection, "1", NOW),
     "wake senders": lambda connection: notify_dispatchers(connection, NOW),
 }
@@ -378,12 +380,10 @@ def test_suspects_are_found_by_their_crashes_however_much_is_due(many: Books) ->
     )
     many.execute("ANALYZE")
     for name, question in {
-        "ix_assets_crashed": lambda connection: claims.claim_assets(
-            connection, NOW, NOW + 60, 2, suspects=True
+        "ix_assets_crashed": lambda connection: Assets(Inside(connection), lambda: NOW).claim(
+            2, suspects=True
         ),
-        "ix_jobs_crashed": lambda connection: claims.claim_suspect_jobs(
-            connection, NOW + 1e6, NOW + 60, 2
-        ),
+        "ix_jobs_crashed": lambda connection: jobs_at(connection, NOW + 1e6).claim_suspects(2),
     }.items():
         (plan,) = many.database.write(partial(plans_of, question=question))
         assert name in plan

@@ -38,7 +38,7 @@ def submit_service(
     """Return a desk that does not sleep, but notes how long it would have."""
     chosen, noted = services.settings, pauses if pauses is not None else []
     return SubmitService(
-        services.ledger,
+        services.jobs,
         services.inbox,
         GrsaiClient("sk-test", (2.0, 3.0)),
         services.tickets,
@@ -63,8 +63,8 @@ def asked(
 
 def finals(services: Services, job: Job) -> Job:
     """Wait until a stream has said how the job ended."""
-    until(lambda: services.ledger.job(job.ref).outcome, within=10, what="the stream's end")
-    return services.ledger.job(job.ref)
+    until(lambda: services.jobs.get(job.ref).outcome, within=10, what="the stream's end")
+    return services.jobs.get(job.ref)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_lost_answer_leaves_the_job_submitting_and_its_callback_adopts_it(
             web.callback(ticket, {"id": task["id"], "status": "running", "progress": 5}).status_code
             == 200
         )
-    adopted = services.ledger.job(job.ref)
+    adopted = services.jobs.get(job.ref)
     assert (adopted.state, adopted.provider_id) == (JobState.WAITING, task["id"])
     assert sandbox.stats()["accepted"] == 1
 
@@ -235,7 +235,7 @@ def test_a_stream_without_an_end_leaves_the_job_to_polling(services: Services, s
         within=10,
         what="the reader's end",
     )
-    waiting = services.ledger.job(job.ref)
+    waiting = services.jobs.get(job.ref)
     assert waiting.state is JobState.WAITING
     assert waiting.due_at is not None
 
@@ -259,7 +259,7 @@ def test_a_refused_job_has_not_spent_its_key(services: Services) -> None:
     made = submit_service(services).submit(asked(Mode.POLL, key="order-1"))
     assert made.ref != refused.ref
     assert made.state is JobState.WAITING
-    assert services.ledger.job(refused.ref).key is None
+    assert services.jobs.get(refused.ref).key is None
 
 
 def test_eight_who_submit_one_key_at_once_pay_once(services: Services, sandbox: Sandbox) -> None:
@@ -372,14 +372,17 @@ def test_a_stream_of_large_events_costs_little_time(services: Services) -> None:
 def test_an_id_that_the_ledger_cannot_take_now_is_kept_until_it_can(services: Services) -> None:
     pauses: list[float] = []
     patient = submit_service(services, pauses=pauses)
-    accepted, failures = services.ledger.accepted, [LedgerError("away"), LedgerError("still away")]
+    accepted, failures = (
+        services.jobs.record_accepted,
+        [LedgerError("away"), LedgerError("still away")],
+    )
 
     def sometimes(ref: str, provider_id: str) -> Job:
         if failures:
             raise failures.pop()
         return accepted(ref, provider_id)
 
-    services.ledger.accepted = sometimes  # type: ignore[method-assign]  # the ledger of this test only
+    services.jobs.record_accepted = sometimes  # type: ignore[method-assign]  # the ledger of this test only
     job = patient.submit(asked(Mode.POLL))
     assert (job.state, len(pauses)) == (JobState.WAITING, 2)
     assert job.provider_id is not None

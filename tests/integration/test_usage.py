@@ -2,29 +2,29 @@
 
 from ledgers import BASE_URL, Books, failed
 
-from receiver.ledger.queries import Usage
+from receiver.ledger.queries.totals import Usage
 from receiver.model import JobState, Reason, Submission
 
 
 def submit(books: Books, model: str) -> str:
-    return books.ledger.submit(Submission("a fox", model, {}), BASE_URL).ref
+    return books.jobs.submit(Submission("a fox", model, {}), BASE_URL).ref
 
 
 def test_every_job_is_counted_once_by_what_became_of_it(books: Books) -> None:
-    assert books.queries.usage() == []
+    assert books.totals.usage() == []
     for number, reason in enumerate(("error", "input_moderation", "output_moderation")):
-        books.ledger.accepted(ref := submit(books, "a"), f"failed-{number}")
+        books.jobs.record_accepted(ref := submit(books, "a"), f"failed-{number}")
         books.deliver(ref, failed(reason, provider_id=f"failed-{number}"))
-    books.ledger.refused(submit(books, "a"), "no credits")
-    books.ledger.expire(submit(books, "b"), "no word")
+    books.jobs.record_refused(submit(books, "a"), "no credits")
+    books.jobs.expire(submit(books, "b"), "no word")
     submit(books, "b")
     books.archived(provider_id="archived")
     bad = books.archiving(provider_id="bad")
-    (claimed,) = books.ledger.claim_assets(1)
-    books.ledger.give_up_asset(claimed, claimed.row.state.FAILED, "no picture")
-    (job,) = [claimed for claimed in books.ledger.claim_jobs(10) if claimed.row.ref == bad]
-    books.ledger.conclude(job, JobState.FAILED, reason=Reason.BAD_ASSET)
-    assert books.queries.usage() == [
+    (claimed,) = books.assets.claim(1)
+    books.assets.give_up(claimed, claimed.row.state.FAILED, "no picture")
+    (job,) = [claimed for claimed in books.jobs.claim(10) if claimed.row.ref == bad]
+    books.jobs.conclude(job, JobState.FAILED, reason=Reason.BAD_ASSET)
+    assert books.totals.usage() == [
         Usage(
             "grsai",
             "a",
@@ -63,11 +63,11 @@ def test_every_job_is_counted_once_by_what_became_of_it(books: Books) -> None:
 
 def test_many_jobs_are_asked_for_at_once_and_unknown_ones_left_out(books: Books) -> None:
     refs = [submit(books, "a") for _ in range(3)]
-    books.ledger.accepted(refs[1], "task-1")
-    books.ledger.refused(refs[2], "no")
-    assert books.queries.standing([*refs, "01JZ2Q7V3N0123456789ABCDEF"]) == {
+    books.jobs.record_accepted(refs[1], "task-1")
+    books.jobs.record_refused(refs[2], "no")
+    assert books.queries.states([*refs, "01JZ2Q7V3N0123456789ABCDEF"]) == {
         refs[0]: (JobState.SUBMITTING, None),
         refs[1]: (JobState.WAITING, None),
         refs[2]: (JobState.FAILED, Reason.REFUSED),
     }
-    assert books.queries.standing([]) == {}
+    assert books.queries.states([]) == {}

@@ -226,7 +226,7 @@ class _Run:
     def _await_work(self) -> None:
         """Wait until every worker has claims: six hands each, and slow files."""
         until(
-            lambda: self._services.queries.audit().in_flight > 6 * WORKERS,
+            lambda: self._services.totals.audit().in_flight > 6 * WORKERS,
             within=120,
             what="work for all",
         )
@@ -251,7 +251,7 @@ class _Run:
         last, since = -1, time.monotonic()
         while left := sum(
             count
-            for state, count in self._services.queries.counts().items()
+            for state, count in self._services.totals.counts().items()
             if state not in FINAL_STATES
         ):
             if left != last:

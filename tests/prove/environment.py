@@ -219,7 +219,7 @@ class Stage:
         with suppress(LedgerError):
             going_on = sum(
                 number
-                for state, number in services.queries.counts().items()
+                for state, number in services.totals.counts().items()
                 if state not in FINAL_STATES
             )
             return not (stats["running"] or stats["callbacks_due"] or going_on)

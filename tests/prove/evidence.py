@@ -65,7 +65,7 @@ def gather(
     services: Services, archive: Archive, sandbox: Sandbox, acknowledged: list[Acknowledgement]
 ) -> Evidence:
     """Look everywhere. The service must have been stopped: what is temporary has no excuse then."""
-    found = services.queries.audit()
+    found = services.totals.audit()
     laws = (
         found.broken
         if found.difference == 0

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, Table, delete
 
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores import Store
-from receiver.jobs.reconcile import Reconciler
 from receiver.ledger.rows import StoredAsset
 from receiver.ledger.tables import metadata
 from receiver.model import AssetState, JobState, Mode, Submission, new_ref
@@ -36,9 +35,7 @@ class ArchivedJobs:
     def __init__(self, books: Books, store: Store) -> None:
         self.books = books
         self.store = store
-        self._reconciler = Reconciler(
-            books.ledger, books.queries, books.inbox, store, None, BASE_URL
-        )
+        self._reconciler = books.reconciler(store, None, BASE_URL)
         self._tasks = 0
 
     def job(
@@ -63,41 +60,39 @@ class ArchivedJobs:
         """Have a job whose assets are final while nobody has said so yet."""
         self._tasks += 1
         task, count = f"task-{self._tasks}", len(ends or (SAFE,))
-        ref = self.books.ledger.submit(
+        ref = self.books.jobs.submit(
             Submission(prompt, "m", {"size": "64x48", "seed": 1.5}, mode, key=key), BASE_URL
         ).ref
-        self.books.ledger.accepted(ref, task)
+        self.books.jobs.record_accepted(ref, task)
         self.books.clock.advance(0.125)
         self.books.deliver(ref, succeeded(*urls(count), provider_id=task))
         self.books.clock.advance(0.25)
-        for claimed in self.books.ledger.claim_assets(count):
+        for claimed in self.books.assets.claim(count):
             end = (ends or (SAFE,))[claimed.row.idx]
             if end is SAFE:
                 data = f"{ref} {claimed.row.idx}".encode()
                 name = asset_key(ref, claimed.row.idx, "png")
                 put(self.store, name, data)
-                self.books.ledger.finish_asset(
+                self.books.assets.finish(
                     claimed,
                     StoredAsset(
                         name, hashlib.sha256(data).hexdigest(), len(data), "image/png", 64, 48
                     ),
                 )
             else:
-                self.books.ledger.give_up_asset(claimed, end, f"asset {end}")
+                self.books.assets.give_up(claimed, end, f"asset {end}")
         self.books.clock.advance(0.5)
         return ref
 
     def conclude(self, ref: str) -> None:
         """Write the manifest and end the job."""
-        (claimed,) = [
-            claimed for claimed in self.books.ledger.claim_jobs(100) if claimed.row.ref == ref
-        ]
+        (claimed,) = [claimed for claimed in self.books.jobs.claim(100) if claimed.row.ref == ref]
         self._reconciler.look(claimed)
         assert self.books.job(ref).finished_at is not None
 
     def key(self, ref: str, idx: int = 0) -> str:
         """Return the key of an archived asset."""
-        return str(self.books.assets(ref)[idx].key)
+        return str(self.books.assets_of(ref)[idx].key)
 
     def corrupt(self, key: str, data: bytes) -> None:
         """Put other bytes under a key, as a disk or a stranger would: nobody declares a hash for them."""

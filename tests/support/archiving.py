@@ -11,7 +11,6 @@ import requests
 from ledgers import Books, succeeded
 from outside_network import Script, ScriptedServer
 
-from receiver.archive.archiver import Archiver
 from receiver.archive.stores import Store
 from receiver.ledger.claims import Claimed
 from receiver.ledger.rows import Asset
@@ -41,8 +40,7 @@ class ArchivingHarness:
     def fetch_from(self, *ports: int, max_bytes: int = 10_000_000) -> None:
         """Let the archiver fetch from these ports of this machine, and from nowhere else here."""
         policy = AddressPolicy.parse([f"127.0.0.1:{port}" for port in ports], ())
-        self.archiver = Archiver(
-            self.books.ledger,
+        self.archiver = self.books.archiver(
             Fetcher(policy, max_bytes=max_bytes, timeout=10),
             self.store,
             self.scratch,
@@ -88,7 +86,7 @@ class ArchivingHarness:
 
     def claim(self) -> Claimed[Asset]:
         """Claim the one asset that is due."""
-        (claimed,) = self.books.ledger.claim_assets(2)
+        (claimed,) = self.books.assets.claim(2)
         return claimed
 
     def attempt(self) -> Asset:
@@ -96,7 +94,7 @@ class ArchivingHarness:
         claimed = self.claim()
         self.archiver.archive(claimed)
         assert not self.scratch.is_dir() or list(self.scratch.iterdir()) == []
-        (asset,) = self.books.assets(claimed.row.ref)
+        (asset,) = self.books.assets_of(claimed.row.ref)
         return asset
 
     def attempts(self) -> Iterator[Asset]:

@@ -52,7 +52,7 @@ class EngineHarness(ABC):
 
     def _claim(self, limit: int) -> list[Claimed[Asset]]:
         try:
-            claims = self.books.ledger.claim_assets(limit)
+            claims = self.books.assets.claim(limit)
         except LedgerError:
             self.failed_claims += 1
             raise
@@ -61,7 +61,7 @@ class EngineHarness(ABC):
 
     def _run(self, claimed: Claimed[Asset]) -> None:
         self.work(claimed)
-        self.books.ledger.finish_asset(claimed, stored(claimed))
+        self.books.assets.finish(claimed, stored(claimed))
 
     def order(self, count: int = 1) -> list[str]:
         """Have so many jobs with one asset each, due now; return their refs."""
@@ -72,10 +72,10 @@ class EngineHarness(ABC):
 
     def archived(self) -> int:
         """Count the assets that are home."""
-        return [event["type"] for event in self.books.queries.events()].count("asset.archived")
+        return [event["type"] for event in self.books.events.after()].count("asset.archived")
 
     def asset(self, ref: str) -> Asset:
-        (asset,) = self.books.assets(ref)
+        (asset,) = self.books.assets_of(ref)
         return asset
 
 
@@ -89,7 +89,9 @@ class EmbeddedHarness(EngineHarness):
 
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
         """Make an engine."""
-        return EmbeddedEngine(self.books.ledger, self.notifier, poll_interval=sweep, grace=grace)
+        return EmbeddedEngine(
+            self.books.claims, self.notifier, self.books.clock, poll_interval=sweep, grace=grace
+        )
 
     def notify(self, engine: Engine) -> None:
         """Notify."""
@@ -127,13 +129,17 @@ class DistributedHarness(EngineHarness):
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> DistributedEngine:
         """Return an engine; it polls once a second, or hardly ever."""
         return DistributedEngine(
-            self.books.ledger, self.url, poll_interval=1 if sweep == OFTEN else 30, grace=grace
+            self.books.claims,
+            self.books.notify_due,
+            self.url,
+            poll_interval=1 if sweep == OFTEN else 30,
+            grace=grace,
         )
 
     def notify(self, engine: Engine) -> None:
         """Poll once, in any engine."""
         assert engine is not None
-        self.books.ledger.sweep()
+        self.books.notify_due()
 
     def wakes(self, status: str = "todo") -> list[str]:
         """Return the rows of the notifications of one status, in the order of their handling."""

@@ -57,7 +57,7 @@ def make_dispatcher(
 ) -> Dispatcher:
     """Make known, and return, who tells the destination at this URL; only what ``allow`` says may be reached of this machine."""
     destination, outbox = read_destination(url), Outbox(books.database, books.clock)
-    outbox.begin([destination.name])
+    outbox.register([destination.name])
     connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))
     transport = transport_for(destination, connector, secrets, books.clock)
     return Dispatcher(

@@ -2,40 +2,68 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select, text
 
+from receiver.archive.archiver import Archiver
+from receiver.archive.stores import Store
 from receiver.ingest.inbox import Inbox
-from receiver.ledger.claims import Claimed
+from receiver.jobs.operator import Operator
+from receiver.jobs.reconcile import Reconciler, ResultSource
+from receiver.ledger.assets import Assets
+from receiver.ledger.claims import Claimed, Claims
 from receiver.ledger.database import Database, open_database
-from receiver.ledger.ledger import Ledger, Timing
-from receiver.ledger.queries import Queries
+from receiver.ledger.due_notifications import notify_due
+from receiver.ledger.hints import Hints
+from receiver.ledger.jobs import Jobs
+from receiver.ledger.outbox import Outbox
+from receiver.ledger.queries.events import EventQueries
+from receiver.ledger.queries.job_list import JobList
+from receiver.ledger.queries.jobs import JobQueries
+from receiver.ledger.queries.pictures import PictureQueries
+from receiver.ledger.queries.set_aside import SetAsideQueries
+from receiver.ledger.queries.totals import Totals
 from receiver.ledger.rows import Asset, Job, StoredAsset
 from receiver.ledger.tables import metadata
-from receiver.model import AssetState, Decision, Delivery, JobState, Mode, Source, Submission
+from receiver.model import (
+    AssetState,
+    Decision,
+    Delivery,
+    JobState,
+    Mode,
+    Source,
+    Submission,
+    Timing,
+)
+from receiver.net.download import Fetcher
 
 NOW = 1_800_000_000.0
 BASE_URL = "https://provider.test"
 TIMING = Timing(url_lifetime=7200, poll_after=120, poll_interval=30, job_timeout=3600)
 
 
-@dataclass
 class Clock:
-    """Tells the time it was set to."""
+    """A clock that tests set by hand, or that follows a real one."""
 
-    now: float = NOW
+    def __init__(self) -> None:
+        self.now = NOW
+        self._real: Callable[[], float] | None = None
 
     def __call__(self) -> float:
-        return self.now
+        return self._real() if self._real else self.now
 
     def advance(self, seconds: float) -> float:
-        """Let time pass; return what it is then."""
+        """Let time pass; return the new time."""
         self.now += seconds
         return self.now
+
+    def follow(self, real: Callable[[], float]) -> None:
+        """Show what the clock ``real`` shows from now on."""
+        self._real = real
 
 
 def running(provider_id: str | None = "task-1", progress: int = 10) -> bytes:
@@ -72,26 +100,76 @@ def stored(claimed: Claimed[Asset]) -> StoredAsset:
     )
 
 
-@dataclass
 class Books:
-    """A ledger with its inbox and reports on one database, and the ways of a job that tests begin with."""
+    """A ledger with every part that works on it, and the usual histories of a job."""
 
-    database: Database
-    clock: Clock = field(default_factory=Clock)
-    rings: int = 0
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        self.database = database
+        self.clock = clock or Clock()
+        self.notified = 0
+        self.queries = JobQueries(database)
+        self.job_list = JobList(database)
+        self.pictures = PictureQueries(database)
+        self.set_aside = SetAsideQueries(database)
+        self.events = EventQueries(database)
+        self.totals = Totals(database)
+        self.assets = Assets(database, self.clock)
+        self.outbox = Outbox(database, self.clock)
+        self.claims = Claims(database, self.clock)
+        self.use_timing(TIMING)
 
-    def __post_init__(self) -> None:
-        """Open the parts."""
-        self.ledger = Ledger(self.database, TIMING, self.clock)
-        self.queries = Queries(self.database)
-        self.inbox = self.inbox_that()
+    def use_timing(self, timing: Timing) -> None:
+        """Build the parts that depend on the timing."""
+        self.timing = timing
+        self.jobs = Jobs(self.database, timing, self.clock)
+        self.hints = Hints(self.database, timing, self.clock)
+        self.inbox = self.make_inbox()
+        self.operator = Operator(self.database, self.inbox, timing, self.clock)
 
-    def inbox_that(self, *, confirms: bool = False) -> Inbox:
-        """Return an inbox, one with CONFIRM=always if it ``confirms``."""
-        return Inbox(self.ledger, self._ring, base_url=BASE_URL, confirm_always=confirms)
+    def make_inbox(self, *, confirms: bool = False) -> Inbox:
+        """Return an inbox; with CONFIRM=always if it ``confirms``."""
+        return Inbox(
+            self.database,
+            self.timing,
+            self.clock,
+            self._count_notification,
+            base_url=BASE_URL,
+            confirm_always=confirms,
+        )
 
-    def _ring(self) -> None:
-        self.rings += 1
+    def _count_notification(self) -> None:
+        self.notified += 1
+
+    def reconciler(
+        self, store: Store, result_source: ResultSource | None, base_url: str = BASE_URL
+    ) -> Reconciler:
+        """Return a reconciler for this ledger."""
+        return Reconciler(
+            self.jobs,
+            self.hints,
+            self.queries,
+            self.inbox,
+            store,
+            result_source,
+            base_url=base_url,
+            timing=self.timing,
+            now=self.clock,
+        )
+
+    def archiver(self, fetcher: Fetcher, store: Store, scratch: Path) -> Archiver:
+        """Return an archiver for this ledger."""
+        return Archiver(
+            self.assets,
+            fetcher,
+            store,
+            scratch,
+            url_lifetime=self.timing.url_lifetime,
+            now=self.clock,
+        )
+
+    def notify_due(self) -> int:
+        """Send notifications for due rows (PostgreSQL); return how many."""
+        return notify_due(self.database, self.clock)
 
     # Ways of a job.
 
@@ -99,14 +177,14 @@ class Books:
         self, prompt: str = "a red fox", mode: Mode = Mode.WEBHOOK, model: str = "gpt-image-1.5"
     ) -> str:
         """Submit a job; return its ref."""
-        return self.ledger.submit(
+        return self.jobs.submit(
             Submission(prompt, model, {"aspectRatio": "1:1"}, mode), BASE_URL
         ).ref
 
     def waiting(self, provider_id: str = "task-1") -> str:
         """Submit a job that the provider takes."""
         ref = self.submitting()
-        self.ledger.accepted(ref, provider_id)
+        self.jobs.record_accepted(ref, provider_id)
         return ref
 
     def archiving(self, count: int = 1, provider_id: str = "task-1") -> str:
@@ -118,8 +196,8 @@ class Books:
     def archived(self, count: int = 1, provider_id: str = "task-1") -> str:
         """Submit a job and bring it home."""
         ref = self.archiving(count, provider_id)
-        for claimed in self.ledger.claim_assets(count):
-            self.ledger.finish_asset(claimed, stored(claimed))
+        for claimed in self.assets.claim(count):
+            self.assets.finish(claimed, stored(claimed))
         self.conclude(ref)
         return ref
 
@@ -132,7 +210,7 @@ class Books:
     def expired(self, provider_id: str = "task-1") -> str:
         """Submit a job that nobody ever says a word about."""
         ref = self.waiting(provider_id)
-        self.ledger.expire(ref, "no word")
+        self.jobs.expire(ref, "no word")
         return ref
 
     def deliver(self, ref: str, body: bytes, source: Source = Source.CALLBACK) -> Decision:
@@ -141,8 +219,8 @@ class Books:
 
     def conclude(self, ref: str, state: JobState = JobState.ARCHIVED) -> None:
         """Conclude a job that is due."""
-        (claimed,) = [claimed for claimed in self.ledger.claim_jobs(100) if claimed.row.ref == ref]
-        self.ledger.conclude(claimed, state)
+        (claimed,) = [claimed for claimed in self.jobs.claim(100) if claimed.row.ref == ref]
+        self.jobs.conclude(claimed, state)
 
     # Looks.
 
@@ -152,21 +230,21 @@ class Books:
         assert job is not None
         return job
 
-    def assets(self, ref: str) -> list[Asset]:
+    def assets_of(self, ref: str) -> list[Asset]:
         """Return a job's assets in order."""
         return self.queries.assets([ref])[ref]
 
     def pending(self, ref: str) -> list[int]:
         """Return which assets of a job are still to be brought home."""
-        return [asset.idx for asset in self.assets(ref) if asset.state is AssetState.PENDING]
+        return [asset.idx for asset in self.assets_of(ref) if asset.state is AssetState.PENDING]
 
     def verdicts(self, ref: str) -> list[str]:
         """Return what a job's deliveries were taken for."""
         return [delivery.verdict for delivery in self.queries.deliveries(ref)]
 
-    def events(self, ref: str) -> list[str]:
+    def event_types(self, ref: str) -> list[str]:
         """Return the types of the events about a job and its assets, in order."""
-        return [event["type"] for event in self.queries.events(limit=10_000) if event["ref"] == ref]
+        return [event["type"] for event in self.events.after(limit=10_000) if event["ref"] == ref]
 
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return every row of every table, to see that nothing changed."""

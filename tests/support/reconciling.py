@@ -10,11 +10,10 @@ from archiving import SIZE
 from ledgers import Books, stored
 from waiting import until
 
-from receiver.archive.archiver import Archiver
 from receiver.archive.manifest import manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import MissingObjectError
-from receiver.jobs.reconcile import Reconciler, ResultSource
+from receiver.jobs.reconcile import ResultSource
 from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, Mode, Submission
 from receiver.net.download import Fetcher
@@ -65,9 +64,7 @@ class ReconcileHarness:
     def asks(self, result_source: ResultSource | None) -> None:
         """Have the reconciler ask another provider, or nobody."""
         books = self.books
-        self.reconciler = Reconciler(
-            books.ledger, books.queries, books.inbox, self.store, result_source, self.sandbox.url
-        )
+        self.reconciler = books.reconciler(self.store, result_source, self.sandbox.url)
 
     def ordered(self, api: Api = Api.DRAW, variants: int = 1, **script: Any) -> str:
         """Have the sandbox make pictures; return the task's id. It is done, unless it has a delay."""
@@ -102,8 +99,8 @@ class ReconcileHarness:
         submission = Submission(
             "ein Fuchs, 一只狐狸", "m", {"size": "64x48", "variants": variants}, mode, api=api
         )
-        ref = self.books.ledger.submit(submission, self.sandbox.url).ref
-        self.books.ledger.accepted(ref, self.ordered(api, variants, **script))
+        ref = self.books.jobs.submit(submission, self.sandbox.url).ref
+        self.books.jobs.record_accepted(ref, self.ordered(api, variants, **script))
         return ref
 
     def look(self, ref: str) -> Job:
@@ -111,7 +108,7 @@ class ReconcileHarness:
         job = self.books.job(ref)
         assert job.due_at is not None
         self.books.clock.now = max(self.books.clock.now, job.due_at)
-        (claimed,) = self.books.ledger.claim_jobs(2)
+        (claimed,) = self.books.jobs.claim(2)
         self.reconciler.look(claimed)
         return self.books.job(ref)
 
@@ -125,31 +122,30 @@ class ReconcileHarness:
 
     def look_into_hint(self) -> None:
         """Look into the one hint that is due."""
-        (claimed,) = self.books.ledger.claim_hints(2)
+        (claimed,) = self.books.hints.claim(2)
         self.reconciler.verify_hint(claimed)
 
     def bring_home(self, ref: str) -> list[Asset]:
         """Archive what is due of a job."""
         policy = AddressPolicy.parse([f"127.0.0.1:{self.sandbox.port}"], ())
-        archiver = Archiver(
-            self.books.ledger,
+        archiver = self.books.archiver(
             Fetcher(policy, max_bytes=10 * SIZE, timeout=10),
             self.store,
             self.scratch,
         )
-        for claimed in self.books.ledger.claim_assets(10):
+        for claimed in self.books.assets.claim(10):
             archiver.archive(claimed)
-        return self.books.assets(ref)
+        return self.books.assets_of(ref)
 
     def ended(self, *ends: AssetState) -> str:
         """Have a job whose assets ended so; return its ref."""
         ref = self.books.archiving(len(ends))
-        for claimed in self.books.ledger.claim_assets(len(ends)):
+        for claimed in self.books.assets.claim(len(ends)):
             end = ends[claimed.row.idx]
             if end is PICTURE:
-                self.books.ledger.finish_asset(claimed, stored(claimed))
+                self.books.assets.finish(claimed, stored(claimed))
             else:
-                self.books.ledger.give_up_asset(
+                self.books.assets.give_up(
                     claimed, end, {PAGE: "an HTML page", LATE: "too late"}[end]
                 )
         return ref

@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from receiver.ledger.database import open_database
-from receiver.ledger.ledger import Ledger, Timing
-from receiver.model import Submission
+from receiver.ledger.jobs import Jobs
+from receiver.model import Submission, Timing
 
 
 @contextmanager
@@ -39,11 +39,11 @@ def refs_in(output: bytes) -> list[str]:
 def main(url: str, threads: int, writes: int) -> None:
     """Write and print."""
     with closing(open_database(url)) as database, ThreadPoolExecutor(threads) as pool:
-        ledger = Ledger(database, Timing(7200, 120, 30, 3600), time.time)
+        jobs = Jobs(database, Timing(7200, 120, 30, 3600), time.time)
 
         def write(_: int) -> None:
             for _ in range(writes):
-                job = ledger.submit(
+                job = jobs.submit(
                     Submission("x" * 500, "gpt-image-1.5", {}), "https://provider.test"
                 )
                 os.write(1, f"{job.ref}\n".encode())

@@ -35,7 +35,7 @@ def _strangers(web_hook: Callable[[Stage], str], jobs: int = 30) -> Play:
 
 def _jobs(stage: Stage) -> int:
     with stage.services() as services:
-        return sum(services.queries.counts().values())
+        return sum(services.totals.counts().values())
 
 
 def _burst(stage: Stage) -> None:

@@ -1,0 +1,216 @@
+"""Assets: the transactions in which one result file is claimed, archived, retried or given up."""
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from receiver.errors import UnreadableError
+from receiver.ledger import claims
+from receiver.ledger.claims import Claimed
+from receiver.ledger.database import Database
+from receiver.ledger.deliveries import find_answer
+from receiver.ledger.jobs import expedite_job, lock_job
+from receiver.ledger.notifications import notify_assets, notify_job
+from receiver.ledger.outbox import write_event
+from receiver.ledger.rows import Asset, Job, StoredAsset, asset_of
+from receiver.ledger.tables import assets, attempts, jobs
+from receiver.model import INLINE, AssetState, EventType, JobState, Timing
+from receiver.telemetry import metrics
+
+_STORED = ("key", "sha256", "size", "content_type", "width", "height")
+
+
+class Assets:
+    """The transactions of assets. ``now`` returns seconds since the epoch."""
+
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+        self._database = database
+        self._now = now
+
+    def claim(self, limit: int, *, suspects: bool = False) -> list[Claimed[Asset]]:
+        """Claim up to ``limit`` due assets, nearest deadline first.
+
+        With ``suspects`` only those that may have crashed workers, otherwise only the others.
+        """
+        wanted = claims.suspected(assets, suspects=suspects)
+
+        def work(connection: Connection) -> list[Claimed[Asset]]:
+            now, order = self._now(), assets.c.expires_at
+            rows = claims.claim_rows(
+                connection, assets, order, now, now + claims.LEASE, limit, wanted, few=suspects
+            )
+            return sorted((Claimed(asset_of(row), row.claim) for row in rows), key=_by_deadline)
+
+        return self._database.write(work)
+
+    def answer(self, ref: str) -> bytes:
+        """Return the provider's answer that contained a job's images.
+
+        Raise UnreadableError if no answer did.
+        """
+        body = self._database.read(lambda connection: find_answer(connection, ref))
+        if body is None:
+            raise UnreadableError(f"{ref} has no answer with pictures in it")
+        return body
+
+    def finish(self, claimed: Claimed[Asset], stored: StoredAsset) -> None:
+        """Record that an asset is archived; raise ClaimLostError if it is no longer ours."""
+        values = {name: getattr(stored, name) for name in _STORED}
+        payload: dict[str, object] = {"ref": claimed.row.ref, "index": claimed.row.idx, **values}
+        self._end(claimed, AssetState.ARCHIVED, payload, error="", **values)
+        metrics.BYTES.inc(stored.size)
+        metrics.TIME_LEFT.observe(max(0.0, claimed.row.expires_at - self._now()))
+
+    def give_up(self, claimed: Claimed[Asset], state: AssetState, error: str) -> None:
+        """Record that an asset failed or expired, and why.
+
+        Raise ClaimLostError if it is no longer ours.
+        """
+        self._end(claimed, state, None, error=error)
+        metrics.LOST.labels("asset").inc()
+
+    def _end(
+        self,
+        claimed: Claimed[Asset],
+        state: AssetState,
+        payload: dict[str, object] | None,
+        **values: object,
+    ) -> None:
+        def work(connection: Connection) -> None:
+            now, ref = self._now(), claimed.row.ref
+            job = lock_job(connection, ref)
+            claims.update_claimed(
+                connection, claimed, state=state, finished_at=now, due_at=None, claim=None, **values
+            )
+            if state is not AssetState.ARCHIVED:
+                _insert_attempt(connection, claimed.row, now, str(values["error"]))
+            if count_pending(connection, ref) == 0:
+                _make_job_due(connection, ref, now)
+            if payload is not None:
+                # Last, because transactions that write events wait for each other until the commit.
+                kind = EventType.ASSET_ARCHIVED
+                write_event(connection, kind, job, claimed.row.idx, now, payload)
+
+        self._database.write(work)
+        metrics.ASSETS.labels(state).inc()
+
+    def retry(
+        self,
+        claimed: Claimed[Asset],
+        due_at: float,
+        error: str,
+        *,
+        counted: bool = True,
+        refresh_url: bool = False,
+    ) -> None:
+        """Make an asset due again at ``due_at``, after an attempt that met ``error``.
+
+        Not ``counted``: the attempt says nothing about the asset, for example because the archive
+        was down. ``refresh_url``: poll the job now, because the provider may have a fresh URL.
+        """
+
+        def work(connection: Connection) -> None:
+            attempts_now = assets.c.attempts if counted else assets.c.attempts - 1
+            job = lock_job(connection, claimed.row.ref)
+            claims.update_claimed(
+                connection,
+                claimed,
+                due_at=due_at,
+                claim=None,
+                error=error,
+                attempts=attempts_now,
+                crashes=0,
+            )
+            if counted:
+                _insert_attempt(connection, claimed.row, self._now(), error)
+            if refresh_url:
+                expedite_job(connection, job.ref, self._now())
+
+        self._database.write(work)
+        metrics.ASSETS.labels("retry").inc()
+
+
+def _by_deadline(claimed: Claimed[Asset]) -> tuple[float, str, int]:
+    return claimed.row.expires_at, claimed.row.ref, claimed.row.idx
+
+
+# Statements.
+
+
+def _insert_attempt(connection: Connection, asset: Asset, now: float, error: str) -> None:
+    connection.execute(insert(attempts).values(ref=asset.ref, idx=asset.idx, at=now, error=error))
+
+
+def _make_job_due(connection: Connection, ref: str, now: float) -> None:
+    """Make a job due whose last asset is final, even if a worker is polling it at this moment."""
+    values = {"due_at": now, "claim": None, "crashes": 0}
+    connection.execute(update(jobs).where(jobs.c.ref == ref).values(values))
+    notify_job(connection, ref, now, complete=True)
+
+
+def count_pending(connection: Connection, ref: str) -> int:
+    """Return how many assets of a job are not final."""
+    pending = (assets.c.ref == ref) & (assets.c.state == AssetState.PENDING)
+    counted = select(func.count()).select_from(assets).where(pending)
+    return int(connection.execute(counted).scalar_one())
+
+
+def has_inline_losses(connection: Connection, ref: str) -> bool:
+    """Return whether assets of a job are not archived although the ledger has their bytes."""
+    lost = (
+        (assets.c.ref == ref)
+        & (assets.c.state != AssetState.ARCHIVED)
+        & assets.c.url.startswith(INLINE)
+    )
+    return connection.execute(select(assets.c.idx).where(lost).limit(1)).first() is not None
+
+
+def expedite_assets(connection: Connection, ref: str, now: float) -> None:
+    """Make a job's waiting assets due now, except those that a worker has claimed."""
+    waiting = (assets.c.ref == ref) & assets.c.claim.is_(None) & (assets.c.due_at > now)
+    connection.execute(update(assets).where(waiting).values(due_at=now))
+
+
+def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> None:
+    """Start a new round of a final job.
+
+    Its lost assets become pending again. A job without assets waits for a result again. A job of
+    which nothing is lost is only concluded again.
+    """
+    reopened = _reopen_assets(connection, job.ref, now, now + timing.url_lifetime)
+    notify_job(connection, job.ref, now)
+    values: dict[str, object] = {
+        "round": job.round + 1,
+        "reason": None,
+        "message": "",
+        "finished_at": None,
+        "due_at": now,
+        "attempts": 0,
+        "crashes": 0,
+    }
+    if reopened or job.state is JobState.ARCHIVED:
+        values |= {"state": JobState.ARCHIVING}
+    else:
+        values |= {
+            "state": JobState.WAITING,
+            "outcome": None,
+            "ended_at": None,
+            "deadline_at": now + timing.job_timeout,
+        }
+    connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+
+
+def _reopen_assets(connection: Connection, ref: str, now: float, expires_at: float) -> bool:
+    lost = (assets.c.ref == ref) & assets.c.state.in_([AssetState.FAILED, AssetState.EXPIRED])
+    values = {
+        "state": AssetState.PENDING,
+        "due_at": now,
+        "finished_at": None,
+        "attempts": 0,
+        "crashes": 0,
+        "expires_at": expires_at,
+    }
+    reopen = update(assets).where(lost).values(values).returning(assets.c.idx)
+    indexes = connection.execute(reopen).scalars().all()
+    notify_assets(connection, ref, indexes, expires_at)
+    return bool(indexes)

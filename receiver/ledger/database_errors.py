@@ -1,0 +1,30 @@
+"""Translation of SQLAlchemy's exceptions into LedgerError."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from receiver.errors import LedgerError
+
+# PostgreSQL's codes for a missing table, column, function, type, schema or privilege. They do not
+# mean that our statement is wrong: somebody is migrating or restoring the ledger.
+_SCHEMA_NOT_READY = ("42P01", "42703", "42883", "42704", "3F000", "42501")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raise LedgerError when the database cannot be used. Broken constraints are our bugs and pass."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", "") not in _SCHEMA_NOT_READY:
+            raise
+        raise LedgerError(f"the ledger is not as this release needs it: {error.orig}") from error
+    except (PoolTimeoutError, DBAPIError) as error:
+        raise LedgerError(
+            f"the ledger cannot be used now: {getattr(error, 'orig', error)}"
+        ) from error

@@ -1,0 +1,358 @@
+"""Jobs: the statements on their rows, and the transactions from submit to end.
+
+A transaction that changes a job or its assets locks the job's row first (``lock_job``). Otherwise
+two workers that finish the last two assets at the same time could each see the other one pending.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from receiver.errors import KeyTakenError, ReceiverError
+from receiver.ledger import claims
+from receiver.ledger.claims import Claimed
+from receiver.ledger.database import Database
+from receiver.ledger.notifications import notify_job
+from receiver.ledger.outbox import ABOUT_THE_JOB, has_event, write_event
+from receiver.ledger.rows import Job, job_of
+from receiver.ledger.tables import deliveries, job_columns, jobs
+from receiver.model import (
+    Api,
+    EventType,
+    JobState,
+    Mode,
+    Outcome,
+    Reason,
+    Submission,
+    Timing,
+    new_ref,
+)
+from receiver.telemetry import metrics
+
+# Built once: building a statement takes SQLAlchemy longer than running it.
+_JOB = select(*job_columns).where(jobs.c.ref == bindparam("ref"))
+_JOB_LOCKED = _JOB.with_for_update()
+_UPDATE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values
+
+
+class Jobs:
+    """The transactions of jobs. ``now`` returns seconds since the epoch."""
+
+    def __init__(self, database: Database, timing: Timing, now: Callable[[], float]) -> None:
+        self._database = database
+        self._timing = timing
+        self._now = now
+
+    def get(self, ref: str) -> Job:
+        """Return a job; raise ReceiverError if there is none."""
+        return self._database.read(lambda connection: _existing(find_job(connection, ref), ref))
+
+    def key_holder(self, key: str) -> Job | None:
+        """Return the job that uses a caller's key; None if the key is free."""
+        job = self._database.read(lambda connection: find_job_by_key(connection, key))
+        return None if job is None or job.reason is Reason.REFUSED else job
+
+    # Submit.
+
+    def submit(self, submission: Submission, base_url: str, ref: str | None = None) -> Job:
+        """Insert a job that is about to be posted; it is ``submitting`` until the answer is known.
+
+        Raise KeyTakenError if another job uses the caller's key. A refused job frees its key.
+        """
+        now = self._now()
+        ref = ref or new_ref(now)
+        names = ("provider", "api", "mode", "model", "prompt", "key")
+        values = {name: getattr(submission, name) for name in names}
+        values["params"] = json.dumps(submission.params, ensure_ascii=False)
+        values["due_at"] = now + self._timing.job_timeout
+
+        def work(connection: Connection) -> Job:
+            if submission.key is not None:
+                _free_key(connection, submission.key)
+            try:
+                with connection.begin_nested():
+                    _insert(connection, ref, now, self._timing, base_url=base_url, **values)
+            except IntegrityError:
+                # Another submit took the key at the same moment.
+                _free_key(connection, submission.key or "")
+                raise
+            return lock_job(connection, ref)
+
+        return self._database.write(work)
+
+    def withdraw(self, ref: str) -> None:
+        """Delete a job whose POST never reached the provider, so that it can be posted again.
+
+        A job with a delivery stays.
+        """
+
+        def work(connection: Connection) -> None:
+            job = find_job(connection, ref, locked=True)
+            if job is not None and job.state is JobState.SUBMITTING:
+                reported = select(deliveries.c.id).where(deliveries.c.ref == ref).exists()
+                connection.execute(delete(jobs).where(jobs.c.ref == ref, ~reported))
+
+        self._database.write(work)
+
+    def record_accepted(self, ref: str, provider_id: str) -> Job:
+        """Record that the provider took a job; if a callback was faster, only the id is new."""
+
+        def work(connection: Connection) -> Job:
+            job = lock_job(connection, ref)
+            # An id of another job is left out: one task of a provider is one job.
+            taken = job.provider_id is None and find_job_by_provider_id(
+                connection, job.provider, provider_id
+            )
+            values: dict[str, object] = {
+                "provider_id": job.provider_id if taken else job.provider_id or provider_id
+            }
+            if job.state == JobState.SUBMITTING:
+                due_at = first_poll(job, self._timing, self._now())
+                values |= {"state": JobState.WAITING, "due_at": due_at, "claim": None}
+            connection.execute(update(jobs).where(jobs.c.ref == ref).values(values))
+            return lock_job(connection, ref)
+
+        return self._database.write(work)
+
+    def record_refused(self, ref: str, message: str) -> Job:
+        """End a job that the provider did not take, with the provider's own message."""
+
+        def work(connection: Connection) -> Job:
+            job = lock_job(connection, ref)
+            if job.state == JobState.SUBMITTING:
+                reason = Reason.REFUSED
+                finish_job(
+                    connection, job, JobState.FAILED, self._now(), reason=reason, message=message
+                )
+            return lock_job(connection, ref)
+
+        return self._database.write(work)
+
+    # Reconciliation.
+
+    def claim(self, limit: int, *, complete: bool | None = None) -> list[Claimed[Job]]:
+        """Claim due jobs, longest due first.
+
+        ``complete=True``: jobs whose assets are all final. They need only the archive, and must not
+        wait behind polls of a provider that does not answer. ``False``: the other jobs. ``None``: any.
+        """
+        wanted = (
+            ()
+            if complete is None
+            else (claims.completed(complete=complete), claims.suspected(jobs, suspects=False))
+        )
+
+        def work(connection: Connection) -> list[Claimed[Job]]:
+            now = self._now()
+            rows = claims.claim_rows(
+                connection, jobs, jobs.c.due_at, now, now + claims.LEASE, limit, *wanted
+            )
+            return [Claimed(job_of(row), row.claim) for row in rows]
+
+        return self._database.write(work)
+
+    def claim_suspects(self, limit: int) -> list[Claimed[Job]]:
+        """Claim due jobs that may have crashed workers."""
+        suspects = claims.suspected(jobs, suspects=True)
+
+        def work(connection: Connection) -> list[Claimed[Job]]:
+            now = self._now()
+            rows = claims.claim_rows(
+                connection, jobs, jobs.c.due_at, now, now + claims.LEASE, limit, suspects, few=True
+            )
+            return [Claimed(job_of(row), row.claim) for row in rows]
+
+        return self._database.write(work)
+
+    def release(self, claimed: Claimed[Job], due_at: float) -> None:
+        """End a claim without a result: the job is due again at ``due_at``.
+
+        Raise ClaimLostError if the job is no longer ours.
+        """
+        self._database.write(
+            lambda connection: claims.update_claimed(
+                connection, claimed, due_at=due_at, claim=None, crashes=0
+            )
+        )
+
+    def announce_risk(self, claimed: Claimed[Job], message: str) -> bool:
+        """Write ``job.at_risk`` once per round; return whether it was new.
+
+        Raise ClaimLostError if the job is no longer ours.
+        """
+
+        def work(connection: Connection) -> bool:
+            job = lock_job(connection, claimed.row.ref)
+            claims.require_claimed(connection, claimed)
+            if has_event(connection, EventType.JOB_AT_RISK, job):
+                return False
+            payload: dict[str, object] = {"ref": job.ref, "message": message}
+            write_event(connection, EventType.JOB_AT_RISK, job, ABOUT_THE_JOB, self._now(), payload)
+            return True
+
+        if new := self._database.write(work):
+            metrics.AT_RISK.inc()
+        return new
+
+    def conclude(
+        self,
+        claimed: Claimed[Job],
+        state: JobState,
+        *,
+        reason: Reason | None = None,
+        message: str = "",
+    ) -> None:
+        """End a claimed job; raise ClaimLostError if it is no longer ours."""
+
+        def work(connection: Connection) -> None:
+            job = lock_job(connection, claimed.row.ref)
+            claims.require_claimed(connection, claimed)
+            finish_job(connection, job, state, self._now(), reason=reason, message=message)
+
+        self._database.write(work)
+
+    def expire(self, ref: str, message: str) -> None:
+        """End a job whose result never came; a job that has one by now is left alone."""
+
+        def work(connection: Connection) -> bool:
+            job = lock_job(connection, ref)
+            if alive := job.state in {JobState.SUBMITTING, JobState.WAITING}:
+                finish_job(connection, job, JobState.EXPIRED, self._now(), message=message)
+            return alive
+
+        if self._database.write(work):
+            metrics.LOST.labels("job").inc()
+
+
+# Statements.
+
+
+def find_job(connection: Connection, ref: str, *, locked: bool = False) -> Job | None:
+    """Return the job ``ref``, locked until the transaction ends if asked; None if there is none."""
+    row = connection.execute(_JOB_LOCKED if locked else _JOB, {"ref": ref}).one_or_none()
+    return job_of(row) if row else None
+
+
+def lock_job(connection: Connection, ref: str) -> Job:
+    """Lock a job until the transaction ends and return it; raise ReceiverError if there is none."""
+    return _existing(find_job(connection, ref, locked=True), ref)
+
+
+def _existing(job: Job | None, ref: str) -> Job:
+    if job is None:
+        raise ReceiverError(f"there is no job {ref}")
+    return job
+
+
+def find_job_by_provider_id(connection: Connection, provider: str, provider_id: str) -> Job | None:
+    """Return the job a provider knows under ``provider_id``, locked; None if there is none."""
+    named = (jobs.c.provider == provider) & (jobs.c.provider_id == provider_id)
+    row = connection.execute(select(*job_columns).where(named).with_for_update()).one_or_none()
+    return job_of(row) if row else None
+
+
+def find_job_by_key(connection: Connection, key: str) -> Job | None:
+    """Return the job that has a caller's key; None if there is none."""
+    row = connection.execute(select(*job_columns).where(jobs.c.key == key)).one_or_none()
+    return job_of(row) if row else None
+
+
+def _free_key(connection: Connection, key: str) -> None:
+    """Take the key from a refused job; raise KeyTakenError if any other job has it."""
+    holder = find_job_by_key(connection, key)
+    if holder is not None and holder.reason is not Reason.REFUSED:
+        raise KeyTakenError(key, holder.ref)
+    if holder is not None:
+        connection.execute(update(jobs).where(jobs.c.ref == holder.ref).values(key=None))
+
+
+def _insert(connection: Connection, ref: str, now: float, timing: Timing, **values: object) -> None:
+    fixed = {"ref": ref, "state": JobState.SUBMITTING, "submitted_at": now}
+    deadline_at = now + timing.job_timeout
+    connection.execute(insert(jobs).values(**fixed, deadline_at=deadline_at, **values))
+
+
+def adopt_job(
+    connection: Connection,
+    ref: str,
+    base_url: str,
+    timing: Timing,
+    now: float,
+    provider_id: str | None = None,
+) -> Job:
+    """Insert a job whose submit we did not see, and return it.
+
+    We know that it is ours, because its ticket has our signature or the provider says so.
+    """
+    values = {
+        "provider": "grsai",
+        "api": Api.DRAW,
+        "mode": Mode.WEBHOOK,
+        "provider_id": provider_id,
+        "base_url": base_url,
+        "due_at": now + timing.poll_after,
+        "model": "",
+        "prompt": "",
+        "params": "{}",
+    }
+    # IntegrityError: another report adopts it at the same moment.
+    with suppress(IntegrityError), connection.begin_nested():
+        _insert(connection, ref, now, timing, **values)
+    return lock_job(connection, ref)
+
+
+def first_poll(job: Job, timing: Timing, now: float) -> float:
+    """Return when to poll a job that the provider has just taken (seconds since the epoch)."""
+    wait = timing.poll_after if job.mode is Mode.WEBHOOK else timing.poll_interval
+    return min(now + wait, max(job.deadline_at, now))
+
+
+def expedite_job(connection: Connection, ref: str, due_at: float) -> None:
+    """Make an unfinished job due by ``due_at`` at the latest, unless a worker has claimed it."""
+    wanted = (
+        (jobs.c.ref == ref)
+        & jobs.c.finished_at.is_(None)
+        & jobs.c.claim.is_(None)
+        & (jobs.c.due_at > due_at)
+    )
+    if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
+        notify_job(connection, ref, due_at)
+
+
+def finish_job(
+    connection: Connection,
+    job: Job,
+    state: JobState,
+    now: float,
+    *,
+    outcome: Outcome | None = None,
+    reason: Reason | None = None,
+    message: str = "",
+    provider_id: str | None = None,
+) -> None:
+    """End a job and write the event of its end; only an operator's retry changes it after that."""
+    values = {
+        "state": state,
+        "outcome": outcome or job.outcome,
+        "reason": reason,
+        "message": message,
+        "provider_id": job.provider_id or provider_id,
+        "ended_at": job.ended_at or (now if outcome else None),
+        "finished_at": now,
+        "due_at": None,
+        "claim": None,
+    }
+    connection.execute(_UPDATE_JOB, {"of_ref": job.ref, **values})
+    payload: dict[str, object] = {
+        "ref": job.ref,
+        "state": state,
+        "provider": job.provider,
+        "provider_id": values["provider_id"],
+        "model": job.model,
+        "reason": reason,
+        "message": message,
+    }
+    write_event(connection, EventType(f"job.{state}"), job, ABOUT_THE_JOB, now, payload)

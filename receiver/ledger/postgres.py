@@ -1,0 +1,121 @@
+"""The ledger in PostgreSQL: a pool of connections, each write a transaction, each read a snapshot."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from sqlalchemy import URL, Connection, create_engine, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from receiver import failpoints
+from receiver.ledger.database_errors import translated_errors
+
+T = TypeVar("T")
+
+# Seconds to wait for a free connection of the pool.
+POOL_TIMEOUT = 10.0
+# The server must not continue a statement, wait for a lock or hold one for a client that was cut off
+# in the middle of a transaction. Options in DATABASE_URL take precedence.
+_SESSION = (
+    "-c statement_timeout=60s -c lock_timeout=8s -c idle_in_transaction_session_timeout=10s"
+    # Otherwise connections of machines that lost power count against max_connections for two hours.
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+)
+# The same for a server that disappears: by default Linux waits for it for a quarter of an hour.
+_CONNECTION = {
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+# Connections per process at most, half of them kept open. A transaction takes milliseconds, so they
+# are enough for more threads than there are connections.
+_CONNECTIONS = 16
+# How often a transaction is attempted that a conflict or a server restart rolled back.
+_ATTEMPTS = 3
+_DEADLOCK = ("40P01", "40001")
+
+
+class PostgresDatabase:
+    """A pool of PostgreSQL connections."""
+
+    def __init__(self, url: str) -> None:
+        half = _CONNECTIONS // 2
+        self._engine = create_engine(
+            postgres_address(url),
+            pool_size=half,
+            max_overflow=half,
+            pool_timeout=POOL_TIMEOUT,
+            pool_pre_ping=True,
+        )
+        # With READ COMMITTED each statement sees another moment, and the counts of an audit would
+        # not add up.
+        self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a snapshot."""
+        with translated_errors(), self._snapshots.connect() as connection:
+            return work(connection)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction; run it again if the transaction was certainly rolled back.
+
+        A second attempt sees, for example, the row that took a UNIQUE value in the meantime.
+        """
+        with translated_errors():
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(_RolledBackError):
+                    return self._run(work)
+            try:
+                return self._run(work)
+            except _RolledBackError as rolled_back:
+                raise rolled_back.error from rolled_back
+
+    def _run(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            try:
+                value = work(connection)
+            except (IntegrityError, OperationalError) as error:
+                if _can_be_repeated(error):
+                    raise _RolledBackError(error) from error
+                raise
+            failpoints.reached(failpoints.Point.BEFORE_COMMIT)
+        failpoints.reached(failpoints.Point.AFTER_COMMIT)
+        return value
+
+    def close(self) -> None:
+        """Close the pool."""
+        self._engine.dispose()
+
+
+class _RolledBackError(Exception):
+    """A transaction that was certainly rolled back, so it may be repeated."""
+
+    def __init__(self, error: DBAPIError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _can_be_repeated(error: DBAPIError) -> bool:
+    return (
+        isinstance(error, IntegrityError)
+        or error.connection_invalidated
+        or getattr(error.orig, "sqlstate", "") in _DEADLOCK
+    )
+
+
+def postgres_address(url: str) -> URL:
+    """Return the address of a PostgreSQL database, with our connection and session options."""
+    address = make_url(url)
+    given = address.query.get("options", "")
+    options = " ".join([_SESSION, given if isinstance(given, str) else " ".join(given)])
+    return address.set(query={**_CONNECTION, **address.query, "options": options})
+
+
+def conninfo(url: str) -> str:
+    """Return the same address as a libpq connection string, for psycopg without SQLAlchemy."""
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - installed only where PostgreSQL is used
+
+    address = postgres_address(url)
+    return make_conninfo(**address.get_dialect()().create_connect_args(address)[1])

@@ -1,0 +1,90 @@
+"""The audit: whether every job is accounted for, and whether the ledger's invariants hold."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+
+from receiver.ledger.tables import assets, events, jobs
+from receiver.model import FINAL_STATES, AssetState, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The counts of the conservation equation, and the invariants that do not hold.
+
+    ``broken`` has the refs that break each invariant, 20 at most.
+    """
+
+    submitted: int
+    archived: int
+    failed: int
+    expired: int
+    in_flight: int
+    broken: dict[str, list[str]]
+
+    @property
+    def difference(self) -> int:
+        """Submitted jobs that are not accounted for; if it is not zero, something is lost."""
+        return self.submitted - self.archived - self.failed - self.expired - self.in_flight
+
+    @property
+    def ok(self) -> bool:
+        """Whether every invariant holds."""
+        return self.difference == 0 and not self.broken
+
+
+def audit(connection: Connection) -> Audit:
+    """Count the jobs in one way and what became of them in another, and compare.
+
+    Ends are counted by the events that announced them, the other jobs by their ``due_at``.
+    """
+    submitted = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
+    ends = {state: _count(connection, _announced(state)) for state in FINAL_STATES}
+    in_flight = _count(connection, jobs.c.due_at.isnot(None))
+    broken = {
+        invariant: refs
+        for invariant, condition in _violations().items()
+        if (refs := _refs(connection, condition))
+    }
+    archived, failed, expired = (
+        ends[JobState.ARCHIVED],
+        ends[JobState.FAILED],
+        ends[JobState.EXPIRED],
+    )
+    return Audit(submitted, archived, failed, expired, in_flight, broken)
+
+
+def _announced(state: JobState) -> ColumnElement[bool]:
+    """Return the condition of jobs with an event of this end in their present round."""
+    event = select(events.c.id).where(
+        events.c.ref == jobs.c.ref, events.c.type == f"job.{state}", events.c.round == jobs.c.round
+    )
+    return event.exists()
+
+
+def _violations() -> dict[str, ColumnElement[bool]]:
+    """Return each invariant's name with the condition of the jobs that break it."""
+    own = assets.c.ref == jobs.c.ref
+    any_asset = select(assets.c.idx).where(own).exists()
+    lost = select(assets.c.idx).where(own, assets.c.state != AssetState.ARCHIVED).exists()
+    pending = select(assets.c.idx).where(own, assets.c.state == AssetState.PENDING).exists()
+    final = jobs.c.state.in_(FINAL_STATES)
+    announced = or_(*(and_(jobs.c.state == state, _announced(state)) for state in FINAL_STATES))
+    return {
+        "an archived job has assets, all of them archived": and_(
+            jobs.c.state == JobState.ARCHIVED, or_(~any_asset, lost)
+        ),
+        "a final job has no pending asset": and_(final, pending),
+        "an archiving job has assets": and_(jobs.c.state == JobState.ARCHIVING, ~any_asset),
+        "every end is announced by its event": and_(final, ~announced),
+    }
+
+
+def _count(connection: Connection, condition: ColumnElement[bool]) -> int:
+    counted = select(func.count()).select_from(jobs).where(condition)
+    return int(connection.execute(counted).scalar_one())
+
+
+def _refs(connection: Connection, condition: ColumnElement[bool]) -> list[str]:
+    question = select(jobs.c.ref).where(condition).order_by(jobs.c.ref).limit(20)
+    return list(connection.execute(question).scalars())

@@ -1,0 +1,65 @@
+"""What waits in the ledger, counted through its indexes: cheap however many jobs there are, and each count ends at 10,000."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Table, func, select
+
+from receiver.ledger.database import Database
+from receiver.ledger.tables import assets, hints, jobs
+from receiver.model import risk_begins
+
+# More rows than these are told as so many: whoever has them knows that it is bad.
+MOST_COUNTED = 10_000
+
+_KINDS: dict[str, Table] = {"assets": assets, "jobs": jobs, "hints": hints}
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is due and nobody has taken, by kind (assets, jobs, hints), and how many seconds the oldest of it has been waiting."""
+
+    due: dict[str, int]
+    oldest: dict[str, float]
+    pending: int  # assets not archived yet
+    at_risk: int  # of these, those whose URL is in the last quarter of its life
+
+
+class BacklogQueries:
+    """Measures the backlog; ``lifetime`` is how many seconds a URL lives, ``clock`` returns seconds since the epoch."""
+
+    def __init__(self, database: Database, lifetime: float, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._lifetime = lifetime
+        self._now = clock
+
+    def measure(self) -> Backlog:
+        """Count."""
+        return self._database.read(self._measure)
+
+    def _measure(self, connection: Connection) -> Backlog:
+        now = self._now()
+        waiting = assets.c.due_at.isnot(None)
+        # Turned round, because an index holds when a URL dies, not when its risk begins.
+        dies_before = now - risk_begins(0.0, self._lifetime)
+        return Backlog(
+            due={
+                kind: _count(connection, table, table.c.due_at <= now)
+                for kind, table in _KINDS.items()
+            },
+            oldest={kind: _oldest(connection, table, now) for kind, table in _KINDS.items()},
+            pending=_count(connection, assets, waiting),
+            at_risk=_count(connection, assets, waiting, assets.c.expires_at <= dies_before),
+        )
+
+
+def _count(connection: Connection, table: Table, *conditions: ColumnElement[bool]) -> int:
+    some = select(table.c.due_at).where(*conditions).limit(MOST_COUNTED).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def _oldest(connection: Connection, table: Table, now: float) -> float:
+    first: float | None = connection.execute(
+        select(func.min(table.c.due_at)).where(table.c.due_at.isnot(None))
+    ).scalar()
+    return 0.0 if first is None else max(0.0, now - first)

@@ -1,0 +1,206 @@
+"""Lists of jobs, fast with millions of jobs: pages by key, never by offset.
+
+No index finds a text in both databases, nor model and state together. So a search reads one window
+of the newest rows that an index returns, and returns where it stopped; the next request continues
+there. A ref, a provider's id and a caller's key have indexes and are found at once. A ref contains
+its time, so a period is a range of refs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, Connection, func, or_, select
+from ulid import ULID
+
+from receiver.ledger.database import Database
+from receiver.ledger.rows import Job, job_of
+from receiver.ledger.tables import job_columns, jobs
+from receiver.model import JobState, Provider
+
+T = TypeVar("T")
+
+# Rows that one text search reads at most.
+WINDOW = 20_000
+# Models in the list of models.
+MOST_MODELS = 200
+# The last time a ULID can represent, in the year 10889.
+_END_OF_TIME = float(2**48 - 1) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs are wanted; an empty field does not restrict them.
+
+    Times are seconds since the epoch, ``until`` is exclusive. ``text`` is a part of the ref,
+    provider's id, model or prompt in any case, or exactly the caller's key.
+    """
+
+    state: JobState | None = None
+    model: str = ""
+    text: str = ""
+    since: float | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs, newest first; ``next`` is the ref to continue after, None at the end.
+
+    A search may return less than a full page, even none, and still not be at the end.
+    """
+
+    jobs: list[Job]
+    next: str | None
+
+
+class JobList:
+    """Lists and counts jobs."""
+
+    def __init__(self, database: Database, window: int = WINDOW) -> None:
+        self._database = database
+        self._window = window
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        return self._database.read(work)
+
+    def page(self, wanted: Wanted, after: str = "", limit: int = 50) -> Page:
+        """Return up to ``limit`` jobs after the ref ``after``, newest first."""
+        return self._read(lambda connection: self._page(connection, wanted, after, limit))
+
+    def _page(self, connection: Connection, wanted: Wanted, after: str, limit: int) -> Page:
+        named = [] if after else self._named(connection, wanted)
+        if named:
+            return Page(named, None)
+        if _unindexed(wanted):
+            return self._searched_page(connection, wanted, after, limit)
+        question = select(*job_columns).where(*_indexed(wanted, after))
+        question = question.order_by(jobs.c.ref.desc()).limit(limit + 1)
+        return page_of([job_of(row) for row in connection.execute(question)], limit)
+
+    def _searched_page(
+        self, connection: Connection, wanted: Wanted, after: str, limit: int
+    ) -> Page:
+        window = select(jobs.c.ref).where(*_indexed(wanted, after)).order_by(jobs.c.ref.desc())
+        window = window.limit(self._window)
+        read, last = connection.execute(
+            select(func.count(), func.min(window.subquery().c.ref))
+        ).one()
+        if not read:
+            return Page([], None)
+        # With the end of the window known, a range of keys is read; rows after it are not touched.
+        question = select(*job_columns).where(
+            *_indexed(wanted, after), jobs.c.ref >= last, *_unindexed(wanted)
+        )
+        rows = connection.execute(question.order_by(jobs.c.ref.desc()).limit(limit + 1)).all()
+        page = page_of([job_of(row) for row in rows], limit)
+        return page if page.next or read < self._window else replace(page, next=last)
+
+    def _named(self, connection: Connection, wanted: Wanted) -> list[Job]:
+        """Return the jobs whose ref, provider's id or key is exactly the text, if otherwise wanted."""
+        if not wanted.text:
+            return []
+        # One query for each index: with OR, or with pairs, SQLite reads the whole table.
+        ids = [
+            (jobs.c.provider == provider) & (jobs.c.provider_id == wanted.text)
+            for provider in Provider
+        ]
+        names = (jobs.c.ref == wanted.text.upper(), jobs.c.key == wanted.text, *ids)
+        found = {
+            ref
+            for name in names
+            for ref in connection.execute(select(jobs.c.ref).where(name)).scalars()
+        }
+        if not found:
+            return []
+        others = (*_indexed(wanted, ""), *_unindexed(replace(wanted, text="")))
+        question = select(*job_columns).where(jobs.c.ref.in_(found), *others)
+        question = question.order_by(jobs.c.ref.desc())
+        return [job_of(row) for row in connection.execute(question)]
+
+    def count(self, wanted: Wanted, most: int = 10_000) -> int:
+        """Count the wanted jobs up to ``most``; a search counts those in one window."""
+
+        def work(connection: Connection) -> int:
+            if named := self._named(connection, wanted):
+                return len(named)
+            if _unindexed(wanted):
+                return len(self._searched_page(connection, wanted, "", most).jobs)
+            within = select(jobs.c.ref).where(*_indexed(wanted, "")).limit(most).subquery()
+            return int(connection.execute(select(func.count()).select_from(within)).scalar_one())
+
+        return self._read(work)
+
+    def models(self) -> list[str]:
+        """Return the models of all jobs, sorted.
+
+        Each costs one step through the index, however many jobs it has.
+        """
+
+        def work(connection: Connection) -> list[str]:
+            found: list[str] = []
+            step = select(func.min(jobs.c.model))
+            while (
+                len(found) < MOST_MODELS
+                and (model := connection.execute(step).scalar()) is not None
+            ):
+                found.append(model)
+                step = select(func.min(jobs.c.model)).where(jobs.c.model > model)
+            return [model for model in found if model]
+
+        return self._read(work)
+
+
+def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
+    """Return the conditions that one index answers: the time, and either the state or the model."""
+    found: list[ColumnElement[bool]] = []
+    if wanted.state and not _by_model(wanted):
+        found.append(jobs.c.state == wanted.state)
+    if _by_model(wanted):
+        found.append(jobs.c.model == wanted.model)
+    if wanted.since is not None:
+        found.append(jobs.c.ref >= first_ref(wanted.since))
+    if wanted.until is not None:
+        found.append(jobs.c.ref < first_ref(wanted.until))
+    if after:
+        found.append(jobs.c.ref < after)
+    return found
+
+
+def _by_model(wanted: Wanted) -> bool:
+    """Return whether to use the index of models.
+
+    Most jobs of a model are archived; of the other states there are few jobs, so their index is
+    better.
+    """
+    return bool(wanted.model) and wanted.state in (None, JobState.ARCHIVED)
+
+
+def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
+    """Return the conditions that are tested row by row."""
+    found: list[ColumnElement[bool]] = []
+    if wanted.text:
+        found.append(_contains(wanted.text))
+    if wanted.state and _by_model(wanted):
+        # coalesce keeps the planner from using the other index.
+        found.append(func.coalesce(jobs.c.state, "") == wanted.state)
+    if wanted.model and not _by_model(wanted):
+        found.append(func.coalesce(jobs.c.model, "") == wanted.model)
+    return found
+
+
+def _contains(words: str) -> ColumnElement[bool]:
+    columns = (jobs.c.ref, jobs.c.provider_id, jobs.c.model, jobs.c.prompt)
+    return or_(*(column.icontains(words, autoescape=True) for column in columns))
+
+
+def first_ref(moment: float) -> str:
+    """Return the smallest possible ref of a moment (seconds since the epoch)."""
+    milliseconds = int(min(max(moment, 0.0), _END_OF_TIME) * 1000)
+    return str(ULID.from_bytes(milliseconds.to_bytes(6, "big") + bytes(10)))
+
+
+def page_of(found: Sequence[Job], limit: int) -> Page:
+    """Return the page of a query that read one row more than the page shows."""
+    page = list(found[:limit])
+    return Page(page, page[-1].ref if len(found) > limit else None)

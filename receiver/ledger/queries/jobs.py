@@ -1,0 +1,145 @@
+"""One job and everything that belongs to it: assets, deliveries, attempts; and when rows are due."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+
+from receiver.ledger import claims
+from receiver.ledger.database import Database
+from receiver.ledger.rows import Asset, DeliveryEntry, DeliveryRow, Job, asset_of, job_of
+from receiver.ledger.tables import assets, attempts, deliveries, hints, job_columns, jobs
+from receiver.model import JobState, Reason
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A failed attempt to archive the asset ``idx`` of a job."""
+
+    idx: int
+    at: float
+    error: str
+
+
+class JobQueries:
+    """Reads jobs and what belongs to them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        return self._database.read(work)
+
+    # Jobs.
+
+    def job(self, ref: str) -> Job | None:
+        """Return one job; None if there is none."""
+        return next(iter(self.jobs_named([ref])), None)
+
+    def jobs_named(self, refs: list[str]) -> list[Job]:
+        """Return the jobs with these refs, in the order of the refs; unknown refs are left out."""
+        return self._jobs(select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref))
+
+    def jobs(
+        self, *, state: JobState | None = None, search: str = "", after: str = "", limit: int = 50
+    ) -> list[Job]:
+        """Return up to ``limit`` jobs after the ref ``after``, newest first.
+
+        ``search`` is a part of the ref, provider id, model or prompt.
+        """
+        wanted: list[ColumnElement[bool]] = []
+        if state:
+            wanted.append(jobs.c.state == state)
+        if search:
+            columns = (jobs.c.ref, jobs.c.provider_id, jobs.c.model, jobs.c.prompt)
+            wanted.append(or_(*(column.icontains(search, autoescape=True) for column in columns)))
+        if after:
+            wanted.append(jobs.c.ref < after)
+        question = select(*job_columns).where(and_(True, *wanted)).order_by(jobs.c.ref.desc())
+        return self._jobs(question.limit(limit))
+
+    def _jobs(self, question: Select[Any]) -> list[Job]:
+        return self._read(lambda connection: [job_of(row) for row in connection.execute(question)])
+
+    def params(self, ref: str) -> str:
+        """Return the other fields of a job's request as a JSON object; "{}" if there is no job."""
+        question = select(jobs.c.params).where(jobs.c.ref == ref)
+        return self._read(lambda connection: connection.execute(question).scalar()) or "{}"
+
+    def states(self, refs: Sequence[str]) -> dict[str, tuple[JobState, Reason | None]]:
+        """Return state and reason of each of these (some hundred) jobs; unknown refs are left out."""
+        question = select(jobs.c.ref, jobs.c.state, jobs.c.reason).where(jobs.c.ref.in_(refs))
+        found = self._read(lambda connection: connection.execute(question).all())
+        return {ref: (JobState(state), Reason(why) if why else None) for ref, state, why in found}
+
+    # Assets.
+
+    def assets(self, refs: list[str]) -> dict[str, list[Asset]]:
+        """Return the assets of each of these jobs, in order."""
+        question = select(assets).where(assets.c.ref.in_(refs)).order_by(assets.c.ref, assets.c.idx)
+        rows = self._read(
+            lambda connection: [asset_of(row) for row in connection.execute(question)]
+        )
+        found: dict[str, list[Asset]] = {ref: [] for ref in refs}
+        for asset in rows:
+            found[asset.ref].append(asset)
+        return found
+
+    def attempts(self, ref: str, limit: int = 500) -> list[Attempt]:
+        """Return the failed attempts to archive a job's assets, in order; only the last ``limit``."""
+        columns = (attempts.c.idx, attempts.c.at, attempts.c.error)
+        question = select(*columns).where(attempts.c.ref == ref).order_by(attempts.c.id.desc())
+        newest_first = self._read(
+            lambda connection: connection.execute(question.limit(limit)).all()
+        )
+        return [Attempt(*row) for row in reversed(newest_first)]
+
+    # Deliveries.
+
+    def delivery_log(self, ref: str) -> list[DeliveryEntry]:
+        """Return a job's deliveries without their bodies, in the order of arrival."""
+        names = ("id", "source", "verdict", "received_at", "digest")
+        columns = [deliveries.c[name] for name in names]
+        question = select(*columns, func.length(deliveries.c.body).label("size"))
+        question = question.where(deliveries.c.ref == ref).order_by(deliveries.c.id)
+        return self._read(
+            lambda connection: [
+                DeliveryEntry(**row._mapping)  # noqa: SLF001 - documented
+                for row in connection.execute(question)
+            ]
+        )
+
+    def deliveries(self, ref: str) -> list[DeliveryRow]:
+        """Return a job's deliveries, in the order of arrival."""
+        question = select(deliveries).where(deliveries.c.ref == ref).order_by(deliveries.c.id)
+        return self._deliveries(question)
+
+    def delivery(self, number: int) -> DeliveryRow | None:
+        """Return one delivery by its number; None if there is none."""
+        question = select(deliveries).where(deliveries.c.id == number)
+        return next(iter(self._deliveries(question)), None)
+
+    def _deliveries(self, question: Select[Any]) -> list[DeliveryRow]:
+        return self._read(
+            lambda connection: [DeliveryRow(**row._mapping) for row in connection.execute(question)]  # noqa: SLF001 - documented
+        )
+
+    def body(self, number: int, start: int, length: int) -> bytes:
+        """Return a part of a delivery's body, which may be too large for memory."""
+        part = select(func.substr(deliveries.c.body, start + 1, length))
+        question = part.where(deliveries.c.id == number)
+        return bytes(self._read(lambda connection: connection.execute(question).scalar()) or b"")
+
+    # Due work.
+
+    def oldest_due(self, now: float) -> float | None:
+        """Return since when the oldest due row waits for a worker; None if none waits."""
+        return self._read(lambda connection: claims.oldest_due(connection, now))
+
+    def next_due(self, table_name: str) -> float | None:
+        """Return when the next row of ``assets``, ``jobs`` or ``hints`` is due; None if none is."""
+        table = {"assets": assets, "jobs": jobs, "hints": hints}[table_name]
+        return self._read(lambda connection: claims.next_due(connection, table))

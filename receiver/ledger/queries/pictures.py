@@ -1,0 +1,101 @@
+"""Archived pictures, newest first, and those whose URL dies soon."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Select, select
+
+from receiver.ledger.database import Database
+from receiver.ledger.outbox import ABOUT_THE_JOB
+from receiver.ledger.rows import Asset, Job, asset_of, job_of
+from receiver.ledger.tables import assets, events, job_columns, jobs
+from receiver.model import AssetState, EventType, JobState
+
+# Jobs in progress that are searched for an announced risk. More of them are an outage, and then the
+# deadlines show enough.
+MOST_RISKS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An archived picture, its job, and the number of the event that announced it."""
+
+    event: int
+    asset: Asset
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Endangered:
+    """A picture that is not archived yet and whose URL dies soon, and its job."""
+
+    asset: Asset
+    job: Job
+
+
+class PictureQueries:
+    """Reads assets together with their jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def arrivals(self, before: int | None = None, limit: int = 24) -> list[Arrival]:
+        """Return the last archived pictures before the event ``before``, newest first."""
+        announced = select(events.c.id, events.c.ref, events.c.idx).where(
+            events.c.type == EventType.ASSET_ARCHIVED
+        )
+        announced = announced if before is None else announced.where(events.c.id < before)
+
+        def work(connection: Connection) -> list[Arrival]:
+            question = announced.order_by(events.c.id.desc()).limit(limit)
+            newest = connection.execute(question).all()
+            refs = [ref for _, ref, _ in newest]
+            rows = connection.execute(select(assets).where(assets.c.ref.in_(set(refs))))
+            found = {(asset.ref, asset.idx): asset for asset in map(asset_of, rows)}
+            job_by_ref = _jobs_by_ref(connection, refs)
+            return [
+                Arrival(number, found[ref, idx], job_by_ref[ref]) for number, ref, idx in newest
+            ]
+
+        return self._database.read(work)
+
+    def endangered(self, before: float, limit: int = 100) -> list[Endangered]:
+        """Return pending pictures that may be lost, the first URL to die first.
+
+        These are pictures whose URL dies before ``before``, or whose job was announced as at risk.
+        """
+
+        def work(connection: Connection) -> list[Endangered]:
+            order = (assets.c.expires_at, assets.c.ref, assets.c.idx)
+            nearest = select(assets).order_by(*order).limit(limit)
+            dying = nearest.where(assets.c.due_at.isnot(None), assets.c.expires_at <= before)
+            announced = nearest.where(
+                assets.c.ref.in_(_announced_at_risk()),
+                assets.c.state == AssetState.PENDING,
+                assets.c.expires_at > before,
+            )
+            found = [*connection.execute(dying), *connection.execute(announced)]
+            rows = [asset_of(row) for row in found[:limit]]
+            job_by_ref = _jobs_by_ref(connection, [row.ref for row in rows])
+            return [Endangered(row, job_by_ref[row.ref]) for row in rows]
+
+        return self._database.read(work)
+
+
+def _jobs_by_ref(connection: Connection, refs: list[str]) -> dict[str, Job]:
+    rows = connection.execute(select(*job_columns).where(jobs.c.ref.in_(refs)))
+    return {job.ref: job for job in map(job_of, rows)}
+
+
+def _announced_at_risk() -> Select[tuple[str]]:
+    """Return the jobs in progress whose risk was announced in their present round."""
+    announced = select(events.c.id).where(
+        events.c.ref == jobs.c.ref,
+        events.c.idx == ABOUT_THE_JOB,
+        events.c.type == EventType.JOB_AT_RISK,
+        events.c.round == jobs.c.round,
+    )
+    return (
+        select(jobs.c.ref)
+        .where(jobs.c.state == JobState.ARCHIVING, announced.exists())
+        .limit(MOST_RISKS)
+    )

@@ -1,0 +1,304 @@
+"""The ledger in a SQLite file. Reads run side by side; writes are committed in groups.
+
+SQLite allows one writer at a time, and several that compete for its lock starve each other. So the
+threads of a process queue their writes, one of them commits for all (group commit), and processes
+take turns with a file lock.
+"""
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from receiver import failpoints
+from receiver.errors import LedgerError
+from receiver.ledger.database_errors import translated_errors
+
+T = TypeVar("T")
+
+# Seconds a write waits in the queue before LedgerError is raised. A callback is then answered 503,
+# and the provider sends it again.
+WRITE_TIMEOUT = 10.0
+# Writes that share one commit. More would only make the first one wait longer.
+GROUP_SIZE = 64
+
+
+class SqliteDatabase:
+    """A SQLite file in WAL mode, ``synchronous=FULL``: a commit is on disk before it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = _engine(path, begin="BEGIN")
+        self._writer = _engine(path, begin="BEGIN IMMEDIATE")
+        self._lock_path = path.with_name(path.name + ".lock")
+        self._open_mark = _OpenMark(path)
+        self._queue: deque[_QueuedWrite[Any]] = deque()
+        self._leader = threading.Lock()
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a snapshot; writers do not disturb it."""
+        self._open_mark.set()
+        with translated_errors(), self._reader.begin() as connection:
+            return work(connection)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Queue ``work``. The next leader runs all queued writes in one transaction."""
+        mine = _QueuedWrite(work)
+        self._queue.append(mine)
+        while not mine.done:
+            if self._leader.acquire(blocking=False):
+                try:
+                    if not mine.done:
+                        self._commit_group()
+                finally:
+                    self._leader.release()
+                    self._signal_next()
+            elif not self._wait_for_signal(mine) and self._withdraw(mine):
+                raise LedgerError(f"the ledger took no write for {WRITE_TIMEOUT:.0f} s")
+            mine.signal.clear()
+        return mine.result()
+
+    def _wait_for_signal(self, write: "_QueuedWrite[Any]") -> bool:
+        """Wait until the write is done or its thread should lead; return False after a timeout."""
+        try:
+            return write.signal.wait(WRITE_TIMEOUT)
+        except BaseException:
+            self._withdraw(write)  # an interrupted thread must not keep the signal for itself
+            raise
+
+    def _signal_next(self) -> None:
+        """Ask the thread that waits longest to lead. The others stay asleep.
+
+        If they all competed for a lock instead, every wait would become longer.
+        """
+        with suppress(IndexError):  # the queue is empty
+            self._queue[0].signal.set()
+
+    def _withdraw(self, write: "_QueuedWrite[Any]") -> bool:
+        """Remove a write from the queue; return False if a leader has taken it already.
+
+        Without this it could still be done after we said that it failed.
+        """
+        try:
+            self._queue.remove(write)
+        except ValueError:
+            return False
+        self._signal_next()  # this thread may have received the signal to lead
+        return True
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._reader.dispose()
+        self._writer.dispose()
+        self._open_mark.clear()
+
+    def _commit_group(self) -> None:
+        """Run and commit one group of writes.
+
+        The group is taken from the queue after the file lock is ours, so it is as large as possible.
+        """
+        group: list[_QueuedWrite[Any]] = []
+        failure: LedgerError | None = LedgerError("the write was interrupted")
+        try:
+            self._open_mark.set()
+            with (
+                translated_errors(),
+                _locked(self._lock_path),
+                self._writer.begin() as connection,
+            ):
+                group += self._next_group()
+                for write in group:
+                    write.run(connection)
+                    _require_transaction(connection)
+                failpoints.reached(failpoints.Point.BEFORE_COMMIT)
+            failpoints.reached(failpoints.Point.AFTER_COMMIT)
+            failure = None
+        except LedgerError as error:
+            failure = error
+        except (SQLAlchemyError, OSError) as error:
+            failure = LedgerError(f"the ledger cannot be written now: {error}")
+        finally:
+            for write in group or self._next_group():
+                write.finish(failure)
+
+    def _next_group(self) -> list["_QueuedWrite[Any]"]:
+        group: list[_QueuedWrite[Any]] = []
+        # Take one by one until the queue is empty; its length may shrink, because writes withdraw.
+        with suppress(IndexError):
+            while len(group) < GROUP_SIZE:
+                group.append(self._queue.popleft())
+        return group
+
+
+class _QueuedWrite(Generic[T]):
+    """A write that waits for a leader."""
+
+    def __init__(self, work: Callable[[Connection], T]) -> None:
+        self.done = False
+        self.signal = threading.Event()  # set when the write is done, or its thread should lead
+        self._work = work
+        self._value: T | None = None
+        self._error: Exception | None = None
+
+    def run(self, connection: Connection) -> None:
+        """Run the work inside a savepoint, so that its failure does not affect the group."""
+        # The same as begin_nested at half the cost; the whole group waits for it.
+        connection.exec_driver_sql("SAVEPOINT one")
+        try:
+            self._value = self._work(connection)
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that queued the work
+            self._error = error
+            _require_transaction(connection)
+            connection.exec_driver_sql("ROLLBACK TO one")
+        connection.exec_driver_sql("RELEASE one")
+
+    def finish(self, failure: LedgerError | None) -> None:
+        """Record the end of the commit; after a ``failure`` the returned value does not count."""
+        self._error = failure or self._error
+        self.done = True
+        self.signal.set()
+
+    def result(self) -> T:
+        """Return what the work returned, or raise what it raised."""
+        if self._error is not None:
+            with translated_errors():
+                raise self._error
+        return self._value  # type: ignore[return-value]  # None only where T is None
+
+
+def _require_transaction(connection: Connection) -> None:
+    """Raise LedgerError if SQLite has rolled the transaction back by itself.
+
+    It does so on a full disk or an I/O error. A commit after that does nothing and reports no error.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    if not driver.in_transaction:
+        raise LedgerError("the ledger rolled its transaction back (disk full, or an I/O error)")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the file lock of ``path``. The kernel frees it when a process dies: it is never stale."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _OpenMark:
+    """A shared lock on a file beside the ledger, held while we have connections; see ``is_open``.
+
+    It is not on the ledger itself: closing any descriptor of that file would drop the locks that
+    SQLite holds on it in this process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._mutex = threading.Lock()
+
+    def set(self) -> None:
+        """Take the lock if we do not have it.
+
+        An OSError (full disk, read-only folder) is ignored, because reading is still possible; the
+        next call tries again.
+        """
+        if self._descriptor is not None:
+            return
+        with self._mutex, suppress(OSError):
+            if self._descriptor is None:
+                self._descriptor = _lock_shared(_mark_path(self._path))
+
+    def clear(self) -> None:
+        """Release the lock."""
+        with self._mutex:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
+def is_open(path: Path) -> bool:
+    """Return whether any process, including this one, has the SQLite ledger at ``path`` open.
+
+    Raise LedgerError if that cannot be found out.
+    """
+    try:
+        # Not created here: the service could not use a file that another user created.
+        with _mark_path(path).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise LedgerError(
+            f"cannot find out whether the ledger is in use ({error}): run this as the service's user"
+        ) from error
+    return False
+
+
+def _mark_path(path: Path) -> Path:
+    # Resolved, so that it is the same file through every symbolic link.
+    path = path.resolve()
+    return path.with_name(path.name + ".open")
+
+
+def _lock_shared(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        # May block briefly while ``is_open`` probes with an exclusive lock.
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def sqlite_address(path: Path) -> URL:
+    """Return the SQLAlchemy address of a SQLite file; its path may contain any characters."""
+    return URL.create("sqlite", database=str(path))
+
+
+def _enable_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL mode; wait while another process does the same.
+
+    SQLite's busy timeout does not cover this lock, and two first commands may both want it.
+    """
+    deadline = time.monotonic() + WRITE_TIMEOUT / 2
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _engine(path: Path, begin: str) -> Engine:
+    # Autocommit at the driver (isolation_level None): we decide when and how transactions begin.
+    engine = create_engine(
+        sqlite_address(path),
+        connect_args={"isolation_level": None, "timeout": WRITE_TIMEOUT / 2},
+        pool_timeout=WRITE_TIMEOUT,
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        _enable_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

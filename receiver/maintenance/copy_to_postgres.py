@@ -1,0 +1,263 @@
+"""Moving up: the ledger of one machine copied into a PostgreSQL for many, as often as wanted, until they are alike.
+
+Each run makes the copy what the original is at that moment. The first may take its time while the service works on; the last, after it was
+stopped, finds little that is new. Every batch is a transaction, so a run that is killed is simply run again. Until a copy is declared
+whole nothing works with it: it carries a mark, and ``schema.require_current`` refuses it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Row,
+    Table,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from receiver.errors import ReceiverError
+from receiver.ledger import schema
+from receiver.ledger.database import Database
+from receiver.ledger.tables import jobs, metadata
+
+# Rows of a transaction; with bodies of some kilobytes a few megabytes.
+BATCH = 500
+# What a row is about never changes. Where it is not alike, SQLite has given the number of a row that is gone to another one.
+_ABOUT = ("ref", "idx", "type")
+
+Key = tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Copied:
+    """What a run did: rows looked at, and those that were new, had changed, or were there no more."""
+
+    seen: int = 0
+    new: int = 0
+    changed: int = 0
+    gone: int = 0
+
+
+def begin(target: Database) -> None:
+    """Mark a ledger as a copy; raise ReceiverError if it has jobs of its own."""
+
+    def work(connection: Connection) -> None:
+        if schema.is_unfinished_copy(connection):
+            return
+        if connection.execute(select(jobs.c.ref).limit(1)).first() is not None:
+            raise ReceiverError(
+                "the ledger at DATABASE_URL has jobs of its own: name an empty database to copy to"
+            )
+        schema.mark_unfinished_copy(connection)
+
+    target.write(work)
+
+
+def finish(target: Database) -> None:
+    """Declare a copy whole, and number new rows after those that were copied."""
+
+    def work(connection: Connection) -> None:
+        for table in metadata.sorted_tables:
+            if (
+                table.autoincrement_column is not None
+                and table.autoincrement_column.autoincrement is True
+            ):
+                column = table.autoincrement_column
+                last = select(
+                    func.setval(
+                        func.pg_get_serial_sequence(table.name, column.name),
+                        func.coalesce(func.max(column), 0) + 1,
+                        False,
+                    )
+                )
+                connection.execute(last)
+        schema.unmark_copy(connection)
+
+    target.write(work)
+
+
+def copy(source: Database, target: Database, show: Callable[[str, int, int], None]) -> Copied:
+    """Make ``target`` what ``source`` is at this moment; ``show`` is told the table, and how many of how many rows are done.
+
+    Raise ReceiverError if what is there already stands in the way.
+    """
+    done = Copied()
+
+    def work(snapshot: Connection) -> None:
+        for table in reversed(metadata.sorted_tables):
+            done.gone += _delete_extras(snapshot, target, table)
+        for table in metadata.sorted_tables:
+            _copy_table(snapshot, target, table, done, show)
+
+    try:
+        source.read(work)
+    except IntegrityError as error:
+        # Only its first line: the next ones quote rows.
+        broken = str(error.orig).partition("\n")[0]
+        raise ReceiverError(
+            f"the copy cannot follow the original ({broken}): empty the database at DATABASE_URL and copy again"
+        ) from error
+    return done
+
+
+def counts(database: Database) -> dict[str, int]:
+    """Return how many rows each table has."""
+    questions = {
+        table.name: select(func.count()).select_from(table) for table in metadata.sorted_tables
+    }
+    return database.read(
+        lambda connection: {
+            name: connection.execute(question).scalar_one() for name, question in questions.items()
+        }
+    )
+
+
+def _key(table: Table) -> ColumnElement[Any]:
+    return tuple_(*table.primary_key.columns)
+
+
+def _traits(table: Table) -> list[ColumnElement[Any]]:
+    """Return what is compared of a row: what is large never changes, but may be emptied."""
+    large = {column.name for column in table.columns if isinstance(column.type, LargeBinary)} | (
+        {"params"} if table is jobs else set()
+    )
+    return [
+        func.length(column).label(column.name) if column.name in large else column
+        for column in table.columns
+    ]
+
+
+def _batches(
+    connection: Connection, table: Table, columns: Sequence[ColumnElement[Any]]
+) -> Iterator[list[Row[Any]]]:
+    """Walk a table in the order of its keys."""
+    width = len(table.primary_key.columns)
+    question = (
+        select(*table.primary_key.columns, *columns)
+        .order_by(*table.primary_key.columns)
+        .limit(BATCH)
+    )
+    rows = list(connection.execute(question))
+    while rows:
+        yield rows
+        rows = list(connection.execute(question.where(_key(table) > tuple(rows[-1])[:width])))
+
+
+def _copy_table(
+    snapshot: Connection,
+    target: Database,
+    table: Table,
+    done: Copied,
+    show: Callable[[str, int, int], None],
+) -> None:
+    width, place = len(table.primary_key.columns), 0
+    total = snapshot.execute(select(func.count()).select_from(table)).scalar_one()
+    for rows in _batches(snapshot, table, _traits(table)):
+        ours = {tuple(row)[:width]: tuple(row)[width:] for row in rows}
+        known = target.read(partial(_find, table=table, keys=list(ours)))
+        new = [key for key in ours if key not in known]
+        changed = [key for key in ours if key in known and known[key] != ours[key]]
+        if new or changed:
+            full = _full(snapshot, table, new + changed)
+            target.write(
+                partial(
+                    _put,
+                    table=table,
+                    new=[full[key] for key in new],
+                    changed=[full[key] for key in changed],
+                )
+            )
+        place += len(rows)
+        done.seen, done.new, done.changed = (
+            done.seen + len(rows),
+            done.new + len(new),
+            done.changed + len(changed),
+        )
+        show(table.name, place, total)
+
+
+def _find(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, Key]:
+    width = len(table.primary_key.columns)
+    question = select(*table.primary_key.columns, *_traits(table)).where(_key(table).in_(keys))
+    return {tuple(row)[:width]: tuple(row)[width:] for row in connection.execute(question)}
+
+
+def _full(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, dict[str, Any]]:
+    names, wanted = [column.name for column in table.primary_key.columns], set(keys)
+    found = (
+        (tuple(row[name] for name in names), row)
+        for row in connection.execute(select(table).where(_within(table, keys))).mappings()
+    )
+    return {key: dict(row) for key, row in found if key in wanted}
+
+
+def _within(table: Table, keys: Sequence[Key]) -> ColumnElement[bool]:
+    """Ask the original for all from the first of some keys to the last: with a list of keys of two columns SQLite reads the whole table.
+
+    Python sorts them as SQLite does. PostgreSQL may not; then there is more between those of one of its batches, which costs only time.
+    """
+    return and_(_key(table) >= min(keys), _key(table) <= max(keys))
+
+
+def _put(
+    connection: Connection,
+    table: Table,
+    new: Sequence[dict[str, Any]],
+    changed: Sequence[dict[str, Any]],
+) -> None:
+    # Changes first: a key or an id may have passed from an older job to a newer one.
+    for row in changed:
+        mine = [column == row[column.name] for column in table.primary_key.columns]
+        connection.execute(
+            update(table)
+            .where(*mine)
+            .values({name: row[name] for name in row if name not in table.primary_key.columns})
+        )
+    if new:
+        connection.execute(insert(table), list(new))
+
+
+def _delete_extras(snapshot: Connection, target: Database, table: Table) -> int:
+    """Delete what an earlier run copied and the original has no more; return how many rows that were."""
+    keys = _extras(snapshot, target, table)
+    for start in range(0, len(keys), BATCH):
+        target.write(partial(_delete, table=table, keys=keys[start : start + BATCH]))
+    return len(keys)
+
+
+def _extras(snapshot: Connection, target: Database, table: Table) -> list[Key]:
+    width, about = len(table.primary_key.columns), _about(table)
+    found: list[Key] = []
+
+    def work(connection: Connection) -> None:
+        for rows in _batches(connection, table, about):
+            keys = [tuple(row)[:width] for row in rows]
+            known = select(*table.primary_key.columns, *about).where(_within(table, keys))
+            there = {tuple(row) for row in snapshot.execute(known)}
+            found.extend(
+                key for key, row in zip(keys, rows, strict=True) if tuple(row) not in there
+            )
+
+    target.read(work)
+    return found
+
+
+def _about(table: Table) -> list[Column[Any]]:
+    """Return what says, beside its key, whether a row is still the same one."""
+    return [column for column in table.columns if column.name in _ABOUT and not column.primary_key]
+
+
+def _delete(connection: Connection, table: Table, keys: Sequence[Key]) -> None:
+    connection.execute(delete(table).where(_key(table).in_(keys)))

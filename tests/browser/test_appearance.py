@@ -1,0 +1,157 @@
+"""The pages in a browser: themes, phones, languages, accessibility, and without scripts."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # the package has no types
+from playwright.sync_api import Page, expect
+from viewer import PHONE, Viewer
+from waiting import until
+
+KINDS = [
+    "gallery",
+    "jobs",
+    "nothing found",
+    "job",
+    "failed job",
+    "job under way",
+    "delivery",
+    "at risk",
+    "set aside",
+    "compare",
+    "new job",
+    "retry many",
+    "invariants",
+]
+# The rules that depend on the theme: only its colours differ.
+COLOURS = ("color-contrast", "link-in-text-block")
+SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+THEMES: list[Literal["light", "dark"]] = ["light", "dark"]
+
+
+def settled(page: Page) -> None:
+    """Wait until all visible thumbnails and the fonts are loaded."""
+    loaded = (
+        "[...document.images].filter(i => i.getBoundingClientRect().top < innerHeight)"
+        ".every(i => i.complete && i.naturalWidth > 2)"
+    )
+    # Not wait_for_function: the Content-Security-Policy forbids its eval.
+    until(lambda: page.evaluate(loaded), what="that every visible picture is loaded")
+    page.evaluate("document.fonts.ready")
+
+
+def violations(page: Page, *rules: str) -> list[str]:
+    """Return what axe finds wrong with a page, with these rules or with all."""
+    options = {"runOnly": list(rules)} if rules else {"resultTypes": ["violations"]}
+    found: Any = Axe().run(page, options=options).response["violations"]
+    return [
+        f"{item['id']}: {node['html']} {node.get('failureSummary')}"
+        for item in found
+        for node in item["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_accessible_in_both_themes_and_on_a_phone(
+    page: Page, viewer: Viewer, kind: str, screenshots: Path
+) -> None:
+    page.goto(viewer.pages()[kind])
+    assert page.evaluate("document.contentType") == "text/html"
+    page.emulate_media(color_scheme="light")
+    settled(page)
+    assert violations(page) == []
+    page.screenshot(
+        path=screenshots / f"{kind.replace(' ', '-')}-light-desktop.png", full_page=True
+    )
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # width and height
+    settled(page)
+    assert page.evaluate(SIDEWAYS) == 0
+    assert violations(page, *(COLOURS if kind != "job" else ())) == []
+    page.screenshot(path=screenshots / f"{kind.replace(' ', '-')}-dark-phone.png", full_page=True)
+
+
+def test_every_kind_of_page_is_tested(viewer: Viewer) -> None:
+    assert list(viewer.pages()) == KINDS
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_login_and_error_pages_are_accessible(
+    viewer: Viewer, theme: Literal["light", "dark"], screenshots: Path
+) -> None:
+    with viewer.without_session(color_scheme=theme, viewport=PHONE) as context:
+        page = context.new_page()
+        for name, path in {"login": "/login", "lost": "/no/such/page"}.items():
+            page.goto(path)
+            assert violations(page) == []
+            page.screenshot(path=screenshots / f"{name}-{theme}-phone.png", full_page=True)
+
+
+def test_the_theme_can_differ_from_the_systems(page: Page, viewer: Viewer) -> None:
+    page.emulate_media(color_scheme="light")
+    page.goto("/jobs")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    until(lambda: page.evaluate(ground) != "rgba(0, 0, 0, 0)", what="the style sheet")
+    before = page.evaluate(ground)
+    page.get_by_role("link", name="dark", exact=True).click()
+    expect(page).to_have_url(f"{viewer.installation.url}/jobs")
+    until(lambda: page.evaluate(ground) != before, what="a dark page")
+    page.get_by_role("link", name="system").click()
+    until(lambda: page.evaluate(ground) == before, what="a light page again")
+
+
+def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, screenshots: Path) -> None:
+    page.goto("/")
+    page.get_by_role("link", name="中文").click()
+    expect(page.get_by_role("heading", name="图库")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "zh"
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # width and height
+    for kind in ("job under way", "compare", "new job", "jobs"):
+        page.goto(viewer.pages()[kind])
+        assert page.evaluate(SIDEWAYS) == 0, kind
+    expect(page.get_by_role("navigation", name="页面").get_by_role("link")).to_have_text(
+        ["图库", "任务", "告急", "搁置", "对比"]
+    )
+    page.screenshot(path=screenshots / "jobs-chinese-phone.png", full_page=True)
+    page.get_by_role("link", name="English").click()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+
+
+def test_a_german_browser_gets_english(viewer: Viewer) -> None:
+    with viewer.without_session(locale="de-DE") as context:
+        page = context.new_page()
+        page.goto("/login")
+        expect(page.get_by_role("button", name="Log in")).to_be_visible()
+
+
+def test_times_are_in_the_readers_time_zone(viewer: Viewer) -> None:
+    refs = viewer.jobs
+    shown = {}
+    for zone in ("Asia/Shanghai", "America/New_York"):
+        with viewer.context(timezone_id=zone) as context:
+            page = context.new_page()
+            page.goto(f"/jobs/{refs['a fox in the snow']}")
+            time = page.locator(".facts time").first
+            expect(time).to_have_attribute("title", re.compile("UTC$"))
+            shown[zone] = time.inner_text()
+    assert len(set(shown.values())) == 2, shown
+
+
+def test_everything_works_without_a_script(viewer: Viewer) -> None:
+    refs = viewer.jobs
+    with viewer.context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto("/jobs")
+        page.get_by_label("Search", exact=True).fill("fox")
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator(".row")).to_have_count(1)
+        page.get_by_role("link", name="a fox in the snow").click()
+        expect(page.get_by_role("heading", name="a fox in the snow")).to_be_visible()
+        page.locator("details summary").first.click()
+        page.get_by_role("link", name="Loading").first.click()
+        expect(page.locator("pre")).to_contain_text("progress")
+        page.goto(f"/jobs/{refs['a picture that never comes']}")
+        page.get_by_role("button", name="Try now").click()
+        expect(page.get_by_role("status")).to_contain_text("due now")
