@@ -38,7 +38,7 @@ if len(sys.argv) > 2:
     def full(*_):
         raise OSError(28, "No space left on device")
     os.posix_fallocate = full
-    structlog.conmetric(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 metric_files.share(Path(sys.argv[1]))
 from prometheus_client import Counter
 from receiver.telemetry.metrics import shown_as_zero
