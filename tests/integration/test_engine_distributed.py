@@ -257,7 +257,7 @@ def test_work_due_later_is_begun_when_it_is_due(harness: DistributedHarness) -> 
 # Hands.
 
 
-def test_every_hand_is_used_and_no_more_than_there_are(
+def test_every_thread_is_used_and_no_more_than_allowed(
     harness: DistributedHarness, gate: Gate
 ) -> None:
     harness.order(8)
