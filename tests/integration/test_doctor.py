@@ -387,7 +387,7 @@ def test_what_a_server_cannot_do_is_said_with_what_is_done_without() -> None:
         "keeps no metadata",
         "may not be listed",
         "serves no signed links",
-        "nothing can be deleted",
+        "cannot delete",
     ]
 
 
