@@ -349,7 +349,6 @@ def test_the_wakes_of_a_dead_process_are_given_to_the_living(
     with at_work(harness.engine(), harness.queue()):
         until(
             lambda: harness.asset(ref).state is AssetState.ARCHIVED,
-            within=30,
             what="the work of the dead",
         )
         until(

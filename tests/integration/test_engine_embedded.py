@@ -131,14 +131,14 @@ def test_a_notification_of_any_process_starts_the_work_at_once(harness: Embedded
         harness.round()
         harness.order()
         Notifier(harness.folder / "worker.fifo").notify()
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
 
 
 def test_polling_finds_the_work_of_a_lost_notification(harness: EmbeddedHarness) -> None:
     with at_work(harness.engine(sweep=OFTEN), harness.queue(), harness.bystander()):
         harness.round()
         harness.order()
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
 
 
 def test_work_due_later_starts_when_it_is_due_without_a_notification(
@@ -148,7 +148,7 @@ def test_work_due_later_starts_when_it_is_due_without_a_notification(
     (ref,) = harness.order()
     harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(), harness.queue()):
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
     finished = harness.asset(ref).finished_at
     assert finished is not None
     assert finished - harness.asset(ref).announced_at >= 0.5

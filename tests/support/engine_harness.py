@@ -1,4 +1,4 @@
-"""Shops: an engine's place of work under test, on one machine or on a PostgreSQL for many."""
+"""Engines under test, on one machine or on a PostgreSQL for many, with a ledger and work."""
 
 import threading
 from abc import ABC, abstractmethod
