@@ -274,7 +274,7 @@ def test_a_second_worker_waits_and_can_be_stopped_while_it_does(installation: In
         first.says("worker started")
         with running(WORKER, installation.environ, installation.folder) as second:
             second.says("waiting for the worker that is still running")
-            assert second.stop(within=3) == 0
+            assert second.stop() == 0
         with running(WORKER, installation.environ, installation.folder) as third:
             third.says("waiting for the worker that is still running")
             first.kill()

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from commands import invoke
 from event_dispatching import PostServer, dispatch_due, last_error, make_dispatcher
 from event_server import OLD_SECRET, SECRET, EventServer
 from ledgers import Books, opened
@@ -20,7 +21,6 @@ from outside_network import (
     send,
     silence,
 )
-from processes import run
 from waiting import until
 
 from receiver.errors import EventNotDeliveredError
@@ -447,18 +447,18 @@ def test_the_command_forgets_a_destination_that_is_named_no_more(
     with opened(sqlite_url) as books:
         Outbox(books.database, books.clock).register(["log:", "gone"])
         books.failed()
-    shown = run(["receiver", "events"], environ, folder=tmp_path)
+    shown = invoke(["receiver", "events"], environ, folder=tmp_path)
     (gone,) = [line for line in shown.out.splitlines() if line.startswith("│ gone")]
     assert [cell.strip() for cell in gone.split("│")][3:7] == ["1", "0", "", "0"]
     for name, why in (
         ("log:", "log: is in EVENT_URLS"),
         ("went", "no destination 'went'; known are: gone, log:"),
     ):
-        refused = run(["receiver", "events", "--forget", name], environ, folder=tmp_path)
+        refused = invoke(["receiver", "events", "--forget", name], environ, folder=tmp_path)
         assert (refused.status, refused.out, why in refused.err) == (1, "", True), refused
-    done = run(["receiver", "events", "--forget", "gone"], environ, folder=tmp_path)
+    done = invoke(["receiver", "events", "--forget", "gone"], environ, folder=tmp_path)
     assert (done.status, done.out) == (
         0,
         "gone is deleted, with its undelivered events\n",
     ), done
-    assert "│ gone" not in run(["receiver", "events"], environ, folder=tmp_path).out
+    assert "│ gone" not in invoke(["receiver", "events"], environ, folder=tmp_path).out

@@ -3,7 +3,8 @@
 from collections import defaultdict
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import Books
 from sqlalchemy import Connection, delete, select
@@ -19,9 +20,7 @@ from receiver.model import EventDeliveryState, EventType
 pytestmark = pytest.mark.both_databases
 
 # One ledger serves all examples of a test; each example empties it first.
-PACE = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PACE = examples(12)
 TO, JOBS = "log:", 3
 HAPPENINGS = st.lists(
     st.one_of(
