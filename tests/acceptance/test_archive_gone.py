@@ -48,7 +48,7 @@ def test_while_the_archive_is_away_jobs_wait_and_nothing_is_made_in_its_place(
         doctor = installation.invoke(*DOCTOR)
         assert (doctor.status, REMEDY in doctor.out) == (1, True), doctor
         second = installation.submit("a hare")
-        service.says("asset not archived")
+        service.says("archiving attempt failed")
         assert list(archive.rglob("*")) == []
         archive.rmdir()
         away.rename(archive)

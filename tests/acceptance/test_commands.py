@@ -306,7 +306,7 @@ def test_a_missing_bucket_is_named_and_the_work_waits_until_it_exists(
             line for line in service.output().splitlines() if "archive not usable" in line
         )
         job = installation.submit(mode=Mode.POLL)
-        service.says("asset not archived")
+        service.says("archiving attempt failed")
         s3_server.client.create_bucket(Bucket=bucket)
         execute(installation, "UPDATE assets SET due_at = 0")  # as if the retry were due
         (safe,) = installation.wait(job.ref)

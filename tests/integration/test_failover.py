@@ -74,7 +74,7 @@ def mortal() -> Iterator[MortalPostgres]:
 # Connections.
 
 
-def test_a_connection_that_was_cut_while_nobody_used_it_costs_nothing(
+def test_a_connection_that_was_cut_while_idle_costs_nothing(
     books: Books, postgres_url: str
 ) -> None:
     ref = books.waiting()
@@ -154,7 +154,7 @@ def test_two_transactions_that_wait_for_each_other_are_both_done(books: Books) -
             done.result(30)
 
 
-# Patience.
+# Time limits.
 
 
 @pytest.mark.parametrize(

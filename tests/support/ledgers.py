@@ -22,7 +22,7 @@ from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.queries.events import EventQueries
-from receiver.ledger.queries.job_list import JobList
+from receiver.ledger.queries.job_list import JobListQueries
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.queries.pictures import PictureQueries
 from receiver.ledger.queries.set_aside import SetAsideQueries
@@ -108,7 +108,7 @@ class Books:
         self.clock = clock or Clock()
         self.notified = 0
         self.queries = JobQueries(database)
-        self.job_list = JobList(database)
+        self.job_list = JobListQueries(database)
         self.pictures = PictureQueries(database)
         self.set_aside = SetAsideQueries(database)
         self.events = EventQueries(database)

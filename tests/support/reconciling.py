@@ -115,7 +115,7 @@ class ReconcileHarness:
         assert job.due_at is not None
         self.books.clock.now = max(self.books.clock.now, job.due_at)
         (claimed,) = self.books.jobs.claim(2)
-        self.reconciler.look(claimed)
+        self.reconciler.reconcile_job(claimed)
         return self.books.job(ref)
 
     def looks(self, ref: str) -> Iterator[Job]:

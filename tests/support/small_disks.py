@@ -1,6 +1,6 @@
-"""Small disks: tmpfs of some megabytes that tests fill to the last byte or turn read-only.
+"""Small disks: tmpfs file systems of a few megabytes that tests fill up or make read-only.
 
-Where mounting is not allowed, a limit on the size of files cuts a write off as a full disk does.
+Without permission to mount, a limit on the file size makes writes fail as on a full disk.
 """
 
 import os
@@ -48,7 +48,10 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(folder: Path, *, kilobytes: int) -> Iterator[SmallDisk]:
-    """Make ``folder`` and mount a disk of this size there; see ``missing`` where it cannot be."""
+    """Mount a disk of this size at the new folder ``folder``.
+
+    If that is not permitted, the test is skipped; it fails if REQUIRE_REAL_PARTS is set.
+    """
     folder.mkdir(parents=True)
     owner = f"uid={os.getuid()},gid={os.getgid()},mode=0755"
     try:
@@ -63,7 +66,7 @@ def small_disk(folder: Path, *, kilobytes: int) -> Iterator[SmallDisk]:
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """Let this process's writes beyond ``size`` bytes of a file fail, as a full disk does."""
+    """Make writes of this process fail beyond this size of a file, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
