@@ -2,8 +2,8 @@
 
 The archive is a directory or SeaweedFS. The real worker process with its 16 threads and the loop
 with 16 threads fetch the same file from the same server in turn. The worker also does: address
-rules, SHA-256, inspection, link or conditional put, verification, two transactions for each asset, and a
-manifest and the end of each job (here of one picture).
+rules, SHA-256, inspection, link or conditional put, verification, two transactions for each asset,
+and a manifest and the end of each job (here of one picture).
 """
 
 import shutil

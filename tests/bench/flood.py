@@ -1,8 +1,8 @@
 """Measure 5: what a flood of forged callbacks costs the authentic ones.
 
-Authentic callbacks come at a steady rate, first alone, then during a flood of unsigned tickets (404)
-or of bodies with a too large Content-Length (413). Every authentic one must be answered 200. Server,
-flood and senders share the machine's cores, so the results are a lower bound.
+Authentic callbacks come at a steady rate, first alone, then during a flood of unsigned tickets
+(404) or of bodies with a too large Content-Length (413). Every authentic one must be answered 200.
+Server, flood and senders share the machine's cores, so the results are a lower bound.
 """
 
 import json

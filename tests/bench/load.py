@@ -2,8 +2,8 @@
 
 ``python -m tests.bench.load PORT FILE SIZE CONNECTIONS`` sends each request in FILE (each of SIZE
 bytes) once over keep-alive connections, the next one on a connection after the last answer. It
-prints one JSON object: ``seconds`` from the first byte to the last answer, ``latencies`` in seconds,
-``statuses``, and ``acknowledged``, the indexes in FILE of what was answered 200.
+prints one JSON object: ``seconds`` from the first byte to the last answer, ``latencies`` in
+seconds, ``statuses``, and ``acknowledged``, the indexes in FILE of what was answered 200.
 """
 
 import json
