@@ -108,10 +108,10 @@ def test_the_first_releases_statements_work_on_the_newest_schema(first_url: str)
 @pytest.mark.parametrize(
     "first_url", ["postgresql"], indirect=True
 )  # SQLite's readers block no writer
-def test_a_migration_does_not_make_everybody_wait_behind_one_that_reads(
+def test_a_migration_does_not_make_all_others_wait_behind_a_reader(
     first_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "_PATIENCE", "50ms")
+    monkeypatch.setattr(schema, "_LOCK_TIMEOUT", "50ms")
     with closing(open_database(first_url)) as database:
 
         def read_for_long(connection: Connection) -> None:
