@@ -15,16 +15,9 @@ from sqlalchemy import Connection
 
 from receiver.clock import back_off, doubling
 from receiver.errors import LedgerError, UnreadableError
-from receiver.ledger import deliveries
+from receiver.ledger import deliveries, jobs
 from receiver.ledger.assets import reopen_job
 from receiver.ledger.database import Database
-from receiver.ledger.jobs import (
-    adopt_job,
-    expedite_job,
-    find_job_by_provider_id,
-    finish_job,
-    lock_job,
-)
 from receiver.ledger.rows import Job
 from receiver.model import (
     FINAL_STATES,
@@ -52,13 +45,8 @@ MOST_BYTES = 16 * 1024 * 1024
 
 _REDACT_NOTHING = Redactor()
 # After these decisions there is work to do at once.
-_CAUSE_WORK = {
-    Decision.ENDED,
-    Decision.REFRESHED,
-    Decision.EMPTY,
-    Decision.OTHER_ID,
-    Decision.UNCONFIRMED,
-}
+_ASK_AGAIN = {Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED}
+_CAUSE_WORK = {Decision.ENDED, Decision.REFRESHED, *_ASK_AGAIN}
 
 
 class Inbox:
@@ -101,24 +89,17 @@ class Inbox:
         try:
             with tracing.span(delivery.source, delivery.ref):
                 report = self._redacted(read_report(delivery))
-                decision = self._database.write(
-                    partial(
-                        self._take,
-                        delivery=delivery,
-                        report=report,
-                        replayed=replayed,
-                        unsigned=unsigned,
-                    )
-                )
+                take = partial(self._take, delivery=delivery, report=report)
+                decision = self._database.write(partial(take, replayed=replayed, unsigned=unsigned))
         except LedgerError:
             raise
         except UnreadableError:
-            self._store_unreadable(delivery, replayed)
+            self.keep_unreadable(delivery, replayed)
             raise
         except Exception as error:
             # A bug of ours must not lose a report: store it, to replay it when the bug is fixed.
             log.exception("report set aside", ref=delivery.ref, source=delivery.source)
-            self._store_unreadable(delivery, replayed)
+            self.keep_unreadable(delivery, replayed)
             raise UnreadableError(
                 f"set aside: processing it failed ({type(error).__name__}); see the log"
             ) from error
@@ -126,10 +107,6 @@ class Inbox:
         if decision in _CAUSE_WORK and not unsigned:
             self._notify()
         return decision
-
-    def keep_unreadable(self, delivery: Delivery) -> None:
-        """Store the received part of a body that was cut short."""
-        self._store_unreadable(delivery, None)
 
     def _redacted(self, report: Report) -> Report:
         return replace(report, message=self._redact(report.message)) if report.message else report
@@ -145,30 +122,16 @@ class Inbox:
     ) -> Decision:
         """Decide, apply and store in one transaction; return the decision that was stored."""
         job = self._job(connection, delivery.ref)
-        reopened = (
-            replayed is not None
-            and job.state in {JobState.FAILED, JobState.EXPIRED}
-            and bool(report.results)
-        )
+        lost = job.state in {JobState.FAILED, JobState.EXPIRED}
+        reopened = replayed is not None and lost and bool(report.results)
         if reopened:
             reopen_job(connection, job, self._timing, self._now())
-            job = lock_job(connection, job.ref)
+            job = jobs.lock_job(connection, job.ref)
         report = _with_free_id(connection, job, report)
         doubted = self._confirm_always or unsigned
         decision = decide(job, report, delivery.source, confirm_always=doubted, reopened=reopened)
-        change = _Change(
-            connection,
-            job,
-            report,
-            delivery,
-            self._timing,
-            self._now(),
-            replayed=replayed,
-            reopened=reopened,
-            unsigned=unsigned,
-            doubted=doubted,
-        )
-        decision = apply(decision, change)
+        context = (connection, job, report, delivery, self._timing, self._now())
+        decision = apply(decision, _Change(*context, replayed, reopened, unsigned, doubted))
         _store(connection, delivery, decision, replayed)
         if decision is Decision.ENDED and delivery.source is not Source.CALLBACK:
             _settle_unconfirmed(connection, job.ref, report)
@@ -176,11 +139,13 @@ class Inbox:
 
     def _job(self, connection: Connection, ref: str) -> Job:
         """Return the delivery's job. If it is unknown, adopt it: its ticket has our signature."""
-        return deliveries.lock_job_of_delivery(connection, ref) or adopt_job(
+        return deliveries.lock_job_of_delivery(connection, ref) or jobs.adopt_job(
             connection, ref, self._base_url, self._timing, self._now()
         )
 
-    def _store_unreadable(self, delivery: Delivery, replayed: int | None) -> None:
+    def keep_unreadable(self, delivery: Delivery, replayed: int | None = None) -> None:
+        """Store a body that is no report, for example because it was cut short."""
+
         def work(connection: Connection) -> None:
             self._job(connection, delivery.ref)
             _store(connection, delivery, Decision.UNREADABLE, replayed)
@@ -202,7 +167,7 @@ def read_report(delivery: Delivery) -> Report:
 def _with_free_id(connection: Connection, job: Job, report: Report) -> Report:
     """Remove a provider id that belongs to another job: one task of a provider is one job."""
     if job.provider_id is None and report.provider_id is not None:
-        other = find_job_by_provider_id(connection, job.provider, report.provider_id)
+        other = jobs.find_job_by_provider_id(connection, job.provider, report.provider_id)
         return replace(report, provider_id=None) if other else report
     return report
 
@@ -293,7 +258,7 @@ def _end(change: _Change) -> None:
 
 
 def _fail(change: _Change, reason: Reason, message: str) -> None:
-    finish_job(
+    jobs.finish_job(
         change.connection,
         change.job,
         JobState.FAILED,
@@ -336,7 +301,7 @@ def _poll_soon(change: _Change) -> None:
         change.connection, ref, change.now - interval
     ) or _is_full(change.connection, change.delivery)
     wait = interval if change.unsigned or repeated else 0.0
-    expedite_job(change.connection, ref, change.now + wait)
+    jobs.expedite_job(change.connection, ref, change.now + wait)
 
 
 def _record_id(change: _Change) -> None:
@@ -378,14 +343,10 @@ def _store(
     if replayed is not None:
         deliveries.update_decision(connection, replayed, decision)
         return
-    counts = delivery.source is not Source.CALLBACK or decision is Decision.ENDED
-    if not counts and _is_full(connection, delivery):
-        log.warning(
-            "delivery not stored, its job has too many",
-            ref=delivery.ref,
-            verdict=decision,
-            size=len(delivery.body),
-        )
+    optional = delivery.source is Source.CALLBACK and decision is not Decision.ENDED
+    if optional and _is_full(connection, delivery):
+        message, size = "delivery not stored, its job has too many", len(delivery.body)
+        log.warning(message, ref=delivery.ref, verdict=decision, size=size)
         return
     digest = sha256(delivery.body).hexdigest()
     deliveries.insert_delivery(connection, delivery, digest, decision)
@@ -398,15 +359,15 @@ def _is_full(connection: Connection, delivery: Delivery) -> bool:
 
 # Compare callbacks that were not believed with the provider's own answer.
 
+_DISAGREES = "callback disagrees with the provider's own answer"
+
 
 def _settle_unconfirmed(connection: Connection, ref: str, answer: Report) -> None:
     """Decide about the callbacks that waited for the provider's own answer."""
     for number, body in deliveries.find_unconfirmed(connection, ref):
         decision = _decide_unconfirmed(body, answer)
         if decision is Decision.CONTRADICTION:
-            log.warning(
-                "callback disagrees with the provider's own answer", ref=ref, delivery=number
-            )
+            log.warning(_DISAGREES, ref=ref, delivery=number)
         deliveries.update_decision(connection, number, decision)
 
 
@@ -427,7 +388,7 @@ def _compare_with_known(connection: Connection, ref: str, report: Report) -> Dec
     known = [url.partition("?")[0] for url in deliveries.asset_urls(connection, ref)]
     if not report.results or _locations(report) == known:
         return Decision.DUPLICATE
-    log.warning("callback disagrees with the provider's own answer", ref=ref)
+    log.warning(_DISAGREES, ref=ref)
     return Decision.CONTRADICTION
 
 
