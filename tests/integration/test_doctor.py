@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from outside_network import Script, ScriptedServer, answer, certificate, redirect, send
 from seaweed import S3Server
+from waiting import LIMIT
 from web_client import WebClient, web_client
 from werkzeug.serving import make_server
 
@@ -82,7 +83,7 @@ def served(web: WebClient) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(LIMIT)
         server.server_close()
 
 

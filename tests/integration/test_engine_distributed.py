@@ -14,7 +14,7 @@ from ledgers import Books, opened, stored, succeeded, urls
 from processes import ROOT
 from procrastinate.sql import queries
 from sqlalchemy import text
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.errors import LedgerError
 from receiver.ledger import due_notifications, notifications
@@ -130,7 +130,7 @@ def test_two_who_wake_for_one_row_at_once_both_have_their_say_and_there_is_one_w
             what="the second in the way of the first",
         )
         stack.close()
-        second.join(10)
+        second.join(LIMIT)
     assert harness.wakes() == [f"assets/{ref}/0"]
     assert books.assets_of(ref)[0].url == "https://files.test/fresh"
 
@@ -380,7 +380,7 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(
 
         monkeypatch.setattr(harness.books.claims, "release", away)
         engine.stop()
-        thread.join(5)
+        thread.join(LIMIT)
         assert not thread.is_alive()
         gate.open()
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from waiting import LIMIT
 
 from receiver.archive import thumbnails
 from receiver.archive.stores.directory import DirectoryStore
@@ -303,7 +304,7 @@ def test_few_are_made_at_a_time_few_wait_and_the_rest_is_sent_away(
             small.get(second)
     finally:
         let_go.set()
-        maker.join(20)
+        maker.join(LIMIT)
     assert small.get(second) == b"made", "a place is given back"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ledgers import Books, stored
 from sqlalchemy import text
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.errors import LedgerError
 from receiver.ledger.claims import Claimed
@@ -179,6 +179,6 @@ def at_work(engine: Engine, *work_queues: WorkQueue) -> Iterator[threading.Threa
         yield thread
     finally:
         engine.stop()
-        thread.join(20)
+        thread.join(LIMIT)
         assert not thread.is_alive()
         until(lambda: not set(threading.enumerate()) - before, what="the end of every thread")

@@ -102,9 +102,9 @@ class OutsideNetwork:
         """Stop all servers; nothing may be left."""
         for server in set(self.servers.values()):
             server.close()
-        for thread in set(threading.enumerate()) - self._threads:
-            thread.join(_TIMEOUT)
-            assert not thread.is_alive(), thread
+        until(
+            lambda: not set(threading.enumerate()) - self._threads, what="the end of every thread"
+        )
         until(lambda: not _open_files() - self._files, what="every file and socket closed")
 
     def fetch(self, url: str = URL, policy: AddressPolicy | None = None, **options: Any) -> Fetched:
