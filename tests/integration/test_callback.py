@@ -23,7 +23,7 @@ from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped
 from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
 from receiver.ingest import inbox
-from receiver.ledger import sqlite
+from receiver.ledger import group_commit
 from receiver.model import AssetState, JobState, new_ref
 
 LIMIT = 2000
@@ -260,7 +260,7 @@ def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.2)
+    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.2)
     with web_client(tmp_path / "data", environ) as web:
         ticket = web.ticket()
         mend = break_ledger(web)

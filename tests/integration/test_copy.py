@@ -117,7 +117,7 @@ class _Mortal:
 
     def __init__(self, books: Books, writes: int) -> None:
         self._database, self.left = books.database, writes
-        self.read = self._database.read
+        self.read, self.write_item = self._database.read, self._database.write_item
 
     def write(self, work: Work[T]) -> T:
         self.left -= 1

@@ -288,7 +288,7 @@ def test_an_event_is_undone_with_the_change_it_tells_of(books: Books) -> None:
 
     def stumble(connection: Connection) -> None:
         delivery = Delivery(ref, Source.CALLBACK, failed(), NOW)
-        books.inbox._take(connection, delivery, read_report(delivery.body))
+        books.inbox._take(connection, _Item(delivery, read_report(delivery.body), "0" * 64))
         raise StubbornError
 
     with pytest.raises(StubbornError):

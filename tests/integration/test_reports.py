@@ -13,6 +13,7 @@ from waiting import until
 
 from receiver.errors import LedgerError
 from receiver.ledger.jobs import find_job, finish_job
+from receiver.ledger.sqlite import SqliteDatabase
 from receiver.ledger.tables import jobs
 from receiver.model import JobState
 
@@ -354,9 +355,8 @@ def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_se
 
 def is_kept_waiting(books: Books) -> bool:
     """Say whether a write stands in line behind another one."""
-    waiting = getattr(books.database, "_queue", None)
-    if waiting is not None:
-        return len(waiting) > 0
+    if isinstance(books.database, SqliteDatabase):
+        return len(books.database._group_commit._queue) > 0
     question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     return bool(
         books.database.read(lambda connection: connection.exec_driver_sql(question).scalar_one())
