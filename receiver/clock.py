@@ -13,6 +13,8 @@ from functools import cache
 
 # Passes the time of a process to its children: the machine's start, in seconds since the epoch.
 _SHARED = "RECEIVER_CLOCK"
+# Not the shared generator of ``random``: tests seed it and watch it while other threads run.
+_random = random.SystemRandom()
 
 
 def now() -> float:
@@ -37,7 +39,7 @@ def back_off(attempt: int, waits: Sequence[float], *, jitter: float = 0.25) -> f
     ``jitter`` spreads the result by up to this part of it, so that not all retry at once.
     """
     wait = waits[min(max(attempt, 1), len(waits)) - 1]
-    return wait * random.uniform(1 - jitter, 1 + jitter)  # noqa: S311 - no secret
+    return wait * _random.uniform(1 - jitter, 1 + jitter)
 
 
 def doubling(first: float, longest: float) -> tuple[float, ...]:

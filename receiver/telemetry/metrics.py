@@ -22,6 +22,25 @@ def shown_as_zero(metric: Metric, *label_values: tuple[str, ...]) -> Metric:
     return metric
 
 
+CALLBACKS = shown_as_zero(
+    Counter(
+        "receiver_callbacks",
+        "Callbacks answered, by outcome; forged: the ticket was not signed by us.",
+        ["outcome"],
+    ),
+    ("ended",),
+    ("forged",),
+    ("unreadable",),
+    ("unavailable",),
+    ("turned_away",),
+)
+CALLBACK_SECONDS = Histogram(
+    "receiver_callback_seconds",
+    "Time from a callback's arrival to its response, when it is durable.",
+    ["outcome"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 10),
+)
+
 DELIVERIES = shown_as_zero(
     Counter(
         "receiver_deliveries",

@@ -1,25 +1,82 @@
-"""The web side: callbacks in, health, API and dashboard out. A factory without side effects; see ``state`` for when services are opened."""
+"""The web application: callbacks, health checks, API and dashboard.
 
-from flask import Flask
+``create_app`` has no side effects; ``state`` says when the services are opened.
+"""
+
+import re
+from secrets import token_hex
+
+from flask import Flask, Response, g, request
+from structlog.contextvars import bind_contextvars, unbind_contextvars
+from werkzeug.http import HTTP_STATUS_CODES
 
 from receiver.services import Services
-from receiver.web import api, callback, dashboard, health, not_found, request_id, state
+from receiver.web import api, auth, callback, dashboard, health, state
+from receiver.web.problems import problem
+
+REQUEST_ID_HEADER = "X-Request-Id"
+# A proxy may have set the request id; a value of any other form is not repeated.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 
 def create_app(services: Services | None = None) -> Flask:
-    """Return the WSGI application. Without ``services`` they are opened, from the environment, with the first request."""
+    """Return the WSGI application.
+
+    Without ``services`` the first request opens them, as the environment says.
+    """
     app = Flask(__name__)
-    # A redirect would turn a POST into a GET and lose the callback: no path is ever tidied up.
+    # Never redirect to a normalised path: it would turn a POST into a GET and lose the callback.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
+    auth.init_app(app)
     app.register_blueprint(callback.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(dashboard.blueprint)
-    request_id.name_requests(
-        app
-    )  # before the others, so that it has the last word on their answers
-    app.after_request(not_found.tell)
+    # Flask runs after_request functions in reverse order: the request id is set last.
+    app.before_request(_begin_request)
+    app.after_request(_add_request_id)
+    app.teardown_request(_end_request)
+    app.after_request(_show_not_found)
     if services is not None:
         state.attach(app, services)
     return app
+
+
+def _begin_request() -> None:
+    """Give the request an id that is on every log line and in the response."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else token_hex(8)
+    bind_contextvars(request=g.request_id)
+
+
+def _add_request_id(response: Response) -> Response:
+    response.headers[REQUEST_ID_HEADER] = g.request_id
+    return response
+
+
+def _end_request(_error: BaseException | None) -> None:
+    unbind_contextvars("request")
+
+
+def _show_not_found(response: Response) -> Response:
+    """Replace Flask's response to an unknown path or method: a problem for the API, else a page.
+
+    Callbacks have their own response for it.
+    """
+    status = response.status_code
+    if status < 400 or request.endpoint not in {None, "static"} or _is_callback(request.path):  # noqa: PLR2004 - HTTP's first error
+        return response
+    if request.path.startswith("/api/") or request.path == "/openapi.json":
+        shown = problem(status, HTTP_STATUS_CODES.get(status, "").lower())
+    else:
+        key = "error_405" if status == 405 else "error_404"  # noqa: PLR2004 - HTTP's number
+        shown = dashboard.public_error_page(status, key)
+    if "Allow" in response.headers:
+        shown.headers["Allow"] = response.headers["Allow"]
+    return shown
+
+
+def _is_callback(path: str) -> bool:
+    """Return whether the path was meant for a callback, with any number of leading slashes."""
+    return path.lstrip("/").startswith("callback")

@@ -1,14 +1,13 @@
-"""The door for callbacks. Nothing is answered 200 before it is on disk, and nothing is ever redirected.
+"""The callback endpoints. 200 is sent only after the callback is on disk; nothing is redirected.
 
-Behind a right ticket everything is kept, even a body we cannot read. Without one nothing is: a stranger may only name a task, and what
-counts is then read back from the provider.
+With a valid ticket every body is stored, even an unreadable one. Without a ticket a body may only
+name a task; what counts is then the provider's own answer about it.
 """
 
 import time
 
 import structlog
-from flask import Blueprint, Response, current_app, g, jsonify, request
-from flask.blueprints import BlueprintSetupState
+from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from receiver import clock
@@ -16,125 +15,114 @@ from receiver.errors import ReceiverError, TicketError, UnreadableError
 from receiver.ingest.tickets import CANARY
 from receiver.model import Delivery, Source
 from receiver.providers.grsai.protocol import read_report
+from receiver.telemetry.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.body import CutShortError, read_body
-from receiver.web.counters import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.rate_limit import RateLimiter
-from receiver.web.state import services
+from receiver.web.state import per_app, services
 
 log = structlog.get_logger(__name__)
 
 blueprint = Blueprint("callback", __name__)
 
-# Seconds after which a sender may try again when the ledger cannot take a callback.
+# Seconds after which a sender may try again when a callback cannot be stored.
 RETRY_AFTER = 5
-# What one process lets strangers do in a minute: send callbacks without a ticket, each a look into the ledger, and name tasks nobody
-# here has heard of, each to be asked about at the provider. The ledger bounds the latter for all processes: ``hints.MOST_A_MINUTE``.
+# Per minute and process: callbacks without a ticket (each reads the ledger), and new task ids in
+# them (the provider is asked about each; ``hints.MOST_A_MINUTE`` bounds them for all processes).
 REQUESTS_A_MINUTE = 1200
 TASKS_A_MINUTE = 60
 
 
 @blueprint.post("/callback/<path:ticket>")
 def receive(ticket: str) -> Response:
-    """Take in what the provider says about the job the ticket was made for."""
+    """Store a report about the job the ticket was made for."""
     ref = _ref(ticket)
     if ref is None:
-        return _forged()
-    if ref == CANARY:  # `receiver doctor` looks whether we can be reached; there is no such job
-        return _answer("canary", 200, ref=ref, size=len(_body()))
+        return _invalid_ticket()
+    if ref == CANARY:  # `receiver doctor` tests the public address; there is no such job
+        return _respond("canary", 200, ref=ref, size=len(_body()))
     try:
-        verdict = services().inbox.accept(Delivery(ref, Source.CALLBACK, _body(), clock.now()))
+        decision = services().inbox.accept(Delivery(ref, Source.CALLBACK, _body(), clock.now()))
     except CutShortError as cut:
         if cut.body:
             services().inbox.keep_unreadable(Delivery(ref, Source.CALLBACK, cut.body, clock.now()))
         raise
     except UnreadableError as error:
-        log.warning("callback unreadable, kept as evidence", ref=ref, error=str(error))
-        return _answer("unreadable", 400, ref=ref, error=str(error))
-    log.info("callback accepted", ref=ref, verdict=verdict)
-    return _answer(verdict, 200, ref=ref)
+        log.warning("callback unreadable, body stored", ref=ref, error=str(error))
+        return _respond("unreadable", 400, ref=ref, error=str(error))
+    log.info("callback accepted", ref=ref, verdict=decision)
+    return _respond(decision, 200, ref=ref)
 
 
 @blueprint.post("/callback")
-def confirm() -> Response:
-    """Take a hint from a job posted by hand: its id is looked up at the provider, its body is not believed."""
+def receive_hint() -> Response:
+    """Take the task id from a callback without a ticket; the provider is asked about the task."""
     if services().grsai is None:
-        return _answer(
+        return _respond(
             "no_key",
             401,
-            error="a callback without a ticket is read back from GRSAI, which needs GRSAI_API_KEY",
+            error="a callback without a ticket is confirmed with GRSAI, which needs GRSAI_API_KEY",
         )
-    if not _allowances()["requests"].take(request.remote_addr):
-        return _turned_away()
+    if not _request_limiter().allows(request.remote_addr):
+        return _rate_limited()
     try:
         provider_id = read_report(body := _body()).provider_id
     except UnreadableError as error:
-        return _answer("unreadable", 400, error=str(error))
+        return _respond("unreadable", 400, error=str(error))
     if provider_id is None:
-        return _answer("unreadable", 400, error="the body has no id to be looked up")
+        return _respond("unreadable", 400, error="the body has no task id")
     ref = services().hints.find_ref(provider_id)
     if ref is not None:
         services().inbox.accept(Delivery(ref, Source.CALLBACK, body, clock.now()), unsigned=True)
-    elif _allowances()["tasks"].take(request.remote_addr) and services().hints.add(
-        provider_id, body
-    ):
+    elif _task_limiter().allows(request.remote_addr) and services().hints.add(provider_id, body):
         services().engine.notify()
     else:
-        return _turned_away()
-    return _answer("hint", 202, message="to be confirmed with GRSAI")
+        return _rate_limited()
+    return _respond("hint", 202, message="to be confirmed with GRSAI")
 
 
 def _body() -> bytes:
     return read_body(services().settings.callback_max_bytes)
 
 
-@blueprint.record
-def _provide_allowances(setup: BlueprintSetupState) -> None:
-    setup.app.extensions["strangers"] = {
-        "requests": RateLimiter(REQUESTS_A_MINUTE),
-        "tasks": RateLimiter(TASKS_A_MINUTE),
-    }
+@per_app
+def _request_limiter() -> RateLimiter:
+    return RateLimiter(REQUESTS_A_MINUTE)
 
 
-def _allowances() -> dict[str, RateLimiter]:
-    allowances: dict[str, RateLimiter] = current_app.extensions["strangers"]
-    return allowances
-
-
-def _turned_away() -> Response:
-    return _answer(
-        "turned_away",
-        503,
-        error="too many callbacks without a ticket; come again later, or use tickets",
-    )
+@per_app
+def _task_limiter() -> RateLimiter:
+    return RateLimiter(TASKS_A_MINUTE)
 
 
 @blueprint.before_request
-def _note_arrival() -> None:
+def _record_arrival() -> None:
     g.arrived = time.perf_counter()
 
 
 @blueprint.before_request
-def _refuse_other_spellings() -> Response | None:
-    """Refuse the slashes that werkzeug would take away from the front of a path: it is not the one we gave out."""
-    return _forged() if request.environ["PATH_INFO"].startswith("//") else None
-
-
-def _forged() -> Response:
-    return _answer("forged", 404, error="no such callback")
+def _refuse_leading_slashes() -> Response | None:
+    """Refuse a path with more than one leading slash: werkzeug would remove them."""
+    return _invalid_ticket() if request.environ["PATH_INFO"].startswith("//") else None
 
 
 def _ref(ticket: str) -> str | None:
-    """Return the ticket's ref, None for what we did not sign. A ticket needs no escapes, so one with escapes is not ours."""
+    """Return the ticket's ref; None if we did not sign it.
+
+    A ticket needs no percent escapes, so a path with escapes is not ours.
+    """
     if "%" in request.environ.get("RAW_URI", "").partition("?")[0]:
-        ticket = ""  # looked at like any other, so that the answer takes as long
+        ticket = ""  # still verified, so that the response takes as long
     try:
         return services().tickets.ref(ticket)
     except TicketError:
         return None
 
 
-def _answer(outcome: str, status: int, **content: object) -> Response:
-    """Count and answer."""
+# Responses.
+
+
+def _respond(outcome: str, status: int, **content: object) -> Response:
+    """Count the outcome and return a JSON response."""
     CALLBACKS.labels(outcome).inc()
     CALLBACK_SECONDS.labels(outcome).observe(
         time.perf_counter() - g.get("arrived", time.perf_counter())
@@ -146,33 +134,46 @@ def _answer(outcome: str, status: int, **content: object) -> Response:
     return response
 
 
+def _invalid_ticket() -> Response:
+    return _respond("forged", 404, error="no such callback")
+
+
+def _rate_limited() -> Response:
+    return _respond(
+        "turned_away",
+        503,
+        error="too many callbacks without a ticket; try again later, or use tickets",
+    )
+
+
 @blueprint.app_errorhandler(NotFound)
-def _no_route(error: NotFound) -> Response | NotFound:
-    """Answer a callback with a slash too many, which no route takes, like any ticket that is not ours."""
-    return _forged() if request.path.startswith("/callback/") and _ref("") is None else error
+def _not_found(error: NotFound) -> Response | NotFound:
+    """Respond to a callback path that matches no route as to an invalid ticket."""
+    is_callback = request.path.startswith("/callback/")
+    return _invalid_ticket() if is_callback and _ref("") is None else error
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)
 def _too_large(_error: RequestEntityTooLarge) -> Response:
-    return _answer(
-        "too_large",
-        413,
-        error=f"a callback has at most {services().settings.callback_max_bytes} bytes",
-    )
+    limit = services().settings.callback_max_bytes
+    return _respond("too_large", 413, error=f"a callback may have at most {limit} bytes")
 
 
 @blueprint.errorhandler(HTTPException)
 def _cut_short(error: HTTPException) -> Response:
-    return _answer("cut_short", error.code or 400, error=error.description)
+    return _respond("cut_short", error.code or 400, error=error.description)
 
 
 @blueprint.errorhandler(Exception)
 def _unavailable(error: Exception) -> Response:
-    """Answer 503 to whatever kept us from storing: the sender may come again, and the poll covers the one that does not."""
-    # What we raise on purpose says enough; anything else is a mistake of ours and needs its trace.
+    """Respond 503 if the callback was not stored.
+
+    The sender may repeat it; if it does not, the job is polled.
+    """
+    # Our own errors explain themselves; any other is a bug and needs its traceback.
     log.error(
         "callback not stored",
         error=str(error),
         exc_info=None if isinstance(error, ReceiverError) else error,
     )
-    return _answer("unavailable", 503, error="this callback cannot be stored now")
+    return _respond("unavailable", 503, error="this callback cannot be stored now")

@@ -1,102 +1,74 @@
-"""Is the process alive, is the service ready, what are the figures."""
+"""Health checks and metrics: /healthz, /readyz and /metrics."""
 
-import threading
-import time
-from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
-from flask import Blueprint, Response, current_app, jsonify
-from flask.blueprints import BlueprintSetupState
+from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from receiver import clock
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger.database import require_writable
-from receiver.web.metrics import LedgerMetrics, counted
-from receiver.web.state import services
+from receiver.web.cache import CachedValue
+from receiver.web.metrics import LedgerMetrics, process_metrics
+from receiver.web.state import per_app, services
 
 log = structlog.get_logger(__name__)
 
 blueprint = Blueprint("health", __name__)
 
-# Seconds an answer holds: a probe writes an object, or to the ledger, and strangers may ask as often as they like.
+# Seconds a result is kept. A probe writes an object or to the ledger, and needs no token.
 PROBE_LIFETIMES = {"archive": 10.0, "ledger": 1.0}
 
 
 @blueprint.get("/healthz")
 def healthz() -> Response:
-    """Say that this process answers."""
+    """Return 200: this process runs."""
     return jsonify(ok=True)
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Say whether callbacks can be stored and pictures archived, and how long (seconds) the oldest due work has been waiting."""
-    archive, ledger, age = _probed("archive"), _probed("ledger"), None
+    """Return whether ledger and archive are writable, and the age of the oldest due work (s)."""
+    archive, ledger, age = _archive_probe().get(), _ledger_probe().get(), None
     with suppress(LedgerError):
         due = services().queries.oldest_due(clock.now())
         age = round(max(clock.now() - due, 0.0), 3) if due is not None else 0.0
-    response = jsonify(
-        ok=ledger == archive == "ok", ledger=ledger, archive=archive, oldest_due_seconds=age
-    )
-    response.status_code = 200 if ledger == archive == "ok" else 503
+    ready = ledger == archive == "ok"
+    response = jsonify(ok=ready, ledger=ledger, archive=archive, oldest_due_seconds=age)
+    response.status_code = 200 if ready else 503
     return response
 
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Return the figures in Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     of_ledger = b""
     try:
-        of_ledger = _of_ledger().text()
+        of_ledger = _ledger_metrics().text()
     except LedgerError as error:
-        # The counters say how bad it is, so they are shown all the same.
+        # The counters say how bad it is, so they are shown without the ledger's part.
         log.error("ledger not usable", error=str(error))  # noqa: TRY400 - the text says it
-    return Response(counted() + of_ledger, content_type=CONTENT_TYPE_LATEST)
+    return Response(process_metrics() + of_ledger, content_type=CONTENT_TYPE_LATEST)
 
 
-def _of_ledger() -> LedgerMetrics:
-    """Return what this application asks its ledger with."""
-    found: LedgerMetrics | None = current_app.extensions.get("ledger figures")
-    if found is None:
-        found = current_app.extensions.setdefault("ledger figures", LedgerMetrics(services()))
-    return found
+@per_app
+def _ledger_metrics() -> LedgerMetrics:
+    return LedgerMetrics(services())
 
 
-class _Probe:
-    """The last answer about a part of the service; asked for by one thread at a time."""
-
-    def __init__(self, part: str, question: Callable[[], str]) -> None:
-        self._part = part
-        self._question = question
-        self._lock = threading.Lock()
-        self._asked_at = float("-inf")
-        self._answer = ""
-
-    def answer(self) -> str:
-        with self._lock:
-            if time.monotonic() - self._asked_at > PROBE_LIFETIMES[self._part]:
-                self._answer = self._question()
-                self._asked_at = time.monotonic()
-            return self._answer
+@per_app
+def _archive_probe() -> CachedValue[str]:
+    return CachedValue(_check_archive, PROBE_LIFETIMES["archive"])
 
 
-@blueprint.record
-def _provide_probes(setup: BlueprintSetupState) -> None:
-    questions = {"archive": _check_archive, "ledger": _check_ledger}
-    setup.app.extensions["probes"] = {
-        part: _Probe(part, question) for part, question in questions.items()
-    }
-
-
-def _probed(part: str) -> str:
-    """Return "ok", or what is wrong with a part."""
-    probe: _Probe = current_app.extensions["probes"][part]
-    return probe.answer()
+@per_app
+def _ledger_probe() -> CachedValue[str]:
+    return CachedValue(_check_ledger, PROBE_LIFETIMES["ledger"])
 
 
 def _check_archive() -> str:
+    """Return "ok", or what is wrong with the archive."""
     try:
         services().store.check()
     except ReceiverError as error:
@@ -105,6 +77,7 @@ def _check_archive() -> str:
 
 
 def _check_ledger() -> str:
+    """Return "ok", or that the ledger cannot be used. /readyz is public: details are in the log."""
     try:
         require_writable(services().database)
     except LedgerError as error:

@@ -1,15 +1,15 @@
-"""Errors of the API as RFC 9457 has them."""
+"""Error responses of the API, as RFC 9457 defines them."""
 
 from flask import Response
 
 from receiver.jobs.schemas import ProblemView
 
-# Seconds after which somebody may try again when the ledger or the archive is away.
+# Seconds after which a client may try again when the ledger or the archive is away.
 RETRY_AFTER = 5
 
 
 def problem(status: int, detail: str, *, retry_after: int | None = None) -> Response:
-    """Answer with an error."""
+    """Return an error response; ``retry_after`` in seconds."""
     body = ProblemView(status=status, detail=detail).model_dump_json()
     response = Response(body, status=status, content_type="application/problem+json")
     if retry_after is not None:

@@ -1,63 +1,92 @@
-"""How much strangers may ask of us: token buckets, one for all and one for each source, so that no single source can use up the whole."""
+"""The rate limiter for requests without a token: callbacks without a ticket, and logins.
 
+Libraries such as Flask-Limiter count per key; this one also bounds the sum over all sources, and
+the number of sources it remembers.
+"""
+
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 from threading import Lock
 
-# Sources remembered; one that is forgotten begins anew, and what all may have still bounds it.
-MOST_SOURCES = 1000
-# The part of the whole that one source may have.
+# Sources that are remembered. A forgotten one starts with a full bucket; the total still bounds it.
+MAX_SOURCES = 1000
+# The part of the total that one source may use.
 SHARE = 0.5
 
 
 class RateLimiter:
-    """Lets ``a_minute`` requests pass in a minute, as many at once after a pause; half of both for one source. Safe between threads.
+    """Token buckets: one for all requests and one for each source. Safe between threads.
 
-    A source is an IPv4 address or an IPv6 /64 network. Behind a proxy everybody is one source: the proxy's.
+    ``per_minute`` requests pass in a minute, and ``burst`` (the same number if not given) at once
+    after a pause. One source gets ``share`` of both. A source is an IPv4 address or an IPv6 /64
+    network; behind a proxy all requests have one source, the proxy's.
     """
 
-    def __init__(self, a_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._a_minute = a_minute
+    def __init__(
+        self,
+        per_minute: float,
+        *,
+        burst: float | None = None,
+        share: float = SHARE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._per_minute = per_minute
+        self._burst = per_minute if burst is None else burst
+        self._share = share
         self._clock = clock
         self._lock = Lock()
-        self._whole = _Bucket(a_minute, clock())
+        self._total = _Bucket(self._burst, per_minute, clock())
         self._sources: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def take(self, address: str | None) -> bool:
-        """Say whether one more request from this address may pass, and count it if so."""
-        source = _network(address)
+    def allows(self, address: str | None) -> bool:
+        """Return whether one more request from this address may pass now; count it if it may."""
+        return self.delay(address) <= 0
+
+    def delay(self, address: str | None) -> float:
+        """Return 0 and count the request if it may pass now, else the seconds until one may."""
+        source = _source(address)
         with self._lock:
             now = self._clock()
-            own = self._sources.setdefault(source, _Bucket(self._a_minute * SHARE, now))
-            self._sources.move_to_end(source)
-            while len(self._sources) > MOST_SOURCES:
-                self._sources.popitem(last=False)
-            if own.level(now) < 1 or self._whole.level(now) < 1:
-                return False
-            own.tokens -= 1
-            self._whole.tokens -= 1
-            return True
+            buckets = (self._bucket(source, now), self._total)
+            delay = max(bucket.delay(now) for bucket in buckets)
+            if delay <= 0:
+                for bucket in buckets:
+                    bucket.tokens -= 1
+            return delay
+
+    def _bucket(self, source: str, now: float) -> "_Bucket":
+        new = _Bucket(self._burst * self._share, self._per_minute * self._share, now)
+        bucket = self._sources.setdefault(source, new)
+        self._sources.move_to_end(source)
+        while len(self._sources) > MAX_SOURCES:
+            self._sources.popitem(last=False)
+        return bucket
 
 
 class _Bucket:
-    """Fills up with ``a_minute`` tokens a minute, and holds no more than so many."""
+    """Holds at most ``capacity`` tokens and gains ``per_minute`` tokens a minute."""
 
-    def __init__(self, a_minute: float, now: float) -> None:
-        self._a_minute = a_minute
-        self._seen = now
-        self.tokens = a_minute
+    def __init__(self, capacity: float, per_minute: float, now: float) -> None:
+        self._capacity = capacity
+        self._per_minute = per_minute
+        self._filled_at = now
+        self.tokens = capacity
 
-    def level(self, now: float) -> float:
-        """Return how many tokens there are now."""
-        self.tokens = min(self._a_minute, self.tokens + (now - self._seen) * self._a_minute / 60)
-        self._seen = now
-        return self.tokens
+    def delay(self, now: float) -> float:
+        """Return the seconds until there is a token; 0 if there is one now."""
+        gained = (now - self._filled_at) * self._per_minute / 60
+        self.tokens = min(self._capacity, self.tokens + gained)
+        self._filled_at = now
+        if self.tokens >= 1:
+            return 0.0
+        return (1 - self.tokens) * 60 / self._per_minute if self._per_minute else math.inf
 
 
-def _network(address: str | None) -> str:
-    """Return whom an address belongs to: whoever has one IPv6 address has its whole /64."""
+def _source(address: str | None) -> str:
+    """Return the source of an address; the owner of one IPv6 address has its whole /64 network."""
     try:
         ip = ip_address(address or "")
     except ValueError:

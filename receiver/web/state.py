@@ -1,13 +1,17 @@
-"""Where the web side finds its services."""
+"""The services of the current application, and other objects that exist once per application."""
 
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TypeVar, cast
 
 from flask import Flask, current_app
 
 from receiver.services import Services
 from receiver.settings import Settings
+
+T = TypeVar("T")
 
 _NAME = "receiver"
 _STOPPING = "receiver.stopping"
@@ -15,12 +19,15 @@ _opening = threading.Lock()
 
 
 def attach(app: Flask, services: Services) -> None:
-    """Give the application open services."""
+    """Give the application its open services."""
     app.extensions[_NAME] = services
 
 
 def services() -> Services:
-    """Return the services of the current application; open them from the environment where nobody attached any."""
+    """Return the services of the current application.
+
+    If none are attached, open them as the environment says.
+    """
     found = current_app.extensions.get(_NAME)
     if found is None:
         with _opening:
@@ -31,12 +38,26 @@ def services() -> Services:
     return found
 
 
+def per_app(create: Callable[[], T]) -> Callable[[], T]:
+    """Decorate a factory so that all its calls in one application return the same object."""
+    name = f"{create.__module__}.{create.__qualname__}"
+
+    @wraps(create)
+    def get() -> T:
+        extensions = current_app.extensions
+        if name not in extensions:
+            extensions.setdefault(name, create())  # of two threads the first one's object is kept
+        return cast("T", extensions[name])
+
+    return get
+
+
 def stops_when(app: Flask, stopping: Callable[[], bool]) -> None:
-    """Tell the application how to see that its process is about to stop, so that answers without an end can be ended."""
+    """Set the function that says whether the process is about to stop; then streams end."""
     app.extensions[_STOPPING] = stopping
 
 
 def is_stopping(extensions: Mapping[str, object]) -> bool:
-    """Say whether the process is about to stop, by the application's ``extensions``."""
+    """Return whether the process is about to stop, from the application's ``extensions``."""
     stopping = extensions.get(_STOPPING)
     return callable(stopping) and bool(stopping())

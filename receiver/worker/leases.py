@@ -8,8 +8,7 @@ from typing import Any
 import structlog
 
 from receiver.errors import LedgerError
-from receiver.ledger import claims as ledger_claims
-from receiver.ledger.claims import Claimed, Claims
+from receiver.ledger.claims import LEASE, Claimed, Claims
 from receiver.worker.engine import WorkQueue
 
 log = structlog.get_logger(__name__)
@@ -22,7 +21,7 @@ class Leases:
     """The claims of this process, by work queue; thread-safe."""
 
     def __init__(self, claims: Claims) -> None:
-        self._ledger_claims = claims
+        self._database_claims = claims
         self._claims: dict[str, list[Claimed[Any]]] = {}
         self._lock = threading.Lock()
         self._renewed = 0.0
@@ -60,20 +59,20 @@ class Leases:
         Called before anything is claimed: after a sleep of the machine this process must not take
         its own work for abandoned.
         """
-        if time.monotonic() - self._renewed > ledger_claims.LEASE / RENEWALS:
+        if time.monotonic() - self._renewed > LEASE / RENEWALS:
             if claims := self.all():
-                self._ledger_claims.renew(claims)
+                self._database_claims.renew(claims)
             self._renewed = time.monotonic()
 
     def next_renewal(self) -> float:
         """Return the seconds until the next call of ``renew``."""
-        return ledger_claims.LEASE / RENEWALS / 4
+        return LEASE / RENEWALS / 4
 
     def release(self) -> None:
         """Release all claims, so that other workers can take them over at once."""
         if claims := self.all():
             log.warning("claims released", claims=len(claims))
             try:
-                self._ledger_claims.release(claims)
+                self._database_claims.release(claims)
             except LedgerError as error:
                 log.error("ledger unavailable, claims not released", error=str(error))  # noqa: TRY400 - as above

@@ -35,7 +35,7 @@ class Workers(Generic[T]):
         self,
         count: int,
         items: Iterable[T],
-        process: Callable[[T], None],
+        process: Callable[[T], object],
         stopping: threading.Event,
     ) -> None:
         self._items = iter(items)

@@ -4,7 +4,7 @@ import requests
 from installation import Installation
 from waiting import until
 
-from receiver.web.api.live_events import MOST
+from receiver.web.api.events import MAX_STREAMS
 
 
 def test_listeners_get_events_and_their_streams_end_in_order(installation: Installation) -> None:
@@ -20,7 +20,7 @@ def test_listeners_get_events_and_their_streams_end_in_order(installation: Insta
             with listen() as another:
                 return bool(another.status_code == requests.codes.ok)
 
-        listeners = [listen() for _ in range(MOST)]
+        listeners = [listen() for _ in range(MAX_STREAMS)]
         assert not is_accepted()
         job = installation.submit()
         lines = listeners[0].iter_lines(chunk_size=1)

@@ -1,4 +1,4 @@
-"""A real browser, a real service and a provider that is the sandbox, one of each for all tests here; a page of its own for each test."""
+"""One browser, one service and one sandbox for all tests here; each test has its own page."""
 
 import shutil
 from collections.abc import Iterator
@@ -36,27 +36,27 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 @pytest.fixture(scope="session")
 def viewer(browser: Browser, installation: Installation) -> Viewer:
-    """Log in once, and know what pages there are."""
+    """Log in once; know the addresses of all pages."""
     return Viewer(browser, installation)
 
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """Collect what the browser complains of; a test that provokes something takes it out again."""
+    """Collect the browser's errors and warnings; a test removes those that it expects."""
     return []
 
 
 @pytest.fixture
 def page(viewer: Viewer, complaints: list[str]) -> Iterator[Page]:
-    """Open a page of somebody who is logged in; at its end the browser must have had nothing to complain of."""
+    """Open a page with a session; at the end there must be no errors or warnings left."""
 
-    def hear(message: ConsoleMessage) -> None:
+    def record(message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
             complaints.append(f"{message.text} ({message.location.get('url')})")
 
     with viewer.context() as context:
         page = context.new_page()
-        page.on("console", hear)
+        page.on("console", record)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         yield page
     assert complaints == []
@@ -64,7 +64,7 @@ def page(viewer: Viewer, complaints: list[str]) -> Iterator[Page]:
 
 @pytest.fixture(scope="session")
 def screenshots() -> Path:
-    """Make the folder where pictures of the pages are kept."""
+    """Make the folder of the screenshots."""
     folder = Path(__file__).parents[2] / "build" / "screenshots"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

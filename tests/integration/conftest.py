@@ -23,8 +23,6 @@ from receiver.archive.stores.directory import DirectoryStore
 from receiver.ledger import schema
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.web import session
-from receiver.web.dashboard import login
 from submitter.sandbox import Sandbox
 
 BOTH = ("sqlite", "postgresql")
@@ -173,18 +171,15 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
 
 
 @pytest.fixture
-def web(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebClient]:
-    """Open the web side, where nobody has tried to log in yet."""
-    monkeypatch.setattr(
-        login, "_throttle", session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT)
-    )
+def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
+    """Open the web application."""
     with web_client(tmp_path / "data", {"DATABASE_URL": sqlite_url}) as web:
         yield web
 
 
 @pytest.fixture
-def inside(web: WebClient) -> WebClient:
-    """Open the web side and log in."""
+def logged_in(web: WebClient) -> WebClient:
+    """Open the web application and log in."""
     log_in(web)
     return web
 

@@ -1,4 +1,4 @@
-"""The API, the pages about health and the figures: what they show of a real ledger, and to whom."""
+"""The API, the health checks and the metrics on a real ledger: what they return, and to whom."""
 
 import hashlib
 import json
@@ -44,14 +44,14 @@ def submitted(web: WebClient, prompt: str = "a fox", model: str = "gpt-image-1.5
 
 
 def reported(web: WebClient, body: dict[str, Any], prompt: str = "a fox") -> str:
-    """Make a job of which this was reported."""
+    """Make a job with this report; return its ref."""
     ref = submitted(web, prompt)
     assert web.callback(web.services.tickets.sign(ref), body).status_code == 200
     return ref
 
 
 def archived(web: WebClient, tmp_path: Path) -> str:
-    """Make a job whose picture is in the archive, by the steps of a worker."""
+    """Make a job whose picture is in the archive, with the steps of a worker; return its ref."""
     ref = reported(web, SUCCEEDED)
     (claimed,) = web.services.assets.claim(1)
     file = tmp_path / "fetched"
@@ -71,7 +71,7 @@ def spoil(web: WebClient, statement: str) -> None:
         connection.execute(statement).close()
 
 
-# Who may come in.
+# Access.
 
 PRIVATE = [
     ("GET", "/api/jobs"),
@@ -85,7 +85,7 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
-def test_nothing_is_shown_without_the_token(web: WebClient, method: str, path: str) -> None:
+def test_every_private_route_needs_the_token(web: WebClient, method: str, path: str) -> None:
     token = web.services.admin_token
     for given in (
         None,
@@ -106,11 +106,11 @@ def test_nothing_is_shown_without_the_token(web: WebClient, method: str, path: s
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
-def test_the_pages_for_machines_need_no_token(web: WebClient, path: str) -> None:
+def test_health_checks_and_metrics_need_no_token(web: WebClient, path: str) -> None:
     assert web.client.get(path).status_code == 200
 
 
-def test_the_word_bearer_may_be_written_in_any_case(web: WebClient) -> None:
+def test_the_word_bearer_is_case_insensitive(web: WebClient) -> None:
     assert (
         web.client.get(
             "/api/jobs", headers={"Authorization": f"bearer  {web.services.admin_token}"}
@@ -127,7 +127,10 @@ def test_the_word_bearer_may_be_written_in_any_case(web: WebClient) -> None:
     [
         (
             "state=done",
-            "state: Input should be 'submitting', 'waiting', 'archiving', 'archived', 'failed' or 'expired'",
+            (
+                "state: Input should be 'submitting', 'waiting', 'archiving', 'archived', "
+                "'failed' or 'expired'"
+            ),
         ),
         *(
             (f"limit={wrong}", "limit: Value error, write a number in digits")
@@ -142,12 +145,12 @@ def test_the_word_bearer_may_be_written_in_any_case(web: WebClient) -> None:
         ("until=2026-07-01T12:00:00", "until: Input should have timezone info"),
     ],
 )
-def test_a_wrong_question_is_told_what_is_right(web: WebClient, query: str, said: str) -> None:
+def test_an_invalid_query_is_refused_with_the_reason(web: WebClient, query: str, said: str) -> None:
     answer = get(web, f"/api/jobs?{query}")
     assert (answer.status_code, answer.json["detail"]) == (400, said)
 
 
-def test_every_mistake_of_a_question_is_told_at_once(web: WebClient) -> None:
+def test_all_mistakes_of_a_query_are_reported_at_once(web: WebClient) -> None:
     assert get(web, "/api/jobs?limit=x&state=y&after=z").json["detail"].count(";") == 2
 
 
@@ -195,7 +198,7 @@ def test_a_failed_job_says_why(web: WebClient) -> None:
 
 
 @pytest.mark.parametrize("ref", [UNKNOWN, "x", "%00", "%FF", "..%2F", "x" * 5000])
-def test_there_is_no_such_job(web: WebClient, ref: str) -> None:
+def test_an_unknown_job_is_404(web: WebClient, ref: str) -> None:
     for method, path in (("GET", ""), ("POST", "/retry"), ("GET", "/assets/0")):
         assert (
             web.client.open(f"/api/jobs/{ref}{path}", method=method, headers=web.admin).status_code
@@ -203,7 +206,7 @@ def test_there_is_no_such_job(web: WebClient, ref: str) -> None:
         )
 
 
-def test_a_list_is_newest_first_and_is_paged_to_its_end_without_gap_or_overlap(
+def test_the_list_is_newest_first_and_its_pages_have_no_gap_or_overlap(
     web: WebClient,
 ) -> None:
     refs = sorted((submitted(web) for _ in range(5)), reverse=True)
@@ -221,7 +224,7 @@ def test_a_list_is_newest_first_and_is_paged_to_its_end_without_gap_or_overlap(
     )
 
 
-def test_a_list_is_narrowed_by_state_and_text(web: WebClient) -> None:
+def test_the_list_is_filtered_by_state_and_text(web: WebClient) -> None:
     fox, owl = submitted(web, "a FOX, 100% red"), submitted(web, "an owl", "nano-banana")
     failed = reported(web, {**FAILED, "id": "f44bcf50"}, "a fox_trot")
     for query, refs in {
@@ -243,7 +246,7 @@ def test_a_list_is_narrowed_by_state_and_text(web: WebClient) -> None:
         assert {job["ref"] for job in get(web, f"/api/jobs?{query}").json["jobs"]} == refs, query
 
 
-def test_only_a_lost_job_can_be_retried(web: WebClient, tmp_path: Path) -> None:
+def test_only_a_failed_job_can_be_retried(web: WebClient, tmp_path: Path) -> None:
     going_on, safe = submitted(web), archived(web, tmp_path)
     lost = reported(web, {**FAILED, "id": "task-2"})
     for ref in (going_on, safe):
@@ -257,7 +260,7 @@ def test_only_a_lost_job_can_be_retried(web: WebClient, tmp_path: Path) -> None:
         None,
     )
     assert web.client.post(f"/api/jobs/{lost}/retry", headers=web.admin).status_code == 409, (
-        "it is going on now"
+        "it is in progress now"
     )
     assert web.client.get(f"/api/jobs/{lost}/retry", headers=web.admin).status_code == 405
 
@@ -265,7 +268,7 @@ def test_only_a_lost_job_can_be_retried(web: WebClient, tmp_path: Path) -> None:
 # Assets.
 
 
-def test_an_archived_file_is_given_as_it_is_and_never_as_something_to_run(
+def test_an_archived_file_is_returned_unchanged_and_never_as_active_content(
     web: WebClient, tmp_path: Path
 ) -> None:
     ref = archived(web, tmp_path)
@@ -289,7 +292,7 @@ def test_an_archived_file_is_given_as_it_is_and_never_as_something_to_run(
         assert get(web, f"/api/jobs/{ref}/assets/{wrong}").status_code == 404
 
 
-def test_no_file_stays_open_whether_it_was_read_or_not(web: WebClient, tmp_path: Path) -> None:
+def test_the_file_is_closed_whether_it_was_read_or_not(web: WebClient, tmp_path: Path) -> None:
     path = f"/api/jobs/{archived(web, tmp_path)}/assets/0"
     opened = []
     original = web.services.store.open
@@ -303,15 +306,13 @@ def test_no_file_stays_open_whether_it_was_read_or_not(web: WebClient, tmp_path:
     try:
         for method in ("HEAD", "GET"):
             answer = web.client.open(path, method=method, headers=web.admin, buffered=False)
-            answer.close()  # as when the client goes away
+            answer.close()  # as when the client hangs up
     finally:
         web.services.__dict__["store"] = store
     assert [file.closed for file in opened] == [True, True]
 
 
-def test_a_file_not_archived_yet_and_one_that_is_lost_are_told_apart(
-    web: WebClient, tmp_path: Path
-) -> None:
+def test_a_pending_file_is_404_and_a_missing_object_503(web: WebClient, tmp_path: Path) -> None:
     ref = archived(web, tmp_path)
     waiting = reported(web, {**SUCCEEDED, "id": "task-2"})
     assert get(web, f"/api/jobs/{waiting}/assets/0").status_code == 404
@@ -325,7 +326,7 @@ def test_a_file_not_archived_yet_and_one_that_is_lost_are_told_apart(
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "", "1.5", "9" * 5000])
-def test_events_come_after_a_number(web: WebClient, after: str) -> None:
+def test_after_must_be_a_number(web: WebClient, after: str) -> None:
     assert get(web, f"/api/events?after={after}").status_code == 400
 
 
@@ -347,9 +348,7 @@ def test_events_are_listed_in_order_and_after_any_of_them(web: WebClient, tmp_pa
     assert get(web, f"/api/events?after={'9' * 18}").json == {"events": [], "next": None}
 
 
-def test_an_event_is_told_in_the_words_of_webhooks_and_listen(
-    web: WebClient, tmp_path: Path
-) -> None:
+def test_an_event_looks_as_in_webhooks_and_in_listen(web: WebClient, tmp_path: Path) -> None:
     ref = archived(web, tmp_path)
     reported(web, {**FAILED, "id": "task-2"})
     found = get(web, "/api/events").json["events"]
@@ -362,9 +361,11 @@ def test_an_event_is_told_in_the_words_of_webhooks_and_listen(
     assert found[0]["data"]["url"] == f"{web.services.settings.archive_url}/2026/10/01/{ref}/0.png"
 
 
-def test_the_audit_shows_the_figures_and_names_a_broken_law(web: WebClient, tmp_path: Path) -> None:
+def test_the_audit_shows_the_counts_and_names_a_broken_invariant(
+    web: WebClient, tmp_path: Path
+) -> None:
     refs = [archived(web, tmp_path), reported(web, {**FAILED, "id": "task-2"}), submitted(web)]
-    figures = {
+    counts = {
         "submitted": 3,
         "archived": 1,
         "failed": 1,
@@ -372,17 +373,17 @@ def test_the_audit_shows_the_figures_and_names_a_broken_law(web: WebClient, tmp_
         "in_flight": 1,
         "difference": 0,
     }
-    assert get(web, "/api/audit").json == {"ok": True, "broken": {}, **figures}
+    assert get(web, "/api/audit").json == {"ok": True, "broken": {}, **counts}
     spoil(web, "DELETE FROM events WHERE type = 'job.failed'")
     found = get(web, "/api/audit").json
     assert (found["ok"], found["difference"], found["failed"]) == (False, 1, 0)
     assert found["broken"] == {"every end is announced by its event": [refs[1]]}
 
 
-# Health and figures.
+# Health checks and metrics.
 
 
-def test_a_missing_archive_is_named_until_it_is_there_again(
+def test_a_missing_archive_is_reported_until_it_is_back(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
@@ -391,12 +392,12 @@ def test_a_missing_archive_is_named_until_it_is_there_again(
         answer = web.client.get("/readyz")
         assert (answer.status_code, answer.json["ok"], answer.json["ledger"]) == (503, False, "ok")
         assert f"{tmp_path}/disk" in answer.json["archive"]
-        assert web.client.get("/healthz").status_code == 200, "the process itself is well"
+        assert web.client.get("/healthz").status_code == 200, "the process itself runs"
         (tmp_path / "disk").mkdir()
         assert web.client.get("/readyz").status_code == 200
 
 
-def test_a_missing_bucket_and_a_wrong_key_are_named(
+def test_a_missing_bucket_and_a_wrong_key_are_reported(
     sqlite_url: str,
     bucket: str,
     s3_server: S3Server,
@@ -417,21 +418,21 @@ def test_a_missing_bucket_and_a_wrong_key_are_named(
         assert "a-wrong-secret" not in answer.text
 
 
-def test_the_archive_is_probed_only_so_often(web: WebClient) -> None:
+def test_the_result_of_the_archive_probe_is_cached(web: WebClient) -> None:
     assert web.client.get("/readyz").json["archive"] == "ok"
-    web.services.__dict__["store"], store = None, web.services.store  # whoever asks now, fails
+    web.services.__dict__["store"], store = None, web.services.store  # a probe would fail now
     assert web.client.get("/readyz").json["archive"] == "ok"
     web.services.__dict__["store"] = store
 
 
-def test_the_age_of_the_oldest_due_work_is_told(web: WebClient) -> None:
+def test_readyz_shows_the_age_of_the_oldest_due_work(web: WebClient) -> None:
     assert web.client.get("/readyz").json["oldest_due_seconds"] == 0
     reported(web, SUCCEEDED)
     spoil(web, "UPDATE assets SET due_at = due_at - 60")
     assert 60 <= web.client.get("/readyz").json["oldest_due_seconds"] < 70
 
 
-def test_a_broken_ledger_is_told_without_its_details_and_the_counters_are_still_shown(
+def test_a_broken_ledger_is_reported_without_details_and_counters_are_still_shown(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
@@ -446,10 +447,10 @@ def test_a_broken_ledger_is_told_without_its_details_and_the_counters_are_still_
         "the ledger cannot be used now; the log says why",
         "ok",
     )
-    figures = web.client.get("/metrics")
-    assert figures.status_code == 200
-    assert "receiver_callbacks_total" in figures.text
-    assert "receiver_jobs{" not in figures.text
+    metrics = web.client.get("/metrics")
+    assert metrics.status_code == 200
+    assert "receiver_callbacks_total" in metrics.text
+    assert "receiver_jobs{" not in metrics.text
     answer = get(web, "/api/jobs")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     path.rmdir()
@@ -457,7 +458,7 @@ def test_a_broken_ledger_is_told_without_its_details_and_the_counters_are_still_
     assert web.client.get("/readyz").status_code == 200
 
 
-def test_the_figures_follow_the_conventions_of_prometheus(web: WebClient) -> None:
+def test_the_metrics_follow_the_conventions_of_prometheus(web: WebClient) -> None:
     ref = reported(web, RUNNING)
     answer = web.client.get("/metrics")
     assert answer.content_type.startswith("text/plain; version=")

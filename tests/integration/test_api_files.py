@@ -1,4 +1,4 @@
-"""An archived file over the API: whole, in parts, unchanged, or as a link."""
+"""An archived file from the API: whole, in parts, with conditions, or as a link."""
 
 import hashlib
 from datetime import datetime
@@ -19,7 +19,7 @@ DIGEST = hashlib.sha256(PICTURE).hexdigest()
 
 @pytest.fixture
 def path(web: WebClient, tmp_path: Path) -> str:
-    """Archive a picture; return its address."""
+    """Archive a picture; return its path in the API."""
     return archived(web, tmp_path)
 
 
@@ -55,7 +55,7 @@ def get(web: WebClient, path: str, **headers: str) -> Any:
         ("bytes=300000-600000", 300_000, 600_001),
     ],
 )
-def test_a_part_is_given_as_it_was_asked_for(
+def test_a_range_returns_the_requested_bytes(
     web: WebClient, path: str, asked: str, start: int, stop: int
 ) -> None:
     with get(web, path, Range=asked) as answer:
@@ -63,12 +63,12 @@ def test_a_part_is_given_as_it_was_asked_for(
         assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
         assert answer.headers["Content-Length"] == str(stop - start)
         assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'", (
-            "a part is as harmless as the whole"
+            "a part has the same security headers"
         )
 
 
 @pytest.mark.parametrize("asked", [f"bytes={SIZE}-", f"bytes={SIZE * 2}-{SIZE * 3}"])
-def test_a_part_that_is_not_there_is_told_with_the_size(
+def test_a_range_outside_the_file_is_416_with_the_size(
     web: WebClient, path: str, asked: str
 ) -> None:
     answer = get(web, path, Range=asked)
@@ -89,7 +89,7 @@ def test_a_part_that_is_not_there_is_told_with_the_size(
         "bytes=--5",
     ],
 )
-def test_what_is_no_single_part_of_bytes_gives_the_whole(
+def test_anything_but_a_single_byte_range_returns_the_whole_file(
     web: WebClient, path: str, asked: str
 ) -> None:
     with get(web, path, Range=asked) as answer:
@@ -104,30 +104,28 @@ def test_what_is_no_single_part_of_bytes_gives_the_whole(
     ("condition", "status"),
     [(f'"{DIGEST}"', 206), ('"another"', 200), ("Wed, 21 Oct 2026 07:28:00 GMT", 200)],
 )
-def test_a_part_is_given_only_of_the_file_the_caller_means(
+def test_if_range_must_match_the_file(
     web: WebClient, path: str, condition: str, status: int
 ) -> None:
     with get(web, path, Range="bytes=0-9", **{"If-Range": condition}) as answer:
         assert answer.status_code == status
 
 
-def test_who_has_it_already_is_told_so_without_opening_it(web: WebClient, path: str) -> None:
+def test_if_none_match_is_304_without_opening_the_file(web: WebClient, path: str) -> None:
     answer = get(web, path, **{"If-None-Match": f'"other", "{DIGEST}"'})
     assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", f'"{DIGEST}"')
     with get(web, path, **{"If-None-Match": '"other"'}) as answer:
         assert answer.status_code == 200
 
 
-def test_a_download_that_broke_off_is_continued_to_the_same_bytes(
-    web: WebClient, path: str
-) -> None:
+def test_an_interrupted_download_is_resumed_to_the_same_bytes(web: WebClient, path: str) -> None:
     with get(web, path) as first:
         held = first.data[:123_456]
     with get(web, path, Range=f"bytes={len(held)}-", **{"If-Range": f'"{DIGEST}"'}) as rest:
         assert hashlib.sha256(held + rest.data).hexdigest() == DIGEST
 
 
-def test_a_head_tells_the_size_of_a_part_and_gives_none_of_it(web: WebClient, path: str) -> None:
+def test_a_head_request_has_the_size_of_a_range_and_no_body(web: WebClient, path: str) -> None:
     with web.client.head(path, headers={**web.admin, "Range": "bytes=0-9"}) as answer:
         assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (
             206,
@@ -136,14 +134,14 @@ def test_a_head_tells_the_size_of_a_part_and_gives_none_of_it(web: WebClient, pa
         )
 
 
-def test_a_directory_cannot_be_linked_to_and_says_what_to_do(web: WebClient, path: str) -> None:
+def test_a_directory_has_no_links_and_says_what_to_do(web: WebClient, path: str) -> None:
     answer = get(web, f"{path}?link=1")
     assert (answer.status_code, "fetch the bytes" in answer.json["detail"]) == (409, True)
     assert get(web, f"{path}?link=yes").status_code == 400
     assert get(web, path.replace("/0", "/7") + "?link=1").status_code == 404
 
 
-def test_a_bucket_is_linked_to_for_a_while(sqlite_url: str, bucket: str, tmp_path: Path) -> None:
+def test_a_bucket_has_links_that_expire(sqlite_url: str, bucket: str, tmp_path: Path) -> None:
     with web_client(
         tmp_path / "data", {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}/prefix"}
     ) as web:

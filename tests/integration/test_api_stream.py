@@ -1,4 +1,4 @@
-"""The stream of events: what is new as it comes, from where one left off, to few at a time."""
+"""The stream of events: new events, continuing at a position, and the number of streams."""
 
 import json
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from web_client import FAILED, WebClient
 
 from receiver.model import Submission
 from receiver.web import state
-from receiver.web.api import live_events
+from receiver.web.api import events as events_api
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_events, "LOOK", 0.001)
+def fast_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_api, "QUERY_INTERVAL", 0.001)
 
 
-def happen(web: WebClient, name: str) -> str:
-    """Have a job fail, which is an event; return its ref."""
+def fail_a_job(web: WebClient, name: str) -> str:
+    """Make a job that fails, which is an event; return its ref."""
     ref = web.services.jobs.submit(
         Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
     ).ref
@@ -31,7 +31,7 @@ def listen(web: WebClient, path: str = "/api/stream", **headers: str) -> Any:
 
 
 def events(answer: Any) -> Iterator[dict[str, str]]:
-    """Read the stream as a browser does; comments and what is no event are passed over."""
+    """Read the events of a stream as a browser does; skip comments."""
     for block in answer.response:
         lines = [
             line.partition(": ")
@@ -42,18 +42,18 @@ def events(answer: Any) -> Iterator[dict[str, str]]:
             yield {name: value for name, _, value in lines}
 
 
-def test_events_are_told_as_they_come_and_only_new_ones(web: WebClient) -> None:
-    happen(web, "before")
+def test_a_stream_sends_new_events_only(web: WebClient) -> None:
+    fail_a_job(web, "before")
     with listen(web) as answer:
         assert answer.content_type == "text/event-stream; charset=utf-8"
         assert (answer.headers["Cache-Control"], answer.headers["X-Accel-Buffering"]) == (
             "no-store",
             "no",
         )
-        told = events(answer)
-        refs = [happen(web, "first"), happen(web, "second")]
+        found = events(answer)
+        refs = [fail_a_job(web, "first"), fail_a_job(web, "second")]
         for ref in refs:
-            event = next(told)
+            event = next(found)
             assert (event["event"], ref in event["data"], event["id"].isdigit()) == (
                 "job.failed",
                 True,
@@ -61,10 +61,10 @@ def test_events_are_told_as_they_come_and_only_new_ones(web: WebClient) -> None:
             )
 
 
-def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(
+def test_a_streamed_event_is_that_of_the_list_and_its_id_is_the_number(
     web: WebClient,
 ) -> None:
-    happen(web, "first")
+    fail_a_job(web, "first")
     (listed,) = web.client.get("/api/events", headers=web.admin).json["events"]
     with listen(web, "/api/stream?after=0") as answer:
         event = next(events(answer))
@@ -72,8 +72,8 @@ def test_an_event_is_told_in_the_words_of_the_list_and_its_place_is_its_number(
 
 
 @pytest.mark.parametrize("how", ["header", "query"])
-def test_who_says_where_it_was_misses_nothing(web: WebClient, how: str) -> None:
-    refs = [happen(web, name) for name in ("first", "second", "third")]
+def test_a_stream_continues_after_a_given_position(web: WebClient, how: str) -> None:
+    refs = [fail_a_job(web, name) for name in ("first", "second", "third")]
     after = str(web.services.events.after()[0]["id"])
     answer = (
         listen(web, **{"Last-Event-ID": after})
@@ -81,28 +81,28 @@ def test_who_says_where_it_was_misses_nothing(web: WebClient, how: str) -> None:
         else listen(web, f"/api/stream?after={after}")
     )
     with answer:
-        told = events(answer)
-        assert [refs[1] in next(told)["data"], refs[2] in next(told)["data"]] == [True, True]
+        found = events(answer)
+        assert [refs[1] in next(found)["data"], refs[2] in next(found)["data"]] == [True, True]
 
 
 @pytest.mark.parametrize("wrong", ["-1", "x", "9" * 19, "1.5", "٣"])
-def test_a_place_that_is_none_is_refused(web: WebClient, wrong: str) -> None:
+def test_an_invalid_position_is_refused(web: WebClient, wrong: str) -> None:
     assert listen(web, f"/api/stream?after={wrong}").status_code == 400
     if wrong.isascii():
         assert listen(web, **{"Last-Event-ID": wrong}).status_code == 400
 
 
-def test_silence_is_broken_so_that_nobody_takes_the_connection_for_dead(
+def test_a_silent_stream_sends_comments_to_keep_the_connection_open(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_events, "HEARTBEAT", 0.002)
+    monkeypatch.setattr(events_api, "HEARTBEAT", 0.002)
     with listen(web) as answer:
         blocks = answer.response
         assert [next(blocks)[:6], next(blocks)] == [b"retry:", b": still here\n\n"]
 
 
-def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebClient) -> None:
-    answers = [listen(web) for _ in range(live_events.MOST)]
+def test_the_number_of_streams_is_limited_and_a_closed_one_frees_its_slot(web: WebClient) -> None:
+    answers = [listen(web) for _ in range(events_api.MAX_STREAMS)]
     refused = listen(web)
     assert (refused.status_code, refused.headers["Retry-After"], refused.content_type) == (
         503,
@@ -114,26 +114,26 @@ def test_few_listen_at_a_time_and_a_place_is_given_back(web: WebClient) -> None:
         assert another.status_code == 200
     for answer in answers:
         answer.close()
-    with web.client.head("/api/stream", headers=web.admin) as told:
-        assert told.status_code == 200, "who asks for the head only keeps no place either"
-    for _ in range(live_events.MOST + 1):
+    with web.client.head("/api/stream", headers=web.admin) as head:
+        assert head.status_code == 200, "a HEAD request occupies no slot"
+    for _ in range(events_api.MAX_STREAMS + 1):
         with listen(web) as answer:
             assert answer.status_code == 200
 
 
-def test_a_listener_is_sent_away_after_a_while_or_when_the_process_stops(
+def test_a_stream_ends_after_its_maximum_duration_or_when_the_process_stops(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_events, "LONGEST", 0.005)
+    monkeypatch.setattr(events_api, "MAX_DURATION", 0.005)
     with listen(web) as answer:
         assert list(events(answer)) == []
-    monkeypatch.setattr(live_events, "LONGEST", 10_000.0)
+    monkeypatch.setattr(events_api, "MAX_DURATION", 10_000.0)
     state.stops_when(web.client.application, lambda: True)
     with listen(web) as answer:
         assert list(events(answer)) == []
 
 
-def test_a_listener_that_hung_up_gives_its_place_back_at_once(
+def test_a_stream_ends_when_the_client_hangs_up(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Connection:
@@ -142,7 +142,7 @@ def test_a_listener_that_hung_up_gives_its_place_back_at_once(
         def recv(self, _size: int, _flags: int) -> bytes:
             return b""
 
-    monkeypatch.setattr(live_events, "LONGEST", 10_000.0)
+    monkeypatch.setattr(events_api, "MAX_DURATION", 10_000.0)
     answer = web.client.get(
         "/api/stream",
         headers=web.admin,
@@ -153,15 +153,15 @@ def test_a_listener_that_hung_up_gives_its_place_back_at_once(
         assert list(events(answer)) == []
 
 
-def test_a_ledger_that_is_away_is_waited_for(web: WebClient) -> None:
+def test_a_stream_waits_for_a_ledger_that_is_away(web: WebClient) -> None:
     path = web.services.settings.ledger_path
     with listen(web) as answer:
-        told = events(answer)
+        found = events(answer)
         web.services.database.close()
         path.rename(path.with_name("away"))
         path.mkdir()
         next(answer.response)
         path.rmdir()
         path.with_name("away").rename(path)
-        ref = happen(web, "after")
-        assert ref in next(told)["data"]
+        ref = fail_a_job(web, "after")
+        assert ref in next(found)["data"]

@@ -1,4 +1,4 @@
-"""POST /api/jobs: what is refused before anything is posted, what reaches the provider, and one key that makes one job."""
+"""POST /api/jobs: what is refused, what reaches the provider, and idempotency keys."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -47,7 +47,7 @@ def posted(web: WebClient, body: Any, **headers: str) -> Any:
         (["a fox"], "job: "),
     ],
 )
-def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(
+def test_an_invalid_request_is_refused_with_every_mistake_and_nothing_is_posted(
     web: WebClient, sandbox: Sandbox, body: Any, named: str
 ) -> None:
     answer = posted(web, body)
@@ -59,13 +59,13 @@ def test_the_api_names_every_mistake_of_a_request_and_posts_nothing(
 @pytest.mark.parametrize(
     "body", [b'{"prompt": "a\\u0000fox"}', b'{"prompt": "a fox", "params": {"x": "\\u0000"}}']
 )
-def test_a_text_no_database_can_hold_is_refused_at_the_edge(web: WebClient, body: bytes) -> None:
+def test_a_text_with_nul_is_refused(web: WebClient, body: bytes) -> None:
     answer = web.client.post("/api/jobs", data=body, headers=web.admin)
     assert answer.status_code == 400
     assert "NUL" in answer.json["detail"]
 
 
-def test_the_api_needs_a_body_of_json_and_a_sane_key(web: WebClient) -> None:
+def test_a_body_that_is_not_json_and_a_key_that_is_too_long_are_refused(web: WebClient) -> None:
     assert web.client.post("/api/jobs", data=b"{", headers=web.admin).status_code == 400
     assert posted(web, {"prompt": "a fox"}, **{"Idempotency-Key": "k" * 501}).status_code == 400
 
@@ -101,7 +101,7 @@ def test_the_same_idempotency_key_gives_the_same_job(web: WebClient, sandbox: Sa
     assert sandbox.stats()["accepted"] == 1
 
 
-def test_of_racing_submits_with_one_idempotency_key_one_has_made_the_job_and_all_are_given_it(
+def test_of_concurrent_submits_with_one_idempotency_key_one_makes_the_job_and_all_return_it(
     web: WebClient, sandbox: Sandbox
 ) -> None:
     body, key = (
@@ -114,7 +114,7 @@ def test_of_racing_submits_with_one_idempotency_key_one_has_made_the_job_and_all
     assert sandbox.stats()["accepted"] == 1
 
 
-def test_a_missing_setting_is_a_conflict_that_names_it(services: Services) -> None:
+def test_a_missing_setting_is_409_and_named(services: Services) -> None:
     with web_client(services.settings.data_dir) as bare:
         answer = posted(bare, {"prompt": "a fox"})
     assert answer.status_code == 409
@@ -123,7 +123,7 @@ def test_a_missing_setting_is_a_conflict_that_names_it(services: Services) -> No
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(
+def test_a_number_that_json_does_not_have_is_refused_before_anything_is_posted(
     services: Services, number: float
 ) -> None:
     with pytest.raises(ValidationError, match="no numbers in JSON"):
@@ -143,7 +143,7 @@ def test_a_number_json_cannot_say_is_refused_before_anything_is_posted(
         "AAAABBBB",
     ],
 )
-def test_a_reference_that_is_neither_a_url_nor_a_picture_is_refused_before_it_is_paid_for(
+def test_a_reference_image_that_is_neither_url_nor_picture_is_refused_before_it_is_paid_for(
     web: WebClient, sandbox: Sandbox, image: str
 ) -> None:
     answer = posted(
@@ -155,7 +155,7 @@ def test_a_reference_that_is_neither_a_url_nor_a_picture_is_refused_before_it_is
     assert sandbox.stats()["accepted"] == 0
 
 
-def test_references_reach_the_provider_as_they_were_given(web: WebClient, sandbox: Sandbox) -> None:
+def test_reference_images_reach_the_provider_unchanged(web: WebClient, sandbox: Sandbox) -> None:
     images = [
         "https://x.test/a.png?b=c",
         "data:image/png;base64,iVBORw0KGgo=",

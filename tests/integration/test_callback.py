@@ -1,4 +1,4 @@
-"""The contract of the two doors for callbacks, to the letter, on a real ledger."""
+"""The contract of the two callback endpoints, on a real ledger."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from receiver.ledger import group_commit
 from receiver.model import AssetState, JobState, new_ref
 
 LIMIT = 2000
-# As gunicorn gives a chunked body: no length, and a stream that ends by itself.
+# As gunicorn passes on a chunked body: no length, and a stream that ends by itself.
 IN_CHUNKS = {
     "CONTENT_LENGTH": "",
     "HTTP_TRANSFER_ENCODING": "chunked",
@@ -56,7 +56,7 @@ def rows(web: WebClient, table: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own word
 
 
-# Tickets that are not ours.
+# Paths without a valid ticket.
 
 
 WRONG_PATHS: dict[str, Callable[[str], str]] = {
@@ -87,11 +87,11 @@ WRONG_PATHS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_PATHS.values(), ids=WRONG_PATHS)
-def test_any_path_but_the_one_we_gave_out_is_not_ours_keeps_nothing_and_is_counted(
+def test_a_path_without_a_valid_ticket_is_404_stores_nothing_and_is_counted(
     web: WebClient, wrong: Callable[[str], str]
 ) -> None:
     before, path = web.counted("forged"), wrong(web.ticket())
-    # As a server passes it on; the test client itself would read "//callback" as the name of a host.
+    # As a server passes it on; the test client would read "//callback" as a host name.
     answer = web.client.post("/", data=json.dumps(SUCCEEDED), environ_overrides=as_requested(path))
     assert (answer.status_code, answer.json, answer.headers.get("Location")) == (
         404,
@@ -111,17 +111,17 @@ def test_only_post_is_allowed(web: WebClient, method: str) -> None:
 
 
 def as_requested(path: str) -> dict[str, str]:
-    """Return a path as WSGI servers pass it on: as it came, and decoded, its bytes read as Latin-1."""
+    """Return a path as WSGI servers pass it on: raw, and decoded to bytes read as Latin-1."""
     return {"RAW_URI": path, "PATH_INFO": unquote_to_bytes(path).decode("latin-1")}
 
 
-# Bodies that cannot be taken.
+# Bodies that cannot be accepted.
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"\xff\xfe", b"<html>", b"{}", b'{"id":NaN}', b"[" * LIMIT]
 )
-def test_an_unreadable_body_is_kept_as_evidence(web: WebClient, body: bytes) -> None:
+def test_an_unreadable_body_is_stored(web: WebClient, body: bytes) -> None:
     answer = web.callback(ticket := web.ticket(), body)
     ref = ticket.partition(".")[0]
     assert (answer.status_code, answer.json["ok"], answer.json["ref"]) == (400, False, ref)
@@ -138,11 +138,11 @@ def send_in_chunks(client: FlaskClient, path: str, body: bytes) -> Any:
 
 
 @pytest.mark.parametrize("send", [send_with_length, send_in_chunks])
-@pytest.mark.parametrize("door", ["/callback", "/callback/{ticket}"])
-def test_a_body_may_have_so_many_bytes_and_no_more(
-    web: WebClient, send: Callable[..., Any], door: str
+@pytest.mark.parametrize("endpoint", ["/callback", "/callback/{ticket}"])
+def test_the_size_of_a_body_is_limited(
+    web: WebClient, send: Callable[..., Any], endpoint: str
 ) -> None:
-    path = door.format(ticket=web.ticket())
+    path = endpoint.format(ticket=web.ticket())
     body = json.dumps(RUNNING).encode()
     before = web.counted("too_large")
     answer = send(web.client, path, body.ljust(LIMIT + 1))
@@ -156,7 +156,7 @@ def test_a_body_may_have_so_many_bytes_and_no_more(
     assert send(web.client, path, body.ljust(LIMIT)).status_code in {200, 202}
 
 
-def test_a_body_that_is_cut_short_is_kept_as_evidence_and_not_taken_for_a_report(
+def test_a_body_that_is_cut_short_is_stored_and_not_read_as_a_report(
     web: WebClient,
 ) -> None:
     body, ticket = json.dumps(SUCCEEDED).encode(), web.ticket()
@@ -180,9 +180,7 @@ def test_a_body_that_is_cut_short_is_kept_as_evidence_and_not_taken_for_a_report
         BlockingIOError(),
     ],
 )
-def test_a_body_that_breaks_the_rules_of_http_on_its_way_is_no_fault_of_ours(
-    web: WebClient, breaks: Exception
-) -> None:
+def test_a_body_that_breaks_http_is_400_and_stored(web: WebClient, breaks: Exception) -> None:
     class Breaking(io.BytesIO):
         def readinto(self, buffer: Any) -> int:
             if count := super().readinto(buffer):
@@ -202,7 +200,7 @@ def test_a_body_that_breaks_the_rules_of_http_on_its_way_is_no_fault_of_ours(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
-def test_what_came_before_a_sender_fell_silent_is_kept_although_gunicorn_holds_it_back(
+def test_bytes_that_gunicorn_holds_back_of_a_silent_sender_are_stored(
     web: WebClient, *, chunked: bool
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -222,7 +220,7 @@ def test_what_came_before_a_sender_fell_silent_is_kept_although_gunicorn_holds_i
     assert (kept.body, kept.verdict) == (b'{"id":', "unreadable")
 
 
-# A ledger that cannot take anything.
+# A ledger that cannot store anything.
 
 
 def replace_by_a_directory(web: WebClient) -> Callable[[], None]:
@@ -254,7 +252,7 @@ def lose_a_table(web: WebClient) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("break_ledger", [replace_by_a_directory, lock, lose_a_table])
-def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
+def test_a_callback_that_cannot_be_stored_is_503_with_retry_after(
     break_ledger: Callable[[WebClient], Callable[[], None]],
     environ: dict[str, str],
     tmp_path: Path,
@@ -277,10 +275,10 @@ def test_what_cannot_be_stored_is_never_answered_200_and_may_come_again(
         assert web.verdicts(ticket.partition(".")[0]) == ["ended"]
 
 
-# What is taken in.
+# What is accepted.
 
 
-def test_a_callback_is_durable_when_it_is_answered_and_a_duplicate_or_late_one_is_answered_alike(
+def test_every_callback_is_stored_before_200_and_late_or_duplicate_ones_get_the_same_response(
     web: WebClient,
 ) -> None:
     ticket = web.ticket()
@@ -336,7 +334,7 @@ def test_a_body_may_come_in_chunks(web: WebClient) -> None:
     assert web.verdicts(ticket.partition(".")[0]) == ["progress"]
 
 
-def test_a_job_keeps_so_many_deliveries_and_goes_on_all_the_same(
+def test_the_stored_deliveries_of_a_job_are_limited_and_the_job_goes_on(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "MOST_KEPT", 3)
@@ -348,14 +346,14 @@ def test_a_job_keeps_so_many_deliveries_and_goes_on_all_the_same(
     ]
     assert answers == [200] * 4 + [400] + [200] * 4 + [400]
     assert web.verdicts(ref) == ["progress"] * 3 + ["ended"], (
-        "what decides the job is kept whatever was there before"
+        "the report that decides the job is always stored"
     )
     job = web.services.queries.job(ref)
     assert job is not None
     assert job.state is JobState.ARCHIVING
 
 
-def test_a_job_keeps_so_many_bytes_of_deliveries(
+def test_the_stored_bytes_of_a_jobs_deliveries_are_limited(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "MOST_BYTES", 2 * LIMIT)
@@ -365,7 +363,7 @@ def test_a_job_keeps_so_many_bytes_of_deliveries(
     assert len(web.verdicts(ticket.partition(".")[0])) == 2
 
 
-def test_with_confirm_always_a_callback_is_kept_and_only_has_the_result_read_back(
+def test_with_confirm_always_a_callback_is_stored_and_only_causes_a_poll(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     with web_client(tmp_path / "data", {**environ, "CONFIRM": "always"}) as web:
@@ -383,4 +381,4 @@ def test_with_confirm_always_a_callback_is_kept_and_only_has_the_result_read_bac
         assert web.services.queries.assets([ref]) == {ref: []}
         due = job.due_at
         assert due is not None
-        assert due <= web.services.now(), "it is asked for at once"
+        assert due <= web.services.now(), "the poll is due at once"

@@ -1,4 +1,4 @@
-"""Whatever comes through the doors for callbacks gets an answer of the contract, never a 5xx, and the books agree afterwards."""
+"""Any callback gets a response of the contract, never a 5xx, and the audit is clean afterwards."""
 
 import json
 import math
@@ -114,7 +114,7 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
         b"9" * LIMIT,
     ]
 )
-def test_no_sequence_of_bodies_behind_a_ticket_breaks_anything(
+def test_no_sequence_of_bodies_with_a_ticket_breaks_anything(
     web: WebClient, bodies: list[bytes]
 ) -> None:
     ticket = web.ticket()
@@ -133,11 +133,8 @@ def test_no_sequence_of_bodies_behind_a_ticket_breaks_anything(
 @contextmanager
 def unlimited() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            callback,
-            "_allowances",
-            lambda: {"requests": RateLimiter(math.inf), "tasks": RateLimiter(math.inf)},
-        )
+        for name in ("_request_limiter", "_task_limiter"):
+            patch.setattr(callback, name, lambda: RateLimiter(math.inf))
         patch.setattr("receiver.ledger.hints.MOST_A_MINUTE", math.inf)
         yield
 
@@ -158,7 +155,9 @@ def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(
     tail=st.text(min_size=1, max_size=90) | st.binary(min_size=1, max_size=90),
     body=st.binary(max_size=50),
 )
-def test_no_path_but_a_ticket_is_a_ticket(web: WebClient, tail: str | bytes, body: bytes) -> None:
+def test_no_generated_path_is_a_valid_ticket(
+    web: WebClient, tail: str | bytes, body: bytes
+) -> None:
     raw = tail if isinstance(tail, bytes) else tail.encode("utf-8", "surrogatepass")
     path = "/callback/" + raw.decode("latin-1")
     answer = web.client.post("/", data=body, environ_overrides={"PATH_INFO": path, "RAW_URI": path})
@@ -185,7 +184,7 @@ def test_no_path_but_a_ticket_is_a_ticket(web: WebClient, tail: str | bytes, bod
     ),
     query=st.text(max_size=40),
 )
-def test_no_header_and_no_query_changes_what_a_callback_says(
+def test_no_header_and_no_query_changes_the_meaning_of_a_callback(
     web: WebClient, headers: dict[str, str], query: str
 ) -> None:
     ticket = web.ticket()
@@ -197,7 +196,7 @@ def test_no_header_and_no_query_changes_what_a_callback_says(
 
 @PATIENT(max_examples=60)
 @given(first=TASKS, second=TASKS)
-def test_a_second_body_never_undoes_what_the_first_decided(
+def test_a_second_body_never_undoes_the_first_decision(
     web: WebClient, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     ticket = web.ticket()
@@ -216,7 +215,7 @@ def test_a_second_body_never_undoes_what_the_first_decided(
         )
 
 
-# The same by a schema: what schemathesis makes of it, right and wrong.
+# The contract as an OpenAPI document: schemathesis generates valid and invalid requests from it.
 
 CONTRACT: dict[str, Any] = {
     "openapi": "3.1.0",
@@ -283,7 +282,7 @@ SCHEMA = schemathesis.openapi.from_dict(CONTRACT)
 
 @SCHEMA.parametrize()
 @PATIENT(max_examples=60)
-def test_every_answer_is_one_of_the_contract(
+def test_every_response_conforms_to_the_contract(
     case: "schemathesis.Case[Any]", web: WebClient
 ) -> None:
     with unlimited():

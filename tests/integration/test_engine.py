@@ -18,6 +18,7 @@ from receiver.ledger import claims
 from receiver.ledger.claims import LEASE, Claimed
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState
+from receiver.worker import leases
 from receiver.worker.engine import WorkQueue
 
 
@@ -108,7 +109,8 @@ def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(
 def test_the_leases_of_long_work_are_renewed(
     harness: EngineHarness, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "LEASE", 0.5)
+    for module in (leases, claims):
+        monkeypatch.setattr(module, "LEASE", 0.5)
     harness.books.clock.follow(time.time)
     (ref,) = harness.order()
     with at_work(harness.engine(sweep=OFTEN), harness.queue(2)):

@@ -1,4 +1,4 @@
-"""Bytes made to be run by whoever opens them: fetched, inspected, archived as they are, and never given out as anything that runs."""
+"""Files that are also programs: archived unchanged, and never returned as active content."""
 
 import struct
 from collections.abc import Iterator
@@ -41,10 +41,10 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
         yield web
 
 
-def brought_home(
+def reported_and_archived(
     web: WebClient, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> str:
-    """Report a result whose server calls it a page, and try to archive it; return the job's ref."""
+    """Report a result that its server calls text/html, and try to archive it; return the ref."""
     server = ScriptedServer((answer("Content-Type: text/html", body=content),))
     try:
         ticket = web.ticket()
@@ -59,14 +59,14 @@ def brought_home(
 
 
 @pytest.mark.parametrize("kind", POLYGLOTS)
-def test_a_picture_that_could_also_run_is_archived_as_it_is_and_given_out_as_a_picture_to_be_saved(
+def test_a_picture_that_is_also_a_program_is_archived_unchanged_and_returned_as_a_download(
     web: WebClient, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ref = brought_home(web, POLYGLOTS[kind], monkeypatch, tmp_path)
+    ref = reported_and_archived(web, POLYGLOTS[kind], monkeypatch, tmp_path)
     with web.client.get(f"/api/jobs/{ref}/assets/0", headers=web.admin) as answer:
         assert (answer.status_code, answer.data) == (200, POLYGLOTS[kind])
     assert answer.content_type in {"image/gif", "image/png", "image/jpeg"}, (
-        "by its bytes, whatever its server called it"
+        "by its bytes, not by its server's Content-Type"
     )
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Disposition"].startswith("attachment; ")
@@ -74,10 +74,10 @@ def test_a_picture_that_could_also_run_is_archived_as_it_is_and_given_out_as_a_p
 
 
 @pytest.mark.parametrize("kind", RUNNING_BYTES)
-def test_what_is_no_picture_is_not_archived(
+def test_bytes_that_are_no_picture_are_not_archived(
     web: WebClient, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ref = brought_home(web, RUNNING_BYTES[kind], monkeypatch, tmp_path)
+    ref = reported_and_archived(web, RUNNING_BYTES[kind], monkeypatch, tmp_path)
     (asset,) = web.services.queries.assets([ref])[ref]
     assert (asset.state, asset.key) == (AssetState.PENDING, None)
     assert "not a picture" in asset.error

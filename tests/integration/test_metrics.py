@@ -22,7 +22,6 @@ from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.maintenance import periodic_audit
 from receiver.model import AssetState
 from receiver.telemetry import metrics
-from receiver.web import counters
 from receiver.worker.engine import WorkQueue, instrumented
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +114,7 @@ def test_a_process_without_disk_space_counts_for_itself_alone(tmp_path: Path) ->
 
 
 def test_every_figure_is_named_by_the_conventions() -> None:
-    shown = declared(metrics, counters)
+    shown = declared(metrics)
     assert len(shown) == len(set(shown))
     assert all(re.fullmatch(r"receiver_[a-z_]+", name) for name in shown)
     timed = {name for name in shown if "second" in name}

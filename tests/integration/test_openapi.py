@@ -1,4 +1,4 @@
-"""The API's description: true to the last word, by the judgement of a tool that tries everything it allows and much that it does not."""
+"""The API conforms to its OpenAPI document: schemathesis sends valid and invalid requests."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from receiver.web.api.openapi import document
 from submitter.sandbox import Sandbox
 
 DOCUMENT = document(create_app())
-# Everything but the stream, which has no end.
+# All operations but the stream, which does not end.
 OPERATIONS = [
     (path, method)
     for path, methods in DOCUMENT["paths"].items()
@@ -27,7 +27,7 @@ OPERATIONS = [
 ASKED = [
     (path, method) for path, method in OPERATIONS if DOCUMENT["paths"][path][method]["parameters"]
 ]
-# A text with a NUL is refused wherever it stands, which a schema cannot say of what is free to have any shape (``params``).
+# A text with NUL is refused everywhere, which a schema cannot say of free-form values (``params``).
 CONFIG = schemathesis.Config.from_dict({"generation": {"allow-x00": False}})
 RIGHT, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
@@ -53,10 +53,10 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebClient]:
     ("path", "method", "mode"),
     [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)],
 )
-def test_every_operation_answers_as_it_is_described(
+def test_every_operation_conforms_to_its_description(
     web: WebClient, path: str, method: str, mode: Any
 ) -> None:
-    # The token has its own tests; here every request shows it.
+    # The token has its own tests; here every request has it.
     open_to_all = {
         name: value for name, value in copy.deepcopy(DOCUMENT).items() if name != "security"
     }
@@ -77,7 +77,7 @@ def test_every_operation_answers_as_it_is_described(
     assert statuses
 
 
-def test_the_description_needs_the_token_and_says_so(web: WebClient) -> None:
+def test_the_document_needs_the_token_and_says_so(web: WebClient) -> None:
     assert web.client.get("/openapi.json").status_code == 401
     shown = web.client.get("/openapi.json", headers=web.admin)
     assert (shown.status_code, shown.json["openapi"]) == (200, "3.1.0")
@@ -90,7 +90,7 @@ def test_the_description_needs_the_token_and_says_so(web: WebClient) -> None:
             ).status_code in {401, 404}, path
 
 
-def test_every_route_of_the_api_is_described() -> None:
+def test_every_route_of_the_api_is_documented() -> None:
     routes = {
         rule.rule for rule in create_app().url_map.iter_rules() if rule.rule.startswith("/api/")
     }
@@ -99,7 +99,7 @@ def test_every_route_of_the_api_is_described() -> None:
     ) - {"/openapi.json"}
 
 
-def test_the_description_names_what_may_be_asked_and_nothing_else() -> None:
+def test_the_document_has_the_limits_of_the_models_and_no_internal_fields() -> None:
     (limit,) = [
         item
         for item in DOCUMENT["paths"]["/api/jobs"]["get"]["parameters"]
@@ -115,6 +115,4 @@ def test_the_description_names_what_may_be_asked_and_nothing_else() -> None:
     job = DOCUMENT["components"]["schemas"]["GrsaiRequest"]
     assert job["additionalProperties"] is False
     assert job["properties"]["mode"]["enum"] == ["webhook", "poll", "stream"]
-    assert "deadline" not in json.dumps(DOCUMENT), (
-        "what the ledger knows beyond the job object stays there"
-    )
+    assert "deadline" not in json.dumps(DOCUMENT), "internal columns are not in the API"

@@ -1,4 +1,4 @@
-"""Every line of the log can be brought together with the request that caused it."""
+"""Request ids: every log line can be matched with the request that caused it."""
 
 import re
 from collections.abc import Iterator
@@ -19,26 +19,26 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
 @pytest.mark.parametrize(
     "path", ["/healthz", "/readyz", "/callback/forged", "/api/jobs", "/nowhere"]
 )
-def test_every_answer_has_a_name_of_its_own(web: WebClient, path: str) -> None:
-    names = {web.client.get(path).headers["X-Request-Id"] for _ in range(2)}
-    assert len(names) == 2
-    assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in names)
+def test_every_response_has_its_own_request_id(web: WebClient, path: str) -> None:
+    ids = {web.client.get(path).headers["X-Request-Id"] for _ in range(2)}
+    assert len(ids) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in ids)
 
 
-def test_a_proxys_name_is_kept(web: WebClient) -> None:
+def test_a_proxys_request_id_is_kept(web: WebClient) -> None:
     assert (
         web.client.get("/healthz", headers={"X-Request-Id": "proxy-4711.a"}).headers["X-Request-Id"]
         == "proxy-4711.a"
     )
 
 
-@pytest.mark.parametrize("odd", ["short", "x" * 65, "two words", "fox\x1b[31m-red", "фокс-фокс"])
-def test_an_odd_name_is_not_repeated(web: WebClient, odd: str) -> None:
-    given = web.client.get("/healthz", headers={"X-Request-Id": odd.encode().decode("latin-1")})
+@pytest.mark.parametrize("odd_id", ["short", "x" * 65, "two words", "fox\x1b[31m-red", "фокс-фокс"])
+def test_an_odd_request_id_is_replaced(web: WebClient, odd_id: str) -> None:
+    given = web.client.get("/healthz", headers={"X-Request-Id": odd_id.encode().decode("latin-1")})
     assert re.fullmatch(r"[0-9a-f]{16}", given.headers["X-Request-Id"])
 
 
-def test_the_lines_of_a_request_have_its_name_and_the_next_lines_have_not(web: WebClient) -> None:
+def test_only_the_log_lines_of_a_request_have_its_id(web: WebClient) -> None:
     with capture_logs(processors=[merge_contextvars]) as lines:
         answer = web.callback(web.ticket(), RUNNING, headers={"X-Request-Id": "proxy-4711"})
     (line,) = [line for line in lines if line["event"] == "callback accepted"]

@@ -1,4 +1,4 @@
-"""Somebody in front of the dashboard, without a browser: logged in, with the forms' proofs at hand, and jobs to look at."""
+"""The dashboard without a browser: a login, forms with their CSRF token, and jobs to show."""
 
 import re
 from typing import Any
@@ -24,21 +24,21 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\"'&"
 
 
 def submitted(web: WebClient, prompt: str = "a fox") -> str:
-    """Make a job that was submitted; return its ref."""
+    """Submit a job; return its ref."""
     return web.services.jobs.submit(
         Submission(prompt, "gpt-image-1.5", {"n": 1}), "https://provider.test"
     ).ref
 
 
 def reported(web: WebClient, body: object, prompt: str = "a fox") -> str:
-    """Make a job of which this was reported."""
+    """Make a job with this report; return its ref."""
     ref = submitted(web, prompt)
     web.callback(web.services.tickets.sign(ref), body)
     return ref
 
 
 def archived(web: WebClient, prompt: str = "a fox") -> str:
-    """Make a job whose picture the ledger calls safe; the archive has nothing of it."""
+    """Make a job that the ledger calls archived; the archive does not have its picture."""
     ref = reported(web, SUCCEEDED, prompt)
     (claimed,) = web.services.assets.claim(1)
     web.services.assets.finish(
@@ -50,17 +50,17 @@ def archived(web: WebClient, prompt: str = "a fox") -> str:
 
 
 def log_in(web: WebClient) -> None:
-    """Begin a session."""
+    """Log in."""
     assert web.client.post("/login", data={"token": web.services.admin_token}).status_code == 303
 
 
 def form_token(web: WebClient) -> str:
-    """Return the proof that a form of this session comes with."""
-    found = re.search(r'name="csrf" value="([^"]+)"', web.client.get("/submit").text)
+    """Return the CSRF token of this session."""
+    found = re.search(r'name="csrf_token" value="([^"]+)"', web.client.get("/submit").text)
     assert found
     return found[1]
 
 
 def post(web: WebClient, path: str, **fields: str) -> Any:
-    """Send a form of this session."""
-    return web.client.post(path, data={"csrf": form_token(web), **fields})
+    """Submit a form with its CSRF token."""
+    return web.client.post(path, data={"csrf_token": form_token(web), **fields})

@@ -1,4 +1,4 @@
-"""Somebody who looks at the dashboard: a logged-in browser, and jobs of every kind to look at."""
+"""The dashboard in a browser: a session, and jobs of every kind to show."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +24,11 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PHONE = {"width": 390, "height": 780}
-DESK = {"width": 1280, "height": 900}
+DESKTOP = {"width": 1280, "height": 900}
 
 
 class Viewer:
-    """Opens contexts of a logged-in browser."""
+    """Opens browser contexts with or without a session."""
 
     def __init__(self, browser: Browser, installation: Installation) -> None:
         self._browser = browser
@@ -38,8 +38,8 @@ class Viewer:
 
     @cached_property
     def _session(self) -> Any:
-        """Log in, and keep the cookies."""
-        with self.stranger() as context:
+        """Log in; return the cookies."""
+        with self.without_session() as context:
             page = context.new_page()
             page.goto(f"{self.installation.url}/login")
             page.get_by_label("Admin token").fill(self.token)
@@ -48,10 +48,10 @@ class Viewer:
             return context.storage_state()
 
     @contextmanager
-    def stranger(self, **options: Any) -> Iterator[BrowserContext]:
-        """Open a fresh browser."""
+    def without_session(self, **options: Any) -> Iterator[BrowserContext]:
+        """Open a browser context without a session."""
         context = self._browser.new_context(
-            **{"viewport": DESK, "base_url": self.installation.url, "locale": "en-GB", **options}
+            **{"viewport": DESKTOP, "base_url": self.installation.url, "locale": "en-GB", **options}
         )
         context.set_default_timeout(10_000)
         yield context
@@ -59,13 +59,13 @@ class Viewer:
 
     @contextmanager
     def context(self, **options: Any) -> Iterator[BrowserContext]:
-        """Open a fresh browser that is logged in."""
-        with self.stranger(storage_state=self._session, **options) as context:
+        """Open a browser context with a session."""
+        with self.without_session(storage_state=self._session, **options) as context:
             yield context
 
     @cached_property
     def jobs(self) -> dict[str, str]:
-        """Post a job of every kind and wait until each is what it is to be; return their refs by what they show."""
+        """Submit a job of every kind and wait for its state; return the refs by prompt."""
         wanted: dict[str, dict[str, Any]] = {
             "a fox in the snow": {},
             "two owls": {"format": "jpeg"},
@@ -103,7 +103,7 @@ class Viewer:
         return refs
 
     def pages(self) -> dict[str, str]:
-        """Return the address of every kind of page, by its name."""
+        """Return the path of every kind of page by its name."""
         fox, lost = (
             self.jobs["a fox in the snow"],
             self.jobs["a picture the provider will not draw"],
@@ -116,12 +116,12 @@ class Viewer:
             "failed job": f"/jobs/{lost}",
             "job under way": f"/jobs/{self.jobs['a picture that never comes']}",
             "delivery": f"/jobs/{self.jobs['two owls']}/deliveries/{self._first_delivery()}",
-            "in danger": "/danger",
+            "at risk": "/danger",
             "set aside": "/set-aside",
             "compare": "/compare",
             "new job": "/submit",
             "retry many": "/retry-all",
-            "law": "/law",
+            "invariants": "/law",
         }
 
     def _first_delivery(self) -> int:

@@ -1,4 +1,4 @@
-"""The web side in this process: the real application on a real ledger, spoken to through Flask's test client."""
+"""The real web application on a real ledger in this process, called with Flask's test client."""
 
 import json
 import re
@@ -26,7 +26,10 @@ FAILED = {"id": "task-1", "status": "failed", "failure_reason": "output_moderati
 
 
 class WebClient:
-    """One application with its services; ``client`` sends no token, ``admin`` are the headers that do."""
+    """One application with its services.
+
+    ``client`` sends no token; ``admin`` are the headers with the token.
+    """
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -36,7 +39,7 @@ class WebClient:
         self.admin = {"Authorization": f"Bearer {services.admin_token}"}
 
     def ticket(self) -> str:
-        """Return the ticket of a job nobody has heard of."""
+        """Return a valid ticket for a job that does not exist yet."""
         return self.services.tickets.sign(new_ref(time.time()))
 
     def callback(self, ticket: str, body: object, **options: Any) -> Any:
@@ -45,11 +48,11 @@ class WebClient:
         return self.client.post(f"/callback/{ticket}", data=data, **options)
 
     def verdicts(self, ref: str) -> list[str]:
-        """Return what each delivery of a job was taken for."""
+        """Return the decision about each delivery of a job."""
         return [row.verdict for row in self.services.queries.deliveries(ref)]
 
     def counted(self, outcome: str) -> float:
-        """Return how many callbacks /metrics says were answered so."""
+        """Return how many callbacks had this outcome, according to /metrics."""
         found = re.search(
             rf'receiver_callbacks_total{{outcome="{outcome}"}} (\S+)',
             self.client.get("/metrics").text,
@@ -59,7 +62,7 @@ class WebClient:
 
 @contextmanager
 def web_client(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[WebClient]:
-    """Open the application on a ledger in ``data_dir``, with what else the environment says."""
+    """Open the application on a ledger in ``data_dir``, with these further settings."""
     services = Services(Settings.load({"DATA_DIR": str(data_dir), **(environ or {})})).open()
     try:
         yield WebClient(services)

@@ -1,4 +1,4 @@
-"""What the pages say: every text is there in both languages, is used, and has the same places to be filled."""
+"""The texts of the pages: each exists in both languages, is used, and has the same placeholders."""
 
 import re
 import string
@@ -8,7 +8,7 @@ import pytest
 
 from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source
 from receiver.web.dashboard import formatting
-from receiver.web.dashboard.translations import TEXTS, text
+from receiver.web.dashboard.translations import TEXTS, translate
 
 WEB = Path(__file__).parents[2] / "receiver" / "web"
 TEMPLATES = {
@@ -17,9 +17,9 @@ TEMPLATES = {
 VIEWS = {
     path.name: path.read_text(encoding="utf-8")
     for path in (WEB / "dashboard").glob("*.py")
-    if path.name != "text.py"
+    if path.name != "translations.py"
 }
-# Keys a page puts together from a word of the service.
+# Keys that a page builds from a value of the service.
 MADE = {
     *(state.value for state in (*JobState, *AssetState)),
     *(reason.value for reason in Reason),
@@ -32,21 +32,21 @@ MADE = {
 
 
 def named() -> set[str]:
-    """Return every key a template or a view names."""
+    """Return every key that a template or a view names."""
     everything = "\n".join([*TEMPLATES.values(), *VIEWS.values()])
     found = set(re.findall(r"""\bt\((?:"|')([a-z_.0-9]+)(?:"|')""", everything)) | set(
         re.findall(r"""(?:"|')([a-z_.0-9]+)(?:"|')""", everything)
     )
-    # error_404 brings error_404_help with it, and an act that was done is said with said_….
+    # error_404 uses error_404_help too, and an action shows notice_….
     return (
         found
         | {f"{key}_help" for key in found}
-        | {f"said_{key}" for key in found}
-        | set(re.findall(r"\?said=([a-z]+)", everything))
+        | {f"notice_{key}" for key in found}
+        | set(re.findall(r"\?notice=([a-z]+)", everything))
     )
 
 
-def test_every_text_that_is_asked_for_is_there() -> None:
+def test_every_text_that_is_used_exists() -> None:
     asked = {
         key
         for page in TEMPLATES.values()
@@ -56,7 +56,7 @@ def test_every_text_that_is_asked_for_is_there() -> None:
         key
         for view in VIEWS.values()
         for key in re.findall(
-            r"""\b(?:said|message|stranger_message)\((?:\d+, )?"([a-z_.0-9]+)"[,)]""", view
+            r"""\b(?:localized|error_page|public_error_page)\((?:\d+, )?"([a-z_.0-9]+)"[,)]""", view
         )
     }
     assert len(asked) > 80
@@ -66,7 +66,9 @@ def test_every_text_that_is_asked_for_is_there() -> None:
 
 def test_every_text_is_used() -> None:
     said = {
-        f"said_{word}" for view in VIEWS.values() for word in re.findall(r"\?said=([a-z]+)", view)
+        f"notice_{word}"
+        for view in VIEWS.values()
+        for word in re.findall(r"\?notice=([a-z]+)", view)
     }
     errors = {
         f"error_{status}{more}"
@@ -74,13 +76,13 @@ def test_every_text_is_used() -> None:
         for more in ("", "_help")
     }
     counted = {
-        f"how_many_{what}{least}" for what in ("jobs", "deliveries") for least in ("", "_least")
+        f"bulk_{what}{least}" for what in ("jobs", "deliveries") for least in ("", "_at_least")
     }
     assert sorted(set(TEXTS) - named() - MADE - said - errors - counted) == []
 
 
 @pytest.mark.parametrize("key", TEXTS)
-def test_both_languages_say_it_with_the_same_places(key: str) -> None:
+def test_both_languages_have_the_same_placeholders(key: str) -> None:
     english, chinese = TEXTS[key]
     places = [
         sorted(name for _, name, _, _ in string.Formatter().parse(words) if name)
@@ -92,8 +94,8 @@ def test_both_languages_say_it_with_the_same_places(key: str) -> None:
 
 
 def test_a_text_is_filled_in() -> None:
-    assert text("en", "token_slow", seconds=3) == "Too many attempts. Try again in 3 seconds."
-    assert text("zh", "gallery") == "图库"
+    assert translate("en", "token_slow", seconds=3) == "Too many attempts. Try again in 3 seconds."
+    assert translate("zh", "gallery") == "图库"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_a_text_is_filled_in() -> None:
         (3 * 1024**4, "3.0 TB"),
     ],
 )
-def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
+def test_sizes_are_formatted(number: int | None, written: str) -> None:
     assert formatting.size(number) == written
 
 
@@ -122,14 +124,14 @@ def test_sizes_are_written_for_people(number: int | None, written: str) -> None:
         (200_000, "2.3 d"),
     ],
 )
-def test_spans_are_written_for_people(seconds: float | None, written: str) -> None:
-    assert formatting.span(seconds) == written
+def test_durations_are_formatted(seconds: float | None, written: str) -> None:
+    assert formatting.duration(seconds) == written
 
 
-def test_moments_are_written_for_people_and_machines() -> None:
-    assert formatting.clock(1_800_000_000) == "2027-01-15 08:00:00 UTC"
-    assert formatting.machine(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
-    assert (formatting.clock(None), formatting.machine(None)) == ("", "")
+def test_times_and_numbers_are_formatted() -> None:
+    assert formatting.time_utc(1_800_000_000) == "2027-01-15 08:00:00 UTC"
+    assert formatting.time_iso(1_800_000_000.5) == "2027-01-15T08:00:00.500Z"
+    assert (formatting.time_utc(None), formatting.time_iso(None)) == ("", "")
     assert (formatting.number(1234567), formatting.share(1, 3), formatting.share(0, 0)) == (
         "1,234,567",
         "33.3 %",
@@ -138,8 +140,8 @@ def test_moments_are_written_for_people_and_machines() -> None:
 
 
 @pytest.mark.parametrize("page", TEMPLATES)
-def test_no_page_has_a_script_or_a_style_of_its_own(page: str) -> None:
-    """The policy would keep a browser from running them; here the mistake is found before a browser is."""
+def test_no_page_has_an_inline_script_or_style(page: str) -> None:
+    """The Content-Security-Policy forbids them; this finds the mistake without a browser."""
     assert not re.search(
         r"<style|\sstyle=|<script(?![^>]+src=)|\son[a-z]+=|hx-on|javascript:|hx-vals|\|safe\b",
         TEMPLATES[page],

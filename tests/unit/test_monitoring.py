@@ -13,7 +13,6 @@ from real_parts import missing
 from ruamel.yaml import YAML
 
 from receiver.telemetry import metrics
-from receiver.web import counters
 from receiver.web import metrics as ledger_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +22,7 @@ DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
 HANDBOOK = (ROOT / "docs/operations.md").read_text()
 
 # What the processes count, and what is read from the ledger.
-METRICS = set(declared(metrics, counters)) | set(
+METRICS = set(declared(metrics)) | set(
     re.findall(r'"(receiver_\w+)"', Path(ledger_metrics.__file__).read_text())
 )
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]

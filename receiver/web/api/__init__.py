@@ -1,6 +1,6 @@
-"""The API for those who have ADMIN_TOKEN: jobs, their pictures, events, the audit, and the description of it all."""
+"""The HTTP API for programs with ADMIN_TOKEN: jobs, files, events, audit, OpenAPI document."""
 
-from receiver.web.api import events, files, jobs, live_events, openapi
-from receiver.web.api.auth import blueprint
+from receiver.web.api import events, files, jobs, openapi
+from receiver.web.api.base import blueprint
 
-__all__ = ["blueprint", "events", "files", "jobs", "live_events", "openapi"]
+__all__ = ["blueprint", "events", "files", "jobs", "openapi"]

@@ -1,36 +1,143 @@
-"""What happened, and whether it all adds up."""
+"""Events, as a list and as a stream of server-sent events, and the audit of the ledger.
 
-from flask import Response
+A stream holds one of the process's threads, which callbacks need too. So there are few streams,
+and each ends after a while. Browsers and other clients then reconnect by themselves, and send
+``Last-Event-ID`` to continue where they were.
+"""
 
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from flask import Response, current_app, request
+from werkzeug.exceptions import BadRequest
+
+from receiver.errors import LedgerError
 from receiver.events.event import Event
 from receiver.jobs.schemas import AuditView, EventList, EventsQuery, EventView
-from receiver.web.api.auth import blueprint, json_of, read_query
-from receiver.web.api.operations import Answer, described
-from receiver.web.state import services
+from receiver.services import Services
+from receiver.web.api.base import blueprint, json_of, read_query
+from receiver.web.api.operations import ResponseDoc, documented
+from receiver.web.problems import problem
+from receiver.web.state import is_stopping, services
+
+# Streams of one process at a time, and seconds until a refused client may try again.
+MAX_STREAMS, RETRY_AFTER = 4, 15
+# Seconds between queries of the ledger, between comments that keep the connection open, and of one
+# stream.
+QUERY_INTERVAL, HEARTBEAT, MAX_DURATION = 0.5, 15.0, 600.0
+
+_slots = threading.BoundedSemaphore(MAX_STREAMS)
+_never = threading.Event()
 
 
 @blueprint.get("/api/events")
-@described(
+@documented(
     "List events, oldest first",
-    {200: Answer("some events", EventList)},
+    {200: ResponseDoc("a page of events", EventList)},
     query=EventsQuery,
-    problems={400: "a wrong question"},
+    problems={400: "invalid query"},
 )
 def events() -> Response:
-    """List events after the one numbered ``after``, oldest first."""
-    asked = read_query(EventsQuery)
-    rows, serializer = (
-        services().events.after(asked.after, limit=asked.limit),
-        services().serializer,
-    )
+    """List the events with a number above ``after``, oldest first."""
+    query = read_query(EventsQuery)
+    rows = services().events.after(query.after, limit=query.limit)
+    serializer = services().serializer
     found = [EventView.model_validate(serializer.object(Event.read(row))) for row in rows]
     return json_of(EventList(events=found, next=found[-1].number if found else None))
 
 
 @blueprint.get("/api/audit")
-@described(
-    "Check the ledger's laws", {200: Answer("the figures, and what does not hold", AuditView)}
+@documented(
+    "Check the ledger's invariants",
+    {200: ResponseDoc("the counts, and the invariants that do not hold", AuditView)},
 )
 def audit() -> Response:
-    """Check the ledger's laws and show the figures."""
+    """Check the ledger's invariants and return the counts."""
     return json_of(AuditView.of(services().totals.audit()))
+
+
+@blueprint.get("/api/stream")
+@documented(
+    "Stream events",
+    {
+        200: ResponseDoc(
+            "server-sent events: id is the event's number, event its type, data the EventView",
+            media="text/event-stream",
+        )
+    },
+    query=EventsQuery,
+    headers={"Last-Event-ID": {"type": "string", "pattern": "^[0-9]{1,18}$"}},
+    problems={400: "invalid query"},
+)
+def stream() -> Response:
+    """Stream events as they occur.
+
+    Begin after ``Last-Event-ID`` or ``after`` if given, else with the next new event.
+    """
+    after, extensions = _first_position(), current_app.extensions
+    if not _slots.acquire(blocking=False):
+        return problem(
+            503,
+            f"{MAX_STREAMS} streams are open already; poll /api/events instead",
+            retry_after=RETRY_AFTER,
+        )
+    is_closed = partial(_is_closed, request.environ.get("gunicorn.socket"))
+    response = Response(
+        _stream(services(), after, lambda: is_closed() or is_stopping(extensions)),
+        content_type="text/event-stream; charset=utf-8",
+    )
+    response.call_on_close(_slots.release)
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+    return response
+
+
+def _first_position() -> int:
+    """Return the number of the event after which the stream begins."""
+    given = request.headers.get("Last-Event-ID", "")
+    if given:
+        if not (given.isascii() and given.isdigit() and len(given) <= 18):  # noqa: PLR2004 - as in EventsQuery
+            raise BadRequest("Last-Event-ID is the number of an event")
+        return int(given)
+    if "after" in request.args:
+        return read_query(EventsQuery).after
+    return services().events.newest()
+
+
+def _is_closed(connection: socket.socket | None) -> bool:
+    """Return whether the client has hung up.
+
+    A write would fail only some time later, and the slot is needed.
+    """
+    if connection is None:
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False  # open, and the client sends nothing, as it should
+    except OSError:
+        return True
+
+
+def _stream(services: Services, after: int, is_over: Callable[[], bool]) -> Iterator[str]:
+    """Yield the text of the stream until it is over or too long. Wait while the ledger is away."""
+    yield f"retry: {int(QUERY_INTERVAL * 4000)}\n\n"
+    silence = 0.0
+    for _ in range(int(MAX_DURATION / QUERY_INTERVAL)):
+        if is_over():
+            return
+        try:
+            rows = services.events.after(after)
+        except LedgerError:
+            rows = []
+        for row in rows:
+            event = Event.read(row)
+            data = services.serializer.body(event)
+            yield f"id: {event.number}\nevent: {event.type}\ndata: {data}\n\n"
+            after = event.number
+        silence = 0.0 if rows else silence + QUERY_INTERVAL
+        if silence >= HEARTBEAT:
+            silence = 0.0
+            yield ": still here\n\n"
+        _never.wait(0 if rows else QUERY_INTERVAL)

@@ -1,4 +1,4 @@
-"""Jobs: list them, post one, look at one, try one again."""
+"""Jobs: list, submit, show and retry them, and list and replay their deliveries."""
 
 import re
 import threading
@@ -19,86 +19,87 @@ from receiver.jobs.schemas import (
 )
 from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.rows import Job
-from receiver.web.api.auth import blueprint, json_of, read_query, unavailable
-from receiver.web.api.operations import Answer, described
+from receiver.web.api.base import blueprint, json_of, read_query, unavailable
+from receiver.web.api.operations import ResponseDoc, documented
 from receiver.web.body import read_body
 from receiver.web.problems import problem
 from receiver.web.state import services
 
-# Bytes of a job's request; reference pictures may come along as data URIs.
-LONGEST_REQUEST = 32 * 1024 * 1024
-# Submits side by side in one process: each waits for the provider, and callbacks need threads too.
-MOST_SUBMITS = 8
+# Bytes of a job request; reference images may be in it as data URIs.
+MAX_REQUEST_BYTES = 32 * 1024 * 1024
+# Concurrent submits of one process: each waits for the provider, and callbacks need threads too.
+MAX_SUBMITS = 8
 
-_submitting = threading.BoundedSemaphore(MOST_SUBMITS)
+_submitting = threading.BoundedSemaphore(MAX_SUBMITS)
 _NO_JOB = {404: "there is no such job"}
 _KEY = "[!-~]([ -~]{0,498}[!-~])?"
 _KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": f"^{_KEY}$"}}
 
 
 @blueprint.get("/api/jobs")
-@described(
+@documented(
     "List jobs, newest first",
-    {200: Answer("a page", JobList)},
+    {200: ResponseDoc("a page of jobs", JobList)},
     query=JobsQuery,
-    problems={400: "a wrong question"},
+    problems={400: "invalid query"},
 )
 def jobs() -> Response:
     """List jobs, newest first."""
-    asked = read_query(JobsQuery)
+    query = read_query(JobsQuery)
     wanted = Wanted(
-        asked.state, asked.model, asked.q.strip(), seconds_of(asked.since), seconds_of(asked.until)
+        query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until)
     )
-    page = services().job_list.page(wanted, asked.after, asked.limit)
-    return json_of(JobList(jobs=views(page.jobs), next=page.next))
+    page = services().job_list.page(wanted, query.after, query.limit)
+    return json_of(JobList(jobs=job_views(page.jobs), next=page.next))
 
 
 @blueprint.post("/api/jobs")
-@described(
-    "Post a job to GRSAI",
+@documented(
+    "Submit a job to GRSAI",
     {
-        200: Answer("the job that has the key already", JobView, headers=("Location",)),
-        201: Answer("the job", JobView, headers=("Location",)),
+        200: ResponseDoc("the job that already has this key", JobView, headers=("Location",)),
+        201: ResponseDoc("the new job", JobView, headers=("Location",)),
     },
     body=GrsaiRequest,
     headers=_KEY_HEADER,
-    problems={400: "not a job", 409: "a setting is missing", 413: "too large"},
+    problems={400: "invalid job request", 409: "a setting is missing", 413: "body too large"},
 )
 def submit() -> Response:
-    """Post a job to GRSAI; the header ``Idempotency-Key`` is its ``key``. 201 with the job, 200 with the one that has the key already."""
+    """Submit a job to GRSAI; the header ``Idempotency-Key`` is its ``key``.
+
+    Respond 201 with the new job, or 200 with the job that already has the key.
+    """
     header = request.headers.get("Idempotency-Key")
     if header is not None and not re.fullmatch(_KEY, header):
-        return problem(
-            400,
-            "Idempotency-Key: up to 500 ASCII characters, and not empty: a key that says nothing would protect nothing",
-        )
+        return problem(400, "Idempotency-Key: write 1 to 500 printable ASCII characters")
     try:
-        asked = GrsaiRequest.model_validate_json(read_body(LONGEST_REQUEST))
+        asked = GrsaiRequest.model_validate_json(read_body(MAX_REQUEST_BYTES))
         if header is not None:
             asked = GrsaiRequest.model_validate({**asked.model_dump(), "key": header})
     except ValidationError as error:
         return problem(400, "; ".join(mistakes(error)))
     try:
-        job, posted = hand_in(asked)
+        job, is_new = submit_job(asked)
     except ConfigurationError as error:
         return problem(409, "; ".join(error.mistakes))
-    response = json_of(views([job])[0], 201 if posted else 200)
+    response = json_of(job_views([job])[0], 201 if is_new else 200)
     response.headers["Location"] = f"/api/jobs/{job.ref}"
     return response
 
 
-def hand_in(asked: GrsaiRequest) -> tuple[Job, bool]:
-    """Post a job to GRSAI, if few enough are being posted; return it and True, or the one that has the key already and False.
+def submit_job(asked: GrsaiRequest) -> tuple[Job, bool]:
+    """Submit a job to GRSAI; return it and True, or the job that already has its key and False.
 
-    Raise ReceiverError, ConfigurationError where a setting is missing.
+    Raise ReceiverError if too many submits are in progress or the submit fails,
+    ConfigurationError if a setting is missing.
     """
     if asked.key and (holder := services().jobs.key_holder(asked.key)):
         return holder, False
     if not _submitting.acquire(blocking=False):
-        raise ReceiverError(f"{MOST_SUBMITS} submits are under way already")
+        raise ReceiverError(f"{MAX_SUBMITS} submits are in progress already")
     try:
         job = services().submit_service.post(asked.submission(), back_off=())
-    except KeyTakenError as taken:  # since we looked
+    except KeyTakenError as taken:  # by another request since the check above
         return services().jobs.get(taken.ref), False
     finally:
         _submitting.release()
@@ -107,70 +108,67 @@ def hand_in(asked: GrsaiRequest) -> tuple[Job, bool]:
 
 
 @blueprint.get("/api/jobs/<ref>")
-@described("Show one job", {200: Answer("the job", JobView)}, problems=_NO_JOB)
+@documented("Show one job", {200: ResponseDoc("the job", JobView)}, problems=_NO_JOB)
 def job(ref: str) -> Response:
     """Show one job."""
     found = services().queries.job(ref)
-    return json_of(views([found])[0]) if found else problem(404, f"there is no job {ref}")
+    return json_of(job_views([found])[0]) if found else problem(404, f"there is no job {ref}")
 
 
 @blueprint.post("/api/jobs/<ref>/retry")
-@described(
-    "Open a failed or expired job again",
-    {200: Answer("the job, on its way again", JobView)},
-    problems={**_NO_JOB, 409: "trying again cannot help this job"},
+@documented(
+    "Retry a failed or expired job",
+    {200: ResponseDoc("the reopened job", JobView)},
+    problems={**_NO_JOB, 409: "a retry cannot help this job"},
 )
 def retry(ref: str) -> Response:
-    """Open a failed or expired job again."""
+    """Reopen a failed or expired job."""
     if services().queries.job(ref) is None:
         return problem(404, f"there is no job {ref}")
     try:
-        again = services().operator.retry(ref)
+        reopened = services().operator.retry(ref)
     except LedgerError:
         raise
     except ReceiverError as error:
         return problem(409, str(error))
     services().engine.notify()
-    return json_of(views([again])[0])
+    return json_of(job_views([reopened])[0])
 
 
 @blueprint.get("/api/jobs/<ref>/deliveries")
-@described(
-    "List what was reported about a job",
-    {200: Answer("every delivery", DeliveryList)},
+@documented(
+    "List the deliveries of a job",
+    {200: ResponseDoc("all deliveries, without their bodies", DeliveryList)},
     problems=_NO_JOB,
 )
 def deliveries(ref: str) -> Response:
-    """List what was reported about a job, without the bodies."""
+    """List the deliveries of a job, without their bodies."""
     if services().queries.job(ref) is None:
         return problem(404, f"there is no job {ref}")
-    return json_of(
-        DeliveryList(
-            deliveries=[DeliveryView.of(row) for row in services().queries.delivery_log(ref)]
-        )
-    )
+    rows = services().queries.delivery_log(ref)
+    return json_of(DeliveryList(deliveries=[DeliveryView.of(row) for row in rows]))
 
 
 @blueprint.post("/api/deliveries/<int:number>/replay")
-@described(
-    "Take a kept delivery in again",
-    {200: Answer("what it is taken for now", VerdictView)},
-    problems={404: "there is no such delivery", 409: "it still cannot be read"},
+@documented(
+    "Process a stored delivery again",
+    {200: ResponseDoc("the new decision about it", VerdictView)},
+    problems={404: "there is no such delivery", 409: "the delivery is still unreadable"},
 )
 def replay(number: int) -> Response:
-    """Take a kept delivery in again."""
+    """Process a stored delivery again."""
     if number >= 2**63 or services().queries.delivery(number) is None:
         return problem(404, f"there is no delivery {number}")
     try:
-        verdict = services().operator.replay(number)
+        decision = services().operator.replay(number)
     except LedgerError as error:
         return unavailable(error)
     except ReceiverError as error:
         return problem(409, str(error))
-    return json_of(VerdictView(id=number, verdict=verdict))
+    return json_of(VerdictView(id=number, verdict=decision))
 
 
-def views(found: list[Job]) -> list[JobView]:
-    """Return job objects with their assets."""
+def job_views(found: list[Job]) -> list[JobView]:
+    """Return the job objects of the API, with their assets."""
     assets = services().queries.assets([job.ref for job in found])
     return [JobView.of(job, assets[job.ref]) for job in found]

@@ -1,4 +1,4 @@
-"""What the API's description says of a route, written beside the function that answers."""
+"""The OpenAPI documentation of a route, written as a decorator on its function."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from pydantic import BaseModel
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_ATTRIBUTE = "description_for_openapi"
+_ATTRIBUTE = "openapi_operation"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What comes with one status: a model's JSON, or bytes of a media type."""
+class ResponseDoc:
+    """The response with one status: the JSON of a model, or bytes of a media type."""
 
     meaning: str
     model: type[BaseModel] | None = None
@@ -22,30 +22,31 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """One operation: what it is asked with and what it answers."""
+class OperationDoc:
+    """One operation: its parameters, body and responses."""
 
     summary: str
-    answers: Mapping[int, Answer]
+    responses: Mapping[int, ResponseDoc]
     problems: Mapping[int, str] = field(default_factory=dict)
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
-    headers: Mapping[str, Mapping[str, object]] = field(
-        default_factory=dict
-    )  # of the request: name and schema
+    # Headers of the request: name and schema.
+    headers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     public: bool = False  # needs no token
 
 
-def described(summary: str, answers: Mapping[int, Answer], **more: object) -> Callable[[F], F]:
-    """Describe a view; ``more`` are the other fields of Description."""
+def documented(
+    summary: str, responses: Mapping[int, ResponseDoc], **more: object
+) -> Callable[[F], F]:
+    """Document a view; ``more`` are the other fields of OperationDoc."""
 
-    def note(view: F) -> F:
-        setattr(view, _ATTRIBUTE, Description(summary, answers, **more))  # type: ignore[arg-type]  # named as the fields are
+    def attach(view: F) -> F:
+        setattr(view, _ATTRIBUTE, OperationDoc(summary, responses, **more))  # type: ignore[arg-type]  # named as the fields are
         return view
 
-    return note
+    return attach
 
 
-def description_of(view: Callable[..., object]) -> Description | None:
-    """Return what was said of a view; None if nothing was."""
+def doc_of(view: Callable[..., object]) -> OperationDoc | None:
+    """Return the documentation of a view; None if it has none."""
     return getattr(view, _ATTRIBUTE, None)

@@ -1,7 +1,7 @@
-"""The dashboard: pages made by the server, kept up to date by htmx; they work without it too."""
+"""The dashboard: pages rendered on the server, refreshed by htmx; they work without scripts."""
 
-from receiver.web.dashboard import actions, compare, gallery, jobs, login, problems, submit
-from receiver.web.dashboard.base import blueprint, stranger_message
+from receiver.web.dashboard import actions, compare, gallery, jobs, login, status, submit
+from receiver.web.dashboard.base import blueprint, public_error_page
 
 __all__ = [
     "actions",
@@ -10,7 +10,7 @@ __all__ = [
     "gallery",
     "jobs",
     "login",
-    "problems",
-    "stranger_message",
+    "public_error_page",
+    "status",
     "submit",
 ]

@@ -1,4 +1,4 @@
-"""What a person does about a job: try again, try now, take a delivery in again, or do so to all that match."""
+"""What an operator does to jobs from the dashboard: retry, try now, replay, resend; one or many."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,41 +13,41 @@ from receiver.errors import LedgerError, ReceiverError
 from receiver.model import JobState
 from receiver.web.dashboard.base import (
     blueprint,
+    error_page,
     form,
     is_fragment,
-    message,
-    own_address,
+    localized,
+    own_path,
     page,
-    said,
-    with_arguments,
+    with_query,
 )
-from receiver.web.dashboard.jobs import arguments_of, read_question, wanted_by
+from receiver.web.dashboard.jobs import job_filter, query_arguments, read_jobs_query
 from receiver.web.state import services
 
 T = TypeVar("T")
 
-# Jobs or deliveries a step goes through; each is a transaction of its own, and callbacks write in between.
+# Jobs or deliveries per step. Each is its own transaction, so callbacks can write in between.
 STEP = 50
-# Jobs that are counted before it is done.
-COUNTED = 10_000
-_LOST = (JobState.FAILED, JobState.EXPIRED)
+# Jobs are counted up to this number.
+MAX_COUNT = 10_000
+_RETRYABLE = (JobState.FAILED, JobState.EXPIRED)
 
 
 @blueprint.post("/jobs/<ref>/retry")
 def retry_one(ref: str) -> AnyResponse:
-    """Open a failed or expired job again."""
+    """Reopen a failed or expired job."""
     return _act(ref, "retried", services().operator.retry)
 
 
 @blueprint.post("/jobs/<ref>/hurry")
-def hurry_one(ref: str) -> AnyResponse:
-    """Try now what waits for its next attempt."""
-    return _act(ref, "hurried", services().operator.expedite)
+def expedite_one(ref: str) -> AnyResponse:
+    """Make the waiting work of a job due now."""
+    return _act(ref, "expedited", services().operator.expedite)
 
 
 @blueprint.post("/jobs/<ref>/deliveries/<int:number>/replay")
 def replay_one(ref: str, number: int) -> AnyResponse:
-    """Take a delivery in again."""
+    """Process a stored delivery again."""
     if number not in {row.id for row in services().queries.delivery_log(ref)}:
         raise NotFound
     return _act(ref, "replayed", lambda _ref: services().operator.replay(number))
@@ -55,100 +55,94 @@ def replay_one(ref: str, number: int) -> AnyResponse:
 
 @blueprint.post("/events/<int:number>/resend")
 def resend(number: int) -> AnyResponse:
-    """Tell an event again wherever it was set aside."""
+    """Deliver an event again to the destinations where its delivery was set aside."""
     try:
         services().outbox.resend(min(number, 2**63 - 1))
     except LedgerError:
         raise
     except ReceiverError as error:
-        return message(409, "error_409", str(error), back="/set-aside")
+        return error_page(409, "error_409", str(error), back="/set-aside")
     services().engine.notify()
-    return redirect("/set-aside?said=resent", 303)
+    return redirect("/set-aside?notice=resent", 303)
 
 
-def _act(ref: str, done: str, act: Callable[[str], object]) -> AnyResponse:
-    """Do something to a job, wake the worker, and go back to where the form was."""
+def _act(ref: str, notice: str, act: Callable[[str], object]) -> AnyResponse:
+    """Act on a job, notify the worker, and return to the page of the form with a notice."""
     if services().queries.job(ref) is None:
         raise NotFound
-    back = own_address(form().get("next", "")) if form().get("next") else f"/jobs/{ref}"
+    back = own_path(form().get("next", "")) if form().get("next") else f"/jobs/{ref}"
     try:
         act(ref)
     except LedgerError:
         raise
     except ReceiverError as error:
-        return message(409, "error_409", str(error), back=back)
+        return error_page(409, "error_409", str(error), back=back)
     services().engine.notify()
-    return redirect(with_arguments(back.partition("?")[0], said=done), 303)
+    return redirect(with_query(back.partition("?")[0], notice=notice), 303)
 
 
-# Many at once: a page that says how many, then step after step. Each step's form holds where the next one begins.
+# Many at once: a page that says how many, then step after step. Each step's form has the position
+# where the next one begins.
 
 
 @blueprint.get("/retry-all")
 def retry_all() -> Response:
-    """Say how many jobs would be tried again."""
-    query, mistakes = read_question(request.args)
+    """Show how many jobs a retry of all matching jobs would reopen."""
+    query, mistakes = read_jobs_query(request.args)
     if mistakes:
-        return message(400, "error_409", "; ".join(mistakes), back="/jobs")
-    states = [state for state in _LOST if query.state in (None, state)]
+        return error_page(400, "error_409", "; ".join(mistakes), back="/jobs")
+    states = [state for state in _RETRYABLE if query.state in (None, state)]
     count = sum(
-        services().job_list.count(replace(wanted_by(query), state=state), COUNTED)
+        services().job_list.count(replace(job_filter(query), state=state), MAX_COUNT)
         for state in states
     )
-    hidden = {**arguments_of(query), "todo": ",".join(states)}
-    return _confirm("retry", count, hidden, back=with_arguments("/jobs", **arguments_of(query)))
+    hidden = {**query_arguments(query), "todo": ",".join(states)}
+    return _confirm("retry", count, hidden, back=with_query("/jobs", **query_arguments(query)))
 
 
 @blueprint.post("/retry-all")
 def retry_step() -> Response:
-    """Try the next few again, newest first; failed ones before expired ones."""
-    query, mistakes = read_question(form())
-    states = [state for state in _LOST if state in form().get("todo", "").split(",")]
+    """Retry the next few jobs, newest first; failed jobs before expired ones."""
+    query, mistakes = read_jobs_query(form())
+    states = [state for state in _RETRYABLE if state in form().get("todo", "").split(",")]
     if mistakes or not states:
-        return message(400, "error_409", "; ".join(mistakes) or said("nothing_to_do"), back="/jobs")
-    found = services().job_list.page(replace(wanted_by(query), state=states[0]), query.after, STEP)
+        detail = "; ".join(mistakes) or localized("nothing_to_do")
+        return error_page(400, "error_409", detail, back="/jobs")
+    wanted = replace(job_filter(query), state=states[0])
+    found = services().job_list.page(wanted, query.after, STEP)
     outcome = _each([job.ref for job in found.jobs], services().operator.retry)
     left = states if found.next else states[1:]
-    hidden = {**arguments_of(query), "todo": ",".join(left), "after": found.next or ""}
-    return _report(
-        "retry",
-        outcome,
-        hidden if left else None,
-        back=with_arguments("/jobs", **arguments_of(query)),
-    )
+    hidden = {**query_arguments(query), "todo": ",".join(left), "after": found.next or ""}
+    back = with_query("/jobs", **query_arguments(query))
+    return _report("retry", outcome, hidden if left else None, back=back)
 
 
 @blueprint.get("/replay-all")
 def replay_all() -> Response:
-    """Say how many deliveries would be taken in again."""
-    return _confirm(
-        "replay", len(services().set_aside.deliveries(limit=COUNTED)), {}, back="/set-aside"
-    )
+    """Show how many unreadable deliveries a replay would process again."""
+    count = len(services().set_aside.deliveries(limit=MAX_COUNT))
+    return _confirm("replay", count, {}, back="/set-aside")
 
 
 @blueprint.post("/replay-all")
 def replay_step() -> Response:
-    """Take the next few in again, newest first."""
-    given = form().get("before", "")
-    found = services().set_aside.deliveries(_number(given) or None, STEP)
+    """Process the next few unreadable deliveries again, newest first."""
+    before = _number(form().get("before", "")) or None
+    found = services().set_aside.deliveries(before, STEP)
     outcome = _each(
         [row.id for row in found],
         services().operator.replay,
     )
-    return _report(
-        "replay",
-        outcome,
-        {"before": str(found[-1].id)} if len(found) == STEP else None,
-        back="/set-aside",
-    )
+    hidden = {"before": str(found[-1].id)} if len(found) == STEP else None
+    return _report("replay", outcome, hidden, back="/set-aside")
 
 
-def _each(things: Iterable[T], act: Callable[[T], object]) -> tuple[int, int]:
-    """Do something to each; return how many could be helped, and how many could not."""
+def _each(items: Iterable[T], act: Callable[[T], object]) -> tuple[int, int]:
+    """Act on each item; return the numbers of successes and failures. Raise LedgerError."""
     done = failed = 0
-    for thing in things:
+    for item in items:
         try:
-            act(thing)
+            act(item)
             done += 1
         except LedgerError:
             raise
@@ -161,25 +155,25 @@ def _each(things: Iterable[T], act: Callable[[T], object]) -> tuple[int, int]:
 def _confirm(kind: str, count: int, hidden: dict[str, str], *, back: str) -> Response:
     values = {
         "count": count,
-        "least": count >= COUNTED,
+        "at_least": count >= MAX_COUNT,
         "step": STEP,
         "hidden": hidden,
         "back": back,
     }
-    return page("confirm.html", {"kind": kind, **values})
+    return page("bulk_confirm.html", {"kind": kind, **values})
 
 
 def _report(
     kind: str, outcome: tuple[int, int], hidden: dict[str, str] | None, *, back: str
 ) -> Response:
-    """Say how far it has come; ``hidden`` are the fields of the next step, None after the last."""
+    """Show the progress; ``hidden`` are the fields of the next step's form, None after the last."""
     done, failed = (
         _number(form().get(name, "")) + number
         for name, number in zip(("done", "failed"), outcome, strict=True)
     )
-    going_on = None if hidden is None else {**hidden, "done": str(done), "failed": str(failed)}
-    values = {"done": done, "failed": failed, "hidden": going_on, "back": back}
-    return page("_many.html" if is_fragment() else "many.html", {"kind": kind, **values})
+    next_step = None if hidden is None else {**hidden, "done": str(done), "failed": str(failed)}
+    values = {"done": done, "failed": failed, "hidden": next_step, "back": back}
+    return page("_bulk.html" if is_fragment() else "bulk.html", {"kind": kind, **values})
 
 
 def _number(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What every page shares: who may see it, its language and colours, its headers, and how its errors look."""
+"""What all pages share: access check, language and theme, response headers, forms and errors."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -11,11 +11,11 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import ReceiverError
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.body import read_body
 from receiver.web.dashboard import formatting
-from receiver.web.dashboard.summary import figures
-from receiver.web.dashboard.translations import LANGUAGES, TEXTS, text
+from receiver.web.dashboard.summary import statistics
+from receiver.web.dashboard.translations import LANGUAGES, TEXTS, translate
 from receiver.web.problems import RETRY_AFTER
 
 log = structlog.get_logger(__name__)
@@ -24,14 +24,15 @@ blueprint = Blueprint("dashboard", __name__)
 
 M = TypeVar("M", bound=BaseModel)
 
-# Bytes of a form: a long prompt, many times over.
-LONGEST_FORM = 1024 * 1024
+MAX_FORM_BYTES = 1024 * 1024  # a long prompt has a few KiB
 THEMES = ("auto", "light", "dark")
-# What strangers may see.
+# Pages that need no session.
 _PUBLIC = {"dashboard.login", "dashboard.log_in", "dashboard.prefer"}
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -41,176 +42,187 @@ _HEADERS = {
 }
 
 
-# Who may come in.
+# Access.
 
 
 @blueprint.before_request
 def require_session() -> AnyResponse | None:
-    """Show strangers the login; believe a form only if a page of the same session made it."""
+    """Show the login without a session, and refuse a form without this session's CSRF token."""
     if request.endpoint in _PUBLIC:
         return None
-    if session.session() is None:
+    if not auth.is_logged_in():
         return _to_login()
-    given = request.headers.get("X-CSRF-Token") or (
-        form().get("csrf", "") if request.method == "POST" else ""
-    )
-    if request.method not in {"GET", "HEAD", "OPTIONS"} and not session.is_own_form(given):
-        return message(403, "error_403", said("error_403_help"))
+    if request.method not in _SAFE_METHODS and not auth.is_csrf_token(_given_csrf_token()):
+        return error_page(403, "error_403", localized("error_403_help"))
     return None
+
+
+def _given_csrf_token() -> str:
+    """Return the CSRF token of the request.
+
+    Flask-WTF's CSRFProtect reads ``request.form``, which takes a form that was cut short for a
+    complete one; ``form`` does not.
+    """
+    return request.headers.get("X-CSRF-Token") or form().get("csrf_token", "")
 
 
 def _to_login() -> AnyResponse:
     if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.method == "GET":
-        # The browser keeps a strict cookie back from who follows a link elsewhere. A request of our own page brings it.
-        return dress(Response(render_template("again.html"), headers={"Refresh": "0"}))
+        # After a link on another site the browser withholds a SameSite=Strict cookie. It sends the
+        # cookie with a reload, which comes from our own page.
+        page = Response(render_template("reload.html"), headers={"Refresh": "0"})
+        return add_security_headers(page)
     wanted = request.full_path.rstrip("?") if request.method == "GET" and not is_fragment() else "/"
     target = url_for("dashboard.login", next=wanted)
     return Response(headers={"HX-Redirect": target}) if is_fragment() else redirect(target, 303)
 
 
 def is_fragment() -> bool:
-    """Say whether a part of a page is asked for, by htmx."""
+    """Return whether htmx asks for a part of a page."""
     return request.headers.get("HX-Request") == "true"
 
 
 @blueprint.after_request
-def dress(response: Response) -> Response:
-    """Let the browser do no more with a page than it needs, and keep nothing of it."""
+def add_security_headers(response: Response) -> Response:
+    """Restrict what the browser does with a page, and forbid it to store the page."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response
 
 
-# Language, colours, texts.
+# Language, theme, templates.
 
 
 def language() -> str:
-    """Return the language of this request: the one that was chosen, else the browser's."""
+    """Return the language of this request: the chosen one, else the browser's."""
     chosen = request.cookies.get("language", "")
-    return (
-        chosen
-        if chosen in LANGUAGES
-        else request.accept_languages.best_match(list(LANGUAGES), "en")
-    )
+    if chosen in LANGUAGES:
+        return chosen
+    return request.accept_languages.best_match(list(LANGUAGES), "en")
 
 
-def said(key: str, **values: object) -> str:
+def localized(key: str, **values: object) -> str:
     """Return a text in the language of this request."""
-    return text(language(), key, **values)
+    return translate(language(), key, **values)
 
 
 @blueprint.app_context_processor
-def offer() -> dict[str, object]:
-    """Give every template its words and shapes."""
+def template_context() -> dict[str, object]:
+    """Return the names that every template may use."""
     theme = request.cookies.get("theme", "")
     return {
-        "t": said,
+        "t": localized,
         "lang": language(),
         "languages": LANGUAGES,
         "theme": theme if theme in THEMES else "auto",
         "themes": THEMES,
-        "csrf": session.form_token,
-        "here": request.full_path.rstrip("?"),
-        "shape": formatting,
-        "standing": lambda **how: figures().standing(**how),
+        "csrf_token": auth.csrf_token,
+        "current_url": request.full_path.rstrip("?"),
+        "fmt": formatting,
+        "summary": lambda **options: statistics().summary(**options),
         "static": static,
     }
 
 
 def static(name: str) -> str:
-    """Return the address of a static file; it changes with the file, so that browsers may keep it for ever."""
+    """Return the URL of a static file; it changes with the file, so browsers may cache it."""
     return url_for("static", filename=name, v=formatting.fingerprint(name))
 
 
 def page(template: str, values: Mapping[str, object] | None = None, status: int = 200) -> Response:
-    """Render a page."""
-    notice = request.args.get("said", "")
-    notice = said(f"said_{notice}") if f"said_{notice}" in TEXTS else ""
+    """Render a page, with the notice that the URL names."""
+    key = f"notice_{request.args.get('notice', '')}"
+    notice = localized(key) if key in TEXTS else ""
     return Response(render_template(template, notice=notice, **(values or {})), status=status)
 
 
-def with_arguments(address: str, **arguments: object) -> str:
-    """Return an address with those arguments that say something."""
+def with_query(path: str, **arguments: object) -> str:
+    """Return a path with those arguments as its query string that are not empty."""
     given = {name: str(value) for name, value in arguments.items() if value not in (None, "")}
-    return f"{address}?{urlencode(given)}" if given else address
+    return f"{path}?{urlencode(given)}" if given else path
 
 
-# Forms and questions.
+# Forms and queries.
 
 
 def form() -> dict[str, str]:
-    """Return the fields of the form that was sent; of a field that came twice, the last."""
+    """Return the fields of the form that was sent; of a repeated field the last."""
     if "form" not in g:
-        body = read_body(LONGEST_FORM).decode(errors="replace").replace("\x00", "")
+        body = read_body(MAX_FORM_BYTES).decode(errors="replace").replace("\x00", "")
         g.form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=100))
     found: dict[str, str] = g.form
     return {name: value.replace("\x00", "") for name, value in found.items()}
 
 
-def own_address(given: str) -> str:
-    """Return an address of ours to go on to; anything else becomes the gallery."""
-    harmless = (
+def validate_fields(model: type[M], values: dict[str, str]) -> tuple[M | None, list[str]]:
+    """Validate fields with a model; return it, or None and what is wrong with each field."""
+    try:
+        return model.model_validate(values), []
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        return None, [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found]
+
+
+def own_path(given: str) -> str:
+    """Return ``given`` if it is a path of this site, else "/"; prevents open redirects."""
+    is_own = (
         given.startswith("/")
         and not given.startswith("//")
         and "\\" not in given
         and given.isprintable()
     )
-    return given if harmless else "/"
+    return given if is_own else "/"
 
 
 # Errors.
 
 
-def message(status: int, key: str, detail: str, *, back: str = "/") -> Response:
-    """Show that something went wrong, in a page of its own."""
+def error_page(status: int, key: str, detail: str, *, back: str = "/") -> Response:
+    """Return a page that says what went wrong; ``key`` is its title's text."""
     shown = render_template(
-        "message.html", title=said(key), detail=detail, back=back, bare=session.session() is None
+        "error.html",
+        title=localized(key),
+        detail=detail,
+        back=back,
+        bare=not auth.is_logged_in(),
     )
     return Response(shown, status=status)
 
 
-def stranger_message(status: int, key: str) -> Response:
-    """Show the same to anybody, without asking for a session: no service has to be open."""
+def public_error_page(status: int, key: str) -> Response:
+    """Return an error page that needs neither a session nor open services."""
     shown = render_template(
-        "message.html", title=said(key), detail=said(f"{key}_help"), back="/", bare=True
+        "error.html",
+        title=localized(key),
+        detail=localized(f"{key}_help"),
+        back="/",
+        bare=True,
     )
-    return dress(Response(shown, status=status))
+    return add_security_headers(Response(shown, status=status))
 
 
 @blueprint.errorhandler(ReceiverError)
 def _unavailable(error: ReceiverError) -> Response:
-    log.error("page not shown", path=request.path, error=str(error))
-    response = stranger_message(503, "error_503")
+    log.error("page unavailable", path=request.path, error=str(error))
+    response = public_error_page(503, "error_503")
     response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)
 def _too_large(_error: RequestEntityTooLarge) -> Response:
-    return message(413, "error_413", said("error_413_help", size=formatting.size(LONGEST_FORM)))
+    limit = formatting.size(MAX_FORM_BYTES)
+    return error_page(413, "error_413", localized("error_413_help", size=limit))
 
 
-@blueprint.errorhandler(
-    NotFound
-)  # by name, because the application has a handler of its own for it
+@blueprint.errorhandler(NotFound)  # named, because the application handles NotFound otherwise
 @blueprint.errorhandler(HTTPException)
 def _http_error(error: HTTPException) -> Response:
-    status = error.code or 500
-    return stranger_message(
-        status, f"error_{status}" if f"error_{status}_help" in TEXTS else "error_404"
-    )
+    key = f"error_{error.code}"
+    return public_error_page(error.code or 500, key if f"{key}_help" in TEXTS else "error_404")
 
 
 @blueprint.errorhandler(Exception)
-def _broken(error: Exception) -> Response:
-    log.error("page broke off", path=request.path, exc_info=error)
-    return stranger_message(500, "error_500")
-
-
-def mistakes_of(model: type[M], values: dict[str, str]) -> tuple[M | None, list[str]]:
-    """Read fields into a model; return it, or what is wrong with each."""
-    try:
-        return model.model_validate(values), []
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        return None, [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found]
+def _server_error(error: Exception) -> Response:
+    log.error("page failed", path=request.path, exc_info=error)
+    return public_error_page(500, "error_500")

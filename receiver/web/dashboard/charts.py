@@ -1,14 +1,14 @@
-"""Charts as shapes to be drawn: a template writes them as SVG. Colours are the style sheet's."""
+"""The shapes of the charts; a template writes them as SVG, and the style sheet colours them."""
 
 from dataclasses import dataclass
 
-# Units of a drawing's width; it is stretched to the page.
+# Width of a drawing in its own units; the page scales it.
 WIDTH = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What one bar is made of: a name and parts, each with what it counts."""
+    """The data of a bar: its name, and the name and count of each part."""
 
     name: str
     parts: list[tuple[str, int]]
@@ -16,7 +16,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one line shows: half of the cases and nearly all of them took so many seconds; None where there were none."""
+    """The data of a line: half of the cases and 95 % took so many seconds; None without cases."""
 
     name: str
     half: float | None
@@ -24,27 +24,27 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of a bar: where it begins and how long it is."""
+class Segment:
+    """A segment of a drawn bar: its start and length."""
 
     kind: str
     count: int
-    begin: float
+    start: float
     length: float
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnBar:
-    """A bar with its pieces."""
+    """A bar with its segments."""
 
     name: str
     total: int
-    pieces: list[Piece]
+    segments: list[Segment]
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnLine:
-    """A line from nothing to ``most``, marked at ``half``; with the seconds they stand for."""
+    """A line from 0 to ``most``, marked at ``half``, with the seconds of both."""
 
     name: str
     half: float
@@ -53,25 +53,25 @@ class DrawnLine:
     most_seconds: float
 
 
-def bars(given: list[Bar]) -> list[DrawnBar]:
-    """Draw each bar as long as the others, so that shares compare."""
+def bars(data: list[Bar]) -> list[DrawnBar]:
+    """Return the bars, all equally long, so that shares can be compared."""
     drawn = []
-    for bar in given:
-        total, begin, pieces = sum(count for _, count in bar.parts), 0.0, []
+    for bar in data:
+        total, start, segments = sum(count for _, count in bar.parts), 0.0, []
         for kind, count in bar.parts:
             length = WIDTH * count / total if total else 0.0
             if count:
-                pieces.append(Piece(kind, count, round(begin, 2), round(length, 2)))
-            begin += length
-        drawn.append(DrawnBar(bar.name, total, pieces))
+                segments.append(Segment(kind, count, round(start, 2), round(length, 2)))
+            start += length
+        drawn.append(DrawnBar(bar.name, total, segments))
     return drawn
 
 
-def lines(given: list[Line]) -> list[DrawnLine]:
-    """Draw the lines on one scale, which ends at the longest; what never happened is left out."""
+def lines(data: list[Line]) -> list[DrawnLine]:
+    """Return the lines on one scale that ends at the longest; lines without cases are left out."""
     known = [
         (line, line.half, line.most)
-        for line in given
+        for line in data
         if line.half is not None and line.most is not None
     ]
     longest = max((most for _, _, most in known), default=0.0) or 1.0

@@ -1,4 +1,4 @@
-"""How figures are written for people: sizes, times, spans."""
+"""How the pages write sizes, times and durations."""
 
 import hashlib
 import time
@@ -13,40 +13,35 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def size(number: int | None) -> str:
-    """Write a number of bytes."""
+    """Return a number of bytes, as in "1.5 MB"."""
     value, unit = float(number or 0), 0
     while value >= _STEP and unit < len(_UNITS) - 1:
         value, unit = value / _STEP, unit + 1
-    return (
-        f"{value:.0f} {_UNITS[unit]}"
-        if unit == 0 or value >= 100  # noqa: PLR2004 - three digits
-        else f"{value:.1f} {_UNITS[unit]}"
-    )
+    if unit == 0 or value >= 100:  # noqa: PLR2004 - three digits
+        return f"{value:.0f} {_UNITS[unit]}"
+    return f"{value:.1f} {_UNITS[unit]}"
 
 
-def clock(moment: float | None) -> str:
-    """Write a moment (seconds since the epoch) for people, in UTC; the page's script makes it the reader's own time."""
+def time_utc(moment: float | None) -> str:
+    """Return a time (seconds since the epoch) in UTC; the page's script shows it in local time."""
     return "" if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def machine(moment: float | None) -> str:
-    """Write a moment for the ``datetime`` of a ``<time>``."""
-    return (
-        ""
-        if moment is None
-        else datetime.fromtimestamp(moment, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
+def time_iso(moment: float | None) -> str:
+    """Return a time in ISO format, for the ``datetime`` attribute of ``<time>``."""
+    if moment is None:
+        return ""
+    text = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def now() -> int:
-    """Return the moment by this machine's clock, in milliseconds: the reader's may be wrong."""
+    """Return this machine's time in milliseconds; the reader's clock may be wrong."""
     return int(time.time() * 1000)
 
 
-def span(seconds: float | None) -> str:
-    """Write how long something took."""
+def duration(seconds: float | None) -> str:
+    """Return a duration, as in "1 min 05 s"."""
     if seconds is None:
         return "–"
     if seconds < _MINUTE:
@@ -59,16 +54,16 @@ def span(seconds: float | None) -> str:
 
 
 def number(value: int) -> str:
-    """Write a large number so that it can be read."""
+    """Return a number with thousands separators."""
     return f"{value:,}"
 
 
 def share(part: int, whole: int) -> str:
-    """Write a part of a whole in per cent."""
+    """Return a part of a whole in per cent."""
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 @lru_cache(maxsize=64)
 def fingerprint(name: str) -> str:
-    """Return what changes when a static file does."""
+    """Return a short hash of a static file's content."""
     return hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()[:12]

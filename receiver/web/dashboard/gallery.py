@@ -1,4 +1,4 @@
-"""The pictures as they arrive, the strip that says how all jobs stand, and the thumbnails."""
+"""The gallery of archived pictures, and their thumbnails."""
 
 from pathlib import Path
 
@@ -18,56 +18,45 @@ _DRAWINGS = Path(__file__).parent.parent / "static"
 
 @blueprint.get("/")
 def gallery() -> Response:
-    """Show the pictures that came home last; as a part of a page only if there is one newer than what was ``seen``."""
+    """Show the pictures archived last.
+
+    As a fragment, respond 204 if there is no newer picture than the event ``seen``.
+    """
     given = request.args.get("before", "")
-    before = int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None  # noqa: PLR2004 - what a ledger can number
+    before = int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None  # noqa: PLR2004 - digits of the largest event number
     found = services().pictures.arrivals(before, PICTURES + 1)
     values = {
         "arrivals": found[:PICTURES],
         "before": before,
         "older": found[PICTURES - 1].event if len(found) > PICTURES else None,
     }
-    if is_fragment():
-        newest = found[0].event if found else 0
-        return (
-            Response(status=204)
-            if request.args.get("seen") == str(newest)
-            else page("_gallery.html", values)
-        )
-    return page("gallery.html", values)
-
-
-@blueprint.get("/strip")
-def strip() -> Response:
-    """Show how all jobs stand."""
-    return page("_strip.html", {"checked": True})
-
-
-@blueprint.get("/law")
-def law() -> Response:
-    """Show what the last audit said."""
-    return page("law.html")
+    if not is_fragment():
+        return page("gallery.html", values)
+    newest = found[0].event if found else 0
+    if request.args.get("seen") == str(newest):
+        return Response(status=204)
+    return page("_gallery.html", values)
 
 
 @blueprint.get("/thumbnails/<ref>/<int:index>")
 def thumbnail(ref: str, index: int) -> Response:
-    """Return a picture's thumbnail, or a drawing in its place: of nothing to see, or of a moment's patience (which is not kept)."""
+    """Return a picture's thumbnail, or a drawing if there is none or it is not ready."""
     found = next((row for row in services().queries.assets([ref])[ref] if row.idx == index), None)
     if found is None or found.state is not AssetState.ARCHIVED:
-        return _drawing("none.svg", 404)
+        return _drawing("no_picture.svg", 404)
     if found.content_type and found.content_type.startswith("video/"):
         return _drawing("video.svg", 200)
     try:
         return _thumbnail(found)
     except (BusyError, StoreError):
-        return _drawing("later.svg", 200)
+        return _drawing("not_ready.svg", 200)
 
 
 def _thumbnail(found: Asset) -> Response:
     data = services().thumbnails.get(found)
     if data is None:
-        return _drawing("none.svg", 200)
-    # Bytes under a key never change, and this browser's owner has seen them.
+        return _drawing("no_picture.svg", 200)
+    # The bytes of an archived file never change, and this browser was allowed to see them.
     return Response(
         data, content_type="image/webp", headers={"Cache-Control": "private, max-age=3600"}
     )

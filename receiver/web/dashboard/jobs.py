@@ -1,4 +1,4 @@
-"""The list of jobs with its search, one job with all that happened to it, and a delivery's raw body."""
+"""The list of jobs and its search, one job with its timeline, and a delivery's raw body."""
 
 import hashlib
 import json
@@ -16,19 +16,25 @@ from receiver.ledger.queries.jobs import Attempt
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.services import Services
-from receiver.web.dashboard.base import blueprint, is_fragment, mistakes_of, page, with_arguments
+from receiver.web.dashboard.base import (
+    blueprint,
+    is_fragment,
+    page,
+    validate_fields,
+    with_query,
+)
 from receiver.web.state import services
 
 # Jobs on a page.
 JOBS = 50
 # Bytes of a raw body, and characters of a request, that a page shows.
-SHOWN_BODY, SHOWN_REQUEST = 64 * 1024, 4000
+MAX_BODY_SHOWN, MAX_REQUEST_SHOWN = 64 * 1024, 4000
 _BLOCK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """One line of a job's timeline: a delivery, an event, or an attempt that came to nothing."""
+class TimelineEntry:
+    """One line of a job's timeline: a delivery, an event, or a failed attempt."""
 
     at: float
     delivery: DeliveryEntry | None = None
@@ -36,8 +42,8 @@ class Happening:
     attempt: Attempt | None = None
 
 
-def read_question(values: Mapping[str, str]) -> tuple[JobsQuery, list[str]]:
-    """Read a question as the API does, and what is wrong with it; a day alone begins at its midnight, in UTC."""
+def read_jobs_query(values: Mapping[str, str]) -> tuple[JobsQuery, list[str]]:
+    """Return the query as the API reads it, and its mistakes; a date alone means midnight UTC."""
     given = {
         name: value.strip()
         for name, value in values.items()
@@ -46,19 +52,19 @@ def read_question(values: Mapping[str, str]) -> tuple[JobsQuery, list[str]]:
     for name in ("since", "until"):
         if len(given.get(name, "")) == len("2026-07-01"):
             given[name] += "T00:00:00Z"
-    found, mistakes = mistakes_of(JobsQuery, given)
+    found, mistakes = validate_fields(JobsQuery, given)
     return found or JobsQuery(), mistakes
 
 
-def wanted_by(query: JobsQuery) -> Wanted:
-    """Return what a question asks the ledger for."""
+def job_filter(query: JobsQuery) -> Wanted:
+    """Return the ledger's filter for a query."""
     return Wanted(
         query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until)
     )
 
 
-def arguments_of(query: JobsQuery) -> dict[str, str]:
-    """Return a question as the arguments of an address, without its place in the list."""
+def query_arguments(query: JobsQuery) -> dict[str, str]:
+    """Return a query as URL arguments, without its position in the list."""
     days = {
         name: moment.strftime("%Y-%m-%d")
         for name in ("since", "until")
@@ -69,25 +75,24 @@ def arguments_of(query: JobsQuery) -> dict[str, str]:
 
 @blueprint.get("/jobs")
 def jobs() -> Response:
-    """List the jobs that are asked for, newest first."""
-    query, mistakes = read_question(request.args)
+    """List the matching jobs, newest first."""
+    query, mistakes = read_jobs_query(request.args)
     found = (
         Page([], None)
         if mistakes
-        else services().job_list.page(wanted_by(query), query.after, JOBS)
+        else services().job_list.page(job_filter(query), query.after, JOBS)
     )
     full = len(found.jobs) == JOBS
-    again = arguments_of(query)
+    arguments = query_arguments(query)
     values = {
         "jobs": found.jobs,
         "assets": services().queries.assets([job.ref for job in found.jobs]),
-        "query": query,
-        "given": {**again, **{name: request.args.get(name, "") for name in ("since", "until")}},
+        "given": {**arguments, **{name: request.args.get(name, "") for name in ("since", "until")}},
         "mistakes": mistakes,
-        "next": with_arguments("/jobs", **again, after=found.next) if found.next else None,
-        "looked_back": None if full or not found.next else ref_time(found.next).timestamp(),
-        "retry_all": with_arguments("/retry-all", **again),
-        "newest": with_arguments("/jobs", **again) if query.after else None,
+        "next": with_query("/jobs", **arguments, after=found.next) if found.next else None,
+        "searched_back_to": None if full or not found.next else ref_time(found.next).timestamp(),
+        "retry_all": with_query("/retry-all", **arguments),
+        "newest": with_query("/jobs", **arguments) if query.after else None,
     }
     if is_fragment() and request.headers.get("HX-Target") == "results":
         return page("_jobs.html", values)
@@ -98,35 +103,29 @@ def jobs() -> Response:
 
 @blueprint.get("/jobs/<ref>")
 def job(ref: str) -> Response:
-    """Show one job; as a part of a page only if it is no longer as it was ``seen``."""
+    """Show one job; as a fragment respond 204 if it has not changed since ``seen``."""
     found = services().queries.job(ref)
     if found is None:
         raise NotFound
-    values = _look(services(), found)
-    if is_fragment():
-        return (
-            Response(status=204)
-            if request.args.get("seen") == values["seen"]
-            else page("_job.html", values)
-        )
-    return page("job.html", values)
+    values = _details(services(), found)
+    if not is_fragment():
+        return page("job.html", values)
+    if request.args.get("seen") == values["seen"]:
+        return Response(status=204)
+    return page("_job.html", values)
 
 
-def _look(services: Services, job: Job) -> dict[str, Any]:
-    assets, deliveries = (
-        services.queries.assets([job.ref])[job.ref],
-        services.queries.delivery_log(job.ref),
-    )
+def _details(services: Services, job: Job) -> dict[str, Any]:
+    assets = services.queries.assets([job.ref])[job.ref]
+    deliveries = services.queries.delivery_log(job.ref)
     events = services.events.of_job(job.ref)
     return {
         "job": job,
         "assets": assets,
         "timeline": _timeline(deliveries, events, services.queries.attempts(job.ref)),
-        "params": _readable(services.queries.params(job.ref)),
+        "params": _pretty_json(services.queries.params(job.ref)),
         "retryable": job.state in (JobState.FAILED, JobState.EXPIRED) or is_unexplained(job),
         "final": job.state in FINAL_STATES,
-        "locate": services.store.locate,
-        "now": services.now(),
         "lifetime": services.timing.url_lifetime,
         "seen": _fingerprint(job, assets, deliveries, events),
     }
@@ -134,19 +133,19 @@ def _look(services: Services, job: Job) -> dict[str, Any]:
 
 def _timeline(
     deliveries: list[DeliveryEntry], events: list[dict[str, Any]], attempts: list[Attempt]
-) -> list[Happening]:
-    told = [Happening(event["created_at"], event=event) for event in events]
-    tried = [Happening(attempt.at, attempt=attempt) for attempt in attempts]
-    return sorted(
-        [*(Happening(row.received_at, row) for row in deliveries), *tried, *told],
-        key=lambda happening: happening.at,
-    )
+) -> list[TimelineEntry]:
+    entries = [
+        *(TimelineEntry(row.received_at, delivery=row) for row in deliveries),
+        *(TimelineEntry(attempt.at, attempt=attempt) for attempt in attempts),
+        *(TimelineEntry(event["created_at"], event=event) for event in events),
+    ]
+    return sorted(entries, key=lambda entry: entry.at)
 
 
 def _fingerprint(
     job: Job, assets: list[Asset], deliveries: list[DeliveryEntry], events: list[dict[str, Any]]
 ) -> str:
-    """Return what changes when there is something new to show; leases come and go unseen."""
+    """Return a hash of what the page shows; leases are not shown, so they do not count."""
     shown = (
         job.state,
         job.progress,
@@ -160,13 +159,13 @@ def _fingerprint(
     return hashlib.sha256(repr((shown, pictures)).encode()).hexdigest()[:16]
 
 
-def _readable(params: str) -> str:
+def _pretty_json(params: str) -> str:
     text = (
         json.dumps(json.loads(params), ensure_ascii=False, indent=1)
-        if len(params) <= SHOWN_REQUEST
+        if len(params) <= MAX_REQUEST_SHOWN
         else params
     )
-    return text if len(text) <= SHOWN_REQUEST else f"{text[:SHOWN_REQUEST]} …"
+    return text if len(text) <= MAX_REQUEST_SHOWN else f"{text[:MAX_REQUEST_SHOWN]} …"
 
 
 # Raw bodies.
@@ -174,36 +173,35 @@ def _readable(params: str) -> str:
 
 @blueprint.get("/jobs/<ref>/deliveries/<int:number>")
 def delivery(ref: str, number: int) -> Response:
-    """Show the raw body of a delivery, as text."""
-    entry = _entry(ref, number)
-    body = services().queries.body(number, 0, SHOWN_BODY).decode(errors="backslashreplace")
+    """Show the raw body of a delivery as text."""
+    entry = _delivery(ref, number)
+    body = services().queries.body(number, 0, MAX_BODY_SHOWN).decode(errors="backslashreplace")
     values = {
         "ref": ref,
         "entry": entry,
         "body": body,
-        "cut": SHOWN_BODY if entry.size > SHOWN_BODY else None,
+        "cut": MAX_BODY_SHOWN if entry.size > MAX_BODY_SHOWN else None,
     }
-    if is_fragment():
-        return page("_delivery.html", values)
-    return page("delivery.html", values)
+    return page("_delivery.html" if is_fragment() else "delivery.html", values)
 
 
 @blueprint.get("/jobs/<ref>/deliveries/<int:number>/raw")
 def raw_body(ref: str, number: int) -> Response:
-    """Give a delivery's body as it came, to be saved."""
-    entry, queries = _entry(ref, number), services().queries
+    """Return a delivery's body as it was received, as a download."""
+    entry, queries = _delivery(ref, number), services().queries
 
-    def parts() -> Iterator[bytes]:
+    def blocks() -> Iterator[bytes]:
         for start in range(0, entry.size, _BLOCK):
             yield queries.body(number, start, _BLOCK)
 
-    response = Response(parts(), content_type="application/octet-stream")
+    response = Response(blocks(), content_type="application/octet-stream")
     response.headers["Content-Disposition"] = f'attachment; filename="{ref}-delivery-{number}.json"'
     response.headers["Content-Length"] = str(entry.size)
     return response
 
 
-def _entry(ref: str, number: int) -> DeliveryEntry:
+def _delivery(ref: str, number: int) -> DeliveryEntry:
+    """Return a delivery of this job; raise NotFound if it has no such delivery."""
     found = next((row for row in services().queries.delivery_log(ref) if row.id == number), None)
     if found is None:
         raise NotFound

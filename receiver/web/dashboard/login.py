@@ -1,70 +1,74 @@
-"""Logging in and out, and the choice of language and colours."""
+"""Login and logout, and the choice of language and theme."""
 
-from flask import Response, redirect, request
+from flask import redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.dashboard.base import (
     THEMES,
     blueprint,
     form,
-    own_address,
+    localized,
+    own_path,
     page,
-    said,
-    with_arguments,
+    with_query,
 )
 from receiver.web.dashboard.translations import LANGUAGES
+from receiver.web.rate_limit import RateLimiter
+from receiver.web.state import per_app
 
-# Seconds a choice is remembered.
+# Login attempts of one process: at once after a pause, and per minute in the long run.
+ATTEMPTS_AT_ONCE, ATTEMPTS_A_MINUTE = 10, 20
+# Seconds that a choice is remembered.
 _YEAR = 365 * 86400
-_throttle = session.Throttle(session.ATTEMPTS, session.SECONDS_PER_ATTEMPT)
+
+
+@per_app
+def _attempts() -> RateLimiter:
+    """Return the limiter of all attempts, from any address: behind a proxy addresses are alike."""
+    return RateLimiter(ATTEMPTS_A_MINUTE, burst=ATTEMPTS_AT_ONCE, share=1)
 
 
 @blueprint.get("/login")
 def login() -> AnyResponse:
     """Ask for the token."""
-    target = own_address(request.args.get("next", "/"))
-    if session.session() is not None:
+    target = own_path(request.args.get("next", "/"))
+    if auth.is_logged_in():
         return redirect(target, 303)
-    # Whoever comes here from a login that worked has a browser that threw the cookie away.
-    return page(
-        "login.html",
-        {"target": target, "complaint": said("cookie_lost") if request.args.get("welcome") else ""},
-    )
+    # After a successful login without a session, the browser has refused the cookie.
+    complaint = localized("cookie_lost") if request.args.get("welcome") else ""
+    return page("login.html", {"target": target, "complaint": complaint})
 
 
 @blueprint.post("/login")
 def log_in() -> AnyResponse:
-    """Begin a session for who has the token; a process hears only so many who do not."""
-    target = own_address(form().get("next", "/"))
-    if seconds := _throttle.wait():
-        response = page(
-            "login.html", {"target": target, "complaint": said("token_slow", seconds=seconds)}, 429
-        )
+    """Begin a session if the token is right; the number of attempts is limited."""
+    target = own_path(form().get("next", "/"))
+    if delay := _attempts().delay(None):
+        seconds = int(delay) + 1
+        complaint = localized("token_slow", seconds=seconds)
+        response = page("login.html", {"target": target, "complaint": complaint}, 429)
         response.headers["Retry-After"] = str(seconds)
         return response
-    if not session.holds_token(form().get("token", "")):
-        return page("login.html", {"target": target, "complaint": said("token_wrong")}, 403)
-    answer = redirect(with_arguments("/login", next=target, welcome=1), 303)
-    assert isinstance(answer, Response)  # noqa: S101 - Flask's redirect makes Flask's answers
-    session.begin(answer)
-    return answer
+    if not auth.is_admin_token(form().get("token", "")):
+        complaint = localized("token_wrong")
+        return page("login.html", {"target": target, "complaint": complaint}, 403)
+    auth.log_in()
+    return redirect(with_query("/login", next=target, welcome=1), 303)
 
 
 @blueprint.post("/logout")
 def log_out() -> AnyResponse:
     """End the session of this browser."""
-    answer = redirect("/login", 303)
-    assert isinstance(answer, Response)  # noqa: S101 - as above
-    session.end(answer)
-    return answer
+    auth.log_out()
+    return redirect("/login", 303)
 
 
 @blueprint.get("/preferences")
 def prefer() -> AnyResponse:
-    """Remember a choice of language or colours in the browser."""
-    answer = redirect(own_address(request.args.get("next", "/")), 303)
+    """Remember a choice of language or theme in the browser."""
+    response = redirect(own_path(request.args.get("next", "/")), 303)
     for name, choices in (("language", tuple(LANGUAGES)), ("theme", THEMES)):
         if (chosen := request.args.get(name)) in choices:
-            answer.set_cookie(name, chosen, max_age=_YEAR, samesite="Strict", httponly=True)
-    return answer
+            response.set_cookie(name, chosen, max_age=_YEAR, samesite="Strict", httponly=True)
+    return response

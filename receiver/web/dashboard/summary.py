@@ -1,73 +1,31 @@
-"""Figures that many pages show and that cost something: asked for by one at a time, and kept for as long as that is worth."""
+"""Numbers that many pages show and that cost a query: computed by one thread, and cached."""
 
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-from flask import current_app
+from functools import partial
 
 from receiver.ledger.queries.audit import Audit
 from receiver.ledger.queries.model_stats import Compare, Comparison
 from receiver.model import FINAL_STATES, JobState, risk_begins
 from receiver.services import Services
-from receiver.web.state import services
+from receiver.web.cache import CachedValue
+from receiver.web.state import per_app, services
 
-T = TypeVar("T")
-
-_NAME = "receiver.figures"
-# A figure is kept so many times as long as it took to find: however large the ledger, looking costs at most a twentieth of one thread.
-_WORTH = 20
-# Jobs of which an audit is a matter of milliseconds.
-SMALL = 20_000
-# Rows that are counted of what should be none.
-MOST = 99
-
-
-class Kept(Generic[T]):
-    """One figure and its age; ``shortest`` is how long it holds at least, in seconds."""
-
-    def __init__(self, ask: Callable[[], T], shortest: float) -> None:
-        self._ask, self._shortest = ask, shortest
-        self._lock = threading.Lock()
-        self._found: T | None = None
-        self._until = float("-inf")
-
-    def get(self) -> T:
-        """Return the figure, a new one if the old is too old; who comes while it is being found gets the old one."""
-        if self._found is None or time.monotonic() >= self._until:
-            fresh = self._lock.acquire(blocking=self._found is None)
-            if fresh:
-                try:
-                    self._renew()
-                finally:
-                    self._lock.release()
-        found = self._found
-        assert found is not None  # noqa: S101 - whoever has waited for the lock finds one
-        return found
-
-    def known(self) -> T | None:
-        """Return the figure that was found last, however old; None where none was."""
-        return self._found
-
-    def _renew(self) -> None:
-        if time.monotonic() >= self._until:
-            began = time.monotonic()
-            self._found = self._ask()
-            self._until = time.monotonic() + max(
-                self._shortest, _WORTH * (time.monotonic() - began)
-            )
+# Up to so many jobs an audit takes milliseconds, so that every page can wait for it.
+FAST_AUDIT_JOBS = 20_000
+# Rows at risk or set aside are counted up to this number.
+MAX_COUNT = 99
+# With cost_factor 20, refreshing takes at most 5 % of one thread, however large the ledger.
+_Cached = partial(CachedValue, serve_stale=True, cost_factor=20.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How many jobs are in each state, and what the last audit said, at ``checked_at`` (seconds since the epoch)."""
+class Summary:
+    """The number of jobs in each state, and the last audit at ``audited_at`` (epoch seconds)."""
 
     states: dict[str, int]
-    audit: Audit | None  # not known yet
-    checked_at: float | None
-    danger: int
+    audit: Audit | None  # None if there was no audit yet
+    audited_at: float | None
+    at_risk: int
     set_aside: int
 
     @property
@@ -77,11 +35,14 @@ class Standing:
 
     @property
     def in_flight(self) -> int:
-        """Jobs that are not over."""
+        """Jobs that are not in a final state."""
         return sum(number for state, number in self.states.items() if state not in FINAL_STATES)
 
     def bar(self) -> list[tuple[str, float, float]]:
-        """Return each state with where its part of a bar of 1000 begins, and how long it is; what is there at all can be seen."""
+        """Return each state with its start and length in a bar of 1000.
+
+        A state with few jobs is drawn longer than its share, so that it can be seen.
+        """
         order = [*FINAL_STATES, *(state for state in JobState if state not in FINAL_STATES)]
         weights = [
             (
@@ -90,58 +51,61 @@ class Standing:
             )
             for state in order
         ]
-        whole, parts, begin = sum(weight for _, weight in weights) or 1.0, [], 0.0
+        whole, parts, start = sum(weight for _, weight in weights) or 1.0, [], 0.0
         for name, weight in weights:
-            parts.append((name, begin, 1000 * weight / whole))
-            begin += 1000 * weight / whole
+            parts.append((name, start, 1000 * weight / whole))
+            start += 1000 * weight / whole
         return parts
 
 
-class Figures:
-    """The figures of one application."""
+class Statistics:
+    """The cached numbers of one application."""
 
     def __init__(self, services: Services) -> None:
-        self._states = Kept(services.totals.counts, 1.0)
-        self._audit = Kept(lambda: (services.totals.audit(), services.now()), 10.0)
-        self._danger = Kept(
-            lambda: len(services.pictures.endangered(danger_until(services), MOST)), 2.0
+        self._services = services
+        self._states = _Cached(services.totals.counts, 1.0)
+        self._audit = _Cached(lambda: (services.totals.audit(), services.now()), 10.0)
+        self._at_risk = _Cached(
+            lambda: len(services.pictures.endangered(at_risk_before(services), MAX_COUNT)), 2.0
         )
-        self._set_aside = Kept(
+        self._set_aside = _Cached(
             lambda: min(
-                MOST, services.set_aside.count(MOST) + len(services.events.set_aside(limit=MOST))
+                MAX_COUNT,
+                services.set_aside.count(MAX_COUNT)
+                + len(services.events.set_aside(limit=MAX_COUNT)),
             ),
             5.0,
         )
-        self._services = services
-        self._comparisons: dict[int, Kept[Comparison]] = {}
+        self._comparisons: dict[int, CachedValue[Comparison]] = {}
 
-    def standing(self, *, checked: bool = False) -> Standing:
-        """Return how it all stands; ``checked`` waits for the audit, which takes seconds where there are very many jobs."""
+    def summary(self, *, wait_for_audit: bool = False) -> Summary:
+        """Return the summary of all jobs.
+
+        With very many jobs an audit takes seconds; ``wait_for_audit`` waits for the first one.
+        """
         states = self._states.get()
-        small = sum(states.values()) <= SMALL
-        audit, checked_at = (self._audit.get() if checked or small else self._audit.known()) or (
-            None,
-            None,
-        )
-        return Standing(states, audit, checked_at, self._danger.get(), self._set_aside.get())
+        wait = wait_for_audit or sum(states.values()) <= FAST_AUDIT_JOBS
+        audit, audited_at = (self._audit.get() if wait else self._audit.peek()) or (None, None)
+        return Summary(states, audit, audited_at, self._at_risk.get(), self._set_aside.get())
 
     def comparison(self, seconds: int) -> Comparison:
-        """Compare the models of so many seconds back; of each length asked for one is kept."""
+        """Return the comparison of the models of the last ``seconds``."""
         services, compare = self._services, Compare(self._services.database)
         return self._comparisons.setdefault(
-            seconds, Kept(lambda: compare.since(services.now() - seconds), 2.0)
+            seconds, _Cached(lambda: compare.since(services.now() - seconds), 2.0)
         ).get()
 
 
-def figures() -> Figures:
-    """Return the figures of the current application."""
-    found = current_app.extensions.setdefault(_NAME, None) or Figures(services())
-    current_app.extensions[_NAME] = found
-    assert isinstance(found, Figures)  # noqa: S101 - only this function writes it
-    return found
+@per_app
+def statistics() -> Statistics:
+    """Return the statistics of the current application."""
+    return Statistics(services())
 
 
-def danger_until(services: Services) -> float:
-    """Return the moment before which a URL's death makes a picture one in danger: those in the last quarter of their lives."""
+def at_risk_before(services: Services) -> float:
+    """Return the time before which a URL's expiry puts its picture at risk.
+
+    That is the last quarter of the URL's lifetime.
+    """
     now, lifetime = services.now(), services.timing.url_lifetime
     return 2 * now - risk_begins(now, lifetime)

@@ -1,31 +1,34 @@
-"""What the pages say, in English and Chinese. Templates and views name a text by its key; a test sees that each is there and used."""
+"""The texts of the pages in English and Chinese.
+
+Templates and views name a text by its key; a test checks that every key exists and is used.
+"""
 
 from collections.abc import Mapping
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 
 TEXTS: Mapping[str, tuple[str, str]] = {
-    # The frame of every page.
+    # Every page.
     "name": ("Paid-for pictures", "付费图片"),
     "skip": ("Skip to the content", "跳到正文"),
     "gallery": ("Gallery", "图库"),
     "jobs": ("Jobs", "任务"),
-    "danger": ("In danger", "告急"),
+    "at_risk": ("At risk", "告急"),
     "set_aside": ("Set aside", "搁置"),
     "compare": ("Compare", "对比"),
     "new_job": ("New job", "新任务"),
     "new_like_this": ("New job like this", "照此新建任务"),
     "log_out": ("Log out", "退出"),
     "language": ("Language", "语言"),
-    "theme": ("Colours", "配色"),
-    "theme_auto": ("as the system", "跟随系统"),
+    "theme": ("Theme", "配色"),
+    "theme_auto": ("system", "跟随系统"),
     "theme_light": ("light", "浅色"),
     "theme_dark": ("dark", "深色"),
     "api_description": ("API description", "API 描述"),
     "pages": ("Pages", "页面"),
     "preferences": ("Preferences", "偏好"),
     "offline": (
-        "No connection to the service: what you see is not up to date.",
+        "No connection to the service: this page is not up to date.",
         "与服务的连接已断开：所见内容不是最新的。",
     ),
     "loading": ("Loading …", "加载中…"),
@@ -39,47 +42,44 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "failed": ("failed", "失败"),
     "expired": ("expired", "已过期"),
     "pending": ("pending", "待取回"),
-    # Why a job failed.
-    "refused": ("the provider did not take it; nothing is owed", "服务商未接受；不收费"),
+    # Reasons of failed jobs.
+    "refused": ("the provider refused the job; it costs nothing", "服务商未接受；不收费"),
     "input_moderation": ("the provider's moderation refused the prompt", "提示词未通过服务商审核"),
-    "output_moderation": (
-        "the provider's moderation held the picture back",
-        "图片未通过服务商审核",
-    ),
-    "violation": ("the provider calls it a violation of its rules", "服务商判定违规"),
-    "provider_error": ("something broke at the provider", "服务商出错"),
-    "no_result": ("reported as a success, but without a picture", "报告成功，但没有图片"),
+    "output_moderation": ("the provider's moderation withheld the picture", "图片未通过服务商审核"),
+    "violation": ("the provider reported a violation of its rules", "服务商判定违规"),
+    "provider_error": ("the provider reported an error", "服务商出错"),
+    "no_result": ("the provider reported success without a picture", "报告成功，但没有图片"),
     "bad_asset": (
-        "what was behind the URL is not a picture, or may not be fetched",
+        "the file is not a picture, or its URL is not allowed",
         "网址给出的不是图片，或不允许下载",
     ),
-    # The strip.
-    "law": ("Every job is accounted for", "任务守恒"),
+    # The status bar and the invariants.
+    "invariants": ("Invariants", "不变量"),
     "submitted": ("submitted", "已提交"),
     "in_flight": ("in flight", "进行中"),
-    "law_holds": ("adds up", "守恒"),
-    "law_broken": ("does not add up", "不守恒"),
-    "law_unknown": ("being checked …", "检查中…"),
-    "law_checked": ("checked {when}", "{when} 检查"),
-    "law_broken_page": ("Laws that do not hold", "不成立的规则"),
-    "law_all_hold": ("Every law of the ledger holds.", "账本的所有规则均成立。"),
-    "law_difference": ("Jobs that are nowhere: {count}", "下落不明的任务：{count}"),
-    "now": ("Now", "当前"),
+    "audit_ok": ("adds up", "守恒"),
+    "audit_failed": ("does not add up", "不守恒"),
+    "audit_pending": ("checking …", "检查中…"),
+    "audit_checked": ("Checked {when}", "检查时间：{when}"),
+    "invariants_broken": ("Broken invariants", "不成立的不变量"),
+    "invariants_hold": ("All invariants of the ledger hold.", "账本的所有不变量均成立。"),
+    "audit_difference": ("Jobs that are missing: {count}", "下落不明的任务：{count}"),
+    "now": ("Current status", "当前"),
     # The gallery.
     "no_pictures": ("No pictures yet", "还没有图片"),
     "no_pictures_help": (
-        "They appear here by themselves as they are archived.",
+        "Pictures appear here when they are archived.",
         "图片归档后会自动出现在这里。",
     ),
-    "post_first": ("Post a job", "提交任务"),
+    "submit_first": ("Submit a job", "提交任务"),
     "older": ("Older", "更早"),
     "newest": ("Newest", "最新"),
     "video": ("Video", "视频"),
     "picture_of": ("Picture {index} of {ref}", "{ref} 的第 {index} 张图片"),
-    # The list.
+    # The list of jobs.
     "search": ("Search", "搜索"),
-    "search_what": (
-        "Prompt, model, ref, provider's id or key",
+    "search_placeholder": (
+        "Prompt, model, ref, provider ID or key",
         "提示词、模型、编号、服务商编号或键",
     ),
     "state": ("State", "状态"),
@@ -91,17 +91,17 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "job": ("Job", "任务"),
     "pictures": ("Pictures", "图片"),
     "no_jobs": ("No jobs", "没有任务"),
-    "no_jobs_help": ("Nothing here matches what you asked for.", "没有符合条件的任务。"),
-    "not_yet_found": ("Nothing found so far", "目前没有找到"),
-    "looked_back": ("Looked through the jobs back to {when}.", "已搜索到 {when} 为止的任务。"),
+    "no_jobs_help": ("No job matches the search.", "没有符合条件的任务。"),
+    "nothing_found_yet": ("Nothing found yet", "目前没有找到"),
+    "searched_back": ("Searched back to {when}.", "已搜索到 {when} 为止的任务。"),
     "search_further": ("Search further back", "继续向前搜索"),
-    "retry_matching": ("Retry all that match", "重试所有匹配的任务"),
-    "no_prompt": ("(request not seen)", "（未见请求）"),
-    "bad_question": ("This question cannot be answered: {mistakes}", "无法理解此查询：{mistakes}"),
-    # A job.
+    "retry_matching": ("Retry all matching jobs", "重试所有匹配的任务"),
+    "no_prompt": ("(prompt unknown)", "（提示词未知）"),
+    "bad_query": ("Invalid search: {mistakes}", "无法理解此查询：{mistakes}"),
+    # One job.
     "ref": ("Ref", "编号"),
     "provider": ("Provider", "服务商"),
-    "provider_id": ("Provider's id", "服务商编号"),
+    "provider_id": ("Provider ID", "服务商编号"),
     "key": ("Key", "键"),
     "finished": ("finished", "结束"),
     "deadline": ("result due by", "结果期限"),
@@ -110,12 +110,12 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "request": ("Request", "请求"),
     "retry": ("Retry", "重试"),
     "retry_help": (
-        "Opens the job again and asks the provider for its result once more.",
+        "Reopens the job and asks the provider for its result again.",
         "重新打开任务，并再次向服务商询问结果。",
     ),
     "try_now": ("Try now", "立即尝试"),
     "try_now_help": (
-        "Asks the provider and fetches what waits, without the pause.",
+        "Asks the provider and downloads pending files now, without waiting.",
         "不再等待，立即询问服务商并取回图片。",
     ),
     "download": ("Download", "下载"),
@@ -125,9 +125,9 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "dimensions": ("Dimensions", "尺寸"),
     "attempts": ("Attempts", "尝试次数"),
     "last_error": ("Last error", "最近错误"),
-    "url_dies": ("its URL dies", "网址失效"),
-    "url_died": ("URL expired", "网址已失效"),
-    "no_assets": ("No pictures announced yet.", "尚未收到图片通知。"),
+    "url_expires": ("URL expires in", "网址剩余有效期"),
+    "url_expired": ("URL expired", "网址已失效"),
+    "no_assets": ("No result reported yet.", "尚未收到图片通知。"),
     "delivery": ("delivery", "回报"),
     "raw_body": ("Raw body", "原始内容"),
     "raw_size": ("{size}, SHA-256 {digest}", "{size}，SHA-256 摘要 {digest}"),
@@ -135,92 +135,98 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "raw_whole": ("Download the raw body", "下载原始内容"),
     "replay": ("Replay", "重放"),
     "replay_help": (
-        "Takes this delivery in again, for instance after a fix.",
+        "Processes this delivery again, for example after a fix.",
         "重新处理此回报，例如在修复之后。",
     ),
     "source_callback": ("callback", "回调"),
     "source_poll": ("poll", "轮询"),
     "source_stream": ("stream", "流"),
-    "source_sync": ("answer", "应答"),
-    "verdict_progress": ("the job goes on", "任务继续"),
+    "source_sync": ("response", "应答"),
+    "verdict_progress": ("job in progress", "任务继续"),
     "verdict_ended": ("decided the job", "决定了任务结果"),
-    "verdict_refreshed": ("brought fresh URLs", "带来新网址"),
+    "verdict_refreshed": ("new URLs", "带来新网址"),
     "verdict_empty": ("success without a picture", "成功但无图片"),
-    "verdict_duplicate": ("said what was known", "重复内容"),
-    "verdict_late": ("came after the end", "结束后才到"),
-    "verdict_contradiction": ("contradicts the end that counted", "与已定结果矛盾"),
-    "verdict_other_id": ("is about another task", "属于另一任务"),
-    "verdict_unconfirmed": ("to be read back from the provider", "待向服务商核实"),
-    "verdict_unreadable": ("could not be read", "无法读取"),
+    "verdict_duplicate": ("duplicate", "重复内容"),
+    "verdict_late": ("after the end of the job", "结束后才到"),
+    "verdict_contradiction": ("contradicts the result", "与已定结果矛盾"),
+    "verdict_other_id": ("about another task", "属于另一任务"),
+    "verdict_unconfirmed": ("to be confirmed with the provider", "待向服务商核实"),
+    "verdict_unreadable": ("unreadable", "无法读取"),
     "event_submitted": ("Submitted", "已提交"),
-    "event_attempt": ("Attempt to fetch picture {index}", "取回第 {index} 张图片的尝试"),
-    "event_asset.archived": ("Picture {index} is safe", "第 {index} 张图片已归档"),
+    "event_attempt": ("Failed attempt to archive picture {index}", "归档第 {index} 张图片失败"),
+    "event_asset.archived": ("Picture {index} archived", "第 {index} 张图片已归档"),
     "event_job.archived": ("Job archived", "任务已归档"),
     "event_job.failed": ("Job failed", "任务失败"),
     "event_job.expired": ("Job expired", "任务过期"),
     "event_job.at_risk": ("Job at risk", "任务告急"),
-    "said_retried": ("The job is on its way again.", "任务已重新开始。"),
-    "said_replayed": ("The delivery was taken in again.", "回报已重新处理。"),
-    "said_resent": ("The event is on its way again.", "事件已重新发送。"),
-    "said_hurried": ("What waited is being tried now.", "正在立即尝试。"),
-    "said_submitted": ("The job was posted.", "任务已提交。"),
-    # In danger, set aside.
-    "danger_help": (
-        "Pictures that are paid for, not safe yet, and whose URL dies soon. The worker tries them by itself, the first to die first.",
+    "notice_retried": ("The job was reopened.", "任务已重新开始。"),
+    "notice_replayed": ("The delivery was processed again.", "回报已重新处理。"),
+    "notice_resent": ("The event will be delivered again.", "事件将重新发送。"),
+    "notice_expedited": ("The pending work is due now.", "正在立即尝试。"),
+    "notice_submitted": ("The job was submitted.", "任务已提交。"),
+    # At risk, set aside.
+    "at_risk_help": (
+        (
+            "Pictures that are paid for and not archived, and whose URL expires soon. "
+            "The worker retries them by itself, the earliest expiry first."
+        ),
         "已付费但尚未归档、且网址即将失效的图片。系统会自动重试，最先失效者优先。",
     ),
-    "no_danger": ("Nothing is in danger", "没有告急的图片"),
-    "no_danger_help": (
-        "Every picture that was announced is safe, or has time.",
+    "no_at_risk": ("Nothing is at risk", "没有告急的图片"),
+    "no_at_risk_help": (
+        "Every reported picture is archived, or its URL is valid long enough.",
         "所有图片都已归档，或时间充裕。",
     ),
     "set_aside_help": (
-        "What the service gave up on because it kept breaking: jobs that crashed it, deliveries nobody could read, events nobody took.",
-        "服务放弃处理的内容：反复使工作进程崩溃的任务，无法读取的回报，以及无人接收的事件。",
+        (
+            "What the service gave up on after repeated failures: jobs that crashed a worker, "
+            "unreadable deliveries, and events that no destination accepted."
+        ),
+        "服务多次失败后放弃处理的内容：反复使工作进程崩溃的任务，无法读取的回报，以及无人接收的事件。",
     ),
     "no_set_aside": ("Nothing is set aside", "没有搁置的内容"),
     "no_set_aside_help": (
-        "Every delivery could be read, every event told, and no job broke a worker.",
+        "All deliveries were readable, all events were delivered, and no job crashed a worker.",
         "所有回报均可读取，事件均已送达，没有任务使进程崩溃。",
     ),
-    "unreadable_deliveries": ("Deliveries that could not be read", "无法读取的回报"),
-    "crashed_jobs": ("Jobs that broke the worker", "使进程崩溃的任务"),
-    "replay_all": ("Replay all of them", "全部重放"),
-    "unsent_events": ("Events that could not be told", "未能送达的事件"),
+    "unreadable_deliveries": ("Unreadable deliveries", "无法读取的回报"),
+    "crashed_jobs": ("Jobs that crashed a worker", "使进程崩溃的任务"),
+    "replay_all": ("Replay all", "全部重放"),
+    "undelivered_events": ("Undelivered events", "未能送达的事件"),
     "resend": ("Send again", "重新发送"),
-    "resend_help": ("Tells the event again to whoever did not take it.", "再次发送给未接收者。"),
+    "resend_help": (
+        "Sends the event again to the destinations that did not accept it.",
+        "再次发送给未接收者。",
+    ),
     "event": ("event", "事件"),
     # Retry or replay of many.
-    "retry_all": ("Retry many jobs", "批量重试"),
-    "replay_many": ("Replay many deliveries", "批量重放"),
-    "how_many_jobs": (
-        "Failed or expired jobs that match: {count}",
+    "bulk_retry": ("Retry many jobs", "批量重试"),
+    "bulk_replay": ("Replay many deliveries", "批量重放"),
+    "bulk_jobs": (
+        "Matching failed or expired jobs: {count}",
         "匹配的失败或过期任务：{count} 个",
     ),
-    "how_many_jobs_least": (
-        "Failed or expired jobs that match: at least {count}",
+    "bulk_jobs_at_least": (
+        "Matching failed or expired jobs: at least {count}",
         "匹配的失败或过期任务：至少 {count} 个",
     ),
-    "how_many_deliveries": (
-        "Deliveries that could not be read: {count}",
-        "无法读取的回报：{count} 条",
-    ),
-    "how_many_deliveries_least": (
-        "Deliveries that could not be read: at least {count}",
+    "bulk_deliveries": ("Unreadable deliveries: {count}", "无法读取的回报：{count} 条"),
+    "bulk_deliveries_at_least": (
+        "Unreadable deliveries: at least {count}",
         "无法读取的回报：至少 {count} 条",
     ),
-    "many_help": (
-        "They are taken in steps of {step}. Nothing is posted or paid again: the provider is asked for results it has.",
+    "bulk_help": (
+        (
+            "They are processed in steps of {step}. Nothing is submitted or paid again: "
+            "the provider is only asked for existing results."
+        ),
         "每次处理 {step} 个，可随时停止。不会重新提交或付费，只向服务商询问已有结果。",
     ),
-    "many_done": (
-        "{done} done, {failed} could not be helped.",
-        "已完成 {done} 个，{failed} 个无法处理。",
-    ),
-    "many_going_on": ("Going on …", "继续处理中…"),
-    "many_finished": ("All of them were gone through.", "已全部处理。"),
-    "go_on": ("Go on", "继续"),
-    "do_it": ("Do it", "确认执行"),
+    "bulk_done": ("{done} done, {failed} failed.", "已完成 {done} 个，{failed} 个无法处理。"),
+    "bulk_running": ("Running …", "继续处理中…"),
+    "bulk_finished": ("All were processed.", "已全部处理。"),
+    "continue": ("Continue", "继续"),
+    "do_it": ("Start", "确认执行"),
     "back": ("Back", "返回"),
     "nothing_to_do": ("There is nothing to do.", "没有可处理的内容。"),
     # Submit.
@@ -230,50 +236,53 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "A ratio such as 3:2, pixels such as 1024x1024, or 1K, 2K, 4K",
         "比例如 3:2，像素如 1024x1024，或 1K、2K、4K",
     ),
-    "variants": ("How many pictures", "图片数量"),
-    "mode": ("How the result comes", "结果方式"),
-    "mode_webhook": ("the provider calls us", "服务商回调"),
-    "mode_poll": ("we ask for it", "主动询问"),
-    "mode_stream": ("we listen", "监听流"),
-    "own_key": ("Your own name for the job", "自定义任务键"),
+    "variants": ("Number of pictures", "图片数量"),
+    "mode": ("How the result is received", "结果方式"),
+    "mode_webhook": ("the provider sends a callback", "服务商回调"),
+    "mode_poll": ("we poll the provider", "主动询问"),
+    "mode_stream": ("we read a stream", "监听流"),
+    "own_key": ("Your key for the job", "自定义任务键"),
     "own_key_help": (
-        "A name is spent by one job: posted again, nothing is paid again.",
+        "A key belongs to one job: submitted again, it costs nothing.",
         "每个键只用于一个任务：重复提交不会再次付费。",
     ),
-    "submit": ("Post the job", "提交任务"),
+    "submit": ("Submit the job", "提交任务"),
     "submit_costs": ("This costs credits at the provider.", "此操作会消耗服务商积分。"),
-    # Comparing.
+    # Comparison.
     "compare_help": (
-        "From the {count} newest jobs of this time.",
+        "The {count} newest jobs of this time span.",
         "基于该时段最新的 {count} 个任务。",
     ),
-    "compare_all": ("From all {count} jobs of this time.", "基于该时段全部 {count} 个任务。"),
+    "compare_all": ("All {count} jobs of this time span.", "基于该时段全部 {count} 个任务。"),
     "last_hour": ("last hour", "最近一小时"),
     "last_day": ("last day", "最近一天"),
     "last_week": ("last week", "最近一周"),
     "last_month": ("last month", "最近一月"),
-    "outcomes": ("What became of the jobs", "任务结果"),
+    "outcomes": ("Outcomes of the jobs", "任务结果"),
     "moderated": ("moderated", "被审核"),
     "to_callback": ("Time to the callback", "回调用时"),
     "to_archive": ("Time to archive", "归档用时"),
-    "half_and_most": ("half, and 95 %, within", "50% 与 95% 用时"),
-    "figures": ("Figures", "数据"),
+    "percentiles": ("50 % and 95 % of the jobs took at most", "50% 与 95% 用时"),
+    "statistics": ("Statistics", "数据"),
     "duplicates": ("Duplicates", "重复回报"),
     "losses": ("Losses", "丢失"),
     "url_lifetime": ("URL lifetime", "网址寿命"),
-    "least_left": ("Least left", "最少剩余"),
+    "least_left": ("Least time left", "最少剩余"),
     "renewed": ("URLs renewed", "网址更新"),
-    "no_figures": ("No jobs in this time", "该时段没有任务"),
-    "no_figures_help": ("Choose a longer time.", "请选择更长的时段。"),
-    "time_span": ("Time", "时段"),
-    # Logging in, and what can go wrong.
+    "no_statistics": ("No jobs in this time span", "该时段没有任务"),
+    "no_statistics_help": ("Choose a longer time span.", "请选择更长的时段。"),
+    "time_span": ("Time span", "时段"),
+    # Login and errors.
     "log_in": ("Log in", "登录"),
     "token": ("Admin token", "管理令牌"),
     "token_help": (
-        "ADMIN_TOKEN of this service. If you did not set one, the command receiver serve prints it when it starts.",
+        (
+            "The ADMIN_TOKEN of this service. If you did not set one, "
+            "the command receiver serve prints it when it starts."
+        ),
         "本服务的 ADMIN_TOKEN。若未设置，receiver serve 命令启动时会显示。",
     ),
-    "token_wrong": ("That is not the token.", "令牌不正确。"),
+    "token_wrong": ("The token is wrong.", "令牌不正确。"),
     "token_slow": (
         "Too many attempts. Try again in {seconds} seconds.",
         "尝试过于频繁，请 {seconds} 秒后再试。",
@@ -284,30 +293,30 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     ),
     "error_403": ("This form is too old", "表单已失效"),
     "error_403_help": ("Go back, reload the page and try again.", "请返回，刷新页面后重试。"),
-    "error_404": ("There is nothing here", "这里什么也没有"),
+    "error_404": ("Page not found", "找不到页面"),
     "error_404_help": (
-        "The address is wrong, or what it named is not known.",
+        "The address is wrong, or it names something unknown.",
         "地址有误，或所指内容不存在。",
     ),
-    "error_405": ("This address takes no such request", "此地址不接受该请求"),
+    "error_405": ("Method not allowed", "此地址不接受该请求"),
     "error_405_help": ("Go back to the gallery and try from there.", "请回到图库重试。"),
-    "error_409": ("That cannot be done", "无法执行"),
-    "error_413": ("That is too large", "内容过大"),
-    "error_413_help": ("A form here may have {size}.", "表单最多 {size}。"),
-    "error_503": ("The service cannot answer now", "服务暂时不可用"),
+    "error_409": ("This cannot be done", "无法执行"),
+    "error_413": ("The form is too large", "内容过大"),
+    "error_413_help": ("A form may have at most {size}.", "表单最多 {size}。"),
+    "error_503": ("The service is unavailable now", "服务暂时不可用"),
     "error_503_help": (
-        "It keeps what it was told, and will be back. Reload the page in a moment.",
+        "Nothing that was received is lost. Reload the page in a moment.",
         "已收到的内容不会丢失，请稍后刷新。",
     ),
-    "error_500": ("Something broke", "出错了"),
+    "error_500": ("Something went wrong", "出错了"),
     "error_500_help": (
-        "This is a mistake of the service; its log says where.",
+        "This is a bug of the service; its log has the details.",
         "这是服务自身的错误，详情见日志。",
     ),
 }
 
 
-def text(language: str, key: str, **values: object) -> str:
-    """Return a text; ``values`` fill the places it names."""
+def translate(language: str, key: str, **values: object) -> str:
+    """Return a text; ``values`` fill its placeholders."""
     found = TEXTS[key][0 if language == "en" else 1]
     return found.format(**values) if values else found

@@ -1,118 +1,121 @@
-// Keeps a page up to date: events by server-sent events, and a look every few seconds where those are not to be had.
+// Keeps a page up to date: it is refreshed when a server-sent event arrives, and every few seconds.
 // Everything works without this script; it only saves reloading.
 "use strict";
 
 (() => {
   const EVENTS = ["asset.archived", "job.archived", "job.failed", "job.expired", "job.at_risk"];
-  const LOOK_EVERY = 4000; // milliseconds
-  const PAUSE = 300; // many events at once are one look
+  // All times in milliseconds.
+  const REFRESH_EVERY = 4000;
+  const PAUSE = 300; // many events in a short time cause one refresh
   const AT_MOST_EVERY = 2000;
-  const SETTLED = 1500; // a page that is left sooner needs no listener, of which a server has few
+  const LISTEN_AFTER = 1500; // a page that is left sooner needs no stream; a server has few of them
   const root = document.documentElement;
 
-  // Looks. Elements with data-live are asked for again when something happened, or some time has passed.
+  // Refreshing: the elements with data-live are requested again.
 
   let source = null;
   let planned = null;
-  let looked = 0;
-  let dead = false;
+  let refreshedAt = 0;
+  let offline = false;
 
-  function look() {
+  function refresh() {
     planned = null;
     if (document.hidden) return;
-    looked = Date.now();
-    for (const element of document.querySelectorAll("[data-live]")) htmx.trigger(element, "look");
+    refreshedAt = Date.now();
+    for (const element of document.querySelectorAll("[data-live]")) htmx.trigger(element, "refresh");
   }
 
-  function planLook() {
-    planned ??= setTimeout(look, Math.max(PAUSE, looked + AT_MOST_EVERY - Date.now()));
+  function planRefresh() {
+    planned ??= setTimeout(refresh, Math.max(PAUSE, refreshedAt + AT_MOST_EVERY - Date.now()));
   }
 
   function listen() {
     if (source || document.hidden || !document.querySelector("[data-live]")) return;
     source = new EventSource("/api/stream");
-    for (const name of EVENTS) source.addEventListener(name, planLook);
-    // Sent away for good (too many listeners, or no session): the regular looks go on.
+    for (const name of EVENTS) source.addEventListener(name, planRefresh);
+    // Refused (too many streams, or no session): the regular refreshes go on.
     source.onerror = () => { if (source?.readyState === EventSource.CLOSED) source = null; };
   }
 
-  function hush() {
+  function stopListening() {
     source?.close();
     source = null;
   }
 
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) return hush();
-    look();
+    if (document.hidden) return stopListening();
+    refresh();
     listen();
   });
-  addEventListener("pagehide", hush);
-  setInterval(look, LOOK_EVERY);
+  addEventListener("pagehide", stopListening);
+  setInterval(refresh, REFRESH_EVERY);
 
-  // No connection: say so, and unsay it with the next answer.
+  // Connection: show a banner while there is none, and hide it with the next response.
 
-  function tell(offline) {
-    if (dead === offline) return;
-    dead = offline;
-    document.getElementById("offline").hidden = !offline;
+  function setOffline(now) {
+    if (offline === now) return;
+    offline = now;
+    document.getElementById("offline").hidden = !now;
   }
 
-  document.addEventListener("htmx:sendError", () => tell(true));
-  document.addEventListener("htmx:timeout", () => tell(true));
-  document.addEventListener("htmx:responseError", (event) => tell(event.detail.xhr.status >= 500));
-  document.addEventListener("htmx:afterOnLoad", () => tell(false));
+  document.addEventListener("htmx:sendError", () => setOffline(true));
+  document.addEventListener("htmx:timeout", () => setOffline(true));
+  document.addEventListener("htmx:responseError", (event) => setOffline(event.detail.xhr.status >= 500));
+  document.addEventListener("htmx:afterOnLoad", () => setOffline(false));
 
-  // Times: the reader's own clock, and what is left of a URL's life.
+  // Times: in the reader's time zone; and countdowns to the expiry of a URL.
 
   const skew = Date.now() - Number(root.dataset.now); // of the reader's clock
-  const clock = new Intl.DateTimeFormat(root.lang, { timeStyle: "medium" });
-  const calendar = new Intl.DateTimeFormat(root.lang, { dateStyle: "medium", timeStyle: "short" });
+  const timeOnly = new Intl.DateTimeFormat(root.lang, { timeStyle: "medium" });
+  const dateAndTime = new Intl.DateTimeFormat(root.lang, { dateStyle: "medium", timeStyle: "short" });
 
-  function written(moment) {
-    return (moment.toDateString() === new Date().toDateString() ? clock : calendar).format(moment);
+  function formatMoment(moment) {
+    const isToday = moment.toDateString() === new Date().toDateString();
+    return (isToday ? timeOnly : dateAndTime).format(moment);
   }
 
   function localise(within) {
     for (const time of within.querySelectorAll("time[datetime]:not([data-until]):not([title])")) {
       time.title = time.textContent;
-      time.textContent = written(new Date(time.dateTime));
+      time.textContent = formatMoment(new Date(time.dateTime));
     }
   }
 
-  function left(seconds) {
+  function formatRemaining(seconds) {
     const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds) % 60];
     return parts.map((part) => String(part).padStart(2, "0")).join(":");
   }
 
-  function tick() {
+  function updateCountdowns() {
     for (const time of document.querySelectorAll("time[data-until]")) {
       const seconds = (new Date(time.dateTime) - Date.now() + skew) / 1000;
-      time.textContent = seconds > 0 ? left(seconds) : time.dataset.until;
+      time.textContent = seconds > 0 ? formatRemaining(seconds) : time.dataset.until;
       time.classList.toggle("late", seconds < Number(time.dataset.risk));
     }
   }
 
-  setInterval(tick, 1000);
+  setInterval(updateCountdowns, 1000);
 
-  // Thumbnails that were not ready: the drawing in their place is two pixels wide. They are asked for again, each time later.
+  // Thumbnails that were not ready: the drawing sent instead is two pixels wide. They are requested
+  // again, each time after a longer pause.
 
-  function patient(image) {
-    const asked = Number(image.dataset.asked ?? 0);
-    if (image.naturalWidth !== 2 || asked >= 8) return;
-    image.dataset.asked = asked + 1;
-    setTimeout(() => { image.src = `${image.src.split("?")[0]}?again=${asked + 1}`; }, 700 * 1.6 ** asked);
+  function retryThumbnail(image) {
+    const tries = Number(image.dataset.tries ?? 0);
+    if (image.naturalWidth !== 2 || tries >= 8) return;
+    image.dataset.tries = tries + 1;
+    setTimeout(() => { image.src = `${image.src.split("?")[0]}?again=${tries + 1}`; }, 700 * 1.6 ** tries);
   }
 
-  document.addEventListener("load", (event) => { if (event.target.matches?.("img.thumb")) patient(event.target); }, true);
+  document.addEventListener("load", (event) => { if (event.target.matches?.("img.thumb")) retryThumbnail(event.target); }, true);
 
-  // Buttons.
+  // Buttons and keys.
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-copy]");
     if (!button) return;
     try {
       await navigator.clipboard.writeText(button.dataset.copy);
-    } catch { // without https browsers have no clipboard: select it, so that it can be copied by hand
+    } catch { // without https there is no clipboard: select the text instead, so that it can be copied
       getSelection().selectAllChildren(document.getElementById(button.getAttribute("aria-describedby")));
       return;
     }
@@ -127,12 +130,12 @@
     if (search) { event.preventDefault(); search.focus(); }
   });
 
-  function arrive(within) {
+  function prepare(within) {
     localise(within);
-    tick();
-    for (const image of within.querySelectorAll("img.thumb")) if (image.complete) patient(image);
+    updateCountdowns();
+    for (const image of within.querySelectorAll("img.thumb")) if (image.complete) retryThumbnail(image);
   }
 
-  document.addEventListener("htmx:load", (event) => arrive(event.detail.elt));
-  document.addEventListener("DOMContentLoaded", () => { arrive(document); setTimeout(listen, SETTLED); });
+  document.addEventListener("htmx:load", (event) => prepare(event.detail.elt));
+  document.addEventListener("DOMContentLoaded", () => { prepare(document); setTimeout(listen, LISTEN_AFTER); });
 })();

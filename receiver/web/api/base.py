@@ -1,4 +1,4 @@
-"""The API's door: who may come in, how questions are read, and how errors are told."""
+"""What all API routes share: the access check, query parsing, response headers and errors."""
 
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ from werkzeug.exceptions import BadRequest, HTTPException
 
 from receiver.errors import ReceiverError
 from receiver.jobs.request import mistakes
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.problems import RETRY_AFTER, problem
 
 log = structlog.get_logger(__name__)
@@ -21,8 +21,8 @@ Q = TypeVar("Q", bound=BaseModel)
 
 @blueprint.before_request
 def require_token() -> Response | None:
-    """Let nobody in without the token; the session of the dashboard may look, but changes need the bearer."""
-    if session.has_bearer() or (request.method in {"GET", "HEAD"} and session.session()):
+    """Require the bearer token; for reading, the dashboard's session is enough."""
+    if auth.has_bearer() or (request.method in {"GET", "HEAD"} and auth.is_logged_in()):
         return None
     response = problem(401, "this needs the header Authorization: Bearer ADMIN_TOKEN")
     response.headers["WWW-Authenticate"] = "Bearer"
@@ -31,22 +31,22 @@ def require_token() -> Response | None:
 
 @blueprint.before_request
 def refuse_nul() -> Response | None:
-    """Refuse what no job can be called: PostgreSQL would take it for a broken question."""
+    """Refuse a NUL in the path: no job has one, and PostgreSQL reports it as a malformed query."""
     return problem(404, "there is no such thing") if "\x00" in request.path else None
 
 
 @blueprint.after_request
-def keep_private(response: Response) -> Response:
-    """Have nobody between us and the caller keep what is private."""
+def add_private_headers(response: Response) -> Response:
+    """Forbid caches to store the response, and browsers to guess its type."""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     return response
 
 
 def read_query(model: type[Q]) -> Q:
-    """Read the question after the ``?``; raise BadRequest naming every mistake.
+    """Return the query string as a model; raise BadRequest that names every mistake.
 
-    A name nobody knows is one: a misspelt condition would give an answer to another question.
+    An unknown name is a mistake: without a misspelt condition the result would be another one.
     """
     given = request.args.to_dict(flat=False)
     if twice := [name for name, values in given.items() if len(values) > 1]:
@@ -58,13 +58,13 @@ def read_query(model: type[Q]) -> Q:
 
 
 def json_of(model: BaseModel, status: int = 200) -> Response:
-    """Answer with a model's JSON."""
+    """Return a response with the model as JSON."""
     return Response(model.model_dump_json(), status=status, content_type="application/json")
 
 
 @blueprint.errorhandler(ReceiverError)
 def unavailable(error: ReceiverError) -> Response:
-    """Tell that something we stand on is away."""
+    """Return 503: the ledger, the archive or the provider does not work now."""
     return problem(503, str(error), retry_after=RETRY_AFTER)
 
 
@@ -74,6 +74,6 @@ def _http_error(error: HTTPException) -> Response:
 
 
 @blueprint.errorhandler(Exception)
-def _broken(error: Exception) -> Response:
-    log.error("request broke off", path=request.path, exc_info=error)
-    return problem(500, "this is a mistake of the service; its log says where")
+def _server_error(error: Exception) -> Response:
+    log.error("API request failed", path=request.path, exc_info=error)
+    return problem(500, "this is a bug of the service; its log has the details")

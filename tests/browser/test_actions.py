@@ -1,4 +1,4 @@
-"""What somebody does with the dashboard: come in, watch pictures arrive, search, and act on what went wrong."""
+"""The dashboard in a browser: log in, watch pictures arrive, search, retry and submit."""
 
 import re
 from pathlib import Path
@@ -9,22 +9,24 @@ from viewer import Viewer
 from waiting import until
 
 
-def look_back(page: Page) -> None:
-    """Do what a browser does when somebody comes back to a page: it is looked after at once, not only some seconds later."""
+def return_to_page(page: Page) -> None:
+    """Do what a browser does when a tab becomes visible: the page is refreshed at once."""
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
-# Coming in.
+# Login.
 
 
-def test_a_wrong_token_is_told_and_a_right_one_lets_in_until_one_logs_out(viewer: Viewer) -> None:
-    with viewer.stranger() as context:
+def test_a_wrong_token_is_refused_and_the_right_one_is_valid_until_the_logout(
+    viewer: Viewer,
+) -> None:
+    with viewer.without_session() as context:
         page = context.new_page()
         page.goto("/jobs?state=failed")
         expect(page.get_by_label("Admin token")).to_be_focused()
         page.keyboard.type("not the token")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("alert")).to_have_text("That is not the token.")
+        expect(page.get_by_role("alert")).to_have_text("The token is wrong.")
         page.get_by_label("Admin token").fill(viewer.token)
         page.get_by_role("button", name="Log in").click()
         expect(page).to_have_url(f"{viewer.installation.url}/jobs?state=failed")
@@ -38,7 +40,7 @@ def test_a_wrong_token_is_told_and_a_right_one_lets_in_until_one_logs_out(viewer
         assert "Strict" not in page.content()
 
 
-def test_a_link_in_a_mail_leads_to_the_job_in_spite_of_the_strict_cookie(viewer: Viewer) -> None:
+def test_a_link_in_a_mail_leads_to_the_job_despite_the_strict_cookie(viewer: Viewer) -> None:
     ref = viewer.jobs["a fox in the snow"]
     with viewer.context() as context:
         page = context.new_page()
@@ -57,7 +59,7 @@ def test_a_session_that_ended_leads_to_the_login(page: Page, viewer: Viewer) -> 
     with page.expect_request("**/api/stream"):
         page.goto("/")
     page.context.clear_cookies()
-    look_back(page)
+    return_to_page(page)
     expect(page.get_by_label("Admin token")).to_be_visible(timeout=15_000)
     assert page.url.startswith(f"{viewer.installation.url}/login")
 
@@ -65,7 +67,7 @@ def test_a_session_that_ended_leads_to_the_login(page: Page, viewer: Viewer) -> 
 # Watching.
 
 
-def test_pictures_appear_as_they_arrive_and_the_strip_counts_them(
+def test_new_pictures_appear_and_the_status_bar_counts_them(
     page: Page, installation: Installation, viewer: Viewer, screenshots: Path
 ) -> None:
     assert viewer.jobs
@@ -86,23 +88,23 @@ def test_pictures_appear_as_they_arrive_and_the_strip_counts_them(
 
 
 def test_events_reach_the_page_at_once(page: Page, installation: Installation) -> None:
-    """By the stream, not by the looks every few seconds: these are switched off here."""
+    """By the stream: the regular refreshes are switched off here."""
     page.add_init_script("window.setInterval = () => 0")
     with page.expect_request("**/api/stream"):
         page.goto("/")
-    installation.submit("a comet, told of at once")
-    expect(page.get_by_role("link", name="a comet, told of at once")).to_be_visible(timeout=15_000)
+    installation.submit("a comet, shown at once")
+    expect(page.get_by_role("link", name="a comet, shown at once")).to_be_visible(timeout=15_000)
 
 
-def test_a_job_moves_on_before_ones_eyes(page: Page, installation: Installation) -> None:
+def test_the_page_of_a_job_follows_its_progress(page: Page, installation: Installation) -> None:
     job = installation.submit("a slow snail", delay=1.5, progress=2)
     page.goto(f"/jobs/{job.ref}")
     expect(page.locator(".headline .badge")).to_contain_text("waiting")
     expect(page.locator(".headline .badge")).to_contain_text("archived", timeout=15_000)
-    expect(page.locator(".timeline")).to_contain_text("Picture 0 is safe")
+    expect(page.locator(".timeline")).to_contain_text("Picture 0 archived")
 
 
-def test_what_is_in_danger_counts_down(page: Page, viewer: Viewer) -> None:
+def test_a_picture_at_risk_has_a_countdown(page: Page, viewer: Viewer) -> None:
     assert viewer.jobs
     page.goto("/danger")
     countdown = page.locator(".row", has_text="a picture that never comes").locator(
@@ -114,24 +116,26 @@ def test_what_is_in_danger_counts_down(page: Page, viewer: Viewer) -> None:
     expect(countdown).to_have_class(re.compile("late"))
 
 
-def test_a_lost_connection_is_told_and_untold(page: Page, complaints: list[str]) -> None:
+def test_a_lost_connection_shows_a_banner_until_it_is_back(
+    page: Page, complaints: list[str]
+) -> None:
     page.goto("/")
     banner = page.get_by_role("alert")
     expect(banner).to_be_hidden()
     page.route("**/*", lambda route: route.abort())
-    look_back(page)
+    return_to_page(page)
     expect(banner).to_be_visible(timeout=15_000)
     page.unroute("**/*")
-    look_back(page)
+    return_to_page(page)
     expect(banner).to_be_hidden(timeout=15_000)
     assert complaints
-    complaints.clear()  # of the connection, as it must
+    complaints.clear()  # the failed requests, as expected
 
 
 # Searching.
 
 
-def test_a_search_answers_as_one_types(page: Page, viewer: Viewer) -> None:
+def test_a_search_shows_results_while_typing(page: Page, viewer: Viewer) -> None:
     assert viewer.jobs
     page.goto("/jobs")
     page.keyboard.press("/")
@@ -151,54 +155,54 @@ def test_a_search_answers_as_one_types(page: Page, viewer: Viewer) -> None:
     expect(page.locator(".row")).to_have_count(1)
 
 
-# Acting.
+# Actions.
 
 
-def test_a_failed_job_is_tried_again(page: Page, viewer: Viewer) -> None:
+def test_a_failed_job_is_retried(page: Page, viewer: Viewer) -> None:
     page.goto(f"/jobs/{viewer.jobs['a picture the provider will not draw']}")
     page.get_by_role("button", name="Retry").click()
-    expect(page.get_by_role("status")).to_have_text("The job is on its way again.")
+    expect(page.get_by_role("status")).to_have_text("The job was reopened.")
     expect(page.locator(".timeline")).to_contain_text("poll", timeout=15_000)
     expect(page.locator(".headline .badge")).to_contain_text(
         "failed", timeout=15_000
-    )  # the provider says so again
+    )  # the provider reports the failure again
 
 
-def test_a_delivery_is_taken_in_again(page: Page, viewer: Viewer, complaints: list[str]) -> None:
+def test_a_delivery_is_replayed(page: Page, viewer: Viewer, complaints: list[str]) -> None:
     page.goto(f"/jobs/{viewer.jobs['two owls']}")
     entry = page.locator(".timeline li", has_text="decided the job")
     entry.get_by_text("Raw body").click()
     expect(entry.locator("pre")).to_contain_text('"succeeded"')
     entry.get_by_role("button", name="Replay").click()
-    expect(page.get_by_role("status")).to_have_text("The delivery was taken in again.")
+    expect(page.get_by_role("status")).to_have_text("The delivery was processed again.")
     page.goto("/set-aside")
     page.get_by_role("button", name="Replay").first.click()
-    expect(page.get_by_role("heading", name="That cannot be done")).to_be_visible()
+    expect(page.get_by_role("heading", name="This cannot be done")).to_be_visible()
     expect(page.locator("main")).to_contain_text("still unreadable")
     assert [complaint for complaint in complaints if "409" in complaint]
     complaints.clear()
 
 
-def test_all_that_match_are_tried_again(
+def test_all_matching_jobs_are_retried(
     page: Page, installation: Installation, complaints: list[str]
 ) -> None:
     refs = [installation.submit(f"a moth number {number}", fail="error").ref for number in range(3)]
     installation.wait(*refs)
     page.goto("/jobs?q=a+moth+number&state=failed")
-    page.get_by_role("link", name="Retry all that match").click()
-    expect(page.locator("main")).to_contain_text("Failed or expired jobs that match: 3")
-    page.get_by_role("button", name="Do it").click()
-    expect(page.get_by_role("status")).to_have_text("3 done, 0 could not be helped.")
-    expect(page.locator("main")).to_contain_text("All of them were gone through.")
+    page.get_by_role("link", name="Retry all matching jobs").click()
+    expect(page.locator("main")).to_contain_text("Matching failed or expired jobs: 3")
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("status")).to_have_text("3 done, 0 failed.")
+    expect(page.locator("main")).to_contain_text("All were processed.")
     assert complaints == []
 
 
-def test_a_job_is_posted_from_a_form(page: Page) -> None:
+def test_a_job_is_submitted_with_the_form(page: Page) -> None:
     page.goto("/submit")
-    page.get_by_label("Prompt").fill("a heron, posted by hand")
+    page.get_by_label("Prompt").fill("a heron, from the form")
     page.get_by_label("Size").fill("64x64")
-    page.get_by_role("button", name="Post the job").click()
-    expect(page.get_by_role("status")).to_have_text("The job was posted.")
+    page.get_by_role("button", name="Submit the job").click()
+    expect(page.get_by_role("status")).to_have_text("The job was submitted.")
     expect(page.locator(".headline .badge")).to_contain_text("archived", timeout=15_000)
 
 
@@ -212,17 +216,17 @@ def test_a_key_is_copied(page: Page, viewer: Viewer) -> None:
     assert page.evaluate("navigator.clipboard.readText()").endswith(f"{ref}/0.png")
 
 
-def test_a_picture_is_saved_not_shown(page: Page, viewer: Viewer) -> None:
+def test_a_picture_is_downloaded_not_opened(page: Page, viewer: Viewer) -> None:
     page.goto(f"/jobs/{viewer.jobs['a fox in the snow']}")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").first.click()
     assert download.value.suggested_filename.endswith("-0.png")
 
 
-# Without a mouse.
+# The keyboard.
 
 
-def test_everything_is_reached_by_the_keyboard_alone(page: Page, viewer: Viewer) -> None:
+def test_everything_can_be_reached_with_the_keyboard(page: Page, viewer: Viewer) -> None:
     assert viewer.jobs
     page.goto("/")
     page.keyboard.press("Tab")
@@ -231,7 +235,7 @@ def test_everything_is_reached_by_the_keyboard_alone(page: Page, viewer: Viewer)
     page.keyboard.press("Tab")
     expect(page.locator(".tile").first).to_be_focused()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", (
-        "one sees where one is"
+        "the focus is visible"
     )
     page.keyboard.press("Enter")
     expect(page.locator(".timeline")).to_be_visible()
@@ -251,7 +255,7 @@ def test_everything_is_reached_by_the_keyboard_alone(page: Page, viewer: Viewer)
     } <= reached
 
 
-def test_the_place_of_the_keyboard_stays_when_pictures_arrive(
+def test_the_keyboard_focus_stays_when_pictures_arrive(
     page: Page, installation: Installation, viewer: Viewer
 ) -> None:
     ref = viewer.jobs["a fox in the snow"]

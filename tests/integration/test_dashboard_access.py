@@ -1,21 +1,23 @@
-"""The dashboard's doors, without a browser: who comes in, for how long, and what is told at the door."""
+"""Access to the dashboard, without a browser: login, session, language, and error pages."""
 
 import re
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 from dashboard_client import PAGES, archived, post, reported
 from web_client import FAILED, WebClient, web_client
 
-from receiver.web import session
+from receiver.web import auth
 from receiver.web.dashboard import login
+from receiver.web.rate_limit import RateLimiter
 
-# Who comes in.
+# Login and session.
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/jobs/x", "/thumbnails/x/0", "/jobs/x/deliveries/1"])
-def test_strangers_are_shown_the_login_and_nothing_else(web: WebClient, path: str) -> None:
+def test_without_a_session_every_page_leads_to_the_login(web: WebClient, path: str) -> None:
     answer = web.client.get(path)
     assert (answer.status_code, answer.headers["Location"].startswith("/login?next=/")) == (
         303,
@@ -26,7 +28,7 @@ def test_strangers_are_shown_the_login_and_nothing_else(web: WebClient, path: st
         200,
         b"",
         "/login?next=/",
-    ), "a part of a page leads there too"
+    ), "a fragment leads there too"
 
 
 @pytest.mark.parametrize(
@@ -41,12 +43,12 @@ def test_strangers_are_shown_the_login_and_nothing_else(web: WebClient, path: st
         "/events/1/resend",
     ],
 )
-def test_strangers_change_nothing(web: WebClient, path: str) -> None:
-    answer = web.client.post(path, data={"csrf": "x"})
+def test_without_a_session_no_form_does_anything(web: WebClient, path: str) -> None:
+    answer = web.client.post(path, data={"csrf_token": "x"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/login?next=/")
 
 
-def test_a_login_leads_where_one_wanted_to_go(web: WebClient) -> None:
+def test_a_login_leads_to_the_page_that_was_asked_for(web: WebClient) -> None:
     answer = web.client.post(
         "/login", data={"token": web.services.admin_token, "next": "/jobs?state=failed"}
     )
@@ -56,7 +58,7 @@ def test_a_login_leads_where_one_wanted_to_go(web: WebClient) -> None:
     assert web.client.get("/").status_code == 200
 
 
-def test_a_browser_that_keeps_no_cookies_is_told_why_it_is_asked_again(web: WebClient) -> None:
+def test_a_browser_that_refuses_the_cookie_gets_an_explanation(web: WebClient) -> None:
     assert "https address of PUBLIC_URL" in web.client.get("/login?next=/&welcome=1").text
 
 
@@ -71,27 +73,28 @@ def test_a_browser_that_keeps_no_cookies_is_told_why_it_is_asked_again(web: WebC
         "",
     ],
 )
-def test_a_login_leads_nowhere_else(web: WebClient, elsewhere: str) -> None:
+def test_a_login_never_leads_to_another_site(web: WebClient, elsewhere: str) -> None:
     web.client.post("/login", data={"token": web.services.admin_token})
     for path in ("/login", "/preferences"):
         assert web.client.get(path, query_string={"next": elsewhere}).headers["Location"] == "/"
 
 
 @pytest.mark.parametrize("token", ["", "x", "é", "\x00", "x" * 100_000])
-def test_a_wrong_token_is_told_and_not_repeated(web: WebClient, token: str) -> None:
+def test_a_wrong_token_is_refused_and_not_echoed(web: WebClient, token: str) -> None:
     answer = web.client.post("/login", data={"token": token})
     assert (
         answer.status_code,
-        "That is not the token." in answer.text,
+        "The token is wrong." in answer.text,
         "Set-Cookie" in answer.headers,
     ) == (403, True, False)
     assert len(answer.text) < 5000
 
 
-def test_wrong_tokens_are_heard_only_so_often_and_a_right_one_must_wait_too(
+def test_login_attempts_are_limited_even_with_the_right_token(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(login, "_throttle", session.Throttle(2, 3.0, clock=lambda: 100.0))
+    limiter = RateLimiter(20, burst=2, share=1, clock=lambda: 100.0)
+    monkeypatch.setattr(login, "_attempts", lambda: limiter)
     assert [web.client.post("/login", data={"token": "x"}).status_code for _ in range(3)] == [
         403,
         403,
@@ -100,18 +103,24 @@ def test_wrong_tokens_are_heard_only_so_often_and_a_right_one_must_wait_too(
     answer = web.client.post("/login", data={"token": web.services.admin_token})
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "4")
     assert web.client.get("/api/jobs", headers=web.admin).status_code == 200, (
-        "programs are not kept out by people's mistakes"
+        "the limit does not apply to the API"
     )
 
 
-def test_patience_gives_another_attempt() -> None:
+def test_a_rate_limiter_says_how_long_to_wait_for_the_next_attempt() -> None:
     now = [0.0]
-    throttle = session.Throttle(2, 3.0, clock=lambda: now[0])
-    assert [throttle.wait(), throttle.wait(), throttle.wait()] == [0, 0, 4]
-    now[0] += 3
-    assert [throttle.wait(), throttle.wait()] == [0, 4]
+    limiter = RateLimiter(20, burst=2, share=1, clock=lambda: now[0])
+
+    def delays(count: int) -> list[float]:
+        return [limiter.delay(None) for _ in range(count)]
+
+    assert delays(3) == [0, 0, 3]
+    now[0] += 1
+    assert delays(1) == [pytest.approx(2)]
+    now[0] += 2
+    assert delays(2) == [0, 3]
     now[0] += 999
-    assert [throttle.wait(), throttle.wait(), throttle.wait()] == [0, 0, 4]
+    assert delays(3) == [0, 0, 3]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_patience_gives_another_attempt() -> None:
         ("http://127.0.0.1:8787", "receiver", False),
     ],
 )
-def test_the_cookie_is_for_this_site_alone_and_out_of_reach_of_scripts(
+def test_the_cookie_is_bound_to_this_site_and_hidden_from_scripts(
     sqlite_url: str, tmp_path: Path, public_url: str, name: str, *, secure: bool
 ) -> None:
     with web_client(
@@ -132,51 +141,55 @@ def test_the_cookie_is_for_this_site_alone_and_out_of_reach_of_scripts(
         ]
         given = dict.fromkeys(part.strip() for part in cookie.split(";"))
         assert cookie.startswith(f"{name}=")
-        assert {"HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"} <= set(given)
+        assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(given)
+        (expires,) = (parsedate_to_datetime(part[8:]) for part in given if part[:8] == "Expires=")
+        assert abs(expires.timestamp() - time.time() - 12 * 3600) < 60
         assert ("Secure" in given, "Domain" in cookie) == (secure, False)
         assert web.services.admin_token not in cookie
 
 
-def test_a_cookie_ends_with_its_time_with_the_token_and_with_any_change(
-    inside: WebClient, monkeypatch: pytest.MonkeyPatch
+def test_a_cookie_is_invalid_after_12_hours_after_any_change_and_with_another_token(
+    logged_in: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cookie = inside.client.get_cookie("receiver")
+    cookie = logged_in.client.get_cookie("receiver")
     assert cookie is not None
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + session.LIFETIME - 10)
-    assert inside.client.get("/").status_code == 200
-    monkeypatch.setattr(time, "time", lambda: now + session.LIFETIME + 10)
-    assert inside.client.get("/").status_code == 303
+    monkeypatch.setattr(time, "time", lambda: now + auth.LIFETIME - 10)
+    assert logged_in.client.get("/").status_code == 200
+    monkeypatch.setattr(time, "time", lambda: now + auth.LIFETIME + 10)
+    assert logged_in.client.get("/").status_code == 303
     monkeypatch.undo()
-    inside.client.set_cookie(
+    logged_in.client.set_cookie(
         "receiver", cookie.value[:-1] + ("A" if cookie.value[-1] != "A" else "B")
     )
-    assert inside.client.get("/").status_code == 303
-    inside.client.set_cookie("receiver", cookie.value)
-    assert inside.client.get("/").status_code == 200
-    inside.services.__dict__["admin_token"] = "another"
-    assert inside.client.get("/").status_code == 303
+    assert logged_in.client.get("/").status_code == 303
+    logged_in.client.set_cookie("receiver", cookie.value)
+    assert logged_in.client.get("/").status_code == 200
+    logged_in.services.__dict__["admin_token"] = "another"
+    assert logged_in.client.get("/").status_code == 303
 
 
-def test_a_logout_forgets_the_session_and_needs_a_form_of_ours(inside: WebClient) -> None:
-    assert inside.client.post("/logout").status_code == 403
-    answer = post(inside, "/logout")
+def test_a_logout_ends_the_session_and_needs_a_csrf_token(logged_in: WebClient) -> None:
+    assert logged_in.client.post("/logout").status_code == 403
+    answer = post(logged_in, "/logout")
     assert "receiver=;" in answer.headers["Set-Cookie"]
-    assert inside.client.get("/").status_code == 303
+    assert logged_in.client.get("/").status_code == 303
 
 
-def test_a_session_may_look_at_the_api_but_not_change_anything_there(inside: WebClient) -> None:
-    ref = reported(inside, FAILED)
-    assert inside.client.get("/api/jobs").status_code == 200
-    assert inside.client.post(f"/api/jobs/{ref}/retry").status_code == 401
+def test_a_session_may_read_the_api_but_not_write(logged_in: WebClient) -> None:
+    ref = reported(logged_in, FAILED)
+    assert logged_in.client.get("/api/jobs").status_code == 200
+    assert logged_in.client.post(f"/api/jobs/{ref}/retry").status_code == 401
 
 
-def test_who_follows_a_link_from_elsewhere_is_let_in_by_a_second_look(inside: WebClient) -> None:
-    inside.client.delete_cookie("receiver")  # as a browser withholds a strict cookie
-    answer = inside.client.get("/jobs?q=a%20fox", headers={"Sec-Fetch-Site": "cross-site"})
+def test_a_link_from_another_site_works_after_a_reload(logged_in: WebClient) -> None:
+    logged_in.client.delete_cookie("receiver")  # as a browser withholds a SameSite=Strict cookie
+    answer = logged_in.client.get("/jobs?q=a%20fox", headers={"Sec-Fetch-Site": "cross-site"})
     assert (answer.status_code, answer.headers["Refresh"]) == (200, "0")
     assert 'href="/jobs?q=a%20fox"' in answer.text
-    assert inside.client.get("/jobs", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
+    assert (
+        logged_in.client.get("/jobs", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
+    )
 
 
 # Languages, errors.
@@ -192,14 +205,14 @@ def test_who_follows_a_link_from_elsewhere_is_let_in_by_a_second_look(inside: We
         ("*", "xx", "Admin token"),
     ],
 )
-def test_pages_speak_the_language_that_was_chosen_or_the_browsers(
+def test_a_page_has_the_chosen_language_or_the_browsers(
     web: WebClient, accepted: str, chosen: str, said: str
 ) -> None:
     web.client.get(f"/preferences?language={chosen}")
     assert said in web.client.get("/login", headers={"Accept-Language": accepted}).text
 
 
-def test_a_choice_leads_back_and_changes_only_what_can_be_chosen(web: WebClient) -> None:
+def test_a_preference_is_remembered_and_an_unknown_value_is_ignored(web: WebClient) -> None:
     answer = web.client.get("/preferences?theme=dark&next=/login")
     assert (answer.status_code, answer.headers["Location"]) == (303, "/login")
     assert 'data-theme="dark"' in web.client.get("/login").text
@@ -207,74 +220,78 @@ def test_a_choice_leads_back_and_changes_only_what_can_be_chosen(web: WebClient)
     assert 'data-theme="dark"' in web.client.get("/login").text
 
 
-def test_every_page_can_be_read_in_chinese(inside: WebClient) -> None:
-    ref = archived(inside)
+def test_every_page_exists_in_chinese(logged_in: WebClient) -> None:
+    ref = archived(logged_in)
     for path in (*PAGES, f"/jobs/{ref}"):
-        page = inside.client.get(path, headers={"Accept-Language": "zh"}).text
+        page = logged_in.client.get(path, headers={"Accept-Language": "zh"}).text
         assert ("已归档" in page, "adds up" in page) == (True, False), path
 
 
 @pytest.mark.parametrize(
     "path", ["/nothing", "/jobs/", "/static/none", "/jobs/x/y/z", "/%00", "/é"]
 )
-def test_an_address_that_is_none_is_told_in_a_page(web: WebClient, path: str) -> None:
+def test_an_unknown_address_gets_an_error_page(web: WebClient, path: str) -> None:
     answer = web.client.get(path)
     assert answer.status_code in {303, 404}
     if answer.status_code == 404:
-        assert "There is nothing here" in answer.text
+        assert "Page not found" in answer.text
 
 
-def test_a_wrong_method_is_told_with_the_right_ones(web: WebClient) -> None:
+def test_a_wrong_method_gets_an_error_with_the_allowed_ones(web: WebClient) -> None:
     answer = web.client.delete("/login")
-    assert (answer.status_code, "takes no such request" in answer.text) == (405, True)
+    assert (answer.status_code, "Method not allowed" in answer.text) == (405, True)
     assert "POST" in answer.headers["Allow"]
-    told = web.client.delete("/api/jobs", headers=web.admin)
-    assert (told.status_code, told.content_type, "GET" in told.headers["Allow"]) == (
+    refused = web.client.delete("/api/jobs", headers=web.admin)
+    assert (refused.status_code, refused.content_type, "GET" in refused.headers["Allow"]) == (
         405,
         "application/problem+json",
         True,
     )
-    lost = web.client.get("/api/nothing")
-    assert (lost.status_code, lost.content_type) == (404, "application/problem+json")
+    missing = web.client.get("/api/nothing")
+    assert (missing.status_code, missing.content_type) == (404, "application/problem+json")
 
 
-def test_a_callback_that_is_lost_has_its_own_words(web: WebClient) -> None:
+def test_an_unknown_callback_path_gets_the_callbacks_own_error(web: WebClient) -> None:
     for path in ("/callback/x/", "/callback/x/y"):
         assert web.client.post(path, data=b"{}").json == {"ok": False, "error": "no such callback"}
 
 
-def test_a_ledger_that_is_away_is_told_in_a_page_that_says_when_to_come_again(
-    inside: WebClient,
+def test_an_unavailable_ledger_gets_an_error_page_with_retry_after(
+    logged_in: WebClient,
 ) -> None:
-    path = inside.services.settings.ledger_path
-    inside.services.database.close()
+    path = logged_in.services.settings.ledger_path
+    logged_in.services.database.close()
     path.rename(path.with_name("away"))
     path.mkdir()
-    answer = inside.client.get("/jobs")
+    answer = logged_in.client.get("/jobs")
     assert (
         answer.status_code,
         answer.headers["Retry-After"],
-        "cannot answer now" in answer.text,
+        "unavailable now" in answer.text,
     ) == (503, "5", True)
     assert str(path) not in answer.text
     path.rmdir()
     path.with_name("away").rename(path)
-    assert inside.client.get("/jobs").status_code == 200
+    assert logged_in.client.get("/jobs").status_code == 200
 
 
-def test_a_mistake_of_ours_is_told_without_its_details(
-    inside: WebClient, monkeypatch: pytest.MonkeyPatch
+def test_a_bug_gets_an_error_page_without_details(
+    logged_in: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inside.services.pictures, "arrivals", lambda *_: 1 / 0)
-    answer = inside.client.get("/")
-    assert (answer.status_code, "Something broke" in answer.text, "division" in answer.text) == (
+    monkeypatch.setattr(logged_in.services.pictures, "arrivals", lambda *_: 1 / 0)
+    answer = logged_in.client.get("/")
+    assert (
+        answer.status_code,
+        "Something went wrong" in answer.text,
+        "division" in answer.text,
+    ) == (
         500,
         True,
         False,
     )
 
 
-def test_static_files_may_be_kept_for_they_change_their_address(web: WebClient) -> None:
+def test_the_address_of_a_static_file_has_its_fingerprint(web: WebClient) -> None:
     address = re.search(r'href="(/static/app.css\?v=[0-9a-f]{12})"', web.client.get("/login").text)
     assert address
     with web.client.get(address[1]) as answer:

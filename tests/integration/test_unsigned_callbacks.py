@@ -1,4 +1,7 @@
-"""What comes without a ticket: it names a task and no more. What counts is the provider's own answer, and the rest is kept and marked."""
+"""Callbacks without a ticket only name a task; the provider's own answer decides.
+
+A body that disagrees with that answer is stored and marked.
+"""
 
 import sqlite3
 from collections.abc import Iterator
@@ -36,10 +39,10 @@ def rows(web: WebClient, *tables: str) -> list[int]:
         ]
 
 
-# The door.
+# The endpoint.
 
 
-def test_without_a_key_nothing_can_be_confirmed_so_nothing_is_taken(
+def test_without_an_api_key_a_callback_without_a_ticket_is_401(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     with web_client(tmp_path / "data", {**environ, "GRSAI_API_KEY": ""}) as web:
@@ -52,13 +55,13 @@ def test_without_a_key_nothing_can_be_confirmed_so_nothing_is_taken(
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"{}", b'{"status":"succeeded"}', b'{"id":"","status":"succeeded"}']
 )
-def test_a_body_that_names_no_task_is_refused(web: WebClient, body: bytes) -> None:
+def test_a_body_without_a_task_id_is_refused(web: WebClient, body: bytes) -> None:
     answer = web.client.post("/callback", data=body)
     assert (answer.status_code, answer.json["ok"]) == (400, False)
     assert rows(web, "hints", "deliveries") == [0, 0]
 
 
-def test_a_stranger_can_only_name_a_task_and_naming_it_again_changes_nothing(
+def test_a_callback_without_a_ticket_stores_one_hint_per_task(
     web: WebClient,
 ) -> None:
     for _ in range(2):
@@ -70,7 +73,7 @@ def test_a_stranger_can_only_name_a_task_and_naming_it_again_changes_nothing(
         assert rows(web, "hints", "jobs", "deliveries", "assets") == [1, 0, 0, 0]
 
 
-def test_a_stranger_who_names_a_known_task_has_it_asked_for_and_decides_nothing(
+def test_a_callback_without_a_ticket_about_a_known_task_causes_a_poll_and_decides_nothing(
     web: WebClient,
 ) -> None:
     ticket = web.ticket()
@@ -91,23 +94,26 @@ def test_a_stranger_who_names_a_known_task_has_it_asked_for_and_decides_nothing(
     assert (after.due_at or 0) < (before.due_at or 0)
 
 
-def test_nothing_but_post_callback_is_a_door(web: WebClient) -> None:
+def test_no_similar_path_takes_callbacks(web: WebClient) -> None:
     for path in ("/Callback", "/callbacks", "/x/callback"):
         answer = web.client.post(path, json=SUCCEEDED)
         assert (answer.status_code, answer.headers.get("Location")) == (404, None)
     assert rows(web, "hints") == [0]
 
 
-# How often.
+# Rate limits.
 
 
 def from_address(web: WebClient, address: str, body: Any) -> Any:
     return web.client.post("/callback", json=body, environ_overrides={"REMOTE_ADDR": address})
 
 
-def test_one_flooding_stranger_leaves_room_for_others_and_names_no_more_than_his_share(
-    environ: dict[str, str], tmp_path: Path
+def test_one_flooding_source_gets_only_its_share(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # With a real clock a slow machine would let one more pass.
+    limiter = RateLimiter(callback.TASKS_A_MINUTE, clock=lambda: 0.0)
+    monkeypatch.setattr(callback, "_task_limiter", lambda: limiter)
     with web_client(tmp_path / "data", environ) as web:
         flood = [
             from_address(web, "203.0.113.9", {"id": f"made-up-{number}"}) for number in range(100)
@@ -117,56 +123,54 @@ def test_one_flooding_stranger_leaves_room_for_others_and_names_no_more_than_his
         assert flood[-1].headers["Retry-After"] == "5"
         assert web.counted("turned_away") >= 100 - share
         assert from_address(web, "198.51.100.1", SUCCEEDED).status_code == 202, (
-            "another one is heard"
+            "another source still passes"
         )
         assert rows(web, "hints") == [share + 1]
 
 
-def test_a_flood_about_a_known_task_keeps_no_ticket_from_being_taken(
+def test_a_flood_without_tickets_blocks_no_callback_with_a_ticket(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        callback, "_allowances", lambda: {"requests": RateLimiter(0), "tasks": RateLimiter(0)}
-    )
+    monkeypatch.setattr(callback, "_request_limiter", lambda: RateLimiter(0))
     assert web.client.post("/callback", json=RUNNING).status_code == 503
     assert web.callback(web.ticket(), RUNNING).status_code == 200
 
 
-def test_an_allowance_fills_up_again_and_a_source_has_half_of_it() -> None:
+def test_a_rate_limiter_refills_and_a_source_gets_half() -> None:
     now = 0.0
-    allowance = RateLimiter(4, clock=lambda: now)
-    assert [allowance.take("10.0.0.1") for _ in range(3)] == [True, True, False]
+    limiter = RateLimiter(4, clock=lambda: now)
+    assert [limiter.allows("10.0.0.1") for _ in range(3)] == [True, True, False]
     assert [
-        allowance.take("2001:db8::1"),
-        allowance.take("2001:db8::ffff"),
-        allowance.take("2001:db8::2"),
+        limiter.allows("2001:db8::1"),
+        limiter.allows("2001:db8::ffff"),
+        limiter.allows("2001:db8::2"),
     ] == [True, True, False]
     assert [
-        allowance.take("10.0.0.2"),
-        allowance.take("::ffff:10.0.0.3"),
-        allowance.take(None),
-    ] == [False] * 3, "the whole is used up"
+        limiter.allows("10.0.0.2"),
+        limiter.allows("::ffff:10.0.0.3"),
+        limiter.allows(None),
+    ] == [False] * 3, "the total is used up"
     now = 15.0
-    assert [allowance.take("10.0.0.3"), allowance.take("10.0.0.3")] == [True, False], (
-        "a quarter of a minute brings one"
+    assert [limiter.allows("10.0.0.3"), limiter.allows("10.0.0.3")] == [True, False], (
+        "a quarter of a minute adds one"
     )
     now = 10_000.0
-    assert [allowance.take(f"10.0.1.{number}") for number in range(6)] == [True] * 4 + [
+    assert [limiter.allows(f"10.0.1.{number}") for number in range(6)] == [True] * 4 + [
         False
-    ] * 2, "and never more than a minute's"
+    ] * 2, "and never more than the capacity"
 
 
-def test_an_allowance_remembers_a_bounded_number_of_sources() -> None:
-    allowance = RateLimiter(1e9)
+def test_a_rate_limiter_remembers_a_limited_number_of_sources() -> None:
+    limiter = RateLimiter(1e9)
     for number in range(3000):
-        allowance.take(f"10.0.{number // 256}.{number % 256}")
-    assert len(allowance._sources) == 1000
+        limiter.allows(f"10.0.{number // 256}.{number % 256}")
+    assert len(limiter._sources) == 1000
 
 
 @pytest.mark.parametrize(
     "body", [succeeded(provider_id="task-2"), succeeded("")], ids=["another's id", "no result"]
 )
-def test_who_has_a_ticket_has_a_job_asked_for_at_once_and_then_once_a_poll_interval(
+def test_a_doubtful_callback_with_a_ticket_causes_a_poll_at_once_and_then_once_a_poll_interval(
     books: Books, body: bytes
 ) -> None:
     ref = books.waiting()
@@ -183,7 +187,7 @@ def test_who_has_a_ticket_has_a_job_asked_for_at_once_and_then_once_a_poll_inter
     assert books.job(ref).due_at == NOW + 10 + TIMING.poll_interval, "it is due already"
 
 
-def test_strangers_have_a_job_asked_for_no_more_than_once_a_poll_interval(books: Books) -> None:
+def test_callbacks_without_a_ticket_cause_at_most_one_poll_per_poll_interval(books: Books) -> None:
     ref = books.waiting()
     for wait in (0, 10, 10):
         books.clock.advance(wait)
@@ -197,17 +201,17 @@ def test_strangers_have_a_job_asked_for_no_more_than_once_a_poll_interval(books:
     assert books.notified == 0
 
 
-# What becomes of a body that was not believed.
+# The decision about a body that had to be confirmed.
 
 TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
 
 
 @pytest.mark.parametrize("unsigned", [True, False])
 @pytest.mark.parametrize(
-    ("told", "verdict"),
+    ("body", "verdict"),
     [
         (succeeded(TRUE), "duplicate"),
-        (succeeded(TRUE + "?signed=anew"), "duplicate"),
+        (succeeded(TRUE + "?signed=again"), "duplicate"),
         (succeeded(FORGED), "contradiction"),
         (succeeded(TRUE, FORGED), "contradiction"),
         (failed(), "contradiction"),
@@ -215,17 +219,17 @@ TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
         (succeeded("https://[broken"), "contradiction"),
     ],
 )
-def test_what_counts_is_the_read_back_and_a_body_that_disagrees_is_marked_and_told(
-    books: Books, told: bytes, verdict: str, capsys: pytest.CaptureFixture[str], *, unsigned: bool
+def test_the_providers_answer_decides_and_a_body_that_disagrees_is_marked_and_logged(
+    books: Books, body: bytes, verdict: str, capsys: pytest.CaptureFixture[str], *, unsigned: bool
 ) -> None:
     inbox: Inbox = books.make_inbox(confirms=not unsigned)
     ref = books.waiting()
     assert (
-        inbox.accept(Delivery(ref, Source.CALLBACK, told, NOW), unsigned=unsigned)
+        inbox.accept(Delivery(ref, Source.CALLBACK, body, NOW), unsigned=unsigned)
         is Decision.UNCONFIRMED
     )
     assert (books.job(ref).outcome, books.assets_of(ref)) == (None, []), (
-        "it decides nothing, and nothing of it is fetched"
+        "it decides nothing, and its URLs are not fetched"
     )
     inbox.accept(Delivery(ref, Source.POLL, running(), NOW))
     assert books.verdicts(ref) == ["unconfirmed", "progress"], (
@@ -239,10 +243,10 @@ def test_what_counts_is_the_read_back_and_a_body_that_disagrees_is_marked_and_to
     )
     said = capsys.readouterr().out
     assert ("disagrees with the provider's own answer" in said) is (verdict == "contradiction")
-    assert next(delivery.body for delivery in books.queries.deliveries(ref)) == told
+    assert next(delivery.body for delivery in books.queries.deliveries(ref)) == body
 
 
-def test_a_read_back_of_a_failure_counts_against_a_forged_success(books: Books) -> None:
+def test_the_providers_failure_overrules_a_forged_success(books: Books) -> None:
     ref = books.waiting()
     books.inbox.accept(Delivery(ref, Source.CALLBACK, succeeded(FORGED), NOW), unsigned=True)
     books.deliver(ref, failed(), Source.POLL)
@@ -253,7 +257,7 @@ def test_a_read_back_of_a_failure_counts_against_a_forged_success(books: Books) 
 
 
 @pytest.mark.parametrize("unsigned", [True, False])
-def test_a_body_after_the_end_is_judged_at_once(books: Books, *, unsigned: bool) -> None:
+def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool) -> None:
     inbox = books.make_inbox(confirms=not unsigned)
     ref = books.archiving()
     said = [
@@ -270,13 +274,13 @@ def test_a_body_after_the_end_is_judged_at_once(books: Books, *, unsigned: bool)
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("body", "kept"),
     [(succeeded(FORGED), ["contradiction", "ended"]), (b"x" * (LARGEST_BODY + 1), ["ended"])],
 )
-def test_what_came_with_a_confirmed_id_is_compared_with_the_providers_answer(
-    books: Books, told: bytes, kept: list[str]
+def test_the_body_of_a_confirmed_hint_is_compared_with_the_providers_answer(
+    books: Books, body: bytes, kept: list[str]
 ) -> None:
-    books.hints.add("task-1", told)
+    books.hints.add("task-1", body)
     (claimed,) = books.hints.claim(1)
     books.hints.adopt(ref := new_ref(NOW), claimed.row, BASE_URL)
     books.deliver(ref, succeeded(TRUE), Source.POLL)

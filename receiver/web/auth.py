@@ -1,0 +1,140 @@
+"""Authentication: ADMIN_TOKEN as a bearer token, or a session cookie after a login with it.
+
+The session is Flask's signed cookie and the form token is Flask-WTF's. Both are signed with
+ADMIN_TOKEN, so every process accepts them, and another token ends every session.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+from flask import Flask, Request, Response, request, session
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from flask_wtf.csrf import generate_csrf, validate_csrf  # type: ignore[import-untyped]  # the package has no types
+from itsdangerous import URLSafeTimedSerializer
+from wtforms import ValidationError  # type: ignore[import-untyped]  # as above
+
+from receiver.web.state import services
+
+# Seconds from a login to the end of its session.
+LIFETIME = 12 * 3600
+
+
+def init_app(app: Flask) -> None:
+    """Set up the session cookie. Its name and key depend on settings that are read later."""
+    app.session_interface = _SessionInterface()
+    app.config.update(
+        PERMANENT_SESSION_LIFETIME=LIFETIME,
+        SESSION_REFRESH_EACH_REQUEST=False,  # a session ends 12 hours after its login
+        SESSION_COOKIE_SAMESITE="Strict",
+        WTF_CSRF_TIME_LIMIT=None,  # a form is valid as long as its session
+    )
+
+
+def has_bearer() -> bool:
+    """Return whether the request has ADMIN_TOKEN in its Authorization header."""
+    kind, _, given = request.headers.get("Authorization", "").partition(" ")
+    return kind.lower() == "bearer" and is_admin_token(given)
+
+
+def is_admin_token(given: str) -> bool:
+    """Return whether ``given`` is ADMIN_TOKEN."""
+    return hmac.compare_digest(given.strip().encode(), services().admin_token.encode())
+
+
+def is_logged_in() -> bool:
+    """Return whether the request has a valid session cookie."""
+    return "logged_in" in session
+
+
+def log_in() -> None:
+    """Begin a new session."""
+    session.clear()
+    session.permanent = True
+    session["logged_in"] = True
+    csrf_token()  # now: a change of the session on a later page would extend it
+
+
+def log_out() -> None:
+    """End the session of this browser."""
+    session.clear()
+
+
+def csrf_token() -> str:
+    """Return the token that every form of this session must send; empty without a session."""
+    return str(generate_csrf(services().admin_token)) if is_logged_in() else ""
+
+
+def is_csrf_token(given: str) -> bool:
+    """Return whether ``given`` is a form token of this session."""
+    try:
+        validate_csrf(given, services().admin_token)
+    except ValidationError:
+        return False
+    return True
+
+
+class _LazySession(SessionMixin):
+    """Session data that are read from the cookie at the first access.
+
+    Flask opens a session for every request, before its error handlers apply. Callbacks and API
+    calls with a bearer token never access it.
+    """
+
+    modified = False
+
+    def __init__(self, load: Callable[[], SessionMixin | None]) -> None:
+        self._load = load
+
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        return dict(self._load() or {})
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.modified = True
+        self._data[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        self.modified = True
+        del self._data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+
+class _SessionInterface(SecureCookieSessionInterface):
+    """Flask's cookie sessions, with a key and a cookie name that are known at the first request."""
+
+    def open_session(self, app: Flask, request: Request) -> SessionMixin:  # type: ignore[override]  # Flask's own class is narrower than what it needs
+        load = super().open_session
+        return _LazySession(lambda: load(app, request))
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        if session.modified:
+            super().save_session(app, session, response)
+
+    def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer:  # noqa: ARG002 - Flask calls it so
+        return URLSafeTimedSerializer(
+            services().admin_token,
+            salt=self.salt,
+            serializer=self.serializer,
+            signer_kwargs={
+                "key_derivation": self.key_derivation,
+                "digest_method": hashlib.sha256,
+            },
+        )
+
+    def get_cookie_name(self, app: Flask) -> str:
+        # Browsers accept the __Host- prefix over https only; no other host can set such a cookie.
+        return "__Host-receiver" if self.get_cookie_secure(app) else "receiver"
+
+    def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002 - Flask calls it so
+        return (services().settings.public_url or "").startswith("https://")

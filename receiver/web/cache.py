@@ -1,0 +1,65 @@
+"""A cached value with a lifetime, for what is asked often and costs something to compute.
+
+Libraries such as cachetools keep values by key; none lets one thread compute while the others wait
+or get the previous value.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class CachedValue(Generic[T]):
+    """A value that one thread at a time computes again once it is older than ``lifetime`` seconds.
+
+    ``serve_stale``: while one thread computes, the others get the previous value and do not wait.
+    ``cost_factor``: keep a value at least so many times as long as it took to compute.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[], T],
+        lifetime: float,
+        *,
+        serve_stale: bool = False,
+        cost_factor: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._compute = compute
+        self._lifetime = lifetime
+        self._serve_stale = serve_stale
+        self._cost_factor = cost_factor
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._value: T | None = None
+        self._expires_at = float("-inf")
+
+    def get(self) -> T:
+        """Return the value; compute it if it is missing or too old. Raise what computing raises."""
+        if self._is_expired():
+            may_wait = self._value is None or not self._serve_stale
+            if self._lock.acquire(blocking=may_wait):
+                try:
+                    self._refresh()
+                finally:
+                    self._lock.release()
+        value = self._value
+        assert value is not None  # noqa: S101 - the first call waits until there is one
+        return value
+
+    def peek(self) -> T | None:
+        """Return the last value, however old; None if there is none yet."""
+        return self._value
+
+    def _is_expired(self) -> bool:
+        return self._clock() >= self._expires_at
+
+    def _refresh(self) -> None:
+        if self._is_expired():  # not if another thread computed it while this one waited
+            began = self._clock()
+            self._value = self._compute()
+            ended = self._clock()
+            self._expires_at = ended + max(self._lifetime, self._cost_factor * (ended - began))

@@ -1,0 +1,45 @@
+"""The status of all jobs: the status bar, the invariants, pictures at risk, and work set aside."""
+
+from flask import Response
+
+from receiver.web.dashboard.base import blueprint, is_fragment, page
+from receiver.web.dashboard.summary import at_risk_before
+from receiver.web.state import services
+
+# Rows on a page.
+ROWS = 100
+
+
+@blueprint.get("/strip")
+def status_bar() -> Response:
+    """Show how many jobs are in each state."""
+    return page("_status_bar.html", {"wait_for_audit": True})
+
+
+@blueprint.get("/law")
+def invariants() -> Response:
+    """Show the result of the last audit."""
+    return page("invariants.html")
+
+
+@blueprint.get("/danger")
+def at_risk() -> Response:
+    """Show the pictures that may be lost soon, the earliest expiry first."""
+    values = {
+        "endangered": services().pictures.endangered(at_risk_before(services()), ROWS),
+        "lifetime": services().timing.url_lifetime,
+    }
+    return page("_at_risk.html" if is_fragment() else "at_risk.html", values)
+
+
+@blueprint.get("/set-aside")
+def set_aside() -> Response:
+    """Show the jobs, deliveries and events that the service gave up on after repeated failures."""
+    jobs = services().set_aside.jobs(limit=ROWS).jobs
+    values = {
+        "jobs": jobs,
+        "assets": services().queries.assets([job.ref for job in jobs]),
+        "deliveries": services().set_aside.deliveries(limit=ROWS),
+        "event_deliveries": services().events.set_aside(limit=ROWS),
+    }
+    return page("set_aside.html", values)

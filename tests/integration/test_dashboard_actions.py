@@ -1,0 +1,185 @@
+"""The dashboard's forms, without a browser: what they do, and that they need a CSRF token."""
+
+import re
+
+import pytest
+from dashboard_client import HOSTILE, archived, form_token, post, reported, submitted
+from web_client import FAILED, SUCCEEDED, WebClient
+
+from receiver.model import Decision, JobState
+
+
+@pytest.mark.parametrize("given", [None, "", "x", "of another session"])
+def test_a_form_without_the_sessions_csrf_token_changes_nothing(
+    logged_in: WebClient, given: str | None
+) -> None:
+    ref = reported(logged_in, FAILED)
+    if given == "of another session":
+        given = form_token(logged_in)
+        logged_in.client.post("/login", data={"token": logged_in.services.admin_token})
+    for path in (f"/jobs/{ref}/retry", "/retry-all", "/submit"):
+        answer = logged_in.client.post(path, data={} if given is None else {"csrf_token": given})
+        assert (answer.status_code, "too old" in answer.text) == (403, True)
+    assert logged_in.services.jobs.get(ref).state is JobState.FAILED
+
+
+def test_the_csrf_token_may_be_in_a_header(logged_in: WebClient) -> None:
+    ref = reported(logged_in, FAILED)
+    assert (
+        logged_in.client.post(
+            f"/jobs/{ref}/retry", headers={"X-CSRF-Token": form_token(logged_in)}
+        ).status_code
+        == 303
+    )
+
+
+def test_a_failed_job_is_retried_and_an_archived_one_is_not(logged_in: WebClient) -> None:
+    lost, safe = reported(logged_in, FAILED), archived(logged_in)
+    answer = post(logged_in, f"/jobs/{lost}/retry")
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/jobs/{lost}?notice=retried")
+    assert logged_in.services.jobs.get(lost).state is JobState.WAITING
+    assert "was reopened" in logged_in.client.get(answer.headers["Location"]).text
+    refused = post(logged_in, f"/jobs/{safe}/retry", next="https://evil.test")
+    assert (refused.status_code, "nothing to retry" in refused.text, "evil" in refused.text) == (
+        409,
+        True,
+        False,
+    )
+    assert post(logged_in, "/jobs/01JZ2Q7V3N0123456789ABCDEF/retry").status_code == 404
+
+
+def test_try_now_makes_waiting_work_due(logged_in: WebClient) -> None:
+    ref = reported(logged_in, SUCCEEDED)
+    (claimed,) = logged_in.services.assets.claim(1)
+    later = logged_in.services.now() + 999
+    logged_in.services.assets.retry(claimed, later, "not yet")
+    assert logged_in.services.assets.claim(1) == []
+    assert (
+        post(logged_in, f"/jobs/{ref}/hurry", next="/danger").headers["Location"]
+        == "/danger?notice=expedited"
+    )
+    (again,) = logged_in.services.assets.claim(1)
+    assert post(logged_in, f"/jobs/{ref}/hurry").status_code == 303
+    assert logged_in.services.queries.assets([ref])[ref][0].claim == again.token, (
+        "claimed work is left alone"
+    )
+
+
+def test_a_delivery_is_replayed_if_it_belongs_to_the_job(logged_in: WebClient) -> None:
+    ref, other = submitted(logged_in), reported(logged_in, FAILED)
+    logged_in.callback(logged_in.services.tickets.sign(ref), b"{")
+    (entry,) = logged_in.services.queries.delivery_log(ref)
+    assert post(logged_in, f"/jobs/{other}/deliveries/{entry.id}/replay").status_code == 404
+    answer = post(logged_in, f"/jobs/{ref}/deliveries/{entry.id}/replay")
+    assert (answer.status_code, "still unreadable" in answer.text) == (409, True)
+    (good,) = logged_in.services.queries.delivery_log(other)
+    assert (
+        post(logged_in, f"/jobs/{other}/deliveries/{good.id}/replay").headers["Location"]
+        == f"/jobs/{other}?notice=replayed"
+    )
+
+
+def run_all_steps(web: WebClient, page: str) -> list[str]:
+    """Submit the form of a bulk page until there is none; return the text of each step."""
+    said = []
+    while fields := dict(
+        re.findall(
+            r'name="(\w+)" value="([^"]*)"', page.partition("<main")[2].partition("</main>")[0]
+        )
+    ):
+        path = re.search(r'action="(/\w+-all)"', page)
+        assert path
+        page = web.client.post(path[1], data=fields).text
+        said.append(
+            re.sub(
+                r"\s+",
+                " ",
+                re.sub(r"<[^>]+>", "", page.partition("<main")[2].partition("</main>")[0]),
+            )
+        )
+    return said
+
+
+def test_all_matching_jobs_are_retried_in_steps_after_a_confirmation(
+    logged_in: WebClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.web.dashboard.actions.STEP", 2)
+    foxes = [reported(logged_in, {**FAILED, "id": f"task-{number}"}) for number in range(5)]
+    gone = submitted(logged_in)
+    logged_in.services.jobs.expire(gone, "no word, and no id to ask with")
+    owl, safe = reported(logged_in, {**FAILED, "id": "owl"}, "an owl"), archived(logged_in)
+    page = logged_in.client.get("/retry-all?q=fox").text
+    assert "expired jobs: 6" in page
+    steps = run_all_steps(logged_in, page)
+    assert [
+        "2 done, 0 failed" in steps[0],
+        "5 done, 0 failed" in steps[2],
+        "5 done, 1 failed" in steps[-1],
+    ] == [True, True, True]
+    assert "All were processed" in steps[-1]
+    states = {ref: logged_in.services.jobs.get(ref).state for ref in (*foxes, gone, owl, safe)}
+    assert states == {
+        **dict.fromkeys(foxes, "waiting"),
+        gone: "expired",
+        owl: "failed",
+        safe: "archived",
+    }
+
+
+@pytest.mark.parametrize("query", ["state=archived", "state=waiting", "q=nothing"])
+def test_a_bulk_retry_without_matches_has_nothing_to_do(logged_in: WebClient, query: str) -> None:
+    archived(logged_in)
+    page = logged_in.client.get(f"/retry-all?{query}").text
+    assert ("There is nothing to do" in page, "Start" in page) == (True, False)
+    assert post(logged_in, "/retry-all", todo="archived").status_code == 400
+
+
+def test_all_unreadable_deliveries_are_replayed(
+    logged_in: WebClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.web.dashboard.actions.STEP", 2)
+    ref = submitted(logged_in)
+    for _ in range(3):
+        logged_in.callback(logged_in.services.tickets.sign(ref), b"{")
+    logged_in.services.database.write(
+        lambda connection: connection.exec_driver_sql(
+            'UPDATE deliveries SET body = \'{"id":"t","status":"running"}\' WHERE id = 1'
+        )
+    )
+    page = logged_in.client.get("/replay-all").text
+    assert "Unreadable deliveries: 3" in page
+    assert "1 done, 2 failed" in run_all_steps(logged_in, page)[-1]
+    assert logged_in.verdicts(ref) == [Decision.PROGRESS, Decision.UNREADABLE, Decision.UNREADABLE]
+
+
+def test_an_invalid_job_form_is_shown_again_with_its_values_and_mistakes(
+    logged_in: WebClient,
+) -> None:
+    answer = post(logged_in, "/submit", prompt=HOSTILE, model="m", variants="99", mode="pigeon")
+    assert (answer.status_code, "variants:" in answer.text, "mode:" in answer.text) == (
+        400,
+        True,
+        True,
+    )
+    assert "&lt;script&gt;alert(1)" in answer.text
+    missing = post(logged_in, "/submit", prompt="a fox", model="m", mode="webhook")
+    assert (missing.status_code, "GRSAI_API_KEY" in missing.text, "PUBLIC_URL" in missing.text) == (
+        409,
+        True,
+        True,
+    )
+    assert logged_in.services.queries.jobs() == []
+
+
+def test_a_job_form_can_be_filled_in_from_another_job(logged_in: WebClient) -> None:
+    assert (
+        "a snow fox</textarea>"
+        in logged_in.client.get(f"/submit?like={submitted(logged_in, 'a snow fox')}").text
+    )
+
+
+def test_a_form_that_is_too_large_is_refused(logged_in: WebClient) -> None:
+    answer = logged_in.client.post(
+        "/submit", data={"csrf_token": "x", "prompt": "x" * (1024 * 1024 + 1)}
+    )
+    assert (answer.status_code, "1.0 MB" in answer.text) == (413, True)
