@@ -63,7 +63,7 @@ _CAUSE_WORK = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Item:
+class Item:
     """A delivery that was read, and the SHA-256 of its body in hex."""
 
     delivery: Delivery
@@ -97,7 +97,7 @@ class Inbox:
         self._base_url = base_url
         self._confirm_always = confirm_always
         self._redact = redact
-        self._batch = Batch(one=self._take_item, many=self._take_ordinary)
+        self._batch = Batch(one=self._take, many=self._take_ordinary)
 
     def accept(
         self, delivery: Delivery, *, replayed: int | None = None, unsigned: bool = False
@@ -112,7 +112,7 @@ class Inbox:
         try:
             with tracing.span(delivery.source, delivery.ref):
                 report = self._redacted(read_report(delivery))
-                item = _Item(delivery, report, sha256(delivery.body).hexdigest())
+                item = Item(delivery, report, sha256(delivery.body).hexdigest())
                 if replayed is None and not unsigned:
                     decision = self._database.write_item(self._batch, item)
                 else:
@@ -143,7 +143,7 @@ class Inbox:
         return replace(report, message=self._redact(report.message)) if report.message else report
 
     def _take_ordinary(
-        self, connection: Connection, items: Sequence[_Item]
+        self, connection: Connection, items: Sequence[Item]
     ) -> list[Decision | None]:
         """Take the ordinary callbacks among many with a few statements; return None for the others.
 
@@ -177,7 +177,7 @@ class Inbox:
             deliveries.insert_deliveries(connection, stored)
         return [decisions.get(item) for item in items]
 
-    def _decide_ordinary(self, job: Job, item: _Item) -> Decision | None:
+    def _decide_ordinary(self, job: Job, item: Item) -> Decision | None:
         """Return the decision about an ordinary callback, None for any other delivery."""
         report = item.report
         if item.delivery.source is not Source.CALLBACK:
@@ -188,13 +188,10 @@ class Inbox:
         success = decision is Decision.ENDED and report.outcome is Outcome.SUCCEEDED
         return decision if success or decision is Decision.PROGRESS else None
 
-    def _take_item(self, connection: Connection, item: _Item) -> Decision:
-        return self._take(connection, item)
-
     def _take(
         self,
         connection: Connection,
-        item: _Item,
+        item: Item,
         *,
         replayed: int | None = None,
         unsigned: bool = False,
@@ -464,7 +461,7 @@ def _fits(delivery: Delivery, counts: Mapping[str, tuple[int, int]]) -> bool:
     return count < MOST_KEPT and size + len(delivery.body) <= MOST_BYTES
 
 
-def _with_room(connection: Connection, found: list[tuple[Job, _Item]]) -> list[tuple[Job, _Item]]:
+def _with_room(connection: Connection, found: list[tuple[Job, Item]]) -> list[tuple[Job, Item]]:
     """Leave out the deliveries of jobs that have enough of them."""
     if not found:
         return []

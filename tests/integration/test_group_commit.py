@@ -32,7 +32,8 @@ class OwnMistakeError(Exception):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Have writers wait for their turn half a second only."""
-    monkeypatch.setattr("receiver.ledger.group_commit.WRITE_TIMEOUT", 0.5)
+    for module in ("group_commit", "sqlite"):
+        monkeypatch.setattr(f"receiver.ledger.{module}.WRITE_TIMEOUT", 0.5)
     return 0.5
 
 
