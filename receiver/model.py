@@ -1,6 +1,7 @@
-"""The words of the service as types: states, reasons, reports and what a provider's answer is turned into.
+"""The terms of the service as types: states, reasons, reports, deliveries, submissions.
 
-Nothing here does I/O. Times are seconds since the epoch (float, UTC), sizes are bytes, dimensions are pixels.
+Nothing here does I/O. Times are seconds since the epoch (float, UTC), sizes are bytes, dimensions
+are pixels.
 """
 
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from ulid import ULID
 class JobState(StrEnum):
     """Where a job stands; the last three are final."""
 
-    SUBMITTING = "submitting"  # the row exists; the POST is in flight, or its answer was lost
+    SUBMITTING = "submitting"  # the POST is in flight, or its answer was lost
     WAITING = "waiting"  # the provider has it
-    ARCHIVING = "archiving"  # the result is known, its assets are on their way
+    ARCHIVING = "archiving"  # the result is known, assets are pending
     ARCHIVED = "archived"
     FAILED = "failed"
     EXPIRED = "expired"
@@ -46,14 +47,14 @@ class Reason(StrEnum):
 
 
 class Provider(StrEnum):
-    """Whom a job is posted to."""
+    """The service that a job is posted to."""
 
     GRSAI = "grsai"
     OPENAI = "openai"
 
 
 class Mode(StrEnum):
-    """How a job's result is to reach us."""
+    """How a job's result reaches us."""
 
     WEBHOOK = "webhook"
     POLL = "poll"
@@ -62,7 +63,7 @@ class Mode(StrEnum):
 
 
 class Api(StrEnum):
-    """Which of a provider's dialects a job is posted in, and asked for in."""
+    """The provider's API by which a job is posted and polled."""
 
     DRAW = "draw"  # GRSAI's older API: /v1/draw, /v1/video
     NEWER = "api"  # GRSAI's newer one: /v1/api
@@ -79,30 +80,30 @@ class Source(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a report says of its job."""
+    """What a report says about its job."""
 
-    RUNNING = "running"  # also every status word we do not know
+    RUNNING = "running"  # also every unknown status
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
 
 class Decision(StrEnum):
-    """What a delivery changed."""
+    """What we decided about a delivery; the column is called ``verdict``."""
 
-    PROGRESS = "progress"  # the job goes on
-    ENDED = "ended"  # the first terminal report: it decided the job
+    PROGRESS = "progress"  # the job continues
+    ENDED = "ended"  # the first terminal report, which counts
     REFRESHED = "refreshed"  # a poll brought fresh URLs for assets not yet archived
-    EMPTY = "empty"  # succeeded without a URL: the result is asked for once more
-    DUPLICATE = "duplicate"  # says what we knew
+    EMPTY = "empty"  # succeeded without a URL: the provider is asked again
+    DUPLICATE = "duplicate"  # nothing new
     LATE = "late"  # running, after the end
-    CONTRADICTION = "contradiction"  # another end than the one that counted
-    OTHER_ID = "other_id"  # a right ticket around another task's report
-    UNCONFIRMED = "unconfirmed"  # kept; the result is read back from the provider (CONFIRM=always)
-    UNREADABLE = "unreadable"  # kept as evidence
+    CONTRADICTION = "contradiction"  # another end than the one that counts
+    OTHER_ID = "other_id"  # a valid ticket with another task's report
+    UNCONFIRMED = "unconfirmed"  # stored; the provider is asked (CONFIRM=always)
+    UNREADABLE = "unreadable"  # stored, not understood
 
 
 class EventType(StrEnum):
-    """What is told to others."""
+    """What is published through the outbox."""
 
     ASSET_ARCHIVED = "asset.archived"
     JOB_ARCHIVED = "job.archived"
@@ -112,24 +113,22 @@ class EventType(StrEnum):
 
 
 class EventDeliveryState(StrEnum):
-    """Where the telling of one event to one destination stands."""
+    """State of the delivery of one event to one destination."""
 
     PENDING = "pending"
     SENT = "sent"
-    SET_ASIDE = (
-        "set_aside"  # given up after days of trying; kept to be seen, and sent again on request
-    )
+    SET_ASIDE = "set_aside"  # given up after days of retries; people can have it sent again
 
 
-# In place of a URL, before an index: the bytes came within the answer itself, which the ledger keeps.
+# Prefix of a picture's index, in place of a URL: the ledger has the answer with its bytes.
 INLINE = "delivery:"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result file as the provider announced it; the dimensions are its claim, not a measurement.
+    """One result file as the provider announced it; the dimensions are not verified.
 
-    ``url`` is where to fetch it, or ``delivery:<index>``: the picture at that index of the answer that brought it.
+    ``url`` is an address, or ``delivery:<index>`` for a picture inside the provider's answer.
     """
 
     url: str
@@ -139,9 +138,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One provider message about one task, whatever its source.
+    """One provider message about one task, from any source.
 
-    ``status`` keeps the vendor's own word; ``progress`` is 0–100; ``reason`` is set when the outcome is FAILED.
+    ``status`` is the vendor's own word; ``progress`` is 0–100; ``reason`` is set if the job failed.
     """
 
     outcome: Outcome
@@ -155,7 +154,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One report as it arrived: the raw body stays beside whatever we read in it."""
+    """One report as it arrived; the raw body is stored beside what we read in it."""
 
     ref: str
     source: Source
@@ -165,9 +164,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a caller asks for: the provider's fields (``params``) are passed through untouched.
+    """A submit for a provider; ``params`` are the provider's own fields, passed on unchanged.
 
-    ``key`` is the caller's own name for the job: it is taken by one job only, so that repeating a submit pays nothing twice.
+    ``key`` is the caller's own name for the job. Only one job can have it, so a repeated submit is
+    not paid twice.
     """
 
     prompt: str
@@ -195,17 +195,17 @@ def risk_begins(expires_at: float, lifetime: float) -> float:
 
 
 def new_ref(now: float) -> str:
-    """Make a job's ref: a ULID, so refs sort by time and a ref's date can be read from it."""
+    """Return a new ref: a ULID, which sorts by time and contains it."""
     return str(ULID.from_timestamp(now))
 
 
 def ref_time(ref: str) -> datetime:
-    """Return the moment a ref was made, in UTC; the archive's folders are named after it."""
+    """Return the time in a ref, in UTC; the archive's folders are named after it."""
     return ULID.from_str(ref).datetime.astimezone(UTC)
 
 
 def timestamp(moment: float | None) -> str | None:
-    """Return a moment (seconds since the epoch) as RFC 3339 text with milliseconds; nothing stays nothing."""
+    """Return a moment (seconds since the epoch) as RFC 3339 with milliseconds; None stays None."""
     return (
         None
         if moment is None

@@ -32,7 +32,7 @@ from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.ledger.queries.events import EventQueries
-from receiver.ledger.queries.job_list import JobList
+from receiver.ledger.queries.job_list import JobListQueries
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.queries.pictures import PictureQueries
 from receiver.ledger.queries.set_aside import SetAsideQueries
@@ -146,9 +146,9 @@ class Services:
         return JobQueries(self.database)
 
     @cached_property
-    def job_list(self) -> JobList:
+    def job_list(self) -> JobListQueries:
         """Lists of jobs."""
-        return JobList(self.database)
+        return JobListQueries(self.database)
 
     @cached_property
     def pictures(self) -> PictureQueries:
@@ -352,21 +352,21 @@ class Services:
                 JOB_THREADS,
                 partial(due, "jobs"),
                 partial(self.jobs.claim, complete=True),
-                self.reconciler.look,
+                self.reconciler.reconcile_job,
             ),
             WorkQueue(
                 QueueName.JOBS,
                 JOB_THREADS,
                 partial(due, "jobs"),
                 partial(self.jobs.claim, complete=False),
-                self.reconciler.look,
+                self.reconciler.reconcile_job,
             ),
             WorkQueue(
                 QueueName.SUSPECT_JOBS,
                 SUSPECT_THREADS,
                 partial(due, "jobs"),
                 self.jobs.claim_suspects,
-                self.reconciler.look,
+                self.reconciler.reconcile_job,
             ),
             WorkQueue(
                 QueueName.HINTS,

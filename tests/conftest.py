@@ -1,8 +1,9 @@
-"""What tests of every tier share: the real S3 server with a bucket of one's own, the real PostgreSQL, and logging as it was."""
+"""Fixtures of every tier: a real S3 server with a bucket, a real PostgreSQL, logging restored."""
 
 import gc
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,8 @@ from postgres import PostgresServer, postgres, postgres_binaries
 from real_parts import missing
 from seaweed import S3Server, seaweedfs, weed_binary
 
-# The same examples in every run, so that a failure is always somebody's change; --hypothesis-profile=search looks for new ones.
+# The same examples in every run, so that a failure comes from a change;
+# --hypothesis-profile=search looks for new ones.
 settings.register_profile("repeatable", derandomize=True, database=None)
 settings.register_profile("search", max_examples=2000)
 settings.load_profile("repeatable")
@@ -29,19 +31,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Leave the garbage collector out while thousands of tests are collected: it would walk through all of them again and again."""
+    """Let SIGINT interrupt the commands that tests start; switch the garbage collector off.
+
+    A shell that runs the tests in the background makes them ignore SIGINT, and every process
+    inherits that. During collection the garbage collector would walk through thousands of tests
+    again and again.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Let it look after what the tests make, and pass over the tests themselves."""
+    """Switch the garbage collector on for what the tests make, not for the tests themselves."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what a command run inside the tests' process does to logging."""
+    """Restore the logging that a command run inside the tests' process configured."""
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", root.handlers)
     for logger in (root, logging.getLogger("receiver"), logging.getLogger("submitter")):

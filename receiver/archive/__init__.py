@@ -1,1 +1,1 @@
-"""From a result URL to an object in the archive: download, inspect, store, and the manifest beside it."""
+"""The archive: it inspects downloaded files, stores them, and writes a manifest beside them."""

@@ -1,6 +1,7 @@
-"""The way of one asset from its URL into the archive: fetch, inspect, store, and the ledger told.
+"""Archive one asset: download it, inspect it, store it, and record the result in the ledger.
 
-Nothing is retried here. Whatever goes wrong, the asset's row is told when to be due again, or that it is over.
+Nothing is retried here. After a failed attempt the asset's row gets a new due time or a final
+state.
 """
 
 from binascii import Error, a2b_base64
@@ -41,18 +42,18 @@ log = structlog.get_logger(__name__)
 
 # Seconds after each failed attempt, with jitter.
 BACK_OFF = doubling(1.0, 60.0)
-# How often a source may serve something that is no picture before the job fails: some four minutes of "not ready yet".
+# After so many files that are no picture the asset fails: about four minutes of "not ready yet".
 MAX_BAD_FILES = 10
-# Seconds until the archive is tried again after it could not take an object.
+# Seconds until the next attempt after the archive could not store an object.
 STORE_RETRY_DELAY = 15.0
-# From this attempt on, a URL that is not there is taken for dead, and the provider is asked for a fresh one.
+# From this attempt on a missing URL counts as dead, and the provider is asked for a fresh one.
 ATTEMPTS_BEFORE_REFRESH = 3
-# Characters decoded at a time: whole groups of four.
+# Base64 characters decoded at a time: a multiple of four.
 BASE64_CHUNK = 4 * 64 * 1024
 
 
 class Archiver:
-    """Brings claimed assets home; ``scratch`` is the folder for files on their way."""
+    """Archives claimed assets. ``scratch`` is the folder for temporary files."""
 
     def __init__(
         self,
@@ -71,13 +72,13 @@ class Archiver:
         self._store = store
         self._scratch = scratch
         self._store_suspect = False
-        # An answer with pictures in it is large: one in memory at a time.
+        # A response that contains pictures is large: only one is in memory at a time.
         self._decode_lock = Lock()
-        # By ref and index. A restart counts anew, which costs minutes; the URL's end bounds them all.
+        # By ref and index. A restart begins from 0; the URL's lifetime is the limit in any case.
         self._bad_files: Counter[tuple[str, int]] = Counter()
 
     def archive(self, claimed: Claimed[Asset]) -> None:
-        """Archive one asset, or say in the ledger when it is to be tried again."""
+        """Archive one asset, or record in the ledger when to try again."""
         asset = claimed.row
         logger = log.bind(ref=asset.ref, index=asset.idx, attempt=asset.attempts)
         if asset.crashes >= MOST_CRASHES:
@@ -97,25 +98,25 @@ class Archiver:
                 time_left=round(asset.expires_at - self._now(), 1),
             )
         except ClaimLostError as error:
-            logger.warning("asset left to another worker", error=str(error))
+            logger.warning("asset claim lost", error=str(error))
         except LedgerError:
-            # That says nothing about the asset, which may be in the archive by now: the lease ends, and the next attempt finds it there.
+            # The asset may be archived already. Its lease ends, and the next attempt finds it.
             raise
         except ReceiverError as error:
-            logger.warning("asset not archived", error=str(error), permanent=error.permanent)
+            logger.warning("archiving attempt failed", error=str(error), permanent=error.permanent)
             self._record_failure(claimed, error)
         except Exception as error:
-            # A mistake of ours must not keep an asset for ever: it is an attempt that failed, and the URL's end bounds those.
-            logger.exception("attempt broke off")
+            # A bug of ours counts as a failed attempt, so that it cannot block the asset for ever.
+            logger.exception("archiving attempt crashed")
             self._record_failure(
                 claimed,
                 ReceiverError(
-                    f"the attempt broke off ({type(error).__name__}); the log says where"
+                    f"unexpected error in the attempt ({type(error).__name__}); see the log"
                 ),
             )
 
     def _archive(self, claimed: Claimed[Asset]) -> StoredAsset:
-        """Fetch, inspect, store; return what is in the archive now."""
+        """Download, inspect and store the asset. Return what is in the archive now."""
         asset = claimed.row
         self._require_store()
         with self._scratch_file(f"{asset.ref}-{asset.idx}-{claimed.token}") as path:
@@ -149,7 +150,10 @@ class Archiver:
             )
 
     def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
-        """Take what an earlier attempt put, if its finish was lost: the source may be gone by now, or serve another type."""
+        """Return the object of an earlier attempt that was stored but not recorded, if any.
+
+        Looked for first, because the source may be gone by now or serve another file type.
+        """
         if asset.attempts == 1 and not asset.error:
             return None
         try:
@@ -158,9 +162,10 @@ class Archiver:
                 if key.startswith(prefix):
                     return self._adopt(key, path)
         except (StoreError, NotThePictureError) as error:
-            # It was spoilt on its way there, and the next put mends it; or we may not list, and the put itself finds what is there.
+            # A damaged object is overwritten by the next put. If we may not list objects, the put
+            # itself finds what is there.
             log.warning(
-                "earlier object not taken", ref=asset.ref, index=asset.idx, error=str(error)
+                "earlier object not usable", ref=asset.ref, index=asset.idx, error=str(error)
             )
             path.unlink(missing_ok=True)
         return None
@@ -180,13 +185,13 @@ class Archiver:
             raise
 
     def _require_store(self) -> None:
-        """Spare the source's bandwidth while the archive is known to be away: ask the archive first."""
+        """Check the archive if the last use failed, so that nothing is downloaded in vain."""
         if self._store_suspect:
             self._store.check()
             self._store_suspect = False
 
     def _adopt(self, key: str, path: Path) -> StoredAsset:
-        """Take what an earlier attempt put under this key, whose finish was lost: the first bytes put stay."""
+        """Return what is stored under this key already: the first bytes stored stay."""
         with self._store.open(key) as source, path.open("xb") as target:
             copyfileobj(source, target)
         picture = inspect(path)
@@ -205,20 +210,20 @@ class Archiver:
 
     @contextmanager
     def _scratch_file(self, name: str) -> Iterator[Path]:
-        """Give the path of a file that is gone afterwards; a disk that fails is no fault of the asset."""
+        """Yield a path and remove its file afterwards. Raise StoreError if the local disk fails."""
         path = self._scratch / name
         try:
             yield path
         except OSError as error:
             raise StoreError(f"cannot use {path}: {error.strerror}") from error
         finally:
-            with suppress(
-                OSError
-            ):  # never there, or on a disk turned read-only; the next worker empties the folder
+            # It may not exist, or the disk may be read-only now. A starting worker empties the
+            # folder.
+            with suppress(OSError):
                 path.unlink()
 
     def _set_aside(self, claimed: Claimed[Asset]) -> None:
-        """Give up what workers crash over, so that they can get on with the rest."""
+        """Give up an asset over which workers crash, so that they can do the other work."""
         log.error(
             "asset set aside",
             ref=claimed.row.ref,
@@ -233,7 +238,7 @@ class Archiver:
             self._decide(claimed, error)
 
     def _decide(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
-        """Decide what a failed attempt means: over, or due again while its URL lives."""
+        """Record a failed attempt: a final state, or another attempt while the URL lives."""
         asset, now, text = claimed.row, self._now(), str(error)
         gone, suspicious = (
             isinstance(error, SourceGoneError),
@@ -242,7 +247,7 @@ class Archiver:
         if error.permanent or self._is_bad_too_often(asset, error):
             self._give_up(claimed, AssetState.FAILED, text)
         elif isinstance(error, StoreError) and now < asset.expires_at + self._url_lifetime:
-            # The archive is away, which says nothing about the asset. Its URL may well outlive its promise.
+            # The archive is away; the asset is not at fault. Its URL may live longer than promised.
             self._assets.retry(
                 claimed,
                 now + back_off(1, (STORE_RETRY_DELAY,)),
@@ -253,7 +258,7 @@ class Archiver:
             due_at = min(now + back_off(asset.attempts, BACK_OFF), asset.expires_at)
             self._assets.retry(claimed, due_at, text, refresh_url=gone and suspicious)
         elif gone and not suspicious:
-            # It was us who came late, after an outage perhaps: the provider may have a fresh URL.
+            # We are late, perhaps after an outage. The provider may have a fresh URL.
             self._assets.retry(
                 claimed, now + back_off(asset.attempts, BACK_OFF), text, refresh_url=True
             )
@@ -262,14 +267,18 @@ class Archiver:
             self._give_up(
                 claimed,
                 AssetState.EXPIRED,
-                f"not archived while its URL lived (until {end}), {asset.attempts} attempts: {text}",
+                f"not archived while its URL lived (until {end}), "
+                f"{asset.attempts} attempts: {text}",
             )
 
     def _is_bad_too_often(self, asset: Asset, error: ReceiverError) -> bool:
-        """Count the files of a source that are no picture; other faults do not count, they may last as long as the URL."""
+        """Return whether the source served too many files that are no picture; count this one.
+
+        Other faults do not count: they may last until the URL ends.
+        """
         if isinstance(error, NotThePictureError):
             if asset.url.startswith(INLINE):
-                return True  # the ledger will never serve other bytes
+                return True  # the bytes are in the ledger and cannot change
             self._bad_files[asset.ref, asset.idx] += 1
         return self._bad_files[asset.ref, asset.idx] >= MAX_BAD_FILES
 
@@ -279,9 +288,11 @@ class Archiver:
 
 
 def decode_base64_image(body: bytes, url: str, into: Path) -> Fetched:
-    """Write the picture that ``url`` (``delivery:<index>``) names in the answer ``body`` to the new file ``into``.
+    """Write a picture that came inside its report to the new file ``into``.
 
-    Raise UnreadableError if the answer has none there, NotThePictureError if it is no base64, OSError if the disk fails.
+    ``url`` is ``delivery:<index>``, ``body`` the stored response of the provider. Raise
+    UnreadableError if the response has no such picture, NotThePictureError if it is no valid
+    base64, OSError if the disk fails.
     """
     text = read_picture(body, url)
     digest, size = sha256(), 0
@@ -289,7 +300,7 @@ def decode_base64_image(body: bytes, url: str, into: Path) -> Fetched:
         for start in range(0, len(text), BASE64_CHUNK):
             try:
                 chunk = a2b_base64(text[start : start + BASE64_CHUNK], strict_mode=True)
-            except (Error, ValueError) as error:  # the latter for what is not ASCII
+            except (Error, ValueError) as error:  # ValueError: a character outside ASCII
                 raise NotThePictureError(f"the picture is not base64: {error}") from error
             digest.update(chunk)
             size += file.write(chunk)

@@ -1,6 +1,6 @@
-"""The manifest: ``job.json`` beside a job's objects, from which the ledger can be rebuilt.
+"""The manifest: ``job.json`` beside a job's objects. The ledger can be rebuilt from manifests.
 
-Keys are a pure function of job and index: the date comes from the ref. Times are RFC 3339, UTC.
+Keys depend only on ref and index: the date in them comes from the ref. Times are RFC 3339, UTC.
 """
 
 import json
@@ -36,12 +36,13 @@ from receiver.model import (
 )
 
 FORMAT = 1
-# Bytes of a manifest that are read. It may hold reference pictures, but no job that was ever posted has more than this.
+# Bytes of a manifest that are read. It may contain reference pictures; no job has more than this.
 MAX_MANIFEST_SIZE = 256 * 1024 * 1024
-# Mistakes of a broken manifest that are told; one is enough to see what is wrong with it.
+# How many mistakes of a broken manifest an error text names.
 _MAX_MISTAKES = 3
 _KEY = re.compile(
-    r"[0-9]{4}/[0-9]{2}/[0-9]{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})/(job\.json|(?:0|[1-9][0-9]{0,8})\.[a-z0-9]+)"
+    r"[0-9]{4}/[0-9]{2}/[0-9]{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})/"
+    r"(job\.json|(?:0|[1-9][0-9]{0,8})\.[a-z0-9]+)"
 )
 
 
@@ -51,7 +52,7 @@ def asset_key(ref: str, idx: int, extension: str) -> str:
 
 
 def asset_prefix(ref: str, idx: int) -> str:
-    """Return what the key of one result file begins with, whatever its type."""
+    """Return the key of one result file without its extension."""
     return f"{_folder(ref)}/{idx}."
 
 
@@ -65,15 +66,18 @@ def _folder(ref: str) -> str:
 
 
 def parse_key(key: str) -> tuple[str, str] | None:
-    """Return the ref and the file's name that a key is made of; None for a name we would not give."""
+    """Return ref and file name from a key, or None if the service would not make such a key."""
     found = _KEY.fullmatch(key)
-    with suppress(ValueError):  # a ref of no time there is
+    with suppress(ValueError):  # a ref whose time is out of range
         return (found[1], found[2]) if found and found[0].startswith(_folder(found[1])) else None
     return None
 
 
 def manifest(job: Job, params: str, assets: list[Asset], deliveries: list[DeliveryEntry]) -> bytes:
-    """Write down a job as it ends: request, every delivery's digest, every asset's facts and where it came from."""
+    """Return the manifest of a job that has ended, as JSON.
+
+    It contains the request, the digest of every delivery, and every asset with its source.
+    """
     content = {
         "format": FORMAT,
         "ref": job.ref,
@@ -125,11 +129,11 @@ def _asset(asset: Asset) -> dict[str, object]:
     }
 
 
-# Reading. Fields of a later release are passed over, so that two releases can share an archive.
+# Reading. Unknown fields are ignored, so that two releases can share an archive.
 
 
 def _moment(value: object) -> object:
-    """Turn RFC 3339 text into seconds since the epoch."""
+    """Return the seconds since the epoch of an RFC 3339 time."""
     if not isinstance(value, str):
         raise ValueError("a time is RFC 3339 text")  # noqa: TRY004 - pydantic knows ValueError
     moment = datetime.fromisoformat(value)
@@ -140,7 +144,7 @@ def _moment(value: object) -> object:
 
 def _storable(text: str) -> str:
     if "\0" in text:
-        raise ValueError("a text holds a NUL character")  # which no ledger on PostgreSQL can hold
+        raise ValueError("a text holds a NUL character")  # PostgreSQL cannot store it
     return text
 
 
@@ -155,7 +159,7 @@ class _Part(BaseModel):
 
 
 class ManifestRequest(_Part):
-    """What was asked for."""
+    """The request of the job."""
 
     model: Words
     prompt: Words
@@ -163,7 +167,7 @@ class ManifestRequest(_Part):
 
 
 class ManifestDelivery(_Part):
-    """One report about the job; of its body the digest."""
+    """One report about the job, with the digest of its body."""
 
     source: Source
     verdict: Decision
@@ -172,7 +176,7 @@ class ManifestDelivery(_Part):
 
 
 class ManifestAsset(_Part):
-    """One result file and what became of it."""
+    """One result file and its final state."""
 
     index: Number
     state: Literal[AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED]
@@ -191,12 +195,12 @@ class ManifestAsset(_Part):
 
 
 class Manifest(_Part):
-    """A job that is over, as its manifest tells it. Times are seconds since the epoch."""
+    """A job that has ended, as read from its manifest. Times are seconds since the epoch."""
 
     format: Literal[1]
     ref: str
     state: JobState
-    # What first manifests did not tell: the assets say it too.
+    # The first release did not write these two; they follow from the assets.
     reason: Reason | None = None
     message: Words = ""
     provider: Annotated[Words, Field(min_length=1)]
@@ -208,7 +212,7 @@ class Manifest(_Part):
     request: ManifestRequest
     submitted_at: Moment
     ended_at: Moment
-    finished_at: Moment | None = None  # else when the last asset was
+    finished_at: Moment | None = None  # None: the first release; then that of the last asset
     round: Number = 0
     deliveries: list[ManifestDelivery]
     assets: Annotated[list[ManifestAsset], Field(min_length=1)]
@@ -220,12 +224,13 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        """Hold the manifest to the laws that hold for the ledger."""
+        """Check the invariants of the ledger."""
         if self.state not in FINAL_STATES:
-            raise ValueError(f"the job is {self.state}, which is no end")
+            raise ValueError(f"the job is {self.state}, which is no final state")
         if (self.state is JobState.ARCHIVED) != (len(self.archived) == len(self.assets)):
             raise ValueError(
-                f"the job is {self.state}, but {len(self.archived)} of its {len(self.assets)} assets are archived"
+                f"the job is {self.state}, but {len(self.archived)} of its {len(self.assets)} "
+                "assets are archived"
             )
         if self.reason is not None and self.state is not JobState.FAILED:
             raise ValueError(f"the job is {self.state}, yet has a reason to have failed")
@@ -246,11 +251,14 @@ class Manifest(_Part):
 
 
 def read_manifest(data: bytes, ref: str) -> Manifest:
-    """Read the manifest of the job ``ref``; raise UnreadableError, naming the first mistakes, if it is broken or another's."""
+    """Read the manifest of the job ``ref``.
+
+    Raise UnreadableError, with the first mistakes, if it is invalid or belongs to another job.
+    """
     try:
         found = Manifest.model_validate_json(data)
     except ValidationError as error:
-        told = error.errors(include_url=False, include_input=False)[:_MAX_MISTAKES]
+        found_errors = error.errors(include_url=False, include_input=False)[:_MAX_MISTAKES]
         mistakes = [
             ": ".join(
                 filter(
@@ -258,7 +266,7 @@ def read_manifest(data: bytes, ref: str) -> Manifest:
                     [".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")],
                 )
             )
-            for item in told
+            for item in found_errors
         ]
         raise UnreadableError("; ".join(mistakes)) from error
     if found.ref != ref:

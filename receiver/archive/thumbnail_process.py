@@ -1,41 +1,45 @@
-"""Makes one thumbnail, as a process of its own: a picture in the file stdin, a small WebP in the file stdout; exit status 1 if it is none.
+"""Program that makes one thumbnail: it reads a picture from stdin and writes a WebP to stdout.
 
-A decoder is the largest attack surface this service has, so it lives here, alone: no environment, no open files but these two, little
-memory, little time. Run by path (``python -I thumbnail_process.py``); imports nothing of the service.
+Both are files. The exit status is 1 if the input is no picture. An image decoder is the largest
+attack surface of this service, so it runs alone in a process without environment or other open
+files, with little memory and time. It is run by its path (``python -I thumbnail_process.py``) and
+imports nothing of the service.
 """
 
 import resource
 import sys
 from io import BytesIO
 
-# Pixels on the longer side.
+# Pixels on the longer side of a thumbnail.
 MAX_SIDE = 512
-# Of the original; the largest that providers sell have 17 million.
+# Pixels of the original. The largest pictures of providers have 17 million.
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF")
 _LIMITS = {
-    resource.RLIMIT_AS: 1024
-    ** 3,  # bytes: the interpreter, Pillow, and a picture of MOST_PIXELS twice
+    # Bytes of memory: the interpreter, Pillow, and a picture of MAX_PIXELS twice.
+    resource.RLIMIT_AS: 1024**3,
     resource.RLIMIT_CPU: 10,  # seconds
     resource.RLIMIT_CORE: 0,
-    resource.RLIMIT_FSIZE: 1024
-    ** 2,  # bytes of the thumbnail, whatever the picture makes of the decoder
+    resource.RLIMIT_FSIZE: 1024**2,  # bytes of the thumbnail
     resource.RLIMIT_NOFILE: 32,
-    resource.RLIMIT_NPROC: 0,  # starts nothing (root is above this limit)
+    resource.RLIMIT_NPROC: 0,  # it may start nothing (the limit does not apply to root)
 }
 
 
 def confine() -> None:
-    """Give up, for good, what decoding a picture does not need; before the first byte of it is read."""
+    """Set limits that the process cannot raise again, before it reads the first byte."""
     for what, most in _LIMITS.items():
         resource.setrlimit(what, (most, most))
 
 
 def shrink() -> bytes:
-    """Read the picture's first frame from stdin and return it as a small WebP, upright; raise whatever Pillow raises."""
+    """Return the first frame of the picture on stdin as a small, upright WebP.
+
+    Raise whatever Pillow raises.
+    """
     from PIL import AvifImagePlugin, Image, ImageOps  # noqa: PLC0415 - only the confined process
 
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # threads count as processes, of which there are none
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # threads count as processes, and none are allowed
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here and raises at twice as many
     with Image.open(sys.stdin.buffer, formats=_FORMATS) as picture:
         picture.draft("RGB", (MAX_SIDE, MAX_SIDE))  # a JPEG is decoded at a fraction of its size
@@ -52,5 +56,5 @@ if __name__ == "__main__":
     confine()
     try:
         sys.stdout.buffer.write(shrink())
-    except Exception:  # noqa: BLE001 - a stranger's file may raise anything, and there is nobody to tell but the exit status
+    except Exception:  # noqa: BLE001 - Pillow may raise anything; the exit status says it failed
         sys.exit(1)

@@ -1,6 +1,7 @@
-"""Small pictures for the pages: made on demand by a confined process, kept in a folder of bounded size.
+"""Thumbnails for the dashboard: a confined process makes them on demand; a folder keeps them.
 
-Nothing here is in the way of callbacks or of the archive: few are made at a time, few wait, everybody else is told to come again.
+They must not slow down callbacks or archiving: only a few are made at once and only a few requests
+wait; all others get BusyError.
 """
 
 import os
@@ -22,19 +23,20 @@ from receiver.ledger.rows import Asset
 
 log = structlog.get_logger(__name__)
 
-# Made side by side in one process of ours, and how many more may wait for their turn; each holds one of 16 threads.
+# How many are made at once in one process, and how many more may wait. Each request holds one of
+# the 16 threads of the web server.
 MAX_RUNNING, MAX_WAITING = 2, 4
-# Seconds one waits for its turn, and one may take; the process itself has its limits too.
+# Seconds to wait for a free place, and to make one thumbnail. The process has limits of its own.
 WAIT_TIMEOUT, MAKE_TIMEOUT = 5.0, 20.0
-# Bytes: of an original that is worth the trouble, and of all thumbnails together.
+# Bytes: the largest original that gets a thumbnail, and all thumbnails together.
 MAX_ORIGINAL_SIZE, MAX_CACHE_SIZE = 100 * 1024 * 1024, 256 * 1024 * 1024
-# Thumbnails made between two looks at the folder's size.
+# How many thumbnails are made between two checks of the folder's size.
 _EVICT_EVERY = 100
 _PROGRAM = Path(__file__).with_name("thumbnail_process.py")
 
 
 class BusyError(ReceiverError):
-    """Too many thumbnails are being made: ask again in a moment."""
+    """Too many thumbnails are being made; the client should ask again soon."""
 
 
 class Thumbnails:
@@ -49,17 +51,21 @@ class Thumbnails:
         self._made = 0
 
     def get(self, asset: Asset) -> bytes | None:
-        """Return the thumbnail of an archived picture, None where it has none; raise BusyError or StoreError."""
+        """Return the thumbnail of an archived picture, or None if it has none.
+
+        Raise BusyError or StoreError.
+        """
         path = self._path(asset)
         if (known := _read(path)) is None:
             with self._slot():
-                if (known := _read(path)) is None:  # somebody else may have made it meanwhile
+                if (known := _read(path)) is None:  # another request may have made it meanwhile
                     known = self._make(asset)
                     self._keep(path, known)
         return known or None
 
     def _path(self, asset: Asset) -> Path:
-        # By content: the same key never holds other bytes, and equal pictures share one. The ending is the recipe's number.
+        # Named by content, so that equal pictures share one. The 1 is the version of the settings
+        # with which thumbnails are made.
         name = str(asset.sha256)
         return self._folder / name[:2] / f"{name}.1.webp"
 
@@ -78,7 +84,7 @@ class Thumbnails:
             self._admitted.release()
 
     def _make(self, asset: Asset) -> bytes:
-        """Return the thumbnail's bytes, none where the picture cannot be shown; that is remembered like a picture."""
+        """Return the thumbnail's bytes, or none if it cannot be shown, which is cached too."""
         if (
             asset.key is None
             or (asset.size or 0) > MAX_ORIGINAL_SIZE
@@ -93,7 +99,10 @@ class Thumbnails:
 
     @contextmanager
     def _scratch_file(self) -> Iterator[BinaryIO]:
-        """Give a file without a name, beside the thumbnails: /tmp is memory in some containers. A full disk is nothing to remember."""
+        """Yield a file without a name, in the folder of thumbnails: /tmp may be in memory.
+
+        Raise StoreError if the disk fails; that is not cached.
+        """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._folder) as file:
@@ -104,31 +113,34 @@ class Thumbnails:
             ) from error
 
     def _keep(self, path: Path, data: bytes) -> None:
-        """Put a thumbnail where the next one who asks finds it, whole or not at all; a full disk only makes us slow."""
+        """Cache a thumbnail, completely or not at all. A full disk is only logged."""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
             draft.write_bytes(data)
             draft.replace(path)
         except OSError as error:
-            log.warning("thumbnail not kept", error=str(error))
+            log.warning("thumbnail not cached", error=str(error))
         self._made += 1
         if self._made % _EVICT_EVERY == 1:
             self.evict()
 
     def evict(self) -> None:
-        """Remove the thumbnails nobody asked for the longest, until a tenth of the room is free; harmless beside other processes."""
+        """Remove the least recently used thumbnails until a tenth of the space is free.
+
+        Several processes may do this at once.
+        """
         with suppress(OSError):
             kept = sorted(
                 (found.st_mtime, found.st_size, path) for path, found in _files(self._folder)
             )
-            room = sum(size for _, size, _ in kept) - self._max_cache_size
-            goal = room + self._max_cache_size // 10 if room > 0 else 0
+            excess = sum(size for _, size, _ in kept) - self._max_cache_size
+            to_free = excess + self._max_cache_size // 10 if excess > 0 else 0
             for _, size, path in kept:
-                if goal <= 0:
+                if to_free <= 0:
                     break
                 path.unlink(missing_ok=True)
-                goal -= size
+                to_free -= size
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -138,7 +150,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return a kept thumbnail, and note that somebody wanted it."""
+    """Return a cached thumbnail and note its use, or None if it is not cached."""
     with suppress(OSError):
         data = path.read_bytes()
         os.utime(path)
@@ -147,9 +159,9 @@ def _read(path: Path) -> bytes | None:
 
 
 def _run_decoder(original: BinaryIO, result: BinaryIO, asset: Asset) -> bytes:
-    """Have the confined process make it; whatever becomes of that process, we go on.
+    """Run the confined process and return the thumbnail, or b"" if it made none.
 
-    It writes into a file, whose size it cannot exceed; a pipe would be read to its end, wherever that is.
+    The process writes to a file, because a limit on the file's size applies to it; a pipe has none.
     """
     try:
         command = [sys.executable, "-I", "-B", str(_PROGRAM)]
@@ -164,9 +176,8 @@ def _run_decoder(original: BinaryIO, result: BinaryIO, asset: Asset) -> bytes:
             cwd="/",
         )
     except subprocess.TimeoutExpired as error:
-        raise BusyError(
-            "a thumbnail takes long"
-        ) from error  # it used little of its own time, so the machine is busy
+        # Its CPU time is limited to less than this, so it got little of it: the machine is busy.
+        raise BusyError("a thumbnail takes long") from error
     except subprocess.SubprocessError as error:
         log.warning(
             "no thumbnail can be made", ref=asset.ref, index=asset.idx, error=type(error).__name__

@@ -1,4 +1,4 @@
-"""The way to queues and topics of AWS."""
+"""The transport to AWS: SQS queues and SNS topics."""
 
 from threading import Lock
 from typing import Any, cast
@@ -25,7 +25,7 @@ _THROTTLED = frozenset(
 
 
 class AwsTransport:
-    """Sends to a queue or a topic; credentials and endpoints are boto3's own environment variables."""
+    """Sends to a queue or a topic. Credentials and endpoints come from boto3's own variables."""
 
     def __init__(self, destination: Destination) -> None:
         self._service = destination.kind.value
@@ -35,7 +35,7 @@ class AwsTransport:
         self._cached_client: Any = None
 
     def send(self, event: Event, body: str) -> None:
-        """Send the event; see ``ways.Transport``."""
+        """Send the event; see Transport."""
         attributes = {
             name: {"DataType": "String", "StringValue": value}
             for name, value in (("type", event.type.value), ("id", event.id))
@@ -59,7 +59,7 @@ class AwsTransport:
             raise EventNotDeliveredError(
                 f"{self._service} answered {code}", away=code in _THROTTLED
             ) from error
-        except (BotoCoreError, ValueError) as error:  # the latter for an endpoint that is no URL
+        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
             raise EventNotDeliveredError(
                 f"{self._service} cannot be reached: {error}", away=True
             ) from error
@@ -78,7 +78,7 @@ class AwsTransport:
             return self._cached_client
 
     def _region(self) -> str | None:
-        """Return the region an address names; where it names none, boto3's own variable counts."""
+        """Return the region in the address, or None: then boto3's own variable is used."""
         if self._service == Kind.SNS:
             return self._address.split(":")[3]
         labels = (read_url(self._address).host).split(".")

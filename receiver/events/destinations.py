@@ -1,7 +1,8 @@
-"""To whom events are told: the entries of EVENT_URLS, read strictly.
+"""The destinations of events: the entries of EVENT_URLS, read strictly.
 
-``https://…`` a webhook · ``sqs://host/account/queue`` and ``sns:arn:…`` queues and topics of AWS · ``log:`` our own log. A fragment narrows
-an entry to some types: ``https://example.com/hook#job.archived+job.failed``.
+``https://…`` is a webhook, ``sqs://host/account/queue`` and ``sns:arn:…`` are queues and topics of
+AWS, ``log:`` is our own log. A fragment limits an entry to some event types:
+``https://example.com/hook#job.archived+job.failed``.
 """
 
 import re
@@ -13,14 +14,17 @@ from receiver.errors import AddressRefusedError
 from receiver.model import EventType
 from receiver.net.policy import read_url
 
-REMEDY = "write https://host/path, sqs://host/account/queue, sns:arn:… or log:, with #type+type behind it to narrow it"
+REMEDY = (
+    "write https://host/path, sqs://host/account/queue, sns:arn:… or log:, "
+    "with #type+type behind it to narrow it"
+)
 
 _QUEUE = re.compile(r"[a-z0-9.-]+(?::\d+)?/\d{12}/[\w-]{1,80}(\.fifo)?", re.ASCII)
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}(\.fifo)?", re.ASCII)
 
 
 class Kind(StrEnum):
-    """How a destination is spoken to."""
+    """The kind of a destination; it decides the transport."""
 
     WEBHOOK = "webhook"
     SQS = "sqs"
@@ -30,9 +34,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One entry: ``name`` for people and the ledger, ``address`` where to send (a URL, a topic's ARN, nothing for the log).
+    """One entry of EVENT_URLS.
 
-    A webhook's path may be a secret, so its name has the host and a digest of the rest.
+    ``name`` is shown and stored in the ledger. ``address`` is a URL, a topic's ARN, or "" for the
+    log. A webhook's path may be a secret, so its name has only the host and a digest of the URL.
     """
 
     kind: Kind
@@ -42,7 +47,10 @@ class Destination:
 
 
 def read_destination(entry: str) -> Destination:
-    """Read one entry; ValueError says what is wrong with it, without repeating it, and names the remedy."""
+    """Read one entry.
+
+    Raise ValueError that says what is wrong and what to write, without repeating the entry.
+    """
     address, _, fragment = entry.partition("#")
     types = _types(fragment) if fragment else tuple(EventType)
     if address == "log:":
@@ -65,7 +73,7 @@ def read_destination(entry: str) -> Destination:
 
 
 def read_destinations(entries: tuple[str, ...]) -> tuple[Destination, ...]:
-    """Read all entries; ValueError for the first wrong one, or one that is there twice."""
+    """Read all entries. Raise ValueError for the first wrong one, or for a duplicate."""
     found = tuple(map(read_destination, entries))
     if len({destination.name for destination in found}) < len(found):
         raise ValueError(

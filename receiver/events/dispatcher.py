@@ -1,6 +1,7 @@
-"""The outbox at work: each destination is told what happened, at least once, a job's events in their order, until it takes them.
+"""Deliver the events of the outbox to one destination, at least once, each job's events in order.
 
-Nothing is retried here. What was not taken is due again later, for three days; then it is set aside, to be seen and sent again by a person.
+Nothing is retried here. After a failed delivery the event gets a new due time, for three days. Then
+it is set aside; a person can see it and have it sent again.
 """
 
 import threading
@@ -22,16 +23,16 @@ log = structlog.get_logger(__name__)
 
 # Seconds after each failed attempt to deliver one event, with jitter.
 RETRY_DELAYS: Sequence[float] = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
-# Seconds for which an event is tried.
+# Seconds after which an undelivered event is set aside.
 RETRY_FOR = 72 * 3600.0
-# Seconds for which a destination that cannot be reached is left alone, after each failure.
+# Seconds without any delivery to an unreachable destination, after each failure.
 PAUSES = doubling(1.0, 60.0)
-# Seconds between removals of what was told long ago.
+# Seconds between removals of old delivered events.
 PRUNE_EVERY = 3600.0
 
 
 class Dispatcher:
-    """Tells one destination; safe to share between the hands of its lane."""
+    """Delivers events to one destination. The threads of its work queue share it."""
 
     def __init__(
         self,
@@ -50,21 +51,24 @@ class Dispatcher:
         self._pruned_at = 0.0
 
     def next_due(self) -> float | None:
-        """Return when there is something to tell (seconds since the epoch); a destination that cannot be reached is left alone a while."""
+        """Return when the next event is due (seconds since the epoch), or None.
+
+        If the destination cannot be reached, this is not before the end of the pause.
+        """
         due = self._outbox.next_due(self.destination.name)
         return None if due is None else max(due, self._paused_until)
 
     def claim(self, limit: int) -> list[Claimed[EventDelivery]]:
-        """Claim what is due; now and then what was told long ago is removed."""
+        """Claim the events that are due. From time to time, remove old delivered events."""
         if self._outbox.now() - self._pruned_at > PRUNE_EVERY:
             self._outbox.prune()
             self._pruned_at = self._outbox.now()
         if self._outbox.now() < self._paused_until:
-            return []  # asked by an engine that was woken, and does not look when something is due
+            return []  # a notified engine claims without asking next_due()
         return self._outbox.claim(self.destination.name, self.destination.types, limit)
 
     def send(self, claimed: Claimed[EventDelivery]) -> None:
-        """Tell one event, or say in the ledger when it is to be tried again."""
+        """Deliver one event, or record in the ledger when to try again."""
         row = claimed.row
         logger = log.bind(
             destination=row.destination, ref=row.ref, event_number=row.event, attempt=row.attempts
@@ -73,22 +77,22 @@ class Dispatcher:
             self._deliver(row)
             self._outbox.mark_sent(claimed)
             self._count("sent", failures=0)
-            logger.info("event told")
+            logger.info("event delivered")
         except ClaimLostError:
-            logger.warning("event left to another worker")
+            logger.warning("event claim lost")
         except LedgerError:
-            # Whether it was told is not written down: the lease ends, and it is told again.
+            # The delivery is not recorded: the lease ends, and the event is sent again.
             raise
         except ReceiverError as error:
-            logger.warning("event not told", error=str(error))
+            logger.warning("event delivery failed", error=str(error))
             self._record_failure(claimed, error)
         except Exception as error:
-            # A mistake of ours is an attempt that failed, and those end in time.
-            logger.exception("attempt broke off")
+            # A bug of ours counts as a failed attempt, so that it cannot block the queue for ever.
+            logger.exception("event delivery crashed")
             self._record_failure(
                 claimed,
                 ReceiverError(
-                    f"the attempt broke off ({type(error).__name__}); the log says where"
+                    f"unexpected error in the attempt ({type(error).__name__}); see the log"
                 ),
             )
 
@@ -126,9 +130,7 @@ class Dispatcher:
                 )
                 self._count("failed", failures=self._failures + 1 if away else 0)
         except ClaimLostError:
-            log.warning(
-                "event left to another worker", destination=row.destination, event_number=row.event
-            )
+            log.warning("event claim lost", destination=row.destination, event_number=row.event)
 
     def _count(self, outcome: str, failures: int | None = None) -> None:
         EVENTS.labels(self.destination.name, outcome).inc()

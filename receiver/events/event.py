@@ -1,4 +1,4 @@
-"""Events as others get to see them: what a row of the ledger says, and the JSON object that is sent and printed."""
+"""Events: read from a row of the ledger, and the JSON object that is sent and printed."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,11 @@ from receiver.model import EventType, timestamp
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened: ``number`` is its place in this ledger, ``at`` seconds since the epoch, ``index`` the asset's, if any."""
+    """One event.
+
+    ``number`` is its position in this ledger, ``at`` is in seconds since the epoch, ``index`` is
+    that of the asset, or None for events about the job.
+    """
 
     number: int
     type: EventType
@@ -31,7 +35,7 @@ class Event:
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> Self:
-        """Read a row of ``events`` whose values stand beside their columns' names, as reports give it."""
+        """Read a row of ``events`` as a mapping from column to value."""
         index = None if row["idx"] == ABOUT_THE_JOB else row["idx"]
         return cls(
             row["id"],
@@ -45,13 +49,13 @@ class Event:
 
     @property
     def id(self) -> str:
-        """The name that no other event has, the same in every attempt to send it, and in a ledger that was rebuilt."""
+        """The unique id, the same in every delivery attempt and in a rebuilt ledger."""
         about = "job" if self.index is None else str(self.index)
         return f"{self.ref}-{about}-{self.type.replace('.', '-')}-{self.round}"
 
 
 class EventSerializer:
-    """Words events for others; ``public_url`` is how they reach our API, None where they cannot."""
+    """Serializes events. ``public_url`` is the URL of our API, if receivers can reach it."""
 
     def __init__(self, archive_url: str, public_url: str | None) -> None:
         self._archive_url = archive_url.rstrip("/")
@@ -59,7 +63,7 @@ class EventSerializer:
         self._public_url = public_url
 
     def object(self, event: Event) -> dict[str, Any]:
-        """Return the event as a JSON object: ``id``, ``number``, ``type``, ``timestamp`` and ``data``."""
+        """Return the event as the object that is sent (docs/http.md, "An event")."""
         return {
             "id": event.id,
             "number": event.number,
@@ -69,11 +73,11 @@ class EventSerializer:
         }
 
     def body(self, event: Event) -> str:
-        """Return the object as text, the same for each attempt."""
+        """Return the object as JSON text, the same for each attempt."""
         return json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
 
     def _location(self, event: Event) -> dict[str, str | None]:
-        """Say where an archived file is, in the words of its archive."""
+        """Return bucket and URL of an archived file."""
         key = event.payload.get("key")
         return {"bucket": self._bucket, "url": f"{self._archive_url}/{key}"} if key else {}
 

@@ -1,4 +1,4 @@
-"""Following the events of the ledger: in order, from any place, with the place kept."""
+"""Read the events of the ledger in order, from any number on, and remember the number in a file."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from receiver.events.event import Event
 from receiver.ledger.queries.events import EventQueries
 from receiver.model import EventType
 
-# Seconds between two looks at the ledger.
+# Seconds between two queries for new events.
 POLL_INTERVAL = 0.5
-# The highest number that a database gives to an event.
+# The highest possible number of an event (64-bit integer).
 MAX_NUMBER = 2**63 - 1
 
 
 class EventReader:
-    """Reads events of these types, or of all."""
+    """Reads events of these types, or of all types if none are given."""
 
     def __init__(
         self,
@@ -35,9 +35,10 @@ class EventReader:
         self._pause = pause
 
     def events(self, after: int, *, follow: bool) -> Iterator[tuple[Event | None, int]]:
-        """Yield each event behind the number ``after``, with the number up to which all is done once it is dealt with.
+        """Yield each event after the number ``after``, together with its number.
 
-        Instead of an event comes None where some were passed over. It ends with the events there are, unless it is to ``follow``.
+        Yield None and a number where events of other types were skipped. Stop after the last event
+        unless ``follow`` is set.
         """
         while True:
             rows, upto = self._queries.following(after, self._types)
@@ -53,14 +54,17 @@ class EventReader:
 
 
 class Cursor:
-    """The place up to which events are dealt with, kept in a file; without one, nowhere."""
+    """The number up to which events have been processed, stored in a file if a path is given."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._written: int | None = None
 
     def read(self) -> int | None:
-        """Return the place, None where there is none yet; raise ConfigurationError if the file holds something else."""
+        """Return the stored number, or None if there is none yet.
+
+        Raise ConfigurationError if the file contains something else.
+        """
         if self._path is None or not self._path.exists():
             return None
         try:
@@ -72,7 +76,7 @@ class Cursor:
         return self._written
 
     def write(self, number: int) -> None:
-        """Keep the place: the file is replaced whole, so that a crash leaves the old or the new one."""
+        """Store the number. The file is replaced, so a crash leaves the old or the new number."""
         if self._path is None or number == self._written:
             return
         draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
@@ -87,9 +91,12 @@ class Cursor:
         self._written = number
 
     def consequence(self, number: int) -> str:
-        """Say what becomes of an event that was not dealt with."""
+        """Return a text that says what happens with an event that was not processed."""
         if self._path is None:
-            return f"without --cursor nothing is remembered: `--after {number - 1}` begins with it again"
+            return (
+                "without --cursor nothing is remembered: "
+                f"`--after {number - 1}` begins with it again"
+            )
         return "it is done again with the next start"
 
 
@@ -101,10 +108,10 @@ def _number(text: str) -> int:
 
 
 def run_command(command: str, event: dict[str, Any]) -> int:
-    """Run a command, without a shell, for one event; return its exit status.
+    """Run a command, without a shell, for one event. Return its exit status.
 
-    It has the event as JSON on its stdin, and in its environment EVENT_ID, EVENT_TYPE … and EVENT_REF, EVENT_KEY … of the event's data.
-    The files it makes are its own affair: it has the umask that we were started with.
+    The event is on its stdin as JSON, and in its environment as EVENT_ID, EVENT_TYPE …, with the
+    event's data as EVENT_REF, EVENT_KEY …. Its umask is the one with which we were started.
     """
     plain = {
         name: value
@@ -128,7 +135,10 @@ def run_command(command: str, event: dict[str, Any]) -> int:
     except (OSError, ValueError, IndexError) as error:
         raise ConfigurationError(
             [
-                f"--exec: {command!r} cannot be run ({error}); name a program, its arguments behind it"
+                (
+                    f"--exec: {command!r} cannot be run ({error}); "
+                    "name a program, its arguments behind it"
+                )
             ]
         ) from error
     return done.returncode

@@ -1,4 +1,4 @@
-"""Ways to a destination: a webhook signed by the Standard Webhooks rules, our own log; those to AWS lie in ``aws``."""
+"""Transports of events: signed webhooks (Standard Webhooks) and our log; AWS is in ``aws``."""
 
 import http.client
 import time
@@ -24,29 +24,32 @@ from receiver.net.policy import read_url
 
 log = structlog.get_logger(__name__)
 
-# Seconds for one attempt from the look-up to the head of the answer, and for one silence in it.
+# Seconds for one attempt, from name resolution to the head of the response, and for one wait in it.
 TIMEOUT, READ_TIMEOUT = 15.0, 10.0
-# Seconds we wait longer because a destination asks for it (Retry-After).
+# The longest Retry-After that we obey, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
 _REQUEST = (
-    "POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\nContent-Type: application/json\r\n"
-    "Content-Length: {length}\r\nwebhook-id: {id}\r\nwebhook-timestamp: {timestamp}\r\nwebhook-signature: {signature}\r\n"
-    "Connection: close\r\n\r\n"
+    "POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\n"
+    "Content-Type: application/json\r\nContent-Length: {length}\r\nwebhook-id: {id}\r\n"
+    "webhook-timestamp: {timestamp}\r\nwebhook-signature: {signature}\r\nConnection: close\r\n\r\n"
 )
-# Statuses that say nothing about the event: come again later.
+# Statuses that mean the destination is away, not that it refuses this event.
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class Transport(Protocol):
-    """How one destination is told."""
+    """How events are sent to one destination."""
 
     def send(self, event: Event, body: str) -> None:
-        """Return once the destination took the event; raise NotToldError."""
+        """Return when the destination has accepted the event, else raise EventNotDeliveredError."""
 
 
 class WebhookTransport:
-    """Posts to one address, only where the policy allows, and follows no redirect; signs with every secret, so that they can be rotated."""
+    """Posts to one URL if the policy allows it. Redirects are not followed.
+
+    Every secret signs, so that secrets can be rotated.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class WebhookTransport:
         self._now = now
 
     def send(self, event: Event, body: str) -> None:
-        """Post the event; see Way."""
+        """Post the event; see Transport."""
         host = self._target.host
         try:
             self._connector.policy.check_url(self._target.url)
@@ -84,7 +87,10 @@ class WebhookTransport:
             )
 
     def _post(self, event: Event, body: str) -> tuple[int, float]:
-        """Send one request over a connection of its own; return the answer's status and the wait it asks for. Its body is not read."""
+        """Send one request over a new connection. Return the status and the Retry-After in seconds.
+
+        The body of the response is not read.
+        """
         deadline = Deadline(time.monotonic, TIMEOUT, READ_TIMEOUT)
         data, target = body.encode(), self._target
         moment = datetime.fromtimestamp(int(self._now()), UTC)
@@ -108,19 +114,17 @@ class WebhookTransport:
                 return response.status, _retry_after(response.headers.get("Retry-After", ""))
 
 
-def _retry_after(retry_after: str) -> float:
-    return (
-        min(float(retry_after), MAX_RETRY_AFTER)
-        if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10  # noqa: PLR2004 - no date, no joke
-        else 0.0
-    )
+def _retry_after(header: str) -> float:
+    """Return the seconds of a Retry-After header; 0 for a date or an absurd number."""
+    valid = header.isascii() and header.isdigit() and len(header) < 10  # noqa: PLR2004 - digits
+    return min(float(header), MAX_RETRY_AFTER) if valid else 0.0
 
 
 class LogTransport:
     """Writes events to the service's log."""
 
     def send(self, event: Event, body: str) -> None:
-        """Write a line; see Way."""
+        """Write a line; see Transport."""
         log.info("event", type=event.type, ref=event.ref, id=event.id, body=body)
 
 
@@ -130,11 +134,12 @@ def transport_for(
     secrets: Sequence[str],
     now: Callable[[], float],
 ) -> Transport:
-    """Return the way to a destination; nothing is connected yet."""
+    """Return the transport to a destination. Nothing is connected yet."""
     if destination.kind is Kind.WEBHOOK:
         return WebhookTransport(destination.address, connector, secrets, now)
     if destination.kind is Kind.LOG:
         return LogTransport()
-    from receiver.events.aws import AwsTransport  # noqa: PLC0415 - 0.1 s of import that others do not need
+    # Imported here, because boto3 costs 0.1 s that other destinations do not need.
+    from receiver.events.aws import AwsTransport  # noqa: PLC0415
 
     return AwsTransport(destination)

@@ -124,7 +124,7 @@ class Inbox:
             self._store_unreadable(delivery, replayed)
             raise
         except Exception as error:
-            # A bug of ours must not lose a report: it is stored, and replayed when the bug is fixed.
+            # A bug of ours must not lose a report: store it, to replay it when the bug is fixed.
             log.exception("report set aside", ref=delivery.ref, source=delivery.source)
             self._store_unreadable(delivery, replayed)
             raise UnreadableError(

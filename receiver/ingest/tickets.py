@@ -1,7 +1,7 @@
-"""Tickets: the signed part of a callback URL, good for one job and nothing else.
+"""Tickets: the signed part of a callback URL, valid for one job only.
 
-A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). The first secret signs, all verify, so secrets can be rotated
-without losing a callback under way.
+A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). The first secret signs and
+all verify, so that secrets can be rotated without losing callbacks that are on their way.
 """
 
 import hmac
@@ -13,13 +13,14 @@ from itsdangerous import Signer
 
 from receiver.errors import TicketError
 
-# A ULID in upper case, a dot, 32 bytes in base64url without padding. Anything else was never made by us.
-_SHAPE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.[A-Za-z0-9_-]{43}", re.ASCII)
+# A ULID in upper case, a dot, 32 bytes in base64url without padding.
+_FORMAT = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.[A-Za-z0-9_-]{43}", re.ASCII)
 _REF_LENGTH = 26
-# The ref of no job: with its ticket `receiver doctor` calls our own callback, to see whether it can be reached.
+# Not a job's ref: `receiver doctor` calls our own callback with its ticket, to check that
+# PUBLIC_URL leads here.
 CANARY = "0" * _REF_LENGTH
-# Checked in the place of what has no ticket's shape.
-_NOBODYS = f"{'0' * _REF_LENGTH}.{'-' * 43}"
+# Compared in place of a malformed ticket.
+_INVALID = f"{'0' * _REF_LENGTH}.{'-' * 43}"
 
 
 class Tickets:
@@ -36,17 +37,18 @@ class Tickets:
         return self._signers[0].sign(ref).decode()
 
     def ref(self, ticket: str) -> str:
-        """Return the ref a ticket was made for; raise TicketError for any text we did not make, to the letter.
+        """Return the ref of a ticket; raise TicketError for any text that is not exactly ours.
 
-        It is compared with the one we would have made, not decoded: base64 has several spellings of the same signature. Whatever is
-        given, the same is computed, so that the time it takes says nothing of how near a guess came.
+        The ticket is compared with the one we would make, not decoded, because base64 can spell the
+        same signature in several ways. The same is computed for every input, so that the time it
+        takes says nothing about a guess.
         """
-        has_shape = _SHAPE.fullmatch(ticket) is not None
-        candidate = ticket if has_shape else _NOBODYS
+        well_formed = _FORMAT.fullmatch(ticket) is not None
+        candidate = ticket if well_formed else _INVALID
         ref = candidate[:_REF_LENGTH]
         matches = [
             hmac.compare_digest(signer.sign(ref), candidate.encode()) for signer in self._signers
         ]
-        if has_shape and any(matches):
+        if well_formed and any(matches):
             return ref
         raise TicketError("this ticket was not made by us")

@@ -1,1 +1,1 @@
-"""The life of a job before and after its callback: request, submit, reconcile, and an operator's actions."""
+"""Jobs from request to end: submit, stream, direct call, reconciliation, operator."""

@@ -1,4 +1,8 @@
-"""No silent job: whoever is due is looked at. A job without a word is polled, a dead one expires, a complete one is concluded."""
+"""Reconciliation: no job stays silent. Every unfinished job is due at some time and handled here.
+
+A job without a result is polled, and expires after its deadline. A job whose assets are all final
+is concluded: its manifest is stored and the job ends.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -45,31 +49,32 @@ from receiver.telemetry import tracing
 
 log = structlog.get_logger(__name__)
 
-# "No such task" means "not yet" for so many seconds after the submit, and "gone" only when said so many times.
+# For so many seconds after the submit, "no such task" can mean "not yet". After that it must be
+# said so many times in a row before the job counts as lost.
 NOT_YET = 60.0
 MOST_UNKNOWN = 3
-# What a poll may answer while the job goes on, as it is told to a person; after any other answer the job is over, or was by then.
+# What a person reads about decisions after which the job still has no result.
 _COMPLAINTS = {
     Decision.PROGRESS: "the provider still calls it running",
     Decision.EMPTY: "the provider reports success, but no result",
     Decision.OTHER_ID: "the provider answers with another task",
     Decision.UNREADABLE: "the provider's answer cannot be read",
 }
-# Looks at a stranger's hint before it is forgotten.
-MOST_HINT_LOOKS = 5
-# Seconds until a job whose manifest could not be stored is looked at again.
+# How often a hint is verified before it is dropped.
+MOST_HINT_ATTEMPTS = 5
+# Seconds until a job is due again whose manifest could not be stored.
 ARCHIVE_PAUSE = 15.0
 
 
 class ResultSource(Protocol):
-    """Whoever can ask a provider for a result."""
+    """A client that can ask a provider for a result."""
 
     def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
         """Return the answer's body; raise ProviderError."""
 
 
 class Reconciler:
-    """Looks at due jobs and hints; ``result_source`` is None without a key, and then nothing can be asked."""
+    """Handles due jobs and hints; without a provider's key ``result_source`` is None."""
 
     def __init__(
         self,
@@ -87,84 +92,117 @@ class Reconciler:
         self._jobs = jobs
         self._hints = hints
         self._queries = queries
-        self._timing = timing
-        self._now = now
         self._inbox = inbox
         self._store = store
         self._result_source = result_source
         self._base_url = base_url
-        # How often in a row the provider did not know a job, by ref. A restart counts anew, which only adds patience.
+        self._timing = timing
+        self._now = now
+        # How often in a row the provider did not know a job, by ref. A restart counts from zero,
+        # which only delays the end.
         self._unknown: Counter[str] = Counter()
 
-    def look(self, claimed: Claimed[Job]) -> None:
-        """Do for a claimed job what its state asks for."""
+    def reconcile_job(self, claimed: Claimed[Job]) -> None:
+        """Do for a claimed job what its state needs."""
         job = claimed.row
         try:
             if job.crashes >= MOST_CRASHES:
                 self._set_aside(claimed)
             elif job.state is not JobState.ARCHIVING:
-                self._seek_result(claimed)
-            elif waiting := self._pending(job):
-                self._hurry(claimed, waiting)
+                self._poll(claimed)
+            elif pending := self._pending_assets(job):
+                self._refresh_urls(claimed, pending)
             else:
                 with tracing.span("conclude", job.ref):
                     self._conclude(claimed)
         except ClaimLostError:
-            # Most often a callback came while we were looking: it knows better.
-            log.info("job heard of meanwhile", ref=job.ref)
+            # Most often a callback arrived during the poll; it has the newer information.
+            log.info("job changed meanwhile", ref=job.ref)
         except ReceiverError as error:
             log.warning("job not reconciled", ref=job.ref, error=str(error))
             with suppress(ClaimLostError):
                 self._jobs.release(claimed, self._now() + ARCHIVE_PAUSE)
 
     def _set_aside(self, claimed: Claimed[Job]) -> None:
-        """Stop trying what workers crash over; what is archived of the job counts all the same."""
+        """Stop working on a job that crashes workers; what is archived of it still counts."""
         job, message = claimed.row, set_aside(claimed.row)
         log.error("job set aside", ref=job.ref, state=job.state, crashes=job.crashes)
         assets = self._queries.assets([job.ref])[job.ref]
         if job.state is not JobState.ARCHIVING:
             self._jobs.expire(job.ref, message)
-        elif waiting := [asset for asset in assets if asset.state is AssetState.PENDING]:
-            # Its assets are worked on without it, and the last of them makes it due.
-            self._jobs.release(
-                claimed, max(self._now() + LEASE, *(asset.expires_at for asset in waiting))
-            )
+        elif pending := [asset for asset in assets if asset.state is AssetState.PENDING]:
+            # Its assets are archived without it, and the last one makes it due.
+            last = max(asset.expires_at for asset in pending)
+            self._jobs.release(claimed, max(self._now() + LEASE, last))
         else:
             state, reason, losses = decide_end(assets)
-            self._jobs.conclude(
-                claimed,
-                state,
-                reason=reason,
-                message="; ".join(filter(None, [losses, f"no manifest, {message}"])),
-            )
+            message = "; ".join(filter(None, [losses, f"no manifest, {message}"]))
+            self._jobs.conclude(claimed, state, reason=reason, message=message)
+
+    # Hints.
 
     def verify_hint(self, claimed: Claimed[Hint]) -> None:
-        """Ask the provider about an id a stranger named: if it is ours there, it becomes a job; what is archived comes from the answer."""
+        """Ask the provider about an id from a callback without a ticket.
+
+        If it is our task, it becomes a job with the provider's answer as its first report.
+        """
         hint, ref = claimed.row, new_ref(self._now())
-        if hint.attempts > MOST_HINT_LOOKS:  # the worker was gone with it in hand
+        if hint.attempts > MOST_HINT_ATTEMPTS:  # a worker crashed during the last attempt
             self._hints.drop(hint)
             return
         try:
             body = self._ask(self._base_url, Api.DRAW, hint.provider_id)
-            read_report(body)  # what is no report confirms nothing
+            read_report(body)  # an answer that is no report confirms nothing
         except (ProviderError, UnreadableError) as error:
             log.info("hint not confirmed", attempt=hint.attempts, error=str(error))
-            self._drop_or_look_again(claimed)
+            self._retry_or_drop(claimed)
             return
         self._hints.adopt(ref, hint, self._base_url)
         if self._queries.job(ref) is None:
-            log.info(
-                "hint known meanwhile", provider_id=hint.provider_id
-            )  # accepted under our ref, the answer would make a second job
+            # Another job has this task by now. Accepting the answer under our ref would make a
+            # second job.
+            log.info("hint already known", provider_id=hint.provider_id)
         else:
             self._accept(ref, body)
 
-    def _drop_or_look_again(self, claimed: Claimed[Hint]) -> None:
-        if claimed.row.attempts >= MOST_HINT_LOOKS:
+    def _retry_or_drop(self, claimed: Claimed[Hint]) -> None:
+        if claimed.row.attempts >= MOST_HINT_ATTEMPTS:
             self._hints.drop(claimed.row)
         else:
             with suppress(ClaimLostError):
                 self._hints.release(claimed, self._now() + self._timing.poll_interval)
+
+    # Jobs without a result.
+
+    def _poll(self, claimed: Claimed[Job]) -> None:
+        """Ask the provider about a job; expire it if it has no result after its deadline."""
+        job = claimed.row
+        complaint = "no callback came"
+        if job.provider_id is not None:
+            try:
+                decision = self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
+                self._unknown.pop(job.ref, None)
+                if decision not in _COMPLAINTS:
+                    return
+                complaint = _COMPLAINTS[decision]
+            except ProviderError as error:
+                complaint = str(error)
+                if isinstance(error, NoSuchTaskError) and self._is_gone(job):
+                    self._expire(
+                        job,
+                        f"the provider does not know its task {job.provider_id} any more: "
+                        f"{complaint}",
+                    )
+                    return
+        if self._now() >= job.deadline_at:
+            self._expire(job, self._expiry_message(job, complaint))
+        else:
+            log.info(
+                "job has no result yet", ref=job.ref, attempt=job.attempts, complaint=complaint
+            )
+            # ClaimLostError: an accepted report has already set the time of the next poll.
+            with suppress(ClaimLostError):
+                self._jobs.release(claimed, self._next_poll(job))
 
     def _ask(self, base_url: str, api: Api, provider_id: str) -> bytes:
         if self._result_source is None:
@@ -176,115 +214,95 @@ class Reconciler:
             return self._inbox.accept(Delivery(ref, Source.POLL, body, self._now()))
         return Decision.UNREADABLE
 
-    # Jobs without a result.
-
-    def _seek_result(self, claimed: Claimed[Job]) -> None:
-        """Poll a job, and expire it once its time is over and the provider has nothing for it."""
-        job = claimed.row
-        complaint = "no callback came"
-        if job.provider_id is not None:
-            try:
-                verdict = self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
-                self._unknown.pop(job.ref, None)
-                if verdict not in _COMPLAINTS:
-                    return
-                complaint = _COMPLAINTS[verdict]
-            except ProviderError as error:
-                complaint = str(error)
-                if isinstance(error, NoSuchTaskError) and self._is_gone(job):
-                    self._expire(
-                        claimed,
-                        f"the provider does not know its task {job.provider_id} any more: {complaint}",
-                    )
-                    return
-        if self._now() >= job.deadline_at:
-            self._expire(claimed, self._obituary(job, complaint))
-        else:
-            log.info(
-                "job has no result yet", ref=job.ref, attempt=job.attempts, complaint=complaint
-            )
-            with suppress(ClaimLostError):  # an accepted report has already said when to look again
-                self._jobs.release(claimed, self._next_look(job))
-
     def _is_gone(self, job: Job) -> bool:
-        """Say whether "no such task" is to be believed: not in a job's first minute, nor before it was said several times in a row."""
+        """Return whether to believe "no such task"; see ``NOT_YET`` and ``MOST_UNKNOWN``."""
         self._unknown[job.ref] += 1
-        return self._now() - job.submitted_at > NOT_YET and self._unknown[job.ref] >= MOST_UNKNOWN
+        old_enough = self._now() - job.submitted_at > NOT_YET
+        return old_enough and self._unknown[job.ref] >= MOST_UNKNOWN
 
-    def _next_look(self, job: Job) -> float:
+    def _next_poll(self, job: Job) -> float:
         if job.provider_id is None or self._result_source is None:
             return job.deadline_at
-        return min(self._now() + self._back_off(job, 4), job.deadline_at)
+        return min(self._now() + self._poll_wait(job, 4), job.deadline_at)
 
-    def _back_off(self, job: Job, most: int) -> float:
-        """Return seconds until the next look: a poll interval, doubled with each look up to ``most`` of them."""
+    def _poll_wait(self, job: Job, most: int) -> float:
+        """Return the seconds to the next poll: one interval, doubled each time up to ``most``."""
         interval = self._timing.poll_interval
         return back_off(job.attempts, doubling(interval, interval * most), jitter=0)
 
-    def _obituary(self, job: Job, complaint: str) -> str:
-        """Say what was lost and what a person can do about it."""
-        hours = f"no result within {self._timing.job_timeout:.0f} s"
-        if job.mode is Mode.SYNC:
-            return f"{hours}: whoever submitted it died or was stopped before the answer came. {ANSWER_LOST}"
-        if job.provider_id is None:
-            return f"{hours}: the answer to the submit was lost and {complaint}; it may have been billed, look for it at the provider"
-        return f"{hours} ({complaint}); the provider knows it as {job.provider_id}: `receiver retry {job.ref}` asks once more"
+    def _expire(self, job: Job, message: str) -> None:
+        # By ref, not by claim: a report that was just accepted has ended our claim.
+        self._jobs.expire(job.ref, message)
+        self._unknown.pop(job.ref, None)
+        log.error("job expired", ref=job.ref, message=message)
 
-    def _expire(self, claimed: Claimed[Job], message: str) -> None:
-        # A report that was just accepted gave our claim back; the job's row may have a new state by now.
-        self._jobs.expire(claimed.row.ref, message)
-        self._unknown.pop(claimed.row.ref, None)
-        log.error("job expired", ref=claimed.row.ref, message=message)
+    def _expiry_message(self, job: Job, complaint: str) -> str:
+        """Return what was lost and what a person can do about it."""
+        late = f"no result within {self._timing.job_timeout:.0f} s"
+        if job.mode is Mode.SYNC:
+            return (
+                f"{late}: the process that submitted it ended before the answer came. {ANSWER_LOST}"
+            )
+        if job.provider_id is None:
+            return (
+                f"{late}: the answer to the submit was lost and {complaint}; "
+                "it may have been billed, look for it at the provider"
+            )
+        return (
+            f"{late} ({complaint}); the provider knows it as {job.provider_id}: "
+            f"`receiver retry {job.ref}` asks once more"
+        )
 
     # Jobs with a result.
 
-    def _pending(self, job: Job) -> list[Asset]:
-        return [
-            asset
-            for asset in self._queries.assets([job.ref])[job.ref]
-            if asset.state is AssetState.PENDING
-        ]
+    def _pending_assets(self, job: Job) -> list[Asset]:
+        assets = self._queries.assets([job.ref])[job.ref]
+        return [asset for asset in assets if asset.state is AssetState.PENDING]
 
-    def _hurry(self, claimed: Claimed[Job], waiting: list[Asset]) -> None:
-        """Announce the risk of losing late assets, and ask for fresh URLs while there is time."""
-        job, first = claimed.row, min(waiting, key=lambda asset: asset.expires_at)
+    def _refresh_urls(self, claimed: Claimed[Job], pending: list[Asset]) -> None:
+        """Announce that assets may be lost, and ask the provider for fresh URLs."""
+        job, first = claimed.row, min(pending, key=lambda asset: asset.expires_at)
         if self._now() >= risk_begins(first.expires_at, self._timing.url_lifetime):
-            left, trouble = (
-                max(0.0, first.expires_at - self._now()),
-                first.error or "not tried yet",
+            left, trouble = max(0.0, first.expires_at - self._now()), first.error or "not tried yet"
+            message = (
+                f"{len(pending)} of its pictures not archived yet, "
+                f"the first URL dies in {left:.0f} s: {trouble}"
             )
-            message = f"{len(waiting)} of its pictures not archived yet, the first URL dies in {left:.0f} s: {trouble}"
             if self._jobs.announce_risk(claimed, message):
                 log.error("job at risk", ref=job.ref, message=message)
-        # A download under way is left alone: a fresh URL would take it from its hand.
-        if job.provider_id is not None and any(asset.claim is None for asset in waiting):
+        # If all are being downloaded, a fresh URL would only interrupt the downloads.
+        if job.provider_id is not None and any(asset.claim is None for asset in pending):
             try:
                 self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
             except ProviderError as error:
                 log.warning("no fresh URL", ref=job.ref, error=str(error))
-        self._jobs.release(claimed, self._now() + self._back_off(job, 8))
+        self._jobs.release(claimed, self._now() + self._poll_wait(job, 8))
 
     def _conclude(self, claimed: Claimed[Job]) -> None:
-        """End a job whose assets are all final: the manifest first, so that whoever sees the end finds it explained."""
+        """End a job whose assets are all final.
+
+        The manifest is stored first, so that it exists when anyone sees the job's end.
+        """
         job = claimed.row
         assets = self._queries.assets([job.ref])[job.ref]
         state, reason, message = decide_end(assets)
-        if any(asset.state is AssetState.ARCHIVED for asset in assets) and not self._is_explained(
-            job
-        ):
+        archived = any(asset.state is AssetState.ARCHIVED for asset in assets)
+        if archived and not self._has_better_manifest(job):
             ended = replace(
                 job, state=state, reason=reason, message=message, finished_at=self._now()
             )
-            content = manifest(
-                ended, self._queries.params(job.ref), assets, self._queries.delivery_log(job.ref)
-            )
+            params, deliveries = self._queries.params(job.ref), self._queries.delivery_log(job.ref)
+            content = manifest(ended, params, assets, deliveries)
             self._store.replace(manifest_key(job.ref), content, content_type="application/json")
             failpoints.reached(failpoints.Point.MANIFEST_STORED)
         self._jobs.conclude(claimed, state, reason=reason, message=message)
         log.info("job concluded", ref=job.ref, state=state)
 
-    def _is_explained(self, job: Job) -> bool:
-        """Say whether a manifest of an earlier ledger knows what was asked for; we do not, where the job was adopted."""
+    def _has_better_manifest(self, job: Job) -> bool:
+        """Return whether an adopted job has a manifest from an earlier ledger.
+
+        That one contains the request, which we never saw.
+        """
         if job.model:
             return False
         with (
@@ -296,7 +314,10 @@ class Reconciler:
 
 
 def decide_end(assets: list[Asset]) -> tuple[JobState, Reason | None, str]:
-    """Say how a job ends by its assets: with one lost it is expired, with one bad it failed, else it is archived."""
+    """Return state, reason and message of a job whose assets are final.
+
+    It expired if one asset did, else it failed if one asset did, else it is archived.
+    """
     losses = [
         f"asset {asset.idx}: {asset.error}"
         for asset in assets

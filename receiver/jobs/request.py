@@ -1,4 +1,4 @@
-"""What a caller asks for, before it is put into a provider's words: the same for the API, the commands and the library."""
+"""What a caller asks for, before it is translated for a provider: for API, commands, library."""
 
 import math
 import re
@@ -21,10 +21,10 @@ from receiver.providers.grsai import protocol as grsai
 
 DEFAULT_MODEL = "gpt-image-1.5"
 
-# What stripping leaves something of, in the words of a schema.
+# Not only white space, as JSON Schema writes it.
 _NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
-# A URL, a data URL of a picture, or the bare base64 of one, which begins as PNG, JPEG, GIF or WebP do. Never a path: the web side has no
-# files of the caller's.
+# A URL, a data URL of a picture, or the base64 of one, which begins like PNG, JPEG, GIF or WebP.
+# Never a path: the web has no files of the caller.
 _PICTURE = (
     r"^(https?://[!-~][^\x00-\x20]*"
     r"|data:image/[A-Za-z0-9.+;=-]+;base64,[A-Za-z0-9+/_-]+={0,2}"
@@ -33,18 +33,18 @@ _PICTURE = (
 
 
 def _picture(value: str) -> str:
-    """Refuse what the provider would be paid for and could make nothing of."""
+    """Refuse what the provider would charge for but could not use."""
     if not re.fullmatch(_PICTURE, value):
         raise ValueError("neither a URL nor a picture; give an http(s) URL or a data:image/… URL")
     return value
 
 
 class JobRequest(BaseModel):
-    """One job to be posted; ``params`` reach the provider untouched, and win over what the named fields say.
+    """One job to be posted; ``params`` reach the provider unchanged and override the named fields.
 
-    ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is how many pictures; ``images`` are
-    reference pictures, URLs or data URIs. ``key`` is the caller's own name for the job, spent by one job. OpenAI knows one ``mode`` and
-    ``api``, so they say nothing there.
+    ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is
+    the number of pictures; ``images`` are reference pictures, as URLs or data URIs. ``key`` is the
+    caller's own name for the job, used by one job. OpenAI ignores ``mode`` and ``api``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
@@ -68,7 +68,7 @@ class JobRequest(BaseModel):
 
     @model_validator(mode="after")
     def _storable(self) -> Self:
-        """Refuse what no database can hold (NUL) or JSON cannot say (NaN). Half a surrogate pair is no text to begin with."""
+        """Refuse what databases cannot store (NUL) or JSON cannot express (NaN)."""
         for leaf in _leaves(self.model_dump()):
             if isinstance(leaf, str) and "\x00" in leaf:
                 raise ValueError("a text holds a NUL character")
@@ -77,7 +77,7 @@ class JobRequest(BaseModel):
         return self
 
     def submission(self) -> Submission:
-        """Put the request into the provider's words."""
+        """Return the submission for the provider."""
         direct = self.provider is Provider.OPENAI
         fields: dict[str, object] = {}
         if self.size:
@@ -93,9 +93,10 @@ class JobRequest(BaseModel):
 
 
 class GrsaiRequest(JobRequest):
-    """A job for GRSAI, as the web side takes it.
+    """A job for GRSAI, as the web API takes it.
 
-    OpenAI is left to the ``submitter``: its answer is the result, and a web process that is restarted meanwhile would lose it.
+    OpenAI jobs need the ``submitter``: the answer is the result, and a web process that restarts
+    meanwhile would lose it.
     """
 
     provider: Literal[Provider.GRSAI] = Provider.GRSAI
@@ -115,7 +116,7 @@ class GrsaiRequest(JobRequest):
 
 
 def _leaves(value: object) -> Iterator[object]:
-    """Give every text and number in a JSON value, names of fields included."""
+    """Yield every text and number in a JSON value, including the names of fields."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield name
@@ -128,7 +129,7 @@ def _leaves(value: object) -> Iterator[object]:
 
 
 def mistakes(error: ValidationError) -> list[str]:
-    """Name every mistake of a request, each with its field; the values stay out."""
+    """Return every mistake of a request with its field, without the value."""
     return [
         f"{'.'.join(map(str, item['loc'])) or 'job'}: {item['msg']}"
         for item in error.errors(include_url=False, include_input=False)

@@ -1,4 +1,4 @@
-"""Storing what nobody could tell us again: while the ledger is away, this process holds the only copy."""
+"""Retries for storing what no one would send again, while the ledger is unavailable."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Seconds before each further attempt to store what a provider said; some nine minutes in all.
+# Seconds before each retry; about nine minutes in all.
 WAITS = (1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0)
 
 
@@ -21,15 +21,15 @@ def store_with_retry(
     waits: Sequence[float] = WAITS,
     **what: object,
 ) -> T:
-    """Return what ``store`` returns, trying again while the ledger is away; ``what`` names the matter in the log, in case it is lost.
+    """Return what ``store`` returns; retry it while the ledger is unavailable.
 
-    Raise LedgerError when the last attempt failed too.
+    ``what`` is logged, to find the loss if all retries fail. Raise LedgerError after the last one.
     """
     for wait in waits:
         try:
             return store()
         except LedgerError as error:
-            log.warning("not stored, will be tried again", seconds=wait, error=str(error), **what)
+            log.warning("not stored, will be retried", seconds=wait, error=str(error), **what)
             pause(wait)
     try:
         return store()

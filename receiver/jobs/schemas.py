@@ -1,6 +1,6 @@
-"""What the API shows, and what it is asked with; the job object of the contract is also what ``submitter --json`` and batch reports show.
+"""Queries and answers of the API. ``submitter --json`` and batch reports use the same job object.
 
-The API's description is made from these models, so what they allow is what is answered.
+The OpenAPI description is generated from these models.
 """
 
 import re
@@ -21,15 +21,15 @@ from receiver.ledger.queries.audit import Audit
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source, timestamp
 
-# A ULID as we write it, and a cursor: the ref a page ended with, or nothing.
+# A ULID as we write it.
 REF = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _SHA256 = r"^[0-9a-f]{64}$"
-# What no database can hold is no text to look for.
+# Databases cannot store NUL, so it cannot be searched for.
 _WORDS = r"^[^\x00]*$"
 
 
 def _digits(value: object) -> object:
-    """Let a number be written in digits only: other spellings of numbers are mistakes nobody should get used to."""
+    """Accept only digits: other spellings of numbers are most likely mistakes."""
     if isinstance(value, str):
         if not re.fullmatch(r"[0-9]{1,18}", value):
             raise ValueError("write a number in digits")
@@ -38,7 +38,7 @@ def _digits(value: object) -> object:
 
 
 def _moment(value: object) -> object:
-    """Let a moment be written as RFC 3339 has it, not as a number."""
+    """Accept a moment only in the format of RFC 3339, not as a number."""
     if isinstance(value, str) and value and not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", value):
         raise ValueError("write a moment as in 2026-07-01T12:00:00Z")
     return value or None
@@ -51,7 +51,8 @@ State = Annotated[
 ]
 _MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {"const": ""}]}
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_moment), WithJsonSchema(_MOMENT)]
-# What happened differs by the type of event; a file in the archive has its whereabouts, ``link`` is null without PUBLIC_URL.
+# The fields differ by type of event; an archived file has its location. ``link`` is null without
+# PUBLIC_URL.
 _EVENT_DATA = {
     "type": "object",
     "properties": {
@@ -72,7 +73,8 @@ Words = Annotated[str, StringConstraints(max_length=500, pattern=_WORDS)]
 class JobsQuery(BaseModel):
     """Which jobs are listed.
 
-    ``q`` is a text in ref, provider's id, model or prompt, or a whole key; ``after`` is the ``next`` of the page before.
+    ``q`` is a part of the ref, provider's id, model or prompt, or a whole key. ``after`` is the
+    ``next`` of the previous page.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +89,7 @@ class JobsQuery(BaseModel):
 
 
 class EventsQuery(BaseModel):
-    """Which events are listed: those numbered higher than ``after``."""
+    """Which events are listed: those with numbers above ``after``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -104,7 +106,7 @@ class AssetQuery(BaseModel):
 
 
 class AssetView(BaseModel):
-    """One result file; what is known only of archived ones is null before. ``size`` in bytes, dimensions in pixels."""
+    """One result file. ``size`` is in bytes, dimensions in pixels; unknown values are null."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -133,7 +135,7 @@ class AssetView(BaseModel):
 
 
 class JobView(BaseModel):
-    """One job; ``submitted_at`` is RFC 3339 in UTC, ``progress`` 0–100 by the provider's word."""
+    """One job; ``submitted_at`` is RFC 3339 in UTC, ``progress`` is the provider's, 0–100."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -168,9 +170,10 @@ class JobView(BaseModel):
 
 
 class JobList(BaseModel):
-    """A page of jobs, newest first. ``next`` is the cursor of what comes after it, null at the end.
+    """A page of jobs, newest first; ``next`` is the ``after`` of the next page, null at the end.
 
-    A search for a text looks through a bounded number of jobs at a time, so a page may be short, even empty, and yet have a ``next``.
+    A text search reads a limited number of jobs at a time, so a page with a ``next`` may be short
+    or even empty.
     """
 
     jobs: list[JobView]
@@ -178,9 +181,9 @@ class JobList(BaseModel):
 
 
 class EventView(BaseModel):
-    """Something that happened, in the words of ``receiver.events.event``, as webhooks and ``receiver listen`` tell it.
+    """An event, as webhooks and ``receiver listen`` deliver it.
 
-    ``id`` is the name that no other event has and that never changes; ``number`` is its place in this ledger, which ``after`` means.
+    ``id`` is unique and never changes; ``number`` is its position in this ledger, for ``after``.
     """
 
     id: str
@@ -191,14 +194,14 @@ class EventView(BaseModel):
 
 
 class EventList(BaseModel):
-    """Events, oldest first; ``next``, the last one's number, is what to ask for ``after`` next, null where there are none yet."""
+    """Events, oldest first; ``next`` is the next ``after``, null if there are no events yet."""
 
     events: list[EventView]
     next: int | None
 
 
 class DeliveryView(BaseModel):
-    """One report about a job, as it was taken; ``size`` is its body's, in bytes."""
+    """One report about a job and the decision about it; ``size`` is its body's, in bytes."""
 
     id: int
     source: Source
@@ -226,13 +229,13 @@ class DeliveryView(BaseModel):
 
 
 class DeliveryList(BaseModel):
-    """Everything that was reported about a job, in the order of arrival."""
+    """All deliveries of a job, in the order of arrival."""
 
     deliveries: list[DeliveryView]
 
 
 class VerdictView(BaseModel):
-    """What a delivery is taken for now."""
+    """The new decision about a delivery."""
 
     id: int
     verdict: Decision
@@ -246,7 +249,7 @@ class LinkView(BaseModel):
 
 
 class AuditView(BaseModel):
-    """The conservation law with its figures; ``broken`` names every law that does not hold, with refs that break it."""
+    """The counts of all jobs; ``broken`` has violated invariants and the refs."""
 
     ok: bool
     submitted: int
@@ -276,7 +279,7 @@ class AuditView(BaseModel):
 
 
 class ProblemView(BaseModel):
-    """An error as RFC 9457 has it; ``detail`` is meant for a person."""
+    """An error in the format of RFC 9457; ``detail`` is meant for people."""
 
     type: Literal["about:blank"] = "about:blank"
     status: int
@@ -284,5 +287,5 @@ class ProblemView(BaseModel):
 
 
 def seconds_of(moment: datetime | None) -> float | None:
-    """Return a moment as seconds since the epoch; nothing stays nothing."""
+    """Return a moment as seconds since the epoch; None stays None."""
     return None if moment is None else moment.timestamp()

@@ -1,7 +1,7 @@
-"""A job whose provider answers by a stream: every event passes the inbox as it comes.
+"""A job whose provider answers with a stream: each event is accepted by the inbox at once.
 
-The stream is read by a thread of its own, so that whoever submitted may look on, or leave. If it breaks off, falls silent or is left, the
-job goes on by polling.
+A thread of its own reads the stream, so the caller need not wait for its end. If the stream breaks
+off or the process ends, the job is polled.
 """
 
 import threading
@@ -20,8 +20,8 @@ from receiver.providers.grsai.client import GrsaiClient
 
 log = structlog.get_logger(__name__)
 
-# Seconds a submitter waits for the first event; the stream itself may last as long as it speaks.
-FIRST_WORD_WITHIN = 180.0
+# Seconds the caller waits for the first event. The stream may last as long as events come.
+FIRST_EVENT_TIMEOUT = 180.0
 
 
 class StreamReader:
@@ -45,60 +45,60 @@ class StreamReader:
         self._ref = ref
         self._before_send = before_send
         self._pause = pause
-        self._heard = threading.Event()
+        self._started = threading.Event()
         self._error: Exception | None = None
 
-    def first_word(self) -> None:
-        """Post the job and return once the first event is stored, while a thread goes on reading.
+    def wait_for_first_event(self) -> None:
+        """Post the job and return when the first event is stored; a thread continues to read.
 
-        Raise what the submit raised, AnswerLostError if the stream ended without an event.
+        Raise what the submit raised, or AnswerLostError if the stream ended without an event.
         """
         threading.Thread(target=self._read, name=f"stream-{self._ref}", daemon=True).start()
-        if not self._heard.wait(FIRST_WORD_WITHIN):
-            raise AnswerLostError(f"the stream had no event within {FIRST_WORD_WITHIN:.0f} s")
+        if not self._started.wait(FIRST_EVENT_TIMEOUT):
+            raise AnswerLostError(f"the stream had no event within {FIRST_EVENT_TIMEOUT:.0f} s")
         if self._error is not None:
             raise self._error
 
     def _read(self) -> None:
         try:
             with self._client.stream(self._base_url, self._request, self._before_send) as events:
-                ended = self._take_in(events)
-        except Exception as error:  # noqa: BLE001 - handed to the thread that waits for the first word, or told below
+                ended = self._accept_all(events)
+        except Exception as error:  # noqa: BLE001 - raised in the waiting thread, or logged
             self._end(error)
         else:
             if not ended:
-                self._end(AnswerLostError("the stream ended without an end of the job"))
+                self._end(AnswerLostError("the stream ended before the job did"))
 
-    def _take_in(self, events: Iterator[bytes]) -> bool:
-        """Accept events as they come; return whether one of them ended the job."""
+    def _accept_all(self, events: Iterator[bytes]) -> bool:
+        """Accept events as they come; return True when one has ended the job."""
         for body in events:
             accept = partial(
                 self._inbox.accept, Delivery(self._ref, Source.STREAM, body, clock.now())
             )
             try:
-                verdict = store_with_retry(accept, self._pause, ref=self._ref)
+                decision = store_with_retry(accept, self._pause, ref=self._ref)
             except UnreadableError as error:
                 log.warning(
-                    "event of a stream unreadable, kept as evidence",
+                    "stream event unreadable, stored",
                     ref=self._ref,
                     error=str(error),
                 )
                 continue
-            self._heard.set()
-            if verdict is Decision.ENDED:
+            self._started.set()
+            if decision is Decision.ENDED:
                 return True
         return False
 
     def _end(self, error: Exception) -> None:
-        """Hand an early end to whoever waits for the first word; a later one is no loss, the job is polled."""
-        if not self._heard.is_set():
+        """Pass an error to the waiting caller; after the first event log it, the job is polled."""
+        if not self._started.is_set():
             self._error = error
-            self._heard.set()
+            self._started.set()
         elif isinstance(error, ReceiverError):
             log.info(
-                "stream over, the job goes on by polling if it must",
+                "stream ended, job will be polled",
                 ref=self._ref,
                 reason=str(error),
             )
         else:
-            log.error("stream broke off", ref=self._ref, exc_info=error)
+            log.error("stream failed", ref=self._ref, exc_info=error)

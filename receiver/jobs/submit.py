@@ -1,4 +1,8 @@
-"""Paid once: the job row is written before the POST, and the POST is made again only where it cannot have reached the provider."""
+"""Submitting a job, so that it is paid only once.
+
+The job's row is inserted before the POST, and the POST is repeated only if it cannot have reached
+the provider.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -31,13 +35,13 @@ from receiver.telemetry import tracing
 
 log = structlog.get_logger(__name__)
 
-# Seconds before a submit that never reached the provider is made again; after the last one it is given up.
+# Seconds before each repetition of a submit that did not reach the provider.
 BACK_OFF = (5.0, 10.0, 20.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One submit about to be made: the job's ref, what is asked and where; ``send`` asks it, and calls its argument right before."""
+    """A prepared submit. ``send`` makes the request and calls its argument right before it."""
 
     ref: str
     submission: Submission
@@ -46,7 +50,7 @@ class Post:
 
 
 class SubmitService:
-    """Where jobs are handed in; ``public_url`` is how the provider reaches our callbacks, None where it cannot."""
+    """Submits jobs; ``public_url`` is our address for the provider, None if it cannot reach us."""
 
     def __init__(
         self,
@@ -70,19 +74,24 @@ class SubmitService:
         self._pause = pause
 
     def submit(self, submission: Submission, back_off: Sequence[float] = BACK_OFF) -> Job:
-        """Do as ``post`` does; a key that is spent gives the job that has it."""
+        """Do the same as ``post``, but return the existing job if the key is taken."""
         try:
             return self.post(submission, back_off)
         except KeyTakenError as error:
             return self._jobs.get(error.ref)
 
     def post(self, submission: Submission, back_off: Sequence[float] = BACK_OFF) -> Job:
-        """Write the job down, post it, and return it as it stands then; ``back_off`` are the seconds before each repetition.
+        """Insert the job, post it and return it; ``back_off`` are the seconds before repetitions.
 
-        ``waiting``: the provider has it. ``failed`` with reason ``refused``: it did not take it, nothing is owed. ``submitting``: the
-        answer was lost; a callback, if one was asked for, adopts the job, and nothing is posted again. A job for OpenAI comes back when its
-        pictures are made (``archiving``) or never will be. Raise KeyTakenError, with nothing posted, where the key is spent, and
-        ConfigurationError before anything happens if the provider's key or PUBLIC_URL is missing.
+        The state of the returned job says what happened:
+
+        - ``waiting``: the provider took it.
+        - ``failed`` with reason ``refused``: the provider did not take it, nothing is owed.
+        - ``submitting``: the answer was lost. Nothing is posted again; a callback may still come.
+        - ``archiving``: OpenAI answered with the pictures.
+
+        Raise KeyTakenError if the key is taken, ConfigurationError if the provider's key or
+        PUBLIC_URL is missing; in both cases nothing was posted.
         """
         post = (
             self._openai_post(submission)
@@ -103,7 +112,7 @@ class SubmitService:
         return Post(ref, submission, self._openai.base_url, partial(call.make, arguments, ref))
 
     def _grsai_post(self, submission: Submission) -> Post:
-        """Prepare a post, or name everything that is missing, at once."""
+        """Prepare a post; raise ConfigurationError with everything that is missing."""
         mistakes = []
         if self._client is None:
             mistakes.append(
@@ -121,7 +130,7 @@ class SubmitService:
             raise ConfigurationError(mistakes)
         ref = new_ref(clock.now())
         request = grsai.build_submit(submission, self._web_hook(ref, submission))
-        send = self._stream if submission.mode is Mode.STREAM else self._hand_over
+        send = self._stream if submission.mode is Mode.STREAM else self._post_async
         return Post(ref, submission, self._base_url, partial(send, self._client, request, ref))
 
     def _web_hook(self, ref: str, submission: Submission) -> str:
@@ -129,7 +138,7 @@ class SubmitService:
             return f"{self._public_url}/callback/{self._tickets.sign(ref)}"
         return grsai.NO_WEBHOOK
 
-    def _hand_over(
+    def _post_async(
         self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend
     ) -> None:
         provider_id = client.submit(self._base_url, request, before_send)
@@ -146,17 +155,17 @@ class SubmitService:
     ) -> None:
         StreamReader(
             client, self._inbox, self._base_url, request, ref, before_send, pause=self._pause
-        ).first_word()
+        ).wait_for_first_event()
 
     def _post_until_answered(self, post: Post, back_off: Sequence[float]) -> Job:
-        """Post; only what never reached the provider is posted again, and while we wait there is no job of it."""
+        """Post, and repeat it after NotSentError; while we wait, the job has no row."""
         for wait in back_off:
             try:
                 return self._post(post)
             except NotSentError as error:
                 self._jobs.withdraw(post.ref)
                 log.warning(
-                    "submit not sent, will be made again",
+                    "submit not sent, will be retried",
                     ref=post.ref,
                     seconds=wait,
                     error=str(error),
@@ -166,22 +175,22 @@ class SubmitService:
             return self._post(post)
         except NotSentError as error:
             self._jobs.withdraw(post.ref)
-            self._write_down(post)
+            self._insert(post)
             return self._jobs.record_refused(post.ref, f"never sent: {error}")
 
     def _post(self, post: Post) -> Job:
-        """Post once; raise NotSentError where that provably reached nobody."""
+        """Post once; raise NotSentError if the request certainly did not reach the provider."""
         try:
             with tracing.span("submit", post.ref, model=post.submission.model):
-                post.send(partial(self._write_down, post))
+                post.send(partial(self._insert, post))
         except RefusedError as error:
             return self._jobs.record_refused(post.ref, str(error))
         except AnswerLostError as error:
             log.warning(
-                "answer to a submit lost, a callback may still tell", ref=post.ref, error=str(error)
+                "answer to a submit lost, a callback may still come", ref=post.ref, error=str(error)
             )
         return self._jobs.get(post.ref)
 
-    def _write_down(self, post: Post) -> None:
+    def _insert(self, post: Post) -> None:
         self._jobs.submit(post.submission, post.base_url, post.ref)
         failpoints.reached(failpoints.Point.WRITTEN_DOWN)

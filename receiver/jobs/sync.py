@@ -1,6 +1,6 @@
-"""A job whose provider answers with the pictures themselves: one call, one answer, one delivery.
+"""A job whose provider answers with the pictures themselves: one call, one delivery.
 
-Nobody will call back and there is nothing to poll, so whatever becomes of the call, the job is decided when it is over.
+There is no callback and nothing to poll, so the call decides the job, also when it fails.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,13 @@ class DirectCall:
         self._pause = pause
 
     def make(self, arguments: dict[str, Any], ref: str, before_send: Callable[[], None]) -> None:
-        """Call and store the answer; raise RefusedError or NotSentError. Without a usable answer the job is ``expired``."""
+        """Make the call and store the answer; raise RefusedError or NotSentError.
+
+        Without a usable answer the job expires.
+        """
         try:
             body = self._client.generate(arguments, before_send)
-            # Nobody could tell us again: this process holds the only copy of what was paid for.
+            # This process has the only copy of what was paid for.
             store_with_retry(
                 partial(self._inbox.accept, Delivery(ref, Source.SYNC, body, clock.now())),
                 self._pause,

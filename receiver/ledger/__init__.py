@@ -1,1 +1,1 @@
-"""The ledger: the database that holds every job, delivery, asset and event, and the right to work on them."""
+"""The ledger: the database with all jobs, deliveries, assets, events and claims."""

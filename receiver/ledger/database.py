@@ -1,4 +1,4 @@
-"""What the ledger needs of a database, and how to open one. `sqlite` and `postgres` implement it."""
+"""What the ledger needs of a database, and how to open one."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -15,7 +15,7 @@ _SCHEMA_NOT_READY = ("42P01", "42703", "42883", "42704", "3F000", "42501")
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise LedgerError when the database cannot be used. Broken constraints are our bugs and pass."""
+    """Raise LedgerError if the database cannot be used; violated constraints are bugs and pass."""
     try:
         yield
     except IntegrityError:

@@ -1,7 +1,8 @@
-"""The sweep over a ledger that many machines work on: wakes for the rows that are due and have none.
+"""Notifications for due rows that have none (PostgreSQL).
 
-Rows become due without a wake by the passing of time (polls, back-off, the ends of leases), and where a wake was lost with its worker.
-Nothing is woken for the future: whoever looks for a wake would have to read through all those that wait for their time.
+Rows become due without a notification when time passes (polls, back-off, ends of leases), and when
+a notification was lost with its worker. None is written for the future: a worker that looks for one
+would have to read all that are not due yet.
 """
 
 from collections.abc import Callable
@@ -31,29 +32,30 @@ from receiver.ledger.database import Database
 from receiver.ledger.notifications import QueueName, notify, notify_dispatchers
 from receiver.ledger.tables import assets, destinations, events, hints, jobs, sendings
 
-# Wakes that wait in a queue, from which on the sweep adds none: whoever hears one takes the nearest deadline, whatever row it was for.
+# If so many notifications wait in a queue, no more are added: each makes a worker take the row with
+# the nearest deadline, whatever row it was for.
 ENOUGH = 500
 
-_wakes = table(
+_notifications = table(
     "procrastinate_jobs", column("queue_name"), column("queueing_lock"), column("status")
 )
-_waiting: ColumnElement[bool] = _wakes.c.status == literal_column("'todo'")
+_waiting: ColumnElement[bool] = _notifications.c.status == literal_column("'todo'")
 _now: BindParameter[float] = bindparam("now")
 
 
 def _due(rows: Table, deadline: ColumnElement[Any], *wanted: ColumnElement[bool]) -> Select[Any]:
-    """Ask for the rows that are due and have no wake, as ``wakes`` names them, with their deadlines."""
+    """Return names and deadlines of due rows without a notification."""
     name: ColumnElement[str] = literal(rows.name)
     for key in rows.primary_key.columns:
         name = name + literal("/") + cast(key, Text)
-    awake = exists(select(1).where(_wakes.c.queueing_lock == name, _waiting))
+    notified = exists(select(1).where(_notifications.c.queueing_lock == name, _waiting))
     question = select(name.label("name"), deadline.label("deadline")).where(
-        rows.c.due_at <= _now, *wanted, ~awake
+        rows.c.due_at <= _now, *wanted, ~notified
     )
     return question.order_by(deadline).limit(ENOUGH)
 
 
-_SWEPT = {
+_DUE_ROWS = {
     QueueName.ASSETS: _due(assets, assets.c.expires_at, suspected(assets, suspects=False)),
     QueueName.SUSPECT_ASSETS: _due(
         assets, unindexed(assets.c.expires_at), suspected(assets, suspects=True)
@@ -67,14 +69,17 @@ _SWEPT = {
     QueueName.SUSPECT_JOBS: _due(jobs, unindexed(jobs.c.due_at), suspected(jobs, suspects=True)),
     QueueName.HINTS: _due(hints, hints.c.due_at),
 }
-_HEARD = select(func.count()).select_from(
-    select(1).where(_wakes.c.queue_name == bindparam("queue"), _waiting).limit(ENOUGH).subquery()
+_COUNT_WAITING = select(func.count()).select_from(
+    select(1)
+    .where(_notifications.c.queue_name == bindparam("queue"), _waiting)
+    .limit(ENOUGH)
+    .subquery()
 )
-_not_handed_over = destinations.c.cursor < select(func.max(events.c.id)).scalar_subquery()
-_to_be_told = exists(
+_has_new_events = destinations.c.cursor < select(func.max(events.c.id)).scalar_subquery()
+_delivery_due = exists(
     select(1).where(sendings.c.destination == destinations.c.name, sendings.c.due_at <= _now)
 )
-_UNTOLD = select(exists(select(1).where(or_(_not_handed_over, _to_be_told))))
+_DELIVERIES_DUE = select(exists(select(1).where(or_(_has_new_events, _delivery_due))))
 
 
 def notify_due(database: Database, now: Callable[[], float]) -> int:
@@ -84,11 +89,11 @@ def notify_due(database: Database, now: Callable[[], float]) -> int:
 
 def _notify_due(connection: Connection, now: float) -> int:
     found = 0
-    for queue, question in _SWEPT.items():
-        if connection.execute(_HEARD, {"queue": queue}).scalar_one() < ENOUGH:
+    for queue, question in _DUE_ROWS.items():
+        if connection.execute(_COUNT_WAITING, {"queue": queue}).scalar_one() < ENOUGH:
             rows = {row.name: row.deadline for row in connection.execute(question, {"now": now})}
             notify(connection, queue, rows)
             found += len(rows)
-    if connection.execute(_UNTOLD, {"now": now}).scalar_one():
+    if connection.execute(_DELIVERIES_DUE, {"now": now}).scalar_one():
         notify_dispatchers(connection, now)
     return found

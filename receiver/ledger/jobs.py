@@ -137,7 +137,8 @@ class Jobs:
         """Claim due jobs, longest due first.
 
         ``complete=True``: jobs whose assets are all final. They need only the archive, and must not
-        wait behind polls of a provider that does not answer. ``False``: the other jobs. ``None``: any.
+        wait behind polls of a provider that does not answer. ``False``: the other jobs. ``None``:
+        any.
         """
         wanted = (
             ()

@@ -89,8 +89,8 @@ def write_event(
 def lock_event_order(connection: Connection) -> None:
     """Let no other transaction write events until this one ends (PostgreSQL).
 
-    PostgreSQL assigns numbers before the commit. Without the lock a reader could pass a number whose
-    event becomes visible only later. SQLite has one writer anyway.
+    PostgreSQL assigns numbers before the commit. Without the lock a reader could pass a number
+    whose event becomes visible only later. SQLite has one writer anyway.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LOCK)))
@@ -121,7 +121,7 @@ class Outbox:
                     self._database.write(partial(_insert_destination, name=name))
 
     def next_due(self, destination: str) -> float | None:
-        """Return when a destination has a due delivery; 0.0 if it has new events, None if nothing."""
+        """Return when a delivery is due: 0.0 if there are new events, None if there is nothing."""
 
         def work(connection: Connection) -> float | None:
             cursor = connection.execute(
@@ -138,7 +138,7 @@ class Outbox:
     def claim(
         self, destination: str, types: Sequence[EventType], limit: int
     ) -> list[Claimed[EventDelivery]]:
-        """Claim due deliveries; if there are fewer than ``limit``, queue new events and claim those.
+        """Claim due deliveries; if they are fewer than ``limit``, queue and claim new events.
 
         Only events of these ``types`` are queued.
         """

@@ -1,4 +1,4 @@
-"""The ledger in PostgreSQL: a pool of connections, each write a transaction, each read a snapshot."""
+"""The ledger in PostgreSQL: a connection pool; writes are transactions, reads are snapshots."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 
 # Seconds to wait for a free connection of the pool.
 POOL_TIMEOUT = 10.0
-# The server must not continue a statement, wait for a lock or hold one for a client that was cut off
-# in the middle of a transaction. Options in DATABASE_URL take precedence.
+# The server must not continue a statement, wait for a lock or hold one for a client that was cut
+# off in the middle of a transaction. Options in DATABASE_URL take precedence.
 _SESSION = (
     "-c statement_timeout=60s -c lock_timeout=8s -c idle_in_transaction_session_timeout=10s"
     # Otherwise connections of machines that lost power count against max_connections for two hours.

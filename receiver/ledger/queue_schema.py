@@ -1,8 +1,9 @@
-"""Procrastinate's own tables, functions and triggers in our PostgreSQL: made and brought up by ``receiver migrate``.
+"""Procrastinate's tables, functions and triggers in our PostgreSQL; see ``receiver migrate``.
 
-Procrastinate ships its schema as one file and its changes as numbered ones, and leaves it to us to know which have been applied: the
-name of the newest that was applied stands as a comment at its table of jobs, and behind it the newest that was known then. A change marked
-``post`` breaks the release before it, so it waits until a release knows of newer ones: expand, then contract.
+Procrastinate ships its schema as one file and its changes as numbered ones, but does not record
+which are applied. We record it in the comment of its table of jobs: the newest applied change, and
+the newest one known then. A change marked ``post`` breaks the previous release, so it waits until a
+release knows newer ones: expand first, contract later.
 """
 
 from importlib.util import find_spec
@@ -14,20 +15,21 @@ from sqlalchemy import Connection, text
 from receiver.errors import LedgerError
 
 _FOUND = text(
-    "SELECT to_regclass('procrastinate_jobs') IS NOT NULL, obj_description(to_regclass('procrastinate_jobs'), 'pg_class')"
+    "SELECT to_regclass('procrastinate_jobs') IS NOT NULL, "
+    "obj_description(to_regclass('procrastinate_jobs'), 'pg_class')"
 )
-# DDL takes no parameters, so PostgreSQL itself puts the name in quotes.
+# DDL takes no parameters, so PostgreSQL quotes the name.
 _NOTE = text("SELECT format('COMMENT ON TABLE procrastinate_jobs IS %L', CAST(:name AS text))")
 
 
 def is_old(connection: Connection) -> bool:
-    """Say whether `receiver migrate` has to be run before the installed Procrastinate can work."""
+    """Return whether the installed Procrastinate needs `receiver migrate` first."""
     there, note = connection.execute(_FOUND).one()
     return not there or _read(note)[0] < max(name for name in _changes() if not _contracts(name))
 
 
 def bring_up(connection: Connection) -> None:
-    """Make what is missing, or apply the changes since it was made; for one process at a time."""
+    """Create the schema, or apply newer changes; only one process at a time may do so."""
     there, note = connection.execute(_FOUND).one()
     changes = _changes()
     if not there:
@@ -42,22 +44,23 @@ def bring_up(connection: Connection) -> None:
 
 
 def _read(note: str | None) -> tuple[str, str]:
-    """Return the newest change that was applied, and the newest that was known then."""
+    """Return the newest applied change, and the newest one known then."""
     applied, _, known = (note or "").partition(" ")
     return applied, known or applied
 
 
 def _changes() -> list[str]:
-    """Return the names of all changes the installed Procrastinate knows, in their order."""
+    """Return the names of all changes of the installed Procrastinate, in order."""
     return sorted(path.name for path in (_folder() / "migrations").glob("*.sql"))
 
 
 def _folder() -> Path:
-    # Found, not imported: that would take each web process 0.2 s.
+    # Not imported, because that takes 0.2 s.
     package = find_spec("procrastinate")
     if package is None or package.origin is None:
         raise LedgerError(
-            "PostgreSQL needs more than is installed: pip install 'webhook-image-receiver[postgres]'"
+            "PostgreSQL needs more than is installed: "
+            "pip install 'webhook-image-receiver[postgres]'"
         )
     return Path(package.origin).parent / "sql"
 
@@ -67,9 +70,10 @@ def _contracts(name: str) -> bool:
 
 
 def _due(pending: list[str], *, anew: bool) -> list[str]:
-    """Leave out what has to wait: what contracts behind the last change that expands, and such alone until it is run by a release ``anew``.
+    """Return the changes to apply now; ``anew`` means that this release knows new changes.
 
-    Who skips a release has what contracted in it applied too, and stops the old one first.
+    Contracting changes after the last expanding one wait for the next release. An installation that
+    skips a release gets its contracting changes too, and must stop the old release first.
     """
     last = max((place for place, name in enumerate(pending, 1) if not _contracts(name)), default=0)
     return pending[:last] or (pending if anew else [])
@@ -77,9 +81,8 @@ def _due(pending: list[str], *, anew: bool) -> list[str]:
 
 def _run(connection: Connection, script: Path) -> None:
     driver: Any = connection.connection.driver_connection
-    driver.execute(
-        script.read_text(encoding="utf-8")
-    )  # without parameters: only so may there be several statements, and percent signs
+    # Without parameters, so that several statements and percent signs are allowed.
+    driver.execute(script.read_text(encoding="utf-8"))
 
 
 def _note(connection: Connection, applied: str, known: str) -> None:

@@ -1,7 +1,7 @@
-"""The writes of a rebuild: jobs that are over, put back as their manifests tell them.
+"""The writes of a rebuild: final jobs, restored from their manifests.
 
-A rebuilt job is a whole or not there: its rows are written in one transaction, and what the ledger has already is left alone. So a rebuild
-can be killed at any moment and run again.
+All rows of a job are written in one transaction, and jobs that the ledger knows are left alone. So
+a rebuild can be killed at any time and run again.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A job that is over, as rows of each table; of every kind all have the same columns, and those left out have their defaults."""
+    """A final job as rows of each table; omitted columns get their defaults."""
 
     job: Row
     assets: list[Row]
@@ -33,14 +33,14 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What came of some pasts: those that are new in the ledger, and by ref what one of them had to go without."""
+    """The jobs that were new, and by ref what could not be restored of one."""
 
     new: list[Past]
     without: dict[str, str]
 
 
 def restore(connection: Connection, pasts: Sequence[Past]) -> Restored:
-    """Write down the jobs, of some hundreds, that the ledger does not know; a provider's id or a key that is another job's is left out."""
+    """Insert those of some hundred jobs that are unknown, without ids or keys of other jobs."""
     known = set(
         connection.execute(
             select(jobs.c.ref).where(jobs.c.ref.in_([past.ref for past in pasts]))
@@ -55,19 +55,19 @@ def restore(connection: Connection, pasts: Sequence[Past]) -> Restored:
     ):
         if lines:
             connection.execute(insert(table), lines)
-    _remember_events(connection, [row for past in new for row in past.events])
+    _insert_events(connection, [row for past in new for row in past.events])
     return Restored(new, without)
 
 
-def _remember_events(connection: Connection, rows: list[Row]) -> None:
-    """Write events that were told long ago: for the books, never to be sent again."""
+def _insert_events(connection: Connection, rows: list[Row]) -> None:
+    """Insert events that were delivered long ago; they are never sent again."""
     if rows:
         lock_event_order(connection)
         connection.execute(insert(events), [{**row, "rebuilt": 1} for row in rows])
 
 
 def _with_free_names(connection: Connection, rows: list[Row]) -> tuple[list[Row], dict[str, str]]:
-    """Take from each row the provider's id or the key that another job has: it was asked for anew, or adopted, before the rebuild."""
+    """Remove provider ids and keys that jobs since the loss of the ledger have."""
     ids, keys = _owners(connection, rows)
     kept, without = [], {}
     for row in rows:
@@ -88,7 +88,7 @@ def _with_free_names(connection: Connection, rows: list[Row]) -> tuple[list[Row]
 def _owners(
     connection: Connection, rows: list[Row]
 ) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
-    """Return which jobs of the ledger have the ids and keys in these rows."""
+    """Return which jobs have the ids and keys in these rows."""
     names = {
         column: [row[column] for row in rows if row[column] is not None]
         for column in ("provider_id", "key")

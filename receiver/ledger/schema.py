@@ -1,24 +1,23 @@
-"""The version of the ledger's schema: what it is, what it must be, and how it gets there."""
+"""The version of the ledger's schema: which one it has, which one we need, and migration."""
 
-import fcntl
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, create_engine, inspect, text
 
-from receiver import failpoints
+from receiver import data_dir, failpoints
 from receiver.errors import LedgerError
 from receiver.ledger import queue_schema
 from receiver.ledger.database import Database
 from receiver.ledger.database_errors import translated_errors
 from receiver.ledger.sqlite import sqlite_address
 
-# The newest migration; a test holds it against the folder.
+# The newest migration; a test compares it with the folder.
 HEAD = "0004"
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 # How long a migration waits for a lock.
-_PATIENCE = "5s"
-# Any number will do, as long as every process of ours asks PostgreSQL for the same one.
+_LOCK_TIMEOUT = "5s"
+# Any number will do, as long as all our processes use the same one.
 _MIGRATION_LOCK = 0x6C656467
 
 _IS_MARKED_COPY = text("SELECT obj_description(to_regclass('jobs'), 'pg_class') IS NOT NULL")
@@ -27,7 +26,7 @@ _UNMARK_COPY = text("COMMENT ON TABLE jobs IS NULL")
 
 
 def version(database: Database) -> str | None:
-    """Return the schema version of the ledger, None where it has no schema yet; raise LedgerError if it cannot be read."""
+    """Return the schema version, None if there is no schema; raise LedgerError if unreadable."""
     return database.read(_version)
 
 
@@ -59,40 +58,47 @@ def _version(connection: Connection) -> str | None:
 
 
 def require_current(database: Database) -> None:
-    """Raise LedgerError, with the remedy, if the schema is older than this code. A newer one only adds to it, so that releases overlap."""
+    """Raise LedgerError with the remedy if the schema is too old for this code.
+
+    A newer schema is fine: migrations only add, so that releases can overlap.
+    """
     found = version(database)
     if is_old(found):
         raise LedgerError(
-            f"the ledger's schema is {found or 'missing'}, this release needs {HEAD}: run `receiver migrate`"
+            f"the ledger's schema is {found or 'missing'}, this release needs {HEAD}: "
+            "run `receiver migrate`"
         )
     if database.read(is_unfinished_copy):
         raise LedgerError(
-            "the ledger is a copy that is not whole yet: run `receiver migrate --from` again, with the old service stopped"
+            "the ledger is a copy that is not whole yet: "
+            "run `receiver migrate --from` again, with the old service stopped"
         )
     if database.read(_queue_is_old):
         raise LedgerError(
-            "the ledger's PostgreSQL lacks tables of Procrastinate's, or has old ones: run `receiver migrate`"
+            "the ledger's PostgreSQL lacks tables of Procrastinate's, or has old ones: "
+            "run `receiver migrate`"
         )
 
 
 def is_old(found: str | None) -> bool:
-    """Say whether a schema of that version has to be migrated before this code can use it; versions are numbers of four digits."""
+    """Return whether this version (four digits) is too old for this code."""
     return found is None or found < HEAD
 
 
 def migrate(url: str) -> None:
-    """Bring the ledger at ``url`` to HEAD, one process at a time; harmless when it is there already. Raise LedgerError if that fails."""
+    """Migrate the ledger at ``url`` to HEAD, one process at a time.
+
+    Raise LedgerError if that fails.
+    """
     if not url.startswith("sqlite:///"):
         _upgrade(url)
         return
     path = Path(url.removeprefix("sqlite:///"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(path.name + ".lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            path.touch(
-                mode=0o600
-            )  # prompts and URLs stand in it; SQLite gives its other files the same mode
+        with data_dir.locked(path.with_name(path.name + ".lock")):
+            # It contains prompts and URLs. SQLite gives its other files the same mode.
+            path.touch(mode=0o600)
             _upgrade(sqlite_address(path))
     except OSError as error:
         raise LedgerError(f"the ledger cannot be made: {error}") from error
@@ -112,10 +118,11 @@ def _upgrade(url: str | URL) -> None:
                 connection.execute(
                     text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
                 )
-                # The service goes on meanwhile: better no migration yet than everybody waiting behind one that waits for a long read.
-                connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE}'"))
+                # The service runs meanwhile. While the migration waits for a long read, all others
+                # would wait for the migration, so it gives up soon.
+                connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
             else:
-                # The driver would begin too late: DDL must roll back as one when the process dies half-way.
+                # The driver would begin too late: all DDL must be in one transaction.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             if is_old(_version(connection)):
                 config.attributes["connection"] = connection

@@ -5,7 +5,6 @@ threads of a process queue their writes, one of them commits for all (group comm
 take turns with a file lock.
 """
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -19,7 +18,7 @@ import structlog
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from receiver import failpoints
+from receiver import data_dir, failpoints
 from receiver.errors import LedgerError
 from receiver.ledger.database_errors import translated_errors
 from receiver.ledger.group_commit import (
@@ -75,7 +74,7 @@ class SqliteDatabase:
             self._open_mark.set()
             with (
                 translated_errors(),
-                _locked(self._lock_path),
+                data_dir.locked(self._lock_path),
                 self._writer.begin() as connection,
             ):
                 group += next_group()
@@ -125,19 +124,12 @@ def _savepoint(connection: Connection) -> Iterator[list[Exception]]:
 def _require_transaction(connection: Connection) -> None:
     """Raise LedgerError if SQLite has rolled the transaction back by itself.
 
-    It does so on a full disk or an I/O error. A commit after that does nothing and reports no error.
+    It does so on a full disk or an I/O error. A commit after that does nothing and reports no
+    error.
     """
     driver: Any = connection.connection.dbapi_connection
     if not driver.in_transaction:
         raise LedgerError("the ledger rolled its transaction back (disk full, or an I/O error)")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the file lock of ``path``. The kernel frees it when a process dies: it is never stale."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class _OpenMark:
@@ -180,16 +172,14 @@ def is_open(path: Path) -> bool:
     try:
         # Not created here: the service could not use a file that another user created.
         with _mark_path(path).open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not data_dir.try_lock(file)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
     except OSError as error:
         raise LedgerError(
-            f"cannot find out whether the ledger is in use ({error}): run this as the service's user"
+            f"cannot find out whether the ledger is in use ({error}): "
+            "run this as the service's user"
         ) from error
-    return False
 
 
 def _mark_path(path: Path) -> Path:
@@ -202,7 +192,7 @@ def _lock_shared(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         # May block briefly while ``is_open`` probes with an exclusive lock.
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        data_dir.lock_shared(descriptor)
     except OSError:
         os.close(descriptor)
         raise

@@ -1,4 +1,7 @@
-"""Where a deep audit is, and what it has found: kept in a file of DATA_DIR, so that hours of reading survive Ctrl-C and ``kill -9``."""
+"""The checkpoint of a deep audit: how far it is and what it has found.
+
+It is a file in DATA_DIR, so that hours of reading survive Ctrl-C and ``kill -9``.
+"""
 
 import json
 import os
@@ -12,19 +15,22 @@ from pydantic import BaseModel, ConfigDict
 
 from receiver.errors import ReceiverError
 
-# Differences kept by name; beyond these they are only counted.
+# How many differences are stored as text; the others are only counted.
 MAX_LISTED = 10_000
 
 
 class Step(StrEnum):
-    """Which of its two passes an audit is in."""
+    """The two passes of a deep audit."""
 
     PICTURES = "pictures"  # through the ledger, newest job first
     NAMES = "names"  # through the archive
 
 
 class Checkpoint(BaseModel):
-    """What was passed so far; ``archive`` is the ARCHIVE_URL it belongs to, ``after`` the last ref or name that is done with."""
+    """The progress so far.
+
+    ``archive`` is the ARCHIVE_URL, ``after`` the last ref or name that is done.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,9 +41,8 @@ class Checkpoint(BaseModel):
     jobs: int = 0
     pictures: int = 0
     names: int = 0
-    forgotten: int = (
-        0  # of the names, those of jobs that the ledger no longer has, but their manifests tell of
-    )
+    # Names that a manifest explains, of jobs that the ledger no longer has.
+    forgotten: int = 0
     differences: int = 0
     named: list[str] = []
 
@@ -51,7 +56,7 @@ class Checkpoint(BaseModel):
         names: int = 0,
         forgotten: int = 0,
     ) -> None:
-        """Note what is done with, and what differed there."""
+        """Record that everything up to ``after`` is done, and the differences found there."""
         self.after = after
         self.jobs += jobs
         self.pictures += pictures
@@ -66,12 +71,10 @@ class Checkpoint(BaseModel):
 
 
 def load(path: Path, archive: str) -> Checkpoint | None:
-    """Return the place that was kept for this archive; None where there is none, or none that can be read."""
-    with suppress(
-        FileNotFoundError, ValueError
-    ):  # pydantic's error is a ValueError, and so is json's
-        place = Checkpoint.model_validate(json.loads(_read(path)))
-        return place if place.archive == archive else None
+    """Return the checkpoint of this archive, or None if there is none or it is invalid."""
+    with suppress(FileNotFoundError, ValueError):  # json and pydantic raise ValueErrors
+        found = Checkpoint.model_validate(json.loads(_read(path)))
+        return found if found.archive == archive else None
     return None
 
 
@@ -82,19 +85,18 @@ def _read(path: Path) -> bytes:
         raise
     except OSError as error:
         raise ReceiverError(
-            f"the place of the last deep audit cannot be read: {error}; --anew starts over"
+            f"the checkpoint of the last deep audit cannot be read: {error}; --anew starts over"
         ) from error
 
 
-def save(path: Path, place: Checkpoint) -> None:
-    """Keep a place: who reads the file finds the old one or the new one, whenever we are killed."""
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Store the checkpoint. If we are killed meanwhile, the file has the old or the new one."""
     try:
         descriptor, name = mkstemp(dir=path.parent, prefix=f"{path.name}.")
         try:
             with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor has no path
-                json.dump(
-                    place.model_dump(), file
-                )  # not pydantic's own: names of strangers need not be Unicode
+                # json, because pydantic refuses names that are no valid Unicode.
+                json.dump(checkpoint.model_dump(), file)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(path)
@@ -102,4 +104,4 @@ def save(path: Path, place: Checkpoint) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise ReceiverError(f"the place of the deep audit cannot be kept: {error}") from error
+        raise ReceiverError(f"the deep audit's checkpoint cannot be written: {error}") from error

@@ -1,8 +1,9 @@
-"""Moving up: the ledger of one machine copied into a PostgreSQL for many, as often as wanted, until they are alike.
+"""Copying the ledger of one machine to PostgreSQL, repeatedly, until both are equal.
 
-Each run makes the copy what the original is at that moment. The first may take its time while the service works on; the last, after it was
-stopped, finds little that is new. Every batch is a transaction, so a run that is killed is simply run again. Until a copy is declared
-whole nothing works with it: it carries a mark, and ``schema.require_current`` refuses it.
+Each run makes the copy equal to the original as it is then. The first run may take long while the
+service works; the last one, with the service stopped, finds few changes. Every batch is a
+transaction, so a run that was killed is simply repeated. The copy is marked until ``finish``, and
+``schema.require_current`` refuses a marked ledger, so no service uses it too early.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +33,10 @@ from receiver.ledger import schema
 from receiver.ledger.database import Database
 from receiver.ledger.tables import jobs, metadata
 
-# Rows of a transaction; with bodies of some kilobytes a few megabytes.
+# Rows per transaction; with bodies of some kilobytes they are a few megabytes.
 BATCH = 500
-# What a row is about never changes. Where it is not alike, SQLite has given the number of a row that is gone to another one.
+# Columns that never change in a row. If they differ, the original row was deleted and SQLite has
+# used its number again.
 _ABOUT = ("ref", "idx", "type")
 
 Key = tuple[Any, ...]
@@ -42,7 +44,7 @@ Key = tuple[Any, ...]
 
 @dataclass(slots=True)
 class Copied:
-    """What a run did: rows looked at, and those that were new, had changed, or were there no more."""
+    """What a run did: rows compared, and those that were new, changed or deleted."""
 
     seen: int = 0
     new: int = 0
@@ -66,7 +68,7 @@ def begin(target: Database) -> None:
 
 
 def finish(target: Database) -> None:
-    """Declare a copy whole, and number new rows after those that were copied."""
+    """Declare a copy complete, and number new rows after the copied ones."""
 
     def work(connection: Connection) -> None:
         for table in metadata.sorted_tables:
@@ -89,9 +91,9 @@ def finish(target: Database) -> None:
 
 
 def copy(source: Database, target: Database, show: Callable[[str, int, int], None]) -> Copied:
-    """Make ``target`` what ``source`` is at this moment; ``show`` is told the table, and how many of how many rows are done.
+    """Make ``target`` equal to ``source``; call ``show`` with table, rows done and rows in total.
 
-    Raise ReceiverError if what is there already stands in the way.
+    Raise ReceiverError if existing rows are in conflict.
     """
     done = Copied()
 
@@ -107,13 +109,14 @@ def copy(source: Database, target: Database, show: Callable[[str, int, int], Non
         # Only its first line: the next ones quote rows.
         broken = str(error.orig).partition("\n")[0]
         raise ReceiverError(
-            f"the copy cannot follow the original ({broken}): empty the database at DATABASE_URL and copy again"
+            f"the copy cannot follow the original ({broken}): "
+            "empty the database at DATABASE_URL and copy again"
         ) from error
     return done
 
 
 def counts(database: Database) -> dict[str, int]:
-    """Return how many rows each table has."""
+    """Return the number of rows of each table."""
     questions = {
         table.name: select(func.count()).select_from(table) for table in metadata.sorted_tables
     }
@@ -128,8 +131,8 @@ def _key(table: Table) -> ColumnElement[Any]:
     return tuple_(*table.primary_key.columns)
 
 
-def _traits(table: Table) -> list[ColumnElement[Any]]:
-    """Return what is compared of a row: what is large never changes, but may be emptied."""
+def _compared(table: Table) -> list[ColumnElement[Any]]:
+    """Return the columns to compare; of large ones the length, as they can only be emptied."""
     large = {column.name for column in table.columns if isinstance(column.type, LargeBinary)} | (
         {"params"} if table is jobs else set()
     )
@@ -142,7 +145,7 @@ def _traits(table: Table) -> list[ColumnElement[Any]]:
 def _batches(
     connection: Connection, table: Table, columns: Sequence[ColumnElement[Any]]
 ) -> Iterator[list[Row[Any]]]:
-    """Walk a table in the order of its keys."""
+    """Yield a table's rows in batches, in the order of its keys."""
     width = len(table.primary_key.columns)
     question = (
         select(*table.primary_key.columns, *columns)
@@ -164,7 +167,7 @@ def _copy_table(
 ) -> None:
     width, place = len(table.primary_key.columns), 0
     total = snapshot.execute(select(func.count()).select_from(table)).scalar_one()
-    for rows in _batches(snapshot, table, _traits(table)):
+    for rows in _batches(snapshot, table, _compared(table)):
         ours = {tuple(row)[:width]: tuple(row)[width:] for row in rows}
         known = target.read(partial(_find, table=table, keys=list(ours)))
         new = [key for key in ours if key not in known]
@@ -190,7 +193,7 @@ def _copy_table(
 
 def _find(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, Key]:
     width = len(table.primary_key.columns)
-    question = select(*table.primary_key.columns, *_traits(table)).where(_key(table).in_(keys))
+    question = select(*table.primary_key.columns, *_compared(table)).where(_key(table).in_(keys))
     return {tuple(row)[:width]: tuple(row)[width:] for row in connection.execute(question)}
 
 
@@ -204,9 +207,10 @@ def _full(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key
 
 
 def _within(table: Table, keys: Sequence[Key]) -> ColumnElement[bool]:
-    """Ask the original for all from the first of some keys to the last: with a list of keys of two columns SQLite reads the whole table.
+    """Return the condition of all rows from the first of these keys to the last one.
 
-    Python sorts them as SQLite does. PostgreSQL may not; then there is more between those of one of its batches, which costs only time.
+    With a list of two-column keys SQLite would read the whole table. Python sorts keys as SQLite
+    does. PostgreSQL may not; then a range has more rows, which only costs time.
     """
     return and_(_key(table) >= min(keys), _key(table) <= max(keys))
 
@@ -217,7 +221,7 @@ def _put(
     new: Sequence[dict[str, Any]],
     changed: Sequence[dict[str, Any]],
 ) -> None:
-    # Changes first: a key or an id may have passed from an older job to a newer one.
+    # Changes first: a key or an id may have moved from an older job to a newer one.
     for row in changed:
         mine = [column == row[column.name] for column in table.primary_key.columns]
         connection.execute(
@@ -230,7 +234,7 @@ def _put(
 
 
 def _delete_extras(snapshot: Connection, target: Database, table: Table) -> int:
-    """Delete what an earlier run copied and the original has no more; return how many rows that were."""
+    """Delete rows that an earlier run copied and the original no longer has; return how many."""
     keys = _extras(snapshot, target, table)
     for start in range(0, len(keys), BATCH):
         target.write(partial(_delete, table=table, keys=keys[start : start + BATCH]))
@@ -255,7 +259,7 @@ def _extras(snapshot: Connection, target: Database, table: Table) -> list[Key]:
 
 
 def _about(table: Table) -> list[Column[Any]]:
-    """Return what says, beside its key, whether a row is still the same one."""
+    """Return the columns that show, beside the key, whether a row is still the same one."""
     return [column for column in table.columns if column.name in _ABOUT and not column.primary_key]
 
 

@@ -1,8 +1,9 @@
-"""The deep audit: every archived picture is read and hashed, its manifest held against the ledger, and strangers in the archive named.
+"""The deep audit: hash every archived file, check the manifests, and find unknown objects.
 
-Two passes. The first walks the ledger, newest job first, and looks for what each row says is there; the second walks the archive and asks
-the ledger for what lies there, or, where the ledger has forgotten a job (`receiver prune`), the job's manifest. So neither side has to fit
-into memory, or be sorted as the other is.
+The first pass walks the ledger, newest job first, and reads the objects of each job. The second
+pass walks the archive and asks the ledger about each object; if the ledger no longer has the job
+(`receiver prune`), its manifest is asked. So neither side has to fit into memory or be sorted like
+the other one.
 """
 
 from collections.abc import Callable
@@ -28,18 +29,21 @@ from receiver.ledger.rows import Asset, Job
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.model import FINAL_STATES, AssetState
 
-# Jobs, and names of objects, that are asked for at a time.
+# How many jobs, or names of objects, are read at once.
 JOBS_AT_ONCE = 200
 NAMES_AT_ONCE = 500
 CHUNK = 256 * 1024  # bytes read at once
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
-    """The audit was asked to stop; its place is kept."""
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The audit was asked to stop; its checkpoint is up to date."""
 
 
 class DeepAudit:
-    """Compares ledger and archive from its ``checkpoint`` on; ``show`` is called after each job and each page of names."""
+    """Compares ledger and archive, starting at ``checkpoint``.
+
+    ``show`` is called after each job and each page of names.
+    """
 
     def __init__(
         self,
@@ -59,14 +63,17 @@ class DeepAudit:
         self._show = show
 
     def run(self) -> None:
-        """Do what is left, noting in the place what differs. Raise StoreError if the archive is away, Interrupted if asked to stop."""
+        """Do the rest of the audit and record the differences in the checkpoint.
+
+        Raise StoreError if the archive is away, Interrupted if asked to stop.
+        """
         with ThreadPoolExecutor(self._threads, "audit") as pool:
             if self.checkpoint.step is Step.PICTURES:
                 self._walk_ledger(pool)
                 self.checkpoint.begin(Step.NAMES)
             self._walk_archive(pool)
 
-    # What the ledger says is there.
+    # First pass: the ledger.
 
     def _walk_ledger(self, pool: ThreadPoolExecutor) -> None:
         while page := self._queries.jobs(after=self.checkpoint.after, limit=JOBS_AT_ONCE):
@@ -79,7 +86,10 @@ class DeepAudit:
                 self._show()
 
     def _audit_job(self, job: Job, assets: list[Asset]) -> list[str]:
-        """Say what is wrong with a job's objects, once the ledger has confirmed that it still says so: an operator may have retried it."""
+        """Return what is wrong with a job's objects.
+
+        After a difference the job is read again: an operator may have retried it meanwhile.
+        """
         differences = self._job_problems(job, assets)
         if not differences:
             return []
@@ -99,7 +109,7 @@ class DeepAudit:
         return found
 
     def _asset_problem(self, ref: str, asset: Asset | ManifestAsset) -> str | None:
-        """Read an archived asset's object; say what is wrong with it."""
+        """Read the object of an archived asset; return what is wrong with it, if anything."""
         try:
             digest, size = verify(self._store, str(asset.key), self._digest)
         except MissingObjectError:
@@ -109,7 +119,10 @@ class DeepAudit:
         if size != asset.size:
             return f"differs: {asset.key} (job {ref}): it has {size} bytes instead of {asset.size}"
         if digest != asset.sha256:
-            return f"differs: {asset.key} (job {ref}): its SHA-256 is {digest} instead of {asset.sha256}"
+            return (
+                f"differs: {asset.key} (job {ref}): "
+                f"its SHA-256 is {digest} instead of {asset.sha256}"
+            )
         return None
 
     def _digest(self, file: BinaryIO) -> tuple[str, int]:
@@ -122,7 +135,7 @@ class DeepAudit:
         return digest.hexdigest(), size
 
     def _manifest_problem(self, job: Job, archived: list[Asset]) -> str | None:
-        """Read a final job's manifest; say how it disagrees with the ledger about what is safe."""
+        """Read a finished job's manifest; return how it differs from the ledger, if it does."""
         key = manifest_key(job.ref)
         if self._stopping.is_set():
             raise Interrupted
@@ -141,10 +154,14 @@ class DeepAudit:
             for idx in in_manifest.keys() | in_ledger.keys()
             if in_manifest.get(idx) != in_ledger.get(idx)
         ):
-            return f"manifest differs: {key} (job {job.ref}): it says something else of asset {', '.join(map(str, wrong))}"
+            numbers = ", ".join(map(str, wrong))
+            return (
+                f"manifest differs: {key} (job {job.ref}): "
+                f"it says something else of asset {numbers}"
+            )
         return None
 
-    # What the archive has.
+    # Second pass: the archive.
 
     def _walk_archive(self, pool: ThreadPoolExecutor) -> None:
         names = (name for name, _ in self._store.keys(after=self.checkpoint.after))
@@ -156,11 +173,11 @@ class DeepAudit:
             self._show()
 
     def _audit_names(self, page: list[str], pool: ThreadPoolExecutor) -> tuple[list[str], int]:
-        """Say what is wrong with some names, and how many of them the ledger has forgotten.
+        """Return what is wrong with a page of names, and how many the ledger no longer has.
 
-        The ledger is asked after the listing, so that what is new is in it.
+        The ledger is queried after the listing, so that it has all jobs of the listing.
         """
-        refs = sorted({checkpoint[0] for name in page if (checkpoint := parse_key(name))})
+        refs = sorted({ref for name in page if (ref := _ref_of(name))})
         in_ledger, assets = self._queries.states(refs), self._queries.assets(refs)
 
         def decide(item: tuple[str, list[str]]) -> tuple[list[str], int]:
@@ -169,13 +186,13 @@ class DeepAudit:
                 return [f"unknown object: {name}" for name in names], 0
             if ref not in in_ledger:
                 return self._audit_forgotten(ref, names)
-            strangers = (
+            unknown = (
                 name
                 for name in names
                 if name != manifest_key(ref)
                 and not any(_belongs_to(asset, name) for asset in assets[ref])
             )
-            return [f"unknown object: {name} (job {ref} does not name it)" for name in strangers], 0
+            return [f"unknown object: {name} (job {ref} does not name it)" for name in unknown], 0
 
         found = list(
             pool.map(decide, [(ref, list(names)) for ref, names in groupby(page, key=_ref_of)])
@@ -185,22 +202,26 @@ class DeepAudit:
         )
 
     def _audit_forgotten(self, ref: str, names: list[str]) -> tuple[list[str], int]:
-        """Hold objects of a job that the ledger lacks against its manifest; return what is wrong, and how many are named there."""
+        """Compare objects of a job that the ledger no longer has with the job's manifest.
+
+        Return what is wrong, and how many of the objects the manifest explains.
+        """
         try:
             manifest = self._manifest(ref)
         except (MissingObjectError, UnreadableError):
             return [f"unknown object: {name} (there is no job {ref})" for name in names], 0
         in_manifest = {asset.key: asset for asset in manifest.archived}
         named = [name for name in names if name in in_manifest or name == manifest_key(ref)]
-        strangers = [
+        unknown = [
             f"unknown object: {name} (there is no job {ref}, and its manifest does not name it)"
             for name in names
             if name not in named
         ]
-        # With the manifest's own name, so that a picture that is gone is missed, and none is read twice.
-        looked_at = manifest.archived if manifest_key(ref) in names else []
-        damaged = [problem for asset in looked_at if (problem := self._asset_problem(ref, asset))]
-        return strangers + damaged, len(named)
+        # Read the objects together with the manifest's own name, so that a missing object is
+        # noticed and no object is read twice.
+        to_read = manifest.archived if manifest_key(ref) in names else []
+        damaged = [problem for asset in to_read if (problem := self._asset_problem(ref, asset))]
+        return unknown + damaged, len(named)
 
     def _manifest(self, ref: str) -> Manifest:
         return read_manifest(
@@ -209,9 +230,9 @@ class DeepAudit:
 
 
 def _ref_of(name: str) -> str:
-    """Return the ref of the job whose folder a name lies in, "" for a name we would not give."""
-    checkpoint = parse_key(name)
-    return checkpoint[0] if checkpoint else ""
+    """Return the ref of the job in whose folder a name is; "" if it is no key of the service."""
+    parts = parse_key(name)
+    return parts[0] if parts else ""
 
 
 def _archived(assets: list[Asset]) -> list[Asset]:
@@ -219,8 +240,8 @@ def _archived(assets: list[Asset]) -> list[Asset]:
 
 
 def _belongs_to(asset: Asset, name: str) -> bool:
-    """Say whether an object is this asset's: archived under that name, or just being archived."""
-    on_its_way = asset.state is AssetState.PENDING and name.startswith(
+    """Return whether an object belongs to this asset, which may be being archived right now."""
+    being_archived = asset.state is AssetState.PENDING and name.startswith(
         asset_prefix(asset.ref, asset.idx)
     )
-    return on_its_way or (asset.state is AssetState.ARCHIVED and asset.key == name)
+    return being_archived or (asset.state is AssetState.ARCHIVED and asset.key == name)

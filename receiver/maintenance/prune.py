@@ -1,7 +1,7 @@
-"""Forgetting: jobs that ended long ago leave the ledger, and bodies of deliveries before them. The archive keeps all it has.
+"""Pruning: jobs that ended long ago leave the ledger, the bodies of their deliveries even earlier.
 
-A job leaves with all that belongs to it, in one transaction, so every law of the ledger holds at every moment. What somebody is still to
-be told stays.
+The archive stays complete. A job leaves with everything that belongs to it, in one transaction, so
+every invariant holds at any time. Jobs with events that are still to be delivered stay.
 """
 
 from collections import Counter
@@ -22,33 +22,39 @@ from receiver.ledger.tables import (
 )
 from receiver.model import INLINE, AssetState, Decision, EventDeliveryState, new_ref
 
-# Jobs of a transaction: it takes some milliseconds, and callbacks wait no longer for it.
+# Jobs per transaction: it takes some milliseconds, so callbacks do not wait long.
 BATCH = 200
 
 
 class Pruner:
-    """Removes what ended before some moment, given in seconds since the epoch; every batch is a transaction, and may be the last.
+    """Removes what ended before a given moment (seconds since the epoch).
 
-    Batches go along the refs: each is given the last ref of the one before, and returns its own, "" when there are no more.
+    Every batch is a transaction. Batches follow the refs: each starts after a ref and returns its
+    last one, "" if there are no more.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def jobs(self, before: float, after: str = "") -> tuple[int, Counter[str], str]:
-        """Remove some jobs; return how many went, how many stay for each destination that is still to be told of them, and the last ref.
+        """Remove a batch of jobs.
 
-        One that has the newest number of its kind stays too, until there is a newer one.
+        Return how many were removed, how many stay per destination that still gets their events,
+        and the last ref. Jobs with the newest event, delivery or attempt stay too: their numbers
+        must not be used again.
         """
         return self._database.write(partial(_prune_jobs, before=before, after=after))
 
     def bodies(self, before: float, after: str = "") -> tuple[int, str]:
-        """Empty the bodies kept for some jobs, but those that have the only copy of a picture; return how many, and the last ref."""
+        """Empty the bodies of a batch of jobs; return how many, and the last ref.
+
+        A body that is the only copy of a picture stays.
+        """
         return self._database.write(partial(_prune_bodies, before=before, after=after))
 
 
 def _over(before: float, after: str) -> Select[str]:
-    # A job is older than its end, and refs sort by time: so the walk along the refs ends where no job can be old enough.
+    # A job is older than its end and refs sort by time, so newer refs need not be read.
     old = select(jobs.c.ref).where(
         jobs.c.finished_at < before, jobs.c.ref < new_ref(before), jobs.c.ref > after
     )
@@ -59,37 +65,36 @@ def _prune_jobs(connection: Connection, before: float, after: str) -> tuple[int,
     refs = (
         connection.execute(_over(before, after).with_for_update(skip_locked=True)).scalars().all()
     )
-    waiting = _to_be_told(connection, refs)
+    waiting = _undelivered(connection, refs)
     staying = {ref for _, ref in waiting} | _with_newest_numbers(connection)
     going = [ref for ref in refs if ref not in staying]
     _forget(connection, going)
     return len(going), Counter(name for name, _ in waiting), refs[-1] if refs else ""
 
 
-def _to_be_told(connection: Connection, refs: Sequence[str]) -> set[tuple[str, str]]:
-    """Return the destinations that were not handed, or not told, an event of one of the jobs; each with that job's ref."""
+def _undelivered(connection: Connection, refs: Sequence[str]) -> set[tuple[str, str]]:
+    """Return pairs of destination and job whose events were not delivered there yet."""
     theirs = select(events.c.id, events.c.ref).where(events.c.ref.in_(refs)).subquery()
-    whom_of_what = select(destinations.c.name, theirs.c.ref).select_from(
-        theirs.join(destinations, true())
-    )
-    not_handed = whom_of_what.where(theirs.c.id > destinations.c.cursor)
-    # By way of the destinations: the key of the sendings begins with theirs.
-    sent_on = (
+    pairs = select(destinations.c.name, theirs.c.ref).select_from(theirs.join(destinations, true()))
+    not_queued = pairs.where(theirs.c.id > destinations.c.cursor)
+    # Joined by destination, because that is the first column of the key of ``sendings``.
+    unsent = (
         (sendings.c.destination == destinations.c.name)
         & (sendings.c.event == theirs.c.id)
         & (sendings.c.state != EventDeliveryState.SENT)
     )
-    not_told = whom_of_what.join(sendings, sent_on)
+    not_sent = pairs.join(sendings, unsent)
     return {
         (name, ref)
-        for question in (not_handed, not_told)
+        for question in (not_queued, not_sent)
         for name, ref in connection.execute(question)
     }
 
 
 def _with_newest_numbers(connection: Connection) -> set[str]:
-    # SQLite numbers a new row after the highest there is. Were that removed, its number would be given again, and whoever was told of
-    # events up to there (a destination's cursor, a listener's file) would never hear of the new one.
+    # SQLite numbers a new row after the highest number in the table. If that row were removed, its
+    # number would be used again, and readers that are past it (a destination's cursor, a listener's
+    # file) would never see the new event.
     newest = [
         select(table.c.ref).order_by(table.c.id.desc()).limit(1)
         for table in (events, deliveries, attempts)
@@ -110,13 +115,13 @@ def _forget(connection: Connection, refs: Sequence[str]) -> None:
 
 def _prune_bodies(connection: Connection, before: float, after: str) -> tuple[int, str]:
     refs = connection.execute(_over(before, after)).scalars().all()
-    # What could not be read is kept as it is: it waits for somebody who mends that, and replays it.
+    # An unreadable body stays: it can be replayed when the bug that it met is fixed.
     full = (
         deliveries.c.ref.in_(refs)
         & (func.length(deliveries.c.body) > 0)
         & (deliveries.c.verdict != Decision.UNREADABLE)
     )
-    # And what brought pictures that are not archived: it is the only copy, `receiver retry` brings them home from there.
+    # A body with pictures that are not archived stays too: `receiver retry` archives them from it.
     inline = (
         assets.c.ref.in_(refs)
         & (assets.c.state != AssetState.ARCHIVED)

@@ -1,6 +1,7 @@
-"""The archive explains itself: a lost ledger is rebuilt from the manifests that stand beside the pictures.
+"""Rebuild a lost ledger from the manifests in the archive.
 
-Nothing is invented. A job comes back if its manifest is whole and every picture it names is there with its size; all else is named.
+A job is restored if its manifest is valid and every object that it names is there with the right
+size. Everything else is reported; nothing is guessed.
 """
 
 import json
@@ -28,37 +29,40 @@ from receiver.ledger.restore import Past, Restored, Row, restore
 from receiver.model import AssetState, EventType, JobState, Outcome, Reason
 
 MANIFEST = "job.json"
-# Folders, and bytes of their manifests, that are read side by side and written in one transaction.
+# Folders, and bytes of their manifests, that are read in parallel and written in one transaction.
 FOLDERS_AT_ONCE = 100
 BYTES_AT_ONCE = 32 * 1024 * 1024
-# Names kept of what was not restored; beyond these they are only counted.
+# How many names of what was not restored are stored; the others are only counted.
 MAX_LISTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """What lies below one job's folder, or, where ``ref`` is empty, names we would not give: size in bytes by full name."""
+    """The objects in one job's folder: size in bytes by name.
+
+    If ``ref`` is empty, it is one object that is not in a job's folder.
+    """
 
     ref: str
     objects: dict[str, int]
 
     @property
     def manifest(self) -> str | None:
-        """The key of its manifest."""
+        """The key of the job's manifest, or None if it has none."""
         return next(
             (key for key in self.objects if self.ref and key.endswith(f"/{MANIFEST}")), None
         )
 
 
 class CappedList:
-    """Things told by name: all are counted, the first ``MAX_LISTED`` kept."""
+    """Lines of text: all are counted, the first ``MAX_LISTED`` are kept."""
 
     def __init__(self) -> None:
         self.count = 0
         self.lines: list[str] = []
 
     def extend(self, lines: Iterable[str]) -> None:
-        """Note some more."""
+        """Add these lines."""
         for line in lines:
             self.count += 1
             if len(self.lines) < MAX_LISTED:
@@ -72,14 +76,17 @@ class Rebuilt:
     restored: int = 0
     pictures: int = 0
     known: int = 0
-    # Manifests whose job was not restored, or not whole, and why.
+    # Manifests whose job was not or not completely restored, and why.
     problems: CappedList = field(default_factory=CappedList)
-    # Objects that no manifest names; their jobs were in flight when the ledger was lost.
+    # Objects that no manifest names; their jobs were not finished when the ledger was lost.
     unknown: CappedList = field(default_factory=CappedList)
 
 
 class Rebuilder:
-    """Reads manifests with so many ``threads`` and puts their jobs into the ledger; ``show`` is told how far it is."""
+    """Reads manifests with ``threads`` threads and writes their jobs into the ledger.
+
+    ``show`` is called with the progress after each transaction.
+    """
 
     def __init__(
         self,
@@ -102,7 +109,10 @@ class Rebuilder:
         self.so_far = Rebuilt()
 
     def run(self, below: str = "") -> Rebuilt:
-        """Go through what lies below a folder of the archive, until all is seen or ``stopping`` is set. Raise StoreError or LedgerError."""
+        """Restore the jobs below a folder of the archive, until done or ``stopping`` is set.
+
+        Raise StoreError or LedgerError.
+        """
         with ThreadPoolExecutor(self._threads, "rebuild") as pool:
             for batch in batches(group_by_job(self._store.keys(below))):
                 if self._stopping.is_set():
@@ -124,7 +134,7 @@ class Rebuilder:
         )
 
     def _inspect(self, folder: JobFolder) -> "_Inspection":
-        """Read a folder's manifest and hold the folder against it."""
+        """Read the manifest of a folder and compare it with the objects there."""
         key = folder.manifest
         if key is None:
             return _Inspection(unknown=sorted(folder.objects))
@@ -156,8 +166,8 @@ class Rebuilder:
         self.so_far.known += len(pasts) - len(done.new)
         self.so_far.pictures += sum(
             1
-            for rows_of in done.new
-            for asset in rows_of.assets
+            for job_rows in done.new
+            for asset in job_rows.assets
             if asset["state"] == AssetState.ARCHIVED
         )
         self.so_far.problems.extend(
@@ -170,7 +180,7 @@ class Rebuilder:
 
 @dataclass(frozen=True, slots=True)
 class _Inspection:
-    """What one folder has: a manifest to restore, objects it does not name, and what is wrong with it."""
+    """The content of one folder: a manifest to restore, unknown objects, and what is wrong."""
 
     manifest: Manifest | None = None
     unknown: list[str] = field(default_factory=list)
@@ -178,7 +188,7 @@ class _Inspection:
 
 
 def group_by_job(listing: Iterable[tuple[str, int]]) -> Iterator[JobFolder]:
-    """Gather what a sorted listing has of each job; what is none of ours comes one by one."""
+    """Group a sorted listing by job. Objects that are in no job's folder come one by one."""
     for ref, group in groupby(listing, key=lambda found: (parse_key(found[0]) or ("",))[0]):
         if ref:
             yield JobFolder(ref, dict(group))
@@ -187,7 +197,7 @@ def group_by_job(listing: Iterable[tuple[str, int]]) -> Iterator[JobFolder]:
 
 
 def batches(found: Iterable[JobFolder]) -> Iterator[list[JobFolder]]:
-    """Cut into lists that fit into memory and into one transaction."""
+    """Yield lists of folders that fit into memory and into one transaction."""
     batch: list[JobFolder] = []
     weight = 0
     for folder in found:
@@ -202,7 +212,7 @@ def batches(found: Iterable[JobFolder]) -> Iterator[list[JobFolder]]:
 
 
 def _asset_problem(asset: ManifestAsset, folder: JobFolder) -> str | None:
-    """Say what is wrong with an archived asset's object."""
+    """Return what is wrong with the object of an archived asset, if anything."""
     size = folder.objects.get(asset.key or "")
     if size is None:
         return f"its object {asset.key} is missing"
@@ -215,20 +225,22 @@ def _asset_problem(asset: ManifestAsset, folder: JobFolder) -> str | None:
 
 
 def rows_of(manifest: Manifest, job_timeout: float) -> Past:
-    """Turn a manifest into the rows that its job left behind, and the events that announced them."""
+    """Return the rows of the manifest's job, and its events."""
     job = _job(manifest, job_timeout)
     assets = [_asset(manifest.ref, asset) for asset in manifest.assets]
-    payload_or_row = [
-        _archived_event(asset) for asset in assets if asset["state"] == AssetState.ARCHIVED
-    ]
-    events = [_event(manifest, **event) for event in [*payload_or_row, _final_event(job)]]
+    archived = [_archived_event(asset) for asset in assets if asset["state"] == AssetState.ARCHIVED]
+    events = [_event(manifest, **event) for event in [*archived, _final_event(job)]]
     return Past(
         job, assets, [_delivery(manifest.ref, delivery) for delivery in manifest.deliveries], events
     )
 
 
 def _job(manifest: Manifest, job_timeout: float) -> Row:
-    """Fill the job's row; whoever has assets once succeeded, and what a first manifest left out follows from them."""
+    """Return the row of the job.
+
+    A job with assets once succeeded. What manifests of the first release left out follows from its
+    assets.
+    """
     names = (
         "ref",
         "provider",
@@ -265,27 +277,28 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
 def _asset(ref: str, asset: ManifestAsset) -> Row:
     values = asset.model_dump(exclude={"index", "source_url"})
     if asset.state is not AssetState.ARCHIVED:
-        values["key"] = None  # a key is an object's, and no two assets have the same
+        values["key"] = None  # only archived assets have a key, and keys are unique
     return {"ref": ref, "idx": asset.index, "url": asset.source_url, **values}
 
 
 def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
-    """Fill a delivery's row; its body is lost, the digest tells what it was."""
-    payload_or_row = {
+    """Return the row of a delivery. Its body is lost; only the digest is known."""
+    return {
+        "ref": ref,
+        "body": b"",
         "source": delivery.source,
         "verdict": delivery.verdict,
         "received_at": delivery.received_at,
         "digest": delivery.sha256,
     }
-    return {"ref": ref, "body": b"", **payload_or_row}
 
 
 def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
-    """Fill an event's row; the words of its payload are those of ``ledger.outbox``."""
-    payload_or_row = json.dumps(
+    """Return the row of an event. Its payload has the same fields as in ``ledger.outbox``."""
+    text = json.dumps(
         {**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":")
     )
-    return {"ref": manifest.ref, "round": manifest.round, "payload": payload_or_row, **values}
+    return {"ref": manifest.ref, "round": manifest.round, "payload": text, **values}
 
 
 def _archived_event(asset: Row) -> Row:

@@ -1,7 +1,8 @@
-"""Connect to a checked address: the only way this service reaches places that others name.
+"""Connections to hosts that other people name: checked addresses only, and with a deadline.
 
-Each address a host resolves to is checked, and the connection is made to that very address, so a name that changes its answer in between
-gains nothing. TLS is verified against the name. No proxy of the environment is used.
+Each address of a host is checked, and the connection goes to exactly that address, so a name that
+changes its answer between check and connection gains nothing (DNS rebinding). TLS is verified
+against the name. Proxies from the environment are not used.
 """
 
 import http.client
@@ -16,23 +17,34 @@ from contextlib import contextmanager
 from receiver.errors import FetchError
 from receiver.net.policy import AddressPolicy, Target
 
-MAX_HEAD = 256 * 1024  # bytes before a body and, with chunks, behind it
-MIN_RATE = 1024  # bytes a second, on average; less than that is given up …
-MIN_RATE_AFTER = 60.0  # … but only judged after so many seconds of a connection
-CONNECT_TIMEOUT = 10.0  # seconds for one address, so that a dead first one leaves time for the next
+# Bytes allowed around a body: the head before it and, with chunked encoding, the trailers after it.
+MAX_HEAD = 256 * 1024
+# Bytes per second on average. A slower connection is given up, but not in its first seconds.
+MIN_RATE = 1024
+MIN_RATE_AFTER = 60.0
+# Seconds for one address, so that a dead first address leaves time for the next one.
+CONNECT_TIMEOUT = 10.0
 
 Resolve = Callable[[str, int], Sequence[str]]
 Connect = Callable[[tuple[str, int], float], socket.socket]
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """Return the addresses of a host in the system's order of preference; OSError if it has none."""
+    """Return the addresses of a host in the system's order of preference.
+
+    Raise OSError if it has none.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class Deadline:
-    """The wall clock of one fetch: ``timeout`` seconds for all of it, ``stall`` seconds for one wait."""
+    """The time limit of one request: ``timeout`` seconds in all, ``stall`` seconds for one wait.
+
+    A socket's own timeout counts for each read only, so a server that sends one byte now and then
+    could hold a worker for ever. Every wait therefore gets at most what is left of the whole
+    request. No second thread is needed.
+    """
 
     def __init__(self, clock: Callable[[], float], timeout: float, stall: float) -> None:
         self.now = clock
@@ -41,17 +53,17 @@ class Deadline:
         self._stall = stall
 
     def remaining(self) -> float:
-        """Return how many seconds the next wait may take; TimeoutError if there are none left."""
+        """Return how many seconds the next wait may take. Raise TimeoutError if none are left."""
         left = self._end - self.now()
         if left <= 0:
-            raise TimeoutError(f"not done within {self._timeout:g} s")
+            raise TimeoutError(f"not finished within {self._timeout:g} s")
         return min(left, self._stall)
 
 
 class DeadlineSocket(io.RawIOBase):
-    """A connected socket, as HTTPResponse wants it, whose reads keep to the watch and fail after ``limit`` bytes.
+    """A connected socket for HTTPResponse: reads obey the deadline and stop at ``limit`` bytes.
 
-    The socket stays its owner's to close.
+    It does not close the socket; the caller does.
     """
 
     def __init__(self, sock: socket.socket, deadline: Deadline, limit: int = MAX_HEAD) -> None:
@@ -63,33 +75,35 @@ class DeadlineSocket(io.RawIOBase):
         self._limit = limit
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return the reader HTTPResponse asks its socket for."""
+        """Return the buffered reader that HTTPResponse asks its socket for."""
         return io.BufferedReader(self, 64 * 1024)
 
     def allow(self, more: int) -> None:
-        """Let so many bytes more pass."""
+        """Allow this many more bytes."""
         self._limit = self._received + more
 
     def readable(self) -> bool:
-        """Tell BufferedReader that this is for reading."""
+        """Return True: BufferedReader checks it."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # the buffer type of typeshed exists for checkers only
-        """Read what has come, at least one byte unless it is the end; TimeoutError when the watch says so."""
+        """Read what has arrived: at least one byte, or none at the end of the stream.
+
+        Raise TimeoutError if the deadline has passed or the source is too slow.
+        """
         remaining = self._deadline.remaining()
-        if (
-            remaining != self._socket_timeout
-        ):  # two system calls saved on nearly every read: it is the stall until the end is near
+        if remaining != self._socket_timeout:
+            # The value rarely changes, and each settimeout costs two system calls.
             self._sock.settimeout(remaining)
             self._socket_timeout = remaining
         try:
             count = self._sock.recv_into(buffer)
         except TimeoutError:
-            self._deadline.remaining()  # was it the whole fetch that ran out of time?
-            raise TimeoutError(f"not a byte for {remaining:g} s") from None
+            self._deadline.remaining()  # raises if the whole request ran out of time
+            raise TimeoutError(f"no data for {remaining:g} s") from None
         self._received += count
         if self._received > self._limit:
-            raise OSError(f"more than {self._limit} bytes around what was asked for")
+            raise OSError(f"more than {self._limit} bytes around the body")
         elapsed = self._deadline.now() - self._begun
         if elapsed > MIN_RATE_AFTER and self._received < elapsed * MIN_RATE:
             raise TimeoutError(f"too slow, {self._received} bytes in {elapsed:.0f} s")
@@ -97,9 +111,9 @@ class DeadlineSocket(io.RawIOBase):
 
 
 class SafeConnector:
-    """Makes connections that the policy allows; safe to share between threads.
+    """Makes connections that the policy allows. Threads may share it.
 
-    ``resolve``, ``connect`` and ``ssl_context`` are for tests: the outside network.
+    Tests replace ``resolve``, ``connect`` and ``ssl_context`` to simulate the outside network.
     """
 
     def __init__(
@@ -116,9 +130,10 @@ class SafeConnector:
         self._ssl_context = ssl_context or ssl.create_default_context()
 
     def connect(self, target: Target, deadline: Deadline) -> socket.socket:
-        """Connect to a checked address of the target; one address that may not be connected to refuses them all.
+        """Return a connected socket to a checked address of the target.
 
-        Raise AddressRefusedError, or what sockets raise: see ``translate_network_errors``.
+        If the policy refuses one of the host's addresses, all are refused. Raise
+        AddressRefusedError, or what sockets raise (see ``translate_network_errors``).
         """
         addresses = self._addresses(target, deadline)
         for ip in addresses:
@@ -134,20 +149,23 @@ class SafeConnector:
             raise
 
     def _addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
-        """Resolve the target's host within the wall clock: getaddrinfo has no timeout, so it is left behind in a thread if it is late."""
+        """Return the addresses of the target's host before the deadline.
+
+        getaddrinfo has no timeout, so it runs in a thread, which is abandoned if it is late.
+        """
         if target.is_literal:
             return [target.host]
-        answer: queue.SimpleQueue[Sequence[str] | OSError] = queue.SimpleQueue()
+        result: queue.SimpleQueue[Sequence[str] | OSError] = queue.SimpleQueue()
 
-        def ask() -> None:
+        def resolve() -> None:
             try:
-                answer.put(self._resolve(target.host, target.port))
+                result.put(self._resolve(target.host, target.port))
             except OSError as error:
-                answer.put(error)
+                result.put(error)
 
-        threading.Thread(target=ask, name=f"look-up {target.host}", daemon=True).start()
+        threading.Thread(target=resolve, name=f"resolve {target.host}", daemon=True).start()
         try:
-            found = answer.get(timeout=deadline.remaining())
+            found = result.get(timeout=deadline.remaining())
         except queue.Empty:
             raise TimeoutError("no answer from the name server") from None
         if isinstance(found, OSError):
@@ -170,7 +188,7 @@ class SafeConnector:
 
 @contextmanager
 def translate_network_errors(host: str) -> Iterator[None]:
-    """Be the seam: what the network's libraries raise becomes a FetchError that names the host."""
+    """Turn what the network libraries raise into a FetchError that names the host."""
     try:
         yield
     except ssl.SSLError as error:
@@ -178,7 +196,6 @@ def translate_network_errors(host: str) -> Iterator[None]:
         raise FetchError(f"{host}: TLS failed, {reason}") from error
     except OSError as error:
         raise FetchError(f"{host}: {error.strerror or error}") from error
-    except (
-        http.client.HTTPException
-    ) as error:  # its text may repeat what the server sent, and that the query
+    except http.client.HTTPException as error:
+        # Only the type: the text may repeat what the server sent, which may repeat the query.
         raise FetchError(f"{host}: broken HTTP answer, {type(error).__name__}") from error

@@ -1,7 +1,8 @@
-"""Fetch a result URL: only from where we may connect, within a wall clock, in bounded memory, hashed on the way to the disk.
+"""Download a result URL to a file: from allowed addresses only, with a deadline, in bounded memory.
 
-Every hop is checked anew and dialled by the very address that was checked, so a name that changes its answer in between gains nothing.
-Nothing is tried twice here: retrying is the ledger's. Texts of errors name hosts and statuses, never a query, which may be a signature.
+The policy checks every redirect. The SHA-256 is computed while the bytes are written. Nothing is
+retried here; the ledger decides about retries. Error texts name hosts and statuses but never a
+query, because it may contain a signature.
 """
 
 import hashlib
@@ -39,20 +40,26 @@ from receiver.net.connection import (
 from receiver.net.policy import AddressPolicy, Target
 
 MAX_REDIRECTS = 5
-BUFFER_SIZE = 256 * 1024  # bytes; the memory of a fetch, whatever the size of the file
-FRAMING_FACTOR = 2  # bytes a body may take on its way for each byte in it: chunks have sizes, and extensions that mean nothing
+# Bytes. A download needs this much memory, whatever the size of the file.
+BUFFER_SIZE = 256 * 1024
+# Transferred bytes allowed per byte of the body: chunks carry sizes and may carry extensions.
+FRAMING_FACTOR = 2
 
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _GONE_STATUSES = frozenset({401, 403, 404, 410})
 _REQUEST = (
-    "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\nAccept: image/*, video/*;q=0.9, */*;q=0.1\r\n"
-    "Accept-Encoding: identity\r\nConnection: close\r\n\r\n"
+    "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\n"
+    "Accept: image/*, video/*;q=0.9, */*;q=0.1\r\nAccept-Encoding: identity\r\n"
+    "Connection: close\r\n\r\n"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What was fetched: ``size`` in bytes, ``sha256`` in hex, the ``url`` that served it at last, the type its server claimed or ""."""
+    """A downloaded file: ``size`` in bytes, ``sha256`` in hex.
+
+    ``url`` is the URL after all redirects, ``content_type`` what the server claimed, or "".
+    """
 
     size: int
     sha256: str
@@ -61,10 +68,11 @@ class Fetched:
 
 
 class Fetcher:
-    """Fetches URLs to files; safe to share between threads.
+    """Downloads URLs to files. Threads may share it.
 
-    ``timeout`` seconds bound a whole fetch, from the first look-up to the last byte; ``stall`` seconds bound each silence in it.
-    ``resolve``, ``connect``, ``ssl_context`` and ``clock`` are for tests: the outside network and the time.
+    ``timeout`` is the limit in seconds for a whole download, from name resolution to the last
+    byte; ``stall`` is the limit for one wait without data. Tests replace ``resolve``, ``connect``,
+    ``ssl_context`` and ``clock`` to simulate the outside network and the time.
     """
 
     def __init__(
@@ -89,10 +97,10 @@ class Fetcher:
         self._clock = clock
 
     def fetch(self, url: str, into: Path) -> Fetched:
-        """Fetch ``url`` into the new file ``into`` (mode 0600); on any error no file is left.
+        """Download ``url`` to the new file ``into`` (mode 0600). After an error no file is left.
 
-        Raises AddressRefusedError, TooLargeError, SourceGoneError or another FetchError for what the source did, StoreError if our own
-        disk could not take the bytes or ``into`` exists.
+        Raise AddressRefusedError, TooLargeError, SourceGoneError or another FetchError if the
+        source is at fault, StoreError if our disk cannot take the bytes or ``into`` exists.
         """
         deadline = Deadline(self._clock, self._timeout, self._stall)
         target = self._policy.check_url(url)
@@ -105,7 +113,7 @@ class Fetcher:
 
     @contextmanager
     def _get(self, target: Target, deadline: Deadline) -> Iterator[http.client.HTTPResponse]:
-        """Send one GET over a connection of its own and read the head of the answer."""
+        """Send one GET over a new connection and read the head of the response."""
         with self._connector.connect(target, deadline) as sock:
             sock.settimeout(deadline.remaining())
             sock.sendall(
@@ -120,17 +128,16 @@ class Fetcher:
                 yield response
 
     def _redirect_target(self, target: Target, response: http.client.HTTPResponse) -> Target:
-        """Check where a redirect leads; its host's addresses are checked when it is dialled."""
+        """Return the checked target of a redirect. Its addresses are checked on connecting."""
         location = response.headers.get("Location", "")
         if not location:
             raise FetchError(f"{target.host} answered {response.status} without a Location")
-        location = location.encode("latin-1", "replace").decode(
-            "utf-8", "replace"
-        )  # http.client reads headers as Latin-1
+        # http.client reads headers as Latin-1; servers send UTF-8.
+        location = location.encode("latin-1", "replace").decode("utf-8", "replace")
         try:
             following = self._policy.check_url(urljoin(target.url, location))
         except ValueError as error:
-            raise AddressRefusedError(f"{target.host} redirects to no plain URL") from error
+            raise AddressRefusedError(f"{target.host} redirects to an invalid URL") from error
         if target.scheme == "https" and following.scheme == "http":
             raise AddressRefusedError(f"{target.host} redirects from https to http")
         return following
@@ -149,7 +156,7 @@ class Fetcher:
     def _copy(
         self, response: http.client.HTTPResponse, file: io.RawIOBase, host: str
     ) -> tuple[int, str]:
-        """Bring the body to the file; return its size and SHA-256 once it is known to be whole."""
+        """Write the body to the file. Return its size and SHA-256 after checking it is complete."""
         digest = hashlib.sha256()
         size = 0
         buffer = memoryview(bytearray(BUFFER_SIZE))
@@ -159,9 +166,9 @@ class Fetcher:
                 raise TooLargeError(
                     f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
                 )
-            piece = buffer[:count]
-            digest.update(piece)
-            _write(file, piece)
+            chunk = buffer[:count]
+            digest.update(chunk)
+            _write(file, chunk)
         if response.length:
             raise FetchError(f"{host}: cut short, {size} of {size + response.length} bytes came")
         if not size:
@@ -170,7 +177,7 @@ class Fetcher:
 
 
 def _expect_plain_body(response: http.client.HTTPResponse, host: str) -> None:
-    """Raise unless the answer is a 200 whose body is the file itself, with an end that can be told."""
+    """Raise FetchError unless this is a 200 with an unencoded body whose end is clearly marked."""
     if response.status in _GONE_STATUSES:
         raise SourceGoneError(f"{host} answered {response.status}")
     if response.status != HTTPStatus.OK:
@@ -186,7 +193,7 @@ def _expect_plain_body(response: http.client.HTTPResponse, host: str) -> None:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[io.RawIOBase]:
-    """Open a file that did not exist, for us alone; gone again on any error."""
+    """Create a file that only this user can read. Remove it again after any error."""
     try:
         file = open(path, "xb", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115 - closed by the `with` below
     except OSError as error:

@@ -1,14 +1,15 @@
-"""The networks nobody outside has a reason to send us to, each with its reason.
+"""IP ranges that are not public, each with its reason.
 
-Source: the IANA special-purpose address registries (RFC 6890 and the RFCs named here), and the clouds' own documents for the
-addresses of their metadata services. Python's ``is_private`` and ``is_global`` are not used: they miss 100.64/10, multicast and addresses
-carried inside others, and they differ between Python versions.
+Source: the IANA special-purpose address registries (RFC 6890 and the RFCs named here), and the
+cloud vendors' documentation for the addresses of their metadata services. Python's ``is_private``
+and ``is_global`` are not enough: they miss 100.64/10, multicast and IPv4 addresses embedded in
+IPv6 ones, and they differ between Python versions.
 """
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-# Whoever can read these holds the machine's cloud credentials.
+# A client that can read these gets the machine's cloud credentials.
 _METADATA_ADDRESSES = frozenset(
     {
         IPv4Address("169.254.169.254"),  # AWS, Google, Azure, Oracle, DigitalOcean, Hetzner …
@@ -29,7 +30,7 @@ _REFUSED_4 = tuple(
     for network, reason in (
         ("0.0.0.0/8", "this network (RFC 791)"),
         ("10.0.0.0/8", "a private network (RFC 1918)"),
-        ("100.64.0.0/10", "a carrier's inside network (RFC 6598)"),
+        ("100.64.0.0/10", "a carrier's internal network (RFC 6598)"),
         ("127.0.0.0/8", "loopback (RFC 1122)"),
         ("169.254.0.0/16", "link-local (RFC 3927)"),
         ("172.16.0.0/12", "a private network (RFC 1918)"),
@@ -39,7 +40,7 @@ _REFUSED_4 = tuple(
         ("192.168.0.0/16", "a private network (RFC 1918)"),
         (
             "198.18.0.0/15",
-            "benchmarking (RFC 2544), used by fake-IP proxies, for which the entry is 198.18.0.0/15",
+            "benchmarking (RFC 2544); fake-IP proxies use it, for them allow 198.18.0.0/15",
         ),
         ("198.51.100.0/24", "documentation (RFC 5737)"),
         ("203.0.113.0/24", "documentation (RFC 5737)"),
@@ -70,14 +71,17 @@ _REFUSED_6 = tuple(
         ("ff00::/8", "multicast (RFC 4291)"),
     )
 )
-_PUBLIC_6 = IPv6Network("2000::/3")  # the only part of IPv6 given out as public (RFC 4291, 2.4)
+_PUBLIC_6 = IPv6Network("2000::/3")  # the only range assigned as public so far (RFC 4291, 2.4)
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
 _ISATAP = 0x5EFE  # RFC 5214, 6.1: ::[02]00:5efe:<IPv4>
 
 
 @lru_cache(maxsize=4096)
 def refusal_reason(ip: IPv4Address | IPv6Address) -> str | None:
-    """Say why an address is not public, or None if it is; an IPv4 address carried inside an IPv6 one is judged as well."""
+    """Return why an address is not public, or None if it is public.
+
+    IPv4 addresses embedded in an IPv6 address are checked too.
+    """
     if ip in _METADATA_ADDRESSES:
         return "a cloud's metadata service"
     if isinstance(ip, IPv4Address):
@@ -85,22 +89,25 @@ def refusal_reason(ip: IPv4Address | IPv6Address) -> str | None:
     for embedded in embedded_ipv4(ip):
         reason = refusal_reason(embedded)
         if reason is not None:
-            return f"it carries {embedded}, {reason}"
+            return f"it contains {embedded}, {reason}"
     reason = next((reason for network, reason in _REFUSED_6 if ip in network), None)
     if reason is None and ip not in _PUBLIC_6 and ip not in _NAT64:
-        reason = "not given out as public (RFC 4291)"
+        reason = "not assigned as public (RFC 4291)"
     return reason
 
 
 def is_metadata(ip: IPv4Address | IPv6Address) -> bool:
-    """Tell whether an address leads to a cloud's metadata service."""
+    """Return whether an address leads to a cloud's metadata service."""
     return ip in _METADATA_ADDRESSES or (
         isinstance(ip, IPv6Address) and not _METADATA_ADDRESSES.isdisjoint(embedded_ipv4(ip))
     )
 
 
 def embedded_ipv4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
-    """Return the IPv4 addresses an IPv6 address would lead to: mapped, compatible, 6to4, Teredo (server and client), NAT64, ISATAP."""
+    """Return the IPv4 addresses that an IPv6 address would lead to.
+
+    These are mapped, compatible, 6to4, Teredo (server and client), NAT64 and ISATAP addresses.
+    """
     low = IPv4Address(int(ip) & 0xFFFF_FFFF)
     if ip.ipv4_mapped or ip in _NAT64 or (int(ip) >> 32 == 0 and int(ip) > 1):
         return (low,)

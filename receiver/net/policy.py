@@ -1,7 +1,8 @@
-"""May we connect there? The rules for a URL, and for every address behind it, before a byte is sent.
+"""The address policy: which URLs and IP addresses the service may connect to.
 
-Result URLs come from outside, so without these rules anybody who can report a result could make the service read from its own network.
-A URL is checked by ``check_url`` on every hop, and each address its host resolves to by ``check_address`` right before it is dialled.
+Result URLs come from outside. Without these rules, anybody who can report a result could make the
+service read from its own network (SSRF). ``check_url`` checks the URL and every redirect;
+``check_address`` checks each address of the host right before connecting to it.
 """
 
 import re
@@ -24,50 +25,51 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
 _NAME = re.compile(
     r"(?!.{254})(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 )
-_NUMBER = re.compile(
-    r"[0-9]+|0x[0-9a-f]*"
-)  # a last label like this makes a host an IPv4 address (WHATWG URL, "ends in a number")
+# A host whose last label looks like this is an IPv4 address (WHATWG URL, "ends in a number").
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PATTERN = re.compile(r"[a-z0-9_.*?-]+")
-_PATH_SAFE = (
-    "/:?#[]@!$&'()*+,;=%~"  # RFC 3986 reserved characters, and what is already percent-encoded
-)
+# The reserved characters of RFC 3986, and % because parts may be percent-encoded already.
+_PATH_SAFE = "/:?#[]@!$&'()*+,;=%~"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL that passed ``check_url``, in parts: ``host`` in lower-case ASCII without brackets, ``path`` ready for a request line."""
+    """A URL in parts, as ``read_url`` returns it.
+
+    ``host`` is lower-case ASCII without brackets; ``path`` is ready for a request line.
+    """
 
     scheme: str
     host: str
     port: int
-    path: str  # with the query, which may be a secret: never in a text for people
+    path: str  # with the query, which may be a secret: never in a log or an error text
 
     @property
     def authority(self) -> str:
-        """Host and port as the Host header wants them: IPv6 in brackets, the scheme's own port left out."""
+        """The value of the Host header: IPv6 in brackets, without the scheme's default port."""
         host = _bracketed(self.host)
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def is_literal(self) -> bool:
-        """Whether the host is an address, so that there is nothing to look up."""
+        """Whether the host is an IP address, so that no name has to be resolved."""
         return _literal(self.host) is not None
 
     @property
     def url(self) -> str:
-        """The URL put together again, without a fragment."""
+        """The whole URL, without a fragment."""
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
 class Exemption:
-    """One entry of FETCH_ALLOW: ``place`` is a host name or a network, ``ports`` where it may be fetched although not public."""
+    """One entry of FETCH_ALLOW: a host name or a network, and the ports that it opens."""
 
     place: str | IPv4Network | IPv6Network
     ports: frozenset[int]
 
     def covers(self, host: str, ip: IPv4Address | IPv6Address | None) -> bool:
-        """Tell whether this entry speaks of the host (by its name) or of the address (by its network)."""
+        """Return whether this entry names the host, or a network that contains the address."""
         return (
             self.place == host
             if isinstance(self.place, str)
@@ -77,12 +79,15 @@ class Exemption:
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """What may be fetched: public addresses on ports 80 and 443, and what the operator exempted by name.
+    """What may be fetched: public addresses on ports 80 and 443, and the operator's exemptions.
 
-    An entry of ``allow`` (FETCH_ALLOW) opens exactly what it says. With a port (``127.0.0.1:8788``, ``[fd00::1]:9000``, ``minio:9000``)
-    that port and no other; without one (``10.1.2.3``, ``198.18.0.0/15``, ``intranet``) ports 80 and 443. A name opens whatever its address
-    is, a network any name that leads into it; a cloud's metadata address opens only to an entry that is that very address.
-    ``hosts`` (FETCH_HOSTS) are patterns as of a shell (``*.example.com``; ``*`` also matches dots); if there are any, only these pass.
+    An entry of ``allow`` (FETCH_ALLOW) opens exactly what it names. With a port
+    (``127.0.0.1:8788``, ``[fd00::1]:9000``, ``minio:9000``) it opens only that port; without one
+    (``10.1.2.3``, ``198.18.0.0/15``, ``intranet``) it opens ports 80 and 443. A host name opens
+    all addresses of that host; a network opens every host inside it. The address of a cloud's
+    metadata service needs an entry for exactly that address. ``hosts`` (FETCH_HOSTS) are shell
+    patterns (``*.example.com``; ``*`` also matches dots). If there are any, only matching hosts
+    are allowed.
     """
 
     allow: tuple[Exemption, ...] = ()
@@ -90,11 +95,17 @@ class AddressPolicy:
 
     @classmethod
     def parse(cls, allow: Iterable[str], hosts: Iterable[str]) -> "AddressPolicy":
-        """Build the policy from the entries of FETCH_ALLOW and FETCH_HOSTS; ValueError names a wrong entry and its remedy."""
+        """Return the policy for the entries of FETCH_ALLOW and FETCH_HOSTS.
+
+        Raise ValueError that names a wrong entry and how to correct it.
+        """
         return cls(tuple(map(_read_exemption, allow)), tuple(map(_read_pattern, hosts)))
 
     def check_url(self, url: str) -> Target:
-        """Take a URL apart; AddressRefusedError if it is not a plain http(s) URL, or its host or port is not ours to fetch from."""
+        """Return the parts of a URL.
+
+        Raise AddressRefusedError if it is no valid http(s) URL, or its host or port is not allowed.
+        """
         target = read_url(url)
         if self.hosts and not any(fnmatchcase(target.host, pattern) for pattern in self.hosts):
             raise AddressRefusedError(
@@ -103,14 +114,17 @@ class AddressPolicy:
         if target.port not in _WEB_PORTS and not self._exempt(
             target.host, _literal(target.host), target.port
         ):
-            place = target.authority
             raise AddressRefusedError(
-                f"{target.host} on port {target.port}: only 80 and 443; if this is meant, add {place} to FETCH_ALLOW"
+                f"{target.host} on port {target.port}: only 80 and 443; "
+                f"if this is meant, add {target.authority} to FETCH_ALLOW"
             )
         return target
 
     def check_address(self, ip: str, port: int, host: str) -> None:
-        """Raise AddressRefusedError, with the reason and the remedy, if ``ip`` (behind ``host``) is not to be connected to on ``port``."""
+        """Raise AddressRefusedError if ``ip``, an address of ``host``, is not allowed on ``port``.
+
+        The text gives the reason and says what to add to FETCH_ALLOW.
+        """
         try:
             address = _unmapped(ip_address(ip))
         except ValueError as error:
@@ -126,9 +140,9 @@ class AddressPolicy:
 
     def _exempt(self, host: str, ip: IPv4Address | IPv6Address | None, port: int) -> bool:
         allow = self.allow
-        if ip and is_metadata(
-            ip
-        ):  # whoever reads it holds this machine's cloud credentials: a wide entry is not enough
+        if ip and is_metadata(ip):
+            # It gives out this machine's cloud credentials: an entry for a whole network is not
+            # enough.
             allow = tuple(
                 entry
                 for entry in allow
@@ -138,7 +152,10 @@ class AddressPolicy:
 
 
 def read_url(url: str) -> Target:
-    """Take an http(s) URL apart strictly, without looking at who its host is; AddressRefusedError if two readers could disagree on it."""
+    """Return the parts of an http(s) URL, without checking its host.
+
+    Raise AddressRefusedError if two programs could read the URL differently.
+    """
     if len(url) > MAX_URL:
         raise AddressRefusedError(f"a URL of {len(url)} characters; {MAX_URL} is the most")
     if _CONTROL.search(url):
@@ -152,7 +169,7 @@ def read_url(url: str) -> Target:
     try:
         host, port = _split_authority(authority)
     except ValueError as error:
-        raise AddressRefusedError(f"no plain host in a URL: {error}") from error
+        raise AddressRefusedError(f"no valid host in a URL: {error}") from error
     return Target(
         scheme,
         host,
@@ -162,7 +179,10 @@ def read_url(url: str) -> Target:
 
 
 def plain_host(text: str) -> str:
-    """Return a host name or address in its one plain spelling; ValueError for anything that two programs could read differently."""
+    """Return a host name or address in its canonical spelling.
+
+    Raise ValueError if two programs could read it differently.
+    """
     if text.startswith("["):
         ip = _literal(text.strip("[]"))
         if not isinstance(ip, IPv6Address):
@@ -201,12 +221,12 @@ def _bracketed(host: str) -> str:
 
 
 def _unmapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """``::ffff:10.0.0.1`` is 10.0.0.1 to the kernel, so it is to us."""
+    """Return ``::ffff:10.0.0.1`` as 10.0.0.1, because the kernel treats it so."""
     return (isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip
 
 
 def _split_authority(authority: str) -> tuple[str, int | None]:
-    """Read ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``; ValueError if it is none of them."""
+    """Return host and port of ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``; or ValueError."""
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
         raise ValueError(f"{authority[:100]!a} is no host")
@@ -225,7 +245,10 @@ def _read_exemption(entry: str) -> Exemption:
             text = f"[{text}]"  # a bare IPv6 address
         host, port = _split_authority(text)
     except ValueError as error:
-        remedy = "write a host, host:port, an address, [v6 address]:port or a network such as 198.18.0.0/15, without scheme or path"
+        remedy = (
+            "write a host, host:port, an address, [v6 address]:port or a network such as "
+            "198.18.0.0/15, without scheme or path"
+        )
         raise ValueError(f"FETCH_ALLOW: {entry!a} is not understood ({error}); {remedy}") from error
     ip = _literal(host)
     return Exemption(
@@ -237,6 +260,7 @@ def _read_pattern(entry: str) -> str:
     pattern = entry.strip().lower()
     if not _PATTERN.fullmatch(pattern):
         raise ValueError(
-            f"FETCH_HOSTS: {entry!a} is no host pattern; write a host name, with * for anything: *.example.com"
+            f"FETCH_HOSTS: {entry!a} is no host pattern; "
+            "write a host name, with * for anything: *.example.com"
         )
     return pattern

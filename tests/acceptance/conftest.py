@@ -1,4 +1,4 @@
-"""The fixtures of nearly every acceptance test: an installation, and the sandbox that is its provider."""
+"""The fixtures of nearly every acceptance test: an installation and its provider, a sandbox."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from submitter.sandbox import Sandbox
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    """Run a sandbox that gives all jobs the same picture. A module overrides this for another one."""
+    """Run a sandbox that gives every job the same picture. A module may override this."""
     with Sandbox(looks=1) as running:
         yield running
 

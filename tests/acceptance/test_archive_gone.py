@@ -1,4 +1,4 @@
-"""The archive's directory goes away under a running service, as a mount does at night, and comes back."""
+"""The archive's directory disappears under a running service, as a mount may, and comes back."""
 
 import sqlite3
 from contextlib import closing, suppress
@@ -45,17 +45,17 @@ def test_while_the_archive_is_away_jobs_wait_and_nothing_is_made_in_its_place(
         (first,) = installation.wait(installation.submit().ref)
         away = archive.rename(installation.folder / "away")
         archive.mkdir()  # as a mount point stays
-        doctor = installation.run(*DOCTOR)
+        doctor = installation.invoke(*DOCTOR)
         assert (doctor.status, REMEDY in doctor.out) == (1, True), doctor
         second = installation.submit("a hare")
-        service.says("asset not archived")
+        service.says("archiving attempt failed")
         assert list(archive.rglob("*")) == []
         archive.rmdir()
         away.rename(archive)
         let_it_try_again(installation)
         (second,) = installation.wait(second.ref)
         assert (installation.is_safe(first), installation.is_safe(second)) == (True, True)
-        audited = installation.run(*AUDIT)
+        audited = installation.invoke(*AUDIT)
         assert audited.status == 0, audited
         assert "Traceback" not in service.output()
 
@@ -72,4 +72,4 @@ def test_a_service_that_starts_while_its_archive_is_away_waits_for_it(
         until(partial(not_ready, installation), what="that it is not ready")
         assert not archive.exists()
         away.rename(archive)
-        assert installation.run(*AUDIT).status == 0
+        assert installation.invoke(*AUDIT).status == 0

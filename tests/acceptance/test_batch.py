@@ -271,7 +271,7 @@ def test_a_line_that_must_come_later_does_not_hold_up_the_others(
     batch_file(installation, [*lines, *(a_line(f"{n}") for n in range(20))])
     with batch_running(installation, "batch.jsonl", "--no-wait", "--concurrency", "2") as process:
         until(lambda: len(installation.tasks()) == 20)
-        process.says("submit not sent, will be made again")
+        process.says("submit not sent, will be retried")
         assert process.process.poll() is None
         process.kill()
     # A waiting line has no job, so that a killed batch finds the line not posted.

@@ -151,7 +151,7 @@ def test_two_batches_side_by_side_know_which_of_them_made_a_job(installation: In
             )
             for _ in range(2)
         ]
-        until(lambda: all(one.process.poll() is not None for one in both), within=120)
+        until(lambda: all(one.process.poll() is not None for one in both))
         assert [one.process.returncode for one in both] == [0, 0], (
             both[0].output() + both[1].output()
         )

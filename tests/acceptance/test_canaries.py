@@ -108,7 +108,7 @@ def gather(installation: Installation, more: dict[str, str]) -> tuple[Findings, 
     findings = Findings()
     installation.environ |= more
     with installation.started() as service:
-        (job,) = installation.wait(installation.submit().ref, within=90)
+        (job,) = installation.wait(installation.submit().ref)
         assert job.state is JobState.ARCHIVED
         ticket = installation.sandbox.tasks()[0]["webhook"].rpartition("/")[2]
         ask(installation, findings, ticket, job.ref)

@@ -439,7 +439,7 @@ def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_figures(
     until(
         lambda: (
             finished.ref in receiver.service.output()
-            and "asset not archived" in receiver.service.output()
+            and "archiving attempt failed" in receiver.service.output()
         ),
         what="an attempt at the URL",
     )

@@ -1,4 +1,7 @@
-"""Deploys lose no callback: reloads, restarts and stops under load, each caller on a connection of its own as a provider's would be."""
+"""Deploys lose no callback: reloads, restarts and stops under load.
+
+Each call has its own connection, as a provider's call would have.
+"""
 
 import http.client
 import os
@@ -15,7 +18,7 @@ from pathlib import Path
 import pytest
 from installation import SERVE, Installation
 from processes import BIN, Running, running
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.clock import now
 from receiver.ingest.tickets import Tickets
@@ -27,7 +30,7 @@ RUNNING = b'{"status":"running","progress":1}'
 
 @dataclass
 class Callers:
-    """Callers who post without a pause, and what each call came to: a status, or the name of an error."""
+    """Callers that post without a pause, and each call's result: a status or an error's name."""
 
     installation: Installation
     tickets: Tickets
@@ -37,14 +40,14 @@ class Callers:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def call(self) -> None:
-        """Call until told to stop."""
+        """Call until ``stopping`` is set."""
         while not self.stopping.is_set():
             ref = new_ref(now())
             self.came_to[ref] = self._post(f"/callback/{self.tickets.sign(ref)}")
 
     def _post(self, path: str) -> int | str:
         with closing(
-            http.client.HTTPConnection("127.0.0.1", self.installation.port, timeout=20)
+            http.client.HTTPConnection("127.0.0.1", self.installation.port, timeout=LIMIT)
         ) as connection:
             try:
                 connection.request("POST", path, RUNNING, {"Connection": "close"})
@@ -53,14 +56,14 @@ class Callers:
                 return type(error).__name__
 
     def answered(self, more: int) -> None:
-        """Wait until so many more calls have been answered."""
+        """Wait until ``more`` calls have been answered."""
         before = len(self.came_to)
         until(lambda: len(self.came_to) >= before + more, what=f"{more} more calls")
 
 
 @contextmanager
 def callers(installation: Installation, hands: int = 4) -> Iterator[Callers]:
-    """Have callbacks posted all the time; at the end each was answered 200, and each is in the ledger."""
+    """Post callbacks during the block; then check that each was answered 200 and stored."""
     with installation.services() as services:
         calling = Callers(installation, services.tickets)
         with ThreadPoolExecutor(hands) as pool:
@@ -104,11 +107,12 @@ def test_a_reload_that_cannot_work_leaves_the_old_processes_alone(
     token = installation.folder / "token"
     token.write_text("a-token-of-some-length-that-is-no-secret")
     with installation.started(ADMIN_TOKEN_FILE=str(token)) as service:
+        service.says("worker started")  # it has read the token, too
         old = set(service.members())
         token.unlink()
         with callers(installation):
             service.process.send_signal(signal.SIGHUP)
-            service.says("reload given up", within=40)
+            service.says("reload given up")
             until(lambda: set(service.members()) == old, what="that only the old processes live")
 
 
@@ -117,9 +121,7 @@ def test_the_kill_of_a_child_under_load_loses_no_call_that_waits(
     installation: Installation, role: str
 ) -> None:
     with installation.started() as service, callers(installation):
-        child = min(
-            pids(service, role)
-        )  # of gunicorn the arbiter: its own workers are younger, and answer what they have before they go
+        child = min(pids(service, role))  # gunicorn's arbiter, not its worker, which is younger
         os.kill(child, signal.SIGKILL)
         service.says("process died, starting it again")
         until(lambda: pids(service, role) - {child}, what="its successor")
@@ -131,7 +133,7 @@ def test_a_restart_on_a_socket_that_systemd_holds_loses_no_call(installation: In
         ExitStack() as later,
     ):
         lent = held.fileno()
-        # LISTEN_PID must be the pid of the service itself, which only the service's own shell knows.
+        # LISTEN_PID must be the pid of the service, which only its own shell knows.
         handed_over = (
             "/bin/bash",
             "-c",
@@ -153,7 +155,7 @@ def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(
     ):
         ref = new_ref(now())
         call = later.enter_context(
-            socket.create_connection(("127.0.0.1", installation.port), timeout=15)
+            socket.create_connection(("127.0.0.1", installation.port), timeout=LIMIT)
         )
         head = [
             f"POST /callback/{services.tickets.sign(ref)} HTTP/1.1",
@@ -175,10 +177,10 @@ def test_a_service_takes_the_place_of_a_killed_one_whose_children_still_answer(
 
 
 def waiting_calls(installation: Installation, path: str, number: int) -> list[socket.socket]:
-    """Send calls that nobody takes yet: they wait in the listening socket's queue."""
+    """Send calls that wait in the listening socket's queue, because no worker accepts them yet."""
     calls = []
     for _ in range(number):
-        call = socket.create_connection(("127.0.0.1", installation.port), timeout=15)
+        call = socket.create_connection(("127.0.0.1", installation.port), timeout=LIMIT)
         call.sendall(
             b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
             % (path.encode(), len(RUNNING), RUNNING)
@@ -191,7 +193,7 @@ def waiting_calls(installation: Installation, path: str, number: int) -> list[so
 def test_a_stop_answers_those_who_wait_in_the_queue(
     installation: Installation, command: tuple[str, ...]
 ) -> None:
-    assert installation.run("receiver", "migrate").status == 0
+    assert installation.invoke("receiver", "migrate").status == 0
     with (
         installation.started(command) as service,
         installation.services() as services,
@@ -211,12 +213,12 @@ def test_a_stop_answers_those_who_wait_in_the_queue(
             os.kill(pid, signal.SIGCONT)
         answers = [call.makefile("rb").readline() for call in calls]
         assert answers == [b"HTTP/1.1 200 OK\r\n"] * len(calls)
-        assert service.process.wait(15) == 0
+        assert service.process.wait(LIMIT) == 0
         assert len(services.queries.delivery_log(ref)) == len(calls)
 
 
 def web_workers(service: Running) -> list[int]:
-    """Return gunicorn's workers: those whose parent is gunicorn too."""
+    """Return the pids of gunicorn's workers: their parent is gunicorn too."""
     web = pids(service, "gunicorn")
     return [
         pid
@@ -226,7 +228,7 @@ def web_workers(service: Running) -> list[int]:
 
 
 def asked_to_stop(workers: list[int]) -> Callable[[], bool]:
-    """Make a question: whether SIGTERM waits for each of these stopped processes."""
+    """Return a condition: SIGTERM is pending for each of these stopped processes."""
 
     def waits(pid: int) -> bool:
         lines = dict(

@@ -1,4 +1,7 @@
-"""A disk that is full under a running ``receiver serve``: nothing is acknowledged that is not stored, and it goes on by itself."""
+"""A full disk under a running ``receiver serve``.
+
+Nothing is acknowledged that is not stored, and the work continues when there is space.
+"""
 
 import os
 import signal
@@ -18,7 +21,7 @@ from receiver.model import new_ref
 
 @pytest.fixture
 def disk(installation: Installation) -> Iterator[SmallDisk]:
-    """Put the whole DATA_DIR, with ledger, scratch folder and archive in it, on a disk of its own."""
+    """Put DATA_DIR with ledger, scratch folder and archive on its own small disk."""
     with small_disk(installation.data, kilobytes=16_000) as disk:
         yield disk
 
@@ -97,7 +100,7 @@ def web_processes(service: Running) -> set[int]:
 def post(
     installation: Installation, sign: Callable[[str], str], taken: list[str]
 ) -> requests.Response:
-    """Send a callback of a job nobody has heard of; one that is answered 200 is noted in ``taken``."""
+    """Send a callback of an unknown job; add its ref to ``taken`` if the answer is 200."""
     ref = new_ref(time.time())
     body = {"id": f"task-{ref}", "status": "failed", "failure_reason": "error", "error": "x" * 2000}
     answer = requests.post(f"{installation.url}/callback/{sign(ref)}", json=body, timeout=5)

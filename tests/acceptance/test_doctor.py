@@ -11,14 +11,14 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     installation: Installation,
 ) -> None:
     with installation.started():
-        well = installation.run("receiver", "doctor")
+        well = installation.invoke("receiver", "doctor")
     assert (well.status, well.err) == (0, "")
     lines = well.out.splitlines()
     assert [line[2:15].strip() for line in lines] == NAMES
     assert all(line.startswith("✓ ") for line in lines), well.out
     assert f"{installation.url} leads to us" in lines[-1]
 
-    ill = installation.run("receiver", "doctor", "--json")
+    ill = installation.invoke("receiver", "doctor", "--json")
     told = json.loads(ill.out)
     assert (ill.status, told["ok"]) == (1, False)
     assert [check["name"] for check in told["checks"]] == NAMES
@@ -27,22 +27,22 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     ]
     assert "start `receiver serve`" in told["checks"][-1]["remedy"]
 
-    refused = installation.run("submitter", "submit", "a fox", "--mode", "webhook")
+    refused = installation.invoke("submitter", "submit", "a fox", "--mode", "webhook")
     assert (refused.status, refused.out) == (2, "")
     assert "PUBLIC_URL: the last `receiver doctor` could not reach us" in refused.err
     assert f"no answer at {installation.url.removeprefix('http://')}" in refused.err
     assert installation.sandbox.tasks() == []
-    polled = installation.run("submitter", "submit", "a fox", "--json")
+    polled = installation.invoke("submitter", "submit", "a fox", "--json")
     assert polled.status == 0
     assert "--mode was not given: the result is polled" in polled.err
     (installation.folder / "jobs.jsonl").write_text(
         '{"prompt": "a wolf"}\n{"prompt": "a bear", "mode": "webhook"}\n'
     )
-    batch = installation.run("submitter", "batch", "jobs.jsonl", "--no-wait")
+    batch = installation.invoke("submitter", "batch", "jobs.jsonl", "--no-wait")
     assert batch.status == 2
     assert "could not reach us through it" in batch.err
     (installation.folder / "jobs.jsonl").write_text('{"prompt": "a wolf"}\n')
-    batch = installation.run("submitter", "batch", "jobs.jsonl", "--no-wait")
+    batch = installation.invoke("submitter", "batch", "jobs.jsonl", "--no-wait")
     assert batch.status == 0
     assert "lines without a mode are polled" in batch.err
 
@@ -51,12 +51,12 @@ def test_every_mistake_of_a_configuration_is_told_with_its_remedy_and_status_2(
     installation: Installation,
 ) -> None:
     wrong = {"PORT": "none", "FETCH_ALLOW": "a/b", "EVENT_URLS": "https://hooks.example/planted"}
-    done = installation.run("receiver", "doctor", **wrong)
+    done = installation.invoke("receiver", "doctor", **wrong)
     assert done.status == 2
     assert [line for line in done.out.splitlines() if line.startswith("✗ configuration")]
     for name in ("PORT", "FETCH_ALLOW", "EVENT_SECRET"):
         assert name in done.out
     assert "planted" not in done.out
-    told = json.loads(installation.run("receiver", "doctor", "--json", **wrong).out)
+    told = json.loads(installation.invoke("receiver", "doctor", "--json", **wrong).out)
     assert {check["name"] for check in told["checks"]} == {"configuration"}
     assert all(check["remedy"] for check in told["checks"])

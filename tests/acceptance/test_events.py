@@ -14,7 +14,7 @@ from receiver.cli import main as receiver
 from receiver.model import Submission
 
 
-def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and_nobody_is_told_the_past(
+def test_a_webhook_gets_every_event_also_of_the_time_it_was_away_and_none_of_the_past(
     installation: Installation,
 ) -> None:
     with installation.services() as services:
@@ -39,7 +39,7 @@ def test_a_webhook_is_told_what_happens_even_what_happened_while_it_was_away_and
         assert {one.event["data"]["ref"] for one in side.received} == {job.ref}
         assert all(one.is_signed_by(SECRET) for one in side.received)
         assert side.received[-1].event["data"]["link"] == f"{installation.url}/api/jobs/{job.ref}"
-    done = installation.run("receiver", "events")
+    done = installation.invoke("receiver", "events")
     assert done.status == 0
     assert "asset.archived, job.archived" in done.out
     assert "set aside;" not in done.out
@@ -51,7 +51,7 @@ def test_listen_prints_what_there_is_follows_what_comes_and_ends_on_a_signal(
     with installation.started():
         first = installation.submit()
         installation.wait(first.ref)
-        done = installation.run(
+        done = installation.invoke(
             "receiver", "listen", "--after", "0", "--no-follow", "--json", "--type", "job.archived"
         )
         (line,) = done.out.splitlines()
@@ -89,13 +89,13 @@ def test_a_command_that_fails_is_run_again_for_the_same_event_with_the_next_star
         "--exec",
         command,
     )
-    done = installation.run(*listen)
+    done = installation.invoke(*listen)
     assert (done.status, done.err) == (
         1,
         "event 1: the command ended with status 1; it is done again with the next start\n",
     )
     Path(f"{out}.ready").touch()
-    again = installation.run(*(word for word in listen if word not in ("--after", "0")))
+    again = installation.invoke(*(word for word in listen if word not in ("--after", "0")))
     assert (again.status, again.err) == (0, "")
     assert out.read_text().splitlines() == [f"{ref} no word" for ref in (refs[0], *refs)]
     assert place.read_text() == "2\n"
@@ -110,15 +110,15 @@ def test_what_was_set_aside_is_shown_and_sent_again_on_request(installation: Ins
         (dispatcher,) = services.dispatchers()
         (claimed,) = dispatcher.claim(1)
         services.outbox.set_aside(claimed, "nobody\x1b[31m listened")
-    done = installation.run("receiver", "events")
+    done = installation.invoke("receiver", "events")
     assert "set aside; `receiver resend EVENT" in done.out
     assert f"{ref}" in done.out
     assert "\x1b[31m" not in done.out
     assert CliRunner().invoke(receiver, ["resend"]).exit_code == 2
-    wrong = installation.run("receiver", "resend", "77")
+    wrong = installation.invoke("receiver", "resend", "77")
     assert (wrong.status, wrong.out) == (1, "")
     assert "event 77 is not set aside" in wrong.err
-    right = installation.run("receiver", "resend", "--all")
+    right = installation.invoke("receiver", "resend", "--all")
     assert (right.status, right.out) == (
         0,
         f"event {claimed.row.event} will be sent again to 1 destinations\n",

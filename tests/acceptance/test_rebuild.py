@@ -1,4 +1,4 @@
-"""The archive explains itself: ledgers lost, pictures damaged, and commands killed in the middle of finding out."""
+"""The archive explains itself: lost ledgers, damaged pictures, and commands that are killed."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from installation import Installation
 from processes import running
 from seaweed import S3Server
 from side_by_side import side_by_side
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.archive.manifest import manifest_key
 from receiver.archive.stores import Store
@@ -88,27 +88,27 @@ def test_a_lost_ledger_is_rebuilt_agrees_with_the_archive_and_pays_nothing_twice
     )
     with running(WORKER, installation.environ, installation.folder) as worker:
         worker.says("worker started")
-        assert installation.run(*submit).status == 0
-        working = installation.run(*REBUILD)
+        assert installation.invoke(*submit).status == 0
+        working = installation.invoke(*REBUILD)
         assert (working.status, working.out) == (1, "")
         assert "a worker is working on this ledger: stop it" in working.err
         assert worker.stop() == 0
     installation.submit("a lost sheep", delay=3600)
-    lost = installation.run("receiver", "jobs", "--state", "archived", "--json").out
+    lost = installation.invoke("receiver", "jobs", "--state", "archived", "--json").out
     lose_the_ledger(installation)
-    back = installation.run(*REBUILD)
+    back = installation.invoke(*REBUILD)
     assert (back.status, back.out, back.err) == (
         0,
         "restored 1 job with 1 picture; 0 were in the ledger already\n",
         "",
     )
-    assert installation.run("receiver", "jobs", "--json").out == lost, (
+    assert installation.invoke("receiver", "jobs", "--json").out == lost, (
         "and nothing of the one in flight"
     )
     accepted = installation.sandbox.stats()["accepted"]
-    assert installation.run(*submit).status == 0
+    assert installation.invoke(*submit).status == 0
     assert installation.sandbox.stats()["accepted"] == accepted
-    audited = installation.run(*AUDIT)
+    audited = installation.invoke(*AUDIT)
     assert (audited.status, last(audited.out)) == (0, "everything is where the ledger says")
 
 
@@ -118,14 +118,14 @@ def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_say
     (first, one), (second, two), (third, three) = made_up_files(installation, 3).items()
     archive = installation.data / "archive"
     (archive / manifest_key(third)).write_text("{")
-    rebuilt = installation.run(*REBUILD)
+    rebuilt = installation.invoke(*REBUILD)
     assert rebuilt.status == 1
     assert rebuilt.out.splitlines()[0].startswith(f"wrong: {manifest_key(third)}: Invalid JSON")
     assert "restored 2 jobs with 2 pictures" in rebuilt.out
     (archive / one).write_bytes(b"other bytes")
     (archive / two).unlink()
     (archive / "a\x1b[31mred").write_bytes(b"")
-    done = installation.run(*AUDIT)
+    done = installation.invoke(*AUDIT)
     assert (done.status, last(done.out)) == (1, "NOT everything is where the ledger says")
     found = [
         line.partition(" (")[0]
@@ -141,23 +141,23 @@ def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_say
     ]
     assert first in done.out
     assert second in done.out
-    assert installation.run("receiver", "audit").status == 0, "the ledger itself holds"
+    assert installation.invoke("receiver", "audit").status == 0, "the ledger itself holds"
     assert not (installation.data / "deep-audit.json").exists(), "it was through"
 
 
 def test_an_archive_that_is_away_is_told_with_what_to_do(installation: Installation) -> None:
     made_up_files(installation, 2)
-    assert installation.run(*REBUILD).status == 0
+    assert installation.invoke(*REBUILD).status == 0
     (installation.data / "archive").rename(installation.folder / "unmounted")
     for command in (REBUILD, AUDIT):
-        done = installation.run(*command)
+        done = installation.invoke(*command)
         assert (
             done.status,
             "mount it, or correct ARCHIVE_URL" in done.err,
             "Traceback" in done.err,
         ) == (1, True, False)
     (installation.folder / "unmounted").rename(installation.data / "archive")
-    done = installation.run(*AUDIT)
+    done = installation.invoke(*AUDIT)
     assert (done.status, "going on where the last deep audit stopped: 0 jobs" in done.err) == (
         0,
         True,
@@ -172,7 +172,7 @@ def test_wrong_usage_is_told(arguments: list[str]) -> None:
 
 
 def test_a_folder_that_is_none_is_wrong_usage(installation: Installation) -> None:
-    done = installation.run(*REBUILD, "--below", "../..")
+    done = installation.invoke(*REBUILD, "--below", "../..")
     assert (done.status, "--below: not a key of the archive" in done.err) == (2, True)
 
 
@@ -192,18 +192,21 @@ def test_a_rebuild_killed_in_the_middle_has_whole_jobs_only_and_the_next_one_has
         process.kill()
     some = known(installation)
     assert 0 < some <= count
-    assert installation.run("receiver", "audit").status == 0
-    done = installation.run(*REBUILD)
+    assert installation.invoke("receiver", "audit").status == 0
+    done = installation.invoke(*REBUILD)
     assert (done.status, last(done.out)) == (
         0,
-        f"restored {count - some} jobs with {count - some} pictures; {some} were in the ledger already",
+        (
+            f"restored {count - some} jobs with {count - some} pictures;"
+            f" {some} were in the ledger already"
+        ),
     )
-    assert installation.run("receiver", "audit").status == 0
+    assert installation.invoke("receiver", "audit").status == 0
 
 
 def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(installation: Installation) -> None:
     pictures = made_up_files(installation, 6)
-    assert installation.run(*REBUILD).status == 0
+    assert installation.invoke(*REBUILD).status == 0
     stuck = (
         installation.data / "archive" / list(pictures.values())[2]
     )  # the newest is looked at first
@@ -216,7 +219,7 @@ def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(installation: Insta
                 process.process.send_signal(number)
                 until(partial(has_arrived, process.pid, number), what="that the signal has arrived")
                 pipe.write(b"now go on")
-            assert process.process.wait(10) == 128 + number
+            assert process.process.wait(LIMIT) == 128 + number
             assert (
                 "stopped (3 jobs and 0 objects done, 0 differences so far, of 6 jobs)"
                 in process.output()
@@ -229,7 +232,7 @@ def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(installation: Insta
         process.kill()
     stuck.unlink()
     stuck.write_bytes(data)
-    done = installation.run(*AUDIT)
+    done = installation.invoke(*AUDIT)
     assert (done.status, "going on where the last deep audit stopped: 3 jobs" in done.err) == (
         0,
         True,
@@ -238,7 +241,7 @@ def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(installation: Insta
 
 
 def has_arrived(pid: int, number: signal.Signals) -> bool:
-    """Say whether a process has no handler of its own for a signal any more: the next one would end it."""
+    """Say whether a process has no handler for a signal: the next signal would end it."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     caught = int(
         next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16
@@ -282,10 +285,10 @@ def test_both_commands_are_killed_over_a_bucket_and_lose_nothing(
             process.kill()
         held.let_go.set()
         assert known(installation) == done_by_then, "whole transactions"
-        done = installation.run(*command)
+        done = installation.invoke(*command)
         assert (done.status, done.err) == (0, "")
     assert f"{count} jobs with {count} pictures, {2 * count} objects: 0 differences" in done.out
-    assert installation.run("receiver", "audit").status == 0
+    assert installation.invoke("receiver", "audit").status == 0
 
 
 def test_a_rebuild_stopped_by_hand_finishes_what_it_has_in_hand(
@@ -300,12 +303,12 @@ def test_a_rebuild_stopped_by_hand_finishes_what_it_has_in_hand(
         process.process.send_signal(signal.SIGINT)
         until(partial(has_arrived, process.pid, signal.SIGINT), what="that the signal has arrived")
         held.let_go.set()
-        assert process.process.wait(10) == 130
+        assert process.process.wait(LIMIT) == 130
         assert "restored 1 job with 1 picture" in process.output()
         assert last(process.output()) == "stopped; run `receiver rebuild` again to go on"
     assert (
         "restored 1 job with 1 picture; 1 were in the ledger already"
-        in installation.run(*REBUILD).out
+        in installation.invoke(*REBUILD).out
     )
 
 

@@ -1,4 +1,4 @@
-"""What commands say that cannot begin, or are interrupted: a text with a remedy and an exit status, never a traceback."""
+"""Commands that cannot start or are interrupted print a remedy, never a traceback."""
 
 import os
 import signal
@@ -56,26 +56,25 @@ def turned_read_only(installation: Installation, disk: SmallDisk) -> Iterator[No
         yield
 
 
-def test_a_data_dir_on_a_disk_that_is_read_only_is_a_wrong_configuration_found_before_anything_is_started(
+def test_a_data_dir_on_a_read_only_disk_is_a_wrong_configuration_and_nothing_is_started(
     installation: Installation, disk: SmallDisk
 ) -> None:
     lines = installation.folder / "lines.jsonl"
     lines.write_text('{"prompt": "a fox"}\n')
-    commands: list[tuple[str, ...]] = [
-        ("receiver", "serve"),
-        ("receiver", "worker"),
-        ("receiver", "audit", "--deep"),
-        GUNICORN,
-    ]
     with turned_read_only(installation, disk):
-        for command in (*commands, ("submitter", "batch", str(lines), "--mode", "poll")):
-            done = installation.run(*command)
+        for done in (
+            installation.run("receiver", "serve"),
+            installation.run("receiver", "worker"),
+            installation.run(*GUNICORN),
+            installation.invoke("receiver", "audit", "--deep"),
+            installation.invoke("submitter", "batch", str(lines), "--mode", "poll"),
+        ):
             assert (done.status, done.out) == (2, ""), done
             first, mistake = done.err.splitlines()
             assert first == "the configuration is wrong:"
             assert (
-                mistake.strip()
-                == f"DATA_DIR: {installation.data} cannot be written (Read-only file system); {REMEDY}"
+                mistake.strip() == f"DATA_DIR: {installation.data} cannot be written"
+                f" (Read-only file system); {REMEDY}"
             )
     assert installation.sandbox.tasks() == []
 
@@ -116,10 +115,9 @@ def test_a_free_port_is_announced_as_the_one_it_is(installation: Installation) -
         service.says("receiver on http://127.0.0.1:")
         port = int(service.output().partition("receiver on http://127.0.0.1:")[2].split()[0])
         assert port > 0
-        installation.url = f"http://127.0.0.1:{port}"
+        installation.port = port
         until(
             lambda: installation.status("/healthz") == 200,
-            within=60,
             what="an answer at the port that was announced",
         )
         assert service.stop() == 0
@@ -156,7 +154,7 @@ def test_a_value_that_cannot_be_meant_is_wrong_usage(
 
 
 def test_jobs_behind_a_ref_are_listed(installation: Installation) -> None:
-    done = installation.run("receiver", "jobs", "--after", "01JZ2Q7V3N0123456789ABCDEF")
+    done = installation.invoke("receiver", "jobs", "--after", "01JZ2Q7V3N0123456789ABCDEF")
     assert done.status == 0
 
 
@@ -194,8 +192,8 @@ def test_ctrl_c_ends_listening_quietly(installation: Installation) -> None:
 def test_every_file_in_data_dir_is_its_owners_alone(installation: Installation) -> None:
     before = os.umask(0o022)
     try:
-        assert installation.run("receiver", "jobs").status == 0
-        installation.run("receiver", "doctor")
+        assert installation.invoke("receiver", "jobs").status == 0
+        installation.invoke("receiver", "doctor")
     finally:
         os.umask(before)
     files = [
@@ -230,6 +228,11 @@ def test_a_command_that_fails_where_no_place_is_kept_is_not_said_to_be_done_agai
     installation: Installation,
 ) -> None:
     expired(installation)
-    done = installation.run("receiver", "listen", "--after", "0", "--no-follow", "--exec", "false")
-    said = "event 1: the command ended with status 1; without --cursor nothing is remembered: `--after 0` begins with it again\n"
+    done = installation.invoke(
+        "receiver", "listen", "--after", "0", "--no-follow", "--exec", "false"
+    )
+    said = (
+        "event 1: the command ended with status 1; without --cursor nothing is remembered:"
+        " `--after 0` begins with it again\n"
+    )
     assert (done.status, done.err) == (1, said)

@@ -89,7 +89,7 @@ def test_interrupted_without_a_row_it_prints_where_to_look(
     with running(
         submitting(refuse={"status": 429}), installation.environ, installation.folder
     ) as process:
-        process.says("submit not sent, will be made again")
+        process.says("submit not sent, will be retried")
         assert process.stop(signal.SIGINT) == 130
         assert messages(process) == ["it may have been posted: look with receiver jobs"]
     assert installation.invoke("receiver", "jobs", "--json").out == ""

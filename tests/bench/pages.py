@@ -21,8 +21,8 @@ from ulid import ULID
 
 from receiver.ledger import schema
 from receiver.ledger.queries.events import EventQueries
-from receiver.ledger.queries.job_list import JobList, Wanted
-from receiver.ledger.queries.model_stats import Compare
+from receiver.ledger.queries.job_list import JobListQueries, Wanted
+from receiver.ledger.queries.model_stats import ModelQueries
 from receiver.ledger.queries.pictures import PictureQueries
 from receiver.ledger.queries.set_aside import SetAsideQueries
 from receiver.ledger.queries.totals import Totals
@@ -173,8 +173,12 @@ def write(connection: sqlite3.Connection, batch: list[Any], job_columns: str) ->
 
 def questions(database: SqliteDatabase, jobs: int) -> dict[str, Callable[[], object]]:
     """Return what the pages ask."""
-    job_list, pictures, totals = JobList(database), PictureQueries(database), Totals(database)
-    compare = Compare(database)
+    job_list, pictures, totals = (
+        JobListQueries(database),
+        PictureQueries(database),
+        Totals(database),
+    )
+    compare = ModelQueries(database)
     middle, now = ref_of(jobs // 2), BEGAN + jobs * APART
     return {
         "newest page": lambda: job_list.page(Wanted()),

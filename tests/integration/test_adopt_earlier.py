@@ -1,4 +1,7 @@
-"""What an attempt put before its finish was lost is found by the next one, whatever became of the source meanwhile: no second object."""
+"""If an attempt stored its object but could not record it, the next attempt finds that object.
+
+So there is never a second object, whatever happened to the source meanwhile.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -37,7 +40,7 @@ def harness(
 
 
 def killed_after_its_put(harness: ArchivingHarness, ref: str, extension: str, data: bytes) -> str:
-    """Have a worker put an object and be killed before it could say so; return the object's key."""
+    """Store an object and kill the worker before it records that; return the object's key."""
     claimed = harness.claim()
     assert claimed.row.ref == ref
     harness.put(key := asset_key(ref, 0, extension), data)
@@ -116,7 +119,7 @@ def test_half_a_picture_is_not_taken_for_one(harness: ArchivingHarness) -> None:
 
 
 def spoil(s3_server: S3Server, bucket: str, key: str) -> None:
-    """Have the server hold a whole picture under the key, but another one than its writer declared."""
+    """Put a complete picture under the key whose bytes differ from the hash in its metadata."""
     declared = hashlib.sha256(PNG).hexdigest()
     s3_server.client.put_object(
         Bucket=bucket, Key=f"pictures/{key}", Body=OTHER_PNG, Metadata={"sha256": declared}

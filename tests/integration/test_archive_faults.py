@@ -1,4 +1,7 @@
-"""A bucket that is away, slow, refuses, lies or loses its answers: the asset waits uncounted, and is there once when the fault ends."""
+"""Faults of the bucket: it is away, slow, refuses, stores wrong bytes, or its responses are lost.
+
+The asset waits and no attempt is counted. When the fault ends, there is exactly one object.
+"""
 
 import hashlib
 import re
@@ -41,30 +44,33 @@ def books(sqlite_url: str) -> Iterator[Books]:
 
 
 class Bucket:
-    """One bucket, used through a proxy by one store; making them takes longer than a test, so all tests share them."""
+    """One bucket and one store that uses it through a proxy.
+
+    All tests share them, because creating them takes longer than a test.
+    """
 
     def __init__(self, server: S3Server, proxy: FaultProxy) -> None:
         self.name = server.make_bucket()
         self.proxy = proxy
         self.store = S3Store(
             self.name, "pictures", timeouts=(1, 1.5)
-        )  # the honest server may take its time on a busy machine
+        )  # longer than the real server needs on a busy machine
         self._client = server.client
         self._before: list[str] = []
 
     def begin(self) -> None:
-        """Begin a test: the server is honest and well, and the worker has seen that it is."""
+        """Prepare a test: the proxy forwards everything, and the store has checked the bucket."""
         self.proxy.rule = honest
         self.store.check()
         self.proxy.seen.clear()
         self._before = self._all()
 
     def keys(self) -> list[str]:
-        """Return the keys of the objects that were put in this test, sorted; asked for behind the proxy."""
+        """Return the sorted keys of the objects of this test, read without the proxy."""
         return sorted(set(self._all()) - set(self._before))
 
     def read(self, key: str) -> bytes:
-        """Return an object's bytes, asked for behind the proxy."""
+        """Return an object's bytes, read without the proxy."""
         return self._client.get_object(Bucket=self.name, Key=f"pictures/{key}")["Body"].read()
 
     def _all(self) -> list[str]:
@@ -116,7 +122,7 @@ def cuts_puts(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
 
 
 def is_silent(_request: ProxyRequest, _forward: Forward) -> None:
-    threading.Event().wait(2)  # longer than the store's patience, then the connection is cut
+    threading.Event().wait(2)  # longer than the store's timeout, then the connection is cut
 
 
 FAULTS = {
@@ -136,10 +142,10 @@ def test_while_the_fault_lasts_the_asset_waits_uncounted_and_its_source_is_spare
     with scripted_source(LIVES) as server:
         ref = harness.announce(server)
         proxy.rule = rule
-        told = []
+        errors = []
         for _ in range(3):
             waiting = harness.attempt()
-            told.append(waiting.error)
+            errors.append(waiting.error)
             assert (waiting.state, waiting.attempts, waiting.claim) == (AssetState.PENDING, 0, None)
             assert 0.75 <= (due(waiting) - harness.books.clock.now) / STORE_RETRY_DELAY <= 1.25
             harness.books.clock.now = due(waiting)
@@ -147,7 +153,7 @@ def test_while_the_fault_lasts_the_asset_waits_uncounted_and_its_source_is_spare
         proxy.rule = honest
         archived = harness.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
-    assert re.search(message, told[0])
+    assert re.search(message, errors[0])
     assert bucket.keys() == [archived.key]
     assert harness.books.event_types(ref) == ["asset.archived"]
 
@@ -275,7 +281,7 @@ TROUBLES: dict[str, Rule] = {
 
 
 @pytest.mark.parametrize("rule", TROUBLES.values(), ids=TROUBLES)
-def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
+def test_a_job_is_announced_as_archived_only_after_its_manifest_is_safe(
     harness: ArchivingHarness, proxy: FaultProxy, bucket: Bucket, rule: Rule
 ) -> None:
     books = harness.books
@@ -285,7 +291,7 @@ def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
         harness.attempt()
     proxy.rule = rule
     (claimed,) = books.jobs.claim(1, complete=True)
-    reconciler.look(claimed)
+    reconciler.reconcile_job(claimed)
     assert (books.job(ref).state, books.event_types(ref)) == (
         JobState.ARCHIVING,
         ["asset.archived"],
@@ -293,7 +299,7 @@ def test_a_job_is_told_as_archived_once_its_manifest_is_safe_and_not_before(
     proxy.rule = honest
     books.clock.now = books.job(ref).due_at or 0.0
     (claimed,) = books.jobs.claim(1, complete=True)
-    reconciler.look(claimed)
+    reconciler.reconcile_job(claimed)
     assert (books.job(ref).state, books.event_types(ref)) == (
         JobState.ARCHIVED,
         ["asset.archived", "job.archived"],

@@ -3,8 +3,8 @@
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
-from receiver.ledger.queries.job_list import JobList, Page, Wanted, first_ref
-from receiver.ledger.queries.model_stats import Compare, quantile
+from receiver.ledger.queries.job_list import JobListQueries, Page, Wanted, first_ref
+from receiver.ledger.queries.model_stats import ModelQueries, quantile
 from receiver.model import AssetState, JobState, Source
 
 pytestmark = pytest.mark.both_databases
@@ -72,7 +72,7 @@ def test_a_text_is_found_in_prompt_model_and_provider_id_whatever_its_case(
 def test_model_and_state_together_are_searched_for_by_the_rarer_of_the_two(books: Books) -> None:
     lost = books.failed("task-1")
     several(books, *"abc")
-    narrow = JobList(books.database, window=2)
+    narrow = JobListQueries(books.database, window=2)
     both = Wanted(state=JobState.FAILED, model="gpt-image-1.5")
     assert (refs(narrow.page(both)), narrow.count(both)) == ([lost], 1), (
         "there is one failed job: one window is enough"
@@ -88,7 +88,7 @@ def test_model_and_state_together_are_searched_for_by_the_rarer_of_the_two(books
 def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> None:
     ref = books.waiting("task-77")
     several(books, *(f"task-77 {number}" for number in range(5)))
-    narrow = JobList(books.database, window=2)
+    narrow = JobListQueries(books.database, window=2)
     for name in (ref, ref.lower(), "task-77"):
         assert refs(narrow.page(Wanted(text=name))) == [ref]
         assert narrow.count(Wanted(text=name)) == 1
@@ -99,7 +99,7 @@ def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> 
 
 def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) -> None:
     made = several(books, "owl", "fox", "owl", "owl", "owl")
-    narrow = JobList(books.database, window=2)
+    narrow = JobListQueries(books.database, window=2)
     first = narrow.page(Wanted(text="fox"))
     assert (refs(first), first.next) == ([], made[1]), (
         "nothing in the first two, but that was not all"
@@ -113,7 +113,7 @@ def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) ->
 
 def test_a_full_page_of_a_search_goes_on_behind_its_last_job(books: Books) -> None:
     made = several(books, "fox", "fox", "fox")
-    narrow = JobList(books.database, window=10)
+    narrow = JobListQueries(books.database, window=10)
     first = narrow.page(Wanted(text="fox"), limit=2)
     assert (refs(first), first.next) == (made[:2], made[1])
     assert refs(narrow.page(Wanted(text="fox"), after=made[1], limit=2)) == made[2:]
@@ -237,7 +237,7 @@ def test_models_are_compared_by_what_became_of_their_jobs(books: Books) -> None:
     books.failed("broken")
     books.expired("gone")
     books.submitting(model="nano-banana")
-    found = Compare(books.database).since(NOW)
+    found = ModelQueries(books.database).since(NOW)
     assert (found.jobs, found.complete, [model.model for model in found.models]) == (
         6,
         True,
@@ -255,12 +255,12 @@ def test_models_are_compared_by_what_became_of_their_jobs(books: Books) -> None:
     assert sorted(figures.to_callback) == [0, 0, 10, 10]
     assert (figures.to_archive, figures.life_left, figures.lifetime) == ([5, 5], [7195, 7195], 7200)
     assert found.models[1].in_flight == 1
-    assert Compare(books.database).since(NOW + 999).models == []
+    assert ModelQueries(books.database).since(NOW + 999).models == []
 
 
 def test_a_sample_that_left_jobs_out_says_so(books: Books) -> None:
     several(books, *"abc")
-    found = Compare(books.database, sample=2).since(NOW)
+    found = ModelQueries(books.database, sample=2).since(NOW)
     assert (found.jobs, found.complete) == (2, False)
 
 

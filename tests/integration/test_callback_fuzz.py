@@ -4,13 +4,13 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
@@ -21,9 +21,6 @@ from receiver.web import callback
 from receiver.web.rate_limit import RateLimiter
 
 LIMIT = 60_000  # bytes, more than the strategies below make
-PATIENT = partial(
-    settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=30)
@@ -98,7 +95,7 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
         yield web
 
 
-@PATIENT(max_examples=150)
+@examples(60)
 @given(bodies=st.lists(BODIES, min_size=1, max_size=4))
 @example(
     bodies=[
@@ -139,7 +136,7 @@ def unlimited() -> Iterator[None]:
         yield
 
 
-@PATIENT(max_examples=100)
+@examples(40)
 @given(body=BODIES)
 def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(
     web: WebClient, body: bytes
@@ -150,7 +147,7 @@ def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(
     assert web.services.queries.jobs() == []
 
 
-@PATIENT(max_examples=100)
+@examples(40)
 @given(
     tail=st.text(min_size=1, max_size=90) | st.binary(min_size=1, max_size=90),
     body=st.binary(max_size=50),
@@ -165,7 +162,7 @@ def test_no_generated_path_is_a_valid_ticket(
     assert answer.headers.get("Location") is None
 
 
-@PATIENT(max_examples=60)
+@examples(30)
 @given(
     headers=st.dictionaries(
         st.sampled_from(
@@ -194,7 +191,7 @@ def test_no_header_and_no_query_changes_the_meaning_of_a_callback(
     assert web.verdicts(ticket.partition(".")[0]) == ["progress"]
 
 
-@PATIENT(max_examples=60)
+@examples(30)
 @given(first=TASKS, second=TASKS)
 def test_a_second_body_never_undoes_the_first_decision(
     web: WebClient, first: dict[str, Any], second: dict[str, Any]
@@ -281,7 +278,7 @@ SCHEMA = schemathesis.openapi.from_dict(CONTRACT)
 
 
 @SCHEMA.parametrize()
-@PATIENT(max_examples=60)
+@examples(30)
 def test_every_response_conforms_to_the_contract(
     case: "schemathesis.Case[Any]", web: WebClient
 ) -> None:

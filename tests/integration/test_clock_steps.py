@@ -29,7 +29,7 @@ def set_machine(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
 
 
 @STEPS
-def test_work_in_hand_does_not_look_abandoned_and_is_finished(
+def test_running_work_does_not_look_abandoned_and_is_finished(
     books: Books, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
     ref = books.archiving(2)

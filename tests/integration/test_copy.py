@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from commands import invoke
 from ledgers import Books, opened, running, succeeded
 from postgres import PostgresServer
-from processes import Finished, free_port, run
+from processes import Finished, free_port
 from processes import running as process
 from sqlalchemy import event, select, text
 from waiting import until
@@ -282,7 +283,7 @@ WEB = ["gunicorn", "-c", "python:receiver.gunicorn_conf", "receiver.web:create_a
 
 def move(sqlite_url: str, environ: dict[str, str], folder: Path) -> Finished:
     """Run the command."""
-    return run(["receiver", "migrate", "--from", sqlite_url], environ, folder=folder)
+    return invoke(["receiver", "migrate", "--from", sqlite_url], environ, folder=folder)
 
 
 @pytest.fixture
@@ -349,7 +350,7 @@ def test_a_secret_that_does_not_lie_beside_the_ledger_is_pointed_out(
 
 @pytest.mark.parametrize("origin", ["sqlite:////nowhere/ledger.sqlite3", "postgresql://host/db"])
 def test_what_is_no_ledger_is_refused(origin: str, tmp_path: Path) -> None:
-    found = run(
+    found = invoke(
         ["receiver", "migrate", "--from", origin], {"DATA_DIR": str(tmp_path)}, folder=tmp_path
     )
     assert found.status == 2

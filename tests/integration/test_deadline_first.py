@@ -1,7 +1,8 @@
-"""A backlog against the clock: the URL that dies first goes first, and so as many are saved as anybody could save.
+"""A backlog of assets: the URL that expires first is archived first, which saves the most.
 
-The claims and the ledger are real. The archive is a simulation of so many hands, each of which takes the same virtual time for one
-picture; a picture is saved if its download began while its URL lived. That is also how the best possible schedule is reckoned.
+The claims and the ledger are real. The worker is a simulation: a number of threads, each of which
+needs the same virtual time for one picture. A picture is saved if its download began before its URL
+expired. The best possible schedule is computed with the same rule.
 """
 
 import heapq
@@ -24,7 +25,7 @@ Name = tuple[str, int]
 
 
 class Work:
-    """One picture to be brought home."""
+    """One picture to be archived."""
 
     def __init__(self, name: Name, announced_at: float, dies_at: float) -> None:
         self.name, self.announced_at, self.dies_at = name, announced_at, dies_at
@@ -32,7 +33,7 @@ class Work:
 
 @pytest.fixture
 def backlog(sqlite_url: str) -> Iterator[Books]:
-    """Have 2,000 pictures announced within nine minutes in which nobody worked, of every lifetime, in any order."""
+    """Announce 2,000 pictures with mixed lifetimes within nine minutes without a worker."""
     with opened(sqlite_url) as books:
         usual, chance = books.timing, random.Random(7)  # noqa: S311 - the same backlog every time
         for number in range(BACKLOG // EACH):
@@ -57,7 +58,7 @@ def works_of(books: Books) -> list[Work]:
 
 
 def simulate(now: float, takes: float, pick: Callable[[float, int], list[Work]]) -> list[Work]:
-    """Let the hands work until nothing is left to pick; return what they began while its URL lived, in that order."""
+    """Run the threads until nothing is left; return what they began in time, in that order."""
     saved: list[Work] = []
     busy: list[float] = []  # when each hand at work will be free
     while True:
@@ -82,12 +83,14 @@ class Service:
         self.books = books
 
     def pick(self, now: float, free: int) -> list[Work]:
-        """Claim as many as there are free hands; what becomes of them is written down in one stroke, which is quicker than one by one."""
+        """Claim one asset per free thread; record all results in one statement, which is faster."""
         self.books.clock.now = now
         claims = self.books.assets.claim(free)
         self.books.execute(
-            "UPDATE assets SET state = CASE WHEN expires_at > :now THEN 'archived' ELSE 'expired' END,"
-            " due_at = NULL, claim = NULL, finished_at = :now, key = ref || '/' || idx, sha256 = :sha256, size = 1,"
+            "UPDATE assets SET "
+            "state = CASE WHEN expires_at > :now THEN 'archived' ELSE 'expired' END,"
+            " due_at = NULL, claim = NULL, finished_at = :now, key = ref || '/' || idx,"
+            " sha256 = :sha256, size = 1,"
             " content_type = 'image/png' WHERE claim IS NOT NULL",
             now=now,
             sha256="0" * 64,
@@ -113,10 +116,11 @@ def first_in_first_out(works: list[Work]) -> Callable[[float, int], list[Work]]:
 
 
 def most_that_can_be_saved(works: list[Work], now: float, takes: float) -> int:
-    """Reckon what the best of all schedules saves, without making one.
+    """Return how many pictures the best schedule saves, without making the schedule.
 
-    The hands begin together: so many places at ``now``, as many one picture later, and so on. Where more URLs die by some moment than
-    there are places before it, no order helps the surplus; by Hall's theorem the largest surplus is all that is lost.
+    All threads begin at ``now`` and again after each picture, so there is a fixed number of places
+    in time. If more URLs expire by some moment than there are places before it, no order saves the
+    surplus; by Hall's theorem nothing more than the largest surplus is lost.
     """
     deaths = sorted(work.dies_at for work in works)
     surplus = [

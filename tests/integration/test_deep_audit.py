@@ -1,4 +1,4 @@
-"""The deep audit finds every kind of damage, names it, and is content with an archive that has none."""
+"""The deep audit finds and names every kind of damage, and reports nothing if there is none."""
 
 import json
 from collections.abc import Callable
@@ -88,7 +88,10 @@ def planted(archived_jobs: ArchivedJobs) -> list[str]:
         f"differs: {keys[2]} (job {refs[2]}): it has 3 bytes instead of 28",
         f"manifest missing: {manifest_key(refs[3])} (job {refs[3]})",
         f"manifest unreadable: {manifest_key(refs[4])} (job {refs[4]}): format: Field required",
-        f"manifest differs: {manifest_key(refs[5])} (job {refs[5]}): it says something else of asset 1",
+        (
+            f"manifest differs: {manifest_key(refs[5])} (job {refs[5]}): "
+            "it says something else of asset 1"
+        ),
         f"unknown object: {stray} (job {refs[6]} does not name it)",
         f"unknown object: {nobodys} (there is no job 01JZ2Q7V3N0123456789ABCDEF)",
         "unknown object: readme.txt",
@@ -120,7 +123,7 @@ def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(
         archived_jobs.key(corrupt_seven_jobs),
         archived_jobs.key(robbed),
     )
-    put(archived_jobs.store, stray, b"of nobody")
+    put(archived_jobs.store, stray, b"of no job")
     archived_jobs.corrupt(key, b"Q" * 28)
     archived_jobs.remove(manifest_key(unknown))
     archived_jobs.remove(gone)
@@ -186,7 +189,7 @@ def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees
 
 def test_an_object_that_is_just_being_archived_is_no_stranger(directory_jobs: ArchivedJobs) -> None:
     ref = directory_jobs.books.archiving(2)
-    put(directory_jobs.store, asset_key(ref, 1, "webp"), b"put, but its end is not told yet")
+    put(directory_jobs.store, asset_key(ref, 1, "webp"), b"stored, but not recorded yet")
     assert run_audit(directory_jobs).named == []
     put(directory_jobs.store, asset_key(ref, 2, "webp"), b"of an asset that there is not")
     assert run_audit(directory_jobs).named == [
@@ -209,7 +212,7 @@ def test_a_job_that_changes_while_it_is_looked_at_is_looked_at_again(
     directory_jobs.remove(manifest_key(ref))
     directory_jobs.store = Meddled(Path(directory_jobs.store.locate("x")).parent)
     assert run_audit(directory_jobs).named == [], (
-        "in flight again: its manifest will be written anew"
+        "in flight again: its manifest will be written again"
     )
 
 

@@ -26,7 +26,7 @@ KEY = "2026/07/01/REF/0.png"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Name the archive's directory; nobody has made it."""
+    """Return the path of the archive, which does not exist yet."""
     return tmp_path / "archive"
 
 
@@ -108,7 +108,7 @@ def test_a_directory_is_no_object(root: Path) -> None:
         (errno.EIO, "Input/output error"),
     ],
 )
-def test_what_the_disk_complains_of_is_told_with_its_remedy(
+def test_an_error_of_the_disk_says_what_to_do(
     root: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
 ) -> None:
     def fail(_: int) -> None:
@@ -148,7 +148,8 @@ def test_a_killed_put_leaves_nothing_visible_and_the_next_process_sweeps_the_res
     script = f"""
 from pathlib import Path
 from receiver.archive.stores.directory import DirectoryStore
-DirectoryStore(Path({str(root)!r})).put({KEY!r}, Path({str(slow)!r}), sha256="", content_type="image/png")
+store = DirectoryStore(Path({str(root)!r}))
+store.put({KEY!r}, Path({str(slow)!r}), sha256="", content_type="image/png")
 """
     writer = subprocess.Popen([sys.executable, "-c", script])
     try:
@@ -221,7 +222,7 @@ def dismounted(root: Path) -> Path:
 
 
 def without_note(root: Path) -> None:
-    """Take the note beside the archive away, as if the directory that holds both had gone with its disk."""
+    """Remove the note beside the archive, as if the disk with both had been unmounted."""
     (root.parent / ".archive.receiver").rmdir()
 
 
@@ -229,10 +230,10 @@ def assert_away(store: DirectoryStore, root: Path) -> None:
     (root.parent / "fetched").touch()
     before = sorted(root.parent.rglob("*"))
     for use in every_use(store, root):
-        with pytest.raises(StoreError, match=f"no archive directory {root}.*: {AWAY}") as told:
+        with pytest.raises(StoreError, match=f"no archive directory {root}.*: {AWAY}") as failure:
             use()
-        assert type(told.value) is StoreError, "no MissingObjectError"
-        assert not told.value.permanent
+        assert type(failure.value) is StoreError, "no MissingObjectError"
+        assert not failure.value.permanent
     assert sorted(root.parent.rglob("*")) == before, "nothing was made"
 
 
@@ -261,7 +262,7 @@ def test_an_archive_another_process_made_in_the_meantime_is_not_the_one_that_wen
     away = moved(root)
     DirectoryStore(
         root
-    ).check()  # knows nothing of it, as a command run while the disk that held archive and note is not there
+    ).check()  # without the note, as if the disk that holds archive and note were not mounted
     assert_away(known, root)
     shutil.rmtree(root)
     away.rename(root)
@@ -304,9 +305,9 @@ def test_a_new_archive_can_be_begun_where_one_was_as_the_error_says(
     known: DirectoryStore, root: Path
 ) -> None:
     shutil.rmtree(root)
-    with pytest.raises(StoreError, match=r"to begin a new one, remove (.*) and restart") as told:
+    with pytest.raises(StoreError, match=r"to begin a new one, remove (.*) and restart") as failure:
         known.check()
-    Path(str(told.value).partition("remove ")[2].partition(" and")[0]).rmdir()
+    Path(str(failure.value).partition("remove ")[2].partition(" and")[0]).rmdir()
     put(root, b"picture")
 
 
@@ -339,10 +340,10 @@ def test_where_no_note_can_be_left_the_archive_is_used_all_the_same(
     assert_away(store, root)
 
 
-def test_of_many_that_begin_an_archive_together_nobody_takes_it_for_gone(tmp_path: Path) -> None:
+def test_of_many_processes_that_begin_an_archive_none_takes_it_for_gone(tmp_path: Path) -> None:
     for number in range(20):
         root = tmp_path / str(number) / "archive"
         root.parent.mkdir()
         stores = [DirectoryStore(root) for _ in range(8)]  # one each, as if each were a process
-        with ThreadPoolExecutor(len(stores)) as hands:
-            list(hands.map(DirectoryStore.check, stores))
+        with ThreadPoolExecutor(len(stores)) as pool:
+            list(pool.map(DirectoryStore.check, stores))

@@ -1,4 +1,7 @@
-"""Real disks, full or read-only, under the scratch folder, the archive and the ledger: work waits, and goes on by itself."""
+"""Real full or read-only disks under the scratch folder, the archive and the ledger.
+
+Work waits, and continues by itself when the disk is usable again.
+"""
 
 import re
 import shutil
@@ -92,7 +95,7 @@ def test_a_callback_the_ledger_s_disk_cannot_take_is_answered_503_and_readiness_
     with web_client(tmp_path / "data", {"DATABASE_URL": f"sqlite:///{path}"}) as web:
         assert web.callback(web.ticket(), SUCCEEDED).status_code == 200
         ticket = web.ticket()
-        web.services.database.close()  # nobody could turn the disk read-only while its files are open
+        web.services.database.close()  # a disk with open files cannot become read-only
         with trouble(disk):
             for _ in range(2):
                 answered = web.callback(ticket, SUCCEEDED)

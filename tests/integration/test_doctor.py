@@ -1,4 +1,4 @@
-"""The doctor: each thing that may be wrong is found, named, and told with its remedy."""
+"""The doctor: each fault is found, named, and reported with its remedy."""
 
 import json
 import socket
@@ -100,7 +100,7 @@ def trouble(public_url: str, provider: str = LOCAL) -> Trouble:
     return caught.value
 
 
-def test_a_receiver_with_other_secrets_is_told_from_one_that_is_not_there(web: WebClient) -> None:
+def test_a_receiver_with_other_secrets_is_recognized_as_such(web: WebClient) -> None:
     with served(web) as url:
         found = trouble(url)
     assert "leads to a receiver that does not know our tickets" in str(found)
@@ -187,7 +187,7 @@ def test_what_stands_in_the_way_of_callbacks_is_named(
     assert remedy in found.remedy
 
 
-def test_nobody_at_the_public_url_is_told_and_that_it_may_be_only_from_here() -> None:
+def test_no_answer_at_the_public_url_is_reported_and_may_be_only_from_here() -> None:
     with behind(send(b"")) as port:
         pass
     found = trouble(f"http://127.0.0.1:{port}")
@@ -209,7 +209,7 @@ def test_an_inside_address_is_of_no_use_to_a_provider_outside(provider: str) -> 
     assert "where the provider cannot call" in str(found)
 
 
-def test_a_certificate_nobody_trusts_is_told_with_what_is_wrong_with_it(tmp_path: Path) -> None:
+def test_an_untrusted_certificate_is_reported_with_its_fault(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate(tmp_path))
     with behind(answer(body=OURS), tls=context) as port:
@@ -387,7 +387,7 @@ def test_what_a_server_cannot_do_is_said_with_what_is_done_without() -> None:
         "keeps no metadata",
         "may not be listed",
         "serves no signed links",
-        "nothing can be deleted",
+        "cannot delete",
     ]
 
 

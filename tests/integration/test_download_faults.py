@@ -1,7 +1,8 @@
-"""Sources that fail, to the bitter end: what may help is tried until the URL dies, what cannot is given up, and no loss comes unannounced.
+"""Sources that keep failing: attempts go on until the URL expires, unless they cannot help.
 
-Archiver and reconciler work side by side on a clock that leaps from one due row to the next; the sources are real servers. That a source
-which fails once is asked again stands in ``test_pipeline_sources``.
+No asset is lost without an announcement. Archiver and reconciler work on a clock that jumps from
+one due time to the next; the sources are real servers. ``test_pipeline_sources`` tests that a
+source that fails once is asked again.
 """
 
 import hashlib
@@ -73,7 +74,7 @@ class AssetAttempt:
 
 
 class UnattendedWorker:
-    """A worker without anybody who looks after it, from the announcement of a result to the end of its job."""
+    """A worker that runs alone from the announcement of a result to the end of its job."""
 
     def __init__(self, books: Books, network: OutsideNetwork, folder: Path) -> None:
         books.use_timing(replace(books.timing, url_lifetime=LIFETIME))
@@ -121,7 +122,7 @@ class UnattendedWorker:
                     )
                 )
             for looked_at in self.books.jobs.claim(16):
-                self._reconciler.look(looked_at)
+                self._reconciler.reconcile_job(looked_at)
         assert self.books.totals.audit().ok
         return job
 
@@ -173,9 +174,9 @@ def shut_the_port(network: OutsideNetwork) -> None:
 
 
 ENDING: dict[str, tuple[Script, str]] = {
-    "a drip": (drip(OK + b"Content-Length: 30000\r\n\r\n", 0.02), "not done within"),
-    "a stall": (silence(OK + b"Content-Length: 9\r\n\r\nbody"), "not a byte for"),
-    "silence": (silence(), "not a byte for"),
+    "a drip": (drip(OK + b"Content-Length: 30000\r\n\r\n", 0.02), "not finished within"),
+    "a stall": (silence(OK + b"Content-Length: 9\r\n\r\nbody"), "no data for"),
+    "silence": (silence(), "no data for"),
     "chunks without an end": (chunked(PNG, end=b""), "IncompleteRead"),
     "another protocol": (send(b"220 mail.example ESMTP\r\n"), "BadStatusLine"),
     "overloaded": (answer(status="503 Busy", body=b""), "answered 503"),
@@ -183,7 +184,7 @@ ENDING: dict[str, tuple[Script, str]] = {
 
 
 @pytest.mark.parametrize(("fault", "message"), ENDING.values(), ids=ENDING)
-def test_the_second_attempt_brings_the_picture_home(
+def test_the_second_attempt_archives_the_picture(
     worker: UnattendedWorker, fault: Script, message: str
 ) -> None:
     worker.serve(fault, answer(body=PNG))
@@ -287,7 +288,7 @@ NEVER_A_PICTURE: dict[str, tuple[Script, int, str]] = {
 @pytest.mark.parametrize(
     ("fault", "attempts", "message"), NEVER_A_PICTURE.values(), ids=NEVER_A_PICTURE
 )
-def test_what_cannot_become_a_picture_fails_long_before_the_url_dies(
+def test_what_cannot_become_a_picture_fails_long_before_the_url_expires(
     worker: UnattendedWorker, tmp_path: Path, fault: Script, attempts: int, message: str
 ) -> None:
     worker.serve(fault)

@@ -46,7 +46,7 @@ def gate(harness: EngineHarness) -> Iterator[Gate]:
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("a mistake"), StoreError("away"), LedgerError("away")]
 )
-def test_work_that_raises_stops_neither_the_engine_nor_its_lane_and_is_done_again_after_its_lease(
+def test_work_that_raises_stops_neither_engine_nor_queue_and_is_repeated_after_its_lease(
     harness: EngineHarness, error: Exception
 ) -> None:
     troubles = Counter(dict.fromkeys(harness.order(3), 1))
@@ -76,12 +76,12 @@ def test_stopping_before_the_start_ends_at_once(harness: EngineHarness) -> None:
     assert harness.claimed == []
 
 
-def test_a_drain_waits_for_work_in_hand_and_takes_no_more(
+def test_a_drain_waits_for_running_work_and_claims_no_more(
     harness: EngineHarness, gate: Gate
 ) -> None:
     first, second = harness.order(2)
     with at_work(engine := harness.engine(), harness.queue()) as thread:
-        until(lambda: gate.inside, what="work in hand")
+        until(lambda: gate.inside, what="running work")
         engine.stop()
         gate.open()
         thread.join(5)
@@ -95,7 +95,7 @@ def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(
 ) -> None:
     refs = harness.order(2)
     with at_work(engine := harness.engine(grace=0.05), harness.queue(2)) as thread:
-        until(lambda: gate.inside == 2, what="work in hand")
+        until(lambda: gate.inside == 2, what="running work")
         engine.stop()
         thread.join(5)
         assert not thread.is_alive()
@@ -114,7 +114,7 @@ def test_the_leases_of_long_work_are_renewed(
     harness.books.clock.follow(time.time)
     (ref,) = harness.order()
     with at_work(harness.engine(sweep=OFTEN), harness.queue(2)):
-        until(lambda: gate.inside, what="work in hand")
+        until(lambda: gate.inside, what="running work")
         begun = time.time()
         until(
             lambda: time.time() > begun + 1.2 and (harness.asset(ref).due_at or 0) > time.time(),
@@ -148,7 +148,7 @@ def test_few_hands_take_the_nearest_deadline_first(
     assert harness.claimed == sorted(refs, key=deadlines.__getitem__)
 
 
-def test_a_lane_without_a_free_hand_does_not_hold_up_the_other(
+def test_a_queue_without_a_free_thread_does_not_block_the_others(
     harness: EngineHarness, gate: Gate
 ) -> None:
     harness.order(2)
@@ -163,5 +163,5 @@ def test_a_lane_without_a_free_hand_does_not_hold_up_the_other(
     )
     with at_work(harness.engine(), harness.queue(), hints):
         assert done.wait(10)
-        until(lambda: gate.inside, what="work in hand")
+        until(lambda: gate.inside, what="running work")
         gate.open()

@@ -17,8 +17,7 @@ from sqlalchemy import text
 from waiting import until
 
 from receiver.errors import LedgerError
-from receiver.ledger import due_notifications as sweep_module
-from receiver.ledger import notifications
+from receiver.ledger import due_notifications, notifications
 from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, queue_of
 from receiver.ledger.outbox import Outbox
@@ -169,7 +168,7 @@ def test_every_lane_has_a_queue_that_is_woken_and_every_queue_a_lane(tmp_path: P
     environ = {"DATA_DIR": str(tmp_path), "EVENT_URLS": "log:"}
     work_queues = [queue.name for queue in Services(Settings.load(environ)).work_queues(tmp_path)]
     assert sorted(work_queues) == sorted([*QueueName, notifications.events_queue("log:")])
-    assert set(sweep_module._SWEPT) == set(QueueName)
+    assert set(due_notifications._DUE_ROWS) == set(QueueName)
 
 
 # The sweep.
@@ -232,7 +231,7 @@ def test_the_sweep_adds_no_wakes_where_enough_wait(
     harness: DistributedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.order(3)
-    monkeypatch.setattr(sweep_module, "ENOUGH", 3)
+    monkeypatch.setattr(due_notifications, "ENOUGH", 3)
     harness.books.execute("UPDATE procrastinate_jobs SET queueing_lock = queueing_lock || '/other'")
     assert harness.books.notify_due() == 0
 
@@ -258,7 +257,7 @@ def test_work_due_later_is_begun_when_it_is_due(harness: DistributedHarness) -> 
 # Hands.
 
 
-def test_every_hand_is_used_and_no_more_than_there_are(
+def test_every_thread_is_used_and_no_more_than_allowed(
     harness: DistributedHarness, gate: Gate
 ) -> None:
     harness.order(8)
@@ -350,7 +349,6 @@ def test_the_wakes_of_a_dead_process_are_given_to_the_living(
     with at_work(harness.engine(), harness.queue()):
         until(
             lambda: harness.asset(ref).state is AssetState.ARCHIVED,
-            within=30,
             what="the work of the dead",
         )
         until(

@@ -1,4 +1,4 @@
-"""The engine of one machine: what wakes it and how it waits."""
+"""The engine of one machine: its notifications and how it waits."""
 
 import json
 import time
@@ -47,10 +47,10 @@ def test_a_ledger_that_was_away_is_worked_with_again_when_it_is_back(
         with at_work(harness.engine(), harness.queue()):
             until(lambda: harness.failed_claims, what="a claim that fails")
             outage.close()
-            until(lambda: harness.archived() == 2, what="the work, without a ring")
+            until(lambda: harness.archived() == 2, what="the work, without a notification")
 
 
-def test_a_bell_rung_where_nobody_listens_is_no_error(harness: EmbeddedHarness) -> None:
+def test_a_notification_without_a_listener_is_no_error(harness: EmbeddedHarness) -> None:
     harness.notifier.notify()  # no pipe
     harness.notifier.listen().__exit__(None, None, None)
     harness.notifier.notify()  # a pipe without a listener
@@ -81,7 +81,7 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(
 ) -> None:
     harness.order()
     with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
-        until(lambda: gate.inside, what="work in hand")
+        until(lambda: gate.inside, what="running work")
         with harness.ledger_away():
             engine.stop()
             thread.join(5)
@@ -95,7 +95,7 @@ def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_
     (ref,) = harness.order()
     monkeypatch.setattr(leases, "LEASE", 0.0)  # renewed in every round, as after a long sleep
     with at_work(engine := harness.engine(), harness.queue(2), harness.bystander()):
-        until(lambda: gate.inside, what="work in hand")
+        until(lambda: gate.inside, what="running work")
         harness.round(2)  # after which it sleeps
         harness.books.clock.advance(LEASE + 1)
         engine.notify()
@@ -108,12 +108,12 @@ def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_
     assert harness.claimed == [ref]
 
 
-def test_every_hand_is_used_and_no_more_than_there_are(
+def test_every_thread_is_used_and_no_more_than_allowed(
     harness: EmbeddedHarness, gate: Gate
 ) -> None:
     harness.order(8)
     with at_work(engine := harness.engine(), harness.queue(3), harness.bystander()):
-        until(lambda: gate.inside == 3, what="three hands at work")
+        until(lambda: gate.inside == 3, what="three threads at work")
         for _ in range(3):
             before = harness.rounds
             engine.notify()
@@ -123,30 +123,32 @@ def test_every_hand_is_used_and_no_more_than_there_are(
         until(lambda: harness.archived() == 8, what="all of the work")
 
 
-# What wakes it
+# Notifications
 
 
-def test_a_ring_wakes_it_at_once_from_whatever_process(harness: EmbeddedHarness) -> None:
+def test_a_notification_of_any_process_starts_the_work_at_once(harness: EmbeddedHarness) -> None:
     with at_work(harness.engine(), harness.queue(), harness.bystander()):
         harness.round()
         harness.order()
         Notifier(harness.folder / "worker.fifo").notify()
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
 
 
-def test_a_lost_ring_is_made_good_by_the_sweep(harness: EmbeddedHarness) -> None:
+def test_polling_finds_the_work_of_a_lost_notification(harness: EmbeddedHarness) -> None:
     with at_work(harness.engine(sweep=OFTEN), harness.queue(), harness.bystander()):
         harness.round()
         harness.order()
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
 
 
-def test_work_due_later_is_begun_when_it_is_due_without_a_ring(harness: EmbeddedHarness) -> None:
+def test_work_due_later_starts_when_it_is_due_without_a_notification(
+    harness: EmbeddedHarness,
+) -> None:
     harness.books.clock.follow(time.time)
     (ref,) = harness.order()
     harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(), harness.queue()):
-        until(harness.archived, within=5, what="the work")
+        until(harness.archived, what="the work")
     finished = harness.asset(ref).finished_at
     assert finished is not None
     assert finished - harness.asset(ref).announced_at >= 0.5

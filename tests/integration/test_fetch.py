@@ -1,4 +1,4 @@
-"""What comes back from a fetch: good answers, broken answers, and a disk of ours that fails. The sockets and files are real."""
+"""Downloads: good and broken responses, and a failing local disk. Sockets and files are real."""
 
 import hashlib
 import socket

@@ -6,13 +6,13 @@ from reconciling import Provider, ReconcileHarness
 from waiting import until
 
 from receiver.errors import NoSuchTaskError, ProviderUnavailableError
-from receiver.jobs.reconcile import MOST_HINT_LOOKS
+from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
 from receiver.model import JobState
 
 
 def test_a_hint_nobody_confirms_is_forgotten_after_some_looks(harness: ReconcileHarness) -> None:
     harness.books.hints.add("never-heard-of")
-    for _ in range(MOST_HINT_LOOKS):
+    for _ in range(MOST_HINT_ATTEMPTS):
         assert harness.books.queries.next_due("hints") == harness.books.clock.now
         harness.look_into_hint()
         harness.books.clock.advance(TIMING.poll_interval)

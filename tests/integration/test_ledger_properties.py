@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import Books, failed, running, stored, succeeded, urls
 from sqlalchemy import delete
@@ -17,9 +18,7 @@ from receiver.model import FINAL_STATES, AssetState, JobState, Source
 pytestmark = pytest.mark.both_databases
 
 # One ledger serves all examples of a test; each example empties it first.
-PACE = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PACE = examples(8)
 
 
 @dataclass(frozen=True)

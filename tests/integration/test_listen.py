@@ -20,7 +20,7 @@ def books(sqlite_url: str) -> Iterator[Books]:
 
 
 def reader(books: Books, *types: EventType, pauses: list[float] | None = None) -> EventReader:
-    """Return a listener whose pauses are written down, and in each of which one more job fails; the third ends it."""
+    """Return a reader that records its pauses. In each pause a job fails; the third one raises."""
     seen = [] if pauses is None else pauses
 
     def pause(seconds: float) -> None:
@@ -58,7 +58,7 @@ def test_it_waits_for_what_happens_next(books: Books) -> None:
     assert len(pauses) == 3
 
 
-def test_types_nobody_asked_for_are_passed_over_and_the_place_moves_on(books: Books) -> None:
+def test_other_types_are_skipped_and_the_number_moves_on(books: Books) -> None:
     books.archived()
     assert list(reader(books, EventType.JOB_FAILED).events(0, follow=False)) == [(None, 2)]
 
@@ -112,7 +112,7 @@ def test_only_where_a_place_is_kept_an_event_is_said_to_be_done_again(tmp_path: 
     )
 
 
-def test_a_place_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+def test_a_cursor_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
         Cursor(tmp_path / "nowhere" / "place").write(1)
 
@@ -121,20 +121,21 @@ def test_a_place_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
 
 
 def test_a_command_has_the_event_on_its_stdin_and_in_its_environment(tmp_path: Path) -> None:
-    told = {
+    event = {
         "id": "ref-0-asset-archived-0",
         "type": "asset.archived",
         "data": {"ref": "R", "key": "a/0.png", "job_key": None, "size": 7},
     }
     out = tmp_path / "out"
-    script = 'cat > "$0"; echo "$EVENT_ID $EVENT_TYPE $EVENT_REF $EVENT_KEY $EVENT_SIZE ${EVENT_JOB_KEY-none}" >> "$0"; exit 3'
-    assert run_command(f"sh -c '{script}' {out}", told) == 3
+    names = "$EVENT_ID $EVENT_TYPE $EVENT_REF $EVENT_KEY $EVENT_SIZE ${EVENT_JOB_KEY-none}"
+    script = f'cat > "$0"; echo "{names}" >> "$0"; exit 3'
+    assert run_command(f"sh -c '{script}' {out}", event) == 3
     line, words = out.read_text().splitlines()
-    assert json.loads(line) == told
+    assert json.loads(line) == event
     assert words == "ref-0-asset-archived-0 asset.archived R a/0.png 7 none"
 
 
 @pytest.mark.parametrize("command", ["", "no-such-program-anywhere", "'unclosed"])
-def test_a_command_that_cannot_be_run_is_told(command: str) -> None:
+def test_a_command_that_cannot_be_run_is_an_error(command: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--exec: .* cannot be run"):
         run_command(command, {"id": "x", "data": {}})

@@ -1,4 +1,4 @@
-"""The figures: shared by processes that come and go, and what the ledger says of itself."""
+"""Metrics: shared by processes that start and end, and gauges read from the ledger."""
 
 import re
 import subprocess
@@ -42,10 +42,10 @@ if len(sys.argv) > 2:
 metric_files.share(Path(sys.argv[1]))
 from prometheus_client import Counter
 from receiver.telemetry.metrics import shown_as_zero
-figure = shown_as_zero(Counter("test_figure", "Of a test.", ["kind"]), ("never",))
+metric = shown_as_zero(Counter("test_metric", "Of a test.", ["kind"]), ("never",))
 for line in sys.stdin:
     if line == "count\\n":
-        figure.labels("seen").inc(3)
+        metric.labels("seen").inc(3)
     print(metric_files.serve("127.0.0.1", 0), flush=True)
 """
 
@@ -76,7 +76,7 @@ class Process:
 
 
 def seen(text: str) -> float:
-    found = re.search(r'test_figure_total\{kind="seen"\} (\S+)', text)
+    found = re.search(r'test_metric_total\{kind="seen"\} (\S+)', text)
     return float(found[1]) if found else 0.0
 
 
@@ -86,7 +86,7 @@ def test_what_a_dead_process_counted_is_kept_while_another_lives_and_forgotten_w
     first = Process(tmp_path)
     try:
         shown = first.says("count")
-        assert 'test_figure_total{kind="never"} 0.0' in shown
+        assert 'test_metric_total{kind="never"} 0.0' in shown
         assert seen(shown) == 3
         second = Process(tmp_path)
         try:
@@ -113,7 +113,7 @@ def test_a_process_without_disk_space_counts_for_itself_alone(tmp_path: Path) ->
         second.end()
 
 
-def test_every_figure_is_named_by_the_conventions() -> None:
+def test_every_metric_is_named_by_the_conventions() -> None:
     shown = declared(metrics)
     assert len(shown) == len(set(shown))
     assert all(re.fullmatch(r"receiver_[a-z_]+", name) for name in shown)
@@ -134,8 +134,8 @@ def books(sqlite_url: str) -> Iterator[Books]:
 class Change:
     """How much a counter has grown since this was made."""
 
-    def __init__(self, figure: Counter, *labels: str) -> None:
-        self._metric = figure.labels(*labels) if labels else figure
+    def __init__(self, metric: Counter, *labels: str) -> None:
+        self._metric = metric.labels(*labels) if labels else metric
         self._before = self._metric._value.get()
 
     @property
@@ -182,18 +182,18 @@ def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_on
 def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(books: Books) -> None:
     taken = Change(metrics.TAKEN_OVER)
     books.archiving()
-    lane = instrumented(
+    queue = instrumented(
         WorkQueue("assets", 1, lambda: None, books.assets.claim, lambda _claimed: None)
     )
-    lane.claim(1)
+    queue.claim(1)
     assert taken.by == 0
     books.claims.take_over()
-    lane.claim(1)
+    queue.claim(1)
     assert taken.by == 1
 
 
 def test_the_audit_shows_the_difference_and_says_aloud_when_the_books_do_not_agree() -> None:
-    periodic_audit.report(Audit(10, 3, 2, 1, 3, {"a law": ["REF"]}))
+    periodic_audit.report(Audit(10, 3, 2, 1, 3, {"an invariant": ["REF"]}))
     assert metrics.DIFFERENCE._value.get() == 1
     assert metrics.LAWS_BROKEN._value.get() == 1
     periodic_audit.report(Audit(0, 0, 0, 0, 0, {}))
@@ -214,9 +214,9 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(
         found.set()
         return Audit(0, 0, 0, 0, 0, {})
 
-    with capture_logs() as told, periodic_audit.audit_periodically(audit):
+    with capture_logs() as logged, periodic_audit.audit_periodically(audit):
         assert found.wait(20)
-    assert [line["event"] for line in told[:2]] == [
+    assert [line["event"] for line in logged[:2]] == [
         "audit failed unexpectedly",
         "ledger not audited",
     ]
@@ -225,7 +225,7 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(
 # What the ledger says.
 
 
-def test_the_backlog_is_what_is_due_and_nobody_has_taken(books: Books) -> None:
+def test_the_backlog_is_what_is_due_and_not_claimed(books: Books) -> None:
     backlog = BacklogQueries(books.database, TIMING.url_lifetime, books.clock)
     books.archiving(3)
     books.clock.advance(10)

@@ -1,4 +1,7 @@
-"""The direct route, with the real ``openai`` package against a server on this machine: paid once, and every picture brought home."""
+"""The direct route, with the real ``openai`` package against a local server.
+
+Each job is paid only once, and every picture is archived.
+"""
 
 import json
 import sys
@@ -67,7 +70,7 @@ def forbidden(*_: object) -> NoReturn:
 
 
 class DirectRoute:
-    """Everything between a submit and the archive, with the pauses of the desk noted down instead of made."""
+    """Everything from a submit to the archive; pauses are recorded instead of made."""
 
     def __init__(self, books: Books, folder: Path) -> None:
         self.books = books
@@ -115,7 +118,7 @@ class DirectRoute:
         for asset in self.books.assets.claim(100):
             archiver.archive(asset)
         for job in self.books.jobs.claim(100):
-            self.reconciler.look(job)
+            self.reconciler.reconcile_job(job)
         assert list(self.scratch.iterdir()) == []
 
     def stored(self, ref: str) -> list[bytes]:
@@ -331,7 +334,7 @@ def test_a_rate_limit_without_end_ends_the_job_as_refused(sqlite_route: DirectRo
     )
 
 
-def test_where_nobody_listens_nothing_was_sent(sqlite_route: DirectRoute) -> None:
+def test_without_a_server_nothing_was_sent(sqlite_route: DirectRoute) -> None:
     job = sqlite_route.submit_service(f"http://127.0.0.1:{free_port()}/v1").submit(submission())
     assert sqlite_route.pauses == list(BACK_OFF)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
@@ -360,7 +363,7 @@ def test_a_refusal_does_not_spend_the_key(sqlite_route: DirectRoute) -> None:
     assert (first.state, second.state) == (JobState.FAILED, JobState.ARCHIVING)
 
 
-def test_one_key_in_many_hands_at_once_is_paid_once(route: DirectRoute) -> None:
+def test_one_key_used_many_times_at_once_is_paid_once(route: DirectRoute) -> None:
     with OpenAIServer(with_pictures(PNGS[0])) as server:
         submit_service = route.submit_service(server.url)
         jobs = side_by_side([lambda: submit_service.submit(submission(key="mine"))] * 6)

@@ -68,7 +68,7 @@ def test_every_operation_conforms_to_its_description(
     operation = api[path][method.upper()]
     statuses = []
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def answers(case: Any) -> None:
         statuses.append(case.call_and_validate(headers=web.admin).status_code)

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from ledgers import Books, opened
 
 from receiver.cli import main
-from receiver.ledger.queries.job_list import JobList
+from receiver.ledger.queries.job_list import JobListQueries
 
 # A search of one command reads so many jobs here.
 WINDOW = 2
@@ -19,7 +19,7 @@ WINDOW = 2
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a DATA_DIR with a path that is longer than a wide table was, once."""
     monkeypatch.setattr(
-        "receiver.services.JobList", lambda database: JobList(database, window=WINDOW)
+        "receiver.services.JobListQueries", lambda database: JobListQueries(database, window=WINDOW)
     )
     folder = tmp_path / ("deep" * 50) / ("deeper" * 25)
     monkeypatch.setenv("DATA_DIR", str(folder))

@@ -1,4 +1,4 @@
-"""Telling events to others: signed, in order, never given up early; who is slow or gone delays nobody else."""
+"""Delivery of events: signed, in order, not given up early; a slow destination delays no other."""
 
 import ssl
 import threading
@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from commands import invoke
 from event_dispatching import PostServer, dispatch_due, last_error, make_dispatcher
 from event_server import OLD_SECRET, SECRET, EventServer
 from ledgers import Books, opened
@@ -20,7 +21,6 @@ from outside_network import (
     send,
     silence,
 )
-from processes import run
 from waiting import until
 
 from receiver.errors import EventNotDeliveredError
@@ -63,10 +63,10 @@ def dispatcher_to(
     )
 
 
-# What is told.
+# What is sent.
 
 
-def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(
+def test_an_archived_picture_is_delivered_with_all_a_pipeline_needs(
     books: Books, event_server: EventServer
 ) -> None:
     events_dispatcher = dispatcher_to(event_server, books, public_url="https://pictures.example")
@@ -102,7 +102,7 @@ def test_a_picture_that_came_home_is_told_with_all_a_pipeline_needs(
     )
 
 
-def test_every_type_of_event_is_told(books: Books, event_server: EventServer) -> None:
+def test_every_type_of_event_is_delivered(books: Books, event_server: EventServer) -> None:
     events_dispatcher = dispatcher_to(event_server, books)
     books.archived(1, "task-1")
     books.failed("task-2")
@@ -115,9 +115,7 @@ def test_every_type_of_event_is_told(books: Books, event_server: EventServer) ->
     assert set(event_server.types()) == set(EventType)
 
 
-def test_an_archive_that_is_a_directory_has_no_bucket_and_without_a_public_url_there_is_no_link() -> (
-    None
-):
+def test_a_directory_has_no_bucket_and_without_a_public_url_there_is_no_link() -> None:
     event = Event(1, EventType.ASSET_ARCHIVED, "REF", 0, 0, 0.0, {"key": "a/0.png"})
     assert EventSerializer("file:///data/archive", None).object(event)["data"] == {
         "key": "a/0.png",
@@ -143,7 +141,7 @@ def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(
 # Until it is taken.
 
 
-def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_waits(
+def test_an_event_keeps_its_id_and_body_through_all_attempts_and_its_job_waits(
     books: Books, event_server: EventServer
 ) -> None:
     event_server.statuses = [400, 404, 410, 201]
@@ -165,7 +163,7 @@ def test_an_event_keeps_its_name_and_its_words_through_all_attempts_and_its_job_
     assert all(received.is_signed_by(SECRET) for received in event_server.received)
 
 
-def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_one_told(
+def test_the_pauses_grow_and_after_its_time_the_event_is_set_aside_and_the_next_one_sent(
     books: Books, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -204,7 +202,7 @@ def test_a_destination_may_ask_for_more_time_within_reason(
     )
 
 
-def test_a_destination_that_is_gone_is_left_alone_for_longer_and_longer_and_is_told_all_when_it_is_back(
+def test_the_pauses_for_an_unreachable_destination_grow_and_it_gets_all_when_it_is_back(
     books: Books,
 ) -> None:
     transport = UnreliableTransport()
@@ -248,8 +246,8 @@ class UnreliableTransport:
         (send(b"nonsense\r\n\r\n"), "broken HTTP answer"),
         (send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), "broken HTTP answer"),
         (send(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000), "more than"),
-        (silence(), "not a byte for 0.2 s"),
-        (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.05), "not done within 0.4 s"),
+        (silence(), "no data for 0.2 s"),
+        (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.05), "not finished within 0.4 s"),
     ],
     ids=[
         "nothing",
@@ -321,7 +319,7 @@ def test_events_are_not_sent_to_inside_addresses_or_odd_ports_unless_that_is_all
     assert "to FETCH_ALLOW" in last_error(books)
 
 
-def test_a_certificate_that_nobody_vouches_for_ends_the_attempt_before_a_word_is_said(
+def test_an_untrusted_certificate_ends_the_attempt_before_anything_is_sent(
     books: Books, tmp_path: Path
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -388,10 +386,10 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
         try:
             for number in range(12):
                 books.failed(f"task-{number}")
-            until(lambda: len(quick.received) == 12, what="all told to the quick one")
+            until(lambda: len(quick.received) == 12, what="all sent to the quick one")
             assert slow.waiting == 2
             slow.gate.set()
-            until(lambda: len(slow.received) == 12, what="all told to the slow one")
+            until(lambda: len(slow.received) == 12, what="all sent to the slow one")
         finally:
             slow.gate.set()
             engine.stop()
@@ -399,22 +397,20 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
         assert not thread.is_alive()
 
 
-def test_a_mistake_of_ours_is_an_attempt_that_failed(
+def test_a_bug_of_ours_is_an_attempt_that_failed(
     books: Books, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events_dispatcher = dispatcher_to(event_server, books)
     books.failed()
     monkeypatch.setattr(events_dispatcher._serializer, "body", lambda _event: 1 / 0)
     dispatch_due(events_dispatcher, rounds=1)
-    assert last_error(books) == "the attempt broke off (ZeroDivisionError); the log says where"
+    assert last_error(books) == "unexpected error in the attempt (ZeroDivisionError); see the log"
 
 
 # In the service.
 
 
-def test_the_service_has_a_lane_to_each_destination_and_none_where_nobody_is_named(
-    sqlite_url: str, tmp_path: Path
-) -> None:
+def test_the_service_has_a_work_queue_for_each_destination(sqlite_url: str, tmp_path: Path) -> None:
     environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url}
     with closing(Services(Settings.load(environ)).open()) as services:
         assert [
@@ -443,18 +439,18 @@ def test_the_command_forgets_a_destination_that_is_named_no_more(
     with opened(sqlite_url) as books:
         Outbox(books.database, books.clock).register(["log:", "gone"])
         books.failed()
-    shown = run(["receiver", "events"], environ, folder=tmp_path)
+    shown = invoke(["receiver", "events"], environ, folder=tmp_path)
     (gone,) = [line for line in shown.out.splitlines() if line.startswith("│ gone")]
     assert [cell.strip() for cell in gone.split("│")][3:7] == ["1", "0", "", "0"]
     for name, why in (
         ("log:", "log: is in EVENT_URLS"),
         ("went", "no destination 'went'; known are: gone, log:"),
     ):
-        refused = run(["receiver", "events", "--forget", name], environ, folder=tmp_path)
+        refused = invoke(["receiver", "events", "--forget", name], environ, folder=tmp_path)
         assert (refused.status, refused.out, why in refused.err) == (1, "", True), refused
-    done = run(["receiver", "events", "--forget", "gone"], environ, folder=tmp_path)
+    done = invoke(["receiver", "events", "--forget", "gone"], environ, folder=tmp_path)
     assert (done.status, done.out) == (
         0,
         "gone is deleted, with its undelivered events\n",
     ), done
-    assert "│ gone" not in run(["receiver", "events"], environ, folder=tmp_path).out
+    assert "│ gone" not in invoke(["receiver", "events"], environ, folder=tmp_path).out

@@ -22,7 +22,7 @@ Cloud = Callable[..., PostServer]
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """Return what starts a stand-in for a service of AWS, which answers so, and has boto3 speak to it."""
+    """Return a function that starts a local server in place of an AWS service, for boto3 to use."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
@@ -86,7 +86,7 @@ def test_a_topic_is_published_to_in_its_own_region(books: Books, aws: Cloud) -> 
     assert last_error(books) == ""
 
 
-def test_what_a_cloud_refuses_is_told_again(books: Books, aws: Cloud) -> None:
+def test_what_a_cloud_refuses_is_sent_again(books: Books, aws: Cloud) -> None:
     cloud = aws(
         "SQS", "400 Bad", b'{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"planted"}'
     )
@@ -102,7 +102,7 @@ def test_what_a_cloud_refuses_is_told_again(books: Books, aws: Cloud) -> None:
     assert (events_dispatcher.next_due() or 0) > books.clock()
 
 
-def test_a_cloud_that_cannot_be_reached_is_told_again(books: Books, aws: Cloud) -> None:
+def test_a_cloud_that_cannot_be_reached_is_tried_again(books: Books, aws: Cloud) -> None:
     aws("SQS").close()
     events_dispatcher = make_dispatcher(
         books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"

@@ -1,9 +1,10 @@
-"""Whatever happens to the tellers, and in whatever order: every event comes to its end once, and a job's events in their order."""
+"""Random failures of dispatchers: every event ends exactly once, and a job's events in order."""
 
 from collections import defaultdict
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import Books
 from sqlalchemy import Connection, delete, select
@@ -19,9 +20,7 @@ from receiver.model import EventDeliveryState, EventType
 pytestmark = pytest.mark.both_databases
 
 # One ledger serves all examples of a test; each example empties it first.
-PACE = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PACE = examples(12)
 TO, JOBS = "log:", 3
 HAPPENINGS = st.lists(
     st.one_of(
@@ -38,7 +37,7 @@ HAPPENINGS = st.lists(
 
 
 class Round:
-    """One destination with some jobs, and what we know by ourselves: what was told, in which order."""
+    """One destination with some jobs, and our own record of what was delivered, in which order."""
 
     def __init__(self, books: Books) -> None:
         books.database.write(
@@ -52,7 +51,7 @@ class Round:
         self.refs = [books.submitting() for _ in range(JOBS)]
         self.happened = 0
         self.held: list[Claimed[EventDelivery]] = []
-        self.told: defaultdict[str, list[int]] = defaultdict(list)
+        self.delivered: defaultdict[str, list[int]] = defaultdict(list)
         self.sent_again = False
 
     def act(self, what: str, which: int) -> None:
@@ -89,7 +88,7 @@ class Round:
         try:
             if what == "sent":
                 self.outbox.mark_sent(claimed)
-                self.told[claimed.row.ref].append(claimed.row.event)
+                self.delivered[claimed.row.ref].append(claimed.row.event)
             elif what == "failed":
                 self.outbox.retry(claimed, self.books.clock() + 5, "no")
             else:
@@ -98,7 +97,7 @@ class Round:
             pass  # another has it by now
 
     def check(self) -> None:
-        """Look at the rows: of a job's pending events the first, and no other, is due, unless one was sent again meanwhile."""
+        """Of a job's pending events only the first is due, unless one was sent again meanwhile."""
         pending = (
             select(sendings)
             .where(sendings.c.state == EventDeliveryState.PENDING)
@@ -136,6 +135,6 @@ def test_every_event_comes_to_its_end_once_and_a_jobs_events_in_their_order(
         here.check()
     here.drain()
     aside = [row.event for row in books.events.set_aside()]
-    told = [event for events in here.told.values() for event in events]
-    assert sorted([*told, *aside]) == [event["id"] for event in books.events.after(limit=1000)]
-    assert here.sent_again or all(events == sorted(events) for events in here.told.values())
+    delivered = [event for events in here.delivered.values() for event in events]
+    assert sorted([*delivered, *aside]) == [event["id"] for event in books.events.after(limit=1000)]
+    assert here.sent_again or all(events == sorted(events) for events in here.delivered.values())

@@ -1,4 +1,4 @@
-"""The way of one asset into the archive, with every fault of the archive, of our own disk and of a claim lost under way."""
+"""Archiving one asset, with faults of the archive and of our own disk, and with lost claims."""
 
 import hashlib
 import json
@@ -296,10 +296,10 @@ def test_a_ledger_away_at_the_finish_is_no_attempt_that_failed(
     assert harness.attempt().state is AssetState.ARCHIVED
 
 
-# The way home
+# A whole pass
 
 
-def test_an_asset_goes_home(harness_per_store: ArchivingHarness) -> None:
+def test_an_asset_is_archived(harness_per_store: ArchivingHarness) -> None:
     ref, task_id = harness_per_store.picture_made()
     made = harness_per_store.file(task_id)
     asset = harness_per_store.attempt()

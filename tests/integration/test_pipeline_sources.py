@@ -1,4 +1,4 @@
-"""The way of one asset into the archive with every fault of its source, up to the end of its URL."""
+"""Archiving one asset, with every fault of its source, up to the end of its URL."""
 
 import hashlib
 import re
@@ -190,7 +190,7 @@ def test_who_comes_after_the_url_s_end_asks_for_a_fresh_one_before_giving_up(
     harness: ArchivingHarness,
 ) -> None:
     ref, task_id = harness.picture_made(mode="expired")
-    harness.books.clock.advance(LIFETIME + 3600)  # nobody worked all night
+    harness.books.clock.advance(LIFETIME + 3600)  # no worker was running
     late = harness.attempt()
     assert (late.state, harness.job_due_now(ref)) == (AssetState.PENDING, True)
     harness.books.deliver(ref, harness.result(task_id), Source.POLL)

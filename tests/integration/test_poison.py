@@ -9,7 +9,7 @@ from web_client import SUCCEEDED, web_client
 
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError, ReceiverError, UnreadableError
-from receiver.jobs.reconcile import MOST_HINT_LOOKS
+from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
 from receiver.ledger.claims import CRASH_PAUSE, LEASE, MOST_CRASHES, SUSPICIOUS_CRASHES, Claimed
 from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, Decision, Delivery, JobState, Reason, Source
@@ -21,7 +21,7 @@ from receiver.settings import Settings
 
 pytestmark = pytest.mark.both_databases
 
-HANDS = 16
+THREADS = 16
 
 
 class Silent:
@@ -47,7 +47,7 @@ class Yard:
     def look(self, limit: int = 1) -> None:
         """Do for the suspect jobs that are due what is to be done."""
         for claimed in self.books.jobs.claim_suspects(limit):
-            self.reconciler.look(claimed)
+            self.reconciler.reconcile_job(claimed)
 
     def has_objects(self) -> bool:
         """Say whether anything was written to the archive."""
@@ -59,8 +59,8 @@ def yard(books: Books, tmp_path: Path) -> Yard:
     return Yard(books, tmp_path)
 
 
-def lane_of(books: Books, row: Asset | Job) -> str:
-    """Say which lane gets this row when it is due, and claim it."""
+def queue_of(books: Books, row: Asset | Job) -> str:
+    """Claim this row when it is due; return the queue that gets it."""
     asset = isinstance(row, Asset)
     others = books.assets.claim(1) if asset else books.jobs.claim(1, complete=False)
     if others:
@@ -95,11 +95,11 @@ def killed_workers(
     Yield the crashes it was claimed with, its queue, and its pause, which has passed.
     """
     while True:
-        lane = lane_of(books, look())
+        queue = queue_of(books, look())
         books.claims.take_over()
         pause = (look().due_at or 0.0) - books.clock.now
         books.clock.advance(pause)
-        yield look().crashes, lane, pause
+        yield look().crashes, queue, pause
 
 
 @ROWS
@@ -109,7 +109,7 @@ def test_each_kill_counts_and_from_the_second_on_the_row_is_alone_and_paused_lon
     kills = killed_workers(books, begin(books))
     seen = [next(kills) for _ in range(MOST_CRASHES + 1)]
     assert [crashes for crashes, _, _ in seen] == list(range(MOST_CRASHES + 1))
-    assert [lane for _, lane, _ in seen] == ["others"] * SUSPICIOUS_CRASHES + ["suspects"] * (
+    assert [queue for _, queue, _ in seen] == ["others"] * SUSPICIOUS_CRASHES + ["suspects"] * (
         MOST_CRASHES + 1 - SUSPICIOUS_CRASHES
     )
     assert [pause for _, _, pause in seen] == pytest.approx(
@@ -121,7 +121,7 @@ def test_each_kill_counts_and_from_the_second_on_the_row_is_alone_and_paused_lon
 def test_a_lease_that_ended_without_a_word_counts_like_a_kill(books: Books, begin: Begin) -> None:
     look = begin(books)
     for crashes in range(3):
-        assert lane_of(books, look()) == ("others" if crashes < SUSPICIOUS_CRASHES else "suspects")
+        assert queue_of(books, look()) == ("others" if crashes < SUSPICIOUS_CRASHES else "suspects")
         assert look().crashes == crashes
         books.clock.advance(LEASE)
 
@@ -162,7 +162,7 @@ def test_an_attempt_that_ended_with_a_word_makes_good_for_the_crashes_before(
     (claimed,) = books.assets.claim(1, suspects=True) or books.jobs.claim_suspects(1)
     say_so(books, claimed)
     assert look().crashes == 0
-    assert lane_of(books, look()) == "others"
+    assert queue_of(books, look()) == "others"
 
 
 @ROWS
@@ -173,7 +173,7 @@ def test_a_drain_keeps_what_is_known_of_a_row(books: Books, begin: Begin) -> Non
         next(kills)
     (claimed,) = books.assets.claim(1, suspects=True) or books.jobs.claim_suspects(1)
     give_back(books, claimed)
-    assert (look().crashes, lane_of(books, look())) == (3, "suspects")
+    assert (look().crashes, queue_of(books, look())) == (3, "suspects")
 
 
 # Assets
@@ -194,7 +194,7 @@ def test_an_asset_is_set_aside_and_an_operator_s_retry_brings_it_home(yard: Yard
     )
     assert f"`receiver retry {ref}`" in asset.error
     (complete,) = books.jobs.claim(1, complete=True)
-    yard.reconciler.look(complete)
+    yard.reconciler.reconcile_job(complete)
     job = books.job(ref)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
     assert "set aside" in job.message
@@ -213,9 +213,7 @@ class Workshop:
         self.yard = yard
         self.books = yard.books
         self.poison = poison
-        self.at_once = (
-            at_once  # whether it kills before any other hand gets anywhere, or after all the others
-        )
+        self.at_once = at_once  # whether it kills before or after all other threads
         self.kills = 0
 
     def run(self) -> None:
@@ -225,7 +223,9 @@ class Workshop:
             self._live()
 
     def _live(self) -> None:
-        while claims := self.books.assets.claim(HANDS) + self.books.assets.claim(1, suspects=True):
+        while claims := self.books.assets.claim(THREADS) + self.books.assets.claim(
+            1, suspects=True
+        ):
             for claimed in sorted(claims, key=self._when):
                 if claimed.row.crashes >= MOST_CRASHES:
                     self.yard.archiver.archive(claimed)
@@ -241,11 +241,11 @@ class Workshop:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_the_one_that_kills_is_set_aside_and_no_neighbour_is_however_many_are_in_hand_with_it(
+def test_the_one_that_kills_is_set_aside_and_no_other_however_many_run_beside_it(
     yard: Yard, *, at_once: bool
 ) -> None:
-    refs = [yard.books.archiving(1, f"task-{number}") for number in range(3 * HANDS)]
-    workshop = Workshop(yard, refs[HANDS // 2], at_once=at_once)
+    refs = [yard.books.archiving(1, f"task-{number}") for number in range(3 * THREADS)]
+    workshop = Workshop(yard, refs[THREADS // 2], at_once=at_once)
     workshop.run()
     ends = {ref: yard.books.assets_of(ref)[0].state for ref in refs}
     assert ends == {
@@ -255,9 +255,9 @@ def test_the_one_that_kills_is_set_aside_and_no_neighbour_is_however_many_are_in
     assert yard.books.clock.now - NOW < 2 * MOST_CRASHES * CRASH_PAUSE
 
 
-def test_the_suspects_have_one_hand_each_for_assets_and_jobs(tmp_path: Path) -> None:
+def test_suspects_have_one_thread_each_for_assets_and_jobs(tmp_path: Path) -> None:
     services = Services(Settings.load({"DATA_DIR": str(tmp_path)})).open()
-    widths = {lane.name: lane.concurrency for lane in services.work_queues(tmp_path)}
+    widths = {queue.name: queue.concurrency for queue in services.work_queues(tmp_path)}
     services.close()
     assert (widths["suspect assets"], widths["suspect jobs"]) == (1, 1)
 
@@ -302,7 +302,7 @@ def test_a_complete_job_that_crashes_workers_has_no_manifest_until_an_operator_r
     assert books.event_types(ref) == ["asset.archived", "job.archived"]
     assert books.operator.retry(ref).state is JobState.ARCHIVING
     (complete,) = books.jobs.claim(1, complete=True)
-    yard.reconciler.look(complete)
+    yard.reconciler.reconcile_job(complete)
     job = books.job(ref)
     assert (job.state, job.message, job.crashes, yard.has_objects()) == (
         JobState.ARCHIVED,
@@ -328,7 +328,7 @@ def test_a_job_with_work_left_that_is_set_aside_still_ends_with_its_last_asset(y
     for claimed in books.assets.claim(2):
         books.assets.finish(claimed, stored(claimed))
     (complete,) = books.jobs.claim(1, complete=True)
-    yard.reconciler.look(complete)
+    yard.reconciler.reconcile_job(complete)
     assert books.job(ref).state is JobState.ARCHIVED
     assert books.job(ref).message == ""
 
@@ -343,7 +343,7 @@ def test_a_word_from_the_provider_clears_a_job_s_name(yard: Yard) -> None:
 
 def test_a_hint_over_which_workers_crash_is_forgotten(yard: Yard) -> None:
     assert yard.books.hints.add("their-task")
-    for _ in range(MOST_HINT_LOOKS):
+    for _ in range(MOST_HINT_ATTEMPTS):
         assert yard.books.hints.claim(1)
         yard.books.claims.take_over()
     (claimed,) = yard.books.hints.claim(1)
@@ -364,9 +364,9 @@ def test_a_report_we_stumble_over_is_kept_as_evidence_and_taken_in_after_the_fix
     ref = books.waiting()
     with monkeypatch.context() as patched:
         patched.setattr(grsai, "read_report", planted_mistake)
-        with pytest.raises(UnreadableError, match="ZeroDivisionError") as told:
+        with pytest.raises(UnreadableError, match="ZeroDivisionError") as raised:
             books.deliver(ref, succeeded())
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(raised.value)
     (kept,) = books.queries.deliveries(ref)
     assert (kept.verdict, kept.body, books.job(ref).state) == (
         "unreadable",
@@ -377,7 +377,7 @@ def test_a_report_we_stumble_over_is_kept_as_evidence_and_taken_in_after_the_fix
     assert (books.verdicts(ref), books.pending(ref)) == (["ended"], [0])
 
 
-def test_the_sender_of_a_report_we_stumble_over_is_told_400_and_the_next_one_is_taken(
+def test_a_report_that_raises_an_error_is_answered_400_and_the_next_one_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with web_client(tmp_path) as web:
@@ -445,5 +445,5 @@ def test_a_pause_is_not_begun_anew_when_another_worker_dies(books: Books) -> Non
     books.claims.take_over()
     due_at = look().due_at
     books.clock.advance(CRASH_PAUSE / 2)
-    assert books.claims.take_over() == 0, "the worker that dies now had nothing in hand"
+    assert books.claims.take_over() == 0, "the worker that dies now had no claim"
     assert look().due_at == due_at

@@ -1,4 +1,4 @@
-"""What a provider says is text: no key or ticket of ours is kept of it, and on a terminal it moves no cursor and hides nothing."""
+"""Texts of a provider: our keys and tickets are redacted, and a terminal shows them harmlessly."""
 
 import json
 from collections.abc import Iterator
@@ -55,14 +55,14 @@ def provider(body: object) -> Iterator[str]:
 ASKED = grsai.build_submit(Submission("a fox", "gpt-image-1.5", {}, Mode.WEBHOOK), "-1")
 
 
-def test_a_refusal_that_quotes_our_key_is_blackened() -> None:
+def test_a_refusal_that_quotes_our_key_is_redacted() -> None:
     said = {"code": -1, "data": None, "msg": f"invalid apikey {KEY}, go away"}
     with provider(said) as url, pytest.raises(RefusedError) as refused:
         GrsaiClient(KEY).submit(url, ASKED, lambda: None)
     assert str(refused.value) == f"invalid apikey {REPLACEMENT}, go away"
 
 
-def test_an_answer_about_a_task_that_quotes_our_key_is_blackened() -> None:
+def test_an_answer_about_a_task_that_quotes_our_key_is_redacted() -> None:
     task = {"id": "task-1", "status": "failed", "error": f"no credits on {KEY}"}
     with provider({"code": 0, "msg": "success", "data": task}) as url:
         body = GrsaiClient(KEY).result(url, Api.DRAW, "task-1")
@@ -141,7 +141,7 @@ def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(
     assert is_plain(table_cell(HOSTILE).plain)
 
 
-def test_an_error_that_quotes_a_provider_is_told_as_text(
+def test_an_error_that_quotes_a_provider_is_printed_as_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     @reports_errors

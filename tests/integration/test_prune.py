@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import invoke
 from ledgers import Books, failed, opened, stored, succeeded, urls
-from processes import run
 
 from receiver.errors import ReceiverError
 from receiver.ledger.claims import Claimed
@@ -267,9 +267,9 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(
             (["--older-than", "5m"], "at least 1h"),
             (["--older-than", "soon"], "such as 90d"),
         ):
-            refused = run(["receiver", "prune", *wrong], environ, folder=tmp_path)
+            refused = invoke(["receiver", "prune", *wrong], environ, folder=tmp_path)
             assert (refused.status, told_so in refused.err) == (2, True), refused
-        done = run(
+        done = invoke(
             ["receiver", "prune", "--older-than", "365d", "--bodies-older-than", "30d"],
             environ,
             folder=tmp_path,

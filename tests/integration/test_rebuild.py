@@ -1,4 +1,4 @@
-"""A lost ledger comes back from the archive: on both databases, from a directory and from a bucket."""
+"""A lost ledger is rebuilt from the archive: on both databases, from a directory and a bucket."""
 
 import json
 from contextlib import closing
@@ -102,7 +102,7 @@ def test_every_state_a_manifest_can_have_comes_back_as_it_was(archived_jobs: Arc
         assert comparable(after)[kind] == rows, kind
     assert [row["body"] for row in by_column(after, "deliveries")] == [b""] * 4
     assert {event["rebuilt"] for event in by_column(after, "events")} == {1}, (
-        "or they were told anew"
+        "or they would be sent again"
     )
     assert archived_jobs.books.totals.audit().ok
 
@@ -186,11 +186,11 @@ def test_a_job_in_flight_is_named_by_its_objects_and_nothing_is_invented(
     assert rebuild_ledger(archived_jobs).unknown.lines == [], "its callback has adopted it"
 
 
-def test_objects_that_no_manifest_names_are_told(archived_jobs: ArchivedJobs) -> None:
+def test_objects_that_no_manifest_names_are_reported(archived_jobs: ArchivedJobs) -> None:
     ref = archived_jobs.job()
     stray = asset_key(ref, 0, "jpg")
     put(archived_jobs.store, stray, b"an earlier attempt")
-    put(archived_jobs.store, "readme.txt", b"of a stranger")
+    put(archived_jobs.store, "readme.txt", b"not ours")
     archived_jobs.empty_ledger()
     found = rebuild_ledger(archived_jobs)
     assert (found.restored, found.unknown.lines) == (1, [stray, "readme.txt"])
@@ -279,8 +279,8 @@ def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(
     found = rebuild_ledger(archived_jobs)
     assert (found.restored, found.problems.count) == (1, 1)
     assert (
-        f"{old} is restored without its provider's id 'task-1', which job {newer} has and its key 'order-4711'"
-        in found.problems.lines[0]
+        f"{old} is restored without its provider's id 'task-1', which job {newer} has "
+        "and its key 'order-4711'" in found.problems.lines[0]
     )
     assert (
         archived_jobs.books.job(old).key,
@@ -381,7 +381,8 @@ def test_a_job_whose_rows_cannot_all_be_written_is_not_there(
         write_files(tmp_path / "archive", objects)
     with opened(sqlite_url) as books:
         books.execute(
-            "CREATE TRIGGER last BEFORE INSERT ON events WHEN NEW.type = 'job.archived' BEGIN SELECT RAISE(ABORT, 'no'); END"
+            "CREATE TRIGGER last BEFORE INSERT ON events WHEN NEW.type = 'job.archived' "
+            "BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
         with pytest.raises(IntegrityError):
             rebuild_ledger(ArchivedJobs(books, store))
@@ -419,6 +420,6 @@ def test_an_archive_that_is_away_stops_it_and_a_manifest_that_cannot_be_read_doe
             rebuild_ledger(archived_jobs)
 
 
-def test_an_archive_that_is_not_there_is_told(books: Books, tmp_path: Path) -> None:
+def test_a_missing_archive_is_an_error(books: Books, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="mount it, or correct ARCHIVE_URL"):
         rebuild_ledger(ArchivedJobs(books, DirectoryStore(tmp_path / "nowhere")))

@@ -1,4 +1,4 @@
-"""Going through an archive by name: in order, page by page, and never a part of it for the whole."""
+"""Listing an archive: sorted, in pages, and never a part of it without an error."""
 
 import os
 from contextlib import closing

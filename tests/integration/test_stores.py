@@ -194,7 +194,7 @@ def test_check_is_content_with_a_place_to_write_and_leaves_no_object(
     assert read(store, KEY) == b"after the check"
 
 
-def test_people_are_told_where_an_object_is(store: Store, url: str) -> None:
+def test_locate_says_where_an_object_is(store: Store, url: str) -> None:
     assert store.locate(KEY) == url.removeprefix("file://") + "/" + KEY
 
 

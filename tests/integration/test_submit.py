@@ -63,7 +63,7 @@ def asked(
 
 def finals(services: Services, job: Job) -> Job:
     """Wait until a stream has said how the job ended."""
-    until(lambda: services.jobs.get(job.ref).outcome, within=10, what="the stream's end")
+    until(lambda: services.jobs.get(job.ref).outcome, what="the stream's end")
     return services.jobs.get(job.ref)
 
 
@@ -232,7 +232,6 @@ def test_a_stream_without_an_end_leaves_the_job_to_polling(services: Services, s
         lambda: (
             not [thread for thread in threading.enumerate() if thread.name.startswith("stream-")]
         ),
-        within=10,
         what="the reader's end",
     )
     waiting = services.jobs.get(job.ref)

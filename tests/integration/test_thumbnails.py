@@ -1,4 +1,7 @@
-"""Thumbnails: made by a process that hostile files may kill, but not turn against us; kept, bounded, and never in anybody's way."""
+"""Thumbnails: hostile files may kill the process that makes them but do no other harm.
+
+They are cached in limited space and do not delay other requests.
+"""
 
 import ast
 import io
@@ -137,7 +140,9 @@ def test_of_a_moving_picture_the_first_frame_is_shown(small: Thumbnails, put: Pu
 HOSTILE = {
     "nothing at all": b"",
     "no picture": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>" * 10,
-    "PostScript, which a decoder would run": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
+    "PostScript, which a decoder would run": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n"
+    ),
     "the beginning of a picture": picture()[:200],
     "absurd dimensions": png(100_000, 100_000, b"\0" * 100),
     "a bomb of four gigabytes": png(2**31 - 1, 2**31 - 1, b"\0" * 10_000_000),
@@ -152,7 +157,7 @@ def test_a_hostile_file_has_no_thumbnail_and_that_is_remembered(
     asset = put(HOSTILE[kind] or b"\0")
     assert small.get(asset) is None
     monkeypatch.setattr(thumbnails, "_PROGRAM", Path("/nowhere"))
-    assert small.get(asset) is None, "nobody was asked again"
+    assert small.get(asset) is None, "it is not made again"
 
 
 SABOTAGE = {
@@ -184,7 +189,10 @@ def test_the_decoder_sees_nothing_of_ours(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, sys; sys.stdout.write(repr((sorted(os.environ), os.listdir('/proc/self/fd'), os.getcwd()))); sys.stdout.flush()"
+        "import os, sys\n"
+        "seen = sorted(os.environ), os.listdir('/proc/self/fd'), os.getcwd()\n"
+        "sys.stdout.write(repr(seen))\n"
+        "sys.stdout.flush()\n"
     )
     monkeypatch.setattr(thumbnails, "_PROGRAM", program)
     monkeypatch.setenv("SECRET", "planted")
@@ -200,20 +208,20 @@ def test_the_decoder_sees_nothing_of_ours(
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
-def test_nobody_in_particular_can_make_one_of_every_kind(form: str, tmp_path: Path) -> None:
+def test_the_program_makes_one_of_every_format(form: str, tmp_path: Path) -> None:
     """The limit on processes, which threads count towards, holds for everybody but root."""
     program = (
         Path(thumbnails.__file__).with_name("thumbnail_process.py").read_text(encoding="utf-8")
     )
     (tmp_path / "picture").write_bytes(picture(form))
-    nobody = (
+    as_nobody = (
         []
         if os.getuid()
         else ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     )
     with (tmp_path / "picture").open("rb") as original, (tmp_path / "small").open("wb") as result:
         subprocess.run(
-            [*nobody, sys.executable, "-I", "-c", program],
+            [*as_nobody, sys.executable, "-I", "-c", program],
             stdin=original,
             stdout=result,
             env={},
@@ -248,7 +256,7 @@ def test_what_is_no_picture_or_too_large_is_not_even_opened(
     assert small.get(asset) is None
 
 
-def test_an_archive_that_is_away_is_told_and_not_remembered(small: Thumbnails, put: Put) -> None:
+def test_an_archive_that_is_away_is_an_error_and_not_cached(small: Thumbnails, put: Put) -> None:
     asset = put(picture())
     with pytest.raises(StoreError):
         small.get(replace(asset, key="2026/07/01/elsewhere/0.png"))
@@ -315,7 +323,7 @@ def test_the_folder_is_bounded_and_what_was_not_wanted_the_longest_goes_first(
     assert [small._path(asset).exists() for asset in assets] == [True, False, True]
 
 
-def test_a_disk_that_takes_nothing_is_told_and_not_remembered(
+def test_a_full_disk_is_an_error_and_not_cached(
     store: DirectoryStore, put: Put, tmp_path: Path
 ) -> None:
     (tmp_path / "thumbnails").write_text("in the way")

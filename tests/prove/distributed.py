@@ -1,8 +1,9 @@
-"""``make prove ENGINE=distributed``: many machines, one ledger, any of them killed or cut off; and every result archived once.
+"""``make prove ENGINE=distributed``: several machines that are killed and cut off.
 
-Three web nodes behind nginx and four workers, each in a network namespace of its own, on one PostgreSQL and one SeaweedFS. A customer
-orders, the provider repeats, loses and reorders its callbacks, nodes are killed, one worker and one web node are cut off with work in hand
-and come back. At the end the books of provider, witness, ledger and archive are held against each other, by the same checks as elsewhere.
+Three web nodes behind nginx and four workers use one PostgreSQL and one SeaweedFS. Each has its own
+network namespace. The provider repeats, loses and reorders its callbacks. Nodes are killed. One
+worker and one web node are cut off during their work and come back. At the end the same checks as
+in ``run.py`` compare provider, recording proxy, ledger and archive.
 """
 
 import os
@@ -40,13 +41,13 @@ from tests.prove.evidence import gather  # noqa: E402
 from tests.prove.load import KEY, MENU, Customer, Orders  # noqa: E402
 from tests.prove.nodes import OURS, Node  # noqa: E402
 from tests.prove.promises import examine  # noqa: E402
-from tests.prove.recording_proxy import witness  # noqa: E402
+from tests.prove.recording_proxy import recording_proxy  # noqa: E402
 from tests.prove.setups import Bucket  # noqa: E402
 
 WEBS, WORKERS = 3, 4
 _SLOW = {"file": {"mode": "slow", "rate": 20_000, "times": 1}, "bytes": 60_000}
 _PORT, _WEB_PORT = 8080, 8000
-# Seconds for which a worker is cut off: longer than its leases, so that others have done its work when it comes back.
+# Seconds for which a worker is cut off: longer than its leases, so that others do its work.
 _CUT_OFF, _CUT_OFF_WEB = 75.0, 15.0
 # Seconds without news after which the run counts as silent: a dead worker's lease takes 60.
 _SILENT = 150.0
@@ -60,7 +61,8 @@ http {{
   server {{
     listen 127.0.0.1:{port};
     location / {{
-      proxy_pass http://webs; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
+      proxy_pass http://webs; proxy_http_version 1.1;
+      proxy_set_header Connection ""; proxy_set_header Host $host;
       proxy_connect_timeout 1s; proxy_read_timeout 20s;
     }}
   }}
@@ -85,16 +87,15 @@ http {{
     help="Of the random choices.",
 )
 def main(jobs: int, seed: int) -> None:
-    """Break many machines, and see that every result is archived once."""
+    """Break several machines, and check that every result is archived once."""
     if not nodes.is_possible() or shutil.which("nginx") is None:
-        sys.exit(
-            "needs root, iproute2, util-linux and nginx: each machine is a network namespace of its own"
-        )
+        sys.exit("needs root, iproute2, util-linux and nginx: each machine is a network namespace")
     nodes.go_inside()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="prove-"))
     click.echo(
-        f"{jobs} orders, seed {seed}, {os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}"
+        f"{jobs} orders, seed {seed}, {os.cpu_count()} cores,"
+        f" load average before: {os.getloadavg()[0]:.1f}"
     )
     with ExitStack() as stack:
         broken = _Run(folder, Random(seed), stack).play(jobs)  # noqa: S311 - no secret
@@ -107,14 +108,14 @@ def main(jobs: int, seed: int) -> None:
 
 
 class _Run:
-    def __init__(self, folder: Path, dice: Random, stack: ExitStack) -> None:
-        self._folder, self._dice, self._stack = folder, dice, stack
+    def __init__(self, folder: Path, random: Random, stack: ExitStack) -> None:
+        self._folder, self._dice, self._stack = folder, random, stack
         server = stack.enter_context(mortal_postgres(OURS))
         s3 = stack.enter_context(seaweedfs())
         bucket = s3.make_bucket()
         self._archive = Bucket(s3, bucket)
         self._sandbox = stack.enter_context(Sandbox(OURS, keys={KEY}, looks=20))
-        self._seen = stack.enter_context(witness(_PORT))
+        self._seen = stack.enter_context(recording_proxy(_PORT))
         s3_port = int(s3.url.rpartition(":")[2])
         stack.enter_context(_forwarding(s3_port))
         address = server.make_database()
@@ -147,7 +148,7 @@ class _Run:
         self._killed = 0
 
     def play(self, jobs: int) -> list[str]:
-        """Start all, order, break, wait, stop all; return what is broken."""
+        """Start the nodes, order, break, wait, stop; return the broken promises."""
         for node in (*self._webs, *self._workers):
             node.start()
             self._stack.callback(node.kill)
@@ -165,14 +166,15 @@ class _Run:
         )
         self._wait()
         click.echo(f"all final after {time.monotonic() - began:.0f} s")
-        self._await_all()  # a node that is still starting has no drain that could be seen
+        self._await_all()  # a node that is still starting does not drain
         ends = {node.name: node.stop() for node in (*self._webs, *self._workers)}
         click.echo(f"all stopped after {time.monotonic() - began:.0f} s")
         evidence = gather(self._services, self._archive, self._sandbox, self._seen.acknowledged)
-        evidence.told = dict(customer.told)
+        evidence.provider_ids = dict(customer.provider_ids)
         evidence.write(self._folder / "evidence.json")
         click.echo(
-            f"{len(evidence.jobs)} jobs, {len(evidence.objects)} pictures, {len(evidence.acknowledged)} callbacks acknowledged"
+            f"{len(evidence.jobs)} jobs, {len(evidence.objects)} pictures,"
+            f" {len(evidence.acknowledged)} callbacks acknowledged"
         )
         drains = [
             f"a drain: {name} did not end by itself with 0, but with {status}"
@@ -203,7 +205,7 @@ class _Run:
         )
 
     def _break(self, orders: Orders) -> None:
-        """Kill a node every few seconds; meanwhile one worker and one web node are cut off, and come back."""
+        """Kill a node every few seconds; also cut off one worker and one web node for a while."""
         self._await_work()
         *mortal_webs, remote_web = self._webs
         *mortal_workers, remote = self._workers
@@ -224,7 +226,7 @@ class _Run:
         assert remote.said("ledger unavailable"), "the worker that was cut off did not notice"
 
     def _await_work(self) -> None:
-        """Wait until every worker has claims: six hands each, and slow files."""
+        """Wait until every worker has claims: six threads each, and slow files."""
         until(
             lambda: self._services.totals.audit().in_flight > 6 * WORKERS,
             within=120,
@@ -232,7 +234,7 @@ class _Run:
         )
 
     def _await_all(self) -> None:
-        """Wait until every node works, the one that was started last too."""
+        """Wait until every node works, also the last one started."""
         for node in self._webs:
             until(
                 partial(_answers, f"http://{node.address}:{_WEB_PORT}/healthz"),
@@ -247,7 +249,7 @@ class _Run:
             )
 
     def _wait(self) -> None:
-        """Wait until every job is final; AssertionError after a while without news."""
+        """Wait until every job is final; raise AssertionError if nothing changes for a while."""
         last, since = -1, time.monotonic()
         while left := sum(
             count
@@ -286,7 +288,7 @@ def _nginx(folder: Path, addresses: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _forwarding(port: int) -> Iterator[None]:
-    """Pass connections to our side of the cables on to a server on 127.0.0.1."""
+    """Forward connections from the nodes to a server on 127.0.0.1."""
     program = f"""
 import asyncio
 async def pump(reader, writer):
@@ -304,7 +306,9 @@ async def serve(reader, writer):
     except OSError:
         writer.close()
         return
-    await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer), return_exceptions=True)
+    await asyncio.gather(
+        pump(reader, there_writer), pump(there_reader, writer), return_exceptions=True
+    )
 async def main():
     async with await asyncio.start_server(serve, "{OURS}", {port}) as server:
         await server.serve_forever()

@@ -1,4 +1,4 @@
-"""One round's stage: an installation of its own with provider and witness, its load, the blows it gets, and how soon it works again."""
+"""The environment of one round: an installation, its provider, its load, and recovery times."""
 
 import os
 import signal
@@ -26,14 +26,14 @@ from submitter.sandbox import Sandbox
 from tests.prove.evidence import Evidence, Recovery, gather
 from tests.prove.load import KEY, MENU, Customer, Menus, Orders, Pulse, Strangers
 from tests.prove.promises import NO_SILENCE, Broken
-from tests.prove.recording_proxy import Witness, witness
-from tests.prove.setups import Archive, Servers, Setup, ground
+from tests.prove.recording_proxy import RecordingProxy, recording_proxy
+from tests.prove.setups import Archive, Servers, Setup, round_storage
 
 S3 = Literal["shared", "mortal", "proxied"]
 
 _USUAL: Menus = {"order": MENU}
 _SECRET, _TOKEN = "a-secret-of-the-proof", "a-token-of-the-proof"
-# Everything that a person would wait for is made to come soon; nothing else differs from the defaults.
+# Short waiting times; nothing else differs from the defaults.
 _FAST = {
     "POLL_AFTER": "2",
     "POLL_INTERVAL": "1",
@@ -42,31 +42,32 @@ _FAST = {
     "WORKER_THREADS": "8",
     "LOG_FORMAT": "json",
 }
-# Seconds after a blow within which the service has to work again, on a core of its own.
+# Seconds after a fault within which the service has to work again, on its own core.
 RECOVERY = 5.0
-# Seconds until a round without news counts as silent. With PostgreSQL a dead worker's lease has to end first, which takes 60.
+# Seconds without a change until a round counts as silent. On PostgreSQL a dead worker's lease of
+# 60 s has to end first.
 _QUIET_WITHIN = {"sqlite": 60.0, "postgresql": 130.0}
 _READY_WITHIN = 60.0
 
 
-class Stage:
-    """What the play of a fault can do and see. Times are seconds."""
+class Environment:
+    """What the play of a fault can do and see. Times are in seconds."""
 
     def __init__(
         self,
         folder: Path,
         setup: Setup,
-        dice: Random,
+        random: Random,
         installation: Installation,
-        seen: Witness,
+        seen: RecordingProxy,
         *,
         archive: Archive,
         stack: ExitStack,
     ) -> None:
-        self.folder, self.setup, self.dice, self.installation, self.seen, self.archive = (
+        self.folder, self.setup, self.random, self.installation, self.seen, self.archive = (
             folder,
             setup,
-            dice,
+            random,
             installation,
             seen,
             archive,
@@ -80,7 +81,7 @@ class Stage:
         self.rebuilt = False
         self._settings = Settings.load(installation.environ)
         self.strangers = Strangers(installation.sandbox, Tickets([_SECRET]))
-        self._given_up = threading.Event()  # then nobody has to be answered any more
+        self._given_up = threading.Event()  # then no call needs an answer
         self.customer = Customer(installation.url, _TOKEN, self._given_up)
         self._service: Running | None = None
         self._logs: list[Running] = []
@@ -94,7 +95,7 @@ class Stage:
         return self._service
 
     def start(self) -> None:
-        """Start the service, and do not wait for it."""
+        """Start the service without waiting for it."""
         if self.setup.ledger == "postgresql" and not self._logs:
             done = migrated(self)
             assert done.status == 0, done.err
@@ -115,7 +116,7 @@ class Stage:
         until(is_ready, within=_READY_WITHIN, what="that the service is ready")
 
     def children(self, words: str, of: int | None = None) -> list[int]:
-        """Return the pids of those of the service whose command line has these words and whose parent is ``of`` (the supervisor)."""
+        """Return the pids of children of ``of`` (the supervisor) whose command has these words."""
         parent = self.service.pid if of is None else of
         return [
             pid
@@ -124,16 +125,16 @@ class Stage:
         ]
 
     def workers_started(self) -> int:
-        """Count how often a worker said that it had started."""
+        """Return how often a worker logged its start."""
         return sum(log.output().count('"worker started"') for log in self._logs)
 
     # The load.
 
     @contextmanager
     def load(self, *, least: int = 30, most: int = 60, menus: Menus = _USUAL) -> Iterator[None]:
-        """Have orders and a pulse go on during the block; at its end every order is answered."""
+        """Order jobs and send callbacks during the block; at its end every order is answered."""
         orders, pulse = (
-            Orders(self.customer, menus, self.dice, least, most),
+            Orders(self.customer, menus, self.random, least, most),
             Pulse(self.seen, self.strangers, self._given_up),
         )
         pulse.start()
@@ -148,31 +149,34 @@ class Stage:
             pulse.stop()
 
     def moment(self) -> None:
-        """Wait for any moment: after some more acknowledgements, and a bit."""
-        wanted = len(self.seen.acknowledged) + self.dice.randrange(3, 40)
+        """Wait for a random moment: some more acknowledgements and some milliseconds."""
+        wanted = len(self.seen.acknowledged) + self.random.randrange(3, 40)
         until(
             lambda: len(self.seen.acknowledged) >= wanted,
             within=_READY_WITHIN,
             what="that callbacks are acknowledged",
         )
-        time.sleep(self.dice.uniform(0, 0.02))
+        time.sleep(self.random.uniform(0, 0.02))
 
-    # Blows.
+    # Faults.
 
     def arm(self, point: Point) -> None:
-        """Have the next process that reaches this point be dead, and wait until one was."""
+        """Kill the next process that reaches this failpoint, and wait until one did."""
         self.faults.mkdir(exist_ok=True)
         armed = self.faults / point
         armed.touch()
         until(
             lambda: not armed.exists(),
             within=_READY_WITHIN,
-            what=f"that the fault point {point} is reached",
+            what=f"that failpoint {point} is reached",
         )
 
     @contextmanager
     def recovering(self, what: str, *, worker: bool = False) -> Iterator[None]:
-        """Measure from the end of the block until a callback is acknowledged again, and until a new ``worker`` works if one has to."""
+        """Measure from the end of the block until a callback is acknowledged.
+
+        With ``worker`` also until a new worker works.
+        """
         before = self.workers_started()
         yield
         struck = time.time()
@@ -197,7 +201,7 @@ class Stage:
 
     @contextmanager
     def services(self) -> Iterator[Services]:
-        """Open the ledger beside the service, as it is."""
+        """Open the ledger beside the running service."""
         services = Services(self._settings)
         try:
             yield services
@@ -205,7 +209,7 @@ class Stage:
             services.close()
 
     def quiet(self) -> list[Broken]:
-        """Wait until the provider has nothing more to say and every job is final; otherwise name those that are silent."""
+        """Wait until the provider is done and every job is final; return the silent jobs."""
         end = time.monotonic() + _QUIET_WITHIN[self.setup.ledger]
         with self.services() as services:
             while not self._is_quiet(services):
@@ -226,17 +230,17 @@ class Stage:
         return False
 
     def evidence(self) -> Evidence:
-        """Stop the service and look what is left."""
+        """Stop the service and gather what is left."""
         if self._service is not None and self._service.process.poll() is None:
             self._service.stop(within=30)
         with self.services() as services:
             found = gather(
                 services, self.archive, self.installation.sandbox, self.seen.acknowledged
             )
-        found.recoveries, found.cut, found.told, found.rebuilt = (
+        found.recoveries, found.cut, found.provider_ids, found.rebuilt = (
             self.recoveries,
             self.cut,
-            self.customer.told,
+            self.customer.provider_ids,
             self.rebuilt,
         )
         return found
@@ -272,25 +276,25 @@ def kill(pids: list[int]) -> None:
 
 
 @contextmanager
-def staged(
+def prepared(
     folder: Path,
     setup: Setup,
     servers: Servers,
-    dice: Random,
+    random: Random,
     *,
     settings: Mapping[str, str],
     s3: S3 = "shared",
-) -> Iterator[Stage]:
-    """Build a stage in ``folder``; whatever ran on it is gone at the end."""
+) -> Iterator[Environment]:
+    """Prepare an environment in ``folder``; end its processes at the end."""
     with ExitStack() as stack:
         sandbox = stack.enter_context(
             Sandbox(looks=4, keys=[KEY], script={"bytes": 20_000, "progress": 1})
         )
         installation = Installation(folder, sandbox)
-        seen = stack.enter_context(witness(installation.port))
+        seen = stack.enter_context(recording_proxy(installation.port))
         killable = stack.enter_context(killable_seaweedfs()) if s3 == "mortal" else None
         land = stack.enter_context(
-            ground(setup, servers, installation.data, killable.server if killable else None)
+            round_storage(setup, servers, installation.data, killable.server if killable else None)
         )
         proxy = stack.enter_context(fault_proxy(_known(land.s3))) if s3 == "proxied" else None
         installation.environ |= {
@@ -307,14 +311,16 @@ def staged(
         }
         if proxy:
             installation.environ |= {"AWS_ENDPOINT_URL_S3": proxy.url}
-        stage = Stage(folder, setup, dice, installation, seen, archive=land.archive, stack=stack)
-        stage.s3, stage.proxy = killable, proxy
-        yield stage
+        env = Environment(
+            folder, setup, random, installation, seen, archive=land.archive, stack=stack
+        )
+        env.s3, env.proxy = killable, proxy
+        yield env
 
 
-def migrated(stage: Stage) -> Finished:
-    """Bring the ledger's schema to this release, as is done before a deployment."""
-    return stage.installation.run("receiver", "migrate")
+def migrated(env: Environment) -> Finished:
+    """Migrate the ledger's schema to this release, as before a deployment."""
+    return env.installation.run("receiver", "migrate")
 
 
 def _known(server: S3Server | None) -> S3Server:
@@ -322,4 +328,4 @@ def _known(server: S3Server | None) -> S3Server:
     return server
 
 
-Play = Callable[[Stage], None]
+Play = Callable[[Environment], None]

@@ -1,4 +1,4 @@
-"""What is left after a round, gathered while nothing runs: the ledger's rows, the archive's objects, the provider's own books."""
+"""What is left after a round: the ledger's rows, the archive's objects, the provider's tasks."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How long it took after a blow until the service worked again, in seconds, and how long it may have taken."""
+    """The seconds from a fault until the service worked again, and the seconds allowed."""
 
     what: str
     seconds: float
@@ -29,7 +29,7 @@ class Recovery:
 
 @dataclass(slots=True)
 class Evidence:
-    """Everything the promises are held against. Keys of ``objects`` and ``manifests`` are the archive's own."""
+    """What the promises are checked with. ``objects`` and ``manifests`` are by archive key."""
 
     acknowledged: list[Acknowledgement] = field(default_factory=list)
     tasks: list[Row] = field(
@@ -50,21 +50,21 @@ class Evidence:
     recoveries: list[Recovery] = field(default_factory=list)
     cut: list[str] = field(
         default_factory=list
-    )  # requests without an answer where there should always be one
-    told: dict[str, str] = field(
+    )  # requests that got no answer although no fault allows that
+    provider_ids: dict[str, str] = field(
         default_factory=dict
-    )  # the provider's ids that the API told, by prompt
+    )  # the provider's ids in the API's answers, by prompt
     rebuilt: bool = False  # then the bodies of deliveries are gone, their digests not
 
     def write(self, path: Path) -> None:
-        """Keep it for people."""
+        """Write it to a file, for people."""
         path.write_text(json.dumps(asdict(self), indent=1, default=str), encoding="utf-8")
 
 
 def gather(
     services: Services, archive: Archive, sandbox: Sandbox, acknowledged: list[Acknowledgement]
 ) -> Evidence:
-    """Look everywhere. The service must have been stopped: what is temporary has no excuse then."""
+    """Gather everything. The service must be stopped, so that no temporary file is in use."""
     found = services.totals.audit()
     laws = (
         found.broken
@@ -107,7 +107,7 @@ def _digested(row: Mapping[str, Any]) -> Row:
 
 
 def _left_over(data: Path, archive: Archive) -> list[str]:
-    """Name every temporary file: on its way to the archive, or hidden in it."""
+    """Return every temporary file: in the scratch folder or hidden in the archive."""
     scratch = [
         str(path.relative_to(data)) for path in (data / "scratch").rglob("*") if path.is_file()
     ]

@@ -1,4 +1,4 @@
-"""A fault: a name for the table, the play or the orders that bring it about, and where it can be had."""
+"""A fault: its name, the play or the orders that cause it, and the setups where it exists."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,29 +12,30 @@ BOTH_LEDGERS, BOTH_ARCHIVES = ("sqlite", "postgresql"), ("directory", "s3")
 
 
 class CannotBeHadError(Exception):
-    """Here this fault cannot be shown; the text says why."""
+    """Raised by a fault that cannot be caused here; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One row of the table: either a ``play`` or orders off a ``menu``.
 
-    A play begins with nothing running, and returns when the load is over and the service runs again. What only asks the provider to behave
-    badly needs no play and harms nobody else, so that several such faults share a round.
+    A play begins with nothing running. It returns when the load is over and the service runs again.
+    A fault of the provider alone needs no play and harms no other job, so that several such faults
+    share a round.
     """
 
     name: str
     play: Play | None = None
-    seconds: float = 6.0  # a round takes about so long on a free machine
+    seconds: float = 6.0  # of one round on a free machine
     menu: tuple[dict[str, Any], ...] = ()
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     ledgers: tuple[str, ...] = BOTH_LEDGERS
     archives: tuple[str, ...] = BOTH_ARCHIVES
     s3: S3 = "shared"
     kills_worker: bool = (
-        False  # with rows in hand, whose leases have to end where nobody may take them over
+        False  # with claims, whose leases have to end where no other worker may take them over
     )
 
     def fits(self, setup: Setup) -> bool:
-        """Say whether this fault exists there."""
+        """Say whether this fault exists in a setup."""
         return setup.ledger in self.ledgers and setup.archive in self.archives

@@ -1,4 +1,4 @@
-"""The load of a round: a customer who orders through the API until he is answered, and a pulse of callbacks that never stops."""
+"""The load of a round: a customer who orders through the API, and a stream of callbacks."""
 
 import json
 import threading
@@ -13,13 +13,13 @@ import requests
 from receiver.ingest.tickets import Tickets
 from receiver.model import new_ref
 from submitter.sandbox import Sandbox
-from tests.prove.recording_proxy import Witness
+from tests.prove.recording_proxy import RecordingProxy
 
 Menu = tuple[dict[str, Any], ...]
 Menus = Mapping[str, Menu]
 
-# What an order may ask the provider to do to it; no contradictions, of which a blow may leave the second half alone. Whether GRSAI
-# repeats a callback that was not answered is unknown, so some are repeated.
+# What an order may ask of the sandbox. No contradictory reports: a crash may lose one half of them.
+# It is unknown whether GRSAI repeats a callback without an answer, so some are repeated.
 REPEATED = {"mode": "once", "retries": 50, "pause": 0.2}
 MENU: Menu = (
     *({},) * 4,
@@ -35,24 +35,26 @@ MENU: Menu = (
     {"file": {"mode": "reset", "times": 1}},
 )
 KEY = "sk-prove"
-_HANDS = 4
-_PATIENCE = 60.0  # seconds for an order to be answered
-_BEAT = 0.03  # seconds between two beats of the pulse
-_BEATS = 60  # of one job; of a job that reports more than 200 times not everything is kept
+_THREADS = 4
+_ANSWERED_WITHIN = 60.0  # seconds for an order to be answered
+_BEAT = 0.03  # seconds between two reports
+_BEATS = 60  # of one job: of more than 200 not all are kept
 
 
 class Customer:
-    """Orders through the API, every order under a key of its own and again under the same key until it is answered."""
+    """Orders through the API. Each order has a key and is repeated until it is answered."""
 
     def __init__(self, url: str, token: str, given_up: threading.Event) -> None:
         self._url = f"{url}/api/jobs"
         self._given_up = given_up
         self._headers = {"Authorization": f"Bearer {token}"}
-        self.told: dict[str, str] = {}  # the provider's id by prompt, as the API told it
+        self.provider_ids: dict[
+            str, str
+        ] = {}  # the provider's id by prompt, as in the API's answer
         self.cut: list[str] = []
 
     def order(self, prompt: str, script: dict[str, Any], variants: int = 1) -> None:
-        """Order one job; AssertionError if nobody answers for a minute."""
+        """Order one job; raise AssertionError if there is no answer for a minute."""
         order = {
             "prompt": prompt,
             "size": "64x64",
@@ -60,10 +62,10 @@ class Customer:
             "params": {"sandbox": script},
             "key": prompt,
         }
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _ANSWERED_WITHIN
         while not self._is_taken(order) and not self._given_up.wait(0.1):
             assert time.monotonic() < end, (
-                f"the API did not answer {prompt!r} for {_PATIENCE:.0f} s"
+                f"the API did not answer {prompt!r} for {_ANSWERED_WITHIN:.0f} s"
             )
 
     def _is_taken(self, order: dict[str, Any]) -> bool:
@@ -74,21 +76,24 @@ class Customer:
             return False
         assert answer.ok or answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR, answer.text
         if answer.ok and (provider_id := answer.json()["provider_id"]):
-            self.told[order["prompt"]] = provider_id
+            self.provider_ids[order["prompt"]] = provider_id
         return answer.ok
 
 
 class Orders(threading.Thread):
-    """Hands that order jobs off menus by turns, at least so many and then until told to stop; a prompt begins with its menu's name."""
+    """Threads that order jobs from the menus in turn: at least ``least``, then until ``stop``.
+
+    A prompt begins with its menu's name.
+    """
 
     def __init__(
-        self, customer: Customer, menus: Menus, dice: Random, least: int, most: int
+        self, customer: Customer, menus: Menus, random: Random, least: int, most: int
     ) -> None:
         super().__init__(name="orders", daemon=True)
         self._customer, self._menus, self._dice, self._least, self._most = (
             customer,
             list(menus.items()),
-            dice,
+            random,
             least,
             most,
         )
@@ -98,29 +103,30 @@ class Orders(threading.Thread):
         self.error: BaseException | None = None
 
     def stop(self) -> None:
-        """Order no more than the least, and wait until all is answered."""
+        """Order no more than ``least``, and wait until all is answered."""
         self._enough.set()
         self.join()
         if self.error:
             raise self.error
 
     def run(self) -> None:
-        """Order."""
-        hands = [
-            threading.Thread(target=self._order, name="hand", daemon=True) for _ in range(_HANDS)
+        """Order until stopped."""
+        threads = [
+            threading.Thread(target=self._order, name="orders", daemon=True)
+            for _ in range(_THREADS)
         ]
-        for hand in hands:
-            hand.start()
-        for hand in hands:
-            hand.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def _order(self) -> None:
         try:
             for prompt, script, variants in self._next():
                 self._customer.order(prompt, script, variants)
-                if self._number >= self._least:  # until then as fast as it goes
+                if self._number >= self._least:  # until then without a pause
                     self._enough.wait(0.2)
-        except BaseException as error:  # noqa: BLE001 - told to the thread that waits for us
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
             self.error = error
 
     def _next(self) -> Iterator[tuple[str, dict[str, Any], int]]:
@@ -136,7 +142,7 @@ class Orders(threading.Thread):
 
 
 class Strangers:
-    """Jobs that the provider has and this ledger does not know: posted by another machine with our secret."""
+    """Jobs that only the provider knows: another machine posted them with our secret."""
 
     def __init__(self, sandbox: Sandbox, tickets: Tickets) -> None:
         self._url, self._tickets = sandbox.url, tickets
@@ -171,20 +177,22 @@ class Strangers:
 
 
 class Pulse(threading.Thread):
-    """Delivers reports all the time, one after the other, each different: of one job so many, then its end, then of the next job."""
+    """Delivers different reports without a pause: ``_BEATS`` of a job, its end, then the next."""
 
-    def __init__(self, seen: Witness, strangers: Strangers, given_up: threading.Event) -> None:
+    def __init__(
+        self, seen: RecordingProxy, strangers: Strangers, given_up: threading.Event
+    ) -> None:
         super().__init__(name="pulse", daemon=True)
         self._seen, self._strangers, self._given_up = seen, strangers, given_up
         self._enough = threading.Event()
 
     def stop(self) -> None:
-        """Report the end of the job that is reported on, and no more."""
+        """Report the end of the current job, then stop."""
         self._enough.set()
         self.join()
 
     def run(self) -> None:
-        """Beat."""
+        """Deliver until stopped."""
         while not self._enough.is_set():
             task, path = self._strangers.post("-1", {"delay": 0}), self._strangers.ticket()
             for number in range(_BEATS):

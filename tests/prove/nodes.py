@@ -1,7 +1,7 @@
-"""Machines of a proof: each a process in a network namespace of its own, joined to ours by a cable that can be pulled.
+"""Machines of a run: each is a process in its own network namespace with a virtual cable.
 
-Our own side is a namespace too, which nobody else can reach. Namespaces and cables have no names outside, and are gone with their
-processes. Needs root, ``ip`` and ``unshare`` (Linux).
+Our own side is a namespace too, which no other process can reach. Namespaces and cables end with
+their processes. Needs root, ``ip`` and ``unshare`` (Linux).
 """
 
 import os
@@ -22,7 +22,7 @@ _START_WITHIN = 10.0
 
 
 def is_possible() -> bool:
-    """Say whether this machine lets us have namespaces."""
+    """Say whether this machine allows network namespaces."""
     return (
         os.geteuid() == 0
         and all(map(shutil.which, ("ip", "unshare", "nsenter")))
@@ -31,7 +31,7 @@ def is_possible() -> bool:
 
 
 def go_inside() -> None:
-    """Go on in a namespace of our own, with a bridge for the cables; returns there, once."""
+    """Continue in a new namespace with a bridge for the cables: runs this program again there."""
     if os.environ.get(_INSIDE) != "yes":
         os.environ[_INSIDE] = "yes"
         os.execvp("unshare", ["unshare", "-n", sys.executable, *sys.argv])  # noqa: S606, S607 - this very program again
@@ -90,7 +90,7 @@ class Node:
         self._process.stdin.close()
 
     def pull(self) -> None:
-        """Cut it off: packets vanish, and nobody is told."""
+        """Cut it off: packets are lost without an error."""
         _ip("link", "set", self._cable, "down")
 
     def plug(self) -> None:

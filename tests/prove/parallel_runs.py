@@ -1,4 +1,4 @@
-"""Rounds side by side: each is a process forked from this one, which tells its outcome through a pipe and ends with us."""
+"""Parallel rounds: each is a forked process that sends its outcome through a pipe."""
 
 import ctypes
 import os
@@ -21,21 +21,21 @@ _STOP_WITHIN = 20.0
 
 
 @dataclass(slots=True)
-class Lanes:
-    """The rounds under way, at most ``width``."""
+class ParallelRuns:
+    """The rounds that run now, at most ``most``."""
 
     servers: Servers
-    width: int
+    most: int
     _playing: dict[Connection, tuple[BaseProcess, Assignment, float]] = field(default_factory=dict)
 
     @property
     def free(self) -> bool:
         """Whether one more round may start."""
-        return len(self._playing) < self.width
+        return len(self._playing) < self.most
 
     @property
     def under_way(self) -> bool:
-        """Whether any round is."""
+        """Whether any round runs."""
         return bool(self._playing)
 
     def start(self, assignment: Assignment) -> None:
@@ -47,7 +47,7 @@ class Lanes:
         self._playing[ours] = process, assignment, time.monotonic()
 
     def finished(self, within: float) -> Iterator[Outcome]:
-        """Give the outcomes of rounds that are over, after waiting for one of them."""
+        """Wait until a round ends; yield the outcomes of all that ended."""
         for pipe in wait(list(self._playing), timeout=within):
             assert isinstance(pipe, Connection)
             process, assignment, started = self._playing.pop(pipe)
@@ -57,7 +57,7 @@ class Lanes:
             yield outcome
 
     def stop(self) -> None:
-        """End every round; each ends what it has started."""
+        """End every round; each ends its own processes."""
         for process, _, _ in self._playing.values():
             process.terminate()
         for pipe, (process, _, _) in self._playing.items():
@@ -79,11 +79,11 @@ def _outcome(pipe: Connection, assignment: Assignment) -> Outcome:
 
 
 def _round(assignment: Assignment, servers: Servers, pipe: Connection, parent: int) -> None:
-    """Play, in a process of our own; asked to stop it leaves through every ``finally``, so that nothing of it lives on."""
+    """Play a round in this process. SIGTERM leaves through every ``finally``."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # who died before the line above took effect
+    if os.getppid() != parent:  # it died before the line above took effect
         return
-    os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which tells us in its own way
+    os.setpgrp()  # Ctrl-C in a terminal reaches only the parent, which then ends us
     signal.signal(signal.SIGTERM, _leave)
     pipe.send(play(assignment, servers))
 

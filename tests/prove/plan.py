@@ -1,4 +1,4 @@
-"""Which rounds are played, in which order, for as long as there is time; and what became of each row of the table."""
+"""Which rounds are played, in which order, while there is time; and their outcomes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from tests.prove.setups import SETUPS, Setup
 
 # A round on PostgreSQL whose worker is killed waits for the lease of what it had in hand.
 _LEASE = 65.0
-# After so many crashes it is the turn of what asks for nothing but orders, so that a short proof has some of everything.
+# After so many crashes come the faults that are orders only, so that a short run has both.
 _FIRST = 8
 
 
@@ -39,7 +39,10 @@ class Match:
 
 
 def matches(faults: Sequence[str], setups: Sequence[str]) -> list[Match]:
-    """Put what was chosen (nothing: everything) in its order: each fault on the first setup that has it, then on the others."""
+    """Return the chosen faults (by default all) in order.
+
+    Each comes on its first setup, then on the others.
+    """
     groups = _groups([FAULTS[name] for name in faults or FAULTS])
     places = [setup for name, setup in SETUPS.items() if not setups or name in setups]
     fitting = [
@@ -50,7 +53,7 @@ def matches(faults: Sequence[str], setups: Sequence[str]) -> list[Match]:
 
 
 def _groups(faults: Sequence[Fault]) -> list[tuple[Fault, ...]]:
-    """Have the faults that are orders alone share a round, except those that need settings of their own."""
+    """Let faults that are orders only share a round, except those with their own settings."""
     together = tuple(fault for fault in faults if fault.menu and not fault.settings)
     alone: list[tuple[Fault, ...]] = [(fault,) for fault in faults if fault not in together]
     return [*alone[:_FIRST], together, *alone[_FIRST:]] if together else alone
@@ -58,7 +61,10 @@ def _groups(faults: Sequence[Fault]) -> list[tuple[Fault, ...]]:
 
 @dataclass(slots=True)
 class Plan:
-    """Gives out rounds until ``seconds`` are over, or, with ``rounds``, so many of each match. A seed follows from the first one."""
+    """Gives rounds until ``seconds`` are over, or ``rounds`` of each match.
+
+    Every seed is derived from the first one.
+    """
 
     matches: Sequence[Match]
     seconds: float
@@ -73,7 +79,7 @@ class Plan:
         return self.seconds - (time.monotonic() - self._started)
 
     def __iter__(self) -> Iterator[tuple[Match, int]]:
-        """Give matches with their seeds; one that would take too long, or cannot be had here, is passed over."""
+        """Yield matches with their seeds, without those that take too long or are impossible."""
         for turn in count():
             given = 0
             for number, match in enumerate(self.matches):

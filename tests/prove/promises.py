@@ -1,4 +1,4 @@
-"""The promises, held against what a round left: each check is a pure function from the evidence to what it finds broken."""
+"""The promises: each check is a pure function from a round's evidence to broken promises."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ _REF = 26  # characters of a ref at the beginning of a ticket
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """One finding: which promise, what it is about (a job's ref, an object's key), what was found."""
+    """One finding: the promise, its subject (a job's ref, an object's key), and what was found."""
 
     promise: str
     about: str
@@ -43,8 +43,8 @@ def acknowledged_is_kept(evidence: Evidence) -> Iterator[Broken]:
     kept = Counter(
         (row["ref"], row["digest"]) for row in evidence.deliveries if row["source"] == "callback"
     )
-    told = Counter((answer.ref, answer.digest) for answer in evidence.acknowledged)
-    for (ref, digest), times in (told - kept).items():
+    counted = Counter((answer.ref, answer.digest) for answer in evidence.acknowledged)
+    for (ref, digest), times in (counted - kept).items():
         yield Broken(
             ON_DISK,
             ref,
@@ -54,7 +54,10 @@ def acknowledged_is_kept(evidence: Evidence) -> Iterator[Broken]:
 
 
 def kept_in_order(evidence: Evidence) -> Iterator[Broken]:
-    """Find what was answered before the next was sent before it in the ledger too; several copies of one body have no order."""
+    """Check that deliveries that were answered one after the other have that order in the ledger.
+
+    Copies of one body have no order.
+    """
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, row in enumerate(evidence.deliveries):
         places[row["ref"], row["digest"]].append(place)
@@ -71,7 +74,8 @@ def kept_in_order(evidence: Evidence) -> Iterator[Broken]:
                 yield Broken(
                     ON_DISK,
                     ref,
-                    f"delivery {later.digest} stands before {earlier.digest}, which was answered before it was sent",
+                    f"delivery {later.digest} comes before {earlier.digest},"
+                    " which was answered before it was sent",
                 )
 
 
@@ -89,7 +93,7 @@ def kept_as_it_came(evidence: Evidence) -> Iterator[Broken]:
 
 
 def every_job_ends_as_scripted(evidence: Evidence) -> Iterator[Broken]:
-    """Compare the provider's books with ours: what it was asked to do with a job decides how the job ends."""
+    """Compare the provider's tasks with our jobs: a job's script decides how it ends."""
     jobs, in_doubt = _Jobs(evidence), _in_doubt(evidence)
     for task in evidence.tasks:
         job = jobs.of(task)
@@ -103,7 +107,10 @@ def every_job_ends_as_scripted(evidence: Evidence) -> Iterator[Broken]:
         elif (job["state"], job["reason"]) != (
             wanted := in_doubt.get(job["ref"]) or _scripted_end(task)
         ):
-            detail = f"is {job['state']} {job['reason'] or ''} ({job['message']}), by its script it should be {' '.join(filter(None, wanted))}"
+            detail = (
+                f"is {job['state']} {job['reason'] or ''} ({job['message']}),"
+                f" by its script it should be {' '.join(filter(None, wanted))}"
+            )
             yield Broken(NO_SILENCE, job["ref"], detail, is_lost=job["state"] != "failed")
     for job in jobs.without_task():
         if (job["state"], job["reason"]) not in {("expired", None), ("failed", "refused")}:
@@ -116,7 +123,7 @@ def every_job_ends_as_scripted(evidence: Evidence) -> Iterator[Broken]:
 
 
 def _in_doubt(evidence: Evidence) -> dict[str, tuple[str, str | None]]:
-    """Return the jobs nobody could know in time: neither the answer to their submit nor a callback came before they had to expire."""
+    """Return the jobs that may expire: no submit answer and no callback came in time."""
     came = [(row["ref"], row["received_at"]) for row in evidence.deliveries]
     came += [(answer.ref, answer.ended) for answer in evidence.acknowledged]
     first: dict[str, float] = {}
@@ -127,7 +134,11 @@ def _in_doubt(evidence: Evidence) -> dict[str, tuple[str, str | None]]:
         for job in evidence.jobs
         if job["state"] == "expired" and first.get(job["ref"], math.inf) > job["finished_at"]
     ]
-    return {job["ref"]: ("expired", None) for job in silent if job["prompt"] not in evidence.told}
+    return {
+        job["ref"]: ("expired", None)
+        for job in silent
+        if job["prompt"] not in evidence.provider_ids
+    }
 
 
 def _scripted_end(task: Row) -> tuple[str, str | None]:
@@ -140,7 +151,7 @@ def _scripted_end(task: Row) -> tuple[str, str | None]:
 
 
 def the_books_agree(evidence: Evidence) -> Iterator[Broken]:
-    """Listen to the service's own audit: submitted = archived + failed + expired + in flight, and its other laws."""
+    """Check the service's own audit: submitted = archived + failed + expired + in flight."""
     for law, refs in evidence.broken_laws.items():
         yield Broken(
             NO_SILENCE,
@@ -150,7 +161,10 @@ def the_books_agree(evidence: Evidence) -> Iterator[Broken]:
 
 
 def archived_once(evidence: Evidence) -> Iterator[Broken]:
-    """See that the archive's objects are exactly the ledger's assets: none missing, none too many, none twice under another extension."""
+    """Check that the archive's objects are exactly the ledger's assets.
+
+    None is missing, none is extra, none exists twice under another extension.
+    """
     known = {row["key"]: row for row in evidence.assets if row["key"]}
     for key in evidence.objects.keys() - known.keys():
         yield Broken(ONCE, key, "an object that no row of the ledger knows", is_twice=True)
@@ -178,7 +192,10 @@ def bytes_are_the_providers(evidence: Evidence) -> Iterator[Broken]:
         its = files[row["idx"]] if row["idx"] < len(files) else "none"
         stored = evidence.objects.get(row["key"], "none")
         if not its == row["sha256"] == stored:
-            detail = f"asset {row['idx']}: the provider made {its}, the ledger says {row['sha256']}, the archive has {stored}"
+            detail = (
+                f"asset {row['idx']}: the provider made {its}, the ledger says {row['sha256']},"
+                f" the archive has {stored}"
+            )
             yield Broken(ONCE, row["ref"], detail, is_lost=True)
     for ref, job in jobs.by_ref.items():
         have = sum(row["ref"] == ref for row in evidence.assets)
@@ -189,7 +206,7 @@ def bytes_are_the_providers(evidence: Evidence) -> Iterator[Broken]:
 
 
 def explained(evidence: Evidence) -> Iterator[Broken]:
-    """See that each job with an archived asset has its manifest beside it, and that it says what the ledger says."""
+    """Check that each job with an archived asset has a manifest that agrees with the ledger."""
     manifests = {name.split("/")[-2]: content for name, content in evidence.manifests.items()}
     assets = _by(evidence.assets, lambda row: row["ref"])
     digests = _by(evidence.deliveries, lambda row: row["ref"])
@@ -239,7 +256,7 @@ def paid_once(evidence: Evidence) -> Iterator[Broken]:
 
 def told_once(evidence: Evidence) -> Iterator[Broken]:
     """See that each end was announced by one event, and by the right one."""
-    told = Counter((row["ref"], row["idx"], row["type"]) for row in evidence.events)
+    counted = Counter((row["ref"], row["idx"], row["type"]) for row in evidence.events)
     wanted = Counter(
         (job["ref"], -1, f"job.{job['state']}")
         for job in evidence.jobs
@@ -250,10 +267,10 @@ def told_once(evidence: Evidence) -> Iterator[Broken]:
         for row in evidence.assets
         if row["state"] == "archived"
     )
-    for (ref, _, kind), times in (told - wanted).items():
+    for (ref, _, kind), times in (counted - wanted).items():
         if kind != "job.at_risk":
             yield Broken(ONCE, ref, f"{kind} was announced {times} times too often", is_twice=True)
-    for ref, _, kind in wanted - told:
+    for ref, _, kind in wanted - counted:
         yield Broken(ONCE, ref, f"{kind} was never announced", is_lost=True)
 
 

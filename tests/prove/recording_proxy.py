@@ -1,6 +1,7 @@
-"""The witness between provider and service: passes every callback on and writes down what was acknowledged.
+"""A proxy between provider and service: forwards every callback, records what is acknowledged.
 
-The service's PUBLIC_URL leads here. A delivery counts as acknowledged when the whole answer came: 200, and the job's own ref in it.
+It is the service's PUBLIC_URL. A delivery is acknowledged when the whole answer came: 200 and the
+job's ref.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-_PATIENCE = (
+_ANSWERED_WITHIN = (
     30.0  # seconds for one answer; the service itself gives up waiting for its ledger after 10
 )
 _REF = 26  # characters at the beginning of a ticket
@@ -21,7 +22,7 @@ _REF = 26  # characters at the beginning of a ticket
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """A delivery that was answered 200, with the seconds (since the epoch) between which that happened."""
+    """A delivery that was answered 200, and when its request began and ended (epoch seconds)."""
 
     ref: str
     digest: str
@@ -30,8 +31,8 @@ class Acknowledgement:
 
 
 @dataclass(slots=True)
-class Witness:
-    """What was seen so far; ``refused`` counts the answers other than 200 by status, ``cut`` are the moments of those that never came."""
+class RecordingProxy:
+    """The answers so far: ``refused`` counts by status, ``cut`` has the requests without answer."""
 
     port: int  # where the service listens
     url: str = ""
@@ -40,10 +41,12 @@ class Witness:
     cut: list[tuple[float, str]] = field(default_factory=list)
 
     def deliver(self, path: str, body: bytes) -> tuple[int, bytes] | None:
-        """Post a callback to the service; return status and body of the answer, None where none came."""
+        """Post a callback to the service; return the answer's status and body, or None."""
         began = time.time()
         try:
-            with closing(HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE)) as connection:
+            with closing(
+                HTTPConnection("127.0.0.1", self.port, timeout=_ANSWERED_WITHIN)
+            ) as connection:
                 connection.request("POST", path, body, {"Content-Type": "application/json"})
                 response = connection.getresponse()
                 status, answer = response.status, response.read()
@@ -54,7 +57,7 @@ class Witness:
         return status, answer
 
     def note(self, path: str, status: int, answer: bytes, digest: str, began: float) -> None:
-        """Write down one answer."""
+        """Record one answer."""
         ref = path.rpartition("/")[2][:_REF]
         if status == 200 and json.loads(answer) == {"ok": True, "ref": ref}:
             self.acknowledged.append(Acknowledgement(ref, digest, began, time.time()))
@@ -63,9 +66,9 @@ class Witness:
 
 
 @contextmanager
-def witness(port: int) -> Iterator[Witness]:
-    """Listen for the provider until the block ends, before a service that listens on ``port``."""
-    seen = Witness(port)
+def recording_proxy(port: int) -> Iterator[RecordingProxy]:
+    """Run the proxy until the block ends; the service listens on ``port``."""
+    seen = RecordingProxy(port)
     with _Listener(seen) as listener:
         seen.url = f"http://127.0.0.1:{listener.server_port}"
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
@@ -82,12 +85,12 @@ class _Listener(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
 
-    def __init__(self, seen: Witness) -> None:
+    def __init__(self, seen: RecordingProxy) -> None:
         super().__init__(("127.0.0.1", 0), _Door)
         self.seen = seen
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a provider that goes away is no news."""
+        """Print nothing: a provider may close its connection."""
 
 
 class _Door(BaseHTTPRequestHandler):
@@ -95,7 +98,7 @@ class _Door(BaseHTTPRequestHandler):
     server: _Listener
 
     def do_POST(self) -> None:
-        """Pass one callback on. Where the service gave no answer the provider gets none."""
+        """Forward one callback. Without an answer of the service the provider gets none."""
         answer = self.server.seen.deliver(
             self.path, self.rfile.read(int(self.headers.get("Content-Length", 0)))
         )

@@ -1,4 +1,4 @@
-"""What a person sees: a line for each round as it ends, the table, and for a broken promise everything there is to know."""
+"""What is printed: a line for each round, the table, and the details of a broken promise."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -29,8 +29,12 @@ def lines(number: int, outcome: Outcome) -> Iterator[str]:
             yield f"{head} [yellow]skipped: {escape(outcome.skipped)}[/]"
             continue
         one = outcome.figures.get(name, Figures())
-        figures = f"{one.jobs:>4} jobs {one.acknowledged:>6} acknowledged {one.archived:>4} archived {_recovery(outcome):>7}"
-        yield f"{head} {figures} {outcome.seconds:>6.1f} s  {'[green]kept[/]' if outcome.ok else '[red]BROKEN[/]'}"
+        counts = (
+            f"{one.jobs:>4} jobs {one.acknowledged:>6} acknowledged {one.archived:>4} archived"
+            f" {_recovery(outcome):>7}"
+        )
+        verdict = "[green]kept[/]" if outcome.ok else "[red]BROKEN[/]"
+        yield f"{head} {counts} {outcome.seconds:>6.1f} s  {verdict}"
 
 
 def table(outcomes: Iterable[Outcome]) -> Table:
@@ -92,6 +96,7 @@ def broken(outcome: Outcome) -> str:
     lines.append(f"  the evidence (data, logs, evidence.json) is in {its.folder}")
     faults = " ".join(f'--fault "{name}"' for name in its.faults)
     lines.append(
-        f"  again: make prove PROVE_ARGS='{faults} --setup {its.setup} --seed {its.seed} --rounds 1'"
+        f"  again: make prove PROVE_ARGS='{faults} --setup {its.setup} --seed {its.seed}"
+        " --rounds 1'"
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""One round: a fault on a setup, from an empty folder to what it proves. Each round is a process of its own."""
+"""One round: a fault on a setup, from an empty folder to the checks. Runs in its own process."""
 
 import os
 import shutil
@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from tests.prove.environment import Stage, staged
+from tests.prove.environment import Environment, prepared
 from tests.prove.evidence import Evidence
 from tests.prove.fault import CannotBeHadError, Fault
 from tests.prove.faults import FAULTS
 from tests.prove.promises import Broken, examine
-from tests.prove.seeded_faults import SABOTAGES
+from tests.prove.seeded_faults import SEEDED_FAULTS
 from tests.prove.setups import SETUPS, Servers
 
 _ORDERS, _ORDERS_EACH = 30, 10
@@ -27,7 +27,7 @@ class Assignment:
     setup: str
     seed: int
     folder: Path
-    sabotage: str | None = None
+    seeded_fault: str | None = None
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Figures:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a round showed; ``skipped`` says why it could not be had, ``failure`` is the trace of a proof that broke off."""
+    """A round's result. ``skipped``: why it was impossible; ``failure``: the prover's traceback."""
 
     assignment: Assignment
     seconds: float = 0.0
@@ -66,7 +66,7 @@ def play(assignment: Assignment, servers: Servers) -> Outcome:
         _play(assignment, servers, outcome)
     except CannotBeHadError as error:
         outcome.skipped = str(error)
-    except Exception:  # noqa: BLE001 - told to the one who plans the rounds
+    except Exception:  # noqa: BLE001 - reported with the outcome
         outcome.failure = traceback.format_exc()
     if outcome.ok:
         shutil.rmtree(assignment.folder)
@@ -75,31 +75,31 @@ def play(assignment: Assignment, servers: Servers) -> Outcome:
 
 def _play(assignment: Assignment, servers: Servers, outcome: Outcome) -> None:
     faults = [FAULTS[name] for name in assignment.faults]
-    setup, dice = SETUPS[assignment.setup], Random(assignment.seed)  # noqa: S311 - repeatable on purpose
+    setup, random = SETUPS[assignment.setup], Random(assignment.seed)  # noqa: S311 - repeatable on purpose
     assignment.folder.mkdir(parents=True)
-    with staged(
-        assignment.folder, setup, servers, dice, settings=faults[0].settings, s3=faults[0].s3
-    ) as stage:
+    with prepared(
+        assignment.folder, setup, servers, random, settings=faults[0].settings, s3=faults[0].s3
+    ) as env:
         try:
-            (faults[0].play or partial(_order, faults))(stage)
-            outcome.broken += stage.quiet()
-            if assignment.sabotage:
-                SABOTAGES[assignment.sabotage](stage)
-            evidence = stage.evidence()
+            (faults[0].play or partial(_order, faults))(env)
+            outcome.broken += env.quiet()
+            if assignment.seeded_fault:
+                SEEDED_FAULTS[assignment.seeded_fault](env)
+            evidence = env.evidence()
             outcome.broken += examine(evidence)
             _count(outcome, evidence)
             if outcome.broken:
                 evidence.write(assignment.folder / "evidence.json")
         finally:
             if not outcome.ok:
-                _save_small_disk(stage)
+                _save_small_disk(env)
 
 
-def _order(faults: list[Fault], stage: Stage) -> None:
-    """Bring about faults that are orders and nothing else."""
-    stage.start_and_wait()
+def _order(faults: list[Fault], env: Environment) -> None:
+    """Order jobs whose scripts are the faults."""
+    env.start_and_wait()
     number = max(_ORDERS, _ORDERS_EACH * len(faults))
-    with stage.load(least=number, most=number, menus={fault.name: fault.menu for fault in faults}):
+    with env.load(least=number, most=number, menus={fault.name: fault.menu for fault in faults}):
         pass
 
 
@@ -107,16 +107,16 @@ def _count(outcome: Outcome, evidence: Evidence) -> None:
     """Count each job for the fault that it was ordered for."""
     names = outcome.assignment.faults
     outcome.figures = {name: Figures() for name in names}
-    # Where several share a round, nobody's job (the pulse's) is counted for nobody.
-    nobody = outcome.figures[names[0]] if len(names) == 1 else Figures()
+    # Where several faults share a round, jobs without one (the stream's) are not counted.
+    unassigned = outcome.figures[names[0]] if len(names) == 1 else Figures()
     of_job = {
-        job["ref"]: outcome.figures.get(job["prompt"].rpartition(" ")[0], nobody)
+        job["ref"]: outcome.figures.get(job["prompt"].rpartition(" ")[0], unassigned)
         for job in evidence.jobs
     }
     for figures in of_job.values():
         figures.jobs += 1
     for answer in evidence.acknowledged:
-        of_job.get(answer.ref, nobody).acknowledged += 1
+        of_job.get(answer.ref, unassigned).acknowledged += 1
     for row in evidence.assets:
         of_job[row["ref"]].archived += row["state"] == "archived"
     for found in outcome.broken:
@@ -129,11 +129,11 @@ def _count(outcome: Outcome, evidence: Evidence) -> None:
     outcome.recovery = max((one.seconds for one in evidence.recoveries), default=None)
 
 
-def _save_small_disk(stage: Stage) -> None:
-    """Copy what would go with this process's own mount."""
-    if os.path.ismount(stage.installation.data):
+def _save_small_disk(env: Environment) -> None:
+    """Copy what would be lost with this process's mount."""
+    if os.path.ismount(env.installation.data):
         shutil.copytree(
-            stage.installation.data,
-            stage.folder / "data-kept",
+            env.installation.data,
+            env.folder / "data-kept",
             ignore=shutil.ignore_patterns("worker.fifo"),
         )

@@ -1,6 +1,7 @@
-"""``make prove``: the promises held under every fault we can think of, in bounded time; exit status 1 at the first that is broken.
+"""``make prove``: check the promises under every fault; exit status 1 at the first broken one.
 
-Everything listens on 127.0.0.1 and is ended; nothing is written but to a temporary folder, which stays where a promise was broken.
+Everything listens on 127.0.0.1 and is ended. All files are in a temporary folder, which is kept if
+a promise was broken.
 """
 
 import os
@@ -25,14 +26,14 @@ from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
 
 from tests.prove import report  # noqa: E402 - as above
 from tests.prove.faults import FAULTS  # noqa: E402
-from tests.prove.parallel_runs import Lanes  # noqa: E402
+from tests.prove.parallel_runs import ParallelRuns  # noqa: E402
 from tests.prove.plan import Match, Plan, matches  # noqa: E402
 from tests.prove.round import Assignment  # noqa: E402
-from tests.prove.seeded_faults import SABOTAGES  # noqa: E402
+from tests.prove.seeded_faults import SEEDED_FAULTS  # noqa: E402
 from tests.prove.setups import SETUPS, Servers  # noqa: E402
 
 _INTERRUPTED = 130
-# Seconds beyond the end for rounds under way, which were begun because they seemed to fit.
+# Seconds beyond the end for rounds that already run: they were started because they seemed to fit.
 _OVERTIME = 20.0
 
 
@@ -43,7 +44,7 @@ _OVERTIME = 20.0
     type=click.FloatRange(min=0.1),
     default=3.0,
     show_default=True,
-    help="At most so long.",
+    help="Time limit in minutes.",
 )
 @click.option(
     "--fault",
@@ -60,7 +61,7 @@ _OVERTIME = 20.0
     help="Only this setup; repeatable.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(min=1), help="So many of each, however long it takes."
+    "--rounds", type=click.IntRange(min=1), help="Number of rounds of each, without a time limit."
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Repeat the random choices of an earlier run."
@@ -68,13 +69,13 @@ _OVERTIME = 20.0
 @click.option(
     "--lanes",
     type=click.IntRange(min=1),
-    help="Rounds side by side.  [default: two more than there are cores]",
+    help="Parallel rounds.  [default: two more than there are cores]",
 )
 @click.option(
-    "--sabotage",
-    type=click.Choice(list(SABOTAGES)),
+    "--seeded-fault",
+    type=click.Choice(list(SEEDED_FAULTS)),
     hidden=True,
-    help="Plant a loss, to see that it is found.",
+    help="Seed a loss, to check that it is found.",
 )
 def main(  # noqa: PLR0917 - click gives each option as an argument, by name
     minutes: float,
@@ -82,10 +83,10 @@ def main(  # noqa: PLR0917 - click gives each option as an argument, by name
     setups: tuple[str, ...],
     rounds: int | None,
     seed: int | None,
-    lanes: int | None,
-    sabotage: str | None,
+    parallel: int | None,
+    seeded_fault: str | None,
 ) -> None:
-    """Break the service in every way and see that its promises hold."""
+    """Break the service in every way and check its promises."""
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit("stopped")
     )  # so that every `finally` is passed
@@ -93,14 +94,15 @@ def main(  # noqa: PLR0917 - click gives each option as an argument, by name
     chosen = _possible(matches(faults, setups), screen)
     plan = Plan(chosen, 60 * minutes, secrets.randbelow(100_000) if seed is None else seed, rounds)
     screen.print(
-        f"seed {plan.seed}, {minutes:g} minutes, {cores} cores, load average before: {os.getloadavg()[0]:.1f}"
+        f"seed {plan.seed}, {minutes:g} minutes, {cores} cores,"
+        f" load average before: {os.getloadavg()[0]:.1f}"
     )
     folder = Path(tempfile.mkdtemp(prefix="prove-"))
     try:
         with ExitStack() as stack:
-            playing = Lanes(_servers(chosen, stack), lanes or cores + 2)
+            playing = ParallelRuns(_servers(chosen, stack), parallel or cores + 2)
             stack.callback(playing.stop)
-            _play(plan, playing, folder, sabotage, screen)
+            _play(plan, playing, folder, seeded_fault, screen)
     except KeyboardInterrupt:
         screen.print("interrupted")
         _sum_up(plan, screen)
@@ -114,15 +116,21 @@ def main(  # noqa: PLR0917 - click gives each option as an argument, by name
     screen.print("every promise was kept")
 
 
-def _play(plan: Plan, playing: Lanes, folder: Path, sabotage: str | None, screen: Console) -> None:
-    """Play rounds until the plan has no more of them, one broke a promise, or the time is over."""
+def _play(
+    plan: Plan, playing: ParallelRuns, folder: Path, seeded_fault: str | None, screen: Console
+) -> None:
+    """Play rounds until all are done, one broke a promise, or the time is over."""
     upcoming, number = iter(plan), count()
     while plan.rounds is not None or plan.left > -_OVERTIME:
         while playing.free and (one := next(upcoming, None)):
             match, seed = one
             playing.start(
                 Assignment(
-                    match.names, match.setup.name, seed, folder / f"round-{next(number)}", sabotage
+                    match.names,
+                    match.setup.name,
+                    seed,
+                    folder / f"round-{next(number)}",
+                    seeded_fault,
                 )
             )
         if not playing.under_way:
@@ -136,7 +144,7 @@ def _play(plan: Plan, playing: Lanes, folder: Path, sabotage: str | None, screen
 
 
 def _possible(chosen: Sequence[Match], screen: Console) -> list[Match]:
-    """Leave out the setups this machine has no server for, and say so."""
+    """Leave out the setups without a server on this machine, and print them."""
     missing = {
         name
         for name, found in {"s3": weed_binary(), "postgresql": postgres_binaries()}.items()
@@ -146,12 +154,12 @@ def _possible(chosen: Sequence[Match], screen: Console) -> list[Match]:
         match.setup.name for match in chosen if missing & {match.setup.ledger, match.setup.archive}
     }
     for name in sorted(lacking):
-        screen.print(f"left out, for want of a server (make setup installs both): {name}")
+        screen.print(f"left out, because its server is missing (make setup installs both): {name}")
     return [match for match in chosen if match.setup.name not in lacking]
 
 
 def _servers(chosen: Sequence[Match], stack: ExitStack) -> Servers:
-    """Start what the chosen setups need."""
+    """Start the servers that the chosen setups need."""
     needs_s3 = any(
         match.setup.archive == "s3" and match.faults[0].s3 != "mortal" for match in chosen
     )

@@ -1,4 +1,4 @@
-"""Losses planted behind the service's back, to see that the proof finds them."""
+"""Losses that are seeded without the service, to check that the prover finds them."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,25 +6,25 @@ from sqlalchemy import delete, select
 
 from receiver.ledger.tables import deliveries, events
 from receiver.model import Source
-from tests.prove.environment import Stage
+from tests.prove.environment import Environment
 
 
-def _remove_object(stage: Stage) -> None:
-    stage.archive.remove(next(name for name in stage.archive.names() if name.endswith(".png")))
+def _remove_object(env: Environment) -> None:
+    env.archive.remove(next(name for name in env.archive.names() if name.endswith(".png")))
 
 
-def _remove_manifest(stage: Stage) -> None:
-    stage.archive.remove(next(name for name in stage.archive.names() if name.endswith("/job.json")))
+def _remove_manifest(env: Environment) -> None:
+    env.archive.remove(next(name for name in env.archive.names() if name.endswith("/job.json")))
 
 
-def _remove_delivery(stage: Stage) -> None:
+def _remove_delivery(env: Environment) -> None:
     first = (
         select(deliveries.c.id)
         .where(deliveries.c.source == Source.CALLBACK)
         .limit(1)
         .scalar_subquery()
     )
-    with stage.services() as services:
+    with env.services() as services:
         services.database.write(
             lambda connection: connection.execute(
                 delete(deliveries).where(deliveries.c.id == first)
@@ -32,15 +32,15 @@ def _remove_delivery(stage: Stage) -> None:
         )
 
 
-def _remove_event(stage: Stage) -> None:
+def _remove_event(env: Environment) -> None:
     first = select(events.c.id).limit(1).scalar_subquery()
-    with stage.services() as services:
+    with env.services() as services:
         services.database.write(
             lambda connection: connection.execute(delete(events).where(events.c.id == first))
         )
 
 
-SABOTAGES: Mapping[str, Callable[[Stage], None]] = {
+SEEDED_FAULTS: Mapping[str, Callable[[Environment], None]] = {
     "object": _remove_object,
     "manifest": _remove_manifest,
     "delivery": _remove_delivery,

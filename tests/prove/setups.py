@@ -1,4 +1,4 @@
-"""The setups a proof runs on: which ledger and which archive; each round gets a database and a bucket, or a folder, of its own."""
+"""The setups: ledger and archive. Each round has its own database and bucket or folder."""
 
 import hashlib
 import sys
@@ -23,7 +23,7 @@ class Setup:
 
     @property
     def name(self) -> str:
-        """What it is called in options and tables."""
+        """Its name in options and tables."""
         return f"{self.ledger}+{self.archive}"
 
 
@@ -37,19 +37,19 @@ SETUPS = {setup.name: setup for setup in (SQLITE_DIRECTORY, SQLITE_S3, POSTGRESQ
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The real servers that the rounds share; None where no setup needs one."""
+    """The real servers that the rounds share, or None if no setup needs one."""
 
     s3_url: str | None = None
     postgres: PostgresServer | None = None
 
     def s3(self) -> S3Server:
-        """Return the S3 server with connections of this process's own."""
+        """Return the S3 server with this process's own connections."""
         assert self.s3_url is not None
         return S3Server(self.s3_url, client_of(self.s3_url))
 
 
 class Archive(Protocol):
-    """The archive as a stranger finds it, without any of our own code; an object's name begins behind the prefix."""
+    """The archive without any code of the service. Names do not include the prefix."""
 
     def names(self) -> list[str]:
         """List every object, hidden ones too."""
@@ -58,7 +58,7 @@ class Archive(Protocol):
         """Return an object's bytes."""
 
     def remove(self, name: str) -> None:
-        """Take an object away, to see that it is missed."""
+        """Remove an object, to check that it is missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,13 @@ def digests(archive: Archive) -> dict[str, str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Say whether an object is none of the archive's own."""
+    """Say whether an object is hidden: neither picture nor manifest."""
     return any(part.startswith(".") for part in name.split("/"))
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """What one round stands on: the variables that lead the service to it, its archive, and the S3 server behind that, if any."""
+class RoundStorage:
+    """One round's storage: variables for the service, the archive, its S3 server if any."""
 
     environ: dict[str, str]
     archive: Archive
@@ -132,18 +132,18 @@ class Ground:
 
 
 @contextmanager
-def ground(
+def round_storage(
     setup: Setup, servers: Servers, data: Path, own_s3: S3Server | None = None
-) -> Iterator[Ground]:
-    """Make a database and a place for objects, gone again at the end; ``own_s3`` instead of the server that the rounds share."""
+) -> Iterator[RoundStorage]:
+    """Make a database and an archive, removed at the end. ``own_s3``: on its own S3 server."""
     with _ledger(setup, servers) as environ:
         if setup.archive == "directory":
-            yield Ground(environ, Folder(data / "archive"))
+            yield RoundStorage(environ, Folder(data / "archive"))
             return
         server = own_s3 or servers.s3()
         bucket = server.make_bucket()
         more = {**server.environment(), "ARCHIVE_URL": f"s3://{bucket}/{_PREFIX}"}
-        yield Ground({**environ, **more}, Bucket(server, bucket), server)
+        yield RoundStorage({**environ, **more}, Bucket(server, bucket), server)
 
 
 @contextmanager
@@ -158,5 +158,5 @@ def _ledger(setup: Setup, servers: Servers) -> Iterator[dict[str, str]]:
     finally:
         if (
             sys.exc_info()[0] is None
-        ):  # after a broken promise it is evidence; with the server it goes anyway
+        ):  # after a broken promise it is evidence; it ends with the server anyway
             servers.postgres.drop_database(url)

@@ -1,4 +1,4 @@
-"""The proof itself: it passes where the promises hold, it fails where one does not, it ends, and it leaves nothing behind."""
+"""The prover: passes if the promises hold, fails if not, ends, and leaves nothing behind."""
 
 import signal
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def prove(folder: Path, *options: str) -> Finished:
 
 
 def living(folder: Path) -> list[int]:
-    """Return the pids of all whose environment names this folder."""
+    """Return the pids of all processes whose environment has this folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -63,7 +63,7 @@ def test_a_worker_killed_with_its_object_stored_breaks_no_promise(tmp_path: Path
 
 
 def test_a_planted_loss_is_found_and_named_and_its_evidence_kept(tmp_path: Path) -> None:
-    done = prove(tmp_path, "--fault", "before the answer", "--sabotage", "object")
+    done = prove(tmp_path, "--fault", "before the answer", "--seeded-fault", "object")
     assert done.status == 1, done.out + done.err
     assert f"promise {ONCE}: " in done.out
     assert "archived, but there is no such object" in done.out
@@ -87,11 +87,11 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
 
 
 def test_every_fault_and_setup_is_explained() -> None:
-    told = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
-    assert [name for name in (*FAULTS, *SETUPS) if f"`{name}`" not in told] == []
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    assert [name for name in (*FAULTS, *SETUPS) if f"`{name}`" not in page] == []
 
 
-# What the promises are held against: two jobs, one archived and one failed, and everything as it should be.
+# The evidence of two jobs without a fault: one archived and one failed.
 
 
 def task(prompt: str, ref: str, files: list[str], **script: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def delivery(number: int, ref: str, digest: str) -> dict[str, Any]:
 
 @pytest.fixture
 def evidence() -> Evidence:
-    """Make evidence in which every promise is kept, and see that it is."""
+    """Make evidence in which every promise is kept, and check that."""
     good, bad = "01ARCHIVED0000000000000000", "01FAILED000000000000000000"
     asset = {"ref": good, "idx": 0, "state": "archived", "key": KEY, "sha256": "aa"}
     made = Evidence(
@@ -251,7 +251,7 @@ def test_a_job_may_expire_that_nobody_heard_of_in_time(evidence: Evidence) -> No
     evidence.deliveries[-1]["received_at"] = 8.9
     assert found(evidence) == {NO_SILENCE}
     evidence.deliveries[-1]["received_at"] = 9.5
-    evidence.told["c"] = "id of c"
+    evidence.provider_ids["c"] = "id of c"
     assert found(evidence) == {NO_SILENCE}, "its id was known"
 
 

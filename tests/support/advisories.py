@@ -1,6 +1,7 @@
-"""``make advisories``: is any pinned version known to be vulnerable? Says so, or says what it could not look up.
+"""``make advisories``: look the pinned versions up among known vulnerabilities.
 
-It needs the network, so it is no part of ``make check``: no build fails because somebody published an advisory, or a service is down.
+It needs the network, so it is not part of ``make check``: a new advisory or a service that is down
+must not fail a build.
 """
 
 import json
@@ -14,7 +15,7 @@ WITHIN = 300  # seconds
 
 
 def decide(report: str, complaint: str) -> tuple[int, list[str]]:
-    """Read what pip-audit printed; return an exit status, 1 for a known vulnerability, and what to tell."""
+    """Read pip-audit's output; return an exit status (1: a known vulnerability) and the report."""
     try:
         found: list[dict[str, Any]] = json.loads(report)["dependencies"]
     except (ValueError, KeyError, TypeError):
@@ -24,13 +25,17 @@ def decide(report: str, complaint: str) -> tuple[int, list[str]]:
     passed_over = [package["name"] for package in found if "skip_reason" in package]
     if passed_over:
         told.append(
-            f"NOT LOOKED UP: {len(passed_over)} of {len(found)} packages, which the service does not know: {', '.join(passed_over)}"
+            f"NOT LOOKED UP: {len(passed_over)} of {len(found)} packages,"
+            f" which the service does not know: {', '.join(passed_over)}"
         )
     looked_up = len(found) - len(passed_over)
     vulnerable = any(package.get("vulns") for package in found)
     return int(vulnerable), [
         *told,
-        f"{looked_up} packages looked up: {'VULNERABLE' if vulnerable else 'nothing known against them'}",
+        (
+            f"{looked_up} packages looked up:"
+            f" {'VULNERABLE' if vulnerable else 'nothing known against them'}"
+        ),
     ]
 
 

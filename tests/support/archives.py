@@ -1,4 +1,4 @@
-"""Archives for tests: jobs brought home into a real store, others written down by hand, and damage planted in them."""
+"""Archives for tests: jobs archived into a real store, invented jobs, and damage done to them."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def put(store: Store, key: str, data: bytes) -> None:
 
 
 class ArchivedJobs:
-    """A ledger and a store into which jobs are brought home as a worker does it, but for the download."""
+    """A ledger and a store with jobs that are archived as a worker does it, but not downloaded."""
 
     def __init__(self, books: Books, store: Store) -> None:
         self.books = books
@@ -45,7 +45,7 @@ class ArchivedJobs:
         prompt: str = "ein Fuchs, 一只狐狸",
         mode: Mode = Mode.WEBHOOK,
     ) -> str:
-        """Have a job end with assets that ended so, by default one that is safe; return its ref."""
+        """Create a job whose assets end in these states (default: one archived); return its ref."""
         ref = self.unfinished(*ends, key=key, prompt=prompt, mode=mode)
         self.conclude(ref)
         return ref
@@ -57,7 +57,7 @@ class ArchivedJobs:
         prompt: str = "a fox",
         mode: Mode = Mode.WEBHOOK,
     ) -> str:
-        """Have a job whose assets are final while nobody has said so yet."""
+        """Create a job whose assets are final, but the job itself is not finished yet."""
         self._tasks += 1
         task, count = f"task-{self._tasks}", len(ends or (SAFE,))
         ref = self.books.jobs.submit(
@@ -87,7 +87,7 @@ class ArchivedJobs:
     def conclude(self, ref: str) -> None:
         """Write the manifest and end the job."""
         (claimed,) = [claimed for claimed in self.books.jobs.claim(100) if claimed.row.ref == ref]
-        self._reconciler.look(claimed)
+        self._reconciler.reconcile_job(claimed)
         assert self.books.job(ref).finished_at is not None
 
     def key(self, ref: str, idx: int = 0) -> str:
@@ -95,7 +95,7 @@ class ArchivedJobs:
         return str(self.books.assets_of(ref)[idx].key)
 
     def corrupt(self, key: str, data: bytes) -> None:
-        """Put other bytes under a key, as a disk or a stranger would: nobody declares a hash for them."""
+        """Put other bytes under a key, without a hash in the metadata, as a broken disk would."""
         root = getattr(self.store, "_root", None)
         if root is not None:
             (root / key).write_bytes(data)
@@ -103,7 +103,7 @@ class ArchivedJobs:
             self._s3().put_object(Bucket=self._bucket(), Key=self._name(key), Body=data)
 
     def remove(self, key: str) -> None:
-        """Take an object away."""
+        """Delete an object."""
         root = getattr(self.store, "_root", None)
         if root is not None:
             (root / key).unlink()
@@ -144,7 +144,7 @@ def _empty(connection: Connection, table: Table) -> None:
 def invented_jobs(
     count: int, start: float = 1_790_000_000.0
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Write down archived jobs that no ledger has seen, oldest first: a ref, and its two objects by key."""
+    """Yield archived jobs that no ledger knows, oldest first: ref, and the two objects by key."""
     for number in range(count):
         ref, data = new_ref(start + number), f"picture {number}".encode()
         key = asset_key(ref, 0, "png")
@@ -158,7 +158,7 @@ def invented_jobs(
 
 
 def manifest_content(ref: str, key: str, data: bytes, number: int = 0) -> dict[str, Any]:
-    """Return a manifest as format 1 has it, word for word and not by way of what writes them."""
+    """Return a manifest of format 1, written out here and not by the code under test."""
     moment = "2026-09-22T02:13:20.000Z"
     return {
         "format": 1,
@@ -202,7 +202,7 @@ def manifest_content(ref: str, key: str, data: bytes, number: int = 0) -> dict[s
 
 
 def write_files(root: Path, objects: dict[str, bytes]) -> None:
-    """Put objects into a directory archive at once, without the care of a store."""
+    """Write objects into a directory archive without a store, which is faster."""
     for key, data in objects.items():
         with suppress(FileExistsError):
             (root / key).parent.mkdir(parents=True)

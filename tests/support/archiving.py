@@ -1,4 +1,4 @@
-"""A workbench for assets: a ledger whose clock is set by hand, an archive, an archiver between them, and sources that are real servers."""
+"""A harness for archiving assets: ledger, archive, archiver, and sources that are real servers."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ OTHER_PNG = picture("another picture", "png", 32, 16, SIZE, None)
 
 
 class ArchivingHarness:
-    """A ledger with a clock set by hand, an archive, and an archiver between them; the sources are real servers on this machine."""
+    """A ledger whose clock the test sets, an archive, an archiver, and local servers as sources."""
 
     def __init__(self, books: Books, store: Store, folder: Path, sandbox: Sandbox) -> None:
         self.books = books
@@ -57,7 +57,10 @@ class ArchivingHarness:
         return self.post("/v1/draw/result", {"id": task_id})
 
     def picture_made(self, **file: Any) -> tuple[str, str]:
-        """Have the sandbox make a picture whose file behaves like this, and its success accepted; return the job's ref, the task's id."""
+        """Have the sandbox make a picture whose file behaves like this, and report its success.
+
+        Return the job's ref and the task's id.
+        """
         order = {
             "model": "m",
             "prompt": "a fox",
@@ -67,20 +70,20 @@ class ArchivingHarness:
         }
         task_id = json.loads(self.post("/v1/draw/completions", order))["data"]["id"]
         while json.loads(result := self.result(task_id))["data"]["status"] == "running":
-            pass  # for the few milliseconds it takes; each look is a round trip
+            pass  # it takes a few milliseconds, and each request is a round trip
         ref = self.books.waiting(task_id)
         self.books.deliver(ref, result, Source.POLL)
         return ref, task_id
 
     def announce(self, server: ScriptedServer) -> str:
-        """Have a success accepted whose file is at a server of the test's own; return the job's ref."""
+        """Report a success whose file is on this server; return the job's ref."""
         self.fetch_from(server.port)
         ref = self.books.waiting()
         self.books.deliver(ref, succeeded(f"http://127.0.0.1:{server.port}/x.png"))
         return ref
 
     def file(self, task_id: str) -> dict[str, Any]:
-        """Return what the sandbox knows of a task's file: its digest, and how often it was asked for."""
+        """Return what the sandbox knows of a task's file: its digest and how often it was read."""
         (file,) = self.sandbox.task(task_id)["files"]
         return dict(file)
 
@@ -90,7 +93,10 @@ class ArchivingHarness:
         return claimed
 
     def attempt(self) -> Asset:
-        """Make the attempt that is due now; return the asset as it stands then. No attempt leaves a file in the scratch folder."""
+        """Make the attempt that is due now; return the asset afterwards.
+
+        No attempt may leave a file in the scratch folder.
+        """
         claimed = self.claim()
         self.archiver.archive(claimed)
         assert not self.scratch.is_dir() or list(self.scratch.iterdir()) == []
@@ -98,14 +104,14 @@ class ArchivingHarness:
         return asset
 
     def attempts(self) -> Iterator[Asset]:
-        """Make attempt after attempt, each when it is due, until the asset is final; give the asset after each."""
+        """Make attempts, each when it is due, until the asset is final; yield it after each."""
         yield (asset := self.attempt())
         while asset.state is AssetState.PENDING:
             self.books.clock.now = due(asset)
             yield (asset := self.attempt())
 
     def job_due_now(self, ref: str) -> bool:
-        """Say whether a job is due to be looked at now, to be polled or to be concluded."""
+        """Return whether a job is due now, to be polled or to be concluded."""
         due_at = self.books.job(ref).due_at
         return due_at is not None and due_at <= self.books.clock.now
 
@@ -115,7 +121,7 @@ class ArchivingHarness:
             return stream.read()
 
     def put(self, key: str, data: bytes) -> None:
-        """Put an object behind the archiver's back."""
+        """Put an object into the store without the archiver."""
         path = self.scratch / "put"
         path.write_bytes(data)
         self.store.put(key, path, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
@@ -130,6 +136,6 @@ def due(asset: Asset) -> float:
 
 @contextmanager
 def scripted_source(*scripts: Script) -> Iterator[ScriptedServer]:
-    """Run a server that plays one script for each connection, the last one again and again."""
+    """Run a server that plays one script for each connection, and repeats the last one."""
     with closing(ScriptedServer(scripts)) as server:
         yield server

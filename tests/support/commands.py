@@ -6,6 +6,7 @@ Use it where the process does not matter; signals, kills, terminals and open fil
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
@@ -30,7 +31,7 @@ def invoke(
     with (
         mock.patch.dict(os.environ, environment(environ), clear=True),
         chdir(folder),
-        _logging_and_umask_restored(),
+        _process_restored(),
         tempfile.TemporaryFile() as file,  # `submitter batch -` needs a file descriptor
     ):
         file.write(stdin.encode())
@@ -42,16 +43,19 @@ def invoke(
 
 
 @contextmanager
-def _logging_and_umask_restored() -> Iterator[None]:
+def _process_restored() -> Iterator[None]:
     """Undo what a command changes for its whole process."""
     loggers = [logging.getLogger(name) for name in (None, "receiver", "submitter")]
     handlers, levels = loggers[0].handlers, [logger.level for logger in loggers]
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     umask = os.umask(0o022)
     os.umask(umask)
     try:
         yield
     finally:
         os.umask(umask)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
         loggers[0].handlers = handlers
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

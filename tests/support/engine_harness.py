@@ -1,4 +1,4 @@
-"""Shops: an engine's place of work under test, on one machine or on a PostgreSQL for many."""
+"""Engines under test, on one machine or on a PostgreSQL for many, with a ledger and work."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -94,11 +94,11 @@ class EmbeddedHarness(EngineHarness):
         )
 
     def notify(self, engine: Engine) -> None:
-        """Ring."""
+        """Notify."""
         engine.notify()
 
     def bystander(self) -> WorkQueue:
-        """Return a lane that never has work: given after the others, it counts the rounds."""
+        """Return a work queue that never has work: it counts how often the engine looks at it."""
 
         def count_round() -> None:
             self.rounds += 1
@@ -106,7 +106,7 @@ class EmbeddedHarness(EngineHarness):
         return WorkQueue("bystander", 1, count_round, lambda _limit: [], lambda _claimed: None)
 
     def round(self, number: int = 1) -> None:
-        """Wait until the engine has looked at every lane so often."""
+        """Wait until the engine has looked at every work queue so often."""
         until(lambda: self.rounds >= number, what=f"round {number} of the engine")
 
     @contextmanager
@@ -137,12 +137,12 @@ class DistributedHarness(EngineHarness):
         )
 
     def notify(self, engine: Engine) -> None:
-        """Sweep, for whichever engine hears of it."""
+        """Poll once, in any engine."""
         assert engine is not None
         self.books.notify_due()
 
     def wakes(self, status: str = "todo") -> list[str]:
-        """Return what the wakes of one status are for, the first to be heard first."""
+        """Return the rows of the notifications of one status, in the order of their handling."""
         question = text(
             "SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status"
             " ORDER BY priority DESC, id"
@@ -163,7 +163,7 @@ class Gate:
 
     def __call__(self, _claimed: Claimed[Asset]) -> None:
         self.inside += 1
-        assert self._open.wait(20), "nobody opened the gate"
+        assert self._open.wait(20), "the gate was not opened"
 
     def open(self) -> None:
         self._open.set()
@@ -181,4 +181,4 @@ def at_work(engine: Engine, *work_queues: WorkQueue) -> Iterator[threading.Threa
         engine.stop()
         thread.join(20)
         assert not thread.is_alive()
-        until(lambda: not set(threading.enumerate()) - before, what="the end of every hand")
+        until(lambda: not set(threading.enumerate()) - before, what="the end of every thread")

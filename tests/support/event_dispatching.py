@@ -1,4 +1,4 @@
-"""Whoever tells events, in a test: a sender to one URL, and servers that read what is posted to them."""
+"""Dispatching events in a test: a dispatcher to one URL, and a server that reads what is posted."""
 
 import socket
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from receiver.net.policy import AddressPolicy
 
 
 class PostServer(ScriptedServer):
-    """Plays scripts for requests that have a body; ``bodies`` are those that came."""
+    """Plays scripts for requests with a body; ``bodies`` are those received."""
 
     def __init__(self, scripts: tuple[Script, ...]) -> None:
         self.bodies: list[bytes] = []
@@ -55,7 +55,10 @@ def make_dispatcher(
     secrets: Sequence[str] = (SECRET,),
     public_url: str | None = None,
 ) -> Dispatcher:
-    """Make known, and return, who tells the destination at this URL; only what ``allow`` says may be reached of this machine."""
+    """Register the destination at this URL and return its dispatcher.
+
+    Of the local addresses, only the one in ``allow`` may be contacted.
+    """
     destination, outbox = read_destination(url), Outbox(books.database, books.clock)
     outbox.register([destination.name])
     connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))
@@ -66,14 +69,14 @@ def make_dispatcher(
 
 
 def dispatch_due(dispatcher: Dispatcher, *, rounds: int = 20) -> None:
-    """Do what is due now, one after the other."""
+    """Deliver what is due now, one event after the other."""
     for _ in range(rounds):
         for claimed in dispatcher.claim(10):
             dispatcher.send(claimed)
 
 
 def last_error(books: Books) -> str:
-    """Return what the last attempt to tell the only event met."""
+    """Return the error of the last delivery attempt of the only event."""
     return str(
         books.database.read(
             lambda connection: connection.exec_driver_sql("SELECT error FROM sendings").scalar()

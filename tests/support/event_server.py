@@ -1,4 +1,4 @@
-"""Whoever is told events: a server on 127.0.0.1 that keeps every POST, answers as it is told to, and can be made to hang."""
+"""A receiver of events: a local server that keeps every POST and answers as the test says."""
 
 import json
 import threading
@@ -25,24 +25,24 @@ class ReceivedEvent:
 
     @property
     def id(self) -> str:
-        """The event's name."""
+        """The event's id."""
         return self.headers["webhook-id"]
 
     @property
     def event(self) -> dict[str, Any]:
-        """The event as it was told."""
+        """The event as received."""
         event: dict[str, Any] = json.loads(self.body)
         return event
 
     def is_signed_by(self, secret: str) -> bool:
-        """Let the Standard Webhooks library judge the signature; the time of a test may be any."""
+        """Return whether this secret signed it, by the Standard Webhooks library, at any time."""
         given = self.headers["webhook-signature"].split()
         moment = _Moment(self.headers["webhook-timestamp"])
         return Webhook(secret).sign(self.id, moment, self.body) in given  # type: ignore[arg-type]
 
 
 class _Moment:
-    """What ``Webhook.sign`` asks of a time: the header's own seconds."""
+    """A time for ``Webhook.sign``, with the seconds of the header."""
 
     def __init__(self, seconds: str) -> None:
         self._seconds = float(seconds)
@@ -55,7 +55,10 @@ class _Moment:
 
 
 class EventServer(HttpServer):
-    """Answers every POST with ``status``, or with the next of ``statuses`` while there are any; ``gate``, when closed, lets all wait."""
+    """Answers every POST with the next of ``statuses``, or with ``status`` if there are none left.
+
+    While ``gate`` is cleared, all requests wait.
+    """
 
     def __init__(self) -> None:
         self.received: list[ReceivedEvent] = []
@@ -68,7 +71,7 @@ class EventServer(HttpServer):
         self._lock = threading.Lock()
 
     def __exit__(self, *error: object) -> None:
-        """Stop, and let go who waits."""
+        """Stop, and release the waiting requests."""
         self.gate.set()
         super().__exit__(*error)
 
@@ -78,7 +81,7 @@ class EventServer(HttpServer):
         return f"http://{self.address}/hook"
 
     def types(self, ref: str | None = None) -> list[str]:
-        """Return the types of what was told, of one job or of all, in the order of arrival."""
+        """Return the types of the received events, of one job or of all, in order of arrival."""
         events = [received.event for received in self.received]
         return [event["type"] for event in events if ref in (None, event["data"]["ref"])]
 

@@ -1,7 +1,7 @@
-"""A proxy before the real S3 server that can be told to misbehave, on 127.0.0.1.
+"""A local proxy in front of the real S3 server that can misbehave.
 
-A *rule* sees each request and decides: pass it on (``forward``), changed or not, answer itself, or return None to cut the connection.
-So it plays the dialects of other servers, and their faults.
+A *rule* gets each request and decides: pass it on (``forward``), changed or not; answer itself; or
+return None to cut the connection. So it can imitate other servers and their faults.
 """
 
 import threading
@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from seaweed import S3Server
 
-# Of one connection or one signature only; everything else is passed on.
+# Headers that belong to one connection or one signature; all others are passed on.
 _HOP_HEADERS = {
     "authorization",
     "connection",
@@ -36,7 +36,7 @@ _HOP_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class ProxyRequest:
-    """What the client sent; the names of headers are lower-case."""
+    """What the client sent; header names are lower-case."""
 
     method: str
     path: str
@@ -63,7 +63,7 @@ def honest(request: ProxyRequest, forward: Forward) -> ProxyResponse:
 
 
 def s3_error(status: int, code: str) -> ProxyResponse:
-    """Make an error as S3 words it."""
+    """Return an error response in S3's format."""
     return ProxyResponse(
         status,
         {"content-type": "application/xml"},
@@ -72,7 +72,7 @@ def s3_error(status: int, code: str) -> ProxyResponse:
 
 
 def without(request: ProxyRequest, header: str) -> ProxyRequest:
-    """Return the request as a server sees it that does not know this header."""
+    """Return the request without this header."""
     return replace(
         request, headers={name: value for name, value in request.headers.items() if name != header}
     )
@@ -80,7 +80,7 @@ def without(request: ProxyRequest, header: str) -> ProxyRequest:
 
 @dataclass(slots=True)
 class FaultProxy:
-    """A running proxy: set ``rule`` at any time, read in ``seen`` the methods and paths that came by."""
+    """A running proxy. ``rule`` may be set at any time; ``seen`` has all methods and paths."""
 
     url: str
     rule: Rule = honest
@@ -111,7 +111,7 @@ class _ProxyServer(ThreadingHTTPServer):
         self.proxy = proxy
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that gives up is what some tests are about."""
+        """Print nothing: in some tests the client gives up."""
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
@@ -143,7 +143,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
 
 def _forward(server: S3Server, request: ProxyRequest) -> ProxyResponse:
-    """Send the request on, signed anew because a rule may have changed what the client signed."""
+    """Forward the request, signed again because a rule may have changed what the client signed."""
     signed = AWSRequest(
         request.method,
         server.url + request.path,

@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 for a test: each connection has a thread, every POST and GET is answered by the side it belongs to."""
+"""A local HTTP server for tests, with a thread for each connection."""
 
 import threading
 from contextlib import suppress
@@ -9,7 +9,10 @@ SAFETY = 10.0  # seconds after which a connection of a broken test is given up
 
 
 class HttpServer:
-    """Runs until its block ends; what is kept and answered is said by who derives from it. ``connections`` counts them."""
+    """A server that runs until its ``with`` block ends. Subclasses answer the requests.
+
+    ``connections`` is the number of connections so far.
+    """
 
     connections = 0
 

@@ -1,15 +1,16 @@
-"""One installation under test: a DATA_DIR, a port, a provider that is the sandbox, and whatever of the service runs there."""
+"""One installation under test: a DATA_DIR, a port, a sandbox as the provider, its processes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import copy
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import requests
 from commands import invoke
 from processes import Finished, Running, free_port, run, running
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.jobs.schemas import JobView
 from receiver.model import JobState, Mode
@@ -22,7 +23,7 @@ SERVE = ("receiver", "serve")
 
 
 class Installation:
-    """Paths, addresses and variables of one installation in ``folder``; nothing runs there until it is started."""
+    """Paths, addresses and variables of one installation. Nothing runs until ``started``."""
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         self.folder = folder
@@ -45,16 +46,17 @@ class Installation:
     def started(
         self, command: Sequence[str] = SERVE, *, lent: int | None = None, **more: str
     ) -> Iterator[Running]:
-        """Run a command that serves the web side, from its being ready to the end of the block; ``lent`` is a descriptor it may use."""
+        """Run a command that serves the web; begin the block when it is ready.
+
+        ``lent`` is a file descriptor that the command may use.
+        """
         with running(
             command, {**self.environ, **more}, self.folder, lent=() if lent is None else (lent,)
         ) as service:
             until(
                 lambda: (
-                    service.process.poll() is not None
-                    or self.status("/readyz") == requests.codes.ok
+                    service.process.poll() is not None or self.status("/readyz") == HTTPStatus.OK
                 ),
-                within=60,
                 what=f"{self.url}/readyz",
             )
             assert service.process.poll() is None, service.output()
@@ -79,32 +81,35 @@ class Installation:
         return invoke(command, {**self.environ, **more}, folder=self.folder, stdin=stdin)
 
     def status(self, path: str) -> int | None:
-        """Return the HTTP status of a page, None where nobody answers."""
-        try:
-            return requests.get(self.url + path, timeout=1).status_code
-        except requests.RequestException:
-            return None
+        """Return the HTTP status of a page, None where nothing answers."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        with closing(connection):
+            try:
+                connection.request("GET", path)
+                return connection.getresponse().status
+            except (OSError, HTTPException):
+                return None
 
     @contextmanager
     def services(self) -> Iterator[Services]:
-        """Open the parts of the service in this process, beside the running ones."""
+        """Open the service's parts in this process, beside the processes that run."""
         with closing(Services(Settings.load(self.environ)).open()) as services:
             yield services
 
     def submit(self, prompt: str = "a fox", *, mode: Mode = Mode.WEBHOOK, **script: Any) -> JobView:
-        """Post a small job, with this fault script, and return it as it stands then."""
+        """Post a small job with this fault script; return its state after the submit."""
         with Submitter(Settings.load(self.environ)) as submitter:
             return submitter.submit(
                 prompt, size="64x64", params={"sandbox": {"delay": 0, **script}}, mode=mode
             )
 
-    def wait(self, *refs: str, within: float = 30.0) -> list[JobView]:
+    def wait(self, *refs: str, within: float = LIMIT) -> list[JobView]:
         """Wait until these jobs are final."""
         with Submitter(Settings.load(self.environ)) as submitter:
             return submitter.wait(refs, timeout=within)
 
     def is_safe(self, job: JobView) -> bool:
-        """Say whether a job is archived, and its pictures are byte for byte those that the provider made."""
+        """Say whether a job is archived with exactly the bytes that the provider made."""
         assert job.provider_id is not None
         made = self.sandbox.task(job.provider_id)["files"]
         stored = [(asset.sha256, asset.size) for asset in job.assets]

@@ -1,4 +1,4 @@
-"""A ledger under test: its clock is set by hand, reports come in the provider's words, and one may look behind its back."""
+"""A ledger under test: a manual clock, reports in the provider's words, and direct SQL."""
 
 import json
 import sqlite3
@@ -22,7 +22,7 @@ from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.queries.events import EventQueries
-from receiver.ledger.queries.job_list import JobList
+from receiver.ledger.queries.job_list import JobListQueries
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.queries.pictures import PictureQueries
 from receiver.ledger.queries.set_aside import SetAsideQueries
@@ -72,7 +72,7 @@ def running(provider_id: str | None = "task-1", progress: int = 10) -> bytes:
 
 
 def succeeded(*urls: str, provider_id: str | None = "task-1") -> bytes:
-    """Return a report of a success with these results; none given: one, none at all: ``succeeded("")``."""
+    """Return a success with these results, by default one. ``succeeded("")`` has no result."""
     results = [{"url": url} for url in urls or ("https://files.test/0.png",)]
     return json.dumps(
         {"id": provider_id, "status": "succeeded", "progress": 100, "results": results}
@@ -108,7 +108,7 @@ class Books:
         self.clock = clock or Clock()
         self.notified = 0
         self.queries = JobQueries(database)
-        self.job_list = JobList(database)
+        self.job_list = JobListQueries(database)
         self.pictures = PictureQueries(database)
         self.set_aside = SetAsideQueries(database)
         self.events = EventQueries(database)

@@ -1,4 +1,4 @@
-"""Pictures and videos for tests of their inspection: real ones, drawn by Pillow, and ones put together by hand, box by box."""
+"""Pictures and videos for tests of the inspection: drawn by Pillow, or built box by box."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""OpenAI's Images API on 127.0.0.1: gives scripted answers in turn, and keeps what it was asked and how often."""
+"""A local server with OpenAI's Images API: scripted responses, and a record of the calls."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ class Call:
 
 
 class OpenAIServer(HttpServer):
-    """Plays one script for each POST, the last one again and again; its files are served to anybody."""
+    """Plays one script for each POST and repeats the last one; it serves its files to anybody."""
 
     def __init__(self, *scripts: Script, files: Mapping[str, bytes] | None = None) -> None:
         self.calls: list[Call] = []
@@ -37,7 +37,7 @@ class OpenAIServer(HttpServer):
 
     @property
     def url(self) -> str:
-        """The OPENAI_BASE_URL of this side."""
+        """The OPENAI_BASE_URL of this server."""
         return f"http://{self.address}/v1"
 
     def handle_post(self, request: BaseHTTPRequestHandler) -> None:

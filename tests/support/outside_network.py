@@ -1,7 +1,7 @@
-"""The outside network, for tests of fetching: real sockets on 127.0.0.1 whose servers do what a test's script says.
+"""A simulated outside network for tests of downloads: local servers that follow a script.
 
-A ``OutsideNetwork`` leads names and public addresses to these servers, so that nothing needs an exemption, remembers what was dialled, and holds
-its test to leave no thread and no open file behind.
+``OutsideNetwork`` maps names and public addresses to these servers, so that no exemption is needed.
+It records connections and checks that the test leaves no thread and no open file behind.
 """
 
 import errno
@@ -33,7 +33,7 @@ DEFAULT_TLS = (
 
 
 class ScriptedServer:
-    """Plays one script for each connection, the last one again and again, and keeps what it was asked."""
+    """Plays one script for each connection, repeats the last one, and records the requests."""
 
     def __init__(self, scripts: tuple[Script, ...], tls: ssl.SSLContext | None = None) -> None:
         self.connections = 0
@@ -80,7 +80,7 @@ class ScriptedServer:
 
 
 class OutsideNetwork:
-    """What names resolve to, which server is behind an address and port, what was looked up and dialled."""
+    """The names and servers of the network, and a record of resolved names and connections."""
 
     def __init__(self, picture: Path) -> None:
         self.picture = picture
@@ -123,14 +123,14 @@ class OutsideNetwork:
         return self.servers[at]
 
     def resolve(self, host: str, _port: int) -> list[str]:
-        """Stand in for the name server."""
+        """Replace the name server."""
         self.resolved.append(host)
         if host not in self.names:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return self.names[host]
 
     def connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
-        """Stand in for ``socket.create_connection``."""
+        """Replace ``socket.create_connection``."""
         self.connected.append(address)
         if address not in self.servers:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
@@ -138,14 +138,14 @@ class OutsideNetwork:
 
 
 class FastClock:
-    """A clock on which every look at it takes ``step`` seconds."""
+    """A clock that moves ``step`` seconds each time it is read."""
 
     def __init__(self, step: float) -> None:
         self._now = 0.0
         self._step = step
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         self._now += self._step
         return self._now
 
@@ -156,7 +156,7 @@ def send(*parts: bytes) -> Script:
 
 
 def answer(*head: str, body: bytes = PICTURE, status: str = "200 OK") -> Script:
-    """Script: answer and hang up; Content-Length is right unless the head says how long the body is."""
+    """Script: answer and hang up. Content-Length is added unless ``head`` has a length."""
     lines = [f"HTTP/1.1 {status}", *head]
     if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in head):
         lines.append(f"Content-Length: {len(body)}")
@@ -214,7 +214,7 @@ def pour(total: int) -> Script:
 
 
 def certificate(folder: Path) -> Path:
-    """Make a certificate for pictures.example, signed by itself; return a file of it and its key."""
+    """Make a self-signed certificate for pictures.example; return a file with it and its key."""
     openssl = shutil.which("openssl")
     assert openssl, "openssl is needed"
     path = folder / "both.pem"

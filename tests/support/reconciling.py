@@ -1,4 +1,4 @@
-"""An office: a ledger with a clock set by hand, an archive, a sandbox as the provider, and the reconciler that looks after its jobs."""
+"""The reconciler under test: a ledger with a manual clock, a store, and the sandbox."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +25,10 @@ PICTURE, PAGE, LATE = AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED
 
 
 class Provider:
-    """Answers a reconciler as a test says, in turn, the last answer again and again: a body, an error, or what a function returns."""
+    """Gives a reconciler scripted answers in turn, then repeats the last one.
+
+    An answer is a body, an error, or a function that returns a body.
+    """
 
     def __init__(self, *answers: bytes | Exception | Callable[[], bytes]) -> None:
         self._answers = list(answers)
@@ -50,7 +53,10 @@ class WitnessedStore(DirectoryStore):
 
 
 class ReconcileHarness:
-    """A ledger with a clock set by hand, an archive, and a reconciler that asks the sandbox, or whom a test puts in its place."""
+    """A ledger with a manual clock, a store, and a reconciler that asks the sandbox.
+
+    ``asks`` replaces the sandbox.
+    """
 
     def __init__(self, books: Books, folder: Path, sandbox: Sandbox) -> None:
         self.books = books
@@ -67,7 +73,7 @@ class ReconcileHarness:
         self.reconciler = books.reconciler(self.store, result_source, self.sandbox.url)
 
     def ordered(self, api: Api = Api.DRAW, variants: int = 1, **script: Any) -> str:
-        """Have the sandbox make pictures; return the task's id. It is done, unless it has a delay."""
+        """Let the sandbox make pictures; return the task's id. It is done unless it has a delay."""
         path = {Api.DRAW: "/v1/draw/completions", Api.NEWER: "/v1/api/generate"}[api]
         body = {
             "model": "m",
@@ -109,7 +115,7 @@ class ReconcileHarness:
         assert job.due_at is not None
         self.books.clock.now = max(self.books.clock.now, job.due_at)
         (claimed,) = self.books.jobs.claim(2)
-        self.reconciler.look(claimed)
+        self.reconciler.reconcile_job(claimed)
         return self.books.job(ref)
 
     def looks(self, ref: str) -> Iterator[Job]:

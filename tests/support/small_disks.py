@@ -1,6 +1,6 @@
-"""Small disks: real file systems of some megabytes (tmpfs), to be filled to the last byte or turned read-only, gone at the end.
+"""Small disks: tmpfs file systems of a few megabytes that tests fill up or make read-only.
 
-Where no disk may be mounted, a limit on the size of files cuts a write off as a full disk does.
+Without permission to mount, a limit on the file size makes writes fail as on a full disk.
 """
 
 import os
@@ -35,7 +35,10 @@ class SmallDisk:
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """Refuse every write until the block ends, as after an error of the hardware. Nobody may have a file open for writing."""
+        """Refuse every write until the block ends, as after a hardware error.
+
+        No file may be open for writing.
+        """
         _mount("-o", "remount,ro", str(self.root))
         try:
             yield
@@ -45,7 +48,10 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(folder: Path, *, kilobytes: int) -> Iterator[SmallDisk]:
-    """Mount a disk of this size at ``folder``, which is made; a test that cannot do so is skipped, or fails where all parts must be."""
+    """Mount a disk of this size at the new folder ``folder``.
+
+    If that is not permitted, the test is skipped; it fails if REQUIRE_REAL_PARTS is set.
+    """
     folder.mkdir(parents=True)
     owner = f"uid={os.getuid()},gid={os.getgid()},mode=0755"
     try:
@@ -60,7 +66,7 @@ def small_disk(folder: Path, *, kilobytes: int) -> Iterator[SmallDisk]:
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """Let this process's writes beyond so many bytes of a file fail, in the middle of it, as a full disk does."""
+    """Make writes of this process fail beyond this size of a file, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -74,7 +80,7 @@ def _mount(*arguments: str) -> None:
 
 
 def _run(command: str, *arguments: str) -> None:
-    """Run a command as root, or by way of sudo if it asks for no password."""
+    """Run a command as root, or with sudo if that needs no password."""
     path = (
         shutil.which(command, path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin:/usr/sbin:/sbin")
         or command

@@ -1,4 +1,4 @@
-"""Wait for the thing itself, never for a time."""
+"""Wait for a condition, never for a time; and the one time limit of all waiting in tests."""
 
 import threading
 import time
@@ -7,11 +7,18 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Seconds. Generous, so that only what never happens fails, however busy the machine is. The limit
+# of a whole test is pytest's ``timeout`` in pyproject.toml.
+LIMIT = 90.0
+
 _pause = threading.Event()  # never set
 
 
-def until(condition: Callable[[], T], *, within: float = 20.0, what: str = "the condition") -> T:
-    """Return the first true value of ``condition``; AssertionError, saying ``what`` did not come true, after ``within`` seconds."""
+def until(condition: Callable[[], T], *, within: float = LIMIT, what: str = "the condition") -> T:
+    """Return the first true value of ``condition``; raise AssertionError after ``within`` seconds.
+
+    Give ``within`` only where the limit itself is what the test is about.
+    """
     end = time.monotonic() + within
     while not (found := condition()):
         assert time.monotonic() < end, (

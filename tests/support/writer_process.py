@@ -1,6 +1,6 @@
-"""A process that writes to a ledger from many threads, and prints each ref once the ledger has said that it is stored.
+"""A process that writes to a ledger from many threads and prints each ref once it is stored.
 
-Run as ``python writer_process.py URL THREADS WRITES``; it ends by itself after THREADS × WRITES refs, or is killed before.
+Run as ``python writer_process.py URL THREADS WRITES``; it ends after THREADS × WRITES refs.
 """
 
 import os

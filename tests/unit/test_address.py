@@ -68,31 +68,31 @@ NOT_PUBLIC = [
     ("255.255.255.255", "broadcast"),
     ("::", "unspecified"),
     ("::1", "loopback"),
-    ("::7f00:1", "carries 127.0.0.1"),
+    ("::7f00:1", "contains 127.0.0.1"),
     ("::8.8.8.8", "IPv4-compatible"),
     ("::ffff:127.0.0.1", "loopback"),
     ("::ffff:a9fe:a9fe", "metadata"),
-    ("::ffff:0:127.0.0.1", "not given out"),  # IPv4-translated (RFC 2765)
-    ("64:ff9b::a9fe:a9fe", "carries 169.254.169.254"),
-    ("64:ff9b::10.0.0.1", "carries 10.0.0.1"),
+    ("::ffff:0:127.0.0.1", "not assigned"),  # IPv4-translated (RFC 2765)
+    ("64:ff9b::a9fe:a9fe", "contains 169.254.169.254"),
+    ("64:ff9b::10.0.0.1", "contains 10.0.0.1"),
     ("64:ff9b:1::8.8.8.8", "own IPv4 translator"),
     ("64:ff9b:1:a9fe:a9:fe00::", "own IPv4 translator"),
     ("100::1", "discard"),
-    ("2001:0:7f00:1::", "carries 127.0.0.1"),  # Teredo: the server …
-    ("2001:0:808:808:0:0:f5ff:fffe", "carries 10.0.0.1"),  # … and the client, inverted
+    ("2001:0:7f00:1::", "contains 127.0.0.1"),  # Teredo: the server …
+    ("2001:0:808:808:0:0:f5ff:fffe", "contains 10.0.0.1"),  # … and the client, inverted
     ("2001:2::1", "benchmarking"),
     ("2001:10::1", "ORCHID"),
     ("2001:20::1", "ORCHIDv2"),
     ("2001:30::1", "drone"),
     ("2001:db8::1", "documentation"),
-    ("2002:a9fe:a9fe::1", "carries 169.254.169.254"),
-    ("2002:7f00:1::", "carries 127.0.0.1"),
-    ("2400:cb00::5efe:10.0.0.1", "carries 10.0.0.1"),  # ISATAP, in a private …
-    ("2400:cb00::200:5efe:10.0.0.1", "carries 10.0.0.1"),  # … and in a unique spelling
+    ("2002:a9fe:a9fe::1", "contains 169.254.169.254"),
+    ("2002:7f00:1::", "contains 127.0.0.1"),
+    ("2400:cb00::5efe:10.0.0.1", "contains 10.0.0.1"),  # ISATAP, in a private …
+    ("2400:cb00::200:5efe:10.0.0.1", "contains 10.0.0.1"),  # … and in a unique spelling
     ("3fff::1", "documentation"),
     ("5f00::1", "segment routing"),
-    ("1000::1", "not given out"),
-    ("4000::1", "not given out"),
+    ("1000::1", "not assigned"),
+    ("4000::1", "not assigned"),
     ("fc00::1", "unique local"),
     ("fd00:ec2::254", "metadata"),
     ("fd12:3456::1", "unique local"),
@@ -173,7 +173,7 @@ def test_a_target_can_be_put_together_again(url: str, again: str) -> None:
 
 NO_URL, NO_HOST, NO_NAME, ODD = (
     "not an http or https URL",
-    "no plain host",
+    "no valid host",
     "is no host name",
     "odd spelling of an address",
 )

@@ -1,4 +1,4 @@
-"""A request has so long to arrive: whoever drips is cut off, whoever is served is not."""
+"""The time limit for requests: a slow sender is cut off, a slow response is not."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 class Clock:
-    """Tells the time it was set to."""
+    """A clock that shows the time it was set to."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -98,13 +98,13 @@ def test_what_is_shared_reaches_a_child_process(monkeypatch: pytest.MonkeyPatch)
         monkeypatch, real - 5000.0
     )  # set back, say, when the service was started, and right again since
     clock.share()
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", "from receiver import clock; print(clock.now())"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert float(told.stdout) == pytest.approx(real - 5000.0, abs=20)
+    assert float(printed.stdout) == pytest.approx(real - 5000.0, abs=20)
 
 
 def test_without_a_share_each_process_reads_the_machine_s_clock(

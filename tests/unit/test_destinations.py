@@ -1,4 +1,4 @@
-"""EVENT_URLS: which entries are understood, what they are called, and what a wrong one is told."""
+"""EVENT_URLS: valid entries, their names, and the errors for wrong ones."""
 
 import pytest
 
@@ -60,8 +60,8 @@ def test_a_fragment_narrows_a_place_to_some_types_and_does_not_make_it_another()
         ("hooks.example/planted", "one of its entries is none we know"),
         ("ftp://hooks.example/planted", "write https://host/path"),
         ("https://user:planted@hooks.example/", "a URL with credentials in it"),
-        ("https://0x7f.1/planted", "no plain host"),
-        ("https://hooks.example:0/", "no plain host"),
+        ("https://0x7f.1/planted", "no valid host"),
+        ("https://hooks.example:0/", "no valid host"),
         ("sqs://sqs.eu-west-1.amazonaws.com/planted", "sqs://host/account/queue"),
         ("sns:arn:aws:sqs:eu-west-1:123456789012:planted", "sns:arn:…"),
         ("log:planted", "one of its entries is none we know"),
@@ -69,7 +69,7 @@ def test_a_fragment_narrows_a_place_to_some_types_and_does_not_make_it_another()
         (f"{HOOK}#job.failed,", "behind the # stand types joined by +"),
     ],
 )
-def test_a_wrong_entry_is_told_with_its_remedy_and_without_the_entry(
+def test_a_wrong_entry_is_an_error_that_says_what_to_write_and_does_not_repeat_it(
     entry: str, remedy: str
 ) -> None:
     with pytest.raises(ValueError, match=r"\w") as caught:

@@ -1,4 +1,4 @@
-"""GRSAI's dialect: every shape the protocol notes know is read, and each answer is told apart by what it means."""
+"""GRSAI's protocol: every known shape is read, and each response has the right meaning."""
 
 import json
 from collections.abc import Callable

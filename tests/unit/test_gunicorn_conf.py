@@ -43,7 +43,7 @@ def asked(peer: str) -> Any:
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "10.0.0.2", "203.0.113.9"])
-def test_nobody_is_believed_to_be_a_proxy_not_even_on_loopback(peer: str) -> None:
+def test_no_peer_is_trusted_as_a_proxy_not_even_on_loopback(peer: str) -> None:
     assert asked(peer).scheme == "http"
 
 

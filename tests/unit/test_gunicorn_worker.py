@@ -1,4 +1,4 @@
-"""What our worker adds to gunicorn's: nobody who does not hang up keeps the main loop waiting."""
+"""What our worker adds to gunicorn's: a client that does not close blocks no other."""
 
 import socket
 import threading
@@ -55,7 +55,7 @@ def test_who_does_not_hang_up_is_waited_for_in_a_thread_and_not_in_the_main_loop
     assert theirs.recv(1) == b""
 
 
-def test_who_hangs_up_is_not_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_client_that_closes_is_not_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     ours.sendall(b"HTTP/1.1 413 ")
     parting = threading.Thread(target=close_gracefully, args=(ours, 60.0))
@@ -78,7 +78,7 @@ def test_what_is_still_sent_is_read_up_to_a_bound(
 
 
 @pytest.mark.parametrize(("answer", "parted"), [(True, False), (False, True)])
-def test_only_a_connection_that_ends_is_parted_with(
+def test_only_a_connection_that_ends_is_closed_gracefully(
     pair: tuple[socket.socket, socket.socket],
     monkeypatch: pytest.MonkeyPatch,
     *,

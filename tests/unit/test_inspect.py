@@ -1,4 +1,4 @@
-"""Is it the picture? Real files of every format pass; cut, damaged and hostile ones, and what is no picture, do not."""
+"""Inspection: real files of every format pass; cut, damaged, hostile and other files do not."""
 
 import struct
 import tracemalloc
@@ -179,7 +179,7 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
         (b"\xff\xd8\xff\xc0\0\x0b\x08" + struct.pack(">HH", 0, 5) + bytes(4), "5 x 0 pixels"),
         (JPEG_START + b"\xff\xe0\0\1", "a segment of 1 bytes"),
         (JPEG_START + b"\xff\xe0\0\2oops\xff\xd9", "no marker at byte"),
-        (JPEG_START + b"\xff\xda\0\2" + b"\xff\0" * 50, "within its picture"),
+        (JPEG_START + b"\xff\xda\0\2" + b"\xff\0" * 50, "within a scan"),
         (JPEG_START + b"\xff" * 1_000_000, "cut short|no marker"),
         (JPEG_START + b"\xff\xe0\0\2" * MAX_PARTS, "more than .* segments"),
         (WEBP_START + b"VP8 " + struct.pack("<I", 18) + bytes(30), "broken header"),

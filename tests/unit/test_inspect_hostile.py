@@ -1,4 +1,7 @@
-"""Files made to hurt: none can hang, crash or exhaust whoever inspects it. Work is counted in calls and bytes, never in seconds."""
+"""Hostile files: none can hang, crash or exhaust the inspection.
+
+Work is counted in calls and bytes, never in seconds.
+"""
 
 import cProfile
 import struct
@@ -54,7 +57,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def look(path: Path, content: bytes) -> Picture | None:
-    """Inspect these bytes within bounds; None if they are refused. Any other error is a failure, and so is a picture beyond measure."""
+    """Inspect these bytes with limits on calls and memory; return None if they are refused.
+
+    Any other error fails the test, and so does a picture of an absurd size.
+    """
     path.write_bytes(content)
     with bounded(len(content)):
         try:

@@ -33,7 +33,7 @@ def test_an_address_that_is_taken_is_told(
     assert len(naps) == 1
 
 
-def test_an_address_that_nobody_here_has_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_of_another_machine_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("waiting does not help"))
     with pytest.raises(ConfigurationError, match="Cannot assign requested address"):
         listen("192.0.2.1", 0)
@@ -63,7 +63,7 @@ def test_both_families_are_listened_to() -> None:
         assert url_of(ours) == f"http://[::1]:{ours.getsockname()[1]}"
 
 
-def test_an_address_is_told_with_the_port_that_the_system_chose(tmp_path: Path) -> None:
+def test_the_url_has_the_port_that_the_system_chose(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as ours:
         assert url_of(ours) == f"http://127.0.0.1:{ours.getsockname()[1]}"
     with socket.socket(socket.AF_UNIX) as handed_over:

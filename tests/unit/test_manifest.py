@@ -1,4 +1,4 @@
-"""Keys and dates of the archive: a pure function of job and index, the same on every machine. And manifests, read with suspicion."""
+"""Keys of the archive, which depend only on job and index; and manifests, which are not trusted."""
 
 import json
 import time
@@ -106,7 +106,7 @@ def test_a_key_tells_whose_it_is() -> None:
         "9999/12/31/7ZZZZZZZZZZZZZZZZZZZZZZZZZ/0.png",  # a time beyond all calendars
     ],
 )
-def test_a_name_we_would_not_give_is_nobody_s(name: str) -> None:
+def test_a_name_that_is_no_key_belongs_to_no_job(name: str) -> None:
     assert parse_key(name) is None
 
 
@@ -168,7 +168,7 @@ def test_a_manifest_of_the_first_release_and_one_of_a_later_release_are_read_too
         (manifest(format="1"), "format: "),
         (manifest(ref="01JZ2Q7V3N0123456789ABCDEG"), "asset 0 has a key that is not its own"),
         (manifest(state="done"), "state: "),
-        (manifest(state="archiving"), "the job is archiving, which is no end"),
+        (manifest(state="archiving"), "the job is archiving, which is no final state"),
         (manifest(state="expired"), "the job is expired, but 1 of its 1 assets are archived"),
         (manifest(reason="bad_asset"), "the job is archived, yet has a reason to have failed"),
         (manifest(provider=""), "provider: "),

@@ -1,4 +1,4 @@
-"""OpenAI's dialect: what is asked, what an answer means, and which picture a ``delivery:<index>`` is."""
+"""OpenAI's protocol: the request, the meaning of a response, and ``delivery:<index>``."""
 
 import base64
 import hashlib
@@ -335,6 +335,6 @@ def test_what_is_no_base64_is_not_the_picture(text: str, tmp_path: Path) -> None
         "delivery:0x0",
     ],
 )
-def test_a_place_without_a_picture_is_told(url: str) -> None:
+def test_an_index_without_a_picture_is_an_error(url: str) -> None:
     with pytest.raises(UnreadableError, match="the answer brought no picture"):
         read_picture(answer({"b64_json": "QQ=="}, {"url": "https://a"}), url)

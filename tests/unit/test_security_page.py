@@ -8,7 +8,7 @@ import pytest
 from receiver.archive.inspect import reader
 from receiver.gunicorn_conf import READ_TIMEOUT
 from receiver.ingest import inbox
-from receiver.jobs.reconcile import MOST_HINT_LOOKS
+from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
 from receiver.ledger import hints
 from receiver.net import connection, download
 from receiver.server import gunicorn_worker, request_timeout
@@ -40,7 +40,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
     for number in (
         f"({callback.TASKS_A_MINUTE} new ids a minute",
         f"{hints.MOST_A_MINUTE} new ids a minute in all",
-        f"at most {MOST_HINT_LOOKS} times",
+        f"at most {MOST_HINT_ATTEMPTS} times",
         f"{hints.MOST_WAITING:,} waiting",
         f"a wall clock of {request_timeout.REQUEST_TIMEOUT:.0f} s",
         f"cut after {READ_TIMEOUT} s",

@@ -129,18 +129,18 @@ def shown(value: object) -> object:
         ),
     ],
 )
-def test_a_wrong_value_is_told_by_the_name_of_its_variable_with_the_remedy(
+def test_a_wrong_value_is_reported_with_its_variable_and_the_remedy(
     name: str, wrong: str, remedy: str
 ) -> None:
-    (told,) = mistakes(**{name: wrong})
-    assert told.startswith(f"{name}: ")
-    assert told.count(name) == 1
-    assert remedy in told
-    assert SECRET not in told
+    (found,) = mistakes(**{name: wrong})
+    assert found.startswith(f"{name}: ")
+    assert found.count(name) == 1
+    assert remedy in found
+    assert SECRET not in found
 
 
 def test_all_mistakes_are_named_at_once() -> None:
-    told = mistakes(
+    found = mistakes(
         PORT="none",
         FETCH_ALLOW="a/b/c",
         CALLBACK_SECRETS="short",
@@ -150,7 +150,7 @@ def test_all_mistakes_are_named_at_once() -> None:
         ADMIN_TOKEN_FILE="/dev/null",
         GRSAI_API_KEY_FILE="/nowhere/at/all",
     )
-    assert {line.partition(":")[0] for line in told} == {
+    assert {line.partition(":")[0] for line in found} == {
         "PORT",
         "FETCH_ALLOW",
         "CALLBACK_SECRETS",
@@ -162,16 +162,16 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 
 def test_postgresql_needs_the_shared_secrets_and_says_so_beside_other_mistakes() -> None:
-    told = mistakes(DATABASE_URL=POSTGRES["DATABASE_URL"], PORT="none")
-    assert told[:2] == [
+    found = mistakes(DATABASE_URL=POSTGRES["DATABASE_URL"], PORT="none")
+    assert found[:2] == [
         f"{name}: must be set when DATABASE_URL is PostgreSQL, to the same value on every machine"
         for name in ("CALLBACK_SECRETS", "ADMIN_TOKEN")
     ]
-    assert told[2].startswith("PORT: ")
+    assert found[2].startswith("PORT: ")
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "found"),
     [
         (
             {"GRSAI_API_KEY": SECRET, "GRSAI_API_KEY_FILE": "key"},
@@ -203,14 +203,14 @@ def test_postgresql_needs_the_shared_secrets_and_says_so_beside_other_mistakes()
         ({"PORT_FILE": "key"}, "PORT: Input should be a valid integer"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_without_its_name_or_contents(
-    environ: dict[str, str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_file_is_reported_without_its_name_or_contents(
+    environ: dict[str, str], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, contents in {"key": SECRET.encode(), "binary": b"\xff\xfe", "blank": b" \n"}.items():
         (tmp_path / name).write_bytes(contents)
     (said,) = mistakes(**environ)
-    assert said.startswith(told)
+    assert said.startswith(found)
     assert SECRET not in said
 
 

@@ -1,4 +1,4 @@
-"""Reading ARCHIVE_URL: what becomes which store, and what every mistake is told."""
+"""Reading ARCHIVE_URL: which store it names, and the error for every mistake."""
 
 import pytest
 

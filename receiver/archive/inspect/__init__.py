@@ -1,8 +1,9 @@
-"""Is it the picture? What a file is, from its bytes alone, and whether all of it is there.
+"""Structural inspection: which kind of picture or video a file is, and whether it is complete.
 
-A structural walk in bounded time and memory: nothing is decoded, so there is no decoder to attack. What a server or a URL claims about the
-type is not looked at. Bytes after the end of a PNG, JPEG, GIF or WebP file are tolerated (decoders ignore them, and a paid picture is not
-thrown away for them); a file that ends before its own end is not.
+Only the structure of the file is read, in bounded time and memory; nothing is decoded, so there is
+no decoder to attack. The type that the server or the URL claims is ignored. Bytes after the end of
+a PNG, JPEG, GIF or WebP file are accepted, because decoders ignore them and the picture was paid
+for. A file that is cut short is refused.
 """
 
 import mmap
@@ -16,19 +17,15 @@ from receiver.errors import NotThePictureError, StoreError
 
 __all__ = ["Picture", "inspect"]
 
-_FORMATS = (  # how a file begins, what it then is, and who measures it
+_FORMATS = (  # first bytes, media type, extension, function that returns width and height
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png", "png", png.measure),
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg", "jpg", jpeg.measure),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "image/webp", "webp", webp.measure),
     (re.compile(rb"GIF8[79]a"), "image/gif", "gif", gif.measure),
-    (
-        re.compile(rb".{4}ftyp", re.DOTALL),
-        "",
-        "",
-        None,
-    ),  # AVIF and MP4 share their beginning: the brands decide
+    # AVIF and MP4 begin alike; avif_mp4 distinguishes them by their brands.
+    (re.compile(rb".{4}ftyp", re.DOTALL), "", "", None),
 )
-_LOOKS = (  # what is not a picture, in the words of its sender's mistake
+_OTHER_KINDS = (  # what a file may be that is no picture; for the error text
     (
         re.compile(
             rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!doctype svg[^>]*>\s*)?<svg",
@@ -56,9 +53,9 @@ _LOOKS = (  # what is not a picture, in the words of its sender's mistake
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a file is: its media type, the extension that goes with it (no dot), its size in pixels before any rotation.
+    """What a file is: media type, extension (without dot), and size in pixels before any rotation.
 
-    Videos may have no dimensions.
+    A video may have no dimensions.
     """
 
     content_type: str
@@ -68,9 +65,10 @@ class Picture:
 
 
 def inspect(path: Path) -> Picture:
-    """Say what picture (PNG, JPEG, WebP, GIF, AVIF) or video (MP4) the file is.
+    """Return which picture (PNG, JPEG, WebP, GIF, AVIF) or video (MP4) the file is.
 
-    Raises NotThePictureError if it is none of these or not whole, with a text that says what it looks like; StoreError if the disk fails.
+    Raise NotThePictureError if it is none of these or incomplete; the text says what it looks like.
+    Raise StoreError if the disk fails.
     """
     try:
         with path.open("rb") as file:
@@ -89,10 +87,8 @@ def _examine(data: Data) -> Picture:
             if measure is None:
                 return Picture(*avif_mp4.measure(data))
             return Picture(content_type, extension, *measure(data))
-    text = head.removeprefix(
-        b"\xef\xbb\xbf"
-    ).lstrip()  # a byte order mark and white space come before documents
-    looks = next(
-        (name for pattern, name in _LOOKS if pattern.match(text)), "an unknown kind of file"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()  # without byte order mark and white space
+    kind = next(
+        (name for pattern, name in _OTHER_KINDS if pattern.match(text)), "an unknown kind of file"
     )
-    raise NotThePictureError(f"{looks}, not a picture (it begins with {head[:40]!r})")
+    raise NotThePictureError(f"{kind}, not a picture (it begins with {head[:40]!r})")

@@ -1,7 +1,8 @@
-"""AVIF (AV1 Image File Format 1.1) and MP4 (ISO/IEC 14496-12, 14496-14): boxes within boxes, told apart by their brands.
+"""AVIF (AV1 Image File Format 1.1) and MP4 (ISO/IEC 14496-12, 14496-14): nested boxes.
 
-The boxes are walked, not decoded. They must cover the file to its last byte, so one that was cut is found out; only a last box that says
-"to the end" (length 0) cannot be checked that way.
+Both are ISO base media files; their brands tell which one it is. The boxes are walked, not decoded.
+They must cover the file up to its last byte, so a cut file is noticed. The one exception is a last
+box of length 0, which means "to the end of the file".
 """
 
 import math
@@ -24,7 +25,7 @@ _ISPE = struct.Struct(">4xII")  # width, height
 _VERSION = struct.Struct(">B")
 _TKHD_0 = struct.Struct(">76xH2xH2x")  # width, height: the whole part of 16.16 fixed-point numbers
 _TKHD_1 = struct.Struct(">88xH2xH2x")  # the same, after times of 64 bits
-_STSZ = struct.Struct(">8xI")  # how many samples a track has: in a moving picture, frames
+_STSZ = struct.Struct(">8xI")  # number of samples in a track: in an animation, its frames
 _FULL = {b"meta": 4}  # bytes of version and flags before the boxes within
 _MAX_BOXES = 20_000
 
@@ -47,7 +48,7 @@ _MP4 = frozenset(
 
 
 class Box(NamedTuple):
-    """A box: its name, and where its contents begin and end."""
+    """A box: its name, and the offsets where its contents begin and end."""
 
     name: bytes
     start: int
@@ -55,7 +56,7 @@ class Box(NamedTuple):
 
 
 def measure(data: Data) -> tuple[str, str, int | None, int | None]:
-    """Tell AVIF from MP4 and walk it; return media type, extension, width and height."""
+    """Walk the file; return media type, extension, width and height."""
     walk = _Walk(data)
     top = list(walk.boxes(0, len(data)))
     brands = _brands(data, top[0])
@@ -69,21 +70,24 @@ def measure(data: Data) -> tuple[str, str, int | None, int | None]:
 
 
 class _Walk:
-    """A walk over the boxes of one file, which ends after so many of them, however they are nested."""
+    """A walk over the boxes of one file; at most _MAX_BOXES boxes, however they are nested."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
         self._left = _MAX_BOXES
 
     def boxes(self, start: int, end: int) -> Iterator[Box]:
-        """Yield the boxes that fill a stretch of the file; NotThePictureError if they do not fill it exactly."""
+        """Yield the boxes from one offset to another.
+
+        Raise NotThePictureError if they do not fill this part of the file exactly.
+        """
         while start != end:
             box = self._box(start, end)
             yield box
             start = box.end
 
     def find(self, boxes: Iterable[Box], name: bytes, *path: bytes) -> Iterator[Box]:
-        """Yield the boxes of this name; with a path, those at its end within them."""
+        """Yield the boxes with this name or, with a path of names, the boxes at its end."""
         for box in boxes:
             if box.name == name and not path:
                 yield box
@@ -108,13 +112,16 @@ class _Walk:
 
 
 def _brands(data: Data, ftyp: Box) -> set[bytes]:
-    """Return the major and the compatible brands (the four bytes between them are a version, and harmless among them)."""
+    """Return the major and the compatible brands.
+
+    The four bytes of version between them are returned as well; they match no brand.
+    """
     end = min(ftyp.end, ftyp.start + 1024)
     return {data[at : at + 4] for at in range(ftyp.start, end, 4)}
 
 
 def _avif(walk: _Walk, top: list[Box]) -> tuple[int, int]:
-    """Return the largest size declared: parts, previews and masks of a picture declare theirs beside it."""
+    """Return the largest declared size: tiles, previews and masks declare smaller ones."""
     sizes = [
         read_fields(_ISPE, walk.data, box.start)
         for box in walk.find(top, b"meta", b"iprp", b"ipco", b"ispe")
@@ -127,7 +134,7 @@ def _avif(walk: _Walk, top: list[Box]) -> tuple[int, int]:
 
 
 def _mp4(walk: _Walk, top: list[Box]) -> tuple[int | None, int | None]:
-    """Return the size of the first track that has one."""
+    """Return the size of the first track that has one, else None."""
     if not {b"moov", b"mdat"} <= {box.name for box in top}:
         raise NotThePictureError("an MP4 file without a video in it")
     for box in walk.find(top, b"moov", b"trak", b"tkhd"):

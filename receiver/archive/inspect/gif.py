@@ -1,4 +1,4 @@
-"""GIF (GIF89a specification): a header, then extensions and pictures made of sub-blocks, then a trailer."""
+"""GIF (GIF89a specification): header, extensions and pictures made of sub-blocks, trailer."""
 
 import struct
 
@@ -37,7 +37,7 @@ def measure(data: Data) -> tuple[int, int]:
 
 
 def _contents(data: Data, at: int, kind: int) -> int:
-    """Return where the sub-blocks of a block begin."""
+    """Return the offset where the sub-blocks of a block begin."""
     if kind == _EXTENSION:
         return at + 2
     if kind == _IMAGE:
@@ -47,7 +47,7 @@ def _contents(data: Data, at: int, kind: int) -> int:
 
 
 def _sub_blocks(data: Data, at: int, left: int) -> tuple[int, int]:
-    """Return where a chain of sub-blocks ends, and how many more the file may have."""
+    """Return the offset after a chain of sub-blocks, and how many more the file may have."""
     while length := _byte(data, at):
         at += 1 + length
         left -= 1

@@ -1,4 +1,7 @@
-"""JPEG (ITU-T T.81, annex B): marker segments and scans from SOI to EOI; the size stands in the frame header (SOF)."""
+"""JPEG (ITU-T T.81, annex B): marker segments and scans from SOI to EOI.
+
+The size is in the frame header (SOF).
+"""
 
 import re
 import struct
@@ -15,14 +18,10 @@ from receiver.errors import NotThePictureError
 _SEGMENT = struct.Struct(">H")  # length, itself included
 _FRAME = struct.Struct(">HBHHB")  # length, precision, height, width, components
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_NEXT_MARKER = re.compile(
-    rb"\xff[^\x00\xff\xd0-\xd7]"
-)  # within a scan: stuffed FF00 and the restarts D0–D7 belong to it
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {
-    0xC4,
-    0xC8,
-    0xCC,
-}  # all SOF; DHT, JPG and DAC lie between them
+# The end of a scan: stuffed bytes (FF00) and restart markers (D0-D7) belong to the scan.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+# All SOF markers; DHT, JPG and DAC have numbers between them.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 
@@ -48,7 +47,7 @@ def measure(data: Data) -> tuple[int, int]:
 
 
 def _marker(data: Data, at: int) -> tuple[int, int]:
-    """Return the marker at an offset and where its segment begins."""
+    """Return the marker at an offset, and the offset of its segment."""
     found = _MARKER.match(data, at)
     if found is None:
         if at >= len(data) - 1:
@@ -74,5 +73,5 @@ def _skip(data: Data, at: int) -> int:
 def _end_of_scan(data: Data, at: int) -> int:
     found = _NEXT_MARKER.search(data, at)
     if found is None:
-        raise NotThePictureError("cut short: the JPEG file ends within its picture")
+        raise NotThePictureError("cut short: the JPEG file ends within a scan")
     return found.start()

@@ -1,4 +1,7 @@
-"""WebP (RFC 9649): a RIFF container of chunks; the size stands in the first, VP8 (RFC 6386), VP8L or VP8X."""
+"""WebP (RFC 9649): a RIFF container of chunks.
+
+The size is in the first chunk: VP8 (RFC 6386), VP8L or VP8X.
+"""
 
 import struct
 
@@ -40,7 +43,10 @@ def measure(data: Data) -> tuple[int, int]:
 
 
 def _chunk(data: Data, at: int, end: int) -> tuple[bytes, int]:
-    """Return the name of a chunk and where the next one begins; the padding of the last may be missing."""
+    """Return the name of a chunk and the offset of the next one.
+
+    The padding byte of the last chunk may be missing.
+    """
     name, length = read_fields(_CHUNK, data, at)
     after = at + 8 + length
     if after > end:
@@ -56,7 +62,8 @@ def _size(data: Data) -> tuple[int, int]:
             return check_dimensions(width & 0x3FFF, height & 0x3FFF)
     if name == b"VP8L":
         signature, bits = read_fields(_VP8L, data, 20)
-        if signature == 0x2F and not bits >> 29:  # noqa: PLR2004 - RFC 9649, 3.4; above the sizes stand alpha and a version, 0
+        # RFC 9649, 3.4: the bits above the two sizes are alpha and a version, which is 0.
+        if signature == 0x2F and not bits >> 29:  # noqa: PLR2004 - see above
             return check_dimensions((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     if name == b"VP8X":
         width, width_high, height, height_high = read_fields(_VP8X, data, 20)

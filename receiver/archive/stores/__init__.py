@@ -1,6 +1,7 @@
-"""Where the bytes go: a directory, or a bucket of S3-compatible storage.
+"""The interface of a store, the rules for keys, and reading an object to verify it.
 
-A store gives two promises: a put that returned is durable and was verified by us, and the first bytes put under a key stay.
+A store is a directory or a bucket of S3-compatible storage. It gives two promises: when a put
+returns, the bytes are durable and verified; and the first bytes stored under a key stay.
 """
 
 import re
@@ -15,7 +16,8 @@ T = TypeVar("T")
 AddressingStyle = Literal["auto", "path", "virtual"]
 Checksums = Literal["when_required", "when_supported"]
 
-# A name never starts with a dot: no way up or out, and the directory store keeps its own hidden names beside the objects.
+# No part of a key starts with a dot. So a key cannot leave the archive (".."), and the directory
+# store has room for hidden files of its own.
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")
 _LONGEST_NAME = 255  # of a file on Linux
@@ -23,50 +25,58 @@ _LONGEST_KEY = 500  # S3 allows 1,024 bytes, and a prefix comes before it
 
 
 class Store(Protocol):
-    """A place for objects, safe to use from many threads and processes.
+    """A place for objects. Many threads and processes may use it at once.
 
-    A key is a path of letters, digits, ``.``, ``_`` and ``-`` such as ``2026/07/01/01J…/0.png``; anything else is a ValueError.
-    Whatever else goes wrong is a StoreError whose text names the place and the remedy.
+    A key is a path of letters, digits, ``.``, ``_`` and ``-`` such as ``2026/07/01/01J…/0.png``;
+    anything else raises ValueError. All other errors are StoreErrors whose text names the place
+    and what to do.
     """
 
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
-        """Store the file's bytes under the key; on return they are durable and their SHA-256 (lower-case hex) was checked.
+        """Store the file under the key. On return it is durable and its SHA-256 (hex) was checked.
 
-        The same bytes already there are a success: an earlier put whose finish was lost. Other bytes already there stay, and
-        ObjectDiffersError is raised.
+        If the same bytes are there already, this succeeds: an earlier put was not recorded. If
+        other bytes are there, they stay, and ObjectDiffersError is raised.
         """
 
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:
-        """Store these bytes under the key whatever is there; readers see the old or the new ones, never a mixture. Durable on return."""
+        """Store these bytes under the key in place of what is there. On return they are durable.
+
+        Readers see either the old or the new bytes, never a mixture.
+        """
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
-        """Return the object's bytes, from the one at ``start`` on, as a stream to be read in parts and closed.
+        """Return the object's bytes from offset ``start`` on, as a stream that the caller closes.
 
-        Raise MissingObjectError if there is none.
+        Raise MissingObjectError if there is no such object.
         """
 
     def link(self, key: str, seconds: int, *, name: str) -> str | None:
-        """Return a URL that gives the object to everybody for so many seconds, as a file called ``name``; None where there is none."""
+        """Return a URL that serves the object to anybody for ``seconds``, as a file ``name``.
+
+        Return None if the store has no such URLs.
+        """
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
-        """Go through the objects below the folder ``prefix``, sorted by name: name and size in bytes.
+        """Yield name and size in bytes of the objects below the folder ``prefix``, sorted by name.
 
-        A listing that was broken off goes on behind ``after``, the last name it gave. What begins with a dot is passed over; what strangers
-        put there is not, so that a name need not be a key. Raise StoreError, also where there is no archive at all.
+        To continue an interrupted listing, pass its last name as ``after``. Names with a leading
+        dot are left out. Files that somebody else put there are included, so a name need not be a
+        valid key. Raise StoreError, also if there is no archive at all.
         """
 
     def check(self) -> None:
-        """Try whether objects can be written and read back here; raise StoreError saying what is wrong and what to do."""
+        """Write and read a trial object. Raise StoreError that says what to do if that fails."""
 
     def locate(self, key: str) -> str:
-        """Return where the object is, for people: a file's path or an ``s3://`` URL."""
+        """Return where the object is, for display: a file's path or an ``s3://`` URL."""
 
     def close(self) -> None:
-        """Let go of connections; the store opens new ones if it is used again."""
+        """Close all connections. The store opens new ones if it is used again."""
 
 
 def is_key(text: str) -> bool:
-    """Say whether every store could hold an object of this name, and none would put it outside of the archive."""
+    """Return whether this is a key: a name that every store can hold, inside the archive."""
     return (
         bool(_KEY.fullmatch(text))
         and len(text) <= _LONGEST_KEY
@@ -75,7 +85,7 @@ def is_key(text: str) -> bool:
 
 
 def require_key(key: str) -> str:
-    """Return the key, or raise ValueError if it is none."""
+    """Return the key. Raise ValueError if it is no valid key."""
     if not is_key(key):
         raise ValueError(f"not a key of the archive: {key!r}")
     return key
@@ -84,8 +94,9 @@ def require_key(key: str) -> str:
 def verify(store: Store, key: str, take: Callable[[BinaryIO], T]) -> T:
     """Return what ``take`` makes of an object's bytes.
 
-    Raise MissingObjectError or UnreadableError if the object is gone or cannot be read although the archive is there, else StoreError.
-    An object that fails is read once more: one cut connection does not damage a picture.
+    Raise MissingObjectError or UnreadableError if the object is gone or unreadable while the
+    archive is there; raise StoreError if the archive is away. An object that fails is read a second
+    time, because one cut connection does not mean that the object is damaged.
     """
     with suppress(StoreError):
         return _read(store, key, take)
@@ -104,6 +115,6 @@ def _read(store: Store, key: str, take: Callable[[BinaryIO], T]) -> T:
 
 
 def require_archive(store: Store) -> None:
-    """Raise StoreError if nothing can be seen in the archive: then no object of it is missing, the archive is."""
+    """Raise StoreError if the archive is empty: then not one object is missing, but the archive."""
     if next(store.keys(), None) is None:
         raise StoreError("the archive holds no object at all: mount it, or correct ARCHIVE_URL")

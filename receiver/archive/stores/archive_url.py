@@ -14,15 +14,15 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
 def open_store(
     url: str, *, addressing_style: str = "auto", checksums: str = "when_required"
 ) -> Store:
-    """Return the store an ARCHIVE_URL names: ``file:///path`` or ``s3://bucket/prefix``. Nothing is connected or created yet.
+    """Return the store that an ARCHIVE_URL names: ``file:///path`` or ``s3://bucket/prefix``.
 
-    ``addressing_style`` is ``auto``, ``path`` or ``virtual``, ``checksums`` is ``when_required`` or ``when_supported``; both matter
-    to S3 only. A wrong value is a ValueError whose text names the remedy.
+    Nothing is connected or created yet. ``addressing_style`` (``auto``, ``path`` or ``virtual``)
+    and ``checksums`` (``when_required`` or ``when_supported``) matter only for S3. Raise ValueError
+    for a wrong value; its text says what to write instead.
     """
     if addressing_style not in get_args(AddressingStyle):
-        raise ValueError(
-            f"S3_ADDRESSING_STYLE is one of {', '.join(get_args(AddressingStyle))}, not {addressing_style!r}"
-        )
+        styles = ", ".join(get_args(AddressingStyle))
+        raise ValueError(f"S3_ADDRESSING_STYLE is one of {styles}, not {addressing_style!r}")
     if checksums not in get_args(Checksums):
         raise ValueError(
             f"S3_CHECKSUMS is one of {', '.join(get_args(Checksums))}, not {checksums!r}"
@@ -30,25 +30,29 @@ def open_store(
     scheme, _, rest = url.partition("://")
     if scheme == "file":
         return _directory(rest)
-    if scheme != "s3":  # not echoed: what stands there may be a URL with a secret in it
+    if scheme != "s3":  # the value is not repeated: it may be a URL that contains a secret
         raise ValueError(
             "ARCHIVE_URL starts with file:/// or s3://: write file:///path or s3://bucket/prefix"
         )
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket:
         raise ValueError(
-            "ARCHIVE_URL holds no credentials: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "ARCHIVE_URL holds no credentials: "
+            "give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if not _BUCKET.fullmatch(bucket):
         raise ValueError(
-            f"ARCHIVE_URL needs a bucket of 3 to 63 letters, digits, dots and hyphens, s3://bucket/prefix, not {bucket!r}"
+            "ARCHIVE_URL needs a bucket of 3 to 63 letters, digits, dots and hyphens, "
+            f"s3://bucket/prefix, not {bucket!r}"
         )
     prefix = prefix.strip("/")
     if prefix and not is_key(prefix):
         raise ValueError(
-            f"ARCHIVE_URL needs a prefix of letters, digits, '.', '_' and '-', no name starting with a dot, not {prefix!r}"
+            "ARCHIVE_URL needs a prefix of letters, digits, '.', '_' and '-', "
+            f"no name starting with a dot, not {prefix!r}"
         )
-    from receiver.archive.stores.s3 import S3Store  # noqa: PLC0415 - 0.1 s of import that a directory does not need
+    # Imported here, because boto3 costs 0.1 s that a directory store does not need.
+    from receiver.archive.stores.s3 import S3Store  # noqa: PLC0415
 
     return S3Store(
         bucket,
@@ -62,6 +66,7 @@ def _directory(path: str) -> Store:
     root = Path(unquote(path))
     if not root.is_absolute() or root == Path("/") or "\0" in str(root):
         raise ValueError(
-            f"ARCHIVE_URL needs three slashes and the absolute path of a directory, file:///path, not file://{path}"
+            "ARCHIVE_URL needs three slashes and the absolute path of a directory, "
+            f"file:///path, not file://{path}"
         )
     return DirectoryStore(root)

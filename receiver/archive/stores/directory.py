@@ -1,11 +1,13 @@
-"""Objects as files below a directory of one machine, or of a shared file system that knows hard links.
+"""A store whose objects are files in a directory, local or on a shared file system with hard links.
 
-A file appears under its name only when it is whole and on disk: it is written in ``.tmp``, synced, then linked. Linking, unlike
-renaming, fails if the name is taken, so of many racing puts exactly one wins.
+A file gets its name only when it is complete and on disk: it is written in ``.tmp``, synced, then
+linked. Linking, unlike renaming, fails if the name is taken, so of several puts at once exactly one
+wins.
 
-The directory is made once. Where it was before and is not there now, or is empty as a mount point whose disk went away, the archive is
-away: a new directory would take what comes in, and hide that all the rest is missing. A process remembers the ``.tmp`` it has used, and
-a note beside the archive tells those that start later. A directory with an object in it is an archive in any case.
+The directory is created only once. If it existed before and is now missing or empty (an empty mount
+point whose disk is gone), the archive is away. Creating a new directory then would hide that all
+older objects are missing. A process remembers the ``.tmp`` that it used; processes that start later
+find a note beside the archive. A directory that contains an object is an archive in any case.
 """
 
 import errno
@@ -30,7 +32,8 @@ _REMEDIES = {
     errno.EDQUOT: "the disk quota is used up: free some space or raise the quota",
     errno.EROFS: "the file system is mounted read-only: mount it read-write",
     errno.EACCES: "no permission: give this user the right to write there",
-    errno.EPERM: "not permitted: choose a file system with hard links, and give this user the right to write there",
+    errno.EPERM: "not permitted: choose a file system with hard links, "
+    "and give this user the right to write there",
     errno.ENOTSUP: "the file system has no hard links or no locks: choose another one",
     errno.ENOTDIR: "a file stands where a directory should be: correct ARCHIVE_URL",
     errno.EEXIST: "a file stands where a directory should be: correct ARCHIVE_URL",
@@ -38,26 +41,23 @@ _REMEDIES = {
 
 
 class DirectoryStore:
-    """A store in a directory; the directory itself is made when first used and never again, its parent must be there."""
+    """A store in a directory, which is created at its first use; its parent must exist."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._temporary = root / ".tmp"  # below the root, because links do not cross file systems
-        self._note = root.with_name(
-            f".{root.name}.receiver"
-        )  # beside the root, so that it stays when the root goes
+        # Beside the root, so that it stays when the root is gone.
+        self._note = root.with_name(f".{root.name}.receiver")
         self._lock = Lock()
-        self._temporary_id: tuple[int, int] | None = (
-            None  # the identity of the .tmp this process has used
-        )
-        self._synced = {root}  # directories whose own entry is known to be on disk
+        self._temporary_id: tuple[int, int] | None = None  # device and inode of the .tmp in use
+        self._synced = {root}  # directories whose own entry is on disk
 
-    def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:  # noqa: ARG002 - a file has no content type
-        """Copy the file to its place; see Store.
+    def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:  # noqa: ARG002 - files have none
+        """Copy the file into the archive; see Store.
 
-        A link to the file instead of a copy would be faster, but then whoever writes to that file later, say a second fetch to the
-        same temporary name, would write into the archive. The bytes are hashed on their way from the one file to the other; reading
-        them back would only ask the page cache.
+        A hard link to the file would be faster, but a later write to that file (for example by a
+        second download to the same temporary name) would change the archive. The bytes are hashed
+        while they are copied; reading them back would only read the page cache.
         """
         target = self._path(key)
         with (
@@ -68,7 +68,8 @@ class DirectoryStore:
             copied = _copy(source, descriptor)
             if copied != sha256:
                 raise StoreError(
-                    f"{path} changed while it was archived as {key}: its SHA-256 is {copied}, not {sha256}"
+                    f"{path} changed while it was archived as {key}: "
+                    f"its SHA-256 is {copied}, not {sha256}"
                 )
             os.fsync(descriptor)
             _make_parents(self._root, target.parent)
@@ -78,8 +79,8 @@ class DirectoryStore:
                 _require_same_bytes(target, sha256)
             self._sync_parents(target.parent)
 
-    def replace(self, key: str, data: bytes, *, content_type: str) -> None:  # noqa: ARG002 - a file has no content type
-        """Put the bytes in the place of what was there; see Store."""
+    def replace(self, key: str, data: bytes, *, content_type: str) -> None:  # noqa: ARG002 - files have none
+        """Replace the object by these bytes; see Store."""
         target = self._path(key)
         with self._store_errors(f"store {key} in"), self._new_file() as (descriptor, temporary):
             _write(descriptor, data)
@@ -97,14 +98,15 @@ class DirectoryStore:
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
                 self._require_not_away()
                 raise MissingObjectError(
-                    f"cannot read {key} from the archive directory {self._root}: there is no such object"
+                    f"cannot read {key} from the archive directory {self._root}: "
+                    "there is no such object"
                 ) from error
             if start:
                 file.seek(start)
             return file
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
-        """Walk the files below ``prefix``, one folder's names in memory for each level; see Store."""
+        """Walk the files below ``prefix``; see Store. One folder per level is in memory."""
         start = self._path(prefix) if prefix else self._root
         with self._store_errors("list"):
             self._require_not_away()
@@ -115,8 +117,8 @@ class DirectoryStore:
             if start.is_dir():
                 yield from _walk(start, f"{prefix}/" if prefix else "", after)
 
-    def link(self, key: str, seconds: int, *, name: str) -> str | None:  # noqa: ARG002 - nobody can be let in for a time
-        """Return nothing: a directory has no address; see Store."""
+    def link(self, key: str, seconds: int, *, name: str) -> str | None:  # noqa: ARG002 - Store's
+        """Return None: a directory has no URLs; see Store."""
         require_key(key)
         return None
 
@@ -146,7 +148,7 @@ class DirectoryStore:
 
     @contextmanager
     def _store_errors(self, doing: str) -> Iterator[None]:
-        """Turn the system's errors into ours."""
+        """Turn an OSError into a StoreError that says what to do."""
         try:
             yield
         except OSError as error:
@@ -157,7 +159,7 @@ class DirectoryStore:
 
     @contextmanager
     def _new_file(self) -> Iterator[tuple[int, Path]]:
-        """Give an empty hidden file, open and locked; its hidden name is gone afterwards, whatever happened."""
+        """Yield a new empty file in ``.tmp``, open and locked. Its name is removed afterwards."""
         self._prepare()
         descriptor, temporary = self._locked_file()
         try:
@@ -168,27 +170,31 @@ class DirectoryStore:
             temporary.unlink(missing_ok=True)
 
     def _locked_file(self) -> tuple[int, Path]:
-        """Make a hidden file whose lock tells a sweep that somebody is writing it; the lock dies with the process."""
+        """Create a file in ``.tmp`` with a lock, which shows that a live process is writing it."""
         while True:
             descriptor, name = tempfile.mkstemp(dir=self._temporary)
             with ExitStack() as stack:
                 stack.callback(os.close, descriptor)
                 lock(descriptor)
-                if os.fstat(
-                    descriptor
-                ).st_nlink:  # else another process swept it in the instant before the lock
+                # Else another process removed it between its creation and the lock.
+                if os.fstat(descriptor).st_nlink:
                     stack.pop_all()
                     return descriptor, Path(name)
 
     def _prepare(self) -> None:
-        """Make the directories unless they are away, and once a process remove what killed ones left behind."""
+        """Create the directories unless the archive is away.
+
+        At its first use in a process, also remove the files that killed processes left behind.
+        """
         with self._lock:
             if self._temporary_id is not None and _identity(self._temporary) == self._temporary_id:
                 return
             if not self._root.parent.is_dir():
-                # Only the last directory is made: with more, an archive on a disk that is not mounted would fill the one below it.
+                # Only the last directory is created. With its parents, an archive whose disk is not
+                # mounted would fill the disk below the mount point.
                 raise StoreError(
-                    f"there is no directory {self._root.parent} to hold the archive: create or mount it, or correct ARCHIVE_URL"
+                    f"there is no directory {self._root.parent} to hold the archive: "
+                    "create or mount it, or correct ARCHIVE_URL"
                 )
             self._require_not_away()
             _make_directory(self._root)
@@ -200,54 +206,64 @@ class DirectoryStore:
             self._temporary_id = _identity(self._temporary)
 
     def _require_not_away(self) -> None:
-        """Raise StoreError if the archive was here once, and is not now."""
-        # The note is looked at before the .tmp, because it is made after it: who begins an archive beside others finds both or no note.
+        """Raise StoreError if the archive existed before and is not here now."""
+        # The note is created after the .tmp, so it is checked first: a process that starts while
+        # another one creates the archive sees both, or no note.
         was_here = self._temporary_id is not None or self._note.exists()
         if was_here and not self._is_here():
             raise StoreError(
-                f"there is no archive directory {self._root} any more, or an empty one: mount it, or correct ARCHIVE_URL "
+                f"there is no archive directory {self._root} any more, or an empty one: "
+                "mount it, or correct ARCHIVE_URL "
                 f"(to begin a new one, remove {self._note} and restart)"
             )
 
     def _is_here(self) -> bool:
-        """Say whether this is the archive by its .tmp, else by its having an object: a remount or a backup changes the .tmp."""
+        """Return whether the archive is here: its known .tmp, or at least one object.
+
+        The object counts because a remount or a restored backup changes the identity of .tmp.
+        """
         found = _identity(self._temporary)
         if found is not None and self._temporary_id in (None, found):
             return True
         return self._root.is_dir() and next(_walk(self._root, "", ""), None) is not None
 
     def _leave_note(self) -> None:
-        """Tell processes to come that an archive was here. Where we may write nothing beside it, only this one will know."""
+        """Create the note that an archive exists here, for processes that start later.
+
+        If nothing may be written beside the archive, only this process knows it.
+        """
         with suppress(OSError):
-            self._note.mkdir(
-                0o700, exist_ok=True
-            )  # a directory: it is made in one step, and has nothing in it to be cut off
+            # A directory, because mkdir is one atomic step.
+            self._note.mkdir(0o700, exist_ok=True)
 
     def _remove_leftovers(self) -> None:
-        """Remove the hidden files nobody holds a lock on: their writers were killed. One that cannot be removed harms nobody."""
+        """Remove files in ``.tmp`` without a lock: their writers were killed. Ignore failures."""
         for left_over in self._temporary.iterdir():
             with suppress(OSError), left_over.open("rb") as file:
                 if try_lock(file):
                     left_over.unlink()
 
     def _sync_parents(self, directory: Path) -> None:
-        """Sync the directory, and the parents that hold its entry and theirs, as far as this process has not done so before.
+        """Sync the directory and those of its parents that this process has not synced before.
 
-        That another one has just made a parent does not count: it may not have synced it yet.
+        A parent that another process has just created may not be synced yet, so it is synced too.
         """
         _sync_directory(directory)
         above = directory
         while above not in self._synced:
             above = above.parent
             _sync_directory(above)
-        # The lowest directory belongs to one job and would be remembered in vain; those above it to a day, a month, a year.
+        # Remember the directories of day, month and year. That of one job is rarely needed again.
         self._synced.update(
             parent for parent in directory.parents if parent.is_relative_to(self._root)
         )
 
 
 def _walk(folder: Path, prefix: str, after: str) -> Iterator[tuple[str, int]]:
-    """Go through the files below a folder whose names come behind ``after``, in the order of S3: ``/`` is a character of the name."""
+    """Yield the files below a folder whose names come after ``after``.
+
+    They are sorted as S3 sorts them: ``/`` counts as a character of the name.
+    """
     with os.scandir(folder) as entries:
         found = sorted(
             (entry.name + "/" * entry.is_dir(), entry)
@@ -265,7 +281,7 @@ def _walk(folder: Path, prefix: str, after: str) -> Iterator[tuple[str, int]]:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return what tells this folder from any other of its name; None if there is none."""
+    """Return device and inode of a folder; None if there is no such folder."""
     try:
         found = folder.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -274,17 +290,16 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _make_parents(root: Path, folder: Path) -> None:
-    """Make the missing folders between the root and this one. The root itself is not: it may have gone away since the put began."""
+    """Create the missing folders below the root, but not the root, which may be away by now."""
     if folder != root and not folder.is_dir():
         _make_parents(root, folder.parent)
         _make_directory(folder)
 
 
 def _make_directory(directory: Path) -> None:
-    """Make one directory, of the one mode: the umask is for what is nobody else's business."""
-    with suppress(
-        FileExistsError
-    ):  # another put has just made it, or a file stands there, which the next step will say
+    """Create one directory with mode 0750 whatever the umask is."""
+    # Another put may have just created it. If it is a file, the next step fails and says so.
+    with suppress(FileExistsError):
         directory.mkdir(0o700)
         directory.chmod(_DIRECTORY_MODE)
 
@@ -294,12 +309,13 @@ def _require_same_bytes(target: Path, sha256: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise ObjectDiffersError(
-            f"{target} already holds other bytes (SHA-256 {found}, not {sha256}); the first ones stay"
+            f"{target} already holds other bytes "
+            f"(SHA-256 {found}, not {sha256}); the first ones stay"
         )
 
 
 def _copy(source: BinaryIO, descriptor: int) -> str:
-    """Copy a file in parts and return the SHA-256 of the bytes written."""
+    """Copy a file in chunks. Return the SHA-256 of the bytes written."""
     digest = hashlib.sha256()
     while chunk := source.read(CHUNK):
         digest.update(chunk)

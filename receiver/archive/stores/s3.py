@@ -1,8 +1,9 @@
-"""Objects in a bucket of S3-compatible storage, whichever dialect it speaks.
+"""A store in a bucket of S3-compatible storage.
 
-Nothing a server says is believed: after every put the object is read back and hashed. The first bytes stay by a conditional put
-(``If-None-Match: *``) where the server keeps it. One that does not is asked before the put whether the key is free, which leaves a
-gap: two puts at the same instant may both find it so. The ledger's claims, one worker to an asset, keep that from happening.
+The server is not trusted: after every put the object is read back and hashed. A conditional put
+(``If-None-Match: *``) keeps the first bytes, if the server supports it. Otherwise the store asks
+before the put whether the key is free. Then two puts at the same moment could both find it free;
+the ledger's claims prevent that, because only one worker has an asset.
 """
 
 import hashlib
@@ -34,8 +35,9 @@ if TYPE_CHECKING:  # stubs are a development tool, not installed with the servic
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 CHUNK = 256 * 1024  # bytes read at once
-MARKER = ".receiver"  # the object that `check` writes once; no key can have this name
-# What boto3 raises; the last two when an answer is none of S3's, a number that is no number or redirects without end.
+MARKER = ".receiver"  # name of the object that `check` writes once; it is no valid key
+# What boto3 raises. ValueError and RecursionError come from responses that are not S3's: a number
+# that is none, or endless redirects.
 _FOREIGN_ERRORS = (
     ClientError,
     BotoCoreError,
@@ -63,21 +65,22 @@ class _Range(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class _ReadBack:
-    """What was read back: the hash of the bytes, and the one their writer declared for them, if that is known."""
+    """An object read back: the SHA-256 of its bytes, and the one its writer declared, if known."""
 
     sha256: str
     declared: str | None
 
     @property
     def damaged(self) -> bool:
-        """Not the bytes their own writer meant: they were spoilt under way or at rest, and nobody wants to keep them."""
+        """Whether the bytes are not what their writer sent: damaged in transit or in the bucket."""
         return self.declared is not None and self.declared != self.sha256
 
 
 class S3Store:
-    """A store in a bucket, below a prefix; endpoint, region and credentials are boto3's own environment variables.
+    """A store in a bucket, below a prefix.
 
-    ``timeouts`` are seconds: to a connection, and without a byte on it.
+    Endpoint, region and credentials come from boto3's environment variables. ``timeouts`` are the
+    seconds to connect and to wait for data.
     """
 
     def __init__(
@@ -95,26 +98,25 @@ class S3Store:
             connect_timeout=timeouts[0],
             read_timeout=timeouts[1],
             max_pool_connections=32,
-            retries={
-                "total_max_attempts": 1,
-                "mode": "standard",
-            },  # trying again is the ledger's business
+            # The ledger decides about retries.
+            retries={"total_max_attempts": 1, "mode": "standard"},
             request_checksum_calculation=checksums,
             response_checksum_validation=checksums,
             s3={"addressing_style": addressing_style},
-            signature_version="s3v4",  # links are signed in an older way by default, which most servers no longer take
+            # By default boto3 signs links with an older version, which most servers refuse.
+            signature_version="s3v4",
         )
         self._lock = Lock()
         self._cached_client: S3Client | None = None
-        self._conditional: bool | None = (
-            None  # does the server keep `If-None-Match: *`? None = not asked yet
-        )
+        # Whether the server supports `If-None-Match: *`; None: not known yet.
+        self._conditional: bool | None = None
 
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
         """Upload the file and read it back; see Store.
 
-        An object whose bytes are not those its own metadata declares is damaged, not "first": it is overwritten. So a put spoilt
-        by the server heals with the next try, even in another process, and without the right to delete anything.
+        If the bytes of an existing object differ from the hash in its own metadata, it is damaged
+        and is overwritten. So the next attempt repairs a put that the server damaged, even from
+        another process and without permission to delete.
         """
         name = self._name(key)
         with self._store_errors(f"store {key} in"), path.open("rb") as body:
@@ -127,7 +129,8 @@ class S3Store:
         self._require_undamaged(key, found)
         if found.sha256 != sha256:
             raise ObjectDiffersError(
-                f"{self.locate(key)} already holds other bytes (SHA-256 {found.sha256}, not {sha256}); the first ones stay"
+                f"{self.locate(key)} already holds other bytes "
+                f"(SHA-256 {found.sha256}, not {sha256}); the first ones stay"
             )
 
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:
@@ -140,7 +143,7 @@ class S3Store:
         self._require_undamaged(key, found)
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
-        """Start the download; see Store. Only the whole object can be held against the hash its writer declared."""
+        """Start the download; see Store. Only a whole object is compared with its declared hash."""
         part: _Range = {"Range": f"bytes={start}-"} if start else {}
         name = self._name(key)
         with self._store_errors(f"read {key} from"):
@@ -152,7 +155,10 @@ class S3Store:
         )
 
     def link(self, key: str, seconds: int, *, name: str) -> str | None:
-        """Sign a URL, without asking the server; see Store. It is saved rather than shown, whatever it holds."""
+        """Return a signed URL without asking the server; see Store.
+
+        Browsers save the file instead of showing it, whatever it contains.
+        """
         wanted = {
             "Bucket": self._bucket,
             "Key": self._name(key),
@@ -164,9 +170,9 @@ class S3Store:
             )
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
-        """Ask for the names page by page, a thousand at a time; see Store."""
+        """List the names in pages of a thousand; see Store."""
         below = f"{self._name(prefix)}/" if prefix else self._prefix
-        # A name of nothing means "from the start", but not every server takes an empty one.
+        # Without StartAfter the listing begins at the start; some servers refuse an empty value.
         start: _Start = {"StartAfter": self._prefix + after} if after else {}
         with self._store_errors("list"):
             for page in (
@@ -176,19 +182,24 @@ class S3Store:
             ):
                 for found in page.get("Contents", ()):
                     key = found["Key"].removeprefix(self._prefix)
-                    if not (
-                        key.startswith(".") or "/." in key or key.endswith("/")
-                    ):  # at the end: some tools make "folders" so
+                    # Some tools create "folders": empty objects whose name ends with a slash.
+                    if not (key.startswith(".") or "/." in key or key.endswith("/")):
                         yield key, found["Size"]
 
     def check(self) -> None:
-        """Put the marker object and read it; see Store. Only the first check ever writes, the later ones are answered 412."""
+        """Put the marker object and read it; see Store.
+
+        Only the first check writes it; the later ones get a 412.
+        """
         with self._store_errors("write and read a trial object in"):
             self._conditional = self._probe_conditional_put()
             self._read_back(self._prefix + MARKER)
 
     def probe(self) -> Capabilities:
-        """Find out which dialect the server speaks, with trial objects that are deleted again; raise StoreError like ``check``."""
+        """Return what the server can do, tried with objects that are deleted again.
+
+        Raise StoreError like ``check``.
+        """
         with self._store_errors("write and read a trial object in"):
             return probe(self._client(), self._bucket, self._prefix)
 
@@ -218,7 +229,7 @@ class S3Store:
             return self._cached_client
 
     def _put_new(self, name: str, body: BinaryIO, sha256: str, content_type: str) -> bool:
-        """Upload the file unless the key is taken; say whether it was uploaded."""
+        """Upload the file unless the key is taken. Return whether it was uploaded."""
         if self._conditional is None:
             self._conditional = self._probe_conditional_put()
         if not self._conditional and self._exists(name):
@@ -259,7 +270,10 @@ class S3Store:
         return True
 
     def _read_back(self, name: str, *, meant: str | None = None) -> _ReadBack:
-        """Download and hash the object; ``meant`` is the hash it should have if a server keeps no metadata to say so."""
+        """Download and hash the object.
+
+        ``meant`` is the expected hash, for servers that keep no metadata.
+        """
         answer = self._client().get_object(Bucket=self._bucket, Key=name)
         digest = hashlib.sha256()
         body = answer["Body"]
@@ -273,13 +287,15 @@ class S3Store:
     def _require_undamaged(self, key: str, found: _ReadBack) -> None:
         if found.damaged:
             raise StoreError(
-                f"{self.locate(key)} was stored damaged: its SHA-256 is {found.sha256} instead of {found.declared}"
+                f"{self.locate(key)} was stored damaged: "
+                f"its SHA-256 is {found.sha256} instead of {found.declared}"
             )
 
     def _probe_conditional_put(self) -> bool:
-        """Find out whether the server keeps `If-None-Match: *`: then the marker can be put only once.
+        """Return whether the server supports `If-None-Match: *`: the marker can be put only once.
 
-        Some answer 501 or 400 to the header, some overwrite in spite of it (rclone). What is found holds for the life of the process.
+        Some servers answer 501 or 400 to the header, some ignore it and overwrite (rclone). The
+        result is kept for the life of the process.
         """
         for _ in range(2):
             try:
@@ -289,7 +305,7 @@ class S3Store:
                     return True
                 if not _is_unsupported(error):
                     raise
-                self._put_marker()  # was it the header? If not, this fails too and says why
+                self._put_marker()  # without the header; if that was not the cause, this fails too
                 return False
         return False
 
@@ -304,7 +320,7 @@ class S3Store:
 
     @contextmanager
     def _store_errors(self, doing: str) -> Iterator[None]:
-        """Turn the errors of boto3, and of the file to be sent, into ours."""
+        """Turn errors of boto3, and of the local file, into a StoreError that says what to do."""
         try:
             yield
         except _FOREIGN_ERRORS as error:
@@ -316,14 +332,16 @@ class S3Store:
     def _place(self) -> str:
         if self._cached_client is None:
             return f"the bucket {self._bucket!r}"
-        endpoint = self._cached_client.meta.endpoint_url.rpartition("@")[
-            2
-        ]  # a password in it is nobody's business
+        # Without the user name and password that the URL may contain.
+        endpoint = self._cached_client.meta.endpoint_url.rpartition("@")[2]
         return f"the bucket {self._bucket!r} at {endpoint}"
 
 
 class _Download(io.RawIOBase):
-    """The body of an answer as a raw stream whose errors are ours; at its end it must be what its writer ``declared``, if that is known."""
+    """The body of a response as a raw stream that raises StoreErrors.
+
+    At its end the SHA-256 must be the ``declared`` one, if that is known.
+    """
 
     def __init__(
         self,
@@ -336,35 +354,36 @@ class _Download(io.RawIOBase):
         self._digest = hashlib.sha256()
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Read some bytes, none only at the end."""
+        """Read some bytes; none only at the end."""
         view = memoryview(buffer)
         with self._store_errors():
             data = self._body.read(len(view))
         self._digest.update(data)
         if view and not data and self._declared not in (None, self._digest.hexdigest()):
             raise StoreError(
-                f"the object is damaged: its SHA-256 is {self._digest.hexdigest()} instead of {self._declared}"
+                f"the object is damaged: its SHA-256 is {self._digest.hexdigest()} "
+                f"instead of {self._declared}"
             )
         view[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
-        """Give up the connection; what was not read is lost."""
+        """Close the connection; the rest of the body is not read."""
         self._body.close()
         super().close()
 
 
 def _declared(answer: "GetObjectOutputTypeDef") -> str | None:
-    """Return the hash the object's writer declared. Some servers spell the names of metadata in their own way: `Sha256`."""
+    """Return the SHA-256 in the object's metadata. Some servers change the case: `Sha256`."""
     return {word.lower(): value for word, value in answer["Metadata"].items()}.get("sha256")
 
 
 def _is_taken(error: ClientError) -> bool:
-    """Say whether a conditional put was refused because the key is taken, or is just being taken."""
+    """Return whether a conditional put was refused because the key exists, or is being written."""
     return (
         status(error) == HTTPStatus.PRECONDITION_FAILED
         or error_code(error) == "ConditionalRequestConflict"
@@ -372,7 +391,7 @@ def _is_taken(error: ClientError) -> bool:
 
 
 def _is_unsupported(error: ClientError) -> bool:
-    """Say whether the server may have stumbled over the condition itself."""
+    """Return whether the server may have refused the condition itself."""
     return status(error) == HTTPStatus.NOT_IMPLEMENTED or error_code(error) in (
         "NotImplemented",
         "InvalidArgument",

@@ -1,4 +1,4 @@
-"""What S3 and boto3 complain about, in words that name the remedy and hold no secret."""
+"""Error texts for S3 and boto3 errors: they say what to do and contain no secret."""
 
 import re
 
@@ -15,7 +15,8 @@ from botocore.parsers import ResponseParserError
 
 _REGION = "it lives in another region: set AWS_DEFAULT_REGION"
 _NONSENSE = "it does not answer like an S3 server: correct AWS_ENDPOINT_URL_S3"
-_PASSWORD = re.compile(r"//[^/@\s]*@")  # what a URL may hold before its host
+_UNREACHABLE = "no server answers: correct AWS_ENDPOINT_URL_S3, or wait until it is back"
+_PASSWORD = re.compile(r"//[^/@\s]*@")  # user name and password in a URL
 _BY_CODE = {
     "NoSuchKey": "there is no such object",
     "NoSuchBucket": "the bucket does not exist there: create it or correct ARCHIVE_URL",
@@ -23,18 +24,21 @@ _BY_CODE = {
     "SignatureDoesNotMatch": "the secret key is wrong: correct AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": "the credentials have expired: renew them",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
-    "AccessDenied": "not permitted: allow these credentials s3:PutObject, s3:GetObject and s3:ListBucket on the bucket and its prefix",
+    "AccessDenied": "not permitted: allow these credentials s3:PutObject, s3:GetObject and "
+    "s3:ListBucket on the bucket and its prefix",
     "PermanentRedirect": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
-    "403": "not permitted: allow these credentials s3:ListBucket, s3:PutObject and s3:GetObject",  # a HEAD is answered without words
+    # The answer to a HEAD has no body, so no error code either.
+    "403": "not permitted: allow these credentials s3:ListBucket, s3:PutObject and s3:GetObject",
     "SlowDown": "it is overloaded, later it may work",
 }
 _BY_TYPE: dict[type[Exception], str] = {
     NoCredentialsError: "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    PartialCredentialsError: "the credentials are incomplete: set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    EndpointConnectionError: "nobody answers there: correct AWS_ENDPOINT_URL_S3, or wait until it is back",
-    ConnectTimeoutError: "nobody answers there: correct AWS_ENDPOINT_URL_S3, or wait until it is back",
+    PartialCredentialsError: "the credentials are incomplete: "
+    "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    EndpointConnectionError: _UNREACHABLE,
+    ConnectTimeoutError: _UNREACHABLE,
     ReadTimeoutError: "no answer in time",
     ResponseParserError: _NONSENSE,
     ValueError: _NONSENSE,
@@ -44,7 +48,7 @@ _BY_TYPE: dict[type[Exception], str] = {
 
 
 def remedy(error: Exception) -> str:
-    """Say what went wrong and, where we know it, what to do."""
+    """Return what went wrong and, if known, what to do."""
     if isinstance(error, ClientError):
         code = error_code(error)
         text = _BY_CODE.get(code) or error.response.get("Error", {}).get(
@@ -58,7 +62,7 @@ def remedy(error: Exception) -> str:
 
 
 def error_code(error: Exception) -> str:
-    """Return S3's own word for the error, such as ``NoSuchBucket``; empty if the error is none of S3's."""
+    """Return S3's error code, such as ``NoSuchBucket``, or "" if the error is not from S3."""
     return (
         str(error.response.get("Error", {}).get("Code", ""))
         if isinstance(error, ClientError)
@@ -67,5 +71,5 @@ def error_code(error: Exception) -> str:
 
 
 def status(error: ClientError) -> int:
-    """Return the HTTP status of the answer."""
+    """Return the HTTP status of the response."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

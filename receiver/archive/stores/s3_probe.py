@@ -1,4 +1,4 @@
-"""What a bucket's server can do: tried with objects of our own, which are deleted again."""
+"""Find out what an S3 server can do, by trying it with objects that are deleted again."""
 
 import base64
 import hashlib
@@ -15,37 +15,41 @@ if TYPE_CHECKING:  # stubs are a development tool, not installed with the servic
     from mypy_boto3_s3 import S3Client
 
 _TEXT = b"Written by `receiver doctor`, to be deleted at once. May be deleted.\n"
-_LINK_TIMEOUT = 10  # seconds for a signed link
+_LINK_TIMEOUT = 10  # seconds to fetch a signed link
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What was found: the ``server``'s name for itself, and what it can (True) or cannot do."""
+    """What the server can do (True) or cannot. ``server`` is the name it gives itself."""
 
     server: str
     whole: bool  # what was read back is what was written
-    conditional: bool  # it keeps `If-None-Match: *`
-    hashes: bool  # it refuses bytes that are not those of the SHA-256 sent along
-    metadata: bool  # it keeps what is noted with an object
+    conditional: bool  # it supports `If-None-Match: *`
+    hashes: bool  # it refuses bytes that do not match the SHA-256 in the request
+    metadata: bool  # it keeps the metadata of an object
     lists: bool
     links: bool  # it serves a signed URL
     deletes: bool
 
     def lacks(self) -> list[str]:
-        """Say what it cannot do, and what is done without."""
+        """Return a line for each thing that the server cannot do, with the consequence."""
         without = {
-            "conditional": "no conditional put: each put first asks whether the key is free",
-            "hashes": "accepts a wrong SHA-256: every object is read back and hashed, as always",
-            "metadata": "keeps no metadata: a damaged object is told only by whoever wrote it",
-            "lists": "may not be listed: `receiver rebuild` and `audit --deep` cannot work (allow s3:ListBucket)",
-            "links": "serves no signed links: files are passed on by our own API",
-            "deletes": "nothing can be deleted: the service never does, but this trial object stays",
+            "conditional": "no conditional put: each put first checks if the key is free",
+            "hashes": "accepts a wrong SHA-256: as always, objects are read back and hashed",
+            "metadata": "keeps no metadata: only the process that wrote an object notices damage",
+            "lists": "may not be listed: `receiver rebuild` and `audit --deep` cannot work "
+            "(allow s3:ListBucket)",
+            "links": "serves no signed links: our own API serves the files",
+            "deletes": "cannot delete: the service never does, but this trial object stays",
         }
         return [text for name, text in without.items() if not getattr(self, name)]
 
 
 def probe(client: "S3Client", bucket: str, prefix: str) -> Capabilities:
-    """Try everything on an object of our own below the prefix; raise what boto3 raises if it cannot be written or read."""
+    """Try everything on a new object below the prefix.
+
+    Raise what boto3 raises if the object cannot be written or read.
+    """
     name = f"{prefix}.receiver-doctor-{secrets.token_hex(8)}"
     digest = hashlib.sha256(_TEXT).hexdigest()
     written = client.put_object(
@@ -104,7 +108,7 @@ def _works(act: Callable[[], object]) -> bool:
 
 
 def _is_refused(act: Callable[[], object], statuses: set[int]) -> bool:
-    """Say whether something is answered with one of these statuses."""
+    """Return whether the server answers with one of these HTTP statuses."""
     try:
         act()
     except ClientError as error:

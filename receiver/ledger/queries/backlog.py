@@ -1,4 +1,4 @@
-"""What waits in the ledger, counted through its indexes: cheap however many jobs there are, and each count ends at 10,000."""
+"""The backlog: rows that are due and not claimed, counted by index, each count up to 10,000."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from receiver.ledger.database import Database
 from receiver.ledger.tables import assets, hints, jobs
 from receiver.model import risk_begins
 
-# More rows than these are told as so many: whoever has them knows that it is bad.
+# Counts end here; more is an outage anyway.
 MOST_COUNTED = 10_000
 
 _KINDS: dict[str, Table] = {"assets": assets, "jobs": jobs, "hints": hints}
@@ -17,16 +17,16 @@ _KINDS: dict[str, Table] = {"assets": assets, "jobs": jobs, "hints": hints}
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is due and nobody has taken, by kind (assets, jobs, hints), and how many seconds the oldest of it has been waiting."""
+    """Due rows by kind (assets, jobs, hints), and how many seconds the oldest one has waited."""
 
     due: dict[str, int]
     oldest: dict[str, float]
     pending: int  # assets not archived yet
-    at_risk: int  # of these, those whose URL is in the last quarter of its life
+    at_risk: int  # pending ones in the last quarter of their URL's life
 
 
 class BacklogQueries:
-    """Measures the backlog; ``lifetime`` is how many seconds a URL lives, ``clock`` returns seconds since the epoch."""
+    """Measures the backlog; a URL lives ``lifetime`` seconds, ``clock`` returns the time."""
 
     def __init__(self, database: Database, lifetime: float, clock: Callable[[], float]) -> None:
         self._database = database
@@ -34,13 +34,13 @@ class BacklogQueries:
         self._now = clock
 
     def measure(self) -> Backlog:
-        """Count."""
+        """Return the backlog now."""
         return self._database.read(self._measure)
 
     def _measure(self, connection: Connection) -> Backlog:
         now = self._now()
         waiting = assets.c.due_at.isnot(None)
-        # Turned round, because an index holds when a URL dies, not when its risk begins.
+        # Converted, because the index has when a URL dies, not when its risk begins.
         dies_before = now - risk_begins(0.0, self._lifetime)
         return Backlog(
             due={

@@ -22,8 +22,9 @@ MOST_COUNTED = 10_000
 class DestinationStatus:
     """The deliveries of one destination; counts end at 10,000.
 
-    ``not_handed`` are events without a delivery yet (many only if no worker serves the destination),
-    ``waiting`` are pending deliveries, ``due_since`` is when the first of them became due.
+    ``not_handed`` are events without a delivery yet (many only if no worker serves the
+    destination), ``waiting`` are pending deliveries, ``due_since`` is when the first of them became
+    due.
     """
 
     destination: str

@@ -54,7 +54,7 @@ class Page:
     next: str | None
 
 
-class JobList:
+class JobListQueries:
     """Lists and counts jobs."""
 
     def __init__(self, database: Database, window: int = WINDOW) -> None:
@@ -97,7 +97,7 @@ class JobList:
         return page if page.next or read < self._window else replace(page, next=last)
 
     def _named(self, connection: Connection, wanted: Wanted) -> list[Job]:
-        """Return the jobs whose ref, provider's id or key is exactly the text, if otherwise wanted."""
+        """Return jobs whose ref, provider's id or key is the text, if otherwise wanted."""
         if not wanted.text:
             return []
         # One query for each index: with OR, or with pairs, SQLite reads the whole table.

@@ -1,4 +1,4 @@
-"""One job and everything that belongs to it: assets, deliveries, attempts; and when rows are due."""
+"""One job with its assets, deliveries and attempts; and when rows are due."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class JobQueries:
         return self._read(lambda connection: connection.execute(question).scalar()) or "{}"
 
     def states(self, refs: Sequence[str]) -> dict[str, tuple[JobState, Reason | None]]:
-        """Return state and reason of each of these (some hundred) jobs; unknown refs are left out."""
+        """Return state and reason of some hundred jobs; unknown refs are left out."""
         question = select(jobs.c.ref, jobs.c.state, jobs.c.reason).where(jobs.c.ref.in_(refs))
         found = self._read(lambda connection: connection.execute(question).all())
         return {ref: (JobState(state), Reason(why) if why else None) for ref, state, why in found}
@@ -89,7 +89,7 @@ class JobQueries:
         return found
 
     def attempts(self, ref: str, limit: int = 500) -> list[Attempt]:
-        """Return the failed attempts to archive a job's assets, in order; only the last ``limit``."""
+        """Return the last ``limit`` failed attempts to archive a job's assets, in order."""
         columns = (attempts.c.idx, attempts.c.at, attempts.c.error)
         question = select(*columns).where(attempts.c.ref == ref).order_by(attempts.c.id.desc())
         newest_first = self._read(

@@ -1,4 +1,7 @@
-"""How providers and models compare: read from a time's newest jobs, ``SAMPLE`` at most, so that a look costs the same at any size."""
+"""Statistics of models, to compare them.
+
+They are computed from the newest ``SAMPLE`` jobs of a period, so the cost is limited.
+"""
 
 from dataclasses import dataclass, field
 
@@ -11,53 +14,52 @@ from receiver.model import AssetState, Decision, JobState, Reason, Source
 
 SAMPLE = 10_000
 _MODERATED = {Reason.INPUT_MODERATION, Reason.OUTPUT_MODERATION, Reason.VIOLATION}
-# What a callback was taken for that told a job's end, for the first time or again.
+# Decisions about callbacks that reported an end, for the first time or again.
 _TERMINAL = (Decision.ENDED, Decision.DUPLICATE, Decision.CONTRADICTION, Decision.EMPTY)
 
 
 @dataclass(slots=True)
-class Figures:
-    """What is known of one model's jobs; times are seconds, one for each job or picture it happened to."""
+class ModelStats:
+    """Counts and durations of one model's jobs; the lists have seconds, one per job or picture."""
 
     provider: str
     model: str
     jobs: int = 0
     archived: int = 0
     moderated: int = 0
-    failed: int = 0  # without the moderated
+    failed: int = 0  # without moderated ones
     expired: int = 0
     in_flight: int = 0
     deliveries: int = 0
     duplicates: int = 0
     pictures: int = 0
     pictures_lost: int = 0
-    renewed: int = 0  # answers that brought fresh URLs for pictures not yet archived
-    to_callback: list[float] = field(
-        default_factory=list
-    )  # from the submit to the first word of an end
-    to_archive: list[float] = field(
-        default_factory=list
-    )  # from a URL's coming to the picture's being safe
-    life_left: list[float] = field(default_factory=list)  # of a URL, when its picture was safe
-    lifetime: float | None = None  # that its URLs are given, the newest one's
+    renewed: int = 0  # answers with fresh URLs for pending pictures
+    # From the submit to the first report of an end.
+    to_callback: list[float] = field(default_factory=list)
+    # From the arrival of a URL until its picture was archived.
+    to_archive: list[float] = field(default_factory=list)
+    # What was left of a URL's life when its picture was archived.
+    life_left: list[float] = field(default_factory=list)
+    lifetime: float | None = None  # of the newest URL
 
     @property
     def ended(self) -> int:
-        """Jobs that are over."""
+        """The number of final jobs."""
         return self.archived + self.moderated + self.failed + self.expired
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The models of a sample, the most used first; ``complete`` unless older jobs of the time were left out."""
+    """The models of a sample, most used first; ``complete`` if it has all jobs of the period."""
 
-    models: list[Figures]
+    models: list[ModelStats]
     jobs: int
     complete: bool
 
 
-class Compare:
-    """Compares models; each answer is one snapshot."""
+class ModelQueries:
+    """Computes the statistics in one snapshot."""
 
     def __init__(self, database: Database, sample: int = SAMPLE) -> None:
         self._database = database
@@ -84,37 +86,37 @@ class Compare:
         )
         found = connection.execute(newest).all()
         complete, rows = len(found) <= self._sample, found[: self._sample]
-        by_model: dict[tuple[str, str], Figures] = {}
-        of: dict[str, Figures] = {}
+        by_model: dict[tuple[str, str], ModelStats] = {}
+        of: dict[str, ModelStats] = {}
         for ref, provider, model, state, reason, _submitted in rows:
-            figures = by_model.setdefault((provider, model), Figures(provider, model))
-            of[ref] = figures
-            _count_job(figures, JobState(state), reason)
+            stats = by_model.setdefault((provider, model), ModelStats(provider, model))
+            of[ref] = stats
+            _count_job(stats, JobState(state), reason)
         if rows:
             submitted = {row.ref: row.submitted_at for row in rows}
             _add_deliveries(connection, rows[-1].ref, of, submitted)
             _add_pictures(connection, rows[-1].ref, of)
-        models = sorted(by_model.values(), key=lambda figures: (-figures.jobs, figures.model))
+        models = sorted(by_model.values(), key=lambda stats: (-stats.jobs, stats.model))
         return Comparison(models, len(rows), complete)
 
 
-def _count_job(figures: Figures, state: JobState, reason: str | None) -> None:
-    figures.jobs += 1
+def _count_job(stats: ModelStats, state: JobState, reason: str | None) -> None:
+    stats.jobs += 1
     match state:
         case JobState.ARCHIVED:
-            figures.archived += 1
+            stats.archived += 1
         case JobState.FAILED if reason in _MODERATED:
-            figures.moderated += 1
+            stats.moderated += 1
         case JobState.FAILED:
-            figures.failed += 1
+            stats.failed += 1
         case JobState.EXPIRED:
-            figures.expired += 1
+            stats.expired += 1
         case _:
-            figures.in_flight += 1
+            stats.in_flight += 1
 
 
 def _add_deliveries(
-    connection: Connection, oldest: str, of: dict[str, Figures], submitted: dict[str, float]
+    connection: Connection, oldest: str, of: dict[str, ModelStats], submitted: dict[str, float]
 ) -> None:
     called = case(
         (
@@ -133,15 +135,15 @@ def _add_deliveries(
         question.group_by(deliveries.c.ref)
     ):
         if ref in of:
-            figures = of[ref]
-            figures.deliveries += number
-            figures.duplicates += duplicates
-            figures.renewed += refreshed
+            stats = of[ref]
+            stats.deliveries += number
+            stats.duplicates += duplicates
+            stats.renewed += refreshed
             if first_call is not None:
-                figures.to_callback.append(max(0.0, first_call - submitted[ref]))
+                stats.to_callback.append(max(0.0, first_call - submitted[ref]))
 
 
-def _add_pictures(connection: Connection, oldest: str, of: dict[str, Figures]) -> None:
+def _add_pictures(connection: Connection, oldest: str, of: dict[str, ModelStats]) -> None:
     columns = (
         assets.c.ref,
         assets.c.state,
@@ -153,18 +155,18 @@ def _add_pictures(connection: Connection, oldest: str, of: dict[str, Figures]) -
         select(*columns).where(assets.c.ref >= oldest)
     ):
         if ref in of:
-            figures = of[ref]
-            figures.pictures += 1
-            figures.lifetime = expires_at - announced_at
+            stats = of[ref]
+            stats.pictures += 1
+            stats.lifetime = expires_at - announced_at
             if state == AssetState.ARCHIVED:
-                figures.to_archive.append(max(0.0, finished_at - announced_at))
-                figures.life_left.append(expires_at - finished_at)
+                stats.to_archive.append(max(0.0, finished_at - announced_at))
+                stats.life_left.append(expires_at - finished_at)
             elif state != AssetState.PENDING:
-                figures.pictures_lost += 1
+                stats.pictures_lost += 1
 
 
 def quantile(values: list[float], share: float) -> float | None:
-    """Return the value that ``share`` (0 to 1) of the values do not exceed; None of no values."""
+    """Return the value that ``share`` (0 to 1) of the values do not exceed; None without values."""
     if not values:
         return None
     ordered = sorted(values)

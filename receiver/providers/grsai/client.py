@@ -1,7 +1,8 @@
-"""Talks to GRSAI over HTTP: one request, one answer, no retrying here.
+"""HTTP client of GRSAI: one request, one response, no retries.
 
-What matters is to know afterwards whether a submit can have reached the provider. So a submit connects first, then calls ``before_send``
-(which writes the job down), and then sends: whatever fails before that call never reached anybody.
+After a failed submit the caller must know whether the provider may have received it. Therefore a
+submit connects first, then calls ``before_send`` (which records the job), and then sends. A failure
+before that call means that nothing was sent.
 """
 
 import time
@@ -20,34 +21,38 @@ from receiver.model import Api
 from receiver.providers.grsai import protocol as grsai
 from receiver.telemetry.redaction import Redactor
 
-# Seconds to connect, and between two reads of an answer; a stream that is silent for longer is given up.
+# Seconds to connect, and to wait for more data. A stream without data for longer is given up.
 _DEFAULT_TIMEOUTS = (10.0, 60.0)
-# The same for a question about a task: it can be asked again, and a provider that hangs must not hold our hands for long.
+# The same for asking about a task. It can be repeated, and a provider that hangs must not block
+# worker threads for long.
 _RESULT_TIMEOUTS = (5.0, 15.0)
-# Bytes of an answer, or of a line of a stream, we are willing to read; a task object is a few hundred.
+# Bytes to read of a response, or of one line of a stream. A task object has a few hundred.
 _MAX_RESPONSE = 4 * 1024 * 1024
 _MAX_JSON_LINES = 1000
 _CHUNK = 64 * 1024
-# Seconds for an answer as a whole.
+# Seconds for a whole response.
 _RESPONSE_TIMEOUT = 120.0
 
-# What requests, and urllib3 while a body is read, raise for a connection that does not do its work.
+# What requests raises for a broken connection, and urllib3 while a body is read.
 _NETWORK_ERRORS = (requests.RequestException, HTTPError, OSError)
 
 BeforeSend = Callable[[], None]
 
 
 class GrsaiClient:
-    """GRSAI with one key; safe to share between threads."""
+    """A client with one API key. Threads may share it."""
 
     def __init__(self, key: str, timeouts: tuple[float, float] = _DEFAULT_TIMEOUTS) -> None:
         self._key = key
-        # A provider may quote the key it was shown; what it says is kept, and shown to people.
+        # A provider may repeat the key in its response, which is stored and displayed.
         self._redact = Redactor([key]).raw
         self._timeouts = timeouts
 
     def submit(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> str:
-        """Post a job and return the provider's id; raise RefusedError, NotSentError or AnswerLostError."""
+        """Post a job and return the provider's id.
+
+        Raise RefusedError, NotSentError or AnswerLostError.
+        """
         with self._send(base_url, request, before_send) as response:
             body = self._redact(_body(response))
         return grsai.read_submit(response.status_code, body)
@@ -56,14 +61,15 @@ class GrsaiClient:
     def stream(
         self, base_url: str, request: grsai.Request, before_send: BeforeSend
     ) -> Iterator[Iterator[bytes]]:
-        """Post a job that is answered by a stream and give the bodies of its events as they come.
+        """Post a job whose response is a stream, and yield the bodies of its events as they arrive.
 
-        Raise RefusedError or NotSentError for a JSON error instead of a stream, AnswerLostError when it breaks or falls silent.
+        Raise RefusedError or NotSentError if the response is a JSON error instead of a stream, and
+        AnswerLostError if the stream breaks or stops.
         """
         with self._send(base_url, request, before_send) as response:
             lines = map(self._redact, _lines(response))
             first = next((line for line in lines if line.strip()), b"")
-            # Comments and names of events may come before the first data; a JSON error is an object from its first character on.
+            # A stream may begin with comments and event names; a JSON error begins with "{".
             if response.status_code != 200 or first.lstrip().startswith(b"{"):  # noqa: PLR2004 - HTTP's "OK"
                 grsai.read_submit(
                     response.status_code, first + b"".join(islice(lines, _MAX_JSON_LINES))
@@ -72,7 +78,10 @@ class GrsaiClient:
             yield grsai.stream_events(chain([first], lines))
 
     def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
-        """Ask for a task and return the answer's body; raise NoSuchTaskError or ProviderUnavailableError."""
+        """Ask for a task and return the body of the response.
+
+        Raise NoSuchTaskError or ProviderUnavailableError.
+        """
         request = grsai.build_result(api, provider_id)
         try:
             with (
@@ -105,7 +114,11 @@ class GrsaiClient:
     def _send(
         self, base_url: str, request: grsai.Request, before_send: BeforeSend
     ) -> Iterator[requests.Response]:
-        """Send a submit on a connection of its own: of a kept-alive one that was just closed nobody could say what was read."""
+        """Send a submit over a new connection and yield the response.
+
+        With a kept-alive connection that the server has just closed, one could not know whether it
+        read the request.
+        """
         adapter = _NotifyingAdapter(before_send)
         with requests.Session() as session:
             session.mount("http://", adapter)
@@ -129,7 +142,7 @@ class GrsaiClient:
         request: grsai.Request,
         timeouts: tuple[float, float] | None = None,
     ) -> requests.Response:
-        # A redirect would turn the POST into a GET, or send our key elsewhere: it is an answer like any other.
+        # Redirects are not followed: they would turn the POST into a GET, or leak our key.
         return session.request(
             "GET" if request.body is None else "POST",
             base_url + request.path,
@@ -142,7 +155,7 @@ class GrsaiClient:
 
 
 class _NotifyingAdapter(HTTPAdapter):
-    """Calls ``before_send`` once the connection stands and before the first byte of the request."""
+    """Calls ``before_send`` when the connection is open, before the first byte of the request."""
 
     def __init__(self, before_send: BeforeSend) -> None:
         super().__init__(max_retries=0)
@@ -169,13 +182,16 @@ class _NotifyingAdapter(HTTPAdapter):
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """Give the body as it comes, in pieces of whatever size; nothing is waited for to fill one up."""
+    """Yield the body as it arrives, without waiting until a chunk is full."""
     while chunk := response.raw.read1(_CHUNK, decode_content=True):
         yield bytes(chunk)
 
 
 def _body(response: requests.Response) -> bytes:
-    """Read a whole answer, bounded in bytes and by the clock: one that drips would keep a hand busy for ever."""
+    """Return a whole response, limited in bytes and in time.
+
+    Without the limit in time a response that drips would block a thread for ever.
+    """
     end, body = time.monotonic() + _RESPONSE_TIMEOUT, bytearray()
     for chunk in _chunks(response):
         body += chunk
@@ -187,7 +203,7 @@ def _body(response: requests.Response) -> bytes:
 
 
 def _lines(response: requests.Response) -> Iterator[bytes]:
-    """Give the lines of a stream as they come, without their ends; an over-long one breaks the stream off."""
+    """Yield the lines of a stream as they arrive, without line ends; too long ones raise."""
     rest = b""
     for chunk in _chunks(response):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -199,7 +215,7 @@ def _lines(response: requests.Response) -> Iterator[bytes]:
 
 
 def _describe(error: Exception) -> str:
-    """Say what happened without the object addresses that urllib3 prints."""
+    """Return the text of an error without the object addresses that urllib3 prints."""
     cause = error.args[0] if error.args else error
     reason = getattr(cause, "reason", cause)
     return str(reason).rpartition("object at ")[2].partition(">: ")[2] or str(reason)

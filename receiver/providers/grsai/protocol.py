@@ -1,7 +1,8 @@
-"""GRSAI's dialect, without I/O: requests are built, answers and callbacks are read.
+"""GRSAI's protocol, without I/O: build requests, read responses and callbacks.
 
-Bytes in, a typed value or a typed error out. Vendor words end here. Unknown fields are ignored, unknown status words mean "not over yet",
-and text is cut to bounds, so that no body can make the rest of the service work without limit.
+Bytes in, a typed value or a typed error out. The vendor's words stop here. Unknown fields are
+ignored, an unknown status means "still running", and texts are cut to a maximum length, so that no
+body can cause unlimited work in the rest of the service.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,17 +26,18 @@ CREDITS_PATH = "/client/openapi/getAPIKeyCredits"
 _DRAW_RESULT_PATH = "/v1/draw/result"
 _API_RESULT_PATH = "/v1/api/result"
 _API_PATH = "/v1/api/generate"
-# In place of a callback URL: "answer with the id only, I shall ask".
+# Instead of a callback URL: the provider answers with the id only, and we ask for the result.
 NO_WEBHOOK = "-1"
 
-# Bounds on what a body can make us keep, in characters and items.
+# Limits on what is kept of a body, in items, characters and pixels.
 _MAX_RESULTS = 32
 _MAX_ID = 200
 _MAX_URL = 8192
 _MAX_TEXT = 2000
 _MAX_SIDE = 1_000_000
 
-# Which door a family of models uses; models come and go monthly, families rarely. All others use the first.
+# The path for a family of models. Models change every month, families rarely. All other models use
+# the default path.
 _PATHS = (
     ("nano-banana", "/v1/draw/nano-banana"),
     ("sora-2", "/v1/video/sora-video"),
@@ -64,15 +66,17 @@ _TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to be made: path under the base URL, and the JSON body of a POST (None: a GET)."""
+    """A request: the path below the base URL, and the JSON body of a POST (None means GET)."""
 
     path: str
     body: dict[str, object] | None = None
 
 
 def build_submit(submission: Submission, web_hook: str) -> Request:
-    """Return the POST of a submit; ``web_hook`` is a callback URL, or ``NO_WEBHOOK``. Params pass through as they are."""
-    # How the answer comes is ours to say, whatever stands among the params.
+    """Return the POST of a submit. ``web_hook`` is a callback URL or ``NO_WEBHOOK``.
+
+    Params are passed on unchanged, except those that choose how the result is delivered.
+    """
     passed = {
         name: value
         for name, value in submission.params.items()
@@ -97,7 +101,10 @@ def build_result(api: Api, provider_id: str) -> Request:
 
 
 def size_params(model: str, size: str) -> dict[str, object]:
-    """Return the vendor's field for one ``size`` (a ratio, pixels such as 1024x1024, or 1K, 2K, 4K) of a family of models."""
+    """Return the vendor's parameter for a ``size``: a ratio, pixels (1024x1024), or 1K, 2K, 4K.
+
+    Its name depends on the family of models.
+    """
     if size.upper() in {"1K", "2K", "4K"}:
         return {"imageSize": size.upper()}
     takes_size = model.startswith(("sora", "gpt-image-1"))
@@ -105,14 +112,15 @@ def size_params(model: str, size: str) -> dict[str, object]:
 
 
 def read_submit(status: int, body: bytes) -> str:
-    """Return the provider's id from the answer to a submit.
+    """Return the provider's id from the response to a submit.
 
-    Raise RefusedError (nothing was started), NotSentError (rate limit) or AnswerLostError (nobody knows).
+    Raise RefusedError (no job was started), NotSentError (rate limit) or AnswerLostError (unknown
+    whether a job was started).
     """
     if status == _TOO_MANY_REQUESTS:
         raise NotSentError("the provider answered 429: too many requests")
     answer = _object_or_none(body)
-    # A 408 comes from a gateway that waited in vain; what it had passed on by then, nobody knows.
+    # A 408 comes from a gateway after a timeout. It may have passed the request on before.
     if 400 <= status < 500 and status != 408:  # noqa: PLR2004 - HTTP's client errors
         raise RefusedError(_error_message(answer) or f"the provider answered HTTP {status}")
     if status != 200 or answer is None:  # noqa: PLR2004 - HTTP's "OK"
@@ -128,12 +136,13 @@ def read_submit(status: int, body: bytes) -> str:
 
 
 def read_result(api: Api, status: int, body: bytes) -> None:
-    """Check the envelope of a result that was asked for; its body then passes ``read_report`` like any other report.
+    """Check the envelope of a result. Its body is then read by ``read_report``.
 
-    Raise NoSuchTaskError, or ProviderUnavailableError for whatever is no answer about the task.
+    Raise NoSuchTaskError, or ProviderUnavailableError if the response is not about the task.
     """
     answer = _object_or_none(body)
-    # The newer API answers an unknown id with an error status and a body that looks like a failed job: it is not about the job.
+    # The newer API answers an unknown id with an error status and a body that looks like a failed
+    # job. It says nothing about the job.
     if api is Api.NEWER and status in {400, 404} and answer is not None:
         raise NoSuchTaskError(_error_message(answer) or "the provider does not know this task")
     if status != 200 or answer is None:  # noqa: PLR2004 - HTTP's "OK"
@@ -148,7 +157,7 @@ def read_result(api: Api, status: int, body: bytes) -> None:
 
 
 def read_credits(status: int, body: bytes) -> float:
-    """Return the credits a key has left; raise UnreadableError for an answer without any."""
+    """Return the credits that the key has left. Raise UnreadableError if the response has none."""
     answer = _object(body)
     data = answer.get("data")
     left = data.get("credits") if isinstance(data, dict) else None
@@ -158,7 +167,7 @@ def read_credits(status: int, body: bytes) -> float:
 
 
 def stream_events(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Give the bodies of a stream's events, up to its end mark or its end; lines that are no events are passed over."""
+    """Yield the bodies of a stream's events, up to ``[DONE]`` or the end. Skip all other lines."""
     for line in lines:
         body = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
         if body == b"[DONE]":
@@ -168,7 +177,10 @@ def stream_events(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def read_report(body: bytes) -> Report:
-    """Read a task object, bare (callback, stream) or in its envelope (result); raise UnreadableError if it is none."""
+    """Read a task object, bare (callback, stream) or in its envelope (result).
+
+    Raise UnreadableError if it is none.
+    """
     task = _object(body)
     if isinstance(task.get("data"), dict) and "status" not in task:
         task = task["data"]
@@ -212,7 +224,7 @@ def _error_message(answer: dict[str, Any] | None) -> str:
 
 
 def _task_id(answer: dict[str, Any]) -> object:
-    """Find the id: in ``data``, in a bare string ``data``, or beside the status in the newer API."""
+    """Return the id: in ``data``, ``data`` itself, or beside the status (newer API)."""
     data = answer.get("data")
     if isinstance(data, dict):
         return data.get("id") or data.get("taskId")
@@ -226,7 +238,7 @@ def _reason(task: dict[str, Any], status: str) -> Reason:
 
 
 def _results(task: dict[str, Any]) -> tuple[Result, ...]:
-    """Collect the result URLs; Veo has only the one at the top."""
+    """Return the results. Veo has a single one, at the top level."""
     listed = task.get("results")
     items = [_result(item) for item in (listed if isinstance(listed, list) else [])[:_MAX_RESULTS]]
     return tuple(item for item in items if item) or tuple(item for item in [_result(task)] if item)
@@ -244,7 +256,7 @@ def _result(item: object) -> Result | None:
 
 
 def _text(value: object, max_length: int = _MAX_TEXT) -> str:
-    """Return a bounded text without NUL, which PostgreSQL cannot store; anything but a text is none."""
+    """Return a text cut to ``max_length``, without NUL (PostgreSQL cannot store it), or ""."""
     return value[:max_length].replace("\x00", "").strip() if isinstance(value, str) else ""
 
 

@@ -1,6 +1,7 @@
-"""Talks to OpenAI through its own package: one call, one answer, no retrying here or there.
+"""Client of OpenAI's Images API through the vendor's package: one call, one response, no retries.
 
-The package is an extra and takes half a second to import, so it is imported by the first call.
+The package is an optional dependency and takes half a second to import, so the first call imports
+it.
 """
 
 from collections.abc import Callable
@@ -10,29 +11,31 @@ from receiver.errors import AnswerLostError, ConfigurationError, NotSentError
 from receiver.providers.openai import protocol as openai_images
 from receiver.telemetry.redaction import Redactor
 
-# Seconds to connect, and at most to wait for the answer, which comes when the pictures are made; the package's own limit.
+# Seconds to connect, and to wait for the response, which comes when the pictures are made. The
+# package has the same limit.
 _CONNECT_TIMEOUT = 10.0
 _MAX_TIMEOUT = 600.0
 
 
 class OpenAIClient:
-    """OpenAI with one key; safe to share between threads.
+    """A client with one API key. Threads may share it.
 
-    ``timeout`` is seconds without a byte of the answer, ``max_picture_size`` bytes.
+    ``timeout`` is in seconds without data of the response, ``max_picture_size`` in bytes.
     """
 
     def __init__(self, key: str, base_url: str, *, timeout: float, max_picture_size: int) -> None:
         self.base_url = base_url
         self._key = key
-        # A provider may quote the key it was shown; what it says is kept, and shown to people.
+        # A provider may repeat the key in its response, which is stored and displayed.
         self._redact = Redactor([key]).raw
         self._timeout = min(timeout, _MAX_TIMEOUT)
         self._max_picture_size = max_picture_size
 
     def generate(self, arguments: dict[str, Any], before_send: Callable[[], None]) -> bytes:
-        """Call ``images.generate`` once and return the raw answer, a report; ``before_send`` is called right before.
+        """Call ``images.generate`` once and return the raw response, which is a report.
 
-        Raise RefusedError, NotSentError or AnswerLostError, ConfigurationError without the package.
+        ``before_send`` is called right before. Raise RefusedError, NotSentError or AnswerLostError;
+        raise ConfigurationError if the package is not installed.
         """
         try:
             import httpx2  # noqa: PLC0415 - see the module
@@ -41,8 +44,10 @@ class OpenAIClient:
             raise ConfigurationError(
                 ["--provider openai: needs pip install 'webhook-image-receiver[openai]'"]
             ) from error
-        # The connection is this call's own: of a kept-alive one that was just closed nobody could say what was read. The answer is taken
-        # as soon as its head is there, since the package would read one of any length; and a redirect is no order to post again.
+        # Each call has a new connection: with a kept-alive one that the server has just closed, one
+        # could not know whether it read the request. The hook reads the response itself, because
+        # the package would read one of any length. Redirects are not followed: they would post the
+        # job again.
         reader = _ResponseReader(
             openai_images.max_response_size(arguments, self._max_picture_size), self._redact
         )
@@ -71,16 +76,16 @@ class OpenAIClient:
                 raise AnswerLostError(
                     f"the submit went to {self.base_url} and its answer was lost: {cause}"
                 ) from error
-        # Never seen: a package that no longer calls the hook has posted all the same.
+        # Not seen so far: the package posted the job but did not call the hook.
         raise AnswerLostError("the package returned without an answer")
 
 
 class _ResponseTakenError(Exception):
-    """Ends the package's part of a call: its answer is ours."""
+    """Raised by the hook to end the package's call: the response has been read."""
 
 
 class _ResponseReader:
-    """The answer to one call, read as it comes and no further than ``limit`` bytes."""
+    """Reads the response to one call, at most ``limit`` bytes."""
 
     def __init__(self, limit: int, redact: Callable[[bytes], bytes]) -> None:
         self.body = b""
@@ -94,7 +99,8 @@ class _ResponseReader:
             body += chunk
             if len(body) > self._limit:
                 raise AnswerLostError(
-                    f"the answer is longer than {self._limit} bytes (FETCH_MAX_BYTES for each picture)"
+                    f"the answer is longer than {self._limit} bytes "
+                    "(FETCH_MAX_BYTES for each picture)"
                 )
         self.body = self._redact(bytes(body))
         openai_images.check_answer(response.status_code, self.body)

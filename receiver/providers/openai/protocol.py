@@ -1,7 +1,8 @@
-"""OpenAI's Images API, without I/O: the arguments of a call are built, its answer is read.
+"""OpenAI's Images API, without I/O: build the arguments of a call, read its response.
 
-Bytes in, a typed value or a typed error out, as in ``grsai``. The answer to the call is the result itself: there is no task, no id and
-nothing to ask for later. https://platform.openai.com/docs/api-reference/images/create
+Bytes in, a typed value or a typed error out, as in ``grsai``. The response is the result itself:
+there is no task, no id and nothing to ask for later.
+https://platform.openai.com/docs/api-reference/images/create
 """
 
 from typing import Any
@@ -17,20 +18,24 @@ from receiver.errors import (
 )
 from receiver.model import INLINE, Outcome, Reason, Report, Result, Submission
 
-# What a person is told of a call whose answer nobody has.
-ANSWER_LOST = "OpenAI keeps no result to ask for, and it may have been billed: look at the usage there before you submit it again"
+# Advice for a call whose response was lost.
+ANSWER_LOST = (
+    "OpenAI keeps no result to ask for, and it may have been billed: "
+    "look at the usage there before you submit it again"
+)
 
-# Bounds on what an answer can make us keep, in items and characters; the first also on what it is given room for.
+# Limits on what is kept of a response, in items and characters.
 _MAX_RESULTS = 32
 _MAX_URL = 8192
 _MAX_TEXT = 2000
-# Bytes of an answer: room for what is not pictures, and a bound that both databases and a small machine's memory can take.
+# Bytes of a response: for all that is not pictures, and in total. Both databases, and the memory of
+# a small machine, can take the total.
 _MAX_METADATA = 64 * 1024
 _MAX_RESPONSE = 256 * 1024 * 1024
 
-# Error codes by which OpenAI will not make the picture, as opposed to not having understood or not wanting to be asked.
+# Error codes that mean the content was moderated.
 _MODERATED = frozenset({"moderation_blocked", "content_policy_violation"})
-# Of a 429: no money left, which waiting does not help.
+# Error codes of a 429 that mean there is no credit left; waiting does not help.
 _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _REQUEST_TIMEOUT, _TOO_MANY_REQUESTS = 408, 429
 
@@ -59,9 +64,10 @@ class _Response(BaseModel):
 
 
 def build_arguments(submission: Submission) -> dict[str, Any]:
-    """Return the arguments of ``images.generate``; params pass through as they are, but ``variants`` is called ``n`` here.
+    """Return the arguments of ``images.generate``.
 
-    Raise ConfigurationError for what cannot be had from this API.
+    Params are passed on unchanged, except that ``variants`` becomes ``n``. Raise ConfigurationError
+    for params that this API does not support.
     """
     params = {
         name: value for name, value in submission.params.items() if name not in {"model", "prompt"}
@@ -72,27 +78,33 @@ def build_arguments(submission: Submission) -> dict[str, Any]:
     mistakes = []
     if params.get("urls"):
         mistakes.append(
-            "--image: OpenAI makes pictures from words only here; use --provider grsai for reference pictures"
+            "--image: OpenAI makes pictures from words only here; "
+            "use --provider grsai for reference pictures"
         )
     if params.get("stream"):
         mistakes.append("--param stream: OpenAI's answer is taken whole; leave it out")
     if mistakes:
         raise ConfigurationError(mistakes)
-    # As ``extra_body`` a param needs no place in the package's signature, and cannot be taken for one of its own options.
+    # In ``extra_body`` a param need not be in the package's signature, and cannot be mistaken for
+    # one of its options.
     return {"model": submission.model, "prompt": submission.prompt, "extra_body": params}
 
 
 def max_response_size(arguments: dict[str, Any], max_picture_size: int) -> int:
-    """Return how many bytes of an answer to read: pictures of ``max_picture_size`` bytes, as many as were asked for, in base64."""
+    """Return how many bytes of a response to read.
+
+    It must hold the requested number of pictures of ``max_picture_size`` bytes each, in base64.
+    """
     asked = arguments["extra_body"].get("n")
     pictures = min(max(asked, 1), _MAX_RESULTS) if isinstance(asked, int) else 1
     return min(pictures * (max_picture_size * 4 // 3 + 4) + _MAX_METADATA, _MAX_RESPONSE)
 
 
 def check_answer(status: int, body: bytes) -> None:
-    """Return if an answer is a report for ``read_report``: the pictures, or that OpenAI will not make them.
+    """Return if the response is a report for ``read_report``: pictures, or a moderation error.
 
-    Raise RefusedError (nothing was made), NotSentError (rate limit) or AnswerLostError (nobody knows).
+    Raise RefusedError (no picture was made), NotSentError (rate limit) or AnswerLostError (unknown
+    whether pictures were made).
     """
     error = _error(body)
     message = _text(error.message) or f"OpenAI answered HTTP {status}"
@@ -107,7 +119,7 @@ def check_answer(status: int, body: bytes) -> None:
 
 
 def read_report(body: bytes) -> Report:
-    """Read an answer that passed ``check_answer``; raise UnreadableError if it is none."""
+    """Read a response that passed ``check_answer``. Raise UnreadableError if it is no report."""
     answer = _read(body)
     if answer.error is not None:
         return _failure(_reason(answer.error), _text(answer.error.message))
@@ -118,13 +130,16 @@ def read_report(body: bytes) -> Report:
         for idx, item in enumerate(answer.data[:_MAX_RESULTS])
         if (result := _result(idx, item))
     )
-    if not results:  # there is nobody to ask a second time
+    if not results:  # final, because the result cannot be asked for again
         return _failure(Reason.NO_RESULT, "OpenAI reports success, but no picture")
     return Report(Outcome.SUCCEEDED, None, "succeeded", 100, results)
 
 
 def read_picture(body: bytes, url: str) -> str:
-    """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names; raise UnreadableError if there is none."""
+    """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names.
+
+    Raise UnreadableError if there is none.
+    """
     data, index = _read(body).data or [], url.removeprefix(INLINE)
     found = data[int(index)].b64_json if index.isdecimal() and int(index) < len(data) else None
     if not found:
@@ -143,7 +158,7 @@ def _read(body: bytes) -> _Response:
 
 
 def _error(body: bytes) -> _Error:
-    """Return what an answer says is wrong; a gateway's page says nothing."""
+    """Return the error of a response; an empty one for a body that is not OpenAI's."""
     try:
         return _read(body).error or _Error()
     except UnreadableError:
@@ -172,5 +187,5 @@ def _result(idx: int, item: _Picture) -> Result | None:
 
 
 def _text(value: str | None) -> str:
-    """Return a bounded text without NUL, which PostgreSQL cannot store."""
+    """Return a text cut to a maximum length, without NUL, which PostgreSQL cannot store."""
     return (value or "")[:_MAX_TEXT].replace("\x00", "").strip()

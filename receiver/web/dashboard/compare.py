@@ -2,7 +2,7 @@
 
 from flask import Response, request
 
-from receiver.ledger.queries.model_stats import Figures, quantile
+from receiver.ledger.queries.model_stats import ModelStats, quantile
 from receiver.web.dashboard.base import blueprint, localized, page
 from receiver.web.dashboard.charts import Bar, Line, bars, lines
 from receiver.web.dashboard.summary import statistics
@@ -37,15 +37,15 @@ def compare() -> Response:
     return page("compare.html", values)
 
 
-def _name(model: Figures) -> str:
+def _name(model: ModelStats) -> str:
     return model.model or localized("no_prompt")
 
 
-def _line(model: Figures, seconds: list[float]) -> Line:
+def _line(model: ModelStats, seconds: list[float]) -> Line:
     return Line(_name(model), quantile(seconds, 0.5), quantile(seconds, 0.95))
 
 
-def _row(model: Figures) -> dict[str, object]:
+def _row(model: ModelStats) -> dict[str, object]:
     return {
         "stats": model,
         "name": _name(model),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from receiver.ledger.queries.audit import Audit
-from receiver.ledger.queries.model_stats import Compare, Comparison
+from receiver.ledger.queries.model_stats import Comparison, ModelQueries
 from receiver.model import FINAL_STATES, JobState, risk_begins
 from receiver.services import Services
 from receiver.web.cache import CachedValue
@@ -90,7 +90,7 @@ class Statistics:
 
     def comparison(self, seconds: int) -> Comparison:
         """Return the comparison of the models of the last ``seconds``."""
-        services, compare = self._services, Compare(self._services.database)
+        services, compare = self._services, ModelQueries(self._services.database)
         return self._comparisons.setdefault(
             seconds, _Cached(lambda: compare.since(services.now() - seconds), 2.0)
         ).get()

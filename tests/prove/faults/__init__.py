@@ -1,4 +1,4 @@
-"""Every fault of the proof, in the order of importance: a short proof plays the first ones."""
+"""Every fault, the most important first: a short run plays only the first ones."""
 
 from tests.prove.fault import Fault
 from tests.prove.faults.archives import ARCHIVES

@@ -1,38 +1,38 @@
-"""Buckets that are away, refuse, or cut the connection when the object is already there."""
+"""Buckets that are away, refuse, or cut the connection after they stored the object."""
 
 import time
 
 from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, Rule, honest, s3_error
 
-from tests.prove.environment import Play, Stage
+from tests.prove.environment import Environment, Play
 from tests.prove.fault import Fault
 
 _AWAY = 3.0  # seconds
 
 
-def _killed(stage: Stage) -> None:
+def _killed(env: Environment) -> None:
     """Kill the S3 server under load and start it again on its data."""
-    assert stage.s3 is not None
-    stage.start_and_wait()
-    with stage.load():
-        stage.moment()
-        stage.s3.kill()
-        with stage.recovering("kill -9 of the S3 server"):
-            time.sleep(stage.dice.uniform(0, _AWAY))
-        stage.s3.start()
+    assert env.s3 is not None
+    env.start_and_wait()
+    with env.load():
+        env.moment()
+        env.s3.kill()
+        with env.recovering("kill -9 of the S3 server"):
+            time.sleep(env.random.uniform(0, _AWAY))
+        env.s3.start()
 
 
 def _refusing(status: int, code: str) -> Play:
-    """Have every request refused for a while."""
+    """Refuse every request for a while."""
 
     def refuse(_request: ProxyRequest, _forward: Forward) -> ProxyResponse:
         return s3_error(status, code)
 
-    def play(stage: Stage) -> None:
-        stage.start_and_wait()
-        proxy = _proxy(stage)
-        with stage.load():
-            stage.moment()
+    def play(env: Environment) -> None:
+        env.start_and_wait()
+        proxy = _proxy(env)
+        with env.load():
+            env.moment()
             proxy.rule = refuse
             time.sleep(_AWAY)
             proxy.rule = honest
@@ -40,26 +40,26 @@ def _refusing(status: int, code: str) -> Play:
     return play
 
 
-def _cut_after_put(stage: Stage) -> None:
-    """Cut every fourth put's connection when the object is stored already: its answer is lost."""
+def _cut_after_put(env: Environment) -> None:
+    """Cut every fourth put's connection after the object is stored: the answer is lost."""
 
     def cut(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
         answer = forward(request)
-        return None if request.method == "PUT" and stage.dice.random() < 0.25 else answer
+        return None if request.method == "PUT" and env.random.random() < 0.25 else answer
 
     rule: Rule = cut
-    stage.start_and_wait()
-    proxy = _proxy(stage)
+    env.start_and_wait()
+    proxy = _proxy(env)
     proxy.rule = rule
-    with stage.load():
-        stage.moment()
-    # An asset whose turn comes later meets an honest server, or a round might never end.
+    with env.load():
+        env.moment()
+    # Later assets meet a server without faults, or a round might never end.
     proxy.rule = honest
 
 
-def _proxy(stage: Stage) -> FaultProxy:
-    assert stage.proxy is not None
-    return stage.proxy
+def _proxy(env: Environment) -> FaultProxy:
+    assert env.proxy is not None
+    return env.proxy
 
 
 ARCHIVES = (

@@ -1,4 +1,4 @@
-"""Crashes: kill -9 of every process at any instant and at every fault point, and the restarts that are no crash."""
+"""Crashes: kill -9 of every process at any instant and at every failpoint; and restarts."""
 
 import os
 import signal
@@ -8,104 +8,104 @@ from functools import partial
 from waiting import until
 
 from receiver.failpoints import Point
-from tests.prove.environment import Play, Stage, kill, migrated
+from tests.prove.environment import Environment, Play, kill, migrated
 from tests.prove.fault import Fault
 from tests.prove.faults.older import older_ledger
 
-_BLOWS = 2  # in one round
-# Reached by the worker alone; every other point is one of the web side, or of both.
+_KILLS = 2  # in one round
+# Reached by the worker only; every other point is reached by the web, or by both.
 _WORKERS_OWN = (Point.FETCHED, Point.STORED, Point.FINISHED, Point.MANIFEST_STORED)
 
 
 def _at_point(point: Point) -> Play:
-    def play(stage: Stage) -> None:
-        stage.start_and_wait()
-        with stage.load():
-            for _ in range(_BLOWS):
-                stage.moment()
-                with stage.recovering(f"kill -9 at {point}", worker=point in _WORKERS_OWN):
-                    stage.arm(point)
+    def play(env: Environment) -> None:
+        env.start_and_wait()
+        with env.load():
+            for _ in range(_KILLS):
+                env.moment()
+                with env.recovering(f"kill -9 at {point}", worker=point in _WORKERS_OWN):
+                    env.arm(point)
 
     return play
 
 
 def _at_random(
-    what: str, strike: Callable[[Stage], None], *, worker: bool = False, restart: bool = False
+    what: str, strike: Callable[[Environment], None], *, worker: bool = False, restart: bool = False
 ) -> Play:
-    """Strike at random instants; ``restart`` where nobody is left who would start it again."""
+    """Kill at random instants; ``restart`` the service where no supervisor is left."""
 
-    def play(stage: Stage) -> None:
-        stage.start_and_wait()
-        with stage.load():
-            for _ in range(_BLOWS):
-                stage.moment()
+    def play(env: Environment) -> None:
+        env.start_and_wait()
+        with env.load():
+            for _ in range(_KILLS):
+                env.moment()
                 if restart:
-                    strike(stage)
-                with stage.recovering(what, worker=worker):
+                    strike(env)
+                with env.recovering(what, worker=worker):
                     if restart:
-                        stage.start()
+                        env.start()
                     else:
-                        strike(stage)
+                        strike(env)
 
     return play
 
 
-def _kill_web_worker(stage: Stage) -> None:
-    (arbiter,) = stage.children("gunicorn")
-    kill([stage.dice.choice(until(partial(stage.children, "gunicorn", arbiter)))])
+def _kill_web_worker(env: Environment) -> None:
+    (arbiter,) = env.children("gunicorn")
+    kill([env.random.choice(until(partial(env.children, "gunicorn", arbiter)))])
 
 
-def _kill_arbiter(stage: Stage) -> None:
-    kill(stage.children("gunicorn"))
+def _kill_arbiter(env: Environment) -> None:
+    kill(env.children("gunicorn"))
 
 
-def _kill_worker(stage: Stage) -> None:
-    kill(stage.children("receiver worker"))
+def _kill_worker(env: Environment) -> None:
+    kill(env.children("receiver worker"))
 
 
-def _kill_supervisor(stage: Stage) -> None:
-    """Its children are asked to stop by the kernel; whoever starts it again waits for them, as systemd does."""
-    os.kill(stage.service.pid, signal.SIGKILL)
-    stage.service.process.wait()
-    until(lambda: not stage.service.members(), within=30, what="that nothing of it lives on")
+def _kill_supervisor(env: Environment) -> None:
+    """Kill the supervisor. The kernel asks its children to stop; wait for them, as systemd does."""
+    os.kill(env.service.pid, signal.SIGKILL)
+    env.service.process.wait()
+    until(lambda: not env.service.members(), within=30, what="that nothing of it lives on")
 
 
-def _kill_tree(stage: Stage) -> None:
-    stage.service.kill()
+def _kill_tree(env: Environment) -> None:
+    env.service.kill()
 
 
-def _deploy(stage: Stage) -> None:
-    status = stage.service.stop(within=30)
-    assert status == 0, f"SIGTERM ended it with {status}:\n{stage.service.output()[-3000:]}"
+def _deploy(env: Environment) -> None:
+    status = env.service.stop(within=30)
+    assert status == 0, f"SIGTERM ended it with {status}:\n{env.service.output()[-3000:]}"
 
 
-def _reload(stage: Stage) -> None:
-    """SIGHUP, again and again: new processes take over from the old ones, and no callback goes without its answer."""
-    stage.start_and_wait()
-    with stage.load():
-        for number in range(_BLOWS):
-            stage.moment()
-            os.kill(stage.service.pid, signal.SIGHUP)
-            stage.service.says('"reloaded"', times=number + 1, within=60)
-    stage.cut = [error for _, error in stage.seen.cut] + stage.customer.cut
+def _reload(env: Environment) -> None:
+    """Send SIGHUP several times: new processes take over, and every callback is answered."""
+    env.start_and_wait()
+    with env.load():
+        for number in range(_KILLS):
+            env.moment()
+            os.kill(env.service.pid, signal.SIGHUP)
+            env.service.says('"reloaded"', times=number + 1, within=60)
+    env.cut = [error for _, error in env.seen.cut] + env.customer.cut
 
 
-def _during_migration(stage: Stage) -> None:
-    """Kill it while it changes the schema of an older ledger with jobs in it, and start it again."""
-    older_ledger(stage, jobs=20)
-    stage.faults.mkdir()
-    armed = stage.faults / Point.MIGRATED
+def _during_migration(env: Environment) -> None:
+    """Kill it during a migration of an older ledger with jobs, and start it again."""
+    older_ledger(env, jobs=20)
+    env.faults.mkdir()
+    armed = env.faults / Point.MIGRATED
     for _ in range(2):
         armed.touch()
-        if stage.setup.ledger == "postgresql":
-            done = migrated(stage)
+        if env.setup.ledger == "postgresql":
+            done = migrated(env)
             assert done.status == -signal.SIGKILL, done.err
         else:
-            stage.start()
-            assert stage.service.process.wait(60) == -signal.SIGKILL, stage.service.output()
+            env.start()
+            assert env.service.process.wait(60) == -signal.SIGKILL, env.service.output()
         assert not armed.exists()
-    with stage.load(least=5, most=5), stage.recovering("kill -9 during migration", worker=True):
-        stage.start()
+    with env.load(least=5, most=5), env.recovering("kill -9 during migration", worker=True):
+        env.start()
 
 
 CRASHES = (

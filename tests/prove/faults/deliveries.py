@@ -1,4 +1,4 @@
-"""Deliveries as a provider may send them: too often, in the wrong order, too early, never, about jobs of others, ten thousand at once."""
+"""Deliveries as a provider may send them: repeated, reordered, early, never, unknown, in bursts."""
 
 import json
 import subprocess
@@ -10,65 +10,64 @@ from hashlib import sha256
 from processes import ROOT, environment
 from waiting import until
 
-from tests.prove.environment import Play, Stage
+from tests.prove.environment import Environment, Play
 from tests.prove.fault import Fault
 from tests.prove.load import REPEATED
 from tests.prove.recording_proxy import Acknowledgement
 
 _BURST, _BURST_JOBS = 10_000, 100
-_UNSIGNED = 8  # of such only so many a minute are looked into
+_UNSIGNED = 8  # only so many a minute are verified
 
 
-def _strangers(web_hook: Callable[[Stage], str], jobs: int = 30) -> Play:
-    """Have the provider call about jobs that this machine has not posted."""
+def _strangers(web_hook: Callable[[Environment], str], jobs: int = 30) -> Play:
+    """Let the provider call about jobs that this machine has not posted."""
 
-    def play(stage: Stage) -> None:
-        stage.start_and_wait()
+    def play(env: Environment) -> None:
+        env.start_and_wait()
         for _ in range(jobs):
-            stage.strangers.post(
-                web_hook(stage), {"delay": stage.dice.uniform(0, 0.5), "callback": REPEATED}
+            env.strangers.post(
+                web_hook(env), {"delay": env.random.uniform(0, 0.5), "callback": REPEATED}
             )
-        until(lambda: _jobs(stage) == jobs, within=60, what=f"that all {jobs} jobs are adopted")
+        until(lambda: _jobs(env) == jobs, within=60, what=f"that all {jobs} jobs are adopted")
 
     return play
 
 
-def _jobs(stage: Stage) -> int:
-    with stage.services() as services:
+def _jobs(env: Environment) -> int:
+    with env.services() as services:
         return sum(services.totals.counts().values())
 
 
-def _burst(stage: Stage) -> None:
-    """Send 10,000 callbacks over 32 connections: reports of progress about 100 jobs, and the end of each."""
-    stage.start_and_wait()
+def _burst(env: Environment) -> None:
+    """Send 10,000 callbacks over 32 connections: progress of 100 jobs, and the end of each."""
+    env.start_and_wait()
     each = _BURST // _BURST_JOBS
     bodies: list[tuple[str, bytes]] = []
     for _ in range(_BURST_JOBS):
-        task, path = stage.strangers.post("-1", {"delay": 0}), stage.strangers.ticket()
+        task, path = env.strangers.post("-1", {"delay": 0}), env.strangers.ticket()
         queries = [
             {"id": task, "status": "running", "progress": number, "beat": number}
             for number in range(each - 1)
         ]
-        until(lambda task=task: stage.strangers.result(task)["status"] == "succeeded")  # type: ignore[misc]  # mypy infers no default's type
+        until(lambda task=task: env.strangers.result(task)["status"] == "succeeded")  # type: ignore[misc]  # mypy infers no default's type
         bodies += [
-            (path, json.dumps(report).encode())
-            for report in (*queries, stage.strangers.result(task))
+            (path, json.dumps(report).encode()) for report in (*queries, env.strangers.result(task))
         ]
-    stage.dice.shuffle(bodies)
+    env.random.shuffle(bodies)
     began = time.time()
-    for place in _sent(stage, bodies):
+    for place in _sent(env, bodies):
         path, body = bodies[place]
         ref = path.rpartition("/")[2].partition(".")[0]
-        stage.seen.acknowledged.append(
+        env.seen.acknowledged.append(
             Acknowledgement(ref, sha256(body).hexdigest(), began, time.time())
         )
 
 
-def _sent(stage: Stage, bodies: list[tuple[str, bytes]]) -> list[int]:
-    """Send each body once; return the places of those answered 200."""
+def _sent(env: Environment, bodies: list[tuple[str, bytes]]) -> list[int]:
+    """Send each body once; return the indexes of those answered 200."""
     longest = max(len(body) for _, body in bodies)
-    file = stage.folder / "burst"
-    # All of one length, so that the sender finds each by its place; blanks behind a JSON text mean nothing.
+    file = env.folder / "burst"
+    # All of one length, so that the sender finds each by its index; JSON ignores trailing blanks.
     padded = [(path, body.ljust(longest)) for path, body in bodies]
     bodies[:] = padded
     requests = [
@@ -80,7 +79,7 @@ def _sent(stage: Stage, bodies: list[tuple[str, bytes]]) -> list[int]:
         sys.executable,
         "-m",
         "tests.bench.load",
-        str(stage.installation.port),
+        str(env.installation.port),
         str(file),
         str(len(requests[0])),
         "32",
@@ -92,8 +91,8 @@ def _sent(stage: Stage, bodies: list[tuple[str, bytes]]) -> list[int]:
     return acknowledged
 
 
-def _own(stage: Stage) -> str:
-    return stage.seen.url + stage.strangers.ticket()
+def _own(env: Environment) -> str:
+    return env.seen.url + env.strangers.ticket()
 
 
 DELIVERIES = (
@@ -104,8 +103,6 @@ DELIVERIES = (
     Fault("lost callbacks", menu=({"callback": "lost"},)),
     Fault("lost answers", menu=({"answer": "lost"},)),
     Fault("jobs of another machine", _strangers(_own)),
-    Fault(
-        "without a ticket", _strangers(lambda stage: f"{stage.seen.url}/callback", jobs=_UNSIGNED)
-    ),
+    Fault("without a ticket", _strangers(lambda env: f"{env.seen.url}/callback", jobs=_UNSIGNED)),
 )
 BURST = Fault("burst of 10,000", _burst, 25)

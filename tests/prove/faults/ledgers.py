@@ -1,4 +1,4 @@
-"""Ledgers that cannot be written for a while, or are gone."""
+"""Ledgers that cannot be written for a while, or are lost."""
 
 import ctypes
 import os
@@ -12,10 +12,10 @@ from sqlalchemy import create_engine, text
 from waiting import until
 
 from receiver.settings import Settings
-from tests.prove.environment import Stage
+from tests.prove.environment import Environment
 from tests.prove.fault import CannotBeHadError, Fault
 
-# Seconds the lock is held: longer than a write waits for SQLite's own lock, so that callbacks are refused meanwhile.
+# Seconds the lock is held: longer than a write waits for it, so that callbacks are refused.
 _LOCKED = 7.0
 _FULL = 2.0
 _DISK = 32  # MiB
@@ -24,18 +24,18 @@ _DISK = 32  # MiB
 _NEW_NAMESPACE, _PRIVATE, _RECURSIVE, _LAZILY = 0x00020000, 1 << 18, 0x4000, 2
 
 
-def _locked(stage: Stage) -> None:
-    """Have another process's transaction hold what every write needs."""
-    stage.start_and_wait()
-    with stage.load():
-        stage.moment()
-        with stage.recovering("the ledger's lock"), _lock(stage):
+def _locked(env: Environment) -> None:
+    """Let another process's transaction hold the lock that every write needs."""
+    env.start_and_wait()
+    with env.load():
+        env.moment()
+        with env.recovering("the ledger's lock"), _lock(env):
             time.sleep(_LOCKED)
 
 
 @contextmanager
-def _lock(stage: Stage) -> Iterator[None]:
-    settings = Settings.load(stage.installation.environ)
+def _lock(env: Environment) -> Iterator[None]:
+    settings = Settings.load(env.installation.environ)
     if settings.embedded:
         with closing(
             sqlite3.connect(settings.ledger_path, isolation_level=None, timeout=30)
@@ -53,39 +53,42 @@ def _lock(stage: Stage) -> Iterator[None]:
         engine.dispose()
 
 
-def _full(stage: Stage) -> None:
-    """Fill the disk under DATA_DIR for a while; it is a small one of its own, which nobody else sees and which goes with this process."""
-    _small_disk(stage)
-    stage.start_and_wait()
-    with stage.load(most=60):
-        stage.moment()
-        refused, cut = _refused(stage), len(stage.seen.cut)
-        with stage.recovering("a full disk"), _filled(stage.installation.data):
+def _full(env: Environment) -> None:
+    """Fill the disk under DATA_DIR for a while.
+
+    It is a small tmpfs in this process's own mount namespace, and ends with the process.
+    """
+    _small_disk(env)
+    env.start_and_wait()
+    with env.load(most=60):
+        env.moment()
+        refused, cut = _refused(env), len(env.seen.cut)
+        with env.recovering("a full disk"), _filled(env.installation.data):
             until(
-                lambda: _refused(stage) > refused or len(stage.seen.cut) > cut,
+                lambda: _refused(env) > refused or len(env.seen.cut) > cut,
                 within=30,
                 what="that a full disk refuses a callback",
             )
             time.sleep(_FULL)
-        # A provider that is told 503 may come again; one that is told nothing may not.
-        stage.cut = [error for _, error in stage.seen.cut[cut:]]
+        # A provider that gets a 503 may repeat; one without an answer may not.
+        env.cut = [error for _, error in env.seen.cut[cut:]]
 
 
-def _refused(stage: Stage) -> int:
-    return sum(stage.seen.refused.values())
+def _refused(env: Environment) -> int:
+    return sum(env.seen.refused.values())
 
 
-def _small_disk(stage: Stage) -> None:
+def _small_disk(env: Environment) -> None:
     if os.geteuid() != 0:
         raise CannotBeHadError("only root may mount a small disk")
-    path = stage.installation.data
+    path = env.installation.data
     path.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEW_NAMESPACE) or libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None):
         raise CannotBeHadError(f"no mount namespace here: {os.strerror(ctypes.get_errno())}")
     if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"size=%dm" % _DISK):
         raise CannotBeHadError(f"no tmpfs here: {os.strerror(ctypes.get_errno())}")
-    stage.stack.callback(libc.umount2, os.fsencode(path), _LAZILY)
+    env.stack.callback(libc.umount2, os.fsencode(path), _LAZILY)
 
 
 @contextmanager
@@ -94,7 +97,7 @@ def _filled(folder: Path) -> Iterator[None]:
     with (
         filler.open("wb", buffering=0) as file,
         suppress(OSError),
-    ):  # which is what says that the disk is full
+    ):  # the error that says that the disk is full
         while True:
             file.write(bytes(4096))
     try:
@@ -103,23 +106,23 @@ def _filled(folder: Path) -> Iterator[None]:
         filler.unlink()
 
 
-def _lost(stage: Stage) -> None:
-    """Delete the ledger once all is archived, and have it rebuilt from the archive."""
-    stage.start_and_wait()
-    with stage.load(menus={"order": ({},)}):
-        stage.moment()
-    if silent := stage.quiet():
+def _lost(env: Environment) -> None:
+    """Delete the ledger when all is archived, and rebuild it from the archive."""
+    env.start_and_wait()
+    with env.load(menus={"order": ({},)}):
+        env.moment()
+    if silent := env.quiet():
         raise AssertionError(silent)
-    stage.service.stop(within=30)
-    for path in stage.installation.data.glob("ledger.sqlite3*"):
+    env.service.stop(within=30)
+    for path in env.installation.data.glob("ledger.sqlite3*"):
         path.unlink()
-    stage.rebuilt = True
-    done = stage.installation.run("receiver", "rebuild")
+    env.rebuilt = True
+    done = env.installation.run("receiver", "rebuild")
     assert done.status == 0, done.err
-    stage.start_and_wait()
+    env.start_and_wait()
 
 
-# An id that the API was told, and could not write down before the job's deadline, would be a loss we made ourselves.
+# Otherwise an id could come too late for the job's deadline: a loss of our own making.
 _PATIENT = {"JOB_TIMEOUT": "20"}
 
 LEDGERS = (

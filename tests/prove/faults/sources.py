@@ -1,4 +1,4 @@
-"""Sources: the ways in which a file behind a result URL is not there, not yet, or not whole."""
+"""Sources: a file behind a result URL is missing, late, or incomplete."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _MODES: dict[str, dict[str, Any]] = {
     "slow drip": {"mode": "slow", "rate": 8_000},
     "early expiry": {"mode": "expired", "times": 1},
 }
-# It is lost, and has to be called lost: no URL of it ever lives, and asking again brings no other.
+# The file is lost and must be reported as lost: no URL works, and a poll brings no other.
 _DEAD: dict[str, Any] = {"file": {"mode": "expired", "times": 0}, "result": {"refresh": False}}
 
 SOURCES = (

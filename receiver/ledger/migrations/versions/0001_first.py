@@ -58,7 +58,8 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("outcome IN ('succeeded', 'failed')", name=op.f("ck_jobs_outcome")),
         sa.CheckConstraint(
-            "reason IN ('refused', 'input_moderation', 'output_moderation', 'violation', 'provider_error', 'no_result', 'bad_asset')",
+            "reason IN ('refused', 'input_moderation', 'output_moderation', 'violation', "
+            "'provider_error', 'no_result', 'bad_asset')",
             name=op.f("ck_jobs_reason"),
         ),
         sa.CheckConstraint(
@@ -66,7 +67,8 @@ def upgrade() -> None:
             name=op.f("ck_jobs_state"),
         ),
         sa.CheckConstraint(
-            "state NOT IN ('archiving', 'archived') OR (outcome IS NOT NULL AND outcome = 'succeeded')",
+            "state NOT IN ('archiving', 'archived') OR (outcome IS NOT NULL AND outcome = "
+            "'succeeded')",
             name=op.f("ck_jobs_archiving_succeeded"),
         ),
         sa.CheckConstraint(
@@ -119,7 +121,8 @@ def upgrade() -> None:
             "claim IS NULL OR state = 'pending'", name=op.f("ck_assets_claim_is_pending")
         ),
         sa.CheckConstraint(
-            "state <> 'archived' OR (key IS NOT NULL AND sha256 IS NOT NULL AND length(sha256) = 64 "
+            "state <> 'archived' OR (key IS NOT NULL AND sha256 IS NOT NULL AND "
+            "length(sha256) = 64 "
             "AND size IS NOT NULL AND size > 0 AND content_type IS NOT NULL)",
             name=op.f("ck_assets_archived_is_known"),
         ),
@@ -193,7 +196,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("payload", sa.Text(), nullable=False),
         sa.CheckConstraint(
-            "type IN ('asset.archived', 'job.archived', 'job.failed', 'job.expired', 'job.at_risk')",
+            "type IN ('asset.archived', 'job.archived', 'job.failed', 'job.expired', "
+            "'job.at_risk')",
             name=op.f("ck_events_type"),
         ),
         sa.ForeignKeyConstraint(

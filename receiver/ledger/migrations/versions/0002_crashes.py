@@ -1,4 +1,4 @@
-"""What went wrong on the way: crashes are counted, failed attempts kept, strangers' bodies too; and indexes to look at it all quickly."""
+"""Crashes are counted; failed attempts and bodies of hints are kept; indexes for the dashboard."""
 
 import sqlalchemy as sa
 from alembic import op
