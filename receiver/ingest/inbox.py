@@ -7,7 +7,7 @@ ends a job; later ones are stored and change nothing.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 
 import structlog
@@ -52,6 +52,8 @@ MOST_KEPT = 200
 MOST_BYTES = 16 * 1024 * 1024
 
 _REDACT_NOTHING = Redactor()
+# Looking up the metric of two labels costs more than counting.
+_deliveries = cache(DELIVERIES.labels)
 # After these decisions there is work to do at once.
 _CAUSE_WORK = {
     Decision.ENDED,
@@ -130,7 +132,7 @@ class Inbox:
             raise UnreadableError(
                 f"set aside: processing it failed ({type(error).__name__}); see the log"
             ) from error
-        DELIVERIES.labels(delivery.source, decision).inc()
+        _deliveries(delivery.source, decision).inc()
         if decision in _CAUSE_WORK and not unsigned:
             self._notify()
         return decision
