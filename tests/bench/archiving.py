@@ -1,8 +1,9 @@
-"""Measure 2: pictures of one megabyte archived a second, to a directory or to SeaweedFS; beside a bare fetch-and-write loop.
+"""Measure 2: pictures of 1 MB archived per second, compared with a bare fetch-and-write loop.
 
-The real worker process with its 16 hands and the loop with 16 threads take the same file from the same server by turns. What the worker
-does beyond the loop: address rules, SHA-256, the walk over the picture, link or conditional put, verification, two transactions for
-each asset, and for each job (here: of one picture) a manifest and its end.
+The archive is a directory or SeaweedFS. The real worker process with its 16 threads and the loop
+with 16 threads fetch the same file from the same server in turn. The worker also does: address
+rules, SHA-256, inspection, link or conditional put, verification, two transactions for each asset,
+and a manifest and the end of each job (here of one picture).
 """
 
 import shutil
@@ -29,12 +30,12 @@ from tests.bench.jobs import waiting_jobs
 from tests.bench.processes import ROOT, environment, free_port, listens, running, worker
 
 HANDS = 16
-_PATIENCE = 60.0  # seconds for one round
+_LIMIT = 60.0  # seconds for one round
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the pictures go: its name for people, the ARCHIVE_URL, the bare loop's target, and boto3's variables."""
+    """A store: its display name, ARCHIVE_URL, the bare loop's target, and boto3's variables."""
 
     name: str
     archive_url: str
@@ -57,7 +58,7 @@ def file_server(folder: Path) -> Iterator[str]:
 
 
 def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
-    """Archive so many pictures in each of the rounds; raise RuntimeError if a job does not end ``archived``."""
+    """Archive pictures in rounds; raise RuntimeError if a job does not end ``archived``."""
     host = url.removeprefix("http://")
     env = environment(
         folder / "receiver",
@@ -82,16 +83,20 @@ def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
 
 
 def archive(services: Services, url: str, amount: int) -> tuple[float, float]:
-    """Write down jobs whose results are known, ring, and wait; return assets and jobs a second, by the ledger's own times."""
+    """Insert jobs with known results, notify, and wait; return assets and jobs per second.
+
+    The times are the ledger's.
+    """
     mine = jobs.c.submitted_at == _archiving_jobs(services, url, amount)
     started = time.time()
     services.engine.notify()
     archived = select(func.count()).where(mine, jobs.c.state == JobState.ARCHIVED)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _LIMIT
     while _one(services, archived) < amount:
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"not all of {amount} jobs were archived within {_PATIENCE:.0f} s: {services.totals.counts()}"
+                f"not all of {amount} jobs were archived within {_LIMIT:.0f} s:"
+                f" {services.totals.counts()}"
             )
         time.sleep(0.1)
     last_asset = _one(
@@ -109,7 +114,7 @@ def _one(services: Services, question: Select[Any]) -> float:
 
 
 def _archiving_jobs(services: Services, url: str, amount: int) -> float:
-    """Write down jobs of one picture each as a callback leaves them; return the ``submitted_at`` that they share."""
+    """Insert jobs of one picture each, as after their callbacks; return their ``submitted_at``."""
     refs, lifetime = waiting_jobs(services, amount), services.timing.url_lifetime
 
     def end(connection: Connection) -> float:
@@ -133,7 +138,7 @@ def _bare(url: str, amount: int, target: str, env: Mapping[str, str]) -> float:
     command = [sys.executable, "-m", "tests.bench.bare", url, str(amount), str(HANDS), target]
     seconds = float(
         subprocess.run(
-            command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, timeout=_PATIENCE
+            command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, timeout=_LIMIT
         ).stdout
     )
     if not target.startswith("s3://"):

@@ -1,7 +1,7 @@
-"""The yardstick of archiving: what a short script would do, fetch and write, with nothing checked and nothing remembered.
+"""The yardstick of archiving: fetch and write, as a short script would, without any check.
 
-``python -m tests.bench.bare URL AMOUNT WIDTH TARGET`` fetches URL so many times with so many threads to TARGET, a directory
-or ``s3://bucket/prefix``, and prints the seconds it took.
+``python -m tests.bench.bare URL AMOUNT THREADS TARGET`` fetches URL ``AMOUNT`` times to TARGET, a
+directory or ``s3://bucket/prefix``, and prints the seconds it took.
 """
 
 import os
@@ -50,12 +50,12 @@ def main() -> None:
         answer.raise_for_status()
         put(name, answer.content)
 
-    with ThreadPoolExecutor(width) as hands:
+    with ThreadPoolExecutor(width) as threads:
         list(
-            hands.map(bring, range(width))
+            threads.map(bring, range(width))
         )  # threads, connections and modules are there before the clock starts
         started = time.perf_counter()
-        list(hands.map(bring, range(width, width + amount)))
+        list(threads.map(bring, range(width, width + amount)))
         sys.stdout.write(str(time.perf_counter() - started))
 
 

@@ -1,7 +1,7 @@
-"""Measure 1: callbacks acknowledged a second, each a different job, each on disk; beside a route that does nothing.
+"""Measure 1: callbacks acknowledged per second, compared with a route that does nothing.
 
-Two gunicorns, each as deployed (two processes of 16 threads), take the same requests by turns. Afterwards every acknowledged callback
-must be in the ledger: a fast service that loses one fails here.
+Each callback is of another job and durable. Two gunicorns as deployed (two processes of 16 threads)
+answer the same requests in turn. Afterwards every acknowledged callback must be in the ledger.
 """
 
 import json
@@ -24,7 +24,7 @@ BODY = 350  # bytes
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
-    """Send so many callbacks in each of the rounds; raise RuntimeError if one that was acknowledged is not stored."""
+    """Send callbacks in rounds; raise RuntimeError if an acknowledged one is not stored."""
     ours, its = environment(folder / "receiver"), environment(folder / "noop")
     services = Services(Settings.load(ours)).open()
     seen: dict[str, list[Round]] = {"ours": [], "its": []}
@@ -59,12 +59,15 @@ def callback_request(ticket: str, ref: str) -> bytes:
     result = {"url": f"http://127.0.0.1/file/{ref}-.png", "width": 1024, "height": 1024}
     body = json.dumps({**task, "results": [result], "failure_reason": "", "error": ""})
     body = body.replace("-.png", f"-{'x' * (BODY - len(body))}.png")
-    head = f"POST /callback/{ticket} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /callback/{ticket} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return (head + body).encode()
 
 
 def _send(port: int, requests: list[bytes], file: Path) -> tuple[Round, list[int]]:
-    """Have the load generator send the requests; return its figures and the places of those answered 200."""
+    """Send the requests with the load generator; return its results and what was answered 200."""
     file.write_bytes(b"".join(requests))
     command = [
         sys.executable,
@@ -102,7 +105,8 @@ def _check(services: Services, acknowledged: list[str]) -> None:
     if sorted(found) != sorted(acknowledged):
         lost = len(set(acknowledged) - set(found))
         raise RuntimeError(
-            f"{len(acknowledged)} callbacks acknowledged, {len(found)} stored, {lost} of the acknowledged ones lost"
+            f"{len(acknowledged)} callbacks acknowledged, {len(found)} stored,"
+            f" {lost} of the acknowledged ones lost"
         )
     if not services.totals.audit().ok:
         raise RuntimeError("the ledger's laws do not hold after the load")

@@ -1,6 +1,6 @@
-"""Measure: what one callback and one asset cost the database in statements, round trips and bytes of its log; counted, one at a time.
+"""Measure: the statements, round trips and log bytes of one callback and one asset.
 
-Round trips are what waits for an answer on a network: statements, and on PostgreSQL the ping of a pooled connection, BEGIN and COMMIT.
+Round trips are statements, and on PostgreSQL also a pooled connection's ping, BEGIN and COMMIT.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Cost:
 
 
 def measure(folder: Path) -> Table:
-    """Lay out what every step of a job costs on each database, and how many bytes of tables and indexes a job leaves."""
+    """Return a table: the costs of each step on each database, and the bytes a job leaves."""
     shown = Table(
         title=f"What one job costs the ledger, counted over {TIMES}", title_justify="left"
     )

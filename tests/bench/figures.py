@@ -1,4 +1,4 @@
-"""What is made of many measurements: percentiles, medians over rounds, and the table they are shown in."""
+"""Measured results: percentiles, medians over rounds, and the table that shows them."""
 
 import math
 import time
@@ -22,7 +22,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the table: a figure of the service beside the same figure of its yardstick, one of each a round."""
+    """One line of the table: a value of the service and of its yardstick for each round."""
 
     name: str
     unit: str
@@ -30,7 +30,7 @@ class Line:
     yardstick: Sequence[float]
 
     def cells(self) -> list[str]:
-        """Write medians over the rounds, the span of ours, and the ratio of ours to the yardstick's, round by round."""
+        """Return the medians, the span of the service's values, and the ratio in each round."""
         span = f"{_short(min(self.ours))} – {_short(max(self.ours))}" if len(self.ours) > 1 else ""
         ratio = median(mine / its for mine, its in zip(self.ours, self.yardstick, strict=True))
         return [
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much is measured: at most so many rounds of ``each``, none begun after ``seconds``, but never less than two."""
+    """How much is measured: rounds of ``each``, none begun after ``seconds``, at least two."""
 
     rounds: int
     each: int

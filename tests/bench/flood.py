@@ -1,8 +1,8 @@
 """Measure 5: what a flood of forged callbacks costs the authentic ones.
 
-Authentic callbacks come at a steady pace, first alone, then while strangers send: tickets we never signed (404), and bodies that say they
-are too large (413). Every authentic one must be answered 200. The flood comes from a process of its own; server, flood and senders share
-the machine's cores, so the figures are a lower bound.
+Authentic callbacks come at a steady rate, first alone, then during a flood of unsigned tickets
+(404) or of bodies with a too large Content-Length (413). Every authentic one must be answered 200.
+Server, flood and senders share the machine's cores, so the results are a lower bound.
 """
 
 import json
@@ -31,7 +31,10 @@ _DIFFERENT = 500  # requests of a flood, sent in turn
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
-    """Run rounds of ``each`` authentic callbacks without and with each flood; raise RuntimeError if one of them is not acknowledged."""
+    """Run rounds of ``each`` authentic callbacks without and with each flood.
+
+    Raise RuntimeError if one of them is not acknowledged.
+    """
     env = environment(folder / "receiver")
     services = Services(Settings.load(env)).open()
     floods = {"404": _forged(), "413": _too_large(services)}
@@ -63,14 +66,14 @@ def _lines(name: str, refused: list[float], p99: list[float], alone: list[float]
 
 
 def _forged() -> list[bytes]:
-    """Make requests with tickets of the right shape, each another one, whose signatures are not ours."""
+    """Make requests with different well-formed tickets whose signatures are wrong."""
     return [
         callback_request(f"{new_ref(time.time())}.{'A' * 43}", "forged") for _ in range(_DIFFERENT)
     ]
 
 
 def _too_large(services: Services) -> list[bytes]:
-    """Make requests whose bodies would be too large, and are never sent: a right ticket does not help them."""
+    """Make requests with a valid ticket and a Content-Length that is too large, without a body."""
     ticket, size = (
         services.tickets.sign(new_ref(time.time())),
         services.settings.callback_max_bytes + 1,
@@ -154,6 +157,7 @@ def _send(port: int, services: Services, amount: int) -> float:
         thread.join()
     if failures or len(latencies) != amount:
         raise RuntimeError(
-            f"{len(latencies)} of {amount} authentic callbacks answered, not acknowledged: {failures}"
+            f"{len(latencies)} of {amount} authentic callbacks answered,"
+            f" not acknowledged: {failures}"
         )
     return percentile(latencies, 0.99)

@@ -1,8 +1,8 @@
-"""A flood: the same few requests again and again, at a pace, until its standard input ends. Run as a process of its own.
+"""A flood: repeats the same requests at a fixed rate until its standard input ends.
 
-``python -m tests.bench.flooder PORT FILE SIZE CONNECTIONS PACE`` sends the requests in FILE (each of SIZE bytes) over so many connections,
-PACE a second in all, and connects anew where the server hangs up. It prints a line when the first answer has come, and at the end one JSON
-object: ``seconds`` and ``statuses``.
+``python -m tests.bench.flooder PORT FILE SIZE CONNECTIONS PACE`` sends the requests in FILE (each
+of SIZE bytes), PACE per second in all, and connects again when the server closes a connection. It
+prints a line after the first answer, and at the end one JSON object: ``seconds`` and ``statuses``.
 """
 
 import json

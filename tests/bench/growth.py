@@ -1,7 +1,8 @@
-"""Measure: what the ledger does a second when it is full, beside an empty one by turns, on SQLite and on PostgreSQL.
+"""Measure: operations per second of a full and an empty ledger in turn, on both databases.
 
-In one process, without HTTP, so that nothing hides what the database takes: callbacks through the one door in, and claims, each by eight
-threads. The jobs that fill it are over, each with a delivery of 350 bytes, an asset and two events, like most that ever were.
+One process without HTTP, to see the database's own costs: eight threads accept callbacks, then
+claim.
+The jobs that fill the ledger are final, each with a delivery of 350 bytes, an asset and two events.
 """
 
 import sys
@@ -29,36 +30,42 @@ _PORTION = 50_000
 
 # The numbers of the jobs to be added, and their refs, which sort before those of today.
 _OLD = """
-WITH RECURSIVE many(i) AS (SELECT CAST(:first AS integer) UNION ALL SELECT i + 1 FROM many WHERE i < :last),
+WITH RECURSIVE
+many(i) AS (SELECT CAST(:first AS integer) UNION ALL SELECT i + 1 FROM many WHERE i < :last),
 old(i, ref) AS (SELECT i, '01H000000000000000' || substr(CAST(100000000 + i AS text), 2) FROM many)
 """
 _DIGEST = "0" * 64
 # Each with as many columns as have no default, in words of both databases.
 FILL = (
     f"""
-    INSERT INTO jobs (ref, provider, provider_id, base_url, api, mode, model, prompt, params, key, state, outcome, progress,
-        submitted_at, deadline_at, ended_at, finished_at)
-    {_OLD} SELECT ref, 'grsai', 'old-' || i, 'https://grsaiapi.com', 'draw', 'webhook', 'gpt-image-1.5', 'a lighthouse at dusk, no. ' || i,
-        '{{}}', 'key-' || i, 'archived', 'succeeded', 100, 1e9, 1e9, 1e9, 1e9 FROM old
+    INSERT INTO jobs (ref, provider, provider_id, base_url, api, mode, model, prompt, params, key,
+        state, outcome, progress, submitted_at, deadline_at, ended_at, finished_at)
+    {_OLD} SELECT ref, 'grsai', 'old-' || i, 'https://grsaiapi.com', 'draw', 'webhook',
+        'gpt-image-1.5', 'a lighthouse at dusk, no. ' || i, '{{}}', 'key-' || i,
+        'archived', 'succeeded', 100, 1e9, 1e9, 1e9, 1e9 FROM old
     """,  # noqa: S608 - constants only
     f"""
     INSERT INTO deliveries (ref, source, verdict, received_at, digest, body)
     {_OLD} SELECT ref, 'callback', 'ended', 1e9, '{_DIGEST}', :body FROM old
     """,  # noqa: S608 - constants only
     f"""
-    INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, finished_at, key, sha256, size, content_type)
-    {_OLD} SELECT ref, 0, 'archived', 'https://files.test/' || i, 1e9, 1e9, 1e9, '2026/01/01/' || i || '/0.png', '{_DIGEST}', 1000,
-        'image/png' FROM old
+    INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, finished_at, key, sha256,
+        size, content_type)
+    {_OLD} SELECT ref, 0, 'archived', 'https://files.test/' || i, 1e9, 1e9, 1e9,
+        '2026/01/01/' || i || '/0.png', '{_DIGEST}', 1000, 'image/png' FROM old
     """,  # noqa: S608 - constants only
     f"""
     INSERT INTO events (type, ref, idx, round, created_at, payload)
-    {_OLD} SELECT 'asset.archived', ref, 0, 0, 1e9, '{{}}' FROM old UNION ALL SELECT 'job.archived', ref, -1, 0, 1e9, '{{}}' FROM old
+    {_OLD} SELECT 'asset.archived', ref, 0, 0, 1e9, '{{}}' FROM old
+    UNION ALL SELECT 'job.archived', ref, -1, 0, 1e9, '{{}}' FROM old
     """,  # noqa: S608 - constants only
 )
-# What a round leaves behind is over before the next begins.
+# Ends what a round left, before the next one begins.
 TIDY = (
-    "UPDATE assets SET state = 'failed', due_at = NULL, claim = NULL, finished_at = 1e9 WHERE due_at IS NOT NULL",
-    "UPDATE jobs SET state = 'failed', reason = 'bad_asset', due_at = NULL, claim = NULL, finished_at = 1e9 WHERE due_at IS NOT NULL",
+    """UPDATE assets SET state = 'failed', due_at = NULL, claim = NULL, finished_at = 1e9
+    WHERE due_at IS NOT NULL""",
+    """UPDATE jobs SET state = 'failed', reason = 'bad_asset', due_at = NULL, claim = NULL,
+    finished_at = 1e9 WHERE due_at IS NOT NULL""",
 )
 
 
@@ -119,7 +126,7 @@ def fill(services: Services, already: int, size: int) -> None:
                 {"body": b"x" * 350} if ":body" in statement else {}
             )
             services.database.write(partial(_execute, statement=statement, **values))
-            # PostgreSQL plans its checks of foreign keys by it, and goes on with the plan it made for an empty table otherwise.
+            # Otherwise PostgreSQL checks foreign keys with its plan for an empty table.
             services.database.write(partial(_execute, statement="ANALYZE"))
 
 

@@ -1,4 +1,4 @@
-"""Jobs for a bench, thousands at once: what the desk writes for one is written down for all of them in one transaction."""
+"""Thousands of jobs for a bench: the rows of one submit, for all in one transaction."""
 
 from sqlalchemy import Connection, insert, select
 
@@ -8,7 +8,7 @@ from receiver.services import Services
 
 
 def waiting_jobs(services: Services, amount: int) -> list[str]:
-    """Write down ``amount`` jobs that the provider has taken; return their refs. All have the same ``submitted_at``."""
+    """Insert ``amount`` jobs that the provider accepted, with one ``submitted_at``; return refs."""
     first = services.jobs.submit(
         Submission("a lighthouse", "gpt-image-1.5", {}), "http://127.0.0.1"
     )

@@ -1,8 +1,8 @@
-"""Measure 3: how long one job takes from its callback to its picture being safe, when nothing else is going on.
+"""Measure 3: the time of one job from its callback to its archived picture, without load.
 
-The real ``receiver serve`` and the sandbox; one job at a time. Inside times are the ledger's: the callback stored (``ended_at``), the
-asset archived, the job archived. The outside time goes from the moment the sandbox sends the callback to the moment the API calls the
-job archived. Yardstick: a bare GET of the same file from the same sandbox, written and synced.
+The real ``receiver serve`` and the sandbox; one job at a time. The inside times are the ledger's:
+callback stored (``ended_at``), asset archived, job archived. The outside time is from the sandbox's
+callback to the API's answer ``archived``. Yardstick: a bare GET of the same file, with fsync.
 """
 
 import os
@@ -30,7 +30,7 @@ _SCRIPT = {
     "bytes": SIZE,
     "callback": {"mode": "late", "seconds": 0.15},
 }
-_PATIENCE = 20.0  # seconds for one job
+_LIMIT = 20.0  # seconds for one job
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Times:
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
-    """Run jobs, one after the other, each a round; two more before them warm up and are not counted."""
+    """Run jobs one after the other, each a round, after two that are not counted."""
     with Sandbox(looks=1) as sandbox, _served(folder, sandbox) as services:
         for _ in range(2):
             _one_job(services, sandbox, folder)
@@ -75,7 +75,7 @@ def _served(folder: Path, sandbox: Sandbox) -> Iterator[Services]:
 
 
 def _one_job(services: Services, sandbox: Sandbox, folder: Path) -> Times:
-    """Submit a job, watch for its manifest and then for the API's word, and look up when all that happened."""
+    """Submit a job, wait for its manifest and the API's answer, and return the times."""
     submitted = services.submit_service.submit(
         Submission("a lighthouse", "gpt-image-1.5", {"sandbox": _SCRIPT}, Mode.WEBHOOK)
     )
@@ -98,15 +98,15 @@ def _one_job(services: Services, sandbox: Sandbox, folder: Path) -> Times:
     _wait(
         lambda: bool(sandbox.task(task)["callbacks"])
     )  # noted once it was answered, and we may be as fast as that
-    job, told = services.queries.job(ref), sandbox.task(task)
+    job, task_seen = services.queries.job(ref), sandbox.task(task)
     [asset] = services.queries.assets([ref])[ref]
     assert job is not None
     stored_at, asset_at, job_at = (
         moment or 0.0 for moment in (job.ended_at, asset.finished_at, job.finished_at)
     )
-    bare = _bare(told["files"][0]["url"], folder / f"{ref}.png")
+    bare = _bare(task_seen["files"][0]["url"], folder / f"{ref}.png")
     return Times(
-        asset_at - stored_at, job_at - asset_at, seen_at - told["callbacks"][0]["at"], bare
+        asset_at - stored_at, job_at - asset_at, seen_at - task_seen["callbacks"][0]["at"], bare
     )
 
 
@@ -123,10 +123,10 @@ def _bare(url: str, path: Path) -> float:
 
 def _wait(happened: Callable[[], bool]) -> None:
     """Look every millisecond until it happened."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _LIMIT
     while not happened():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"a job was not archived within {_PATIENCE:.0f} s")
+            raise RuntimeError(f"a job was not archived within {_LIMIT:.0f} s")
         time.sleep(0.001)
 
 

@@ -1,8 +1,9 @@
-"""A load generator that costs little: one thread, raw sockets, requests made beforehand. Run as a process of its own.
+"""A cheap load generator: one thread, raw sockets, prepared requests. Runs in its own process.
 
-``python -m tests.bench.load PORT FILE SIZE CONNECTIONS`` sends each of the requests in FILE (each of SIZE bytes) once, over so many
-keep-alive connections, the next one on a connection when the last was answered. It prints one JSON object: ``seconds`` from the first
-byte to the last answer, ``latencies`` in seconds, ``statuses``, and ``acknowledged``, the places in FILE of what was answered 200.
+``python -m tests.bench.load PORT FILE SIZE CONNECTIONS`` sends each request in FILE (each of SIZE
+bytes) once over keep-alive connections, the next one on a connection after the last answer. It
+prints one JSON object: ``seconds`` from the first byte to the last answer, ``latencies`` in
+seconds, ``statuses``, and ``acknowledged``, the indexes in FILE of what was answered 200.
 """
 
 import json

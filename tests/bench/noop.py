@@ -1,4 +1,4 @@
-"""The yardstick of the callback path: a route that reads the body and answers, and does nothing else."""
+"""The yardstick of the callback path: a route that only reads the body and answers."""
 
 from flask import Flask, Response, jsonify, request
 

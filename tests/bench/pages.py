@@ -1,7 +1,8 @@
-"""What the dashboard's pages ask of a ledger of a million jobs: how long each question takes, and how SQLite goes about it.
+"""The dashboard's queries on a ledger of a million jobs: their times and SQLite's plans.
 
-``python tests/bench/pages.py [--jobs N] [--ledger FILE] [--plans]``: makes the ledger if it is not there (a minute or two), asks each
-question some times and prints the best and the worst. A question that reads a whole table shows as SCAN in its plan.
+``python tests/bench/pages.py [--jobs N] [--ledger FILE] [--plans]`` makes the ledger if it is
+missing (a minute or two), runs each query some times and prints the best and the worst time. A
+query that reads a whole table shows as SCAN in its plan.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def ref_of(number: int) -> str:
 
 
 def state_of(number: int, jobs: int) -> str:
-    """Return how a job of this number stands: the newest are under way, one in ten failed, one in a thousand expired."""
+    """Return the state of a job: the newest are open, 10 % failed, 0.1 % expired."""
     if number >= jobs - 200:
         return "archiving"
     if number % 1000 == 0:
@@ -133,11 +134,14 @@ def rows(
 
 
 def make(path: Path, jobs: int) -> None:
-    """Write the ledger behind the service's back: through its front door it would take an hour."""
+    """Write the ledger with direct SQL: with the service's own code it would take an hour."""
     schema.migrate(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA synchronous=OFF")
-        job_columns = "ref, provider_id, model, prompt, state, outcome, reason, submitted_at, deadline_at, finished_at, due_at"
+        job_columns = (
+            "ref, provider_id, model, prompt, state, outcome, reason,"
+            " submitted_at, deadline_at, finished_at, due_at"
+        )
         batch: list[Any] = []
         for row in rows(jobs):
             batch.append(row)
@@ -152,17 +156,18 @@ def write(connection: sqlite3.Connection, batch: list[Any], job_columns: str) ->
     """Insert some jobs with what belongs to them."""
     constant = "'grsai', 'https://provider.test', 'draw', 'webhook', '{}'"
     connection.executemany(
-        f"INSERT INTO jobs ({job_columns}, provider, base_url, api, mode, params) VALUES (?,?,?,?,?,?,?,?,?,?,"  # noqa: S608 - constants
-        f"CASE WHEN ?10 IS NULL THEN ?11 END, {constant})",
+        f"INSERT INTO jobs ({job_columns}, provider, base_url, api, mode, params) "  # noqa: S608 - constants
+        f"VALUES (?,?,?,?,?,?,?,?,?,?,CASE WHEN ?10 IS NULL THEN ?11 END, {constant})",
         (job for job, _, _, _ in batch),
     )
     connection.executemany(
-        "INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at, key, sha256, size, finished_at, content_type) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?,'image/png')",
+        "INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at, key, sha256, "
+        "size, finished_at, content_type) VALUES (?,?,?,?,?,?,?,?,?,?,?,'image/png')",
         (asset for _, assets, _, _ in batch for asset in assets),
     )
     connection.executemany(
-        "INSERT INTO deliveries (ref, source, verdict, received_at, digest, body) VALUES (?,?,?,?,?,?)",
+        "INSERT INTO deliveries (ref, source, verdict, received_at, digest, body) "
+        "VALUES (?,?,?,?,?,?)",
         (delivery for _, _, deliveries, _ in batch for delivery in deliveries),
     )
     connection.executemany(
@@ -196,7 +201,7 @@ def questions(database: SqliteDatabase, jobs: int) -> dict[str, Callable[[], obj
         "a ref": lambda: job_list.page(Wanted(text=middle)),
         "a provider's id": lambda: job_list.page(Wanted(text=f"task-{jobs // 3}")),
         "a common word": lambda: job_list.page(Wanted(text="lighthouse")),
-        "a word nobody wrote, one window": lambda: job_list.page(Wanted(text="xylophone")),
+        "a word that no prompt has, one window": lambda: job_list.page(Wanted(text="xylophone")),
         "the same among the failed": lambda: job_list.page(
             Wanted(text="xylophone", state=JobState.FAILED)
         ),
@@ -226,7 +231,8 @@ def main() -> None:
             began = time.perf_counter()
             make(path, given.jobs)
             click.echo(
-                f"{given.jobs:,} jobs, {path.stat().st_size / 1e9:.1f} GB, made in {time.perf_counter() - began:.0f} s"
+                f"{given.jobs:,} jobs, {path.stat().st_size / 1e9:.1f} GB,"
+                f" made in {time.perf_counter() - began:.0f} s"
             )
         with closing(SqliteDatabase(path)) as database:
             for name, ask in questions(database, given.jobs).items():

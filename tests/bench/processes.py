@@ -21,7 +21,7 @@ _STOP_WITHIN = 15.0
 
 
 def environment(data: Path, **settings: str) -> dict[str, str]:
-    """Return the environment of a receiver that keeps everything in ``data``: nothing of the caller's own configuration leaks in."""
+    """Return a clean environment of a receiver that keeps everything in ``data``."""
     ours = {field.upper() for field in Settings.model_fields}
     kept = {
         name: value
@@ -38,7 +38,7 @@ def environment(data: Path, **settings: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -47,7 +47,7 @@ def free_port() -> int:
 def running(
     command: Sequence[str], env: Mapping[str, str], log: Path, is_ready: Callable[[], bool]
 ) -> Iterator[None]:
-    """Run a Python command (``-m …``) from when it is ready to the end of the block; its output goes to ``log``."""
+    """Run a Python command (``-m …``) and wait until it is ready; its output goes to ``log``."""
     line = [sys.executable, *command]
     if setpriv := shutil.which("setpriv"):  # then it ends with us even if we are killed
         line = [setpriv, "--pdeathsig", "TERM", *line]

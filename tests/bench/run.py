@@ -1,7 +1,7 @@
-"""``make bench``: what the service does a second and how long it takes, beside yardsticks measured by turns in the same minutes.
+"""``make bench``: the service's rates and times, compared with yardsticks measured in turn.
 
-Absolute figures say something about the machine, ratios about the service. Nothing is written but to a temporary folder; everything
-listens on 127.0.0.1 and is ended.
+Absolute values describe the machine, ratios the service. All files are in a temporary folder;
+everything listens on 127.0.0.1 and is ended.
 """
 
 import os
@@ -95,7 +95,9 @@ def _archiving(folder: Path, place: Place, amount: Amount) -> Table:
     with archiving.file_server(folder) as url:
         lines = archiving.measure(folder, url, place, amount)
     return table(
-        f"Pictures of 1 MB to {place.name}, 16 hands, {_rounds(lines, amount)}", "bare loop", lines
+        f"Pictures of 1 MB to {place.name}, 16 threads, {_rounds(lines, amount)}",
+        "bare loop",
+        lines,
     )
 
 
@@ -111,7 +113,8 @@ def _latency(folder: Path, amounts: Amounts) -> Table:
 def _flood(folder: Path, amounts: Amounts) -> Table:
     lines = flood.measure(folder, amounts.flood)
     return table(
-        f"A flood of forged callbacks, {flood.PACE} authentic ones a second, {_rounds(lines, amounts.flood)}",
+        f"A flood of forged callbacks, {flood.PACE} authentic ones a second,"
+        f" {_rounds(lines, amounts.flood)}",
         "no flood",
         lines,
     )
@@ -120,7 +123,8 @@ def _flood(folder: Path, amounts: Amounts) -> Table:
 def _growth(folder: Path, amounts: Amounts) -> Table:
     lines = growth.measure(folder, amounts.sizes, amounts.growth)
     return table(
-        f"The ledger as it grows, {growth.THREADS} threads without HTTP, {_rounds(lines, amounts.growth)}",
+        f"The ledger as it grows, {growth.THREADS} threads without HTTP,"
+        f" {_rounds(lines, amounts.growth)}",
         "empty",
         lines,
     )
@@ -174,7 +178,7 @@ def main(*, quick: bool, only: tuple[str, ...]) -> None:
             name == "workers" and postgres_binaries() is None
         ):
             console.print(
-                f"the server for it is not installed (make setup installs it): the measure {name} is left out"
+                f"the server of the measure {name} is missing (make setup installs it): left out"
             )
             continue
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:

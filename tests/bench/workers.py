@@ -1,7 +1,7 @@
-"""Measure: pictures archived a second by 1, 2 and 4 worker processes on one PostgreSQL, each with 8 hands; beside one process, by turns.
+"""Measure: pictures archived per second by 1, 2 and 4 worker processes with 8 threads each.
 
-The workers are the real command, on this machine's cores; on two of them four processes cannot do four times as much. What is to be seen is
-that they are not in each other's way.
+They share one PostgreSQL and this machine's cores: on two cores four processes cannot do four times
+as much. The measure shows that they do not block each other.
 """
 
 import time

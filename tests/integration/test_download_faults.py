@@ -83,22 +83,34 @@ class UnattendedWorker:
         self.provider = StubbornProvider()
         self.store = DirectoryStore(folder / "archive")
         self.attempts: list[AssetAttempt] = []
-        (folder / "scratch").mkdir()
-        fetcher = Fetcher(
-            AddressPolicy(),
-            max_bytes=2 * SIZE,
-            timeout=0.3,
-            stall=0.1,
-            resolve=network.resolve,
-            connect=network.connect,
-            ssl_context=DEFAULT_TLS,
-        )
-        self._archiver = books.archiver(fetcher, self.store, folder / "scratch")
+        self._scratch = folder / "scratch"
+        self._scratch.mkdir()
+        self._archiver = books.archiver(self._fetcher(20, 20), self.store, self._scratch)
         self._reconciler = books.reconciler(
             self.store,
             self.provider,
             "https://provider.test",
         )
+
+    def _fetcher(self, timeout: float, stall: float) -> Fetcher:
+        return Fetcher(
+            AddressPolicy(),
+            max_bytes=2 * SIZE,
+            timeout=timeout,
+            stall=stall,
+            resolve=self.network.resolve,
+            connect=self.network.connect,
+            ssl_context=DEFAULT_TLS,
+        )
+
+    def attempt_with_limits(self, timeout: float, stall: float) -> None:
+        """Make the attempt that is due now with these limits in seconds for the download."""
+        patient = self._archiver
+        self._archiver = self.books.archiver(
+            self._fetcher(timeout, stall), self.store, self._scratch
+        )
+        self._attempt()
+        self._archiver = patient
 
     def serve(self, *scripts: Script) -> None:
         """Have the source play one script for each connection, the last one again and again."""
@@ -114,17 +126,17 @@ class UnattendedWorker:
         """Let time pass until the job is over."""
         while (job := self.books.job(ref)).finished_at is None:
             self.books.clock.now = max(self.books.clock.now, self._next_due())
-            for claimed in self.books.assets.claim(16):
-                self._archiver.archive(claimed)
-                self.attempts.append(
-                    AssetAttempt(
-                        self.books.clock.now, self.books.assets_of(claimed.row.ref)[claimed.row.idx]
-                    )
-                )
+            self._attempt()
             for looked_at in self.books.jobs.claim(16):
                 self._reconciler.reconcile_job(looked_at)
         assert self.books.totals.audit().ok
         return job
+
+    def _attempt(self) -> None:
+        for claimed in self.books.assets.claim(16):
+            self._archiver.archive(claimed)
+            asset = self.books.assets_of(claimed.row.ref)[claimed.row.idx]
+            self.attempts.append(AssetAttempt(self.books.clock.now, asset))
 
     def _next_due(self) -> float:
         dues = [
@@ -173,22 +185,28 @@ def shut_the_port(network: OutsideNetwork) -> None:
 # Faults that sandbox files cannot have, and that end
 
 
-ENDING: dict[str, tuple[Script, str]] = {
-    "a drip": (drip(OK + b"Content-Length: 30000\r\n\r\n", 0.02), "not finished within"),
-    "a stall": (silence(OK + b"Content-Length: 9\r\n\r\nbody"), "no data for"),
-    "silence": (silence(), "no data for"),
-    "chunks without an end": (chunked(PNG, end=b""), "IncompleteRead"),
-    "another protocol": (send(b"220 mail.example ESMTP\r\n"), "BadStatusLine"),
-    "overloaded": (answer(status="503 Busy", body=b""), "answered 503"),
+STALL = (20.0, 0.2)  # limits of the first download: seconds in all, and without data
+ENDING: dict[str, tuple[Script, tuple[float, float], str]] = {
+    "a drip": (
+        drip(OK + b"Content-Length: 30000\r\n\r\n", 0.02),
+        (0.3, 20),
+        "not finished within",
+    ),
+    "a stall": (silence(OK + b"Content-Length: 9\r\n\r\nbody"), STALL, "no data for"),
+    "silence": (silence(), STALL, "no data for"),
+    "chunks without an end": (chunked(PNG, end=b""), (20, 20), "IncompleteRead"),
+    "another protocol": (send(b"220 mail.example ESMTP\r\n"), (20, 20), "BadStatusLine"),
+    "overloaded": (answer(status="503 Busy", body=b""), (20, 20), "answered 503"),
 }
 
 
-@pytest.mark.parametrize(("fault", "message"), ENDING.values(), ids=ENDING)
+@pytest.mark.parametrize(("fault", "limits", "message"), ENDING.values(), ids=ENDING)
 def test_the_second_attempt_archives_the_picture(
-    worker: UnattendedWorker, fault: Script, message: str
+    worker: UnattendedWorker, fault: Script, limits: tuple[float, float], message: str
 ) -> None:
     worker.serve(fault, answer(body=PNG))
     ref = worker.announce()
+    worker.attempt_with_limits(*limits)
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
     first, second = worker.attempts
     assert message in first.asset.error

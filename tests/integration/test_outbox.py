@@ -239,15 +239,19 @@ class UnreliableTransport:
 
 
 @pytest.mark.parametrize(
-    ("script", "error"),
+    ("script", "limits", "error"),
     [
-        (send(b""), "closed connection without response"),
-        (send(b"HTTP/1.1 2"), "broken HTTP answer"),
-        (send(b"nonsense\r\n\r\n"), "broken HTTP answer"),
-        (send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), "broken HTTP answer"),
-        (send(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000), "more than"),
-        (silence(), "no data for 0.2 s"),
-        (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.05), "not finished within 0.4 s"),
+        (send(b""), (20, 20), "closed connection without response"),
+        (send(b"HTTP/1.1 2"), (20, 20), "broken HTTP answer"),
+        (send(b"nonsense\r\n\r\n"), (20, 20), "broken HTTP answer"),
+        (
+            send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"),
+            (20, 20),
+            "broken HTTP answer",
+        ),
+        (send(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000), (20, 20), "more than"),
+        (silence(), (20, 0.2), "no data for 0.2 s"),
+        (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.05), (0.4, 20), "not finished within 0.4 s"),
     ],
     ids=[
         "nothing",
@@ -260,10 +264,14 @@ class UnreliableTransport:
     ],
 )
 def test_no_answer_is_read_for_long_and_a_broken_one_is_no_success(
-    books: Books, monkeypatch: pytest.MonkeyPatch, script: Script, error: str
+    books: Books,
+    monkeypatch: pytest.MonkeyPatch,
+    script: Script,
+    limits: tuple[float, float],
+    error: str,
 ) -> None:
-    monkeypatch.setattr(transports, "TIMEOUT", 0.4)
-    monkeypatch.setattr(transports, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(transports, "TIMEOUT", limits[0])
+    monkeypatch.setattr(transports, "READ_TIMEOUT", limits[1])
     server = PostServer((script,))
     try:
         events_dispatcher = make_dispatcher(

@@ -67,7 +67,7 @@ _OVERTIME = 20.0
     "--seed", type=click.IntRange(min=0), help="Repeat the random choices of an earlier run."
 )
 @click.option(
-    "--lanes",
+    "--parallel",
     type=click.IntRange(min=1),
     help="Parallel rounds.  [default: two more than there are cores]",
 )
