@@ -81,7 +81,8 @@ def _create(path: Path) -> None:
 
 
 def _memory_folder() -> str:
-    folder = mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: S108 - private
+    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp creates a private folder there
+    folder = mkdtemp(prefix="receiver-metrics-", dir=memory if memory.is_dir() else None)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 

@@ -90,6 +90,7 @@ def test_a_web_process_that_never_counted_before_does_not_die_of_a_full_disk(
             )
             assert {send().status_code for _ in range(5)} == {503}
         assert send().status_code == 200
+        assert service.stop() == 0
 
 
 def web_processes(service: Running) -> set[int]:
