@@ -27,7 +27,12 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from receiver.errors import ConfigurationError
-from receiver.events.destinations import Destination, Kind, read_destination, read_destinations
+from receiver.events.destinations import (
+    Destination,
+    DestinationKind,
+    read_destination,
+    read_destinations,
+)
 from receiver.net.policy import AddressPolicy
 
 # Characters of a callback secret, and bytes of a signing key (Standard Webhooks).
@@ -212,7 +217,7 @@ class Settings(BaseModel):
         cls, value: tuple[SecretStr, ...], info: ValidationInfo
     ) -> tuple[SecretStr, ...]:
         if not value and any(
-            read_destination(entry).kind is Kind.WEBHOOK
+            read_destination(entry).kind is DestinationKind.WEBHOOK
             for entry in info.data.get("event_urls", ())
         ):
             raise ValueError(

@@ -8,7 +8,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from receiver.errors import EventNotDeliveredError
-from receiver.events.destinations import Destination, Kind
+from receiver.events.destinations import Destination, DestinationKind
 from receiver.events.event import Event
 from receiver.net.policy import read_url
 
@@ -46,7 +46,7 @@ class AwsTransport:
             else {}
         )
         try:
-            if self._service == Kind.SQS:
+            if self._service == DestinationKind.SQS:
                 self._client().send_message(
                     QueueUrl=self._address, MessageBody=body, MessageAttributes=attributes, **order
                 )
@@ -79,7 +79,7 @@ class AwsTransport:
 
     def _region(self) -> str | None:
         """Return the region in the address, or None: then boto3's own variable is used."""
-        if self._service == Kind.SNS:
+        if self._service == DestinationKind.SNS:
             return self._address.split(":")[3]
         labels = (read_url(self._address).host).split(".")
         return labels[1] if labels[0] == "sqs" and labels[2:3] == ["amazonaws"] else None

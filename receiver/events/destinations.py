@@ -23,7 +23,7 @@ _QUEUE = re.compile(r"[a-z0-9.-]+(?::\d+)?/\d{12}/[\w-]{1,80}(\.fifo)?", re.ASCI
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}(\.fifo)?", re.ASCII)
 
 
-class Kind(StrEnum):
+class DestinationKind(StrEnum):
     """The kind of a destination; it decides the transport."""
 
     WEBHOOK = "webhook"
@@ -40,7 +40,7 @@ class Destination:
     log. A webhook's path may be a secret, so its name has only the host and a digest of the URL.
     """
 
-    kind: Kind
+    kind: DestinationKind
     name: str
     address: str
     types: tuple[EventType, ...]
@@ -54,12 +54,12 @@ def read_destination(entry: str) -> Destination:
     address, _, fragment = entry.partition("#")
     types = _types(fragment) if fragment else tuple(EventType)
     if address == "log:":
-        return Destination(Kind.LOG, "log:", "", types)
+        return Destination(DestinationKind.LOG, "log:", "", types)
     scheme, _, rest = address.partition(":")
     if scheme == "sns" and _TOPIC.fullmatch(rest):
-        return Destination(Kind.SNS, address, rest, types)
+        return Destination(DestinationKind.SNS, address, rest, types)
     if scheme == "sqs" and _QUEUE.fullmatch(rest.removeprefix("//")):
-        return Destination(Kind.SQS, address, f"https:{rest}", types)
+        return Destination(DestinationKind.SQS, address, f"https:{rest}", types)
     if scheme not in ("http", "https"):
         raise ValueError(f"one of its entries is none we know; {REMEDY}")
     try:
@@ -68,7 +68,10 @@ def read_destination(entry: str) -> Destination:
         raise ValueError(f"one of its entries is {error}; {REMEDY}") from error
     digest = sha256(target.url.encode()).hexdigest()[:8]
     return Destination(
-        Kind.WEBHOOK, f"{target.scheme}://{target.authority} ({digest})", target.url, types
+        DestinationKind.WEBHOOK,
+        f"{target.scheme}://{target.authority} ({digest})",
+        target.url,
+        types,
     )
 
 

@@ -11,7 +11,7 @@ import structlog
 from standardwebhooks import Webhook
 
 from receiver.errors import AddressRefusedError, EventNotDeliveredError, FetchError
-from receiver.events.destinations import Destination, Kind
+from receiver.events.destinations import Destination, DestinationKind
 from receiver.events.event import Event
 from receiver.net.connection import (
     MAX_HEAD,
@@ -135,9 +135,9 @@ def transport_for(
     now: Callable[[], float],
 ) -> Transport:
     """Return the transport to a destination. Nothing is connected yet."""
-    if destination.kind is Kind.WEBHOOK:
+    if destination.kind is DestinationKind.WEBHOOK:
         return WebhookTransport(destination.address, connector, secrets, now)
-    if destination.kind is Kind.LOG:
+    if destination.kind is DestinationKind.LOG:
         return LogTransport()
     # Imported here, because boto3 costs 0.1 s that other destinations do not need.
     from receiver.events.aws import AwsTransport  # noqa: PLC0415

@@ -5,7 +5,7 @@ stored with our decision in the same transaction as the changes it causes. The f
 ends a job; later ones are stored and change nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
@@ -15,17 +15,11 @@ from sqlalchemy import Connection
 
 from receiver.clock import back_off, doubling
 from receiver.errors import LedgerError, UnreadableError
-from receiver.ledger import deliveries
+from receiver.ingest import confirm
+from receiver.ledger import deliveries, jobs
 from receiver.ledger.assets import reopen_job
 from receiver.ledger.database import Database
 from receiver.ledger.group_commit import Batch
-from receiver.ledger.jobs import (
-    adopt_job,
-    expedite_job,
-    find_job_by_provider_id,
-    finish_job,
-    lock_job,
-)
 from receiver.ledger.rows import Job
 from receiver.model import (
     FINAL_STATES,
@@ -46,22 +40,13 @@ from receiver.telemetry.redaction import Redactor
 
 log = structlog.get_logger(__name__)
 
-# Deliveries kept per job, and bytes of their bodies: a stolen ticket, or a provider that calls back
-# without end, must not fill the disk.
-MOST_KEPT = 200
-MOST_BYTES = 16 * 1024 * 1024
 
 _REDACT_NOTHING = Redactor()
 # Looking up the metric of two labels costs more than counting.
 _deliveries = cache(DELIVERIES.labels)
 # After these decisions there is work to do at once.
-_CAUSE_WORK = {
-    Decision.ENDED,
-    Decision.REFRESHED,
-    Decision.EMPTY,
-    Decision.OTHER_ID,
-    Decision.UNCONFIRMED,
-}
+_ASK_AGAIN = {Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED}
+_CAUSE_WORK = {Decision.ENDED, Decision.REFRESHED, *_ASK_AGAIN}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,12 +108,12 @@ class Inbox:
         except LedgerError:
             raise
         except UnreadableError:
-            self._store_unreadable(delivery, replayed)
+            self.keep_unreadable(delivery, replayed)
             raise
         except Exception as error:
             # A bug of ours must not lose a report: store it, to replay it when the bug is fixed.
             log.exception("report set aside", ref=delivery.ref, source=delivery.source)
-            self._store_unreadable(delivery, replayed)
+            self.keep_unreadable(delivery, replayed)
             raise UnreadableError(
                 f"set aside: processing it failed ({type(error).__name__}); see the log"
             ) from error
@@ -136,10 +121,6 @@ class Inbox:
         if decision in _CAUSE_WORK and not unsigned:
             self._notify()
         return decision
-
-    def keep_unreadable(self, delivery: Delivery) -> None:
-        """Store the received part of a body that was cut short."""
-        self._store_unreadable(delivery, None)
 
     def _redacted(self, report: Report) -> Report:
         return replace(report, message=self._redact(report.message)) if report.message else report
@@ -153,30 +134,25 @@ class Inbox:
         ``_take`` does, many jobs at once; a test compares the two.
         """
         now, timing = self._now(), self._timing
-        jobs = deliveries.lock_jobs_of_deliveries(connection, [item.delivery.ref for item in items])
-        # A second report about the same job is left out: it must see what the first one changed.
-        taken = [
-            (item, job, self._decide_ordinary(job, item))
-            for item in items
-            if (job := jobs.pop(item.delivery.ref, None))
-        ]
-        ended = [(job, item) for item, job, decision in taken if decision is Decision.ENDED]
-        goes_on = [(job, item) for item, job, decision in taken if decision is Decision.PROGRESS]
-        goes_on = _with_room(connection, goes_on)
-        if ended:
-            successes = [(job, item.report) for job, item in ended]
-            deliveries.begin_archiving(connection, successes, now, timing.url_lifetime)
-        if goes_on:
-            polled = [
+        found = deliveries.lock_jobs(connection, [item.delivery.ref for item in items])
+        # Of two reports about one job the second is left: it must see what the first one changed.
+        taken = [(item, job) for item in items if (job := found.pop(item.delivery.ref, None))]
+        decisions = {item: self._decide_ordinary(job, item) for item, job in taken}
+        ended = [(job, item.report) for item, job in taken if decisions[item] is Decision.ENDED]
+        goes_on = [(item, job) for item, job in taken if decisions[item] is Decision.PROGRESS]
+        has_room = deliveries.has_room(connection, [item.delivery for item, _ in goes_on])
+        decisions |= {item: None for item, _ in goes_on if item.delivery not in has_room}
+        deliveries.begin_archiving(connection, ended, now, timing.url_lifetime)
+        deliveries.record_progress(
+            connection,
+            [
                 (job, item.report, _next_poll(job, Source.CALLBACK, timing, now))
-                for job, item in goes_on
-            ]
-            deliveries.record_progress(connection, polled)
-        decisions = {item: Decision.ENDED for _, item in ended}
-        decisions |= {item: Decision.PROGRESS for _, item in goes_on}
-        stored = [(item.delivery, item.digest, decision) for item, decision in decisions.items()]
-        if stored:
-            deliveries.insert_deliveries(connection, stored)
+                for item, job in goes_on
+                if decisions[item]
+            ],
+        )
+        stored = [(item.delivery, item.digest, made) for item, made in decisions.items() if made]
+        deliveries.insert_deliveries(connection, stored)
         return [decisions.get(item) for item in items]
 
     def _decide_ordinary(self, job: Job, item: Item) -> Decision | None:
@@ -201,42 +177,29 @@ class Inbox:
         """Decide, apply and store in one transaction; return the decision that was stored."""
         delivery, report = item.delivery, item.report
         job = self._job(connection, delivery.ref)
-        reopened = (
-            replayed is not None
-            and job.state in {JobState.FAILED, JobState.EXPIRED}
-            and bool(report.results)
-        )
+        lost = job.state in {JobState.FAILED, JobState.EXPIRED}
+        reopened = replayed is not None and lost and bool(report.results)
         if reopened:
             reopen_job(connection, job, self._timing, self._now())
-            job = lock_job(connection, job.ref)
+            job = jobs.lock_job(connection, job.ref)
         report = _with_free_id(connection, job, report)
         doubted = self._confirm_always or unsigned
         decision = decide(job, report, delivery.source, confirm_always=doubted, reopened=reopened)
-        change = _Change(
-            connection,
-            job,
-            report,
-            delivery,
-            self._timing,
-            self._now(),
-            replayed=replayed,
-            reopened=reopened,
-            unsigned=unsigned,
-            doubted=doubted,
-        )
-        decision = apply(decision, change)
+        context = (connection, job, report, delivery, self._timing, self._now())
+        decision = apply(decision, _Change(*context, replayed, reopened, unsigned, doubted))
         _store(connection, delivery, item.digest, decision, replayed)
         if decision is Decision.ENDED and delivery.source is not Source.CALLBACK:
-            _settle_unconfirmed(connection, job.ref, report)
+            confirm.settle_unconfirmed(connection, job.ref, report)
         return decision
 
     def _job(self, connection: Connection, ref: str) -> Job:
         """Return the delivery's job. If it is unknown, adopt it: its ticket has our signature."""
-        return deliveries.lock_job_of_delivery(connection, ref) or adopt_job(
+        return deliveries.lock_job_of_delivery(connection, ref) or jobs.adopt_job(
             connection, ref, self._base_url, self._timing, self._now()
         )
 
-    def _store_unreadable(self, delivery: Delivery, replayed: int | None) -> None:
+    def keep_unreadable(self, delivery: Delivery, replayed: int | None = None) -> None:
+        """Store a body that is no report, for example because it was cut short."""
         digest = sha256(delivery.body).hexdigest()
 
         def work(connection: Connection) -> None:
@@ -260,7 +223,7 @@ def read_report(delivery: Delivery) -> Report:
 def _with_free_id(connection: Connection, job: Job, report: Report) -> Report:
     """Remove a provider id that belongs to another job: one task of a provider is one job."""
     if job.provider_id is None and report.provider_id is not None:
-        other = find_job_by_provider_id(connection, job.provider, report.provider_id)
+        other = jobs.find_job_by_provider_id(connection, job.provider, report.provider_id)
         return replace(report, provider_id=None) if other else report
     return report
 
@@ -352,7 +315,7 @@ def _end(change: _Change) -> None:
 
 
 def _fail(change: _Change, reason: Reason, message: str) -> None:
-    finish_job(
+    jobs.finish_job(
         change.connection,
         change.job,
         JobState.FAILED,
@@ -393,9 +356,9 @@ def _poll_soon(change: _Change) -> None:
     ref, interval = change.job.ref, change.timing.poll_interval
     repeated = deliveries.had_doubtful_delivery(
         change.connection, ref, change.now - interval
-    ) or _is_full(change.connection, change.delivery)
+    ) or not deliveries.has_room(change.connection, [change.delivery])
     wait = interval if change.unsigned or repeated else 0.0
-    expedite_job(change.connection, ref, change.now + wait)
+    jobs.expedite_job(change.connection, ref, change.now + wait)
 
 
 def _record_id(change: _Change) -> None:
@@ -406,7 +369,7 @@ def _record_id(change: _Change) -> None:
 def _duplicate(change: _Change) -> Decision | None:
     _record_id(change)
     if change.doubted:
-        return _compare_with_known(change.connection, change.job.ref, change.report)
+        return confirm.compare_with_known(change.connection, change.job.ref, change.report)
     return None
 
 
@@ -441,71 +404,9 @@ def _store(
     if replayed is not None:
         deliveries.update_decision(connection, replayed, decision)
         return
-    always = delivery.source is not Source.CALLBACK or decision is Decision.ENDED
-    if not always and _is_full(connection, delivery):
-        log.warning(
-            "delivery not stored, its job has too many",
-            ref=delivery.ref,
-            verdict=decision,
-            size=len(delivery.body),
-        )
+    optional = delivery.source is Source.CALLBACK and decision is not Decision.ENDED
+    if optional and not deliveries.has_room(connection, [delivery]):
+        message, size = "delivery not stored, its job has too many", len(delivery.body)
+        log.warning(message, ref=delivery.ref, verdict=decision, size=size)
         return
     deliveries.insert_deliveries(connection, [(delivery, digest, decision)])
-
-
-def _is_full(connection: Connection, delivery: Delivery) -> bool:
-    counts = deliveries.count_deliveries(connection, [delivery.ref])
-    return not _fits(delivery, counts)
-
-
-def _fits(delivery: Delivery, counts: Mapping[str, tuple[int, int]]) -> bool:
-    count, size = counts.get(delivery.ref, (0, 0))
-    return count < MOST_KEPT and size + len(delivery.body) <= MOST_BYTES
-
-
-def _with_room(connection: Connection, found: list[tuple[Job, Item]]) -> list[tuple[Job, Item]]:
-    """Leave out the deliveries of jobs that have enough of them."""
-    if not found:
-        return []
-    counts = deliveries.count_deliveries(connection, [job.ref for job, _ in found])
-    return [(job, item) for job, item in found if _fits(item.delivery, counts)]
-
-
-# Compare callbacks that were not believed with the provider's own answer.
-
-
-def _settle_unconfirmed(connection: Connection, ref: str, answer: Report) -> None:
-    """Decide about the callbacks that waited for the provider's own answer."""
-    for number, body in deliveries.find_unconfirmed(connection, ref):
-        decision = _decide_unconfirmed(body, answer)
-        if decision is Decision.CONTRADICTION:
-            log.warning(
-                "callback disagrees with the provider's own answer", ref=ref, delivery=number
-            )
-        deliveries.update_decision(connection, number, decision)
-
-
-def _decide_unconfirmed(body: bytes, answer: Report) -> Decision:
-    try:
-        report = grsai.read_report(body)
-    except UnreadableError:
-        return Decision.UNREADABLE
-    if report.outcome is Outcome.RUNNING:
-        return Decision.LATE
-    if (report.outcome, _locations(report)) == (answer.outcome, _locations(answer)):
-        return Decision.DUPLICATE
-    return Decision.CONTRADICTION
-
-
-def _compare_with_known(connection: Connection, ref: str, report: Report) -> Decision:
-    """Decide whether a callback after the provider's answer names the results that we know."""
-    known = [url.partition("?")[0] for url in deliveries.asset_urls(connection, ref)]
-    if not report.results or _locations(report) == known:
-        return Decision.DUPLICATE
-    log.warning("callback disagrees with the provider's own answer", ref=ref)
-    return Decision.CONTRADICTION
-
-
-def _locations(report: Report) -> list[str]:
-    """Return the URLs without their queries: some hosts sign them again for each answer."""
-    return [result.url.partition("?")[0] for result in report.results]

@@ -26,6 +26,11 @@ from receiver.model import (
 # starts at zero again.
 MOST_ATTEMPTS = 300
 
+# Deliveries kept per job, and bytes of their bodies: a stolen ticket, or a provider that calls back
+# without end, must not fill the disk.
+MOST_KEPT = 200
+MOST_BYTES = 16 * 1024 * 1024
+
 _JOB_OF_DELIVERY = select(*job_columns).where(jobs.c.ref == bindparam("ref")).with_for_update()
 # In the order of their refs, so that two transactions that lock several jobs cannot deadlock.
 _JOBS_OF_DELIVERIES = (
@@ -52,6 +57,9 @@ class _ManyRows:
     postgresql: str
 
     def run(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
+        """Run the statement for these rows; nothing is run for none."""
+        if not rows:
+            return
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql(self.sqlite, list(rows))
         else:
@@ -101,16 +109,23 @@ def lock_job_of_delivery(connection: Connection, ref: str) -> Job | None:
     return job_of(row) if row else None
 
 
-def lock_jobs_of_deliveries(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
+def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
     """Return the jobs of several deliveries by ref, locked until the transaction ends."""
     rows = connection.execute(_JOBS_OF_DELIVERIES, {"refs": refs})
     return {row.ref: job_of(row) for row in rows}
 
 
-def count_deliveries(connection: Connection, refs: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the number of each job's deliveries and the size of their bodies in bytes."""
-    rows = connection.execute(_COUNT_AND_BYTES, {"refs": refs})
-    return {ref: (int(count), int(size)) for ref, count, size in rows}
+def has_room(connection: Connection, arrived: Sequence[Delivery]) -> list[Delivery]:
+    """Return those of the deliveries, one per job, whose jobs have not stored enough already."""
+    if not arrived:
+        return []
+    rows = connection.execute(_COUNT_AND_BYTES, {"refs": [one.ref for one in arrived]})
+    stored = {ref: (count, size) for ref, count, size in rows}
+    return [one for one in arrived if _fits(one, *stored.get(one.ref, (0, 0)))]
+
+
+def _fits(delivery: Delivery, count: int, size: int) -> bool:
+    return count < MOST_KEPT and size + len(delivery.body) <= MOST_BYTES
 
 
 def insert_deliveries(

@@ -200,14 +200,7 @@ class Outbox:
 
     def prune(self) -> int:
         """Delete a batch of old finished deliveries and return how many. The events stay."""
-        now = self.now()
-
-        def work(connection: Connection) -> int:
-            return _delete_old(connection, SENT, now - KEPT) + _delete_old(
-                connection, SET_ASIDE, now - KEPT_ASIDE
-            )
-
-        return self._database.write(work)
+        return self._database.write(lambda connection: _prune(connection, self.now()))
 
     def forget(self, name: str) -> None:
         """Delete a destination with its deliveries; raise ReceiverError if there is none.
@@ -313,12 +306,8 @@ def _queue_new_events(
     upto = end_of_batch(connection, cursor, BATCH)
     if upto == cursor:
         return False
-    wanted = (
-        events.c.id > cursor,
-        events.c.id <= upto,
-        events.c.rebuilt == 0,
-        events.c.type.in_(types),
-    )
+    new = (events.c.id > cursor) & (events.c.id <= upto)
+    wanted = (new, events.c.rebuilt == 0, events.c.type.in_(types))
     rows = select(
         literal(destination),
         events.c.id,
@@ -336,14 +325,14 @@ def _queue_new_events(
     return True
 
 
-def _delete_old(connection: Connection, state: ColumnElement[str], before: float) -> int:
-    key = tuple_(sendings.c.destination, sendings.c.event)
-    old = (
-        select(sendings.c.destination, sendings.c.event)
-        .where(sendings.c.state == state, sendings.c.finished_at < before)
-        .limit(BATCH)
-    )
-    return connection.execute(delete(sendings).where(key.in_(old))).rowcount
+def _prune(connection: Connection, now: float) -> int:
+    deleted = 0
+    for state, before in ((SENT, now - KEPT), (SET_ASIDE, now - KEPT_ASIDE)):
+        ended = (sendings.c.state == state) & (sendings.c.finished_at < before)
+        old = select(sendings.c.destination, sendings.c.event).where(ended).limit(BATCH)
+        key = tuple_(sendings.c.destination, sendings.c.event)
+        deleted += connection.execute(delete(sendings).where(key.in_(old))).rowcount
+    return deleted
 
 
 def _delete_some(connection: Connection, name: str) -> bool:

@@ -37,7 +37,9 @@ def bring_up(connection: Connection) -> None:
         _note(connection, changes[-1], changes[-1])
         return
     applied, known = _read(note)
-    for name in _due([name for name in changes if name > applied], anew=known != changes[-1]):
+    for name in _due(
+        [name for name in changes if name > applied], new_release=known != changes[-1]
+    ):
         _run(connection, _folder() / "migrations" / name)
         applied = name
     _note(connection, applied, changes[-1])
@@ -69,14 +71,14 @@ def _contracts(name: str) -> bool:
     return "_post_" in name
 
 
-def _due(pending: list[str], *, anew: bool) -> list[str]:
-    """Return the changes to apply now; ``anew`` means that this release knows new changes.
+def _due(pending: list[str], *, new_release: bool) -> list[str]:
+    """Return the changes to apply now; ``new_release`` means that it knows new changes.
 
     Contracting changes after the last expanding one wait for the next release. An installation that
     skips a release gets its contracting changes too, and must stop the old release first.
     """
     last = max((place for place, name in enumerate(pending, 1) if not _contracts(name)), default=0)
-    return pending[:last] or (pending if anew else [])
+    return pending[:last] or (pending if new_release else [])
 
 
 def _run(connection: Connection, script: Path) -> None:

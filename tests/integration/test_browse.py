@@ -1,4 +1,4 @@
-"""What pages and lists ask of the ledger, on both databases: pages by key, searches that stop, what is in danger and what was set aside."""
+"""Queries of pages and lists on both databases: pages, searches, endangered pictures, set aside."""
 
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
@@ -195,7 +195,8 @@ def test_what_broke_the_worker_or_could_not_be_read_is_set_aside(books: Books) -
         books.failed("task-3"),
     )
     books.execute(
-        "UPDATE jobs SET crashes = 5, message = 'no manifest, set aside: it broke' WHERE ref = :ref",
+        "UPDATE jobs SET crashes = 5, message = 'no manifest, set aside: it broke' "
+        "WHERE ref = :ref",
         ref=crashed,
     )
     (claimed,) = books.assets.claim(1)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ledgers import Books, failed, running, succeeded, urls
 from sqlalchemy import Connection, select
 
-from receiver.ingest import inbox
 from receiver.ingest.inbox import Inbox, Item, read_report
+from receiver.ledger import deliveries as deliveries_module
 from receiver.ledger.group_commit import Batch
 from receiver.ledger.tables import assets, deliveries, events, jobs
 from receiver.model import Decision, Delivery, Source
@@ -124,7 +124,7 @@ def test_a_batch_changes_what_its_callbacks_change_one_by_one(
     taker = books.make_inbox(confirms=confirms)
     given_items = items(books, books.histories, drawn)  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inbox, "MOST_KEPT", most)
+        patch.setattr(deliveries_module, "MOST_KEPT", most)
         assert outcome(books, together, taker, given_items) == outcome(
             books, alone, taker, given_items
         )

@@ -1,4 +1,4 @@
-"""Claims on both databases: nearest deadline first, never two owners, and nothing for whoever lost the lease."""
+"""Claims on both databases: nearest deadline first, one owner, and lost leases change nothing."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from receiver.model import AssetState, JobState, Source, new_ref
 
 pytestmark = pytest.mark.both_databases
 
-# Plans that would be chosen for other sizes of tables, forced on PostgreSQL to see that a limit holds in each.
+# Plans for tables of other sizes, forced on PostgreSQL to check that the limit holds in each.
 PLANS = [
     [],
     ["hashjoin", "mergejoin", "hashagg", "sort", "material"],
@@ -93,7 +93,7 @@ def test_nothing_is_claimed_before_it_is_due(books: Books) -> None:
     assert len(books.jobs.claim(10)) == 1
 
 
-def test_a_claimed_row_is_nobody_elses_until_its_lease_ends(books: Books) -> None:
+def test_a_claimed_row_cannot_be_claimed_again_until_its_lease_ends(books: Books) -> None:
     books.archiving()
     first = claim_asset(books)
     assert (first.row.claim, first.row.attempts, first.row.due_at) == (first.token, 1, NOW + LEASE)
@@ -156,7 +156,7 @@ def lose(books: Books, claimed: Claimed[Any]) -> None:
     ],
     ids=["finish", "give up", "retry", "ask again"],
 )
-def test_whoever_lost_the_lease_of_an_asset_changes_nothing(
+def test_a_worker_that_lost_the_lease_of_an_asset_changes_nothing(
     books: Books, happening: Callable[[Books, Claimed[Asset]], None]
 ) -> None:
     books.archiving()
@@ -177,7 +177,7 @@ def test_whoever_lost_the_lease_of_an_asset_changes_nothing(
     ],
     ids=["conclude", "look again", "announce the risk"],
 )
-def test_whoever_lost_the_lease_of_a_job_changes_nothing(
+def test_a_worker_that_lost_the_lease_of_a_job_changes_nothing(
     books: Books, happening: Callable[[Books, Claimed[Job]], object]
 ) -> None:
     books.archiving()

@@ -1,4 +1,4 @@
-"""How a job is concluded: its end is what its assets came to, told once, after a manifest that tells all the ledger knows."""
+"""How a job is concluded: by its assets, with one event, after a manifest with all we know."""
 
 from functools import partial
 
@@ -59,10 +59,10 @@ def test_an_archive_that_is_away_delays_the_end_and_no_more(harness: ReconcileHa
     assert harness.manifest(ref)
 
 
-def test_the_manifest_is_written_before_the_end_is_told(harness: ReconcileHarness) -> None:
+def test_the_manifest_is_written_before_the_event_of_the_end(harness: ReconcileHarness) -> None:
     ref = harness.ended(PICTURE)
     seen: list[object] = []
-    harness.store.witness = lambda: seen.append(
+    harness.store.before_manifest = lambda: seen.append(
         (harness.books.job(ref).state, harness.books.event_types(ref))
     )
     harness.look(ref)
@@ -73,17 +73,17 @@ def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(
     harness: ReconcileHarness,
 ) -> None:
     ref = harness.ended(PICTURE)
-    harness.store.witness = lambda: [
+    harness.store.before_manifest = lambda: [
         harness.books.claims.take_over(),
         harness.books.jobs.claim(1),
     ]
     assert harness.look(ref).state is JobState.ARCHIVING
-    harness.store.witness = bool
+    harness.store.before_manifest = bool
     assert harness.look(ref).state is JobState.ARCHIVED
     assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
-def test_the_manifest_tells_all_the_ledger_knows_of_a_job(harness: ReconcileHarness) -> None:
+def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: ReconcileHarness) -> None:
     ref = harness.posted(variants=2)
     task_id = harness.books.job(ref).provider_id
     harness.books.deliver(ref, running(task_id, 30))
@@ -133,7 +133,7 @@ def test_the_manifest_tells_all_the_ledger_knows_of_a_job(harness: ReconcileHarn
         }
         for row in deliveries
     ]
-    assert manifest["assets"] == [as_told(asset) for asset in harness.books.assets_of(ref)]
+    assert manifest["assets"] == [as_in_manifest(asset) for asset in harness.books.assets_of(ref)]
     assert len(manifest["assets"]) == 2
 
 
@@ -144,7 +144,7 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
     harness.look(ref)
     harness.bring_home(ref)
     assert harness.look(ref).state is JobState.ARCHIVED
-    told = harness.manifest(ref)
+    before = harness.manifest(ref)
     # As if the ledger had been lost, and a late callback had made the new one adopt the job.
     adopted = {
         "model": "",
@@ -158,20 +158,20 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
     for statement in (change, delete(tables.events).where(tables.events.c.type == "job.archived")):
         harness.books.database.write(partial(Connection.execute, statement=statement))
     assert harness.look(ref).state is JobState.ARCHIVED
-    assert harness.manifest(ref) == told
+    assert harness.manifest(ref) == before
 
 
-def as_told(asset: Asset) -> dict[str, object]:
-    """Return every column of an asset's row that means something when the work is over, as the manifest words it."""
+def as_in_manifest(asset: Asset) -> dict[str, object]:
+    """Return every column of a final asset's row that matters, as the manifest names it."""
     meant = [
         column.name
         for column in tables.assets.columns
         if column.name not in {"ref", "due_at", "claim", "crashes"}
     ]
-    told = {
+    columns = {
         {"idx": "index", "url": "source_url"}.get(name, name): getattr(asset, name)
         for name in meant
     }
     return {
-        name: timestamp(value) if name.endswith("_at") else value for name, value in told.items()
+        name: timestamp(value) if name.endswith("_at") else value for name, value in columns.items()
     }

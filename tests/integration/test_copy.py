@@ -1,4 +1,4 @@
-"""Moving up: an embedded ledger becomes one on PostgreSQL, row by row the same, however often it is interrupted or goes on meanwhile."""
+"""Copying an embedded ledger to PostgreSQL: rows stay equal through interruptions and changes."""
 
 import fcntl
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def here(sqlite_url: str) -> Iterator[Books]:
-    """Open a ledger on SQLite with something of everything in it."""
+    """Open a ledger on SQLite with rows in every table."""
     with opened(sqlite_url) as books:
         Outbox(books.database, books.clock).register(["log:"])
         books.archived(2, "task-1")
@@ -57,7 +57,7 @@ def there(postgres_server: PostgresServer) -> Iterator[Books]:
 
 
 def copied(here: Books, there: Books) -> tuple[int, int, int]:
-    """Copy, and say how many rows were new, changed and gone."""
+    """Copy; return how many rows were new, changed and deleted."""
     done = copy.copy(here.database, there.database, lambda *_: None)
     return done.new, done.changed, done.gone
 
@@ -114,7 +114,7 @@ def test_a_copy_that_breaks_off_anywhere_is_taken_up_again(
 
 
 class _Mortal:
-    """A database that takes so many writes and no more."""
+    """A database that fails after a number of writes."""
 
     def __init__(self, books: Books, writes: int) -> None:
         self._database, self.left = books.database, writes
@@ -165,7 +165,7 @@ def test_row_numbers_that_were_given_a_second_time_are_copied_as_the_other_rows_
 
 
 def go_on(books: Books, name: str) -> str:
-    """Have something more of everything; return the oldest ref of that."""
+    """Add rows to every table; return the oldest ref of the new jobs."""
     books.clock.advance(1)
     ref = books.archiving(2, f"{name}-1")
     for claimed in books.assets.claim(100):
@@ -177,7 +177,7 @@ def go_on(books: Books, name: str) -> str:
 
 
 def forget(books: Books, ref: str) -> None:
-    """Remove a job and all newer ones, as `receiver prune` did when it did not yet keep the newest rows: their numbers are given again."""
+    """Remove a job and all newer ones, as an early `receiver prune` did: numbers are used again."""
     for table in ("sendings", "events", "attempts", "assets", "deliveries", "jobs"):
         books.execute(f"DELETE FROM {table} WHERE ref >= :ref", ref=ref)  # noqa: S608 - names of ours
     books.execute("UPDATE destinations SET cursor = (SELECT max(id) FROM events)")
@@ -233,7 +233,7 @@ def test_no_batch_reads_the_whole_original(
 
 
 def plan(books: Books, statement: str, values: Any) -> str:
-    """Return how SQLite goes about a statement."""
+    """Return SQLite's plan of a statement."""
     rows = books.database.read(
         lambda connection: connection.exec_driver_sql(
             f"EXPLAIN QUERY PLAN {statement}", values
@@ -264,7 +264,7 @@ def test_a_half_copy_is_refused_until_it_is_declared_whole(here: Books, there: B
 
 @pytest.fixture
 def environ(there: Books, tmp_path: Path) -> dict[str, str]:
-    """Name the variables of the service to be."""
+    """Return the variables of the new service."""
     url = there.database._engine.url.difference_update_query(["connect_timeout"])  # type: ignore[attr-defined]
     address = url.set(drivername="postgresql", query={"host": url.query["host"]}).render_as_string(
         hide_password=False
@@ -288,7 +288,7 @@ def move(sqlite_url: str, environ: dict[str, str], folder: Path) -> Finished:
 
 @pytest.fixture
 def left(here: Books, tmp_path: Path) -> Books:
-    """Have a ledger that nobody has open, and the secret beside it; whoever looks into it opens it again."""
+    """Create a ledger that no process has open, and the secret beside it."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "callback").write_text("the-old-secret-of-theirs\n")
     here.database.close()
@@ -340,11 +340,11 @@ def test_a_copy_made_while_a_worker_of_an_earlier_release_works_is_not_whole(
 def test_a_secret_that_does_not_lie_beside_the_ledger_is_pointed_out(
     sqlite_url: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    told = move(sqlite_url, environ, tmp_path).err
-    assert told.count("\n") == 1
+    output = move(sqlite_url, environ, tmp_path).err
+    assert output.count("\n") == 1
     assert (
-        f"CALLBACK_SECRETS could not be checked, {tmp_path}/secrets/callback cannot be read: make sure"
-        in told
+        f"CALLBACK_SECRETS could not be checked, {tmp_path}/secrets/callback cannot be read: "
+        "make sure" in output
     )
 
 

@@ -35,7 +35,7 @@ def test_a_ledger_is_open_from_the_first_connection_until_it_is_closed(
         books.database.close()
         assert not is_open(path)
         books.totals.audit()
-        assert is_open(path), "whoever comes back counts again"
+        assert is_open(path), "opening again counts again"
     assert not is_open(path)
     assert path.with_name(f"{path.name}.open").stat().st_mode & 0o777 == 0o600
 
@@ -65,8 +65,10 @@ def test_asking_takes_nothing_from_those_who_have_it_open(sqlite_url: str, path:
 
 def test_a_killed_process_has_nothing_open(sqlite_url: str, path: Path) -> None:
     hold = (
-        "import sys, time; from receiver.ledger import schema; from receiver.ledger.database import open_database;"
-        "database = open_database(sys.argv[1]); schema.version(database); print(flush=True); time.sleep(60)"
+        "import sys, time; from receiver.ledger import schema;"
+        "from receiver.ledger.database import open_database;"
+        "database = open_database(sys.argv[1]); schema.version(database);"
+        "print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold, sqlite_url], stdout=subprocess.PIPE, cwd=ROOT

@@ -1,4 +1,4 @@
-"""SQLite with many writers: all share few commits, none is lost, and no failure of one is the failure of another."""
+"""SQLite with many writers: they share few commits, none is lost, one failure affects no other."""
 
 import random
 import signal
@@ -31,7 +31,7 @@ class OwnMistakeError(Exception):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Have writers wait for their turn half a second only."""
+    """Let writers wait only half a second."""
     for module in ("group_commit", "sqlite"):
         monkeypatch.setattr(f"receiver.ledger.{module}.WRITE_TIMEOUT", 0.5)
     return 0.5
@@ -57,7 +57,7 @@ Work = Callable[[Connection], object]
 
 
 def in_one_group(books: Books, works: list[Work]) -> list[Future[object]]:
-    """Let all these writes queue up before the first of them is led to its commit."""
+    """Queue all these writes before the first one is committed."""
     database = sqlite(books)
     with ThreadPoolExecutor(len(works)) as threads:
         queue = database._group_commit
@@ -71,7 +71,7 @@ def in_one_group(books: Books, works: list[Work]) -> list[Future[object]]:
 
 
 def note(name: str, size: int = 1) -> Work:
-    """Return a write that leaves a row named so, of about ``size`` bytes."""
+    """Return a write of a row with this name and about ``size`` bytes."""
     values: dict[str, object] = {"name": name + " " * size}
     return partial(
         run,
@@ -188,7 +188,7 @@ def test_a_commit_that_fails_fails_every_write_of_its_group(books: Books, path: 
     assert notes(books) == ["after", "before"]
 
 
-def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_is_told(books: Books) -> None:
+def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_fails(books: Books) -> None:
     books.database.write(note("before"))
     allow_pages(books, 3)
     futures = in_one_group(books, [note("small"), note("large", 100_000), note("behind")])
@@ -200,27 +200,27 @@ def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_is_told(books: 
     assert notes(books) == ["after", "before"]
 
 
-def test_on_a_full_disk_whatever_is_told_as_stored_is_stored(books: Books) -> None:
+def test_on_a_full_disk_each_write_that_succeeded_is_stored(books: Books) -> None:
     allow_pages(books, 20)
     works = [
         note(f"task-{number:02}", random.Random(number).choice([10, 3000, 20_000]))  # noqa: S311 - sizes
         for number in range(30)
     ]
-    told = [
+    futures = [
         number
         for group in (works[:10], works[10:20], works[20:])
         for number in in_one_group(books, group)
     ]
     stored = {
-        f"task-{number:02}" for number, future in enumerate(told) if future.exception() is None
+        f"task-{number:02}" for number, future in enumerate(futures) if future.exception() is None
     }
     assert set(notes(books)) == stored
-    assert {type(future.exception()) for future in told} <= {LedgerError, type(None)}
+    assert {type(future.exception()) for future in futures} <= {LedgerError, type(None)}
     assert len(stored) < 30
 
 
 def allow_pages(books: Books, more: int) -> None:
-    """Let the file grow by so many pages and no further: then SQLite says that the disk is full."""
+    """Let the file grow by so many pages; then SQLite reports a full disk."""
     with sqlite(books)._writer.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + more}")
@@ -270,8 +270,11 @@ def test_a_write_that_was_refused_is_not_done_later(sqlite_url: str) -> None:
         assert notes(books) == ["taken"]
 
 
-def test_a_killed_process_that_held_the_file_lock_blocks_nobody(books: Books, path: Path) -> None:
-    hold = "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+def test_a_killed_process_that_held_the_file_lock_blocks_no_other(books: Books, path: Path) -> None:
+    hold = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'ab');"
+        "fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+    )
     with (
         subprocess.Popen(
             [sys.executable, "-c", hold, f"{path}.lock"], stdout=subprocess.PIPE
@@ -288,7 +291,7 @@ def test_a_killed_process_that_held_the_file_lock_blocks_nobody(books: Books, pa
 
 
 def somebody_waits_for(path: Path) -> bool:
-    """Say whether the system has somebody in line for the lock of a file."""
+    """Return whether a process waits for the lock of a file."""
     locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     return any("-> FLOCK" in line and f":{path.stat().st_ino} " in line for line in locks)
 

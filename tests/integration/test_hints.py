@@ -1,4 +1,4 @@
-"""Hints of strangers: an id that anybody named is asked about, and becomes a job only by the provider's own word."""
+"""Hints: an id from a callback without a ticket becomes a job only if the provider confirms it."""
 
 import pytest
 from ledgers import TIMING, running, succeeded, urls
@@ -10,7 +10,9 @@ from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
 from receiver.model import JobState
 
 
-def test_a_hint_nobody_confirms_is_forgotten_after_some_looks(harness: ReconcileHarness) -> None:
+def test_a_hint_that_is_not_confirmed_is_dropped_after_some_attempts(
+    harness: ReconcileHarness,
+) -> None:
     harness.books.hints.add("never-heard-of")
     for _ in range(MOST_HINT_ATTEMPTS):
         assert harness.books.queries.next_due("hints") == harness.books.clock.now

@@ -268,7 +268,7 @@ def test_after_the_end_no_other_happening_changes_a_job(
     assert books.everything() == before
 
 
-def test_a_replayed_delivery_is_judged_anew_and_not_kept_twice(books: Books) -> None:
+def test_a_replayed_delivery_is_decided_again_and_not_stored_twice(books: Books) -> None:
     books.inbox = books.make_inbox(confirms=True)
     ref = books.waiting()
     books.deliver(ref, succeeded())

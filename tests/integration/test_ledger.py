@@ -1,4 +1,4 @@
-"""What happens to a job on both databases, but for what reports do to it: its beginning, its ends, retries and hints."""
+"""The transactions of jobs and hints on both databases, except what reports change."""
 
 import json
 from collections.abc import Callable
@@ -178,7 +178,7 @@ def test_a_job_that_never_reached_the_provider_is_taken_back(books: Books) -> No
 
 
 @pytest.mark.parametrize("body", [running(), b"no report"])
-def test_a_job_that_was_heard_of_is_not_taken_back(books: Books, body: bytes) -> None:
+def test_a_job_with_a_report_is_not_withdrawn(books: Books, body: bytes) -> None:
     ref = books.submitting()
     with suppress(UnreadableError):
         books.deliver(ref, body)
@@ -188,7 +188,7 @@ def test_a_job_that_was_heard_of_is_not_taken_back(books: Books, body: bytes) ->
     assert books.everything() == before
 
 
-def test_reading_a_job_waits_for_nobody_who_is_changing_it(books: Books) -> None:
+def test_reading_a_job_does_not_wait_for_a_transaction_that_changes_it(books: Books) -> None:
     ref = books.waiting()
 
     def look_while_it_is_locked(connection: Connection) -> Job:
@@ -211,7 +211,7 @@ def test_an_id_that_is_another_jobs_is_left_out(books: Books) -> None:
 # Ends.
 
 
-def test_the_last_asset_has_its_job_concluded_and_each_end_is_told_once(books: Books) -> None:
+def test_the_last_asset_has_its_job_concluded_and_each_end_has_one_event(books: Books) -> None:
     ref = books.archiving(2)
     first, second = books.assets.claim(2)
     books.assets.finish(first, stored(first))
@@ -283,7 +283,7 @@ def test_the_risk_of_a_job_is_announced_once_a_round(books: Books) -> None:
     assert books.event_types(ref) == ["job.at_risk"]
 
 
-def test_an_event_is_undone_with_the_change_it_tells_of(books: Books) -> None:
+def test_an_event_is_rolled_back_with_its_change(books: Books) -> None:
     ref = books.waiting()
     before = books.everything()
 
@@ -297,7 +297,7 @@ def test_an_event_is_undone_with_the_change_it_tells_of(books: Books) -> None:
     assert books.everything() == before
 
 
-def test_a_delivery_that_cannot_be_stored_rings_no_bell() -> None:
+def test_a_delivery_that_cannot_be_stored_notifies_no_worker() -> None:
     with opened("sqlite:////dev/null/ledger.sqlite3") as away:
         with pytest.raises(LedgerError):
             away.deliver(new_ref(NOW), succeeded())
@@ -389,7 +389,7 @@ def test_a_retry_that_cannot_help_is_refused_and_says_why(
 # Hints.
 
 
-def test_a_strangers_hint_is_kept_once_and_looked_into_at_once(books: Books) -> None:
+def test_a_hint_is_stored_once_and_due_at_once(books: Books) -> None:
     assert [books.hints.add("task-9"), books.hints.add("task-9")] == [True, True]
     (claimed,) = books.hints.claim(10)
     assert (claimed.row.provider_id, claimed.row.attempts) == ("task-9", 1)
@@ -405,7 +405,7 @@ def test_a_hint_that_became_a_job_meanwhile_makes_no_second_one(books: Books) ->
     assert (sum(books.totals.counts().values()), books.everything()["hints"]) == (1, [])
 
 
-def test_strangers_may_name_so_many_tasks_a_minute_of_all_processes(
+def test_the_number_of_new_hints_per_minute_is_limited_for_all_processes(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.ledger.hints.MOST_A_MINUTE", 3)
@@ -415,7 +415,7 @@ def test_strangers_may_name_so_many_tasks_a_minute_of_all_processes(
     assert books.hints.add("task-4") is True
 
 
-def test_the_oldest_hint_makes_room_so_that_a_flood_locks_nobody_out(
+def test_the_oldest_hint_is_deleted_so_that_a_flood_does_not_stop_new_ones(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.ledger.hints.MOST_WAITING", 3)
@@ -432,7 +432,7 @@ def test_the_oldest_hint_makes_room_so_that_a_flood_locks_nobody_out(
     books.hints.drop(held.row)
 
 
-def test_the_same_hint_from_many_strangers_at_once_is_kept_once(books: Books) -> None:
+def test_the_same_hint_from_many_callbacks_at_once_is_stored_once(books: Books) -> None:
     for number in range(5):
         assert side_by_side([partial(books.hints.add, f"task-{number}")] * 6) == [True] * 6
     assert len(books.everything()["hints"]) == 5

@@ -1,4 +1,4 @@
-"""Whatever the order, the repetition and the loss of reports and of workers: the first end counts, once, and the books balance."""
+"""Any order, repetition and loss of reports and workers: the first end counts, once."""
 
 from dataclasses import dataclass, field
 
@@ -22,8 +22,8 @@ PACE = examples(8)
 
 
 @dataclass(frozen=True)
-class Told:
-    """A report comes: what it says, from where, and whether it names the task."""
+class GivenReport:
+    """A report: what it says, its source, and whether it has the task's id."""
 
     says: str  # "running", "failed", "empty", or how many results a success has
     source: Source
@@ -43,32 +43,32 @@ class Told:
 
 @dataclass
 class Expected:
-    """What must have become of a job, by the reports it got so far."""
+    """The expected state of a job after the reports so far."""
 
     end: str | None = None  # what the first end said
     empty_before: bool = False
     queries: int = 0
 
-    def hear(self, told: Told) -> None:
-        """Take note of one more report."""
+    def receive(self, report: GivenReport) -> None:
+        """Add a report."""
         self.queries += 1
-        if self.end is not None or told.says == "running":
+        if self.end is not None or report.says == "running":
             return
-        if told.says != "empty":
-            self.end = told.says
-        elif told.source is Source.POLL and self.empty_before:
+        if report.says != "empty":
+            self.end = report.says
+        elif report.source is Source.POLL and self.empty_before:
             self.end = "failed"
-        self.empty_before |= told.says == "empty"
+        self.empty_before |= report.says == "empty"
 
     @property
     def results(self) -> int:
-        """Return how many assets there are to be."""
+        """Return the expected number of assets."""
         return int(self.end) if self.end and self.end.isdigit() else 0
 
 
 @dataclass
 class Life:
-    """One job on its way, and what we know of it by ourselves."""
+    """One job, and what we expect of it."""
 
     books: Books
     ref: str
@@ -77,13 +77,13 @@ class Life:
     held: list[Claimed[Asset]] = field(default_factory=list)
     final: JobState | None = None
 
-    def hear(self, told: Told) -> None:
-        """Let a report come."""
-        self.expected.hear(told)
-        self.books.deliver(self.ref, told.body(self.provider_id), told.source)
+    def receive(self, report: GivenReport) -> None:
+        """Deliver a report."""
+        self.expected.receive(report)
+        self.books.deliver(self.ref, report.body(self.provider_id), report.source)
 
     def work(self, deed: str) -> None:
-        """Let a worker do something, or fail to."""
+        """Let a worker do something, or fail."""
         match deed:
             case "answer":
                 self.books.jobs.record_accepted(self.ref, self.provider_id)
@@ -99,7 +99,7 @@ class Life:
                 self._conclude()
 
     def _finish(self) -> None:
-        """Let the oldest holder finish, whether it still holds anything or not."""
+        """Let the oldest claim finish, also if it is lost."""
         if self.held:
             claimed = self.held.pop(0)
             try:
@@ -118,7 +118,7 @@ class Life:
                 self.books.jobs.release(claimed, self.books.clock() + 30)
 
     def check(self) -> None:
-        """See that the job is what its reports made of it, and that nothing final changed."""
+        """Check that the job is as expected, and that nothing final changed."""
         job, assets = self.books.job(self.ref), self.books.assets_of(self.ref)
         assert [asset.idx for asset in assets] == list(range(self.expected.results))
         assert len(self.books.queries.deliveries(self.ref)) == self.expected.queries
@@ -132,8 +132,8 @@ class Life:
             self.final = job.state
             assert {asset.state for asset in assets} <= {AssetState.ARCHIVED}
         archived = sum(asset.state is AssetState.ARCHIVED for asset in assets)
-        told = self.books.event_types(self.ref)
-        assert (told.count("asset.archived"), len(told)) == (
+        types = self.books.event_types(self.ref)
+        assert (types.count("asset.archived"), len(types)) == (
             archived,
             archived + (self.final is not None),
         )
@@ -141,7 +141,7 @@ class Life:
 
 SOURCES = [Source.CALLBACK, Source.POLL, Source.STREAM]
 REPORTS = st.builds(
-    Told,
+    GivenReport,
     st.sampled_from(["running", "failed", "empty", "1", "2", "3"]),
     st.sampled_from(SOURCES),
     st.booleans(),
@@ -151,7 +151,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 1), REPORTS | DEEDS), max_size=14)
 
 
 def lives_in(books: Books, number: int) -> list[Life]:
-    """Empty the books, and submit so many jobs."""
+    """Empty the ledger and submit so many jobs."""
     books.database.write(
         lambda connection: [
             connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)
@@ -163,12 +163,12 @@ def lives_in(books: Books, number: int) -> list[Life]:
 @PACE
 @given(steps=STEPS)
 def test_the_first_end_counts_once_in_whatever_order_things_happen(
-    books: Books, steps: list[tuple[int, Told | str]]
+    books: Books, steps: list[tuple[int, GivenReport | str]]
 ) -> None:
     lives = lives_in(books, 2)
     for which, step in steps:
-        if isinstance(step, Told):
-            lives[which].hear(step)
+        if isinstance(step, GivenReport):
+            lives[which].receive(step)
         else:
             lives[which].work(step)
         for life in lives:
@@ -179,16 +179,16 @@ def test_the_first_end_counts_once_in_whatever_order_things_happen(
 @PACE
 @given(queries=st.lists(REPORTS, min_size=1, max_size=6), data=st.data())
 def test_reports_that_come_again_change_nothing(
-    books: Books, queries: list[Told], data: st.DataObject
+    books: Books, queries: list[GivenReport], data: st.DataObject
 ) -> None:
     (life,) = lives_in(books, 1)
-    for told in queries:
-        life.hear(told)
+    for report in queries:
+        life.receive(report)
     if life.expected.end is None:
-        life.hear(Told("2", Source.CALLBACK, named=True))
+        life.receive(GivenReport("2", Source.CALLBACK, named=True))
     before = books.job(life.ref), books.assets_of(life.ref), books.event_types(life.ref)
-    for told in data.draw(st.permutations(queries)):
-        life.hear(Told(told.says, Source.CALLBACK, told.named))
+    for report in data.draw(st.permutations(queries)):
+        life.receive(GivenReport(report.says, Source.CALLBACK, report.named))
     assert (books.job(life.ref), books.assets_of(life.ref), books.event_types(life.ref)) == before
     life.check()
 
@@ -202,7 +202,7 @@ def test_every_job_comes_home_whatever_happened_to_its_workers(
     books: Books, results: int, order: list[str]
 ) -> None:
     (life,) = lives_in(books, 1)
-    life.hear(Told(str(results), Source.CALLBACK, named=True))
+    life.receive(GivenReport(str(results), Source.CALLBACK, named=True))
     for deed in order:
         life.work(deed)
     life.check()

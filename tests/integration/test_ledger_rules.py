@@ -1,4 +1,4 @@
-"""The rows the database refuses, whoever writes them: each rule with a row that breaks it and nothing else."""
+"""Rows that the database refuses: each constraint with a row that violates only this one."""
 
 import shutil
 from collections.abc import Iterator
@@ -167,14 +167,14 @@ OTHERS: dict[str, dict[str, object]] = {
 
 
 class TakenError(Exception):
-    """Raised to take back a row that the database took."""
+    """Raised to roll back a row that the database accepted."""
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def database(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Database]:
-    """Fill one ledger for all these tests with a row of everything; each test leaves it as it was."""
+    """Fill one ledger with a row in each table; each test leaves it unchanged."""
     if request.param == "sqlite":
         path = tmp_path_factory.mktemp("rules") / "ledger.sqlite3"
         url = f"sqlite:///{shutil.copy(request.getfixturevalue('sqlite_template'), path)}"
@@ -233,7 +233,7 @@ def insert_and_take_back(connection: Connection, table: str, row: dict[str, obje
 
 
 def names(rule: str, complaint: str) -> bool:
-    """Say whether the database's complaint is about this rule. SQLite names CHECKs, but says only "UNIQUE" or "FOREIGN KEY" of others."""
+    """Return whether an error is about this rule. SQLite names only CHECKs, not other rules."""
     kind = {"uq": "UNIQUE", "pk": "UNIQUE", "fk": "FOREIGN KEY"}.get(rule[:2], rule)
     own_name = {"pk": "_pkey", "fk": "_fkey"}.get(rule[:2])
     return kind in complaint or (

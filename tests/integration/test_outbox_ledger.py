@@ -1,4 +1,4 @@
-"""The outbox's rows on both databases: nothing is missed, a job's events come in order, a destination knows its place."""
+"""The outbox on both databases: nothing is missed, and events of a job are delivered in order."""
 
 import threading
 from collections.abc import Callable
@@ -37,14 +37,14 @@ def types(books: Books, claims: list[Claimed[EventDelivery]]) -> list[str]:
     return [of[claimed.row.event] for claimed in claims]
 
 
-def tell_all(outbox: Outbox, name: str = A, kinds: tuple[EventType, ...] = ALL) -> list[int]:
-    """Tell a destination everything there is; return the numbers in their order."""
-    told = []
+def deliver_all(outbox: Outbox, name: str = A, kinds: tuple[EventType, ...] = ALL) -> list[int]:
+    """Deliver all events to a destination; return their numbers in order."""
+    delivered = []
     while claims := outbox.claim(name, kinds, 10):
         for claimed in claims:
             outbox.mark_sent(claimed)
-            told.append(claimed.row.event)
-    return told
+            delivered.append(claimed.row.event)
+    return delivered
 
 
 def states(books: Books, name: str = A) -> list[str]:
@@ -56,10 +56,10 @@ def states(books: Books, name: str = A) -> list[str]:
     )
 
 
-# What a destination is told.
+# What a destination gets.
 
 
-def test_a_new_destination_is_told_what_happens_from_now_on_and_not_the_past(books: Books) -> None:
+def test_a_new_destination_gets_events_from_now_on_and_not_earlier_ones(books: Books) -> None:
     books.archived()
     outbox = Outbox(books.database, books.clock)
     outbox.register([A])
@@ -78,18 +78,18 @@ def test_a_known_destination_keeps_its_place_when_it_is_named_again(
     assert len(outbox.claim(A, ALL, 10)) == 1
 
 
-def test_each_destination_is_told_everything_once_whatever_the_other_does(
+def test_each_destination_gets_each_event_once_whatever_the_other_does(
     books: Books, outbox: Outbox
 ) -> None:
     books.archived(2)
-    told = [event["id"] for event in books.events.after()]
-    assert tell_all(outbox, A) == told
+    delivered = [event["id"] for event in books.events.after()]
+    assert deliver_all(outbox, A) == delivered
     assert outbox.next_due(A) is None
-    assert tell_all(outbox, A) == []
-    assert tell_all(outbox, B) == told
+    assert deliver_all(outbox, A) == []
+    assert deliver_all(outbox, B) == delivered
 
 
-def test_only_the_types_asked_for_are_told_and_the_others_not_looked_at_again(
+def test_only_the_wanted_types_are_delivered_and_the_others_are_not_read_again(
     books: Books, outbox: Outbox
 ) -> None:
     books.archived()
@@ -100,16 +100,16 @@ def test_only_the_types_asked_for_are_told_and_the_others_not_looked_at_again(
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])
 
 
-def test_more_events_than_fit_into_one_batch_are_all_told(
+def test_more_events_than_fit_into_one_batch_are_all_delivered(
     books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "BATCH", 2)
     for number in range(5):
         books.failed(f"task-{number}")
-    assert sorted(tell_all(outbox)) == [event["id"] for event in books.events.after()]
+    assert sorted(deliver_all(outbox)) == [event["id"] for event in books.events.after()]
 
 
-def test_what_a_rebuild_puts_back_is_never_told(books: Books, outbox: Outbox) -> None:
+def test_what_a_rebuild_restores_is_never_delivered(books: Books, outbox: Outbox) -> None:
     ref = books.failed()
     event = books.database.read(
         lambda connection: connection.execute(select(events)).one()
@@ -127,14 +127,14 @@ def test_what_a_rebuild_puts_back_is_never_told(books: Books, outbox: Outbox) ->
     )
     books.database.write(lambda connection: restore(connection, [past]))
     assert books.event_types(ref) == ["job.failed"]
-    assert (tell_all(outbox), books.events.following(0)[0]) == ([], [])
+    assert (deliver_all(outbox), books.events.following(0)[0]) == ([], [])
     assert outbox.next_due(A) is None
 
 
 # The order of a job's events.
 
 
-def test_a_later_event_of_a_job_waits_until_the_earlier_one_is_told(
+def test_a_later_event_of_a_job_waits_until_the_earlier_one_is_delivered(
     books: Books, outbox: Outbox
 ) -> None:
     first, second = books.archived(2, "task-1"), books.failed("task-2")
@@ -152,7 +152,7 @@ def test_an_event_that_fails_holds_back_its_own_job_only(books: Books, outbox: O
     (claimed,) = outbox.claim(A, ALL, 10)
     outbox.retry(claimed, books.clock() + 60, "no")
     other = books.failed("task-2")
-    assert [told.row.ref for told in outbox.claim(A, ALL, 10)] == [other]
+    assert [delivered.row.ref for delivered in outbox.claim(A, ALL, 10)] == [other]
     assert outbox.next_due(A) == pytest.approx(books.clock() + 60)
     books.clock.advance(60)
     (again,) = outbox.claim(A, ALL, 1)
@@ -169,28 +169,28 @@ def test_what_was_set_aside_no_longer_holds_its_job_back(books: Books, outbox: O
     ]
 
 
-def test_events_told_while_new_ones_are_handed_over_leave_none_without_its_turn(
+def test_events_delivered_while_new_ones_are_queued_leave_none_that_never_becomes_due(
     ledger_url: str,
 ) -> None:
     with opened(ledger_url) as books, closing(open_database(ledger_url)) as other:
         outbox, second = Outbox(books.database, books.clock), Outbox(other, books.clock)
         outbox.register([A])
         ref = books.archiving(12)
-        told: list[int] = []
+        delivered: list[int] = []
 
-        def tell() -> None:
-            while len(told) < 12:
+        def deliver() -> None:
+            while len(delivered) < 12:
                 for claimed in second.claim(A, ALL, 4):
                     second.mark_sent(claimed)
-                    told.append(claimed.row.event)
+                    delivered.append(claimed.row.event)
 
-        teller = threading.Thread(target=tell)
-        teller.start()
+        thread = threading.Thread(target=deliver)
+        thread.start()
         for claimed in books.assets.claim(12):
             books.assets.finish(claimed, stored(claimed))
-        teller.join(30)
-        assert not teller.is_alive(), f"stuck after {told}"
-        assert told == [event["id"] for event in books.events.after() if event["ref"] == ref]
+        thread.join(30)
+        assert not thread.is_alive(), f"stuck after {delivered}"
+        assert delivered == [event["id"] for event in books.events.after() if event["ref"] == ref]
 
 
 # Claims.
@@ -252,7 +252,7 @@ def test_two_processes_claim_no_event_twice(ledger_url: str) -> None:
 # Afterwards.
 
 
-def test_what_was_told_is_forgotten_after_a_week_and_what_was_set_aside_after_three_months(
+def test_what_was_delivered_is_pruned_after_a_week_and_what_was_set_aside_after_three_months(
     books: Books, outbox: Outbox
 ) -> None:
     books.failed("task-1")
@@ -307,17 +307,17 @@ def test_the_standing_says_what_waits_since_when_and_what_was_set_aside(
     assert (b.destination, b.not_handed, b.waiting, b.set_aside) == (B, 3, 0, 0)
 
 
-def test_a_destination_is_forgotten_with_all_it_was_to_be_told_and_nobody_else_notices(
+def test_a_destination_is_deleted_with_its_deliveries_and_no_other_is_affected(
     books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "BATCH", 2)
     books.archived(3)
     (claimed,) = outbox.claim(A, ALL, 10)
-    told = tell_all(outbox, B)
+    delivered = deliver_all(outbox, B)
     books.failed("task-2")
     outbox.forget(A)
     assert [row.destination for row in books.events.destinations()] == [B]
-    assert (states(books, A), states(books, B)) == ([], ["sent"] * len(told))
+    assert (states(books, A), states(books, B)) == ([], ["sent"] * len(delivered))
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (
         None,
         [],
@@ -325,7 +325,7 @@ def test_a_destination_is_forgotten_with_all_it_was_to_be_told_and_nobody_else_n
     with pytest.raises(ClaimLostError):
         outbox.mark_sent(claimed)
     outbox.register([A])
-    assert (outbox.next_due(A), len(tell_all(outbox, B))) == (None, 1)
+    assert (outbox.next_due(A), len(deliver_all(outbox, B))) == (None, 1)
 
 
 def test_forgetting_that_is_stopped_half_way_leaves_no_event_that_waits_for_one_that_is_gone(
@@ -336,10 +336,10 @@ def test_forgetting_that_is_stopped_half_way_leaves_no_event_that_waits_for_one_
     monkeypatch.setattr(outbox_module, "BATCH", 2)
     assert not books.database.write(partial(outbox_module._delete_some, name=A))
     outbox.mark_sent(claimed)
-    assert [len(tell_all(outbox)), states(books)] == [1, ["sent"] * 2]
+    assert [len(deliver_all(outbox)), states(books)] == [1, ["sent"] * 2]
 
 
-def test_a_destination_nobody_knows_is_not_forgotten(outbox: Outbox) -> None:
+def test_an_unknown_destination_is_not_deleted(outbox: Outbox) -> None:
     with pytest.raises(
         ReceiverError,
         match=r"no destination 'https://b.test'; known are: https://a.test \(00000000\), log:",
@@ -347,7 +347,7 @@ def test_a_destination_nobody_knows_is_not_forgotten(outbox: Outbox) -> None:
         outbox.forget("https://b.test")
 
 
-def test_following_goes_on_behind_what_was_looked_at_even_where_nothing_was_wanted(
+def test_following_continues_after_the_last_event_read_even_if_none_was_wanted(
     books: Books,
 ) -> None:
     books.archived()

@@ -36,7 +36,7 @@ HAPPENINGS = st.lists(
 )
 
 
-class Round:
+class RandomRound:
     """One destination with some jobs, and our own record of what was delivered, in which order."""
 
     def __init__(self, books: Books) -> None:
@@ -129,7 +129,7 @@ class Round:
 def test_every_event_comes_to_its_end_once_and_a_jobs_events_in_their_order(
     books: Books, happenings: list[tuple[str, int]]
 ) -> None:
-    here = Round(books)
+    here = RandomRound(books)
     for what, which in happenings:
         here.act(what, which)
         here.check()

@@ -1,4 +1,4 @@
-"""Forgetting what ended long ago: all of it goes or nothing, nobody misses news, and every law holds."""
+"""Pruning: a job is removed completely or not at all, no event is lost, every invariant holds."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ DAY = 86400.0
 
 
 def one_of_each(books: Books) -> dict[str, str]:
-    """Have a job of each state, and one that is lost and sought again; return their refs by name."""
+    """Create a job in each state, and one that was retried; return their refs by name."""
     refs = {
         "archived": books.archived(2, "task-1"),
         "failed": books.failed("task-2"),
@@ -66,7 +66,7 @@ def test_nothing_of_a_pruned_job_is_left_behind(books: Books) -> None:
 
 
 def tried_twice(books: Books, provider_id: str) -> str:
-    """Have a job whose picture came home at the second attempt; return its ref."""
+    """Create a job whose picture was archived at the second attempt; return its ref."""
     ref = books.archiving(1, provider_id)
     (claimed,) = books.assets.claim(1)
     books.assets.retry(claimed, books.clock(), "not there yet")
@@ -77,7 +77,7 @@ def tried_twice(books: Books, provider_id: str) -> str:
 
 
 def newest(books: Books) -> str:
-    """Have a job that goes on, and has the newest event, delivery and attempt; return its ref."""
+    """Create an unfinished job with the newest event, delivery and attempt; return its ref."""
     ref = books.archiving(2, "task-newest")
     first, second = books.assets.claim(2)
     books.assets.finish(first, stored(first))
@@ -89,14 +89,14 @@ def newest(books: Books) -> str:
 
 
 def numbers(books: Books) -> dict[str, int]:
-    """Return the newest number of each table that has some."""
+    """Return the newest number of each table with numbers."""
     return {
         table: max(row[0] for row in books.everything()[table])
         for table in ("events", "deliveries", "attempts")
     }
 
 
-def test_a_number_is_never_given_twice_and_so_what_is_new_is_told(books: Books) -> None:
+def test_a_number_is_never_used_twice_and_so_new_events_are_delivered(books: Books) -> None:
     outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
     outbox.register(["log:"])
     for number in range(3):
@@ -111,7 +111,7 @@ def test_a_number_is_never_given_twice_and_so_what_is_new_is_told(books: Books) 
     assert tell_all(outbox) == [new, new]
 
 
-def test_whoever_has_a_newest_number_goes_once_there_is_a_newer_one(books: Books) -> None:
+def test_a_job_with_a_newest_number_is_pruned_once_there_is_a_newer_one(books: Books) -> None:
     pruner = Pruner(books.database)
     tried, reported, ended = (
         tried_twice(books, "task-1"),
@@ -127,25 +127,25 @@ def test_whoever_has_a_newest_number_goes_once_there_is_a_newer_one(books: Books
     assert [pruner.jobs(books.clock() + 1)[0], left(books)] == [3, {kept}]
 
 
-# Who is still to be told.
+# Events that are not delivered yet.
 
 
-def test_a_job_stays_as_long_as_somebody_is_to_be_told_of_it(books: Books) -> None:
+def test_a_job_stays_as_long_as_its_events_are_not_delivered(books: Books) -> None:
     outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
     outbox.register(["log:"])
     ref = books.failed("task-1")
-    outbox.register(["later"])  # is not told the past
+    outbox.register(["later"])  # gets no earlier events
     assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # not handed over yet
-    (sending,) = told(outbox)
+    (sending,) = claimed(outbox)
     assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # in somebody's hand
-    outbox.set_aside(sending, "nobody there")
+    outbox.set_aside(sending, "not reachable")
     assert pruner.jobs(books.clock() + 1) == (
         0,
         {"log:": 1},
         ref,
     )  # a person may have it sent again
     outbox.resend(sending.row.event)
-    (sending,) = told(outbox)
+    (sending,) = claimed(outbox)
     outbox.mark_sent(sending)
     newest(books)
     assert pruner.jobs(books.clock() + 1) == (1, {}, ref)
@@ -158,7 +158,7 @@ def test_each_destination_is_named_with_the_jobs_that_stay_for_it_until_it_is_fo
     outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
     outbox.register(["log:", "gone"])
     first = books.failed("task-1")
-    outbox.set_aside(told(outbox)[0], "nobody there")
+    outbox.set_aside(claimed(outbox)[0], "not reachable")
     second = books.failed("task-2")
     tell_all(outbox)
     newest(books)
@@ -168,14 +168,14 @@ def test_each_destination_is_named_with_the_jobs_that_stay_for_it_until_it_is_fo
     assert books.queries.job(second) is None
 
 
-def told(outbox: Outbox) -> list[Claimed[EventDelivery]]:
+def claimed(outbox: Outbox) -> list[Claimed[EventDelivery]]:
     return outbox.claim("log:", list(EventType), 10)
 
 
 def tell_all(outbox: Outbox) -> list[str]:
-    """Tell the log all there is; return of which jobs."""
+    """Deliver everything to the log; return the jobs' refs."""
     refs = []
-    while sendings := told(outbox):
+    while sendings := claimed(outbox):
         for sending in sendings:
             outbox.mark_sent(sending)
             refs.append(sending.row.ref)
@@ -262,13 +262,13 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(
         Outbox(books.database, books.clock).register(["log:"])
         books.execute("UPDATE destinations SET cursor = cursor - 1")
         assert books.queries.job(kept)
-        for wrong, told_so in (
+        for wrong, message in (
             ([], "name --older-than"),
             (["--older-than", "5m"], "at least 1h"),
             (["--older-than", "soon"], "such as 90d"),
         ):
             refused = invoke(["receiver", "prune", *wrong], environ, folder=tmp_path)
-            assert (refused.status, told_so in refused.err) == (2, True), refused
+            assert (refused.status, message in refused.err) == (2, True), refused
         done = invoke(
             ["receiver", "prune", "--older-than", "365d", "--bodies-older-than", "30d"],
             environ,
@@ -279,7 +279,10 @@ def test_the_command_says_what_it_did_and_refuses_what_is_too_young(
             [
                 "1 jobs deleted, 1 bodies deleted",
                 "1 jobs are kept: their events are not delivered to log: yet",
-                "`receiver events` shows what waits; a destination that is gone for good is deleted with `receiver events --forget NAME`",
+                (
+                    "`receiver events` shows what waits; a destination that is gone for good "
+                    "is deleted with `receiver events --forget NAME`"
+                ),
             ],
         )
         assert [job.state for job in books.queries.jobs()] == [JobState.FAILED]

@@ -1,4 +1,4 @@
-"""Releases that overlap: an old ledger is brought up with all its rows, and code of the first release works on the newest schema."""
+"""Releases that overlap: an old ledger is migrated, and old code works on the newest schema."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,16 +19,23 @@ from receiver.model import JobState
 
 # What the first release (schema 0001) writes, by the columns it knows.
 FIRST_RELEASE = """
-INSERT INTO jobs (ref, provider, base_url, api, mode, model, prompt, params, state, submitted_at, deadline_at, due_at)
-VALUES (:ref, 'grsai', 'https://provider.test', 'draw', 'webhook', 'm', 'a fox', '{}', 'submitting', :now, :now + 3600, :now + 3600);
-UPDATE jobs SET provider_id = :task, state = 'waiting', due_at = :now + 120, claim = NULL WHERE jobs.ref = :ref;
-UPDATE jobs SET provider_id = :task, state = 'archiving', outcome = 'succeeded', progress = 100, due_at = :now + 5400, claim = NULL,
+INSERT INTO jobs (ref, provider, base_url, api, mode, model, prompt, params, state,
+    submitted_at, deadline_at, due_at)
+VALUES (:ref, 'grsai', 'https://provider.test', 'draw', 'webhook', 'm', 'a fox', '{}', 'submitting',
+    :now, :now + 3600, :now + 3600);
+UPDATE jobs SET provider_id = :task, state = 'waiting', due_at = :now + 120, claim = NULL
+    WHERE jobs.ref = :ref;
+UPDATE jobs SET provider_id = :task, state = 'archiving', outcome = 'succeeded', progress = 100,
+    due_at = :now + 5400, claim = NULL,
 ended_at = :now, attempts = 0 WHERE jobs.ref = :ref;
 INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at)
 VALUES (:ref, 0, 'pending', 'https://files.test/0.png', :now, :now + 7200, :now);
-INSERT INTO deliveries (ref, source, verdict, received_at, digest, body) VALUES (:ref, 'callback', 'ended', :now, 'd', 'x');
-UPDATE assets SET due_at = :now + 60, claim = :task, attempts = assets.attempts + 1 WHERE assets.ref = :ref;
-INSERT INTO events (type, ref, idx, round, created_at, payload) VALUES ('asset.archived', :ref, 0, 0, :now, '{}');
+INSERT INTO deliveries (ref, source, verdict, received_at, digest, body)
+    VALUES (:ref, 'callback', 'ended', :now, 'd', 'x');
+UPDATE assets SET due_at = :now + 60, claim = :task, attempts = assets.attempts + 1
+    WHERE assets.ref = :ref;
+INSERT INTO events (type, ref, idx, round, created_at, payload)
+    VALUES ('asset.archived', :ref, 0, 0, :now, '{}');
 INSERT INTO hints (provider_id, received_at, due_at) VALUES (:task, :now, :now)
 """
 
@@ -100,11 +107,11 @@ def test_the_first_releases_statements_work_on_the_newest_schema(first_url: str)
 
 @pytest.mark.parametrize(
     "first_url", ["postgresql"], indirect=True
-)  # SQLite's readers are in nobody's way
-def test_a_migration_does_not_make_everybody_wait_behind_one_that_reads(
+)  # SQLite's readers block no writer
+def test_a_migration_does_not_make_all_others_wait_behind_a_reader(
     first_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "_PATIENCE", "50ms")
+    monkeypatch.setattr(schema, "_LOCK_TIMEOUT", "50ms")
     with closing(open_database(first_url)) as database:
 
         def read_for_long(connection: Connection) -> None:
@@ -133,7 +140,7 @@ def test_a_ledger_without_procrastinates_tables_is_refused_with_the_remedy(queue
         schema.require_current(database)
 
 
-def test_changes_of_procrastinates_are_applied_and_what_breaks_the_release_before_waits_for_the_next(
+def test_changes_of_procrastinate_are_applied_and_breaking_ones_wait_for_the_next_release(
     postgres_server: PostgresServer,
 ) -> None:
     url = postgres_server.make_database()
@@ -162,7 +169,7 @@ PENDING = ["1_post_", "2_pre_", "2_post_", "3_pre_", "3_post_"]
 
 
 @pytest.mark.parametrize(
-    ("pending", "anew", "due"),
+    ("pending", "new_release", "due"),
     [
         (PENDING[:1], False, []),
         (PENDING[:1], True, PENDING[:1]),
@@ -172,9 +179,9 @@ PENDING = ["1_post_", "2_pre_", "2_post_", "3_pre_", "3_post_"]
     ],
 )
 def test_what_contracts_waits_for_a_release_and_what_expands_does_not(
-    pending: list[str], due: list[str], *, anew: bool
+    pending: list[str], due: list[str], *, new_release: bool
 ) -> None:
-    assert queue_schema._due(pending, anew=anew) == due
+    assert queue_schema._due(pending, new_release=new_release) == due
 
 
 def _newest(connection: Connection) -> str:

@@ -1,4 +1,4 @@
-"""What the ledger answers when it is asked, on both databases: pages, searches, the audit, what is due, the events."""
+"""Reads of the ledger on both databases: pages, searches, the audit, what is due, events."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -146,7 +146,7 @@ def test_deliveries_are_given_back_as_they_came_and_in_their_order(books: Books)
 
 
 def one_of_each(books: Books) -> dict[str, str]:
-    """Bring one job into each state; return their refs by state."""
+    """Create one job in each state; return their refs by state."""
     return {
         "submitting": books.submitting(),
         "waiting": books.waiting("task-1"),
@@ -178,7 +178,7 @@ def test_an_empty_ledger_is_in_order(books: Books) -> None:
     assert books.totals.counts() == dict.fromkeys(JobState, 0)
 
 
-LAWS = [
+INVARIANTS = [
     (
         "an archived job has assets, all of them archived",
         "archived",
@@ -192,7 +192,10 @@ LAWS = [
     (
         "a final job has no pending asset",
         "expired",
-        "INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at) VALUES (:ref, 0, 'pending', '', 0, 0, 0)",
+        (
+            "INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at) "
+            "VALUES (:ref, 0, 'pending', '', 0, 0, 0)"
+        ),
     ),
     ("an archiving job has assets", "archiving", "DELETE FROM assets WHERE ref = :ref"),
     *(
@@ -211,36 +214,39 @@ LAWS = [
 ]
 
 
-@pytest.mark.parametrize(("law", "state", "breach"), LAWS)
-def test_a_broken_law_is_named_with_the_job_that_breaks_it(
-    books: Books, law: str, state: str, breach: str
+@pytest.mark.parametrize(("invariant", "state", "violation"), INVARIANTS)
+def test_a_violated_invariant_is_named_with_the_job_that_violates_it(
+    books: Books, invariant: str, state: str, violation: str
 ) -> None:
     refs = one_of_each(books)
-    books.execute(breach, ref=refs[state])
+    books.execute(violation, ref=refs[state])
     audit = books.totals.audit()
-    assert (audit.broken, audit.ok) == ({law: [refs[state]]}, False)
+    assert (audit.broken, audit.ok) == ({invariant: [refs[state]]}, False)
 
 
 @pytest.mark.parametrize(
-    ("state", "breach", "difference"),
+    ("state", "violation", "difference"),
     [
         ("failed", "DELETE FROM events WHERE ref = :ref", 1),
         (
             "waiting",
-            "INSERT INTO events (ref, idx, round, type, created_at, payload) VALUES (:ref, -1, 0, 'job.failed', 0, '{}')",
+            (
+                "INSERT INTO events (ref, idx, round, type, created_at, payload) "
+                "VALUES (:ref, -1, 0, 'job.failed', 0, '{}')"
+            ),
             -1,
         ),
     ],
 )
 def test_a_job_that_is_nowhere_or_in_two_places_makes_a_difference(
-    books: Books, state: str, breach: str, difference: int
+    books: Books, state: str, violation: str, difference: int
 ) -> None:
     refs = one_of_each(books)
-    books.execute(breach, ref=refs[state])
+    books.execute(violation, ref=refs[state])
     assert (books.totals.audit().difference, books.totals.audit().ok) == (difference, False)
 
 
-def test_of_many_that_break_a_law_twenty_are_named(books: Books) -> None:
+def test_of_many_jobs_that_violate_an_invariant_twenty_are_named(books: Books) -> None:
     for number in range(25):
         books.failed(f"task-{number}")
     books.execute("DELETE FROM events")
@@ -327,7 +333,7 @@ def test_events_are_read_page_by_page_each_once(books: Books, limit: int) -> Non
     ]
 
 
-def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_seen(
+def test_reading_events_page_by_page_never_skips_one_that_becomes_visible_later(
     books: Books,
 ) -> None:
     slow, quick = books.waiting("task-1"), books.waiting("task-2")
@@ -354,10 +360,13 @@ def test_whoever_reads_events_page_by_page_never_passes_one_that_is_yet_to_be_se
 
 
 def is_kept_waiting(books: Books) -> bool:
-    """Say whether a write stands in line behind another one."""
+    """Return whether a write waits for another one."""
     if isinstance(books.database, SqliteDatabase):
         return len(books.database._group_commit._queue) > 0
-    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    question = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
     return bool(
         books.database.read(lambda connection: connection.exec_driver_sql(question).scalar_one())
     )

@@ -1,4 +1,4 @@
-"""The schema: migrated it is what the tables say, on both databases; a migration happens wholly or not at all; the indexes are used."""
+"""The schema on both databases: migrations equal the tables, are atomic, and indexes are used."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def new_sqlite_url(tmp_path: Path) -> str:
-    """Name a file that nobody has made, in a folder that is not there either."""
+    """Return the URL of a missing file in a missing folder."""
     return f"sqlite:///{tmp_path / 'new' / 'ledger.sqlite3'}"
 
 
@@ -78,7 +78,7 @@ def empty_url(request: pytest.FixtureRequest) -> str:
 
 
 def looked_at(url: str, look: Callable[[Connection], Any]) -> Any:
-    """Look at a database by a connection of its own."""
+    """Inspect a database with a separate connection."""
     engine = create_engine(url)
     with engine.begin() as connection:
         found = look(connection)
@@ -87,7 +87,7 @@ def looked_at(url: str, look: Callable[[Connection], Any]) -> Any:
 
 
 def everything_about_it(connection: Connection) -> dict[str, object]:
-    """Return all the database says of our tables."""
+    """Return everything that the database reports about our tables."""
     inspector = inspect(connection)
     return {
         table: {
@@ -128,7 +128,7 @@ def in_another_process(script: str, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def complaints(process: "subprocess.Popen[str]") -> str:
-    """Wait for the process; return what it said against anything."""
+    """Wait for the process; return its stderr."""
     return process.communicate(timeout=60)[1]
 
 
@@ -236,7 +236,8 @@ def test_a_ledger_of_another_schema_is_refused_with_the_remedy(
         assert schema.version(books.database) == found
         with pytest.raises(
             LedgerError,
-            match=f"schema is {found or 'missing'}, this release needs {schema.HEAD}: run `receiver migrate`",
+            match=f"schema is {found or 'missing'}, this release needs {schema.HEAD}: "
+            "run `receiver migrate`",
         ):
             schema.require_current(books.database)
 
@@ -259,7 +260,7 @@ MANY = 3000
 
 @pytest.fixture
 def many(books: Books) -> Books:
-    """Fill a ledger: 3,000 jobs that are over, each with a delivery and an asset, and 20 that are not."""
+    """Fill a ledger: 3,000 final jobs with a delivery and an asset each, and 20 unfinished jobs."""
     texts = dict.fromkeys(("base_url", "model", "prompt"), "")
     job = {
         **texts,
@@ -281,7 +282,7 @@ def many(books: Books) -> Books:
         "due_at": None,
     }
     delivery = {"source": "poll", "verdict": "ended", "received_at": NOW, "digest": "", "body": b""}
-    told = {"type": "job.archived", "idx": -1, "round": 0, "created_at": NOW, "payload": "{}"}
+    event = {"type": "job.archived", "idx": -1, "round": 0, "created_at": NOW, "payload": "{}"}
     sending = {"destination": "log:", "state": "sent", "since": NOW, "finished_at": NOW}
     refs = [f"{number:026}" for number in range(MANY)]
 
@@ -295,7 +296,7 @@ def many(books: Books) -> Books:
         connection.execute(insert(destinations).values(name="log:", cursor=0))
         connection.execute(
             insert(events),
-            [{**told, "id": number + 1, "ref": ref} for number, ref in enumerate(refs)],
+            [{**event, "id": number + 1, "ref": ref} for number, ref in enumerate(refs)],
         )
         connection.execute(
             insert(sendings),
@@ -335,13 +336,15 @@ QUESTIONS: dict[str, Callable[[Connection], object]] = {
     "what waits": lambda connection: BacklogQueries(
         Inside(connection), 7200, lambda: NOW
     ).measure(),
-    "next event to tell": lambda connection: Outbox(Inside(connection), lambda: NOW).next_due(
+    "next event to deliver": lambda connection: Outbox(Inside(connection), lambda: NOW).next_due(
         "log:"
     ),
-    "claim and tell events": lambda connection: tell(Outbox(Inside(connection), lambda: NOW)),
+    "claim and deliver events": lambda connection: deliver_events(
+        Outbox(Inside(connection), lambda: NOW)
+    ),
     "events set aside": lambda connection: EventQueries(Inside(connection)).set_aside(),
     "events that follow": lambda connection: EventQueries(Inside(connection)).following(MANY - 10),
-    "events told long ago": lambda connection: Outbox(Inside(connection), lambda: NOW).prune(),
+    "events delivered long ago": lambda connection: Outbox(Inside(connection), lambda: NOW).prune(),
 }
 
 
@@ -349,16 +352,16 @@ def jobs_at(connection: Connection, now: float) -> Jobs:
     return Jobs(Inside(connection), TIMING, lambda: now)
 
 
-def tell(outbox: Outbox) -> None:
-    """Hand over new events, tell one and give the next its turn."""
+def deliver_events(outbox: Outbox) -> None:
+    """Queue and deliver events."""
     for claimed in outbox.claim("log:", list(EventType), 2):
         outbox.mark_sent(claimed)
 
 
 ON_POSTGRESQL: dict[str, Callable[[Connection], object]] = {
-    "sweep": lambda connection: notify_due(Inside(connection), lambda: NOW + 1e6),
-    "wake": lambda connection: notify_job(connection, "1", NOW),
-    "wake senders": lambda connection: notify_dispatchers(connection, NOW),
+    "notify due rows": lambda connection: notify_due(Inside(connection), lambda: NOW + 1e6),
+    "notify": lambda connection: notify_job(connection, "1", NOW),
+    "notify dispatchers": lambda connection: notify_dispatchers(connection, NOW),
 }
 
 
@@ -392,7 +395,7 @@ def test_suspects_are_found_by_their_crashes_however_much_is_due(many: Books) ->
 
 
 def test_every_foreign_key_is_looked_up_by_an_index(books: Books) -> None:
-    # Whoever deletes a row makes the database look for those that point to it, which no plan of a statement shows.
+    # When a row is deleted, the database searches for rows that refer to it; no plan shows that.
     def unindexed(connection: Connection) -> list[str]:
         seen = inspect(connection)
         return [
@@ -435,7 +438,7 @@ class Inside:
 
 
 def plans_of(connection: Connection, question: Callable[[Connection], object]) -> list[str]:
-    """Return how the database goes about each statement of ``question``."""
+    """Return the plan of each statement of ``question``."""
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
@@ -454,7 +457,7 @@ def plans_of(connection: Connection, question: Callable[[Connection], object]) -
 
 
 def reads_a_whole_table(plan: str) -> bool:
-    """Say whether a plan goes through all of a large table: on PostgreSQL "Seq Scan", on SQLite any way without an index."""
+    """Return whether a plan reads a whole large table ("Seq Scan", or SQLite without an index)."""
     tables = ("jobs", "assets", "deliveries", "sendings")
     lines = [line.strip() for line in plan.splitlines()]
     sequential = any(f"Seq Scan on {table}" in line for table in tables for line in lines)

@@ -1,4 +1,4 @@
-"""Paid once: what is posted, what is written down of it, and what happens when the answer is strange, late or lost."""
+"""Paid once: what is posted and stored, and what happens if the answer is strange, late or lost."""
 
 import socket
 import threading
@@ -35,7 +35,7 @@ def submit_service(
     base_url: str | None = None,
     public: bool = True,
 ) -> SubmitService:
-    """Return a desk that does not sleep, but notes how long it would have."""
+    """Return a submit service that records its pauses instead of sleeping."""
     chosen, noted = services.settings, pauses if pauses is not None else []
     return SubmitService(
         services.jobs,
@@ -62,7 +62,7 @@ def asked(
 
 
 def finals(services: Services, job: Job) -> Job:
-    """Wait until a stream has said how the job ended."""
+    """Wait until a stream has reported the end of the job."""
     until(lambda: services.jobs.get(job.ref).outcome, what="the stream's end")
     return services.jobs.get(job.ref)
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_answered_is_refused_before_anything_is_posted(
         ({"status": 401}, "refused by the script"),
     ],
 )
-def test_a_refusal_is_a_failed_job_with_the_vendors_words_and_is_not_repeated(
+def test_a_refusal_is_a_failed_job_with_the_providers_message_and_is_not_repeated(
     services: Services, sandbox: Sandbox, refusal: dict[str, Any], message: str
 ) -> None:
     job = submit_service(services).submit(asked(refuse=refusal))
@@ -108,7 +108,7 @@ def test_a_refusal_is_a_failed_job_with_the_vendors_words_and_is_not_repeated(
     assert sandbox.stats()["refused"] == 1
 
 
-def test_too_many_requests_is_repeated_after_5_10_20_seconds_and_then_told_as_never_sent(
+def test_too_many_requests_is_repeated_after_5_10_20_seconds_and_then_fails_as_never_sent(
     services: Services, sandbox: Sandbox
 ) -> None:
     pauses: list[float] = []
@@ -133,8 +133,8 @@ def test_while_a_submit_waits_to_be_repeated_there_is_no_job_that_could_look_los
 def test_a_connection_that_is_never_made_leaves_nothing_behind_until_it_is_given_up(
     services: Services,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
     job = submit_service(services, base_url=address).submit(asked())
     assert (job.state, job.reason) == (JobState.FAILED, Reason.REFUSED)
     assert job.message.startswith("never sent: no connection to http://127.0.0.1:")
@@ -290,7 +290,7 @@ def test_params_cannot_turn_the_answer_elsewhere(services: Services, sandbox: Sa
     assert [task["request"]["webHook"] for task in sandbox.tasks()] == ["-1"]
 
 
-def test_without_patience_a_submit_that_was_not_sent_is_told_at_once(
+def test_without_retries_a_submit_that_was_not_sent_fails_at_once(
     services: Services, sandbox: Sandbox
 ) -> None:
     pauses: list[float] = []
@@ -298,15 +298,15 @@ def test_without_patience_a_submit_that_was_not_sent_is_told_at_once(
     assert (pauses, job.reason, sandbox.stats()["refused"]) == ([], Reason.REFUSED, 1)
 
 
-def test_an_unreachable_provider_is_told_without_its_key() -> None:
+def test_the_error_of_an_unreachable_provider_does_not_have_its_key() -> None:
     client = GrsaiClient("sk-secret-key", (1.0, 1.0))
-    with pytest.raises(NotSentError) as told:
+    with pytest.raises(NotSentError) as raised:
         client.submit(
             "http://127.0.0.1:1",
             build_submit(asked(), "http://127.0.0.1:9/callback/x"),
             lambda: None,
         )
-    assert "sk-secret-key" not in str(told.value)
+    assert "sk-secret-key" not in str(raised.value)
 
 
 # Streams as other servers send them.

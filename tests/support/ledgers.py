@@ -1,4 +1,4 @@
-"""A ledger under test: a manual clock, reports in the provider's words, and direct SQL."""
+"""A ledger under test, with a clock that tests set and reports in the provider's format."""
 
 import json
 import sqlite3
@@ -94,7 +94,7 @@ def urls(count: int, version: str = "first") -> list[str]:
 
 
 def stored(claimed: Claimed[Asset]) -> StoredAsset:
-    """Return what a worker would say of an asset it archived."""
+    """Return what a worker records about an archived asset."""
     return StoredAsset(
         f"{claimed.row.ref}/{claimed.row.idx}.png", "0" * 64, 1000, "image/png", 1024, 768
     )
@@ -171,7 +171,7 @@ class Books:
         """Send notifications for due rows (PostgreSQL); return how many."""
         return notify_due(self.database, self.clock)
 
-    # Ways of a job.
+    # Histories of a job.
 
     def submitting(
         self, prompt: str = "a red fox", mode: Mode = Mode.WEBHOOK, model: str = "gpt-image-1.5"
@@ -194,7 +194,7 @@ class Books:
         return ref
 
     def archived(self, count: int = 1, provider_id: str = "task-1") -> str:
-        """Submit a job and bring it home."""
+        """Submit a job and archive it."""
         ref = self.archiving(count, provider_id)
         for claimed in self.assets.claim(count):
             self.assets.finish(claimed, stored(claimed))
@@ -202,19 +202,19 @@ class Books:
         return ref
 
     def failed(self, provider_id: str = "task-1") -> str:
-        """Submit a job that the provider gives up."""
+        """Submit a job that the provider fails."""
         ref = self.waiting(provider_id)
         self.deliver(ref, failed(provider_id=provider_id))
         return ref
 
     def expired(self, provider_id: str = "task-1") -> str:
-        """Submit a job that nobody ever says a word about."""
+        """Submit a job that never gets a report."""
         ref = self.waiting(provider_id)
-        self.jobs.expire(ref, "no word")
+        self.jobs.expire(ref, "no report")
         return ref
 
     def deliver(self, ref: str, body: bytes, source: Source = Source.CALLBACK) -> Decision:
-        """Put a report through the one door in."""
+        """Accept a report."""
         return self.inbox.accept(Delivery(ref, source, body, self.clock()))
 
     def conclude(self, ref: str, state: JobState = JobState.ARCHIVED) -> None:
@@ -222,7 +222,7 @@ class Books:
         (claimed,) = [claimed for claimed in self.jobs.claim(100) if claimed.row.ref == ref]
         self.jobs.conclude(claimed, state)
 
-    # Looks.
+    # Reads.
 
     def job(self, ref: str) -> Job:
         """Return a job that must be there."""
@@ -235,11 +235,11 @@ class Books:
         return self.queries.assets([ref])[ref]
 
     def pending(self, ref: str) -> list[int]:
-        """Return which assets of a job are still to be brought home."""
+        """Return the indexes of a job's pending assets."""
         return [asset.idx for asset in self.assets_of(ref) if asset.state is AssetState.PENDING]
 
     def verdicts(self, ref: str) -> list[str]:
-        """Return what a job's deliveries were taken for."""
+        """Return the decisions about a job's deliveries."""
         return [delivery.verdict for delivery in self.queries.deliveries(ref)]
 
     def event_types(self, ref: str) -> list[str]:
@@ -262,7 +262,7 @@ class Books:
         )
 
     def execute(self, statement: str, **values: object) -> None:
-        """Change the database behind the ledger's back."""
+        """Run a statement on the database directly."""
         self.database.write(lambda connection: run(connection, statement, values))
 
 
@@ -279,6 +279,6 @@ def opened(url: str) -> Iterator[Books]:
 
 
 def is_sound(path: str) -> bool:
-    """Let SQLite look for damage in its file."""
+    """Return whether SQLite finds no damage in its file."""
     with closing(sqlite3.connect(path)) as connection:
         return bool(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)])

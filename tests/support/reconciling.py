@@ -1,4 +1,4 @@
-"""The reconciler under test: a ledger with a manual clock, a store, and the sandbox."""
+"""A reconciler with a ledger, an archive, and a sandbox as the provider."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -42,13 +42,13 @@ class Provider:
         return answer if isinstance(answer, bytes) else answer()
 
 
-class WitnessedStore(DirectoryStore):
-    """A directory that calls ``witness`` before a manifest is written."""
+class ObservedStore(DirectoryStore):
+    """A directory that calls ``before_manifest`` before a manifest is written."""
 
-    witness: Callable[[], object] = bool
+    before_manifest: Callable[[], object] = bool
 
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:
-        self.witness()
+        self.before_manifest()
         super().replace(key, data, content_type=content_type)
 
 
@@ -62,13 +62,13 @@ class ReconcileHarness:
         self.books = books
         self.sandbox = sandbox
         self.root = folder / "archive"
-        self.store = WitnessedStore(self.root)
+        self.store = ObservedStore(self.root)
         self.scratch = folder / "scratch"
         self.scratch.mkdir()
         self.asks(GrsaiClient("any"))
 
     def asks(self, result_source: ResultSource | None) -> None:
-        """Have the reconciler ask another provider, or nobody."""
+        """Let the reconciler ask another provider, or none."""
         books = self.books
         self.reconciler = books.reconciler(self.store, result_source, self.sandbox.url)
 
@@ -110,7 +110,7 @@ class ReconcileHarness:
         return ref
 
     def look(self, ref: str) -> Job:
-        """Look at a job when it is due; return it as it stands then."""
+        """Reconcile a job when it is due; return it afterwards."""
         job = self.books.job(ref)
         assert job.due_at is not None
         self.books.clock.now = max(self.books.clock.now, job.due_at)
@@ -119,7 +119,7 @@ class ReconcileHarness:
         return self.books.job(ref)
 
     def looks(self, ref: str) -> Iterator[Job]:
-        """Look at a job each time it is due until it is final; give the job after each look."""
+        """Reconcile a job each time it is due until it is final; yield it after each time."""
         job = self.look(ref)
         yield job
         while job.finished_at is None:
@@ -127,12 +127,12 @@ class ReconcileHarness:
             yield job
 
     def look_into_hint(self) -> None:
-        """Look into the one hint that is due."""
+        """Verify the one hint that is due."""
         (claimed,) = self.books.hints.claim(2)
         self.reconciler.verify_hint(claimed)
 
     def bring_home(self, ref: str) -> list[Asset]:
-        """Archive what is due of a job."""
+        """Archive the due assets of a job."""
         policy = AddressPolicy.parse([f"127.0.0.1:{self.sandbox.port}"], ())
         archiver = self.books.archiver(
             Fetcher(policy, max_bytes=10 * SIZE, timeout=10),
@@ -144,7 +144,7 @@ class ReconcileHarness:
         return self.books.assets_of(ref)
 
     def ended(self, *ends: AssetState) -> str:
-        """Have a job whose assets ended so; return its ref."""
+        """Create a job whose assets ended so; return its ref."""
         ref = self.books.archiving(len(ends))
         for claimed in self.books.assets.claim(len(ends)):
             end = ends[claimed.row.idx]

@@ -1,4 +1,4 @@
-"""A process that writes to a ledger from many threads and prints each ref once it is stored.
+"""A process that writes to a ledger from many threads and prints each ref after its commit.
 
 Run as ``python writer_process.py URL THREADS WRITES``; it ends after THREADS × WRITES refs.
 """

@@ -3,7 +3,7 @@
 import pytest
 
 from receiver.errors import ConfigurationError
-from receiver.events.destinations import Kind, read_destination, read_destinations
+from receiver.events.destinations import DestinationKind, read_destination, read_destinations
 from receiver.model import EventType
 from receiver.settings import Settings
 
@@ -14,30 +14,37 @@ HOOK = "https://hooks.example/services/T0/B0/planted-path"
 @pytest.mark.parametrize(
     ("entry", "kind", "name", "address"),
     [
-        ("log:", Kind.LOG, "log:", ""),
-        (HOOK, Kind.WEBHOOK, "https://hooks.example (", HOOK),
+        ("log:", DestinationKind.LOG, "log:", ""),
+        (HOOK, DestinationKind.WEBHOOK, "https://hooks.example (", HOOK),
         (
             "https://hooks.example:8443/",
-            Kind.WEBHOOK,
+            DestinationKind.WEBHOOK,
             "https://hooks.example:8443 (",
             "https://hooks.example:8443/",
         ),
-        ("http://10.0.0.7/hook", Kind.WEBHOOK, "http://10.0.0.7 (", "http://10.0.0.7/hook"),
+        (
+            "http://10.0.0.7/hook",
+            DestinationKind.WEBHOOK,
+            "http://10.0.0.7 (",
+            "http://10.0.0.7/hook",
+        ),
         (
             "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo",
-            Kind.SQS,
+            DestinationKind.SQS,
             "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo",
             "https://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo",
         ),
         (
             "sns:arn:aws:sns:eu-west-1:123456789012:events",
-            Kind.SNS,
+            DestinationKind.SNS,
             "sns:arn:aws:sns:eu-west-1:123456789012:events",
             "arn:aws:sns:eu-west-1:123456789012:events",
         ),
     ],
 )
-def test_each_kind_of_place_is_understood(entry: str, kind: Kind, name: str, address: str) -> None:
+def test_each_kind_of_place_is_understood(
+    entry: str, kind: DestinationKind, name: str, address: str
+) -> None:
     found = read_destination(entry)
     assert (found.kind, found.address, found.types) == (kind, address, tuple(EventType))
     assert found.name.startswith(name)
@@ -108,7 +115,10 @@ def test_queues_topics_and_the_log_need_no_secret() -> None:
     settings = Settings.load(
         {"EVENT_URLS": "log:#job.failed, sns:arn:aws:sns:eu-west-1:123456789012:events"}
     )
-    assert [place.kind for place in settings.destinations] == [Kind.LOG, Kind.SNS]
+    assert [place.kind for place in settings.destinations] == [
+        DestinationKind.LOG,
+        DestinationKind.SNS,
+    ]
 
 
 def test_neither_a_webhooks_path_nor_its_secrets_stand_in_any_text_about_the_settings() -> None:

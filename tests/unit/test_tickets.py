@@ -30,7 +30,7 @@ def is_refused(ticket: str) -> bool:
 
 
 def other_spellings() -> list[str]:
-    """Return tickets whose last character differs but decodes to the same signature: its lowest two bits mean nothing in base64."""
+    """Return tickets with another last character that base64 decodes to the same signature."""
     signature = TICKET.partition(".")[2]
     raw = base64.urlsafe_b64decode(signature + "=")
     spellings = [signature[:-1] + last for last in BASE64URL]

@@ -58,7 +58,7 @@ class _Error(BaseModel):
     moderation_details: _Moderation | None = None
 
 
-class _Response(BaseModel):
+class _OpenAIResponse(BaseModel):
     data: list[_Picture] | None = None
     error: _Error | None = None
 
@@ -147,9 +147,9 @@ def read_picture(body: bytes, url: str) -> str:
     return found
 
 
-def _read(body: bytes) -> _Response:
+def _read(body: bytes) -> _OpenAIResponse:
     try:
-        return _Response.model_validate_json(body)
+        return _OpenAIResponse.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise UnreadableError(

@@ -1,4 +1,4 @@
-"""What a report means for a job, for every state, outcome and source: a pure function, so every order can be tried."""
+"""The pure decision about a report, for every state, outcome and source."""
 
 from dataclasses import replace
 from itertools import product
