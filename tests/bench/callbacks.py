@@ -103,7 +103,7 @@ def _contenders(stack: ExitStack, folder: Path) -> Iterator[Contender]:
             server, _ = start(name, app, PEER_REDIS_PORT=str(store.port))
             yield Contender(f"peer: {name} on Redis", server, None, store.pid)
     else:
-        print("left out: peers on Redis (apt install redis-server, make bench-setup)")  # noqa: T201 - a command
+        print("left out: peers on Redis (apt install redis-server)")  # noqa: T201 - a command
 
 
 def _postmaster(services: Services) -> int:

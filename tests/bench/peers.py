@@ -23,8 +23,8 @@ def archive(ref: str, body: str) -> None:
 
 def create_rq_app() -> Flask:
     """Return an application that enqueues each callback with RQ."""
-    from redis import Redis  # noqa: PLC0415 - a peer of the benchmark only
-    from rq import Queue  # noqa: PLC0415 - as above
+    from redis import Redis  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - a peer
+    from rq import Queue  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - as above
 
     queue = Queue(connection=Redis(port=int(os.environ["PEER_REDIS_PORT"])))
     return _app(lambda ref, body: queue.enqueue(archive, ref, body.decode()))
@@ -32,7 +32,7 @@ def create_rq_app() -> Flask:
 
 def create_celery_app() -> Flask:
     """Return an application that sends each callback as a task of Celery."""
-    from celery import Celery  # noqa: PLC0415 - as above
+    from celery import Celery  # type: ignore[import-untyped,import-not-found,unused-ignore]  # noqa: PLC0415 - as above
 
     address = f"redis://127.0.0.1:{os.environ['PEER_REDIS_PORT']}/1"
     celery = Celery("peers", broker=address)

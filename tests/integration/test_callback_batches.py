@@ -27,7 +27,7 @@ class UndoneError(Exception):
 
 
 def history(books: Books, number: int) -> str:
-    """Return a job in one of the states that a callback can find, with the provider's id of its number."""
+    """Return a job in one of the states that a callback can find; its task has its number."""
     task = f"task-{number}"
     makers = (
         books.submitting,
@@ -70,7 +70,7 @@ def items(
 
 
 def together(taker: Inbox, connection: Connection, given_items: Sequence[Item]) -> list[Decision]:
-    """Take items as a group commit does: those that can be taken together first, then the others."""
+    """Take items as a group commit does: first those that can be taken together."""
     results = taker._take_ordinary(connection, given_items)
     return [
         result or taker._take(connection, item)
