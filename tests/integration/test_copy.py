@@ -1,8 +1,9 @@
 """Copying an embedded ledger to PostgreSQL: rows stay equal through interruptions and changes."""
 
 import fcntl
+import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import pytest
 from commands import invoke
 from ledgers import Books, opened, running, succeeded
 from postgres import PostgresServer
-from processes import Finished, free_port
+from processes import Finished, Running, free_port
 from processes import running as process
 from sqlalchemy import event, select, text
 from waiting import until
@@ -310,6 +311,16 @@ def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
     assert len(there.queries.jobs(state=JobState.ARCHIVED)) == 1
 
 
+def is_ready(service: Running, port: int) -> bool:
+    """Say whether a worker or a web process has the ledger open for good, not only to prepare it."""
+    if "worker started" in service.output():
+        return True
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        return connection.recv(100).startswith(b"HTTP/1.1 200")
+    return False
+
+
 @pytest.mark.parametrize(
     ("command", "data"), [(["receiver", "worker"], "elsewhere"), (WEB, ".")], ids=["worker", "web"]
 )
@@ -319,7 +330,8 @@ def test_no_copy_is_whole_while_anybody_has_the_ledger_open_wherever_its_data_di
 ) -> None:
     old = {"DATA_DIR": str(tmp_path / data), "DATABASE_URL": sqlite_url, "PORT": str(free_port())}
     with process(command, old, tmp_path) as service:
-        until(lambda: is_open(tmp_path / "ledger.sqlite3"), what="that it has the ledger open")
+        until(lambda: is_ready(service, int(old["PORT"])), what="that it works")
+        assert is_open(tmp_path / "ledger.sqlite3")
         early = move(sqlite_url, environ | BOTH, tmp_path)
         assert (early.status, "NOT complete" in early.out) == (1, True), early
         assert service.stop() == 0

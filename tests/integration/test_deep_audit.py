@@ -23,8 +23,6 @@ from receiver.maintenance.deep_audit import DeepAudit, Interrupted
 from receiver.maintenance.prune import Pruner
 from receiver.maintenance.rebuild import Rebuilder
 
-pytestmark = pytest.mark.both_databases
-
 URL = "file:///some/archive"
 
 
@@ -48,6 +46,7 @@ def run_audit(
     return progress
 
 
+@pytest.mark.both_databases
 def test_what_is_whole_is_found_whole_whatever_became_of_the_jobs(
     archived_jobs: ArchivedJobs,
 ) -> None:
@@ -103,6 +102,7 @@ def content_of(archived_jobs: ArchivedJobs, ref: str) -> dict[str, Any]:
         return dict(json.loads(file.read()))
 
 
+@pytest.mark.both_databases
 def test_damage_of_every_kind_is_found_and_named_once(archived_jobs: ArchivedJobs) -> None:
     expected = planted(archived_jobs)
     progress = run_audit(archived_jobs)
@@ -112,6 +112,7 @@ def test_damage_of_every_kind_is_found_and_named_once(archived_jobs: ArchivedJob
     ] == []
 
 
+@pytest.mark.both_databases
 def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(
     archived_jobs: ArchivedJobs,
 ) -> None:
@@ -161,6 +162,7 @@ def test_an_object_that_its_own_metadata_calls_damaged_is_named(
         assert progress.named[0].startswith((f"unreadable: {key}", f"differs: {key}"))
 
 
+@pytest.mark.both_databases
 def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees_with_its_archive(
     directory_jobs: ArchivedJobs,
 ) -> None:

@@ -414,7 +414,7 @@ def test_a_job_whose_submitter_died_expires_at_its_deadline_with_words_for_a_per
     route.work()
     job = route.books.job(ref)
     assert job.state is JobState.EXPIRED
-    assert "died or was stopped before the answer came" in job.message
+    assert "the process that submitted it ended before the answer came" in job.message
     assert "it may have been billed" in job.message
     assert "callback" not in job.message
 

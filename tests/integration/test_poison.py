@@ -19,8 +19,6 @@ from receiver.providers.grsai import protocol as grsai
 from receiver.services import Services
 from receiver.settings import Settings
 
-pytestmark = pytest.mark.both_databases
-
 THREADS = 16
 
 

@@ -30,8 +30,6 @@ from receiver.maintenance import rebuild
 from receiver.maintenance.rebuild import Rebuilder, Rebuilt
 from receiver.model import JobState, Mode, Submission, new_ref
 
-pytestmark = pytest.mark.both_databases
-
 
 def rebuild_ledger(
     archived_jobs: ArchivedJobs,
@@ -80,6 +78,7 @@ def comparable(rows: dict[str, list[tuple[Any, ...]]]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.both_databases
 def test_every_state_a_manifest_can_have_comes_back_as_it_was(archived_jobs: ArchivedJobs) -> None:
     refs = [
         archived_jobs.job(SAFE, SAFE, key="order-4711"),
@@ -107,6 +106,7 @@ def test_every_state_a_manifest_can_have_comes_back_as_it_was(archived_jobs: Arc
     assert archived_jobs.books.totals.audit().ok
 
 
+@pytest.mark.both_databases
 def test_a_key_is_spent_again_after_a_rebuild_and_an_operator_may_retry_what_was_lost(
     archived_jobs: ArchivedJobs,
 ) -> None:
@@ -143,6 +143,7 @@ def test_a_retried_job_comes_back_in_its_round_so_that_no_event_is_taken_for_an_
     assert directory_jobs.books.totals.audit().ok
 
 
+@pytest.mark.both_databases
 def test_a_rebuild_run_twice_changes_nothing_and_leaves_alone_what_the_ledger_has(
     archived_jobs: ArchivedJobs,
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_rebuild_run_twice_changes_nothing_and_leaves_alone_what_the_ledger_ha
     assert archived_jobs.books.everything() == before
 
 
+@pytest.mark.both_databases
 def test_a_job_that_a_callback_has_adopted_meanwhile_stays_as_it_is(
     directory_jobs: ArchivedJobs,
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_job_that_a_callback_has_adopted_meanwhile_stays_as_it_is(
     assert directory_jobs.books.job(ref).state is JobState.WAITING
 
 
+@pytest.mark.both_databases
 def test_a_job_in_flight_is_named_by_its_objects_and_nothing_is_invented(
     archived_jobs: ArchivedJobs,
 ) -> None:
@@ -267,6 +270,7 @@ def test_a_manifest_of_the_first_release_tells_reason_message_and_end_by_its_ass
     assert back.finished_at == directory_jobs.books.assets_of(ref)[1].finished_at
 
 
+@pytest.mark.both_databases
 def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(
     archived_jobs: ArchivedJobs,
 ) -> None:
@@ -306,6 +310,7 @@ def test_of_two_manifests_with_one_key_the_elder_has_it(directory_jobs: Archived
     )
 
 
+@pytest.mark.both_databases
 def test_many_jobs_come_back_in_more_than_one_transaction_and_only_a_part_where_that_is_asked(
     directory_jobs: ArchivedJobs,
 ) -> None:
@@ -373,6 +378,7 @@ def test_a_file_too_large_for_a_manifest_is_not_read(
     assert found.problems.lines[0].endswith("bytes are no manifest")
 
 
+@pytest.mark.both_databases
 def test_a_job_whose_rows_cannot_all_be_written_is_not_there(
     sqlite_url: str, tmp_path: Path
 ) -> None:

@@ -256,6 +256,7 @@ def test_the_providers_failure_overrules_a_forged_success(books: Books) -> None:
     )
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("unsigned", [True, False])
 def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool) -> None:
     inbox = books.make_inbox(confirms=not unsigned)

@@ -1,9 +1,12 @@
 """What became of each model's jobs, and how many of them stand: on both databases."""
 
+import pytest
 from ledgers import BASE_URL, Books, failed
 
 from receiver.ledger.queries.totals import Usage
 from receiver.model import JobState, Reason, Submission
+
+pytestmark = pytest.mark.both_databases
 
 
 def submit(books: Books, model: str) -> str:
