@@ -40,13 +40,12 @@ from receiver.telemetry.redaction import Redactor
 
 log = structlog.get_logger(__name__)
 
-
 _REDACT_NOTHING = Redactor()
 # Looking up the metric of two labels costs more than counting.
 _deliveries = cache(DELIVERIES.labels)
-# After these decisions there is work to do at once.
-_ASK_AGAIN = {Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED}
-_CAUSE_WORK = {Decision.ENDED, Decision.REFRESHED, *_ASK_AGAIN}
+_ORDINARY = {Decision.ENDED, Decision.PROGRESS}
+# After these decisions there is no work to do at once.
+_NO_WORK = {Decision.PROGRESS, Decision.LATE, Decision.CONTRADICTION, Decision.DUPLICATE}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +97,9 @@ class Inbox:
         """
         try:
             with tracing.span(delivery.source, delivery.ref):
-                report = self._redacted(read_report(delivery))
+                report = read_report(delivery)
+                if report.message:
+                    report = replace(report, message=self._redact(report.message))
                 item = Item(delivery, report, sha256(delivery.body).hexdigest())
                 if replayed is None and not unsigned:
                     decision = self._database.write_item(self._batch, item)
@@ -114,16 +115,12 @@ class Inbox:
             # A bug of ours must not lose a report: store it, to replay it when the bug is fixed.
             log.exception("report set aside", ref=delivery.ref, source=delivery.source)
             self.keep_unreadable(delivery, replayed)
-            raise UnreadableError(
-                f"set aside: processing it failed ({type(error).__name__}); see the log"
-            ) from error
+            text = f"set aside: processing it failed ({type(error).__name__}); see the log"
+            raise UnreadableError(text) from error
         _deliveries(delivery.source, decision).inc()
-        if decision in _CAUSE_WORK and not unsigned:
+        if decision not in _NO_WORK and not unsigned:
             self._notify()
         return decision
-
-    def _redacted(self, report: Report) -> Report:
-        return replace(report, message=self._redact(report.message)) if report.message else report
 
     def _take_ordinary(
         self, connection: Connection, items: Sequence[Item]
@@ -142,15 +139,13 @@ class Inbox:
         goes_on = [(item, job) for item, job in taken if decisions[item] is Decision.PROGRESS]
         has_room = deliveries.has_room(connection, [item.delivery for item, _ in goes_on])
         decisions |= {item: None for item, _ in goes_on if item.delivery not in has_room}
+        polled = [
+            (job, item.report, _next_poll(job, Source.CALLBACK, timing, now))
+            for item, job in goes_on
+            if decisions[item]
+        ]
         deliveries.begin_archiving(connection, ended, now, timing.url_lifetime)
-        deliveries.record_progress(
-            connection,
-            [
-                (job, item.report, _next_poll(job, Source.CALLBACK, timing, now))
-                for item, job in goes_on
-                if decisions[item]
-            ],
-        )
+        deliveries.record_progress(connection, polled)
         stored = [(item.delivery, item.digest, made) for item, made in decisions.items() if made]
         deliveries.insert_deliveries(connection, stored)
         return [decisions.get(item) for item in items]
@@ -163,8 +158,8 @@ class Inbox:
         if job.provider_id is None and report.provider_id is not None:
             return None  # another job may have this id
         decision = decide(job, report, Source.CALLBACK, confirm_always=self._confirm_always)
-        success = decision is Decision.ENDED and report.outcome is Outcome.SUCCEEDED
-        return decision if success or decision is Decision.PROGRESS else None
+        failure = decision is Decision.ENDED and report.outcome is not Outcome.SUCCEEDED
+        return decision if decision in _ORDINARY and not failure else None
 
     def _take(
         self,
@@ -187,7 +182,7 @@ class Inbox:
         decision = decide(job, report, delivery.source, confirm_always=doubted, reopened=reopened)
         context = (connection, job, report, delivery, self._timing, self._now())
         decision = apply(decision, _Change(*context, replayed, reopened, unsigned, doubted))
-        _store(connection, delivery, item.digest, decision, replayed)
+        _store(connection, (delivery, item.digest, decision), replayed)
         if decision is Decision.ENDED and delivery.source is not Source.CALLBACK:
             confirm.settle_unconfirmed(connection, job.ref, report)
         return decision
@@ -204,7 +199,7 @@ class Inbox:
 
         def work(connection: Connection) -> None:
             self._job(connection, delivery.ref)
-            _store(connection, delivery, digest, Decision.UNREADABLE, replayed)
+            _store(connection, (delivery, digest, Decision.UNREADABLE), replayed)
 
         self._database.write(work)
         DELIVERIES.labels(delivery.source, Decision.UNREADABLE).inc()
@@ -329,10 +324,8 @@ def _fail(change: _Change, reason: Reason, message: str) -> None:
 
 def _refresh(change: _Change) -> Decision | None:
     _record_id(change)
-    lifetime = change.timing.url_lifetime
-    fresh = deliveries.refresh_urls(
-        change.connection, change.job, change.report, change.now, lifetime
-    )
+    job, report, lifetime = change.job, change.report, change.timing.url_lifetime
+    fresh = deliveries.refresh_urls(change.connection, job, report, change.now, lifetime)
     return None if fresh or change.reopened else Decision.DUPLICATE
 
 
@@ -353,11 +346,10 @@ def _poll_soon(change: _Change) -> None:
     So a leaked ticket causes at most one poll per interval.
     """
     _record_id(change)
-    ref, interval = change.job.ref, change.timing.poll_interval
-    repeated = deliveries.had_doubtful_delivery(
-        change.connection, ref, change.now - interval
-    ) or not deliveries.has_room(change.connection, [change.delivery])
-    wait = interval if change.unsigned or repeated else 0.0
+    connection, ref, interval = change.connection, change.job.ref, change.timing.poll_interval
+    repeated = deliveries.had_doubtful_delivery(connection, ref, change.now - interval)
+    too_many = not deliveries.has_room(connection, [change.delivery])
+    wait = interval if change.unsigned or repeated or too_many else 0.0
     jobs.expedite_job(change.connection, ref, change.now + wait)
 
 
@@ -368,9 +360,9 @@ def _record_id(change: _Change) -> None:
 
 def _duplicate(change: _Change) -> Decision | None:
     _record_id(change)
-    if change.doubted:
-        return confirm.compare_with_known(change.connection, change.job.ref, change.report)
-    return None
+    if not change.doubted:
+        return None
+    return confirm.compare_with_known(change.connection, change.job.ref, change.report)
 
 
 # Each returns the decision to store instead, or None.
@@ -391,16 +383,13 @@ _CHANGES: dict[Decision, Callable[[_Change], Decision | None]] = {
 
 
 def _store(
-    connection: Connection,
-    delivery: Delivery,
-    digest: str,
-    decision: Decision,
-    replayed: int | None,
+    connection: Connection, made: tuple[Delivery, str, Decision], replayed: int | None
 ) -> None:
     """Store a delivery with its decision; for a replayed one only the decision is new.
 
     A callback that does not end its job is left out if the job has enough deliveries.
     """
+    delivery, _, decision = made
     if replayed is not None:
         deliveries.update_decision(connection, replayed, decision)
         return
@@ -408,5 +397,5 @@ def _store(
     if optional and not deliveries.has_room(connection, [delivery]):
         message, size = "delivery not stored, its job has too many", len(delivery.body)
         log.warning(message, ref=delivery.ref, verdict=decision, size=size)
-        return
-    deliveries.insert_deliveries(connection, [(delivery, digest, decision)])
+    else:
+        deliveries.insert_deliveries(connection, [made])
