@@ -41,7 +41,6 @@ from receiver.telemetry.redaction import Redactor
 log = structlog.get_logger(__name__)
 
 _REDACT_NOTHING = Redactor()
-# Looking up the metric of two labels costs more than counting.
 _deliveries = cache(DELIVERIES.labels)
 _ORDINARY = {Decision.ENDED, Decision.PROGRESS}
 # After these decisions there is no work to do at once.
