@@ -34,7 +34,8 @@ check: lint test ## lint, then test
 docs: setup ## rewrite the parts of docs/ that are generated from the code
 	$(BIN)/python tests/support/reference_pages.py
 
-bench: setup ## measure the callback path: BENCH_ARGS="…" is passed on
+bench: setup ## measure the service beside its peers: BENCH_ARGS="…" is passed on
+	$(INSTALL) --group bench
 	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
 
 prove: setup ## break the service in every way for 3 minutes, and see what it keeps: PROVE_MINUTES=, PROVE_ARGS="…", ENGINE=distributed
@@ -46,7 +47,7 @@ advisories: setup ## look the pinned versions up among known vulnerabilities; ne
 constraints: ## pin the newest versions that pyproject.toml allows
 	"$(PYTHON)" -m venv --clear build/newest
 	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
-	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai,otel]' --group dev
+	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai,otel]' --group dev --group bench
 	{ grep '^#' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 

@@ -5,9 +5,9 @@ stored with our decision in the same transaction as the changes it causes. The f
 ends a job; later ones are stored and change nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 
 import structlog
@@ -15,9 +15,11 @@ from sqlalchemy import Connection
 
 from receiver.clock import back_off, doubling
 from receiver.errors import LedgerError, UnreadableError
+from receiver.ingest import confirm
 from receiver.ledger import deliveries, jobs
 from receiver.ledger.assets import reopen_job
 from receiver.ledger.database import Database
+from receiver.ledger.group_commit import Batch
 from receiver.ledger.rows import Job
 from receiver.model import (
     FINAL_STATES,
@@ -38,15 +40,20 @@ from receiver.telemetry.redaction import Redactor
 
 log = structlog.get_logger(__name__)
 
-# Deliveries kept per job, and bytes of their bodies: a stolen ticket, or a provider that calls back
-# without end, must not fill the disk.
-MOST_KEPT = 200
-MOST_BYTES = 16 * 1024 * 1024
-
 _REDACT_NOTHING = Redactor()
-# After these decisions there is work to do at once.
-_ASK_AGAIN = {Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED}
-_CAUSE_WORK = {Decision.ENDED, Decision.REFRESHED, *_ASK_AGAIN}
+_deliveries = cache(DELIVERIES.labels)
+_ORDINARY = {Decision.ENDED, Decision.PROGRESS}
+# After these decisions there is no work to do at once.
+_NO_WORK = {Decision.PROGRESS, Decision.LATE, Decision.CONTRADICTION, Decision.DUPLICATE}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """A delivery that was read, and the SHA-256 of its body in hex."""
+
+    delivery: Delivery
+    report: Report
+    digest: str
 
 
 class Inbox:
@@ -75,6 +82,7 @@ class Inbox:
         self._base_url = base_url
         self._confirm_always = confirm_always
         self._redact = redact
+        self._batch = Batch(one=self._take, many=self._take_ordinary)
 
     def accept(
         self, delivery: Delivery, *, replayed: int | None = None, unsigned: bool = False
@@ -88,9 +96,15 @@ class Inbox:
         """
         try:
             with tracing.span(delivery.source, delivery.ref):
-                report = self._redacted(read_report(delivery))
-                take = partial(self._take, delivery=delivery, report=report)
-                decision = self._database.write(partial(take, replayed=replayed, unsigned=unsigned))
+                report = read_report(delivery)
+                if report.message:
+                    report = replace(report, message=self._redact(report.message))
+                item = Item(delivery, report, sha256(delivery.body).hexdigest())
+                if replayed is None and not unsigned:
+                    decision = self._database.write_item(self._batch, item)
+                else:
+                    take = partial(self._take, item=item, replayed=replayed, unsigned=unsigned)
+                    decision = self._database.write(take)
         except LedgerError:
             raise
         except UnreadableError:
@@ -100,27 +114,62 @@ class Inbox:
             # A bug of ours must not lose a report: store it, to replay it when the bug is fixed.
             log.exception("report set aside", ref=delivery.ref, source=delivery.source)
             self.keep_unreadable(delivery, replayed)
-            raise UnreadableError(
-                f"set aside: processing it failed ({type(error).__name__}); see the log"
-            ) from error
-        DELIVERIES.labels(delivery.source, decision).inc()
-        if decision in _CAUSE_WORK and not unsigned:
+            text = f"set aside: processing it failed ({type(error).__name__}); see the log"
+            raise UnreadableError(text) from error
+        _deliveries(delivery.source, decision).inc()
+        if decision not in _NO_WORK and not unsigned:
             self._notify()
         return decision
 
-    def _redacted(self, report: Report) -> Report:
-        return replace(report, message=self._redact(report.message)) if report.message else report
+    def _take_ordinary(
+        self, connection: Connection, items: Sequence[Item]
+    ) -> list[Decision | None]:
+        """Take the ordinary callbacks among many with a few statements; return None for the others.
+
+        Ordinary are the first success of a job and reports of its progress. For them this does what
+        ``_take`` does, many jobs at once; a test compares the two.
+        """
+        now, timing = self._now(), self._timing
+        found = deliveries.lock_jobs(connection, [item.delivery.ref for item in items])
+        # Of two reports about one job the second is left: it must see what the first one changed.
+        taken = [(item, job) for item in items if (job := found.pop(item.delivery.ref, None))]
+        decisions = {item: self._decide_ordinary(job, item) for item, job in taken}
+        ended = [(job, item.report) for item, job in taken if decisions[item] is Decision.ENDED]
+        goes_on = [(item, job) for item, job in taken if decisions[item] is Decision.PROGRESS]
+        has_room = deliveries.has_room(connection, [item.delivery for item, _ in goes_on])
+        decisions |= {item: None for item, _ in goes_on if item.delivery not in has_room}
+        polled = [
+            (job, item.report, _next_poll(job, Source.CALLBACK, timing, now))
+            for item, job in goes_on
+            if decisions[item]
+        ]
+        deliveries.begin_archiving(connection, ended, now, timing.url_lifetime)
+        deliveries.record_progress(connection, polled)
+        stored = [(item.delivery, item.digest, made) for item, made in decisions.items() if made]
+        deliveries.insert_deliveries(connection, stored)
+        return [decisions.get(item) for item in items]
+
+    def _decide_ordinary(self, job: Job, item: Item) -> Decision | None:
+        """Return the decision about an ordinary callback, None for any other delivery."""
+        report = item.report
+        if item.delivery.source is not Source.CALLBACK:
+            return None
+        if job.provider_id is None and report.provider_id is not None:
+            return None  # another job may have this id
+        decision = decide(job, report, Source.CALLBACK, confirm_always=self._confirm_always)
+        failure = decision is Decision.ENDED and report.outcome is not Outcome.SUCCEEDED
+        return decision if decision in _ORDINARY and not failure else None
 
     def _take(
         self,
         connection: Connection,
-        delivery: Delivery,
-        report: Report,
+        item: Item,
         *,
         replayed: int | None = None,
         unsigned: bool = False,
     ) -> Decision:
         """Decide, apply and store in one transaction; return the decision that was stored."""
+        delivery, report = item.delivery, item.report
         job = self._job(connection, delivery.ref)
         lost = job.state in {JobState.FAILED, JobState.EXPIRED}
         reopened = replayed is not None and lost and bool(report.results)
@@ -132,9 +181,9 @@ class Inbox:
         decision = decide(job, report, delivery.source, confirm_always=doubted, reopened=reopened)
         context = (connection, job, report, delivery, self._timing, self._now())
         decision = apply(decision, _Change(*context, replayed, reopened, unsigned, doubted))
-        _store(connection, delivery, decision, replayed)
+        _store(connection, (delivery, item.digest, decision), replayed)
         if decision is Decision.ENDED and delivery.source is not Source.CALLBACK:
-            _settle_unconfirmed(connection, job.ref, report)
+            confirm.settle_unconfirmed(connection, job.ref, report)
         return decision
 
     def _job(self, connection: Connection, ref: str) -> Job:
@@ -145,10 +194,11 @@ class Inbox:
 
     def keep_unreadable(self, delivery: Delivery, replayed: int | None = None) -> None:
         """Store a body that is no report, for example because it was cut short."""
+        digest = sha256(delivery.body).hexdigest()
 
         def work(connection: Connection) -> None:
             self._job(connection, delivery.ref)
-            _store(connection, delivery, Decision.UNREADABLE, replayed)
+            _store(connection, (delivery, digest, Decision.UNREADABLE), replayed)
 
         self._database.write(work)
         DELIVERIES.labels(delivery.source, Decision.UNREADABLE).inc()
@@ -232,17 +282,18 @@ def apply(decision: Decision, change: _Change) -> Decision:
 
 
 def _progress(change: _Change) -> None:
-    deliveries.record_progress(change.connection, change.job, change.report, _next_poll(change))
+    due_at = _next_poll(change.job, change.delivery.source, change.timing, change.now)
+    deliveries.record_progress(change.connection, [(change.job, change.report, due_at)])
 
 
-def _next_poll(change: _Change) -> float:
+def _next_poll(job: Job, source: Source, timing: Timing, now: float) -> float:
     """Return when to poll a job in progress: later after a callback, with back-off after polls."""
-    now, deadline, interval = change.now, change.job.deadline_at, change.timing.poll_interval
-    if change.delivery.source is Source.CALLBACK:
-        wait = change.timing.poll_after
+    deadline, interval = job.deadline_at, timing.poll_interval
+    if source is Source.CALLBACK:
+        wait = timing.poll_after
     else:
-        wait = back_off(change.job.attempts, doubling(interval, interval * 4), jitter=0)
-    if change.delivery.source is Source.POLL:
+        wait = back_off(job.attempts, doubling(interval, interval * 4), jitter=0)
+    if source is Source.POLL:
         # A poll that finds the job running after its deadline allows one more poll. A callback does
         # not postpone the end.
         deadline = max(deadline, now + interval)
@@ -252,7 +303,7 @@ def _next_poll(change: _Change) -> float:
 def _end(change: _Change) -> None:
     report, lifetime = change.report, change.timing.url_lifetime
     if report.outcome is Outcome.SUCCEEDED:
-        deliveries.begin_archiving(change.connection, change.job, report, change.now, lifetime)
+        deliveries.begin_archiving(change.connection, [(change.job, report)], change.now, lifetime)
     else:
         _fail(change, report.reason or Reason.PROVIDER_ERROR, report.message)
 
@@ -272,10 +323,8 @@ def _fail(change: _Change, reason: Reason, message: str) -> None:
 
 def _refresh(change: _Change) -> Decision | None:
     _record_id(change)
-    lifetime = change.timing.url_lifetime
-    fresh = deliveries.refresh_urls(
-        change.connection, change.job, change.report, change.now, lifetime
-    )
+    job, report, lifetime = change.job, change.report, change.timing.url_lifetime
+    fresh = deliveries.refresh_urls(change.connection, job, report, change.now, lifetime)
     return None if fresh or change.reopened else Decision.DUPLICATE
 
 
@@ -296,11 +345,10 @@ def _poll_soon(change: _Change) -> None:
     So a leaked ticket causes at most one poll per interval.
     """
     _record_id(change)
-    ref, interval = change.job.ref, change.timing.poll_interval
-    repeated = deliveries.had_doubtful_delivery(
-        change.connection, ref, change.now - interval
-    ) or _is_full(change.connection, change.delivery)
-    wait = interval if change.unsigned or repeated else 0.0
+    connection, ref, interval = change.connection, change.job.ref, change.timing.poll_interval
+    repeated = deliveries.had_doubtful_delivery(connection, ref, change.now - interval)
+    too_many = not deliveries.has_room(connection, [change.delivery])
+    wait = interval if change.unsigned or repeated or too_many else 0.0
     jobs.expedite_job(change.connection, ref, change.now + wait)
 
 
@@ -311,9 +359,9 @@ def _record_id(change: _Change) -> None:
 
 def _duplicate(change: _Change) -> Decision | None:
     _record_id(change)
-    if change.doubted:
-        return _compare_with_known(change.connection, change.job.ref, change.report)
-    return None
+    if not change.doubted:
+        return None
+    return confirm.compare_with_known(change.connection, change.job.ref, change.report)
 
 
 # Each returns the decision to store instead, or None.
@@ -334,64 +382,19 @@ _CHANGES: dict[Decision, Callable[[_Change], Decision | None]] = {
 
 
 def _store(
-    connection: Connection, delivery: Delivery, decision: Decision, replayed: int | None
+    connection: Connection, made: tuple[Delivery, str, Decision], replayed: int | None
 ) -> None:
     """Store a delivery with its decision; for a replayed one only the decision is new.
 
     A callback that does not end its job is left out if the job has enough deliveries.
     """
+    delivery, _, decision = made
     if replayed is not None:
         deliveries.update_decision(connection, replayed, decision)
         return
     optional = delivery.source is Source.CALLBACK and decision is not Decision.ENDED
-    if optional and _is_full(connection, delivery):
+    if optional and not deliveries.has_room(connection, [delivery]):
         message, size = "delivery not stored, its job has too many", len(delivery.body)
         log.warning(message, ref=delivery.ref, verdict=decision, size=size)
-        return
-    digest = sha256(delivery.body).hexdigest()
-    deliveries.insert_delivery(connection, delivery, digest, decision)
-
-
-def _is_full(connection: Connection, delivery: Delivery) -> bool:
-    count, size = deliveries.count_deliveries(connection, delivery.ref)
-    return count >= MOST_KEPT or size + len(delivery.body) > MOST_BYTES
-
-
-# Compare callbacks that were not believed with the provider's own answer.
-
-_DISAGREES = "callback disagrees with the provider's own answer"
-
-
-def _settle_unconfirmed(connection: Connection, ref: str, answer: Report) -> None:
-    """Decide about the callbacks that waited for the provider's own answer."""
-    for number, body in deliveries.find_unconfirmed(connection, ref):
-        decision = _decide_unconfirmed(body, answer)
-        if decision is Decision.CONTRADICTION:
-            log.warning(_DISAGREES, ref=ref, delivery=number)
-        deliveries.update_decision(connection, number, decision)
-
-
-def _decide_unconfirmed(body: bytes, answer: Report) -> Decision:
-    try:
-        report = grsai.read_report(body)
-    except UnreadableError:
-        return Decision.UNREADABLE
-    if report.outcome is Outcome.RUNNING:
-        return Decision.LATE
-    if (report.outcome, _locations(report)) == (answer.outcome, _locations(answer)):
-        return Decision.DUPLICATE
-    return Decision.CONTRADICTION
-
-
-def _compare_with_known(connection: Connection, ref: str, report: Report) -> Decision:
-    """Decide whether a callback after the provider's answer names the results that we know."""
-    known = [url.partition("?")[0] for url in deliveries.asset_urls(connection, ref)]
-    if not report.results or _locations(report) == known:
-        return Decision.DUPLICATE
-    log.warning(_DISAGREES, ref=ref)
-    return Decision.CONTRADICTION
-
-
-def _locations(report: Report) -> list[str]:
-    """Return the URLs without their queries: some hosts sign them again for each answer."""
-    return [result.url.partition("?")[0] for result in report.results]
+    else:
+        deliveries.insert_deliveries(connection, [made])

@@ -6,10 +6,12 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, text
 
+from receiver.ledger.group_commit import Batch
 from receiver.ledger.postgres import PostgresDatabase
 from receiver.ledger.sqlite import SqliteDatabase
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Work = Callable[[Connection], T]
 
 
@@ -24,6 +26,9 @@ class Database(Protocol):
 
         Raise LedgerError if it may not be durable.
         """
+
+    def write_item(self, batch: Batch[Item, T], item: Item) -> T:
+        """Handle ``item`` together with the items that other threads write now; else like write."""
 
     def close(self) -> None:
         """Close every connection."""

@@ -4,7 +4,10 @@ Every callback runs them, so the frequent ones are built once: building a statem
 longer than running it, and all other writers wait meanwhile.
 """
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from receiver.ledger.notifications import notify_assets
 from receiver.ledger.rows import Job, job_of
@@ -14,9 +17,7 @@ from receiver.model import (
     Decision,
     Delivery,
     JobState,
-    Outcome,
     Report,
-    Result,
     Source,
     risk_begins,
 )
@@ -25,12 +26,81 @@ from receiver.model import (
 # starts at zero again.
 MOST_ATTEMPTS = 300
 
+# Deliveries kept per job, and bytes of their bodies: a stolen ticket, or a provider that calls back
+# without end, must not fill the disk.
+MOST_KEPT = 200
+MOST_BYTES = 16 * 1024 * 1024
+
 _JOB_OF_DELIVERY = select(*job_columns).where(jobs.c.ref == bindparam("ref")).with_for_update()
+# In the order of their refs, so that two transactions that lock several jobs cannot deadlock.
+_JOBS_OF_DELIVERIES = (
+    select(*job_columns)
+    .where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
+    .order_by(jobs.c.ref)
+    .with_for_update()
+)
 _UPDATE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values
-_COUNT_AND_BYTES = select(
-    func.count(), func.coalesce(func.sum(func.length(deliveries.c.body)), 0)
-).where(deliveries.c.ref == bindparam("ref"))
-_INSERT_DELIVERY, _INSERT_ASSET = insert(deliveries), insert(assets)
+_COUNT_AND_BYTES = (
+    select(
+        deliveries.c.ref, func.count(), func.coalesce(func.sum(func.length(deliveries.c.body)), 0)
+    )
+    .where(deliveries.c.ref.in_(bindparam("refs", expanding=True)))
+    .group_by(deliveries.c.ref)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _ManyRows:
+    """One statement for many rows of values: SQLite runs it per row, PostgreSQL takes arrays."""
+
+    sqlite: str
+    postgresql: str
+
+    def run(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
+        """Run the statement for these rows; nothing is run for none."""
+        if not rows:
+            return
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql(self.sqlite, list(rows))
+        else:
+            columns = tuple(list(column) for column in zip(*rows, strict=True))
+            connection.exec_driver_sql(self.postgresql, columns)
+
+
+_RECORD_PROGRESS = _ManyRows(
+    """UPDATE jobs SET state = 'waiting', provider_id = ?, progress = ?, due_at = ?, claim = NULL
+    WHERE ref = ?""",
+    """UPDATE jobs SET state = 'waiting', provider_id = new.provider_id, progress = new.progress,
+        due_at = new.due_at, claim = NULL
+    FROM unnest(%s::text[], %s::int[], %s::float8[], %s::text[])
+        AS new (provider_id, progress, due_at, ref)
+    WHERE jobs.ref = new.ref""",
+)
+_BEGIN_ARCHIVING = _ManyRows(
+    """UPDATE jobs SET state = 'archiving', outcome = 'succeeded', progress = 100, claim = NULL,
+        attempts = 0, provider_id = ?, ended_at = ?, due_at = ?
+    WHERE ref = ?""",
+    """UPDATE jobs SET state = 'archiving', outcome = 'succeeded', progress = 100, claim = NULL,
+        attempts = 0, provider_id = new.provider_id, ended_at = new.ended_at, due_at = new.due_at
+    FROM unnest(%s::text[], %s::float8[], %s::float8[], %s::text[])
+        AS new (provider_id, ended_at, due_at, ref)
+    WHERE jobs.ref = new.ref""",
+)
+_INSERT_ASSETS = _ManyRows(
+    """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at)
+    VALUES (?, ?, 'pending', ?, ?, ?, ?)""",
+    """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at)
+    SELECT ref, idx, 'pending', url, announced_at, expires_at, due_at
+    FROM unnest(%s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[], %s::float8[])
+        AS new (ref, idx, url, announced_at, expires_at, due_at)""",
+)
+_INSERT_DELIVERIES = _ManyRows(
+    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body)
+    VALUES (?, ?, ?, ?, ?, ?)""",
+    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body)
+    SELECT * FROM unnest(
+        %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[], %s::bytea[])""",
+)
 
 
 def lock_job_of_delivery(connection: Connection, ref: str) -> Job | None:
@@ -39,25 +109,34 @@ def lock_job_of_delivery(connection: Connection, ref: str) -> Job | None:
     return job_of(row) if row else None
 
 
-def count_deliveries(connection: Connection, ref: str) -> tuple[int, int]:
-    """Return the number of a job's deliveries and the size of their bodies in bytes."""
-    count, size = connection.execute(_COUNT_AND_BYTES, {"ref": ref}).one()
-    return int(count), int(size)
+def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
+    """Return the jobs of several deliveries by ref, locked until the transaction ends."""
+    rows = connection.execute(_JOBS_OF_DELIVERIES, {"refs": refs})
+    return {row.ref: job_of(row) for row in rows}
 
 
-def insert_delivery(
-    connection: Connection, delivery: Delivery, digest: str, decision: Decision
+def has_room(connection: Connection, arrived: Sequence[Delivery]) -> list[Delivery]:
+    """Return those of the deliveries, one per job, whose jobs have not stored enough already."""
+    if not arrived:
+        return []
+    rows = connection.execute(_COUNT_AND_BYTES, {"refs": [one.ref for one in arrived]})
+    stored = {ref: (count, size) for ref, count, size in rows}
+    return [one for one in arrived if _fits(one, *stored.get(one.ref, (0, 0)))]
+
+
+def _fits(delivery: Delivery, count: int, size: int) -> bool:
+    return count < MOST_KEPT and size + len(delivery.body) <= MOST_BYTES
+
+
+def insert_deliveries(
+    connection: Connection, stored: Sequence[tuple[Delivery, str, Decision]]
 ) -> None:
-    """Store a delivery and what was decided about it."""
-    values = {
-        "ref": delivery.ref,
-        "source": delivery.source,
-        "verdict": decision,
-        "received_at": delivery.received_at,
-        "digest": digest,
-        "body": delivery.body,
-    }
-    connection.execute(_INSERT_DELIVERY, values)
+    """Store deliveries, each with the digest of its body and what was decided about it."""
+    rows = [
+        (one.ref, one.source.value, decision.value, one.received_at, digest, one.body)
+        for one, digest, decision in stored
+    ]
+    _INSERT_DELIVERIES.run(connection, rows)
 
 
 def update_decision(connection: Connection, number: int, decision: Decision) -> None:
@@ -68,16 +147,13 @@ def update_decision(connection: Connection, number: int, decision: Decision) -> 
 # What a report changes.
 
 
-def record_progress(connection: Connection, job: Job, report: Report, due_at: float) -> None:
-    """Record that the provider works on a job, which is not polled before ``due_at``."""
-    values = {
-        "state": JobState.WAITING,
-        "provider_id": job.provider_id or report.provider_id,
-        "progress": max(job.progress, report.progress),
-        "due_at": due_at,
-        "claim": None,
-    }
-    connection.execute(_UPDATE_JOB, {"of_ref": job.ref, **values})
+def record_progress(connection: Connection, changes: Sequence[tuple[Job, Report, float]]) -> None:
+    """Record that the provider works on these jobs; each is not polled before its due time."""
+    rows = [
+        (job.provider_id or report.provider_id, max(job.progress, report.progress), due_at, job.ref)
+        for job, report, due_at in changes
+    ]
+    _RECORD_PROGRESS.run(connection, rows)
 
 
 def record_provider_id(connection: Connection, job: Job, provider_id: str | None) -> None:
@@ -89,39 +165,23 @@ def record_provider_id(connection: Connection, job: Job, provider_id: str | None
 
 
 def begin_archiving(
-    connection: Connection, job: Job, report: Report, now: float, lifetime: float
+    connection: Connection, changes: Sequence[tuple[Job, Report]], now: float, lifetime: float
 ) -> None:
     """Insert a pending asset for each result of a success; a URL lives ``lifetime`` seconds."""
-    values = {
-        "state": JobState.ARCHIVING,
-        "outcome": Outcome.SUCCEEDED,
-        "provider_id": job.provider_id or report.provider_id,
-        "progress": 100,
-        "ended_at": now,
-        "due_at": risk_begins(now + lifetime, lifetime),
-        "claim": None,
-        "attempts": 0,
-    }
-    connection.execute(_UPDATE_JOB, {"of_ref": job.ref, **values})
-    rows = [
-        _new_asset(job.ref, idx, result, now, lifetime) for idx, result in enumerate(report.results)
+    expires_at = now + lifetime
+    due_at = risk_begins(expires_at, lifetime)
+    ended = [
+        (job.provider_id or report.provider_id, now, due_at, job.ref) for job, report in changes
     ]
-    connection.execute(_INSERT_ASSET, rows)
-    notify_assets(connection, job.ref, range(len(rows)), now + lifetime)
-
-
-def _new_asset(
-    ref: str, idx: int, result: Result, now: float, lifetime: float
-) -> dict[str, object]:
-    return {
-        "ref": ref,
-        "idx": idx,
-        "state": AssetState.PENDING,
-        "url": result.url,
-        "announced_at": now,
-        "expires_at": now + lifetime,
-        "due_at": now,
-    }
+    announced = [
+        (job.ref, idx, result.url, now, expires_at, now)
+        for job, report in changes
+        for idx, result in enumerate(report.results)
+    ]
+    _BEGIN_ARCHIVING.run(connection, ended)
+    _INSERT_ASSETS.run(connection, announced)
+    for job, report in changes:
+        notify_assets(connection, job.ref, range(len(report.results)), expires_at)
 
 
 def refresh_urls(

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.deliveries import insert_delivery
+from receiver.ledger.deliveries import insert_deliveries
 from receiver.ledger.jobs import adopt_job, find_job_by_provider_id
 from receiver.ledger.notifications import notify_hint
 from receiver.ledger.rows import Hint
@@ -124,7 +124,7 @@ def _keep_body(connection: Connection, ref: str, hint: Hint) -> None:
     if hint.body is not None:
         delivery = Delivery(ref, Source.CALLBACK, hint.body, hint.received_at)
         digest = sha256(hint.body).hexdigest()
-        insert_delivery(connection, delivery, digest, Decision.UNCONFIRMED)
+        insert_deliveries(connection, [(delivery, digest, Decision.UNCONFIRMED)])
 
 
 def _is_known(connection: Connection, provider_id: str) -> bool:

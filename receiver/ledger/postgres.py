@@ -2,15 +2,21 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import URL, Connection, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from receiver import failpoints
+from receiver.errors import LedgerError
 from receiver.ledger.database_errors import translated_errors
+from receiver.ledger.group_commit import Batch, GroupCommit, QueuedWrite, by_batch, run_many
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 # Seconds to wait for a free connection of the pool.
 POOL_TIMEOUT = 10.0
@@ -29,11 +35,14 @@ _CONNECTION = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-# Connections per process at most, half of them kept open. A transaction takes milliseconds, so they
+# Connections per process at most. A transaction takes milliseconds, so they
 # are enough for more threads than there are connections.
 _CONNECTIONS = 16
 # How often a transaction is attempted that a conflict or a server restart rolled back.
 _ATTEMPTS = 3
+# Groups that a process commits at the same time: one collects callbacks while the other waits for
+# the disk.
+_LEADERS = 2
 _DEADLOCK = ("40P01", "40001")
 
 
@@ -41,14 +50,16 @@ class PostgresDatabase:
     """A pool of PostgreSQL connections."""
 
     def __init__(self, url: str) -> None:
-        half = _CONNECTIONS // 2
         self._engine = create_engine(
             postgres_address(url),
-            pool_size=half,
-            max_overflow=half,
+            # No overflow: SQLAlchemy closes such connections when they are returned, and opening
+            # one costs more than a transaction.
+            pool_size=_CONNECTIONS,
+            max_overflow=0,
             pool_timeout=POOL_TIMEOUT,
             pool_pre_ping=True,
         )
+        self._group_commit = GroupCommit(self._commit, leaders=_LEADERS)
         # With READ COMMITTED each statement sees another moment, and the counts of an audit would
         # not add up.
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
@@ -71,6 +82,38 @@ class PostgresDatabase:
                 return self._run(work)
             except _RolledBackError as rolled_back:
                 raise rolled_back.error from rolled_back
+
+    def write_item(self, batch: Batch[Item, T], item: Item) -> T:
+        """Queue an item of a batch. The next leader handles all queued items in one transaction.
+
+        An item that the batch leaves, or whose batch failed, gets a transaction of its own.
+        """
+        queued = QueuedWrite.of(batch, item)
+        value = self._group_commit.run(queued)
+        return value if queued.ran else self.write(queued.alone)
+
+    def _commit(self, next_group: Callable[[], list[QueuedWrite[Any]]]) -> None:
+        """Commit one group, with one transaction for each batch in it."""
+        for writes in by_batch(next_group()):
+            failure: LedgerError | None = LedgerError("the write was interrupted")
+            try:
+                self._run_batch(writes)
+                failure = None
+            except LedgerError as error:
+                failure = error
+            finally:
+                for write in writes:
+                    write.finish(failure)
+
+    def _run_batch(self, writes: list[QueuedWrite[Any]]) -> None:
+        try:
+            self.write(lambda connection: run_many(connection, writes))
+        except LedgerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each item is then tried alone and raises its own
+            log.warning("batch failed, its writes run one by one", error=repr(error))
+            for write in writes:
+                write.ran = False
 
     def _run(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:

@@ -9,26 +9,31 @@ import os
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import data_dir, failpoints
 from receiver.errors import LedgerError
 from receiver.ledger.database_errors import translated_errors
+from receiver.ledger.group_commit import (
+    WRITE_TIMEOUT,
+    Batch,
+    GroupCommit,
+    QueuedWrite,
+    by_batch,
+    run_many,
+)
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-# Seconds a write waits in the queue before LedgerError is raised. A callback is then answered 503,
-# and the provider sends it again.
-WRITE_TIMEOUT = 10.0
-# Writes that share one commit. More would only make the first one wait longer.
-GROUP_SIZE = 64
+Item = TypeVar("Item")
 
 
 class SqliteDatabase:
@@ -39,8 +44,7 @@ class SqliteDatabase:
         self._writer = _engine(path, begin="BEGIN IMMEDIATE")
         self._lock_path = path.with_name(path.name + ".lock")
         self._open_mark = _OpenMark(path)
-        self._queue: deque[_QueuedWrite[Any]] = deque()
-        self._leader = threading.Lock()
+        self._group_commit = GroupCommit(self._commit, leaders=1)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a snapshot; writers do not disturb it."""
@@ -50,48 +54,11 @@ class SqliteDatabase:
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Queue ``work``. The next leader runs all queued writes in one transaction."""
-        mine = _QueuedWrite(work)
-        self._queue.append(mine)
-        while not mine.done:
-            if self._leader.acquire(blocking=False):
-                try:
-                    if not mine.done:
-                        self._commit_group()
-                finally:
-                    self._leader.release()
-                    self._signal_next()
-            elif not self._wait_for_signal(mine) and self._withdraw(mine):
-                raise LedgerError(f"the ledger took no write for {WRITE_TIMEOUT:.0f} s")
-            mine.signal.clear()
-        return mine.result()
+        return self._group_commit.run(QueuedWrite(work))
 
-    def _wait_for_signal(self, write: "_QueuedWrite[Any]") -> bool:
-        """Wait until the write is done or its thread should lead; return False after a timeout."""
-        try:
-            return write.signal.wait(WRITE_TIMEOUT)
-        except BaseException:
-            self._withdraw(write)  # an interrupted thread must not keep the signal for itself
-            raise
-
-    def _signal_next(self) -> None:
-        """Ask the thread that waits longest to lead. The others stay asleep.
-
-        If they all competed for a lock instead, every wait would become longer.
-        """
-        with suppress(IndexError):  # the queue is empty
-            self._queue[0].signal.set()
-
-    def _withdraw(self, write: "_QueuedWrite[Any]") -> bool:
-        """Remove a write from the queue; return False if a leader has taken it already.
-
-        Without this it could still be done after we said that it failed.
-        """
-        try:
-            self._queue.remove(write)
-        except ValueError:
-            return False
-        self._signal_next()  # this thread may have received the signal to lead
-        return True
+    def write_item(self, batch: Batch[Item, T], item: Item) -> T:
+        """Queue an item of a batch. The next leader handles all queued items together."""
+        return self._group_commit.run(QueuedWrite.of(batch, item))
 
     def close(self) -> None:
         """Close every connection."""
@@ -99,13 +66,9 @@ class SqliteDatabase:
         self._writer.dispose()
         self._open_mark.clear()
 
-    def _commit_group(self) -> None:
-        """Run and commit one group of writes.
-
-        The group is taken from the queue after the file lock is ours, so it is as large as
-        possible.
-        """
-        group: list[_QueuedWrite[Any]] = []
+    def _commit(self, next_group: Callable[[], list[QueuedWrite[Any]]]) -> None:
+        """Run and commit one group of writes, taken from the queue after the file lock is ours."""
+        group: list[QueuedWrite[Any]] = []
         failure: LedgerError | None = LedgerError("the write was interrupted")
         try:
             self._open_mark.set()
@@ -114,10 +77,9 @@ class SqliteDatabase:
                 data_dir.locked(self._lock_path),
                 self._writer.begin() as connection,
             ):
-                group += self._next_group()
-                for write in group:
-                    write.run(connection)
-                    _require_transaction(connection)
+                group += next_group()
+                for writes in by_batch(group):
+                    _run(connection, writes)
                 failpoints.reached(failpoints.Point.BEFORE_COMMIT)
             failpoints.reached(failpoints.Point.AFTER_COMMIT)
             failure = None
@@ -126,52 +88,37 @@ class SqliteDatabase:
         except (SQLAlchemyError, OSError) as error:
             failure = LedgerError(f"the ledger cannot be written now: {error}")
         finally:
-            for write in group or self._next_group():
+            for write in group or next_group():
                 write.finish(failure)
 
-    def _next_group(self) -> list["_QueuedWrite[Any]"]:
-        group: list[_QueuedWrite[Any]] = []
-        # Take one by one until the queue is empty; its length may shrink, because writes withdraw.
-        with suppress(IndexError):
-            while len(group) < GROUP_SIZE:
-                group.append(self._queue.popleft())
-        return group
+
+def _run(connection: Connection, writes: list[QueuedWrite[Any]]) -> None:
+    """Run the writes of one batch together, then one by one those that it left."""
+    with _savepoint(connection) as failed:
+        run_many(connection, writes)
+    if failed:
+        log.warning("batch failed, its writes run one by one", error=repr(failed[0]))
+    for write in writes:
+        if failed or not write.ran:
+            with _savepoint(connection) as write_failed:
+                write.succeed(write.alone(connection))
+            write.error = write_failed[0] if write_failed else None
 
 
-class _QueuedWrite(Generic[T]):
-    """A write that waits for a leader."""
-
-    def __init__(self, work: Callable[[Connection], T]) -> None:
-        self.done = False
-        self.signal = threading.Event()  # set when the write is done, or its thread should lead
-        self._work = work
-        self._value: T | None = None
-        self._error: Exception | None = None
-
-    def run(self, connection: Connection) -> None:
-        """Run the work inside a savepoint, so that its failure does not affect the group."""
-        # The same as begin_nested at half the cost; the whole group waits for it.
-        connection.exec_driver_sql("SAVEPOINT one")
-        try:
-            self._value = self._work(connection)
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that queued the work
-            self._error = error
-            _require_transaction(connection)
-            connection.exec_driver_sql("ROLLBACK TO one")
-        connection.exec_driver_sql("RELEASE one")
-
-    def finish(self, failure: LedgerError | None) -> None:
-        """Record the end of the commit; after a ``failure`` the returned value does not count."""
-        self._error = failure or self._error
-        self.done = True
-        self.signal.set()
-
-    def result(self) -> T:
-        """Return what the work returned, or raise what it raised."""
-        if self._error is not None:
-            with translated_errors():
-                raise self._error
-        return self._value  # type: ignore[return-value]  # None only where T is None
+@contextmanager
+def _savepoint(connection: Connection) -> Iterator[list[Exception]]:
+    """Undo the block if it fails, so that the rest of the group is not affected; give its error."""
+    failed: list[Exception] = []
+    # The same as begin_nested at half the cost; the whole group waits for it.
+    connection.exec_driver_sql("SAVEPOINT one")
+    try:
+        yield failed
+    except Exception as error:  # noqa: BLE001 - raised again in the thread that queued the work
+        failed.append(error)
+        _require_transaction(connection)
+        connection.exec_driver_sql("ROLLBACK TO one")
+    connection.exec_driver_sql("RELEASE one")
+    _require_transaction(connection)
 
 
 def _require_transaction(connection: Connection) -> None:

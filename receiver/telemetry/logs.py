@@ -31,9 +31,10 @@ def configure(level: str, form: Literal["auto", "json", "console"], secrets: Ite
     ``level`` and ``form`` are the settings LOG_LEVEL and LOG_FORMAT; ``secrets`` are redacted.
     """
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    redact = Redactor(secrets)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # Plain tracebacks: the fancy ones print local variables, and a secret may be among them.
@@ -46,9 +47,11 @@ def configure(level: str, form: Literal["auto", "json", "console"], secrets: Ite
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
+    # Our lines go straight to stderr: a detour through the logging package costs a callback more
+    # than everything else that it does outside the database.
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, *renderer, lambda _logger, _method, line: redact(str(line))],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
     output = logging.StreamHandler(sys.stderr)
@@ -56,13 +59,11 @@ def configure(level: str, form: Literal["auto", "json", "console"], secrets: Ite
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
     )
-    formatter.redact = Redactor(secrets)
+    formatter.redact = redact
     output.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [output]
     root.setLevel(logging.WARNING)  # libraries log only problems
-    for name in ("receiver", "submitter"):
-        logging.getLogger(name).setLevel(level)
 
 
 def _enums_as_values(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -5,6 +5,7 @@ It is no error if no process listens.
 
 import os
 import select
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,15 +17,30 @@ class Notifier:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._pipe: int | None = None  # kept open: opening it costs more than a notification
+        self._lock = threading.Lock()  # nobody may write to the number of a pipe that was closed
 
     def notify(self) -> None:
         """Notify the worker if it listens; never blocks."""
-        with suppress(OSError):  # no pipe or no listener: polling will find the work
-            pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+        with self._lock:
             try:
-                os.write(pipe, b"!")
-            finally:
-                os.close(pipe)
+                if self._pipe is None:
+                    self._pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+                os.write(self._pipe, b"!")
+            except BlockingIOError:
+                pass  # the pipe is full: the worker has notifications enough
+            except OSError:
+                self._close()  # no pipe or no listener: polling will find the work
+
+    def close(self) -> None:
+        """Close our end of the pipe; a later notification opens it again."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            os.close(pipe)
 
     def listen(self) -> "Listener":
         """Open the worker's end of the pipe."""

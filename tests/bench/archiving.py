@@ -127,7 +127,7 @@ def _archiving_jobs(services: Services, url: str, amount: int) -> float:
                 100,
                 (Result(f"{url}/{job.ref}.png"),),
             )
-            begin_archiving(connection, job, report, time.time(), lifetime)
+            begin_archiving(connection, [(job, report)], time.time(), lifetime)
         return found[0].submitted_at
 
     return services.database.write(end)

@@ -1,49 +1,116 @@
-"""Measure 1: callbacks acknowledged per second, compared with a route that does nothing.
+"""Measure 1: callbacks acknowledged per second, and what each costs the processor.
 
-Each callback is of another job and durable. Two gunicorns as deployed (two processes of 16 threads)
-answer the same requests in turn. Afterwards every acknowledged callback must be in the ledger.
+Each callback is of another job. The contenders (a route that does nothing, ours on SQLite and on
+PostgreSQL, and what a user would write instead) are gunicorns as deployed, two processes of 16
+threads, and answer the same requests in turn. Afterwards every callback that ours acknowledged must
+be in the ledger. Processor time is that of the process tree, from /proc.
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
-from sqlalchemy import select
+from postgres import mortal_postgres, postgres_binaries
+from sqlalchemy import select, text
 
+from receiver.ledger import schema
 from receiver.ledger.tables import assets, deliveries, jobs
 from receiver.model import AssetState, Decision, JobState
 from receiver.services import Services
 from receiver.settings import Settings
-from tests.bench.figures import MS, Amount, Line, Round, percentile
+from tests.bench.figures import MS, US, Amount, Line, Round, percentile
 from tests.bench.jobs import waiting_jobs
-from tests.bench.processes import ROOT, environment, gunicorn
+from tests.bench.processes import ROOT, Server, cpu_seconds, environment, gunicorn, redis
 
 CONNECTIONS = 32
 BODY = 350  # bytes
 
 
+@dataclass
+class Contender:
+    """One server that takes the callbacks; ``services`` are those of its ledger if it is ours.
+
+    ``database`` is the process whose processor time is counted as its database's, None without one.
+    """
+
+    name: str
+    server: Server
+    services: Services | None = None
+    database: int | None = None
+    rounds: list[Round] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)
+
+
 def measure(folder: Path, amount: Amount) -> list[Line]:
-    """Send callbacks in rounds; raise RuntimeError if an acknowledged one is not stored."""
-    ours, its = environment(folder / "receiver"), environment(folder / "noop")
-    services = Services(Settings.load(ours)).open()
-    seen: dict[str, list[Round]] = {"ours": [], "its": []}
-    stored: list[str] = []
-    with (
-        gunicorn("receiver.web:create_app()", ours, folder / "receiver.log") as port,
-        gunicorn("tests.bench.noop:create_app()", its, folder / "noop.log") as noop_port,
-    ):
-        turns = (("its", noop_port), ("ours", port))
+    """Send the same callbacks to each contender by turns.
+
+    Raise RuntimeError if a callback that we acknowledged is not stored.
+    """
+    with ExitStack() as stack:
+        noop, *others = _contenders(stack, folder)
+        ours = [one.services for one in others if one.services]
         for number, each in enumerate([16 * CONNECTIONS, *(amount.each for _ in amount)]):
-            refs = waiting_jobs(services, each)
-            requests = [callback_request(services.tickets.sign(ref), ref) for ref in refs]
-            for name, where in turns:
-                result, acknowledged = _send(where, requests, folder / "requests")
-                seen[name] += [result] if number else []  # the first round warms up
-            stored += [refs[place] for place in acknowledged]
-    _check(services, stored)
-    services.close()
-    return _lines(seen["ours"], seen["its"])
+            refs = waiting_jobs(ours[0], each)
+            for services in ours[1:]:
+                waiting_jobs(services, each, refs)
+            requests = [callback_request(ours[0].tickets.sign(ref), ref) for ref in refs]
+            for contender in (noop, *others):
+                result, acknowledged = _send(contender, requests, folder / "requests")
+                contender.rounds += [result] if number else []  # the first round warms up
+                contender.acknowledged += [refs[place] for place in acknowledged]
+        for contender in others:
+            if contender.services:
+                _check(contender.services, contender.acknowledged)
+    return [line for contender in others for line in _lines(contender, noop)]
+
+
+def _contenders(stack: ExitStack, folder: Path) -> Iterator[Contender]:
+    """Start the no-op route, ours on both databases, and the peers that are installed."""
+
+    def start(name: str, app: str, **variables: str) -> tuple[Server, dict[str, str]]:
+        env = environment(folder / name, CALLBACK_SECRETS="0" * 32, **variables)
+        return stack.enter_context(gunicorn(app, env, folder / f"{name}.log")), env
+
+    def ours(name: str, **variables: str) -> tuple[Server, Services]:
+        server, env = start(name, "receiver.web:create_app()", **variables)
+        return server, stack.enter_context(closing(Services(Settings.load(env)).open()))
+
+    yield Contender("no-op", start("noop", "tests.bench.noop:create_app()")[0])
+    yield Contender("SQLite", *ours("sqlite"))
+    if postgres_binaries():
+        database = stack.enter_context(mortal_postgres())
+        address = database.make_database()
+        schema.migrate(address)
+        url = address.replace("+psycopg", "")
+        archive = (folder / "archive").as_uri()
+        server, services = ours(
+            "postgres", DATABASE_URL=url, ADMIN_TOKEN="0" * 32, ARCHIVE_URL=archive
+        )
+        yield Contender("PostgreSQL", server, services, _postmaster(services))
+    path = str(folder / "peer.sqlite3")
+    server, _ = start("commit", "tests.bench.peers:create_sqlite_app()", PEER_SQLITE=path)
+    yield Contender("peer: a SQLite commit per request", server)
+    if which("redis-server") and find_spec("rq") and find_spec("celery"):
+        store = stack.enter_context(redis(folder))
+        for name in ("rq", "celery"):
+            app = f"tests.bench.peers:create_{name}_app()"
+            server, _ = start(name, app, PEER_REDIS_PORT=str(store.port))
+            yield Contender(f"peer: {name} on Redis", server, None, store.pid)
+    else:
+        print("left out: peers on Redis (apt install redis-server)")  # noqa: T201 - a command
+
+
+def _postmaster(services: Services) -> int:
+    """Return the number of PostgreSQL's first process."""
+    question = text("SHOW data_directory")
+    folder = services.database.read(lambda connection: connection.execute(question).scalar_one())
+    return int(Path(folder, "postmaster.pid").read_text().split()[0])
 
 
 def callback_request(ticket: str, ref: str) -> bytes:
@@ -66,27 +133,27 @@ def callback_request(ticket: str, ref: str) -> bytes:
     return (head + body).encode()
 
 
-def _send(port: int, requests: list[bytes], file: Path) -> tuple[Round, list[int]]:
+def _send(contender: Contender, requests: list[bytes], file: Path) -> tuple[Round, list[int]]:
     """Send the requests with the load generator; return its results and what was answered 200."""
     file.write_bytes(b"".join(requests))
-    command = [
-        sys.executable,
-        "-m",
-        "tests.bench.load",
-        str(port),
-        str(file),
-        str(len(requests[0])),
-        str(CONNECTIONS),
-    ]
-    seen = json.loads(
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=120).stdout
+    load = [sys.executable, "-m", "tests.bench.load", str(contender.server.port), str(file)]
+    command = [*load, str(len(requests[0])), str(CONNECTIONS)]
+    before = _processor_times(contender)
+    answer = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=120)
+    web, database = (
+        (end - begin) / len(requests)
+        for begin, end in zip(before, _processor_times(contender), strict=True)
     )
+    seen = json.loads(answer.stdout)
     if set(seen["statuses"]) != {"200"}:
-        raise RuntimeError(f"not every callback was acknowledged: {seen['statuses']}")
-    latencies = seen["latencies"]
-    return Round(
-        len(requests) / seen["seconds"], percentile(latencies, 0.5), percentile(latencies, 0.99)
-    ), seen["acknowledged"]
+        raise RuntimeError(f"{contender.name} did not acknowledge all: {seen['statuses']}")
+    p50, p99 = (percentile(seen["latencies"], share) for share in (0.5, 0.99))
+    return Round(len(requests) / seen["seconds"], p50, p99, web, database), seen["acknowledged"]
+
+
+def _processor_times(contender: Contender) -> tuple[float, float]:
+    database = contender.database
+    return cpu_seconds(contender.server.pid), cpu_seconds(database) if database else 0.0
 
 
 def _check(services: Services, acknowledged: list[str]) -> None:
@@ -112,11 +179,24 @@ def _check(services: Services, acknowledged: list[str]) -> None:
         raise RuntimeError("the ledger's laws do not hold after the load")
 
 
-def _lines(ours: list[Round], its: list[Round]) -> list[Line]:
-    return [
-        Line(
-            "acknowledged callbacks", "1/s", [one.rate for one in ours], [one.rate for one in its]
-        ),
-        Line("… p50", "ms", [one.p50 * MS for one in ours], [one.p50 * MS for one in its]),
-        Line("… p99", "ms", [one.p99 * MS for one in ours], [one.p99 * MS for one in its]),
+def _lines(contender: Contender, noop: Contender) -> list[Line]:
+    def line(what: str, unit: str, value: Callable[[Round], float], factor: float = 1) -> Line:
+        ours, its = ([factor * value(one) for one in side.rounds] for side in (contender, noop))
+        return Line(f"{contender.name}: {what}", unit, ours, its)
+
+    lines = [
+        line("acknowledged", "1/s", lambda one: one.rate),
+        line("p99", "ms", lambda one: one.p99, MS),
+        line("processor time, web", "µs", lambda one: one.cpu, US),
     ]
+    if contender.database:
+        rounds = contender.rounds
+        lines.append(
+            Line(
+                f"{contender.name}: processor time, database",
+                "µs",
+                [US * one.database_cpu for one in rounds],
+                [US * one.cpu for one in noop.rounds],
+            )
+        )
+    return lines

@@ -9,15 +9,21 @@ from statistics import median
 from rich.table import Table
 
 MS = 1000.0  # milliseconds in a second
+US = 1_000_000.0  # microseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of a load: requests a second, and the 50th and 99th percentile of their seconds."""
+    """One round of a load: requests per second, and the 50th and 99th percentile of their seconds.
+
+    ``cpu`` and ``database_cpu`` are seconds of processor time per request.
+    """
 
     rate: float
     p50: float
     p99: float
+    cpu: float
+    database_cpu: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
     alone: list[float] = []
     p99: dict[str, list[float]] = {name: [] for name in floods}
     refused: dict[str, list[float]] = {name: [] for name in floods}
-    with gunicorn("receiver.web:create_app()", env, folder / "receiver.log") as port:
+    with gunicorn("receiver.web:create_app()", env, folder / "receiver.log") as server:
+        port = server.port
         _send(port, services, PACE)  # warms up
         for _ in amount:
             alone.append(_send(port, services, amount.each))

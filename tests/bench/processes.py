@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -46,7 +47,7 @@ def free_port() -> int:
 @contextmanager
 def running(
     command: Sequence[str], env: Mapping[str, str], log: Path, is_ready: Callable[[], bool]
-) -> Iterator[None]:
+) -> Iterator[int]:
     """Run a Python command (``-m …``) and wait until it is ready; its output goes to ``log``."""
     line = [sys.executable, *command]
     if setpriv := shutil.which("setpriv"):  # then it ends with us even if we are killed
@@ -63,7 +64,7 @@ def running(
                     f"{' '.join(command)} did not start:\n{log.read_text(errors='replace')[-3000:]}"
                 )
             time.sleep(0.02)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:
@@ -73,9 +74,55 @@ def running(
             process.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server: its port on 127.0.0.1 and the number of its first process."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[int]:
-    """Run an application under the receiver's gunicorn configuration; give its port."""
+def redis(folder: Path) -> Iterator[Server]:
+    """Run Redis, which writes every command to disk before it answers."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+    with (folder / "redis.log").open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + _START_WITHIN
+        while not listens(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("redis-server did not start")
+            time.sleep(0.02)
+        yield Server(port, process.pid)
+    finally:
+        process.terminate()
+        process.wait(_STOP_WITHIN)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process, its living descendants and its ended children."""
+    children: dict[int, list[int]] = {}
+    times: dict[int, float] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            fields = entry.read_text().rpartition(")")[2].split()
+            number = int(entry.parent.name)
+            children.setdefault(int(fields[1]), []).append(number)
+            times[number] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    found, total = [pid], 0.0
+    while found:
+        number = found.pop()
+        total += times.get(number, 0.0)
+        found += children.get(number, [])
+    return total
+
+
+@contextmanager
+def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[Server]:
+    """Run an application under the receiver's gunicorn configuration."""
     port = free_port()
     command = [
         "-m",
@@ -86,20 +133,20 @@ def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[int]:
         f"127.0.0.1:{port}",
         app,
     ]
-    with running(command, env, log, lambda: answers(port)):
-        yield port
+    with running(command, env, log, lambda: answers(port)) as pid:
+        yield Server(port, pid)
 
 
 @contextmanager
-def worker(env: Mapping[str, str], log: Path) -> Iterator[None]:
-    """Run ``receiver worker``; it is ready when it listens to its bell."""
+def worker(env: Mapping[str, str], log: Path) -> Iterator[int]:
+    """Run ``receiver worker`` until it listens for notifications; give its process number."""
     with running(
         ["-m", "receiver", "worker"],
         env,
         log,
         lambda: _is_listened_to(Path(env["DATA_DIR"]) / "worker.fifo"),
-    ):
-        yield
+    ) as pid:
+        yield pid
 
 
 def answers(port: int) -> bool:

@@ -22,8 +22,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # as above
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]  # as above
 from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
-from receiver.ingest import inbox
-from receiver.ledger import sqlite
+from receiver.ledger import deliveries, group_commit
 from receiver.model import AssetState, JobState, new_ref
 
 LIMIT = 2000
@@ -258,7 +257,7 @@ def test_a_callback_that_cannot_be_stored_is_503_with_retry_after(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.2)
+    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.2)
     with web_client(tmp_path / "data", environ) as web:
         ticket = web.ticket()
         mend = break_ledger(web)
@@ -337,7 +336,7 @@ def test_a_body_may_come_in_chunks(web: WebClient) -> None:
 def test_the_stored_deliveries_of_a_job_are_limited_and_the_job_goes_on(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "MOST_KEPT", 3)
+    monkeypatch.setattr(deliveries, "MOST_KEPT", 3)
     ticket = web.ticket()
     ref = ticket.partition(".")[0]
     answers = [
@@ -356,7 +355,7 @@ def test_the_stored_deliveries_of_a_job_are_limited_and_the_job_goes_on(
 def test_the_stored_bytes_of_a_jobs_deliveries_are_limited(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "MOST_BYTES", 2 * LIMIT)
+    monkeypatch.setattr(deliveries, "MOST_BYTES", 2 * LIMIT)
     ticket = web.ticket()
     for _ in range(3):
         assert web.callback(ticket, b"{".ljust(LIMIT)).status_code == 400

@@ -119,7 +119,7 @@ class _Mortal:
 
     def __init__(self, books: Books, writes: int) -> None:
         self._database, self.left = books.database, writes
-        self.read = self._database.read
+        self.read, self.write_item = self._database.read, self._database.write_item
 
     def write(self, work: Work[T]) -> T:
         self.left -= 1
@@ -312,7 +312,7 @@ def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
 
 
 def is_ready(service: Running, port: int) -> bool:
-    """Say whether a worker or a web process has the ledger open for good, not only to prepare it."""
+    """Return whether a worker or a web process has opened the ledger for its work."""
     if "worker started" in service.output():
         return True
     with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as connection:

@@ -32,7 +32,8 @@ class OwnMistakeError(Exception):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Let writers wait only half a second."""
-    monkeypatch.setattr("receiver.ledger.sqlite.WRITE_TIMEOUT", 0.5)
+    for module in ("group_commit", "sqlite"):
+        monkeypatch.setattr(f"receiver.ledger.{module}.WRITE_TIMEOUT", 0.5)
     return 0.5
 
 
@@ -59,12 +60,13 @@ def in_one_group(books: Books, works: list[Work]) -> list[Future[object]]:
     """Queue all these writes before the first one is committed."""
     database = sqlite(books)
     with ThreadPoolExecutor(len(works)) as threads:
-        with database._leader:
+        queue = database._group_commit
+        with queue._leaders:
             futures = []
             for number, work in enumerate(works, start=1):
                 futures.append(threads.submit(database.write, work))
-                until(lambda: len(database._queue) == number)  # noqa: B023 - called before the next turn
-        database._signal_next()
+                until(lambda: len(queue._queue) == number)  # noqa: B023 - called before the next turn
+        queue._signal_next()
         return futures
 
 
@@ -259,7 +261,10 @@ def failure_of(books: Books, work: Work) -> Exception | None:
 @pytest.mark.usefixtures("impatient")
 def test_a_write_that_was_refused_is_not_done_later(sqlite_url: str) -> None:
     with opened(sqlite_url) as books:
-        with sqlite(books)._leader, pytest.raises(LedgerError, match="took no write"):
+        with (
+            sqlite(books)._group_commit._leaders,
+            pytest.raises(LedgerError, match="took no write"),
+        ):
             books.database.write(note("refused"))
         books.database.write(note("taken"))
         assert notes(books) == ["taken"]

@@ -11,6 +11,7 @@ from side_by_side import side_by_side
 from sqlalchemy import Connection
 
 from receiver.errors import KeyTakenError, LedgerError, ReceiverError, UnreadableError
+from receiver.ingest.inbox import Item
 from receiver.ledger.jobs import Jobs, find_job
 from receiver.ledger.rows import Job
 from receiver.model import (
@@ -288,7 +289,7 @@ def test_an_event_is_rolled_back_with_its_change(books: Books) -> None:
 
     def stumble(connection: Connection) -> None:
         delivery = Delivery(ref, Source.CALLBACK, failed(), NOW)
-        books.inbox._take(connection, delivery, read_report(delivery.body))
+        books.inbox._take(connection, Item(delivery, read_report(delivery.body), "0" * 64))
         raise StubbornError
 
     with pytest.raises(StubbornError):

@@ -55,6 +55,7 @@ class FlickeringDatabase:
         self._database = database
         self.away = False
         self.read, self.close = database.read, database.close
+        self.write_item = database.write_item
 
     def write(self, work: Callable[[Connection], T]) -> T:
         if self.away:

@@ -13,6 +13,7 @@ from waiting import until
 
 from receiver.errors import LedgerError
 from receiver.ledger.jobs import find_job, finish_job
+from receiver.ledger.sqlite import SqliteDatabase
 from receiver.ledger.tables import jobs
 from receiver.model import JobState
 
@@ -360,9 +361,8 @@ def test_reading_events_page_by_page_never_skips_one_that_becomes_visible_later(
 
 def is_kept_waiting(books: Books) -> bool:
     """Return whether a write waits for another one."""
-    waiting = getattr(books.database, "_queue", None)
-    if waiting is not None:
-        return len(waiting) > 0
+    if isinstance(books.database, SqliteDatabase):
+        return len(books.database._group_commit._queue) > 0
     question = (
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE datname = current_database() AND wait_event_type = 'Lock'"

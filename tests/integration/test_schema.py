@@ -26,6 +26,7 @@ from receiver.ledger.assets import Assets, count_pending
 from receiver.ledger.database import Work, require_writable
 from receiver.ledger.deliveries import had_empty_success
 from receiver.ledger.due_notifications import notify_due
+from receiver.ledger.group_commit import Batch
 from receiver.ledger.jobs import Jobs, find_job, find_job_by_key, find_job_by_provider_id
 from receiver.ledger.notifications import notify_dispatchers, notify_job
 from receiver.ledger.outbox import Outbox
@@ -48,6 +49,7 @@ from receiver.settings import Settings
 pytestmark = pytest.mark.both_databases
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 ROOT = Path(__file__).parents[2]
 
 
@@ -428,6 +430,9 @@ class Inside:
         return work(self._connection)
 
     write = read
+
+    def write_item(self, batch: Batch[Item, T], item: Item) -> T:
+        return batch.one(self._connection, item)
 
     def close(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What ``make advisories`` makes of pip-audit's words; the advisory service itself is asked by hand."""
+"""What ``make advisories`` makes of pip-audit's output; the service itself is asked by hand."""
 
 import json
 import re

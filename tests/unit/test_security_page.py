@@ -7,9 +7,8 @@ import pytest
 
 from receiver.archive.inspect import reader
 from receiver.gunicorn_conf import READ_TIMEOUT
-from receiver.ingest import inbox
 from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
-from receiver.ledger import hints
+from receiver.ledger import deliveries, hints
 from receiver.net import connection, download
 from receiver.server import gunicorn_worker, request_timeout
 from receiver.web import callback
@@ -45,7 +44,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"a wall clock of {request_timeout.REQUEST_TIMEOUT:.0f} s",
         f"cut after {READ_TIMEOUT} s",
         f"in a thread, {gunicorn_worker.CLOSE_TIMEOUT} s",
-        f"{inbox.MOST_KEPT} deliveries and {inbox.MOST_BYTES >> 20} MiB",
+        f"{deliveries.MOST_KEPT} deliveries and {deliveries.MOST_BYTES >> 20} MiB",
         f"at most {download.MAX_REDIRECTS} redirects",
         f"{connection.MAX_HEAD >> 10} KiB around a body",
         f"{reader.MAX_SIDE:,} pixels a side",
