@@ -30,7 +30,7 @@ RUNNING = b'{"status":"running","progress":1}'
 
 @dataclass
 class Callers:
-    """Callers that post without a pause, and each call's result: a status or an error's name."""
+    """Callers that post all the time, and each call's result: a status or an error's name."""
 
     installation: Installation
     tickets: Tickets
@@ -41,7 +41,7 @@ class Callers:
 
     def call(self) -> None:
         """Call until ``stopping`` is set."""
-        while not self.stopping.is_set():
+        while not self.stopping.wait(0.01):  # else the callers take the processor time
             ref = new_ref(now())
             self.came_to[ref] = self._post(f"/callback/{self.tickets.sign(ref)}")
 
