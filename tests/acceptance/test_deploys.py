@@ -62,19 +62,19 @@ class Callers:
 
 
 @contextmanager
-def callers(installation: Installation, hands: int = 4) -> Iterator[Callers]:
+def callers(installation: Installation, threads: int = 4) -> Iterator[Callers]:
     """Post callbacks during the block; then check that each was answered 200 and stored."""
     with installation.services() as services:
         calling = Callers(installation, services.tickets)
-        with ThreadPoolExecutor(hands) as pool:
-            done = [pool.submit(calling.call) for _ in range(hands)]
+        with ThreadPoolExecutor(threads) as pool:
+            done = [pool.submit(calling.call) for _ in range(threads)]
             try:
                 calling.answered(20)
                 yield calling
                 calling.answered(20)
             finally:
                 calling.stopping.set()
-        assert [one.exception() for one in done] == [None] * hands
+        assert [one.exception() for one in done] == [None] * threads
         assert Counter(calling.came_to.values()) == {200: len(calling.came_to)}
         assert all(services.queries.delivery_log(ref) for ref in calling.came_to)
 
@@ -88,7 +88,7 @@ def test_a_rolling_reload_under_load_loses_no_call(installation: Installation) -
         old_web, old_worker = pids(service, "gunicorn"), pids(service, "receiver worker")
         with callers(installation):
             service.process.send_signal(signal.SIGHUP)
-            service.says('"reloaded"')
+            service.says('"service reloaded"')
             until(
                 lambda: not pids(service, "") & (old_web | old_worker),
                 what="that the old processes are gone",

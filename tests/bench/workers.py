@@ -16,7 +16,7 @@ from receiver.ledger import schema
 from receiver.services import Services
 from receiver.settings import Settings
 from tests.bench.archiving import archive, file_server
-from tests.bench.figures import Amount, Line
+from tests.bench.measurements import Amount, Line
 from tests.bench.processes import environment, running
 
 PROCESSES = (1, 2, 4)
@@ -53,7 +53,7 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
 def _workers(
     services: Services, env: dict[str, str], folder: Path, processes: int
 ) -> Iterator[None]:
-    """Run so many workers, each from when it hears wakes."""
+    """Run this number of workers; each has registered with all its work queues."""
     with ExitStack() as stack:
         for number in range(processes):
             before = _registered(services)

@@ -49,7 +49,9 @@ def test_what_is_shown_in_a_file_is_neither_cut_nor_wrapped(books: Books, data: 
     ref = books.archived()
     (asset,) = books.assets_of(ref)
     path = str(data / "archive" / str(asset.key))
-    assert any(path in line for line in receiver("show", ref).stdout.splitlines())
+    lines = receiver("show", ref).stdout.splitlines()
+    assert any(path in line for line in lines)
+    assert {"deliveries", "assets"} <= {line.rstrip() for line in lines}, "titles begin at the left"
 
 
 def test_a_search_reads_a_limited_number_of_jobs_and_says_how_to_continue(books: Books) -> None:

@@ -161,7 +161,7 @@ def test_a_hostile_file_has_no_thumbnail_and_that_is_remembered(
     assert small.get(asset) is None, "it is not made again"
 
 
-SABOTAGE = {
+HOSTILE_CODE = {
     "endless work": "while True: pass",
     "endless memory": "held = [bytearray(1 << 26) for _ in range(1 << 20)]",
     "endless output": "while True: sys.stdout.buffer.write(bytes(1 << 16))",
@@ -170,7 +170,7 @@ SABOTAGE = {
 }
 
 
-@pytest.mark.parametrize("kind", SABOTAGE)
+@pytest.mark.parametrize("kind", HOSTILE_CODE)
 def test_a_decoder_that_was_taken_over_can_do_little_and_not_for_long(
     small: Thumbnails, put: Put, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +179,7 @@ def test_a_decoder_that_was_taken_over_can_do_little_and_not_for_long(
     tighter = ours.replace("resource.RLIMIT_CPU: 10", "resource.RLIMIT_CPU: 1")
     assert tighter != ours
     program.write_text(
-        tighter.replace("sys.stdout.buffer.write(shrink())", SABOTAGE[kind]), encoding="utf-8"
+        tighter.replace("sys.stdout.buffer.write(shrink())", HOSTILE_CODE[kind]), encoding="utf-8"
     )
     monkeypatch.setattr(thumbnails, "_PROGRAM", program)
     assert small.get(put(picture())) is None

@@ -50,7 +50,7 @@ class ScriptedServer:
 
     def close(self) -> None:
         """Stop; the script that plays ends when its client hangs up."""
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends accept
         self._thread.join(2 * _TIMEOUT)
         self._listener.close()
 

@@ -18,7 +18,7 @@ def taken() -> Iterator[socket.socket]:
         yield holder
 
 
-def test_an_address_that_is_taken_is_told(
+def test_an_address_that_is_taken_is_reported(
     taken: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps: list[float] = []
