@@ -17,11 +17,12 @@ WINDOW = 2
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a DATA_DIR with a path that is longer than a wide table was, once."""
+    """Return a DATA_DIR whose path has 410 characters: SQLite opens paths of at most 512."""
     monkeypatch.setattr(
         "receiver.services.JobListQueries", lambda database: JobListQueries(database, window=WINDOW)
     )
-    folder = tmp_path / ("deep" * 50) / ("deeper" * 25)
+    room = 410 - len(str(tmp_path)) - 2
+    folder = tmp_path / ("a" * (room // 2)) / ("b" * (room - room // 2))
     monkeypatch.setenv("DATA_DIR", str(folder))
     return folder
 
