@@ -43,7 +43,7 @@ from receiver.model import (
     new_ref,
     risk_begins,
 )
-from receiver.providers.grsai.protocol import read_report
+from receiver.providers.grsai.reports import MAX_RESULTS, read_report
 from receiver.providers.openai.protocol import ANSWER_LOST
 from receiver.telemetry import tracing
 
@@ -136,7 +136,8 @@ class Reconciler:
             self._jobs.release(claimed, max(self._now() + LEASE, last))
         else:
             state, reason, losses = decide_end(assets)
-            message = "; ".join(filter(None, [losses, f"no manifest, {message}"]))
+            parts = [losses, shortfall(job, len(assets)), f"no manifest, {message}"]
+            message = "; ".join(filter(None, parts))
             self._jobs.conclude(claimed, state, reason=reason, message=message)
 
     # Hints.
@@ -286,6 +287,7 @@ class Reconciler:
         job = claimed.row
         assets = self._queries.assets([job.ref])[job.ref]
         state, reason, message = decide_end(assets)
+        message = "; ".join(filter(None, [message, shortfall(job, len(assets))]))
         archived = any(asset.state is AssetState.ARCHIVED for asset in assets)
         if archived and not self._has_better_manifest(job):
             ended = replace(
@@ -311,6 +313,17 @@ class Reconciler:
         ):
             return bool(read_manifest(file.read(), job.ref).request.model)
         return False
+
+
+def shortfall(job: Job, count: int) -> str:
+    """Return which pictures are not among the ``count`` assets of a success; "" if none is missing.
+
+    They may have been paid for, so the job says it although it is archived.
+    """
+    asked, left_out = job.requested or 0, job.left_out
+    fewer = f"{asked} pictures were requested, the provider made {count}" if asked > count else ""
+    more = f"{left_out} more results than the {MAX_RESULTS} that a job archives" if left_out else ""
+    return "; ".join(filter(None, [fewer, more]))
 
 
 def decide_end(assets: list[Asset]) -> tuple[JobState, Reason | None, str]:

@@ -4,17 +4,16 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from receiver.errors import UnreadableError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.deliveries import find_answer
+from receiver.ledger.deliveries import find_reports
 from receiver.ledger.jobs import expedite_job, lock_job
 from receiver.ledger.notifications import notify_assets, notify_job
 from receiver.ledger.outbox import write_event
 from receiver.ledger.rows import Asset, Job, StoredAsset, asset_of
 from receiver.ledger.tables import assets, attempts, jobs
-from receiver.model import INLINE, AssetState, EventType, JobState, Timing
+from receiver.model import INLINE, AssetState, EventType, JobState, Source, Timing
 from receiver.telemetry import metrics
 
 _STORED = ("key", "sha256", "size", "content_type", "width", "height")
@@ -43,20 +42,15 @@ class Assets:
 
         return self._database.write(work)
 
-    def answer(self, ref: str) -> bytes:
-        """Return the provider's answer that contained a job's images.
-
-        Raise UnreadableError if no answer did.
-        """
-        body = self._database.read(lambda connection: find_answer(connection, ref))
-        if body is None:
-            raise UnreadableError(f"{ref} has no answer with pictures in it")
-        return body
+    def reports(self, ref: str) -> list[tuple[Source, bytes]]:
+        """Return the reports that may contain a job's pictures, newest first."""
+        return self._database.read(lambda connection: find_reports(connection, ref))
 
     def finish(self, claimed: Claimed[Asset], stored: StoredAsset) -> None:
         """Record that an asset is archived; raise ClaimLostError if it is no longer ours."""
         values = {name: getattr(stored, name) for name in _STORED}
         payload: dict[str, object] = {"ref": claimed.row.ref, "index": claimed.row.idx, **values}
+        values["decoded"] = stored.decoded
         self._end(claimed, AssetState.ARCHIVED, payload, error="", **values)
         metrics.BYTES.inc(stored.size)
         metrics.TIME_LEFT.observe(max(0.0, claimed.row.expires_at - self._now()))

@@ -38,6 +38,12 @@ class Job:
     claim: str | None
     attempts: int
     crashes: int = 0
+    requested: int | None = None
+    left_out: int = 0
+
+    def missing(self, assets: int) -> int:
+        """Return how many pictures were asked for or announced, but are not among the assets."""
+        return max(0, (self.requested or 0) - assets) + self.left_out if assets else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Asset:
     height: int | None
     finished_at: float | None
     crashes: int = 0
+    decoded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,7 @@ class StoredAsset:
     content_type: str
     width: int | None
     height: int | None
+    decoded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,7 @@ class DeliveryEntry:
     received_at: float
     digest: str
     size: int
+    repaired: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,7 @@ class DeliveryRow:
     received_at: float
     digest: str
     body: bytes
+    repaired: str = ""
 
 
 def job_of(row: Row[Any]) -> Job:

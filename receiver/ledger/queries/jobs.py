@@ -101,7 +101,7 @@ class JobQueries:
 
     def delivery_log(self, ref: str) -> list[DeliveryEntry]:
         """Return a job's deliveries without their bodies, in the order of arrival."""
-        names = ("id", "source", "verdict", "received_at", "digest")
+        names = ("id", "source", "verdict", "received_at", "digest", "repaired")
         columns = [deliveries.c[name] for name in names]
         question = select(*columns, func.length(deliveries.c.body).label("size"))
         question = question.where(deliveries.c.ref == ref).order_by(deliveries.c.id)
