@@ -3,7 +3,7 @@
 Times are seconds since the epoch, sizes are bytes, dimensions are pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Row
@@ -93,6 +93,17 @@ class EventDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """How a job ends at the time ``at`` whose assets are all final, as decided in its ``round``."""
+
+    state: JobState
+    reason: Reason | None
+    message: str
+    round: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class StoredAsset:
     """What is known about a result file once it is in the archive."""
 
@@ -129,9 +140,13 @@ class DeliveryRow:
     body: bytes
 
 
+_JOB_FIELDS = [field.name for field in fields(Job)]
+
+
 def job_of(row: Row[Any]) -> Job:
-    """Convert a row of ``job_columns`` to a Job."""
-    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    """Convert a row that has ``job_columns`` to a Job."""
+    found = row._mapping  # noqa: SLF001 - the documented way to a row's names
+    values = {name: found[name] for name in _JOB_FIELDS}
     values["api"] = Api(values["api"])
     values["mode"] = Mode(values["mode"])
     values["state"] = JobState(values["state"])
