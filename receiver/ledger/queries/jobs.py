@@ -8,7 +8,15 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func,
 
 from receiver.ledger import claims
 from receiver.ledger.database import Database
-from receiver.ledger.rows import Asset, DeliveryEntry, DeliveryRow, Job, asset_of, job_of
+from receiver.ledger.rows import (
+    Asset,
+    DeliveryEntry,
+    DeliveryRow,
+    Job,
+    asset_of,
+    job_of,
+    job_of_values,
+)
 from receiver.ledger.tables import assets, attempts, deliveries, hints, job_columns, jobs
 from receiver.model import JobState, Reason
 
@@ -103,7 +111,7 @@ class JobQueries:
                 return None
             found = connection.execute(_ASSETS_OF_JOB, {"ref": ref})
             return JobRecord(
-                job_of(row),
+                job_of_values(row[:-1]),
                 row.params,
                 [asset_of(asset) for asset in found],
                 _delivery_log(connection, ref),
