@@ -10,7 +10,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import find_answer
 from receiver.ledger.jobs import expedite_job, lock_job
-from receiver.ledger.notifications import notify_assets, notify_job
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.outbox import write_event
 from receiver.ledger.rows import Asset, Job, StoredAsset, asset_of
 from receiver.ledger.tables import assets, attempts, jobs
@@ -145,7 +145,7 @@ def _make_job_due(connection: Connection, ref: str, now: float) -> None:
     """Make a job due whose last asset is final, even if a worker is polling it at this moment."""
     values = {"due_at": now, "claim": None, "crashes": 0}
     connection.execute(update(jobs).where(jobs.c.ref == ref).values(values))
-    notify_job(connection, ref, now, complete=True)
+    notify(connection, QueueName.COMPLETE_JOBS)
 
 
 def count_pending(connection: Connection, ref: str) -> int:
@@ -178,7 +178,7 @@ def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> 
     which nothing is lost is only concluded again.
     """
     reopened = _reopen_assets(connection, job.ref, now, now + timing.url_lifetime)
-    notify_job(connection, job.ref, now)
+    notify(connection, QueueName.JOBS)
     values: dict[str, object] = {
         "round": job.round + 1,
         "reason": None,
@@ -212,5 +212,5 @@ def _reopen_assets(connection: Connection, ref: str, now: float, expires_at: flo
     }
     reopen = update(assets).where(lost).values(values).returning(assets.c.idx)
     indexes = connection.execute(reopen).scalars().all()
-    notify_assets(connection, ref, indexes, expires_at)
+    notify(connection, QueueName.ASSETS)
     return bool(indexes)

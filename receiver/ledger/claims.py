@@ -29,6 +29,7 @@ from sqlalchemy import (
 
 from receiver.errors import ClaimLostError
 from receiver.ledger.database import Database
+from receiver.ledger.liveness import WORKER
 from receiver.ledger.rows import Asset, EventDelivery, Hint, Job
 from receiver.ledger.tables import assets, hints, job_columns, jobs, sendings
 from receiver.model import AssetState, JobState
@@ -67,20 +68,21 @@ class Claims:
         """Extend our leases; a claim that was lost meanwhile is skipped."""
         self._database.write(lambda connection: _renew(connection, held, self._now() + LEASE))
 
-    def release(self, held: Sequence[Claimed[Any]]) -> None:
-        """End claims whose work was not finished, at a shutdown: the rows are due at once.
+    def release(self, held: Sequence[Claimed[Any]], *, after: float = 0.0) -> None:
+        """End claims whose work was not finished; the rows are due ``after`` so many seconds.
 
         The attempt counts, because it may have stored an object.
         """
-        self._database.write(lambda connection: _release(connection, held, self._now()))
+        self._database.write(lambda connection: _release(connection, held, self._now() + after))
 
-    def take_over(self) -> int:
-        """End every lease and return how many there were.
+    def take_over(self, worker: int | None = None) -> int:
+        """End the leases of the dead worker with this number; return how many there were.
 
-        Only for the single worker of a machine, when it starts: all other workers are dead. The
-        rows keep a claim of no worker until they are claimed again and the crash is counted.
+        Without a number end every lease. That is only for the single worker of a machine, when it
+        starts: all other workers are dead. The rows keep a claim of no worker until they are
+        claimed again and the crash is counted.
         """
-        return self._database.write(lambda connection: _take_over(connection, self._now()))
+        return self._database.write(lambda connection: _take_over(connection, self._now(), worker))
 
 
 def is_unexplained(job: Job) -> bool:
@@ -157,7 +159,7 @@ def claim_rows(
     # A CTE is run once. Some plans run a plain subquery for each row of the table, and every run
     # would claim another ``limit`` rows.
     once = due.with_for_update(skip_locked=True).cte("due")
-    values = {"claim": token_hex(8), "due_at": until, "attempts": table.c.attempts + 1}
+    values = {"claim": _new_token(connection), "due_at": until, "attempts": table.c.attempts + 1}
     if "crashes" in table.c:
         values["crashes"] = _crashes(table)
     return connection.execute(
@@ -166,6 +168,15 @@ def claim_rows(
         .values(values)
         .returning(*(job_columns if table is jobs else table.c))
     ).all()
+
+
+def _new_token(connection: Connection) -> str:
+    """Return a token that no other claim has; it begins with the worker's number if it has one.
+
+    So a claim has a number exactly if the connection that made it holds the worker's lock.
+    """
+    number = connection.info.get(WORKER)
+    return token_hex(8) if number is None else f"{number}.{token_hex(8)}"
 
 
 def _held(claimed: Claimed[Any]) -> tuple[Table, ColumnElement[bool]]:
@@ -230,13 +241,20 @@ def _renew(connection: Connection, held: Sequence[Claimed[Any]], until: float) -
         connection.execute(update(table).where(still_ours).values(due_at=until))
 
 
-def _release(connection: Connection, held: Sequence[Claimed[Any]], now: float) -> None:
+def _release(connection: Connection, held: Sequence[Claimed[Any]], due_at: float) -> None:
     for claimed in sorted(held, key=_lock_order):
         table, still_ours = _held(claimed)
-        connection.execute(update(table).where(still_ours).values(claim=None, due_at=now))
+        connection.execute(update(table).where(still_ours).values(claim=None, due_at=due_at))
 
 
-def _take_over(connection: Connection, now: float) -> int:
+def _of_dead(table: Table, now: float, worker: int | None) -> ColumnElement[bool]:
+    if worker is None:
+        return table.c.claim != GONE
+    # A row whose lease has ended is due in any case, and its crash is counted all the same.
+    return and_(table.c.due_at > now, table.c.claim.startswith(f"{worker}."))
+
+
+def _take_over(connection: Connection, now: float, worker: int | None) -> int:
     taken = 0
     for table in (assets, jobs, hints, sendings):
         pause = (
@@ -245,7 +263,7 @@ def _take_over(connection: Connection, now: float) -> int:
             else literal(0.0)
         )
         taken += connection.execute(
-            update(table).where(table.c.claim != GONE).values(due_at=now + pause, claim=GONE)
+            update(table).where(_of_dead(table, now, worker)).values(due_at=now + pause, claim=GONE)
         ).rowcount
     return taken
 

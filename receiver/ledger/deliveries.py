@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from receiver.ledger.notifications import notify_assets
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
 from receiver.model import (
@@ -180,8 +180,7 @@ def begin_archiving(
     ]
     _BEGIN_ARCHIVING.run(connection, ended)
     _INSERT_ASSETS.run(connection, announced)
-    for job, report in changes:
-        notify_assets(connection, job.ref, range(len(report.results)), expires_at)
+    notify(connection, QueueName.ASSETS)
 
 
 def refresh_urls(
@@ -207,7 +206,7 @@ def refresh_urls(
         }
         if connection.execute(update(assets).where(stale).values(values)).rowcount:
             fresh.append(idx)
-    notify_assets(connection, job.ref, fresh, now + lifetime)
+    notify(connection, QueueName.ASSETS)
     return bool(fresh)
 
 

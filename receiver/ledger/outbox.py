@@ -38,7 +38,7 @@ from receiver.errors import ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.notifications import notify_dispatchers
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import EventDelivery, Job, event_delivery_of
 from receiver.ledger.tables import destinations, events, sendings
 from receiver.model import EventDeliveryState, EventType
@@ -83,7 +83,7 @@ def write_event(
         "payload": json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
     }
     connection.execute(_INSERT_EVENT, values)
-    notify_dispatchers(connection, now)
+    notify(connection, QueueName.EVENTS)
 
 
 def lock_event_order(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 With SQLite there is one per DATA_DIR, and it takes over the claims of a dead predecessor. With
 PostgreSQL there may be any number; each has its own folder in its DATA_DIR, and the claims of a
-dead worker are taken over when their leases end.
+dead worker are taken over by the others within seconds.
 """
 
 import os

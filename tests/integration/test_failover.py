@@ -24,7 +24,6 @@ from receiver.ledger.claims import LEASE
 from receiver.ledger.jobs import adopt_job, lock_job
 from receiver.ledger.postgres import conninfo, postgres_address
 from receiver.model import Delivery, Source
-from receiver.worker import connector
 
 CUT_ALL = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -266,9 +265,8 @@ def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(
 
 
 def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
-    books: Books, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    books: Books, postgres_url: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(connector, "PAUSE", 0.05)
     harness = DistributedHarness(books, tmp_path, postgres_url)
     harness.order(12)
     with at_work(harness.engine(sweep=OFTEN), harness.queue(4)):
@@ -284,9 +282,8 @@ def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
 
 
 def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
-    mortal: MortalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mortal: MortalPostgres, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(connector, "PAUSE", 0.1)
     url = mortal.make_database()
     schema.migrate(url)
     with opened(url) as books:
@@ -305,9 +302,8 @@ def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
 
 
 def test_an_engine_that_starts_without_its_server_waits_for_it_and_can_be_stopped(
-    mortal: MortalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mortal: MortalPostgres, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(connector, "PAUSE", 0.1)
     url = mortal.make_database()
     schema.migrate(url)
     with opened(url) as books:

@@ -1,23 +1,25 @@
-"""Engines under test, on one machine or on a PostgreSQL for many, with a ledger and work."""
+"""The engine under test, set up for one machine or for many, with a ledger and work."""
 
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from ledgers import Books, stored
-from sqlalchemy import text
 from waiting import until
 
 from receiver.errors import LedgerError
-from receiver.ledger.claims import Claimed
+from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.liveness import Liveness
+from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.ledger.rows import Asset
-from receiver.worker.distributed import DistributedEngine
 from receiver.worker.embedded import EmbeddedEngine
 from receiver.worker.engine import Engine, WorkQueue
 from receiver.worker.notifier import Notifier
+from receiver.worker.postgres_notifier import PostgresNotifier
 
 # Seconds between polls: too many to wait for, and hardly any.
 NEVER, OFTEN = 600.0, 0.02
@@ -88,7 +90,7 @@ class EmbeddedHarness(EngineHarness):
         self.rounds = 0
 
     def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
-        """Make an engine."""
+        """Return an engine."""
         return EmbeddedEngine(
             self.books.claims, self.notifier, self.books.clock, poll_interval=sweep, grace=grace
         )
@@ -122,36 +124,30 @@ class EmbeddedHarness(EngineHarness):
 class DistributedHarness(EngineHarness):
     """An engine on a PostgreSQL that other machines may work on too."""
 
+    _numbers = count(1)
+
     def __init__(self, books: Books, folder: Path, url: str) -> None:
         super().__init__(books, folder)
         self.url = url
+        self.number = next(self._numbers)
+        assert isinstance(books.database, PostgresDatabase)
+        books.database.hold_on_connect(self.number)
 
-    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> DistributedEngine:
-        """Return an engine; it polls once a second, or hardly ever."""
-        return DistributedEngine(
+    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
+        """Return an engine."""
+        watch = Liveness(self.number, LEASE, self.books.clock, self.books.claims.take_over)
+        return EmbeddedEngine(
             self.books.claims,
-            self.books.notify_due,
-            self.url,
-            poll_interval=1 if sweep == OFTEN else 30,
+            PostgresNotifier(conninfo(self.url), watch),
+            self.books.clock,
+            poll_interval=sweep,
             grace=grace,
+            claim_first=True,
         )
 
     def notify(self, engine: Engine) -> None:
-        """Poll once, in any engine."""
-        assert engine is not None
-        self.books.notify_due()
-
-    def wakes(self, status: str = "todo") -> list[str]:
-        """Return the rows of the notifications of one status, in the order of their handling."""
-        question = text(
-            "SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status"
-            " ORDER BY priority DESC, id"
-        )
-        return list(
-            self.books.database.read(
-                lambda connection: connection.execute(question, {"status": status}).scalars()
-            )
-        )
+        """Notify."""
+        engine.notify()
 
 
 class Gate:

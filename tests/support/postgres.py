@@ -36,7 +36,6 @@ _FAST = (
 )
 
 
-_QUEUE_TABLES = ("periodic_defers", "jobs", "workers")
 _RESTART_SEQUENCES = """
 DO $$ DECLARE name text; BEGIN
   FOR name IN SELECT quote_ident(sequencename) FROM pg_sequences
@@ -101,7 +100,6 @@ class PostgresServer:
 def empty(url: str) -> None:
     """Delete every row of a ledger, and number rows from 1 again."""
     tables = [sql.Identifier(table.name) for table in reversed(metadata.sorted_tables)]
-    tables += [sql.Identifier(f"procrastinate_{name}") for name in _QUEUE_TABLES]
     deletes = [sql.SQL("DELETE FROM {};").format(table) for table in tables]
     with psycopg.connect(_for_psycopg(make_url(url))) as connection:
         connection.execute(sql.Composed(deletes) + sql.SQL(_RESTART_SEQUENCES))
