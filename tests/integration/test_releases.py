@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -125,7 +126,7 @@ def test_tables_of_procrastinate_that_an_earlier_release_uses_are_left_alone(
     INSERT INTO procrastinate_jobs (queueing_lock) VALUES ('assets/x/0')
     """
     for statement in earlier.split(";"):
-        _change(first_url, lambda connection, one=statement: connection.execute(text(one)))
+        _change(first_url, partial(Connection.execute, statement=text(statement)))
     schema.migrate(first_url)
     with opened(first_url) as books:
         schema.require_current(books.database)
