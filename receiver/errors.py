@@ -120,6 +120,10 @@ class EventNotDeliveredError(ReceiverError):
         self.wait = wait
 
 
+# The name of earlier releases; callers may catch it.
+NotToldError = EventNotDeliveredError
+
+
 class LedgerError(ReceiverError):
     """The ledger cannot be read or written now."""
 

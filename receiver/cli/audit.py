@@ -73,18 +73,20 @@ def _stopped_by_signals() -> Iterator[Stop]:
 @_concurrency
 @click.option(
     "--anew",
+    "start_over",
     is_flag=True,
     help="Start the deep audit over instead of continuing where the last one stopped.",
 )
 @reports_errors
-def audit(concurrency: int | None, *, deep: bool, anew: bool) -> None:
-    """Check every invariant of the ledger; exit status 1 if one does not hold.
+def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
+    """Check every invariant of the ledger.
 
-    The first: submitted = archived + failed + expired + in flight. With --deep the archive is
-    checked too: SHA-256 and size of each picture, each manifest, and objects that belong to no
-    job. That may take hours; stopped or killed, it continues from there the next time.
+    Exit status 1 if one does not hold. The first: submitted = archived + failed + expired + in
+    flight. With --deep the archive is checked too: SHA-256 and size of each picture, each manifest,
+    and objects that belong to no job. That may take hours; stopped or killed, it continues from
+    there the next time.
     """
-    if not deep and (anew or concurrency):
+    if not deep and (start_over or concurrency):
         raise click.UsageError("--anew and --jobs go with --deep")
     services = Services(load()).open(to_look=not deep)  # a deep audit writes checkpoints
     found = services.totals.audit()
@@ -92,13 +94,13 @@ def audit(concurrency: int | None, *, deep: bool, anew: bool) -> None:
     for invariant, refs in found.broken.items():
         click.echo(f"broken: {invariant}: {', '.join(refs)}")
     click.echo("every invariant holds" if found.ok else "NOT every invariant holds")
-    status = _deep(services, concurrency or CONCURRENCY, anew=anew) if deep else 0
+    status = _deep(services, concurrency or CONCURRENCY, start_over=start_over) if deep else 0
     services.close()
     sys.exit(status or (0 if found.ok else SOME_FAILED))
 
 
 def _audit_table(found: Audit) -> Table:
-    table = Table(title="submitted = archived + failed + expired + in flight")
+    table = Table(title="submitted = archived + failed + expired + in flight", title_justify="left")
     counts = {
         name: getattr(found, name)
         for name in ("submitted", "archived", "failed", "expired", "in_flight", "difference")
@@ -109,10 +111,10 @@ def _audit_table(found: Audit) -> Table:
     return table
 
 
-def _deep(services: Services, concurrency: int, *, anew: bool) -> int:
+def _deep(services: Services, concurrency: int, *, start_over: bool) -> int:
     """Audit the archive and return the exit status; remove the checkpoint when it is complete."""
     path = services.settings.data_dir / "deep-audit.json"
-    state = _begin(path, services.settings.archive_url, anew=anew)
+    state = _begin(path, services.settings.archive_url, start_over=start_over)
     total = max(sum(services.totals.counts().values()), state.jobs)
     with _stopped_by_signals() as stop:
         try:
@@ -155,15 +157,15 @@ def _print_result(state: Checkpoint) -> int:
     return SOME_FAILED if state.differences else 0
 
 
-def _begin(path: Path, archive: str, *, anew: bool) -> Checkpoint:
+def _begin(path: Path, archive: str, *, start_over: bool) -> Checkpoint:
     """Return the checkpoint to continue from, or a new one; print which it is."""
-    state = None if anew else checkpoint.load(path, archive)
+    state = None if start_over else checkpoint.load(path, archive)
     if state is not None:
         click.echo(
-            f"going on where the last deep audit stopped: {_progress(state)}; --anew starts over",
+            f"continuing where the last deep audit stopped: {_progress(state)}; --anew starts over",
             err=True,
         )
-    elif path.exists() and not anew:
+    elif path.exists() and not start_over:
         click.echo(f"{path} is of another archive, or damaged: starting over", err=True)
     return state or Checkpoint(archive=archive)
 

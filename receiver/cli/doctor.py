@@ -23,10 +23,11 @@ _MARKS = {Status.OK: "✓", Status.FAILED: "✗", Status.SKIPPED: "–"}
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="All findings as one JSON object.")
 def doctor(*, as_json: bool) -> None:
-    """Check configuration, ledger, archive, provider and clock; call our callback at PUBLIC_URL.
+    """Check the configuration and everything that it names.
 
-    Exit status 0: all is well, 1: a check failed, 2: the configuration is wrong. Each failure
-    names its remedy.
+    It checks configuration, ledger, archive, provider and clock, and calls our callback at
+    PUBLIC_URL. Exit status 0: all is well, 1: a check failed, 2: the configuration is wrong. Each
+    failure names its remedy.
     """
     data_dir.write_for_owner_only()
     found: list[Finding] = []

@@ -131,10 +131,11 @@ def _line(event: Event) -> str:
 )
 @reports_errors
 def events(gone: str | None) -> None:
-    """Show the destinations of events, what waits, and what was set aside after three days.
+    """Show where events are sent, and which were not delivered.
 
-    Events that are not queued for a destination yet wait until the service runs with it in
-    EVENT_URLS; until then `receiver prune` keeps their jobs.
+    For each destination it shows what waits, and what was set aside after three days. Events that
+    are not queued for a destination yet wait until the service runs with it in EVENT_URLS; until
+    then `receiver prune` keeps their jobs.
     """
     services = Services(load()).open(to_look=gone is None)
     try:
@@ -166,6 +167,7 @@ def _show(services: Services) -> None:
         "for",
         "set aside",
         title="destinations",
+        title_justify="left",
     )
     for row in standing:
         kinds = (
@@ -194,6 +196,7 @@ def _failed_table(aside: list[EventDelivery]) -> Table:
         "attempts",
         "last error",
         title="set aside; `receiver resend EVENT…` sends them again",
+        title_justify="left",
     )
     for delivery in aside:
         table.add_row(
@@ -211,7 +214,10 @@ def _failed_table(aside: list[EventDelivery]) -> Table:
 @click.option("--all", "every", is_flag=True, help="All events that were set aside.")
 @reports_errors
 def resend(numbers: tuple[int, ...], *, every: bool) -> None:
-    """Send events that were set aside again, by their numbers (`receiver events`)."""
+    """Send events that were set aside again.
+
+    Name them by their numbers, as `receiver events` shows them.
+    """
     if bool(numbers) == every:
         raise click.UsageError("name the events, or use --all")
     services = Services(load()).open()

@@ -132,7 +132,15 @@ def _show(services: Services, job: Job) -> None:
 
 
 def _delivery_table(services: Services, ref: str) -> Table:
-    table = Table("delivery", "source", "received", "verdict", "bytes", title="deliveries")
+    table = Table(
+        "delivery",
+        "source",
+        "received",
+        "verdict",
+        "bytes",
+        title="deliveries",
+        title_justify="left",
+    )
     for row in services.queries.delivery_log(ref):
         table.add_row(
             str(row.id), row.source, timestamp(row.received_at), row.verdict, str(row.size)
@@ -141,7 +149,16 @@ def _delivery_table(services: Services, ref: str) -> Table:
 
 
 def _asset_table(services: Services, ref: str) -> Table:
-    table = Table("asset", "state", "where", "bytes", "type", "SHA-256 or error", title="assets")
+    table = Table(
+        "asset",
+        "state",
+        "where",
+        "bytes",
+        "type",
+        "SHA-256 or error",
+        title="assets",
+        title_justify="left",
+    )
     for asset in services.queries.assets([ref])[ref]:
         where = services.store.locate(asset.key) if asset.key else asset.url
         table.add_row(
@@ -159,7 +176,10 @@ def _asset_table(services: Services, ref: str) -> Table:
 @click.argument("refs", nargs=-1, required=True)
 @reports_errors
 def retry(refs: tuple[str, ...]) -> None:
-    """Reopen failed or expired jobs: the provider is asked for their results again."""
+    """Reopen failed or expired jobs.
+
+    The provider is asked for their results again.
+    """
     services = Services(load()).open()
     failures = act_on_each(refs, lambda ref: f"{ref} is {services.operator.retry(ref).state}")
     services.engine.notify()
@@ -171,9 +191,10 @@ def retry(refs: tuple[str, ...]) -> None:
 @click.argument("deliveries", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
 @reports_errors
 def replay(deliveries: tuple[int, ...]) -> None:
-    """Process stored deliveries again, by their numbers (`receiver show REF`).
+    """Process stored deliveries again.
 
-    Use it after a fix of how deliveries are read.
+    Name them by their numbers, as `receiver show REF` shows them. Use it after a fix of how
+    deliveries are read.
     """
     services = Services(load()).open()
     failures = act_on_each(

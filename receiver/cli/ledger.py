@@ -36,11 +36,11 @@ _TOO_YOUNG = 3600.0
 )
 @reports_errors
 def migrate(origin: str | None) -> None:
-    """Migrate the ledger's schema to this release; with --from, copy an embedded ledger first.
+    """Migrate the ledger's schema to this release.
 
-    The first copy may be made while the embedded service runs. Then stop it and run the command
-    again: it copies what has changed since, compares both sides, and marks the copy as complete.
-    Exit status 1 until then.
+    With --from it copies an embedded ledger first. The first copy may be made while the embedded
+    service runs. Then stop it and run the command again: it copies what has changed since, compares
+    both sides, and marks the copy as complete. Exit status 1 until then.
     """
     settings = load()
     if origin is not None:

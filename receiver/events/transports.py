@@ -125,7 +125,7 @@ class LogTransport:
 
     def send(self, event: Event, body: str) -> None:
         """Write a line; see Transport."""
-        log.info("event", type=event.type, ref=event.ref, id=event.id, body=body)
+        log.info("event sent", type=event.type, ref=event.ref, id=event.id, body=body)
 
 
 def transport_for(

@@ -29,10 +29,15 @@ def store_with_retry(
         try:
             return store()
         except LedgerError as error:
-            log.warning("not stored, will be retried", seconds=wait, error=str(error), **what)
+            log.warning(
+                "answer of the provider not stored, will be retried",
+                seconds=wait,
+                error=str(error),
+                **what,
+            )
             pause(wait)
     try:
         return store()
     except LedgerError:
-        log.error("not stored, given up", **what)  # noqa: TRY400 - the text says it
+        log.error("answer of the provider not stored, given up", **what)  # noqa: TRY400 - the text says it
         raise

@@ -46,5 +46,5 @@ class DirectCall:
                 ref=ref,
             )
         except (AnswerLostError, UnreadableError) as error:
-            log.error("answer to a direct call lost", ref=ref, error=str(error))  # noqa: TRY400 - the text says it
+            log.error("direct call lost its answer", ref=ref, error=str(error))  # noqa: TRY400 - the text says it
             self._jobs.expire(ref, f"{error}. {ANSWER_LOST}")

@@ -99,16 +99,21 @@ class PostgresDatabase:
 
     def _commit(self, next_group: Callable[[], list[QueuedWrite[Any]]]) -> None:
         """Commit one group, with one transaction for each batch in it."""
-        for writes in by_batch(next_group()):
-            failure: LedgerError | None = LedgerError("the write was interrupted")
-            try:
-                self._run_batch(writes)
-                failure = None
-            except LedgerError as error:
-                failure = error
-            finally:
+        group = next_group()
+        try:
+            for writes in by_batch(group):
+                failure: LedgerError | None = None
+                try:
+                    self._run_batch(writes)
+                except LedgerError as error:
+                    failure = error
                 for write in writes:
                     write.finish(failure)
+        finally:
+            # An interrupt must not leave a thread waiting for a write that is never finished.
+            for write in group:
+                if not write.done:
+                    write.finish(LedgerError("the write was interrupted"))
 
     def _run_batch(self, writes: list[QueuedWrite[Any]]) -> None:
         try:

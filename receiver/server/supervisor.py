@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import structlog
@@ -31,14 +31,19 @@ READY_TIMEOUT = 30.0
 CLOCK_ERROR = 60.0
 
 
-def serve(listener: socket.socket) -> None:
-    """Run web and worker until SIGTERM or SIGINT, then close the socket."""
-    _Supervisor(listener).run()
+def serve(listener: socket.socket, check_start: Callable[[], None]) -> None:
+    """Run web and worker until SIGTERM or SIGINT, then close the socket.
+
+    ``check_start`` is called when a child died before it was ready. It raises if another start
+    would fail too; then the other child is stopped.
+    """
+    _Supervisor(listener, check_start).run()
 
 
 class _Supervisor:
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, check_start: Callable[[], None]) -> None:
         self._listener = listener
+        self._check_start = check_start
         self._children: list[ChildProcess] = []
         self._signalled = threading.Event()  # to stop or to reload
         self._stopping = self._reloading = False
@@ -50,6 +55,16 @@ class _Supervisor:
             signal.signal(number, self._on_signal)
         clock.share()
         self._children = self._start()
+        try:
+            self._watch()
+        finally:
+            log.info("service draining", pid=os.getpid())
+            # The web has the last copy now. It serves the clients in the queue before it closes it.
+            self._listener.close()
+            _stop(self._children)
+
+    def _watch(self) -> None:
+        """Restart dead children and reload until SIGTERM or SIGINT."""
         while not self._stopping:
             self._signalled.wait(0.2)
             self._signalled.clear()
@@ -57,12 +72,10 @@ class _Supervisor:
                 self._reloading = False
                 self._reload()
             for child in self._children:
+                if child.is_dead() and not child.becomes_ready(0):
+                    self._check_start()
                 child.restart_if_dead(self._signalled)
             self._check_clock()
-        log.info("draining", pid=os.getpid())
-        # The web has the last copy now. It serves the clients in the queue before it closes it.
-        self._listener.close()
-        _stop(self._children)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -93,11 +106,11 @@ class _Supervisor:
 
     def _reload(self) -> None:
         """Replace the children by new ones; if those do not become ready, keep the old ones."""
-        log.info("reloading", pid=os.getpid())
+        log.info("service reloading", pid=os.getpid())
         new = self._start()
         if self._become_ready(new):
             new, self._children = self._children, new
-            log.info("reloaded", pid=os.getpid())
+            log.info("service reloaded", pid=os.getpid())
         else:
             log.error("reload given up, old processes kept: the new ones are not ready")
         _stop(new)

@@ -15,11 +15,11 @@ from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
 from receiver.services import Services
 from receiver.settings import Settings
-from submitter.batch.lines import BadLine, Defaults, Line, read_lines
-from submitter.batch.progress_bar import ProgressBar, print_summary, say
+from submitter.batch.lines import BadLine, BatchLine, Defaults, read_lines
+from submitter.batch.progress_bar import BatchProgress, print_summary, say
 from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
-from submitter.batch.source import Source, opened
+from submitter.batch.source import BatchFile, opened
 from submitter.batch.validate import Validation, validate
 from submitter.submit import NO_WORKER, Submitter, callback_problem, default_mode
 
@@ -45,7 +45,7 @@ class Options:
     waits: bool
     timeout: float | None
 
-    def read(self, source: Source) -> Iterator[Line | BadLine]:
+    def read(self, source: BatchFile) -> Iterator[BatchLine | BadLine]:
         """Yield the lines of the opened file."""
         return read_lines(source.file, self.form, self.defaults)
 
@@ -124,11 +124,12 @@ def batch(
     waits: bool,
     timeout: float | None,
 ) -> None:
-    """Post a job for each line of FILE (JSONL, CSV, or - for stdin) and wait for their pictures.
+    """Post a job for each line of FILE and wait for the pictures.
 
-    Columns are `prompt` and the other options of `submitter submit`: model, size, variants, images,
-    mode, api, params, and `key`, your own name for the job. Any other column is a field for the
-    provider. Run again after an interruption, the command continues and pays nothing twice.
+    FILE is JSONL or CSV, or - for stdin. Columns are `prompt` and the other options of `submitter
+    submit`: model, size, variants, images, mode, api, params, and `key`, your own name for the job.
+    Any other column is a field for the provider. Run again after an interruption, the command
+    continues and pays nothing twice.
 
     Exit status 1 if a line was bad or a job failed, 2 for wrong usage or configuration.
     """
@@ -174,7 +175,7 @@ def _run(options: Options, settings: Settings) -> int:
         with Submitter(settings) as submitter, closing(Services(settings)) as services:
             if options.waits and not submitter.has_worker():
                 say(NO_WORKER)
-            bar = ProgressBar(found.total if source.rereadable else None)
+            bar = BatchProgress(found.total if source.rereadable else None)
             batch = Batch(
                 submitter,
                 services,
@@ -225,7 +226,7 @@ def _require(options: Options, settings: Settings, found: Validation) -> None:
         raise ConfigurationError(mistakes)
 
 
-def _submit_and_wait(batch: Batch, options: Options, bar: ProgressBar, source: Source) -> int:
+def _submit_and_wait(batch: Batch, options: Options, bar: BatchProgress, source: BatchFile) -> int:
     """Submit the lines and, if asked for, wait for the jobs; return the exit status."""
     try:
         with bar:

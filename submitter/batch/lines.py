@@ -29,7 +29,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BatchLine:
     """One submit: ``request`` are the arguments of ``Submitter.submit`` by name, ``key`` its key.
 
     ``has_own_key`` is True if the line has a column ``key``, False if the key is derived from what
@@ -67,7 +67,7 @@ class Defaults:
     model: str | None = None
 
 
-def read_lines(file: BinaryIO, form: str, defaults: Defaults) -> Iterator[Line | BadLine]:
+def read_lines(file: BinaryIO, form: str, defaults: Defaults) -> Iterator[BatchLine | BadLine]:
     """Yield the lines of a file in the format ``jsonl`` or ``csv``, one in memory at a time.
 
     Raise ConfigurationError for a wrong CSV header.
@@ -104,7 +104,7 @@ def _by_column(error: ValidationError) -> str:
     return "; ".join(f"column {column}: {what}" for column, what in first.items())
 
 
-def _line(number: int, entry: Entry, defaults: Defaults, repeats: Counter[bytes]) -> Line:
+def _line(number: int, entry: Entry, defaults: Defaults, repeats: Counter[bytes]) -> BatchLine:
     model = entry.model or defaults.model
     asked = {
         "prompt": entry.prompt,
@@ -122,7 +122,7 @@ def _line(number: int, entry: Entry, defaults: Defaults, repeats: Counter[bytes]
         key = _derived_key(canonical, defaults.name, repeats) if derived else str(entry.key)
     except ValidationError as error:
         raise _LineError(_by_column(error)) from None
-    return Line(number, key, request, has_own_key=not derived)
+    return BatchLine(number, key, request, has_own_key=not derived)
 
 
 def _transport(entry: Entry, defaults: Defaults) -> dict[str, Provider | Mode | Api]:

@@ -12,7 +12,7 @@ from receiver.ledger.rows import Job
 from receiver.model import JobState, Provider, Reason
 from receiver.services import Services
 from submitter.batch.job_table import JobTable, in_chunks
-from submitter.batch.lines import BadLine, Line, submit_error
+from submitter.batch.lines import BadLine, BatchLine, submit_error
 from submitter.batch.workers import SubmitRate, Workers
 from submitter.submit import Submitter, resubmit_key
 
@@ -71,7 +71,7 @@ class Batch:
 
     # Submitting.
 
-    def submit(self, lines: Iterable[Line | BadLine]) -> None:
+    def submit(self, lines: Iterable[BatchLine | BadLine]) -> None:
         """Submit every line; raise the first error that concerns more than one line."""
         self._process(lines, self._submit_line)
 
@@ -80,7 +80,7 @@ class Batch:
         while not workers.done(within=self._pause):
             self._poll()
 
-    def _submit_line(self, line: Line | BadLine) -> None:
+    def _submit_line(self, line: BatchLine | BadLine) -> None:
         """Find the line's job, or post it."""
         if isinstance(line, BadLine):
             self._add_bad(line)
@@ -91,7 +91,7 @@ class Batch:
             if self._post(line):
                 return
 
-    def _find(self, line: Line) -> bool:
+    def _find(self, line: BatchLine) -> bool:
         """Add the job that has the line's key to the table; return False if there is none."""
         job, resubmits = self._latest_job(line.key)
         if job is not None:
@@ -108,7 +108,7 @@ class Batch:
             job, resubmits = later, resubmits + 1
         return job, resubmits
 
-    def _add_existing(self, line: Line, job: Job, resubmits: int) -> None:
+    def _add_existing(self, line: BatchLine, job: Job, resubmits: int) -> None:
         if line.has_own_key and not self._submitter.is_same_request(job.ref, line.request):
             error = (
                 f"column key: {line.key!r} is job {job.ref}, which was asked for something else; "
@@ -119,7 +119,7 @@ class Batch:
         self._existing.append(None)
         self._note_refund(self.table.add(line.number, job.ref, job.state, resubmits), job.reason)
 
-    def _post(self, line: Line) -> bool:
+    def _post(self, line: BatchLine) -> bool:
         """Post the line's job or record its error; return False if another process took the key."""
         if line.request["provider"] is Provider.OPENAI:
             self._synchronous.add(line.number)

@@ -18,7 +18,7 @@ _CHECK_EVERY = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BatchFile:
     """An open file, and whether it can be read again from its start."""
 
     file: BinaryIO
@@ -31,7 +31,7 @@ class Source:
 
 
 @contextmanager
-def opened(path: str, stopping: threading.Event, *, twice: bool) -> Iterator[Source]:
+def opened(path: str, stopping: threading.Event, *, twice: bool) -> Iterator[BatchFile]:
     """Open a file, or stdin for ``-``; raise OSError if it cannot be opened.
 
     With ``twice`` a stream is first copied to a temporary file. A stream ends early when
@@ -39,7 +39,7 @@ def opened(path: str, stopping: threading.Event, *, twice: bool) -> Iterator[Sou
     """
     with ExitStack() as stack:
         if path != "-" and Path(path).is_file():
-            yield Source(stack.enter_context(Path(path).open("rb")), rereadable=True)
+            yield BatchFile(stack.enter_context(Path(path).open("rb")), rereadable=True)
             return
         if path == "-":
             descriptor = sys.stdin.fileno()
@@ -48,12 +48,12 @@ def opened(path: str, stopping: threading.Event, *, twice: bool) -> Iterator[Sou
             stack.callback(os.close, descriptor)
         stream = stack.enter_context(io.BufferedReader(_Stream(descriptor, stopping)))
         if not twice:
-            yield Source(stream, rereadable=False)
+            yield BatchFile(stream, rereadable=False)
             return
         copy = stack.enter_context(tempfile.TemporaryFile(prefix="batch-"))
         shutil.copyfileobj(stream, copy)
         copy.seek(0)
-        yield Source(copy, rereadable=True)
+        yield BatchFile(copy, rereadable=True)
 
 
 class _Stream(io.RawIOBase):

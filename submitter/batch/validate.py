@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from receiver.errors import ConfigurationError
 from receiver.model import Mode, Provider
-from submitter.batch.lines import BadLine, Line, submit_error
+from submitter.batch.lines import BadLine, BatchLine, submit_error
 from submitter.submit import canonical_request, submission_of
 
 
@@ -23,14 +23,14 @@ class Validation:
 
 
 def validate(
-    lines: Iterable[Line | BadLine], say: Callable[[str], None] | None = None
+    lines: Iterable[BatchLine | BadLine], say: Callable[[str], None] | None = None
 ) -> Validation:
     """Read all lines; with ``say``, also check images and keys, and print each error."""
     found = Validation(set())
     try:
         for line in lines:
             found.total += 1
-            if isinstance(line, Line):
+            if isinstance(line, BatchLine):
                 found.needs |= line.needs
             if say and (error := _error(line, found)):
                 found.bad += 1
@@ -40,7 +40,7 @@ def validate(
     return found
 
 
-def _error(line: Line | BadLine, found: Validation) -> str | None:
+def _error(line: BatchLine | BadLine, found: Validation) -> str | None:
     if isinstance(line, BadLine):
         return line.error
     try:

@@ -26,9 +26,10 @@ _COUNTS = ("submitted", "archived", "refunded", "refused", "failed", "expired", 
 )
 @reports_errors
 def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only interactive shells have the other one
-    """Print the credits left at GRSAI and, for each model, how many jobs ended in which way.
+    """Print the credits left at GRSAI, and job counts by model.
 
-    Exit status 1 if GRSAI could not be asked, 2 without a key; the table is printed in any case.
+    For each model it shows how many jobs ended in which way. Exit status 1 if GRSAI could not be
+    asked, 2 without a key; the table is printed in any case.
     """
     settings = load()
     with closing(Services(settings).open()) as services:

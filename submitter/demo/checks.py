@@ -74,7 +74,7 @@ def _digest(services: Services, key: str) -> str:
 def table(checks: list[JobCheck]) -> Table:
     """Return a table of all jobs with their objects."""
     columns = ("job", "what it shows", "model", "state", "objects", "SHA-256", "to archived")
-    shown = Table(*columns, title="From a paid job to a picture that is safe")
+    shown = Table(*columns, title="From a paid job to a picture that is safe", title_justify="left")
     for check in checks:
         job, mark = check.job, "✗" if check.problems else "✓"
         objects = "\n".join(

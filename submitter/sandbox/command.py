@@ -65,7 +65,10 @@ def sandbox(
     script: _Script,
     looks: int | None,
 ) -> None:
-    """Run a stand-in for GRSAI on this machine: it costs nothing and makes faults on request."""
+    """Run a stand-in for GRSAI on this machine.
+
+    It costs nothing, and makes faults on request.
+    """
     try:
         running = Sandbox(
             host,

@@ -414,7 +414,7 @@ def test_scn_015_work_that_breaks_off_half_way_is_done_again_and_its_effect_is_t
     )
 
 
-def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_figures(
+def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_metrics(
     receiver: RunningReceiver,
 ) -> None:
     finished = receiver.finished_task()

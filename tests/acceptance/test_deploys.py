@@ -30,7 +30,7 @@ RUNNING = b'{"status":"running","progress":1}'
 
 @dataclass
 class Callers:
-    """Callers that post without a pause, and each call's result: a status or an error's name."""
+    """Callers that post all the time, and each call's result: a status or an error's name."""
 
     installation: Installation
     tickets: Tickets
@@ -41,7 +41,7 @@ class Callers:
 
     def call(self) -> None:
         """Call until ``stopping`` is set."""
-        while not self.stopping.is_set():
+        while not self.stopping.wait(0.01):  # else the callers take the processor time
             ref = new_ref(now())
             self.came_to[ref] = self._post(f"/callback/{self.tickets.sign(ref)}")
 
@@ -62,19 +62,19 @@ class Callers:
 
 
 @contextmanager
-def callers(installation: Installation, hands: int = 4) -> Iterator[Callers]:
+def callers(installation: Installation, threads: int = 4) -> Iterator[Callers]:
     """Post callbacks during the block; then check that each was answered 200 and stored."""
     with installation.services() as services:
         calling = Callers(installation, services.tickets)
-        with ThreadPoolExecutor(hands) as pool:
-            done = [pool.submit(calling.call) for _ in range(hands)]
+        with ThreadPoolExecutor(threads) as pool:
+            done = [pool.submit(calling.call) for _ in range(threads)]
             try:
                 calling.answered(20)
                 yield calling
                 calling.answered(20)
             finally:
                 calling.stopping.set()
-        assert [one.exception() for one in done] == [None] * hands
+        assert [one.exception() for one in done] == [None] * threads
         assert Counter(calling.came_to.values()) == {200: len(calling.came_to)}
         assert all(services.queries.delivery_log(ref) for ref in calling.came_to)
 
@@ -88,7 +88,7 @@ def test_a_rolling_reload_under_load_loses_no_call(installation: Installation) -
         old_web, old_worker = pids(service, "gunicorn"), pids(service, "receiver worker")
         with callers(installation):
             service.process.send_signal(signal.SIGHUP)
-            service.says('"reloaded"')
+            service.says('"service reloaded"')
             until(
                 lambda: not pids(service, "") & (old_web | old_worker),
                 what="that the old processes are gone",

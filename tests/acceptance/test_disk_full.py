@@ -26,7 +26,7 @@ def disk(installation: Installation) -> Iterator[SmallDisk]:
         yield disk
 
 
-def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_there_is_room(
+def test_on_a_full_disk_callbacks_are_answered_503_and_all_goes_on_when_there_is_room(
     installation: Installation, disk: SmallDisk
 ) -> None:
     installation.environ |= {"POLL_AFTER": "1", "POLL_INTERVAL": "1"}
@@ -59,7 +59,7 @@ def test_on_a_full_disk_callbacks_are_told_to_come_again_and_all_goes_on_when_th
             for _ in range(20):
                 assert send().status_code in {200, 503}
         assert send().status_code == 200
-        assert web_processes(service) == web, "nobody died of it"
+        assert web_processes(service) == web, "no process died"
         assert {job.ref for job in services.queries.jobs_named(taken)} == set(taken), (
             "what was answered 200 is there"
         )

@@ -19,13 +19,13 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     assert f"{installation.url} leads to us" in lines[-1]
 
     ill = installation.invoke("receiver", "doctor", "--json")
-    told = json.loads(ill.out)
-    assert (ill.status, told["ok"]) == (1, False)
-    assert [check["name"] for check in told["checks"]] == NAMES
-    assert [check["name"] for check in told["checks"] if check["status"] == "failed"] == [
+    report = json.loads(ill.out)
+    assert (ill.status, report["ok"]) == (1, False)
+    assert [check["name"] for check in report["checks"]] == NAMES
+    assert [check["name"] for check in report["checks"] if check["status"] == "failed"] == [
         "public URL"
     ]
-    assert "start `receiver serve`" in told["checks"][-1]["remedy"]
+    assert "start `receiver serve`" in report["checks"][-1]["remedy"]
 
     refused = installation.invoke("submitter", "submit", "a fox", "--mode", "webhook")
     assert (refused.status, refused.out) == (2, "")
@@ -47,7 +47,7 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     assert "lines without a mode are polled" in batch.err
 
 
-def test_every_mistake_of_a_configuration_is_told_with_its_remedy_and_status_2(
+def test_every_mistake_of_a_configuration_is_printed_with_its_remedy_and_status_2(
     installation: Installation,
 ) -> None:
     wrong = {"PORT": "none", "FETCH_ALLOW": "a/b", "EVENT_URLS": "https://hooks.example/planted"}
@@ -57,6 +57,6 @@ def test_every_mistake_of_a_configuration_is_told_with_its_remedy_and_status_2(
     for name in ("PORT", "FETCH_ALLOW", "EVENT_SECRET"):
         assert name in done.out
     assert "planted" not in done.out
-    told = json.loads(installation.invoke("receiver", "doctor", "--json", **wrong).out)
-    assert {check["name"] for check in told["checks"]} == {"configuration"}
-    assert all(check["remedy"] for check in told["checks"])
+    report = json.loads(installation.invoke("receiver", "doctor", "--json", **wrong).out)
+    assert {check["name"] for check in report["checks"]} == {"configuration"}
+    assert all(check["remedy"] for check in report["checks"])

@@ -34,7 +34,7 @@ def test_a_webhook_gets_every_event_also_of_the_time_it_was_away_and_none_of_the
             installation.wait(job.ref)
         side.status = 200
         with installation.started():
-            until(lambda: "job.archived" in side.types(), what="the end told")
+            until(lambda: "job.archived" in side.types(), what="the event of the end")
         assert side.types()[-2:] == ["asset.archived", "job.archived"]
         assert {one.event["data"]["ref"] for one in side.received} == {job.ref}
         assert all(one.is_signed_by(SECRET) for one in side.received)
@@ -109,7 +109,7 @@ def test_what_was_set_aside_is_shown_and_sent_again_on_request(installation: Ins
         services.jobs.expire(ref, "no word")
         (dispatcher,) = services.dispatchers()
         (claimed,) = dispatcher.claim(1)
-        services.outbox.set_aside(claimed, "nobody\x1b[31m listened")
+        services.outbox.set_aside(claimed, "no one\x1b[31m listened")
     done = installation.invoke("receiver", "events")
     assert "set aside; `receiver resend EVENT" in done.out
     assert f"{ref}" in done.out

@@ -115,7 +115,7 @@ MALFORMED: dict[str, Callable[[str], bytes]] = {
     "length and chunks": lambda ticket: (
         head("Content-Length: 5", "Transfer-Encoding: chunked")(ticket) + b"0\r\n\r\n"
     ),
-    "an encoding nobody has": lambda ticket: head("Transfer-Encoding: gzip")(ticket) + GOOD,
+    "an unknown encoding": lambda ticket: head("Transfer-Encoding: gzip")(ticket) + GOOD,
     "chunks in gzip": lambda ticket: (
         head("Transfer-Encoding: gzip, chunked")(ticket) + b"0\r\n\r\n"
     ),
@@ -144,7 +144,7 @@ MALFORMED: dict[str, Callable[[str], bytes]] = {
         f"POST /callback/{ticket} HTTP/9.9\r\nHost: x\r\n\r\n".encode()
     ),
     "HTTP/2 without asking": lambda _ticket: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "an expectation nobody meets": head("Expect: a miracle", "Content-Length: 2"),
+    "an unknown expectation": head("Expect: a miracle", "Content-Length: 2"),
     "TLS": lambda _ticket: (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300) + b"\r\n\r\n"
     ),
@@ -166,7 +166,7 @@ def test_what_breaks_the_rules_of_http_is_a_4xx_and_never_a_report(door: Door, k
 BODIES: dict[str, tuple[bytes, set[int]]] = {
     "brackets": (b"[" * LIMIT, {400}),
     "objects within objects": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, {400}),
-    "deep in a field nobody reads": (
+    "deep in a field that is not read": (
         b'{"id":"x","status":"running","extra":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
         {400},
     ),

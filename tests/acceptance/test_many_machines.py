@@ -12,7 +12,7 @@ from waiting import until
 
 from receiver.ledger import schema
 
-WORKERS = 3
+WORKERS = 2
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The figures of a running service: web and worker add up, at one address, across crashes."""
+"""The metrics of a running service: web and worker add up, at one address, across crashes."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from processes import Running, free_port, running
 from waiting import until
 
 
-def figures(url: str) -> dict[str, float]:
+def metrics(url: str) -> dict[str, float]:
     """Return every sample of a scrape by its name and labels."""
     lines = requests.get(f"{url}/metrics", timeout=10).text.splitlines()
     return {
@@ -20,10 +20,10 @@ def figures(url: str) -> dict[str, float]:
     }
 
 
-def figures_once(url: str, sample: str, value: float) -> dict[str, float]:
+def metrics_once(url: str, sample: str, value: float) -> dict[str, float]:
     """Wait until a sample has this value; return them all."""
-    until(lambda: figures(url).get(sample) == value, what=f"{sample} {value}")
-    return figures(url)
+    until(lambda: metrics(url).get(sample) == value, what=f"{sample} {value}")
+    return metrics(url)
 
 
 def test_one_scrape_shows_what_web_and_worker_counted_and_a_killed_worker_is_not_forgotten(
@@ -32,8 +32,8 @@ def test_one_scrape_shows_what_web_and_worker_counted_and_a_killed_worker_is_not
     with installation.started(EVENT_URLS="log:") as service:
         job = installation.submit()
         (archived,) = installation.wait(job.ref)
-        told = 'receiver_event_attempts_total{destination="log:",outcome="sent"}'
-        found = figures_once(installation.url, told, 2)
+        sent = 'receiver_event_attempts_total{destination="log:",outcome="sent"}'
+        found = metrics_once(installation.url, sent, 2)
         size = archived.assets[0].size
         assert (
             found['receiver_callbacks_total{outcome="ended"}']
@@ -61,7 +61,7 @@ def test_one_scrape_shows_what_web_and_worker_counted_and_a_killed_worker_is_not
         kill_worker(service)
         second = installation.submit()
         installation.wait(second.ref)
-        found = figures_once(installation.url, told, 4)
+        found = metrics_once(installation.url, sent, 4)
         assert found['receiver_assets_total{outcome="archived"}'] == 2
 
 
@@ -71,7 +71,7 @@ def kill_worker(service: Running) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_worker_on_a_machine_of_its_own_shows_its_figures_at_a_port(
+def test_a_worker_on_a_machine_of_its_own_shows_its_metrics_at_a_port(
     installation: Installation,
 ) -> None:
     port = free_port()
@@ -81,7 +81,7 @@ def test_a_worker_on_a_machine_of_its_own_shows_its_figures_at_a_port(
         installation.folder,
     ) as worker:
         worker.says("metrics on")
-        found = figures(f"http://127.0.0.1:{port}")
+        found = metrics(f"http://127.0.0.1:{port}")
         assert found['receiver_assets_total{outcome="archived"}'] == 0
         done = installation.run("receiver", "worker", "--metrics-port", str(port))
         assert done.status == 2

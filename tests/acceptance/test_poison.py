@@ -68,7 +68,7 @@ def test_what_keeps_killing_the_worker_is_set_aside_and_archived_by_a_retry(
         if poisonous:
             (
                 faults / Point.FETCHED
-            ).touch()  # whoever has a file next is killed, with this one in hand
+            ).touch()  # the next worker that has a file is killed while it has this one
         answer(body=PNG)(connection)
 
     with scripted_source(serve) as server:

@@ -36,7 +36,7 @@ def test_the_processes_of_the_procfile_do_the_main_job_and_stop_on_sigterm(
         service.says("worker started")
         jobs = installation.wait(*(installation.submit(f"fox {number}").ref for number in range(6)))
         assert all(map(installation.is_safe, jobs))
-        # Whichever process is asked for the figures, it adds those of all up.
+        # Each process adds up the metrics of all processes.
         answers = {requests.get(f"{installation.url}/metrics", timeout=5).text for _ in range(6)}
         assert all('receiver_callbacks_total{outcome="ended"} 6.0' in answer for answer in answers)
         assert all('receiver_jobs{state="archived"} 6.0' in answer for answer in answers)

@@ -112,7 +112,7 @@ def test_a_lost_ledger_is_rebuilt_agrees_with_the_archive_and_pays_nothing_twice
     assert (audited.status, last(audited.out)) == (0, "everything is where the ledger says")
 
 
-def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_says_so(
+def test_what_is_damaged_or_strange_is_printed_line_by_line_and_the_exit_status_says_so(
     installation: Installation,
 ) -> None:
     (first, one), (second, two), (third, three) = made_up_files(installation, 3).items()
@@ -145,7 +145,7 @@ def test_what_is_damaged_or_strange_is_told_line_by_line_and_the_exit_status_say
     assert not (installation.data / "deep-audit.json").exists(), "it was through"
 
 
-def test_an_archive_that_is_away_is_told_with_what_to_do(installation: Installation) -> None:
+def test_an_archive_that_is_away_is_reported_with_what_to_do(installation: Installation) -> None:
     made_up_files(installation, 2)
     assert installation.invoke(*REBUILD).status == 0
     (installation.data / "archive").rename(installation.folder / "unmounted")
@@ -158,7 +158,7 @@ def test_an_archive_that_is_away_is_told_with_what_to_do(installation: Installat
         ) == (1, True, False)
     (installation.folder / "unmounted").rename(installation.data / "archive")
     done = installation.invoke(*AUDIT)
-    assert (done.status, "going on where the last deep audit stopped: 0 jobs" in done.err) == (
+    assert (done.status, "continuing where the last deep audit stopped: 0 jobs" in done.err) == (
         0,
         True,
     )
@@ -167,7 +167,7 @@ def test_an_archive_that_is_away_is_told_with_what_to_do(installation: Installat
 @pytest.mark.parametrize(
     "arguments", [["audit", "--anew"], ["audit", "--jobs", "4"], ["audit", "--deep", "--jobs", "0"]]
 )
-def test_wrong_usage_is_told(arguments: list[str]) -> None:
+def test_wrong_usage_is_reported(arguments: list[str]) -> None:
     assert CliRunner().invoke(receiver, arguments).exit_code == 2
 
 
@@ -233,7 +233,7 @@ def test_a_deep_audit_stopped_or_killed_goes_on_where_it_was(installation: Insta
     stuck.unlink()
     stuck.write_bytes(data)
     done = installation.invoke(*AUDIT)
-    assert (done.status, "going on where the last deep audit stopped: 3 jobs" in done.err) == (
+    assert (done.status, "continuing where the last deep audit stopped: 3 jobs" in done.err) == (
         0,
         True,
     )

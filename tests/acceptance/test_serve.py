@@ -51,7 +51,7 @@ def test_a_fresh_checkout_does_the_main_job_and_a_later_start_keeps_secrets_and_
         }
         assert (installation.data / "secrets").stat().st_mode & 0o777 == 0o700
         token = secrets["admin"][1].strip()
-        assert f"ADMIN_TOKEN {token}" in service.output(), "it is told to whoever started it"
+        assert f"ADMIN_TOKEN {token}" in service.output(), "it is printed for the user"
         assert secrets["callback"][1].strip() not in service.output()
         (job,) = installation.wait(installation.submit().ref)
         assert installation.is_safe(job)
@@ -71,7 +71,7 @@ def test_a_fresh_checkout_does_the_main_job_and_a_later_start_keeps_secrets_and_
         late = requests.post(hook, json={"id": job.provider_id, "status": "running"}, timeout=10)
         assert (late.status_code, late.json()) == (200, {"ok": True, "ref": job.ref})
         assert installation.wait(job.ref) == [job]
-        # A kill -9 of the supervisor leaves nobody behind.
+        # A kill -9 of the supervisor leaves no process behind.
         os.kill(again.pid, signal.SIGKILL)
         again.process.wait()
         until(lambda: not again.members(), what="that nothing lives on")
@@ -121,7 +121,7 @@ def test_sigterm_drains_a_callback_and_a_download_under_way(installation: Instal
         with closing(begin_callback(installation, services.tickets.sign(ref), body)) as connection:
             started = time.monotonic()
             service.process.send_signal(signal.SIGTERM)
-            service.says("draining")
+            service.says("service draining")
             connection.sendall(body[-1:])
             answer = connection.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -240,7 +240,7 @@ def stored(installation: Installation) -> list[str]:
     return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
 
 
-def test_a_port_that_is_taken_is_told_at_once_instead_of_starting_for_ever(
+def test_a_port_that_is_taken_is_reported_at_once_instead_of_starting_for_ever(
     installation: Installation,
 ) -> None:
     with socket.create_server(("127.0.0.1", installation.port)):

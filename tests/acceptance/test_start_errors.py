@@ -49,7 +49,7 @@ def disk(installation: Installation) -> Iterator[SmallDisk]:
 
 @contextmanager
 def turned_read_only(installation: Installation, disk: SmallDisk) -> Iterator[None]:
-    """Have a ledger and a worker's lock in DATA_DIR, which nobody can write then."""
+    """Have a ledger and a worker's lock in DATA_DIR, which then cannot be written."""
     with installation.services():
         (installation.data / "worker.lock").touch()
     with disk.read_only():
@@ -79,7 +79,7 @@ def test_a_data_dir_on_a_read_only_disk_is_a_wrong_configuration_and_nothing_is_
     assert installation.sandbox.tasks() == []
 
 
-def test_whether_somebody_works_can_be_asked_where_nobody_can_write(
+def test_whether_a_worker_runs_can_be_asked_where_writing_is_impossible(
     installation: Installation, disk: SmallDisk
 ) -> None:
     with turned_read_only(installation, disk):
@@ -87,7 +87,7 @@ def test_whether_somebody_works_can_be_asked_where_nobody_can_write(
 
 
 @pytest.mark.parametrize("folder", ["/sys", "/proc"])
-def test_a_data_dir_in_which_nobody_can_make_files_is_told_with_a_remedy(
+def test_a_data_dir_in_which_no_file_can_be_made_is_reported_with_a_remedy(
     installation: Installation, folder: str
 ) -> None:
     done = installation.run(
@@ -164,6 +164,18 @@ def test_jobs_behind_a_ref_are_listed(installation: Installation) -> None:
 @click.command()
 def interrupted() -> None:
     raise KeyboardInterrupt
+
+
+def test_a_package_that_is_not_installed_is_named_once_and_nothing_is_left_running(
+    installation: Installation,
+) -> None:
+    packages = installation.folder / "packages"
+    packages.mkdir()
+    (packages / "flask_wtf.py").write_text("raise ModuleNotFoundError(name=__name__)")
+    done = installation.run("receiver", "serve", PYTHONPATH=str(packages))
+    assert done.status == 2
+    assert done.err.count("the Python package flask_wtf is not installed") == 1
+    assert "starting it again" not in done.err
 
 
 def test_ctrl_c_ends_any_command_quietly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from receiver.telemetry import tracing
 
 @dataclass
 class Collector:
-    """What was told to a collector."""
+    """What a collector received."""
 
     url: str
     spans: list[Span] = field(default_factory=list)
@@ -41,10 +41,10 @@ def collector() -> Iterator[Collector]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             collected.said += body
-            told = ExportTraceServiceRequest.FromString(body)
+            request = ExportTraceServiceRequest.FromString(body)
             collected.spans += [
                 span
-                for whole in told.resource_spans
+                for whole in request.resource_spans
                 for part in whole.scope_spans
                 for span in part.spans
             ]
@@ -88,7 +88,7 @@ def test_a_job_is_one_trace_through_every_process(installation: Installation) ->
         assert installation.environ["GRSAI_API_KEY"].encode() not in heard.said
 
 
-def test_without_its_variable_nothing_is_told_and_nothing_is_needed(
+def test_without_its_variable_nothing_is_sent_and_nothing_is_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tracing, "_tracer", [])
@@ -107,7 +107,7 @@ def test_traces_without_their_packages_are_a_mistake_that_names_the_remedy(
         tracing.configure({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
 
 
-def test_an_exception_is_told_by_its_kind_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_is_recorded_by_its_kind_only(monkeypatch: pytest.MonkeyPatch) -> None:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: PLC0415 - beside its only use
 
     monkeypatch.setattr(tracing, "_tracer", [])

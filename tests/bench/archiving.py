@@ -24,12 +24,12 @@ from receiver.ledger.tables import assets, jobs
 from receiver.model import JobState, Outcome, Report, Result
 from receiver.services import Services
 from receiver.settings import Settings
-from tests.bench.figures import Amount, Line
 from tests.bench.files import picture
 from tests.bench.jobs import waiting_jobs
+from tests.bench.measurements import Amount, Line
 from tests.bench.processes import ROOT, environment, free_port, listens, running, worker
 
-HANDS = 16
+THREADS = 16
 _LIMIT = 60.0  # seconds for one round
 
 
@@ -64,14 +64,14 @@ def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
         folder / "receiver",
         FETCH_ALLOW=host,
         ARCHIVE_URL=place.archive_url,
-        WORKER_THREADS=str(HANDS),
+        WORKER_THREADS=str(THREADS),
         **place.variables,
     )
     services = Services(Settings.load(env)).open()
     ours: list[tuple[float, float]] = []
     its: list[float] = []
     with worker(env, folder / "worker.log"):
-        archive(services, url, HANDS)  # warms up and is not counted
+        archive(services, url, THREADS)  # warms up and is not counted
         for number in amount:
             its.append(amount.each / _bare(url, amount.each, f"{place.target}/{number}", env))
             ours.append(archive(services, url, amount.each))
@@ -135,7 +135,7 @@ def _archiving_jobs(services: Services, url: str, amount: int) -> float:
 
 def _bare(url: str, amount: int, target: str, env: Mapping[str, str]) -> float:
     """Run the bare loop; return its seconds, and remove what it wrote to a directory."""
-    command = [sys.executable, "-m", "tests.bench.bare", url, str(amount), str(HANDS), target]
+    command = [sys.executable, "-m", "tests.bench.bare", url, str(amount), str(THREADS), target]
     seconds = float(
         subprocess.run(
             command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, timeout=_LIMIT

@@ -24,8 +24,8 @@ from receiver.ledger.tables import assets, deliveries, jobs
 from receiver.model import AssetState, Decision, JobState
 from receiver.services import Services
 from receiver.settings import Settings
-from tests.bench.figures import MS, US, Amount, Line, Round, percentile
 from tests.bench.jobs import waiting_jobs
+from tests.bench.measurements import MS, US, Amount, Line, Round, percentile
 from tests.bench.processes import ROOT, Server, cpu_seconds, environment, gunicorn, redis
 
 CONNECTIONS = 32
@@ -176,7 +176,7 @@ def _check(services: Services, acknowledged: list[str]) -> None:
             f" {lost} of the acknowledged ones lost"
         )
     if not services.totals.audit().ok:
-        raise RuntimeError("the ledger's laws do not hold after the load")
+        raise RuntimeError("the ledger's invariants do not hold after the load")
 
 
 def _lines(contender: Contender, noop: Contender) -> list[Line]:

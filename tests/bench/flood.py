@@ -18,9 +18,9 @@ from receiver.model import new_ref
 from receiver.services import Services
 from receiver.settings import Settings
 from tests.bench.callbacks import callback_request
-from tests.bench.figures import MS, Amount, Line, percentile
 from tests.bench.jobs import waiting_jobs
 from tests.bench.load import Connection
+from tests.bench.measurements import MS, Amount, Line, percentile
 from tests.bench.processes import ROOT, environment, gunicorn
 
 # Authentic callbacks a second, and connections they come over.

@@ -21,8 +21,8 @@ from receiver.ledger import schema
 from receiver.model import Delivery, Source
 from receiver.services import Services
 from receiver.settings import Settings
-from tests.bench.figures import Amount, Line
 from tests.bench.jobs import waiting_jobs
+from tests.bench.measurements import Amount, Line
 
 THREADS = 8
 # Jobs added at a time.

@@ -19,7 +19,7 @@ from receiver.model import JobState, Mode, Submission
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.sandbox import Sandbox
-from tests.bench.figures import MS, Amount, Line, percentile
+from tests.bench.measurements import MS, Amount, Line, percentile
 from tests.bench.processes import answers, environment, free_port, running
 
 SIZE = 300_000  # bytes of a picture

@@ -1,4 +1,4 @@
-"""What a user would write instead: a Flask route that hands each callback to a queue or a database.
+"""What a user would write instead: a Flask route that stores callbacks in a queue or database.
 
 Each factory runs under the receiver's gunicorn configuration, like ours and the no-op route. The
 peers read the body, parse it and store it durably before they answer. They check no signature and

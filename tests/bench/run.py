@@ -25,7 +25,7 @@ from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
 
 from tests.bench import archiving, callbacks, costs, flood, growth, latency, workers  # noqa: E402 - as above
 from tests.bench.archiving import Place  # noqa: E402
-from tests.bench.figures import Amount, Line, table  # noqa: E402
+from tests.bench.measurements import Amount, Line, table  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from receiver.ledger.liveness import LOCKS
 from receiver.services import Services
 from receiver.settings import Settings
 from tests.bench.archiving import archive, file_server
-from tests.bench.figures import Amount, Line
+from tests.bench.measurements import Amount, Line
 from tests.bench.processes import environment, running
 
 PROCESSES = (1, 2, 4)

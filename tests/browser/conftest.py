@@ -15,10 +15,10 @@ from submitter.sandbox import Sandbox
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Run one Chromium."""
-    path = shutil.which("chromium")
+    """Run one Chromium. The headless shell takes less than half of the processor time."""
+    path = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if path is None:
-        missing("Chromium (apt install chromium)")
+        missing("Chromium (apt install chromium-headless-shell)")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield chromium

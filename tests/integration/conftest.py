@@ -133,7 +133,7 @@ def proxy(
     bucket: str,  # noqa: ARG001 - its address goes last
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[FaultProxy]:
-    """Put a proxy before the S3 server; it is honest until told otherwise."""
+    """Put a proxy before the S3 server; it changes nothing until a test sets a fault."""
     with fault_proxy(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         yield proxy
@@ -158,7 +158,7 @@ def harness(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Recon
 
 @pytest.fixture
 def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
-    """Open services whose provider is the sandbox, and whose callbacks nobody hears."""
+    """Open services whose provider is the sandbox, and whose callbacks are not received."""
     environ = {
         "DATA_DIR": str(tmp_path),
         "GRSAI_API_KEY": "sk-test",

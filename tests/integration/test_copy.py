@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from commands import invoke
 from ledgers import Books, opened, running, succeeded
-from postgres import PostgresServer
+from postgres import PostgresServer, empty
 from processes import Finished, Running, free_port
 from processes import running as process
 from sqlalchemy import event, select, text
@@ -48,10 +48,10 @@ def here(sqlite_url: str) -> Iterator[Books]:
 
 
 @pytest.fixture
-def there(postgres_server: PostgresServer) -> Iterator[Books]:
+def there(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[Books]:
     """Open an empty ledger on PostgreSQL."""
-    url = postgres_server.make_database()
-    schema.migrate(url)
+    empty(migrated_postgres)
+    url = postgres_server.make_database(template=migrated_postgres)
     with opened(url) as books:
         yield books
     postgres_server.drop_database(url)

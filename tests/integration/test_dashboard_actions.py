@@ -4,8 +4,10 @@ import re
 
 import pytest
 from dashboard_client import HOSTILE, archived, form_token, post, reported, submitted
+from sqlalchemy import update
 from web_client import FAILED, SUCCEEDED, WebClient
 
+from receiver.ledger.tables import deliveries
 from receiver.model import Decision, JobState
 
 
@@ -141,11 +143,9 @@ def test_all_unreadable_deliveries_are_replayed(
     ref = submitted(logged_in)
     for _ in range(3):
         logged_in.callback(logged_in.services.tickets.sign(ref), b"{")
-    logged_in.services.database.write(
-        lambda connection: connection.exec_driver_sql(
-            'UPDATE deliveries SET body = \'{"id":"t","status":"running"}\' WHERE id = 1'
-        )
-    )
+    mended = update(deliveries).where(deliveries.c.id == 1)
+    mended = mended.values(body=b'{"id":"t","status":"running"}')
+    logged_in.services.database.write(lambda connection: connection.execute(mended))
     page = logged_in.client.get("/replay-all").text
     assert "Unreadable deliveries: 3" in page
     assert "1 done, 2 failed" in run_all_steps(logged_in, page)[-1]

@@ -18,7 +18,7 @@ from receiver.ledger.rows import Asset
 from receiver.model import AssetState, new_ref
 
 BACKLOG, EACH = 2000, 20  # assets, and assets of one job
-HANDS = 16
+THREADS = 16
 LIFETIMES = (600.0, 1200.0, 2400.0, 3600.0, 7200.0)  # of URLs: providers, and settings, differ
 
 Name = tuple[str, int]
@@ -60,11 +60,11 @@ def works_of(books: Books) -> list[Work]:
 def simulate(now: float, takes: float, pick: Callable[[float, int], list[Work]]) -> list[Work]:
     """Run the threads until nothing is left; return what they began in time, in that order."""
     saved: list[Work] = []
-    busy: list[float] = []  # when each hand at work will be free
+    busy: list[float] = []  # when each busy thread will be free
     while True:
-        picked = pick(now, HANDS - len(busy))
+        picked = pick(now, THREADS - len(busy))
         alive = [work for work in picked if work.dies_at > now]
-        saved += alive  # a dead URL is answered 403 at once, and keeps no hand
+        saved += alive  # a dead URL is answered 403 at once, and occupies no thread
         for _ in alive:
             heapq.heappush(busy, now + takes)
         if picked and len(alive) < len(picked):
@@ -124,7 +124,7 @@ def most_that_can_be_saved(works: list[Work], now: float, takes: float) -> int:
     """
     deaths = sorted(work.dies_at for work in works)
     surplus = [
-        number - HANDS * max(0, ceil((moment - now) / takes))
+        number - THREADS * max(0, ceil((moment - now) / takes))
         for number, moment in enumerate(deaths, start=1)
     ]
     return len(works) - max(0, *surplus)

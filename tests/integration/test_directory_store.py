@@ -285,7 +285,7 @@ def test_folders_without_an_object_are_no_archive(known: DirectoryStore, root: P
     assert_away(known, root)
 
 
-def test_a_put_under_way_does_not_make_the_archive_anew(
+def test_a_put_under_way_does_not_make_the_archive_again(
     known: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync = os.fsync

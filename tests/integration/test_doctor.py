@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from outside_network import Script, ScriptedServer, answer, certificate, redirect, send
 from seaweed import S3Server
+from waiting import LIMIT
 from web_client import WebClient, web_client
 from werkzeug.serving import make_server
 
@@ -82,7 +83,7 @@ def served(web: WebClient) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(LIMIT)
         server.server_close()
 
 
@@ -196,7 +197,7 @@ def test_no_answer_at_the_public_url_is_reported_and_may_be_only_from_here() -> 
     assert "only this machine" in found.remedy
 
 
-def test_a_name_without_an_address_is_told() -> None:
+def test_a_name_without_an_address_is_reported() -> None:
     found = trouble("https://no-such-name.invalid")
     assert "the name no-such-name.invalid has no address" in str(found)
     assert "DNS record" in found.remedy
@@ -218,7 +219,7 @@ def test_an_untrusted_certificate_is_reported_with_its_fault(tmp_path: Path) -> 
     assert "trusted everywhere" in found.remedy
 
 
-def test_plain_http_at_an_https_url_is_told() -> None:
+def test_plain_http_at_an_https_url_is_reported() -> None:
     server = ScriptedServer((send(b"HTTP/1.1 400 Bad\r\n\r\n"),))
     try:
         found = trouble(f"https://127.0.0.1:{server.port}")
@@ -269,7 +270,7 @@ def findings(services: Services) -> dict[str, Finding]:
     return {finding.name: finding for finding in examine(services)}
 
 
-def test_a_fresh_installation_is_examined_in_order_and_everything_missing_is_told(
+def test_a_fresh_installation_is_examined_in_order_and_everything_missing_is_reported(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     closed = {
@@ -312,7 +313,7 @@ def test_the_key_is_tried_at_the_provider(sqlite_url: str, tmp_path: Path) -> No
     assert wrong["provider"].remedy.startswith("correct GRSAI_API_KEY")
 
 
-def test_a_provider_that_cannot_be_reached_is_told(sqlite_url: str, tmp_path: Path) -> None:
+def test_a_provider_that_cannot_be_reached_is_reported(sqlite_url: str, tmp_path: Path) -> None:
     with services(
         GRSAI_API_KEY="sk-any",
         GRSAI_BASE_URL=LOCAL,
@@ -331,7 +332,7 @@ def test_a_provider_that_cannot_be_reached_is_told(sqlite_url: str, tmp_path: Pa
         ("Sat, 01 Jan 2095 00:00:00 GMT", "s behind"),
     ],
 )
-def test_a_clock_that_is_wrong_is_told(date: str, text: str) -> None:
+def test_a_clock_that_is_wrong_is_reported(date: str, text: str) -> None:
     server = ScriptedServer((answer(f"Date: {date}", body=b""),))
     try:
         with pytest.raises(Trouble, match=text) as caught:
@@ -351,7 +352,7 @@ def test_a_provider_that_tells_no_time_is_no_reason_to_doubt_ours(head: tuple[st
         server.close()
 
 
-def test_an_archive_that_takes_nothing_is_told(tmp_path: Path) -> None:
+def test_an_archive_that_takes_nothing_is_reported(tmp_path: Path) -> None:
     (tmp_path / "archive").write_text("a file")
     with pytest.raises(Trouble, match="a file stands where a directory should be"):
         checks.archive(open_store((tmp_path / "archive").as_uri()))
@@ -391,7 +392,7 @@ def test_what_a_server_cannot_do_is_said_with_what_is_done_without() -> None:
     ]
 
 
-def test_a_bucket_we_may_only_read_is_told(
+def test_a_bucket_we_may_only_read_is_reported(
     s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (

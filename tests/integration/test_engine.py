@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from engine_harness import OFTEN, DistributedHarness, EmbeddedHarness, EngineHarness, Gate, at_work
 from ledgers import opened
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.errors import LedgerError, StoreError
 from receiver.ledger import claims
@@ -71,7 +71,7 @@ def test_stopping_before_the_start_ends_at_once(harness: EngineHarness) -> None:
     engine = harness.engine()
     engine.stop()
     with at_work(engine, harness.queue()) as thread:
-        thread.join(10)
+        thread.join(LIMIT)
         assert not thread.is_alive()
     assert harness.claimed == []
 
@@ -84,7 +84,7 @@ def test_a_drain_waits_for_running_work_and_claims_no_more(
         until(lambda: gate.inside, what="running work")
         engine.stop()
         gate.open()
-        thread.join(5)
+        thread.join(LIMIT)
         assert not thread.is_alive()
     assert (harness.asset(first).state, harness.asset(first).attempts) == (AssetState.ARCHIVED, 1)
     assert (harness.asset(second).state, harness.asset(second).attempts) == (AssetState.PENDING, 0)
@@ -97,7 +97,7 @@ def test_a_drain_hands_back_what_takes_too_long_and_the_attempt_counts(
     with at_work(engine := harness.engine(grace=0.05), harness.queue(2)) as thread:
         until(lambda: gate.inside == 2, what="running work")
         engine.stop()
-        thread.join(5)
+        thread.join(LIMIT)
         assert not thread.is_alive()
         for ref in refs:
             asset = harness.asset(ref)

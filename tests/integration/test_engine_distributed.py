@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_harness import OFTEN, DistributedHarness, Gate, at_work
 from ledgers import opened
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.errors import LedgerError
 from receiver.ledger import liveness
@@ -116,7 +116,7 @@ def test_a_drain_ends_even_if_nothing_can_be_released(
 
         monkeypatch.setattr(harness.books.claims, "release", unavailable)
         engine.stop()
-        thread.join(5)
+        thread.join(LIMIT)
         assert not thread.is_alive()
         gate.open()
 

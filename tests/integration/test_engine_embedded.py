@@ -13,7 +13,7 @@ import requests
 from engine_harness import OFTEN, EmbeddedHarness, Gate, at_work
 from ledgers import opened
 from processes import running
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.ledger.claims import LEASE
 from receiver.model import Delivery, JobState, Source, Submission
@@ -73,7 +73,7 @@ def test_stopping_an_idle_engine_from_another_thread_ends_it_at_once(
     with at_work(engine := harness.engine(), harness.queue(), harness.bystander()) as thread:
         harness.round()
         engine.stop()
-        thread.join(5)
+        thread.join(LIMIT)
         assert not thread.is_alive()
 
 
@@ -85,7 +85,7 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(
         until(lambda: gate.inside, what="running work")
         with harness.ledger_away():
             engine.stop()
-            thread.join(5)
+            thread.join(LIMIT)
             assert not thread.is_alive()
         gate.open()
 

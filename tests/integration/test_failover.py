@@ -15,7 +15,7 @@ from ledgers import NOW, TIMING, Books, opened, succeeded, urls
 from postgres import MortalPostgres, mortal_postgres
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver import failpoints
 from receiver.errors import LedgerError
@@ -312,7 +312,7 @@ def test_an_engine_that_starts_without_its_server_waits_for_it_and_can_be_stoppe
         mortal.kill()
         with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
             engine.stop()
-            thread.join(10)
+            thread.join(LIMIT)
             assert not thread.is_alive()
         with at_work(harness.engine(), harness.queue()):
             mortal.start()

@@ -24,6 +24,7 @@ from outside_network import (
     send,
 )
 from small_disks import files_no_larger_than
+from waiting import LIMIT
 
 from receiver.errors import FetchError, SourceGoneError, StoreError, TooLargeError
 from receiver.net.download import BUFFER_SIZE, Fetched, Fetcher
@@ -249,7 +250,7 @@ def test_what_stands_around_a_body_is_bounded(
     tracemalloc.start()
     try:
         with pytest.raises(FetchError, match=said):
-            network.fetch()
+            network.fetch(timeout=LIMIT)
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()

@@ -84,7 +84,7 @@ def seen(text: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_what_a_dead_process_counted_is_kept_while_another_lives_and_forgotten_when_all_begin_anew(
+def test_what_a_dead_process_counted_is_kept_while_another_lives_and_forgotten_when_all_restart(
     tmp_path: Path,
 ) -> None:
     first = Process(tmp_path)

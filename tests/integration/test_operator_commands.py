@@ -17,11 +17,12 @@ WINDOW = 2
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a DATA_DIR with a path that is longer than a wide table was, once."""
+    """Return a DATA_DIR whose path has 410 characters: SQLite opens paths of at most 512."""
     monkeypatch.setattr(
         "receiver.services.JobListQueries", lambda database: JobListQueries(database, window=WINDOW)
     )
-    folder = tmp_path / ("deep" * 50) / ("deeper" * 25)
+    room = 410 - len(str(tmp_path)) - 2
+    folder = tmp_path / ("a" * (room // 2)) / ("b" * (room - room // 2))
     monkeypatch.setenv("DATA_DIR", str(folder))
     return folder
 
@@ -49,7 +50,9 @@ def test_what_is_shown_in_a_file_is_neither_cut_nor_wrapped(books: Books, data: 
     ref = books.archived()
     (asset,) = books.assets_of(ref)
     path = str(data / "archive" / str(asset.key))
-    assert any(path in line for line in receiver("show", ref).stdout.splitlines())
+    lines = receiver("show", ref).stdout.splitlines()
+    assert any(path in line for line in lines)
+    assert {"deliveries", "assets"} <= {line.rstrip() for line in lines}, "titles begin at the left"
 
 
 def test_a_search_reads_a_limited_number_of_jobs_and_says_how_to_continue(books: Books) -> None:

@@ -21,7 +21,7 @@ from outside_network import (
     send,
     silence,
 )
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.errors import EventNotDeliveredError
 from receiver.events import dispatcher, transports
@@ -401,7 +401,7 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
         finally:
             slow.gate.set()
             engine.stop()
-            thread.join(20)
+            thread.join(LIMIT)
         assert not thread.is_alive()
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from ledgers import Books, opened, stored
 from sqlalchemy import select
+from waiting import LIMIT
 
 from receiver.errors import ClaimLostError, ReceiverError
 from receiver.ledger import outbox as outbox_module
@@ -188,7 +189,7 @@ def test_events_delivered_while_new_ones_are_queued_leave_none_that_never_become
         thread.start()
         for claimed in books.assets.claim(12):
             books.assets.finish(claimed, stored(claimed))
-        thread.join(30)
+        thread.join(LIMIT)
         assert not thread.is_alive(), f"stuck after {delivered}"
         assert delivered == [event["id"] for event in books.events.after() if event["ref"] == ref]
 
@@ -245,7 +246,7 @@ def test_two_processes_claim_no_event_twice(ledger_url: str) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(LIMIT)
         assert sorted(claimed) == [event["id"] for event in books.events.after()]
 
 

@@ -139,7 +139,7 @@ def say_so(books: Books, claimed: Claimed[Asset] | Claimed[Job]) -> None:
 
 @ROWS
 @pytest.mark.parametrize("end", [give_back, say_so])
-def test_whoever_says_how_it_went_has_not_crashed(
+def test_a_worker_that_reports_its_result_has_not_crashed(
     books: Books, begin: Begin, end: Callable[[Books, object], None]
 ) -> None:
     look = begin(books)
@@ -434,7 +434,7 @@ def test_replaying_what_brings_no_result_opens_nothing(books: Books, body: bytes
     assert (books.job(ref).state, books.job(ref).round) == (JobState.EXPIRED, 0)
 
 
-def test_a_pause_is_not_begun_anew_when_another_worker_dies(books: Books) -> None:
+def test_a_pause_does_not_start_again_when_another_worker_dies(books: Books) -> None:
     look = asset_row(books)
     kills = killed_workers(books, look)
     for _ in range(SUSPICIOUS_CRASHES):

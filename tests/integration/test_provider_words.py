@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 from ledgers import BASE_URL, Books, failed
+from waiting import LIMIT
 
 from receiver.cli import jobs
 from receiver.cli.base import reports_errors, table_cell
@@ -49,7 +50,7 @@ def provider(body: object) -> Iterator[str]:
         thread = Thread(target=server.handle_request)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
-        thread.join(10)
+        thread.join(LIMIT)
 
 
 ASKED = grsai.build_submit(Submission("a fox", "gpt-image-1.5", {}, Mode.WEBHOOK), "-1")

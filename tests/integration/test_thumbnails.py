@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from waiting import LIMIT
 
 from receiver.archive import thumbnails
 from receiver.archive.stores.directory import DirectoryStore
@@ -160,7 +161,7 @@ def test_a_hostile_file_has_no_thumbnail_and_that_is_remembered(
     assert small.get(asset) is None, "it is not made again"
 
 
-SABOTAGE = {
+HOSTILE_CODE = {
     "endless work": "while True: pass",
     "endless memory": "held = [bytearray(1 << 26) for _ in range(1 << 20)]",
     "endless output": "while True: sys.stdout.buffer.write(bytes(1 << 16))",
@@ -169,7 +170,7 @@ SABOTAGE = {
 }
 
 
-@pytest.mark.parametrize("kind", SABOTAGE)
+@pytest.mark.parametrize("kind", HOSTILE_CODE)
 def test_a_decoder_that_was_taken_over_can_do_little_and_not_for_long(
     small: Thumbnails, put: Put, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +179,7 @@ def test_a_decoder_that_was_taken_over_can_do_little_and_not_for_long(
     tighter = ours.replace("resource.RLIMIT_CPU: 10", "resource.RLIMIT_CPU: 1")
     assert tighter != ours
     program.write_text(
-        tighter.replace("sys.stdout.buffer.write(shrink())", SABOTAGE[kind]), encoding="utf-8"
+        tighter.replace("sys.stdout.buffer.write(shrink())", HOSTILE_CODE[kind]), encoding="utf-8"
     )
     monkeypatch.setattr(thumbnails, "_PROGRAM", program)
     assert small.get(put(picture())) is None
@@ -303,7 +304,7 @@ def test_few_are_made_at_a_time_few_wait_and_the_rest_is_sent_away(
             small.get(second)
     finally:
         let_go.set()
-        maker.join(20)
+        maker.join(LIMIT)
     assert small.get(second) == b"made", "a place is given back"
 
 

@@ -44,7 +44,7 @@ class Evidence:
     objects: dict[str, str] = field(default_factory=dict)  # SHA-256
     manifests: dict[str, Any] = field(default_factory=dict)
     left_over: list[str] = field(default_factory=list)  # temporary files
-    broken_laws: dict[str, list[str]] = field(
+    broken_invariants: dict[str, list[str]] = field(
         default_factory=dict
     )  # what the service's own audit says
     recoveries: list[Recovery] = field(default_factory=list)
@@ -66,7 +66,7 @@ def gather(
 ) -> Evidence:
     """Gather everything. The service must be stopped, so that no temporary file is in use."""
     found = services.totals.audit()
-    laws = (
+    broken = (
         found.broken
         if found.difference == 0
         else {**found.broken, f"{found.difference} jobs are nowhere": []}
@@ -85,7 +85,7 @@ def gather(
             if name.endswith("/job.json")
         },
         left_over=_left_over(services.settings.data_dir, archive),
-        broken_laws=laws,
+        broken_invariants=broken,
     )
 
 

@@ -152,11 +152,11 @@ def _scripted_end(task: Row) -> tuple[str, str | None]:
 
 def the_books_agree(evidence: Evidence) -> Iterator[Broken]:
     """Check the service's own audit: submitted = archived + failed + expired + in flight."""
-    for law, refs in evidence.broken_laws.items():
+    for invariant, refs in evidence.broken_invariants.items():
         yield Broken(
             NO_SILENCE,
             ", ".join(refs) or "the ledger",
-            f"the audit says this law does not hold: {law}",
+            f"the audit says this invariant does not hold: {invariant}",
         )
 
 
@@ -286,7 +286,7 @@ def back_in_time(evidence: Evidence) -> Iterator[Broken]:
 
 
 def always_answered(evidence: Evidence) -> Iterator[Broken]:
-    """See that nobody was left without an answer, where there is a service all the time."""
+    """Check that every request was answered, where there is a service all the time."""
     for error in evidence.cut:
         yield Broken(ANSWERED, "a request", f"got no answer: {error}", is_lost=True)
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tests.prove.plan import Match
-from tests.prove.round import Figures, Outcome
+from tests.prove.round import Counts, Outcome
 
 _WIDE = 160  # columns of a file or a pipe
 _SHOWN = 20  # findings of one round
@@ -16,8 +16,8 @@ _SUMS = ("jobs", "acknowledged", "archived", "duplicated", "lost")
 
 def console() -> Console:
     """Return a console for stdout; a pipe gets plain lines that are not cut."""
-    screen = Console(highlight=False)
-    return screen if screen.is_terminal else Console(highlight=False, width=_WIDE)
+    output = Console(highlight=False)
+    return output if output.is_terminal else Console(highlight=False, width=_WIDE)
 
 
 def lines(number: int, outcome: Outcome) -> Iterator[str]:
@@ -28,13 +28,13 @@ def lines(number: int, outcome: Outcome) -> Iterator[str]:
         if outcome.skipped:
             yield f"{head} [yellow]skipped: {escape(outcome.skipped)}[/]"
             continue
-        one = outcome.figures.get(name, Figures())
-        counts = (
+        one = outcome.counts.get(name, Counts())
+        numbers = (
             f"{one.jobs:>4} jobs {one.acknowledged:>6} acknowledged {one.archived:>4} archived"
             f" {_recovery(outcome):>7}"
         )
         verdict = "[green]kept[/]" if outcome.ok else "[red]BROKEN[/]"
-        yield f"{head} {counts} {outcome.seconds:>6.1f} s  {verdict}"
+        yield f"{head} {numbers} {outcome.seconds:>6.1f} s  {verdict}"
 
 
 def table(outcomes: Iterable[Outcome]) -> Table:
@@ -44,10 +44,10 @@ def table(outcomes: Iterable[Outcome]) -> Table:
         shown.add_column(name)
     for name in ("rounds", *_SUMS, "slowest recovery"):
         shown.add_column(name, justify="right")
-    rows: dict[tuple[str, str], list[tuple[Outcome, Figures]]] = {}
+    rows: dict[tuple[str, str], list[tuple[Outcome, Counts]]] = {}
     for outcome in outcomes:
-        for name, figures in outcome.figures.items():
-            rows.setdefault((name, outcome.assignment.setup), []).append((outcome, figures))
+        for name, counts in outcome.counts.items():
+            rows.setdefault((name, outcome.assignment.setup), []).append((outcome, counts))
     for (fault, setup), mine in sorted(rows.items()):
         shown.add_row(fault, setup, *_cells(mine))
     shown.add_section()
@@ -55,8 +55,8 @@ def table(outcomes: Iterable[Outcome]) -> Table:
     return shown
 
 
-def _cells(mine: Sequence[tuple[Outcome, Figures]]) -> list[str]:
-    sums = [sum(getattr(figures, name) for _, figures in mine) for name in _SUMS]
+def _cells(mine: Sequence[tuple[Outcome, Counts]]) -> list[str]:
+    sums = [sum(getattr(counts, name) for _, counts in mine) for name in _SUMS]
     slowest = max(
         (outcome.recovery for outcome, _ in mine if outcome.recovery is not None), default=None
     )

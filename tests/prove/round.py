@@ -31,7 +31,7 @@ class Assignment:
 
 
 @dataclass(slots=True)
-class Figures:
+class Counts:
     """What is counted of one fault in one round."""
 
     jobs: int = 0
@@ -47,7 +47,7 @@ class Outcome:
 
     assignment: Assignment
     seconds: float = 0.0
-    figures: dict[str, Figures] = field(default_factory=dict)  # by fault
+    counts: dict[str, Counts] = field(default_factory=dict)  # by fault
     recovery: float | None = None
     broken: list[Broken] = field(default_factory=list)
     skipped: str = ""
@@ -106,23 +106,23 @@ def _order(faults: list[Fault], env: Environment) -> None:
 def _count(outcome: Outcome, evidence: Evidence) -> None:
     """Count each job for the fault that it was ordered for."""
     names = outcome.assignment.faults
-    outcome.figures = {name: Figures() for name in names}
+    outcome.counts = {name: Counts() for name in names}
     # Where several faults share a round, jobs without one (the stream's) are not counted.
-    unassigned = outcome.figures[names[0]] if len(names) == 1 else Figures()
+    unassigned = outcome.counts[names[0]] if len(names) == 1 else Counts()
     of_job = {
-        job["ref"]: outcome.figures.get(job["prompt"].rpartition(" ")[0], unassigned)
+        job["ref"]: outcome.counts.get(job["prompt"].rpartition(" ")[0], unassigned)
         for job in evidence.jobs
     }
-    for figures in of_job.values():
-        figures.jobs += 1
+    for counts in of_job.values():
+        counts.jobs += 1
     for answer in evidence.acknowledged:
         of_job.get(answer.ref, unassigned).acknowledged += 1
     for row in evidence.assets:
         of_job[row["ref"]].archived += row["state"] == "archived"
     for found in outcome.broken:
         its = next(
-            (figures for ref, figures in of_job.items() if ref in found.about),
-            outcome.figures[names[0]],
+            (counts for ref, counts in of_job.items() if ref in found.about),
+            outcome.counts[names[0]],
         )
         its.lost += found.is_lost
         its.duplicated += found.is_twice

@@ -90,10 +90,10 @@ def main(  # noqa: PLR0917 - click gives each option as an argument, by name
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit("stopped")
     )  # so that every `finally` is passed
-    screen, cores = report.console(), os.cpu_count() or 1
-    chosen = _possible(matches(faults, setups), screen)
+    console, cores = report.console(), os.cpu_count() or 1
+    chosen = _possible(matches(faults, setups), console)
     plan = Plan(chosen, 60 * minutes, secrets.randbelow(100_000) if seed is None else seed, rounds)
-    screen.print(
+    console.print(
         f"seed {plan.seed}, {minutes:g} minutes, {cores} cores,"
         f" load average before: {os.getloadavg()[0]:.1f}"
     )
@@ -102,22 +102,22 @@ def main(  # noqa: PLR0917 - click gives each option as an argument, by name
         with ExitStack() as stack:
             playing = ParallelRuns(_servers(chosen, stack), parallel or cores + 2)
             stack.callback(playing.stop)
-            _play(plan, playing, folder, seeded_fault, screen)
+            _play(plan, playing, folder, seeded_fault, console)
     except KeyboardInterrupt:
-        screen.print("interrupted")
-        _sum_up(plan, screen)
+        console.print("interrupted")
+        _sum_up(plan, console)
         shutil.rmtree(folder)
         sys.exit(_INTERRUPTED)
-    _sum_up(plan, screen)
+    _sum_up(plan, console)
     if worst := [outcome for outcome in plan.outcomes if not outcome.ok]:
-        screen.print(report.broken(worst[0]), markup=False, soft_wrap=True)
+        console.print(report.broken(worst[0]), markup=False, soft_wrap=True)
         sys.exit(1)
     shutil.rmtree(folder)
-    screen.print("every promise was kept")
+    console.print("every promise was kept")
 
 
 def _play(
-    plan: Plan, playing: ParallelRuns, folder: Path, seeded_fault: str | None, screen: Console
+    plan: Plan, playing: ParallelRuns, folder: Path, seeded_fault: str | None, console: Console
 ) -> None:
     """Play rounds until all are done, one broke a promise, or the time is over."""
     upcoming, number = iter(plan), count()
@@ -138,12 +138,12 @@ def _play(
         for outcome in playing.finished(within=1.0):
             plan.outcomes.append(outcome)
             for line in report.lines(len(plan.outcomes), outcome):
-                screen.print(line, soft_wrap=True)
+                console.print(line, soft_wrap=True)
             if not outcome.ok:
                 return
 
 
-def _possible(chosen: Sequence[Match], screen: Console) -> list[Match]:
+def _possible(chosen: Sequence[Match], console: Console) -> list[Match]:
     """Leave out the setups without a server on this machine, and print them."""
     missing = {
         name
@@ -154,7 +154,7 @@ def _possible(chosen: Sequence[Match], screen: Console) -> list[Match]:
         match.setup.name for match in chosen if missing & {match.setup.ledger, match.setup.archive}
     }
     for name in sorted(lacking):
-        screen.print(f"left out, because its server is missing (make setup installs both): {name}")
+        console.print(f"left out, because its server is missing (make setup installs both): {name}")
     return [match for match in chosen if match.setup.name not in lacking]
 
 
@@ -170,10 +170,10 @@ def _servers(chosen: Sequence[Match], stack: ExitStack) -> Servers:
     )
 
 
-def _sum_up(plan: Plan, screen: Console) -> None:
-    screen.print(report.table(plan.outcomes))
+def _sum_up(plan: Plan, console: Console) -> None:
+    console.print(report.table(plan.outcomes))
     if missed := report.not_reached(plan.matches, plan.outcomes):
-        screen.print(f"no time for {len(missed)}: {', '.join(missed)}", soft_wrap=True)
+        console.print(f"no time for {len(missed)}: {', '.join(missed)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

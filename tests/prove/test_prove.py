@@ -193,9 +193,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Evidence], object]]] = {
         NO_SILENCE,
         lambda seen: seen.jobs.append(job("c", "01C", "archived")),
     ),
-    "a law is broken": (
+    "an invariant is broken": (
         NO_SILENCE,
-        lambda seen: seen.broken_laws.update({"1 jobs are nowhere": []}),
+        lambda seen: seen.broken_invariants.update({"1 jobs are nowhere": []}),
     ),
     "an object is gone": (ONCE, lambda seen: seen.objects.clear()),
     "an orphan": (ONCE, lambda seen: seen.objects.update({KEY.replace("png", "webp"): "aa"})),
@@ -219,9 +219,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Evidence], object]]] = {
         EXPLAINED,
         lambda seen: next(iter(seen.manifests.values())).update(state="expired"),
     ),
-    "a manifest of nobody": (
+    "a manifest of an unknown job": (
         EXPLAINED,
-        lambda seen: seen.manifests.update({"2026/07/01/01NOBODY/job.json": {}}),
+        lambda seen: seen.manifests.update({"2026/07/01/01UNKNOWN/job.json": {}}),
     ),
     "a temporary file": (CLEAN, lambda seen: seen.left_over.append("archive/.tmp/x")),
     "a slow recovery": (
@@ -240,7 +240,7 @@ def test_each_kind_of_damage_is_found_as_a_breach_of_its_promise(
     assert promise in found(evidence)
 
 
-def test_a_job_may_expire_that_nobody_heard_of_in_time(evidence: Evidence) -> None:
+def test_a_job_may_expire_that_was_not_heard_of_in_time(evidence: Evidence) -> None:
     evidence.tasks.append(task("c", "01C", []))
     evidence.jobs.append(job("c", "01C", "expired"))
     evidence.events.append({"ref": "01C", "idx": -1, "type": "job.expired"})

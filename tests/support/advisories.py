@@ -21,17 +21,17 @@ def decide(report: str, complaint: str) -> tuple[int, list[str]]:
     except (ValueError, KeyError, TypeError):
         last = (complaint.strip() or "it said nothing").splitlines()[-1]
         return 0, [f"NOT LOOKED UP: the advisory service cannot be reached ({last})"]
-    told = [_line(package, flaw) for package in found for flaw in package.get("vulns", ())]
+    lines = [_line(package, flaw) for package in found for flaw in package.get("vulns", ())]
     passed_over = [package["name"] for package in found if "skip_reason" in package]
     if passed_over:
-        told.append(
+        lines.append(
             f"NOT LOOKED UP: {len(passed_over)} of {len(found)} packages,"
             f" which the service does not know: {', '.join(passed_over)}"
         )
     looked_up = len(found) - len(passed_over)
     vulnerable = any(package.get("vulns") for package in found)
     return int(vulnerable), [
-        *told,
+        *lines,
         (
             f"{looked_up} packages looked up:"
             f" {'VULNERABLE' if vulnerable else 'nothing known against them'}"
@@ -45,7 +45,7 @@ def _line(package: dict[str, Any], flaw: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Look up constraints.txt and tell."""
+    """Look up constraints.txt and print the report."""
     command = [
         sys.executable,
         "-m",
@@ -63,10 +63,10 @@ def main() -> None:
             check=False,
             timeout=WITHIN,
         )
-        status, told = decide(done.stdout, done.stderr)
+        status, lines = decide(done.stdout, done.stderr)
     except subprocess.TimeoutExpired:
-        status, told = decide("", f"no answer within {WITHIN} s")
-    sys.stdout.write("\n".join([*told, ""]))
+        status, lines = decide("", f"no answer within {WITHIN} s")
+    sys.stdout.write("\n".join([*lines, ""]))
     sys.exit(status)
 
 

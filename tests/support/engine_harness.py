@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from ledgers import Books, stored
-from waiting import until
+from waiting import LIMIT, until
 
 from receiver.errors import LedgerError
 from receiver.ledger.claims import LEASE, Claimed
@@ -175,6 +175,6 @@ def at_work(engine: Engine, *work_queues: WorkQueue) -> Iterator[threading.Threa
         yield thread
     finally:
         engine.stop()
-        thread.join(20)
+        thread.join(LIMIT)
         assert not thread.is_alive()
         until(lambda: not set(threading.enumerate()) - before, what="the end of every thread")

@@ -50,7 +50,7 @@ class ScriptedServer:
 
     def close(self) -> None:
         """Stop; the script that plays ends when its client hangs up."""
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends accept
         self._thread.join(2 * _TIMEOUT)
         self._listener.close()
 
@@ -102,9 +102,9 @@ class OutsideNetwork:
         """Stop all servers; nothing may be left."""
         for server in set(self.servers.values()):
             server.close()
-        for thread in set(threading.enumerate()) - self._threads:
-            thread.join(_TIMEOUT)
-            assert not thread.is_alive(), thread
+        until(
+            lambda: not set(threading.enumerate()) - self._threads, what="the end of every thread"
+        )
         until(lambda: not _open_files() - self._files, what="every file and socket closed")
 
     def fetch(self, url: str = URL, policy: AddressPolicy | None = None, **options: Any) -> Fetched:

@@ -65,13 +65,16 @@ class PostgresServer:
         if self._connection is not None:
             self._connection.close()
 
-    def make_database(self) -> str:
-        """Create a database and return its URL for SQLAlchemy.
+    def make_database(self, template: str | None = None) -> str:
+        """Create a database, as a copy of the one at ``template`` if given; return its URL.
 
         It takes up to 0.2 s; ``empty`` is 50 times faster.
         """
         name = f"test_{secrets.token_hex(6)}"
-        self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        origin = make_url(template).database if template else None
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        names = sql.Identifier(name), sql.Identifier(origin or "template1")
+        self._run(statement.format(*names))
         return self._url.set(drivername="postgresql+psycopg", database=name).render_as_string(
             hide_password=False
         )

@@ -20,9 +20,9 @@ def report(*packages: object) -> str:
 
 
 def test_a_known_hole_fails_and_names_the_version_that_mends_it() -> None:
-    status, told = decide(report(CLEAN, HOLED), "")
+    status, lines = decide(report(CLEAN, HOLED), "")
     assert status == 1
-    assert told == [
+    assert lines == [
         "pillow 1.0: CVE-1, mended in 1.1, 2.0",
         "pillow 1.0: CVE-2, mended in no version yet",
         "2 packages looked up: VULNERABLE",

@@ -11,35 +11,35 @@ import pytest
 from receiver.errors import ConfigurationError
 from receiver.model import Api, Mode, Provider
 from submitter.batch import lines as batch_lines
-from submitter.batch.lines import BadLine, Defaults, Line, read_lines
+from submitter.batch.lines import BadLine, BatchLine, Defaults, read_lines
 
 DEFAULTS = Defaults("batch")
 
 
 def read(
     text: str | bytes, form: str = "jsonl", defaults: Defaults = DEFAULTS
-) -> list[Line | BadLine]:
+) -> list[BatchLine | BadLine]:
     data = text if isinstance(text, bytes) else text.encode()
     return list(read_lines(io.BytesIO(data), form, defaults))
 
 
-def only(found: Sequence[Line | BadLine]) -> Line:
+def only(found: Sequence[BatchLine | BadLine]) -> BatchLine:
     (line,) = found
-    assert isinstance(line, Line), line
+    assert isinstance(line, BatchLine), line
     return line
 
 
-def jsonl(**columns: Any) -> Line:
+def jsonl(**columns: Any) -> BatchLine:
     return only(read(json.dumps(columns)))
 
 
-def errors(found: Sequence[Line | BadLine]) -> dict[int, str]:
+def errors(found: Sequence[BatchLine | BadLine]) -> dict[int, str]:
     return {line.number: line.error for line in found if isinstance(line, BadLine)}
 
 
-def numbers(found: Sequence[Line | BadLine]) -> list[int]:
+def numbers(found: Sequence[BatchLine | BadLine]) -> list[int]:
     """Return the numbers of the good lines."""
-    return [line.number for line in found if isinstance(line, Line)]
+    return [line.number for line in found if isinstance(line, BatchLine)]
 
 
 # What is asked for.
@@ -93,8 +93,8 @@ def test_what_a_line_does_not_say_the_defaults_do() -> None:
         "jsonl",
         defaults,
     )
-    assert isinstance(silent, Line)
-    assert isinstance(saying, Line)
+    assert isinstance(silent, BatchLine)
+    assert isinstance(saying, BatchLine)
     assert [silent.request[name] for name in ("mode", "api", "model")] == [
         Mode.POLL,
         Api.NEWER,
@@ -124,8 +124,8 @@ def test_a_csv_cell_is_json_where_it_is_json_and_absent_where_it_is_empty() -> N
         "123,,,https://x.test/a.png,,,,,\r\n"
     )
     full, bare = read(text, "csv")
-    assert isinstance(full, Line)
-    assert isinstance(bare, Line)
+    assert isinstance(full, BatchLine)
+    assert isinstance(bare, BatchLine)
     assert (full.number, bare.number) == (2, 5)
     assert (full.request["prompt"], full.request["variants"], full.key) == (
         'a fox, in "snow"\nat night',
@@ -196,7 +196,7 @@ def test_how_the_result_comes_is_no_part_of_the_key_but_the_model_is() -> None:
 
 
 def test_identical_lines_are_jobs_of_their_own_and_another_name_is_another_batch() -> None:
-    keys = [line.key for line in read('{"prompt": "a"}\n' * 3) if isinstance(line, Line)]
+    keys = [line.key for line in read('{"prompt": "a"}\n' * 3) if isinstance(line, BatchLine)]
     assert [key.rpartition(":")[2] for key in keys] == ["1", "2", "3"]
     assert len({key.rpartition(":")[0] for key in keys}) == 1
     assert only(read('{"prompt": "a"}', defaults=Defaults("other"))).key not in keys

@@ -42,13 +42,13 @@ def test_a_url_becomes_a_store(url: str, place: str) -> None:
         ("https://key:planted-secret@host", "write file:///path"),
     ],
 )
-def test_a_malformed_url_is_told_its_remedy_and_no_secret(url: str, remedy: str) -> None:
+def test_a_malformed_url_is_reported_with_its_remedy_and_no_secret(url: str, remedy: str) -> None:
     with pytest.raises(ValueError, match=rf"^ARCHIVE_URL .*{remedy}") as failure:
         open_store(url)
     assert "planted-secret" not in str(failure.value)
 
 
-def test_wrong_settings_for_s3_are_told_what_there_is() -> None:
+def test_wrong_settings_for_s3_are_reported_with_the_known_ones() -> None:
     with pytest.raises(
         ValueError, match="S3_ADDRESSING_STYLE is one of auto, path, virtual, not 'dns'"
     ):

@@ -86,7 +86,7 @@ def _reload(env: Environment) -> None:
         for number in range(_KILLS):
             env.moment()
             os.kill(env.service.pid, signal.SIGHUP)
-            env.service.says('"reloaded"', times=number + 1, within=60)
+            env.service.says('"service reloaded"', times=number + 1, within=60)
     env.cut = [error for _, error in env.seen.cut] + env.customer.cut
 
 

@@ -142,7 +142,7 @@ def test_deliveries_are_given_back_as_they_came_and_in_their_order(books: Books)
     assert books.queries.delivery(kept[-1].id + 1) is None
 
 
-# Figures.
+# The audit.
 
 
 def one_of_each(books: Books) -> dict[str, str]:
@@ -157,7 +157,7 @@ def one_of_each(books: Books) -> dict[str, str]:
     }
 
 
-def test_the_figures_of_the_audit_add_up(books: Books) -> None:
+def test_the_numbers_of_the_audit_add_up(books: Books) -> None:
     one_of_each(books)
     books.failed("task-6")
     audit = books.totals.audit()
@@ -283,7 +283,7 @@ def test_the_audit_holds_while_jobs_come_and_end(books: Books) -> None:
 # What is due.
 
 
-def test_the_oldest_due_work_is_that_which_waits_for_a_hand_the_longest(books: Books) -> None:
+def test_the_oldest_due_work_is_that_which_waits_for_a_thread_the_longest(books: Books) -> None:
     assert (books.queries.oldest_due(NOW + 1e9), books.queries.next_due("jobs")) == (None, None)
     books.waiting()
     assert (books.queries.oldest_due(NOW), books.queries.next_due("jobs")) == (

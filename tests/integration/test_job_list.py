@@ -244,17 +244,17 @@ def test_models_are_compared_by_what_became_of_their_jobs(books: Books) -> None:
         True,
         ["gpt-image-1.5", "nano-banana"],
     )
-    figures = found.models[0]
-    assert (figures.jobs, figures.archived, figures.moderated, figures.failed, figures.expired) == (
+    result = found.models[0]
+    assert (result.jobs, result.archived, result.moderated, result.failed, result.expired) == (
         5,
         2,
         1,
         1,
         1,
     )
-    assert (figures.deliveries, figures.duplicates, figures.ended) == (6, 2, 5)
-    assert sorted(figures.to_callback) == [0, 0, 10, 10]
-    assert (figures.to_archive, figures.life_left, figures.lifetime) == ([5, 5], [7195, 7195], 7200)
+    assert (result.deliveries, result.duplicates, result.ended) == (6, 2, 5)
+    assert sorted(result.to_callback) == [0, 0, 10, 10]
+    assert (result.to_archive, result.life_left, result.lifetime) == ([5, 5], [7195, 7195], 7200)
     assert found.models[1].in_flight == 1
     assert ModelQueries(books.database).since(NOW + 999).models == []
 
