@@ -212,5 +212,6 @@ def _reopen_assets(connection: Connection, ref: str, now: float, expires_at: flo
     }
     reopen = update(assets).where(lost).values(values).returning(assets.c.idx)
     indexes = connection.execute(reopen).scalars().all()
-    notify(connection, QueueName.ASSETS)
+    if indexes:
+        notify(connection, QueueName.ASSETS)
     return bool(indexes)

@@ -180,7 +180,8 @@ def begin_archiving(
     ]
     _BEGIN_ARCHIVING.run(connection, ended)
     _INSERT_ASSETS.run(connection, announced)
-    notify(connection, QueueName.ASSETS)
+    if announced:
+        notify(connection, QueueName.ASSETS)
 
 
 def refresh_urls(
@@ -206,7 +207,8 @@ def refresh_urls(
         }
         if connection.execute(update(assets).where(stale).values(values)).rowcount:
             fresh.append(idx)
-    notify(connection, QueueName.ASSETS)
+    if fresh:
+        notify(connection, QueueName.ASSETS)
     return bool(fresh)
 
 

@@ -49,7 +49,8 @@ def gate(harness: EngineHarness) -> Iterator[Gate]:
 def test_work_that_raises_stops_neither_engine_nor_queue_and_is_repeated_after_its_lease(
     harness: EngineHarness, error: Exception
 ) -> None:
-    troubles = Counter(dict.fromkeys(harness.order(3), 1))
+    refs = harness.order(3)
+    troubles = Counter(dict.fromkeys(refs, 1))
 
     def raise_once(claimed: Claimed[Asset]) -> None:
         if troubles[claimed.row.ref]:
@@ -61,6 +62,8 @@ def test_work_that_raises_stops_neither_engine_nor_queue_and_is_repeated_after_i
     with at_work(engine, harness.queue()):
         until(lambda: not troubles.total(), what="a first attempt for all three")
         assert harness.archived() == 0
+        if isinstance(error, LedgerError):  # such work is released instead, soon after its end
+            until(lambda: not any(harness.asset(ref).claim for ref in refs), what="three releases")
         harness.books.clock.advance(LEASE)
         harness.notify(engine)
         until(lambda: harness.archived() == 3, what="a second attempt for all three")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_a_transaction_sends_each_name_once_and_a_rolled_back_one_nothing(mortal
 
             database.write(twice)
         assert received() == ["assets"]  # the end of the database sends what is left
+    assert "notifications" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_restart_of_postgresql_does_not_end_the_sender(

@@ -168,7 +168,7 @@ class Gate:
 @contextmanager
 def at_work(engine: Engine, *work_queues: WorkQueue) -> Iterator[threading.Thread]:
     """Run the engine in a thread until the block ends; no thread of it may be left then."""
-    before = set(threading.enumerate())
+    before = _threads()
     thread = threading.Thread(target=engine.run, args=(work_queues,), name="engine", daemon=True)
     thread.start()
     try:
@@ -177,4 +177,9 @@ def at_work(engine: Engine, *work_queues: WorkQueue) -> Iterator[threading.Threa
         engine.stop()
         thread.join(LIMIT)
         assert not thread.is_alive()
-        until(lambda: not set(threading.enumerate()) - before, what="the end of every thread")
+        until(lambda: not _threads() - before, what="the end of every thread")
+
+
+def _threads() -> set[threading.Thread]:
+    """Return the threads of this process, but not the ledgers' senders, which end with them."""
+    return {thread for thread in threading.enumerate() if thread.name != "notifications"}

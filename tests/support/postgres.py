@@ -161,6 +161,7 @@ class MortalPostgres(PostgresServer):
 
     def kill(self) -> None:
         """End it at once, as a crash would: connections are cut, nothing more is written."""
+        self.close()  # our own connection, so that the next statement opens another one
         if self._life is not None:
             self._life.close()
             self._life = None
