@@ -335,10 +335,18 @@ class Services:
             self.settings.data_dir,
             self.engine,
             self.work_queues,
-            take_over=self.claims.take_over if self.settings.embedded else None,
+            number=None if self.settings.embedded else self.worker_number,
+            take_over=self._take_over,
             audit=self.totals.audit,
             check_archive=self.store.check,
         )
+
+    def _take_over(self, worker: int | None) -> int:
+        """End the claims of a dead worker, or of all; return how many there were."""
+        # The DATA_DIR may be a copy of another machine's, whose worker lives.
+        if worker is not None and self.database.read(partial(liveness.is_alive, number=worker)):
+            return 0
+        return self.claims.take_over(worker)
 
     def work_queues(self, scratch: Path) -> list[WorkQueue]:
         """Return every work queue of a worker."""

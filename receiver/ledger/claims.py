@@ -256,7 +256,7 @@ def _of_dead(table: Table, now: float, worker: int | None) -> ColumnElement[bool
 
 def _take_over(connection: Connection, now: float, worker: int | None) -> int:
     taken = 0
-    for table in (assets, jobs, hints, sendings):
+    for table in (jobs, assets, hints, sendings):  # in the order in which rows are locked
         pause = (
             case((table.c.crashes > 1, (table.c.crashes - 1) * CRASH_PAUSE), else_=0.0)
             if "crashes" in table.c

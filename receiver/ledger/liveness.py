@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection, text
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,12 @@ MISSING = """
         WHERE locktype = 'advisory' AND classid::bigint = %(locks)s AND objsubid = 2
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+_HELD = text("""
+    SELECT 1 FROM pg_locks
+    WHERE locktype = 'advisory' AND classid::bigint = :locks AND objsubid = 2
+        AND objid::bigint = :number
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+""")
 
 
 def hold(connection: Any, number: int) -> None:
@@ -44,6 +51,11 @@ def hold(connection: Any, number: int) -> None:
     The lock is shared, so that every connection of the process can hold it.
     """
     connection.execute("SELECT pg_advisory_lock_shared(%s, %s)", (LOCKS, number))
+
+
+def is_alive(connection: Connection, number: int) -> bool:
+    """Return whether a connection holds the lock of the worker with this number."""
+    return connection.execute(_HELD, {"locks": LOCKS, "number": number}).first() is not None
 
 
 class Liveness:

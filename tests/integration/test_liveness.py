@@ -1,7 +1,8 @@
 """Claims of dead workers are taken over, those of living ones never. Tests call the checks."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -10,10 +11,12 @@ from waiting import until
 
 from receiver.errors import ClaimLostError
 from receiver.ledger import liveness
-from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.claims import GONE, LEASE, Claimed
 from receiver.ledger.liveness import Liveness
 from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.ledger.rows import Asset
+from receiver.services import Services
+from receiver.settings import Settings
 
 
 @pytest.fixture
@@ -126,3 +129,34 @@ def test_a_connection_that_was_opened_before_holds_the_lock_too(
     (claimed,) = books.assets.claim(1)
     assert claimed.token.startswith("7.")
     assert [me.check(mine) for _ in range(3)] == [False, False, False]
+
+
+def test_a_worker_takes_over_at_once_from_the_dead_worker_that_had_its_place(
+    books: Books, postgres_url: str, tmp_path: Path
+) -> None:
+    def services() -> Services:
+        environ = {
+            "DATABASE_URL": postgres_url.replace("+psycopg", ""),
+            "DATA_DIR": str(tmp_path),
+            "CALLBACK_SECRETS": "a-secret-of-sixteen-characters",
+            "ADMIN_TOKEN": "a-token-of-the-test",
+        }
+        return Services(Settings.load(environ)).open()
+
+    def start_and_stop(worker: Services) -> None:
+        process = worker.worker()
+        worker.engine.stop()
+        process.run()
+
+    books.execute("UPDATE assets SET due_at = 1")
+    (tmp_path / "worker-1.lock").write_bytes(b"\xff")  # no number
+    with closing(services()) as first:
+        start_and_stop(first)  # now its number stands in the first place
+        (claimed,) = first.assets.claim(1)
+        with closing(services()) as of_a_copied_folder:
+            start_and_stop(of_a_copied_folder)
+        assert first.queries.assets([claimed.row.ref])[claimed.row.ref][0].claim == claimed.token
+        (tmp_path / "worker-1.lock").write_text(str(first.worker_number))
+    with closing(services()) as second:
+        start_and_stop(second)
+        assert second.queries.assets([claimed.row.ref])[claimed.row.ref][0].claim == GONE
