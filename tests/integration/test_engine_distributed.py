@@ -35,17 +35,17 @@ def test_a_commit_of_another_process_starts_the_work_at_once(
     harness: DistributedHarness, tmp_path: Path
 ) -> None:
     with opened(harness.url) as other, at_work(harness.engine(), harness.queue()):
-        harness.order()
+        harness.add_jobs()
         until(harness.archived, what="the first, by which the engine listens")
-        DistributedHarness(other, tmp_path, harness.url).order()
+        DistributedHarness(other, tmp_path, harness.url).add_jobs()
         until(lambda: harness.archived() == 2, what="the work, although the engine never polls")
 
 
 def test_work_due_later_starts_when_it_is_due(harness: DistributedHarness) -> None:
     harness.books.clock.follow(time.time)
-    (ref,) = harness.order()
+    (ref,) = harness.add_jobs()
     harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
-    with at_work(harness.engine(sweep=OFTEN), harness.queue()):
+    with at_work(harness.engine(poll_interval=OFTEN), harness.queue()):
         until(harness.archived, within=10, what="the work")
     asset = harness.asset(ref)
     assert asset.finished_at is not None
@@ -55,7 +55,7 @@ def test_work_due_later_starts_when_it_is_due(harness: DistributedHarness) -> No
 def test_every_thread_is_used_and_no_more_than_allowed(
     harness: DistributedHarness, gate: Gate
 ) -> None:
-    harness.order(8)
+    harness.add_jobs(8)
     with at_work(engine := harness.engine(), harness.queue(3)):
         until(lambda: gate.inside == 3, what="three threads at work")
         for _ in range(3):
@@ -69,7 +69,7 @@ def test_every_thread_is_used_and_no_more_than_allowed(
 def test_more_threads_than_connections_work_side_by_side(
     harness: DistributedHarness, gate: Gate
 ) -> None:
-    harness.order(40)
+    harness.add_jobs(40)
     with at_work(harness.engine(), harness.queue(40)):
         until(lambda: gate.inside == 40, what="forty threads at work")
         gate.open()
@@ -84,7 +84,7 @@ def test_two_machines_share_the_work_and_nothing_is_done_twice(
         both_at_work = threading.Barrier(2)
         harness.work = other.work = lambda _claimed: both_at_work.wait(20)
         with at_work(harness.engine(), harness.queue()), at_work(other.engine(), other.queue()):
-            refs = harness.order(10)
+            refs = harness.add_jobs(10)
             until(lambda: harness.archived() == 10, what="all of the work")
     assert sorted(harness.claimed + other.claimed) == sorted(refs)
     assert len(harness.claimed) == 5
@@ -95,7 +95,7 @@ def test_the_work_of_a_dead_process_is_done_by_the_living(
 ) -> None:
     monkeypatch.setattr(postgres_notifier, "CHECK", 0.1)
     monkeypatch.setattr(liveness, "GRACE", 0.0)
-    (ref,) = harness.order()
+    (ref,) = harness.add_jobs()
     with opened(harness.url) as dead:
         DistributedHarness(dead, tmp_path, harness.url)
         assert dead.assets.claim(1)
@@ -107,7 +107,7 @@ def test_the_work_of_a_dead_process_is_done_by_the_living(
 def test_a_drain_ends_even_if_nothing_can_be_released(
     harness: DistributedHarness, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness.order()
+    harness.add_jobs()
     with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
         until(lambda: gate.inside, what="running work")
 
@@ -122,16 +122,16 @@ def test_a_drain_ends_even_if_nothing_can_be_released(
 
 
 def test_a_claim_that_fails_stops_neither_queue_nor_engine(harness: DistributedHarness) -> None:
-    queue, troubles = harness.queue(), [ZeroDivisionError("a mistake"), LedgerError("away")]
+    queue, errors = harness.queue(), [ZeroDivisionError("a mistake"), LedgerError("unavailable")]
 
     def claim(limit: int) -> list[object]:
-        if troubles:
-            raise troubles.pop()
+        if errors:
+            raise errors.pop()
         return list(queue.claim(limit))
 
-    harness.order(3)
+    harness.add_jobs(3)
     with at_work(
-        harness.engine(sweep=OFTEN),
+        harness.engine(poll_interval=OFTEN),
         WorkQueue(queue.name, 1, queue.next_due, claim, queue.run),  # type: ignore[arg-type]
     ):
         until(lambda: harness.archived() == 3, what="all of the work")

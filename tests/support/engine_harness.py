@@ -36,8 +36,8 @@ class EngineHarness(ABC):
         self.work: Callable[[Claimed[Asset]], object] = lambda _claimed: None
 
     @abstractmethod
-    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> Engine:
-        """Make an engine."""
+    def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> Engine:
+        """Return an engine with the given times in seconds."""
 
     @abstractmethod
     def notify(self, engine: Engine) -> None:
@@ -65,15 +65,15 @@ class EngineHarness(ABC):
         self.work(claimed)
         self.books.assets.finish(claimed, stored(claimed))
 
-    def order(self, count: int = 1) -> list[str]:
-        """Have so many jobs with one asset each, due now; return their refs."""
+    def add_jobs(self, count: int = 1) -> list[str]:
+        """Add jobs with one asset each, due now; return their refs."""
         return [
             self.books.archiving(1, f"task-{len(self.books.queries.jobs(limit=100))}")
             for _ in range(count)
         ]
 
     def archived(self) -> int:
-        """Count the assets that are home."""
+        """Return the number of archived assets."""
         return [event["type"] for event in self.books.events.after()].count("asset.archived")
 
     def asset(self, ref: str) -> Asset:
@@ -89,30 +89,34 @@ class EmbeddedHarness(EngineHarness):
         self.notifier = Notifier(folder / "worker.fifo")
         self.rounds = 0
 
-    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
-        """Return an engine."""
+    def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
+        """Return an engine with the given times in seconds."""
         return EmbeddedEngine(
-            self.books.claims, self.notifier, self.books.clock, poll_interval=sweep, grace=grace
+            self.books.claims,
+            self.notifier,
+            self.books.clock,
+            poll_interval=poll_interval,
+            grace=grace,
         )
 
     def notify(self, engine: Engine) -> None:
-        """Notify."""
+        """Notify the engine."""
         engine.notify()
 
-    def bystander(self) -> WorkQueue:
+    def idle_queue(self) -> WorkQueue:
         """Return a work queue that never has work: it counts how often the engine looks at it."""
 
         def count_round() -> None:
             self.rounds += 1
 
-        return WorkQueue("bystander", 1, count_round, lambda _limit: [], lambda _claimed: None)
+        return WorkQueue("idle", 1, count_round, lambda _limit: [], lambda _claimed: None)
 
     def round(self, number: int = 1) -> None:
         """Wait until the engine has looked at every work queue so often."""
         until(lambda: self.rounds >= number, what=f"round {number} of the engine")
 
     @contextmanager
-    def ledger_away(self) -> Iterator[None]:
+    def ledger_unavailable(self) -> Iterator[None]:
         """Let every write fail."""
         lock = next(self.folder.glob("ledger.sqlite3.lock"))
         lock.unlink()
@@ -133,20 +137,20 @@ class DistributedHarness(EngineHarness):
         assert isinstance(books.database, PostgresDatabase)
         books.database.hold_on_connect(self.number)
 
-    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
-        """Return an engine."""
+    def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
+        """Return an engine with the given times in seconds."""
         watch = Liveness(self.number, LEASE, self.books.clock, self.books.claims.take_over)
         return EmbeddedEngine(
             self.books.claims,
             PostgresNotifier(conninfo(self.url), watch),
             self.books.clock,
-            poll_interval=sweep,
+            poll_interval=poll_interval,
             grace=grace,
             claim_first=True,
         )
 
     def notify(self, engine: Engine) -> None:
-        """Notify."""
+        """Notify the engine."""
         engine.notify()
 
 
