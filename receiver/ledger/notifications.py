@@ -16,6 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from receiver.errors import LedgerError
 
 CHANNEL = "receiver"
+# Seconds between two statements of a process that notify. An idle process notifies at once; a busy
+# one saves a statement for every transaction, and its receivers a claim that finds nothing.
+_INTERVAL = 0.02
 # Seconds that a process waits at its end for its last notifications to be sent.
 _CLOSE_TIMEOUT = 5.0
 _NOTED = "notifications"
@@ -60,7 +63,7 @@ def take_noted(connection: Connection) -> set[str]:
 
 
 class NotificationSender:
-    """Sends names after commits, in one thread: those noted during a statement share the next one.
+    """Sends names after commits, in one thread; names of the same moments share a statement.
 
     They are not part of the transactions, because PostgreSQL commits transactions with a NOTIFY one
     at a time, each with its own wait for the disk. ``connect`` returns a connection in autocommit
@@ -95,12 +98,14 @@ class NotificationSender:
             self._thread.join(_CLOSE_TIMEOUT)
 
     def _run(self) -> None:
-        while names := self._next():
+        while names := self._next_names():
             # Workers poll, so a lost notification needs no second attempt.
             with suppress(SQLAlchemyError, LedgerError), self._connect() as connection:
                 connection.execute(_SEND, {"channel": CHANNEL, "names": sorted(names)})
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, _INTERVAL)
 
-    def _next(self) -> set[str]:
+    def _next_names(self) -> set[str]:
         """Wait for names and return them; return none if there are none and this is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._names or self._closed)
