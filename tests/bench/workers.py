@@ -21,7 +21,7 @@ from tests.bench.measurements import Amount, Line
 from tests.bench.processes import environment, running
 
 PROCESSES = (1, 2, 4)
-_HANDS = "8"
+_THREADS = "8"
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
@@ -35,7 +35,7 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
             CALLBACK_SECRETS="0" * 16,
             ADMIN_TOKEN="any",
             FETCH_ALLOW=url.removeprefix("http://"),
-            WORKER_THREADS=_HANDS,
+            WORKER_THREADS=_THREADS,
         )
         seen: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
         with closing(Services(Settings.load(env)).open()) as services:
