@@ -139,7 +139,7 @@ def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[Server]:
 
 @contextmanager
 def worker(env: Mapping[str, str], log: Path) -> Iterator[int]:
-    """Run ``receiver worker`` until it listens for notifications; give its process number."""
+    """Run ``receiver worker`` until it listens for notifications; return its process number."""
     with running(
         ["-m", "receiver", "worker"],
         env,
