@@ -34,7 +34,7 @@ _PAUSE = 1.0
 class EngineNotifier(Protocol):
     """Notifies the engine; ``listen`` returns the engine's end."""
 
-    def notify(self, name: str = ALL) -> None:
+    def notify(self, name: str = ALL, /) -> None:
         """Notify the engine of a work queue; never blocks."""
 
     def listen(self) -> AbstractContextManager[Listener]:

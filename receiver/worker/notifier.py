@@ -24,18 +24,30 @@ class Notifier:
         self._path = path
         self._pipe: int | None = None  # kept open: opening it costs more than a notification
         self._lock = threading.Lock()  # nobody may write to the number of a pipe that was closed
+        self._wanted = False
 
-    def notify(self, name: str = ALL) -> None:
-        """Notify the worker of a work queue if it listens; never blocks."""
-        with self._lock:
+    def notify(self, _name: str = ALL, /) -> None:
+        """Notify the worker of every work queue if it listens; never blocks.
+
+        Threads that notify at the same time need one notification, sent after the last call began.
+        """
+        self._wanted = True
+        while self._wanted and self._lock.acquire(blocking=False):
             try:
-                if self._pipe is None:
-                    self._pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
-                os.write(self._pipe, f"{name}\n".encode())
-            except BlockingIOError:
-                pass  # the pipe is full, which counts as a notification of every work queue
-            except OSError:
-                self._close()  # no pipe or no listener: polling will find the work
+                self._wanted = False
+                self._write()
+            finally:
+                self._lock.release()
+
+    def _write(self) -> None:
+        try:
+            if self._pipe is None:
+                self._pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(self._pipe, f"{ALL}\n".encode())
+        except BlockingIOError:
+            pass  # the pipe is full: the worker has notifications enough
+        except OSError:
+            self._close()  # no pipe or no listener: polling will find the work
 
     def close(self) -> None:
         """Close our end of the pipe; a later notification opens it again."""

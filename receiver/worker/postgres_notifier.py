@@ -49,7 +49,7 @@ class PostgresNotifier:
         # Reentrant, because a signal handler may notify while this thread does.
         self._lock = threading.RLock()
 
-    def notify(self, name: str = ALL) -> None:
+    def notify(self, name: str = ALL, /) -> None:
         """Notify the engine of this process of a work queue; never blocks.
 
         A web process has no engine: its transactions send the notifications.

@@ -12,7 +12,9 @@ from postgres import MortalPostgres, mortal_postgres
 from waiting import until
 
 from receiver.ledger import schema
+from receiver.ledger.claims import Claimed
 from receiver.ledger.postgres import conninfo
+from receiver.ledger.rows import Asset
 from receiver.worker.embedded import EmbeddedEngine
 from receiver.worker.engine import WorkQueue
 from receiver.worker.notifier import ALL, Listener
@@ -127,12 +129,16 @@ def test_it_stops_at_once_while_postgresql_is_unavailable() -> None:
 def test_the_engine_works_without_any_notification_by_polling(mortal_url: str) -> None:
     schema.migrate(mortal_url)
     with opened(mortal_url) as books:
+
+        def archive(claimed: Claimed[Asset]) -> None:
+            books.assets.finish(claimed, stored(claimed))
+
         queue = WorkQueue(
             "assets",
             2,
             lambda: None,
             books.assets.claim,
-            lambda claimed: books.assets.finish(claimed, stored(claimed)),
+            archive,
         )
         silent = PostgresNotifier("host=/nonexistent", NoWatch())
         engine = EmbeddedEngine(
