@@ -9,6 +9,7 @@ from pathlib import Path
 
 from receiver import clock, data_dir
 from receiver.archive.archiver import Archiver
+from receiver.archive.conclusion import Conclusion
 from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.thumbnails import Thumbnails
@@ -274,6 +275,11 @@ class Services:
         )
 
     @cached_property
+    def conclusion(self) -> Conclusion:
+        """Prepares the end of jobs with results."""
+        return Conclusion(self.queries, self.store, self.now)
+
+    @cached_property
     def reconciler(self) -> Reconciler:
         """Reconciles jobs and hints that are due."""
         return Reconciler(
@@ -281,7 +287,7 @@ class Services:
             self.hints,
             self.queries,
             self.inbox,
-            self.store,
+            self.conclusion,
             self.grsai,
             base_url=self.settings.grsai_base_url,
             timing=self.timing,
@@ -313,6 +319,7 @@ class Services:
             self.assets,
             fetcher,
             self.store,
+            self.conclusion,
             scratch,
             url_lifetime=self.settings.url_lifetime,
             now=self.now,

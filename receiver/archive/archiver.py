@@ -16,6 +16,7 @@ from threading import Lock
 import structlog
 
 from receiver import failpoints
+from receiver.archive.conclusion import Conclusion
 from receiver.archive.inspect import inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
@@ -31,7 +32,7 @@ from receiver.errors import (
 )
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
-from receiver.ledger.rows import Asset, StoredAsset
+from receiver.ledger.rows import Asset, End, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import Fetched, Fetcher
 from receiver.providers.openai.protocol import read_picture
@@ -60,6 +61,7 @@ class Archiver:
         assets: Assets,
         fetcher: Fetcher,
         store: Store,
+        conclusion: Conclusion,
         scratch: Path,
         *,
         url_lifetime: float,
@@ -71,6 +73,7 @@ class Archiver:
         self._fetcher = fetcher
         self._store = store
         self._scratch = scratch
+        self._conclusion = conclusion
         self._store_suspect = False
         # A response that contains pictures is large: only one is in memory at a time.
         self._decode_lock = Lock()
@@ -88,7 +91,7 @@ class Archiver:
             with tracing.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
                 stored = self._archive(claimed)
                 failpoints.reached(failpoints.Point.STORED)
-                self._assets.finish(claimed, stored)
+                ended = self._assets.finish(claimed, stored, self._prepare_end(claimed, stored))
             failpoints.reached(failpoints.Point.FINISHED)
             self._bad_files.pop((asset.ref, asset.idx), None)
             logger.info(
@@ -96,6 +99,7 @@ class Archiver:
                 key=stored.key,
                 size=stored.size,
                 time_left=round(asset.expires_at - self._now(), 1),
+                job_ended=ended,
             )
         except ClaimLostError as error:
             logger.warning("asset claim lost", error=str(error))
@@ -114,6 +118,17 @@ class Archiver:
                     f"unexpected error in the attempt ({type(error).__name__}); see the log"
                 ),
             )
+
+    def _prepare_end(self, claimed: Claimed[Asset], stored: StoredAsset) -> End | None:
+        """Return the job's end if this is its last asset, so that both end in one transaction.
+
+        Not after a crash: if the manifest is what makes workers crash, the next attempt must finish
+        the asset without it.
+        """
+        if claimed.row.crashes:
+            return None
+        with tracing.step("conclude"):
+            return self._conclusion.prepare_with_last(claimed, stored)
 
     def _archive(self, claimed: Claimed[Asset]) -> StoredAsset:
         """Download, inspect and store the asset. Return what is in the archive now."""

@@ -27,6 +27,8 @@ MOST_A_MINUTE = 120
 # Bytes of a hint's body that are kept; a report has a few hundred.
 LARGEST_BODY = 16 * 1024
 
+_CLAIM = claims.claim_statement(hints, hints.c.due_at)
+
 
 class Hints:
     """The transactions of hints. ``now`` returns seconds since the epoch."""
@@ -54,10 +56,7 @@ class Hints:
         """Claim due hints."""
 
         def work(connection: Connection) -> list[Claimed[Hint]]:
-            now = self._now()
-            rows = claims.claim_rows(
-                connection, hints, hints.c.due_at, now, now + claims.LEASE, limit
-            )
+            rows = claims.claim_rows(connection, _CLAIM, self._now(), limit)
             return [Claimed(Hint(**row._mapping), row.claim) for row in rows]  # noqa: SLF001 - the documented way to a row's names
 
         return self._database.write(work)

@@ -97,6 +97,17 @@ class EventDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """How a job ends at the time ``at`` whose assets are all final, as decided in its ``round``."""
+
+    state: JobState
+    reason: Reason | None
+    message: str
+    round: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class StoredAsset:
     """What is known about a result file once it is in the archive."""
 

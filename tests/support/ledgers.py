@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 
 from receiver.archive.archiver import Archiver
+from receiver.archive.conclusion import Conclusion
 from receiver.archive.stores import Store
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.operator import Operator
@@ -149,7 +150,7 @@ class Books:
             self.hints,
             self.queries,
             self.inbox,
-            store,
+            Conclusion(self.queries, store, self.clock),
             result_source,
             base_url=base_url,
             timing=self.timing,
@@ -162,6 +163,7 @@ class Books:
             self.assets,
             fetcher,
             store,
+            Conclusion(self.queries, store, self.clock),
             scratch,
             url_lifetime=self.timing.url_lifetime,
             now=self.clock,

@@ -39,6 +39,13 @@ class Store(Protocol):
         other bytes are there, they stay, and ObjectDiffersError is raised.
         """
 
+    def create(self, key: str, data: bytes, *, content_type: str) -> bool:
+        """Store these bytes unless the key is taken. On return they are durable.
+
+        Return False, with nothing stored, if it is taken or if the store cannot make sure that of
+        two writers only one succeeds.
+        """
+
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:
         """Store these bytes under the key in place of what is there. On return they are durable.
 

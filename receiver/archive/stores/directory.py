@@ -79,6 +79,20 @@ class DirectoryStore:
                 _require_same_bytes(target, sha256)
             self._sync_parents(target.parent)
 
+    def create(self, key: str, data: bytes, *, content_type: str) -> bool:  # noqa: ARG002 - files have none
+        """Link a new file with these bytes, which fails if the name is taken; see Store."""
+        target = self._path(key)
+        with self._store_errors(f"store {key} in"), self._new_file() as (descriptor, temporary):
+            _write(descriptor, data)
+            os.fsync(descriptor)
+            _make_parents(self._root, target.parent)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            self._sync_parents(target.parent)
+        return True
+
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:  # noqa: ARG002 - files have none
         """Replace the object by these bytes; see Store."""
         target = self._path(key)
