@@ -16,6 +16,8 @@ from structlog.typing import EventDict, Processor
 
 from receiver.telemetry.redaction import Redactor
 
+LogFormat = Literal["auto", "json", "console"]
+
 
 class _Output:
     """Writes each line to stderr with one system call.
@@ -49,7 +51,7 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
         return self.redact(super().format(record))
 
 
-def configure(level: str, form: Literal["auto", "json", "console"], secrets: Iterable[str]) -> None:
+def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
     """Set up structlog, and the logging of libraries, for this process. Lines go to stderr.
 
     ``level`` and ``form`` are the settings LOG_LEVEL and LOG_FORMAT; ``secrets`` are redacted.
