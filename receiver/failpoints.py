@@ -20,7 +20,7 @@ class Point(StrEnum):
     AFTER_COMMIT = "after-commit"  # durable, not answered
     FETCHED = "fetched"  # downloaded, not archived
     STORED = "stored"  # archived, the ledger does not know it
-    FINISHED = "finished"  # the asset is done, its job not concluded
+    FINISHED = "finished"  # the asset is done; its job too, if it was the last one
     MANIFEST_STORED = "manifest-stored"  # the manifest is written, the job not concluded
     MIGRATED = "migrated"  # the schema is changed, but not committed
 

@@ -3,6 +3,7 @@
 The environment is read here, once, for the arbiter and all its workers.
 """
 
+import gc
 import os
 import socket
 import struct
@@ -71,7 +72,9 @@ def on_starting(_server: Any) -> None:
         data_dir.make_data_dir(_settings.data_dir)
         data_dir.require_writable(_settings.data_dir)
         metric_files.share(_settings.data_dir)
-        from receiver.services import Services  # noqa: PLC0415 - it creates metrics: after share
+        # Imported here, its memory is shared by all workers. It creates metrics: after share.
+        from receiver import web  # noqa: F401, PLC0415
+        from receiver.services import Services  # noqa: PLC0415
 
         Services(_settings).open().close()
     except ReceiverError as error:
@@ -79,7 +82,11 @@ def on_starting(_server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Set a time limit for silence on every connection, so that idle clients occupy no thread."""
+    """Prepare the fork of the workers, and limit the silence on every connection.
+
+    Without the limit idle clients would occupy the threads.
+    """
+    gc.freeze()  # the collector would write to every object, and undo the sharing of memory
     for listener in server.LISTENERS:
         # Linux copies the option to accepted sockets. gunicorn's timeout is for processes only.
         listener.sock.setsockopt(

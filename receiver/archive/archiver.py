@@ -16,6 +16,7 @@ from threading import Lock
 import structlog
 
 from receiver import failpoints
+from receiver.archive.conclusion import Conclusion
 from receiver.archive.inspect import inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
@@ -32,7 +33,7 @@ from receiver.errors import (
 )
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
-from receiver.ledger.rows import Asset, StoredAsset
+from receiver.ledger.rows import Asset, End, StoredAsset
 from receiver.model import INLINE, AssetState, Source, timestamp
 from receiver.net.download import Fetched, Fetcher
 from receiver.providers.grsai import reports as grsai
@@ -62,6 +63,7 @@ class Archiver:
         assets: Assets,
         fetcher: Fetcher,
         store: Store,
+        conclusion: Conclusion,
         scratch: Path,
         *,
         url_lifetime: float,
@@ -73,6 +75,7 @@ class Archiver:
         self._fetcher = fetcher
         self._store = store
         self._scratch = scratch
+        self._conclusion = conclusion
         self._store_suspect = False
         # A response that contains pictures is large: only one is in memory at a time.
         self._decode_lock = Lock()
@@ -90,7 +93,7 @@ class Archiver:
             with tracing.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
                 stored = self._archive(claimed)
                 failpoints.reached(failpoints.Point.STORED)
-                self._assets.finish(claimed, stored)
+                ended = self._assets.finish(claimed, stored, self._prepare_end(claimed, stored))
             failpoints.reached(failpoints.Point.FINISHED)
             self._bad_files.pop((asset.ref, asset.idx), None)
             logger.info(
@@ -98,6 +101,7 @@ class Archiver:
                 key=stored.key,
                 size=stored.size,
                 time_left=round(asset.expires_at - self._now(), 1),
+                job_ended=ended,
             )
         except ClaimLostError as error:
             logger.warning("asset claim lost", error=str(error))
@@ -116,6 +120,17 @@ class Archiver:
                     f"unexpected error in the attempt ({type(error).__name__}); see the log"
                 ),
             )
+
+    def _prepare_end(self, claimed: Claimed[Asset], stored: StoredAsset) -> End | None:
+        """Return the job's end if this is its last asset, so that both end in one transaction.
+
+        Not after a crash: if the manifest is what makes workers crash, the next attempt must finish
+        the asset without it.
+        """
+        if claimed.row.crashes:
+            return None
+        with tracing.step("conclude"):
+            return self._conclusion.prepare_with_last(claimed, stored)
 
     def _archive(self, claimed: Claimed[Asset]) -> StoredAsset:
         """Download, inspect and store the asset. Return what is in the archive now."""
@@ -140,7 +155,7 @@ class Archiver:
                         key, path, sha256=fetched.sha256, content_type=picture.content_type
                     )
                 except ObjectDiffersError:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                     return self._adopt(key, path)
             return StoredAsset(
                 key,

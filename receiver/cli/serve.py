@@ -1,13 +1,10 @@
 """``receiver serve``: web and worker in one process tree."""
 
-import sys
-from importlib import import_module
-
 import click
 
-from receiver.cli.base import WRONG_USAGE, load, reports_errors
-from receiver.server import supervisor
+from receiver.cli.base import load, reports_errors
 from receiver.server.listening import listen, url_of
+from receiver.server.supervisor import become_supervisor
 from receiver.services import Services
 
 
@@ -33,20 +30,7 @@ def serve(host: str, port: int | None) -> None:
     assert services.tickets  # noqa: S101 - creates the secret now, before two processes need it
     with listen(host, settings.port if port is None else port) as listener:
         _announce(services, url_of(listener))
-        supervisor.serve(listener, _check_packages)
-
-
-def _check_packages() -> None:
-    """Exit with 2 if a package that the web application imports is not installed."""
-    try:
-        import_module("receiver.web")
-    except ModuleNotFoundError as error:
-        click.echo(
-            f"the Python package {error.name} is not installed: install this release with its "
-            "dependencies, then start it again",
-            err=True,
-        )
-        sys.exit(WRONG_USAGE)
+        become_supervisor(listener, settings.log_level, settings.log_format)
 
 
 def _announce(services: Services, url: str) -> None:

@@ -1,5 +1,6 @@
 """``receiver worker``: archive, poll and conclude."""
 
+import gc
 import os
 import signal
 
@@ -34,6 +35,7 @@ def worker(metrics_port: int | None, metrics_host: str) -> None:
     tracing.configure(os.environ)
     if metrics_port is not None:
         _serve_metrics(metrics_host, metrics_port)
+    gc.freeze()  # what lives as long as the process need not be looked through again
     report_ready()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: services.engine.stop())

@@ -7,18 +7,14 @@ is concluded: its manifest is stored and the job ends.
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
-from receiver import failpoints
-from receiver.archive.manifest import manifest, manifest_key, read_manifest
-from receiver.archive.stores import Store
+from receiver.archive.conclusion import Conclusion, decide_end, shortfall
 from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
-    MissingObjectError,
     NoSuchTaskError,
     ProviderError,
     ReceiverError,
@@ -37,13 +33,12 @@ from receiver.model import (
     Delivery,
     JobState,
     Mode,
-    Reason,
     Source,
     Timing,
     new_ref,
     risk_begins,
 )
-from receiver.providers.grsai.reports import MAX_RESULTS, read_report
+from receiver.providers.grsai.reports import read_report
 from receiver.providers.openai.protocol import ANSWER_LOST
 from receiver.telemetry import tracing
 
@@ -82,7 +77,7 @@ class Reconciler:
         hints: Hints,
         queries: JobQueries,
         inbox: Inbox,
-        store: Store,
+        conclusion: Conclusion,
         result_source: ResultSource | None,
         *,
         base_url: str,
@@ -93,7 +88,7 @@ class Reconciler:
         self._hints = hints
         self._queries = queries
         self._inbox = inbox
-        self._store = store
+        self._conclusion = conclusion
         self._result_source = result_source
         self._base_url = base_url
         self._timing = timing
@@ -280,65 +275,7 @@ class Reconciler:
         self._jobs.release(claimed, self._now() + self._poll_wait(job, 8))
 
     def _conclude(self, claimed: Claimed[Job]) -> None:
-        """End a job whose assets are all final.
-
-        The manifest is stored first, so that it exists when anyone sees the job's end.
-        """
-        job = claimed.row
-        assets = self._queries.assets([job.ref])[job.ref]
-        state, reason, message = decide_end(assets)
-        message = "; ".join(filter(None, [message, shortfall(job, len(assets))]))
-        archived = any(asset.state is AssetState.ARCHIVED for asset in assets)
-        if archived and not self._has_better_manifest(job):
-            ended = replace(
-                job, state=state, reason=reason, message=message, finished_at=self._now()
-            )
-            params, deliveries = self._queries.params(job.ref), self._queries.delivery_log(job.ref)
-            content = manifest(ended, params, assets, deliveries)
-            self._store.replace(manifest_key(job.ref), content, content_type="application/json")
-            failpoints.reached(failpoints.Point.MANIFEST_STORED)
-        self._jobs.conclude(claimed, state, reason=reason, message=message)
-        log.info("job concluded", ref=job.ref, state=state)
-
-    def _has_better_manifest(self, job: Job) -> bool:
-        """Return whether an adopted job has a manifest from an earlier ledger.
-
-        That one contains the request, which we never saw.
-        """
-        if job.model:
-            return False
-        with (
-            suppress(MissingObjectError, UnreadableError),
-            self._store.open(manifest_key(job.ref)) as file,
-        ):
-            return bool(read_manifest(file.read(), job.ref).request.model)
-        return False
-
-
-def shortfall(job: Job, count: int) -> str:
-    """Return which pictures are not among the ``count`` assets of a success; "" if none is missing.
-
-    They may have been paid for, so the job says it although it is archived.
-    """
-    asked, left_out = job.requested or 0, job.left_out
-    fewer = f"{asked} pictures were requested, the provider made {count}" if asked > count else ""
-    more = f"{left_out} more results than the {MAX_RESULTS} that a job archives" if left_out else ""
-    return "; ".join(filter(None, [fewer, more]))
-
-
-def decide_end(assets: list[Asset]) -> tuple[JobState, Reason | None, str]:
-    """Return state, reason and message of a job whose assets are final.
-
-    It expired if one asset did, else it failed if one asset did, else it is archived.
-    """
-    losses = [
-        f"asset {asset.idx}: {asset.error}"
-        for asset in assets
-        if asset.state is not AssetState.ARCHIVED
-    ]
-    states = {asset.state for asset in assets}
-    if AssetState.EXPIRED in states:
-        return JobState.EXPIRED, None, "; ".join(losses)
-    if AssetState.FAILED in states:
-        return JobState.FAILED, Reason.BAD_ASSET, "; ".join(losses)
-    return JobState.ARCHIVED, None, ""
+        """End a job whose assets are all final."""
+        end = self._conclusion.prepare(claimed)
+        self._jobs.conclude(claimed, end.state, reason=end.reason, message=end.message, at=end.at)
+        log.info("job concluded", ref=claimed.row.ref, state=end.state)

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import find_reports
-from receiver.ledger.jobs import expedite_job, lock_job
-from receiver.ledger.notifications import notify_assets, notify_job
-from receiver.ledger.outbox import write_event
-from receiver.ledger.rows import Asset, Job, StoredAsset, asset_of
+from receiver.ledger.jobs import expedite_job, finish_job, lock_job
+from receiver.ledger.notifications import QueueName, notify
+from receiver.ledger.outbox import NewEvent, write_events
+from receiver.ledger.rows import Asset, End, Job, StoredAsset, asset_of
 from receiver.ledger.tables import assets, attempts, jobs
 from receiver.model import INLINE, AssetState, EventType, JobState, Source, Timing
 from receiver.telemetry import metrics
@@ -31,13 +31,10 @@ class Assets:
 
         With ``suspects`` only those that may have crashed workers, otherwise only the others.
         """
-        wanted = claims.suspected(assets, suspects=suspects)
+        statement = _CLAIM_SUSPECTS if suspects else _CLAIM
 
         def work(connection: Connection) -> list[Claimed[Asset]]:
-            now, order = self._now(), assets.c.expires_at
-            rows = claims.claim_rows(
-                connection, assets, order, now, now + claims.LEASE, limit, wanted, few=suspects
-            )
+            rows = claims.claim_rows(connection, statement, self._now(), limit)
             return sorted((Claimed(asset_of(row), row.claim) for row in rows), key=_by_deadline)
 
         return self._database.write(work)
@@ -46,47 +43,55 @@ class Assets:
         """Return the reports that may contain a job's pictures, newest first."""
         return self._database.read(lambda connection: find_reports(connection, ref))
 
-    def finish(self, claimed: Claimed[Asset], stored: StoredAsset) -> None:
-        """Record that an asset is archived; raise ClaimLostError if it is no longer ours."""
-        values = {name: getattr(stored, name) for name in _STORED}
-        payload: dict[str, object] = {"ref": claimed.row.ref, "index": claimed.row.idx, **values}
+    def finish(self, claimed: Claimed[Asset], stored: StoredAsset, end: End | None = None) -> bool:
+        """Record that an asset is archived; raise ClaimLostError if it is no longer ours.
+
+        If it is the job's last one, end the job too, in the same transaction, provided that its
+        ``end`` is prepared; otherwise the job becomes due. Return whether the job ended.
+        """
+        row, values = claimed.row, {name: getattr(stored, name) for name in _STORED}
+        payload = {"ref": row.ref, "index": row.idx, **values}
+        event = NewEvent(EventType.ASSET_ARCHIVED, payload, row.idx)
         values["decoded"] = stored.decoded
-        self._end(claimed, AssetState.ARCHIVED, payload, error="", **values)
+
+        def work(connection: Connection) -> bool:
+            now = end.at if end else self._now()
+            job = lock_job(connection, row.ref)
+            # An operator's retry may have reopened the job after its end was prepared.
+            ending = end if end and end.round == job.round else None
+            last = _end(connection, claimed, now, state=AssetState.ARCHIVED, error="", **values)
+            if ending is None or not last:
+                _make_due_if_last(connection, row.ref, now, last=last)
+                write_events(connection, job, now, [event])
+                return False
+            reason, message = ending.reason, ending.message
+            finish_job(
+                connection, job, ending.state, now, reason=reason, message=message, earlier=[event]
+            )
+            return True
+
+        ended = self._database.write(work)
+        metrics.ASSETS.labels(AssetState.ARCHIVED).inc()
         metrics.BYTES.inc(stored.size)
-        metrics.TIME_LEFT.observe(max(0.0, claimed.row.expires_at - self._now()))
+        metrics.TIME_LEFT.observe(max(0.0, row.expires_at - self._now()))
+        return ended
 
     def give_up(self, claimed: Claimed[Asset], state: AssetState, error: str) -> None:
         """Record that an asset failed or expired, and why.
 
         Raise ClaimLostError if it is no longer ours.
         """
-        self._end(claimed, state, None, error=error)
-        metrics.LOST.labels("asset").inc()
 
-    def _end(
-        self,
-        claimed: Claimed[Asset],
-        state: AssetState,
-        payload: dict[str, object] | None,
-        **values: object,
-    ) -> None:
         def work(connection: Connection) -> None:
             now, ref = self._now(), claimed.row.ref
-            job = lock_job(connection, ref)
-            claims.update_claimed(
-                connection, claimed, state=state, finished_at=now, due_at=None, claim=None, **values
-            )
-            if state is not AssetState.ARCHIVED:
-                _insert_attempt(connection, claimed.row, now, str(values["error"]))
-            if count_pending(connection, ref) == 0:
-                _make_job_due(connection, ref, now)
-            if payload is not None:
-                # Last, because transactions that write events wait for each other until the commit.
-                kind = EventType.ASSET_ARCHIVED
-                write_event(connection, kind, job, claimed.row.idx, now, payload)
+            lock_job(connection, ref)
+            last = _end(connection, claimed, now, state=state, error=error)
+            _insert_attempt(connection, claimed.row, now, error)
+            _make_due_if_last(connection, ref, now, last=last)
 
         self._database.write(work)
         metrics.ASSETS.labels(state).inc()
+        metrics.LOST.labels("asset").inc()
 
     def retry(
         self,
@@ -104,7 +109,6 @@ class Assets:
         """
 
         def work(connection: Connection) -> None:
-            attempts_now = assets.c.attempts if counted else assets.c.attempts - 1
             job = lock_job(connection, claimed.row.ref)
             claims.update_claimed(
                 connection,
@@ -112,7 +116,7 @@ class Assets:
                 due_at=due_at,
                 claim=None,
                 error=error,
-                attempts=attempts_now,
+                attempts=claimed.row.attempts - (not counted),
                 crashes=0,
             )
             if counted:
@@ -131,22 +135,50 @@ def _by_deadline(claimed: Claimed[Asset]) -> tuple[float, str, int]:
 # Statements.
 
 
+# Built once: building a statement takes SQLAlchemy longer than running it.
+_CLAIM, _CLAIM_SUSPECTS = (
+    claims.claim_statement(
+        assets, assets.c.expires_at, claims.suspected(assets, suspects=suspects), few=suspects
+    )
+    for suspects in (False, True)
+)
+_COUNT_PENDING = (
+    select(func.count())
+    .select_from(assets)
+    .where(assets.c.ref == bindparam("ref"), assets.c.state == AssetState.PENDING)
+)
+_INSERT_ATTEMPT = insert(attempts)
+_MAKE_JOB_DUE = (
+    update(jobs)
+    .where(jobs.c.ref == bindparam("of_ref"))
+    .values(due_at=bindparam("now"), claim=None, crashes=0)
+)
+
+
 def _insert_attempt(connection: Connection, asset: Asset, now: float, error: str) -> None:
-    connection.execute(insert(attempts).values(ref=asset.ref, idx=asset.idx, at=now, error=error))
+    values = {"ref": asset.ref, "idx": asset.idx, "at": now, "error": error}
+    connection.execute(_INSERT_ATTEMPT, values)
 
 
-def _make_job_due(connection: Connection, ref: str, now: float) -> None:
+def _end(connection: Connection, claimed: Claimed[Asset], now: float, **values: object) -> bool:
+    """End a claimed asset, whose job is locked; return whether it was the job's last pending one.
+
+    Raise ClaimLostError if it is no longer ours.
+    """
+    claims.update_claimed(connection, claimed, finished_at=now, due_at=None, claim=None, **values)
+    return count_pending(connection, claimed.row.ref) == 0
+
+
+def _make_due_if_last(connection: Connection, ref: str, now: float, *, last: bool) -> None:
     """Make a job due whose last asset is final, even if a worker is polling it at this moment."""
-    values = {"due_at": now, "claim": None, "crashes": 0}
-    connection.execute(update(jobs).where(jobs.c.ref == ref).values(values))
-    notify_job(connection, ref, now, complete=True)
+    if last:
+        connection.execute(_MAKE_JOB_DUE, {"of_ref": ref, "now": now})
+        notify(connection, QueueName.COMPLETE_JOBS)
 
 
 def count_pending(connection: Connection, ref: str) -> int:
     """Return how many assets of a job are not final."""
-    pending = (assets.c.ref == ref) & (assets.c.state == AssetState.PENDING)
-    counted = select(func.count()).select_from(assets).where(pending)
-    return int(connection.execute(counted).scalar_one())
+    return int(connection.execute(_COUNT_PENDING, {"ref": ref}).scalar_one())
 
 
 def has_inline_losses(connection: Connection, ref: str) -> bool:
@@ -172,7 +204,7 @@ def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> 
     which nothing is lost is only concluded again.
     """
     reopened = _reopen_assets(connection, job.ref, now, now + timing.url_lifetime)
-    notify_job(connection, job.ref, now)
+    notify(connection, QueueName.JOBS)
     values: dict[str, object] = {
         "round": job.round + 1,
         "reason": None,
@@ -206,5 +238,6 @@ def _reopen_assets(connection: Connection, ref: str, now: float, expires_at: flo
     }
     reopen = update(assets).where(lost).values(values).returning(assets.c.idx)
     indexes = connection.execute(reopen).scalars().all()
-    notify_assets(connection, ref, indexes, expires_at)
+    if indexes:
+        notify(connection, QueueName.ASSETS)
     return bool(indexes)

@@ -13,10 +13,14 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Double,
+    Integer,
     Row,
     Select,
     Table,
+    Update,
     and_,
+    bindparam,
     case,
     func,
     literal,
@@ -29,6 +33,7 @@ from sqlalchemy import (
 
 from receiver.errors import ClaimLostError
 from receiver.ledger.database import Database
+from receiver.ledger.liveness import WORKER
 from receiver.ledger.rows import Asset, EventDelivery, Hint, Job
 from receiver.ledger.tables import assets, hints, job_columns, jobs, sendings
 from receiver.model import AssetState, JobState
@@ -65,22 +70,27 @@ class Claims:
 
     def renew(self, held: Sequence[Claimed[Any]]) -> None:
         """Extend our leases; a claim that was lost meanwhile is skipped."""
-        self._database.write(lambda connection: _renew(connection, held, self._now() + LEASE))
+        self._database.write(
+            lambda connection: _update_all(connection, held, due_at=self._now() + LEASE)
+        )
 
-    def release(self, held: Sequence[Claimed[Any]]) -> None:
-        """End claims whose work was not finished, at a shutdown: the rows are due at once.
+    def release(self, held: Sequence[Claimed[Any]], *, after: float = 0.0) -> None:
+        """End claims whose work was not finished; the rows are due ``after`` so many seconds.
 
         The attempt counts, because it may have stored an object.
         """
-        self._database.write(lambda connection: _release(connection, held, self._now()))
+        self._database.write(
+            lambda connection: _update_all(connection, held, claim=None, due_at=self._now() + after)
+        )
 
-    def take_over(self) -> int:
-        """End every lease and return how many there were.
+    def take_over(self, worker: int | None = None) -> int:
+        """End the leases of the dead worker with this number; return how many there were.
 
-        Only for the single worker of a machine, when it starts: all other workers are dead. The
-        rows keep a claim of no worker until they are claimed again and the crash is counted.
+        Without a number end every lease. That is only for the single worker of a machine, when it
+        starts: all other workers are dead. The rows keep a claim of no worker until they are
+        claimed again and the crash is counted.
         """
-        return self._database.write(lambda connection: _take_over(connection, self._now()))
+        return self._database.write(lambda connection: _take_over(connection, self._now(), worker))
 
 
 def is_unexplained(job: Job) -> bool:
@@ -127,19 +137,13 @@ def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return column + literal_column("0")
 
 
-def claim_rows(
-    connection: Connection,
-    table: Table,
-    order: ColumnElement[Any],
-    now: float,
-    until: float,
-    limit: int,
-    *wanted: ColumnElement[bool],
-    few: bool = False,
-) -> Sequence[Row[Any]]:
-    """Claim up to ``limit`` due rows in this order until the time ``until``; return them.
+def claim_statement(
+    table: Table, order: ColumnElement[Any], *wanted: ColumnElement[bool], few: bool = False
+) -> Update:
+    """Return the statement with which ``claim_rows`` claims due rows of a table in this order.
 
-    ``few``: only few of the due rows are wanted, so the index of ``due_at`` is not used.
+    Built once for each kind of work: that takes longer than running it. ``few``: only few of the
+    due rows are wanted, so the index of ``due_at`` is not used.
     """
     key = tuple_(*table.primary_key.columns)
     due_at, order = (
@@ -149,45 +153,78 @@ def claim_rows(
     # its lease ends.
     due = (
         select(*table.primary_key.columns)
-        .where(due_at <= now, *wanted)
+        .where(due_at <= bindparam("now", type_=Double), *wanted)
         .order_by(order)
-        .limit(limit)
+        .limit(bindparam("limit", type_=Integer))
     )
     # On PostgreSQL, rows that another worker is claiming are skipped; SQLite has one writer anyway.
     # A CTE is run once. Some plans run a plain subquery for each row of the table, and every run
     # would claim another ``limit`` rows.
     once = due.with_for_update(skip_locked=True).cte("due")
-    values = {"claim": token_hex(8), "due_at": until, "attempts": table.c.attempts + 1}
+    values = {
+        "claim": bindparam("token"),
+        "due_at": bindparam("until"),
+        "attempts": table.c.attempts + 1,
+    }
     if "crashes" in table.c:
         values["crashes"] = _crashes(table)
-    return connection.execute(
+    return (
         update(table)
         .where(key.in_(select(once)))
         .values(values)
         .returning(*(job_columns if table is jobs else table.c))
-    ).all()
+    )
 
 
-def _held(claimed: Claimed[Any]) -> tuple[Table, ColumnElement[bool]]:
-    """Return the table of a claim and the condition that the row is still ours."""
+def claim_rows(
+    connection: Connection, statement: Update, now: float, limit: int, **values: object
+) -> Sequence[Row[Any]]:
+    """Claim up to ``limit`` rows that are due ``now``, for the length of a lease; return them.
+
+    ``values`` are other parameters of the ``claim_statement``.
+    """
+    claim = {"now": now, "until": now + LEASE, "limit": limit, "token": _new_token(connection)}
+    return connection.execute(statement, {**claim, **values}).all()
+
+
+def _new_token(connection: Connection) -> str:
+    """Return a token that no other claim has; it begins with the worker's number if it has one.
+
+    So a claim has a number exactly if the connection that made it holds the worker's lock.
+    """
+    number = connection.info.get(WORKER)
+    return token_hex(8) if number is None else f"{number}.{token_hex(8)}"
+
+
+def _is_ours(table: Table) -> ColumnElement[bool]:
+    """Return the condition that a row is still ours; ``_held`` returns its parameters."""
+    key = (column == bindparam(f"of_{column.name}") for column in table.primary_key)
+    return and_(*key, table.c.claim == bindparam("of_claim"))
+
+
+# In the order in which one transaction locks rows: jobs before their assets. With one order for all
+# no two transactions wait for each other (deadlock).
+_TABLES = (jobs, assets, hints, sendings)
+# Run with the new values.
+_UPDATE_OURS = {table: update(table).where(_is_ours(table)) for table in _TABLES}
+_LOCK_OURS = {
+    table: select(table.c.claim).where(_is_ours(table)).with_for_update() for table in _TABLES
+}
+
+
+def _held(claimed: Claimed[Any]) -> tuple[Table, dict[str, object]]:
+    """Return the table of a claim and the parameters of ``_is_ours``."""
     row: Asset | Job | Hint | EventDelivery = claimed.row
     match row:
         case Asset():
-            return assets, and_(
-                assets.c.ref == row.ref, assets.c.idx == row.idx, assets.c.claim == claimed.token
-            )
+            table, key = assets, {"of_ref": row.ref, "of_idx": row.idx}
         case Job():
-            return jobs, and_(jobs.c.ref == row.ref, jobs.c.claim == claimed.token)
+            table, key = jobs, {"of_ref": row.ref}
         case Hint():
-            return hints, and_(
-                hints.c.provider_id == row.provider_id, hints.c.claim == claimed.token
-            )
+            table, key = hints, {"of_provider_id": row.provider_id}
         case EventDelivery():
-            return sendings, and_(
-                sendings.c.destination == row.destination,
-                sendings.c.event == row.event,
-                sendings.c.claim == claimed.token,
-            )
+            table, key = sendings, {"of_destination": row.destination, "of_event": row.event}
+    return table, {**key, "of_claim": claimed.token}
 
 
 def update_claimed(connection: Connection, claimed: Claimed[Any], **values: object) -> None:
@@ -196,56 +233,44 @@ def update_claimed(connection: Connection, claimed: Claimed[Any], **values: obje
     Raise ClaimLostError if the row is no longer ours.
     """
     table, held = _held(claimed)
-    if connection.execute(update(table).where(held).values(values)).rowcount == 0:
+    if connection.execute(_UPDATE_OURS[table], {**held, **values}).rowcount == 0:
         raise ClaimLostError("the lease ended and the work went to another worker")
 
 
 def require_claimed(connection: Connection, claimed: Claimed[Any]) -> None:
     """Raise ClaimLostError unless the row is still ours, and lock it until the transaction ends."""
     table, held = _held(claimed)
-    if connection.execute(select(table.c.claim).where(held).with_for_update()).first() is None:
+    if connection.execute(_LOCK_OURS[table], held).first() is None:
         raise ClaimLostError("the lease ended and the work went to another worker")
 
 
-def _lock_order(claimed: Claimed[Any]) -> tuple[int, str, int]:
-    """Order rows that one transaction locks: jobs before their assets, each by key.
-
-    With one order for all no two transactions wait for each other (deadlock).
-    """
-    row: Asset | Job | Hint | EventDelivery = claimed.row
-    match row:
-        case Job():
-            return 0, row.ref, 0
-        case Asset():
-            return 1, row.ref, row.idx
-        case Hint():
-            return 2, row.provider_id, 0
-        case EventDelivery():
-            return 3, row.destination, row.event
+def _update_all(connection: Connection, claims: Sequence[Claimed[Any]], **values: object) -> None:
+    """Update all rows that are still ours, with one statement for each table."""
+    rows = [_held(claimed) for claimed in claims]
+    for table in _TABLES:
+        own = [held for its_table, held in rows if its_table is table]
+        own.sort(key=lambda held: [str(part) for part in held.values()])
+        if own:
+            connection.execute(_UPDATE_OURS[table], [{**held, **values} for held in own])
 
 
-def _renew(connection: Connection, held: Sequence[Claimed[Any]], until: float) -> None:
-    for claimed in sorted(held, key=_lock_order):
-        table, still_ours = _held(claimed)
-        connection.execute(update(table).where(still_ours).values(due_at=until))
+def _of_dead(table: Table, now: float, worker: int | None) -> ColumnElement[bool]:
+    if worker is None:
+        return table.c.claim != GONE
+    # A row whose lease has ended is due in any case, and its crash is counted all the same.
+    return and_(table.c.due_at > now, table.c.claim.startswith(f"{worker}."))
 
 
-def _release(connection: Connection, held: Sequence[Claimed[Any]], now: float) -> None:
-    for claimed in sorted(held, key=_lock_order):
-        table, still_ours = _held(claimed)
-        connection.execute(update(table).where(still_ours).values(claim=None, due_at=now))
-
-
-def _take_over(connection: Connection, now: float) -> int:
+def _take_over(connection: Connection, now: float, worker: int | None) -> int:
     taken = 0
-    for table in (assets, jobs, hints, sendings):
+    for table in (jobs, assets, hints, sendings):  # in the order in which rows are locked
         pause = (
             case((table.c.crashes > 1, (table.c.crashes - 1) * CRASH_PAUSE), else_=0.0)
             if "crashes" in table.c
             else literal(0.0)
         )
         taken += connection.execute(
-            update(table).where(table.c.claim != GONE).values(due_at=now + pause, claim=GONE)
+            update(table).where(_of_dead(table, now, worker)).values(due_at=now + pause, claim=GONE)
         ).rowcount
     return taken
 

@@ -16,7 +16,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import insert_deliveries
 from receiver.ledger.jobs import adopt_job, find_job_by_provider_id
-from receiver.ledger.notifications import notify_hint
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Hint
 from receiver.ledger.tables import hints, jobs
 from receiver.model import Decision, Delivery, Source, Timing
@@ -26,6 +26,8 @@ MOST_WAITING = 1000
 MOST_A_MINUTE = 120
 # Bytes of a hint's body that are kept; a report has a few hundred.
 LARGEST_BODY = 16 * 1024
+
+_CLAIM = claims.claim_statement(hints, hints.c.due_at)
 
 
 class Hints:
@@ -54,10 +56,7 @@ class Hints:
         """Claim due hints."""
 
         def work(connection: Connection) -> list[Claimed[Hint]]:
-            now = self._now()
-            rows = claims.claim_rows(
-                connection, hints, hints.c.due_at, now, now + claims.LEASE, limit
-            )
+            rows = claims.claim_rows(connection, _CLAIM, self._now(), limit)
             return [Claimed(Hint(**row._mapping), row.claim) for row in rows]  # noqa: SLF001 - the documented way to a row's names
 
         return self._database.write(work)
@@ -108,7 +107,7 @@ def _add(connection: Connection, provider_id: str, body: bytes, now: float) -> b
     # IntegrityError: another callback names the same id at the same moment.
     with suppress(IntegrityError), connection.begin_nested():
         connection.execute(insert(hints).values(values))
-        notify_hint(connection, provider_id, now)
+        notify(connection, QueueName.HINTS)
     return True
 
 

@@ -5,18 +5,18 @@ two workers that finish the last two assets at the same time could each see the 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import KeyTakenError, ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.notifications import notify_job
-from receiver.ledger.outbox import ABOUT_THE_JOB, has_event, write_event
+from receiver.ledger.notifications import QueueName, notify
+from receiver.ledger.outbox import NewEvent, has_event, write_events
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, jobs
 from receiver.model import (
@@ -36,6 +36,19 @@ from receiver.telemetry import metrics
 _JOB = select(*job_columns).where(jobs.c.ref == bindparam("ref"))
 _JOB_LOCKED = _JOB.with_for_update()
 _UPDATE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values
+# By whether only jobs are wanted whose assets are all final, or only others.
+_CLAIM = {None: claims.claim_statement(jobs, jobs.c.due_at)} | {
+    complete: claims.claim_statement(
+        jobs,
+        jobs.c.due_at,
+        claims.completed(complete=complete),
+        claims.suspected(jobs, suspects=False),
+    )
+    for complete in (True, False)
+}
+_CLAIM_SUSPECTS = claims.claim_statement(
+    jobs, jobs.c.due_at, claims.suspected(jobs, suspects=True), few=True
+)
 
 
 class Jobs:
@@ -152,30 +165,15 @@ class Jobs:
         wait behind polls of a provider that does not answer. ``False``: the other jobs. ``None``:
         any.
         """
-        wanted = (
-            ()
-            if complete is None
-            else (claims.completed(complete=complete), claims.suspected(jobs, suspects=False))
-        )
-
-        def work(connection: Connection) -> list[Claimed[Job]]:
-            now = self._now()
-            rows = claims.claim_rows(
-                connection, jobs, jobs.c.due_at, now, now + claims.LEASE, limit, *wanted
-            )
-            return [Claimed(job_of(row), row.claim) for row in rows]
-
-        return self._database.write(work)
+        return self._claim(_CLAIM[complete], limit)
 
     def claim_suspects(self, limit: int) -> list[Claimed[Job]]:
         """Claim due jobs that may have crashed workers."""
-        suspects = claims.suspected(jobs, suspects=True)
+        return self._claim(_CLAIM_SUSPECTS, limit)
 
+    def _claim(self, statement: Update, limit: int) -> list[Claimed[Job]]:
         def work(connection: Connection) -> list[Claimed[Job]]:
-            now = self._now()
-            rows = claims.claim_rows(
-                connection, jobs, jobs.c.due_at, now, now + claims.LEASE, limit, suspects, few=True
-            )
+            rows = claims.claim_rows(connection, statement, self._now(), limit)
             return [Claimed(job_of(row), row.claim) for row in rows]
 
         return self._database.write(work)
@@ -203,7 +201,7 @@ class Jobs:
             if has_event(connection, EventType.JOB_AT_RISK, job):
                 return False
             payload: dict[str, object] = {"ref": job.ref, "message": message}
-            write_event(connection, EventType.JOB_AT_RISK, job, ABOUT_THE_JOB, self._now(), payload)
+            write_events(connection, job, self._now(), [NewEvent(EventType.JOB_AT_RISK, payload)])
             return True
 
         if new := self._database.write(work):
@@ -217,13 +215,17 @@ class Jobs:
         *,
         reason: Reason | None = None,
         message: str = "",
+        at: float | None = None,
     ) -> None:
-        """End a claimed job; raise ClaimLostError if it is no longer ours."""
+        """End a claimed job, now or at the time that its manifest names.
+
+        Raise ClaimLostError if it is no longer ours.
+        """
 
         def work(connection: Connection) -> None:
-            job = lock_job(connection, claimed.row.ref)
+            job, now = lock_job(connection, claimed.row.ref), at or self._now()
             claims.require_claimed(connection, claimed)
-            finish_job(connection, job, state, self._now(), reason=reason, message=message)
+            finish_job(connection, job, state, now, reason=reason, message=message)
 
         self._database.write(work)
 
@@ -332,7 +334,7 @@ def expedite_job(connection: Connection, ref: str, due_at: float) -> None:
         & (jobs.c.due_at > due_at)
     )
     if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
-        notify_job(connection, ref, due_at)
+        notify(connection, QueueName.JOBS)
 
 
 def record_left_out(connection: Connection, ref: str, count: int) -> None:
@@ -350,8 +352,12 @@ def finish_job(
     reason: Reason | None = None,
     message: str = "",
     provider_id: str | None = None,
+    earlier: Sequence[NewEvent] = (),
 ) -> None:
-    """End a job and write the event of its end; only an operator's retry changes it after that."""
+    """End a job and write the event of its end; only an operator's retry changes it after that.
+
+    ``earlier`` are other events of this transaction, which are written before that one.
+    """
     values = {
         "state": state,
         "outcome": outcome or job.outcome,
@@ -373,4 +379,5 @@ def finish_job(
         "reason": reason,
         "message": message,
     }
-    write_event(connection, EventType(f"job.{state}"), job, ABOUT_THE_JOB, now, payload)
+    # Last, because transactions that write events wait for each other until the commit.
+    write_events(connection, job, now, [*earlier, NewEvent(EventType(f"job.{state}"), payload)])

@@ -11,6 +11,7 @@ the one before it ends, and would never become due.
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,7 +39,7 @@ from receiver.errors import ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.notifications import notify_dispatchers
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import EventDelivery, Job, event_delivery_of
 from receiver.ledger.tables import destinations, events, sendings
 from receiver.model import EventDeliveryState, EventType
@@ -57,33 +58,43 @@ PENDING: ColumnElement[str] = literal_column(f"'{EventDeliveryState.PENDING}'")
 SENT: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SENT}'")
 SET_ASIDE: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SET_ASIDE}'")
 
+# Built once: that takes longer than running them, and all writers wait meanwhile.
 _INSERT_EVENT = insert(events)
+_LOCK_EVENT_ORDER = select(func.pg_advisory_xact_lock(_EVENTS_LOCK))
+_CLAIM = claims.claim_statement(
+    sendings, sendings.c.due_at, sendings.c.destination == bindparam("to")
+)
 
 
 # Events.
 
 
-def write_event(
-    connection: Connection,
-    kind: EventType,
-    job: Job,
-    idx: int,
-    now: float,
-    payload: dict[str, object],
-) -> None:
-    """Write an event in the transaction of the change that it reports."""
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to be written: about the asset ``idx`` of a job, or ``ABOUT_THE_JOB``."""
+
+    type: EventType
+    payload: dict[str, object]
+    idx: int = ABOUT_THE_JOB
+
+
+def write_events(connection: Connection, job: Job, now: float, new: Sequence[NewEvent]) -> None:
+    """Write events about a job, in this order, in the transaction of the changes they report."""
     lock_event_order(connection)
-    payload = {**payload, "job_key": job.key}  # the caller's own name for the job
-    values = {
-        "type": kind,
+    connection.execute(_INSERT_EVENT, [_values(job, now, event) for event in new])
+    notify(connection, QueueName.EVENTS)
+
+
+def _values(job: Job, now: float, event: NewEvent) -> dict[str, object]:
+    payload = {**event.payload, "job_key": job.key}  # the caller's own name for the job
+    return {
+        "type": event.type,
         "ref": job.ref,
-        "idx": idx,
+        "idx": event.idx,
         "round": job.round,
         "created_at": now,
         "payload": json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
     }
-    connection.execute(_INSERT_EVENT, values)
-    notify_dispatchers(connection, now)
 
 
 def lock_event_order(connection: Connection) -> None:
@@ -93,7 +104,7 @@ def lock_event_order(connection: Connection) -> None:
     whose event becomes visible only later. SQLite has one writer anyway.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LOCK)))
+        connection.execute(_LOCK_EVENT_ORDER)
 
 
 def has_event(connection: Connection, kind: EventType, job: Job) -> bool:
@@ -290,8 +301,7 @@ def _lock(connection: Connection, destination: str) -> int | None:
 def _claim(
     connection: Connection, destination: str, now: float, limit: int
 ) -> list[Claimed[EventDelivery]]:
-    wanted, until = sendings.c.destination == destination, now + claims.LEASE
-    rows = claims.claim_rows(connection, sendings, sendings.c.due_at, now, until, limit, wanted)
+    rows = claims.claim_rows(connection, _CLAIM, now, limit, to=destination)
     claimed = (Claimed(event_delivery_of(row), row.claim) for row in rows)
     return sorted(claimed, key=lambda each: each.row.event)
 
@@ -384,7 +394,6 @@ def _next_due_statements(among: ColumnElement[bool]) -> tuple[Update, Update]:
     )
 
 
-# Built once: that takes longer than running them, and all writers wait meanwhile.
 _NEXT_OF_JOB = _next_due_statements(sendings.c.ref == bindparam("job"))
 _NEXT_BEHIND = _next_due_statements(sendings.c.event > bindparam("cursor"))
 

@@ -3,12 +3,16 @@
 Times are seconds since the epoch, sizes are bytes, dimensions are pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row
 
+from receiver.ledger.tables import job_columns
 from receiver.model import Api, AssetState, EventDeliveryState, JobState, Mode, Outcome, Reason
+
+_JOB_COLUMNS = [column.name for column in job_columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,17 @@ class EventDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """How a job ends at the time ``at`` whose assets are all final, as decided in its ``round``."""
+
+    state: JobState
+    reason: Reason | None
+    message: str
+    round: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class StoredAsset:
     """What is known about a result file once it is in the archive."""
 
@@ -141,7 +156,15 @@ class DeliveryRow:
 
 def job_of(row: Row[Any]) -> Job:
     """Convert a row of ``job_columns`` to a Job."""
-    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    return _job(dict(row._mapping))  # noqa: SLF001 - the documented way to a row's names
+
+
+def job_of_values(row: Sequence[Any]) -> Job:
+    """Convert a row of ``job_columns`` from the database's driver, which has no names, to a Job."""
+    return _job(dict(zip(_JOB_COLUMNS, row, strict=True)))
+
+
+def _job(values: dict[str, Any]) -> Job:
     values["api"] = Api(values["api"])
     values["mode"] = Mode(values["mode"])
     values["state"] = JobState(values["state"])

@@ -1,4 +1,7 @@
-"""``receiver serve``: web and worker as child processes, restarted when they die.
+"""The supervisor of ``receiver serve``: web and worker as child processes, restarted when they die.
+
+It runs as a program of its own in the process of ``receiver serve``: it lives as long as the
+service and needs few modules, while the checks before it import almost everything.
 
 SIGTERM drains them together. The listening socket belongs to this process and is inherited by the
 web: while the web restarts, clients wait in the socket's queue. SIGHUP starts new children with
@@ -6,22 +9,28 @@ the current code and configuration, and stops the old ones when the new ones are
 stops the children when this process dies, so that even ``kill -9`` leaves no process behind.
 """
 
+import gc
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
+from typing import NoReturn, cast
 
 import structlog
 
 from receiver import clock
 from receiver.server.child import ChildProcess
+from receiver.telemetry import logs
+from receiver.telemetry.logs import LogFormat
 
 log = structlog.get_logger(__name__)
 
+_WRONG_CONFIGURATION = 2  # exit status, as of our commands
 # Seconds the children have to drain: the worker releases its claims after 8, and gunicorn ends
 # requests after 8.
 DRAIN_TIMEOUT = 9.5
@@ -31,19 +40,20 @@ READY_TIMEOUT = 30.0
 CLOCK_ERROR = 60.0
 
 
-def serve(listener: socket.socket, check_start: Callable[[], None]) -> None:
-    """Run web and worker until SIGTERM or SIGINT, then close the socket.
+def become_supervisor(listener: socket.socket, log_level: str, log_format: LogFormat) -> NoReturn:
+    """Replace the program of this process by the supervisor; it never returns.
 
-    ``check_start`` is called when a child died before it was ready. It raises if another start
-    would fail too; then the other child is stopped.
+    It runs web and worker, which take requests from ``listener``, until SIGTERM or SIGINT.
     """
-    _Supervisor(listener, check_start).run()
+    listener.set_inheritable(True)
+    arguments = [str(listener.fileno()), log_level, log_format]
+    program = [sys.executable, "-m", __name__, *arguments]
+    os.execv(sys.executable, program)  # noqa: S606 - our own program, without a shell
 
 
 class _Supervisor:
-    def __init__(self, listener: socket.socket, check_start: Callable[[], None]) -> None:
+    def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._check_start = check_start
         self._children: list[ChildProcess] = []
         self._signalled = threading.Event()  # to stop or to reload
         self._stopping = self._reloading = False
@@ -73,7 +83,7 @@ class _Supervisor:
                 self._reload()
             for child in self._children:
                 if child.is_dead() and not child.becomes_ready(0):
-                    self._check_start()
+                    _check_packages()
                 child.restart_if_dead(self._signalled)
             self._check_clock()
 
@@ -142,3 +152,33 @@ def _stop(children: Sequence[ChildProcess]) -> None:
         child.terminate()
     for child in children:
         child.reap(deadline)
+
+
+def _check_packages() -> None:
+    """Exit with 2 if a package that the web application imports is not installed.
+
+    Another start would fail too. The children that run are stopped at the exit.
+    """
+    try:
+        import_module("receiver.web")
+    except ModuleNotFoundError as error:
+        print(  # noqa: T201 - for the person who starts the service
+            f"the Python package {error.name} is not installed: install this release with its "
+            "dependencies, then start it again",
+            file=sys.stderr,
+        )
+        sys.exit(_WRONG_CONFIGURATION)
+
+
+def main() -> None:
+    """Run the supervisor; its arguments are those of ``become_supervisor``."""
+    number, log_level, log_format = sys.argv[1:]
+    logs.configure(log_level, cast("LogFormat", log_format), secrets=())  # it logs no settings
+    with socket.socket(fileno=int(number)) as listener:
+        listener.set_inheritable(False)  # only the web inherits it
+        gc.freeze()
+        _Supervisor(listener).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ traceback, it is redacted here.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from enum import Enum
@@ -14,6 +15,31 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from receiver.telemetry.redaction import Redactor
+
+LogFormat = Literal["auto", "json", "console"]
+
+
+class _Output:
+    """Writes each line to stderr with one system call.
+
+    structlog's own holds a lock meanwhile, and the threads of a busy process queue for it.
+    """
+
+    def __init__(self, *_: object) -> None:
+        self._file = sys.stderr
+
+    def msg(self, line: str) -> None:
+        """Write a line."""
+        try:
+            number = self._file.fileno()
+        except (OSError, ValueError):  # not a real file: a test reads it
+            self._file.write(line + "\n")
+            return
+        rest = (line + "\n").encode("utf-8", "backslashreplace")
+        while rest:
+            rest = rest[os.write(number, rest) :]
+
+    log = debug = info = warning = error = critical = exception = msg
 
 
 class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
@@ -25,7 +51,7 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
         return self.redact(super().format(record))
 
 
-def configure(level: str, form: Literal["auto", "json", "console"], secrets: Iterable[str]) -> None:
+def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
     """Set up structlog, and the logging of libraries, for this process. Lines go to stderr.
 
     ``level`` and ``form`` are the settings LOG_LEVEL and LOG_FORMAT; ``secrets`` are redacted.
@@ -51,7 +77,7 @@ def configure(level: str, form: Literal["auto", "json", "console"], secrets: Ite
     # than everything else that it does outside the database.
     structlog.configure(
         processors=[*shared, *renderer, lambda _logger, _method, line: redact(str(line))],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=_Output,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
     output = logging.StreamHandler(sys.stderr)

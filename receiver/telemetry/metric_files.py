@@ -8,6 +8,7 @@ import atexit
 import os
 import shutil
 import socket
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -89,7 +90,12 @@ def _memory_folder() -> str:
 
 def _process_name() -> str:
     """Return host and process id: containers that share a DATA_DIR have equal process ids."""
-    return f"{socket.gethostname().replace('_', '-')}-{os.getpid()}"
+    return f"{_host()}-{os.getpid()}"
+
+
+@cache  # prometheus_client asks for the process's name before each count
+def _host() -> str:
+    return socket.gethostname().replace("_", "-")
 
 
 def registry() -> CollectorRegistry:

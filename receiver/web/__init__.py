@@ -4,7 +4,9 @@
 """
 
 import re
-from secrets import token_hex
+from collections.abc import Callable
+from random import getrandbits
+from typing import Any
 
 from flask import Flask, Response, g, request
 from structlog.contextvars import bind_contextvars, unbind_contextvars
@@ -19,12 +21,20 @@ REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 
+class _App(Flask):
+    """Flask without its support for ``async`` functions, which it looks for at every call."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function: all of ours are synchronous."""
+        return func
+
+
 def create_app(services: Services | None = None) -> Flask:
     """Return the WSGI application.
 
     Without ``services`` the first request opens them, as the environment says.
     """
-    app = Flask(__name__)
+    app = _App(__name__)
     # Never redirect to a normalised path: it would turn a POST into a GET and lose the callback.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
@@ -46,7 +56,9 @@ def create_app(services: Services | None = None) -> Flask:
 def _begin_request() -> None:
     """Give the request an id that is on every log line and in the response."""
     given = request.headers.get(REQUEST_ID_HEADER, "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else token_hex(8)
+    if not _REQUEST_ID.fullmatch(given):
+        given = f"{getrandbits(64):016x}"  # no secret; the system's random numbers cost a call
+    g.request_id = given
     bind_contextvars(request=g.request_id)
 
 

@@ -27,22 +27,22 @@ def read_body(max_bytes: int) -> bytes:
     Raise RequestEntityTooLarge if it is longer than ``max_bytes``, CutShortError if it is
     incomplete.
     """
-    if (request.content_length or 0) > max_bytes:
+    announced = request.content_length
+    if (announced or 0) > max_bytes:
         raise RequestEntityTooLarge  # before reading any of it
     # One more than allowed: a chunked body has no length, and werkzeug silently stops here.
     request.max_content_length = max_bytes + 1
+    stream, expected = request.stream, max_bytes + 1 if announced is None else announced
     body = bytearray()
     try:
-        while len(body) <= max_bytes and (
-            piece := request.stream.read(min(_PIECE, max_bytes + 1 - len(body)))
-        ):
+        while len(body) < expected and (piece := stream.read(min(_PIECE, expected - len(body)))):
             body += piece
     except (ClientDisconnected, ParseException, OSError) as error:
         # The sender hung up, broke HTTP's rules, or was silent (see gunicorn_conf.READ_TIMEOUT).
         raise CutShortError(bytes(body) + _read_ahead()) from error
     if len(body) > max_bytes:
         raise RequestEntityTooLarge
-    if len(body) < (request.content_length or 0):
+    if len(body) < (announced or 0):
         # gunicorn takes the end of a broken connection for the end of the body.
         raise CutShortError(bytes(body))
     return bytes(body)

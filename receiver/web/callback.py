@@ -29,6 +29,8 @@ blueprint = Blueprint("callback", __name__)
 # Looking up the metric of a label costs more than counting.
 _callbacks, _callback_seconds = cache(CALLBACKS.labels), cache(CALLBACK_SECONDS.labels)
 
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
+
 # Seconds after which a sender may try again when a callback cannot be stored.
 RETRY_AFTER = 5
 # Per minute and process: callbacks without a ticket (each reads the ledger), and new task ids in
@@ -127,8 +129,7 @@ def _respond(outcome: str, status: int, **content: object) -> Response:
     _callbacks(outcome).inc()
     _callback_seconds(outcome).observe(time.perf_counter() - g.get("arrived", time.perf_counter()))
     content = {"ok": status < 400, **content}  # noqa: PLR2004 - HTTP's first error
-    body = json.dumps(content, separators=(",", ":")) + "\n"
-    response = Response(body, status, content_type="application/json")
+    response = Response(_as_json(content) + "\n", status, content_type="application/json")
     if status == 503:  # noqa: PLR2004 - HTTP's "unavailable"
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response

@@ -1,23 +1,26 @@
 """Measure 2: pictures of 1 MB archived per second, compared with a bare fetch-and-write loop.
 
-The archive is a directory or SeaweedFS. The real worker process with its 16 threads and the loop
-with 16 threads fetch the same file from the same server in turn. The worker also does: address
-rules, SHA-256, inspection, link or conditional put, verification, two transactions for each asset,
-and a manifest and the end of each job (here of one picture).
+The archive is a directory or SeaweedFS, the ledger SQLite or PostgreSQL. The real worker process
+with its 16 threads and the loop with 16 threads fetch the same file from the same server in turn.
+The worker also does: address rules, SHA-256, inspection, link or conditional put, verification,
+transactions, and a manifest and the end of each job (here of one picture). Processor time is that
+of the process trees, from /proc: of the worker, of the loop, of PostgreSQL.
 """
 
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from postgres import PostgresServer
 from sqlalchemy import Connection, Select, func, select
 
+from receiver.ledger import schema
 from receiver.ledger.deliveries import begin_archiving
 from receiver.ledger.jobs import find_job
 from receiver.ledger.tables import assets, jobs
@@ -26,8 +29,16 @@ from receiver.services import Services
 from receiver.settings import Settings
 from tests.bench.files import picture
 from tests.bench.jobs import waiting_jobs
-from tests.bench.measurements import Amount, Line
-from tests.bench.processes import ROOT, environment, free_port, listens, running, worker
+from tests.bench.measurements import MS, Amount, Line
+from tests.bench.processes import (
+    ROOT,
+    cpu_seconds,
+    environment,
+    free_port,
+    listens,
+    postmaster,
+    running,
+)
 
 THREADS = 16
 _LIMIT = 60.0  # seconds for one round
@@ -35,12 +46,25 @@ _LIMIT = 60.0  # seconds for one round
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A store: its display name, ARCHIVE_URL, the bare loop's target, and boto3's variables."""
+    """A store: its display name, ARCHIVE_URL, the bare loop's target, and more variables."""
 
     name: str
     archive_url: str
     target: str
     variables: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Rates per second of one round; ``cpu`` is processor time per picture in seconds.
+
+    It is that of the worker, of PostgreSQL if it is used, and of the bare loop.
+    """
+
+    assets: float
+    jobs: float
+    bare: float
+    cpu: Sequence[float]
 
 
 @contextmanager
@@ -57,6 +81,14 @@ def file_server(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+def migrated(server: PostgresServer) -> dict[str, str]:
+    """Return the variables of a receiver whose ledger is a new database of this server."""
+    address = server.make_database()
+    schema.migrate(address)
+    url = address.replace("+psycopg", "")
+    return {"DATABASE_URL": url, "CALLBACK_SECRETS": "0" * 32, "ADMIN_TOKEN": "0" * 32}
+
+
 def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
     """Archive pictures in rounds; raise RuntimeError if a job does not end ``archived``."""
     host = url.removeprefix("http://")
@@ -67,18 +99,36 @@ def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
         WORKER_THREADS=str(THREADS),
         **place.variables,
     )
-    services = Services(Settings.load(env)).open()
-    ours: list[tuple[float, float]] = []
-    its: list[float] = []
-    with worker(env, folder / "worker.log"):
+    rounds: list[_Round] = []
+    log = folder / "worker.log"
+    with (
+        closing(Services(Settings.load(env)).open()) as services,
+        running(
+            ["-m", "receiver", "worker"], env, log, lambda: "worker started" in log.read_text()
+        ) as pid,
+    ):
+        processes = [pid] if services.settings.embedded else [pid, postmaster(services)]
         archive(services, url, THREADS)  # warms up and is not counted
         for number in amount:
-            its.append(amount.each / _bare(url, amount.each, f"{place.target}/{number}", env))
-            ours.append(archive(services, url, amount.each))
-    services.close()
+            bare, bare_cpu = _bare(url, amount.each, f"{place.target}/{number}", env)
+            before = list(map(cpu_seconds, processes))
+            rates = archive(services, url, amount.each)
+            used = [cpu_seconds(each) - then for each, then in zip(processes, before, strict=True)]
+            cpu = [seconds / amount.each for seconds in [*used, bare_cpu]]
+            rounds.append(_Round(*rates, amount.each / bare, cpu))
+    return _lines(rounds)
+
+
+def _lines(rounds: list[_Round]) -> list[Line]:
+    rates, cpu = [one.bare for one in rounds], [MS * one.cpu[-1] for one in rounds]
+    names = ["worker", "PostgreSQL"][: len(rounds[0].cpu) - 1]
     return [
-        Line("assets archived", "1/s", [rate for rate, _ in ours], its),
-        Line("… and their jobs", "1/s", [rate for _, rate in ours], its),
+        Line("assets archived", "1/s", [one.assets for one in rounds], rates),
+        Line("… and their jobs", "1/s", [one.jobs for one in rounds], rates),
+        *(
+            Line(f"processor time, {name}", "ms", [MS * one.cpu[place] for one in rounds], cpu)
+            for place, name in enumerate(names)
+        ),
     ]
 
 
@@ -133,14 +183,16 @@ def _archiving_jobs(services: Services, url: str, amount: int) -> float:
     return services.database.write(end)
 
 
-def _bare(url: str, amount: int, target: str, env: Mapping[str, str]) -> float:
-    """Run the bare loop; return its seconds, and remove what it wrote to a directory."""
+def _bare(url: str, amount: int, target: str, env: Mapping[str, str]) -> tuple[float, float]:
+    """Run the bare loop; return its seconds and its processor time in seconds.
+
+    What it wrote to a directory is removed.
+    """
     command = [sys.executable, "-m", "tests.bench.bare", url, str(amount), str(THREADS), target]
-    seconds = float(
-        subprocess.run(
-            command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, timeout=_LIMIT
-        ).stdout
-    )
+    answer = subprocess.run(
+        command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, timeout=_LIMIT, text=True
+    ).stdout
+    seconds, cpu = map(float, answer.split())
     if not target.startswith("s3://"):
         shutil.rmtree(target)
-    return seconds
+    return seconds, cpu

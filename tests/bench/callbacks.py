@@ -17,7 +17,7 @@ from pathlib import Path
 from shutil import which
 
 from postgres import mortal_postgres, postgres_binaries
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from receiver.ledger import schema
 from receiver.ledger.tables import assets, deliveries, jobs
@@ -26,7 +26,15 @@ from receiver.services import Services
 from receiver.settings import Settings
 from tests.bench.jobs import waiting_jobs
 from tests.bench.measurements import MS, US, Amount, Line, Round, percentile
-from tests.bench.processes import ROOT, Server, cpu_seconds, environment, gunicorn, redis
+from tests.bench.processes import (
+    ROOT,
+    Server,
+    cpu_seconds,
+    environment,
+    gunicorn,
+    postmaster,
+    redis,
+)
 
 CONNECTIONS = 32
 BODY = 350  # bytes
@@ -92,7 +100,7 @@ def _contenders(stack: ExitStack, folder: Path) -> Iterator[Contender]:
         server, services = ours(
             "postgres", DATABASE_URL=url, ADMIN_TOKEN="0" * 32, ARCHIVE_URL=archive
         )
-        yield Contender("PostgreSQL", server, services, _postmaster(services))
+        yield Contender("PostgreSQL", server, services, postmaster(services))
     path = str(folder / "peer.sqlite3")
     server, _ = start("commit", "tests.bench.peers:create_sqlite_app()", PEER_SQLITE=path)
     yield Contender("peer: a SQLite commit per request", server)
@@ -104,13 +112,6 @@ def _contenders(stack: ExitStack, folder: Path) -> Iterator[Contender]:
             yield Contender(f"peer: {name} on Redis", server, None, store.pid)
     else:
         print("left out: peers on Redis (apt install redis-server)")  # noqa: T201 - a command
-
-
-def _postmaster(services: Services) -> int:
-    """Return the number of PostgreSQL's first process."""
-    question = text("SHOW data_directory")
-    folder = services.database.read(lambda connection: connection.execute(question).scalar_one())
-    return int(Path(folder, "postmaster.pid").read_text().split()[0])
 
 
 def callback_request(ticket: str, ref: str) -> bytes:

@@ -3,7 +3,8 @@
 Round trips are statements, and on PostgreSQL also a pooled connection's ping, BEGIN and COMMIT.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,27 +119,45 @@ def _cost(
     log_size: Callable[[], float],
 ) -> Cost:
     step(refs[0])  # connections are open and statements built
-    seen = {"statements": 0, "transactions": 0}
+    seen: list[str] = []
+    before = log_size()
+    with _statements(services, seen.append):
+        for ref in refs[1:]:
+            step(ref)
+    times, transactions = len(refs) - 1, sum(one.startswith("BEGIN") for one in seen)
+    work = sum(not one.startswith(("BEGIN", "SAVEPOINT", "RELEASE", "COMMIT")) for one in seen)
+    return Cost(work / times, transactions / times, (log_size() - before) / times)
+
+
+@contextmanager
+def _statements(services: Services, see: Callable[[str], None]) -> Iterator[None]:
+    """Call ``see`` with every statement that the ledger's writer runs in the block."""
+    database: Any = services.database
+    if services.settings.embedded:
+
+        def trace(receiver: Callable[[str], None] | None) -> None:
+            database.write(
+                lambda connection: connection.connection.dbapi_connection.set_trace_callback(
+                    receiver
+                )
+            )
+
+        trace(see)
+        yield
+        trace(None)
+        return
 
     def statement(_connection: object, _cursor: object, said: str, *_: object) -> None:
-        seen["statements"] += not said.startswith(("SAVEPOINT", "RELEASE", "BEGIN"))
+        see(said)
 
     def begin(_connection: object) -> None:
-        seen["transactions"] += 1
+        see("BEGIN")
 
-    database: Any = services.database
-    engine = getattr(database, "_engine", None) or database._writer
-    before = log_size()
-    event.listen(engine, "before_cursor_execute", statement)
-    event.listen(engine, "begin", begin)
-    for ref in refs[1:]:
-        step(ref)
-    event.remove(engine, "before_cursor_execute", statement)
-    event.remove(engine, "begin", begin)
-    times = len(refs) - 1
-    return Cost(
-        seen["statements"] / times, seen["transactions"] / times, (log_size() - before) / times
-    )
+    event.listen(database._engine, "before_cursor_execute", statement)
+    event.listen(database._engine, "begin", begin)
+    yield
+    event.remove(database._engine, "before_cursor_execute", statement)
+    event.remove(database._engine, "begin", begin)
 
 
 def _growth(services: Services, size: Callable[[], float], jobs: int = 20_000) -> float:

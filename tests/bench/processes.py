@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from sqlalchemy import text
 
+from receiver.services import Services
 from receiver.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,16 +139,11 @@ def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[Server]:
         yield Server(port, pid)
 
 
-@contextmanager
-def worker(env: Mapping[str, str], log: Path) -> Iterator[int]:
-    """Run ``receiver worker`` until it listens for notifications; give its process number."""
-    with running(
-        ["-m", "receiver", "worker"],
-        env,
-        log,
-        lambda: _is_listened_to(Path(env["DATA_DIR"]) / "worker.fifo"),
-    ) as pid:
-        yield pid
+def postmaster(services: Services) -> int:
+    """Return the number of PostgreSQL's first process."""
+    question = text("SHOW data_directory")
+    folder = services.database.read(lambda connection: connection.execute(question).scalar_one())
+    return int(Path(folder, "postmaster.pid").read_text().split()[0])
 
 
 def answers(port: int) -> bool:
@@ -160,10 +157,3 @@ def listens(port: int) -> bool:
     """Say whether somebody accepts connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _is_listened_to(notifier: Path) -> bool:
-    with suppress(OSError):
-        os.close(os.open(notifier, os.O_WRONLY | os.O_NONBLOCK))
-        return True
-    return False

@@ -20,11 +20,11 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
-from postgres import postgres_binaries  # noqa: E402 - found by way of the line above
+from postgres import mortal_postgres, postgres_binaries  # noqa: E402 - found by way of the line above
 from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
 
 from tests.bench import archiving, callbacks, costs, flood, growth, latency, workers  # noqa: E402 - as above
-from tests.bench.archiving import Place  # noqa: E402
+from tests.bench.archiving import Place, migrated  # noqa: E402
 from tests.bench.measurements import Amount, Line, table  # noqa: E402
 
 
@@ -80,6 +80,17 @@ def _directory(folder: Path, amounts: Amounts) -> Table:
         Place("a directory", f"file://{archive}", str(folder / "bare"), {}),
         amounts.directory,
     )
+
+
+def _postgresql(folder: Path, amounts: Amounts) -> Table:
+    with mortal_postgres() as server:
+        place = Place(
+            "a directory, with PostgreSQL",
+            f"file://{folder / 'archive'}",
+            str(folder / "bare"),
+            migrated(server),
+        )
+        return _archiving(folder, place, amounts.directory)
 
 
 def _s3(folder: Path, amounts: Amounts) -> Table:
@@ -150,6 +161,7 @@ def _rounds(lines: list[Line], amount: Amount) -> str:
 MEASURES: dict[str, Callable[[Path, Amounts], Table]] = {
     "callbacks": _callbacks,
     "directory": _directory,
+    "postgresql": _postgresql,
     "s3": _s3,
     "latency": _latency,
     "flood": _flood,
@@ -175,7 +187,7 @@ def main(*, quick: bool, only: tuple[str, ...]) -> None:
     console.print(f"{os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}")
     for name in only or MEASURES:
         if (name == "s3" and weed_binary() is None) or (
-            name == "workers" and postgres_binaries() is None
+            name in {"postgresql", "workers"} and postgres_binaries() is None
         ):
             console.print(
                 f"the server of the measure {name} is missing (make setup installs it): left out"

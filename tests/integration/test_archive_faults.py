@@ -154,8 +154,8 @@ def test_while_the_fault_lasts_the_asset_waits_uncounted_and_its_source_is_spare
         archived = harness.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
     assert re.search(message, errors[0])
-    assert bucket.keys() == [archived.key]
-    assert harness.books.event_types(ref) == ["asset.archived"]
+    assert bucket.keys() == [archived.key, manifest_key(ref)]
+    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_a_slow_bucket_is_waited_for(harness: ArchivingHarness, proxy: FaultProxy) -> None:
@@ -173,7 +173,7 @@ def test_a_first_attempt_costs_two_requests(harness: ArchivingHarness, proxy: Fa
     with scripted_source(LIVES) as server:
         harness.announce(server)
         assert harness.attempt().state is AssetState.ARCHIVED
-    assert [method for method, _path in proxy.seen] == ["PUT", "GET"]
+    assert [method for method, _path in proxy.seen] == ["PUT", "GET", "PUT", "GET"]
 
 
 # Answers that are lost
@@ -213,11 +213,11 @@ def test_an_object_whose_put_was_not_confirmed_is_adopted_without_a_second_one(
         key,
         hashlib.sha256(PNG).hexdigest(),
     )
-    assert bucket.keys() == [key]
+    assert bucket.keys() == [key, manifest_key(ref)]
     assert not [path for method, path in proxy.seen if method == "PUT" and key in path], (
         "it was not put again"
     )
-    assert harness.books.event_types(ref) == ["asset.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_without_the_right_to_list_the_put_itself_finds_what_is_there(
@@ -227,13 +227,14 @@ def test_without_the_right_to_list_the_put_itself_finds_what_is_there(
         return s3_error(403, "AccessDenied") if "list-type" in request.path else forward(request)
 
     with scripted_source(LIVES) as server:
-        harness.announce(server)
+        ref = harness.announce(server)
         proxy.rule = loses_the_answer_to_the_put
         waiting = harness.attempt()
         proxy.rule = forbids_lists
         harness.books.clock.now = due(waiting)
         asset = harness.attempt()
-    assert (asset.state, bucket.keys()) == (AssetState.ARCHIVED, [asset.key])
+    assert asset.state is AssetState.ARCHIVED
+    assert bucket.keys() == [asset.key, manifest_key(ref)]
 
 
 # Servers that lie
@@ -266,7 +267,7 @@ def test_what_a_server_stored_wrongly_is_found_never_adopted_and_healed_by_the_n
         hashlib.sha256(PNG).hexdigest(),
     )
     assert bucket.read(key) == PNG
-    assert bucket.keys() == [key]
+    assert bucket.keys() == [key, manifest_key(ref)]
 
 
 # The manifest
@@ -286,10 +287,12 @@ def test_a_job_is_announced_as_archived_only_after_its_manifest_is_safe(
 ) -> None:
     books = harness.books
     reconciler = books.reconciler(harness.store, None, "https://provider.test")
+    proxy.rule = lambda request, forward: (rule if "job.json" in request.path else honest)(
+        request, forward
+    )
     with scripted_source(LIVES) as server:
         ref = harness.announce(server)
-        harness.attempt()
-    proxy.rule = rule
+        assert harness.attempt().state is AssetState.ARCHIVED
     (claimed,) = books.jobs.claim(1, complete=True)
     reconciler.reconcile_job(claimed)
     assert (books.job(ref).state, books.event_types(ref)) == (

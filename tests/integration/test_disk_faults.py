@@ -70,9 +70,11 @@ def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
                 harness.books.clock.now = due(waiting)
         asset = harness.attempt()
     assert (asset.state, harness.stored(asset.key)) == (AssetState.ARCHIVED, PNG)
-    assert harness.books.event_types(ref) == ["asset.archived"]
+    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
     assert not [
-        path for path in disk.root.rglob("*") if path.is_file() and path.suffix != ".png"
+        path
+        for path in disk.root.rglob("*")
+        if path.is_file() and path.suffix not in {".png", ".json"}
     ], "nothing is left of the attempts"
 
 

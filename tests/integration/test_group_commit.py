@@ -11,12 +11,13 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 from ledgers import Books, is_sound, opened, run
 from side_by_side import side_by_side
 from small_disks import files_no_larger_than
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from waiting import until
 from writer_process import refs_in, writer_process
@@ -85,15 +86,18 @@ def notes(books: Books) -> list[str]:
 
 
 @contextmanager
-def commits_counted(books: Books) -> Iterator[list[Connection]]:
-    seen: list[Connection] = []
+def commits_counted(books: Books) -> Iterator[list[str]]:
+    seen: list[str] = []
+    books.database.write(lambda connection: _driver(connection).set_trace_callback(seen.append))
+    seen.clear()
+    commits: list[str] = []
+    yield commits
+    books.database.write(lambda connection: _driver(connection).set_trace_callback(None))
+    commits += [statement for statement in seen if statement == "COMMIT"]
 
-    def count(connection: Connection) -> None:
-        seen.append(connection)
 
-    event.listen(sqlite(books)._writer, "commit", count)
-    yield seen
-    event.remove(sqlite(books)._writer, "commit", count)
+def _driver(connection: Connection) -> Any:
+    return connection.connection.dbapi_connection
 
 
 # Many writers.
@@ -221,9 +225,12 @@ def test_on_a_full_disk_each_write_that_succeeded_is_stored(books: Books) -> Non
 
 def allow_pages(books: Books, more: int) -> None:
     """Let the file grow by so many pages; then SQLite reports a full disk."""
-    with sqlite(books)._writer.connect() as connection:
+
+    def limit(connection: Connection) -> None:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + more}")
+
+    books.database.write(limit)
 
 
 # Others who hold the file.

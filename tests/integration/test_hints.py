@@ -77,7 +77,7 @@ def test_a_confirmed_hint_becomes_a_job_and_what_is_archived_comes_from_the_read
     )
     (asset,) = harness.bring_home(job.ref)
     assert asset.sha256 == harness.sandbox.task(task_id)["files"][0]["sha256"]
-    assert harness.look(job.ref).state is JobState.ARCHIVED
+    assert harness.books.job(job.ref).state is JobState.ARCHIVED
     assert harness.books.queries.next_due("hints") is None
 
 
@@ -94,5 +94,5 @@ def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(
     )
     assert harness.look(job.ref).state is JobState.ARCHIVING
     harness.bring_home(job.ref)
-    assert harness.look(job.ref).state is JobState.ARCHIVED
+    assert harness.books.job(job.ref).state is JobState.ARCHIVED
     assert harness.books.totals.audit().ok

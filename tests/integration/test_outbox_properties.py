@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, select
 from receiver.errors import ClaimLostError
 from receiver.ledger.claims import LEASE, Claimed
 from receiver.ledger.jobs import find_job
-from receiver.ledger.outbox import Outbox, write_event
+from receiver.ledger.outbox import NewEvent, Outbox, write_events
 from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import metadata, sendings
 from receiver.model import EventDeliveryState, EventType
@@ -75,14 +75,8 @@ class RandomRound:
     def _emit(self, connection: Connection, ref: str) -> None:
         job = find_job(connection, ref, locked=True)
         assert job is not None
-        write_event(
-            connection,
-            EventType.ASSET_ARCHIVED,
-            job,
-            self.happened,
-            self.books.clock(),
-            {"ref": ref},
-        )
+        event = NewEvent(EventType.ASSET_ARCHIVED, {"ref": ref}, self.happened)
+        write_events(connection, job, self.books.clock(), [event])
 
     def _end(self, what: str, claimed: Claimed[EventDelivery]) -> None:
         try:

@@ -21,7 +21,7 @@ from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
-from receiver.errors import LedgerError, MissingObjectError
+from receiver.errors import LedgerError
 from receiver.ledger.claims import LEASE
 from receiver.ledger.database import Database
 from receiver.model import AssetState
@@ -135,7 +135,7 @@ def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
     archived = harness.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
     assert harness.file(task_id)["gets"] == 2
-    assert books.event_types(ref) == ["asset.archived"]
+    assert books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_an_archive_is_probed_only_while_it_is_in_doubt(
@@ -321,15 +321,14 @@ def test_an_asset_is_archived(harness_per_store: ArchivingHarness) -> None:
     )
     assert asset.finished_at == harness_per_store.books.clock.now
     assert hashlib.sha256(harness_per_store.stored(key)).hexdigest() == made["sha256"]
-    (event,) = harness_per_store.books.events.after()
+    event, end = harness_per_store.books.events.after()
     assert (event["type"], event["idx"], json.loads(event["payload"])) == (
         "asset.archived",
         0,
         {"ref": ref, "index": 0, **facts, "job_key": None},
     )
-    assert harness_per_store.job_due_now(ref)  # to be concluded; only then there is a manifest
-    with pytest.raises(MissingObjectError):
-        harness_per_store.store.open(manifest_key(ref))
+    assert (end["type"], end["idx"]) == ("job.archived", -1)
+    assert json.loads(harness_per_store.stored(manifest_key(ref)))["state"] == "archived"
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived
     assert harness.look(ref).state is JobState.ARCHIVING
     (asset,) = harness.bring_home(ref)
     assert asset.state is AssetState.ARCHIVED
-    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.books.job(ref).state is JobState.ARCHIVED
     assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
@@ -305,7 +305,7 @@ def test_a_job_whose_callback_is_lost_is_polled_and_archived(
     assert harness.look(ref).state is JobState.ARCHIVING
     assert harness.books.clock.now == begin + TIMING.poll_after
     assert {asset.state for asset in harness.bring_home(ref)} == {AssetState.ARCHIVED}
-    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.books.job(ref).state is JobState.ARCHIVED
     assert [delivery.source for delivery in harness.books.queries.deliveries(ref)] == [Source.POLL]
     assert harness.books.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
     assert harness.books.totals.audit().ok

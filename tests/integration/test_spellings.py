@@ -12,7 +12,7 @@ from reconciling import ReconcileHarness
 
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import UnreadableError
-from receiver.jobs.reconcile import shortfall
+from receiver.archive.conclusion import shortfall
 from receiver.model import (
     AssetState,
     Decision,

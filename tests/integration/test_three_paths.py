@@ -122,6 +122,6 @@ def test_a_callback_and_its_asset_run_no_file_that_their_paths_do_not_name(
     queue = services.work_queues(tmp_path)[0]
     run = files_run_by(lambda: queue.run(queue.claim(1)[0]))
     assert "receiver/archive/archiver.py" in run
-    assert services.jobs.get(job["ref"]).state is JobState.ARCHIVING
+    assert services.jobs.get(job["ref"]).state is JobState.ARCHIVED
     assert services.queries.assets([job["ref"]])[job["ref"]][0].sha256
     assert unnamed("### Archiving an asset", run) == set()

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 
 from receiver.archive.archiver import Archiver
+from receiver.archive.conclusion import Conclusion
 from receiver.archive.stores import Store
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.operator import Operator
@@ -17,7 +18,6 @@ from receiver.jobs.reconcile import Reconciler, ResultSource
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import Claimed, Claims
 from receiver.ledger.database import Database, open_database
-from receiver.ledger.due_notifications import notify_due
 from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
@@ -149,7 +149,7 @@ class Books:
             self.hints,
             self.queries,
             self.inbox,
-            store,
+            Conclusion(self.queries, store, self.clock),
             result_source,
             base_url=base_url,
             timing=self.timing,
@@ -162,14 +162,11 @@ class Books:
             self.assets,
             fetcher,
             store,
+            Conclusion(self.queries, store, self.clock),
             scratch,
             url_lifetime=self.timing.url_lifetime,
             now=self.clock,
         )
-
-    def notify_due(self) -> int:
-        """Send notifications for due rows (PostgreSQL); return how many."""
-        return notify_due(self.database, self.clock)
 
     # Histories of a job.
 

@@ -45,6 +45,7 @@ def refusal(model: str, api: Api = Api.DRAW, **options: Any) -> str:
             COMPLETIONS,
             {"size": "3:2", "variants": 2},
         ),
+        ("gpt-image-1.5", {"size": "1536x1024"}, COMPLETIONS, {"size": "3:2"}),
         ("GPT-Image-1", {"images": [A, B]}, COMPLETIONS, {"urls": [A, B]}),
         ("gpt-image-2", {"size": "16:9"}, COMPLETIONS, {"aspectRatio": "16:9"}),
         ("gpt-image-2-vip", {"size": "3840x2160"}, COMPLETIONS, {"aspectRatio": "3840x2160"}),
@@ -129,7 +130,7 @@ def test_the_newer_api_gets_its_own_fields(
         (
             "gpt-image-1.5",
             "draw",
-            {"size": "1024x1024"},
+            {"size": "1024x768"},
             "size",
             "does not take pixels: give one of auto",
         ),

@@ -35,8 +35,16 @@ class Store(Protocol):
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
         """Store the file under the key. On return it is durable and its SHA-256 (hex) was checked.
 
+        The file itself may become the object, so its path may be gone afterwards.
         If the same bytes are there already, this succeeds: an earlier put was not recorded. If
         other bytes are there, they stay, and ObjectDiffersError is raised.
+        """
+
+    def create(self, key: str, data: bytes, *, content_type: str) -> bool:
+        """Store these bytes unless the key is taken. On return they are durable.
+
+        Return False, with nothing stored, if it is taken or if the store cannot make sure that of
+        two writers only one succeeds.
         """
 
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:

@@ -133,6 +133,22 @@ class S3Store:
                 f"(SHA-256 {found.sha256}, not {sha256}); the first ones stay"
             )
 
+    def create(self, key: str, data: bytes, *, content_type: str) -> bool:
+        """Upload the bytes unless the key is taken, and read them back; see Store.
+
+        Only a conditional put makes sure that of two writers one succeeds.
+        """
+        name = self._name(key)
+        sha256 = hashlib.sha256(data).hexdigest()
+        with self._store_errors(f"store {key} in"):
+            if not self._is_conditional() or not self._put_if_free(
+                name, data, sha256, content_type
+            ):
+                return False
+            found = self._read_back(name, meant=sha256)
+        self._require_undamaged(key, found)
+        return True
+
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:
         """Upload the bytes over what is there and read them back; see Store."""
         name = self._name(key)
@@ -230,13 +246,24 @@ class S3Store:
 
     def _put_new(self, name: str, body: BinaryIO, sha256: str, content_type: str) -> bool:
         """Upload the file unless the key is taken. Return whether it was uploaded."""
+        if self._is_conditional():
+            return self._put_if_free(name, body, sha256, content_type)
+        if self._exists(name):
+            return False
+        self._upload(name, body, sha256, content_type)
+        return True
+
+    def _is_conditional(self) -> bool:
         if self._conditional is None:
             self._conditional = self._probe_conditional_put()
-        if not self._conditional and self._exists(name):
-            return False
-        condition: _Condition = {"IfNoneMatch": "*"} if self._conditional else {}
+        return self._conditional
+
+    def _put_if_free(
+        self, name: str, body: BinaryIO | bytes, sha256: str, content_type: str
+    ) -> bool:
+        """Upload an object in a conditional put; return False if the server says it is taken."""
         try:
-            self._upload(name, body, sha256, content_type, **condition)
+            self._upload(name, body, sha256, content_type, IfNoneMatch="*")
         except ClientError as error:
             if _is_taken(error):
                 return False

@@ -4,15 +4,49 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select
 
 from receiver.ledger import claims
 from receiver.ledger.database import Database
-from receiver.ledger.rows import Asset, DeliveryEntry, DeliveryRow, Job, asset_of, job_of
+from receiver.ledger.rows import (
+    Asset,
+    DeliveryEntry,
+    DeliveryRow,
+    Job,
+    asset_of,
+    job_of,
+    job_of_values,
+)
 from receiver.ledger.tables import assets, attempts, deliveries, hints, job_columns, jobs
 from receiver.model import JobState, Reason
 
 T = TypeVar("T")
+
+
+# Built once: every job that ends runs them, and building takes longer than running.
+_JOB_WITH_PARAMS: Select[Any] = select(*job_columns, jobs.c.params).where(
+    jobs.c.ref == bindparam("ref")
+)
+_ASSETS_OF_JOB = select(assets).where(assets.c.ref == bindparam("ref")).order_by(assets.c.idx)
+_LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired")
+_DELIVERY_LOG: Select[Any] = (
+    select(
+        *(deliveries.c[name] for name in _LOG_COLUMNS),
+        func.length(deliveries.c.body).label("size"),
+    )
+    .where(deliveries.c.ref == bindparam("ref"))
+    .order_by(deliveries.c.id)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """All that a job's manifest says, at one moment; ``params`` is a JSON object."""
+
+    job: Job
+    params: str
+    assets: list[Asset]
+    deliveries: list[DeliveryEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +103,23 @@ class JobQueries:
         question = select(jobs.c.params).where(jobs.c.ref == ref)
         return self._read(lambda connection: connection.execute(question).scalar()) or "{}"
 
+    def record(self, ref: str) -> JobRecord | None:
+        """Return a job with all that its manifest says; None if there is none."""
+
+        def work(connection: Connection) -> JobRecord | None:
+            row = connection.execute(_JOB_WITH_PARAMS, {"ref": ref}).one_or_none()
+            if row is None:
+                return None
+            found = connection.execute(_ASSETS_OF_JOB, {"ref": ref})
+            return JobRecord(
+                job_of_values(row[:-1]),
+                row.params,
+                [asset_of(asset) for asset in found],
+                _delivery_log(connection, ref),
+            )
+
+        return self._read(work)
+
     def states(self, refs: Sequence[str]) -> dict[str, tuple[JobState, Reason | None]]:
         """Return state and reason of some hundred jobs; unknown refs are left out."""
         question = select(jobs.c.ref, jobs.c.state, jobs.c.reason).where(jobs.c.ref.in_(refs))
@@ -101,16 +152,7 @@ class JobQueries:
 
     def delivery_log(self, ref: str) -> list[DeliveryEntry]:
         """Return a job's deliveries without their bodies, in the order of arrival."""
-        names = ("id", "source", "verdict", "received_at", "digest", "repaired")
-        columns = [deliveries.c[name] for name in names]
-        question = select(*columns, func.length(deliveries.c.body).label("size"))
-        question = question.where(deliveries.c.ref == ref).order_by(deliveries.c.id)
-        return self._read(
-            lambda connection: [
-                DeliveryEntry(**row._mapping)  # noqa: SLF001 - documented
-                for row in connection.execute(question)
-            ]
-        )
+        return self._read(lambda connection: _delivery_log(connection, ref))
 
     def deliveries(self, ref: str) -> list[DeliveryRow]:
         """Return a job's deliveries, in the order of arrival."""
@@ -143,3 +185,8 @@ class JobQueries:
         """Return when the next row of ``assets``, ``jobs`` or ``hints`` is due; None if none is."""
         table = {"assets": assets, "jobs": jobs, "hints": hints}[table_name]
         return self._read(lambda connection: claims.next_due(connection, table))
+
+
+def _delivery_log(connection: Connection, ref: str) -> list[DeliveryEntry]:
+    found = connection.execute(_DELIVERY_LOG, {"ref": ref})
+    return [DeliveryEntry(**row._mapping) for row in found]  # noqa: SLF001 - documented

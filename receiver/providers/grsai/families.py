@@ -38,6 +38,7 @@ class Fields:
     count: str | None = None
     references: str = "urls"
     ratios: tuple[str, ...] = ()
+    pixels_of_ratios: bool = False  # pixels are allowed where they are those of a ratio
     max_pictures: int | None = 1
     max_references: int | None = None
     takes_one_reference: bool = False  # the field is a text, not a list
@@ -55,6 +56,8 @@ class Family:
 
 _NEWER = Fields(_GENERATE, pixels="aspectRatio", references="images")
 _VIDEO_RATIOS = ("9:16", "16:9")
+# The only pixels that gpt-image-1 makes, by OpenAI's pages.
+_RATIOS = {"1024x1024": "1:1", "1536x1024": "3:2", "1024x1536": "2:3"}
 _ORIENTATIONS = {"16:9": "landscape", "9:16": "portrait"}
 
 FAMILIES = (
@@ -65,6 +68,7 @@ FAMILIES = (
             ratio="size",
             count="variants",
             ratios=("auto", "1:1", "3:2", "2:3"),
+            pixels_of_ratios=True,
             max_pictures=2,
         ),
         _NEWER,
@@ -134,6 +138,9 @@ def size_params(model: str, api: Api, size: str) -> dict[str, object]:
             raise ValueError(f"{model} has no 1K, 2K or 4K: {_remedy(fields)}")
         return {fields.resolution: size.upper()}
     if pixels := _PIXELS.fullmatch(size):
+        ratio = _RATIOS.get(f"{pixels[1]}x{pixels[2]}") if fields.pixels_of_ratios else None
+        if ratio is not None:
+            return {fields.ratio: ratio}
         if fields.pixels is None:
             raise ValueError(f"{model} does not take pixels: {_remedy(fields)}")
         width, height = int(pixels[1]), int(pixels[2])
