@@ -17,12 +17,13 @@ import structlog
 
 from receiver import failpoints
 from receiver.archive.conclusion import Conclusion
-from receiver.archive.inspect import inspect
+from receiver.archive.inspect import Picture, inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
 from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
+    FetchError,
     LedgerError,
     NotThePictureError,
     ObjectDiffersError,
@@ -143,7 +144,7 @@ class Archiver:
                 fetched = self._fetch(asset, path)
             failpoints.reached(failpoints.Point.FETCHED)
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
-                picture = inspect(path)
+                picture = _inspect(path, fetched)
             key = asset_key(asset.ref, asset.idx, picture.extension)
             with (
                 self._noting_store_errors(),
@@ -164,6 +165,7 @@ class Archiver:
                 picture.content_type,
                 picture.width,
                 picture.height,
+                fetched.decoded,
             )
 
     def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
@@ -303,6 +305,16 @@ class Archiver:
     def _give_up(self, claimed: Claimed[Asset], state: AssetState, text: str) -> None:
         self._assets.give_up(claimed, state, text)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
+
+
+def _inspect(path: Path, fetched: Fetched) -> Picture:
+    """Inspect a downloaded file; raise FetchError if it is no picture because it was cut short."""
+    try:
+        return inspect(path)
+    except NotThePictureError as error:
+        if fetched.cut_short:
+            raise FetchError(f"{fetched.cut_short}: {error}") from error
+        raise
 
 
 def find_picture(reports: Sequence[tuple[Source, bytes]], url: str) -> str:

@@ -153,9 +153,9 @@ class JobView(BaseModel):
     reason: Reason | None
     message: str
     submitted_at: str
+    assets: list[AssetView]
     requested: int | None
     missing: int
-    assets: list[AssetView]
 
     @classmethod
     def of(cls, job: Job, assets: list[Asset]) -> Self:
@@ -171,9 +171,9 @@ class JobView(BaseModel):
             reason=job.reason,
             message=job.message,
             submitted_at=timestamp(job.submitted_at) or "",
+            assets=[AssetView.of(asset) for asset in assets],
             requested=job.requested,
             missing=job.missing(len(assets)),
-            assets=[AssetView.of(asset) for asset in assets],
         )
 
 

@@ -28,6 +28,8 @@ JOB_KEYS = [
     "message",
     "submitted_at",
     "assets",
+    "requested",
+    "missing",
 ]
 
 

@@ -33,6 +33,8 @@ JOB_KEYS = [
     "message",
     "submitted_at",
     "assets",
+    "requested",
+    "missing",
 ]
 ASSET_KEYS = ["index", "state", "key", "sha256", "size", "content_type", "width", "height"]
 

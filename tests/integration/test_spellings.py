@@ -10,9 +10,9 @@ from archiving import PNG
 from ledgers import NOW, TIMING, Books, failed, succeeded, urls
 from reconciling import ReconcileHarness
 
+from receiver.archive.conclusion import shortfall
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import UnreadableError
-from receiver.archive.conclusion import shortfall
 from receiver.model import (
     AssetState,
     Decision,
