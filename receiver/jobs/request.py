@@ -149,7 +149,7 @@ def takes_variants(model: str, api: Api, variants: int) -> bool:
     try:
         families.count_params(model, api, variants)
     except ValueError:
-        return False
+        return variants == 1
     return True
 
 

@@ -166,7 +166,7 @@ def test_an_archived_job_with_fewer_pictures_says_so(harness: ReconcileHarness) 
     harness.books.execute("UPDATE jobs SET requested = 2 WHERE ref = :ref", ref=ref)
     harness.look(ref)
     harness.bring_home(ref)
-    job = harness.look(ref)
+    job = harness.books.job(ref)
     assert (job.state, job.message) == (
         JobState.ARCHIVED,
         "2 pictures were requested, the provider made 1",
