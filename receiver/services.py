@@ -3,6 +3,7 @@
 A part is built when it is first used; ``close`` closes those that were built.
 """
 
+import secrets
 import time
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,15 +23,15 @@ from receiver.ingest.tickets import Tickets
 from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.submit import SubmitService
-from receiver.ledger import schema
+from receiver.ledger import liveness, schema
 from receiver.ledger.assets import Assets
-from receiver.ledger.claims import Claims
+from receiver.ledger.claims import LEASE, Claims
 from receiver.ledger.database import Database, open_database
-from receiver.ledger.due_notifications import notify_due
 from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.outbox import Outbox
+from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.job_list import JobListQueries
@@ -45,8 +46,7 @@ from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.openai.client import OpenAIClient
 from receiver.settings import Settings
 from receiver.telemetry.redaction import Redactor
-from receiver.worker.distributed import DistributedEngine
-from receiver.worker.embedded import EmbeddedEngine
+from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine
 from receiver.worker.engine import Engine, WorkQueue, instrumented
 from receiver.worker.notifier import Notifier
 from receiver.worker.process import WorkerProcess
@@ -235,9 +235,18 @@ class Services:
             return EmbeddedEngine(
                 self.claims, Notifier(self.settings.data_dir / "worker.fifo"), self.now
             )
-        return DistributedEngine(
-            self.claims, partial(notify_due, self.database, self.now), self.settings.database_url
+        from receiver.worker.postgres_notifier import PostgresNotifier  # noqa: PLC0415 - psycopg is installed only where PostgreSQL is used
+
+        watch = liveness.Liveness(self.worker_number, LEASE, self.now, self.claims.take_over)
+        notifier = PostgresNotifier(conninfo(self.settings.database_url), watch)
+        return EmbeddedEngine(
+            self.claims, notifier, self.now, poll_interval=CLAIM_INTERVAL, claim_first=True
         )
+
+    @cached_property
+    def worker_number(self) -> int:
+        """The number of this process in its claims, if it is a worker on PostgreSQL."""
+        return secrets.randbelow(liveness.NUMBERS)
 
     @cached_property
     def inbox(self) -> Inbox:
@@ -327,14 +336,24 @@ class Services:
 
     def worker(self) -> WorkerProcess:
         """Return the worker of this process."""
+        if isinstance(self.database, PostgresDatabase):
+            self.database.hold_on_connect(self.worker_number)
         return WorkerProcess(
             self.settings.data_dir,
             self.engine,
             self.work_queues,
-            take_over=self.claims.take_over if self.settings.embedded else None,
+            number=None if self.settings.embedded else self.worker_number,
+            take_over=self._take_over,
             audit=self.totals.audit,
             check_archive=self.store.check,
         )
+
+    def _take_over(self, worker: int | None) -> int:
+        """End the claims of a dead worker, or of all; return how many there were."""
+        # The DATA_DIR may be a copy of another machine's, whose worker lives.
+        if worker is not None and self.database.read(partial(liveness.is_alive, number=worker)):
+            return 0
+        return self.claims.take_over(worker)
 
     def work_queues(self, scratch: Path) -> list[WorkQueue]:
         """Return every work queue of a worker."""
@@ -390,7 +409,6 @@ class Services:
                     to.next_due,
                     to.claim,
                     to.send,
-                    chained=True,
                 )
                 for to in self.dispatchers()
             ),

@@ -153,7 +153,7 @@ class Archiver:
                         key, path, sha256=fetched.sha256, content_type=picture.content_type
                     )
                 except ObjectDiffersError:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                     return self._adopt(key, path)
             return StoredAsset(
                 key,

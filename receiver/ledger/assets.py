@@ -10,7 +10,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import find_answer
 from receiver.ledger.jobs import expedite_job, finish_job, lock_job
-from receiver.ledger.notifications import notify_assets, notify_job
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.outbox import NewEvent, write_events
 from receiver.ledger.rows import Asset, End, Job, StoredAsset, asset_of
 from receiver.ledger.tables import assets, attempts, jobs
@@ -179,7 +179,7 @@ def _make_due_if_last(connection: Connection, ref: str, now: float, *, last: boo
     """Make a job due whose last asset is final, even if a worker is polling it at this moment."""
     if last:
         connection.execute(_MAKE_JOB_DUE, {"of_ref": ref, "now": now})
-        notify_job(connection, ref, now, complete=True)
+        notify(connection, QueueName.COMPLETE_JOBS)
 
 
 def count_pending(connection: Connection, ref: str) -> int:
@@ -210,7 +210,7 @@ def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> 
     which nothing is lost is only concluded again.
     """
     reopened = _reopen_assets(connection, job.ref, now, now + timing.url_lifetime)
-    notify_job(connection, job.ref, now)
+    notify(connection, QueueName.JOBS)
     values: dict[str, object] = {
         "round": job.round + 1,
         "reason": None,
@@ -244,5 +244,6 @@ def _reopen_assets(connection: Connection, ref: str, now: float, expires_at: flo
     }
     reopen = update(assets).where(lost).values(values).returning(assets.c.idx)
     indexes = connection.execute(reopen).scalars().all()
-    notify_assets(connection, ref, indexes, expires_at)
+    if indexes:
+        notify(connection, QueueName.ASSETS)
     return bool(indexes)

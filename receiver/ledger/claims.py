@@ -33,6 +33,7 @@ from sqlalchemy import (
 
 from receiver.errors import ClaimLostError
 from receiver.ledger.database import Database
+from receiver.ledger.liveness import WORKER
 from receiver.ledger.rows import Asset, EventDelivery, Hint, Job
 from receiver.ledger.tables import assets, hints, job_columns, jobs, sendings
 from receiver.model import AssetState, JobState
@@ -73,22 +74,23 @@ class Claims:
             lambda connection: _update_all(connection, held, due_at=self._now() + LEASE)
         )
 
-    def release(self, held: Sequence[Claimed[Any]]) -> None:
-        """End claims whose work was not finished, at a shutdown: the rows are due at once.
+    def release(self, held: Sequence[Claimed[Any]], *, after: float = 0.0) -> None:
+        """End claims whose work was not finished; the rows are due ``after`` so many seconds.
 
         The attempt counts, because it may have stored an object.
         """
         self._database.write(
-            lambda connection: _update_all(connection, held, claim=None, due_at=self._now())
+            lambda connection: _update_all(connection, held, claim=None, due_at=self._now() + after)
         )
 
-    def take_over(self) -> int:
-        """End every lease and return how many there were.
+    def take_over(self, worker: int | None = None) -> int:
+        """End the leases of the dead worker with this number; return how many there were.
 
-        Only for the single worker of a machine, when it starts: all other workers are dead. The
-        rows keep a claim of no worker until they are claimed again and the crash is counted.
+        Without a number end every lease. That is only for the single worker of a machine, when it
+        starts: all other workers are dead. The rows keep a claim of no worker until they are
+        claimed again and the crash is counted.
         """
-        return self._database.write(lambda connection: _take_over(connection, self._now()))
+        return self._database.write(lambda connection: _take_over(connection, self._now(), worker))
 
 
 def is_unexplained(job: Job) -> bool:
@@ -181,8 +183,17 @@ def claim_rows(
 
     ``values`` are other parameters of the ``claim_statement``.
     """
-    claim = {"now": now, "until": now + LEASE, "limit": limit, "token": token_hex(8)}
+    claim = {"now": now, "until": now + LEASE, "limit": limit, "token": _new_token(connection)}
     return connection.execute(statement, {**claim, **values}).all()
+
+
+def _new_token(connection: Connection) -> str:
+    """Return a token that no other claim has; it begins with the worker's number if it has one.
+
+    So a claim has a number exactly if the connection that made it holds the worker's lock.
+    """
+    number = connection.info.get(WORKER)
+    return token_hex(8) if number is None else f"{number}.{token_hex(8)}"
 
 
 def _is_ours(table: Table) -> ColumnElement[bool]:
@@ -243,16 +254,23 @@ def _update_all(connection: Connection, claims: Sequence[Claimed[Any]], **values
             connection.execute(_UPDATE_OURS[table], [{**held, **values} for held in own])
 
 
-def _take_over(connection: Connection, now: float) -> int:
+def _of_dead(table: Table, now: float, worker: int | None) -> ColumnElement[bool]:
+    if worker is None:
+        return table.c.claim != GONE
+    # A row whose lease has ended is due in any case, and its crash is counted all the same.
+    return and_(table.c.due_at > now, table.c.claim.startswith(f"{worker}."))
+
+
+def _take_over(connection: Connection, now: float, worker: int | None) -> int:
     taken = 0
-    for table in (assets, jobs, hints, sendings):
+    for table in (jobs, assets, hints, sendings):  # in the order in which rows are locked
         pause = (
             case((table.c.crashes > 1, (table.c.crashes - 1) * CRASH_PAUSE), else_=0.0)
             if "crashes" in table.c
             else literal(0.0)
         )
         taken += connection.execute(
-            update(table).where(table.c.claim != GONE).values(due_at=now + pause, claim=GONE)
+            update(table).where(_of_dead(table, now, worker)).values(due_at=now + pause, claim=GONE)
         ).rowcount
     return taken
 

@@ -11,7 +11,7 @@ from itertools import chain
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from receiver.ledger.notifications import notify_assets
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Job, job_of, job_of_values
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
 from receiver.model import (
@@ -199,8 +199,8 @@ def begin_archiving(
     ]
     _BEGIN_ARCHIVING.run(connection, ended)
     _INSERT_ASSETS.run(connection, announced)
-    for job, report in changes:
-        notify_assets(connection, job.ref, range(len(report.results)), expires_at)
+    if announced:
+        notify(connection, QueueName.ASSETS)
 
 
 def refresh_urls(
@@ -226,7 +226,8 @@ def refresh_urls(
         }
         if connection.execute(update(assets).where(stale).values(values)).rowcount:
             fresh.append(idx)
-    notify_assets(connection, job.ref, fresh, now + lifetime)
+    if fresh:
+        notify(connection, QueueName.ASSETS)
     return bool(fresh)
 
 

@@ -16,7 +16,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import insert_deliveries
 from receiver.ledger.jobs import adopt_job, find_job_by_provider_id
-from receiver.ledger.notifications import notify_hint
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Hint
 from receiver.ledger.tables import hints, jobs
 from receiver.model import Decision, Delivery, Source, Timing
@@ -107,7 +107,7 @@ def _add(connection: Connection, provider_id: str, body: bytes, now: float) -> b
     # IntegrityError: another callback names the same id at the same moment.
     with suppress(IntegrityError), connection.begin_nested():
         connection.execute(insert(hints).values(values))
-        notify_hint(connection, provider_id, now)
+        notify(connection, QueueName.HINTS)
     return True
 
 

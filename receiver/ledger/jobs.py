@@ -15,7 +15,7 @@ from receiver.errors import KeyTakenError, ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.notifications import notify_job
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.outbox import NewEvent, has_event, write_events
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, jobs
@@ -322,7 +322,7 @@ def expedite_job(connection: Connection, ref: str, due_at: float) -> None:
         & (jobs.c.due_at > due_at)
     )
     if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
-        notify_job(connection, ref, due_at)
+        notify(connection, QueueName.JOBS)
 
 
 def finish_job(

@@ -1,51 +1,32 @@
-"""Notifications (PostgreSQL): a row that becomes due notifies one worker, in the same transaction.
+"""Notifications (PostgreSQL): after its commit a transaction names the work queues that it fed.
 
-A notification is a Procrastinate job in the queue of the kind of work. It does not name work to do:
-the worker that receives it claims the row nearest to its deadline. A lost notification delays a row
-until the next poll for due rows, a superfluous one finds nothing. Notifications are inserted by
-Procrastinate's own SQL function, in one round trip, and commit or roll back with the row. On SQLite
-one process works, and nothing is written.
+A notification is not the work: a worker that receives one claims the due rows that are nearest to
+their deadlines. A lost notification costs two seconds, a superfluous one finds nothing. On SQLite
+nothing is sent here; the process that committed notifies the worker through a named pipe.
 """
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
-from hashlib import sha256
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
-# Procrastinate serves the highest priority first, in 32 bits: the negated deadline, in seconds
-# since November 2023.
-_EPOCH = 1_700_000_000
-_EVENTS = "events to "
+from receiver.errors import LedgerError
 
-# Sorted, so that two transactions with the same notifications do not deadlock. A row that has a
-# notification gets no second one.
-_NOTIFY_ROWS = text("""
-    SELECT procrastinate_defer_jobs_v1(array_agg(
-        ROW(:queue, :queue, wanted.priority, NULL, wanted.lock, '{}', NULL)
-        ::procrastinate_job_to_defer_v1 ORDER BY wanted.lock))
-    FROM unnest(CAST(:locks AS text[]), CAST(:priorities AS integer[])) AS wanted(lock, priority)
-    WHERE NOT EXISTS (
-        SELECT FROM procrastinate_jobs AS known
-        WHERE known.queueing_lock = wanted.lock AND known.status = 'todo')
-""")
-# The name of a destination may be too long for a queue: PostgreSQL's channels have 63 bytes, and
-# Procrastinate puts 23 before the queue's name. So the queue is named after a hash.
-_NOTIFY_DISPATCHERS = text("""
-    SELECT procrastinate_defer_jobs_v1(array_agg(
-        ROW(wanted.queue, wanted.queue, :priority, NULL, wanted.queue, '{}', NULL)
-        ::procrastinate_job_to_defer_v1 ORDER BY wanted.queue))
-    FROM (
-        SELECT 'events ' || left(encode(sha256(convert_to(name, 'UTF8')), 'hex'), 16) AS queue
-        FROM destinations) AS wanted
-    WHERE NOT EXISTS (
-        SELECT FROM procrastinate_jobs AS known
-        WHERE known.queueing_lock = wanted.queue AND known.status = 'todo')
-""")
+CHANNEL = "receiver"
+# Seconds between two statements of a process that notify. An idle process notifies at once; a busy
+# one saves a statement for every transaction, and its receivers a claim that finds nothing.
+_INTERVAL = 0.02
+# Seconds that a process waits at its end for its last notifications to be sent.
+_CLOSE_TIMEOUT = 5.0
+_NOTED = "notifications"
+_SEND = text("SELECT pg_notify(:channel, name) FROM unnest(CAST(:names AS text[])) AS name")
 
 
 class QueueName(StrEnum):
-    """The work queues by name; each destination of events has one more, see ``events_queue``."""
+    """What a notification names: a work queue, or with EVENTS those of all destinations."""
 
     ASSETS = "assets"
     SUSPECT_ASSETS = "suspect assets"
@@ -53,59 +34,80 @@ class QueueName(StrEnum):
     JOBS = "jobs"
     SUSPECT_JOBS = "suspect jobs"
     HINTS = "hints"
+    EVENTS = "events"
 
 
 def events_queue(destination: str) -> str:
     """Return the name of the work queue that delivers events to a destination."""
-    return _EVENTS + destination
+    return f"events to {destination}"
 
 
-def queue_of(name: str) -> str:
-    """Return the Procrastinate queue of a work queue."""
-    if name.startswith(_EVENTS):
-        return f"events {sha256(name.removeprefix(_EVENTS).encode()).hexdigest()[:16]}"
-    return name
+def is_named(queue: str, names: set[str]) -> bool:
+    """Return whether a notification of these names concerns a work queue."""
+    return queue in names or (QueueName.EVENTS in names and queue.startswith(events_queue("")))
 
 
-def notify(connection: Connection, queue: QueueName, rows: Mapping[str, float]) -> None:
-    """Send a notification for each of these rows that has none.
-
-    ``rows`` maps names of rows, ``table/key``, to their deadlines in seconds since the epoch.
-    """
-    if connection.dialect.name == "postgresql" and rows:
-        connection.execute(
-            _NOTIFY_ROWS,
-            {
-                "queue": queue,
-                "locks": list(rows),
-                "priorities": [_priority(moment) for moment in rows.values()],
-            },
-        )
-
-
-def notify_assets(
-    connection: Connection, ref: str, indexes: Iterable[int], expires_at: float
-) -> None:
-    """Notify workers of assets that are due now; their URLs die at ``expires_at``."""
-    notify(connection, QueueName.ASSETS, {f"assets/{ref}/{idx}": expires_at for idx in indexes})
-
-
-def notify_job(connection: Connection, ref: str, now: float, *, complete: bool = False) -> None:
-    """Notify a worker of a job that is due now."""
-    queue = QueueName.COMPLETE_JOBS if complete else QueueName.JOBS
-    notify(connection, queue, {f"jobs/{ref}": now})
-
-
-def notify_hint(connection: Connection, provider_id: str, now: float) -> None:
-    """Notify a worker of a hint."""
-    notify(connection, QueueName.HINTS, {f"hints/{provider_id}": now})
-
-
-def notify_dispatchers(connection: Connection, now: float) -> None:
-    """Notify the dispatcher of each destination; one notification stands for all its events."""
+def notify(connection: Connection, name: QueueName) -> None:
+    """Note a work queue; workers are notified when this transaction is committed."""
     if connection.dialect.name == "postgresql":
-        connection.execute(_NOTIFY_DISPATCHERS, {"priority": _priority(now)})
+        connection.info.setdefault(_NOTED, set()).add(name.value)
 
 
-def _priority(deadline: float) -> int:
-    return max(-(2**31), min(_EPOCH - int(deadline), 2**31 - 1))
+def take_noted(connection: Connection) -> set[str]:
+    """Return the names noted on this connection and forget them.
+
+    Called at the beginning of a transaction too, because one that was rolled back left its names.
+    """
+    names: set[str] = connection.info.pop(_NOTED, set())
+    return names
+
+
+class NotificationSender:
+    """Sends names after commits, in one thread; names of the same moments share a statement.
+
+    They are not part of the transactions, because PostgreSQL commits transactions with a NOTIFY one
+    at a time, each with its own wait for the disk. ``connect`` returns a connection in autocommit
+    mode.
+    """
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._names: set[str] = set()
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def send(self, names: set[str]) -> None:
+        """Send these names soon; never blocks. Names that cannot be sent are dropped."""
+        if not names:
+            return
+        with self._changed:
+            self._names |= names
+            self._changed.notify()
+            # A thread does not survive a fork.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Send what is left, and end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(_CLOSE_TIMEOUT)
+
+    def _run(self) -> None:
+        while names := self._next_names():
+            # Workers poll, so a lost notification needs no second attempt.
+            with suppress(SQLAlchemyError, LedgerError), self._connect() as connection:
+                connection.execute(_SEND, {"channel": CHANNEL, "names": sorted(names)})
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, _INTERVAL)
+
+    def _next_names(self) -> set[str]:
+        """Wait for names and return them; return none if there are none and this is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._names or self._closed)
+            names, self._names = self._names, set()
+            return names

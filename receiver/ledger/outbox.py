@@ -39,7 +39,7 @@ from receiver.errors import ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.notifications import notify_dispatchers
+from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import EventDelivery, Job, event_delivery_of
 from receiver.ledger.tables import destinations, events, sendings
 from receiver.model import EventDeliveryState, EventType
@@ -82,7 +82,7 @@ def write_events(connection: Connection, job: Job, now: float, new: Sequence[New
     """Write events about a job, in this order, in the transaction of the changes they report."""
     lock_event_order(connection)
     connection.execute(_INSERT_EVENT, [_values(job, now, event) for event in new])
-    notify_dispatchers(connection, now)
+    notify(connection, QueueName.EVENTS)
 
 
 def _values(job: Job, now: float, event: NewEvent) -> dict[str, object]:

@@ -5,13 +5,15 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import URL, Connection, create_engine, make_url
+from sqlalchemy import URL, Connection, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from receiver import failpoints
 from receiver.errors import LedgerError
+from receiver.ledger import liveness
 from receiver.ledger.database_errors import translated_errors
 from receiver.ledger.group_commit import Batch, GroupCommit, QueuedWrite, by_batch, run_many
+from receiver.ledger.notifications import NotificationSender, take_noted
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +62,9 @@ class PostgresDatabase:
             pool_pre_ping=True,
         )
         self._group_commit = GroupCommit(self._commit, leaders=_LEADERS)
+        self._sender = NotificationSender(
+            lambda: self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        )
         # With READ COMMITTED each statement sees another moment, and the counts of an audit would
         # not add up.
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
@@ -122,18 +127,36 @@ class PostgresDatabase:
 
     def _run(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
+            take_noted(connection)
             try:
                 value = work(connection)
+                names = take_noted(connection)
             except (IntegrityError, OperationalError) as error:
                 if _can_be_repeated(error):
                     raise _RolledBackError(error) from error
                 raise
             failpoints.reached(failpoints.Point.BEFORE_COMMIT)
         failpoints.reached(failpoints.Point.AFTER_COMMIT)
+        self._sender.send(names)
         return value
 
+    def hold_on_connect(self, number: int) -> None:
+        """Hold the lock of the worker with this number on every connection from now on."""
+
+        def hold(driver: Any, record: Any) -> None:
+            try:
+                liveness.hold(driver, number)
+                driver.commit()
+            except driver.OperationalError as error:
+                raise LedgerError(f"the ledger cannot be used now: {error}") from error
+            record.info[liveness.WORKER] = number
+
+        event.listen(self._engine, "connect", hold)
+        self._engine.dispose()  # connections opened before do not hold it
+
     def close(self) -> None:
-        """Close the pool."""
+        """Send the last notifications and close the pool."""
+        self._sender.close()
         self._engine.dispose()
 
 

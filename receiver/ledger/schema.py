@@ -6,7 +6,6 @@ from sqlalchemy import URL, Connection, create_engine, inspect, text
 
 from receiver import data_dir, failpoints
 from receiver.errors import LedgerError
-from receiver.ledger import queue_schema
 from receiver.ledger.database import Database
 from receiver.ledger.database_errors import translated_errors
 from receiver.ledger.sqlite import sqlite_address
@@ -47,10 +46,6 @@ def is_unfinished_copy(connection: Connection) -> bool:
     )
 
 
-def _queue_is_old(connection: Connection) -> bool:
-    return connection.dialect.name == "postgresql" and queue_schema.is_old(connection)
-
-
 def _version(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -72,11 +67,6 @@ def require_current(database: Database) -> None:
         raise LedgerError(
             "the ledger is a copy that is not whole yet: "
             "run `receiver migrate --from` again, with the old service stopped"
-        )
-    if database.read(_queue_is_old):
-        raise LedgerError(
-            "the ledger's PostgreSQL lacks tables of Procrastinate's, or has old ones: "
-            "run `receiver migrate`"
         )
 
 
@@ -113,8 +103,7 @@ def _upgrade(url: str | URL) -> None:
     engine = create_engine(url)
     try:
         with translated_errors(), engine.begin() as connection:
-            on_postgresql = connection.dialect.name == "postgresql"
-            if on_postgresql:
+            if connection.dialect.name == "postgresql":
                 connection.execute(
                     text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
                 )
@@ -128,7 +117,5 @@ def _upgrade(url: str | URL) -> None:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 failpoints.reached(failpoints.Point.MIGRATED)
-            if on_postgresql:
-                queue_schema.bring_up(connection)
     finally:
         engine.dispose()

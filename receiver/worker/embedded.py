@@ -1,52 +1,73 @@
-"""The engine of one machine.
+"""The engine: one thread claims due rows, nearest deadline first, and starts a thread for each.
 
-One thread claims due rows, nearest deadline first, and starts a thread for each claim, at most
-``concurrency`` per work queue. It claims only as many rows as it can start at once, so no row waits
-while it is claimed.
+At most ``concurrency`` threads work for a work queue. Only as many rows are claimed as can be
+started at once, so no row waits while it is claimed. A work queue is looked at when it is notified,
+when its next row is due, and every ``poll_interval`` seconds.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import structlog
 
 from receiver.errors import LedgerError
 from receiver.ledger.claims import Claimed, Claims
+from receiver.ledger.notifications import is_named
 from receiver.worker.engine import WorkQueue
 from receiver.worker.leases import Leases
-from receiver.worker.notifier import Notifier
+from receiver.worker.notifier import ALL, Listener
 
 log = structlog.get_logger(__name__)
 
-# Seconds after which due rows are polled without a notification.
-POLL_INTERVAL = 5.0
+# Seconds after which due rows are polled without a notification: on one machine, and on many, where
+# the engine does not ask when the next row is due.
+POLL_INTERVAL, CLAIM_INTERVAL = 5.0, 2.0
 # Seconds that a stop waits for running work before it releases the claims.
 GRACE = 8.0
+# Seconds until the next attempt after an error.
+_PAUSE = 1.0
+
+
+class EngineNotifier(Protocol):
+    """Notifies the engine; ``listen`` returns the engine's end."""
+
+    def notify(self, name: str = ALL, /) -> None:
+        """Notify the engine of a work queue; never blocks."""
+
+    def listen(self) -> AbstractContextManager[Listener]:
+        """Open the engine's end."""
 
 
 class EmbeddedEngine:
-    """Runs work in threads of this process, at a notification or when a row becomes due."""
+    """Runs work in threads of this process, at a notification or when a row becomes due.
+
+    ``claim_first`` is for PostgreSQL: it claims without asking first when the next row is due, and
+    every transaction notifies the work queues that it feeds.
+    """
 
     def __init__(
         self,
         claims: Claims,
-        notifier: Notifier,
+        notifier: EngineNotifier,
         now: Callable[[], float],
         *,
         poll_interval: float = POLL_INTERVAL,
         grace: float = GRACE,
+        claim_first: bool = False,
     ) -> None:
         self._now = now
         self._leases = Leases(claims)
         self._notifier = notifier
         self._poll_interval = poll_interval
         self._grace = grace
+        self._claim_first = claim_first
         self._stopping = threading.Event()
 
     def notify(self) -> None:
-        """Notify the worker, in any process of this machine."""
+        """Notify the worker, on one machine in any process."""
         self._notifier.notify()
 
     def stop(self) -> None:
@@ -56,43 +77,65 @@ class EmbeddedEngine:
 
     def run(self, work_queues: Sequence[WorkQueue]) -> None:
         """Start due work until stopped, then drain."""
+        next_look = {queue.name: 0.0 for queue in work_queues}  # by the monotonic clock
         with self._notifier.listen() as listener:
             while not self._stopping.is_set():
-                try:
-                    self._leases.renew()
-                    wait = min(self._dispatch(queue) for queue in work_queues)
-                except LedgerError as error:
-                    log.error("ledger unavailable, work waits", error=str(error))  # noqa: TRY400 - the text is enough
-                    wait = 1.0
-                listener.wait(wait)
-            self._drain(listener.wait)
+                names = listener.wait(self._round(work_queues, next_look))
+                for queue in next_look:
+                    if ALL in names or is_named(queue, names):
+                        next_look[queue] = 0.0
+            self._drain(listener)
+
+    def _round(self, work_queues: Sequence[WorkQueue], next_look: dict[str, float]) -> float:
+        """Look at the work queues whose time has come; return the seconds until the next round."""
+        try:
+            self._leases.renew()
+            for queue in work_queues:
+                if time.monotonic() >= next_look[queue.name]:
+                    next_look[queue.name] = time.monotonic() + self._look(queue)
+        except LedgerError as error:
+            log.error("ledger unavailable, work waits", error=str(error))  # noqa: TRY400 - the text is enough
+            return _PAUSE
+        return max(0.0, min(next_look.values()) - time.monotonic())
+
+    def _look(self, queue: WorkQueue) -> float:
+        """Start due work of a queue; return the seconds until the next look at it."""
+        try:
+            return self._dispatch(queue)
+        except LedgerError:
+            raise
+        except Exception:  # a mistake in one claim must not stop the other work queues
+            log.exception("claim failed", queue=queue.name)
+            return _PAUSE
 
     def _dispatch(self, queue: WorkQueue) -> float:
-        """Start due work of a queue; return the seconds until the next look at it."""
         free = queue.concurrency - self._leases.count(queue)
-        due = queue.next_due() if free else None
-        if due is None:
-            return self._poll_interval
-        wait = due - self._now()
-        if wait > 0:
-            return min(wait, self._poll_interval)
+        if not free:
+            return self._poll_interval  # the first thread that ends notifies
+        if not self._claim_first:
+            due = queue.next_due()
+            wait = self._poll_interval if due is None else due - self._now()
+            if due is None or wait > 0:
+                return min(wait, self._poll_interval)
         claims = queue.claim(free)
         self._leases.take(queue, claims)
         for claimed in claims:
             threading.Thread(
                 target=self._work, args=(queue, claimed), name=f"{queue.name}-worker", daemon=True
             ).start()
-        # When all threads are busy, the first that ends notifies. A queue that gave fewer rows than
-        # asked for has no more due: look again at once for when the next one is due.
-        return self._poll_interval if len(claims) == free or not claims else 0.0
+        # A queue that gave fewer rows than asked for has no more due: look again at once for when
+        # the next one is due.
+        ask_again = not self._claim_first and 0 < len(claims) < free
+        return 0.0 if ask_again else self._poll_interval
 
     def _work(self, queue: WorkQueue, claimed: Claimed[Any]) -> None:
         self._leases.work(queue, claimed)
-        self._notifier.notify()
+        # A thread is free. On one machine the work may have fed another work queue too.
+        self._notifier.notify(queue.name if self._claim_first else ALL)
 
-    def _drain(self, wait: Callable[[float], None]) -> None:
+    def _drain(self, listener: Listener) -> None:
         """Wait for running work, then release the claims of what is not done."""
         deadline = time.monotonic() + self._grace
         while self._leases.all() and (left := deadline - time.monotonic()) > 0:
-            wait(left)
+            listener.wait(left)
         self._leases.release()

@@ -1,6 +1,6 @@
 """What an engine is, and the work queues that it runs.
 
-The rows of the ledger are the queue. An engine only sends notifications and runs worker threads.
+The rows of the ledger are the queue. An engine only receives notifications and runs worker threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,7 @@ class WorkQueue:
     """One kind of work: how it is claimed, how one claim is done, and by how many threads.
 
     ``next_due`` returns when the next row is due (seconds since the epoch) or None; ``claim``
-    claims at most so many rows. A notification stands for one row, so a thread claims once; in a
-    ``chained`` queue it stands for all that is due.
+    claims at most so many rows.
     """
 
     name: str
@@ -27,7 +26,6 @@ class WorkQueue:
     next_due: Callable[[], float | None]
     claim: Callable[[int], list[Claimed[Any]]]
     run: Callable[[Claimed[Any]], None]
-    chained: bool = False
 
 
 class Engine(Protocol):

@@ -15,6 +15,11 @@ log = structlog.get_logger(__name__)
 
 # How often a lease is renewed within its length.
 RENEWALS = 3
+# Seconds until work is due again that failed because the ledger was unavailable.
+PAUSE = 2.0
+# From this attempt on such work waits until its lease ends and counts as a crash: if a row always
+# makes the ledger fail, it must end as a suspect.
+_ATTEMPTS = 5
 
 
 class Leases:
@@ -23,6 +28,7 @@ class Leases:
     def __init__(self, claims: Claims) -> None:
         self._database_claims = claims
         self._claims: dict[str, list[Claimed[Any]]] = {}
+        self._interrupted: list[Claimed[Any]] = []  # the ledger was unavailable at their end
         self._lock = threading.Lock()
         self._renewed = 0.0
 
@@ -36,8 +42,10 @@ class Leases:
         try:
             queue.run(claimed)
         except LedgerError as error:
-            # The row is due again when the lease has run out.
             log.error("ledger unavailable, work repeats", queue=queue.name, error=str(error))  # noqa: TRY400 - the text is enough
+            if claimed.row.attempts < _ATTEMPTS:
+                with self._lock:
+                    self._interrupted.append(claimed)
         except Exception:
             log.exception("work failed unexpectedly", queue=queue.name)
         finally:
@@ -54,23 +62,23 @@ class Leases:
             return [claimed for claims in self._claims.values() for claimed in claims]
 
     def renew(self) -> None:
-        """Renew the leases if it is time. Raise LedgerError if that fails.
+        """Renew the leases if it is time, and release interrupted work.
 
-        Called before anything is claimed: after a sleep of the machine this process must not take
-        its own work for abandoned.
+        Raise LedgerError if that fails. Called before anything is claimed: after a sleep of the
+        machine this process must not take its own work for abandoned.
         """
+        if interrupted := self._interrupted[:]:
+            self._database_claims.release(interrupted, after=PAUSE)
+            with self._lock:
+                del self._interrupted[: len(interrupted)]
         if time.monotonic() - self._renewed > LEASE / RENEWALS:
             if claims := self.all():
                 self._database_claims.renew(claims)
             self._renewed = time.monotonic()
 
-    def next_renewal(self) -> float:
-        """Return the seconds until the next call of ``renew``."""
-        return LEASE / RENEWALS / 4
-
     def release(self) -> None:
         """Release all claims, so that other workers can take them over at once."""
-        if claims := self.all():
+        if claims := self.all() + self._interrupted:
             log.warning("claims released", claims=len(claims))
             try:
                 self._database_claims.release(claims)

@@ -11,6 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+# Names every work queue.
+ALL = "*"
+# Bytes that a pipe holds, and the size up to which one write is never divided.
+_CAPACITY, _ATOMIC = 65536, 4096
+
 
 class Notifier:
     """Notifies the worker through a named pipe."""
@@ -21,8 +26,8 @@ class Notifier:
         self._lock = threading.Lock()  # nobody may write to the number of a pipe that was closed
         self._wanted = False
 
-    def notify(self) -> None:
-        """Notify the worker if it listens; never blocks.
+    def notify(self, _name: str = ALL, /) -> None:
+        """Notify the worker of every work queue if it listens; never blocks.
 
         Threads that notify at the same time need one notification, sent after the last call began.
         """
@@ -38,7 +43,7 @@ class Notifier:
         try:
             if self._pipe is None:
                 self._pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
-            os.write(self._pipe, b"!")
+            os.write(self._pipe, f"{ALL}\n".encode())
         except BlockingIOError:
             pass  # the pipe is full: the worker has notifications enough
         except OSError:
@@ -66,16 +71,23 @@ class Notifier:
 
 
 class Listener:
-    """The worker's end of the pipe; a context manager."""
+    """The worker's end of a pipe; a context manager."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
-    def wait(self, seconds: float) -> None:
-        """Return at a notification or after ``seconds``; all earlier notifications count as one."""
+    def wait(self, seconds: float) -> set[str]:
+        """Return the names of all notified work queues as soon as there are any.
+
+        Return none after ``seconds``.
+        """
         if select.select([self._pipe], [], [], seconds)[0]:
             with suppress(BlockingIOError):
-                os.read(self._pipe, 65536)
+                received = os.read(self._pipe, _CAPACITY)
+                if len(received) > _CAPACITY - _ATOMIC:  # the pipe was full, and names were lost
+                    return {ALL}
+                return set(received.decode().splitlines())
+        return set()
 
     def __enter__(self) -> Self:
         """Return this listener."""

@@ -1,20 +1,21 @@
 """The worker process.
 
 With SQLite there is one per DATA_DIR, and it takes over the claims of a dead predecessor. With
-PostgreSQL there may be any number; each has its own folder in its DATA_DIR, and the claims of a
-dead worker are taken over when their leases end.
+PostgreSQL there may be any number; each has a place of its own in its DATA_DIR. The claims of a
+dead worker are taken over by the next worker in its place, or within seconds by any other.
 """
 
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
+from typing import TypeAlias
 
 import structlog
 
@@ -26,12 +27,16 @@ from receiver.worker.engine import Engine, WorkQueue
 
 log = structlog.get_logger(__name__)
 
+# The folder for a worker's files, and which workers are dead: their numbers, or None for all.
+Place: TypeAlias = tuple[Path, Sequence[int | None]]
+
 
 class WorkerProcess:
     """Works on the ledger of one DATA_DIR until its engine is stopped.
 
-    ``queues`` returns the work queues for a scratch folder. ``take_over`` ends the leases of dead
-    workers; it is None if other workers may be alive (PostgreSQL).
+    ``queues`` returns the work queues for a scratch folder. ``number`` is this worker's number, or
+    None if no other worker can be alive (SQLite). ``take_over`` ends the leases of the dead worker
+    with a number, or of all workers (None), and returns how many there were.
     """
 
     def __init__(
@@ -40,24 +45,25 @@ class WorkerProcess:
         engine: Engine,
         queues: Callable[[Path], list[WorkQueue]],
         *,
-        take_over: Callable[[], int] | None,
+        number: int | None,
+        take_over: Callable[[int | None], int],
         audit: Callable[[], Audit],
         check_archive: Callable[[], None],
     ) -> None:
         self._data_dir = data_dir
         self._engine = engine
         self._queues = queues
+        self._number = number
         self._take_over = take_over
         self._audit = audit
         self._check_archive = check_archive
 
     def run(self) -> None:
         """Run the work queues until the engine is stopped."""
-        folder = _alone if self._take_over else _beside_others
-        with folder(self._data_dir) as parent:
+        with self._place() as (parent, dead):
             scratch = _empty_folder(parent)
             try:
-                if self._take_over and (found := self._take_over()):
+                if found := sum(map(self._take_over, dead)):
                     log.info("claims of a dead worker taken over", claims=found)
                 self._report_start()
                 with audit_periodically(self._audit):
@@ -65,35 +71,53 @@ class WorkerProcess:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 
+    def _place(self) -> AbstractContextManager[Place]:
+        if self._number is None:
+            return _alone(self._data_dir)
+        return _beside_others(self._data_dir, self._number)
+
     def _report_start(self) -> None:
         """Log that the worker starts, and the fault of an unusable archive: its work waits."""
         try:
             self._check_archive()
         except StoreError as error:
             log.error("archive not usable, work waits", error=str(error))  # noqa: TRY400 - the text is enough
-        log.info("worker started", data_dir=str(self._data_dir))
+        number = {} if self._number is None else {"worker": self._number}
+        log.info("worker started", data_dir=str(self._data_dir), **number)
 
 
 @contextmanager
-def _alone(data: Path) -> Iterator[Path]:
-    """Wait until no other worker of this DATA_DIR is alive; yield the folder for its files."""
+def _alone(data: Path) -> Iterator[Place]:
+    """Wait until no other worker of this DATA_DIR is alive."""
     path = data / "worker.lock"
     with path.open("a", encoding="ascii") as file:
         if not try_lock(file):
             log.info("waiting for the worker that is still running", lock=str(path))
             with _signals_end_it():
                 lock(file)
-        yield data / "scratch"
+        yield data / "scratch", [None]
 
 
 @contextmanager
-def _beside_others(data: Path) -> Iterator[Path]:
-    """Take the first number that no other worker of this DATA_DIR has; yield its folder."""
-    for number in count(1):
-        with (data / f"worker-{number}.lock").open("a", encoding="ascii") as file:
+def _beside_others(data: Path, worker: int) -> Iterator[Place]:
+    """Take the first place that no other worker of this DATA_DIR has, and note our number there.
+
+    The worker that had it before is dead, because the kernel has released its lock of the file.
+    """
+    for place in count(1):
+        with (data / f"worker-{place}.lock").open("a+", encoding="ascii") as file:
             if try_lock(file):
-                yield data / "scratch" / str(number)
+                yield data / "scratch" / str(place), _replace_number(file.fileno(), worker)
                 return
+
+
+def _replace_number(lock_file: int, number: int) -> list[int]:
+    """Write a worker's number into its lock file; return the number that was there, if any."""
+    before = os.pread(lock_file, 20, 0)
+    with suppress(OSError):  # the disk is full; other workers will notice our death all the same
+        os.ftruncate(lock_file, 0)
+        os.write(lock_file, str(number).encode())
+    return [int(before)] if before.isdigit() else []
 
 
 @contextmanager

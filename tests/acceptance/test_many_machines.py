@@ -7,10 +7,10 @@ import pytest
 from installation import Installation
 from postgres import PostgresServer
 from processes import Running, running
-from sqlalchemy import text
 from waiting import until
 
 from receiver.ledger import schema
+from receiver.ledger.claims import LEASE
 
 WORKERS = 2
 
@@ -62,8 +62,10 @@ def test_workers_beside_each_other_do_all_of_the_work_and_drain_at_a_signal(
 def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(
     installation: Installation,
 ) -> None:
-    with installation.started(), ExitStack() as stack:
-        victim, *_ = workers(installation, stack)
+    with installation.started() as service, ExitStack() as stack:
+        victim, *others = workers(installation, stack)
+        numbers = [path.read_text() for path in installation.data.glob("worker-*.lock")]
+        (number,) = [number for number in numbers if number in victim.output()]
         slow = {"mode": "slow", "rate": 30_000, "times": 1}
         refs = [
             installation.submit(f"fox {number}", file=slow, bytes=60_000).ref
@@ -73,18 +75,17 @@ def test_the_work_of_a_worker_that_is_killed_is_done_by_the_others(
 
             def in_hand() -> bool:
                 return any(
-                    asset.claim
+                    (asset.claim or "").startswith(f"{number}.")
                     for assets in services.queries.assets(refs).values()
                     for asset in assets
                 )
 
             until(in_hand, what="work in hand")
             victim.kill()
-            # A dead worker's leases end after a minute. Those of the others end too: harmless.
-            services.database.write(
-                lambda connection: connection.execute(
-                    text("UPDATE assets SET due_at = due_at - 60 WHERE claim <> ''")
-                )
-            )
+            # Its leases last a minute, but it is missed within seconds.
+            until(lambda: not in_hand(), within=LEASE / 2, what="its claims taken over")
         jobs = installation.wait(*refs)
         assert all(installation.is_safe(job) for job in jobs)
+        assert "claims of a dead worker taken over" in "".join(
+            worker.output() for worker in (service, *others)
+        )

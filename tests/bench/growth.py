@@ -164,10 +164,6 @@ def rates(services: Services, each: int) -> tuple[float, float]:
         raise RuntimeError(f"{each} assets were due, {len(claimed)} were claimed")
     for statement in TIDY:
         services.database.write(partial(_execute, statement=statement))
-    if services.database.read(lambda connection: connection.dialect.name) == "postgresql":
-        services.database.write(
-            lambda connection: connection.execute(text("DELETE FROM procrastinate_jobs"))
-        )
     return each / stored, each / taken
 
 

@@ -13,6 +13,7 @@ from postgres import mortal_postgres
 from sqlalchemy import text
 
 from receiver.ledger import schema
+from receiver.ledger.liveness import LOCKS
 from receiver.services import Services
 from receiver.settings import Settings
 from tests.bench.archiving import archive, file_server
@@ -20,7 +21,7 @@ from tests.bench.measurements import Amount, Line
 from tests.bench.processes import environment, running
 
 PROCESSES = (1, 2, 4)
-_HANDS = "8"
+_THREADS = "8"
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
@@ -34,7 +35,7 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
             CALLBACK_SECRETS="0" * 16,
             ADMIN_TOKEN="any",
             FETCH_ALLOW=url.removeprefix("http://"),
-            WORKER_THREADS=_HANDS,
+            WORKER_THREADS=_THREADS,
         )
         seen: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
         with closing(Services(Settings.load(env)).open()) as services:
@@ -53,14 +54,11 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
 def _workers(
     services: Services, env: dict[str, str], folder: Path, processes: int
 ) -> Iterator[None]:
-    """Run this number of workers; each has registered with all its work queues."""
+    """Run so many workers; each counts from when it holds its lock."""
     with ExitStack() as stack:
         for number in range(processes):
             before = _registered(services)
-            work_queues = len(services.work_queues(folder)) + 1
-            ready = lambda before=before, work_queues=work_queues: (  # noqa: E731 - bound here
-                _registered(services) >= before + work_queues
-            )
+            ready = lambda before=before: _registered(services) > before  # noqa: E731 - bound here
             stack.enter_context(
                 running(["-m", "receiver", "worker"], env, folder / f"worker-{number}.log", ready)
             )
@@ -71,5 +69,11 @@ def _workers(
 
 
 def _registered(services: Services) -> int:
-    question = text("SELECT count(*) FROM procrastinate_workers")
-    return int(services.database.read(lambda connection: connection.execute(question).scalar_one()))
+    question = text(
+        "SELECT count(DISTINCT objid) FROM pg_locks"
+        " WHERE locktype = 'advisory' AND classid::bigint = :locks"
+    )
+    values = {"locks": LOCKS}
+    return int(
+        services.database.read(lambda connection: connection.execute(question, values).scalar_one())
+    )

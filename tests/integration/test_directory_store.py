@@ -50,6 +50,15 @@ def test_objects_are_plain_files_that_others_may_not_read(root: Path) -> None:
     assert (root / KEY).stat().st_nlink == 1
 
 
+def test_a_file_on_the_archive_s_file_system_becomes_the_object_itself(root: Path) -> None:
+    source = root.parent / "fetched"
+    source.write_bytes(b"picture")
+    number = source.stat().st_ino
+    put(root, b"picture")
+    assert (root / KEY).stat().st_ino == number
+    assert not source.exists()
+
+
 def test_writing_to_the_fetched_file_later_leaves_the_object_alone(root: Path) -> None:
     put(root, b"picture")
     (root.parent / "fetched").write_bytes(b"the next fetch")

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,12 @@ def gate(harness: EmbeddedHarness) -> Iterator[Gate]:
     gate.open()
 
 
-def test_a_ledger_that_was_away_is_worked_with_again_when_it_is_back(
+def test_work_goes_on_when_the_ledger_is_available_again(
     harness: EmbeddedHarness,
 ) -> None:
-    harness.order(2)
+    harness.add_jobs(2)
     with ExitStack() as outage:
-        outage.enter_context(harness.ledger_away())
+        outage.enter_context(harness.ledger_unavailable())
         with at_work(harness.engine(), harness.queue()):
             until(lambda: harness.failed_claims, what="a claim that fails")
             outage.close()
@@ -56,7 +57,9 @@ def test_a_notification_without_a_listener_is_no_error(harness: EmbeddedHarness)
     harness.notifier.notify()  # a pipe without a listener
 
 
-def test_a_pipe_full_of_rings_does_not_block_and_counts_as_one(harness: EmbeddedHarness) -> None:
+def test_a_full_pipe_does_not_block_and_counts_as_one_notification(
+    harness: EmbeddedHarness,
+) -> None:
     with harness.notifier.listen() as listener:
         for _ in range(70_000):
             harness.notifier.notify()
@@ -69,20 +72,18 @@ def test_a_pipe_full_of_rings_does_not_block_and_counts_as_one(harness: Embedded
 def test_stopping_an_idle_engine_from_another_thread_ends_it_at_once(
     harness: EmbeddedHarness,
 ) -> None:
-    with at_work(engine := harness.engine(), harness.queue(), harness.bystander()) as thread:
+    with at_work(engine := harness.engine(), harness.queue(), harness.idle_queue()) as thread:
         harness.round()
         engine.stop()
         thread.join(LIMIT)
         assert not thread.is_alive()
 
 
-def test_a_drain_ends_even_if_nothing_can_be_handed_back(
-    harness: EmbeddedHarness, gate: Gate
-) -> None:
-    harness.order()
+def test_a_drain_ends_even_if_nothing_can_be_released(harness: EmbeddedHarness, gate: Gate) -> None:
+    harness.add_jobs()
     with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
         until(lambda: gate.inside, what="running work")
-        with harness.ledger_away():
+        with harness.ledger_unavailable():
             engine.stop()
             thread.join(LIMIT)
             assert not thread.is_alive()
@@ -92,11 +93,17 @@ def test_a_drain_ends_even_if_nothing_can_be_handed_back(
 def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_abandoned(
     harness: EmbeddedHarness, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (ref,) = harness.order()
+    (ref,) = harness.add_jobs()
     monkeypatch.setattr(leases, "LEASE", 0.0)  # renewed in every round, as after a long sleep
-    with at_work(engine := harness.engine(), harness.queue(2), harness.bystander()):
+    queue, looks = harness.queue(2), []
+
+    def next_due() -> float | None:
+        looks.append(1)
+        return queue.next_due()
+
+    with at_work(engine := harness.engine(), replace(queue, next_due=next_due)):
         until(lambda: gate.inside, what="running work")
-        harness.round(2)  # after which it sleeps
+        until(lambda: len(looks) == 2, what="the second look, after which the engine sleeps")
         harness.books.clock.advance(LEASE + 1)
         engine.notify()
         until(
@@ -111,8 +118,8 @@ def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_
 def test_every_thread_is_used_and_no_more_than_allowed(
     harness: EmbeddedHarness, gate: Gate
 ) -> None:
-    harness.order(8)
-    with at_work(engine := harness.engine(), harness.queue(3), harness.bystander()):
+    harness.add_jobs(8)
+    with at_work(engine := harness.engine(), harness.queue(3), harness.idle_queue()):
         until(lambda: gate.inside == 3, what="three threads at work")
         for _ in range(3):
             before = harness.rounds
@@ -127,17 +134,17 @@ def test_every_thread_is_used_and_no_more_than_allowed(
 
 
 def test_a_notification_of_any_process_starts_the_work_at_once(harness: EmbeddedHarness) -> None:
-    with at_work(harness.engine(), harness.queue(), harness.bystander()):
+    with at_work(harness.engine(), harness.queue(), harness.idle_queue()):
         harness.round()
-        harness.order()
+        harness.add_jobs()
         Notifier(harness.folder / "worker.fifo").notify()
         until(harness.archived, what="the work")
 
 
 def test_polling_finds_the_work_of_a_lost_notification(harness: EmbeddedHarness) -> None:
-    with at_work(harness.engine(sweep=OFTEN), harness.queue(), harness.bystander()):
+    with at_work(harness.engine(poll_interval=OFTEN), harness.queue(), harness.idle_queue()):
         harness.round()
-        harness.order()
+        harness.add_jobs()
         until(harness.archived, what="the work")
 
 
@@ -145,7 +152,7 @@ def test_work_due_later_starts_when_it_is_due_without_a_notification(
     harness: EmbeddedHarness,
 ) -> None:
     harness.books.clock.follow(time.time)
-    (ref,) = harness.order()
+    (ref,) = harness.add_jobs()
     harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(), harness.queue()):
         until(harness.archived, what="the work")

@@ -24,7 +24,6 @@ from receiver.ledger.claims import LEASE
 from receiver.ledger.jobs import adopt_job, lock_job
 from receiver.ledger.postgres import conninfo, postgres_address
 from receiver.model import Delivery, Source
-from receiver.worker import connector
 
 CUT_ALL = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -83,7 +82,7 @@ def test_a_connection_that_was_cut_while_idle_costs_nothing(
     assert books.pending(ref) == [0]
 
 
-def test_a_transaction_cut_before_its_commit_is_begun_again_and_done_once(
+def test_a_transaction_cut_before_its_commit_is_repeated_and_done_once(
     books: Books, postgres_url: str
 ) -> None:
     cuts = [CUT_ALL, CUT_ALL]
@@ -134,7 +133,7 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(
     assert len(attempts) == 1
 
 
-def test_two_transactions_that_wait_for_each_other_are_both_done(books: Books) -> None:
+def test_two_transactions_that_wait_for_each_other_are_both_committed(books: Books) -> None:
     refs = [books.waiting("task-1"), books.waiting("task-2")]
     both_inside = threading.Barrier(2)
     entered = threading.local()
@@ -169,7 +168,7 @@ def test_two_transactions_that_wait_for_each_other_are_both_done(books: Books) -
     ],
     ids=["table", "column", "schema"],
 )
-def test_a_ledger_that_is_being_put_back_in_order_is_away_and_no_report_is_set_aside_for_it(
+def test_while_a_ledger_is_being_repaired_it_is_unavailable_and_no_report_is_set_aside(
     books: Books, postgres_url: str, there: LiteralString, back: LiteralString
 ) -> None:
     ref = books.waiting()
@@ -185,7 +184,7 @@ def test_a_ledger_that_is_being_put_back_in_order_is_away_and_no_report_is_set_a
     assert books.verdicts(ref) == ["ended"]
 
 
-def test_the_ledgers_connections_have_their_limits_and_the_address_has_the_last_word(
+def test_the_ledgers_connections_have_their_limits_and_options_in_the_address_take_precedence(
     postgres_url: str,
 ) -> None:
     with psycopg.connect(conninfo(postgres_url)) as connection:
@@ -210,12 +209,12 @@ def test_the_ledgers_connections_have_their_limits_and_the_address_has_the_last_
     assert "host=a,b" in conninfo(several)
 
 
-def test_a_lock_that_is_not_given_up_is_a_ledger_error_not_a_wait_for_ever(
+def test_a_lock_that_is_not_released_is_a_ledger_error_not_a_wait_for_ever(
     books: Books, postgres_url: str
 ) -> None:
     ref = books.waiting()
-    hurried = f"{postgres_url}&options=-c%20lock_timeout%3D50ms"
-    with opened(hurried) as other, ExitStack() as stack:
+    short_limit = f"{postgres_url}&options=-c%20lock_timeout%3D50ms"
+    with opened(short_limit) as other, ExitStack() as stack:
         holder = stack.enter_context(books.database._engine.begin())  # type: ignore[attr-defined]
         lock_job(holder, ref)
         with pytest.raises(LedgerError, match="lock timeout"):
@@ -223,23 +222,25 @@ def test_a_lock_that_is_not_given_up_is_a_ledger_error_not_a_wait_for_ever(
     books.deliver(ref, succeeded())
 
 
-def test_locks_of_a_machine_that_was_cut_off_in_a_transaction_are_given_up(
+def test_locks_of_a_machine_that_was_cut_off_in_a_transaction_are_released(
     books: Books, postgres_url: str
 ) -> None:
     ref = books.waiting()
-    with opened(f"{postgres_url}&options=-c%20idle_in_transaction_session_timeout%3D50ms") as gone:
+    with opened(
+        f"{postgres_url}&options=-c%20idle_in_transaction_session_timeout%3D50ms"
+    ) as cut_off:
 
-        def lock_and_say_no_more(connection: Connection) -> None:
+        def lock_and_stay_idle(connection: Connection) -> None:
             lock_job(connection, ref)
             books.deliver(ref, succeeded())
             connection.execute(text("SELECT 1"))
 
         with pytest.raises(LedgerError, match="idle-in-transaction"):
-            gone.database.write(lock_and_say_no_more)
+            cut_off.database.write(lock_and_stay_idle)
     assert books.pending(ref) == [0]
 
 
-# The whole.
+# Everything together.
 
 
 def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(
@@ -265,13 +266,12 @@ def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(
     assert books.totals.audit().ok
 
 
-def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
-    books: Books, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_picture_is_archived_once_while_connections_are_cut_at_random(
+    books: Books, postgres_url: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(connector, "PAUSE", 0.05)
     harness = DistributedHarness(books, tmp_path, postgres_url)
-    harness.order(12)
-    with at_work(harness.engine(sweep=OFTEN), harness.queue(4)):
+    harness.add_jobs(12)
+    with at_work(harness.engine(poll_interval=OFTEN), harness.queue(4)):
         with cut_at_random(postgres_url):
             until(lambda: len(harness.claimed) >= 10, what="most of the work begun")
 
@@ -284,15 +284,14 @@ def test_every_picture_is_brought_home_once_while_connections_are_cut_at_random(
 
 
 def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
-    mortal: MortalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mortal: MortalPostgres, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(connector, "PAUSE", 0.1)
     url = mortal.make_database()
     schema.migrate(url)
     with opened(url) as books:
         harness = DistributedHarness(books, tmp_path, url)
         first = books.waiting("task-1")
-        with at_work(harness.engine(sweep=OFTEN), harness.queue()):
+        with at_work(harness.engine(poll_interval=OFTEN), harness.queue()):
             books.deliver(first, succeeded())
             until(harness.archived, what="the work before")
             mortal.kill()
@@ -305,14 +304,13 @@ def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
 
 
 def test_an_engine_that_starts_without_its_server_waits_for_it_and_can_be_stopped(
-    mortal: MortalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mortal: MortalPostgres, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(connector, "PAUSE", 0.1)
     url = mortal.make_database()
     schema.migrate(url)
     with opened(url) as books:
         harness = DistributedHarness(books, tmp_path, url)
-        harness.order()
+        harness.add_jobs()
         mortal.kill()
         with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
             engine.stop()

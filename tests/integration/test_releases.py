@@ -13,7 +13,7 @@ from postgres import PostgresServer
 from sqlalchemy import Connection, create_engine, text
 
 from receiver.errors import LedgerError
-from receiver.ledger import notifications, queue_schema, schema
+from receiver.ledger import schema
 from receiver.ledger.database import open_database
 from receiver.model import JobState
 
@@ -53,15 +53,6 @@ def first_url(request: pytest.FixtureRequest) -> Iterator[str]:
     _change(url, _to_0001)
     yield url
     server.drop_database(url)
-
-
-@pytest.fixture
-def queue_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """Make a ledger on PostgreSQL."""
-    url = postgres_server.make_database()
-    schema.migrate(url)
-    yield url
-    postgres_server.drop_database(url)
 
 
 def _to_0001(connection: Connection) -> None:
@@ -125,64 +116,22 @@ def test_a_migration_does_not_make_all_others_wait_behind_a_reader(
         schema.require_current(database)
 
 
-# Procrastinate's part.
-
-
-def test_a_ledger_without_procrastinates_tables_is_refused_with_the_remedy(queue_url: str) -> None:
-    _change(
-        queue_url,
-        lambda connection: connection.execute(text("DROP TABLE procrastinate_jobs CASCADE")),
-    )
-    with (
-        closing(open_database(queue_url)) as database,
-        pytest.raises(LedgerError, match=r"Procrastinate.*run `receiver migrate`"),
-    ):
-        schema.require_current(database)
-
-
-def test_changes_of_procrastinate_are_applied_and_breaking_ones_wait_for_the_next_release(
-    postgres_server: PostgresServer,
+@pytest.mark.parametrize("first_url", ["postgresql"], indirect=True)
+def test_tables_of_procrastinate_that_an_earlier_release_uses_are_left_alone(
+    first_url: str,
 ) -> None:
-    url = postgres_server.make_database()
-    *before, expands, contracts = queue_schema._changes()
-    assert ("_pre_" in expands, "_post_" in contracts) == (True, True)
-    for name in before:  # as a release of Procrastinate's before the installed one had it
-        _change(
-            url, partial(queue_schema._run, script=queue_schema._folder() / "migrations" / name)
+    earlier = """
+    CREATE TABLE procrastinate_jobs (id bigserial PRIMARY KEY, queueing_lock text);
+    COMMENT ON TABLE procrastinate_jobs IS 'its_version its_version';
+    INSERT INTO procrastinate_jobs (queueing_lock) VALUES ('assets/x/0')
+    """
+    for statement in earlier.split(";"):
+        _change(first_url, partial(Connection.execute, statement=text(statement)))
+    schema.migrate(first_url)
+    with opened(first_url) as books:
+        schema.require_current(books.database)
+        books.archived()
+        kept = text("SELECT queueing_lock FROM procrastinate_jobs")
+        assert books.database.read(lambda connection: connection.execute(kept).scalar()) == (
+            "assets/x/0"
         )
-    _change(url, partial(queue_schema._note, applied=before[-1], known=before[-1]))
-    assert _change(url, queue_schema.is_old)
-    for _ in range(2):  # a second run of the same release is no release later
-        _change(url, queue_schema.bring_up)
-        assert (_change(url, _newest), _change(url, queue_schema.is_old)) == (expands, False)
-    _change(
-        url, partial(queue_schema._note, applied=expands, known=expands)
-    )  # as a release that knew no more
-    for _ in range(2):
-        _change(url, queue_schema.bring_up)
-        assert _change(url, _newest) == contracts
-    _change(url, lambda connection: notifications.notify_job(connection, "a-job", NOW))
-    postgres_server.drop_database(url)
-
-
-PENDING = ["1_post_", "2_pre_", "2_post_", "3_pre_", "3_post_"]
-
-
-@pytest.mark.parametrize(
-    ("pending", "new_release", "due"),
-    [
-        (PENDING[:1], False, []),
-        (PENDING[:1], True, PENDING[:1]),
-        (PENDING[:3], True, PENDING[:2]),
-        (PENDING, True, PENDING[:4]),  # a release was skipped
-        ([], True, []),
-    ],
-)
-def test_what_contracts_waits_for_a_release_and_what_expands_does_not(
-    pending: list[str], due: list[str], *, new_release: bool
-) -> None:
-    assert queue_schema._due(pending, new_release=new_release) == due
-
-
-def _newest(connection: Connection) -> str:
-    return queue_schema._read(connection.execute(queue_schema._FOUND).one()[1])[0]

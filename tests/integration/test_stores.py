@@ -110,13 +110,13 @@ def test_of_eight_racing_puts_one_wins(url: str, picture: Picture) -> None:
         won = list(pool.map(race, files))
     assert won.count(True) == 1
     with closing(open_store(url)) as store:
-        assert read(store, KEY) == files[won.index(True)][0].read_bytes()
+        assert read(store, KEY) == f"picture {won.index(True)}".encode()
 
 
 def test_racing_puts_of_the_same_bytes_all_succeed(store: Store, picture: Picture) -> None:
-    file = picture(b"the same")
+    files = [picture(b"the same") for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: put(store, KEY, file), range(4)))
+        list(pool.map(lambda file: put(store, KEY, file), files))
     assert read(store, KEY) == b"the same"
 
 

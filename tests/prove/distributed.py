@@ -47,9 +47,10 @@ from tests.prove.setups import Bucket  # noqa: E402
 WEBS, WORKERS = 3, 4
 _SLOW = {"file": {"mode": "slow", "rate": 20_000, "times": 1}, "bytes": 60_000}
 _PORT, _WEB_PORT = 8080, 8000
-# Seconds for which a worker is cut off: longer than its leases, so that others do its work.
+# Seconds for which a worker is cut off: longer than its leases. Others do its work, already after
+# half a minute, when the server has noticed that its connections are dead.
 _CUT_OFF, _CUT_OFF_WEB = 75.0, 15.0
-# Seconds without news after which the run counts as silent: a dead worker's lease takes 60.
+# Seconds without news after which the run counts as silent.
 _SILENT = 150.0
 _NGINX = """
 daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx-error.log; worker_processes 1;

@@ -44,9 +44,8 @@ _FAST = {
 }
 # Seconds after a fault within which the service has to work again, on its own core.
 RECOVERY = 5.0
-# Seconds without a change until a round counts as silent. On PostgreSQL a dead worker's lease of
-# 60 s has to end first.
-_QUIET_WITHIN = {"sqlite": 60.0, "postgresql": 130.0}
+# Seconds without a change until a round counts as silent.
+_QUIET_WITHIN = 60.0
 _READY_WITHIN = 60.0
 
 
@@ -210,7 +209,7 @@ class Environment:
 
     def quiet(self) -> list[Broken]:
         """Wait until the provider is done and every job is final; return the silent jobs."""
-        end = time.monotonic() + _QUIET_WITHIN[self.setup.ledger]
+        end = time.monotonic() + _QUIET_WITHIN
         with self.services() as services:
             while not self._is_quiet(services):
                 if time.monotonic() > end:

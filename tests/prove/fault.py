@@ -32,9 +32,6 @@ class Fault:
     ledgers: tuple[str, ...] = BOTH_LEDGERS
     archives: tuple[str, ...] = BOTH_ARCHIVES
     s3: S3 = "shared"
-    kills_worker: bool = (
-        False  # with claims, whose leases have to end where no other worker may take them over
-    )
 
     def fits(self, setup: Setup) -> bool:
         """Say whether this fault exists in a setup."""

@@ -10,8 +10,6 @@ from tests.prove.faults import FAULTS
 from tests.prove.round import Outcome
 from tests.prove.setups import SETUPS, Setup
 
-# A round on PostgreSQL whose worker is killed waits for the lease of what it had in hand.
-_LEASE = 65.0
 # After so many crashes come the faults that are orders only, so that a short run has both.
 _FIRST = 8
 
@@ -31,11 +29,7 @@ class Match:
     @property
     def seconds(self) -> float:
         """How long a round takes, on a free machine."""
-        longest = max(fault.seconds for fault in self.faults)
-        waits = self.setup.ledger == "postgresql" and any(
-            fault.kills_worker for fault in self.faults
-        )
-        return longest + (_LEASE if waits else 0)
+        return max(fault.seconds for fault in self.faults)
 
 
 def matches(faults: Sequence[str], setups: Sequence[str]) -> list[Match]:

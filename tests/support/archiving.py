@@ -125,7 +125,7 @@ class ArchivingHarness:
         path = self.scratch / "put"
         path.write_bytes(data)
         self.store.put(key, path, sha256=hashlib.sha256(data).hexdigest(), content_type="image/png")
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def due(asset: Asset) -> float:

@@ -1,23 +1,25 @@
-"""Engines under test, on one machine or on a PostgreSQL for many, with a ledger and work."""
+"""The engine under test, set up for one machine or for many, with a ledger and work."""
 
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from ledgers import Books, stored
-from sqlalchemy import text
 from waiting import LIMIT, until
 
 from receiver.errors import LedgerError
-from receiver.ledger.claims import Claimed
+from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.liveness import Liveness
+from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.ledger.rows import Asset
-from receiver.worker.distributed import DistributedEngine
 from receiver.worker.embedded import EmbeddedEngine
 from receiver.worker.engine import Engine, WorkQueue
 from receiver.worker.notifier import Notifier
+from receiver.worker.postgres_notifier import PostgresNotifier
 
 # Seconds between polls: too many to wait for, and hardly any.
 NEVER, OFTEN = 600.0, 0.02
@@ -34,8 +36,8 @@ class EngineHarness(ABC):
         self.work: Callable[[Claimed[Asset]], object] = lambda _claimed: None
 
     @abstractmethod
-    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> Engine:
-        """Make an engine."""
+    def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> Engine:
+        """Return an engine with the given times in seconds."""
 
     @abstractmethod
     def notify(self, engine: Engine) -> None:
@@ -63,15 +65,15 @@ class EngineHarness(ABC):
         self.work(claimed)
         self.books.assets.finish(claimed, stored(claimed))
 
-    def order(self, count: int = 1) -> list[str]:
-        """Have so many jobs with one asset each, due now; return their refs."""
+    def add_jobs(self, count: int = 1) -> list[str]:
+        """Add jobs with one asset each, due now; return their refs."""
         return [
             self.books.archiving(1, f"task-{len(self.books.queries.jobs(limit=100))}")
             for _ in range(count)
         ]
 
     def archived(self) -> int:
-        """Count the assets that are home."""
+        """Return the number of archived assets."""
         return [event["type"] for event in self.books.events.after()].count("asset.archived")
 
     def asset(self, ref: str) -> Asset:
@@ -87,30 +89,34 @@ class EmbeddedHarness(EngineHarness):
         self.notifier = Notifier(folder / "worker.fifo")
         self.rounds = 0
 
-    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
-        """Make an engine."""
+    def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
+        """Return an engine with the given times in seconds."""
         return EmbeddedEngine(
-            self.books.claims, self.notifier, self.books.clock, poll_interval=sweep, grace=grace
+            self.books.claims,
+            self.notifier,
+            self.books.clock,
+            poll_interval=poll_interval,
+            grace=grace,
         )
 
     def notify(self, engine: Engine) -> None:
-        """Notify."""
+        """Notify the engine."""
         engine.notify()
 
-    def bystander(self) -> WorkQueue:
+    def idle_queue(self) -> WorkQueue:
         """Return a work queue that never has work: it counts how often the engine looks at it."""
 
         def count_round() -> None:
             self.rounds += 1
 
-        return WorkQueue("bystander", 1, count_round, lambda _limit: [], lambda _claimed: None)
+        return WorkQueue("idle", 1, count_round, lambda _limit: [], lambda _claimed: None)
 
     def round(self, number: int = 1) -> None:
         """Wait until the engine has looked at every work queue so often."""
         until(lambda: self.rounds >= number, what=f"round {number} of the engine")
 
     @contextmanager
-    def ledger_away(self) -> Iterator[None]:
+    def ledger_unavailable(self) -> Iterator[None]:
         """Let every write fail."""
         lock = next(self.folder.glob("ledger.sqlite3.lock"))
         lock.unlink()
@@ -122,36 +128,30 @@ class EmbeddedHarness(EngineHarness):
 class DistributedHarness(EngineHarness):
     """An engine on a PostgreSQL that other machines may work on too."""
 
+    _numbers = count(1)
+
     def __init__(self, books: Books, folder: Path, url: str) -> None:
         super().__init__(books, folder)
         self.url = url
+        self.number = next(self._numbers)
+        assert isinstance(books.database, PostgresDatabase)
+        books.database.hold_on_connect(self.number)
 
-    def engine(self, *, sweep: float = NEVER, grace: float = 10.0) -> DistributedEngine:
-        """Return an engine; it polls once a second, or hardly ever."""
-        return DistributedEngine(
+    def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
+        """Return an engine with the given times in seconds."""
+        watch = Liveness(self.number, LEASE, self.books.clock, self.books.claims.take_over)
+        return EmbeddedEngine(
             self.books.claims,
-            self.books.notify_due,
-            self.url,
-            poll_interval=1 if sweep == OFTEN else 30,
+            PostgresNotifier(conninfo(self.url), watch),
+            self.books.clock,
+            poll_interval=poll_interval,
             grace=grace,
+            claim_first=True,
         )
 
     def notify(self, engine: Engine) -> None:
-        """Poll once, in any engine."""
-        assert engine is not None
-        self.books.notify_due()
-
-    def wakes(self, status: str = "todo") -> list[str]:
-        """Return the rows of the notifications of one status, in the order of their handling."""
-        question = text(
-            "SELECT queueing_lock FROM procrastinate_jobs WHERE status::text = :status"
-            " ORDER BY priority DESC, id"
-        )
-        return list(
-            self.books.database.read(
-                lambda connection: connection.execute(question, {"status": status}).scalars()
-            )
-        )
+        """Notify the engine."""
+        engine.notify()
 
 
 class Gate:
@@ -172,7 +172,7 @@ class Gate:
 @contextmanager
 def at_work(engine: Engine, *work_queues: WorkQueue) -> Iterator[threading.Thread]:
     """Run the engine in a thread until the block ends; no thread of it may be left then."""
-    before = set(threading.enumerate())
+    before = _threads()
     thread = threading.Thread(target=engine.run, args=(work_queues,), name="engine", daemon=True)
     thread.start()
     try:
@@ -181,4 +181,9 @@ def at_work(engine: Engine, *work_queues: WorkQueue) -> Iterator[threading.Threa
         engine.stop()
         thread.join(LIMIT)
         assert not thread.is_alive()
-        until(lambda: not set(threading.enumerate()) - before, what="the end of every thread")
+        until(lambda: not _threads() - before, what="the end of every thread")
+
+
+def _threads() -> set[threading.Thread]:
+    """Return the threads of this process, but not the ledgers' senders, which end with them."""
+    return {thread for thread in threading.enumerate() if thread.name != "notifications"}

@@ -18,7 +18,6 @@ from receiver.jobs.reconcile import Reconciler, ResultSource
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import Claimed, Claims
 from receiver.ledger.database import Database, open_database
-from receiver.ledger.due_notifications import notify_due
 from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
@@ -168,10 +167,6 @@ class Books:
             url_lifetime=self.timing.url_lifetime,
             now=self.clock,
         )
-
-    def notify_due(self) -> int:
-        """Send notifications for due rows (PostgreSQL); return how many."""
-        return notify_due(self.database, self.clock)
 
     # Histories of a job.
 

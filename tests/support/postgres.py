@@ -36,7 +36,6 @@ _FAST = (
 )
 
 
-_QUEUE_TABLES = ("periodic_defers", "jobs", "workers")
 _RESTART_SEQUENCES = """
 DO $$ DECLARE name text; BEGIN
   FOR name IN SELECT quote_ident(sequencename) FROM pg_sequences
@@ -104,7 +103,6 @@ class PostgresServer:
 def empty(url: str) -> None:
     """Delete every row of a ledger, and number rows from 1 again."""
     tables = [sql.Identifier(table.name) for table in reversed(metadata.sorted_tables)]
-    tables += [sql.Identifier(f"procrastinate_{name}") for name in _QUEUE_TABLES]
     deletes = [sql.SQL("DELETE FROM {};").format(table) for table in tables]
     with psycopg.connect(_for_psycopg(make_url(url))) as connection:
         connection.execute(sql.Composed(deletes) + sql.SQL(_RESTART_SEQUENCES))
@@ -163,6 +161,7 @@ class MortalPostgres(PostgresServer):
 
     def kill(self) -> None:
         """End it at once, as a crash would: connections are cut, nothing more is written."""
+        self.close()  # our own connection, so that the next statement opens another one
         if self._life is not None:
             self._life.close()
             self._life = None

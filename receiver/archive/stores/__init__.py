@@ -35,6 +35,7 @@ class Store(Protocol):
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
         """Store the file under the key. On return it is durable and its SHA-256 (hex) was checked.
 
+        The file itself may become the object, so its path may be gone afterwards.
         If the same bytes are there already, this succeeds: an earlier put was not recorded. If
         other bytes are there, they stay, and ObjectDiffersError is raised.
         """

@@ -1,8 +1,8 @@
 """A store whose objects are files in a directory, local or on a shared file system with hard links.
 
-A file gets its name only when it is complete and on disk: it is written in ``.tmp``, synced, then
-linked. Linking, unlike renaming, fails if the name is taken, so of several puts at once exactly one
-wins.
+A file gets its name only when it is complete and on disk: it is written in ``.tmp`` or by the
+caller, synced, then linked. Linking, unlike renaming, fails if the name is taken, so of several
+puts at once exactly one wins.
 
 The directory is created only once. If it existed before and is now missing or empty (an empty mount
 point whose disk is gone), the archive is away. Creating a new directory then would hide that all
@@ -13,6 +13,7 @@ find a note beside the archive. A directory that contains an object is an archiv
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,8 @@ from receiver.data_dir import lock, try_lock
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 CHUNK = 256 * 1024  # bytes read at once
+# Directories remembered as synced. That of a job is needed twice: for a picture and the manifest.
+_MOST_REMEMBERED = 1000
 _FILE_MODE = 0o640
 _DIRECTORY_MODE = 0o750
 _REMEDIES = {
@@ -53,30 +56,39 @@ class DirectoryStore:
         self._synced = {root}  # directories whose own entry is on disk
 
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:  # noqa: ARG002 - files have none
-        """Copy the file into the archive; see Store.
+        """Make the file an object; see Store.
 
-        A hard link to the file would be faster, but a later write to that file (for example by a
-        second download to the same temporary name) would change the archive. The bytes are hashed
-        while they are copied; reading them back would only read the page cache.
+        On the archive's file system it is hashed, synced and linked, not written again; from
+        another one it is copied. The bytes are hashed as they are in the file now: reading them
+        back from the disk would only read the page cache.
         """
         target = self._path(key)
-        with (
-            self._store_errors(f"store {key} in"),
-            path.open("rb") as source,
-            self._new_file() as (descriptor, temporary),
-        ):
-            copied = _copy(source, descriptor)
-            if copied != sha256:
-                raise StoreError(
-                    f"{path} changed while it was archived as {key}: "
-                    f"its SHA-256 is {copied}, not {sha256}"
-                )
+        with self._store_errors(f"store {key} in"):
+            self._prepare()
+            with path.open("rb") as source:
+                if not self._is_here_already(source):
+                    self._put_copy(key, target, source, sha256)
+                    return
+                _require_hash(key, hashlib.file_digest(source, "sha256").hexdigest(), sha256)
+                os.fchmod(source.fileno(), _FILE_MODE)
+                os.fsync(source.fileno())
+            _make_parents(self._root, target.parent)
+            _link(path, target, sha256)
+            self._sync_parents(target.parent)
+            # A later write to this name must not change the object.
+            path.unlink()
+
+    def _is_here_already(self, file: BinaryIO) -> bool:
+        """Return whether this is a plain file on the archive's file system."""
+        found = os.fstat(file.fileno())
+        return stat.S_ISREG(found.st_mode) and found.st_dev == self._temporary.stat().st_dev
+
+    def _put_copy(self, key: str, target: Path, source: BinaryIO, sha256: str) -> None:
+        with self._new_file() as (descriptor, temporary):
+            _require_hash(key, _copy(source, descriptor), sha256)
             os.fsync(descriptor)
             _make_parents(self._root, target.parent)
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                _require_same_bytes(target, sha256)
+            _link(temporary, target, sha256)
             self._sync_parents(target.parent)
 
     def create(self, key: str, data: bytes, *, content_type: str) -> bool:  # noqa: ARG002 - files have none
@@ -263,14 +275,14 @@ class DirectoryStore:
         A parent that another process has just created may not be synced yet, so it is synced too.
         """
         _sync_directory(directory)
-        above = directory
+        new, above = [], directory
         while above not in self._synced:
+            new.append(above)
             above = above.parent
             _sync_directory(above)
-        # Remember the directories of day, month and year. That of one job is rarely needed again.
-        self._synced.update(
-            parent for parent in directory.parents if parent.is_relative_to(self._root)
-        )
+        if len(self._synced) > _MOST_REMEMBERED:
+            self._synced = {self._root}
+        self._synced.update(new)
 
 
 def _walk(folder: Path, prefix: str, after: str) -> Iterator[tuple[str, int]]:
@@ -318,14 +330,25 @@ def _make_directory(directory: Path) -> None:
         directory.chmod(_DIRECTORY_MODE)
 
 
-def _require_same_bytes(target: Path, sha256: str) -> None:
-    with target.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+def _require_hash(key: str, found: str, sha256: str) -> None:
     if found != sha256:
-        raise ObjectDiffersError(
-            f"{target} already holds other bytes "
-            f"(SHA-256 {found}, not {sha256}); the first ones stay"
+        raise StoreError(
+            f"the file changed while it was archived as {key}: its SHA-256 is {found}, not {sha256}"
         )
+
+
+def _link(path: Path, target: Path, sha256: str) -> None:
+    """Give a file its key; raise ObjectDiffersError if a file with other bytes has it."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        with target.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise ObjectDiffersError(
+                f"{target} already holds other bytes "
+                f"(SHA-256 {found}, not {sha256}); the first ones stay"
+            ) from None
 
 
 def _copy(source: BinaryIO, descriptor: int) -> str:

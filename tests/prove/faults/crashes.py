@@ -113,10 +113,9 @@ CRASHES = (
         "kill tree",
         _at_random("kill -9 of all", _kill_tree, worker=True, restart=True),
         10,
-        kills_worker=True,
     ),
     *(
-        Fault(f"kill at {point}", _at_point(point), kills_worker=True)
+        Fault(f"kill at {point}", _at_point(point))
         for point in (*_WORKERS_OWN, Point.BEFORE_COMMIT, Point.AFTER_COMMIT)
     ),
     Fault(f"kill at {Point.POSTED}", _at_point(Point.POSTED)),
@@ -126,7 +125,6 @@ CRASHES = (
         "kill worker",
         _at_random("kill -9 of the worker", _kill_worker, worker=True),
         8,
-        kills_worker=True,
     ),
     Fault("kill web worker", _at_random("kill -9 of a gunicorn worker", _kill_web_worker)),
     Fault("kill arbiter", _at_random("kill -9 of gunicorn's arbiter", _kill_arbiter), 8),

@@ -1,0 +1,153 @@
+"""What transactions note is sent after their commits, and only then."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from ledgers import Books, opened, stored, succeeded, urls
+from postgres import MortalPostgres, mortal_postgres
+from processes import ROOT
+from sqlalchemy import Connection
+from waiting import until
+
+from receiver.errors import LedgerError
+from receiver.ledger import schema
+from receiver.ledger.notifications import QueueName, events_queue, is_named, notify
+from receiver.ledger.postgres import PostgresDatabase, conninfo
+from receiver.model import Source
+from receiver.services import Services
+from receiver.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[MortalPostgres]:
+    """Run a server of this module's own."""
+    with mortal_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def mortal_url(mortal: MortalPostgres) -> str:
+    """Make a database."""
+    return mortal.make_database()
+
+
+@contextmanager
+def listening(url: str) -> Iterator[Callable[[], list[str]]]:
+    """Listen; yield a function that returns what was sent until now."""
+    with psycopg.connect(conninfo(url), autocommit=True) as connection:
+        connection.execute("LISTEN receiver")
+        yield lambda: [found.payload for found in connection.notifies(timeout=0.5)]
+
+
+def sent_by(url: str, change: Callable[[Books], object]) -> list[str]:
+    """Return the names that a change of the ledger sends."""
+    with listening(url) as received:
+        with opened(url) as books:
+            change(books)
+        return sorted(set(received()))
+
+
+def test_a_transaction_sends_each_name_once_and_a_rolled_back_one_nothing(mortal_url: str) -> None:
+    with listening(mortal_url) as received:
+        with closing(PostgresDatabase(mortal_url)) as database:
+
+            def broken(connection: Connection) -> None:
+                notify(connection, QueueName.HINTS)
+                raise LedgerError("no")
+
+            with pytest.raises(LedgerError):
+                database.write(broken)
+
+            def twice(connection: Connection) -> None:
+                notify(connection, QueueName.ASSETS)
+                notify(connection, QueueName.ASSETS)
+
+            database.write(twice)
+        assert received() == ["assets"]  # the end of the database sends what is left
+    assert "notifications" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_restart_of_postgresql_does_not_end_the_sender(
+    mortal: MortalPostgres, mortal_url: str
+) -> None:
+    with closing(PostgresDatabase(mortal_url)) as database:
+        database.write(lambda connection: notify(connection, QueueName.ASSETS))
+        mortal.kill()
+        database._sender.send({"jobs"})
+        mortal.start()
+        with listening(mortal_url) as received:
+
+            def is_received() -> bool:
+                database.write(lambda connection: notify(connection, QueueName.ASSETS))
+                return bool(received())
+
+            until(is_received, what="a notification after the restart")
+
+
+def test_each_change_that_makes_rows_due_names_their_work_queue(postgres_url: str) -> None:
+    def deliver(books: Books) -> None:
+        books.deliver(books.waiting(), succeeded(*urls(2)))
+
+    def finish(books: Books) -> None:
+        for claimed in books.assets.claim(2):
+            books.assets.finish(claimed, stored(claimed))
+
+    assert sent_by(postgres_url, deliver) == ["assets"]
+    assert sent_by(postgres_url, finish) == ["complete jobs", "events"]
+    assert sent_by(postgres_url, lambda books: books.failed("task-2")) == ["events"]
+    assert sent_by(
+        postgres_url, lambda books: books.operator.retry(books.queries.jobs()[0].ref)
+    ) == ["jobs"]
+    assert sent_by(postgres_url, lambda books: books.hints.add("task-3")) == ["hints"]
+
+
+def test_fresh_urls_notify_assets(postgres_url: str) -> None:
+    with opened(postgres_url) as books:
+        ref = books.archiving(2)
+        for claimed in books.assets.claim(2):
+            books.assets.retry(claimed, books.clock() + 60, "not yet")
+    fresh = succeeded(urls(2)[0], "https://files.test/fresh")
+    assert sent_by(postgres_url, lambda books: books.deliver(ref, fresh, Source.POLL)) == ["assets"]
+
+
+def test_every_work_queue_has_a_name_that_notifies_it(tmp_path: Path) -> None:
+    environ = {"DATA_DIR": str(tmp_path), "EVENT_URLS": "log:"}
+    work_queues = [queue.name for queue in Services(Settings.load(environ)).work_queues(tmp_path)]
+    assert sorted(work_queues) == sorted(
+        [*(set(QueueName) - {QueueName.EVENTS}), events_queue("log:")]
+    )
+    for name in QueueName:
+        named = [queue for queue in work_queues if is_named(queue, {name})]
+        assert named == [events_queue("log:") if name is QueueName.EVENTS else name]
+
+
+def test_the_service_can_be_imported_without_psycopg() -> None:
+    asked = "import sys; from receiver.services import Services; print('psycopg' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout == "False\n"
+
+
+def test_a_process_that_ends_sends_its_last_notification(mortal_url: str) -> None:
+    schema.migrate(mortal_url)
+    program = (
+        "import sys; from contextlib import closing; from receiver.ledger.hints import Hints;"
+        "from receiver.ledger.postgres import PostgresDatabase; from ledgers import TIMING\n"
+        "with closing(PostgresDatabase(sys.argv[1])) as database:"
+        " Hints(database, TIMING, lambda: 1.0).add('task-1')"
+    )
+    with listening(mortal_url) as received:
+        subprocess.run(
+            [sys.executable, "-c", program, mortal_url],
+            check=True,
+            cwd=ROOT,
+            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"},
+        )
+        assert received() == ["hints"]
