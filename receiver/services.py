@@ -224,6 +224,7 @@ class Services:
                 chosen.archive_url,
                 addressing_style=chosen.s3_addressing_style,
                 checksums=chosen.s3_checksums,
+                verify=chosen.s3_verify,
             )
         except ValueError as error:
             raise ConfigurationError([f"ARCHIVE_URL: {error}"]) from error
