@@ -180,6 +180,7 @@ class Settings(BaseModel):
     archive_url: Annotated[str, AfterValidator(_archive_address)] = ""
     s3_addressing_style: Annotated[Literal["auto", "path", "virtual"], Lower] = "auto"
     s3_checksums: Annotated[Literal["when_required", "when_supported"], Lower] = "when_required"
+    s3_verify: Annotated[Literal["auto", "always"], Lower] = "auto"
     fetch_allow: Annotated[Words, AfterValidator(_exemptions)] = ()
     fetch_hosts: Annotated[Words, AfterValidator(_patterns)] = ()
     fetch_max_bytes: Count = 100 * 1024 * 1024

@@ -1,5 +1,6 @@
 """Translation of SQLAlchemy's exceptions into LedgerError."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,13 +19,13 @@ def translated_errors() -> Iterator[None]:
     """Raise LedgerError if the database cannot be used; violated constraints are bugs and pass."""
     try:
         yield
-    except IntegrityError:
+    except (IntegrityError, sqlite3.IntegrityError):
         raise
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", "") not in _SCHEMA_NOT_READY:
             raise
         raise LedgerError(f"the ledger is not as this release needs it: {error.orig}") from error
-    except (PoolTimeoutError, DBAPIError) as error:
+    except (PoolTimeoutError, DBAPIError, sqlite3.Error) as error:
         raise LedgerError(
             f"the ledger cannot be used now: {getattr(error, 'orig', error)}"
         ) from error

@@ -5,7 +5,6 @@ one due time to the next; the sources are real servers. ``test_pipeline_sources`
 source that fails once is asked again.
 """
 
-import gzip
 import hashlib
 import socket
 from collections.abc import Callable, Iterator
@@ -214,26 +213,6 @@ def test_the_second_attempt_archives_the_picture(
     assert 0.75 <= second.at - first.at <= 1.25
     assert worker.stored(second.asset.key) == PNG
     assert worker.books.event_types(ref) == ["asset.archived", "job.archived"]
-
-
-@pytest.mark.parametrize(
-    ("odd", "decoded"),
-    [
-        (chunked(PNG, end=b""), ""),
-        (answer("Content-Encoding: gzip", body=gzip.compress(PNG)), "gzip"),
-        (answer("Content-Encoding: utf-8", body=PNG), ""),
-    ],
-    ids=["the last chunk is missing", "gzip", "no encoding"],
-)
-def test_a_whole_picture_in_an_odd_answer_is_archived_at_once(
-    worker: UnattendedWorker, odd: Script, decoded: str
-) -> None:
-    worker.serve(odd)
-    ref = worker.announce()
-    assert worker.run_until_finished(ref).state is JobState.ARCHIVED
-    (first,) = worker.attempts
-    assert (first.asset.error, first.asset.decoded) == ("", decoded)
-    assert worker.stored(first.asset.key) == PNG
 
 
 @pytest.mark.parametrize(
