@@ -67,6 +67,14 @@ def report(**task: Any) -> Report:
                 b'{"id":"\\ud800"}',
             )
         ),
+        *(
+            (body, "damaged where it matters")
+            for body in (
+                b'{"id":"\xff","status":"succeeded"}',
+                b'{"id":"\\ud800","status":"failed"}',
+                b'{"id":"x","progress":NaN}',
+            )
+        ),
         (raw({"id": "x" * 201}), "neither an id nor a status"),
         (raw({"id": 2**63}), "neither an id nor a status"),
         (raw(envelope(None)), "neither an id nor a status"),
@@ -297,3 +305,9 @@ def test_a_picture_in_a_data_url_is_unpacked(address: str) -> None:
     for other in ("delivery:0", "delivery:2", "delivery:", "delivery:x"):
         with pytest.raises(UnreadableError):
             read_picture(body, other)
+
+
+def test_a_result_counts_even_if_the_id_beside_it_is_damaged() -> None:
+    body = b'{"id":"\xff","status":"succeeded","results":["%s"]}' % URL.encode()
+    found = read_report(body)
+    assert (found.provider_id, found.results) == (None, (Result(URL),))

@@ -65,7 +65,8 @@ def read_report(body: bytes) -> Report:
 
     Raise UnreadableError if there is none.
     """
-    document = unwrap(parse(body))
+    parsed = parse(body)
+    document = unwrap(parsed)
     task = document.value
     provider_id, status = identifier(task_id(task)), _word(status_word(task))
     if provider_id is None and isinstance(task.get("data"), str):
@@ -73,6 +74,9 @@ def read_report(body: bytes) -> Report:
     if provider_id is None and not status:
         raise UnreadableError("the body has neither an id nor a status")
     progress, found = _progress(task.get("progress")), _results(task)
+    is_bare = task is parsed.value  # not the answer to a submit, which may have nothing but an id
+    if parsed.repairs and not found and (_is_damaged(task) or (is_bare and not status)):
+        raise UnreadableError(f"the body is damaged where it matters ({', '.join(parsed.repairs)})")
     outcome = _outcome(status, progress, has_results=bool(found))
     failed = outcome is Outcome.FAILED
     return Report(
@@ -86,6 +90,11 @@ def read_report(body: bytes) -> Report:
         repaired=", ".join(document.repairs),
         left_out=max(0, len(found) - MAX_RESULTS),
     )
+
+
+def _is_damaged(task: dict[str, Any]) -> bool:
+    """Return whether an id is there, but not as it was sent."""
+    return bool(task_id(task)) and identifier(task_id(task)) is None
 
 
 def is_end(body: bytes, provider_id: str) -> bool:
