@@ -181,10 +181,10 @@ class Submitter:
     def jobs(self, refs: Sequence[str]) -> dict[str, JobView]:
         """Return the current state of jobs, by ref; raise KeyError for an unknown ref."""
         queries = self._services.queries
+        # The jobs first: the assets of a job that has ended are final too.
+        jobs = queries.jobs_named(list(refs))
         assets = queries.assets(list(refs))
-        found = {
-            job.ref: JobView.of(job, assets[job.ref]) for job in queries.jobs_named(list(refs))
-        }
+        found = {job.ref: JobView.of(job, assets[job.ref]) for job in jobs}
         return {ref: found[ref] for ref in refs}
 
     def wait(
