@@ -12,7 +12,7 @@ from itertools import chain
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.rows import Job, job_of, job_of_values
+from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
 from receiver.model import (
     AssetState,
@@ -131,7 +131,7 @@ def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
         # In the order of their refs, so that transactions that lock the same jobs cannot deadlock.
         locked = f"{_SELECT_JOBS} (SELECT unnest(%s::text[])) ORDER BY ref FOR UPDATE"
         rows = connection.exec_driver_sql(locked, (list(refs),)).fetchall()
-    return {job.ref: job for job in map(job_of_values, rows)}
+    return {job.ref: job for job in map(job_of, rows)}
 
 
 def has_room(connection: Connection, arrived: Sequence[Delivery]) -> list[Delivery]:
