@@ -143,10 +143,11 @@ class Inbox:
             for item, job in goes_on
             if decisions[item]
         ]
-        deliveries.begin_archiving(connection, ended, now, timing.url_lifetime)
-        deliveries.record_progress(connection, polled)
         stored = [(item.delivery, item.digest, made) for item, made in decisions.items() if made]
-        deliveries.insert_deliveries(connection, stored)
+        with deliveries.sent_together(connection):
+            deliveries.begin_archiving(connection, ended, now, timing.url_lifetime)
+            deliveries.record_progress(connection, polled)
+            deliveries.insert_deliveries(connection, stored)
         return [decisions.get(item) for item in items]
 
     def _decide_ordinary(self, job: Job, item: Item) -> Decision | None:

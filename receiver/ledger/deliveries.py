@@ -4,10 +4,12 @@ Every callback runs them, so the frequent ones are built once: building a statem
 longer than running it, and all other writers wait meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
@@ -115,6 +117,17 @@ _INSERT_DELIVERIES = _ManyRows(
 )
 
 
+@contextmanager
+def sent_together(connection: Connection) -> Iterator[None]:
+    """Send PostgreSQL the statements of this block at once, and wait for all of them at its end.
+
+    They must not be questions, because their rows would not be there yet.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    with driver.pipeline() if connection.dialect.name == "postgresql" else nullcontext():
+        yield
+
+
 def lock_job_of_delivery(connection: Connection, ref: str) -> Job | None:
     """Return the job of a delivery, locked until the transaction ends; None if there is none."""
     row = connection.execute(_JOB_OF_DELIVERY, {"ref": ref}).one_or_none()
@@ -122,16 +135,18 @@ def lock_job_of_delivery(connection: Connection, ref: str) -> Job | None:
 
 
 def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
-    """Return the jobs of several deliveries by ref, locked until the transaction ends."""
+    """Return the jobs of several deliveries by ref, locked until the transaction ends.
+
+    The statement goes straight to the driver, whose errors it raises.
+    """
+    cursor = connection.connection.cursor()
     if connection.dialect.name == "sqlite":
-        found = connection.connection.cursor()
-        found.execute(f"{_SELECT_JOBS} ({','.join('?' * len(refs))})", refs)
-        rows = found.fetchall()
+        cursor.execute(f"{_SELECT_JOBS} ({','.join('?' * len(refs))})", refs)
     else:
         # In the order of their refs, so that transactions that lock the same jobs cannot deadlock.
         locked = f"{_SELECT_JOBS} (SELECT unnest(%s::text[])) ORDER BY ref FOR UPDATE"
-        rows = connection.exec_driver_sql(locked, (list(refs),)).fetchall()
-    return {job.ref: job for job in map(job_of, rows)}
+        cursor.execute(locked, [list(refs)])
+    return {job.ref: job for job in map(job_of, cursor.fetchall())}
 
 
 def has_room(connection: Connection, arrived: Sequence[Delivery]) -> list[Delivery]:
