@@ -179,10 +179,9 @@ class Submitter:
     def jobs(self, refs: Sequence[str]) -> dict[str, JobView]:
         """Return the current state of jobs, by ref; raise KeyError for an unknown ref."""
         queries = self._services.queries
-        assets = queries.assets(list(refs))
-        found = {
-            job.ref: JobView.of(job, assets[job.ref]) for job in queries.jobs_named(list(refs))
-        }
+        # The jobs first: job and last asset end together, and no job may seem to end before it.
+        jobs, assets = queries.jobs_named(list(refs)), queries.assets(list(refs))
+        found = {job.ref: JobView.of(job, assets[job.ref]) for job in jobs}
         return {ref: found[ref] for ref in refs}
 
     def wait(
