@@ -44,6 +44,12 @@ class Job:
     claim: str | None
     attempts: int
     crashes: int = 0
+    requested: int | None = None
+    left_out: int = 0
+
+    def missing(self, assets: int) -> int:
+        """Return how many pictures were asked for or announced, but are not among the assets."""
+        return max(0, (self.requested or 0) - assets) + self.left_out if assets else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class Asset:
     height: int | None
     finished_at: float | None
     crashes: int = 0
+    decoded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,7 @@ class StoredAsset:
     content_type: str
     width: int | None
     height: int | None
+    decoded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,7 @@ class DeliveryEntry:
     received_at: float
     digest: str
     size: int
+    repaired: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +153,7 @@ class DeliveryRow:
     received_at: float
     digest: str
     body: bytes
+    repaired: str = ""
 
 
 def job_of(row: Sequence[Any]) -> Job:
