@@ -110,10 +110,11 @@ _INSERT_ASSETS = _ManyRows(
         AS new (ref, idx, url, announced_at, expires_at, due_at)""",
 )
 _INSERT_DELIVERIES = _ManyRows(
-    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body) {values}""",
-    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body)
+    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired)
+    {values}""",
+    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired)
     SELECT * FROM unnest(
-        %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[], %s::bytea[])""",
+        %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[], %s::bytea[], %s::text[])""",
 )
 
 
@@ -163,19 +164,22 @@ def _fits(delivery: Delivery, count: int, size: int) -> bool:
 
 
 def insert_deliveries(
-    connection: Connection, stored: Sequence[tuple[Delivery, str, Decision]]
+    connection: Connection, stored: Sequence[tuple[Delivery, str, Decision, str]]
 ) -> None:
-    """Store deliveries, each with the digest of its body and what was decided about it."""
+    """Store deliveries, each with its digest, what was decided, and what had to be repaired."""
     rows = [
-        (one.ref, one.source.value, decision.value, one.received_at, digest, one.body)
-        for one, digest, decision in stored
+        (one.ref, one.source.value, decision.value, one.received_at, digest, one.body, repaired)
+        for one, digest, decision, repaired in stored
     ]
     _INSERT_DELIVERIES.run(connection, rows)
 
 
-def update_decision(connection: Connection, number: int, decision: Decision) -> None:
-    """Correct the decision of a stored delivery."""
-    connection.execute(update(deliveries).where(deliveries.c.id == number).values(verdict=decision))
+def update_decision(
+    connection: Connection, number: int, decision: Decision, repaired: str | None = None
+) -> None:
+    """Correct the decision of a stored delivery and, if given, what had to be repaired."""
+    values = {"verdict": decision} | ({} if repaired is None else {"repaired": repaired})
+    connection.execute(update(deliveries).where(deliveries.c.id == number).values(values))
 
 
 # What a report changes.
@@ -262,12 +266,18 @@ def find_unconfirmed(connection: Connection, ref: str) -> list[tuple[int, bytes]
     return [(row.id, row.body) for row in found]
 
 
-def find_answer(connection: Connection, ref: str) -> bytes | None:
-    """Return the submit's answer if it was the job's result; None for any other job."""
-    answers = (deliveries.c.ref == ref) & (deliveries.c.source == Source.SYNC)
-    first = select(deliveries.c.body).where(answers).order_by(deliveries.c.id).limit(1)
-    body: bytes | None = connection.execute(first).scalar()
-    return body
+def find_reports(connection: Connection, ref: str) -> list[tuple[Source, bytes]]:
+    """Return the reports that brought a job's results, newest first, each with its source.
+
+    A report that was replayed since counts as a duplicate.
+    """
+    for verdicts in ([Decision.ENDED, Decision.REFRESHED], [Decision.DUPLICATE]):
+        brought = (deliveries.c.ref == ref) & deliveries.c.verdict.in_(verdicts)
+        reports = select(deliveries.c.source, deliveries.c.body).where(brought)
+        found = connection.execute(reports.order_by(deliveries.c.id.desc())).all()
+        if found:
+            return [(Source(row.source), row.body) for row in found]
+    return []
 
 
 def had_empty_success(connection: Connection, ref: str, *, but: int | None = None) -> bool:
@@ -282,7 +292,9 @@ def had_empty_success(connection: Connection, ref: str, *, but: int | None = Non
 
 def had_doubtful_delivery(connection: Connection, ref: str, since: float) -> bool:
     """Return whether a delivery after ``since`` was one that the provider must be asked about."""
-    doubtful = deliveries.c.verdict.in_([Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED])
+    doubtful = deliveries.c.verdict.in_(
+        [Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED, Decision.UNREADABLE]
+    )
     earlier = select(deliveries.c.id).where(
         deliveries.c.ref == ref, doubtful, deliveries.c.received_at > since
     )
