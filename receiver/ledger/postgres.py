@@ -42,9 +42,6 @@ _CONNECTION = {
 _CONNECTIONS = 16
 # How often a transaction is attempted that a conflict or a server restart rolled back.
 _ATTEMPTS = 3
-# Groups that a process commits at the same time: one collects callbacks while the other waits for
-# the disk.
-_LEADERS = 2
 _DEADLOCK = ("40P01", "40001")
 
 
@@ -61,7 +58,7 @@ class PostgresDatabase:
             pool_timeout=POOL_TIMEOUT,
             pool_pre_ping=True,
         )
-        self._group_commit = GroupCommit(self._commit, leaders=_LEADERS)
+        self._group_commit = GroupCommit(self._commit)
         self._sender = NotificationSender(
             lambda: self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         )
