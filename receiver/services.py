@@ -224,6 +224,7 @@ class Services:
                 chosen.archive_url,
                 addressing_style=chosen.s3_addressing_style,
                 checksums=chosen.s3_checksums,
+                verify=chosen.s3_verify,
             )
         except ValueError as error:
             raise ConfigurationError([f"ARCHIVE_URL: {error}"]) from error
@@ -344,7 +345,9 @@ class Services:
             self.work_queues,
             number=None if self.settings.embedded else self.worker_number,
             take_over=self._take_over,
-            audit=self.totals.audit,
+            audit=lambda whole: (
+                self.totals.audit() if whole else self.totals.recent_audit(self.now())
+            ),
             check_archive=self.store.check,
         )
 

@@ -157,6 +157,7 @@ class Settings(BaseModel):
     archive_url: Annotated[str, AfterValidator(_archive_address)] = ""
     s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
     s3_checksums: Literal["when_required", "when_supported"] = "when_required"
+    s3_verify: Literal["auto", "always"] = "auto"
     fetch_allow: Annotated[Words, AfterValidator(_exemptions)] = ()
     fetch_hosts: Annotated[Words, AfterValidator(_patterns)] = ()
     fetch_max_bytes: Count = 100 * 1024 * 1024

@@ -63,7 +63,7 @@ def archive(store: Store) -> str:
         store.check()
         if not isinstance(store, S3Store):
             return f"{store.locate('2026')[: -len('/2026')]}, files are written, linked and synced"
-        dialect = store.probe()
+        dialect, reads_back = store.probe(), store.reads_back()
     except StoreError as error:
         raise Trouble(
             str(error),
@@ -73,7 +73,13 @@ def archive(store: Store) -> str:
         raise Trouble(
             f"{dialect.server} returns other bytes than were stored", "do not use this server"
         )
-    return "; ".join([f"S3 by {dialect.server}, put, read back, hashed, deleted", *dialect.lacks()])
+    verification = (
+        "each object is read back after its put"
+        if reads_back
+        else "objects are not read back, because it rejects a wrong SHA-256"
+    )
+    tried = f"S3 by {dialect.server}, put, read back, hashed, deleted"
+    return "; ".join([tried, verification, *dialect.lacks()])
 
 
 def provider(settings: Settings, client: GrsaiClient | None) -> str:

@@ -248,6 +248,14 @@ class LinkView(BaseModel):
     expires_at: str
 
 
+class AuditQuery(BaseModel):
+    """Query of the audit; ``whole`` examines the jobs that were submitted over two days ago too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    whole: bool = False
+
+
 class AuditView(BaseModel):
     """The counts of all jobs; ``broken`` has violated invariants and the refs."""
 

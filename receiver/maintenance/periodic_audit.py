@@ -13,15 +13,19 @@ from receiver.telemetry.metrics import AUDIT_SECONDS, AUDITED_AT, DIFFERENCE, LA
 
 log = structlog.get_logger(__name__)
 
-# Seconds from the start to the first audit, and from one audit to the next.
-FIRST, EVERY = 15.0, 600.0
-# An audit reads the whole ledger: the pause is at least this many times as long as the audit.
+# Seconds from the start to the first audit, from one to the next, and between two that examine
+# every job; the others examine the recent ones.
+FIRST, EVERY, WHOLE_EVERY = 15.0, 600.0, 24 * 3600.0
+# The pause is at least this many times as long as the audit.
 MIN_PAUSE_FACTOR = 20.0
 
 
 @contextmanager
-def audit_periodically(audit: Callable[[], Audit]) -> Iterator[None]:
-    """Audit the ledger now and then, in a thread, until the block ends."""
+def audit_periodically(audit: Callable[[bool], Audit]) -> Iterator[None]:
+    """Audit the ledger now and then, in a thread, until the block ends.
+
+    ``audit`` is called with True to examine every job, with False for the recent ones.
+    """
     stopping = threading.Event()
     thread = threading.Thread(target=_run, args=(audit, stopping), name="audit", daemon=True)
     thread.start()
@@ -31,12 +35,17 @@ def audit_periodically(audit: Callable[[], Audit]) -> Iterator[None]:
         stopping.set()
 
 
-def _run(audit: Callable[[], Audit], stopping: threading.Event) -> None:
-    pause = FIRST
+def _run(audit: Callable[[bool], Audit], stopping: threading.Event) -> None:
+    pause, whole_at = FIRST, 0.0
     while not stopping.wait(pause):
         began = time.monotonic()
         try:
-            report(audit())
+            is_whole = began >= whole_at
+            report(found := audit(is_whole))
+            # After a difference the next one is whole again: it must not disappear from the metrics
+            # because only old jobs have it.
+            if is_whole and found.ok:
+                whole_at = began + WHOLE_EVERY
         except LedgerError as error:
             log.warning("ledger not audited", error=str(error))
         except Exception:

@@ -4,10 +4,17 @@ Libraries such as cachetools keep values by key; none lets one thread compute wh
 or get the previous value.
 """
 
-import threading
 import time
 from collections.abc import Callable
+from threading import Lock, Thread
 from typing import Generic, TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+# Seconds a request may take longer because it computes the value for all.
+SLOW = 0.1
 
 T = TypeVar("T")
 
@@ -16,7 +23,9 @@ class CachedValue(Generic[T]):
     """A value that one thread at a time computes again once it is older than ``lifetime`` seconds.
 
     ``serve_stale``: while one thread computes, the others get the previous value and do not wait.
-    ``cost_factor``: keep a value at least so many times as long as it took to compute.
+    If the last time took longer than ``SLOW`` seconds, a thread of its own computes, so that no
+    request waits. ``cost_factor``: keep a value at least so many times as long as it took to
+    compute.
     """
 
     def __init__(
@@ -33,8 +42,9 @@ class CachedValue(Generic[T]):
         self._serve_stale = serve_stale
         self._cost_factor = cost_factor
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._value: T | None = None
+        self._seconds = 0.0  # that the last computation took
         self._expires_at = float("-inf")
 
     def get(self) -> T:
@@ -42,10 +52,10 @@ class CachedValue(Generic[T]):
         if self._is_expired():
             may_wait = self._value is None or not self._serve_stale
             if self._lock.acquire(blocking=may_wait):
-                try:
+                if may_wait or self._seconds <= SLOW:
                     self._refresh()
-                finally:
-                    self._lock.release()
+                else:
+                    Thread(target=self._refresh_in_background, name="cached value").start()
         value = self._value
         assert value is not None  # noqa: S101 - the first call waits until there is one
         return value
@@ -57,9 +67,22 @@ class CachedValue(Generic[T]):
     def _is_expired(self) -> bool:
         return self._clock() >= self._expires_at
 
+    def _refresh_in_background(self) -> None:
+        try:
+            self._refresh()
+        except Exception:
+            # Shown again after the lifetime, when the next request tries it again.
+            self._expires_at = self._clock() + self._lifetime
+            log.exception("value not computed, the previous one is shown")
+
     def _refresh(self) -> None:
-        if self._is_expired():  # not if another thread computed it while this one waited
-            began = self._clock()
-            self._value = self._compute()
-            ended = self._clock()
-            self._expires_at = ended + max(self._lifetime, self._cost_factor * (ended - began))
+        """Compute and release the lock."""
+        try:
+            if self._is_expired():  # not if another thread computed it while this one waited
+                began = self._clock()
+                self._value = self._compute()
+                ended = self._clock()
+                self._seconds = ended - began
+                self._expires_at = ended + max(self._lifetime, self._cost_factor * self._seconds)
+        finally:
+            self._lock.release()

@@ -47,7 +47,7 @@ class WorkerProcess:
         *,
         number: int | None,
         take_over: Callable[[int | None], int],
-        audit: Callable[[], Audit],
+        audit: Callable[[bool], Audit],
         check_archive: Callable[[], None],
     ) -> None:
         self._data_dir = data_dir

@@ -115,7 +115,10 @@ class RunningReceiver:
         ]
 
     def is_safe_once(self, finished: FinishedTask) -> bool:
-        """Wait until a job is final; return whether its picture is archived correctly and once."""
+        """Wait until a job is final; return whether its picture is archived correctly and once.
+
+        What it looks at is printed, so that a failure shows what was wrong.
+        """
         (job,) = self.installation.wait(finished.ref)
         events = Counter(
             event["type"]
@@ -125,6 +128,7 @@ class RunningReceiver:
         objects = [
             path.name for path in self.installation.data.glob(f"archive/*/*/*/{finished.ref}/*")
         ]
+        print(job, objects, events)  # noqa: T201 - shown by pytest after a failure
         return (
             self.installation.is_safe(job)
             and sorted(objects) == ["0.png", "job.json"]

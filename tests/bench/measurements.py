@@ -35,17 +35,21 @@ class Line:
     ours: Sequence[float]
     yardstick: Sequence[float]
 
+    @property
+    def ratio(self) -> float:
+        """The median of the rounds' ratios of our value to the yardstick's."""
+        return median(mine / its for mine, its in zip(self.ours, self.yardstick, strict=True))
+
     def cells(self) -> list[str]:
-        """Return the medians, the span of the service's values, and the ratio in each round."""
+        """Return the medians, the span of the service's values, and the ratio."""
         span = f"{_short(min(self.ours))} – {_short(max(self.ours))}" if len(self.ours) > 1 else ""
-        ratio = median(mine / its for mine, its in zip(self.ours, self.yardstick, strict=True))
         return [
             self.name,
             self.unit,
             _short(median(self.ours)),
             span,
             _short(median(self.yardstick)),
-            f"{ratio:.2f}",
+            f"{self.ratio:.2f}",
         ]
 
 
@@ -72,16 +76,24 @@ def percentile(values: Iterable[float], share: float) -> float:
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
-def table(title: str, yardstick: str, lines: Sequence[Line]) -> Table:
-    """Lay the lines out; ``yardstick`` says what ours is compared with."""
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("measure")
-    shown.add_column("unit")
-    for name in ("receiver", "from – to", yardstick, "ratio"):
-        shown.add_column(name, justify="right")
-    for line in lines:
-        shown.add_row(*line.cells())
-    return shown
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one measure found; ``yardstick`` says what ours is compared with."""
+
+    title: str
+    yardstick: str
+    lines: Sequence[Line]
+
+    def table(self) -> Table:
+        """Lay the lines out."""
+        shown = Table(title=self.title, title_justify="left")
+        shown.add_column("measure")
+        shown.add_column("unit")
+        for name in ("receiver", "from – to", self.yardstick, "ratio"):
+            shown.add_column(name, justify="right")
+        for line in self.lines:
+            shown.add_row(*line.cells())
+        return shown
 
 
 def _short(value: float) -> str:

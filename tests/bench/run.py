@@ -23,9 +23,20 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 from postgres import mortal_postgres, postgres_binaries  # noqa: E402 - found by way of the line above
 from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
 
-from tests.bench import archiving, callbacks, costs, flood, growth, latency, workers  # noqa: E402 - as above
+from tests.bench import (  # noqa: E402 - as above
+    archiving,
+    callbacks,
+    comparison,
+    costs,
+    flood,
+    growth,
+    latency,
+    workers,
+)
 from tests.bench.archiving import Place, migrated  # noqa: E402
-from tests.bench.measurements import Amount, Line, table  # noqa: E402
+from tests.bench.measurements import Amount, Line, Result  # noqa: E402
+
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +75,16 @@ QUICK = Amounts(
 )
 
 
-def _callbacks(folder: Path, amounts: Amounts) -> Table:
+def _callbacks(folder: Path, amounts: Amounts) -> Result:
     lines = callbacks.measure(folder, amounts.callbacks)
-    return table(
+    return Result(
         f"Callbacks, 32 keep-alive connections, {_rounds(lines, amounts.callbacks)}",
         "no-op route",
         lines,
     )
 
 
-def _directory(folder: Path, amounts: Amounts) -> Table:
+def _directory(folder: Path, amounts: Amounts) -> Result:
     archive = folder / "archive"
     return _archiving(
         folder,
@@ -82,7 +93,7 @@ def _directory(folder: Path, amounts: Amounts) -> Table:
     )
 
 
-def _postgresql(folder: Path, amounts: Amounts) -> Table:
+def _postgresql(folder: Path, amounts: Amounts) -> Result:
     with mortal_postgres() as server:
         place = Place(
             "a directory, with PostgreSQL",
@@ -93,7 +104,7 @@ def _postgresql(folder: Path, amounts: Amounts) -> Table:
         return _archiving(folder, place, amounts.directory)
 
 
-def _s3(folder: Path, amounts: Amounts) -> Table:
+def _s3(folder: Path, amounts: Amounts) -> Result:
     with seaweedfs() as server:
         bucket = server.make_bucket()
         place = Place(
@@ -102,28 +113,28 @@ def _s3(folder: Path, amounts: Amounts) -> Table:
         return _archiving(folder, place, amounts.s3)
 
 
-def _archiving(folder: Path, place: Place, amount: Amount) -> Table:
+def _archiving(folder: Path, place: Place, amount: Amount) -> Result:
     with archiving.file_server(folder) as url:
         lines = archiving.measure(folder, url, place, amount)
-    return table(
+    return Result(
         f"Pictures of 1 MB to {place.name}, 16 threads, {_rounds(lines, amount)}",
         "bare loop",
         lines,
     )
 
 
-def _latency(folder: Path, amounts: Amounts) -> Table:
+def _latency(folder: Path, amounts: Amounts) -> Result:
     lines = latency.measure(folder, amounts.latency)
-    return table(
+    return Result(
         f"From the callback on, idle, a picture of 0.3 MB, {len(lines[0].ours)} jobs",
         "bare GET",
         lines,
     )
 
 
-def _flood(folder: Path, amounts: Amounts) -> Table:
+def _flood(folder: Path, amounts: Amounts) -> Result:
     lines = flood.measure(folder, amounts.flood)
-    return table(
+    return Result(
         f"A flood of forged callbacks, {flood.PACE} authentic ones a second,"
         f" {_rounds(lines, amounts.flood)}",
         "no flood",
@@ -131,9 +142,9 @@ def _flood(folder: Path, amounts: Amounts) -> Table:
     )
 
 
-def _growth(folder: Path, amounts: Amounts) -> Table:
+def _growth(folder: Path, amounts: Amounts) -> Result:
     lines = growth.measure(folder, amounts.sizes, amounts.growth)
-    return table(
+    return Result(
         f"The ledger as it grows, {growth.THREADS} threads without HTTP,"
         f" {_rounds(lines, amounts.growth)}",
         "empty",
@@ -145,9 +156,9 @@ def _costs(folder: Path, _amounts: Amounts) -> Table:
     return costs.measure(folder)
 
 
-def _workers(folder: Path, amounts: Amounts) -> Table:
+def _workers(folder: Path, amounts: Amounts) -> Result:
     lines = workers.measure(folder, amounts.workers)
-    return table(
+    return Result(
         f"Worker processes on one PostgreSQL, pictures of 1 MB, {_rounds(lines, amounts.workers)}",
         "one process",
         lines,
@@ -158,7 +169,7 @@ def _rounds(lines: list[Line], amount: Amount) -> str:
     return f"{len(lines[0].ours)} × {amount.each}"
 
 
-MEASURES: dict[str, Callable[[Path, Amounts], Table]] = {
+MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
     "callbacks": _callbacks,
     "directory": _directory,
     "postgresql": _postgresql,
@@ -179,12 +190,16 @@ MEASURES: dict[str, Callable[[Path, Amounts], Table]] = {
     multiple=True,
     help="Only this measure; repeatable.",
 )
-def main(*, quick: bool, only: tuple[str, ...]) -> None:
+@click.option("--save", type=FILE, help="Write the ratios to this file, for --compare.")
+@click.option("--compare", type=FILE, help="Show what is over 15 % slower than in this file.")
+def main(*, quick: bool, only: tuple[str, ...], save: Path | None, compare: Path | None) -> None:
     """Measure callbacks acknowledged, pictures archived, and the time from the one to the other."""
+    earlier = comparison.load(compare) if compare else {}
     # Leaving by SIGTERM too passes every `finally`, so that no process and no folder stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     console, started = Console(), time.monotonic()
     console.print(f"{os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}")
+    results: comparison.Ratios = {}
     for name in only or MEASURES:
         if (name == "s3" and weed_binary() is None) or (
             name in {"postgresql", "workers"} and postgres_binaries() is None
@@ -194,7 +209,13 @@ def main(*, quick: bool, only: tuple[str, ...]) -> None:
             )
             continue
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            console.print(MEASURES[name](Path(folder), QUICK if quick else FULL))
+            measured = MEASURES[name](Path(folder), QUICK if quick else FULL)
+        console.print(measured.table() if isinstance(measured, Result) else measured)
+        results |= comparison.ratios(name, measured) if isinstance(measured, Result) else {}
+    if save:
+        comparison.save(save, results)
+    for line in comparison.slower(earlier, results) if compare else []:
+        console.print(line)
     console.print(
         f"{time.monotonic() - started:.0f} s; medians over the rounds, ratios taken round by round"
     )

@@ -378,6 +378,8 @@ def test_the_audit_shows_the_counts_and_names_a_broken_invariant(
     found = get(web, "/api/audit").json
     assert (found["ok"], found["difference"], found["failed"]) == (False, 1, 0)
     assert found["broken"] == {"every end is announced by its event": [refs[1]]}
+    assert get(web, "/api/audit?whole=1").json == found
+    assert get(web, "/api/audit?whole=perhaps").status_code == 400
 
 
 # Health checks and metrics.

@@ -366,10 +366,18 @@ def test_the_dialect_of_a_bucket_is_found_and_nothing_is_left_there(
     dialect = store.probe()
     assert "SeaweedFS" in dialect.server
     assert dialect == replace(ABLE, server=dialect.server)
-    assert checks.archive(store) == f"S3 by {dialect.server}, put, read back, hashed, deleted"
+    assert checks.archive(store) == (
+        f"S3 by {dialect.server}, put, read back, hashed, deleted; "
+        "objects are not read back, because it rejects a wrong SHA-256"
+    )
     left = s3_server.client.list_objects_v2(Bucket=bucket).get("Contents", [])
     assert [found["Key"] for found in left] == ["home/.receiver"]
     store.close()
+
+
+def test_the_wish_to_have_every_object_read_back_is_shown(bucket: str) -> None:
+    with closing(open_store(f"s3://{bucket}", verify="always")) as store:
+        assert "each object is read back after its put" in checks.archive(store)
 
 
 def test_what_a_server_cannot_do_is_said_with_what_is_done_without() -> None:

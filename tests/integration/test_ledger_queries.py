@@ -13,6 +13,7 @@ from waiting import until
 
 from receiver.errors import LedgerError
 from receiver.ledger.jobs import find_job, finish_job
+from receiver.ledger.queries import totals
 from receiver.ledger.sqlite import SqliteDatabase
 from receiver.ledger.tables import jobs
 from receiver.model import JobState
@@ -176,6 +177,23 @@ def test_an_empty_ledger_is_in_order(books: Books) -> None:
     audit = books.totals.audit()
     assert (audit.submitted, audit.difference, audit.ok) == (0, 0, True)
     assert books.totals.counts() == dict.fromkeys(JobState, 0)
+
+
+def test_a_recent_audit_examines_new_jobs_and_believes_the_state_of_old_ones(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = one_of_each(books)
+    books.clock.advance(totals.RECENT + 1)
+    new = books.failed("task-6")
+    monkeypatch.setattr(totals, "FEW", 0)
+    assert books.totals.recent_audit(books.clock()) == books.totals.audit()
+    for ref in (old["failed"], new):
+        books.execute("DELETE FROM events WHERE ref = :ref", ref=ref)
+    found = books.totals.recent_audit(books.clock())
+    assert (found.failed, found.difference) == (1, 1)
+    assert found.broken == {"every end is announced by its event": [new]}
+    monkeypatch.setattr(totals, "FEW", 20_000)
+    assert books.totals.recent_audit(books.clock()) == books.totals.audit()
 
 
 INVARIANTS = [

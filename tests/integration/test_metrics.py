@@ -14,6 +14,7 @@ from ledgers import TIMING, Books, opened, stored, succeeded
 from metric_names import declared
 from prometheus_client import Counter
 from structlog.testing import capture_logs
+from waiting import until
 from web_client import WebClient, web_client
 
 from receiver.errors import LedgerError
@@ -212,7 +213,7 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(
     troubles: list[Exception] = [LedgerError("away"), ZeroDivisionError("a mistake")]
     found = threading.Event()
 
-    def audit() -> Audit:
+    def audit(_whole: bool) -> Audit:  # noqa: FBT001 - the callback's only argument
         if troubles:
             raise troubles.pop()
         found.set()
@@ -224,6 +225,23 @@ def test_the_books_are_looked_at_again_after_an_audit_that_failed(
         "audit failed unexpectedly",
         "ledger not audited",
     ]
+
+
+def test_every_job_is_examined_first_and_again_as_long_as_something_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(periodic_audit, "FIRST", 0.001)
+    monkeypatch.setattr(periodic_audit, "EVERY", 0.001)
+    found = [Audit(1, 0, 0, 0, 0, {}), Audit(0, 0, 0, 0, 0, {})]  # a job is missing, then not
+    asked: list[bool] = []
+
+    def audit(whole: bool) -> Audit:  # noqa: FBT001 - as above
+        asked.append(whole)
+        return found.pop(0) if len(found) > 1 else found[0]
+
+    with periodic_audit.audit_periodically(audit):
+        until(lambda: len(asked) >= 4, what="four audits")
+    assert asked[:4] == [True, True, False, False]
 
 
 # What the ledger says.

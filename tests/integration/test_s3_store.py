@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from faultproxy import (
 )
 from seaweed import S3Server
 
-from receiver.archive.stores import AddressingStyle, Checksums
+from receiver.archive.stores import AddressingStyle, Checksums, Verify
 from receiver.archive.stores.s3 import MARKER, S3Store
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
@@ -90,10 +91,26 @@ def says_conflict_to_racing_puts(request: ProxyRequest, forward: Forward) -> Pro
     return s3_error(409, "ConditionalRequestConflict") if answer.status == 412 else answer
 
 
-def spoils_what_it_stores(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+def ignores_hashes(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+    return forward(without(request, "x-amz-checksum-sha256"))
+
+
+def refuses_hashes(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+    return (
+        s3_error(501, "NotImplemented")
+        if "x-amz-checksum-sha256" in request.headers
+        else forward(request)
+    )
+
+
+def is_damaged_on_the_way(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     return forward(
         replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request
     )
+
+
+def spoils_what_it_stores(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+    return is_damaged_on_the_way(without(request, "x-amz-checksum-sha256"), forward)
 
 
 def spoils_and_keeps_no_metadata(request: ProxyRequest, forward: Forward) -> ProxyResponse:
@@ -120,6 +137,8 @@ DIALECTS = [
     overwrites_in_spite_of_conditions,
     spells_metadata_its_own_way,
     says_conflict_to_racing_puts,
+    ignores_hashes,
+    refuses_hashes,
 ]
 
 
@@ -145,16 +164,57 @@ def test_a_server_without_conditional_puts_is_asked_only_once(
     proxy.seen.clear()
     put(store, b"picture")
     store.replace("2026/07/01/REF/job.json", b"{}", content_type="application/json")
-    assert [method for method, _ in proxy.seen] == ["HEAD", "GET", "PUT", "GET"]
+    assert [method for method, _ in proxy.seen] == ["HEAD", "GET", "PUT"]
 
 
-def test_with_conditional_puts_an_object_costs_two_requests(
+# Reading back.
+
+
+@pytest.mark.parametrize(
+    ("server", "verify", "requests"),
+    [
+        (honest, "auto", ["PUT"]),
+        (honest, "always", ["PUT", "GET"]),
+        (ignores_hashes, "auto", ["PUT", "GET"]),
+        (refuses_hashes, "auto", ["PUT", "GET"]),
+    ],
+)
+def test_an_object_is_read_back_unless_the_server_verifies_it(
+    bucket: str, proxy: FaultProxy, put: Put, server: Rule, verify: Verify, requests: list[str]
+) -> None:
+    proxy.rule = server
+    with closing(S3Store(bucket, "prefix", verify=verify, timeouts=(20, 20))) as store:
+        store.check()
+        proxy.seen.clear()
+        put(store, b"picture")
+        assert [method for method, _ in proxy.seen] == requests
+        proxy.seen.clear()
+        assert store.create("2026/07/01/REF/job.json", b"{}", content_type="application/json")
+        assert [method for method, _ in proxy.seen] == requests
+        assert read(store) == b"picture"
+
+
+def test_many_threads_that_begin_at_once_try_the_server_once(
+    store: S3Store, proxy: FaultProxy
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(lambda _: store.reads_back(), range(8)))
+    # With the right hash, under a condition, with a wrong hash.
+    assert [method for method, _ in proxy.seen] == ["PUT"] * 3
+
+
+def test_bytes_damaged_on_the_way_are_refused_by_a_server_that_verifies_them(
     store: S3Store, proxy: FaultProxy, put: Put
 ) -> None:
     store.check()
-    proxy.seen.clear()
+    proxy.rule = is_damaged_on_the_way
+    with pytest.raises(StoreError, match="they were damaged on the way"):
+        put(store, b"picture")
+    with pytest.raises(MissingObjectError):
+        read(store)
+    proxy.rule = honest
     put(store, b"picture")
-    assert [method for method, _ in proxy.seen] == ["PUT", "GET"]
+    assert read(store) == b"picture"
 
 
 @pytest.mark.parametrize(
@@ -191,6 +251,7 @@ def test_repeated_checks_write_one_object_that_no_key_can_name(
 def test_a_spoilt_put_is_noticed_without_metadata_too(
     store: S3Store, proxy: FaultProxy, put: Put
 ) -> None:
+    proxy.rule = ignores_hashes
     store.check()
     proxy.rule = spoils_and_keeps_no_metadata
     with pytest.raises(StoreError, match="was stored damaged"):
@@ -202,6 +263,7 @@ def test_a_spoilt_put_is_noticed_without_metadata_too(
 def test_a_put_spoilt_by_the_server_is_noticed_and_heals(
     store: S3Store, proxy: FaultProxy, put: Put
 ) -> None:
+    proxy.rule = ignores_hashes
     store.check()
     proxy.rule = spoils_what_it_stores
     for _ in range(2):
@@ -210,7 +272,7 @@ def test_a_put_spoilt_by_the_server_is_noticed_and_heals(
         assert not isinstance(failure.value, ObjectDiffersError)
     with pytest.raises(StoreError, match="was stored damaged"):
         store.replace(KEY, b"manifest", content_type="application/json")
-    proxy.rule = honest
+    proxy.rule = ignores_hashes
     put(store, b"picture")
     assert read(store) == b"picture"
 

@@ -4,6 +4,7 @@ from threading import Event
 
 import pytest
 from side_by_side import side_by_side
+from waiting import until
 
 from receiver.web.cache import CachedValue
 
@@ -88,3 +89,41 @@ def test_with_serve_stale_a_thread_gets_the_previous_value_while_another_compute
     value = CachedValue(compute, 0.0, serve_stale=True)
     value.get()
     assert side_by_side([value.get, read_meanwhile]) == [2, 1]
+
+
+def test_a_value_that_took_long_is_computed_in_a_thread_of_its_own() -> None:
+    compute = Computation(seconds=1.0)
+    may_end = Event()
+
+    def wait_and_compute() -> int:
+        assert compute.calls == 0 or may_end.wait(20)
+        return compute()
+
+    value = CachedValue(wait_and_compute, 10.0, serve_stale=True, clock=compute.clock)
+    assert value.get() == 1
+    compute.now += 11
+    assert [value.get(), value.get()] == [1, 1]  # nobody waits
+    may_end.set()
+    until(lambda: value.peek() == 2, what="the new value")
+
+
+def test_the_previous_value_is_shown_if_it_cannot_be_computed_in_the_background() -> None:
+    compute, ended = Computation(seconds=1.0), Event()
+
+    def fail_once() -> int:
+        if compute.calls == 1 and not ended.is_set():
+            ended.set()
+            raise OSError("away")
+        return compute()
+
+    value = CachedValue(fail_once, 10.0, serve_stale=True, clock=compute.clock)
+    value.get()
+    compute.now += 11
+    assert value.get() == 1
+    assert ended.wait(20)
+
+    def is_new() -> bool:
+        compute.now += 11
+        return value.get() == 2
+
+    until(is_new, what="the new value")

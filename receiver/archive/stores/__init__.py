@@ -15,6 +15,7 @@ from receiver.errors import MissingObjectError, StoreError, UnreadableError
 T = TypeVar("T")
 AddressingStyle = Literal["auto", "path", "virtual"]
 Checksums = Literal["when_required", "when_supported"]
+Verify = Literal["auto", "always"]
 
 # No part of a key starts with a dot. So a key cannot leave the archive (".."), and the directory
 # store has room for hidden files of its own.

@@ -1,6 +1,7 @@
 """A store in a bucket of S3-compatible storage.
 
-The server is not trusted: after every put the object is read back and hashed. A conditional put
+The server is not trusted: after every put the object is read back and hashed, unless the server
+has shown that it rejects an object whose SHA-256 is not the one in the request. A conditional put
 (``If-None-Match: *``) keeps the first bytes, if the server supports it. Otherwise the store asks
 before the put whether the key is free. Then two puts at the same moment could both find it free;
 the ledger's claims prevent that, because only one worker has an asset.
@@ -8,8 +9,8 @@ the ledger's claims prevent that, because only one worker has an asset.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -21,20 +22,17 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
-from botocore.response import StreamingBody
 from urllib3.exceptions import HTTPError
 
-from receiver.archive.stores import AddressingStyle, Checksums, require_key
+from receiver.archive.stores import AddressingStyle, Checksums, Verify, require_key
 from receiver.archive.stores.s3_errors import error_code, remedy, status
-from receiver.archive.stores.s3_probe import Capabilities, probe
+from receiver.archive.stores.s3_probe import Capabilities, checksum, probe, refuses_wrong_hash
+from receiver.archive.stores.s3_read import CHUNK, Download, ReadBack, declared_hash, read_back
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
-    from _typeshed import WriteableBuffer
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-CHUNK = 256 * 1024  # bytes read at once
 MARKER = ".receiver"  # name of the object that `check` writes once; it is no valid key
 # What boto3 raises. ValueError and RecursionError come from responses that are not S3's: a number
 # that is none, or endless redirects.
@@ -51,8 +49,9 @@ _MARKER_TEXT = (
 )
 
 
-class _Condition(TypedDict, total=False):
+class _Options(TypedDict, total=False):
     IfNoneMatch: str
+    ChecksumSHA256: str
 
 
 class _Start(TypedDict, total=False):
@@ -64,16 +63,12 @@ class _Range(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class _ReadBack:
-    """An object read back: the SHA-256 of its bytes, and the one its writer declared, if known."""
+class _Abilities:
+    """What a server can do."""
 
-    sha256: str
-    declared: str | None
-
-    @property
-    def damaged(self) -> bool:
-        """Whether the bytes are not what their writer sent: damaged in transit or in the bucket."""
-        return self.declared is not None and self.declared != self.sha256
+    conditional: bool  # it supports `If-None-Match: *`
+    checksums: bool  # it takes a SHA-256 in a request; buckets with Object Lock require one
+    verifies: bool  # it rejects a wrong one, so objects need not be read back
 
 
 class S3Store:
@@ -90,6 +85,7 @@ class S3Store:
         *,
         addressing_style: AddressingStyle = "auto",
         checksums: Checksums = "when_required",
+        verify: Verify = "auto",
         timeouts: tuple[float, float] = (5, 60),
     ) -> None:
         self._bucket = bucket
@@ -108,11 +104,12 @@ class S3Store:
         )
         self._lock = Lock()
         self._cached_client: S3Client | None = None
-        # Whether the server supports `If-None-Match: *`; None: not known yet.
-        self._conditional: bool | None = None
+        self._verify = verify
+        self._abilities: _Abilities | None = None  # found out at the first use
+        self._probing = Lock()  # so that not every thread puts the marker
 
     def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
-        """Upload the file and read it back; see Store.
+        """Upload the file and, unless the server verifies it, read it back; see Store.
 
         If the bytes of an existing object differ from the hash in its own metadata, it is damaged
         and is overwritten. So the next attempt repairs a put that the server damaged, even from
@@ -121,6 +118,8 @@ class S3Store:
         name = self._name(key)
         with self._store_errors(f"store {key} in"), path.open("rb") as body:
             new = self._put_new(name, body, sha256, content_type)
+            if new and self._server().verifies:
+                return
             found = self._read_back(name, meant=sha256 if new else None)
             if found.damaged and not new:
                 body.seek(0)
@@ -134,29 +133,27 @@ class S3Store:
             )
 
     def create(self, key: str, data: bytes, *, content_type: str) -> bool:
-        """Upload the bytes unless the key is taken, and read them back; see Store.
+        """Upload the bytes unless the key is taken; see Store.
 
         Only a conditional put makes sure that of two writers one succeeds.
         """
         name = self._name(key)
         sha256 = hashlib.sha256(data).hexdigest()
         with self._store_errors(f"store {key} in"):
-            if not self._is_conditional() or not self._put_if_free(
+            if not self._server().conditional or not self._put_if_free(
                 name, data, sha256, content_type
             ):
                 return False
-            found = self._read_back(name, meant=sha256)
-        self._require_undamaged(key, found)
+            self._require_stored(key, sha256)
         return True
 
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:
-        """Upload the bytes over what is there and read them back; see Store."""
+        """Upload the bytes over what is there; see Store."""
         name = self._name(key)
         sha256 = hashlib.sha256(data).hexdigest()
         with self._store_errors(f"store {key} in"):
             self._upload(name, data, sha256, content_type)
-            found = self._read_back(name, meant=sha256)
-        self._require_undamaged(key, found)
+            self._require_stored(key, sha256)
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
         """Start the download; see Store. Only a whole object is compared with its declared hash."""
@@ -164,9 +161,9 @@ class S3Store:
         name = self._name(key)
         with self._store_errors(f"read {key} from"):
             answer = self._client().get_object(Bucket=self._bucket, Key=name, **part)
-        declared = None if start else _declared(answer)
+        declared = None if start else declared_hash(answer)
         return io.BufferedReader(
-            _Download(answer["Body"], declared, partial(self._store_errors, f"read {key} from")),
+            Download(answer["Body"], declared, partial(self._store_errors, f"read {key} from")),
             CHUNK,
         )
 
@@ -205,11 +202,16 @@ class S3Store:
     def check(self) -> None:
         """Put the marker object and read it; see Store.
 
-        Only the first check writes it; the later ones get a 412.
+        Only the first check of a process writes it; the later ones get a 412.
         """
         with self._store_errors("write and read a trial object in"):
-            self._conditional = self._probe_conditional_put()
+            self._put_marker_if_free(checksums=self._server().checksums)
             self._read_back(self._prefix + MARKER)
+
+    def reads_back(self) -> bool:
+        """Return whether each object is read back after its put."""
+        with self._store_errors("write a trial object to"):
+            return not self._server().verifies
 
     def probe(self) -> Capabilities:
         """Return what the server can do, tried with objects that are deleted again.
@@ -246,17 +248,12 @@ class S3Store:
 
     def _put_new(self, name: str, body: BinaryIO, sha256: str, content_type: str) -> bool:
         """Upload the file unless the key is taken. Return whether it was uploaded."""
-        if self._is_conditional():
+        if self._server().conditional:
             return self._put_if_free(name, body, sha256, content_type)
         if self._exists(name):
             return False
         self._upload(name, body, sha256, content_type)
         return True
-
-    def _is_conditional(self) -> bool:
-        if self._conditional is None:
-            self._conditional = self._probe_conditional_put()
-        return self._conditional
 
     def _put_if_free(
         self, name: str, body: BinaryIO | bytes, sha256: str, content_type: str
@@ -276,15 +273,19 @@ class S3Store:
         body: BinaryIO | bytes,
         sha256: str,
         content_type: str,
-        **condition: Unpack[_Condition],
+        *,
+        checksums: bool | None = None,
+        **options: Unpack[_Options],
     ) -> None:
+        if self._server().checksums if checksums is None else checksums:
+            options["ChecksumSHA256"] = checksum(sha256)
         self._client().put_object(
             Bucket=self._bucket,
             Key=name,
             Body=body,
             ContentType=content_type,
             Metadata={"sha256": sha256},
-            **condition,
+            **options,
         )
 
     def _exists(self, name: str) -> bool:
@@ -296,54 +297,70 @@ class S3Store:
             raise
         return True
 
-    def _read_back(self, name: str, *, meant: str | None = None) -> _ReadBack:
-        """Download and hash the object.
+    def _require_stored(self, key: str, sha256: str) -> None:
+        """Raise StoreError if the server is not trusted and what was just put is not there."""
+        if not self._server().verifies:
+            self._require_undamaged(key, self._read_back(self._name(key), meant=sha256))
 
-        ``meant`` is the expected hash, for servers that keep no metadata.
-        """
-        answer = self._client().get_object(Bucket=self._bucket, Key=name)
-        digest = hashlib.sha256()
-        body = answer["Body"]
-        try:
-            for chunk in body.iter_chunks(CHUNK):
-                digest.update(chunk)
-        finally:
-            body.close()
-        return _ReadBack(digest.hexdigest(), _declared(answer) or meant)
+    def _read_back(self, name: str, *, meant: str | None = None) -> ReadBack:
+        return read_back(self._client(), self._bucket, name, meant=meant)
 
-    def _require_undamaged(self, key: str, found: _ReadBack) -> None:
+    def _require_undamaged(self, key: str, found: ReadBack) -> None:
         if found.damaged:
             raise StoreError(
                 f"{self.locate(key)} was stored damaged: "
                 f"its SHA-256 is {found.sha256} instead of {found.declared}"
             )
 
-    def _probe_conditional_put(self) -> bool:
+    def _server(self) -> _Abilities:
+        """Return what the server can do; the first call finds it out with the marker."""
+        with self._probing:
+            if self._abilities is None:
+                checksums = self._takes_checksums()
+                self._abilities = _Abilities(
+                    conditional=self._put_marker_if_free(checksums=checksums),
+                    checksums=checksums,
+                    verifies=checksums and self._verify == "auto" and self._refuses_wrong_hash(),
+                )
+            return self._abilities
+
+    def _takes_checksums(self) -> bool:
+        """Put the marker; return whether the server takes the SHA-256 in the request."""
+        try:
+            self._put_marker(checksums=True)
+        except ClientError as error:
+            if not _is_unsupported(error):
+                raise
+            return False
+        return True
+
+    def _put_marker_if_free(self, *, checksums: bool) -> bool:
         """Return whether the server supports `If-None-Match: *`: the marker can be put only once.
 
-        Some servers answer 501 or 400 to the header, some ignore it and overwrite (rclone). The
-        result is kept for the life of the process.
+        Some servers answer 501 or 400 to the header, some ignore it and overwrite (rclone).
         """
         for _ in range(2):
             try:
-                self._put_marker(IfNoneMatch="*")
+                self._put_marker(checksums=checksums, IfNoneMatch="*")
             except ClientError as error:
                 if _is_taken(error):
                     return True
                 if not _is_unsupported(error):
                     raise
-                self._put_marker()  # without the header; if that was not the cause, this fails too
+                # Without the header; if that was not the cause, this fails too.
+                self._put_marker(checksums=checksums)
                 return False
         return False
 
-    def _put_marker(self, **condition: Unpack[_Condition]) -> None:
-        self._upload(
-            self._prefix + MARKER,
-            _MARKER_TEXT,
-            hashlib.sha256(_MARKER_TEXT).hexdigest(),
-            "text/plain",
-            **condition,
-        )
+    def _refuses_wrong_hash(self) -> bool:
+        # If it takes the wrong hash, the marker is overwritten with the same text.
+        name = self._prefix + MARKER
+        return refuses_wrong_hash(self._client(), self._bucket, name, _MARKER_TEXT)
+
+    def _put_marker(self, *, checksums: bool, **options: Unpack[_Options]) -> None:
+        sha256 = hashlib.sha256(_MARKER_TEXT).hexdigest()
+        name = self._prefix + MARKER
+        self._upload(name, _MARKER_TEXT, sha256, "text/plain", checksums=checksums, **options)
 
     @contextmanager
     def _store_errors(self, doing: str) -> Iterator[None]:
@@ -362,51 +379,6 @@ class S3Store:
         # Without the user name and password that the URL may contain.
         endpoint = self._cached_client.meta.endpoint_url.rpartition("@")[2]
         return f"the bucket {self._bucket!r} at {endpoint}"
-
-
-class _Download(io.RawIOBase):
-    """The body of a response as a raw stream that raises StoreErrors.
-
-    At its end the SHA-256 must be the ``declared`` one, if that is known.
-    """
-
-    def __init__(
-        self,
-        body: StreamingBody,
-        declared: str | None,
-        store_errors: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        super().__init__()
-        self._body, self._declared, self._store_errors = body, declared, store_errors
-        self._digest = hashlib.sha256()
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Read some bytes; none only at the end."""
-        view = memoryview(buffer)
-        with self._store_errors():
-            data = self._body.read(len(view))
-        self._digest.update(data)
-        if view and not data and self._declared not in (None, self._digest.hexdigest()):
-            raise StoreError(
-                f"the object is damaged: its SHA-256 is {self._digest.hexdigest()} "
-                f"instead of {self._declared}"
-            )
-        view[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        """Close the connection; the rest of the body is not read."""
-        self._body.close()
-        super().close()
-
-
-def _declared(answer: "GetObjectOutputTypeDef") -> str | None:
-    """Return the SHA-256 in the object's metadata. Some servers change the case: `Sha256`."""
-    return {word.lower(): value for word, value in answer["Metadata"].items()}.get("sha256")
 
 
 def _is_taken(error: ClientError) -> bool:

@@ -7,6 +7,7 @@ from botocore.exceptions import (
     ConnectionClosedError,
     ConnectTimeoutError,
     EndpointConnectionError,
+    HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     ReadTimeoutError,
@@ -31,6 +32,7 @@ _BY_CODE = {
     "IllegalLocationConstraintException": _REGION,
     # The answer to a HEAD has no body, so no error code either.
     "403": "not permitted: allow these credentials s3:ListBucket, s3:PutObject and s3:GetObject",
+    "BadDigest": "the bytes it received have another SHA-256: they were damaged on the way",
     "SlowDown": "it is overloaded, later it may work",
 }
 _BY_TYPE: dict[type[Exception], str] = {
@@ -55,8 +57,10 @@ def remedy(error: Exception) -> str:
             "Message", "no reason given"
         )
         return f"{text} ({status(error)} {code})"
+    # Endless redirects end in a RecursionError somewhere, perhaps inside the HTTP client.
+    inner = error.kwargs.get("error") if isinstance(error, HTTPClientError) else None
     for kind, known in _BY_TYPE.items():
-        if isinstance(error, kind):
+        if isinstance(error, kind) or isinstance(inner, kind):
             return known
     return f"{type(error).__name__}: {_PASSWORD.sub('//', str(error))}"
 

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
+from receiver.archive.stores.s3_errors import status
+
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
     from mypy_boto3_s3 import S3Client
 
 _TEXT = b"Written by `receiver doctor`, to be deleted at once. May be deleted.\n"
+_WRONG_HASH = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
 _LINK_TIMEOUT = 10  # seconds to fetch a signed link
 
 
@@ -35,7 +38,7 @@ class Capabilities:
         """Return a line for each thing that the server cannot do, with the consequence."""
         without = {
             "conditional": "no conditional put: each put first checks if the key is free",
-            "hashes": "accepts a wrong SHA-256: as always, objects are read back and hashed",
+            "hashes": "accepts a wrong SHA-256",
             "metadata": "keeps no metadata: only the process that wrote an object notices damage",
             "lists": "may not be listed: `receiver rebuild` and `audit --deep` cannot work "
             "(allow s3:ListBucket)",
@@ -77,13 +80,31 @@ def probe(client: "S3Client", bucket: str, prefix: str) -> Capabilities:
     return Capabilities(server=headers.get("server", "unnamed")[:60], deletes=deletes, **findings)
 
 
-def _refuses_wrong_hash(client: "S3Client", bucket: str, name: str) -> bool:
-    wrong = base64.b64encode(hashlib.sha256(b"something else").digest()).decode()
+def checksum(sha256: str) -> str:
+    """Return a SHA-256 (hex) as S3 writes it in requests: base64."""
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
+
+
+def refuses_wrong_hash(client: "S3Client", bucket: str, name: str, data: bytes) -> bool:
+    """Return whether the server rejects a put whose SHA-256 is wrong; otherwise it has stored it.
+
+    Raise what boto3 raises if it rejects the put for another reason.
+    """
+    wrong = checksum(hashlib.sha256(data + b"other").hexdigest())
     try:
-        return _is_refused(
-            lambda: client.put_object(Bucket=bucket, Key=name, Body=_TEXT, ChecksumSHA256=wrong),
-            {400, 422},
-        )
+        client.put_object(Bucket=bucket, Key=name, Body=data, ChecksumSHA256=wrong)
+    except ClientError as error:
+        if status(error) in _WRONG_HASH:
+            return True
+        raise
+    return False
+
+
+def _refuses_wrong_hash(client: "S3Client", bucket: str, name: str) -> bool:
+    try:
+        return refuses_wrong_hash(client, bucket, name, _TEXT)
+    except (ClientError, BotoCoreError):
+        return False
     finally:
         _works(lambda: client.delete_object(Bucket=bucket, Key=name))
 
@@ -112,7 +133,7 @@ def _is_refused(act: Callable[[], object], statuses: set[int]) -> bool:
     try:
         act()
     except ClientError as error:
-        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in statuses
+        return status(error) in statuses
     except BotoCoreError:
         return False
     return False

@@ -33,18 +33,25 @@ class Audit:
         return self.difference == 0 and not self.broken
 
 
-def audit(connection: Connection) -> Audit:
+def audit(connection: Connection, since: str = "") -> Audit:
     """Count the jobs in one way and what became of them in another, and compare.
 
-    Ends are counted by the events that announced them, the other jobs by their ``due_at``.
+    Ends are counted by the events that announced them, the other jobs by their ``due_at``. With
+    ``since``, only jobs with this ref or a later one are examined like that: of the jobs before it,
+    a final state counts as an end.
     """
+    examined, earlier = jobs.c.ref >= since, jobs.c.ref < since
     submitted = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
-    ends = {state: _count(connection, _announced(state)) for state in FINAL_STATES}
+    ends = {
+        state: _count(connection, and_(examined, _announced(state)))
+        + (_count(connection, and_(earlier, jobs.c.state == state)) if since else 0)
+        for state in FINAL_STATES
+    }
     in_flight = _count(connection, jobs.c.due_at.isnot(None))
     broken = {
         invariant: refs
         for invariant, condition in _violations().items()
-        if (refs := _refs(connection, condition))
+        if (refs := _refs(connection, and_(examined, condition)))
     }
     archived, failed, expired = (
         ends[JobState.ARCHIVED],

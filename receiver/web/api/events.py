@@ -15,7 +15,7 @@ from werkzeug.exceptions import BadRequest
 
 from receiver.errors import LedgerError
 from receiver.events.event import Event
-from receiver.jobs.schemas import AuditView, EventList, EventsQuery, EventView
+from receiver.jobs.schemas import AuditQuery, AuditView, EventList, EventsQuery, EventView
 from receiver.services import Services
 from receiver.web.api.base import blueprint, json_of, read_query
 from receiver.web.api.operations import ResponseDoc, documented
@@ -52,10 +52,14 @@ def events() -> Response:
 @documented(
     "Check the ledger's invariants",
     {200: ResponseDoc("the counts, and the invariants that do not hold", AuditView)},
+    query=AuditQuery,
+    problems={400: "invalid query"},
 )
 def audit() -> Response:
     """Check the ledger's invariants and return the counts."""
-    return json_of(AuditView.of(services().totals.audit()))
+    totals, now = services().totals, services().now()
+    is_whole = read_query(AuditQuery).whole
+    return json_of(AuditView.of(totals.audit() if is_whole else totals.recent_audit(now)))
 
 
 @blueprint.get("/api/stream")

@@ -5,13 +5,12 @@ from functools import partial
 
 from receiver.ledger.queries.audit import Audit
 from receiver.ledger.queries.model_stats import Comparison, ModelQueries
+from receiver.ledger.queries.totals import FEW
 from receiver.model import FINAL_STATES, JobState, risk_begins
 from receiver.services import Services
 from receiver.web.cache import CachedValue
 from receiver.web.state import per_app, services
 
-# Up to so many jobs an audit takes milliseconds, so that every page can wait for it.
-FAST_AUDIT_JOBS = 20_000
 # Rows at risk or set aside are counted up to this number.
 MAX_COUNT = 99
 # With cost_factor 20, refreshing takes at most 5 % of one thread, however large the ledger.
@@ -64,7 +63,9 @@ class Statistics:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._states = _Cached(services.totals.counts, 1.0)
-        self._audit = _Cached(lambda: (services.totals.audit(), services.now()), 10.0)
+        self._audit = _Cached(
+            lambda: (services.totals.recent_audit(services.now()), services.now()), 10.0
+        )
         self._at_risk = _Cached(
             lambda: len(services.pictures.endangered(at_risk_before(services), MAX_COUNT)), 2.0
         )
@@ -84,7 +85,7 @@ class Statistics:
         With very many jobs an audit takes seconds; ``wait_for_audit`` waits for the first one.
         """
         states = self._states.get()
-        wait = wait_for_audit or sum(states.values()) <= FAST_AUDIT_JOBS
+        wait = wait_for_audit or sum(states.values()) <= FEW
         audit, audited_at = (self._audit.get() if wait else self._audit.peek()) or (None, None)
         return Summary(states, audit, audited_at, self._at_risk.get(), self._set_aside.get())
 
