@@ -38,9 +38,16 @@ class ProviderError(ReceiverError):
 
 
 class RefusedError(ProviderError):
-    """The provider refused a submit; the text is its own. Nothing was started or billed."""
+    """The provider refused a submit; the text is its own. Nothing was started or billed.
+
+    ``provider_id`` is the id that the refusal had all the same, so that it can be asked about.
+    """
 
     permanent = True
+
+    def __init__(self, text: str, *, provider_id: str | None = None) -> None:
+        super().__init__(text)
+        self.provider_id = provider_id
 
 
 class NotSentError(ProviderError):

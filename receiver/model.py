@@ -120,6 +120,9 @@ class EventDeliveryState(StrEnum):
     SET_ASIDE = "set_aside"  # given up after days of retries; people can have it sent again
 
 
+# A larger number of pictures is no number that a provider accepts.
+_MAX_REQUESTED = 10_000
+
 # Prefix of a picture's index, in place of a URL: the ledger has the answer with its bytes.
 INLINE = "delivery:"
 
@@ -141,6 +144,8 @@ class Report:
     """One provider message about one task, from any source.
 
     ``status`` is the vendor's own word; ``progress`` is 0–100; ``reason`` is set if the job failed.
+    ``repaired`` names what was wrong with the body, "" if nothing was. ``left_out`` is the number
+    of results beyond those that are archived.
     """
 
     outcome: Outcome
@@ -150,6 +155,8 @@ class Report:
     results: tuple[Result, ...] = ()
     reason: Reason | None = None
     message: str = ""
+    repaired: str = ""
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +184,14 @@ class Submission:
     provider: Provider = Provider.GRSAI
     api: Api = Api.DRAW
     key: str | None = None
+
+    @property
+    def requested(self) -> int | None:
+        """How many pictures are asked for; None if the params do not say it."""
+        asked = self.params.get("n", self.params.get("variants"))
+        if isinstance(asked, bool) or not isinstance(asked, int):
+            return None
+        return asked if 1 <= asked <= _MAX_REQUESTED else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,6 +324,7 @@ class Services:
             self.settings.address_policy(),
             max_bytes=self.settings.fetch_max_bytes,
             timeout=self.settings.fetch_timeout,
+            user_agent=self.settings.fetch_user_agent,
         )
         return Archiver(
             self.assets,

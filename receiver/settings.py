@@ -34,6 +34,7 @@ from receiver.events.destinations import (
     read_destinations,
 )
 from receiver.net.policy import AddressPolicy
+from receiver.providers.grsai.base_url import base_url
 
 # Characters of a callback secret, and bytes of a signing key (Standard Webhooks).
 _MIN_SECRET = 16
@@ -57,6 +58,25 @@ def _web_address(value: str) -> str:
         "must be an http:// or https:// address without ?query, "
         "such as https://pictures.example.com"
     )
+
+
+def _our_address(value: str) -> str:
+    """Return our own address, to which the service adds /callback itself."""
+    parts = urlsplit(value)
+    if found := re.fullmatch(r"(.*?)/+callback(/.*)?", parts.path):
+        # A user name in the address may be a secret.
+        right = "" if "@" in parts.netloc else f": write {parts.scheme}://{parts.netloc}{found[1]}"
+        raise ValueError(f"must not end in /callback, which the service adds itself{right}")
+    return value
+
+
+def _upper(value: object) -> object:
+    word = value.upper() if isinstance(value, str) else value
+    return "WARNING" if word == "WARN" else word
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _ledger_address(value: str) -> str:
@@ -132,6 +152,9 @@ Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidat
 SigningSecrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_signing)]
 Token = Annotated[SecretStr | None, AfterValidator(_sendable)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+OurAddress = Annotated[WebAddress, AfterValidator(_our_address)]
+# Words may be written in any case.
+Lower = BeforeValidator(_lower)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 
@@ -142,10 +165,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     grsai_api_key: Token = None
-    grsai_base_url: WebAddress = "https://grsaiapi.com"
+    grsai_base_url: Annotated[str, AfterValidator(base_url)] = "https://grsaiapi.com"
     openai_api_key: Token = None
     openai_base_url: WebAddress = "https://api.openai.com/v1"
-    public_url: WebAddress | None = None  # our address as the provider sees it
+    public_url: OurAddress | None = None  # our address as the provider sees it
     data_dir: Path = Path("data")
     database_url: Annotated[str, AfterValidator(_ledger_address)] = Field(
         default="", repr=False
@@ -155,19 +178,22 @@ class Settings(BaseModel):
     callback_secrets: Secrets = Field(default=(), validate_default=True)
     admin_token: Token = Field(default=None, validate_default=True)
     archive_url: Annotated[str, AfterValidator(_archive_address)] = ""
-    s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    s3_checksums: Literal["when_required", "when_supported"] = "when_required"
-    s3_verify: Literal["auto", "always"] = "auto"
+    s3_addressing_style: Annotated[Literal["auto", "path", "virtual"], Lower] = "auto"
+    s3_checksums: Annotated[Literal["when_required", "when_supported"], Lower] = "when_required"
+    s3_verify: Annotated[Literal["auto", "always"], Lower] = "auto"
     fetch_allow: Annotated[Words, AfterValidator(_exemptions)] = ()
     fetch_hosts: Annotated[Words, AfterValidator(_patterns)] = ()
     fetch_max_bytes: Count = 100 * 1024 * 1024
     fetch_timeout: Seconds = 700
+    fetch_user_agent: Annotated[str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$")] = (
+        "webhook-image-receiver"
+    )
     url_lifetime: Seconds = 7200
     poll_after: Seconds = 120
     poll_interval: Seconds = 30
     job_timeout: Seconds = 3600
     callback_max_bytes: Count = 1024 * 1024
-    confirm: Literal["unsigned", "always"] = "unsigned"
+    confirm: Annotated[Literal["unsigned", "always"], Lower] = "unsigned"
     event_urls: Annotated[Words, AfterValidator(_places)] = Field(
         default=(), repr=False
     )  # a path may be a secret
@@ -177,8 +203,10 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     web_concurrency: Count = 2
     worker_threads: Count = 16
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = (
+        "INFO"
+    )
+    log_format: Annotated[Literal["auto", "json", "console"], Lower] = "auto"
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:

@@ -31,6 +31,8 @@ POLL_EVERY = 0.2
 _NEWEST = 50
 # Bytes of a local image file; base64 makes it a third larger.
 _LARGEST_IMAGE = 20 * 1024 * 1024
+# The fields that reference pictures are posted in; which one depends on API and model.
+_PICTURE_FIELDS = frozenset({"urls", "images", "url"})
 NO_WORKER = "no worker is running on this ledger: start `receiver serve`"
 
 
@@ -129,8 +131,8 @@ class Submitter:
         except ConfigurationError:
             # An image file was deleted since: it is not needed again, so compare without images.
             rest = submission_of({**request, "images": ()})
-            without_urls = {name: value for name, value in params.items() if name != "urls"}
-            return canonical_request(rest) == canonical_request(replace(was, params=without_urls))
+            others = {name: value for name, value in params.items() if name not in _PICTURE_FIELDS}
+            return canonical_request(rest) == canonical_request(replace(was, params=others))
 
     def posted_since(self, began: float, request: Mapping[str, Any]) -> JobView | None:
         """Return the job that was created since ``began`` (ledger time) by these arguments.
@@ -179,10 +181,10 @@ class Submitter:
     def jobs(self, refs: Sequence[str]) -> dict[str, JobView]:
         """Return the current state of jobs, by ref; raise KeyError for an unknown ref."""
         queries = self._services.queries
+        # The jobs first: the assets of a job that has ended are final too.
+        jobs = queries.jobs_named(list(refs))
         assets = queries.assets(list(refs))
-        found = {
-            job.ref: JobView.of(job, assets[job.ref]) for job in queries.jobs_named(list(refs))
-        }
+        found = {job.ref: JobView.of(job, assets[job.ref]) for job in jobs}
         return {ref: found[ref] for ref in refs}
 
     def wait(
@@ -280,6 +282,11 @@ def default_mode(settings: Settings) -> tuple[Mode, str]:
     """Return the mode for jobs without one and, if it is not webhook, the reason."""
     reason = callback_problem(settings)
     return (Mode.POLL, reason) if reason else (Mode.WEBHOOK, "")
+
+
+def split_key(key: str | None, number: int, count: int) -> str | None:
+    """Return the key of one of ``count`` jobs that a request for several pictures is split into."""
+    return f"{key} ({number} of {count})" if key else None
 
 
 def resubmit_key(key: str, number: int) -> str:

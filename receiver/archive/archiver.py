@@ -6,7 +6,7 @@ state.
 
 from binascii import Error, a2b_base64
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -17,25 +17,28 @@ import structlog
 
 from receiver import failpoints
 from receiver.archive.conclusion import Conclusion
-from receiver.archive.inspect import inspect
+from receiver.archive.inspect import Picture, inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
 from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
+    FetchError,
     LedgerError,
     NotThePictureError,
     ObjectDiffersError,
     ReceiverError,
     SourceGoneError,
     StoreError,
+    UnreadableError,
 )
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.rows import Asset, End, StoredAsset
-from receiver.model import INLINE, AssetState, timestamp
+from receiver.model import INLINE, AssetState, Source, timestamp
 from receiver.net.download import Fetched, Fetcher
-from receiver.providers.openai.protocol import read_picture
+from receiver.providers.grsai import reports as grsai
+from receiver.providers.openai import protocol as openai_images
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
 
@@ -141,7 +144,7 @@ class Archiver:
                 fetched = self._fetch(asset, path)
             failpoints.reached(failpoints.Point.FETCHED)
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
-                picture = inspect(path)
+                picture = _inspect(path, fetched)
             key = asset_key(asset.ref, asset.idx, picture.extension)
             with (
                 self._noting_store_errors(),
@@ -162,6 +165,7 @@ class Archiver:
                 picture.content_type,
                 picture.width,
                 picture.height,
+                fetched.decoded,
             )
 
     def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
@@ -189,7 +193,8 @@ class Archiver:
         if not asset.url.startswith(INLINE):
             return self._fetcher.fetch(asset.url, path)
         with self._decode_lock:
-            return decode_base64_image(self._assets.answer(asset.ref), asset.url, path)
+            text = find_picture(self._assets.reports(asset.ref), asset.url)
+            return decode_base64_image(text, asset.url, path)
 
     @contextmanager
     def _noting_store_errors(self) -> Iterator[None]:
@@ -302,14 +307,36 @@ class Archiver:
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
 
 
-def decode_base64_image(body: bytes, url: str, into: Path) -> Fetched:
-    """Write a picture that came inside its report to the new file ``into``.
+def _inspect(path: Path, fetched: Fetched) -> Picture:
+    """Inspect a downloaded file; raise FetchError if it is no picture because it was cut short."""
+    try:
+        return inspect(path)
+    except NotThePictureError as error:
+        if fetched.cut_short:
+            raise FetchError(f"{fetched.cut_short}: {error}") from error
+        raise
 
-    ``url`` is ``delivery:<index>``, ``body`` the stored response of the provider. Raise
-    UnreadableError if the response has no such picture, NotThePictureError if it is no valid
-    base64, OSError if the disk fails.
+
+def find_picture(reports: Sequence[tuple[Source, bytes]], url: str) -> str:
+    """Return the base64 text of the picture ``url`` (``delivery:<index>``) in stored reports.
+
+    Raise UnreadableError if none of them has it.
     """
-    text = read_picture(body, url)
+    error = UnreadableError("no report with pictures in it is stored")
+    for source, body in reports:
+        read_picture = openai_images.read_picture if source is Source.SYNC else grsai.read_picture
+        try:
+            return read_picture(body, url)
+        except UnreadableError as found:
+            error = found
+    raise error
+
+
+def decode_base64_image(text: str, url: str, into: Path) -> Fetched:
+    """Write a picture that came inside its report, in base64, to the new file ``into``.
+
+    Raise NotThePictureError if it is no valid base64, OSError if the disk fails.
+    """
     digest, size = sha256(), 0
     with into.open("xb") as file:
         for start in range(0, len(text), BASE64_CHUNK):

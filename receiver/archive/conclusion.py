@@ -20,6 +20,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.queries.jobs import JobQueries, JobRecord
 from receiver.ledger.rows import Asset, End, Job, StoredAsset
 from receiver.model import AssetState, JobState, Reason
+from receiver.providers.grsai.reports import MAX_RESULTS
 
 log = structlog.get_logger(__name__)
 
@@ -110,12 +111,15 @@ def _with_last(
         content_type=stored.content_type,
         width=stored.width,
         height=stored.height,
+        decoded=stored.decoded,
     )
     return replace(record, assets=sorted([*others, archived], key=lambda asset: asset.idx))
 
 
 def _decide(record: JobRecord, now: float) -> End:
-    return End(*decide_end(record.assets), record.job.round, now)
+    state, reason, losses = decide_end(record.assets)
+    message = "; ".join(filter(None, [losses, shortfall(record.job, len(record.assets))]))
+    return End(state, reason, message, record.job.round, now)
 
 
 def _manifest(record: JobRecord, end: End) -> bytes:
@@ -123,6 +127,17 @@ def _manifest(record: JobRecord, end: End) -> bytes:
         record.job, state=end.state, reason=end.reason, message=end.message, finished_at=end.at
     )
     return manifest(ended, record.params, record.assets, record.deliveries)
+
+
+def shortfall(job: Job, count: int) -> str:
+    """Return which pictures are not among the ``count`` assets of a success; "" if none is missing.
+
+    They may have been paid for, so the job says it although it is archived.
+    """
+    asked, left_out = job.requested or 0, job.left_out
+    fewer = f"{asked} pictures were requested, the provider made {count}" if asked > count else ""
+    more = f"{left_out} more results than the {MAX_RESULTS} that a job archives" if left_out else ""
+    return "; ".join(filter(None, [fewer, more]))
 
 
 def decide_end(assets: list[Asset]) -> tuple[JobState, Reason | None, str]:

@@ -95,6 +95,8 @@ def manifest(job: Job, params: str, assets: list[Asset], deliveries: list[Delive
         "ended_at": timestamp(job.ended_at),
         "finished_at": timestamp(job.finished_at),
         "round": job.round,
+        "requested": job.requested,
+        "left_out": job.left_out,
         "deliveries": [_delivery(row) for row in deliveries],
         "assets": [_asset(asset) for asset in assets],
     }
@@ -107,6 +109,7 @@ def _delivery(row: DeliveryEntry) -> dict[str, object]:
         "verdict": row.verdict,
         "received_at": timestamp(row.received_at),
         "sha256": row.digest,
+        "repaired": row.repaired,
     }
 
 
@@ -124,6 +127,7 @@ def _asset(asset: Asset) -> dict[str, object]:
         "announced_at": timestamp(asset.announced_at),
         "expires_at": timestamp(asset.expires_at),
         "finished_at": timestamp(asset.finished_at),
+        "decoded": asset.decoded,
         "attempts": asset.attempts,
         "error": asset.error,
     }
@@ -173,6 +177,7 @@ class ManifestDelivery(_Part):
     verdict: Decision
     received_at: Moment
     sha256: Digest
+    repaired: Words = ""
 
 
 class ManifestAsset(_Part):
@@ -192,6 +197,7 @@ class ManifestAsset(_Part):
     finished_at: Moment
     attempts: Number
     error: Words
+    decoded: Words = ""
 
 
 class Manifest(_Part):
@@ -214,6 +220,8 @@ class Manifest(_Part):
     ended_at: Moment
     finished_at: Moment | None = None  # None: the first release; then that of the last asset
     round: Number = 0
+    requested: Number | None = None
+    left_out: Number = 0
     deliveries: list[ManifestDelivery]
     assets: Annotated[list[ManifestAsset], Field(min_length=1)]
 

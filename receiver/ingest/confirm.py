@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 from receiver.errors import UnreadableError
 from receiver.ledger import deliveries
 from receiver.model import Decision, Outcome, Report
-from receiver.providers.grsai import protocol as grsai
+from receiver.providers.grsai.reports import read_report
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ def settle_unconfirmed(connection: Connection, ref: str, answer: Report) -> None
 
 def _decide_unconfirmed(body: bytes, answer: Report) -> Decision:
     try:
-        report = grsai.read_report(body)
+        report = read_report(body)
     except UnreadableError:
         return Decision.UNREADABLE
     if report.outcome is Outcome.RUNNING:

@@ -13,9 +13,9 @@ from hashlib import sha256
 import structlog
 from sqlalchemy import Connection
 
-from receiver.clock import back_off, doubling
 from receiver.errors import LedgerError, UnreadableError
 from receiver.ingest import confirm
+from receiver.ingest.changes import Change, apply, next_poll, poll_soon
 from receiver.ledger import deliveries, jobs
 from receiver.ledger.assets import reopen_job
 from receiver.ledger.database import Database
@@ -32,7 +32,7 @@ from receiver.model import (
     Source,
     Timing,
 )
-from receiver.providers.grsai import protocol as grsai
+from receiver.providers.grsai import reports as grsai
 from receiver.providers.openai import protocol as openai_images
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import DELIVERIES
@@ -139,14 +139,19 @@ class Inbox:
         has_room = deliveries.has_room(connection, [item.delivery for item, _ in goes_on])
         decisions |= {item: None for item, _ in goes_on if item.delivery not in has_room}
         polled = [
-            (job, item.report, _next_poll(job, Source.CALLBACK, timing, now))
+            (job, item.report, next_poll(job, Source.CALLBACK, timing, now))
             for item, job in goes_on
             if decisions[item]
         ]
-        deliveries.begin_archiving(connection, ended, now, timing.url_lifetime)
-        deliveries.record_progress(connection, polled)
-        stored = [(item.delivery, item.digest, made) for item, made in decisions.items() if made]
-        deliveries.insert_deliveries(connection, stored)
+        stored = [
+            (item.delivery, item.digest, made, item.report.repaired)
+            for item, made in decisions.items()
+            if made
+        ]
+        with deliveries.sent_together(connection):
+            deliveries.begin_archiving(connection, ended, now, timing.url_lifetime)
+            deliveries.record_progress(connection, polled)
+            deliveries.insert_deliveries(connection, stored)
         return [decisions.get(item) for item in items]
 
     def _decide_ordinary(self, job: Job, item: Item) -> Decision | None:
@@ -154,6 +159,8 @@ class Inbox:
         report = item.report
         if item.delivery.source is not Source.CALLBACK:
             return None
+        if job.state in FINAL_STATES or report.left_out:
+            return None  # it is opened again, or has more to record
         if job.provider_id is None and report.provider_id is not None:
             return None  # another job may have this id
         decision = decide(job, report, Source.CALLBACK, confirm_always=self._confirm_always)
@@ -180,8 +187,8 @@ class Inbox:
         doubted = self._confirm_always or unsigned
         decision = decide(job, report, delivery.source, confirm_always=doubted, reopened=reopened)
         context = (connection, job, report, delivery, self._timing, self._now())
-        decision = apply(decision, _Change(*context, replayed, reopened, unsigned, doubted))
-        _store(connection, (delivery, item.digest, decision), replayed)
+        decision = apply(decision, Change(*context, replayed, reopened, unsigned, doubted))
+        _store(connection, (delivery, item.digest, decision, report.repaired), replayed)
         if decision is Decision.ENDED and delivery.source is not Source.CALLBACK:
             confirm.settle_unconfirmed(connection, job.ref, report)
         return decision
@@ -193,15 +200,25 @@ class Inbox:
         )
 
     def keep_unreadable(self, delivery: Delivery, replayed: int | None = None) -> None:
-        """Store a body that is no report, for example because it was cut short."""
+        """Store a body that is no report, for example because it was cut short, and poll its job.
+
+        An answer to a poll does not cause another one: the next poll is scheduled already.
+        """
         digest = sha256(delivery.body).hexdigest()
+        is_news = replayed is None and delivery.source in {Source.CALLBACK, Source.STREAM}
 
-        def work(connection: Connection) -> None:
-            self._job(connection, delivery.ref)
-            _store(connection, (delivery, digest, Decision.UNREADABLE), replayed)
+        def work(connection: Connection) -> bool:
+            job = self._job(connection, delivery.ref)
+            polls = is_news and job.provider_id is not None
+            if polls:
+                poll_soon(connection, job, delivery, self._timing, self._now())
+            _store(connection, (delivery, digest, Decision.UNREADABLE, ""), replayed)
+            return polls
 
-        self._database.write(work)
+        polls = self._database.write(work)
         DELIVERIES.labels(delivery.source, Decision.UNREADABLE).inc()
+        if polls:
+            self._notify()
 
 
 # Read.
@@ -236,7 +253,7 @@ def decide(
     """Return what a report means for a job; pure, so that tests can try every order of reports."""
     if report.provider_id and job.provider_id and report.provider_id != job.provider_id:
         return Decision.OTHER_ID
-    if job.outcome is None and job.state not in FINAL_STATES:
+    if job.outcome is None and (job.state not in FINAL_STATES or _was_taken(job, report)):
         if confirm_always and source is Source.CALLBACK:
             return Decision.UNCONFIRMED
         return _decide_first(report)
@@ -248,6 +265,12 @@ def decide(
     return Decision.REFRESHED if asked and report.results else Decision.DUPLICATE
 
 
+def _was_taken(job: Job, report: Report) -> bool:
+    """Return whether a report proves that the provider took a job that we thought it refused."""
+    succeeded = report.outcome is Outcome.SUCCEEDED and bool(report.results)
+    return succeeded and job.reason is Reason.REFUSED
+
+
 def _decide_first(report: Report) -> Decision:
     """Decide about a job that has no terminal report yet."""
     if report.outcome is Outcome.RUNNING:
@@ -257,142 +280,24 @@ def _decide_first(report: Report) -> Decision:
     return Decision.ENDED
 
 
-# Apply.
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A decision's open transaction and everything that its change needs."""
-
-    connection: Connection
-    job: Job
-    report: Report
-    delivery: Delivery
-    timing: Timing
-    now: float
-    replayed: int | None
-    reopened: bool
-    unsigned: bool
-    doubted: bool  # callbacks are compared with the provider's own answer
-
-
-def apply(decision: Decision, change: _Change) -> Decision:
-    """Change job and assets as decided; return the decision to store, which may be another one."""
-    return _CHANGES[decision](change) or decision
-
-
-def _progress(change: _Change) -> None:
-    due_at = _next_poll(change.job, change.delivery.source, change.timing, change.now)
-    deliveries.record_progress(change.connection, [(change.job, change.report, due_at)])
-
-
-def _next_poll(job: Job, source: Source, timing: Timing, now: float) -> float:
-    """Return when to poll a job in progress: later after a callback, with back-off after polls."""
-    deadline, interval = job.deadline_at, timing.poll_interval
-    if source is Source.CALLBACK:
-        wait = timing.poll_after
-    else:
-        wait = back_off(job.attempts, doubling(interval, interval * 4), jitter=0)
-    if source is Source.POLL:
-        # A poll that finds the job running after its deadline allows one more poll. A callback does
-        # not postpone the end.
-        deadline = max(deadline, now + interval)
-    return min(now + wait, max(deadline, now))
-
-
-def _end(change: _Change) -> None:
-    report, lifetime = change.report, change.timing.url_lifetime
-    if report.outcome is Outcome.SUCCEEDED:
-        deliveries.begin_archiving(change.connection, [(change.job, report)], change.now, lifetime)
-    else:
-        _fail(change, report.reason or Reason.PROVIDER_ERROR, report.message)
-
-
-def _fail(change: _Change, reason: Reason, message: str) -> None:
-    jobs.finish_job(
-        change.connection,
-        change.job,
-        JobState.FAILED,
-        change.now,
-        outcome=change.report.outcome,
-        reason=reason,
-        message=message,
-        provider_id=change.report.provider_id,
-    )
-
-
-def _refresh(change: _Change) -> Decision | None:
-    _record_id(change)
-    job, report, lifetime = change.job, change.report, change.timing.url_lifetime
-    fresh = deliveries.refresh_urls(change.connection, job, report, change.now, lifetime)
-    return None if fresh or change.reopened else Decision.DUPLICATE
-
-
-def _empty(change: _Change) -> Decision | None:
-    """Poll once more after a success without a result; fail the job if a poll confirms it."""
-    if change.delivery.source is Source.POLL and deliveries.had_empty_success(
-        change.connection, change.job.ref, but=change.replayed
-    ):
-        _fail(change, Reason.NO_RESULT, "the provider reports success, but no result")
-        return Decision.ENDED
-    _poll_soon(change)
-    return None
-
-
-def _poll_soon(change: _Change) -> None:
-    """Poll the job now, or in an interval if the callback is unsigned or another one was doubtful.
-
-    So a leaked ticket causes at most one poll per interval.
-    """
-    _record_id(change)
-    connection, ref, interval = change.connection, change.job.ref, change.timing.poll_interval
-    repeated = deliveries.had_doubtful_delivery(connection, ref, change.now - interval)
-    too_many = not deliveries.has_room(connection, [change.delivery])
-    wait = interval if change.unsigned or repeated or too_many else 0.0
-    jobs.expedite_job(change.connection, ref, change.now + wait)
-
-
-def _record_id(change: _Change) -> None:
-    """Change nothing but the provider's id, which an operator's retry needs for its poll."""
-    deliveries.record_provider_id(change.connection, change.job, change.report.provider_id)
-
-
-def _duplicate(change: _Change) -> Decision | None:
-    _record_id(change)
-    if not change.doubted:
-        return None
-    return confirm.compare_with_known(change.connection, change.job.ref, change.report)
-
-
-# Each returns the decision to store instead, or None.
-_CHANGES: dict[Decision, Callable[[_Change], Decision | None]] = {
-    Decision.PROGRESS: _progress,
-    Decision.ENDED: _end,
-    Decision.REFRESHED: _refresh,
-    Decision.EMPTY: _empty,
-    Decision.OTHER_ID: _poll_soon,
-    Decision.UNCONFIRMED: _poll_soon,
-    Decision.LATE: _record_id,
-    Decision.CONTRADICTION: _record_id,
-    Decision.DUPLICATE: _duplicate,
-}
-
-
 # Store.
 
 
 def _store(
-    connection: Connection, made: tuple[Delivery, str, Decision], replayed: int | None
+    connection: Connection, made: tuple[Delivery, str, Decision, str], replayed: int | None
 ) -> None:
-    """Store a delivery with its decision; for a replayed one only the decision is new.
+    """Store a delivery with its decision; for a replayed one only what we made of it is new.
 
-    A callback that does not end its job is left out if the job has enough deliveries.
+    A callback that does not end its job, and anything unreadable, is left out if the job has
+    enough deliveries.
     """
-    delivery, _, decision = made
+    delivery, _, decision, repaired = made
     if replayed is not None:
-        deliveries.update_decision(connection, replayed, decision)
+        deliveries.update_decision(connection, replayed, decision, repaired)
         return
-    optional = delivery.source is Source.CALLBACK and decision is not Decision.ENDED
+    optional = decision is Decision.UNREADABLE or (
+        delivery.source is Source.CALLBACK and decision is not Decision.ENDED
+    )
     if optional and not deliveries.has_room(connection, [delivery]):
         message, size = "delivery not stored, its job has too many", len(delivery.body)
         log.warning(message, ref=delivery.ref, verdict=decision, size=size)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from receiver.archive.conclusion import Conclusion, decide_end
+from receiver.archive.conclusion import Conclusion, decide_end, shortfall
 from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
@@ -38,7 +38,7 @@ from receiver.model import (
     new_ref,
     risk_begins,
 )
-from receiver.providers.grsai.protocol import read_report
+from receiver.providers.grsai.reports import read_report
 from receiver.providers.openai.protocol import ANSWER_LOST
 from receiver.telemetry import tracing
 
@@ -131,7 +131,8 @@ class Reconciler:
             self._jobs.release(claimed, max(self._now() + LEASE, last))
         else:
             state, reason, losses = decide_end(assets)
-            message = "; ".join(filter(None, [losses, f"no manifest, {message}"]))
+            parts = [losses, shortfall(job, len(assets)), f"no manifest, {message}"]
+            message = "; ".join(filter(None, parts))
             self._jobs.conclude(claimed, state, reason=reason, message=message)
 
     # Hints.

@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,12 +12,13 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from receiver.model import Api, Mode, Provider, Submission
-from receiver.providers.grsai import protocol as grsai
+from receiver.providers.grsai import families
 
 DEFAULT_MODEL = "gpt-image-1.5"
 
@@ -43,8 +44,9 @@ class JobRequest(BaseModel):
     """One job to be posted; ``params`` reach the provider unchanged and override the named fields.
 
     ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is
-    the number of pictures; ``images`` are reference pictures, as URLs or data URIs. ``key`` is the
-    caller's own name for the job, used by one job. OpenAI ignores ``mode`` and ``api``.
+    the number of pictures; ``images`` are reference pictures, as URLs or data URIs. What the model
+    cannot express is refused. ``key`` is the caller's own name for the job, used by one job. OpenAI
+    ignores ``mode`` and ``api``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
@@ -53,18 +55,28 @@ class JobRequest(BaseModel):
     model: Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NOT_BLANK)] = (
         DEFAULT_MODEL
     )
+    # The fields below are checked with these two, so they come after them.
+    provider: Provider = Provider.GRSAI
+    api: Api = Field(default=Api.DRAW, validate_default=True)
     size: (
         Annotated[str, Field(min_length=1, max_length=50, json_schema_extra=_NOT_BLANK)] | None
     ) = None
     variants: Annotated[int, Field(ge=1, le=32)] | None = None
     images: tuple[str, ...] = ()
     params: dict[str, JsonValue] = {}
-    provider: Provider = Provider.GRSAI
     mode: Mode = Mode.WEBHOOK
-    api: Api = Api.DRAW
     key: (
         Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=_NOT_BLANK)] | None
     ) = None
+
+    @field_validator("api", "size", "variants", "images")
+    @classmethod
+    def _expressible(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what the model's family would ignore, or charge for and not do."""
+        known = {**info.data, str(info.field_name): value}
+        if value and known.get("provider") is Provider.GRSAI and {"model", "api"} <= known.keys():
+            _FIELDS[str(info.field_name)](known["model"], known["api"], value)
+        return value
 
     @model_validator(mode="after")
     def _storable(self) -> Self:
@@ -79,17 +91,34 @@ class JobRequest(BaseModel):
     def submission(self) -> Submission:
         """Return the submission for the provider."""
         direct = self.provider is Provider.OPENAI
-        fields: dict[str, object] = {}
-        if self.size:
-            fields |= {"size": self.size} if direct else grsai.size_params(self.model, self.size)
-        if self.variants:
-            fields["variants"] = self.variants
-        if self.images:
-            fields["urls"] = list(self.images)
+        fields = self._direct_fields() if direct else self._grsai_fields()
         mode, api = (Mode.SYNC, Api.IMAGES) if direct else (self.mode, self.api)
         return Submission(
             self.prompt, self.model, {**fields, **self.params}, mode, self.provider, api, self.key
         )
+
+    def _direct_fields(self) -> dict[str, object]:
+        """Return the named options for a provider that is called directly."""
+        named = {"size": self.size, "variants": self.variants, "urls": list(self.images)}
+        return {name: value for name, value in named.items() if value}
+
+    def _grsai_fields(self) -> dict[str, object]:
+        """Return the named options as the fields that the model's family has."""
+        fields: dict[str, object] = {}
+        if self.size:
+            fields |= families.size_params(self.model, self.api, self.size)
+        if self.variants:
+            fields |= families.count_params(self.model, self.api, self.variants)
+        return fields | families.reference_params(self.model, self.api, self.images)
+
+
+# How the named options become the vendor's fields; each raises ValueError with the remedy.
+_FIELDS: dict[str, Callable[[str, Api, Any], object]] = {
+    "api": lambda model, api, _: families.fields_of(model, api),
+    "size": families.size_params,
+    "variants": families.count_params,
+    "images": families.reference_params,
+}
 
 
 class GrsaiRequest(JobRequest):
@@ -100,12 +129,12 @@ class GrsaiRequest(JobRequest):
     """
 
     provider: Literal[Provider.GRSAI] = Provider.GRSAI
+    api: Literal[Api.DRAW, Api.NEWER] = Field(default=Api.DRAW, validate_default=True)
     images: tuple[
         Annotated[str, AfterValidator(_picture), Field(json_schema_extra={"pattern": _PICTURE})],
         ...,
     ] = ()
     mode: Literal[Mode.WEBHOOK, Mode.POLL, Mode.STREAM] = Mode.WEBHOOK
-    api: Literal[Api.DRAW, Api.NEWER] = Api.DRAW
 
     @field_validator("provider", "mode", "api", mode="before")
     @classmethod
@@ -113,6 +142,15 @@ class GrsaiRequest(JobRequest):
         if value in (Provider.OPENAI, Mode.SYNC, Api.IMAGES):
             raise ValueError("this API posts to GRSAI only; for OpenAI use the submitter")
         return value
+
+
+def takes_variants(model: str, api: Api, variants: int) -> bool:
+    """Return whether one job of GRSAI can make so many pictures."""
+    try:
+        families.count_params(model, api, variants)
+    except ValueError:
+        return variants == 1
+    return True
 
 
 def _leaves(value: object) -> Iterator[object]:

@@ -135,7 +135,11 @@ class AssetView(BaseModel):
 
 
 class JobView(BaseModel):
-    """One job; ``submitted_at`` is RFC 3339 in UTC, ``progress`` is the provider's, 0–100."""
+    """One job; ``submitted_at`` is RFC 3339 in UTC, ``progress`` is the provider's, 0–100.
+
+    ``requested`` is the number of pictures that was asked for, null if the request does not say
+    it; ``missing`` is how many pictures were asked for or announced, but are not among the assets.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -150,6 +154,8 @@ class JobView(BaseModel):
     message: str
     submitted_at: str
     assets: list[AssetView]
+    requested: int | None
+    missing: int
 
     @classmethod
     def of(cls, job: Job, assets: list[Asset]) -> Self:
@@ -166,6 +172,8 @@ class JobView(BaseModel):
             message=job.message,
             submitted_at=timestamp(job.submitted_at) or "",
             assets=[AssetView.of(asset) for asset in assets],
+            requested=job.requested,
+            missing=job.missing(len(assets)),
         )
 
 
@@ -201,7 +209,10 @@ class EventList(BaseModel):
 
 
 class DeliveryView(BaseModel):
-    """One report about a job and the decision about it; ``size`` is its body's, in bytes."""
+    """One report about a job and the decision about it; ``size`` is its body's, in bytes.
+
+    ``repaired`` names what was wrong with the body, "" if nothing was.
+    """
 
     id: int
     source: Source
@@ -209,6 +220,7 @@ class DeliveryView(BaseModel):
     received_at: str
     sha256: Annotated[str, Field(pattern=_SHA256)]
     size: int
+    repaired: str
 
     @classmethod
     def of(cls, row: DeliveryEntry) -> Self:
@@ -225,6 +237,7 @@ class DeliveryView(BaseModel):
             received_at=moment,
             sha256=row.digest,
             size=row.size,
+            repaired=row.repaired,
         )
 
 

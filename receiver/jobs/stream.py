@@ -15,8 +15,8 @@ from receiver.errors import AnswerLostError, ReceiverError, UnreadableError
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.retry import store_with_retry
 from receiver.model import Decision, Delivery, Source
-from receiver.providers.grsai import protocol as grsai
 from receiver.providers.grsai.client import GrsaiClient
+from receiver.providers.grsai.request import Request
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ class StreamReader:
         client: GrsaiClient,
         inbox: Inbox,
         base_url: str,
-        request: grsai.Request,
+        request: Request,
         ref: str,
         before_send: Callable[[], None],
         *,

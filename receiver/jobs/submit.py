@@ -26,9 +26,10 @@ from receiver.jobs.stream import StreamReader
 from receiver.jobs.sync import DirectCall
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.rows import Job
-from receiver.model import Api, Mode, Provider, Submission, new_ref
-from receiver.providers.grsai import protocol as grsai
+from receiver.model import Api, Delivery, Mode, Provider, Source, Submission, new_ref
 from receiver.providers.grsai.client import BeforeSend, GrsaiClient
+from receiver.providers.grsai.reports import is_end
+from receiver.providers.grsai.request import NO_WEBHOOK, Request, build_submit
 from receiver.providers.openai import protocol as openai_images
 from receiver.providers.openai.client import OpenAIClient
 from receiver.telemetry import tracing
@@ -129,19 +130,22 @@ class SubmitService:
         if mistakes or self._client is None:
             raise ConfigurationError(mistakes)
         ref = new_ref(clock.now())
-        request = grsai.build_submit(submission, self._web_hook(ref, submission))
+        try:
+            request = build_submit(submission, self._web_hook(ref, submission))
+        except ValueError as error:
+            raise ConfigurationError([f"model: {error}"]) from error
         send = self._stream if submission.mode is Mode.STREAM else self._post_async
         return Post(ref, submission, self._base_url, partial(send, self._client, request, ref))
 
     def _web_hook(self, ref: str, submission: Submission) -> str:
         if submission.mode is Mode.WEBHOOK:
             return f"{self._public_url}/callback/{self._tickets.sign(ref)}"
-        return grsai.NO_WEBHOOK
+        return NO_WEBHOOK
 
     def _post_async(
-        self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend
+        self, client: GrsaiClient, request: Request, ref: str, before_send: BeforeSend
     ) -> None:
-        provider_id = client.submit(self._base_url, request, before_send)
+        provider_id, answer = client.submit(self._base_url, request, before_send)
         failpoints.reached(failpoints.Point.POSTED)
         store_with_retry(
             partial(self._jobs.record_accepted, ref, provider_id),
@@ -149,9 +153,13 @@ class SubmitService:
             ref=ref,
             provider_id=provider_id,
         )
+        if is_end(answer, provider_id):
+            # The provider was so quick that its answer is the task's end already.
+            delivery = Delivery(ref, Source.POLL, answer, clock.now())
+            store_with_retry(partial(self._inbox.accept, delivery), self._pause, ref=ref)
 
     def _stream(
-        self, client: GrsaiClient, request: grsai.Request, ref: str, before_send: BeforeSend
+        self, client: GrsaiClient, request: Request, ref: str, before_send: BeforeSend
     ) -> None:
         StreamReader(
             client, self._inbox, self._base_url, request, ref, before_send, pause=self._pause
@@ -184,7 +192,7 @@ class SubmitService:
             with tracing.span("submit", post.ref, model=post.submission.model):
                 post.send(partial(self._insert, post))
         except RefusedError as error:
-            return self._jobs.record_refused(post.ref, str(error))
+            return self._jobs.record_refused(post.ref, str(error), error.provider_id)
         except AnswerLostError as error:
             log.warning(
                 "answer to a submit lost, a callback may still come", ref=post.ref, error=str(error)

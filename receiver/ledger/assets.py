@@ -4,17 +4,16 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from receiver.errors import UnreadableError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.deliveries import find_answer
+from receiver.ledger.deliveries import find_reports
 from receiver.ledger.jobs import expedite_job, finish_job, lock_job
 from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.outbox import NewEvent, write_events
 from receiver.ledger.rows import Asset, End, Job, StoredAsset, asset_of
 from receiver.ledger.tables import assets, attempts, jobs
-from receiver.model import INLINE, AssetState, EventType, JobState, Timing
+from receiver.model import INLINE, AssetState, EventType, JobState, Source, Timing
 from receiver.telemetry import metrics
 
 _STORED = ("key", "sha256", "size", "content_type", "width", "height")
@@ -40,15 +39,9 @@ class Assets:
 
         return self._database.write(work)
 
-    def answer(self, ref: str) -> bytes:
-        """Return the provider's answer that contained a job's images.
-
-        Raise UnreadableError if no answer did.
-        """
-        body = self._database.read(lambda connection: find_answer(connection, ref))
-        if body is None:
-            raise UnreadableError(f"{ref} has no answer with pictures in it")
-        return body
+    def reports(self, ref: str) -> list[tuple[Source, bytes]]:
+        """Return the reports that may contain a job's pictures, newest first."""
+        return self._database.read(lambda connection: find_reports(connection, ref))
 
     def finish(self, claimed: Claimed[Asset], stored: StoredAsset, end: End | None = None) -> bool:
         """Record that an asset is archived; raise ClaimLostError if it is no longer ours.
@@ -59,6 +52,7 @@ class Assets:
         row, values = claimed.row, {name: getattr(stored, name) for name in _STORED}
         payload = {"ref": row.ref, "index": row.idx, **values}
         event = NewEvent(EventType.ASSET_ARCHIVED, payload, row.idx)
+        values["decoded"] = stored.decoded
 
         def work(connection: Connection) -> bool:
             now = end.at if end else self._now()

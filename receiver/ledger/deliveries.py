@@ -4,10 +4,12 @@ Every callback runs them, so the frequent ones are built once: building a statem
 longer than running it, and all other writers wait meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
@@ -108,11 +110,23 @@ _INSERT_ASSETS = _ManyRows(
         AS new (ref, idx, url, announced_at, expires_at, due_at)""",
 )
 _INSERT_DELIVERIES = _ManyRows(
-    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body) {values}""",
-    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body)
+    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired)
+    {values}""",
+    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired)
     SELECT * FROM unnest(
-        %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[], %s::bytea[])""",
+        %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[], %s::bytea[], %s::text[])""",
 )
+
+
+@contextmanager
+def sent_together(connection: Connection) -> Iterator[None]:
+    """Send PostgreSQL the statements of this block at once, and wait for all of them at its end.
+
+    They must not be questions, because their rows would not be there yet.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    with driver.pipeline() if connection.dialect.name == "postgresql" else nullcontext():
+        yield
 
 
 def lock_job_of_delivery(connection: Connection, ref: str) -> Job | None:
@@ -122,16 +136,18 @@ def lock_job_of_delivery(connection: Connection, ref: str) -> Job | None:
 
 
 def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
-    """Return the jobs of several deliveries by ref, locked until the transaction ends."""
+    """Return the jobs of several deliveries by ref, locked until the transaction ends.
+
+    The statement goes straight to the driver, whose errors it raises.
+    """
+    cursor = connection.connection.cursor()
     if connection.dialect.name == "sqlite":
-        found = connection.connection.cursor()
-        found.execute(f"{_SELECT_JOBS} ({','.join('?' * len(refs))})", refs)
-        rows = found.fetchall()
+        cursor.execute(f"{_SELECT_JOBS} ({','.join('?' * len(refs))})", refs)
     else:
         # In the order of their refs, so that transactions that lock the same jobs cannot deadlock.
         locked = f"{_SELECT_JOBS} (SELECT unnest(%s::text[])) ORDER BY ref FOR UPDATE"
-        rows = connection.exec_driver_sql(locked, (list(refs),)).fetchall()
-    return {job.ref: job for job in map(job_of_values, rows)}
+        cursor.execute(locked, [list(refs)])
+    return {job.ref: job for job in map(job_of_values, cursor.fetchall())}
 
 
 def has_room(connection: Connection, arrived: Sequence[Delivery]) -> list[Delivery]:
@@ -148,19 +164,22 @@ def _fits(delivery: Delivery, count: int, size: int) -> bool:
 
 
 def insert_deliveries(
-    connection: Connection, stored: Sequence[tuple[Delivery, str, Decision]]
+    connection: Connection, stored: Sequence[tuple[Delivery, str, Decision, str]]
 ) -> None:
-    """Store deliveries, each with the digest of its body and what was decided about it."""
+    """Store deliveries, each with its digest, what was decided, and what had to be repaired."""
     rows = [
-        (one.ref, one.source.value, decision.value, one.received_at, digest, one.body)
-        for one, digest, decision in stored
+        (one.ref, one.source.value, decision.value, one.received_at, digest, one.body, repaired)
+        for one, digest, decision, repaired in stored
     ]
     _INSERT_DELIVERIES.run(connection, rows)
 
 
-def update_decision(connection: Connection, number: int, decision: Decision) -> None:
-    """Correct the decision of a stored delivery."""
-    connection.execute(update(deliveries).where(deliveries.c.id == number).values(verdict=decision))
+def update_decision(
+    connection: Connection, number: int, decision: Decision, repaired: str | None = None
+) -> None:
+    """Correct the decision of a stored delivery and, if given, what had to be repaired."""
+    values = {"verdict": decision} | ({} if repaired is None else {"repaired": repaired})
+    connection.execute(update(deliveries).where(deliveries.c.id == number).values(values))
 
 
 # What a report changes.
@@ -247,12 +266,18 @@ def find_unconfirmed(connection: Connection, ref: str) -> list[tuple[int, bytes]
     return [(row.id, row.body) for row in found]
 
 
-def find_answer(connection: Connection, ref: str) -> bytes | None:
-    """Return the submit's answer if it was the job's result; None for any other job."""
-    answers = (deliveries.c.ref == ref) & (deliveries.c.source == Source.SYNC)
-    first = select(deliveries.c.body).where(answers).order_by(deliveries.c.id).limit(1)
-    body: bytes | None = connection.execute(first).scalar()
-    return body
+def find_reports(connection: Connection, ref: str) -> list[tuple[Source, bytes]]:
+    """Return the reports that brought a job's results, newest first, each with its source.
+
+    A report that was replayed since counts as a duplicate.
+    """
+    for verdicts in ([Decision.ENDED, Decision.REFRESHED], [Decision.DUPLICATE]):
+        brought = (deliveries.c.ref == ref) & deliveries.c.verdict.in_(verdicts)
+        reports = select(deliveries.c.source, deliveries.c.body).where(brought)
+        found = connection.execute(reports.order_by(deliveries.c.id.desc())).all()
+        if found:
+            return [(Source(row.source), row.body) for row in found]
+    return []
 
 
 def had_empty_success(connection: Connection, ref: str, *, but: int | None = None) -> bool:
@@ -267,7 +292,9 @@ def had_empty_success(connection: Connection, ref: str, *, but: int | None = Non
 
 def had_doubtful_delivery(connection: Connection, ref: str, since: float) -> bool:
     """Return whether a delivery after ``since`` was one that the provider must be asked about."""
-    doubtful = deliveries.c.verdict.in_([Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED])
+    doubtful = deliveries.c.verdict.in_(
+        [Decision.EMPTY, Decision.OTHER_ID, Decision.UNCONFIRMED, Decision.UNREADABLE]
+    )
     earlier = select(deliveries.c.id).where(
         deliveries.c.ref == ref, doubtful, deliveries.c.received_at > since
     )

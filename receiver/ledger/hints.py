@@ -123,7 +123,7 @@ def _keep_body(connection: Connection, ref: str, hint: Hint) -> None:
     if hint.body is not None:
         delivery = Delivery(ref, Source.CALLBACK, hint.body, hint.received_at)
         digest = sha256(hint.body).hexdigest()
-        insert_deliveries(connection, [(delivery, digest, Decision.UNCONFIRMED)])
+        insert_deliveries(connection, [(delivery, digest, Decision.UNCONFIRMED, "")])
 
 
 def _is_known(connection: Connection, provider_id: str) -> bool:

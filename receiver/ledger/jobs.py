@@ -81,6 +81,7 @@ class Jobs:
         values = {name: getattr(submission, name) for name in names}
         values["params"] = json.dumps(submission.params, ensure_ascii=False)
         values["due_at"] = now + self._timing.job_timeout
+        values["requested"] = submission.requested
 
         def work(connection: Connection) -> Job:
             if submission.key is not None:
@@ -130,15 +131,26 @@ class Jobs:
 
         return self._database.write(work)
 
-    def record_refused(self, ref: str, message: str) -> Job:
-        """End a job that the provider did not take, with the provider's own message."""
+    def record_refused(self, ref: str, message: str, provider_id: str | None = None) -> Job:
+        """End a job that the provider did not take, with the provider's own message.
+
+        ``provider_id`` is the id that its refusal had all the same.
+        """
 
         def work(connection: Connection) -> Job:
             job = lock_job(connection, ref)
             if job.state == JobState.SUBMITTING:
-                reason = Reason.REFUSED
+                taken = provider_id and find_job_by_provider_id(
+                    connection, job.provider, provider_id
+                )
                 finish_job(
-                    connection, job, JobState.FAILED, self._now(), reason=reason, message=message
+                    connection,
+                    job,
+                    JobState.FAILED,
+                    self._now(),
+                    reason=Reason.REFUSED,
+                    message=message,
+                    provider_id=None if taken else provider_id,
                 )
             return lock_job(connection, ref)
 
@@ -323,6 +335,11 @@ def expedite_job(connection: Connection, ref: str, due_at: float) -> None:
     )
     if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
         notify(connection, QueueName.JOBS)
+
+
+def record_left_out(connection: Connection, ref: str, count: int) -> None:
+    """Record how many results of a success are not archived, because they are too many."""
+    connection.execute(_UPDATE_JOB, {"of_ref": ref, "left_out": count})
 
 
 def finish_job(

@@ -42,6 +42,12 @@ class Job:
     claim: str | None
     attempts: int
     crashes: int = 0
+    requested: int | None = None
+    left_out: int = 0
+
+    def missing(self, assets: int) -> int:
+        """Return how many pictures were asked for or announced, but are not among the assets."""
+        return max(0, (self.requested or 0) - assets) + self.left_out if assets else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class Asset:
     height: int | None
     finished_at: float | None
     crashes: int = 0
+    decoded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,7 @@ class StoredAsset:
     content_type: str
     width: int | None
     height: int | None
+    decoded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,7 @@ class DeliveryEntry:
     received_at: float
     digest: str
     size: int
+    repaired: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ class DeliveryRow:
     received_at: float
     digest: str
     body: bytes
+    repaired: str = ""
 
 
 def job_of(row: Row[Any]) -> Job:

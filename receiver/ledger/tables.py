@@ -80,6 +80,9 @@ jobs = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     # Claims in a row that ended because the worker crashed.
     Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("requested", Integer),  # pictures asked for; NULL if the request does not say it
+    # Results of the success that are not archived, because they are too many.
+    Column("left_out", Integer, nullable=False, server_default="0"),
     CheckConstraint(one_of("state", JobState), name="state"),
     CheckConstraint(one_of("api", Api), name="api"),
     CheckConstraint(one_of("mode", Mode), name="mode"),
@@ -133,6 +136,8 @@ deliveries = Table(
     Column("received_at", Double, nullable=False),
     Column("digest", Text, nullable=False),  # SHA-256 of the body, hex
     Column("body", LargeBinary, nullable=False),  # as received
+    # What was wrong with the body and was repaired to read it, as in "not UTF-8, NaN".
+    Column("repaired", Text, nullable=False, server_default=""),
     CheckConstraint(one_of("source", Source), name="source"),
     CheckConstraint(one_of("verdict", Decision), name="verdict"),
 )
@@ -166,6 +171,8 @@ assets = Table(
     Column("finished_at", Double),
     # Claims in a row that ended because the worker crashed.
     Column("crashes", Integer, nullable=False, server_default="0"),
+    # The Content-Encoding that was decoded on the way into the archive, as in "gzip".
+    Column("decoded", Text, nullable=False, server_default=""),
     CheckConstraint(one_of("state", AssetState), name="state"),
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_iff_due"),
     CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),

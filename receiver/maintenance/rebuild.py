@@ -253,6 +253,8 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
         "submitted_at",
         "ended_at",
         "round",
+        "requested",
+        "left_out",
     )
     failed = manifest.state is JobState.FAILED
     losses = "; ".join(
@@ -290,6 +292,7 @@ def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
         "verdict": delivery.verdict,
         "received_at": delivery.received_at,
         "digest": delivery.sha256,
+        "repaired": delivery.repaired,
     }
 
 

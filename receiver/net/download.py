@@ -9,15 +9,16 @@ import hashlib
 import http.client
 import io
 import os
+import re
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import cast
 from urllib.parse import urljoin
 
 from receiver.errors import (
@@ -37,7 +38,9 @@ from receiver.net.connection import (
     resolve_host,
     translate_network_errors,
 )
+from receiver.net.decoding import Decoder, codings
 from receiver.net.policy import AddressPolicy, Target
+from receiver.net.response import open_response
 
 MAX_REDIRECTS = 5
 # Bytes. A download needs this much memory, whatever the size of the file.
@@ -47,8 +50,11 @@ FRAMING_FACTOR = 2
 
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _GONE_STATUSES = frozenset({401, 403, 404, 410})
+# A 203 is a 200 that a proxy has touched.
+_WHOLE_STATUSES = frozenset({200, 203})
+_WHOLE_RANGE = re.compile(r"bytes 0-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _REQUEST = (
-    "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\n"
+    "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {user_agent}\r\n"
     "Accept: image/*, video/*;q=0.9, */*;q=0.1\r\nAccept-Encoding: identity\r\n"
     "Connection: close\r\n\r\n"
 )
@@ -59,12 +65,16 @@ class Fetched:
     """A downloaded file: ``size`` in bytes, ``sha256`` in hex.
 
     ``url`` is the URL after all redirects, ``content_type`` what the server claimed, or "".
+    ``decoded`` is the Content-Encoding that was undone, or "". ``cut_short`` is what was missing at
+    the end, or "": then the file must not be taken unless its own structure is complete.
     """
 
     size: int
     sha256: str
     url: str
     content_type: str
+    decoded: str = ""
+    cut_short: str = ""
 
 
 class Fetcher:
@@ -82,6 +92,7 @@ class Fetcher:
         max_bytes: int,
         timeout: float,
         stall: float = 30.0,
+        user_agent: str = "webhook-image-receiver",
         resolve: Resolve = resolve_host,
         connect: Connect = socket.create_connection,
         ssl_context: ssl.SSLContext | None = None,
@@ -91,6 +102,7 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._timeout = timeout
         self._stall = stall
+        self._user_agent = user_agent
         self._connector = SafeConnector(
             policy, resolve=resolve, connect=connect, ssl_context=ssl_context
         )
@@ -116,14 +128,12 @@ class Fetcher:
         """Send one GET over a new connection and read the head of the response."""
         with self._connector.connect(target, deadline) as sock:
             sock.settimeout(deadline.remaining())
-            sock.sendall(
-                _REQUEST.format(path=target.path, authority=target.authority).encode("ascii")
+            request = _REQUEST.format(
+                path=target.path, authority=target.authority, user_agent=self._user_agent
             )
+            sock.sendall(request.encode("ascii"))
             deadline_socket = DeadlineSocket(sock, deadline)
-            with closing(
-                http.client.HTTPResponse(cast("socket.socket", deadline_socket), method="GET")
-            ) as response:
-                response.begin()
+            with closing(open_response(deadline_socket)) as response:
                 deadline_socket.allow(MAX_HEAD + FRAMING_FACTOR * self._max_bytes)
                 yield response
 
@@ -149,46 +159,98 @@ class Fetcher:
                 f"{target.host} announces more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
             )
         claimed = " ".join(response.headers.get("Content-Type", "").split())[:200]
+        encodings = ",".join(response.headers.get_all("Content-Encoding", []))
+        body = _Body(response, target.host, codings(encodings, target.host))
         with _new_file(into) as file:
-            size, sha256 = self._copy(response, file, target.host)
-        return Fetched(size, sha256, target.url, claimed)
+            size, sha256 = self._copy(body, file, target.host)
+        return Fetched(size, sha256, target.url, claimed, body.decoded, body.cut_short)
 
-    def _copy(
-        self, response: http.client.HTTPResponse, file: io.RawIOBase, host: str
-    ) -> tuple[int, str]:
-        """Write the body to the file. Return its size and SHA-256 after checking it is complete."""
+    def _copy(self, body: "_Body", file: io.RawIOBase, host: str) -> tuple[int, str]:
+        """Write the body to the file. Return its size and SHA-256."""
         digest = hashlib.sha256()
         size = 0
-        buffer = memoryview(bytearray(BUFFER_SIZE))
-        while count := response.readinto(buffer):
-            size += count
+        for piece in body.pieces():
+            size += len(piece)
             if size > self._max_bytes:
                 raise TooLargeError(
                     f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
                 )
-            chunk = buffer[:count]
-            digest.update(chunk)
-            _write(file, chunk)
-        if response.length:
-            raise FetchError(f"{host}: cut short, {size} of {size + response.length} bytes came")
+            digest.update(piece)
+            _write(file, piece)
         if not size:
             raise FetchError(f"{host} answered with nothing")
         return size, digest.hexdigest()
 
 
+class _Body:
+    """The body of a response, decoded while it arrives."""
+
+    def __init__(self, response: http.client.HTTPResponse, host: str, encodings: list[str]) -> None:
+        self.cut_short = ""
+        self._response = response
+        self._host = host
+        self._decoders = [Decoder(coding) for coding in encodings]
+
+    @property
+    def decoded(self) -> str:
+        """The encodings that were undone, as the header names them."""
+        return ", ".join(one.coding for one in self._decoders[::-1] if one.decoded)
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Yield the body; raise FetchError if it is damaged or not complete."""
+        if not self._decoders:
+            yield from self._received()
+            return
+        try:
+            for piece in self._received():
+                for decoded in self._decode(bytes(piece), self._decoders):
+                    yield memoryview(decoded)
+        except zlib.error as error:
+            raise FetchError(f"{self._host}: broken {self.decoded} data, {error}") from error
+        if not all(decoder.is_complete for decoder in self._decoders):
+            raise FetchError(f"{self._host}: cut short, its {self.decoded} data has no end")
+
+    def _decode(self, data: bytes, decoders: list[Decoder]) -> Iterator[bytes]:
+        if not decoders:
+            yield data
+            return
+        for piece in decoders[0].decode(data):
+            yield from self._decode(piece, decoders[1:])
+
+    def _received(self) -> Iterator[memoryview]:
+        """Yield what arrives; each piece is valid until the next one."""
+        size, buffer = 0, memoryview(bytearray(BUFFER_SIZE))
+        try:
+            while count := self._response.readinto(buffer):
+                size += count
+                yield buffer[:count]
+        except http.client.IncompleteRead as error:
+            # Some servers leave out the last chunk. Whether the file is whole is seen in itself.
+            self.cut_short = f"{self._host}: the end of its chunks is missing"
+            yield memoryview(error.partial)
+        if self._response.length:
+            raise FetchError(
+                f"{self._host}: cut short, {size} of {size + self._response.length} bytes came"
+            )
+
+
 def _expect_plain_body(response: http.client.HTTPResponse, host: str) -> None:
-    """Raise FetchError unless this is a 200 with an unencoded body whose end is clearly marked."""
+    """Raise FetchError unless this is a whole file whose end is clearly marked."""
     if response.status in _GONE_STATUSES:
         raise SourceGoneError(f"{host} answered {response.status}")
-    if response.status != HTTPStatus.OK:
+    if response.status not in _WHOLE_STATUSES and not _is_whole_range(response):
         raise FetchError(f"{host} answered {response.status}")
-    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
-        raise FetchError(f"{host} sends Content-Encoding {coding[:40]!a} unasked")
     lengths = set(response.headers.get_all("Content-Length", []))
     unclear = len(lengths) > 1 or (lengths and response.length is None)
     if not response.chunked and (unclear or "Transfer-Encoding" in response.headers):
         raise FetchError(f"{host} does not say clearly where its answer ends")
+
+
+def _is_whole_range(response: http.client.HTTPResponse) -> bool:
+    """Return whether this is a 206 whose part is the whole file."""
+    found = _WHOLE_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    is_partial = response.status == HTTPStatus.PARTIAL_CONTENT
+    return is_partial and found is not None and int(found[1]) + 1 == int(found[2])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from receiver import clock
 from receiver.errors import ReceiverError, TicketError, UnreadableError
 from receiver.ingest.tickets import CANARY
 from receiver.model import Delivery, Source
-from receiver.providers.grsai.protocol import read_report
+from receiver.providers.grsai.reports import read_report
 from receiver.telemetry.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.body import CutShortError, read_body
 from receiver.web.rate_limit import RateLimiter

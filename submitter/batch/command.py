@@ -98,6 +98,11 @@ class Options:
 )
 @click.option("--model", help="Model of lines that have none.")
 @click.option(
+    "--split",
+    is_flag=True,
+    help="Post a job for each of a line's variants if its model makes fewer pictures a job.",
+)
+@click.option(
     "--wait/--no-wait",
     "waits",
     default=True,
@@ -120,6 +125,7 @@ def batch(
     api: str,
     model: str | None,
     *,
+    split: bool,
     strict: bool,
     waits: bool,
     timeout: float | None,
@@ -140,7 +146,7 @@ def batch(
     if reason:
         say(f"{reason}\n--mode was not given: lines without a mode are polled")
     name = name or ("stdin" if file == "-" else Path(file).name)
-    defaults = Defaults(name, job_mode, Api(api), model)
+    defaults = Defaults(name, job_mode, Api(api), model, split)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")
     options = Options(
         file, form, defaults, concurrency, rate, strict, report, resubmit, waits, timeout

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from receiver.errors import ConfigurationError
-from receiver.jobs.request import DEFAULT_MODEL, JobRequest
+from receiver.jobs.request import DEFAULT_MODEL, JobRequest, takes_variants
 from receiver.model import Api, Mode, Provider
 from submitter.batch.entry import Entry, Fields, cell
+from submitter.submit import split_key
 
 # Bytes of a line: room for a reference picture of 20 MiB, which grows by a third in base64.
 LONGEST = 32 * 1024 * 1024
@@ -59,12 +60,16 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Values for lines that have none; ``name`` is the batch's and part of every derived key."""
+    """Values for lines that have none; ``name`` is the batch's and part of every derived key.
+
+    ``split``: a line that asks for more pictures than the model makes in a job becomes several.
+    """
 
     name: str
     mode: Mode = Mode.WEBHOOK
     api: Api = Api.DRAW
     model: str | None = None
+    split: bool = False
 
 
 def read_lines(file: BinaryIO, form: str, defaults: Defaults) -> Iterator[BatchLine | BadLine]:
@@ -75,7 +80,8 @@ def read_lines(file: BinaryIO, form: str, defaults: Defaults) -> Iterator[BatchL
     repeats: Counter[bytes] = Counter()
     for number, fields in _jsonl(file) if form == "jsonl" else _csv(file):
         try:
-            yield _line(number, _checked(fields), defaults, repeats)
+            for entry in _split(_checked(fields), defaults):
+                yield _line(number, entry, defaults, repeats)
         except _LineError as error:
             yield BadLine(number, str(error)[:_LONGEST_ERROR])
 
@@ -102,6 +108,20 @@ def _by_column(error: ValidationError) -> str:
             item["msg"].removeprefix("Value error, "),
         )
     return "; ".join(f"column {column}: {what}" for column, what in first.items())
+
+
+def _split(entry: Entry, defaults: Defaults) -> list[Entry]:
+    """Return an entry for each picture if one job cannot make them all, and if that is wanted."""
+    model, api = entry.model or defaults.model or DEFAULT_MODEL, Api(entry.api or defaults.api)
+    count = entry.variants or 1
+    fits = entry.provider == "openai" or takes_variants(model, api, count)
+    if not defaults.split or fits:
+        return [entry]
+    key = None if entry.key is None else str(entry.key)
+    return [
+        entry.model_copy(update={"variants": None, "key": split_key(key, number, count)})
+        for number in range(1, count + 1)
+    ]
 
 
 def _line(number: int, entry: Entry, defaults: Defaults, repeats: Counter[bytes]) -> BatchLine:

@@ -74,8 +74,8 @@ def _bad_line(bad: BadLine) -> str:
 def _jobs(queries: JobQueries, table: JobTable) -> Iterator[tuple[int, dict[str, Any]]]:
     for rows in in_chunks(table.by_number(), _READ_AT_ONCE):
         refs = [table.ref(row) for row in rows]
-        assets = queries.assets(refs)
         jobs = {job.ref: job for job in queries.jobs_named(refs)}
+        assets = queries.assets(refs)  # after the jobs, so that an ended one has no pending ones
         for row, ref in zip(rows, refs, strict=True):
             number = table.number(row)
             if ref in jobs:

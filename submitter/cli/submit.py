@@ -14,10 +14,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from receiver.cli.base import SOME_FAILED, load, printable, reports_errors
 from receiver.errors import KeyTakenError, ReceiverError
-from receiver.jobs.request import DEFAULT_MODEL
+from receiver.jobs.request import DEFAULT_MODEL, takes_variants
 from receiver.jobs.schemas import JobView
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
-from submitter.submit import NO_WORKER, Submitter, default_mode, resubmit_key
+from submitter.submit import NO_WORKER, Submitter, default_mode, resubmit_key, split_key
 
 # Exit status after a signal, as shells expect it: 128 plus the signal's number.
 SIGNALLED = 128
@@ -49,6 +49,11 @@ def _params(
 )
 @click.option("--size", help="A ratio (3:2), pixels (1024x1024), or 1K, 2K, 4K.")
 @click.option("--variants", type=click.IntRange(1), help="Number of pictures.")
+@click.option(
+    "--split",
+    is_flag=True,
+    help="Post a job for each of the --variants if the model makes fewer pictures a job.",
+)
 @click.option(
     "--param",
     "params",
@@ -108,11 +113,12 @@ def submit(
     key: str | None,
     resubmit: int,
     *,
+    split: bool,
     waits: bool,
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Post one job.
+    """Post one job, or with --split one for each picture.
 
     Exit status 1 if it failed, 2 for wrong usage or configuration, 130 after Ctrl-C, 143 after
     SIGTERM.
@@ -142,20 +148,21 @@ def submit(
         "api": Api(api),
     }
     with Submitter(settings) as submitter:
-        run = _SubmitRun(submitter, request)
+        runs = _runs(submitter, request, key, split=split)
         try:
             with _signals_raised():
-                job = _submit_and_wait(run, key, resubmit=resubmit, timeout=timeout, waits=waits)
+                jobs = _submit_and_wait(runs, resubmit=resubmit, timeout=timeout, waits=waits)
         except _Interrupted as interrupt:
-            _report_interrupted(run, as_json=as_json)
+            for run in runs:
+                _report_interrupted(run, as_json=as_json)
             sys.exit(SIGNALLED + interrupt.number)
-    if as_json:
-        click.echo(job.model_dump_json())
-    _print_job(job, err=as_json)
-    failed = job.state in {JobState.FAILED, JobState.EXPIRED} or (
-        waits and job.state not in FINAL_STATES
-    )
-    sys.exit(SOME_FAILED if failed else 0)
+    for job in jobs:
+        if as_json:
+            click.echo(job.model_dump_json())
+        _print_job(job, err=as_json)
+    unfinished = waits and any(job.state not in FINAL_STATES for job in jobs)
+    failed = any(job.state in {JobState.FAILED, JobState.EXPIRED} for job in jobs)
+    sys.exit(SOME_FAILED if failed or unfinished else 0)
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -187,9 +194,11 @@ def _signals_raised() -> Iterator[None]:
 class _SubmitRun:
     """Posts one request, once for each key, and remembers its latest job."""
 
-    def __init__(self, submitter: Submitter, request: dict[str, Any]) -> None:
+    def __init__(self, submitter: Submitter, request: dict[str, Any], key: str | None) -> None:
         self.submitter = submitter
         self.request = request
+        self.key = key
+        self.begun = False
         self.job: JobView | None = None  # None while it is being posted
         self.began = submitter.now()
 
@@ -198,7 +207,7 @@ class _SubmitRun:
 
         Raise ReceiverError if the job that has the key was asked for something else.
         """
-        self.job, self.began = None, self.submitter.now()
+        self.begun, self.job, self.began = True, None, self.submitter.now()
         self.request["key"] = key
         try:
             self.job = self.submitter.post(**self.request)
@@ -218,14 +227,38 @@ class _SubmitRun:
         return self.submitter.posted_since(self.began, self.request)
 
 
+def _runs(
+    submitter: Submitter, request: dict[str, Any], key: str | None, *, split: bool
+) -> list[_SubmitRun]:
+    """Return the run of a request, or one for each of its pictures if one job cannot make them."""
+    count, provider = request["variants"], request["provider"]
+    fits = provider is not Provider.GRSAI or takes_variants(
+        request["model"], request["api"], count or 1
+    )
+    if not split or fits:
+        return [_SubmitRun(submitter, request, key)]
+    one = {**request, "variants": None}
+    return [
+        _SubmitRun(submitter, dict(one), split_key(key, number, count))
+        for number in range(1, count + 1)
+    ]
+
+
 def _submit_and_wait(
-    run: _SubmitRun, key: str | None, *, resubmit: int, timeout: float | None, waits: bool
-) -> JobView:
+    runs: list[_SubmitRun], *, resubmit: int, timeout: float | None, waits: bool
+) -> list[JobView]:
     """Post, wait if asked for, and post again while the provider fails."""
-    with Console(stderr=True).status(f"asking {run.request['provider']}"):
-        job = run.post(key)
-    if waits:
-        job = _wait(run.submitter, job, timeout)
+    with Console(stderr=True).status(f"asking {runs[0].request['provider']}"):
+        jobs = [run.post(run.key) for run in runs]
+    if not waits:
+        return jobs
+    return [_finish(run, resubmit=resubmit, timeout=timeout) for run in runs]
+
+
+def _finish(run: _SubmitRun, *, resubmit: int, timeout: float | None) -> JobView:
+    """Wait for the job of a run, and post it again while the provider fails."""
+    assert run.job is not None  # noqa: S101 - it was posted
+    job, key = _wait(run.submitter, run.job, timeout), run.key
     for number in range(1, resubmit + 1):
         if job.reason is not Reason.PROVIDER_ERROR:
             break
@@ -240,6 +273,8 @@ def _submit_and_wait(
 def _report_interrupted(run: _SubmitRun, *, as_json: bool) -> None:
     """Print which job goes on, so that the user does not pay for it twice."""
     job = None
+    if not run.begun:
+        return
     with suppress(ReceiverError):
         job = run.current_job()
     if job is None:

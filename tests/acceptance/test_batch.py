@@ -28,6 +28,8 @@ JOB_KEYS = [
     "message",
     "submitted_at",
     "assets",
+    "requested",
+    "missing",
 ]
 
 
@@ -166,7 +168,7 @@ def test_lines_come_by_stdin_as_jsonl_or_csv_and_mean_the_same(served: Installat
     assert batch(served, "named.CSV", "--name", "stdin").status == 0
     assert posts(served) == {"a fox, in snow": 1, "an owl": 1}
     (body,) = [task["request"] for task in served.tasks() if task["prompt"] == "a fox, in snow"]
-    assert body.items() >= {"quality": "high", "variants": 2, "size": "64x64"}.items()
+    assert body.items() >= {"quality": "high", "variants": 2, "aspectRatio": "64x64"}.items()
 
 
 # Before the first POST.

@@ -45,7 +45,7 @@ def test_a_line_whose_key_is_another_prompts_job_is_bad_and_the_first_is_made(
     [
         {"model": "nano-banana"},
         {"quality": "high"},
-        {"size": "32x32"},
+        {"size": "3:2"},
         {"variants": 2},
         {"images": ["http://x.test/a.png"]},
     ],
@@ -67,10 +67,10 @@ def test_the_same_prompt_with_another_model_or_params_is_something_else(
 def test_the_same_request_however_written_and_whatever_its_mode_is_the_same_job(
     installation: Installation,
 ) -> None:
-    first = {"prompt": "a fox", "key": "kq", "size": "64x64", "quality": "high"}
+    first = {"prompt": "a fox", "key": "kq", "size": "3:2", "quality": "high"}
     again = {
         "key": "kq",
-        "params": {"quality": "high", "size": "64x64"},
+        "params": {"quality": "high", "size": "3:2"},
         "prompt": " a fox ",
         "mode": "poll",
         "model": "gpt-image-1.5",

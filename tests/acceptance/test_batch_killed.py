@@ -164,7 +164,7 @@ def _insert_waiting(connection: Connection, count: int, prompt: str) -> None:
         "mode": "webhook",
         "model": DEFAULT_MODEL,
         "prompt": prompt,
-        "params": '{"size": "64x64"}',
+        "params": '{"aspectRatio": "64x64"}',
         "state": "waiting",
         "submitted_at": now,
         "deadline_at": now + 3600,

@@ -33,6 +33,8 @@ JOB_KEYS = [
     "message",
     "submitted_at",
     "assets",
+    "requested",
+    "missing",
 ]
 ASSET_KEYS = ["index", "state", "key", "sha256", "size", "content_type", "width", "height"]
 
@@ -169,7 +171,7 @@ def polling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
 
 
 def test_a_submit_that_waits_prints_the_archived_job_on_one_line(polling: Installation) -> None:
-    options = "--mode poll --wait --json --variants 2 --size 64x32 --param quality=high"
+    options = "--mode poll --wait --json --variants 2 --param size=64x32 --param quality=high"
     script = ("--param", 'sandbox={"delay": 0.1}')
     done = polling.invoke("submitter", "submit", "a fox", *options.split(), *script)
     job = job_in(done)

@@ -71,7 +71,7 @@ def test_a_job_is_one_trace_through_every_process(installation: Installation) ->
         }
         with installation.started() as service:
             done = run(
-                ["submitter", "submit", "a fox", "--size", "64x64", "--wait", "--json"],
+                ["submitter", "submit", "a fox", "--param", "size=64x64", "--wait", "--json"],
                 installation.environ,
                 folder=installation.folder,
             )

@@ -106,7 +106,7 @@ def test_the_page_of_a_job_follows_its_progress(page: Page, installation: Instal
 
 def test_a_picture_at_risk_has_a_countdown(page: Page, viewer: Viewer) -> None:
     assert viewer.jobs
-    page.goto("/danger")
+    page.goto("/at-risk")
     countdown = page.locator(".row", has_text="a picture that never comes").locator(
         "time.countdown"
     )

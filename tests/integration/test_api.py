@@ -22,6 +22,7 @@ UNKNOWN = "01JZ2Q7V3N0123456789ABCDEF"
 JOB_KEYS = [
     "assets",
     "message",
+    "missing",
     "model",
     "progress",
     "prompt",
@@ -29,6 +30,7 @@ JOB_KEYS = [
     "provider_id",
     "reason",
     "ref",
+    "requested",
     "state",
     "submitted_at",
 ]

@@ -106,6 +106,8 @@ def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: Reconcile
         "mode",
         "key",
         "round",
+        "requested",
+        "left_out",
     )
     assert manifest == {
         "format": 1,
@@ -129,6 +131,7 @@ def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: Reconcile
             "verdict": row.verdict,
             "received_at": timestamp(row.received_at),
             "sha256": row.digest,
+            "repaired": row.repaired,
         }
         for row in deliveries
     ]

@@ -35,7 +35,7 @@ def test_without_a_session_every_page_leads_to_the_login(web: WebClient, path: s
     "path",
     [
         "/jobs/x/retry",
-        "/jobs/x/hurry",
+        "/jobs/x/expedite",
         "/submit",
         "/retry-all",
         "/replay-all",

@@ -57,11 +57,11 @@ def test_try_now_makes_waiting_work_due(logged_in: WebClient) -> None:
     logged_in.services.assets.retry(claimed, later, "not yet")
     assert logged_in.services.assets.claim(1) == []
     assert (
-        post(logged_in, f"/jobs/{ref}/hurry", next="/danger").headers["Location"]
-        == "/danger?notice=expedited"
+        post(logged_in, f"/jobs/{ref}/expedite", next="/at-risk").headers["Location"]
+        == "/at-risk?notice=expedited"
     )
     (again,) = logged_in.services.assets.claim(1)
-    assert post(logged_in, f"/jobs/{ref}/hurry").status_code == 303
+    assert post(logged_in, f"/jobs/{ref}/expedite").status_code == 303
     assert logged_in.services.queries.assets([ref])[ref][0].claim == again.token, (
         "claimed work is left alone"
     )

@@ -86,12 +86,14 @@ def test_the_status_bar_counts_the_jobs_by_state_and_links_to_them(logged_in: We
     for number in range(2):
         reported(logged_in, {**FAILED, "id": f"task-{number}"})
     submitted(logged_in)
-    status_bar = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", logged_in.client.get("/strip").text))
+    status_bar = re.sub(
+        r"\s+", " ", re.sub(r"<[^>]+>", "", logged_in.client.get("/status-bar").text)
+    )
     assert (
         "4 submitted = 1 archived + 2 failed + 0 expired + 1 in flight "
         "(1 submitting, 0 waiting, 0 archiving) ✓ adds up" in status_bar
     )
-    assert 'href="/jobs?state=failed"' in logged_in.client.get("/strip").text
+    assert 'href="/jobs?state=failed"' in logged_in.client.get("/status-bar").text
 
 
 def test_a_broken_invariant_is_named_with_its_jobs(logged_in: WebClient) -> None:
@@ -99,8 +101,8 @@ def test_a_broken_invariant_is_named_with_its_jobs(logged_in: WebClient) -> None
     logged_in.services.database.write(
         lambda connection: connection.exec_driver_sql("DELETE FROM events")
     )
-    assert "does not add up" in logged_in.client.get("/strip").text
-    page = logged_in.client.get("/law").text
+    assert "does not add up" in logged_in.client.get("/status-bar").text
+    page = logged_in.client.get("/audit").text
     assert ("every end is announced by its event" in page, f'href="/jobs/{ref}"' in page) == (
         True,
         True,
@@ -192,13 +194,13 @@ def test_a_large_body_is_shown_in_part_and_downloaded_whole(logged_in: WebClient
 
 def test_a_picture_at_risk_is_shown_with_its_expiry(logged_in: WebClient) -> None:
     ref = reported(logged_in, SUCCEEDED)
-    assert "Nothing is at risk" in logged_in.client.get("/danger").text
+    assert "Nothing is at risk" in logged_in.client.get("/at-risk").text
     logged_in.services.database.write(
         lambda connection: connection.exec_driver_sql(
             "UPDATE assets SET expires_at = expires_at - 6000"
         )
     )
-    page = logged_in.client.get("/danger").text
+    page = logged_in.client.get("/at-risk").text
     assert (ref in page, 'data-risk="1800.0"' in page, "Try now" in page) == (True, True, True)
 
 

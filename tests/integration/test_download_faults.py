@@ -194,7 +194,7 @@ ENDING: dict[str, tuple[Script, tuple[float, float], str]] = {
     ),
     "a stall": (silence(OK + b"Content-Length: 9\r\n\r\nbody"), STALL, "no data for"),
     "silence": (silence(), STALL, "no data for"),
-    "chunks without an end": (chunked(PNG, end=b""), (20, 20), "IncompleteRead"),
+    "chunks without an end": (chunked(PNG[:-9], end=b""), (20, 20), "end of its chunks is missing"),
     "another protocol": (send(b"220 mail.example ESMTP\r\n"), (20, 20), "BadStatusLine"),
     "overloaded": (answer(status="503 Busy", body=b""), (20, 20), "answered 503"),
 }

@@ -1,5 +1,6 @@
 """Downloads: good and broken responses, and a failing local disk. Sockets and files are real."""
 
+import gzip
 import hashlib
 import socket
 import tracemalloc
@@ -29,6 +30,9 @@ from waiting import LIMIT
 from receiver.errors import FetchError, SourceGoneError, StoreError, TooLargeError
 from receiver.net.download import BUFFER_SIZE, Fetched, Fetcher
 from receiver.net.policy import AddressPolicy
+
+PACKED = gzip.compress(PICTURE)
+DAMAGED = PACKED[:-8] + bytes(8)
 
 
 @pytest.fixture
@@ -117,7 +121,7 @@ def test_the_memory_of_a_fetch_does_not_grow_with_the_file(network: OutsideNetwo
     [(401, SourceGoneError), (403, SourceGoneError), (404, SourceGoneError), (410, SourceGoneError)]
     + [
         (status, FetchError)
-        for status in (204, 206, 300, 304, 400, 408, 425, 429, 451, 500, 502, 503, 504, 599)
+        for status in (204, 206, 226, 300, 304, 400, 408, 425, 429, 451, 500, 502, 503, 504, 599)
     ],
 )
 def test_a_status_that_is_not_200_is_said(
@@ -138,15 +142,18 @@ def test_a_status_that_is_not_200_is_said(
         (send(OK, b"\r\n"), "nothing"),
         (chunked(), "nothing"),
         (answer("Content-Length: 2000000"), "cut short, 1048576 of 2000000 bytes"),
-        (chunked(PICTURE, end=b""), "IncompleteRead"),
-        (chunked(PICTURE, end=b"fffff\r\nabc"), "IncompleteRead"),
-        (chunked(PICTURE, end=b"never\r\n"), "IncompleteRead"),
-        (answer("Content-Encoding: gzip"), "Content-Encoding 'gzip'"),
+        (answer("Content-Encoding: br"), "Content-Encoding 'br'"),
+        (answer("Content-Encoding: zstd, utf-8"), "Content-Encoding 'zstd'"),
+        (answer("Content-Encoding: gzip, gzip, gzip"), "3 encodings"),
+        (
+            answer("Content-Encoding: gzip", body=gzip.compress(PICTURE)[:-9]),
+            "gzip data has no end",
+        ),
+        (answer("Content-Encoding: gzip", body=DAMAGED), "broken gzip data"),
         (answer("Transfer-Encoding: gzip, chunked"), "where its answer ends"),
         (answer("Content-Length: many"), "where its answer ends"),
         (answer("Content-Length: -1"), "where its answer ends"),
         (answer("Content-Length: 5", "Content-Length: 6"), "where its answer ends"),
-        (answer(*[f"X-{number}: 1" for number in range(200)]), "HTTPException"),
         (answer("X: " + "x" * 70_000), "LineTooLong"),
         (send(b"HTTP/1.1 200 " + b"x" * 70_000), "LineTooLong"),
         (send(OK, b"Content-Le"), "nothing"),
@@ -222,7 +229,7 @@ def pour_lines(line: bytes, head: bytes = OK) -> Script:
             "more than 262144 bytes around",
         ),
         (pour_lines(b"X: " + b"y" * 60_000 + b"\r\n"), "more than 262144 bytes around"),
-        (pour_lines(b"X: y\r\n"), "HTTPException"),
+        (pour_lines(b"X: y\r\n"), "more than 262144 bytes around"),
         (
             pour_lines(
                 b"1;" + b"x" * 60_000 + b"\r\n!\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -26,7 +26,7 @@ from receiver.model import (
     Submission,
     new_ref,
 )
-from receiver.providers.grsai.protocol import read_report
+from receiver.providers.grsai.reports import read_report
 
 pytestmark = pytest.mark.both_databases
 

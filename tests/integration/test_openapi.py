@@ -49,6 +49,11 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebClient]:
         yield web
 
 
+def use_a_model_without_limits(body: dict[str, Any]) -> None:
+    """Ask for a model that takes every size and number; a schema cannot say which one does."""
+    body |= {"model": "of-tomorrow", "api": "draw"}
+
+
 @pytest.mark.parametrize(
     ("path", "method", "mode"),
     [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)],
@@ -71,6 +76,8 @@ def test_every_operation_conforms_to_its_description(
     @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def answers(case: Any) -> None:
+        if mode is RIGHT and (path, method) == ("/api/jobs", "post"):
+            use_a_model_without_limits(case.body)
         statuses.append(case.call_and_validate(headers=web.admin).status_code)
 
     answers()

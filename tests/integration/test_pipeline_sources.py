@@ -1,5 +1,6 @@
 """Archiving one asset, with every fault of its source, up to the end of its URL."""
 
+import gzip
 import hashlib
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from archiving import LIFETIME, PNG, SIZE, ArchivingHarness, due, scripted_source
 from ledgers import opened
-from outside_network import answer
+from outside_network import Script, answer, chunked
 
 from receiver.archive.archiver import (
     ATTEMPTS_BEFORE_REFRESH,
@@ -148,6 +149,25 @@ def test_a_redirect_to_a_place_that_may_be_fetched_is_followed(harness: Archivin
     _, task_id = harness.picture_made(mode="redirect")
     assert harness.attempt().state is AssetState.ARCHIVED
     assert harness.file(task_id)["gets"] == 2
+
+
+@pytest.mark.parametrize(
+    ("odd", "decoded"),
+    [
+        (chunked(PNG, end=b""), ""),
+        (answer("Content-Encoding: gzip", body=gzip.compress(PNG)), "gzip"),
+        (answer("Content-Encoding: utf-8", body=PNG), ""),
+    ],
+    ids=["the last chunk is missing", "gzip", "no encoding"],
+)
+def test_a_whole_picture_in_an_odd_answer_is_archived_at_once(
+    harness: ArchivingHarness, odd: Script, decoded: str
+) -> None:
+    with scripted_source(odd) as server:
+        harness.announce(server)
+        archived = harness.attempt()
+    assert (archived.state, archived.error, archived.decoded) == (AssetState.ARCHIVED, "", decoded)
+    assert harness.stored(archived.key) == PNG
 
 
 # The end of a URL

@@ -15,7 +15,7 @@ from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, Decision, Delivery, JobState, Reason, Source
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
-from receiver.providers.grsai import protocol as grsai
+from receiver.providers.grsai import reports as grsai
 from receiver.services import Services
 from receiver.settings import Settings
 

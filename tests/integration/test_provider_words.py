@@ -18,8 +18,9 @@ from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
 from receiver.jobs.schemas import JobView
 from receiver.model import Api, Delivery, Mode, Source, Submission
-from receiver.providers.grsai import protocol as grsai
+from receiver.providers.grsai import reports as grsai
 from receiver.providers.grsai.client import GrsaiClient
+from receiver.providers.grsai.request import build_submit
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry.redaction import REPLACEMENT, Redactor
@@ -53,7 +54,7 @@ def provider(body: object) -> Iterator[str]:
         thread.join(LIMIT)
 
 
-ASKED = grsai.build_submit(Submission("a fox", "gpt-image-1.5", {}, Mode.WEBHOOK), "-1")
+ASKED = build_submit(Submission("a fox", "gpt-image-1.5", {}, Mode.WEBHOOK), "-1")
 
 
 def test_a_refusal_that_quotes_our_key_is_redacted() -> None:

@@ -16,7 +16,7 @@ from receiver.jobs.submit import SubmitService
 from receiver.ledger.rows import Job
 from receiver.model import Api, JobState, Mode, Reason, Submission
 from receiver.providers.grsai.client import GrsaiClient
-from receiver.providers.grsai.protocol import build_submit
+from receiver.providers.grsai.request import build_submit
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.sandbox import Sandbox

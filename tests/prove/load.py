@@ -57,9 +57,8 @@ class Customer:
         """Order one job; raise AssertionError if there is no answer for a minute."""
         order = {
             "prompt": prompt,
-            "size": "64x64",
             "variants": variants,
-            "params": {"sandbox": script},
+            "params": {"size": "64x64", "sandbox": script},
             "key": prompt,
         }
         end = time.monotonic() + _ANSWERED_WITHIN

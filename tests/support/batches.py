@@ -25,7 +25,8 @@ def a_line(
     prompt: str, *, script: Mapping[str, Any] | None = None, **columns: Any
 ) -> dict[str, Any]:
     """Return a line that asks for a small picture, with a fault script if one is given."""
-    return {"prompt": prompt, "size": "64x64", **columns, **({"sandbox": script} if script else {})}
+    small = {"aspectRatio": "64x64"}  # as a param, which no family of models refuses
+    return {"prompt": prompt, **small, **columns, **({"sandbox": script} if script else {})}
 
 
 def as_jsonl(lines: Sequence[Mapping[str, Any] | str]) -> str:

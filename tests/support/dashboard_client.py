@@ -10,10 +10,10 @@ from receiver.model import JobState, Submission
 
 PAGES = [
     "/",
-    "/strip",
-    "/law",
+    "/status-bar",
+    "/audit",
     "/jobs",
-    "/danger",
+    "/at-risk",
     "/set-aside",
     "/compare",
     "/submit",

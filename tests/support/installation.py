@@ -100,7 +100,7 @@ class Installation:
         """Post a small job with this fault script; return its state after the submit."""
         with Submitter(Settings.load(self.environ)) as submitter:
             return submitter.submit(
-                prompt, size="64x64", params={"sandbox": {"delay": 0, **script}}, mode=mode
+                prompt, params={"size": "64x64", "sandbox": {"delay": 0, **script}}, mode=mode
             )
 
     def wait(self, *refs: str, within: float = LIMIT) -> list[JobView]:

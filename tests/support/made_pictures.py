@@ -76,6 +76,27 @@ def png(*chunks: bytes, header: bytes = struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks)
 
 
+UNKNOWN = b"\xff"  # the coded size of an element whose end is not known
+
+
+def element(name: int, *contents: bytes, size: bytes | None = None) -> bytes:
+    """Make an EBML element; ``size`` replaces its coded size."""
+    body = b"".join(contents)
+    head = name.to_bytes((name.bit_length() + 7) // 8, "big")
+    return head + (size or (1 << 28 | len(body)).to_bytes(4, "big")) + body
+
+
+def webm(size: bytes | None = None, kind: bytes = b"webm") -> bytes:
+    """Make a WebM file; ``size`` replaces the coded sizes of its segment and clusters."""
+    header = element(0x1A45DFA3, element(0x4282, kind))
+    sides = [element(0xB0, struct.pack(">H", SIZE[0])), element(0xBA, struct.pack(">H", SIZE[1]))]
+    sound, picture = element(0xAE, element(0xE1)), element(0xAE, element(0xE0, *sides))
+    tracks = element(0x1654AE6B, sound, picture)
+    cluster = element(0x1F43B675, element(0xE7, b"\0"), element(0xA3, bytes(300)), size=size)
+    info, cues = element(0x1549A966, element(0xEC, bytes(9))), element(0x1C53BB6B, bytes(0))
+    return header + element(0x18538067, info, tracks, cluster, cluster, cues, size=size)
+
+
 IEND = chunk(b"IEND")
 PNG = ("image/png", "png")
 JPEG = ("image/jpeg", "jpg")
@@ -83,6 +104,7 @@ WEBP = ("image/webp", "webp")
 GIF = ("image/gif", "gif")
 AVIF = ("image/avif", "avif")
 MP4 = ("video/mp4", "mp4")
+WEBM = ("video/webm", "webm")
 MANY = {"save_all": True, "append_images": FRAMES[1:]}
 
 WHOLE = {
@@ -122,4 +144,5 @@ WHOLE = {
     "mp4 of long times": (video(track(*SIZE, version=1)), MP4),
     "mp4 with long boxes": (video(track(*SIZE), end=long_box(b"mdat", bytes(500))), MP4),
     "quicktime that is also mp4": (video(track(*SIZE), brand=b"qt  "), MP4),
+    "webm": (webm(), WEBM),
 }

@@ -171,10 +171,10 @@ def redirect(location: str, status: int = 302) -> Script:
     return answer(f"Location: {location}", status=f"{status} Elsewhere", body=b"")
 
 
-def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> Script:
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n", head: str = "X: y") -> Script:
     """Script: answer in these chunks, with an extension each, which has no meaning."""
     body = b"".join(b"%x;extension=1\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks if chunk)
-    return answer("Transfer-Encoding: chunked", body=body + end)
+    return answer("Transfer-Encoding: chunked", head, body=body + end)
 
 
 def silence(head: bytes = b"") -> Script:

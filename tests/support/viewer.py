@@ -116,12 +116,12 @@ class Viewer:
             "failed job": f"/jobs/{lost}",
             "job under way": f"/jobs/{self.jobs['a picture that never comes']}",
             "delivery": f"/jobs/{self.jobs['two owls']}/deliveries/{self._first_delivery()}",
-            "at risk": "/danger",
+            "at risk": "/at-risk",
             "set aside": "/set-aside",
             "compare": "/compare",
             "new job": "/submit",
             "retry many": "/retry-all",
-            "invariants": "/law",
+            "invariants": "/audit",
         }
 
     def _first_delivery(self) -> int:

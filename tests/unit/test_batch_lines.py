@@ -63,7 +63,7 @@ def test_every_argument_of_submit_is_a_column_and_any_other_is_for_the_provider(
     columns = {
         "model": "nano",
         "size": "3:2",
-        "variants": 2,
+        "variants": 1,
         "images": ["a.png"],
         "mode": "poll",
         "api": "api",

@@ -143,7 +143,21 @@ PUSHED = (Source.CALLBACK, Source.STREAM, Source.SYNC)
             REFUSED, RUNNING_REPORT, EVERY_SOURCE, Decision.LATE, id="running after the refusal"
         ),
         pytest.param(
-            REFUSED, SUCCESS, EVERY_SOURCE, Decision.CONTRADICTION, id="success after the refusal"
+            REFUSED, SUCCESS, EVERY_SOURCE, Decision.ENDED, id="success after the refusal"
+        ),
+        pytest.param(
+            REFUSED,
+            EMPTY,
+            EVERY_SOURCE,
+            Decision.CONTRADICTION,
+            id="success without a result after the refusal",
+        ),
+        pytest.param(
+            REFUSED,
+            FAILURE,
+            EVERY_SOURCE,
+            Decision.CONTRADICTION,
+            id="failure after the refusal",
         ),
         pytest.param(
             EXPIRED_SILENT,
@@ -212,7 +226,9 @@ def test_an_id_that_one_side_does_not_know_is_no_other_id(unnamed: tuple[Job, Re
 def test_where_callbacks_want_confirmation_only_callbacks_go_unbelieved(
     job: Job, report: Report
 ) -> None:
-    undecided = job.outcome is None and job.state not in FINAL_STATES
+    undecided = job.outcome is None and (
+        job.state not in FINAL_STATES or (job, report) == (REFUSED, SUCCESS)
+    )
     believed = decide(job, report, Source.CALLBACK)
     assert decide(job, report, Source.CALLBACK, confirm_always=True) is (
         Decision.UNCONFIRMED if undecided else believed
@@ -222,8 +238,9 @@ def test_where_callbacks_want_confirmation_only_callbacks_go_unbelieved(
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job.state in FINAL_STATES])
-def test_nothing_changes_a_final_job(job: Job) -> None:
-    verdicts = {decide(job, report, source) for report in REPORTS for source in Source}
+def test_nothing_changes_a_final_job_but_a_success_that_we_took_for_refused(job: Job) -> None:
+    reports = [report for report in REPORTS if (job, report) != (REFUSED, SUCCESS)]
+    verdicts = {decide(job, report, source) for report in reports for source in Source}
     assert not verdicts & CHANGING
 
 

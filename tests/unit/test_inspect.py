@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from made_pictures import IEND, SIZE, WHOLE, avif, box, chunk, png, track, video
+from made_pictures import IEND, SIZE, UNKNOWN, WHOLE, avif, box, chunk, png, track, video, webm
 
 from receiver.archive.inspect import Picture, inspect
 from receiver.archive.inspect.reader import MAX_PARTS
@@ -59,6 +59,21 @@ def test_a_long_cut_says_so(look: Callable[[bytes], Picture]) -> None:
 def test_bytes_after_the_end_are_tolerated(kind: str, look: Callable[[bytes], Picture]) -> None:
     content, _ = WHOLE[kind]
     assert look(content + b"\r\n<!-- served by cdn -->" * 100).width == SIZE[0]
+
+
+def test_a_live_webm_file_of_unknown_sizes_is_cut_short_inside_an_element(
+    look: Callable[[bytes], Picture],
+) -> None:
+    content = webm(UNKNOWN)
+    assert look(content) == Picture("video/webm", "webm", *SIZE)
+    for length in (*range(1, 40), *range(len(content) - 310, len(content) - 5, 7)):
+        with pytest.raises(NotThePictureError):
+            look(content[:length])
+
+
+def test_matroska_without_the_profile_is_no_webm(look: Callable[[bytes], Picture]) -> None:
+    with pytest.raises(NotThePictureError, match="no WebM video"):
+        look(webm(kind=b"matroska"))
 
 
 @pytest.mark.parametrize("kind", ["avif", "mp4"])

@@ -74,6 +74,7 @@ def look(path: Path, content: bytes) -> Picture | None:
         "image/gif",
         "image/avif",
         "video/mp4",
+        "video/webm",
     }
     if picture.width is not None and picture.height is not None:
         assert 0 < picture.width <= MAX_SIDE
@@ -95,6 +96,7 @@ KINDS = (
     "animated gif",
     "avif",
     "mp4",
+    "webm",
 )
 NUMBERS = [b"\0\0\0\0", b"\0\0\0\1", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\xff\xff\xff\xff"]
 

@@ -307,7 +307,7 @@ def test_a_picture_is_unpacked_byte_for_byte(size: int, tmp_path: Path) -> None:
     body = answer(
         {"url": "https://a"}, {"b64_json": base64.b64encode(content[: size + 1]).decode()}
     )
-    fetched = decode_base64_image(body, "delivery:1", tmp_path / "it")
+    fetched = decode_base64_image(read_picture(body, "delivery:1"), "delivery:1", tmp_path / "it")
     assert (tmp_path / "it").read_bytes() == content[: size + 1]
     assert (fetched.size, fetched.sha256) == (
         size + 1,
@@ -320,7 +320,7 @@ def test_a_picture_is_unpacked_byte_for_byte(size: int, tmp_path: Path) -> None:
 )
 def test_what_is_no_base64_is_not_the_picture(text: str, tmp_path: Path) -> None:
     with pytest.raises(NotThePictureError, match="is not base64"):
-        decode_base64_image(answer({"b64_json": text}), "delivery:0", tmp_path / "it")
+        decode_base64_image(text, "delivery:0", tmp_path / "it")
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,7 @@ DEFAULTS = {
     "fetch_hosts": (),
     "fetch_max_bytes": 104_857_600,
     "fetch_timeout": 700.0,
+    "fetch_user_agent": "webhook-image-receiver",
     "url_lifetime": 7200.0,
     "poll_after": 120.0,
     "poll_interval": 30.0,

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from receiver.archive.inspect import avif_mp4, gif, jpeg, png, webp
+from receiver.archive.inspect import avif_mp4, gif, jpeg, png, webm, webp
 from receiver.archive.inspect.reader import Data
 from receiver.errors import NotThePictureError, StoreError
 
@@ -22,6 +22,7 @@ _FORMATS = (  # first bytes, media type, extension, function that returns width 
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg", "jpg", jpeg.measure),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "image/webp", "webp", webp.measure),
     (re.compile(rb"GIF8[79]a"), "image/gif", "gif", gif.measure),
+    (re.compile(rb"\x1a\x45\xdf\xa3"), "video/webm", "webm", webm.measure),
     # AVIF and MP4 begin alike; avif_mp4 distinguishes them by their brands.
     (re.compile(rb".{4}ftyp", re.DOTALL), "", "", None),
 )
@@ -65,7 +66,7 @@ class Picture:
 
 
 def inspect(path: Path) -> Picture:
-    """Return which picture (PNG, JPEG, WebP, GIF, AVIF) or video (MP4) the file is.
+    """Return which picture (PNG, JPEG, WebP, GIF, AVIF) or video (MP4, WebM) the file is.
 
     Raise NotThePictureError if it is none of these or incomplete; the text says what it looks like.
     Raise StoreError if the disk fails.

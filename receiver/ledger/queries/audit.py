@@ -40,13 +40,14 @@ def audit(connection: Connection, since: str = "") -> Audit:
     ``since``, only jobs with this ref or a later one are examined like that: of the jobs before it,
     a final state counts as an end.
     """
-    examined, earlier = jobs.c.ref >= since, jobs.c.ref < since
-    submitted = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
-    ends = {
-        state: _count(connection, and_(examined, _announced(state)))
-        + (_count(connection, and_(earlier, jobs.c.state == state)) if since else 0)
-        for state in FINAL_STATES
-    }
+    examined = jobs.c.ref >= since
+    numbers = _by_state(connection)
+    submitted, ends = sum(numbers.values()), {}
+    for state in FINAL_STATES:
+        ends[state] = _count(connection, and_(examined, _announced(state)))
+        if since:  # counting the few examined jobs is faster than counting all the earlier ones
+            ends[state] += numbers.get(state, 0)
+            ends[state] -= _count(connection, and_(examined, jobs.c.state == state))
     in_flight = _count(connection, jobs.c.due_at.isnot(None))
     broken = {
         invariant: refs
@@ -59,6 +60,11 @@ def audit(connection: Connection, since: str = "") -> Audit:
         ends[JobState.EXPIRED],
     )
     return Audit(submitted, archived, failed, expired, in_flight, broken)
+
+
+def _by_state(connection: Connection) -> dict[str, int]:
+    question = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+    return {state: number for state, number in connection.execute(question)}
 
 
 def _announced(state: JobState) -> ColumnElement[bool]:

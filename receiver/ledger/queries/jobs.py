@@ -28,9 +28,10 @@ _JOB_WITH_PARAMS: Select[Any] = select(*job_columns, jobs.c.params).where(
     jobs.c.ref == bindparam("ref")
 )
 _ASSETS_OF_JOB = select(assets).where(assets.c.ref == bindparam("ref")).order_by(assets.c.idx)
+_LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired")
 _DELIVERY_LOG: Select[Any] = (
     select(
-        *(deliveries.c[name] for name in ("id", "source", "verdict", "received_at", "digest")),
+        *(deliveries.c[name] for name in _LOG_COLUMNS),
         func.length(deliveries.c.body).label("size"),
     )
     .where(deliveries.c.ref == bindparam("ref"))

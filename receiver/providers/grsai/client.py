@@ -6,6 +6,7 @@ before that call means that nothing was sent.
 """
 
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -18,7 +19,11 @@ from urllib3.exceptions import HTTPError
 
 from receiver.errors import AnswerLostError, NotSentError, ProviderUnavailableError, UnreadableError
 from receiver.model import Api
-from receiver.providers.grsai import protocol as grsai
+from receiver.providers.grsai import answers
+from receiver.providers.grsai.answers import Head
+from receiver.providers.grsai.loose_json import is_complete
+from receiver.providers.grsai.request import CREDITS_PATH, Request, build_result
+from receiver.providers.grsai.streams import events
 from receiver.telemetry.redaction import Redactor
 
 # Seconds to connect, and to wait for more data. A stream without data for longer is given up.
@@ -26,10 +31,11 @@ _DEFAULT_TIMEOUTS = (10.0, 60.0)
 # The same for asking about a task. It can be repeated, and a provider that hangs must not block
 # worker threads for long.
 _RESULT_TIMEOUTS = (5.0, 15.0)
-# Bytes to read of a response, or of one line of a stream. A task object has a few hundred.
-_MAX_RESPONSE = 4 * 1024 * 1024
-_MAX_JSON_LINES = 1000
+# Bytes to read of a response, or of one line of a stream. A task object has a few hundred, unless
+# its pictures are inside.
+_MAX_RESPONSE = 64 * 1024 * 1024
 _CHUNK = 64 * 1024
+_GZIP_MAGIC, _GZIP = b"\x1f\x8b", zlib.MAX_WBITS | 16
 # Seconds for a whole response.
 _RESPONSE_TIMEOUT = 120.0
 
@@ -48,63 +54,77 @@ class GrsaiClient:
         self._redact = Redactor([key]).raw
         self._timeouts = timeouts
 
-    def submit(self, base_url: str, request: grsai.Request, before_send: BeforeSend) -> str:
-        """Post a job and return the provider's id.
+    def submit(self, base_url: str, request: Request, before_send: BeforeSend) -> tuple[str, bytes]:
+        """Post a job and return the provider's id, and the body that it was in.
 
         Raise RefusedError, NotSentError or AnswerLostError.
         """
         with self._send(base_url, request, before_send) as response:
-            body = self._redact(_body(response))
-        return grsai.read_submit(response.status_code, body)
+            body, broken = _body(response)
+            body = self._redact(body)
+            try:
+                found = answers.read_submit(_head(response), body, cut_short=broken is not None)
+            except AnswerLostError:
+                if broken is not None:
+                    raise broken from None
+                raise
+        return found, body
 
     @contextmanager
     def stream(
-        self, base_url: str, request: grsai.Request, before_send: BeforeSend
+        self, base_url: str, request: Request, before_send: BeforeSend
     ) -> Iterator[Iterator[bytes]]:
         """Post a job whose response is a stream, and yield the bodies of its events as they arrive.
 
-        Raise RefusedError or NotSentError if the response is a JSON error instead of a stream, and
-        AnswerLostError if the stream breaks or stops.
+        A task without a stream is one event. Raise RefusedError or NotSentError if there is an
+        error in place of the first event, and AnswerLostError if the stream breaks or stops.
         """
         with self._send(base_url, request, before_send) as response:
-            lines = map(self._redact, _lines(response))
-            first = next((line for line in lines if line.strip()), b"")
-            # A stream may begin with comments and event names; a JSON error begins with "{".
-            if response.status_code != 200 or first.lstrip().startswith(b"{"):  # noqa: PLR2004 - HTTP's "OK"
-                grsai.read_submit(
-                    response.status_code, first + b"".join(islice(lines, _MAX_JSON_LINES))
-                )
-                raise AnswerLostError("the provider accepted the job, but did not stream")
-            yield grsai.stream_events(chain([first], lines))
+            head = _head(response)
+            if not head.is_success:
+                body, _ = _body(response)
+                # An id in an error's body is not dropped: its task is polled.
+                answers.read_submit(head, self._redact(body))
+                yield iter([body])
+                return
+            found = events(map(self._redact, _lines(response)))
+            first = list(islice(found, 1))
+            for body in first:
+                answers.check_first_event(body)
+            yield chain(first, found)
 
     def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
         """Ask for a task and return the body of the response.
 
         Raise NoSuchTaskError or ProviderUnavailableError.
         """
-        request = grsai.build_result(api, provider_id)
+        request = build_result(api, provider_id)
         try:
             with (
                 requests.Session() as session,
                 self._request(session, base_url, request, timeouts=_RESULT_TIMEOUTS) as response,
             ):
-                body = self._redact(_body(response))
+                body, broken = _body(response)
+                body = self._redact(body)
+                if broken is not None and not is_complete(body):
+                    raise broken
         except _NETWORK_ERRORS as error:
             raise ProviderUnavailableError(
                 f"{base_url} cannot be asked now: {_describe(error)}"
             ) from error
-        grsai.read_result(api, response.status_code, body)
+        answers.read_result(api, _head(response), body, provider_id)
         return body
 
     def credits(self, base_url: str) -> float:
         """Return how many credits the key has left; raise ProviderUnavailableError."""
-        request = grsai.Request(grsai.CREDITS_PATH, {"apiKey": self._key})
+        request = Request(CREDITS_PATH, {"apiKey": self._key})
         try:
             with (
                 requests.Session() as session,
                 self._request(session, base_url, request) as response,
             ):
-                return grsai.read_credits(response.status_code, self._redact(_body(response)))
+                body, _ = _body(response)
+                return answers.read_credits(_head(response), self._redact(body))
         except (*_NETWORK_ERRORS, UnreadableError) as error:
             raise ProviderUnavailableError(
                 f"{base_url} cannot be asked for credits now: {_describe(error)}"
@@ -112,7 +132,7 @@ class GrsaiClient:
 
     @contextmanager
     def _send(
-        self, base_url: str, request: grsai.Request, before_send: BeforeSend
+        self, base_url: str, request: Request, before_send: BeforeSend
     ) -> Iterator[requests.Response]:
         """Send a submit over a new connection and yield the response.
 
@@ -139,7 +159,7 @@ class GrsaiClient:
         self,
         session: requests.Session,
         base_url: str,
-        request: grsai.Request,
+        request: Request,
         timeouts: tuple[float, float] | None = None,
     ) -> requests.Response:
         # Redirects are not followed: they would turn the POST into a GET, or leak our key.
@@ -147,7 +167,7 @@ class GrsaiClient:
             "GET" if request.body is None else "POST",
             base_url + request.path,
             json=request.body,
-            headers={"Authorization": f"Bearer {self._key}"},
+            headers={"Authorization": f"Bearer {self._key}", "Accept-Encoding": "identity"},
             timeout=timeouts or self._timeouts,
             stream=True,
             allow_redirects=False,
@@ -181,37 +201,63 @@ class _NotifyingAdapter(HTTPAdapter):
         return pool  # type: ignore[no-any-return]  # what it was, with another class of connections
 
 
+def _head(response: requests.Response) -> Head:
+    return Head(response.status_code, response.headers.get("Location", ""))
+
+
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """Yield the body as it arrives, without waiting until a chunk is full."""
-    while chunk := response.raw.read1(_CHUNK, decode_content=True):
-        yield bytes(chunk)
+    """Yield the body as it arrives, without waiting until a chunk is full.
+
+    Whether it is compressed is seen in its first bytes, whatever the header says.
+    """
+    unpack: Callable[[bytes], bytes] | None = None
+    while chunk := bytes(response.raw.read1(_CHUNK, decode_content=False)):
+        if unpack is None:
+            unpack = zlib.decompressobj(_GZIP).decompress if chunk[:2] == _GZIP_MAGIC else bytes
+        try:
+            yield unpack(chunk)
+        except zlib.error as error:
+            raise requests.exceptions.ContentDecodingError(f"broken gzip data: {error}") from error
 
 
-def _body(response: requests.Response) -> bytes:
-    """Return a whole response, limited in bytes and in time.
+def _body(response: requests.Response) -> tuple[bytes, Exception | None]:
+    """Return a response, limited in bytes and in time, and the error that ended it too early.
 
-    Without the limit in time a response that drips would block a thread for ever.
+    Without the limit in time a response that drips would block a thread for ever. What came before
+    an error may be whole, or have the id of a job that is paid for.
     """
     end, body = time.monotonic() + _RESPONSE_TIMEOUT, bytearray()
-    for chunk in _chunks(response):
-        body += chunk
-        if len(body) > _MAX_RESPONSE or time.monotonic() > end:
-            raise requests.exceptions.ContentDecodingError(
-                f"an answer of more than {_MAX_RESPONSE} bytes, or {_RESPONSE_TIMEOUT:.0f} s"
-            )
-    return bytes(body)
+    try:
+        for chunk in _chunks(response):
+            body += chunk
+            if len(body) > _MAX_RESPONSE or time.monotonic() > end:
+                raise requests.exceptions.ContentDecodingError(
+                    f"an answer of more than {_MAX_RESPONSE} bytes, or {_RESPONSE_TIMEOUT:.0f} s"
+                )
+    except _NETWORK_ERRORS as error:
+        return bytes(body[:_MAX_RESPONSE]), error
+    return bytes(body), None
 
 
 def _lines(response: requests.Response) -> Iterator[bytes]:
     """Yield the lines of a stream as they arrive, without line ends; too long ones raise."""
-    rest = b""
-    for chunk in _chunks(response):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line.rstrip(b"\r") for line in lines)
-        if len(rest) > _MAX_RESPONSE:
-            raise requests.exceptions.ContentDecodingError("a line of the stream has no end")
+    rest = bytearray()
+    try:
+        for chunk in _chunks(response):
+            first, newline, more = chunk.partition(b"\n")
+            rest += first
+            if newline:
+                *lines, last = more.split(b"\n")
+                yield from (line.rstrip(b"\r") for line in (bytes(rest), *lines))
+                rest = bytearray(last)
+            if len(rest) > _MAX_RESPONSE:
+                raise requests.exceptions.ContentDecodingError("a line of the stream has no end")
+    except _NETWORK_ERRORS:
+        if rest:
+            yield bytes(rest)  # it may be a whole event
+        raise
     if rest:
-        yield rest
+        yield bytes(rest)
 
 
 def _describe(error: Exception) -> str:

@@ -39,7 +39,7 @@ def retry_one(ref: str) -> AnyResponse:
     return _act(ref, "retried", services().operator.retry)
 
 
-@blueprint.post("/jobs/<ref>/hurry")
+@blueprint.post("/jobs/<ref>/expedite")
 def expedite_one(ref: str) -> AnyResponse:
     """Make the waiting work of a job due now."""
     return _act(ref, "expedited", services().operator.expedite)

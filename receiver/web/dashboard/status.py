@@ -10,19 +10,19 @@ from receiver.web.state import services
 ROWS = 100
 
 
-@blueprint.get("/strip")
+@blueprint.get("/status-bar")
 def status_bar() -> Response:
     """Show how many jobs are in each state."""
     return page("_status_bar.html", {"wait_for_audit": True})
 
 
-@blueprint.get("/law")
+@blueprint.get("/audit")
 def invariants() -> Response:
     """Show the result of the last audit."""
     return page("invariants.html")
 
 
-@blueprint.get("/danger")
+@blueprint.get("/at-risk")
 def at_risk() -> Response:
     """Show the pictures that may be lost soon, the earliest expiry first."""
     values = {

@@ -1,0 +1,246 @@
+"""Answers to our own requests: submits, results, credits. No I/O.
+
+An accepted submit must never count as refused, because its picture is paid for, and its id must
+never be lost, because nobody else has it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic_core import from_json
+
+from receiver.errors import (
+    AnswerLostError,
+    NoSuchTaskError,
+    NotSentError,
+    ProviderUnavailableError,
+    RefusedError,
+    UnreadableError,
+)
+from receiver.model import Api, Outcome, Reason, Report
+from receiver.providers.grsai.bodies import Document, parse, status_word, unwrap
+from receiver.providers.grsai.reports import identifier, message_of, read_report
+
+# How answers say that all is well. Anything else is an error, most often -1.
+_FINE = frozenset({None, "", 0, "0", 200, "200", 201, "201", 202, "202", "success", "ok"})
+_NO_SUCH_TASK = frozenset({-22, "-22"})
+_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS = 408, 429
+_ID_FIELDS = ("id", "taskId", "task_id")
+# Where an answer may have its id, one inside another.
+_WRAPPERS = ("data", "result", "task", "response")
+_MAX_NESTED = 4
+_FAILED = frozenset(
+    {"failed", "failure", "fail", "error", "violation", "timeout", "canceled", "cancelled"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of an answer: its HTTP status and, if it redirects, to where."""
+
+    status: int
+    location: str = ""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300  # noqa: PLR2004 - HTTP's classes
+
+    @property
+    def redirects(self) -> bool:
+        """Whether the status is 3xx: the request was not processed."""
+        return 300 <= self.status < 400  # noqa: PLR2004 - HTTP's classes
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the status is 4xx.
+
+        A 408 comes from a gateway after a timeout. It may have passed the request on before.
+        """
+        return 400 <= self.status < 500 and self.status != _REQUEST_TIMEOUT  # noqa: PLR2004 - as above
+
+    def redirect_text(self) -> str:
+        """Return where the answer redirects to, without query, and the remedy."""
+        to = urlsplit(self.location[:500])
+        target = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
+        remedy = f": set GRSAI_BASE_URL to {target}" if target else ""
+        return f"the provider redirects to {target + to.path or 'nowhere'}{remedy}"
+
+
+def read_submit(head: Head, body: bytes, *, cut_short: bool = False) -> str:
+    """Return the provider's id from the answer to a submit.
+
+    ``cut_short``: the connection broke inside the body. Raise RefusedError (no job was started),
+    NotSentError (rate limit) or AnswerLostError (unknown whether a job was started).
+    """
+    if head.redirects:
+        raise RefusedError(head.redirect_text())
+    answer = _answer(body, cut_short=cut_short)
+    found, refusal = _find_id(answer, _MAX_NESTED), _refusal(answer)
+    if found is not None and (refusal is None or (head.is_success and _is_task(answer))):
+        return found
+    if head.status == _TOO_MANY_REQUESTS:
+        raise NotSentError("the provider answered 429: too many requests")
+    if head.refuses or (head.is_success and refusal is not None):
+        text = refusal or _words(answer) or f"the provider answered HTTP {head.status}"
+        raise RefusedError(text, provider_id=found)
+    if head.is_success and answer is not None:
+        raise AnswerLostError("the provider's answer has no id")
+    raise AnswerLostError(f"the provider answered HTTP {head.status} with a body that is no answer")
+
+
+def check_first_event(body: bytes) -> None:
+    """Raise RefusedError if the first event of a stream is an error instead of a task."""
+    answer = _answer(body)
+    refusal = _refusal(answer)
+    if refusal is None or _find_id(answer, _MAX_NESTED) is not None:
+        return
+    try:
+        if read_report(body).reason not in {None, Reason.PROVIDER_ERROR}:
+            return  # moderated: the report has the reason
+    except UnreadableError:
+        pass
+    raise RefusedError(refusal)
+
+
+def read_result(api: Api, head: Head, body: bytes, provider_id: str) -> None:
+    """Check that an answer is about the task ``provider_id``; ``read_report`` then reads it.
+
+    An unreadable answer with status 2xx passes, so that it is stored. Raise NoSuchTaskError, or
+    ProviderUnavailableError if the answer says nothing about the task.
+    """
+    if head.redirects:
+        raise ProviderUnavailableError(head.redirect_text())
+    answer = _answer(body)
+    if _is_end_of(body, provider_id):
+        return  # whatever the status: the newer API answers 400 for a task that failed
+    if head.is_success and answer is None:
+        return
+    # The newer API answers an unknown id with an error status and a body that looks like a failed
+    # job. It says nothing about the job.
+    is_unknown = api is Api.NEWER and head.status in {400, 404} and answer is not None
+    code = answer.get("code") if isinstance(answer, dict) else None
+    if is_unknown or (head.is_success and _is(code, _NO_SUCH_TASK)):
+        raise NoSuchTaskError(_words(answer) or "the provider does not know this task")
+    if not head.is_success:
+        raise ProviderUnavailableError(
+            f"asked for a result, the provider answered HTTP {head.status}"
+        )
+    if not _names_a_task(body, provider_id):
+        text = f"code {code}" if code is not None else "without a task"
+        raise ProviderUnavailableError(
+            _words(answer) or f"asked for a result, the provider answered {text}"
+        )
+
+
+def read_credits(head: Head, body: bytes) -> float:
+    """Return the credits that the key has left. Raise UnreadableError if the answer has none."""
+    if head.redirects:
+        raise UnreadableError(head.redirect_text())
+    answer = unwrap(parse(body)).value
+    data = answer.get("data")
+    left = (data if isinstance(data, dict) else answer).get("credits")
+    fine = head.is_success and _is(answer.get("code"), _FINE)
+    if not fine or isinstance(left, bool) or not isinstance(left, int | float):
+        raise UnreadableError(_words(answer) or f"HTTP {head.status} without credits")
+    return float(left)
+
+
+def _answer(body: bytes, *, cut_short: bool = False) -> Any:
+    """Return the outermost object of an answer; None if there is none."""
+    try:
+        value = parse(body).value
+    except UnreadableError:
+        value = _beginning(body) if cut_short else None
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        try:
+            value = parse(value.encode("utf-8", "replace")).value
+        except UnreadableError:
+            return None
+    return value if isinstance(value, dict) else None
+
+
+def _beginning(body: bytes) -> Any:
+    """Return what has arrived of an object; a text or number that may be incomplete is left out."""
+    try:
+        return from_json(body, allow_partial=True)
+    except ValueError:
+        return None
+
+
+def _find_id(value: Any, layers: int) -> str | None:
+    """Return the id in an answer: in what it wraps, in a bare text there, or beside the status."""
+    if not isinstance(value, dict) or not layers:
+        return None
+    for name in _WRAPPERS:
+        inner = value.get(name)
+        while isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
+        if isinstance(inner, dict):
+            found = _find_id(inner, layers - 1)
+        else:
+            found = _bare_id(inner) if name == "data" else None
+        if found:
+            return found
+    return next((found for name in _ID_FIELDS if (found := identifier(value.get(name)))), None)
+
+
+def _bare_id(value: Any) -> str | None:
+    """Return an id that stands alone; a sentence is none."""
+    found = identifier(value)
+    return found if found and not any(character.isspace() for character in found) else None
+
+
+def _refusal(answer: Any) -> str | None:
+    """Return the words of an answer that is an error; None for any other."""
+    if not isinstance(answer, dict):
+        return None
+    code, word = answer.get("code"), status_word(answer)
+    failed = isinstance(word, str) and word.strip().lower() in _FAILED
+    if not _is(code, _FINE) or failed or answer.get("success") is False:
+        return _words(answer) or f"the provider answered code {code}"
+    error = answer.get("error")
+    return message_of({"error": error}) or None if error else None
+
+
+def _is_task(answer: Any) -> bool:
+    """Return whether an answer is a task object, which may have failed already."""
+    return _is(answer.get("code"), _FINE) and bool(status_word(unwrap(Document(answer)).value))
+
+
+def _words(answer: Any) -> str:
+    """Return an error's text, from the answer or from what it wraps."""
+    if not isinstance(answer, dict):
+        return ""
+    inner = answer.get("data")
+    return message_of(answer) or (message_of(inner) if isinstance(inner, dict) else "")
+
+
+def _is(code: Any, codes: frozenset[Any]) -> bool:
+    if isinstance(code, str):
+        code = code.strip().lower()
+    return isinstance(code, str | int | float | None) and code in codes
+
+
+def _report(body: bytes) -> Report | None:
+    try:
+        return read_report(body)
+    except UnreadableError:
+        return None
+
+
+def _names_a_task(body: bytes, provider_id: str) -> bool:
+    found = _report(body)
+    return found is not None and bool(found.status or found.provider_id == provider_id)
+
+
+def _is_end_of(body: bytes, provider_id: str) -> bool:
+    """Return whether an answer ends our task: by its id, or by moderation, which names no other."""
+    found = _report(body)
+    if found is None or found.outcome is Outcome.RUNNING:
+        return False
+    moderated = found.reason not in {None, Reason.PROVIDER_ERROR}
+    return found.provider_id == provider_id or (found.provider_id is None and moderated)

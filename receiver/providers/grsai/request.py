@@ -1,0 +1,45 @@
+"""The requests that GRSAI is sent, without I/O."""
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from receiver.model import Api, Mode, Submission
+from receiver.providers.grsai.families import fields_of
+
+CREDITS_PATH = "/client/openapi/getAPIKeyCredits"
+_DRAW_RESULT_PATH = "/v1/draw/result"
+_API_RESULT_PATH = "/v1/api/result"
+# Instead of a callback URL: the provider answers with the id only, and we ask for the result.
+NO_WEBHOOK = "-1"
+# How the result is delivered is not the caller's to choose.
+_OURS = frozenset({"webHook", "replyType"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request: the path below the base URL, and the JSON body of a POST (None means GET)."""
+
+    path: str
+    body: dict[str, object] | None = None
+
+
+def build_submit(submission: Submission, web_hook: str) -> Request:
+    """Return the POST of a submit. ``web_hook`` is a callback URL or ``NO_WEBHOOK``.
+
+    Params are passed on unchanged, except those that choose how the result is delivered. Raise
+    ValueError if the API does not have the model.
+    """
+    path = fields_of(submission.model, submission.api).path
+    passed = {name: value for name, value in submission.params.items() if name not in _OURS}
+    body: dict[str, object] = {**passed, "model": submission.model, "prompt": submission.prompt}
+    streams = submission.mode is Mode.STREAM
+    if submission.api is Api.NEWER:
+        return Request(path, {**body, "replyType": "stream" if streams else "async"})
+    return Request(path, body if streams else {**body, "webHook": web_hook})
+
+
+def build_result(api: Api, provider_id: str) -> Request:
+    """Return the request that asks for a task."""
+    if api is Api.NEWER:
+        return Request(f"{_API_RESULT_PATH}?id={quote(provider_id, safe='')}")
+    return Request(_DRAW_RESULT_PATH, {"id": provider_id})

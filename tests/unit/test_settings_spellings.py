@@ -1,0 +1,89 @@
+"""Settings as people paste them: accepted as they are meant, or refused with the correct value."""
+
+import pytest
+
+from receiver.errors import ConfigurationError
+from receiver.settings import Settings
+
+SECRET = "planted-secret-0123456789"
+
+
+def mistakes(**environ: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(environ)
+    return caught.value.mistakes
+
+
+@pytest.mark.parametrize(
+    ("pasted", "meant"),
+    [
+        ("https://grsaiapi.com/", "https://grsaiapi.com"),
+        ("https://grsaiapi.com/v1", "https://grsaiapi.com"),
+        ("https://grsaiapi.com/v1/", "https://grsaiapi.com"),
+        ("https://grsaiapi.com//v1/draw/completions", "https://grsaiapi.com"),
+        ("https://grsaiapi.com/v1/api/result?id=1#top", "https://grsaiapi.com"),
+        ("https://grsaiapi.com/client/openapi/getAPIKeyCredits", "https://grsaiapi.com"),
+        ("HTTPS://grsaiapi.com", "https://grsaiapi.com"),
+        ("http://grsaiapi.com", "https://grsaiapi.com"),
+        ("http://grsai.dakka.com.cn:80/v1/draw/nano-banana", "https://grsai.dakka.com.cn"),
+        ('"https://grsaiapi.com"', "https://grsaiapi.com"),
+        ("http://127.0.0.1:8788", "http://127.0.0.1:8788"),
+        ("http://sandbox:8788/", "http://sandbox:8788"),
+        ("https://gateway.example.com/grsai/v1/draw/result", "https://gateway.example.com/grsai"),
+        ("https://gateway.example.com/v10", "https://gateway.example.com/v10"),
+        ("http://notgrsaiapi.com", "http://notgrsaiapi.com"),
+    ],
+)
+def test_the_address_of_grsai_is_understood_as_it_is_pasted(pasted: str, meant: str) -> None:
+    assert Settings.load({"GRSAI_BASE_URL": pasted}).grsai_base_url == meant
+
+
+def test_an_address_without_a_scheme_is_refused_with_the_correct_value() -> None:
+    (found,) = mistakes(GRSAI_BASE_URL="grsai.dakka.com.cn/v1/draw/completions")
+    assert found.endswith("such as https://grsai.dakka.com.cn")
+    (found,) = mistakes(GRSAI_BASE_URL=f"user:{SECRET}@grsaiapi.com")
+    assert found.endswith("such as https://grsaiapi.com")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("https://pictures.example.com/callback", "https://pictures.example.com"),
+        ("https://pictures.example.com/callback/", "https://pictures.example.com"),
+        ("https://pictures.example.com/in/callback/x", "https://pictures.example.com/in"),
+    ],
+)
+def test_a_public_url_with_callback_is_refused_with_the_remedy(wrong: str, right: str) -> None:
+    (found,) = mistakes(PUBLIC_URL=wrong)
+    assert found == (
+        f"PUBLIC_URL: must not end in /callback, which the service adds itself: write {right}"
+    )
+    (found,) = mistakes(PUBLIC_URL=f"https://user:{SECRET}@example.com/callback")
+    assert found.endswith("which the service adds itself")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://callback.example.com", "https://a.example.com/callbacks/in"]
+)
+def test_callback_elsewhere_in_a_public_url_is_fine(address: str) -> None:
+    assert Settings.load({"PUBLIC_URL": address}).public_url == address
+
+
+def test_words_may_be_written_in_any_case() -> None:
+    chosen = Settings.load(
+        {
+            "LOG_LEVEL": "info",
+            "LOG_FORMAT": "JSON",
+            "CONFIRM": "Always",
+            "S3_ADDRESSING_STYLE": "Path",
+        }
+    )
+    assert (chosen.log_level, chosen.log_format) == ("INFO", "json")
+    assert (chosen.confirm, chosen.s3_addressing_style) == ("always", "path")
+    assert Settings.load({"LOG_LEVEL": "warn"}).log_level == "WARNING"
+
+
+@pytest.mark.parametrize("wrong", ["a\r\nX: 1", "ключ"])
+def test_the_user_agent_of_downloads_must_be_sendable(wrong: str) -> None:
+    (found,) = mistakes(FETCH_USER_AGENT=wrong)
+    assert found.startswith("FETCH_USER_AGENT: ")
