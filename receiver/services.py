@@ -373,7 +373,7 @@ class Services:
             WorkQueue(
                 QueueName.SUSPECT_ASSETS,
                 SUSPECT_THREADS,
-                partial(due, "assets"),
+                partial(due, "assets", suspects=True),
                 partial(self.assets.claim, suspects=True),
                 archive,
             ),
@@ -394,7 +394,7 @@ class Services:
             WorkQueue(
                 QueueName.SUSPECT_JOBS,
                 SUSPECT_THREADS,
-                partial(due, "jobs"),
+                partial(due, "jobs", suspects=True),
                 self.jobs.claim_suspects,
                 self.reconciler.reconcile_job,
             ),

@@ -142,6 +142,7 @@ class Archiver:
                 return earlier
             with STEP_SECONDS.labels("fetch").time(), tracing.step("fetch"):
                 fetched = self._fetch(asset, path)
+                hashed = path.stat()
             failpoints.reached(failpoints.Point.FETCHED)
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
                 picture = _inspect(path, fetched)
@@ -153,7 +154,11 @@ class Archiver:
             ):
                 try:
                     self._store.put(
-                        key, path, sha256=fetched.sha256, content_type=picture.content_type
+                        key,
+                        path,
+                        sha256=fetched.sha256,
+                        content_type=picture.content_type,
+                        hashed=hashed,
                     )
                 except ObjectDiffersError:
                     path.unlink(missing_ok=True)

@@ -100,7 +100,23 @@ def manifest(job: Job, params: str, assets: list[Asset], deliveries: list[Delive
         "deliveries": [_delivery(row) for row in deliveries],
         "assets": [_asset(asset) for asset in assets],
     }
-    return json.dumps(content, ensure_ascii=False, indent=1).encode()
+    return _json(content).encode()
+
+
+# With an indent Python would use its slow encoder.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _json(content: dict[str, object]) -> str:
+    """Return JSON with a line for each field, each delivery and each asset."""
+    lines = (f" {_encode(name)}: {_field(value)}" for name, value in content.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _field(value: object) -> str:
+    if isinstance(value, list) and value:
+        return "[\n  " + ",\n  ".join(map(_encode, value)) + "\n ]"
+    return _encode(value)
 
 
 def _delivery(row: DeliveryEntry) -> dict[str, object]:

@@ -275,20 +275,29 @@ def _take_over(connection: Connection, now: float, worker: int | None) -> int:
     return taken
 
 
-def next_due(connection: Connection, table: Table) -> float | None:
-    """Return when the next row of a table becomes due; None if none will."""
-    earliest: float | None = connection.execute(_first_due(table)).scalar_one()
-    return earliest
-
-
-def _first_due(table: Table) -> Select[tuple[Any]]:
+def _first_due(table: Table, *wanted: ColumnElement[bool]) -> Select[tuple[Any]]:
     # Rows without due_at are excluded explicitly: only then SQLite uses the partial index.
-    return select(func.min(table.c.due_at)).where(table.c.due_at.isnot(None))
+    return select(func.min(table.c.due_at)).where(table.c.due_at.isnot(None), *wanted)
+
+
+_FIRST_DUE = {table: _first_due(table) for table in (assets, jobs, hints)}
+# Only rows that crashed a worker can be suspects; a small index has them.
+_FIRST_CRASHED = {
+    table: _first_due(table, table.c.crashes > literal_column("0")) for table in (assets, jobs)
+}
+
+
+def next_due(connection: Connection, table: Table, *, suspects: bool = False) -> float | None:
+    """Return when the next row of a table becomes due; None if none will.
+
+    With ``suspects`` only rows that crashed a worker count.
+    """
+    statement = _FIRST_CRASHED[table] if suspects else _FIRST_DUE[table]
+    earliest: float | None = connection.execute(statement).scalar_one()
+    return earliest
 
 
 def oldest_due(connection: Connection, now: float) -> float | None:
     """Return since when the oldest due row has been waiting for a worker; None if none waits."""
-    waiting = [
-        connection.execute(_first_due(table)).scalar_one() for table in (assets, jobs, hints)
-    ]
+    waiting = [next_due(connection, table) for table in (assets, jobs, hints)]
     return min((moment for moment in waiting if moment is not None and moment <= now), default=None)

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.rows import Job, job_of, job_of_values
+from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
 from receiver.model import (
     AssetState,
@@ -147,7 +147,7 @@ def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
         # In the order of their refs, so that transactions that lock the same jobs cannot deadlock.
         locked = f"{_SELECT_JOBS} (SELECT unnest(%s::text[])) ORDER BY ref FOR UPDATE"
         cursor.execute(locked, [list(refs)])
-    return {job.ref: job for job in map(job_of_values, cursor.fetchall())}
+    return {job.ref: job for job in map(job_of, cursor.fetchall())}
 
 
 def has_room(connection: Connection, arrived: Sequence[Delivery]) -> list[Delivery]:

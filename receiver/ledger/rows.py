@@ -9,10 +9,12 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from receiver.ledger.tables import job_columns
+from receiver.ledger.tables import assets, job_columns
 from receiver.model import Api, AssetState, EventDeliveryState, JobState, Mode, Outcome, Reason
 
+# Rows are converted by position, which costs less than by name.
 _JOB_COLUMNS = [column.name for column in job_columns]
+_ASSET_COLUMNS = [column.name for column in assets.columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +156,9 @@ class DeliveryRow:
     repaired: str = ""
 
 
-def job_of(row: Row[Any]) -> Job:
+def job_of(row: Sequence[Any]) -> Job:
     """Convert a row of ``job_columns`` to a Job."""
-    return _job(dict(row._mapping))  # noqa: SLF001 - the documented way to a row's names
-
-
-def job_of_values(row: Sequence[Any]) -> Job:
-    """Convert a row of ``job_columns`` from the database's driver, which has no names, to a Job."""
-    return _job(dict(zip(_JOB_COLUMNS, row, strict=True)))
-
-
-def _job(values: dict[str, Any]) -> Job:
+    values = dict(zip(_JOB_COLUMNS, row, strict=True))
     values["api"] = Api(values["api"])
     values["mode"] = Mode(values["mode"])
     values["state"] = JobState(values["state"])
@@ -173,10 +167,11 @@ def _job(values: dict[str, Any]) -> Job:
     return Job(**values)
 
 
-def asset_of(row: Row[Any]) -> Asset:
+def asset_of(row: Sequence[Any]) -> Asset:
     """Convert a full row of ``assets`` to an Asset."""
-    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
-    return Asset(**{**values, "state": AssetState(values["state"])})
+    values = dict(zip(_ASSET_COLUMNS, row, strict=True))
+    values["state"] = AssetState(values["state"])
+    return Asset(**values)
 
 
 def event_delivery_of(row: Row[Any]) -> EventDelivery:

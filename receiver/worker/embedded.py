@@ -1,14 +1,15 @@
 """The engine: one thread claims due rows, nearest deadline first, and starts a thread for each.
 
-At most ``concurrency`` threads work for a work queue. Only as many rows are claimed as can be
-started at once, so no row waits while it is claimed. A work queue is looked at when it is notified,
-when its next row is due, and every ``poll_interval`` seconds.
+At most ``concurrency`` threads work for a work queue. A thread that ends its work claims the next
+due row itself. Only as many rows are claimed as can be started at once, so no row waits while it is
+claimed. A work queue is looked at when it is notified, when its next row is due, and every
+``poll_interval`` seconds.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 import structlog
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 POLL_INTERVAL, CLAIM_INTERVAL = 5.0, 2.0
 # Seconds that a stop waits for running work before it releases the claims.
 GRACE = 8.0
+# Seconds between the beginnings of two rounds. One that follows a pause is not delayed.
+_BETWEEN_ROUNDS = 0.02
 # Seconds until the next attempt after an error.
 _PAUSE = 1.0
 
@@ -65,6 +68,7 @@ class EmbeddedEngine:
         self._grace = grace
         self._claim_first = claim_first
         self._stopping = threading.Event()
+        self._claiming = threading.Lock()
 
     def notify(self) -> None:
         """Notify the worker, on one machine in any process."""
@@ -80,7 +84,11 @@ class EmbeddedEngine:
         next_look = {queue.name: 0.0 for queue in work_queues}  # by the monotonic clock
         with self._notifier.listen() as listener:
             while not self._stopping.is_set():
+                began = time.monotonic()
                 names = listener.wait(self._round(work_queues, next_look))
+                # Threads that end one piece of work claim the next one themselves, so that under
+                # load a round for each of them would find little.
+                self._stopping.wait(max(0.0, began + _BETWEEN_ROUNDS - time.monotonic()))
                 for queue in next_look:
                     if ALL in names or is_named(queue, names):
                         next_look[queue] = 0.0
@@ -110,15 +118,14 @@ class EmbeddedEngine:
 
     def _dispatch(self, queue: WorkQueue) -> float:
         free = queue.concurrency - self._leases.count(queue)
-        if not free:
+        if free <= 0:
             return self._poll_interval  # the first thread that ends notifies
         if not self._claim_first:
             due = queue.next_due()
             wait = self._poll_interval if due is None else due - self._now()
             if due is None or wait > 0:
                 return min(wait, self._poll_interval)
-        claims = queue.claim(free)
-        self._leases.take(queue, claims)
+        claims = self._claim(queue, free)
         for claimed in claims:
             threading.Thread(
                 target=self._work, args=(queue, claimed), name=f"{queue.name}-worker", daemon=True
@@ -128,10 +135,30 @@ class EmbeddedEngine:
         ask_again = not self._claim_first and 0 < len(claims) < free
         return 0.0 if ask_again else self._poll_interval
 
+    def _claim(self, queue: WorkQueue, most: int) -> list[Claimed[Any]]:
+        """Claim due rows of a queue, at most as many as it has free threads."""
+        with self._claiming:  # threads claim too, and concurrency is a limit
+            free = min(most, queue.concurrency - self._leases.count(queue))
+            claims = queue.claim(free) if free > 0 else []
+            self._leases.take(queue, claims)
+        return claims
+
     def _work(self, queue: WorkQueue, claimed: Claimed[Any]) -> None:
-        self._leases.work(queue, claimed)
-        # A thread is free. On one machine the work may have fed another work queue too.
-        self._notifier.notify(queue.name if self._claim_first else ALL)
+        """Work on a claim, and then on what is due in the same queue."""
+        claims = [claimed]
+        while claims:
+            self._leases.work(queue, claims[0])
+            # On one machine the work may have fed another work queue.
+            self._notifier.notify(queue.name if self._claim_first else ALL)
+            claims = self._claim_next(queue)
+
+    def _claim_next(self, queue: WorkQueue) -> list[Claimed[Any]]:
+        """Claim a row for a thread that is free; errors are left to the engine's next round."""
+        if self._stopping.is_set():
+            return []
+        with suppress(Exception):
+            return self._claim(queue, 1)
+        return []
 
     def _drain(self, listener: Listener) -> None:
         """Wait for running work, then release the claims of what is not done."""

@@ -54,8 +54,8 @@ class PostgresNotifier:
 
         A web process has no engine: its transactions send the notifications.
         """
-        # A full pipe counts as a notification of every work queue.
-        with self._lock, suppress(BlockingIOError):
+        # A full pipe counts as a notification of every work queue. A broken one: the engine ends.
+        with self._lock, suppress(BlockingIOError, BrokenPipeError):
             if self._writer is not None:
                 os.write(self._writer, f"{name}\n".encode())
 

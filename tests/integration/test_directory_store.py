@@ -59,6 +59,18 @@ def test_a_file_on_the_archive_s_file_system_becomes_the_object_itself(root: Pat
     assert not source.exists()
 
 
+def test_a_file_that_changed_after_it_was_hashed_is_hashed_again(root: Path) -> None:
+    source = root.parent / "fetched"
+    source.write_bytes(b"picture")
+    hashed, sha256 = source.stat(), hashlib.sha256(b"picture").hexdigest()
+    source.write_bytes(b"another")
+    with pytest.raises(StoreError, match="the file changed"):
+        DirectoryStore(root).put(
+            KEY, source, sha256=sha256, content_type="image/png", hashed=hashed
+        )
+    assert not (root / KEY).exists()
+
+
 def test_writing_to_the_fetched_file_later_leaves_the_object_alone(root: Path) -> None:
     put(root, b"picture")
     (root.parent / "fetched").write_bytes(b"the next fetch")

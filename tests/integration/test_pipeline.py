@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -42,9 +43,17 @@ class TroubledStore(DirectoryStore):
         self.checks += 1
         super().check()
 
-    def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
+    def put(
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: str,
+        content_type: str,
+        hashed: os.stat_result | None = None,
+    ) -> None:
         self.before()
-        super().put(key, path, sha256=sha256, content_type=content_type)
+        super().put(key, path, sha256=sha256, content_type=content_type, hashed=hashed)
         self.after()
 
 

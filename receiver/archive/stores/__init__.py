@@ -4,6 +4,7 @@ A store is a directory or a bucket of S3-compatible storage. It gives two promis
 returns, the bytes are durable and verified; and the first bytes stored under a key stay.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -33,12 +34,21 @@ class Store(Protocol):
     and what to do.
     """
 
-    def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
+    def put(
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: str,
+        content_type: str,
+        hashed: os.stat_result | None = None,
+    ) -> None:
         """Store the file under the key. On return it is durable and its SHA-256 (hex) was checked.
 
-        The file itself may become the object, so its path may be gone afterwards.
-        If the same bytes are there already, this succeeds: an earlier put was not recorded. If
-        other bytes are there, they stay, and ObjectDiffersError is raised.
+        The file itself may become the object, so its path may be gone afterwards. ``hashed`` is its
+        status when its SHA-256 was computed: a file that has not changed since need not be hashed
+        again. If the same bytes are there already, this succeeds: an earlier put was not recorded.
+        If other bytes are there, they stay, and ObjectDiffersError is raised.
         """
 
     def create(self, key: str, data: bytes, *, content_type: str) -> bool:

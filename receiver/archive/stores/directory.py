@@ -55,12 +55,20 @@ class DirectoryStore:
         self._temporary_id: tuple[int, int] | None = None  # device and inode of the .tmp in use
         self._synced = {root}  # directories whose own entry is on disk
 
-    def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:  # noqa: ARG002 - files have none
+    def put(
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: str,
+        content_type: str,  # noqa: ARG002 - files have none
+        hashed: os.stat_result | None = None,
+    ) -> None:
         """Make the file an object; see Store.
 
-        On the archive's file system it is hashed, synced and linked, not written again; from
-        another one it is copied. The bytes are hashed as they are in the file now: reading them
-        back from the disk would only read the page cache.
+        On the archive's file system it is synced and linked, not written again; from another one it
+        is copied. It is hashed if it may have changed: reading it back from the disk after the sync
+        would only read the page cache.
         """
         target = self._path(key)
         with self._store_errors(f"store {key} in"):
@@ -69,7 +77,8 @@ class DirectoryStore:
                 if not self._is_here_already(source):
                     self._put_copy(key, target, source, sha256)
                     return
-                _require_hash(key, hashlib.file_digest(source, "sha256").hexdigest(), sha256)
+                if not _is_unchanged(os.fstat(source.fileno()), hashed):
+                    _require_hash(key, hashlib.file_digest(source, "sha256").hexdigest(), sha256)
                 os.fchmod(source.fileno(), _FILE_MODE)
                 os.fsync(source.fileno())
             _make_parents(self._root, target.parent)
@@ -328,6 +337,14 @@ def _make_directory(directory: Path) -> None:
     with suppress(FileExistsError):
         directory.mkdir(0o700)
         directory.chmod(_DIRECTORY_MODE)
+
+
+def _is_unchanged(now: os.stat_result, before: os.stat_result | None) -> bool:
+    return before is not None and (now.st_ino, now.st_size, now.st_mtime_ns) == (
+        before.st_ino,
+        before.st_size,
+        before.st_mtime_ns,
+    )
 
 
 def _require_hash(key: str, found: str, sha256: str) -> None:

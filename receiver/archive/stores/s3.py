@@ -9,6 +9,7 @@ the ledger's claims prevent that, because only one worker has an asset.
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,13 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from receiver.archive.stores import AddressingStyle, Checksums, Verify, require_key
-from receiver.archive.stores.s3_errors import error_code, remedy, status
+from receiver.archive.stores.s3_errors import (
+    error_code,
+    is_taken,
+    is_unsupported,
+    remedy,
+    status,
+)
 from receiver.archive.stores.s3_probe import Capabilities, checksum, probe, refuses_wrong_hash
 from receiver.archive.stores.s3_read import CHUNK, Download, ReadBack, declared_hash, read_back
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
@@ -108,7 +115,15 @@ class S3Store:
         self._abilities: _Abilities | None = None  # found out at the first use
         self._probing = Lock()  # so that not every thread puts the marker
 
-    def put(self, key: str, path: Path, *, sha256: str, content_type: str) -> None:
+    def put(
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: str,
+        content_type: str,
+        hashed: os.stat_result | None = None,  # noqa: ARG002 - the server hashes
+    ) -> None:
         """Upload the file and, unless the server verifies it, read it back; see Store.
 
         If the bytes of an existing object differ from the hash in its own metadata, it is damaged
@@ -262,7 +277,7 @@ class S3Store:
         try:
             self._upload(name, body, sha256, content_type, IfNoneMatch="*")
         except ClientError as error:
-            if _is_taken(error):
+            if is_taken(error):
                 return False
             raise
         return True
@@ -329,7 +344,7 @@ class S3Store:
         try:
             self._put_marker(checksums=True)
         except ClientError as error:
-            if not _is_unsupported(error):
+            if not is_unsupported(error):
                 raise
             return False
         return True
@@ -343,9 +358,9 @@ class S3Store:
             try:
                 self._put_marker(checksums=checksums, IfNoneMatch="*")
             except ClientError as error:
-                if _is_taken(error):
+                if is_taken(error):
                     return True
-                if not _is_unsupported(error):
+                if not is_unsupported(error):
                     raise
                 # Without the header; if that was not the cause, this fails too.
                 self._put_marker(checksums=checksums)
@@ -379,20 +394,3 @@ class S3Store:
         # Without the user name and password that the URL may contain.
         endpoint = self._cached_client.meta.endpoint_url.rpartition("@")[2]
         return f"the bucket {self._bucket!r} at {endpoint}"
-
-
-def _is_taken(error: ClientError) -> bool:
-    """Return whether a conditional put was refused because the key exists, or is being written."""
-    return (
-        status(error) == HTTPStatus.PRECONDITION_FAILED
-        or error_code(error) == "ConditionalRequestConflict"
-    )
-
-
-def _is_unsupported(error: ClientError) -> bool:
-    """Return whether the server may have refused the condition itself."""
-    return status(error) == HTTPStatus.NOT_IMPLEMENTED or error_code(error) in (
-        "NotImplemented",
-        "InvalidArgument",
-        "InvalidRequest",
-    )

@@ -1,6 +1,7 @@
 """Error texts for S3 and boto3 errors: they say what to do and contain no secret."""
 
 import re
+from http import HTTPStatus
 
 from botocore.exceptions import (
     ClientError,
@@ -77,3 +78,20 @@ def error_code(error: Exception) -> str:
 def status(error: ClientError) -> int:
     """Return the HTTP status of the response."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_taken(error: ClientError) -> bool:
+    """Return whether a conditional put was refused because the key exists, or is being written."""
+    return (
+        status(error) == HTTPStatus.PRECONDITION_FAILED
+        or error_code(error) == "ConditionalRequestConflict"
+    )
+
+
+def is_unsupported(error: ClientError) -> bool:
+    """Return whether the server may have refused the condition itself."""
+    return status(error) == HTTPStatus.NOT_IMPLEMENTED or error_code(error) in (
+        "NotImplemented",
+        "InvalidArgument",
+        "InvalidRequest",
+    )

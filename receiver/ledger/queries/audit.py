@@ -64,7 +64,7 @@ def audit(connection: Connection, since: str = "") -> Audit:
 
 def _by_state(connection: Connection) -> dict[str, int]:
     question = select(jobs.c.state, func.count()).group_by(jobs.c.state)
-    return {state: number for state, number in connection.execute(question)}
+    return dict(connection.execute(question).all())
 
 
 def _announced(state: JobState) -> ColumnElement[bool]:

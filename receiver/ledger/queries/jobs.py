@@ -15,7 +15,6 @@ from receiver.ledger.rows import (
     Job,
     asset_of,
     job_of,
-    job_of_values,
 )
 from receiver.ledger.tables import assets, attempts, deliveries, hints, job_columns, jobs
 from receiver.model import JobState, Reason
@@ -112,7 +111,7 @@ class JobQueries:
                 return None
             found = connection.execute(_ASSETS_OF_JOB, {"ref": ref})
             return JobRecord(
-                job_of_values(row[:-1]),
+                job_of(row[:-1]),
                 row.params,
                 [asset_of(asset) for asset in found],
                 _delivery_log(connection, ref),
@@ -181,10 +180,13 @@ class JobQueries:
         """Return since when the oldest due row waits for a worker; None if none waits."""
         return self._read(lambda connection: claims.oldest_due(connection, now))
 
-    def next_due(self, table_name: str) -> float | None:
-        """Return when the next row of ``assets``, ``jobs`` or ``hints`` is due; None if none is."""
+    def next_due(self, table_name: str, *, suspects: bool = False) -> float | None:
+        """Return when the next row of ``assets``, ``jobs`` or ``hints`` is due; None if none is.
+
+        With ``suspects`` only rows that crashed a worker count.
+        """
         table = {"assets": assets, "jobs": jobs, "hints": hints}[table_name]
-        return self._read(lambda connection: claims.next_due(connection, table))
+        return self._read(lambda connection: claims.next_due(connection, table, suspects=suspects))
 
 
 def _delivery_log(connection: Connection, ref: str) -> list[DeliveryEntry]:
