@@ -4,13 +4,13 @@ import base64
 import gzip
 import json
 from collections.abc import Callable
-from contextlib import closing
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from archiving import PNG
+from http_server import HttpServer
 from ledgers import NOW, TIMING, Books, failed, succeeded, urls
-from outside_network import ScriptedServer, redirect
 from reconciling import ReconcileHarness
 
 from receiver.archive.conclusion import shortfall
@@ -223,10 +223,19 @@ def test_a_picture_inside_the_report_is_archived_from_it(
     assert broken.state is AssetState.FAILED
 
 
+class Redirecting(HttpServer):
+    """Redirects every POST."""
+
+    def handle_post(self, request: BaseHTTPRequestHandler) -> None:
+        request.rfile.read(int(request.headers["Content-Length"]))
+        request.send_response(308)
+        request.send_header("Location", "https://grsaiapi.com/v1/x?key=1")
+        request.end_headers()
+
+
 def test_the_doctor_names_a_redirect_and_its_target() -> None:
-    with closing(ScriptedServer((redirect("https://grsaiapi.com/v1/x?key=1", 308),))) as server:
-        address = f"http://127.0.0.1:{server.port}"
-        chosen = Settings.load({"GRSAI_BASE_URL": address})
+    with Redirecting() as server:
+        chosen = Settings.load({"GRSAI_BASE_URL": f"http://{server.address}"})
         with pytest.raises(checks.Trouble) as found:
             checks.provider(chosen, GrsaiClient("sk-any"))
     assert str(found.value).endswith(
