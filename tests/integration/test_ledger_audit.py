@@ -42,13 +42,13 @@ def test_the_numbers_of_the_audit_add_up(books: Books) -> None:
     assert books.totals.counts() == {**dict.fromkeys(map(str, JobState), 1), "failed": 2}
 
 
-def test_an_empty_ledger_is_in_order(books: Books) -> None:
+def test_the_audit_of_an_empty_ledger_is_ok(books: Books) -> None:
     audit = books.totals.audit()
     assert (audit.submitted, audit.difference, audit.ok) == (0, 0, True)
     assert books.totals.counts() == dict.fromkeys(JobState, 0)
 
 
-def test_a_recent_audit_examines_new_jobs_and_believes_the_state_of_old_ones(
+def test_a_recent_audit_examines_new_jobs_and_trusts_the_state_of_old_ones(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = one_of_each(books)
@@ -140,7 +140,7 @@ def test_of_many_jobs_that_violate_an_invariant_twenty_are_named(books: Books) -
     assert [len(refs) for refs in books.totals.audit().broken.values()] == [20]
 
 
-def test_an_audit_sees_one_moment_however_much_is_written_meanwhile(books: Books) -> None:
+def test_an_audit_reads_one_snapshot_while_others_write(books: Books) -> None:
     books.waiting()
 
     def count_twice(connection: Connection) -> list[int]:
@@ -159,9 +159,9 @@ def test_the_audit_holds_while_jobs_come_and_end(books: Books) -> None:
         for turn in range(6):
             books.failed(f"task-{number}-{turn}")
 
-    def audit_again_and_again() -> None:
+    def audit_repeatedly() -> None:
         assert [audit.difference for audit in (books.totals.audit() for _ in range(12))] == [0] * 12
 
-    works: list[Callable[[], None]] = [partial(live, number) for number in range(3)]
-    side_by_side([*works, audit_again_and_again])
+    threads: list[Callable[[], None]] = [partial(live, number) for number in range(3)]
+    side_by_side([*threads, audit_repeatedly])
     assert books.totals.audit().failed == 18

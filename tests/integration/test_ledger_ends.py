@@ -23,14 +23,14 @@ from receiver.providers.grsai.reports import read_report
 pytestmark = pytest.mark.both_databases
 
 
-class StubbornError(Exception):
+class PlannedError(Exception):
     """Raised in the middle of a transaction."""
 
 
 # Ends.
 
 
-def test_the_last_asset_has_its_job_concluded_and_each_end_has_one_event(books: Books) -> None:
+def test_a_job_is_concluded_after_its_last_asset_and_each_end_has_one_event(books: Books) -> None:
     ref = books.archiving(2)
     first, second = books.assets.claim(2)
     books.assets.finish(first, stored(first))
@@ -73,9 +73,9 @@ def test_an_asset_that_is_given_up_says_why_and_is_not_announced_as_archived(
     assert (books.event_types(ref), books.job(ref).due_at) == (event, NOW)
 
 
-@pytest.mark.parametrize("bring", [Books.submitting, Books.waiting])
-def test_a_job_without_a_result_expires(books: Books, bring: Callable[[Books], str]) -> None:
-    ref = bring(books)
+@pytest.mark.parametrize("make", [Books.submitting, Books.waiting])
+def test_a_job_without_a_result_expires(books: Books, make: Callable[[Books], str]) -> None:
+    ref = make(books)
     books.jobs.expire(ref, "no word")
     job = books.job(ref)
     assert (job.state, job.message, job.reason, job.finished_at) == (
@@ -106,13 +106,13 @@ def test_an_event_is_rolled_back_with_its_change(books: Books) -> None:
     ref = books.waiting()
     before = books.everything()
 
-    def stumble(connection: Connection) -> None:
+    def fail(connection: Connection) -> None:
         delivery = Delivery(ref, Source.CALLBACK, failed(), NOW)
         books.inbox._take(connection, Item(delivery, read_report(delivery.body), "0" * 64))
-        raise StubbornError
+        raise PlannedError
 
-    with pytest.raises(StubbornError):
-        books.database.write(stumble)
+    with pytest.raises(PlannedError):
+        books.database.write(fail)
     assert books.everything() == before
 
 
@@ -126,7 +126,7 @@ def test_a_delivery_that_cannot_be_stored_notifies_no_worker() -> None:
 # An operator's retry.
 
 
-def test_a_failed_job_is_asked_for_again_in_a_new_round(books: Books) -> None:
+def test_a_failed_job_is_polled_again_in_a_new_round(books: Books) -> None:
     ref = books.failed()
     books.clock.advance(100)
     job = books.operator.retry(ref)
@@ -148,7 +148,7 @@ def test_a_failed_job_is_asked_for_again_in_a_new_round(books: Books) -> None:
     assert books.totals.audit().ok
 
 
-def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Books) -> None:
+def test_a_job_with_a_lost_asset_is_reopened_for_that_asset_only(books: Books) -> None:
     ref = books.archiving(2)
     good, bad = books.assets.claim(2)
     books.assets.finish(good, stored(good))
@@ -182,7 +182,7 @@ def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Book
 
 
 @pytest.mark.parametrize(
-    ("bring", "complaint"),
+    ("make", "message"),
     [
         (Books.submitting, "is submitting: there is nothing to retry"),
         (Books.waiting, "is waiting: there is nothing to retry"),
@@ -195,11 +195,11 @@ def test_a_job_with_a_lost_asset_is_opened_again_for_that_asset_only(books: Book
         (lambda _: "nowhere", "there is no job nowhere"),
     ],
 )
-def test_a_retry_that_cannot_help_is_refused_and_says_why(
-    books: Books, bring: Callable[[Books], str], complaint: str
+def test_a_retry_that_cannot_help_is_refused_with_the_reason(
+    books: Books, make: Callable[[Books], str], message: str
 ) -> None:
-    ref = bring(books)
+    ref = make(books)
     before = books.everything()
-    with pytest.raises(ReceiverError, match=complaint):
+    with pytest.raises(ReceiverError, match=message):
         books.operator.retry(ref)
     assert books.everything() == before

@@ -44,7 +44,7 @@ def test_the_oldest_hint_is_deleted_so_that_a_flood_does_not_stop_new_ones(
 ) -> None:
     monkeypatch.setattr("receiver.ledger.hints.MOST_WAITING", 3)
     books.hints.add("task-0")
-    (held,) = books.hints.claim(1)
+    (claimed,) = books.hints.claim(1)
     for number in range(1, 6):
         books.clock.advance(1)
         assert books.hints.add(f"task-{number}") is True
@@ -52,8 +52,8 @@ def test_the_oldest_hint_is_deleted_so_that_a_flood_does_not_stop_new_ones(
         "task-0",
         "task-4",
         "task-5",
-    ], "what is just looked into stays"
-    books.hints.drop(held.row)
+    ], "a claimed hint is kept"
+    books.hints.drop(claimed.row)
 
 
 def test_the_same_hint_from_many_callbacks_at_once_is_stored_once(books: Books) -> None:

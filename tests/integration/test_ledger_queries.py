@@ -40,7 +40,7 @@ def test_pages_of_jobs_follow_each_other_from_the_newest_to_the_oldest(
     assert seen == refs
 
 
-def test_a_job_that_comes_while_somebody_turns_pages_does_not_disturb_them(books: Books) -> None:
+def test_a_new_job_does_not_change_the_following_pages(books: Books) -> None:
     refs = several(books, 4)
     first = [job.ref for job in books.queries.jobs(limit=2)]
     books.submitting()
@@ -79,7 +79,7 @@ def test_jobs_are_found_by_their_state(books: Books) -> None:
         ("no such thing", []),
     ],
 )
-def test_a_search_takes_every_sign_to_the_letter_and_no_case_to_heart(
+def test_a_search_matches_every_character_literally_and_ignores_case(
     books: Books, search: str, found: list[str]
 ) -> None:
     for prompt in (
@@ -106,7 +106,7 @@ def test_a_search_looks_at_the_ref_the_providers_id_the_model_and_the_prompt(boo
     assert books.queries.jobs(search="fox", state=JobState.ARCHIVED) == []
 
 
-def test_jobs_and_assets_are_found_by_name_and_the_unknown_is_passed_over(books: Books) -> None:
+def test_jobs_and_assets_are_found_by_ref_and_unknown_refs_are_ignored(books: Books) -> None:
     first, second = books.archiving(2, "task-1"), books.waiting("task-2")
     assert [job.ref for job in books.queries.jobs_named(["nowhere", second, first])] == sorted(
         [first, second]
@@ -121,7 +121,7 @@ def test_jobs_and_assets_are_found_by_name_and_the_unknown_is_passed_over(books:
     assert books.queries.job("nowhere") is None
 
 
-def test_deliveries_are_given_back_as_they_came_and_in_their_order(books: Books) -> None:
+def test_deliveries_are_returned_unchanged_and_in_order(books: Books) -> None:
     ref = books.waiting()
     bodies = [
         running(progress=1),
@@ -142,7 +142,7 @@ def test_deliveries_are_given_back_as_they_came_and_in_their_order(books: Books)
 # What is due.
 
 
-def test_the_oldest_due_work_is_that_which_waits_for_a_thread_the_longest(books: Books) -> None:
+def test_the_oldest_due_work_is_what_has_waited_longest_for_a_thread(books: Books) -> None:
     assert (books.queries.oldest_due(NOW + 1e9), books.queries.next_due("jobs")) == (None, None)
     books.waiting()
     assert (books.queries.oldest_due(NOW), books.queries.next_due("jobs")) == (
@@ -166,9 +166,9 @@ def test_the_oldest_due_work_is_that_which_waits_for_a_thread_the_longest(books:
     assert books.queries.oldest_due(NOW + 30) == NOW + 20
 
 
-@pytest.mark.parametrize("bring", [Books.archived, Books.failed, Books.expired])
-def test_a_job_that_is_over_is_never_due(books: Books, bring: Callable[[Books], str]) -> None:
-    bring(books)
+@pytest.mark.parametrize("make", [Books.archived, Books.failed, Books.expired])
+def test_a_job_that_is_over_is_never_due(books: Books, make: Callable[[Books], str]) -> None:
+    make(books)
     assert [books.queries.next_due(table) for table in ("jobs", "assets", "hints")] == [None] * 3
 
 
@@ -209,7 +209,7 @@ def test_reading_events_page_by_page_never_skips_one_that_becomes_visible_later(
         first = threads.submit(books.database.write, end_slowly)
         assert written.wait(20)
         second = threads.submit(books.deliver, quick, failed(provider_id="task-2"))
-        until(lambda: second.done() or is_kept_waiting(books))
+        until(lambda: second.done() or a_write_waits(books))
         seen = books.events.after()
         read.set()
         first.result()
@@ -218,20 +218,20 @@ def test_reading_events_page_by_page_never_skips_one_that_becomes_visible_later(
     assert [event["ref"] for event in seen] == [slow, quick]
 
 
-def is_kept_waiting(books: Books) -> bool:
+def a_write_waits(books: Books) -> bool:
     """Return whether a write waits for another one."""
     if isinstance(books.database, SqliteDatabase):
         return len(books.database._group_commit._queue) > 0
-    question = (
+    statement = (
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     return bool(
-        books.database.read(lambda connection: connection.exec_driver_sql(question).scalar_one())
+        books.database.read(lambda connection: connection.exec_driver_sql(statement).scalar_one())
     )
 
 
-# A ledger that is away.
+# A ledger that cannot be reached.
 
 
 @pytest.mark.parametrize(
@@ -239,16 +239,18 @@ def is_kept_waiting(books: Books) -> bool:
     ["sqlite:////dev/null/ledger.sqlite3", "postgresql+psycopg://nobody@/nowhere?host=/dev/null"],
 )
 @pytest.mark.parametrize(
-    "ask",
+    "work",
     [lambda books: books.totals.counts(), lambda books: books.totals.audit(), Books.submitting],
 )
-def test_a_ledger_that_is_away_says_so(url: str, ask: Callable[[Books], object]) -> None:
+def test_a_ledger_that_cannot_be_reached_raises_a_ledger_error(
+    url: str, work: Callable[[Books], object]
+) -> None:
     with (
         opened(url) as books,
         pytest.raises(LedgerError, match=r"the ledger can(not)? be (used|written) now"),
     ):
-        ask(books)
+        work(books)
 
 
-def test_a_ledger_that_is_there_answers(books: Books) -> None:
+def test_a_ledger_that_can_be_reached_answers(books: Books) -> None:
     books.totals.counts()

@@ -23,10 +23,8 @@ from receiver.model import (
 
 pytestmark = pytest.mark.both_databases
 
-# A job's beginning.
 
-
-def test_a_job_is_written_down_before_it_is_posted(books: Books) -> None:
+def test_a_job_is_stored_before_it_is_posted(books: Books) -> None:
     job = books.job(books.submitting())
     assert (job.state, job.provider_id, job.outcome, job.round, job.attempts) == (
         JobState.SUBMITTING,
@@ -51,21 +49,19 @@ def test_a_job_is_written_down_before_it_is_posted(books: Books) -> None:
 @pytest.mark.parametrize(
     "prompt", ["", "红色的狐狸 🦊", 'it\'s 100 % "quoted"; DROP TABLE jobs; --', "x" * 100_000]
 )
-def test_a_prompt_is_kept_to_the_letter(books: Books, prompt: str) -> None:
+def test_a_prompt_is_stored_unchanged(books: Books, prompt: str) -> None:
     assert books.job(books.submitting(prompt)).prompt == prompt
 
 
 @pytest.mark.parametrize(
     ("mode", "wait"), [(Mode.WEBHOOK, TIMING.poll_after), (Mode.POLL, TIMING.poll_interval)]
 )
-def test_an_accepted_job_waits_and_is_asked_about_in_time(
-    books: Books, mode: Mode, wait: float
-) -> None:
+def test_an_accepted_job_waits_and_is_polled_in_time(books: Books, mode: Mode, wait: float) -> None:
     job = books.jobs.record_accepted(books.submitting(mode=mode), "task-1")
     assert (job.state, job.provider_id, job.due_at) == (JobState.WAITING, "task-1", NOW + wait)
 
 
-def test_a_refused_job_failed_in_the_providers_words(books: Books) -> None:
+def test_a_refused_job_fails_with_the_providers_message(books: Books) -> None:
     job = books.jobs.record_refused(books.submitting(), "insufficient credits")
     assert (job.state, job.reason, job.message) == (
         JobState.FAILED,
@@ -84,12 +80,12 @@ def test_a_refusal_after_a_callback_changes_nothing(books: Books) -> None:
     assert books.everything() == before
 
 
-@pytest.mark.parametrize("happening", [Jobs.record_accepted, Jobs.record_refused, Jobs.expire])
+@pytest.mark.parametrize("change", [Jobs.record_accepted, Jobs.record_refused, Jobs.expire])
 def test_a_job_that_is_not_there_is_named(
-    books: Books, happening: Callable[[Jobs, str, str], object]
+    books: Books, change: Callable[[Jobs, str, str], object]
 ) -> None:
     with pytest.raises(ReceiverError, match="there is no job nowhere"):
-        happening(books.jobs, "nowhere", "word")
+        change(books.jobs, "nowhere", "word")
 
 
 @pytest.mark.parametrize(
@@ -127,9 +123,9 @@ def with_key(books: Books, key: str | None = "order-1") -> Job:
 
 def test_a_callers_key_is_taken_by_one_job_and_its_holder_is_named(books: Books) -> None:
     holder = with_key(books)
-    with pytest.raises(KeyTakenError) as taken:
+    with pytest.raises(KeyTakenError) as error:
         with_key(books)
-    assert (taken.value.ref, books.jobs.key_holder("order-1")) == (holder.ref, holder)
+    assert (error.value.ref, books.jobs.key_holder("order-1")) == (holder.ref, holder)
     assert (
         len({with_key(books, "order-2").ref, with_key(books, None).ref, with_key(books, None).ref})
         == 3
@@ -155,11 +151,11 @@ def test_of_many_submits_with_one_key_at_once_one_makes_a_job(books: Books) -> N
 def ref_for_key(books: Books, key: str) -> str:
     try:
         return with_key(books, key).ref
-    except KeyTakenError as taken:
-        return taken.ref
+    except KeyTakenError as error:
+        return error.ref
 
 
-def test_a_job_that_never_reached_the_provider_is_taken_back(books: Books) -> None:
+def test_a_job_that_never_reached_the_provider_is_withdrawn(books: Books) -> None:
     books.jobs.withdraw(with_key(books).ref)
     assert books.everything()["jobs"] == []
     assert with_key(books).key == "order-1"
@@ -179,11 +175,11 @@ def test_a_job_with_a_report_is_not_withdrawn(books: Books, body: bytes) -> None
 def test_reading_a_job_does_not_wait_for_a_transaction_that_changes_it(books: Books) -> None:
     ref = books.waiting()
 
-    def look_while_it_is_locked(connection: Connection) -> Job:
+    def read_while_locked(connection: Connection) -> Job:
         assert find_job(connection, ref, locked=True) is not None
         return books.jobs.get(ref)
 
-    assert books.database.write(look_while_it_is_locked).ref == ref
+    assert books.database.write(read_while_locked).ref == ref
 
 
 def test_an_id_that_is_another_jobs_is_left_out(books: Books) -> None:

@@ -57,16 +57,16 @@ def empty_url(request: pytest.FixtureRequest) -> str:
     )
 
 
-def looked_at(url: str, look: Callable[[Connection], Any]) -> Any:
+def run_on(url: str, work: Callable[[Connection], Any]) -> Any:
     """Inspect a database with a separate connection."""
     engine = create_engine(url)
     with engine.begin() as connection:
-        found = look(connection)
+        found = work(connection)
     engine.dispose()
     return found
 
 
-def everything_about_it(connection: Connection) -> dict[str, object]:
+def describe_tables(connection: Connection) -> dict[str, object]:
     """Return everything that the database reports about our tables."""
     inspector = inspect(connection)
     return {
@@ -100,14 +100,14 @@ def condition(index: ReflectedIndex) -> str:
     return str(options.get("sqlite_where", options.get("postgresql_where", "")))
 
 
-def in_another_process(script: str, *arguments: str) -> "subprocess.Popen[str]":
+def start_python(script: str, *arguments: str) -> "subprocess.Popen[str]":
     """Start a Python process that may be killed or raced with."""
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
 
 
-def complaints(process: "subprocess.Popen[str]") -> str:
+def stderr_of(process: "subprocess.Popen[str]") -> str:
     """Wait for the process; return its stderr."""
     return process.communicate(timeout=60)[1]
 
@@ -115,10 +115,10 @@ def complaints(process: "subprocess.Popen[str]") -> str:
 # What a migration makes.
 
 
-def test_a_migrated_ledger_is_exactly_what_the_tables_say(empty_url: str) -> None:
+def test_a_migrated_schema_equals_the_tables(empty_url: str) -> None:
     schema.migrate(empty_url)
     assert (
-        looked_at(
+        run_on(
             empty_url,
             lambda connection: compare_metadata(MigrationContext.configure(connection), metadata),
         )
@@ -126,13 +126,13 @@ def test_a_migrated_ledger_is_exactly_what_the_tables_say(empty_url: str) -> Non
     )
 
 
-def test_a_migrated_ledger_has_the_very_rules_of_the_tables(empty_url: str) -> None:
+def test_a_migrated_schema_has_the_checks_and_defaults_of_the_tables(empty_url: str) -> None:
     # Alembic compares no CHECK, no default and no condition of an index.
     schema.migrate(empty_url)
-    migrated = looked_at(empty_url, everything_about_it)
-    looked_at(empty_url, metadata.drop_all)
-    looked_at(empty_url, metadata.create_all)
-    assert migrated == looked_at(empty_url, everything_about_it)
+    migrated = run_on(empty_url, describe_tables)
+    run_on(empty_url, metadata.drop_all)
+    run_on(empty_url, metadata.create_all)
+    assert migrated == run_on(empty_url, describe_tables)
 
 
 def test_head_is_the_newest_migration_of_the_folder() -> None:
@@ -155,28 +155,26 @@ def test_migrating_again_changes_nothing(ledger_url: str) -> None:
 
 def test_processes_that_migrate_at_once_wait_for_each_other(empty_url: str) -> None:
     migrate = "import sys; from receiver.ledger import schema; schema.migrate(sys.argv[1])"
-    racers = [in_another_process(migrate, empty_url) for _ in range(2)]
-    assert [(complaints(racer), racer.returncode) for racer in racers] == [("", 0)] * 2
+    processes = [start_python(migrate, empty_url) for _ in range(2)]
+    assert [(stderr_of(process), process.returncode) for process in processes] == [("", 0)] * 2
     with opened(empty_url) as books:
         schema.require_current(books.database)
         books.submitting()
 
 
-def test_a_migration_that_is_killed_half_way_leaves_the_schema_it_found(empty_url: str) -> None:
-    die_at_the_first_index = """
+def test_a_migration_that_is_killed_half_way_leaves_the_old_schema(empty_url: str) -> None:
+    killed_at_the_first_index = """
 import os, signal, sys
 from alembic import op
 from receiver.ledger import schema
 op.create_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 schema.migrate(sys.argv[1])
 """
-    process = in_another_process(die_at_the_first_index, empty_url)
-    assert complaints(process) == ""
+    process = start_python(killed_at_the_first_index, empty_url)
+    assert stderr_of(process) == ""
     assert process.returncode == -9
     until(
-        lambda: (
-            looked_at(empty_url, lambda connection: inspect(connection).get_table_names()) == []
-        ),
+        lambda: run_on(empty_url, lambda connection: inspect(connection).get_table_names()) == [],
         what="an empty ledger",
     )
     schema.migrate(empty_url)
@@ -199,7 +197,7 @@ def test_a_ledger_of_another_schema_is_refused_with_the_remedy(
 ) -> None:
     if found:
         schema.migrate(empty_url)
-        looked_at(
+        run_on(
             empty_url,
             lambda connection: connection.execute(
                 text("UPDATE alembic_version SET version_num = :found"), {"found": found}

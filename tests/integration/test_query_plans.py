@@ -38,7 +38,7 @@ MANY = 3000
 
 
 @pytest.fixture
-def many(books: Books) -> Books:
+def large_ledger(books: Books) -> Books:
     """Fill a ledger: 3,000 final jobs with a delivery and an asset each, and 20 unfinished jobs."""
     texts = dict.fromkeys(("base_url", "model", "prompt"), "")
     job = {
@@ -90,8 +90,8 @@ def many(books: Books) -> Books:
     return books
 
 
-QUESTIONS: dict[str, Callable[[Connection], object]] = {
-    "claim assets": lambda connection: Assets(Inside(connection), lambda: NOW).claim(2),
+STATEMENTS: dict[str, Callable[[Connection], object]] = {
+    "claim assets": lambda connection: Assets(OneConnection(connection), lambda: NOW).claim(2),
     "claim jobs": lambda connection: jobs_at(connection, NOW + 1e6).claim(2, complete=False),
     "claim complete jobs": lambda connection: jobs_at(connection, NOW + 1e6).claim(
         2, complete=True
@@ -102,33 +102,37 @@ QUESTIONS: dict[str, Callable[[Connection], object]] = {
     "job": lambda connection: find_job(connection, "1", locked=True),
     "provider's id": lambda connection: find_job_by_provider_id(connection, "grsai", "task-1"),
     "caller's key": lambda connection: find_job_by_key(connection, "1"),
-    "a job's assets": lambda connection: JobQueries(Inside(connection)).assets(["1"]),
+    "a job's assets": lambda connection: JobQueries(OneConnection(connection)).assets(["1"]),
     "a job's pending assets": lambda connection: count_pending(connection, "1"),
     "a job's empty deliveries": lambda connection: had_empty_success(connection, "1"),
-    "page of a rare state": lambda connection: JobQueries(Inside(connection)).jobs(
+    "page of a rare state": lambda connection: JobQueries(OneConnection(connection)).jobs(
         state=JobState.ARCHIVING
     ),
-    "page of a common state": lambda connection: JobQueries(Inside(connection)).jobs(
+    "page of a common state": lambda connection: JobQueries(OneConnection(connection)).jobs(
         state=JobState.ARCHIVED, after=f"{2000:026}"
     ),
-    "page of all": lambda connection: JobQueries(Inside(connection)).jobs(),
+    "page of all": lambda connection: JobQueries(OneConnection(connection)).jobs(),
     "what waits": lambda connection: BacklogQueries(
-        Inside(connection), 7200, lambda: NOW
+        OneConnection(connection), 7200, lambda: NOW
     ).measure(),
-    "next event to deliver": lambda connection: Outbox(Inside(connection), lambda: NOW).next_due(
-        "log:"
-    ),
+    "next event to deliver": lambda connection: Outbox(
+        OneConnection(connection), lambda: NOW
+    ).next_due("log:"),
     "claim and deliver events": lambda connection: deliver_events(
-        Outbox(Inside(connection), lambda: NOW)
+        Outbox(OneConnection(connection), lambda: NOW)
     ),
-    "events set aside": lambda connection: EventQueries(Inside(connection)).set_aside(),
-    "events that follow": lambda connection: EventQueries(Inside(connection)).following(MANY - 10),
-    "events delivered long ago": lambda connection: Outbox(Inside(connection), lambda: NOW).prune(),
+    "events set aside": lambda connection: EventQueries(OneConnection(connection)).set_aside(),
+    "events that follow": lambda connection: EventQueries(OneConnection(connection)).following(
+        MANY - 10
+    ),
+    "events delivered long ago": lambda connection: Outbox(
+        OneConnection(connection), lambda: NOW
+    ).prune(),
 }
 
 
 def jobs_at(connection: Connection, now: float) -> Jobs:
-    return Jobs(Inside(connection), TIMING, lambda: now)
+    return Jobs(OneConnection(connection), TIMING, lambda: now)
 
 
 def deliver_events(outbox: Outbox) -> None:
@@ -144,32 +148,32 @@ ON_POSTGRESQL: dict[str, Callable[[Connection], object]] = {
 }
 
 
-def test_no_everyday_statement_reads_a_whole_table(many: Books, ledger_url: str) -> None:
-    questions = QUESTIONS | (ON_POSTGRESQL if ledger_url.startswith("postgresql") else {})
+def test_no_frequent_statement_reads_a_whole_table(large_ledger: Books, ledger_url: str) -> None:
+    statements = STATEMENTS | (ON_POSTGRESQL if ledger_url.startswith("postgresql") else {})
     plans = {
-        name: many.database.write(partial(plans_of, question=question))
-        for name, question in questions.items()
+        name: large_ledger.database.write(partial(plans_of, work=work))
+        for name, work in statements.items()
     }
     assert all(plans.values())
     assert {name: plan for name, plan in plans.items() if any(map(reads_a_whole_table, plan))} == {}
 
 
-def test_suspects_are_found_by_their_crashes_however_much_is_due(many: Books) -> None:
+def test_suspects_are_found_by_their_crashes_however_much_is_due(large_ledger: Books) -> None:
     due = {"due_at": NOW, "finished_at": None}
-    many.database.write(
+    large_ledger.database.write(
         lambda connection: connection.execute(update(assets).values({**due, "state": "pending"}))
     )
-    many.database.write(
+    large_ledger.database.write(
         lambda connection: connection.execute(update(jobs).values({**due, "state": "archiving"}))
     )
-    many.execute("ANALYZE")
-    for name, question in {
-        "ix_assets_crashed": lambda connection: Assets(Inside(connection), lambda: NOW).claim(
-            2, suspects=True
-        ),
+    large_ledger.execute("ANALYZE")
+    for name, work in {
+        "ix_assets_crashed": lambda connection: Assets(
+            OneConnection(connection), lambda: NOW
+        ).claim(2, suspects=True),
         "ix_jobs_crashed": lambda connection: jobs_at(connection, NOW + 1e6).claim_suspects(2),
     }.items():
-        (plan,) = many.database.write(partial(plans_of, question=question))
+        (plan,) = large_ledger.database.write(partial(plans_of, work=work))
         assert name in plan
 
 
@@ -199,7 +203,7 @@ def whole_indexes(seen: Inspector, table: str) -> list[Sequence[str | None]]:
     return [*indexes, *unique, list(seen.get_pk_constraint(table)["constrained_columns"])]
 
 
-class Inside:
+class OneConnection:
     """A database that is one open connection, so that the plans of a report can be seen."""
 
     def __init__(self, connection: Connection) -> None:
@@ -216,22 +220,24 @@ class Inside:
     def close(self) -> None: ...
 
 
-def plans_of(connection: Connection, question: Callable[[Connection], object]) -> list[str]:
-    """Return the plan of each statement of ``question``."""
-    asked: list[tuple[str, Any]] = []
+def plans_of(connection: Connection, work: Callable[[Connection], object]) -> list[str]:
+    """Return the plan of each statement of ``work``."""
+    executed: list[tuple[str, Any]] = []
 
-    def note(_connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
-        asked.append((statement, values))
+    def record(
+        _connection: object, _cursor: object, statement: str, values: Any, *_: object
+    ) -> None:
+        executed.append((statement, values))
 
-    event.listen(connection, "before_cursor_execute", note)
-    question(connection)
-    event.remove(connection, "before_cursor_execute", note)
+    event.listen(connection, "before_cursor_execute", record)
+    work(connection)
+    event.remove(connection, "before_cursor_execute", record)
     explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
     return [
         "\n".join(
             str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", values)
         )
-        for statement, values in asked
+        for statement, values in executed
     ]
 
 

@@ -33,7 +33,7 @@ NOTHING_EXEMPT = AddressPolicy()
         ),
     ],
 )
-def test_a_plain_url_is_taken_apart(url: str, target: Target) -> None:
+def test_a_plain_url_is_parsed(url: str, target: Target) -> None:
     assert NOTHING_EXEMPT.check_url(url) == target
 
 
@@ -45,7 +45,7 @@ def test_a_plain_url_is_taken_apart(url: str, target: Target) -> None:
         ("http://[2400:cb00::1]:443/a", "http://[2400:cb00::1]:443/a"),
     ],
 )
-def test_a_target_can_be_put_together_again(url: str, again: str) -> None:
+def test_a_target_is_written_as_a_url(url: str, again: str) -> None:
     assert NOTHING_EXEMPT.check_url(url).url == again
 
 
