@@ -339,7 +339,7 @@ class Services:
     def worker(self) -> WorkerProcess:
         """Return the worker of this process."""
         if isinstance(self.database, PostgresDatabase):
-            self.database.hold_on_connect(self.worker_number)
+            self.database.hold_lock(self.worker_number)
         return WorkerProcess(
             self.settings.data_dir,
             self.engine,

@@ -138,12 +138,18 @@ def _delivery_table(services: Services, ref: str) -> Table:
         "received",
         "verdict",
         "bytes",
+        "repaired",
         title="deliveries",
         title_justify="left",
     )
     for row in services.queries.delivery_log(ref):
         table.add_row(
-            str(row.id), row.source, timestamp(row.received_at), row.verdict, str(row.size)
+            str(row.id),
+            row.source,
+            timestamp(row.received_at),
+            row.verdict,
+            str(row.size),
+            row.repaired,
         )
     return table
 

@@ -42,9 +42,6 @@ _CONNECTION = {
 _CONNECTIONS = 16
 # How often a transaction is attempted that a conflict or a server restart rolled back.
 _ATTEMPTS = 3
-# Groups that a process commits at the same time: one collects callbacks while the other waits for
-# the disk.
-_LEADERS = 2
 _DEADLOCK = ("40P01", "40001")
 
 
@@ -61,7 +58,7 @@ class PostgresDatabase:
             pool_timeout=POOL_TIMEOUT,
             pool_pre_ping=True,
         )
-        self._group_commit = GroupCommit(self._commit, leaders=_LEADERS)
+        self._group_commit = GroupCommit(self._commit)
         self._sender = NotificationSender(
             lambda: self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         )
@@ -140,10 +137,12 @@ class PostgresDatabase:
         self._sender.send(names)
         return value
 
-    def hold_on_connect(self, number: int) -> None:
+    def hold_lock(self, number: int) -> None:
         """Hold the lock of the worker with this number on every connection from now on."""
 
-        def hold(driver: Any, record: Any) -> None:
+        def hold(driver: Any, record: Any, _proxy: Any) -> None:
+            if liveness.WORKER in record.info:  # emptied by SQLAlchemy when it connects again
+                return
             try:
                 liveness.hold(driver, number)
                 driver.commit()
@@ -151,8 +150,8 @@ class PostgresDatabase:
                 raise LedgerError(f"the ledger cannot be used now: {error}") from error
             record.info[liveness.WORKER] = number
 
-        event.listen(self._engine, "connect", hold)
-        self._engine.dispose()  # connections opened before do not hold it
+        # Not when connecting: some connections may be open already.
+        event.listen(self._engine, "checkout", hold)
 
     def close(self) -> None:
         """Send the last notifications and close the pool."""

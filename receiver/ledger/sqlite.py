@@ -45,7 +45,7 @@ class SqliteDatabase:
         self._writing: Connection | None = None
         self._lock_path = path.with_name(path.name + ".lock")
         self._open_mark = _OpenMark(path)
-        self._group_commit = GroupCommit(self._commit, leaders=1)
+        self._group_commit = GroupCommit(self._commit)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a snapshot; writers do not disturb it."""

@@ -19,7 +19,7 @@ RENEWALS = 3
 PAUSE = 2.0
 # From this attempt on such work waits until its lease ends and counts as a crash: if a row always
 # makes the ledger fail, it must end as a suspect.
-_ATTEMPTS = 5
+MOST_ATTEMPTS = 5
 
 
 class Leases:
@@ -43,7 +43,7 @@ class Leases:
             queue.run(claimed)
         except LedgerError as error:
             log.error("ledger unavailable, work repeats", queue=queue.name, error=str(error))  # noqa: TRY400 - the text is enough
-            if claimed.row.attempts < _ATTEMPTS:
+            if claimed.row.attempts < MOST_ATTEMPTS:
                 with self._lock:
                     self._interrupted.append(claimed)
         except Exception:

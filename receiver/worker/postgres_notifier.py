@@ -66,15 +66,16 @@ class PostgresNotifier:
         stopped, stop = os.pipe2(os.O_CLOEXEC)
         thread = threading.Thread(target=self._run, args=(stopped,), name="listener", daemon=True)
         thread.start()
-        try:
-            with Listener(reader) as listener:
+        with Listener(reader) as listener:
+            try:
                 yield listener
-        finally:
-            os.close(stop)  # which makes ``stopped`` readable
-            with self._lock:
-                writer, self._writer = self._writer, None
-            os.close(writer)
-            thread.join(_STOP_TIMEOUT)
+            finally:
+                # Before the reader is closed: threads may still notify.
+                with self._lock:
+                    writer, self._writer = self._writer, None
+                os.close(writer)
+                os.close(stop)  # which makes ``stopped`` readable
+                thread.join(_STOP_TIMEOUT)
 
     def _run(self, stopped: int) -> None:
         """Listen until ``stopped`` is readable, then close it; reopen a lost connection."""

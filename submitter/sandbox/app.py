@@ -13,13 +13,16 @@ from werkzeug.wrappers import Response as BaseResponse
 from submitter.sandbox import control, responses
 from submitter.sandbox.connection import CONNECTION
 from submitter.sandbox.downloads import download, html_page
-from submitter.sandbox.request import Kind, RefusedError, Reply, read_request
+from submitter.sandbox.fields import field_faults
+from submitter.sandbox.request import Kind, RefusedError, Reply, TaskRequest, read_request
 from submitter.sandbox.runner import Runner
+from submitter.sandbox.spelling import submit_answer
 from submitter.sandbox.tasks import Task
 
 _LEGACY = {
     "/v1/draw/completions": Kind.IMAGE,
     "/v1/draw/nano-banana": Kind.CAPTIONED,
+    "/v1/draw/flux": Kind.IMAGE,
     "/v1/video/sora-video": Kind.SORA,
     "/v1/video/veo": Kind.VEO,
 }
@@ -75,12 +78,15 @@ def create_app(
         try:
             task_request = read_request(kind, body, script)
             access.check_model(task_request.model)
+            faults = _checked_fields(task_request, body)
         except RefusedError as error:
             runner.tasks.count("refused")
-            if error.status and error.status >= 500:  # noqa: PLR2004 - HTTP's own numbers
-                return html_page(error.status, f"{error.status} {error}")
-            return responses.refusal(str(error), error.status, newer=kind is None)
+            return _refused(error, newer=kind is None)
+        if other := _not_accepted(task_request):
+            runner.tasks.count("refused")
+            return other
         task = runner.accept(task_request, body)
+        task.field_faults = faults
         return _answer(task, runner, stopping)
 
     def add(path: str, kind: Kind | None) -> None:
@@ -96,6 +102,31 @@ def create_app(
     return app
 
 
+def _checked_fields(task_request: TaskRequest, body: dict[str, Any]) -> list[str]:
+    """Return what the vendor would ignore or reject; raise RefusedError if the script is strict."""
+    faults = field_faults(request.path, body)
+    if task_request.script.strict and faults:
+        raise RefusedError("; ".join(faults))
+    return faults
+
+
+def _refused(error: RefusedError, *, newer: bool) -> ResponseReturnValue:
+    if error.status and error.status >= 500:  # noqa: PLR2004 - HTTP's own numbers
+        return html_page(error.status, f"{error.status} {error}")
+    return responses.refusal(str(error), error.status, newer=newer)
+
+
+def _not_accepted(task_request: TaskRequest) -> Response | None:
+    """Return the answer of a script by which the submit is neither accepted nor plainly refused."""
+    script = task_request.script
+    if script.answer.mode == "redirect":
+        return Response(status=302, headers={"Location": script.answer.to})
+    if task_request.reply is Reply.STREAM and script.stream.mode == "error_event":
+        event = json.dumps(responses.envelope(None, -1, "refused inside the stream"))
+        return Response(f"data: {event}\n\n", mimetype="text/event-stream")
+    return None
+
+
 def _answer(task: Task, runner: Runner, stopping: threading.Event) -> ResponseReturnValue:
     """Answer an accepted submit as the request asks, unless its script has a fault here."""
     answer = task.request.script.answer
@@ -106,22 +137,66 @@ def _answer(task: Task, runner: Runner, stopping: threading.Event) -> ResponseRe
         stopping.wait(answer.seconds)
     if task.request.reply is Reply.STREAM:
         return _stream(task, runner, stopping)
+    if answer.mode == "finished":
+        task.finished.wait()
+        return Response(*_spelled(runner.result(task), task, runner, status=answer.status))
     if task.request.reply is not Reply.JSON:
-        return responses.submitted(task)
+        return _submitted(task)
     task.finished.wait()
     return (runner.result(task), 503 if task.status == "running" else 200)
+
+
+def _submitted(task: Task) -> Response:
+    """Return the answer with the id, in the spelling of the script."""
+    answer = task.request.script.answer
+    if answer.mode in ("ok", "slow"):
+        body, breaks = json.dumps(responses.submitted(task)).encode(), False
+    else:
+        body, breaks = submit_answer(task.id, answer.mode)
+    if not breaks:
+        return Response(body, answer.status, mimetype="application/json")
+
+    def pieces() -> Iterator[bytes]:
+        yield body
+        raise ConnectionAbortedError
+
+    broken = Response(pieces(), answer.status, mimetype="application/json")
+    broken.content_length = len(body) + 100
+    return broken
+
+
+def _spelled(
+    body: dict[str, Any], task: Task, runner: Runner, status: int = 200
+) -> tuple[bytes, int, dict[str, str]]:
+    data, headers = runner.spelled(task, body)
+    return data, status, headers
 
 
 def _stream(task: Task, runner: Runner, stopping: threading.Event) -> ResponseReturnValue:
     if task.request.script.stream.mode == "json_error":
         return responses.refusal("the stream could not be opened", None, newer=task.request.newer)
+    if task.request.script.stream.mode == "id":
+        return Response(json.dumps(responses.envelope({"id": task.id})), 200)
+    if task.request.script.stream.mode == "task":
+        task.finished.wait()
+        return Response(*_spelled(runner.result(task), task, runner))
     return Response(_events(task, runner, stopping), mimetype="text/event-stream")
 
 
 def _events(task: Task, runner: Runner, stopping: threading.Event) -> Iterator[bytes]:
     """Yield server-sent events of task objects until the task ends or the sandbox stops."""
     script = task.request.script
-    yield _event(responses.task_object(task, runner.files, "running", 0))
+
+    def event(body: dict[str, Any]) -> bytes:
+        text, _ = runner.spelled(task, body, in_stream=True)
+        match script.stream.mode:
+            case "lines":
+                return text + b"\n"
+            case "comments":
+                return b": ping\r\n\r\nevent: message\r\nid: 7\r\ndata:%b\r\n\r\n" % text
+        return b"data: " + text + b"\n\n"
+
+    yield event(responses.task_object(task, runner.files, "running", 0))
     if script.stream.mode == "hang":
         stopping.wait(script.stream.seconds)
         return
@@ -129,19 +204,15 @@ def _events(task: Task, runner: Runner, stopping: threading.Event) -> Iterator[b
     for part in range(1, parts):
         if task.finished.wait(script.delay / parts):
             break
-        yield _event(responses.task_object(task, runner.files, "running", 100 * part // parts))
+        yield event(responses.task_object(task, runner.files, "running", 100 * part // parts))
     if script.stream.mode == "cut":
         return
     task.finished.wait()
     if task.status == "running":  # the sandbox stops
         return
-    yield _event(runner.result(task))
-    if script.stream.mode != "no_done":
+    yield event(runner.result(task))
+    if script.stream.mode not in ("no_done", "lines"):
         yield b"data: [DONE]\n\n"
-
-
-def _event(body: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
 def _add_results(app: Flask, runner: Runner) -> None:
@@ -182,7 +253,9 @@ def _read(
         return missing
     if applies and fault.mode == "gateway":
         return html_page(502, _BAD_GATEWAY)
-    return wrap(runner.result(task, urls=not applies))
+    status = 400 if applies and fault.mode == "bad_request" else 200
+    body = wrap(runner.result(task, urls=not applies or fault.mode != "no_url"))
+    return Response(*_spelled(body, task, runner, status))
 
 
 def _add_files(app: Flask, runner: Runner, stopping: threading.Event) -> None:

@@ -58,17 +58,20 @@ def forge(url: str) -> str:
 class CallbackSender:
     """Sends reports with ``threads`` threads of the schedule and records every attempt in its task.
 
-    ``body`` makes the JSON of a report; ``timeout`` is in seconds, for connect and answer.
+    ``body`` makes the task object of a report, ``spell`` its bytes and headers; ``timeout`` is in
+    seconds, for connect and answer.
     """
 
     def __init__(
         self,
         schedule: Schedule,
         body: Callable[[Task, Report], dict[str, Any]],
+        spell: Callable[[Task, dict[str, Any]], tuple[bytes, dict[str, str]]],
         threads: int,
         timeout: float,
     ) -> None:
         self._schedule, self._body, self._timeout = schedule, body, timeout
+        self._spell = spell
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy of the environment before our own receiver
         self._session.headers["User-Agent"] = "grsai-sandbox"
@@ -117,10 +120,11 @@ class CallbackSender:
         url = task.request.webhook or ""
         url = forge(url) if report.forged else url
         body = self._body(task, report)
+        data, headers = self._spell(task, body)
         started, status, error_text = time.time(), None, ""
         try:
             with self._session.post(
-                url, json=body, allow_redirects=False, timeout=self._timeout
+                url, data=data, headers=headers, allow_redirects=False, timeout=self._timeout
             ) as answer:
                 status = answer.status_code
         except (requests.RequestException, ValueError) as error:

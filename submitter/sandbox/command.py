@@ -87,6 +87,12 @@ def sandbox(
     with running:
         key, host_port = keys[0] if keys else "any", running.url.removeprefix("http://")
         click.echo(running.url)
-        click.echo("Use it from another shell:")
-        click.echo(f"  GRSAI_BASE_URL={running.url} GRSAI_API_KEY={key} FETCH_ALLOW={host_port}")
+        click.echo("# Paste these lines into another shell, and start `receiver serve` there:")
+        for line in (
+            f"GRSAI_BASE_URL={running.url}",
+            f"GRSAI_API_KEY={key}",
+            f"FETCH_ALLOW={host_port}",
+            "PUBLIC_URL=http://127.0.0.1:8787",
+        ):
+            click.echo(f"export {line}")
         asked_to_stop.wait()

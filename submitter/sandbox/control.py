@@ -80,6 +80,7 @@ def _task(task: Task, runner: Runner) -> dict[str, Any]:
         "reply": task.request.reply,
         "webhook": task.request.webhook,
         "request": task.body,
+        "field_faults": task.field_faults,
         "submits": runner.tasks.submits(task),
         "submitted_at": task.submitted_at,
         "finished_at": task.finished_at,

@@ -5,11 +5,13 @@ kernel, and the faults must cut, slow down and reset the connection. Their empty
 the server send the headers.
 """
 
+import gzip
 import os
 import socket
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -44,8 +46,15 @@ def download(
             else FileFault(content_type=file.script.content_type)
         )
         # Counted before the first byte, so that a client that has the last byte sees the count.
-        file.downloads += script.mode in ("ok", "expired", "slow")
+        file.downloads += script.mode in ("ok", "expired", "slow", "odd")
     content_type = script.content_type or file.content_type
+    return _page(script, content_type, file) or _file(
+        script, content_type, files.open(file), connection, stopping
+    )
+
+
+def _page(script: FileFault, content_type: str, file: ResultFile) -> Response | None:
+    """Return the answer of a fault that sends no file, else None."""
     match script.mode:
         case "not_ready":
             return html_page(404, "404 Not Found")
@@ -61,13 +70,43 @@ def download(
             return Response(
                 status=302, headers={"Location": script.to or f"/file/{file.names[-1]}?plain=1"}
             )
-    opened = files.open(file)
+    return None
+
+
+def _file(
+    script: FileFault,
+    content_type: str,
+    opened: BinaryIO,
+    connection: socket.socket,
+    stopping: threading.Event,
+) -> Response:
+    if script.mode == "odd":
+        with opened:
+            return _odd(script, content_type, opened.read())
     size = os.fstat(opened.fileno()).st_size
     answer = Response(_body(script, connection, opened, size, stopping), content_type=content_type)
     if script.mode != "truncated" or script.length:
         answer.content_length = int(size * script.at) if script.mode == "wrong_length" else size
     answer.call_on_close(opened.close)
     return answer
+
+
+def _odd(script: FileFault, content_type: str, data: bytes) -> Response:
+    """Return the whole file with an odd head or end."""
+    headers = {}
+    if script.status == 206:  # noqa: PLR2004 - HTTP's "Partial Content"
+        headers["Content-Range"] = f"bytes 0-{len(data) - 1}/{len(data)}"
+    if script.packed:
+        data = gzip.compress(data, 1) if script.packed == "gzip" else zlib.compress(data, 1)
+    if coding := script.coding or script.packed:
+        headers["Content-Encoding"] = coding
+
+    def pieces() -> Iterator[bytes]:
+        yield data
+        raise ConnectionAbortedError
+
+    body = data if script.last_chunk else pieces()
+    return Response(body, script.status, headers, content_type=content_type)
 
 
 def _body(

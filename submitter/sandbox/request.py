@@ -146,9 +146,10 @@ def _newer_reply(body: dict[str, Any]) -> tuple[Reply, None]:
 
 def _kind_of_model(model: str) -> Kind:
     """Return the form of a model's results; an unknown model makes images."""
+    model = model.lower()
     if model.startswith("veo"):
         return Kind.VEO
-    if model.startswith(("sora-2", "sora-video")):
+    if model.startswith(("sora-2", "sora2", "sora-video")):
         return Kind.SORA
     return Kind.CAPTIONED if model.startswith("nano-banana") else Kind.IMAGE
 

@@ -9,6 +9,7 @@ from submitter.sandbox.callbacks import CallbackSender, final_reports, progress_
 from submitter.sandbox.files import Files, ResultFile
 from submitter.sandbox.request import TaskRequest
 from submitter.sandbox.schedule import Schedule
+from submitter.sandbox.spelling import spelled
 from submitter.sandbox.tasks import Report, Task, Tasks
 
 
@@ -18,7 +19,9 @@ class Runner:
     def __init__(self, tasks: Tasks, files: Files, threads: int, timeout: float) -> None:
         self.tasks, self.files = tasks, files
         self._schedule = Schedule(threads)
-        self._callbacks = CallbackSender(self._schedule, self._report_body, threads, timeout)
+        self._callbacks = CallbackSender(
+            self._schedule, self._report_body, self.spelled, threads, timeout
+        )
         self._stopped = False
 
     def accept(self, request: TaskRequest, body: dict[str, Any]) -> Task:
@@ -56,6 +59,17 @@ class Runner:
         if urls is None:
             urls = _has_urls(task)
         return responses.task_object(task, self.files, urls=urls)
+
+    def spelled(
+        self, task: Task, body: dict[str, Any], *, in_stream: bool = False
+    ) -> tuple[bytes, dict[str, str]]:
+        """Return a task object, bare or in its envelope, as the task's script spells it."""
+
+        def picture(index: int) -> bytes:
+            with self.files.open(task.files[index]) as file:
+                return file.read()
+
+        return spelled(body, task.request.script.report, picture, in_stream=in_stream)
 
     def _report_body(self, task: Task, report: Report) -> dict[str, Any]:
         return responses.task_object(

@@ -95,12 +95,74 @@ class CallbackFault(_Fault):
 
 
 class AnswerFault(_Fault):
-    """Faults of the answer to the submit; the job is always accepted."""
+    """Faults and spellings of the answer to the submit; the job is accepted unless redirected."""
 
-    mode: Literal["ok", "slow", "lost"] = Field(
-        default="ok", description="slow: after `seconds`; lost: the connection is cut instead"
+    mode: Literal[
+        "ok",
+        "slow",
+        "lost",
+        "redirect",
+        "code_text",
+        "code_200",
+        "code_null",
+        "bare_id",
+        "task_id",
+        "text",
+        "event",
+        "mark",
+        "finished",
+        "unending",
+    ] = Field(
+        default="ok",
+        description="slow: after `seconds`; lost: the connection is cut instead; redirect: 302 to "
+        "`to`, and nothing is accepted; code_text, code_200, code_null: another `code`; bare_id: "
+        "the id at the top; task_id: `data.task_id`; text: `data` is the id itself; event: one "
+        "`data: ` line; mark: a byte order mark before it; finished: the whole task after its end; "
+        "unending: the connection breaks inside the JSON, after the id",
     )
     seconds: float = Field(default=2.0, ge=0, description="for slow")
+    status: int = Field(default=200, ge=200, le=299, description="HTTP status of the answer")
+    to: str = Field(default="https://grsaiapi.com", description="for redirect: where to")
+
+
+class Spelling(_Fault):
+    """How reports are spelled: in callbacks, reads of the result, and events of a stream.
+
+    The short form is the ``mode``: what is wrapped around the task object.
+    """
+
+    mode: Literal[
+        "plain",
+        "envelope",
+        "list",
+        "string",
+        "form",
+        "multipart",
+        "event",
+        "mark",
+        "utf16",
+        "gbk",
+        "gzip",
+    ] = Field(
+        default="plain",
+        description="what is around the task object; in a stream only plain, envelope, list and "
+        "string",
+    )
+    dirt: Literal["none", "bad_utf8", "surrogate", "nan", "control"] = Field(
+        default="none", description="what a field that nobody reads has in it"
+    )
+    results: Literal[
+        "objects", "texts", "object", "url_list", "image_url", "video_url", "data_url"
+    ] = Field(
+        default="objects",
+        description="how results are written; data_url: with the picture inside",
+    )
+    status: str | None = Field(default=None, description="word in place of `succeeded`")
+    failure: Literal["plain", "camel", "upper", "object"] = Field(
+        default="plain",
+        description="how a failure is written: camel: `failureReason`; upper: in capitals; "
+        "object: `error` is an object",
+    )
 
 
 class FileFault(_Fault):
@@ -118,10 +180,12 @@ class FileFault(_Fault):
         "empty",
         "wrong_length",
         "redirect",
+        "odd",
     ] = Field(
         default="ok",
-        description="slow: `rate` bytes a second; truncated: ends at `at` of the file; not_ready: "
-        "404; expired: the URL has expired from the start; placeholder: an HTML page with status "
+        description="odd: the whole file as `coding`, `packed`, `status` and `last_chunk` say; "
+        "slow: `rate` bytes a second; truncated: ends at `at` of the file; not_ready: 404; "
+        "expired: the URL has expired from the start; placeholder: an HTML page with status "
         "200 and the picture's Content-Type; error: 500; reset: the connection is reset at `at`; "
         "empty: 200 without a body; wrong_length: Content-Length announces only `at` of the file; "
         "redirect: 302 to `to`",
@@ -139,6 +203,19 @@ class FileFault(_Fault):
         ge=0,
         le=1,
         description="for truncated, reset, wrong_length: the part of the file, 0 to 1",
+    )
+    coding: str | None = Field(
+        default=None, description="for odd: Content-Encoding to send, whatever the bytes are"
+    )
+    packed: Literal["gzip", "deflate"] | None = Field(
+        default=None, description="for odd: really encode the file, with the matching header"
+    )
+    status: Literal[200, 203, 206] = Field(
+        default=200, description="for odd: HTTP status; 206 with its Content-Range"
+    )
+    last_chunk: bool = Field(
+        default=True,
+        description="for odd: false if the file comes in chunks, and the last one is missing",
     )
     length: bool = Field(
         default=True,
@@ -165,10 +242,10 @@ class FileFault(_Fault):
 class ResultFault(_Fault):
     """Faults of reading the result."""
 
-    mode: Literal["ok", "gone", "gateway", "no_url"] = Field(
+    mode: Literal["ok", "gone", "gateway", "no_url", "bad_request"] = Field(
         default="ok",
-        description="gone: -22; gateway: 502 and an HTML page; no_url: succeeded without any URL, "
-        "in callbacks and streams too",
+        description="gone: -22; bad_request: HTTP 400 around the true task object; gateway: 502 "
+        "and an HTML page; no_url: succeeded without any URL, in callbacks and streams too",
     )
     times: int | None = Field(
         default=None,
@@ -190,11 +267,25 @@ class ResultFault(_Fault):
 class StreamFault(_Fault):
     """Faults of an answer by stream; the job itself ends as scripted and can be read."""
 
-    mode: Literal["ok", "no_done", "cut", "hang", "json_error"] = Field(
+    mode: Literal[
+        "ok",
+        "no_done",
+        "cut",
+        "hang",
+        "json_error",
+        "error_event",
+        "task",
+        "id",
+        "lines",
+        "comments",
+    ] = Field(
         default="ok",
-        description="no_done: without the closing [DONE]; cut: ends without a final event; hang: "
-        "silent after the first event for `seconds`; json_error: the job is accepted, but the "
-        "answer is a JSON error instead of events",
+        description="error_event: one event with an error, and nothing is accepted; task: the "
+        "finished task as plain JSON; id: the id alone as plain JSON; lines: JSON lines without "
+        "`data:`; comments: with comments, event names and CRLF; no_done: without the closing "
+        "[DONE]; cut: ends without a final event; hang: silent after the first event "
+        "for `seconds`; json_error: the job is accepted, but the answer is a JSON error instead "
+        "of events",
     )
     seconds: float = Field(default=60.0, ge=0, description="for hang")
 
@@ -222,8 +313,14 @@ class Script(_Strict):
         default=None, description="how the job fails"
     )
     refuse: RefuseFault | None = Field(default=None, description="the submit is refused")
+    strict: bool = Field(
+        default=False,
+        description="refuse a submit with fields that the vendor would ignore or reject; they are "
+        "listed in the task's `field_faults` in any case",
+    )
     callback: CallbackFault = CallbackFault()
     answer: AnswerFault = AnswerFault()
+    report: Spelling = Spelling()
     file: FileFault = FileFault()
     result: ResultFault = ResultFault()
     stream: StreamFault = StreamFault()

@@ -61,6 +61,7 @@ class Task:
     outgoing: deque[Report] = field(default_factory=deque)  # the first is being sent
     to_send: int = 0  # reports still to be sent
     reads: int = 0  # how many times the result was read
+    field_faults: list[str] = field(default_factory=list)  # what the vendor would not take
     finished: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 

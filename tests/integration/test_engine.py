@@ -69,6 +69,26 @@ def test_work_that_raises_stops_neither_engine_nor_queue_and_is_repeated_after_i
         until(lambda: harness.archived() == 3, what="a second attempt for all three")
 
 
+def test_work_that_always_makes_the_ledger_fail_waits_for_its_lease_and_counts_as_a_crash(
+    harness: EngineHarness,
+) -> None:
+    (ref,) = harness.add_jobs()
+    harness.books.execute("UPDATE assets SET attempts = :many", many=leases.MOST_ATTEMPTS - 1)
+    failed = threading.Event()
+
+    def fail(_claimed: Claimed[Asset]) -> None:
+        failed.set()
+        raise LedgerError("unavailable")
+
+    harness.work = fail
+    with at_work(harness.engine(), harness.queue()):
+        assert failed.wait(LIMIT)
+    assert harness.asset(ref).claim is not None  # not even the drain releases it
+    harness.books.clock.advance(LEASE)
+    (claimed,) = harness.books.assets.claim(1)
+    assert claimed.row.crashes == 1
+
+
 def test_stopping_before_the_start_ends_at_once(harness: EngineHarness) -> None:
     harness.add_jobs()
     engine = harness.engine()

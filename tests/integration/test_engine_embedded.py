@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +94,11 @@ def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_
 ) -> None:
     (ref,) = harness.add_jobs()
     monkeypatch.setattr(leases, "LEASE", 0.0)  # renewed in every round, as after a long sleep
-    queue, looks = harness.queue(2), []
-
-    def next_due() -> float | None:
-        looks.append(1)
-        return queue.next_due()
-
-    with at_work(engine := harness.engine(), replace(queue, next_due=next_due)):
+    with at_work(engine := harness.engine(), harness.queue(2), harness.idle_queue()):
         until(lambda: gate.inside, what="running work")
-        until(lambda: len(looks) == 2, what="the second look, after which the engine sleeps")
+        harness.round(1)
+        engine.notify()
+        harness.round(2)  # the last queue was looked at, so the engine sleeps now
         harness.books.clock.advance(LEASE + 1)
         engine.notify()
         until(

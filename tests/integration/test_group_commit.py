@@ -62,7 +62,7 @@ def in_one_group(books: Books, works: list[Work]) -> list[Future[object]]:
     database = sqlite(books)
     with ThreadPoolExecutor(len(works)) as threads:
         queue = database._group_commit
-        with queue._leaders:
+        with queue._leads:
             futures = []
             for number, work in enumerate(works, start=1):
                 futures.append(threads.submit(database.write, work))
@@ -269,7 +269,7 @@ def failure_of(books: Books, work: Work) -> Exception | None:
 def test_a_write_that_was_refused_is_not_done_later(sqlite_url: str) -> None:
     with opened(sqlite_url) as books:
         with (
-            sqlite(books)._group_commit._leaders,
+            sqlite(books)._group_commit._leads,
             pytest.raises(LedgerError, match="took no write"),
         ):
             books.database.write(note("refused"))

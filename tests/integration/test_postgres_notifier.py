@@ -126,6 +126,26 @@ def test_it_stops_at_once_while_postgresql_is_unavailable() -> None:
     assert "listener" not in [thread.name for thread in threading.enumerate()]
 
 
+def test_threads_may_notify_while_it_stops() -> None:
+    notifier, over, errors = PostgresNotifier("host=/nonexistent", NoWatch()), threading.Event(), []
+
+    def go_on_notifying() -> None:
+        try:
+            while not over.is_set():
+                notifier.notify()
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=go_on_notifying)
+    thread.start()
+    for _ in range(20):
+        with notifier.listen():
+            pass
+    over.set()
+    thread.join()
+    assert not errors
+
+
 def test_the_engine_works_without_any_notification_by_polling(mortal_url: str) -> None:
     schema.migrate(mortal_url)
     with opened(mortal_url) as books:

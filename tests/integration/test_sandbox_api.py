@@ -350,11 +350,13 @@ def test_the_command_serves_until_a_signal() -> None:
         text=True,
     ) as process:
         url = line(process.stdout)
-        assert line(process.stdout) == "Use it from another shell:"
-        address = url.removeprefix("http://")
-        assert (
-            line(process.stdout) == f"GRSAI_BASE_URL={url} GRSAI_API_KEY=sk-1 FETCH_ALLOW={address}"
-        )
+        assert line(process.stdout).startswith("# Paste these lines")
+        assert [line(process.stdout) for _ in range(4)] == [
+            f"export GRSAI_BASE_URL={url}",
+            "export GRSAI_API_KEY=sk-1",
+            f"export FETCH_ALLOW={url.removeprefix('http://')}",
+            "export PUBLIC_URL=http://127.0.0.1:8787",
+        ]
         assert requests.get(f"{url}/sandbox/stats", timeout=10).status_code == 200
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=10)

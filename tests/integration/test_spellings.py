@@ -3,15 +3,19 @@
 import base64
 import gzip
 import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from archiving import PNG
+from http_server import HttpServer
 from ledgers import NOW, TIMING, Books, failed, succeeded, urls
 from reconciling import ReconcileHarness
 
 from receiver.archive.conclusion import shortfall
 from receiver.archive.stores.directory import DirectoryStore
+from receiver.doctor import checks
 from receiver.errors import UnreadableError
 from receiver.model import (
     AssetState,
@@ -24,7 +28,9 @@ from receiver.model import (
 )
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
+from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.grsai.reports import MAX_RESULTS
+from receiver.settings import Settings
 
 GARBAGE = b'{"id":"task-1","status":"succ'
 
@@ -83,6 +89,27 @@ def test_an_unreadable_report_about_an_ended_job_changes_nothing(books: Books) -
         with pytest.raises(UnreadableError):
             books.deliver(ref, GARBAGE)
     assert [books.job(ref) for ref in refs] == before
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda body: body,
+        lambda body: b"[" + body + b"]",
+        lambda body: b"payload=" + body,
+        lambda body: gzip.compress(b'{"code":0,"data":' + body + b"}"),
+        lambda body: json.dumps(body.decode()).encode(),
+        lambda body: body.decode().encode("utf-16"),
+    ],
+    ids=["plain", "list", "form", "gzip", "string", "utf-16"],
+)
+def test_another_task_in_any_wrapping_is_not_ours(
+    books: Books, wrap: Callable[[bytes], bytes]
+) -> None:
+    ref = books.waiting()
+    assert books.deliver(ref, wrap(succeeded(provider_id="task-2"))) is Decision.OTHER_ID
+    job = books.job(ref)
+    assert (job.state, job.provider_id, books.assets_of(ref)) == (JobState.WAITING, "task-1", [])
 
 
 # A refusal that was none.
@@ -194,3 +221,25 @@ def test_a_picture_inside_the_report_is_archived_from_it(
     whole, broken = books.assets_of(ref)
     assert (whole.state, whole.size) == (AssetState.ARCHIVED, len(PNG))
     assert broken.state is AssetState.FAILED
+
+
+class Redirecting(HttpServer):
+    """Redirects every POST."""
+
+    def handle_post(self, request: BaseHTTPRequestHandler) -> None:
+        request.rfile.read(int(request.headers["Content-Length"]))
+        request.send_response(308)
+        request.send_header("Location", "https://grsaiapi.com/v1/x?key=1")
+        request.end_headers()
+
+
+def test_the_doctor_names_a_redirect_and_its_target() -> None:
+    with Redirecting() as server:
+        chosen = Settings.load({"GRSAI_BASE_URL": f"http://{server.address}"})
+        with pytest.raises(checks.Trouble) as found:
+            checks.provider(chosen, GrsaiClient("sk-any"))
+    assert str(found.value).endswith(
+        "the provider redirects to https://grsaiapi.com/v1/x: "
+        "set GRSAI_BASE_URL to https://grsaiapi.com"
+    )
+    assert "GRSAI_BASE_URL" in found.value.remedy

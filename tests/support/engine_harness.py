@@ -135,7 +135,7 @@ class DistributedHarness(EngineHarness):
         self.url = url
         self.number = next(self._numbers)
         assert isinstance(books.database, PostgresDatabase)
-        books.database.hold_on_connect(self.number)
+        books.database.hold_lock(self.number)
 
     def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
         """Return an engine with the given times in seconds."""

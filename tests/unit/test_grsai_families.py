@@ -152,6 +152,13 @@ def test_the_newer_api_gets_its_own_fields(
         ("gpt-image-2", "api", {"size": "4096x2048"}, "size", "up to 3840 pixels"),
         ("gpt-image-2", "draw", {"size": "3200x1024"}, "size", "more than 3 times"),
         ("gpt-image-2", "api", {"size": "2K"}, "size", "no 1K, 2K or 4K"),
+        (
+            "nano-banana",
+            "draw",
+            {"size": "portrait"},
+            "size",
+            "does not take portrait: give a ratio",
+        ),
         ("sora-2", "draw", {"size": "1:1"}, "size", "one of 9:16, 16:9"),
         ("sora-2", "draw", {"size": "large"}, "size", "a param sends any other field"),
         ("minimax-h3", "api", {"size": "1:1"}, "size", "one of portrait, landscape"),

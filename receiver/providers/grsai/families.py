@@ -16,6 +16,7 @@ _COMPLETIONS = "/v1/draw/completions"
 _GENERATE = "/v1/api/generate"
 
 _RESOLUTION = re.compile(r"[1-9][0-9]?K", re.IGNORECASE)
+_RATIO = re.compile(r"auto|[1-9][0-9]{0,3}:[1-9][0-9]{0,3}", re.IGNORECASE)
 _PIXELS = re.compile(r"([1-9][0-9]{0,5}) ?[x×*] ?([1-9][0-9]{0,5})", re.IGNORECASE)
 # gpt-image-2: sides in pixels, and how many times as long as the other one a side may be.
 _SIDE_STEP = 16
@@ -38,6 +39,7 @@ class Fields:
     count: str | None = None
     references: str = "urls"
     ratios: tuple[str, ...] = ()
+    any_word: bool = False  # what is neither a ratio nor pixels is passed on too
     pixels_of_ratios: bool = False  # pixels are allowed where they are those of a ratio
     max_pictures: int | None = 1
     max_references: int | None = None
@@ -109,9 +111,10 @@ _UNKNOWN = Family(
         pixels="aspectRatio",
         resolution="imageSize",
         count="variants",
+        any_word=True,
         max_pictures=None,
     ),
-    replace(_NEWER, resolution="imageSize"),
+    replace(_NEWER, resolution="imageSize", any_word=True),
 )
 
 
@@ -151,7 +154,7 @@ def size_params(model: str, api: Api, size: str) -> dict[str, object]:
 
 
 def _ratio(model: str, fields: Fields, size: str) -> str:
-    if not fields.ratios:
+    if not fields.ratios and (fields.any_word or _RATIO.fullmatch(size)):
         return size
     for word in (size.lower(), _ORIENTATIONS.get(size)):
         if word in fields.ratios:
