@@ -15,8 +15,8 @@ from receiver.errors import KeyTakenError, ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
+from receiver.ledger.events import NewEvent, has_event, write_events
 from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.outbox import NewEvent, has_event, write_events
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, jobs
 from receiver.model import (
