@@ -63,6 +63,9 @@ def queue_of(books: Books, row: Asset | Job) -> str:
     others = books.assets.claim(1) if asset else books.jobs.claim(1, complete=False)
     if others:
         return "others"
+    due = books.queries.next_due("assets" if asset else "jobs", suspects=True)
+    assert due is not None
+    assert due <= books.clock.now, "the engine looks for suspects that are due"
     return (
         "suspects"
         if (books.assets.claim(1, suspects=True) if asset else books.jobs.claim_suspects(1))
