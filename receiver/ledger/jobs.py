@@ -139,7 +139,9 @@ class Jobs:
 
         def work(connection: Connection) -> Job:
             job = lock_job(connection, ref)
-            if job.state == JobState.SUBMITTING:
+            # The events of a stream may say that the job is waiting before an error comes.
+            is_unnamed = job.state is JobState.WAITING and job.provider_id is None
+            if job.state is JobState.SUBMITTING or is_unnamed:
                 taken = provider_id and find_job_by_provider_id(
                     connection, job.provider, provider_id
                 )
