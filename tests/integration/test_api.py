@@ -88,7 +88,7 @@ def test_the_word_bearer_is_case_insensitive(web: WebClient) -> None:
             ),
         ),
         *(
-            (f"limit={wrong}", "limit: Value error, write a number in digits")
+            (f"limit={wrong}", "limit: write a number in digits")
             for wrong in ("-1", "x", "", "1.5", "%D9%A3", "+5", "9" * 5000)
         ),
         ("limit=0", "limit: Input should be greater than or equal to 1"),
@@ -96,7 +96,7 @@ def test_the_word_bearer_is_case_insensitive(web: WebClient) -> None:
         ("limit=5&limit=6", "limit: given more than once"),
         ("q=%00", "q: String should match pattern '^[^\\x00]*$'"),
         ("after=x", "after: String should match pattern '^([0-7][0-9A-HJKMNP-TV-Z]{25})?$'"),
-        ("since=5", "since: Value error, write a moment as in 2026-07-01T12:00:00Z"),
+        ("since=5", "since: write a moment as in 2026-07-01T12:00:00Z"),
         ("until=2026-07-01T12:00:00", "until: Input should have timezone info"),
     ],
 )
