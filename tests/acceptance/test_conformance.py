@@ -51,7 +51,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiv
             assert "Traceback" not in service.output()
 
 
-def test_scn_001_a_single_report_is_taken_in(receiver: RunningReceiver) -> None:
+def test_scn_001_a_single_report_is_accepted(receiver: RunningReceiver) -> None:
     finished = receiver.finished_task()
     answer = receiver.post(finished.ticket, finished.final)
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "ref": finished.ref})
@@ -104,7 +104,7 @@ def test_scn_005_a_sender_that_does_not_wait_for_the_answer_and_repeats_counts_o
     assert receiver.verdicts(finished.ref) == ["ended", "duplicate"]
 
 
-def test_scn_006_a_report_that_broke_off_is_not_believed_and_its_repetition_is(
+def test_scn_006_a_report_that_broke_off_is_ignored_and_its_repetition_is_accepted(
     receiver: RunningReceiver,
 ) -> None:
     finished = receiver.finished_task()
@@ -148,15 +148,13 @@ def one_character_longer(ticket: str) -> str:
 
 
 @pytest.mark.parametrize("wrong", [other_characters, without_signature, one_character_longer])
-def test_scn_008_what_has_not_the_shape_of_a_ticket_is_not_ours(
-    receiver: RunningReceiver, wrong: Any
-) -> None:
+def test_scn_008_a_malformed_ticket_is_refused(receiver: RunningReceiver, wrong: Any) -> None:
     finished = receiver.finished_task()
     assert receiver.post(wrong(finished.ticket), finished.final).status_code == 404
     assert not receiver.knows(finished.ref)
 
 
-def test_scn_009_a_ticket_signed_with_another_secret_is_not_ours(receiver: RunningReceiver) -> None:
+def test_scn_009_a_ticket_signed_with_another_secret_is_refused(receiver: RunningReceiver) -> None:
     finished = receiver.finished_task()
     assert (
         receiver.post(
@@ -167,7 +165,7 @@ def test_scn_009_a_ticket_signed_with_another_secret_is_not_ours(receiver: Runni
     assert not receiver.knows(finished.ref)
 
 
-def test_scn_010_an_old_ticket_is_taken_like_any_other(receiver: RunningReceiver) -> None:
+def test_scn_010_an_old_ticket_is_accepted_like_any_other(receiver: RunningReceiver) -> None:
     finished = receiver.finished_task()
     finished.ref = new_ref(time.time() - 400 * 86_400)
     finished.ticket = receiver.services.tickets.sign(finished.ref)
@@ -222,7 +220,7 @@ def test_scn_012_a_body_that_cannot_be_read_is_refused_stored_and_does_no_harm(
         "nonsense",
     ],
 )
-def test_scn_012_what_a_body_is_called_does_not_matter(
+def test_scn_012_the_declared_content_type_does_not_matter(
     receiver: RunningReceiver, declared: str
 ) -> None:
     finished = receiver.finished_task()
@@ -244,7 +242,7 @@ def test_scn_013_a_receiver_that_is_restarted_between_two_attempts_counts_once(
     assert receiver.verdicts(finished.ref) == ["ended", "duplicate"]
 
 
-def test_scn_013_a_receiver_that_dies_with_a_report_stored_and_not_answered_knows_it_afterwards(
+def test_scn_013_a_receiver_that_dies_after_storing_and_before_answering_keeps_the_report(
     receiver: RunningReceiver,
 ) -> None:
     finished = receiver.finished_task()
@@ -286,7 +284,7 @@ def test_scn_015_work_that_breaks_off_half_way_is_done_again_and_its_effect_is_t
     )
 
 
-def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_metrics(
+def test_scn_016_no_secret_of_a_sender_is_in_logs_or_metrics(
     receiver: RunningReceiver,
 ) -> None:
     finished = receiver.finished_task()
@@ -383,7 +381,7 @@ def test_a_burst_of_reports_from_many_senders_in_any_order_loses_none(
 # One clock
 
 
-def test_every_process_of_the_service_goes_by_one_clock_also_when_it_is_started_again(
+def test_every_process_of_the_service_uses_one_clock_also_after_a_restart(
     receiver: RunningReceiver,
 ) -> None:
     receiver.kill("receiver worker")
