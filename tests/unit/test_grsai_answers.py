@@ -157,7 +157,11 @@ def test_an_id_in_an_error_page_that_is_no_error_is_kept() -> None:
     [
         (b'{"code":0,"data":{"id":"x"', "x"),
         (b'{"code":0,"data":{"id":"x","a":"', "x"),
+        (b'\xef\xbb\xbf{"code":0,"data":{"id":"x"', "x"),
+        (b'data: {"code":0,"data":{"id":"x"', "x"),
+        (b'{"data":{"id":"x"},"msg":"\xff', "x"),
         (raw(envelope({"id": "x"})), "x"),
+        (b'{"code":0,"data":{"id":12', None),
         (b'{"code":0,"data":{"id":"x', None),
         (b'{"code":0,"da', None),
         (b"", None),
@@ -166,9 +170,61 @@ def test_an_id_in_an_error_page_that_is_no_error_is_kept() -> None:
 def test_an_answer_that_was_cut_short_may_have_the_id(body: bytes, task: str | None) -> None:
     if task is None:
         with pytest.raises(AnswerLostError):
-            read_submit(Head(200), body, cut_short=True)
+            read_submit(Head(200), body)
     else:
-        assert read_submit(Head(200), body, cut_short=True) == task
+        assert read_submit(Head(200), body) == task
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # A code that we do not know, without a word about an error.
+        *(envelope({"id": "x-1"}, code) for code in (1, "1", True, "0000", 20000)),
+        {"code": 1, "data": {"id": "x-1"}},
+        # A field for errors that has something else in it.
+        {**envelope({"id": "x-1"}), "error": "0"},
+        {**envelope({"id": "x-1"}), "error": "no error"},
+        # The id inside a text, deeper, in other fields, or with capitals.
+        envelope('{"id":"x-1"}'),
+        envelope('{"id": "x-1"}'),
+        envelope('"x-1"'),
+        envelope([{"id": "x-1"}, {"id": "x-2"}]),
+        envelope({"data": {"data": {"data": {"id": "x-1"}}}}),
+        envelope({"ID": "x-1"}),
+        {"code": 0, "Data": {"Task_ID": "x-1"}},
+        {"code": 0, "payload": {"id": "x-1"}},
+        b'"x-1"',
+        # Other text around the answer.
+        b": ping\n\n" + raw({"id": "x-1"}),
+        b"data: \xef\xbb\xbf" + raw({"id": "x-1"}),
+        b"Warning: notice in line 3\n" + raw(envelope({"id": "x-1"})),
+        b"callback(" + raw(envelope({"id": "x-1"})) + b")",
+    ],
+)
+def test_the_id_is_found_in_answers_that_nobody_has_seen_yet(body: object) -> None:
+    assert read_submit(Head(200), raw(body)) == "x-1"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "found"),
+    [
+        (200, {"code": -1, "data": "InsufficientCredits"}, None),
+        (200, {"success": False, "data": {"id": "x"}}, "x"),
+        (401, {"id": "request-1", "message": "invalid apikey"}, "request-1"),
+    ],
+)
+def test_an_error_beside_something_like_an_id_is_a_refusal(
+    status: int, body: object, found: str | None
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        read_submit(Head(status), raw(body))
+    assert refused.value.provider_id == found
+
+
+@pytest.mark.parametrize("word", ["error", "ok", "success", "running", "0"])
+def test_a_status_in_place_of_the_id_is_no_id(word: str) -> None:
+    with pytest.raises(AnswerLostError, match="no id"):
+        read_submit(Head(200), raw(envelope(word)))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -128,7 +128,7 @@ def test_every_status_word_means_one_outcome_and_is_kept(word: str, outcome: Out
         ({"failure_reason": "error", "error": None}, Reason.PROVIDER_ERROR, "error"),
         ({"failure_reason": "", "error": "broke"}, Reason.PROVIDER_ERROR, "broke"),
         ({"failure_reason": "a new word"}, Reason.PROVIDER_ERROR, "a new word"),
-        ({"failure_reason": ["x"], "error": {"text": "x"}}, Reason.PROVIDER_ERROR, ""),
+        ({"failure_reason": ["x"], "error": {"text": "y"}}, Reason.PROVIDER_ERROR, "x"),
         ({}, Reason.PROVIDER_ERROR, ""),
         ({"status": "violation", "error": "policy"}, Reason.VIOLATION, "policy"),
         (
@@ -153,6 +153,11 @@ def test_every_status_word_means_one_outcome_and_is_kept(word: str, outcome: Out
             "blocked by our moderation system",
         ),
         ({"error": "内容违规"}, Reason.VIOLATION, "内容违规"),
+        ({"error": ["moderation"]}, Reason.VIOLATION, "moderation"),
+        ({"FailureReason": "output_moderation"}, Reason.OUTPUT_MODERATION, "output_moderation"),
+        ({"fail_reason": "moderated"}, Reason.VIOLATION, "moderated"),
+        ({"message": "flagged as NSFW"}, Reason.VIOLATION, "flagged as NSFW"),
+        ({"errorMessage": "it broke"}, Reason.PROVIDER_ERROR, "it broke"),
     ],
 )
 def test_a_failure_has_one_of_our_reasons_and_the_providers_words(

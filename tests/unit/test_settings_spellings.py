@@ -24,6 +24,7 @@ def mistakes(**environ: str) -> list[str]:
         ("https://grsaiapi.com/v1/api/result?id=1#top", "https://grsaiapi.com"),
         ("https://grsaiapi.com/client/openapi/getAPIKeyCredits", "https://grsaiapi.com"),
         ("HTTPS://grsaiapi.com", "https://grsaiapi.com"),
+        ("HTTPS://grsaiapi.com/V1/Draw/Completions", "https://grsaiapi.com"),
         ("http://grsaiapi.com", "https://grsaiapi.com"),
         ("http://grsai.dakka.com.cn:80/v1/draw/nano-banana", "https://grsai.dakka.com.cn"),
         ('"https://grsaiapi.com"', "https://grsaiapi.com"),

@@ -20,18 +20,25 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Api, Outcome, Reason, Report
-from receiver.providers.grsai.bodies import Document, parse, status_word, unwrap
-from receiver.providers.grsai.reports import identifier, message_of, read_report
+from receiver.providers.grsai.bodies import ENVELOPES, Document, parse, status_word, unwrap
+from receiver.providers.grsai.loose_json import decode
+from receiver.providers.grsai.reports import (
+    identifier,
+    is_status,
+    message_of,
+    plainly_named,
+    read_report,
+)
 
 # How answers say that all is well. Anything else is an error, most often -1.
 _FINE = frozenset({None, "", 0, "0", 200, "200", 201, "201", 202, "202", "success", "ok"})
 _NO_SUCH_TASK = frozenset({-22, "-22"})
 _REQUEST_TIMEOUT, _TOO_MANY_REQUESTS = 408, 429
 _UNKNOWN_TASK = re.compile(r"not.?found|not.?exist|no.such|unknown.task|不存在", re.IGNORECASE)
-_ID_FIELDS = ("id", "taskId", "task_id")
-# Where an answer may have its id, one inside another.
-_WRAPPERS = ("data", "result", "task", "response")
-_MAX_NESTED = 4
+# Names of fields in lower case, without underscores.
+_ID_FIELDS = ("id", "taskid")
+# How deep an answer may have its id.
+_MAX_NESTED = 12
 _FAILED = frozenset(
     {"failed", "failure", "fail", "error", "violation", "timeout", "canceled", "cancelled"}
 )
@@ -70,17 +77,20 @@ class Head:
         return f"the provider redirects to {target + to.path or 'nowhere'}{remedy}"
 
 
-def read_submit(head: Head, body: bytes, *, cut_short: bool = False) -> str:
-    """Return the provider's id from the answer to a submit.
+def read_submit(head: Head, body: bytes) -> str:
+    """Return the provider's id from the answer to a submit, even if its end is missing.
 
-    ``cut_short``: the connection broke inside the body. Raise RefusedError (no job was started),
-    NotSentError (rate limit) or AnswerLostError (unknown whether a job was started).
+    Raise RefusedError (no job was started), NotSentError (rate limit) or AnswerLostError (unknown
+    whether a job was started).
     """
     if head.redirects:
         raise RefusedError(head.redirect_text())
-    answer = _answer(body, cut_short=cut_short)
+    answer = _answer(body)
+    if answer is None:
+        answer = _beginning(body)
     found, refusal = _find_id(answer, _MAX_NESTED), _refusal(answer)
-    if found is not None and (refusal is None or (head.is_success and _is_task(answer))):
+    is_fine = refusal is None and (head.is_success or not _words(answer))
+    if found is not None and (is_fine or (head.is_success and _is_accepted(answer))):
         return found
     if head.status == _TOO_MANY_REQUESTS:
         raise NotSentError("the provider answered 429: too many requests")
@@ -152,26 +162,47 @@ def read_credits(head: Head, body: bytes) -> float:
     return float(left)
 
 
-def _answer(body: bytes, *, cut_short: bool = False) -> Any:
-    """Return the outermost object of an answer; None if there is none."""
+def _answer(body: bytes) -> Any:
+    """Return the outermost object of an answer; None if there is none.
+
+    A text alone is an id, as in ``data``.
+    """
     try:
-        value = parse(body).value
+        value = _opened(parse(body).value)
     except UnreadableError:
-        value = _beginning(body) if cut_short else None
-    while isinstance(value, list) and len(value) == 1:
-        value = value[0]
+        return None
     if isinstance(value, str):
-        try:
-            value = parse(value.encode("utf-8", "replace")).value
-        except UnreadableError:
-            return None
+        value = {"data": value}
     return value if isinstance(value, dict) else None
 
 
+def _opened(value: Any, layers: int = _MAX_NESTED) -> Any:
+    """Return the value in a list, or in JSON in a text; of several the first."""
+    for _ in range(layers):
+        if isinstance(value, list) and value:
+            value = value[0]
+        elif isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
+            try:
+                value = parse(value.encode("utf-8", "replace")).value
+            except UnreadableError:
+                return None
+    return value
+
+
 def _beginning(body: bytes) -> Any:
-    """Return what has arrived of an object; a text or number that may be incomplete is left out."""
+    """Return the object that a body has after other text, or what has arrived of it.
+
+    A text or number that may be incomplete is left out. None for a page of a gateway.
+    """
+    text = body.decode("utf-8", "replace")
+    at = text.find("{")
+    if at < 0 or text.lstrip().startswith("<"):
+        return None
+    if found := decode(text, at):
+        return found[0]
     try:
-        return from_json(body, allow_partial=True)
+        begun = text[at:].rstrip("0123456789.eE+-")
+        return from_json(begun.encode("utf-8", "replace"), allow_partial=True)
     except ValueError:
         return None
 
@@ -180,23 +211,24 @@ def _find_id(value: Any, layers: int) -> str | None:
     """Return the id in an answer: in what it wraps, in a bare text there, or beside the status."""
     if not isinstance(value, dict) or not layers:
         return None
-    for name in _WRAPPERS:
-        inner = value.get(name)
-        while isinstance(inner, list) and len(inner) == 1:
-            inner = inner[0]
+    fields = plainly_named(value)
+    for name in ENVELOPES:
+        inner = _opened(fields.get(name))
         if isinstance(inner, dict):
             found = _find_id(inner, layers - 1)
         else:
-            found = _bare_id(inner) if name == "data" else None
+            found = _bare_id(inner) if name == "data" and _is(fields.get("code"), _FINE) else None
         if found:
             return found
-    return next((found for name in _ID_FIELDS if (found := identifier(value.get(name)))), None)
+    return next((found for name in _ID_FIELDS if (found := identifier(fields.get(name)))), None)
 
 
 def _bare_id(value: Any) -> str | None:
-    """Return an id that stands alone; a sentence is none."""
+    """Return an id that stands alone; a sentence or a status is none."""
     found = identifier(value)
-    return found if found and not any(character.isspace() for character in found) else None
+    if not found or any(character.isspace() for character in found):
+        return None
+    return None if is_status(found) or _is(found, _FINE) else found
 
 
 def _refusal(answer: Any) -> str | None:
@@ -211,9 +243,17 @@ def _refusal(answer: Any) -> str | None:
     return message_of({"error": error}) or None if error else None
 
 
-def _is_task(answer: Any) -> bool:
-    """Return whether an answer is a task object, which may have failed already."""
-    return _is(answer.get("code"), _FINE) and bool(status_word(unwrap(Document(answer)).value))
+def _is_accepted(answer: dict[str, Any]) -> bool:
+    """Return whether an answer with an id took the job, although something in it looks wrong.
+
+    Its code says so, or it has an unknown code and no word about an error, or it is a task object,
+    which may have failed already.
+    """
+    if answer.get("success") is False:
+        return False
+    if not _is(answer.get("code"), _FINE):
+        return not _words(answer)
+    return answer.get("code") is not None or bool(status_word(unwrap(Document(answer)).value))
 
 
 def _words(answer: Any) -> str:

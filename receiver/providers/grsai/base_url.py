@@ -4,7 +4,13 @@ import re
 from urllib.parse import urlsplit
 
 # Where the path of an endpoint begins; what stands before it is the base URL.
-_ENDPOINT = re.compile(r"/+(?:v1|client/openapi)(?:[/?#].*)?$", re.DOTALL)
+_ENDPOINT = re.compile(r"/+(?:v1|client/openapi)(?:[/?#].*)?$", re.DOTALL | re.IGNORECASE)
+# A host is a name or an IP address, perhaps with a user before it.
+_ADDRESS = re.compile(
+    r"https?://(?:[^\s/?#@]+@)?(?:[\w-]+(?:\.[\w-]+)*\.?|\[[0-9a-f:.]+\])(?::[0-9]+)?"
+    r"(?:/[^\s?#\\]*)?",
+    re.IGNORECASE,
+)
 # The vendor's hosts redirect http to https, and a redirect loses the job.
 _VENDOR = re.compile(r"(?:.+\.)?(?:grsaiapi\.com|grsai\.com|grsai\.cn|dakka\.com\.cn)")
 
@@ -29,9 +35,7 @@ def base_url(value: str) -> str:
 
 def _is_address(address: str) -> bool:
     try:
-        return bool(
-            re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", address) and urlsplit(address).port != 0
-        )
+        return bool(_ADDRESS.fullmatch(address) and urlsplit(address).port != 0)
     except ValueError:  # an unreadable port or bracket
         return False
 

@@ -19,8 +19,11 @@ from receiver.errors import UnreadableError
 from receiver.providers.grsai.loose_json import SPACE, decode
 from receiver.providers.grsai.streams import events
 
-# Bytes of a body after decompression, and how often one layer of packing may be inside another.
-_MAX_UNPACKED = 16 * 1024 * 1024
+# Bytes of a body after decompression: so many, or so many times its size. Pictures in base64 need
+# 1.4 times, and more would let 16 KB from anybody cost seconds and a gigabyte.
+_MIN_UNPACKED = 1024 * 1024
+_MAX_RATIO = 2
+# How often one layer of packing may be inside another.
 _MAX_LAYERS = 16
 # Objects, form fields or lines of events that are read of one body.
 _MAX_PARTS = 1000
@@ -43,7 +46,9 @@ _NULS = (
 _PACKED = re.compile(rb"\x1f\x8b|[\x08\x18\x28\x38\x48\x58\x68\x78][\x01\x5e\x9c\xda]")
 _TASK_IDS = ("id", "taskId", "task_id")
 _STATUSES = ("status", "state")
-_ENVELOPES = ("data", "task", "result", "payload", "body", "response", "json")
+# What envelopes say about the request, not about a task.
+_ALL_IS_WELL = frozenset({"success", "ok", "true", "0", "200"})
+ENVELOPES = ("data", "task", "result", "payload", "body", "response", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +156,7 @@ def _inflated(body: bytes, window: int) -> bytes | None:
     """Return a decompressed body; None if it is not compressed like this, incomplete or huge."""
     unpacker = zlib.decompressobj(window)
     try:
-        unpacked = unpacker.decompress(body, _MAX_UNPACKED)
+        unpacked = unpacker.decompress(body, max(_MIN_UNPACKED, _MAX_RATIO * len(body)))
     except zlib.error:
         return None
     return unpacked if unpacker.eof else None
@@ -201,7 +206,7 @@ def _last_task(values: list[Any], repairs: list[str]) -> Document:
 
 def _events_in(text: str) -> Document | None:
     """Read a body of server-sent events."""
-    if not re.search(r"^data:", text, re.MULTILINE):
+    if not re.search(r"^(?:data|event|id|retry)?:", text, re.MULTILINE):
         return None
     lines = text.encode("utf-8", "replace").splitlines()[-_MAX_PARTS:]  # the last one counts
     found = [read for event in events(lines) if (read := _json(event.decode("utf-8", "replace")))]
@@ -214,11 +219,13 @@ def _events_in(text: str) -> Document | None:
 def _form(text: str) -> Document | None:
     """Read a form: a field whose value (or name) is JSON, or the fields of the task themselves."""
     fields = _multipart(text) if text.startswith("--") else _urlencoded(text)
+    task = dict(fields)
+    if _rank(task) == 2:  # noqa: PLR2004 - id and status; another field may be JSON, as its results
+        return Document(task, ("form",))
     for name, value in fields:
         for part in (value, name):
             if part.lstrip(SPACE)[:1] in ("{", "[", '"') and (found := _json(part.strip(SPACE))):
                 return Document(found.value, ("form", *found.repairs))
-    task = dict(fields)
     return Document(task, ("form",)) if _rank(task) else None
 
 
@@ -237,7 +244,7 @@ def _urlencoded(text: str) -> list[tuple[str, str]]:
 def _multipart(text: str) -> list[tuple[str, str]]:
     boundary = text.partition("\n")[0].strip()
     fields = []
-    for part in text.split(boundary)[1:_MAX_PARTS]:
+    for part in text.split(boundary, _MAX_PARTS)[1:_MAX_PARTS]:
         head, blank, content = part.replace("\r\n", "\n").partition("\n\n")
         name = re.search(r'name="?([^";\n]+)', head)
         if blank:
@@ -260,7 +267,7 @@ def _unwrap(value: Any, layers: int) -> Document | None:
     if not isinstance(value, dict):
         return None
     best = Document(value)
-    for name in _ENVELOPES:
+    for name in ENVELOPES:
         inner = _unwrap(value[name], layers - 1) if name in value else None
         if inner is not None:
             best = _better(best, inner)
@@ -277,7 +284,12 @@ def _better(outer: Document, inner: Document) -> Document:
     said, more = _rank(outer.value), _rank(inner.value)
     if said == more == 1 and bool(task_id(outer.value)) != bool(task_id(inner.value)):
         return Document({**outer.value, **inner.value}, inner.repairs)
-    return inner if more > said else outer
+    is_request = said == more and _is_well(outer.value) and not _is_well(inner.value)
+    return inner if more > said or is_request else outer
+
+
+def _is_well(value: dict[str, Any]) -> bool:
+    return str(status_word(value)).strip().lower() in _ALL_IS_WELL
 
 
 def _rank(value: Any) -> int:

@@ -63,7 +63,7 @@ class GrsaiClient:
             body, broken = _body(response)
             body = self._redact(body)
             try:
-                found = answers.read_submit(_head(response), body, cut_short=broken is not None)
+                found = answers.read_submit(_head(response), body)
             except AnswerLostError:
                 if broken is not None:
                     raise broken from None

@@ -155,7 +155,7 @@ def size_params(model: str, api: Api, size: str) -> dict[str, object]:
 
 def _ratio(model: str, fields: Fields, size: str) -> str:
     if not fields.ratios and (fields.any_word or _RATIO.fullmatch(size)):
-        return size
+        return size.lower() if size.lower() == "auto" else size
     for word in (size.lower(), _ORIENTATIONS.get(size)):
         if word in fields.ratios:
             return word

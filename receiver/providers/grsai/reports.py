@@ -23,6 +23,7 @@ _MAX_ID = 200
 _MAX_URL = 8192
 _MAX_TEXT = 2000
 _MAX_SIDE = 1_000_000
+_MAX_FIELDS = 1000
 _MAX_NESTED = 4
 # Results that are counted, but not archived.
 _MAX_COUNTED = 10_000
@@ -47,12 +48,18 @@ _REASONS = {
     "output_moderation": Reason.OUTPUT_MODERATION,
     "violation": Reason.VIOLATION,
 }
-_REASON_FIELDS = ("failure_reason", "failureReason", "reason", "code", "type")
-_MESSAGE_FIELDS = ("error", "msg", "message", "detail", "failure_reason", "failureReason")
+# Names of fields in lower case, without underscores.
+_REASON_FIELDS = ("failurereason", "failreason", "reason", "code", "type")
+_MESSAGE_FIELDS = (
+    *("error", "errormessage", "errormsg", "msg", "message", "detail"),
+    *("failurereason", "failreason"),
+)
 # What envelopes say when all is well.
 _NO_MESSAGE = frozenset({"success", "ok", "succeeded", "null", "none"})
 _MODERATED = re.compile(
-    r"moderat|violat|content.?policy|safety system|违规|审核|敏感", re.IGNORECASE
+    r"moderat|violat|content.?(?:policy|filter)|safety.system|nsfw|inappropriate|flagged"
+    r"|sensitive.(?:content|word)|违规|审核|敏感",
+    re.IGNORECASE,
 )
 _URL_FIELDS = ("url", "videoUrl", "video_url", "imageUrl", "image_url")
 _RESULT_FIELDS = ("results", "result", "output", "data")
@@ -135,18 +142,38 @@ def identifier(value: object) -> str | None:
 
 def message_of(task: dict[str, Any], layers: int = _MAX_NESTED) -> str:
     """Return the provider's own words about a failure; "" if there are none."""
+    fields = plainly_named(task)
     for name in _MESSAGE_FIELDS if layers else ():
-        value = task.get(name)
+        value = fields.get(name)
+        while isinstance(value, list) and value:
+            value = value[0]
         said = message_of(value, layers - 1) if isinstance(value, dict) else _text(value)
         if said and said.lower() not in _NO_MESSAGE:
             return said
     return ""
 
 
+def plainly_named(task: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with their names in lower case and without underscores.
+
+    Of equal names the first that says something counts.
+    """
+    found: dict[str, Any] = {}
+    for name, value in islice(task.items(), _MAX_FIELDS):
+        plain = name.lower().replace("_", "")
+        found[plain] = found.get(plain) or value
+    return found
+
+
 def _outcome(status: str, progress: int, *, has_results: bool) -> Outcome:
     if known := _OUTCOMES.get(_canonical(status)):
         return known
     return Outcome.SUCCEEDED if has_results and progress >= _DONE else Outcome.RUNNING
+
+
+def is_status(word: str) -> bool:
+    """Return whether a text is one of the known words for the state of a task."""
+    return _canonical(word) in _OUTCOMES
 
 
 def _canonical(word: str) -> str:
@@ -156,8 +183,9 @@ def _canonical(word: str) -> str:
 
 def _reason(task: dict[str, Any], status: str) -> Reason:
     """Return why a task failed: by its codes, else by its words."""
+    task = plainly_named(task)
     error = task.get("error")
-    parts = [task, error if isinstance(error, dict) else {}]
+    parts = [task, plainly_named(error if isinstance(error, dict) else {})]
     codes = [_canonical(_text(part.get(name))) for part in parts for name in _REASON_FIELDS]
     for code in (_canonical(status), *codes, _canonical(_text(error))):
         if code in _REASONS:

@@ -7,6 +7,7 @@ from receiver.providers.grsai.loose_json import is_complete
 
 # Lines that may belong to one object.
 _MAX_HELD = 100
+_BOM = b"\xef\xbb\xbf"
 
 
 def events(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -42,11 +43,12 @@ def _payload(line: bytes) -> tuple[bytes, bool] | None:
 
     None if it is a comment or another field.
     """
-    line = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
+    line = line.removeprefix(_BOM).rstrip(b"\r")
     if line.startswith((b":", b"event:", b"id:", b"retry:")):
         return None
     is_data = line.startswith(b"data:")
-    return line.removeprefix(b"data:").removeprefix(b" ") if is_data else line, is_data
+    payload = line.removeprefix(b"data:").removeprefix(b" ") if is_data else line
+    return payload.removeprefix(_BOM), is_data
 
 
 def _event(held: list[bytes]) -> Iterator[bytes]:
