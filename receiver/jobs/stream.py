@@ -15,6 +15,7 @@ from receiver.errors import AnswerLostError, ReceiverError, RefusedError, Unread
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.retry import store_with_retry
 from receiver.model import Decision, Delivery, Source
+from receiver.providers.grsai.answers import find_id
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.grsai.request import Request
 
@@ -27,7 +28,8 @@ FIRST_EVENT_TIMEOUT = 180.0
 class StreamReader:
     """Posts one job and reads its stream to the end.
 
-    ``refuse`` is called with the provider's words if an error comes after the first event.
+    ``refuse`` is called with the provider's words if an error comes after the first event, and
+    ``take`` with the task's id if the first event has it and is no report.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class StreamReader:
         *,
         pause: Callable[[float], None],
         refuse: Callable[[str], object],
+        take: Callable[[str], object],
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -50,6 +53,7 @@ class StreamReader:
         self._before_send = before_send
         self._pause = pause
         self._refuse = refuse
+        self._take = take
         self._started = threading.Event()
         self._error: Exception | None = None
 
@@ -88,11 +92,18 @@ class StreamReader:
                     ref=self._ref,
                     error=str(error),
                 )
+                self._keep_id(body)
                 continue
             self._started.set()
             if decision is Decision.ENDED:
                 return True
         return False
+
+    def _keep_id(self, body: bytes) -> None:
+        """Record the id in an event that is no report, for example because it was cut short."""
+        if not self._started.is_set() and (found := find_id(body)):
+            store_with_retry(partial(self._take, found), self._pause, ref=self._ref)
+            self._started.set()
 
     def _end(self, error: Exception) -> None:
         """Pass an error to the waiting caller; after the first event log it, the job is polled."""

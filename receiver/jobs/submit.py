@@ -170,6 +170,7 @@ class SubmitService:
             before_send,
             pause=self._pause,
             refuse=partial(self._jobs.record_refused, ref),
+            take=partial(self._jobs.record_accepted, ref),
         ).wait_for_first_event()
 
     def _post_until_answered(self, post: Post, back_off: Sequence[float]) -> Job:

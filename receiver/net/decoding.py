@@ -62,9 +62,11 @@ class Decoder:
 
     def _unpacker_for(self, data: bytes) -> "zlib._Decompress | None":
         """Return what unpacks data that begins so; None if it is not packed."""
+        if data.startswith(_GZIP_MAGIC):
+            self.coding = "gzip"  # also where the header says deflate
+            return zlib.decompressobj(zlib.MAX_WBITS | 16)
         if self.coding == "gzip":
-            is_gzip = data.startswith(_GZIP_MAGIC)
-            return zlib.decompressobj(zlib.MAX_WBITS | 16) if is_gzip else None
+            return None
         for window in (zlib.MAX_WBITS, -zlib.MAX_WBITS):  # some servers leave out zlib's head
             try:
                 zlib.decompressobj(window).decompress(data, _PIECE)

@@ -249,8 +249,10 @@ def _expect_plain_body(response: http.client.HTTPResponse, host: str) -> None:
 def _is_whole_range(response: http.client.HTTPResponse) -> bool:
     """Return whether this is a 206 whose part is the whole file."""
     found = _WHOLE_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-    is_partial = response.status == HTTPStatus.PARTIAL_CONTENT
-    return is_partial and found is not None and int(found[1]) + 1 == int(found[2])
+    if response.status != HTTPStatus.PARTIAL_CONTENT or found is None:
+        return False
+    total = int(found[2])
+    return int(found[1]) + 1 == total and response.length in {None, total}
 
 
 @contextmanager

@@ -70,6 +70,7 @@ def test_an_odd_head_around_a_whole_file_does_no_harm(
         ("gzip", gzip.compress(PICTURE[:1000]) + gzip.compress(PICTURE[1000:]) + b"\0" * 9, "gzip"),
         ("deflate", zlib.compress(PICTURE), "deflate"),
         ("deflate", zlib.compress(PICTURE, wbits=-15), "deflate"),
+        ("deflate", PACKED, "gzip"),
         ("deflate, GZIP", gzip.compress(zlib.compress(PICTURE)), "deflate, gzip"),
     ],
 )
@@ -106,8 +107,9 @@ def test_a_file_whose_last_chunk_is_missing_is_kept_with_a_doubt(
     )
 
 
-def test_a_part_of_a_file_is_not_the_file(network: OutsideNetwork) -> None:
-    part = answer("Content-Range: bytes 0-999/2000", body=PICTURE[:1000], status="206 Partial")
+@pytest.mark.parametrize("told", ["0-999/2000", "0-1999/2000"])
+def test_a_part_of_a_file_is_not_the_file(network: OutsideNetwork, told: str) -> None:
+    part = answer(f"Content-Range: bytes {told}", body=PICTURE[:1000], status="206 Partial")
     network.serve(part, at=WEB)
     with pytest.raises(FetchError, match="answered 206"):
         network.fetch()

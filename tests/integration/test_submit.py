@@ -357,6 +357,21 @@ def test_a_stream_may_begin_and_break_its_lines_as_it_likes(
         assert finals(services, job).state is JobState.ARCHIVING
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"id":"t-1","status":"running","progr',
+        b'data: {"code":1,"msg":"success","data":{"ID":"t-1"}}\n\n',
+        b'data: "t-1"\n\n',
+    ],
+)
+def test_an_id_in_an_event_that_is_no_report_is_kept(services: Services, event: bytes) -> None:
+    server, address = streamed(event)
+    with server:
+        job = submit_service(services, base_url=address).submit(asked(Mode.STREAM))
+    assert (job.state, job.provider_id) == (JobState.WAITING, "t-1")
+
+
 def test_a_stream_of_large_events_costs_little_time(services: Services) -> None:
     text = b"x" * 1000
     server, address = streamed(

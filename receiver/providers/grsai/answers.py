@@ -85,9 +85,7 @@ def read_submit(head: Head, body: bytes) -> str:
     """
     if head.redirects:
         raise RefusedError(head.redirect_text())
-    answer = _answer(body)
-    if answer is None:
-        answer = _beginning(body)
+    answer = _answer(body) or _beginning(body)
     found, refusal = _find_id(answer, _MAX_NESTED), _refusal(answer)
     is_fine = refusal is None and (head.is_success or not _words(answer))
     if found is not None and (is_fine or (head.is_success and _is_accepted(answer))):
@@ -100,6 +98,13 @@ def read_submit(head: Head, body: bytes) -> str:
     if head.is_success and answer is not None:
         raise AnswerLostError("the provider's answer has no id")
     raise AnswerLostError(f"the provider answered HTTP {head.status} with a body that is no answer")
+
+
+def find_id(body: bytes) -> str | None:
+    """Return the task's id in an answer that is no error, even if its end is missing."""
+    answer = _answer(body) or _beginning(body)
+    found = _find_id(answer, _MAX_NESTED)
+    return found if found and (_refusal(answer) is None or _is_accepted(answer)) else None
 
 
 def check_unnamed_event(body: bytes) -> bool:
