@@ -4,6 +4,12 @@
 where they appear, with ``raise … from``.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class ReceiverError(Exception):
     """Any error that the service reports; its text is for a person."""
@@ -139,3 +145,12 @@ class ClaimLostError(ReceiverError):
     """The lease ended and another worker has the claim: stop, change nothing."""
 
     permanent = True
+
+
+def mistakes_in(error: "ValidationError") -> Iterator[tuple[str, str]]:
+    """Yield the field and the text of each mistake, without the value: that may be a secret.
+
+    The field is "" if the mistake concerns the whole.
+    """
+    for item in error.errors(include_url=False, include_input=False):
+        yield ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")

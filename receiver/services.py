@@ -185,13 +185,11 @@ class Services:
         """Return the sender of each destination."""
         connector = SafeConnector(self.settings.event_policy())
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
-        transports = [
-            (destination, transport_for(destination, connector, secrets, time.time))
-            for destination in self.settings.destinations
-        ]
         return [
-            Dispatcher(self.outbox, destination, transport, self.serializer)
-            for destination, transport in transports
+            Dispatcher(
+                self.outbox, to, transport_for(to, connector, secrets, time.time), self.serializer
+            )
+            for to in self.settings.destinations
         ]
 
     @cached_property
@@ -209,11 +207,9 @@ class Services:
     def admin_token(self) -> str:
         """The token of API and dashboard."""
         given = self.settings.admin_token
-        return (
-            given.get_secret_value()
-            if given
-            else data_dir.keep(self.settings.data_dir / "secrets" / "admin")
-        )
+        if given:
+            return given.get_secret_value()
+        return data_dir.keep(self.settings.data_dir / "secrets" / "admin")
 
     @cached_property
     def store(self) -> Store:
@@ -361,60 +357,41 @@ class Services:
 
     def work_queues(self, scratch: Path) -> list[WorkQueue]:
         """Return every work queue of a worker."""
-        due, archive = self.queries.next_due, self.archiver(scratch).archive
-        work_queues = [
-            WorkQueue(
-                QueueName.ASSETS,
-                self.settings.worker_threads,
-                partial(due, "assets"),
-                self.assets.claim,
-                archive,
-            ),
-            WorkQueue(
-                QueueName.SUSPECT_ASSETS,
-                SUSPECT_THREADS,
-                partial(due, "assets", suspects=True),
-                partial(self.assets.claim, suspects=True),
-                archive,
-            ),
-            WorkQueue(
-                QueueName.COMPLETE_JOBS,
-                JOB_THREADS,
-                partial(due, "jobs"),
-                partial(self.jobs.claim, complete=True),
-                self.reconciler.reconcile_job,
-            ),
-            WorkQueue(
-                QueueName.JOBS,
-                JOB_THREADS,
-                partial(due, "jobs"),
-                partial(self.jobs.claim, complete=False),
-                self.reconciler.reconcile_job,
-            ),
-            WorkQueue(
-                QueueName.SUSPECT_JOBS,
-                SUSPECT_THREADS,
-                partial(due, "jobs", suspects=True),
-                self.jobs.claim_suspects,
-                self.reconciler.reconcile_job,
-            ),
-            WorkQueue(
-                QueueName.HINTS,
-                HINT_THREADS,
-                partial(due, "hints"),
-                self.hints.claim,
-                self.reconciler.verify_hint,
-            ),
-            # One queue per destination, so that a slow one does not delay the others.
-            *(
-                WorkQueue(
-                    events_queue(to.destination.name),
-                    EVENT_THREADS,
-                    to.next_due,
-                    to.claim,
-                    to.send,
-                )
-                for to in self.dispatchers()
-            ),
+        hints_due = partial(self.queries.next_due, "hints")
+        verify = self.reconciler.verify_hint
+        queues = [
+            *self._asset_queues(self.archiver(scratch)),
+            *self._job_queues(),
+            WorkQueue(QueueName.HINTS, HINT_THREADS, hints_due, self.hints.claim, verify),
+            *self._event_queues(),
         ]
-        return [instrumented(queue) for queue in work_queues]
+        return [instrumented(queue) for queue in queues]
+
+    def _asset_queues(self, archiver: Archiver) -> list[WorkQueue]:
+        due, claim = partial(self.queries.next_due, "assets"), self.assets.claim
+        suspects_due, suspects = partial(due, suspects=True), partial(claim, suspects=True)
+        threads, run = self.settings.worker_threads, archiver.archive
+        return [
+            WorkQueue(QueueName.ASSETS, threads, due, claim, run),
+            WorkQueue(QueueName.SUSPECT_ASSETS, SUSPECT_THREADS, suspects_due, suspects, run),
+        ]
+
+    def _job_queues(self) -> list[WorkQueue]:
+        due, claim = partial(self.queries.next_due, "jobs"), self.jobs.claim
+        complete, others = partial(claim, complete=True), partial(claim, complete=False)
+        suspects_due, suspects = partial(due, suspects=True), self.jobs.claim_suspects
+        run = self.reconciler.reconcile_job
+        return [
+            WorkQueue(QueueName.COMPLETE_JOBS, JOB_THREADS, due, complete, run),
+            WorkQueue(QueueName.JOBS, JOB_THREADS, due, others, run),
+            WorkQueue(QueueName.SUSPECT_JOBS, SUSPECT_THREADS, suspects_due, suspects, run),
+        ]
+
+    def _event_queues(self) -> list[WorkQueue]:
+        """Return one queue per destination, so that a slow one does not delay the others."""
+        return [
+            WorkQueue(
+                events_queue(to.destination.name), EVENT_THREADS, to.next_due, to.claim, to.send
+            )
+            for to in self.dispatchers()
+        ]

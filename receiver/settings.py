@@ -26,7 +26,7 @@ from pydantic import (
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from receiver.errors import ConfigurationError
+from receiver.errors import ConfigurationError, mistakes_in
 from receiver.events.destinations import (
     Destination,
     DestinationKind,
@@ -215,10 +215,7 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:
-            mistakes += [
-                _mistake(item["loc"], item["msg"])
-                for item in error.errors(include_url=False, include_input=False)
-            ]
+            mistakes += [_mistake(field, text) for field, text in mistakes_in(error)]
         if mistakes:
             raise ConfigurationError(mistakes)
         return settings
@@ -335,7 +332,7 @@ def _contents(path: Path) -> str:
     return value
 
 
-def _mistake(place: tuple[int | str, ...], text: str) -> str:
-    """Return a validation error with its variable's name, not its value: that may be a secret."""
-    name = str(place[0]).upper()
-    return f"{name}: {text.removeprefix('Value error, ').removeprefix(f'{name}: ')}"
+def _mistake(field: str, text: str) -> str:
+    """Return a mistake with the name of its variable, once."""
+    name = field.partition(".")[0].upper()
+    return f"{name}: {text.removeprefix(f'{name}: ')}"

@@ -260,10 +260,15 @@ def _image_error(given: str, problem: str) -> ConfigurationError:
 
 
 def canonical_request(submission: Submission) -> str:
-    """Serialize what is asked for, equal for equal requests; mode and API are not part of it."""
+    """Serialize what is asked for, equal for equal requests; mode and API are not part of it.
+
+    One picture is what every model makes if nothing is said.
+    """
+    params = {
+        name: value for name, value in submission.params.items() if (name, value) != ("variants", 1)
+    }
     return json.dumps(
-        [submission.provider, submission.model, submission.prompt, submission.params],
-        sort_keys=True,
+        [submission.provider, submission.model, submission.prompt, params], sort_keys=True
     )
 
 

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from receiver.errors import UnreadableError
+from receiver.errors import UnreadableError, mistakes_in
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import (
     FINAL_STATES,
@@ -282,17 +282,8 @@ def read_manifest(data: bytes, ref: str) -> Manifest:
     try:
         found = Manifest.model_validate_json(data)
     except ValidationError as error:
-        found_errors = error.errors(include_url=False, include_input=False)[:_MAX_MISTAKES]
-        mistakes = [
-            ": ".join(
-                filter(
-                    None,
-                    [".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")],
-                )
-            )
-            for item in found_errors
-        ]
-        raise UnreadableError("; ".join(mistakes)) from error
+        mistakes = [": ".join(filter(None, mistake)) for mistake in mistakes_in(error)]
+        raise UnreadableError("; ".join(mistakes[:_MAX_MISTAKES])) from error
     if found.ref != ref:
         raise UnreadableError(f"ref: it is the manifest of {found.ref}")
     return found

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Row
 
-from receiver.ledger.outbox import ABOUT_THE_JOB
+from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.model import EventType, timestamp
 
 

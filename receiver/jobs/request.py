@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from receiver.errors import mistakes_in
 from receiver.model import Api, Mode, Provider, Submission
 from receiver.providers.grsai import families
 
@@ -168,7 +169,4 @@ def _leaves(value: object) -> Iterator[object]:
 
 def mistakes(error: ValidationError) -> list[str]:
     """Return every mistake of a request with its field, without the value."""
-    return [
-        f"{'.'.join(map(str, item['loc'])) or 'job'}: {item['msg']}"
-        for item in error.errors(include_url=False, include_input=False)
-    ]
+    return [f"{field or 'job'}: {text}" for field, text in mistakes_in(error)]

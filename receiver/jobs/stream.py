@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from receiver import clock
-from receiver.errors import AnswerLostError, ReceiverError, UnreadableError
+from receiver.errors import AnswerLostError, ReceiverError, RefusedError, UnreadableError
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.retry import store_with_retry
 from receiver.model import Decision, Delivery, Source
@@ -25,7 +25,10 @@ FIRST_EVENT_TIMEOUT = 180.0
 
 
 class StreamReader:
-    """Posts one job and reads its stream to the end."""
+    """Posts one job and reads its stream to the end.
+
+    ``refuse`` is called with the provider's words if an error comes after the first event.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class StreamReader:
         before_send: Callable[[], None],
         *,
         pause: Callable[[float], None],
+        refuse: Callable[[str], object],
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -45,6 +49,7 @@ class StreamReader:
         self._ref = ref
         self._before_send = before_send
         self._pause = pause
+        self._refuse = refuse
         self._started = threading.Event()
         self._error: Exception | None = None
 
@@ -94,6 +99,8 @@ class StreamReader:
         if not self._started.is_set():
             self._error = error
             self._started.set()
+        elif isinstance(error, RefusedError):
+            store_with_retry(partial(self._refuse, str(error)), self._pause, ref=self._ref)
         elif isinstance(error, ReceiverError):
             log.info(
                 "stream ended, job will be polled",

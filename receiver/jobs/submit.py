@@ -162,7 +162,14 @@ class SubmitService:
         self, client: GrsaiClient, request: Request, ref: str, before_send: BeforeSend
     ) -> None:
         StreamReader(
-            client, self._inbox, self._base_url, request, ref, before_send, pause=self._pause
+            client,
+            self._inbox,
+            self._base_url,
+            request,
+            ref,
+            before_send,
+            pause=self._pause,
+            refuse=partial(self._jobs.record_refused, ref),
         ).wait_for_first_event()
 
     def _post_until_answered(self, post: Post, back_off: Sequence[float]) -> Job:

@@ -8,9 +8,9 @@ from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import find_reports
+from receiver.ledger.events import NewEvent, write_events
 from receiver.ledger.jobs import expedite_job, finish_job, lock_job
 from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.outbox import NewEvent, write_events
 from receiver.ledger.rows import Asset, End, Job, StoredAsset, asset_of
 from receiver.ledger.tables import assets, attempts, jobs
 from receiver.model import INLINE, AssetState, EventType, JobState, Source, Timing

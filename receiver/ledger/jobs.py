@@ -15,8 +15,8 @@ from receiver.errors import KeyTakenError, ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
+from receiver.ledger.events import NewEvent, has_event, write_events
 from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.outbox import NewEvent, has_event, write_events
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, jobs
 from receiver.model import (
@@ -139,7 +139,9 @@ class Jobs:
 
         def work(connection: Connection) -> Job:
             job = lock_job(connection, ref)
-            if job.state == JobState.SUBMITTING:
+            # The events of a stream may say that the job is waiting before an error comes.
+            is_unnamed = job.state is JobState.WAITING and job.provider_id is None
+            if job.state is JobState.SUBMITTING or is_unnamed:
                 taken = provider_id and find_job_by_provider_id(
                     connection, job.provider, provider_id
                 )

@@ -1,4 +1,4 @@
-"""The outbox: events, and their deliveries to each destination.
+"""The outbox: the deliveries of events to each destination.
 
 Each destination gets every event once, events of one job in order, and no destination waits for
 another. A destination's cursor is the last event for which a delivery was queued; later events are
@@ -8,10 +8,8 @@ or adds deliveries locks the destination's row first: otherwise an event could b
 the one before it ends, and would never become due.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,81 +37,25 @@ from receiver.errors import ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.rows import EventDelivery, Job, event_delivery_of
+from receiver.ledger.events import end_of_batch, lock_event_order
+from receiver.ledger.rows import EventDelivery, event_delivery_of
 from receiver.ledger.tables import destinations, events, sendings
 from receiver.model import EventDeliveryState, EventType
 
-# The ``idx`` of an event about the job itself, not about one of its assets.
-ABOUT_THE_JOB = -1
 # Deliveries queued, or deleted, in one transaction.
 BATCH = 500
 # Seconds that finished deliveries are kept: sent ones, and those that were set aside.
 KEPT, KEPT_ASIDE = 7 * 86400.0, 90 * 86400.0
-# Any number will do, as long as all our processes use the same one.
-_EVENTS_LOCK = 0x6576656E
 
 # Written as literals: the planners use a partial index only for exactly its condition.
 PENDING: ColumnElement[str] = literal_column(f"'{EventDeliveryState.PENDING}'")
 SENT: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SENT}'")
 SET_ASIDE: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SET_ASIDE}'")
 
-# Built once: that takes longer than running them, and all writers wait meanwhile.
-_INSERT_EVENT = insert(events)
-_LOCK_EVENT_ORDER = select(func.pg_advisory_xact_lock(_EVENTS_LOCK))
+# Built once: that takes longer than running it, and all writers wait meanwhile.
 _CLAIM = claims.claim_statement(
     sendings, sendings.c.due_at, sendings.c.destination == bindparam("to")
 )
-
-
-# Events.
-
-
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """An event to be written: about the asset ``idx`` of a job, or ``ABOUT_THE_JOB``."""
-
-    type: EventType
-    payload: dict[str, object]
-    idx: int = ABOUT_THE_JOB
-
-
-def write_events(connection: Connection, job: Job, now: float, new: Sequence[NewEvent]) -> None:
-    """Write events about a job, in this order, in the transaction of the changes they report."""
-    lock_event_order(connection)
-    connection.execute(_INSERT_EVENT, [_values(job, now, event) for event in new])
-    notify(connection, QueueName.EVENTS)
-
-
-def _values(job: Job, now: float, event: NewEvent) -> dict[str, object]:
-    payload = {**event.payload, "job_key": job.key}  # the caller's own name for the job
-    return {
-        "type": event.type,
-        "ref": job.ref,
-        "idx": event.idx,
-        "round": job.round,
-        "created_at": now,
-        "payload": json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
-    }
-
-
-def lock_event_order(connection: Connection) -> None:
-    """Let no other transaction write events until this one ends (PostgreSQL).
-
-    PostgreSQL assigns numbers before the commit. Without the lock a reader could pass a number
-    whose event becomes visible only later. SQLite has one writer anyway.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(_LOCK_EVENT_ORDER)
-
-
-def has_event(connection: Connection, kind: EventType, job: Job) -> bool:
-    """Return whether an event of this type about a job was written in its present round."""
-    same = (events.c.ref == job.ref) & (events.c.type == kind) & (events.c.round == job.round)
-    return connection.execute(select(events.c.id).where(same).limit(1)).first() is not None
-
-
-# Event deliveries.
 
 
 class Outbox:
@@ -273,14 +215,6 @@ def due_since(connection: Connection, destination: str) -> float | None:
     )
     moment: float | None = connection.execute(due).scalar()
     return moment
-
-
-def end_of_batch(connection: Connection, after: int, size: int) -> int:
-    """Return the number of the last of the ``size`` events after ``after``; ``after`` if none."""
-    batch = (
-        select(events.c.id).where(events.c.id > after).order_by(events.c.id).limit(size).subquery()
-    )
-    return connection.execute(select(func.max(batch.c.id))).scalar() or after
 
 
 def _insert_destination(connection: Connection, name: str) -> None:

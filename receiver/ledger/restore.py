@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from receiver.ledger.outbox import lock_event_order
+from receiver.ledger.events import lock_event_order
 from receiver.ledger.tables import assets, deliveries, events, jobs
 
 Row = dict[str, Any]

@@ -23,7 +23,7 @@ from receiver.archive.manifest import (
 from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.database import Database
-from receiver.ledger.outbox import ABOUT_THE_JOB
+from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.restore import Past, Restored, Row, restore
 from receiver.model import AssetState, EventType, JobState, Outcome, Reason
@@ -297,7 +297,7 @@ def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
 
 
 def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
-    """Return the row of an event. Its payload has the same fields as in ``ledger.outbox``."""
+    """Return the row of an event. Its payload has the same fields as in ``ledger.events``."""
     text = json.dumps(
         {**payload, "job_key": manifest.key}, ensure_ascii=False, separators=(",", ":")
     )

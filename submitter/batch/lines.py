@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from receiver.errors import ConfigurationError
+from receiver.errors import ConfigurationError, mistakes_in
 from receiver.jobs.request import DEFAULT_MODEL, JobRequest, takes_variants
 from receiver.model import Api, Mode, Provider
 from submitter.batch.entry import Entry, Fields, cell
@@ -102,11 +102,8 @@ def _checked(fields: Fields | _LineError) -> Entry:
 def _by_column(error: ValidationError) -> str:
     """Return the first error of each column; pydantic reports one for each type of a union."""
     first: dict[str, str] = {}
-    for item in error.errors(include_url=False, include_input=False):
-        first.setdefault(
-            str(item["loc"][0]) if item["loc"] else "params",
-            item["msg"].removeprefix("Value error, "),
-        )
+    for field, text in mistakes_in(error):
+        first.setdefault(field.partition(".")[0] or "params", text)
     return "; ".join(f"column {column}: {what}" for column, what in first.items())
 
 

@@ -121,9 +121,10 @@ def _not_accepted(task_request: TaskRequest) -> Response | None:
     script = task_request.script
     if script.answer.mode == "redirect":
         return Response(status=302, headers={"Location": script.answer.to})
-    if task_request.reply is Reply.STREAM and script.stream.mode == "error_event":
-        event = json.dumps(responses.envelope(None, -1, "refused inside the stream"))
-        return Response(f"data: {event}\n\n", mimetype="text/event-stream")
+    if task_request.reply is Reply.STREAM and script.stream.mode in ("error_event", "late_error"):
+        error = json.dumps(responses.envelope(None, -1, "refused inside the stream"))
+        begun = 'data: {"status":"running"}\n\n' if script.stream.mode == "late_error" else ""
+        return Response(f"{begun}data: {error}\n\n", mimetype="text/event-stream")
     return None
 
 

@@ -274,13 +274,15 @@ class StreamFault(_Fault):
         "hang",
         "json_error",
         "error_event",
+        "late_error",
         "task",
         "id",
         "lines",
         "comments",
     ] = Field(
         default="ok",
-        description="error_event: one event with an error, and nothing is accepted; task: the "
+        description="error_event: one event with an error, and nothing is accepted; "
+        "late_error: the same after a `running` event without an id; task: the "
         "finished task as plain JSON; id: the id alone as plain JSON; lines: JSON lines without "
         "`data:`; comments: with comments, event names and CRLF; no_done: without the closing "
         "[DONE]; cut: ends without a final event; hang: silent after the first event "

@@ -192,6 +192,48 @@ def test_a_key_with_resubmit_pays_for_each_retry_once_however_often_it_is_run(
     assert [task["prompt"] for task in polling.tasks()].count("an owl") == 2
 
 
+def test_a_submit_for_several_pictures_of_a_model_that_makes_one_is_refused_or_split(
+    polling: Installation,
+) -> None:
+    options = [
+        "--model",
+        "nano-banana",
+        "--variants",
+        "3",
+        "--key",
+        "three",
+        "--wait",
+        "--mode",
+        "poll",
+        "--json",
+    ]
+    script = ("--param", "aspectRatio=64x64", "--param", 'sandbox={"delay": 0}')
+    refused = polling.invoke("submitter", "submit", "three owls", *options, *script)
+    assert refused.status == 2
+    assert "nano-banana makes one picture a job: submit 3 jobs, which --split" in refused.err
+    for _ in range(2):
+        done = polling.invoke("submitter", "submit", "three owls", *options, *script, "--split")
+        jobs = [json.loads(line) for line in done.out.splitlines()]
+        assert (done.status, [job["state"] for job in jobs]) == (0, ["archived"] * 3)
+    assert [task["prompt"] for task in polling.tasks()].count("three owls") == 3
+
+
+@pytest.mark.parametrize("form", ["camel", "upper", "object"])
+def test_moderated_work_is_never_posted_again(polling: Installation, form: str) -> None:
+    script = {"fail": "input_moderation", "delay": 0, "report": {"failure": form}}
+    options = ["--wait", "--resubmit", "2", "--mode", "poll"]
+    done = polling.invoke(
+        "submitter",
+        "submit",
+        f"moderated {form}",
+        *options,
+        "--param",
+        f"sandbox={json.dumps(script)}",
+    )
+    assert (done.status, "posted again" in done.err) == (1, False)
+    assert [task["prompt"] for task in polling.tasks()].count(f"moderated {form}") == 1
+
+
 # What operators ask and do.
 
 

@@ -9,16 +9,13 @@ out of order, or never.
 """
 
 import json
-import os
 import random
 import re
-import signal
 import socket
 import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,145 +23,16 @@ from typing import Any
 import pytest
 import requests
 from installation import Installation
-from processes import Running
+from running_receiver import FinishedTask, RunningReceiver, send_all
 from side_by_side import side_by_side
 from waiting import until
 
 from receiver.failpoints import Point
 from receiver.ingest.tickets import Tickets
 from receiver.model import JobState, new_ref
-from receiver.services import Services
 from submitter.sandbox import Sandbox
 
 CANARY = "canary-5e1f"
-
-
-@dataclass
-class FinishedTask:
-    """A task that the provider finished and has not reported: its ticket and its final report."""
-
-    ref: str
-    ticket: str
-    task_id: str
-    final: dict[str, Any]
-
-
-@dataclass
-class RunningReceiver:
-    """One service for all these tests; a file in ``failpoints`` arms the failpoint of its name."""
-
-    installation: Installation
-    service: Running
-    services: Services
-    failpoints: Path
-
-    def finished_task(self, **script: Any) -> FinishedTask:
-        """Let the provider finish a task without callbacks; the test sends them."""
-        order: dict[str, Any] = {
-            "model": "m",
-            "prompt": "a fox",
-            "size": "64x64",
-            "webHook": "-1",
-            "sandbox": {"delay": 0, **script},
-        }
-        task_id = self._ask("/v1/draw/completions", **order)["id"]
-        until(
-            lambda: self.installation.sandbox.task(task_id)["status"] != "running",
-            what="that the provider is done",
-        )
-        ref = new_ref(time.time())
-        return FinishedTask(
-            ref, self.services.tickets.sign(ref), task_id, self._ask("/v1/draw/result", id=task_id)
-        )
-
-    def _ask(self, path: str, **question: Any) -> Any:
-        headers = {"Authorization": "Bearer sk-test"}
-        return requests.post(
-            self.installation.sandbox.url + path, json=question, headers=headers, timeout=10
-        ).json()["data"]
-
-    def url(self, ticket: str) -> str:
-        """Return the callback URL of a ticket."""
-        return f"{self.installation.url}/callback/{ticket}"
-
-    def post(self, ticket: str, body: object, **headers: str) -> requests.Response:
-        """Send a callback; a body that is not bytes is sent as JSON."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return requests.post(
-            self.url(ticket), data=data, headers=headers, timeout=20, allow_redirects=False
-        )
-
-    def raw(self, finished: FinishedTask, body: bytes) -> bytes:
-        """Return the bytes of a callback request."""
-        head = [
-            f"POST /callback/{finished.ticket} HTTP/1.1",
-            "Host: x",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-            "",
-            "",
-        ]
-        return "\r\n".join(head).encode() + body
-
-    def verdicts(self, ref: str) -> list[str]:
-        """Return the verdicts of a job's callbacks."""
-        return [
-            row.verdict
-            for row in self.services.queries.delivery_log(ref)
-            if row.source == "callback"
-        ]
-
-    def is_safe_once(self, finished: FinishedTask) -> bool:
-        """Wait until a job is final; return whether its picture is archived correctly and once.
-
-        What it looks at is printed, so that a failure shows what was wrong.
-        """
-        (job,) = self.installation.wait(finished.ref)
-        events = Counter(
-            event["type"]
-            for event in self.services.events.after(limit=100_000)
-            if event["ref"] == finished.ref
-        )
-        objects = [
-            path.name for path in self.installation.data.glob(f"archive/*/*/*/{finished.ref}/*")
-        ]
-        print(job, objects, events)  # noqa: T201 - shown by pytest after a failure
-        return (
-            self.installation.is_safe(job)
-            and sorted(objects) == ["0.png", "job.json"]
-            and events - Counter(["job.at_risk"]) == Counter(["asset.archived", "job.archived"])
-        )
-
-    def knows(self, ref: str) -> bool:
-        """Return whether the job exists."""
-        return self.services.queries.job(ref) is not None
-
-    def kill(self, words: str) -> None:
-        """Kill the processes with these words in their command lines; wait for new ones."""
-        pids = {pid for pid, line in self.service.members().items() if words in line}
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        until(
-            lambda: not pids & set(self.service.members()) and self._has(words),
-            what=f"another {words}",
-        )
-        self.is_back()
-
-    def _has(self, words: str) -> bool:
-        return any(words in line for line in self.service.members().values())
-
-    def is_idle(self) -> bool:
-        """Return whether no work is left, now or later."""
-        return all(
-            self.services.queries.next_due(table) is None for table in ("assets", "jobs", "hints")
-        )
-
-    def is_back(self) -> None:
-        """Wait until the service answers."""
-        until(
-            lambda: self.installation.status("/readyz") == requests.codes.ok,
-            what="that the service answers again",
-        )
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +51,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiv
             assert "Traceback" not in service.output()
 
 
-def test_scn_001_a_single_report_is_taken_in(receiver: RunningReceiver) -> None:
+def test_scn_001_a_single_report_is_accepted(receiver: RunningReceiver) -> None:
     finished = receiver.finished_task()
     answer = receiver.post(finished.ticket, finished.final)
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "ref": finished.ref})
@@ -236,7 +104,7 @@ def test_scn_005_a_sender_that_does_not_wait_for_the_answer_and_repeats_counts_o
     assert receiver.verdicts(finished.ref) == ["ended", "duplicate"]
 
 
-def test_scn_006_a_report_that_broke_off_is_not_believed_and_its_repetition_is(
+def test_scn_006_a_report_that_broke_off_is_ignored_and_its_repetition_is_accepted(
     receiver: RunningReceiver,
 ) -> None:
     finished = receiver.finished_task()
@@ -280,15 +148,13 @@ def one_character_longer(ticket: str) -> str:
 
 
 @pytest.mark.parametrize("wrong", [other_characters, without_signature, one_character_longer])
-def test_scn_008_what_has_not_the_shape_of_a_ticket_is_not_ours(
-    receiver: RunningReceiver, wrong: Any
-) -> None:
+def test_scn_008_a_malformed_ticket_is_refused(receiver: RunningReceiver, wrong: Any) -> None:
     finished = receiver.finished_task()
     assert receiver.post(wrong(finished.ticket), finished.final).status_code == 404
     assert not receiver.knows(finished.ref)
 
 
-def test_scn_009_a_ticket_signed_with_another_secret_is_not_ours(receiver: RunningReceiver) -> None:
+def test_scn_009_a_ticket_signed_with_another_secret_is_refused(receiver: RunningReceiver) -> None:
     finished = receiver.finished_task()
     assert (
         receiver.post(
@@ -299,7 +165,7 @@ def test_scn_009_a_ticket_signed_with_another_secret_is_not_ours(receiver: Runni
     assert not receiver.knows(finished.ref)
 
 
-def test_scn_010_an_old_ticket_is_taken_like_any_other(receiver: RunningReceiver) -> None:
+def test_scn_010_an_old_ticket_is_accepted_like_any_other(receiver: RunningReceiver) -> None:
     finished = receiver.finished_task()
     finished.ref = new_ref(time.time() - 400 * 86_400)
     finished.ticket = receiver.services.tickets.sign(finished.ref)
@@ -354,7 +220,7 @@ def test_scn_012_a_body_that_cannot_be_read_is_refused_stored_and_does_no_harm(
         "nonsense",
     ],
 )
-def test_scn_012_what_a_body_is_called_does_not_matter(
+def test_scn_012_the_declared_content_type_does_not_matter(
     receiver: RunningReceiver, declared: str
 ) -> None:
     finished = receiver.finished_task()
@@ -376,7 +242,7 @@ def test_scn_013_a_receiver_that_is_restarted_between_two_attempts_counts_once(
     assert receiver.verdicts(finished.ref) == ["ended", "duplicate"]
 
 
-def test_scn_013_a_receiver_that_dies_with_a_report_stored_and_not_answered_knows_it_afterwards(
+def test_scn_013_a_receiver_that_dies_after_storing_and_before_answering_keeps_the_report(
     receiver: RunningReceiver,
 ) -> None:
     finished = receiver.finished_task()
@@ -418,7 +284,7 @@ def test_scn_015_work_that_breaks_off_half_way_is_done_again_and_its_effect_is_t
     )
 
 
-def test_scn_016_no_secret_of_a_sender_shows_up_in_logs_or_metrics(
+def test_scn_016_no_secret_of_a_sender_is_in_logs_or_metrics(
     receiver: RunningReceiver,
 ) -> None:
     finished = receiver.finished_task()
@@ -512,24 +378,10 @@ def test_a_burst_of_reports_from_many_senders_in_any_order_loses_none(
         assert len(receiver.verdicts(ref)) == 4
 
 
-def send_all(receiver: RunningReceiver, reports: list[tuple[str, str]]) -> list[int]:
-    """Post these reports over one connection, as one sender does; return the answers' statuses."""
-    with requests.Session() as session:
-        tickets = {ref: receiver.services.tickets.sign(ref) for ref, _status in reports}
-        bodies = [
-            (tickets[ref], {"id": f"task-{ref}", "status": status, "failure_reason": "error"})
-            for ref, status in reports
-        ]
-        return [
-            session.post(receiver.url(ticket), json=body, timeout=30).status_code
-            for ticket, body in bodies
-        ]
-
-
 # One clock
 
 
-def test_every_process_of_the_service_goes_by_one_clock_also_when_it_is_started_again(
+def test_every_process_of_the_service_uses_one_clock_also_after_a_restart(
     receiver: RunningReceiver,
 ) -> None:
     receiver.kill("receiver worker")

@@ -34,7 +34,7 @@ def test_an_accepted_job_costs_a_credit_and_a_failed_one_returns_it(
     assert credits_json(installation) == {"credits": 10_000, "models": []}
     lines = [
         a_line("a", model="nano-banana"),
-        a_line("b", model="nano-banana", variants=2),
+        a_line("b", model="nano-banana"),
         a_line("c", model="nano-banana", script={"fail": "error"}),
         a_line("d", script={"fail": "input_moderation"}),
         a_line("e", script={"refuse": "no"}),

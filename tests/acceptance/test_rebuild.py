@@ -291,7 +291,7 @@ def test_both_commands_are_killed_over_a_bucket_and_lose_nothing(
     assert installation.invoke("receiver", "audit").status == 0
 
 
-def test_a_rebuild_stopped_by_hand_finishes_what_it_has_in_hand(
+def test_an_interrupted_rebuild_finishes_its_current_batch(
     installation: Installation, s3_server: S3Server, proxy: FaultProxy, bucket: str
 ) -> None:
     on_s3(installation, s3_server, proxy, bucket)

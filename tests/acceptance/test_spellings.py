@@ -107,8 +107,9 @@ def test_a_stream_in_any_spelling_is_understood(running: Installation) -> None:
     scripts = [{"stream": mode} for mode in ("task", "id", "lines", "comments", "no_done")]
     assert run(running, Mode.STREAM, scripts) == archived(len(scripts))
     assert run(running, Mode.STREAM, scripts[:1], Api.NEWER) == archived(1)
-    refused = run(running, Mode.STREAM, [{"stream": "error_event"}])
-    assert refused == ["failed refused refused inside the stream"]
+    errors = [{"stream": mode} for mode in ("error_event", "late_error")]
+    refused = run(running, Mode.STREAM, errors)
+    assert refused == ["failed refused refused inside the stream"] * 2
 
 
 def test_a_bad_request_about_our_own_task_is_its_end(running: Installation) -> None:

@@ -89,16 +89,20 @@ def migrated(server: PostgresServer) -> dict[str, str]:
     return {"DATABASE_URL": url, "CALLBACK_SECRETS": "0" * 32, "ADMIN_TOKEN": "0" * 32}
 
 
-def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
-    """Archive pictures in rounds; raise RuntimeError if a job does not end ``archived``."""
-    host = url.removeprefix("http://")
-    env = environment(
+def variables(folder: Path, url: str, place: Place) -> dict[str, str]:
+    """Return the variables of a receiver that archives to a place."""
+    return environment(
         folder / "receiver",
-        FETCH_ALLOW=host,
+        FETCH_ALLOW=url.removeprefix("http://"),
         ARCHIVE_URL=place.archive_url,
         WORKER_THREADS=str(THREADS),
         **place.variables,
     )
+
+
+def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
+    """Archive pictures in rounds; raise RuntimeError if a job does not end ``archived``."""
+    env = variables(folder, url, place)
     rounds: list[_Round] = []
     log = folder / "worker.log"
     with (
@@ -137,7 +141,7 @@ def archive(services: Services, url: str, amount: int) -> tuple[float, float]:
 
     The times are the ledger's.
     """
-    mine = jobs.c.submitted_at == _archiving_jobs(services, url, amount)
+    mine = jobs.c.submitted_at == archiving_jobs(services, url, amount)
     started = time.time()
     services.engine.notify()
     archived = select(func.count()).where(mine, jobs.c.state == JobState.ARCHIVED)
@@ -163,7 +167,7 @@ def _one(services: Services, question: Select[Any]) -> float:
     )
 
 
-def _archiving_jobs(services: Services, url: str, amount: int) -> float:
+def archiving_jobs(services: Services, url: str, amount: int) -> float:
     """Insert jobs of one picture each, as after their callbacks; return their ``submitted_at``."""
     refs, lifetime = waiting_jobs(services, amount), services.timing.url_lifetime
 

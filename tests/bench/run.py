@@ -31,6 +31,7 @@ from tests.bench import (  # noqa: E402 - as above
     flood,
     growth,
     latency,
+    s3_requests,
     workers,
 )
 from tests.bench.archiving import Place, migrated  # noqa: E402
@@ -116,6 +117,8 @@ def _s3(folder: Path, amounts: Amounts) -> Result:
 def _archiving(folder: Path, place: Place, amount: Amount) -> Result:
     with archiving.file_server(folder) as url:
         lines = archiving.measure(folder, url, place, amount)
+        if place.target.startswith("s3://"):
+            lines += s3_requests.measure(folder, url, archiving.variables(folder, url, place))
     return Result(
         f"Pictures of 1 MB to {place.name}, 16 threads, {_rounds(lines, amount)}",
         "bare loop",

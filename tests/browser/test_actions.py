@@ -200,7 +200,7 @@ def test_all_matching_jobs_are_retried(
 def test_a_job_is_submitted_with_the_form(page: Page) -> None:
     page.goto("/submit")
     page.get_by_label("Prompt").fill("a heron, from the form")
-    page.get_by_label("Size").fill("64x64")
+    page.get_by_label("Size").fill("1024x1024")
     page.get_by_role("button", name="Submit the job").click()
     expect(page.get_by_role("status")).to_have_text("The job was submitted.")
     expect(page.locator(".headline .badge")).to_contain_text("archived", timeout=15_000)

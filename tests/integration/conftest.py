@@ -12,8 +12,11 @@ import pytest
 from archives import ArchivedJobs
 from archiving import SIZE
 from dashboard_client import log_in
+from direct_route import DirectRoute
+from event_server import EventServer
 from faultproxy import FaultProxy, fault_proxy
 from ledgers import Books, opened
+from poison import CrashHarness
 from postgres import PostgresServer, empty
 from reconciling import ReconcileHarness
 from seaweed import S3Server
@@ -151,7 +154,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def harness(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ReconcileHarness]:
-    """Open an office whose provider is the sandbox."""
+    """Return a reconciler whose provider is the sandbox."""
     with opened(sqlite_url) as books:
         yield ReconcileHarness(books, tmp_path, sandbox)
 
@@ -169,7 +172,36 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
         yield services
 
 
-# The web side
+# Workers, the direct route and destinations of events
+
+
+@pytest.fixture
+def crash_harness(books: Books, tmp_path: Path) -> CrashHarness:
+    """Return a ledger whose workers crash."""
+    return CrashHarness(books, tmp_path)
+
+
+@pytest.fixture
+def route(books: Books, tmp_path: Path) -> DirectRoute:
+    """Return the direct route on this ledger."""
+    return DirectRoute(books, tmp_path)
+
+
+@pytest.fixture
+def sqlite_route(sqlite_url: str, tmp_path: Path) -> Iterator[DirectRoute]:
+    """Return the direct route on SQLite alone, for what does not depend on the database."""
+    with opened(sqlite_url) as books:
+        yield DirectRoute(books, tmp_path)
+
+
+@pytest.fixture
+def event_server() -> Iterator[EventServer]:
+    """Run a destination of events."""
+    with EventServer() as running:
+        yield running
+
+
+# The web application
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import requests
-from web_client import SUCCEEDED, WebClient, web_client
-
-from receiver.ledger.rows import StoredAsset
-from receiver.model import JobState, Submission
+from api_jobs import archived
+from web_client import WebClient, web_client
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3000
 SIZE = len(PICTURE)
@@ -20,22 +18,7 @@ DIGEST = hashlib.sha256(PICTURE).hexdigest()
 @pytest.fixture
 def path(web: WebClient, tmp_path: Path) -> str:
     """Archive a picture; return its path in the API."""
-    return archived(web, tmp_path)
-
-
-def archived(web: WebClient, tmp_path: Path) -> str:
-    ref = web.services.jobs.submit(
-        Submission("a fox", "gpt-image-1.5", {}), "https://provider.test"
-    ).ref
-    web.callback(web.services.tickets.sign(ref), SUCCEEDED)
-    (claimed,) = web.services.assets.claim(1)
-    file, key = tmp_path / "fetched", f"2026/10/01/{ref}/0.png"
-    file.write_bytes(PICTURE)
-    web.services.store.put(key, file, sha256=DIGEST, content_type="image/png")
-    web.services.assets.finish(claimed, StoredAsset(key, DIGEST, SIZE, "image/png", 8, 8))
-    (job,) = web.services.jobs.claim(1)
-    web.services.jobs.conclude(job, JobState.ARCHIVED)
-    return f"/api/jobs/{ref}/assets/0"
+    return f"/api/jobs/{archived(web, tmp_path, PICTURE)}/assets/0"
 
 
 def get(web: WebClient, path: str, **headers: str) -> Any:
@@ -145,7 +128,7 @@ def test_a_bucket_has_links_that_expire(sqlite_url: str, bucket: str, tmp_path: 
     with web_client(
         tmp_path / "data", {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}/prefix"}
     ) as web:
-        path = archived(web, tmp_path)
+        path = f"/api/jobs/{archived(web, tmp_path, PICTURE)}/assets/0"
         with get(web, path, Range="bytes=300000-600000") as part:
             assert (part.status_code, part.data) == (206, PICTURE[300_000:600_001])
         answer = get(web, f"{path}?link=1")

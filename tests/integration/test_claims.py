@@ -192,7 +192,7 @@ def test_a_worker_that_lost_the_lease_of_a_job_changes_nothing(
 
 
 @pytest.mark.parametrize("happening", ["renew", "release"])
-def test_a_lost_lease_among_several_is_passed_over(books: Books, happening: str) -> None:
+def test_a_lost_lease_among_several_is_skipped(books: Books, happening: str) -> None:
     books.archiving(2)
     lost, kept = books.assets.claim(2)
     books.assets.finish(lost, stored(lost))

@@ -102,7 +102,7 @@ def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run
     assert everything(here) == everything(there)
 
 
-def test_a_copy_that_breaks_off_anywhere_is_taken_up_again(
+def test_a_copy_that_is_interrupted_anywhere_continues_later(
     here: Books, there: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)

@@ -161,7 +161,7 @@ DirectoryStore(Path({str(root)!r})).replace({KEY!r}, bytes(1_000_000), content_t
     assert list((root / ".tmp").iterdir()) == []
 
 
-def test_a_killed_put_leaves_nothing_visible_and_the_next_process_sweeps_the_rest(
+def test_a_killed_put_leaves_nothing_visible_and_the_next_process_removes_the_rest(
     root: Path,
 ) -> None:
     slow = root.parent / "slow"

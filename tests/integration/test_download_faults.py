@@ -1,25 +1,21 @@
 """Sources that keep failing: attempts go on until the URL expires, unless they cannot help.
 
-No asset is lost without an announcement. Archiver and reconciler work on a clock that jumps from
-one due time to the next; the sources are real servers. ``test_pipeline_sources`` tests that a
-source that fails once is asked again.
+No asset is lost without an announcement. The sources are real servers. ``test_pipeline_sources``
+tests that a source that fails once is tried again.
 """
 
 import hashlib
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from archiving import PNG, SIZE
-from ledgers import Books, opened, succeeded
+from ledgers import opened, succeeded
 from outside_network import (
-    DEFAULT_TLS,
     OK,
     OUTSIDE,
-    WEB,
     OutsideNetwork,
     Script,
     answer,
@@ -29,6 +25,7 @@ from outside_network import (
     send,
     silence,
 )
+from unattended_worker import LIFETIME, URL, UnattendedWorker
 
 from receiver.archive.archiver import (
     ATTEMPTS_BEFORE_REFRESH,
@@ -36,129 +33,10 @@ from receiver.archive.archiver import (
     MAX_BAD_FILES,
 )
 from receiver.archive.manifest import asset_key
-from receiver.archive.stores.directory import DirectoryStore
-from receiver.errors import ProviderUnavailableError
-from receiver.ledger.rows import Asset, Job
-from receiver.model import Api, AssetState, JobState, Reason, risk_begins
-from receiver.net.download import Fetcher
-from receiver.net.policy import AddressPolicy
+from receiver.model import AssetState, JobState, Reason, risk_begins
 
-LIFETIME = 600.0  # of a URL; with the usual two hours the tests would only be longer
-URL = "http://pictures.example/x.png"
 GONE = answer(status="404 Not Found", body=b"")
 BROKEN = answer(status="500 Oops", body=b"")
-
-
-class StubbornProvider:
-    """Says the same of every task, as often as it is asked; at first that it is away."""
-
-    def __init__(self) -> None:
-        self.answer: bytes | None = None
-        self.asked = 0
-
-    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
-        self.asked += 1
-        if self.answer is None:
-            raise ProviderUnavailableError(
-                f"{base_url} cannot be asked about {provider_id} by {api}"
-            )
-        return self.answer
-
-
-@dataclass(frozen=True, slots=True)
-class AssetAttempt:
-    """One attempt at an asset: when it was, and how the asset stood then."""
-
-    at: float
-    asset: Asset
-
-
-class UnattendedWorker:
-    """A worker that runs alone from the announcement of a result to the end of its job."""
-
-    def __init__(self, books: Books, network: OutsideNetwork, folder: Path) -> None:
-        books.use_timing(replace(books.timing, url_lifetime=LIFETIME))
-        self.books = books
-        self.network = network
-        self.provider = StubbornProvider()
-        self.store = DirectoryStore(folder / "archive")
-        self.attempts: list[AssetAttempt] = []
-        self._scratch = folder / "scratch"
-        self._scratch.mkdir()
-        self._archiver = books.archiver(self._fetcher(20, 20), self.store, self._scratch)
-        self._reconciler = books.reconciler(
-            self.store,
-            self.provider,
-            "https://provider.test",
-        )
-
-    def _fetcher(self, timeout: float, stall: float) -> Fetcher:
-        return Fetcher(
-            AddressPolicy(),
-            max_bytes=2 * SIZE,
-            timeout=timeout,
-            stall=stall,
-            resolve=self.network.resolve,
-            connect=self.network.connect,
-            ssl_context=DEFAULT_TLS,
-        )
-
-    def attempt_with_limits(self, timeout: float, stall: float) -> None:
-        """Make the attempt that is due now with these limits in seconds for the download."""
-        patient = self._archiver
-        self._archiver = self.books.archiver(
-            self._fetcher(timeout, stall), self.store, self._scratch
-        )
-        self._attempt()
-        self._archiver = patient
-
-    def serve(self, *scripts: Script) -> None:
-        """Have the source play one script for each connection, the last one again and again."""
-        self.network.serve(*scripts, at=WEB)
-
-    def announce(self, *urls: str, task: str = "task-1") -> str:
-        """Have a success accepted with these results; return the job's ref."""
-        ref = self.books.waiting(task)
-        self.books.deliver(ref, succeeded(*urls or (URL,), provider_id=task))
-        return ref
-
-    def run_until_finished(self, ref: str) -> Job:
-        """Let time pass until the job is over."""
-        while (job := self.books.job(ref)).finished_at is None:
-            self.books.clock.now = max(self.books.clock.now, self._next_due())
-            self._attempt()
-            for looked_at in self.books.jobs.claim(16):
-                self._reconciler.reconcile_job(looked_at)
-        assert self.books.totals.audit().ok
-        return job
-
-    def _attempt(self) -> None:
-        for claimed in self.books.assets.claim(16):
-            self._archiver.archive(claimed)
-            asset = self.books.assets_of(claimed.row.ref)[claimed.row.idx]
-            self.attempts.append(AssetAttempt(self.books.clock.now, asset))
-
-    def _next_due(self) -> float:
-        dues = [
-            due
-            for table in ("assets", "jobs")
-            if (due := self.books.queries.next_due(table)) is not None
-        ]
-        return min(dues)
-
-    def stored(self, key: str | None) -> bytes:
-        """Return what the archive holds under a key."""
-        with self.store.open(key or "nothing") as stream:
-            return stream.read()
-
-    def event_time(self, ref: str, kind: str) -> float:
-        """Return when an event was written."""
-        (moment,) = [
-            event["created_at"]
-            for event in self.books.events.after(limit=1000)
-            if (event["ref"], event["type"]) == (ref, kind)
-        ]
-        return float(moment)
 
 
 @pytest.fixture
@@ -174,11 +52,11 @@ def reset(connection: socket.socket) -> None:
     )  # closing now resets
 
 
-def forget_the_name(network: OutsideNetwork) -> None:
+def remove_the_name(network: OutsideNetwork) -> None:
     del network.names["pictures.example"]
 
 
-def shut_the_port(network: OutsideNetwork) -> None:
+def close_the_port(network: OutsideNetwork) -> None:
     network.names["pictures.example"] = ["93.184.216.35"]
 
 
@@ -216,15 +94,15 @@ def test_the_second_attempt_archives_the_picture(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "message"),
-    [(forget_the_name, "Name or service not known"), (shut_the_port, "Connection refused")],
+    ("fault", "message"),
+    [(remove_the_name, "Name or service not known"), (close_the_port, "Connection refused")],
 )
-def test_no_way_to_the_source_is_tried_again_like_any_fault(
-    worker: UnattendedWorker, trouble: Callable[[OutsideNetwork], None], message: str
+def test_a_source_that_cannot_be_reached_is_tried_again(
+    worker: UnattendedWorker, fault: Callable[[OutsideNetwork], None], message: str
 ) -> None:
     worker.serve(answer(body=PNG))
     ref = worker.announce()
-    trouble(worker.network)
+    fault(worker.network)
     (claimed,) = worker.books.assets.claim(1)
     worker._archiver.archive(claimed)
     assert message in worker.books.assets_of(ref)[0].error
@@ -246,7 +124,7 @@ LASTING: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("fault", LASTING.values(), ids=LASTING)
-def test_what_may_still_come_is_tried_until_the_url_dies_and_its_loss_is_announced_before(
+def test_a_fault_that_may_end_is_tried_until_the_url_expires_and_the_risk_is_announced_before(
     worker: UnattendedWorker, fault: Script
 ) -> None:
     worker.serve(fault)
@@ -267,7 +145,7 @@ def test_what_may_still_come_is_tried_until_the_url_dies_and_its_loss_is_announc
     assert {attempt.asset.state for attempt in worker.attempts[:-1]} == {AssetState.PENDING}
 
 
-def test_the_pauses_grow_are_never_alike_and_end_at_the_deadline(worker: UnattendedWorker) -> None:
+def test_the_pauses_grow_all_differ_and_end_at_the_deadline(worker: UnattendedWorker) -> None:
     worker.serve(BROKEN)
     ref, begun = worker.announce(), worker.books.clock.now
     worker.run_until_finished(ref)
@@ -275,8 +153,8 @@ def test_the_pauses_grow_are_never_alike_and_end_at_the_deadline(worker: Unatten
     assert moments[0] == begun
     pauses = [later - earlier for earlier, later in pairwise(moments)]
     for number, pause in enumerate(pauses[:-1]):
-        meant = min(2**number, BACK_OFF[-1])
-        assert 0.75 * meant <= pause <= 1.25 * meant
+        expected = min(2**number, BACK_OFF[-1])
+        assert 0.75 * expected <= pause <= 1.25 * expected
     assert 0 < pauses[-1] <= 1.25 * BACK_OFF[-1]
     assert len(set(pauses)) == len(pauses)
     assert LIFETIME / (1.25 * BACK_OFF[-1]) < len(moments) < LIFETIME / (0.75 * BACK_OFF[-1]) + 7
@@ -320,21 +198,21 @@ def test_what_cannot_become_a_picture_fails_long_before_the_url_expires(
     assert not list(tmp_path.rglob("archive/2*"))
 
 
-def test_a_source_that_is_mended_at_the_last_moment_still_counts(worker: UnattendedWorker) -> None:
-    def mended(connection: socket.socket) -> None:
+def test_a_source_that_is_repaired_at_the_last_moment_is_archived(worker: UnattendedWorker) -> None:
+    def repaired(connection: socket.socket) -> None:
         (answer(body=PNG) if worker.books.clock.now >= expires_at else BROKEN)(connection)
 
-    worker.serve(mended)
+    worker.serve(repaired)
     ref, expires_at = worker.announce(), worker.books.clock.now + LIFETIME
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
     assert worker.attempts[-1].at == expires_at
     assert worker.books.event_types(ref) == ["job.at_risk", "asset.archived", "job.archived"]
 
 
-# URLs that die early
+# URLs that expire early
 
 
-def test_a_url_that_died_early_is_replaced_by_a_fresh_one(worker: UnattendedWorker) -> None:
+def test_a_url_that_expired_early_is_replaced_by_a_new_one(worker: UnattendedWorker) -> None:
     worker.serve(
         *[answer(status="403 Expired", body=b"")] * ATTEMPTS_BEFORE_REFRESH, answer(body=PNG)
     )
@@ -342,18 +220,18 @@ def test_a_url_that_died_early_is_replaced_by_a_fresh_one(worker: UnattendedWork
     ref = worker.announce()
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
     assert worker.attempts[-1].asset.url == "http://pictures.example/fresh.png"
-    assert worker.provider.asked == 1
+    assert worker.provider.requests == 1
     assert worker.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
-def test_a_dead_url_that_is_never_replaced_is_asked_about_within_reason_and_expires(
+def test_an_expired_url_that_is_never_replaced_is_polled_within_limits_and_the_job_expires(
     worker: UnattendedWorker,
 ) -> None:
     worker.serve(GONE)
     worker.provider.answer = succeeded(URL)
     ref = worker.announce()
     assert worker.run_until_finished(ref).state is JobState.EXPIRED
-    assert 1 < worker.provider.asked < 2 * len(worker.attempts)
+    assert 1 < worker.provider.requests < 2 * len(worker.attempts)
     assert worker.books.event_types(ref) == ["job.at_risk", "job.expired"]
 
 
@@ -384,7 +262,9 @@ def test_the_same_url_twice_in_one_result_is_two_objects(worker: UnattendedWorke
     ]
 
 
-def test_one_bad_source_does_not_keep_the_others_of_its_job(worker: UnattendedWorker) -> None:
+def test_one_bad_source_does_not_delay_the_other_assets_of_its_job(
+    worker: UnattendedWorker,
+) -> None:
     worker.serve(answer(body=PNG))
     worker.network.names["broken.example"] = ["93.184.216.36"]
     worker.network.serve(BROKEN, at=("93.184.216.36", 80))

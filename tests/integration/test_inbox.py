@@ -1,18 +1,14 @@
-"""What each report does to a job, whenever and from wherever it comes, on both databases."""
+"""What each report does to a job, from whatever source it comes, on both databases."""
 
 import json
-from collections.abc import Callable
-from functools import partial
 
 import pytest
 from ledgers import BASE_URL, NOW, TIMING, Books, failed, running, stored, succeeded, urls
-from side_by_side import side_by_side
 
 from receiver.errors import UnreadableError
 from receiver.model import (
     AssetState,
     Decision,
-    Delivery,
     JobState,
     Mode,
     Outcome,
@@ -22,9 +18,6 @@ from receiver.model import (
 )
 
 pytestmark = pytest.mark.both_databases
-
-# Where reports of a task come from; the fourth source is an answer that is its own result.
-OF_A_TASK = (Source.CALLBACK, Source.POLL, Source.STREAM)
 PICTURE_ANSWER = b'{"data": [{"b64_json": "AAAA"}, {"url": "https://files.test/1.png"}]}'
 
 
@@ -38,7 +31,7 @@ PICTURE_ANSWER = b'{"data": [{"b64_json": "AAAA"}, {"url": "https://files.test/1
     ],
     ids=["running", "succeeded", "failed", "empty"],
 )
-def test_a_job_we_never_saw_is_adopted_by_its_callback(
+def test_an_unknown_job_is_adopted_by_its_callback(
     books: Books, body: bytes, state: JobState, verdict: Decision
 ) -> None:
     ref = new_ref(NOW - 60)
@@ -49,7 +42,7 @@ def test_a_job_we_never_saw_is_adopted_by_its_callback(
     assert books.verdicts(ref) == [verdict]
 
 
-def test_an_unreadable_body_is_kept_as_evidence_even_of_a_job_we_never_saw(books: Books) -> None:
+def test_an_unreadable_body_is_stored_even_for_an_unknown_job(books: Books) -> None:
     ref = new_ref(NOW)
     for body in (b"\x00\xff not JSON", b""):
         with pytest.raises(UnreadableError):
@@ -134,7 +127,7 @@ def test_a_failure_ends_the_job_with_its_reason(books: Books, body: bytes, reaso
 
 
 @pytest.mark.parametrize("source", [Source.CALLBACK, Source.STREAM])
-def test_an_empty_success_has_its_result_asked_for_at_once(books: Books, source: Source) -> None:
+def test_an_empty_success_causes_a_poll_at_once(books: Books, source: Source) -> None:
     ref = books.waiting()
     for _ in range(2):
         assert books.deliver(ref, succeeded(""), source) is Decision.EMPTY
@@ -145,10 +138,8 @@ def test_an_empty_success_has_its_result_asked_for_at_once(books: Books, source:
     )
 
 
-@pytest.mark.parametrize("first", OF_A_TASK)
-def test_a_result_that_is_empty_again_when_asked_for_fails_the_job(
-    books: Books, first: Source
-) -> None:
+@pytest.mark.parametrize("first", [Source.CALLBACK, Source.POLL, Source.STREAM])
+def test_a_result_that_a_poll_finds_empty_again_fails_the_job(books: Books, first: Source) -> None:
     ref = books.waiting()
     assert books.deliver(ref, succeeded(""), first) is Decision.EMPTY
     assert books.deliver(ref, succeeded(""), Source.POLL) is Decision.ENDED
@@ -161,14 +152,14 @@ def test_a_result_that_is_empty_again_when_asked_for_fails_the_job(
     assert books.event_types(ref) == ["job.failed"]
 
 
-def test_an_empty_success_is_made_good_by_a_poll_with_a_result(books: Books) -> None:
+def test_after_an_empty_success_a_poll_can_bring_the_result(books: Books) -> None:
     ref = books.waiting()
     books.deliver(ref, succeeded(""))
     assert books.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
     assert books.pending(ref) == [0]
 
 
-def test_another_tasks_report_has_the_right_one_asked_for(books: Books) -> None:
+def test_a_report_of_another_task_causes_a_poll_of_the_right_one(books: Books) -> None:
     ref = books.waiting("task-1")
     assert books.deliver(ref, succeeded(provider_id="task-2")) is Decision.OTHER_ID
     job = books.job(ref)
@@ -181,7 +172,7 @@ def test_another_tasks_report_has_the_right_one_asked_for(books: Books) -> None:
     assert books.assets_of(ref) == []
 
 
-def test_an_unconfirmed_callback_teaches_only_the_id_and_has_the_result_asked_for(
+def test_an_unconfirmed_callback_stores_only_the_id_and_causes_a_poll(
     books: Books,
 ) -> None:
     books.inbox = books.make_inbox(confirms=True)
@@ -199,7 +190,7 @@ def test_an_unconfirmed_callback_teaches_only_the_id_and_has_the_result_asked_fo
     assert books.pending(ref) == [0]
 
 
-def test_a_poll_brings_fresh_urls_for_what_is_not_archived_yet(books: Books) -> None:
+def test_a_poll_brings_new_urls_for_pending_assets(books: Books) -> None:
     ref = books.archiving(3)
     quick, slow = books.assets.claim(2)
     books.assets.finish(quick, stored(quick))
@@ -218,65 +209,6 @@ def test_a_poll_brings_fresh_urls_for_what_is_not_archived_yet(books: Books) -> 
     assert (same.url, same.expires_at) == (fresh[2], NOW + TIMING.url_lifetime)
     assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.DUPLICATE
     assert books.notified == 2
-
-
-@pytest.mark.parametrize(
-    ("bring", "body", "source", "verdict"),
-    [
-        (Books.archiving, running(), Source.CALLBACK, Decision.LATE),
-        (Books.archiving, succeeded(*urls(1, "other")), Source.CALLBACK, Decision.DUPLICATE),
-        (Books.archiving, failed(), Source.POLL, Decision.CONTRADICTION),
-        (Books.archiving, succeeded(""), Source.POLL, Decision.DUPLICATE),
-        *(
-            (bring, running(), source, Decision.LATE)
-            for bring in (Books.archived, Books.failed, Books.expired)
-            for source in OF_A_TASK
-        ),
-        (Books.archived, succeeded(), Source.POLL, Decision.DUPLICATE),
-        (Books.archived, failed(), Source.CALLBACK, Decision.CONTRADICTION),
-        (Books.archived, succeeded(provider_id="task-2"), Source.CALLBACK, Decision.OTHER_ID),
-        (Books.failed, failed(), Source.CALLBACK, Decision.DUPLICATE),
-        (Books.failed, succeeded(), Source.POLL, Decision.CONTRADICTION),
-        (Books.expired, succeeded(), Source.CALLBACK, Decision.CONTRADICTION),
-        (Books.expired, failed(), Source.CALLBACK, Decision.CONTRADICTION),
-    ],
-)
-def test_after_the_end_a_report_is_kept_and_changes_nothing(
-    books: Books, bring: Callable[[Books], str], body: bytes, source: Source, verdict: Decision
-) -> None:
-    ref = bring(books)
-    before = books.everything()
-    books.clock.advance(10)
-    assert books.deliver(ref, body, source) is verdict
-    after = books.everything()
-    assert len(after.pop("deliveries")) == len(before.pop("deliveries")) + 1
-    assert after == before
-
-
-@pytest.mark.parametrize("bring", [Books.archived, Books.failed, Books.expired])
-def test_after_the_end_no_other_happening_changes_a_job(
-    books: Books, bring: Callable[[Books], str]
-) -> None:
-    ref = bring(books)
-    before = books.everything()
-    books.clock.advance(10)
-    books.jobs.record_accepted(ref, "task-2")
-    books.jobs.record_refused(ref, "no")
-    books.jobs.expire(ref, "too late")
-    books.hints.add("task-1")
-    assert books.jobs.claim(10) == []
-    assert books.everything() == before
-
-
-def test_a_replayed_delivery_is_decided_again_and_not_stored_twice(books: Books) -> None:
-    books.inbox = books.make_inbox(confirms=True)
-    ref = books.waiting()
-    books.deliver(ref, succeeded())
-    (kept,) = books.queries.deliveries(ref)
-    books.inbox = books.make_inbox()
-    again = Delivery(ref, Source(kept.source), kept.body, books.clock())
-    assert books.inbox.accept(again, replayed=kept.id) is Decision.ENDED
-    assert (books.verdicts(ref), books.pending(ref)) == (["ended"], [0])
 
 
 # An answer that is its own result.
@@ -310,56 +242,10 @@ def test_an_answer_that_is_its_own_result_ends_its_job(
     assert books.totals.audit().ok
 
 
-# Several at once.
+# Limits.
 
 
-def test_reports_of_a_job_we_never_saw_that_come_at_the_same_instant_are_all_taken(
-    books: Books,
-) -> None:
-    for _ in range(5):
-        ref = new_ref(NOW)
-        bodies = [
-            running(ref),
-            running(ref),
-            succeeded(provider_id=ref),
-            succeeded(provider_id=ref),
-        ]
-        verdicts = side_by_side([partial(books.deliver, ref, body) for body in bodies])
-        assert verdicts.count(Decision.ENDED) == 1
-        assert (len(books.verdicts(ref)), books.pending(ref), books.job(ref).provider_id) == (
-            4,
-            [0],
-            ref,
-        )
-
-
-@pytest.mark.parametrize("source", [Source.CALLBACK, Source.POLL])
-def test_of_many_ends_that_come_at_the_same_instant_one_counts(
-    books: Books, source: Source
-) -> None:
-    ref = books.waiting()
-    bodies = [
-        succeeded(*urls(2)),
-        failed(),
-        succeeded(*urls(2)),
-        failed(),
-        running(),
-        succeeded(""),
-    ]
-    verdicts = side_by_side([partial(books.deliver, ref, body, source) for body in bodies])
-    assert verdicts.count(Decision.ENDED) == 1
-    job = books.job(ref)
-    assert (len(books.pending(ref)), books.event_types(ref)) == (
-        (2, []) if job.state is JobState.ARCHIVING else (0, ["job.failed"])
-    )
-    assert len(books.verdicts(ref)) == len(bodies)
-    assert books.totals.audit().ok
-
-
-# What a review found: each of these once broke a promise.
-
-
-def test_a_job_that_keeps_saying_running_is_still_due_at_its_deadline(books: Books) -> None:
+def test_a_job_that_is_always_reported_running_is_still_due_at_its_deadline(books: Books) -> None:
     ref = books.waiting()
     while books.clock() < NOW + TIMING.job_timeout:
         books.deliver(ref, running())
@@ -369,31 +255,10 @@ def test_a_job_that_keeps_saying_running_is_still_due_at_its_deadline(books: Boo
     assert [claimed.row.ref for claimed in books.jobs.claim(1)] == [ref]
 
 
-def test_urls_that_change_with_every_poll_do_not_keep_an_asset_alive_for_ever(books: Books) -> None:
+def test_urls_that_change_with_every_poll_do_not_keep_an_asset_pending_for_ever(
+    books: Books,
+) -> None:
     ref = books.archiving(1)
     books.execute("UPDATE assets SET attempts = 300")
     assert books.deliver(ref, succeeded(*urls(1, "fresh")), Source.POLL) is Decision.DUPLICATE
     assert [asset.url for asset in books.assets_of(ref)] == urls(1)
-
-
-def test_a_late_callback_teaches_an_expired_job_its_id_so_that_a_retry_can_save_it(
-    books: Books,
-) -> None:
-    ref = books.submitting()
-    books.jobs.expire(ref, "the answer to the submit was lost")
-    assert books.deliver(ref, succeeded()) is Decision.CONTRADICTION
-    assert (books.job(ref).state, books.job(ref).provider_id) == (JobState.EXPIRED, "task-1")
-    assert books.operator.retry(ref).state is JobState.WAITING
-
-
-def test_replaying_an_empty_success_is_not_its_second_time(books: Books) -> None:
-    ref = books.waiting()
-    books.deliver(ref, succeeded(""), Source.POLL)
-    (kept,) = books.queries.deliveries(ref)
-    assert (
-        books.inbox.accept(
-            Delivery(ref, Source.POLL, kept.body, kept.received_at), replayed=kept.id
-        )
-        is Decision.EMPTY
-    )
-    assert books.job(ref).state is JobState.WAITING

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, delete, select
 
 from receiver.errors import ClaimLostError
 from receiver.ledger.claims import LEASE, Claimed
+from receiver.ledger.events import NewEvent, write_events
 from receiver.ledger.jobs import find_job
-from receiver.ledger.outbox import NewEvent, Outbox, write_events
+from receiver.ledger.outbox import Outbox
 from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import metadata, sendings
 from receiver.model import EventDeliveryState, EventType

@@ -1,10 +1,9 @@
-"""Faults that only a bucket has: wrong settings, differences between S3 servers, broken servers."""
+"""A bucket: differences between S3 servers, damaged bytes, cut connections, strange answers."""
 
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -17,7 +16,17 @@ from faultproxy import (
     Rule,
     honest,
     s3_error,
-    without,
+)
+from s3_dialects import (
+    DIALECTS,
+    cuts,
+    cuts_downloads,
+    damages_and_keeps_no_metadata,
+    damages_on_the_way,
+    damages_what_it_stores,
+    ignores_hashes,
+    refuses_hashes,
+    stores_and_cuts,
 )
 from seaweed import S3Server
 
@@ -57,89 +66,6 @@ Put = Callable[[S3Store, bytes], None]
 def read(store: S3Store) -> bytes:
     with store.open(KEY) as stream:
         return stream.read()
-
-
-def refuses_conditions(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    return (
-        s3_error(501, "NotImplemented") if "if-none-match" in request.headers else forward(request)
-    )
-
-
-def calls_conditions_an_invalid_argument(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    return (
-        s3_error(400, "InvalidArgument") if "if-none-match" in request.headers else forward(request)
-    )
-
-
-def overwrites_in_spite_of_conditions(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    return forward(without(request, "if-none-match"))
-
-
-def spells_metadata_its_own_way(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    answer = forward(request)
-    return replace(
-        answer,
-        headers={
-            name.title() if "meta" in name else name: value
-            for name, value in answer.headers.items()
-        },
-    )
-
-
-def says_conflict_to_racing_puts(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    answer = forward(request)
-    return s3_error(409, "ConditionalRequestConflict") if answer.status == 412 else answer
-
-
-def ignores_hashes(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    return forward(without(request, "x-amz-checksum-sha256"))
-
-
-def refuses_hashes(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    return (
-        s3_error(501, "NotImplemented")
-        if "x-amz-checksum-sha256" in request.headers
-        else forward(request)
-    )
-
-
-def is_damaged_on_the_way(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    return forward(
-        replace(request, body=request.body[:-1] + b"?") if request.method == "PUT" else request
-    )
-
-
-def spoils_what_it_stores(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    return is_damaged_on_the_way(without(request, "x-amz-checksum-sha256"), forward)
-
-
-def spoils_and_keeps_no_metadata(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    return spoils_what_it_stores(without(request, "x-amz-meta-sha256"), forward)
-
-
-def stores_and_cuts(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
-    answer = forward(request)
-    return None if request.method == "PUT" else answer
-
-
-def cuts(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
-    return None if request.method == "PUT" else forward(request)
-
-
-def cuts_downloads(request: ProxyRequest, forward: Forward) -> ProxyResponse:
-    answer = forward(request)
-    return replace(answer, body=answer.body[:10]) if request.method == "GET" else answer
-
-
-DIALECTS = [
-    refuses_conditions,
-    calls_conditions_an_invalid_argument,
-    overwrites_in_spite_of_conditions,
-    spells_metadata_its_own_way,
-    says_conflict_to_racing_puts,
-    ignores_hashes,
-    refuses_hashes,
-]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -207,7 +133,7 @@ def test_bytes_damaged_on_the_way_are_refused_by_a_server_that_verifies_them(
     store: S3Store, proxy: FaultProxy, put: Put
 ) -> None:
     store.check()
-    proxy.rule = is_damaged_on_the_way
+    proxy.rule = damages_on_the_way
     with pytest.raises(StoreError, match="they were damaged on the way"):
         put(store, b"picture")
     with pytest.raises(MissingObjectError):
@@ -248,24 +174,24 @@ def test_repeated_checks_write_one_object_that_no_key_can_name(
         store.open(MARKER)
 
 
-def test_a_spoilt_put_is_noticed_without_metadata_too(
+def test_a_damaged_put_is_detected_without_metadata_too(
     store: S3Store, proxy: FaultProxy, put: Put
 ) -> None:
     proxy.rule = ignores_hashes
     store.check()
-    proxy.rule = spoils_and_keeps_no_metadata
+    proxy.rule = damages_and_keeps_no_metadata
     with pytest.raises(StoreError, match="was stored damaged"):
         put(store, b"picture")
     with pytest.raises(StoreError, match="was stored damaged"):
         store.replace(KEY, b"manifest", content_type="application/json")
 
 
-def test_a_put_spoilt_by_the_server_is_noticed_and_heals(
+def test_a_put_damaged_by_the_server_is_detected_and_a_repetition_succeeds(
     store: S3Store, proxy: FaultProxy, put: Put
 ) -> None:
     proxy.rule = ignores_hashes
     store.check()
-    proxy.rule = spoils_what_it_stores
+    proxy.rule = damages_what_it_stores
     for _ in range(2):
         with pytest.raises(StoreError, match="was stored damaged") as failure:
             put(store, b"picture")
@@ -300,7 +226,7 @@ def test_a_put_cut_before_the_end_leaves_nothing_visible(
         read(store)
 
 
-def test_nothing_is_tried_twice_inside(store: S3Store, proxy: FaultProxy, put: Put) -> None:
+def test_the_store_itself_repeats_nothing(store: S3Store, proxy: FaultProxy, put: Put) -> None:
     store.check()
     proxy.seen.clear()
     proxy.rule = lambda _, __: s3_error(503, "SlowDown")
@@ -318,23 +244,23 @@ def test_a_download_that_breaks_off_is_an_error_not_an_end(
         read(store)
 
 
-def test_a_silent_server_is_left_after_the_timeout(
+def test_a_server_without_an_answer_is_given_up_after_the_timeout(
     store: S3Store, bucket: str, proxy: FaultProxy, put: Put
 ) -> None:
     put(store, b"picture")
     end = Event()
 
-    def is_silent(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+    def wait_too_long(request: ProxyRequest, forward: Forward) -> ProxyResponse:
         end.wait(20)
         return forward(request)
 
-    proxy.rule = is_silent
+    proxy.rule = wait_too_long
     try:
         with (
-            closing(S3Store(bucket, "prefix", timeouts=(20, 0.5))) as impatient,
+            closing(S3Store(bucket, "prefix", timeouts=(20, 0.5))) as quick_store,
             pytest.raises(StoreError, match="no answer in time"),
         ):
-            read(impatient)
+            read(quick_store)
     finally:
         end.set()
 
@@ -353,7 +279,7 @@ def test_a_silent_server_is_left_after_the_timeout(
         (s3_error(403, "RequestTimeTooSkewed"), "clock"),
     ],
 )
-def test_strange_answers_are_errors_of_ours(
+def test_strange_answers_are_store_errors(
     store: S3Store, proxy: FaultProxy, answer: ProxyResponse, remedy: str
 ) -> None:
     proxy.rule = lambda _, __: answer
@@ -361,57 +287,3 @@ def test_strange_answers_are_errors_of_ours(
         store.check()
     with pytest.raises(StoreError, match=remedy):
         store.open(KEY)
-
-
-def test_a_forbidden_write_names_the_rights_to_give(
-    store: S3Store, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.reader[0])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.reader[1])
-    with pytest.raises(
-        StoreError, match=f"bucket '{bucket}' .*allow these credentials s3:PutObject"
-    ):
-        store.check()
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "remedy"),
-    [
-        ("AWS_ACCESS_KEY_ID", "nobody", "correct AWS_ACCESS_KEY_ID"),
-        ("AWS_SECRET_ACCESS_KEY", "planted-secret", "correct AWS_SECRET_ACCESS_KEY"),
-        (
-            "AWS_SECRET_ACCESS_KEY",
-            None,
-            "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY|there are no credentials",
-        ),
-        (
-            "AWS_ENDPOINT_URL_S3",
-            "http://user:planted-secret@127.0.0.1:1",
-            "correct AWS_ENDPOINT_URL_S3",
-        ),
-        ("AWS_ENDPOINT_URL_S3", "planted-secret", "AWS_ENDPOINT_URL_S3 is no URL"),
-        ("AWS_PROFILE", "nobody", "nobody"),
-    ],
-)
-def test_a_wrong_setting_is_named(
-    bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, remedy: str
-) -> None:
-    if value is None:
-        monkeypatch.delenv(variable)
-    else:
-        monkeypatch.setenv(variable, value)
-    with closing(S3Store(bucket)) as store, pytest.raises(StoreError, match=remedy) as failure:
-        store.check()
-    assert "planted-secret" not in str(failure.value)
-
-
-def test_a_missing_bucket_is_named(bucket: str) -> None:
-    with closing(S3Store(f"{bucket}-not")) as store:
-        with pytest.raises(
-            StoreError,
-            match=f"bucket '{bucket}-not' at http.*: the bucket does not exist there: create it",
-        ):
-            store.check()
-        with pytest.raises(StoreError, match="the bucket does not exist"):
-            store.open(KEY)

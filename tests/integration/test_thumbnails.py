@@ -118,9 +118,7 @@ def test_a_small_picture_is_not_blown_up_and_stays_transparent(small: Thumbnails
     assert (shown.size, shown.mode) == ((20, 10), "RGBA")
 
 
-def test_a_picture_is_shown_upright_and_tells_nothing_of_its_camera(
-    small: Thumbnails, put: Put
-) -> None:
+def test_a_thumbnail_is_upright_and_without_camera_data(small: Thumbnails, put: Put) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera's name"
     data = small.get(put(picture("JPEG", exif=exif), "image/jpeg"))

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
 from ledgers import BASE_URL, Books, succeeded, urls
@@ -16,6 +17,7 @@ from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores import Store
 from receiver.ledger.rows import StoredAsset
 from receiver.ledger.tables import metadata
+from receiver.maintenance.rebuild import Rebuilder, Rebuilt
 from receiver.model import AssetState, JobState, Mode, Submission, new_ref
 
 SAFE, BAD, LATE = AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED
@@ -135,6 +137,26 @@ class ArchivedJobs:
 
     def _name(self, key: str) -> str:
         return str(self.store._name(key))  # type: ignore[attr-defined]
+
+
+def rebuild_ledger(
+    archived_jobs: ArchivedJobs,
+    below: str = "",
+    stopping: Event | None = None,
+    shown: list[int] | None = None,
+) -> Rebuilt:
+    """Rebuild the ledger; append the progress, in jobs restored, to ``shown``."""
+    show = (lambda found: shown.append(found.restored)) if shown is not None else bool
+    books = archived_jobs.books
+    return Rebuilder(
+        archived_jobs.store,
+        books.database,
+        books.queries,
+        job_timeout=books.timing.job_timeout,
+        threads=4,
+        stopping=stopping or Event(),
+        show=show,
+    ).run(below)
 
 
 def _empty(connection: Connection, table: Table) -> None:

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Sequence
 
-from event_server import SECRET
+from event_server import SECRET, EventServer
 from ledgers import Books
 from outside_network import Script, ScriptedServer
 
@@ -65,6 +65,19 @@ def make_dispatcher(
     transport = transport_for(destination, connector, secrets, books.clock)
     return Dispatcher(
         outbox, destination, transport, EventSerializer("s3://pictures/home", public_url)
+    )
+
+
+def dispatcher_to(
+    event_server: EventServer,
+    books: Books,
+    *,
+    secrets: Sequence[str] = (SECRET,),
+    public_url: str | None = None,
+) -> Dispatcher:
+    """Register this server as a destination and return its dispatcher."""
+    return make_dispatcher(
+        books, event_server.url, allow=event_server.address, secrets=secrets, public_url=public_url
     )
 
 

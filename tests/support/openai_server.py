@@ -141,3 +141,11 @@ class Endless:
         request.wfile.write(b'{"data":[{"b64_json":"')
         while True:
             self.sent += request.wfile.write(b"A" * 65536)
+
+
+BLOCKED = wrong(
+    400,
+    "moderation_blocked",
+    "Your request was rejected by the safety system.",
+    type="image_generation_user_error",
+)

@@ -293,9 +293,7 @@ def test_bytes_that_are_not_utf8_are_an_error_with_their_column() -> None:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_line_without_end_is_passed_over_in_pieces(
-    form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_line_is_skipped_in_pieces(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_lines, "LONGEST", 100)
     good, header = ('{"prompt": "a"}\n', "") if form == "jsonl" else ("a\n", "prompt\n")
     found = read(f"{header}{good}{'x' * 1000}\n{good}{'y' * 101}", form)
@@ -305,7 +303,7 @@ def test_a_line_without_end_is_passed_over_in_pieces(
     assert list(errors(found)) == [first + 1, first + 3]
 
 
-def test_a_complaint_is_short_however_long_the_line() -> None:
+def test_an_error_is_short_however_long_the_line() -> None:
     (bad,) = read(
         json.dumps(
             {

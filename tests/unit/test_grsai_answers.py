@@ -17,7 +17,7 @@ from receiver.errors import (
 from receiver.model import Api, Outcome, Report, Result
 from receiver.providers.grsai.answers import (
     Head,
-    check_first_event,
+    check_unnamed_event,
     read_credits,
     read_result,
     read_submit,
@@ -213,25 +213,28 @@ def test_a_refusal_with_an_id_keeps_the_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "refused"),
+    ("body", "named"),
     [
-        ({"code": -1, "msg": "insufficient credits"}, True),
-        ({"status": "failed", "error": "insufficient credits"}, True),
-        ({"error": {"message": "insufficient credits"}}, True),
+        ({"code": -1, "msg": "insufficient credits"}, None),
+        ({"status": "failed", "error": "insufficient credits"}, None),
+        ({"error": {"message": "insufficient credits"}}, None),
         ({"status": "violation", "error": "no foxes"}, False),
-        ({"id": "x", "status": "failed", "error": "broke"}, False),
-        ({"id": "x", "status": "running"}, False),
-        (envelope({"id": "x"}), False),
-        (envelope("x"), False),
+        ({"status": "running"}, False),
         (b"<html>", False),
+        ({"id": "x", "status": "failed", "error": "broke"}, True),
+        ({"id": "x", "status": "running"}, True),
+        (envelope({"id": "x"}), True),
+        (envelope("x"), True),
     ],
 )
-def test_an_error_in_place_of_the_first_event_is_a_refusal(body: object, *, refused: bool) -> None:
-    if refused:
+def test_an_error_before_an_event_names_the_task_is_a_refusal(
+    body: object, *, named: bool | None
+) -> None:
+    if named is None:
         with pytest.raises(RefusedError, match="insufficient credits"):
-            check_first_event(raw(body))
+            check_unnamed_event(raw(body))
     else:
-        check_first_event(raw(body))
+        assert check_unnamed_event(raw(body)) is named
 
 
 # Results.
@@ -330,7 +333,6 @@ def test_the_end_of_our_task_counts_whatever_the_status(
     "task",
     [
         {"id": "y", "status": "failed", "error": "broke"},
-        {"id": "x", "status": "running"},
         {"status": "failed", "error": "task not found"},
     ],
 )
@@ -339,6 +341,19 @@ def test_an_error_about_another_task_or_none_does_not_end_ours(task: dict[str, o
         read_result(Api.NEWER, Head(400), raw(task), "x")
     with pytest.raises(ProviderUnavailableError):
         read_result(Api.DRAW, Head(500), raw(task), "x")
+
+
+def test_an_error_about_our_running_task_does_not_mean_that_it_is_gone() -> None:
+    for api in (Api.DRAW, Api.NEWER):
+        with pytest.raises(ProviderUnavailableError):
+            read_result(api, Head(400), raw({"id": "x", "status": "running"}), "x")
+
+
+@pytest.mark.parametrize("said", ["task not found", "Task does not exist", "任务不存在"])
+def test_a_failure_without_an_id_that_knows_no_such_task_does_not_end_ours(said: str) -> None:
+    with pytest.raises(NoSuchTaskError, match=said):
+        read_result(Api.NEWER, Head(200), raw({"status": "failed", "error": said}), "x")
+    read_result(Api.NEWER, Head(200), raw({"id": "x", "status": "failed", "error": said}), "x")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"id":'])

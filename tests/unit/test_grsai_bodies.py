@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -164,6 +165,15 @@ def test_what_was_repaired_is_said(body: bytes, repaired: str) -> None:
 def test_what_is_cut_too_large_or_ambiguous_stays_unreadable(body: bytes) -> None:
     with pytest.raises(UnreadableError):
         read_report(body)
+
+
+def test_a_small_body_cannot_cause_much_work() -> None:
+    events_packed = gzip.compress(b'data: {"a":1}\n\n' * (1 << 20))
+    began = time.process_time()
+    for body in (events_packed, b"data: {}}\n" * 100_000, b"data: {\n" * 100_000):
+        with pytest.raises(UnreadableError):
+            read_report(body)
+    assert time.process_time() - began < 5, "19 s before the lines were limited, 0.2 s since"
 
 
 def test_a_message_keeps_its_characters_in_any_charset() -> None:

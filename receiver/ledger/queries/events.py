@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, Select, func, select
 
 from receiver.ledger.database import Database
-from receiver.ledger.outbox import PENDING, SET_ASIDE, destination_names, due_since, end_of_batch
+from receiver.ledger.events import end_of_batch
+from receiver.ledger.outbox import PENDING, SET_ASIDE, destination_names, due_since
 from receiver.ledger.rows import EventDelivery, event_delivery_of
 from receiver.ledger.tables import destinations, events, sendings
 from receiver.model import EventType

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Select, select
 
 from receiver.ledger.database import Database
-from receiver.ledger.outbox import ABOUT_THE_JOB
+from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.ledger.rows import Asset, Job, asset_of, job_of
 from receiver.ledger.tables import assets, events, job_columns, jobs
 from receiver.model import AssetState, EventType, JobState

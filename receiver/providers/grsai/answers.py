@@ -4,6 +4,7 @@ An accepted submit must never count as refused, because its picture is paid for,
 never be lost, because nobody else has it.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from receiver.providers.grsai.reports import identifier, message_of, read_report
 _FINE = frozenset({None, "", 0, "0", 200, "200", 201, "201", 202, "202", "success", "ok"})
 _NO_SUCH_TASK = frozenset({-22, "-22"})
 _REQUEST_TIMEOUT, _TOO_MANY_REQUESTS = 408, 429
+_UNKNOWN_TASK = re.compile(r"not.?found|not.?exist|no.such|unknown.task|不存在", re.IGNORECASE)
 _ID_FIELDS = ("id", "taskId", "task_id")
 # Where an answer may have its id, one inside another.
 _WRAPPERS = ("data", "result", "task", "response")
@@ -90,18 +92,19 @@ def read_submit(head: Head, body: bytes, *, cut_short: bool = False) -> str:
     raise AnswerLostError(f"the provider answered HTTP {head.status} with a body that is no answer")
 
 
-def check_first_event(body: bytes) -> None:
-    """Raise RefusedError if the first event of a stream is an error instead of a task."""
+def check_unnamed_event(body: bytes) -> bool:
+    """Return whether an event of a stream names the task.
+
+    Raise RefusedError if it is an error instead: no task was named before.
+    """
     answer = _answer(body)
     refusal = _refusal(answer)
     if refusal is None or _find_id(answer, _MAX_NESTED) is not None:
-        return
-    try:
-        if read_report(body).reason not in {None, Reason.PROVIDER_ERROR}:
-            return  # moderated: the report has the reason
-    except UnreadableError:
-        pass
-    raise RefusedError(refusal)
+        return _find_id(answer, _MAX_NESTED) is not None
+    found = _report(body)
+    if found is None or found.reason in {None, Reason.PROVIDER_ERROR}:
+        raise RefusedError(refusal)
+    return False  # moderated: the report has the reason
 
 
 def read_result(api: Api, head: Head, body: bytes, provider_id: str) -> None:
@@ -120,8 +123,10 @@ def read_result(api: Api, head: Head, body: bytes, provider_id: str) -> None:
     # The newer API answers an unknown id with an error status and a body that looks like a failed
     # job. It says nothing about the job.
     is_unknown = api is Api.NEWER and head.status in {400, 404} and answer is not None
+    is_unknown = is_unknown and not _is_about(body, provider_id)
     code = answer.get("code") if isinstance(answer, dict) else None
-    if is_unknown or (head.is_success and _is(code, _NO_SUCH_TASK)):
+    says_so = head.is_success and (_is(code, _NO_SUCH_TASK) or _says_unknown(body))
+    if is_unknown or says_so:
         raise NoSuchTaskError(_words(answer) or "the provider does not know this task")
     if not head.is_success:
         raise ProviderUnavailableError(
@@ -235,6 +240,18 @@ def _report(body: bytes) -> Report | None:
 def _names_a_task(body: bytes, provider_id: str) -> bool:
     found = _report(body)
     return found is not None and bool(found.status or found.provider_id == provider_id)
+
+
+def _is_about(body: bytes, provider_id: str) -> bool:
+    found = _report(body)
+    return found is not None and found.provider_id == provider_id
+
+
+def _says_unknown(body: bytes) -> bool:
+    """Return whether a failure without an id says that there is no such task."""
+    found = _report(body)
+    is_nobodys = found is not None and found.provider_id is None
+    return is_nobodys and bool(_UNKNOWN_TASK.search(found.message if found else ""))
 
 
 def _is_end_of(body: bytes, provider_id: str) -> bool:

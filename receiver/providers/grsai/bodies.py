@@ -22,7 +22,7 @@ from receiver.providers.grsai.streams import events
 # Bytes of a body after decompression, and how often one layer of packing may be inside another.
 _MAX_UNPACKED = 16 * 1024 * 1024
 _MAX_LAYERS = 16
-# Objects or form fields that are read of one body.
+# Objects, form fields or lines of events that are read of one body.
 _MAX_PARTS = 1000
 
 _BOMS = (
@@ -203,7 +203,7 @@ def _events_in(text: str) -> Document | None:
     """Read a body of server-sent events."""
     if not re.search(r"^data:", text, re.MULTILINE):
         return None
-    lines = text.encode("utf-8", "replace").splitlines()
+    lines = text.encode("utf-8", "replace").splitlines()[-_MAX_PARTS:]  # the last one counts
     found = [read for event in events(lines) if (read := _json(event.decode("utf-8", "replace")))]
     if not found:
         return None
@@ -261,7 +261,7 @@ def _unwrap(value: Any, layers: int) -> Document | None:
         return None
     best = Document(value)
     for name in _ENVELOPES:
-        inner = _unwrap(value.get(name), layers - 1)
+        inner = _unwrap(value[name], layers - 1) if name in value else None
         if inner is not None:
             best = _better(best, inner)
     return best

@@ -77,7 +77,7 @@ class GrsaiClient:
         """Post a job whose response is a stream, and yield the bodies of its events as they arrive.
 
         A task without a stream is one event. Raise RefusedError or NotSentError if there is an
-        error in place of the first event, and AnswerLostError if the stream breaks or stops.
+        error before an event names the task, and AnswerLostError if the stream breaks or stops.
         """
         with self._send(base_url, request, before_send) as response:
             head = _head(response)
@@ -88,10 +88,9 @@ class GrsaiClient:
                 yield iter([body])
                 return
             found = events(map(self._redact, _lines(response)))
-            first = list(islice(found, 1))
-            for body in first:
-                answers.check_first_event(body)
-            yield chain(first, found)
+            checked = _checked(found)
+            first = list(islice(checked, 1))
+            yield chain(first, checked)
 
     def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
         """Ask for a task and return the body of the response.
@@ -199,6 +198,16 @@ class _NotifyingAdapter(HTTPAdapter):
 
         pool.ConnectionCls = NotifyingConnection
         return pool  # type: ignore[no-any-return]  # what it was, with another class of connections
+
+
+def _checked(found: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield events; raise RefusedError for an error before one has named the task."""
+    for body in found:
+        named = answers.check_unnamed_event(body)
+        yield body
+        if named:
+            break
+    yield from found
 
 
 def _head(response: requests.Response) -> Head:

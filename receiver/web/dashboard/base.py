@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 
-from receiver.errors import ReceiverError
+from receiver.errors import ReceiverError, mistakes_in
 from receiver.web import auth
 from receiver.web.body import read_body
 from receiver.web.dashboard import formatting
@@ -159,8 +159,7 @@ def validate_fields(model: type[M], values: dict[str, str]) -> tuple[M | None, l
     try:
         return model.model_validate(values), []
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        return None, [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found]
+        return None, [f"{field}: {text}" if field else text for field, text in mistakes_in(error)]
 
 
 def own_path(given: str) -> str:

@@ -1,0 +1,252 @@
+"""How both databases find rows: by an index, never by reading a whole large table."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+from ledgers import NOW, TIMING, Books
+from sqlalchemy import Connection, Inspector, event, insert, inspect, update
+
+from receiver.ledger import claims, liveness
+from receiver.ledger.assets import Assets, count_pending
+from receiver.ledger.database import Work
+from receiver.ledger.deliveries import had_empty_success
+from receiver.ledger.group_commit import Batch
+from receiver.ledger.jobs import Jobs, find_job, find_job_by_key, find_job_by_provider_id
+from receiver.ledger.outbox import Outbox
+from receiver.ledger.queries.backlog import BacklogQueries
+from receiver.ledger.queries.events import EventQueries
+from receiver.ledger.queries.jobs import JobQueries
+from receiver.ledger.tables import (
+    assets,
+    deliveries,
+    destinations,
+    events,
+    jobs,
+    metadata,
+    sendings,
+)
+from receiver.model import EventType, JobState
+
+pytestmark = pytest.mark.both_databases
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+MANY = 3000
+
+
+@pytest.fixture
+def large_ledger(books: Books) -> Books:
+    """Fill a ledger: 3,000 final jobs with a delivery and an asset each, and 20 unfinished jobs."""
+    texts = dict.fromkeys(("base_url", "model", "prompt"), "")
+    job = {
+        **texts,
+        "provider": "grsai",
+        "api": "draw",
+        "mode": "poll",
+        "params": "{}",
+        "submitted_at": NOW,
+        "deadline_at": NOW,
+    }
+    over = {"state": "archived", "finished_at": NOW, "outcome": "succeeded", "due_at": None}
+    asset = {
+        "idx": 0,
+        "url": "",
+        "announced_at": NOW,
+        "expires_at": NOW,
+        "state": "failed",
+        "finished_at": NOW,
+        "due_at": None,
+    }
+    delivery = {"source": "poll", "verdict": "ended", "received_at": NOW, "digest": "", "body": b""}
+    event = {"type": "job.archived", "idx": -1, "round": 0, "created_at": NOW, "payload": "{}"}
+    sending = {"destination": "log:", "state": "sent", "since": NOW, "finished_at": NOW}
+    refs = [f"{number:026}" for number in range(MANY)]
+
+    def fill(connection: Connection) -> None:
+        connection.execute(
+            insert(jobs),
+            [{**job, **over, "ref": ref, "provider_id": f"task-{ref}", "key": ref} for ref in refs],
+        )
+        connection.execute(insert(assets), [{**asset, "ref": ref} for ref in refs])
+        connection.execute(insert(deliveries), [{**delivery, "ref": ref} for ref in refs])
+        connection.execute(insert(destinations).values(name="log:", cursor=0))
+        connection.execute(
+            insert(events),
+            [{**event, "id": number + 1, "ref": ref} for number, ref in enumerate(refs)],
+        )
+        connection.execute(
+            insert(sendings),
+            [{**sending, "event": number + 1, "ref": ref} for number, ref in enumerate(refs)],
+        )
+        connection.execute(update(destinations).values(cursor=MANY))
+
+    books.database.write(fill)
+    for number in range(20):
+        books.archiving(1, f"task-{number}")
+    books.execute("ANALYZE")
+    return books
+
+
+STATEMENTS: dict[str, Callable[[Connection], object]] = {
+    "claim assets": lambda connection: Assets(OneConnection(connection), lambda: NOW).claim(2),
+    "claim jobs": lambda connection: jobs_at(connection, NOW + 1e6).claim(2, complete=False),
+    "claim complete jobs": lambda connection: jobs_at(connection, NOW + 1e6).claim(
+        2, complete=True
+    ),
+    "next asset": lambda connection: claims.next_due(connection, assets),
+    "next job": lambda connection: claims.next_due(connection, jobs),
+    "oldest due": lambda connection: claims.oldest_due(connection, NOW),
+    "job": lambda connection: find_job(connection, "1", locked=True),
+    "provider's id": lambda connection: find_job_by_provider_id(connection, "grsai", "task-1"),
+    "caller's key": lambda connection: find_job_by_key(connection, "1"),
+    "a job's assets": lambda connection: JobQueries(OneConnection(connection)).assets(["1"]),
+    "a job's pending assets": lambda connection: count_pending(connection, "1"),
+    "a job's empty deliveries": lambda connection: had_empty_success(connection, "1"),
+    "page of a rare state": lambda connection: JobQueries(OneConnection(connection)).jobs(
+        state=JobState.ARCHIVING
+    ),
+    "page of a common state": lambda connection: JobQueries(OneConnection(connection)).jobs(
+        state=JobState.ARCHIVED, after=f"{2000:026}"
+    ),
+    "page of all": lambda connection: JobQueries(OneConnection(connection)).jobs(),
+    "what waits": lambda connection: BacklogQueries(
+        OneConnection(connection), 7200, lambda: NOW
+    ).measure(),
+    "next event to deliver": lambda connection: Outbox(
+        OneConnection(connection), lambda: NOW
+    ).next_due("log:"),
+    "claim and deliver events": lambda connection: deliver_events(
+        Outbox(OneConnection(connection), lambda: NOW)
+    ),
+    "events set aside": lambda connection: EventQueries(OneConnection(connection)).set_aside(),
+    "events that follow": lambda connection: EventQueries(OneConnection(connection)).following(
+        MANY - 10
+    ),
+    "events delivered long ago": lambda connection: Outbox(
+        OneConnection(connection), lambda: NOW
+    ).prune(),
+}
+
+
+def jobs_at(connection: Connection, now: float) -> Jobs:
+    return Jobs(OneConnection(connection), TIMING, lambda: now)
+
+
+def deliver_events(outbox: Outbox) -> None:
+    """Queue and deliver events."""
+    for claimed in outbox.claim("log:", list(EventType), 2):
+        outbox.mark_sent(claimed)
+
+
+ON_POSTGRESQL: dict[str, Callable[[Connection], object]] = {
+    "dead workers": lambda connection: connection.exec_driver_sql(
+        liveness.MISSING, {"now": NOW, "until": NOW + 120, "locks": liveness.LOCKS}
+    ).all(),
+}
+
+
+def test_no_frequent_statement_reads_a_whole_table(large_ledger: Books, ledger_url: str) -> None:
+    statements = STATEMENTS | (ON_POSTGRESQL if ledger_url.startswith("postgresql") else {})
+    plans = {
+        name: large_ledger.database.write(partial(plans_of, work=work))
+        for name, work in statements.items()
+    }
+    assert all(plans.values())
+    assert {name: plan for name, plan in plans.items() if any(map(reads_a_whole_table, plan))} == {}
+
+
+def test_suspects_are_found_by_their_crashes_however_much_is_due(large_ledger: Books) -> None:
+    due = {"due_at": NOW, "finished_at": None}
+    large_ledger.database.write(
+        lambda connection: connection.execute(update(assets).values({**due, "state": "pending"}))
+    )
+    large_ledger.database.write(
+        lambda connection: connection.execute(update(jobs).values({**due, "state": "archiving"}))
+    )
+    large_ledger.execute("ANALYZE")
+    for name, work in {
+        "ix_assets_crashed": lambda connection: Assets(
+            OneConnection(connection), lambda: NOW
+        ).claim(2, suspects=True),
+        "ix_jobs_crashed": lambda connection: jobs_at(connection, NOW + 1e6).claim_suspects(2),
+    }.items():
+        (plan,) = large_ledger.database.write(partial(plans_of, work=work))
+        assert name in plan
+
+
+def test_every_foreign_key_is_looked_up_by_an_index(books: Books) -> None:
+    # When a row is deleted, the database searches for rows that refer to it; no plan shows that.
+    def unindexed(connection: Connection) -> list[str]:
+        seen = inspect(connection)
+        return [
+            f"{table}.{columns}"
+            for table in metadata.tables
+            for columns in (key["constrained_columns"] for key in seen.get_foreign_keys(table))
+            if not any(index[: len(columns)] == columns for index in whole_indexes(seen, table))
+        ]
+
+    assert books.database.read(unindexed) == []
+
+
+def whole_indexes(seen: Inspector, table: str) -> list[Sequence[str | None]]:
+    """Return the columns of each index of a table that has all its rows."""
+    conditions = {"sqlite_where", "postgresql_where"}
+    indexes = [
+        index["column_names"]
+        for index in seen.get_indexes(table)
+        if not conditions & set(index.get("dialect_options", {}))
+    ]
+    unique = [constraint["column_names"] for constraint in seen.get_unique_constraints(table)]
+    return [*indexes, *unique, list(seen.get_pk_constraint(table)["constrained_columns"])]
+
+
+class OneConnection:
+    """A database that is one open connection, so that the plans of a report can be seen."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def read(self, work: Work[T]) -> T:
+        return work(self._connection)
+
+    write = read
+
+    def write_item(self, batch: Batch[Item, T], item: Item) -> T:
+        return batch.one(self._connection, item)
+
+    def close(self) -> None: ...
+
+
+def plans_of(connection: Connection, work: Callable[[Connection], object]) -> list[str]:
+    """Return the plan of each statement of ``work``."""
+    executed: list[tuple[str, Any]] = []
+
+    def record(
+        _connection: object, _cursor: object, statement: str, values: Any, *_: object
+    ) -> None:
+        executed.append((statement, values))
+
+    event.listen(connection, "before_cursor_execute", record)
+    work(connection)
+    event.remove(connection, "before_cursor_execute", record)
+    explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+    return [
+        "\n".join(
+            str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", values)
+        )
+        for statement, values in executed
+    ]
+
+
+def reads_a_whole_table(plan: str) -> bool:
+    """Return whether a plan reads a whole large table ("Seq Scan", or SQLite without an index)."""
+    tables = ("jobs", "assets", "deliveries", "sendings")
+    lines = [line.strip() for line in plan.splitlines()]
+    sequential = any(f"Seq Scan on {table}" in line for table in tables for line in lines)
+    without_index = any(
+        line in {f"SCAN {table}", f"SEARCH {table}"} for table in tables for line in lines
+    )
+    return sequential or without_index
