@@ -4,8 +4,10 @@ import gzip
 import json
 import time
 import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import shake_256
 from itertools import product
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -180,6 +182,14 @@ def test_a_small_body_cannot_cause_much_work() -> None:
     assert time.process_time() - began < 2, (
         "19 s before the lines and bytes were limited, 0.5 since"
     )
+
+
+def test_a_packed_body_may_have_many_results_or_large_pictures() -> None:
+    many = {**SUCCESS, "results": [{"url": f"{URL}?{number}"} for number in range(1000)]}
+    picture = b64encode(shake_256(b"picture").digest(2_000_000)).decode()
+    large = {**SUCCESS, "results": [{"url": f"data:image/png;base64,{picture}"}]}
+    for task in (many, large):
+        assert same(gzip.compress(plain(task).encode()), task)
 
 
 def test_a_form_may_have_json_in_one_of_its_fields() -> None:

@@ -19,10 +19,11 @@ from receiver.errors import UnreadableError
 from receiver.providers.grsai.loose_json import SPACE, decode
 from receiver.providers.grsai.streams import events
 
-# Bytes of a body after decompression: so many, or so many times its size. Pictures in base64 need
-# 1.4 times, and more would let 16 KB from anybody cost seconds and a gigabyte.
-_MIN_UNPACKED = 1024 * 1024
-_MAX_RATIO = 2
+# Bytes of a body after decompression, and how many times its size they may be. JSON becomes up to
+# 30 times as long, pictures in base64 (in large bodies) 1.4 times. With more, 16 KB from anybody
+# would cost seconds and a gigabyte.
+_SMALL, _SMALL_RATIO = 128 * 1024, 32
+_LARGE, _LARGE_RATIO = 1024 * 1024, 2
 # How often one layer of packing may be inside another.
 _MAX_LAYERS = 16
 # Objects, form fields or lines of events that are read of one body.
@@ -156,10 +157,14 @@ def _inflated(body: bytes, window: int) -> bytes | None:
     """Return a decompressed body; None if it is not compressed like this, incomplete or huge."""
     unpacker = zlib.decompressobj(window)
     try:
-        unpacked = unpacker.decompress(body, max(_MIN_UNPACKED, _MAX_RATIO * len(body)))
+        unpacked = unpacker.decompress(body, _max_unpacked(len(body)))
     except zlib.error:
         return None
     return unpacked if unpacker.eof else None
+
+
+def _max_unpacked(size: int) -> int:
+    return min(max(_SMALL, _SMALL_RATIO * size), max(_LARGE, _LARGE_RATIO * size))
 
 
 # Text to a value.
