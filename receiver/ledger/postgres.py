@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import URL, Connection, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from receiver import failpoints
 from receiver.errors import LedgerError
@@ -131,8 +131,8 @@ class PostgresDatabase:
             try:
                 value = work(connection)
                 names = take_noted(connection)
-            except (IntegrityError, OperationalError) as error:
-                if _can_be_repeated(error):
+            except Exception as error:
+                if _can_be_repeated(error, connection):
                     raise _RolledBackError(error) from error
                 raise
             failpoints.reached(failpoints.Point.BEFORE_COMMIT)
@@ -165,17 +165,21 @@ class PostgresDatabase:
 class _RolledBackError(Exception):
     """A transaction that was certainly rolled back, so it may be repeated."""
 
-    def __init__(self, error: DBAPIError) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
 
 
-def _can_be_repeated(error: DBAPIError) -> bool:
-    return (
-        isinstance(error, IntegrityError)
-        or error.connection_invalidated
-        or getattr(error.orig, "sqlstate", "") in _DEADLOCK
-    )
+def _can_be_repeated(error: Exception, connection: Connection) -> bool:
+    """Return whether an error before the commit says nothing against another attempt.
+
+    It may be one of the driver, to which the statements of a batch go straight.
+    """
+    driver: Any = None if connection.invalidated else connection.connection.dbapi_connection
+    if driver is not None and driver.closed:
+        connection.invalidate()  # otherwise its rollback fails, with an error of its own
+    state = getattr(getattr(error, "orig", error), "sqlstate", "")
+    return isinstance(error, IntegrityError) or connection.invalidated or state in _DEADLOCK
 
 
 def postgres_address(url: str) -> URL:

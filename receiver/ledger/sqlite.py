@@ -112,9 +112,16 @@ class SqliteDatabase:
             raise
 
     def _forget_connection(self) -> None:
-        if self._writing is not None:
-            self._writing.close()
-            self._writing = None
+        """Close the writer's connection and its file, so that it holds no lock any more."""
+        connection, self._writing = self._writing, None
+        if connection is None:
+            return
+        # SQLAlchemy takes a commit that failed for the end of the transaction. For SQLite it goes
+        # on, and no process could write meanwhile.
+        with suppress(SQLAlchemyError, sqlite3.Error):
+            connection.connection.rollback()
+        connection.invalidate()
+        connection.close()
 
 
 def _run(connection: Connection, writes: list[QueuedWrite[Any]]) -> None:

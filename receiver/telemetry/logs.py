@@ -6,8 +6,10 @@ traceback, it is redacted here.
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import Enum
 from typing import Literal
 
@@ -17,6 +19,9 @@ from structlog.typing import EventDict, Processor
 from receiver.telemetry.redaction import Redactor
 
 LogFormat = Literal["auto", "json", "console"]
+
+# Seconds that a line waits for the reader of a non-blocking pipe that is full.
+_PATIENCE = 0.2
 
 
 class _Output:
@@ -29,17 +34,26 @@ class _Output:
         self._file = sys.stderr
 
     def msg(self, line: str) -> None:
-        """Write a line."""
+        """Write a line. One that cannot be written is dropped: the work goes on without its log."""
         try:
             number = self._file.fileno()
         except (OSError, ValueError):  # not a real file: a test reads it
             self._file.write(line + "\n")
             return
-        rest = (line + "\n").encode("utf-8", "backslashreplace")
-        while rest:
-            rest = rest[os.write(number, rest) :]
+        with suppress(OSError):  # nobody reads the pipe any more, or the disk is full
+            _write(number, (line + "\n").encode("utf-8", "backslashreplace"))
 
     log = debug = info = warning = error = critical = exception = msg
+
+
+def _write(number: int, rest: bytes) -> None:
+    """Write to a descriptor, which another process may have made non-blocking."""
+    while rest:
+        try:
+            rest = rest[os.write(number, rest) :]
+        except BlockingIOError:  # the pipe is full
+            if not select.select([], [number], [], _PATIENCE)[1]:
+                return
 
 
 class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):

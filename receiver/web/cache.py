@@ -51,11 +51,10 @@ class CachedValue(Generic[T]):
         """Return the value; compute it if it is missing or too old. Raise what computing raises."""
         if self._is_expired():
             may_wait = self._value is None or not self._serve_stale
-            if self._lock.acquire(blocking=may_wait):
-                if may_wait or self._seconds <= SLOW:
-                    self._refresh()
-                else:
-                    Thread(target=self._refresh_in_background, name="cached value").start()
+            if self._lock.acquire(blocking=may_wait) and (
+                may_wait or self._seconds <= SLOW or not self._starts_refresh()
+            ):
+                self._refresh()
         value = self._value
         assert value is not None  # noqa: S101 - the first call waits until there is one
         return value
@@ -66,6 +65,14 @@ class CachedValue(Generic[T]):
 
     def _is_expired(self) -> bool:
         return self._clock() >= self._expires_at
+
+    def _starts_refresh(self) -> bool:
+        """Let a thread compute; return False if the process can start no thread now."""
+        try:
+            Thread(target=self._refresh_in_background, name="cached value").start()
+        except RuntimeError:
+            return False
+        return True
 
     def _refresh_in_background(self) -> None:
         try:

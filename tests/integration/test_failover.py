@@ -19,7 +19,7 @@ from waiting import LIMIT, until
 
 from receiver import failpoints
 from receiver.errors import LedgerError
-from receiver.ledger import schema
+from receiver.ledger import deliveries, schema
 from receiver.ledger.claims import LEASE
 from receiver.ledger.jobs import adopt_job, lock_job
 from receiver.ledger.postgres import conninfo, postgres_address
@@ -95,6 +95,23 @@ def test_a_transaction_cut_before_its_commit_is_repeated_and_done_once(
 
     books.database.write(work)
     assert len(books.queries.jobs()) == 1
+
+
+@pytest.mark.parametrize("before", ["lock_jobs", "begin_archiving", "insert_deliveries"])
+def test_a_group_of_callbacks_cut_before_its_commit_is_repeated_and_done_once(
+    books: Books, postgres_url: str, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    ref, statement, cuts = books.waiting(), getattr(deliveries, before), [CUT_ALL]
+
+    def cut_first(connection: Connection, *values: object) -> object:
+        connection.exec_driver_sql("SELECT 1")
+        if cuts:
+            cut(postgres_url, cuts.pop())
+        return statement(connection, *values)
+
+    monkeypatch.setattr(deliveries, before, cut_first)
+    assert books.deliver(ref, succeeded()) == "ended"
+    assert (books.verdicts(ref), books.pending(ref), cuts) == (["ended"], [0], [])
 
 
 def test_a_transaction_that_is_cut_again_and_again_is_a_ledger_error(

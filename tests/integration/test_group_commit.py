@@ -192,6 +192,26 @@ def test_a_commit_that_fails_fails_every_write_of_its_group(books: Books, path: 
     assert notes(books) == ["after", "before"]
 
 
+def test_a_commit_that_fails_leaves_the_file_to_others_and_the_next_write_succeeds(
+    books: Books, path: Path
+) -> None:
+    def refuse(action: int, name: str | None, *_: object) -> int:
+        is_commit = (action, name) == (sqlite3.SQLITE_TRANSACTION, "COMMIT")
+        return sqlite3.SQLITE_DENY if is_commit else sqlite3.SQLITE_OK
+
+    def work(connection: Connection) -> None:
+        note("refused")(connection)
+        _driver(connection).set_authorizer(refuse)
+
+    with pytest.raises(LedgerError, match="not authorized"):
+        books.database.write(work)
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as outsider:
+        outsider.execute("BEGIN IMMEDIATE").close()
+        outsider.execute("ROLLBACK").close()
+    books.database.write(note("after"))
+    assert notes(books) == ["after"]
+
+
 def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_fails(books: Books) -> None:
     books.database.write(note("before"))
     allow_pages(books, 3)

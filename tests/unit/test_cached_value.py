@@ -1,6 +1,6 @@
 """A cached value: how often it is computed, by how many threads, and when it may be stale."""
 
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 from side_by_side import side_by_side
@@ -127,3 +127,20 @@ def test_the_previous_value_is_shown_if_it_cannot_be_computed_in_the_background(
         return value.get() == 2
 
     until(is_new, what="the new value")
+
+
+def test_a_slow_value_is_computed_by_the_request_if_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compute = Computation(seconds=2.0)
+    value = CachedValue(compute, 1.0, serve_stale=True, clock=compute.clock)
+    value.get()
+    compute.now += 1.0
+
+    def refuse(_thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Thread, "start", refuse)
+    assert value.get() == 2
+    compute.now += 1.0
+    assert value.get() == 3  # no thread that never ran keeps the lock
