@@ -5,7 +5,6 @@ callback. No library does this for synchronous threads: the database drivers com
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -120,21 +119,13 @@ class GroupCommit:
 
     It takes the group by calling its argument, so that it can wait for a lock before and the group
     is as large as possible. One thread of a process commits at a time: with two, the groups were
-    half as large, and a callback cost PostgreSQL half as much again. While more than one write
-    comes at a time, the leader waits ``gather`` seconds for others before it takes a group.
+    half as large, and a callback cost PostgreSQL half as much again.
     """
 
-    def __init__(
-        self,
-        commit: Callable[[Callable[[], list[QueuedWrite[Any]]]], None],
-        *,
-        gather: float = 0.0,
-    ) -> None:
+    def __init__(self, commit: Callable[[Callable[[], list[QueuedWrite[Any]]]], None]) -> None:
         self._commit = commit
-        self._gather = gather
         self._queue: deque[QueuedWrite[Any]] = deque()
         self._leads = threading.Lock()
-        self._is_busy = False  # the last group had more than one write
 
     def run(self, write: QueuedWrite[T]) -> T:
         """Return the result of a write once it is committed, or raise what it raised.
@@ -155,8 +146,6 @@ class GroupCommit:
             return
         try:
             if not write.done and self._queue:
-                if self._gather and self._is_busy:
-                    time.sleep(self._gather)
                 self._commit(self._next_group)
         finally:
             self._leads.release()
@@ -196,7 +185,6 @@ class GroupCommit:
         with suppress(IndexError):
             while len(group) < GROUP_SIZE:
                 group.append(self._queue.popleft())
-        self._is_busy = len(group) > 1
         return group
 
 

@@ -42,9 +42,6 @@ _CONNECTION = {
 _CONNECTIONS = 16
 # How often a transaction is attempted that a conflict or a server restart rolled back.
 _ATTEMPTS = 3
-# Seconds that a busy process gathers writes for a group: larger groups cost the server a third less
-# per callback, at a higher rate. SQLite's file lock has the same effect without it.
-_GATHER = 0.002
 _DEADLOCK = ("40P01", "40001")
 
 
@@ -61,7 +58,7 @@ class PostgresDatabase:
             pool_timeout=POOL_TIMEOUT,
             pool_pre_ping=True,
         )
-        self._group_commit = GroupCommit(self._commit, gather=_GATHER)
+        self._group_commit = GroupCommit(self._commit)
         self._sender = NotificationSender(
             lambda: self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         )
