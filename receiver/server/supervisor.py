@@ -30,6 +30,7 @@ from receiver.telemetry.logs import LogFormat
 
 log = structlog.get_logger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WRONG_CONFIGURATION = 2  # exit status, as of our commands
 # Seconds the children have to drain: the worker releases its claims after 8, and gunicorn ends
 # requests after 8.
@@ -46,6 +47,8 @@ def become_supervisor(listener: socket.socket, log_level: str, log_format: LogFo
     It runs web and worker, which take requests from ``listener``, until SIGTERM or SIGINT.
     """
     listener.set_inheritable(True)
+    # They wait for the handlers of the new program; without one they would kill it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     arguments = [str(listener.fileno()), log_level, log_format]
     program = [sys.executable, "-m", __name__, *arguments]
     os.execv(sys.executable, program)  # noqa: S606 - our own program, without a shell
@@ -61,8 +64,9 @@ class _Supervisor:
 
     def run(self) -> None:
         """Start the children, watch them, and stop them at the end."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         clock.share()
         self._children = self._start()
         try:

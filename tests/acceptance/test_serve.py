@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 from installation import Installation
-from processes import Running
+from processes import Running, running
 from waiting import LIMIT, until
 
 from receiver.model import JobState, new_ref
@@ -247,3 +247,14 @@ def test_a_port_that_is_taken_is_reported_at_once_instead_of_starting_for_ever(
         ended = installation.run("receiver", "serve")
     assert ended.status == 2
     assert f"cannot listen on 127.0.0.1:{installation.port}" in ended.err
+
+
+def test_a_signal_while_the_supervisor_starts_waits_for_it_and_stops_the_service_in_order(
+    installation: Installation,
+) -> None:
+    environ, folder = installation.environ, installation.folder
+    with running(("receiver", "serve"), environ, folder) as service:
+        program = Path(f"/proc/{service.process.pid}/cmdline")
+        until(lambda: b"receiver.server.supervisor" in program.read_bytes(), what="the supervisor")
+        assert service.stop() == 0
+    assert "service draining" in service.output()

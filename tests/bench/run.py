@@ -184,6 +184,9 @@ MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
     "growth": _growth,
 }
 
+# These take minutes and are asked for by name.
+LONG = {"flood", "growth"}
+
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer rounds: under 45 seconds, and rougher.")
@@ -191,7 +194,7 @@ MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
     "--only",
     type=click.Choice(list(MEASURES)),
     multiple=True,
-    help="Only this measure; repeatable.",
+    help="Only this measure; repeatable. Without it all but flood and growth.",
 )
 @click.option("--save", type=FILE, help="Write the ratios to this file, for --compare.")
 @click.option("--compare", type=FILE, help="Show what is over 15 % slower than in this file.")
@@ -203,7 +206,7 @@ def main(*, quick: bool, only: tuple[str, ...], save: Path | None, compare: Path
     console, started = Console(), time.monotonic()
     console.print(f"{os.cpu_count()} cores, load average before: {os.getloadavg()[0]:.1f}")
     results: comparison.Ratios = {}
-    for name in only or MEASURES:
+    for name in only or [name for name in MEASURES if name not in LONG]:
         if (name == "s3" and weed_binary() is None) or (
             name in {"postgresql", "workers"} and postgres_binaries() is None
         ):
