@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from submitting import asked, submit_service
 from waiting import until
 from web_client import web_client
 
 from receiver.errors import ConfigurationError, LedgerError, NotSentError
-from receiver.jobs.submit import SubmitService
 from receiver.ledger.rows import Job
 from receiver.model import Api, JobState, Mode, Reason, Submission
 from receiver.providers.grsai.client import GrsaiClient
@@ -26,39 +26,6 @@ from submitter.sandbox import Sandbox
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(looks=1) as sandbox:
         yield sandbox
-
-
-def submit_service(
-    services: Services,
-    *,
-    pauses: list[float] | None = None,
-    base_url: str | None = None,
-    public: bool = True,
-) -> SubmitService:
-    """Return a submit service that records its pauses instead of sleeping."""
-    chosen, noted = services.settings, pauses if pauses is not None else []
-    return SubmitService(
-        services.jobs,
-        services.inbox,
-        GrsaiClient("sk-test", (2.0, 3.0)),
-        services.tickets,
-        base_url=base_url or chosen.grsai_base_url,
-        public_url=chosen.public_url if public else None,
-        pause=noted.append,
-    )
-
-
-def asked(
-    mode: Mode = Mode.WEBHOOK, api: Api = Api.DRAW, key: str | None = None, **script: Any
-) -> Submission:
-    return Submission(
-        "a fox",
-        "gpt-image-1.5",
-        {"sandbox": {"delay": 0, "callback": "lost", **script}},
-        mode,
-        api=api,
-        key=key,
-    )
 
 
 def finals(services: Services, job: Job) -> Job:
