@@ -39,6 +39,21 @@ def test_the_address_of_grsai_is_understood_as_it_is_pasted(pasted: str, meant: 
     assert Settings.load({"GRSAI_BASE_URL": pasted}).grsai_base_url == meant
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "https://https://grsaiapi.com",
+        "https://grsaiapi.com,",
+        "https://grsaiapi.com;",
+        "https://grsai\u200bapi.com",
+        "https://grsaiapi.com\\v1",
+    ],
+)
+def test_an_address_that_names_no_host_is_refused(wrong: str) -> None:
+    (found,) = mistakes(GRSAI_BASE_URL=wrong)
+    assert found.endswith("such as https://grsaiapi.com")
+
+
 def test_an_address_without_a_scheme_is_refused_with_the_correct_value() -> None:
     (found,) = mistakes(GRSAI_BASE_URL="grsai.dakka.com.cn/v1/draw/completions")
     assert found.endswith("such as https://grsai.dakka.com.cn")
