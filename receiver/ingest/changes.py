@@ -114,7 +114,7 @@ def _empty(change: Change) -> Decision | None:
 
 
 def _unconfirmed(change: Change) -> None:
-    # A refused job stays closed for whoever has no ticket.
+    # A refused job stays closed for callbacks without a ticket.
     _poll_soon(change if change.unsigned else _opened(change))
 
 

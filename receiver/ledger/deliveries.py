@@ -7,7 +7,7 @@ longer than running it, and all other writers wait meanwhile.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -75,7 +75,7 @@ class _ManyRows:
 _MOST_ROWS = 1000
 
 
-@cache
+@lru_cache(maxsize=256)
 def _placeholders(rows: int, columns: int) -> str:
     row = f"({','.join('?' * columns)})"
     return f"VALUES {','.join([row] * rows)}"

@@ -21,7 +21,7 @@ from receiver.telemetry.redaction import Redactor
 LogFormat = Literal["auto", "json", "console"]
 
 # Seconds that a line waits for the reader of a non-blocking pipe that is full.
-_PATIENCE = 0.2
+_FULL_PIPE_TIMEOUT = 0.2
 
 
 class _Output:
@@ -40,7 +40,7 @@ class _Output:
         except (OSError, ValueError):  # not a real file: a test reads it
             self._file.write(line + "\n")
             return
-        with suppress(OSError):  # nobody reads the pipe any more, or the disk is full
+        with suppress(OSError):  # the pipe has no reader any more, or the disk is full
             _write(number, (line + "\n").encode("utf-8", "backslashreplace"))
 
     log = debug = info = warning = error = critical = exception = msg
@@ -52,7 +52,7 @@ def _write(number: int, rest: bytes) -> None:
         try:
             rest = rest[os.write(number, rest) :]
         except BlockingIOError:  # the pipe is full
-            if not select.select([], [number], [], _PATIENCE)[1]:
+            if not select.select([], [number], [], _FULL_PIPE_TIMEOUT)[1]:
                 return
 
 

@@ -69,7 +69,8 @@ class CachedValue(Generic[T]):
     def _starts_refresh(self) -> bool:
         """Let a thread compute; return False if the process can start no thread now."""
         try:
-            Thread(target=self._refresh_in_background, name="cached value").start()
+            # A daemon, so that a slow question does not delay the end of the process.
+            Thread(target=self._refresh_in_background, name="cached value", daemon=True).start()
         except RuntimeError:
             return False
         return True

@@ -23,7 +23,7 @@ class Notifier:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._pipe: int | None = None  # kept open: opening it costs more than a notification
-        self._lock = threading.Lock()  # nobody may write to the number of a pipe that was closed
+        self._lock = threading.Lock()  # no thread may write to a closed pipe's number
         self._wanted = False
 
     def notify(self, _name: str = ALL, /) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 # Fields of every family; ``sandbox`` is ours.
 _DRAW = {"model", "prompt", "webHook", "shutProgress", "sandbox"}
 _NEWER = {"model", "prompt", "images", "aspectRatio", "replyType", "sandbox"}
-# Fields that some models have and that nobody documents further.
+# Fields that some models have and without further documentation.
 _EXTRAS = {"quality", "mask", "background", "duration", "resolution", "seed"}
 _MOST_IMAGES = 9  # of minimax-h3
 

@@ -149,7 +149,7 @@ class Spelling(_Fault):
         "string",
     )
     dirt: Literal["none", "bad_utf8", "surrogate", "nan", "control"] = Field(
-        default="none", description="what a field that nobody reads has in it"
+        default="none", description="what an ignored field has in it"
     )
     results: Literal[
         "objects", "texts", "object", "url_list", "image_url", "video_url", "data_url"

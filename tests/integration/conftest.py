@@ -17,7 +17,7 @@ from event_server import EventServer
 from faultproxy import FaultProxy, fault_proxy
 from ledgers import Books, opened
 from poison import CrashHarness
-from postgres import PostgresServer, empty
+from postgres import MortalPostgres, PostgresServer, empty, mortal_postgres
 from reconciling import ReconcileHarness
 from seaweed import S3Server
 from waiting import until
@@ -72,6 +72,19 @@ def postgres_url(postgres_server: PostgresServer, migrated_postgres: str) -> Ite
         lambda: postgres_server.connections(migrated_postgres) == 0,
         what="every connection closed",
     )
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[MortalPostgres]:
+    """Run a PostgreSQL for one module, which may stop and restart it."""
+    with mortal_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def mortal_url(mortal: MortalPostgres) -> str:
+    """Make a database on it."""
+    return mortal.make_database()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -107,9 +107,11 @@ def test_a_file_whose_last_chunk_is_missing_is_kept_with_a_doubt(
     )
 
 
-@pytest.mark.parametrize("told", ["0-999/2000", "0-1999/2000"])
-def test_a_part_of_a_file_is_not_the_file(network: OutsideNetwork, told: str) -> None:
-    part = answer(f"Content-Range: bytes {told}", body=PICTURE[:1000], status="206 Partial")
+@pytest.mark.parametrize("content_range", ["0-999/2000", "0-1999/2000"])
+def test_a_part_of_a_file_is_not_the_file(network: OutsideNetwork, content_range: str) -> None:
+    part = answer(
+        f"Content-Range: bytes {content_range}", body=PICTURE[:1000], status="206 Partial"
+    )
     network.serve(part, at=WEB)
     with pytest.raises(FetchError, match="answered 206"):
         network.fetch()

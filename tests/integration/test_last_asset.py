@@ -1,6 +1,6 @@
 """The worker that archives a job's last asset ends the job too, in one transaction.
 
-At each end the archived manifest must be the one that the ledger's rows make, whoever wrote it.
+At each end the archived manifest must be the one that the ledger's rows make.
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from ledgers import Books, opened, stored, succeeded, urls
-from postgres import MortalPostgres, mortal_postgres
+from postgres import MortalPostgres
 from processes import ROOT
 from sqlalchemy import Connection
 from waiting import until
@@ -22,19 +22,6 @@ from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.model import Source
 from receiver.services import Services
 from receiver.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def mortal() -> Iterator[MortalPostgres]:
-    """Run a server of this module's own."""
-    with mortal_postgres() as server:
-        yield server
-
-
-@pytest.fixture
-def mortal_url(mortal: MortalPostgres) -> str:
-    """Make a database."""
-    return mortal.make_database()
 
 
 @contextmanager

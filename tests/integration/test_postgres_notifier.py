@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import psycopg
-import pytest
 from engine_harness import at_work
 from ledgers import opened, stored
-from postgres import MortalPostgres, mortal_postgres
+from postgres import MortalPostgres
 from waiting import until
 
 from receiver.ledger import schema
@@ -36,19 +35,6 @@ class NoWatch:
 
     def check(self, _connection: object) -> bool:
         return False
-
-
-@pytest.fixture(scope="module")
-def mortal() -> Iterator[MortalPostgres]:
-    """Run a server of this module's own."""
-    with mortal_postgres() as server:
-        yield server
-
-
-@pytest.fixture
-def mortal_url(mortal: MortalPostgres) -> str:
-    """Make a database."""
-    return mortal.make_database()
 
 
 def connect(url: str) -> psycopg.Connection:

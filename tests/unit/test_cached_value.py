@@ -102,7 +102,7 @@ def test_a_value_that_took_long_is_computed_in_a_thread_of_its_own() -> None:
     value = CachedValue(wait_and_compute, 10.0, serve_stale=True, clock=compute.clock)
     assert value.get() == 1
     compute.now += 11
-    assert [value.get(), value.get()] == [1, 1]  # nobody waits
+    assert [value.get(), value.get()] == [1, 1]  # no call waits
     may_end.set()
     until(lambda: value.peek() == 2, what="the new value")
 

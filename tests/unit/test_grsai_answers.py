@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from grsai_answers import URL, envelope, raw
 
 from receiver.errors import (
     AnswerLostError,
@@ -20,17 +21,6 @@ from receiver.providers.grsai.answers import (
     read_result,
     read_submit,
 )
-
-URL = "https://file1.aitohumanize.com/file/0123456789abcdef0123456789abcdef.png"
-
-
-def raw(body: object) -> bytes:
-    return body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
-
-
-def envelope(data: object, code: object = 0, msg: str = "success") -> dict[str, object]:
-    return {"code": code, "msg": msg, "data": data}
-
 
 # Submits.
 

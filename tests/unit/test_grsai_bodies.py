@@ -63,7 +63,7 @@ BYTES: dict[str, Callable[[str], bytes]] = {
     "raw deflate": lambda text: zlib.compress(text.encode(), wbits=-15),
     "gzip of GBK": lambda text: gzip.compress(text.encode("gbk")),
 }
-# Fields that nobody reads, as bytes in the middle of the object.
+# Fields that are ignored, as bytes in the middle of the object.
 DIRT: dict[str, bytes] = {
     "bad UTF-8": b'"content":"\xff\xfe\xc3",',
     "a lone surrogate": b'"content":"\\ud83d",',

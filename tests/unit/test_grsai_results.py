@@ -1,9 +1,9 @@
 """Answers about tasks and credits: only what is about our task changes its job."""
 
-import json
 from collections.abc import Callable
 
 import pytest
+from grsai_answers import URL, envelope, raw
 
 from receiver.errors import (
     NoSuchTaskError,
@@ -19,16 +19,6 @@ from receiver.providers.grsai.answers import (
 )
 from receiver.providers.grsai.reports import read_report
 from receiver.providers.grsai.request import Request, build_result
-
-URL = "https://file1.aitohumanize.com/file/0123456789abcdef0123456789abcdef.png"
-
-
-def raw(body: object) -> bytes:
-    return body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
-
-
-def envelope(data: object, code: object = 0, msg: str = "success") -> dict[str, object]:
-    return {"code": code, "msg": msg, "data": data}
 
 
 @pytest.mark.parametrize(

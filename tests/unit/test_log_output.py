@@ -52,7 +52,7 @@ def test_a_line_that_cannot_be_written_is_no_error(
 def test_a_line_for_a_full_pipe_is_dropped_and_a_later_one_is_written(
     stderr_is: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_PATIENCE", 0.01)
+    monkeypatch.setattr(logs, "_FULL_PIPE_TIMEOUT", 0.01)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)  # as another process may have left it
     with suppress(BlockingIOError):

@@ -108,7 +108,7 @@ class S3Store:
             s3={"addressing_style": addressing_style},
             # By default boto3 signs links with an older version, which most servers refuse.
             signature_version="s3v4",
-            # boto3 makes its own long name anew for every request, a tenth of its time.
+            # boto3 makes its own long name again for every request, a tenth of its time.
             user_agent="webhook-image-receiver",
         )
         self._lock = Lock()

@@ -1,7 +1,7 @@
 """Answers to our own requests: submits, results, credits. No I/O.
 
 An accepted submit must never count as refused, because its picture is paid for, and its id must
-never be lost, because nobody else has it.
+never be lost, because the answer is its only source.
 """
 
 import re

@@ -18,7 +18,7 @@ _VENDOR = re.compile(r"(?:.+\.)?(?:grsaiapi\.com|grsai\.com|grsai\.cn|dakka\.com
 def base_url(value: str) -> str:
     """Return the base URL in an address of GRSAI or of a gateway before it.
 
-    Raise ValueError, with the correct value if it can be told, for anything else.
+    Raise ValueError, with the correct value if it is known, for anything else.
     """
     scheme, separator, rest = value.strip("\"'<> \t\r\n").partition("://")
     address = f"{scheme.lower()}{separator}{_ENDPOINT.sub('', rest).rstrip('/')}"

@@ -1,7 +1,7 @@
 """Bytes to JSON: strictly first, then tolerantly, with a list of what had to be repaired.
 
 A body is worth money if it names a task and its result, however it is spelled. So a field that
-nobody reads may have any bytes, and the object may come compressed, in another charset, as a form
+is ignored may have any bytes, and the object may come compressed, in another charset, as a form
 field, in a list of one, or as JSON in a JSON string. All work and memory is bounded. Nothing is
 guessed: a value is either in the body or it is not.
 """
