@@ -11,46 +11,23 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, BinaryIO, TypedDict, Unpack
+from typing import BinaryIO, TypedDict, Unpack
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import ClientError
 
 from receiver.archive.stores import AddressingStyle, Checksums, Verify, require_key
-from receiver.archive.stores.s3_errors import (
-    error_code,
-    is_taken,
-    is_unsupported,
-    remedy,
-    status,
-)
+from receiver.archive.stores.s3_bucket import Bucket
+from receiver.archive.stores.s3_errors import is_taken, is_unsupported, status
 from receiver.archive.stores.s3_probe import Capabilities, checksum, probe, refuses_wrong_hash
 from receiver.archive.stores.s3_read import CHUNK, Download, ReadBack, declared_hash, read_back
-from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
-
-if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
-    from mypy_boto3_s3 import S3Client
+from receiver.errors import ObjectDiffersError, StoreError
 
 MARKER = ".receiver"  # name of the object that `check` writes once; it is no valid key
-# What boto3 raises. ValueError and RecursionError come from responses that are not S3's: a number
-# that is none, or endless redirects.
-_FOREIGN_ERRORS = (
-    ClientError,
-    BotoCoreError,
-    HTTPError,
-    ResponseParserError,
-    ValueError,
-    RecursionError,
-)
 _MARKER_TEXT = (
     b"Written once by webhook-image-receiver to see whether it may write here. May be deleted.\n"
 )
@@ -95,24 +72,8 @@ class S3Store:
         verify: Verify = "auto",
         timeouts: tuple[float, float] = (5, 60),
     ) -> None:
-        self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._config = Config(
-            connect_timeout=timeouts[0],
-            read_timeout=timeouts[1],
-            max_pool_connections=32,
-            # The ledger decides about retries.
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            request_checksum_calculation=checksums,
-            response_checksum_validation=checksums,
-            s3={"addressing_style": addressing_style},
-            # By default boto3 signs links with an older version, which most servers refuse.
-            signature_version="s3v4",
-            # boto3 makes its own long name again for every request, a tenth of its time.
-            user_agent="webhook-image-receiver",
-        )
-        self._lock = Lock()
-        self._cached_client: S3Client | None = None
+        self._bucket = Bucket(bucket, addressing_style, checksums, timeouts)
         self._verify = verify
         self._abilities: _Abilities | None = None  # found out at the first use
         self._probing = Lock()  # so that not every thread puts the marker
@@ -133,7 +94,7 @@ class S3Store:
         another process and without permission to delete.
         """
         name = self._name(key)
-        with self._store_errors(f"store {key} in"), path.open("rb") as body:
+        with self._bucket.store_errors(f"store {key} in"), path.open("rb") as body:
             new = self._put_new(name, body, sha256, content_type)
             if new and self._server().verifies:
                 return
@@ -156,7 +117,7 @@ class S3Store:
         """
         name = self._name(key)
         sha256 = hashlib.sha256(data).hexdigest()
-        with self._store_errors(f"store {key} in"):
+        with self._bucket.store_errors(f"store {key} in"):
             if not self._server().conditional or not self._put_if_free(
                 name, data, sha256, content_type
             ):
@@ -168,7 +129,7 @@ class S3Store:
         """Upload the bytes over what is there; see Store."""
         name = self._name(key)
         sha256 = hashlib.sha256(data).hexdigest()
-        with self._store_errors(f"store {key} in"):
+        with self._bucket.store_errors(f"store {key} in"):
             self._upload(name, data, sha256, content_type)
             self._require_stored(key, sha256)
 
@@ -176,11 +137,13 @@ class S3Store:
         """Start the download; see Store. Only a whole object is compared with its declared hash."""
         part: _Range = {"Range": f"bytes={start}-"} if start else {}
         name = self._name(key)
-        with self._store_errors(f"read {key} from"):
-            answer = self._client().get_object(Bucket=self._bucket, Key=name, **part)
+        with self._bucket.store_errors(f"read {key} from"):
+            answer = self._bucket.client().get_object(Bucket=self._bucket.name, Key=name, **part)
         declared = None if start else declared_hash(answer)
         return io.BufferedReader(
-            Download(answer["Body"], declared, partial(self._store_errors, f"read {key} from")),
+            Download(
+                answer["Body"], declared, partial(self._bucket.store_errors, f"read {key} from")
+            ),
             CHUNK,
         )
 
@@ -194,8 +157,8 @@ class S3Store:
             "Key": self._name(key),
             "ResponseContentDisposition": f'attachment; filename="{name}"',
         }
-        with self._store_errors(f"sign a link to {key} in"):
-            return self._client().generate_presigned_url(
+        with self._bucket.store_errors(f"sign a link to {key} in"):
+            return self._bucket.client().generate_presigned_url(
                 "get_object", Params=wanted, ExpiresIn=seconds
             )
 
@@ -204,11 +167,11 @@ class S3Store:
         below = f"{self._name(prefix)}/" if prefix else self._prefix
         # Without StartAfter the listing begins at the start; some servers refuse an empty value.
         start: _Start = {"StartAfter": self._prefix + after} if after else {}
-        with self._store_errors("list"):
+        with self._bucket.store_errors("list"):
             for page in (
-                self._client()
+                self._bucket.client()
                 .get_paginator("list_objects_v2")
-                .paginate(Bucket=self._bucket, Prefix=below, **start)
+                .paginate(Bucket=self._bucket.name, Prefix=below, **start)
             ):
                 for found in page.get("Contents", ()):
                     key = found["Key"].removeprefix(self._prefix)
@@ -221,13 +184,13 @@ class S3Store:
 
         Only the first check of a process writes it; the later ones get a 412.
         """
-        with self._store_errors("write and read a trial object in"):
+        with self._bucket.store_errors("write and read a trial object in"):
             self._put_marker_if_free(checksums=self._server().checksums)
             self._read_back(self._prefix + MARKER)
 
     def reads_back(self) -> bool:
         """Return whether each object is read back after its put."""
-        with self._store_errors("write a trial object to"):
+        with self._bucket.store_errors("write a trial object to"):
             return not self._server().verifies
 
     def probe(self) -> Capabilities:
@@ -235,33 +198,19 @@ class S3Store:
 
         Raise StoreError like ``check``.
         """
-        with self._store_errors("write and read a trial object in"):
-            return probe(self._client(), self._bucket, self._prefix)
+        with self._bucket.store_errors("write and read a trial object in"):
+            return probe(self._bucket.client(), self._bucket.name, self._prefix)
 
     def locate(self, key: str) -> str:
         """Return the object's ``s3://`` URL."""
-        return f"s3://{self._bucket}/{self._name(key)}"
+        return f"s3://{self._bucket.name}/{self._name(key)}"
 
     def close(self) -> None:
         """Close the connections; see Store."""
-        with self._lock:
-            if self._cached_client is not None:
-                self._cached_client.close()
-            self._cached_client = None
+        self._bucket.close()
 
     def _name(self, key: str) -> str:
         return self._prefix + require_key(key)
-
-    def _client(self) -> "S3Client":
-        with self._lock:  # making a client is not thread-safe, using one is
-            if self._cached_client is None:
-                try:
-                    self._cached_client = boto3.session.Session().client("s3", config=self._config)
-                except ValueError as error:  # botocore's complaint about an endpoint
-                    raise StoreError(
-                        "AWS_ENDPOINT_URL_S3 is no URL: write it like https://host:port"
-                    ) from error
-            return self._cached_client
 
     def _put_new(self, name: str, body: BinaryIO, sha256: str, content_type: str) -> bool:
         """Upload the file unless the key is taken. Return whether it was uploaded."""
@@ -296,8 +245,8 @@ class S3Store:
     ) -> None:
         if self._server().checksums if checksums is None else checksums:
             options["ChecksumSHA256"] = checksum(sha256)
-        self._client().put_object(
-            Bucket=self._bucket,
+        self._bucket.client().put_object(
+            Bucket=self._bucket.name,
             Key=name,
             Body=body,
             ContentType=content_type,
@@ -307,7 +256,7 @@ class S3Store:
 
     def _exists(self, name: str) -> bool:
         try:
-            self._client().head_object(Bucket=self._bucket, Key=name)
+            self._bucket.client().head_object(Bucket=self._bucket.name, Key=name)
         except ClientError as error:
             if status(error) == HTTPStatus.NOT_FOUND:
                 return False
@@ -320,7 +269,7 @@ class S3Store:
             self._require_undamaged(key, self._read_back(self._name(key), meant=sha256))
 
     def _read_back(self, name: str, *, meant: str | None = None) -> ReadBack:
-        return read_back(self._client(), self._bucket, name, meant=meant)
+        return read_back(self._bucket.client(), self._bucket.name, name, meant=meant)
 
     def _require_undamaged(self, key: str, found: ReadBack) -> None:
         if found.damaged:
@@ -372,27 +321,9 @@ class S3Store:
     def _refuses_wrong_hash(self) -> bool:
         # If it takes the wrong hash, the marker is overwritten with the same text.
         name = self._prefix + MARKER
-        return refuses_wrong_hash(self._client(), self._bucket, name, _MARKER_TEXT)
+        return refuses_wrong_hash(self._bucket.client(), self._bucket.name, name, _MARKER_TEXT)
 
     def _put_marker(self, *, checksums: bool, **options: Unpack[_Options]) -> None:
         sha256 = hashlib.sha256(_MARKER_TEXT).hexdigest()
         name = self._prefix + MARKER
         self._upload(name, _MARKER_TEXT, sha256, "text/plain", checksums=checksums, **options)
-
-    @contextmanager
-    def _store_errors(self, doing: str) -> Iterator[None]:
-        """Turn errors of boto3, and of the local file, into a StoreError that says what to do."""
-        try:
-            yield
-        except _FOREIGN_ERRORS as error:
-            kind = MissingObjectError if error_code(error) == "NoSuchKey" else StoreError
-            raise kind(f"cannot {doing} {self._place()}: {remedy(error)}") from error
-        except OSError as error:
-            raise StoreError(f"cannot {doing} {self._place()}: {error}") from error
-
-    def _place(self) -> str:
-        if self._cached_client is None:
-            return f"the bucket {self._bucket!r}"
-        # Without the user name and password that the URL may contain.
-        endpoint = self._cached_client.meta.endpoint_url.rpartition("@")[2]
-        return f"the bucket {self._bucket!r} at {endpoint}"
