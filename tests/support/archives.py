@@ -130,7 +130,7 @@ class ArchivedJobs:
         return rows
 
     def _s3(self) -> Any:
-        return self.store._client()  # type: ignore[attr-defined]
+        return self.store._bucket.client()  # type: ignore[attr-defined]
 
     def _bucket(self) -> str:
         return str(self.store._bucket)  # type: ignore[attr-defined]
