@@ -23,6 +23,7 @@ def bucket_in_endpoint(endpoint: str, bucket: str) -> Misplaced | None:
     """Return what to write instead of an endpoint that contains the bucket, else None."""
     url = urlsplit(endpoint)
     host, port = url.hostname or "", f":{url.port}" if url.port else ""
+    host = f"[{host}]" if ":" in host else host
     rest = host.removeprefix(f"{bucket.lower()}.")
     in_path = url.path.strip("/").partition("/")[0] == bucket
     # A name and a top-level domain are left at least.
