@@ -16,6 +16,7 @@ from receiver.errors import NotThePictureError
 _SCREEN = struct.Struct("<6xHHB2x")  # width, height, flags
 _PICTURE = struct.Struct("<4xHHB")  # width, height and flags of an image descriptor
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
+_BLOCKS = frozenset({_EXTENSION, _IMAGE, _TRAILER})
 _CONTROL, _COMMENT, _APPLICATION = 0xF9, 0xFE, 0xFF  # kinds of extensions
 _APPLICATIONS = {b"XMP DataXMP": "xmp", b"C2PA_GIF\1\0\0": "c2pa"}
 _HAS_TABLE = 0x80
@@ -53,7 +54,11 @@ def _next_block(data: Data, at: int, found: Findings, *, is_whole: bool) -> int:
     if at == len(data) and is_whole:
         found.unfinished = "the end of the GIF file (its trailer) is missing"
         return _TRAILER
-    return _byte(data, at)
+    kind = _byte(data, at)
+    if kind not in _BLOCKS and is_whole:
+        found.tolerate("stray bytes in place of the GIF file's trailer")
+        return _TRAILER
+    return kind
 
 
 def _contents(data: Data, at: int, kind: int) -> int:

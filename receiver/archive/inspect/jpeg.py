@@ -65,7 +65,7 @@ def _walk(data: Data, found: Findings) -> tuple[int, int]:
         if marker in _BARE:
             continue
         if marker == _START:
-            raise NotThePictureError(f"a damaged JPEG file: another one begins at byte {at - 2}")
+            raise TruncatedError(f"cut short: another JPEG file begins at byte {at - 2}")
         if marker in _FRAMES and size is None:
             size = _frame(data, at)
         after = _skip(data, at, marker, found)

@@ -20,7 +20,8 @@ _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _TABLES, _SCAN, _INTERVAL = 0xC4, 0xDA, 0xDD
-_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
+_BARE = frozenset({0x01, *range(0xD0, 0xD8)})
+_ENDS = frozenset({0xD8, 0xD9})  # another file, or the end marker
 _COEFFICIENTS, _MAX_CODE, _LONG_RUN = 64, 16, 15
 
 
@@ -94,12 +95,14 @@ class _Reader:
         self.interval = 0
 
     def read(self) -> _Frame | None:
-        """Read until the end of the file; return the frame."""
+        """Read until the end of the file, or until another begins; return the frame."""
         at = 2
         while found := _MARKER.search(self.data, at):
             marker, at = found[1][0], found.end()
             if marker in _BARE:
                 continue
+            if marker in _ENDS:
+                break
             (length,) = struct.unpack_from(">H", self.data, at)
             body, at = self.data[at + 2 : at + length], at + max(2, length)
             if marker in (*_SEQUENTIAL, _PROGRESSIVE):

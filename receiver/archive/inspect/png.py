@@ -1,7 +1,8 @@
 """PNG (RFC 2083, W3C PNG 3rd edition): chunks (length, name, data, CRC-32) from IHDR to IEND.
 
-A wrong CRC of an ancillary chunk is tolerated, because no pixel depends on it. A file that ends
-before IEND is unfinished if its compressed data has all pixels.
+A wrong CRC is tolerated if all pixels are right: in an ancillary chunk, and in an IDAT chunk if the
+compressed data agrees with its own checksum. A file that ends before IEND is unfinished if its
+compressed data has all pixels.
 """
 
 import struct
@@ -79,14 +80,22 @@ def _header(data: Data) -> tuple[int, int]:
 
 
 def _walk(data: Data, found: Findings) -> None:
-    drawn, frames = False, 0
+    drawn, frames, is_sound = False, 0, None
     for chunk in _chunks(data):
         if chunk.name == b"IEND":
             if not drawn:
                 raise NotThePictureError("a PNG file without a picture in it")
             found.end = chunk.end + _CRC.size
             return
-        _check(data, chunk, found)
+        if not _has_right_crc(data, chunk):
+            if chunk.name == b"IDAT" and is_sound is None:
+                is_sound = _inflates(data)
+            # The compressed data has a checksum of its own.
+            if not (chunk.name[0] & _ANCILLARY or (chunk.name == b"IDAT" and is_sound)):
+                raise NotThePictureError(
+                    f"a damaged PNG file: the checksum of chunk {chunk.name!r} is wrong"
+                )
+            found.tolerate(f"the checksum of PNG chunk {chunk.name!r} is wrong")
         drawn = drawn or chunk.name == b"IDAT"
         frames += chunk.name == b"fcTL"  # one for each frame of an animation
         check_frames(frames)
@@ -106,18 +115,11 @@ def _chunks(data: Data) -> Iterator[Chunk]:
     raise NotThePictureError(f"a PNG file of more than {MAX_PARTS} chunks")
 
 
-def _check(data: Data, chunk: Chunk, found: Findings) -> None:
-    """Check the CRC of a chunk."""
+def _has_right_crc(data: Data, chunk: Chunk) -> bool:
     # Both views are closed at once: an open view would keep the mmap from closing.
     with memoryview(data) as whole, whole[chunk.start - 4 : chunk.end] as covered:
         crc = zlib.crc32(covered)
-    if (crc,) == read_fields(_CRC, data, chunk.end):
-        return
-    if not chunk.name[0] & _ANCILLARY:
-        raise NotThePictureError(
-            f"a damaged PNG file: the checksum of chunk {chunk.name!r} is wrong"
-        )
-    found.tolerate(f"the checksum of PNG chunk {chunk.name!r} is wrong")
+    return bool((crc,) == read_fields(_CRC, data, chunk.end))
 
 
 def _mark(data: Data, chunk: Chunk, found: Findings) -> None:
@@ -141,12 +143,12 @@ def _has_all_pixels(data: Data) -> bool:
     """
     width, height, depth, colour, _, _, interlaced = read_fields(_IHDR, data, 16)
     bits = depth * _SAMPLES[colour]
-    needed = sum(
+    needed: int = sum(
         rows * (1 + (columns * bits + 7) // 8)
         for columns, rows in _passes(width, height, interlaced=bool(interlaced))
         if columns
     )
-    return needed <= _MAX_COUNTED and _inflates_to(data, needed) and _has_all_frames(data)
+    return needed <= _MAX_COUNTED and _inflates(data, needed) and _has_all_frames(data)
 
 
 def _passes(width: int, height: int, *, interlaced: bool) -> list[tuple[int, int]]:
@@ -159,19 +161,23 @@ def _passes(width: int, height: int, *, interlaced: bool) -> list[tuple[int, int
     ]
 
 
-def _inflates_to(data: Data, needed: int) -> bool:
-    """Return whether the compressed data, of which the end may be cut off, has so many bytes."""
+def _inflates(data: Data, needed: int | None = None) -> bool:
+    """Return whether the compressed data, of which the end may be cut off, has so many bytes.
+
+    With None: whether it is whole and agrees with its checksum.
+    """
+    limit = _MAX_COUNTED if needed is None else needed
     inflater, there = zlib.decompressobj(), 0
     try:
         for start, end in _compressed(data):
             with memoryview(data) as whole, whole[start:end] as part:
                 rest: bytes | memoryview = part
-                while len(rest) and there < needed:
+                while len(rest) and there < limit and not inflater.eof:
                     there += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
                     rest = inflater.unconsumed_tail
     except zlib.error:
         return False
-    return there >= needed
+    return inflater.eof if needed is None else there >= needed
 
 
 def _compressed(data: Data) -> Iterator[tuple[int, int]]:

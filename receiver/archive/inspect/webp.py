@@ -1,7 +1,7 @@
 """WebP (RFC 9649): a RIFF container of chunks.
 
-The size is in the first chunk: VP8 (RFC 6386), VP8L or VP8X. A still picture that is whole in a
-file that ends before its RIFF length does is unfinished.
+The size is in the first chunk: VP8 (RFC 6386), VP8L or VP8X. Where a VP8L picture ends is seen only
+by decoding it; its chunk's length counts.
 """
 
 import struct
@@ -18,7 +18,7 @@ from receiver.archive.inspect.reader import (
     read_fields,
     truncated,
 )
-from receiver.errors import NotThePictureError, TruncatedError
+from receiver.errors import NotThePictureError
 
 _RIFF = struct.Struct("<4xI4x")  # what follows these eight bytes
 _CHUNK = struct.Struct("<4sI")  # name, length; padded to an even length
@@ -42,37 +42,31 @@ def measure(data: Data, found: Findings) -> tuple[int, int]:
     """Walk all chunks; return width and height in pixels."""
     (length,) = read_fields(_RIFF, data, 0)
     end = length + 8
+    if end > len(data):
+        raise truncated("the WebP file", end, len(data))
     size = _size(data)
     drawn = 0
-    try:
-        for chunk in _chunks(data, 12, end):
-            drawn += _draw(data, chunk)
-            check_frames(drawn)
-            if chunk.name in _MARKS:
-                found.mark_text(
-                    _MARKS[chunk.name], chunk.name.strip(), data, chunk.start, chunk.end
-                )
-    except TruncatedError:
-        if not _is_drawn(data, end):
-            raise
-        found.unfinished = "the end of the WebP file is missing"
-    else:
-        if not drawn:
-            raise NotThePictureError("a WebP file without a picture in it")
-        found.end = end
+    for chunk in _chunks(data, 12, end):
+        drawn += _draw(data, chunk)
+        check_frames(drawn)
+        if kind := _MARKS.get(chunk.name):
+            found.mark_text(kind, chunk.name.strip(), data, chunk.start, chunk.end)
+    if not drawn:
+        raise NotThePictureError("a WebP file without a picture in it")
+    found.end = end
     return size
 
 
 def _chunks(data: Data, at: int, end: int) -> Iterator[Chunk]:
-    """Yield the chunks. Raise TruncatedError if one of them, or all, end after the file.
+    """Yield the chunks up to ``end``. Raise TruncatedError if one would end after that.
 
     The padding byte of the last chunk may be missing.
     """
     for _ in range(MAX_PARTS):
         name, length = read_fields(_CHUNK, data, at)
         after = at + 8 + length
-        if after > min(end, len(data)):
-            raise truncated(f"WebP chunk {name!r}", after, min(end, len(data)))
+        if after > end:
+            raise truncated(f"WebP chunk {name!r}", after, end)
         yield Chunk(name, at + 8, after)
         at = after + length % 2
         if at >= end:
@@ -89,17 +83,6 @@ def _draw(data: Data, chunk: Chunk) -> bool:
             if inner.name == b"VP8 ":
                 vp8.check_partitions(data, inner.start, inner.end)
     return chunk.name in _STILL or chunk.name == _FRAME
-
-
-def _is_drawn(data: Data, end: int) -> bool:
-    """Return whether the picture of a file that is cut short is there: not of an animation."""
-    try:
-        for chunk in _chunks(data, 12, end):
-            if chunk.name in _STILL:
-                return _draw(data, chunk)
-    except TruncatedError:
-        pass
-    return False
 
 
 def _size(data: Data) -> tuple[int, int]:
