@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from receiver.archive.inspect import Picture, inspect
-from receiver.errors import FetchError, NotThePictureError, TruncatedError
+from receiver.errors import FetchError, NotThePictureError
 from receiver.ledger.rows import Asset
 from receiver.model import INLINE
 from receiver.net.download import Fetched
@@ -42,7 +42,8 @@ class Unfinished:
             missing = "neither the file nor the server says where it ends"
         is_last = bool(picture.unfinished) and self._is_last_attempt(asset, now)
         if missing and not self._came_twice(asset, fetched) and not is_last:
-            raise FetchError(f"perhaps cut short: {missing}; it is downloaded once more")
+            why = "; ".join(filter(None, [fetched.cut_short, missing]))
+            raise FetchError(f"perhaps cut short: {why}; it is downloaded once more")
         self._last.pop((asset.ref, asset.idx), None)
         return replace(
             picture, defect="; ".join(filter(None, [picture.defect, picture.unfinished]))
@@ -68,6 +69,4 @@ def _inspect(path: Path, fetched: Fetched) -> Picture:
     except NotThePictureError as error:
         if fetched.cut_short:
             raise FetchError(f"{fetched.cut_short}: {error}") from error
-        if fetched.open_ended and isinstance(error, TruncatedError):
-            raise FetchError(f"the connection ended early: {error}") from error
         raise

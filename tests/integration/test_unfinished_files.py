@@ -42,13 +42,13 @@ def run(harness: ArchivingHarness, *scripts: Script) -> list[Asset]:
 def test_a_body_that_breaks_off_is_downloaded_again(harness: ArchivingHarness) -> None:
     first, second = run(harness, endless(PNG[:9_000]), endless(PNG))
     assert first.state is AssetState.PENDING
-    assert "the connection ended early: cut short" in first.error
+    assert "cut short" in first.error
     assert harness.stored(second.key) == PNG
 
 
 def test_a_body_that_always_breaks_off_is_never_archived(harness: ArchivingHarness) -> None:
     *others, last = run(harness, endless(JPEG[:900]))
-    assert last.state is AssetState.EXPIRED
+    assert last.state is AssetState.FAILED
     assert {asset.state for asset in others} == {AssetState.PENDING}
 
 
