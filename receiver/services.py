@@ -29,7 +29,6 @@ from receiver.ledger.claims import LEASE, Claims
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
-from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.ledger.queries.backlog import BacklogQueries
@@ -47,18 +46,10 @@ from receiver.providers.openai.client import OpenAIClient
 from receiver.settings import Settings
 from receiver.telemetry.redaction import Redactor
 from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine
-from receiver.worker.engine import Engine, WorkQueue, instrumented
+from receiver.worker.engine import Engine, WorkQueue
 from receiver.worker.notifier import Notifier
 from receiver.worker.process import WorkerProcess
-
-# Threads that poll and expire jobs, and as many that conclude them; they mostly wait for a
-# provider or the archive.
-JOB_THREADS = 8
-HINT_THREADS = 1
-# Work that may have crashed a worker runs one at a time, so that a crash has only one suspect.
-SUSPECT_THREADS = 1
-# Events that are sent to one destination in parallel.
-EVENT_THREADS = 4
+from receiver.worker.work_queues import make_work_queues
 
 
 class Services:
@@ -357,41 +348,13 @@ class Services:
 
     def work_queues(self, scratch: Path) -> list[WorkQueue]:
         """Return every work queue of a worker."""
-        hints_due = partial(self.queries.next_due, "hints")
-        verify = self.reconciler.verify_hint
-        queues = [
-            *self._asset_queues(self.archiver(scratch)),
-            *self._job_queues(),
-            WorkQueue(QueueName.HINTS, HINT_THREADS, hints_due, self.hints.claim, verify),
-            *self._event_queues(),
-        ]
-        return [instrumented(queue) for queue in queues]
-
-    def _asset_queues(self, archiver: Archiver) -> list[WorkQueue]:
-        due, claim = partial(self.queries.next_due, "assets"), self.assets.claim
-        suspects_due, suspects = partial(due, suspects=True), partial(claim, suspects=True)
-        threads, run = self.settings.worker_threads, archiver.archive
-        return [
-            WorkQueue(QueueName.ASSETS, threads, due, claim, run),
-            WorkQueue(QueueName.SUSPECT_ASSETS, SUSPECT_THREADS, suspects_due, suspects, run),
-        ]
-
-    def _job_queues(self) -> list[WorkQueue]:
-        due, claim = partial(self.queries.next_due, "jobs"), self.jobs.claim
-        complete, others = partial(claim, complete=True), partial(claim, complete=False)
-        suspects_due, suspects = partial(due, suspects=True), self.jobs.claim_suspects
-        run = self.reconciler.reconcile_job
-        return [
-            WorkQueue(QueueName.COMPLETE_JOBS, JOB_THREADS, due, complete, run),
-            WorkQueue(QueueName.JOBS, JOB_THREADS, due, others, run),
-            WorkQueue(QueueName.SUSPECT_JOBS, SUSPECT_THREADS, suspects_due, suspects, run),
-        ]
-
-    def _event_queues(self) -> list[WorkQueue]:
-        """Return one queue per destination, so that a slow one does not delay the others."""
-        return [
-            WorkQueue(
-                events_queue(to.destination.name), EVENT_THREADS, to.next_due, to.claim, to.send
-            )
-            for to in self.dispatchers()
-        ]
+        return make_work_queues(
+            self.queries,
+            self.assets,
+            self.archiver(scratch),
+            self.jobs,
+            self.hints,
+            self.reconciler,
+            dispatchers=self.dispatchers(),
+            asset_threads=self.settings.worker_threads,
+        )

@@ -4,9 +4,8 @@ Nothing is retried here. After a failed attempt the asset's row gets a new due t
 state.
 """
 
-from binascii import Error, a2b_base64
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ from threading import Lock
 import structlog
 
 from receiver import failpoints
+from receiver.archive.base64_images import decode_base64_image, find_picture
 from receiver.archive.conclusion import Conclusion
 from receiver.archive.inspect import Picture, inspect
 from receiver.archive.manifest import asset_key, asset_prefix
@@ -30,15 +30,12 @@ from receiver.errors import (
     ReceiverError,
     SourceGoneError,
     StoreError,
-    UnreadableError,
 )
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.rows import Asset, End, StoredAsset
-from receiver.model import INLINE, AssetState, Source, timestamp
+from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import Fetched, Fetcher
-from receiver.providers.grsai import reports as grsai
-from receiver.providers.openai import protocol as openai_images
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
 
@@ -52,8 +49,6 @@ MAX_BAD_FILES = 10
 STORE_RETRY_DELAY = 15.0
 # From this attempt on a missing URL counts as dead, and the provider is asked for a fresh one.
 ATTEMPTS_BEFORE_REFRESH = 3
-# Base64 characters decoded at a time: a multiple of four.
-BASE64_CHUNK = 4 * 64 * 1024
 
 
 class Archiver:
@@ -320,35 +315,3 @@ def _inspect(path: Path, fetched: Fetched) -> Picture:
         if fetched.cut_short:
             raise FetchError(f"{fetched.cut_short}: {error}") from error
         raise
-
-
-def find_picture(reports: Sequence[tuple[Source, bytes]], url: str) -> str:
-    """Return the base64 text of the picture ``url`` (``delivery:<index>``) in stored reports.
-
-    Raise UnreadableError if none of them has it.
-    """
-    error = UnreadableError("no report with pictures in it is stored")
-    for source, body in reports:
-        read_picture = openai_images.read_picture if source is Source.SYNC else grsai.read_picture
-        try:
-            return read_picture(body, url)
-        except UnreadableError as found:
-            error = found
-    raise error
-
-
-def decode_base64_image(text: str, url: str, into: Path) -> Fetched:
-    """Write a picture that came inside its report, in base64, to the new file ``into``.
-
-    Raise NotThePictureError if it is no valid base64, OSError if the disk fails.
-    """
-    digest, size = sha256(), 0
-    with into.open("xb") as file:
-        for start in range(0, len(text), BASE64_CHUNK):
-            try:
-                chunk = a2b_base64(text[start : start + BASE64_CHUNK], strict_mode=True)
-            except (Error, ValueError) as error:  # ValueError: a character outside ASCII
-                raise NotThePictureError(f"the picture is not base64: {error}") from error
-            digest.update(chunk)
-            size += file.write(chunk)
-    return Fetched(size, digest.hexdigest(), url, "")
