@@ -11,6 +11,7 @@ from pathlib import Path
 from receiver import clock, data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
+from receiver.archive.quarantine import Quarantine
 from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.thumbnails import Thumbnails
@@ -31,6 +32,7 @@ from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.postgres import PostgresDatabase, conninfo
+from receiver.ledger.quarantine import QuarantineRecords
 from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.job_list import JobListQueries
@@ -130,6 +132,11 @@ class Services:
         """Renews, releases and takes over claims."""
         return Claims(self.database, self.now)
 
+    @cached_property
+    def quarantine_records(self) -> QuarantineRecords:
+        """Which rejected files are kept."""
+        return QuarantineRecords(self.database)
+
     # The ledger: reads.
 
     @cached_property
@@ -187,6 +194,18 @@ class Services:
     def thumbnails(self) -> Thumbnails:
         """Thumbnails for the dashboard."""
         return Thumbnails(self.store, self.settings.data_dir / "thumbnails")
+
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """Keeps rejected files, and makes one a result file."""
+        return Quarantine(
+            self.store,
+            self.quarantine_records,
+            self.settings.data_dir / "accepting",
+            max_bytes=self.settings.quarantine_max_bytes,
+            job_max_bytes=self.settings.quarantine_job_max_bytes,
+            now=self.now,
+        )
 
     @cached_property
     def tickets(self) -> Tickets:
@@ -252,7 +271,9 @@ class Services:
     @cached_property
     def operator(self) -> Operator:
         """What people can do by hand."""
-        return Operator(self.database, self.inbox, self.timing, self.now)
+        return Operator(
+            self.database, self.inbox, self.assets, self.quarantine, self.timing, self.now
+        )
 
     @cached_property
     def grsai(self) -> GrsaiClient | None:
@@ -318,6 +339,7 @@ class Services:
             fetcher,
             self.store,
             self.conclusion,
+            self.quarantine,
             scratch,
             url_lifetime=self.settings.url_lifetime,
             now=self.now,

@@ -19,6 +19,7 @@ from receiver.archive.base64_images import decode_base64_image, find_picture
 from receiver.archive.conclusion import Conclusion
 from receiver.archive.inspect import Picture, inspect
 from receiver.archive.manifest import asset_key, asset_prefix
+from receiver.archive.quarantine import Quarantine, Rejection
 from receiver.archive.stores import Store
 from receiver.clock import back_off, doubling
 from receiver.errors import (
@@ -33,7 +34,7 @@ from receiver.errors import (
 )
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
-from receiver.ledger.rows import Asset, End, StoredAsset
+from receiver.ledger.rows import Asset, End, Rejected, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import Fetched, Fetcher
 from receiver.telemetry import tracing
@@ -60,6 +61,7 @@ class Archiver:
         fetcher: Fetcher,
         store: Store,
         conclusion: Conclusion,
+        quarantine: Quarantine,
         scratch: Path,
         *,
         url_lifetime: float,
@@ -72,6 +74,7 @@ class Archiver:
         self._store = store
         self._scratch = scratch
         self._conclusion = conclusion
+        self._quarantine = quarantine
         self._store_suspect = False
         # A response that contains pictures is large: only one is in memory at a time.
         self._decode_lock = Lock()
@@ -88,10 +91,15 @@ class Archiver:
         try:
             with tracing.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
                 stored = self._archive(claimed)
+                if isinstance(stored, Rejection):
+                    self._record_failure(claimed, stored.error, stored)
+                    return
                 failpoints.reached(failpoints.Point.STORED)
                 ended = self._assets.finish(claimed, stored, self._prepare_end(claimed, stored))
             failpoints.reached(failpoints.Point.FINISHED)
             self._bad_files.pop((asset.ref, asset.idx), None)
+            if asset.quarantined_at is not None:
+                self._quarantine.remove_old(asset)
             logger.info(
                 "asset archived",
                 key=stored.key,
@@ -105,7 +113,6 @@ class Archiver:
             # The asset may be archived already. Its lease ends, and the next attempt finds it.
             raise
         except ReceiverError as error:
-            logger.warning("archiving attempt failed", error=str(error), permanent=error.permanent)
             self._record_failure(claimed, error)
         except Exception as error:
             # A bug of ours counts as a failed attempt, so that it cannot block the asset for ever.
@@ -128,8 +135,11 @@ class Archiver:
         with tracing.step("conclude"):
             return self._conclusion.prepare_with_last(claimed, stored)
 
-    def _archive(self, claimed: Claimed[Asset]) -> StoredAsset:
-        """Download, inspect and store the asset. Return what is in the archive now."""
+    def _archive(self, claimed: Claimed[Asset]) -> StoredAsset | Rejection:
+        """Download, inspect and store the asset. Return what is in the archive now.
+
+        A file that fails inspection goes to the quarantine.
+        """
         asset = claimed.row
         self._require_store()
         with self._scratch_file(f"{asset.ref}-{asset.idx}-{claimed.token}") as path:
@@ -140,7 +150,10 @@ class Archiver:
                 hashed = path.stat()
             failpoints.reached(failpoints.Point.FETCHED)
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
-                picture = _inspect(path, fetched)
+                try:
+                    picture = _inspect(path, fetched)
+                except NotThePictureError as error:
+                    return self._quarantine.keep(asset, path, fetched, error)
             key = asset_key(asset.ref, asset.idx, picture.extension)
             with (
                 self._noting_store_errors(),
@@ -253,19 +266,39 @@ class Archiver:
         with suppress(ClaimLostError):
             self._give_up(claimed, AssetState.FAILED, set_aside(claimed.row))
 
-    def _record_failure(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
+    def _record_failure(
+        self, claimed: Claimed[Asset], error: ReceiverError, rejection: Rejection | None = None
+    ) -> None:
+        asset, file = claimed.row, rejection.file if rejection else None
+        log.warning(
+            "archiving attempt failed",
+            ref=asset.ref,
+            index=asset.idx,
+            attempt=asset.attempts,
+            error=str(error),
+            permanent=error.permanent,
+        )
         with suppress(ClaimLostError):
-            self._decide(claimed, error)
+            self._decide(claimed, error, file, final=rejection is not None and rejection.final)
+            if file:
+                self._quarantine.remove_old(asset, newer=file.sha256)
 
-    def _decide(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
+    def _decide(
+        self,
+        claimed: Claimed[Asset],
+        error: ReceiverError,
+        rejected: Rejected | None,
+        *,
+        final: bool,
+    ) -> None:
         """Record a failed attempt: a final state, or another attempt while the URL lives."""
         asset, now, text = claimed.row, self._now(), str(error)
         gone, suspicious = (
             isinstance(error, SourceGoneError),
             asset.attempts >= ATTEMPTS_BEFORE_REFRESH,
         )
-        if error.permanent or self._is_bad_too_often(asset, error):
-            self._give_up(claimed, AssetState.FAILED, text)
+        if final or error.permanent or self._is_bad_too_often(asset, error):
+            self._give_up(claimed, AssetState.FAILED, text, rejected)
         elif isinstance(error, StoreError) and now < asset.expires_at + self._url_lifetime:
             # The archive is away; the asset is not at fault. Its URL may live longer than promised.
             self._assets.retry(
@@ -276,7 +309,9 @@ class Archiver:
             )
         elif now < asset.expires_at:
             due_at = min(now + back_off(asset.attempts, BACK_OFF), asset.expires_at)
-            self._assets.retry(claimed, due_at, text, refresh_url=gone and suspicious)
+            self._assets.retry(
+                claimed, due_at, text, refresh_url=gone and suspicious, rejected=rejected
+            )
         elif gone and not suspicious:
             # We are late, perhaps after an outage. The provider may have a fresh URL.
             self._assets.retry(
@@ -289,6 +324,7 @@ class Archiver:
                 AssetState.EXPIRED,
                 f"not archived while its URL lived (until {end}), "
                 f"{asset.attempts} attempts: {text}",
+                rejected,
             )
 
     def _is_bad_too_often(self, asset: Asset, error: ReceiverError) -> bool:
@@ -302,8 +338,14 @@ class Archiver:
             self._bad_files[asset.ref, asset.idx] += 1
         return self._bad_files[asset.ref, asset.idx] >= MAX_BAD_FILES
 
-    def _give_up(self, claimed: Claimed[Asset], state: AssetState, text: str) -> None:
-        self._assets.give_up(claimed, state, text)
+    def _give_up(
+        self,
+        claimed: Claimed[Asset],
+        state: AssetState,
+        text: str,
+        rejected: Rejected | None = None,
+    ) -> None:
+        self._assets.give_up(claimed, state, text, rejected=rejected)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
 
 

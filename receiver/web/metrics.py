@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
 
 from receiver import clock
+from receiver.ledger.quarantine import Kept
 from receiver.ledger.queries.backlog import Backlog
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.services import Services
@@ -27,6 +28,7 @@ class LedgerMetrics:
     def __init__(self, services: Services) -> None:
         self._destinations = {destination.name for destination in services.settings.destinations}
         self._jobs = CachedValue(services.totals.counts, JOBS_LIFETIME)
+        self._quarantine = CachedValue(services.quarantine_records.total, JOBS_LIFETIME)
         self._backlog = CachedValue(services.backlog.measure, BACKLOG_LIFETIME)
         self._events = CachedValue(services.events.destinations, BACKLOG_LIFETIME)
 
@@ -41,6 +43,7 @@ class LedgerMetrics:
             _Families(
                 [
                     *_of_jobs(self._jobs.get()),
+                    *_of_quarantine(self._quarantine.get()),
                     *_of_backlog(self._backlog.get()),
                     *_of_events(events),
                 ]
@@ -51,6 +54,15 @@ class LedgerMetrics:
 
 def _of_jobs(counts: Mapping[str, int]) -> Iterable[GaugeMetricFamily]:
     yield _labelled("receiver_jobs", "Jobs in the ledger, by state.", "state", counts)
+
+
+def _of_quarantine(kept: Kept) -> Iterable[GaugeMetricFamily]:
+    yield GaugeMetricFamily(
+        "receiver_quarantine_files", "Rejected files in the quarantine.", kept.files
+    )
+    yield GaugeMetricFamily(
+        "receiver_quarantine_bytes", "Size of the rejected files in the quarantine.", kept.size
+    )
 
 
 def _of_backlog(backlog: Backlog) -> Iterable[GaugeMetricFamily]:

@@ -23,7 +23,18 @@ JOB_KEYS = [
     "state",
     "submitted_at",
 ]
-ASSET_KEYS = ["content_type", "height", "index", "key", "sha256", "size", "state", "width"]
+ASSET_KEYS = [
+    "accepted_at",
+    "content_type",
+    "height",
+    "index",
+    "key",
+    "rejected",
+    "sha256",
+    "size",
+    "state",
+    "width",
+]
 
 # Access.
 
@@ -34,6 +45,8 @@ PRIVATE = [
     ("GET", f"/api/jobs/{UNKNOWN}"),
     ("POST", f"/api/jobs/{UNKNOWN}/retry"),
     ("GET", f"/api/jobs/{UNKNOWN}/assets/0"),
+    ("GET", f"/api/jobs/{UNKNOWN}/assets/0/rejected"),
+    ("POST", f"/api/jobs/{UNKNOWN}/assets/0/accept"),
     ("GET", "/api/events"),
     ("GET", "/api/audit"),
 ]

@@ -216,6 +216,11 @@ class S3Store:
                     if not (key.startswith(".") or "/." in key or key.endswith("/")):
                         yield key, found["Size"]
 
+    def delete(self, key: str) -> None:
+        """Delete the object; see Store. With versions or Object Lock the bucket keeps its bytes."""
+        with self._store_errors(f"delete {key} from"):
+            self._client().delete_object(Bucket=self._bucket, Key=self._name(key))
+
     def check(self) -> None:
         """Put the marker object and read it; see Store.
 
