@@ -226,12 +226,7 @@ class Services:
         """The archive's objects."""
         chosen = self.settings
         try:
-            return open_store(
-                chosen.archive_url,
-                addressing_style=chosen.s3_addressing_style,
-                checksums=chosen.s3_checksums,
-                verify=chosen.s3_verify,
-            )
+            return open_store(chosen.archive_url, chosen.s3_options())
         except ValueError as error:
             raise ConfigurationError([f"ARCHIVE_URL: {error}"]) from error
 

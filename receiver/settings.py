@@ -26,6 +26,14 @@ from pydantic import (
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from receiver.archive.stores.s3_options import (
+    AddressingStyle,
+    Checksums,
+    S3Options,
+    Verify,
+    encryption,
+    storage_class,
+)
 from receiver.errors import ConfigurationError, mistakes_in
 from receiver.events.destinations import (
     Destination,
@@ -179,9 +187,12 @@ class Settings(BaseModel):
     callback_secrets: Secrets = Field(default=(), validate_default=True)
     admin_token: Token = Field(default=None, validate_default=True)
     archive_url: Annotated[str, AfterValidator(_archive_address)] = ""
-    s3_addressing_style: Annotated[Literal["auto", "path", "virtual"], Lower] = "auto"
-    s3_checksums: Annotated[Literal["when_required", "when_supported"], Lower] = "when_required"
-    s3_verify: Annotated[Literal["auto", "always"], Lower] = "auto"
+    s3_addressing_style: Annotated[AddressingStyle, Lower] = "auto"
+    s3_checksums: Annotated[Checksums, Lower] = "when_required"
+    s3_verify: Annotated[Verify, Lower] = "auto"
+    s3_sse: Annotated[str, AfterValidator(encryption)] = ""
+    s3_sse_kms_key_id: str = ""  # checked with s3_sse, so it comes after it
+    s3_storage_class: Annotated[str, AfterValidator(storage_class)] = ""
     fetch_allow: Annotated[Words, AfterValidator(_exemptions)] = ()
     fetch_hosts: Annotated[Words, AfterValidator(_patterns)] = ()
     fetch_max_bytes: Count = 100 * 1024 * 1024
@@ -255,6 +266,13 @@ class Settings(BaseModel):
             )
         return value
 
+    @field_validator("s3_sse_kms_key_id")
+    @classmethod
+    def _keys_are_for_kms(cls, value: str, info: ValidationInfo) -> str:
+        if value and not info.data.get("s3_sse", "aws:kms").startswith("aws:kms"):
+            raise ValueError("is used with S3_SSE=aws:kms only: set that, or unset the key")
+        return value
+
     @property
     def destinations(self) -> tuple[Destination, ...]:
         """The destinations of events."""
@@ -280,6 +298,17 @@ class Settings(BaseModel):
             passwords = (make_url(self.database_url).password, urlsplit(self.database_url).password)
             found += [str(password) for password in passwords if password]
         return tuple(found)
+
+    def s3_options(self) -> S3Options:
+        """Return what the archive's bucket needs to know."""
+        return S3Options(
+            addressing_style=self.s3_addressing_style,
+            checksums=self.s3_checksums,
+            verify=self.s3_verify,
+            sse=self.s3_sse,
+            sse_kms_key_id=self.s3_sse_kms_key_id,
+            storage_class=self.s3_storage_class,
+        )
 
     def address_policy(self) -> AddressPolicy:
         """Return which addresses downloads may connect to."""

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,12 +13,16 @@ from receiver.errors import ConfigurationError
 from receiver.server.child import report_ready
 from receiver.telemetry import metric_files, tracing
 
+if TYPE_CHECKING:
+    from receiver.services import Services
+
 
 @click.command()
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
-    help="Serve this machine's metrics at this port; the web serves those of its own machine.",
+    help="Serve health checks and this machine's metrics at this port; the web serves those of its "
+    "own machine.",
 )
 @click.option(
     "--metrics-host", default="127.0.0.1", show_default=True, help="Address for --metrics-port."
@@ -34,7 +39,7 @@ def worker(metrics_port: int | None, metrics_host: str) -> None:
     services = Services(settings).open()
     tracing.configure(os.environ)
     if metrics_port is not None:
-        _serve_metrics(metrics_host, metrics_port)
+        _serve_health(services, metrics_host, metrics_port)
     gc.freeze()  # what lives as long as the process need not be looked through again
     report_ready()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -43,10 +48,14 @@ def worker(metrics_port: int | None, metrics_host: str) -> None:
     services.close()
 
 
-def _serve_metrics(host: str, port: int) -> None:
+def _serve_health(services: "Services", host: str, port: int) -> None:
+    from receiver.server import health_port  # noqa: PLC0415 - most workers have no port
+    from receiver.web import create_health_app  # noqa: PLC0415 - as above
+
     try:
-        click.echo(f"metrics on http://{host}:{metric_files.serve(host, port)}", err=True)
+        number = health_port.serve(create_health_app(services), host, port)
     except OSError as error:
         raise ConfigurationError(
             [f"--metrics-port: cannot listen on {host}:{port} ({error.strerror}); choose another"]
         ) from error
+    click.echo(f"health checks and metrics on http://{host}:{number}", err=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry, start_http_server, values
+from prometheus_client import REGISTRY, CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from receiver.data_dir import lock_shared, try_lock
@@ -105,12 +105,3 @@ def registry() -> CollectorRegistry:
     shared = CollectorRegistry()
     MultiProcessCollector(shared)  # type: ignore[no-untyped-call]  # as above
     return shared
-
-
-def serve(host: str, port: int) -> int:
-    """Show the metrics at ``host`` and ``port``, in threads; return the port.
-
-    Raise OSError if the port is taken.
-    """
-    server, _ = start_http_server(port, host, registry())
-    return int(server.server_address[1])

@@ -53,6 +53,15 @@ def create_app(services: Services | None = None) -> Flask:
     return app
 
 
+def create_health_app(services: Services) -> Flask:
+    """Return a WSGI application that answers health checks only, for a worker's port."""
+    app = _App(__name__, static_folder=None)
+    auth.init_app(app)
+    app.register_blueprint(health.blueprint)
+    state.attach(app, services)
+    return app
+
+
 def _begin_request() -> None:
     """Give the request an id that is on every log line and in the response."""
     given = request.headers.get(REQUEST_ID_HEADER, "")

@@ -1,6 +1,7 @@
 """What /metrics shows: the counters of all processes, and gauges that are read from the ledger."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -11,7 +12,9 @@ from receiver.ledger.queries.backlog import Backlog
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.services import Services
 from receiver.telemetry import metric_files
-from receiver.web.cache import CachedValue
+from receiver.web.background import BackgroundValue, ask_all
+
+Reader: TypeAlias = Callable[[Any], Iterable[GaugeMetricFamily]]
 
 # Seconds a value from the ledger is kept. Counting all jobs by state reads an index of all of them.
 BACKLOG_LIFETIME, JOBS_LIFETIME = 5.0, 60.0
@@ -23,33 +26,39 @@ def process_metrics() -> bytes:
 
 
 class LedgerMetrics:
-    """Gauges that are read from the ledger, at most once in their lifetime."""
+    """Gauges that are read from the ledger, at most once in their lifetime.
+
+    One that the ledger does not answer now is left out: an old value would hide that.
+    """
 
     def __init__(self, services: Services) -> None:
         self._destinations = {destination.name for destination in services.settings.destinations}
-        self._jobs = CachedValue(services.totals.counts, JOBS_LIFETIME)
-        self._quarantine = CachedValue(services.quarantine_records.total, JOBS_LIFETIME)
-        self._backlog = CachedValue(services.backlog.measure, BACKLOG_LIFETIME)
-        self._events = CachedValue(services.events.destinations, BACKLOG_LIFETIME)
+        self._jobs = BackgroundValue("job counts", services.totals.counts, JOBS_LIFETIME)
+        self._quarantine = BackgroundValue(
+            "quarantine", services.quarantine_records.total, JOBS_LIFETIME
+        )
+        self._backlog = BackgroundValue("backlog", services.backlog.measure, BACKLOG_LIFETIME)
+        self._events = BackgroundValue("events", services.events.destinations, BACKLOG_LIFETIME)
 
     def text(self) -> bytes:
-        """Return the gauges in Prometheus' text format.
-
-        Raise LedgerError if the ledger cannot be read.
-        """
-        events = [row for row in self._events.get() if row.destination in self._destinations]
+        """Return the gauges in Prometheus' text format."""
+        readers: list[Reader] = [_of_jobs, _of_quarantine, _of_backlog, self._of_events]
+        answers = ask_all([self._jobs, self._quarantine, self._backlog, self._events])
         registry = CollectorRegistry()
         registry.register(
             _Families(
                 [
-                    *_of_jobs(self._jobs.get()),
-                    *_of_quarantine(self._quarantine.get()),
-                    *_of_backlog(self._backlog.get()),
-                    *_of_events(events),
+                    family
+                    for read, answer in zip(readers, answers, strict=True)
+                    if answer.value is not None and not answer.late
+                    for family in read(answer.value)
                 ]
             )
         )
         return generate_latest(registry)
+
+    def _of_events(self, rows: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
+        return _of_events([row for row in rows if row.destination in self._destinations])
 
 
 def _of_jobs(counts: Mapping[str, int]) -> Iterable[GaugeMetricFamily]:

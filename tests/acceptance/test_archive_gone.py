@@ -30,10 +30,10 @@ def let_it_try_again(installation: Installation) -> None:
         connection.execute("UPDATE assets SET due_at = 0 WHERE state = 'pending'").close()
 
 
-def not_ready(installation: Installation) -> bool:
+def not_well(installation: Installation) -> bool:
     with suppress(requests.ConnectionError):
-        answer = requests.get(f"{installation.url}/readyz", timeout=5)
-        return answer.status_code == 503 and REMEDY in answer.json()["archive"]
+        answer = installation.ask_status()
+        return answer.status_code == 503 and REMEDY in answer.json()["checks"]["archive"]["detail"]
     return False
 
 
@@ -69,7 +69,7 @@ def test_a_service_that_starts_while_its_archive_is_away_waits_for_it(
     away = archive.rename(installation.folder / "away")
     with running(SERVE, installation.environ, installation.folder) as service:
         service.says("archive not usable, work waits")
-        until(partial(not_ready, installation), what="that it is not ready")
+        until(partial(not_well, installation), what="that it says so")
         assert not archive.exists()
         away.rename(archive)
         assert installation.invoke(*AUDIT).status == 0

@@ -354,9 +354,10 @@ def test_a_missing_bucket_is_named_and_the_work_waits_until_it_exists(
     on_s3(installation, s3_server, bucket)
     with running(("receiver", "serve"), installation.environ, installation.folder) as service:
         service.says("archive not usable, work waits")
-        until(lambda: installation.status("/readyz") == 503, what="an answer of the web server")
-        ready = requests.get(f"{installation.url}/readyz", timeout=5).json()
-        assert (ready["ok"], ready["ledger"], bucket in ready["archive"]) == (False, "ok", True)
+        until(lambda: installation.status("/status") == 503, what="an answer of the web server")
+        found = installation.ask_status().json()
+        assert (found["ok"], found["checks"]["ledger"]["ok"]) == (False, True)
+        assert bucket in found["checks"]["archive"]["detail"]
         assert bucket in next(
             line for line in service.output().splitlines() if "archive not usable" in line
         )

@@ -71,7 +71,7 @@ def kill_worker(service: Running) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_worker_on_a_machine_of_its_own_shows_its_metrics_at_a_port(
+def test_a_worker_on_a_machine_of_its_own_shows_health_and_metrics_at_a_port(
     installation: Installation,
 ) -> None:
     port = free_port()
@@ -80,9 +80,13 @@ def test_a_worker_on_a_machine_of_its_own_shows_its_metrics_at_a_port(
         installation.environ,
         installation.folder,
     ) as worker:
-        worker.says("metrics on")
+        worker.says("health checks and metrics on")
         found = metrics(f"http://127.0.0.1:{port}")
         assert found['receiver_assets_total{outcome="archived"}'] == 0
+        for path in ("/healthz", "/readyz", "/status"):
+            answer = requests.get(f"http://127.0.0.1:{port}{path}", timeout=10)
+            assert (answer.status_code, answer.json()["ok"]) == (200, True), answer.text
+        assert requests.get(f"http://127.0.0.1:{port}/api/jobs", timeout=10).status_code == 404
         done = installation.run("receiver", "worker", "--metrics-port", str(port))
         assert done.status == 2
         assert "--metrics-port: cannot listen" in done.err

@@ -44,7 +44,7 @@ def measure(folder: Path, url: str, env: Mapping[str, str]) -> list[Line]:
     ):
         store: Any = services.store
         store.check()
-        events = store._client().meta.events
+        events = store._bucket.client().meta.events
         events.register("before-send.s3", counter.sent)
         events.register("after-call.s3.GetObject", counter.received)
         archiving_jobs(services, url, PICTURES)

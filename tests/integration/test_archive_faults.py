@@ -31,6 +31,8 @@ from seaweed import S3Server
 from receiver.archive.archiver import STORE_RETRY_DELAY
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores.s3 import S3Store
+from receiver.archive.stores.s3_options import S3Options
+from receiver.archive.stores.s3_transport import Limits
 from receiver.model import AssetState, JobState
 from submitter.sandbox import Sandbox
 
@@ -54,7 +56,7 @@ class Bucket:
         self.name = server.make_bucket()
         self.proxy = proxy
         self.store = S3Store(
-            self.name, "pictures", verify="always", timeouts=(1, 1.5)
+            self.name, "pictures", S3Options(verify="always"), limits=Limits(1, 1.5)
         )  # longer than the real server needs on a busy machine
         self._client = server.client
         self._before: list[str] = []

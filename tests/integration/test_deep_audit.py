@@ -16,6 +16,7 @@ from seaweed import S3Server
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
+from receiver.archive.stores.s3_transport import Limits
 from receiver.errors import StoreError
 from receiver.maintenance import checkpoint, deep_audit
 from receiver.maintenance.checkpoint import Checkpoint, Step
@@ -270,7 +271,7 @@ def test_an_empty_archive_is_away_and_not_every_picture_missing(
 def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(
     books: Books, bucket: str, proxy: FaultProxy
 ) -> None:
-    with closing(S3Store(bucket, timeouts=(1, 5))) as store:
+    with closing(S3Store(bucket, limits=Limits(1, 5))) as store:
         archived_jobs = ArchivedJobs(books, store)
         first, second = archived_jobs.job(), archived_jobs.job()  # the newer one is looked at first
         progress = Checkpoint(archive=URL)
@@ -290,7 +291,7 @@ def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(
 def test_one_cut_connection_is_no_damage_and_an_object_that_never_comes_is_named(
     books: Books, bucket: str, proxy: FaultProxy
 ) -> None:
-    with closing(S3Store(bucket, timeouts=(1, 5))) as store:
+    with closing(S3Store(bucket, limits=Limits(1, 5))) as store:
         archived_jobs = ArchivedJobs(books, store)
         shaky, stuck = (
             archived_jobs.key(archived_jobs.job()),

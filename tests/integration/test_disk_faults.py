@@ -103,7 +103,7 @@ def test_a_callback_the_ledger_s_disk_cannot_take_is_answered_503_and_readiness_
                 answered = web.callback(ticket, SUCCEEDED)
                 assert (answered.status_code, answered.headers["Retry-After"]) == (503, "5")
             ready = web.client.get("/readyz")
-            assert (ready.status_code, ready.json["archive"]) == (503, "ok")
+            assert ready.status_code == 503
             assert ready.json["ledger"].startswith("the ledger cannot be used now")
             web.services.database.close()
         assert web.callback(ticket, SUCCEEDED).status_code == 200

@@ -11,6 +11,7 @@ from seaweed import S3Server
 
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.s3 import S3Store
+from receiver.archive.stores.s3_options import S3Options
 from receiver.archive.stores.s3_probe import Capabilities
 from receiver.doctor import checks
 from receiver.doctor.checks import NothingToCheck, Trouble
@@ -137,7 +138,7 @@ def test_an_archive_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 def test_the_dialect_of_a_bucket_is_found_and_nothing_is_left_there(
     s3_server: S3Server, bucket: str
 ) -> None:
-    store = open_store(f"s3://{bucket}/home", addressing_style="path")
+    store = open_store(f"s3://{bucket}/home", S3Options(addressing_style="path"))
     assert isinstance(store, S3Store)
     dialect = store.probe()
     assert "SeaweedFS" in dialect.server
@@ -152,7 +153,7 @@ def test_the_dialect_of_a_bucket_is_found_and_nothing_is_left_there(
 
 
 def test_the_setting_to_read_every_object_back_is_shown(bucket: str) -> None:
-    with closing(open_store(f"s3://{bucket}", verify="always")) as store:
+    with closing(open_store(f"s3://{bucket}", S3Options(verify="always"))) as store:
         assert "each object is read back after its put" in checks.archive(store)
 
 
@@ -183,7 +184,7 @@ def test_a_read_only_bucket_is_reported(
         S3Server(s3_server.url, s3_server.client, writer=s3_server.reader).environment().items()
     ):
         monkeypatch.setenv(name, value)
-    with closing(open_store(f"s3://{bucket}", addressing_style="path")) as store:
+    with closing(open_store(f"s3://{bucket}", S3Options(addressing_style="path"))) as store:
         with pytest.raises(Trouble, match="not permitted"):
             checks.archive(store)
         assert isinstance(store, S3Store)

@@ -5,26 +5,39 @@ from pathlib import Path
 
 import pytest
 from api_jobs import change_ledger, get, reported
+from dashboard_client import log_in
 from seaweed import S3Server
-from web_client import RUNNING, SUCCEEDED, WebClient, web_client
+from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
-from receiver.model import JobState
+from receiver.model import EventType, JobState
+from receiver.web.health_checks import LIFETIMES
 
 # Health checks and metrics.
 
 
-def test_a_missing_archive_is_reported_until_it_is_back(
+def keep_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask again for every request."""
+    monkeypatch.setattr("receiver.web.health_checks.LIFETIMES", dict.fromkeys(LIFETIMES, 0.0))
+
+
+def archive_status(web: WebClient) -> tuple[int, str]:
+    """Return the HTTP status of /status, and what it says about the archive to an operator."""
+    answer = web.client.get("/status", headers=web.admin)
+    return answer.status_code, answer.json["checks"]["archive"]["detail"]
+
+
+def test_a_missing_archive_is_reported_until_it_is_back_and_callbacks_are_taken_all_the_same(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
+    keep_no_answer(monkeypatch)
     environ = {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"file://{tmp_path}/disk/archive"}
     with web_client(tmp_path / "data", environ) as web:
-        answer = web.client.get("/readyz")
-        assert (answer.status_code, answer.json["ok"], answer.json["ledger"]) == (503, False, "ok")
-        assert f"{tmp_path}/disk" in answer.json["archive"]
+        status, detail = archive_status(web)
+        assert (status, f"{tmp_path}/disk" in detail) == (503, True)
         assert web.client.get("/healthz").status_code == 200, "the process itself runs"
+        assert web.client.get("/readyz").status_code == 200, "web stays in the balancer"
         (tmp_path / "disk").mkdir()
-        assert web.client.get("/readyz").status_code == 200
+        assert archive_status(web) == (200, "ok")
 
 
 def test_a_missing_bucket_and_a_wrong_key_are_reported(
@@ -34,49 +47,108 @@ def test_a_missing_bucket_and_a_wrong_key_are_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
+    keep_no_answer(monkeypatch)
     environ = {"DATABASE_URL": sqlite_url, "ARCHIVE_URL": f"s3://{bucket}-missing/prefix"}
     with web_client(tmp_path / "data", environ) as web:
-        answer = web.client.get("/readyz")
-        assert (answer.status_code, f"{bucket}-missing" in answer.json["archive"]) == (503, True)
+        status, detail = archive_status(web)
+        assert (status, f"{bucket}-missing" in detail) == (503, True)
         s3_server.client.create_bucket(Bucket=f"{bucket}-missing")
-        assert web.client.get("/readyz").status_code == 200
+        assert archive_status(web) == (200, "ok")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret-0123")
     with web_client(tmp_path / "data", {**environ, "ARCHIVE_URL": f"s3://{bucket}/prefix"}) as web:
-        answer = web.client.get("/readyz")
-        assert (answer.status_code, bucket in answer.json["archive"]) == (503, True)
-        assert "a-wrong-secret" not in answer.text
+        status, detail = archive_status(web)
+        assert (status, bucket in detail) == (503, True)
+        assert "a-wrong-secret" not in detail
 
 
-def test_the_result_of_the_archive_probe_is_cached(web: WebClient) -> None:
-    assert web.client.get("/readyz").json["archive"] == "ok"
-    web.services.__dict__["store"], store = None, web.services.store  # a probe would fail now
-    assert web.client.get("/readyz").json["archive"] == "ok"
+def test_an_answer_about_the_archive_is_kept_and_its_age_is_shown(web: WebClient) -> None:
+    assert archive_status(web) == (200, "ok")
+    web.services.__dict__["store"], store = None, web.services.store  # a check would fail now
+    answer = web.client.get("/status").json["checks"]["archive"]
+    assert (answer["ok"], answer["age_seconds"] > 0) == (True, True)
     web.services.__dict__["store"] = store
 
 
-def test_readyz_shows_the_age_of_the_oldest_due_work(web: WebClient) -> None:
-    assert web.client.get("/readyz").json["oldest_due_seconds"] == 0
+def test_strangers_see_which_part_is_well_and_no_more(sqlite_url: str, tmp_path: Path) -> None:
+    environ = {
+        "DATABASE_URL": sqlite_url,
+        "ARCHIVE_URL": f"file://{tmp_path}/planted/archive",
+        "EVENT_URLS": "https://hooks.example/planted-path",
+        "EVENT_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    }
+    with web_client(tmp_path / "data", environ) as web:
+        public = web.client.get("/status")
+        private = web.client.get("/status", headers=web.admin)
+        log_in(web)
+        assert (public.status_code, private.status_code) == (503, 503)
+        assert public.json["checks"].keys() == private.json["checks"].keys()
+        for check in public.json["checks"].values():
+            assert check.keys() == {"ok", "age_seconds"}
+        assert "planted" not in public.text
+        assert str(tmp_path) in private.text
+        assert "planted-path" not in private.text, "a path may be a secret"
+        assert "hooks.example" in web.client.get("/status").text, "a session sees it too"
+
+
+def test_status_shows_the_age_of_the_oldest_due_work(
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> tuple[bool, float]:
+        found = web.client.get("/status", headers=web.admin).json["checks"]["work"]
+        return found["ok"], found["oldest_due_seconds"]
+
+    keep_no_answer(monkeypatch)
+    assert work() == (True, 0)
     reported(web, SUCCEEDED)
     change_ledger(web, "UPDATE assets SET due_at = due_at - 60")
-    assert 60 <= web.client.get("/readyz").json["oldest_due_seconds"] < 70
+    ok, seconds = work()
+    assert (ok, 60 <= seconds < 70) == (True, True)
+    change_ledger(web, "UPDATE assets SET due_at = due_at - 60")
+    assert (work()[0], web.client.get("/status").status_code) == (False, 503)
+
+
+def test_a_destination_that_accepts_no_event_for_long_is_reported(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_no_answer(monkeypatch)
+    environ = {"DATABASE_URL": sqlite_url, "EVENT_URLS": "log:"}
+    with web_client(tmp_path / "data", environ) as web:
+        reported(web, FAILED)
+        for claimed in web.services.jobs.claim(1):
+            web.services.reconciler.reconcile_job(claimed)
+        (delivery,) = web.services.outbox.claim("log:", list(EventType), 1)
+        web.services.outbox.retry(delivery, web.services.now(), "planted")
+
+        def events() -> tuple[bool, int]:
+            found = web.client.get("/status", headers=web.admin).json["checks"]["events"]
+            return found["ok"], found["destinations"][0]["waiting"]
+
+        assert events() == (True, 1)
+        change_ledger(web, "UPDATE sendings SET due_at = due_at - 1900")
+        assert events() == (False, 1)
 
 
 def test_a_broken_ledger_is_reported_without_details_and_counters_are_still_shown(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.web.health.PROBE_LIFETIMES", {"archive": 0.0, "ledger": 0.0})
+    keep_no_answer(monkeypatch)
     web.callback(web.ticket(), RUNNING)
     path = web.services.settings.ledger_path
     web.services.database.close()
     path.rename(path.with_name("away"))
     path.mkdir()
     answer = web.client.get("/readyz")
-    assert (answer.status_code, answer.json["ledger"], answer.json["archive"]) == (
+    assert (answer.status_code, answer.json["ledger"]) == (
         503,
         "the ledger cannot be used now; the log says why",
-        "ok",
     )
+    checks = web.client.get("/status").json["checks"]
+    assert {name: check["ok"] for name, check in checks.items()} == {
+        "ledger": False,
+        "archive": True,
+        "work": False,
+        "events": False,
+    }
     metrics = web.client.get("/metrics")
     assert metrics.status_code == 200
     assert "receiver_callbacks_total" in metrics.text

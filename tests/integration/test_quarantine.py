@@ -160,15 +160,18 @@ def test_an_operators_retry_downloads_a_file_that_came_twice_once_more(
 
 
 def reject(harness: ArchivingHarness, server: ScriptedServer, count: int, task: str) -> list[Asset]:
-    """Reject a file for each of ``count`` assets of one job; return the assets."""
+    """Reject a file for each of ``count`` assets of one job; return them, the first one first."""
     ref = harness.books.waiting(task)
     urls = [f"http://127.0.0.1:{server.port}/{idx}.png" for idx in range(count)]
     harness.books.deliver(ref, succeeded(*urls, provider_id=task))
+    order = []
     for _ in range(count):
         harness.books.clock.advance(0.01)  # no retry is due yet
         (claimed,) = harness.books.assets.claim(1)
         harness.archiver.archive(claimed)
-    return harness.books.assets_of(ref)
+        order.append(claimed.row.idx)
+    assets = harness.books.assets_of(ref)
+    return [assets[idx] for idx in order]
 
 
 @pytest.mark.both_databases

@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from receiver.archive.manifest import asset_key, manifest_key
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
+from receiver.archive.stores.s3_transport import Limits
 from receiver.errors import StoreError
 from receiver.maintenance import rebuild
 from receiver.model import new_ref
@@ -166,7 +167,7 @@ def test_a_job_whose_rows_cannot_all_be_written_is_not_there(
 def test_an_archive_that_is_away_stops_it_and_a_manifest_that_cannot_be_read_does_not(
     books: Books, bucket: str, proxy: FaultProxy
 ) -> None:
-    with closing(S3Store(bucket, "p", timeouts=(1, 5))) as store:
+    with closing(S3Store(bucket, "p", limits=Limits(1, 5))) as store:
         archived_jobs = ArchivedJobs(books, store)
         unreadable, _ = archived_jobs.job(), archived_jobs.job()
         archived_jobs.empty_ledger()

@@ -14,6 +14,7 @@ from seaweed import S3Server
 from receiver.archive.stores import Store
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.stores.s3 import S3Store
+from receiver.archive.stores.s3_transport import Limits
 from receiver.errors import StoreError
 
 KEYS = [
@@ -131,7 +132,7 @@ def test_a_listing_that_breaks_off_after_some_pages_is_an_error_and_no_end(
     bucket: str, proxy: FaultProxy, rule: Rule, said: str
 ) -> None:
     proxy.rule = in_pages_of_three
-    with closing(S3Store(bucket, "p", timeouts=(1, 2))) as store:
+    with closing(S3Store(bucket, "p", limits=Limits(1, 2))) as store:
         for key in KEYS:
             put(store, key, b"x")
         listing = store.keys()

@@ -130,10 +130,10 @@ class ArchivedJobs:
         return rows
 
     def _s3(self) -> Any:
-        return self.store._client()  # type: ignore[attr-defined]
+        return self.store._bucket.client()  # type: ignore[attr-defined]
 
     def _bucket(self) -> str:
-        return str(self.store._bucket)  # type: ignore[attr-defined]
+        return str(self.store._bucket.name)  # type: ignore[attr-defined]
 
     def _name(self, key: str) -> str:
         return str(self.store._name(key))  # type: ignore[attr-defined]

@@ -62,12 +62,12 @@ def honest(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     return forward(request)
 
 
-def s3_error(status: int, code: str) -> ProxyResponse:
-    """Return an error response in S3's format."""
+def s3_error(status: int, code: str, message: str = "planted", more: str = "") -> ProxyResponse:
+    """Return an error response in S3's format; ``more`` is XML."""
     return ProxyResponse(
         status,
         {"content-type": "application/xml"},
-        f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode(),
+        f"<Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>".encode(),
     )
 
 
@@ -90,8 +90,15 @@ class FaultProxy:
 @contextmanager
 def fault_proxy(server: S3Server) -> Iterator[FaultProxy]:
     """Run a proxy before this server until the block ends."""
+    with proxy_before(partial(_forward, server)) as proxy:
+        yield proxy
+
+
+@contextmanager
+def proxy_before(forward: Forward) -> Iterator[FaultProxy]:
+    """Run a proxy before anything that answers requests until the block ends."""
     proxy = FaultProxy("")
-    with _ProxyServer(server, proxy) as listener:
+    with _ProxyServer(forward, proxy) as listener:
         proxy.url = f"http://127.0.0.1:{listener.server_port}"
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -105,9 +112,9 @@ def fault_proxy(server: S3Server) -> Iterator[FaultProxy]:
 class _ProxyServer(ThreadingHTTPServer):
     daemon_threads = False  # so that closing waits for them
 
-    def __init__(self, server: S3Server, proxy: FaultProxy) -> None:
+    def __init__(self, forward: Forward, proxy: FaultProxy) -> None:
         super().__init__(("127.0.0.1", 0), _RequestHandler)
-        self.forward = partial(_forward, server)
+        self.forward = forward
         self.proxy = proxy
 
     def handle_error(self, request: object, client_address: object) -> None:

@@ -8,6 +8,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+import requests
 from commands import invoke
 from processes import Finished, Running, free_port, run, running
 from waiting import LIMIT, until
@@ -89,6 +90,12 @@ class Installation:
                 return connection.getresponse().status
             except (OSError, HTTPException):
                 return None
+
+    def ask_status(self) -> requests.Response:
+        """Return the answer of /status with the details that an operator sees."""
+        with self.services() as services:
+            headers = {"Authorization": f"Bearer {services.admin_token}"}
+        return requests.get(f"{self.url}/status", headers=headers, timeout=5)
 
     @contextmanager
     def services(self) -> Iterator[Services]:

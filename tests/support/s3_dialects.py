@@ -6,6 +6,7 @@ from faultproxy import (
     Forward,
     ProxyRequest,
     ProxyResponse,
+    Rule,
     s3_error,
     without,
 )
@@ -81,6 +82,46 @@ def cuts(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
 def cuts_downloads(request: ProxyRequest, forward: Forward) -> ProxyResponse:
     answer = forward(request)
     return replace(answer, body=answer.body[:10]) if request.method == "GET" else answer
+
+
+def requires_a_checksum(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+    """Act as a bucket whose objects are locked by default."""
+    given = {"content-md5", "x-amz-checksum-sha256"} & request.headers.keys()
+    if request.method == "PUT" and not given:
+        return s3_error(
+            400,
+            "InvalidRequest",
+            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests "
+            "with Object Lock parameters",
+        )
+    return forward(request)
+
+
+def requires_an_md5(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+    """Act as an older server with Object Lock."""
+    if request.method == "PUT" and "content-md5" not in request.headers:
+        return s3_error(400, "InvalidRequest", "Missing required header: Content-MD5")
+    return forward(request)
+
+
+def requires_encryption(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+    """Act as a bucket whose policy denies what is not encrypted with a key of ours."""
+    given = request.headers.get("x-amz-server-side-encryption")
+    if request.method == "PUT" and given != "aws:kms":
+        return s3_error(403, "AccessDenied", "explicit deny in a resource-based policy")
+    return forward(request)
+
+
+def accepts_only(key: str, code: str) -> Rule:
+    """Return the rule that answers with the error ``code`` unless this access key signed."""
+
+    def rule(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+        if f"Credential={key}/" not in request.headers.get("authorization", ""):
+            said = s3_error(400, code, "The provided token has expired.")
+            return replace(said, body=b"") if request.method == "HEAD" else said
+        return forward(request)
+
+    return rule
 
 
 DIALECTS = [

@@ -46,14 +46,3 @@ def test_a_malformed_url_is_reported_with_its_remedy_and_no_secret(url: str, rem
     with pytest.raises(ValueError, match=rf"^ARCHIVE_URL .*{remedy}") as failure:
         open_store(url)
     assert "planted-secret" not in str(failure.value)
-
-
-def test_wrong_settings_for_s3_are_reported_with_the_known_ones() -> None:
-    with pytest.raises(
-        ValueError, match="S3_ADDRESSING_STYLE is one of auto, path, virtual, not 'dns'"
-    ):
-        open_store("s3://pictures", addressing_style="dns")
-    with pytest.raises(
-        ValueError, match="S3_CHECKSUMS is one of when_required, when_supported, not 'never'"
-    ):
-        open_store("s3://pictures", checksums="never")

@@ -9,14 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 from receiver.errors import MissingObjectError, StoreError, UnreadableError
 
 T = TypeVar("T")
-AddressingStyle = Literal["auto", "path", "virtual"]
-Checksums = Literal["when_required", "when_supported"]
-Verify = Literal["auto", "always"]
 
 # No part of a key starts with a dot. So a key cannot leave the archive (".."), and the directory
 # store has room for hidden files of its own.
@@ -88,7 +85,11 @@ class Store(Protocol):
         """Delete an object, if there is one. Only files in the quarantine are ever deleted."""
 
     def check(self) -> None:
-        """Write and read a trial object. Raise StoreError that says what to do if that fails."""
+        """Raise StoreError that says what to do if the store cannot be used.
+
+        Many calls write little: a bucket's trial object is written once per process, and after a
+        failed write; otherwise it is only read.
+        """
 
     def locate(self, key: str) -> str:
         """Return where the object is, for display: a file's path or an ``s3://`` URL."""

@@ -2,37 +2,21 @@
 
 import re
 from pathlib import Path
-from typing import cast, get_args
 from urllib.parse import unquote
 
-from receiver.archive.stores import AddressingStyle, Checksums, Store, Verify, is_key
+from receiver.archive.stores import Store, is_key
 from receiver.archive.stores.directory import DirectoryStore
+from receiver.archive.stores.s3_options import DEFAULT, S3Options
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
 
 
-def open_store(
-    url: str,
-    *,
-    addressing_style: str = "auto",
-    checksums: str = "when_required",
-    verify: str = "auto",
-) -> Store:
+def open_store(url: str, options: S3Options = DEFAULT) -> Store:
     """Return the store that an ARCHIVE_URL names: ``file:///path`` or ``s3://bucket/prefix``.
 
-    Nothing is connected or created yet. ``addressing_style`` (``auto``, ``path`` or ``virtual``),
-    ``checksums`` (``when_required`` or ``when_supported``) and ``verify`` (``auto`` or ``always``)
-    matter only for S3. Raise ValueError for a wrong value; its text says what to write instead.
+    Nothing is connected or created yet. ``options`` matter only for S3. Raise ValueError for a
+    wrong URL; its text says what to write instead.
     """
-    if addressing_style not in get_args(AddressingStyle):
-        styles = ", ".join(get_args(AddressingStyle))
-        raise ValueError(f"S3_ADDRESSING_STYLE is one of {styles}, not {addressing_style!r}")
-    if checksums not in get_args(Checksums):
-        raise ValueError(
-            f"S3_CHECKSUMS is one of {', '.join(get_args(Checksums))}, not {checksums!r}"
-        )
-    if verify not in get_args(Verify):
-        raise ValueError(f"S3_VERIFY is one of {', '.join(get_args(Verify))}, not {verify!r}")
     scheme, _, rest = url.partition("://")
     if scheme == "file":
         return _directory(rest)
@@ -60,13 +44,7 @@ def open_store(
     # Imported here, because boto3 costs 0.1 s that a directory store does not need.
     from receiver.archive.stores.s3 import S3Store  # noqa: PLC0415
 
-    return S3Store(
-        bucket,
-        prefix,
-        addressing_style=cast("AddressingStyle", addressing_style),
-        checksums=cast("Checksums", checksums),
-        verify=cast("Verify", verify),
-    )
+    return S3Store(bucket, prefix, options)
 
 
 def _directory(path: str) -> Store:

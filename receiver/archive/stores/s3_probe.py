@@ -1,6 +1,5 @@
 """Find out what an S3 server can do, by trying it with objects that are deleted again."""
 
-import base64
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
-from receiver.archive.stores.s3_errors import status
+from receiver.archive.stores.s3_bucket import Bucket, Checksum
+from receiver.archive.stores.s3_errors import is_unsupported, status
 
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
     from mypy_boto3_s3 import S3Client
 
 _TEXT = b"Written by `receiver doctor`, to be deleted at once. May be deleted.\n"
-_WRONG_HASH = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
+_SHA256 = hashlib.sha256(_TEXT).hexdigest()
 _LINK_TIMEOUT = 10  # seconds to fetch a signed link
 
 
@@ -49,65 +49,48 @@ class Capabilities:
         return [text for name, text in without.items() if not getattr(self, name)]
 
 
-def probe(client: "S3Client", bucket: str, prefix: str) -> Capabilities:
+def probe(bucket: Bucket, prefix: str, checksum: Checksum) -> Capabilities:
     """Try everything on a new object below the prefix.
 
     Raise what boto3 raises if the object cannot be written or read.
     """
     name = f"{prefix}.receiver-doctor-{secrets.token_hex(8)}"
-    digest = hashlib.sha256(_TEXT).hexdigest()
-    written = client.put_object(
-        Bucket=bucket, Key=name, Body=_TEXT, ContentType="text/plain", Metadata={"sha256": digest}
-    )
+    client = bucket.client()
+    written = bucket.put(name, _TEXT, _SHA256, "text/plain", checksum)
     try:
-        read = client.get_object(Bucket=bucket, Key=name)
+        read = client.get_object(Bucket=bucket.name, Key=name)
         metadata = {word.lower(): value for word, value in read["Metadata"].items()}
         findings = {
             "whole": read["Body"].read() == _TEXT,
-            "metadata": metadata.get("sha256") == digest,
+            "metadata": metadata.get("sha256") == _SHA256,
             "conditional": _is_refused(
-                lambda: client.put_object(Bucket=bucket, Key=name, Body=_TEXT, IfNoneMatch="*"),
+                lambda: bucket.put(name, _TEXT, _SHA256, "text/plain", checksum, IfNoneMatch="*"),
                 {412, 409},
             ),
-            "hashes": _refuses_wrong_hash(client, bucket, f"{name}-wrong"),
-            "lists": _works(lambda: client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)),
-            "links": _serves_links(client, bucket, name),
+            "hashes": _refuses_wrong_hash(bucket, f"{name}-wrong"),
+            "lists": _works(
+                lambda: client.list_objects_v2(Bucket=bucket.name, Prefix=name, MaxKeys=1)
+            ),
+            "links": _serves_links(client, bucket.name, name),
         }
     finally:
-        deletes = _works(lambda: client.delete_object(Bucket=bucket, Key=name)) and _is_refused(
-            lambda: client.head_object(Bucket=bucket, Key=name), {404}
-        )
+        deletes = _works(
+            lambda: client.delete_object(Bucket=bucket.name, Key=name)
+        ) and _is_refused(lambda: client.head_object(Bucket=bucket.name, Key=name), {404})
     headers = written["ResponseMetadata"]["HTTPHeaders"]
     return Capabilities(server=headers.get("server", "unnamed")[:60], deletes=deletes, **findings)
 
 
-def checksum(sha256: str) -> str:
-    """Return a SHA-256 (hex) as S3 writes it in requests: base64."""
-    return base64.b64encode(bytes.fromhex(sha256)).decode()
-
-
-def refuses_wrong_hash(client: "S3Client", bucket: str, name: str, data: bytes) -> bool:
-    """Return whether the server rejects a put whose SHA-256 is wrong; otherwise it has stored it.
-
-    Raise what boto3 raises if it rejects the put for another reason.
-    """
-    wrong = checksum(hashlib.sha256(data + b"other").hexdigest())
-    try:
-        client.put_object(Bucket=bucket, Key=name, Body=data, ChecksumSHA256=wrong)
-    except ClientError as error:
-        if status(error) in _WRONG_HASH:
-            return True
-        raise
+def _refuses_wrong_hash(bucket: Bucket, name: str) -> bool:
+    """Return whether the server rejects a put whose SHA-256 is wrong."""
+    wrong = hashlib.sha256(_TEXT + b"other").hexdigest()
+    if _is_refused(
+        lambda: bucket.put(name, _TEXT, wrong, "text/plain", "sha256"),
+        {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY},
+    ):
+        return True
+    _works(lambda: bucket.client().delete_object(Bucket=bucket.name, Key=name))
     return False
-
-
-def _refuses_wrong_hash(client: "S3Client", bucket: str, name: str) -> bool:
-    try:
-        return refuses_wrong_hash(client, bucket, name, _TEXT)
-    except (ClientError, BotoCoreError):
-        return False
-    finally:
-        _works(lambda: client.delete_object(Bucket=bucket, Key=name))
 
 
 def _serves_links(client: "S3Client", bucket: str, name: str) -> bool:
@@ -134,7 +117,7 @@ def _is_refused(act: Callable[[], object], statuses: set[int]) -> bool:
     try:
         act()
     except ClientError as error:
-        return status(error) in statuses
+        return status(error) in statuses and not is_unsupported(error)
     except BotoCoreError:
         return False
     return False

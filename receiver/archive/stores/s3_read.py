@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from botocore.response import StreamingBody
 
+from receiver.archive.stores.s3_bucket import Bucket
 from receiver.errors import StoreError
 
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
     from _typeshed import WriteableBuffer
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 CHUNK = 256 * 1024  # bytes read at once
@@ -32,12 +32,12 @@ class ReadBack:
         return self.declared is not None and self.declared != self.sha256
 
 
-def read_back(client: "S3Client", bucket: str, name: str, *, meant: str | None) -> ReadBack:
+def read_back(bucket: Bucket, name: str, *, meant: str | None) -> ReadBack:
     """Download and hash an object.
 
     ``meant`` is the expected hash, for servers that keep no metadata.
     """
-    answer = client.get_object(Bucket=bucket, Key=name)
+    answer = bucket.call(lambda client: client.get_object(Bucket=bucket.name, Key=name))
     digest = hashlib.sha256()
     body = answer["Body"]
     try:

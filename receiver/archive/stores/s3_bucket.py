@@ -1,0 +1,249 @@
+"""A bucket of S3-compatible storage: its client, which renews its credentials, and its errors."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict, TypeVar, Unpack
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from receiver.archive.stores.s3_endpoint import bucket_in_endpoint
+from receiver.archive.stores.s3_errors import (
+    concerns_credentials,
+    error_code,
+    is_unsupported,
+    remedy,
+    status,
+)
+from receiver.archive.stores.s3_options import S3Options
+from receiver.archive.stores.s3_transport import Limits, limit_time
+from receiver.errors import MissingObjectError, StoreError
+
+if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import PutObjectOutputTypeDef
+
+T = TypeVar("T")
+_BLOCK = 256 * 1024  # bytes hashed at once
+# What a put says about its bytes, so that the server can verify them.
+Checksum = Literal["sha256", "md5", "none"]
+
+# What boto3 raises. ValueError and RecursionError come from responses that are not S3's: a number
+# that is none, or endless redirects.
+_FOREIGN_ERRORS = (
+    ClientError,
+    BotoCoreError,
+    HTTPError,
+    ResponseParserError,
+    ValueError,
+    RecursionError,
+)
+# boto3's variables for the files with credentials, and its defaults.
+_FILES = {
+    "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
+    "AWS_CONFIG_FILE": "~/.aws/config",
+}
+
+
+class Condition(TypedDict, total=False):
+    """The condition of a put; the second one is for trials with a wrong hash."""
+
+    IfNoneMatch: str
+    ChecksumSHA256: str
+
+
+class Bucket:
+    """A bucket and the one client that everything uses.
+
+    Endpoint, region and credentials come from boto3's environment variables and files. If these
+    files change, or if the server no longer accepts the credentials and there are others by now,
+    they are read again.
+    """
+
+    def __init__(self, name: str, options: S3Options, limits: Limits) -> None:
+        self.name = name
+        self._options = options
+        self._limits = limits
+        self._config = Config(
+            connect_timeout=limits.connect,
+            read_timeout=limits.stall,
+            max_pool_connections=32,
+            # The ledger decides about retries.
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            request_checksum_calculation=options.checksums,
+            response_checksum_validation=options.checksums,
+            s3={"addressing_style": options.addressing_style},
+            # By default boto3 signs links with an older version, which most servers refuse.
+            signature_version="s3v4",
+            # boto3 makes its own long name again for every request, a tenth of its time.
+            user_agent="webhook-image-receiver",
+        )
+        self._lock = Lock()
+        self._cached_client: S3Client | None = None
+        self._credentials: Any = None  # those of the client
+        self._files: object = None  # the state of boto3's files when they were read
+
+    def client(self) -> "S3Client":
+        """Return the client; many threads may use it."""
+        with self._lock:  # making a client is not thread-safe, using one is
+            files = _state_of_files()
+            if self._cached_client is None:
+                self._cached_client, self._credentials = self._make()
+            elif files != self._files:
+                try:
+                    self._cached_client, self._credentials = self._make()
+                except BotoCoreError:  # the file is being written, or wrong: use what we have
+                    return self._cached_client
+            self._files = files
+            return self._cached_client
+
+    def call(self, operation: Callable[["S3Client"], T]) -> T:
+        """Return what the operation returns; repeat it if the credentials were renewed."""
+        client = self.client()
+        try:
+            return operation(client)
+        except ClientError as error:
+            if not (concerns_credentials(error) and self._has_renewed(client)):
+                raise
+        return operation(self.client())
+
+    def put(
+        self,
+        name: str,
+        body: BinaryIO | bytes,
+        sha256: str,
+        content_type: str,
+        checksum: Checksum,
+        **condition: Unpack[Condition],
+    ) -> "PutObjectOutputTypeDef":
+        """Upload an object with its SHA-256 (hex) as metadata; every put goes through here."""
+        declared: Any = {**condition, **self._options.put_headers()}
+        if checksum == "sha256":
+            declared["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(sha256)).decode()
+        elif checksum == "md5":
+            declared["ContentMD5"] = _md5(body)
+
+        def upload(client: "S3Client") -> "PutObjectOutputTypeDef":
+            if not isinstance(body, bytes):
+                body.seek(0)
+            return client.put_object(
+                Bucket=self.name,
+                Key=name,
+                Body=body,
+                ContentType=content_type,
+                Metadata={"sha256": sha256},
+                **declared,
+            )
+
+        return self.call(upload)
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such an object.
+
+        The answer to a HEAD has no body. So a refused one is repeated as GET, to hear why.
+        """
+        try:
+            self.call(lambda client: client.head_object(Bucket=self.name, Key=name))
+        except ClientError as error:
+            if status(error) == HTTPStatus.NOT_FOUND:
+                return False
+            self.call(lambda client: client.get_object(Bucket=self.name, Key=name))["Body"].close()
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            if self._cached_client is not None:
+                self._cached_client.close()
+            self._cached_client = None
+
+    @contextmanager
+    def store_errors(self, doing: str) -> Iterator[None]:
+        """Turn errors of boto3, and of the local file, into a StoreError that says what to do."""
+        try:
+            yield
+        except _FOREIGN_ERRORS as error:
+            kind = MissingObjectError if error_code(error) == "NoSuchKey" else StoreError
+            raise kind(
+                f"cannot {doing} {self._place()}: {remedy(error)}{self._suspicion(error)}"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"cannot {doing} {self._place()}: {error}") from error
+
+    def _make(self) -> tuple["S3Client", Any]:
+        """Return a new client and the credentials it begins with."""
+        session = boto3.session.Session()
+        try:
+            client = session.client("s3", config=self._config)
+        except ValueError as error:  # botocore's complaint about an endpoint
+            raise StoreError(
+                "AWS_ENDPOINT_URL_S3 is no URL: write it like https://host:port"
+            ) from error
+        if (found := bucket_in_endpoint(client.meta.endpoint_url, self.name)) and found.certain:
+            raise StoreError(found.remedy)
+        limit_time(client, self._limits)
+        credentials = session.get_credentials()
+        return client, credentials and credentials.get_frozen_credentials()
+
+    def _has_renewed(self, client: "S3Client") -> bool:
+        """Return whether there are other credentials than the client's by now."""
+        with self._lock:
+            if self._cached_client is not client:
+                return True  # another thread was here before
+            renewed, credentials = self._make()
+            if credentials == self._credentials:
+                renewed.close()
+                return False
+            self._cached_client, self._credentials = renewed, credentials
+            return True
+
+    def _suspicion(self, error: Exception) -> str:
+        """Return what else may be the cause of an error, judged by the settings."""
+        if self._cached_client is None:
+            return ""
+        found = bucket_in_endpoint(self._cached_client.meta.endpoint_url, self.name)
+        if found and error_code(error) != "NoSuchKey":
+            return f"; if it is not meant so: {found.remedy}"
+        if isinstance(error, ClientError) and is_unsupported(error) and self._options.put_headers():
+            return "; it may not know what S3_SSE or S3_STORAGE_CLASS say"
+        return ""
+
+    def _place(self) -> str:
+        if self._cached_client is None:
+            return f"the bucket {self.name!r}"
+        # Without the user name and password that the URL may contain.
+        endpoint = self._cached_client.meta.endpoint_url.rpartition("@")[2]
+        return f"the bucket {self.name!r} at {endpoint}"
+
+
+def _state_of_files() -> object:
+    """Return a value that changes when boto3's files with credentials are written."""
+    found: list[tuple[int, int, int] | None] = []
+    for variable, default in _FILES.items():
+        try:
+            state = Path(os.environ.get(variable) or default).expanduser().stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((state.st_ino, state.st_size, state.st_mtime_ns))
+    return found
+
+
+def _md5(body: BinaryIO | bytes) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    if isinstance(body, bytes):
+        digest.update(body)
+    else:
+        body.seek(0)
+        while block := body.read(_BLOCK):
+            digest.update(block)
+    return base64.b64encode(digest.digest()).decode()

@@ -1,0 +1,77 @@
+"""A relay before a server that can fall silent: it accepts connections and answers nothing."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeAlias
+
+# Where the server is: the path of its Unix socket, or None where there is no server at all.
+Upstream: TypeAlias = str | None
+
+
+class Relay:
+    """Passes bytes on in both directions while it is not ``silent``."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._may_pass = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self._sockets: list[socket.socket] = [self._listener]
+        self.port: int = self._listener.getsockname()[1]
+        self.accepted = 0
+        if upstream is not None:
+            self._may_pass.set()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Pass nothing on during the block; what arrived meanwhile is passed on after it."""
+        self._may_pass.clear()
+        try:
+            yield
+        finally:
+            self._may_pass.set()
+
+    def run(self) -> None:
+        """Accept connections until the relay is closed."""
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            self._sockets.append(near)
+            if self._upstream is not None:
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._upstream)
+                self._sockets.append(far)
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=ends, daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self._may_pass.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Cut every connection."""
+        self._may_pass.set()
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+@contextmanager
+def relay(upstream: Upstream = None) -> Iterator[Relay]:
+    """Run a relay until the block ends; without a server it is silent from the beginning."""
+    running = Relay(upstream)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    try:
+        yield running
+    finally:
+        running.close()
+        thread.join()
