@@ -10,8 +10,10 @@ from receiver import clock
 from receiver.ledger.quarantine import Kept
 from receiver.ledger.queries.backlog import Backlog
 from receiver.ledger.queries.events import DestinationStatus
+from receiver.ledger.workers import WorkerSeen
 from receiver.services import Services
 from receiver.telemetry import metric_files
+from receiver.telemetry.disk_space import DiskSpace
 from receiver.web.background import BackgroundValue, ask_all
 
 Reader: TypeAlias = Callable[[Any], Iterable[GaugeMetricFamily]]
@@ -39,17 +41,26 @@ class LedgerMetrics:
         )
         self._backlog = BackgroundValue("backlog", services.backlog.measure, BACKLOG_LIFETIME)
         self._events = BackgroundValue("events", services.events.destinations, BACKLOG_LIFETIME)
+        self._disks = BackgroundValue("disks", services.disk_space, BACKLOG_LIFETIME)
+        self._workers = BackgroundValue("workers", services.workers.seen, BACKLOG_LIFETIME)
 
     def text(self) -> bytes:
         """Return the gauges in Prometheus' text format."""
-        readers: list[Reader] = [_of_jobs, _of_quarantine, _of_backlog, self._of_events]
-        answers = ask_all([self._jobs, self._quarantine, self._backlog, self._events])
+        read_by: list[tuple[BackgroundValue[Any], Reader]] = [
+            (self._jobs, _of_jobs),
+            (self._quarantine, _of_quarantine),
+            (self._backlog, _of_backlog),
+            (self._events, self._of_events),
+            (self._disks, _of_disks),
+            (self._workers, _of_workers),
+        ]
+        answers = ask_all([value for value, _ in read_by])
         registry = CollectorRegistry()
         registry.register(
             _Families(
                 [
                     family
-                    for read, answer in zip(readers, answers, strict=True)
+                    for (_, read), answer in zip(read_by, answers, strict=True)
                     if answer.value is not None and not answer.late
                     for family in read(answer.value)
                 ]
@@ -121,6 +132,29 @@ def _of_events(rows: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
         "How long the oldest due event has been waiting, by destination.",
         "destination",
         ages,
+    )
+
+
+def _of_disks(disks: list[DiskSpace]) -> Iterable[GaugeMetricFamily]:
+    yield _labelled(
+        "receiver_disk_free_bytes",
+        "Bytes that the service may still write, by place; places on one disk are one.",
+        "place",
+        {disk.place: disk.free for disk in disks},
+    )
+    yield _labelled(
+        "receiver_disk_size_bytes",
+        "Size of the disk of a place.",
+        "place",
+        {disk.place: disk.size for disk in disks},
+    )
+
+
+def _of_workers(workers: list[WorkerSeen]) -> Iterable[GaugeMetricFamily]:
+    yield GaugeMetricFamily(
+        "receiver_workers",
+        "Workers of this ledger that were heard of lately.",
+        sum(worker.is_alive for worker in workers),
     )
 
 
