@@ -17,10 +17,11 @@ import structlog
 from receiver import failpoints
 from receiver.archive.base64_images import decode_base64_image, find_picture
 from receiver.archive.conclusion import Conclusion
-from receiver.archive.inspect import Picture, inspect
+from receiver.archive.inspect import inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.quarantine import Quarantine, Rejection
 from receiver.archive.stores import Store
+from receiver.archive.unfinished import Unfinished
 from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
@@ -76,6 +77,7 @@ class Archiver:
         self._conclusion = conclusion
         self._quarantine = quarantine
         self._store_suspect = False
+        self._unfinished = Unfinished(BACK_OFF[-1])
         # A response that contains pictures is large: only one is in memory at a time.
         self._decode_lock = Lock()
         # By ref and index. A restart begins from 0; the URL's lifetime is the limit in any case.
@@ -151,8 +153,8 @@ class Archiver:
             failpoints.reached(failpoints.Point.FETCHED)
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
                 try:
-                    picture = _inspect(path, fetched)
-                except NotThePictureError as error:
+                    picture = self._unfinished.inspect(asset, path, fetched, self._now())
+                except (FetchError, NotThePictureError) as error:
                     return self._quarantine.keep(asset, path, fetched, error)
             key = asset_key(asset.ref, asset.idx, picture.extension)
             with (
@@ -347,13 +349,3 @@ class Archiver:
     ) -> None:
         self._assets.give_up(claimed, state, text, rejected=rejected)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
-
-
-def _inspect(path: Path, fetched: Fetched) -> Picture:
-    """Inspect a downloaded file; raise FetchError if it is no picture because it was cut short."""
-    try:
-        return inspect(path)
-    except NotThePictureError as error:
-        if fetched.cut_short:
-            raise FetchError(f"{fetched.cut_short}: {error}") from error
-        raise

@@ -24,6 +24,7 @@ import structlog
 from receiver.archive.manifest import asset_key, quarantine_key
 from receiver.archive.stores import Store, verify
 from receiver.errors import (
+    FetchError,
     MissingObjectError,
     NotThePictureError,
     ObjectDiffersError,
@@ -85,26 +86,24 @@ class Quarantine:
         self._now = now
 
     def keep(
-        self, asset: Asset, path: Path, fetched: Fetched, error: NotThePictureError
+        self, asset: Asset, path: Path, fetched: Fetched, error: FetchError | NotThePictureError
     ) -> "Rejection":
         """Store a rejected file, which may take ``path`` away; return what it means for the asset.
 
-        Whatever fails here, the attempt goes on: then the file is not kept, and the log says why.
-        A text never replaces a file that is none: when a URL has expired, a page may come.
+        With a FetchError another download may bring more. Whatever fails here, the attempt goes
+        on: then the file is not kept, and the log says why.
         """
         with path.open("rb") as source:
             is_text = _is_text(source.read(_HEAD))
-        again = asset.rejected_sha256 == fetched.sha256
-        logger = log.bind(ref=asset.ref, index=asset.idx, size=fetched.size)
-        since, final = asset.quarantined_at, again and not is_text
-        if since is None or not again:
+        twice = asset.rejected_sha256 == fetched.sha256
+        final = twice and not is_text and isinstance(error, NotThePictureError)
+        since = asset.quarantined_at if twice else None
+        if since is None:
             try:
-                if is_text and since is not None and not self._is_text(asset):
-                    return Rejection(error)
-                since = self._stored_at(asset, path, fetched)
+                since = self._stored_at(asset, path, fetched, is_text=is_text)
             except (StoreError, OSError) as failure:
-                logger.warning("rejected file not kept", error=str(failure))
-                since, final = None, False
+                _log_not_kept(asset, fetched, str(failure))
+                final = False
             REJECTED.labels("not_kept" if since is None else "kept").inc()
             if since is None and asset.quarantined_at is not None:
                 return Rejection(error)  # the earlier one stays
@@ -112,10 +111,18 @@ class Quarantine:
         file = Rejected(fetched.sha256, fetched.size, claimed, str(error), since)
         return Rejection(NotThePictureError(f"{error}; {_TWICE}") if final else error, file, final)
 
-    def _stored_at(self, asset: Asset, path: Path, fetched: Fetched) -> float | None:
-        """Store a file; return the time, or None if it is larger than the quarantine."""
+    def _stored_at(
+        self, asset: Asset, path: Path, fetched: Fetched, *, is_text: bool
+    ) -> float | None:
+        """Store a file and return the time; return None if it is not wanted.
+
+        A text never replaces a file that is none: when a URL has expired, a page may come.
+        """
         if fetched.size > min(self._job_max_bytes, self._max_bytes):
-            log.warning("rejected file too large to be kept", ref=asset.ref, index=asset.idx)
+            _log_not_kept(asset, fetched, "it is larger than the quarantine")
+            return None
+        if is_text and asset.quarantined_at is not None and not self._is_text(asset):
+            _log_not_kept(asset, fetched, "it is a text, and an earlier file is none")
             return None
         self._make_room(asset, fetched.size, self._job_max_bytes, of_job=True)
         self._make_room(asset, fetched.size, self._max_bytes, of_job=False)
@@ -215,9 +222,15 @@ class Rejection:
     ``file`` is None if an earlier file stays in the quarantine.
     """
 
-    error: NotThePictureError
+    error: FetchError | NotThePictureError
     file: Rejected | None = None
     final: bool = False
+
+
+def _log_not_kept(asset: Asset, fetched: Fetched, why: str) -> None:
+    log.warning(
+        "rejected file not kept", ref=asset.ref, index=asset.idx, size=fetched.size, error=why
+    )
 
 
 def extension_of(media_type: str) -> str:
