@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -116,7 +116,8 @@ class OutsideNetwork:
             "connect": self.connect,
             "ssl_context": DEFAULT_TLS,
         }
-        return Fetcher(policy or AddressPolicy(), **(defaults | options)).fetch(url, self.picture)
+        with closing(Fetcher(policy or AddressPolicy(), **(defaults | options))) as fetcher:
+            return fetcher.fetch(url, self.picture)
 
     def serve(
         self, *scripts: Script, at: tuple[str, int], tls: ssl.SSLContext | None = None
