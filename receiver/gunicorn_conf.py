@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import structlog
+
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.server.child import report_ready
 from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
+from receiver.version import version
 
 _WRONG = 2  # exit status for a wrong configuration, as of our own commands
 
@@ -86,6 +89,7 @@ def when_ready(server: Any) -> None:
 
     Without the limit idle clients would occupy the threads.
     """
+    structlog.get_logger(__name__).info("web started", version=version(), pid=os.getpid())
     gc.freeze()  # the collector would write to every object, and undo the sharing of memory
     for listener in server.LISTENERS:
         # Linux copies the option to accepted sockets. gunicorn's timeout is for processes only.
@@ -103,8 +107,12 @@ def post_worker_init(worker: Any) -> None:
     """Open the services of one worker before it takes its first request."""
     from receiver.services import Services  # noqa: PLC0415 - as above
     from receiver.web import state  # noqa: PLC0415 - as above
+    from receiver.web.fault_log import log_faults  # noqa: PLC0415 - as above
+    from receiver.web.health import health_checks  # noqa: PLC0415 - as above
 
     state.attach(worker.wsgi, Services(_settings).open())
     state.stops_when(worker.wsgi, lambda: not worker.alive)
+    with worker.wsgi.app_context():
+        log_faults(health_checks(), lambda: not worker.alive)
     tracing.configure(os.environ)
     report_ready()

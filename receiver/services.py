@@ -7,8 +7,9 @@ import secrets
 import time
 from functools import cached_property, partial
 from pathlib import Path
+from urllib.parse import unquote
 
-from receiver import clock, data_dir
+from receiver import data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
 from receiver.archive.stores import Store
@@ -24,21 +25,10 @@ from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.submit import SubmitService
 from receiver.ledger import liveness, schema
-from receiver.ledger.assets import Assets
-from receiver.ledger.claims import LEASE, Claims
-from receiver.ledger.database import Database, open_database
-from receiver.ledger.hints import Hints
-from receiver.ledger.jobs import Jobs
+from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, events_queue
-from receiver.ledger.outbox import Outbox
+from receiver.ledger.parts import LedgerParts
 from receiver.ledger.postgres import PostgresDatabase, conninfo
-from receiver.ledger.queries.backlog import BacklogQueries
-from receiver.ledger.queries.events import EventQueries
-from receiver.ledger.queries.job_list import JobListQueries
-from receiver.ledger.queries.jobs import JobQueries
-from receiver.ledger.queries.pictures import PictureQueries
-from receiver.ledger.queries.set_aside import SetAsideQueries
-from receiver.ledger.queries.totals import Totals
 from receiver.model import Timing
 from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
@@ -46,11 +36,13 @@ from receiver.net.download import Fetcher
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.openai.client import OpenAIClient
 from receiver.settings import Settings
+from receiver.telemetry.disk_space import DiskSpace, measure
 from receiver.telemetry.redaction import Redactor
-from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine
+from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine, EngineNotifier
 from receiver.worker.engine import Engine, WorkQueue, instrumented
 from receiver.worker.notifier import Notifier
-from receiver.worker.process import WorkerProcess
+from receiver.worker.process import WorkerProcess, is_working
+from receiver.worker.sign_of_life import sign_of_life
 
 # Threads that poll and expire jobs, and as many that conclude them; they mostly wait for a
 # provider or the archive.
@@ -62,10 +54,14 @@ SUSPECT_THREADS = 1
 EVENT_THREADS = 4
 
 
-class Services:
+class Services(LedgerParts):
     """Every part of the service, built once for a process."""
 
     def __init__(self, settings: Settings) -> None:
+        timing = Timing(
+            settings.url_lifetime, settings.poll_after, settings.poll_interval, settings.job_timeout
+        )
+        super().__init__(settings.database_url, timing)
         self.settings = settings
 
     def open(self, *, to_look: bool = False) -> "Services":
@@ -97,85 +93,6 @@ class Services:
         for part in ("database", "store", "fetcher", "event_client"):
             if part in self.__dict__:
                 self.__dict__[part].close()
-
-    @cached_property
-    def database(self) -> Database:
-        """The connections."""
-        return open_database(self.settings.database_url)
-
-    @cached_property
-    def timing(self) -> Timing:
-        """How long things may take."""
-        chosen = self.settings
-        return Timing(
-            chosen.url_lifetime, chosen.poll_after, chosen.poll_interval, chosen.job_timeout
-        )
-
-    now = staticmethod(clock.now)
-
-    # The ledger: transactions.
-
-    @cached_property
-    def jobs(self) -> Jobs:
-        """Transactions of jobs."""
-        return Jobs(self.database, self.timing, self.now)
-
-    @cached_property
-    def assets(self) -> Assets:
-        """Transactions of assets."""
-        return Assets(self.database, self.now)
-
-    @cached_property
-    def hints(self) -> Hints:
-        """Transactions of hints."""
-        return Hints(self.database, self.timing, self.now)
-
-    @cached_property
-    def outbox(self) -> Outbox:
-        """Transactions of event deliveries."""
-        return Outbox(self.database, self.now)
-
-    @cached_property
-    def claims(self) -> Claims:
-        """Renews, releases and takes over claims."""
-        return Claims(self.database, self.now)
-
-    # The ledger: reads.
-
-    @cached_property
-    def queries(self) -> JobQueries:
-        """Single jobs and what belongs to them."""
-        return JobQueries(self.database)
-
-    @cached_property
-    def job_list(self) -> JobListQueries:
-        """Lists of jobs."""
-        return JobListQueries(self.database)
-
-    @cached_property
-    def pictures(self) -> PictureQueries:
-        """Archived and endangered pictures."""
-        return PictureQueries(self.database)
-
-    @cached_property
-    def set_aside(self) -> SetAsideQueries:
-        """Jobs and deliveries that were set aside."""
-        return SetAsideQueries(self.database)
-
-    @cached_property
-    def events(self) -> EventQueries:
-        """Events and the state of their deliveries."""
-        return EventQueries(self.database)
-
-    @cached_property
-    def totals(self) -> Totals:
-        """Counts, usage and audit."""
-        return Totals(self.database)
-
-    @cached_property
-    def backlog(self) -> BacklogQueries:
-        """What is due."""
-        return BacklogQueries(self.database, self.settings.url_lifetime, self.now)
 
     @cached_property
     def serializer(self) -> EventSerializer:
@@ -242,16 +159,20 @@ class Services:
     def engine(self) -> Engine:
         """Notifies and runs workers."""
         if self.settings.embedded:
-            return EmbeddedEngine(
-                self.claims, Notifier(self.settings.data_dir / "worker.fifo"), self.now
-            )
+            return EmbeddedEngine(self.claims, self.notifier, self.now)
+        return EmbeddedEngine(
+            self.claims, self.notifier, self.now, poll_interval=CLAIM_INTERVAL, claim_first=True
+        )
+
+    @cached_property
+    def notifier(self) -> EngineNotifier:
+        """Notifies the engine of new work."""
+        if self.settings.embedded:
+            return Notifier(self.settings.data_dir / "worker.fifo")
         from receiver.worker.postgres_notifier import PostgresNotifier  # noqa: PLC0415 - psycopg is installed only where PostgreSQL is used
 
         watch = liveness.Liveness(self.worker_number, LEASE, self.now, self.claims.take_over)
-        notifier = PostgresNotifier(conninfo(self.settings.database_url), watch)
-        return EmbeddedEngine(
-            self.claims, notifier, self.now, poll_interval=CLAIM_INTERVAL, claim_first=True
-        )
+        return PostgresNotifier(conninfo(self.settings.database_url), watch)
 
     @cached_property
     def worker_number(self) -> int:
@@ -353,7 +274,33 @@ class Services:
                 self.totals.audit() if whole else self.totals.recent_audit(self.now())
             ),
             check_archive=self.store.check,
+            living=sign_of_life(self.workers, self._report, alone=self.settings.embedded),
         )
+
+    def _report(self) -> dict[str, object]:
+        """Return what this worker's signs of life say about it."""
+        return {
+            "listening": self.notifier.is_listening,
+            "disks": [disk.figures() for disk in self.disk_space()],
+        }
+
+    def disk_space(self) -> list[DiskSpace]:
+        """Return the free space of the disks that this process writes to."""
+        chosen, places = self.settings, {"data": self.settings.data_dir}
+        if chosen.embedded:
+            places["ledger"] = chosen.ledger_path.parent
+        if chosen.archive_url.startswith("file://"):
+            places["archive"] = Path(unquote(chosen.archive_url.removeprefix("file://")))
+        return measure(places)
+
+    def has_worker(self) -> bool:
+        """Return whether a worker serves this ledger.
+
+        A worker of this DATA_DIR is known by its lock at once, others by their signs of life.
+        """
+        return (
+            self.settings.embedded and is_working(self.settings.data_dir)
+        ) or self.workers.are_alive()
 
     def _take_over(self, worker: int | None) -> int:
         """End the claims of a dead worker, or of all; return how many there were."""

@@ -23,7 +23,6 @@ from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry import tracing
-from receiver.worker.process import is_working
 
 # Seconds between two polls of the ledger while waiting.
 POLL_EVERY = 0.2
@@ -216,8 +215,8 @@ class Submitter:
             time.sleep(POLL_EVERY)
 
     def has_worker(self) -> bool:
-        """Return whether a worker runs; always True if workers may be on other machines."""
-        return not self._services.settings.embedded or is_working(self._services.settings.data_dir)
+        """Return whether a worker serves this ledger."""
+        return self._services.has_worker()
 
 
 def submission_of(request: Mapping[str, Any]) -> Submission:

@@ -1,11 +1,13 @@
 """Fixtures of every tier: a real S3 server with a bucket, a real PostgreSQL, logging restored."""
 
+import functools
 import gc
 import logging
 import os
 import signal
 from collections.abc import Iterator
 
+import botocore.session
 import pytest
 import structlog
 from hypothesis import settings
@@ -31,20 +33,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Let SIGINT interrupt the commands that tests start; switch the garbage collector off.
+    """Let SIGINT interrupt the commands that tests start; save processor time.
 
     A shell that runs the tests in the background makes them ignore SIGINT, and every process
     inherits that. During collection the garbage collector would walk through thousands of tests
-    again and again.
+    again and again. botocore would parse its description of S3 again for each store of a test.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()
+    create_loader = functools.cache(botocore.session.create_loader)
+    botocore.session.create_loader = create_loader
 
 
 def pytest_collection_finish() -> None:
     """Switch the garbage collector on for what the tests make, not for the tests themselves."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 

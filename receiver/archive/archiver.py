@@ -17,13 +17,13 @@ import structlog
 
 from receiver import failpoints
 from receiver.archive.conclusion import Conclusion
-from receiver.archive.inspect import Picture, inspect
+from receiver.archive.inspect import inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.stores import Store
+from receiver.archive.unfinished import Unfinished
 from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
-    FetchError,
     LedgerError,
     NotThePictureError,
     ObjectDiffersError,
@@ -78,6 +78,7 @@ class Archiver:
         self._scratch = scratch
         self._conclusion = conclusion
         self._store_suspect = False
+        self._unfinished = Unfinished(BACK_OFF[-1])
         # A response that contains pictures is large: only one is in memory at a time.
         self._decode_lock = Lock()
         # By ref and index. A restart begins from 0; the URL's lifetime is the limit in any case.
@@ -145,7 +146,7 @@ class Archiver:
                 hashed = path.stat()
             failpoints.reached(failpoints.Point.FETCHED)
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
-                picture = _inspect(path, fetched)
+                picture = self._unfinished.inspect(asset, path, fetched, self._now())
             key = asset_key(asset.ref, asset.idx, picture.extension)
             with (
                 self._noting_store_errors(),
@@ -310,16 +311,6 @@ class Archiver:
     def _give_up(self, claimed: Claimed[Asset], state: AssetState, text: str) -> None:
         self._assets.give_up(claimed, state, text)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
-
-
-def _inspect(path: Path, fetched: Fetched) -> Picture:
-    """Inspect a downloaded file; raise FetchError if it is no picture because it was cut short."""
-    try:
-        return inspect(path)
-    except NotThePictureError as error:
-        if fetched.cut_short:
-            raise FetchError(f"{fetched.cut_short}: {error}") from error
-        raise
 
 
 def find_picture(reports: Sequence[tuple[Source, bytes]], url: str) -> str:

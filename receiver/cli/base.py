@@ -15,6 +15,7 @@ from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.settings import Settings
 from receiver.telemetry import logs
+from receiver.version import version
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class Commands(click.Group):
     def __init__(self, modules: Mapping[str, str], **about: Any) -> None:
         super().__init__(**about, context_settings={"help_option_names": ["-h", "--help"]})
         self._modules = modules
+        click.version_option(version(), prog_name=self.name)(self)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
         """Return the names of all commands."""

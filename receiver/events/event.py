@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.model import EventType, timestamp
+from receiver.version import version
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class EventSerializer:
             "number": event.number,
             "type": event.type.value,
             "timestamp": timestamp(event.at),
+            "receiver_version": version(),
             "data": {**event.payload, **self._location(event), "link": self._link(event)},
         }
 

@@ -191,13 +191,15 @@ class JobList(BaseModel):
 class EventView(BaseModel):
     """An event, as webhooks and ``receiver listen`` deliver it.
 
-    ``id`` is unique and never changes; ``number`` is its position in this ledger, for ``after``.
+    ``id`` is unique and never changes; ``number`` is its position in this ledger, for ``after``;
+    ``receiver_version`` is the release that delivers it.
     """
 
     id: str
     number: int
     type: EventType
     timestamp: str
+    receiver_version: str
     data: Annotated[dict[str, Any], WithJsonSchema(_EVENT_DATA)]
 
 

@@ -292,3 +292,28 @@ hints = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("body", LargeBinary),  # compared with the provider's own answer later
 )
+
+# Signs of life: each worker process writes its row every few seconds, and deletes it at its end.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),  # random, one for each process
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),  # of its release
+    # Both by the clock of the database, because the clocks of machines differ; with SQLite by ours.
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("report", Text, nullable=False),  # JSON object: free disk space, and other facts
+)
+
+# What identifies this ledger, by name: see ``receiver.ledger.identity``.
+identity = Table(
+    "identity",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# The tables that are about jobs. The others are about one installation, and a copy has its own.
+job_tables = [table for table in metadata.sorted_tables if table not in (workers, identity)]

@@ -31,7 +31,7 @@ from sqlalchemy.exc import IntegrityError
 from receiver.errors import ReceiverError
 from receiver.ledger import schema
 from receiver.ledger.database import Database
-from receiver.ledger.tables import jobs, metadata
+from receiver.ledger.tables import job_tables, jobs
 
 # Rows per transaction; with bodies of some kilobytes they are a few megabytes.
 BATCH = 500
@@ -71,7 +71,7 @@ def finish(target: Database) -> None:
     """Declare a copy complete, and number new rows after the copied ones."""
 
     def work(connection: Connection) -> None:
-        for table in metadata.sorted_tables:
+        for table in job_tables:
             if (
                 table.autoincrement_column is not None
                 and table.autoincrement_column.autoincrement is True
@@ -98,9 +98,9 @@ def copy(source: Database, target: Database, show: Callable[[str, int, int], Non
     done = Copied()
 
     def work(snapshot: Connection) -> None:
-        for table in reversed(metadata.sorted_tables):
+        for table in reversed(job_tables):
             done.gone += _delete_extras(snapshot, target, table)
-        for table in metadata.sorted_tables:
+        for table in job_tables:
             _copy_table(snapshot, target, table, done, show)
 
     try:
@@ -117,9 +117,7 @@ def copy(source: Database, target: Database, show: Callable[[str, int, int], Non
 
 def counts(database: Database) -> dict[str, int]:
     """Return the number of rows of each table."""
-    questions = {
-        table.name: select(func.count()).select_from(table) for table in metadata.sorted_tables
-    }
+    questions = {table.name: select(func.count()).select_from(table) for table in job_tables}
     return database.read(
         lambda connection: {
             name: connection.execute(question).scalar_one() for name, question in questions.items()

@@ -60,7 +60,8 @@ class Fetched:
 
     ``url`` is the URL after all redirects, ``content_type`` what the server claimed, or "".
     ``decoded`` is the Content-Encoding that was undone, or "". ``cut_short`` is what was missing at
-    the end, or "": then the file must not be taken unless its own structure is complete.
+    the end, or "": then the file must not be taken unless its own structure is complete. It is
+    ``open_ended`` if the end of the connection was the end of the file, so it may be cut short.
     """
 
     size: int
@@ -69,6 +70,7 @@ class Fetched:
     content_type: str
     decoded: str = ""
     cut_short: str = ""
+    open_ended: bool = False
 
 
 class Fetcher:
@@ -157,9 +159,12 @@ class Fetcher:
         claimed = " ".join(response.headers.get("Content-Type", "").split())[:200]
         encodings = ",".join(response.headers.get_all("Content-Encoding", []))
         body = _Body(response, target.host, codings(encodings, target.host))
+        is_open_ended = response.length is None and not response.chunked
         with _new_file(into) as file:
             size, sha256 = self._copy(body, file, target.host)
-        return Fetched(size, sha256, target.url, claimed, body.decoded, body.cut_short)
+        return Fetched(
+            size, sha256, target.url, claimed, body.decoded, body.cut_short, is_open_ended
+        )
 
     def _copy(self, body: "_Body", file: io.RawIOBase, host: str) -> tuple[int, str]:
         """Write the body to the file. Return its size and SHA-256."""

@@ -66,6 +66,11 @@ class BackgroundValue(Generic[T]):
         """Return the last answer; ask first if it is too old and nobody is asking."""
         return self.wait(self.start(), self._limit)
 
+    def peek(self) -> Answer[T]:
+        """Return the last answer at once; ask in the background if it is too old."""
+        self.start()
+        return self.wait(None, 0.0)
+
     def start(self) -> Event | None:
         """Start to ask if it is time; return what is set with the answer, or None."""
         if not self._is_due():

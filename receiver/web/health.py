@@ -6,6 +6,7 @@ Anybody may call them, so none of them waits for a remote part: see ``background
 from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from receiver.version import version
 from receiver.web import auth
 from receiver.web.cache import CachedValue
 from receiver.web.health_checks import HealthChecks
@@ -18,7 +19,7 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 def healthz() -> Response:
     """Return 200: this process runs. It asks nobody."""
-    return jsonify(ok=True)
+    return jsonify(ok=True, version=version())
 
 
 @blueprint.get("/readyz")
@@ -40,7 +41,7 @@ def status() -> Response:
     is_ok = all(check.ok for check in checks.values())
     with_details = auth.has_bearer() or auth.is_logged_in()
     shown = {name: check.shown(details=with_details) for name, check in checks.items()}
-    return _respond(is_ok, {"ok": is_ok, "checks": shown})
+    return _respond(is_ok, {"ok": is_ok, "version": version(), "checks": shown})
 
 
 def _respond(is_ok: bool, content: dict[str, object]) -> Response:  # noqa: FBT001 - its only meaning

@@ -1,5 +1,6 @@
 """What /readyz and /status check, each part in a background question of its own."""
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,15 @@ from receiver import clock
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger.database import require_writable
 from receiver.ledger.queries.events import DestinationStatus
+from receiver.ledger.workers import ALIVE_FOR, NO_WORKER_REMEDY, WorkerSeen
 from receiver.services import Services
+from receiver.telemetry.disk_space import DiskSpace
 from receiver.web.background import LIMIT, Answer, BackgroundValue, ask_all
 
 log = structlog.get_logger(__name__)
 
 # Seconds an answer is kept. A check writes an object, or to the ledger, and needs no token.
-LIFETIMES = {"ledger": 1.0, "archive": 10.0, "figures": 5.0}
+LIFETIMES = {"ledger": 1.0, "archive": 10.0, "figures": 5.0, "disk": 5.0}
 # Seconds that due work and due events may wait. The alerts ReceiverWorkWaits and
 # ReceiverEventsNotTold use the same.
 WORK_WAITS, EVENTS_WAIT = 120.0, 1800.0
@@ -39,6 +42,11 @@ class Check:
     public_text: str = "ok"
     figures: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def is_fault(self) -> bool:
+        """Return whether the part is known not to be well."""
+        return not self.ok and self.age is not None
+
     def shown(self, *, details: bool) -> dict[str, object]:
         """Return what /status shows of it."""
         public: dict[str, object] = {"ok": self.ok, "age_seconds": self.age}
@@ -51,6 +59,7 @@ class Figures:
 
     oldest_due: float
     destinations: list[DestinationStatus]
+    workers: list[WorkerSeen]
 
 
 class HealthChecks:
@@ -61,6 +70,8 @@ class HealthChecks:
         self._ledger = _question("ledger", self._check_ledger)
         self._archive = _question("archive", self._check_archive)
         self._figures = _question("figures", self._read_figures)
+        self._disk = _question("disk", services.disk_space)
+        self._questions = (self._ledger, self._archive, self._figures, self._disk)
 
     def readiness(self) -> Check:
         """Return whether the ledger can be written."""
@@ -68,13 +79,31 @@ class HealthChecks:
 
     def status(self) -> dict[str, Check]:
         """Return the state of every part, by its name."""
-        ledger, archive, figures = ask_all([self._ledger, self._archive, self._figures])
+        return self._checks(ask_all(self._questions))
+
+    def known_faults(self) -> dict[str, Check]:
+        """Return the parts of which it is known that they are not well; waits for nothing."""
+        checks = self._checks([question.peek() for question in self._questions])
+        return {name: check for name, check in checks.items() if check.is_fault}
+
+    def read_faults(self) -> dict[str, Check]:
+        """Return the same of those parts that can be checked without writing anything."""
+        figures, disk = self._figures.peek(), self._disk.peek()
+        checks = {**self._of_figures(figures), "disk": _disk_check(disk, figures)}
+        return {name: check for name, check in checks.items() if check.is_fault}
+
+    def _checks(self, answers: list[Answer[Any]]) -> dict[str, Check]:
+        ledger, archive, figures, disk = answers
         return {
             "ledger": _ledger_check(ledger),
             "archive": _check_of(archive, lambda _: (True, "ok", {})),
-            "work": _check_of(figures, _work),
-            "events": _check_of(figures, self._events),
+            **self._of_figures(figures),
+            "disk": _disk_check(disk, figures),
         }
+
+    def _of_figures(self, answer: Answer[Figures]) -> dict[str, Check]:
+        judges = {"workers": _workers, "work": _work, "events": self._events}
+        return {name: _check_of(answer, judge) for name, judge in judges.items()}
 
     def _check_ledger(self) -> None:
         try:
@@ -93,6 +122,7 @@ class HealthChecks:
         return Figures(
             oldest_due=0.0 if due is None else max(0.0, now - due),
             destinations=self._services.events.destinations(),
+            workers=self._services.workers.seen(),
         )
 
     def _events(self, figures: Figures) -> tuple[bool, str, dict[str, object]]:
@@ -146,6 +176,39 @@ def _work(figures: Figures) -> tuple[bool, str, dict[str, object]]:
     ok = figures.oldest_due <= WORK_WAITS
     text = "ok" if ok else "due work is not claimed: no worker runs, or all threads are busy"
     return ok, text, {"oldest_due_seconds": _seconds(figures.oldest_due)}
+
+
+def _workers(figures: Figures) -> tuple[bool, str, dict[str, object]]:
+    """Return whether any worker was heard of lately."""
+    shown = [
+        {
+            "host": worker.host,
+            "pid": worker.pid,
+            "version": worker.version,
+            "uptime_seconds": _seconds(worker.uptime),
+            "age_seconds": _seconds(worker.age),
+            "listening": worker.report.get("listening"),
+        }
+        for worker in figures.workers
+    ]
+    ok = any(worker.is_alive for worker in figures.workers)
+    text = "ok" if ok else f"no worker was heard of for {ALIVE_FOR:.0f} s: {NO_WORKER_REMEDY}"
+    return ok, text, {"workers": shown}
+
+
+def _disk_check(answer: Answer[list[DiskSpace]], figures: Answer[Figures]) -> Check:
+    return _check_of(answer, lambda own: _disk(own, figures.value))
+
+
+def _disk(own: list[DiskSpace], figures: Figures | None) -> tuple[bool, str, dict[str, object]]:
+    """Return whether there is enough disk space here, and where workers are on other machines."""
+    disks = [(socket.gethostname(), disk) for disk in own]
+    for worker in figures.workers if figures else ():
+        if worker.is_alive and worker.host not in {host for host, _ in disks}:
+            disks += [(worker.host, disk) for disk in DiskSpace.read(worker.report.get("disks"))]
+    low = [f"{host} {disk}" for host, disk in disks if disk.is_low]
+    text = f"little disk space: {', '.join(low)}" if low else "ok"
+    return not low, text, {"disks": [{"host": host, **disk.figures()} for host, disk in disks]}
 
 
 def _seconds(value: float) -> float:

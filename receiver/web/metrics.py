@@ -9,8 +9,10 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from receiver import clock
 from receiver.ledger.queries.backlog import Backlog
 from receiver.ledger.queries.events import DestinationStatus
+from receiver.ledger.workers import WorkerSeen
 from receiver.services import Services
 from receiver.telemetry import metric_files
+from receiver.telemetry.disk_space import DiskSpace
 from receiver.web.background import BackgroundValue, ask_all
 
 Reader: TypeAlias = Callable[[Any], Iterable[GaugeMetricFamily]]
@@ -35,11 +37,13 @@ class LedgerMetrics:
         self._jobs = BackgroundValue("job counts", services.totals.counts, JOBS_LIFETIME)
         self._backlog = BackgroundValue("backlog", services.backlog.measure, BACKLOG_LIFETIME)
         self._events = BackgroundValue("events", services.events.destinations, BACKLOG_LIFETIME)
+        self._disks = BackgroundValue("disks", services.disk_space, BACKLOG_LIFETIME)
+        self._workers = BackgroundValue("workers", services.workers.seen, BACKLOG_LIFETIME)
 
     def text(self) -> bytes:
         """Return the gauges in Prometheus' text format."""
-        readers: list[Reader] = [_of_jobs, _of_backlog, self._of_events]
-        answers = ask_all([self._jobs, self._backlog, self._events])
+        readers: list[Reader] = [_of_jobs, _of_backlog, self._of_events, _of_disks, _of_workers]
+        answers = ask_all([self._jobs, self._backlog, self._events, self._disks, self._workers])
         registry = CollectorRegistry()
         registry.register(
             _Families(
@@ -108,6 +112,29 @@ def _of_events(rows: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
         "How long the oldest due event has been waiting, by destination.",
         "destination",
         ages,
+    )
+
+
+def _of_disks(disks: list[DiskSpace]) -> Iterable[GaugeMetricFamily]:
+    yield _labelled(
+        "receiver_disk_free_bytes",
+        "Bytes that the service may still write, by place; places on one disk are one.",
+        "place",
+        {disk.place: disk.free for disk in disks},
+    )
+    yield _labelled(
+        "receiver_disk_size_bytes",
+        "Size of the disk of a place.",
+        "place",
+        {disk.place: disk.size for disk in disks},
+    )
+
+
+def _of_workers(workers: list[WorkerSeen]) -> Iterable[GaugeMetricFamily]:
+    yield GaugeMetricFamily(
+        "receiver_workers",
+        "Workers of this ledger that were heard of lately.",
+        sum(worker.is_alive for worker in workers),
     )
 
 

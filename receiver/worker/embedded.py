@@ -37,6 +37,8 @@ _PAUSE = 1.0
 class EngineNotifier(Protocol):
     """Notifies the engine; ``listen`` returns the engine's end."""
 
+    is_listening: bool
+
     def notify(self, name: str = ALL, /) -> None:
         """Notify the engine of a work queue; never blocks."""
 

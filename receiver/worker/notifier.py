@@ -25,6 +25,7 @@ class Notifier:
         self._pipe: int | None = None  # kept open: opening it costs more than a notification
         self._lock = threading.Lock()  # no thread may write to a closed pipe's number
         self._wanted = False
+        self.is_listening = False  # whether this process is the worker and has opened its end
 
     def notify(self, _name: str = ALL, /) -> None:
         """Notify the worker of every work queue if it listens; never blocks.
@@ -66,6 +67,7 @@ class Notifier:
             self._path.unlink(missing_ok=True)
             with suppress(FileExistsError):
                 os.mkfifo(self._path, 0o600)
+        self.is_listening = True
         # Opened for writing too: a pipe whose last writer has closed it is readable all the time.
         return Listener(os.open(self._path, os.O_RDWR | os.O_NONBLOCK))
 

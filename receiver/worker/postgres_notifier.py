@@ -46,6 +46,7 @@ class PostgresNotifier:
         self._conninfo = conninfo
         self._watch = watch
         self._writer: int | None = None
+        self.is_listening = False  # whether other processes' notifications arrive now
         # Reentrant, because a signal handler may notify while this thread does.
         self._lock = threading.RLock()
 
@@ -85,6 +86,7 @@ class PostgresNotifier:
                 with psycopg.connect(self._conninfo, autocommit=True) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._watch.connected(connection)
+                    self.is_listening = True
                     self.notify()  # what was sent before this moment is lost
                     pause = FIRST_PAUSE
                     while not self._pass_on(connection, stopped):
@@ -92,6 +94,7 @@ class PostgresNotifier:
                             self.notify()
                     break
             except (psycopg.Error, LedgerError) as error:
+                self.is_listening = False
                 log.warning("listening connection lost", error=str(error), retry_in=pause)
             except Exception:  # this thread must survive a mistake of ours: it shows that we live
                 log.exception("listening failed")

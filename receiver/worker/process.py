@@ -23,6 +23,7 @@ from receiver.data_dir import lock, try_lock
 from receiver.errors import StoreError
 from receiver.ledger.queries.audit import Audit
 from receiver.maintenance.periodic_audit import audit_periodically
+from receiver.version import version
 from receiver.worker.engine import Engine, WorkQueue
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,8 @@ class WorkerProcess:
 
     ``queues`` returns the work queues for a scratch folder. ``number`` is this worker's number, or
     None if no other worker can be alive (SQLite). ``take_over`` ends the leases of the dead worker
-    with a number, or of all workers (None), and returns how many there were.
+    with a number, or of all workers (None), and returns how many there were. ``living`` gives signs
+    of life while the work queues run.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class WorkerProcess:
         take_over: Callable[[int | None], int],
         audit: Callable[[bool], Audit],
         check_archive: Callable[[], None],
+        living: AbstractContextManager[None],
     ) -> None:
         self._data_dir = data_dir
         self._engine = engine
@@ -57,6 +60,7 @@ class WorkerProcess:
         self._take_over = take_over
         self._audit = audit
         self._check_archive = check_archive
+        self._living = living
 
     def run(self) -> None:
         """Run the work queues until the engine is stopped."""
@@ -66,7 +70,7 @@ class WorkerProcess:
                 if found := sum(map(self._take_over, dead)):
                     log.info("claims of a dead worker taken over", claims=found)
                 self._report_start()
-                with audit_periodically(self._audit):
+                with self._living, audit_periodically(self._audit):
                     self._engine.run(self._queues(scratch))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -83,7 +87,7 @@ class WorkerProcess:
         except StoreError as error:
             log.error("archive not usable, work waits", error=str(error))  # noqa: TRY400 - the text is enough
         number = {} if self._number is None else {"worker": self._number}
-        log.info("worker started", data_dir=str(self._data_dir), **number)
+        log.info("worker started", version=version(), data_dir=str(self._data_dir), **number)
 
 
 @contextmanager

@@ -203,6 +203,8 @@ def test_a_stop_answers_those_who_wait_in_the_queue(
         workers = web_workers(service)
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
+        # A thread that still runs would take the SIGTERM, and then it is not pending.
+        until(lambda: all(map(has_stopped, workers)), what="that every thread has stopped")
         calls = [
             later.enter_context(call)
             for call in waiting_calls(installation, f"/callback/{services.tickets.sign(ref)}", 40)
@@ -225,6 +227,15 @@ def web_workers(service: Running) -> list[int]:
         for pid in web
         if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in web
     ]
+
+
+def has_stopped(pid: int) -> bool:
+    """Return whether every thread of a process is stopped."""
+    states = [
+        file.read_text().rpartition(")")[2].split()[0]
+        for file in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
 
 
 def asked_to_stop(workers: list[int]) -> Callable[[], bool]:

@@ -1,18 +1,34 @@
 """The health checks and the metrics, also while the archive or the ledger is missing."""
 
 import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from api_jobs import change_ledger, get, reported
 from dashboard_client import log_in
+from ledgers import opened
 from seaweed import S3Server
 from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
+from receiver.ledger.workers import Worker, Workers
 from receiver.model import EventType, JobState
+from receiver.telemetry.disk_space import DiskSpace, measure
+from receiver.version import version
+from receiver.web.fault_log import log_changes
+from receiver.web.health import health_checks
 from receiver.web.health_checks import LIFETIMES
+from receiver.web.state import attach
 
 # Health checks and metrics.
+
+
+@pytest.fixture(autouse=True)
+def worker(request: pytest.FixtureRequest) -> None:
+    """Have a worker of the ledger that was heard of just now."""
+    with opened(request.getfixturevalue("sqlite_url")) as books:
+        Workers(books.database, time.time).begin(Worker(), alone=True)
 
 
 def keep_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +162,10 @@ def test_a_broken_ledger_is_reported_without_details_and_counters_are_still_show
     assert {name: check["ok"] for name, check in checks.items()} == {
         "ledger": False,
         "archive": True,
+        "workers": False,
         "work": False,
         "events": False,
+        "disk": True,
     }
     metrics = web.client.get("/metrics")
     assert metrics.status_code == 200
@@ -173,3 +191,85 @@ def test_the_metrics_follow_the_conventions_of_prometheus(web: WebClient) -> Non
     assert re.search(r'receiver_callbacks_total\{outcome="progress"\} [1-9]', answer.text)
     assert re.search(r'receiver_callback_seconds_count\{outcome="\w+"\} [1-9]', answer.text)
     assert ref not in answer.text
+
+
+# Workers, disk space, and what is logged about them.
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_missed(
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_no_answer(monkeypatch)
+
+    def workers() -> tuple[bool, list[float]]:
+        found = web.client.get("/status", headers=web.admin).json["checks"]["workers"]
+        return found["ok"], [round(one["age_seconds"], -1) for one in found["workers"]]
+
+    assert workers() == (True, [0])
+    change_ledger(web, "UPDATE workers SET seen_at = seen_at - 50")
+    assert workers() == (False, [50])
+    assert web.client.get("/readyz").status_code == 200, "callbacks are stored all the same"
+    assert "receiver_workers 0.0" in web.client.get("/metrics").text
+    log_in(web)
+    assert "No worker" in web.client.get("/status-bar").text
+
+
+def test_a_disk_that_is_nearly_full_is_reported_here_and_at_a_worker_elsewhere(
+    web: WebClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_no_answer(monkeypatch)
+
+    def disk() -> dict[str, Any]:
+        found: dict[str, Any] = web.client.get("/status", headers=web.admin).json["checks"]["disk"]
+        return found
+
+    full = DiskSpace("data", 500_000_000, 100_000_000_000)
+    assert (disk()["ok"], [one["place"] for one in disk()["disks"]]) == (True, ["data"])
+    elsewhere = Worker(host="elsewhere")
+    web.services.workers.begin(elsewhere, alone=True)
+    web.services.workers.renew(elsewhere, {"disks": [full.figures()]})
+    assert (disk()["ok"], "elsewhere data: 0.5 GB of 100.0 GB" in disk()["detail"]) == (False, True)
+    web.services.workers.renew(elsewhere, {})
+    assert disk()["ok"]
+    monkeypatch.setattr(web.services, "disk_space", lambda: [full])
+    web.client.application.extensions.clear()
+    attach(web.client.application, web.services)
+    assert (disk()["ok"], web.client.get("/status").status_code) == (False, 503)
+    assert 'receiver_disk_free_bytes{place="data"} 5e+08' in web.client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("size", "enough"), [(2**40, 2**30), (100 * 2**30, 2**30), (50 * 2**20, 5 * 2**20)]
+)
+def test_space_is_low_below_a_gigabyte_or_a_tenth_of_a_small_disk(size: int, enough: int) -> None:
+    assert not DiskSpace("data", enough, size).is_low
+    assert DiskSpace("data", enough - 1, size).is_low
+
+
+def test_places_on_one_disk_are_measured_once_and_missing_ones_at_the_folder_above(
+    tmp_path: Path,
+) -> None:
+    places = {"data": tmp_path / "not" / "yet", "archive": tmp_path, "other": Path("/proc")}
+    assert [disk.place for disk in measure(places)] == ["data", "other"]
+
+
+def test_a_fault_is_logged_when_it_begins_and_when_it_is_over(
+    web: WebClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_ledger(web, "DELETE FROM workers")
+    with web.client.application.app_context():
+        checks = health_checks()
+        checks.status()
+    known = log_changes(set(), checks.read_faults(), leave_out={"workers"})
+    assert (known, capsys.readouterr().out) == (set(), "")
+    known = log_changes(known, checks.read_faults(), leave_out=set())
+    known = log_changes(known, checks.read_faults(), leave_out=set())
+    out = capsys.readouterr().out
+    assert (known, out.count("fault found"), "receiver worker" in out) == ({"workers"}, 1, True)
+    assert log_changes(known, {}, leave_out=set()) == set()
+    assert "fault is over" in capsys.readouterr().out
+
+
+def test_the_version_is_shown(web: WebClient) -> None:
+    for path in ("/healthz", "/status"):
+        assert web.client.get(path).json["version"] == version()

@@ -41,13 +41,14 @@ if len(sys.argv) > 2:
     os.posix_fallocate = full
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 metric_files.share(Path(sys.argv[1]))
-from prometheus_client import Counter
+from prometheus_client import Counter, start_http_server
 from receiver.telemetry.metrics import shown_as_zero
 metric = shown_as_zero(Counter("test_metric", "Of a test.", ["kind"]), ("never",))
 for line in sys.stdin:
     if line == "count\\n":
         metric.labels("seen").inc(3)
-    print(metric_files.serve("127.0.0.1", 0), flush=True)
+    server, _ = start_http_server(0, "127.0.0.1", metric_files.registry())
+    print(server.server_port, flush=True)
 """
 
 

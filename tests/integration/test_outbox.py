@@ -13,6 +13,7 @@ from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.version import version
 
 # What is sent.
 
@@ -31,6 +32,7 @@ def test_an_archived_picture_is_delivered_with_every_field(
         "number": 1,
         "type": "asset.archived",
         "timestamp": "2027-01-15T08:00:00.000Z",
+        "receiver_version": version(),
         "data": {
             "ref": ref,
             "index": 0,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,4 +68,7 @@ def web_client(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iter
     try:
         yield WebClient(services)
     finally:
+        for thread in threading.enumerate():
+            if thread.name == "background value":  # it would open the ledger again
+                thread.join(20)
         services.close()

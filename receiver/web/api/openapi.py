@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from typing import Any
 
 from flask import Flask, Response, current_app, jsonify
@@ -11,6 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
 from receiver.jobs.schemas import REF, ProblemView
+from receiver.version import version
 from receiver.web.api.base import blueprint
 from receiver.web.api.operations import OperationDoc, ResponseDoc, doc_of, documented
 
@@ -51,7 +51,7 @@ def document(app: Flask) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "webhook-image-receiver",
-            "version": version("webhook-image-receiver"),
+            "version": version(),
             "description": _DESCRIPTION,
         },
         "paths": dict(sorted(paths.items())),

@@ -16,6 +16,7 @@ from receiver.web.body import read_body
 from receiver.web.dashboard import formatting
 from receiver.web.dashboard.summary import statistics
 from receiver.web.dashboard.translations import LANGUAGES, TEXTS, translate
+from receiver.web.health import health_checks
 from receiver.web.problems import RETRY_AFTER
 
 log = structlog.get_logger(__name__)
@@ -120,6 +121,7 @@ def template_context() -> dict[str, object]:
         "current_url": request.full_path.rstrip("?"),
         "fmt": formatting,
         "summary": lambda **options: statistics().summary(**options),
+        "faults": lambda: sorted(health_checks().known_faults()),
         "static": static,
     }
 

@@ -1,0 +1,110 @@
+"""Every part of the ledger, built when it is first used: transactions, and reads."""
+
+from functools import cached_property
+
+from receiver import clock
+from receiver.ledger import identity
+from receiver.ledger.assets import Assets
+from receiver.ledger.claims import Claims
+from receiver.ledger.database import Database, open_database
+from receiver.ledger.hints import Hints
+from receiver.ledger.jobs import Jobs
+from receiver.ledger.outbox import Outbox
+from receiver.ledger.queries.backlog import BacklogQueries
+from receiver.ledger.queries.events import EventQueries
+from receiver.ledger.queries.job_list import JobListQueries
+from receiver.ledger.queries.jobs import JobQueries
+from receiver.ledger.queries.pictures import PictureQueries
+from receiver.ledger.queries.set_aside import SetAsideQueries
+from receiver.ledger.queries.totals import Totals
+from receiver.ledger.workers import Workers
+from receiver.model import Timing
+
+
+class LedgerParts:
+    """The parts of the ledger at ``url``. ``timing`` says how long things may take."""
+
+    def __init__(self, url: str, timing: Timing) -> None:
+        self._url = url
+        self.timing = timing
+
+    @cached_property
+    def database(self) -> Database:
+        """The connections."""
+        return open_database(self._url)
+
+    now = staticmethod(clock.now)
+
+    # The ledger: transactions.
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """Transactions of jobs."""
+        return Jobs(self.database, self.timing, self.now)
+
+    @cached_property
+    def assets(self) -> Assets:
+        """Transactions of assets."""
+        return Assets(self.database, self.now)
+
+    @cached_property
+    def hints(self) -> Hints:
+        """Transactions of hints."""
+        return Hints(self.database, self.timing, self.now)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Transactions of event deliveries."""
+        return Outbox(self.database, self.now)
+
+    @cached_property
+    def workers(self) -> Workers:
+        """Signs of life of workers."""
+        return Workers(self.database, self.now)
+
+    @cached_property
+    def ledger_id(self) -> str:
+        """The random id of this ledger."""
+        return identity.ledger_id(self.database)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Renews, releases and takes over claims."""
+        return Claims(self.database, self.now)
+
+    # The ledger: reads.
+
+    @cached_property
+    def queries(self) -> JobQueries:
+        """Single jobs and what belongs to them."""
+        return JobQueries(self.database)
+
+    @cached_property
+    def job_list(self) -> JobListQueries:
+        """Lists of jobs."""
+        return JobListQueries(self.database)
+
+    @cached_property
+    def pictures(self) -> PictureQueries:
+        """Archived and endangered pictures."""
+        return PictureQueries(self.database)
+
+    @cached_property
+    def set_aside(self) -> SetAsideQueries:
+        """Jobs and deliveries that were set aside."""
+        return SetAsideQueries(self.database)
+
+    @cached_property
+    def events(self) -> EventQueries:
+        """Events and the state of their deliveries."""
+        return EventQueries(self.database)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Counts, usage and audit."""
+        return Totals(self.database)
+
+    @cached_property
+    def backlog(self) -> BacklogQueries:
+        """What is due."""
+        return BacklogQueries(self.database, self.timing.url_lifetime, self.now)

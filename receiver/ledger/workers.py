@@ -1,0 +1,133 @@
+"""Signs of life: which workers serve this ledger, by what they write themselves.
+
+The locks of ``liveness`` say within seconds whose claims to take over, but on PostgreSQL alone and
+only for workers that have claims. Signs of life say on both databases whether any worker is there.
+"""
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Double, delete, func, literal, select, update
+
+from receiver.ledger.database import Database
+from receiver.ledger.tables import workers
+from receiver.version import version
+
+# Seconds between two signs of a worker, and how old the last one of a living worker may be.
+EVERY, ALIVE_FOR = 10.0, 40.0
+NO_WORKER_REMEDY = "start `receiver serve` or `receiver worker` on this ledger"
+# Seconds that the row of a worker that died is kept, to show when it was heard of last.
+_KEPT = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """A worker: where it runs, and how many seconds ago it started and was heard of last."""
+
+    host: str
+    pid: int
+    version: str
+    uptime: float
+    age: float
+    report: dict[str, Any]
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether it was heard of lately."""
+        return self.age <= ALIVE_FOR
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The name of this process among the workers."""
+
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+
+class Workers:
+    """The workers of a ledger. ``now`` returns seconds since the epoch."""
+
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+        self._database = database
+        self._now = now
+
+    def begin(self, worker: Worker, *, alone: bool) -> None:
+        """Insert the row of a worker; delete those of workers that died long ago.
+
+        ``alone``: no other worker can be alive.
+        """
+
+        def work(connection: Connection) -> None:
+            now = self._clock(connection)
+            others = delete(workers)
+            connection.execute(others if alone else others.where(workers.c.seen_at < now - _KEPT))
+            row = {"host": worker.host, "pid": worker.pid, "version": version(), "report": "{}"}
+            connection.execute(
+                workers.insert().values(name=worker.name, started_at=now, seen_at=now, **row)
+            )
+
+        self._database.write(work)
+
+    def renew(self, worker: Worker, report: Mapping[str, object]) -> bool:
+        """Write a sign of life; return False if the row was deleted meanwhile."""
+
+        def work(connection: Connection) -> bool:
+            done = connection.execute(
+                update(workers)
+                .where(workers.c.name == worker.name)
+                .values(seen_at=self._clock(connection), report=json.dumps(report))
+            )
+            return done.rowcount > 0
+
+        return self._database.write(work)
+
+    def end(self, worker: Worker) -> None:
+        """Delete the row of a worker that ends."""
+        self._database.write(
+            lambda connection: connection.execute(
+                delete(workers).where(workers.c.name == worker.name)
+            )
+        )
+
+    def seen(self) -> list[WorkerSeen]:
+        """Return every worker that was heard of within the last hour, the last one first."""
+
+        def work(connection: Connection) -> list[WorkerSeen]:
+            now = self._clock(connection)
+            rows = connection.execute(
+                select(
+                    workers.c.host,
+                    workers.c.pid,
+                    workers.c.version,
+                    workers.c.report,
+                    (now - workers.c.started_at).label("uptime"),
+                    (now - workers.c.seen_at).label("age"),
+                )
+                .where(workers.c.seen_at > now - _KEPT)
+                .order_by(workers.c.seen_at.desc())
+            )
+            return [
+                WorkerSeen(
+                    row.host, row.pid, row.version, row.uptime, row.age, json.loads(row.report)
+                )
+                for row in rows
+            ]
+
+        return self._database.read(work)
+
+    def are_alive(self) -> bool:
+        """Return whether any worker was heard of lately."""
+        return any(worker.is_alive for worker in self.seen())
+
+    def _clock(self, connection: Connection) -> ColumnElement[float]:
+        """Return the time by which all workers are compared: of PostgreSQL, or ours with SQLite."""
+        if connection.dialect.name == "postgresql":
+            return func.extract("epoch", func.clock_timestamp()).cast(Double)
+        return literal(self._now(), Double)

@@ -1,0 +1,57 @@
+"""A worker's sign of life: a thread writes it to the ledger, and deletes it at the end."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+import structlog
+
+from receiver.errors import LedgerError
+from receiver.ledger.workers import EVERY, Worker, Workers
+
+log = structlog.get_logger(__name__)
+
+# Seconds that a stop waits for the last write, to a ledger that may hang.
+_END_TIMEOUT = 1.0
+
+
+@contextmanager
+def sign_of_life(
+    workers: Workers, report: Callable[[], Mapping[str, object]], *, alone: bool
+) -> Iterator[None]:
+    """Give signs of life during the block. ``report`` returns what they say about the worker.
+
+    ``alone``: no other worker can be alive (SQLite).
+    """
+    stopping = threading.Event()
+    arguments = (workers, report, alone, stopping)
+    thread = threading.Thread(target=_run, args=arguments, name="sign of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join(_END_TIMEOUT)
+
+
+def _run(
+    workers: Workers,
+    report: Callable[[], Mapping[str, object]],
+    alone: bool,  # noqa: FBT001 - called by a thread
+    stopping: threading.Event,
+) -> None:
+    worker, begun, pause = Worker(), False, 0.0
+    while not stopping.wait(pause):
+        pause = EVERY
+        try:
+            if not begun:
+                workers.begin(worker, alone=alone)
+                begun = True
+            begun = workers.renew(worker, report())
+        except LedgerError as error:
+            log.warning("sign of life not written", error=str(error))
+        except Exception:
+            log.exception("sign of life failed unexpectedly")
+    if begun:
+        with suppress(LedgerError):  # then it is missed a little later
+            workers.end(worker)

@@ -1,0 +1,92 @@
+"""Signs of life of workers, on both databases: written, renewed, missed and ended."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ledgers import Books
+from waiting import until
+
+from receiver.ledger.workers import Worker, Workers
+from receiver.services import Services
+from receiver.settings import Settings
+from receiver.worker import sign_of_life as module
+from receiver.worker.sign_of_life import sign_of_life
+
+pytestmark = pytest.mark.both_databases
+
+
+@pytest.fixture
+def workers(books: Books) -> Workers:
+    return Workers(books.database, books.clock)
+
+
+def age_by(books: Books, seconds: float) -> None:
+    """Let all workers have been silent for so long."""
+    books.execute(f"UPDATE workers SET seen_at = seen_at - {seconds}")  # noqa: S608 - a number of ours
+
+
+def test_a_worker_is_alive_until_it_was_silent_for_long(books: Books, workers: Workers) -> None:
+    me = Worker(host="here", pid=7)
+    assert not workers.are_alive()
+    workers.begin(me, alone=False)
+    assert workers.are_alive()
+    age_by(books, 41)
+    assert not workers.are_alive()
+    assert workers.renew(me, {"listening": True})
+    (seen,) = workers.seen()
+    assert (seen.host, seen.pid, seen.report) == ("here", 7, {"listening": True})
+    assert -1 < seen.age < 5
+    workers.end(me)
+    assert workers.seen() == []
+
+
+def test_workers_beside_each_other_keep_their_rows_and_one_that_is_alone_has_the_only_one(
+    workers: Workers,
+) -> None:
+    first, second, third = Worker(), Worker(), Worker()
+    workers.begin(first, alone=False)
+    workers.begin(second, alone=False)
+    assert len(workers.seen()) == 2
+    workers.begin(third, alone=True)
+    assert len(workers.seen()) == 1
+    assert not workers.renew(first, {})
+
+
+def test_a_worker_that_died_is_shown_for_an_hour(books: Books, workers: Workers) -> None:
+    workers.begin(Worker(), alone=False)
+    age_by(books, 3000)
+    assert [worker.is_alive for worker in workers.seen()] == [False]
+    age_by(books, 3000)
+    assert workers.seen() == []
+    workers.begin(Worker(), alone=False)
+    assert len(books.everything()["workers"]) == 1
+
+
+def test_signs_are_given_until_the_end_and_begun_again_after_the_row_was_deleted(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.001)
+    with sign_of_life(workers, lambda: {"disks": []}, alone=False):
+        until(workers.are_alive, what="a sign")
+        workers.begin(Worker(), alone=True)
+        until(lambda: len(workers.seen()) == 2, what="another sign")
+    assert len(workers.seen()) == 1
+
+
+def test_a_ledger_knows_whether_a_worker_of_any_machine_serves_it(
+    ledger_url: str, tmp_path: Path
+) -> None:
+    environ = {
+        "DATA_DIR": str(tmp_path / "data"),
+        "DATABASE_URL": ledger_url.replace("+psycopg", ""),
+        "CALLBACK_SECRETS": "a-planted-secret-0123",
+        "ADMIN_TOKEN": "a-planted-token-0123",
+    }
+    with closing(Services(Settings.load(environ)).open()) as services:
+        assert not services.has_worker()
+        services.workers.begin(Worker(), alone=False)
+        assert services.has_worker()
+        assert len(services.ledger_id) == 32
+    with closing(Services(Settings.load(environ)).open()) as again:
+        assert again.ledger_id == services.ledger_id
