@@ -162,6 +162,7 @@ def _asset_table(services: Services, ref: str) -> Table:
         "bytes",
         "type",
         "SHA-256 or error",
+        "notes",
         title="assets",
         title_justify="left",
     )
@@ -174,8 +175,20 @@ def _asset_table(services: Services, ref: str) -> Table:
             str(asset.size or ""),
             asset.content_type,
             table_cell(asset.sha256 or asset.error),
+            table_cell(_notes(asset)),
         )
     return table
+
+
+def _notes(asset: Asset) -> str:
+    """Return the defect of a file, the doubt about it, and its marks of origin."""
+    return "; ".join(
+        [
+            *([f"defect: {asset.defect}"] if asset.defect else []),
+            *([f"perhaps damaged: {asset.doubt}"] if asset.doubt else []),
+            *(f"{mark.kind} ({mark.name}, {mark.size} bytes)" for mark in asset.marks),
+        ]
+    )
 
 
 @click.command()

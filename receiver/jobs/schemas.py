@@ -105,8 +105,22 @@ class AssetQuery(BaseModel):
     link: Literal["", "0", "1"] = ""
 
 
+class MarkView(BaseModel):
+    """Data in a file that says where it comes from; ``size`` is in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    name: str
+    size: int
+
+
 class AssetView(BaseModel):
-    """One result file. ``size`` is in bytes, dimensions in pixels; unknown values are null."""
+    """One result file. ``size`` is in bytes, dimensions in pixels; unknown values are null.
+
+    ``defect`` names mistakes in the file that viewers tolerate. ``doubt`` says why it cannot be
+    decoded; it is "" if it can, or if it is no picture, and null until that is tried.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -118,6 +132,9 @@ class AssetView(BaseModel):
     content_type: str | None
     width: int | None
     height: int | None
+    defect: str
+    marks: list[MarkView]
+    doubt: str | None
 
     @classmethod
     def of(cls, asset: Asset) -> Self:
@@ -131,6 +148,9 @@ class AssetView(BaseModel):
             content_type=asset.content_type,
             width=asset.width,
             height=asset.height,
+            defect=asset.defect,
+            marks=[MarkView(kind=one.kind, name=one.name, size=one.size) for one in asset.marks],
+            doubt=asset.doubt,
         )
 
 

@@ -173,6 +173,12 @@ assets = Table(
     Column("crashes", Integer, nullable=False, server_default="0"),
     # The Content-Encoding that was decoded on the way into the archive, as in "gzip".
     Column("decoded", Text, nullable=False, server_default=""),
+    # Mistakes in the archived file that viewers tolerate.
+    Column("defect", Text, nullable=False, server_default=""),
+    # JSON array of the marks of origin in the archived file, "" if there are none.
+    Column("marks", Text, nullable=False, server_default=""),
+    # Why the archived picture cannot be decoded, "" if it can; NULL until that is tried.
+    Column("doubt", Text, server_default=""),
     CheckConstraint(one_of("state", AssetState), name="state"),
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_iff_due"),
     CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),
@@ -205,6 +211,13 @@ Index(
     assets.c.idx,
     sqlite_where=assets.c.crashes > 0,
     postgresql_where=assets.c.crashes > 0,
+)
+
+Index(
+    "ix_assets_untried",
+    assets.c.finished_at,
+    sqlite_where=assets.c.doubt.is_(None),
+    postgresql_where=assets.c.doubt.is_(None),
 )
 
 # Failed attempts to archive an asset; the last error is in the asset too.

@@ -26,7 +26,8 @@ from receiver.ledger.database import Database
 from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.restore import Past, Restored, Row, restore
-from receiver.model import AssetState, EventType, JobState, Outcome, Reason
+from receiver.ledger.rows import marks_text
+from receiver.model import AssetState, EventType, JobState, Mark, Outcome, Reason
 
 MANIFEST = "job.json"
 # Folders, and bytes of their manifests, that are read in parallel and written in one transaction.
@@ -277,7 +278,8 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
 
 
 def _asset(ref: str, asset: ManifestAsset) -> Row:
-    values = asset.model_dump(exclude={"index", "source_url"})
+    values = asset.model_dump(exclude={"index", "source_url", "marks"})
+    values["marks"] = marks_text([Mark(mark.kind, mark.name, mark.size) for mark in asset.marks])
     if asset.state is not AssetState.ARCHIVED:
         values["key"] = None  # only archived assets have a key, and keys are unique
     return {"ref": ref, "idx": asset.index, "url": asset.source_url, **values}

@@ -23,7 +23,19 @@ JOB_KEYS = [
     "state",
     "submitted_at",
 ]
-ASSET_KEYS = ["content_type", "height", "index", "key", "sha256", "size", "state", "width"]
+ASSET_KEYS = [
+    "content_type",
+    "defect",
+    "doubt",
+    "height",
+    "index",
+    "key",
+    "marks",
+    "sha256",
+    "size",
+    "state",
+    "width",
+]
 
 # Access.
 
