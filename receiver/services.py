@@ -31,6 +31,7 @@ from receiver.ledger.parts import LedgerParts
 from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.maintenance.doubts import Doubts
 from receiver.model import Timing
+from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
 from receiver.providers.grsai.client import GrsaiClient
@@ -90,7 +91,7 @@ class Services(LedgerParts):
 
     def close(self) -> None:
         """Close what was opened."""
-        for part in ("database", "store"):
+        for part in ("database", "store", "fetcher", "event_client"):
             if part in self.__dict__:
                 self.__dict__[part].close()
 
@@ -101,14 +102,31 @@ class Services(LedgerParts):
 
     def dispatchers(self) -> list[Dispatcher]:
         """Return the sender of each destination."""
-        connector = SafeConnector(self.settings.event_policy())
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
         return [
             Dispatcher(
-                self.outbox, to, transport_for(to, connector, secrets, time.time), self.serializer
+                self.outbox,
+                to,
+                transport_for(to, self.event_client, secrets, time.time),
+                self.serializer,
             )
             for to in self.settings.destinations
         ]
+
+    @cached_property
+    def event_client(self) -> HttpClient:
+        """Sends webhooks."""
+        return HttpClient(SafeConnector(self.settings.event_policy()))
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """Downloads pictures."""
+        return Fetcher(
+            self.settings.address_policy(),
+            max_bytes=self.settings.fetch_max_bytes,
+            timeout=self.settings.fetch_timeout,
+            user_agent=self.settings.fetch_user_agent,
+        )
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
@@ -233,15 +251,9 @@ class Services(LedgerParts):
 
     def archiver(self, scratch: Path) -> Archiver:
         """Return the archiver of assets; it downloads into the folder ``scratch``."""
-        fetcher = Fetcher(
-            self.settings.address_policy(),
-            max_bytes=self.settings.fetch_max_bytes,
-            timeout=self.settings.fetch_timeout,
-            user_agent=self.settings.fetch_user_agent,
-        )
         return Archiver(
             self.assets,
-            fetcher,
+            self.fetcher,
             self.store,
             self.conclusion,
             scratch,
