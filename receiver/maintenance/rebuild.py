@@ -280,7 +280,9 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
 def _asset(ref: str, asset: ManifestAsset) -> Row:
     values = asset.model_dump(exclude={"index", "source_url", "marks"})
     values["marks"] = marks_text([Mark(mark.kind, mark.name, mark.size) for mark in asset.marks])
-    if asset.state is not AssetState.ARCHIVED:
+    is_archived = asset.state is AssetState.ARCHIVED
+    values["doubt"] = None if is_archived else ""  # manifests have none: it is tried again
+    if not is_archived:
         values["key"] = None  # only archived assets have a key, and keys are unique
     return {"ref": ref, "idx": asset.index, "url": asset.source_url, **values}
 

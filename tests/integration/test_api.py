@@ -152,6 +152,9 @@ def test_a_job_has_exactly_the_keys_of_the_contract(web: WebClient, tmp_path: Pa
             "content_type": "image/png",
             "width": 8,
             "height": 8,
+            "defect": "",
+            "marks": [],
+            "doubt": None,
         }
     ]
 
