@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from receiver import data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
+from receiver.archive.quarantine import Quarantine
 from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.thumbnails import Thumbnails
@@ -134,6 +135,18 @@ class Services(LedgerParts):
         return Thumbnails(self.store, self.settings.data_dir / "thumbnails")
 
     @cached_property
+    def quarantine(self) -> Quarantine:
+        """Keeps rejected files, and makes one a result file."""
+        return Quarantine(
+            self.store,
+            self.quarantine_records,
+            self.settings.data_dir / "accepting",
+            max_bytes=self.settings.quarantine_max_bytes,
+            job_max_bytes=self.settings.quarantine_job_max_bytes,
+            now=self.now,
+        )
+
+    @cached_property
     def tickets(self) -> Tickets:
         """Signs and reads callback URLs."""
         given = [secret.get_secret_value() for secret in self.settings.callback_secrets]
@@ -196,7 +209,9 @@ class Services(LedgerParts):
     @cached_property
     def operator(self) -> Operator:
         """What people can do by hand."""
-        return Operator(self.database, self.inbox, self.timing, self.now)
+        return Operator(
+            self.database, self.inbox, self.assets, self.quarantine, self.timing, self.now
+        )
 
     @cached_property
     def grsai(self) -> GrsaiClient | None:
@@ -256,6 +271,7 @@ class Services(LedgerParts):
             self.fetcher,
             self.store,
             self.conclusion,
+            self.quarantine,
             scratch,
             url_lifetime=self.settings.url_lifetime,
             now=self.now,

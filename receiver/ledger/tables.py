@@ -173,6 +173,14 @@ assets = Table(
     Column("crashes", Integer, nullable=False, server_default="0"),
     # The Content-Encoding that was decoded on the way into the archive, as in "gzip".
     Column("decoded", Text, nullable=False, server_default=""),
+    # The last downloaded file that failed inspection: hash, size, the type that its server claimed,
+    # and what is wrong with it.
+    Column("rejected_sha256", Text),
+    Column("rejected_size", BigInteger),
+    Column("rejected_type", Text),
+    Column("rejected_reason", Text),
+    Column("quarantined_at", Double),  # since when it is kept; NULL: it is not kept
+    Column("accepted_at", Double),  # when an operator accepted it as the result
     # Mistakes in the archived file that viewers tolerate.
     Column("defect", Text, nullable=False, server_default=""),
     # JSON array of the marks of origin in the archived file, "" if there are none.
@@ -213,6 +221,14 @@ Index(
     postgresql_where=assets.c.crashes > 0,
 )
 
+# The quarantine, oldest first. The planners use it for the sum of sizes without reading the table.
+Index(
+    "ix_assets_quarantined",
+    assets.c.quarantined_at,
+    assets.c.rejected_size,
+    sqlite_where=assets.c.quarantined_at.isnot(None),
+    postgresql_where=assets.c.quarantined_at.isnot(None),
+)
 Index(
     "ix_assets_untried",
     assets.c.finished_at,

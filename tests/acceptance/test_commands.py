@@ -36,7 +36,18 @@ JOB_KEYS = [
     "requested",
     "missing",
 ]
-ASSET_KEYS = ["index", "state", "key", "sha256", "size", "content_type", "width", "height"]
+ASSET_KEYS = [
+    "index",
+    "state",
+    "key",
+    "sha256",
+    "size",
+    "content_type",
+    "width",
+    "height",
+    "accepted_at",
+    "rejected",
+]
 
 
 def job_in(done: Finished) -> dict[str, Any]:

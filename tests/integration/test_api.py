@@ -24,6 +24,7 @@ JOB_KEYS = [
     "submitted_at",
 ]
 ASSET_KEYS = [
+    "accepted_at",
     "content_type",
     "defect",
     "doubt",
@@ -31,6 +32,7 @@ ASSET_KEYS = [
     "index",
     "key",
     "marks",
+    "rejected",
     "sha256",
     "size",
     "state",
@@ -46,6 +48,8 @@ PRIVATE = [
     ("GET", f"/api/jobs/{UNKNOWN}"),
     ("POST", f"/api/jobs/{UNKNOWN}/retry"),
     ("GET", f"/api/jobs/{UNKNOWN}/assets/0"),
+    ("GET", f"/api/jobs/{UNKNOWN}/assets/0/rejected"),
+    ("POST", f"/api/jobs/{UNKNOWN}/assets/0/accept"),
     ("GET", "/api/events"),
     ("GET", "/api/audit"),
 ]
@@ -152,6 +156,8 @@ def test_a_job_has_exactly_the_keys_of_the_contract(web: WebClient, tmp_path: Pa
             "content_type": "image/png",
             "width": 8,
             "height": 8,
+            "accepted_at": None,
+            "rejected": None,
             "defect": "",
             "marks": [],
             "doubt": None,
