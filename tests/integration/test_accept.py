@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 import pytest
-from archives import put
+from archives import ArchivedJobs, put, rebuild_ledger
 from ledgers import Books
 from rejecting import HALF, WHY, RejectedJobs
 
@@ -265,3 +266,53 @@ def test_only_what_begins_like_a_picture_or_a_video_is_called_one(
     on_disk.operator.accept(ref, 0)
     (asset,) = on_disk.books.assets_of(ref)
     assert (asset.content_type, asset.key) == (media_type, asset_key(ref, 0, extension))
+
+
+# The whole archive.
+
+
+@pytest.mark.both_databases
+def test_a_rebuilt_ledger_knows_rejected_and_accepted_files_as_before(jobs: RejectedJobs) -> None:
+    accepted, waiting = jobs.job(HALF, None), jobs.job(b"other", HALF)
+    jobs.operator.accept(accepted, 0)
+    jobs.conclude(accepted)
+    jobs.store.delete(quarantine_key(waiting, 1, SHA))
+    unknown = quarantine_key(accepted, 7, SHA)
+    put(jobs.store, unknown, HALF)
+    before = {ref: jobs.books.assets_of(ref) for ref in (accepted, waiting)}
+    archive = ArchivedJobs(jobs.books, jobs.store)
+    archive.empty_ledger()
+    found = rebuild_ledger(archive)
+    assert (found.restored, found.problems.lines, found.unknown.lines) == (2, [], [unknown])
+    after = {ref: jobs.books.assets_of(ref) for ref in (accepted, waiting)}
+    assert after[accepted] == before[accepted]
+    assert after[waiting][0] == before[waiting][0]
+    assert after[waiting][1] == replace(before[waiting][1], quarantined_at=None)
+    assert jobs.books.totals.audit().ok
+    jobs.operator.accept(waiting, 0)
+    assert jobs.conclude(waiting).state is JobState.FAILED
+    assert rebuild_ledger(archive).known == 2
+
+
+@pytest.mark.both_databases
+def test_a_deep_audit_finds_rejected_files_that_are_gone_changed_or_nobodys(
+    jobs: RejectedJobs,
+) -> None:
+    gone, other, pending = jobs.job(HALF), jobs.job(HALF), jobs.books.archiving(1, "task-9")
+    size = len(HALF)
+    jobs.store.delete(lost := quarantine_key(gone, 0, SHA))
+    jobs.store.delete(damaged := quarantine_key(other, 0, SHA))
+    put(jobs.store, damaged, HALF + b"!")
+    put(jobs.store, stray := quarantine_key(other, 1, SHA), HALF)
+    put(jobs.store, nobodys := quarantine_key("01JZ2Q7V3N0123456789ABCDEF", 0, SHA), HALF)
+    put(jobs.store, quarantine_key(pending, 0, SHA), HALF)  # a worker is about to record it
+    put(jobs.store, "quarantine/notes.txt", HALF)
+    assert sorted(differences(jobs)) == sorted(
+        [
+            f"missing: {lost} (job {gone})",
+            f"differs: {damaged} (job {other}): it has {size + 1} bytes instead of {size}",
+            f"unknown object: {stray} (job {other} does not name it)",
+            f"unknown object: {nobodys} (there is no job 01JZ2Q7V3N0123456789ABCDEF)",
+            "unknown object: quarantine/notes.txt",
+        ]
+    )
