@@ -136,7 +136,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "rejected_file": ("Rejected file", "被拒收的文件"),
     "rejected_files": ("Rejected files", "被拒收的文件"),
     "rejected_files_help": (
-        "These files did not pass inspection. The page of each job lets you download and accept it.",
+        "These files did not pass inspection. Download or accept one on the page of its job.",
         "这些文件未通过检查。可在各任务的页面下载查看并接受。",
     ),
     "accepted_file": ("Accepted by an operator", "由人工接受"),
