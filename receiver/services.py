@@ -30,6 +30,7 @@ from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.parts import LedgerParts
 from receiver.ledger.postgres import PostgresDatabase, conninfo
+from receiver.maintenance.doubts import Doubts
 from receiver.model import Timing
 from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
@@ -308,6 +309,7 @@ class Services(LedgerParts):
                 self.totals.audit() if whole else self.totals.recent_audit(self.now())
             ),
             check_archive=self.store.check,
+            doubts=Doubts(self.assets, self.thumbnails),
             living=sign_of_life(self.workers, self._report, alone=self.settings.embedded),
         )
 

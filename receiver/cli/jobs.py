@@ -166,6 +166,7 @@ def _asset_table(services: Services, found: list[Asset]) -> Table:
         "bytes",
         "type",
         "SHA-256 or error",
+        "notes",
         title="assets",
         title_justify="left",
     )
@@ -178,6 +179,7 @@ def _asset_table(services: Services, found: list[Asset]) -> Table:
             str(asset.size or ""),
             asset.content_type,
             table_cell(asset.sha256 or asset.error),
+            table_cell(_notes(asset)),
         )
     return table
 
@@ -209,6 +211,17 @@ def _rejected_table(services: Services, found: list[Asset]) -> Table:
             table_cell(rejected.reason),
         )
     return table
+
+
+def _notes(asset: Asset) -> str:
+    """Return the defect of a file, the doubt about it, and its marks of origin."""
+    return "; ".join(
+        [
+            *([f"defect: {asset.defect}"] if asset.defect else []),
+            *([f"perhaps damaged: {asset.doubt}"] if asset.doubt else []),
+            *(f"{mark.kind} ({mark.name}, {mark.size} bytes)" for mark in asset.marks),
+        ]
+    )
 
 
 @click.command()
