@@ -108,6 +108,10 @@ class NotThePictureError(ReceiverError):
     """The bytes are no complete file of an allowed type; the source may serve others later."""
 
 
+class TruncatedError(NotThePictureError):
+    """The file ends before the picture does; another download may bring the rest."""
+
+
 class StoreError(ReceiverError):
     """The archive cannot store or return an object now; the work waits, it does not fail."""
 

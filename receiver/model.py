@@ -128,6 +128,24 @@ INLINE = "delivery:"
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Data in a file that says where it comes from.
+
+    ``kind`` is one of MARK_KINDS, ``name`` is where it stands in its format, as in "caBX", or the
+    keyword of a text; ``size`` is in bytes.
+    """
+
+    kind: str
+    name: str
+    size: int
+
+
+# What a mark may be: Content Credentials (C2PA), another JUMBF box, the label of Chinese law, the
+# label of IPTC ("digital source type"), XMP, Exif, IPTC and other text.
+MARK_KINDS = ("c2pa", "jumbf", "aigc", "ai", "xmp", "exif", "iptc", "text")
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One result file as the provider announced it; the dimensions are not verified.
 

@@ -165,6 +165,7 @@ OurAddress = Annotated[WebAddress, AfterValidator(_our_address)]
 Lower = BeforeValidator(_lower)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+CountOrNone = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
@@ -199,6 +200,8 @@ class Settings(BaseModel):
     fetch_user_agent: Annotated[str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$")] = (
         "webhook-image-receiver"
     )
+    quarantine_max_bytes: CountOrNone = 4 * 1024**3
+    quarantine_job_max_bytes: CountOrNone = 256 * 1024**2
     url_lifetime: Seconds = 7200
     poll_after: Seconds = 120
     poll_interval: Seconds = 30

@@ -53,6 +53,20 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """A downloaded file that failed inspection, and why; ``content_type`` is its server's claim.
+
+    ``quarantined_at`` is since when it is kept in the quarantine; None: it is not kept.
+    """
+
+    sha256: str
+    size: int
+    content_type: str
+    reason: str
+    quarantined_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Asset:
     """A row of ``assets``: one result file of a job."""
 
@@ -75,6 +89,31 @@ class Asset:
     finished_at: float | None
     crashes: int = 0
     decoded: str = ""
+    rejected_sha256: str | None = None
+    rejected_size: int | None = None
+    rejected_type: str | None = None
+    rejected_reason: str | None = None
+    quarantined_at: float | None = None
+    accepted_at: float | None = None
+
+    @property
+    def rejected(self) -> Rejected | None:
+        """The last file that failed inspection; None if there is none or a later one passed it."""
+        passed = self.state is AssetState.ARCHIVED and self.accepted_at is None
+        if passed or self.rejected_sha256 is None:
+            return None
+        return Rejected(
+            self.rejected_sha256,
+            self.rejected_size or 0,
+            self.rejected_type or "",
+            self.rejected_reason or "",
+            self.quarantined_at,
+        )
+
+    @property
+    def is_acceptable(self) -> bool:
+        """Whether its rejected file is kept and may be accepted."""
+        return self.quarantined_at is not None and self.state is not AssetState.ARCHIVED
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,17 +257,17 @@ def on_s3(installation: Installation, server: S3Server, proxy: FaultProxy, bucke
     }
 
 
-class Leases:
-    """A rule under which the requests for one job's objects wait until they are let go."""
+class BlockedRequests:
+    """A rule under which the requests for one job's objects wait until ``released`` is set."""
 
     def __init__(self, ref: str) -> None:
         self._ref = ref
-        self.waiting, self.let_go = Event(), Event()
+        self.waiting, self.released = Event(), Event()
 
     def __call__(self, request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
         if self._ref in request.path and "list-type" not in request.path:
             self.waiting.set()
-            self.let_go.wait(30)
+            self.released.wait(30)
         return forward(request)
 
 
@@ -279,11 +279,11 @@ def test_both_commands_are_killed_over_a_bucket_and_lose_nothing(
     archive = dict(invented_jobs(count))
     fill(bucket, archive)
     for command, done_by_then in ((REBUILD, rebuild.FOLDERS_AT_ONCE), (AUDIT, count)):
-        proxy.rule = held = Leases(list(archive)[-1])
+        proxy.rule = blocked = BlockedRequests(list(archive)[-1])
         with running(command, installation.environ, installation.folder) as process:
-            until(held.waiting.is_set, what="that it reads the last job")
+            until(blocked.waiting.is_set, what="that it reads the last job")
             process.kill()
-        held.let_go.set()
+        blocked.released.set()
         assert known(installation) == done_by_then, "whole transactions"
         done = installation.invoke(*command)
         assert (done.status, done.err) == (0, "")
@@ -297,12 +297,12 @@ def test_an_interrupted_rebuild_finishes_its_current_batch(
     on_s3(installation, s3_server, proxy, bucket)
     archive = dict(invented_jobs(2))
     fill(bucket, archive)
-    proxy.rule = held = Leases(next(iter(archive)))
+    proxy.rule = blocked = BlockedRequests(next(iter(archive)))
     with running((*REBUILD, "--jobs", "1"), installation.environ, installation.folder) as process:
-        until(held.waiting.is_set, what="that it reads the first job")
+        until(blocked.waiting.is_set, what="that it reads the first job")
         process.process.send_signal(signal.SIGINT)
         until(partial(has_arrived, process.pid, signal.SIGINT), what="that the signal has arrived")
-        held.let_go.set()
+        blocked.released.set()
         assert process.process.wait(LIMIT) == 130
         assert "restored 1 job with 1 picture" in process.output()
         assert last(process.output()) == "stopped; run `receiver rebuild` again to go on"

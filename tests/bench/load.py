@@ -67,7 +67,7 @@ class Load:
         started = time.perf_counter()
         for number, connection in list(busy.items()):
             poll.register(number, select.EPOLLIN)
-            self._go_on(busy, connection)
+            self._continue(busy, connection)
         while busy:
             for number, _ in poll.poll(30):
                 self._hear(busy, busy[number])
@@ -81,9 +81,9 @@ class Load:
         self.statuses[status] += 1
         if status == 200:
             self.acknowledged.append(connection.place)
-        self._go_on(busy, connection)
+        self._continue(busy, connection)
 
-    def _go_on(self, busy: dict[int, Connection], connection: Connection) -> None:
+    def _continue(self, busy: dict[int, Connection], connection: Connection) -> None:
         """Send the next request on a free connection, or close it when there is none."""
         start = self._next * self._size
         if start >= len(self._requests):

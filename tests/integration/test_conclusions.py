@@ -33,7 +33,7 @@ def test_a_job_ends_as_its_assets_did(
     message: str,
 ) -> None:
     ref = harness.ended(*ends)
-    (job,) = harness.looks(ref)
+    (job,) = harness.reconcile_until_final(ref)
     assert (job.state, job.reason, job.message) == (state, reason, message)
     assert harness.books.event_types(ref) == ["asset.archived"] * ends.count(PICTURE) + [
         f"job.{state}"
@@ -51,11 +51,11 @@ def test_an_archive_that_is_away_delays_the_end_and_no_more(harness: ReconcileHa
     ref = harness.ended(PICTURE)
     harness.root.write_text("a file where a directory should be")
     for _ in range(3):
-        waiting = harness.look(ref)
+        waiting = harness.reconcile(ref)
         assert (waiting.state, waiting.claim) == (JobState.ARCHIVING, None)
         assert waiting.due_at == harness.books.clock.now + ARCHIVE_PAUSE
     harness.root.unlink()
-    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.reconcile(ref).state is JobState.ARCHIVED
     assert harness.manifest(ref)
 
 
@@ -65,7 +65,7 @@ def test_the_manifest_is_written_before_the_event_of_the_end(harness: ReconcileH
     harness.store.before_manifest = lambda: seen.append(
         (harness.books.job(ref).state, harness.books.event_types(ref))
     )
-    harness.look(ref)
+    harness.reconcile(ref)
     assert seen == [(JobState.ARCHIVING, ["asset.archived"])]
 
 
@@ -77,9 +77,9 @@ def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(
         harness.books.claims.take_over(),
         harness.books.jobs.claim(1),
     ]
-    assert harness.look(ref).state is JobState.ARCHIVING
+    assert harness.reconcile(ref).state is JobState.ARCHIVING
     harness.store.before_manifest = bool
-    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.reconcile(ref).state is JobState.ARCHIVED
     assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
@@ -88,9 +88,9 @@ def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: Reconcile
     task_id = harness.books.job(ref).provider_id
     harness.books.deliver(ref, running(task_id, 30))
     harness.books.clock.advance(0.1234)
-    harness.look(ref)
+    harness.reconcile(ref)
     harness.books.deliver(ref, running(task_id, 40))
-    harness.bring_home(ref)
+    harness.archive(ref)
     manifest, job = harness.manifest(ref), harness.books.job(ref)
     assert manifest is not None
     assert job.state is JobState.ARCHIVED
@@ -143,8 +143,8 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
     harness: ReconcileHarness,
 ) -> None:
     ref = harness.posted()
-    harness.look(ref)
-    harness.bring_home(ref)
+    harness.reconcile(ref)
+    harness.archive(ref)
     assert harness.books.job(ref).state is JobState.ARCHIVED
     before = harness.manifest(ref)
     # As if the ledger had been lost, and a late callback had made the new one adopt the job.
@@ -159,7 +159,7 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
     change = update(tables.jobs).where(tables.jobs.c.ref == ref).values(adopted)
     for statement in (change, delete(tables.events).where(tables.events.c.type == "job.archived")):
         harness.books.database.write(partial(Connection.execute, statement=statement))
-    assert harness.look(ref).state is JobState.ARCHIVED
+    assert harness.reconcile(ref).state is JobState.ARCHIVED
     assert harness.manifest(ref) == before
 
 

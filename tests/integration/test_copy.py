@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @pytest.fixture
-def here(sqlite_url: str) -> Iterator[Books]:
+def source(sqlite_url: str) -> Iterator[Books]:
     """Open a ledger on SQLite with rows in every table."""
     with opened(sqlite_url) as books:
         Outbox(books.database, books.clock).register(["log:"])
@@ -48,7 +48,7 @@ def here(sqlite_url: str) -> Iterator[Books]:
 
 
 @pytest.fixture
-def there(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[Books]:
+def target(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[Books]:
     """Open an empty ledger on PostgreSQL."""
     empty(migrated_postgres)
     url = postgres_server.make_database(template=migrated_postgres)
@@ -57,9 +57,9 @@ def there(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[B
     postgres_server.drop_database(url)
 
 
-def copied(here: Books, there: Books) -> tuple[int, int, int]:
+def copied(source: Books, target: Books) -> tuple[int, int, int]:
     """Copy; return how many rows were new, changed and deleted."""
-    done = copy.copy(here.database, there.database, lambda *_: None)
+    done = copy.copy(source.database, target.database, lambda *_: None)
     return done.new, done.changed, done.gone
 
 
@@ -69,52 +69,54 @@ def everything(books: Books) -> dict[str, set[tuple[object, ...]]]:
 
 
 def test_a_copy_is_row_by_row_the_same_and_finds_nothing_the_second_time(
-    here: Books, there: Books
+    source: Books, target: Books
 ) -> None:
-    copy.begin(there.database)
-    new, changed, gone = copied(here, there)
-    rows = sum(map(len, here.everything().values()))
+    copy.begin(target.database)
+    new, changed, gone = copied(source, target)
+    rows = sum(map(len, source.everything().values()))
     assert (new, changed, gone) == (rows, 0, 0)
-    assert min(len(here.everything()[table.name]) for table in job_tables) > 0, (
+    assert min(len(source.everything()[table.name]) for table in job_tables) > 0, (
         "a table of which nothing was copied proves nothing"
     )
-    assert everything(here) == everything(there)
-    assert copied(here, there) == (0, 0, 0)
-    copy.finish(there.database)
-    schema.require_current(there.database)
-    assert here.totals.audit() == there.totals.audit()
+    assert everything(source) == everything(target)
+    assert copied(source, target) == (0, 0, 0)
+    copy.finish(target.database)
+    schema.require_current(target.database)
+    assert source.totals.audit() == target.totals.audit()
 
 
 def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run(
-    here: Books, there: Books, monkeypatch: pytest.MonkeyPatch
+    source: Books, target: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)
-    withdrawn = here.submitting()
-    copied(here, there)
-    here.jobs.withdraw(withdrawn)
-    here.deliver(here.waiting("task-9"), running("task-9"))
-    (ref,) = [job.ref for job in here.queries.jobs() if job.provider_id == "task-5"]
-    here.deliver(ref, succeeded(provider_id="task-5"))
-    here.execute("DELETE FROM hints WHERE provider_id = 'task-A'")
-    here.execute("UPDATE deliveries SET body = x'' WHERE id = 1")
-    new, changed, gone = copied(here, there)
+    withdrawn = source.submitting()
+    copied(source, target)
+    source.jobs.withdraw(withdrawn)
+    source.deliver(source.waiting("task-9"), running("task-9"))
+    (ref,) = [job.ref for job in source.queries.jobs() if job.provider_id == "task-5"]
+    source.deliver(ref, succeeded(provider_id="task-5"))
+    source.execute("DELETE FROM hints WHERE provider_id = 'task-A'")
+    source.execute("UPDATE deliveries SET body = x'' WHERE id = 1")
+    new, changed, gone = copied(source, target)
     assert (new > 3, changed > 1, gone) == (True, True, 2)
-    assert everything(here) == everything(there)
+    assert everything(source) == everything(target)
 
 
 def test_a_copy_that_is_interrupted_anywhere_continues_later(
-    here: Books, there: Books, monkeypatch: pytest.MonkeyPatch
+    source: Books, target: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)
     for writes in (1, 3, 7):
         with pytest.raises(LedgerError):
-            copy.copy(here.database, _Mortal(there, writes), lambda *_: None)
-    assert 0 < sum(copy.counts(there.database).values()) < sum(copy.counts(here.database).values())
-    copied(here, there)
-    assert everything(here) == everything(there)
+            copy.copy(source.database, _FailingDatabase(target, writes), lambda *_: None)
+    assert (
+        0 < sum(copy.counts(target.database).values()) < sum(copy.counts(source.database).values())
+    )
+    copied(source, target)
+    assert everything(source) == everything(target)
 
 
-class _Mortal:
+class _FailingDatabase:
     """A database that fails after a number of writes."""
 
     def __init__(self, books: Books, writes: int) -> None:
@@ -130,42 +132,42 @@ class _Mortal:
     def close(self) -> None: ...
 
 
-def test_new_rows_are_numbered_after_those_that_were_copied(here: Books, there: Books) -> None:
-    copied(here, there)
-    copy.finish(there.database)
-    there.clock.advance(10)
-    there.failed("task-99")
+def test_new_rows_are_numbered_after_those_that_were_copied(source: Books, target: Books) -> None:
+    copied(source, target)
+    copy.finish(target.database)
+    target.clock.advance(10)
+    target.failed("task-99")
     for name in ("deliveries", "events"):
         numbers = [
             row.id
-            for row in there.database.read(
+            for row in target.database.read(
                 lambda c, name=name: c.execute(select(metadata.tables[name].c.id)).all()  # type: ignore[misc]
             )
         ]
-        before = here.database.read(
+        before = source.database.read(
             lambda c, name=name: c.execute(text(f"SELECT max(id) FROM {name}")).scalar()  # type: ignore[misc]  # noqa: S608 - a name of ours
         )
         assert before + 1 in numbers
 
 
 def test_row_numbers_that_were_given_a_second_time_are_copied_as_the_other_rows_they_now_are(
-    here: Books, there: Books
+    source: Books, target: Books
 ) -> None:
-    first = go_on(here, "first")
-    copied(here, there)
+    first = continue_work(source, "first")
+    copied(source, target)
     numbers = {
-        name: max(row[0] for row in here.everything()[name])
+        name: max(row[0] for row in source.everything()[name])
         for name in ("deliveries", "events", "attempts")
     }
-    forget(here, first)
-    go_on(here, "second")
-    assert numbers == {name: max(row[0] for row in here.everything()[name]) for name in numbers}
-    assert copied(here, there)[2] > 0
-    assert everything(here) == everything(there)
-    assert copied(here, there) == (0, 0, 0)
+    forget(source, first)
+    continue_work(source, "second")
+    assert numbers == {name: max(row[0] for row in source.everything()[name]) for name in numbers}
+    assert copied(source, target)[2] > 0
+    assert everything(source) == everything(target)
+    assert copied(source, target) == (0, 0, 0)
 
 
-def go_on(books: Books, name: str) -> str:
+def continue_work(books: Books, name: str) -> str:
     """Add rows to every table; return the oldest ref of the new jobs."""
     books.clock.advance(1)
     ref = books.archiving(2, f"{name}-1")
@@ -184,32 +186,34 @@ def forget(books: Books, ref: str) -> None:
     books.execute("UPDATE destinations SET cursor = (SELECT max(id) FROM events)")
 
 
-def test_what_is_there_no_more_goes_in_batches(here: Books, there: Books) -> None:
-    first, *_ = [go_on(here, f"gone-{number}") for number in range(5)]
-    copied(here, there)
-    forget(here, first)
-    counted = _Mortal(there, 100)
-    assert copy.copy(here.database, counted, lambda *_: None).gone >= 40
+def test_what_is_there_no_more_goes_in_batches(source: Books, target: Books) -> None:
+    first, *_ = [continue_work(source, f"gone-{number}") for number in range(5)]
+    copied(source, target)
+    forget(source, first)
+    counted = _FailingDatabase(target, 100)
+    assert copy.copy(source.database, counted, lambda *_: None).gone >= 40
     assert 100 - counted.left <= len(job_tables)
-    assert everything(here) == everything(there)
+    assert everything(source) == everything(target)
 
 
-def test_a_copy_that_cannot_follow_the_original_says_what_to_do(here: Books, there: Books) -> None:
-    first, second = here.waiting("one"), here.waiting("other")
-    copied(here, there)
+def test_a_copy_that_cannot_follow_the_original_says_what_to_do(
+    source: Books, target: Books
+) -> None:
+    first, second = source.waiting("one"), source.waiting("other")
+    copied(source, target)
     for ref, name in ((first, None), (second, "one"), (first, "other")):
-        here.execute("UPDATE jobs SET provider_id = :name WHERE ref = :ref", name=name, ref=ref)
+        source.execute("UPDATE jobs SET provider_id = :name WHERE ref = :ref", name=name, ref=ref)
     with pytest.raises(
         ReceiverError, match=r"uq_jobs_provider_id.*empty the database at DATABASE_URL"
     ):
-        copied(here, there)
+        copied(source, target)
 
 
 def test_no_batch_reads_the_whole_original(
-    here: Books, there: Books, monkeypatch: pytest.MonkeyPatch
+    source: Books, target: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)
-    assert isinstance(here.database, SqliteDatabase)
+    assert isinstance(source.database, SqliteDatabase)
     asked: dict[str, object] = {}
 
     def note(
@@ -217,13 +221,13 @@ def test_no_batch_reads_the_whole_original(
     ) -> None:
         asked[statement] = values
 
-    event.listen(here.database._reader, "before_cursor_execute", note)
-    copied(here, there)
-    here.execute("UPDATE assets SET attempts = 7")
-    assert copied(here, there)[1] > 0
-    event.remove(here.database._reader, "before_cursor_execute", note)
+    event.listen(source.database._reader, "before_cursor_execute", note)
+    copied(source, target)
+    source.execute("UPDATE assets SET attempts = 7")
+    assert copied(source, target)[1] > 0
+    event.remove(source.database._reader, "before_cursor_execute", note)
     plans = {
-        statement: plan(here, statement, values)
+        statement: plan(source, statement, values)
         for statement, values in asked.items()
         if "WHERE" in statement
     }
@@ -243,30 +247,30 @@ def plan(books: Books, statement: str, values: Any) -> str:
     return "\n".join(str(row[-1]) for row in rows)
 
 
-def test_a_ledger_with_jobs_of_its_own_is_not_copied_over(here: Books, there: Books) -> None:
-    there.submitting()
+def test_a_ledger_with_jobs_of_its_own_is_not_copied_over(source: Books, target: Books) -> None:
+    target.submitting()
     with pytest.raises(ReceiverError, match="has jobs of its own"):
-        copy.begin(there.database)
-    assert len(here.queries.jobs()) == 6
+        copy.begin(target.database)
+    assert len(source.queries.jobs()) == 6
 
 
-def test_a_half_copy_is_refused_until_it_is_declared_whole(here: Books, there: Books) -> None:
-    copy.begin(there.database)
-    copied(here, there)
+def test_a_half_copy_is_refused_until_it_is_declared_whole(source: Books, target: Books) -> None:
+    copy.begin(target.database)
+    copied(source, target)
     with pytest.raises(LedgerError, match="not whole yet"):
-        schema.require_current(there.database)
-    copy.begin(there.database)  # to go on
-    copy.finish(there.database)
-    schema.require_current(there.database)
+        schema.require_current(target.database)
+    copy.begin(target.database)  # to go on
+    copy.finish(target.database)
+    schema.require_current(target.database)
 
 
 # The command.
 
 
 @pytest.fixture
-def environ(there: Books, tmp_path: Path) -> dict[str, str]:
+def environ(target: Books, tmp_path: Path) -> dict[str, str]:
     """Return the variables of the new service."""
-    url = there.database._engine.url.difference_update_query(["connect_timeout"])  # type: ignore[attr-defined]
+    url = target.database._engine.url.difference_update_query(["connect_timeout"])  # type: ignore[attr-defined]
     address = url.set(drivername="postgresql", query={"host": url.query["host"]}).render_as_string(
         hide_password=False
     )
@@ -288,27 +292,27 @@ def move(sqlite_url: str, environ: dict[str, str], folder: Path) -> Finished:
 
 
 @pytest.fixture
-def left(here: Books, tmp_path: Path) -> Books:
+def closed_source(source: Books, tmp_path: Path) -> Books:
     """Create a ledger that no process has open, and the secret beside it."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "callback").write_text("the-old-secret-of-theirs\n")
-    here.database.close()
-    return here
+    source.database.close()
+    return source
 
 
 def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
-    left: Books, there: Books, sqlite_url: str, environ: dict[str, str], tmp_path: Path
+    closed_source: Books, target: Books, sqlite_url: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     refused = move(sqlite_url, environ, tmp_path)
     assert (refused.status, "CALLBACK_SECRETS: must include the secret" in refused.err) == (2, True)
     done = move(sqlite_url, environ | BOTH, tmp_path)
     assert (done.status, "both sides are equal" in done.out, done.err) == (0, True, ""), done
-    assert everything(left) == everything(there)
+    assert everything(closed_source) == everything(target)
     with closing(
         open_database(environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
     ) as database:
         schema.require_current(database)
-    assert len(there.queries.jobs(state=JobState.ARCHIVED)) == 1
+    assert len(target.queries.jobs(state=JobState.ARCHIVED)) == 1
 
 
 def is_ready(service: Running, port: int) -> bool:
@@ -324,7 +328,7 @@ def is_ready(service: Running, port: int) -> bool:
 @pytest.mark.parametrize(
     ("command", "data"), [(["receiver", "worker"], "elsewhere"), (WEB, ".")], ids=["worker", "web"]
 )
-@pytest.mark.usefixtures("left")
+@pytest.mark.usefixtures("closed_source")
 def test_no_copy_is_whole_while_anybody_has_the_ledger_open_wherever_its_data_dir_is(
     command: list[str], data: str, sqlite_url: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
@@ -339,7 +343,7 @@ def test_no_copy_is_whole_while_anybody_has_the_ledger_open_wherever_its_data_di
     assert (done.status, "both sides are equal" in done.out) == (0, True), done
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("source")
 def test_a_copy_made_while_a_worker_of_an_earlier_release_works_is_not_whole(
     sqlite_url: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
@@ -348,7 +352,7 @@ def test_a_copy_made_while_a_worker_of_an_earlier_release_works_is_not_whole(
         assert move(sqlite_url, environ, tmp_path).status == 1
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("source")
 def test_a_secret_that_does_not_lie_beside_the_ledger_is_pointed_out(
     sqlite_url: str, environ: dict[str, str], tmp_path: Path
 ) -> None:

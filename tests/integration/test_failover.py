@@ -43,11 +43,11 @@ def cut_at_random(url: str) -> Iterator[None]:
     """Cut some connections to a ledger again and again, until the block ends."""
     over = threading.Event()
 
-    def go_on() -> None:
+    def cut_connections() -> None:
         while not over.wait(random.uniform(0.01, 0.1)):  # noqa: S311 - no secret
             cut(url, CUT_ONE)
 
-    cutter = threading.Thread(target=go_on)
+    cutter = threading.Thread(target=cut_connections)
     cutter.start()
     try:
         yield

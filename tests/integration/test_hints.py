@@ -16,7 +16,7 @@ def test_a_hint_that_is_not_confirmed_is_dropped_after_some_attempts(
     harness.books.hints.add("never-heard-of")
     for _ in range(MOST_HINT_ATTEMPTS):
         assert harness.books.queries.next_due("hints") == harness.books.clock.now
-        harness.look_into_hint()
+        harness.verify_hint()
         harness.books.clock.advance(TIMING.poll_interval)
     assert harness.books.queries.next_due("hints") is None
     assert harness.books.queries.jobs() == []
@@ -36,7 +36,7 @@ def test_an_answer_that_is_no_report_confirms_no_hint(
 ) -> None:
     harness.asks(Provider(answer))
     harness.books.hints.add("task-1")
-    harness.look_into_hint()
+    harness.verify_hint()
     assert harness.books.queries.jobs() == []
     assert harness.books.queries.next_due("hints") == harness.books.clock.now + TIMING.poll_interval
 
@@ -58,7 +58,7 @@ def test_a_hint_whose_job_is_known_meanwhile_makes_no_second_job(
 
     harness.asks(Provider(answer_slowly))
     harness.books.hints.add("task-1")
-    harness.look_into_hint()
+    harness.verify_hint()
     assert [job.ref for job in harness.books.queries.jobs()] == [ref]
     assert harness.books.queries.next_due("hints") is None
 
@@ -68,14 +68,14 @@ def test_a_confirmed_hint_becomes_a_job_and_what_is_archived_comes_from_the_read
 ) -> None:
     task_id = harness.ordered()
     harness.books.hints.add(task_id)
-    harness.look_into_hint()
+    harness.verify_hint()
     (job,) = harness.books.queries.jobs()
     assert (job.state, job.provider_id, job.base_url) == (
         JobState.ARCHIVING,
         task_id,
         harness.sandbox.url,
     )
-    (asset,) = harness.bring_home(job.ref)
+    (asset,) = harness.archive(job.ref)
     assert asset.sha256 == harness.sandbox.task(task_id)["files"][0]["sha256"]
     assert harness.books.job(job.ref).state is JobState.ARCHIVED
     assert harness.books.queries.next_due("hints") is None
@@ -86,13 +86,13 @@ def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(
 ) -> None:
     task_id = harness.ordered(delay=0.3)
     harness.books.hints.add(task_id)
-    harness.look_into_hint()
+    harness.verify_hint()
     (job,) = harness.books.queries.jobs()
     assert (job.state, job.provider_id) == (JobState.WAITING, task_id)
     until(
         lambda: harness.sandbox.task(task_id)["status"] == "succeeded", what="the end of the task"
     )
-    assert harness.look(job.ref).state is JobState.ARCHIVING
-    harness.bring_home(job.ref)
+    assert harness.reconcile(job.ref).state is JobState.ARCHIVING
+    harness.archive(job.ref)
     assert harness.books.job(job.ref).state is JobState.ARCHIVED
     assert harness.books.totals.audit().ok

@@ -115,14 +115,14 @@ def test_it_stops_at_once_while_postgresql_is_unavailable() -> None:
 def test_threads_may_notify_while_it_stops() -> None:
     notifier, over, errors = PostgresNotifier("host=/nonexistent", NoWatch()), threading.Event(), []
 
-    def go_on_notifying() -> None:
+    def notify_until_over() -> None:
         try:
             while not over.is_set():
                 notifier.notify()
         except OSError as error:
             errors.append(error)
 
-    thread = threading.Thread(target=go_on_notifying)
+    thread = threading.Thread(target=notify_until_over)
     thread.start()
     for _ in range(20):
         with notifier.listen():

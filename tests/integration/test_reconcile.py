@@ -27,7 +27,7 @@ def test_no_such_task_means_not_yet_at_first_and_gone_when_it_is_said_again_and_
     harness: ReconcileHarness, api: Api
 ) -> None:
     ref = harness.posted(api, mode=Mode.POLL, result="gone")
-    *young, gone = harness.looks(ref)
+    *young, gone = harness.reconcile_until_final(ref)
     assert [job.state for job in young] == [JobState.WAITING] * (MOST_UNKNOWN - 1)
     assert young[0].due_at is not None
     assert young[0].due_at - young[0].submitted_at <= NOT_YET
@@ -44,9 +44,9 @@ def test_within_its_first_minute_no_task_is_gone_however_often_it_is_denied(
         harness.books.execute(
             "UPDATE jobs SET due_at = :now WHERE ref = :ref", now=harness.books.clock.now, ref=ref
         )
-        assert harness.look(ref).state is JobState.WAITING
+        assert harness.reconcile(ref).state is JobState.WAITING
     harness.books.clock.advance(NOT_YET + 1)
-    assert harness.look(ref).state is JobState.EXPIRED
+    assert harness.reconcile(ref).state is JobState.EXPIRED
 
 
 def test_a_task_the_provider_knew_a_moment_ago_is_not_gone_when_it_is_denied_once(
@@ -55,7 +55,7 @@ def test_a_task_the_provider_knew_a_moment_ago_is_not_gone_when_it_is_denied_onc
     unknown = NoSuchTaskError("no such task")
     harness.asks(Provider(running(), running(), running(), unknown, succeeded()))
     ref = harness.books.waiting()
-    assert [harness.look(ref).state for _ in range(5)] == [JobState.WAITING] * 4 + [
+    assert [harness.reconcile(ref).state for _ in range(5)] == [JobState.WAITING] * 4 + [
         JobState.ARCHIVING
     ]
 
@@ -64,7 +64,7 @@ def test_a_gateway_in_trouble_is_asked_again_and_again(harness: ReconcileHarness
     ref = harness.posted(result={"mode": "gateway", "times": 4})
     begin = harness.books.job(ref).due_at
     assert begin is not None
-    looked = [harness.look(ref) for _ in range(5)]
+    looked = [harness.reconcile(ref) for _ in range(5)]
     assert [job.state for job in looked] == [JobState.WAITING] * 4 + [JobState.ARCHIVING]
     interval = TIMING.poll_interval
     assert pauses(looked[:4], begin) == [interval, 2 * interval, 4 * interval, 4 * interval]
@@ -72,7 +72,7 @@ def test_a_gateway_in_trouble_is_asked_again_and_again(harness: ReconcileHarness
 
 def test_a_task_under_way_is_asked_about_less_and_less_often(harness: ReconcileHarness) -> None:
     ref = harness.posted(delay=1000)
-    looked = [harness.look(ref) for _ in range(5)]
+    looked = [harness.reconcile(ref) for _ in range(5)]
     assert {job.state for job in looked} == {JobState.WAITING}
     interval = TIMING.poll_interval
     begin = looked[0].submitted_at + TIMING.poll_after
@@ -104,7 +104,7 @@ def test_at_the_deadline_there_is_one_last_poll_and_the_end_says_what_a_person_c
     harness.asks(provider)
     ref = harness.books.waiting()
     harness.books.clock.advance(TIMING.job_timeout)
-    job = harness.look(ref)
+    job = harness.reconcile(ref)
     assert (provider.asked, job.state) == (1, JobState.EXPIRED)
     assert job.message.startswith("no result within 3600 s (")
     assert job.message.endswith(
@@ -116,14 +116,14 @@ def test_at_the_deadline_there_is_one_last_poll_and_the_end_says_what_a_person_c
 def test_a_result_found_by_the_last_poll_counts(harness: ReconcileHarness) -> None:
     ref = harness.posted()
     harness.books.clock.advance(TIMING.job_timeout)
-    assert harness.look(ref).state is JobState.ARCHIVING
+    assert harness.reconcile(ref).state is JobState.ARCHIVING
 
 
 def test_a_job_whose_submit_answer_and_callback_are_lost_expires_at_its_deadline(
     harness: ReconcileHarness,
 ) -> None:
     ref = harness.books.submitting()
-    (expired,) = harness.looks(ref)
+    (expired,) = harness.reconcile_until_final(ref)
     assert harness.books.clock.now == expired.deadline_at
     assert (expired.state, expired.provider_id) == (JobState.EXPIRED, None)
     assert "it may have been billed, look for it at the provider" in expired.message
@@ -134,7 +134,7 @@ def test_without_a_key_a_job_waits_for_its_callback_until_its_deadline(
 ) -> None:
     harness.asks(None)
     ref = harness.books.waiting()
-    waiting, expired = harness.looks(ref)
+    waiting, expired = harness.reconcile_until_final(ref)
     assert (waiting.state, waiting.due_at) == (JobState.WAITING, waiting.deadline_at)
     assert (expired.state, "GRSAI_API_KEY is not set" in expired.message) == (
         JobState.EXPIRED,
@@ -146,7 +146,7 @@ def test_success_without_a_url_is_asked_once_more_and_then_a_failure(
     harness: ReconcileHarness,
 ) -> None:
     ref = harness.posted(result="no_url")
-    waiting, lost = harness.looks(ref)
+    waiting, lost = harness.reconcile_until_final(ref)
     assert (waiting.state, lost.state, lost.reason) == (
         JobState.WAITING,
         JobState.FAILED,
@@ -160,7 +160,7 @@ def test_a_callback_without_a_url_has_the_result_asked_at_once(harness: Reconcil
     ref = harness.posted()
     harness.books.deliver(ref, succeeded("", provider_id=harness.books.job(ref).provider_id))
     assert harness.books.job(ref).due_at == harness.books.clock.now
-    assert harness.look(ref).state is JobState.ARCHIVING
+    assert harness.reconcile(ref).state is JobState.ARCHIVING
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_callback_without_a_url_has_the_result_asked_at_once(harness: Reconcil
 def test_a_failure_found_by_a_poll_is_the_job_s_end(
     harness: ReconcileHarness, api: Api, fail: str, reason: Reason
 ) -> None:
-    (job,) = harness.looks(harness.posted(api, fail=fail))
+    (job,) = harness.reconcile_until_final(harness.posted(api, fail=fail))
     assert (job.state, job.reason) == (JobState.FAILED, reason)
 
 
@@ -206,7 +206,7 @@ def test_a_callback_that_comes_during_a_poll_decides(
 
     harness.asks(Provider(answer_slowly))
     harness.books.clock.advance(TIMING.job_timeout if late else 0)
-    job = harness.look(ref)
+    job = harness.reconcile(ref)
     assert (job.state, job.claim) == (JobState.ARCHIVING, None)
     assert [asset.url for asset in harness.books.assets_of(ref)] == urls(1, "callback")
     assert harness.books.verdicts(ref) == ["ended", verdict]
@@ -223,7 +223,7 @@ def test_a_callback_that_comes_while_the_provider_cannot_be_asked_decides(
 
     harness.asks(Provider(fail_slowly))
     harness.books.clock.advance(TIMING.job_timeout)
-    assert harness.look(ref).state is JobState.FAILED
+    assert harness.reconcile(ref).state is JobState.FAILED
 
 
 # Results whose URLs die
@@ -242,16 +242,16 @@ def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_u
     ref = harness.books.archiving(2)
     begin = harness.books.job(ref).due_at
     assert begin == harness.books.clock.now + 0.75 * TIMING.url_lifetime
-    assert harness.look(ref).due_at == begin + TIMING.poll_interval
+    assert harness.reconcile(ref).due_at == begin + TIMING.poll_interval
     assert "job.at_risk" in harness.books.event_types(ref)
-    harness.look(ref)
+    harness.reconcile(ref)
     assert [asset.url for asset in harness.books.assets_of(ref)] == urls(2, "first")
-    harness.look(ref)
+    harness.reconcile(ref)
     assert [(asset.url, asset.due_at) for asset in harness.books.assets_of(ref)] == [
         (url, harness.books.clock.now) for url in urls(2, "fresh")
     ]
     harness.books.clock.advance(TIMING.url_lifetime)
-    harness.look(ref)
+    harness.reconcile(ref)
     assert harness.books.event_types(ref) == ["job.at_risk"]
     (event,) = harness.books.events.after()
     message = json.loads(event["payload"])["message"]
@@ -265,15 +265,15 @@ def test_an_operator_s_retry_opens_a_round_in_which_the_risk_is_announced_again(
 ) -> None:
     harness.asks(Provider(ProviderUnavailableError("down")))
     ref = harness.books.archiving()
-    harness.look(ref)
+    harness.reconcile(ref)
     (claimed,) = harness.books.assets.claim(1)
     harness.books.assets.give_up(claimed, AssetState.EXPIRED, "too late")
-    assert harness.look(ref).state is JobState.EXPIRED
+    assert harness.reconcile(ref).state is JobState.EXPIRED
     harness.books.operator.retry(ref)
-    harness.look(ref)
+    harness.reconcile(ref)
     assert harness.books.event_types(ref).count("job.at_risk") == 1
     harness.books.clock.advance(TIMING.url_lifetime)
-    harness.look(ref)
+    harness.reconcile(ref)
     assert harness.books.event_types(ref) == ["job.at_risk", "job.expired", "job.at_risk"]
 
 
@@ -281,13 +281,13 @@ def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived
     harness: ReconcileHarness,
 ) -> None:
     ref = harness.posted(file="expired")
-    harness.look(ref)
+    harness.reconcile(ref)
     for _ in range(3):
-        (dead,) = harness.bring_home(ref)
+        (dead,) = harness.archive(ref)
         assert dead.due_at is not None
         harness.books.clock.now = dead.due_at
-    assert harness.look(ref).state is JobState.ARCHIVING
-    (asset,) = harness.bring_home(ref)
+    assert harness.reconcile(ref).state is JobState.ARCHIVING
+    (asset,) = harness.archive(ref)
     assert asset.state is AssetState.ARCHIVED
     assert harness.books.job(ref).state is JobState.ARCHIVED
     assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
@@ -302,9 +302,9 @@ def test_a_job_whose_callback_is_lost_is_polled_and_archived(
 ) -> None:
     ref = harness.posted(api, variants=2)
     begin = harness.books.clock.now
-    assert harness.look(ref).state is JobState.ARCHIVING
+    assert harness.reconcile(ref).state is JobState.ARCHIVING
     assert harness.books.clock.now == begin + TIMING.poll_after
-    assert {asset.state for asset in harness.bring_home(ref)} == {AssetState.ARCHIVED}
+    assert {asset.state for asset in harness.archive(ref)} == {AssetState.ARCHIVED}
     assert harness.books.job(ref).state is JobState.ARCHIVED
     assert [delivery.source for delivery in harness.books.queries.deliveries(ref)] == [Source.POLL]
     assert harness.books.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]

@@ -191,8 +191,8 @@ def test_results_beyond_the_limit_are_reported(books: Books) -> None:
 def test_an_archived_job_with_fewer_pictures_says_so(harness: ReconcileHarness) -> None:
     ref = harness.posted(variants=1)
     harness.books.execute("UPDATE jobs SET requested = 2 WHERE ref = :ref", ref=ref)
-    harness.look(ref)
-    harness.bring_home(ref)
+    harness.reconcile(ref)
+    harness.archive(ref)
     job = harness.books.job(ref)
     assert (job.state, job.message) == (
         JobState.ARCHIVED,

@@ -53,13 +53,22 @@ def video(*tracks: bytes, brand: bytes = b"isom", end: bytes = box(b"mdat", byte
     )
 
 
-def avif(*inside: bytes, sizes: tuple[tuple[int, int], ...] = (SIZE,), end: bytes = b"") -> bytes:
-    """Make an AVIF file."""
+def avif(
+    *inside: bytes,
+    sizes: tuple[tuple[int, int], ...] = (SIZE,),
+    end: bytes = b"",
+    place: tuple[int, int, int] = (1, 0, 1),
+) -> bytes:
+    """Make an AVIF file. Its item is at ``place``: 0 in the file or 1 in idat, offset, length."""
+    method, offset, length = place
+    item = struct.pack(">HHHHII", 1, method, 0, 1, offset, length)
+    iloc = box(b"iloc", b"\1\0\0\0", struct.pack(">HH", 0x4400, 1), item)
     ispe = [box(b"ispe", bytes(4), struct.pack(">II", *size)) for size in sizes]
     meta = box(
         b"meta",
         bytes(4),
         box(b"hdlr", bytes(25)),
+        iloc,
         box(b"iprp", box(b"ipco", box(b"pasp", bytes(8)), *ispe)),
         *inside,
     )
@@ -104,6 +113,7 @@ WEBP = ("image/webp", "webp")
 GIF = ("image/gif", "gif")
 AVIF = ("image/avif", "avif")
 MP4 = ("video/mp4", "mp4")
+MOV = ("video/quicktime", "mov")
 WEBM = ("video/webm", "webm")
 MANY = {"save_all": True, "append_images": FRAMES[1:]}
 
@@ -143,6 +153,11 @@ WHOLE = {
     "mp4": (video(track(0, 0), track(*SIZE)), MP4),
     "mp4 of long times": (video(track(*SIZE, version=1)), MP4),
     "mp4 with long boxes": (video(track(*SIZE), end=long_box(b"mdat", bytes(500))), MP4),
-    "quicktime that is also mp4": (video(track(*SIZE), brand=b"qt  "), MP4),
+    "quicktime that is also mp4": (video(track(*SIZE), brand=b"qt  "), MOV),
+    "quicktime without a brand": (video(track(*SIZE))[24:], MOV),
+    "3gp": (video(track(*SIZE), brand=b"3gp5"), ("video/3gpp", "3gp")),
+    "bmp": (drawn("BMP"), ("image/bmp", "bmp")),
+    "bmp with a palette": (drawn("BMP", mode="P"), ("image/bmp", "bmp")),
     "webm": (webm(), WEBM),
+    "matroska": (webm(kind=b"matroska"), ("video/x-matroska", "mkv")),
 }

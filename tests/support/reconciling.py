@@ -109,7 +109,7 @@ class ReconcileHarness:
         self.books.jobs.record_accepted(ref, self.ordered(api, variants, **script))
         return ref
 
-    def look(self, ref: str) -> Job:
+    def reconcile(self, ref: str) -> Job:
         """Reconcile a job when it is due; return it afterwards."""
         job = self.books.job(ref)
         assert job.due_at is not None
@@ -118,20 +118,20 @@ class ReconcileHarness:
         self.reconciler.reconcile_job(claimed)
         return self.books.job(ref)
 
-    def looks(self, ref: str) -> Iterator[Job]:
+    def reconcile_until_final(self, ref: str) -> Iterator[Job]:
         """Reconcile a job each time it is due until it is final; yield it after each time."""
-        job = self.look(ref)
+        job = self.reconcile(ref)
         yield job
         while job.finished_at is None:
-            job = self.look(ref)
+            job = self.reconcile(ref)
             yield job
 
-    def look_into_hint(self) -> None:
+    def verify_hint(self) -> None:
         """Verify the one hint that is due."""
         (claimed,) = self.books.hints.claim(2)
         self.reconciler.verify_hint(claimed)
 
-    def bring_home(self, ref: str) -> list[Asset]:
+    def archive(self, ref: str) -> list[Asset]:
         """Archive the due assets of a job."""
         policy = AddressPolicy.parse([f"127.0.0.1:{self.sandbox.port}"], ())
         archiver = self.books.archiver(

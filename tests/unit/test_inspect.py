@@ -3,6 +3,7 @@
 import struct
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,54 +33,23 @@ def test_a_whole_file_is_recognised_and_measured(
     kind: str, look: Callable[[bytes], Picture]
 ) -> None:
     content, (content_type, extension) = WHOLE[kind]
-    assert look(content) == Picture(content_type, extension, *SIZE)
-
-
-@pytest.mark.parametrize("kind", WHOLE)
-def test_a_file_cut_anywhere_is_not_the_picture(
-    kind: str, look: Callable[[bytes], Picture]
-) -> None:
-    content, _ = WHOLE[kind]
-    for length in {
-        *range(0, len(content), max(1, len(content) // 150)),
-        *range(min(64, len(content))),
-        *range(len(content) - 12, len(content)),
-    }:
-        with pytest.raises(NotThePictureError):
-            look(content[:length])
-
-
-def test_a_long_cut_says_so(look: Callable[[bytes], Picture]) -> None:
-    for kind in ("png", "jpeg", "webp", "gif", "avif", "mp4"):
-        with pytest.raises(NotThePictureError, match=r"cut short: .* ends"):
-            look(WHOLE[kind][0][:-20])
-
-
-@pytest.mark.parametrize("kind", ["png", "progressive jpeg", "webp", "animated gif"])
-def test_bytes_after_the_end_are_tolerated(kind: str, look: Callable[[bytes], Picture]) -> None:
-    content, _ = WHOLE[kind]
-    assert look(content + b"\r\n<!-- served by cdn -->" * 100).width == SIZE[0]
+    picture = look(content)
+    assert replace(picture, marks=()) == Picture(content_type, extension, *SIZE)
 
 
 def test_a_live_webm_file_of_unknown_sizes_is_cut_short_inside_an_element(
     look: Callable[[bytes], Picture],
 ) -> None:
     content = webm(UNKNOWN)
-    assert look(content) == Picture("video/webm", "webm", *SIZE)
+    assert look(content) == Picture("video/webm", "webm", *SIZE, open_ended=True)
     for length in (*range(1, 40), *range(len(content) - 310, len(content) - 5, 7)):
         with pytest.raises(NotThePictureError):
             look(content[:length])
 
 
-def test_matroska_without_the_profile_is_no_webm(look: Callable[[bytes], Picture]) -> None:
+def test_another_ebml_file_is_no_video(look: Callable[[bytes], Picture]) -> None:
     with pytest.raises(NotThePictureError, match="no WebM video"):
-        look(webm(kind=b"matroska"))
-
-
-@pytest.mark.parametrize("kind", ["avif", "mp4"])
-def test_bytes_after_the_last_box_are_not(kind: str, look: Callable[[bytes], Picture]) -> None:
-    with pytest.raises(NotThePictureError):
-        look(WHOLE[kind][0] + b"\r\n<!-- served by cdn -->")
+        look(webm(kind=b"audiobook"))
 
 
 def test_a_video_without_a_size_is_a_video(look: Callable[[bytes], Picture]) -> None:
@@ -147,7 +117,7 @@ def test_noise_after_a_good_beginning_never_raises_anything_else(
         (b"%PDF-1.7", "a PDF document"),
         (b"PK\x03\x04", "a ZIP archive"),
         (b"\x1f\x8b\x08", "gzip data"),
-        (b"BM\0\0", "a BMP picture"),
+        (b"BM\0\0", "an unusual BMP picture"),
         (b"II*\0", "a TIFF picture"),
         (b"\x7fELF\0", "an unknown kind of file"),
         (bytes(1000), "an unknown kind of file"),
@@ -192,10 +162,11 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
         (JPEG_START + b"\xff\xd9", "without a picture"),
         (b"\xff\xd8\xff\xda\0\2\xff\xd9", "without a picture"),
         (b"\xff\xd8\xff\xc0\0\x0b\x08" + struct.pack(">HH", 0, 5) + bytes(4), "5 x 0 pixels"),
-        (JPEG_START + b"\xff\xe0\0\1", "a segment of 1 bytes"),
-        (JPEG_START + b"\xff\xe0\0\2oops\xff\xd9", "no marker at byte"),
+        (JPEG_START + b"\xff\xdb\0\1", "a segment of 1 bytes"),
+        (JPEG_START + b"\xff\xe0\0\2oops\xff\xd9", "without a picture"),
+        (JPEG_START + b"\xff\xd8\xff", "another JPEG file begins"),
         (JPEG_START + b"\xff\xda\0\2" + b"\xff\0" * 50, "within a scan"),
-        (JPEG_START + b"\xff" * 1_000_000, "cut short|no marker"),
+        (JPEG_START + b"\xff" * 1_000_000, "cut short"),
         (JPEG_START + b"\xff\xe0\0\2" * MAX_PARTS, "more than .* segments"),
         (WEBP_START + b"VP8 " + struct.pack("<I", 18) + bytes(30), "broken header"),
         (WEBP_START + b"VP8L" + struct.pack("<I", 18) + bytes(30), "broken header"),
@@ -211,17 +182,19 @@ WEBP_START = b"RIFF" + struct.pack("<I", 30) + b"WEBP"
             "more than .* chunks",
         ),
         (b"GIF89a\5\0\5\0\0\0\0;", "without a picture"),
-        (b"GIF89a\0\0\5\0\0\0\0;", "0 x 5 pixels"),
+        (b"GIF89a\0\0\5\0\0\0\0;", "without a picture"),
         (b"GIF89a\5\0\5\0\0\0\0oops", "no block at byte 13"),
         (b"GIF89a\5\0\5\0\0\0\0" + b"!\xfe\0" * MAX_PARTS, "more than .* blocks"),
         (b"GIF89a\5\0\5\0\0\0\0!\xfe" + b"\1x" * 4_000_000, "more than .* sub-blocks"),
         (box(b"ftyp", b"avif") + box(b"mdat", b"x"), "without a picture"),
-        (avif(), "without a picture"),
-        (avif(box(b"idat"), sizes=((70_000, 5),)), "70000 x 5 pixels"),
+        (avif(), "cut short: an item"),
+        (avif(box(b"idat", b"x"), sizes=((70_000, 5),)), "70000 x 5 pixels"),
+        (avif(box(b"idat")), "cut short: an item"),
         (box(b"ftyp", b"isom") + box(b"mdat", b"x"), "without a video"),
         (video(end=b""), "without a video"),
-        (video(end=struct.pack(">I4s", 7, b"mdat")), "a box of 7 bytes"),
-        (video(end=struct.pack(">I4sQ", 1, b"mdat", 15)), "a box of 15 bytes"),
+        (video(end=struct.pack(">I4s", 7, b"mdat")), "without a video"),
+        (video(end=struct.pack(">I4sQ", 1, b"mdat", 15)), "without a video"),
+        (video(struct.pack(">I4s", 7, b"trak")), "a box of 7 bytes"),
         (video(end=struct.pack(">I4sQ", 1, b"mdat", (1 << 64) - 1)), "cut short: box b'mdat'"),
         (video(box(b"trak", box(b"tkhd", bytes(9)))[:-9]), "cut short"),
         (box(b"ftyp", b"isom") + box(b"free") * 100_000, "more than .* boxes"),

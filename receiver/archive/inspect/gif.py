@@ -5,6 +5,7 @@ import struct
 from receiver.archive.inspect.reader import (
     MAX_PARTS,
     Data,
+    Findings,
     check_dimensions,
     check_frames,
     read_fields,
@@ -13,27 +14,51 @@ from receiver.archive.inspect.reader import (
 from receiver.errors import NotThePictureError
 
 _SCREEN = struct.Struct("<6xHHB2x")  # width, height, flags
-_PICTURE = struct.Struct("<8xB")  # flags of an image descriptor
+_PICTURE = struct.Struct("<4xHHB")  # width, height and flags of an image descriptor
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
+_BLOCKS = frozenset({_EXTENSION, _IMAGE, _TRAILER})
+_CONTROL, _COMMENT, _APPLICATION = 0xF9, 0xFE, 0xFF  # kinds of extensions
+_APPLICATIONS = {b"XMP DataXMP": "xmp", b"C2PA_GIF\1\0\0": "c2pa"}
 _HAS_TABLE = 0x80
 _MAX_SUB_BLOCKS = 4_000_000  # of at most 255 bytes: 1 GB
 
 
-def measure(data: Data) -> tuple[int, int]:
+def measure(data: Data, found: Findings) -> tuple[int, int]:
     """Walk all blocks up to the trailer; return width and height in pixels."""
     width, height, flags = read_fields(_SCREEN, data, 0)
-    size = check_dimensions(width, height)
     at, drawn, left = 13 + _table(flags), 0, _MAX_SUB_BLOCKS
+    size, is_controlled = (width, height), False
     for _ in range(MAX_PARTS):
-        kind = _byte(data, at)
+        kind = _next_block(data, at, found, is_whole=drawn > 0 and not is_controlled)
         if kind == _TRAILER:
             if not drawn:
                 raise NotThePictureError("a GIF file without a picture in it")
-            return size
-        at, left = _sub_blocks(data, _contents(data, at, kind), left)
+            found.end = at + 1
+            return check_dimensions(*size)
+        if kind == _IMAGE and not all(size):
+            size = read_fields(_PICTURE, data, at + 1)[:2]  # browsers take the first frame's size
+        start = _contents(data, at, kind)
+        after, left = _sub_blocks(data, start, left)
+        if kind == _EXTENSION:
+            _mark(data, at, after, found)
+        # A control extension is the beginning of another frame.
+        is_controlled = kind == _EXTENSION and data[at + 1] == _CONTROL
         drawn += kind == _IMAGE
         check_frames(drawn)
+        at = after
     raise NotThePictureError(f"a GIF file of more than {MAX_PARTS} blocks")
+
+
+def _next_block(data: Data, at: int, found: Findings, *, is_whole: bool) -> int:
+    """Return the kind of block at an offset; the trailer if a file of whole frames ends there."""
+    if at == len(data) and is_whole:
+        found.unfinished = "the end of the GIF file (its trailer) is missing"
+        return _TRAILER
+    kind = _byte(data, at)
+    if kind not in _BLOCKS and is_whole:
+        found.tolerate("stray bytes in place of the GIF file's trailer")
+        return _TRAILER
+    return kind
 
 
 def _contents(data: Data, at: int, kind: int) -> int:
@@ -41,7 +66,7 @@ def _contents(data: Data, at: int, kind: int) -> int:
     if kind == _EXTENSION:
         return at + 2
     if kind == _IMAGE:
-        (flags,) = read_fields(_PICTURE, data, at + 1)
+        *_, flags = read_fields(_PICTURE, data, at + 1)
         return at + 10 + _table(flags) + 1  # the byte is the LZW code size
     raise NotThePictureError(f"a damaged GIF file: no block at byte {at}")
 
@@ -54,6 +79,17 @@ def _sub_blocks(data: Data, at: int, left: int) -> tuple[int, int]:
         if not left:
             raise NotThePictureError(f"a GIF file of more than {_MAX_SUB_BLOCKS} sub-blocks")
     return at + 1, left
+
+
+def _mark(data: Data, at: int, after: int, found: Findings) -> None:
+    """Record what an extension says about the picture's origin."""
+    kind = data[at + 1]
+    if kind == _COMMENT:
+        found.mark_text("text", "comment", data, at + 2, after)
+    elif kind == _APPLICATION:
+        name = data[at + 3 : at + 14]
+        if mark := _APPLICATIONS.get(bytes(name)):
+            found.mark_text(mark, name.rstrip(b"\0\1"), data, at + 14, after)
 
 
 def _byte(data: Data, at: int) -> int:

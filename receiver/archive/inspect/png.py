@@ -1,40 +1,69 @@
-"""PNG (RFC 2083, W3C PNG 3rd edition): chunks (length, name, data, CRC-32) from IHDR to IEND."""
+"""PNG (RFC 2083, W3C PNG 3rd edition): chunks (length, name, data, CRC-32) from IHDR to IEND.
+
+A wrong CRC is tolerated if all pixels are right: in an ancillary chunk, and in an IDAT chunk if the
+compressed data agrees with its own checksum. A file that ends before IEND is unfinished if its
+compressed data has all pixels.
+"""
 
 import struct
 import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from receiver.archive.inspect.reader import (
     MAX_PARTS,
     Data,
+    Findings,
     check_dimensions,
     check_frames,
     read_fields,
     truncated,
 )
-from receiver.errors import NotThePictureError
+from receiver.errors import NotThePictureError, TruncatedError
 
 _CHUNK = struct.Struct(">I4s")  # length, name
 # Width, height, bit depth, colour type, compression, filter, interlace.
 _IHDR = struct.Struct(">IIBBBBB")
+_ACTL = struct.Struct(">I")  # frames of an animation
 _CRC = struct.Struct(">I")
-# Allowed bit depths by colour type.
+# Allowed bit depths, and samples of a pixel, by colour type.
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# Adam7: first column, first row, distance of columns, distance of rows of each pass.
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+# Bytes: pixels are counted for unfinished files only, and in no larger picture.
+_MAX_COUNTED = 1 << 30
+_INFLATED_AT_ONCE = 1 << 20
+_ANCILLARY = 0x20  # the bit of a name's first letter
+_XMP = b"XML:com.adobe.xmp"
 
 
-def measure(data: Data) -> tuple[int, int]:
+class Chunk(NamedTuple):
+    """A chunk: its name, and the offsets where its data begins and ends."""
+
+    name: bytes
+    start: int
+    end: int
+
+
+def measure(data: Data, found: Findings) -> tuple[int, int]:
     """Walk all chunks, checking each CRC; return width and height in pixels."""
     size = _header(data)
-    at, drawn, frames = 8, False, 0
-    for _ in range(MAX_PARTS):
-        name, at = _chunk(data, at)
-        drawn = drawn or name == b"IDAT"
-        frames += name == b"fcTL"  # one for each frame of an animation
-        check_frames(frames)
-        if name == b"IEND":
-            if not drawn:
-                raise NotThePictureError("a PNG file without a picture in it")
-            return size
-    raise NotThePictureError(f"a PNG file of more than {MAX_PARTS} chunks")
+    try:
+        _walk(data, found)
+    except TruncatedError:
+        if not _has_all_pixels(data):
+            raise
+        found.unfinished = "the end of the PNG file (IEND) is missing"
+    return size
 
 
 def _header(data: Data) -> tuple[int, int]:
@@ -50,15 +79,129 @@ def _header(data: Data) -> tuple[int, int]:
     return check_dimensions(width, height)
 
 
-def _chunk(data: Data, at: int) -> tuple[bytes, int]:
-    """Check one chunk; return its name and the offset of the next one."""
-    length, name = read_fields(_CHUNK, data, at)
-    end = at + 8 + length
-    if end + _CRC.size > len(data):
-        raise truncated(f"PNG chunk {name!r}", end + _CRC.size, len(data))
+def _walk(data: Data, found: Findings) -> None:
+    drawn, frames, is_sound = False, 0, None
+    for chunk in _chunks(data):
+        if chunk.name == b"IEND":
+            if not drawn:
+                raise NotThePictureError("a PNG file without a picture in it")
+            found.end = chunk.end + _CRC.size
+            return
+        if not _has_right_crc(data, chunk):
+            if chunk.name == b"IDAT" and is_sound is None:
+                is_sound = _inflates(data)
+            # The compressed data has a checksum of its own.
+            if not (chunk.name[0] & _ANCILLARY or (chunk.name == b"IDAT" and is_sound)):
+                raise NotThePictureError(
+                    f"a damaged PNG file: the checksum of chunk {chunk.name!r} is wrong"
+                )
+            found.tolerate(f"the checksum of PNG chunk {chunk.name!r} is wrong")
+        drawn = drawn or chunk.name == b"IDAT"
+        frames += chunk.name == b"fcTL"  # one for each frame of an animation
+        check_frames(frames)
+        _mark(data, chunk, found)
+
+
+def _chunks(data: Data) -> Iterator[Chunk]:
+    """Yield the chunks. Raise TruncatedError if one ends after the file."""
+    at = 8
+    for _ in range(MAX_PARTS):
+        length, name = read_fields(_CHUNK, data, at)
+        end = at + 8 + length
+        if end + _CRC.size > len(data):
+            raise truncated(f"PNG chunk {name!r}", end + _CRC.size, len(data))
+        yield Chunk(name, at + 8, end)
+        at = end + _CRC.size
+    raise NotThePictureError(f"a PNG file of more than {MAX_PARTS} chunks")
+
+
+def _has_right_crc(data: Data, chunk: Chunk) -> bool:
     # Both views are closed at once: an open view would keep the mmap from closing.
-    with memoryview(data) as whole, whole[at + 4 : end] as covered:
+    with memoryview(data) as whole, whole[chunk.start - 4 : chunk.end] as covered:
         crc = zlib.crc32(covered)
-    if (crc,) != read_fields(_CRC, data, end):
-        raise NotThePictureError(f"a damaged PNG file: the checksum of chunk {name!r} is wrong")
-    return name, end + _CRC.size
+    return bool((crc,) == read_fields(_CRC, data, chunk.end))
+
+
+def _mark(data: Data, chunk: Chunk, found: Findings) -> None:
+    name, start, end = chunk
+    if name == b"caBX":
+        found.mark("c2pa", name, end - start)
+    elif name == b"eXIf":
+        found.mark("exif", name, end - start)
+    elif name in {b"tEXt", b"zTXt", b"iTXt"}:
+        keyword = data[start : min(end, start + 80)].partition(b"\0")[0]
+        if keyword == _XMP:
+            found.mark_text("xmp", name, data, start + len(_XMP), end)
+        else:
+            found.mark_text("text", keyword, data, start, end)
+
+
+def _has_all_pixels(data: Data) -> bool:
+    """Return whether a file without its end has all pixels of a still picture.
+
+    Of an animation every announced frame must be there, and be followed by something.
+    """
+    width, height, depth, colour, _, _, interlaced = read_fields(_IHDR, data, 16)
+    bits = depth * _SAMPLES[colour]
+    needed: int = sum(
+        rows * (1 + (columns * bits + 7) // 8)
+        for columns, rows in _passes(width, height, interlaced=bool(interlaced))
+        if columns
+    )
+    return needed <= _MAX_COUNTED and _inflates(data, needed) and _has_all_frames(data)
+
+
+def _passes(width: int, height: int, *, interlaced: bool) -> list[tuple[int, int]]:
+    """Return the columns and rows of each pass."""
+    if not interlaced:
+        return [(width, height)]
+    return [
+        (-(-max(width - left, 0) // across), -(-max(height - top, 0) // down))
+        for left, top, across, down in _PASSES
+    ]
+
+
+def _inflates(data: Data, needed: int | None = None) -> bool:
+    """Return whether the compressed data, of which the end may be cut off, has so many bytes.
+
+    With None: whether it is whole and agrees with its checksum.
+    """
+    limit = _MAX_COUNTED if needed is None else needed
+    inflater, there = zlib.decompressobj(), 0
+    try:
+        for start, end in _compressed(data):
+            with memoryview(data) as whole, whole[start:end] as part:
+                rest: bytes | memoryview = part
+                while len(rest) and there < limit and not inflater.eof:
+                    there += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+                    rest = inflater.unconsumed_tail
+    except zlib.error:
+        return False
+    return inflater.eof if needed is None else there >= needed
+
+
+def _compressed(data: Data) -> Iterator[tuple[int, int]]:
+    """Yield where the data of IDAT chunks begins and ends."""
+    at = 8
+    for _ in range(MAX_PARTS):
+        if at + _CHUNK.size > len(data):
+            return
+        length, name = read_fields(_CHUNK, data, at)
+        end = min(at + 8 + length, len(data))
+        if name == b"IDAT":
+            yield at + 8, end
+        at = end + _CRC.size
+
+
+def _has_all_frames(data: Data) -> bool:
+    announced = frames = 0
+    last = b""
+    try:
+        for name, start, _ in _chunks(data):
+            if name == b"acTL":
+                (announced,) = read_fields(_ACTL, data, start)
+            frames += name == b"fcTL"
+            last = name
+    except TruncatedError:
+        pass
+    return frames >= announced and last != b"fcTL"

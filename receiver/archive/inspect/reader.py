@@ -1,10 +1,12 @@
-"""Reading fields within a file, and the limits for hostile files; used by every format."""
+"""Reading fields within a file, what a walk finds, and the limits for hostile files."""
 
 import mmap
 import struct
+from dataclasses import dataclass, field
 from typing import Any
 
-from receiver.errors import NotThePictureError
+from receiver.errors import NotThePictureError, TruncatedError
+from receiver.model import Mark
 
 Data = bytes | mmap.mmap
 
@@ -14,18 +16,69 @@ MAX_AREA = 1_000_000_000  # pixels
 MAX_FRAMES = 10_000
 # Chunks, segments or blocks: 1.6 GB in libpng's 8 KiB chunks, walked in a fraction of a second.
 MAX_PARTS = 200_000
+# Defects and marks that are recorded of one file.
+_MAX_DEFECTS, _MAX_MARKS = 5, 20
+# Characters of a mark's name.
+_MAX_NAME = 40
+# Bytes of a text that are searched for labels.
+_MAX_LABELLED = 1 << 20
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a walk finds besides the size.
+
+    ``defects`` are mistakes that viewers tolerate. ``unfinished`` says what is missing at the end
+    of the file although the whole picture is there. ``open_ended`` is True if the format does not
+    say where this file ends. ``end`` is the offset where the file ends by its own structure.
+    """
+
+    defects: list[str] = field(default_factory=list)
+    marks: dict[tuple[str, str], int] = field(default_factory=dict)
+    unfinished: str = ""
+    open_ended: bool = False
+    end: int | None = None
+
+    def tolerate(self, defect: str) -> None:
+        """Record a defect."""
+        if defect not in self.defects and len(self.defects) < _MAX_DEFECTS:
+            self.defects.append(defect)
+
+    def mark(self, kind: str, name: bytes | str, size: int) -> None:
+        """Record a mark; the parts of a mark that comes in several add up."""
+        text = name if isinstance(name, str) else name.decode("latin-1")
+        key = kind, "".join(char if char.isprintable() else "." for char in text[:_MAX_NAME])
+        if key in self.marks or len(self.marks) < _MAX_MARKS:
+            self.marks[key] = self.marks.get(key, 0) + size
+
+    def mark_text(self, kind: str, name: bytes | str, data: Data, start: int, end: int) -> None:
+        """Record a mark that is text, and the labels of generated pictures in it."""
+        self.mark(kind, name, end - start)
+        for label, words in _LABELS.items():
+            at = data.find(words, start, min(end, start + _MAX_LABELLED))
+            if at >= 0:
+                self.mark(label, name, end - start)
+
+    def listed(self) -> tuple[Mark, ...]:
+        """Return the marks in the order of the file."""
+        return tuple(Mark(*key, size) for key, size in self.marks.items())
+
+
+# Words that label generated pictures: GB 45438-2025 (China), and the values of IPTC's "digital
+# source type" that name a trained model ("trainedAlgorithmicMedia", "compositeWithTrained…").
+_LABELS = {"aigc": b"AIGC", "ai": b"rainedAlgorithmicMedia"}
 
 
 def read_fields(layout: struct.Struct, data: Data, at: int) -> tuple[Any, ...]:
-    """Return the fields of a structure at an offset. Raise NotThePictureError at the file's end."""
+    """Return the fields of a structure at an offset. Raise TruncatedError at the file's end."""
     if at + layout.size > len(data):
         raise truncated("the file", at + layout.size, len(data))
     return layout.unpack_from(data, at)
 
 
-def truncated(what: str, needed: int, there: int) -> NotThePictureError:
+def truncated(what: str, needed: int, there: int) -> TruncatedError:
     """Return the error for a part that ends at byte ``needed`` of a file with ``there`` bytes."""
-    return NotThePictureError(
+    return TruncatedError(
         f"cut short: {what} would go on to byte {needed}, the file ends at {there}"
     )
 

@@ -1,22 +1,29 @@
-"""WebM (a profile of Matroska, RFC 9559; EBML, RFC 8794): nested elements.
+"""Matroska (RFC 9559; EBML, RFC 8794) and WebM, a profile of it: nested elements.
 
 The elements are walked, not decoded. They must reach exactly to the end of the segment, so a cut
 file is noticed. A segment or cluster of unknown size, as live encoders write them, ends with the
-file or with the next element of its parent.
+file or with the next element of its parent; such a file may be cut between two elements, so it is
+open-ended.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from receiver.archive.inspect.reader import MAX_PARTS, Data, check_dimensions, truncated
+from receiver.archive.inspect.reader import (
+    MAX_PARTS,
+    Data,
+    Findings,
+    check_dimensions,
+    truncated,
+)
 from receiver.errors import NotThePictureError
 
 _HEADER, _DOC_TYPE = 0x1A45DFA3, 0x4282
-_SEGMENT, _CLUSTER, _TRACKS = 0x18538067, 0x1F43B675, 0x1654AE6B
+_SEGMENT, _CLUSTER, _TRACKS, _TAGS = 0x18538067, 0x1F43B675, 0x1654AE6B, 0x1254C367
 _TRACK, _VIDEO, _WIDTH, _HEIGHT = 0xAE, 0xE0, 0xB0, 0xBA
 # The children of a segment, and the two that may stand anywhere.
 _TOP = frozenset(
-    {0x114D9B74, 0x1549A966, _TRACKS, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367}
+    {0x114D9B74, 0x1549A966, _TRACKS, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, _TAGS}
 )
 _ANYWHERE = frozenset({0xEC, 0xBF})
 _MAX_ID_BYTES, _MAX_SIZE_BYTES = 4, 8
@@ -31,20 +38,31 @@ class Element(NamedTuple):
     end: int
 
 
-def measure(data: Data) -> tuple[int | None, int | None]:
-    """Walk the file; return width and height of the first track that has them, else None."""
+_KINDS = {b"webm": ("video/webm", "webm"), b"matroska": ("video/x-matroska", "mkv")}
+
+
+def measure(data: Data, found: Findings) -> tuple[str, str, int | None, int | None]:
+    """Walk the file; return media type, extension, width and height.
+
+    The size is that of the first track that has one, else None.
+    """
     walk = _Walk(data)
     header = walk.element(0, len(data))
-    kinds = [element for element in walk.children(header) if element.id == _DOC_TYPE]
-    if not kinds or bytes(data[kinds[0].start : kinds[0].end]).rstrip(b"\0") != b"webm":
-        raise NotThePictureError("a Matroska file that is no WebM video")
+    names = [element for element in walk.children(header) if element.id == _DOC_TYPE]
+    name = bytes(data[names[0].start : names[0].end]).rstrip(b"\0") if names else b"matroska"
+    if name not in _KINDS:
+        raise NotThePictureError("an EBML file that is no WebM video")
     segment = walk.element(header.end, len(data))
     if segment.id != _SEGMENT:
         raise NotThePictureError("a WebM file without a video in it")
     top = list(walk.children(segment))
     if not {_TRACKS, _CLUSTER} <= {element.id for element in top}:
         raise NotThePictureError("a WebM file without a video in it")
-    return _dimensions(walk, top)
+    for tags in walk.find(top, _TAGS):
+        found.mark_text("text", "Tags", data, tags.start, tags.end)
+    found.end = segment.end
+    found.open_ended = walk.is_open_ended
+    return *_KINDS[name], *_dimensions(walk, top)
 
 
 def _dimensions(walk: "_Walk", top: list[Element]) -> tuple[int | None, int | None]:
@@ -60,6 +78,7 @@ class _Walk:
 
     def __init__(self, data: Data) -> None:
         self.data = data
+        self.is_open_ended = False
         self._left = MAX_PARTS
 
     def children(self, parent: Element) -> Iterator[Element]:
@@ -96,6 +115,7 @@ class _Walk:
         bits = 7 * (start - at - self._length(at))
         size &= (1 << bits) - 1
         if size == (1 << bits) - 1:
+            self.is_open_ended = True
             return Element(kind, start, self._end_of_unknown(kind, start, end))
         if start + size > end:
             raise truncated(f"element {kind:X}", start + size, end)

@@ -1,13 +1,18 @@
 """WebP (RFC 9649): a RIFF container of chunks.
 
-The size is in the first chunk: VP8 (RFC 6386), VP8L or VP8X.
+The size is in the first chunk: VP8 (RFC 6386), VP8L or VP8X. Where a VP8L picture ends is seen only
+by decoding it; its chunk's length counts.
 """
 
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
+from receiver.archive.inspect import vp8
 from receiver.archive.inspect.reader import (
     MAX_PARTS,
     Data,
+    Findings,
     check_dimensions,
     check_frames,
     read_fields,
@@ -20,38 +25,64 @@ _CHUNK = struct.Struct("<4sI")  # name, length; padded to an even length
 _VP8 = struct.Struct("<HB3sHH")  # frame tag (3 bytes), start code, width and height in 14 bits each
 _VP8L = struct.Struct("<BI")  # signature, width-1 and height-1 in 14 bits each
 _VP8X = struct.Struct("<4xHBHB")  # flags, canvas width-1 and height-1 in 24 bits each
-_PICTURES = frozenset({b"VP8 ", b"VP8L", b"ANMF"})
+_STILL = frozenset({b"VP8 ", b"VP8L"})
+_FRAME, _FRAME_HEAD = b"ANMF", 16
+_MARKS = {b"EXIF": "exif", b"XMP ": "xmp", b"C2PA": "c2pa"}
 
 
-def measure(data: Data) -> tuple[int, int]:
+class Chunk(NamedTuple):
+    """A chunk: its name, and the offsets where its data begins and ends."""
+
+    name: bytes
+    start: int
+    end: int
+
+
+def measure(data: Data, found: Findings) -> tuple[int, int]:
     """Walk all chunks; return width and height in pixels."""
     (length,) = read_fields(_RIFF, data, 0)
     end = length + 8
     if end > len(data):
         raise truncated("the WebP file", end, len(data))
     size = _size(data)
-    at, drawn = 12, 0
-    for _ in range(MAX_PARTS):
-        name, at = _chunk(data, at, end)
-        drawn += name in _PICTURES
+    drawn = 0
+    for chunk in _chunks(data, 12, end):
+        drawn += _draw(data, chunk)
         check_frames(drawn)
-        if at >= end:
-            if not drawn:
-                raise NotThePictureError("a WebP file without a picture in it")
-            return size
-    raise NotThePictureError(f"a WebP file of more than {MAX_PARTS} chunks")
+        if kind := _MARKS.get(chunk.name):
+            found.mark_text(kind, chunk.name.strip(), data, chunk.start, chunk.end)
+    if not drawn:
+        raise NotThePictureError("a WebP file without a picture in it")
+    found.end = end
+    return size
 
 
-def _chunk(data: Data, at: int, end: int) -> tuple[bytes, int]:
-    """Return the name of a chunk and the offset of the next one.
+def _chunks(data: Data, at: int, end: int) -> Iterator[Chunk]:
+    """Yield the chunks up to ``end``. Raise TruncatedError if one would end after that.
 
     The padding byte of the last chunk may be missing.
     """
-    name, length = read_fields(_CHUNK, data, at)
-    after = at + 8 + length
-    if after > end:
-        raise truncated(f"WebP chunk {name!r}", after, end)
-    return name, after + length % 2
+    for _ in range(MAX_PARTS):
+        name, length = read_fields(_CHUNK, data, at)
+        after = at + 8 + length
+        if after > end:
+            raise truncated(f"WebP chunk {name!r}", after, end)
+        yield Chunk(name, at + 8, after)
+        at = after + length % 2
+        if at >= end:
+            return
+    raise NotThePictureError(f"a WebP file of more than {MAX_PARTS} chunks")
+
+
+def _draw(data: Data, chunk: Chunk) -> bool:
+    """Return whether a chunk is a picture. Raise NotThePictureError if its parts do not fit."""
+    if chunk.name == b"VP8 ":
+        vp8.check_partitions(data, chunk.start, chunk.end)
+    elif chunk.name == _FRAME:
+        for inner in _chunks(data, chunk.start + _FRAME_HEAD, chunk.end):
+            if inner.name == b"VP8 ":
+                vp8.check_partitions(data, inner.start, inner.end)
+    return chunk.name in _STILL or chunk.name == _FRAME
 
 
 def _size(data: Data) -> tuple[int, int]:

@@ -133,6 +133,22 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "last_error": ("Last error", "最近错误"),
     "url_expires": ("URL expires in", "网址剩余有效期"),
     "url_expired": ("URL expired", "网址已失效"),
+    "rejected_file": ("Rejected file", "被拒收的文件"),
+    "accepted_file": ("Accepted by an operator", "由人工接受"),
+    "rejected_because": ("Rejected because", "拒收原因"),
+    "claimed_type": ("Claimed type", "声称的类型"),
+    "accepted": ("Accepted", "接受时间"),
+    "accept": ("Accept as the picture", "接受为结果"),
+    "accept_help": (
+        (
+            "This file did not pass inspection. Download it and look at it. "
+            "If you accept it, it is archived like any other picture."
+        ),
+        "此文件未通过检查。请先下载查看；接受后会像其他图片一样归档。",
+    ),
+    "download_rejected": ("Download the rejected file", "下载被拒收的文件"),
+    "rejected_not_kept": ("The file itself is not kept any more.", "文件本身已不再保留。"),
+    "notice_accepted": ("The file was accepted.", "文件已接受。"),
     "no_assets": ("No result reported yet.", "尚未收到图片通知。"),
     "delivery": ("delivery", "回报"),
     "raw_body": ("Raw body", "原始内容"),

@@ -1,4 +1,4 @@
-"""The outbox: to whom events are told, and what became of each telling."""
+"""The outbox: the destinations of events, and the state of each delivery."""
 
 import sqlalchemy as sa
 from alembic import op
