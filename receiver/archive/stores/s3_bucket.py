@@ -89,13 +89,17 @@ class Bucket:
         )
         self._lock = Lock()
         self._cached_client: S3Client | None = None
-        self._credentials: Any = None  # those of the client
-        self._files: object = None  # the state of boto3's files when they were read
+        self._credentials: object = None  # those of the client
+        self._paths = [
+            Path(os.environ.get(variable) or default).expanduser()
+            for variable, default in _FILES.items()
+        ]
+        self._files: object = None  # the state of these files when they were read
 
     def client(self) -> "S3Client":
         """Return the client; many threads may use it."""
         with self._lock:  # making a client is not thread-safe, using one is
-            files = _state_of_files()
+            files = [_state(path) for path in self._paths]
             if self._cached_client is None:
                 self._cached_client, self._credentials = self._make()
             elif files != self._files:
@@ -179,7 +183,7 @@ class Bucket:
         except OSError as error:
             raise StoreError(f"cannot {doing} {self._place()}: {error}") from error
 
-    def _make(self) -> tuple["S3Client", Any]:
+    def _make(self) -> tuple["S3Client", object]:
         """Return a new client and the credentials it begins with."""
         session = boto3.session.Session()
         try:
@@ -191,19 +195,19 @@ class Bucket:
         if (found := bucket_in_endpoint(client.meta.endpoint_url, self.name)) and found.certain:
             raise StoreError(found.remedy)
         limit_time(client, self._limits)
-        credentials = session.get_credentials()
-        return client, credentials and credentials.get_frozen_credentials()
+        return client, _credentials(session)
 
     def _has_renewed(self, client: "S3Client") -> bool:
-        """Return whether there are other credentials than the client's by now."""
+        """Return whether there are other credentials than the client's by now.
+
+        Making a client costs ten times as much as finding that out.
+        """
         with self._lock:
             if self._cached_client is not client:
                 return True  # another thread was here before
-            renewed, credentials = self._make()
-            if credentials == self._credentials:
-                renewed.close()
+            if _credentials(boto3.session.Session()) == self._credentials:
                 return False
-            self._cached_client, self._credentials = renewed, credentials
+            self._cached_client, self._credentials = self._make()
             return True
 
     def _suspicion(self, error: Exception) -> str:
@@ -225,17 +229,19 @@ class Bucket:
         return f"the bucket {self.name!r} at {endpoint}"
 
 
-def _state_of_files() -> object:
-    """Return a value that changes when boto3's files with credentials are written."""
-    found: list[tuple[int, int, int] | None] = []
-    for variable, default in _FILES.items():
-        try:
-            state = Path(os.environ.get(variable) or default).expanduser().stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((state.st_ino, state.st_size, state.st_mtime_ns))
-    return found
+def _credentials(session: boto3.session.Session) -> object:
+    """Return the credentials that boto3 finds now, in all its sources."""
+    found = session.get_credentials()
+    return found and found.get_frozen_credentials()
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return a value that changes when the file is written."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _md5(body: BinaryIO | bytes) -> str:
