@@ -17,7 +17,7 @@ import structlog
 from receiver import failpoints
 from receiver.archive.base64_images import decode_base64_image, find_picture
 from receiver.archive.conclusion import Conclusion
-from receiver.archive.inspect import inspect
+from receiver.archive.inspect import Picture, inspect
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.quarantine import Quarantine, Rejection
 from receiver.archive.stores import Store
@@ -173,15 +173,7 @@ class Archiver:
                 except ObjectDiffersError:
                     path.unlink(missing_ok=True)
                     return self._adopt(key, path)
-            return StoredAsset(
-                key,
-                fetched.sha256,
-                fetched.size,
-                picture.content_type,
-                picture.width,
-                picture.height,
-                fetched.decoded,
-            )
+            return _stored(key, fetched.sha256, fetched.size, picture, fetched.decoded)
 
     def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
         """Return the object of an earlier attempt that was stored but not recorded, if any.
@@ -234,14 +226,7 @@ class Archiver:
             digest = sha256()
             while block := file.read(1 << 18):
                 digest.update(block)
-        return StoredAsset(
-            key,
-            digest.hexdigest(),
-            path.stat().st_size,
-            picture.content_type,
-            picture.width,
-            picture.height,
-        )
+        return _stored(key, digest.hexdigest(), path.stat().st_size, picture)
 
     @contextmanager
     def _scratch_file(self, name: str) -> Iterator[Path]:
@@ -349,3 +334,17 @@ class Archiver:
     ) -> None:
         self._assets.give_up(claimed, state, text, rejected=rejected)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
+
+
+def _stored(key: str, sha256: str, size: int, picture: Picture, decoded: str = "") -> StoredAsset:
+    return StoredAsset(
+        key,
+        sha256,
+        size,
+        picture.content_type,
+        picture.width,
+        picture.height,
+        decoded,
+        "; ".join(filter(None, [picture.defect, picture.unfinished])),
+        picture.marks,
+    )

@@ -116,6 +116,8 @@ def _with_last(
         width=stored.width,
         height=stored.height,
         decoded=stored.decoded,
+        defect=stored.defect,
+        marks=stored.marks,
     )
     return replace(record, assets=sorted([*others, archived], key=lambda asset: asset.idx))
 

@@ -6,6 +6,7 @@ Keys depend only on ref and index: the date in them comes from the ref. Times ar
 import json
 import re
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -165,6 +166,8 @@ def _asset(asset: Asset) -> dict[str, object]:
         "expires_at": timestamp(asset.expires_at),
         "finished_at": timestamp(asset.finished_at),
         "decoded": asset.decoded,
+        "defect": asset.defect,
+        "marks": [asdict(mark) for mark in asset.marks],
         "attempts": asset.attempts,
         "error": asset.error,
         "accepted_at": timestamp(asset.accepted_at),
@@ -241,6 +244,14 @@ class ManifestRejected(_Part):
     quarantined_at: Moment | None
 
 
+class ManifestMark(_Part):
+    """Data in a file that says where it comes from."""
+
+    kind: Words
+    name: Words
+    size: Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class ManifestAsset(_Part):
     """One result file and its final state."""
 
@@ -261,6 +272,8 @@ class ManifestAsset(_Part):
     decoded: Words = ""
     accepted_at: Moment | None = None
     rejected: ManifestRejected | None = None
+    defect: Words = ""
+    marks: list[ManifestMark] = []
 
 
 class Manifest(_Part):

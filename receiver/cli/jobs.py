@@ -166,6 +166,7 @@ def _asset_table(services: Services, found: list[Asset]) -> Table:
         "bytes",
         "type",
         "SHA-256 or error",
+        "notes",
         title="assets",
         title_justify="left",
     )
@@ -178,6 +179,7 @@ def _asset_table(services: Services, found: list[Asset]) -> Table:
             str(asset.size or ""),
             asset.content_type,
             table_cell(asset.sha256 or asset.error),
+            table_cell(_notes(asset)),
         )
     return table
 
@@ -211,6 +213,17 @@ def _rejected_table(services: Services, found: list[Asset]) -> Table:
     return table
 
 
+def _notes(asset: Asset) -> str:
+    """Return the defect of a file, the doubt about it, and its marks of origin."""
+    return "; ".join(
+        [
+            *([f"defect: {asset.defect}"] if asset.defect else []),
+            *([f"perhaps damaged: {asset.doubt}"] if asset.doubt else []),
+            *(f"{mark.kind} ({mark.name}, {mark.size} bytes)" for mark in asset.marks),
+        ]
+    )
+
+
 @click.command()
 @click.argument("refs", nargs=-1, required=True)
 @reports_errors
@@ -219,7 +232,7 @@ def retry(refs: tuple[str, ...]) -> None:
 
     The provider is asked for their results again.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     failures = act_on_each(refs, lambda ref: f"{ref} is {services.operator.retry(ref).state}")
     services.engine.notify()
     services.close()
@@ -235,7 +248,7 @@ def replay(deliveries: tuple[int, ...]) -> None:
     Name them by their numbers, as `receiver show REF` shows them. Use it after a fix of how
     deliveries are read.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     failures = act_on_each(
         deliveries,
         lambda number: f"{number} is now {services.operator.replay(number)}",
@@ -260,7 +273,7 @@ def accept(ref: str, index: int, sha256: str) -> None:
     it is archived if all its assets are. `receiver show REF` lists rejected files with the reason.
     Look at the file before: nothing has checked that it is the picture.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     job = services.operator.accept(ref, index, sha256.lower())
     services.engine.notify()
     services.close()

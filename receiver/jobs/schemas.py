@@ -105,6 +105,16 @@ class AssetQuery(BaseModel):
     link: Literal["", "0", "1"] = ""
 
 
+class MarkView(BaseModel):
+    """Data in a file that says where it comes from; ``size`` is in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    name: str
+    size: int
+
+
 class AcceptQuery(BaseModel):
     """``sha256`` of the rejected file that is meant: a retry may have brought another one."""
 
@@ -143,6 +153,8 @@ class AssetView(BaseModel):
     """One result file. ``size`` is in bytes, dimensions in pixels; unknown values are null.
 
     ``accepted_at`` is when an operator accepted the rejected file as the result.
+    ``defect`` names mistakes in the file that viewers tolerate. ``doubt`` says why it cannot be
+    decoded; it is "" if it can, or if it is no picture, and null until that is tried.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -157,6 +169,9 @@ class AssetView(BaseModel):
     height: int | None
     accepted_at: str | None
     rejected: RejectedView | None
+    defect: str
+    marks: list[MarkView]
+    doubt: str | None
 
     @classmethod
     def of(cls, asset: Asset) -> Self:
@@ -172,6 +187,9 @@ class AssetView(BaseModel):
             height=asset.height,
             accepted_at=timestamp(asset.accepted_at),
             rejected=RejectedView.of(asset.rejected) if asset.rejected else None,
+            defect=asset.defect,
+            marks=[MarkView(kind=one.kind, name=one.name, size=one.size) for one in asset.marks],
+            doubt=asset.doubt,
         )
 
 

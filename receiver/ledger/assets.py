@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, tuple_, update
 
 from receiver.errors import ReceiverError
 from receiver.ledger import claims
@@ -12,7 +12,7 @@ from receiver.ledger.deliveries import find_reports
 from receiver.ledger.events import NewEvent, write_events
 from receiver.ledger.jobs import expedite_job, finish_job, lock_job
 from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.rows import Asset, End, Job, Rejected, StoredAsset, asset_of
+from receiver.ledger.rows import Asset, End, Job, Rejected, StoredAsset, asset_of, marks_text
 from receiver.ledger.tables import assets, attempts, jobs
 from receiver.model import (
     FINAL_STATES,
@@ -61,7 +61,12 @@ class Assets:
         row, values = claimed.row, {name: getattr(stored, name) for name in _STORED}
         payload = {"ref": row.ref, "index": row.idx, **values}
         event = NewEvent(EventType.ASSET_ARCHIVED, payload, row.idx)
-        values["decoded"] = stored.decoded
+        values |= {
+            "decoded": stored.decoded,
+            "defect": stored.defect,
+            "marks": marks_text(stored.marks),
+            "doubt": None,  # whether it can be decoded is tried later
+        }
 
         def work(connection: Connection) -> bool:
             now = end.at if end else self._now()
@@ -84,6 +89,26 @@ class Assets:
         metrics.BYTES.inc(stored.size)
         metrics.TIME_LEFT.observe(max(0.0, row.expires_at - self._now()))
         return ended
+
+    def next_untried(self) -> Asset | None:
+        """Return an archived file that nobody has tried to decode yet; it counts as tried.
+
+        Return None if there is none, or if an asset is due to be archived: that goes first.
+        If this process crashes over it, it is not tried again: a doubt is no promise.
+        """
+
+        def work(connection: Connection) -> Asset | None:
+            if connection.execute(_DUE, {"now": self._now()}).first():
+                return None
+            row = connection.execute(_TAKE_UNTRIED).first()
+            return asset_of(row) if row else None
+
+        return self._database.write(work)
+
+    def record_doubt(self, asset: Asset, doubt: str | None) -> None:
+        """Record why an archived file may be damaged; None: it has to be tried again."""
+        values = {"of_ref": asset.ref, "of_idx": asset.idx, "new_doubt": doubt}
+        self._database.write(lambda connection: connection.execute(_SET_DOUBT, values))
 
     def give_up(
         self,
@@ -201,6 +226,25 @@ _CONCLUDE_AGAIN: dict[str, object] = {
     "attempts": 0,
     "crashes": 0,
 }
+_DUE = select(assets.c.ref).where(assets.c.due_at <= bindparam("now")).limit(1)
+_UNTRIED = (
+    select(assets.c.ref, assets.c.idx)
+    .where(assets.c.doubt.is_(None))
+    .order_by(assets.c.finished_at)
+    .limit(1)
+)
+_TAKE_UNTRIED = (
+    update(assets)
+    # The second condition is for two workers that take the same row.
+    .where(tuple_(assets.c.ref, assets.c.idx).in_(_UNTRIED), assets.c.doubt.is_(None))
+    .values(doubt="")
+    .returning(*assets.columns)
+)
+_SET_DOUBT = (
+    update(assets)
+    .where(assets.c.ref == bindparam("of_ref"), assets.c.idx == bindparam("of_idx"))
+    .values(doubt=bindparam("new_doubt"))
+)
 _MAKE_JOB_DUE = (
     update(jobs)
     .where(jobs.c.ref == bindparam("of_ref"))

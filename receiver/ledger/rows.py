@@ -3,14 +3,24 @@
 Times are seconds since the epoch, sizes are bytes, dimensions are pixels.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Row
 
 from receiver.ledger.tables import assets, job_columns
-from receiver.model import Api, AssetState, EventDeliveryState, JobState, Mode, Outcome, Reason
+from receiver.model import (
+    Api,
+    AssetState,
+    EventDeliveryState,
+    JobState,
+    Mark,
+    Mode,
+    Outcome,
+    Reason,
+)
 
 # Rows are converted by position, which costs less than by name.
 _JOB_COLUMNS = [column.name for column in job_columns]
@@ -95,6 +105,9 @@ class Asset:
     rejected_reason: str | None = None
     quarantined_at: float | None = None
     accepted_at: float | None = None
+    defect: str = ""
+    marks: tuple[Mark, ...] = ()
+    doubt: str | None = ""
 
     @property
     def rejected(self) -> Rejected | None:
@@ -166,6 +179,8 @@ class StoredAsset:
     width: int | None
     height: int | None
     decoded: str = ""
+    defect: str = ""
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +225,18 @@ def asset_of(row: Sequence[Any]) -> Asset:
     """Convert a full row of ``assets`` to an Asset."""
     values = dict(zip(_ASSET_COLUMNS, row, strict=True))
     values["state"] = AssetState(values["state"])
+    values["marks"] = marks_of(values["marks"])
     return Asset(**values)
+
+
+def marks_text(marks: Sequence[Mark]) -> str:
+    """Return the text of the column ``marks``."""
+    return json.dumps([asdict(mark) for mark in marks], separators=(",", ":")) if marks else ""
+
+
+def marks_of(text: str) -> tuple[Mark, ...]:
+    """Return the marks in the text of the column."""
+    return tuple(Mark(**mark) for mark in json.loads(text)) if text else ()
 
 
 def event_delivery_of(row: Row[Any]) -> EventDelivery:

@@ -30,7 +30,8 @@ from receiver.ledger.database import Database
 from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.restore import Past, Restored, Row, restore
-from receiver.model import AssetState, EventType, JobState, Outcome, Reason
+from receiver.ledger.rows import marks_text
+from receiver.model import AssetState, EventType, JobState, Mark, Outcome, Reason
 
 MANIFEST = "job.json"
 # Folders, and bytes of their manifests, that are read in parallel and written in one transaction.
@@ -312,16 +313,19 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
 
 
 def _asset(ref: str, asset: ManifestAsset) -> Row:
-    values = asset.model_dump(exclude={"index", "source_url", "rejected"})
+    values = asset.model_dump(exclude={"index", "source_url", "rejected", "marks"})
     rejected = asset.rejected
+    is_archived = asset.state is AssetState.ARCHIVED
     values |= {
+        "marks": marks_text([Mark(mark.kind, mark.name, mark.size) for mark in asset.marks]),
+        "doubt": None if is_archived else "",  # manifests have none: it is tried again
         "rejected_sha256": rejected.sha256 if rejected else None,
         "rejected_size": rejected.size if rejected else None,
         "rejected_type": rejected.content_type if rejected else None,
         "rejected_reason": rejected.reason if rejected else None,
         "quarantined_at": rejected.quarantined_at if rejected else None,
     }
-    if asset.state is not AssetState.ARCHIVED:
+    if not is_archived:
         values["key"] = None  # only archived assets have a key, and keys are unique
     return {"ref": ref, "idx": asset.index, "url": asset.source_url, **values}
 

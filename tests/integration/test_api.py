@@ -26,9 +26,12 @@ JOB_KEYS = [
 ASSET_KEYS = [
     "accepted_at",
     "content_type",
+    "defect",
+    "doubt",
     "height",
     "index",
     "key",
+    "marks",
     "rejected",
     "sha256",
     "size",
@@ -155,6 +158,9 @@ def test_a_job_has_exactly_the_keys_of_the_contract(web: WebClient, tmp_path: Pa
             "height": 8,
             "accepted_at": None,
             "rejected": None,
+            "defect": "",
+            "marks": [],
+            "doubt": None,
         }
     ]
 
