@@ -25,7 +25,7 @@ lint: setup ## check format, style, types, imports and the infrastructure files
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/yamllint --strict infra .yamllint
+	$(BIN)/yamllint --strict infra render.yaml .yamllint
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
 	$(BIN)/hadolint infra/Dockerfile
 

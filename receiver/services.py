@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from receiver import data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
+from receiver.archive.quarantine import Quarantine
 from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.thumbnails import Thumbnails
@@ -29,7 +30,9 @@ from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.parts import LedgerParts
 from receiver.ledger.postgres import PostgresDatabase, conninfo
+from receiver.maintenance.doubts import Doubts
 from receiver.model import Timing
+from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
 from receiver.providers.grsai.client import GrsaiClient
@@ -63,12 +66,15 @@ class Services(LedgerParts):
         super().__init__(settings.database_url, timing)
         self.settings = settings
 
-    def open(self, *, to_look: bool = False) -> "Services":
+    def open(self, *, to_look: bool = False, creates: bool = True) -> "Services":
         """Prepare what every process needs: DATA_DIR and, with SQLite, a ledger of this schema.
 
-        ``to_look`` is for read-only commands: DATA_DIR need not be writable. Raise
-        ConfigurationError or LedgerError with the remedy.
+        ``to_look`` is for read-only commands: DATA_DIR need not be writable. These and those that
+        are not to create a ledger (``creates``) need an existing one. Raise ConfigurationError or
+        LedgerError with the remedy.
         """
+        if to_look or not creates:
+            self.require_ledger()
         data_dir.make_data_dir(self.settings.data_dir)
         if not to_look:
             data_dir.require_writable(self.settings.data_dir)
@@ -82,6 +88,21 @@ class Services(LedgerParts):
             self.outbox.register([destination.name for destination in self.settings.destinations])
         return self
 
+    def require_ledger(self) -> None:
+        """Raise ConfigurationError if there is no embedded ledger yet; nothing is created."""
+        chosen = self.settings
+        if not chosen.embedded or chosen.ledger_path.exists():
+            return
+        is_default = chosen.ledger_path.parent == chosen.data_dir
+        name, place = (
+            ("DATA_DIR", chosen.data_dir) if is_default else ("DATABASE_URL", chosen.ledger_path)
+        )
+        mistake = (
+            f"{name}: no ledger in {place}; set {name} to that of the service "
+            "(`receiver serve` creates a ledger)"
+        )
+        raise ConfigurationError([mistake])
+
     def _migrate_if_old(self) -> None:
         path = self.settings.ledger_path
         if not path.exists() or schema.is_old(schema.version(self.database)):
@@ -89,7 +110,7 @@ class Services(LedgerParts):
 
     def close(self) -> None:
         """Close what was opened."""
-        for part in ("database", "store"):
+        for part in ("database", "store", "fetcher", "event_client"):
             if part in self.__dict__:
                 self.__dict__[part].close()
 
@@ -100,19 +121,48 @@ class Services(LedgerParts):
 
     def dispatchers(self) -> list[Dispatcher]:
         """Return the sender of each destination."""
-        connector = SafeConnector(self.settings.event_policy())
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
         return [
             Dispatcher(
-                self.outbox, to, transport_for(to, connector, secrets, time.time), self.serializer
+                self.outbox,
+                to,
+                transport_for(to, self.event_client, secrets, time.time),
+                self.serializer,
             )
             for to in self.settings.destinations
         ]
 
     @cached_property
+    def event_client(self) -> HttpClient:
+        """Sends webhooks."""
+        return HttpClient(SafeConnector(self.settings.event_policy()))
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """Downloads pictures."""
+        return Fetcher(
+            self.settings.address_policy(),
+            max_bytes=self.settings.fetch_max_bytes,
+            timeout=self.settings.fetch_timeout,
+            user_agent=self.settings.fetch_user_agent,
+        )
+
+    @cached_property
     def thumbnails(self) -> Thumbnails:
         """Thumbnails for the dashboard."""
         return Thumbnails(self.store, self.settings.data_dir / "thumbnails")
+
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """Keeps rejected files, and makes one a result file."""
+        return Quarantine(
+            self.store,
+            self.quarantine_records,
+            self.settings.data_dir / "accepting",
+            max_bytes=self.settings.quarantine_max_bytes,
+            job_max_bytes=self.settings.quarantine_job_max_bytes,
+            now=self.now,
+        )
 
     @cached_property
     def tickets(self) -> Tickets:
@@ -177,7 +227,9 @@ class Services(LedgerParts):
     @cached_property
     def operator(self) -> Operator:
         """What people can do by hand."""
-        return Operator(self.database, self.inbox, self.timing, self.now)
+        return Operator(
+            self.database, self.inbox, self.assets, self.quarantine, self.timing, self.now
+        )
 
     @cached_property
     def grsai(self) -> GrsaiClient | None:
@@ -232,17 +284,12 @@ class Services(LedgerParts):
 
     def archiver(self, scratch: Path) -> Archiver:
         """Return the archiver of assets; it downloads into the folder ``scratch``."""
-        fetcher = Fetcher(
-            self.settings.address_policy(),
-            max_bytes=self.settings.fetch_max_bytes,
-            timeout=self.settings.fetch_timeout,
-            user_agent=self.settings.fetch_user_agent,
-        )
         return Archiver(
             self.assets,
-            fetcher,
+            self.fetcher,
             self.store,
             self.conclusion,
+            self.quarantine,
             scratch,
             url_lifetime=self.settings.url_lifetime,
             now=self.now,
@@ -262,6 +309,7 @@ class Services(LedgerParts):
                 self.totals.audit() if whole else self.totals.recent_audit(self.now())
             ),
             check_archive=self.store.check,
+            doubts=Doubts(self.assets, self.thumbnails),
             living=sign_of_life(self.workers, self._report, alone=self.settings.embedded),
         )
 

@@ -26,6 +26,7 @@ from pydantic import (
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from receiver import extras
 from receiver.archive.stores.s3_options import (
     AddressingStyle,
     Checksums,
@@ -90,6 +91,8 @@ def _lower(value: object) -> object:
 def _ledger_address(value: str) -> str:
     if value.startswith(("postgresql://", "postgres://")):
         address = "postgresql+psycopg://" + value.split("://", 1)[1]
+        if remedy := extras.missing("postgres"):
+            raise ValueError(f"postgresql:// {remedy}")
         with suppress(ValueError, ArgumentError):
             make_url(address)
             return address
@@ -165,6 +168,7 @@ OurAddress = Annotated[WebAddress, AfterValidator(_our_address)]
 Lower = BeforeValidator(_lower)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+CountOrNone = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
@@ -199,6 +203,8 @@ class Settings(BaseModel):
     fetch_user_agent: Annotated[str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$")] = (
         "webhook-image-receiver"
     )
+    quarantine_max_bytes: CountOrNone = 4 * 1024**3
+    quarantine_job_max_bytes: CountOrNone = 256 * 1024**2
     url_lifetime: Seconds = 7200
     poll_after: Seconds = 120
     poll_interval: Seconds = 30

@@ -4,9 +4,8 @@ Nothing is retried here. After a failed attempt the asset's row gets a new due t
 state.
 """
 
-from binascii import Error, a2b_base64
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -16,29 +15,29 @@ from threading import Lock
 import structlog
 
 from receiver import failpoints
+from receiver.archive.base64_images import decode_base64_image, find_picture
 from receiver.archive.conclusion import Conclusion
-from receiver.archive.inspect import inspect
+from receiver.archive.inspect import Picture, inspect
 from receiver.archive.manifest import asset_key, asset_prefix
+from receiver.archive.quarantine import Quarantine, Rejection
 from receiver.archive.stores import Store
 from receiver.archive.unfinished import Unfinished
 from receiver.clock import back_off, doubling
 from receiver.errors import (
     ClaimLostError,
+    FetchError,
     LedgerError,
     NotThePictureError,
     ObjectDiffersError,
     ReceiverError,
     SourceGoneError,
     StoreError,
-    UnreadableError,
 )
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
-from receiver.ledger.rows import Asset, End, StoredAsset
-from receiver.model import INLINE, AssetState, Source, timestamp
+from receiver.ledger.rows import Asset, End, Rejected, StoredAsset
+from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import Fetched, Fetcher
-from receiver.providers.grsai import reports as grsai
-from receiver.providers.openai import protocol as openai_images
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
 
@@ -52,8 +51,6 @@ MAX_BAD_FILES = 10
 STORE_RETRY_DELAY = 15.0
 # From this attempt on a missing URL counts as dead, and the provider is asked for a fresh one.
 ATTEMPTS_BEFORE_REFRESH = 3
-# Base64 characters decoded at a time: a multiple of four.
-BASE64_CHUNK = 4 * 64 * 1024
 
 
 class Archiver:
@@ -65,6 +62,7 @@ class Archiver:
         fetcher: Fetcher,
         store: Store,
         conclusion: Conclusion,
+        quarantine: Quarantine,
         scratch: Path,
         *,
         url_lifetime: float,
@@ -77,6 +75,7 @@ class Archiver:
         self._store = store
         self._scratch = scratch
         self._conclusion = conclusion
+        self._quarantine = quarantine
         self._store_suspect = False
         self._unfinished = Unfinished(BACK_OFF[-1])
         # A response that contains pictures is large: only one is in memory at a time.
@@ -94,10 +93,15 @@ class Archiver:
         try:
             with tracing.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
                 stored = self._archive(claimed)
+                if isinstance(stored, Rejection):
+                    self._record_failure(claimed, stored.error, stored)
+                    return
                 failpoints.reached(failpoints.Point.STORED)
                 ended = self._assets.finish(claimed, stored, self._prepare_end(claimed, stored))
             failpoints.reached(failpoints.Point.FINISHED)
             self._bad_files.pop((asset.ref, asset.idx), None)
+            if asset.quarantined_at is not None:
+                self._quarantine.remove_old(asset)
             logger.info(
                 "asset archived",
                 key=stored.key,
@@ -111,7 +115,6 @@ class Archiver:
             # The asset may be archived already. Its lease ends, and the next attempt finds it.
             raise
         except ReceiverError as error:
-            logger.warning("archiving attempt failed", error=str(error), permanent=error.permanent)
             self._record_failure(claimed, error)
         except Exception as error:
             # A bug of ours counts as a failed attempt, so that it cannot block the asset for ever.
@@ -134,8 +137,11 @@ class Archiver:
         with tracing.step("conclude"):
             return self._conclusion.prepare_with_last(claimed, stored)
 
-    def _archive(self, claimed: Claimed[Asset]) -> StoredAsset:
-        """Download, inspect and store the asset. Return what is in the archive now."""
+    def _archive(self, claimed: Claimed[Asset]) -> StoredAsset | Rejection:
+        """Download, inspect and store the asset. Return what is in the archive now.
+
+        A file that fails inspection goes to the quarantine.
+        """
         asset = claimed.row
         self._require_store()
         with self._scratch_file(f"{asset.ref}-{asset.idx}-{claimed.token}") as path:
@@ -146,7 +152,10 @@ class Archiver:
                 hashed = path.stat()
             failpoints.reached(failpoints.Point.FETCHED)
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
-                picture = self._unfinished.inspect(asset, path, fetched, self._now())
+                try:
+                    picture = self._unfinished.inspect(asset, path, fetched, self._now())
+                except (FetchError, NotThePictureError) as error:
+                    return self._quarantine.keep(asset, path, fetched, error)
             key = asset_key(asset.ref, asset.idx, picture.extension)
             with (
                 self._noting_store_errors(),
@@ -164,15 +173,7 @@ class Archiver:
                 except ObjectDiffersError:
                     path.unlink(missing_ok=True)
                     return self._adopt(key, path)
-            return StoredAsset(
-                key,
-                fetched.sha256,
-                fetched.size,
-                picture.content_type,
-                picture.width,
-                picture.height,
-                fetched.decoded,
-            )
+            return _stored(key, fetched.sha256, fetched.size, picture, fetched.decoded)
 
     def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
         """Return the object of an earlier attempt that was stored but not recorded, if any.
@@ -225,14 +226,7 @@ class Archiver:
             digest = sha256()
             while block := file.read(1 << 18):
                 digest.update(block)
-        return StoredAsset(
-            key,
-            digest.hexdigest(),
-            path.stat().st_size,
-            picture.content_type,
-            picture.width,
-            picture.height,
-        )
+        return _stored(key, digest.hexdigest(), path.stat().st_size, picture)
 
     @contextmanager
     def _scratch_file(self, name: str) -> Iterator[Path]:
@@ -259,19 +253,39 @@ class Archiver:
         with suppress(ClaimLostError):
             self._give_up(claimed, AssetState.FAILED, set_aside(claimed.row))
 
-    def _record_failure(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
+    def _record_failure(
+        self, claimed: Claimed[Asset], error: ReceiverError, rejection: Rejection | None = None
+    ) -> None:
+        asset, file = claimed.row, rejection.file if rejection else None
+        log.warning(
+            "archiving attempt failed",
+            ref=asset.ref,
+            index=asset.idx,
+            attempt=asset.attempts,
+            error=str(error),
+            permanent=error.permanent,
+        )
         with suppress(ClaimLostError):
-            self._decide(claimed, error)
+            self._decide(claimed, error, file, final=rejection is not None and rejection.final)
+            if file:
+                self._quarantine.remove_old(asset, newer=file.sha256)
 
-    def _decide(self, claimed: Claimed[Asset], error: ReceiverError) -> None:
+    def _decide(
+        self,
+        claimed: Claimed[Asset],
+        error: ReceiverError,
+        rejected: Rejected | None,
+        *,
+        final: bool,
+    ) -> None:
         """Record a failed attempt: a final state, or another attempt while the URL lives."""
         asset, now, text = claimed.row, self._now(), str(error)
         gone, suspicious = (
             isinstance(error, SourceGoneError),
             asset.attempts >= ATTEMPTS_BEFORE_REFRESH,
         )
-        if error.permanent or self._is_bad_too_often(asset, error):
-            self._give_up(claimed, AssetState.FAILED, text)
+        if final or error.permanent or self._is_bad_too_often(asset, error):
+            self._give_up(claimed, AssetState.FAILED, text, rejected)
         elif isinstance(error, StoreError) and now < asset.expires_at + self._url_lifetime:
             # The archive is away; the asset is not at fault. Its URL may live longer than promised.
             self._assets.retry(
@@ -282,7 +296,9 @@ class Archiver:
             )
         elif now < asset.expires_at:
             due_at = min(now + back_off(asset.attempts, BACK_OFF), asset.expires_at)
-            self._assets.retry(claimed, due_at, text, refresh_url=gone and suspicious)
+            self._assets.retry(
+                claimed, due_at, text, refresh_url=gone and suspicious, rejected=rejected
+            )
         elif gone and not suspicious:
             # We are late, perhaps after an outage. The provider may have a fresh URL.
             self._assets.retry(
@@ -295,6 +311,7 @@ class Archiver:
                 AssetState.EXPIRED,
                 f"not archived while its URL lived (until {end}), "
                 f"{asset.attempts} attempts: {text}",
+                rejected,
             )
 
     def _is_bad_too_often(self, asset: Asset, error: ReceiverError) -> bool:
@@ -308,38 +325,26 @@ class Archiver:
             self._bad_files[asset.ref, asset.idx] += 1
         return self._bad_files[asset.ref, asset.idx] >= MAX_BAD_FILES
 
-    def _give_up(self, claimed: Claimed[Asset], state: AssetState, text: str) -> None:
-        self._assets.give_up(claimed, state, text)
+    def _give_up(
+        self,
+        claimed: Claimed[Asset],
+        state: AssetState,
+        text: str,
+        rejected: Rejected | None = None,
+    ) -> None:
+        self._assets.give_up(claimed, state, text, rejected=rejected)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
 
 
-def find_picture(reports: Sequence[tuple[Source, bytes]], url: str) -> str:
-    """Return the base64 text of the picture ``url`` (``delivery:<index>``) in stored reports.
-
-    Raise UnreadableError if none of them has it.
-    """
-    error = UnreadableError("no report with pictures in it is stored")
-    for source, body in reports:
-        read_picture = openai_images.read_picture if source is Source.SYNC else grsai.read_picture
-        try:
-            return read_picture(body, url)
-        except UnreadableError as found:
-            error = found
-    raise error
-
-
-def decode_base64_image(text: str, url: str, into: Path) -> Fetched:
-    """Write a picture that came inside its report, in base64, to the new file ``into``.
-
-    Raise NotThePictureError if it is no valid base64, OSError if the disk fails.
-    """
-    digest, size = sha256(), 0
-    with into.open("xb") as file:
-        for start in range(0, len(text), BASE64_CHUNK):
-            try:
-                chunk = a2b_base64(text[start : start + BASE64_CHUNK], strict_mode=True)
-            except (Error, ValueError) as error:  # ValueError: a character outside ASCII
-                raise NotThePictureError(f"the picture is not base64: {error}") from error
-            digest.update(chunk)
-            size += file.write(chunk)
-    return Fetched(size, digest.hexdigest(), url, "")
+def _stored(key: str, sha256: str, size: int, picture: Picture, decoded: str = "") -> StoredAsset:
+    return StoredAsset(
+        key,
+        sha256,
+        size,
+        picture.content_type,
+        picture.width,
+        picture.height,
+        decoded,
+        "; ".join(filter(None, [picture.defect, picture.unfinished])),
+        picture.marks,
+    )

@@ -45,8 +45,8 @@ class Conclusion:
         if record is None or record.job.claim != claimed.token:
             raise ClaimLostError("the lease ended and the work went to another worker")
         end = _decide(record, self._now())
-        archived = any(asset.state is AssetState.ARCHIVED for asset in record.assets)
-        if archived and not self._has_better_manifest(record.job):
+        explained = any(_has_object(asset) for asset in record.assets)
+        if explained and not self._has_better_manifest(record.job):
             self._store.replace(
                 manifest_key(record.job.ref), _manifest(record, end), content_type=_JSON
             )
@@ -89,6 +89,10 @@ class Conclusion:
         return False
 
 
+def _has_object(asset: Asset) -> bool:
+    return asset.state is AssetState.ARCHIVED or asset.quarantined_at is not None
+
+
 def _with_last(
     record: JobRecord, claimed: Claimed[Asset], stored: StoredAsset, now: float
 ) -> JobRecord | None:
@@ -112,6 +116,8 @@ def _with_last(
         width=stored.width,
         height=stored.height,
         decoded=stored.decoded,
+        defect=stored.defect,
+        marks=stored.marks,
     )
     return replace(record, assets=sorted([*others, archived], key=lambda asset: asset.idx))
 

@@ -6,6 +6,7 @@ Keys depend only on ref and index: the date in them comes from the ref. Times ar
 import json
 import re
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -21,7 +22,7 @@ from pydantic import (
 )
 
 from receiver.errors import UnreadableError, mistakes_in
-from receiver.ledger.rows import Asset, DeliveryEntry, Job
+from receiver.ledger.rows import Asset, DeliveryEntry, Job, Rejected
 from receiver.model import (
     FINAL_STATES,
     Api,
@@ -45,6 +46,13 @@ _KEY = re.compile(
     r"(job\.json|(?:0|[1-9][0-9]{0,8})\.[a-z0-9]+)"
 )
 
+# The folder of rejected files. Their keys are like those of result files, with the hash at the end.
+QUARANTINE = "quarantine"
+_QUARANTINE_KEY = re.compile(
+    QUARANTINE + r"/[0-9]{4}/[0-9]{2}/[0-9]{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})/"
+    r"(?:0|[1-9][0-9]{0,8})-[0-9a-f]{64}"
+)
+
 
 def asset_key(ref: str, idx: int, extension: str) -> str:
     """Return the key of one result file."""
@@ -63,6 +71,20 @@ def manifest_key(ref: str) -> str:
 
 def _folder(ref: str) -> str:
     return f"{ref_time(ref):%Y/%m/%d}/{ref}"
+
+
+def quarantine_key(ref: str, idx: int, sha256: str) -> str:
+    """Return the key of a rejected file: one for each content, so no object is overwritten."""
+    return f"{QUARANTINE}/{_folder(ref)}/{idx}-{sha256}"
+
+
+def parse_quarantine_key(key: str) -> str | None:
+    """Return the ref in the key of a rejected file, or None if this is no such key."""
+    found = _QUARANTINE_KEY.fullmatch(key)
+    with suppress(ValueError):  # a ref whose time is out of range
+        if found and key.startswith(f"{QUARANTINE}/{_folder(found[1])}/"):
+            return found[1]
+    return None
 
 
 def parse_key(key: str) -> tuple[str, str] | None:
@@ -144,8 +166,24 @@ def _asset(asset: Asset) -> dict[str, object]:
         "expires_at": timestamp(asset.expires_at),
         "finished_at": timestamp(asset.finished_at),
         "decoded": asset.decoded,
+        "defect": asset.defect,
+        "marks": [asdict(mark) for mark in asset.marks],
         "attempts": asset.attempts,
         "error": asset.error,
+        "accepted_at": timestamp(asset.accepted_at),
+        "rejected": _rejected(asset.rejected),
+    }
+
+
+def _rejected(found: Rejected | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    return {
+        "sha256": found.sha256,
+        "size": found.size,
+        "content_type": found.content_type,
+        "reason": found.reason,
+        "quarantined_at": timestamp(found.quarantined_at),
     }
 
 
@@ -196,6 +234,24 @@ class ManifestDelivery(_Part):
     repaired: Words = ""
 
 
+class ManifestRejected(_Part):
+    """The last file of an asset that failed inspection, and why."""
+
+    sha256: Digest
+    size: Annotated[int, Field(gt=0, lt=2**63)]
+    content_type: Words
+    reason: Words
+    quarantined_at: Moment | None
+
+
+class ManifestMark(_Part):
+    """Data in a file that says where it comes from."""
+
+    kind: Words
+    name: Words
+    size: Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class ManifestAsset(_Part):
     """One result file and its final state."""
 
@@ -214,6 +270,10 @@ class ManifestAsset(_Part):
     attempts: Number
     error: Words
     decoded: Words = ""
+    accepted_at: Moment | None = None
+    rejected: ManifestRejected | None = None
+    defect: Words = ""
+    marks: list[ManifestMark] = []
 
 
 class Manifest(_Part):

@@ -14,7 +14,7 @@ from io import BytesIO
 MAX_SIDE = 512
 # Pixels of the original. The largest pictures of providers have 17 million.
 MAX_PIXELS = 64_000_000
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP")
 _LIMITS = {
     # Bytes of memory: the interpreter, Pillow, and a picture of MAX_PIXELS twice.
     resource.RLIMIT_AS: 1024**3,

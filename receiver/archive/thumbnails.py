@@ -30,6 +30,10 @@ MAX_RUNNING, MAX_WAITING = 2, 4
 WAIT_TIMEOUT, MAKE_TIMEOUT = 5.0, 20.0
 # Bytes: the largest original that gets a thumbnail, and all thumbnails together.
 MAX_ORIGINAL_SIZE, MAX_CACHE_SIZE = 100 * 1024 * 1024, 256 * 1024 * 1024
+# Pixels of the largest one. The process that makes it has the same limit.
+MAX_PIXELS = 64_000_000
+# From so many zero bytes in a row on, and an eighth of the file, a file is in doubt.
+MIN_ZEROS, _ZERO_BLOCK = 4096, 1024
 # How many thumbnails are made between two checks of the folder's size.
 _EVICT_EVERY = 100
 _PROGRAM = Path(__file__).with_name("thumbnail_process.py")
@@ -83,18 +87,40 @@ class Thumbnails:
         finally:
             self._admitted.release()
 
+    def doubt(self, asset: Asset) -> str:
+        """Return why an archived file may be damaged, or "" if nothing says so.
+
+        A picture is decoded; the thumbnail that comes of it is kept. Raise BusyError or StoreError.
+        """
+        with self._slot(), self._original(asset) as original:
+            zeros = _longest_zeros(original)
+            if zeros >= max(MIN_ZEROS, (asset.size or 0) // 8):
+                return f"{zeros} bytes of it, one after another, are zero"
+            if not _has_thumbnail(asset):
+                return ""
+            original.seek(0)
+            made = self._decode(original, asset)
+            self._keep(self._path(asset), made)
+            return "" if made else "it cannot be decoded"
+
     def _make(self, asset: Asset) -> bytes:
         """Return the thumbnail's bytes, or none if it cannot be shown, which is cached too."""
-        if (
-            asset.key is None
-            or (asset.size or 0) > MAX_ORIGINAL_SIZE
-            or not str(asset.content_type).startswith("image/")
-        ):
+        if not _has_thumbnail(asset):
             return b""
-        with self._scratch_file() as original, self._scratch_file() as result:
-            with self._store.open(asset.key) as source:
+        with self._original(asset) as original:
+            return self._decode(original, asset)
+
+    @contextmanager
+    def _original(self, asset: Asset) -> Iterator[BinaryIO]:
+        """Yield a copy of the archived file."""
+        with self._scratch_file() as original:
+            with self._store.open(str(asset.key)) as source:
                 shutil.copyfileobj(source, original)
             original.seek(0)
+            yield original
+
+    def _decode(self, original: BinaryIO, asset: Asset) -> bytes:
+        with self._scratch_file() as result:
             return _run_decoder(original, result, asset)
 
     @contextmanager
@@ -141,6 +167,24 @@ class Thumbnails:
                     break
                 path.unlink(missing_ok=True)
                 to_free -= size
+
+
+def _has_thumbnail(asset: Asset) -> bool:
+    return (
+        asset.key is not None
+        and (asset.size or 0) <= MAX_ORIGINAL_SIZE
+        and (asset.width or 0) * (asset.height or 0) <= MAX_PIXELS
+        and str(asset.content_type).startswith("image/")
+    )
+
+
+def _longest_zeros(file: BinaryIO) -> int:
+    """Return the bytes of the longest run of zeros, in whole blocks: no compressed data has one."""
+    longest = run = 0
+    while block := file.read(_ZERO_BLOCK):
+        run = run + len(block) if block.count(0) == len(block) else 0
+        longest = max(longest, run)
+    return longest
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -5,7 +5,6 @@ file ends. Such a file is downloaded again. It is archived when the same bytes c
 its picture is whole, at the last attempt.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from receiver.archive.inspect import Picture, inspect
@@ -45,9 +44,7 @@ class Unfinished:
             why = "; ".join(filter(None, [fetched.cut_short, missing]))
             raise FetchError(f"perhaps cut short: {why}; it is downloaded once more")
         self._last.pop((asset.ref, asset.idx), None)
-        return replace(
-            picture, defect="; ".join(filter(None, [picture.defect, picture.unfinished]))
-        )
+        return picture
 
     def _came_twice(self, asset: Asset, fetched: Fetched) -> bool:
         """Return whether the bytes are those of the attempt before, or cannot change; note them."""

@@ -15,6 +15,7 @@ main = Commands(
         "show": "receiver.cli.jobs",
         "retry": "receiver.cli.jobs",
         "replay": "receiver.cli.jobs",
+        "accept": "receiver.cli.jobs",
         "listen": "receiver.cli.events",
         "events": "receiver.cli.events",
         "resend": "receiver.cli.events",

@@ -1,4 +1,4 @@
-"""Commands about single jobs: list, show, retry and replay."""
+"""Commands about single jobs: list, show, retry, replay, and accept a rejected file."""
 
 import re
 import sys
@@ -6,6 +6,7 @@ import sys
 import click
 from rich.table import Table
 
+from receiver.archive.manifest import quarantine_key
 from receiver.cli.base import (
     SOME_FAILED,
     act_on_each,
@@ -128,7 +129,10 @@ def _show(services: Services, job: Job) -> None:
     output = console()
     for name, value in lines.items():
         output.print(f"{name:>10}  {printable(value)}", markup=False, highlight=False)
-    output.print(_delivery_table(services, job.ref), _asset_table(services, job.ref))
+    found = services.queries.assets([job.ref])[job.ref]
+    output.print(_delivery_table(services, job.ref), _asset_table(services, found))
+    if any(asset.rejected for asset in found):
+        output.print(_rejected_table(services, found))
 
 
 def _delivery_table(services: Services, ref: str) -> Table:
@@ -154,7 +158,7 @@ def _delivery_table(services: Services, ref: str) -> Table:
     return table
 
 
-def _asset_table(services: Services, ref: str) -> Table:
+def _asset_table(services: Services, found: list[Asset]) -> Table:
     table = Table(
         "asset",
         "state",
@@ -162,10 +166,11 @@ def _asset_table(services: Services, ref: str) -> Table:
         "bytes",
         "type",
         "SHA-256 or error",
+        "notes",
         title="assets",
         title_justify="left",
     )
-    for asset in services.queries.assets([ref])[ref]:
+    for asset in found:
         where = services.store.locate(asset.key) if asset.key else asset.url
         table.add_row(
             str(asset.idx),
@@ -174,8 +179,49 @@ def _asset_table(services: Services, ref: str) -> Table:
             str(asset.size or ""),
             asset.content_type,
             table_cell(asset.sha256 or asset.error),
+            table_cell(_notes(asset)),
         )
     return table
+
+
+def _rejected_table(services: Services, found: list[Asset]) -> Table:
+    """Return the files that failed inspection. ``where`` is empty if a file is not kept."""
+    table = Table(
+        "asset",
+        "accepted",
+        "where",
+        "bytes",
+        "claimed type",
+        "SHA-256",
+        "reason",
+        title="rejected files",
+        title_justify="left",
+    )
+    for asset in found:
+        if (rejected := asset.rejected) is None:
+            continue
+        key = quarantine_key(asset.ref, asset.idx, rejected.sha256)
+        table.add_row(
+            str(asset.idx),
+            timestamp(asset.accepted_at),
+            table_cell(services.store.locate(key) if asset.is_acceptable else ""),
+            str(rejected.size),
+            table_cell(rejected.content_type),
+            rejected.sha256,
+            table_cell(rejected.reason),
+        )
+    return table
+
+
+def _notes(asset: Asset) -> str:
+    """Return the defect of a file, the doubt about it, and its marks of origin."""
+    return "; ".join(
+        [
+            *([f"defect: {asset.defect}"] if asset.defect else []),
+            *([f"perhaps damaged: {asset.doubt}"] if asset.doubt else []),
+            *(f"{mark.kind} ({mark.name}, {mark.size} bytes)" for mark in asset.marks),
+        ]
+    )
 
 
 @click.command()
@@ -186,7 +232,7 @@ def retry(refs: tuple[str, ...]) -> None:
 
     The provider is asked for their results again.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     failures = act_on_each(refs, lambda ref: f"{ref} is {services.operator.retry(ref).state}")
     services.engine.notify()
     services.close()
@@ -202,10 +248,33 @@ def replay(deliveries: tuple[int, ...]) -> None:
     Name them by their numbers, as `receiver show REF` shows them. Use it after a fix of how
     deliveries are read.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     failures = act_on_each(
         deliveries,
         lambda number: f"{number} is now {services.operator.replay(number)}",
     )
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
+
+
+@click.command()
+@click.argument("ref", callback=_ref)
+@click.argument("index", type=click.IntRange(0, 2**31 - 1))
+@click.option(
+    "--sha256",
+    default="",
+    help="Only if the rejected file has this SHA-256: a retry may have brought another one.",
+)
+@reports_errors
+def accept(ref: str, index: int, sha256: str) -> None:
+    """Accept the rejected file of an asset as its result.
+
+    The file is archived like any other, and marked as accepted in the manifest. The job ends again:
+    it is archived if all its assets are. `receiver show REF` lists rejected files with the reason.
+    Look at the file before: nothing has checked that it is the picture.
+    """
+    services = Services(load()).open(creates=False)
+    job = services.operator.accept(ref, index, sha256.lower())
+    services.engine.notify()
+    services.close()
+    click.echo(f"asset {index} of {ref} is accepted; the job is {job.state}")

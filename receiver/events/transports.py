@@ -1,11 +1,9 @@
 """Transports of events: signed webhooks (Standard Webhooks) and our log; AWS is in ``aws``."""
 
-import http.client
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import structlog
 from standardwebhooks import Webhook
@@ -13,27 +11,19 @@ from standardwebhooks import Webhook
 from receiver.errors import AddressRefusedError, EventNotDeliveredError, FetchError
 from receiver.events.destinations import Destination, DestinationKind
 from receiver.events.event import Event
-from receiver.net.connection import (
-    MAX_HEAD,
-    Deadline,
-    DeadlineSocket,
-    SafeConnector,
-    translate_network_errors,
-)
+from receiver.net.client import HttpClient, Request
+from receiver.net.connection import Deadline, translate_network_errors
 from receiver.net.policy import read_url
 
 log = structlog.get_logger(__name__)
 
 # Seconds for one attempt, from name resolution to the head of the response, and for one wait in it.
 TIMEOUT, READ_TIMEOUT = 15.0, 10.0
+# Bytes of a response's body; what is longer is not read.
+MAX_RESPONSE = 64 * 1024
 # The longest Retry-After that we obey, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
-_REQUEST = (
-    "POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: webhook-image-receiver\r\n"
-    "Content-Type: application/json\r\nContent-Length: {length}\r\nwebhook-id: {id}\r\n"
-    "webhook-timestamp: {timestamp}\r\nwebhook-signature: {signature}\r\nConnection: close\r\n\r\n"
-)
 # Statuses that mean the destination is away, not that it refuses this event.
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -54,12 +44,12 @@ class WebhookTransport:
     def __init__(
         self,
         address: str,
-        connector: SafeConnector,
+        client: HttpClient,
         secrets: Sequence[str],
         now: Callable[[], float],
     ) -> None:
         self._target = read_url(address)
-        self._connector = connector
+        self._client = client
         self._signers = [Webhook(secret) for secret in secrets]
         self._now = now
 
@@ -67,7 +57,7 @@ class WebhookTransport:
         """Post the event; see Transport."""
         host = self._target.host
         try:
-            self._connector.policy.check_url(self._target.url)
+            self._client.policy.check_url(self._target.url)
             with translate_network_errors(host):
                 status, retry_after = self._post(event, body)
         except AddressRefusedError as error:
@@ -87,31 +77,25 @@ class WebhookTransport:
             )
 
     def _post(self, event: Event, body: str) -> tuple[int, float]:
-        """Send one request over a new connection. Return the status and the Retry-After in seconds.
-
-        The body of the response is not read.
-        """
-        deadline = Deadline(time.monotonic, TIMEOUT, READ_TIMEOUT)
-        data, target = body.encode(), self._target
+        """Send one request. Return the status and the Retry-After in seconds."""
         moment = datetime.fromtimestamp(int(self._now()), UTC)
-        head = _REQUEST.format(
-            path=target.path,
-            authority=target.authority,
-            length=len(data),
-            id=event.id,
-            timestamp=int(moment.timestamp()),
-            signature=" ".join(signer.sign(event.id, moment, body) for signer in self._signers),
-        )
-        with self._connector.connect(target, deadline) as sock:
-            sock.settimeout(deadline.remaining())
-            sock.sendall(head.encode("ascii") + data)
-            with closing(
-                http.client.HTTPResponse(
-                    cast("Any", DeadlineSocket(sock, deadline, MAX_HEAD)), method="POST"
-                )
-            ) as response:
-                response.begin()
-                return response.status, _retry_after(response.headers.get("Retry-After", ""))
+        data = body.encode()
+        headers = {
+            "User-Agent": "webhook-image-receiver",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            "webhook-id": event.id,
+            "webhook-timestamp": str(int(moment.timestamp())),
+            "webhook-signature": " ".join(
+                signer.sign(event.id, moment, body) for signer in self._signers
+            ),
+        }
+        with self._client.exchange(
+            Request("POST", self._target, headers, data),
+            Deadline(time.monotonic, TIMEOUT, READ_TIMEOUT),
+            max_body=MAX_RESPONSE,
+        ) as response:
+            return response.status, _retry_after(response.headers.get("Retry-After", ""))
 
 
 def _retry_after(header: str) -> float:
@@ -130,13 +114,13 @@ class LogTransport:
 
 def transport_for(
     destination: Destination,
-    connector: SafeConnector,
+    client: HttpClient,
     secrets: Sequence[str],
     now: Callable[[], float],
 ) -> Transport:
     """Return the transport to a destination. Nothing is connected yet."""
     if destination.kind is DestinationKind.WEBHOOK:
-        return WebhookTransport(destination.address, connector, secrets, now)
+        return WebhookTransport(destination.address, client, secrets, now)
     if destination.kind is DestinationKind.LOG:
         return LogTransport()
     # Imported here, because boto3 costs 0.1 s that other destinations do not need.

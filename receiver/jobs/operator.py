@@ -1,30 +1,49 @@
-"""What an operator can do by hand: retry a final job, expedite a waiting one, replay a delivery."""
+"""What an operator can do: retry or expedite a job, accept a rejected file, replay a delivery."""
 
 from collections.abc import Callable
 from hashlib import sha256
 
 from sqlalchemy import Connection
 
+from receiver.archive.quarantine import Quarantine
 from receiver.errors import ReceiverError, UnreadableError
 from receiver.ingest.inbox import Inbox
-from receiver.ledger.assets import expedite_assets, has_inline_losses, reopen_job
+from receiver.ledger.assets import Assets, expedite_assets, has_inline_losses, reopen_job
 from receiver.ledger.claims import is_unexplained
 from receiver.ledger.database import Database
 from receiver.ledger.jobs import expedite_job, find_job, lock_job
 from receiver.ledger.queries.jobs import JobQueries
-from receiver.ledger.rows import DeliveryRow, Job
-from receiver.model import FINAL_STATES, Decision, Delivery, JobState, Reason, Source, Timing
+from receiver.ledger.rows import Asset, DeliveryRow, Job
+from receiver.model import (
+    FINAL_STATES,
+    AssetState,
+    Decision,
+    Delivery,
+    JobState,
+    Reason,
+    Source,
+    Timing,
+)
+from receiver.telemetry.metrics import REJECTED
 
 
 class Operator:
     """Carries out an operator's requests. ``now`` returns seconds since the epoch."""
 
     def __init__(
-        self, database: Database, inbox: Inbox, timing: Timing, now: Callable[[], float]
+        self,
+        database: Database,
+        inbox: Inbox,
+        assets: Assets,
+        quarantine: Quarantine,
+        timing: Timing,
+        now: Callable[[], float],
     ) -> None:
         self._database = database
         self._queries = JobQueries(database)
         self._inbox = inbox
+        self._assets = assets
+        self._quarantine = quarantine
         self._timing = timing
         self._now = now
 
@@ -53,6 +72,45 @@ class Operator:
             expedite_job(connection, ref, self._now())
 
         self._database.write(work)
+
+    def accept(self, ref: str, idx: int, sha256: str = "") -> Job:
+        """Make the rejected file of an asset its result file, and return the job.
+
+        The job is concluded again. Accepting a file again changes nothing. With ``sha256`` only
+        that file is accepted, because a retry may bring another one. Raise ReceiverError if there
+        is no such file, or if another one is archived.
+        """
+        found = self._asset(ref, idx)
+        if sha256 and sha256 != (found.rejected_sha256 or ""):
+            raise ReceiverError(
+                f"the rejected file of asset {idx} of {ref} is another one by now: look at it again"
+            )
+        if found.state is AssetState.ARCHIVED:
+            return self._accepted_before(found)
+        try:
+            stored = self._quarantine.restore(found)
+        except ReceiverError:
+            # Another operator may have accepted it since; then the file has left the quarantine.
+            now = self._asset(ref, idx)
+            if now.accepted_at is None or now.sha256 != found.rejected_sha256:
+                raise
+            return self._accepted_before(now)
+        job = self._assets.accept(ref, idx, stored)
+        self._quarantine.remove_old(found)
+        REJECTED.labels("accepted").inc()
+        return job
+
+    def _asset(self, ref: str, idx: int) -> Asset:
+        found = next((row for row in self._queries.assets([ref])[ref] if row.idx == idx), None)
+        if found is None:
+            raise ReceiverError(f"there is no asset {idx} of a job {ref}")
+        return found
+
+    def _accepted_before(self, found: Asset) -> Job:
+        job = self._queries.job(found.ref)
+        if job is None or found.accepted_at is None:
+            raise ReceiverError(f"asset {found.idx} of {found.ref} is archived already")
+        return job
 
     def replay(self, number: int) -> Decision:
         """Accept a stored delivery again and return the new decision.

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from receiver.ledger.queries.audit import Audit
-from receiver.ledger.rows import Asset, DeliveryEntry, Job
+from receiver.ledger.rows import Asset, DeliveryEntry, Job, Rejected
 from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source, timestamp
 
 # A ULID as we write it.
@@ -105,8 +105,57 @@ class AssetQuery(BaseModel):
     link: Literal["", "0", "1"] = ""
 
 
+class MarkView(BaseModel):
+    """Data in a file that says where it comes from; ``size`` is in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    name: str
+    size: int
+
+
+class AcceptQuery(BaseModel):
+    """``sha256`` of the rejected file that is meant: a retry may have brought another one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+
+class RejectedView(BaseModel):
+    """The last file of an asset that failed inspection, and why.
+
+    ``content_type`` is the claim of its server. ``quarantined_at`` is null if the file is not kept.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: Annotated[str, Field(pattern=_SHA256)]
+    size: int
+    content_type: str
+    reason: str
+    quarantined_at: str | None
+
+    @classmethod
+    def of(cls, rejected: Rejected) -> Self:
+        """Show one rejected file."""
+        return cls(
+            sha256=rejected.sha256,
+            size=rejected.size,
+            content_type=rejected.content_type,
+            reason=rejected.reason,
+            quarantined_at=timestamp(rejected.quarantined_at),
+        )
+
+
 class AssetView(BaseModel):
-    """One result file. ``size`` is in bytes, dimensions in pixels; unknown values are null."""
+    """One result file. ``size`` is in bytes, dimensions in pixels; unknown values are null.
+
+    ``accepted_at`` is when an operator accepted the rejected file as the result.
+    ``defect`` names mistakes in the file that viewers tolerate. ``doubt`` says why it cannot be
+    decoded; it is "" if it can, or if it is no picture, and null until that is tried.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -118,6 +167,11 @@ class AssetView(BaseModel):
     content_type: str | None
     width: int | None
     height: int | None
+    accepted_at: str | None
+    rejected: RejectedView | None
+    defect: str
+    marks: list[MarkView]
+    doubt: str | None
 
     @classmethod
     def of(cls, asset: Asset) -> Self:
@@ -131,6 +185,11 @@ class AssetView(BaseModel):
             content_type=asset.content_type,
             width=asset.width,
             height=asset.height,
+            accepted_at=timestamp(asset.accepted_at),
+            rejected=RejectedView.of(asset.rejected) if asset.rejected else None,
+            defect=asset.defect,
+            marks=[MarkView(kind=one.kind, name=one.name, size=one.size) for one in asset.marks],
+            doubt=asset.doubt,
         )
 
 

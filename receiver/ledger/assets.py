@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, tuple_, update
 
+from receiver.errors import ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
@@ -11,9 +12,17 @@ from receiver.ledger.deliveries import find_reports
 from receiver.ledger.events import NewEvent, write_events
 from receiver.ledger.jobs import expedite_job, finish_job, lock_job
 from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.rows import Asset, End, Job, StoredAsset, asset_of
+from receiver.ledger.rows import Asset, End, Job, Rejected, StoredAsset, asset_of, marks_text
 from receiver.ledger.tables import assets, attempts, jobs
-from receiver.model import INLINE, AssetState, EventType, JobState, Source, Timing
+from receiver.model import (
+    FINAL_STATES,
+    INLINE,
+    AssetState,
+    EventType,
+    JobState,
+    Source,
+    Timing,
+)
 from receiver.telemetry import metrics
 
 _STORED = ("key", "sha256", "size", "content_type", "width", "height")
@@ -52,7 +61,12 @@ class Assets:
         row, values = claimed.row, {name: getattr(stored, name) for name in _STORED}
         payload = {"ref": row.ref, "index": row.idx, **values}
         event = NewEvent(EventType.ASSET_ARCHIVED, payload, row.idx)
-        values["decoded"] = stored.decoded
+        values |= {
+            "decoded": stored.decoded,
+            "defect": stored.defect,
+            "marks": marks_text(stored.marks),
+            "doubt": None,  # whether it can be decoded is tried later
+        }
 
         def work(connection: Connection) -> bool:
             now = end.at if end else self._now()
@@ -76,16 +90,44 @@ class Assets:
         metrics.TIME_LEFT.observe(max(0.0, row.expires_at - self._now()))
         return ended
 
-    def give_up(self, claimed: Claimed[Asset], state: AssetState, error: str) -> None:
-        """Record that an asset failed or expired, and why.
+    def next_untried(self) -> Asset | None:
+        """Return an archived file that nobody has tried to decode yet; it counts as tried.
+
+        Return None if there is none, or if an asset is due to be archived: that goes first.
+        If this process crashes over it, it is not tried again: a doubt is no promise.
+        """
+
+        def work(connection: Connection) -> Asset | None:
+            if connection.execute(_DUE, {"now": self._now()}).first():
+                return None
+            row = connection.execute(_TAKE_UNTRIED).first()
+            return asset_of(row) if row else None
+
+        return self._database.write(work)
+
+    def record_doubt(self, asset: Asset, doubt: str | None) -> None:
+        """Record why an archived file may be damaged; None: it has to be tried again."""
+        values = {"of_ref": asset.ref, "of_idx": asset.idx, "new_doubt": doubt}
+        self._database.write(lambda connection: connection.execute(_SET_DOUBT, values))
+
+    def give_up(
+        self,
+        claimed: Claimed[Asset],
+        state: AssetState,
+        error: str,
+        *,
+        rejected: Rejected | None = None,
+    ) -> None:
+        """Record that an asset failed or expired, and why; ``rejected`` is its last bad file.
 
         Raise ClaimLostError if it is no longer ours.
         """
+        changed = {"state": state, "error": error, **_rejected_columns(rejected)}
 
         def work(connection: Connection) -> None:
             now, ref = self._now(), claimed.row.ref
             lock_job(connection, ref)
-            last = _end(connection, claimed, now, state=state, error=error)
+            last = _end(connection, claimed, now, **changed)
             _insert_attempt(connection, claimed.row, now, error)
             _make_due_if_last(connection, ref, now, last=last)
 
@@ -101,11 +143,13 @@ class Assets:
         *,
         counted: bool = True,
         refresh_url: bool = False,
+        rejected: Rejected | None = None,
     ) -> None:
         """Make an asset due again at ``due_at``, after an attempt that met ``error``.
 
         Not ``counted``: the attempt says nothing about the asset, for example because the archive
         was down. ``refresh_url``: poll the job now, because the provider may have a fresh URL.
+        ``rejected``: the attempt brought this bad file.
         """
 
         def work(connection: Connection) -> None:
@@ -118,6 +162,7 @@ class Assets:
                 error=error,
                 attempts=claimed.row.attempts - (not counted),
                 crashes=0,
+                **_rejected_columns(rejected),
             )
             if counted:
                 _insert_attempt(connection, claimed.row, self._now(), error)
@@ -126,6 +171,31 @@ class Assets:
 
         self._database.write(work)
         metrics.ASSETS.labels("retry").inc()
+
+    def accept(self, ref: str, idx: int, stored: StoredAsset) -> Job:
+        """Record that an operator accepted a rejected file, which is stored; return the job.
+
+        The job is concluded again. Its new round makes an end void that a worker has prepared
+        meanwhile, and a worker that has the asset loses its claim. Accepting the same file again
+        changes nothing. Raise ReceiverError if the job is gone or another file is archived.
+        """
+
+        def work(connection: Connection) -> tuple[Job, bool]:
+            job, now = lock_job(connection, ref), self._now()
+            if not _accept(connection, ref, idx, stored, now):
+                return job, False
+            job = _begin_round(connection, job, now)
+            _make_due_if_last(connection, ref, now, last=count_pending(connection, ref) == 0)
+            values = {name: getattr(stored, name) for name in _STORED}
+            payload = {"ref": ref, "index": idx, **values, "accepted": True}
+            write_events(connection, job, now, [NewEvent(EventType.ASSET_ARCHIVED, payload, idx)])
+            return job, True
+
+        job, is_new = self._database.write(work)
+        if is_new:
+            metrics.ASSETS.labels(AssetState.ARCHIVED).inc()
+            metrics.BYTES.inc(stored.size)
+        return job
 
 
 def _by_deadline(claimed: Claimed[Asset]) -> tuple[float, str, int]:
@@ -148,6 +218,33 @@ _COUNT_PENDING = (
     .where(assets.c.ref == bindparam("ref"), assets.c.state == AssetState.PENDING)
 )
 _INSERT_ATTEMPT = insert(attempts)
+# What a job's last end has set.
+_CONCLUDE_AGAIN: dict[str, object] = {
+    "reason": None,
+    "message": "",
+    "finished_at": None,
+    "attempts": 0,
+    "crashes": 0,
+}
+_DUE = select(assets.c.ref).where(assets.c.due_at <= bindparam("now")).limit(1)
+_UNTRIED = (
+    select(assets.c.ref, assets.c.idx)
+    .where(assets.c.doubt.is_(None))
+    .order_by(assets.c.finished_at)
+    .limit(1)
+)
+_TAKE_UNTRIED = (
+    update(assets)
+    # The second condition is for two workers that take the same row.
+    .where(tuple_(assets.c.ref, assets.c.idx).in_(_UNTRIED), assets.c.doubt.is_(None))
+    .values(doubt="")
+    .returning(*assets.columns)
+)
+_SET_DOUBT = (
+    update(assets)
+    .where(assets.c.ref == bindparam("of_ref"), assets.c.idx == bindparam("of_idx"))
+    .values(doubt=bindparam("new_doubt"))
+)
 _MAKE_JOB_DUE = (
     update(jobs)
     .where(jobs.c.ref == bindparam("of_ref"))
@@ -167,6 +264,46 @@ def _end(connection: Connection, claimed: Claimed[Asset], now: float, **values: 
     """
     claims.update_claimed(connection, claimed, finished_at=now, due_at=None, claim=None, **values)
     return count_pending(connection, claimed.row.ref) == 0
+
+
+def _rejected_columns(rejected: Rejected | None) -> dict[str, object]:
+    """Return the columns that record a rejected file; none if there was none in this attempt."""
+    if rejected is None:
+        return {}
+    return {
+        "rejected_sha256": rejected.sha256,
+        "rejected_size": rejected.size,
+        "rejected_type": rejected.content_type,
+        "rejected_reason": rejected.reason,
+        "quarantined_at": rejected.quarantined_at,
+    }
+
+
+def _accept(connection: Connection, ref: str, idx: int, stored: StoredAsset, now: float) -> bool:
+    """Make an asset of a locked job archived; return False if this file was accepted before.
+
+    Raise ReceiverError if another file is archived.
+    """
+    own = (assets.c.ref == ref) & (assets.c.idx == idx)
+    state, sha256 = connection.execute(select(assets.c.state, assets.c.sha256).where(own)).one()
+    if state == AssetState.ARCHIVED:
+        if sha256 != stored.sha256:
+            raise ReceiverError(f"asset {idx} of {ref} was archived meanwhile, with another file")
+        return False
+    values = {name: getattr(stored, name) for name in (*_STORED, "decoded")}
+    values |= {"state": AssetState.ARCHIVED, "error": "", "finished_at": now, "accepted_at": now}
+    values |= {"due_at": None, "claim": None, "crashes": 0}
+    connection.execute(update(assets).where(own).values(values))
+    return True
+
+
+def _begin_round(connection: Connection, job: Job, now: float) -> Job:
+    """Start a new round of a locked job in which only its end is decided again; return the job."""
+    values: dict[str, object] = {"round": job.round + 1}
+    if job.state in FINAL_STATES:
+        values |= _CONCLUDE_AGAIN | {"state": JobState.ARCHIVING, "due_at": now}
+    connection.execute(update(jobs).where(jobs.c.ref == job.ref).values(values))
+    return lock_job(connection, job.ref)
 
 
 def _make_due_if_last(connection: Connection, ref: str, now: float, *, last: bool) -> None:
@@ -205,15 +342,7 @@ def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> 
     """
     reopened = _reopen_assets(connection, job.ref, now, now + timing.url_lifetime)
     notify(connection, QueueName.JOBS)
-    values: dict[str, object] = {
-        "round": job.round + 1,
-        "reason": None,
-        "message": "",
-        "finished_at": None,
-        "due_at": now,
-        "attempts": 0,
-        "crashes": 0,
-    }
+    values = _CONCLUDE_AGAIN | {"round": job.round + 1, "due_at": now}
     if reopened or job.state is JobState.ARCHIVED:
         values |= {"state": JobState.ARCHIVING}
     else:

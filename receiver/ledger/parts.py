@@ -10,6 +10,7 @@ from receiver.ledger.database import Database, open_database
 from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
+from receiver.ledger.quarantine import QuarantineRecords
 from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.job_list import JobListQueries
@@ -56,6 +57,11 @@ class LedgerParts:
     def outbox(self) -> Outbox:
         """Transactions of event deliveries."""
         return Outbox(self.database, self.now)
+
+    @cached_property
+    def quarantine_records(self) -> QuarantineRecords:
+        """Which rejected files are kept."""
+        return QuarantineRecords(self.database)
 
     @cached_property
     def workers(self) -> Workers:

@@ -3,14 +3,24 @@
 Times are seconds since the epoch, sizes are bytes, dimensions are pixels.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Row
 
 from receiver.ledger.tables import assets, job_columns
-from receiver.model import Api, AssetState, EventDeliveryState, JobState, Mode, Outcome, Reason
+from receiver.model import (
+    Api,
+    AssetState,
+    EventDeliveryState,
+    JobState,
+    Mark,
+    Mode,
+    Outcome,
+    Reason,
+)
 
 # Rows are converted by position, which costs less than by name.
 _JOB_COLUMNS = [column.name for column in job_columns]
@@ -53,6 +63,20 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """A downloaded file that failed inspection, and why; ``content_type`` is its server's claim.
+
+    ``quarantined_at`` is since when it is kept in the quarantine; None: it is not kept.
+    """
+
+    sha256: str
+    size: int
+    content_type: str
+    reason: str
+    quarantined_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Asset:
     """A row of ``assets``: one result file of a job."""
 
@@ -75,6 +99,34 @@ class Asset:
     finished_at: float | None
     crashes: int = 0
     decoded: str = ""
+    rejected_sha256: str | None = None
+    rejected_size: int | None = None
+    rejected_type: str | None = None
+    rejected_reason: str | None = None
+    quarantined_at: float | None = None
+    accepted_at: float | None = None
+    defect: str = ""
+    marks: tuple[Mark, ...] = ()
+    doubt: str | None = ""
+
+    @property
+    def rejected(self) -> Rejected | None:
+        """The last file that failed inspection; None if there is none or a later one passed it."""
+        passed = self.state is AssetState.ARCHIVED and self.accepted_at is None
+        if passed or self.rejected_sha256 is None:
+            return None
+        return Rejected(
+            self.rejected_sha256,
+            self.rejected_size or 0,
+            self.rejected_type or "",
+            self.rejected_reason or "",
+            self.quarantined_at,
+        )
+
+    @property
+    def is_acceptable(self) -> bool:
+        """Whether its rejected file is kept and may be accepted."""
+        return self.quarantined_at is not None and self.state is not AssetState.ARCHIVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +179,8 @@ class StoredAsset:
     width: int | None
     height: int | None
     decoded: str = ""
+    defect: str = ""
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +225,18 @@ def asset_of(row: Sequence[Any]) -> Asset:
     """Convert a full row of ``assets`` to an Asset."""
     values = dict(zip(_ASSET_COLUMNS, row, strict=True))
     values["state"] = AssetState(values["state"])
+    values["marks"] = marks_of(values["marks"])
     return Asset(**values)
+
+
+def marks_text(marks: Sequence[Mark]) -> str:
+    """Return the text of the column ``marks``."""
+    return json.dumps([asdict(mark) for mark in marks], separators=(",", ":")) if marks else ""
+
+
+def marks_of(text: str) -> tuple[Mark, ...]:
+    """Return the marks in the text of the column."""
+    return tuple(Mark(**mark) for mark in json.loads(text)) if text else ()
 
 
 def event_delivery_of(row: Row[Any]) -> EventDelivery:

@@ -173,6 +173,20 @@ assets = Table(
     Column("crashes", Integer, nullable=False, server_default="0"),
     # The Content-Encoding that was decoded on the way into the archive, as in "gzip".
     Column("decoded", Text, nullable=False, server_default=""),
+    # The last downloaded file that failed inspection: hash, size, the type that its server claimed,
+    # and what is wrong with it.
+    Column("rejected_sha256", Text),
+    Column("rejected_size", BigInteger),
+    Column("rejected_type", Text),
+    Column("rejected_reason", Text),
+    Column("quarantined_at", Double),  # since when it is kept; NULL: it is not kept
+    Column("accepted_at", Double),  # when an operator accepted it as the result
+    # Mistakes in the archived file that viewers tolerate.
+    Column("defect", Text, nullable=False, server_default=""),
+    # JSON array of the marks of origin in the archived file, "" if there are none.
+    Column("marks", Text, nullable=False, server_default=""),
+    # Why the archived picture cannot be decoded, "" if it can; NULL until that is tried.
+    Column("doubt", Text, server_default=""),
     CheckConstraint(one_of("state", AssetState), name="state"),
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_iff_due"),
     CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),
@@ -205,6 +219,21 @@ Index(
     assets.c.idx,
     sqlite_where=assets.c.crashes > 0,
     postgresql_where=assets.c.crashes > 0,
+)
+
+# The quarantine, oldest first. The planners use it for the sum of sizes without reading the table.
+Index(
+    "ix_assets_quarantined",
+    assets.c.quarantined_at,
+    assets.c.rejected_size,
+    sqlite_where=assets.c.quarantined_at.isnot(None),
+    postgresql_where=assets.c.quarantined_at.isnot(None),
+)
+Index(
+    "ix_assets_untried",
+    assets.c.finished_at,
+    sqlite_where=assets.c.doubt.is_(None),
+    postgresql_where=assets.c.doubt.is_(None),
 )
 
 # Failed attempts to archive an asset; the last error is in the asset too.

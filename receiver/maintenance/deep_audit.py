@@ -20,6 +20,8 @@ from receiver.archive.manifest import (
     asset_prefix,
     manifest_key,
     parse_key,
+    parse_quarantine_key,
+    quarantine_key,
     read_manifest,
 )
 from receiver.archive.stores import Store, verify
@@ -100,6 +102,7 @@ class DeepAudit:
     def _job_problems(self, job: Job, assets: list[Asset]) -> list[str]:
         archived = _archived(assets)
         found = [problem for asset in archived if (problem := self._asset_problem(job.ref, asset))]
+        found += [problem for asset in assets if (problem := self._rejected_problem(asset))]
         if (
             archived
             and job.state in FINAL_STATES
@@ -110,19 +113,28 @@ class DeepAudit:
 
     def _asset_problem(self, ref: str, asset: Asset | ManifestAsset) -> str | None:
         """Read the object of an archived asset; return what is wrong with it, if anything."""
+        return self._object_problem(ref, str(asset.key), asset.sha256, asset.size)
+
+    def _rejected_problem(self, asset: Asset) -> str | None:
+        """Read the object of a rejected file that is kept; return what is wrong with it."""
+        if asset.quarantined_at is None or asset.rejected_sha256 is None:
+            return None
+        key = quarantine_key(asset.ref, asset.idx, asset.rejected_sha256)
+        return self._object_problem(asset.ref, key, asset.rejected_sha256, asset.rejected_size)
+
+    def _object_problem(
+        self, ref: str, key: str, expected: str | None, expected_size: int | None
+    ) -> str | None:
         try:
-            digest, size = verify(self._store, str(asset.key), self._digest)
+            digest, size = verify(self._store, key, self._digest)
         except MissingObjectError:
-            return f"missing: {asset.key} (job {ref})"
+            return f"missing: {key} (job {ref})"
         except UnreadableError as error:
-            return f"unreadable: {asset.key} (job {ref}): {error}"
-        if size != asset.size:
-            return f"differs: {asset.key} (job {ref}): it has {size} bytes instead of {asset.size}"
-        if digest != asset.sha256:
-            return (
-                f"differs: {asset.key} (job {ref}): "
-                f"its SHA-256 is {digest} instead of {asset.sha256}"
-            )
+            return f"unreadable: {key} (job {ref}): {error}"
+        if size != expected_size:
+            return f"differs: {key} (job {ref}): it has {size} bytes instead of {expected_size}"
+        if digest != expected:
+            return f"differs: {key} (job {ref}): its SHA-256 is {digest} instead of {expected}"
         return None
 
     def _digest(self, file: BinaryIO) -> tuple[str, int]:
@@ -232,7 +244,7 @@ class DeepAudit:
 def _ref_of(name: str) -> str:
     """Return the ref of the job in whose folder a name is; "" if it is no key of the service."""
     parts = parse_key(name)
-    return parts[0] if parts else ""
+    return parts[0] if parts else parse_quarantine_key(name) or ""
 
 
 def _archived(assets: list[Asset]) -> list[Asset]:
@@ -241,7 +253,7 @@ def _archived(assets: list[Asset]) -> list[Asset]:
 
 def _belongs_to(asset: Asset, name: str) -> bool:
     """Return whether an object belongs to this asset, which may be being archived right now."""
-    being_archived = asset.state is AssetState.PENDING and name.startswith(
-        asset_prefix(asset.ref, asset.idx)
-    )
-    return being_archived or (asset.state is AssetState.ARCHIVED and asset.key == name)
+    prefix, rejected = asset_prefix(asset.ref, asset.idx), quarantine_key(asset.ref, asset.idx, "")
+    being_stored = asset.state is AssetState.PENDING and name.startswith((prefix, rejected))
+    kept = asset.quarantined_at is not None and name == f"{rejected}{asset.rejected_sha256}"
+    return being_stored or kept or (asset.state is AssetState.ARCHIVED and asset.key == name)

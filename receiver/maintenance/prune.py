@@ -1,15 +1,19 @@
 """Pruning: jobs that ended long ago leave the ledger, the bodies of their deliveries even earlier.
 
-The archive stays complete. A job leaves with everything that belongs to it, in one transaction, so
-every invariant holds at any time. Jobs with events that are still to be delivered stay.
+The archive keeps pictures and manifests. A job leaves with everything that belongs to it, in one
+transaction, so every invariant holds at any time. Jobs with events that are still to be delivered
+stay. A rejected file of a job that leaves is deleted: without the ledger nobody could accept it.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import Connection, Select, delete, func, select, true, update
 
+from receiver.archive.manifest import quarantine_key
+from receiver.archive.stores import Store
 from receiver.ledger.database import Database
 from receiver.ledger.tables import (
     assets,
@@ -33,17 +37,22 @@ class Pruner:
     last one, "" if there are no more.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, store: Store) -> None:
         self._database = database
+        self._store = store
 
     def jobs(self, before: float, after: str = "") -> tuple[int, Counter[str], str]:
         """Remove a batch of jobs.
 
         Return how many were removed, how many stay per destination that still gets their events,
         and the last ref. Jobs with the newest event, delivery or attempt stay too: their numbers
-        must not be used again.
+        must not be used again. Raise StoreError if rejected files of removed jobs could not be
+        deleted.
         """
-        return self._database.write(partial(_prune_jobs, before=before, after=after))
+        forgotten = self._database.write(partial(_prune_jobs, before=before, after=after))
+        for ref, idx, sha256 in forgotten.rejected:
+            self._store.delete(quarantine_key(ref, idx, sha256))
+        return forgotten.jobs, forgotten.waiting, forgotten.last
 
     def bodies(self, before: float, after: str = "") -> tuple[int, str]:
         """Empty the bodies of a batch of jobs; return how many, and the last ref.
@@ -61,15 +70,34 @@ def _over(before: float, after: str) -> Select[str]:
     return old.order_by(jobs.c.ref).limit(BATCH)
 
 
-def _prune_jobs(connection: Connection, before: float, after: str) -> tuple[int, Counter[str], str]:
+@dataclass(frozen=True, slots=True)
+class _Forgotten:
+    """How many jobs were removed, how many stay per destination, the last ref, rejected files."""
+
+    jobs: int
+    waiting: Counter[str]
+    last: str
+    rejected: Sequence[tuple[str, int, str]]
+
+
+def _prune_jobs(connection: Connection, before: float, after: str) -> _Forgotten:
     refs = (
         connection.execute(_over(before, after).with_for_update(skip_locked=True)).scalars().all()
     )
     waiting = _undelivered(connection, refs)
     staying = {ref for _, ref in waiting} | _with_newest_numbers(connection)
     going = [ref for ref in refs if ref not in staying]
+    rejected = _rejected_files(connection, going)
     _forget(connection, going)
-    return len(going), Counter(name for name, _ in waiting), refs[-1] if refs else ""
+    counts = Counter(name for name, _ in waiting)
+    return _Forgotten(len(going), counts, refs[-1] if refs else "", rejected)
+
+
+def _rejected_files(connection: Connection, refs: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Return ref, index and SHA-256 of the files of these jobs that are in the quarantine."""
+    columns = (assets.c.ref, assets.c.idx, assets.c.rejected_sha256)
+    kept = assets.c.ref.in_(refs) & assets.c.quarantined_at.isnot(None)
+    return [tuple(row) for row in connection.execute(select(*columns).where(kept))]
 
 
 def _undelivered(connection: Connection, refs: Sequence[str]) -> set[tuple[str, str]]:

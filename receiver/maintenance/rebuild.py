@@ -1,7 +1,8 @@
 """Rebuild a lost ledger from the manifests in the archive.
 
-A job is restored if its manifest is valid and every object that it names is there with the right
-size. Everything else is reported; nothing is guessed.
+A job is restored if its manifest is valid and every result file that it names is there with the
+right size. Everything else is reported; nothing is guessed. A rejected file counts as kept if it is
+in the quarantine; it may have been removed since the manifest was written.
 """
 
 import json
@@ -14,10 +15,13 @@ from threading import Event
 
 from receiver.archive.manifest import (
     MAX_MANIFEST_SIZE,
+    QUARANTINE,
     Manifest,
     ManifestAsset,
     ManifestDelivery,
     parse_key,
+    parse_quarantine_key,
+    quarantine_key,
     read_manifest,
 )
 from receiver.archive.stores import Store, verify
@@ -26,12 +30,15 @@ from receiver.ledger.database import Database
 from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.restore import Past, Restored, Row, restore
-from receiver.model import AssetState, EventType, JobState, Outcome, Reason
+from receiver.ledger.rows import marks_text
+from receiver.model import AssetState, EventType, JobState, Mark, Outcome, Reason
 
 MANIFEST = "job.json"
 # Folders, and bytes of their manifests, that are read in parallel and written in one transaction.
 FOLDERS_AT_ONCE = 100
 BYTES_AT_ONCE = 32 * 1024 * 1024
+# Names in the quarantine that are looked up at once.
+NAMES_AT_ONCE = 500
 # How many names of what was not restored are stored; the others are only counted.
 MAX_LISTED = 10_000
 
@@ -107,19 +114,38 @@ class Rebuilder:
         self._stopping = stopping
         self._show = show
         self.so_far = Rebuilt()
+        self._quarantine: dict[str, int] = {}  # size in bytes by key
 
     def run(self, below: str = "") -> Rebuilt:
         """Restore the jobs below a folder of the archive, until done or ``stopping`` is set.
 
         Raise StoreError or LedgerError.
         """
+        folder = "/".join(filter(None, [QUARANTINE, below]))
+        self._quarantine = dict(self._store.keys(folder))
+        results = (item for item in self._store.keys(below) if not _is_in_quarantine(item[0]))
         with ThreadPoolExecutor(self._threads, "rebuild") as pool:
-            for batch in batches(group_by_job(self._store.keys(below))):
+            for batch in batches(group_by_job(results)):
                 if self._stopping.is_set():
-                    break
+                    return self.so_far
                 self._restore(batch, pool)
                 self._show(self.so_far)
+        self.so_far.unknown.extend(self._unknown_rejected())
         return self.so_far
+
+    def _unknown_rejected(self) -> Iterator[str]:
+        """Yield the files in the quarantine that no asset of the ledger names."""
+        keys = sorted(self._quarantine)
+        for start in range(0, len(keys), NAMES_AT_ONCE):
+            page = keys[start : start + NAMES_AT_ONCE]
+            refs = sorted({ref for key in page if (ref := parse_quarantine_key(key))})
+            known = {
+                quarantine_key(ref, asset.idx, asset.rejected_sha256)
+                for ref, found in self._queries.assets(refs).items()
+                for asset in found
+                if asset.quarantined_at is not None and asset.rejected_sha256 is not None
+            }
+            yield from (key for key in page if key not in known)
 
     def _restore(self, batch: list[JobFolder], pool: ThreadPoolExecutor) -> None:
         known = self._queries.states([folder.ref for folder in batch if folder.ref])
@@ -175,7 +201,13 @@ class Rebuilder:
         )
 
     def _rows(self, manifest: Manifest) -> Past:
-        return rows_of(manifest, self._job_timeout)
+        past = rows_of(manifest, self._job_timeout)
+        for row in past.assets:
+            if row["quarantined_at"] is not None:
+                key = quarantine_key(row["ref"], row["idx"], row["rejected_sha256"])
+                if self._quarantine.get(key) != row["rejected_size"]:
+                    row["quarantined_at"] = None
+        return past
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +241,10 @@ def batches(found: Iterable[JobFolder]) -> Iterator[list[JobFolder]]:
         weight += size
     if batch:
         yield batch
+
+
+def _is_in_quarantine(key: str) -> bool:
+    return key.startswith(f"{QUARANTINE}/")
 
 
 def _asset_problem(asset: ManifestAsset, folder: JobFolder) -> str | None:
@@ -277,8 +313,19 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
 
 
 def _asset(ref: str, asset: ManifestAsset) -> Row:
-    values = asset.model_dump(exclude={"index", "source_url"})
-    if asset.state is not AssetState.ARCHIVED:
+    values = asset.model_dump(exclude={"index", "source_url", "rejected", "marks"})
+    rejected = asset.rejected
+    is_archived = asset.state is AssetState.ARCHIVED
+    values |= {
+        "marks": marks_text([Mark(mark.kind, mark.name, mark.size) for mark in asset.marks]),
+        "doubt": None if is_archived else "",  # manifests have none: it is tried again
+        "rejected_sha256": rejected.sha256 if rejected else None,
+        "rejected_size": rejected.size if rejected else None,
+        "rejected_type": rejected.content_type if rejected else None,
+        "rejected_reason": rejected.reason if rejected else None,
+        "quarantined_at": rejected.quarantined_at if rejected else None,
+    }
+    if not is_archived:
         values["key"] = None  # only archived assets have a key, and keys are unique
     return {"ref": ref, "idx": asset.index, "url": asset.source_url, **values}
 
@@ -307,6 +354,8 @@ def _event(manifest: Manifest, payload: Row, **values: object) -> Row:
 def _archived_event(asset: Row) -> Row:
     names = ("key", "sha256", "size", "content_type", "width", "height")
     payload = {"ref": asset["ref"], "index": asset["idx"], **{name: asset[name] for name in names}}
+    if asset["accepted_at"] is not None:
+        payload["accepted"] = True
     return {
         "type": EventType.ASSET_ARCHIVED,
         "idx": asset["idx"],

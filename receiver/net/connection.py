@@ -24,6 +24,7 @@ MIN_RATE = 1024
 MIN_RATE_AFTER = 60.0
 # Seconds for one address, so that a dead first address leaves time for the next one.
 CONNECT_TIMEOUT = 10.0
+_INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
 
 Resolve = Callable[[str, int], Sequence[str]]
 Connect = Callable[[tuple[str, int], float], socket.socket]
@@ -61,18 +62,19 @@ class Deadline:
 
 
 class DeadlineSocket(io.RawIOBase):
-    """A connected socket for HTTPResponse: reads obey the deadline and stop at ``limit`` bytes.
+    """A connected socket for one response: reads obey the deadline and stop at ``limit`` bytes.
 
-    It does not close the socket; the caller does.
+    ``received`` is their number so far. It does not close the socket; the caller does.
     """
 
     def __init__(self, sock: socket.socket, deadline: Deadline, limit: int = MAX_HEAD) -> None:
         self._sock = sock
         self._deadline = deadline
         self._begun = deadline.now()
-        self._received = 0
+        self.received = 0
         self._socket_timeout: float | None = None
         self._limit = limit
+        self._finished = False
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return the buffered reader that HTTPResponse asks its socket for."""
@@ -80,7 +82,11 @@ class DeadlineSocket(io.RawIOBase):
 
     def allow(self, more: int) -> None:
         """Allow this many more bytes."""
-        self._limit = self._received + more
+        self._limit = self.received + more
+
+    def finish(self) -> None:
+        """Read nothing more: from now on the stream is at its end."""
+        self._finished = True
 
     def readable(self) -> bool:
         """Return True: BufferedReader checks it."""
@@ -91,6 +97,8 @@ class DeadlineSocket(io.RawIOBase):
 
         Raise TimeoutError if the deadline has passed or the source is too slow.
         """
+        if self._finished:
+            return 0
         remaining = self._deadline.remaining()
         if remaining != self._socket_timeout:
             # The value rarely changes, and each settimeout costs two system calls.
@@ -101,12 +109,12 @@ class DeadlineSocket(io.RawIOBase):
         except TimeoutError:
             self._deadline.remaining()  # raises if the whole request ran out of time
             raise TimeoutError(f"no data for {remaining:g} s") from None
-        self._received += count
-        if self._received > self._limit:
+        self.received += count
+        if self.received > self._limit:
             raise OSError(f"more than {self._limit} bytes around the body")
         elapsed = self._deadline.now() - self._begun
-        if elapsed > MIN_RATE_AFTER and self._received < elapsed * MIN_RATE:
-            raise TimeoutError(f"too slow, {self._received} bytes in {elapsed:.0f} s")
+        if elapsed > MIN_RATE_AFTER and self.received < elapsed * MIN_RATE:
+            raise TimeoutError(f"too slow, {self.received} bytes in {elapsed:.0f} s")
         return count
 
 
@@ -129,21 +137,29 @@ class SafeConnector:
         self._connect = connect
         self._ssl_context = ssl_context or ssl.create_default_context()
 
-    def connect(self, target: Target, deadline: Deadline) -> socket.socket:
-        """Return a connected socket to a checked address of the target.
+    def addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
+        """Return the addresses of the target's host as they are now, all of them checked.
 
-        If the policy refuses one of the host's addresses, all are refused. Raise
-        AddressRefusedError, or what sockets raise (see ``translate_network_errors``).
+        If the policy refuses one of them, all are refused. Raise AddressRefusedError, or what
+        sockets raise (see ``translate_network_errors``).
         """
         addresses = self._addresses(target, deadline)
         for ip in addresses:
             self.policy.check_address(ip, target.port, target.host)
-        sock = self._connect_to_first(addresses, target.port, deadline)
+        return addresses
+
+    def connect(
+        self, target: Target, addresses: Sequence[str], deadline: Deadline
+    ) -> tuple[str, socket.socket]:
+        """Return the first of these addresses that answers, and a socket connected to it."""
+        ip, sock = self._connect_to_first(addresses, target.port, deadline)
+        if sock.family in _INTERNET:  # a request must not wait for the acknowledgement of another
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if target.scheme == "http":
-            return sock
+            return ip, sock
         try:
             sock.settimeout(deadline.remaining())
-            return self._ssl_context.wrap_socket(sock, server_hostname=target.host)
+            return ip, self._ssl_context.wrap_socket(sock, server_hostname=target.host)
         except BaseException:
             sock.close()
             raise
@@ -176,11 +192,11 @@ class SafeConnector:
 
     def _connect_to_first(
         self, addresses: Sequence[str], port: int, deadline: Deadline
-    ) -> socket.socket:
+    ) -> tuple[str, socket.socket]:
         failure = OSError("no address")
         for ip in addresses:
             try:
-                return self._connect((ip, port), min(CONNECT_TIMEOUT, deadline.remaining()))
+                return ip, self._connect((ip, port), min(CONNECT_TIMEOUT, deadline.remaining()))
             except OSError as error:
                 failure = error
         raise failure

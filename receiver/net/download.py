@@ -15,7 +15,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -28,11 +28,10 @@ from receiver.errors import (
     StoreError,
     TooLargeError,
 )
+from receiver.net.client import HttpClient, Request
 from receiver.net.connection import (
-    MAX_HEAD,
     Connect,
     Deadline,
-    DeadlineSocket,
     Resolve,
     SafeConnector,
     resolve_host,
@@ -40,7 +39,7 @@ from receiver.net.connection import (
 )
 from receiver.net.decoding import Decoder, codings
 from receiver.net.policy import AddressPolicy, Target
-from receiver.net.response import open_response
+from receiver.net.response import Response
 
 MAX_REDIRECTS = 5
 # Bytes. A download needs this much memory, whatever the size of the file.
@@ -53,11 +52,6 @@ _GONE_STATUSES = frozenset({401, 403, 404, 410})
 # A 203 is a 200 that a proxy has touched.
 _WHOLE_STATUSES = frozenset({200, 203})
 _WHOLE_RANGE = re.compile(r"bytes 0-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
-_REQUEST = (
-    "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {user_agent}\r\n"
-    "Accept: image/*, video/*;q=0.9, */*;q=0.1\r\nAccept-Encoding: identity\r\n"
-    "Connection: close\r\n\r\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +99,9 @@ class Fetcher:
         self._timeout = timeout
         self._stall = stall
         self._user_agent = user_agent
-        self._connector = SafeConnector(
-            policy, resolve=resolve, connect=connect, ssl_context=ssl_context
+        self._client = HttpClient(
+            SafeConnector(policy, resolve=resolve, connect=connect, ssl_context=ssl_context),
+            clock=clock,
         )
         self._clock = clock
 
@@ -125,19 +120,20 @@ class Fetcher:
                 target = self._redirect_target(target, response)
         raise FetchError(f"{target.host}: more than {MAX_REDIRECTS} redirects")
 
-    @contextmanager
-    def _get(self, target: Target, deadline: Deadline) -> Iterator[http.client.HTTPResponse]:
-        """Send one GET over a new connection and read the head of the response."""
-        with self._connector.connect(target, deadline) as sock:
-            sock.settimeout(deadline.remaining())
-            request = _REQUEST.format(
-                path=target.path, authority=target.authority, user_agent=self._user_agent
-            )
-            sock.sendall(request.encode("ascii"))
-            deadline_socket = DeadlineSocket(sock, deadline)
-            with closing(open_response(deadline_socket)) as response:
-                deadline_socket.allow(MAX_HEAD + FRAMING_FACTOR * self._max_bytes)
-                yield response
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._client.close()
+
+    def _get(self, target: Target, deadline: Deadline) -> AbstractContextManager[Response]:
+        """Send one GET and read the head of the response."""
+        headers = {
+            "User-Agent": self._user_agent,
+            "Accept": "image/*, video/*;q=0.9, */*;q=0.1",
+            "Accept-Encoding": "identity",
+        }
+        return self._client.exchange(
+            Request("GET", target, headers), deadline, max_body=FRAMING_FACTOR * self._max_bytes
+        )
 
     def _redirect_target(self, target: Target, response: http.client.HTTPResponse) -> Target:
         """Return the checked target of a redirect. Its addresses are checked on connecting."""

@@ -1,40 +1,88 @@
-"""The head of an HTTP response, read more generously than ``http.client`` does.
+"""An HTTP response: its head, read more generously than ``http.client`` does, and its end.
 
 Interim responses (103 Early Hints) are skipped, and the number of headers is limited only by their
-bytes. Of the headers only those count that say what the body is. Equal ones may be repeated.
+bytes. Of the headers only those count that say what the body is. Equal ones may be repeated. But a
+connection is used again only after a response that is plain in every respect.
 """
 
 import http.client
 import io
 import re
-from typing import cast
+from typing import Any, cast
 
 from receiver.net.connection import DeadlineSocket
 
+HTTP_1_1 = 11  # as http.client counts
 _MAX_LINE = 65_536  # bytes, as in http.client
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9]\b")
 # Lists of tokens, where a repeated token means the same as one.
 _LISTS = (b"content-length", b"transfer-encoding")
-_WANTED = (*_LISTS, b"content-encoding", b"content-type", b"content-range", b"location")
+_WANTED = (
+    *_LISTS,
+    b"connection",
+    b"content-encoding",
+    b"content-type",
+    b"content-range",
+    b"location",
+    b"retry-after",
+)
+# A header line without any freedom.
+_PLAIN_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
 
 
-def open_response(sock: DeadlineSocket) -> http.client.HTTPResponse:
-    """Return the response on a socket after reading its head; raise what http.client raises."""
-    reader = sock.makefile("rb")
-    source = _Source(_read_head(reader), reader)
-    response = http.client.HTTPResponse(cast("socket.socket", source), method="GET")  # type: ignore[name-defined] # noqa: F821 - only its makefile is called
-    response.begin()
-    return response
+class Response(http.client.HTTPResponse):
+    """A response whose head was read. Raise what http.client raises."""
+
+    def __init__(self, sock: DeadlineSocket, method: str) -> None:
+        self._sock = sock
+        self._reader = sock.makefile("rb")
+        head, self._is_plain = _read_head(self._reader)
+        source = cast("Any", _Replay(head, self._reader))
+        super().__init__(source, method=method)
+        self.begin()
+
+    def leaves_clean_connection(self) -> bool:
+        """Return whether another request may follow on the connection. Nothing is read any more.
+
+        The body must have ended where Content-Length says, with no byte behind it: what a server
+        sends too much would be taken for the beginning of the next response. The chunks of chunked
+        bodies are read generously, so where those end is not certain enough.
+        """
+        self._sock.finish()
+        return (
+            self._is_plain
+            and not self.will_close
+            and self.version == HTTP_1_1
+            and self.length == 0
+            and not self._reader.peek(1)
+        )
 
 
-def _read_head(reader: io.BufferedReader) -> bytes:
+def _read_head(reader: io.BufferedReader) -> tuple[bytes, bool]:
+    """Return the head for http.client, and whether all of it was plain."""
+    is_plain = True
     while True:
         first = _line(reader, "status line")
         if not first.startswith(b"HTTP/"):
-            return first  # for http.client to complain about
-        lines = _header_lines(reader)
+            return first, False  # for http.client to complain about
+        raw = _raw_lines(reader)
         if not _INTERIM.match(first):
-            return first + _wanted(lines) + b"\r\n"
+            return first + _wanted(_unfolded(raw)) + b"\r\n", is_plain and _are_plain(first, raw)
+        is_plain = False
+
+
+def _are_plain(first: bytes, lines: list[bytes]) -> bool:
+    """Return whether the lines leave no doubt about the length of the body."""
+    lengths = []
+    for line in lines:
+        found = _PLAIN_LINE.fullmatch(line)
+        if found is None or found[1].lower() == b"transfer-encoding":
+            return False
+        if found[1].lower() == b"content-length":
+            lengths.append(found[2].rstrip(b" \t"))
+    if b" 204" in first[:12]:
+        return not lengths
+    return len(lengths) == 1 and lengths[0].isdigit()
 
 
 def _line(reader: io.BufferedReader, what: str) -> bytes:
@@ -44,9 +92,16 @@ def _line(reader: io.BufferedReader, what: str) -> bytes:
     return line
 
 
-def _header_lines(reader: io.BufferedReader) -> list[bytes]:
+def _raw_lines(reader: io.BufferedReader) -> list[bytes]:
     lines: list[bytes] = []
     while (line := _line(reader, "header line")).strip(b"\r\n"):
+        lines.append(line)
+    return lines
+
+
+def _unfolded(raw: list[bytes]) -> list[bytes]:
+    lines: list[bytes] = []
+    for line in raw:
         if line[:1] in (b" ", b"\t") and lines:
             lines[-1] += b" " + line.strip()  # the old way to break a long header
         else:
@@ -67,26 +122,25 @@ def _wanted(lines: list[bytes]) -> bytes:
     return b"".join(b"%b: %b\r\n" % pair for pair in found)
 
 
-class _Source(io.RawIOBase):
-    """What HTTPResponse takes for a socket: the head that we made, then the rest of the stream."""
+class _Replay:
+    """What HTTPResponse takes for a socket and its stream: our head, then what arrives."""
 
     def __init__(self, head: bytes, rest: io.BufferedReader) -> None:
-        self._head = memoryview(head)
+        self._head = io.BytesIO(head)
         self._rest = rest
+        self.read = rest.read
+        self.readinto = rest.readinto
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return the buffered reader that HTTPResponse asks its socket for."""
-        return io.BufferedReader(self, 64 * 1024)
+    def makefile(self, _mode: str) -> "_Replay":
+        """Return this: HTTPResponse asks its socket for a stream."""
+        return self
 
-    def readable(self) -> bool:
-        """Return True: BufferedReader checks it."""
-        return True
+    def readline(self, limit: int = -1) -> bytes:
+        """Read a line of the head, later of a chunk."""
+        return self._head.readline(limit) or self._rest.readline(limit)
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # the buffer type of typeshed exists for checkers only
-        """Read what is left of the head, then what arrives."""
-        if not self._head:
-            return self._rest.readinto1(buffer)
-        count = min(len(buffer), len(self._head))
-        buffer[:count] = self._head[:count]
-        self._head = self._head[count:]
-        return count
+    def flush(self) -> None:
+        """Do nothing: nothing is written."""
+
+    def close(self) -> None:
+        """Leave the stream open; its socket is closed or used again."""

@@ -65,6 +65,18 @@ ASSETS = shown_as_zero(
     ("expired",),
     ("retry",),
 )
+REJECTED = shown_as_zero(
+    Counter(
+        "receiver_rejected_files",
+        "Downloaded files that failed inspection: kept in the quarantine, not kept, removed from"
+        " there, accepted by an operator.",
+        ["outcome"],
+    ),
+    ("kept",),
+    ("not_kept",),
+    ("removed",),
+    ("accepted",),
+)
 BYTES = Counter("receiver_archived_bytes", "Bytes of archived result files.")
 STEP_SECONDS = shown_as_zero(
     Histogram(

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
 
 from receiver import clock
+from receiver.ledger.quarantine import Kept
 from receiver.ledger.queries.backlog import Backlog
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.ledger.workers import WorkerSeen
@@ -35,6 +36,9 @@ class LedgerMetrics:
     def __init__(self, services: Services) -> None:
         self._destinations = {destination.name for destination in services.settings.destinations}
         self._jobs = BackgroundValue("job counts", services.totals.counts, JOBS_LIFETIME)
+        self._quarantine = BackgroundValue(
+            "quarantine", services.quarantine_records.total, JOBS_LIFETIME
+        )
         self._backlog = BackgroundValue("backlog", services.backlog.measure, BACKLOG_LIFETIME)
         self._events = BackgroundValue("events", services.events.destinations, BACKLOG_LIFETIME)
         self._disks = BackgroundValue("disks", services.disk_space, BACKLOG_LIFETIME)
@@ -42,14 +46,21 @@ class LedgerMetrics:
 
     def text(self) -> bytes:
         """Return the gauges in Prometheus' text format."""
-        readers: list[Reader] = [_of_jobs, _of_backlog, self._of_events, _of_disks, _of_workers]
-        answers = ask_all([self._jobs, self._backlog, self._events, self._disks, self._workers])
+        read_by: list[tuple[BackgroundValue[Any], Reader]] = [
+            (self._jobs, _of_jobs),
+            (self._quarantine, _of_quarantine),
+            (self._backlog, _of_backlog),
+            (self._events, self._of_events),
+            (self._disks, _of_disks),
+            (self._workers, _of_workers),
+        ]
+        answers = ask_all([value for value, _ in read_by])
         registry = CollectorRegistry()
         registry.register(
             _Families(
                 [
                     family
-                    for read, answer in zip(readers, answers, strict=True)
+                    for (_, read), answer in zip(read_by, answers, strict=True)
                     if answer.value is not None and not answer.late
                     for family in read(answer.value)
                 ]
@@ -63,6 +74,15 @@ class LedgerMetrics:
 
 def _of_jobs(counts: Mapping[str, int]) -> Iterable[GaugeMetricFamily]:
     yield _labelled("receiver_jobs", "Jobs in the ledger, by state.", "state", counts)
+
+
+def _of_quarantine(kept: Kept) -> Iterable[GaugeMetricFamily]:
+    yield GaugeMetricFamily(
+        "receiver_quarantine_files", "Rejected files in the quarantine.", kept.files
+    )
+    yield GaugeMetricFamily(
+        "receiver_quarantine_bytes", "Size of the rejected files in the quarantine.", kept.size
+    )
 
 
 def _of_backlog(backlog: Backlog) -> Iterable[GaugeMetricFamily]:

@@ -22,6 +22,7 @@ import structlog
 from receiver.data_dir import lock, try_lock
 from receiver.errors import StoreError
 from receiver.ledger.queries.audit import Audit
+from receiver.maintenance.doubts import Doubts, try_periodically
 from receiver.maintenance.periodic_audit import audit_periodically
 from receiver.version import version
 from receiver.worker.engine import Engine, WorkQueue
@@ -51,6 +52,7 @@ class WorkerProcess:
         take_over: Callable[[int | None], int],
         audit: Callable[[bool], Audit],
         check_archive: Callable[[], None],
+        doubts: Doubts,
         living: AbstractContextManager[None],
     ) -> None:
         self._data_dir = data_dir
@@ -60,6 +62,7 @@ class WorkerProcess:
         self._take_over = take_over
         self._audit = audit
         self._check_archive = check_archive
+        self._doubts = doubts
         self._living = living
 
     def run(self) -> None:
@@ -70,7 +73,11 @@ class WorkerProcess:
                 if found := sum(map(self._take_over, dead)):
                     log.info("claims of a dead worker taken over", claims=found)
                 self._report_start()
-                with self._living, audit_periodically(self._audit):
+                with (
+                    self._living,
+                    audit_periodically(self._audit),
+                    try_periodically(self._doubts),
+                ):
                     self._engine.run(self._queues(scratch))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -1,5 +1,6 @@
 """The commands as users and scripts see them: environment, stdout, stderr and exit status."""
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -36,7 +37,18 @@ JOB_KEYS = [
     "requested",
     "missing",
 ]
-ASSET_KEYS = ["index", "state", "key", "sha256", "size", "content_type", "width", "height"]
+ASSET_KEYS = [
+    "index",
+    "state",
+    "key",
+    "sha256",
+    "size",
+    "content_type",
+    "width",
+    "height",
+    "accepted_at",
+    "rejected",
+]
 
 
 def job_in(done: Finished) -> dict[str, Any]:
@@ -232,6 +244,45 @@ def test_moderated_work_is_never_posted_again(polling: Installation, form: str) 
     )
     assert (done.status, "posted again" in done.err) == (1, False)
     assert [task["prompt"] for task in polling.tasks()].count(f"moderated {form}") == 1
+
+
+def test_a_rejected_file_is_kept_shown_and_accepted(polling: Installation) -> None:
+    script = {"delay": 0, "file": {"mode": "wrong_length", "at": 0.6}}
+    options = ["--mode", "poll", "--wait", "--json", "--param", f"sandbox={json.dumps(script)}"]
+    job = job_in(polling.invoke("submitter", "submit", "a broken owl", *options))
+    (asset,), ref = job["assets"], job["ref"]
+    assert (job["state"], job["reason"], asset["state"]) == ("failed", "bad_asset", "failed")
+    assert "the source sent the same file twice" in job["message"]
+    (task,) = [task for task in polling.tasks() if task["prompt"] == "a broken owl"]
+    assert task["files"][0]["gets"] == 2, "no further download was spent"
+    shown = polling.invoke("receiver", "show", ref)
+    assert "rejected files" in shown.out
+    assert asset["rejected"]["sha256"] in shown.out
+    archive = polling.data / "archive"
+    (kept,) = archive.rglob(f"quarantine/**/{ref}/0-*")
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == asset["rejected"]["sha256"]
+
+    other = polling.invoke("receiver", "accept", ref, "0", "--sha256", "0" * 64)
+    assert (other.status, "is another one by now" in other.err) == (1, True)
+    assert polling.invoke("receiver", "accept", ref, "7").status == 1
+    assert polling.invoke("receiver", "accept", "0", "0").status == 2
+    assert polling.invoke("receiver", "accept", ref, "0").status == 0
+    until(lambda: state_of(polling, ref) == "archived", what="that the job ends again")
+    again = polling.invoke("receiver", "accept", ref, "0")
+    assert (again.status, again.out) == (0, f"asset 0 of {ref} is accepted; the job is archived\n")
+    accepted = job_in(polling.invoke("receiver", "show", ref, "--json"))["assets"][0]
+    assert accepted["accepted_at"] is not None
+    assert (
+        hashlib.sha256((archive / accepted["key"]).read_bytes()).hexdigest()
+        == (asset["rejected"]["sha256"])
+    )
+    assert not kept.exists()
+    audit = polling.invoke("receiver", "audit", "--deep")
+    assert (audit.status, "0 differences" in audit.out) == (0, True), audit.out
+
+
+def state_of(installation: Installation, ref: str) -> Any:
+    return job_in(installation.invoke("receiver", "show", ref, "--json"))["state"]
 
 
 # What operators ask and do.

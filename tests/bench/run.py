@@ -28,6 +28,7 @@ from tests.bench import (  # noqa: E402 - as above
     callbacks,
     comparison,
     costs,
+    downloads,
     flood,
     growth,
     latency,
@@ -47,6 +48,7 @@ class Amounts:
     callbacks: Amount
     directory: Amount
     s3: Amount
+    downloads: Amount
     latency: Amount
     flood: Amount
     workers: Amount
@@ -58,6 +60,7 @@ FULL = Amounts(
     Amount(9, 3000, 55),
     Amount(7, 200, 15),
     Amount(7, 120, 20),
+    Amount(7, 200, 20),
     Amount(100, 1, 25),
     Amount(7, 1000, 150),
     Amount(4, 150, 60),
@@ -68,6 +71,7 @@ QUICK = Amounts(
     Amount(3, 1000, 5),
     Amount(2, 60, 2),
     Amount(2, 40, 3),
+    Amount(2, 50, 2),
     Amount(20, 1, 4),
     Amount(3, 300, 20),
     Amount(2, 40, 10),
@@ -126,6 +130,15 @@ def _archiving(folder: Path, place: Place, amount: Amount) -> Result:
     )
 
 
+def _downloads(folder: Path, amounts: Amounts) -> Result:
+    lines = downloads.measure(folder, amounts.downloads)
+    return Result(
+        f"Downloads over TLS with kept connections, {_rounds(lines, amounts.downloads)}",
+        "new connections",
+        lines,
+    )
+
+
 def _latency(folder: Path, amounts: Amounts) -> Result:
     lines = latency.measure(folder, amounts.latency)
     return Result(
@@ -177,6 +190,7 @@ MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
     "directory": _directory,
     "postgresql": _postgresql,
     "s3": _s3,
+    "downloads": _downloads,
     "latency": _latency,
     "flood": _flood,
     "costs": _costs,

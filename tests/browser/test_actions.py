@@ -168,6 +168,19 @@ def test_a_failed_job_is_retried(page: Page, viewer: Viewer) -> None:
     )  # the provider reports the failure again
 
 
+def test_a_rejected_file_is_downloaded_and_accepted(page: Page, installation: Installation) -> None:
+    job = installation.submit("a picture to accept", file={"mode": "wrong_length", "at": 0.6})
+    installation.wait(job.ref)
+    page.goto(f"/jobs/{job.ref}")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the rejected file").click()
+    assert download.value.suggested_filename == f"{job.ref}-0-rejected.png"
+    page.get_by_role("button", name="Accept as the picture").click()
+    expect(page.get_by_role("status")).to_have_text("The file was accepted.")
+    expect(page.locator(".headline .badge")).to_contain_text("archived")
+    expect(page.get_by_role("heading", name="Accepted by an operator")).to_be_visible()
+
+
 def test_a_delivery_is_replayed(page: Page, viewer: Viewer, complaints: list[str]) -> None:
     page.goto(f"/jobs/{viewer.jobs['two owls']}")
     entry = page.locator(".timeline li", has_text="decided the job")

@@ -16,6 +16,7 @@ KINDS = [
     "nothing found",
     "job",
     "failed job",
+    "rejected file",
     "job under way",
     "delivery",
     "at risk",

@@ -23,7 +23,21 @@ JOB_KEYS = [
     "state",
     "submitted_at",
 ]
-ASSET_KEYS = ["content_type", "height", "index", "key", "sha256", "size", "state", "width"]
+ASSET_KEYS = [
+    "accepted_at",
+    "content_type",
+    "defect",
+    "doubt",
+    "height",
+    "index",
+    "key",
+    "marks",
+    "rejected",
+    "sha256",
+    "size",
+    "state",
+    "width",
+]
 
 # Access.
 
@@ -34,6 +48,8 @@ PRIVATE = [
     ("GET", f"/api/jobs/{UNKNOWN}"),
     ("POST", f"/api/jobs/{UNKNOWN}/retry"),
     ("GET", f"/api/jobs/{UNKNOWN}/assets/0"),
+    ("GET", f"/api/jobs/{UNKNOWN}/assets/0/rejected"),
+    ("POST", f"/api/jobs/{UNKNOWN}/assets/0/accept"),
     ("GET", "/api/events"),
     ("GET", "/api/audit"),
 ]
@@ -140,6 +156,11 @@ def test_a_job_has_exactly_the_keys_of_the_contract(web: WebClient, tmp_path: Pa
             "content_type": "image/png",
             "width": 8,
             "height": 8,
+            "accepted_at": None,
+            "rejected": None,
+            "defect": "",
+            "marks": [],
+            "doubt": None,
         }
     ]
 

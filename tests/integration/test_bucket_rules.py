@@ -182,7 +182,7 @@ def profile(
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "RequestExpired"])
 def test_renewed_credentials_are_used_without_a_restart(
-    fake: tuple[FakeS3, FaultProxy], store: S3Store, profile: Path, tmp_path: Path, code: str
+    fake: tuple[FakeS3, FaultProxy], profile: Path, store: S3Store, tmp_path: Path, code: str
 ) -> None:
     use(store, tmp_path)
     fake[1].rule = accepts_only("second", code)
@@ -211,7 +211,7 @@ def test_credentials_that_boto_reads_elsewhere_are_read_again_when_refused(
 
 
 def test_a_profile_that_is_being_written_does_not_stop_the_work(
-    store: S3Store, profile: Path
+    profile: Path, store: S3Store
 ) -> None:
     store.check()
     profile.write_text("[default\nnonsense")

@@ -21,7 +21,6 @@ from receiver.errors import StoreError
 from receiver.maintenance import checkpoint, deep_audit
 from receiver.maintenance.checkpoint import Checkpoint, Step
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
-from receiver.maintenance.prune import Pruner
 from receiver.maintenance.rebuild import Rebuilder
 
 URL = "file:///some/archive"
@@ -132,7 +131,9 @@ def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(
     newest = archived_jobs.books.failed(
         "task-newest"
     )  # it stays, so that its numbers are not given twice
-    went, _, _ = Pruner(archived_jobs.books.database).jobs(archived_jobs.books.clock.now + 9e6)
+    went, _, _ = archived_jobs.books.pruner(archived_jobs.store).jobs(
+        archived_jobs.books.clock.now + 9e6
+    )
     assert (went, [job.ref for job in archived_jobs.books.queries.jobs()]) == (len(refs), [newest])
     progress = run_audit(archived_jobs)
     assert (progress.jobs, progress.pictures, progress.names, progress.forgotten) == (1, 0, 11, 8)

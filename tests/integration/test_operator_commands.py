@@ -19,7 +19,8 @@ WINDOW = 2
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a DATA_DIR whose path has 410 characters: SQLite opens paths of at most 512."""
     monkeypatch.setattr(
-        "receiver.services.JobListQueries", lambda database: JobListQueries(database, window=WINDOW)
+        "receiver.ledger.parts.JobListQueries",
+        lambda database: JobListQueries(database, window=WINDOW),
     )
     room = 410 - len(str(tmp_path)) - 2
     folder = tmp_path / ("a" * (room // 2)) / ("b" * (room - room // 2))

@@ -1,6 +1,9 @@
 """Where events may be sent, and how much of an answer is read."""
 
+import socket
 import ssl
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from receiver.events import transports
 from receiver.events.event import Event
 from receiver.events.transports import WebhookTransport
 from receiver.model import EventType
+from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
 from receiver.net.policy import AddressPolicy
 
@@ -34,9 +38,9 @@ from receiver.net.policy import AddressPolicy
         (send(b"HTTP/1.1 2"), (20, 20), "broken HTTP answer"),
         (send(b"nonsense\r\n\r\n"), (20, 20), "broken HTTP answer"),
         (
-            send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"),
+            send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 60_000 + b"\r\n"),
             (20, 20),
-            "broken HTTP answer",
+            "more than",
         ),
         (send(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000), (20, 20), "more than"),
         (silence(), (20, 0.2), "no data for 0.2 s"),
@@ -147,9 +151,46 @@ def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(book
         resolve=lambda _host, _port: answers.pop(),
         connect=connect,  # type: ignore[arg-type]
     )
-    transport = WebhookTransport("http://hooks.example/", connector, [SECRET], books.clock)
+    transport = WebhookTransport(
+        "http://hooks.example/", HttpClient(connector), [SECRET], books.clock
+    )
     event = Event(1, EventType.JOB_FAILED, "REF", None, 0, 0.0, {})
     for _ in range(2):
         with pytest.raises(EventNotDeliveredError):
             transport.send(event, "{}")
     assert (connected, answers) == ([("93.184.216.34", 80)], [])
+
+
+class KeepingServer(PostServer):
+    """Answers request after request on one connection."""
+
+    def _play(self, script: Script, connection: socket.socket) -> None:
+        for _ in range(2):
+            super()._play(script, connection)
+
+
+@pytest.mark.parametrize(
+    ("script", "connections"),
+    [
+        (answer(body=b"ok"), 1),
+        (answer(body=b""), 1),
+        (send(b"HTTP/1.1 204 No Content\r\n\r\n"), 1),
+        (answer("Connection: close", body=b"ok"), 2),
+        (send(b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 500 Evil\r\n\r\n"), 2),
+        (answer(body=bytes(100_000)), 2),
+        (send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"), 2),
+    ],
+)
+def test_deliveries_share_a_connection_if_nothing_is_left_on_it(
+    script: Script, connections: int
+) -> None:
+    with closing(KeepingServer((script,))) as server:
+        address = f"127.0.0.1:{server.port}"
+        client = HttpClient(SafeConnector(AddressPolicy.parse([address], ())))
+        with closing(client):
+            transport = WebhookTransport(f"http://{address}/", client, [SECRET], time.time)
+            for number in range(2):
+                event = Event(number, EventType.JOB_FAILED, "REF", None, 0, 0.0, {})
+                transport.send(event, f"{{{number}}}")
+        assert server.bodies == [b"{0}", b"{1}"]
+        assert server.connections == connections

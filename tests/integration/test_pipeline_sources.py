@@ -66,15 +66,30 @@ def test_a_source_that_fails_once_is_asked_again_a_second_later(
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ({"mode": "placeholder"}, "an HTML page, not a picture"),
         ({"mode": "truncated", "length": False}, "PNG"),
         ({"mode": "wrong_length"}, "PNG"),
     ],
 )
-def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(
+def test_a_source_that_sends_the_same_bad_file_twice_is_not_asked_again(
     harness: ArchivingHarness, file: dict[str, Any], message: str
 ) -> None:
-    ref, _ = harness.picture_made(**file)
+    ref, task_id = harness.picture_made(**file)
+    first, last = harness.attempts()
+    assert (first.state, last.state) == (AssetState.PENDING, AssetState.FAILED)
+    assert message in first.error
+    assert (
+        last.error
+        == f"{first.error}; the source sent the same file twice, so it is not downloaded again"
+    )
+    assert harness.file(task_id)["gets"] == 2
+    assert harness.job_due_now(ref)
+
+
+def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(
+    harness: ArchivingHarness,
+) -> None:
+    message = "an HTML page, not a picture"
+    ref, _ = harness.picture_made(mode="placeholder")
     tried = list(harness.attempts())
     assert [asset.state for asset in tried] == [AssetState.PENDING] * (MAX_BAD_FILES - 1) + [
         AssetState.FAILED

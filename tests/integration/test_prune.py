@@ -11,7 +11,7 @@ from receiver.errors import ReceiverError
 from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.rows import EventDelivery
-from receiver.maintenance.prune import BATCH, Pruner
+from receiver.maintenance.prune import BATCH
 from receiver.model import AssetState, EventType, JobState, Mode, Source
 
 pytestmark = pytest.mark.both_databases
@@ -43,7 +43,7 @@ def test_jobs_that_ended_before_go_and_all_others_stay(books: Books) -> None:
     refs = one_of_each(books)
     books.clock.advance(90 * DAY)
     recent = books.failed("task-7")
-    pruner = Pruner(books.database)
+    pruner = books.pruner()
     assert pruner.jobs(books.clock() - 91 * DAY) == (0, {}, "")
     assert pruner.jobs(books.clock() - 30 * DAY) == (
         3,
@@ -61,7 +61,7 @@ def test_jobs_that_ended_before_go_and_all_others_stay(books: Books) -> None:
 def test_nothing_of_a_pruned_job_is_left_behind(books: Books) -> None:
     ref = tried_twice(books, "task-1")
     newest(books)
-    assert Pruner(books.database).jobs(books.clock() + 1)[:2] == (1, {})
+    assert books.pruner().jobs(books.clock() + 1)[:2] == (1, {})
     assert [table for table, rows in books.everything().items() if ref in str(rows)] == []
 
 
@@ -97,7 +97,7 @@ def numbers(books: Books) -> dict[str, int]:
 
 
 def test_a_number_is_never_used_twice_and_so_new_events_are_delivered(books: Books) -> None:
-    outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
+    outbox, pruner = Outbox(books.database, books.clock), books.pruner()
     outbox.register(["log:"])
     for number in range(3):
         tried_twice(books, f"task-{number}")
@@ -112,7 +112,7 @@ def test_a_number_is_never_used_twice_and_so_new_events_are_delivered(books: Boo
 
 
 def test_a_job_with_a_newest_number_is_pruned_once_there_is_a_newer_one(books: Books) -> None:
-    pruner = Pruner(books.database)
+    pruner = books.pruner()
     tried, reported, ended = (
         tried_twice(books, "task-1"),
         books.failed("task-2"),
@@ -131,7 +131,7 @@ def test_a_job_with_a_newest_number_is_pruned_once_there_is_a_newer_one(books: B
 
 
 def test_a_job_stays_as_long_as_its_events_are_not_delivered(books: Books) -> None:
-    outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
+    outbox, pruner = Outbox(books.database, books.clock), books.pruner()
     outbox.register(["log:"])
     ref = books.failed("task-1")
     outbox.register(["later"])  # gets no earlier events
@@ -155,7 +155,7 @@ def test_a_job_stays_as_long_as_its_events_are_not_delivered(books: Books) -> No
 def test_each_destination_is_named_with_the_jobs_that_stay_for_it_until_it_is_forgotten(
     books: Books,
 ) -> None:
-    outbox, pruner = Outbox(books.database, books.clock), Pruner(books.database)
+    outbox, pruner = Outbox(books.database, books.clock), books.pruner()
     outbox.register(["log:", "gone"])
     first = books.failed("task-1")
     outbox.set_aside(claimed(outbox)[0], "not reachable")
@@ -191,7 +191,7 @@ def test_bodies_are_emptied_before_their_jobs_go_and_their_digests_stay(books: B
     with pytest.raises(ReceiverError):
         books.deliver(unreadable, b"{")
     before = books.queries.delivery_log(ref)
-    pruner = Pruner(books.database)
+    pruner = books.pruner()
     assert pruner.bodies(books.clock() + 1) == (2, max(ref, unreadable))
     assert pruner.bodies(books.clock() + 1, max(ref, unreadable)) == (0, "")
     (after,) = books.queries.delivery_log(ref)
@@ -205,7 +205,7 @@ def test_bodies_are_emptied_before_their_jobs_go_and_their_digests_stay(books: B
 
 def test_what_was_emptied_is_not_replayed_and_keeps_its_verdict(books: Books) -> None:
     ref = books.archived(1, "task-1")
-    Pruner(books.database).bodies(books.clock() + 1)
+    books.pruner().bodies(books.clock() + 1)
     (delivery,) = books.queries.delivery_log(ref)
     with pytest.raises(ReceiverError, match="nothing of it to replay"):
         books.operator.replay(delivery.id)
@@ -233,7 +233,7 @@ def test_a_body_that_has_the_only_copy_of_a_picture_is_kept(books: Books) -> Non
         else:
             books.assets.give_up(second, AssetState.EXPIRED, "the archive was away")
         books.conclude(ref, end)
-    assert Pruner(books.database).bodies(books.clock() + 1)[0] == 1
+    assert books.pruner().bodies(books.clock() + 1)[0] == 1
     assert [books.assets.reports(ref) for ref in (half, whole)] == [
         [(Source.SYNC, body)],
         [(Source.SYNC, b"")],
@@ -245,7 +245,7 @@ def test_more_than_a_batch_goes_batch_by_batch(books: Books) -> None:
     for number in range(BATCH + 1):
         ref = books.submitting()
         books.jobs.expire(ref, f"no word of {number}")
-    pruner, kept = Pruner(books.database), newest(books)
+    pruner, kept = books.pruner(), newest(books)
     first, _, place = pruner.jobs(books.clock() + 1)
     assert (first, pruner.jobs(books.clock() + 1, place), left(books)) == (
         BATCH,

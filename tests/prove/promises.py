@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from receiver.archive.manifest import QUARANTINE, quarantine_key
 from receiver.model import FINAL_STATES
 from tests.prove.evidence import Evidence, Row
 
@@ -163,10 +164,20 @@ def the_books_agree(evidence: Evidence) -> Iterator[Broken]:
 def archived_once(evidence: Evidence) -> Iterator[Broken]:
     """Check that the archive's objects are exactly the ledger's assets.
 
-    None is missing, none is extra, none exists twice under another extension.
+    None is missing, none is extra, none exists twice under another extension. A worker that is
+    killed may leave an extra rejected file in the quarantine.
     """
     known = {row["key"]: row for row in evidence.assets if row["key"]}
+    kept = {
+        quarantine_key(row["ref"], row["idx"], row["rejected_sha256"]): row
+        for row in evidence.assets
+        if row.get("quarantined_at") is not None
+    }
+    for key in kept.keys() - evidence.objects.keys():
+        yield Broken(ONCE, kept[key]["ref"], f"the rejected file {key} is gone", is_lost=True)
     for key in evidence.objects.keys() - known.keys():
+        if key.startswith(f"{QUARANTINE}/"):
+            continue
         yield Broken(ONCE, key, "an object that no row of the ledger knows", is_twice=True)
     for key in known.keys() - evidence.objects.keys():
         yield Broken(

@@ -37,13 +37,22 @@ class ArchivingHarness:
         self.scratch.mkdir()
         self.fetch_from(sandbox.port)
 
-    def fetch_from(self, *ports: int, max_bytes: int = 10_000_000) -> None:
-        """Let the archiver fetch from these ports of this machine, and from nowhere else here."""
+    def fetch_from(
+        self,
+        *ports: int,
+        max_bytes: int = 10_000_000,
+        quarantine: tuple[int, int] = (2**32, 2**28),
+    ) -> None:
+        """Let the archiver fetch from these ports of this machine, and from nowhere else here.
+
+        ``quarantine`` are the limits of the quarantine in bytes: in total, and per job.
+        """
         policy = AddressPolicy.parse([f"127.0.0.1:{port}" for port in ports], ())
         self.archiver = self.books.archiver(
             Fetcher(policy, max_bytes=max_bytes, timeout=10),
             self.store,
             self.scratch,
+            self.books.quarantine(self.store, self.scratch, limits=quarantine),
         )
 
     def post(self, path: str, body: Mapping[str, object]) -> bytes:

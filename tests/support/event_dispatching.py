@@ -12,6 +12,7 @@ from receiver.events.dispatcher import Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ledger.outbox import Outbox
+from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
 from receiver.net.policy import AddressPolicy
 
@@ -62,7 +63,8 @@ def make_dispatcher(
     destination, outbox = read_destination(url), Outbox(books.database, books.clock)
     outbox.register([destination.name])
     connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))
-    transport = transport_for(destination, connector, secrets, books.clock)
+    client = HttpClient(connector, idle_connections=0)
+    transport = transport_for(destination, client, secrets, books.clock)
     return Dispatcher(
         outbox, destination, transport, EventSerializer("s3://pictures/home", public_url)
     )

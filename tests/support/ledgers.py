@@ -11,7 +11,9 @@ from sqlalchemy import Connection, select, text
 
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
+from receiver.archive.quarantine import Quarantine
 from receiver.archive.stores import Store
+from receiver.archive.stores.directory import DirectoryStore
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler, ResultSource
@@ -21,6 +23,7 @@ from receiver.ledger.database import Database, open_database
 from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
+from receiver.ledger.quarantine import QuarantineRecords
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.job_list import JobListQueries
 from receiver.ledger.queries.jobs import JobQueries
@@ -29,6 +32,7 @@ from receiver.ledger.queries.set_aside import SetAsideQueries
 from receiver.ledger.queries.totals import Totals
 from receiver.ledger.rows import Asset, Job, StoredAsset
 from receiver.ledger.tables import metadata
+from receiver.maintenance.prune import Pruner
 from receiver.model import (
     AssetState,
     Decision,
@@ -44,6 +48,9 @@ from receiver.net.download import Fetcher
 NOW = 1_800_000_000.0
 BASE_URL = "https://provider.test"
 TIMING = Timing(url_lifetime=7200, poll_after=120, poll_interval=30, job_timeout=3600)
+
+# For what touches no object: nothing is in this archive, and it cannot be created.
+NOWHERE = DirectoryStore(Path("/nowhere/archive"))
 
 
 class Clock:
@@ -124,7 +131,28 @@ class Books:
         self.jobs = Jobs(self.database, timing, self.clock)
         self.hints = Hints(self.database, timing, self.clock)
         self.inbox = self.make_inbox()
-        self.operator = Operator(self.database, self.inbox, timing, self.clock)
+        self.operator = self.make_operator(self.quarantine(NOWHERE, Path("/nowhere")))
+
+    def make_operator(self, quarantine: Quarantine) -> Operator:
+        """Return what an operator can do."""
+        return Operator(self.database, self.inbox, self.assets, quarantine, self.timing, self.clock)
+
+    def pruner(self, store: Store = NOWHERE) -> Pruner:
+        """Return a pruner; jobs with rejected files need the store."""
+        return Pruner(self.database, store)
+
+    def quarantine(
+        self, store: Store, folder: Path, *, limits: tuple[int, int] = (2**32, 2**28)
+    ) -> Quarantine:
+        """Return a quarantine in this store, with limits in bytes: in total, and per job."""
+        return Quarantine(
+            store,
+            QuarantineRecords(self.database),
+            folder,
+            max_bytes=limits[0],
+            job_max_bytes=limits[1],
+            now=self.clock,
+        )
 
     def make_inbox(self, *, confirms: bool = False) -> Inbox:
         """Return an inbox; with CONFIRM=always if it ``confirms``."""
@@ -156,13 +184,16 @@ class Books:
             now=self.clock,
         )
 
-    def archiver(self, fetcher: Fetcher, store: Store, scratch: Path) -> Archiver:
-        """Return an archiver for this ledger."""
+    def archiver(
+        self, fetcher: Fetcher, store: Store, scratch: Path, quarantine: Quarantine | None = None
+    ) -> Archiver:
+        """Return an archiver for this ledger, with the default limits of a quarantine."""
         return Archiver(
             self.assets,
             fetcher,
             store,
             Conclusion(self.queries, store, self.clock),
+            quarantine or self.quarantine(store, scratch),
             scratch,
             url_lifetime=self.timing.url_lifetime,
             now=self.clock,

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,13 +36,17 @@ DEFAULT_TLS = (
 
 
 class ScriptedServer:
-    """Plays one script for each connection, repeats the last one, and records the requests."""
+    """Plays one script for each connection, repeats the last one, and records the requests.
+
+    Each connection has a thread, because clients keep connections.
+    """
 
     def __init__(self, scripts: tuple[Script, ...], tls: ssl.SSLContext | None = None) -> None:
         self.connections = 0
         self.requests: list[bytes] = []
         self._scripts = scripts
         self._tls = tls
+        self._players: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._run, name="outside server")
@@ -52,6 +56,8 @@ class ScriptedServer:
         """Stop; the script that plays ends when its client hangs up."""
         self._listener.shutdown(socket.SHUT_RDWR)  # ends accept
         self._thread.join(2 * _TIMEOUT)
+        for thread in self._players:
+            thread.join(2 * _TIMEOUT)
         self._listener.close()
 
     def _run(self) -> None:
@@ -62,23 +68,22 @@ class ScriptedServer:
                 return
             script = self._scripts[min(self.connections, len(self._scripts) - 1)]
             self.connections += 1
-            with connection:
-                try:
-                    self._play(script, connection)
-                except OSError:  # the client went away, which is often the point
-                    continue
+            player = threading.Thread(
+                target=self._serve, args=(script, connection), name="outside connection"
+            )
+            self._players.append(player)
+            player.start()
+
+    def _serve(self, script: Script, connection: socket.socket) -> None:
+        with connection, suppress(OSError):  # the client went away, which is often the point
+            self._play(script, connection)
 
     def _play(self, script: Script, connection: socket.socket) -> None:
         connection.settimeout(_TIMEOUT)
         if self._tls:
             connection = self._tls.wrap_socket(connection, server_side=True)
         with connection:
-            request = b""
-            while not request.endswith(b"\r\n\r\n") and not request.startswith(
-                b"\x16"
-            ):  # the latter is TLS, spoken to a server without
-                request += connection.recv(4096) or b"\r\n\r\n"
-            self.requests.append(request)
+            self.requests.append(read_request(connection))
             script(connection)
 
 
@@ -116,7 +121,8 @@ class OutsideNetwork:
             "connect": self.connect,
             "ssl_context": DEFAULT_TLS,
         }
-        return Fetcher(policy or AddressPolicy(), **(defaults | options)).fetch(url, self.picture)
+        with closing(Fetcher(policy or AddressPolicy(), **(defaults | options))) as fetcher:
+            return fetcher.fetch(url, self.picture)
 
     def serve(
         self, *scripts: Script, at: tuple[str, int], tls: ssl.SSLContext | None = None
@@ -151,6 +157,28 @@ class FastClock:
         """Return the time."""
         self._now += self._step
         return self._now
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """Return a request without a body; at the end of the stream what has come, and a blank line."""
+    request = b""
+    # TLS may be spoken to a server without.
+    while not request.endswith(b"\r\n\r\n") and not request.startswith(b"\x16"):
+        request += connection.recv(4096) or b"\r\n\r\n"
+    return request
+
+
+def keep(*scripts: Script) -> Script:
+    """Script: play these for one request after the other, on one connection."""
+
+    def play(connection: socket.socket) -> None:
+        for number, script in enumerate(scripts):
+            if number and not read_request(connection).strip():
+                return
+            script(connection)
+        connection.recv(1)  # until the client hangs up
+
+    return play
 
 
 def send(*parts: bytes) -> Script:

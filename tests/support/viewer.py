@@ -71,6 +71,7 @@ class Viewer:
             "two owls": {"format": "jpeg"},
             "a picture the provider will not draw": {"fail": "output_moderation"},
             "a picture that never comes": {"file": {"mode": "error", "times": 0}},
+            "a broken picture": {"file": {"mode": "wrong_length", "at": 0.6}},
             "a job without an end": {"delay": 600},
         }
         refs = {
@@ -97,6 +98,7 @@ class Viewer:
                         "a fox in the snow",
                         "two owls",
                         "a picture the provider will not draw",
+                        "a broken picture",
                     )
                 )
             )
@@ -114,6 +116,7 @@ class Viewer:
             "nothing found": "/jobs?q=no-such-words",
             "job": f"/jobs/{fox}",
             "failed job": f"/jobs/{lost}",
+            "rejected file": f"/jobs/{self.jobs['a broken picture']}",
             "job under way": f"/jobs/{self.jobs['a picture that never comes']}",
             "delivery": f"/jobs/{self.jobs['two owls']}/deliveries/{self._first_delivery()}",
             "at risk": "/at-risk",

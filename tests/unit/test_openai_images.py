@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.archive.archiver import BASE64_CHUNK, decode_base64_image
+from receiver.archive.base64_images import BASE64_CHUNK, decode_base64_image
 from receiver.errors import (
     AnswerLostError,
     ConfigurationError,

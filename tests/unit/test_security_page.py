@@ -9,7 +9,7 @@ from receiver.archive.inspect import reader
 from receiver.gunicorn_conf import READ_TIMEOUT
 from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
 from receiver.ledger import deliveries, hints
-from receiver.net import connection, download
+from receiver.net import client, connection, download
 from receiver.server import gunicorn_worker, request_timeout
 from receiver.web import callback
 from receiver.web.rate_limit import SHARE
@@ -47,6 +47,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"{deliveries.MOST_KEPT} deliveries and {deliveries.MOST_BYTES >> 20} MiB",
         f"at most {download.MAX_REDIRECTS} redirects",
         f"{connection.MAX_HEAD >> 10} KiB around a body",
+        f"at most {client.IDLE_CONNECTIONS} are kept, for at most {client.IDLE_SECONDS:.0f} s",
         f"{reader.MAX_SIDE:,} pixels a side",
         f"{reader.MAX_FRAMES:,} frames",
     ):

@@ -238,6 +238,8 @@ DEFAULTS = {
     "fetch_max_bytes": 104_857_600,
     "fetch_timeout": 700.0,
     "fetch_user_agent": "webhook-image-receiver",
+    "quarantine_max_bytes": 4_294_967_296,
+    "quarantine_job_max_bytes": 268_435_456,
     "url_lifetime": 7200.0,
     "poll_after": 120.0,
     "poll_interval": 30.0,

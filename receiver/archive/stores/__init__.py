@@ -81,6 +81,9 @@ class Store(Protocol):
         valid key. Raise StoreError, also if there is no archive at all.
         """
 
+    def delete(self, key: str) -> None:
+        """Delete an object, if there is one. Only files in the quarantine are ever deleted."""
+
     def check(self) -> None:
         """Raise StoreError that says what to do if the store cannot be used.
 

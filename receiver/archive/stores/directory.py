@@ -157,6 +157,13 @@ class DirectoryStore:
         require_key(key)
         return None
 
+    def delete(self, key: str) -> None:
+        """Remove the object's file; see Store. Its folder stays: a put may be using it."""
+        target = self._path(key)
+        with self._store_errors(f"delete {key} from"):
+            self._prepare()
+            target.unlink(missing_ok=True)
+
     def check(self) -> None:
         """Write, link, read and remove a file; see Store."""
         with (

@@ -166,6 +166,14 @@ class S3Store:
                     return
                 start = {"ContinuationToken": page["NextContinuationToken"]}
 
+    def delete(self, key: str) -> None:
+        """Delete the object; see Store. With versions or Object Lock the bucket keeps its bytes."""
+        name = self._name(key)
+        with self._bucket.store_errors(f"delete {key} from"):
+            self._bucket.call(
+                lambda client: client.delete_object(Bucket=self._bucket.name, Key=name)
+            )
+
     def check(self) -> None:
         """Read the marker object; see Store.
 

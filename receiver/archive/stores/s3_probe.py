@@ -43,7 +43,8 @@ class Capabilities:
             "lists": "may not be listed: `receiver rebuild` and `audit --deep` cannot work "
             "(allow s3:ListBucket)",
             "links": "serves no signed links: our own API serves the files",
-            "deletes": "cannot delete: the service never does, but this trial object stays",
+            "deletes": "cannot delete: this trial object stays, and a full quarantine takes no new "
+            "files (allow s3:DeleteObject)",
         }
         return [text for name, text in without.items() if not getattr(self, name)]
 

@@ -3,12 +3,14 @@
 They are computed from the newest ``SAMPLE`` jobs of a period, so the cost is limited.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, case, func, select
 
 from receiver.ledger.database import Database
 from receiver.ledger.queries.job_list import first_ref
+from receiver.ledger.rows import marks_of
 from receiver.ledger.tables import assets, deliveries, jobs
 from receiver.model import AssetState, Decision, JobState, Reason, Source
 
@@ -42,6 +44,8 @@ class ModelStats:
     # What was left of a URL's life when its picture was archived.
     life_left: list[float] = field(default_factory=list)
     lifetime: float | None = None  # of the newest URL
+    files: int = 0  # archived ones
+    marks: Counter[str] = field(default_factory=Counter)  # files with a mark of each kind
 
     @property
     def ended(self) -> int:
@@ -150,8 +154,9 @@ def _add_pictures(connection: Connection, oldest: str, of: dict[str, ModelStats]
         assets.c.announced_at,
         assets.c.expires_at,
         assets.c.finished_at,
+        assets.c.marks,
     )
-    for ref, state, announced_at, expires_at, finished_at in connection.execute(
+    for ref, state, announced_at, expires_at, finished_at, marks in connection.execute(
         select(*columns).where(assets.c.ref >= oldest)
     ):
         if ref in of:
@@ -161,6 +166,8 @@ def _add_pictures(connection: Connection, oldest: str, of: dict[str, ModelStats]
             if state == AssetState.ARCHIVED:
                 stats.to_archive.append(max(0.0, finished_at - announced_at))
                 stats.life_left.append(expires_at - finished_at)
+                stats.files += 1
+                stats.marks.update({mark.kind for mark in marks_of(marks)})
             elif state != AssetState.PENDING:
                 stats.pictures_lost += 1
 

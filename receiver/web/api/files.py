@@ -1,12 +1,16 @@
-"""The bytes of an archived file, whole or in part, or a link to them; never as active content."""
+"""The bytes of an archived or a rejected file, whole or in part; never as active content."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from flask import Response, request
 from werkzeug.datastructures import IfRange, Range
 from werkzeug.http import parse_if_range_header, parse_range_header
 
+from receiver.archive.manifest import quarantine_key
+from receiver.archive.quarantine import extension_of
+from receiver.errors import MissingObjectError
 from receiver.jobs.schemas import AssetQuery, LinkView
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState, timestamp
@@ -19,6 +23,7 @@ BLOCK = 256 * 1024
 # Seconds a link is valid: enough for a large file on a slow line, and short in case a log has it.
 LINK_LIFETIME = 900
 _MEDIA = "image/*"
+_OCTETS = "application/octet-stream"
 
 
 @blueprint.get("/api/jobs/<ref>/assets/<int:index>")
@@ -42,23 +47,57 @@ _MEDIA = "image/*"
 def asset(ref: str, index: int) -> Response:
     """Return an archived file's bytes, or with ``link=1`` a link to them."""
     query = read_query(AssetQuery)
-    found = next((row for row in services().queries.assets([ref])[ref] if row.idx == index), None)
-    if (
-        found is None
-        or found.state is not AssetState.ARCHIVED
-        or found.key is None
-        or found.size is None
-    ):
+    found = _asset(ref, index)
+    if found is None or found.state is not AssetState.ARCHIVED or not found.key:
         return problem(404, f"{ref} has no archived asset {index}")
+    name = f"{found.ref}-{found.key.rpartition('/')[2]}"
     if query.link == "1":
-        return _link(found, found.key)
-    if request.if_none_match.contains(found.sha256 or ""):
-        return Response(status=304, headers=_file_headers(found))
-    return _bytes(found, found.key, found.size)
+        return _link(found.key, name)
+    media_type = found.content_type or _OCTETS
+    return _answer(_File(found.key, found.size or 0, found.sha256 or "", media_type, name))
 
 
-def _link(found: Asset, key: str) -> Response:
-    url = services().store.link(key, LINK_LIFETIME, name=_file_name(found))
+@blueprint.get("/api/jobs/<ref>/assets/<int:index>/rejected")
+@documented(
+    "Get the rejected file of an asset",
+    {
+        200: ResponseDoc("the whole file", media=_OCTETS, headers=("ETag", "Accept-Ranges")),
+        206: ResponseDoc("the part that Range named", media=_OCTETS, headers=("Content-Range",)),
+        304: ResponseDoc("the file that If-None-Match named", media=""),
+    },
+    problems={404: "no rejected file is kept", 416: "the file does not have this part"},
+)
+def rejected(ref: str, index: int) -> Response:
+    """Return the bytes of a file that failed inspection: always as mere bytes, to be saved."""
+    found = _asset(ref, index)
+    if found is None or not found.is_acceptable or found.rejected is None:
+        return problem(404, f"no rejected file of asset {index} of {ref} is kept")
+    kept = found.rejected
+    name = f"{ref}-{index}-rejected.{extension_of(kept.content_type)}"
+    key = quarantine_key(ref, index, kept.sha256)
+    try:
+        return _answer(_File(key, kept.size, kept.sha256, _OCTETS, name))
+    except MissingObjectError:
+        return problem(404, f"the rejected file of asset {index} of {ref} is gone from the archive")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file in the archive, and how it is served; ``size`` in bytes."""
+
+    key: str
+    size: int
+    sha256: str
+    media_type: str
+    name: str
+
+
+def _asset(ref: str, index: int) -> Asset | None:
+    return next((row for row in services().queries.assets([ref])[ref] if row.idx == index), None)
+
+
+def _link(key: str, name: str) -> Response:
+    url = services().store.link(key, LINK_LIFETIME, name=name)
     if url is None:
         return problem(
             409, "this archive is a directory, which has no links: fetch the bytes from here"
@@ -67,30 +106,32 @@ def _link(found: Asset, key: str) -> Response:
     return json_of(LinkView(url=url, expires_at=until))
 
 
-def _bytes(found: Asset, key: str, size: int) -> Response:
-    asked = _requested_range(found)
-    part = (0, size) if asked is None else _bounds(asked, size)
+def _answer(file: _File) -> Response:
+    if request.if_none_match.contains(file.sha256):
+        return Response(status=304, headers=_file_headers(file))
+    asked = _requested_range(file)
+    part = (0, file.size) if asked is None else _bounds(asked, file.size)
     if part is None:
-        response = problem(416, f"the file has {size} bytes")
-        response.headers["Content-Range"] = f"bytes */{size}"
+        response = problem(416, f"the file has {file.size} bytes")
+        response.headers["Content-Range"] = f"bytes */{file.size}"
         return response
     start, stop = part
-    source = services().store.open(key, start) if start else services().store.open(key)
-    response = Response(_blocks(source, stop - start), content_type=found.content_type)
+    source = services().store.open(file.key, start) if start else services().store.open(file.key)
+    response = Response(_blocks(source, stop - start), content_type=file.media_type)
     # Not left to the generator: one that never ran, as for a HEAD, closes nothing.
     response.call_on_close(source.close)
-    response.headers.update(_file_headers(found))
+    response.headers.update(_file_headers(file))
     response.headers["Content-Length"] = str(stop - start)
     if asked is not None:
         response.status_code = 206
-        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
     return response
 
 
-def _requested_range(found: Asset) -> Range | None:
+def _requested_range(file: _File) -> Range | None:
     """Return the part asked for; None for the whole file, also if several parts are asked for."""
     given = request.headers.get("Range")
-    asked = parse_range_header(given) if given and _if_range_matches(found) else None
+    asked = parse_range_header(given) if given and _if_range_matches(file) else None
     if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
         return None
     return asked
@@ -105,13 +146,13 @@ def _bounds(asked: Range, size: int) -> tuple[int, int] | None:
     return (start, stop) if start < stop else None
 
 
-def _if_range_matches(found: Asset) -> bool:
+def _if_range_matches(file: _File) -> bool:
     """Return whether If-Range, if given, names our bytes.
 
     They never change, but the caller may mean another file.
     """
     given: IfRange = parse_if_range_header(request.headers.get("If-Range"))
-    return given.date is None and given.etag in (None, found.sha256)
+    return given.date is None and given.etag in (None, file.sha256)
 
 
 def _blocks(source: BinaryIO, left: int) -> Iterator[bytes]:
@@ -120,17 +161,13 @@ def _blocks(source: BinaryIO, left: int) -> Iterator[bytes]:
         yield block
 
 
-def _file_headers(found: Asset) -> dict[str, str]:
+def _file_headers(file: _File) -> dict[str, str]:
     """Return headers with which a browser saves the file and never runs it."""
     return {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{_file_name(found)}"',
+        "Content-Disposition": f'attachment; filename="{file.name}"',
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
-        "ETag": f'"{found.sha256}"',
+        "ETag": f'"{file.sha256}"',
         "Cache-Control": "private, no-cache",
     }
-
-
-def _file_name(found: Asset) -> str:
-    return f"{found.ref}-{(found.key or '').rpartition('/')[2]}"

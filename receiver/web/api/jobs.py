@@ -1,4 +1,4 @@
-"""Jobs: list, submit, show and retry them, and list and replay their deliveries."""
+"""Jobs: list, submit, show and retry them, accept files, list and replay deliveries."""
 
 import re
 import threading
@@ -6,9 +6,16 @@ import threading
 from flask import Response, request
 from pydantic import ValidationError
 
-from receiver.errors import ConfigurationError, KeyTakenError, LedgerError, ReceiverError
+from receiver.errors import (
+    ConfigurationError,
+    KeyTakenError,
+    LedgerError,
+    ReceiverError,
+    StoreError,
+)
 from receiver.jobs.request import GrsaiRequest, mistakes
 from receiver.jobs.schemas import (
+    AcceptQuery,
     DeliveryList,
     DeliveryView,
     JobList,
@@ -133,6 +140,32 @@ def retry(ref: str) -> Response:
         return problem(409, str(error))
     services().engine.notify()
     return json_of(job_views([reopened])[0])
+
+
+@blueprint.post("/api/jobs/<ref>/assets/<int:index>/accept")
+@documented(
+    "Accept the rejected file of an asset as its result",
+    {200: ResponseDoc("the job, which ends again", JobView)},
+    query=AcceptQuery,
+    problems={
+        400: "invalid query",
+        404: "there is no such asset",
+        409: "there is no such rejected file, or another file is archived",
+    },
+)
+def accept(ref: str, index: int) -> Response:
+    """Accept the rejected file of an asset; doing it again changes nothing."""
+    query = read_query(AcceptQuery)
+    if index not in {asset.idx for asset in services().queries.assets([ref])[ref]}:
+        return problem(404, f"{ref} has no asset {index}")
+    try:
+        job = services().operator.accept(ref, index, query.sha256)
+    except (LedgerError, StoreError):
+        raise
+    except ReceiverError as error:
+        return problem(409, str(error))
+    services().engine.notify()
+    return json_of(job_views([job])[0])
 
 
 @blueprint.get("/api/jobs/<ref>/deliveries")

@@ -1,4 +1,4 @@
-"""What an operator does to jobs from the dashboard: retry, try now, replay, resend; one or many."""
+"""What an operator does from the dashboard: retry, try now, accept, replay, resend; one or many."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -43,6 +43,13 @@ def retry_one(ref: str) -> AnyResponse:
 def expedite_one(ref: str) -> AnyResponse:
     """Make the waiting work of a job due now."""
     return _act(ref, "expedited", services().operator.expedite)
+
+
+@blueprint.post("/jobs/<ref>/assets/<int:index>/accept")
+def accept_one(ref: str, index: int) -> AnyResponse:
+    """Accept the rejected file that the page showed, which the form names by its SHA-256."""
+    shown = form().get("sha256", "")
+    return _act(ref, "accepted", lambda _ref: services().operator.accept(ref, index, shown))
 
 
 @blueprint.post("/jobs/<ref>/deliveries/<int:number>/replay")

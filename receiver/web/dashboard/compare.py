@@ -3,6 +3,7 @@
 from flask import Response, request
 
 from receiver.ledger.queries.model_stats import ModelStats, quantile
+from receiver.model import MARK_KINDS
 from receiver.web.dashboard.base import blueprint, localized, page
 from receiver.web.dashboard.charts import Bar, Line, bars, lines
 from receiver.web.dashboard.summary import statistics
@@ -52,4 +53,5 @@ def _row(model: ModelStats) -> dict[str, object]:
         "callback": (quantile(model.to_callback, 0.5), quantile(model.to_callback, 0.95)),
         "archive": (quantile(model.to_archive, 0.5), quantile(model.to_archive, 0.95)),
         "least_left": min(model.life_left, default=None),
+        "marks": [(kind, model.marks[kind]) for kind in MARK_KINDS if model.marks[kind]],
     }

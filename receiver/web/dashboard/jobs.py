@@ -155,7 +155,9 @@ def _fingerprint(
         [(row.id, row.verdict) for row in deliveries],
         len(events),
     )
-    pictures = [(asset.state, asset.url, asset.attempts, asset.error) for asset in assets]
+    pictures = [
+        (asset.state, asset.url, asset.attempts, asset.error, asset.rejected) for asset in assets
+    ]
     return hashlib.sha256(repr((shown, pictures)).encode()).hexdigest()[:16]
 
 

@@ -130,9 +130,33 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "type": ("Type", "类型"),
     "dimensions": ("Dimensions", "尺寸"),
     "attempts": ("Attempts", "尝试次数"),
+    "defect": ("Tolerated defect", "可容忍的缺陷"),
+    "doubt": ("Perhaps damaged", "可能已损坏"),
+    "marks": ("Marks of origin", "来源标识"),
     "last_error": ("Last error", "最近错误"),
     "url_expires": ("URL expires in", "网址剩余有效期"),
     "url_expired": ("URL expired", "网址已失效"),
+    "rejected_file": ("Rejected file", "被拒收的文件"),
+    "rejected_files": ("Rejected files", "被拒收的文件"),
+    "rejected_files_help": (
+        "These files did not pass inspection. Download or accept one on the page of its job.",
+        "这些文件未通过检查。可在各任务的页面下载查看并接受。",
+    ),
+    "accepted_file": ("Accepted by an operator", "由人工接受"),
+    "rejected_because": ("Rejected because", "拒收原因"),
+    "claimed_type": ("Claimed type", "声称的类型"),
+    "accepted": ("Accepted", "接受时间"),
+    "accept": ("Accept as the picture", "接受为结果"),
+    "accept_help": (
+        (
+            "This file did not pass inspection. Download it and look at it. "
+            "If you accept it, it is archived like any other picture."
+        ),
+        "此文件未通过检查。请先下载查看；接受后会像其他图片一样归档。",
+    ),
+    "download_rejected": ("Download the rejected file", "下载被拒收的文件"),
+    "rejected_not_kept": ("The file itself is not kept any more.", "文件本身已不再保留。"),
+    "notice_accepted": ("The file was accepted.", "文件已接受。"),
     "no_assets": ("No result reported yet.", "尚未收到图片通知。"),
     "delivery": ("delivery", "回报"),
     "raw_body": ("Raw body", "原始内容"),
@@ -186,9 +210,13 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "set_aside_help": (
         (
             "What the service gave up on after repeated failures: jobs that crashed a worker, "
-            "unreadable deliveries, and events that no destination accepted."
+            "unreadable deliveries, events that no destination accepted, and files that did not "
+            "pass inspection."
         ),
-        "服务多次失败后放弃处理的内容：反复使工作进程崩溃的任务，无法读取的回报，以及无人接收的事件。",
+        (
+            "服务多次失败后放弃处理的内容：反复使工作进程崩溃的任务，无法读取的回报，"
+            "无人接收的事件，以及未通过检查的文件。"
+        ),
     ),
     "no_set_aside": ("Nothing is set aside", "没有搁置的内容"),
     "no_set_aside_help": (

@@ -1,0 +1,47 @@
+"""Pictures that came inside a report, in base64: find one in the stored reports and decode it."""
+
+from binascii import Error, a2b_base64
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from receiver.errors import NotThePictureError, UnreadableError
+from receiver.model import Source
+from receiver.net.download import Fetched
+from receiver.providers.grsai import reports as grsai
+from receiver.providers.openai import protocol as openai_images
+
+# Base64 characters decoded at a time: a multiple of four.
+BASE64_CHUNK = 4 * 64 * 1024
+
+
+def find_picture(reports: Sequence[tuple[Source, bytes]], url: str) -> str:
+    """Return the base64 text of the picture ``url`` (``delivery:<index>``) in stored reports.
+
+    Raise UnreadableError if none of them has it.
+    """
+    error = UnreadableError("no report with pictures in it is stored")
+    for source, body in reports:
+        read_picture = openai_images.read_picture if source is Source.SYNC else grsai.read_picture
+        try:
+            return read_picture(body, url)
+        except UnreadableError as found:
+            error = found
+    raise error
+
+
+def decode_base64_image(text: str, url: str, into: Path) -> Fetched:
+    """Write a picture that came inside its report, in base64, to the new file ``into``.
+
+    Raise NotThePictureError if it is no valid base64, OSError if the disk fails.
+    """
+    digest, size = sha256(), 0
+    with into.open("xb") as file:
+        for start in range(0, len(text), BASE64_CHUNK):
+            try:
+                chunk = a2b_base64(text[start : start + BASE64_CHUNK], strict_mode=True)
+            except (Error, ValueError) as error:  # ValueError: a character outside ASCII
+                raise NotThePictureError(f"the picture is not base64: {error}") from error
+            digest.update(chunk)
+            size += file.write(chunk)
+    return Fetched(size, digest.hexdigest(), url, "")

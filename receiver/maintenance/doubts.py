@@ -1,0 +1,85 @@
+"""Trying to decode what was archived, so that a damaged file is reported while it can be replaced.
+
+The inspection reads only the structure of a file; half of its data may be zeros. A thread of the
+worker decodes archived pictures, one at a time, in the confined process that makes thumbnails. It
+works at the lowest priority and only while no asset waits, so it delays no archiving. The ledger
+records its doubts; the bytes stay as they are.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import structlog
+
+from receiver.archive.thumbnails import BusyError, Thumbnails
+from receiver.errors import LedgerError, MissingObjectError, StoreError
+from receiver.ledger.assets import Assets
+from receiver.ledger.rows import Asset
+
+log = structlog.get_logger(__name__)
+
+# Seconds between two looks for files that nobody has tried, and after a fault of the archive.
+EVERY, AFTER_FAULT = 5.0, 60.0
+_LOWEST_PRIORITY = 19
+
+
+class Doubts:
+    """Tries archived files."""
+
+    def __init__(self, assets: Assets, thumbnails: Thumbnails) -> None:
+        self._assets = assets
+        self._thumbnails = thumbnails
+
+    def try_next(self) -> bool:
+        """Try one file; return whether there was one to try now.
+
+        Raise LedgerError, StoreError or BusyError; then the file is tried again later.
+        """
+        if (asset := self._assets.next_untried()) is None:
+            return False
+        try:
+            doubt = self._doubt(asset)
+        except (StoreError, BusyError):
+            self._assets.record_doubt(asset, None)
+            raise
+        if doubt:
+            log.warning("archived file in doubt", ref=asset.ref, index=asset.idx, doubt=doubt)
+            self._assets.record_doubt(asset, doubt)
+        return True
+
+    def _doubt(self, asset: Asset) -> str:
+        try:
+            return self._thumbnails.doubt(asset)
+        except MissingObjectError as error:
+            return str(error)
+
+
+@contextmanager
+def try_periodically(doubts: Doubts) -> Iterator[None]:
+    """Try archived files in a thread until the block ends."""
+    stopping = threading.Event()
+    thread = threading.Thread(target=_run, args=(doubts, stopping), name="doubts", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+
+
+def _run(doubts: Doubts, stopping: threading.Event) -> None:
+    with suppress(OSError):  # on Linux a thread has a priority of its own; its processes inherit it
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+    pause = EVERY
+    while not stopping.wait(pause):
+        pause = EVERY
+        try:
+            while not stopping.is_set() and doubts.try_next():
+                pass
+        except (LedgerError, StoreError, BusyError) as error:
+            log.info("archived files not tried", error=str(error))
+            pause = AFTER_FAULT
+        except Exception:
+            log.exception("trying archived files failed unexpectedly")
+            pause = AFTER_FAULT

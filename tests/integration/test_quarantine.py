@@ -1,0 +1,285 @@
+"""Files that fail inspection are kept with the reason, within limits, whatever else fails."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from archives import put
+from archiving import OTHER_PNG, PNG, SIZE, ArchivingHarness, scripted_source
+from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, honest, s3_error
+from ledgers import Books, opened, succeeded
+from outside_network import Script, ScriptedServer, answer, chunked
+from prometheus_client import REGISTRY
+
+from receiver.archive.archiver import MAX_BAD_FILES
+from receiver.archive.manifest import quarantine_key
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import open_store
+from receiver.archive.stores.directory import DirectoryStore
+from receiver.ledger.rows import Asset
+from receiver.model import AssetState, JobState
+from submitter.sandbox import Sandbox
+
+HALF, OTHER_HALF = PNG[: SIZE // 2], OTHER_PNG[: SIZE // 2]
+PAGE = b"<!DOCTYPE html><html>your picture is being prepared</html>"
+OTHER_PAGE = b'{"error": "this URL has expired"}'
+KEY = quarantine_key("01JZ2Q7V3N0123456789ABCDEF", 0, "a" * 64)
+GONE = answer(status="404 Not Found", body=PAGE)
+
+
+def sent(data: bytes) -> Script:
+    return answer("Content-Type: image/png; charset=x", body=data)
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def harness(
+    request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path
+) -> Iterator[ArchivingHarness]:
+    """Archive into a directory, and into a bucket of a real S3 server."""
+    url = (
+        f"file://{tmp_path}/archive"
+        if request.param == "directory"
+        else f"s3://{request.getfixturevalue('bucket')}/pictures"
+    )
+    with closing(open_store(url)) as store:
+        yield ArchivingHarness(books, store, tmp_path, sandbox)
+
+
+@pytest.fixture
+def on_disk(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ArchivingHarness]:
+    """Archive into a directory with SQLite: for what depends on neither."""
+    with opened(sqlite_url) as books:
+        store = DirectoryStore(tmp_path / "archive")
+        store.check()
+        yield ArchivingHarness(books, store, tmp_path, sandbox)
+
+
+def after(harness: ArchivingHarness, *answers: Script) -> Asset:
+    """Make one attempt for each of these answers of the source; return the asset then."""
+    with scripted_source(*answers) as server:
+        harness.announce(server)
+        asset = harness.attempt()
+        for _ in answers[1:]:
+            harness.books.clock.now = asset.due_at or harness.books.clock.now
+            asset = harness.attempt()
+    return asset
+
+
+def kept(store: Store) -> dict[str, bytes]:
+    """Return every object of the quarantine."""
+    found = {}
+    for key, _ in store.keys("quarantine"):
+        with store.open(key) as file:
+            found[key] = file.read()
+    return found
+
+
+def key_of(asset: Asset, data: bytes) -> str:
+    return quarantine_key(asset.ref, asset.idx, hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.both_databases
+def test_the_last_bad_file_is_kept_with_its_hash_size_claimed_type_and_the_reason(
+    harness: ArchivingHarness,
+) -> None:
+    first = after(harness, sent(HALF), sent(OTHER_HALF))
+    assert kept(harness.store) == {key_of(first, OTHER_HALF): OTHER_HALF}
+    assert first.rejected is not None
+    assert first.rejected.sha256 == hashlib.sha256(OTHER_HALF).hexdigest()
+    assert first.rejected.size == len(OTHER_HALF)
+    assert first.rejected.content_type == "image/png; charset=x"
+    assert first.rejected.reason == first.error
+    assert "PNG" in first.error
+    assert first.rejected.quarantined_at == harness.books.clock.now
+    assert first.is_acceptable
+
+
+@pytest.mark.both_databases
+def test_when_a_later_file_is_archived_the_bad_one_is_removed(harness: ArchivingHarness) -> None:
+    archived = after(harness, sent(HALF), sent(PNG))
+    assert (archived.state, archived.rejected) == (AssetState.ARCHIVED, None)
+    assert (archived.is_acceptable, archived.quarantined_at) == (False, None)
+    assert kept(harness.store) == {}
+
+
+@pytest.mark.parametrize(
+    ("answers", "left", "state"),
+    [
+        ([sent(HALF), sent(HALF)], HALF, AssetState.FAILED),
+        ([sent(HALF), sent(OTHER_HALF), sent(HALF)], HALF, AssetState.PENDING),
+        ([sent(HALF), GONE, sent(HALF)], HALF, AssetState.FAILED),
+        # A page may say "not ready yet", and it may come when a URL has expired.
+        ([sent(PAGE), sent(PAGE), sent(PAGE)], PAGE, AssetState.PENDING),
+        ([sent(PAGE), sent(OTHER_PAGE)], OTHER_PAGE, AssetState.PENDING),
+        ([sent(PAGE), sent(HALF)], HALF, AssetState.PENDING),
+        ([sent(HALF), sent(PAGE)], HALF, AssetState.PENDING),
+        ([sent(HALF), sent(PAGE), sent(HALF)], HALF, AssetState.FAILED),
+        # Another download may bring more.
+        ([chunked(HALF, end=b"")] * 2, HALF, AssetState.PENDING),
+        # These are no files.
+        ([GONE], None, AssetState.PENDING),
+        ([answer(f"Content-Length: {SIZE}", body=HALF)], None, AssetState.PENDING),
+        ([sent(PNG + bytes(SIZE))], None, AssetState.FAILED),
+    ],
+)
+def test_what_is_kept_and_when_the_attempts_end(
+    on_disk: ArchivingHarness, answers: list[Script], left: bytes | None, state: AssetState
+) -> None:
+    harness = on_disk
+    if state is AssetState.FAILED and left is None:
+        asset = limited(harness, answers)
+    else:
+        asset = after(harness, *answers)
+    assert asset.state is state
+    assert list(kept(harness.store).values()) == ([] if left is None else [left])
+    assert (asset.rejected is None) == (left is None)
+
+
+def limited(harness: ArchivingHarness, answers: list[Script]) -> Asset:
+    """Fetch a file that is larger than FETCH_MAX_BYTES."""
+    with scripted_source(*answers) as server:
+        harness.announce(server)
+        harness.fetch_from(server.port, max_bytes=SIZE)
+        return harness.attempt()
+
+
+def test_an_operators_retry_downloads_a_file_that_came_twice_once_more(
+    on_disk: ArchivingHarness,
+) -> None:
+    with scripted_source(sent(HALF), sent(HALF), sent(HALF), sent(HALF), sent(PNG)) as server:
+        ref = on_disk.announce(server)
+        assert [asset.attempts for asset in on_disk.attempts()] == [1, 2]
+        on_disk.books.conclude(ref, JobState.EXPIRED)
+        on_disk.books.operator.retry(ref)
+        assert [asset.state for asset in on_disk.attempts()] == [AssetState.FAILED]
+        assert len(kept(on_disk.store)) == 1
+
+
+# Limits.
+
+
+def reject(harness: ArchivingHarness, server: ScriptedServer, count: int, task: str) -> list[Asset]:
+    """Reject a file for each of ``count`` assets of one job; return them, the first one first."""
+    ref = harness.books.waiting(task)
+    urls = [f"http://127.0.0.1:{server.port}/{idx}.png" for idx in range(count)]
+    harness.books.deliver(ref, succeeded(*urls, provider_id=task))
+    order = []
+    for _ in range(count):
+        harness.books.clock.advance(0.01)  # no retry is due yet
+        (claimed,) = harness.books.assets.claim(1)
+        harness.archiver.archive(claimed)
+        order.append(claimed.row.idx)
+    assets = harness.books.assets_of(ref)
+    return [assets[idx] for idx in order]
+
+
+@pytest.mark.both_databases
+def test_the_limit_of_a_job_removes_its_own_oldest_files_and_the_limit_of_all_the_oldest(
+    harness: ArchivingHarness,
+) -> None:
+    size = len(HALF)
+    with scripted_source(*[sent(HALF)] * 9) as server:
+        harness.fetch_from(server.port, quarantine=(5 * size, 2 * size))
+        honest = reject(harness, server, 1, "honest")
+        flood = reject(harness, server, 4, "flood")
+        assert [asset.quarantined_at is not None for asset in flood] == [False, False, True, True]
+        assert honest[0] == harness.books.assets_of(honest[0].ref)[0], "its file is still kept"
+        last = reject(harness, server, 2, "last")
+        assert len(kept(harness.store)) == 5
+        reject(harness, server, 2, "newest")
+    left = {key.split("/")[4] for key in kept(harness.store)}
+    assert (honest[0].ref in left, last[0].ref in left, len(kept(harness.store))) == (
+        False,
+        True,
+        5,
+    )
+
+
+@pytest.mark.parametrize("limits", [(0, 2**20), (2**20, 0), (SIZE // 4, 2**20), (2**20, SIZE // 4)])
+def test_a_file_larger_than_the_quarantine_is_recorded_but_not_kept_and_removes_no_other(
+    on_disk: ArchivingHarness, limits: tuple[int, int]
+) -> None:
+    with scripted_source(sent(HALF), sent(HALF)) as server:
+        ref = on_disk.announce(server)
+        on_disk.fetch_from(server.port, quarantine=limits)
+        first, last = on_disk.attempts()
+    assert kept(on_disk.store) == {}
+    assert last.state is AssetState.FAILED, "the same file twice, whether it is kept or not"
+    assert first.rejected is not None
+    assert first.rejected.quarantined_at is None
+    assert on_disk.job_due_now(ref)
+
+
+# Faults of the archive.
+
+
+def count(outcome: str) -> float:
+    return REGISTRY.get_sample_value("receiver_rejected_files_total", {"outcome": outcome}) or 0.0
+
+
+@pytest.fixture
+def refusing(
+    sqlite_url: str, proxy: FaultProxy, bucket: str, sandbox: Sandbox, tmp_path: Path
+) -> Iterator[ArchivingHarness]:
+    """Archive into a bucket that refuses what ``refuse`` names."""
+    with opened(sqlite_url) as books, closing(open_store(f"s3://{bucket}/x")) as store:
+        store.check()
+        yield ArchivingHarness(books, store, tmp_path, sandbox)
+        proxy.rule = honest
+
+
+def refuse(proxy: FaultProxy, method: str) -> None:
+    def rule(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+        hit = request.method == method and "quarantine/" in request.path
+        return s3_error(403, "AccessDenied") if hit else forward(request)
+
+    proxy.rule = rule
+
+
+def test_a_quarantine_that_cannot_store_does_not_change_how_an_asset_ends(
+    refusing: ArchivingHarness, proxy: FaultProxy
+) -> None:
+    refuse(proxy, "PUT")
+    before = count("not_kept")
+    with scripted_source(*[sent(HALF)] * MAX_BAD_FILES) as server:
+        refusing.announce(server)
+        *_, last = refusing.attempts()
+    assert last.attempts == MAX_BAD_FILES, "each might have been kept, so two are not enough"
+    assert last.state is AssetState.FAILED
+    assert "AccessDenied" not in last.error
+    assert last.rejected is not None
+    assert last.rejected.quarantined_at is None
+    assert count("not_kept") == before + MAX_BAD_FILES
+
+
+def test_a_quarantine_that_cannot_delete_takes_no_new_file_when_it_is_full(
+    refusing: ArchivingHarness, proxy: FaultProxy
+) -> None:
+    refuse(proxy, "DELETE")
+    with scripted_source(sent(HALF), sent(HALF), sent(PNG)) as server:
+        refusing.fetch_from(server.port, quarantine=(len(HALF), len(HALF)))
+        (first,) = reject(refusing, server, 1, "first")
+        (second,) = reject(refusing, server, 1, "second")
+        assert (first.is_acceptable, second.is_acceptable) == (True, False)
+        refusing.books.clock.now = first.due_at or 0.0
+        (claimed,) = [one for one in refusing.books.assets.claim(2) if one.row.ref == first.ref]
+        refusing.archiver.archive(claimed)
+        (archived,) = refusing.books.assets_of(first.ref)
+    assert archived.state is AssetState.ARCHIVED
+    assert archived.quarantined_at is not None, "it is still there, and counts"
+    assert list(kept(refusing.store)) == [key_of(first, HALF)]
+
+
+# Deleting.
+
+
+def test_deleting_what_is_not_there_is_no_error(store: Store) -> None:
+    put(store, KEY, HALF)
+    store.delete(KEY)
+    store.delete(KEY)
+    store.delete(KEY.replace("/0-", "/1-"))
+    assert list(store.keys()) == []
+    put(store, KEY, HALF)
+    assert dict(store.keys()) == {KEY: len(HALF)}
