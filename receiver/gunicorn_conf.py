@@ -37,6 +37,7 @@ def _give_up(error: ReceiverError) -> NoReturn:
 
 try:
     _settings = Settings.load(os.environ)
+    tracing.require_packages(os.environ)
 except ReceiverError as _error:
     _give_up(_error)
 

@@ -66,12 +66,15 @@ class Services(LedgerParts):
         super().__init__(settings.database_url, timing)
         self.settings = settings
 
-    def open(self, *, to_look: bool = False) -> "Services":
+    def open(self, *, to_look: bool = False, creates: bool = True) -> "Services":
         """Prepare what every process needs: DATA_DIR and, with SQLite, a ledger of this schema.
 
-        ``to_look`` is for read-only commands: DATA_DIR need not be writable. Raise
-        ConfigurationError or LedgerError with the remedy.
+        ``to_look`` is for read-only commands: DATA_DIR need not be writable. These and those that
+        are not to create a ledger (``creates``) need an existing one. Raise ConfigurationError or
+        LedgerError with the remedy.
         """
+        if to_look or not creates:
+            self.require_ledger()
         data_dir.make_data_dir(self.settings.data_dir)
         if not to_look:
             data_dir.require_writable(self.settings.data_dir)
@@ -84,6 +87,21 @@ class Services(LedgerParts):
             # By the first process that opens the ledger: it then gets all new events.
             self.outbox.register([destination.name for destination in self.settings.destinations])
         return self
+
+    def require_ledger(self) -> None:
+        """Raise ConfigurationError if there is no embedded ledger yet; nothing is created."""
+        chosen = self.settings
+        if not chosen.embedded or chosen.ledger_path.exists():
+            return
+        is_default = chosen.ledger_path.parent == chosen.data_dir
+        name, place = (
+            ("DATA_DIR", chosen.data_dir) if is_default else ("DATABASE_URL", chosen.ledger_path)
+        )
+        mistake = (
+            f"{name}: no ledger in {place}; set {name} to that of the service "
+            "(`receiver serve` creates a ledger)"
+        )
+        raise ConfigurationError([mistake])
 
     def _migrate_if_old(self) -> None:
         path = self.settings.ledger_path

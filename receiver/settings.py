@@ -26,6 +26,7 @@ from pydantic import (
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from receiver import extras
 from receiver.archive.stores.s3_options import (
     AddressingStyle,
     Checksums,
@@ -90,6 +91,8 @@ def _lower(value: object) -> object:
 def _ledger_address(value: str) -> str:
     if value.startswith(("postgresql://", "postgres://")):
         address = "postgresql+psycopg://" + value.split("://", 1)[1]
+        if remedy := extras.missing("postgres"):
+            raise ValueError(f"postgresql:// {remedy}")
         with suppress(ValueError, ArgumentError):
             make_url(address)
             return address

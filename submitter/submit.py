@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry import tracing
+from submitter import preflight
 
 # Seconds between two polls of the ledger while waiting.
 POLL_EVERY = 0.2
@@ -39,12 +41,20 @@ class Submitter:
     """Submits jobs and waits for them; a context manager.
 
     Reads the environment unless ``settings`` are given. Raises ConfigurationError for a wrong or
-    missing setting and LedgerError if the ledger cannot be used.
+    missing setting, or without a ledger, and LedgerError if the ledger cannot be used.
+
+    ``check``: before the first POST make sure that somebody would archive the result, see
+    ``submitter.preflight``. Without it a ledger is created if there is none.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, check: bool = True) -> None:
         tracing.configure(os.environ)
-        self._services = Services(settings or Settings.load(os.environ)).open()
+        self._services = Services(settings or Settings.load(os.environ))
+        self._is_checked = not check
+        self._checking = Lock()
+        if check:
+            preflight.require_ledger(self._services)
+        self._services.open()
 
     def __enter__(self) -> Self:
         """Return the submitter."""
@@ -91,8 +101,8 @@ class Submitter:
         made, after a minute or two, or with a job ``expired`` if the answer was lost. ``size`` is
         in pixels and no reference pictures are accepted.
 
-        Raise ConfigurationError for an image that cannot be read, and for ``mode`` webhook if the
-        last `receiver doctor` could not reach PUBLIC_URL.
+        Raise ConfigurationError for an image that cannot be read, for ``mode`` webhook if the last
+        `receiver doctor` could not reach PUBLIC_URL, and if nobody would archive the result.
         """
         asked = {
             "model": model,
@@ -115,10 +125,18 @@ class Submitter:
         by_callback = submission.provider is Provider.GRSAI and submission.mode is Mode.WEBHOOK
         if by_callback and (reason := callback_problem(self._services.settings)):
             raise ConfigurationError([reason])
+        self.require_service()
         job = self._services.submit_service.post(submission)
         # The worker polls this job sooner than its next scheduled check.
         self._services.engine.notify()
         return self.job(job.ref)
+
+    def require_service(self) -> None:
+        """Raise ConfigurationError if nobody would archive a job's result; checked once."""
+        with self._checking:
+            if not self._is_checked:
+                preflight.require_service(self._services)
+                self._is_checked = True
 
     def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:
         """Return whether a job was made by these arguments; mode and API may differ."""

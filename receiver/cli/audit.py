@@ -88,7 +88,8 @@ def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
     """
     if not deep and (start_over or concurrency):
         raise click.UsageError("--anew and --jobs go with --deep")
-    services = Services(load()).open(to_look=not deep)  # a deep audit writes checkpoints
+    # A deep audit writes checkpoints.
+    services = Services(load()).open(to_look=not deep, creates=False)
     found = services.totals.audit()
     console().print(_audit_table(found))
     for invariant, refs in found.broken.items():

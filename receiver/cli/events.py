@@ -137,7 +137,7 @@ def events(gone: str | None) -> None:
     are not queued for a destination yet wait until the service runs with it in EVENT_URLS; until
     then `receiver prune` keeps their jobs.
     """
-    services = Services(load()).open(to_look=gone is None)
+    services = Services(load()).open(to_look=gone is None, creates=False)
     try:
         if gone is not None:
             _forget(services, gone)
@@ -220,7 +220,7 @@ def resend(numbers: tuple[int, ...], *, every: bool) -> None:
     """
     if bool(numbers) == every:
         raise click.UsageError("name the events, or use --all")
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     failures = act_on_each(numbers, _resend(services)) if numbers else _resend_all(services)
     services.engine.notify()
     services.close()

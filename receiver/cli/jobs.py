@@ -232,7 +232,7 @@ def retry(refs: tuple[str, ...]) -> None:
 
     The provider is asked for their results again.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     failures = act_on_each(refs, lambda ref: f"{ref} is {services.operator.retry(ref).state}")
     services.engine.notify()
     services.close()
@@ -248,7 +248,7 @@ def replay(deliveries: tuple[int, ...]) -> None:
     Name them by their numbers, as `receiver show REF` shows them. Use it after a fix of how
     deliveries are read.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     failures = act_on_each(
         deliveries,
         lambda number: f"{number} is now {services.operator.replay(number)}",
@@ -273,7 +273,7 @@ def accept(ref: str, index: int, sha256: str) -> None:
     it is archived if all its assets are. `receiver show REF` lists rejected files with the reason.
     Look at the file before: nothing has checked that it is the picture.
     """
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     job = services.operator.accept(ref, index, sha256.lower())
     services.engine.notify()
     services.close()

@@ -190,7 +190,7 @@ def prune(older_than: float | None, bodies_older_than: float | None) -> None:
     """
     if older_than is None and bodies_older_than is None:
         raise click.UsageError("name --older-than, --bodies-older-than, or both")
-    services = Services(load()).open()
+    services = Services(load()).open(creates=False)
     if older_than is not None and services.quarantine_records.total().files:
         services.store.check()  # before the ledger forgets jobs whose rejected files are deleted
     pruner, now = Pruner(services.database, services.store), clock.now()

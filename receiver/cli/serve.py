@@ -1,11 +1,14 @@
 """``receiver serve``: web and worker in one process tree."""
 
+import os
+
 import click
 
 from receiver.cli.base import load, reports_errors
 from receiver.server.listening import listen, url_of
 from receiver.server.supervisor import become_supervisor
 from receiver.services import Services
+from receiver.telemetry import tracing
 
 
 @click.command()
@@ -25,6 +28,7 @@ def serve(host: str, port: int | None) -> None:
     SIGTERM drains both.
     """
     settings = load()
+    tracing.require_packages(os.environ)  # both children would report it, again and again
     services = Services(settings).open()
     services.close()
     assert services.tickets  # noqa: S101 - creates the secret now, before two processes need it

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from receiver.doctor import checks, last_result, self_call
+from receiver.doctor import checks, last_result, machine, self_call
 from receiver.doctor.checks import NothingToCheck, Trouble
 from receiver.services import Services
 
@@ -31,6 +31,8 @@ def examine(services: Services) -> Iterator[Finding]:
     """Yield the finding of each check that needs a valid configuration."""
     yield _finding("ledger", lambda: checks.ledger(services))
     yield _finding("archive", lambda: checks.archive(services.store))
+    yield _finding("workers", lambda: machine.workers(services))
+    yield _finding("disk", lambda: machine.disk(services))
     yield _finding("provider", lambda: checks.provider(services.settings, services.grsai))
     yield _finding("clock", lambda: checks.clock(services.settings.grsai_base_url))
     yield _finding("public URL", lambda: _call_ourselves(services))

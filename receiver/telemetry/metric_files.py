@@ -49,6 +49,15 @@ def share(data_dir: Path) -> None:
     values.ValueClass = values.MultiProcessValue(_process_name)  # type: ignore[no-untyped-call]  # the package is only partly typed
 
 
+def are_shared(data_dir: Path) -> bool:
+    """Return whether any process of the service counts in this ``data_dir`` now."""
+    try:
+        with (data_dir / "metrics.lock").open("rb") as file:
+            return not try_lock(file)
+    except OSError:
+        return False
+
+
 def reserve_space() -> None:
     """Reserve the disk space of this process's files; call it again after a fork.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ulid import ULID
 
+from receiver import extras
 from receiver.errors import ConfigurationError
 
 _SWITCH = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -28,21 +29,24 @@ def configure(environ: Mapping[str, str], exporter: Any = None) -> None:
     """
     if _tracer or not environ.get(_SWITCH):
         return
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
-        from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415 - as above
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - as above
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor  # noqa: PLC0415 - as above
-    except ImportError as error:
-        raise ConfigurationError(
-            [f"{_SWITCH}: traces need the extra: pip install 'webhook-image-receiver[otel]'"]
-        ) from error
+    require_packages(environ)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415 - as above
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - as above
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor  # noqa: PLC0415 - as above
+
     name = {} if environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "receiver"}
     provider = TracerProvider(resource=Resource.create(name))
     provider.add_span_processor(
         SimpleSpanProcessor(exporter) if exporter else BatchSpanProcessor(OTLPSpanExporter())
     )
     _tracer.append(provider.get_tracer("receiver"))
+
+
+def require_packages(environ: Mapping[str, str]) -> None:
+    """Raise ConfigurationError with the remedy if traces are on and their packages are missing."""
+    if environ.get(_SWITCH) and (remedy := extras.missing("otel")):
+        raise ConfigurationError([f"{_SWITCH}: {remedy}"])
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from receiver import extras
 from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
@@ -44,6 +45,7 @@ class Options:
     resubmit: int
     waits: bool
     timeout: float | None
+    check: bool
 
     def read(self, source: BatchFile) -> Iterator[BatchLine | BadLine]:
         """Yield the lines of the opened file."""
@@ -112,6 +114,12 @@ class Options:
 @click.option(
     "--timeout", type=click.FloatRange(0), help="Longest wait in seconds, from the last submit on."
 )
+@click.option(
+    "--check/--no-check",
+    default=True,
+    show_default=True,
+    help="Post only if a worker, or the service at PUBLIC_URL, serves this ledger.",
+)
 @reports_errors
 def batch(
     file: str,
@@ -129,6 +137,7 @@ def batch(
     strict: bool,
     waits: bool,
     timeout: float | None,
+    check: bool,
 ) -> None:
     """Post a job for each line of FILE and wait for the pictures.
 
@@ -149,7 +158,7 @@ def batch(
     defaults = Defaults(name, job_mode, Api(api), model, split)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")
     options = Options(
-        file, form, defaults, concurrency, rate, strict, report, resubmit, waits, timeout
+        file, form, defaults, concurrency, rate, strict, report, resubmit, waits, timeout, check
     )
     with _interruptible():
         sys.exit(_run(options, settings))
@@ -178,7 +187,11 @@ def _run(options: Options, settings: Settings) -> int:
             say(f"{found.bad} of {found.total} lines are bad: nothing was posted")
             return SOME_FAILED
         source.rewind()
-        with Submitter(settings) as submitter, closing(Services(settings)) as services:
+        with (
+            Submitter(settings, check=options.check) as submitter,
+            closing(Services(settings)) as services,
+        ):
+            submitter.require_service()
             if options.waits and not submitter.has_worker():
                 say(NO_WORKER)
             bar = BatchProgress(found.total if source.rereadable else None)
@@ -203,6 +216,8 @@ def _run(options: Options, settings: Settings) -> int:
 def _require(options: Options, settings: Settings, found: Validation) -> None:
     """Raise ConfigurationError with everything that is wrong or missing, before the first POST."""
     mistakes = list(found.mistakes)
+    if Provider.OPENAI in found.needs and (remedy := extras.missing("openai")):
+        mistakes.append(f"provider openai: {remedy}")
     keys = {Provider.GRSAI: settings.grsai_api_key, Provider.OPENAI: settings.openai_api_key}
     missing = [
         provider for provider, key in keys.items() if provider in found.needs and key is None

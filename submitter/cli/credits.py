@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, load, reports_errors
-from receiver.errors import ProviderError
+from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
 from receiver.services import Services
 
@@ -32,8 +32,8 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     asked, 2 without a key; the table is printed in any case.
     """
     settings = load()
-    with closing(Services(settings).open()) as services:
-        used = services.totals.usage()
+    with closing(Services(settings)) as services:
+        used = _usage(services)
         left, status = None, 0
         if services.grsai is None:
             click.echo(NO_KEY, err=True)
@@ -46,6 +46,15 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
                 status = SOME_FAILED
     _print_json(left, used) if as_json else _print_table(left, used)
     sys.exit(status)
+
+
+def _usage(services: Services) -> list[Usage]:
+    """Return the job counts; none, and a note, if there is no ledger here."""
+    try:
+        return services.open(to_look=True).totals.usage()
+    except ConfigurationError as error:
+        click.echo(str(error), err=True)
+        return []
 
 
 def _print_json(left: float | None, used: list[Usage]) -> None:

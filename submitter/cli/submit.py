@@ -98,6 +98,12 @@ def _params(
 )
 @click.option("--wait", "waits", is_flag=True, help="Wait until the pictures are archived.")
 @click.option("--timeout", type=click.FloatRange(0), help="Longest wait in seconds.")
+@click.option(
+    "--check/--no-check",
+    default=True,
+    show_default=True,
+    help="Post only if a worker, or the service at PUBLIC_URL, serves this ledger.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the job object on one line.")
 @reports_errors
 def submit(
@@ -116,6 +122,7 @@ def submit(
     split: bool,
     waits: bool,
     timeout: float | None,
+    check: bool,
     as_json: bool,
 ) -> None:
     """Post one job, or with --split one for each picture.
@@ -147,7 +154,7 @@ def submit(
         "mode": job_mode,
         "api": Api(api),
     }
-    with Submitter(settings) as submitter:
+    with Submitter(settings, check=check) as submitter:
         runs = _runs(submitter, request, key, split=split)
         try:
             with _signals_raised():

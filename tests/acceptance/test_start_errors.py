@@ -154,6 +154,7 @@ def test_a_value_that_cannot_be_meant_is_wrong_usage(
 
 
 def test_jobs_behind_a_ref_are_listed(installation: Installation) -> None:
+    assert installation.invoke("receiver", "migrate").status == 0
     done = installation.invoke("receiver", "jobs", "--after", "01JZ2Q7V3N0123456789ABCDEF")
     assert done.status == 0
 
@@ -204,6 +205,7 @@ def test_ctrl_c_ends_listening_quietly(installation: Installation) -> None:
 def test_every_file_in_data_dir_is_its_owners_alone(installation: Installation) -> None:
     before = os.umask(0o022)
     try:
+        assert installation.invoke("receiver", "migrate").status == 0
         assert installation.invoke("receiver", "jobs").status == 0
         installation.invoke("receiver", "doctor")
     finally:

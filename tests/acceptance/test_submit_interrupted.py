@@ -42,7 +42,7 @@ def objects(process: Running) -> list[dict[str, Any]]:
 
 
 def submitting(*options: str, **script: Any) -> tuple[str, ...]:
-    command = ("submitter", "submit", "a fox", "--mode", "poll", "--wait")
+    command = ("submitter", "submit", "a fox", "--mode", "poll", "--wait", "--no-check")
     return (*command, "--param", f"sandbox={json.dumps(script)}", *options)
 
 

@@ -39,7 +39,7 @@ def test_the_canary_is_answered_and_nothing_is_stored(web: WebClient) -> None:
     answer_to_canary = web.callback(web.services.tickets.sign(CANARY), b"x" * 3000)
     assert (answer_to_canary.status_code, answer_to_canary.json) == (
         200,
-        {"ok": True, "ref": CANARY, "size": 3000},
+        {"ok": True, "ref": CANARY, "size": 3000, "ledger": web.services.ledger_id},
     )
     assert web.callback(web.services.tickets.sign(CANARY), b"x" * 3001).status_code == 413
     assert web.counted("canary") == before + 1

@@ -57,9 +57,8 @@ def batch(
 @contextmanager
 def batch_running(installation: Installation, *arguments: str) -> Iterator[Running]:
     """Have the command run to the end of the block."""
-    with running(
-        ("submitter", "batch", *arguments), installation.environ, installation.folder
-    ) as process:
+    command = installation.unchecked(("submitter", "batch", *arguments))
+    with running(command, installation.environ, installation.folder) as process:
         yield process
 
 

@@ -7,6 +7,7 @@ it.
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from receiver import extras
 from receiver.errors import AnswerLostError, ConfigurationError, NotSentError
 from receiver.providers.openai import protocol as openai_images
 from receiver.telemetry.redaction import Redactor
@@ -15,6 +16,12 @@ from receiver.telemetry.redaction import Redactor
 # package has the same limit.
 _CONNECT_TIMEOUT = 10.0
 _MAX_TIMEOUT = 600.0
+
+
+def require_package() -> None:
+    """Raise ConfigurationError with the remedy if the vendor's package is not installed."""
+    if remedy := extras.missing("openai"):
+        raise ConfigurationError([f"--provider openai: {remedy}"])
 
 
 class OpenAIClient:
@@ -37,13 +44,10 @@ class OpenAIClient:
         ``before_send`` is called right before. Raise RefusedError, NotSentError or AnswerLostError;
         raise ConfigurationError if the package is not installed.
         """
-        try:
-            import httpx2  # noqa: PLC0415 - see the module
-            import openai  # noqa: PLC0415 - see the module
-        except ImportError as error:
-            raise ConfigurationError(
-                ["--provider openai: needs pip install 'webhook-image-receiver[openai]'"]
-            ) from error
+        require_package()
+        import httpx2  # noqa: PLC0415 - see the module
+        import openai  # noqa: PLC0415 - see the module
+
         # Each call has a new connection: with a kept-alive one that the server has just closed, one
         # could not know whether it read the request. The hook reads the response itself, because
         # the package would read one of any length. Redirects are not followed: they would post the

@@ -1,0 +1,83 @@
+"""The check before the first POST: somebody must be there to archive the result of a paid job.
+
+Either a worker serves the ledger, or PUBLIC_URL leads to a service of the same ledger. A machine
+that cannot reach its own PUBLIC_URL (some routers do not route back in) is fine with a worker.
+"""
+
+import time
+from collections.abc import Callable
+
+import requests
+
+from receiver.errors import ConfigurationError
+from receiver.ingest.tickets import CANARY
+from receiver.services import Services
+
+# Seconds that a service which is about to start has to become visible.
+WAIT = 10.0
+_BETWEEN = 0.2
+# Seconds to connect to PUBLIC_URL, and until it answers.
+_TIMEOUT = (3.0, 5.0)
+
+
+def require_ledger(services: Services) -> None:
+    """Raise ConfigurationError if there is no ledger here; nothing is created."""
+
+    def mistake() -> str:
+        try:
+            services.require_ledger()
+        except ConfigurationError as error:
+            return f"{error}; nothing was posted"
+        return ""
+
+    _require(mistake)
+
+
+def require_service(services: Services) -> None:
+    """Raise ConfigurationError if nobody is known who would archive the result of a job."""
+    _require(lambda: "" if services.has_worker() else _without_worker(services))
+
+
+def _require(mistake: Callable[[], str]) -> None:
+    """Raise ConfigurationError if ``mistake`` still returns a text after ``WAIT`` seconds."""
+    deadline = time.monotonic() + WAIT
+    while text := mistake():
+        if time.monotonic() >= deadline:
+            raise ConfigurationError([text])
+        time.sleep(_BETWEEN)
+
+
+def _without_worker(services: Services) -> str:
+    """Return "" if PUBLIC_URL leads to a service of this ledger, else what is wrong."""
+    chosen = services.settings
+    problem = "PUBLIC_URL is not set" if chosen.public_url is None else _problem_of(services)
+    if not problem:
+        return ""
+    name = "DATA_DIR" if chosen.embedded else "DATABASE_URL"
+    ledger = chosen.ledger_path if chosen.embedded else "at DATABASE_URL"
+    return (
+        f"{name}: no worker serves the ledger {ledger}, and {problem}: nobody would archive a paid "
+        f"job, so nothing was posted; set {name} to that of the running service, or start "
+        "`receiver serve` here (to post all the same: --no-check)"
+    )
+
+
+def _problem_of(services: Services) -> str:
+    """Call our own callback; return "" if a service of this ledger answers, else what is wrong."""
+    url = services.settings.public_url
+    try:
+        response = requests.post(
+            f"{url}/callback/{services.tickets.sign(CANARY)}",
+            json={"canary": ""},
+            timeout=_TIMEOUT,
+            allow_redirects=False,
+        )
+        answer = response.json()
+    except (requests.RequestException, ValueError):
+        return f"PUBLIC_URL {url} does not lead to a service that knows its tickets"
+    if not isinstance(answer, dict) or answer.get("ref") != CANARY:
+        return f"PUBLIC_URL {url} leads to a service that does not know its tickets"
+    # Releases before this one answered without the ledger.
+    if answer.get("ledger", services.ledger_id) != services.ledger_id:
+        return f"PUBLIC_URL {url} leads to a service with another ledger"
+    return ""
