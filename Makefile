@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: .venv/.tools ## install the service and the developers' tools into .venv
 
@@ -59,6 +59,9 @@ bench: setup ## measure the service beside its peers: BENCH_ARGS="…" is passed
 prove: setup ## break the service in every way for 3 minutes, and see what it keeps: PROVE_MINUTES=, PROVE_ARGS="…", ENGINE=distributed
 	PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/$(if $(filter distributed,$(ENGINE)),distributed,run).py $(PROVE_ARGS)
 
+image-test: setup ## build the image and run it as a hardened container; needs Debian 12, root, buildah, podman
+	$(BIN)/python tests/image/run.py
+
 advisories: setup ## look the pinned versions up among known vulnerabilities; needs the network
 	$(BIN)/python tests/support/advisories.py
 
@@ -93,4 +96,4 @@ clean: ## remove .venv and all caches; data/ stays
 	$(INSTALL) --group infra
 	@touch $@
 
-.PHONY: overlays checkov help setup demo test lint check docs bench prove advisories constraints clean
+.PHONY: help setup demo test lint overlays checkov check docs bench prove image-test advisories constraints clean

@@ -1,6 +1,5 @@
 """The transport to AWS: SQS queues and SNS topics."""
 
-from threading import Lock
 from typing import Any, cast
 
 from boto3.session import Session
@@ -10,6 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from receiver.errors import EventNotDeliveredError
 from receiver.events.destinations import Destination, DestinationKind
 from receiver.events.event import Event
+from receiver.net.aws_client import AwsClient
 from receiver.net.policy import read_url
 
 _THROTTLED = frozenset(
@@ -25,14 +25,13 @@ _THROTTLED = frozenset(
 
 
 class AwsTransport:
-    """Sends to a queue or a topic. Credentials and endpoints come from boto3's own variables."""
+    """Sends to a queue or a topic. Credentials and endpoints come from boto3's own sources."""
 
     def __init__(self, destination: Destination) -> None:
         self._service = destination.kind.value
         self._address = destination.address
         self._in_order = destination.address.endswith(".fifo")
-        self._lock = Lock()
-        self._cached_client: Any = None
+        self._client: AwsClient[Any] = AwsClient(self._make)
 
     def send(self, event: Event, body: str) -> None:
         """Send the event; see Transport."""
@@ -47,12 +46,19 @@ class AwsTransport:
         )
         try:
             if self._service == DestinationKind.SQS:
-                self._client().send_message(
-                    QueueUrl=self._address, MessageBody=body, MessageAttributes=attributes, **order
+                self._client.call(
+                    lambda client: client.send_message(
+                        QueueUrl=self._address,
+                        MessageBody=body,
+                        MessageAttributes=attributes,
+                        **order,
+                    )
                 )
             else:
-                self._client().publish(
-                    TopicArn=self._address, Message=body, MessageAttributes=attributes, **order
+                self._client.call(
+                    lambda client: client.publish(
+                        TopicArn=self._address, Message=body, MessageAttributes=attributes, **order
+                    )
                 )
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
@@ -64,18 +70,13 @@ class AwsTransport:
                 f"{self._service} cannot be reached: {error}", away=True
             ) from error
 
-    def _client(self) -> Any:
-        with self._lock:  # making a client is not thread-safe, using one is
-            if self._cached_client is None:
-                limits = Config(
-                    connect_timeout=5,
-                    read_timeout=10,
-                    retries={"total_max_attempts": 1, "mode": "standard"},
-                )
-                self._cached_client = cast("Any", Session()).client(
-                    self._service, region_name=self._region(), config=limits
-                )
-            return self._cached_client
+    def _make(self, session: Session) -> Any:
+        limits = Config(
+            connect_timeout=5,
+            read_timeout=10,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+        )
+        return cast("Any", session).client(self._service, region_name=self._region(), config=limits)
 
     def _region(self) -> str | None:
         """Return the region in the address, or None: then boto3's own variable is used."""

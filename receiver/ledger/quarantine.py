@@ -7,7 +7,9 @@ from sqlalchemy import ColumnElement, Connection, and_, func, not_, select, upda
 
 from receiver.ledger.database import Database
 from receiver.ledger.jobs import find_job
+from receiver.ledger.rows import Asset, asset_of
 from receiver.ledger.tables import assets
+from receiver.model import AssetState
 
 _KEPT = assets.c.quarantined_at.isnot(None)
 _FILE = (assets.c.ref, assets.c.idx, assets.c.rejected_sha256, assets.c.rejected_size)
@@ -40,6 +42,14 @@ class QuarantineRecords:
     def total(self) -> Kept:
         """Return what is kept of all jobs."""
         return self._database.read(partial(_total, kept=_KEPT))
+
+    def waiting(self, limit: int) -> list[Asset]:
+        """Return the lost assets whose rejected file may be accepted, the newest file first."""
+        lost = assets.c.state.in_((AssetState.FAILED, AssetState.EXPIRED))
+        question = select(assets).where(_KEPT, lost).order_by(assets.c.quarantined_at.desc())
+        return self._database.read(
+            lambda connection: [asset_of(row) for row in connection.execute(question.limit(limit))]
+        )
 
     def total_beside(self, ref: str, idx: int, *, of_job: bool) -> Kept:
         """Return what is kept beside this asset's file: of its job, or of all jobs."""

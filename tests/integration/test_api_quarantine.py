@@ -125,6 +125,9 @@ def test_the_job_page_shows_the_file_and_its_button_accepts_it(logged_in: WebCli
         assert f"/api/jobs/{ref}/assets/0/rejected" in page
         assert "<script>" not in page.replace('<script src="', "")
     logged_in.client.set_cookie("language", "en")
+    listed = logged_in.client.get("/set-aside").text
+    assert f"/jobs/{ref}#asset-0" in listed
+    assert WHY in listed
     path = f"/jobs/{ref}/assets/0/accept"
     assert logged_in.client.post(path, data={"sha256": SHA}).status_code == 403, "without a token"
     other = post(logged_in, path, sha256="0" * 64)
@@ -134,6 +137,7 @@ def test_the_job_page_shows_the_file_and_its_button_accepts_it(logged_in: WebCli
     assert conclude(logged_in) is JobState.ARCHIVED
     page = logged_in.client.get(f"/jobs/{ref}?notice=accepted").text
     assert "The file was accepted." in page
+    assert ref not in logged_in.client.get("/set-aside").text
     assert "Accepted by an operator" in page
     assert WHY in page
     assert "Accept as the picture" not in page

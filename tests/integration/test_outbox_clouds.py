@@ -118,3 +118,27 @@ def test_the_log_is_a_destination_too(books: Books) -> None:
     books.failed()
     dispatch_due(events_dispatcher, rounds=1)
     assert last_error(books) == ""
+
+
+def test_renewed_credentials_are_used_without_a_restart(
+    books: Books, aws: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud = aws("SQS")
+    expired = b'{"__type":"com.amazonaws.sqs#ExpiredToken","message":"planted"}'
+    (accepted,) = cloud._scripts
+    cloud._scripts = (accepted, answer(status="400 Bad", body=expired), accepted)
+    try:
+        events_dispatcher = make_dispatcher(
+            books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
+        )
+        books.failed()
+        dispatch_due(events_dispatcher, rounds=1)
+        # As a command in `credential_process`, or a metadata service, would renew them.
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
+        books.failed()
+        dispatch_due(events_dispatcher, rounds=1)
+    finally:
+        cloud.close()
+    signers = [request.split(b"Credential=")[1].split(b"/")[0] for request in cloud.requests]
+    assert signers == [b"key", b"key", b"second"]
+    assert last_error(books) == ""

@@ -15,6 +15,7 @@ from receiver.ledger.deliveries import had_empty_success
 from receiver.ledger.group_commit import Batch
 from receiver.ledger.jobs import Jobs, find_job, find_job_by_key, find_job_by_provider_id
 from receiver.ledger.outbox import Outbox
+from receiver.ledger.quarantine import KeptFile, QuarantineRecords
 from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.jobs import JobQueries
@@ -125,6 +126,7 @@ STATEMENTS: dict[str, Callable[[Connection], object]] = {
     "events that follow": lambda connection: EventQueries(OneConnection(connection)).following(
         MANY - 10
     ),
+    "the quarantine": lambda connection: look_at(QuarantineRecords(OneConnection(connection))),
     "events delivered long ago": lambda connection: Outbox(
         OneConnection(connection), lambda: NOW
     ).prune(),
@@ -139,6 +141,17 @@ def deliver_events(outbox: Outbox) -> None:
     """Queue and deliver events."""
     for claimed in outbox.claim("log:", list(EventType), 2):
         outbox.mark_sent(claimed)
+
+
+def look_at(quarantine: QuarantineRecords) -> list[str]:
+    """Ask what a worker asks when it makes room for a file, and what a page asks."""
+    quarantine.total()
+    quarantine.waiting(10)
+    for of_job in (True, False):
+        quarantine.total_beside("1", 0, of_job=of_job)
+        quarantine.oldest_beside("1", 0, 10, of_job=of_job)
+    quarantine.forget(KeptFile("1", 0, "a" * 64, 1))
+    return []
 
 
 ON_POSTGRESQL: dict[str, Callable[[Connection], object]] = {

@@ -2,12 +2,9 @@
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict, TypeVar, Unpack
 
 import boto3
@@ -18,7 +15,6 @@ from urllib3.exceptions import HTTPError
 
 from receiver.archive.stores.s3_endpoint import bucket_in_endpoint
 from receiver.archive.stores.s3_errors import (
-    concerns_credentials,
     error_code,
     is_unsupported,
     remedy,
@@ -27,6 +23,7 @@ from receiver.archive.stores.s3_errors import (
 from receiver.archive.stores.s3_options import S3Options
 from receiver.archive.stores.s3_transport import Limits, limit_time
 from receiver.errors import MissingObjectError, StoreError
+from receiver.net.aws_client import AwsClient
 
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
     from mypy_boto3_s3 import S3Client
@@ -47,11 +44,6 @@ _FOREIGN_ERRORS = (
     ValueError,
     RecursionError,
 )
-# boto3's variables for the files with credentials, and its defaults.
-_FILES = {
-    "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
-    "AWS_CONFIG_FILE": "~/.aws/config",
-}
 
 
 class Condition(TypedDict, total=False):
@@ -64,9 +56,8 @@ class Condition(TypedDict, total=False):
 class Bucket:
     """A bucket and the one client that everything uses.
 
-    Endpoint, region and credentials come from boto3's environment variables and files. If these
-    files change, or if the server no longer accepts the credentials and there are others by now,
-    they are read again.
+    Endpoint, region and credentials come from boto3's environment variables and files; renewed ones
+    are used, see AwsClient.
     """
 
     def __init__(self, name: str, options: S3Options, limits: Limits) -> None:
@@ -87,38 +78,15 @@ class Bucket:
             # boto3 makes its own long name again for every request, a tenth of its time.
             user_agent="webhook-image-receiver",
         )
-        self._lock = Lock()
-        self._cached_client: S3Client | None = None
-        self._credentials: object = None  # those of the client
-        self._paths = [
-            Path(os.environ.get(variable) or default).expanduser()
-            for variable, default in _FILES.items()
-        ]
-        self._files: object = None  # the state of these files when they were read
+        self._client: AwsClient[S3Client] = AwsClient(self._make)
 
     def client(self) -> "S3Client":
         """Return the client; many threads may use it."""
-        with self._lock:  # making a client is not thread-safe, using one is
-            files = [_state(path) for path in self._paths]
-            if self._cached_client is None:
-                self._cached_client, self._credentials = self._make()
-            elif files != self._files:
-                try:
-                    self._cached_client, self._credentials = self._make()
-                except BotoCoreError:  # the file is being written, or wrong: use what we have
-                    return self._cached_client
-            self._files = files
-            return self._cached_client
+        return self._client.get()
 
     def call(self, operation: Callable[["S3Client"], T]) -> T:
         """Return what the operation returns; repeat it if the credentials were renewed."""
-        client = self.client()
-        try:
-            return operation(client)
-        except ClientError as error:
-            if not (concerns_credentials(error) and self._has_renewed(client)):
-                raise
-        return operation(self.client())
+        return self._client.call(operation)
 
     def put(
         self,
@@ -165,10 +133,7 @@ class Bucket:
 
     def close(self) -> None:
         """Close the connections."""
-        with self._lock:
-            if self._cached_client is not None:
-                self._cached_client.close()
-            self._cached_client = None
+        self._client.close()
 
     @contextmanager
     def store_errors(self, doing: str) -> Iterator[None]:
@@ -183,9 +148,7 @@ class Bucket:
         except OSError as error:
             raise StoreError(f"cannot {doing} {self._place()}: {error}") from error
 
-    def _make(self) -> tuple["S3Client", object]:
-        """Return a new client and the credentials it begins with."""
-        session = boto3.session.Session()
+    def _make(self, session: boto3.session.Session) -> "S3Client":
         try:
             client = session.client("s3", config=self._config)
         except ValueError as error:  # botocore's complaint about an endpoint
@@ -195,26 +158,13 @@ class Bucket:
         if (found := bucket_in_endpoint(client.meta.endpoint_url, self.name)) and found.certain:
             raise StoreError(found.remedy)
         limit_time(client, self._limits)
-        return client, _credentials(session)
-
-    def _has_renewed(self, client: "S3Client") -> bool:
-        """Return whether there are other credentials than the client's by now.
-
-        Making a client costs ten times as much as finding that out.
-        """
-        with self._lock:
-            if self._cached_client is not client:
-                return True  # another thread was here before
-            if _credentials(boto3.session.Session()) == self._credentials:
-                return False
-            self._cached_client, self._credentials = self._make()
-            return True
+        return client
 
     def _suspicion(self, error: Exception) -> str:
         """Return what else may be the cause of an error, judged by the settings."""
-        if self._cached_client is None:
+        if self._client.made is None:
             return ""
-        found = bucket_in_endpoint(self._cached_client.meta.endpoint_url, self.name)
+        found = bucket_in_endpoint(self._client.made.meta.endpoint_url, self.name)
         if found and error_code(error) != "NoSuchKey":
             return f"; if it is not meant so: {found.remedy}"
         if isinstance(error, ClientError) and is_unsupported(error) and self._options.put_headers():
@@ -222,26 +172,11 @@ class Bucket:
         return ""
 
     def _place(self) -> str:
-        if self._cached_client is None:
+        if self._client.made is None:
             return f"the bucket {self.name!r}"
         # Without the user name and password that the URL may contain.
-        endpoint = self._cached_client.meta.endpoint_url.rpartition("@")[2]
+        endpoint = self._client.made.meta.endpoint_url.rpartition("@")[2]
         return f"the bucket {self.name!r} at {endpoint}"
-
-
-def _credentials(session: boto3.session.Session) -> object:
-    """Return the credentials that boto3 finds now, in all its sources."""
-    found = session.get_credentials()
-    return found and found.get_frozen_credentials()
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Return a value that changes when the file is written."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _md5(body: BinaryIO | bytes) -> str:

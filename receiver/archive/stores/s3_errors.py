@@ -54,20 +54,6 @@ _BY_CODE = {
     "BadDigest": "the bytes it received have another SHA-256: they were damaged on the way",
     "SlowDown": "it is overloaded, later it may work",
 }
-# Codes after which other credentials may help.
-_CREDENTIALS = frozenset(
-    {
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidSecurityToken",
-        "InvalidToken",
-        "RequestExpired",
-        "SecurityTokenExpired",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-    }
-)
 _BY_TYPE: dict[type[Exception], str] = {
     NoCredentialsError: "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     PartialCredentialsError: "the credentials are incomplete: "
@@ -113,11 +99,6 @@ def _region(error: ClientError) -> str:
         said = re.search(r"expecting '([a-z0-9-]+)'", str(error))
         found = said[1] if said else ""
     return str(found)[:40]
-
-
-def concerns_credentials(error: ClientError) -> bool:
-    """Return whether the server refused the credentials themselves."""
-    return error_code(error) in _CREDENTIALS
 
 
 def error_code(error: Exception) -> str:

@@ -34,12 +34,13 @@ def at_risk() -> Response:
 
 @blueprint.get("/set-aside")
 def set_aside() -> Response:
-    """Show the jobs, deliveries and events that the service gave up on after repeated failures."""
+    """Show what the service gave up on: jobs, deliveries, events, and files it rejected."""
     jobs = services().set_aside.jobs(limit=ROWS).jobs
     values = {
         "jobs": jobs,
         "assets": services().queries.assets([job.ref for job in jobs]),
         "deliveries": services().set_aside.deliveries(limit=ROWS),
+        "rejected": services().quarantine_records.waiting(ROWS),
         "event_deliveries": services().events.set_aside(limit=ROWS),
     }
     return page("set_aside.html", values)

@@ -137,6 +137,11 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "url_expires": ("URL expires in", "网址剩余有效期"),
     "url_expired": ("URL expired", "网址已失效"),
     "rejected_file": ("Rejected file", "被拒收的文件"),
+    "rejected_files": ("Rejected files", "被拒收的文件"),
+    "rejected_files_help": (
+        "These files did not pass inspection. Download or accept one on the page of its job.",
+        "这些文件未通过检查。可在各任务的页面下载查看并接受。",
+    ),
     "accepted_file": ("Accepted by an operator", "由人工接受"),
     "rejected_because": ("Rejected because", "拒收原因"),
     "claimed_type": ("Claimed type", "声称的类型"),
@@ -205,9 +210,13 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "set_aside_help": (
         (
             "What the service gave up on after repeated failures: jobs that crashed a worker, "
-            "unreadable deliveries, and events that no destination accepted."
+            "unreadable deliveries, events that no destination accepted, and files that did not "
+            "pass inspection."
         ),
-        "服务多次失败后放弃处理的内容：反复使工作进程崩溃的任务，无法读取的回报，以及无人接收的事件。",
+        (
+            "服务多次失败后放弃处理的内容：反复使工作进程崩溃的任务，无法读取的回报，"
+            "无人接收的事件，以及未通过检查的文件。"
+        ),
     ),
     "no_set_aside": ("Nothing is set aside", "没有搁置的内容"),
     "no_set_aside_help": (
