@@ -16,6 +16,7 @@ import structlog
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.server.child import report_ready
+from receiver.server.gunicorn_log import GunicornLog
 from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
@@ -46,6 +47,7 @@ failpoints.arm(os.environ)
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = DrainingWorker
+logger_class = GunicornLog
 threads = 16
 # Seconds for requests in progress at a stop, for a worker that hangs, for an idle connection.
 graceful_timeout = 8

@@ -58,22 +58,15 @@ class Assets:
         If it is the job's last one, end the job too, in the same transaction, provided that its
         ``end`` is prepared; otherwise the job becomes due. Return whether the job ended.
         """
-        row, values = claimed.row, {name: getattr(stored, name) for name in _STORED}
-        payload = {"ref": row.ref, "index": row.idx, **values}
-        event = NewEvent(EventType.ASSET_ARCHIVED, payload, row.idx)
-        values |= {
-            "decoded": stored.decoded,
-            "defect": stored.defect,
-            "marks": marks_text(stored.marks),
-            "doubt": None,  # whether it can be decoded is tried later
-        }
+        row, values = claimed.row, _archived_columns(stored)
+        event = _archived_event(row.ref, row.idx, stored)
 
         def work(connection: Connection) -> bool:
             now = end.at if end else self._now()
             job = lock_job(connection, row.ref)
             # An operator's retry may have reopened the job after its end was prepared.
             ending = end if end and end.round == job.round else None
-            last = _end(connection, claimed, now, state=AssetState.ARCHIVED, error="", **values)
+            last = _end(connection, claimed, now, **values)
             if ending is None or not last:
                 _make_due_if_last(connection, row.ref, now, last=last)
                 write_events(connection, job, now, [event])
@@ -186,9 +179,8 @@ class Assets:
                 return job, False
             job = _begin_round(connection, job, now)
             _make_due_if_last(connection, ref, now, last=count_pending(connection, ref) == 0)
-            values = {name: getattr(stored, name) for name in _STORED}
-            payload = {"ref": ref, "index": idx, **values, "accepted": True}
-            write_events(connection, job, now, [NewEvent(EventType.ASSET_ARCHIVED, payload, idx)])
+            event = _archived_event(ref, idx, stored, accepted=True)
+            write_events(connection, job, now, [event])
             return job, True
 
         job, is_new = self._database.write(work)
@@ -266,6 +258,26 @@ def _end(connection: Connection, claimed: Claimed[Asset], now: float, **values: 
     return count_pending(connection, claimed.row.ref) == 0
 
 
+def _archived_columns(stored: StoredAsset) -> dict[str, object]:
+    """Return the columns of an archived asset."""
+    return {
+        **{name: getattr(stored, name) for name in _STORED},
+        "state": AssetState.ARCHIVED,
+        "error": "",
+        "decoded": stored.decoded,
+        "defect": stored.defect,
+        "marks": marks_text(stored.marks),
+        "doubt": None,  # whether it can be decoded is tried later
+    }
+
+
+def _archived_event(ref: str, idx: int, stored: StoredAsset, *, accepted: bool = False) -> NewEvent:
+    payload = {"ref": ref, "index": idx, **{name: getattr(stored, name) for name in _STORED}}
+    if accepted:
+        payload["accepted"] = True
+    return NewEvent(EventType.ASSET_ARCHIVED, payload, idx)
+
+
 def _rejected_columns(rejected: Rejected | None) -> dict[str, object]:
     """Return the columns that record a rejected file; none if there was none in this attempt."""
     if rejected is None:
@@ -290,8 +302,7 @@ def _accept(connection: Connection, ref: str, idx: int, stored: StoredAsset, now
         if sha256 != stored.sha256:
             raise ReceiverError(f"asset {idx} of {ref} was archived meanwhile, with another file")
         return False
-    values = {name: getattr(stored, name) for name in (*_STORED, "decoded")}
-    values |= {"state": AssetState.ARCHIVED, "error": "", "finished_at": now, "accepted_at": now}
+    values = _archived_columns(stored) | {"finished_at": now, "accepted_at": now}
     values |= {"due_at": None, "claim": None, "crashes": 0}
     connection.execute(update(assets).where(own).values(values))
     return True

@@ -8,11 +8,13 @@ the socket is closed at once: clients that come later are refused, and know it.
 import socket
 import time
 from contextlib import suppress
+from ssl import SSLError
 from typing import Any
 
-from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding  # type: ignore[import-untyped]  # the package has no types
+from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding  # type: ignore[import-untyped]  # the package has no types
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
 
+from receiver.server.gunicorn_log import client_faults
 from receiver.server.request_timeout import RequestTimeouts
 
 # Seconds that a client has to close its side after we closed ours, and bytes read meanwhile.
@@ -81,4 +83,6 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         """Answer an unreadable request, never with a 5xx: the fault is the client's."""
         if isinstance(exc, UnsupportedTransferCoding):
             exc = InvalidHeader("TRANSFER-ENCODING", req=req)
+        if isinstance(exc, (ParseException, SSLError)):
+            client_faults.log(f"{type(exc).__name__}: this is not HTTP, or too large")
         super().handle_error(req, client, addr, exc)
