@@ -117,11 +117,9 @@ def test_compose_reads_the_filled_example_and_names_what_is_empty(tmp_path: Path
 
 def compose_config(env_file: Path) -> subprocess.CompletedProcess[str]:
     """Run ``podman-compose config`` on infra/compose.yaml with this .env file."""
-    command = [
-        Path(sys.executable).with_name("podman-compose"),
-        *("-f", ROOT / "infra/compose.yaml", "--env-file", env_file, "config"),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    program = str(Path(sys.executable).with_name("podman-compose"))
+    files = ("-f", str(ROOT / "infra/compose.yaml"), "--env-file", str(env_file))
+    return subprocess.run([program, *files, "config"], capture_output=True, text=True, check=False)
 
 
 def test_the_constraints_pin_every_dependency_to_a_version_it_allows() -> None:
