@@ -4,6 +4,9 @@
 TEST_PROCESSES ?= 3
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# A version that every large cloud offers.
+KUBERNETES := 1.34
+CHECKOV := 3.3.30
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # The tests start hundreds of processes: what one has compiled the others need not.
@@ -20,7 +23,7 @@ demo: .venv/.service ## see the main job done against the sandbox: DEMO_ARGS="â€
 test: setup ## run every test, in TEST_PROCESSES=3 side by side: PYTEST_ARGS="â€¦" is passed on
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-lint: setup ## check format, style, types, imports and the infrastructure files
+lint: setup .venv/.infra ## check format, style, types, imports and the infrastructure files
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -28,6 +31,21 @@ lint: setup ## check format, style, types, imports and the infrastructure files
 	$(BIN)/yamllint --strict infra render.yaml .yamllint
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
 	$(BIN)/hadolint infra/Dockerfile
+	$(BIN)/cfn-lint infra/cloudformation/receiver.yaml
+	@if command -v kubectl >/dev/null; then $(MAKE) --no-print-directory overlays; \
+		else echo "kubectl is not installed: the Kubernetes overlays are not checked"; fi
+
+# Every field of the overlays, compared with Kubernetes' own schemas.
+overlays: .venv/.infra
+	@mkdir -p build
+	for overlay in embedded distributed; do \
+		kubectl kustomize infra/kubernetes/overlays/$$overlay > build/$$overlay.yaml && \
+		$(BIN)/kubernetes-validate --strict --quiet -k $(KUBERNETES) build/$$overlay.yaml || exit 1; done
+
+checkov: ## check the AWS template against checkov's rules, in a venv of its own: it pins an old boto3
+	"$(PYTHON)" -m venv build/checkov
+	build/checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==$(CHECKOV)
+	build/checkov/bin/checkov --compact --quiet --skip-download --framework cloudformation --file infra/cloudformation/receiver.yaml
 
 check: lint test ## lint, then test
 
@@ -50,7 +68,7 @@ advisories: setup ## look the pinned versions up among known vulnerabilities; ne
 constraints: ## pin the newest versions that pyproject.toml allows
 	"$(PYTHON)" -m venv --clear build/newest
 	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
-	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai,otel]' --group dev --group bench
+	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai,otel]' --group dev --group bench --group infra
 	{ grep '^#' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
@@ -74,4 +92,8 @@ clean: ## remove .venv and all caches; data/ stays
 	$(INSTALL) --group dev
 	@touch $@
 
-.PHONY: help setup demo test lint check docs bench prove image-test advisories constraints clean
+.venv/.infra: .venv/.tools
+	$(INSTALL) --group infra
+	@touch $@
+
+.PHONY: help setup demo test lint overlays checkov check docs bench prove image-test advisories constraints clean

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 # Seconds between two looks for files that nobody has tried, and after a fault of the archive.
 EVERY, AFTER_FAULT = 5.0, 60.0
 _LOWEST_PRIORITY = 19
+# Seconds that the end of the worker waits for a file that is being tried.
+_END_TIMEOUT = 1.0
 
 
 class Doubts:
@@ -66,6 +68,7 @@ def try_periodically(doubts: Doubts) -> Iterator[None]:
         yield
     finally:
         stopping.set()
+        thread.join(_END_TIMEOUT)
 
 
 def _run(doubts: Doubts, stopping: threading.Event) -> None:

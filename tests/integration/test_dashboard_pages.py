@@ -227,8 +227,24 @@ def test_models_are_compared_in_a_table_and_charts(logged_in: WebClient) -> None
     page = logged_in.client.get("/compare?span=nonsense").text
     assert [
         words in page
-        for words in ("All 2 jobs", "gpt-image-1.5", "50.0 %", '<rect class="k-archived"')
-    ] == [True] * 4
+        for words in (
+            "All 2 jobs",
+            "gpt-image-1.5",
+            "50.0 %",
+            '<rect class="k-archived"',
+            "c2pa 100.0 %",
+        )
+    ] == [True] * 5
+
+
+def test_a_job_shows_defect_doubt_and_marks_of_its_files(logged_in: WebClient) -> None:
+    ref = archived(logged_in)
+    asset = logged_in.services.queries.assets([ref])[ref][0]
+    logged_in.services.assets.record_doubt(asset, "it cannot be decoded")
+    page = logged_in.client.get(f"/jobs/{ref}").text
+    assert [
+        words in page for words in ("3 bytes after the end", "it cannot be decoded", "c2pa (caBX,")
+    ] == [True] * 3
 
 
 def test_the_gallery_is_paged_and_empty_at_first(

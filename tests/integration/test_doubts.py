@@ -10,13 +10,15 @@ from ledgers import opened
 from made_pictures import IEND, SIZE, WHOLE, box, chunk, png, track, video
 from outside_network import answer
 from PIL import Image
+from waiting import until
 
 from receiver.archive import thumbnails as thumbnails_module
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.archive.thumbnails import BusyError, Thumbnails
 from receiver.errors import StoreError
 from receiver.ledger.rows import Asset
-from receiver.maintenance.doubts import Doubts
+from receiver.maintenance import doubts as doubts_module
+from receiver.maintenance.doubts import Doubts, try_periodically
 from receiver.model import AssetState
 from submitter.sandbox import Sandbox
 
@@ -83,6 +85,15 @@ def test_a_good_file_is_not(
     ref = archive(body)
     assert doubts.try_next()
     assert only(harness, ref).doubt == ""
+
+
+def test_the_worker_tries_files_by_itself(
+    harness: ArchivingHarness, archive: Archive, doubts: Doubts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = archive(PNG)
+    monkeypatch.setattr(doubts_module, "EVERY", 0.01)
+    with try_periodically(doubts):
+        until(lambda: only(harness, ref).doubt == "")
 
 
 def test_nothing_is_tried_while_an_asset_is_due(

@@ -56,6 +56,14 @@ def test_what_is_shown_in_a_file_is_neither_cut_nor_wrapped(books: Books, data: 
     assert {"deliveries", "assets"} <= {line.rstrip() for line in lines}, "titles begin at the left"
 
 
+def test_defect_doubt_and_marks_of_a_file_are_shown(books: Books) -> None:
+    ref = books.archived()
+    marks = '[{"kind":"c2pa","name":"caBX","size":9}]'
+    books.execute("UPDATE assets SET defect = 'd', doubt = 'e', marks = :marks", marks=marks)
+    shown = receiver("show", ref).stdout
+    assert "defect: d; perhaps damaged: e; c2pa (caBX, 9 bytes)" in shown
+
+
 def test_a_search_reads_a_limited_number_of_jobs_and_says_how_to_continue(books: Books) -> None:
     refs = [books.waiting(f"task-{number}") for number in range(4)]
     books.execute("UPDATE jobs SET prompt = 'a fox' WHERE ref = :ref", ref=refs[0])

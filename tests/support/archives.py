@@ -18,7 +18,7 @@ from receiver.archive.stores import Store
 from receiver.ledger.rows import StoredAsset
 from receiver.ledger.tables import metadata
 from receiver.maintenance.rebuild import Rebuilder, Rebuilt
-from receiver.model import AssetState, JobState, Mode, Submission, new_ref
+from receiver.model import AssetState, JobState, Mark, Mode, Submission, new_ref
 
 SAFE, BAD, LATE = AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED
 
@@ -78,7 +78,14 @@ class ArchivedJobs:
                 self.books.assets.finish(
                     claimed,
                     StoredAsset(
-                        name, hashlib.sha256(data).hexdigest(), len(data), "image/png", 64, 48
+                        name,
+                        hashlib.sha256(data).hexdigest(),
+                        len(data),
+                        "image/png",
+                        64,
+                        48,
+                        defect="2 bytes after the end of the file",
+                        marks=(Mark("c2pa", "caBX", 9), Mark("text", "parameters", 30)),
                     ),
                 )
             else:

@@ -119,6 +119,8 @@ UNFINISHED = {
     "a jpeg with restarts without EOI": WHOLE["jpeg with restarts"][0][:-2],
     "a jpeg without EOI before another": JPEG[:-2] + JPEG,
     "a gif without its trailer": GIF[:-1],
+    "a gif without its last terminator": GIF[:-2],
+    "an interlaced gif without its last terminator": WHOLE["interlaced gif"][0][:-2],
     "an animated gif without its trailer": WHOLE["animated gif"][0][:-1],
     "an avif whose last box is too long": avif_with_data(40, claim=5),
     "an mp4 whose last box is too long": with_samples(30, 10, 20, claim=5),
@@ -157,6 +159,7 @@ CUT = {
     "an animated png that ends between frames": WHOLE["animated png"][0][
         : WHOLE["animated png"][0].rindex(b"fcTL") - 4
     ],
+    "a gif that ends within its picture": GIF[:-20],
     "a gif that ends after the beginning of a frame": WHOLE["animated gif"][0][:-1]
     + b"!\xf9\4\0\0\0\0\0",
     "a webp whose RIFF length is too large": WEBP[:4]

@@ -6,7 +6,7 @@ from typing import Any
 from web_client import SUCCEEDED, WebClient
 
 from receiver.ledger.rows import StoredAsset
-from receiver.model import JobState, Submission
+from receiver.model import JobState, Mark, Submission
 
 PAGES = [
     "/",
@@ -42,7 +42,17 @@ def archived(web: WebClient, prompt: str = "a fox") -> str:
     ref = reported(web, SUCCEEDED, prompt)
     (claimed,) = web.services.assets.claim(1)
     web.services.assets.finish(
-        claimed, StoredAsset(f"2026/10/01/{ref}/0.png", "0" * 64, 10, "image/png", 8, 8)
+        claimed,
+        StoredAsset(
+            f"2026/10/01/{ref}/0.png",
+            "0" * 64,
+            10,
+            "image/png",
+            8,
+            8,
+            defect="3 bytes after the end of the file",
+            marks=(Mark("c2pa", "caBX", 14_012),),
+        ),
     )
     (job,) = web.services.jobs.claim(1)
     web.services.jobs.conclude(job, JobState.ARCHIVED)

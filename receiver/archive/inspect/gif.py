@@ -1,4 +1,7 @@
-"""GIF (GIF89a specification): header, extensions and pictures made of sub-blocks, trailer."""
+"""GIF (GIF89a specification): header, extensions and pictures made of sub-blocks, trailer.
+
+A file that ends without its trailer is unfinished if its last picture has all pixels.
+"""
 
 import struct
 
@@ -11,7 +14,7 @@ from receiver.archive.inspect.reader import (
     read_fields,
     truncated,
 )
-from receiver.errors import NotThePictureError
+from receiver.errors import NotThePictureError, TruncatedError
 
 _SCREEN = struct.Struct("<6xHHB2x")  # width, height, flags
 _PICTURE = struct.Struct("<4xHHB")  # width, height and flags of an image descriptor
@@ -20,6 +23,10 @@ _BLOCKS = frozenset({_EXTENSION, _IMAGE, _TRAILER})
 _CONTROL, _COMMENT, _APPLICATION = 0xF9, 0xFE, 0xFF  # kinds of extensions
 _APPLICATIONS = {b"XMP DataXMP": "xmp", b"C2PA_GIF\1\0\0": "c2pa"}
 _HAS_TABLE = 0x80
+_NO_END = "the end of the GIF file (its trailer) is missing"
+# Bytes: in no larger picture without its end pixels are counted, which takes a second a megabyte.
+_MAX_COUNTED = 4 << 20
+_MAX_CODE, _MAX_CODE_SIZE, _LARGEST_ALPHABET = 1 << 12, 12, 8
 _MAX_SUB_BLOCKS = 4_000_000  # of at most 255 bytes: 1 GB
 
 
@@ -38,7 +45,13 @@ def measure(data: Data, found: Findings) -> tuple[int, int]:
         if kind == _IMAGE and not all(size):
             size = read_fields(_PICTURE, data, at + 1)[:2]  # browsers take the first frame's size
         start = _contents(data, at, kind)
-        after, left = _sub_blocks(data, start, left)
+        try:
+            after, left = _sub_blocks(data, start, left)
+        except TruncatedError:
+            if kind != _IMAGE or not _has_all_pixels(data, at, start):
+                raise
+            found.unfinished = _NO_END
+            return check_dimensions(*size)
         if kind == _EXTENSION:
             _mark(data, at, after, found)
         # A control extension is the beginning of another frame.
@@ -52,7 +65,7 @@ def measure(data: Data, found: Findings) -> tuple[int, int]:
 def _next_block(data: Data, at: int, found: Findings, *, is_whole: bool) -> int:
     """Return the kind of block at an offset; the trailer if a file of whole frames ends there."""
     if at == len(data) and is_whole:
-        found.unfinished = "the end of the GIF file (its trailer) is missing"
+        found.unfinished = _NO_END
         return _TRAILER
     kind = _byte(data, at)
     if kind not in _BLOCKS and is_whole:
@@ -79,6 +92,46 @@ def _sub_blocks(data: Data, at: int, left: int) -> tuple[int, int]:
         if not left:
             raise NotThePictureError(f"a GIF file of more than {_MAX_SUB_BLOCKS} sub-blocks")
     return at + 1, left
+
+
+def _has_all_pixels(data: Data, at: int, start: int) -> bool:
+    """Return whether the sub-blocks from ``start`` on, which are cut off, have the whole picture.
+
+    ``at`` is the offset of its descriptor. The LZW codes are read for their lengths only.
+    """
+    width, height, _ = read_fields(_PICTURE, data, at + 1)
+    alphabet = data[start - 1] if start <= len(data) else 0
+    if len(data) - start > _MAX_COUNTED or not 1 <= alphabet <= _LARGEST_ALPHABET:
+        return False
+    parts = []
+    while start < len(data):
+        parts.append(data[start + 1 : start + 1 + data[start]])
+        start += 1 + data[start]
+    return bool(_count_pixels(b"".join(parts), alphabet, width * height) >= width * height)
+
+
+def _count_pixels(packed: bytes, alphabet: int, enough: int) -> int:
+    """Return the pixels that LZW codes stand for, up to about ``enough``."""
+    clear = 1 << alphabet
+    pixels, lengths, size, before = 0, [1] * clear + [0, 0], alphabet + 1, 0
+    bits = width = 0
+    for byte in packed:
+        bits |= byte << width
+        width += 8
+        while width >= size:
+            code, bits, width = bits & (1 << size) - 1, bits >> size, width - size
+            if code == clear:
+                lengths, size, before = [1] * clear + [0, 0], alphabet + 1, 0
+                continue
+            if code == clear + 1 or code > len(lengths) or pixels >= enough:
+                return pixels
+            if before and len(lengths) < _MAX_CODE:
+                lengths.append(before + 1)
+            before = lengths[code] if code < len(lengths) else 0
+            pixels += before
+            if len(lengths) == 1 << size and size < _MAX_CODE_SIZE:
+                size += 1
+    return pixels
 
 
 def _mark(data: Data, at: int, after: int, found: Findings) -> None:
