@@ -226,9 +226,7 @@ class Settings(BaseModel):
         default=(), validate_default=True
     )  # checked with event_urls, so it comes after it
     # The address to listen on; None: see ``listen_host``.
-    host: (
-        Annotated[str, BeforeValidator(_bare_host), Field(pattern=r"^[A-Za-z0-9._:%-]+$")] | None
-    ) = None
+    host: Host | None = None
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     web_concurrency: Count = 2
     worker_threads: Count = 16
