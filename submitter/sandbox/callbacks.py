@@ -5,6 +5,7 @@ neither unless the script asks for it. The reports of one task are sent one afte
 duplicates that the script wants ``together`` are sent in parallel.
 """
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -124,10 +125,15 @@ class CallbackSender:
         started, status, error_text = time.time(), None, ""
         try:
             with self._session.post(
-                url, data=data, headers=headers, allow_redirects=False, timeout=self._timeout
+                url,
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                timeout=self._timeout,
+                verify=os.environ.get("REQUESTS_CA_BUNDLE") or True,
             ) as answer:
                 status = answer.status_code
-        except (requests.RequestException, ValueError) as error:
+        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
             error_text = f"{type(error).__name__}: {error}"
         seconds = time.time() - started
         task.note(SentReport(str(body["status"]), url, status, error_text, started, seconds))

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from caddy import caddy
 from http_server import HttpServer
 from outside_network import certificate
 from processes import ROOT, free_port, running
@@ -119,24 +120,8 @@ def _nginx(folder: Path) -> Iterator[Proxy]:
 
 @contextmanager
 def _caddy(folder: Path) -> Iterator[Proxy]:
-    program = shutil.which("caddy")
-    if program is None:
-        missing("caddy (Debian: caddy)")
-    with Upstream() as upstream:
-        root = folder / "caddy/pki/authorities/local/root.crt"
-        proxy = Proxy(upstream, root)
-        here = (
-            f"{{\n admin off\n local_certs\n skip_install_trust\n http_port {proxy.http}\n"
-            f" https_port {proxy.https}\n storage file_system {folder}/caddy\n"
-        )
-        text = (PROXIES / "Caddyfile").read_text(encoding="utf-8").replace("{\n", here, 1)
-        # What Debian's version calls it.
-        config = folder / "Caddyfile"
-        config.write_text(re.sub(r"request_buffers \w+", "buffer_requests", text))
-        environ = {"DOMAIN": NAME, "UPSTREAM": upstream.address, "HOME": str(folder)}
-        command = [program, "run", "--adapter", "caddyfile", "--config", str(config)]
-        with running(command, environ, folder):
-            yield proxy
+    with Upstream() as upstream, caddy(folder, NAME, upstream.address) as server:
+        yield Proxy(upstream, server.root, server.http, server.https)
 
 
 @pytest.fixture(scope="module", params=[_nginx, _caddy], ids=["nginx", "caddy"])

@@ -3,6 +3,9 @@
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,10 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from real_parts import missing
 from ruamel.yaml import YAML
+
+from receiver.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -84,6 +90,36 @@ def test_the_example_names_every_variable_of_compose() -> None:
         r"^#?([A-Z0-9_]+)=", (ROOT / "infra/compose.env.example").read_text(), re.MULTILINE
     )
     assert set(example) == passed_on | set(re.findall(r"\$\{([A-Z0-9_]+)", text))
+
+
+def test_compose_passes_every_setting_on() -> None:
+    """Those of the image are set there: where the data is, and where to listen."""
+    passed_on = set(COMPOSE["x-app"]["environment"])
+    settings = {name.upper() for name in Settings.model_fields}
+    assert settings - passed_on == {"DATA_DIR", "PORT"}
+
+
+def test_compose_reads_the_filled_example_and_names_what_is_empty(tmp_path: Path) -> None:
+    if shutil.which("podman") is None:
+        missing("podman (Debian: podman)")
+    example = ROOT / "infra/compose.env.example"
+    filled = tmp_path / "receiver.env"
+    filled.write_text(re.sub(r"^(\w+)=$", r"\1=filled", example.read_text(), flags=re.MULTILINE))
+    done = compose_config(filled)
+    assert done.returncode == 0, done.stderr
+    web = YAML(typ="safe").load(done.stdout)["services"]["web"]
+    assert web["environment"]["PUBLIC_URL"] == "https://pictures.example.com"
+    assert web["environment"]["ADMIN_TOKEN"] == "filled"
+    done = compose_config(example)
+    assert done.returncode != 0
+    assert "is missing a value" in done.stderr
+
+
+def compose_config(env_file: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``podman-compose config`` on infra/compose.yaml with this .env file."""
+    program = str(Path(sys.executable).with_name("podman-compose"))
+    files = ("-f", str(ROOT / "infra/compose.yaml"), "--env-file", str(env_file))
+    return subprocess.run([program, *files, "config"], capture_output=True, text=True, check=False)
 
 
 def test_the_constraints_pin_every_dependency_to_a_version_it_allows() -> None:

@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 from receiver.archive.stores import require_key
 from receiver.archive.stores.s3_abilities import Abilities, find_abilities, put_marker
 from receiver.archive.stores.s3_bucket import Bucket, Condition
-from receiver.archive.stores.s3_errors import is_taken
+from receiver.archive.stores.s3_errors import error_code, is_taken
 from receiver.archive.stores.s3_options import DEFAULT, S3Options
 from receiver.archive.stores.s3_probe import Capabilities, probe
 from receiver.archive.stores.s3_read import CHUNK, Download, ReadBack, declared_hash, read_back
@@ -182,9 +182,14 @@ class S3Store:
         """
         with self._bucket.store_errors("write and read a trial object in"):
             self._server()
-            if self._failed_to_write or not self._bucket.exists(self._prefix + MARKER):
+            if self._failed_to_write:
                 put_marker(self._bucket, self._prefix + MARKER)
-            read_back(self._bucket, self._prefix + MARKER, meant=None)
+            try:
+                self._read_back(self._prefix + MARKER)
+            except ClientError as error:
+                if error_code(error) != "NoSuchKey":
+                    raise
+                put_marker(self._bucket, self._prefix + MARKER)
         self._failed_to_write = False
 
     def reads_back(self) -> bool:
