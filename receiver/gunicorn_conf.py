@@ -18,6 +18,7 @@ from receiver.errors import ConfigurationError, ReceiverError
 from receiver.server.child import report_ready
 from receiver.server.gunicorn_log import GunicornLog
 from receiver.server.gunicorn_worker import DrainingWorker
+from receiver.server.listening import all_interfaces, with_mapped
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
 from receiver.version import version
@@ -44,7 +45,10 @@ except ReceiverError as _error:
 
 failpoints.arm(os.environ)
 
-bind = f"0.0.0.0:{_settings.port}"
+# On all interfaces unless HOST says otherwise: who runs gunicorn itself is called from outside.
+_host = _settings.host or "::"
+_host = all_interfaces() if _host == "::" else _host
+bind = f"[{_host}]:{_settings.port}" if ":" in _host else f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = DrainingWorker
 logger_class = GunicornLog
@@ -57,7 +61,7 @@ READ_TIMEOUT = 5  # seconds without a byte of a request that has begun
 backlog = 2048
 # Headers of a proxy such as X-Forwarded-Proto are ignored unless the operator names the proxy;
 # gunicorn would trust loopback by default.
-forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "")
+forwarded_allow_ips = with_mapped(os.environ.get("FORWARDED_ALLOW_IPS", ""))
 # Paths contain tickets, so there is no access log, and no warnings of gunicorn, which quote
 # unreadable requests. Callbacks are logged by their ref.
 accesslog = None

@@ -79,6 +79,13 @@ def _our_address(value: str) -> str:
     return value
 
 
+def _bare_host(value: object) -> object:
+    """Return a host without the brackets of an IPv6 address; ``*`` means all interfaces."""
+    if not isinstance(value, str):
+        return value
+    return "::" if value == "*" else value.removeprefix("[").removesuffix("]")
+
+
 def _upper(value: object) -> object:
     word = value.upper() if isinstance(value, str) else value
     return "WARNING" if word == "WARN" else word
@@ -168,6 +175,7 @@ OurAddress = Annotated[WebAddress, AfterValidator(_our_address)]
 Lower = BeforeValidator(_lower)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+Host = Annotated[str, BeforeValidator(_bare_host), Field(pattern=r"^[A-Za-z0-9._:%-]+$")]
 CountOrNone = Annotated[int, Field(ge=0)]
 
 
@@ -217,6 +225,8 @@ class Settings(BaseModel):
     event_secret: SigningSecrets = Field(
         default=(), validate_default=True
     )  # checked with event_urls, so it comes after it
+    # The address to listen on; None: see ``listen_host``.
+    host: Host | None = None
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     web_concurrency: Count = 2
     worker_threads: Count = 16
@@ -285,6 +295,16 @@ class Settings(BaseModel):
     def embedded(self) -> bool:
         """Whether the ledger is a SQLite file: one machine, nothing to configure."""
         return self.database_url.startswith("sqlite")
+
+    @property
+    def listen_host(self) -> str:
+        """The address to listen on; "" for all interfaces.
+
+        Who sets PORT, such as a platform, calls from outside; without it this machine is enough.
+        """
+        if self.host is not None:
+            return self.host
+        return "" if "port" in self.model_fields_set else "127.0.0.1"
 
     @property
     def ledger_path(self) -> Path:

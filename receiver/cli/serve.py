@@ -14,15 +14,14 @@ from receiver.telemetry import tracing
 @click.command()
 @click.option(
     "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on; 0.0.0.0 for every interface.",
+    help="Address to listen on; :: for every interface, IPv6 and IPv4.  "
+    "[default: HOST; else every interface if PORT is set, or 127.0.0.1]",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: PORT, else 8787]"
 )
 @reports_errors
-def serve(host: str, port: int | None) -> None:
+def serve(host: str | None, port: int | None) -> None:
     """Run web and worker in one supervised process tree.
 
     SIGTERM drains both.
@@ -32,7 +31,8 @@ def serve(host: str, port: int | None) -> None:
     services = Services(settings).open()
     services.close()
     assert services.tickets  # noqa: S101 - creates the secret now, before two processes need it
-    with listen(host, settings.port if port is None else port) as listener:
+    place = settings.listen_host if host is None else host
+    with listen(place, settings.port if port is None else port) as listener:
         _announce(services, url_of(listener))
         become_supervisor(listener, settings.log_level, settings.log_format)
 

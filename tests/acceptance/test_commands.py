@@ -48,6 +48,9 @@ ASSET_KEYS = [
     "height",
     "accepted_at",
     "rejected",
+    "defect",
+    "marks",
+    "doubt",
 ]
 
 

@@ -246,7 +246,7 @@ def test_a_port_that_is_taken_is_reported_at_once_instead_of_starting_for_ever(
     with socket.create_server(("127.0.0.1", installation.port)):
         ended = installation.run("receiver", "serve")
     assert ended.status == 2
-    assert f"cannot listen on 127.0.0.1:{installation.port}" in ended.err
+    assert f"cannot listen on *:{installation.port}" in ended.err
 
 
 def test_a_signal_while_the_supervisor_starts_waits_for_it_and_stops_the_service_in_order(

@@ -184,8 +184,8 @@ def test_what_arrives_on_a_kept_connection_never_poisons_the_next_download(
     theirs: list[socket.socket] = []
 
     def play(connection: socket.socket) -> None:
-        FIRST(connection)
         theirs.append(connection.dup())
+        FIRST(connection)
 
     network.serve(keep(play), SECOND, at=WEB)
     assert download() == b"first"

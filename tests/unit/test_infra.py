@@ -98,7 +98,7 @@ def test_compose_passes_every_setting_on() -> None:
     """Those of the image are set there: where the data is, and where to listen."""
     passed_on = set(COMPOSE["x-app"]["environment"])
     settings = {name.upper() for name in Settings.model_fields}
-    assert settings - passed_on == {"DATA_DIR", "PORT"}
+    assert settings - passed_on == {"DATA_DIR", "HOST", "PORT"}
 
 
 def test_compose_reads_the_filled_example_and_names_what_is_empty(tmp_path: Path) -> None:

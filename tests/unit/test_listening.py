@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from receiver.errors import ConfigurationError
-from receiver.server.listening import listen, url_of
+from receiver.server.listening import listen, url_of, with_mapped
 
 
 @pytest.fixture
@@ -74,3 +74,32 @@ def test_the_url_of_a_unix_socket_is_its_path() -> None:
     with folder as name, socket.socket(socket.AF_UNIX) as handed_over:
         handed_over.bind(f"{name}/s")
         assert url_of(handed_over) == f"unix:{name}/s"
+
+
+@pytest.mark.parametrize("host", ["", "::"])
+def test_all_interfaces_answer_both_families(host: str) -> None:
+    with listen(host, 0) as ours:
+        port = ours.getsockname()[1]
+        assert url_of(ours) == f"http://127.0.0.1:{port} (on all interfaces)"
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port)).close()
+
+
+def test_without_ipv6_all_interfaces_are_those_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with listen("", 0) as ours:
+        assert ours.getsockname()[0] == "0.0.0.0"
+        assert url_of(ours).endswith("(on all interfaces)")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", ""),
+        ("10.0.0.1, fd00::1", "10.0.0.1,fd00::1,::ffff:10.0.0.1/128"),
+        ("172.16.0.0/12", "172.16.0.0/12,::ffff:172.16.0.0/108"),
+        ("*", "*"),
+    ],
+)
+def test_a_proxy_is_known_by_its_address_on_an_ipv6_socket_too(given: str, expected: str) -> None:
+    assert with_mapped(given) == expected

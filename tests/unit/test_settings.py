@@ -107,6 +107,7 @@ def shown(value: object) -> object:
         ("FETCH_ALLOW", "http://minio:9000", "write a host, host:port, an address"),
         ("FETCH_HOSTS", "https://*.example.com", "https://*.example.com"),
         ("CONFIRM", "never", "should be 'unsigned' or 'always'"),
+        ("HOST", "http://0.0.0.0", "should match pattern"),
         ("PORT", "65536", "less than or equal to 65535"),
         ("PORT", "-1", "greater than or equal to 0"),
         ("LOG_LEVEL", "TRACE", "should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
@@ -248,12 +249,27 @@ DEFAULTS = {
     "confirm": "unsigned",
     "event_urls": (),
     "event_secret": (),
+    "host": None,
     "port": 8787,
     "web_concurrency": 2,
     "worker_threads": 16,
     "log_level": "INFO",
     "log_format": "auto",
 }
+
+
+@pytest.mark.parametrize(
+    ("environ", "host"),
+    [
+        ({}, "127.0.0.1"),
+        ({"PORT": "8080"}, ""),
+        ({"PORT": "8080", "HOST": "127.0.0.1"}, "127.0.0.1"),
+        ({"HOST": "[::1]"}, "::1"),
+        ({"HOST": "*"}, "::"),
+    ],
+)
+def test_who_sets_the_port_is_called_from_outside(environ: dict[str, str], host: str) -> None:
+    assert Settings.load(environ).listen_host == host
 
 
 def test_an_empty_environment_works_and_keeps_everything_in_data(
