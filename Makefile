@@ -28,8 +28,9 @@ lint: setup .venv/.infra ## check format, style, types, imports and the infrastr
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/yamllint --strict infra render.yaml .yamllint
+	$(BIN)/yamllint --strict .github infra render.yaml .yamllint
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/hadolint infra/Dockerfile
 	$(BIN)/cfn-lint infra/cloudformation/receiver.yaml
 	@if command -v kubectl >/dev/null; then $(MAKE) --no-print-directory overlays; \
@@ -58,6 +59,9 @@ bench: setup ## measure the service beside its peers: BENCH_ARGS="…" is passed
 
 prove: setup ## break the service in every way for 3 minutes, and see what it keeps: PROVE_MINUTES=, PROVE_ARGS="…", ENGINE=distributed
 	PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/$(if $(filter distributed,$(ENGINE)),distributed,run).py $(PROVE_ARGS)
+
+package-test: setup ## build sdist and wheel, and use the wheel with every supported Python found
+	$(BIN)/python tests/package/run.py
 
 image-test: setup ## build the image and run it as a hardened container; needs Debian 12, root, buildah, podman
 	$(BIN)/python tests/image/run.py
@@ -96,4 +100,4 @@ clean: ## remove .venv and all caches; data/ stays
 	$(INSTALL) --group infra
 	@touch $@
 
-.PHONY: help setup demo test lint overlays checkov check docs bench prove image-test advisories constraints clean
+.PHONY: help setup demo test lint overlays checkov check docs bench prove package-test image-test advisories constraints clean

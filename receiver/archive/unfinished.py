@@ -2,13 +2,14 @@
 
 A picture may be whole while the end of its file is missing, and some formats do not say where a
 file ends. Such a file is downloaded again. It is archived when the same bytes come twice, or, if
-its picture is whole, at the last attempt.
+its picture is whole, at the last attempt; a file that does not say where it ends then goes to the
+quarantine.
 """
 
 from pathlib import Path
 
 from receiver.archive.inspect import Picture, inspect
-from receiver.errors import FetchError, NotThePictureError
+from receiver.errors import FetchError, NotThePictureError, TruncatedError
 from receiver.ledger.rows import Asset
 from receiver.model import INLINE
 from receiver.net.download import Fetched
@@ -35,14 +36,17 @@ class Unfinished:
         Raise FetchError if another download may bring more of it, NotThePictureError if it is not
         the picture.
         """
-        picture = _inspect(path, fetched)
+        is_late = now + self._longest_wait >= asset.expires_at
+        picture = _inspect(path, fetched, is_late=is_late)
         missing = picture.unfinished
         if not missing and picture.open_ended and (fetched.open_ended or fetched.cut_short):
             missing = "neither the file nor the server says where it ends"
-        is_last = bool(picture.unfinished) and self._is_last_attempt(asset, now)
-        if missing and not self._came_twice(asset, fetched) and not is_last:
+        if missing and not self._came_twice(asset, fetched):
             why = "; ".join(filter(None, [fetched.cut_short, missing]))
-            raise FetchError(f"perhaps cut short: {why}; it is downloaded once more")
+            if not is_late and asset.attempts < MAX_ATTEMPTS:
+                raise FetchError(f"perhaps cut short: {why}; it is downloaded once more")
+            if not picture.unfinished:
+                raise TruncatedError(f"perhaps cut short: {why}")
         self._last.pop((asset.ref, asset.idx), None)
         return picture
 
@@ -55,15 +59,15 @@ class Unfinished:
         self._last[key] = fetched.sha256
         return before == fetched.sha256 or asset.url.startswith(INLINE)
 
-    def _is_last_attempt(self, asset: Asset, now: float) -> bool:
-        return asset.attempts >= MAX_ATTEMPTS or now + self._longest_wait >= asset.expires_at
 
+def _inspect(path: Path, fetched: Fetched, *, is_late: bool) -> Picture:
+    """Inspect a file; raise FetchError if it is no picture because the transfer was cut short.
 
-def _inspect(path: Path, fetched: Fetched) -> Picture:
-    """Inspect a file; raise FetchError if it is no picture because the transfer was cut short."""
+    If there is no time for another download, it is a bad file like any other, and is kept.
+    """
     try:
         return inspect(path)
     except NotThePictureError as error:
-        if fetched.cut_short:
+        if fetched.cut_short and not is_late:
             raise FetchError(f"{fetched.cut_short}: {error}") from error
         raise

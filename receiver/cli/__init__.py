@@ -7,6 +7,7 @@ main = Commands(
         "serve": "receiver.cli.serve",
         "worker": "receiver.cli.worker",
         "migrate": "receiver.cli.ledger",
+        "backup": "receiver.cli.ledger",
         "prune": "receiver.cli.ledger",
         "doctor": "receiver.cli.doctor",
         "audit": "receiver.cli.audit",

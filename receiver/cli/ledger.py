@@ -1,4 +1,4 @@
-"""Commands about the database: create or migrate it, copy it to PostgreSQL, prune it."""
+"""Commands about the database: create or migrate it, copy it, prune it."""
 
 import re
 import sys
@@ -17,6 +17,7 @@ from receiver.ledger.database import Database, open_database
 from receiver.ledger.queries.totals import Totals
 from receiver.ledger.sqlite import is_open
 from receiver.maintenance import copy_to_postgres as copy
+from receiver.maintenance.backup import back_up
 from receiver.maintenance.prune import Pruner
 from receiver.services import Services
 from receiver.settings import Settings
@@ -153,6 +154,35 @@ def _differences(source: Database, target: Database) -> list[str]:
         for table in before
         if before[table] != after[table]
     ]
+
+
+def _new_file(_context: click.Context, _argument: click.Parameter, value: Path) -> Path:
+    if value.exists() or value.is_symlink():
+        raise click.BadParameter(f"{value} exists; a backup replaces nothing, choose another name")
+    if not value.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {value.parent}; create it first")
+    return value
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), callback=_new_file)
+@reports_errors
+def backup(file: Path) -> None:
+    """Copy the ledger to FILE while the service runs.
+
+    FILE has everything that was committed at one moment; a copy of the ledger's own file would lack
+    what is still in the WAL beside it. FILE must not exist yet. Pictures and secrets are not in it.
+    For PostgreSQL use pg_dump.
+    """
+    settings = load()
+    if not settings.embedded:
+        remedy = f"pg_dump --format=custom --file={file}"
+        raise ConfigurationError(
+            [f"DATABASE_URL: this command is for SQLite; back up PostgreSQL with {remedy}"]
+        )
+    Services(settings).require_ledger()
+    jobs = back_up(settings.ledger_path, file)
+    click.echo(f"{file}: {jobs} jobs, {file.stat().st_size} bytes")
 
 
 def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:

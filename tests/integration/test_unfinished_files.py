@@ -60,6 +60,18 @@ def test_fragments_that_break_off_between_two_are_compared(harness: ArchivingHar
     assert harness.stored(last.key) == FRAGMENTS
 
 
+def test_fragments_that_break_off_elsewhere_each_time_are_kept_in_the_quarantine(
+    harness: ArchivingHarness,
+) -> None:
+    head = len(FRAGMENTS) - 2 * (FRAGMENTS.rindex(b"moof") - FRAGMENTS.rindex(b"moof", 0, -300))
+    cut = [endless(FRAGMENTS[:head]), endless(FRAGMENTS)] * 20
+    *_, last = run(harness, *cut)
+    assert last.state is AssetState.FAILED
+    assert last.is_acceptable
+    assert last.rejected is not None
+    assert "neither the file nor the server says" in last.rejected.reason
+
+
 def test_fragments_with_a_content_length_are_archived_at_once(harness: ArchivingHarness) -> None:
     (only,) = run(harness, answer(body=FRAGMENTS))
     assert harness.stored(only.key) == FRAGMENTS

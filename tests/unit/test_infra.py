@@ -31,7 +31,9 @@ def _files(top: Path) -> Iterator[Path]:
     """Every file of the project; what tools and runs leave behind is passed over."""
     for folder, folders, names in os.walk(top):
         folders[:] = [
-            name for name in folders if name == ".ci" or not name.startswith((".", "__pycache__"))
+            name
+            for name in folders
+            if name in {".ci", ".github"} or not name.startswith((".", "__pycache__"))
         ]
         if Path(folder) == ROOT:
             folders[:] = [
@@ -120,6 +122,25 @@ def compose_config(env_file: Path) -> subprocess.CompletedProcess[str]:
     program = str(Path(sys.executable).with_name("podman-compose"))
     files = ("-f", str(ROOT / "infra/compose.yaml"), "--env-file", str(env_file))
     return subprocess.run([program, *files, "config"], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "name", [".ci/run", ".github/workflows/test.yml", ".github/workflows/release.yml"]
+)
+def test_what_automation_calls_exists(name: str) -> None:
+    text = (ROOT / name).read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = set(re.findall(r"^\s*(?:- run: )?make ([a-z-]+)", text, re.MULTILINE))
+    assert called
+    assert called <= targets
+    assert all((ROOT / path).exists() for path in re.findall(r"(?:file|FILE): (\S+)", text))
+
+
+def test_the_sdist_names_only_what_exists() -> None:
+    for line in (ROOT / "MANIFEST.in").read_text().splitlines():
+        command, *paths = line.split()
+        if command in {"include", "graft"}:
+            assert all((ROOT / path).exists() for path in paths), line
 
 
 def test_the_constraints_pin_every_dependency_to_a_version_it_allows() -> None:
