@@ -79,6 +79,7 @@ class Services(LedgerParts):
         data_dir.make_data_dir(self.settings.data_dir)
         if not to_look:
             data_dir.require_writable(self.settings.data_dir)
+            data_dir.close_to_others(self.settings.data_dir, self.settings.ledger_path)
         assert self.store  # noqa: S101 - reports a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:
             self._migrate_if_old()
@@ -183,7 +184,12 @@ class Services(LedgerParts):
         given = self.settings.admin_token
         if given:
             return given.get_secret_value()
-        return data_dir.keep(self.settings.data_dir / "secrets" / "admin")
+        return data_dir.keep(self.admin_token_path)
+
+    @property
+    def admin_token_path(self) -> Path:
+        """The file of the token that the service generates if none is set."""
+        return self.settings.data_dir / "secrets" / "admin"
 
     @cached_property
     def store(self) -> Store:

@@ -110,7 +110,7 @@ def ledger(url: str, data: Path) -> Iterator[Services]:
     environ = {
         "DATA_DIR": str(data),
         "DATABASE_URL": url.replace("+psycopg", ""),
-        "ADMIN_TOKEN": "any",
+        "ADMIN_TOKEN": "0" * 32,
         "CALLBACK_SECRETS": "0" * 16,
     }
     with closing(Services(Settings.load(environ)).open()) as services:

@@ -107,6 +107,7 @@ def shown(value: object) -> object:
         ("FETCH_ALLOW", "http://minio:9000", "write a host, host:port, an address"),
         ("FETCH_HOSTS", "https://*.example.com", "https://*.example.com"),
         ("CONFIRM", "never", "should be 'unsigned' or 'always'"),
+        ("ADMIN_TOKEN", "fifteen-letters", "at least 16 characters"),
         ("HOST", "http://0.0.0.0", "should match pattern"),
         ("PORT", "65536", "less than or equal to 65535"),
         ("PORT", "-1", "greater than or equal to 0"),
