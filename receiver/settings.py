@@ -206,7 +206,9 @@ class Settings(BaseModel):
     # verify.
     callback_secrets: Secrets = Field(default=(), validate_default=True)
     admin_token: AdminToken = Field(default=None, validate_default=True)
-    archive_url: Annotated[str, AfterValidator(_archive_address)] = ""
+    archive_url: Annotated[str, AfterValidator(_archive_address)] = Field(
+        default="", validate_default=True
+    )
     s3_addressing_style: Annotated[AddressingStyle, Lower] = "auto"
     s3_checksums: Annotated[Checksums, Lower] = "when_required"
     s3_verify: Annotated[Verify, Lower] = "auto"
@@ -261,7 +263,8 @@ class Settings(BaseModel):
     def _defaults_in_data_dir(cls, values: dict[str, object]) -> dict[str, object]:
         data = Path(str(values.get("data_dir") or "data")).resolve()
         values.setdefault("database_url", f"sqlite:///{data / 'ledger.sqlite3'}")
-        values.setdefault("archive_url", (data / "archive").as_uri())
+        if not str(values["database_url"]).startswith("postgres"):
+            values.setdefault("archive_url", (data / "archive").as_uri())
         return {**values, "data_dir": data}
 
     @field_validator("callback_secrets", "admin_token")
@@ -272,6 +275,16 @@ class Settings(BaseModel):
                 "must be set when DATABASE_URL is PostgreSQL, to the same value on every machine"
             )
         return value
+
+    @field_validator("archive_url", mode="before")
+    @classmethod
+    def _named_with_postgresql(cls, value: object, info: ValidationInfo) -> object:
+        if not value and "database_url" in info.data:
+            raise ValueError(
+                "must be set when DATABASE_URL is PostgreSQL, alike on every machine: "
+                "s3://bucket/prefix, or file:///path of a directory that all machines share"
+            )
+        return value or "file:///none"  # beside a wrong DATABASE_URL it is no mistake of its own
 
     @field_validator("event_secret")
     @classmethod

@@ -13,6 +13,7 @@ POSTGRES = {
     "DATABASE_URL": f"postgresql://receiver:{SECRET}@db/ledger",
     "CALLBACK_SECRETS": SECRET,
     "ADMIN_TOKEN": OTHER,
+    "ARCHIVE_URL": "s3://pictures",
 }
 
 
@@ -174,7 +175,8 @@ def test_postgresql_needs_the_shared_secrets_and_says_so_beside_other_mistakes()
         f"{name}: must be set when DATABASE_URL is PostgreSQL, to the same value on every machine"
         for name in ("CALLBACK_SECRETS", "ADMIN_TOKEN")
     ]
-    assert found[2].startswith("PORT: ")
+    assert found[2].startswith("ARCHIVE_URL: must be set when DATABASE_URL is PostgreSQL")
+    assert found[3].startswith("PORT: ")
 
 
 @pytest.mark.parametrize(
