@@ -29,6 +29,7 @@ from receiver.ledger import liveness, schema
 from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.parts import LedgerParts
+from receiver.ledger.pooler import SESSIONS_NEEDED
 from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.maintenance.doubts import Doubts
 from receiver.model import Timing
@@ -83,6 +84,7 @@ class Services(LedgerParts):
         if self.settings.embedded:
             self._migrate_if_old()
         else:
+            self._require_sessions()
             schema.require_current(self.database)
         if self.settings.destinations:
             # By the first process that opens the ledger: it then gets all new events.
@@ -108,6 +110,11 @@ class Services(LedgerParts):
         path = self.settings.ledger_path
         if not path.exists() or schema.is_old(schema.version(self.database)):
             schema.migrate(self.settings.database_url)
+
+    def _require_sessions(self) -> None:
+        if isinstance(self.database, PostgresDatabase) and not self.database.keeps_sessions():
+            self.close()  # most commands end without
+            raise ConfigurationError([SESSIONS_NEEDED])
 
     def close(self) -> None:
         """Close what was opened."""
