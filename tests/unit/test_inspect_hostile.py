@@ -20,7 +20,7 @@ from receiver.archive.inspect import Picture, gif, inspect, jpeg
 from receiver.archive.inspect import png as png_walk
 from receiver.archive.inspect import webp as webp_walk
 from receiver.archive.inspect.reader import MAX_AREA, MAX_FRAMES, MAX_SIDE
-from receiver.errors import NotThePictureError
+from receiver.errors import NotThePictureError, TruncatedError
 
 # Calls of Python and C functions that a byte may cost, and that any file may.
 CALLS_A_BYTE, CALLS_AT_LEAST = 12, 2_000
@@ -278,6 +278,29 @@ def test_a_picture_that_is_something_else_besides_is_called_a_picture_and_never_
     picture = look(path, content)
     assert picture is not None
     assert picture.content_type == content_type
+
+
+def test_large_tables_of_a_video_take_little_memory(path: Path) -> None:
+    rows = 100_000
+    tables = box(
+        b"stbl",
+        box(b"stsz", bytes(4), struct.pack(">II", 0, rows), bytes(4 * rows)),
+        box(b"stsc", bytes(4), struct.pack(">I", rows), struct.pack(">III", 1, 1, 1) * rows),
+        box(b"stco", bytes(4), struct.pack(">I", rows), bytes(4 * rows)),
+    )
+    content = video(box(b"trak", box(b"mdia", box(b"minf", tables))))
+    path.write_bytes(content)
+    with in_little_memory():
+        assert inspect(path).content_type == "video/mp4"
+
+
+def test_a_jpeg_of_very_many_tables_is_not_read_to_its_end(path: Path) -> None:
+    content, tables = WHOLE["jpeg"][0][:-2], b"\xff\xc4\0\x14\x0f" + bytes(15) + b"\1\0"
+    path.write_bytes(content[:2] + tables * 10 + content[2:])
+    assert inspect(path).unfinished
+    path.write_bytes(content[:2] + tables * 600 + content[2:])
+    with pytest.raises(TruncatedError):
+        inspect(path)
 
 
 def test_the_bounds_themselves_can_be_broken(path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from receiver.archive.inspect.reader import Data
 
 _MAX_BYTES = 8 << 20
+# Tables of codes in a file: libjpeg writes at most four for each of ten scans.
+_MAX_TABLES = 500
 # Of zeros at the end only these are read: such a file was made in advance, and zeros may decode.
 _ZEROS = 16
 _BLOCKS_A_BYTE = 8  # no more are expected; memory and time depend on them
@@ -95,6 +97,7 @@ class _Reader:
         self.data = data[:end]
         self.frame: _Frame | None = None
         self.tables: dict[int, _Table] = {}
+        self.defined = 0
         self.interval = 0
 
     def read(self) -> _Frame | None:
@@ -125,6 +128,9 @@ class _Reader:
     def _define_tables(self, body: bytes) -> None:
         at = 0
         while at < len(body):
+            self.defined += 1
+            if self.defined > _MAX_TABLES:
+                raise _CutShortError
             counts = body[at + 1 : at + 17]
             symbols = body[at + 17 : at + 17 + sum(counts)]
             self.tables[body[at]] = _lookup(counts, symbols)
