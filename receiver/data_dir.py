@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,7 +75,7 @@ def lock_shared(file: OpenFile) -> None:
 
 
 def make_data_dir(path: Path) -> None:
-    """Create DATA_DIR for its owner only; an existing one keeps its mode.
+    """Create DATA_DIR for its owner only; ``close_to_others`` corrects an existing one.
 
     Raise ConfigurationError if that fails.
     """
@@ -84,6 +85,26 @@ def make_data_dir(path: Path) -> None:
         raise ConfigurationError(
             [f"DATA_DIR: {error}; name a directory that can be written"]
         ) from error
+
+
+def close_to_others(path: Path, ledger: Path) -> None:
+    """Take the rights of all others from DATA_DIR, its secrets and the ledger's files.
+
+    An earlier release, or a restored copy, may have left them. What belongs to another user is left
+    as it is, and so is a DATA_DIR that is shared on purpose (sticky) or holds nothing of ours.
+    """
+    ours = [
+        *ledger.parent.glob(f"{ledger.name}*"),
+        path / "secrets",
+        *(path / "secrets").glob("*"),
+    ]
+    if any(one.exists() for one in ours) and not path.stat().st_mode & stat.S_ISVTX:
+        ours.append(path)
+    for one in ours:
+        with suppress(OSError):
+            mode = stat.S_IMODE(one.stat().st_mode)
+            if mode & _OWNER_ONLY and one.stat().st_uid == os.geteuid():
+                one.chmod(mode & ~_OWNER_ONLY)
 
 
 def require_writable(path: Path) -> None:

@@ -29,6 +29,7 @@ from receiver.ledger import liveness, schema
 from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.parts import LedgerParts
+from receiver.ledger.pooler import SESSIONS_NEEDED
 from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.maintenance.doubts import Doubts
 from receiver.model import Timing
@@ -78,10 +79,12 @@ class Services(LedgerParts):
         data_dir.make_data_dir(self.settings.data_dir)
         if not to_look:
             data_dir.require_writable(self.settings.data_dir)
+            data_dir.close_to_others(self.settings.data_dir, self.settings.ledger_path)
         assert self.store  # noqa: S101 - reports a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:
             self._migrate_if_old()
         else:
+            self._require_sessions()
             schema.require_current(self.database)
         if self.settings.destinations:
             # By the first process that opens the ledger: it then gets all new events.
@@ -107,6 +110,11 @@ class Services(LedgerParts):
         path = self.settings.ledger_path
         if not path.exists() or schema.is_old(schema.version(self.database)):
             schema.migrate(self.settings.database_url)
+
+    def _require_sessions(self) -> None:
+        if isinstance(self.database, PostgresDatabase) and not self.database.keeps_sessions():
+            self.close()  # most commands end without
+            raise ConfigurationError([SESSIONS_NEEDED])
 
     def close(self) -> None:
         """Close what was opened."""
@@ -176,7 +184,12 @@ class Services(LedgerParts):
         given = self.settings.admin_token
         if given:
             return given.get_secret_value()
-        return data_dir.keep(self.settings.data_dir / "secrets" / "admin")
+        return data_dir.keep(self.admin_token_path)
+
+    @property
+    def admin_token_path(self) -> Path:
+        """The file of the token that the service generates if none is set."""
+        return self.settings.data_dir / "secrets" / "admin"
 
     @cached_property
     def store(self) -> Store:

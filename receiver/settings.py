@@ -45,7 +45,7 @@ from receiver.events.destinations import (
 from receiver.net.policy import AddressPolicy
 from receiver.providers.grsai.base_url import base_url
 
-# Characters of a callback secret, and bytes of a signing key (Standard Webhooks).
+# Characters of a callback secret or ADMIN_TOKEN, and bytes of a signing key (Standard Webhooks).
 _MIN_SECRET = 16
 _SIGNING_KEY_SIZES = range(24, 65)
 
@@ -70,13 +70,18 @@ def _web_address(value: str) -> str:
 
 
 def _our_address(value: str) -> str:
-    """Return our own address, to which the service adds /callback itself."""
+    """Return our own address: a host without a path, because our pages link from the root."""
     parts = urlsplit(value)
-    if found := re.fullmatch(r"(.*?)/+callback(/.*)?", parts.path):
-        # A user name in the address may be a secret.
-        right = "" if "@" in parts.netloc else f": write {parts.scheme}://{parts.netloc}{found[1]}"
+    if not parts.path:
+        return value
+    # A user name in the address may be a secret.
+    right = "" if "@" in parts.netloc else f": write {parts.scheme}://{parts.netloc}"
+    if re.fullmatch(r"/+callback(/.*)?", parts.path):
         raise ValueError(f"must not end in /callback, which the service adds itself{right}")
-    return value
+    raise ValueError(
+        f"must have no path, because the dashboard is at the root of its address{right}, and give "
+        "the service a host name or a port of its own"
+    )
 
 
 def _bare_host(value: object) -> object:
@@ -128,6 +133,14 @@ def _sendable(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _long_enough(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and len(value.get_secret_value()) < _MIN_SECRET:
+        raise ValueError(
+            f"needs at least {_MIN_SECRET} characters; generate one with: openssl rand -hex 32"
+        )
+    return value
+
+
 def _hard_to_guess(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     if any(len(secret.get_secret_value()) < _MIN_SECRET for secret in values):
         raise ValueError(
@@ -169,6 +182,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_hard_to_guess)]
 SigningSecrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_signing)]
 Token = Annotated[SecretStr | None, AfterValidator(_sendable)]
+AdminToken = Annotated[Token, AfterValidator(_long_enough)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 OurAddress = Annotated[WebAddress, AfterValidator(_our_address)]
 # Words may be written in any case.
@@ -196,8 +210,10 @@ class Settings(BaseModel):
     # The next two are checked with database_url, so they come after it. The first secret signs, all
     # verify.
     callback_secrets: Secrets = Field(default=(), validate_default=True)
-    admin_token: Token = Field(default=None, validate_default=True)
-    archive_url: Annotated[str, AfterValidator(_archive_address)] = ""
+    admin_token: AdminToken = Field(default=None, validate_default=True)
+    archive_url: Annotated[str, AfterValidator(_archive_address)] = Field(
+        default="", validate_default=True
+    )
     s3_addressing_style: Annotated[AddressingStyle, Lower] = "auto"
     s3_checksums: Annotated[Checksums, Lower] = "when_required"
     s3_verify: Annotated[Verify, Lower] = "auto"
@@ -252,7 +268,8 @@ class Settings(BaseModel):
     def _defaults_in_data_dir(cls, values: dict[str, object]) -> dict[str, object]:
         data = Path(str(values.get("data_dir") or "data")).resolve()
         values.setdefault("database_url", f"sqlite:///{data / 'ledger.sqlite3'}")
-        values.setdefault("archive_url", (data / "archive").as_uri())
+        if not str(values["database_url"]).startswith("postgres"):
+            values.setdefault("archive_url", (data / "archive").as_uri())
         return {**values, "data_dir": data}
 
     @field_validator("callback_secrets", "admin_token")
@@ -263,6 +280,16 @@ class Settings(BaseModel):
                 "must be set when DATABASE_URL is PostgreSQL, to the same value on every machine"
             )
         return value
+
+    @field_validator("archive_url", mode="before")
+    @classmethod
+    def _named_with_postgresql(cls, value: object, info: ValidationInfo) -> object:
+        if not value and "database_url" in info.data:
+            raise ValueError(
+                "must be set when DATABASE_URL is PostgreSQL, alike on every machine: "
+                "s3://bucket/prefix, or file:///path of a directory that all machines share"
+            )
+        return value or "file:///none"  # beside a wrong DATABASE_URL it is no mistake of its own
 
     @field_validator("event_secret")
     @classmethod

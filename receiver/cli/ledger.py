@@ -49,8 +49,7 @@ def migrate(origin: str | None) -> None:
         schema.migrate(origin)
         schema.migrate(settings.database_url)
         sys.exit(_move(origin, path, settings))
-    schema.migrate(settings.database_url)
-    click.echo(f"the ledger's schema is {schema.HEAD}")
+    click.echo(f"the ledger's schema is {schema.migrate(settings.database_url)}")
 
 
 def _path(origin: str, settings: Settings) -> Path:

@@ -44,7 +44,10 @@ def _announce(services: Services, url: str) -> None:
     click.echo(f"  archive  {settings.archive_url}", err=True)
     click.echo(f"  ledger   {settings.data_dir if settings.embedded else 'PostgreSQL'}", err=True)
     if settings.admin_token is None:
-        click.echo(f"  ADMIN_TOKEN {services.admin_token}", err=True)
+        # Shown once: logs are kept, and read by more people than the file.
+        is_new = not services.admin_token_path.exists()
+        shown = services.admin_token if is_new else f"is in {services.admin_token_path}"
+        click.echo(f"  ADMIN_TOKEN {shown}", err=True)
     if settings.public_url is None:
         click.echo(
             "  PUBLIC_URL is not set: callbacks cannot be requested, results are only polled",

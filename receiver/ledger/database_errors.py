@@ -13,6 +13,13 @@ from receiver.errors import LedgerError
 # mean that our statement is wrong: somebody is migrating or restoring the ledger.
 _SCHEMA_NOT_READY = ("42P01", "42703", "42883", "42704", "3F000", "42501")
 
+# What PgBouncer says to what it refuses, and the remedy.
+_REMEDIES = {
+    "unsupported startup parameter": "set ignore_startup_parameters = options in the pooler, and "
+    "the limits with ALTER ROLE, as docs/operations.md says",
+    "statement pooling mode": "set pool_mode = session in the pooler",
+}
+
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
@@ -26,6 +33,6 @@ def translated_errors() -> Iterator[None]:
             raise
         raise LedgerError(f"the ledger is not as this release needs it: {error.orig}") from error
     except (PoolTimeoutError, DBAPIError, sqlite3.Error) as error:
-        raise LedgerError(
-            f"the ledger cannot be used now: {getattr(error, 'orig', error)}"
-        ) from error
+        said = str(getattr(error, "orig", error)).strip()
+        remedies = [f"; {remedy}" for refusal, remedy in _REMEDIES.items() if refusal in said]
+        raise LedgerError("".join(["the ledger cannot be used now: ", said, *remedies])) from error

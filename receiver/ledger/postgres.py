@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from receiver import failpoints
 from receiver.errors import LedgerError
-from receiver.ledger import liveness
+from receiver.ledger import liveness, pooler
 from receiver.ledger.database_errors import translated_errors
 from receiver.ledger.group_commit import Batch, GroupCommit, QueuedWrite, by_batch, run_many
 from receiver.ledger.notifications import NotificationSender, take_noted
@@ -152,6 +152,11 @@ class PostgresDatabase:
 
         # Not when connecting: some connections may be open already.
         event.listen(self._engine, "checkout", hold)
+
+    def keeps_sessions(self) -> bool:
+        """Return False if a pooler before PostgreSQL gives our sessions to others."""
+        with translated_errors():
+            return pooler.keeps_sessions(self._engine)
 
     def close(self) -> None:
         """Send the last notifications and close the pool."""

@@ -75,26 +75,25 @@ def is_old(found: str | None) -> bool:
     return found is None or found < HEAD
 
 
-def migrate(url: str) -> None:
-    """Migrate the ledger at ``url`` to HEAD, one process at a time.
+def migrate(url: str) -> str:
+    """Migrate the ledger at ``url`` to HEAD, one process at a time; return its schema version.
 
-    Raise LedgerError if that fails.
+    That is newer than HEAD where a later release migrated it. Raise LedgerError if that fails.
     """
     if not url.startswith("sqlite:///"):
-        _upgrade(url)
-        return
+        return _upgrade(url)
     path = Path(url.removeprefix("sqlite:///"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with data_dir.locked(path.with_name(path.name + ".lock")):
             # It contains prompts and URLs. SQLite gives its other files the same mode.
             path.touch(mode=0o600)
-            _upgrade(sqlite_address(path))
+            return _upgrade(sqlite_address(path))
     except OSError as error:
         raise LedgerError(f"the ledger cannot be made: {error}") from error
 
 
-def _upgrade(url: str | URL) -> None:
+def _upgrade(url: str | URL) -> str:
     from alembic import command  # noqa: PLC0415 - 0.2 s of import that only a migration needs
     from alembic.config import Config  # noqa: PLC0415 - as above
 
@@ -117,5 +116,6 @@ def _upgrade(url: str | URL) -> None:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 failpoints.reached(failpoints.Point.MIGRATED)
+            return str(_version(connection))
     finally:
         engine.dispose()

@@ -16,7 +16,8 @@ from flask_wtf.csrf import generate_csrf, validate_csrf  # type: ignore[import-u
 from itsdangerous import URLSafeTimedSerializer
 from wtforms import ValidationError  # type: ignore[import-untyped]  # as above
 
-from receiver.web.state import services
+from receiver.web.guesses import Guesses
+from receiver.web.state import per_app, services
 
 # Seconds from a login to the end of its session.
 LIFETIME = 12 * 3600
@@ -34,9 +35,32 @@ def init_app(app: Flask) -> None:
 
 
 def has_bearer() -> bool:
-    """Return whether the request has ADMIN_TOKEN in its Authorization header."""
+    """Return whether the request has ADMIN_TOKEN in its Authorization header.
+
+    Raise TooManyGuessesError, and compare nothing, after too many wrong ones.
+    """
     kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    return kind.lower() == "bearer" and is_admin_token(given)
+    if kind.lower() != "bearer":
+        return False
+    guesses, address = _guesses(), request.remote_addr
+    if delay := guesses.delay(address):
+        raise TooManyGuessesError(delay)
+    is_right = is_admin_token(given)
+    (guesses.right if is_right else guesses.wrong)(address)
+    return is_right
+
+
+class TooManyGuessesError(Exception):
+    """Too many wrong tokens came from this address; ``seconds`` until one is compared again."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"too many wrong tokens; try again in {int(seconds) + 1} s")
+        self.seconds = seconds
+
+
+@per_app
+def _guesses() -> Guesses:
+    return Guesses()
 
 
 def is_admin_token(given: str) -> bool:

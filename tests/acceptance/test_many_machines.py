@@ -25,6 +25,7 @@ def installation(
     installation.environ |= {
         "DATABASE_URL": url.replace("postgresql+psycopg://", "postgresql://"),
         "CALLBACK_SECRETS": "a-secret-of-sixteen-characters",
+        "ARCHIVE_URL": (installation.data / "archive").as_uri(),
         "ADMIN_TOKEN": "a-token-of-the-test",
         "WORKER_THREADS": "2",
     }

@@ -83,9 +83,14 @@ def test_a_worker_on_a_machine_of_its_own_shows_health_and_metrics_at_a_port(
         worker.says("health checks and metrics on")
         found = metrics(f"http://127.0.0.1:{port}")
         assert found['receiver_assets_total{outcome="archived"}'] == 0
-        for path in ("/healthz", "/readyz", "/status"):
+        for path in ("/healthz", "/readyz"):
             answer = requests.get(f"http://127.0.0.1:{port}{path}", timeout=10)
             assert (answer.status_code, answer.json()["ok"]) == (200, True), answer.text
+        # The port is there before the first sign of life.
+        until(
+            lambda: requests.get(f"http://127.0.0.1:{port}/status", timeout=10).json()["ok"],
+            what="that all is well",
+        )
         assert requests.get(f"http://127.0.0.1:{port}/api/jobs", timeout=10).status_code == 404
         done = installation.run("receiver", "worker", "--metrics-port", str(port))
         assert done.status == 2

@@ -68,6 +68,7 @@ def test_a_fresh_checkout_does_the_main_job_and_a_later_start_keeps_secrets_and_
         assert service.stop() == 0
     with installation.started() as again:
         assert kept_secrets(installation) == secrets
+        assert token not in again.output(), "it is printed once"
         late = requests.post(hook, json={"id": job.provider_id, "status": "running"}, timeout=10)
         assert (late.status_code, late.json()) == (200, {"ok": True, "ref": job.ref})
         assert installation.wait(job.ref) == [job]

@@ -6,6 +6,7 @@ from contextlib import closing
 import requests
 from installation import Installation
 from relay import relay
+from waiting import until
 from web_client import RUNNING
 
 from receiver.model import new_ref
@@ -13,6 +14,9 @@ from receiver.services import Services
 from receiver.settings import Settings
 
 PROBES = 40
+# Connections of the questions about the archive, however many probes there are: a question that
+# gives up is asked again, and may try twice.
+FEW = 4
 PATHS = ("/healthz", "/readyz", "/status", "/metrics")
 
 
@@ -32,6 +36,7 @@ def test_an_archive_that_hangs_delays_no_callback_however_many_probers_ask(
             closing(Services(Settings.load(installation.environ))) as services,
             ThreadPoolExecutor(PROBES) as pool,
         ):
+            until(lambda: probe(installation.url, "/status") and silent.accepted, what="a question")
             probes = [pool.submit(probe, installation.url, path) for path in PATHS * (PROBES // 4)]
             for _ in range(10):
                 ticket = services.tickets.sign(new_ref(services.now()))
@@ -39,7 +44,7 @@ def test_an_archive_that_hangs_delays_no_callback_however_many_probers_ask(
                     f"{installation.url}/callback/{ticket}", json=RUNNING, timeout=20
                 )
                 assert answer.status_code == 200
-            assert silent.accepted == 1, "one question at a time, and it still has no answer"
+            assert silent.accepted <= FEW, "one question at a time, and none is answered"
             statuses = answered(probes)
             assert (statuses["/healthz"], statuses["/readyz"], statuses["/metrics"]) == (
                 {200},
@@ -49,7 +54,7 @@ def test_an_archive_that_hangs_delays_no_callback_however_many_probers_ask(
             assert statuses["/status"] == {503}
             found = requests.get(f"{installation.url}/status", timeout=5).json()["checks"]
             assert (found["ledger"]["ok"], found["archive"]["ok"]) == (True, False)
-            assert silent.accepted == 1
+            assert silent.accepted <= FEW
 
 
 APP = "receiver.web:create_app()"

@@ -7,6 +7,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -200,6 +201,37 @@ def test_ctrl_c_ends_listening_quietly(installation: Installation) -> None:
 
 
 # What is written.
+
+
+def test_what_an_earlier_release_left_open_to_others_is_closed_at_a_start(
+    installation: Installation,
+) -> None:
+    with installation.services() as services:
+        assert services.admin_token
+    opened = [installation.data, installation.data / "ledger.sqlite3"]
+    opened += [installation.data / "secrets", installation.data / "secrets" / "admin"]
+    for path in opened:
+        path.chmod(0o755)
+    archive = installation.data / "archive"
+    archive.mkdir(exist_ok=True)
+    archive.chmod(0o755)
+    assert installation.invoke("receiver", "jobs").status == 0
+    assert stat.S_IMODE(opened[0].stat().st_mode) == 0o755, "who looks changes nothing"
+    with installation.services():
+        assert [stat.S_IMODE(path.stat().st_mode) for path in opened] == [0o700] * len(opened)
+        assert stat.S_IMODE(archive.stat().st_mode) == 0o755
+
+
+def test_a_data_dir_that_is_shared_on_purpose_is_left_as_it_is(tmp_path: Path) -> None:
+    shared, empty = tmp_path / "shared", tmp_path / "empty"
+    for folder in (shared, empty):
+        folder.mkdir()
+        folder.chmod(0o1777 if folder is shared else 0o755)
+    (shared / "secrets").mkdir()
+    for folder in (shared, empty):
+        data_dir.close_to_others(folder, folder / "ledger.sqlite3")
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+    assert stat.S_IMODE(empty.stat().st_mode) == 0o755
 
 
 def test_every_file_in_data_dir_is_its_owners_alone(installation: Installation) -> None:

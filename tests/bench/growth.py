@@ -110,8 +110,9 @@ def ledger(url: str, data: Path) -> Iterator[Services]:
     environ = {
         "DATA_DIR": str(data),
         "DATABASE_URL": url.replace("+psycopg", ""),
-        "ADMIN_TOKEN": "any",
+        "ADMIN_TOKEN": "0" * 32,
         "CALLBACK_SECRETS": "0" * 16,
+        "ARCHIVE_URL": "s3://never-opened",
     }
     with closing(Services(Settings.load(environ)).open()) as services:
         yield services

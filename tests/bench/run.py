@@ -32,6 +32,7 @@ from tests.bench import (  # noqa: E402 - as above
     flood,
     growth,
     latency,
+    probes,
     s3_requests,
     workers,
 )
@@ -51,6 +52,7 @@ class Amounts:
     downloads: Amount
     latency: Amount
     flood: Amount
+    probes: Amount
     workers: Amount
     growth: Amount
     sizes: tuple[int, ...]
@@ -63,6 +65,7 @@ FULL = Amounts(
     Amount(7, 200, 20),
     Amount(100, 1, 25),
     Amount(7, 1000, 150),
+    Amount(7, 1000, 240),
     Amount(4, 150, 60),
     Amount(6, 500, 40),
     (0, 100_000, 1_000_000),
@@ -74,6 +77,7 @@ QUICK = Amounts(
     Amount(2, 50, 2),
     Amount(20, 1, 4),
     Amount(3, 300, 20),
+    Amount(3, 300, 30),
     Amount(2, 40, 10),
     Amount(2, 200, 5),
     (0, 20_000),
@@ -158,6 +162,16 @@ def _flood(folder: Path, amounts: Amounts) -> Result:
     )
 
 
+def _probes(folder: Path, amounts: Amounts) -> Result:
+    lines = probes.measure(folder, amounts.probes)
+    return Result(
+        f"{probes.PROBERS} probers while a part hangs, {flood.PACE} callbacks a second,"
+        f" {_rounds(lines, amounts.probes)}",
+        "no probers",
+        lines,
+    )
+
+
 def _growth(folder: Path, amounts: Amounts) -> Result:
     lines = growth.measure(folder, amounts.sizes, amounts.growth)
     return Result(
@@ -193,13 +207,14 @@ MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
     "downloads": _downloads,
     "latency": _latency,
     "flood": _flood,
+    "probes": _probes,
     "costs": _costs,
     "workers": _workers,
     "growth": _growth,
 }
 
 # These take minutes and are asked for by name.
-LONG = {"flood", "growth"}
+LONG = {"flood", "probes", "growth"}
 
 
 @click.command()
@@ -208,7 +223,7 @@ LONG = {"flood", "growth"}
     "--only",
     type=click.Choice(list(MEASURES)),
     multiple=True,
-    help="Only this measure; repeatable. Without it all but flood and growth.",
+    help="Only this measure; repeatable. Without it all but flood, probes and growth.",
 )
 @click.option("--save", type=FILE, help="Write the ratios to this file, for --compare.")
 @click.option("--compare", type=FILE, help="Show what is over 15 % slower than in this file.")
@@ -222,7 +237,7 @@ def main(*, quick: bool, only: tuple[str, ...], save: Path | None, compare: Path
     results: comparison.Ratios = {}
     for name in only or [name for name in MEASURES if name not in LONG]:
         if (name == "s3" and weed_binary() is None) or (
-            name in {"postgresql", "workers"} and postgres_binaries() is None
+            name in {"postgresql", "probes", "workers"} and postgres_binaries() is None
         ):
             console.print(
                 f"the server of the measure {name} is missing (make setup installs it): left out"

@@ -1,22 +1,15 @@
-"""A backup has everything that was committed, and the page's restore brings it all back."""
+"""A backup has everything that was committed."""
 
-import os
-import re
-import shlex
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 
 import pytest
-from archives import ArchivedJobs
 from commands import invoke
 from ledgers import Books, is_sound, opened
-from processes import ROOT, Finished
+from processes import Finished
 
-from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import LedgerError
-from receiver.ledger import schema
 from receiver.maintenance.backup import back_up
 from receiver.model import Submission
 
@@ -122,50 +115,3 @@ def test_a_damaged_ledger_is_named_and_leaves_no_backup(data: Path, tmp_path: Pa
     with pytest.raises(LedgerError, match="no backup: "):
         back_up(data / "ledger.sqlite3", tmp_path / "copy")
     assert not list(tmp_path.glob("*copy*"))
-
-
-# The page.
-
-
-def commands(page: str) -> list[list[str]]:
-    """Return the lines of each fenced block of the section, without their comments."""
-    section = page.partition("## Backup and restore\n")[2].partition("\n## ")[0]
-    return [
-        [re.sub(r"\s{2,}#.*", "", line) for line in block.splitlines()]
-        for block in re.findall(r"^```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    ]
-
-
-def run(lines: list[str], environ: dict[str, str], folder: Path) -> None:
-    """Run the lines as a shell would; our own commands in this process."""
-    for line in lines:
-        if line.startswith("receiver "):
-            for name, value in environ.items():
-                line = line.replace(f"${name}", value)  # noqa: PLW2901 - as a shell does
-            done = invoke(tuple(shlex.split(line)), environ, folder=folder)
-            assert done.status == 0, (line, done)
-        else:
-            subprocess.run(
-                ["/bin/sh", "-ec", line], check=True, env={**os.environ, **environ}, timeout=30
-            )
-
-
-def test_the_pages_backup_and_restore_lose_nothing(tmp_path: Path) -> None:
-    data, kept = tmp_path / "data", tmp_path / "backup"
-    kept.mkdir()
-    environ = {"DATA_DIR": str(data), "BACKUP": str(kept)}
-    (data / "secrets").mkdir(parents=True)
-    url = f"sqlite:///{data / 'ledger.sqlite3'}"
-    schema.migrate(url)
-    store = DirectoryStore(data / "archive")
-    store.check()
-    save, restore = commands((ROOT / "docs/operations.md").read_text(encoding="utf-8"))
-    with opened(url) as books:
-        archived = ArchivedJobs(books, store)
-        earlier = {archived.job(), archived.job()}
-        run(save, environ, tmp_path)
-        later = archived.job()
-    (data / "ledger.sqlite3").write_bytes(b"lost")
-    run(restore, environ, tmp_path)
-    assert refs(data / "ledger.sqlite3") == earlier | {later}
-    assert {path.name for path in kept.iterdir()} == {"ledger.sqlite3", "secrets", "archive"}

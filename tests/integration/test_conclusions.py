@@ -1,5 +1,6 @@
 """How a job is concluded: by its assets, with one event, after a manifest with all we know."""
 
+from dataclasses import asdict
 from functools import partial
 
 import pytest
@@ -164,16 +165,24 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
 
 
 def as_in_manifest(asset: Asset) -> dict[str, object]:
-    """Return every column of a final asset's row that matters, as the manifest names it."""
-    meant = [
-        column.name
-        for column in tables.assets.columns
-        if column.name not in {"ref", "due_at", "claim", "crashes"}
-    ]
+    """Return every column of a final asset's row that matters, as the manifest names it.
+
+    The doubt comes later than the manifest.
+    """
+    elsewhere = ("rejected", "quarantined")
+    own = {"ref", "due_at", "claim", "crashes", "doubt"}
+    assert asset.rejected is None
+    names = {column.name for column in tables.assets.columns} - own
     columns = {
         {"idx": "index", "url": "source_url"}.get(name, name): getattr(asset, name)
-        for name in meant
+        for name in names
+        if not name.startswith(elsewhere)
     }
     return {
-        name: timestamp(value) if name.endswith("_at") else value for name, value in columns.items()
+        **{
+            name: timestamp(value) if name.endswith("_at") else value
+            for name, value in columns.items()
+        },
+        "marks": [asdict(mark) for mark in asset.marks],
+        "rejected": None,
     }

@@ -278,6 +278,7 @@ def environ(target: Books, tmp_path: Path) -> dict[str, str]:
         "DATABASE_URL": address,
         "DATA_DIR": str(tmp_path / "new"),
         "CALLBACK_SECRETS": "the-new-secret-of-ours",
+        "ARCHIVE_URL": "s3://never-opened",
         "ADMIN_TOKEN": "a-token-of-the-test",
     }
 

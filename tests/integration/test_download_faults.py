@@ -7,6 +7,7 @@ tests that a source that fails once is tried again.
 import hashlib
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,8 +42,12 @@ BROKEN = answer(status="500 Oops", body=b"")
 
 @pytest.fixture
 def worker(sqlite_url: str, tmp_path: Path) -> Iterator[UnattendedWorker]:
-    with OutsideNetwork(tmp_path / "picture") as network, opened(sqlite_url) as books:
-        yield UnattendedWorker(books, network, tmp_path)
+    with (
+        OutsideNetwork(tmp_path / "picture") as network,
+        opened(sqlite_url) as books,
+        closing(UnattendedWorker(books, network, tmp_path)) as worker,
+    ):
+        yield worker
 
 
 def reset(connection: socket.socket) -> None:

@@ -141,6 +141,7 @@ def test_a_worker_takes_over_at_once_from_the_dead_worker_that_had_its_place(
             "DATABASE_URL": postgres_url.replace("+psycopg", ""),
             "DATA_DIR": str(tmp_path),
             "CALLBACK_SECRETS": "a-secret-of-sixteen-characters",
+            "ARCHIVE_URL": "s3://never-opened",
             "ADMIN_TOKEN": "a-token-of-the-test",
         }
         return Services(Settings.load(environ)).open()

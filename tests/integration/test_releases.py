@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from ledgers import NOW, opened
 from postgres import PostgresServer
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from receiver.errors import LedgerError
 from receiver.ledger import schema
@@ -56,10 +57,14 @@ def first_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def _to_0001(connection: Connection) -> None:
+    _to("0001", connection)
+
+
+def _to(version: str, connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(schema._MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "0001")
+    command.upgrade(config, version)
 
 
 def _change(url: str, work: Callable[[Connection], Any]) -> Any:
@@ -94,6 +99,33 @@ def test_the_first_releases_statements_work_on_the_newest_schema(first_url: str)
     with opened(first_url) as books:
         books.archived(2, "task-9")
         assert books.pending(f"{2:026}") == [0]
+
+
+def _columns(connection: Connection) -> dict[tuple[str, str], tuple[str, bool]]:
+    """Return each column's type, and whether a statement that does not know it can leave it out."""
+    inspector = inspect(connection)
+    return {
+        (table, column["name"]): (
+            repr(column["type"]),
+            column["nullable"] or column["default"] is not None,
+        )
+        for table in inspector.get_table_names()
+        for column in inspector.get_columns(table)
+    }
+
+
+def test_each_migration_only_adds(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite3"
+    _change(url, _to_0001)
+    before = _change(url, _columns)
+    for number in range(2, int(schema.HEAD) + 1):
+        _change(url, partial(_to, f"{number:04}"))
+        after = _change(url, _columns)
+        assert before.items() <= after.items()
+        tables = {table for table, _ in before}
+        new = {place for place in after.keys() - before.keys() if place[0] in tables}
+        assert [place for place in new if not after[place][1]] == []
+        before = after
 
 
 @pytest.mark.parametrize(

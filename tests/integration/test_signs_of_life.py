@@ -81,6 +81,7 @@ def test_a_ledger_knows_whether_a_worker_of_any_machine_serves_it(
         "DATA_DIR": str(tmp_path / "data"),
         "DATABASE_URL": ledger_url.replace("+psycopg", ""),
         "CALLBACK_SECRETS": "a-planted-secret-0123",
+        "ARCHIVE_URL": "s3://never-opened",
         "ADMIN_TOKEN": "a-planted-token-0123",
     }
     with closing(Services(Settings.load(environ)).open()) as services:

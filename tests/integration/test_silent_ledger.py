@@ -36,7 +36,10 @@ def web(
     monkeypatch.setattr("receiver.web.health_checks.LIFETIMES", dict.fromkeys(LIFETIMES, 0.0))
     name = make_url(postgres_url).database
     url = f"postgresql://postgres@127.0.0.1:{between.port}/{name}"
-    with web_client(tmp_path / "data", {"DATABASE_URL": url, **ENVIRON}) as web:
+    archive = f"file://{tmp_path}/data/archive"
+    with web_client(
+        tmp_path / "data", {"DATABASE_URL": url, "ARCHIVE_URL": archive, **ENVIRON}
+    ) as web:
         yield web
 
 

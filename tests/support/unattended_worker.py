@@ -1,5 +1,6 @@
 """Archiver and reconciler that run alone, on a clock that jumps from one due time to the next."""
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class UnattendedWorker:
         self.provider = ConstantProvider()
         self.store = DirectoryStore(folder / "archive")
         self.attempts: list[AssetAttempt] = []
+        self._fetchers = ExitStack()
         self._scratch = folder / "scratch"
         self._scratch.mkdir()
         self._archiver = books.archiver(self._fetcher(20, 20), self.store, self._scratch)
@@ -67,7 +69,7 @@ class UnattendedWorker:
         )
 
     def _fetcher(self, timeout: float, stall: float) -> Fetcher:
-        return Fetcher(
+        fetcher = Fetcher(
             AddressPolicy(),
             max_bytes=2 * SIZE,
             timeout=timeout,
@@ -76,6 +78,11 @@ class UnattendedWorker:
             connect=self.network.connect,
             ssl_context=DEFAULT_TLS,
         )
+        return self._fetchers.enter_context(closing(fetcher))
+
+    def close(self) -> None:
+        """Close the connections that were kept for another download."""
+        self._fetchers.close()
 
     def attempt_with_limits(self, timeout: float, stall: float) -> None:
         """Make the attempt that is due now with these limits in seconds for the download."""

@@ -68,6 +68,7 @@ def test_no_line_of_the_log_has_a_secret_not_even_in_a_traceback(
         "CALLBACK_SECRETS": "canary-callback-first,canary-callback-second",
         "ADMIN_TOKEN": "canary-admin-token",
         "DATABASE_URL": "postgresql://me:canary-database@127.0.0.1/x",
+        "ARCHIVE_URL": "s3://pictures",
     }
     settings = Settings.load(
         {**planted, "DATA_DIR": str(tmp_path), "LOG_FORMAT": form, "LOG_LEVEL": "DEBUG"}
@@ -93,16 +94,22 @@ def test_the_settings_know_their_secrets() -> None:
         "GRSAI_API_KEY": "one",
         "OPENAI_API_KEY": "two",
         "CALLBACK_SECRETS": "third-0123456789,fourth-0123456789",
-        "ADMIN_TOKEN": "five",
+        "ADMIN_TOKEN": "fifth-0123456789",
     }
     assert set(
-        Settings.load({**planted, "DATABASE_URL": "postgresql://me:p%40ss@host/x"}).secrets()
+        Settings.load(
+            {
+                **planted,
+                "DATABASE_URL": "postgresql://me:p%40ss@host/x",
+                "ARCHIVE_URL": "s3://pictures",
+            }
+        ).secrets()
     ) == {
         "one",
         "two",
         "third-0123456789",
         "fourth-0123456789",
-        "five",
+        "fifth-0123456789",
         "p@ss",
         "p%40ss",
     }

@@ -13,6 +13,7 @@ POSTGRES = {
     "DATABASE_URL": f"postgresql://receiver:{SECRET}@db/ledger",
     "CALLBACK_SECRETS": SECRET,
     "ADMIN_TOKEN": OTHER,
+    "ARCHIVE_URL": "s3://pictures",
 }
 
 
@@ -107,6 +108,7 @@ def shown(value: object) -> object:
         ("FETCH_ALLOW", "http://minio:9000", "write a host, host:port, an address"),
         ("FETCH_HOSTS", "https://*.example.com", "https://*.example.com"),
         ("CONFIRM", "never", "should be 'unsigned' or 'always'"),
+        ("ADMIN_TOKEN", "fifteen-letters", "at least 16 characters"),
         ("HOST", "http://0.0.0.0", "should match pattern"),
         ("PORT", "65536", "less than or equal to 65535"),
         ("PORT", "-1", "greater than or equal to 0"),
@@ -173,7 +175,8 @@ def test_postgresql_needs_the_shared_secrets_and_says_so_beside_other_mistakes()
         f"{name}: must be set when DATABASE_URL is PostgreSQL, to the same value on every machine"
         for name in ("CALLBACK_SECRETS", "ADMIN_TOKEN")
     ]
-    assert found[2].startswith("PORT: ")
+    assert found[2].startswith("ARCHIVE_URL: must be set when DATABASE_URL is PostgreSQL")
+    assert found[3].startswith("PORT: ")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +302,7 @@ def test_an_empty_variable_counts_as_unset(nothing: str) -> None:
         ("GRSAI_BASE_URL", "https://api.grsai.com/", "https://api.grsai.com"),
         ("OPENAI_API_KEY", SECRET, SECRET),
         ("OPENAI_BASE_URL", "http://127.0.0.1:8788/v1", "http://127.0.0.1:8788/v1"),
-        ("PUBLIC_URL", "http://[::1]:8787/pictures/", "http://[::1]:8787/pictures"),
+        ("PUBLIC_URL", "http://[::1]:8787/", "http://[::1]:8787"),
         (
             "DATABASE_URL",
             "sqlite:////var/lib/a b%20c.sqlite3",

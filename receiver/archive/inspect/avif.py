@@ -54,7 +54,7 @@ def measure(walk: Walk, top: Top, found: Findings) -> tuple[tuple[int, int], int
         for extent in _extents(walk.data, box)
     ]
     metadata = dict(_metadata(walk, top))
-    pictures = [extent for extent in extents if extent.item not in metadata]
+    pictures = [extent for extent in extents if extent.item not in metadata] or extents
     if not sizes or not any(extent.length for extent in pictures):
         return _sequence(walk, top, found)
     _mark_items(walk.data, metadata, extents, found)
@@ -144,7 +144,7 @@ def _mark_items(
 ) -> None:
     """Record the items that say something about the origin. The picture is whole without them."""
     for extent in extents:
-        kind = metadata.get(extent.item, "")
+        kind = metadata.get(extent.item, "") if extent.method in (_IN_FILE, _IN_IDAT) else ""
         start = extent.offset if extent.method == _IN_FILE else len(data)
         if kind and extent.method == _IN_FILE and start + extent.length > len(data):
             found.tolerate(f"metadata of the AVIF file ({kind}) would end after the file")

@@ -6,8 +6,6 @@ cut between two fragments.
 """
 
 import struct
-import sys
-from array import array
 from itertools import chain, pairwise
 
 from receiver.archive.inspect.boxes import Box, Top, Walk
@@ -19,8 +17,11 @@ _TKHD_0 = struct.Struct(">76xH2xH2x")  # width, height: the whole part of 16.16 
 _TKHD_1 = struct.Struct(">88xH2xH2x")  # the same, after times of 64 bits
 _COUNT = struct.Struct(">4xI")
 _STSZ = struct.Struct(">4xII")  # size of every sample, or 0; number of samples
+_STSC = struct.Struct(">II4x")  # first chunk, samples in each chunk from there on
 _SIDX_0, _SIDX_1 = struct.Struct(">12xII2xH"), struct.Struct(">12xQQ2xH")
 _REFERENCE = struct.Struct(">I8x")  # one bit, then the size
+# Entries of a table: more than two hours of 60 pictures a second.
+_MAX_ENTRIES = 500_000
 _STBL = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 
 
@@ -62,7 +63,7 @@ def _end_of_track(data: Data, tables: dict[bytes, Box]) -> int:
     runs = tables.get(b"stsc")
     if places is None or sizes is None or runs is None:
         return 0
-    offsets = _table(data, places, "Q" if places.name == b"co64" else "I")
+    offsets = _numbers(data, places, 8 if places.name == b"co64" else 4)
     if not offsets:
         return 0
     last = max(range(len(offsets)), key=offsets.__getitem__)
@@ -70,31 +71,20 @@ def _end_of_track(data: Data, tables: dict[bytes, Box]) -> int:
     return offsets[last] + _total(data, sizes, first, count)
 
 
-def _table(data: Data, box: Box, kind: str, columns: int = 1) -> "array[int]":
-    """Return the numbers of a table, "I" of 4 bytes or "Q" of 8 bytes each."""
-    (rows,) = read_fields(_COUNT, data, box.start)
-    return _numbers(data, box, box.start + _COUNT.size, rows * columns, kind)
-
-
-def _numbers(data: Data, box: Box, start: int, count: int, kind: str = "I") -> "array[int]":
-    # Not a tuple, which takes nine times as much memory: tables may be as large as the file.
-    numbers = array(kind)
-    end = start + count * numbers.itemsize
-    if end > box.end:
-        raise truncated(f"box {box.name!r}", end, box.end)
-    numbers.frombytes(data[start:end])
-    if sys.byteorder == "little":
-        numbers.byteswap()
-    return numbers
+def _numbers(data: Data, box: Box, size: int) -> tuple[int, ...]:
+    """Return a table of numbers of 4 or 8 bytes each."""
+    (count,) = read_fields(_COUNT, data, box.start)
+    start = box.start + _COUNT.size
+    _check_table(box, start, count, size)
+    return struct.unpack_from(f">{count}{'Q' if size == 8 else 'I'}", data, start)  # noqa: PLR2004
 
 
 def _samples_of(data: Data, runs: Box, chunk: int) -> tuple[int, int]:
-    """Return how many samples stand before a chunk (counted from 1), and how many are in it.
-
-    The table has three columns: first chunk, samples in each chunk from there on, description.
-    """
-    table = _table(data, runs, "I", columns=3)
-    entries = ((table[at], table[at + 1]) for at in range(0, len(table), 3))
+    """Return how many samples stand before a chunk (counted from 1), and how many are in it."""
+    (count,) = read_fields(_COUNT, data, runs.start)
+    start = runs.start + _COUNT.size
+    _check_table(runs, start, count, _STSC.size)
+    entries = _STSC.iter_unpack(data[start : start + count * _STSC.size])
     before = 0
     for (first, each), (following, _) in pairwise(chain(entries, [(chunk + 1, 0)])):
         if following > chunk:
@@ -110,8 +100,18 @@ def _total(data: Data, box: Box, first: int, count: int) -> int:
     each, there = read_fields(_STSZ, data, box.start)
     if each:
         return int(each * count)
-    count = max(0, min(count, there - first))
-    return sum(_numbers(data, box, box.start + _STSZ.size + 4 * first, count))
+    start = box.start + _STSZ.size
+    stop = min(first + count, there)
+    _check_table(box, start, stop, 4)
+    return sum(struct.unpack_from(f">{max(0, stop - first)}I", data, start + 4 * first))
+
+
+def _check_table(box: Box, start: int, count: int, size: int) -> None:
+    """Raise NotThePictureError if a table has too many entries, or goes on after its box."""
+    if count > _MAX_ENTRIES:
+        raise NotThePictureError(f"a video with a table of more than {_MAX_ENTRIES} entries")
+    if start + count * size > box.end:
+        raise truncated(f"box {box.name!r}", start + count * size, box.end)
 
 
 def _check_fragments(walk: Walk, top: Top, found: Findings) -> None:

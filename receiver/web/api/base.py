@@ -22,8 +22,11 @@ Q = TypeVar("Q", bound=BaseModel)
 @blueprint.before_request
 def require_token() -> Response | None:
     """Require the bearer token; for reading, the dashboard's session is enough."""
-    if auth.has_bearer() or (request.method in {"GET", "HEAD"} and auth.is_logged_in()):
-        return None
+    try:
+        if auth.has_bearer() or (request.method in {"GET", "HEAD"} and auth.is_logged_in()):
+            return None
+    except auth.TooManyGuessesError as error:
+        return problem(429, str(error), retry_after=int(error.seconds) + 1)
     response = problem(401, "this needs the header Authorization: Bearer ADMIN_TOKEN")
     response.headers["WWW-Authenticate"] = "Bearer"
     return response

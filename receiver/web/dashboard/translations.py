@@ -312,9 +312,9 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "token_help": (
         (
             "The ADMIN_TOKEN of this service. If you did not set one, "
-            "the command receiver serve prints it when it starts."
+            "receiver serve printed it at its first start; it is in secrets/admin in DATA_DIR."
         ),
-        "本服务的 ADMIN_TOKEN。若未设置，receiver serve 命令启动时会显示。",
+        "本服务的 ADMIN_TOKEN。若未设置，见 DATA_DIR 的 secrets/admin。",
     ),
     "token_wrong": ("The token is wrong.", "令牌不正确。"),
     "token_slow": (
