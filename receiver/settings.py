@@ -70,13 +70,18 @@ def _web_address(value: str) -> str:
 
 
 def _our_address(value: str) -> str:
-    """Return our own address, to which the service adds /callback itself."""
+    """Return our own address: a host without a path, because our pages link from the root."""
     parts = urlsplit(value)
-    if found := re.fullmatch(r"(.*?)/+callback(/.*)?", parts.path):
-        # A user name in the address may be a secret.
-        right = "" if "@" in parts.netloc else f": write {parts.scheme}://{parts.netloc}{found[1]}"
+    if not parts.path:
+        return value
+    # A user name in the address may be a secret.
+    right = "" if "@" in parts.netloc else f": write {parts.scheme}://{parts.netloc}"
+    if re.fullmatch(r"/+callback(/.*)?", parts.path):
         raise ValueError(f"must not end in /callback, which the service adds itself{right}")
-    return value
+    raise ValueError(
+        f"must have no path, because the dashboard is at the root of its address{right}, and give "
+        "the service a host name or a port of its own"
+    )
 
 
 def _bare_host(value: object) -> object:

@@ -42,7 +42,6 @@ log = structlog.get_logger(__name__)
 # Files that are read from the ledger at once to be removed.
 _BATCH = 100
 _HEAD = 512  # bytes of a file that show of which kind it is
-_TWICE = "the source sent the same file twice, so it is not downloaded again"
 _OCTETS = "application/octet-stream"
 # First bytes, media type and extension of files that may be accepted as what they look like. A file
 # of any other kind, such as HTML or SVG, is only bytes, so that no browser ever runs it.
@@ -93,23 +92,27 @@ class Quarantine:
         With a FetchError another download may bring more. Whatever fails here, the attempt goes
         on: then the file is not kept, and the log says why.
         """
+        if not fetched.size:
+            return Rejection(error)
         with path.open("rb") as source:
             is_text = _is_text(source.read(_HEAD))
         twice = asset.rejected_sha256 == fetched.sha256
         final = twice and not is_text and isinstance(error, NotThePictureError)
-        since = asset.quarantined_at if twice else None
-        if since is None:
-            try:
-                since = self._stored_at(asset, path, fetched, is_text=is_text)
-            except (StoreError, OSError) as failure:
-                _log_not_kept(asset, fetched, str(failure))
-                final = False
-            REJECTED.labels("not_kept" if since is None else "kept").inc()
-            if since is None and asset.quarantined_at is not None:
-                return Rejection(error)  # the earlier one stays
+        if twice and asset.quarantined_at is not None:
+            # Not recorded again: since this attempt began it may have been removed for others.
+            return Rejection(_twice(error) if final else error, final=final)
+        since = None
+        try:
+            since = self._stored_at(asset, path, fetched, is_text=is_text)
+        except (StoreError, OSError) as failure:
+            _log_not_kept(asset, fetched, str(failure))
+            final = False
+        REJECTED.labels("not_kept" if since is None else "kept").inc()
+        if since is None and asset.quarantined_at is not None:
+            return Rejection(error)  # the earlier one stays
         claimed = "".join(filter(str.isprintable, fetched.content_type))
         file = Rejected(fetched.sha256, fetched.size, claimed, str(error), since)
-        return Rejection(NotThePictureError(f"{error}; {_TWICE}") if final else error, file, final)
+        return Rejection(_twice(error) if final else error, file, final)
 
     def _stored_at(
         self, asset: Asset, path: Path, fetched: Fetched, *, is_text: bool
@@ -219,12 +222,18 @@ class Quarantine:
 class Rejection:
     """An attempt that brought a bad file: why, what to record, and whether it is the last attempt.
 
-    ``file`` is None if an earlier file stays in the quarantine.
+    ``file`` is None if an earlier file stays in the quarantine, or if the new one is empty.
     """
 
     error: FetchError | NotThePictureError
     file: Rejected | None = None
     final: bool = False
+
+
+def _twice(error: Exception) -> NotThePictureError:
+    return NotThePictureError(
+        f"{error}; the source sent the same file twice, so it is not downloaded again"
+    )
 
 
 def _log_not_kept(asset: Asset, fetched: Fetched, why: str) -> None:

@@ -3,9 +3,10 @@
 Both are files. The exit status is 1 if the input is no picture. An image decoder is the largest
 attack surface of this service, so it runs alone in a process without environment or other open
 files, with little memory and time. It is run by its path (``python -I thumbnail_process.py``) and
-imports nothing of the service.
+imports nothing of the service. With the argument ``idle`` it has the lowest priority.
 """
 
+import os
 import resource
 import sys
 from io import BytesIO
@@ -14,6 +15,7 @@ from io import BytesIO
 MAX_SIDE = 512
 # Pixels of the original. The largest pictures of providers have 17 million.
 MAX_PIXELS = 64_000_000
+_LOWEST_PRIORITY = 19
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP")
 _LIMITS = {
     # Bytes of memory: the interpreter, Pillow, and a picture of MAX_PIXELS twice.
@@ -54,6 +56,8 @@ def shrink() -> bytes:
 
 if __name__ == "__main__":
     confine()
+    if sys.argv[1:] == ["idle"]:
+        os.nice(_LOWEST_PRIORITY)
     try:
         sys.stdout.buffer.write(shrink())
     except Exception:  # noqa: BLE001 - Pillow may raise anything; the exit status says it failed

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import structlog
 
-from receiver.archive.stores import Store
+from receiver.archive.stores import Store, verify
 from receiver.errors import ReceiverError, StoreError
 from receiver.ledger.rows import Asset
 
@@ -34,6 +34,7 @@ MAX_ORIGINAL_SIZE, MAX_CACHE_SIZE = 100 * 1024 * 1024, 256 * 1024 * 1024
 MAX_PIXELS = 64_000_000
 # From so many zero bytes in a row on, and an eighth of the file, a file is in doubt.
 MIN_ZEROS, _ZERO_BLOCK = 4096, 1024
+_UNCOMPRESSED = "image/bmp"  # black is zero
 # How many thumbnails are made between two checks of the folder's size.
 _EVICT_EVERY = 100
 _PROGRAM = Path(__file__).with_name("thumbnail_process.py")
@@ -90,16 +91,18 @@ class Thumbnails:
     def doubt(self, asset: Asset) -> str:
         """Return why an archived file may be damaged, or "" if nothing says so.
 
-        A picture is decoded; the thumbnail that comes of it is kept. Raise BusyError or StoreError.
+        A picture is decoded at the lowest priority; the thumbnail that comes of it is kept. Raise
+        BusyError, or what ``verify`` raises.
         """
-        with self._slot(), self._original(asset) as original:
-            zeros = _longest_zeros(original)
+        with self._slot(), self._scratch_file() as original:
+            verify(self._store, str(asset.key), lambda source: _copy(source, original))
+            zeros = _longest_zeros(original) if asset.content_type != _UNCOMPRESSED else 0
             if zeros >= max(MIN_ZEROS, (asset.size or 0) // 8):
                 return f"{zeros} bytes of it, one after another, are zero"
             if not _has_thumbnail(asset):
                 return ""
             original.seek(0)
-            made = self._decode(original, asset)
+            made = self._decode(original, asset, "idle")
             self._keep(self._path(asset), made)
             return "" if made else "it cannot be decoded"
 
@@ -107,21 +110,14 @@ class Thumbnails:
         """Return the thumbnail's bytes, or none if it cannot be shown, which is cached too."""
         if not _has_thumbnail(asset):
             return b""
-        with self._original(asset) as original:
-            return self._decode(original, asset)
-
-    @contextmanager
-    def _original(self, asset: Asset) -> Iterator[BinaryIO]:
-        """Yield a copy of the archived file."""
         with self._scratch_file() as original:
             with self._store.open(str(asset.key)) as source:
-                shutil.copyfileobj(source, original)
-            original.seek(0)
-            yield original
+                _copy(source, original)
+            return self._decode(original, asset)
 
-    def _decode(self, original: BinaryIO, asset: Asset) -> bytes:
+    def _decode(self, original: BinaryIO, asset: Asset, *options: str) -> bytes:
         with self._scratch_file() as result:
-            return _run_decoder(original, result, asset)
+            return _run_decoder(original, result, asset, options)
 
     @contextmanager
     def _scratch_file(self) -> Iterator[BinaryIO]:
@@ -178,6 +174,14 @@ def _has_thumbnail(asset: Asset) -> bool:
     )
 
 
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy a file over another one, and go back to its beginning."""
+    target.seek(0)
+    target.truncate()
+    shutil.copyfileobj(source, target)
+    target.seek(0)
+
+
 def _longest_zeros(file: BinaryIO) -> int:
     """Return the bytes of the longest run of zeros, in whole blocks: no compressed data has one."""
     longest = run = 0
@@ -202,13 +206,15 @@ def _read(path: Path) -> bytes | None:
     return None
 
 
-def _run_decoder(original: BinaryIO, result: BinaryIO, asset: Asset) -> bytes:
+def _run_decoder(
+    original: BinaryIO, result: BinaryIO, asset: Asset, options: Sequence[str]
+) -> bytes:
     """Run the confined process and return the thumbnail, or b"" if it made none.
 
     The process writes to a file, because a limit on the file's size applies to it; a pipe has none.
     """
     try:
-        command = [sys.executable, "-I", "-B", str(_PROGRAM)]
+        command = [sys.executable, "-I", "-B", str(_PROGRAM), *options]
         subprocess.run(
             command,
             stdin=original,

@@ -7,6 +7,7 @@ quarantine.
 """
 
 from pathlib import Path
+from threading import Lock
 
 from receiver.archive.inspect import Picture, inspect
 from receiver.errors import FetchError, NotThePictureError, TruncatedError
@@ -29,6 +30,7 @@ class Unfinished:
     def __init__(self, longest_wait: float) -> None:
         self._longest_wait = longest_wait
         self._last: dict[tuple[str, int], str] = {}
+        self._lock = Lock()  # many threads share this
 
     def inspect(self, asset: Asset, path: Path, fetched: Fetched, now: float) -> Picture:
         """Inspect a downloaded file.
@@ -53,10 +55,11 @@ class Unfinished:
     def _came_twice(self, asset: Asset, fetched: Fetched) -> bool:
         """Return whether the bytes are those of the attempt before, or cannot change; note them."""
         key = asset.ref, asset.idx
-        before = self._last.pop(key, None)
-        if len(self._last) >= _MAX_REMEMBERED:
-            del self._last[next(iter(self._last))]
-        self._last[key] = fetched.sha256
+        with self._lock:
+            before = self._last.pop(key, None)
+            if len(self._last) >= _MAX_REMEMBERED:
+                del self._last[next(iter(self._last))]
+            self._last[key] = fetched.sha256
         return before == fetched.sha256 or asset.url.startswith(INLINE)
 
 

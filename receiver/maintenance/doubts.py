@@ -1,28 +1,25 @@
 """Trying to decode what was archived, so that a damaged file is reported while it can be replaced.
 
 The inspection reads only the structure of a file; half of its data may be zeros. A thread of the
-worker decodes archived pictures, one at a time, in the confined process that makes thumbnails. It
-works at the lowest priority and only while no asset waits, so it delays no archiving. The ledger
-records its doubts; the bytes stay as they are.
+worker decodes archived pictures, one at a time, in the confined process that makes thumbnails, at
+the lowest priority and only while no asset waits, so this delays no archiving. The ledger records
+the doubts; the bytes stay as they are.
 """
 
-import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import structlog
 
 from receiver.archive.thumbnails import BusyError, Thumbnails
-from receiver.errors import LedgerError, MissingObjectError, StoreError
+from receiver.errors import LedgerError, MissingObjectError, StoreError, UnreadableError
 from receiver.ledger.assets import Assets
-from receiver.ledger.rows import Asset
 
 log = structlog.get_logger(__name__)
 
 # Seconds between two looks for files that nobody has tried, and after a fault of the archive.
 EVERY, AFTER_FAULT = 5.0, 60.0
-_LOWEST_PRIORITY = 19
 # Seconds that the end of the worker waits for a file that is being tried.
 _END_TIMEOUT = 1.0
 
@@ -42,7 +39,9 @@ class Doubts:
         if (asset := self._assets.next_untried()) is None:
             return False
         try:
-            doubt = self._doubt(asset)
+            doubt = self._thumbnails.doubt(asset)
+        except (MissingObjectError, UnreadableError) as error:
+            doubt = str(error)
         except (StoreError, BusyError):
             self._assets.record_doubt(asset, None)
             raise
@@ -50,12 +49,6 @@ class Doubts:
             log.warning("archived file in doubt", ref=asset.ref, index=asset.idx, doubt=doubt)
             self._assets.record_doubt(asset, doubt)
         return True
-
-    def _doubt(self, asset: Asset) -> str:
-        try:
-            return self._thumbnails.doubt(asset)
-        except MissingObjectError as error:
-            return str(error)
 
 
 @contextmanager
@@ -72,8 +65,6 @@ def try_periodically(doubts: Doubts) -> Iterator[None]:
 
 
 def _run(doubts: Doubts, stopping: threading.Event) -> None:
-    with suppress(OSError):  # on Linux a thread has a priority of its own; its processes inherit it
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     pause = EVERY
     while not stopping.wait(pause):
         pause = EVERY

@@ -80,10 +80,11 @@ class _IdleConnections:
 
     def put(self, key: _Key, sock: socket.socket) -> None:
         """Keep a connection, or close it if something arrives on it already."""
-        if self.is_closed or not _is_silent(sock):
-            sock.close()
-            return
+        is_silent = _is_silent(sock)
         with self.lock:
+            if self.is_closed or not is_silent:
+                sock.close()
+                return
             self.kept.append((key, sock, self.now() + IDLE_SECONDS))
             self._drop_old()
 

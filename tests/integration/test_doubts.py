@@ -1,6 +1,8 @@
 """Doubts: archived files are tried in idle time; what cannot be decoded is recorded."""
 
 import io
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +28,9 @@ _noise = io.BytesIO()
 Image.effect_noise((400, 300), 90).save(_noise, "JPEG", quality=95)
 JPEG = _noise.getvalue()
 HALF = len(JPEG) // 2
+_black = io.BytesIO()
+Image.new("RGB", (200, 200)).save(_black, "BMP")
+BLACK_BMP = _black.getvalue()
 Archive = Callable[[bytes], str]
 
 
@@ -78,7 +83,7 @@ def test_a_damaged_file_is_archived_and_in_doubt(
     assert not doubts.try_next()
 
 
-@pytest.mark.parametrize("body", [PNG, JPEG, WHOLE["bmp"][0], WHOLE["webm"][0]])
+@pytest.mark.parametrize("body", [PNG, JPEG, WHOLE["bmp"][0], BLACK_BMP, WHOLE["webm"][0]])
 def test_a_good_file_is_not(
     harness: ArchivingHarness, archive: Archive, doubts: Doubts, body: bytes
 ) -> None:
@@ -94,6 +99,10 @@ def test_the_worker_tries_files_by_itself(
     monkeypatch.setattr(doubts_module, "EVERY", 0.01)
     with try_periodically(doubts):
         until(lambda: only(harness, ref).doubt == "")
+        (thread,) = [one for one in threading.enumerate() if one.name == "doubts"]
+        # A thread of a lower priority would keep the interpreter's lock while it may not run.
+        ours, its = (os.getpriority(os.PRIO_PROCESS, which or 0) for which in (0, thread.native_id))
+        assert its == ours
 
 
 def test_nothing_is_tried_while_an_asset_is_due(
@@ -112,6 +121,17 @@ def test_a_file_whose_object_is_missing_is_in_doubt(
     (tmp_path / "archive" / str(only(harness, ref).key)).unlink()
     assert doubts.try_next()
     assert only(harness, ref).doubt
+
+
+def test_a_file_that_cannot_be_read_is_in_doubt_and_does_not_hold_up_the_next(
+    harness: ArchivingHarness, archive: Archive, doubts: Doubts, tmp_path: Path
+) -> None:
+    ref = archive(PNG)
+    found = tmp_path / "archive" / str(only(harness, ref).key)
+    found.unlink()
+    found.symlink_to("/proc/self/mem")  # reading its first byte is an error of the device
+    assert doubts.try_next()
+    assert "cannot read" in str(only(harness, ref).doubt)
 
 
 def test_after_a_fault_the_file_is_tried_again(

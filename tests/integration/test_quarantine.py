@@ -18,6 +18,7 @@ from receiver.archive.manifest import quarantine_key
 from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
+from receiver.ledger.quarantine import QuarantineRecords
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState, JobState
 from submitter.sandbox import Sandbox
@@ -210,6 +211,33 @@ def test_a_file_larger_than_the_quarantine_is_recorded_but_not_kept_and_removes_
     assert first.rejected is not None
     assert first.rejected.quarantined_at is None
     assert on_disk.job_due_now(ref)
+
+
+@pytest.mark.both_databases
+def test_a_file_that_was_removed_while_it_came_again_does_not_count_as_kept(
+    harness: ArchivingHarness,
+) -> None:
+    with scripted_source(sent(HALF), sent(HALF)) as server:
+        ref = harness.announce(server)
+        first = harness.attempt()
+        harness.books.clock.now = first.due_at or 0.0
+        (claimed,) = harness.books.assets.claim(1)
+        records = QuarantineRecords(harness.books.database)
+        (file,) = records.oldest_beside(ref, -1, 9, of_job=True)
+        harness.store.delete(key_of(first, HALF))  # to make room for the file of another asset
+        records.forget(file)
+        harness.archiver.archive(claimed)
+    (last,) = harness.books.assets_of(ref)
+    assert (last.state, last.is_acceptable) == (AssetState.FAILED, False)
+
+
+def test_an_empty_picture_is_not_kept(
+    on_disk: ArchivingHarness,
+) -> None:
+    ref = on_disk.books.waiting("task")
+    on_disk.books.deliver(ref, succeeded("data:image/png;base64,", provider_id="task"))
+    asset = on_disk.attempt()
+    assert (asset.state, asset.rejected, kept(on_disk.store)) == (AssetState.FAILED, None, {})
 
 
 # Faults of the archive.

@@ -136,6 +136,7 @@ OPEN_ENDED = {
 }
 # What is whole, and says so in a less usual way.
 COMPLETE = {
+    "an mp4 that begins with a free box": box(b"free", bytes(8)) + MP4,
     "an mp4 in fragments with an index": INIT + indexed(3, len(FRAGMENT)) + FRAGMENT * 3,
     "an mp4 in fragments with mfra": INIT + FRAGMENT * 3 + box(b"mfra", bytes(9)),
     "an mp4 with tables and a last box without a length": with_samples(30, 10, 20, claim=-1),

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pictures import IEND, SIZE, WHOLE, avif, box, chunk, long_box, png, track, video
 
-from receiver.archive.inspect import Picture, gif, inspect, jpeg
+from receiver.archive.inspect import Picture, gif, inspect, jpeg, jpeg_scans
 from receiver.archive.inspect import png as png_walk
 from receiver.archive.inspect import webp as webp_walk
 from receiver.archive.inspect.reader import MAX_AREA, MAX_FRAMES, MAX_SIDE
-from receiver.errors import NotThePictureError
+from receiver.errors import NotThePictureError, TruncatedError
 
 # Calls of Python and C functions that a byte may cost, and that any file may.
 CALLS_A_BYTE, CALLS_AT_LEAST = 12, 2_000
@@ -166,6 +166,33 @@ def moving(count: int, *, announced: int) -> bytes:
     )
 
 
+def described(items: int, parts: int, offset: bytes, method: int = 0) -> bytes:
+    """Make an AVIF with an item of XMP in so many parts, all at ``offset``, described so often."""
+    iloc = box(
+        b"iloc",
+        b"\1\0\0\0",
+        bytes([len(offset) << 4 | 4, 0]),
+        struct.pack(">HHHHH", 1, 1, method, 0, parts),
+        (offset + struct.pack(">I", 9)) * parts,
+    )
+    entry = box(b"infe", b"\2\0\0\0", struct.pack(">HH", 1, 0), b"mime\0application/rdf+xml\0")
+    iinf = box(b"iinf", bytes(4), struct.pack(">H", items), entry * items)
+    ispe = box(b"ispe", bytes(4), struct.pack(">II", *SIZE))
+    return box(b"ftyp", b"avif", bytes(4), b"mif1") + box(
+        b"meta", bytes(4), iloc, iinf, box(b"iprp", box(b"ipco", ispe))
+    )
+
+
+def chunks_of_a_video(count: int) -> bytes:
+    """Make a video whose table of chunks has so many entries."""
+    tables = [
+        box(b"stsz", bytes(8), struct.pack(">II", 9, 9)),
+        box(b"stsc", bytes(4), struct.pack(">IIII", 1, 1, 1, 1)),
+        box(b"stco", bytes(4), struct.pack(">I", count), bytes(4 * count)),
+    ]
+    return video(box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", *tables)))))
+
+
 FRAME = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0"
 GIF_HEAD = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0)
 ANMF = b"ANMF" + struct.pack("<I", 16) + bytes(16)
@@ -215,6 +242,8 @@ REFUSED: dict[str, bytes] = {
     + struct.pack(">I4sQ", 1, b"moov", 0)
     + bytes(99),
     "an avif of endless properties": avif(box(b"idat"), sizes=(SIZE,) * 30_000),
+    "an avif whose item lies where no number reaches": described(1, 1, b"\xff" * 15),
+    "an mp4 of too many chunks": chunks_of_a_video(600_000),
     "html": b"<!DOCTYPE html><script>alert(1)</script>",
     "html with a picture behind": b"<html><script>alert(1)</script>" + WHOLE["png"][0],
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
@@ -266,6 +295,10 @@ TAKEN: dict[str, tuple[bytes, str]] = {
     "a gif of as many frames as may be": (GIF_HEAD + FRAME * MAX_FRAMES + b";", "image/gif"),
     "an avif of as many frames as may be": (moving(10, announced=MAX_FRAMES), "image/avif"),
     "a video of many tracks": (video(*[track(0, 0)] * 900, track(*SIZE)), "video/mp4"),
+    "an avif of one item that is described often": (
+        described(2_000, 2_000, bytes(4)) + box(b"mdat", bytes(500_000)),
+        "image/avif",
+    ),
     "a video with long boxes": (video(track(*SIZE), end=long_box(b"mdat", bytes(9))), "video/mp4"),
 }
 
@@ -278,6 +311,17 @@ def test_a_picture_that_is_something_else_besides_is_called_a_picture_and_never_
     picture = look(path, content)
     assert picture is not None
     assert picture.content_type == content_type
+
+
+@pytest.mark.parametrize("limit", ["_MAX_TABLES", "_MAX_BLOCKS", "_MAX_READ"])
+def test_the_scans_of_a_jpeg_without_its_end_are_read_up_to_a_limit(
+    path: Path, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(WHOLE["progressive jpeg"][0][:-2])
+    assert inspect(path).unfinished
+    monkeypatch.setattr(jpeg_scans, limit, 3)
+    with pytest.raises(TruncatedError):
+        inspect(path)
 
 
 def test_the_bounds_themselves_can_be_broken(path: Path) -> None:

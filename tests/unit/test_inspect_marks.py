@@ -73,6 +73,10 @@ MARKED = {
         drawn("AVIF", xmp=LABEL),
         [("xmp", "item", len(LABEL)), ("ai", "item", len(LABEL))],
     ),
+    "the last label of a long text in a png": (  # only its first megabyte is searched
+        after_header(PNG, chunk(b"tEXt", b"x\0" + bytes(1 << 20) + b"AIGC")),
+        [("text", "x", (1 << 20) + 6)],
+    ),
     "c2pa in a video": (video(track(*SIZE)) + box(b"uuid", C2PA, b"abcde"), [("c2pa", "uuid", 5)]),
     "a label in a video": (
         box(b"ftyp", b"isom", bytes(4))

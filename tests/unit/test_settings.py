@@ -302,7 +302,7 @@ def test_an_empty_variable_counts_as_unset(nothing: str) -> None:
         ("GRSAI_BASE_URL", "https://api.grsai.com/", "https://api.grsai.com"),
         ("OPENAI_API_KEY", SECRET, SECRET),
         ("OPENAI_BASE_URL", "http://127.0.0.1:8788/v1", "http://127.0.0.1:8788/v1"),
-        ("PUBLIC_URL", "http://[::1]:8787/pictures/", "http://[::1]:8787/pictures"),
+        ("PUBLIC_URL", "http://[::1]:8787/", "http://[::1]:8787"),
         (
             "DATABASE_URL",
             "sqlite:////var/lib/a b%20c.sqlite3",

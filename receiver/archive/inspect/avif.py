@@ -131,12 +131,14 @@ def _mark_items(walk: Walk, top: Top, extents: list[_Extent], found: Findings) -
     """Record the items that say something about the origin."""
     lengths: dict[int, list[_Extent]] = {}
     for extent in extents:
-        lengths.setdefault(extent.item, []).append(extent)
+        if extent.method in (_IN_FILE, _IN_IDAT):
+            lengths.setdefault(extent.item, []).append(extent)
     for box in walk.find(top.boxes, b"meta", b"iinf"):
         version = walk.data[box.start] if box.start < box.end else 0
         for entry in walk.boxes(box.start + (8 if version else 6), box.end):
             kind, item = _described(walk.data, entry)
-            for extent in lengths.get(item, ()) if kind else ():
+            # An item counts once, however often it is described.
+            for extent in lengths.pop(item, ()) if kind else ():
                 start = extent.offset if extent.method == _IN_FILE else len(walk.data)
                 if kind == "xmp":
                     found.mark_text(kind, "item", walk.data, start, start + extent.length)

@@ -37,7 +37,8 @@ def measure(data: Data, found: Findings) -> tuple[str, str, int | None, int | No
     """Walk the file; return media type, extension, width and height."""
     walk = Walk(data)
     top = walk.top(found)
-    brands = _brands(data, top.boxes[0]) if top.has(b"ftyp") else [b"qt  "]
+    ftyp = next(walk.find(top.boxes, b"ftyp"), None)
+    brands = _brands(data, ftyp) if ftyp else [b"qt  "]
     _mark(data, walk, top, found)
     if _AVIF & set(brands):
         size, needed = avif.measure(walk, top, found)

@@ -14,12 +14,15 @@ from typing import NamedTuple
 from receiver.archive.inspect.reader import Data
 
 _MAX_BYTES = 8 << 20
-_BLOCKS_A_BYTE = 8  # no more are expected; memory and time depend on them
+# Memory and time depend on these: blocks for each byte, blocks of a picture (40 million pixels),
+# blocks that are read in all scans (about a minute), and Huffman tables.
+_BLOCKS_A_BYTE, _MAX_BLOCKS, _MAX_READ, _MAX_TABLES = 8, 2_000_000, 20_000_000, 1_000
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _TABLES, _SCAN, _INTERVAL = 0xC4, 0xDA, 0xDD
+_TABLE_NUMBERS = 0x13  # bits: DC or AC, and one of four
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})
 _ENDS = frozenset({0xD8, 0xD9})  # another file, or the end marker
 _COEFFICIENTS, _MAX_CODE, _LONG_RUN = 64, 16, 15
@@ -93,6 +96,7 @@ class _Reader:
         self.frame: _Frame | None = None
         self.tables: dict[int, _Table] = {}
         self.interval = 0
+        self.tables_left, self.blocks_left = _MAX_TABLES, _MAX_READ
 
     def read(self) -> _Frame | None:
         """Read until the end of the file, or until another begins; return the frame."""
@@ -120,6 +124,9 @@ class _Reader:
         while at < len(body):
             counts = body[at + 1 : at + 17]
             symbols = body[at + 17 : at + 17 + sum(counts)]
+            self.tables_left -= 1
+            if not self.tables_left or body[at] & ~_TABLE_NUMBERS:
+                raise _CutShortError
             self.tables[body[at]] = _lookup(counts, symbols)
             at += 17 + sum(counts)
 
@@ -133,7 +140,11 @@ class _Reader:
         ]
         if self.frame is None:
             raise _CutShortError
-        _Scan(self.frame, head, self.tables).read(parts, self.interval)
+        scan = _Scan(self.frame, head, self.tables)
+        self.blocks_left -= scan.count()
+        if self.blocks_left < 0:
+            raise _CutShortError
+        scan.read(parts, self.interval)
         return end
 
 
@@ -147,7 +158,7 @@ def _frame(body: bytes, size: int, *, is_progressive: bool) -> _Frame:
     most_down = max(one.down for one in found.values())
     columns, rows = _up(width, 8 * most_across), _up(height, 8 * most_down)
     blocks = sum(columns * rows * one.across * one.down for one in found.values())
-    if blocks > _BLOCKS_A_BYTE * size:
+    if blocks > min(_BLOCKS_A_BYTE * size, _MAX_BLOCKS):
         raise _CutShortError
     for one in found.values():
         one.width = _up(_up(width * one.across, most_across), 8)
@@ -197,6 +208,11 @@ class _Scan:
             for k in range(self.first, self.last + 1):
                 part.component.precision[k] = steps & 15
         self.bits, self.at, self.run = b"", 0, 0  # run: blocks that follow and are empty
+
+    def count(self) -> int:
+        """Return the number of blocks."""
+        each = [part.component.across * part.component.down for part in self.parts]
+        return len(self._units()) * (sum(each) if len(each) > 1 else 1)
 
     def read(self, parts: list[bytes], interval: int) -> None:
         """Read all blocks from the parts between restart markers.

@@ -6,7 +6,7 @@ cut between two fragments.
 """
 
 import struct
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from receiver.archive.inspect.boxes import Box, Top, Walk
 from receiver.archive.inspect.reader import Data, Findings, check_dimensions, read_fields, truncated
@@ -20,6 +20,8 @@ _STSZ = struct.Struct(">4xII")  # size of every sample, or 0; number of samples
 _STSC = struct.Struct(">II4x")  # first chunk, samples in each chunk from there on
 _SIDX_0, _SIDX_1 = struct.Struct(">12xII2xH"), struct.Struct(">12xQQ2xH")
 _REFERENCE = struct.Struct(">I8x")  # one bit, then the size
+# Entries of a table: more than two hours of 60 pictures a second.
+_MAX_ENTRIES = 500_000
 _STBL = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 
 
@@ -73,8 +75,7 @@ def _numbers(data: Data, box: Box, size: int) -> tuple[int, ...]:
     """Return a table of numbers of 4 or 8 bytes each."""
     (count,) = read_fields(_COUNT, data, box.start)
     start = box.start + _COUNT.size
-    if start + count * size > box.end:
-        raise truncated(f"box {box.name!r}", start + count * size, box.end)
+    _check_table(box, start, count, size)
     return struct.unpack_from(f">{count}{'Q' if size == 8 else 'I'}", data, start)  # noqa: PLR2004
 
 
@@ -82,11 +83,10 @@ def _samples_of(data: Data, runs: Box, chunk: int) -> tuple[int, int]:
     """Return how many samples stand before a chunk (counted from 1), and how many are in it."""
     (count,) = read_fields(_COUNT, data, runs.start)
     start = runs.start + _COUNT.size
-    if start + count * _STSC.size > runs.end:
-        raise truncated(f"box {runs.name!r}", start + count * _STSC.size, runs.end)
-    entries = [read_fields(_STSC, data, start + _STSC.size * at) for at in range(count)]
+    _check_table(runs, start, count, _STSC.size)
+    entries = _STSC.iter_unpack(data[start : start + count * _STSC.size])
     before = 0
-    for (first, each), (following, _) in pairwise([*entries, (chunk + 1, 0)]):
+    for (first, each), (following, _) in pairwise(chain(entries, [(chunk + 1, 0)])):
         if following > chunk:
             return before + (chunk - first) * each, each
         before += (following - first) * each
@@ -102,9 +102,16 @@ def _total(data: Data, box: Box, first: int, count: int) -> int:
         return int(each * count)
     start = box.start + _STSZ.size
     stop = min(first + count, there)
-    if start + 4 * stop > box.end:
-        raise truncated(f"box {box.name!r}", start + 4 * stop, box.end)
+    _check_table(box, start, stop, 4)
     return sum(struct.unpack_from(f">{max(0, stop - first)}I", data, start + 4 * first))
+
+
+def _check_table(box: Box, start: int, count: int, size: int) -> None:
+    """Raise NotThePictureError if a table has too many entries, or goes on after its box."""
+    if count > _MAX_ENTRIES:
+        raise NotThePictureError(f"a video with a table of more than {_MAX_ENTRIES} entries")
+    if start + count * size > box.end:
+        raise truncated(f"box {box.name!r}", start + count * size, box.end)
 
 
 def _check_fragments(walk: Walk, top: Top, found: Findings) -> None:

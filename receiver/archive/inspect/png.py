@@ -41,7 +41,8 @@ _PASSES = (
 )
 # Bytes: pixels are counted for unfinished files only, and in no larger picture.
 _MAX_COUNTED = 1 << 30
-_INFLATED_AT_ONCE = 1 << 20
+# Bytes that are decompressed at once; of a longer input zlib would copy the rest each time.
+_DEFLATED_AT_ONCE, _INFLATED_AT_ONCE = 1 << 16, 1 << 20
 _ANCILLARY = 0x20  # the bit of a name's first letter
 _XMP = b"XML:com.adobe.xmp"
 
@@ -181,7 +182,7 @@ def _inflates(data: Data, needed: int | None = None) -> bool:
 
 
 def _compressed(data: Data) -> Iterator[tuple[int, int]]:
-    """Yield where the data of IDAT chunks begins and ends."""
+    """Yield where the data of IDAT chunks begins and ends, in pieces."""
     at = 8
     for _ in range(MAX_PARTS):
         if at + _CHUNK.size > len(data):
@@ -189,7 +190,8 @@ def _compressed(data: Data) -> Iterator[tuple[int, int]]:
         length, name = read_fields(_CHUNK, data, at)
         end = min(at + 8 + length, len(data))
         if name == b"IDAT":
-            yield at + 8, end
+            for start in range(at + 8, end, _DEFLATED_AT_ONCE):
+                yield start, min(start + _DEFLATED_AT_ONCE, end)
         at = end + _CRC.size
 
 

@@ -20,8 +20,8 @@ MAX_PARTS = 200_000
 _MAX_DEFECTS, _MAX_MARKS = 5, 20
 # Characters of a mark's name.
 _MAX_NAME = 40
-# Bytes of a text that are searched for labels.
-_MAX_LABELLED = 1 << 20
+# Bytes that are searched for labels: of one text, and of all, which may overlap.
+_MAX_LABELLED, _MAX_SEARCHED = 1 << 20, 8 << 20
 
 
 @dataclass(slots=True)
@@ -38,6 +38,7 @@ class Findings:
     unfinished: str = ""
     open_ended: bool = False
     end: int | None = None
+    _searched: int = 0  # bytes
 
     def tolerate(self, defect: str) -> None:
         """Record a defect."""
@@ -54,9 +55,11 @@ class Findings:
     def mark_text(self, kind: str, name: bytes | str, data: Data, start: int, end: int) -> None:
         """Record a mark that is text, and the labels of generated pictures in it."""
         self.mark(kind, name, end - start)
+        start = min(start, len(data))  # it may lie, and be too large for a search
+        stop = min(end, start + _MAX_LABELLED, start + _MAX_SEARCHED - self._searched)
+        self._searched += max(0, stop - start)
         for label, words in _LABELS.items():
-            at = data.find(words, start, min(end, start + _MAX_LABELLED))
-            if at >= 0:
+            if data.find(words, start, stop) >= 0:
                 self.mark(label, name, end - start)
 
     def listed(self) -> tuple[Mark, ...]:

@@ -12,16 +12,19 @@ find a note beside the archive. A directory that contains an object is an archiv
 
 import errno
 import hashlib
+import io
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 from receiver.archive.stores import require_key
+from receiver.archive.stores.directory_read import ObjectFile, walk
 from receiver.data_dir import lock, try_lock
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
@@ -126,18 +129,17 @@ class DirectoryStore:
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
         """Open the object's file for reading; see Store."""
-        target = self._path(key)
-        with self._store_errors(f"read {key} from"):
+        target, reading = self._path(key), partial(self._store_errors, f"read {key} from")
+        with reading():
             try:
-                file = target.open("rb")
+                file = io.BufferedReader(ObjectFile(target, reading), CHUNK)
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
                 self._require_not_away()
                 raise MissingObjectError(
                     f"cannot read {key} from the archive directory {self._root}: "
                     "there is no such object"
                 ) from error
-            if start:
-                file.seek(start)
+            file.seek(start)
             return file
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:
@@ -150,7 +152,7 @@ class DirectoryStore:
                     f"there is no archive directory {self._root}: mount it, or correct ARCHIVE_URL"
                 )
             if start.is_dir():
-                yield from _walk(start, f"{prefix}/" if prefix else "", after)
+                yield from walk(start, f"{prefix}/" if prefix else "", after)
 
     def link(self, key: str, seconds: int, *, name: str) -> str | None:  # noqa: ARG002 - Store's
         """Return None: a directory has no URLs; see Store."""
@@ -267,7 +269,7 @@ class DirectoryStore:
         found = _identity(self._temporary)
         if found is not None and self._temporary_id in (None, found):
             return True
-        return self._root.is_dir() and next(_walk(self._root, "", ""), None) is not None
+        return self._root.is_dir() and next(walk(self._root, "", ""), None) is not None
 
     def _leave_note(self) -> None:
         """Create the note that an archive exists here, for processes that start later.
@@ -299,27 +301,6 @@ class DirectoryStore:
         if len(self._synced) > _MOST_REMEMBERED:
             self._synced = {self._root}
         self._synced.update(new)
-
-
-def _walk(folder: Path, prefix: str, after: str) -> Iterator[tuple[str, int]]:
-    """Yield the files below a folder whose names come after ``after``.
-
-    They are sorted as S3 sorts them: ``/`` counts as a character of the name.
-    """
-    with os.scandir(folder) as entries:
-        found = sorted(
-            (entry.name + "/" * entry.is_dir(), entry)
-            for entry in entries
-            if not entry.name.startswith(".")
-        )
-    for name, entry in found:
-        key = prefix + name
-        if name.endswith("/"):
-            if key > after or after.startswith(key):
-                yield from _walk(folder / entry.name, key, after)
-        elif key > after and entry.is_file():
-            with suppress(FileNotFoundError):  # removed since
-                yield key, entry.stat().st_size
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
