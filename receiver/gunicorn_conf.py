@@ -67,6 +67,8 @@ forwarded_allow_ips = with_mapped(os.environ.get("FORWARDED_ALLOW_IPS", ""))
 accesslog = None
 errorlog = "-"
 loglevel = "error"
+# Nobody controls gunicorn by a socket, and a service without a home cannot create one.
+control_socket_disable = True
 # The heartbeat file must not wait for a busy disk.
 _MEMORY = "/dev/shm"  # noqa: S108 - gunicorn creates a private file there
 worker_tmp_dir = _MEMORY if Path(_MEMORY).is_dir() else None

@@ -44,9 +44,11 @@ from receiver.events.destinations import (
 )
 from receiver.net.policy import AddressPolicy
 from receiver.providers.grsai.base_url import base_url
+from receiver.variables import read_variables
 
 # Characters of a callback secret or ADMIN_TOKEN, and bytes of a signing key (Standard Webhooks).
 _MIN_SECRET = 16
+_TOO_SHORT = f"needs at least {_MIN_SECRET} characters; generate one with: openssl rand -hex 32"
 _SIGNING_KEY_SIZES = range(24, 65)
 
 
@@ -135,17 +137,13 @@ def _sendable(value: SecretStr | None) -> SecretStr | None:
 
 def _long_enough(value: SecretStr | None) -> SecretStr | None:
     if value is not None and len(value.get_secret_value()) < _MIN_SECRET:
-        raise ValueError(
-            f"needs at least {_MIN_SECRET} characters; generate one with: openssl rand -hex 32"
-        )
+        raise ValueError(_TOO_SHORT)
     return value
 
 
 def _hard_to_guess(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     if any(len(secret.get_secret_value()) < _MIN_SECRET for secret in values):
-        raise ValueError(
-            "each secret needs at least 16 characters; generate one with: openssl rand -hex 32"
-        )
+        raise ValueError(f"each secret {_TOO_SHORT}")
     return values
 
 
@@ -254,7 +252,7 @@ class Settings(BaseModel):
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:
         """Return the settings in ``environ``; raise ConfigurationError with all mistakes."""
-        values, mistakes = _gather(cls, environ)
+        values, mistakes = read_variables(cls.model_fields, environ)
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:
@@ -372,46 +370,6 @@ class Settings(BaseModel):
 def _each_secret(value: object) -> list[str]:
     several = value if isinstance(value, tuple) else (value,)
     return [one.get_secret_value() for one in several if isinstance(one, SecretStr)]
-
-
-def _gather(cls: type[Settings], environ: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
-    """Return NAME or the contents of NAME_FILE for every field, and the mistakes.
-
-    An empty variable counts as unset.
-    """
-    values: dict[str, object] = {}
-    mistakes = []
-    for field in cls.model_fields:
-        name = field.upper()
-        value, file = environ.get(name, "").strip(), environ.get(f"{name}_FILE", "").strip()
-        if value and file:
-            mistakes.append(f"{name}: set either {name} or {name}_FILE, not both")
-        elif file:
-            try:
-                value = _contents(Path(file))
-            except ValueError as error:
-                mistakes.append(f"{name}_FILE: {error}")
-        if value:
-            values[field] = value
-    return values, mistakes
-
-
-def _contents(path: Path) -> str:
-    """Return the value in a file; raise ValueError if it cannot be read.
-
-    The error does not quote the path: it may be the secret itself by mistake.
-    """
-    try:
-        value = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ValueError(
-            f"the file cannot be read ({error.strerror}); name a readable text file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError("the file is not UTF-8 text; name a readable text file") from error
-    if not value:
-        raise ValueError("the file is empty; write the value into it, or unset the variable")
-    return value
 
 
 def _mistake(field: str, text: str) -> str:

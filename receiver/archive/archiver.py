@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from os import stat_result
 from pathlib import Path
 from shutil import copyfileobj
 from threading import Lock
@@ -156,24 +157,42 @@ class Archiver:
                     picture = self._unfinished.inspect(asset, path, fetched, self._now())
                 except (FetchError, NotThePictureError) as error:
                     return self._quarantine.keep(asset, path, fetched, error)
-            key = asset_key(asset.ref, asset.idx, picture.extension)
-            with (
-                self._noting_store_errors(),
-                STEP_SECONDS.labels("put").time(),
-                tracing.step("put"),
-            ):
+            stored = _stored(
+                asset_key(asset.ref, asset.idx, picture.extension),
+                fetched.sha256,
+                fetched.size,
+                picture,
+                fetched.decoded,
+            )
+            with STEP_SECONDS.labels("put").time(), tracing.step("put"):
                 try:
-                    self._store.put(
-                        key,
-                        path,
-                        sha256=fetched.sha256,
-                        content_type=picture.content_type,
-                        hashed=hashed,
-                    )
-                except ObjectDiffersError:
-                    path.unlink(missing_ok=True)
-                    return self._adopt(key, path)
-            return _stored(key, fetched.sha256, fetched.size, picture, fetched.decoded)
+                    self._put(stored, path, hashed)
+                except ObjectDiffersError as error:
+                    return self._adopt_instead(asset, stored.key, path, fetched, error)
+            return stored
+
+    def _put(self, stored: StoredAsset, path: Path, hashed: stat_result) -> None:
+        with self._noting_store_errors():
+            self._store.put(
+                stored.key,
+                path,
+                sha256=stored.sha256,
+                content_type=stored.content_type,
+                hashed=hashed,
+            )
+
+    def _adopt_instead(
+        self, asset: Asset, key: str, path: Path, fetched: Fetched, error: ObjectDiffersError
+    ) -> StoredAsset | Rejection:
+        """Return the object that has the key already.
+
+        If that is no picture, the downloaded one goes to the quarantine, so that it is not lost.
+        """
+        with self._scratch_file(f"{path.name}-stored") as copy, self._noting_store_errors():
+            try:
+                return self._adopt(key, copy)
+            except NotThePictureError:
+                return self._quarantine.keep(asset, path, fetched, NotThePictureError(str(error)))
 
     def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
         """Return the object of an earlier attempt that was stored but not recorded, if any.
@@ -207,6 +226,8 @@ class Archiver:
     def _noting_store_errors(self) -> Iterator[None]:
         try:
             yield
+        except ObjectDiffersError:
+            raise
         except StoreError:
             self._store_suspect = True
             raise

@@ -1,4 +1,4 @@
-"""The archive's directory disappears under a running service, as a mount may, and comes back."""
+"""The archive is away: its directory disappears like a mount, or its bucket is not there yet."""
 
 import sqlite3
 from contextlib import closing, suppress
@@ -8,8 +8,12 @@ from pathlib import Path
 import requests
 from installation import SERVE, Installation
 from processes import running
+from seaweed import S3Server
 from waiting import until
 
+from receiver.model import Mode
+
+WORKER = ("receiver", "worker")
 DOCTOR = ("receiver", "doctor")
 AUDIT = ("receiver", "audit", "--deep")
 REMEDY = "mount it, or correct ARCHIVE_URL"
@@ -73,3 +77,52 @@ def test_a_service_that_starts_while_its_archive_is_away_waits_for_it(
         assert not archive.exists()
         away.rename(archive)
         assert installation.invoke(*AUDIT).status == 0
+
+
+def on_s3(installation: Installation, server: S3Server, bucket: str) -> None:
+    installation.environ |= {
+        **server.environment(),
+        "ARCHIVE_URL": f"s3://{bucket}/pictures",
+        "POLL_INTERVAL": "0.1",
+    }
+
+
+def test_a_missing_bucket_is_named_and_the_work_waits_until_it_exists(
+    installation: Installation, s3_server: S3Server
+) -> None:
+    bucket = f"{s3_server.make_bucket()}-later"
+    on_s3(installation, s3_server, bucket)
+    with running(SERVE, installation.environ, installation.folder) as service:
+        service.says("archive not usable, work waits")
+        until(lambda: installation.status("/status") == 503, what="an answer of the web server")
+        found = installation.ask_status().json()
+        assert (found["ok"], found["checks"]["ledger"]["ok"]) == (False, True)
+        assert bucket in found["checks"]["archive"]["detail"]
+        assert bucket in next(
+            line for line in service.output().splitlines() if "archive not usable" in line
+        )
+        job = installation.submit(mode=Mode.POLL)
+        service.says("archiving attempt failed")
+        s3_server.client.create_bucket(Bucket=bucket)
+        let_it_try_again(installation)
+        (safe,) = installation.wait(job.ref)
+        assert installation.is_safe(safe)
+        assert (
+            s3_server.client.head_object(Bucket=bucket, Key=f"pictures/{safe.assets[0].key}")[
+                "ContentLength"
+            ]
+            == safe.assets[0].size
+        )
+
+
+def test_a_wrong_key_of_the_archive_is_reported_without_the_secret(
+    installation: Installation, s3_server: S3Server
+) -> None:
+    on_s3(installation, s3_server, s3_server.make_bucket())
+    environ = {**installation.environ, "AWS_SECRET_ACCESS_KEY": "a-wrong-secret-0123"}
+    with running(WORKER, environ, installation.folder) as worker:
+        worker.says("archive not usable, work waits")
+        line = next(line for line in worker.output().splitlines() if "archive not usable" in line)
+        assert installation.environ["ARCHIVE_URL"].split("/")[2] in line
+        assert "a-wrong-secret" not in worker.output()
+        assert worker.stop() == 0

@@ -12,11 +12,9 @@ import requests
 from click.testing import CliRunner
 from installation import Installation
 from processes import Finished, running
-from seaweed import S3Server
 from waiting import until
 
 from receiver.cli import main as receiver
-from receiver.model import Mode
 from submitter.cli import main as submitter
 from submitter.sandbox import Sandbox
 
@@ -377,55 +375,3 @@ def test_a_second_worker_waits_and_can_be_stopped_while_it_does(installation: In
             third.says("waiting for the worker that is still running")
             first.kill()
             third.says("worker started")
-
-
-# An archive that is not there yet.
-
-
-def on_s3(installation: Installation, server: S3Server, bucket: str) -> None:
-    installation.environ |= {
-        **server.environment(),
-        "ARCHIVE_URL": f"s3://{bucket}/pictures",
-        "POLL_INTERVAL": "0.1",
-    }
-
-
-def test_a_missing_bucket_is_named_and_the_work_waits_until_it_exists(
-    installation: Installation, s3_server: S3Server
-) -> None:
-    bucket = f"{s3_server.make_bucket()}-later"
-    on_s3(installation, s3_server, bucket)
-    with running(("receiver", "serve"), installation.environ, installation.folder) as service:
-        service.says("archive not usable, work waits")
-        until(lambda: installation.status("/status") == 503, what="an answer of the web server")
-        found = installation.ask_status().json()
-        assert (found["ok"], found["checks"]["ledger"]["ok"]) == (False, True)
-        assert bucket in found["checks"]["archive"]["detail"]
-        assert bucket in next(
-            line for line in service.output().splitlines() if "archive not usable" in line
-        )
-        job = installation.submit(mode=Mode.POLL)
-        service.says("archiving attempt failed")
-        s3_server.client.create_bucket(Bucket=bucket)
-        execute(installation, "UPDATE assets SET due_at = 0")  # as if the retry were due
-        (safe,) = installation.wait(job.ref)
-        assert installation.is_safe(safe)
-        assert (
-            s3_server.client.head_object(Bucket=bucket, Key=f"pictures/{safe.assets[0].key}")[
-                "ContentLength"
-            ]
-            == safe.assets[0].size
-        )
-
-
-def test_a_wrong_key_of_the_archive_is_reported_without_the_secret(
-    installation: Installation, s3_server: S3Server
-) -> None:
-    on_s3(installation, s3_server, s3_server.make_bucket())
-    environ = {**installation.environ, "AWS_SECRET_ACCESS_KEY": "a-wrong-secret-0123"}
-    with running(WORKER, environ, installation.folder) as worker:
-        worker.says("archive not usable, work waits")
-        line = next(line for line in worker.output().splitlines() if "archive not usable" in line)
-        assert installation.environ["ARCHIVE_URL"].split("/")[2] in line
-        assert "a-wrong-secret" not in worker.output()
-        assert worker.stop() == 0

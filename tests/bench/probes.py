@@ -3,6 +3,7 @@
 Callbacks come at a steady rate, first alone, then while forty probers ask `/healthz`, `/readyz`,
 `/status` and `/metrics` in turn and
 
+- nothing hangs (ledger: SQLite), which shows what the probes alone cost;
 - the bucket accepts connections and answers nothing (ledger: SQLite);
 - another transaction holds the table to which `/readyz` writes (ledger: PostgreSQL);
 - PostgreSQL answered nothing for ``SILENCE`` seconds, until the callbacks begin.
@@ -48,7 +49,8 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        lines = _measure(folder / "s3", variables, {"the bucket hangs": nullcontext}, amount)
+        lines = _measure(folder / "sqlite", {}, {"nothing hangs": nullcontext}, amount)
+        lines += _measure(folder / "s3", variables, {"the bucket hangs": nullcontext}, amount)
     with mortal_postgres() as server:
         url = server.make_database()
         schema.migrate(url)

@@ -65,7 +65,7 @@ FULL = Amounts(
     Amount(7, 200, 20),
     Amount(100, 1, 25),
     Amount(7, 1000, 150),
-    Amount(7, 1000, 240),
+    Amount(5, 600, 90),
     Amount(4, 150, 60),
     Amount(6, 500, 40),
     (0, 100_000, 1_000_000),

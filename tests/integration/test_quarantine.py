@@ -14,7 +14,7 @@ from outside_network import Script, ScriptedServer, answer, chunked
 from prometheus_client import REGISTRY
 
 from receiver.archive.archiver import MAX_BAD_FILES
-from receiver.archive.manifest import quarantine_key
+from receiver.archive.manifest import asset_key, quarantine_key
 from receiver.archive.stores import Store
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
@@ -156,6 +156,16 @@ def test_an_operators_retry_downloads_a_file_that_came_twice_once_more(
         on_disk.books.operator.retry(ref)
         assert [asset.state for asset in on_disk.attempts()] == [AssetState.FAILED]
         assert len(kept(on_disk.store)) == 1
+
+
+@pytest.mark.both_databases
+def test_a_picture_whose_key_is_taken_by_something_else_is_kept(harness: ArchivingHarness) -> None:
+    with scripted_source(sent(PNG)) as server:
+        ref = harness.announce(server)
+        put(harness.store, asset_key(ref, 0, "png"), HALF)
+        asset = harness.attempt()
+    assert "already holds other bytes" in asset.error
+    assert kept(harness.store) == {key_of(asset, PNG): PNG}
 
 
 # Limits.

@@ -3,11 +3,12 @@
 import struct
 import zlib
 
-from made_pictures import SIZE, UNKNOWN, WHOLE, avif, box, chunk, png, track, video, webm
+from made_pictures import SIZE, UNKNOWN, WHOLE, avif, box, chunk, drawn, png, track, video, webm
 
 PNG, JPEG, GIF, WEBP, AVIF, MP4 = (
     WHOLE[kind][0] for kind in ("png", "jpeg", "gif", "webp", "avif", "mp4")
 )
+FINE_JPEG = drawn("JPEG", quality=100)
 STRAY = b"\r\n<!-- served by cdn -->"
 IDAT_AT = PNG.index(b"IDAT")
 IDAT_CRC = IDAT_AT + 4 + struct.unpack_from(">I", PNG, IDAT_AT - 4)[0]
@@ -68,6 +69,14 @@ def avif_with_data(length: int, claim: int = 0) -> bytes:
     )
 
 
+def with_exif_after_the_end() -> bytes:
+    """Make an AVIF of which the list of items says that its Exif data ends after the file."""
+    content = drawn("AVIF", exif=b"Exif\0\0MM\0*\0\0\0\x08" + bytes(6))
+    place = struct.pack(">I", content.index(b"Exif\0\0MM") - 4)  # Exif items begin with an offset
+    at = content.index(place) + 4
+    return content[:at] + b"\0\1\0\0" + content[at + 4 :]
+
+
 # What viewers show although something is wrong, and how the defect is recorded.
 TOLERATED = {
     "bytes after a png": (PNG + STRAY, "24 bytes after the end"),
@@ -98,6 +107,14 @@ TOLERATED = {
         "checksum of PNG chunk b'IDAT'",
     ),
     "a byte in place of a gif trailer": (GIF[:-1] + b"\0;", "in place of the GIF"),
+    "a webp with stray bytes after its picture": (
+        WEBP[:4] + struct.pack("<I", len(WEBP) + 2) + WEBP[8:] + bytes(10),
+        "stray bytes after the WebP",
+    ),
+    "an avif whose metadata would end after the file": (
+        with_exif_after_the_end(),
+        "metadata of the AVIF file (exif)",
+    ),
     "an avif sequence without meta": (
         with_samples(30, 10, 20, brand=b"avis"),
         "without a still picture",
@@ -108,6 +125,9 @@ UNFINISHED = {
     "a png without IEND": PNG[:-12],
     "a png that ends within IEND": PNG[:-5],
     "a png that ends before its last checksum": PNG[: IDAT_CRC + 1],
+    "a png with zeros in place of IEND": PNG[:-12] + bytes(12),
+    "a png with zeros from its last checksum on": PNG[: IDAT_CRC - 4] + bytes(20),
+    "a png with other bytes in place of IEND": PNG[:-12] + STRAY,
     "an interlaced png without IEND": png(
         chunk(b"IDAT", zlib.compress(bytes(3 * 61 * 37 + 200))),
         header=struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 0, 1),
@@ -117,6 +137,8 @@ UNFINISHED = {
     "a progressive jpeg without EOI": WHOLE["progressive jpeg"][0][:-2],
     "a grey jpeg without EOI": WHOLE["grey jpeg"][0][:-2],
     "a jpeg with restarts without EOI": WHOLE["jpeg with restarts"][0][:-2],
+    "a jpeg with zeros in place of EOI": JPEG[:-2] + bytes(500),
+    "a jpeg with another marker in place of EOI": JPEG[:-1] + b"\xdb",
     "a jpeg without EOI before another": JPEG[:-2] + JPEG,
     "a gif without its trailer": GIF[:-1],
     "a gif without its last terminator": GIF[:-2],
@@ -154,6 +176,8 @@ CUT = {
     "a fragment without its data": INIT + FRAGMENT + FRAGMENT[:16],
     "a png with half of its pixels": png(chunk(b"IDAT", zlib.compress(bytes(3 * 61 * 18)))),
     "a jpeg that ends within its scan": JPEG[:-12],
+    "a jpeg with zeros in place of its second half": FINE_JPEG[: len(FINE_JPEG) // 2]
+    + bytes(len(FINE_JPEG) // 2),
     "a progressive jpeg without its last scan": WHOLE["progressive jpeg"][0][
         : WHOLE["progressive jpeg"][0].rindex(b"\xff\xda")
     ],
@@ -161,6 +185,7 @@ CUT = {
         : WHOLE["animated png"][0].rindex(b"fcTL") - 4
     ],
     "a gif that ends within its picture": GIF[:-20],
+    "a gif with zeros in place of its second half": GIF[: len(GIF) // 2] + bytes(len(GIF) // 2),
     "a gif that ends after the beginning of a frame": WHOLE["animated gif"][0][:-1]
     + b"!\xf9\4\0\0\0\0\0",
     "a webp whose RIFF length is too large": WEBP[:4]

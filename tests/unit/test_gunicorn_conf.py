@@ -25,6 +25,13 @@ def test_a_connection_that_falls_silent_gives_its_thread_back(
                 accepted.recv(1)
 
 
+def test_gunicorn_opens_no_control_socket_which_a_locked_down_service_could_not_create() -> None:
+    config = Config()
+    assert not config.control_socket_disable, "or the setting is not needed any more"
+    config.set("control_socket_disable", gunicorn_conf.control_socket_disable)
+    assert config.control_socket_disable
+
+
 @pytest.fixture
 def read_again() -> Iterator[None]:
     yield

@@ -53,10 +53,12 @@ def measure(walk: Walk, top: Top, found: Findings) -> tuple[tuple[int, int], int
         for box in walk.find(top.boxes, b"meta", b"iloc")
         for extent in _extents(walk.data, box)
     ]
-    if not sizes or not any(extent.length for extent in extents):
+    metadata = dict(_metadata(walk, top))
+    pictures = [extent for extent in extents if extent.item not in metadata] or extents
+    if not sizes or not any(extent.length for extent in pictures):
         return _sequence(walk, top, found)
-    _mark_items(walk, top, extents, found)
-    ends = [_end(walk, top, extent) for extent in extents]
+    _mark_items(walk.data, metadata, extents, found)
+    ends = [_end(walk, top, extent) for extent in pictures]
     if top.has(b"moov"):
         ends.append(mp4.end_of_samples(walk, top) or 0)
     return check_dimensions(*max(sizes, key=math.prod)), max(ends)
@@ -127,23 +129,29 @@ class _Numbers:
         return int.from_bytes(self._data[self._at - size : self._at], "big")
 
 
-def _mark_items(walk: Walk, top: Top, extents: list[_Extent], found: Findings) -> None:
-    """Record the items that say something about the origin."""
-    lengths: dict[int, list[_Extent]] = {}
-    for extent in extents:
-        if extent.method in (_IN_FILE, _IN_IDAT):
-            lengths.setdefault(extent.item, []).append(extent)
+def _metadata(walk: Walk, top: Top) -> Iterator[tuple[int, str]]:
+    """Yield number and kind of the items that say something about the origin."""
     for box in walk.find(top.boxes, b"meta", b"iinf"):
         version = walk.data[box.start] if box.start < box.end else 0
         for entry in walk.boxes(box.start + (8 if version else 6), box.end):
             kind, item = _described(walk.data, entry)
-            # An item counts once, however often it is described.
-            for extent in lengths.pop(item, ()) if kind else ():
-                start = extent.offset if extent.method == _IN_FILE else len(walk.data)
-                if kind == "xmp":
-                    found.mark_text(kind, "item", walk.data, start, start + extent.length)
-                else:
-                    found.mark(kind, "item", extent.length)
+            if kind:
+                yield item, kind
+
+
+def _mark_items(
+    data: Data, metadata: dict[int, str], extents: list[_Extent], found: Findings
+) -> None:
+    """Record the items that say something about the origin. The picture is whole without them."""
+    for extent in extents:
+        kind = metadata.get(extent.item, "") if extent.method in (_IN_FILE, _IN_IDAT) else ""
+        start = extent.offset if extent.method == _IN_FILE else len(data)
+        if kind and extent.method == _IN_FILE and start + extent.length > len(data):
+            found.tolerate(f"metadata of the AVIF file ({kind}) would end after the file")
+        elif kind == "xmp":
+            found.mark_text(kind, "item", data, start, start + extent.length)
+        elif kind:
+            found.mark(kind, "item", extent.length)
 
 
 def _described(data: Data, entry: Box) -> tuple[str, int]:

@@ -1,6 +1,8 @@
 """GIF (GIF89a specification): header, extensions and pictures made of sub-blocks, trailer.
 
-A file that ends without its trailer is unfinished if its last picture has all pixels.
+A file that ends without its trailer is unfinished if its last picture has all pixels. If something
+else stands in place of the trailer, the last picture must have all pixels too: the zeros of a file
+that was made in advance look like the end of a picture.
 """
 
 import struct
@@ -34,9 +36,9 @@ def measure(data: Data, found: Findings) -> tuple[int, int]:
     """Walk all blocks up to the trailer; return width and height in pixels."""
     width, height, flags = read_fields(_SCREEN, data, 0)
     at, drawn, left = 13 + _table(flags), 0, _MAX_SUB_BLOCKS
-    size, is_controlled = (width, height), False
+    size, last, is_controlled = (width, height), None, False
     for _ in range(MAX_PARTS):
-        kind = _next_block(data, at, found, is_whole=drawn > 0 and not is_controlled)
+        kind = _next_block(data, at, found, None if is_controlled else last)
         if kind == _TRAILER:
             if not drawn:
                 raise NotThePictureError("a GIF file without a picture in it")
@@ -56,19 +58,25 @@ def measure(data: Data, found: Findings) -> tuple[int, int]:
             _mark(data, at, after, found)
         # A control extension is the beginning of another frame.
         is_controlled = kind == _EXTENSION and data[at + 1] == _CONTROL
-        drawn += kind == _IMAGE
+        if kind == _IMAGE:
+            drawn, last = drawn + 1, (at, start)
         check_frames(drawn)
         at = after
     raise NotThePictureError(f"a GIF file of more than {MAX_PARTS} blocks")
 
 
-def _next_block(data: Data, at: int, found: Findings, *, is_whole: bool) -> int:
-    """Return the kind of block at an offset; the trailer if a file of whole frames ends there."""
-    if at == len(data) and is_whole:
+def _next_block(data: Data, at: int, found: Findings, last: tuple[int, int] | None) -> int:
+    """Return the kind of block at an offset; the trailer if a file of whole frames ends there.
+
+    ``last`` says where the picture before it and its sub-blocks begin.
+    """
+    if at == len(data) and last:
         found.unfinished = _NO_END
         return _TRAILER
     kind = _byte(data, at)
-    if kind not in _BLOCKS and is_whole:
+    if kind not in _BLOCKS and last:
+        if at - last[1] <= _MAX_COUNTED and not _has_all_pixels(data, *last):
+            raise TruncatedError(f"cut short: the GIF picture ends at byte {at}, with pixels left")
         found.tolerate("stray bytes in place of the GIF file's trailer")
         return _TRAILER
     return kind
@@ -95,18 +103,20 @@ def _sub_blocks(data: Data, at: int, left: int) -> tuple[int, int]:
 
 
 def _has_all_pixels(data: Data, at: int, start: int) -> bool:
-    """Return whether the sub-blocks from ``start`` on, which are cut off, have the whole picture.
+    """Return whether the sub-blocks from ``start`` on, which may be cut off, have all pixels.
 
-    ``at`` is the offset of its descriptor. The LZW codes are read for their lengths only.
+    ``at`` is the offset of the picture's descriptor. The LZW codes are read for their lengths only.
     """
     width, height, _ = read_fields(_PICTURE, data, at + 1)
     alphabet = data[start - 1] if start <= len(data) else 0
-    if len(data) - start > _MAX_COUNTED or not 1 <= alphabet <= _LARGEST_ALPHABET:
+    if not 1 <= alphabet <= _LARGEST_ALPHABET:
         return False
-    parts = []
-    while start < len(data):
-        parts.append(data[start + 1 : start + 1 + data[start]])
-        start += 1 + data[start]
+    parts, end = [], start + _MAX_COUNTED
+    while start < len(data) and (length := data[start]):
+        if start > end:
+            return False
+        parts.append(data[start + 1 : start + 1 + length])
+        start += 1 + length
     return bool(_count_pixels(b"".join(parts), alphabet, width * height) >= width * height)
 
 

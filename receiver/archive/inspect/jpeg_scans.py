@@ -17,6 +17,8 @@ _MAX_BYTES = 8 << 20
 # Memory and time depend on these: blocks for each byte, blocks of a picture (40 million pixels),
 # blocks that are read in all scans (about a minute), and Huffman tables.
 _BLOCKS_A_BYTE, _MAX_BLOCKS, _MAX_READ, _MAX_TABLES = 8, 2_000_000, 20_000_000, 1_000
+# Of zeros at the end only these are read: such a file was made in advance, and zeros may decode.
+_ZEROS = 16
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -92,7 +94,8 @@ class _Reader:
     """Reads the segments and scans of one file."""
 
     def __init__(self, data: Data) -> None:
-        self.data = data
+        end = len(data[:].rstrip(b"\0")) + _ZEROS
+        self.data = data[:end]
         self.frame: _Frame | None = None
         self.tables: dict[int, _Table] = {}
         self.interval = 0
@@ -107,7 +110,11 @@ class _Reader:
                 continue
             if marker in _ENDS:
                 break
+            if at + 2 > len(self.data):
+                break
             (length,) = struct.unpack_from(">H", self.data, at)
+            if at + length > len(self.data):
+                break  # what follows is missing; what is needed has come, or is missed
             body, at = self.data[at + 2 : at + length], at + max(2, length)
             if marker in (*_SEQUENTIAL, _PROGRESSIVE):
                 self.frame = _frame(body, len(self.data), is_progressive=marker == _PROGRESSIVE)

@@ -1,8 +1,9 @@
 """PNG (RFC 2083, W3C PNG 3rd edition): chunks (length, name, data, CRC-32) from IHDR to IEND.
 
 A wrong CRC is tolerated if all pixels are right: in an ancillary chunk, and in an IDAT chunk if the
-compressed data agrees with its own checksum. A file that ends before IEND is unfinished if its
-compressed data has all pixels.
+compressed data agrees with its own checksum. If it does not, the file is unfinished if the data has
+all pixels and its own end. A file that ends before IEND, or goes on with something else, is
+unfinished if its compressed data has all pixels.
 """
 
 import struct
@@ -43,6 +44,7 @@ _PASSES = (
 _MAX_COUNTED = 1 << 30
 # Bytes that are decompressed at once; of a longer input zlib would copy the rest each time.
 _DEFLATED_AT_ONCE, _INFLATED_AT_ONCE = 1 << 16, 1 << 20
+_ZLIB_HEAD = 2  # bytes before the compressed data
 _ANCILLARY = 0x20  # the bit of a name's first letter
 _XMP = b"XML:com.adobe.xmp"
 
@@ -63,7 +65,9 @@ def measure(data: Data, found: Findings) -> tuple[int, int]:
     except TruncatedError:
         if not _has_all_pixels(data):
             raise
-        found.unfinished = "the end of the PNG file (IEND) is missing"
+        found.unfinished = "; ".join(
+            filter(None, [found.unfinished, "the end of the PNG file (IEND) is missing"])
+        )
     return size
 
 
@@ -81,26 +85,37 @@ def _header(data: Data) -> tuple[int, int]:
 
 
 def _walk(data: Data, found: Findings) -> None:
-    drawn, frames, is_sound = False, 0, None
+    drawn, frames, damaged = False, 0, set[bytes]()
     for chunk in _chunks(data):
         if chunk.name == b"IEND":
             if not drawn:
                 raise NotThePictureError("a PNG file without a picture in it")
             found.end = chunk.end + _CRC.size
             return
-        if not _has_right_crc(data, chunk):
-            if chunk.name == b"IDAT" and is_sound is None:
-                is_sound = _inflates(data)
-            # The compressed data has a checksum of its own.
-            if not (chunk.name[0] & _ANCILLARY or (chunk.name == b"IDAT" and is_sound)):
-                raise NotThePictureError(
-                    f"a damaged PNG file: the checksum of chunk {chunk.name!r} is wrong"
-                )
-            found.tolerate(f"the checksum of PNG chunk {chunk.name!r} is wrong")
+        if chunk.name not in damaged and not _has_right_crc(data, chunk):
+            damaged.add(chunk.name)  # looked into once, because that may mean to inflate all pixels
+            _check_damage(data, chunk, found)
         drawn = drawn or chunk.name == b"IDAT"
         frames += chunk.name == b"fcTL"  # one for each frame of an animation
         check_frames(frames)
         _mark(data, chunk, found)
+
+
+def _check_damage(data: Data, chunk: Chunk, found: Findings) -> None:
+    """Record a chunk with a wrong checksum. Raise NotThePictureError if it cannot be tolerated."""
+    if not chunk.name.isalpha():
+        raise TruncatedError(f"cut short: no PNG chunk at byte {chunk.start - _CHUNK.size}")
+    broken = NotThePictureError(
+        f"a damaged PNG file: the checksum of chunk {chunk.name!r} is wrong"
+    )
+    # The compressed data has a checksum of its own.
+    if chunk.name == b"fdAT" or (chunk.name == b"IDAT" and not _is_sound(data)):
+        if not _has_all_pixels(data, with_end=chunk.name == b"IDAT"):
+            raise broken
+        found.unfinished = "the pixels do not agree with their checksum"
+    elif not (chunk.name[0] & _ANCILLARY or chunk.name == b"IDAT"):
+        raise broken
+    found.tolerate(f"the checksum of PNG chunk {chunk.name!r} is wrong")
 
 
 def _chunks(data: Data) -> Iterator[Chunk]:
@@ -137,10 +152,11 @@ def _mark(data: Data, chunk: Chunk, found: Findings) -> None:
             found.mark_text("text", keyword, data, start, end)
 
 
-def _has_all_pixels(data: Data) -> bool:
+def _has_all_pixels(data: Data, *, with_end: bool = False) -> bool:
     """Return whether a file without its end has all pixels of a still picture.
 
-    Of an animation every announced frame must be there, and be followed by something.
+    With ``with_end`` the compressed data must also have its own end. Of an animation every
+    announced frame must be there, and be followed by something.
     """
     width, height, depth, colour, _, _, interlaced = read_fields(_IHDR, data, 16)
     bits = depth * _SAMPLES[colour]
@@ -149,7 +165,11 @@ def _has_all_pixels(data: Data) -> bool:
         for columns, rows in _passes(width, height, interlaced=bool(interlaced))
         if columns
     )
-    return needed <= _MAX_COUNTED and _inflates(data, needed) and _has_all_frames(data)
+    if needed > _MAX_COUNTED:
+        return False
+    # Data after all pixels is not looked at, except for the end.
+    there, has_end = _inflate(data, _MAX_COUNTED if with_end else needed, is_checked=False)
+    return there >= needed and (has_end or not with_end) and _has_all_frames(data)
 
 
 def _passes(width: int, height: int, *, interlaced: bool) -> list[tuple[int, int]]:
@@ -162,23 +182,30 @@ def _passes(width: int, height: int, *, interlaced: bool) -> list[tuple[int, int
     ]
 
 
-def _inflates(data: Data, needed: int | None = None) -> bool:
-    """Return whether the compressed data, of which the end may be cut off, has so many bytes.
+def _is_sound(data: Data) -> bool:
+    """Return whether the compressed data is whole and agrees with its own checksum."""
+    return _inflate(data, _MAX_COUNTED, is_checked=True)[1]
 
-    With None: whether it is whole and agrees with its checksum.
+
+def _inflate(data: Data, limit: int, *, is_checked: bool) -> tuple[int, bool]:
+    """Inflate up to ``limit`` bytes; return how many there are, and whether the end was reached.
+
+    Without ``is_checked`` the checksum after the data does not count. What is broken ends the data.
     """
-    limit = _MAX_COUNTED if needed is None else needed
-    inflater, there = zlib.decompressobj(), 0
+    skipped = 0 if is_checked else _ZLIB_HEAD
+    inflater, there = zlib.decompressobj(zlib.MAX_WBITS if is_checked else -zlib.MAX_WBITS), 0
     try:
         for start, end in _compressed(data):
-            with memoryview(data) as whole, whole[start:end] as part:
+            begin = min(start + skipped, end)
+            skipped -= begin - start
+            with memoryview(data) as whole, whole[begin:end] as part:
                 rest: bytes | memoryview = part
                 while len(rest) and there < limit and not inflater.eof:
                     there += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
                     rest = inflater.unconsumed_tail
     except zlib.error:
-        return False
-    return inflater.eof if needed is None else there >= needed
+        return there, False
+    return there, inflater.eof
 
 
 def _compressed(data: Data) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,7 @@ from receiver.archive.inspect.reader import (
     read_fields,
     truncated,
 )
-from receiver.errors import NotThePictureError
+from receiver.errors import NotThePictureError, TruncatedError
 
 _RIFF = struct.Struct("<4xI4x")  # what follows these eight bytes
 _CHUNK = struct.Struct("<4sI")  # name, length; padded to an even length
@@ -45,6 +45,20 @@ def measure(data: Data, found: Findings) -> tuple[int, int]:
     if end > len(data):
         raise truncated("the WebP file", end, len(data))
     size = _size(data)
+    found.end = end
+    try:
+        _walk(data, end, found)
+    except TruncatedError:
+        first = next(_chunks(data, 12, end))
+        if first.name not in _STILL:
+            raise
+        _draw(data, first)
+        # Without VP8X the first chunk is the whole picture.
+        found.tolerate("stray bytes after the WebP picture")
+    return size
+
+
+def _walk(data: Data, end: int, found: Findings) -> None:
     drawn = 0
     for chunk in _chunks(data, 12, end):
         drawn += _draw(data, chunk)
@@ -53,8 +67,6 @@ def measure(data: Data, found: Findings) -> tuple[int, int]:
             found.mark_text(kind, chunk.name.strip(), data, chunk.start, chunk.end)
     if not drawn:
         raise NotThePictureError("a WebP file without a picture in it")
-    found.end = end
-    return size
 
 
 def _chunks(data: Data, at: int, end: int) -> Iterator[Chunk]:
@@ -63,6 +75,8 @@ def _chunks(data: Data, at: int, end: int) -> Iterator[Chunk]:
     The padding byte of the last chunk may be missing.
     """
     for _ in range(MAX_PARTS):
+        if at + _CHUNK.size > end:
+            raise truncated("a WebP chunk", at + _CHUNK.size, end)
         name, length = read_fields(_CHUNK, data, at)
         after = at + 8 + length
         if after > end:
