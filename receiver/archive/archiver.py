@@ -287,7 +287,10 @@ class Archiver:
             permanent=error.permanent,
         )
         with suppress(ClaimLostError):
-            self._decide(claimed, error, file, final=rejection is not None and rejection.final)
+            is_last = rejection.final if rejection else error.permanent
+            if not (rejection and rejection.is_wanted):
+                is_last = self._is_bad_too_often(asset, error) or is_last
+            self._decide(claimed, error, file, is_last=is_last)
             if file:
                 self._quarantine.remove_old(asset, newer=file.sha256)
 
@@ -297,7 +300,7 @@ class Archiver:
         error: ReceiverError,
         rejected: Rejected | None,
         *,
-        final: bool,
+        is_last: bool,
     ) -> None:
         """Record a failed attempt: a final state, or another attempt while the URL lives."""
         asset, now, text = claimed.row, self._now(), str(error)
@@ -305,7 +308,7 @@ class Archiver:
             isinstance(error, SourceGoneError),
             asset.attempts >= ATTEMPTS_BEFORE_REFRESH,
         )
-        if final or error.permanent or self._is_bad_too_often(asset, error):
+        if is_last:
             self._give_up(claimed, AssetState.FAILED, text, rejected)
         elif isinstance(error, StoreError) and now < asset.expires_at + self._url_lifetime:
             # The archive is away; the asset is not at fault. Its URL may live longer than promised.
@@ -338,7 +341,8 @@ class Archiver:
     def _is_bad_too_often(self, asset: Asset, error: ReceiverError) -> bool:
         """Return whether the source served too many files that are no picture; count this one.
 
-        Other faults do not count: they may last until the URL ends.
+        Other faults do not count: they may last until the URL ends. Neither does a file that the
+        archive could not store: it was paid for, and nobody could accept it.
         """
         if isinstance(error, NotThePictureError):
             if asset.url.startswith(INLINE):

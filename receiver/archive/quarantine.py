@@ -90,7 +90,7 @@ class Quarantine:
         """Store a rejected file, which may take ``path`` away; return what it means for the asset.
 
         With a FetchError another download may bring more. Whatever fails here, the attempt goes
-        on: then the file is not kept, and the log says why.
+        on: then the file is not kept, the log says why, and the file is wanted once more.
         """
         if not fetched.size:
             return Rejection(error)
@@ -101,18 +101,18 @@ class Quarantine:
         if twice and asset.quarantined_at is not None:
             # Not recorded again: since this attempt began it may have been removed for others.
             return Rejection(_twice(error) if final else error, final=final)
-        since = None
+        since, is_wanted = None, False
         try:
             since = self._stored_at(asset, path, fetched, is_text=is_text)
         except (StoreError, OSError) as failure:
             _log_not_kept(asset, fetched, str(failure))
-            final = False
+            final, is_wanted = False, not is_text
         REJECTED.labels("not_kept" if since is None else "kept").inc()
         if since is None and asset.quarantined_at is not None:
-            return Rejection(error)  # the earlier one stays
+            return Rejection(error, is_wanted=is_wanted)  # the earlier one stays
         claimed = "".join(filter(str.isprintable, fetched.content_type))
         file = Rejected(fetched.sha256, fetched.size, claimed, str(error), since)
-        return Rejection(_twice(error) if final else error, file, final)
+        return Rejection(_twice(error) if final else error, file, final, is_wanted)
 
     def _stored_at(
         self, asset: Asset, path: Path, fetched: Fetched, *, is_text: bool
@@ -222,12 +222,14 @@ class Quarantine:
 class Rejection:
     """An attempt that brought a bad file: why, what to record, and whether it is the last attempt.
 
-    ``file`` is None if an earlier file stays in the quarantine, or if the new one is empty.
+    ``file`` is None if an earlier file stays in the quarantine, or if the new one is empty. The
+    file ``is_wanted`` once more if the archive could not store it; a text is not.
     """
 
     error: FetchError | NotThePictureError
     file: Rejected | None = None
     final: bool = False
+    is_wanted: bool = False
 
 
 def _twice(error: Exception) -> NotThePictureError:

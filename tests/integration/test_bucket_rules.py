@@ -1,6 +1,7 @@
 """Rules of real buckets: required checksums and encryption, credentials that expire, versions."""
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -28,6 +29,7 @@ from receiver.errors import StoreError
 KEY = "2026/07/01/REF/0.png"
 MANIFEST = "2026/07/01/REF/job.json"
 NAME = f"home/{MARKER}"
+WRONG = b64encode(hashlib.sha256(b"other").digest()).decode()
 
 
 @pytest.fixture
@@ -150,6 +152,22 @@ def test_after_a_failed_write_a_check_writes(
     store.check()
     fake[1].rule = read_only
     store.check()
+
+
+@pytest.mark.parametrize("code", ["RequestTimeout", "ExpiredToken"])
+def test_a_fault_while_the_server_is_tried_does_not_count_as_a_rejected_hash(
+    fake: tuple[FakeS3, FaultProxy], store: S3Store, code: str
+) -> None:
+    def rule(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+        if request.headers.get("x-amz-checksum-sha256") == WRONG:
+            return s3_error(400, code)
+        return ignores_hashes(request, forward)
+
+    fake[1].rule = rule
+    with pytest.raises(StoreError, match=code):
+        store.reads_back()
+    fake[1].rule = ignores_hashes
+    assert store.reads_back()
 
 
 # Credentials

@@ -139,7 +139,8 @@ class DirectoryStore:
                     f"cannot read {key} from the archive directory {self._root}: "
                     "there is no such object"
                 ) from error
-            file.seek(start)
+            if start:
+                file.seek(start)
             return file
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[tuple[str, int]]:

@@ -9,13 +9,15 @@ from http import HTTPStatus
 from botocore.exceptions import ClientError
 
 from receiver.archive.stores.s3_bucket import Bucket, Checksum, Condition
-from receiver.archive.stores.s3_errors import is_taken, is_unsupported, status
+from receiver.archive.stores.s3_errors import error_code, is_taken, is_unsupported, status
 
 MARKER_TEXT = (
     b"Written once by webhook-image-receiver to see whether it may write here. May be deleted.\n"
 )
 _SHA256 = hashlib.sha256(MARKER_TEXT).hexdigest()
 _WRONG = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
+# Errors 400 that say nothing about a hash.
+_FAULTS = frozenset({"ExpiredToken", "InvalidToken", "RequestTimeout", "TokenRefreshRequired"})
 _ONLY_IF_FREE: Condition = {"IfNoneMatch": "*"}
 
 
@@ -115,10 +117,15 @@ def _try(
             return _Outcome.TAKEN
         if is_unsupported(error):
             return _Outcome.UNSUPPORTED
-        if wrong and status(error) in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
+        if wrong and _rejects_hash(error):
             return _Outcome.WRONG_HASH
         raise
     return _Outcome.STORED
+
+
+def _rejects_hash(error: ClientError) -> bool:
+    is_bad = status(error) in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+    return is_bad and error_code(error) not in _FAULTS
 
 
 def _put(
