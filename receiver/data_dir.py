@@ -141,9 +141,28 @@ def keep(path: Path, prefix: str = "") -> str:
     return value
 
 
+def replace(path: Path, value: str) -> None:
+    """Replace the secret in the file ``path``: readers see the old or the new one, never a part.
+
+    Raise OSError if that fails; then nothing has changed.
+    """
+    with _draft(path, value) as draft:
+        draft.replace(path)
+        _sync(path.parent)
+
+
 def _make(path: Path, value: str) -> None:
     """Write the file completely or not at all; of several processes the first one wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _draft(path, value) as draft:
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        _sync(path.parent)
+
+
+@contextmanager
+def _draft(path: Path, value: str) -> Iterator[Path]:
+    """Yield a hidden file beside ``path`` with this value, on disk; its name is removed at last."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(  # noqa: PTH123 - a descriptor
@@ -152,9 +171,7 @@ def _make(path: Path, value: str) -> None:
             file.write(value + "\n")
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(draft, path)
-        _sync(path.parent)
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ from receiver.events.dispatcher import Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
+from receiver.ingest.kept_secrets import KeptSecrets
 from receiver.ingest.tickets import Tickets
 from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
@@ -32,6 +33,7 @@ from receiver.ledger.parts import LedgerParts
 from receiver.ledger.pooler import SESSIONS_NEEDED
 from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.maintenance.doubts import Doubts
+from receiver.maintenance.rotation import Rotation
 from receiver.model import Timing
 from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
@@ -176,7 +178,19 @@ class Services(LedgerParts):
     def tickets(self) -> Tickets:
         """Signs and reads callback URLs."""
         given = [secret.get_secret_value() for secret in self.settings.callback_secrets]
-        return Tickets(given or [data_dir.keep(self.settings.data_dir / "secrets" / "callback")])
+        return Tickets(given) if given else Tickets(newest=self.kept_secrets.secrets)
+
+    @cached_property
+    def kept_secrets(self) -> KeptSecrets:
+        """The callback secrets that the service generates if none are set."""
+        return KeptSecrets(self.settings.data_dir)
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """Rotates the callback secrets; None if the operator sets them."""
+        if self.settings.callback_secrets:
+            return None
+        return Rotation(self.kept_secrets, self.signers, self.now)
 
     @cached_property
     def admin_token(self) -> str:
@@ -323,6 +337,7 @@ class Services(LedgerParts):
             ),
             check_archive=self.store.check,
             doubts=Doubts(self.assets, self.thumbnails),
+            rotation=self.rotation,
             living=sign_of_life(self.workers, self._report, alone=self.settings.embedded),
         )
 

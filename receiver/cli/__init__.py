@@ -8,6 +8,7 @@ main = Commands(
         "worker": "receiver.cli.worker",
         "migrate": "receiver.cli.ledger",
         "backup": "receiver.cli.ledger",
+        "secrets": "receiver.cli.secrets",
         "prune": "receiver.cli.ledger",
         "doctor": "receiver.cli.doctor",
         "audit": "receiver.cli.audit",

@@ -12,6 +12,7 @@ from receiver import clock
 from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.cli.progress import ProgressBar
 from receiver.errors import ConfigurationError
+from receiver.ingest.kept_secrets import old_path, read_old
 from receiver.ledger import schema
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.queries.totals import Totals
@@ -67,16 +68,16 @@ def _path(origin: str, settings: Settings) -> Path:
         )
     if settings.embedded:
         mistakes.append("DATABASE_URL: must be the postgresql:// to copy to")
-    elif kept is not None and kept not in {
-        one.get_secret_value() for one in settings.callback_secrets
-    }:
+    elif not set(kept) <= {one.get_secret_value() for one in settings.callback_secrets}:
+        its = "secret" if len(kept) == 1 else f"{len(kept)} secrets"
+        files = secret if len(kept) == 1 else f"{secret} and {old_path(secret).name}"
         mistakes.append(
-            f"CALLBACK_SECRETS: must include the secret in {secret}, or callbacks of jobs in "
+            f"CALLBACK_SECRETS: must include the {its} in {files}, or callbacks of jobs in "
             "flight are refused; put it last"
         )
     if mistakes:
         raise ConfigurationError(mistakes)
-    if kept is None:
+    if not kept:
         click.echo(
             f"CALLBACK_SECRETS could not be checked, {secret} cannot be read: make sure that it "
             "includes the secrets of the old service, its CALLBACK_SECRETS or secrets/callback in "
@@ -86,12 +87,13 @@ def _path(origin: str, settings: Settings) -> Path:
     return path
 
 
-def _kept(secret: Path) -> str | None:
-    """Return the secret in a file, or None if it cannot be read."""
+def _kept(secret: Path) -> list[str]:
+    """Return the secret in a file and those before it; none if they cannot be read."""
     try:
-        return secret.read_text(encoding="ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
+        newest = secret.read_text(encoding="ascii").split()
+        return newest + read_old(secret) if newest else []
+    except (OSError, UnicodeDecodeError, ConfigurationError):
+        return []
 
 
 def _move(origin: str, path: Path, settings: Settings) -> int:

@@ -14,6 +14,7 @@ from receiver.archive.stores.s3 import S3Store
 from receiver.errors import LedgerError, ProviderError, StoreError
 from receiver.ledger import schema
 from receiver.ledger.database import require_writable
+from receiver.ledger.queries.signers import REFUSAL_REMEDY, refusal, refused
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 from receiver.settings import Settings
@@ -55,6 +56,19 @@ _LEDGER_REMEDY = (
     "start the database, or correct DATABASE_URL; for SQLite free disk space and let this user "
     "write to DATA_DIR"
 )
+
+
+def secrets(services: Services) -> str:
+    """Compare the callback secrets with those that signed the tickets of unfinished jobs."""
+    ours = services.tickets.fingerprints
+    try:
+        missing = refused(services.signers.unfinished(), ours)
+    except LedgerError as error:
+        raise NothingToCheck("the ledger cannot be read") from error
+    if missing:
+        raise Trouble(refusal(missing), REFUSAL_REMEDY)
+    old = f", {', '.join(ours[1:])} accepted too" if ours[1:] else ""
+    return f"{ours[0]} signs callback URLs{old}"
 
 
 def archive(store: Store) -> str:

@@ -32,6 +32,7 @@ def examine(services: Services) -> Iterator[Finding]:
     yield _finding("ledger", lambda: checks.ledger(services))
     yield _finding("archive", lambda: checks.archive(services.store))
     yield _finding("workers", lambda: machine.workers(services))
+    yield _finding("secrets", lambda: checks.secrets(services))
     yield _finding("disk", lambda: machine.disk(services))
     yield _finding("provider", lambda: checks.provider(services.settings, services.grsai))
     yield _finding("clock", lambda: checks.clock(services.settings.grsai_base_url))

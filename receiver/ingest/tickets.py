@@ -6,7 +6,8 @@ all verify, so that secrets can be rotated without losing callbacks that are on 
 
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 from itsdangerous import Signer
@@ -22,23 +23,48 @@ _REF_LENGTH = 26
 CANARY = "0" * _REF_LENGTH
 # Compared in place of a malformed ticket.
 _INVALID = f"{'0' * _REF_LENGTH}.{'-' * 43}"
+# Hex digits of a fingerprint: 24 bits tell a handful of secrets apart. A generated secret has 256
+# bits, so each fingerprint fits 2^232 of them, and a guess is never confirmed by it.
+_FINGERPRINT_LENGTH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What is derived from a secret: the key that signs, and the name the secret is shown by."""
+
+    key: bytes
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """The keys of secrets, in their order."""
+
+    secrets: Sequence[str]
+    all: tuple[_Key, ...]
 
 
 class Tickets:
-    """Signs refs and reads them back; holds the secrets, newest first."""
+    """Signs refs and reads them back; holds the secrets, newest first.
 
-    def __init__(self, secrets: Sequence[str]) -> None:
-        # itsdangerous derives the key again for every signature, which takes longer than signing.
-        self._keys = [
-            Signer(
-                secret, salt="callback-ticket", digest_method=sha256, key_derivation="hmac"
-            ).derive_key()
-            for secret in secrets
-        ]
+    ``newest`` returns the secrets of now, and the same object as long as they do not change; by
+    default they never do.
+    """
+
+    def __init__(
+        self, secrets: Sequence[str] = (), newest: Callable[[], Sequence[str]] | None = None
+    ) -> None:
+        self._newest = newest or (lambda: secrets)
+        self._derived = _derive(self._newest())
 
     def sign(self, ref: str) -> str:
         """Return the ticket of the job ``ref``."""
-        return _ticket(self._keys[0], ref).decode()
+        return self.issue(ref)[0]
+
+    def issue(self, ref: str) -> tuple[str, str]:
+        """Return the ticket of the job ``ref``, and the fingerprint of the secret that signed."""
+        first = self._keys()[0]
+        return _ticket(first.key, ref).decode(), first.fingerprint
 
     def ref(self, ticket: str) -> str:
         """Return the ref of a ticket; raise TicketError for any text that is not exactly ours.
@@ -50,10 +76,39 @@ class Tickets:
         well_formed = _FORMAT.fullmatch(ticket) is not None
         candidate = ticket if well_formed else _INVALID
         ref = candidate[:_REF_LENGTH]
-        matches = [hmac.compare_digest(_ticket(key, ref), candidate.encode()) for key in self._keys]
+        matches = [
+            hmac.compare_digest(_ticket(one.key, ref), candidate.encode()) for one in self._keys()
+        ]
         if well_formed and any(matches):
             return ref
         raise TicketError("this ticket was not made by us")
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The fingerprints of the secrets, that of the signing one first."""
+        return tuple(one.fingerprint for one in self._keys())
+
+    def _keys(self) -> tuple[_Key, ...]:
+        if (secrets := self._newest()) is not self._derived.secrets:
+            self._derived = _derive(secrets)
+        return self._derived.all
+
+
+def fingerprint(secret: str) -> str:
+    """Return the name by which a secret is stored and shown; it does not help to guess it."""
+    return hmac.digest(_derived_key(secret, "callback-secret-fingerprint"), b"", "sha256").hex()[
+        :_FINGERPRINT_LENGTH
+    ]
+
+
+def _derive(secrets: Sequence[str]) -> _Keys:
+    # itsdangerous derives the key again for every signature, which takes longer than signing.
+    keys = (_Key(_derived_key(one, "callback-ticket"), fingerprint(one)) for one in secrets)
+    return _Keys(secrets, tuple(keys))
+
+
+def _derived_key(secret: str, salt: str) -> bytes:
+    return Signer(secret, salt=salt, digest_method=sha256, key_derivation="hmac").derive_key()
 
 
 def _ticket(key: bytes, ref: str) -> bytes:

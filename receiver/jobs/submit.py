@@ -42,12 +42,16 @@ BACK_OFF = (5.0, 10.0, 20.0)
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A prepared submit. ``send`` makes the request and calls its argument right before it."""
+    """A prepared submit. ``send`` makes the request and calls its argument right before it.
+
+    ``signer`` is the fingerprint of the secret that signed the callback URL, if there is one.
+    """
 
     ref: str
     submission: Submission
     base_url: str
     send: Callable[[BeforeSend], None]
+    signer: str | None = None
 
 
 class SubmitService:
@@ -130,17 +134,21 @@ class SubmitService:
         if mistakes or self._client is None:
             raise ConfigurationError(mistakes)
         ref = new_ref(clock.now())
+        web_hook, signer = self._web_hook(ref, submission)
         try:
-            request = build_submit(submission, self._web_hook(ref, submission))
+            request = build_submit(submission, web_hook)
         except ValueError as error:
             raise ConfigurationError([f"model: {error}"]) from error
         send = self._stream if submission.mode is Mode.STREAM else self._post_async
-        return Post(ref, submission, self._base_url, partial(send, self._client, request, ref))
+        sends = partial(send, self._client, request, ref)
+        return Post(ref, submission, self._base_url, sends, signer)
 
-    def _web_hook(self, ref: str, submission: Submission) -> str:
-        if submission.mode is Mode.WEBHOOK:
-            return f"{self._public_url}/callback/{self._tickets.sign(ref)}"
-        return NO_WEBHOOK
+    def _web_hook(self, ref: str, submission: Submission) -> tuple[str, str | None]:
+        """Return the callback URL, and the fingerprint of the secret that signed it."""
+        if submission.mode is not Mode.WEBHOOK:
+            return NO_WEBHOOK, None
+        ticket, signer = self._tickets.issue(ref)
+        return f"{self._public_url}/callback/{ticket}", signer
 
     def _post_async(
         self, client: GrsaiClient, request: Request, ref: str, before_send: BeforeSend
@@ -208,5 +216,5 @@ class SubmitService:
         return self._jobs.get(post.ref)
 
     def _insert(self, post: Post) -> None:
-        self._jobs.submit(post.submission, post.base_url, post.ref)
+        self._jobs.submit(post.submission, post.base_url, post.ref, signer=post.signer)
         failpoints.reached(failpoints.Point.WRITTEN_DOWN)

@@ -70,9 +70,17 @@ class Jobs:
 
     # Submit.
 
-    def submit(self, submission: Submission, base_url: str, ref: str | None = None) -> Job:
+    def submit(
+        self,
+        submission: Submission,
+        base_url: str,
+        ref: str | None = None,
+        *,
+        signer: str | None = None,
+    ) -> Job:
         """Insert a job that is about to be posted; it is ``submitting`` until the answer is known.
 
+        ``signer`` is the fingerprint of the secret that signed its ticket, None without a ticket.
         Raise KeyTakenError if another job uses the caller's key. A refused job frees its key.
         """
         now = self._now()
@@ -81,7 +89,7 @@ class Jobs:
         values = {name: getattr(submission, name) for name in names}
         values["params"] = json.dumps(submission.params, ensure_ascii=False)
         values["due_at"] = now + self._timing.job_timeout
-        values["requested"] = submission.requested
+        values |= {"requested": submission.requested, "signer": signer}
 
         def work(connection: Connection) -> Job:
             if submission.key is not None:

@@ -17,6 +17,7 @@ from receiver.ledger.queries.job_list import JobListQueries
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.queries.pictures import PictureQueries
 from receiver.ledger.queries.set_aside import SetAsideQueries
+from receiver.ledger.queries.signers import Signers
 from receiver.ledger.queries.totals import Totals
 from receiver.ledger.workers import Workers
 from receiver.model import Timing
@@ -104,6 +105,11 @@ class LedgerParts:
     def events(self) -> EventQueries:
         """Events and the state of their deliveries."""
         return EventQueries(self.database)
+
+    @cached_property
+    def signers(self) -> Signers:
+        """Which callback secrets are still needed."""
+        return Signers(self.database)
 
     @cached_property
     def totals(self) -> Totals:

@@ -83,6 +83,9 @@ jobs = Table(
     Column("requested", Integer),  # pictures asked for; NULL if the request does not say it
     # Results of the success that are not archived, because they are too many.
     Column("left_out", Integer, nullable=False, server_default="0"),
+    # The fingerprint of the callback secret that signed its ticket; NULL: it has none, was adopted,
+    # or was posted by a release that did not record it.
+    Column("signer", Text),
     CheckConstraint(one_of("state", JobState), name="state"),
     CheckConstraint(one_of("api", Api), name="api"),
     CheckConstraint(one_of("mode", Mode), name="mode"),
@@ -104,8 +107,9 @@ jobs = Table(
     ),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
 )
-# What is read of a job by default. ``params`` may have megabytes of reference pictures.
-job_columns = [column for column in jobs.columns if column.name != "params"]
+# What is read of a job by default. ``params`` may have megabytes of reference pictures, and
+# ``signer`` matters in rotations only.
+job_columns = [column for column in jobs.columns if column.name not in ("params", "signer")]
 
 # One task of a provider is one job. A callback without a ticket finds its job by this index too.
 Index("uq_jobs_provider_id", jobs.c.provider, jobs.c.provider_id, unique=True)

@@ -11,6 +11,7 @@ from receiver import clock
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger.database import require_writable
 from receiver.ledger.queries.events import DestinationStatus
+from receiver.ledger.queries.signers import REFUSAL_REMEDY, Signed, refusal, refused
 from receiver.ledger.workers import ALIVE_FOR, NO_WORKER_REMEDY, WorkerSeen
 from receiver.services import Services
 from receiver.telemetry.disk_space import DiskSpace
@@ -60,6 +61,7 @@ class Figures:
     oldest_due: float
     destinations: list[DestinationStatus]
     workers: list[WorkerSeen]
+    refused: list[Signed]
 
 
 class HealthChecks:
@@ -102,7 +104,12 @@ class HealthChecks:
         }
 
     def _of_figures(self, answer: Answer[Figures]) -> dict[str, Check]:
-        judges = {"workers": _workers, "work": _work, "events": self._events}
+        judges = {
+            "workers": _workers,
+            "work": _work,
+            "secrets": _secrets,
+            "events": self._events,
+        }
         return {name: _check_of(answer, judge) for name, judge in judges.items()}
 
     def _check_ledger(self) -> None:
@@ -123,6 +130,9 @@ class HealthChecks:
             oldest_due=0.0 if due is None else max(0.0, now - due),
             destinations=self._services.events.destinations(),
             workers=self._services.workers.seen(),
+            refused=refused(
+                self._services.signers.unfinished(), self._services.tickets.fingerprints
+            ),
         )
 
     def _events(self, figures: Figures) -> tuple[bool, str, dict[str, object]]:
@@ -194,6 +204,14 @@ def _workers(figures: Figures) -> tuple[bool, str, dict[str, object]]:
     ok = any(worker.is_alive for worker in figures.workers)
     text = "ok" if ok else f"no worker was heard of for {ALIVE_FOR:.0f} s: {NO_WORKER_REMEDY}"
     return ok, text, {"workers": shown}
+
+
+def _secrets(figures: Figures) -> tuple[bool, str, dict[str, object]]:
+    """Return whether the callbacks of all unfinished jobs are accepted."""
+    if not figures.refused:
+        return True, "ok", {"refused_jobs": 0}
+    count = sum(signed.waiting for signed in figures.refused)
+    return False, f"{refusal(figures.refused)}; {REFUSAL_REMEDY}", {"refused_jobs": count}
 
 
 def _disk_check(answer: Answer[list[DiskSpace]], figures: Answer[Figures]) -> Check:

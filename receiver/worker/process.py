@@ -24,6 +24,7 @@ from receiver.errors import StoreError
 from receiver.ledger.queries.audit import Audit
 from receiver.maintenance.doubts import Doubts, try_periodically
 from receiver.maintenance.periodic_audit import audit_periodically
+from receiver.maintenance.rotation import Rotation, retire_periodically
 from receiver.version import version
 from receiver.worker.engine import Engine, WorkQueue
 
@@ -53,6 +54,7 @@ class WorkerProcess:
         audit: Callable[[bool], Audit],
         check_archive: Callable[[], None],
         doubts: Doubts,
+        rotation: Rotation | None,
         living: AbstractContextManager[None],
     ) -> None:
         self._data_dir = data_dir
@@ -63,6 +65,7 @@ class WorkerProcess:
         self._audit = audit
         self._check_archive = check_archive
         self._doubts = doubts
+        self._rotation = rotation
         self._living = living
 
     def run(self) -> None:
@@ -77,6 +80,7 @@ class WorkerProcess:
                     self._living,
                     audit_periodically(self._audit),
                     try_periodically(self._doubts),
+                    retire_periodically(self._rotation),
                 ):
                     self._engine.run(self._queues(scratch))
             finally:

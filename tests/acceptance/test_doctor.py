@@ -4,7 +4,17 @@ import json
 
 from installation import Installation
 
-NAMES = ["configuration", "ledger", "archive", "workers", "disk", "provider", "clock", "public URL"]
+NAMES = [
+    "configuration",
+    "ledger",
+    "archive",
+    "workers",
+    "secrets",
+    "disk",
+    "provider",
+    "clock",
+    "public URL",
+]
 
 
 def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_asked_for(

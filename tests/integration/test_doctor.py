@@ -57,7 +57,7 @@ def test_a_fresh_installation_is_examined_in_order_and_everything_missing_is_rep
     }
     with services(**closed) as opened:
         found = findings(opened)
-    names = ["ledger", "archive", "workers", "disk", "provider", "clock", "public URL"]
+    names = ["ledger", "archive", "workers", "secrets", "disk", "provider", "clock", "public URL"]
     assert list(found) == names
     assert f"schema {schema.HEAD}, 0 jobs" in found["ledger"].detail
     assert "files are written, linked and synced" in found["archive"].detail
@@ -69,6 +69,7 @@ def test_a_fresh_installation_is_examined_in_order_and_everything_missing_is_rep
         "ledger": "ok",
         "archive": "ok",
         "workers": "skipped",
+        "secrets": "ok",
         "disk": "ok",
         "clock": "skipped",
         "public URL": "skipped",

@@ -164,6 +164,7 @@ def test_a_broken_ledger_is_reported_without_details_and_counters_are_still_show
         "archive": True,
         "workers": False,
         "work": False,
+        "secrets": False,
         "events": False,
         "disk": True,
     }

@@ -19,6 +19,7 @@ from receiver.ledger.quarantine import KeptFile, QuarantineRecords
 from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.jobs import JobQueries
+from receiver.ledger.queries.signers import Signers
 from receiver.ledger.tables import (
     assets,
     deliveries,
@@ -127,6 +128,9 @@ STATEMENTS: dict[str, Callable[[Connection], object]] = {
         MANY - 10
     ),
     "the quarantine": lambda connection: look_at(QuarantineRecords(OneConnection(connection))),
+    "who signed unfinished jobs": lambda connection: Signers(
+        OneConnection(connection)
+    ).unfinished(),
     "events delivered long ago": lambda connection: Outbox(
         OneConnection(connection), lambda: NOW
     ).prune(),

@@ -29,6 +29,7 @@ from receiver.ledger.queries.job_list import JobListQueries
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.queries.pictures import PictureQueries
 from receiver.ledger.queries.set_aside import SetAsideQueries
+from receiver.ledger.queries.signers import Signers
 from receiver.ledger.queries.totals import Totals
 from receiver.ledger.rows import Asset, Job, StoredAsset
 from receiver.ledger.tables import metadata
@@ -120,6 +121,7 @@ class Books:
         self.set_aside = SetAsideQueries(database)
         self.events = EventQueries(database)
         self.totals = Totals(database)
+        self.signers = Signers(database)
         self.assets = Assets(database, self.clock)
         self.outbox = Outbox(database, self.clock)
         self.claims = Claims(database, self.clock)

@@ -42,7 +42,11 @@ def commands() -> Iterator[tuple[str, str, click.Command]]:
         for name in group.list_commands(context):
             command = group.get_command(context, name)
             assert command is not None
-            yield program, name, command
+            if isinstance(command, click.Group):
+                for inner, its in command.commands.items():
+                    yield program, f"{name} {inner}", its
+            else:
+                yield program, name, command
 
 
 def named_in(page: str) -> list[str]:

@@ -26,7 +26,10 @@ MADE = {
     *(f"source_{source}" for source in Source),
     *(f"verdict_{verdict}" for verdict in Decision),
     *(f"event_{kind}" for kind in EventType),
-    *(f"fault_{part}" for part in ("ledger", "archive", "workers", "work", "events", "disk")),
+    *(
+        f"fault_{part}"
+        for part in ("ledger", "archive", "workers", "work", "secrets", "events", "disk")
+    ),
     *(f"theme_{theme}" for theme in ("auto", "light", "dark")),
     *(f"mode_{mode}" for mode in ("webhook", "poll", "stream")),
 }
