@@ -13,34 +13,26 @@ from receiver import data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
 from receiver.archive.quarantine import Quarantine
-from receiver.archive.stores import Store
-from receiver.archive.stores.archive_url import open_store
 from receiver.archive.thumbnails import Thumbnails
-from receiver.errors import ConfigurationError
 from receiver.events.dispatcher import Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
-from receiver.ingest.kept_secrets import KeptSecrets
-from receiver.ingest.tickets import Tickets
 from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.submit import SubmitService
-from receiver.ledger import liveness, schema
+from receiver.ledger import liveness
 from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, events_queue
-from receiver.ledger.parts import LedgerParts
-from receiver.ledger.pooler import SESSIONS_NEEDED
 from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.maintenance.doubts import Doubts
 from receiver.maintenance.rotation import Rotation
-from receiver.model import Timing
 from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
+from receiver.opening import Opening
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.openai.client import OpenAIClient
-from receiver.settings import Settings
 from receiver.telemetry.disk_space import DiskSpace, measure
 from receiver.telemetry.redaction import Redactor
 from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine, EngineNotifier
@@ -59,70 +51,8 @@ SUSPECT_THREADS = 1
 EVENT_THREADS = 4
 
 
-class Services(LedgerParts):
+class Services(Opening):
     """Every part of the service, built once for a process."""
-
-    def __init__(self, settings: Settings) -> None:
-        timing = Timing(
-            settings.url_lifetime, settings.poll_after, settings.poll_interval, settings.job_timeout
-        )
-        super().__init__(settings.database_url, timing)
-        self.settings = settings
-
-    def open(self, *, to_look: bool = False, creates: bool = True) -> "Services":
-        """Prepare what every process needs: DATA_DIR and, with SQLite, a ledger of this schema.
-
-        ``to_look`` is for read-only commands: DATA_DIR need not be writable. These and those that
-        are not to create a ledger (``creates``) need an existing one. Raise ConfigurationError or
-        LedgerError with the remedy.
-        """
-        if to_look or not creates:
-            self.require_ledger()
-        data_dir.make_data_dir(self.settings.data_dir)
-        if not to_look:
-            data_dir.require_writable(self.settings.data_dir)
-            data_dir.close_to_others(self.settings.data_dir, self.settings.ledger_path)
-        assert self.store  # noqa: S101 - reports a malformed ARCHIVE_URL before any work begins
-        if self.settings.embedded:
-            self._migrate_if_old()
-        else:
-            self._require_sessions()
-            schema.require_current(self.database)
-        if self.settings.destinations:
-            # By the first process that opens the ledger: it then gets all new events.
-            self.outbox.register([destination.name for destination in self.settings.destinations])
-        return self
-
-    def require_ledger(self) -> None:
-        """Raise ConfigurationError if there is no embedded ledger yet; nothing is created."""
-        chosen = self.settings
-        if not chosen.embedded or chosen.ledger_path.exists():
-            return
-        is_default = chosen.ledger_path.parent == chosen.data_dir
-        name, place = (
-            ("DATA_DIR", chosen.data_dir) if is_default else ("DATABASE_URL", chosen.ledger_path)
-        )
-        mistake = (
-            f"{name}: no ledger in {place}; set {name} to that of the service "
-            "(`receiver serve` creates a ledger)"
-        )
-        raise ConfigurationError([mistake])
-
-    def _migrate_if_old(self) -> None:
-        path = self.settings.ledger_path
-        if not path.exists() or schema.is_old(schema.version(self.database)):
-            schema.migrate(self.settings.database_url)
-
-    def _require_sessions(self) -> None:
-        if isinstance(self.database, PostgresDatabase) and not self.database.keeps_sessions():
-            self.close()  # most commands end without
-            raise ConfigurationError([SESSIONS_NEEDED])
-
-    def close(self) -> None:
-        """Close what was opened."""
-        for part in ("database", "store", "fetcher", "event_client"):
-            if part in self.__dict__:
-                self.__dict__[part].close()
 
     @cached_property
     def serializer(self) -> EventSerializer:
@@ -174,23 +104,13 @@ class Services(LedgerParts):
             now=self.now,
         )
 
-    @cached_property
-    def tickets(self) -> Tickets:
-        """Signs and reads callback URLs."""
-        given = [secret.get_secret_value() for secret in self.settings.callback_secrets]
-        return Tickets(given) if given else Tickets(newest=self.kept_secrets.secrets)
-
-    @cached_property
-    def kept_secrets(self) -> KeptSecrets:
-        """The callback secrets that the service generates if none are set."""
-        return KeptSecrets(self.settings.data_dir)
-
     @property
     def rotation(self) -> Rotation | None:
         """Rotates the callback secrets; None if the operator sets them."""
         if self.settings.callback_secrets:
             return None
-        return Rotation(self.kept_secrets, self.signers, self.now)
+        remember = self.shared_settings.remember_secrets
+        return Rotation(self.kept_secrets, self.signers, self.now, remember)
 
     @cached_property
     def admin_token(self) -> str:
@@ -204,15 +124,6 @@ class Services(LedgerParts):
     def admin_token_path(self) -> Path:
         """The file of the token that the service generates if none is set."""
         return self.settings.data_dir / "secrets" / "admin"
-
-    @cached_property
-    def store(self) -> Store:
-        """The archive's objects."""
-        chosen = self.settings
-        try:
-            return open_store(chosen.archive_url, chosen.s3_options())
-        except ValueError as error:
-            raise ConfigurationError([f"ARCHIVE_URL: {error}"]) from error
 
     @cached_property
     def engine(self) -> Engine:

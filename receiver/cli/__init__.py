@@ -9,6 +9,7 @@ main = Commands(
         "migrate": "receiver.cli.ledger",
         "backup": "receiver.cli.ledger",
         "secrets": "receiver.cli.secrets",
+        "adopt": "receiver.cli.adopt",
         "prune": "receiver.cli.ledger",
         "doctor": "receiver.cli.doctor",
         "audit": "receiver.cli.audit",

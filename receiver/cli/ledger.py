@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import click
+from sqlalchemy import make_url
 
 from receiver import clock
 from receiver.cli.base import SOME_FAILED, load, reports_errors
@@ -16,6 +17,7 @@ from receiver.ingest.kept_secrets import old_path, read_old
 from receiver.ledger import schema
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.queries.totals import Totals
+from receiver.ledger.shared_settings import mark_moved
 from receiver.ledger.sqlite import is_open
 from receiver.maintenance import copy_to_postgres as copy
 from receiver.maintenance.backup import back_up
@@ -113,12 +115,22 @@ def _move(origin: str, path: Path, settings: Settings) -> int:
         if differences:
             click.echo("\n".join(f"NOT equal: {difference}" for difference in differences))
             return SOME_FAILED
+        # First the mark: a run that was killed in between is repeated.
+        with closing(open_database(origin)) as source:
+            mark_moved(source, _without_password(settings.database_url), clock.now())
         copy.finish(target)
         click.echo(
             "both sides are equal, and every invariant holds: start the service with the new "
-            "DATABASE_URL"
+            "DATABASE_URL; the old ledger is marked and no service starts on it"
         )
         return 0
+
+
+def _without_password(address: str) -> str:
+    """Return a database's address for display."""
+    url = make_url(address)
+    port = f":{url.port}" if url.port else ""
+    return f"postgresql://{url.host or ''}{port}/{url.database or ''}"
 
 
 def _is_in_use(path: Path) -> bool:

@@ -25,17 +25,28 @@ EVERY = 600.0
 
 
 class Rotation:
-    """Changes the kept secrets. ``now`` returns seconds since the epoch."""
+    """Changes the kept secrets. ``now`` returns seconds since the epoch.
 
-    def __init__(self, kept: KeptSecrets, signers: Signers, now: Callable[[], float]) -> None:
+    ``remember`` lets the ledger remember the secrets of now; see ``ledger.shared_settings``.
+    """
+
+    def __init__(
+        self,
+        kept: KeptSecrets,
+        signers: Signers,
+        now: Callable[[], float],
+        remember: Callable[[], None],
+    ) -> None:
         self._kept = kept
         self._signers = signers
         self._now = now
+        self._remember = remember
 
     def rotate(self) -> list[str]:
         """Let a new secret sign; return the fingerprints of old ones that were removed."""
         removed = self.retire()
         self._kept.rotate()
+        self._remember()
         return removed
 
     def remove_old(self) -> list[str]:
@@ -54,6 +65,8 @@ class Rotation:
 
     def _remove(self, secrets: list[str]) -> list[str]:
         if secrets:
+            # First, so that the ledger knows one of the secrets that stay.
+            self._remember()
             self._kept.remove(secrets)
         return [fingerprint(secret) for secret in secrets]
 

@@ -98,7 +98,8 @@ def test_a_server_with_another_ledger_is_found_out_by_its_answer(
     with serving(installation, DATA_DIR=other):
         assert refused(installation.invoke(*SUBMIT), "a service that does not know its tickets")
     secret = {"CALLBACK_SECRETS": "a-shared-secret-0123"}
-    with serving(installation, DATA_DIR=other, **secret):
+    assert installation.invoke("receiver", "adopt", "secrets", **secret).status == 0
+    with serving(installation, DATA_DIR=f"{other}-2", **secret):
         assert refused(installation.invoke(*SUBMIT, **secret), "a service with another ledger")
     assert installation.tasks() == []
 

@@ -7,6 +7,7 @@ transactions, and a manifest and the end of each job (here of one picture). Proc
 of the process trees, from /proc: of the worker, of the loop, of PostgreSQL.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from postgres import PostgresServer
 from sqlalchemy import Connection, Select, func, select
@@ -106,6 +108,7 @@ def measure(folder: Path, url: str, place: Place, amount: Amount) -> list[Line]:
     rounds: list[_Round] = []
     log = folder / "worker.log"
     with (
+        patch.dict(os.environ, place.variables),  # boto3 reads its own
         closing(Services(Settings.load(env)).open()) as services,
         running(
             ["-m", "receiver", "worker"], env, log, lambda: "worker started" in log.read_text()

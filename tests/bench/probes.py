@@ -11,10 +11,12 @@ Callbacks come at a steady rate, first alone, then while forty probers ask `/hea
 Every callback must be answered 200, and every probe 200 or 503.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import psycopg
 from postgres import mortal_postgres
@@ -77,6 +79,7 @@ def _measure(
     p99: dict[str, list[float]] = {name: [] for name in hanging}
     answered: dict[str, list[float]] = {name: [] for name in hanging}
     with (
+        patch.dict(os.environ, variables),  # boto3 reads its own
         closing(Services(Settings.load(env)).open()) as services,
         gunicorn("receiver.web:create_app()", env, folder / "receiver.log") as server,
     ):

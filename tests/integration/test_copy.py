@@ -308,7 +308,11 @@ def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
     assert (refused.status, "CALLBACK_SECRETS: must include the secret" in refused.err) == (2, True)
     done = move(sqlite_url, environ | BOTH, tmp_path)
     assert (done.status, "both sides are equal" in done.out, done.err) == (0, True, ""), done
-    assert everything(closed_source) == everything(target)
+    before, after = everything(closed_source), everything(target)
+    assert [name for name in before if before[name] != after[name]] == ["identity"]
+    old = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url}
+    started = invoke(["receiver", "serve", "--port", "0"], old, folder=tmp_path)
+    assert (started.status, "this ledger was moved to postgresql://" in started.err) == (2, True)
     with closing(
         open_database(environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
     ) as database:

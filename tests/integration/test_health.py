@@ -70,7 +70,7 @@ def test_a_missing_bucket_and_a_wrong_key_are_reported(
         s3_server.client.create_bucket(Bucket=f"{bucket}-missing")
         assert archive_status(web) == (200, "ok")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret-0123")
-    with web_client(tmp_path / "data", {**environ, "ARCHIVE_URL": f"s3://{bucket}/prefix"}) as web:
+    with web_client(tmp_path / "other", {"ARCHIVE_URL": f"s3://{bucket}/prefix"}) as web:
         status, detail = archive_status(web)
         assert (status, bucket in detail) == (503, True)
         assert "a-wrong-secret" not in detail

@@ -57,7 +57,7 @@ def prints(kept: KeptSecrets) -> list[str]:
 def test_an_old_secret_is_accepted_until_every_job_that_it_signed_is_over(
     books: Books, kept: KeptSecrets
 ) -> None:
-    rotation = Rotation(kept, books.signers, books.clock)
+    rotation = Rotation(kept, books.signers, books.clock, lambda: None)
     (first,) = prints(kept)
     refs = [signed_by(books, first) for _ in range(2)]
     assert rotation.rotate() == []
@@ -73,7 +73,7 @@ def test_an_old_secret_is_accepted_until_every_job_that_it_signed_is_over(
 def test_a_secret_that_was_just_replaced_is_accepted_because_a_submit_may_be_using_it(
     books: Books, kept: KeptSecrets
 ) -> None:
-    rotation = Rotation(kept, books.signers, books.clock)
+    rotation = Rotation(kept, books.signers, books.clock, lambda: None)
     rotation.rotate()
     os.utime(kept.path, (0, books.clock() - ACCEPTED_FOR + 1))
     assert rotation.retire() == []
@@ -88,7 +88,7 @@ def test_a_job_of_which_nobody_knows_the_secret_needs_them_all_unless_it_has_no_
     books: Books, kept: KeptSecrets, signer: str | None, mode: Mode, removed: int
 ) -> None:
     signed_by(books, signer, mode)
-    rotation = Rotation(kept, books.signers, books.clock)
+    rotation = Rotation(kept, books.signers, books.clock, lambda: None)
     rotation.rotate()
     age(kept)
     assert len(rotation.rotate()) == removed
@@ -97,7 +97,7 @@ def test_a_job_of_which_nobody_knows_the_secret_needs_them_all_unless_it_has_no_
 def test_a_secret_that_others_know_is_dropped_at_once(books: Books, kept: KeptSecrets) -> None:
     (first,) = prints(kept)
     signed_by(books, first)
-    rotation = Rotation(kept, books.signers, books.clock)
+    rotation = Rotation(kept, books.signers, books.clock, lambda: None)
     rotation.rotate()
     assert rotation.remove_old() == [first]
     assert len(prints(kept)) == 1
@@ -107,9 +107,9 @@ def test_the_worker_removes_what_is_over(
     books: Books, kept: KeptSecrets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.maintenance.rotation.EVERY", 0.01)
-    Rotation(kept, books.signers, books.clock).rotate()
+    Rotation(kept, books.signers, books.clock, lambda: None).rotate()
     age(kept)
-    with retire_periodically(Rotation(kept, books.signers, books.clock)):
+    with retire_periodically(Rotation(kept, books.signers, books.clock, lambda: None)):
         until(lambda: len(kept.secrets()) == 1, what="the removal")
 
 

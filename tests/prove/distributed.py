@@ -141,7 +141,9 @@ class _Run:
         }
         self._services = stack.enter_context(
             closing(
-                Services(Settings.load({**self._environ, "DATA_DIR": str(folder / "ours")})).open()
+                Services(Settings.load({**self._environ, "DATA_DIR": str(folder / "ours")})).open(
+                    to_look=True
+                )
             )
         )
         self._webs = [self._node(f"web-{number}", 11 + number) for number in range(WEBS)]

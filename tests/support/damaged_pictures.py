@@ -96,15 +96,15 @@ TOLERATED = {
     "a jpeg segment of no length": (after_first(b"\xff\xe5\0\0"), "wrong length"),
     "a wrong checksum of a png text": (
         after_header(PNG, flipped(chunk(b"iTXt", b"a\0b"), 12)),
-        "checksum of PNG chunk b'iTXt'",
+        "checksum of PNG chunk 'iTXt'",
     ),
     "a wrong checksum of png credentials": (
         after_header(PNG, flipped(chunk(b"caBX", b"abc"), 12)),
-        "checksum of PNG chunk b'caBX'",
+        "checksum of PNG chunk 'caBX'",
     ),
     "a wrong checksum of png pixels that are right": (
         flipped(PNG, IDAT_CRC),
-        "checksum of PNG chunk b'IDAT'",
+        "checksum of PNG chunk 'IDAT'",
     ),
     "a byte in place of a gif trailer": (GIF[:-1] + b"\0;", "in place of the GIF"),
     "a webp with stray bytes after its picture": (

@@ -1,12 +1,14 @@
 """One installation under test: a DATA_DIR, a port, a sandbox as the provider, its processes."""
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import requests
 from commands import invoke
@@ -117,22 +119,33 @@ class Installation:
     @contextmanager
     def services(self) -> Iterator[Services]:
         """Open the service's parts in this process, beside the processes that run."""
-        with closing(Services(Settings.load(self.environ)).open()) as services:
+        with (
+            self._boto3_variables(),
+            closing(Services(Settings.load(self.environ)).open()) as services,
+        ):
             yield services
+
+    def _boto3_variables(self) -> AbstractContextManager[object]:
+        """Give boto3's variables to this process, which reads them itself, during a block."""
+        ours = {name: value for name, value in self.environ.items() if name.startswith("AWS_")}
+        return mock.patch.dict(os.environ, ours)
 
     def submit(self, prompt: str = "a fox", *, mode: Mode = Mode.WEBHOOK, **script: Any) -> JobView:
         """Post a small job with this fault script; return its state after the submit.
 
         It need not have a worker yet.
         """
-        with Submitter(Settings.load(self.environ), check=False) as submitter:
+        with (
+            self._boto3_variables(),
+            Submitter(Settings.load(self.environ), check=False) as submitter,
+        ):
             return submitter.submit(
                 prompt, params={"size": "64x64", "sandbox": {"delay": 0, **script}}, mode=mode
             )
 
     def wait(self, *refs: str, within: float = LIMIT) -> list[JobView]:
         """Wait until these jobs are final."""
-        with Submitter(Settings.load(self.environ)) as submitter:
+        with self._boto3_variables(), Submitter(Settings.load(self.environ)) as submitter:
             return submitter.wait(refs, timeout=within)
 
     def is_safe(self, job: JobView) -> bool:

@@ -180,9 +180,9 @@ def test_the_readme_is_short_and_opens_with_the_two_commands() -> None:
 @pytest.mark.parametrize(
     ("name", "heading"), [("README.md", "## Promises"), ("docs/README.zh.md", "## 承诺")]
 )
-def test_each_readme_has_the_eight_promises(name: str, heading: str) -> None:
+def test_each_readme_has_the_nine_promises(name: str, heading: str) -> None:
     section = DOCUMENTS[name].partition(f"\n{heading}\n")[2].partition("\n## ")[0]
-    assert re.findall(r"^(\d)\. ", section, re.MULTILINE) == list("12345678")
+    assert re.findall(r"^(\d)\. ", section, re.MULTILINE) == list("123456789")
 
 
 def test_the_readme_links_to_every_page() -> None:

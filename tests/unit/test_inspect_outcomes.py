@@ -84,10 +84,10 @@ def test_pixels_that_disagree_with_their_checksums_may_come_better_next_time(loo
     content[content.index(b"IDAT") + 400] ^= 1
     picture = look(bytes(content))
     assert "checksum" in picture.unfinished
-    assert "checksum of PNG chunk b'IDAT'" in picture.defect
+    assert "checksum of PNG chunk 'IDAT'" in picture.defect
 
 
 def test_pixels_that_are_zeros_from_somewhere_on_are_not_the_picture(look: Look) -> None:
     content = WHOLE["png"][0]
-    with pytest.raises(NotThePictureError, match="checksum of chunk b'IDAT'"):
+    with pytest.raises(NotThePictureError, match="checksum of chunk 'IDAT'"):
         look(content[:400] + bytes(len(content) - 400))

@@ -1,8 +1,10 @@
 """Reading ARCHIVE_URL: which store it names, and the error for every mistake."""
 
+from pathlib import Path
+
 import pytest
 
-from receiver.archive.stores.archive_url import open_store
+from receiver.archive.stores.archive_url import archive_name, open_store
 
 KEY = "2026/07/01/REF/0.png"
 
@@ -46,3 +48,29 @@ def test_a_malformed_url_is_reported_with_its_remedy_and_no_secret(url: str, rem
     with pytest.raises(ValueError, match=rf"^ARCHIVE_URL .*{remedy}") as failure:
         open_store(url)
     assert "planted-secret" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "home", "endpoint", "name"),
+    [
+        ("file:///srv/data/archive", "/srv/data", "", "file:archive"),
+        ("file:///srv/my%20pictures/", "/srv/data", "", "file:///srv/my pictures"),
+        ("file:///srv/data/archive", None, "", "file:///srv/data/archive"),
+        ("s3://bucket/a/b/", None, "", "s3://bucket/a/b"),
+        ("s3://bucket", None, "", "s3://bucket/"),
+        ("s3://bucket/a", None, "https://s3.eu-west-1.amazonaws.com", "s3://bucket/a"),
+        ("s3://bucket/a", None, "http://MinIO:9000/", "s3://bucket/a at minio:9000"),
+    ],
+)
+def test_an_archive_has_one_name_on_every_machine(
+    url: str, home: str | None, endpoint: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    assert archive_name(url, Path(home) if home else None) == name
+
+
+def test_an_archive_is_not_compared_while_boto3s_files_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    assert archive_name("s3://bucket/a", None) == ""

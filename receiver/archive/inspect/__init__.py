@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.archive.inspect import bmp, gif, iso_media, jpeg, png, webm, webp
-from receiver.archive.inspect.reader import Data, Findings
+from receiver.archive.inspect.reader import Data, Findings, quoted
 from receiver.errors import NotThePictureError, StoreError
 from receiver.model import Mark
 
@@ -111,7 +111,7 @@ def _examine(data: Data) -> Picture:
     kind = next(
         (name for pattern, name in _OTHER_KINDS if pattern.match(text)), "an unknown kind of file"
     )
-    raise NotThePictureError(f"{kind}, not a picture (it begins with {head[:40]!r})")
+    raise NotThePictureError(f"{kind}, not a picture (it begins with {quoted(head[:40])})")
 
 
 def _picture(

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from receiver.archive.inspect.reader import Data, Findings, read_fields, truncated
+from receiver.archive.inspect.reader import Data, Findings, quoted, read_fields, truncated
 from receiver.errors import NotThePictureError
 
 _BOX = struct.Struct(">I4s")  # length, itself included; name
@@ -79,7 +79,7 @@ class Walk:
             length, name, head = self._head(start, end)
             after = start + length if length else end
             if after > end:
-                raise truncated(f"box {name!r}", after, end)
+                raise truncated(f"box {quoted(name)}", after, end)
             if after < start + head:
                 raise NotThePictureError(f"a damaged file: a box of {length} bytes at {start}")
             yield Box(name, start + head, after)

@@ -8,7 +8,7 @@ import re
 
 from receiver.archive.inspect import avif, mp4
 from receiver.archive.inspect.boxes import Box, Top, Walk
-from receiver.archive.inspect.reader import Data, Findings, truncated
+from receiver.archive.inspect.reader import Data, Findings, quoted, truncated
 from receiver.errors import NotThePictureError
 
 _AVIF = frozenset({b"avif", b"avis"})
@@ -63,7 +63,7 @@ def _video(brands: list[bytes]) -> tuple[str, str]:
             if any(pattern.fullmatch(brand) for brand in some):
                 return content_type, extension
     raise NotThePictureError(
-        f"a file of brand {brands[0] if brands else b''!r}, neither an AVIF picture nor a video"
+        f"a file of brand {quoted(b''.join(brands[:1]))}, neither an AVIF picture nor a video"
     )
 
 
@@ -74,7 +74,7 @@ def _check_end(data: Data, top: Top, needed: int | None, found: Findings) -> Non
         raise truncated("the file's media data", needed, size)
     if top.cut:
         if needed is None or top.cut.name in _INDEXES:
-            raise truncated(f"box {top.cut.name!r}", top.cut.end, size)
+            raise truncated(f"box {quoted(top.cut.name)}", top.cut.end, size)
         found.unfinished = f"the end of the last box ({top.cut.name.decode('latin-1')}) is missing"
     if top.endless and needed is None:
         found.open_ended = True

@@ -9,7 +9,14 @@ import struct
 from itertools import chain, pairwise
 
 from receiver.archive.inspect.boxes import Box, Top, Walk
-from receiver.archive.inspect.reader import Data, Findings, check_dimensions, read_fields, truncated
+from receiver.archive.inspect.reader import (
+    Data,
+    Findings,
+    check_dimensions,
+    quoted,
+    read_fields,
+    truncated,
+)
 from receiver.errors import NotThePictureError
 
 _VERSION = struct.Struct(">B")
@@ -111,7 +118,7 @@ def _check_table(box: Box, start: int, count: int, size: int) -> None:
     if count > _MAX_ENTRIES:
         raise NotThePictureError(f"a video with a table of more than {_MAX_ENTRIES} entries")
     if start + count * size > box.end:
-        raise truncated(f"box {box.name!r}", start + count * size, box.end)
+        raise truncated(f"box {quoted(box.name)}", start + count * size, box.end)
 
 
 def _check_fragments(walk: Walk, top: Top, found: Findings) -> None:

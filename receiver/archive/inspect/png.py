@@ -17,6 +17,7 @@ from receiver.archive.inspect.reader import (
     Findings,
     check_dimensions,
     check_frames,
+    quoted,
     read_fields,
     truncated,
 )
@@ -106,7 +107,7 @@ def _check_damage(data: Data, chunk: Chunk, found: Findings) -> None:
     if not chunk.name.isalpha():
         raise TruncatedError(f"cut short: no PNG chunk at byte {chunk.start - _CHUNK.size}")
     broken = NotThePictureError(
-        f"a damaged PNG file: the checksum of chunk {chunk.name!r} is wrong"
+        f"a damaged PNG file: the checksum of chunk {quoted(chunk.name)} is wrong"
     )
     # The compressed data has a checksum of its own.
     if chunk.name == b"fdAT" or (chunk.name == b"IDAT" and not _is_sound(data)):
@@ -115,7 +116,7 @@ def _check_damage(data: Data, chunk: Chunk, found: Findings) -> None:
         found.unfinished = "the pixels do not agree with their checksum"
     elif not (chunk.name[0] & _ANCILLARY or chunk.name == b"IDAT"):
         raise broken
-    found.tolerate(f"the checksum of PNG chunk {chunk.name!r} is wrong")
+    found.tolerate(f"the checksum of PNG chunk {quoted(chunk.name)} is wrong")
 
 
 def _chunks(data: Data) -> Iterator[Chunk]:
@@ -125,7 +126,7 @@ def _chunks(data: Data) -> Iterator[Chunk]:
         length, name = read_fields(_CHUNK, data, at)
         end = at + 8 + length
         if end + _CRC.size > len(data):
-            raise truncated(f"PNG chunk {name!r}", end + _CRC.size, len(data))
+            raise truncated(f"PNG chunk {quoted(name)}", end + _CRC.size, len(data))
         yield Chunk(name, at + 8, end)
         at = end + _CRC.size
     raise NotThePictureError(f"a PNG file of more than {MAX_PARTS} chunks")

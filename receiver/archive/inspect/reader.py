@@ -79,6 +79,11 @@ def read_fields(layout: struct.Struct, data: Data, at: int) -> tuple[Any, ...]:
     return layout.unpack_from(data, at)
 
 
+def quoted(name: bytes) -> str:
+    """Return a name from a file in quotes, for a message: ASCII only, the rest escaped."""
+    return ascii(name.decode("latin-1"))
+
+
 def truncated(what: str, needed: int, there: int) -> TruncatedError:
     """Return the error for a part that ends at byte ``needed`` of a file with ``there`` bytes."""
     return TruncatedError(

@@ -15,6 +15,7 @@ from receiver.archive.inspect.reader import (
     Findings,
     check_dimensions,
     check_frames,
+    quoted,
     read_fields,
     truncated,
 )
@@ -80,7 +81,7 @@ def _chunks(data: Data, at: int, end: int) -> Iterator[Chunk]:
         name, length = read_fields(_CHUNK, data, at)
         after = at + 8 + length
         if after > end:
-            raise truncated(f"WebP chunk {name!r}", after, end)
+            raise truncated(f"WebP chunk {quoted(name)}", after, end)
         yield Chunk(name, at + 8, after)
         at = after + length % 2
         if at >= end:

@@ -47,6 +47,31 @@ def open_store(url: str, options: S3Options = DEFAULT) -> Store:
     return S3Store(bucket, prefix, options)
 
 
+def archive_name(url: str, home: Path | None) -> str:
+    """Return what names the archive of an ARCHIVE_URL on every machine.
+
+    ``home`` is the folder of an embedded ledger: a directory in it is named relative to it, because
+    both may be moved together. The region does not count, and neither does AWS' endpoint: there a
+    bucket's name is unique. It is "" if boto3's files cannot be read now.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "file":
+        path = Path(unquote(rest))
+        if home is not None and path.is_relative_to(home):
+            return f"file:{path.relative_to(home)}"
+        return f"file://{path.resolve()}"
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - see open_store
+
+    from receiver.archive.stores.s3_endpoint import configured_host  # noqa: PLC0415 - as above
+
+    try:
+        host = configured_host()
+    except BotoCoreError:  # the store reports it when it is used
+        return ""
+    bucket, _, prefix = rest.partition("/")
+    return f"s3://{bucket}/{prefix.strip('/')}" + (f" at {host}" if host else "")
+
+
 def _directory(path: str) -> Store:
     root = Path(unquote(path))
     if not root.is_absolute() or root == Path("/") or "\0" in str(root):

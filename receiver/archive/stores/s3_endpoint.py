@@ -1,14 +1,35 @@
-"""Notice an endpoint URL that contains the bucket, as consoles of providers show it."""
+"""The endpoint: its name, and a URL that contains the bucket, as consoles of providers show it."""
 
+import os
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from botocore.configprovider import ConfiguredEndpointProvider
+from botocore.session import Session
 
 # How the host of a service begins or ends, without a bucket.
 _SERVICE = re.compile(
     r"(s3|oss|cos|obs|minio|storage|objects?)[-.]"
     r"|.*\.(r2\.cloudflarestorage|digitaloceanspaces|backblazeb2|wasabisys)\.com$"
 )
+
+
+_AWS = re.compile(r"(.+\.)?amazonaws\.com(\.cn)?$")
+
+
+def configured_host() -> str:
+    """Return host and port of the endpoint in boto3's variables and files; "" for AWS itself.
+
+    Raise BotoCoreError if they cannot be read.
+    """
+    session = Session()
+    found = ConfiguredEndpointProvider(
+        session.full_config, session.get_scoped_config(), "s3", os.environ
+    ).provide()
+    url = urlsplit(found or "")
+    host, port = url.hostname or "", f":{url.port}" if url.port else ""
+    return "" if _AWS.match(host) else f"{host}{port}"
 
 
 @dataclass(frozen=True, slots=True)

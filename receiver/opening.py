@@ -1,0 +1,134 @@
+"""Opening a ledger for the service: what has to be right before any part is used."""
+
+from functools import cached_property
+from typing import Self
+
+from receiver import data_dir
+from receiver.archive.stores import Store
+from receiver.archive.stores.archive_url import archive_name, open_store
+from receiver.errors import ConfigurationError
+from receiver.ingest.kept_secrets import KeptSecrets
+from receiver.ingest.tickets import Tickets
+from receiver.ledger import schema
+from receiver.ledger.parts import LedgerParts
+from receiver.ledger.pooler import SESSIONS_NEEDED
+from receiver.ledger.postgres import PostgresDatabase
+from receiver.ledger.shared_settings import SharedSettings
+from receiver.model import Timing
+from receiver.settings import Settings
+
+# The parts with connections, here and in ``Services``.
+_CLOSED = ("database", "store", "fetcher", "event_client")
+
+
+class Opening(LedgerParts):
+    """The ledger, the archive's store and the callback secrets of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        timing = Timing(
+            settings.url_lifetime, settings.poll_after, settings.poll_interval, settings.job_timeout
+        )
+        super().__init__(settings.database_url, timing)
+        self.settings = settings
+
+    def open(self, *, to_look: bool = False, creates: bool = True) -> Self:
+        """Prepare what every process needs: DATA_DIR and, with SQLite, a ledger of this schema.
+
+        ``to_look`` is for read-only commands: DATA_DIR need not be writable. These and those that
+        are not to create a ledger (``creates``) need an existing one. Raise ConfigurationError or
+        LedgerError with the remedy.
+        """
+        if to_look or not creates:
+            self.require_ledger()
+        data_dir.make_data_dir(self.settings.data_dir)
+        if not to_look:
+            data_dir.require_writable(self.settings.data_dir)
+            data_dir.close_to_others(self.settings.data_dir, self.settings.ledger_path)
+        assert self.store  # noqa: S101 - reports a malformed ARCHIVE_URL before any work begins
+        if self.settings.embedded:
+            self._migrate_if_old()
+        else:
+            self._require_sessions()
+            schema.require_current(self.database)
+        if not to_look:
+            self._require_alike()
+        if self.settings.destinations:
+            # By the first process that opens the ledger: it then gets all new events.
+            self.outbox.register([destination.name for destination in self.settings.destinations])
+        return self
+
+    def require_ledger(self) -> None:
+        """Raise ConfigurationError if there is no embedded ledger yet; nothing is created."""
+        chosen = self.settings
+        if not chosen.embedded or chosen.ledger_path.exists():
+            return
+        is_default = chosen.ledger_path.parent == chosen.data_dir
+        name, place = (
+            ("DATA_DIR", chosen.data_dir) if is_default else ("DATABASE_URL", chosen.ledger_path)
+        )
+        mistake = (
+            f"{name}: no ledger in {place}; set {name} to that of the service "
+            "(`receiver serve` creates a ledger)"
+        )
+        raise ConfigurationError([mistake])
+
+    def _migrate_if_old(self) -> None:
+        path = self.settings.ledger_path
+        if not path.exists() or schema.is_old(schema.version(self.database)):
+            schema.migrate(self.settings.database_url)
+
+    def _require_sessions(self) -> None:
+        if isinstance(self.database, PostgresDatabase) and not self.database.keeps_sessions():
+            self.close()  # most commands end without
+            raise ConfigurationError([SESSIONS_NEEDED])
+
+    def _require_alike(self) -> None:
+        try:
+            self.shared_settings.require_alike()
+        except ConfigurationError:
+            self.close()  # most commands end without
+            raise
+
+    @cached_property
+    def shared_settings(self) -> SharedSettings:
+        """The settings that must be alike wherever this ledger is used."""
+        chosen = self.settings
+        home = chosen.ledger_path.parent if chosen.embedded else None
+        place = (
+            "CALLBACK_SECRETS:"
+            if chosen.callback_secrets
+            else f"DATA_DIR: {self.kept_secrets.path}"
+        )
+        return SharedSettings(
+            self.database,
+            archive=archive_name(chosen.archive_url, home),
+            fingerprints=lambda: self.tickets.fingerprints,
+            secrets_are_in=place,
+            now=self.now,
+        )
+
+    @cached_property
+    def tickets(self) -> Tickets:
+        """Signs and reads callback URLs."""
+        given = [secret.get_secret_value() for secret in self.settings.callback_secrets]
+        return Tickets(given) if given else Tickets(newest=self.kept_secrets.secrets)
+
+    @cached_property
+    def kept_secrets(self) -> KeptSecrets:
+        """The callback secrets that the service generates if none are set."""
+        return KeptSecrets(self.settings.data_dir)
+
+    @cached_property
+    def store(self) -> Store:
+        """The archive's objects."""
+        chosen = self.settings
+        try:
+            return open_store(chosen.archive_url, chosen.s3_options())
+        except ValueError as error:
+            raise ConfigurationError([f"ARCHIVE_URL: {error}"]) from error
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for part in _CLOSED:
+            if part in self.__dict__:
+                self.__dict__[part].close()
