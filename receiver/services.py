@@ -271,11 +271,12 @@ class Services(Opening):
     def has_worker(self) -> bool:
         """Return whether a worker serves this ledger.
 
-        A worker of this DATA_DIR is known by its lock at once, others by their signs of life.
+        Workers are known by their signs of life. One of this DATA_DIR that has given none yet (or
+        is of a release that gave none) is known by its lock; a worker that hangs holds that too.
         """
-        return (
-            self.settings.embedded and is_working(self.settings.data_dir)
-        ) or self.workers.are_alive()
+        if seen := self.workers.seen():
+            return any(worker.is_alive for worker in seen)
+        return self.settings.embedded and is_working(self.settings.data_dir)
 
     def _take_over(self, worker: int | None) -> int:
         """End the claims of a dead worker, or of all; return how many there were."""

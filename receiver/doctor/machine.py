@@ -10,7 +10,8 @@ from receiver.telemetry import metric_files
 def workers(services: Services) -> str:
     """Look for workers of this ledger."""
     try:
-        alive = [worker for worker in services.workers.seen() if worker.is_alive]
+        seen = services.workers.seen()
+        alive = [worker for worker in seen if worker.is_alive]
         has_worker = services.has_worker()
     except LedgerError as error:
         raise NothingToCheck("the ledger cannot be read") from error
@@ -19,7 +20,11 @@ def workers(services: Services) -> str:
         return f"{len(alive)} on {hosts}, last sign of life {alive[0].age:.0f} s ago"
     if has_worker:
         return "one runs here, and has given no sign of life yet"
-    if services.settings.embedded and not metric_files.are_shared(services.settings.data_dir):
+    if (
+        services.settings.embedded
+        and not seen
+        and not metric_files.are_shared(services.settings.data_dir)
+    ):
         raise NothingToCheck("the service does not run here")
     raise Trouble(
         "no worker serves this ledger: callbacks are stored, and nothing is archived",

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 from ledgers import Books
+from sqlalchemy import text
 from waiting import until
 
 from receiver import clock
+from receiver.data_dir import locked
+from receiver.doctor.checks import Trouble
+from receiver.doctor.machine import workers as doctor_workers
 from receiver.ledger.workers import Worker, Workers
 from receiver.services import Services
 from receiver.settings import Settings
@@ -119,3 +123,18 @@ def test_a_ledger_knows_whether_a_worker_of_any_machine_serves_it(
         assert len(services.ledger_id) == 32
     with closing(Services(settings_for(ledger_url, tmp_path)).open()) as again:
         assert again.ledger_id == services.ledger_id
+
+
+def test_a_worker_that_holds_its_lock_and_was_silent_for_long_hangs(
+    ledger_url: str, tmp_path: Path
+) -> None:
+    settings = settings_for(ledger_url, tmp_path)
+    with closing(Services(settings).open()) as services, locked(settings.data_dir / "worker.lock"):
+        assert services.has_worker() is settings.embedded  # it has not given a sign yet
+        services.workers.begin(Worker(), alone=True)
+        services.database.write(
+            lambda connection: connection.execute(text("UPDATE workers SET seen_at = seen_at - 41"))
+        )
+        assert not services.has_worker()
+        with pytest.raises(Trouble, match="no worker serves this ledger"):
+            doctor_workers(services)
