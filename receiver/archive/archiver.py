@@ -360,6 +360,8 @@ class Archiver:
         text: str,
         rejected: Rejected | None = None,
     ) -> None:
+        if rejected is None and claimed.row.quarantined_at is None:
+            rejected = self._quarantine.find_unrecorded(claimed.row, text)
         self._assets.give_up(claimed, state, text, rejected=rejected)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
 

@@ -7,7 +7,8 @@ job, then the oldest of all. The limit per job comes first, so whoever controls 
 cannot push out the files of others.
 
 An object is deleted before the ledger forgets it. So the ledger knows every object, unless a
-process is killed between storing one and recording it; `receiver audit --deep` lists those.
+worker is killed, or loses its claim, between storing one and recording it. When the asset is lost,
+such an object is looked for and recorded; `receiver audit --deep` lists those of other assets.
 """
 
 import re
@@ -21,7 +22,7 @@ from typing import BinaryIO
 
 import structlog
 
-from receiver.archive.manifest import asset_key, quarantine_key
+from receiver.archive.manifest import asset_key, parse_quarantine_key, quarantine_key
 from receiver.archive.stores import Store, verify
 from receiver.errors import (
     FetchError,
@@ -177,6 +178,30 @@ class Quarantine:
             log.warning(
                 "rejected file not removed", ref=asset.ref, index=asset.idx, error=str(error)
             )
+
+    def find_unrecorded(self, asset: Asset, error: str) -> Rejected | None:
+        """Return a file that is kept of a lost asset although the ledger knows of none.
+
+        Of several it is the largest. ``error`` is why the asset is lost.
+        """
+        prefix = quarantine_key(asset.ref, asset.idx, "")
+        try:
+            found = [
+                (size, key.removeprefix(prefix))
+                for key, size in self._store.keys(prefix.rpartition("/")[0])
+                if key.startswith(prefix) and parse_quarantine_key(key) and size
+            ]
+        except StoreError as failure:
+            log.warning(
+                "rejected files not listed", ref=asset.ref, index=asset.idx, error=str(failure)
+            )
+            return None
+        if not found:
+            return None
+        size, sha256 = max(found)
+        log.info("rejected file recorded late", ref=asset.ref, index=asset.idx, sha256=sha256)
+        why = f"the worker was gone before it could record why; later: {error}"
+        return Rejected(sha256, size, "", why, self._now())
 
     def restore(self, asset: Asset) -> StoredAsset:
         """Store the asset's rejected file as its result file; return what is stored now.

@@ -159,6 +159,25 @@ def limited(harness: ArchivingHarness, answers: list[Script]) -> Asset:
         return harness.attempt()
 
 
+def test_a_file_that_a_killed_worker_did_not_record_can_be_accepted_when_its_asset_is_lost(
+    on_disk: ArchivingHarness,
+) -> None:
+    with scripted_source(GONE) as server:
+        ref = on_disk.announce(server)
+        for number, data in [(0, HALF), (0, HALF[:99]), (1, PNG)]:
+            put(on_disk.store, quarantine_key(ref, number, hashlib.sha256(data).hexdigest()), data)
+        on_disk.books.clock.now += 7200.0 + 1
+        *_, lost = on_disk.attempts()
+    assert lost.state is AssetState.EXPIRED
+    assert lost.is_acceptable
+    assert lost.rejected is not None
+    assert (lost.rejected.sha256, lost.rejected.size) == (
+        hashlib.sha256(HALF).hexdigest(),
+        len(HALF),
+    )
+    assert "answered 404" in lost.rejected.reason
+
+
 def test_an_operators_retry_downloads_a_file_that_came_twice_once_more(
     on_disk: ArchivingHarness,
 ) -> None:
