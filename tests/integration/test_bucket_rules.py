@@ -215,17 +215,45 @@ def test_renewed_credentials_are_used_without_a_restart(
         assert stored.read() == b"picture"
 
 
+@pytest.mark.parametrize(
+    ("code", "said"), [("ExpiredToken", "renew them"), ("InvalidTokenId", "AWS_SESSION_TOKEN")]
+)
 def test_credentials_that_boto_reads_elsewhere_are_read_again_when_refused(
-    fake: tuple[FakeS3, FaultProxy], store: S3Store, monkeypatch: pytest.MonkeyPatch
+    fake: tuple[FakeS3, FaultProxy],
+    store: S3Store,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    said: str,
 ) -> None:
-    fake[1].rule = accepts_only("testkey", "ExpiredToken")
+    fake[1].rule = accepts_only("testkey", code)
     store.check()
-    fake[1].rule = accepts_only("second", "ExpiredToken")
-    with pytest.raises(StoreError, match="renew them"):
+    fake[1].rule = accepts_only("second", code)
+    with pytest.raises(StoreError, match=said):
         store.check()
     # As a command in `credential_process`, or a metadata service, would.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
     store.check()
+
+
+def test_a_key_is_found_free_with_renewed_credentials_without_conditional_puts(
+    fake: tuple[FakeS3, FaultProxy],
+    store: S3Store,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    fake[1].rule = overwrites_in_spite_of_conditions
+    store.check()
+
+    def expired(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+        signed = accepts_only("second", "ExpiredToken")
+        return signed(request, lambda one: overwrites_in_spite_of_conditions(one, forward))
+
+    fake[1].rule = expired
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
+    (path := tmp_path / "fetched").write_bytes(b"picture")
+    store.put(KEY, path, sha256=hashlib.sha256(b"picture").hexdigest(), content_type="image/png")
+    with store.open(KEY) as stored:
+        assert stored.read() == b"picture"
 
 
 def test_a_profile_that_is_being_written_does_not_stop_the_work(
