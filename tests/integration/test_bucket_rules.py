@@ -244,7 +244,7 @@ def test_a_key_is_found_free_with_renewed_credentials_without_conditional_puts(
     fake[1].rule = overwrites_in_spite_of_conditions
     store.check()
 
-    def expired(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+    def expired(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
         signed = accepts_only("second", "ExpiredToken")
         return signed(request, lambda one: overwrites_in_spite_of_conditions(one, forward))
 
