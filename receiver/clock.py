@@ -19,7 +19,15 @@ _random = random.SystemRandom()
 
 def now() -> float:
     """Return the seconds since the epoch, UTC."""
-    return _machine_started_at() + _since_then()
+    return _machine_started_at() + since_start_of_machine()
+
+
+def since_start_of_machine() -> float:
+    """Return the seconds since this machine started: all its processes agree, whoever sets clocks.
+
+    Unlike a monotonic clock it goes on while the machine sleeps; only Linux has that.
+    """
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def share() -> None:
@@ -50,9 +58,4 @@ def doubling(first: float, longest: float) -> tuple[float, ...]:
 @cache
 def _machine_started_at() -> float:
     shared = os.environ.get(_SHARED)
-    return float(shared) if shared else time.time() - _since_then()
-
-
-def _since_then() -> float:
-    # Unlike the monotonic clock this one goes on while the machine sleeps; only Linux has it.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return float(shared) if shared else time.time() - since_start_of_machine()

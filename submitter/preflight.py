@@ -4,10 +4,14 @@ Either a worker serves the ledger, or PUBLIC_URL leads to a service of the same 
 that cannot reach its own PUBLIC_URL (some routers do not route back in) is fine with a worker.
 """
 
+import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from threading import Thread
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from receiver.errors import ConfigurationError
 from receiver.ingest.tickets import CANARY
@@ -16,8 +20,9 @@ from receiver.services import Services
 # Seconds that a service which is about to start has to become visible.
 WAIT = 10.0
 _BETWEEN = 0.2
-# Seconds to connect to PUBLIC_URL, and until it answers.
-_TIMEOUT = (3.0, 5.0)
+# Seconds to connect to PUBLIC_URL, between two pieces of its answer, and for the call in all.
+_CONNECT, _SILENCE, _CALL = 3.0, 5.0, 6.0
+_LONGEST = 64 * 1024  # bytes of its answer
 
 
 def require_ledger(services: Services) -> None:
@@ -65,15 +70,8 @@ def _without_worker(services: Services) -> str:
 def _problem_of(services: Services) -> str:
     """Call our own callback; return "" if a service of this ledger answers, else what is wrong."""
     url = services.settings.public_url
-    try:
-        response = requests.post(
-            f"{url}/callback/{services.tickets.sign(CANARY)}",
-            json={"canary": ""},
-            timeout=_TIMEOUT,
-            allow_redirects=False,
-        )
-        answer = response.json()
-    except (requests.RequestException, ValueError):
+    answer = _answer(f"{url}/callback/{services.tickets.sign(CANARY)}")
+    if answer is None:
         return f"PUBLIC_URL {url} does not lead to a service that knows its tickets"
     if not isinstance(answer, dict) or answer.get("ref") != CANARY:
         return f"PUBLIC_URL {url} leads to a service that does not know its tickets"
@@ -81,3 +79,33 @@ def _problem_of(services: Services) -> str:
     if answer.get("ledger", services.ledger_id) != services.ledger_id:
         return f"PUBLIC_URL {url} leads to a service with another ledger"
     return ""
+
+
+def _answer(url: str) -> object:
+    """Return the JSON that a server answers to our call, None if it is none or comes too late."""
+    answers: list[object] = []
+    # A server that sends a byte now and then is never silent. A daemon does not hold up the exit.
+    call = Thread(target=_call, args=(url, answers), name="check before a POST", daemon=True)
+    call.start()
+    call.join(_CALL)
+    return answers[0] if answers else None
+
+
+def _call(url: str, answers: list[object]) -> None:
+    end = time.monotonic() + _CALL
+    with (
+        suppress(requests.RequestException, HTTPError, OSError, ValueError, RecursionError),
+        requests.post(
+            url,
+            json={"canary": ""},
+            timeout=(_CONNECT, _SILENCE),
+            allow_redirects=False,
+            stream=True,
+        ) as response,
+    ):
+        body = b""
+        for piece in response.iter_content(4096):
+            body += piece
+            if len(body) > _LONGEST or time.monotonic() > end:
+                return
+        answers.append(json.loads(body))

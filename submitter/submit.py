@@ -131,6 +131,11 @@ class Submitter:
         self._services.engine.notify()
         return self.job(job.ref)
 
+    @property
+    def is_checked(self) -> bool:
+        """Return whether the check before the first POST is over; before that nothing is posted."""
+        return self._is_checked
+
     def require_service(self) -> None:
         """Raise ConfigurationError if nobody would archive a job's result; checked once."""
         with self._checking:

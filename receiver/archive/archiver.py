@@ -38,7 +38,7 @@ from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.rows import Asset, End, Rejected, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
-from receiver.net.download import Fetched, Fetcher
+from receiver.net.download import BrokenOffError, Fetched, Fetcher
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
 
@@ -148,9 +148,12 @@ class Archiver:
         with self._scratch_file(f"{asset.ref}-{asset.idx}-{claimed.token}") as path:
             if earlier := self._adopt_earlier(asset, path):
                 return earlier
-            with STEP_SECONDS.labels("fetch").time(), tracing.step("fetch"):
-                fetched = self._fetch(asset, path)
-                hashed = path.stat()
+            try:
+                with STEP_SECONDS.labels("fetch").time(), tracing.step("fetch"):
+                    fetched = self._fetch(asset, path)
+                    hashed = path.stat()
+            except BrokenOffError as error:
+                return self._quarantine.keep(asset, path, error.fetched, error)
             failpoints.reached(failpoints.Point.FETCHED)
             with STEP_SECONDS.labels("inspect").time(), tracing.step("inspect"):
                 try:

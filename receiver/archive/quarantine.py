@@ -34,7 +34,7 @@ from receiver.errors import (
 )
 from receiver.ledger.quarantine import KeptFile, QuarantineRecords
 from receiver.ledger.rows import Asset, Rejected, StoredAsset
-from receiver.net.download import Fetched
+from receiver.net.download import BrokenOffError, Fetched
 from receiver.telemetry.metrics import REJECTED
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,8 @@ class Quarantine:
         """Store a rejected file, which may take ``path`` away; return what it means for the asset.
 
         With a FetchError another download may bring more. Whatever fails here, the attempt goes
-        on: then the file is not kept, the log says why, and the file is wanted once more.
+        on: then the file is not kept, the log says why, and the file is wanted once more. A
+        download that broke off is kept only if it brought more than what is kept already.
         """
         if not fetched.size:
             return Rejection(error)
@@ -101,6 +102,8 @@ class Quarantine:
         if twice and asset.quarantined_at is not None:
             # Not recorded again: since this attempt began it may have been removed for others.
             return Rejection(_twice(error) if final else error, final=final)
+        if isinstance(error, BrokenOffError) and fetched.size <= _kept_size(asset):
+            return Rejection(error)
         since, is_wanted = None, False
         try:
             since = self._stored_at(asset, path, fetched, is_text=is_text)
@@ -230,6 +233,10 @@ class Rejection:
     file: Rejected | None = None
     final: bool = False
     is_wanted: bool = False
+
+
+def _kept_size(asset: Asset) -> int:
+    return (asset.rejected_size or 0) if asset.quarantined_at is not None else 0
 
 
 def _twice(error: Exception) -> NotThePictureError:

@@ -67,7 +67,7 @@ class LedgerParts:
     @cached_property
     def workers(self) -> Workers:
         """Signs of life of workers."""
-        return Workers(self.database, self.now)
+        return Workers(self.database)
 
     @cached_property
     def ledger_id(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Double, delete, func, literal, select, update
 
+from receiver import clock
 from receiver.ledger.database import Database
 from receiver.ledger.tables import workers
 from receiver.version import version
@@ -52,9 +53,15 @@ class Worker:
 
 
 class Workers:
-    """The workers of a ledger. ``now`` returns seconds since the epoch."""
+    """The workers of a ledger. ``now`` is the time by which they are compared with SQLite.
 
-    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+    That time is counted from the machine's start: processes that began before and after its clock
+    was set would not agree on any other.
+    """
+
+    def __init__(
+        self, database: Database, now: Callable[[], float] = clock.since_start_of_machine
+    ) -> None:
         self._database = database
         self._now = now
 
@@ -97,7 +104,11 @@ class Workers:
         )
 
     def seen(self) -> list[WorkerSeen]:
-        """Return every worker that was heard of within the last hour, the last one first."""
+        """Return every worker that was heard of within the last hour, the last one first.
+
+        A sign from the future was given before the clock was set, or before a restart of the
+        machine; a living worker gives another one soon.
+        """
 
         def work(connection: Connection) -> list[WorkerSeen]:
             now = self._clock(connection)
@@ -110,7 +121,7 @@ class Workers:
                     (now - workers.c.started_at).label("uptime"),
                     (now - workers.c.seen_at).label("age"),
                 )
-                .where(workers.c.seen_at > now - _KEPT)
+                .where(workers.c.seen_at > now - _KEPT, workers.c.seen_at < now + ALIVE_FOR)
                 .order_by(workers.c.seen_at.desc())
             )
             return [
@@ -127,7 +138,7 @@ class Workers:
         return any(worker.is_alive for worker in self.seen())
 
     def _clock(self, connection: Connection) -> ColumnElement[float]:
-        """Return the time by which all workers are compared: of PostgreSQL, or ours with SQLite."""
+        """Return the time by which all workers are compared: PostgreSQL's, or ours with SQLite."""
         if connection.dialect.name == "postgresql":
             return func.extract("epoch", func.clock_timestamp()).cast(Double)
         return literal(self._now(), Double)

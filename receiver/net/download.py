@@ -73,6 +73,14 @@ class Fetched:
     open_ended: bool = False
 
 
+class BrokenOffError(FetchError):
+    """The body broke off; the file has what came before, which ``fetched`` describes."""
+
+    def __init__(self, message: str, fetched: Fetched) -> None:
+        super().__init__(message)
+        self.fetched = fetched
+
+
 class Fetcher:
     """Downloads URLs to files. Threads may share it.
 
@@ -109,7 +117,8 @@ class Fetcher:
         """Download ``url`` to the new file ``into`` (mode 0600). After an error no file is left.
 
         Raise AddressRefusedError, TooLargeError, SourceGoneError or another FetchError if the
-        source is at fault, StoreError if our disk cannot take the bytes or ``into`` exists.
+        source is at fault, StoreError if our disk cannot take the bytes or ``into`` exists. Only
+        after a BrokenOffError the file is there, because what came was paid for.
         """
         deadline = Deadline(self._clock, self._timeout, self._stall)
         target = self._policy.check_url(url)
@@ -161,26 +170,37 @@ class Fetcher:
         body = _Body(response, target.host, codings(encodings, target.host))
         is_open_ended = response.length is None and not response.chunked
         with _new_file(into) as file:
-            size, sha256 = self._copy(body, file, target.host)
-        return Fetched(
+            size, sha256, broken = self._copy(body, file, target.host)
+        fetched = Fetched(
             size, sha256, target.url, claimed, body.decoded, body.cut_short, is_open_ended
         )
+        if broken:
+            raise BrokenOffError(str(broken), fetched) from broken
+        return fetched
 
-    def _copy(self, body: "_Body", file: io.RawIOBase, host: str) -> tuple[int, str]:
-        """Write the body to the file. Return its size and SHA-256."""
+    def _copy(
+        self, body: "_Body", file: io.RawIOBase, host: str
+    ) -> tuple[int, str, FetchError | None]:
+        """Write the body to the file. Return its size and SHA-256, and why it broke off if so."""
         digest = hashlib.sha256()
-        size = 0
-        for piece in body.pieces():
-            size += len(piece)
-            if size > self._max_bytes:
-                raise TooLargeError(
-                    f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
-                )
-            digest.update(piece)
-            _write(file, piece)
+        size, broken = 0, None
+        try:
+            with translate_network_errors(host):
+                for piece in body.pieces():
+                    size += len(piece)
+                    if size > self._max_bytes:
+                        raise TooLargeError(
+                            f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
+                        )
+                    digest.update(piece)
+                    _write(file, piece)
+        except FetchError as error:
+            if not size or error.permanent:
+                raise
+            broken = error
         if not size:
             raise FetchError(f"{host} answered with nothing")
-        return size, digest.hexdigest()
+        return size, digest.hexdigest(), broken
 
 
 class _Body:

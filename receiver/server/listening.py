@@ -37,7 +37,9 @@ def listen(host: str, port: int, *, environ: Mapping[str, str] = os.environ) -> 
             return _create(host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                why = os.strerror(error.errno or 0)
+                number = error.errno or 0
+                # The faults of names have negative numbers of their own.
+                why = "the name has no address" if number < 0 else os.strerror(number)
                 mistake = f"cannot listen on {host or '*'}:{port} ({why}); choose another"
                 raise ConfigurationError([f"HOST, PORT, --host, --port: {mistake}"]) from error
         log.info("address in use, waiting", host=host or "*", port=port)

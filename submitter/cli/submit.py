@@ -282,6 +282,9 @@ def _report_interrupted(run: _SubmitRun, *, as_json: bool) -> None:
     job = None
     if not run.begun:
         return
+    if not run.submitter.is_checked:
+        click.echo("nothing was posted", err=True)
+        return
     with suppress(ReceiverError):
         job = run.current_job()
     if job is None:

@@ -1,10 +1,13 @@
 """Before money is spent somebody must be there to archive the result; looking creates nothing."""
 
 import json
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from signal import SIGTERM
+from threading import Event, Thread
 
 import pytest
 from installation import Installation
@@ -12,6 +15,7 @@ from processes import Finished
 from waiting import until
 from werkzeug.serving import make_server
 
+from receiver.ingest.tickets import CANARY
 from receiver.ledger.workers import Worker
 from receiver.services import Services
 from receiver.settings import Settings
@@ -19,6 +23,7 @@ from receiver.web import create_app
 from submitter import preflight
 from submitter.sandbox import Sandbox
 
+OURS = b'{"ref":"%s"}' % CANARY.encode()
 SUBMIT = ("submitter", "submit", "a fox", "--check", "--json")
 
 
@@ -97,6 +102,51 @@ def test_a_server_with_another_ledger_is_found_out_by_its_answer(
     with serving(installation, DATA_DIR=f"{other}-2", **secret):
         assert refused(installation.invoke(*SUBMIT, **secret), "a service with another ledger")
     assert installation.tasks() == []
+
+
+@contextmanager
+def answering(installation: Installation, pieces: tuple[bytes, ...]) -> Iterator[None]:
+    """Answer one call at the installation's address with these pieces, one every 0.1 s."""
+    server = socket.create_server(("127.0.0.1", installation.port))
+
+    def answer() -> None:
+        with server.accept()[0] as connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            for number, piece in enumerate(pieces):
+                if number:
+                    Event().wait(0.1)
+                connection.sendall(piece)
+
+    thread = Thread(target=answer)
+    thread.start()
+    with server:
+        yield
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [(b"[" * 60_000,), (b"null",), (b" " * 100_000, OURS), (*(b" ",) * 15, OURS), (b"\xff{",)],
+    ids=["nested deeply", "null", "too large", "a byte now and then", "no text"],
+)
+def test_whatever_answers_at_the_public_url_the_check_ends_soon_with_one_line(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, pieces: tuple[bytes, ...]
+) -> None:
+    monkeypatch.setattr(preflight, "_CALL", 0.8)
+    installation.invoke("receiver", "migrate")
+    with answering(installation, pieces):
+        assert refused(installation.invoke(*SUBMIT), "does not lead to a service that knows")
+    assert installation.tasks() == []
+
+
+def test_interrupted_before_the_check_is_over_a_submit_says_that_nothing_was_posted(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.invoke("receiver", "migrate")
+    monkeypatch.setattr(preflight, "require_service", lambda _: os.kill(os.getpid(), SIGTERM))
+    done = installation.invoke(*SUBMIT)
+    assert (done.status, done.err.strip()) == (128 + SIGTERM, "nothing was posted")
 
 
 def test_the_service_at_the_public_url_is_enough(installation: Installation) -> None:

@@ -6,6 +6,7 @@ import socket
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,12 +24,13 @@ from outside_network import (
     pour,
     redirect,
     send,
+    silence,
 )
 from small_disks import files_no_larger_than
 from waiting import LIMIT
 
 from receiver.errors import FetchError, SourceGoneError, StoreError, TooLargeError
-from receiver.net.download import BUFFER_SIZE, Fetched, Fetcher
+from receiver.net.download import BUFFER_SIZE, BrokenOffError, Fetched, Fetcher
 from receiver.net.policy import AddressPolicy
 
 PACKED = gzip.compress(PICTURE)
@@ -141,15 +143,9 @@ def test_a_status_that_is_not_200_is_said(
         (answer(body=b""), "nothing"),
         (send(OK, b"\r\n"), "nothing"),
         (chunked(), "nothing"),
-        (answer("Content-Length: 2000000"), "cut short, 1048576 of 2000000 bytes"),
         (answer("Content-Encoding: br"), "Content-Encoding 'br'"),
         (answer("Content-Encoding: zstd, utf-8"), "Content-Encoding 'zstd'"),
         (answer("Content-Encoding: gzip, gzip, gzip"), "3 encodings"),
-        (
-            answer("Content-Encoding: gzip", body=gzip.compress(PICTURE)[:-9]),
-            "gzip data has no end",
-        ),
-        (answer("Content-Encoding: gzip", body=DAMAGED), "broken gzip data"),
         (answer("Transfer-Encoding: gzip, chunked"), "where its answer ends"),
         (answer("Content-Length: many"), "where its answer ends"),
         (answer("Content-Length: -1"), "where its answer ends"),
@@ -188,7 +184,32 @@ def test_a_connection_that_is_reset_is_a_transient_error(network: OutsideNetwork
         FetchError, match=r"pictures\.example: (Connection reset by peer|cut short)"
     ):
         network.fetch()
-    assert not network.picture.exists()
+    assert not network.picture.exists() or network.picture.read_bytes() == b"body"
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        (answer("Content-Length: 2000000"), {}, "cut short, 1048576 of 2000000 bytes"),
+        (
+            answer("Content-Encoding: gzip", body=gzip.compress(PICTURE)[:-9]),
+            {},
+            "gzip data has no end",
+        ),
+        (answer("Content-Encoding: gzip", body=DAMAGED), {}, "broken gzip data"),
+        (silence(OK + b"Content-Length: 2000000\r\n\r\n" + PICTURE), {"stall": 0.1}, "no data for"),
+    ],
+)
+def test_what_came_before_a_body_broke_off_stays_and_is_described(
+    network: OutsideNetwork, script: Script, options: dict[str, Any], said: str
+) -> None:
+    network.serve(script, at=WEB)
+    with pytest.raises(BrokenOffError, match=f"^pictures.example: .*{said}") as failed:
+        network.fetch(**options)
+    assert not failed.value.permanent
+    came, data = failed.value.fetched, network.picture.read_bytes()
+    assert (came.size, came.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert PICTURE.startswith(data[:1000])
 
 
 @pytest.mark.parametrize(

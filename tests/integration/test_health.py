@@ -1,7 +1,6 @@
 """The health checks and the metrics, also while the archive or the ledger is missing."""
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from receiver.web.state import attach
 def worker(request: pytest.FixtureRequest) -> None:
     """Have a worker of the ledger that was heard of just now."""
     with opened(request.getfixturevalue("sqlite_url")) as books:
-        Workers(books.database, time.time).begin(Worker(), alone=True)
+        Workers(books.database).begin(Worker(), alone=True)
 
 
 def keep_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,10 @@ def sent(data: bytes) -> Script:
     return answer("Content-Type: image/png; charset=x", body=data)
 
 
+def broken_off(data: bytes) -> Script:
+    return answer(f"Content-Length: {SIZE + 1}", body=data)
+
+
 @pytest.fixture(params=["directory", "bucket"])
 def harness(
     request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path
@@ -119,9 +123,18 @@ def test_when_a_later_file_is_archived_the_bad_one_is_removed(harness: Archiving
         ([sent(HALF), sent(PAGE), sent(HALF)], HALF, AssetState.FAILED),
         # Another download may bring more.
         ([chunked(HALF, end=b"")] * 2, HALF, AssetState.PENDING),
+        ([broken_off(HALF)] * 3, HALF, AssetState.PENDING),
+        ([broken_off(HALF), broken_off(PNG[:99])], HALF, AssetState.PENDING),
+        ([broken_off(PNG[:99]), broken_off(HALF), GONE], HALF, AssetState.PENDING),
+        ([sent(OTHER_HALF), broken_off(PNG[:99])], OTHER_HALF, AssetState.PENDING),
+        ([broken_off(HALF), sent(OTHER_HALF)], OTHER_HALF, AssetState.PENDING),
+        # Even of a whole picture the server says that more should come.
+        ([broken_off(PNG)] * 2, PNG, AssetState.PENDING),
+        ([broken_off(HALF), sent(PNG)], None, AssetState.ARCHIVED),
         # These are no files.
         ([GONE], None, AssetState.PENDING),
-        ([answer(f"Content-Length: {SIZE}", body=HALF)], None, AssetState.PENDING),
+        ([broken_off(b"")], None, AssetState.PENDING),
+        ([broken_off(PAGE)], PAGE, AssetState.PENDING),
         ([sent(PNG + bytes(SIZE))], None, AssetState.FAILED),
     ],
 )

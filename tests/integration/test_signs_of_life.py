@@ -7,6 +7,7 @@ import pytest
 from ledgers import Books
 from waiting import until
 
+from receiver import clock
 from receiver.ledger.workers import Worker, Workers
 from receiver.services import Services
 from receiver.settings import Settings
@@ -18,7 +19,19 @@ pytestmark = pytest.mark.both_databases
 
 @pytest.fixture
 def workers(books: Books) -> Workers:
-    return Workers(books.database, books.clock)
+    return Workers(books.database)
+
+
+def settings_for(ledger_url: str, tmp_path: Path) -> Settings:
+    """Return settings with this ledger."""
+    environ = {
+        "DATA_DIR": str(tmp_path / "data"),
+        "DATABASE_URL": ledger_url.replace("+psycopg", ""),
+        "CALLBACK_SECRETS": "a-planted-secret-0123",
+        "ARCHIVE_URL": "s3://never-opened",
+        "ADMIN_TOKEN": "a-planted-token-0123",
+    }
+    return Settings.load(environ)
 
 
 def age_by(books: Books, seconds: float) -> None:
@@ -63,6 +76,28 @@ def test_a_worker_that_died_is_shown_for_an_hour(books: Books, workers: Workers)
     assert len(books.everything()["workers"]) == 1
 
 
+def test_a_sign_from_the_future_is_of_no_living_worker(books: Books, workers: Workers) -> None:
+    me = Worker()
+    workers.begin(me, alone=False)
+    age_by(books, -7200)
+    assert not workers.are_alive()
+    assert workers.renew(me, {})
+    assert workers.are_alive()
+
+
+@pytest.mark.parametrize("step", [-7200, 7200])
+def test_a_worker_that_began_after_the_clock_was_set_is_seen_by_those_before(
+    ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    settings = settings_for(ledger_url, tmp_path)
+    with closing(Services(settings).open()) as web, closing(Services(settings).open()) as later:
+        with monkeypatch.context() as patch:
+            patch.setattr(later, "now", lambda: clock.now() + step)
+            later.workers.begin(Worker(), alone=True)
+        assert web.has_worker()
+        assert [-1 < seen.age < 5 for seen in web.workers.seen()] == [True]
+
+
 def test_signs_are_given_until_the_end_and_begun_again_after_the_row_was_deleted(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,17 +112,10 @@ def test_signs_are_given_until_the_end_and_begun_again_after_the_row_was_deleted
 def test_a_ledger_knows_whether_a_worker_of_any_machine_serves_it(
     ledger_url: str, tmp_path: Path
 ) -> None:
-    environ = {
-        "DATA_DIR": str(tmp_path / "data"),
-        "DATABASE_URL": ledger_url.replace("+psycopg", ""),
-        "CALLBACK_SECRETS": "a-planted-secret-0123",
-        "ARCHIVE_URL": "s3://never-opened",
-        "ADMIN_TOKEN": "a-planted-token-0123",
-    }
-    with closing(Services(Settings.load(environ)).open()) as services:
+    with closing(Services(settings_for(ledger_url, tmp_path)).open()) as services:
         assert not services.has_worker()
         services.workers.begin(Worker(), alone=False)
         assert services.has_worker()
         assert len(services.ledger_id) == 32
-    with closing(Services(Settings.load(environ)).open()) as again:
+    with closing(Services(settings_for(ledger_url, tmp_path)).open()) as again:
         assert again.ledger_id == services.ledger_id

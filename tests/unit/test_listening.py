@@ -103,3 +103,8 @@ def test_without_ipv6_all_interfaces_are_those_of_ipv4(monkeypatch: pytest.Monke
 )
 def test_a_proxy_is_known_by_its_address_on_an_ipv6_socket_too(given: str, expected: str) -> None:
     assert with_mapped(given) == expected
+
+
+def test_a_host_name_without_an_address_is_reported() -> None:
+    with pytest.raises(ConfigurationError, match=r"nosuch\.invalid:0 \(the name has no address"):
+        listen("nosuch.invalid", 0)
