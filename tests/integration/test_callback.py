@@ -1,7 +1,7 @@
 """The contract of the two callback endpoints, on a real ledger."""
 
-import io
 import gc
+import io
 import json
 import socket
 import sqlite3
