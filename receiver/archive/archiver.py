@@ -103,6 +103,8 @@ class Archiver:
             self._bad_files.pop((asset.ref, asset.idx), None)
             if asset.quarantined_at is not None:
                 self._quarantine.remove_old(asset)
+            elif asset.crashes:
+                self._quarantine.remove_unrecorded(asset)
             logger.info(
                 "asset archived",
                 key=stored.key,
