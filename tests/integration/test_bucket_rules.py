@@ -154,6 +154,28 @@ def test_after_a_failed_write_a_check_writes(
     store.check()
 
 
+def test_of_many_threads_one_writes_the_marker_again(
+    fake: tuple[FakeS3, FaultProxy], store: S3Store
+) -> None:
+    def full(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+        return s3_error(503, "SlowDown") if request.method == "PUT" else forward(request)
+
+    def check_in_many_threads() -> int:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _: store.check(), range(16)))
+        return len(fake[0].versions[NAME])
+
+    store.check()
+    before = len(fake[0].versions[NAME])
+    fake[1].rule = full
+    with pytest.raises(StoreError, match="overloaded"):
+        store.replace(MANIFEST, b"{}", content_type="application/json")
+    fake[1].rule = honest
+    assert check_in_many_threads() == before + 1
+    del fake[0].versions[NAME]
+    assert check_in_many_threads() == 1
+
+
 @pytest.mark.parametrize("code", ["RequestTimeout", "ExpiredToken"])
 def test_a_fault_while_the_server_is_tried_does_not_count_as_a_rejected_hash(
     fake: tuple[FakeS3, FaultProxy], store: S3Store, code: str
