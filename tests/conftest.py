@@ -6,19 +6,22 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import botocore.session
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from postgres import PostgresServer, postgres, postgres_binaries
 from real_parts import missing
 from seaweed import S3Server, seaweedfs, weed_binary
 
 # The same examples in every run, so that a failure comes from a change;
 # --hypothesis-profile=search looks for new ones.
-settings.register_profile("repeatable", derandomize=True, database=None)
-settings.register_profile("search", max_examples=2000)
+# The machine may be busy, so no example is too slow.
+SLOW: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, database=None, **SLOW)
+settings.register_profile("search", max_examples=2000, **SLOW)
 settings.load_profile("repeatable")
 
 

@@ -103,6 +103,8 @@ class Archiver:
             self._bad_files.pop((asset.ref, asset.idx), None)
             if asset.quarantined_at is not None:
                 self._quarantine.remove_old(asset)
+            elif asset.crashes:
+                self._quarantine.remove_unrecorded(asset)
             logger.info(
                 "asset archived",
                 key=stored.key,
@@ -360,6 +362,8 @@ class Archiver:
         text: str,
         rejected: Rejected | None = None,
     ) -> None:
+        if rejected is None and claimed.row.quarantined_at is None:
+            rejected = self._quarantine.find_unrecorded(claimed.row, text)
         self._assets.give_up(claimed, state, text, rejected=rejected)
         self._bad_files.pop((claimed.row.ref, claimed.row.idx), None)
 

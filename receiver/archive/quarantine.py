@@ -7,7 +7,9 @@ job, then the oldest of all. The limit per job comes first, so whoever controls 
 cannot push out the files of others.
 
 An object is deleted before the ledger forgets it. So the ledger knows every object, unless a
-process is killed between storing one and recording it; `receiver audit --deep` lists those.
+worker is killed, or loses its claim, between storing one and recording it. When the asset is lost,
+such an object is looked for and recorded; when it is archived after a crash, the object is removed.
+`receiver audit --deep` lists any others.
 """
 
 import re
@@ -21,7 +23,7 @@ from typing import BinaryIO
 
 import structlog
 
-from receiver.archive.manifest import asset_key, quarantine_key
+from receiver.archive.manifest import asset_key, parse_quarantine_key, quarantine_key
 from receiver.archive.stores import Store, verify
 from receiver.errors import (
     FetchError,
@@ -34,7 +36,7 @@ from receiver.errors import (
 )
 from receiver.ledger.quarantine import KeptFile, QuarantineRecords
 from receiver.ledger.rows import Asset, Rejected, StoredAsset
-from receiver.net.download import BrokenOffError, Fetched
+from receiver.net.download import Fetched
 from receiver.telemetry.metrics import REJECTED
 
 log = structlog.get_logger(__name__)
@@ -90,8 +92,8 @@ class Quarantine:
         """Store a rejected file, which may take ``path`` away; return what it means for the asset.
 
         With a FetchError another download may bring more. Whatever fails here, the attempt goes
-        on: then the file is not kept, the log says why, and the file is wanted once more. A
-        download that broke off is kept only if it brought more than what is kept already.
+        on: then the file is not kept, the log says why, and the file is wanted once more. Such
+        a file, which may be cut short, is kept only if it is longer than the one kept already.
         """
         if not fetched.size:
             return Rejection(error)
@@ -102,7 +104,7 @@ class Quarantine:
         if twice and asset.quarantined_at is not None:
             # Not recorded again: since this attempt began it may have been removed for others.
             return Rejection(_twice(error) if final else error, final=final)
-        if isinstance(error, BrokenOffError) and fetched.size <= _kept_size(asset):
+        if isinstance(error, FetchError) and fetched.size <= _kept_size(asset):
             return Rejection(error)
         since, is_wanted = None, False
         try:
@@ -177,6 +179,44 @@ class Quarantine:
             log.warning(
                 "rejected file not removed", ref=asset.ref, index=asset.idx, error=str(error)
             )
+
+    def find_unrecorded(self, asset: Asset, error: str) -> Rejected | None:
+        """Return a file that is kept of a lost asset although the ledger knows of none.
+
+        Of several it is the largest. ``error`` is why the asset is lost.
+        """
+        found = self._stored_files(asset)
+        if not found:
+            return None
+        size, sha256 = max(found)
+        log.info("rejected file recorded late", ref=asset.ref, index=asset.idx, sha256=sha256)
+        why = f"the worker was gone before it could record why; later: {error}"
+        return Rejected(sha256, size, "", why, self._now())
+
+    def remove_unrecorded(self, asset: Asset) -> None:
+        """Remove the files of an archived asset, of which the ledger knows none."""
+        try:
+            for _, sha256 in self._stored_files(asset):
+                self._store.delete(quarantine_key(asset.ref, asset.idx, sha256))
+        except StoreError as error:
+            log.warning(
+                "rejected file not removed", ref=asset.ref, index=asset.idx, error=str(error)
+            )
+
+    def _stored_files(self, asset: Asset) -> list[tuple[int, str]]:
+        """Return size and SHA-256 of the asset's files in the archive; none if it is away."""
+        prefix = quarantine_key(asset.ref, asset.idx, "")
+        try:
+            return [
+                (size, key.removeprefix(prefix))
+                for key, size in self._store.keys(prefix.rpartition("/")[0])
+                if key.startswith(prefix) and parse_quarantine_key(key) and size
+            ]
+        except StoreError as error:
+            log.warning(
+                "rejected files not listed", ref=asset.ref, index=asset.idx, error=str(error)
+            )
+            return []
 
     def restore(self, asset: Asset) -> StoredAsset:
         """Store the asset's rejected file as its result file; return what is stored now.

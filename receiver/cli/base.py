@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
 
 from receiver import data_dir, failpoints
@@ -80,6 +81,17 @@ def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
 def console() -> Console:
     """Return a console for stdout. It wraps lines only on a terminal, not in a file or a pipe."""
     return Console(width=None if sys.stdout.isatty() else _UNLIMITED)
+
+
+def new_table(*headers: str, title: str | None = None) -> Table:
+    """Return a table that shows every cell whole, on several lines if the terminal is narrow.
+
+    A ref stays on one line, to be copied, and so does a state.
+    """
+    columns = [
+        Column(name, overflow="fold", no_wrap=name in ("ref", "job", "state")) for name in headers
+    ]
+    return Table(*columns, title=title, title_justify="left")
 
 
 def load() -> Settings:

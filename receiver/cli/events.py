@@ -15,6 +15,7 @@ from receiver.cli.base import (
     act_on_each,
     console,
     load,
+    new_table,
     printable,
     reports_errors,
     table_cell,
@@ -159,7 +160,7 @@ def _forget(services: Services, name: str) -> None:
 def _show(services: Services) -> None:
     standing, aside = services.events.destinations(), services.events.set_aside()
     named = {destination.name: destination.types for destination in services.settings.destinations}
-    table = Table(
+    table = new_table(
         "destination",
         "types",
         "not queued yet",
@@ -167,7 +168,6 @@ def _show(services: Services) -> None:
         "for",
         "set aside",
         title="destinations",
-        title_justify="left",
     )
     for row in standing:
         kinds = (
@@ -189,14 +189,13 @@ def _show(services: Services) -> None:
 
 
 def _failed_table(aside: list[EventDelivery]) -> Table:
-    table = Table(
+    table = new_table(
         "event",
         "job",
         "destination",
         "attempts",
         "last error",
         title="set aside; `receiver resend EVENT…` sends them again",
-        title_justify="left",
     )
     for delivery in aside:
         table.add_row(

@@ -12,6 +12,7 @@ from receiver.cli.base import (
     act_on_each,
     console,
     load,
+    new_table,
     printable,
     reports_errors,
     table_cell,
@@ -81,7 +82,7 @@ def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: boo
 
 
 def _job_table(found: list[Job], assets: dict[str, list[Asset]]) -> Table:
-    table = Table("ref", "state", "model", "submitted", "assets", "message")
+    table = new_table("ref", "state", "model", "submitted", "assets", "message")
     for job in found:
         archived = sum(asset.key is not None for asset in assets[job.ref])
         table.add_row(
@@ -136,15 +137,8 @@ def _show(services: Services, job: Job) -> None:
 
 
 def _delivery_table(services: Services, ref: str) -> Table:
-    table = Table(
-        "delivery",
-        "source",
-        "received",
-        "verdict",
-        "bytes",
-        "repaired",
-        title="deliveries",
-        title_justify="left",
+    table = new_table(
+        "delivery", "source", "received", "verdict", "bytes", "repaired", title="deliveries"
     )
     for row in services.queries.delivery_log(ref):
         table.add_row(
@@ -159,16 +153,8 @@ def _delivery_table(services: Services, ref: str) -> Table:
 
 
 def _asset_table(services: Services, found: list[Asset]) -> Table:
-    table = Table(
-        "asset",
-        "state",
-        "where",
-        "bytes",
-        "type",
-        "SHA-256 or error",
-        "notes",
-        title="assets",
-        title_justify="left",
+    table = new_table(
+        "asset", "state", "where", "bytes", "type", "SHA-256 or error", "notes", title="assets"
     )
     for asset in found:
         where = services.store.locate(asset.key) if asset.key else asset.url
@@ -186,7 +172,7 @@ def _asset_table(services: Services, found: list[Asset]) -> Table:
 
 def _rejected_table(services: Services, found: list[Asset]) -> Table:
     """Return the files that failed inspection. ``where`` is empty if a file is not kept."""
-    table = Table(
+    table = new_table(
         "asset",
         "accepted",
         "where",
@@ -195,7 +181,6 @@ def _rejected_table(services: Services, found: list[Asset]) -> Table:
         "SHA-256",
         "reason",
         title="rejected files",
-        title_justify="left",
     )
     for asset in found:
         if (rejected := asset.rejected) is None:

@@ -29,6 +29,7 @@ _REFUSED = frozenset(
         "InvalidClientTokenId",
         "InvalidSecurityToken",
         "InvalidToken",
+        "InvalidTokenId",  # MinIO's name for it
         "RequestExpired",
         "SecurityTokenExpired",
         "SignatureDoesNotMatch",

@@ -33,6 +33,9 @@ _PLAIN_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a
 class Response(http.client.HTTPResponse):
     """A response whose head was read. Raise what http.client raises."""
 
+    # http.client closes it at the end, also if the head could not be read.
+    fp: Any = None
+
     def __init__(self, sock: DeadlineSocket, method: str) -> None:
         self._sock = sock
         self._reader = sock.makefile("rb")

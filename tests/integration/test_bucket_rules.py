@@ -154,6 +154,28 @@ def test_after_a_failed_write_a_check_writes(
     store.check()
 
 
+def test_of_many_threads_one_writes_the_marker_again(
+    fake: tuple[FakeS3, FaultProxy], store: S3Store
+) -> None:
+    def full(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+        return s3_error(503, "SlowDown") if request.method == "PUT" else forward(request)
+
+    def check_in_many_threads() -> int:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _: store.check(), range(16)))
+        return len(fake[0].versions[NAME])
+
+    store.check()
+    before = len(fake[0].versions[NAME])
+    fake[1].rule = full
+    with pytest.raises(StoreError, match="overloaded"):
+        store.replace(MANIFEST, b"{}", content_type="application/json")
+    fake[1].rule = honest
+    assert check_in_many_threads() == before + 1
+    del fake[0].versions[NAME]
+    assert check_in_many_threads() == 1
+
+
 @pytest.mark.parametrize("code", ["RequestTimeout", "ExpiredToken"])
 def test_a_fault_while_the_server_is_tried_does_not_count_as_a_rejected_hash(
     fake: tuple[FakeS3, FaultProxy], store: S3Store, code: str
@@ -215,17 +237,45 @@ def test_renewed_credentials_are_used_without_a_restart(
         assert stored.read() == b"picture"
 
 
+@pytest.mark.parametrize(
+    ("code", "said"), [("ExpiredToken", "renew them"), ("InvalidTokenId", "AWS_SESSION_TOKEN")]
+)
 def test_credentials_that_boto_reads_elsewhere_are_read_again_when_refused(
-    fake: tuple[FakeS3, FaultProxy], store: S3Store, monkeypatch: pytest.MonkeyPatch
+    fake: tuple[FakeS3, FaultProxy],
+    store: S3Store,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    said: str,
 ) -> None:
-    fake[1].rule = accepts_only("testkey", "ExpiredToken")
+    fake[1].rule = accepts_only("testkey", code)
     store.check()
-    fake[1].rule = accepts_only("second", "ExpiredToken")
-    with pytest.raises(StoreError, match="renew them"):
+    fake[1].rule = accepts_only("second", code)
+    with pytest.raises(StoreError, match=said):
         store.check()
     # As a command in `credential_process`, or a metadata service, would.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
     store.check()
+
+
+def test_a_key_is_found_free_with_renewed_credentials_without_conditional_puts(
+    fake: tuple[FakeS3, FaultProxy],
+    store: S3Store,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    fake[1].rule = overwrites_in_spite_of_conditions
+    store.check()
+
+    def expired(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
+        signed = accepts_only("second", "ExpiredToken")
+        return signed(request, lambda one: overwrites_in_spite_of_conditions(one, forward))
+
+    fake[1].rule = expired
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
+    (path := tmp_path / "fetched").write_bytes(b"picture")
+    store.put(KEY, path, sha256=hashlib.sha256(b"picture").hexdigest(), content_type="image/png")
+    with store.open(KEY) as stored:
+        assert stored.read() == b"picture"
 
 
 def test_a_profile_that_is_being_written_does_not_stop_the_work(

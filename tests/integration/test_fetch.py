@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from outside_network import (
     DEFAULT_TLS,
@@ -307,7 +307,6 @@ _PIECES += [
 ]
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.sampled_from(_PIECES) | st.binary(max_size=5), max_size=12))
 def test_whatever_a_source_sends_only_a_fetch_error_comes_out(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]

@@ -123,6 +123,7 @@ def test_when_a_later_file_is_archived_the_bad_one_is_removed(harness: Archiving
         ([sent(HALF), sent(PAGE), sent(HALF)], HALF, AssetState.FAILED),
         # Another download may bring more.
         ([chunked(HALF, end=b"")] * 2, HALF, AssetState.PENDING),
+        ([chunked(HALF, end=b""), chunked(PNG[:99], end=b"")], HALF, AssetState.PENDING),
         ([broken_off(HALF)] * 3, HALF, AssetState.PENDING),
         ([broken_off(HALF), broken_off(PNG[:99])], HALF, AssetState.PENDING),
         ([broken_off(PNG[:99]), broken_off(HALF), GONE], HALF, AssetState.PENDING),
@@ -157,6 +158,40 @@ def limited(harness: ArchivingHarness, answers: list[Script]) -> Asset:
         harness.announce(server)
         harness.fetch_from(server.port, max_bytes=SIZE)
         return harness.attempt()
+
+
+def test_a_file_that_a_killed_worker_did_not_record_can_be_accepted_when_its_asset_is_lost(
+    on_disk: ArchivingHarness,
+) -> None:
+    with scripted_source(GONE) as server:
+        ref = on_disk.announce(server)
+        for number, data in [(0, HALF), (0, HALF[:99]), (1, PNG)]:
+            put(on_disk.store, quarantine_key(ref, number, hashlib.sha256(data).hexdigest()), data)
+        on_disk.books.clock.now += 7200.0 + 1
+        *_, lost = on_disk.attempts()
+    assert lost.state is AssetState.EXPIRED
+    assert lost.is_acceptable
+    assert lost.rejected is not None
+    assert (lost.rejected.sha256, lost.rejected.size) == (
+        hashlib.sha256(HALF).hexdigest(),
+        len(HALF),
+    )
+    assert "answered 404" in lost.rejected.reason
+
+
+def test_a_file_that_a_killed_worker_did_not_record_is_removed_when_its_asset_is_archived(
+    on_disk: ArchivingHarness,
+) -> None:
+    with scripted_source(sent(PNG)) as server:
+        ref = on_disk.announce(server)
+        for number in (0, 1):
+            key = quarantine_key(ref, number, hashlib.sha256(HALF).hexdigest())
+            put(on_disk.store, key, HALF)
+        on_disk.claim()  # by a worker that is killed
+        on_disk.books.clock.now += 61.0
+        archived = on_disk.attempt()
+    assert (archived.state, archived.crashes) == (AssetState.ARCHIVED, 1)
+    assert list(kept(on_disk.store)) == [key]
 
 
 def test_an_operators_retry_downloads_a_file_that_came_twice_once_more(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from made_pictures import IEND, SIZE, UNKNOWN, WHOLE, avif, box, chunk, png, track, video, webm
 
@@ -63,7 +63,6 @@ def test_a_last_box_may_say_to_the_end(look: Callable[[bytes], Picture]) -> None
     )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     st.sampled_from(sorted(WHOLE)),
     st.lists(
@@ -86,7 +85,6 @@ def test_a_damaged_file_never_raises_anything_else(
     assert (picture.width or 1) > 0
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([content[:length] for content, _ in WHOLE.values() for length in (8, 12, 30)]),
     st.binary(max_size=200),

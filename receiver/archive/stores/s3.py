@@ -10,7 +10,7 @@ the ledger's claims prevent that, because only one worker has an asset.
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # stubs are a development tool, not installed with the servic
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 MARKER = ".receiver"  # name of the object that `check` writes once; it is no valid key
+_WAIT = 5.0  # seconds that a thread waits for another one that writes the marker
 
 
 class _Start(TypedDict, total=False):
@@ -62,6 +63,7 @@ class S3Store:
         self._always_reads = options.verify == "always"
         self._abilities: Abilities | None = None  # found out at the first use
         self._probing = Lock()  # so that not every thread puts the marker
+        self._marking = Lock()
         self._failed_to_write = False
 
     def put(
@@ -183,14 +185,24 @@ class S3Store:
         with self._bucket.store_errors("write and read a trial object in"):
             self._server()
             if self._failed_to_write:
-                put_marker(self._bucket, self._prefix + MARKER)
+                self._put_marker(lambda: self._failed_to_write)
             try:
                 self._read_back(self._prefix + MARKER)
             except ClientError as error:
                 if error_code(error) != "NoSuchKey":
                     raise
+                self._put_marker(lambda: not self._bucket.exists(self._prefix + MARKER))
+
+    def _put_marker(self, is_needed: Callable[[], bool]) -> None:
+        """Put the marker if that is still needed when no other thread is doing it."""
+        if not self._marking.acquire(timeout=_WAIT):
+            raise StoreError("another thread is still trying to write to the bucket")
+        try:
+            if is_needed():
                 put_marker(self._bucket, self._prefix + MARKER)
-        self._failed_to_write = False
+                self._failed_to_write = False
+        finally:
+            self._marking.release()
 
     def reads_back(self) -> bool:
         """Return whether each object is read back after its put."""

@@ -128,7 +128,16 @@ class Bucket:
         except ClientError as error:
             if status(error) == HTTPStatus.NOT_FOUND:
                 return False
+            return self._can_get(name)
+        return True
+
+    def _can_get(self, name: str) -> bool:
+        try:
             self.call(lambda client: client.get_object(Bucket=self.name, Key=name))["Body"].close()
+        except ClientError as error:
+            if error_code(error) == "NoSuchKey":  # asked with credentials renewed since the HEAD
+                return False
+            raise
         return True
 
     def close(self) -> None:

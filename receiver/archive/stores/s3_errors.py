@@ -36,6 +36,7 @@ _BY_CODE = {
     "SecurityTokenExpired": _EXPIRED,
     "TokenRefreshRequired": _EXPIRED,
     "InvalidToken": "the session token is wrong or has expired: correct AWS_SESSION_TOKEN",
+    "InvalidTokenId": "the session token is wrong or has expired: correct AWS_SESSION_TOKEN",
     "InvalidSecurityToken": "the session token is wrong: correct AWS_SESSION_TOKEN",
     "RequestExpired": "the credentials have expired, or this machine's clock is wrong",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
