@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import Thread
 from types import FrameType
 from typing import TypeAlias
 
@@ -92,13 +93,21 @@ class WorkerProcess:
         return _beside_others(self._data_dir, self._number)
 
     def _report_start(self) -> None:
-        """Log that the worker starts, and the fault of an unusable archive: its work waits."""
+        """Log that the worker starts, and the fault of an unusable archive: its work waits.
+
+        An archive may hang for a minute. It delays neither signs of life, polls, nor a stop.
+        """
+        Thread(target=self._report_archive, name="check of the archive", daemon=True).start()
+        number = {} if self._number is None else {"worker": self._number}
+        log.info("worker started", version=version(), data_dir=str(self._data_dir), **number)
+
+    def _report_archive(self) -> None:
         try:
             self._check_archive()
         except StoreError as error:
             log.error("archive not usable, work waits", error=str(error))  # noqa: TRY400 - the text is enough
-        number = {} if self._number is None else {"worker": self._number}
-        log.info("worker started", version=version(), data_dir=str(self._data_dir), **number)
+        except Exception:
+            log.exception("archive not checked")
 
 
 @contextmanager

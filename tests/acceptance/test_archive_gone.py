@@ -1,5 +1,6 @@
 """The archive is away: its directory disappears like a mount, or its bucket is not there yet."""
 
+import socket
 import sqlite3
 from contextlib import closing, suppress
 from functools import partial
@@ -126,3 +127,20 @@ def test_a_wrong_key_of_the_archive_is_reported_without_the_secret(
         assert installation.environ["ARCHIVE_URL"].split("/")[2] in line
         assert "a-wrong-secret" not in worker.output()
         assert worker.stop() == 0
+
+
+def test_a_worker_whose_bucket_hangs_at_the_start_gives_signs_of_life_and_stops(
+    installation: Installation,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        installation.environ |= {
+            "ARCHIVE_URL": "s3://hangs/pictures",
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "planted",
+            "AWS_SECRET_ACCESS_KEY": "planted",
+        }
+        with running(WORKER, installation.environ, installation.folder) as worker:
+            worker.says("worker started")
+            with installation.services() as services:
+                until(services.workers.are_alive, what="a sign of life")
+            assert worker.stop() == 0
