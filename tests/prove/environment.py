@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
+from statistics import mean
 from typing import Literal
 
 from faultproxy import FaultProxy, fault_proxy
@@ -178,19 +179,22 @@ class Environment:
         """
         before = self.workers_started()
         yield
-        struck = time.time()
-        until(
-            lambda: self._acknowledged_since(struck),
-            within=_READY_WITHIN,
-            what=f"an acknowledgement after {what}",
-        )
+        struck, runnable = time.time(), [_runnable()]
+
+        def is_back() -> bool:
+            runnable.append(_runnable())
+            return self._acknowledged_since(struck)
+
+        def has_worker() -> bool:
+            runnable.append(_runnable())
+            return self.workers_started() > before
+
+        until(is_back, within=_READY_WITHIN, what=f"an acknowledgement after {what}")
         if worker:
-            until(
-                lambda: self.workers_started() > before,
-                within=_READY_WITHIN,
-                what=f"a new worker after {what}",
-            )
-        crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+            until(has_worker, within=_READY_WITHIN, what=f"a new worker after {what}")
+        # The load average is that of a minute: rounds that have just begun are not in it yet.
+        load = max(os.getloadavg()[0], mean(runnable))
+        crowd = max(1.0, load / (os.cpu_count() or 1))
         self.recoveries.append(Recovery(what, time.time() - struck, RECOVERY * crowd))
 
     def _acknowledged_since(self, moment: float) -> bool:
@@ -328,3 +332,8 @@ def _known(server: S3Server | None) -> S3Server:
 
 
 Play = Callable[[Environment], None]
+
+
+def _runnable() -> int:
+    """Return how many threads of this machine run or wait for a processor now."""
+    return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
