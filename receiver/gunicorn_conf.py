@@ -15,13 +15,13 @@ import structlog
 
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
+from receiver.installation import version
 from receiver.server.child import report_ready
 from receiver.server.gunicorn_log import GunicornLog
 from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.server.listening import all_interfaces, with_mapped
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
-from receiver.version import version
 
 _WRONG = 2  # exit status for a wrong configuration, as of our own commands
 

@@ -26,7 +26,7 @@ from pydantic import (
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from receiver import extras
+from receiver import installation
 from receiver.archive.stores.s3_options import (
     AddressingStyle,
     Checksums,
@@ -105,7 +105,7 @@ def _lower(value: object) -> object:
 def _ledger_address(value: str) -> str:
     if value.startswith(("postgresql://", "postgres://")):
         address = "postgresql+psycopg://" + value.split("://", 1)[1]
-        if remedy := extras.missing("postgres"):
+        if remedy := installation.missing("postgres"):
             raise ValueError(f"postgresql:// {remedy}")
         with suppress(ValueError, ArgumentError):
             make_url(address)

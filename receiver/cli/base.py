@@ -14,9 +14,9 @@ from rich.text import Text
 
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
+from receiver.installation import version
 from receiver.settings import Settings
 from receiver.telemetry import logs
-from receiver.version import version
 
 P = ParamSpec("P")
 T = TypeVar("T")

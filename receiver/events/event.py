@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Row
 
+from receiver.installation import version
 from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.model import EventType, timestamp
-from receiver.version import version
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Double, delete, func, literal, select, update
 
 from receiver import clock
+from receiver.installation import version
 from receiver.ledger.database import Database
 from receiver.ledger.tables import workers
-from receiver.version import version
 
 # Seconds between two signs of a worker, and how old the last one of a living worker may be.
 EVERY, ALIVE_FOR = 10.0, 40.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from ulid import ULID
 
-from receiver import extras
+from receiver import installation
 from receiver.errors import ConfigurationError
 
 _SWITCH = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -45,7 +45,7 @@ def configure(environ: Mapping[str, str], exporter: Any = None) -> None:
 
 def require_packages(environ: Mapping[str, str]) -> None:
     """Raise ConfigurationError with the remedy if traces are on and their packages are missing."""
-    if environ.get(_SWITCH) and (remedy := extras.missing("otel")):
+    if environ.get(_SWITCH) and (remedy := installation.missing("otel")):
         raise ConfigurationError([f"{_SWITCH}: {remedy}"])
 
 

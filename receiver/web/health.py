@@ -6,7 +6,7 @@ Anybody may call them, so none of them waits for a remote part: see ``background
 from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from receiver.version import version
+from receiver.installation import version
 from receiver.web import auth
 from receiver.web.cache import CachedValue
 from receiver.web.health_checks import HealthChecks

@@ -22,11 +22,11 @@ import structlog
 
 from receiver.data_dir import lock, try_lock
 from receiver.errors import StoreError
+from receiver.installation import version
 from receiver.ledger.queries.audit import Audit
 from receiver.maintenance.doubts import Doubts, try_periodically
 from receiver.maintenance.periodic_audit import audit_periodically
 from receiver.maintenance.rotation import Rotation, retire_periodically
-from receiver.version import version
 from receiver.worker.engine import Engine, WorkQueue
 
 log = structlog.get_logger(__name__)

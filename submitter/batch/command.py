@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from receiver import extras
+from receiver import installation
 from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
@@ -216,7 +216,7 @@ def _run(options: Options, settings: Settings) -> int:
 def _require(options: Options, settings: Settings, found: Validation) -> None:
     """Raise ConfigurationError with everything that is wrong or missing, before the first POST."""
     mistakes = list(found.mistakes)
-    if Provider.OPENAI in found.needs and (remedy := extras.missing("openai")):
+    if Provider.OPENAI in found.needs and (remedy := installation.missing("openai")):
         mistakes.append(f"provider openai: {remedy}")
     keys = {Provider.GRSAI: settings.grsai_api_key, Provider.OPENAI: settings.openai_api_key}
     missing = [

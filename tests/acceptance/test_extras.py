@@ -5,7 +5,7 @@ import sys
 import pytest
 from installation import Installation
 
-from receiver import extras
+from receiver import installation
 
 POSTGRES = {
     "DATABASE_URL": "postgresql://user:planted@127.0.0.1:9/none",
@@ -62,4 +62,4 @@ def test_a_batch_names_it_before_the_first_post(
 
 
 def test_what_is_installed_is_not_missing() -> None:
-    assert [extras.missing(extra) for extra in ("postgres", "openai", "otel")] == [""] * 3
+    assert [installation.missing(extra) for extra in ("postgres", "openai", "otel")] == [""] * 3

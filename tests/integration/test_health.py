@@ -11,10 +11,10 @@ from ledgers import opened
 from seaweed import S3Server
 from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
+from receiver.installation import version
 from receiver.ledger.workers import Worker, Workers
 from receiver.model import EventType, JobState
 from receiver.telemetry.disk_space import DiskSpace, measure
-from receiver.version import version
 from receiver.web.fault_log import log_changes
 from receiver.web.health import health_checks
 from receiver.web.health_checks import LIFETIMES

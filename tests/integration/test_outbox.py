@@ -9,11 +9,11 @@ from event_server import OLD_SECRET, SECRET, EventServer
 from ledgers import Books, opened
 
 from receiver.events.event import Event, EventSerializer
+from receiver.installation import version
 from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.version import version
 
 # What is sent.
 

@@ -7,7 +7,7 @@ it.
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from receiver import extras
+from receiver import installation
 from receiver.errors import AnswerLostError, ConfigurationError, NotSentError
 from receiver.providers.openai import protocol as openai_images
 from receiver.telemetry.redaction import Redactor
@@ -20,7 +20,7 @@ _MAX_TIMEOUT = 600.0
 
 def require_package() -> None:
     """Raise ConfigurationError with the remedy if the vendor's package is not installed."""
-    if remedy := extras.missing("openai"):
+    if remedy := installation.missing("openai"):
         raise ConfigurationError([f"--provider openai: {remedy}"])
 
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
+from receiver.installation import version
 from receiver.jobs.schemas import REF, ProblemView
-from receiver.version import version
 from receiver.web.api.base import blueprint
 from receiver.web.api.operations import OperationDoc, ResponseDoc, doc_of, documented
 

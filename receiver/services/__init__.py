@@ -30,9 +30,9 @@ from receiver.maintenance.rotation import Rotation
 from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
-from receiver.opening import Opening
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.openai.client import OpenAIClient
+from receiver.services.opening import Opening
 from receiver.telemetry.disk_space import DiskSpace, measure
 from receiver.telemetry.redaction import Redactor
 from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine, EngineNotifier

@@ -1,6 +1,19 @@
-"""The optional parts of the package, and what to install for each."""
+"""What is installed: the version of this release, and its optional parts."""
 
-from importlib import import_module
+from functools import cache
+from importlib import import_module, metadata
+
+_PACKAGE = "webhook-image-receiver"
+
+
+@cache
+def version() -> str:
+    """Return the version of the installed package, such as ``0.1.0``; "unknown" without one."""
+    try:
+        return metadata.version(_PACKAGE)
+    except metadata.PackageNotFoundError:  # the source tree runs without being installed
+        return "unknown"
+
 
 # The modules of each extra in pyproject.toml.
 _MODULES = {
