@@ -1,6 +1,7 @@
 """Opening a ledger for the service: what has to be right before any part is used."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 from receiver import data_dir
@@ -60,7 +61,7 @@ class Opening(LedgerParts):
     def require_ledger(self) -> None:
         """Raise ConfigurationError if there is no embedded ledger yet; nothing is created."""
         chosen = self.settings
-        if not chosen.embedded or chosen.ledger_path.exists():
+        if not chosen.embedded or _has_content(chosen.ledger_path):
             return
         is_default = chosen.ledger_path.parent == chosen.data_dir
         name, place = (
@@ -133,3 +134,11 @@ class Opening(LedgerParts):
         for part in _CLOSED:
             if part in self.__dict__:
                 self.__dict__[part].close()
+
+
+def _has_content(path: Path) -> bool:
+    """Return whether a file has any; a ledger without was never used, and would be created now."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
