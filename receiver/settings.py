@@ -231,7 +231,7 @@ class Settings(BaseModel):
     poll_after: Seconds = 120
     poll_interval: Seconds = 30
     job_timeout: Seconds = 3600
-    ticket_lifetime: Seconds = Field(default=30 * 86400, validate_default=True)
+    ticket_lifetime: Seconds = Field(default=730 * 86400, validate_default=True)
     callback_max_bytes: Count = 1024 * 1024
     confirm: Annotated[Literal["unsigned", "always"], Lower] = "unsigned"
     event_urls: Annotated[Words, AfterValidator(_places)] = Field(

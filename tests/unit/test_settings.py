@@ -250,7 +250,7 @@ DEFAULTS = {
     "poll_after": 120.0,
     "poll_interval": 30.0,
     "job_timeout": 3600.0,
-    "ticket_lifetime": 30 * 86400,
+    "ticket_lifetime": 730 * 86400,
     "callback_max_bytes": 1_048_576,
     "confirm": "unsigned",
     "event_urls": (),
