@@ -112,7 +112,8 @@ class Opening(LedgerParts):
     def tickets(self) -> Tickets:
         """Signs and reads callback URLs."""
         given = [secret.get_secret_value() for secret in self.settings.callback_secrets]
-        return Tickets(given) if given else Tickets(newest=self.kept_secrets.secrets)
+        newest = None if given else self.kept_secrets.secrets
+        return Tickets(given, newest, lifetime=self.settings.ticket_lifetime, now=self.now)
 
     @cached_property
     def kept_secrets(self) -> KeptSecrets:
