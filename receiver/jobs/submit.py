@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 # Seconds before each repetition of a submit that did not reach the provider.
 BACK_OFF = (5.0, 10.0, 20.0)
+# How the message of a job begins that never reached the provider.
+NEVER_SENT = "never sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class SubmitService:
         except NotSentError as error:
             self._jobs.withdraw(post.ref)
             self._insert(post)
-            return self._jobs.record_refused(post.ref, f"never sent: {error}")
+            return self._jobs.record_refused(post.ref, f"{NEVER_SENT}: {error}")
 
     def _post(self, post: Post) -> Job:
         """Post once; raise NotSentError if the request certainly did not reach the provider."""

@@ -13,7 +13,7 @@ from structlog.contextvars import bind_contextvars, unbind_contextvars
 from werkzeug.http import HTTP_STATUS_CODES
 
 from receiver.services import Services
-from receiver.web import api, auth, callback, dashboard, health, state
+from receiver.web import api, auth, callback, dashboard, health, pictures, state, v1
 from receiver.web.problems import problem
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -42,6 +42,8 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(callback.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(v1.blueprint)
+    app.register_blueprint(pictures.blueprint)
     app.register_blueprint(dashboard.blueprint)
     # Flask runs after_request functions in reverse order: the request id is set last.
     app.before_request(_begin_request)
@@ -88,7 +90,9 @@ def _show_not_found(response: Response) -> Response:
     status = response.status_code
     if status < 400 or request.endpoint not in {None, "static"} or _is_callback(request.path):  # noqa: PLR2004 - HTTP's first error
         return response
-    if request.path.startswith("/api/") or request.path == "/openapi.json":
+    if request.path.startswith("/v1/"):
+        shown = v1.failure(status, f"there is no {request.method} {request.path}", "unknown_url")
+    elif request.path.startswith("/api/") or request.path == "/openapi.json":
         shown = problem(status, HTTP_STATUS_CODES.get(status, "").lower())
     else:
         key = "error_405" if status == 405 else "error_404"  # noqa: PLR2004 - HTTP's number

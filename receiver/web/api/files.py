@@ -50,11 +50,25 @@ def asset(ref: str, index: int) -> Response:
     found = _asset(ref, index)
     if found is None or found.state is not AssetState.ARCHIVED or not found.key:
         return problem(404, f"{ref} has no archived asset {index}")
-    name = f"{found.ref}-{found.key.rpartition('/')[2]}"
     if query.link == "1":
-        return _link(found.key, name)
-    media_type = found.content_type or _OCTETS
-    return _answer(_File(found.key, found.size or 0, found.sha256 or "", media_type, name))
+        return _link(found.key, _name(found))
+    return _archived(found)
+
+
+def archived(ref: str, index: int) -> Response | None:
+    """Return an archived file's bytes; None if there is none."""
+    found = _asset(ref, index)
+    return _archived(found) if found and found.state is AssetState.ARCHIVED else None
+
+
+def _archived(found: Asset) -> Response:
+    media_type, digest = found.content_type or _OCTETS, found.sha256 or ""
+    return _answer(_File(found.key or "", found.size or 0, digest, media_type, _name(found)))
+
+
+def _name(found: Asset) -> str:
+    """Return the name under which a browser saves the file."""
+    return f"{found.ref}-{(found.key or '').rpartition('/')[2]}"
 
 
 @blueprint.get("/api/jobs/<ref>/assets/<int:index>/rejected")
