@@ -27,11 +27,12 @@ from receiver.jobs.sync import DirectCall
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.rows import Job
 from receiver.model import Api, Delivery, Mode, Provider, Source, Submission, new_ref
-from receiver.providers.grsai.client import BeforeSend, GrsaiClient
+from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.grsai.reports import is_end
 from receiver.providers.grsai.request import NO_WEBHOOK, Request, build_submit
 from receiver.providers.openai import protocol as openai_images
 from receiver.providers.openai.client import OpenAIClient
+from receiver.providers.transport import BeforeSend
 from receiver.telemetry import tracing
 
 log = structlog.get_logger(__name__)
