@@ -30,6 +30,7 @@ from receiver.model import (
     Decision,
     JobState,
     Mode,
+    Proof,
     Reason,
     Source,
     ref_time,
@@ -148,6 +149,7 @@ def _delivery(row: DeliveryEntry) -> dict[str, object]:
         "received_at": timestamp(row.received_at),
         "sha256": row.digest,
         "repaired": row.repaired,
+        "proof": row.proof,
     }
 
 
@@ -232,6 +234,7 @@ class ManifestDelivery(_Part):
     received_at: Moment
     sha256: Digest
     repaired: Words = ""
+    proof: Proof | None = None
 
 
 class ManifestRejected(_Part):

@@ -19,7 +19,16 @@ from pydantic import (
 
 from receiver.ledger.queries.audit import Audit
 from receiver.ledger.rows import Asset, DeliveryEntry, Job, Rejected
-from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source, timestamp
+from receiver.model import (
+    AssetState,
+    Decision,
+    EventType,
+    JobState,
+    Proof,
+    Reason,
+    Source,
+    timestamp,
+)
 
 # A ULID as we write it.
 REF = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
@@ -272,7 +281,8 @@ class EventList(BaseModel):
 class DeliveryView(BaseModel):
     """One report about a job and the decision about it; ``size`` is its body's, in bytes.
 
-    ``repaired`` names what was wrong with the body, "" if nothing was.
+    ``repaired`` names what was wrong with the body, "" if nothing was. ``proof`` is what is proved
+    about it, null if an earlier release stored it.
     """
 
     id: int
@@ -282,6 +292,7 @@ class DeliveryView(BaseModel):
     sha256: Annotated[str, Field(pattern=_SHA256)]
     size: int
     repaired: str
+    proof: Proof | None = None
 
     @classmethod
     def of(cls, row: DeliveryEntry) -> Self:
@@ -299,6 +310,7 @@ class DeliveryView(BaseModel):
             sha256=row.digest,
             size=row.size,
             repaired=row.repaired,
+            proof=Proof(row.proof) if row.proof else None,
         )
 
 

@@ -56,6 +56,7 @@ class Job:
     crashes: int = 0
     requested: int | None = None
     left_out: int = 0
+    poll_url: str | None = None
 
     def missing(self, assets: int) -> int:
         """Return how many pictures were asked for or announced, but are not among the assets."""
@@ -108,6 +109,11 @@ class Asset:
     defect: str = ""
     marks: tuple[Mark, ...] = ()
     doubt: str | None = ""
+
+    @property
+    def lifetime(self) -> float:
+        """How many seconds its URL was to live when we heard of it."""
+        return self.expires_at - self.announced_at
 
     @property
     def rejected(self) -> Rejected | None:
@@ -194,6 +200,7 @@ class DeliveryEntry:
     digest: str
     size: int
     repaired: str = ""
+    proof: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +215,7 @@ class DeliveryRow:
     digest: str
     body: bytes
     repaired: str = ""
+    proof: str | None = None
 
 
 def job_of(row: Sequence[Any]) -> Job:

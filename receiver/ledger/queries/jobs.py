@@ -27,7 +27,7 @@ _JOB_WITH_PARAMS: Select[Any] = select(*job_columns, jobs.c.params).where(
     jobs.c.ref == bindparam("ref")
 )
 _ASSETS_OF_JOB = select(assets).where(assets.c.ref == bindparam("ref")).order_by(assets.c.idx)
-_LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired")
+_LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired", "proof")
 _DELIVERY_LOG: Select[Any] = (
     select(
         *(deliveries.c[name] for name in _LOG_COLUMNS),
