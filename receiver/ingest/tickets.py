@@ -7,6 +7,7 @@ rotated without losing callbacks that are on their way.
 """
 
 import hmac
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from hashlib import sha256
 
 from itsdangerous import Signer
 from itsdangerous.encoding import base64_encode
+from ulid import ULID
 
-from receiver.errors import TicketError
+from receiver import clock
+from receiver.errors import TicketError, TicketExpiredError
 from receiver.model import Provider
 
 # A ULID in upper case, the provider if it is not GRSAI, a dot, 32 bytes in base64url without
@@ -56,13 +59,20 @@ class _Keys:
 class Tickets:
     """Signs refs and reads them back; holds the secrets, newest first.
 
+    A ticket is valid for ``lifetime`` seconds from the time in its ref; ``now`` is the clock.
     ``newest`` returns the secrets of now, and the same object as long as they do not change; by
     default they never do.
     """
 
     def __init__(
-        self, secrets: Sequence[str] = (), newest: Callable[[], Sequence[str]] | None = None
+        self,
+        secrets: Sequence[str] = (),
+        newest: Callable[[], Sequence[str]] | None = None,
+        *,
+        lifetime: float = math.inf,
+        now: Callable[[], float] = clock.now,
     ) -> None:
+        self._lifetime, self._now = lifetime, now
         self._newest = newest or (lambda: secrets)
         self._derived = _derive(self._newest())
 
@@ -95,6 +105,8 @@ class Tickets:
 
         Raise TicketError for any text that is not exactly ours.
 
+        Raise TicketExpiredError if it is ours and too old.
+
         The ticket is compared with the one we would make, not decoded, because base64 can spell the
         same signature in several ways. The same is computed for every input, so that the time it
         takes says nothing about a guess.
@@ -106,10 +118,12 @@ class Tickets:
             hmac.compare_digest(_ticket(one.key, signed), candidate.encode())
             for one in self._keys()
         ]
-        if well_formed and any(matches):
-            name = signed[_REF_LENGTH + 1 :]
-            return signed[:_REF_LENGTH], Provider(name) if name else Provider.GRSAI
-        raise TicketError("this ticket was not made by us")
+        if not (well_formed and any(matches)):
+            raise TicketError("this ticket was not made by us")
+        ref, name = signed[:_REF_LENGTH], signed[_REF_LENGTH + 1 :]
+        if ref != CANARY and self._now() - ULID.from_str(ref).timestamp > self._lifetime:
+            raise TicketExpiredError(ref)
+        return ref, Provider(name) if name else Provider.GRSAI
 
     @property
     def fingerprints(self) -> tuple[str, ...]:

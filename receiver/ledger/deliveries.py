@@ -103,12 +103,13 @@ _BEGIN_ARCHIVING = _ManyRows(
     WHERE jobs.ref = new.ref""",
 )
 _INSERT_ASSETS = _ManyRows(
-    """INSERT INTO assets (state, ref, idx, url, announced_at, expires_at, due_at)
+    """INSERT INTO assets (state, ref, idx, url, announced_at, expires_at, due_at, folder)
     SELECT 'pending', * FROM ({values})""",
-    """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at)
-    SELECT ref, idx, 'pending', url, announced_at, expires_at, due_at
-    FROM unnest(%s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[], %s::float8[])
-        AS new (ref, idx, url, announced_at, expires_at, due_at)""",
+    """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at, folder)
+    SELECT ref, idx, 'pending', url, announced_at, expires_at, due_at, folder
+    FROM unnest(
+        %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[], %s::float8[], %s::text[])
+        AS new (ref, idx, url, announced_at, expires_at, due_at, folder)""",
 )
 _INSERT_DELIVERIES = _ManyRows(
     """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired, proof)
@@ -206,6 +207,11 @@ def record_provider_id(connection: Connection, job: Job, provider_id: str | None
         connection.execute(_UPDATE_JOB, {"of_ref": job.ref, **values})
 
 
+def record_left_out(connection: Connection, ref: str, count: int) -> None:
+    """Record how many results of a success are not archived, because they are too many."""
+    connection.execute(_UPDATE_JOB, {"of_ref": ref, "left_out": count})
+
+
 def begin_archiving(
     connection: Connection, changes: Sequence[tuple[Job, Report]], now: float, timing: Timing
 ) -> None:
@@ -214,13 +220,10 @@ def begin_archiving(
     for job, report in changes:
         lifetime = timing.lifetime(job.provider)
         expires_at = _expires_at(job, report, now, lifetime)
-        provider_id, due_at = (
-            job.provider_id or report.provider_id,
-            risk_begins(expires_at, lifetime),
-        )
-        ended.append((provider_id, now, due_at, job.ref))
+        due_at = risk_begins(expires_at, lifetime)
+        ended.append((job.provider_id or report.provider_id, now, due_at, job.ref))
         announced += [
-            (job.ref, idx, result.url, now, expires_at, now)
+            (job.ref, idx, result.url, now, expires_at, now, job.folder)
             for idx, result in enumerate(report.results)
         ]
     _BEGIN_ARCHIVING.run(connection, ended)

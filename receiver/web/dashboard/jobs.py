@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
-from receiver.jobs.schemas import JobsQuery, seconds_of
+from receiver.jobs.schemas import JobsQuery
 from receiver.ledger.claims import is_unexplained
 from receiver.ledger.queries.job_list import Page, Wanted
 from receiver.ledger.queries.jobs import Attempt
@@ -58,9 +58,7 @@ def read_jobs_query(values: Mapping[str, str]) -> tuple[JobsQuery, list[str]]:
 
 def job_filter(query: JobsQuery) -> Wanted:
     """Return the ledger's filter for a query."""
-    return Wanted(
-        query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until)
-    )
+    return query.wanted()
 
 
 def query_arguments(query: JobsQuery) -> dict[str, str]:
