@@ -15,8 +15,8 @@ from ulid import ULID
 
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import job_columns, jobs
-from receiver.model import JobState, Provider
+from receiver.ledger.tables import assets, job_columns, jobs
+from receiver.model import AssetState, JobState, Provider
 
 T = TypeVar("T")
 
@@ -33,7 +33,8 @@ class Wanted:
     """Which jobs are wanted; an empty field does not restrict them.
 
     Times are seconds since the epoch, ``until`` is exclusive. ``text`` is a part of the ref,
-    provider's id, model or prompt in any case, or exactly the caller's key.
+    provider's id, model or prompt in any case, or exactly the caller's key. ``pictures``: only jobs
+    with an archived file.
     """
 
     state: JobState | None = None
@@ -41,6 +42,7 @@ class Wanted:
     text: str = ""
     since: float | None = None
     until: float | None = None
+    pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,21 @@ class JobListQueries:
     def page(self, wanted: Wanted, after: str = "", limit: int = 50) -> Page:
         """Return up to ``limit`` jobs after the ref ``after``, newest first."""
         return self._read(lambda connection: self._page(connection, wanted, after, limit))
+
+    def newer(self, wanted: Wanted, than: str) -> Job | None:
+        """Return the wanted job that comes before the ref ``than`` in the list, if it is near."""
+
+        def work(connection: Connection) -> Job | None:
+            within = (*_indexed(wanted, ""), jobs.c.ref > than)
+            window = select(jobs.c.ref).where(*within).order_by(jobs.c.ref).limit(self._window)
+            last = connection.execute(select(func.max(window.subquery().c.ref))).scalar()
+            if last is None:
+                return None
+            question = select(*job_columns).where(*within, *_unindexed(wanted), jobs.c.ref <= last)
+            row = connection.execute(question.order_by(jobs.c.ref).limit(1)).one_or_none()
+            return job_of(row) if row else None
+
+        return self._read(work)
 
     def _page(self, connection: Connection, wanted: Wanted, after: str, limit: int) -> Page:
         named = [] if after else self._named(connection, wanted)
@@ -186,6 +203,12 @@ def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
         found.append(func.coalesce(jobs.c.state, "") == wanted.state)
     if wanted.model and not _by_model(wanted):
         found.append(func.coalesce(jobs.c.model, "") == wanted.model)
+    if wanted.pictures:
+        found.append(
+            select(assets.c.idx)
+            .where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.ARCHIVED)
+            .exists()
+        )
     return found
 
 
