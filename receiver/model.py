@@ -4,7 +4,9 @@ Nothing here does I/O. Times are seconds since the epoch (float, UTC), sizes are
 are pixels.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -120,6 +122,13 @@ class EventDeliveryState(StrEnum):
     SET_ASIDE = "set_aside"  # given up after days of retries; people can have it sent again
 
 
+# The folder of the archive for rejected files.
+QUARANTINE = "quarantine"
+# A folder of the archive that a job may name: words of which none begins with a dot, and not like
+# the year of a date. As JSON Schema writes it.
+FOLDER_PATTERN = rf"^(?!{QUARANTINE}(/|$))[A-Za-z_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
+MAX_FOLDER = 200
+
 # A larger number of pictures is no number that a provider accepts.
 _MAX_REQUESTED = 10_000
 
@@ -192,7 +201,8 @@ class Submission:
     """A submit for a provider; ``params`` are the provider's own fields, passed on unchanged.
 
     ``key`` is the caller's own name for the job. Only one job can have it, so a repeated submit is
-    not paid twice.
+    not paid twice. ``batch`` and ``metadata`` (a JSON object) are the caller's too; ``folder`` is
+    the folder of the archive in which the pictures are stored, "" for none.
     """
 
     prompt: str
@@ -202,6 +212,9 @@ class Submission:
     provider: Provider = Provider.GRSAI
     api: Api = Api.DRAW
     key: str | None = None
+    batch: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    folder: str = ""
 
     @property
     def requested(self) -> int | None:
@@ -235,6 +248,11 @@ def new_ref(now: float) -> str:
 def ref_time(ref: str) -> datetime:
     """Return the time in a ref, in UTC; the archive's folders are named after it."""
     return ULID.from_str(ref).datetime.astimezone(UTC)
+
+
+def is_folder(text: str) -> bool:
+    """Return whether a job may name this folder of the archive; it never leaves the archive."""
+    return len(text) <= MAX_FOLDER and bool(re.fullmatch(FOLDER_PATTERN, text))
 
 
 def timestamp(moment: float | None) -> str | None:

@@ -163,7 +163,7 @@ class Archiver:
                 except (FetchError, NotThePictureError) as error:
                     return self._quarantine.keep(asset, path, fetched, error)
             stored = _stored(
-                asset_key(asset.ref, asset.idx, picture.extension),
+                asset_key(asset.ref, asset.idx, picture.extension, asset.folder),
                 fetched.sha256,
                 fetched.size,
                 picture,
@@ -207,7 +207,7 @@ class Archiver:
         if asset.attempts == 1 and not asset.error:
             return None
         try:
-            prefix = asset_prefix(asset.ref, asset.idx)
+            prefix = asset_prefix(asset.ref, asset.idx, asset.folder)
             for key, _size in self._store.keys(prefix.rpartition("/")[0]):
                 if key.startswith(prefix):
                     return self._adopt(key, path)

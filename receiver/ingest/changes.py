@@ -69,7 +69,7 @@ def _end(change: Change) -> None:
     if report.outcome is Outcome.SUCCEEDED:
         deliveries.begin_archiving(change.connection, [(change.job, report)], change.now, lifetime)
         if report.left_out:
-            jobs.record_left_out(change.connection, change.job.ref, report.left_out)
+            deliveries.record_left_out(change.connection, change.job.ref, report.left_out)
     else:
         _fail(change, report.reason or Reason.PROVIDER_ERROR, report.message)
 

@@ -200,7 +200,7 @@ class SubmitService:
         except NotSentError as error:
             self._jobs.withdraw(post.ref)
             self._insert(post)
-            return self._jobs.record_refused(post.ref, f"never sent: {error}")
+            return self._jobs.record_refused(post.ref, f"never sent: {error}", answered=False)
 
     def _post(self, post: Post) -> Job:
         """Post once; raise NotSentError if the request certainly did not reach the provider."""

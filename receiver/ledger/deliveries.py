@@ -102,12 +102,13 @@ _BEGIN_ARCHIVING = _ManyRows(
     WHERE jobs.ref = new.ref""",
 )
 _INSERT_ASSETS = _ManyRows(
-    """INSERT INTO assets (state, ref, idx, url, announced_at, expires_at, due_at)
+    """INSERT INTO assets (state, ref, idx, url, announced_at, expires_at, due_at, folder)
     SELECT 'pending', * FROM ({values})""",
-    """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at)
-    SELECT ref, idx, 'pending', url, announced_at, expires_at, due_at
-    FROM unnest(%s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[], %s::float8[])
-        AS new (ref, idx, url, announced_at, expires_at, due_at)""",
+    """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at, folder)
+    SELECT ref, idx, 'pending', url, announced_at, expires_at, due_at, folder
+    FROM unnest(
+        %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[], %s::float8[], %s::text[])
+        AS new (ref, idx, url, announced_at, expires_at, due_at, folder)""",
 )
 _INSERT_DELIVERIES = _ManyRows(
     """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired)
@@ -202,6 +203,11 @@ def record_provider_id(connection: Connection, job: Job, provider_id: str | None
         connection.execute(_UPDATE_JOB, {"of_ref": job.ref, **values})
 
 
+def record_left_out(connection: Connection, ref: str, count: int) -> None:
+    """Record how many results of a success are not archived, because they are too many."""
+    connection.execute(_UPDATE_JOB, {"of_ref": ref, "left_out": count})
+
+
 def begin_archiving(
     connection: Connection, changes: Sequence[tuple[Job, Report]], now: float, lifetime: float
 ) -> None:
@@ -212,7 +218,7 @@ def begin_archiving(
         (job.provider_id or report.provider_id, now, due_at, job.ref) for job, report in changes
     ]
     announced = [
-        (job.ref, idx, result.url, now, expires_at, now)
+        (job.ref, idx, result.url, now, expires_at, now, job.folder)
         for job, report in changes
         for idx, result in enumerate(report.results)
     ]

@@ -12,13 +12,13 @@ from sqlalchemy import Connection, Update, bindparam, delete, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import KeyTakenError, ReceiverError
-from receiver.ledger import claims
+from receiver.ledger import caller_fields, claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.events import NewEvent, has_event, write_events
 from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import deliveries, job_columns, jobs
+from receiver.ledger.tables import deliveries, job_columns, job_metadata, jobs
 from receiver.model import (
     Api,
     EventType,
@@ -85,9 +85,11 @@ class Jobs:
         """
         now = self._now()
         ref = ref or new_ref(now)
-        names = ("provider", "api", "mode", "model", "prompt", "key")
+        names = ("provider", "api", "mode", "model", "prompt", "key", "batch", "folder")
         values = {name: getattr(submission, name) for name in names}
         values["params"] = json.dumps(submission.params, ensure_ascii=False)
+        values["shown"] = caller_fields.shown_params(submission.params)
+        values["metadata"] = json.dumps(submission.metadata, ensure_ascii=False)
         values["due_at"] = now + self._timing.job_timeout
         values |= {"requested": submission.requested, "signer": signer}
 
@@ -101,6 +103,7 @@ class Jobs:
                 # Another submit took the key at the same moment.
                 _free_key(connection, submission.key or "")
                 raise
+            caller_fields.insert_metadata(connection, {ref: submission.metadata})
             return lock_job(connection, ref)
 
         return self._database.write(work)
@@ -115,7 +118,8 @@ class Jobs:
             job = find_job(connection, ref, locked=True)
             if job is not None and job.state is JobState.SUBMITTING:
                 reported = select(deliveries.c.id).where(deliveries.c.ref == ref).exists()
-                connection.execute(delete(jobs).where(jobs.c.ref == ref, ~reported))
+                for table in (job_metadata, jobs):
+                    connection.execute(delete(table).where(table.c.ref == ref, ~reported))
 
         self._database.write(work)
 
@@ -129,7 +133,8 @@ class Jobs:
                 connection, job.provider, provider_id
             )
             values: dict[str, object] = {
-                "provider_id": job.provider_id if taken else job.provider_id or provider_id
+                "provider_id": job.provider_id if taken else job.provider_id or provider_id,
+                "answered_at": job.answered_at or self._now(),
             }
             if job.state == JobState.SUBMITTING:
                 due_at = first_poll(job, self._timing, self._now())
@@ -139,14 +144,17 @@ class Jobs:
 
         return self._database.write(work)
 
-    def record_refused(self, ref: str, message: str, provider_id: str | None = None) -> Job:
+    def record_refused(
+        self, ref: str, message: str, provider_id: str | None = None, *, answered: bool = True
+    ) -> Job:
         """End a job that the provider did not take, with the provider's own message.
 
-        ``provider_id`` is the id that its refusal had all the same.
+        ``provider_id`` is the id that its refusal had all the same; ``answered`` is False if the
+        submit was never sent.
         """
 
         def work(connection: Connection) -> Job:
-            job = lock_job(connection, ref)
+            job, now = lock_job(connection, ref), self._now()
             # The events of a stream may say that the job is waiting before an error comes.
             is_unnamed = job.state is JobState.WAITING and job.provider_id is None
             if job.state is JobState.SUBMITTING or is_unnamed:
@@ -157,11 +165,14 @@ class Jobs:
                     connection,
                     job,
                     JobState.FAILED,
-                    self._now(),
+                    now,
                     reason=Reason.REFUSED,
                     message=message,
                     provider_id=None if taken else provider_id,
                 )
+                if answered:
+                    answer = {"of_ref": ref, "answered_at": job.answered_at or now}
+                    connection.execute(_UPDATE_JOB, answer)
             return lock_job(connection, ref)
 
         return self._database.write(work)
@@ -345,11 +356,6 @@ def expedite_job(connection: Connection, ref: str, due_at: float) -> None:
     )
     if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
         notify(connection, QueueName.JOBS)
-
-
-def record_left_out(connection: Connection, ref: str, count: int) -> None:
-    """Record how many results of a success are not archived, because they are too many."""
-    connection.execute(_UPDATE_JOB, {"of_ref": ref, "left_out": count})
 
 
 def finish_job(

@@ -29,7 +29,7 @@ _ASSET_COLUMNS = [column.name for column in assets.columns]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row of ``jobs`` without its ``params``; ``tables.jobs`` explains the columns."""
+    """A row of ``jobs``: its ``job_columns``, which ``tables.jobs`` explains."""
 
     ref: str
     provider: str
@@ -56,6 +56,9 @@ class Job:
     crashes: int = 0
     requested: int | None = None
     left_out: int = 0
+    batch: str | None = None
+    folder: str = ""
+    answered_at: float | None = None
 
     def missing(self, assets: int) -> int:
         """Return how many pictures were asked for or announced, but are not among the assets."""
@@ -108,6 +111,7 @@ class Asset:
     defect: str = ""
     marks: tuple[Mark, ...] = ()
     doubt: str | None = ""
+    folder: str = ""
 
     @property
     def rejected(self) -> Rejected | None:

@@ -5,8 +5,10 @@ A part is built when it is first used; ``close`` closes those that were built.
 
 import secrets
 import time
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from receiver import data_dir
@@ -18,6 +20,7 @@ from receiver.events.dispatcher import Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
+from receiver.jobs.job_object import JobObjects, shortened
 from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.submit import SubmitService
@@ -55,9 +58,25 @@ class Services(Opening):
     """Every part of the service, built once for a process."""
 
     @cached_property
+    def redactor(self) -> Redactor:
+        """Removes our secrets from texts."""
+        return Redactor(self.settings.secrets())
+
+    @cached_property
+    def job_objects(self) -> JobObjects:
+        """The job objects that everybody is shown."""
+        return JobObjects(self.queries, self.redactor)
+
+    @cached_property
     def serializer(self) -> EventSerializer:
         """How events are written in deliveries."""
-        return EventSerializer(self.settings.archive_url, self.settings.public_url)
+        return EventSerializer(
+            self.settings.archive_url, self.settings.public_url, self._objects_in_events
+        )
+
+    def _objects_in_events(self, refs: Sequence[str]) -> dict[str, dict[str, Any]]:
+        found = self.job_objects.named(refs)
+        return {ref: shortened(job).model_dump(mode="json") for ref, job in found.items()}
 
     def dispatchers(self) -> list[Dispatcher]:
         """Return the sender of each destination."""
@@ -159,7 +178,7 @@ class Services(Opening):
             self.engine.notify,
             base_url=self.settings.grsai_base_url,
             confirm_always=self.settings.confirm == "always",
-            redact=Redactor(self.settings.secrets()),
+            redact=self.redactor,
         )
 
     @cached_property

@@ -7,27 +7,44 @@ import pytest
 from api_jobs import DIGEST, PICTURE, archived, get, reported, submitted
 from web_client import FAILED, WebClient
 
+from receiver.model import timestamp
+
 UNKNOWN = "01JZ2Q7V3N0123456789ABCDEF"
 JOB_KEYS = [
+    "answered_at",
+    "api",
     "assets",
+    "batch",
+    "ended_at",
+    "finished_at",
+    "folder",
+    "key",
     "message",
+    "metadata",
     "missing",
+    "mode",
     "model",
+    "next",
     "progress",
     "prompt",
     "provider",
     "provider_id",
     "reason",
     "ref",
+    "request",
     "requested",
     "state",
     "submitted_at",
 ]
 ASSET_KEYS = [
     "accepted_at",
+    "attempts",
     "content_type",
     "defect",
     "doubt",
+    "error",
+    "expires_at",
+    "finished_at",
     "height",
     "index",
     "key",
@@ -36,6 +53,7 @@ ASSET_KEYS = [
     "sha256",
     "size",
     "state",
+    "url",
     "width",
 ]
 
@@ -146,16 +164,22 @@ def test_a_job_has_exactly_the_keys_of_the_contract(web: WebClient, tmp_path: Pa
         )
         assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", job["submitted_at"])
     assert job["progress"] == 100
+    (row,) = web.services.queries.assets([ref])[ref]
     assert job["assets"] == [
         {
             "index": 0,
             "state": "archived",
             "key": f"2026/10/01/{ref}/0.png",
+            "url": f"/api/jobs/{ref}/assets/0",
             "sha256": DIGEST,
             "size": len(PICTURE),
             "content_type": "image/png",
             "width": 8,
             "height": 8,
+            "error": "",
+            "attempts": 1,
+            "expires_at": timestamp(row.expires_at),
+            "finished_at": timestamp(row.finished_at),
             "accepted_at": None,
             "rejected": None,
             "defect": "",

@@ -16,7 +16,6 @@ from receiver.cli.base import reports_errors, table_cell
 from receiver.errors import ProviderError, ReceiverError, RefusedError
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
-from receiver.jobs.schemas import JobView
 from receiver.model import Api, Delivery, Mode, Source, Submission
 from receiver.providers.grsai import reports as grsai
 from receiver.providers.grsai.client import GrsaiClient
@@ -133,7 +132,7 @@ def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(
     for shown in (ref, other):
         job = services.jobs.get(shown)
         jobs._show(services, job)
-        submitter._print_job(JobView.of(job, services.queries.assets([shown])[shown]), err=False)
+        submitter._print_job(services.job_objects.of([job])[0], err=False)
     say(HOSTILE)
     said = capsys.readouterr()
     assert "[/red]" in said.out

@@ -11,14 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from receiver.jobs.schemas import JobsQuery, seconds_of
+from receiver.jobs.schemas import JobsQuery
 from receiver.ledger.queries.job_list import Wanted
 from receiver.model import JobState
 from receiver.web.dashboard.base import localized, validate_fields, with_query
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 # What a filter consists of; ``day`` stands for ``since`` and ``until`` of the same day.
-FIELDS = ("q", "state", "model", "since", "until", "day", "zone")
+FIELDS = (
+    *("q", "state", "model", "batch", "reason", "metadata"),
+    *("since", "until", "day", "zone"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +76,7 @@ def read_question(values: Mapping[str, str]) -> Question:
                 mistakes.append(localized("no_such_day", day=asked.pop(name)))
     found, more = validate_fields(JobsQuery, {**asked, "after": values.get("after", "").strip()})
     query = found or JobsQuery()
-    return Question(_wanted(query), query.after, given, [*mistakes, *more])
-
-
-def _wanted(query: JobsQuery) -> Wanted:
-    return Wanted(
-        query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until)
-    )
+    return Question(query.wanted(), query.after, given, [*mistakes, *more])
 
 
 def zone_of(name: str) -> tzinfo:
