@@ -17,7 +17,7 @@ TEMPLATES = {
 VIEWS = {
     path.name: path.read_text(encoding="utf-8")
     for path in (WEB / "dashboard").glob("*.py")
-    if path.name != "translations.py"
+    if not path.name.startswith("translations")
 }
 # Keys that a page builds from a value of the service.
 MADE = {
