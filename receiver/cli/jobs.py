@@ -157,7 +157,8 @@ def _show(services: Services, job: Job) -> None:
 
 def _delivery_table(services: Services, ref: str) -> Table:
     table = new_table(
-        "delivery", "source", "received", "verdict", "bytes", "repaired", title="deliveries"
+        *("delivery", "source", "received", "verdict", "proof", "bytes", "repaired"),
+        title="deliveries",
     )
     for row in services.queries.delivery_log(ref):
         table.add_row(
@@ -165,6 +166,7 @@ def _delivery_table(services: Services, ref: str) -> Table:
             row.source,
             timestamp(row.received_at),
             row.verdict,
+            row.proof or "",
             str(row.size),
             row.repaired,
         )

@@ -16,8 +16,8 @@ from ulid import ULID
 from receiver.ledger.caller_fields import has_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import job_columns, jobs
-from receiver.model import JobState, Provider, Reason
+from receiver.ledger.tables import assets, job_columns, jobs
+from receiver.model import AssetState, JobState, Provider, Reason
 
 T = TypeVar("T")
 
@@ -35,7 +35,8 @@ class Wanted:
 
     Times are seconds since the epoch, ``until`` is exclusive. ``text`` is a part of the ref,
     provider's id, model or prompt in any case, or exactly the caller's key. ``metadata`` is the
-    name of a value in it and that value as text, None for any value.
+    name of a value in it and that value as text, None for any value. ``pictures``: only jobs with
+    an archived file.
     """
 
     state: JobState | None = None
@@ -46,6 +47,7 @@ class Wanted:
     batch: str = ""
     reason: Reason | None = None
     metadata: tuple[str, str | None] | None = None
+    pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,21 @@ class JobListQueries:
     def page(self, wanted: Wanted, after: str = "", limit: int = 50) -> Page:
         """Return up to ``limit`` jobs after the ref ``after``, newest first."""
         return self._read(lambda connection: self._page(connection, wanted, after, limit))
+
+    def newer(self, wanted: Wanted, than: str) -> Job | None:
+        """Return the wanted job that comes before the ref ``than`` in the list, if it is near."""
+
+        def work(connection: Connection) -> Job | None:
+            within = (*_indexed(wanted, ""), jobs.c.ref > than)
+            window = select(jobs.c.ref).where(*within).order_by(jobs.c.ref).limit(self._window)
+            last = connection.execute(select(func.max(window.subquery().c.ref))).scalar()
+            if last is None:
+                return None
+            question = select(*job_columns).where(*within, *_unindexed(wanted), jobs.c.ref <= last)
+            row = connection.execute(question.order_by(jobs.c.ref).limit(1)).one_or_none()
+            return job_of(row) if row else None
+
+        return self._read(work)
 
     def _page(self, connection: Connection, wanted: Wanted, after: str, limit: int) -> Page:
         named = [] if after else self._named(connection, wanted)
@@ -199,6 +216,12 @@ def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
         if value and column is not leading:
             # coalesce keeps the planner from using the other index.
             found.append(func.coalesce(column, "") == value)
+    if wanted.pictures:
+        found.append(
+            select(assets.c.idx)
+            .where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.ARCHIVED)
+            .exists()
+        )
     return found
 
 

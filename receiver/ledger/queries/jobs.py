@@ -34,7 +34,7 @@ _SHOWN = case(
     (func.length(jobs.c.params) <= MAX_SHOWN, jobs.c.params),
 )
 _ASSETS_OF_JOB = select(assets).where(assets.c.ref == bindparam("ref")).order_by(assets.c.idx)
-_LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired")
+_LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired", "proof")
 _DELIVERY_LOG: Select[Any] = (
     select(
         *(deliveries.c[name] for name in _LOG_COLUMNS),
