@@ -9,7 +9,6 @@ from werkzeug.exceptions import HTTPException
 
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.jobs.images_api import ImagesErrorView, ImagesFaultView
-from receiver.jobs.submit import NEVER_SENT
 from receiver.ledger.rows import Job
 from receiver.model import JobState, Reason
 from receiver.web import auth
@@ -48,7 +47,7 @@ def job_failure(job: Job) -> Response:
     if job.reason in _MODERATED:
         kind = "image_generation_user_error"
         return failure(400, about, "moderation_blocked", kind=kind)
-    if job.reason is Reason.REFUSED and job.message.startswith(NEVER_SENT):
+    if job.reason is Reason.REFUSED and job.answered_at is None:
         return failure(503, about, "provider_away", kind=_SERVER, retry_after=RETRY_AFTER)
     if job.reason is Reason.REFUSED:
         return failure(400, about, "provider_refused")

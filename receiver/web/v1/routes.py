@@ -24,8 +24,9 @@ from receiver.jobs.images_api import (
     ModelList,
     ModelView,
 )
+from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest
-from receiver.jobs.schemas import JobList, JobView
+from receiver.jobs.schemas import JobList
 from receiver.ledger.rows import Job
 from receiver.model import FINAL_STATES, Mode, Reason, new_ref
 from receiver.web.api.base import json_of
