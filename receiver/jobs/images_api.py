@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest, takes_variants
+from receiver.jobs.request import DEFAULT_MODEL, NOT_BLANK, GrsaiRequest, takes_variants
 from receiver.model import Api, Mode, Provider
 from receiver.providers.grsai import families
 
-# What the provider is not told: these name the caller's own users.
+# These name the caller's own users: the provider is not told, they become metadata.
 _ABOUT_USERS = ("user", "safety_identifier")
 # OpenAI's word for "as you like", which is said by leaving the field out.
 _AUTO = "auto"
@@ -32,22 +32,25 @@ class ImagesRequest(BaseModel):
 
     ``model`` may begin with a provider, as in ``grsai/nano-banana``. ``n`` pictures become several
     jobs if the model makes fewer in one. Without ``response_format`` the answer has both, ``url``
-    and ``b64_json``. ``user`` is not sent to the provider. Our own ``images``, ``mode``, ``api``,
+    and ``b64_json``. ``user`` is not sent to the provider, but kept as
+    metadata. Our own ``images``, ``mode``, ``api``,
     ``metadata``, ``batch`` and ``folder`` are those of ``POST /api/jobs``; every other field is
     sent to the provider unchanged.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    prompt: Annotated[str, Field(min_length=1, max_length=100_000)]
-    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    prompt: Annotated[str, Field(min_length=1, max_length=100_000, json_schema_extra=NOT_BLANK)]
+    model: Annotated[str, Field(max_length=200, json_schema_extra=NOT_BLANK)] | None = None
     n: Annotated[int, Field(ge=1, le=10), BeforeValidator(_without_null)] = 1
     size: Annotated[str, Field(max_length=50)] | None = None
     quality: Annotated[str, Field(max_length=50)] | None = None
     response_format: Literal["url", "b64_json"] | None = None
-    output_format: Annotated[str, Field(max_length=20)] | None = None
-    stream: bool | None = None
-    partial_images: int | None = None
+    output_format: Annotated[str, Field(max_length=20)] | None = Field(
+        default=None, json_schema_extra={"not": {"const": "svg"}}
+    )
+    stream: bool | None = Field(default=None, json_schema_extra={"enum": [False, None]})
+    partial_images: int | None = Field(default=None, json_schema_extra={"enum": [0, None]})
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -73,6 +76,9 @@ class ImagesRequest(BaseModel):
         extra = self.model_extra or {}
         given = {name: value for name, value in extra.items() if value not in (None, "")}
         ours = {name: given.pop(name) for name in _OUR_OWN if name in given}
+        about_users = {name: given.pop(name) for name in _ABOUT_USERS if name in given}
+        if about_users and isinstance(ours.setdefault("metadata", {}), dict):
+            ours["metadata"] = {**about_users, **ours["metadata"]}
         provider, model = self.provider_and_model
         api = ours.setdefault("api", _api_of(provider, model))
         ours.setdefault("mode", Mode.POLL if api == Api.NEWER else mode)
@@ -92,8 +98,6 @@ class ImagesRequest(BaseModel):
 
     def _params(self, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """Return the fields that are sent to the provider as they are."""
-        for name in _ABOUT_USERS:
-            given.pop(name, None)
         quality = _QUALITIES.get(self.quality or "", self.quality)
         params = {**given, "quality": quality, "output_format": self.output_format}
         return {name: value for name, value in params.items() if value not in (None, "", _AUTO)}
