@@ -276,7 +276,7 @@ class Model:
         if own.claim not in WORKERS or any(one.state == "pending" for one in others):
             return None
         after = _asset(state, work.idx, state="archived", sha256=work.bytes)
-        return _manifest(after) if own.state == "pending" else None
+        return manifest_of(after) if own.state == "pending" else None
 
     def _explain(self, state: State, number: int, work: Work) -> State:
         """Create the manifest. Where there is one, the job's end is left to the reconciler."""
@@ -321,7 +321,7 @@ class Model:
         match work.step:
             case "claimed":
                 ours = state.claim == WORKERS[number]
-                read = _next(state, number, "read", end=_manifest(state))
+                read = _next(state, number, "read", end=manifest_of(state))
                 yield "reads the job", read if ours else _works(state, number, None)
             case "read" if late:
                 following = _next(self._end(state, number), number, "ended", end=work.end)
@@ -390,33 +390,6 @@ def _all_archived(state: State) -> bool:
     return all(asset.state == "archived" for asset in state.assets)
 
 
-def _manifest(state: State) -> object:
+def manifest_of(state: State) -> object:
+    """Return what a manifest says about the assets as they are now."""
     return tuple((asset.state, asset.sha256) for asset in state.assets)
-
-
-# The promises.
-
-
-def check(before: State, state: State) -> str:
-    """Return which promise a step breaks; "" if none."""
-    return next((promise for promise, kept in _promises(before, state) if not kept), "")
-
-
-def _promises(before: State, state: State) -> Iterator[tuple[str, bool]]:
-    archived = [asset for asset in state.assets if asset.state == "archived"]
-    yield "1: acknowledged is stored", state.delivered or not state.acknowledged
-    yield "2: the object is what the row says", all(one.stored == one.sha256 for one in archived)
-    yield "2: one event of an asset", all(asset.events <= 1 for asset in state.assets)
-    yield "3: a final state stays", before.job not in FINAL or state.job == before.job
-    yield "3: one event of the end", state.events <= 1
-    yield "6: paid once", state.posts <= 1
-    yield "6: paid and known", state.job != "none" or not state.posts
-    yield "9: a rejected file is kept", all(one.kept for one in state.assets if one.rejected)
-    explained = state.manifest == _manifest(state) or not archived
-    yield "7: the archive explains itself", state.job not in FINAL or explained
-    yield "events: marked is sent", state.sent or not state.marked
-
-
-def is_done(state: State) -> bool:
-    """Return whether the job has ended, and its event was received."""
-    return state.submit == "start" or (state.job in FINAL and state.sent)

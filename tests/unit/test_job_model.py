@@ -2,7 +2,8 @@
 
 import pytest
 from explore import Found, explore
-from job_model import BROKEN, PARTS, Model, Part, State, check, is_done
+from job_model import BROKEN, PARTS, Model, Part, State
+from job_promises import check, is_done
 
 
 def explored(part: Part, broken: str = "") -> Found[State]:
