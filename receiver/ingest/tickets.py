@@ -1,10 +1,13 @@
 """Tickets: the signed part of a callback URL, valid for one job only.
 
-A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). The first secret signs and
-all verify, so that secrets can be rotated without losing callbacks that are on their way.
+A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). If another provider than
+GRSAI is to call it, its name is signed too: ``<ref>-<provider>.<HMAC>``. So a callback can be read
+without a question to the ledger. The first secret signs and all verify, so that secrets can be
+rotated without losing callbacks that are on their way.
 """
 
 import hmac
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +15,15 @@ from hashlib import sha256
 
 from itsdangerous import Signer
 from itsdangerous.encoding import base64_encode
+from ulid import ULID
 
-from receiver.errors import TicketError
+from receiver import clock
+from receiver.errors import TicketError, TicketExpiredError
+from receiver.model import Provider
 
-# A ULID in upper case, a dot, 32 bytes in base64url without padding.
-_FORMAT = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.[A-Za-z0-9_-]{43}", re.ASCII)
+# A ULID in upper case, the provider if it is not GRSAI, a dot, 32 bytes in base64url without
+# padding.
+_FORMAT = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}(-[a-z]{1,20})?\.[A-Za-z0-9_-]{43}", re.ASCII)
 _REF_LENGTH = 26
 # Not a job's ref: `receiver doctor` calls our own callback with its ticket, to check that
 # PUBLIC_URL leads here.
@@ -30,10 +37,15 @@ _FINGERPRINT_LENGTH = 6
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What is derived from a secret: the key that signs, and the name the secret is shown by."""
+    """What is derived from a secret.
+
+    ``key`` signs tickets, ``jobs_key`` makes the secrets of jobs, and the secret is shown by its
+    ``fingerprint``.
+    """
 
     key: bytes
     fingerprint: str
+    jobs_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +59,20 @@ class _Keys:
 class Tickets:
     """Signs refs and reads them back; holds the secrets, newest first.
 
+    A ticket is valid for ``lifetime`` seconds from the time in its ref; ``now`` is the clock.
     ``newest`` returns the secrets of now, and the same object as long as they do not change; by
     default they never do.
     """
 
     def __init__(
-        self, secrets: Sequence[str] = (), newest: Callable[[], Sequence[str]] | None = None
+        self,
+        secrets: Sequence[str] = (),
+        newest: Callable[[], Sequence[str]] | None = None,
+        *,
+        lifetime: float = math.inf,
+        now: Callable[[], float] = clock.now,
     ) -> None:
+        self._lifetime, self._now = lifetime, now
         self._newest = newest or (lambda: secrets)
         self._derived = _derive(self._newest())
 
@@ -61,13 +80,32 @@ class Tickets:
         """Return the ticket of the job ``ref``."""
         return self.issue(ref)[0]
 
-    def issue(self, ref: str) -> tuple[str, str]:
+    def issue(self, ref: str, provider: Provider = Provider.GRSAI) -> tuple[str, str]:
         """Return the ticket of the job ``ref``, and the fingerprint of the secret that signed."""
         first = self._keys()[0]
-        return _ticket(first.key, ref).decode(), first.fingerprint
+        signed = ref if provider is Provider.GRSAI else f"{ref}-{provider}"
+        return _ticket(first.key, signed).decode(), first.fingerprint
+
+    def job_secrets(self, ref: str) -> tuple[str, ...]:
+        """Return the secrets of a job for a provider that signs each job's callbacks with its own.
+
+        They are derived, one from each callback secret, so none is stored: new callbacks are signed
+        with the first, and those on their way during a rotation with a later one.
+        """
+        return tuple(
+            hmac.digest(one.jobs_key, ref.encode(), "sha256").hex() for one in self._keys()
+        )
 
     def ref(self, ticket: str) -> str:
-        """Return the ref of a ticket; raise TicketError for any text that is not exactly ours.
+        """Return the ref of a ticket; raise TicketError."""
+        return self.read(ticket)[0]
+
+    def read(self, ticket: str) -> tuple[str, Provider]:
+        """Return the ref of a ticket and the provider that may call it.
+
+        Raise TicketError for any text that is not exactly ours.
+
+        Raise TicketExpiredError if it is ours and too old.
 
         The ticket is compared with the one we would make, not decoded, because base64 can spell the
         same signature in several ways. The same is computed for every input, so that the time it
@@ -75,13 +113,17 @@ class Tickets:
         """
         well_formed = _FORMAT.fullmatch(ticket) is not None
         candidate = ticket if well_formed else _INVALID
-        ref = candidate[:_REF_LENGTH]
+        signed = candidate[: candidate.index(".")]
         matches = [
-            hmac.compare_digest(_ticket(one.key, ref), candidate.encode()) for one in self._keys()
+            hmac.compare_digest(_ticket(one.key, signed), candidate.encode())
+            for one in self._keys()
         ]
-        if well_formed and any(matches):
-            return ref
-        raise TicketError("this ticket was not made by us")
+        if not (well_formed and any(matches)):
+            raise TicketError("this ticket was not made by us")
+        ref, name = signed[:_REF_LENGTH], signed[_REF_LENGTH + 1 :]
+        if ref != CANARY and self._now() - ULID.from_str(ref).timestamp > self._lifetime:
+            raise TicketExpiredError(ref)
+        return ref, Provider(name) if name else Provider.GRSAI
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -103,7 +145,12 @@ def fingerprint(secret: str) -> str:
 
 def _derive(secrets: Sequence[str]) -> _Keys:
     # itsdangerous derives the key again for every signature, which takes longer than signing.
-    keys = (_Key(_derived_key(one, "callback-ticket"), fingerprint(one)) for one in secrets)
+    keys = (
+        _Key(
+            _derived_key(one, "callback-ticket"), fingerprint(one), _derived_key(one, "job-secret")
+        )
+        for one in secrets
+    )
     return _Keys(secrets, tuple(keys))
 
 

@@ -17,6 +17,7 @@ from receiver.errors import LedgerError
 from receiver.events.event import Event
 from receiver.jobs.schemas import AuditQuery, AuditView, EventList, EventsQuery, EventView
 from receiver.services import Services
+from receiver.web import auth
 from receiver.web.api.base import blueprint, json_of, read_query
 from receiver.web.api.operations import ResponseDoc, documented
 from receiver.web.problems import problem
@@ -43,8 +44,8 @@ def events() -> Response:
     """List the events with a number above ``after``, oldest first."""
     query = read_query(EventsQuery)
     rows = services().events.after(query.after, limit=query.limit)
-    serializer = services().serializer
-    found = [EventView.model_validate(serializer.object(Event.read(row))) for row in rows]
+    objects = services().serializer.objects([Event.read(row) for row in rows])
+    found = [EventView.model_validate(event) for event in objects]
     return json_of(EventList(events=found, next=found[-1].number if found else None))
 
 
@@ -88,8 +89,9 @@ def stream() -> Response:
             retry_after=RETRY_AFTER,
         )
     is_closed = partial(_is_closed, request.environ.get("gunicorn.socket"))
+    has_ended = auth.session_end()
     response = Response(
-        _stream(services(), after, lambda: is_closed() or is_stopping(extensions)),
+        _stream(services(), after, lambda: is_closed() or is_stopping(extensions) or has_ended()),
         content_type="text/event-stream; charset=utf-8",
     )
     response.call_on_close(_slots.release)
@@ -129,9 +131,9 @@ def _stream(services: Services, after: int, is_over: Callable[[], bool]) -> Iter
     yield f"retry: {int(QUERY_INTERVAL * 4000)}\n\n"
     silence = 0.0
     for _ in range(int(MAX_DURATION / QUERY_INTERVAL)):
-        if is_over():
-            return
         try:
+            if is_over():
+                return
             rows = services.events.after(after)
         except LedgerError:
             rows = []
