@@ -1,4 +1,4 @@
-"""Random histories of two machines: crashes, slow workers, operators, pruning; no broken promise."""
+"""Random histories of two machines: crashes, slow workers, operators, pruning."""
 
 import os
 from pathlib import Path

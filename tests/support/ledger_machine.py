@@ -38,7 +38,7 @@ from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, Job
 from receiver.ledger.tables import metadata
 from receiver.maintenance.rebuild import Rebuilder
-from receiver.model import FINAL_STATES, Api, AssetState, EventType, Source
+from receiver.model import FINAL_STATES, AssetState, EventType, Provider, Source, Task
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
 from submitter.sandbox.pictures import picture
@@ -51,7 +51,7 @@ KILLS = st.sampled_from([None, None, None, Point.BEFORE_COMMIT, Point.AFTER_COMM
 WHICH = st.integers(0, 3)
 
 
-class Provider(HttpServer):
+class FileServer(HttpServer):
     """The provider: its tasks, and the files of their results, each of which can be bad or gone."""
 
     def __init__(self) -> None:
@@ -70,11 +70,15 @@ class Provider(HttpServer):
         request.end_headers()
         request.wfile.write(body)
 
-    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:  # noqa: ARG002 - one provider
+    def can_ask(self, provider: Provider) -> bool:  # noqa: ARG002 - there is one
+        """See ``ResultSource``."""
+        return True
+
+    def result(self, task: Task) -> bytes:
         """Answer a poll; see ``ResultSource``."""
-        if provider_id not in self.tasks:
+        if task.provider_id not in self.tasks:
             raise NoSuchTaskError("no such task")
-        return self.tasks[provider_id]
+        return self.tasks[task.provider_id]
 
 
 @dataclass
@@ -93,7 +97,7 @@ class Life:
 class Machine:
     """One machine: its own connections, its own worker that stops at failpoints."""
 
-    def __init__(self, url: str, clock: Clock, folder: Path, source: Provider) -> None:
+    def __init__(self, url: str, clock: Clock, folder: Path, source: FileServer) -> None:
         self.books = Books(open_database(url), clock)
         self.store = DirectoryStore(folder / "archive")
         scratch = Path(tempfile.mkdtemp(dir=folder))
@@ -137,7 +141,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.clock = Clock()
-        self.source = Provider().__enter__()
+        self.source = FileServer().__enter__()
         self.machines = [Machine(self.url, self.clock, self.folder, self.source) for _ in range(2)]
         self.books, self.store = self.machines[0].books, self.machines[0].store
         self.store.check()  # it is there before its first object, as in a service that starts
