@@ -38,9 +38,10 @@ from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, Job
 from receiver.ledger.tables import metadata
 from receiver.maintenance.rebuild import Rebuilder
-from receiver.model import FINAL_STATES, AssetState, EventType, Provider, Source, Task
+from receiver.model import FINAL_STATES, AssetState, EventType, Provider, Source
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
+from receiver.providers.dialect import Task
 from submitter.sandbox.pictures import picture
 
 TO = "log:"
