@@ -84,7 +84,9 @@ def test_the_openai_package_gets_pictures_that_are_archived(
         assert hashlib.sha256(base64.b64decode(picture.b64_json)).hexdigest() == asset["sha256"]
         linked = requests.get(picture.url, timeout=20)
         assert hashlib.sha256(linked.content).hexdigest() == asset["sha256"]
-        assert requests.get(picture.url.replace(".png", "x.png"), timeout=20).status_code == 404
+        assert (
+            requests.get(picture.url.replace("/files/", "/files/x"), timeout=20).status_code == 404
+        )
     assert (answer.output_format, answer.size) == (
         "png",
         f"{assets[0]['width']}x{assets[0]['height']}",

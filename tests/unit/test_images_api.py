@@ -18,7 +18,10 @@ def jobs(**body: Any) -> list[GrsaiRequest]:
     ("body", "expected"),
     [
         ({}, {"model": DEFAULT_MODEL, "size": None, "params": {}, "mode": "webhook"}),
-        ({"model": None, "n": None, "size": "auto", "quality": "auto"}, {"size": None, "params": {}}),
+        (
+            {"model": None, "n": None, "size": "auto", "quality": "auto"},
+            {"size": None, "params": {}},
+        ),
         ({"model": "grsai/nano-banana"}, {"provider": "grsai", "model": "nano-banana"}),
         ({"model": "black-forest-labs/flux"}, {"model": "black-forest-labs/flux"}),
         ({"model": "nano-banana", "size": "1536x1024"}, {"size": "3:2"}),
@@ -27,20 +30,34 @@ def jobs(**body: Any) -> list[GrsaiRequest]:
         ({"model": "gpt-image-2", "size": "2048x2048"}, {"size": "2048x2048"}),
         ({"quality": "hd"}, {"params": {"quality": "high"}}),
         ({"quality": "standard"}, {"params": {}}),
-        ({"background": "transparent", "moderation": "low", "style": None}, {"params": {"background": "transparent", "moderation": "low"}}),
-        ({"output_format": "webp", "output_compression": 0}, {"params": {"output_format": "webp", "output_compression": 0}}),
-        ({"user": "u1", "metadata": {"order": 7}}, {"metadata": {"user": "u1", "order": 7}, "params": {}}),
-        ({"images": ["https://x.test/a.png"], "mode": "poll", "folder": "shop"}, {"images": ("https://x.test/a.png",), "mode": "poll", "folder": "shop"}),
+        (
+            {"background": "transparent", "moderation": "low", "style": None},
+            {"params": {"background": "transparent", "moderation": "low"}},
+        ),
+        (
+            {"output_format": "webp", "output_compression": 0},
+            {"params": {"output_format": "webp", "output_compression": 0}},
+        ),
+        (
+            {"user": "u1", "metadata": {"order": 7}},
+            {"metadata": {"user": "u1", "order": 7}, "params": {}},
+        ),
+        (
+            {"images": ["https://x.test/a.png"], "mode": "poll", "folder": "shop"},
+            {"images": ("https://x.test/a.png",), "mode": "poll", "folder": "shop"},
+        ),
         ({"model": "minimax-h3"}, {"api": "api", "mode": "poll"}),
         ({"n": 2}, {"variants": 2}),
     ],
-)  # fmt: skip
+)
 def test_a_field_is_passed_on_or_translated(body: Any, expected: dict[str, Any]) -> None:
     (job,) = jobs(**body)
     assert {name: getattr(job, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize(("model", "n", "count"), [("nano-banana", 3, 3), (DEFAULT_MODEL, 2, 1), (DEFAULT_MODEL, 3, 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "n", "count"), [("nano-banana", 3, 3), (DEFAULT_MODEL, 2, 1), (DEFAULT_MODEL, 3, 3)]
+)
 def test_several_pictures_become_several_jobs_if_the_model_makes_fewer(
     model: str, n: int, count: int
 ) -> None:

@@ -7,12 +7,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from flask import Response
+from flask import Response, request
 
 from receiver.jobs.images_api import ImagesRequest
 from receiver.ledger.rows import Asset, Job
 from receiver.model import AssetState, JobState
-from receiver.web.pictures import picture_url
 from receiver.web.state import services
 
 _BLOCK = 192 * 1024  # bytes read at a time
@@ -96,10 +95,14 @@ def _head(asked: ImagesRequest, jobs: Sequence[Job], first: Asset) -> dict[str, 
 
 
 def _opened(opened: ExitStack, asset: Asset, wanted: str | None, comma: str) -> _Picture:
-    shown = {} if wanted == "b64_json" else {"url": picture_url(asset)}
+    shown = {} if wanted == "b64_json" else {"url": _link(asset)}
     before = comma + json.dumps(shown)[:-1]
     if wanted == "url":
         return _Picture(before, None, 0, "}")
     source = opened.enter_context(closing(services().store.open(asset.key or "")))
     name = ', "b64_json": "' if shown else '"b64_json": "'
     return _Picture(before + name, source, asset.size or 0, '"}')
+
+
+def _link(asset: Asset) -> str:
+    return services().links.endless(asset, services().settings.public_url or request.url_root)
