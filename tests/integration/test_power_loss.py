@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -20,9 +20,13 @@ from submitter.sandbox.pictures import picture
 
 PNG = picture("a picture", "png", 8, 8, 400, None)
 JOBS = 2
+# What the process says that must survive.
+KINDS = {"secret", "submitted", "acknowledged", "archived", "ended"}
 
 
 class Files(HttpServer):
+    """Serves the same picture under every path."""
+
     def handle_get(self, request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Length", str(len(PNG)))
@@ -58,7 +62,7 @@ def damages(data: Path, lines: list[str], into: Path, ignored: Ignored) -> Itera
         left = into / str(number)
         disk.restore(left)
         for damage in missing_from(left, disk.said):
-            yield f"{damage} after {disk.said[-1:]}"
+            yield f"{damage}, after {disk.said[-1:]}"
         shutil.rmtree(left)
 
 
@@ -68,25 +72,19 @@ def missing_from(left: Path, said: list[str]) -> Iterator[str]:
         if ledger.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
             yield "the ledger is damaged"
             return
-        deliveries = set(ledger.execute("SELECT ref, digest FROM deliveries"))
         states = dict(ledger.execute("SELECT ref, state FROM jobs"))
-        query = "SELECT ref, idx, key, sha256 FROM assets WHERE state = 'archived'"
-        archived = {(ref, str(idx)): rest for ref, idx, *rest in ledger.execute(query)}
-    for line in said:
-        match line.split():
-            case ["secret", value]:
-                path = left / "secrets" / "callback"
-                if not path.exists() or path.read_text().strip() != value:
-                    yield "the secret that signs tickets"
-            case ["submitted", ref] if ref not in states:
-                yield "a job that was submitted"
-            case ["acknowledged", ref, digest] if (ref, digest) not in deliveries:
-                yield "a report that was acknowledged"
-            case ["archived", ref, idx] if (ref, idx) not in archived:
-                yield "a picture's row"
-            case ["ended", ref] if states.get(ref) != "archived":
-                yield "the end of a job"
-    for key, sha256 in archived.values():
+        archived = ledger.execute(
+            "SELECT ref, idx, key, sha256 FROM assets WHERE state = 'archived'"
+        ).fetchall()
+        there = {f"submitted {ref}" for ref in states}
+        there |= {f"ended {ref}" for ref, state in states.items() if state == "archived"}
+        there |= {f"archived {ref} {idx}" for ref, idx, *_ in archived}
+        for ref, digest in ledger.execute("SELECT ref, digest FROM deliveries"):
+            there.add(f"acknowledged {ref} {digest}")
+    with suppress(FileNotFoundError):
+        there.add(f"secret {(left / 'secrets/callback').read_text().strip()}")
+    yield from (line for line in said if line not in there and line.split()[0] in KINDS)
+    for *_, key, sha256 in archived:
         path = left / "archive" / key
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             yield "a picture"

@@ -88,7 +88,7 @@ class Disk:
             return
         call = getattr(self, f"_{found[1]}", None)
         arguments = [
-            bytes.fromhex(text.replace("\\x", "")) if not plain else plain
+            plain or bytes.fromhex(text.replace("\\x", ""))
             for text, plain in _ARGUMENT.findall(found[2])
         ]
         assert call is not None or not self._is_ours(arguments), f"not known: {line[:200]}"
