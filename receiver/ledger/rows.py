@@ -212,6 +212,7 @@ class DeliveryRow:
     digest: str
     body: bytes
     repaired: str = ""
+    dismissed_at: float | None = None
 
 
 def job_of(row: Sequence[Any]) -> Job:

@@ -166,6 +166,7 @@ deliveries = Table(
     Column("body", LargeBinary, nullable=False),  # as received
     # What was wrong with the body and was repaired to read it, as in "not UTF-8, NaN".
     Column("repaired", Text, nullable=False, server_default=""),
+    Column("dismissed_at", Double),  # when an operator decided that an unreadable one is no matter
     CheckConstraint(one_of("source", Source), name="source"),
     CheckConstraint(one_of("verdict", Decision), name="verdict"),
 )
