@@ -3,17 +3,18 @@
 from collections.abc import Callable
 from hashlib import sha256
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, update
 
 from receiver.archive.quarantine import Quarantine
 from receiver.errors import ReceiverError, UnreadableError
-from receiver.ingest.inbox import Inbox
+from receiver.ingest.inbox import Inbox, read_report
 from receiver.ledger.assets import Assets, expedite_assets, has_inline_losses, reopen_job
 from receiver.ledger.claims import is_unexplained
 from receiver.ledger.database import Database
 from receiver.ledger.jobs import expedite_job, find_job, lock_job
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, DeliveryRow, Job
+from receiver.ledger.tables import deliveries
 from receiver.model import (
     FINAL_STATES,
     AssetState,
@@ -130,6 +131,28 @@ class Operator:
             return self._inbox.accept(delivery, replayed=number)
         except UnreadableError as error:
             raise ReceiverError(f"{number} is still unreadable: {error}") from error
+
+    def dismiss(self, number: int) -> None:
+        """Take an unreadable delivery off the list of what was set aside; it stays stored.
+
+        Doing it again changes nothing. Raise ReceiverError if there is no such delivery.
+        """
+        unreadable = (deliveries.c.id == number) & (deliveries.c.verdict == Decision.UNREADABLE)
+        dismissed = func.coalesce(deliveries.c.dismissed_at, self._now())
+        change = update(deliveries).where(unreadable).values(dismissed_at=dismissed)
+        if not self._database.write(lambda connection: connection.execute(change).rowcount):
+            raise ReceiverError(f"{number} is no unreadable delivery: there is nothing to dismiss")
+
+    def complaint(self, number: int) -> str:
+        """Return what is wrong with the body of an unreadable delivery; "" if that is not known."""
+        row = self._queries.delivery(number)
+        if row is None or _is_emptied(row):
+            return ""
+        try:
+            read_report(Delivery(row.ref, Source(row.source), row.body, row.received_at))
+        except UnreadableError as error:
+            return str(error)
+        return ""
 
 
 def _require_retryable(connection: Connection, job: Job) -> None:

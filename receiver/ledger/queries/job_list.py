@@ -6,6 +6,7 @@ for in one window of the newest rows; the page says where that ended, and the ne
 there. A ref contains its time, so a period is a range of refs.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 # Rows that one search reads at most, and rows read at once of those that the index of texts finds.
 WINDOW, _PORTION = 20_000, 200
+# What may be a part of a ref or of a provider's id, which the index of texts does not have.
+_ID = re.compile(r"[!-~]+")
 # Models in the list of models.
 MOST_MODELS = 200
 # The last time a ULID can represent, in the year 10889.
@@ -97,10 +100,10 @@ class JobListQueries:
         named = [] if after else self._named(connection, wanted)
         if named:
             return Page(named, None)
-        if (pieces := wanted_pieces(wanted.text)) and (
-            found := self._indexed_page(connection, wanted, pieces, after, limit)
-        ):
-            return found
+        if pieces := wanted_pieces(wanted.text):
+            found = self._indexed_page(connection, wanted, pieces, after, limit)
+            if found.jobs or found.next or not _ID.fullmatch(wanted.text):
+                return found
         if _unindexed(wanted):
             return self._searched_page(connection, wanted, after, limit)
         question = select(*job_columns).where(*_indexed(wanted, after))
@@ -109,8 +112,8 @@ class JobListQueries:
 
     def _indexed_page(
         self, connection: Connection, wanted: Wanted, pieces: list[str], after: str, limit: int
-    ) -> Page | None:
-        """Return a page of the jobs that the index of texts finds; None if it finds none."""
+    ) -> Page:
+        """Return a page of the jobs that the index of texts finds."""
         low, high = _bounds(wanted, after)
         others = (*_indexed(wanted, after), *_unindexed(replace(wanted, text="")))
         found: list[Job] = []
@@ -119,7 +122,7 @@ class JobListQueries:
             candidates = _jobs_at(connection, portion.refs, others)
             found += [job for job in candidates if contains(job, wanted.text)]
             if portion.next is None or len(found) > limit:
-                return page_of(found, limit) if found else None
+                return page_of(found, limit)
             high = portion.next
         return Page(found, high)
 
