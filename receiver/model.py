@@ -53,6 +53,10 @@ class Provider(StrEnum):
 
     GRSAI = "grsai"
     OPENAI = "openai"
+    FAL = "fal"
+    REPLICATE = "replicate"
+    BFL = "bfl"
+    KIE = "kie"
 
 
 class Mode(StrEnum):
@@ -70,6 +74,7 @@ class Api(StrEnum):
     DRAW = "draw"  # GRSAI's older API: /v1/draw, /v1/video
     NEWER = "api"  # GRSAI's newer one: /v1/api
     IMAGES = "images"  # OpenAI's Images API
+    QUEUE = "queue"  # the only one of the others: a task is posted, its end is reported later
 
 
 class Source(StrEnum):
@@ -79,6 +84,14 @@ class Source(StrEnum):
     POLL = "poll"
     STREAM = "stream"
     SYNC = "sync"
+
+
+class Proof(StrEnum):
+    """What is proved about a report: the trust ladder, best first."""
+
+    BODY = "body"  # a signature covers the body and names our account; or the provider told us
+    TASK = "task"  # a signature or the ticket covers the task, not what is said about it
+    NONE = "none"  # nothing, or something is wrong: a hint
 
 
 class Outcome(StrEnum):
@@ -172,7 +185,8 @@ class Report:
 
     ``status`` is the vendor's own word; ``progress`` is 0–100; ``reason`` is set if the job failed.
     ``repaired`` names what was wrong with the body, "" if nothing was. ``left_out`` is the number
-    of results beyond those that are archived.
+    of results beyond those that are archived. ``made_at`` is when the results were made, from which
+    their URLs live, if the provider says it.
     """
 
     outcome: Outcome
@@ -184,6 +198,7 @@ class Report:
     message: str = ""
     repaired: str = ""
     left_out: int = 0
+    made_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +209,13 @@ class Delivery:
     source: Source
     body: bytes
     received_at: float
+    provider: Provider = Provider.GRSAI
+    callback_proof: Proof = Proof.TASK  # by its ticket
+
+    @property
+    def proof(self) -> Proof:
+        """What is proved about it; the provider's own answer to us is proved as a whole."""
+        return self.callback_proof if self.source is Source.CALLBACK else Proof.BODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +249,20 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long things may take, in seconds: the settings of the same names."""
+    """How long things may take, in seconds: the settings of the same names.
+
+    ``lifetimes`` are those of the URLs of providers that document another one.
+    """
 
     url_lifetime: float
     poll_after: float
     poll_interval: float
     job_timeout: float
+    lifetimes: Mapping[str, float] = field(default_factory=dict)
+
+    def lifetime(self, provider: str) -> float:
+        """Return how long a provider's result URLs live."""
+        return self.lifetimes.get(provider, self.url_lifetime)
 
 
 def risk_begins(expires_at: float, lifetime: float) -> float:

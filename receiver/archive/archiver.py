@@ -66,11 +66,9 @@ class Archiver:
         quarantine: Quarantine,
         scratch: Path,
         *,
-        url_lifetime: float,
         now: Callable[[], float],
     ) -> None:
         self._assets = assets
-        self._url_lifetime = url_lifetime
         self._now = now
         self._fetcher = fetcher
         self._store = store
@@ -315,7 +313,7 @@ class Archiver:
         )
         if is_last:
             self._give_up(claimed, AssetState.FAILED, text, rejected)
-        elif isinstance(error, StoreError) and now < asset.expires_at + self._url_lifetime:
+        elif isinstance(error, StoreError) and now < asset.expires_at + asset.lifetime:
             # The archive is away; the asset is not at fault. Its URL may live longer than promised.
             self._assets.retry(
                 claimed,

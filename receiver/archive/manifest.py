@@ -31,6 +31,7 @@ from receiver.model import (
     Decision,
     JobState,
     Mode,
+    Proof,
     Reason,
     Source,
     is_folder,
@@ -183,6 +184,7 @@ def _delivery(row: DeliveryEntry) -> dict[str, object]:
         "received_at": timestamp(row.received_at),
         "sha256": row.digest,
         "repaired": row.repaired,
+        "proof": row.proof,
     }
 
 
@@ -273,6 +275,7 @@ class ManifestDelivery(_Part):
     received_at: Moment
     sha256: Digest
     repaired: Words = ""
+    proof: Proof | None = None
 
 
 class ManifestRejected(_Part):

@@ -21,6 +21,8 @@ from receiver.model import (
     Decision,
     Delivery,
     JobState,
+    Proof,
+    Provider,
     Reason,
     Source,
     Timing,
@@ -126,11 +128,18 @@ class Operator:
                 f"the body of {number} was pruned, or lost before a rebuild: "
                 "there is nothing of it to replay"
             )
-        delivery = Delivery(row.ref, Source(row.source), row.body, row.received_at)
         try:
-            return self._inbox.accept(delivery, replayed=number)
+            return self._inbox.accept(self._stored(row), replayed=number)
         except UnreadableError as error:
             raise ReceiverError(f"{number} is still unreadable: {error}") from error
+
+    def _stored(self, row: DeliveryRow) -> Delivery:
+        """Return a stored delivery as it was received."""
+        job = self._queries.job(row.ref)
+        provider = Provider(job.provider) if job else Provider.GRSAI
+        proof = Proof(row.proof or Proof.TASK)
+        source = Source(row.source)
+        return Delivery(row.ref, source, row.body, row.received_at, provider, proof)
 
     def dismiss(self, number: int) -> None:
         """Take an unreadable delivery off the list of what was set aside; it stays stored.
@@ -149,7 +158,7 @@ class Operator:
         if row is None or _is_emptied(row):
             return ""
         try:
-            read_report(Delivery(row.ref, Source(row.source), row.body, row.received_at))
+            read_report(self._stored(row))
         except UnreadableError as error:
             return str(error)
         return ""

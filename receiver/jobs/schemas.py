@@ -21,7 +21,7 @@ from receiver.jobs.job_object import SHA256, JobView
 from receiver.ledger.queries.audit import Audit
 from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.rows import DeliveryEntry
-from receiver.model import Decision, EventType, JobState, Reason, Source, timestamp
+from receiver.model import Decision, EventType, JobState, Proof, Reason, Source, timestamp
 
 # A ULID as we write it.
 REF = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
@@ -171,7 +171,8 @@ class EventList(BaseModel):
 class DeliveryView(BaseModel):
     """One report about a job and the decision about it; ``size`` is its body's, in bytes.
 
-    ``repaired`` names what was wrong with the body, "" if nothing was.
+    ``repaired`` names what was wrong with the body, "" if nothing was. ``proof`` is what is proved
+    about it, null if an earlier release stored it.
     """
 
     id: int
@@ -181,6 +182,7 @@ class DeliveryView(BaseModel):
     sha256: Annotated[str, Field(pattern=SHA256)]
     size: int
     repaired: str
+    proof: Proof | None = None
 
     @classmethod
     def of(cls, row: DeliveryEntry) -> Self:
@@ -198,6 +200,7 @@ class DeliveryView(BaseModel):
             sha256=row.digest,
             size=row.size,
             repaired=row.repaired,
+            proof=Proof(row.proof) if row.proof else None,
         )
 
 
@@ -215,10 +218,13 @@ class VerdictView(BaseModel):
 
 
 class LinkView(BaseModel):
-    """A link to an archived file that needs no token, until ``expires_at`` (RFC 3339)."""
+    """A link to an archived file that needs no token, until ``expires_at`` (RFC 3339).
+
+    ``expires_at`` is null if the link lasts.
+    """
 
     url: str
-    expires_at: str
+    expires_at: str | None
 
 
 class AuditQuery(BaseModel):

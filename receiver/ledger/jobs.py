@@ -25,6 +25,7 @@ from receiver.model import (
     JobState,
     Mode,
     Outcome,
+    Provider,
     Reason,
     Submission,
     Timing,
@@ -126,8 +127,11 @@ class Jobs:
 
         self._database.write(work)
 
-    def record_accepted(self, ref: str, provider_id: str) -> Job:
-        """Record that the provider took a job; if a callback was faster, only the id is new."""
+    def record_accepted(self, ref: str, provider_id: str, poll_url: str | None = None) -> Job:
+        """Record that the provider took a job; if a callback was faster, only the id is new.
+
+        ``poll_url`` is where the provider said to ask for it.
+        """
 
         def work(connection: Connection) -> Job:
             job = lock_job(connection, ref)
@@ -139,6 +143,8 @@ class Jobs:
                 "provider_id": job.provider_id if taken else job.provider_id or provider_id,
                 "answered_at": job.answered_at or self._now(),
             }
+            if poll_url and not taken:
+                values["poll_url"] = poll_url
             if job.state == JobState.SUBMITTING:
                 due_at = first_poll(job, self._timing, self._now())
                 values |= {"state": JobState.WAITING, "due_at": due_at, "claim": None}
@@ -321,14 +327,16 @@ def adopt_job(
     timing: Timing,
     now: float,
     provider_id: str | None = None,
+    *,
+    provider: Provider = Provider.GRSAI,
 ) -> Job:
     """Insert a job whose submit we did not see, and return it.
 
     We know that it is ours, because its ticket has our signature or the provider says so.
     """
     values = {
-        "provider": "grsai",
-        "api": Api.DRAW,
+        "provider": provider,
+        "api": Api.DRAW if provider is Provider.GRSAI else Api.QUEUE,
         "mode": Mode.WEBHOOK,
         "provider_id": provider_id,
         "base_url": base_url,

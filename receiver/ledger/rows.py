@@ -56,6 +56,7 @@ class Job:
     crashes: int = 0
     requested: int | None = None
     left_out: int = 0
+    poll_url: str | None = None
     batch: str | None = None
     folder: str = ""
     answered_at: float | None = None
@@ -112,6 +113,11 @@ class Asset:
     marks: tuple[Mark, ...] = ()
     doubt: str | None = ""
     folder: str = ""
+
+    @property
+    def lifetime(self) -> float:
+        """How many seconds its URL was to live when we heard of it."""
+        return self.expires_at - self.announced_at
 
     @property
     def rejected(self) -> Rejected | None:
@@ -198,6 +204,7 @@ class DeliveryEntry:
     digest: str
     size: int
     repaired: str = ""
+    proof: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,7 @@ class DeliveryRow:
     digest: str
     body: bytes
     repaired: str = ""
+    proof: str | None = None
     dismissed_at: float | None = None
 
 

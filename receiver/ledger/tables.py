@@ -92,6 +92,8 @@ jobs = Table(
     Column("answered_at", Double),  # when the answer to the submit was stored
     # The params with long texts shortened, to be shown; NULL: the params are short enough.
     Column("shown", Text),
+    # Where the provider said to ask for the task; NULL: that follows from its id.
+    Column("poll_url", Text),
     CheckConstraint(one_of("state", JobState), name="state"),
     CheckConstraint(one_of("api", Api), name="api"),
     CheckConstraint(one_of("mode", Mode), name="mode"),
@@ -166,6 +168,8 @@ deliveries = Table(
     Column("body", LargeBinary, nullable=False),  # as received
     # What was wrong with the body and was repaired to read it, as in "not UTF-8, NaN".
     Column("repaired", Text, nullable=False, server_default=""),
+    # What is proved about it; NULL: stored by a release that did not record it.
+    Column("proof", Text),
     Column("dismissed_at", Double),  # when an operator decided that an unreadable one is no matter
     CheckConstraint(one_of("source", Source), name="source"),
     CheckConstraint(one_of("verdict", Decision), name="verdict"),

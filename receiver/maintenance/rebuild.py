@@ -359,6 +359,7 @@ def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
         "received_at": delivery.received_at,
         "digest": delivery.sha256,
         "repaired": delivery.repaired,
+        "proof": delivery.proof,
     }
 
 

@@ -3,7 +3,6 @@
 from flask import Response
 
 from receiver.ledger.queries.set_aside import OddDelivery
-
 from receiver.web.dashboard.base import blueprint, is_fragment, page
 from receiver.web.dashboard.summary import at_risk_before
 from receiver.web.state import services
