@@ -83,7 +83,7 @@ def missing_from(left: Path, said: list[str]) -> Iterator[str]:
             there.add(f"acknowledged {ref} {digest}")
     with suppress(FileNotFoundError):
         there.add(f"secret {(left / 'secrets/callback').read_text().strip()}")
-    yield from (line for line in said if line not in there and line.split()[0] in KINDS)
+    yield from (line for line in said if line not in there and line.partition(" ")[0] in KINDS)
     for *_, key, sha256 in archived:
         path = left / "archive" / key
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
