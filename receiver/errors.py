@@ -33,6 +33,14 @@ class TicketError(ReceiverError):
     permanent = True
 
 
+class TicketExpiredError(TicketError):
+    """The ticket is ours, and older than TICKET_LIFETIME; ``ref`` is its job."""
+
+    def __init__(self, ref: str) -> None:
+        super().__init__("this ticket is older than TICKET_LIFETIME")
+        self.ref = ref
+
+
 class UnreadableError(ReceiverError):
     """A body is no report: not JSON, not an object, or without the fields of a report."""
 

@@ -231,6 +231,7 @@ class Settings(BaseModel):
     poll_after: Seconds = 120
     poll_interval: Seconds = 30
     job_timeout: Seconds = 3600
+    ticket_lifetime: Seconds = Field(default=730 * 86400, validate_default=True)
     callback_max_bytes: Count = 1024 * 1024
     confirm: Annotated[Literal["unsigned", "always"], Lower] = "unsigned"
     event_urls: Annotated[Words, AfterValidator(_places)] = Field(
@@ -276,6 +277,17 @@ class Settings(BaseModel):
         if not value and info.data.get("database_url", "").startswith("postgresql"):
             raise ValueError(
                 "must be set when DATABASE_URL is PostgreSQL, to the same value on every machine"
+            )
+        return value
+
+    @field_validator("ticket_lifetime")
+    @classmethod
+    def _outlives_every_job(cls, value: float, info: ValidationInfo) -> float:
+        longest = info.data.get("job_timeout", 0.0) + info.data.get("url_lifetime", 0.0)
+        if value <= longest:
+            raise ValueError(
+                f"must be longer than JOB_TIMEOUT and URL_LIFETIME together ({longest:.0f} s), "
+                "or callbacks of jobs that still run would be refused"
             )
         return value
 

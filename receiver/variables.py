@@ -3,6 +3,28 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
+
+# Variables that boto3, libpq, OpenTelemetry and systemd read by themselves: credentials, or where
+# they are.
+_SECRETS_OF_LIBRARIES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "CREDENTIALS_DIRECTORY",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "PGPASSFILE",
+    "PGPASSWORD",
+)
+
 
 def read_variables(
     fields: Iterable[str], environ: Mapping[str, str]
@@ -26,6 +48,19 @@ def read_variables(
         if value:
             values[field] = value
     return values, mistakes
+
+
+def secret_variables(fields: Mapping[str, FieldInfo]) -> frozenset[str]:
+    """Return the names of all variables that may hold a secret of ours, or the path of one.
+
+    Of the fields these are those whose value is a SecretStr or is not shown (``repr=False``).
+    """
+    names = [
+        field.upper()
+        for field, about in fields.items()
+        if "SecretStr" in repr(about.annotation) or not about.repr
+    ]
+    return frozenset([*names, *(f"{name}_FILE" for name in names), *_SECRETS_OF_LIBRARIES])
 
 
 def _contents(path: Path) -> str:

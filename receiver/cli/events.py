@@ -26,6 +26,8 @@ from receiver.events.listen import MAX_NUMBER, Cursor, EventReader, run_command
 from receiver.ledger.rows import EventDelivery
 from receiver.model import EventType, timestamp
 from receiver.services import Services
+from receiver.settings import Settings
+from receiver.variables import secret_variables
 
 # The fields of an event that a line shows, after number, time, type and job.
 _SHOWN = ("index", "key", "size", "content_type", "reason", "message")
@@ -76,7 +78,9 @@ def listen(
 
     With --exec a command is run for each, one after the other. If it fails, the program ends with
     status 1; with --cursor the next run starts with the same event, so that the command runs at
-    least once for each. Events restored by `receiver rebuild` are skipped.
+    least once for each. It does not inherit our secrets or AWS credentials; if it needs some, give
+    them to it in CMD, as in "env TOKEN=… program". Events restored by `receiver rebuild` are
+    skipped.
     """
     services = Services(load()).open(to_look=True)
     saved = Cursor(cursor)
@@ -103,7 +107,8 @@ def _process(
     click.echo(services.serializer.body(event) if as_json else _line(event))
     if command is None:
         return True
-    status = run_command(command, services.serializer.object(event))
+    withheld = secret_variables(Settings.model_fields)
+    status = run_command(command, services.serializer.object(event), withheld)
     if status:
         click.echo(
             f"event {event.number}: the command ended with status {status}; "

@@ -35,6 +35,8 @@ def list_() -> None:
     A secret whose jobs are over may be removed. Secrets themselves are never shown.
     """
     with closing(Services(load()).open(to_look=True)) as services:
+        if not services.settings.callback_secrets:
+            services.kept_secrets.require()
         for line in _lines(services):
             click.echo(line)
 

@@ -1,14 +1,18 @@
 """``receiver serve``: web and worker in one process tree."""
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
+from receiver import data_dir
 from receiver.cli.base import load, reports_errors
 from receiver.server.listening import listen, url_of
 from receiver.server.supervisor import become_supervisor
-from receiver.services import Services
-from receiver.telemetry import tracing
+from receiver.telemetry import metric_files, tracing
+
+if TYPE_CHECKING:
+    from receiver.services import Services
 
 
 @click.command()
@@ -28,16 +32,22 @@ def serve(host: str | None, port: int | None) -> None:
     """
     settings = load()
     tracing.require_packages(os.environ)  # both children would report it, again and again
+    data_dir.make_data_dir(settings.data_dir)
+    data_dir.require_writable(settings.data_dir)
+    metric_files.share(settings.data_dir)
+    from receiver.services import Services  # noqa: PLC0415 - it creates metrics: after share
+
     services = Services(settings).open()
     services.close()
     assert services.tickets  # noqa: S101 - creates the secret now, before two processes need it
     place = settings.listen_host if host is None else host
     with listen(place, settings.port if port is None else port) as listener:
         _announce(services, url_of(listener))
+        metric_files.forget()
         become_supervisor(listener, settings.log_level, settings.log_format)
 
 
-def _announce(services: Services, url: str) -> None:
+def _announce(services: "Services", url: str) -> None:
     """Print the address, where data is kept, and what is not possible without a setting."""
     settings = services.settings
     click.echo(f"receiver on {url}", err=True)

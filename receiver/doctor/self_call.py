@@ -10,10 +10,11 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+from threading import Timer
 from urllib.parse import urlsplit
 
 from receiver.doctor.checks import Trouble
@@ -21,6 +22,7 @@ from receiver.ingest.tickets import CANARY, Tickets
 from receiver.net.ip_ranges import refusal_reason
 
 _TIMEOUT = 10.0  # seconds for each step
+_CALL = 20.0  # seconds for a call; a server that sends a byte now and then is never silent
 _MAX_RESPONSE = 64 * 1024
 # OpenSSL's error codes for certificates, each with text and remedy.
 _CERTIFICATE = {
@@ -112,8 +114,26 @@ def _call_once(
     began = time.monotonic()
     with closing(_connected(*place)) as connection:
         days = _days_left(connection.sock)
-        _check_response(public_url, _post(connection, path, _body(size)), size)
+        with _ended_after(connection.sock, _CALL):
+            response = _post(connection, path, _body(size))
+        _check_response(public_url, response, size)
     return time.monotonic() - began, days
+
+
+@contextmanager
+def _ended_after(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """Shut the connection down if the block takes longer."""
+
+    def end() -> None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _body(size: int) -> bytes:

@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,12 @@ def _number(text: str) -> int:
     return number
 
 
-def run_command(command: str, event: dict[str, Any]) -> int:
+def run_command(command: str, event: dict[str, Any], withheld: Collection[str] = ()) -> int:
     """Run a command, without a shell, for one event. Return its exit status.
 
     The event is on its stdin as JSON, and in its environment as EVENT_ID, EVENT_TYPE …, with the
-    event's data as EVENT_REF, EVENT_KEY …. Its umask is the one with which we were started.
+    event's data as EVENT_REF, EVENT_KEY …. Its umask is the one with which we were started. It
+    does not get the variables ``withheld``, which have our secrets.
     """
     plain = {
         name: value
@@ -119,7 +120,7 @@ def run_command(command: str, event: dict[str, Any]) -> int:
         if value is not None and not isinstance(value, dict)
     }
     environ = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in withheld},
         **{f"EVENT_{name.upper()}": str(value) for name, value in plain.items()},
     }
     line = json.dumps(event, ensure_ascii=False) + "\n"

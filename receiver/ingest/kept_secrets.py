@@ -51,6 +51,12 @@ class KeptSecrets:
             self._read = _Read(status, tuple(found))
         return self._read.secrets
 
+    def require(self) -> None:
+        """Raise ConfigurationError if there is no secret yet; nothing is generated."""
+        if not self.path.exists():
+            mistake = f"no callback secret in {self.path}; set DATA_DIR to that of the service"
+            raise ConfigurationError([f"DATA_DIR: {mistake}"])
+
     def rotated_at(self) -> float:
         """Return when the first secret was generated, in seconds since the epoch."""
         self.secrets()

@@ -5,6 +5,7 @@ all verify, so that secrets can be rotated without losing callbacks that are on 
 """
 
 import hmac
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from hashlib import sha256
 
 from itsdangerous import Signer
 from itsdangerous.encoding import base64_encode
+from ulid import ULID
 
-from receiver.errors import TicketError
+from receiver import clock
+from receiver.errors import TicketError, TicketExpiredError
 
 # A ULID in upper case, a dot, 32 bytes in base64url without padding.
 _FORMAT = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.[A-Za-z0-9_-]{43}", re.ASCII)
@@ -47,13 +50,20 @@ class _Keys:
 class Tickets:
     """Signs refs and reads them back; holds the secrets, newest first.
 
+    A ticket is valid for ``lifetime`` seconds from the time in its ref; ``now`` is the clock.
     ``newest`` returns the secrets of now, and the same object as long as they do not change; by
     default they never do.
     """
 
     def __init__(
-        self, secrets: Sequence[str] = (), newest: Callable[[], Sequence[str]] | None = None
+        self,
+        secrets: Sequence[str] = (),
+        newest: Callable[[], Sequence[str]] | None = None,
+        *,
+        lifetime: float = math.inf,
+        now: Callable[[], float] = clock.now,
     ) -> None:
+        self._lifetime, self._now = lifetime, now
         self._newest = newest or (lambda: secrets)
         self._derived = _derive(self._newest())
 
@@ -69,6 +79,8 @@ class Tickets:
     def ref(self, ticket: str) -> str:
         """Return the ref of a ticket; raise TicketError for any text that is not exactly ours.
 
+        Raise TicketExpiredError if it is ours and too old.
+
         The ticket is compared with the one we would make, not decoded, because base64 can spell the
         same signature in several ways. The same is computed for every input, so that the time it
         takes says nothing about a guess.
@@ -79,9 +91,11 @@ class Tickets:
         matches = [
             hmac.compare_digest(_ticket(one.key, ref), candidate.encode()) for one in self._keys()
         ]
-        if well_formed and any(matches):
-            return ref
-        raise TicketError("this ticket was not made by us")
+        if not (well_formed and any(matches)):
+            raise TicketError("this ticket was not made by us")
+        if ref != CANARY and self._now() - ULID.from_str(ref).timestamp > self._lifetime:
+            raise TicketExpiredError(ref)
+        return ref
 
     @property
     def fingerprints(self) -> tuple[str, ...]:

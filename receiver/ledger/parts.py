@@ -75,6 +75,11 @@ class LedgerParts:
         return identity.ledger_id(self.database)
 
     @cached_property
+    def sessions(self) -> identity.Sessions:
+        """The sessions of the dashboard."""
+        return identity.Sessions(self.database)
+
+    @cached_property
     def claims(self) -> Claims:
         """Renews, releases and takes over claims."""
         return Claims(self.database, self.now)

@@ -56,13 +56,19 @@ _REFUSED_6 = tuple(
         ("::/128", "unspecified (RFC 4291)"),
         ("::1/128", "loopback (RFC 4291)"),
         ("::/96", "IPv4-compatible, withdrawn (RFC 4291)"),
+        (
+            "64:ff9b::/96",
+            "IPv4 behind a translator (NAT64, RFC 6052); with DNS64 allow 64:ff9b::/96",
+        ),
         ("64:ff9b:1::/48", "a network's own IPv4 translator (RFC 8215)"),
         ("100::/64", "discard (RFC 6666)"),
+        ("2001::/32", "IPv4 in a tunnel (Teredo, RFC 4380)"),
         ("2001:2::/48", "benchmarking (RFC 5180)"),
         ("2001:10::/28", "ORCHID, withdrawn (RFC 4843)"),
         ("2001:20::/28", "ORCHIDv2 (RFC 7343)"),
         ("2001:30::/28", "drone identifiers (RFC 9374)"),
         ("2001:db8::/32", "documentation (RFC 3849)"),
+        ("2002::/16", "IPv4 in a tunnel (6to4, withdrawn by RFC 7526)"),
         ("3fff::/20", "documentation (RFC 9637)"),
         ("5f00::/16", "segment routing (RFC 9602)"),
         ("fc00::/7", "unique local (RFC 4193)"),
@@ -80,7 +86,9 @@ _ISATAP = 0x5EFE  # RFC 5214, 6.1: ::[02]00:5efe:<IPv4>
 def refusal_reason(ip: IPv4Address | IPv6Address) -> str | None:
     """Return why an address is not public, or None if it is public.
 
-    IPv4 addresses embedded in an IPv6 address are checked too.
+    An IPv6 address with an IPv4 address in it is never public, as in smokescreen: which machine
+    it leads to is decided by a tunnel or translator that we do not know. If the IPv4 address is
+    not public itself, the reason says so.
     """
     if ip in _METADATA_ADDRESSES:
         return "a cloud's metadata service"
@@ -91,16 +99,30 @@ def refusal_reason(ip: IPv4Address | IPv6Address) -> str | None:
         if reason is not None:
             return f"it contains {embedded}, {reason}"
     reason = next((reason for network, reason in _REFUSED_6 if ip in network), None)
-    if reason is None and ip not in _PUBLIC_6 and ip not in _NAT64:
+    if reason is None and embedded_ipv4(ip):
+        return "IPv4 in a tunnel (ISATAP, RFC 5214)"
+    if reason is None and ip not in _PUBLIC_6:
         reason = "not assigned as public (RFC 4291)"
     return reason
 
 
-def is_metadata(ip: IPv4Address | IPv6Address) -> bool:
-    """Return whether an address leads to a cloud's metadata service."""
-    return ip in _METADATA_ADDRESSES or (
-        isinstance(ip, IPv6Address) and not _METADATA_ADDRESSES.isdisjoint(embedded_ipv4(ip))
+def is_public(network: IPv4Network | IPv6Network) -> bool:
+    """Return whether a network has public addresses only, metadata services aside."""
+    if isinstance(network, IPv4Network):
+        return not any(network.overlaps(refused) for refused, _ in _REFUSED_4)
+    return network.subnet_of(_PUBLIC_6) and not any(
+        network.overlaps(refused) for refused, _ in _REFUSED_6
     )
+
+
+def needs_own_entry(ip: IPv4Address | IPv6Address) -> bool:
+    """Return whether only an entry for exactly this address may open it.
+
+    A metadata service gives out this machine's cloud credentials; an IPv4 address that is not
+    public, inside an IPv6 address, is rarely what somebody meant who allowed a whole network.
+    """
+    embedded = embedded_ipv4(ip) if isinstance(ip, IPv6Address) else ()
+    return ip in _METADATA_ADDRESSES or any(map(refusal_reason, embedded))
 
 
 def embedded_ipv4(ip: IPv6Address) -> tuple[IPv4Address, ...]:

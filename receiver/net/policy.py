@@ -12,8 +12,10 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import quote
 
+import idna
+
 from receiver.errors import AddressRefusedError
-from receiver.net.ip_ranges import is_metadata, refusal_reason
+from receiver.net.ip_ranges import is_public, needs_own_entry, refusal_reason
 
 MAX_URL = 8192  # characters
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -27,6 +29,14 @@ _NAME = re.compile(
 )
 # A host whose last label looks like this is an IPv4 address (WHATWG URL, "ends in a number").
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+# Such as 10.0.0.x or 10.0.0.1-9: no top-level domain begins with a digit or has one character.
+_LIKE_AN_ADDRESS = re.compile(r"([0-9]+\.){2,3}([0-9][^.]*|[^.])")
+_PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
+_MAPPED, _EVERY_IPV6 = IPv6Network("::ffff:0:0/96"), IPv6Network("::/0")
+# Only an entry for the address of such a service opens it.
+_METADATA_NAMES = frozenset(
+    {"metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"}
+)
 _PATTERN = re.compile(r"[a-z0-9_.*?-]+")
 # The reserved characters of RFC 3986, and % because parts may be percent-encoded already.
 _PATH_SAFE = "/:?#[]@!$&'()*+,;=%~"
@@ -132,7 +142,7 @@ class AddressPolicy:
         reason = refusal_reason(address)
         if reason is None or self._exempt(host, address, port):
             return
-        place = str(address) if port in _WEB_PORTS else f"{_bracketed(str(address))}:{port}"
+        place = _bracketed(str(address)) + ("" if port in _WEB_PORTS else f":{port}")
         where = host if host == str(address) else f"{host} leads to {address}"
         raise AddressRefusedError(
             f"{where}: {reason}; if this is meant, add {place} to FETCH_ALLOW"
@@ -140,9 +150,7 @@ class AddressPolicy:
 
     def _exempt(self, host: str, ip: IPv4Address | IPv6Address | None, port: int) -> bool:
         allow = self.allow
-        if ip and is_metadata(ip):
-            # It gives out this machine's cloud credentials: an entry for a whole network is not
-            # enough.
+        if ip and needs_own_entry(ip):
             allow = tuple(
                 entry
                 for entry in allow
@@ -202,11 +210,21 @@ def plain_host(text: str) -> str:
 
 
 def _idna(host: str) -> str:
+    """Return an international host name as browsers send it: IDNA 2008, mapped as in UTS 46.
+
+    ``faß.de`` is xn--fa-hia.de; Python's own codec (IDNA 2003) makes it the other name fass.de.
+    """
     if any(character.isdigit() and not character.isascii() for character in host):
         raise ValueError(f"{host[:100]!a} has digits that are not 0-9")
-    if len(host) > 253:  # noqa: PLR2004 - RFC 1035; Python's codec takes quadratic time
+    if len(host) > 253:  # noqa: PLR2004 - RFC 1035; a check of bounded work
         raise ValueError("the host name is too long")
-    return host.encode("idna").decode("ascii").lower()  # UnicodeError is a ValueError
+    try:
+        labels = idna.uts46_remap(host, std3_rules=False, transitional=False).split(".")
+        return ".".join(
+            label if label.isascii() else idna.alabel(label).decode("ascii") for label in labels
+        )
+    except idna.IDNAError as error:
+        raise ValueError(f"{host[:100]!a} is no name of IDNA 2008") from error
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
@@ -240,9 +258,9 @@ def _read_exemption(entry: str) -> Exemption:
     text = entry.strip()
     try:
         if "/" in text:
-            return Exemption(ip_network(text), _WEB_PORTS)
+            return Exemption(_network(text), _WEB_PORTS)
         if text.count(":") > 1 and not text.startswith("["):
-            text = f"[{text}]"  # a bare IPv6 address
+            text = f"[{_bare_ipv6(text)}]"
         host, port = _split_authority(text)
     except ValueError as error:
         remedy = (
@@ -251,14 +269,54 @@ def _read_exemption(entry: str) -> Exemption:
         )
         raise ValueError(f"FETCH_ALLOW: {entry!a} is not understood ({error}); {remedy}") from error
     ip = _literal(host)
-    return Exemption(
+    exemption = Exemption(
         host if ip is None else ip_network(ip), _WEB_PORTS if port is None else frozenset({port})
     )
+    if why := _has_no_effect(exemption):
+        raise ValueError(f"FETCH_ALLOW: {entry!a} has no effect: {why}; remove it or correct it")
+    return exemption
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """Return the network; raise ValueError if it could be read in two ways or never matches."""
+    if not _PREFIX_LENGTH.fullmatch(text.rpartition("/")[2]):
+        # ipaddress also takes masks, and reads 0.0.0.255 as the mask 255.255.255.0.
+        raise ValueError("the number after the / must be the length of the prefix, such as 8")
+    if "%" in text:
+        raise ValueError("an address with a zone is not compared")
+    network = ip_network(text)
+    if isinstance(network, IPv6Network) and network.overlaps(_MAPPED) and network != _EVERY_IPV6:
+        # These are checked as the IPv4 addresses that they are to the kernel.
+        raise ValueError("IPv4 in ::ffff:0:0/96 is compared as IPv4: write that network")
+    if is_public(network):
+        raise ValueError("these addresses are public, and so allowed without an entry")
+    return network
+
+
+def _bare_ipv6(text: str) -> str:
+    """Return an IPv6 address without brackets; raise ValueError if its end could be a port."""
+    address, _, end = text.rpartition(":")
+    if end.isdigit() and isinstance(_literal(address), IPv6Address):
+        raise ValueError(f"write [{text}], or [{address}]:{end} if {end} is a port")
+    return text
+
+
+def _has_no_effect(exemption: Exemption) -> str:
+    """Return why nothing is ever allowed by this entry alone, or an empty text."""
+    place = exemption.place
+    if isinstance(place, str):
+        if place in _METADATA_NAMES:
+            return "a name never opens a cloud's metadata service"
+        if _LIKE_AN_ADDRESS.fullmatch(place):
+            return "it is a host name that looks like an address"
+    elif exemption.ports <= _WEB_PORTS and refusal_reason(place.network_address) is None:
+        return "a public address is allowed on ports 80 and 443 without an entry"
+    return ""
 
 
 def _read_pattern(entry: str) -> str:
-    pattern = entry.strip().lower()
-    if not _PATTERN.fullmatch(pattern):
+    pattern = entry.strip().lower().removesuffix(".")
+    if not _PATTERN.fullmatch(pattern) or "" in pattern.split("."):
         raise ValueError(
             f"FETCH_HOSTS: {entry!a} is no host pattern; "
             "write a host name, with * for anything: *.example.com"

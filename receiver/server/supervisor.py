@@ -1,7 +1,8 @@
 """The supervisor of ``receiver serve``: web and worker as child processes, restarted when they die.
 
-It runs as a program of its own in the process of ``receiver serve``: it lives as long as the
-service and needs few modules, while the checks before it import almost everything.
+``receiver serve`` forks the children, because it has imported what they need, and then replaces
+itself by the supervisor, in the same process. That lives as long as the service and needs few
+modules.
 
 SIGTERM drains them together. The listening socket belongs to this process and is inherited by the
 web: while the web restarts, clients wait in the socket's queue. SIGHUP starts new children with
@@ -22,6 +23,7 @@ from types import FrameType
 from typing import NoReturn, cast
 
 import structlog
+from setproctitle import setproctitle
 
 from receiver import clock
 from receiver.server.child import ChildProcess
@@ -42,33 +44,69 @@ CLOCK_ERROR = 60.0
 
 
 def become_supervisor(listener: socket.socket, log_level: str, log_format: LogFormat) -> NoReturn:
-    """Replace the program of this process by the supervisor; it never returns.
+    """Start web and worker, and replace the program of this process by their supervisor.
 
-    It runs web and worker, which take requests from ``listener``, until SIGTERM or SIGINT.
+    It never returns. Until SIGTERM or SIGINT the web takes requests from ``listener``.
     """
     listener.set_inheritable(True)
     # They wait for the handlers of the new program; without one they would kill it.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    arguments = [str(listener.fileno()), log_level, log_format]
+    clock.share()
+    gc.freeze()  # the collector would write to every object, and undo the sharing of memory
+    web, worker = _children(listener.fileno())
+    forked = [web.fork(lambda: _run_web(listener))]
+    forked.append(worker.fork(lambda: _run_worker(listener)))
+    arguments = [str(listener.fileno()), log_level, log_format, *forked]
     program = [sys.executable, "-m", __name__, *arguments]
     os.execv(sys.executable, program)  # noqa: S606 - our own program, without a shell
 
 
+def _children(socket_fd: int) -> list[ChildProcess]:
+    """Return web and worker, not started."""
+    return [
+        ChildProcess("web", [sys.executable, "-m", "gunicorn", *_gunicorn(socket_fd)], socket_fd),
+        ChildProcess("worker", [sys.executable, "-m", "receiver", "worker"]),
+    ]
+
+
+def _gunicorn(socket_fd: int) -> list[str]:
+    """Return gunicorn's arguments."""
+    configuration = ["-c", "python:receiver.gunicorn_conf", "--bind", f"fd://{socket_fd}"]
+    return [*configuration, "receiver.web:create_app()"]
+
+
+def _run_web(listener: socket.socket) -> None:
+    """Be the web, in a forked process."""
+    main_module = import_module("gunicorn.__main__")  # it runs nothing unless it is the program
+    sys.argv = [str(main_module.__file__), *_gunicorn(listener.detach())]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    import_module("gunicorn.app.wsgiapp").run(prog="gunicorn")
+
+
+def _run_worker(listener: socket.socket) -> None:
+    """Be the worker, in a forked process."""
+    listener.close()  # only the web has it
+    if sys.platform == "linux":  # elsewhere it may crash after a fork
+        setproctitle("receiver worker")  # for ps; gunicorn does the same
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    import_module("receiver.cli").main(["worker"])
+
+
 class _Supervisor:
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, forked: Sequence[str]) -> None:
         self._listener = listener
-        self._children: list[ChildProcess] = []
+        self._children = _children(listener.fileno())
+        for child, process in zip(self._children, forked, strict=True):
+            child.adopt(process)
         self._signalled = threading.Event()  # to stop or to reload
         self._stopping = self._reloading = False
         self._clock_error = 0.0
 
     def run(self) -> None:
-        """Start the children, watch them, and stop them at the end."""
+        """Watch the children, and stop them at the end."""
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        clock.share()
-        self._children = self._start()
         try:
             self._watch()
         finally:
@@ -98,30 +136,12 @@ class _Supervisor:
             self._stopping = True
         self._signalled.set()
 
-    def _start(self) -> list[ChildProcess]:
-        socket_fd = self._listener.fileno()
-        web = [
-            "-m",
-            "gunicorn",
-            "-c",
-            "python:receiver.gunicorn_conf",
-            "--bind",
-            f"fd://{socket_fd}",
-            "receiver.web:create_app()",
-        ]
-        worker = [sys.executable, "-m", "receiver", "worker"]
-        children = [
-            ChildProcess("web", [sys.executable, *web], socket_fd),
-            ChildProcess("worker", worker),
-        ]
-        for child in children:
-            child.start()
-        return children
-
     def _reload(self) -> None:
         """Replace the children by new ones; if those do not become ready, keep the old ones."""
         log.info("service reloading", pid=os.getpid())
-        new = self._start()
+        new = _children(self._listener.fileno())
+        for child in new:
+            child.start()
         if self._become_ready(new):
             new, self._children = self._children, new
             log.info("service reloaded", pid=os.getpid())
@@ -175,13 +195,13 @@ def _check_packages() -> None:
 
 
 def main() -> None:
-    """Run the supervisor; its arguments are those of ``become_supervisor``."""
-    number, log_level, log_format = sys.argv[1:]
+    """Run the supervisor; ``become_supervisor`` gives it its arguments."""
+    number, log_level, log_format, *forked = sys.argv[1:]
     logs.configure(log_level, cast("LogFormat", log_format), secrets=())  # it logs no settings
     with socket.socket(fileno=int(number)) as listener:
         listener.set_inheritable(False)  # only the web inherits it
         gc.freeze()
-        _Supervisor(listener).run()
+        _Supervisor(listener, forked).run()
 
 
 if __name__ == "__main__":

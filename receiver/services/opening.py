@@ -1,6 +1,7 @@
 """Opening a ledger for the service: what has to be right before any part is used."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 from receiver import data_dir
@@ -60,7 +61,7 @@ class Opening(LedgerParts):
     def require_ledger(self) -> None:
         """Raise ConfigurationError if there is no embedded ledger yet; nothing is created."""
         chosen = self.settings
-        if not chosen.embedded or chosen.ledger_path.exists():
+        if not chosen.embedded or _has_content(chosen.ledger_path):
             return
         is_default = chosen.ledger_path.parent == chosen.data_dir
         name, place = (
@@ -111,7 +112,8 @@ class Opening(LedgerParts):
     def tickets(self) -> Tickets:
         """Signs and reads callback URLs."""
         given = [secret.get_secret_value() for secret in self.settings.callback_secrets]
-        return Tickets(given) if given else Tickets(newest=self.kept_secrets.secrets)
+        newest = None if given else self.kept_secrets.secrets
+        return Tickets(given, newest, lifetime=self.settings.ticket_lifetime, now=self.now)
 
     @cached_property
     def kept_secrets(self) -> KeptSecrets:
@@ -132,3 +134,11 @@ class Opening(LedgerParts):
         for part in _CLOSED:
             if part in self.__dict__:
                 self.__dict__[part].close()
+
+
+def _has_content(path: Path) -> bool:
+    """Return whether a file has any; a ledger without was never used, and would be created now."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False

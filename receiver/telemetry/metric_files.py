@@ -37,6 +37,9 @@ def share(data_dir: Path) -> None:
     not lose what the worker counted.
     """
     folder = data_dir / "metrics"
+    if folder in _shared:  # in a forked process, which has inherited the lock
+        reserve_space()
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(data_dir / "metrics.lock", os.O_RDWR | os.O_CREAT, 0o600)
     if try_lock(lock):  # no other process is counting
@@ -58,8 +61,15 @@ def are_shared(data_dir: Path) -> bool:
         return False
 
 
+def forget() -> None:
+    """Remove the files of this process, which has forked those that count."""
+    for folder in _shared:
+        for file in folder.glob(f"*_{_process_name()}.db"):
+            file.unlink()
+
+
 def reserve_space() -> None:
-    """Reserve the disk space of this process's files; call it again after a fork.
+    """Reserve the disk space of this process's files; call it, or ``share``, again after a fork.
 
     The files are mapped into memory. If the disk were full when they are written, the kernel would
     kill the process. So without space this process counts in a memory folder, for itself alone.

@@ -1,7 +1,8 @@
 """Authentication: ADMIN_TOKEN as a bearer token, or a session cookie after a login with it.
 
 The session is Flask's signed cookie and the form token is Flask-WTF's. Both are signed with
-ADMIN_TOKEN, so every process accepts them, and another token ends every session.
+ADMIN_TOKEN, so every process accepts them, and another token ends every session. So does a logout:
+the cookie has the epoch that the ledger had at the login, and a logout changes that.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
-from flask import Flask, Request, Response, request, session
+from flask import Flask, Request, Response, g, request, session
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from flask_wtf.csrf import generate_csrf, validate_csrf  # type: ignore[import-untyped]  # the package has no types
 from itsdangerous import URLSafeTimedSerializer
@@ -74,21 +75,38 @@ def _wrong_tokens() -> RateLimiter:
 
 
 def is_logged_in() -> bool:
-    """Return whether the request has a valid session cookie."""
-    return "logged_in" in session
+    """Return whether the request has the cookie of a session that has not ended.
+
+    Raise LedgerError if there is a cookie and the ledger cannot be read.
+    """
+    if "logged_in" not in g:
+        g.logged_in = session.get("epoch") is not None and not session_end()()
+    return bool(g.logged_in)
+
+
+def session_end() -> Callable[[], bool]:
+    """Return a function that says whether the session of this request has ended since."""
+    sessions, epoch = services().sessions, session.get("epoch")
+    return lambda: epoch is not None and epoch != sessions.epoch()
 
 
 def log_in() -> None:
     """Begin a new session."""
     session.clear()
     session.permanent = True
-    session["logged_in"] = True
+    session["epoch"] = services().sessions.epoch()
+    g.logged_in = True
     csrf_token()  # now: a change of the session on a later page would extend it
 
 
 def log_out() -> None:
-    """End the session of this browser."""
+    """End every session: a cookie that was copied is worth nothing afterwards.
+
+    Raise LedgerError if that cannot be stored.
+    """
     session.clear()
+    g.logged_in = False
+    services().sessions.end()
 
 
 def csrf_token() -> str:

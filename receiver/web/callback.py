@@ -13,7 +13,7 @@ from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from receiver import clock
-from receiver.errors import ReceiverError, TicketError, UnreadableError
+from receiver.errors import ReceiverError, TicketError, TicketExpiredError, UnreadableError
 from receiver.ingest.tickets import CANARY
 from receiver.model import Delivery, Source
 from receiver.providers.grsai.reports import read_report
@@ -42,7 +42,11 @@ TASKS_A_MINUTE = 60
 @blueprint.post("/callback/<path:ticket>")
 def receive(ticket: str) -> Response:
     """Store a report about the job the ticket was made for."""
-    ref = _ref(ticket)
+    try:
+        ref = _ref(ticket)
+    except TicketExpiredError as error:
+        log.warning("callback refused, its ticket is too old", ref=error.ref)
+        return _respond("expired", 404, error=str(error))
     if ref is None:
         return _invalid_ticket()
     if ref == CANARY:  # a call of ours that tests the public address; there is no such job
@@ -62,6 +66,7 @@ def receive(ticket: str) -> Response:
 
 
 @blueprint.post("/callback")
+@blueprint.post("/callback/")  # so is PUBLIC_URL/callback written by hand, too
 def receive_hint() -> Response:
     """Take the task id from a callback without a ticket; the provider is asked about the task."""
     if services().grsai is None:
@@ -104,13 +109,13 @@ def _task_limiter() -> RateLimiter:
 
 @blueprint.before_request
 def _begin() -> Response | None:
-    """Record the arrival. Refuse a path with more than one leading slash: werkzeug removes them."""
+    """Record the arrival. Refuse a path with two slashes together, which werkzeug tidies up."""
     g.arrived = time.perf_counter()
-    return _invalid_ticket() if request.environ["PATH_INFO"].startswith("//") else None
+    return _invalid_ticket() if "//" in request.environ["PATH_INFO"] else None
 
 
 def _ref(ticket: str) -> str | None:
-    """Return the ticket's ref; None if we did not sign it.
+    """Return the ticket's ref; None if we did not sign it. Raise TicketExpiredError.
 
     A ticket needs no percent escapes, so a path with escapes is not ours.
     """
@@ -118,6 +123,8 @@ def _ref(ticket: str) -> str | None:
         ticket = ""  # still verified, so that the response takes as long
     try:
         return services().tickets.ref(ticket)
+    except TicketExpiredError:
+        raise
     except TicketError:
         return None
 

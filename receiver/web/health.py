@@ -6,6 +6,7 @@ Anybody may call them, so none of them waits for a remote part: see ``background
 from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from receiver.errors import LedgerError
 from receiver.installation import version
 from receiver.web import auth
 from receiver.web.cache import CachedValue
@@ -14,6 +15,10 @@ from receiver.web.metrics import LedgerMetrics, process_metrics
 from receiver.web.state import per_app, services
 
 blueprint = Blueprint("health", __name__)
+
+# Seconds the text of /metrics is kept. It takes milliseconds to make, a hundred times as long as to
+# answer a probe, so that many scrapers at once would slow callbacks down.
+TEXT_LIFETIME = 0.1
 
 
 @blueprint.get("/healthz")
@@ -40,8 +45,9 @@ def status() -> Response:
     checks = health_checks().status()
     is_ok = all(check.ok for check in checks.values())
     try:
-        with_details = auth.has_bearer() or auth.is_logged_in()
-    except auth.TooManyGuessesError:
+        # Whether a session has ended is in the ledger, for which this must not wait.
+        with_details = auth.has_bearer() or (checks["ledger"].ok and auth.is_logged_in())
+    except (auth.TooManyGuessesError, LedgerError):
         with_details = False
     shown = {name: check.shown(details=with_details) for name, check in checks.items()}
     return _respond(is_ok, {"ok": is_ok, "version": version(), "checks": shown})
@@ -57,7 +63,7 @@ def _respond(is_ok: bool, content: dict[str, object]) -> Response:  # noqa: FBT0
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Return the metrics in Prometheus' text format; without the ledger's if it does not answer."""
-    text = _process_metrics().get() + _ledger_metrics().text()
+    text = _process_metrics().get() + _ledger_metrics().get()
     return Response(text, content_type=CONTENT_TYPE_LATEST)
 
 
@@ -68,11 +74,12 @@ def health_checks() -> HealthChecks:
 
 
 @per_app
-def _ledger_metrics() -> LedgerMetrics:
-    return LedgerMetrics(services())
+def _process_metrics() -> CachedValue[bytes]:
+    """Return the counters of all processes, read from their files."""
+    return CachedValue(process_metrics, TEXT_LIFETIME, serve_stale=True)
 
 
 @per_app
-def _process_metrics() -> CachedValue[bytes]:
-    """Return the counters; while one thread reads the files of all processes, others need not."""
-    return CachedValue(process_metrics, 0.0, serve_stale=True)
+def _ledger_metrics() -> CachedValue[bytes]:
+    """Return the gauges that are read from the ledger."""
+    return CachedValue(LedgerMetrics(services()).text, TEXT_LIFETIME, serve_stale=True)

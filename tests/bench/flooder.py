@@ -19,17 +19,23 @@ class Flooder:
     """One connection's part of the flood."""
 
     def __init__(
-        self, port: int, requests: list[bytes], pace: float, stop: threading.Event
+        self,
+        port: int,
+        requests: list[bytes],
+        pace: float,
+        delay: float,
+        stop: threading.Event,
     ) -> None:
         self.statuses: Counter[int] = Counter()
         self._port = port
         self._requests = requests
         self._pause = 1 / pace
+        self._delay = delay
         self._stop = stop
 
     def run(self) -> None:
         """Send until stopped, no faster than the pace."""
-        connection, due = Connection(self._port), time.monotonic()
+        connection, due = Connection(self._port), time.monotonic() + self._delay
         for number in range(10**9):
             if self._stop.wait(max(0.0, due - time.monotonic())):
                 break
@@ -64,7 +70,10 @@ def main() -> None:
     )
     data, stop = file.read_bytes(), threading.Event()
     requests = [data[at : at + size] for at in range(0, len(data), size)]
-    flooders = [Flooder(port, requests, pace / width, stop) for _ in range(width)]
+    # Each connection begins a little later than the one before: a rate, not bursts of ``width``.
+    flooders = [
+        Flooder(port, requests, pace / width, number / pace, stop) for number in range(width)
+    ]
     threads = [threading.Thread(target=flooder.run) for flooder in flooders]
     started = time.monotonic()
     for thread in threads:

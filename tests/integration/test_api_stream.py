@@ -42,6 +42,16 @@ def events(answer: Any) -> Iterator[dict[str, str]]:
             yield {name: value for name, _, value in lines}
 
 
+def test_a_stream_ends_with_the_session_that_opened_it(web: WebClient) -> None:
+    web.client.post("/login", data={"token": web.services.admin_token})
+    with web.client.get("/api/stream", buffered=False) as answer:
+        found = events(answer)
+        ref = fail_a_job(web, "first")
+        assert ref in next(found)["data"]
+        web.services.sessions.end()
+        assert list(found) == []
+
+
 def test_a_stream_sends_new_events_only(web: WebClient) -> None:
     fail_a_job(web, "before")
     with listen(web) as answer:

@@ -96,6 +96,13 @@ def test_without_a_ledger_nothing_is_created(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
+def test_an_empty_file_is_no_ledger_and_stays_empty(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").touch()
+    done = backup(tmp_path, tmp_path / "copy")
+    assert (done.status, "no ledger in" in done.err) == (2, True)
+    assert (tmp_path / "ledger.sqlite3").stat().st_size == 0
+
+
 def test_postgresql_has_its_own_tool(tmp_path: Path) -> None:
     secret = "0123456789abcdef"
     done = backup(

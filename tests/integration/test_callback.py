@@ -102,9 +102,21 @@ def test_a_path_without_a_valid_ticket_is_404_stores_nothing_and_is_counted(
     assert web.counted("forged") == before + 1
 
 
+def test_a_ticket_that_is_too_old_is_404_with_the_reason_and_stores_nothing(
+    web: WebClient,
+) -> None:
+    lifetime = web.services.settings.ticket_lifetime
+    old, young = (web.services.now() - lifetime + more for more in (-60, 60))
+    answer = web.callback(web.services.tickets.sign(new_ref(old)), SUCCEEDED)
+    assert answer.status_code == 404
+    assert answer.json == {"ok": False, "error": "this ticket is older than TICKET_LIFETIME"}
+    assert (rows(web, "jobs"), rows(web, "deliveries"), web.counted("expired")) == (0, 0, 1)
+    assert web.callback(web.services.tickets.sign(new_ref(young)), SUCCEEDED).status_code == 200
+
+
 @pytest.mark.parametrize("method", ["get", "head", "put", "patch", "delete"])
 def test_only_post_is_allowed(web: WebClient, method: str) -> None:
-    for path in ("/callback", f"/callback/{web.ticket()}"):
+    for path in ("/callback", "/callback/", f"/callback/{web.ticket()}"):
         answer = getattr(web.client, method)(path)
         assert answer.status_code == 405
         assert "POST" in answer.headers["Allow"]

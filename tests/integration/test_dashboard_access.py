@@ -175,6 +175,21 @@ def test_a_logout_ends_the_session_and_needs_a_csrf_token(logged_in: WebClient) 
     assert logged_in.client.get("/").status_code == 303
 
 
+def test_a_logout_ends_the_session_on_the_server_in_every_process(logged_in: WebClient) -> None:
+    cookie = logged_in.client.get_cookie("receiver")
+    other = WebClient(logged_in.services)  # another process, another browser with the same cookie
+    other.client.set_cookie("receiver", cookie.value)
+    assert other.client.get("/").status_code == other.client.get("/api/jobs").status_code == 200
+    post(logged_in, "/logout")
+    assert other.client.get("/").status_code == 303
+    assert other.client.get("/api/jobs").status_code == 401
+    assert "detail" not in other.client.get("/status").json["checks"]["ledger"]
+    other.client.post("/login", data={"token": other.services.admin_token})
+    assert other.client.get("/").status_code == 200
+    other.client.set_cookie("receiver", cookie.value)
+    assert other.client.get("/").status_code == 303, "a later login does not bring it back"
+
+
 def test_a_session_may_read_the_api_but_not_write(logged_in: WebClient) -> None:
     ref = reported(logged_in, FAILED)
     assert logged_in.client.get("/api/jobs").status_code == 200

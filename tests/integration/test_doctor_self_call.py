@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -167,6 +167,23 @@ def test_what_does_not_let_callbacks_through_is_named(
         found = self_call_trouble(f"http://127.0.0.1:{port}")
     assert text in str(found)
     assert remedy in found.remedy
+
+
+def test_a_server_that_answers_a_byte_at_a_time_does_not_hold_up_the_doctor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(self_call, "_CALL", 0.3)
+    ended = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with suppress(OSError):
+            while not ended.wait(0.02):
+                connection.sendall(b"H")
+
+    with answering(drip) as port:
+        found = self_call_trouble(f"http://127.0.0.1:{port}")
+        ended.set()
+    assert "no answer to a body" in str(found)
 
 
 def test_no_answer_at_the_public_url_is_reported_and_may_concern_only_this_machine() -> None:

@@ -11,6 +11,8 @@ from receiver.errors import ConfigurationError
 from receiver.events.event import Event
 from receiver.events.listen import Cursor, EventReader, run_command
 from receiver.model import EventType
+from receiver.settings import Settings
+from receiver.variables import secret_variables
 
 
 @pytest.fixture
@@ -133,6 +135,29 @@ def test_a_command_has_the_event_on_its_stdin_and_in_its_environment(tmp_path: P
     line, words = out.read_text().splitlines()
     assert json.loads(line) == event
     assert words == "ref-0-asset-archived-0 asset.archived R a/0.png 7 none"
+
+
+def test_a_command_does_not_inherit_our_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {
+        *("ADMIN_TOKEN", "CALLBACK_SECRETS", "EVENT_SECRET", "GRSAI_API_KEY", "OPENAI_API_KEY"),
+        *("DATABASE_URL", "EVENT_URLS", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+        *("ADMIN_TOKEN_FILE", "CALLBACK_SECRETS_FILE", "DATABASE_URL_FILE", "PGPASSWORD"),
+    }
+    for name in (*ours, "ARCHIVE_URL", "MY_TOKEN"):
+        monkeypatch.setenv(name, f"value of {name}")
+    withheld, out = secret_variables(Settings.model_fields), tmp_path / "out"
+    assert run_command(f"sh -c 'env > {out}'", {"id": "x", "data": {}}, withheld) == 0
+    assert {line.split("=")[0] for line in out.read_text().splitlines()}.isdisjoint(ours)
+    assert "ARCHIVE_URL=value of ARCHIVE_URL" in out.read_text(), "what is no secret is given"
+    assert "MY_TOKEN=value of MY_TOKEN" in out.read_text(), "the command's own secrets, too"
+
+
+def test_every_setting_that_is_redacted_is_withheld_from_commands() -> None:
+    secrets = [name for name, about in Settings.model_fields.items() if not about.repr]
+    secrets += [n for n, about in Settings.model_fields.items() if "Secret" in str(about)]
+    assert {name.upper() for name in secrets} <= secret_variables(Settings.model_fields)
 
 
 @pytest.mark.parametrize("command", ["", "no-such-program-anywhere", "'unclosed"])

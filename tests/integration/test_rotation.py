@@ -182,6 +182,15 @@ def test_without_a_ledger_nothing_is_rotated(tmp_path: Path) -> None:
     assert not (tmp_path / "secrets").exists()
 
 
+def test_who_lists_secrets_of_a_wrong_folder_generates_none(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong").mkdir()
+    done = run({**environment(sqlite_url, tmp_path), "DATA_DIR": str(tmp_path / "wrong")}, "list")
+    assert (done.status, "no callback secret in" in done.err) == (2, True), done
+    assert not list((tmp_path / "wrong").rglob("callback"))
+
+
 # A secret that was dropped too early.
 
 

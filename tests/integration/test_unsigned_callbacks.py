@@ -94,6 +94,12 @@ def test_a_callback_without_a_ticket_about_a_known_task_causes_a_poll_and_decide
     assert (after.due_at or 0) < (before.due_at or 0)
 
 
+def test_a_slash_behind_the_path_changes_nothing(web: WebClient) -> None:
+    answer = web.client.post("/callback/", json=SUCCEEDED)
+    assert (answer.status_code, answer.headers.get("Location")) == (202, None)
+    assert rows(web, "hints") == [1]
+
+
 def test_no_similar_path_takes_callbacks(web: WebClient) -> None:
     for path in ("/Callback", "/callbacks", "/x/callback"):
         answer = web.client.post(path, json=SUCCEEDED)

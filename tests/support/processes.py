@@ -93,6 +93,7 @@ def environment(values: Mapping[str, str] | None = None) -> dict[str, str]:
     return {
         **inherited,
         "PATH": f"{BIN}:/usr/bin:/bin",
+        "SPT_NOENV": "1",  # the titles of processes do not replace the mark in their environment
         "COLUMNS": "250",
         "PYTHONWARNINGS": _WARNINGS,
         **(values or {}),

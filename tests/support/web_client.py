@@ -13,6 +13,7 @@ from receiver.model import new_ref
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.web import create_app
+from receiver.web.metrics import process_metrics
 
 SUCCEEDED: dict[str, Any] = {
     "id": "task-1",
@@ -53,10 +54,10 @@ class WebClient:
         return [row.verdict for row in self.services.queries.deliveries(ref)]
 
     def counted(self, outcome: str) -> float:
-        """Return how many callbacks had this outcome, according to /metrics."""
+        """Return how many callbacks had this outcome, as /metrics shows it a moment later."""
         found = re.search(
             rf'receiver_callbacks_total{{outcome="{outcome}"}} (\S+)',
-            self.client.get("/metrics").text,
+            process_metrics().decode(),
         )
         return float(found[1]) if found else 0.0
 

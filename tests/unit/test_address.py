@@ -31,9 +31,6 @@ PUBLIC = [
     "2606:4700:4700::1111",
     "2a00:1450:4001:82a::200e",
     "::ffff:8.8.8.8",  # to the kernel this is 8.8.8.8
-    "64:ff9b::808:808",  # NAT64 and 6to4 of 8.8.8.8
-    "2002:808:808::1",
-    "2001:0:808:808:0:0:f6f6:f6f6",  # Teredo: server and client 8.8.8.8 and 9.9.9.9
 ]
 NOT_PUBLIC = [
     ("0.0.0.0", "this network"),
@@ -71,6 +68,11 @@ NOT_PUBLIC = [
     ("::ffff:127.0.0.1", "loopback"),
     ("::ffff:a9fe:a9fe", "metadata"),
     ("::ffff:0:127.0.0.1", "not assigned"),  # IPv4-translated (RFC 2765)
+    ("64:ff9b::808:808", "NAT64"),  # with a public address it leads into the unknown, too
+    ("2002:808:808::1", "6to4"),
+    ("2001:0:808:808:0:0:f6f6:f6f6", "Teredo"),
+    ("2400:cb00::5efe:8.8.8.8", "ISATAP"),
+    ("2400:cb00::200:5efe:8.8.8.8", "ISATAP"),
     ("64:ff9b::a9fe:a9fe", "contains 169.254.169.254"),
     ("64:ff9b::10.0.0.1", "contains 10.0.0.1"),
     ("64:ff9b:1::8.8.8.8", "own IPv4 translator"),

@@ -75,6 +75,71 @@ def test_an_exemption_for_inside_does_not_open_the_same_address_through_a_transl
         )
 
 
+def test_a_translators_network_opens_public_addresses_only() -> None:
+    policy = AddressPolicy.parse(["64:ff9b::/96"], ())
+    policy.check_address("64:ff9b::808:808", 443, "pictures.example")
+    for inside in ("64:ff9b::a00:1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"):
+        with pytest.raises(AddressRefusedError, match="contains"):
+            policy.check_address(inside, 443, "pictures.example")
+    AddressPolicy.parse(["[64:ff9b::a00:1]"], ()).check_address("64:ff9b::a00:1", 80, "inside")
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("8.8.8.8", "public"),
+        ("8.8.8.8:443", "public"),
+        ("[2606:4700::1111]:80", "public"),
+        ("8.8.8.0/24", "public"),
+        ("2606:4700::/32", "public"),
+        ("::ffff:10.0.0.0/104", "IPv4"),
+        ("::ffff:0:0/96", "IPv4"),
+        ("::/8", "IPv4"),
+        ("fe80::%1/64", "zone"),
+        ("10.0.0.0/255.0.0.0", "length of the prefix"),
+        ("10.0.0.0/0.0.0.255", "length of the prefix"),
+        ("10.0.0.0/08", "length of the prefix"),
+        ("10.0.0.0/", "length of the prefix"),
+        ("fd00::1:9000", "if 9000 is a port"),
+        ("::1:80", "if 80 is a port"),
+        ("metadata.google.internal", "metadata"),
+        ("METADATA.google.internal.:80", "metadata"),
+        ("10.0.0.x", "looks like an address"),
+        ("10.0.0.1-9", "looks like an address"),
+        ("10.0.0.1-10.0.0.9", "odd spelling"),
+    ],
+)
+def test_an_exemption_that_never_matches_or_can_be_read_in_two_ways_is_refused(
+    entry: str, why: str
+) -> None:
+    with pytest.raises(ValueError, match="FETCH_ALLOW") as mistake:
+        AddressPolicy.parse([entry], ())
+    assert ascii(entry) in str(mistake.value)
+    assert why in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "8.8.8.8:8080",
+        "8.0.0.0/6",
+        "0.0.0.0/0",
+        "::/0",
+        "2000::/3",
+        "fd00::1",
+        "fd00:ec2::254",
+        "168.63.129.16",
+        "[fd00::1]:9000",
+        "[fd00::1:9000]",
+        "2nd-host",
+        "10.20.example.com",
+        "Faß.example:8080",
+    ],
+)
+def test_an_exemption_that_can_matter_is_accepted(entry: str) -> None:
+    assert AddressPolicy.parse([entry], ()).allow
+
+
 def test_host_patterns_let_only_their_hosts_pass() -> None:
     policy = AddressPolicy.parse((), ["*.AItoHumanize.com", "cdn?.example"])
     for host in (
@@ -132,7 +197,8 @@ def test_a_malformed_exemption_is_named_with_its_remedy(entry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["", "https://*.example.com", "minio:9000", "*.例子", "[a-z].example"]
+    "entry",
+    ["", "https://*.example.com", "minio:9000", "*.例子", "[a-z].example", ".example.com", "a..b"],
 )
 def test_a_malformed_host_pattern_is_named_with_its_remedy(entry: str) -> None:
     with pytest.raises(ValueError, match="FETCH_HOSTS") as mistake:

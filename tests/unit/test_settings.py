@@ -107,6 +107,7 @@ def shown(value: object) -> object:
         ("FETCH_ALLOW", "10.0.0.0/33", "'10.0.0.0/33' is not understood"),
         ("FETCH_ALLOW", "http://minio:9000", "write a host, host:port, an address"),
         ("FETCH_HOSTS", "https://*.example.com", "https://*.example.com"),
+        ("TICKET_LIFETIME", "10800", "longer than JOB_TIMEOUT and URL_LIFETIME together (10800 s)"),
         ("CONFIRM", "never", "should be 'unsigned' or 'always'"),
         ("ADMIN_TOKEN", "fifteen-letters", "at least 16 characters"),
         ("HOST", "http://0.0.0.0", "should match pattern"),
@@ -132,6 +133,7 @@ def shown(value: object) -> object:
                 "POLL_AFTER",
                 "POLL_INTERVAL",
                 "JOB_TIMEOUT",
+                "TICKET_LIFETIME",
             )
             for wrong in ("0", "-1", "nan", "inf", "1h")
         ),
@@ -248,6 +250,7 @@ DEFAULTS = {
     "poll_after": 120.0,
     "poll_interval": 30.0,
     "job_timeout": 3600.0,
+    "ticket_lifetime": 730 * 86400,
     "callback_max_bytes": 1_048_576,
     "confirm": "unsigned",
     "event_urls": (),

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from itsdangerous import Signer
 
-from receiver.errors import TicketError
-from receiver.ingest.tickets import Tickets
+from receiver.errors import TicketError, TicketExpiredError
+from receiver.ingest.tickets import CANARY, Tickets
 from receiver.model import new_ref
 
 OLD, NEW = "the-old-secret-0123456789", "the-new-secret-0123456789"
@@ -130,6 +130,20 @@ def test_the_first_secret_signs_and_all_verify_until_they_are_taken_away() -> No
     assert {TICKETS.ref(ticket) for ticket in (of_old, of_new)} == {REF}
     with pytest.raises(TicketError):
         Tickets([NEW]).ref(of_old)
+
+
+def test_a_ticket_is_valid_for_its_lifetime_and_the_canary_for_ever() -> None:
+    now = [1_000_000.0]
+    tickets = Tickets([NEW], lifetime=60, now=lambda: now[0])
+    of_now, of_future = (tickets.sign(new_ref(at)) for at in (now[0], now[0] + 3600))
+    now[0] += 59.9
+    assert tickets.ref(of_now) == of_now.partition(".")[0]
+    now[0] += 0.2
+    with pytest.raises(TicketExpiredError, match="older than TICKET_LIFETIME") as error:
+        tickets.ref(of_now)
+    assert error.value.ref == of_now.partition(".")[0]
+    assert tickets.ref(of_future), "the clock may have been set back since"
+    assert tickets.ref(tickets.sign(CANARY)) == CANARY
 
 
 @pytest.mark.parametrize(

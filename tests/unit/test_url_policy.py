@@ -24,6 +24,8 @@ NOTHING_EXEMPT = AddressPolicy()
         ("https://8.8.8.8/x", Target("https", "8.8.8.8", 443, "/x")),
         ("https://[2400:CB00:0::1]/x", Target("https", "2400:cb00::1", 443, "/x")),
         ("https://[::ffff:8.8.8.8]/x", Target("https", "8.8.8.8", 443, "/x")),
+        ("https://faß.de/x", Target("https", "xn--fa-hia.de", 443, "/x")),  # IDNA 2008
+        ("https://Faß。de/x", Target("https", "xn--fa-hia.de", 443, "/x")),
         ("https://bücher.example/x", Target("https", "xn--bcher-kva.example", 443, "/x")),
         ("https://1e100.example/x", Target("https", "1e100.example", 443, "/x")),
         ("https://my_bucket.s3.example/x", Target("https", "my_bucket.s3.example", 443, "/x")),

@@ -17,6 +17,7 @@ from receiver.errors import LedgerError
 from receiver.events.event import Event
 from receiver.jobs.schemas import AuditQuery, AuditView, EventList, EventsQuery, EventView
 from receiver.services import Services
+from receiver.web import auth
 from receiver.web.api.base import blueprint, json_of, read_query
 from receiver.web.api.operations import ResponseDoc, documented
 from receiver.web.problems import problem
@@ -88,8 +89,9 @@ def stream() -> Response:
             retry_after=RETRY_AFTER,
         )
     is_closed = partial(_is_closed, request.environ.get("gunicorn.socket"))
+    has_ended = auth.session_end()
     response = Response(
-        _stream(services(), after, lambda: is_closed() or is_stopping(extensions)),
+        _stream(services(), after, lambda: is_closed() or is_stopping(extensions) or has_ended()),
         content_type="text/event-stream; charset=utf-8",
     )
     response.call_on_close(_slots.release)
@@ -129,9 +131,9 @@ def _stream(services: Services, after: int, is_over: Callable[[], bool]) -> Iter
     yield f"retry: {int(QUERY_INTERVAL * 4000)}\n\n"
     silence = 0.0
     for _ in range(int(MAX_DURATION / QUERY_INTERVAL)):
-        if is_over():
-            return
         try:
+            if is_over():
+                return
             rows = services.events.after(after)
         except LedgerError:
             rows = []

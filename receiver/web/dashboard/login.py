@@ -49,7 +49,7 @@ def log_in() -> AnyResponse:
 
 @blueprint.post("/logout")
 def log_out() -> AnyResponse:
-    """End the session of this browser."""
+    """End every session."""
     auth.log_out()
     return redirect("/login", 303)
 
