@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]  # the package has no types
 from gunicorn.sock import TCPSocket  # type: ignore[import-untyped]  # as above
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
 from waiting import until
 
 from receiver.server import arrivals, gunicorn_worker
@@ -171,14 +172,14 @@ def test_without_descriptors_a_silent_connection_makes_room(
 ) -> None:
     silent = site.connect()
     until(lambda: site.worker.nr_conns == 1, what="the silent one")
-    accept, failures = gunicorn_worker.ThreadWorker.accept, [errno.EMFILE, errno.ENFILE]
+    accept, failures = ThreadWorker.accept, [errno.EMFILE, errno.ENFILE]
 
     def fail_first(worker: DrainingWorker, listener: Any) -> None:
         if failures:
             raise OSError(failures.pop(), "too many open files")
         accept(worker, listener)
 
-    monkeypatch.setattr(gunicorn_worker.ThreadWorker, "accept", fail_first)
+    monkeypatch.setattr(ThreadWorker, "accept", fail_first)
     assert site.answer(GET).endswith(b"ok")
     assert received(silent) == b""
 

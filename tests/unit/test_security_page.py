@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from receiver.archive.inspect import reader
-from receiver.gunicorn_conf import READ_TIMEOUT
+from receiver.server.arrivals import READ_TIMEOUT
 from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
 from receiver.ledger import deliveries, hints
 from receiver.net import client, connection, download
