@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -77,7 +78,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     worker = DrainingWorker(1, os.getppid(), [listener], None, 30, config, log)
     worker.tpool, worker.poller = (
         worker.get_thread_pool(),
-        gunicorn_worker.selectors.DefaultSelector(),
+        selectors.DefaultSelector(),
     )
     worker.method_queue.init()
     with ExitStack() as clients:

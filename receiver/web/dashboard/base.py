@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from typing import TypeVar
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
-from flask import Blueprint, Response, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import ReceiverError, mistakes_in
@@ -26,14 +26,15 @@ blueprint = Blueprint("dashboard", __name__)
 M = TypeVar("M", bound=BaseModel)
 
 MAX_FORM_BYTES = 1024 * 1024  # a long prompt has a few KiB
+MAX_FIELDS = 100
 THEMES = ("auto", "light", "dark")
 # Pages that need no session.
 _PUBLIC = {"dashboard.login", "dashboard.log_in", "dashboard.prefer"}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'",
+    "img-src 'self'; media-src 'self'; connect-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -73,9 +74,23 @@ def _to_login() -> AnyResponse:
         # cookie with a reload, which comes from our own page.
         page = Response(render_template("reload.html"), headers={"Refresh": "0"})
         return add_security_headers(page)
-    wanted = request.full_path.rstrip("?") if request.method == "GET" and not is_fragment() else "/"
-    target = url_for("dashboard.login", next=wanted)
+    target = url_for("dashboard.login", next=_page_of_the_reader())
     return Response(headers={"HX-Redirect": target}) if is_fragment() else redirect(target, 303)
+
+
+def _page_of_the_reader() -> str:
+    """Return the path of the page that the reader is on: a part or a form is no page."""
+    if request.method == "GET" and not is_fragment():
+        return request.full_path.rstrip("?")
+    try:
+        given = urlsplit(
+            request.headers.get("HX-Current-URL") or request.headers.get("Referer", "")
+        )
+    except ValueError:
+        return "/"
+    if given.netloc != request.host:
+        return "/"
+    return own_path(given._replace(scheme="", netloc="", fragment="").geturl())
 
 
 def is_fragment() -> bool:
@@ -128,7 +143,8 @@ def template_context() -> dict[str, object]:
 
 def static(name: str) -> str:
     """Return the URL of a static file; it changes with the file, so browsers may cache it."""
-    return url_for("static", filename=name, v=formatting.fingerprint(name))
+    # Not url_for: it fails for a request that has no valid Host, which gets an error page, too.
+    return f"{current_app.static_url_path}/{name}?v={formatting.fingerprint(name)}"
 
 
 def page(template: str, values: Mapping[str, object] | None = None, status: int = 200) -> Response:
@@ -148,10 +164,16 @@ def with_query(path: str, **arguments: object) -> str:
 
 
 def form() -> dict[str, str]:
-    """Return the fields of the form that was sent; of a repeated field the last."""
+    """Return the fields of the form that was sent; of a repeated field the last.
+
+    Raise BadRequest if there are more than any form of ours has.
+    """
     if "form" not in g:
         body = read_body(MAX_FORM_BYTES).decode(errors="replace").replace("\x00", "")
-        g.form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=100))
+        try:
+            g.form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        except ValueError as error:
+            raise BadRequest(f"a form may have at most {MAX_FIELDS} fields") from error
     found: dict[str, str] = g.form
     return {name: value.replace("\x00", "") for name, value in found.items()}
 
