@@ -4,7 +4,9 @@ Nothing here does I/O. Times are seconds since the epoch (float, UTC), sizes are
 are pixels.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -51,6 +53,10 @@ class Provider(StrEnum):
 
     GRSAI = "grsai"
     OPENAI = "openai"
+    FAL = "fal"
+    REPLICATE = "replicate"
+    BFL = "bfl"
+    KIE = "kie"
 
 
 class Mode(StrEnum):
@@ -68,6 +74,7 @@ class Api(StrEnum):
     DRAW = "draw"  # GRSAI's older API: /v1/draw, /v1/video
     NEWER = "api"  # GRSAI's newer one: /v1/api
     IMAGES = "images"  # OpenAI's Images API
+    QUEUE = "queue"  # the only one of the others: a task is posted, its end is reported later
 
 
 class Source(StrEnum):
@@ -77,6 +84,14 @@ class Source(StrEnum):
     POLL = "poll"
     STREAM = "stream"
     SYNC = "sync"
+
+
+class Proof(StrEnum):
+    """What is proved about a report: the trust ladder, best first."""
+
+    BODY = "body"  # a signature covers the body and names our account; or the provider told us
+    TASK = "task"  # a signature or the ticket covers the task, not what is said about it
+    NONE = "none"  # nothing, or something is wrong: a hint
 
 
 class Outcome(StrEnum):
@@ -126,6 +141,13 @@ class EventDeliveryState(StrEnum):
     SET_ASIDE = "set_aside"  # given up after days of retries; people can have it sent again
 
 
+# The folder of the archive for rejected files.
+QUARANTINE = "quarantine"
+# A folder of the archive that a job may name: words of which none begins with a dot, and not like
+# the year of a date. As JSON Schema writes it.
+FOLDER_PATTERN = rf"^(?!{QUARANTINE}(/|$))[A-Za-z_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
+MAX_FOLDER = 200
+
 # A larger number of pictures is no number that a provider accepts.
 _MAX_REQUESTED = 10_000
 
@@ -169,7 +191,8 @@ class Report:
 
     ``status`` is the vendor's own word; ``progress`` is 0–100; ``reason`` is set if the job failed.
     ``repaired`` names what was wrong with the body, "" if nothing was. ``left_out`` is the number
-    of results beyond those that are archived.
+    of results beyond those that are archived. ``made_at`` is when the results were made, from which
+    their URLs live, if the provider says it.
     """
 
     outcome: Outcome
@@ -181,6 +204,7 @@ class Report:
     message: str = ""
     repaired: str = ""
     left_out: int = 0
+    made_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +215,13 @@ class Delivery:
     source: Source
     body: bytes
     received_at: float
+    provider: Provider = Provider.GRSAI
+    callback_proof: Proof = Proof.TASK  # by its ticket
+
+    @property
+    def proof(self) -> Proof:
+        """What is proved about it; the provider's own answer to us is proved as a whole."""
+        return self.callback_proof if self.source is Source.CALLBACK else Proof.BODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +229,8 @@ class Submission:
     """A submit for a provider; ``params`` are the provider's own fields, passed on unchanged.
 
     ``key`` is the caller's own name for the job. Only one job can have it, so a repeated submit is
-    not paid twice.
+    not paid twice. ``batch`` and ``metadata`` (a JSON object) are the caller's too; ``folder`` is
+    the folder of the archive in which the pictures are stored, "" for none.
     """
 
     prompt: str
@@ -208,6 +240,9 @@ class Submission:
     provider: Provider = Provider.GRSAI
     api: Api = Api.DRAW
     key: str | None = None
+    batch: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    folder: str = ""
 
     @property
     def requested(self) -> int | None:
@@ -220,12 +255,20 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long things may take, in seconds: the settings of the same names."""
+    """How long things may take, in seconds: the settings of the same names.
+
+    ``lifetimes`` are those of the URLs of providers that document another one.
+    """
 
     url_lifetime: float
     poll_after: float
     poll_interval: float
     job_timeout: float
+    lifetimes: Mapping[str, float] = field(default_factory=dict)
+
+    def lifetime(self, provider: str) -> float:
+        """Return how long a provider's result URLs live."""
+        return self.lifetimes.get(provider, self.url_lifetime)
 
 
 def risk_begins(expires_at: float, lifetime: float) -> float:
@@ -241,6 +284,11 @@ def new_ref(now: float) -> str:
 def ref_time(ref: str) -> datetime:
     """Return the time in a ref, in UTC; the archive's folders are named after it."""
     return ULID.from_str(ref).datetime.astimezone(UTC)
+
+
+def is_folder(text: str) -> bool:
+    """Return whether a job may name this folder of the archive; it never leaves the archive."""
+    return len(text) <= MAX_FOLDER and bool(re.fullmatch(FOLDER_PATTERN, text))
 
 
 def timestamp(moment: float | None) -> str | None:

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -44,32 +43,13 @@ from receiver.events.destinations import (
 )
 from receiver.jobs.prices import read_prices
 from receiver.net.policy import AddressPolicy
-from receiver.providers.grsai.base_url import base_url
+from receiver.providers.accounts import ProviderSettings, Token, WebAddress, split
 from receiver.variables import read_variables
 
 # Characters of a callback secret or ADMIN_TOKEN, and bytes of a signing key (Standard Webhooks).
 _MIN_SECRET = 16
 _TOO_SHORT = f"needs at least {_MIN_SECRET} characters; generate one with: openssl rand -hex 32"
 _SIGNING_KEY_SIZES = range(24, 65)
-
-
-def _split(value: object) -> object:
-    """Return the parts of a comma-separated variable, without blanks and empty parts."""
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip())
-        if isinstance(value, str)
-        else value
-    )
-
-
-def _web_address(value: str) -> str:
-    with suppress(ValueError):  # an unreadable port or bracket
-        if re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value) and urlsplit(value).port != 0:
-            return value.rstrip("/")
-    raise ValueError(
-        "must be an http:// or https:// address without ?query, "
-        "such as https://pictures.example.com"
-    )
 
 
 def _our_address(value: str) -> str:
@@ -128,14 +108,6 @@ def _archive_address(value: str) -> str:
     )
 
 
-def _sendable(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-        raise ValueError(
-            "must be ASCII without spaces, because it is sent in an HTTP header; copy it again"
-        )
-    return value
-
-
 def _long_enough(value: SecretStr | None) -> SecretStr | None:
     if value is not None and len(value.get_secret_value()) < _MIN_SECRET:
         raise ValueError(_TOO_SHORT)
@@ -182,12 +154,10 @@ def _patterns(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 
 T = TypeVar("T")
-Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_hard_to_guess)]
-SigningSecrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_signing)]
-Token = Annotated[SecretStr | None, AfterValidator(_sendable)]
+Words = Annotated[tuple[str, ...], BeforeValidator(split)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(split), AfterValidator(_hard_to_guess)]
+SigningSecrets = Annotated[tuple[SecretStr, ...], BeforeValidator(split), AfterValidator(_signing)]
 AdminToken = Annotated[Token, AfterValidator(_long_enough)]
-WebAddress = Annotated[str, AfterValidator(_web_address)]
 OurAddress = Annotated[WebAddress, AfterValidator(_our_address)]
 # Words may be written in any case.
 Lower = BeforeValidator(_lower)
@@ -197,15 +167,11 @@ Host = Annotated[str, BeforeValidator(_bare_host), Field(pattern=r"^[A-Za-z0-9._
 CountOrNone = Annotated[int, Field(ge=0)]
 
 
-class Settings(BaseModel):
+class Settings(ProviderSettings):
     """All settings. Durations are seconds, sizes are bytes; fields are variables in lower case."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    grsai_api_key: Token = None
-    grsai_base_url: Annotated[str, AfterValidator(base_url)] = "https://grsaiapi.com"
-    openai_api_key: Token = None
-    openai_base_url: WebAddress = "https://api.openai.com/v1"
     public_url: OurAddress | None = None  # our address as the provider sees it
     data_dir: Path = Path("data")
     database_url: Annotated[str, AfterValidator(_ledger_address)] = Field(

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from receiver.archive.inspect import inspect
 from receiver.doctor import last_result
 from receiver.errors import ConfigurationError, KeyTakenError, NotThePictureError
+from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, JobRequest, mistakes
-from receiver.jobs.schemas import JobView
 from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
 from receiver.services import Services
 from receiver.settings import Settings
@@ -73,7 +73,7 @@ class Submitter:
         """Close the connections."""
         self._services.close()
 
-    def submit(
+    def submit(  # noqa: PLR0913 - each is an option, given by name
         self,
         prompt: str,
         *,
@@ -86,6 +86,9 @@ class Submitter:
         mode: Mode = Mode.WEBHOOK,
         api: Api = Api.DRAW,
         key: str | None = None,
+        batch: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        folder: str = "",
     ) -> JobView:
         """Post one job and return it as it is after the submit.
 
@@ -93,6 +96,8 @@ class Submitter:
         (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is the number of pictures;
         ``images`` are reference pictures, URLs or local files. ``key`` is the caller's own name
         for the job: a second submit with the same key returns the existing job and pays nothing.
+        ``batch`` is your name for several jobs, ``metadata`` a small JSON object of your own;
+        ``folder`` is a folder of the archive for the pictures.
 
         A job that the provider refused comes back ``failed``; its key can be used again. A job
         whose submit answer was lost comes back ``submitting`` and is never posted again.
@@ -110,6 +115,9 @@ class Submitter:
             "variants": variants,
             "images": images,
             "params": params or {},
+            "batch": batch,
+            "metadata": metadata or {},
+            "folder": folder,
         }
         try:
             return self.post(prompt, **asked, provider=provider, mode=mode, api=api, key=key)
@@ -202,11 +210,7 @@ class Submitter:
 
     def jobs(self, refs: Sequence[str]) -> dict[str, JobView]:
         """Return the current state of jobs, by ref; raise KeyError for an unknown ref."""
-        queries = self._services.queries
-        # The jobs first: the assets of a job that has ended are final too.
-        jobs = queries.jobs_named(list(refs))
-        assets = queries.assets(list(refs))
-        found = {job.ref: JobView.of(job, assets[job.ref]) for job in jobs}
+        found = self._services.job_objects.named(refs)
         return {ref: found[ref] for ref in refs}
 
     def wait(

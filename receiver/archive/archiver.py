@@ -66,11 +66,9 @@ class Archiver:
         quarantine: Quarantine,
         scratch: Path,
         *,
-        url_lifetime: float,
         now: Callable[[], float],
     ) -> None:
         self._assets = assets
-        self._url_lifetime = url_lifetime
         self._now = now
         self._fetcher = fetcher
         self._store = store
@@ -163,7 +161,7 @@ class Archiver:
                 except (FetchError, NotThePictureError) as error:
                     return self._quarantine.keep(asset, path, fetched, error)
             stored = _stored(
-                asset_key(asset.ref, asset.idx, picture.extension),
+                asset_key(asset.ref, asset.idx, picture.extension, asset.folder),
                 fetched.sha256,
                 fetched.size,
                 picture,
@@ -207,7 +205,7 @@ class Archiver:
         if asset.attempts == 1 and not asset.error:
             return None
         try:
-            prefix = asset_prefix(asset.ref, asset.idx)
+            prefix = asset_prefix(asset.ref, asset.idx, asset.folder)
             for key, _size in self._store.keys(prefix.rpartition("/")[0]):
                 if key.startswith(prefix):
                     return self._adopt(key, path)
@@ -315,7 +313,7 @@ class Archiver:
         )
         if is_last:
             self._give_up(claimed, AssetState.FAILED, text, rejected)
-        elif isinstance(error, StoreError) and now < asset.expires_at + self._url_lifetime:
+        elif isinstance(error, StoreError) and now < asset.expires_at + asset.lifetime:
             # The archive is away; the asset is not at fault. Its URL may live longer than promised.
             self._assets.retry(
                 claimed,

@@ -22,6 +22,7 @@ def find_picture(reports: Sequence[tuple[Source, bytes]], url: str) -> str:
     """
     error = UnreadableError("no report with pictures in it is stored")
     for source, body in reports:
+        # Only these two put pictures into a report.
         read_picture = openai_images.read_picture if source is Source.SYNC else grsai.read_picture
         try:
             return read_picture(body, url)

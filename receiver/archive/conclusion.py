@@ -47,9 +47,8 @@ class Conclusion:
         end = _decide(record, self._now())
         explained = any(_has_object(asset) for asset in record.assets)
         if explained and not self._has_better_manifest(record.job):
-            self._store.replace(
-                manifest_key(record.job.ref), _manifest(record, end), content_type=_JSON
-            )
+            key = manifest_key(record.job.ref, record.job.folder)
+            self._store.replace(key, _manifest(record, end), content_type=_JSON)
             failpoints.reached(failpoints.Point.MANIFEST_STORED)
         return end
 
@@ -66,7 +65,9 @@ class Conclusion:
         end = _decide(found, self._now())
         try:
             created = self._store.create(
-                manifest_key(found.job.ref), _manifest(found, end), content_type=_JSON
+                manifest_key(found.job.ref, found.job.folder),
+                _manifest(found, end),
+                content_type=_JSON,
             )
         except StoreError as error:
             log.warning("manifest not stored, the job ends later", error=str(error))
@@ -83,7 +84,7 @@ class Conclusion:
             return False
         with (
             suppress(MissingObjectError, UnreadableError),
-            self._store.open(manifest_key(job.ref)) as file,
+            self._store.open(manifest_key(job.ref, job.folder)) as file,
         ):
             return bool(read_manifest(file.read(), job.ref).request.model)
         return False
@@ -132,7 +133,7 @@ def _manifest(record: JobRecord, end: End) -> bytes:
     ended = replace(
         record.job, state=end.state, reason=end.reason, message=end.message, finished_at=end.at
     )
-    return manifest(ended, record.params, record.assets, record.deliveries)
+    return manifest(ended, record.params, record.assets, record.deliveries, record.metadata)
 
 
 def shortfall(job: Job, count: int) -> str:

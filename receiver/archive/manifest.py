@@ -6,7 +6,7 @@ Keys depend only on ref and index: the date in them comes from the ref. Times ar
 import json
 import re
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -25,13 +25,16 @@ from receiver.errors import UnreadableError, mistakes_in
 from receiver.ledger.rows import Asset, DeliveryEntry, Job, Rejected
 from receiver.model import (
     FINAL_STATES,
+    QUARANTINE,
     Api,
     AssetState,
     Decision,
     JobState,
     Mode,
+    Proof,
     Reason,
     Source,
+    is_folder,
     ref_time,
     timestamp,
 )
@@ -46,31 +49,34 @@ _KEY = re.compile(
     r"(job\.json|(?:0|[1-9][0-9]{0,8})\.[a-z0-9]+)"
 )
 
-# The folder of rejected files. Their keys are like those of result files, with the hash at the end.
-QUARANTINE = "quarantine"
+# Parts of a key behind the job's own folder: year, month, day, ref, name.
+_PARTS = 5
+
+# Keys of rejected files are like those of result files without a folder, with the hash at the end.
 _QUARANTINE_KEY = re.compile(
     QUARANTINE + r"/[0-9]{4}/[0-9]{2}/[0-9]{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})/"
     r"(?:0|[1-9][0-9]{0,8})-[0-9a-f]{64}"
 )
 
 
-def asset_key(ref: str, idx: int, extension: str) -> str:
-    """Return the key of one result file."""
-    return f"{asset_prefix(ref, idx)}{extension}"
+def asset_key(ref: str, idx: int, extension: str, folder: str = "") -> str:
+    """Return the key of one result file; ``folder`` is the one that its job named."""
+    return f"{asset_prefix(ref, idx, folder)}{extension}"
 
 
-def asset_prefix(ref: str, idx: int) -> str:
+def asset_prefix(ref: str, idx: int, folder: str = "") -> str:
     """Return the key of one result file without its extension."""
-    return f"{_folder(ref)}/{idx}."
+    return f"{_folder(ref, folder)}/{idx}."
 
 
-def manifest_key(ref: str) -> str:
+def manifest_key(ref: str, folder: str = "") -> str:
     """Return the key of a job's manifest."""
-    return f"{_folder(ref)}/job.json"
+    return f"{_folder(ref, folder)}/job.json"
 
 
-def _folder(ref: str) -> str:
-    return f"{ref_time(ref):%Y/%m/%d}/{ref}"
+def _folder(ref: str, folder: str = "") -> str:
+    own = f"{ref_time(ref):%Y/%m/%d}/{ref}"
+    return f"{folder}/{own}" if folder else own
 
 
 def quarantine_key(ref: str, idx: int, sha256: str) -> str:
@@ -88,14 +94,40 @@ def parse_quarantine_key(key: str) -> str | None:
 
 
 def parse_key(key: str) -> tuple[str, str] | None:
-    """Return ref and file name from a key, or None if the service would not make such a key."""
+    """Return ref and file name from a key of a job that named no folder.
+
+    Return None if the service would not make such a key.
+    """
     found = _KEY.fullmatch(key)
     with suppress(ValueError):  # a ref whose time is out of range
         return (found[1], found[2]) if found and found[0].startswith(_folder(found[1])) else None
     return None
 
 
-def manifest(job: Job, params: str, assets: list[Asset], deliveries: list[DeliveryEntry]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class JobKey:
+    """The parts of a key: the folder that the job named ("" for none), its ref, the file's name."""
+
+    folder: str
+    ref: str
+    name: str
+
+
+def parse_job_key(key: str) -> JobKey | None:
+    """Return the parts of a key, or None if the service would not make such a key for any job."""
+    parts = key.split("/")
+    folder, own = "/".join(parts[:-_PARTS]), "/".join(parts[-_PARTS:])
+    found = parse_key(own)
+    return JobKey(folder, *found) if found and (not folder or is_folder(folder)) else None
+
+
+def manifest(
+    job: Job,
+    params: str,
+    assets: list[Asset],
+    deliveries: list[DeliveryEntry],
+    metadata: str = "{}",
+) -> bytes:
     """Return the manifest of a job that has ended, as JSON.
 
     It contains the request, the digest of every delivery, and every asset with its source.
@@ -112,8 +144,12 @@ def manifest(job: Job, params: str, assets: list[Asset], deliveries: list[Delive
         "api": job.api,
         "mode": job.mode,
         "key": job.key,
+        "batch": job.batch,
+        "metadata": json.loads(metadata),
+        "folder": job.folder,
         "request": {"model": job.model, "prompt": job.prompt, "params": json.loads(params)},
         "submitted_at": timestamp(job.submitted_at),
+        "answered_at": timestamp(job.answered_at),
         "ended_at": timestamp(job.ended_at),
         "finished_at": timestamp(job.finished_at),
         "round": job.round,
@@ -148,6 +184,7 @@ def _delivery(row: DeliveryEntry) -> dict[str, object]:
         "received_at": timestamp(row.received_at),
         "sha256": row.digest,
         "repaired": row.repaired,
+        "proof": row.proof,
     }
 
 
@@ -206,6 +243,12 @@ def _storable(text: str) -> str:
     return text
 
 
+def _folder_name(text: str) -> str:
+    if text and not is_folder(text):
+        raise ValueError("not a folder that a job may name")
+    return text
+
+
 Moment = Annotated[float, BeforeValidator(_moment)]
 Words = Annotated[str, AfterValidator(_storable)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -232,6 +275,7 @@ class ManifestDelivery(_Part):
     received_at: Moment
     sha256: Digest
     repaired: Words = ""
+    proof: Proof | None = None
 
 
 class ManifestRejected(_Part):
@@ -291,8 +335,12 @@ class Manifest(_Part):
     api: Api
     mode: Mode
     key: Words | None
+    batch: Words | None = None
+    metadata: dict[Words, JsonValue] = {}
+    folder: Annotated[str, AfterValidator(_folder_name)] = ""
     request: ManifestRequest
     submitted_at: Moment
+    answered_at: Moment | None = None
     ended_at: Moment
     finished_at: Moment | None = None  # None: the first release; then that of the last asset
     round: Number = 0
@@ -325,8 +373,8 @@ class Manifest(_Part):
                 raise ValueError(
                     f"asset {asset.index} is archived without a key, SHA-256, size or type"
                 )
-            if parse_key(asset.key or "") is None or not (asset.key or "").startswith(
-                asset_prefix(self.ref, asset.index)
+            if parse_job_key(asset.key or "") is None or not (asset.key or "").startswith(
+                asset_prefix(self.ref, asset.index, self.folder)
             ):
                 raise ValueError(
                     f"asset {asset.index} has a key that is not its own: {asset.key!r}"

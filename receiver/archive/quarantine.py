@@ -256,7 +256,7 @@ class Quarantine:
                 f"{name} has changed in the archive: its SHA-256 is {digest} instead of "
                 f"{found.sha256}"
             )
-        key = asset_key(asset.ref, asset.idx, extension)
+        key = asset_key(asset.ref, asset.idx, extension, asset.folder)
         self._store.put(key, path, sha256=digest, content_type=media_type)
         return StoredAsset(key, digest, size, media_type, None, None)
 

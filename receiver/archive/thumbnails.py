@@ -1,4 +1,4 @@
-"""Thumbnails for the dashboard: a confined process makes them on demand; a folder keeps them.
+"""Thumbnails and previews for the dashboard: a confined process makes them; a folder keeps them.
 
 They must not slow down callbacks or archiving: only a few are made at once and only a few requests
 wait; all others get BusyError.
@@ -30,7 +30,9 @@ MAX_RUNNING, MAX_WAITING = 2, 4
 WAIT_TIMEOUT, MAKE_TIMEOUT = 5.0, 20.0
 # Bytes: the largest original that gets a thumbnail, and all thumbnails together.
 MAX_ORIGINAL_SIZE, MAX_CACHE_SIZE = 100 * 1024 * 1024, 256 * 1024 * 1024
-# Pixels of the largest one. The process that makes it has the same limit.
+# Pixels on the longer side of a thumbnail, and of a preview, which nearly fills a screen.
+THUMBNAIL, PREVIEW = 512, 1600
+# Pixels of the largest original. The process that reads it has the same limit.
 MAX_PIXELS = 64_000_000
 # From so many zero bytes in a row on, and an eighth of the file, a file is in doubt.
 MIN_ZEROS, _ZERO_BLOCK = 4096, 1024
@@ -45,7 +47,7 @@ class BusyError(ReceiverError):
 
 
 class Thumbnails:
-    """Makes and keeps thumbnails (WebP) of archived pictures."""
+    """Makes and keeps thumbnails and previews (WebP) of archived pictures."""
 
     def __init__(self, store: Store, folder: Path, max_cache_size: int = MAX_CACHE_SIZE) -> None:
         self._store = store
@@ -55,24 +57,25 @@ class Thumbnails:
         self._admitted = threading.Semaphore(MAX_RUNNING + MAX_WAITING)
         self._made = 0
 
-    def get(self, asset: Asset) -> bytes | None:
-        """Return the thumbnail of an archived picture, or None if it has none.
+    def get(self, asset: Asset, side: int = THUMBNAIL) -> bytes | None:
+        """Return an archived picture in a size that fits ``side`` pixels, or None if it has none.
 
         Raise BusyError or StoreError.
         """
-        path = self._path(asset)
+        path = self._path(asset, side)
         if (known := _read(path)) is None:
             with self._slot():
                 if (known := _read(path)) is None:  # another request may have made it meanwhile
-                    known = self._make(asset)
+                    known = self._make(asset, side)
                     self._keep(path, known)
         return known or None
 
-    def _path(self, asset: Asset) -> Path:
+    def _path(self, asset: Asset, side: int = THUMBNAIL) -> Path:
         # Named by content, so that equal pictures share one. The 1 is the version of the settings
         # with which thumbnails are made.
         name = str(asset.sha256)
-        return self._folder / name[:2] / f"{name}.1.webp"
+        kind = "1" if side == THUMBNAIL else f"{side}.1"
+        return self._folder / name[:2] / f"{name}.{kind}.webp"
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -102,22 +105,22 @@ class Thumbnails:
             if not _has_thumbnail(asset):
                 return ""
             original.seek(0)
-            made = self._decode(original, asset, "idle")
+            made = self._decode(original, asset, THUMBNAIL, "idle")
             self._keep(self._path(asset), made)
             return "" if made else "it cannot be decoded"
 
-    def _make(self, asset: Asset) -> bytes:
+    def _make(self, asset: Asset, side: int) -> bytes:
         """Return the thumbnail's bytes, or none if it cannot be shown, which is cached too."""
         if not _has_thumbnail(asset):
             return b""
         with self._scratch_file() as original:
             with self._store.open(str(asset.key)) as source:
                 _copy(source, original)
-            return self._decode(original, asset)
+            return self._decode(original, asset, side)
 
-    def _decode(self, original: BinaryIO, asset: Asset, *options: str) -> bytes:
+    def _decode(self, original: BinaryIO, asset: Asset, side: int, *options: str) -> bytes:
         with self._scratch_file() as result:
-            return _run_decoder(original, result, asset, options)
+            return _run_decoder(original, result, asset, (str(side), *options))
 
     @contextmanager
     def _scratch_file(self) -> Iterator[BinaryIO]:
@@ -207,14 +210,14 @@ def _read(path: Path) -> bytes | None:
 
 
 def _run_decoder(
-    original: BinaryIO, result: BinaryIO, asset: Asset, options: Sequence[str]
+    original: BinaryIO, result: BinaryIO, asset: Asset, arguments: Sequence[str]
 ) -> bytes:
     """Run the confined process and return the thumbnail, or b"" if it made none.
 
     The process writes to a file, because a limit on the file's size applies to it; a pipe has none.
     """
     try:
-        command = [sys.executable, "-I", "-B", str(_PROGRAM), *options]
+        command = [sys.executable, "-I", "-B", str(_PROGRAM), *arguments]
         subprocess.run(
             command,
             stdin=original,

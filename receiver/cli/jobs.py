@@ -18,7 +18,7 @@ from receiver.cli.base import (
     table_cell,
 )
 from receiver.errors import ReceiverError
-from receiver.jobs.schemas import REF, JobView
+from receiver.jobs.schemas import REF, metadata_filter
 from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.rows import Asset, Job
 from receiver.model import JobState, timestamp
@@ -50,6 +50,10 @@ def _ref(_context: click.Context, _option: click.Parameter, value: str) -> str:
     default="",
     help="Only jobs with this text in ref, provider id, model or prompt, or with this key.",
 )
+@click.option("--batch", default="", help="Only jobs of this batch.")
+@click.option(
+    "--metadata", default="", metavar="K[=V]", help="Only jobs whose metadata have this value."
+)
 @click.option(
     "--limit",
     type=click.IntRange(1, 10000),
@@ -60,20 +64,35 @@ def _ref(_context: click.Context, _option: click.Parameter, value: str) -> str:
 @click.option("--after", default="", callback=_ref, help="Only jobs older than this ref.")
 @click.option("--json", "as_json", is_flag=True, help="One job object a line.")
 @reports_errors
-def jobs(state: str | None, search: str, limit: int, after: str, *, as_json: bool) -> None:
+def jobs(
+    state: str | None,
+    search: str,
+    batch: str,
+    metadata: str,
+    limit: int,
+    after: str,
+    *,
+    as_json: bool,
+) -> None:
     """List jobs, newest first.
 
     A search reads a limited number of jobs. Where more may follow, a line on stderr says with
     which --after to continue.
     """
     services = Services(load()).open(to_look=True)
-    wanted = Wanted(state=JobState(state) if state else None, text=search.strip())
+    wanted = Wanted(
+        state=JobState(state) if state else None,
+        text=search.strip(),
+        batch=batch,
+        metadata=metadata_filter(metadata),
+    )
     page = services.job_list.page(wanted, after, limit)
     assets = services.queries.assets([job.ref for job in page.jobs])
+    objects = services.job_objects.of(page.jobs) if as_json else []
     services.close()
     if as_json:
-        for job in page.jobs:
-            click.echo(JobView.of(job, assets[job.ref]).model_dump_json())
+        for found in objects:
+            click.echo(found.model_dump_json())
     else:
         console().print(_job_table(page.jobs, assets))
     if page.next:
@@ -105,7 +124,7 @@ def show(ref: str, *, as_json: bool) -> None:
     services = Services(load()).open(to_look=True)
     job = _known_job(services, ref)
     if as_json:
-        click.echo(JobView.of(job, services.queries.assets([ref])[ref]).model_dump_json())
+        click.echo(services.job_objects.of([job])[0].model_dump_json())
     else:
         _show(services, job)
     services.close()
@@ -138,7 +157,8 @@ def _show(services: Services, job: Job) -> None:
 
 def _delivery_table(services: Services, ref: str) -> Table:
     table = new_table(
-        "delivery", "source", "received", "verdict", "bytes", "repaired", title="deliveries"
+        *("delivery", "source", "received", "verdict", "proof", "bytes", "repaired"),
+        title="deliveries",
     )
     for row in services.queries.delivery_log(ref):
         table.add_row(
@@ -146,6 +166,7 @@ def _delivery_table(services: Services, ref: str) -> Table:
             row.source,
             timestamp(row.received_at),
             row.verdict,
+            row.proof or "",
             str(row.size),
             row.repaired,
         )

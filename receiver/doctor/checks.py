@@ -15,7 +15,7 @@ from receiver.errors import LedgerError, ProviderError, StoreError
 from receiver.ledger import schema
 from receiver.ledger.database import require_writable
 from receiver.ledger.queries.signers import REFUSAL_REMEDY, refusal, refused
-from receiver.providers.grsai.client import GrsaiClient
+from receiver.providers.client import ProviderClient
 from receiver.services import Services
 from receiver.settings import Settings
 
@@ -96,7 +96,7 @@ def archive(store: Store) -> str:
     return "; ".join([tried, verification, *dialect.lacks()])
 
 
-def provider(settings: Settings, client: GrsaiClient | None) -> str:
+def provider(settings: Settings, client: ProviderClient | None) -> str:
     """Request the credits of our key from GRSAI."""
     if client is None:
         if settings.openai_api_key is not None:
@@ -108,7 +108,7 @@ def provider(settings: Settings, client: GrsaiClient | None) -> str:
             "set GRSAI_API_KEY",
         )
     try:
-        left = client.credits(settings.grsai_base_url)
+        left = client.credits() or 0.0
     except ProviderError as error:
         raise Trouble(
             str(error),

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from receiver.doctor import checks, last_result, machine, self_call
+from receiver.doctor import checks, destinations, last_result, machine, self_call
 from receiver.doctor.checks import NothingToCheck, Trouble
+from receiver.model import Provider
 from receiver.services import Services
 
 
@@ -34,8 +35,10 @@ def examine(services: Services) -> Iterator[Finding]:
     yield _finding("workers", lambda: machine.workers(services))
     yield _finding("secrets", lambda: checks.secrets(services))
     yield _finding("disk", lambda: machine.disk(services))
-    yield _finding("provider", lambda: checks.provider(services.settings, services.grsai))
+    grsai = services.clients.get(Provider.GRSAI)
+    yield _finding("provider", lambda: checks.provider(services.settings, grsai))
     yield _finding("clock", lambda: checks.clock(services.settings.grsai_base_url))
+    yield _finding("events", lambda: destinations.events(services))
     yield _finding("public URL", lambda: _call_ourselves(services))
 
 

@@ -1,7 +1,7 @@
 """Events: read from a row of the ledger, and the JSON object that is sent and printed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -63,26 +63,44 @@ class Event:
 
 
 class EventSerializer:
-    """Serializes events. ``public_url`` is the URL of our API, if receivers can reach it."""
+    """Serializes events. ``public_url`` is the URL of our API, if receivers can reach it.
 
-    def __init__(self, archive_url: str, public_url: str | None) -> None:
+    ``job_objects`` returns the objects of these jobs by ref.
+    """
+
+    def __init__(
+        self,
+        archive_url: str,
+        public_url: str | None,
+        job_objects: Callable[[Sequence[str]], Mapping[str, dict[str, Any]]] = lambda _refs: {},
+    ) -> None:
+        self._job_objects = job_objects
         self._archive_url = archive_url.rstrip("/")
         self._bucket = urlsplit(archive_url).netloc or None
         self._public_url = public_url
 
     def object(self, event: Event) -> dict[str, Any]:
         """Return the event as the object that is sent (docs/http.md, "An event")."""
+        return self.objects([event])[0]
+
+    def objects(self, events: Sequence[Event]) -> list[dict[str, Any]]:
+        """Return some hundred events as objects, each with its job as it is now."""
+        jobs = self._job_objects(sorted({event.ref for event in events}))
+        return [self._object(event, jobs.get(event.ref)) for event in events]
+
+    def _object(self, event: Event, job: dict[str, Any] | None) -> dict[str, Any]:
+        about = {} if job is None else {"job": job}
         return {
             "id": event.id,
             "number": event.number,
             "type": event.type.value,
             "timestamp": timestamp(event.at),
             "receiver_version": version(),
-            "data": {**event.payload, **self._location(event), "link": self._link(event)},
+            "data": {**event.payload, **self._location(event), "link": self._link(event), **about},
         }
 
     def body(self, event: Event) -> str:
-        """Return the object as JSON text, the same for each attempt."""
+        """Return the object as JSON text; in a later attempt only its job may be another."""
         return json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
 
     def _location(self, event: Event) -> dict[str, str | None]:

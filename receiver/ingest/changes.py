@@ -65,11 +65,13 @@ def next_poll(job: Job, source: Source, timing: Timing, now: float) -> float:
 
 def _end(change: Change) -> None:
     change = _opened(change)
-    report, lifetime = change.report, change.timing.url_lifetime
+    report = change.report
     if report.outcome is Outcome.SUCCEEDED:
-        deliveries.begin_archiving(change.connection, [(change.job, report)], change.now, lifetime)
+        deliveries.begin_archiving(
+            change.connection, [(change.job, report)], change.now, change.timing
+        )
         if report.left_out:
-            jobs.record_left_out(change.connection, change.job.ref, report.left_out)
+            deliveries.record_left_out(change.connection, change.job.ref, report.left_out)
     else:
         _fail(change, report.reason or Reason.PROVIDER_ERROR, report.message)
 
@@ -97,8 +99,8 @@ def _fail(change: Change, reason: Reason, message: str) -> None:
 
 def _refresh(change: Change) -> Decision | None:
     _record_id(change)
-    job, report, lifetime = change.job, change.report, change.timing.url_lifetime
-    fresh = deliveries.refresh_urls(change.connection, job, report, change.now, lifetime)
+    job, report, timing = change.job, change.report, change.timing
+    fresh = deliveries.refresh_urls(change.connection, job, report, change.now, timing)
     return None if fresh or change.reopened else Decision.DUPLICATE
 
 
@@ -150,7 +152,12 @@ def poll_soon(
 
 
 def _record_id(change: Change) -> None:
-    """Change nothing but the provider's id, which an operator's retry needs for its poll."""
+    """Change nothing but the provider's id, which an operator's retry needs for its poll.
+
+    A hint names no task: its id may be anybody's.
+    """
+    if change.unsigned:
+        return
     deliveries.record_provider_id(change.connection, change.job, change.report.provider_id)
 
 

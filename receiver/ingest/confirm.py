@@ -1,12 +1,15 @@
 """Callbacks that were not believed, compared with the provider's own answer."""
 
+from collections.abc import Callable
+
 import structlog
 from sqlalchemy import Connection
 
 from receiver.errors import UnreadableError
 from receiver.ledger import deliveries
-from receiver.model import Decision, Outcome, Report
-from receiver.providers.grsai.reports import read_report
+from receiver.ledger.rows import Job
+from receiver.model import Decision, Outcome, Provider, Report
+from receiver.providers.registry import READERS
 
 log = structlog.get_logger(__name__)
 
@@ -16,16 +19,19 @@ log = structlog.get_logger(__name__)
 _DISAGREES = "callback disagrees with the provider's own answer"
 
 
-def settle_unconfirmed(connection: Connection, ref: str, answer: Report) -> None:
+def settle_unconfirmed(connection: Connection, job: Job, answer: Report) -> None:
     """Decide about the callbacks that waited for the provider's own answer."""
-    for number, body in deliveries.find_unconfirmed(connection, ref):
-        decision = _decide_unconfirmed(body, answer)
+    read_report = READERS[Provider(job.provider)].read_report
+    for number, body in deliveries.find_unconfirmed(connection, job.ref):
+        decision = _decide_unconfirmed(body, answer, read_report)
         if decision is Decision.CONTRADICTION:
-            log.warning(_DISAGREES, ref=ref, delivery=number)
+            log.warning(_DISAGREES, ref=job.ref, delivery=number)
         deliveries.update_decision(connection, number, decision)
 
 
-def _decide_unconfirmed(body: bytes, answer: Report) -> Decision:
+def _decide_unconfirmed(
+    body: bytes, answer: Report, read_report: Callable[[bytes], Report]
+) -> Decision:
     try:
         report = read_report(body)
     except UnreadableError:

@@ -5,10 +5,11 @@ stored with our decision in the same transaction as the changes it causes. The f
 ends a job; later ones are stored and change nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
+from types import MappingProxyType
 
 import structlog
 from sqlalchemy import Connection
@@ -27,13 +28,14 @@ from receiver.model import (
     Delivery,
     JobState,
     Outcome,
+    Proof,
+    Provider,
     Reason,
     Report,
     Source,
     Timing,
 )
-from receiver.providers.grsai import reports as grsai
-from receiver.providers.openai import protocol as openai_images
+from receiver.providers.registry import READERS
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import DELIVERIES
 from receiver.telemetry.redaction import Redactor
@@ -49,17 +51,23 @@ _NO_WORK = {Decision.PROGRESS, Decision.LATE, Decision.CONTRADICTION, Decision.D
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """A delivery that was read, and the SHA-256 of its body in hex."""
+    """A delivery that was read, and the SHA-256 of its body in hex.
+
+    A ``hint`` proves nothing. What is ``doubted`` is not believed: the provider is asked.
+    """
 
     delivery: Delivery
     report: Report
     digest: str
+    hint: bool = False
+    doubted: bool = False
 
 
 class Inbox:
     """Accepts deliveries.
 
-    ``notify`` is called after a commit that caused work. ``base_url`` is stored with adopted jobs.
+    ``notify`` is called after a commit that caused work. ``base_url`` is stored with adopted jobs,
+    of a provider in ``base_urls`` the one there.
     With ``confirm_always`` callbacks are not believed; the provider is asked. ``redact`` removes
     secrets from the provider's messages. ``now`` returns seconds since the epoch.
     """
@@ -72,6 +80,7 @@ class Inbox:
         notify: Callable[[], None],
         *,
         base_url: str,
+        base_urls: Mapping[Provider, str] = MappingProxyType({}),
         confirm_always: bool = False,
         redact: Redactor = _REDACT_NOTHING,
     ) -> None:
@@ -80,6 +89,7 @@ class Inbox:
         self._now = now
         self._notify = notify
         self._base_url = base_url
+        self._base_urls = base_urls
         self._confirm_always = confirm_always
         self._redact = redact
         self._batch = Batch(one=self._take, many=self._take_ordinary)
@@ -99,11 +109,14 @@ class Inbox:
                 report = read_report(delivery)
                 if report.message:
                     report = replace(report, message=self._redact(report.message))
-                item = Item(delivery, report, sha256(delivery.body).hexdigest())
-                if replayed is None and not unsigned:
+                hint = unsigned or is_hint(delivery)
+                doubted = hint or self._confirm_always or not is_believed(delivery)
+                digest = sha256(delivery.body).hexdigest()
+                item = Item(delivery, report, digest, hint, doubted)
+                if replayed is None and not hint:
                     decision = self._database.write_item(self._batch, item)
                 else:
-                    take = partial(self._take, item=item, replayed=replayed, unsigned=unsigned)
+                    take = partial(self._take, item=item, replayed=replayed)
                     decision = self._database.write(take)
         except LedgerError:
             raise
@@ -117,7 +130,7 @@ class Inbox:
             text = f"set aside: processing it failed ({type(error).__name__}); see the log"
             raise UnreadableError(text) from error
         _deliveries(delivery.source, decision).inc()
-        if decision not in _NO_WORK and not unsigned:
+        if decision not in _NO_WORK and not hint:
             self._notify()
         return decision
 
@@ -149,7 +162,7 @@ class Inbox:
             if made
         ]
         with deliveries.sent_together(connection):
-            deliveries.begin_archiving(connection, ended, now, timing.url_lifetime)
+            deliveries.begin_archiving(connection, ended, now, timing)
             deliveries.record_progress(connection, polled)
             deliveries.insert_deliveries(connection, stored)
         return [decisions.get(item) for item in items]
@@ -163,40 +176,39 @@ class Inbox:
             return None  # it is opened again, or has more to record
         if job.provider_id is None and report.provider_id is not None:
             return None  # another job may have this id
-        decision = decide(job, report, Source.CALLBACK, confirm_always=self._confirm_always)
+        decision = decide(job, report, Source.CALLBACK, confirm_always=item.doubted)
         failure = decision is Decision.ENDED and report.outcome is not Outcome.SUCCEEDED
         return decision if decision in _ORDINARY and not failure else None
 
-    def _take(
-        self,
-        connection: Connection,
-        item: Item,
-        *,
-        replayed: int | None = None,
-        unsigned: bool = False,
-    ) -> Decision:
+    def _take(self, connection: Connection, item: Item, *, replayed: int | None = None) -> Decision:
         """Decide, apply and store in one transaction; return the decision that was stored."""
         delivery, report = item.delivery, item.report
-        job = self._job(connection, delivery.ref)
+        job = self._job(connection, delivery)
         lost = job.state in {JobState.FAILED, JobState.EXPIRED}
         reopened = replayed is not None and lost and bool(report.results)
         if reopened:
             reopen_job(connection, job, self._timing, self._now())
             job = jobs.lock_job(connection, job.ref)
         report = _with_free_id(connection, job, report)
-        doubted = self._confirm_always or unsigned
+        doubted = item.doubted
         decision = decide(job, report, delivery.source, confirm_always=doubted, reopened=reopened)
         context = (connection, job, report, delivery, self._timing, self._now())
-        decision = apply(decision, Change(*context, replayed, reopened, unsigned, doubted))
+        decision = apply(decision, Change(*context, replayed, reopened, item.hint, doubted))
         _store(connection, (delivery, item.digest, decision, report.repaired), replayed)
         if decision is Decision.ENDED and delivery.source is not Source.CALLBACK:
-            confirm.settle_unconfirmed(connection, job.ref, report)
+            confirm.settle_unconfirmed(connection, job, report)
         return decision
 
-    def _job(self, connection: Connection, ref: str) -> Job:
+    def _job(self, connection: Connection, delivery: Delivery) -> Job:
         """Return the delivery's job. If it is unknown, adopt it: its ticket has our signature."""
-        return deliveries.lock_job_of_delivery(connection, ref) or jobs.adopt_job(
-            connection, ref, self._base_url, self._timing, self._now()
+        provider = delivery.provider
+        return deliveries.lock_job_of_delivery(connection, delivery.ref) or jobs.adopt_job(
+            connection,
+            delivery.ref,
+            self._base_urls.get(provider, self._base_url),
+            self._timing,
+            self._now(),
+            provider=provider,
         )
 
     def keep_unreadable(self, delivery: Delivery, replayed: int | None = None) -> None:
@@ -208,7 +220,7 @@ class Inbox:
         is_news = replayed is None and delivery.source in {Source.CALLBACK, Source.STREAM}
 
         def work(connection: Connection) -> bool:
-            job = self._job(connection, delivery.ref)
+            job = self._job(connection, delivery)
             polls = is_news and job.provider_id is not None
             if polls:
                 poll_soon(connection, job, delivery, self._timing, self._now())
@@ -224,11 +236,22 @@ class Inbox:
 # Read.
 
 
+def is_believed(delivery: Delivery) -> bool:
+    """Return whether a delivery proves what it says, as far as its provider can prove it.
+
+    GRSAI signs nothing: its ticket is all that there is, and CONFIRM decides whether it is enough.
+    """
+    return delivery.proof is Proof.BODY or not READERS[delivery.provider].signs_bodies
+
+
+def is_hint(delivery: Delivery) -> bool:
+    """Return whether something is wrong with the signature of a provider that signs."""
+    return delivery.proof is Proof.NONE and READERS[delivery.provider].signs_bodies
+
+
 def read_report(delivery: Delivery) -> Report:
     """Read a delivery in its provider's format; raise UnreadableError if it is no report."""
-    if delivery.source is Source.SYNC:
-        return openai_images.read_report(delivery.body)
-    return grsai.read_report(delivery.body)
+    return READERS[delivery.provider].read_report(delivery.body)
 
 
 def _with_free_id(connection: Connection, job: Job, report: Report) -> Report:

@@ -1,7 +1,9 @@
 """Tickets: the signed part of a callback URL, valid for one job only.
 
-A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). The first secret signs and
-all verify, so that secrets can be rotated without losing callbacks that are on their way.
+A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). If another provider than
+GRSAI is to call it, its name is signed too: ``<ref>-<provider>.<HMAC>``. So a callback can be read
+without a question to the ledger. The first secret signs and all verify, so that secrets can be
+rotated without losing callbacks that are on their way.
 """
 
 import hmac
@@ -17,9 +19,11 @@ from ulid import ULID
 
 from receiver import clock
 from receiver.errors import TicketError, TicketExpiredError
+from receiver.model import Provider
 
-# A ULID in upper case, a dot, 32 bytes in base64url without padding.
-_FORMAT = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.[A-Za-z0-9_-]{43}", re.ASCII)
+# A ULID in upper case, the provider if it is not GRSAI, a dot, 32 bytes in base64url without
+# padding.
+_FORMAT = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}(-[a-z]{1,20})?\.[A-Za-z0-9_-]{43}", re.ASCII)
 _REF_LENGTH = 26
 # Not a job's ref: `receiver doctor` calls our own callback with its ticket, to check that
 # PUBLIC_URL leads here.
@@ -33,10 +37,15 @@ _FINGERPRINT_LENGTH = 6
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What is derived from a secret: the key that signs, and the name the secret is shown by."""
+    """What is derived from a secret.
+
+    ``key`` signs tickets, ``jobs_key`` makes the secrets of jobs, and the secret is shown by its
+    ``fingerprint``.
+    """
 
     key: bytes
     fingerprint: str
+    jobs_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +80,30 @@ class Tickets:
         """Return the ticket of the job ``ref``."""
         return self.issue(ref)[0]
 
-    def issue(self, ref: str) -> tuple[str, str]:
+    def issue(self, ref: str, provider: Provider = Provider.GRSAI) -> tuple[str, str]:
         """Return the ticket of the job ``ref``, and the fingerprint of the secret that signed."""
         first = self._keys()[0]
-        return _ticket(first.key, ref).decode(), first.fingerprint
+        signed = ref if provider is Provider.GRSAI else f"{ref}-{provider}"
+        return _ticket(first.key, signed).decode(), first.fingerprint
+
+    def job_secrets(self, ref: str) -> tuple[str, ...]:
+        """Return the secrets of a job for a provider that signs each job's callbacks with its own.
+
+        They are derived, one from each callback secret, so none is stored: new callbacks are signed
+        with the first, and those on their way during a rotation with a later one.
+        """
+        return tuple(
+            hmac.digest(one.jobs_key, ref.encode(), "sha256").hex() for one in self._keys()
+        )
 
     def ref(self, ticket: str) -> str:
-        """Return the ref of a ticket; raise TicketError for any text that is not exactly ours.
+        """Return the ref of a ticket; raise TicketError."""
+        return self.read(ticket)[0]
+
+    def read(self, ticket: str) -> tuple[str, Provider]:
+        """Return the ref of a ticket and the provider that may call it.
+
+        Raise TicketError for any text that is not exactly ours.
 
         Raise TicketExpiredError if it is ours and too old.
 
@@ -87,15 +113,17 @@ class Tickets:
         """
         well_formed = _FORMAT.fullmatch(ticket) is not None
         candidate = ticket if well_formed else _INVALID
-        ref = candidate[:_REF_LENGTH]
+        signed = candidate[: candidate.index(".")]
         matches = [
-            hmac.compare_digest(_ticket(one.key, ref), candidate.encode()) for one in self._keys()
+            hmac.compare_digest(_ticket(one.key, signed), candidate.encode())
+            for one in self._keys()
         ]
         if not (well_formed and any(matches)):
             raise TicketError("this ticket was not made by us")
+        ref, name = signed[:_REF_LENGTH], signed[_REF_LENGTH + 1 :]
         if ref != CANARY and self._now() - ULID.from_str(ref).timestamp > self._lifetime:
             raise TicketExpiredError(ref)
-        return ref
+        return ref, Provider(name) if name else Provider.GRSAI
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -117,7 +145,12 @@ def fingerprint(secret: str) -> str:
 
 def _derive(secrets: Sequence[str]) -> _Keys:
     # itsdangerous derives the key again for every signature, which takes longer than signing.
-    keys = (_Key(_derived_key(one, "callback-ticket"), fingerprint(one)) for one in secrets)
+    keys = (
+        _Key(
+            _derived_key(one, "callback-ticket"), fingerprint(one), _derived_key(one, "job-secret")
+        )
+        for one in secrets
+    )
     return _Keys(secrets, tuple(keys))
 
 

@@ -20,6 +20,8 @@ from receiver.model import (
     Decision,
     Delivery,
     JobState,
+    Proof,
+    Provider,
     Reason,
     Source,
     Timing,
@@ -125,7 +127,11 @@ class Operator:
                 f"the body of {number} was pruned, or lost before a rebuild: "
                 "there is nothing of it to replay"
             )
-        delivery = Delivery(row.ref, Source(row.source), row.body, row.received_at)
+        job = self._queries.job(row.ref)
+        provider = Provider(job.provider) if job else Provider.GRSAI
+        proof = Proof(row.proof or Proof.TASK)
+        source = Source(row.source)
+        delivery = Delivery(row.ref, source, row.body, row.received_at, provider, proof)
         try:
             return self._inbox.accept(delivery, replayed=number)
         except UnreadableError as error:

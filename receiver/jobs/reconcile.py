@@ -33,11 +33,13 @@ from receiver.model import (
     Delivery,
     JobState,
     Mode,
+    Provider,
     Source,
     Timing,
     new_ref,
     risk_begins,
 )
+from receiver.providers.dialect import Task
 from receiver.providers.grsai.reports import read_report
 from receiver.providers.openai.protocol import ANSWER_LOST
 from receiver.telemetry import tracing
@@ -62,14 +64,17 @@ ARCHIVE_PAUSE = 15.0
 
 
 class ResultSource(Protocol):
-    """A client that can ask a provider for a result."""
+    """What can ask providers for results."""
 
-    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
+    def can_ask(self, provider: Provider) -> bool:
+        """Return whether a provider can be asked: we have its key."""
+
+    def result(self, task: Task) -> bytes:
         """Return the answer's body; raise ProviderError."""
 
 
 class Reconciler:
-    """Handles due jobs and hints; without a provider's key ``result_source`` is None."""
+    """Handles due jobs and hints; ``base_url`` is GRSAI's, for hints."""
 
     def __init__(
         self,
@@ -78,7 +83,7 @@ class Reconciler:
         queries: JobQueries,
         inbox: Inbox,
         conclusion: Conclusion,
-        result_source: ResultSource | None,
+        result_source: ResultSource,
         *,
         base_url: str,
         timing: Timing,
@@ -147,7 +152,8 @@ class Reconciler:
             self._hints.drop(hint)
             return
         try:
-            body = self._ask(self._base_url, Api.DRAW, hint.provider_id)
+            task = Task(Provider.GRSAI, hint.provider_id, self._base_url, Api.DRAW)
+            body = self._result_source.result(task)
             read_report(body)  # an answer that is no report confirms nothing
         except (ProviderError, UnreadableError) as error:
             log.info("hint not confirmed", attempt=hint.attempts, error=str(error))
@@ -159,7 +165,7 @@ class Reconciler:
             # second job.
             log.info("hint already known", provider_id=hint.provider_id)
         else:
-            self._accept(ref, body)
+            self._accept(ref, body, Provider.GRSAI)
 
     def _retry_or_drop(self, claimed: Claimed[Hint]) -> None:
         if claimed.row.attempts >= MOST_HINT_ATTEMPTS:
@@ -176,7 +182,7 @@ class Reconciler:
         complaint = "no callback came"
         if job.provider_id is not None:
             try:
-                decision = self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
+                decision = self._ask_about(job, job.provider_id)
                 self._unknown.pop(job.ref, None)
                 if decision not in _COMPLAINTS:
                     return
@@ -200,14 +206,15 @@ class Reconciler:
             with suppress(ClaimLostError):
                 self._jobs.release(claimed, self._next_poll(job))
 
-    def _ask(self, base_url: str, api: Api, provider_id: str) -> bytes:
-        if self._result_source is None:
-            raise ProviderError("GRSAI_API_KEY is not set: the provider cannot be asked")
-        return self._result_source.result(base_url, api, provider_id)
+    def _ask_about(self, job: Job, provider_id: str) -> Decision:
+        """Ask the provider about a job, and accept its answer; raise ProviderError."""
+        provider = Provider(job.provider)
+        task = Task(provider, provider_id, job.base_url, job.api, job.model, job.poll_url)
+        return self._accept(job.ref, self._result_source.result(task), provider)
 
-    def _accept(self, ref: str, body: bytes) -> Decision:
+    def _accept(self, ref: str, body: bytes, provider: Provider) -> Decision:
         with suppress(UnreadableError):
-            return self._inbox.accept(Delivery(ref, Source.POLL, body, self._now()))
+            return self._inbox.accept(Delivery(ref, Source.POLL, body, self._now(), provider))
         return Decision.UNREADABLE
 
     def _is_gone(self, job: Job) -> bool:
@@ -217,7 +224,8 @@ class Reconciler:
         return old_enough and self._unknown[job.ref] >= MOST_UNKNOWN
 
     def _next_poll(self, job: Job) -> float:
-        if job.provider_id is None or self._result_source is None:
+        can_ask = self._result_source.can_ask(Provider(job.provider))
+        if job.provider_id is None or not can_ask:
             return job.deadline_at
         return min(self._now() + self._poll_wait(job, 4), job.deadline_at)
 
@@ -258,7 +266,7 @@ class Reconciler:
     def _refresh_urls(self, claimed: Claimed[Job], pending: list[Asset]) -> None:
         """Announce that assets may be lost, and ask the provider for fresh URLs."""
         job, first = claimed.row, min(pending, key=lambda asset: asset.expires_at)
-        if self._now() >= risk_begins(first.expires_at, self._timing.url_lifetime):
+        if self._now() >= risk_begins(first.expires_at, self._timing.lifetime(job.provider)):
             left, trouble = max(0.0, first.expires_at - self._now()), first.error or "not tried yet"
             message = (
                 f"{len(pending)} of its pictures not archived yet, "
@@ -269,7 +277,7 @@ class Reconciler:
         # If all are being downloaded, a fresh URL would only interrupt the downloads.
         if job.provider_id is not None and any(asset.claim is None for asset in pending):
             try:
-                self._accept(job.ref, self._ask(job.base_url, job.api, job.provider_id))
+                self._ask_about(job, job.provider_id)
             except ProviderError as error:
                 log.warning("no fresh URL", ref=job.ref, error=str(error))
         self._jobs.release(claimed, self._now() + self._poll_wait(job, 8))

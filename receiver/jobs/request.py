@@ -1,5 +1,6 @@
 """What a caller asks for, before it is translated for a provider: for API, commands, library."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -18,10 +19,26 @@ from pydantic import (
 )
 
 from receiver.errors import mistakes_in
-from receiver.model import Api, Mode, Provider, Submission
+from receiver.model import (
+    FOLDER_PATTERN,
+    MAX_FOLDER,
+    QUARANTINE,
+    Api,
+    Mode,
+    Provider,
+    Submission,
+    is_folder,
+)
 from receiver.providers.grsai import families
 
 DEFAULT_MODEL = "gpt-image-1.5"
+
+MAX_BATCH = 200  # characters of a batch's name
+# Bytes of metadata as JSON, and how many names they may have.
+MAX_METADATA, MAX_METADATA_NAMES = 4096, 50
+_FOLDER: dict[str, JsonValue] = {
+    "anyOf": [{"const": ""}, {"pattern": FOLDER_PATTERN, "maxLength": MAX_FOLDER}]
+}
 
 # Not only white space, as JSON Schema writes it.
 _NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
@@ -41,13 +58,34 @@ def _picture(value: str) -> str:
     return value
 
 
+def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse metadata that are no labels but a document."""
+    size = len(json.dumps(metadata, ensure_ascii=False).encode(errors="replace"))
+    if size > MAX_METADATA:
+        raise ValueError(f"{size} bytes as JSON; give at most {MAX_METADATA}")
+    return metadata
+
+
+def _folder(text: str) -> str:
+    """Refuse a folder that could leave the archive, or be taken for something else in it."""
+    if text and not is_folder(text):
+        raise ValueError(
+            "not a folder for the archive: write words of letters, digits, dots, - and _ with "
+            f"slashes between them, at most {MAX_FOLDER} characters, that begin with a letter "
+            f"and are not {QUARANTINE!r}, such as shop/summer"
+        )
+    return text
+
+
 class JobRequest(BaseModel):
     """One job to be posted; ``params`` reach the provider unchanged and override the named fields.
 
     ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is
     the number of pictures; ``images`` are reference pictures, as URLs or data URIs. What the model
-    cannot express is refused. ``key`` is the caller's own name for the job, used by one job. OpenAI
-    ignores ``mode`` and ``api``.
+    cannot express is refused. ``key`` is the caller's own name for the job, used by one job;
+    ``batch`` is its name for the jobs of one run, ``metadata`` a small JSON object of its own, by
+    whose values the job can be found. ``folder`` is a folder of the archive for its pictures.
+    OpenAI ignores ``mode`` and ``api``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
@@ -69,6 +107,17 @@ class JobRequest(BaseModel):
     key: (
         Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=_NOT_BLANK)] | None
     ) = None
+
+    batch: (
+        Annotated[str, Field(min_length=1, max_length=MAX_BATCH, json_schema_extra=_NOT_BLANK)]
+        | None
+    ) = None
+    metadata: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=100)], JsonValue],
+        AfterValidator(_small),
+        Field(max_length=MAX_METADATA_NAMES),
+    ] = {}
+    folder: Annotated[str, AfterValidator(_folder), Field(json_schema_extra=_FOLDER)] = ""
 
     @field_validator("api", "size", "variants", "images")
     @classmethod
@@ -95,7 +144,16 @@ class JobRequest(BaseModel):
         fields = self._direct_fields() if direct else self._grsai_fields()
         mode, api = (Mode.SYNC, Api.IMAGES) if direct else (self.mode, self.api)
         return Submission(
-            self.prompt, self.model, {**fields, **self.params}, mode, self.provider, api, self.key
+            self.prompt,
+            self.model,
+            {**fields, **self.params},
+            mode,
+            self.provider,
+            api,
+            self.key,
+            self.batch,
+            self.metadata,
+            self.folder,
         )
 
     def _direct_fields(self) -> dict[str, object]:

@@ -17,13 +17,14 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from receiver.jobs.job_object import SHA256, JobView
 from receiver.ledger.queries.audit import Audit
-from receiver.ledger.rows import Asset, DeliveryEntry, Job, Rejected
-from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source, timestamp
+from receiver.ledger.queries.job_list import Wanted
+from receiver.ledger.rows import DeliveryEntry
+from receiver.model import Decision, EventType, JobState, Proof, Reason, Source, timestamp
 
 # A ULID as we write it.
 REF = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
-_SHA256 = r"^[0-9a-f]{64}$"
 # Databases cannot store NUL, so it cannot be searched for.
 _WORDS = r"^[^\x00]*$"
 
@@ -49,10 +50,14 @@ _STATES = {"type": "string", "enum": [*JobState, ""]}
 State = Annotated[
     JobState | None, BeforeValidator(lambda value: value or None), WithJsonSchema(_STATES)
 ]
+_REASONS = {"type": "string", "enum": [*Reason, ""]}
+WhyFailed = Annotated[
+    Reason | None, BeforeValidator(lambda value: value or None), WithJsonSchema(_REASONS)
+]
 _MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {"const": ""}]}
 Moment = Annotated[AwareDatetime | None, BeforeValidator(_moment), WithJsonSchema(_MOMENT)]
 # The fields differ by type of event; an archived file has its location. ``link`` is null without
-# PUBLIC_URL.
+# PUBLIC_URL. ``job`` is the job object as it is when the event is sent.
 _EVENT_DATA = {
     "type": "object",
     "properties": {
@@ -63,6 +68,7 @@ _EVENT_DATA = {
         "key": {"type": "string"},
         "url": {"type": "string"},
         "link": {"type": ["string", "null"]},
+        "job": {"type": "object"},
     },
     "required": ["ref", "link"],
     "additionalProperties": True,
@@ -73,8 +79,8 @@ Words = Annotated[str, StringConstraints(max_length=500, pattern=_WORDS)]
 class JobsQuery(BaseModel):
     """Which jobs are listed.
 
-    ``q`` is a part of the ref, provider's id, model or prompt, or a whole key. ``after`` is the
-    ``next`` of the previous page.
+    ``q`` is a part of the ref, provider's id, model or prompt, or a whole key. ``metadata`` is
+    ``NAME=VALUE``, or ``NAME`` for any value. ``after`` is the ``next`` of the previous page.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,8 +90,24 @@ class JobsQuery(BaseModel):
     model: Words = ""
     since: Moment = None
     until: Moment = None
+    batch: Words = ""
+    reason: WhyFailed = None
+    metadata: Words = ""
     limit: Annotated[int, Field(ge=1, le=500), Digits] = 50
     after: Annotated[str, StringConstraints(pattern=f"^({REF})?$")] = ""
+
+    def wanted(self) -> Wanted:
+        """Return the ledger's filter."""
+        return Wanted(
+            self.state,
+            self.model,
+            self.q.strip(),
+            seconds_of(self.since),
+            seconds_of(self.until),
+            self.batch,
+            self.reason,
+            metadata_filter(self.metadata),
+        )
 
 
 class EventsQuery(BaseModel):
@@ -105,135 +127,12 @@ class AssetQuery(BaseModel):
     link: Literal["", "0", "1"] = ""
 
 
-class MarkView(BaseModel):
-    """Data in a file that says where it comes from; ``size`` is in bytes."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: str
-    name: str
-    size: int
-
-
 class AcceptQuery(BaseModel):
     """``sha256`` of the rejected file that is meant: a retry may have brought another one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
-
-
-class RejectedView(BaseModel):
-    """The last file of an asset that failed inspection, and why.
-
-    ``content_type`` is the claim of its server. ``quarantined_at`` is null if the file is not kept.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    sha256: Annotated[str, Field(pattern=_SHA256)]
-    size: int
-    content_type: str
-    reason: str
-    quarantined_at: str | None
-
-    @classmethod
-    def of(cls, rejected: Rejected) -> Self:
-        """Show one rejected file."""
-        return cls(
-            sha256=rejected.sha256,
-            size=rejected.size,
-            content_type=rejected.content_type,
-            reason=rejected.reason,
-            quarantined_at=timestamp(rejected.quarantined_at),
-        )
-
-
-class AssetView(BaseModel):
-    """One result file. ``size`` is in bytes, dimensions in pixels; unknown values are null.
-
-    ``accepted_at`` is when an operator accepted the rejected file as the result.
-    ``defect`` names mistakes in the file that viewers tolerate. ``doubt`` says why it cannot be
-    decoded; it is "" if it can, or if it is no picture, and null until that is tried.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    index: int
-    state: AssetState
-    key: str | None
-    sha256: Annotated[str, Field(pattern=_SHA256)] | None
-    size: int | None
-    content_type: str | None
-    width: int | None
-    height: int | None
-    accepted_at: str | None
-    rejected: RejectedView | None
-    defect: str
-    marks: list[MarkView]
-    doubt: str | None
-
-    @classmethod
-    def of(cls, asset: Asset) -> Self:
-        """Show one row."""
-        return cls(
-            index=asset.idx,
-            state=asset.state,
-            key=asset.key,
-            sha256=asset.sha256,
-            size=asset.size,
-            content_type=asset.content_type,
-            width=asset.width,
-            height=asset.height,
-            accepted_at=timestamp(asset.accepted_at),
-            rejected=RejectedView.of(asset.rejected) if asset.rejected else None,
-            defect=asset.defect,
-            marks=[MarkView(kind=one.kind, name=one.name, size=one.size) for one in asset.marks],
-            doubt=asset.doubt,
-        )
-
-
-class JobView(BaseModel):
-    """One job; ``submitted_at`` is RFC 3339 in UTC, ``progress`` is the provider's, 0–100.
-
-    ``requested`` is the number of pictures that was asked for, null if the request does not say
-    it; ``missing`` is how many pictures were asked for or announced, but are not among the assets.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    ref: str
-    state: JobState
-    progress: int
-    provider: str
-    provider_id: str | None
-    model: str
-    prompt: str
-    reason: Reason | None
-    message: str
-    submitted_at: str
-    assets: list[AssetView]
-    requested: int | None
-    missing: int
-
-    @classmethod
-    def of(cls, job: Job, assets: list[Asset]) -> Self:
-        """Show one job with its assets."""
-        return cls(
-            ref=job.ref,
-            state=job.state,
-            progress=job.progress,
-            provider=job.provider,
-            provider_id=job.provider_id,
-            model=job.model,
-            prompt=job.prompt,
-            reason=job.reason,
-            message=job.message,
-            submitted_at=timestamp(job.submitted_at) or "",
-            assets=[AssetView.of(asset) for asset in assets],
-            requested=job.requested,
-            missing=job.missing(len(assets)),
-        )
 
 
 class JobList(BaseModel):
@@ -272,16 +171,18 @@ class EventList(BaseModel):
 class DeliveryView(BaseModel):
     """One report about a job and the decision about it; ``size`` is its body's, in bytes.
 
-    ``repaired`` names what was wrong with the body, "" if nothing was.
+    ``repaired`` names what was wrong with the body, "" if nothing was. ``proof`` is what is proved
+    about it, null if an earlier release stored it.
     """
 
     id: int
     source: Source
     verdict: Decision
     received_at: str
-    sha256: Annotated[str, Field(pattern=_SHA256)]
+    sha256: Annotated[str, Field(pattern=SHA256)]
     size: int
     repaired: str
+    proof: Proof | None = None
 
     @classmethod
     def of(cls, row: DeliveryEntry) -> Self:
@@ -299,6 +200,7 @@ class DeliveryView(BaseModel):
             sha256=row.digest,
             size=row.size,
             repaired=row.repaired,
+            proof=Proof(row.proof) if row.proof else None,
         )
 
 
@@ -371,3 +273,9 @@ class ProblemView(BaseModel):
 def seconds_of(moment: datetime | None) -> float | None:
     """Return a moment as seconds since the epoch; None stays None."""
     return None if moment is None else moment.timestamp()
+
+
+def metadata_filter(text: str) -> tuple[str, str | None] | None:
+    """Return name and value in ``NAME=VALUE``; the value is None for any, all is None for ""."""
+    name, equals, value = text.partition("=")
+    return (name, value if equals else None) if text else None

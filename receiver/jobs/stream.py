@@ -15,9 +15,9 @@ from receiver.errors import AnswerLostError, ReceiverError, RefusedError, Unread
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.retry import store_with_retry
 from receiver.model import Decision, Delivery, Source
+from receiver.providers.dialect import Request
 from receiver.providers.grsai.answers import find_id
 from receiver.providers.grsai.client import GrsaiClient
-from receiver.providers.grsai.request import Request
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,6 @@ class StreamReader:
         self,
         client: GrsaiClient,
         inbox: Inbox,
-        base_url: str,
         request: Request,
         ref: str,
         before_send: Callable[[], None],
@@ -47,7 +46,6 @@ class StreamReader:
     ) -> None:
         self._client = client
         self._inbox = inbox
-        self._base_url = base_url
         self._request = request
         self._ref = ref
         self._before_send = before_send
@@ -70,7 +68,7 @@ class StreamReader:
 
     def _read(self) -> None:
         try:
-            with self._client.stream(self._base_url, self._request, self._before_send) as events:
+            with self._client.stream(self._request, self._before_send) as events:
                 ended = self._accept_all(events)
         except Exception as error:  # noqa: BLE001 - raised in the waiting thread, or logged
             self._end(error)

@@ -27,11 +27,13 @@ from receiver.jobs.sync import DirectCall
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.rows import Job
 from receiver.model import Api, Delivery, Mode, Provider, Source, Submission, new_ref
-from receiver.providers.grsai.client import BeforeSend, GrsaiClient
-from receiver.providers.grsai.reports import is_end
-from receiver.providers.grsai.request import NO_WEBHOOK, Request, build_submit
+from receiver.providers.client import Clients, ProviderClient
+from receiver.providers.dialect import Callback, Request
+from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.openai import protocol as openai_images
 from receiver.providers.openai.client import OpenAIClient
+from receiver.providers.registry import DIALECTS
+from receiver.providers.transport import BeforeSend
 from receiver.telemetry import tracing
 
 log = structlog.get_logger(__name__)
@@ -61,20 +63,18 @@ class SubmitService:
         self,
         jobs: Jobs,
         inbox: Inbox,
-        client: GrsaiClient | None,
+        clients: Clients,
         tickets: Tickets,
         *,
         openai: OpenAIClient | None = None,
-        base_url: str,
         public_url: str | None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._jobs = jobs
         self._inbox = inbox
-        self._client = client
+        self._clients = clients
         self._tickets = tickets
         self._openai = openai
-        self._base_url = base_url
         self._public_url = public_url
         self._pause = pause
 
@@ -101,7 +101,7 @@ class SubmitService:
         post = (
             self._openai_post(submission)
             if submission.provider is Provider.OPENAI
-            else self._grsai_post(submission)
+            else self._task_post(submission)
         )
         if submission.key is not None and (holder := self._jobs.key_holder(submission.key)):
             raise KeyTakenError(submission.key, holder.ref)
@@ -116,12 +116,29 @@ class SubmitService:
         call = DirectCall(self._openai, self._inbox, self._jobs, self._pause)
         return Post(ref, submission, self._openai.base_url, partial(call.make, arguments, ref))
 
-    def _grsai_post(self, submission: Submission) -> Post:
+    def _task_post(self, submission: Submission) -> Post:
         """Prepare a post; raise ConfigurationError with everything that is missing."""
-        mistakes = []
-        if self._client is None:
+        client, mistakes = self._clients.get(submission.provider), self._mistakes(submission)
+        if mistakes or client is None:
+            raise ConfigurationError(mistakes)
+        ref = new_ref(clock.now())
+        callback, signer = self._callback(ref, submission)
+        try:
+            request = client.dialect.build_submit(client.account, submission, callback)
+        except ValueError as error:
+            raise ConfigurationError([f"model: {error}"]) from error
+        if submission.mode is Mode.STREAM and isinstance(client, GrsaiClient):
+            sends = partial(self._stream, client, request, ref)
+        else:
+            sends = partial(self._post_task, client, request, ref)
+        return Post(ref, submission, client.account.base_url, sends, signer)
+
+    def _mistakes(self, submission: Submission) -> list[str]:
+        dialect = DIALECTS[submission.provider]
+        mistakes = dialect.mistakes(submission)
+        if self._clients.get(submission.provider) is None:
             mistakes.append(
-                "GRSAI_API_KEY: not set; a job cannot be posted without the provider's key"
+                f"{dialect.key_name}: not set; a job cannot be posted without the provider's key"
             )
         if submission.mode is Mode.WEBHOOK and submission.api is Api.NEWER:
             mistakes.append(
@@ -131,39 +148,31 @@ class SubmitService:
             mistakes.append(
                 "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll"
             )
-        if mistakes or self._client is None:
-            raise ConfigurationError(mistakes)
-        ref = new_ref(clock.now())
-        web_hook, signer = self._web_hook(ref, submission)
-        try:
-            request = build_submit(submission, web_hook)
-        except ValueError as error:
-            raise ConfigurationError([f"model: {error}"]) from error
-        send = self._stream if submission.mode is Mode.STREAM else self._post_async
-        sends = partial(send, self._client, request, ref)
-        return Post(ref, submission, self._base_url, sends, signer)
+        return mistakes
 
-    def _web_hook(self, ref: str, submission: Submission) -> tuple[str, str | None]:
-        """Return the callback URL, and the fingerprint of the secret that signed it."""
+    def _callback(self, ref: str, submission: Submission) -> tuple[Callback | None, str | None]:
+        """Return where callbacks go, and the fingerprint of the secret that signed the URL."""
         if submission.mode is not Mode.WEBHOOK:
-            return NO_WEBHOOK, None
-        ticket, signer = self._tickets.issue(ref)
-        return f"{self._public_url}/callback/{ticket}", signer
+            return None, None
+        ticket, signer = self._tickets.issue(ref, submission.provider)
+        url = f"{self._public_url}/callback/{ticket}"
+        return Callback(url, self._tickets.job_secrets(ref)[0]), signer
 
-    def _post_async(
-        self, client: GrsaiClient, request: Request, ref: str, before_send: BeforeSend
+    def _post_task(
+        self, client: ProviderClient, request: Request, ref: str, before_send: BeforeSend
     ) -> None:
-        provider_id, answer = client.submit(self._base_url, request, before_send)
+        accepted, answer = client.submit(request, before_send)
         failpoints.reached(failpoints.Point.POSTED)
         store_with_retry(
-            partial(self._jobs.record_accepted, ref, provider_id),
+            partial(self._jobs.record_accepted, ref, accepted.provider_id, accepted.poll_url),
             self._pause,
             ref=ref,
-            provider_id=provider_id,
+            provider_id=accepted.provider_id,
         )
-        if is_end(answer, provider_id):
+        if accepted.is_end:
             # The provider was so quick that its answer is the task's end already.
-            delivery = Delivery(ref, Source.POLL, answer, clock.now())
+            provider = client.dialect.provider
+            delivery = Delivery(ref, Source.POLL, answer, clock.now(), provider)
             store_with_retry(partial(self._inbox.accept, delivery), self._pause, ref=ref)
 
     def _stream(
@@ -172,7 +181,6 @@ class SubmitService:
         StreamReader(
             client,
             self._inbox,
-            self._base_url,
             request,
             ref,
             before_send,
@@ -200,7 +208,7 @@ class SubmitService:
         except NotSentError as error:
             self._jobs.withdraw(post.ref)
             self._insert(post)
-            return self._jobs.record_refused(post.ref, f"never sent: {error}")
+            return self._jobs.record_refused(post.ref, f"never sent: {error}", answered=False)
 
     def _post(self, post: Post) -> Job:
         """Post once; raise NotSentError if the request certainly did not reach the provider."""

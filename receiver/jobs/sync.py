@@ -14,7 +14,7 @@ from receiver.errors import AnswerLostError, UnreadableError
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.retry import store_with_retry
 from receiver.ledger.jobs import Jobs
-from receiver.model import Delivery, Source
+from receiver.model import Delivery, Provider, Source
 from receiver.providers.openai.client import OpenAIClient
 from receiver.providers.openai.protocol import ANSWER_LOST
 
@@ -40,11 +40,8 @@ class DirectCall:
         try:
             body = self._client.generate(arguments, before_send)
             # This process has the only copy of what was paid for.
-            store_with_retry(
-                partial(self._inbox.accept, Delivery(ref, Source.SYNC, body, clock.now())),
-                self._pause,
-                ref=ref,
-            )
+            delivery = Delivery(ref, Source.SYNC, body, clock.now(), Provider.OPENAI)
+            store_with_retry(partial(self._inbox.accept, delivery), self._pause, ref=ref)
         except (AnswerLostError, UnreadableError) as error:
             log.error("direct call lost its answer", ref=ref, error=str(error))  # noqa: TRY400 - the text says it
             self._jobs.expire(ref, f"{error}. {ANSWER_LOST}")

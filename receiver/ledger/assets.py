@@ -351,7 +351,7 @@ def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> 
     Its lost assets become pending again. A job without assets waits for a result again. A job of
     which nothing is lost is only concluded again.
     """
-    reopened = _reopen_assets(connection, job.ref, now, now + timing.url_lifetime)
+    reopened = _reopen_assets(connection, job.ref, now, now + timing.lifetime(job.provider))
     notify(connection, QueueName.JOBS)
     values = _CONCLUDE_AGAIN | {"round": job.round + 1, "due_at": now}
     if reopened or job.state is JobState.ARCHIVED:

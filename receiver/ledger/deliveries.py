@@ -23,6 +23,7 @@ from receiver.model import (
     JobState,
     Report,
     Source,
+    Timing,
     risk_begins,
 )
 
@@ -102,19 +103,20 @@ _BEGIN_ARCHIVING = _ManyRows(
     WHERE jobs.ref = new.ref""",
 )
 _INSERT_ASSETS = _ManyRows(
-    """INSERT INTO assets (state, ref, idx, url, announced_at, expires_at, due_at)
+    """INSERT INTO assets (state, ref, idx, url, announced_at, expires_at, due_at, folder)
     SELECT 'pending', * FROM ({values})""",
-    """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at)
-    SELECT ref, idx, 'pending', url, announced_at, expires_at, due_at
-    FROM unnest(%s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[], %s::float8[])
-        AS new (ref, idx, url, announced_at, expires_at, due_at)""",
+    """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at, folder)
+    SELECT ref, idx, 'pending', url, announced_at, expires_at, due_at, folder
+    FROM unnest(
+        %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[], %s::float8[], %s::text[])
+        AS new (ref, idx, url, announced_at, expires_at, due_at, folder)""",
 )
 _INSERT_DELIVERIES = _ManyRows(
-    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired)
+    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired, proof)
     {values}""",
-    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired)
-    SELECT * FROM unnest(
-        %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[], %s::bytea[], %s::text[])""",
+    """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired, proof)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::float8[], %s::text[], %s::bytea[],
+        %s::text[], %s::text[])""",
 )
 
 
@@ -168,7 +170,10 @@ def insert_deliveries(
 ) -> None:
     """Store deliveries, each with its digest, what was decided, and what had to be repaired."""
     rows = [
-        (one.ref, one.source.value, decision.value, one.received_at, digest, one.body, repaired)
+        (
+            *(one.ref, one.source.value, decision.value, one.received_at),
+            *(digest, one.body, repaired, one.proof.value),
+        )
         for one, digest, decision, repaired in stored
     ]
     _INSERT_DELIVERIES.run(connection, rows)
@@ -202,31 +207,43 @@ def record_provider_id(connection: Connection, job: Job, provider_id: str | None
         connection.execute(_UPDATE_JOB, {"of_ref": job.ref, **values})
 
 
+def record_left_out(connection: Connection, ref: str, count: int) -> None:
+    """Record how many results of a success are not archived, because they are too many."""
+    connection.execute(_UPDATE_JOB, {"of_ref": ref, "left_out": count})
+
+
 def begin_archiving(
-    connection: Connection, changes: Sequence[tuple[Job, Report]], now: float, lifetime: float
+    connection: Connection, changes: Sequence[tuple[Job, Report]], now: float, timing: Timing
 ) -> None:
-    """Insert a pending asset for each result of a success; a URL lives ``lifetime`` seconds."""
-    expires_at = now + lifetime
-    due_at = risk_begins(expires_at, lifetime)
-    ended = [
-        (job.provider_id or report.provider_id, now, due_at, job.ref) for job, report in changes
-    ]
-    announced = [
-        (job.ref, idx, result.url, now, expires_at, now)
-        for job, report in changes
-        for idx, result in enumerate(report.results)
-    ]
+    """Insert a pending asset for each result of a success."""
+    ended, announced = [], []
+    for job, report in changes:
+        lifetime = timing.lifetime(job.provider)
+        expires_at = _expires_at(job, report, now, lifetime)
+        due_at = risk_begins(expires_at, lifetime)
+        ended.append((job.provider_id or report.provider_id, now, due_at, job.ref))
+        announced += [
+            (job.ref, idx, result.url, now, expires_at, now, job.folder)
+            for idx, result in enumerate(report.results)
+        ]
     _BEGIN_ARCHIVING.run(connection, ended)
     _INSERT_ASSETS.run(connection, announced)
     if announced:
         notify(connection, QueueName.ASSETS)
 
 
+def _expires_at(job: Job, report: Report, now: float, lifetime: float) -> float:
+    """Return when the URLs of a report end: they live from when the results were made."""
+    made_at = now if report.made_at is None else max(report.made_at, job.submitted_at)
+    return min(made_at, now) + lifetime
+
+
 def refresh_urls(
-    connection: Connection, job: Job, report: Report, now: float, lifetime: float
+    connection: Connection, job: Job, report: Report, now: float, timing: Timing
 ) -> bool:
     """Give pending assets the URLs of a new answer; return whether any URL was new."""
     fresh = []
+    expires_at = _expires_at(job, report, now, timing.lifetime(job.provider))
     for idx, result in enumerate(report.results):
         stale = (
             (assets.c.ref == job.ref)
@@ -239,7 +256,7 @@ def refresh_urls(
         values = {
             "url": result.url,
             "announced_at": now,
-            "expires_at": now + lifetime,
+            "expires_at": expires_at,
             "due_at": now,
             "claim": None,
         }

@@ -19,7 +19,7 @@ from receiver.ledger.jobs import adopt_job, find_job_by_provider_id
 from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Hint
 from receiver.ledger.tables import hints, jobs
-from receiver.model import Decision, Delivery, Source, Timing
+from receiver.model import Decision, Delivery, Proof, Source, Timing
 
 # Hints that may wait at a time, and new ones in a minute, of all processes together.
 MOST_WAITING = 1000
@@ -121,7 +121,9 @@ def _keep_body(connection: Connection, ref: str, hint: Hint) -> None:
     It decides nothing; it is compared with the provider's own answer later.
     """
     if hint.body is not None:
-        delivery = Delivery(ref, Source.CALLBACK, hint.body, hint.received_at)
+        delivery = Delivery(
+            ref, Source.CALLBACK, hint.body, hint.received_at, callback_proof=Proof.NONE
+        )
         digest = sha256(hint.body).hexdigest()
         insert_deliveries(connection, [(delivery, digest, Decision.UNCONFIRMED, "")])
 

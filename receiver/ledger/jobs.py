@@ -12,19 +12,20 @@ from sqlalchemy import Connection, Update, bindparam, delete, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import KeyTakenError, ReceiverError
-from receiver.ledger import claims
+from receiver.ledger import caller_fields, claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.events import NewEvent, has_event, write_events
 from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import deliveries, job_columns, jobs
+from receiver.ledger.tables import deliveries, job_columns, job_metadata, jobs
 from receiver.model import (
     Api,
     EventType,
     JobState,
     Mode,
     Outcome,
+    Provider,
     Reason,
     Submission,
     Timing,
@@ -85,9 +86,11 @@ class Jobs:
         """
         now = self._now()
         ref = ref or new_ref(now)
-        names = ("provider", "api", "mode", "model", "prompt", "key")
+        names = ("provider", "api", "mode", "model", "prompt", "key", "batch", "folder")
         values = {name: getattr(submission, name) for name in names}
         values["params"] = json.dumps(submission.params, ensure_ascii=False)
+        values["shown"] = caller_fields.shown_params(submission.params)
+        values["metadata"] = json.dumps(submission.metadata, ensure_ascii=False)
         values["due_at"] = now + self._timing.job_timeout
         values |= {"requested": submission.requested, "signer": signer}
 
@@ -101,6 +104,7 @@ class Jobs:
                 # Another submit took the key at the same moment.
                 _free_key(connection, submission.key or "")
                 raise
+            caller_fields.insert_metadata(connection, {ref: submission.metadata})
             return lock_job(connection, ref)
 
         return self._database.write(work)
@@ -115,12 +119,16 @@ class Jobs:
             job = find_job(connection, ref, locked=True)
             if job is not None and job.state is JobState.SUBMITTING:
                 reported = select(deliveries.c.id).where(deliveries.c.ref == ref).exists()
-                connection.execute(delete(jobs).where(jobs.c.ref == ref, ~reported))
+                for table in (job_metadata, jobs):
+                    connection.execute(delete(table).where(table.c.ref == ref, ~reported))
 
         self._database.write(work)
 
-    def record_accepted(self, ref: str, provider_id: str) -> Job:
-        """Record that the provider took a job; if a callback was faster, only the id is new."""
+    def record_accepted(self, ref: str, provider_id: str, poll_url: str | None = None) -> Job:
+        """Record that the provider took a job; if a callback was faster, only the id is new.
+
+        ``poll_url`` is where the provider said to ask for it.
+        """
 
         def work(connection: Connection) -> Job:
             job = lock_job(connection, ref)
@@ -129,8 +137,11 @@ class Jobs:
                 connection, job.provider, provider_id
             )
             values: dict[str, object] = {
-                "provider_id": job.provider_id if taken else job.provider_id or provider_id
+                "provider_id": job.provider_id if taken else job.provider_id or provider_id,
+                "answered_at": job.answered_at or self._now(),
             }
+            if poll_url and not taken:
+                values["poll_url"] = poll_url
             if job.state == JobState.SUBMITTING:
                 due_at = first_poll(job, self._timing, self._now())
                 values |= {"state": JobState.WAITING, "due_at": due_at, "claim": None}
@@ -139,14 +150,17 @@ class Jobs:
 
         return self._database.write(work)
 
-    def record_refused(self, ref: str, message: str, provider_id: str | None = None) -> Job:
+    def record_refused(
+        self, ref: str, message: str, provider_id: str | None = None, *, answered: bool = True
+    ) -> Job:
         """End a job that the provider did not take, with the provider's own message.
 
-        ``provider_id`` is the id that its refusal had all the same.
+        ``provider_id`` is the id that its refusal had all the same; ``answered`` is False if the
+        submit was never sent.
         """
 
         def work(connection: Connection) -> Job:
-            job = lock_job(connection, ref)
+            job, now = lock_job(connection, ref), self._now()
             # The events of a stream may say that the job is waiting before an error comes.
             is_unnamed = job.state is JobState.WAITING and job.provider_id is None
             if job.state is JobState.SUBMITTING or is_unnamed:
@@ -157,11 +171,14 @@ class Jobs:
                     connection,
                     job,
                     JobState.FAILED,
-                    self._now(),
+                    now,
                     reason=Reason.REFUSED,
                     message=message,
                     provider_id=None if taken else provider_id,
                 )
+                if answered:
+                    answer = {"of_ref": ref, "answered_at": job.answered_at or now}
+                    connection.execute(_UPDATE_JOB, answer)
             return lock_job(connection, ref)
 
         return self._database.write(work)
@@ -307,14 +324,16 @@ def adopt_job(
     timing: Timing,
     now: float,
     provider_id: str | None = None,
+    *,
+    provider: Provider = Provider.GRSAI,
 ) -> Job:
     """Insert a job whose submit we did not see, and return it.
 
     We know that it is ours, because its ticket has our signature or the provider says so.
     """
     values = {
-        "provider": "grsai",
-        "api": Api.DRAW,
+        "provider": provider,
+        "api": Api.DRAW if provider is Provider.GRSAI else Api.QUEUE,
         "mode": Mode.WEBHOOK,
         "provider_id": provider_id,
         "base_url": base_url,
@@ -345,11 +364,6 @@ def expedite_job(connection: Connection, ref: str, due_at: float) -> None:
     )
     if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
         notify(connection, QueueName.JOBS)
-
-
-def record_left_out(connection: Connection, ref: str, count: int) -> None:
-    """Record how many results of a success are not archived, because they are too many."""
-    connection.execute(_UPDATE_JOB, {"of_ref": ref, "left_out": count})
 
 
 def finish_job(

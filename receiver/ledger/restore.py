@@ -4,12 +4,14 @@ All rows of a job are written in one transaction, and jobs that the ledger knows
 a rebuild can be killed at any time and run again.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from receiver.ledger.caller_fields import insert_metadata
 from receiver.ledger.events import lock_event_order
 from receiver.ledger.tables import assets, deliveries, events, jobs
 
@@ -55,6 +57,7 @@ def restore(connection: Connection, pasts: Sequence[Past]) -> Restored:
     ):
         if lines:
             connection.execute(insert(table), lines)
+    insert_metadata(connection, {row["ref"]: json.loads(row["metadata"]) for row in rows})
     _insert_events(connection, [row for past in new for row in past.events])
     return Restored(new, without)
 

@@ -29,7 +29,7 @@ _ASSET_COLUMNS = [column.name for column in assets.columns]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row of ``jobs`` without its ``params``; ``tables.jobs`` explains the columns."""
+    """A row of ``jobs``: its ``job_columns``, which ``tables.jobs`` explains."""
 
     ref: str
     provider: str
@@ -56,6 +56,10 @@ class Job:
     crashes: int = 0
     requested: int | None = None
     left_out: int = 0
+    poll_url: str | None = None
+    batch: str | None = None
+    folder: str = ""
+    answered_at: float | None = None
 
     def missing(self, assets: int) -> int:
         """Return how many pictures were asked for or announced, but are not among the assets."""
@@ -108,6 +112,12 @@ class Asset:
     defect: str = ""
     marks: tuple[Mark, ...] = ()
     doubt: str | None = ""
+    folder: str = ""
+
+    @property
+    def lifetime(self) -> float:
+        """How many seconds its URL was to live when we heard of it."""
+        return self.expires_at - self.announced_at
 
     @property
     def rejected(self) -> Rejected | None:
@@ -194,6 +204,7 @@ class DeliveryEntry:
     digest: str
     size: int
     repaired: str = ""
+    proof: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +219,7 @@ class DeliveryRow:
     digest: str
     body: bytes
     repaired: str = ""
+    proof: str | None = None
 
 
 def job_of(row: Sequence[Any]) -> Job:

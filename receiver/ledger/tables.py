@@ -86,6 +86,14 @@ jobs = Table(
     # The fingerprint of the callback secret that signed its ticket; NULL: it has none, was adopted,
     # or was posted by a release that did not record it.
     Column("signer", Text),
+    Column("batch", Text),  # the caller's name for the jobs of one run
+    Column("metadata", Text, nullable=False, server_default="{}"),  # the caller's JSON object
+    Column("folder", Text, nullable=False, server_default=""),  # its place in the archive
+    Column("answered_at", Double),  # when the answer to the submit was stored
+    # The params with long texts shortened, to be shown; NULL: the params are short enough.
+    Column("shown", Text),
+    # Where the provider said to ask for the task; NULL: that follows from its id.
+    Column("poll_url", Text),
     CheckConstraint(one_of("state", JobState), name="state"),
     CheckConstraint(one_of("api", Api), name="api"),
     CheckConstraint(one_of("mode", Mode), name="mode"),
@@ -107,9 +115,10 @@ jobs = Table(
     ),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
 )
-# What is read of a job by default. ``params`` may have megabytes of reference pictures, and
-# ``signer`` matters in rotations only.
-job_columns = [column for column in jobs.columns if column.name not in ("params", "signer")]
+# What is read of a job by default. ``params`` may have megabytes of reference pictures, ``signer``
+# matters in rotations only, and the others only where a job is shown.
+_RARELY_READ = ("params", "signer", "metadata", "shown")
+job_columns = [column for column in jobs.columns if column.name not in _RARELY_READ]
 
 # One task of a provider is one job. A callback without a ticket finds its job by this index too.
 Index("uq_jobs_provider_id", jobs.c.provider, jobs.c.provider_id, unique=True)
@@ -124,11 +133,28 @@ Index(
 Index("ix_jobs_state", jobs.c.state, jobs.c.ref)
 Index("ix_jobs_model", jobs.c.model, jobs.c.ref)
 Index(
+    "ix_jobs_batch",
+    jobs.c.batch,
+    jobs.c.ref,
+    sqlite_where=jobs.c.batch.isnot(None),
+    postgresql_where=jobs.c.batch.isnot(None),
+)
+Index(
     "ix_jobs_crashed",
     jobs.c.ref,
     sqlite_where=jobs.c.crashes > 0,
     postgresql_where=jobs.c.crashes > 0,
 )
+
+# The searchable values of the jobs' metadata, each as text.
+job_metadata = Table(
+    "job_metadata",
+    metadata,
+    Column("ref", Text, ForeignKey("jobs.ref"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+Index("ix_job_metadata_name", job_metadata.c.name, job_metadata.c.value, job_metadata.c.ref)
 
 deliveries = Table(
     "deliveries",
@@ -142,6 +168,8 @@ deliveries = Table(
     Column("body", LargeBinary, nullable=False),  # as received
     # What was wrong with the body and was repaired to read it, as in "not UTF-8, NaN".
     Column("repaired", Text, nullable=False, server_default=""),
+    # What is proved about it; NULL: stored by a release that did not record it.
+    Column("proof", Text),
     CheckConstraint(one_of("source", Source), name="source"),
     CheckConstraint(one_of("verdict", Decision), name="verdict"),
 )
@@ -191,6 +219,7 @@ assets = Table(
     Column("marks", Text, nullable=False, server_default=""),
     # Why the archived picture cannot be decoded, "" if it can; NULL until that is tried.
     Column("doubt", Text, server_default=""),
+    Column("folder", Text, nullable=False, server_default=""),  # the job's, a part of its key
     CheckConstraint(one_of("state", AssetState), name="state"),
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_iff_due"),
     CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),

@@ -19,7 +19,7 @@ from receiver.archive.manifest import (
     ManifestAsset,
     asset_prefix,
     manifest_key,
-    parse_key,
+    parse_job_key,
     parse_quarantine_key,
     quarantine_key,
     read_manifest,
@@ -148,11 +148,11 @@ class DeepAudit:
 
     def _manifest_problem(self, job: Job, archived: list[Asset]) -> str | None:
         """Read a finished job's manifest; return how it differs from the ledger, if it does."""
-        key = manifest_key(job.ref)
+        key = manifest_key(job.ref, job.folder)
         if self._stopping.is_set():
             raise Interrupted
         try:
-            manifest = self._manifest(job.ref)
+            manifest = self._manifest(job.ref, job.folder)
         except MissingObjectError:
             return f"manifest missing: {key} (job {job.ref})"
         except UnreadableError as error:
@@ -189,41 +189,43 @@ class DeepAudit:
 
         The ledger is queried after the listing, so that it has all jobs of the listing.
         """
-        refs = sorted({ref for name in page if (ref := _ref_of(name))})
+        refs = sorted({ref for name in page if (ref := _place_of(name)[0])})
         in_ledger, assets = self._queries.states(refs), self._queries.assets(refs)
 
-        def decide(item: tuple[str, list[str]]) -> tuple[list[str], int]:
-            ref, names = item
+        def decide(item: tuple[tuple[str, str], list[str]]) -> tuple[list[str], int]:
+            (ref, folder), names = item
             if not ref:
                 return [f"unknown object: {name}" for name in names], 0
             if ref not in in_ledger:
-                return self._audit_forgotten(ref, names)
+                return self._audit_forgotten(ref, folder, names)
+            own = next((manifest_key(ref, asset.folder) for asset in assets[ref]), "")
             unknown = (
                 name
                 for name in names
-                if name != manifest_key(ref)
+                if name != (own or manifest_key(ref))
                 and not any(_belongs_to(asset, name) for asset in assets[ref])
             )
             return [f"unknown object: {name} (job {ref} does not name it)" for name in unknown], 0
 
         found = list(
-            pool.map(decide, [(ref, list(names)) for ref, names in groupby(page, key=_ref_of)])
+            pool.map(decide, [(ref, list(names)) for ref, names in groupby(page, key=_place_of)])
         )
         return [line for lines, _ in found for line in lines], sum(
             forgotten for _, forgotten in found
         )
 
-    def _audit_forgotten(self, ref: str, names: list[str]) -> tuple[list[str], int]:
+    def _audit_forgotten(self, ref: str, folder: str, names: list[str]) -> tuple[list[str], int]:
         """Compare objects of a job that the ledger no longer has with the job's manifest.
 
         Return what is wrong, and how many of the objects the manifest explains.
         """
         try:
-            manifest = self._manifest(ref)
+            manifest = self._manifest(ref, folder)
         except (MissingObjectError, UnreadableError):
             return [f"unknown object: {name} (there is no job {ref})" for name in names], 0
+        own = manifest_key(ref, folder)
         in_manifest = {asset.key: asset for asset in manifest.archived}
-        named = [name for name in names if name in in_manifest or name == manifest_key(ref)]
+        named = [name for name in names if name in in_manifest or name == own]
         unknown = [
             f"unknown object: {name} (there is no job {ref}, and its manifest does not name it)"
             for name in names
@@ -231,20 +233,24 @@ class DeepAudit:
         ]
         # Read the objects together with the manifest's own name, so that a missing object is
         # noticed and no object is read twice.
-        to_read = manifest.archived if manifest_key(ref) in names else []
+        to_read = manifest.archived if own in names else []
         damaged = [problem for asset in to_read if (problem := self._asset_problem(ref, asset))]
         return unknown + damaged, len(named)
 
-    def _manifest(self, ref: str) -> Manifest:
+    def _manifest(self, ref: str, folder: str) -> Manifest:
+        key = manifest_key(ref, folder)
         return read_manifest(
-            verify(self._store, manifest_key(ref), lambda file: file.read(MAX_MANIFEST_SIZE)), ref
+            verify(self._store, key, lambda file: file.read(MAX_MANIFEST_SIZE)), ref
         )
 
 
-def _ref_of(name: str) -> str:
-    """Return the ref of the job in whose folder a name is; "" if it is no key of the service."""
-    parts = parse_key(name)
-    return parts[0] if parts else parse_quarantine_key(name) or ""
+def _place_of(name: str) -> tuple[str, str]:
+    """Return the ref of the job to which a name belongs, and the folder that the job named.
+
+    Both are "" if it is no key of the service.
+    """
+    found = parse_job_key(name)
+    return (found.ref, found.folder) if found else (parse_quarantine_key(name) or "", "")
 
 
 def _archived(assets: list[Asset]) -> list[Asset]:
@@ -253,7 +259,8 @@ def _archived(assets: list[Asset]) -> list[Asset]:
 
 def _belongs_to(asset: Asset, name: str) -> bool:
     """Return whether an object belongs to this asset, which may be being archived right now."""
-    prefix, rejected = asset_prefix(asset.ref, asset.idx), quarantine_key(asset.ref, asset.idx, "")
+    prefix = asset_prefix(asset.ref, asset.idx, asset.folder)
+    rejected = quarantine_key(asset.ref, asset.idx, "")
     being_stored = asset.state is AssetState.PENDING and name.startswith((prefix, rejected))
     kept = asset.quarantined_at is not None and name == f"{rejected}{asset.rejected_sha256}"
     return being_stored or kept or (asset.state is AssetState.ARCHIVED and asset.key == name)

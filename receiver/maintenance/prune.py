@@ -21,6 +21,7 @@ from receiver.ledger.tables import (
     deliveries,
     destinations,
     events,
+    job_metadata,
     jobs,
     sendings,
 )
@@ -137,7 +138,7 @@ def _forget(connection: Connection, refs: Sequence[str]) -> None:
             sendings.c.destination.in_(select(destinations.c.name)), sendings.c.event.in_(theirs)
         )
     )
-    for table in (events, attempts, assets, deliveries, jobs):
+    for table in (events, attempts, assets, deliveries, job_metadata, jobs):
         connection.execute(delete(table).where(table.c.ref.in_(refs)))
 
 

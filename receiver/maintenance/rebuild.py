@@ -15,23 +15,24 @@ from threading import Event
 
 from receiver.archive.manifest import (
     MAX_MANIFEST_SIZE,
-    QUARANTINE,
     Manifest,
     ManifestAsset,
     ManifestDelivery,
-    parse_key,
+    manifest_key,
+    parse_job_key,
     parse_quarantine_key,
     quarantine_key,
     read_manifest,
 )
 from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
+from receiver.ledger.caller_fields import shown_params
 from receiver.ledger.database import Database
 from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.restore import Past, Restored, Row, restore
 from receiver.ledger.rows import marks_text
-from receiver.model import AssetState, EventType, JobState, Mark, Outcome, Reason
+from receiver.model import QUARANTINE, AssetState, EventType, JobState, Mark, Outcome, Reason
 
 MANIFEST = "job.json"
 # Folders, and bytes of their manifests, that are read in parallel and written in one transaction.
@@ -121,7 +122,9 @@ class Rebuilder:
 
         Raise StoreError or LedgerError.
         """
-        folder = "/".join(filter(None, [QUARANTINE, below]))
+        # Rejected files are by date only, also those of jobs that named a folder.
+        is_dated = not below or below[0].isdigit()
+        folder = f"{QUARANTINE}/{below}" if below and is_dated else QUARANTINE
         self._quarantine = dict(self._store.keys(folder))
         results = (item for item in self._store.keys(below) if not _is_in_quarantine(item[0]))
         with ThreadPoolExecutor(self._threads, "rebuild") as pool:
@@ -130,7 +133,8 @@ class Rebuilder:
                     return self.so_far
                 self._restore(batch, pool)
                 self._show(self.so_far)
-        self.so_far.unknown.extend(self._unknown_rejected())
+        if is_dated:
+            self.so_far.unknown.extend(self._unknown_rejected())
         return self.so_far
 
     def _unknown_rejected(self) -> Iterator[str]:
@@ -182,9 +186,12 @@ class Rebuilder:
     def _read(self, key: str, folder: JobFolder) -> Manifest:
         if folder.objects[key] > MAX_MANIFEST_SIZE:
             raise UnreadableError(f"{folder.objects[key]} bytes are no manifest")
-        return read_manifest(
+        found = read_manifest(
             verify(self._store, key, lambda file: file.read(MAX_MANIFEST_SIZE)), folder.ref
         )
+        if (own := manifest_key(found.ref, found.folder)) != key:
+            raise UnreadableError(f"folder: its own place is {own}")
+        return found
 
     def _write(self, pasts: list[Past]) -> None:
         done: Restored = self._database.write(partial(restore, pasts=pasts))
@@ -221,11 +228,17 @@ class _Inspection:
 
 def group_by_job(listing: Iterable[tuple[str, int]]) -> Iterator[JobFolder]:
     """Group a sorted listing by job. Objects that are in no job's folder come one by one."""
-    for ref, group in groupby(listing, key=lambda found: (parse_key(found[0]) or ("",))[0]):
-        if ref:
-            yield JobFolder(ref, dict(group))
+    for place, group in groupby(listing, key=lambda found: _place_of(found[0])):
+        if place:
+            yield JobFolder(place[0], dict(group))
         else:
             yield from (JobFolder("", {key: size}) for key, size in group)
+
+
+def _place_of(key: str) -> tuple[str, str] | None:
+    """Return ref and folder of the job that has a key; None if no job has it."""
+    found = parse_job_key(key)
+    return (found.ref, found.folder) if found else None
 
 
 def batches(found: Iterable[JobFolder]) -> Iterator[list[JobFolder]]:
@@ -263,7 +276,7 @@ def _asset_problem(asset: ManifestAsset, folder: JobFolder) -> str | None:
 def rows_of(manifest: Manifest, job_timeout: float) -> Past:
     """Return the rows of the manifest's job, and its events."""
     job = _job(manifest, job_timeout)
-    assets = [_asset(manifest.ref, asset) for asset in manifest.assets]
+    assets = [_asset(manifest, asset) for asset in manifest.assets]
     archived = [_archived_event(asset) for asset in assets if asset["state"] == AssetState.ARCHIVED]
     events = [_event(manifest, **event) for event in [*archived, _final_event(job)]]
     return Past(
@@ -285,8 +298,11 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
         "api",
         "mode",
         "key",
+        "batch",
+        "folder",
         "state",
         "submitted_at",
+        "answered_at",
         "ended_at",
         "round",
         "requested",
@@ -303,6 +319,8 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
         "model": manifest.request.model,
         "prompt": manifest.request.prompt,
         "params": json.dumps(manifest.request.params, ensure_ascii=False),
+        "shown": shown_params(manifest.request.params),
+        "metadata": json.dumps(manifest.metadata, ensure_ascii=False),
         "outcome": Outcome.SUCCEEDED,
         "reason": manifest.reason or (Reason.BAD_ASSET if failed else None),
         "message": manifest.message or losses,
@@ -312,7 +330,7 @@ def _job(manifest: Manifest, job_timeout: float) -> Row:
     }
 
 
-def _asset(ref: str, asset: ManifestAsset) -> Row:
+def _asset(manifest: Manifest, asset: ManifestAsset) -> Row:
     values = asset.model_dump(exclude={"index", "source_url", "rejected", "marks"})
     rejected = asset.rejected
     is_archived = asset.state is AssetState.ARCHIVED
@@ -327,7 +345,8 @@ def _asset(ref: str, asset: ManifestAsset) -> Row:
     }
     if not is_archived:
         values["key"] = None  # only archived assets have a key, and keys are unique
-    return {"ref": ref, "idx": asset.index, "url": asset.source_url, **values}
+    place = {"ref": manifest.ref, "folder": manifest.folder, "idx": asset.index}
+    return {**place, "url": asset.source_url, **values}
 
 
 def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
@@ -340,6 +359,7 @@ def _delivery(ref: str, delivery: ManifestDelivery) -> Row:
         "received_at": delivery.received_at,
         "digest": delivery.sha256,
         "repaired": delivery.repaired,
+        "proof": delivery.proof,
     }
 
 

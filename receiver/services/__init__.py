@@ -5,8 +5,10 @@ A part is built when it is first used; ``close`` closes those that were built.
 
 import secrets
 import time
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from receiver import data_dir
@@ -19,6 +21,8 @@ from receiver.events.dispatcher import Answer, Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
+from receiver.ingest.proofs import Proofs
+from receiver.jobs.job_object import JobObjects, shortened
 from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.submit import SubmitService
@@ -28,11 +32,17 @@ from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.maintenance.doubts import Doubts
 from receiver.maintenance.rotation import Rotation
+from receiver.model import Provider
 from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
+from receiver.providers.client import Clients, ProviderClient
+from receiver.providers.dialect import Account
 from receiver.providers.grsai.client import GrsaiClient
+from receiver.providers.keyring import Keyring
 from receiver.providers.openai.client import OpenAIClient
+from receiver.providers.registry import DIALECTS
+from receiver.services.named_address import ask_named_address
 from receiver.services.opening import Opening
 from receiver.telemetry.disk_space import DiskSpace, measure
 from receiver.telemetry.redaction import Redactor
@@ -56,9 +66,25 @@ class Services(Opening):
     """Every part of the service, built once for a process."""
 
     @cached_property
+    def redactor(self) -> Redactor:
+        """Removes our secrets from texts."""
+        return Redactor(self.settings.secrets())
+
+    @cached_property
+    def job_objects(self) -> JobObjects:
+        """The job objects that everybody is shown."""
+        return JobObjects(self.queries, self.redactor)
+
+    @cached_property
     def serializer(self) -> EventSerializer:
         """How events are written in deliveries."""
-        return EventSerializer(self.settings.archive_url, self.settings.public_url)
+        return EventSerializer(
+            self.settings.archive_url, self.settings.public_url, self._objects_in_events
+        )
+
+    def _objects_in_events(self, refs: Sequence[str]) -> dict[str, dict[str, Any]]:
+        found = self.job_objects.named(refs)
+        return {ref: shortened(job).model_dump(mode="json") for ref, job in found.items()}
 
     def dispatchers(self) -> list[Dispatcher]:
         """Return the sender of each destination."""
@@ -167,9 +193,17 @@ class Services(Opening):
             self.now,
             self.engine.notify,
             base_url=self.settings.grsai_base_url,
+            base_urls=self.settings.base_urls(),
             confirm_always=self.settings.confirm == "always",
-            redact=Redactor(self.settings.secrets()),
+            redact=self.redactor,
         )
+
+    @cached_property
+    def proofs(self) -> Proofs:
+        """Verifies the callbacks of providers that sign."""
+        chosen, keys = self.settings, self.settings.verifying_keys()
+        keyring = Keyring(self.clients, keys, chosen.data_dir / "keys", self.now)
+        return Proofs(self.tickets, keyring, self.database, chosen.user_ids(), self.now)
 
     @cached_property
     def operator(self) -> Operator:
@@ -179,10 +213,16 @@ class Services(Opening):
         )
 
     @cached_property
-    def grsai(self) -> GrsaiClient | None:
-        """The client of GRSAI, or None without a key."""
-        key = self.settings.grsai_api_key
-        return GrsaiClient(key.get_secret_value()) if key else None
+    def clients(self) -> Clients:
+        """The clients of the providers for which there is a key."""
+        accounts = self.settings.accounts()
+        return Clients({name: self._client(name, account) for name, account in accounts.items()})
+
+    def _client(self, provider: Provider, account: Account) -> ProviderClient:
+        if provider is Provider.GRSAI:
+            return GrsaiClient(account)
+        elsewhere = partial(ask_named_address, self.event_client)
+        return ProviderClient(DIALECTS[provider], account, elsewhere=elsewhere)
 
     @cached_property
     def openai(self) -> OpenAIClient | None:
@@ -209,7 +249,7 @@ class Services(Opening):
             self.queries,
             self.inbox,
             self.conclusion,
-            self.grsai,
+            self.clients,
             base_url=self.settings.grsai_base_url,
             timing=self.timing,
             now=self.now,
@@ -218,15 +258,13 @@ class Services(Opening):
     @cached_property
     def submit_service(self) -> SubmitService:
         """Posts jobs to the providers."""
-        here, there = self.settings.public_url, self.settings.grsai_base_url
         return SubmitService(
             self.jobs,
             self.inbox,
-            self.grsai,
+            self.clients,
             self.tickets,
             openai=self.openai,
-            base_url=there,
-            public_url=here,
+            public_url=self.settings.public_url,
         )
 
     def archiver(self, scratch: Path) -> Archiver:
@@ -238,7 +276,6 @@ class Services(Opening):
             self.conclusion,
             self.quarantine,
             scratch,
-            url_lifetime=self.settings.url_lifetime,
             now=self.now,
         )
 

@@ -16,6 +16,7 @@ from receiver.ledger.pooler import SESSIONS_NEEDED
 from receiver.ledger.postgres import PostgresDatabase
 from receiver.ledger.shared_settings import SharedSettings
 from receiver.model import Timing
+from receiver.providers.registry import LIFETIMES
 from receiver.settings import Settings
 
 # The parts with connections, here and in ``Services``.
@@ -27,7 +28,11 @@ class Opening(LedgerParts):
 
     def __init__(self, settings: Settings) -> None:
         timing = Timing(
-            settings.url_lifetime, settings.poll_after, settings.poll_interval, settings.job_timeout
+            settings.url_lifetime,
+            settings.poll_after,
+            settings.poll_interval,
+            settings.job_timeout,
+            LIFETIMES,
         )
         super().__init__(settings.database_url, timing)
         self.settings = settings

@@ -34,6 +34,11 @@ CALLBACKS = shown_as_zero(
     ("unavailable",),
     ("turned_away",),
 )
+PROOFS = Counter(
+    "receiver_proofs",
+    "Callbacks of providers that sign, by what was proved: body, task (read back), none (a hint).",
+    ["provider", "proof"],
+)
 CALLBACK_SECONDS = Histogram(
     "receiver_callback_seconds",
     "Time from a callback's arrival to its response, when it is durable.",

@@ -14,6 +14,12 @@ REPLACEMENT = "[secret]"
 # A ticket as ``tickets`` makes it; the ref in front is no secret and is kept.
 _TICKET = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.[A-Za-z0-9_-]{43}", re.ASCII)
 
+# In a URL: the password, and the values of the parameters that let anybody in.
+_USER = re.compile(r"(?<=://)[^/?#@\s]*@", re.ASCII)
+_GRANT = re.compile(
+    r"(?i)([?&][^=&#\s]*(?:sig|signature|token|key|secret|password|credential)[^=&#\s]*=)[^&#\s]+"
+)
+
 
 class Redactor:
     """Replaces these secrets in texts and bodies."""
@@ -37,3 +43,10 @@ class Redactor:
         for secret in self._raw:
             body = body.replace(secret, REPLACEMENT.encode())
         return body
+
+
+def without_url_secrets(text: str) -> str:
+    """Return a text without the passwords and signatures in its URLs."""
+    if "://" not in text:
+        return text
+    return _GRANT.sub(rf"\1{REPLACEMENT}", _USER.sub(f"{REPLACEMENT}@", text))

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from receiver import clock
 from receiver.errors import ReceiverError, TicketError, TicketExpiredError, UnreadableError
 from receiver.ingest.tickets import CANARY
-from receiver.model import Delivery, Source
+from receiver.model import Delivery, Proof, Provider, Source
 from receiver.providers.grsai.reports import read_report
 from receiver.telemetry.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.body import CutShortError, read_body
@@ -43,20 +43,21 @@ TASKS_A_MINUTE = 60
 def receive(ticket: str) -> Response:
     """Store a report about the job the ticket was made for."""
     try:
-        ref = _ref(ticket)
+        found = _read(ticket)
     except TicketExpiredError as error:
         log.warning("callback refused, its ticket is too old", ref=error.ref)
         return _respond("expired", 404, error=str(error))
-    if ref is None:
+    if found is None:
         return _invalid_ticket()
+    ref, provider = found
     if ref == CANARY:  # a call of ours that tests the public address; there is no such job
         ledger = services().ledger_id  # so that a submit knows whether its job would be found
         return _respond("canary", 200, ref=ref, size=len(_body()), ledger=ledger)
     try:
-        decision = services().inbox.accept(Delivery(ref, Source.CALLBACK, _body(), clock.now()))
+        decision = services().inbox.accept(_delivery(ref, provider, _body()))
     except CutShortError as cut:
         if cut.body:
-            services().inbox.keep_unreadable(Delivery(ref, Source.CALLBACK, cut.body, clock.now()))
+            services().inbox.keep_unreadable(_delivery(ref, provider, cut.body))
         raise
     except UnreadableError as error:
         log.warning("callback unreadable, body stored", ref=ref, error=str(error))
@@ -69,7 +70,7 @@ def receive(ticket: str) -> Response:
 @blueprint.post("/callback/")  # so is PUBLIC_URL/callback written by hand, too
 def receive_hint() -> Response:
     """Take the task id from a callback without a ticket; the provider is asked about the task."""
-    if services().grsai is None:
+    if not services().clients.can_ask(Provider.GRSAI):
         return _respond(
             "no_key",
             401,
@@ -85,7 +86,8 @@ def receive_hint() -> Response:
         return _respond("unreadable", 400, error="the body has no task id")
     ref = services().hints.find_ref(provider_id)
     if ref is not None:
-        services().inbox.accept(Delivery(ref, Source.CALLBACK, body, clock.now()), unsigned=True)
+        hint = Delivery(ref, Source.CALLBACK, body, clock.now(), callback_proof=Proof.NONE)
+        services().inbox.accept(hint, unsigned=True)
     elif _task_limiter().allows(request.remote_addr) and services().hints.add(provider_id, body):
         services().engine.notify()
     else:
@@ -114,15 +116,27 @@ def _begin() -> Response | None:
     return _invalid_ticket() if "//" in request.environ["PATH_INFO"] else None
 
 
-def _ref(ticket: str) -> str | None:
-    """Return the ticket's ref; None if we did not sign it. Raise TicketExpiredError.
+def _delivery(ref: str, provider: Provider, body: bytes) -> Delivery:
+    """Return a callback as a delivery, with what its signature proves; GRSAI does not sign."""
+    proof = (
+        Proof.TASK
+        if provider is Provider.GRSAI
+        else services().proofs.of(provider, ref, request.headers, body)
+    )
+    return Delivery(ref, Source.CALLBACK, body, clock.now(), provider, proof)
+
+
+def _read(ticket: str) -> tuple[str, Provider] | None:
+    """Return the ticket's ref, and the provider that may call it; None if we did not sign it.
+
+    Raise TicketExpiredError.
 
     A ticket needs no percent escapes, so a path with escapes is not ours.
     """
     if "%" in request.environ.get("RAW_URI", "").partition("?")[0]:
         ticket = ""  # still verified, so that the response takes as long
     try:
-        return services().tickets.ref(ticket)
+        return services().tickets.read(ticket)
     except TicketExpiredError:
         raise
     except TicketError:
@@ -159,7 +173,7 @@ def _rate_limited() -> Response:
 def _not_found(error: NotFound) -> Response | NotFound:
     """Respond to a callback path that matches no route as to an invalid ticket."""
     is_callback = request.path.startswith("/callback/")
-    return _invalid_ticket() if is_callback and _ref("") is None else error
+    return _invalid_ticket() if is_callback and _read("") is None else error
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)

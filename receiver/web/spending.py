@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
 
+from receiver.errors import ProviderError
 from receiver.jobs.prices import price_of, read_prices
 from receiver.ledger.queries.spending import Spending, SpendingQueries
 from receiver.ledger.queries.totals import Usage
+from receiver.model import Provider
+from receiver.providers.client import ProviderClient
 from receiver.services import Services
-from receiver.web.background import Answer, BackgroundValue
+from receiver.web.background import BackgroundValue
 from receiver.web.cache import CachedValue
 from receiver.web.state import per_app, services
 
@@ -31,24 +34,34 @@ class Cost:
     cost: Decimal | None
 
 
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """The credits left at a provider; None if it does not say, or could not be asked: ``error``."""
+
+    provider: str
+    credits: float | None
+    error: str = ""
+
+
 class Accounts:
     """Credits and costs of one application."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._prices = read_prices(services.settings.prices)
-        self._credits = BackgroundValue("credits", self._ask, CREDITS_LIFETIME, limit=CREDITS_LIMIT)
+        self._balances = BackgroundValue(
+            "credits", self._ask, CREDITS_LIFETIME, limit=CREDITS_LIMIT
+        )
         self._spending = in_background("spending", self._compute)
         self._usage = in_background("usage", services.totals.usage)
 
-    @property
-    def has_key(self) -> bool:
-        """Whether there is a key whose credits can be asked for."""
-        return self._services.grsai is not None
+    def balances(self) -> list[Balance] | None:
+        """Return the credits left at each provider; None if none has answered within 2 s."""
+        return self._balances.get().value
 
-    def credits(self, *, waits: bool = True) -> Answer[float]:
-        """Return the credits left at GRSAI; ``waits`` up to 2 s for the first answer."""
-        return self._credits.get() if waits else self._credits.peek()
+    def known_balances(self) -> list[Balance] | None:
+        """Return the last known credits at once; ask in the background if they are old."""
+        return self._balances.peek().value
 
     def costs(self) -> list[Cost] | None:
         """Return the costs of the last ``DAYS`` days, newest first; None if not computed yet."""
@@ -58,10 +71,8 @@ class Accounts:
         """Return what became of each model's jobs, also older ones; None if not computed yet."""
         return _value(self._usage)
 
-    def _ask(self) -> float:
-        client = self._services.grsai
-        assert client is not None  # noqa: S101 - asked only with ``has_key``
-        return client.credits(self._services.settings.grsai_base_url)
+    def _ask(self) -> list[Balance]:
+        return [_balance(provider, client) for provider, client in self._services.clients.items()]
 
     def _compute(self) -> list[Cost]:
         found = SpendingQueries(self._services.database).days(self._services.now(), DAYS)
@@ -78,6 +89,13 @@ def _value(source: BackgroundValue[T]) -> T | None:
     if answer.error is not None:
         raise answer.error
     return answer.value
+
+
+def _balance(provider: Provider, client: ProviderClient) -> Balance:
+    try:
+        return Balance(provider.value, client.credits())
+    except ProviderError as error:
+        return Balance(provider.value, None, str(error))
 
 
 def in_background(name: str, compute: Callable[[], T]) -> BackgroundValue[T]:

@@ -99,6 +99,7 @@ class Options:
     help="API of lines that have none.",
 )
 @click.option("--model", help="Model of lines that have none.")
+@click.option("--folder", default="", help="Folder of the archive for lines that have none.")
 @click.option(
     "--split",
     is_flag=True,
@@ -132,6 +133,7 @@ def batch(
     mode: str | None,
     api: str,
     model: str | None,
+    folder: str,
     *,
     split: bool,
     strict: bool,
@@ -142,9 +144,9 @@ def batch(
     """Post a job for each line of FILE and wait for the pictures.
 
     FILE is JSONL or CSV, or - for stdin. Columns are `prompt` and the other options of `submitter
-    submit`: model, size, variants, images, mode, api, params, and `key`, your own name for the job.
-    Any other column is a field for the provider. Run again after an interruption, the command
-    continues and pays nothing twice.
+    submit`: model, size, variants, images, mode, api, params, metadata, folder, batch (if it is
+    not the --name), and `key`, your own name for the job. Any other column is a field for the
+    provider. Run again after an interruption, the command continues and pays nothing twice.
 
     Exit status 1 if a line was bad or a job failed, 2 for wrong usage or configuration.
     """
@@ -155,7 +157,7 @@ def batch(
     if reason:
         say(f"{reason}\n--mode was not given: lines without a mode are polled")
     name = name or ("stdin" if file == "-" else Path(file).name)
-    defaults = Defaults(name, job_mode, Api(api), model, split)
+    defaults = Defaults(name, job_mode, Api(api), model, split, folder)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")
     options = Options(
         file, form, defaults, concurrency, rate, strict, report, resubmit, waits, timeout, check
@@ -207,7 +209,7 @@ def _run(options: Options, settings: Settings) -> int:
             )
             status = _submit_and_wait(batch, options, bar, source)
             if options.report:
-                write_report(options.report, services.queries, batch.table, batch.bad)
+                write_report(options.report, services.job_objects, batch.table, batch.bad)
             err = options.report == STDOUT
             print_summary(batch, services.queries, options.defaults.name, err=err)
     return status

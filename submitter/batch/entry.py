@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import from_json
 
+from receiver.jobs.request import MAX_BATCH
+
 Fields = dict[str, Any]
 
 # Columns whose CSV cells are text even if they look like JSON.
-_TEXTS = frozenset({"prompt", "model", "size", "mode", "api", "key", "provider"})
+_TEXTS = frozenset({"prompt", "model", "size", "mode", "api", "key", "provider", "folder", "batch"})
 _LISTS = frozenset({"image", "images"})
 
 
@@ -48,6 +50,9 @@ class Entry(BaseModel):
     provider: Annotated[Literal["grsai", "openai"], BeforeValidator(_stripped)] | None = None
     key: Key | int | None = None
     params: Fields | None = None
+    batch: Annotated[Text, Field(max_length=MAX_BATCH)] | None = None
+    metadata: Fields | None = None
+    folder: Text | None = None
 
     @model_validator(mode="after")
     def _no_field_twice(self) -> "Entry":

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from receiver.errors import ConfigurationError, mistakes_in
-from receiver.jobs.request import DEFAULT_MODEL, JobRequest, takes_variants
+from receiver.jobs.request import DEFAULT_MODEL, MAX_BATCH, JobRequest, takes_variants
 from receiver.model import Api, Mode, Provider
 from submitter.batch.entry import Entry, Fields, cell
 from submitter.submit import split_key
@@ -70,6 +70,7 @@ class Defaults:
     api: Api = Api.DRAW
     model: str | None = None
     split: bool = False
+    folder: str = ""
 
 
 def read_lines(file: BinaryIO, form: str, defaults: Defaults) -> Iterator[BatchLine | BadLine]:
@@ -130,7 +131,12 @@ def _line(number: int, entry: Entry, defaults: Defaults, repeats: Counter[bytes]
         "images": entry.pictures,
         "params": entry.fields,
     }
-    request = {**asked, "model": model or DEFAULT_MODEL, **_transport(entry, defaults)}
+    labels = {
+        "batch": entry.batch or defaults.name[:MAX_BATCH].strip() or None,
+        "metadata": entry.metadata or {},
+        "folder": entry.folder or defaults.folder,
+    }
+    request = {**asked, "model": model or DEFAULT_MODEL, **_transport(entry, defaults), **labels}
     provider = None if entry.provider == "grsai" else entry.provider
     try:
         JobRequest.model_validate(request)

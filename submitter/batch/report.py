@@ -1,7 +1,7 @@
 """The report of a batch: the result of each line, in the order of the lines.
 
-One JSON object a line: the contract's job object with two more fields, ``line`` (its number in the
-file) and ``key`` (the key of the job). A line without a job is ``{"line", "error"}``; it also has
+One JSON object a line: the contract's job object with one more field, ``line`` (its number in the
+file). A line without a job is ``{"line", "error"}``; it also has
 ``key`` if that key belongs to another job.
 """
 
@@ -13,8 +13,7 @@ from typing import Any
 
 import click
 
-from receiver.jobs.schemas import JobView
-from receiver.ledger.queries.jobs import JobQueries
+from receiver.jobs.job_object import JobObjects
 from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine
 
@@ -43,22 +42,22 @@ def is_input(path: str, source: str) -> bool:
     return any(os.path.samestat(file.stat(), read) for file in written if file.exists())
 
 
-def write_report(path: str, queries: JobQueries, table: JobTable, bad: dict[int, BadLine]) -> None:
+def write_report(path: str, jobs: JobObjects, table: JobTable, bad: dict[int, BadLine]) -> None:
     """Write the report to ``path`` (``-``: stdout); an older report is replaced only at the end."""
     if path == STDOUT:
-        for line in _lines(queries, table, bad):
+        for line in _lines(jobs, table, bad):
             click.echo(line)
         return
     part = open_report(path)
     with part.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in _lines(queries, table, bad))
+        file.writelines(f"{line}\n" for line in _lines(jobs, table, bad))
     part.replace(path)
 
 
-def _lines(queries: JobQueries, table: JobTable, bad: dict[int, BadLine]) -> Iterator[str]:
+def _lines(jobs: JobObjects, table: JobTable, bad: dict[int, BadLine]) -> Iterator[str]:
     """Merge lines with and without jobs, both in order of their numbers."""
     without_job = sorted(bad, reverse=True)
-    for number, entry in _jobs(queries, table):
+    for number, entry in _jobs(jobs, table):
         while without_job and without_job[-1] < number:
             yield _bad_line(bad[without_job.pop()])
         yield json.dumps(entry, ensure_ascii=False)
@@ -71,16 +70,14 @@ def _bad_line(bad: BadLine) -> str:
     return json.dumps({"line": bad.number, **key, "error": bad.error}, ensure_ascii=False)
 
 
-def _jobs(queries: JobQueries, table: JobTable) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jobs(jobs: JobObjects, table: JobTable) -> Iterator[tuple[int, dict[str, Any]]]:
     for rows in in_chunks(table.by_number(), _READ_AT_ONCE):
         refs = [table.ref(row) for row in rows]
-        jobs = {job.ref: job for job in queries.jobs_named(refs)}
-        assets = queries.assets(refs)  # after the jobs, so that an ended one has no pending ones
+        found = jobs.named(refs)
         for row, ref in zip(rows, refs, strict=True):
             number = table.number(row)
-            if ref in jobs:
-                job = JobView.of(jobs[ref], assets[ref]).model_dump(mode="json")
-                yield number, {**job, "line": number, "key": jobs[ref].key}
+            if ref in found:
+                yield number, {**found[ref].model_dump(mode="json"), "line": number}
             else:
                 # Another process posts the same key. Its provider asked it to come later, so it
                 # deleted its row until then.

@@ -185,7 +185,10 @@ class Batch:
 
         The new job has a key of its own, so that it is also posted only once.
         """
-        (job,) = self._queries.jobs_named([self.table.ref(row)])
+        record = self._queries.record(self.table.ref(row))
+        if record is None:
+            return
+        job = record.job
         if job.provider != Provider.GRSAI:
             return
         resubmits, line = self.table.resubmits(row), self.table.number(row)
@@ -198,9 +201,12 @@ class Batch:
             self._submitter.submit,
             job.prompt,
             model=job.model,
-            params=json.loads(self._queries.params(job.ref)),
+            params=json.loads(record.params),
             mode=job.mode,
             api=job.api,
+            batch=job.batch,
+            metadata=json.loads(record.metadata),
+            folder=job.folder,
         )
         try:
             posted = submit(key=resubmit_key(first_key, resubmits + 1))

@@ -11,6 +11,7 @@ from rich.table import Table
 from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, load, reports_errors
 from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
+from receiver.model import Provider
 from receiver.services import Services
 
 NO_KEY = "GRSAI_API_KEY: not set; GRSAI reports the credits left only for a key"
@@ -35,12 +36,13 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     with closing(Services(settings)) as services:
         used = _usage(services)
         left, status = None, 0
-        if services.grsai is None:
+        client = services.clients.get(Provider.GRSAI)
+        if client is None:
             click.echo(NO_KEY, err=True)
             status = WRONG_USAGE
         else:
             try:
-                left = services.grsai.credits(settings.grsai_base_url)
+                left = client.credits()
             except ProviderError as error:
                 click.echo(str(error), err=True)
                 status = SOME_FAILED

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from receiver.cli.base import SOME_FAILED, load, printable, reports_errors
 from receiver.errors import KeyTakenError, ReceiverError
+from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
-from receiver.jobs.schemas import JobView
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from submitter.submit import NO_WORKER, Submitter, default_mode, resubmit_key, split_key
 
@@ -90,6 +90,15 @@ def _params(
     help="The provider; openai answers with the pictures.",
 )
 @click.option("--key", help="Your own name for the job; a second submit with it pays nothing.")
+@click.option("--batch", help="Your own name for several jobs.")
+@click.option(
+    "--metadata",
+    multiple=True,
+    callback=_params,
+    metavar="K=V",
+    help="A value of your own to find the job by; repeatable.",
+)
+@click.option("--folder", default="", help="Folder of the archive for the pictures.")
 @click.option(
     "--resubmit",
     type=click.IntRange(0),
@@ -117,6 +126,9 @@ def submit(
     api: str,
     provider: str,
     key: str | None,
+    batch: str | None,
+    metadata: dict[str, object],
+    folder: str,
     resubmit: int,
     *,
     split: bool,
@@ -153,6 +165,9 @@ def submit(
         "provider": Provider(provider),
         "mode": job_mode,
         "api": Api(api),
+        "batch": batch,
+        "metadata": metadata,
+        "folder": folder,
     }
     with Submitter(settings, check=check) as submitter:
         runs = _runs(submitter, request, key, split=split)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from receiver.cli.base import SOME_FAILED, console, reports_errors
 from receiver.errors import ConfigurationError
-from receiver.jobs.schemas import JobView
+from receiver.jobs.job_object import JobView
 from receiver.ledger.queries.audit import Audit
 from receiver.services import Services
 from receiver.settings import Settings

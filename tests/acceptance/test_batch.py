@@ -12,25 +12,10 @@ from typing import Any
 import pytest
 from batches import a_line, as_jsonl, batch, batch_file, batch_running, posts, quick_sandbox, report
 from installation import Installation
+from job_keys import JOB_KEYS
 from waiting import until
 
 from submitter.sandbox import Sandbox
-
-JOB_KEYS = [
-    "ref",
-    "state",
-    "progress",
-    "provider",
-    "provider_id",
-    "model",
-    "prompt",
-    "reason",
-    "message",
-    "submitted_at",
-    "assets",
-    "requested",
-    "missing",
-]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +91,7 @@ def test_every_line_is_posted_once_and_is_in_the_report_whatever_goes_wrong(
     assert {
         line["line"]: line["reason"] or line["state"] for line in lines if "ref" in line
     } == ENDS
-    assert {tuple(line) for line in lines if "ref" in line} == {(*JOB_KEYS, "line", "key")}
+    assert {tuple(line) for line in lines if "ref" in line} == {(*JOB_KEYS, "line")}
     assert [tuple(line) for line in lines if "ref" not in line] == [("line", "error")] * 3
     archived = [line["assets"] for line in lines if line.get("state") == "archived"]
     assert [len(assets) for assets in archived] == [1, 2, 1, 1, 1, 1, 1]

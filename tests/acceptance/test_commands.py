@@ -11,6 +11,7 @@ import pytest
 import requests
 from click.testing import CliRunner
 from installation import Installation
+from job_keys import ASSET_KEYS, JOB_KEYS
 from processes import Finished, running
 from waiting import until
 
@@ -20,36 +21,6 @@ from submitter.sandbox import Sandbox
 
 UNKNOWN = "01JZ2Q7V3N0123456789ABCDEF"
 WORKER = ("receiver", "worker")
-JOB_KEYS = [
-    "ref",
-    "state",
-    "progress",
-    "provider",
-    "provider_id",
-    "model",
-    "prompt",
-    "reason",
-    "message",
-    "submitted_at",
-    "assets",
-    "requested",
-    "missing",
-]
-ASSET_KEYS = [
-    "index",
-    "state",
-    "key",
-    "sha256",
-    "size",
-    "content_type",
-    "width",
-    "height",
-    "accepted_at",
-    "rejected",
-    "defect",
-    "marks",
-    "doubt",
-]
 
 
 def job_in(done: Finished) -> dict[str, Any]:

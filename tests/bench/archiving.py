@@ -172,7 +172,7 @@ def _one(services: Services, question: Select[Any]) -> float:
 
 def archiving_jobs(services: Services, url: str, amount: int) -> float:
     """Insert jobs of one picture each, as after their callbacks; return their ``submitted_at``."""
-    refs, lifetime = waiting_jobs(services, amount), services.timing.url_lifetime
+    refs, timing = waiting_jobs(services, amount), services.timing
 
     def end(connection: Connection) -> float:
         found = [job for ref in refs if (job := find_job(connection, ref, locked=True))]
@@ -184,7 +184,7 @@ def archiving_jobs(services: Services, url: str, amount: int) -> float:
                 100,
                 (Result(f"{url}/{job.ref}.png"),),
             )
-            begin_archiving(connection, [(job, report)], time.time(), lifetime)
+            begin_archiving(connection, [(job, report)], time.time(), timing)
         return found[0].submitted_at
 
     return services.database.write(end)

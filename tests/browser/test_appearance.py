@@ -12,6 +12,7 @@ from waiting import until
 
 KINDS = [
     "gallery",
+    "picture",
     "jobs",
     "nothing found",
     "job",

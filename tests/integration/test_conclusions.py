@@ -133,6 +133,7 @@ def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: Reconcile
             "received_at": timestamp(row.received_at),
             "sha256": row.digest,
             "repaired": row.repaired,
+            "proof": row.proof,
         }
         for row in deliveries
     ]

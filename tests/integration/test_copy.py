@@ -23,7 +23,7 @@ from receiver.ledger.outbox import Outbox
 from receiver.ledger.sqlite import SqliteDatabase, is_open
 from receiver.ledger.tables import job_tables, metadata
 from receiver.maintenance import copy_to_postgres as copy
-from receiver.model import EventType, JobState
+from receiver.model import EventType, JobState, Submission
 
 T = TypeVar("T")
 
@@ -38,6 +38,8 @@ def source(sqlite_url: str) -> Iterator[Books]:
         books.expired("task-3")
         books.archiving(2, "task-4")
         books.waiting("task-5")
+        labelled = Submission("a fox", "m", {}, metadata={"order": 4711})
+        books.jobs.submit(labelled, "https://provider.test")
         books.submitting("prompt with an umlaut: Fuchs über dem Fluß 🦊")
         books.hints.add("Task-b", b"one")
         books.hints.add("task-A", b"two")
@@ -251,7 +253,7 @@ def test_a_ledger_with_jobs_of_its_own_is_not_copied_over(source: Books, target:
     target.submitting()
     with pytest.raises(ReceiverError, match="has jobs of its own"):
         copy.begin(target.database)
-    assert len(source.queries.jobs()) == 6
+    assert len(source.queries.jobs()) == 7
 
 
 def test_a_half_copy_is_refused_until_it_is_declared_whole(source: Books, target: Books) -> None:

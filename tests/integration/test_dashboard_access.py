@@ -4,6 +4,7 @@ import re
 import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
 from dashboard_client import PAGES, archived, post, reported
@@ -291,10 +292,34 @@ def test_an_unavailable_ledger_gets_an_error_page_with_retry_after(
     assert logged_in.client.get("/jobs").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("page", "next_page"),
+    [
+        ("http://localhost/jobs?state=failed", "/jobs?state=failed"),
+        ("http://localhost/pictures/X/0#top", "/pictures/X/0"),
+        ("https://evil.test/jobs", "/"),
+        ("http://localhost//evil.test", "/"),
+        ("http://localhost/\\evil.test", "/"),
+        ("nonsense", "/"),
+        ("http://[", "/"),
+        ("", "/"),
+    ],
+)
+def test_a_lost_session_leads_back_to_the_page_that_the_reader_was_on(
+    web: WebClient, page: str, next_page: str
+) -> None:
+    wanted = f"/login?next={quote(next_page)}"
+    part = {"HX-Request": "true", "HX-Current-URL": page}
+    target = web.client.get("/status-bar", headers=part).headers["HX-Redirect"]
+    assert unquote(target) == unquote(wanted)
+    answer = web.client.post("/jobs/X/retry", headers={"Referer": page})
+    assert (answer.status_code, unquote(answer.headers["Location"])) == (303, unquote(wanted))
+
+
 def test_a_bug_gets_an_error_page_without_details(
     logged_in: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logged_in.services.pictures, "arrivals", lambda *_: 1 / 0)
+    monkeypatch.setattr(logged_in.services.pictures, "newest", lambda *_: 1 / 0)
     answer = logged_in.client.get("/")
     assert (
         answer.status_code,

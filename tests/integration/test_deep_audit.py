@@ -50,7 +50,7 @@ def run_audit(
 def test_what_is_whole_is_found_whole_whatever_became_of_the_jobs(
     archived_jobs: ArchivedJobs,
 ) -> None:
-    archived_jobs.job(SAFE, SAFE)
+    archived_jobs.job(SAFE, SAFE, folder="shop/summer")
     archived_jobs.job(SAFE, BAD)
     archived_jobs.job(BAD)
     archived_jobs.books.expired("never-heard-of")

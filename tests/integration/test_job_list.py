@@ -130,27 +130,31 @@ def test_what_matches_is_counted_up_to_a_bound(books: Books) -> None:
 # Pictures.
 
 
-def test_pictures_are_shown_in_the_order_of_their_arrival_newest_first(books: Books) -> None:
-    first, second = books.archived(2, "task-1"), books.archived(1, "task-2")
-    found = books.pictures.arrivals()
-    assert [(arrival.asset.ref, arrival.asset.idx) for arrival in found] == [
-        (second, 0),
-        (first, 1),
-        (first, 0),
-    ]
-    assert [arrival.job.ref for arrival in found] == [second, first, first]
-    assert [
-        arrival.event for arrival in books.pictures.arrivals(before=found[0].event, limit=1)
-    ] == [found[1].event]
-    assert books.events.newest() >= found[0].event
-    assert [event["type"] for event in books.events.of_job(second)] == [
+def test_only_jobs_with_pictures_are_listed_and_their_neighbours_found(books: Books) -> None:
+    refs_made = []
+    for number in range(3):
+        refs_made.append(books.archived(2, f"task-{number}"))
+        books.clock.advance(1)
+        books.failed(f"task-failed-{number}")
+        books.clock.advance(1)
+    first, second, third = refs_made
+    pictures = Wanted(pictures=True)
+    assert refs(books.job_list.page(pictures)) == [third, second, first]
+    assert refs(books.job_list.page(pictures, second)) == [first]
+    newer = books.job_list.newer(pictures, second)
+    assert newer is not None
+    assert newer.ref == third
+    assert books.job_list.newer(pictures, third) is None
+    assert books.pictures.newest() < books.events.newest()
+    assert [event["type"] for event in books.events.of_job(third)] == [
+        "asset.archived",
         "asset.archived",
         "job.archived",
     ]
 
 
 def test_there_is_nothing_where_nothing_arrived(books: Books) -> None:
-    assert books.pictures.arrivals() == []
+    assert books.pictures.newest() == 0
     assert books.pictures.endangered(NOW) == []
     assert books.set_aside.count() == 0
     assert books.events.newest() == 0

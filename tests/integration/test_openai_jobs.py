@@ -25,8 +25,10 @@ from receiver.model import (
     Decision,
     Delivery,
     JobState,
+    Provider,
     Source,
 )
+from receiver.providers.client import Clients
 
 # Keys.
 
@@ -128,7 +130,7 @@ def test_a_replayed_answer_changes_nothing_and_its_pictures_are_still_archived(
     with OpenAIServer(with_pictures(PNGS[0])) as server:
         job = route.submit_service(server.url).submit(submission())
     (delivery,) = route.books.queries.deliveries(job.ref)
-    again = Delivery(job.ref, Source.SYNC, delivery.body, delivery.received_at)
+    again = Delivery(job.ref, Source.SYNC, delivery.body, delivery.received_at, Provider.OPENAI)
     assert route.books.inbox.accept(again, replayed=delivery.id) is Decision.DUPLICATE
     route.work()
     assert route.stored(job.ref) == [PNGS[0]]
@@ -141,9 +143,8 @@ def test_without_an_api_key_nothing_is_sent(sqlite_route: DirectRoute) -> None:
     submit_service = SubmitService(
         sqlite_route.books.jobs,
         sqlite_route.books.inbox,
-        None,
+        Clients({}),
         Tickets(["0123456789abcdef"]),
-        base_url="unused",
         public_url=None,
     )
     with pytest.raises(ConfigurationError, match=r"^OPENAI_API_KEY: not set"):

@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 from ledgers import BASE_URL, Books, failed
+from submitting import grsai_client
 from waiting import LIMIT
 
 from receiver.cli import jobs
@@ -16,11 +17,9 @@ from receiver.cli.base import reports_errors, table_cell
 from receiver.errors import ProviderError, ReceiverError, RefusedError
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
-from receiver.jobs.schemas import JobView
-from receiver.model import Api, Delivery, Mode, Source, Submission
+from receiver.model import Api, Delivery, Mode, Provider, Source, Submission
+from receiver.providers.dialect import Task
 from receiver.providers.grsai import reports as grsai
-from receiver.providers.grsai.client import GrsaiClient
-from receiver.providers.grsai.request import build_submit
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry.redaction import REPLACEMENT, Redactor
@@ -54,27 +53,30 @@ def provider(body: object) -> Iterator[str]:
         thread.join(LIMIT)
 
 
-ASKED = build_submit(Submission("a fox", "gpt-image-1.5", {}, Mode.WEBHOOK), "-1")
+ASKED = Submission("a fox", "gpt-image-1.5", {}, Mode.POLL)
 
 
 def test_a_refusal_that_quotes_our_key_is_redacted() -> None:
     said = {"code": -1, "data": None, "msg": f"invalid apikey {KEY}, go away"}
-    with provider(said) as url, pytest.raises(RefusedError) as refused:
-        GrsaiClient(KEY).submit(url, ASKED, lambda: None)
+    with provider(said) as url:
+        client = grsai_client(url, KEY)
+        request = client.dialect.build_submit(client.account, ASKED, None)
+        with pytest.raises(RefusedError) as refused:
+            client.submit(request, lambda: None)
     assert str(refused.value) == f"invalid apikey {REPLACEMENT}, go away"
 
 
 def test_an_answer_about_a_task_that_quotes_our_key_is_redacted() -> None:
     task = {"id": "task-1", "status": "failed", "error": f"no credits on {KEY}"}
     with provider({"code": 0, "msg": "success", "data": task}) as url:
-        body = GrsaiClient(KEY).result(url, Api.DRAW, "task-1")
+        body = grsai_client(url, KEY).result(Task(Provider.GRSAI, "task-1", url, Api.DRAW))
     assert KEY.encode() not in body
     assert grsai.read_report(body).message == f"no credits on {REPLACEMENT}"
     with (
         provider({"code": -1, "msg": f"{KEY} is unknown"}) as url,
         pytest.raises(ProviderError) as failure,
     ):
-        GrsaiClient(KEY).result(url, Api.DRAW, "task-1")
+        grsai_client(url, KEY).result(Task(Provider.GRSAI, "task-1", url, Api.DRAW))
     assert KEY not in str(failure.value)
 
 
@@ -133,7 +135,7 @@ def test_no_word_of_a_provider_or_a_caller_moves_the_cursor(
     for shown in (ref, other):
         job = services.jobs.get(shown)
         jobs._show(services, job)
-        submitter._print_job(JobView.of(job, services.queries.assets([shown])[shown]), err=False)
+        submitter._print_job(services.job_objects.of([job])[0], err=False)
     say(HOSTILE)
     said = capsys.readouterr()
     assert "[/red]" in said.out

@@ -42,6 +42,7 @@ def comparable(rows: dict[str, list[tuple[Any, ...]]]) -> dict[str, Any]:
     return {
         "jobs": by_column(rows, "jobs", but=("attempts",)),
         "assets": by_column(rows, "assets"),
+        "job_metadata": by_column(rows, "job_metadata"),
         "deliveries": by_column(rows, "deliveries", but=("id", "body")),
         "events": sorted(
             events,
@@ -56,7 +57,9 @@ def test_every_state_a_manifest_can_have_comes_back_as_it_was(archived_jobs: Arc
         archived_jobs.job(SAFE, SAFE, key="order-4711"),
         archived_jobs.job(SAFE, BAD),
         archived_jobs.job(SAFE, LATE, BAD, mode=Mode.POLL),
-        archived_jobs.job(prompt=""),
+        archived_jobs.job(
+            prompt="", batch="summer", metadata={"order": 4711, "shop": "北京"}, folder="shop/a-b"
+        ),
     ]
     assert [archived_jobs.books.job(ref).state for ref in refs] == [
         "archived",

@@ -12,11 +12,12 @@ from alembic.config import Config
 from ledgers import NOW, opened
 from postgres import PostgresServer
 from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import LedgerError
 from receiver.ledger import schema
 from receiver.ledger.database import open_database
-from receiver.model import JobState
+from receiver.model import Api, JobState
 
 # What the first release (schema 0001) writes, by the columns it knows.
 FIRST_RELEASE = """
@@ -69,10 +70,11 @@ def _to(version: str, connection: Connection) -> None:
 
 def _change(url: str, work: Callable[[Connection], Any]) -> Any:
     engine = create_engine(url)
-    with engine.begin() as connection:
-        found = work(connection)
-    engine.dispose()
-    return found
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
 
 
 def _as_the_first_release(connection: Connection, number: int) -> None:
@@ -99,6 +101,21 @@ def test_the_first_releases_statements_work_on_the_newest_schema(first_url: str)
     with opened(first_url) as books:
         books.archived(2, "task-9")
         assert books.pending(f"{2:026}") == [0]
+
+
+def test_a_migrated_ledger_takes_jobs_of_other_providers_and_still_no_unknown_api(
+    first_url: str,
+) -> None:
+    _change(first_url, lambda connection: _as_the_first_release(connection, 1))
+    schema.migrate(first_url)
+    api = text("UPDATE jobs SET provider = 'fal', api = :api")
+    _change(first_url, lambda connection: connection.execute(api, {"api": "queue"}))
+    with pytest.raises(IntegrityError, match="ck_jobs_api"):
+        _change(first_url, lambda connection: connection.execute(api, {"api": "anything"}))
+    with opened(first_url) as books:
+        (job,) = books.queries.jobs()
+        assert (job.provider, job.api, job.poll_url) == ("fal", Api.QUEUE, None)
+        assert books.queries.deliveries(job.ref)[0].proof is None
 
 
 def _columns(connection: Connection) -> dict[tuple[str, str], tuple[str, bool]]:

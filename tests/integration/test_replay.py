@@ -9,7 +9,7 @@ from web_client import SUCCEEDED, web_client
 
 from receiver.errors import UnreadableError
 from receiver.model import AssetState, Decision, Delivery, JobState, Source
-from receiver.providers.grsai import reports as grsai
+from receiver.providers.grsai.dialect import Grsai
 
 # Deliveries
 
@@ -23,7 +23,7 @@ def test_a_report_that_we_cannot_read_is_stored_and_replayed_after_the_fix(
 ) -> None:
     ref = books.waiting()
     with monkeypatch.context() as patched:
-        patched.setattr(grsai, "read_report", fail_to_read)
+        patched.setattr(Grsai, "read_report", staticmethod(fail_to_read))
         with pytest.raises(UnreadableError, match="ZeroDivisionError") as raised:
             books.deliver(ref, succeeded())
     assert "hunter2" not in str(raised.value)
@@ -43,7 +43,7 @@ def test_a_report_that_raises_an_error_is_answered_400_and_the_next_one_is_accep
     with web_client(tmp_path) as web:
         ticket, other = web.ticket(), web.ticket()
         with monkeypatch.context() as patched:
-            patched.setattr(grsai, "read_report", fail_to_read)
+            patched.setattr(Grsai, "read_report", staticmethod(fail_to_read))
             answer = web.callback(ticket, SUCCEEDED)
         assert (answer.status_code, answer.json["ok"]) == (400, False)
         assert "hunter2" not in answer.text

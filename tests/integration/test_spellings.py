@@ -12,6 +12,7 @@ from archiving import PNG
 from http_server import HttpServer
 from ledgers import NOW, TIMING, Books, failed, succeeded, urls
 from reconciling import ReconcileHarness
+from submitting import grsai_client
 
 from receiver.archive.conclusion import shortfall
 from receiver.archive.stores.directory import DirectoryStore
@@ -28,7 +29,6 @@ from receiver.model import (
 )
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
-from receiver.providers.grsai.client import GrsaiClient
 from receiver.providers.grsai.reports import MAX_RESULTS
 from receiver.settings import Settings
 
@@ -237,7 +237,7 @@ def test_the_doctor_names_a_redirect_and_its_target() -> None:
     with Redirecting() as server:
         chosen = Settings.load({"GRSAI_BASE_URL": f"http://{server.address}"})
         with pytest.raises(checks.Trouble) as found:
-            checks.provider(chosen, GrsaiClient("sk-any"))
+            checks.provider(chosen, grsai_client(chosen.grsai_base_url))
     assert str(found.value).endswith(
         "the provider redirects to https://grsaiapi.com/v1/x: "
         "set GRSAI_BASE_URL to https://grsaiapi.com"

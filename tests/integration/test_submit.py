@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from submitting import asked, submit_service
+from submitting import asked, grsai_client, submit_service
 from waiting import until
 from web_client import web_client
 
 from receiver.errors import ConfigurationError, LedgerError, NotSentError
 from receiver.ledger.rows import Job
-from receiver.model import Api, JobState, Mode, Reason, Submission
-from receiver.providers.grsai.client import GrsaiClient
-from receiver.providers.grsai.request import build_submit
+from receiver.model import Api, JobState, Mode, Provider, Reason, Submission
+from receiver.providers.dialect import Task
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.sandbox import Sandbox
@@ -171,8 +170,8 @@ def test_a_poll_job_is_posted_without_a_callback_url_and_soon_due(
     assert job.due_at - job.submitted_at <= services.settings.poll_interval + 5
     (task,) = sandbox.tasks()
     assert task["request"].get("webHook", "-1") == "-1"
-    assert services.grsai is not None
-    assert services.grsai.result(job.base_url, api, job.provider_id or "")
+    task_ = Task(Provider.GRSAI, job.provider_id or "", job.base_url, api)
+    assert services.clients.result(task_)
 
 
 @pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])
@@ -266,13 +265,10 @@ def test_without_retries_a_submit_that_was_not_sent_fails_at_once(
 
 
 def test_the_error_of_an_unreachable_provider_does_not_have_its_key() -> None:
-    client = GrsaiClient("sk-secret-key", (1.0, 1.0))
+    client = grsai_client("http://127.0.0.1:1", "sk-secret-key", (1.0, 1.0))
+    request = client.dialect.build_submit(client.account, asked(), None)
     with pytest.raises(NotSentError) as raised:
-        client.submit(
-            "http://127.0.0.1:1",
-            build_submit(asked(), "http://127.0.0.1:9/callback/x"),
-            lambda: None,
-        )
+        client.submit(request, lambda: None)
     assert "sk-secret-key" not in str(raised.value)
 
 
@@ -358,10 +354,10 @@ def test_an_id_that_the_ledger_cannot_take_now_is_kept_until_it_can(services: Se
         [LedgerError("away"), LedgerError("still away")],
     )
 
-    def sometimes(ref: str, provider_id: str) -> Job:
+    def sometimes(ref: str, provider_id: str, poll_url: str | None = None) -> Job:
         if failures:
             raise failures.pop()
-        return accepted(ref, provider_id)
+        return accepted(ref, provider_id, poll_url)
 
     services.jobs.record_accepted = sometimes  # type: ignore[method-assign]  # the ledger of this test only
     job = patient.submit(asked(Mode.POLL))

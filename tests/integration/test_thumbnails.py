@@ -113,6 +113,16 @@ def test_every_kind_of_picture_becomes_a_small_webp(small: Thumbnails, put: Put,
     assert (shown.format, shown.size) == ("WEBP", (512, 341))
 
 
+def test_a_preview_is_larger_than_a_thumbnail_and_both_are_kept(
+    small: Thumbnails, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset = put(picture(size=(3200, 2000)))
+    assert opened(small.get(asset, thumbnails.PREVIEW)).size == (1600, 1000)
+    assert opened(small.get(asset)).size == (512, 320)
+    monkeypatch.setattr(thumbnails, "_PROGRAM", Path("/nowhere"))
+    assert opened(small.get(asset, thumbnails.PREVIEW)).size == (1600, 1000)
+
+
 def test_a_small_picture_is_not_blown_up_and_stays_transparent(small: Thumbnails, put: Put) -> None:
     shown = opened(small.get(put(picture(size=(20, 10), mode="RGBA"))))
     assert (shown.size, shown.mode) == ((20, 10), "RGBA")
@@ -159,6 +169,7 @@ def test_a_hostile_file_has_no_thumbnail_and_that_is_remembered(
     assert small.get(asset) is None, "it is not made again"
 
 
+WRITES = "sys.stdout.buffer.write(shrink(int(sys.argv[1])))"
 HOSTILE_CODE = {
     "endless work": "while True: pass",
     "endless memory": "held = [bytearray(1 << 26) for _ in range(1 << 20)]",
@@ -176,9 +187,8 @@ def test_a_decoder_that_was_taken_over_can_do_little_and_not_for_long(
     ours = Path(thumbnails.__file__).with_name("thumbnail_process.py").read_text(encoding="utf-8")
     tighter = ours.replace("resource.RLIMIT_CPU: 10", "resource.RLIMIT_CPU: 1")
     assert tighter != ours
-    program.write_text(
-        tighter.replace("sys.stdout.buffer.write(shrink())", HOSTILE_CODE[kind]), encoding="utf-8"
-    )
+    assert WRITES in ours
+    program.write_text(tighter.replace(WRITES, HOSTILE_CODE[kind]), encoding="utf-8")
     monkeypatch.setattr(thumbnails, "_PROGRAM", program)
     assert small.get(put(picture())) is None
 
@@ -220,7 +230,7 @@ def test_the_program_makes_one_of_every_format(form: str, tmp_path: Path) -> Non
     )
     with (tmp_path / "picture").open("rb") as original, (tmp_path / "small").open("wb") as result:
         subprocess.run(
-            [*as_nobody, sys.executable, "-I", "-c", program],
+            [*as_nobody, sys.executable, "-I", "-c", program, "512"],
             stdin=original,
             stdout=result,
             env={},

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from receiver.archive.manifest import QUARANTINE, quarantine_key
-from receiver.model import FINAL_STATES
+from receiver.archive.manifest import quarantine_key
+from receiver.model import FINAL_STATES, QUARANTINE
 from tests.prove.evidence import Evidence, Row
 
 ON_DISK = "1 (200 means it is on disk)"

@@ -46,9 +46,10 @@ class ArchivedJobs:
         key: str | None = None,
         prompt: str = "ein Fuchs, 一只狐狸",
         mode: Mode = Mode.WEBHOOK,
+        **labels: Any,
     ) -> str:
         """Create a job whose assets end in these states (default: one archived); return its ref."""
-        ref = self.unfinished(*ends, key=key, prompt=prompt, mode=mode)
+        ref = self.unfinished(*ends, key=key, prompt=prompt, mode=mode, **labels)
         self.conclude(ref)
         return ref
 
@@ -58,12 +59,14 @@ class ArchivedJobs:
         key: str | None = None,
         prompt: str = "a fox",
         mode: Mode = Mode.WEBHOOK,
+        **labels: Any,
     ) -> str:
         """Create a job whose assets are final, but the job itself is not finished yet."""
         self._tasks += 1
         task, count = f"task-{self._tasks}", len(ends or (SAFE,))
         ref = self.books.jobs.submit(
-            Submission(prompt, "m", {"size": "64x48", "seed": 1.5}, mode, key=key), BASE_URL
+            Submission(prompt, "m", {"size": "64x48", "seed": 1.5}, mode, key=key, **labels),
+            BASE_URL,
         ).ref
         self.books.jobs.record_accepted(ref, task)
         self.books.clock.advance(0.125)
@@ -73,7 +76,7 @@ class ArchivedJobs:
             end = (ends or (SAFE,))[claimed.row.idx]
             if end is SAFE:
                 data = f"{ref} {claimed.row.idx}".encode()
-                name = asset_key(ref, claimed.row.idx, "png")
+                name = asset_key(ref, claimed.row.idx, "png", claimed.row.folder)
                 put(self.store, name, data)
                 self.books.assets.finish(
                     claimed,

@@ -18,6 +18,7 @@ from receiver.model import (
 )
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
+from receiver.providers.client import Clients
 from receiver.providers.openai.client import OpenAIClient
 
 MIB = 1024 * 1024
@@ -53,10 +54,9 @@ class DirectRoute:
         return SubmitService(
             books.jobs,
             books.inbox,
-            None,
+            Clients({}),
             tickets,
             openai=client,
-            base_url="unused",
             public_url=None,
             pause=self._pause,
         )

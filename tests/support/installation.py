@@ -15,7 +15,7 @@ from commands import invoke
 from processes import Finished, Running, free_port, run, running
 from waiting import LIMIT, until
 
-from receiver.jobs.schemas import JobView
+from receiver.jobs.job_object import JobView
 from receiver.model import JobState, Mode
 from receiver.services import Services
 from receiver.settings import Settings

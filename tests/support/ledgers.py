@@ -40,11 +40,13 @@ from receiver.model import (
     Delivery,
     JobState,
     Mode,
+    Provider,
     Source,
     Submission,
     Timing,
 )
 from receiver.net.download import Fetcher
+from receiver.providers.client import Clients
 
 NOW = 1_800_000_000.0
 BASE_URL = "https://provider.test"
@@ -180,7 +182,7 @@ class Books:
             self.queries,
             self.inbox,
             Conclusion(self.queries, store, self.clock),
-            result_source,
+            result_source or Clients({}),
             base_url=base_url,
             timing=self.timing,
             now=self.clock,
@@ -197,7 +199,6 @@ class Books:
             Conclusion(self.queries, store, self.clock),
             quarantine or self.quarantine(store, scratch),
             scratch,
-            url_lifetime=self.timing.url_lifetime,
             now=self.clock,
         )
 
@@ -245,7 +246,8 @@ class Books:
 
     def deliver(self, ref: str, body: bytes, source: Source = Source.CALLBACK) -> Decision:
         """Accept a report."""
-        return self.inbox.accept(Delivery(ref, source, body, self.clock()))
+        provider = Provider.OPENAI if source is Source.SYNC else Provider.GRSAI
+        return self.inbox.accept(Delivery(ref, source, body, self.clock(), provider))
 
     def conclude(self, ref: str, state: JobState = JobState.ARCHIVED) -> None:
         """Conclude a job that is due."""

@@ -8,17 +8,21 @@ from ledgers import Books
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError
 from receiver.ledger.rows import Asset, Job
-from receiver.model import Api
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
+from receiver.providers.dialect import Task
 
 
 class UnavailableProvider:
     """A provider that cannot be reached."""
 
-    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
+    def result(self, task: Task) -> bytes:
         """Raise ProviderUnavailableError."""
-        raise ProviderUnavailableError(f"no {api} at {base_url} for {provider_id}")
+        raise ProviderUnavailableError(f"no answer about {task.provider_id}")
+
+    def can_ask(self, provider: str) -> bool:  # noqa: ARG002 - there is one provider here
+        """Return True: it could be asked, if it answered."""
+        return True
 
 
 class CrashHarness:

@@ -8,6 +8,7 @@ from typing import Any
 import requests
 from archiving import SIZE
 from ledgers import Books, stored
+from submitting import grsai_clients
 from waiting import until
 
 from receiver.archive.manifest import manifest_key
@@ -18,7 +19,7 @@ from receiver.ledger.rows import Asset, Job
 from receiver.model import Api, AssetState, Mode, Submission
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
-from receiver.providers.grsai.client import GrsaiClient
+from receiver.providers.dialect import Task
 from submitter.sandbox import Sandbox
 
 PICTURE, PAGE, LATE = AssetState.ARCHIVED, AssetState.FAILED, AssetState.EXPIRED
@@ -34,7 +35,10 @@ class Provider:
         self._answers = list(answers)
         self.asked = 0
 
-    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:  # noqa: ARG002 - there is one task here
+    def can_ask(self, provider: str) -> bool:  # noqa: ARG002 - there is one provider here
+        return True
+
+    def result(self, task: Task) -> bytes:  # noqa: ARG002 - there is one task here
         answer = self._answers[min(self.asked, len(self._answers) - 1)]
         self.asked += 1
         if isinstance(answer, Exception):
@@ -65,7 +69,7 @@ class ReconcileHarness:
         self.store = ObservedStore(self.root)
         self.scratch = folder / "scratch"
         self.scratch.mkdir()
-        self.asks(GrsaiClient("any"))
+        self.asks(grsai_clients(sandbox.url))
 
     def asks(self, result_source: ResultSource | None) -> None:
         """Let the reconciler ask another provider, or none."""

@@ -3,7 +3,9 @@
 from typing import Any
 
 from receiver.jobs.submit import SubmitService
-from receiver.model import Api, Mode, Submission
+from receiver.model import Api, Mode, Provider, Submission
+from receiver.providers.client import Clients
+from receiver.providers.dialect import Account
 from receiver.providers.grsai.client import GrsaiClient
 from receiver.services import Services
 
@@ -20,12 +22,23 @@ def submit_service(
     return SubmitService(
         services.jobs,
         services.inbox,
-        GrsaiClient("sk-test", (2.0, 3.0)),
+        grsai_clients(base_url or chosen.grsai_base_url),
         services.tickets,
-        base_url=base_url or chosen.grsai_base_url,
         public_url=chosen.public_url if public else None,
         pause=noted.append,
     )
+
+
+def grsai_client(
+    base_url: str, key: str = "sk-test", timeouts: tuple[float, float] = (2.0, 3.0)
+) -> GrsaiClient:
+    """Return a client of GRSAI."""
+    return GrsaiClient(Account(key, base_url), timeouts)
+
+
+def grsai_clients(base_url: str) -> Clients:
+    """Return clients of which only GRSAI's is there."""
+    return Clients({Provider.GRSAI: grsai_client(base_url)})
 
 
 def asked(

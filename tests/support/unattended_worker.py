@@ -16,9 +16,9 @@ from outside_network import (
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError
 from receiver.ledger.rows import Asset, Job
-from receiver.model import Api
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
+from receiver.providers.dialect import Task
 
 LIFETIME = 600.0  # of a URL; with the usual two hours the tests would only be longer
 URL = "http://pictures.example/x.png"
@@ -31,12 +31,13 @@ class ConstantProvider:
         self.answer: bytes | None = None
         self.requests = 0
 
-    def result(self, base_url: str, api: Api, provider_id: str) -> bytes:
+    def can_ask(self, provider: str) -> bool:  # noqa: ARG002 - there is one provider here
+        return True
+
+    def result(self, task: Task) -> bytes:
         self.requests += 1
         if self.answer is None:
-            raise ProviderUnavailableError(
-                f"{base_url} cannot be asked about {provider_id} by {api}"
-            )
+            raise ProviderUnavailableError(f"{task.base_url} cannot be asked")
         return self.answer
 
 

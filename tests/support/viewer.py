@@ -112,6 +112,7 @@ class Viewer:
         )
         return {
             "gallery": "/",
+            "picture": f"/pictures/{fox}/0?q=fox",
             "jobs": "/jobs",
             "nothing found": "/jobs?q=no-such-words",
             "job": f"/jobs/{fox}",

@@ -56,6 +56,9 @@ def test_a_prompt_is_enough() -> None:
         "provider": Provider.GRSAI,
         "mode": Mode.WEBHOOK,
         "api": Api.DRAW,
+        "batch": "batch",
+        "metadata": {},
+        "folder": "",
     }
 
 
@@ -67,16 +70,17 @@ def test_every_argument_of_submit_is_a_column_and_any_other_is_for_the_provider(
         "images": ["a.png"],
         "mode": "poll",
         "api": "api",
+        "batch": "other",
+        "metadata": {"order": 4711},
+        "folder": "shop/summer",
         "key": "mine",
     }
     line = jsonl(
         prompt="a fox", params={"style": "ink"}, quality="high", seed=7, tags=["a", None], **columns
     )
     assert line.key == "mine"
-    asked = {
-        name: line.request[name] for name in ("model", "size", "variants", "images", "mode", "api")
-    }
-    assert asked == {name: columns[name] for name in asked}
+    asked = columns.keys() - {"key"}
+    assert {name: line.request[name] for name in asked} == {name: columns[name] for name in asked}
     assert line.request["params"] == {
         "style": "ink",
         "quality": "high",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source
+from receiver.model import AssetState, Decision, EventType, JobState, Proof, Reason, Source
 from receiver.web.dashboard import formatting
 from receiver.web.dashboard.translations import TEXTS, translate
 
@@ -17,7 +17,7 @@ TEMPLATES = {
 VIEWS = {
     path.name: path.read_text(encoding="utf-8")
     for path in (WEB / "dashboard").glob("*.py")
-    if path.name != "translations.py"
+    if not path.name.startswith("translations")
 }
 # Keys that a page builds from a value of the service.
 MADE = {
@@ -25,6 +25,7 @@ MADE = {
     *(reason.value for reason in Reason),
     *(f"source_{source}" for source in Source),
     *(f"verdict_{verdict}" for verdict in Decision),
+    *(f"proof_{proof}" for proof in Proof),
     *(f"event_{kind}" for kind in EventType),
     *(
         f"fault_{part}"

@@ -10,11 +10,11 @@ import pytest
 import reference_pages
 from pydantic import BaseModel
 
+from receiver.jobs.job_object import JobView
 from receiver.jobs.schemas import (
     AuditView,
     DeliveryView,
     EventView,
-    JobView,
     ProblemView,
 )
 from receiver.model import AssetState, Decision, EventType, JobState, Reason, Source

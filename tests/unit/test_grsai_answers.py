@@ -14,8 +14,8 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Api
+from receiver.providers.dialect import Head
 from receiver.providers.grsai.answers import (
-    Head,
     check_unnamed_event,
     read_credits,
     read_result,

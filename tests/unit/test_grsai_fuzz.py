@@ -14,7 +14,8 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Api, Outcome
-from receiver.providers.grsai.answers import Head, read_result, read_submit
+from receiver.providers.dialect import Head
+from receiver.providers.grsai.answers import read_result, read_submit
 from receiver.providers.grsai.reports import read_report
 from receiver.providers.grsai.streams import events
 

@@ -12,8 +12,8 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Api, Outcome, Report, Result
+from receiver.providers.dialect import Head
 from receiver.providers.grsai.answers import (
-    Head,
     read_credits,
     read_result,
 )

@@ -12,7 +12,7 @@ from itsdangerous import Signer
 
 from receiver.errors import TicketError, TicketExpiredError
 from receiver.ingest.tickets import CANARY, Tickets
-from receiver.model import new_ref
+from receiver.model import Provider, new_ref
 
 OLD, NEW = "the-old-secret-0123456789", "the-new-secret-0123456789"
 TICKETS = Tickets([NEW, OLD])
@@ -171,3 +171,31 @@ def test_whatever_is_asked_the_same_is_computed(
     assert computed == [(26, 0), (70, 70)] * 2, (
         "a signature and a comparison for each secret, over texts of one length"
     )
+
+
+# Tickets for other providers.
+
+
+@pytest.mark.parametrize("provider", [one for one in Provider if one is not Provider.GRSAI])
+def test_a_ticket_names_the_provider_that_may_call_it(provider: Provider) -> None:
+    ticket, _ = TICKETS.issue(REF, provider)
+    assert TICKETS.read(ticket) == (REF, provider)
+    assert Tickets([OLD, NEW]).read(ticket) == (REF, provider)
+    for other in Provider:
+        if other is not provider:
+            assert is_refused(ticket.replace(f"-{provider}.", f"-{other}."))
+    assert is_refused(ticket.replace(f"-{provider}.", "."))
+    assert is_refused(TICKET.replace(".", f"-{provider}."))
+
+
+def test_an_ordinary_ticket_is_grsai_s() -> None:
+    assert TICKETS.read(TICKET) == (REF, Provider.GRSAI)
+    assert TICKETS.issue(REF, Provider.GRSAI)[0] == TICKET
+
+
+def test_a_job_s_secret_is_its_own_and_comes_from_each_callback_secret() -> None:
+    new, old = TICKETS.job_secrets(REF)
+    assert (new,) == Tickets([NEW]).job_secrets(REF)
+    assert (old,) == Tickets([OLD]).job_secrets(REF)
+    assert len({new, old, *TICKETS.job_secrets(OTHER_REF)}) == 4
+    assert TICKET.partition(".")[2] not in {new, old}

@@ -8,15 +8,16 @@ its time, so a period is a range of refs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, func, or_, select
 from ulid import ULID
 
+from receiver.ledger.caller_fields import has_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import job_columns, jobs
-from receiver.model import JobState, Provider
+from receiver.ledger.tables import assets, job_columns, jobs
+from receiver.model import AssetState, JobState, Provider, Reason
 
 T = TypeVar("T")
 
@@ -33,7 +34,9 @@ class Wanted:
     """Which jobs are wanted; an empty field does not restrict them.
 
     Times are seconds since the epoch, ``until`` is exclusive. ``text`` is a part of the ref,
-    provider's id, model or prompt in any case, or exactly the caller's key.
+    provider's id, model or prompt in any case, or exactly the caller's key. ``metadata`` is the
+    name of a value in it and that value as text, None for any value. ``pictures``: only jobs with
+    an archived file.
     """
 
     state: JobState | None = None
@@ -41,6 +44,10 @@ class Wanted:
     text: str = ""
     since: float | None = None
     until: float | None = None
+    batch: str = ""
+    reason: Reason | None = None
+    metadata: tuple[str, str | None] | None = None
+    pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,21 @@ class JobListQueries:
     def page(self, wanted: Wanted, after: str = "", limit: int = 50) -> Page:
         """Return up to ``limit`` jobs after the ref ``after``, newest first."""
         return self._read(lambda connection: self._page(connection, wanted, after, limit))
+
+    def newer(self, wanted: Wanted, than: str) -> Job | None:
+        """Return the wanted job that comes before the ref ``than`` in the list, if it is near."""
+
+        def work(connection: Connection) -> Job | None:
+            within = (*_indexed(wanted, ""), jobs.c.ref > than)
+            window = select(jobs.c.ref).where(*within).order_by(jobs.c.ref).limit(self._window)
+            last = connection.execute(select(func.max(window.subquery().c.ref))).scalar()
+            if last is None:
+                return None
+            question = select(*job_columns).where(*within, *_unindexed(wanted), jobs.c.ref <= last)
+            row = connection.execute(question.order_by(jobs.c.ref).limit(1)).one_or_none()
+            return job_of(row) if row else None
+
+        return self._read(work)
 
     def _page(self, connection: Connection, wanted: Wanted, after: str, limit: int) -> Page:
         named = [] if after else self._named(connection, wanted)
@@ -152,12 +174,15 @@ class JobListQueries:
 
 
 def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
-    """Return the conditions that one index answers: the time, and either the state or the model."""
+    """Return the conditions that one index answers: the time, and a state, model or batch.
+
+    The metadata have an index of their own.
+    """
     found: list[ColumnElement[bool]] = []
-    if wanted.state and not _by_model(wanted):
-        found.append(jobs.c.state == wanted.state)
-    if _by_model(wanted):
-        found.append(jobs.c.model == wanted.model)
+    if (column := _leading(wanted)) is not None:
+        found.append(column == getattr(wanted, column.name))
+    if wanted.metadata:
+        found.append(has_metadata(*wanted.metadata))
     if wanted.since is not None:
         found.append(jobs.c.ref >= first_ref(wanted.since))
     if wanted.until is not None:
@@ -167,13 +192,17 @@ def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
     return found
 
 
-def _by_model(wanted: Wanted) -> bool:
-    """Return whether to use the index of models.
+def _leading(wanted: Wanted) -> Column[Any] | None:
+    """Return the column whose index is used; None if the jobs are read by time only.
 
     Most jobs of a model are archived; of the other states there are few jobs, so their index is
     better.
     """
-    return bool(wanted.model) and wanted.state in (None, JobState.ARCHIVED)
+    if wanted.batch:
+        return jobs.c.batch
+    if wanted.model and wanted.state in (None, JobState.ARCHIVED):
+        return jobs.c.model
+    return jobs.c.state if wanted.state else None
 
 
 def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
@@ -181,11 +210,18 @@ def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if wanted.text:
         found.append(_contains(wanted.text))
-    if wanted.state and _by_model(wanted):
-        # coalesce keeps the planner from using the other index.
-        found.append(func.coalesce(jobs.c.state, "") == wanted.state)
-    if wanted.model and not _by_model(wanted):
-        found.append(func.coalesce(jobs.c.model, "") == wanted.model)
+    leading = _leading(wanted)
+    for column in (jobs.c.state, jobs.c.model, jobs.c.reason):
+        value = getattr(wanted, column.name)
+        if value and column is not leading:
+            # coalesce keeps the planner from using the other index.
+            found.append(func.coalesce(column, "") == value)
+    if wanted.pictures:
+        found.append(
+            select(assets.c.idx)
+            .where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.ARCHIVED)
+            .exists()
+        )
     return found
 
 

@@ -1,12 +1,14 @@
 """One job with its assets, deliveries and attempts; and when rows are due."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
 
 from receiver.ledger import claims
+from receiver.ledger.caller_fields import MAX_SHOWN, shown_params
 from receiver.ledger.database import Database
 from receiver.ledger.rows import (
     Asset,
@@ -23,11 +25,16 @@ T = TypeVar("T")
 
 
 # Built once: every job that ends runs them, and building takes longer than running.
-_JOB_WITH_PARAMS: Select[Any] = select(*job_columns, jobs.c.params).where(
+_JOB_WITH_REQUEST: Select[Any] = select(*job_columns, jobs.c.params, jobs.c.metadata).where(
     jobs.c.ref == bindparam("ref")
 )
+# A job of an earlier release has no shortened params; long ones are not read for a list.
+_SHOWN = case(
+    (jobs.c.shown.is_not(None), jobs.c.shown),
+    (func.length(jobs.c.params) <= MAX_SHOWN, jobs.c.params),
+)
 _ASSETS_OF_JOB = select(assets).where(assets.c.ref == bindparam("ref")).order_by(assets.c.idx)
-_LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired")
+_LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired", "proof")
 _DELIVERY_LOG: Select[Any] = (
     select(
         *(deliveries.c[name] for name in _LOG_COLUMNS),
@@ -40,12 +47,21 @@ _DELIVERY_LOG: Select[Any] = (
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """All that a job's manifest says, at one moment; ``params`` is a JSON object."""
+    """All that a job's manifest says, at one moment; params and metadata are JSON objects."""
 
     job: Job
     params: str
+    metadata: str
     assets: list[Asset]
     deliveries: list[DeliveryEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRequest:
+    """A job's params with long texts shortened, and its metadata."""
+
+    params: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +118,30 @@ class JobQueries:
         question = select(jobs.c.params).where(jobs.c.ref == ref)
         return self._read(lambda connection: connection.execute(question).scalar()) or "{}"
 
+    def requests(self, refs: Sequence[str]) -> dict[str, ShownRequest]:
+        """Return what is shown of the requests of some hundred jobs."""
+        question = select(jobs.c.ref, _SHOWN, jobs.c.metadata).where(jobs.c.ref.in_(refs))
+        found = self._read(lambda connection: connection.execute(question).all())
+        return {
+            ref: ShownRequest(
+                json.loads(shown or shown_params(json.loads(self.params(ref))) or "{}"),
+                json.loads(metadata),
+            )
+            for ref, shown, metadata in found
+        }
+
     def record(self, ref: str) -> JobRecord | None:
         """Return a job with all that its manifest says; None if there is none."""
 
         def work(connection: Connection) -> JobRecord | None:
-            row = connection.execute(_JOB_WITH_PARAMS, {"ref": ref}).one_or_none()
+            row = connection.execute(_JOB_WITH_REQUEST, {"ref": ref}).one_or_none()
             if row is None:
                 return None
             found = connection.execute(_ASSETS_OF_JOB, {"ref": ref})
             return JobRecord(
-                job_of(row[:-1]),
+                job_of(row[:-2]),
                 row.params,
+                row[-1],
                 [asset_of(asset) for asset in found],
                 _delivery_log(connection, ref),
             )

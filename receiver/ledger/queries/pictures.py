@@ -1,8 +1,8 @@
-"""Archived pictures, newest first, and those whose URL dies soon."""
+"""The last archived picture, and the pictures whose URL dies soon."""
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, func, select
 
 from receiver.ledger.database import Database
 from receiver.ledger.events import ABOUT_THE_JOB
@@ -13,15 +13,6 @@ from receiver.model import AssetState, EventType, JobState
 # Jobs in progress that are searched for an announced risk. More of them are an outage, and then the
 # deadlines show enough.
 MOST_RISKS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """An archived picture, its job, and the number of the event that announced it."""
-
-    event: int
-    asset: Asset
-    job: Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +29,10 @@ class PictureQueries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def arrivals(self, before: int | None = None, limit: int = 24) -> list[Arrival]:
-        """Return the last archived pictures before the event ``before``, newest first."""
-        announced = select(events.c.id, events.c.ref, events.c.idx).where(
-            events.c.type == EventType.ASSET_ARCHIVED
-        )
-        announced = announced if before is None else announced.where(events.c.id < before)
-
-        def work(connection: Connection) -> list[Arrival]:
-            question = announced.order_by(events.c.id.desc()).limit(limit)
-            newest = connection.execute(question).all()
-            refs = [ref for _, ref, _ in newest]
-            rows = connection.execute(select(assets).where(assets.c.ref.in_(set(refs))))
-            found = {(asset.ref, asset.idx): asset for asset in map(asset_of, rows)}
-            job_by_ref = _jobs_by_ref(connection, refs)
-            return [
-                Arrival(number, found[ref, idx], job_by_ref[ref]) for number, ref, idx in newest
-            ]
-
-        return self._database.read(work)
+    def newest(self) -> int:
+        """Return the number of the event of the last archived picture, 0 if there is none."""
+        question = select(func.max(events.c.id)).where(events.c.type == EventType.ASSET_ARCHIVED)
+        return self._database.read(lambda connection: connection.execute(question).scalar()) or 0
 
     def endangered(self, before: float, limit: int = 100) -> list[Endangered]:
         """Return pending pictures that may be lost, the first URL to die first.

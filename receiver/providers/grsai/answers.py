@@ -5,9 +5,7 @@ never be lost, because the answer is its only source.
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
@@ -20,6 +18,7 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Api, Outcome, Reason, Report
+from receiver.providers.dialect import Head
 from receiver.providers.grsai.bodies import ENVELOPES, Document, parse, status_word, unwrap
 from receiver.providers.grsai.loose_json import decode
 from receiver.providers.grsai.reports import (
@@ -33,7 +32,7 @@ from receiver.providers.grsai.reports import (
 # How answers say that all is well. Anything else is an error, most often -1.
 _FINE = frozenset({None, "", 0, "0", 200, "200", 201, "201", 202, "202", "success", "ok"})
 _NO_SUCH_TASK = frozenset({-22, "-22"})
-_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS = 408, 429
+_TOO_MANY_REQUESTS = 429
 _UNKNOWN_TASK = re.compile(r"not.?found|not.?exist|no.such|unknown.task|不存在", re.IGNORECASE)
 # Names of fields in lower case, without underscores.
 _ID_FIELDS = ("id", "taskid")
@@ -42,39 +41,6 @@ _MAX_NESTED = 12
 _FAILED = frozenset(
     {"failed", "failure", "fail", "error", "violation", "timeout", "canceled", "cancelled"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The head of an answer: its HTTP status and, if it redirects, to where."""
-
-    status: int
-    location: str = ""
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the status is 2xx."""
-        return 200 <= self.status < 300  # noqa: PLR2004 - HTTP's classes
-
-    @property
-    def redirects(self) -> bool:
-        """Whether the status is 3xx: the request was not processed."""
-        return 300 <= self.status < 400  # noqa: PLR2004 - HTTP's classes
-
-    @property
-    def refuses(self) -> bool:
-        """Whether the status is 4xx.
-
-        A 408 comes from a gateway after a timeout. It may have passed the request on before.
-        """
-        return 400 <= self.status < 500 and self.status != _REQUEST_TIMEOUT  # noqa: PLR2004 - as above
-
-    def redirect_text(self) -> str:
-        """Return where the answer redirects to, without query, and the remedy."""
-        to = urlsplit(self.location[:500])
-        target = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
-        remedy = f": set GRSAI_BASE_URL to {target}" if target else ""
-        return f"the provider redirects to {target + to.path or 'nowhere'}{remedy}"
 
 
 def read_submit(head: Head, body: bytes) -> str:

@@ -12,7 +12,7 @@ _API_RESULT_PATH = "/v1/api/result"
 # Instead of a callback URL: the provider answers with the id only, and we ask for the result.
 NO_WEBHOOK = "-1"
 # How the result is delivered is not the caller's to choose.
-_OURS = frozenset({"webHook", "replyType"})
+NOT_SENT = frozenset({"webHook", "replyType"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def build_submit(submission: Submission, web_hook: str) -> Request:
     ValueError if the API does not have the model.
     """
     path = fields_of(submission.model, submission.api).path
-    passed = {name: value for name, value in submission.params.items() if name not in _OURS}
+    passed = {name: value for name, value in submission.params.items() if name not in NOT_SENT}
     body: dict[str, object] = {**passed, "model": submission.model, "prompt": submission.prompt}
     streams = submission.mode is Mode.STREAM
     if submission.api is Api.NEWER:

@@ -6,10 +6,11 @@ from flask import Response
 from pydantic import BaseModel, ConfigDict
 
 from receiver.ledger.queries.totals import Usage
+from receiver.model import Provider
 from receiver.web.api.base import blueprint, json_of
 from receiver.web.api.operations import ResponseDoc, documented
 from receiver.web.problems import RETRY_AFTER, problem
-from receiver.web.spending import DAYS, Cost, accounts
+from receiver.web.spending import DAYS, Balance, Cost, accounts
 from receiver.web.state import services
 
 
@@ -68,6 +69,14 @@ class UsageView(BaseModel):
         return cls(**asdict(usage))
 
 
+class BalanceView(BaseModel):
+    """The credits left at a provider; null if it does not say. ``error`` if it was not asked."""
+
+    provider: str
+    credits: float | None
+    error: str
+
+
 class CreditsView(BaseModel):
     """Credits left at GRSAI, what became of the jobs, and what those of the last days cost.
 
@@ -78,6 +87,7 @@ class CreditsView(BaseModel):
 
     credits: float | None
     error: str
+    providers: list[BalanceView]
     days: int
     currency: str
     total: float
@@ -94,11 +104,13 @@ def show_credits() -> Response:
     found, models = accounts().costs(), accounts().usage()
     if found is None or models is None:
         return problem(503, "the costs are being computed", retry_after=RETRY_AFTER)
-    left, error = _credits_left()
+    balances = _balances()
+    grsai = next(one for one in balances if one.provider == Provider.GRSAI)
     return json_of(
         CreditsView(
-            credits=left,
-            error=error,
+            credits=grsai.credits,
+            error=grsai.error,
+            providers=balances,
             days=DAYS,
             currency=services().settings.currency,
             total=float(sum(one.cost or 0 for one in found)),
@@ -108,10 +120,15 @@ def show_credits() -> Response:
     )
 
 
-def _credits_left() -> tuple[float | None, str]:
-    if not accounts().has_key:
-        return None, "GRSAI_API_KEY is not set"
-    answer = accounts().credits()
-    if answer.error is not None:
-        return None, str(answer.error)
-    return answer.value, "" if answer.value is not None else "GRSAI has not answered yet"
+def _balances() -> list[BalanceView]:
+    """Return the credits left at each provider that has a key, GRSAI always."""
+    if Provider.GRSAI not in services().clients:
+        yet = Balance(Provider.GRSAI.value, None, "GRSAI_API_KEY is not set")
+    else:
+        yet = Balance(Provider.GRSAI.value, None, "GRSAI has not answered yet")
+    found = accounts().balances() or []
+    if all(one.provider != Provider.GRSAI for one in found):
+        found = [yet, *found]
+    return [
+        BalanceView(provider=one.provider, credits=one.credits, error=one.error) for one in found
+    ]

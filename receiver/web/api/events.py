@@ -91,8 +91,8 @@ def events() -> Response:
     """List the events with a number above ``after``, oldest first."""
     query = read_query(EventsQuery)
     rows = services().events.after(query.after, limit=query.limit)
-    serializer = services().serializer
-    found = [EventView.model_validate(serializer.object(Event.read(row))) for row in rows]
+    objects = services().serializer.objects([Event.read(row) for row in rows])
+    found = [EventView.model_validate(event) for event in objects]
     return json_of(EventList(events=found, next=found[-1].number if found else None))
 
 

@@ -13,6 +13,7 @@ from receiver.errors import (
     ReceiverError,
     StoreError,
 )
+from receiver.jobs.job_object import JobView
 from receiver.jobs.request import GrsaiRequest, mistakes
 from receiver.jobs.schemas import (
     AcceptQuery,
@@ -20,11 +21,8 @@ from receiver.jobs.schemas import (
     DeliveryView,
     JobList,
     JobsQuery,
-    JobView,
     VerdictView,
-    seconds_of,
 )
-from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.rows import Job
 from receiver.web.api.base import blueprint, json_of, read_query, unavailable
 from receiver.web.api.operations import ResponseDoc, documented
@@ -53,10 +51,7 @@ _KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": f"^{_KEY}$"}}
 def jobs() -> Response:
     """List jobs, newest first."""
     query = read_query(JobsQuery)
-    wanted = Wanted(
-        query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until)
-    )
-    page = services().job_list.page(wanted, query.after, query.limit)
+    page = services().job_list.page(query.wanted(), query.after, query.limit)
     return json_of(JobList(jobs=job_views(page.jobs), next=page.next))
 
 
@@ -203,5 +198,4 @@ def replay(number: int) -> Response:
 
 def job_views(found: list[Job]) -> list[JobView]:
     """Return the job objects of the API, with their assets."""
-    assets = services().queries.assets([job.ref for job in found])
-    return [JobView.of(job, assets[job.ref]) for job in found]
+    return services().job_objects.of(found)

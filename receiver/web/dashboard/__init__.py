@@ -1,6 +1,6 @@
 """The dashboard: pages rendered on the server, refreshed by htmx; they work without scripts."""
 
-from receiver.web.dashboard import actions, compare, gallery, jobs, login, status, submit
+from receiver.web.dashboard import actions, compare, gallery, jobs, login, status, submit, zip_files
 from receiver.web.dashboard.base import blueprint, public_error_page
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "public_error_page",
     "status",
     "submit",
+    "zip_files",
 ]

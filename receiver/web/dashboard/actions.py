@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TypeVar
 
 from flask import Response, redirect, request
@@ -21,7 +20,7 @@ from receiver.web.dashboard.base import (
     page,
     with_query,
 )
-from receiver.web.dashboard.jobs import job_filter, query_arguments, read_jobs_query
+from receiver.web.dashboard.question import read_question
 from receiver.web.state import services
 
 T = TypeVar("T")
@@ -95,33 +94,28 @@ def _act(ref: str, notice: str, act: Callable[[str], object]) -> AnyResponse:
 @blueprint.get("/retry-all")
 def retry_all() -> Response:
     """Show how many jobs a retry of all matching jobs would reopen."""
-    query, mistakes = read_jobs_query(request.args)
-    if mistakes:
-        return error_page(400, "error_409", "; ".join(mistakes), back="/jobs")
-    states = [state for state in _RETRYABLE if query.state in (None, state)]
-    count = sum(
-        services().job_list.count(replace(job_filter(query), state=state), MAX_COUNT)
-        for state in states
-    )
-    hidden = {**query_arguments(query), "todo": ",".join(states)}
-    return _confirm("retry", count, hidden, back=with_query("/jobs", **query_arguments(query)))
+    question = read_question(request.args)
+    if question.mistakes:
+        return error_page(400, "error_409", "; ".join(question.mistakes), back="/jobs")
+    states = [state for state in _RETRYABLE if question.wanted.state in (None, state)]
+    count = sum(services().job_list.count(question.of_state(state), MAX_COUNT) for state in states)
+    hidden = {**question.given, "todo": ",".join(states)}
+    return _confirm("retry", count, hidden, back=question.url("/jobs"))
 
 
 @blueprint.post("/retry-all")
 def retry_step() -> Response:
     """Retry the next few jobs, newest first; failed jobs before expired ones."""
-    query, mistakes = read_jobs_query(form())
+    question = read_question(form())
     states = [state for state in _RETRYABLE if state in form().get("todo", "").split(",")]
-    if mistakes or not states:
-        detail = "; ".join(mistakes) or localized("nothing_to_do")
+    if question.mistakes or not states:
+        detail = "; ".join(question.mistakes) or localized("nothing_to_do")
         return error_page(400, "error_409", detail, back="/jobs")
-    wanted = replace(job_filter(query), state=states[0])
-    found = services().job_list.page(wanted, query.after, STEP)
+    found = services().job_list.page(question.of_state(states[0]), question.after, STEP)
     outcome = _each([job.ref for job in found.jobs], services().operator.retry)
     left = states if found.next else states[1:]
-    hidden = {**query_arguments(query), "todo": ",".join(left), "after": found.next or ""}
-    back = with_query("/jobs", **query_arguments(query))
-    return _report("retry", outcome, hidden if left else None, back=back)
+    hidden = {**question.given, "todo": ",".join(left), "after": found.next or ""}
+    return _report("retry", outcome, hidden if left else None, back=question.url("/jobs"))
 
 
 @blueprint.get("/replay-all")

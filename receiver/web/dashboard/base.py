@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from typing import TypeVar
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
@@ -32,8 +32,8 @@ _PUBLIC = {"dashboard.login", "dashboard.log_in", "dashboard.prefer"}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'",
+    "img-src 'self'; media-src 'self'; connect-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -73,9 +73,23 @@ def _to_login() -> AnyResponse:
         # cookie with a reload, which comes from our own page.
         page = Response(render_template("reload.html"), headers={"Refresh": "0"})
         return add_security_headers(page)
-    wanted = request.full_path.rstrip("?") if request.method == "GET" and not is_fragment() else "/"
-    target = url_for("dashboard.login", next=wanted)
+    target = url_for("dashboard.login", next=_page_of_the_reader())
     return Response(headers={"HX-Redirect": target}) if is_fragment() else redirect(target, 303)
+
+
+def _page_of_the_reader() -> str:
+    """Return the path of the page that the reader is on: a part or a form is no page."""
+    if request.method == "GET" and not is_fragment():
+        return request.full_path.rstrip("?")
+    try:
+        given = urlsplit(
+            request.headers.get("HX-Current-URL") or request.headers.get("Referer", "")
+        )
+    except ValueError:
+        return "/"
+    if given.netloc != request.host:
+        return "/"
+    return own_path(given._replace(scheme="", netloc="", fragment="").geturl())
 
 
 def is_fragment() -> bool:

@@ -2,27 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
-from receiver.jobs.schemas import JobsQuery, seconds_of
 from receiver.ledger.claims import is_unexplained
-from receiver.ledger.queries.job_list import Page, Wanted
+from receiver.ledger.queries.job_list import Page
 from receiver.ledger.queries.jobs import Attempt
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.services import Services
-from receiver.web.dashboard.base import (
-    blueprint,
-    is_fragment,
-    page,
-    validate_fields,
-    with_query,
-)
+from receiver.web.dashboard.base import blueprint, is_fragment, page
+from receiver.web.dashboard.question import read_question
 from receiver.web.state import services
 
 # Jobs on a page.
@@ -42,63 +36,49 @@ class TimelineEntry:
     attempt: Attempt | None = None
 
 
-def read_jobs_query(values: Mapping[str, str]) -> tuple[JobsQuery, list[str]]:
-    """Return the query as the API reads it, and its mistakes; a date alone means midnight UTC."""
-    given = {
-        name: value.strip()
-        for name, value in values.items()
-        if name in JobsQuery.model_fields and name != "limit"
-    }
-    for name in ("since", "until"):
-        if len(given.get(name, "")) == len("2026-07-01"):
-            given[name] += "T00:00:00Z"
-    found, mistakes = validate_fields(JobsQuery, given)
-    return found or JobsQuery(), mistakes
-
-
-def job_filter(query: JobsQuery) -> Wanted:
-    """Return the ledger's filter for a query."""
-    return Wanted(
-        query.state, query.model, query.q.strip(), seconds_of(query.since), seconds_of(query.until)
-    )
-
-
-def query_arguments(query: JobsQuery) -> dict[str, str]:
-    """Return a query as URL arguments, without its position in the list."""
-    days = {
-        name: moment.strftime("%Y-%m-%d")
-        for name in ("since", "until")
-        if (moment := getattr(query, name))
-    }
-    return {"q": query.q, "state": query.state or "", "model": query.model, **days}
-
-
 @blueprint.get("/jobs")
 def jobs() -> Response:
-    """List the matching jobs, newest first."""
-    query, mistakes = read_jobs_query(request.args)
+    """List the matching jobs, newest first; as a fragment respond 204 if nothing has changed."""
+    question = read_question(request.args)
     found = (
         Page([], None)
-        if mistakes
-        else services().job_list.page(job_filter(query), query.after, JOBS)
+        if question.mistakes
+        else services().job_list.page(question.wanted, question.after, JOBS)
     )
+    assets = services().queries.assets([job.ref for job in found.jobs])
+    seen = _list_fingerprint(found.jobs, assets)
+    if is_fragment() and request.args.get("seen") == seen:
+        return Response(status=204)
     full = len(found.jobs) == JOBS
-    arguments = query_arguments(query)
     values = {
+        "question": question,
+        "given": question.given,
         "jobs": found.jobs,
-        "assets": services().queries.assets([job.ref for job in found.jobs]),
-        "given": {**arguments, **{name: request.args.get(name, "") for name in ("since", "until")}},
-        "mistakes": mistakes,
-        "next": with_query("/jobs", **arguments, after=found.next) if found.next else None,
+        "assets": assets,
+        "seen": seen,
+        "next": question.url("/jobs", after=found.next) if found.next else None,
         "searched_back_to": None if full or not found.next else ref_time(found.next).timestamp(),
-        "retry_all": with_query("/retry-all", **arguments),
-        "newest": with_query("/jobs", **arguments) if query.after else None,
     }
     if is_fragment() and request.headers.get("HX-Target") == "results":
         return page("_jobs.html", values)
     return page(
         "jobs.html", {**values, "models": services().job_list.models(), "states": list(JobState)}
     )
+
+
+def _list_fingerprint(jobs: list[Job], assets: dict[str, list[Asset]]) -> str:
+    """Return a hash of what the list shows."""
+    shown = [
+        (
+            job.ref,
+            job.state,
+            job.progress,
+            job.message,
+            [(asset.idx, asset.state) for asset in assets[job.ref]],
+        )
+        for job in jobs
+    ]
+    return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
 
 
 @blueprint.get("/jobs/<ref>")

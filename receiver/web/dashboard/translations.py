@@ -5,9 +5,12 @@ Templates and views name a text by its key; a test checks that every key exists 
 
 from collections.abc import Mapping
 
+from receiver.web.dashboard.translations_gallery import GALLERY_TEXTS
+
 LANGUAGES = {"en": "English", "zh": "中文"}
 
 TEXTS: Mapping[str, tuple[str, str]] = {
+    **GALLERY_TEXTS,
     # Every page.
     "name": ("Paid-for pictures", "付费图片"),
     "skip": ("Skip to the content", "跳到正文"),
@@ -72,17 +75,6 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "invariants_hold": ("All invariants of the ledger hold.", "账本的所有不变量均成立。"),
     "audit_difference": ("Jobs that are missing: {count}", "下落不明的任务：{count}"),
     "now": ("Current status", "当前"),
-    # The gallery.
-    "no_pictures": ("No pictures yet", "还没有图片"),
-    "no_pictures_help": (
-        "Pictures appear here when they are archived.",
-        "图片归档后会自动出现在这里。",
-    ),
-    "submit_first": ("Submit a job", "提交任务"),
-    "older": ("Older", "更早"),
-    "newest": ("Newest", "最新"),
-    "video": ("Video", "视频"),
-    "picture_of": ("Picture {index} of {ref}", "{ref} 的第 {index} 张图片"),
     # The list of jobs.
     "search": ("Search", "搜索"),
     "search_placeholder": (
@@ -92,8 +84,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "state": ("State", "状态"),
     "any": ("any", "任意"),
     "model": ("Model", "模型"),
-    "since": ("Since", "起始"),
-    "until": ("Until", "截止"),
+    "since": ("From", "起始"),
+    "until": ("To", "截止"),
+    "whole_days": ("Whole days in the time zone", "按整天计算，时区："),
+    "no_such_day": ("{day} is no day of the calendar", "{day} 不是有效日期"),
     "clear": ("Clear", "清除"),
     "job": ("Job", "任务"),
     "pictures": ("Pictures", "图片"),
@@ -173,6 +167,9 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "source_poll": ("poll", "轮询"),
     "source_stream": ("stream", "流"),
     "source_sync": ("response", "应答"),
+    "proof_body": ("proved", "内容已验证"),
+    "proof_task": ("only the task is proved", "仅任务已验证"),
+    "proof_none": ("not proved", "未验证"),
     "verdict_progress": ("job in progress", "任务继续"),
     "verdict_ended": ("decided the job", "决定了任务结果"),
     "verdict_refreshed": ("new URLs", "带来新网址"),

@@ -67,6 +67,7 @@
 
   const skew = Date.now() - Number(root.dataset.now); // of the reader's clock
   const timeOnly = new Intl.DateTimeFormat(root.lang, { timeStyle: "medium" });
+  const zone = timeOnly.resolvedOptions().timeZone;
   const dateAndTime = new Intl.DateTimeFormat(root.lang, { dateStyle: "medium", timeStyle: "short" });
 
   function formatMoment(moment) {
@@ -74,10 +75,43 @@
     return (isToday ? timeOnly : dateAndTime).format(moment);
   }
 
+  // As in "2 min ago"; times that are longer ago than a week, or to come, have their date alone.
+  const ago = new Intl.RelativeTimeFormat(root.lang, { numeric: "auto", style: "short" });
+  const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
+
+  function formatAge(moment) {
+    const seconds = (Date.now() - skew - moment) / 1000;
+    if (seconds < -5 || seconds > 7 * 86400) return "";
+    const [unit, length] = UNITS.find(([, length]) => seconds >= length) ?? ["second", Infinity]; // "now"
+    return ago.format(-Math.floor(Math.max(0, seconds) / length), unit);
+  }
+
   function localise(within) {
     for (const time of within.querySelectorAll("time[datetime]:not([data-until]):not([title])")) {
       time.title = time.textContent;
       time.textContent = formatMoment(new Date(time.dateTime));
+      const age = document.createElement("span");
+      age.className = "age";
+      time.after(age);
+    }
+    updateAges();
+  }
+
+  function updateAges() {
+    for (const age of document.querySelectorAll(".age")) {
+      const text = formatAge(new Date(age.previousElementSibling.dateTime));
+      const shown = text && ` (${text})`;
+      if (age.textContent !== shown) age.textContent = shown;
+    }
+  }
+
+  setInterval(updateAges, 10_000);
+
+  // Filters mean whole days in the reader's time zone. A URL that has a zone keeps it.
+  function nameZone(within) {
+    for (const field of within.querySelectorAll("input[data-zone]")) if (!field.value) field.value = zone;
+    for (const name of within.querySelectorAll("[data-zone-name]")) {
+      name.textContent = name.closest("form")?.querySelector("input[data-zone]").value || zone;
     }
   }
 
@@ -106,7 +140,7 @@
     setTimeout(() => { image.src = `${image.src.split("?")[0]}?again=${tries + 1}`; }, 700 * 1.6 ** tries);
   }
 
-  document.addEventListener("load", (event) => { if (event.target.matches?.("img.thumb")) retryThumbnail(event.target); }, true);
+  document.addEventListener("load", (event) => { if (event.target.matches?.("img.thumb, img.thumb-retry")) retryThumbnail(event.target); }, true);
 
   // Buttons and keys.
 
@@ -132,8 +166,9 @@
 
   function prepare(within) {
     localise(within);
+    nameZone(within);
     updateCountdowns();
-    for (const image of within.querySelectorAll("img.thumb")) if (image.complete) retryThumbnail(image);
+    for (const image of within.querySelectorAll("img.thumb, img.thumb-retry")) if (image.complete) retryThumbnail(image);
   }
 
   document.addEventListener("htmx:load", (event) => prepare(event.detail.elt));

@@ -1,0 +1,86 @@
+"""The settings of every provider: key, address, and what verifies its callbacks.
+
+They are part of ``receiver.settings.Settings``.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr
+
+from receiver.model import Provider
+from receiver.providers.dialect import Account
+from receiver.providers.grsai.base_url import base_url
+from receiver.providers.registry import DIALECTS
+
+
+def split(value: object) -> object:
+    """Return the parts of a comma-separated variable, without blanks and empty parts."""
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip())
+        if isinstance(value, str)
+        else value
+    )
+
+
+def web_address(value: str) -> str:
+    """Return an http(s) address without a slash at its end; raise ValueError."""
+    with suppress(ValueError):  # an unreadable port or bracket
+        if re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value) and urlsplit(value).port != 0:
+            return value.rstrip("/")
+    raise ValueError(
+        "must be an http:// or https:// address without ?query, "
+        "such as https://pictures.example.com"
+    )
+
+
+def _without_version(value: str) -> str:
+    """Return an API's address without the version, which people copy with it."""
+    return re.sub(r"(/api)?/v1$", "", value)
+
+
+def sendable(value: SecretStr | None) -> SecretStr | None:
+    """Return a key that can be sent in an HTTP header; raise ValueError."""
+    if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError(
+            "must be ASCII without spaces, because it is sent in an HTTP header; copy it again"
+        )
+    return value
+
+
+Token = Annotated[SecretStr | None, AfterValidator(sendable)]
+WebAddress = Annotated[str, AfterValidator(web_address)]
+ApiAddress = Annotated[WebAddress, AfterValidator(_without_version)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(split)]
+
+
+class ProviderSettings(BaseModel):
+    """Keys, addresses and secrets of the providers; fields are variables in lower case."""
+
+    grsai_api_key: Token = None
+    grsai_base_url: Annotated[str, AfterValidator(base_url)] = "https://grsaiapi.com"
+    openai_api_key: Token = None
+    openai_base_url: WebAddress = "https://api.openai.com/v1"
+
+    def accounts(self) -> Mapping[Provider, Account]:
+        """Return the account of each provider whose key is set and that takes tasks."""
+        return {
+            provider: Account(key.get_secret_value(), getattr(self, f"{provider}_base_url"))
+            for provider, dialect in DIALECTS.items()
+            if (key := getattr(self, dialect.key_name.lower())) is not None
+        }
+
+    def verifying_keys(self) -> Mapping[Provider, tuple[str, ...]]:
+        """Return the keys of providers that are given instead of fetched."""
+        return {}
+
+    def user_ids(self) -> Mapping[Provider, str]:
+        """Return our account's ids at providers that sign for all customers with one key."""
+        return {}
+
+    def base_urls(self) -> Mapping[Provider, str]:
+        """Return where the tasks of each provider are posted."""
+        return {provider: getattr(self, f"{provider}_base_url") for provider in DIALECTS}

@@ -1,0 +1,89 @@
+"""GRSAI as a dialect. Nothing is signed: the ticket in the callback URL is the only proof."""
+
+from receiver.model import Proof, Provider, Submission
+from receiver.providers.dialect import (
+    Accepted,
+    Account,
+    Callback,
+    Head,
+    Headers,
+    Keys,
+    Request,
+    Task,
+    Verified,
+)
+from receiver.providers.grsai import answers, families, reports, request
+
+_BY_TICKET = Verified(Proof.TASK)
+
+
+class Grsai:
+    """GRSAI's two APIs."""
+
+    provider = Provider.GRSAI
+    key_name = "GRSAI_API_KEY"
+    url_lifetime = None
+    signs_bodies = False
+    has_job_secrets = False
+
+    size_params = staticmethod(families.size_params)
+    count_params = staticmethod(families.count_params)
+    reference_params = staticmethod(families.reference_params)
+    read_report = staticmethod(reports.read_report)
+
+    def mistakes(self, submission: Submission) -> list[str]:  # noqa: ARG002 - a dialect's method
+        """Return nothing: ``families`` refuses what a family of models cannot do."""
+        return []
+
+    def build_submit(
+        self, account: Account, submission: Submission, callback: Callback | None
+    ) -> Request:
+        """Return the POST of a submit; raise ValueError if the API does not have the model."""
+        web_hook = callback.url if callback else request.NO_WEBHOOK
+        return _sent(account, request.build_submit(submission, web_hook))
+
+    def read_submit(self, head: Head, body: bytes) -> Accepted:
+        """Return the task's id, and whether the answer is its end already."""
+        found = answers.read_submit(head, body)
+        return Accepted(found, is_end=reports.is_end(body, found))
+
+    def verify(
+        self,
+        headers: Headers,  # noqa: ARG002 - a dialect's method
+        body: bytes,  # noqa: ARG002 - as above
+        keys: Keys,  # noqa: ARG002 - as above
+        now: float,  # noqa: ARG002 - as above
+    ) -> Verified:
+        """Return what the ticket proves."""
+        return _BY_TICKET
+
+    def build_poll(self, account: Account, task: Task) -> Request:
+        """Return the request that asks for a task, at the host it was posted to."""
+        return _sent(account, request.build_result(task.api, task.provider_id), task.base_url)
+
+    def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:  # noqa: ARG002 - as above
+        """Check that an answer is about the task."""
+        answers.read_result(task.api, head, body, task.provider_id)
+        return None
+
+    def build_check(self, account: Account) -> Request | None:
+        """Return the request for the credits."""
+        asked = request.Request(request.CREDITS_PATH, {"apiKey": account.key})
+        return _sent(account, asked)
+
+    def read_check(self, head: Head, body: bytes) -> float | None:
+        """Return the credits."""
+        return answers.read_credits(head, body)
+
+    def build_keys(self, account: Account) -> Request | None:  # noqa: ARG002 - as above
+        """Return None: nothing is signed."""
+        return None
+
+    def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:  # noqa: ARG002 - as above
+        """Return no keys."""
+        return ()
+
+
+def _sent(account: Account, asked: request.Request, base_url: str = "") -> Request:
+    headers = {"Authorization": f"Bearer {account.key}"}
+    return Request((base_url or account.base_url) + asked.path, headers, asked.body)

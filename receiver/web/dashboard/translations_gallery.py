@@ -1,0 +1,40 @@
+"""The texts of the gallery, the large view, and the download of many pictures."""
+
+GALLERY_TEXTS = {
+    "no_pictures": ("No pictures yet", "还没有图片"),
+    "no_pictures_help": (
+        "Pictures appear here when they are archived.",
+        "图片归档后会自动出现在这里。",
+    ),
+    "submit_first": ("Submit a job", "提交任务"),
+    "older": ("Older", "更早"),
+    "newest": ("Newest", "最新"),
+    "video": ("Video", "视频"),
+    "picture_of": ("Picture {index} of {ref}", "{ref} 的第 {index} 张图片"),
+    "no_pictures_match": ("No pictures", "没有图片"),
+    "no_pictures_match_help": ("No picture matches the search.", "没有符合条件的图片。"),
+    "day": ("Day", "日期"),
+    "day_before": ("the day before", "前一天"),
+    "day_after": ("the day after", "后一天"),
+    "this_day_and_before": ("This day and all before", "当天及更早"),
+    "select": ("Select", "选择"),
+    "download_selected": ("Download selected", "下载所选"),
+    "download_all": ("Download all as ZIP", "全部下载为 ZIP"),
+    "zip_nothing": ("Nothing to download", "没有可下载的图片"),
+    "zip_nothing_help": ("Select some pictures first.", "请先选择图片。"),
+    "zip_busy": ("Try again in a moment", "请稍后再试"),
+    "zip_busy_help": (
+        "Other downloads of many pictures are in progress.",
+        "正在进行其他批量下载。",
+    ),
+    # The large view.
+    "picture": ("Picture", "图片"),
+    "picture_before": ("Previous", "上一张"),
+    "picture_after": ("Next", "下一张"),
+    "zoom": ("Zoom", "缩放"),
+    "original": ("Original", "原图"),
+    "preview": ("Preview", "预览"),
+    "to_gallery": ("Gallery", "图库"),
+    "copy_prompt": ("Copy the prompt", "复制提示词"),
+    "variants_of_job": ("Pictures of this job", "此任务的图片"),
+}
