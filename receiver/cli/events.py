@@ -285,7 +285,7 @@ def _resend(services: Services) -> Callable[[int], str]:
 
 
 def _expedite(services: Services) -> Callable[[str], str]:
-    return lambda name: f"{services.outbox.expedite(name)} deliveries to {name} are due now"
+    return lambda name: f"{services.outbox.expedite(name)} more deliveries to {name} are due now"
 
 
 def _resend_all(services: Services) -> int:

@@ -72,7 +72,8 @@ class Accounts:
         return _value(self._usage)
 
     def _ask(self) -> list[Balance]:
-        return [_balance(provider, client) for provider, client in self._services.clients.items()]
+        found = ((provider, self._services.clients.get(provider)) for provider in Provider)
+        return [_balance(provider, client) for provider, client in found if client is not None]
 
     def _compute(self) -> list[Cost]:
         found = SpendingQueries(self._services.database).days(self._services.now(), DAYS)

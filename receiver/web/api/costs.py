@@ -122,10 +122,9 @@ def show_credits() -> Response:
 
 def _balances() -> list[BalanceView]:
     """Return the credits left at each provider that has a key, GRSAI always."""
-    if Provider.GRSAI not in services().clients:
-        yet = Balance(Provider.GRSAI.value, None, "GRSAI_API_KEY is not set")
-    else:
-        yet = Balance(Provider.GRSAI.value, None, "GRSAI has not answered yet")
+    asked = services().clients.can_ask(Provider.GRSAI)
+    why = "GRSAI has not answered yet" if asked else "GRSAI_API_KEY is not set"
+    yet = Balance(Provider.GRSAI.value, None, why)
     found = accounts().balances() or []
     if all(one.provider != Provider.GRSAI for one in found):
         found = [yet, *found]
