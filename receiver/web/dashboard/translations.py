@@ -323,6 +323,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "The browser did not keep the session: open this page by the https address of PUBLIC_URL.",
         "浏览器未保存会话：请通过 PUBLIC_URL 的 https 地址打开本页。",
     ),
+    "error_400": ("This request is not understood", "无法理解此请求"),
+    "error_400_help": ("Go back, reload the page and try again.", "请返回，刷新页面后重试。"),
     "error_403": ("This form is too old", "表单已失效"),
     "error_403_help": ("Go back, reload the page and try again.", "请返回，刷新页面后重试。"),
     "error_404": ("Page not found", "找不到页面"),
