@@ -112,6 +112,10 @@ class SourceGoneError(FetchError):
     """The source answered 401, 403, 404 or 410: not ready or expired. A new URL may help."""
 
 
+class InterruptedFetchError(FetchError):
+    """A slow download was stopped because other work waited for its thread."""
+
+
 class NotThePictureError(ReceiverError):
     """The bytes are no complete file of an allowed type; the source may serve others later."""
 
@@ -136,13 +140,16 @@ class EventNotDeliveredError(ReceiverError):
     """A destination did not accept an event; it is sent again.
 
     ``away``: the destination cannot be reached, whatever the event. ``wait``: the seconds that it
-    asked us to wait.
+    asked us to wait. ``answer`` is the beginning of what it wrote.
     """
 
-    def __init__(self, text: str, *, away: bool = False, wait: float = 0.0) -> None:
+    def __init__(
+        self, text: str, *, away: bool = False, wait: float = 0.0, answer: str = ""
+    ) -> None:
         super().__init__(text)
         self.away = away
         self.wait = wait
+        self.answer = answer
 
 
 # The name of earlier releases; callers may catch it.
