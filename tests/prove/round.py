@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from tests.prove.environment import Environment, prepared
 from tests.prove import history
+from tests.prove.environment import Environment, prepared
 from tests.prove.evidence import Evidence
 from tests.prove.fault import CannotBeHadError, Fault
 from tests.prove.faults import FAULTS
