@@ -84,7 +84,7 @@ def _params(
 )
 @click.option(
     "--provider",
-    type=click.Choice(["grsai", "openai"]),
+    type=click.Choice([*Provider]),
     default="grsai",
     show_default=True,
     help="The provider; openai answers with the pictures.",
@@ -152,8 +152,13 @@ def submit(
             "--mode, --api and --resubmit are for GRSAI: "
             "OpenAI answers with the pictures and refunds nothing"
         )
+    if provider not in {Provider.GRSAI, Provider.OPENAI} and (resubmit or api != Api.DRAW):
+        raise click.UsageError(
+            "--api and --resubmit are for GRSAI: the others have one API, and nobody knows here "
+            "what they refund"
+        )
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
-    if reason and provider == Provider.GRSAI:
+    if reason and provider != Provider.OPENAI:
         click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
     request = {
         "prompt": prompt,
@@ -254,8 +259,8 @@ def _runs(
 ) -> list[_SubmitRun]:
     """Return the run of a request, or one for each of its pictures if one job cannot make them."""
     count, provider = request["variants"], request["provider"]
-    fits = provider is not Provider.GRSAI or takes_variants(
-        request["model"], request["api"], count or 1
+    fits = provider is Provider.OPENAI or takes_variants(
+        provider, request["model"], request["api"], count or 1
     )
     if not split or fits:
         return [_SubmitRun(submitter, request, key)]
