@@ -229,7 +229,7 @@ class GrsaiRequest(JobRequest):
     @classmethod
     def _left_to_the_submitter(cls, value: object) -> object:
         if value in (Provider.OPENAI, Mode.SYNC, Api.IMAGES):
-            raise ValueError("this API does not post to OpenAI; for that use the submitter")
+            raise ValueError("this API does not post to OpenAI; for OpenAI use the submitter")
         return value
 
 

@@ -1,4 +1,4 @@
-"""fal, Replicate, BFL and kie.ai: how their reports are read, and that no body breaks the reader."""
+"""fal, Replicate, BFL and kie.ai: how reports are read, and that no body breaks the reader."""
 
 import json
 from contextlib import suppress
@@ -241,13 +241,12 @@ def test_no_answer_raises_anything_but_our_own_errors(
     provider: Provider, body: Any, status: int
 ) -> None:
     dialect, data = DIALECTS[provider], raw(body)
+    asked = Task(provider, "t/1", ACCOUNT.base_url, Api.QUEUE, "a/b")
     with suppress(UnreadableError):
         assert isinstance(dialect.read_report(data), Report)
     for read in (
         lambda: dialect.read_submit(Head(status), data),
-        lambda: dialect.read_poll(
-            ACCOUNT, Task(provider, "t/1", ACCOUNT.base_url, Api.QUEUE, "a/b"), Head(status), data
-        ),
+        lambda: dialect.read_poll(ACCOUNT, asked, Head(status), data),
     ):
         with suppress(ProviderError):
             read()
