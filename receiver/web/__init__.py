@@ -13,9 +13,11 @@ from structlog.contextvars import bind_contextvars, unbind_contextvars
 from werkzeug.http import HTTP_STATUS_CODES
 
 from receiver.services import Services
-from receiver.web import api, auth, callback, dashboard, health, state
+from receiver.web import api, auth, callback, dashboard, health, links, state
 from receiver.web.problems import problem
 
+# Errors that have a page of their own.
+_PAGES = {400, 405}
 REQUEST_ID_HEADER = "X-Request-Id"
 # A proxy may have set the request id; a value of any other form is not repeated.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
@@ -42,6 +44,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(callback.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(links.blueprint)
     app.register_blueprint(dashboard.blueprint)
     # Flask runs after_request functions in reverse order: the request id is set last.
     app.before_request(_begin_request)
@@ -83,15 +86,17 @@ def _end_request(_error: BaseException | None) -> None:
 def _show_not_found(response: Response) -> Response:
     """Replace Flask's response to an unknown path or method: a problem for the API, else a page.
 
-    Callbacks have their own response for it.
+    Callbacks have their own responses.
     """
     status = response.status_code
-    if status < 400 or request.endpoint not in {None, "static"} or _is_callback(request.path):  # noqa: PLR2004 - HTTP's first error
+    if status < 400 or request.endpoint not in {None, "static"}:  # noqa: PLR2004 - HTTP's first error
         return response
+    if _is_callback(request.path):
+        return callback.not_understood() if status == 400 else response  # noqa: PLR2004 - HTTP's number
     if request.path.startswith("/api/") or request.path == "/openapi.json":
         shown = problem(status, HTTP_STATUS_CODES.get(status, "").lower())
     else:
-        key = "error_405" if status == 405 else "error_404"  # noqa: PLR2004 - HTTP's number
+        key = f"error_{status}" if status in _PAGES else "error_404"
         shown = dashboard.public_error_page(status, key)
     if "Allow" in response.headers:
         shown.headers["Allow"] = response.headers["Allow"]

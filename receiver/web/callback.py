@@ -161,6 +161,11 @@ def _invalid_ticket() -> Response:
     return _respond("forged", 404, error="no such callback")
 
 
+def not_understood() -> Response:
+    """Return the response to a request that is wrong itself, such as its Host."""
+    return _respond("unreadable", 400, error="this request is not understood")
+
+
 def _rate_limited() -> Response:
     return _respond(
         "turned_away",

@@ -5,9 +5,9 @@ from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
-from flask import Blueprint, Response, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import ReceiverError, mistakes_in
@@ -26,6 +26,7 @@ blueprint = Blueprint("dashboard", __name__)
 M = TypeVar("M", bound=BaseModel)
 
 MAX_FORM_BYTES = 1024 * 1024  # a long prompt has a few KiB
+MAX_FIELDS = 100
 THEMES = ("auto", "light", "dark")
 # Pages that need no session.
 _PUBLIC = {"dashboard.login", "dashboard.log_in", "dashboard.prefer"}
@@ -142,7 +143,8 @@ def template_context() -> dict[str, object]:
 
 def static(name: str) -> str:
     """Return the URL of a static file; it changes with the file, so browsers may cache it."""
-    return url_for("static", filename=name, v=formatting.fingerprint(name))
+    # Not url_for: it fails for a request that has no valid Host, which gets an error page, too.
+    return f"{current_app.static_url_path}/{name}?v={formatting.fingerprint(name)}"
 
 
 def page(template: str, values: Mapping[str, object] | None = None, status: int = 200) -> Response:
@@ -162,10 +164,16 @@ def with_query(path: str, **arguments: object) -> str:
 
 
 def form() -> dict[str, str]:
-    """Return the fields of the form that was sent; of a repeated field the last."""
+    """Return the fields of the form that was sent; of a repeated field the last.
+
+    Raise BadRequest if there are more than any form of ours has.
+    """
     if "form" not in g:
         body = read_body(MAX_FORM_BYTES).decode(errors="replace").replace("\x00", "")
-        g.form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=100))
+        try:
+            g.form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        except ValueError as error:
+            raise BadRequest(f"a form may have at most {MAX_FIELDS} fields") from error
     found: dict[str, str] = g.form
     return {name: value.replace("\x00", "") for name, value in found.items()}
 
