@@ -157,18 +157,7 @@ def submit(
         raise ConfigurationError(mistakes)
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: without it no failure is seen")
-    if provider == Provider.OPENAI and (
-        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
-    ):
-        raise click.UsageError(
-            "--mode, --api and --resubmit are for GRSAI: "
-            "OpenAI answers with the pictures and refunds nothing"
-        )
-    if provider not in {Provider.GRSAI, Provider.OPENAI} and (resubmit or api != Api.DRAW):
-        raise click.UsageError(
-            "--api and --resubmit are for GRSAI: the others have one API, and nobody knows here "
-            "what they refund"
-        )
+    _require_fitting(provider, mode, api, resubmit)
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
     if reason and provider != Provider.OPENAI:
         click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
@@ -205,6 +194,22 @@ def submit(
     unfinished = waits and any(job.state not in FINAL_STATES for job in jobs)
     failed = any(job.state in {JobState.FAILED, JobState.EXPIRED} for job in jobs)
     sys.exit(SOME_FAILED if failed or unfinished or unsaved else 0)
+
+
+def _require_fitting(provider: str, mode: str | None, api: str, resubmit: int) -> None:
+    """Raise UsageError for options that are for another provider."""
+    if provider == Provider.OPENAI and (
+        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
+    ):
+        raise click.UsageError(
+            "--mode, --api and --resubmit are for GRSAI: "
+            "OpenAI answers with the pictures and refunds nothing"
+        )
+    if provider not in {Provider.GRSAI, Provider.OPENAI} and (resubmit or api != Api.DRAW):
+        raise click.UsageError(
+            "--api and --resubmit are for GRSAI: the others have one API, and nobody knows here "
+            "what they refund"
+        )
 
 
 class _Interrupted(KeyboardInterrupt):
