@@ -258,6 +258,8 @@ DEFAULTS = {
     "fetch_user_agent": "webhook-image-receiver",
     "quarantine_max_bytes": 4_294_967_296,
     "quarantine_job_max_bytes": 268_435_456,
+    "job_max_bytes": 2_147_483_648,
+    "job_max_files": 64,
     "url_lifetime": 7200.0,
     "poll_after": 120.0,
     "poll_interval": 30.0,
