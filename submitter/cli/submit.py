@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from receiver.cli.base import SOME_FAILED, load, printable, reports_errors
-from receiver.errors import ConfigurationError, KeyTakenError, ReceiverError
+from receiver.errors import ConfigurationError, KeyConflictError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
@@ -86,7 +86,7 @@ def _params(
 )
 @click.option(
     "--provider",
-    type=click.Choice(["grsai", "openai"]),
+    type=click.Choice([*Provider]),
     default="grsai",
     show_default=True,
     help="The provider; openai answers with the pictures.",
@@ -157,15 +157,9 @@ def submit(
         raise ConfigurationError(mistakes)
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: without it no failure is seen")
-    if provider == Provider.OPENAI and (
-        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
-    ):
-        raise click.UsageError(
-            "--mode, --api and --resubmit are for GRSAI: "
-            "OpenAI answers with the pictures and refunds nothing"
-        )
+    _require_fitting(provider, mode, api, resubmit)
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
-    if reason and provider == Provider.GRSAI:
+    if reason and provider != Provider.OPENAI:
         click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
     request = {
         "prompt": prompt,
@@ -200,6 +194,22 @@ def submit(
     unfinished = waits and any(job.state not in FINAL_STATES for job in jobs)
     failed = any(job.state in {JobState.FAILED, JobState.EXPIRED} for job in jobs)
     sys.exit(SOME_FAILED if failed or unfinished or unsaved else 0)
+
+
+def _require_fitting(provider: str, mode: str | None, api: str, resubmit: int) -> None:
+    """Raise UsageError for options that are for another provider."""
+    if provider == Provider.OPENAI and (
+        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
+    ):
+        raise click.UsageError(
+            "--mode, --api and --resubmit are for GRSAI: "
+            "OpenAI answers with the pictures and refunds nothing"
+        )
+    if provider not in {Provider.GRSAI, Provider.OPENAI} and (resubmit or api != Api.DRAW):
+        raise click.UsageError(
+            "--api and --resubmit are for GRSAI: the others have one API, and nobody knows here "
+            "what they refund"
+        )
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -250,10 +260,8 @@ class _SubmitRun:
             self.job = self.submitter.post(**self.request)
         except KeyTakenError as error:
             if not self.submitter.is_same_request(error.ref, self.request):
-                raise ReceiverError(
-                    f"{error}, which was asked for something else; nothing posted: "
-                    "give it another --key"
-                ) from error
+                conflict = KeyConflictError(key or "", error.ref)
+                raise ReceiverError(f"{conflict}: give it another --key") from error
             self.job = self.submitter.job(error.ref)
         return self.job
 
@@ -269,8 +277,8 @@ def _runs(
 ) -> list[_SubmitRun]:
     """Return the run of a request, or one for each of its pictures if one job cannot make them."""
     count, provider = request["variants"], request["provider"]
-    fits = provider is not Provider.GRSAI or takes_variants(
-        request["model"], request["api"], count or 1
+    fits = provider is Provider.OPENAI or takes_variants(
+        provider, request["model"], request["api"], count or 1
     )
     if not split or fits:
         return [_SubmitRun(submitter, request, key)]

@@ -177,6 +177,19 @@ def test_a_repetition_by_the_package_waits_for_the_job_that_was_paid_for(
     assert job_of(served, refs_of(answer)[0])["state"] == "archived"
 
 
+def test_a_key_of_another_request_is_a_conflict_that_is_not_repeated(
+    served: tuple[Installation, str],
+) -> None:
+    installation, token = served
+    key = {"Idempotency-Key": "order-2", "Prefer": "respond-async"}
+    before = installation.sandbox.stats()["accepted"]
+    with openai.OpenAI(api_key=token, base_url=f"{installation.url}/v1", max_retries=2) as client:
+        client.images.generate(prompt="a fox", extra_headers=key)
+        with pytest.raises(openai.ConflictError):
+            client.images.generate(prompt="a hen", extra_headers=key)
+    assert installation.sandbox.stats()["accepted"] == before + 1
+
+
 def test_waiting_clients_beyond_the_limit_are_refused_and_callbacks_stay_quick(
     served: tuple[Installation, str], sandbox: Sandbox
 ) -> None:

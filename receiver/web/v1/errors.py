@@ -7,7 +7,7 @@ import structlog
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
-from receiver.errors import ConfigurationError, ReceiverError
+from receiver.errors import ConfigurationError, KeyConflictError, ReceiverError
 from receiver.jobs.images_api import ImagesErrorView, ImagesFaultView
 from receiver.ledger.rows import Job
 from receiver.model import JobState, Reason
@@ -82,6 +82,11 @@ def add_private_headers(response: Response) -> Response:
 @blueprint.errorhandler(ConfigurationError)
 def _not_configured(error: ConfigurationError) -> Response:
     return failure(500, "; ".join(error.mistakes), "not_configured", kind=_SERVER)
+
+
+@blueprint.errorhandler(KeyConflictError)
+def _conflict(error: KeyConflictError) -> Response:
+    return failure(409, f"{error}: send another Idempotency-Key", "idempotency_conflict")
 
 
 @blueprint.errorhandler(ReceiverError)

@@ -51,6 +51,7 @@ _HEADERS = {
 _PROBLEMS = {
     400: "invalid request, refused by the provider (`provider_refused`) or by its moderation "
     "(`moderation_blocked`)",
+    409: "the Idempotency-Key belongs to a job that was asked for something else",
     413: "body too large",
     429: "too many clients are waiting",
     500: "the job failed; `code` says why",
@@ -123,7 +124,7 @@ def _generate() -> Response:
 def _posted(keyed: Sequence[GrsaiRequest]) -> Iterator[Job]:
     """Post jobs and yield them, until the provider refuses one: it would refuse the others too."""
     for one in keyed:
-        job, _ = post_job(one)
+        job, _ = post_job(one.submission())
         yield job
         if job.reason is Reason.REFUSED:
             return
