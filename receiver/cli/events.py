@@ -16,9 +16,8 @@ from receiver.cli.base import (
     console,
     load,
     new_table,
-    printable,
     reports_errors,
-    table_cell,
+    say,
 )
 from receiver.errors import ReceiverError
 from receiver.events.event import Event
@@ -104,13 +103,13 @@ def _process(
     services: Services, event: Event, command: str | None, saved: Cursor, *, as_json: bool
 ) -> bool:
     """Print one event and run the command for it; return False if the command failed."""
-    click.echo(services.serializer.body(event) if as_json else _line(event))
+    say(services.serializer.body(event) if as_json else _line(event))
     if command is None:
         return True
     withheld = secret_variables(Settings.model_fields)
     status = run_command(command, services.serializer.object(event), withheld)
     if status:
-        click.echo(
+        say(
             f"event {event.number}: the command ended with status {status}; "
             f"{saved.consequence(event.number)}",
             err=True,
@@ -125,7 +124,7 @@ def _line(event: Event) -> str:
         if event.payload.get(name) not in (None, "")
     ]
     about = f"{event.number:>6}  {timestamp(event.at)}  {event.type:<14}  {event.ref}"
-    return printable(f"{about}  {' '.join(shown)}")
+    return f"{about}  {' '.join(shown)}"
 
 
 @click.command()
@@ -159,7 +158,7 @@ def _forget(services: Services, name: str) -> None:
             f"{name} is in EVENT_URLS: remove it there and restart the service first"
         )
     services.outbox.forget(name)
-    click.echo(f"{name} is deleted, with its undelivered events")
+    say(f"{name} is deleted, with its undelivered events")
 
 
 def _show(services: Services) -> None:
@@ -208,7 +207,7 @@ def _failed_table(aside: list[EventDelivery]) -> Table:
             delivery.ref,
             delivery.destination,
             str(delivery.attempts),
-            table_cell(delivery.error),
+            delivery.error,
         )
     return table
 

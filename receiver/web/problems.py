@@ -3,6 +3,7 @@
 from flask import Response
 
 from receiver.jobs.schemas import ProblemView
+from receiver.telemetry.printable import printable
 
 # Seconds after which a client may try again when the ledger or the archive is away.
 RETRY_AFTER = 5
@@ -10,7 +11,7 @@ RETRY_AFTER = 5
 
 def problem(status: int, detail: str, *, retry_after: int | None = None) -> Response:
     """Return an error response; ``retry_after`` in seconds."""
-    body = ProblemView(status=status, detail=detail).model_dump_json()
+    body = printable(ProblemView(status=status, detail=detail).model_dump_json(), as_json=True)
     response = Response(body, status=status, content_type="application/problem+json")
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
