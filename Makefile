@@ -58,6 +58,7 @@ bench: setup ## measure the service beside its peers: BENCH_ARGS="…" is passed
 	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
 
 prove: setup ## break the service in every way for 3 minutes, and see what it keeps: PROVE_MINUTES=, PROVE_ARGS="…", ENGINE=distributed
+	$(if $(PROVE_ARGS),,PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/searches.py)
 	PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/$(if $(filter distributed,$(ENGINE)),distributed,run).py $(PROVE_ARGS)
 
 package-test: setup ## build sdist and wheel, and use the wheel with every supported Python found

@@ -178,6 +178,7 @@ class Settings(ProviderSettings):
     archive_url: Annotated[str, AfterValidator(_archive_address)] = Field(
         default="", validate_default=True
     )
+    archive_public_url: WebAddress | None = None  # where everybody can read what it names
     s3_addressing_style: Annotated[AddressingStyle, Lower] = "auto"
     s3_checksums: Annotated[Checksums, Lower] = "when_required"
     s3_verify: Annotated[Verify, Lower] = "auto"

@@ -17,14 +17,18 @@ from pydantic import ValidationError
 
 from receiver.archive.inspect import inspect
 from receiver.doctor import last_result
-from receiver.errors import ConfigurationError, KeyTakenError, NotThePictureError
-from receiver.jobs.job_object import JobView
+from receiver.errors import (
+    ConfigurationError,
+    KeyTakenError,
+    NotThePictureError,
+)
 from receiver.jobs.request import DEFAULT_MODEL, JobRequest, mistakes
 from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry import tracing
 from submitter import preflight
+from submitter.job import Job, LedgerFiles
 
 # Seconds between two polls of the ledger while waiting.
 POLL_EVERY = 0.2
@@ -89,7 +93,7 @@ class Submitter:
         batch: str | None = None,
         metadata: Mapping[str, object] | None = None,
         folder: str = "",
-    ) -> JobView:
+    ) -> Job:
         """Post one job and return it as it is after the submit.
 
         ``params`` are sent to the provider unchanged. ``size`` is a ratio (``3:2``), pixels
@@ -124,7 +128,7 @@ class Submitter:
         except KeyTakenError as error:
             return self.job(error.ref)
 
-    def post(self, prompt: str, **asked: Any) -> JobView:
+    def post(self, prompt: str, **asked: Any) -> Job:
         """Post one job; the arguments are those of ``submit``.
 
         Raise KeyTakenError, and post nothing, if a job has the key already.
@@ -164,7 +168,7 @@ class Submitter:
             others = {name: value for name, value in params.items() if name not in _PICTURE_FIELDS}
             return canonical_request(rest) == canonical_request(replace(was, params=others))
 
-    def posted_since(self, began: float, request: Mapping[str, Any]) -> JobView | None:
+    def posted_since(self, began: float, request: Mapping[str, Any]) -> Job | None:
         """Return the job that was created since ``began`` (ledger time) by these arguments.
 
         Return None if there is no such job, or more than one.
@@ -185,7 +189,7 @@ class Submitter:
 
     def submit_many(
         self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4
-    ) -> Iterator[JobView]:
+    ) -> Iterator[Job]:
         """Post many jobs, ``concurrency`` in parallel; yield each in the order of ``requests``.
 
         A request holds the arguments of ``submit`` by name. Requests are read when they are needed,
@@ -193,7 +197,7 @@ class Submitter:
         it go on.
         """
         with ThreadPoolExecutor(concurrency) as pool:
-            waiting: deque[Future[JobView]] = deque()
+            waiting: deque[Future[Job]] = deque()
             for request in requests:
                 waiting.append(pool.submit(self._submit_one, dict(request)))
                 if len(waiting) >= 2 * concurrency:
@@ -201,32 +205,32 @@ class Submitter:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _submit_one(self, request: dict[str, Any]) -> JobView:
+    def _submit_one(self, request: dict[str, Any]) -> Job:
         return self.submit(**request)
 
-    def job(self, ref: str) -> JobView:
+    def job(self, ref: str) -> Job:
         """Return the current state of one job; raise KeyError if there is none."""
         return self.jobs([ref])[ref]
 
-    def jobs(self, refs: Sequence[str]) -> dict[str, JobView]:
+    def jobs(self, refs: Sequence[str]) -> dict[str, Job]:
         """Return the current state of jobs, by ref; raise KeyError for an unknown ref."""
-        found = self._services.job_objects.named(refs)
-        return {ref: found[ref] for ref in refs}
+        found, files = self._services.job_objects.named(refs), LedgerFiles(self._services)
+        return {ref: Job.of_view(found[ref], files) for ref in refs}
 
     def wait(
         self,
         refs: Sequence[str],
         *,
         timeout: float | None = None,
-        watch: Callable[[JobView], None] | None = None,
-    ) -> list[JobView]:
+        watch: Callable[[Job], None] | None = None,
+    ) -> list[Job]:
         """Wait until every job is final and return them in order.
 
         ``watch`` is called with each job that changed. Raise TimeoutError after ``timeout``
         seconds. A worker must be running on the ledger: see ``has_worker``.
         """
         end = time.monotonic() + timeout if timeout is not None else float("inf")
-        seen: dict[str, JobView] = {}
+        seen: dict[str, Job] = {}
         while True:
             for ref, job in self.jobs(refs).items():
                 if watch and seen.get(ref) != job:

@@ -16,6 +16,7 @@ main = Commands(
         "rebuild": "receiver.cli.audit",
         "jobs": "receiver.cli.jobs",
         "show": "receiver.cli.jobs",
+        "get": "receiver.cli.get",
         "retry": "receiver.cli.jobs",
         "replay": "receiver.cli.jobs",
         "accept": "receiver.cli.jobs",

@@ -1,6 +1,5 @@
 """Commands about single jobs: list, show, retry, replay, and accept a rejected file."""
 
-import re
 import sys
 
 import click
@@ -17,9 +16,10 @@ from receiver.cli.base import (
     say,
     say_json,
 )
-from receiver.errors import ReceiverError
-from receiver.jobs.schemas import REF, metadata_filter
+from receiver.cli.refs import full_ref, known_job, ref_argument, ref_text
+from receiver.jobs.schemas import metadata_filter
 from receiver.ledger.queries.job_list import Wanted
+from receiver.ledger.queries.jobs import REF_LENGTH
 from receiver.ledger.rows import Asset, Job
 from receiver.model import JobState, timestamp
 from receiver.services import Services
@@ -31,12 +31,13 @@ MAX_REQUEST_SHOWN = 2000
 
 def _ref(_context: click.Context, _option: click.Parameter, value: str) -> str:
     """Raise BadParameter unless the value is a ref: any other text would compare as a ref too."""
-    if value and not re.fullmatch(REF, value):
-        raise click.BadParameter(
-            f"{printable(value)} is no ref; write one as `receiver jobs` shows it, "
-            "such as 01JZ2Q7V3N0123456789ABCDEF"
-        )
-    return value
+    return ref_text(value) if value else value
+
+
+def _refs(
+    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(map(ref_text, values))
 
 
 @click.command()
@@ -81,6 +82,7 @@ def jobs(
     which --after to continue.
     """
     services = Services(load()).open(to_look=True)
+    after = _whole(services, after)
     wanted = Wanted(
         state=JobState(state) if state else None,
         text=search.strip(),
@@ -101,6 +103,11 @@ def jobs(
         say(f"{what}; to continue, add: --after {page.next}", err=True)
 
 
+def _whole(services: Services, after: str) -> str:
+    """Return the ref to list after, which need not be there any more if it is whole."""
+    return full_ref(services, after) if 0 < len(after) < REF_LENGTH else after
+
+
 def _job_table(found: list[Job], assets: dict[str, list[Asset]]) -> Table:
     table = new_table("ref", "state", "model", "submitted", "assets", "message")
     for job in found:
@@ -117,25 +124,18 @@ def _job_table(found: list[Job], assets: dict[str, list[Asset]]) -> Table:
 
 
 @click.command()
-@click.argument("ref")
+@ref_argument
 @click.option("--json", "as_json", is_flag=True, help="The job object on one line.")
 @reports_errors
 def show(ref: str, *, as_json: bool) -> None:
     """Show one job: its request, its deliveries and its assets."""
     services = Services(load()).open(to_look=True)
-    job = _known_job(services, ref)
+    job = known_job(services, ref)
     if as_json:
         say_json(services.job_objects.of([job])[0])
     else:
         _show(services, job)
     services.close()
-
-
-def _known_job(services: Services, ref: str) -> Job:
-    job = services.queries.job(ref)
-    if job is None:
-        raise ReceiverError(f"there is no job {ref}; `receiver jobs` lists what there is")
-    return job
 
 
 def _show(services: Services, job: Job) -> None:
@@ -232,7 +232,7 @@ def _notes(asset: Asset) -> str:
 
 
 @click.command()
-@click.argument("refs", nargs=-1, required=True)
+@click.argument("refs", nargs=-1, required=True, callback=_refs)
 @reports_errors
 def retry(refs: tuple[str, ...]) -> None:
     """Reopen failed or expired jobs.
@@ -240,10 +240,15 @@ def retry(refs: tuple[str, ...]) -> None:
     The provider is asked for their results again.
     """
     services = Services(load()).open(creates=False)
-    failures = act_on_each(refs, lambda ref: f"{ref} is {services.operator.retry(ref).state}")
+    failures = act_on_each(refs, lambda text: _retry(services, text))
     services.engine.notify()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
+
+
+def _retry(services: Services, text: str) -> str:
+    ref = full_ref(services, text)
+    return f"{ref} is {services.operator.retry(ref).state}"
 
 
 @click.command()
@@ -265,7 +270,7 @@ def replay(deliveries: tuple[int, ...]) -> None:
 
 
 @click.command()
-@click.argument("ref", callback=_ref)
+@ref_argument
 @click.argument("index", type=click.IntRange(0, 2**31 - 1))
 @click.option(
     "--sha256",
@@ -281,6 +286,7 @@ def accept(ref: str, index: int, sha256: str) -> None:
     Look at the file before: nothing has checked that it is the picture.
     """
     services = Services(load()).open(creates=False)
+    ref = full_ref(services, ref)
     job = services.operator.accept(ref, index, sha256.lower())
     services.engine.notify()
     services.close()

@@ -24,6 +24,7 @@ from receiver.model import (
 from receiver.providers.grsai.request import NOT_SENT
 from receiver.telemetry.redaction import without_url_secrets
 
+Links = Callable[[str | None], str | None]
 SHA256 = r"^[0-9a-f]{64}$"
 # Characters of a prompt that an event has.
 MAX_PROMPT_IN_EVENTS = 10_000
@@ -75,19 +76,22 @@ class RejectedView(BaseModel):
 class AssetView(BaseModel):
     """One result file. ``size`` is in bytes, dimensions in pixels; unknown values are null.
 
-    ``url`` is the path of its bytes in this API, null until it is archived; ``expires_at`` is when
-    the provider's URL dies. ``error`` is that of the last of ``attempts``.
+    ``url`` (here ``path``) is the path of its bytes in this API, null until it is archived;
+    ``public_url`` is its lasting link, null without ARCHIVE_PUBLIC_URL; ``expires_at`` is when the
+    provider's URL dies. ``error`` is that of the last of ``attempts``.
     ``accepted_at`` is when an operator accepted the rejected file as the result.
     ``defect`` names mistakes in the file that viewers tolerate. ``doubt`` says why it cannot be
     decoded; it is "" if it can, or if it is no picture, and null until that is tried.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # Not called url here: in the library that is a method, which makes a link.
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
 
     index: int
     state: AssetState
     key: str | None
-    url: str | None
+    path: str | None = Field(alias="url")
+    public_url: str | None
     sha256: Annotated[str, Field(pattern=SHA256)] | None
     size: int | None
     content_type: str | None
@@ -104,13 +108,14 @@ class AssetView(BaseModel):
     doubt: str | None
 
     @classmethod
-    def of(cls, asset: Asset) -> Self:
-        """Show one row."""
+    def of(cls, asset: Asset, public_url: str | None) -> Self:
+        """Show one row, whose file has this lasting link."""
         return cls(
             index=asset.idx,
             state=asset.state,
             key=asset.key,
             url=asset_path(asset.ref, asset.idx) if asset.key else None,
+            public_url=public_url,
             sha256=asset.sha256,
             size=asset.size,
             content_type=asset.content_type,
@@ -222,13 +227,13 @@ class JobView(BaseModel):
     folder: str
     request: RequestView | None
     next: NextView | None
-    assets: list[AssetView]
+    assets: Sequence[AssetView]
     requested: int | None
     missing: int
 
     @classmethod
-    def of(cls, job: Job, assets: list[Asset], shown: ShownRequest) -> Self:
-        """Show one job with its assets."""
+    def of(cls, job: Job, assets: list[Asset], shown: ShownRequest, links: Links) -> Self:
+        """Show one job with its assets; ``links`` returns the lasting link to an object."""
         is_direct = job.mode is Mode.SYNC  # the answer to the submit is the result
         return cls(
             ref=job.ref,
@@ -252,7 +257,7 @@ class JobView(BaseModel):
             folder=job.folder,
             request=RequestView.of(job, shown) if job.model else None,
             next=NextView.of(job, assets),
-            assets=[AssetView.of(asset) for asset in assets],
+            assets=[AssetView.of(asset, links(asset.key)) for asset in assets],
             requested=job.requested,
             missing=job.missing(len(assets)),
         )
@@ -268,9 +273,13 @@ def shortened(job: JobView) -> JobView:
 
 
 class JobObjects:
-    """Reads job objects from the ledger; ``redact`` removes secrets from a text."""
+    """Reads job objects from the ledger; ``redact`` removes secrets from a text.
 
-    def __init__(self, queries: JobQueries, redact: Callable[[str], str]) -> None:
+    ``links`` returns the lasting link to an object, if there is one.
+    """
+
+    def __init__(self, queries: JobQueries, redact: Callable[[str], str], links: Links) -> None:
+        self._links = links
         self._queries = queries
         self._redact = redact
 
@@ -287,7 +296,9 @@ class JobObjects:
         assets, shown = self._queries.assets(refs), self._queries.requests(refs)
         nothing = ShownRequest({}, {})
         return [
-            JobView.of(job, assets[job.ref], self._redacted(shown.get(job.ref, nothing)))
+            JobView.of(
+                job, assets[job.ref], self._redacted(shown.get(job.ref, nothing)), self._links
+            )
             for job in jobs
         ]
 

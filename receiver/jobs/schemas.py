@@ -218,10 +218,13 @@ class VerdictView(BaseModel):
 
 
 class LinkView(BaseModel):
-    """A link to an archived file that needs no token, until ``expires_at`` (RFC 3339)."""
+    """A link to an archived file that needs no token, until ``expires_at`` (RFC 3339).
+
+    ``expires_at`` is null if the link lasts.
+    """
 
     url: str
-    expires_at: str
+    expires_at: str | None
 
 
 class AuditQuery(BaseModel):

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 from receiver.errors import FetchError
 from receiver.net.policy import AddressPolicy, Target
@@ -118,6 +119,12 @@ class DeadlineSocket(io.RawIOBase):
         return count
 
 
+@cache
+def _default_context() -> ssl.SSLContext:
+    """Return the settings of TLS; to read the machine's certificates takes some 25 ms and 1 MB."""
+    return ssl.create_default_context()
+
+
 class SafeConnector:
     """Makes connections that the policy allows. Threads may share it.
 
@@ -135,7 +142,7 @@ class SafeConnector:
         self.policy = policy
         self._resolve = resolve
         self._connect = connect
-        self._ssl_context = ssl_context or ssl.create_default_context()
+        self._ssl_context = ssl_context or _default_context()
 
     def addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
         """Return the addresses of the target's host as they are now, all of them checked.

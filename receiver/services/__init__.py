@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from receiver import data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
+from receiver.archive.links import Links
 from receiver.archive.quarantine import Quarantine
 from receiver.archive.thumbnails import Thumbnails
 from receiver.events.dispatcher import Dispatcher
@@ -72,7 +73,17 @@ class Services(Opening):
     @cached_property
     def job_objects(self) -> JobObjects:
         """The job objects that everybody is shown."""
-        return JobObjects(self.queries, self.redactor)
+        return JobObjects(self.queries, self.redactor, self.links.lasting)
+
+    @cached_property
+    def links(self) -> Links:
+        """Links to archived files that need no token."""
+        return Links(
+            lambda: self.store,  # boto3 is not imported for a job that is only shown
+            self.settings.archive_public_url,
+            lambda: self.admin_token,
+            self.now,
+        )
 
     @cached_property
     def serializer(self) -> EventSerializer:

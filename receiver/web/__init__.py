@@ -15,7 +15,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from receiver.services import Services
 from receiver.telemetry.printable import printable
-from receiver.web import api, auth, callback, dashboard, health, state
+from receiver.web import api, auth, callback, dashboard, health, links, state
 from receiver.web.problems import problem
 
 # Errors that have a page of their own.
@@ -53,6 +53,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(callback.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(links.blueprint)
     app.register_blueprint(dashboard.blueprint)
     # Flask runs after_request functions in reverse order: the request id is set last.
     app.before_request(_begin_request)

@@ -17,6 +17,7 @@ from receiver.model import Api, Mode, Provider
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, BatchLine, Defaults, read_lines
+from submitter.batch.output import Output, folder_problem
 from submitter.batch.progress_bar import BatchProgress, print_summary, say
 from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
@@ -26,6 +27,8 @@ from submitter.submit import NO_WORKER, Submitter, callback_problem, default_mod
 
 # Exit status after Ctrl-C, as shells expect it: 128 and the signal's number.
 INTERRUPTED = 130
+# Pictures that are saved in parallel with --output.
+OUTPUT_THREADS = 4
 CONTINUE_HINT = (
     "run the same command again to continue: what was posted is found by its key and paid once"
 )
@@ -46,6 +49,7 @@ class Options:
     waits: bool
     timeout: float | None
     check: bool
+    output: str | None
 
     def read(self, source: BatchFile) -> Iterator[BatchLine | BadLine]:
         """Yield the lines of the opened file."""
@@ -78,6 +82,12 @@ class Options:
     "--report",
     type=click.Path(dir_okay=False, allow_dash=True),
     help="Write each line's job object to this file (-: stdout).",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False),
+    help="Save the pictures in this directory, as REF-INDEX and the extension.",
 )
 @click.option(
     "--resubmit",
@@ -129,6 +139,7 @@ def batch(
     concurrency: int,
     rate: float | None,
     report: str | None,
+    output: str | None,
     resubmit: int,
     mode: str | None,
     api: str,
@@ -153,6 +164,8 @@ def batch(
     settings = load()
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: without it no failure is seen")
+    if output and not waits:
+        raise click.UsageError("--output needs --wait: without it there are no pictures yet")
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
     if reason:
         say(reason)
@@ -161,7 +174,18 @@ def batch(
     defaults = Defaults(name, job_mode, Api(api), model, split, folder)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")
     options = Options(
-        file, form, defaults, concurrency, rate, strict, report, resubmit, waits, timeout, check
+        file,
+        form,
+        defaults,
+        concurrency,
+        rate,
+        strict,
+        report,
+        resubmit,
+        waits,
+        timeout,
+        check,
+        output,
     )
     with _interruptible():
         sys.exit(_run(options, settings))
@@ -198,6 +222,9 @@ def _run(options: Options, settings: Settings) -> int:
             if options.waits and not submitter.has_worker():
                 say(NO_WORKER)
             bar = BatchProgress(found.total if source.rereadable else None)
+            output = options.output and Output(
+                Path(options.output), submitter.jobs, say, threads=OUTPUT_THREADS
+            )
             batch = Batch(
                 submitter,
                 services,
@@ -207,10 +234,15 @@ def _run(options: Options, settings: Settings) -> int:
                 stopping=stopping,
                 say=say,
                 show=bar.show,
+                output=output or None,
             )
             status = _submit_and_wait(batch, options, bar, source)
+            if output:
+                output.finish(at_once=status == INTERRUPTED)
+                status = status or (SOME_FAILED if output.failures else 0)
             if options.report:
-                write_report(options.report, services.job_objects, batch.table, batch.bad)
+                jobs = services.job_objects
+                write_report(options.report, jobs, batch.table, batch.bad, output or None)
             err = options.report == STDOUT
             print_summary(batch, services.queries, options.defaults.name, err=err)
     return status
@@ -239,6 +271,7 @@ def _require(options: Options, settings: Settings, found: Validation) -> None:
         )
     elif Mode.WEBHOOK in found.needs and (reason := callback_problem(settings)):
         mistakes.append(reason)
+    mistakes += folder_problem(options.output)
     if options.report and options.report != STDOUT and is_input(options.report, options.file):
         mistakes.append("--report is the input file; name another")
     elif options.report and options.report != STDOUT:

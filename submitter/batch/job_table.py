@@ -66,6 +66,10 @@ class JobTable:
         """Yield the rows of jobs that are not final."""
         return (row for row in range(len(self)) if self._states[row] not in _FINAL)
 
+    def final(self) -> Iterator[int]:
+        """Yield the rows of jobs that have ended."""
+        return (row for row in range(len(self)) if self._states[row] in _FINAL)
+
     def without_pictures(self) -> Iterator[int]:
         """Yield the rows of jobs that failed or expired."""
         return (row for row in range(len(self)) if self._states[row] in _WITHOUT_PICTURES)

@@ -1,8 +1,8 @@
 """The report of a batch: the result of each line, in the order of the lines.
 
 One JSON object a line: the contract's job object with one more field, ``line`` (its number in the
-file). A line without a job is ``{"line", "error"}``; it also has
-``key`` if that key belongs to another job.
+file), and with --output ``files``, the paths of its pictures. A line without a job is
+``{"line", "error"}``; it also has ``key`` if that key belongs to another job.
 """
 
 import os
@@ -14,6 +14,7 @@ from receiver.cli.base import say, to_json
 from receiver.jobs.job_object import JobObjects
 from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine
+from submitter.batch.output import Output
 
 STDOUT = "-"
 # Jobs in memory at a time; each may have pictures in its request.
@@ -40,22 +41,31 @@ def is_input(path: str, source: str) -> bool:
     return any(os.path.samestat(file.stat(), read) for file in written if file.exists())
 
 
-def write_report(path: str, jobs: JobObjects, table: JobTable, bad: dict[int, BadLine]) -> None:
+def write_report(
+    path: str,
+    jobs: JobObjects,
+    table: JobTable,
+    bad: dict[int, BadLine],
+    output: Output | None = None,
+) -> None:
     """Write the report to ``path`` (``-``: stdout); an older report is replaced only at the end."""
+    lines = _lines(jobs, table, bad, output)
     if path == STDOUT:
-        for line in _lines(jobs, table, bad):
+        for line in lines:
             say(line)
         return
     part = open_report(path)
     with part.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in _lines(jobs, table, bad))
+        file.writelines(f"{line}\n" for line in lines)
     part.replace(path)
 
 
-def _lines(jobs: JobObjects, table: JobTable, bad: dict[int, BadLine]) -> Iterator[str]:
+def _lines(
+    jobs: JobObjects, table: JobTable, bad: dict[int, BadLine], output: Output | None
+) -> Iterator[str]:
     """Merge lines with and without jobs, both in order of their numbers."""
     without_job = sorted(bad, reverse=True)
-    for number, entry in _jobs(jobs, table):
+    for number, entry in _jobs(jobs, table, output):
         while without_job and without_job[-1] < number:
             yield _bad_line(bad[without_job.pop()])
         yield to_json(entry)
@@ -68,14 +78,17 @@ def _bad_line(bad: BadLine) -> str:
     return to_json({"line": bad.number, **key, "error": bad.error})
 
 
-def _jobs(jobs: JobObjects, table: JobTable) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jobs(
+    jobs: JobObjects, table: JobTable, output: Output | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for rows in in_chunks(table.by_number(), _READ_AT_ONCE):
         refs = [table.ref(row) for row in rows]
         found = jobs.named(refs)
         for row, ref in zip(rows, refs, strict=True):
             number = table.number(row)
             if ref in found:
-                yield number, {**found[ref].model_dump(mode="json"), "line": number}
+                files = {} if output is None else {"files": output.paths(found[ref])}
+                yield number, {**found[ref].model_dump(mode="json"), "line": number, **files}
             else:
                 # Another process posts the same key. Its provider asked it to come later, so it
                 # deleted its row until then.

@@ -13,6 +13,7 @@ from receiver.model import JobState, Provider, Reason
 from receiver.services import Services
 from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine, BatchLine, submit_error
+from submitter.batch.output import Output
 from submitter.batch.workers import SubmitRate, Workers
 from submitter.submit import Submitter, resubmit_key
 
@@ -31,7 +32,8 @@ GRACE = 10.0
 class Batch:
     """Submits lines and watches their jobs.
 
-    ``say`` is called with each message for the user, ``show`` after each poll of the ledger. A job
+    ``say`` is called with each message for the user, ``show`` after each poll of the ledger;
+    ``output`` saves the pictures of the jobs that have ended. A job
     that failed at the provider is posted again up to ``resubmit`` times, earlier runs included.
     """
 
@@ -46,6 +48,7 @@ class Batch:
         stopping: threading.Event,
         say: Callable[[str], None],
         show: Callable[[JobTable, int], None],
+        output: Output | None = None,
     ) -> None:
         self._submitter = submitter
         self._jobs = services.jobs
@@ -56,6 +59,8 @@ class Batch:
         self._stopping = stopping
         self._say = say
         self._show = show
+        self._output = output
+        self._handed = bytearray()  # by row, whether its pictures were handed to the output
         self._workers: Workers[Any] | None = None
         self._refunded: set[int] = set()  # rows of the table
         self._synchronous: set[int] = set()  # lines whose submit is answered by the pictures
@@ -169,8 +174,19 @@ class Batch:
                 state, reason = found.get(self.table.ref(row), (JobState.SUBMITTING, None))
                 self.table.set_state(row, state)
                 self._note_refund(row, reason)
+        self._hand_over()
         self._pause = max(POLL_EVERY, POLL_SHARE * (time.monotonic() - began))
         self._show(self.table, len(self.bad))
+
+    def _hand_over(self) -> None:
+        """Have the pictures saved of jobs that have ended since the last time."""
+        if self._output is None:
+            return
+        self._handed.extend(bytes(len(self.table) - len(self._handed)))
+        for row in self.table.final():
+            if not self._handed[row]:
+                self._handed[row] = 1
+                self._output.begin(self.table.ref(row))
 
     def _note_refund(self, row: int, reason: Reason | None) -> None:
         if reason is Reason.PROVIDER_ERROR and self.table.resubmits(row) < self._resubmit:
@@ -214,6 +230,7 @@ class Batch:
             self._say(f"line {line}: not posted again: {error}")
         else:
             self.table.replace(row, posted.ref, posted.state)
+            self._handed[row : row + 1] = b"\0" if row < len(self._handed) else b""
             self._note_refund(row, posted.reason)
 
     # Stopping.

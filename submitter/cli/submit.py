@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from receiver.cli.base import SOME_FAILED, load, reports_errors, say, say_json
-from receiver.errors import KeyTakenError, ReceiverError
+from receiver.errors import ConfigurationError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
+from submitter.batch.output import folder_problem
+from submitter.job import Job
 from submitter.submit import NO_WORKER, Submitter, default_mode, resubmit_key, split_key
 
 # Exit status after a signal, as shells expect it: 128 plus the signal's number.
@@ -106,6 +108,12 @@ def _params(
     help="With --wait: how many times to post the job again if the provider fails.",
 )
 @click.option("--wait", "waits", is_flag=True, help="Wait until the pictures are archived.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False),
+    help="Wait, and save the pictures in this directory, as REF-INDEX and the extension.",
+)
 @click.option("--timeout", type=click.FloatRange(0), help="Longest wait in seconds.")
 @click.option(
     "--check/--no-check",
@@ -133,6 +141,7 @@ def submit(
     *,
     split: bool,
     waits: bool,
+    output: str | None,
     timeout: float | None,
     check: bool,
     as_json: bool,
@@ -143,6 +152,9 @@ def submit(
     SIGTERM.
     """
     settings = load()
+    waits = waits or output is not None
+    if mistakes := folder_problem(output):  # before anything is paid
+        raise ConfigurationError(mistakes)
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: without it no failure is seen")
     if provider == Provider.OPENAI and (
@@ -179,13 +191,16 @@ def submit(
             for run in runs:
                 _report_interrupted(run, as_json=as_json)
             sys.exit(SIGNALLED + interrupt.number)
-    for job in jobs:
-        if as_json:
-            say_json(job)
-        _print_job(job, err=as_json)
+        unsaved = 0
+        for job in jobs:
+            if as_json:
+                say_json(job)
+            _print_job(job, err=as_json)
+            if output is not None:
+                unsaved += _save(job, output, err=as_json)
     unfinished = waits and any(job.state not in FINAL_STATES for job in jobs)
     failed = any(job.state in {JobState.FAILED, JobState.EXPIRED} for job in jobs)
-    sys.exit(SOME_FAILED if failed or unfinished else 0)
+    sys.exit(SOME_FAILED if failed or unfinished or unsaved else 0)
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -222,10 +237,10 @@ class _SubmitRun:
         self.request = request
         self.key = key
         self.begun = False
-        self.job: JobView | None = None  # None while it is being posted
+        self.job: Job | None = None  # None while it is being posted
         self.began = submitter.now()
 
-    def post(self, key: str | None) -> JobView:
+    def post(self, key: str | None) -> Job:
         """Post the request, or return the job that has the key.
 
         Raise ReceiverError if the job that has the key was asked for something else.
@@ -243,7 +258,7 @@ class _SubmitRun:
             self.job = self.submitter.job(error.ref)
         return self.job
 
-    def current_job(self) -> JobView | None:
+    def current_job(self) -> Job | None:
         """Return the job as it is now, also if only its row exists; None if it cannot be known."""
         if self.job is not None:
             return self.submitter.job(self.job.ref)
@@ -269,7 +284,7 @@ def _runs(
 
 def _submit_and_wait(
     runs: list[_SubmitRun], *, resubmit: int, timeout: float | None, waits: bool
-) -> list[JobView]:
+) -> list[Job]:
     """Post, wait if asked for, and post again while the provider fails."""
     with Console(stderr=True).status(f"asking {runs[0].request['provider']}"):
         jobs = [run.post(run.key) for run in runs]
@@ -278,7 +293,7 @@ def _submit_and_wait(
     return [_finish(run, resubmit=resubmit, timeout=timeout) for run in runs]
 
 
-def _finish(run: _SubmitRun, *, resubmit: int, timeout: float | None) -> JobView:
+def _finish(run: _SubmitRun, *, resubmit: int, timeout: float | None) -> Job:
     """Wait for the job of a run, and post it again while the provider fails."""
     assert run.job is not None  # noqa: S101 - it was posted
     job, key = _wait(run.submitter, run.job, timeout), run.key
@@ -311,7 +326,7 @@ def _report_interrupted(run: _SubmitRun, *, as_json: bool) -> None:
         say_json(job)
 
 
-def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
+def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
     """Wait with a progress bar on stderr; after ``timeout`` seconds return the unfinished job."""
     if job.state in FINAL_STATES:
         return job
@@ -327,7 +342,7 @@ def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"{job.ref} {job.state}", total=100)
 
-        def show(now: JobView) -> None:
+        def show(now: Job) -> None:
             progress.update(bar, description=f"{now.ref} {now.state}", completed=now.progress)
 
         try:
@@ -335,6 +350,20 @@ def _wait(submitter: Submitter, job: JobView, timeout: float | None) -> JobView:
         except TimeoutError as error:
             say(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}", err=True)
             return submitter.job(job.ref)
+
+
+def _save(job: Job, folder: str, *, err: bool) -> int:
+    """Save the archived pictures of a job and print their paths; return how many failed."""
+    failures = 0
+    for asset in job.assets:
+        if asset.key is None:
+            continue
+        try:
+            say(str(asset.save(folder)), err=err)
+        except ReceiverError as error:
+            say(str(error), err=True)
+            failures += 1
+    return failures
 
 
 def _print_job(job: JobView, *, err: bool) -> None:

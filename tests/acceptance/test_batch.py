@@ -1,6 +1,7 @@
 """``submitter batch`` as users run it, against the sandbox and a real ``receiver serve``."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -118,6 +119,48 @@ def test_run_again_it_pays_nothing_and_posts_only_what_was_refused(served: Insta
     second = report(served)
     assert [second[n] for n in (0, 2, 3)] == [first[n] for n in (0, 2, 3)]
     assert (second[1]["reason"], second[1]["ref"] > first[1]["ref"]) == ("refused", True)
+
+
+def test_the_pictures_of_each_job_are_saved_and_again_only_what_is_missing(
+    served: Installation,
+) -> None:
+    lines = [a_line("two", variants=2), a_line("broke", script={"fail": "error"}), a_line("one")]
+    batch_file(served, lines)
+    options = ("batch.jsonl", "--name", "saved", "--output", "new/pictures", "--report", "r.jsonl")
+    assert batch(served, *options).status == 1, "a job failed"
+    folder = served.folder / "new" / "pictures"
+    found = [json.loads(line) for line in (served.folder / "r.jsonl").read_text().splitlines()]
+    assert [[str(Path(path).name) for path in line["files"]] for line in found] == [
+        [f"{line['ref']}-{asset['index']}.png" for asset in line["assets"]] for line in found
+    ]
+    assert [len(line["files"]) for line in found] == [2, 0, 1]
+    for line in found:
+        for asset, path in zip(line["assets"], line["files"], strict=True):
+            data = (served.folder / path).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == asset["sha256"]
+    kept, lost, foreign = sorted(folder.iterdir())
+    lost.unlink()
+    foreign.write_bytes(b"mine")
+    before = kept.stat()
+    again = batch(served, *options)
+    assert (again.status, "exists and is another file" in again.err) == (1, True)
+    assert (kept.stat(), lost.exists(), foreign.read_bytes()) == (before, True, b"mine")
+    assert len(served.tasks()) == 3, "nothing is paid twice"
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_paid(
+    served: Installation,
+) -> None:
+    batch_file(served, [a_line("a fox")])
+    (served.folder / "file").touch()
+    submit = ("submitter", "submit", "a fox", "--output", "file/pictures")
+    for done in (
+        batch(served, "batch.jsonl", "--output", "file/pictures"),
+        served.invoke(*submit),
+        batch(served, "batch.jsonl", "--output", "pictures", "--no-wait"),
+    ):
+        assert (done.status, "--output" in done.err, done.out) == (2, True, "")
+    assert served.tasks() == []
 
 
 def test_another_name_is_another_batch_and_a_key_of_ones_own_is_not(served: Installation) -> None:

@@ -155,12 +155,20 @@ def polling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
 
 
 def test_a_submit_that_waits_prints_the_archived_job_on_one_line(polling: Installation) -> None:
-    options = "--mode poll --wait --json --variants 2 --param size=64x32 --param quality=high"
+    options = "--mode poll -o saved --json --variants 2 --param size=64x32 --param quality=high"
+    options += " --batch b --metadata order=4711 --folder shop/a"
     script = ("--param", 'sandbox={"delay": 0.1}')
     done = polling.invoke("submitter", "submit", "a fox", *options.split(), *script)
     job = job_in(done)
     assert (done.status, job["state"], job["prompt"]) == (0, "archived", "a fox")
     assert [asset["width"] for asset in job["assets"]] == [64, 64]
+    assert (job["batch"], job["metadata"]) == ("b", {"order": 4711})
+    assert [asset["key"].startswith("shop/a/20") for asset in job["assets"]] == [True, True]
+    saved = [f"saved/{job['ref']}-{number}.png" for number in range(2)]
+    assert done.err.splitlines()[-2:] == saved
+    assert [(polling.folder / path).stat().st_size for path in saved] == [
+        asset["size"] for asset in job["assets"]
+    ]
     (task,) = [task for task in polling.tasks() if task["prompt"] == "a fox"]
     assert (task["request"]["quality"], task["webhook"]) == ("high", None)
 

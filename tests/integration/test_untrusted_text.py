@@ -83,7 +83,15 @@ def refs(services: Services) -> list[str]:
 
 
 COMMANDS = [
-    *("jobs", "jobs --json", "show {0}", "show {0} --json", "show {1}", "show {3} --json"),
+    *(
+        "get {0}",
+        "jobs",
+        "jobs --json",
+        "show {0}",
+        "show {0} --json",
+        "show {1}",
+        "show {3} --json",
+    ),
     *("events", "listen --after 0 --no-follow", "listen --after 0 --no-follow --json", "audit"),
     *("retry {0} {2}", "replay 3", "secrets list", "show nonsense\x1b", "doctor", "doctor --json"),
 ]

@@ -15,10 +15,10 @@ from commands import invoke
 from processes import Finished, Running, free_port, run, running
 from waiting import LIMIT, until
 
-from receiver.jobs.job_object import JobView
 from receiver.model import JobState, Mode
 from receiver.services import Services
 from receiver.settings import Settings
+from submitter.job import Job
 from submitter.sandbox import Sandbox
 from submitter.submit import Submitter
 
@@ -130,7 +130,7 @@ class Installation:
         ours = {name: value for name, value in self.environ.items() if name.startswith("AWS_")}
         return mock.patch.dict(os.environ, ours)
 
-    def submit(self, prompt: str = "a fox", *, mode: Mode = Mode.WEBHOOK, **script: Any) -> JobView:
+    def submit(self, prompt: str = "a fox", *, mode: Mode = Mode.WEBHOOK, **script: Any) -> Job:
         """Post a small job with this fault script; return its state after the submit.
 
         It need not have a worker yet.
@@ -143,12 +143,12 @@ class Installation:
                 prompt, params={"size": "64x64", "sandbox": {"delay": 0, **script}}, mode=mode
             )
 
-    def wait(self, *refs: str, within: float = LIMIT) -> list[JobView]:
+    def wait(self, *refs: str, within: float = LIMIT) -> list[Job]:
         """Wait until these jobs are final."""
         with self._boto3_variables(), Submitter(Settings.load(self.environ)) as submitter:
             return submitter.wait(refs, timeout=within)
 
-    def is_safe(self, job: JobView) -> bool:
+    def is_safe(self, job: Job) -> bool:
         """Say whether a job is archived with exactly the bytes that the provider made."""
         assert job.provider_id is not None
         made = self.sandbox.task(job.provider_id)["files"]

@@ -287,6 +287,7 @@ def test_an_empty_environment_works_and_keeps_everything_in_data(
         "data_dir": tmp_path / "data",
         "database_url": f"sqlite:///{tmp_path}/data/ledger.sqlite3",
         "archive_url": f"file://{tmp_path}/data/archive",
+        "archive_public_url": None,
     }
 
 

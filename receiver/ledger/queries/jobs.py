@@ -22,6 +22,7 @@ from receiver.ledger.tables import assets, attempts, deliveries, hints, job_colu
 from receiver.model import JobState, Reason
 
 T = TypeVar("T")
+REF_LENGTH = 26
 
 
 # Built once: every job that ends runs them, and building takes longer than running.
@@ -91,6 +92,16 @@ class JobQueries:
     def jobs_named(self, refs: list[str]) -> list[Job]:
         """Return the jobs with these refs, in the order of the refs; unknown refs are left out."""
         return self._jobs(select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref))
+
+    def refs_beginning(self, text: str, limit: int = 4) -> list[str]:
+        """Return the refs that begin with these characters in upper case, the first ``limit``."""
+        # A range, because no index of every collation finds LIKE.
+        last = jobs.c.ref <= text.ljust(REF_LENGTH, "Z")
+        question = select(jobs.c.ref).where(jobs.c.ref >= text, last).order_by(jobs.c.ref)
+        found = self._read(
+            lambda connection: connection.execute(question.limit(limit)).scalars().all()
+        )
+        return [ref for ref in found if ref.startswith(text)]
 
     def jobs(
         self, *, state: JobState | None = None, search: str = "", after: str = "", limit: int = 50

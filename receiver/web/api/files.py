@@ -10,6 +10,7 @@ from werkzeug.http import parse_if_range_header, parse_range_header
 
 from receiver.archive.manifest import quarantine_key
 from receiver.archive.quarantine import extension_of
+from receiver.archive.saving import file_name
 from receiver.errors import MissingObjectError
 from receiver.jobs.schemas import AssetQuery, LinkView
 from receiver.ledger.rows import Asset
@@ -20,41 +21,56 @@ from receiver.web.problems import problem
 from receiver.web.state import services
 
 BLOCK = 256 * 1024
-# Seconds a link is valid: enough for a large file on a slow line, and short in case a log has it.
-LINK_LIFETIME = 900
 _MEDIA = "image/*"
 _OCTETS = "application/octet-stream"
 
 
 @blueprint.get("/api/jobs/<ref>/assets/<int:index>")
 @documented(
-    "Get an archived file, or a link to it",
+    "Get an archived file",
     {
-        200: ResponseDoc(
-            "the whole file; a LinkView with link=1", LinkView, headers=("ETag", "Accept-Ranges")
-        ),
+        200: ResponseDoc("the whole file", media=_MEDIA, headers=("ETag", "Accept-Ranges")),
         206: ResponseDoc("the part that Range named", media=_MEDIA, headers=("Content-Range",)),
         304: ResponseDoc("the file that If-None-Match named", media=""),
     },
-    query=AssetQuery,
-    problems={
-        400: "invalid query",
-        404: "no such archived file",
-        409: "this archive has no links",
-        416: "the file does not have this part",
-    },
+    problems={404: "no such archived file", 416: "the file does not have this part"},
 )
 def asset(ref: str, index: int) -> Response:
-    """Return an archived file's bytes, or with ``link=1`` a link to them."""
+    """Return an archived file's bytes.
+
+    With ``link=1`` return a link of the archive's own, as clients of the first release expect it:
+    the operation ``link`` is for all others.
+    """
     query = read_query(AssetQuery)
-    found = _asset(ref, index)
+    found = find_asset(ref, index)
     if found is None or found.state is not AssetState.ARCHIVED or not found.key:
         return problem(404, f"{ref} has no archived asset {index}")
-    name = f"{found.ref}-{found.key.rpartition('/')[2]}"
-    if query.link == "1":
-        return _link(found.key, name)
-    media_type = found.content_type or _OCTETS
-    return _answer(_File(found.key, found.size or 0, found.sha256 or "", media_type, name))
+    if query.link == "1" and services().settings.archive_url.startswith("file://"):
+        return problem(
+            409, "this archive is a directory, which has no links: fetch the bytes from here"
+        )
+    return _link(found) if query.link == "1" else serve(found)
+
+
+@blueprint.get("/api/jobs/<ref>/assets/<int:index>/link")
+@documented(
+    "Get a link to an archived file that needs no token",
+    {200: ResponseDoc("the link", LinkView)},
+    problems={404: "no such archived file"},
+)
+def link(ref: str, index: int) -> Response:
+    """Return a link to an archived file: lasting with ARCHIVE_PUBLIC_URL, else for 15 minutes."""
+    found = find_asset(ref, index)
+    if found is None or found.state is not AssetState.ARCHIVED:
+        return problem(404, f"{ref} has no archived asset {index}")
+    return _link(found)
+
+
+def serve(found: Asset) -> Response:
+    """Return the bytes of an archived asset."""
+    key, media_type = found.key or "", found.content_type or _OCTETS
+    name = file_name(found.ref, key)
+    return _answer(_File(key, found.size or 0, found.sha256 or "", media_type, name))
 
 
 @blueprint.get("/api/jobs/<ref>/assets/<int:index>/rejected")
@@ -69,7 +85,7 @@ def asset(ref: str, index: int) -> Response:
 )
 def rejected(ref: str, index: int) -> Response:
     """Return the bytes of a file that failed inspection: always as mere bytes, to be saved."""
-    found = _asset(ref, index)
+    found = find_asset(ref, index)
     if found is None or not found.is_acceptable or found.rejected is None:
         return problem(404, f"no rejected file of asset {index} of {ref} is kept")
     kept = found.rejected
@@ -92,18 +108,15 @@ class _File:
     name: str
 
 
-def _asset(ref: str, index: int) -> Asset | None:
+def find_asset(ref: str, index: int) -> Asset | None:
+    """Return an asset of a job; None if there is none."""
     return next((row for row in services().queries.assets([ref])[ref] if row.idx == index), None)
 
 
-def _link(key: str, name: str) -> Response:
-    url = services().store.link(key, LINK_LIFETIME, name=name)
-    if url is None:
-        return problem(
-            409, "this archive is a directory, which has no links: fetch the bytes from here"
-        )
-    until = timestamp(services().now() + LINK_LIFETIME) or ""
-    return json_of(LinkView(url=url, expires_at=until))
+def _link(found: Asset) -> Response:
+    base = services().settings.public_url or request.url_root
+    made = services().links.link(found, base)
+    return json_of(LinkView(url=made.url, expires_at=timestamp(made.expires_at)))
 
 
 def _answer(file: _File) -> Response:
