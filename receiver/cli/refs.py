@@ -14,8 +14,8 @@ from receiver.telemetry.printable import printable
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# A ref, or its beginning.
-_REF_PREFIX = "[0-7][0-9A-HJKMNP-TV-Z]{0,25}"
+# A ref, or its beginning; a shorter text is more likely a mistake.
+_REF_PREFIX = "[0-7][0-9A-HJKMNP-TV-Z]{3,25}"
 
 
 def ref_argument(command: Callable[P, T]) -> Callable[P, T]:

@@ -3,17 +3,18 @@
 from collections.abc import Callable
 from hashlib import sha256
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, update
 
 from receiver.archive.quarantine import Quarantine
 from receiver.errors import ReceiverError, UnreadableError
-from receiver.ingest.inbox import Inbox
+from receiver.ingest.inbox import Inbox, read_report
 from receiver.ledger.assets import Assets, expedite_assets, has_inline_losses, reopen_job
 from receiver.ledger.claims import is_unexplained
 from receiver.ledger.database import Database
 from receiver.ledger.jobs import expedite_job, find_job, lock_job
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, DeliveryRow, Job
+from receiver.ledger.tables import deliveries
 from receiver.model import (
     FINAL_STATES,
     AssetState,
@@ -127,15 +128,40 @@ class Operator:
                 f"the body of {number} was pruned, or lost before a rebuild: "
                 "there is nothing of it to replay"
             )
+        try:
+            return self._inbox.accept(self._stored(row), replayed=number)
+        except UnreadableError as error:
+            raise ReceiverError(f"{number} is still unreadable: {error}") from error
+
+    def _stored(self, row: DeliveryRow) -> Delivery:
+        """Return a stored delivery as it was received."""
         job = self._queries.job(row.ref)
         provider = Provider(job.provider) if job else Provider.GRSAI
         proof = Proof(row.proof or Proof.TASK)
         source = Source(row.source)
-        delivery = Delivery(row.ref, source, row.body, row.received_at, provider, proof)
+        return Delivery(row.ref, source, row.body, row.received_at, provider, proof)
+
+    def dismiss(self, number: int) -> None:
+        """Take an unreadable delivery off the list of what was set aside; it stays stored.
+
+        Doing it again changes nothing. Raise ReceiverError if there is no such delivery.
+        """
+        unreadable = (deliveries.c.id == number) & (deliveries.c.verdict == Decision.UNREADABLE)
+        dismissed = func.coalesce(deliveries.c.dismissed_at, self._now())
+        change = update(deliveries).where(unreadable).values(dismissed_at=dismissed)
+        if not self._database.write(lambda connection: connection.execute(change).rowcount):
+            raise ReceiverError(f"{number} is no unreadable delivery: there is nothing to dismiss")
+
+    def complaint(self, number: int) -> str:
+        """Return what is wrong with the body of an unreadable delivery; "" if that is not known."""
+        row = self._queries.delivery(number)
+        if row is None or _is_emptied(row):
+            return ""
         try:
-            return self._inbox.accept(delivery, replayed=number)
+            read_report(self._stored(row))
         except UnreadableError as error:
-            raise ReceiverError(f"{number} is still unreadable: {error}") from error
+            return str(error)
+        return ""
 
 
 def _require_retryable(connection: Connection, job: Job) -> None:

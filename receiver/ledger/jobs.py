@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Update, bindparam, delete, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from receiver.errors import KeyTakenError, ReceiverError
-from receiver.ledger import caller_fields, claims
+from receiver.ledger import caller_fields, claims, text_index
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.events import NewEvent, has_event, write_events
@@ -105,6 +105,7 @@ class Jobs:
                 _free_key(connection, submission.key or "")
                 raise
             caller_fields.insert_metadata(connection, {ref: submission.metadata})
+            text_index.index_jobs(connection, [ref])
             return lock_job(connection, ref)
 
         return self._database.write(work)
@@ -118,9 +119,11 @@ class Jobs:
         def work(connection: Connection) -> None:
             job = find_job(connection, ref, locked=True)
             if job is not None and job.state is JobState.SUBMITTING:
-                reported = select(deliveries.c.id).where(deliveries.c.ref == ref).exists()
-                for table in (job_metadata, jobs):
-                    connection.execute(delete(table).where(table.c.ref == ref, ~reported))
+                reported = select(deliveries.c.id).where(deliveries.c.ref == ref).limit(1)
+                if connection.execute(reported).first() is None:
+                    text_index.forget_jobs(connection, [ref])
+                    for table in (job_metadata, jobs):
+                        connection.execute(delete(table).where(table.c.ref == ref))
 
         self._database.write(work)
 

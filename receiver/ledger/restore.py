@@ -14,6 +14,7 @@ from sqlalchemy import Connection, insert, select
 from receiver.ledger.caller_fields import insert_metadata
 from receiver.ledger.events import lock_event_order
 from receiver.ledger.tables import assets, deliveries, events, jobs
+from receiver.ledger.text_index import index_jobs
 
 Row = dict[str, Any]
 
@@ -57,6 +58,7 @@ def restore(connection: Connection, pasts: Sequence[Past]) -> Restored:
     ):
         if lines:
             connection.execute(insert(table), lines)
+    index_jobs(connection, [row["ref"] for row in rows])
     insert_metadata(connection, {row["ref"]: json.loads(row["metadata"]) for row in rows})
     _insert_events(connection, [row for past in new for row in past.events])
     return Restored(new, without)

@@ -220,6 +220,7 @@ class DeliveryRow:
     body: bytes
     repaired: str = ""
     proof: str | None = None
+    dismissed_at: float | None = None
 
 
 def job_of(row: Sequence[Any]) -> Job:

@@ -170,6 +170,7 @@ deliveries = Table(
     Column("repaired", Text, nullable=False, server_default=""),
     # What is proved about it; NULL: stored by a release that did not record it.
     Column("proof", Text),
+    Column("dismissed_at", Double),  # when an operator decided that an unreadable one is no matter
     CheckConstraint(one_of("source", Source), name="source"),
     CheckConstraint(one_of("verdict", Decision), name="verdict"),
 )

@@ -32,6 +32,7 @@ from receiver.errors import ReceiverError
 from receiver.ledger import schema
 from receiver.ledger.database import Database
 from receiver.ledger.tables import job_tables, jobs
+from receiver.ledger.text_index import forget_jobs, index_jobs
 
 # Rows per transaction; with bodies of some kilobytes they are a few megabytes.
 BATCH = 500
@@ -229,6 +230,8 @@ def _put(
         )
     if new:
         connection.execute(insert(table), list(new))
+    if table is jobs:
+        index_jobs(connection, [row["ref"] for row in new])
 
 
 def _delete_extras(snapshot: Connection, target: Database, table: Table) -> int:
@@ -262,4 +265,6 @@ def _about(table: Table) -> list[Column[Any]]:
 
 
 def _delete(connection: Connection, table: Table, keys: Sequence[Key]) -> None:
+    if table is jobs:
+        forget_jobs(connection, [key[0] for key in keys])
     connection.execute(delete(table).where(_key(table).in_(keys)))

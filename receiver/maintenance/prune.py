@@ -25,6 +25,7 @@ from receiver.ledger.tables import (
     jobs,
     sendings,
 )
+from receiver.ledger.text_index import forget_jobs
 from receiver.model import INLINE, AssetState, Decision, EventDeliveryState, new_ref
 
 # Jobs per transaction: it takes some milliseconds, so callbacks do not wait long.
@@ -138,6 +139,7 @@ def _forget(connection: Connection, refs: Sequence[str]) -> None:
             sendings.c.destination.in_(select(destinations.c.name)), sendings.c.event.in_(theirs)
         )
     )
+    forget_jobs(connection, refs)
     for table in (events, attempts, assets, deliveries, job_metadata, jobs):
         connection.execute(delete(table).where(table.c.ref.in_(refs)))
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from receiver.ledger.queries.pictures import PictureQueries
 from receiver.ledger.queries.set_aside import SetAsideQueries
 from receiver.ledger.queries.totals import Totals
 from receiver.ledger.sqlite import SqliteDatabase
+from receiver.ledger.text_index import index_jobs
 from receiver.model import JobState
 
 BEGAN = 1_700_000_000.0
@@ -77,7 +79,7 @@ def rows(
     dice = random.Random(7)  # noqa: S311 - a figure, no secret
     for number in range(jobs):
         ref, state, at = ref_of(number), state_of(number, jobs), BEGAN + number * APART
-        prompt = " ".join(dice.choices(WORDS, k=30))
+        prompt = " ".join(dice.choices(WORDS, k=30)) + (" 雪地里的狐狸" if number == 7 else "")
         over = state != "archiving"
         end = at + 40 if over else None
         reason = "output_moderation" if state == "failed" else None
@@ -150,6 +152,10 @@ def make(path: Path, jobs: int) -> None:
                 batch = []
         write(connection, batch, job_columns)
         connection.commit()
+    with closing(SqliteDatabase(path)) as database:
+        for first in range(0, jobs, 1000):
+            refs = [ref_of(number) for number in range(first, min(first + 1000, jobs))]
+            database.write(partial(index_jobs, refs=refs))
 
 
 def write(connection: sqlite3.Connection, batch: list[Any], job_columns: str) -> None:
@@ -201,6 +207,12 @@ def questions(database: SqliteDatabase, jobs: int) -> dict[str, Callable[[], obj
         "a ref": lambda: job_list.page(Wanted(text=middle)),
         "a provider's id": lambda: job_list.page(Wanted(text=f"task-{jobs // 3}")),
         "a common word": lambda: job_list.page(Wanted(text="lighthouse")),
+        "a word with a model": lambda: job_list.page(Wanted(text="lighthouse", model="sora-image")),
+        "two words and a failure": lambda: job_list.page(
+            Wanted(text="light violin", state=JobState.FAILED)
+        ),
+        "one hit among all": lambda: job_list.page(Wanted(text="狐狸")),
+        "one hit, count": lambda: job_list.count(Wanted(text="狐狸")),
         "a word that no prompt has, one window": lambda: job_list.page(Wanted(text="xylophone")),
         "the same among the failed": lambda: job_list.page(
             Wanted(text="xylophone", state=JobState.FAILED)

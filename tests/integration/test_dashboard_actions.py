@@ -183,3 +183,17 @@ def test_a_form_that_is_too_large_is_refused(logged_in: WebClient) -> None:
         "/submit", data={"csrf_token": "x", "prompt": "x" * (1024 * 1024 + 1)}
     )
     assert (answer.status_code, "1.0 MB" in answer.text) == (413, True)
+
+
+def test_an_unreadable_delivery_says_why_and_is_dismissed(logged_in: WebClient) -> None:
+    ref, other = reported(logged_in, b'{"status": "succ'), reported(logged_in, FAILED)
+    page = logged_in.client.get("/set-aside").text
+    assert "Why it cannot be read" in page
+    answer = post(logged_in, f"/jobs/{ref}/deliveries/1/dismiss", next="/set-aside")
+    assert answer.headers["Location"] == "/set-aside?notice=dismissed"
+    page = logged_in.client.get("/set-aside?notice=dismissed").text
+    assert ("The delivery was dismissed." in page, "Nothing is set aside" in page) == (True, True)
+    assert "unreadable" in logged_in.client.get(f"/jobs/{ref}").text
+    assert post(logged_in, f"/jobs/{ref}/deliveries/1/dismiss").status_code == 303
+    assert post(logged_in, f"/jobs/{other}/deliveries/2/dismiss").status_code == 409
+    assert post(logged_in, f"/jobs/{other}/deliveries/1/dismiss").status_code == 404

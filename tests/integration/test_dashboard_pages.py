@@ -115,10 +115,10 @@ def test_a_broken_invariant_is_named_with_its_jobs(logged_in: WebClient) -> None
 def test_a_search_shows_how_far_back_it_looked(logged_in: WebClient) -> None:
     logged_in.services.job_list._window = 2
     refs = [submitted(logged_in, prompt) for prompt in ("a fox", "an owl", "an owl")]
-    page = logged_in.client.get("/jobs?q=fox").text
+    page = logged_in.client.get("/jobs?q=ox").text
     assert ("Nothing found yet" in page, "Search further back" in page) == (True, True)
-    assert f'href="/jobs?q=fox&amp;after={sorted(refs)[1]}"' in page
-    assert refs[0] in logged_in.client.get(f"/jobs?q=fox&after={sorted(refs)[1]}").text
+    assert f'href="/jobs?q=ox&amp;after={sorted(refs)[1]}"' in page
+    assert refs[0] in logged_in.client.get(f"/jobs?q=ox&after={sorted(refs)[1]}").text
 
 
 def test_the_list_is_filtered_by_date_and_explains_an_invalid_search(

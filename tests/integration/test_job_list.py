@@ -3,9 +3,11 @@
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
+from receiver.ledger.queries import job_list
 from receiver.ledger.queries.job_list import JobListQueries, Page, Wanted, first_ref
 from receiver.ledger.queries.model_stats import ModelQueries, quantile
-from receiver.model import AssetState, JobState, Source
+from receiver.ledger.text_index import find
+from receiver.model import AssetState, JobState, Source, Submission
 
 pytestmark = pytest.mark.both_databases
 
@@ -98,17 +100,18 @@ def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> 
 
 
 def test_a_search_stops_after_its_window_and_goes_on_from_there(books: Books) -> None:
-    made = several(books, "owl", "fox", "owl", "owl", "owl")
+    # Two letters are too few for the index of texts.
+    made = several(books, "owl", "ox", "owl", "owl", "owl")
     narrow = JobListQueries(books.database, window=2)
-    first = narrow.page(Wanted(text="fox"))
+    first = narrow.page(Wanted(text="ox"))
     assert (refs(first), first.next) == ([], made[1]), (
         "nothing in the first two, but that was not all"
     )
-    second = narrow.page(Wanted(text="fox"), after=first.next or "")
+    second = narrow.page(Wanted(text="ox"), after=first.next or "")
     assert (refs(second), second.next) == ([made[3]], made[3])
-    last = narrow.page(Wanted(text="fox"), after=second.next or "")
+    last = narrow.page(Wanted(text="ox"), after=second.next or "")
     assert (refs(last), last.next) == ([], None)
-    assert narrow.page(Wanted(text="fox"), after=made[-1]) == Page([], None)
+    assert narrow.page(Wanted(text="ox"), after=made[-1]) == Page([], None)
 
 
 def test_a_full_page_of_a_search_goes_on_behind_its_last_job(books: Books) -> None:
@@ -117,6 +120,70 @@ def test_a_full_page_of_a_search_goes_on_behind_its_last_job(books: Books) -> No
     first = narrow.page(Wanted(text="fox"), limit=2)
     assert (refs(first), first.next) == (made[:2], made[1])
     assert refs(narrow.page(Wanted(text="fox"), after=made[1], limit=2)) == made[2:]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("狐狸", [0]),
+        ("狐", [0]),
+        ("雪 金色", [0]),
+        ("golden SNOW", [1]),
+        ("snow", [1]),
+        ("olde", [1]),
+        ("shop-2026", [2]),
+        ("night-run", [2]),
+        ("nano-ban lamp", [2]),
+        ("lamp snow", []),
+        ("owl", [3]),
+    ],
+)
+def test_the_index_finds_parts_of_words_in_every_script_however_far_back(
+    books: Books, words: str, found: list[int]
+) -> None:
+    submissions = [
+        Submission("雪地里的一只金色狐狸", "m", {}),
+        Submission("a golden hare in the snow", "m", {}),
+        Submission("a lamp", "nano-banana", {}, key="shop-2026/7", batch="night-run-3"),
+        Submission("an owl", "m", {}),
+    ]
+    made = []
+    for submission in submissions:
+        made.append(books.jobs.submit(submission, "https://provider.test").ref)
+        books.clock.advance(1)
+    narrow = JobListQueries(books.database, window=1)  # the scan would end after one job
+    assert refs(narrow.page(Wanted(text=words))) == [made[number] for number in found]
+    assert narrow.count(Wanted(text=words)) == len(found)
+
+
+def test_what_the_index_finds_is_narrowed_and_paged(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_list, "_PORTION", 2)
+    made = several(books, *["a red fox"] * 5, "an owl")[1:]
+    wanted = Wanted(text="fox")
+    first = books.job_list.page(wanted, limit=3)
+    assert (refs(first), first.next) == (made[:3], made[2])
+    assert refs(books.job_list.page(wanted, made[2], 3)) == made[3:]
+    books.jobs.record_refused(made[4], "no")
+    assert refs(books.job_list.page(Wanted(text="fox", state=JobState.FAILED))) == [made[4]]
+    assert refs(books.job_list.page(Wanted(text="fox", since=NOW + 3))) == made[:2]
+    assert refs(books.job_list.page(Wanted(text="fox", until=NOW + 2))) == made[3:]
+    assert books.job_list.page(Wanted(text="fox", state=JobState.ARCHIVED)).jobs == []
+    newer = books.job_list.newer(wanted, made[3])
+    assert newer is not None
+    assert newer.ref == made[2]
+    assert books.job_list.newer(wanted, made[0]) is None
+
+
+def test_a_job_that_is_withdrawn_leaves_the_index(books: Books) -> None:
+    ref = books.submitting("a walrus")
+    books.jobs.withdraw(ref)
+    assert books.job_list.page(Wanted(text="walrus")) == Page([], None)
+    found = books.database.read(
+        lambda connection: find(connection, ["wal"], "0" * 26, "7" + "Z" * 25, 5, up=False)
+    )
+    assert (found.refs, found.next) == ([], None)
 
 
 def test_what_matches_is_counted_up_to_a_bound(books: Books) -> None:

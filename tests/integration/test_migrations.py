@@ -57,6 +57,11 @@ def empty_url(request: pytest.FixtureRequest) -> str:
     )
 
 
+def is_described(_object: object, name: str | None, *_: object) -> bool:
+    """Leave out the index of texts, which is another kind of table in each database."""
+    return "job_words" not in str(name)
+
+
 def run_on(url: str, work: Callable[[Connection], Any]) -> Any:
     """Inspect a database with a separate connection."""
     engine = create_engine(url)
@@ -120,7 +125,10 @@ def test_a_migrated_schema_equals_the_tables(empty_url: str) -> None:
     assert (
         run_on(
             empty_url,
-            lambda connection: compare_metadata(MigrationContext.configure(connection), metadata),
+            lambda connection: compare_metadata(
+                MigrationContext.configure(connection, opts={"include_object": is_described}),
+                metadata,
+            ),
         )
         == []
     )

@@ -31,6 +31,7 @@ ASSET_KEYS = [
     "state",
     "key",
     "url",
+    "public_url",
     "sha256",
     "size",
     "content_type",

@@ -1,28 +1,32 @@
 """Lists of jobs, fast with millions of jobs: pages by key, never by offset.
 
-No index finds a text in both databases, nor model and state together. So a search reads one window
-of the newest rows that an index returns, and returns where it stopped; the next request continues
-there. A ref, a provider's id and a caller's key have indexes and are found at once. A ref contains
-its time, so a period is a range of refs.
+A text is looked up in the index of texts; a ref, a provider's id and a caller's key have indexes of
+their own. What no index finds (a text of one or two letters, model and state together) is searched
+for in one window of the newest rows; the page says where that ended, and the next request continues
+there. A ref contains its time, so a period is a range of refs.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, and_, func, or_, select
 from ulid import ULID
 
 from receiver.ledger.caller_fields import has_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import assets, job_columns, jobs
+from receiver.ledger.text_index import contains, find, wanted_pieces
 from receiver.model import AssetState, JobState, Provider, Reason
 
 T = TypeVar("T")
 
-# Rows that one text search reads at most.
-WINDOW = 20_000
+# Rows that one search reads at most, and rows read at once of those that the index of texts finds.
+WINDOW, _PORTION = 20_000, 200
+# What may be a part of a ref or of a provider's id, which the index of texts does not have.
+_ID = re.compile(r"[!-~]+")
 # Models in the list of models.
 MOST_MODELS = 200
 # The last time a ULID can represent, in the year 10889.
@@ -33,8 +37,8 @@ _END_OF_TIME = float(2**48 - 1) / 1000
 class Wanted:
     """Which jobs are wanted; an empty field does not restrict them.
 
-    Times are seconds since the epoch, ``until`` is exclusive. ``text`` is a part of the ref,
-    provider's id, model or prompt in any case, or exactly the caller's key. ``metadata`` is the
+    Times are seconds since the epoch, ``until`` is exclusive. ``text`` has words, each
+    a part of the ref, provider's id, key, batch, model or prompt in any case. ``metadata`` is the
     name of a value in it and that value as text, None for any value. ``pictures``: only jobs with
     an archived file.
     """
@@ -79,6 +83,8 @@ class JobListQueries:
         """Return the wanted job that comes before the ref ``than`` in the list, if it is near."""
 
         def work(connection: Connection) -> Job | None:
+            if pieces := wanted_pieces(wanted.text):
+                return _newer_with(connection, wanted, pieces, than)
             within = (*_indexed(wanted, ""), jobs.c.ref > than)
             window = select(jobs.c.ref).where(*within).order_by(jobs.c.ref).limit(self._window)
             last = connection.execute(select(func.max(window.subquery().c.ref))).scalar()
@@ -94,11 +100,31 @@ class JobListQueries:
         named = [] if after else self._named(connection, wanted)
         if named:
             return Page(named, None)
+        if pieces := wanted_pieces(wanted.text):
+            found = self._indexed_page(connection, wanted, pieces, after, limit)
+            if found.jobs or found.next or not _ID.fullmatch(wanted.text):
+                return found
         if _unindexed(wanted):
             return self._searched_page(connection, wanted, after, limit)
         question = select(*job_columns).where(*_indexed(wanted, after))
         question = question.order_by(jobs.c.ref.desc()).limit(limit + 1)
         return page_of([job_of(row) for row in connection.execute(question)], limit)
+
+    def _indexed_page(
+        self, connection: Connection, wanted: Wanted, pieces: list[str], after: str, limit: int
+    ) -> Page:
+        """Return a page of the jobs that the index of texts finds."""
+        low, high = _bounds(wanted, after)
+        others = (*_indexed(wanted, after), *_unindexed(replace(wanted, text="")))
+        found: list[Job] = []
+        for _ in range(max(1, self._window // _PORTION)):
+            portion = find(connection, pieces, low, high, _PORTION, up=False)
+            candidates = _jobs_at(connection, portion.refs, others)
+            found += [job for job in candidates if contains(job, wanted.text)]
+            if portion.next is None or len(found) > limit:
+                return page_of(found, limit)
+            high = portion.next
+        return Page(found, high)
 
     def _searched_page(
         self, connection: Connection, wanted: Wanted, after: str, limit: int
@@ -146,6 +172,8 @@ class JobListQueries:
         def work(connection: Connection) -> int:
             if named := self._named(connection, wanted):
                 return len(named)
+            if wanted_pieces(wanted.text):
+                return len(self._page(connection, wanted, "", most).jobs)
             if _unindexed(wanted):
                 return len(self._searched_page(connection, wanted, "", most).jobs)
             within = select(jobs.c.ref).where(*_indexed(wanted, "")).limit(most).subquery()
@@ -171,6 +199,29 @@ class JobListQueries:
             return [model for model in found if model]
 
         return self._read(work)
+
+
+def _bounds(wanted: Wanted, after: str) -> tuple[str, str]:
+    """Return the refs between which the wanted jobs are."""
+    low = "0" * 26 if wanted.since is None else first_ref(wanted.since)
+    high = "7" + "Z" * 25 if wanted.until is None else first_ref(wanted.until)
+    return low, min(high, after) if after else high
+
+
+def _jobs_at(
+    connection: Connection, refs: list[str], conditions: Sequence[ColumnElement[bool]]
+) -> list[Job]:
+    """Return those of these jobs that meet the conditions, newest first."""
+    question = select(*job_columns).where(jobs.c.ref.in_(refs), *conditions)
+    return [job_of(row) for row in connection.execute(question.order_by(jobs.c.ref.desc()))]
+
+
+def _newer_with(connection: Connection, wanted: Wanted, pieces: list[str], than: str) -> Job | None:
+    """Return the next newer job with this text, if it is among the next ones with its pieces."""
+    others = (*_indexed(wanted, ""), jobs.c.ref > than, *_unindexed(replace(wanted, text="")))
+    found = find(connection, pieces, than, _bounds(wanted, "")[1], _PORTION, up=True)
+    nearest = reversed(_jobs_at(connection, found.refs, others))
+    return next((job for job in nearest if contains(job, wanted.text)), None)
 
 
 def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
@@ -226,8 +277,13 @@ def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
 
 
 def _contains(words: str) -> ColumnElement[bool]:
-    columns = (jobs.c.ref, jobs.c.provider_id, jobs.c.model, jobs.c.prompt)
-    return or_(*(column.icontains(words, autoescape=True) for column in columns))
+    columns = (jobs.c.ref, jobs.c.provider_id, jobs.c.model, jobs.c.prompt, jobs.c.key)
+    return and_(
+        *(
+            or_(*(column.icontains(word, autoescape=True) for column in columns))
+            for word in words.split()
+        )
+    )
 
 
 def first_ref(moment: float) -> str:

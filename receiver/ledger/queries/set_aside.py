@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Table, func, select, text, union
+from sqlalchemy import ColumnElement, Table, and_, func, select, text, union
 
 from receiver.ledger.database import Database
 from receiver.ledger.queries.job_list import Page, page_of
@@ -13,7 +13,7 @@ from receiver.model import AssetState
 # A part of the message of everything that was given up after repeated crashes.
 SET_ASIDE = "set aside"
 # Written as text: SQLite uses a partial index only for exactly its condition.
-_UNREADABLE = text("verdict = 'unreadable'")
+_UNREADABLE = and_(text("verdict = 'unreadable'"), deliveries.c.dismissed_at.is_(None))
 
 
 @dataclass(frozen=True, slots=True)

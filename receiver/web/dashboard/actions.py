@@ -59,6 +59,14 @@ def replay_one(ref: str, number: int) -> AnyResponse:
     return _act(ref, "replayed", lambda _ref: services().operator.replay(number))
 
 
+@blueprint.post("/jobs/<ref>/deliveries/<int:number>/dismiss")
+def dismiss_one(ref: str, number: int) -> AnyResponse:
+    """Take an unreadable delivery off the list of what was set aside."""
+    if number not in {row.id for row in services().queries.delivery_log(ref)}:
+        raise NotFound
+    return _act(ref, "dismissed", lambda _ref: services().operator.dismiss(number))
+
+
 @blueprint.post("/events/<int:number>/resend")
 def resend(number: int) -> AnyResponse:
     """Deliver an event again to the destinations where its delivery was set aside."""

@@ -2,12 +2,13 @@
 
 from flask import Response
 
+from receiver.ledger.queries.set_aside import OddDelivery
 from receiver.web.dashboard.base import blueprint, is_fragment, page
 from receiver.web.dashboard.summary import at_risk_before
 from receiver.web.state import services
 
-# Rows on a page.
-ROWS = 100
+# Rows on a page, and unreadable bodies that are read again to say why; larger ones are not.
+ROWS, EXPLAINED, MAX_EXPLAINED_SIZE = 100, 30, 64 * 1024
 
 
 @blueprint.get("/status-bar")
@@ -36,11 +37,19 @@ def at_risk() -> Response:
 def set_aside() -> Response:
     """Show what the service gave up on: jobs, deliveries, events, and files it rejected."""
     jobs = services().set_aside.jobs(limit=ROWS).jobs
+    deliveries = services().set_aside.deliveries(limit=ROWS)
     values = {
         "jobs": jobs,
         "assets": services().queries.assets([job.ref for job in jobs]),
-        "deliveries": services().set_aside.deliveries(limit=ROWS),
+        "deliveries": deliveries,
+        "complaints": _complaints(deliveries),
         "rejected": services().quarantine_records.waiting(ROWS),
         "event_deliveries": services().events.set_aside(limit=ROWS),
     }
     return page("set_aside.html", values)
+
+
+def _complaints(found: list[OddDelivery]) -> dict[int, str]:
+    """Return what is wrong with the newest unreadable bodies, by the delivery's number."""
+    small = [row.id for row in found if row.size <= MAX_EXPLAINED_SIZE]
+    return {number: services().operator.complaint(number) for number in small[:EXPLAINED]}

@@ -222,6 +222,13 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "所有回报均可读取，事件均已送达，没有任务使进程崩溃。",
     ),
     "unreadable_deliveries": ("Unreadable deliveries", "无法读取的回报"),
+    "unreadable_because": ("Why it cannot be read", "无法读取的原因"),
+    "dismiss": ("Dismiss", "忽略"),
+    "dismiss_help": (
+        "Takes this delivery off the list. It stays stored, and can still be replayed.",
+        "从列表中移除此回报；它仍会保留，也可以重放。",
+    ),
+    "notice_dismissed": ("The delivery was dismissed.", "回报已忽略。"),
     "crashed_jobs": ("Jobs that crashed a worker", "使进程崩溃的任务"),
     "replay_all": ("Replay all", "全部重放"),
     "undelivered_events": ("Undelivered events", "未能送达的事件"),

@@ -1,0 +1,191 @@
+"""The index in which the texts of jobs are found at once, however many jobs there are.
+
+SQLite keeps it as an FTS5 table, PostgreSQL as a ``tsvector``. Neither finds a part of a word, nor
+a word of a text without spaces, as Chinese is written. So words are cut into pieces here, and a
+search looks for the jobs that have all pieces of its words; ``contains`` tells which really match.
+A job is indexed when it is submitted and never again, so callbacks do not touch the index.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, select, text
+
+from receiver.ledger.rows import Job
+from receiver.ledger.tables import jobs
+
+# Pieces of one job: those of some 10,000 characters. What is behind them is not found at once.
+MAX_PIECES = 10_000
+_WORD = re.compile(r"[^\W_]+")
+# Scripts without spaces between words: kana, Chinese characters, hangul.
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\U00020000-\U0003ffff"
+_RUN = re.compile(f"([{_UNSPACED}]+)|[^{_UNSPACED}]+")
+# SQLite knows a row by an integer, here the first 13 characters of a ref, which are 63 bits. They
+# begin with the time, so their order is that of the refs, and very few jobs have the same.
+_PREFIX, _REST = 13, 13
+_CROCKFORD, _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ", "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+_DIGITS = str.maketrans(_CROCKFORD, _BASE32)
+_COLUMNS = (jobs.c.ref, jobs.c.prompt, jobs.c.model, jobs.c.key, jobs.c.batch)
+_OF_JOBS: Select[Any] = select(*_COLUMNS).where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
+
+_INSERT = {
+    "sqlite": text("INSERT INTO job_words (rowid, pieces) VALUES (:place, :pieces)"),
+    "postgresql": text(
+        "INSERT INTO job_words (ref, pieces)"
+        " VALUES (:ref, array_to_tsvector(string_to_array(:pieces, ' '))) ON CONFLICT DO NOTHING"
+    ),
+}
+_DELETE = {
+    # The index has no copy of the pieces, so it must be told which ones to remove.
+    "sqlite": text(
+        "INSERT INTO job_words (job_words, rowid, pieces) VALUES ('delete', :place, :pieces)"
+    ),
+    "postgresql": text("DELETE FROM job_words WHERE ref = :ref"),
+}
+_FIND = {
+    ("sqlite", False): text(
+        "SELECT rowid FROM job_words WHERE job_words MATCH :pieces"
+        " AND rowid BETWEEN :low AND :high ORDER BY rowid DESC LIMIT :most"
+    ),
+    ("sqlite", True): text(
+        "SELECT rowid FROM job_words WHERE job_words MATCH :pieces"
+        " AND rowid BETWEEN :low AND :high ORDER BY rowid LIMIT :most"
+    ),
+    ("postgresql", False): text(
+        "SELECT ref FROM job_words WHERE pieces @@ CAST(:pieces AS tsquery)"
+        " AND ref > :low AND ref < :high ORDER BY ref DESC LIMIT :most"
+    ),
+    ("postgresql", True): text(
+        "SELECT ref FROM job_words WHERE pieces @@ CAST(:pieces AS tsquery)"
+        " AND ref > :low AND ref < :high ORDER BY ref LIMIT :most"
+    ),
+}
+_WITH_PREFIXES = text(
+    "SELECT jobs.ref FROM json_each(:prefixes) AS found"
+    " JOIN jobs ON jobs.ref >= found.value AND jobs.ref < found.value || '~'"
+)
+
+# The pieces of words.
+
+
+def pieces(words: str) -> list[str]:
+    """Return the pieces of a text, each once, written with ASCII letters and digits.
+
+    They are every three letters of a word, and in scripts without spaces every character and pair.
+    """
+    found: dict[str, None] = {}
+    for run, is_unspaced in _runs(words):
+        groups = [*run, *_groups(run, 2)] if is_unspaced else _groups(run, 3)
+        found |= dict.fromkeys(map(_ascii, groups))
+        if len(found) >= MAX_PIECES:
+            break
+    return list(found)[:MAX_PIECES]
+
+
+def wanted_pieces(words: str) -> list[str]:
+    """Return the pieces that a text with these words has; none if the words are too short."""
+    found: dict[str, None] = {}
+    for run, is_unspaced in _runs(words):
+        groups = _groups(run, min(len(run), 2) if is_unspaced else 3)
+        found |= dict.fromkeys(map(_ascii, groups))
+    return list(found)
+
+
+def contains(job: Job, words: str) -> bool:
+    """Return whether each of the words is a part of what is known about a job, in any case."""
+    known = (job.prompt, job.model, job.key, job.batch, job.ref, job.provider_id)
+    folded = "\n".join(part for part in known if part).casefold()
+    return all(word in folded for word in words.casefold().split())
+
+
+def _runs(words: str) -> Iterable[tuple[str, bool]]:
+    """Yield what words consist of, and whether it is of a script without spaces."""
+    for word in _WORD.findall(words.casefold()):
+        for run in _RUN.finditer(word):
+            yield run[0], run[1] is not None
+
+
+def _groups(run: str, size: int) -> list[str]:
+    return [run[start : start + size] for start in range(len(run) - size + 1)]
+
+
+def _ascii(piece: str) -> str:
+    """Return a piece in ASCII, which both databases leave as it is."""
+    return piece if piece.isascii() else f"u{piece.encode().hex()}"
+
+
+# Write.
+
+
+def index_jobs(connection: Connection, refs: Sequence[str]) -> None:
+    """Make these jobs findable by prompt, model, key and batch."""
+    _run(connection, _INSERT, refs)
+
+
+def forget_jobs(connection: Connection, refs: Sequence[str]) -> None:
+    """Remove jobs that are about to be deleted."""
+    _run(connection, _DELETE, refs)
+
+
+def _run(connection: Connection, statements: dict[str, Any], refs: Sequence[str]) -> None:
+    is_sqlite = connection.dialect.name == "sqlite"
+    values = []
+    for ref, *texts in connection.execute(_OF_JOBS, {"refs": list(refs)}):
+        # The prompt last: it may be longer than what is indexed.
+        prompt, *names = texts
+        if found := pieces("\n".join(part for part in (*names, prompt) if part)):
+            which = {"place": _place(ref)} if is_sqlite else {"ref": ref}
+            values.append({**which, "pieces": " ".join(found)})
+    if values:
+        connection.execute(statements[connection.dialect.name], values)
+
+
+# Find.
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The refs of jobs with all pieces, sorted, and where to continue; None at the end."""
+
+    refs: list[str]
+    next: str | None
+
+
+def find(
+    connection: Connection, wanted: Sequence[str], low: str, high: str, most: int, *, up: bool
+) -> Found:
+    """Return up to ``most`` jobs with all these pieces, between the refs ``low`` and ``high``.
+
+    They are sorted by ref: ascending with ``up``, else descending.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    if is_sqlite:
+        query = " ".join(f'"{piece}"' for piece in wanted)
+        bounds: dict[str, object] = {"low": _place(low), "high": _place(high)}
+    else:
+        query = " & ".join(f"'{piece}'" for piece in wanted)
+        bounds = {"low": low, "high": high}
+    values = {"pieces": query, "most": most, **bounds}
+    rows = connection.execute(_FIND[connection.dialect.name, up], values).scalars().all()
+    if not is_sqlite:
+        return Found(list(rows), rows[-1] if len(rows) == most else None)
+    prefixes = json.dumps([_prefix(place) for place in rows])
+    refs = connection.execute(_WITH_PREFIXES, {"prefixes": prefixes}).scalars()
+    following = _beyond(rows[-1], up=up) if len(rows) == most else None
+    return Found(sorted(refs, reverse=not up), following)
+
+
+def _place(ref: str) -> int:
+    return int(ref[:_PREFIX].translate(_DIGITS), 32)
+
+
+def _prefix(place: int) -> str:
+    return "".join(_CROCKFORD[place >> 5 * (_PREFIX - 1 - at) & 31] for at in range(_PREFIX))
+
+
+def _beyond(place: int, *, up: bool) -> str:
+    """Return the ref from where all jobs of this place have been found."""
+    return _prefix(place + 1) + "0" * _REST if up else _prefix(place - 1) + "Z" * _REST
