@@ -112,6 +112,10 @@ class SourceGoneError(FetchError):
     """The source answered 401, 403, 404 or 410: not ready or expired. A new URL may help."""
 
 
+class InterruptedFetchError(FetchError):
+    """A slow download was stopped because other work waited for its thread."""
+
+
 class NotThePictureError(ReceiverError):
     """The bytes are no complete file of an allowed type; the source may serve others later."""
 

@@ -39,6 +39,7 @@ from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.rows import Asset, End, Rejected, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import BrokenOffError, Fetched, Fetcher
+from receiver.net.progress import Progress
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
 
@@ -82,8 +83,11 @@ class Archiver:
         # By ref and index. A restart begins from 0; the URL's lifetime is the limit in any case.
         self._bad_files: Counter[tuple[str, int]] = Counter()
 
-    def archive(self, claimed: Claimed[Asset]) -> None:
-        """Archive one asset, or record in the ledger when to try again."""
+    def archive(self, claimed: Claimed[Asset], progress: Progress | None = None) -> None:
+        """Archive one asset, or record in the ledger when to try again.
+
+        Its download keeps ``progress`` up to date, which may ask it to stop.
+        """
         asset = claimed.row
         logger = log.bind(ref=asset.ref, index=asset.idx, attempt=asset.attempts)
         if asset.crashes >= MOST_CRASHES:
@@ -91,7 +95,7 @@ class Archiver:
             return
         try:
             with tracing.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
-                stored = self._archive(claimed)
+                stored = self._archive(claimed, progress)
                 if isinstance(stored, Rejection):
                     self._record_failure(claimed, stored.error, stored)
                     return
@@ -138,7 +142,9 @@ class Archiver:
         with tracing.step("conclude"):
             return self._conclusion.prepare_with_last(claimed, stored)
 
-    def _archive(self, claimed: Claimed[Asset]) -> StoredAsset | Rejection:
+    def _archive(
+        self, claimed: Claimed[Asset], progress: Progress | None
+    ) -> StoredAsset | Rejection:
         """Download, inspect and store the asset. Return what is in the archive now.
 
         A file that fails inspection goes to the quarantine.
@@ -150,7 +156,7 @@ class Archiver:
                 return earlier
             try:
                 with STEP_SECONDS.labels("fetch").time(), tracing.step("fetch"):
-                    fetched = self._fetch(asset, path)
+                    fetched = self._fetch(asset, path, progress)
                     hashed = path.stat()
             except BrokenOffError as error:
                 return self._quarantine.keep(asset, path, error.fetched, error)
@@ -218,9 +224,9 @@ class Archiver:
             path.unlink(missing_ok=True)
         return None
 
-    def _fetch(self, asset: Asset, path: Path) -> Fetched:
+    def _fetch(self, asset: Asset, path: Path, progress: Progress | None) -> Fetched:
         if not asset.url.startswith(INLINE):
-            return self._fetcher.fetch(asset.url, path)
+            return self._fetcher.fetch(asset.url, path, progress)
         with self._decode_lock:
             text = find_picture(self._assets.reports(asset.ref), asset.url)
             return decode_base64_image(text, asset.url, path)

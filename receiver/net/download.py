@@ -39,6 +39,7 @@ from receiver.net.connection import (
 )
 from receiver.net.decoding import Decoder, codings
 from receiver.net.policy import AddressPolicy, Target
+from receiver.net.progress import Progress
 from receiver.net.response import Response
 
 MAX_REDIRECTS = 5
@@ -113,18 +114,29 @@ class Fetcher:
         )
         self._clock = clock
 
-    def fetch(self, url: str, into: Path) -> Fetched:
+    def fetch(self, url: str, into: Path, progress: Progress | None = None) -> Fetched:
         """Download ``url`` to the new file ``into`` (mode 0600). After an error no file is left.
+
+        ``progress`` is kept up to date, and may ask to stop.
 
         Raise AddressRefusedError, TooLargeError, SourceGoneError or another FetchError if the
         source is at fault, StoreError if our disk cannot take the bytes or ``into`` exists. Only
         after a BrokenOffError the file is there, because what came was paid for.
         """
-        deadline = Deadline(self._clock, self._timeout, self._stall)
-        target = self._policy.check_url(url)
+        deadline = Deadline(self._clock, self._timeout, self._stall, progress)
+        deadline.progress.begin()
+        try:
+            return self._follow(self._policy.check_url(url), deadline, into)
+        finally:
+            deadline.progress.end()
+
+    def _follow(self, target: Target, deadline: Deadline, into: Path) -> Fetched:
+        """Download what is at a target, or where it redirects to."""
         for _ in range(MAX_REDIRECTS + 1):
+            deadline.progress.hosts.append(target.host)
             with translate_network_errors(target.host), self._get(target, deadline) as response:
                 if response.status not in _REDIRECT_STATUSES:
+                    deadline.progress.announced = response.length
                     return self._receive(response, target, into)
                 target = self._redirect_target(target, response)
         raise FetchError(f"{target.host}: more than {MAX_REDIRECTS} redirects")

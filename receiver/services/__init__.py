@@ -16,6 +16,7 @@ from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
 from receiver.archive.links import Links
 from receiver.archive.quarantine import Quarantine
+from receiver.archive.shares import Shares
 from receiver.archive.thumbnails import Thumbnails
 from receiver.events.dispatcher import Dispatcher
 from receiver.events.event import EventSerializer
@@ -123,6 +124,11 @@ class Services(Opening):
             timeout=self.settings.fetch_timeout,
             user_agent=self.settings.fetch_user_agent,
         )
+
+    @cached_property
+    def shares(self) -> Shares:
+        """Shares the download threads of this process among jobs and hosts."""
+        return Shares(self.fair_claims, self.settings.worker_threads)
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
@@ -304,6 +310,7 @@ class Services(Opening):
         """Return what this worker's signs of life say about it."""
         return {
             "listening": self.notifier.is_listening,
+            "downloads": self.shares.figures(),
             "disks": [disk.figures() for disk in self.disk_space()],
         }
 
@@ -346,12 +353,14 @@ class Services(Opening):
         return [instrumented(queue) for queue in queues]
 
     def _asset_queues(self, archiver: Archiver) -> list[WorkQueue]:
-        due, claim = partial(self.queries.next_due, "assets"), self.assets.claim
-        suspects_due, suspects = partial(due, suspects=True), partial(claim, suspects=True)
-        threads, run = self.settings.worker_threads, archiver.archive
+        due = partial(self.queries.next_due, "assets")
+        suspects_due = partial(due, suspects=True)
+        suspects, archive = partial(self.assets.claim, suspects=True), archiver.archive
+        threads, shares = self.settings.worker_threads, self.shares
+        run = partial(shares.run, archive=archive)
         return [
-            WorkQueue(QueueName.ASSETS, threads, due, claim, run),
-            WorkQueue(QueueName.SUSPECT_ASSETS, SUSPECT_THREADS, suspects_due, suspects, run),
+            WorkQueue(QueueName.ASSETS, threads, due, shares.claim, run, shares.relieve),
+            WorkQueue(QueueName.SUSPECT_ASSETS, SUSPECT_THREADS, suspects_due, suspects, archive),
         ]
 
     def _job_queues(self) -> list[WorkQueue]:

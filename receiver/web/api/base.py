@@ -27,7 +27,7 @@ def require_token() -> Response | None:
         if auth.has_bearer() or (request.method in {"GET", "HEAD"} and auth.is_logged_in()):
             return None
     except auth.TooManyGuessesError as error:
-        return problem(429, str(error), retry_after=int(error.seconds) + 1)
+        return problem(429, str(error), retry_after=error.seconds)
     response = problem(401, "this needs the header Authorization: Bearer ADMIN_TOKEN")
     response.headers["WWW-Authenticate"] = "Bearer"
     return response
