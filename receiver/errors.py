@@ -140,13 +140,16 @@ class EventNotDeliveredError(ReceiverError):
     """A destination did not accept an event; it is sent again.
 
     ``away``: the destination cannot be reached, whatever the event. ``wait``: the seconds that it
-    asked us to wait.
+    asked us to wait. ``answer`` is the beginning of what it wrote.
     """
 
-    def __init__(self, text: str, *, away: bool = False, wait: float = 0.0) -> None:
+    def __init__(
+        self, text: str, *, away: bool = False, wait: float = 0.0, answer: str = ""
+    ) -> None:
         super().__init__(text)
         self.away = away
         self.wait = wait
+        self.answer = answer
 
 
 # The name of earlier releases; callers may catch it.

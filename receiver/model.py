@@ -127,6 +127,12 @@ class EventType(StrEnum):
     JOB_AT_RISK = "job.at_risk"
 
 
+class UnstoredEventType(StrEnum):
+    """Types of events that are sent once, and that no ledger has."""
+
+    TEST = "receiver.test"
+
+
 class EventDeliveryState(StrEnum):
     """State of the delivery of one event to one destination."""
 

@@ -24,9 +24,9 @@ _MARKS = {Status.OK: "✓", Status.FAILED: "✗", Status.SKIPPED: "–"}
 def doctor(*, as_json: bool) -> None:
     """Check the configuration and everything that it names.
 
-    It checks configuration, ledger, archive, workers, disk space, provider and clock, and calls our
-    callback at PUBLIC_URL. Exit status 0: all is well, 1: a check failed, 2: the configuration is
-    wrong. Each failure names its remedy.
+    It checks configuration, ledger, archive, workers, disk space, provider, clock and the
+    destinations of events, and calls our callback at PUBLIC_URL. Exit status 0: all is well, 1: a
+    check failed, 2: the configuration is wrong. Each failure names its remedy.
     """
     data_dir.write_for_owner_only()
     found: list[Finding] = []

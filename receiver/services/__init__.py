@@ -18,7 +18,8 @@ from receiver.archive.links import Links
 from receiver.archive.quarantine import Quarantine
 from receiver.archive.shares import Shares
 from receiver.archive.thumbnails import Thumbnails
-from receiver.events.dispatcher import Dispatcher
+from receiver.errors import ReceiverError
+from receiver.events.dispatcher import Answer, Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
@@ -109,6 +110,14 @@ class Services(Opening):
             )
             for to in self.settings.destinations
         ]
+
+    def send_test_event(self, name: str) -> Answer:
+        """Send a test event to the destination of this name; raise ReceiverError if unknown."""
+        for dispatcher in self.dispatchers():
+            if dispatcher.destination.name == name:
+                return dispatcher.send_test()
+        known = ", ".join(to.name for to in self.settings.destinations)
+        raise ReceiverError(f"EVENT_URLS has no destination {name!r}; it has: {known or 'none'}")
 
     @cached_property
     def event_client(self) -> HttpClient:

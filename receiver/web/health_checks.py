@@ -147,8 +147,13 @@ class HealthChecks:
             {
                 "destination": row.destination,
                 "waiting": row.waiting,
+                "failing": row.failing,
                 "set_aside": row.set_aside,
                 "oldest_due_seconds": _seconds(now - row.due_since if row.due_since else 0.0),
+                "oldest_seconds": _seconds(now - row.oldest_at if row.oldest_at else 0.0),
+                "attempts": row.attempts,
+                "last_error": row.last_error,
+                "success_rate": row.recent.success_rate,
             }
             for row in figures.destinations
             if row.destination in named

@@ -255,6 +255,8 @@ DEFAULTS = {
     "confirm": "unsigned",
     "event_urls": (),
     "event_secret": (),
+    "prices": (),
+    "currency": "",
     "host": None,
     "port": 8787,
     "web_concurrency": 2,
