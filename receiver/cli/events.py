@@ -181,7 +181,7 @@ def _test(services: Services, part: str) -> None:
         raise ReceiverError(f"{part!r} is in several names: {', '.join(names)}")
     answer = services.send_test_event(part if part in names else (names or [part])[0])
     word = "accepted" if answer.accepted else "not accepted"
-    click.echo(printable(f"{word} after {answer.seconds * 1000:.0f} ms: {answer.text}"))
+    say(f"{word} after {answer.seconds * 1000:.0f} ms: {answer.text}")
     if not answer.accepted:
         sys.exit(SOME_FAILED)
 
@@ -217,7 +217,7 @@ def _show(services: Services) -> None:
             "" if row.oldest_at is None else clock.rough(clock.now() - row.oldest_at),
             "" if rate is None else f"{100 * rate:.1f} %",
             str(row.set_aside),
-            table_cell(_failure(row)),
+            _failure(row),
         )
     console().print(
         table
