@@ -200,6 +200,8 @@ class Settings(ProviderSettings):
     )
     quarantine_max_bytes: CountOrNone = 4 * 1024**3
     quarantine_job_max_bytes: CountOrNone = 256 * 1024**2
+    job_max_bytes: Count = 2 * 1024**3
+    job_max_files: Count = 64
     url_lifetime: Seconds = 7200
     poll_after: Seconds = 120
     poll_interval: Seconds = 30

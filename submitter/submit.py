@@ -134,7 +134,7 @@ class Submitter:
         Raise KeyTakenError, and post nothing, if a job has the key already.
         """
         submission = submission_of({"prompt": prompt, **asked})
-        by_callback = submission.provider is Provider.GRSAI and submission.mode is Mode.WEBHOOK
+        by_callback = submission.mode is Mode.WEBHOOK
         if by_callback and (reason := callback_problem(self._services.settings)):
             raise ConfigurationError([reason])
         self.require_service()

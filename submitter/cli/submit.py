@@ -86,7 +86,7 @@ def _params(
 )
 @click.option(
     "--provider",
-    type=click.Choice(["grsai", "openai"]),
+    type=click.Choice([*Provider]),
     default="grsai",
     show_default=True,
     help="The provider; openai answers with the pictures.",
@@ -157,15 +157,9 @@ def submit(
         raise ConfigurationError(mistakes)
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: without it no failure is seen")
-    if provider == Provider.OPENAI and (
-        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
-    ):
-        raise click.UsageError(
-            "--mode, --api and --resubmit are for GRSAI: "
-            "OpenAI answers with the pictures and refunds nothing"
-        )
+    _require_fitting(provider, mode, api, resubmit)
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
-    if reason and provider == Provider.GRSAI:
+    if reason and provider != Provider.OPENAI:
         say(reason, err=True)
         say("--mode was not given: the result is polled", err=True)
     request = {
@@ -201,6 +195,22 @@ def submit(
     unfinished = waits and any(job.state not in FINAL_STATES for job in jobs)
     failed = any(job.state in {JobState.FAILED, JobState.EXPIRED} for job in jobs)
     sys.exit(SOME_FAILED if failed or unfinished or unsaved else 0)
+
+
+def _require_fitting(provider: str, mode: str | None, api: str, resubmit: int) -> None:
+    """Raise UsageError for options that are for another provider."""
+    if provider == Provider.OPENAI and (
+        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
+    ):
+        raise click.UsageError(
+            "--mode, --api and --resubmit are for GRSAI: "
+            "OpenAI answers with the pictures and refunds nothing"
+        )
+    if provider not in {Provider.GRSAI, Provider.OPENAI} and (resubmit or api != Api.DRAW):
+        raise click.UsageError(
+            "--api and --resubmit are for GRSAI: the others have one API, and nobody knows here "
+            "what they refund"
+        )
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -270,8 +280,8 @@ def _runs(
 ) -> list[_SubmitRun]:
     """Return the run of a request, or one for each of its pictures if one job cannot make them."""
     count, provider = request["variants"], request["provider"]
-    fits = provider is not Provider.GRSAI or takes_variants(
-        request["model"], request["api"], count or 1
+    fits = provider is Provider.OPENAI or takes_variants(
+        provider, request["model"], request["api"], count or 1
     )
     if not split or fits:
         return [_SubmitRun(submitter, request, key)]
