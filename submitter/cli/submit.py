@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from receiver.cli.base import SOME_FAILED, load, reports_errors, say, say_json
-from receiver.errors import ConfigurationError, KeyTakenError, ReceiverError
+from receiver.errors import ConfigurationError, KeyConflictError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
@@ -261,10 +261,8 @@ class _SubmitRun:
             self.job = self.submitter.post(**self.request)
         except KeyTakenError as error:
             if not self.submitter.is_same_request(error.ref, self.request):
-                raise ReceiverError(
-                    f"{error}, which was asked for something else; nothing posted: "
-                    "give it another --key"
-                ) from error
+                conflict = KeyConflictError(key or "", error.ref)
+                raise ReceiverError(f"{conflict}: give it another --key") from error
             self.job = self.submitter.job(error.ref)
         return self.job
 
