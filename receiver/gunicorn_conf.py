@@ -24,6 +24,7 @@ from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.server.listening import all_interfaces, with_mapped
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
+from receiver.telemetry.printable import printable
 
 _WRONG = 2  # exit status for a wrong configuration, as of our own commands
 
@@ -32,7 +33,7 @@ def _give_up(error: ReceiverError) -> NoReturn:
     """Print what is wrong, each mistake on a line, and exit."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else None
     print(  # noqa: T201 - no log yet
-        *(["the configuration is wrong:", *mistakes] if mistakes else [error]),
+        *(map(printable, ["the configuration is wrong:", *mistakes] if mistakes else [str(error)])),
         sep="\n",
         file=sys.stderr,
     )

@@ -1,6 +1,7 @@
 """OpenAI's Images API: its request, translated into jobs of ours, and the forms of its answers."""
 
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
@@ -8,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, m
 from receiver.jobs.request import DEFAULT_MODEL, NOT_BLANK, GrsaiRequest, takes_variants
 from receiver.model import Api, Mode, Provider
 from receiver.providers.grsai import families
+from receiver.providers.registry import DIALECTS
 
 # These name the caller's own users: the provider is not told, they become metadata.
 _ABOUT_USERS = ("user", "safety_identifier")
@@ -90,8 +92,7 @@ class ImagesRequest(BaseModel):
             "params": self._params(given),
             **ours,
         }
-        fits = self.n == 1 or (provider == Provider.GRSAI and takes_variants(model, api, self.n))
-        if fits:
+        if self.n == 1 or takes_variants(Provider(provider), model, api, self.n):
             variants = self.n if self.n > 1 else None
             return [GrsaiRequest.model_validate({**fields, "variants": variants})]
         return [GrsaiRequest.model_validate(fields)] * self.n
@@ -107,18 +108,20 @@ class ImagesRequest(BaseModel):
         size = (self.size or "").strip()
         if not size or size.lower() == _AUTO:
             return None
-        pixels = _PIXELS.fullmatch(size)
-        if pixels is None or provider != Provider.GRSAI:
-            return size
-        if families.fields_of(model, Api(api)).pixels is not None:
+        dialect, pixels = DIALECTS.get(Provider(provider)), _PIXELS.fullmatch(size)
+        if dialect is None or pixels is None:
             return size
         shape = int(pixels[1]) / int(pixels[2])
-        near = (
+        near = [
             f"{width}:{height}"
             for width, height in _RATIOS
             if abs(shape * height / width - 1) <= _TOLERANCE
-        )
-        return next(near, size)
+        ]
+        for wanted in (size, *near):
+            with suppress(ValueError):
+                dialect.size_params(model, Api(api), wanted)
+                return wanted
+        return size  # to be refused with the remedy
 
 
 class ImageView(BaseModel):

@@ -106,7 +106,7 @@ def test_response_format_is_obeyed(client: openai.OpenAI, form: Any) -> None:
     [
         ({"size": "333x777"}, openai.BadRequestError, "invalid_value"),
         ({"stream": True}, openai.BadRequestError, "invalid_value"),
-        ({"model": "kie/veo"}, openai.BadRequestError, "invalid_value"),
+        ({"model": "openai/gpt-image-2"}, openai.BadRequestError, "invalid_value"),
         (
             {"extra_body": script(fail="output_moderation")},
             openai.BadRequestError,
