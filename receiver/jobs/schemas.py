@@ -81,6 +81,8 @@ class JobsQuery(BaseModel):
 
     ``q`` is a part of the ref, provider's id, model or prompt, or a whole key. ``metadata`` is
     ``NAME=VALUE``, or ``NAME`` for any value. ``after`` is the ``next`` of the previous page.
+    ``key`` names the job that has this key, ``refs`` up to 200 jobs, with commas between them; then
+    nothing else counts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,6 +97,8 @@ class JobsQuery(BaseModel):
     metadata: Words = ""
     limit: Annotated[int, Field(ge=1, le=500), Digits] = 50
     after: Annotated[str, StringConstraints(pattern=f"^({REF})?$")] = ""
+    key: Words = ""
+    refs: Annotated[str, StringConstraints(pattern=f"^({REF}(,{REF}){{0,199}})?$")] = ""
 
     def wanted(self) -> Wanted:
         """Return the ledger's filter."""

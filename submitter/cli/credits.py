@@ -20,6 +20,8 @@ from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
 from receiver.model import Provider
 from receiver.services import Services
+from receiver.settings import Settings
+from submitter.submit import Submitter
 
 NO_KEY = "GRSAI_API_KEY: not set; GRSAI reports the credits left only for a key"
 _COUNTS = ("submitted", "archived", "refunded", "refused", "failed", "expired", "in_flight")
@@ -40,6 +42,21 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     asked, 2 without a key; the table is printed in any case.
     """
     settings = load()
+    if settings.receiver_url:
+        with Submitter(settings) as submitter:
+            left, error, models = submitter.transport.credits()
+        used = [Usage(**model) for model in models]
+        status = 0 if left is not None else SOME_FAILED
+        if error:
+            say(error, err=True)
+    else:
+        left, used, status = _local(settings)
+    _print_json(left, used) if as_json else _print_table(left, used)
+    sys.exit(status)
+
+
+def _local(settings: Settings) -> tuple[float | None, list[Usage], int]:
+    """Return the credits, the job counts and the exit status, by this machine's ledger and key."""
     with closing(Services(settings)) as services:
         used = _usage(services)
         left, status = None, 0
@@ -53,8 +70,7 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
             except ProviderError as error:
                 say(str(error), err=True)
                 status = SOME_FAILED
-    _print_json(left, used) if as_json else _print_table(left, used)
-    sys.exit(status)
+    return left, used, status
 
 
 def _usage(services: Services) -> list[Usage]:
