@@ -138,6 +138,7 @@ def template_context() -> dict[str, object]:
         "summary": lambda **options: statistics().summary(**options),
         "faults": lambda: sorted(health_checks().known_faults()),
         "static": static,
+        "with_query": with_query,
     }
 
 
