@@ -40,6 +40,14 @@ def error() -> float:
     return time.time() - now()
 
 
+def rough(seconds: float) -> str:
+    """Return a duration roughly, as in "5 min" or "3 days"."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 def back_off(attempt: int, waits: Sequence[float], *, jitter: float = 0.25) -> float:
     """Return the seconds to wait after the ``attempt``-th failure (from 1).
 

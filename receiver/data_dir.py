@@ -80,7 +80,7 @@ def make_data_dir(path: Path) -> None:
     Raise ConfigurationError if that fails.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(path)
     except OSError as error:
         raise ConfigurationError(
             [f"DATA_DIR: {error}; name a directory that can be written"]
@@ -153,7 +153,7 @@ def replace(path: Path, value: str) -> None:
 
 def _make(path: Path, value: str) -> None:
     """Write the file completely or not at all; of several processes the first one wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with _draft(path, value) as draft:
         with suppress(FileExistsError):
             os.link(draft, path)
@@ -174,6 +174,18 @@ def _draft(path: Path, value: str) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder for its owner only, with its parents, and write its name to disk.
+
+    Otherwise a power failure could take the folder with everything in it.
+    """
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(OSError):  # a parent that we may not read, where others create folders
+            _sync(folder.parent)
 
 
 def _sync(folder: Path) -> None:

@@ -92,6 +92,14 @@ class KeyTakenError(ReceiverError):
         self.ref = ref
 
 
+class KeyConflictError(KeyTakenError):
+    """Another job has this key, and was asked for something else; nothing was posted."""
+
+    def __init__(self, key: str, ref: str) -> None:
+        super().__init__(key, ref)
+        self.args = (f"{self}, which was asked for something else; nothing posted",)
+
+
 class FetchError(ReceiverError):
     """A result URL gave no usable bytes; temporary unless a subclass says otherwise."""
 
@@ -110,6 +118,10 @@ class TooLargeError(FetchError):
 
 class SourceGoneError(FetchError):
     """The source answered 401, 403, 404 or 410: not ready or expired. A new URL may help."""
+
+
+class InterruptedFetchError(FetchError):
+    """A slow download was stopped because other work waited for its thread."""
 
 
 class NotThePictureError(ReceiverError):
@@ -136,13 +148,16 @@ class EventNotDeliveredError(ReceiverError):
     """A destination did not accept an event; it is sent again.
 
     ``away``: the destination cannot be reached, whatever the event. ``wait``: the seconds that it
-    asked us to wait.
+    asked us to wait. ``answer`` is the beginning of what it wrote.
     """
 
-    def __init__(self, text: str, *, away: bool = False, wait: float = 0.0) -> None:
+    def __init__(
+        self, text: str, *, away: bool = False, wait: float = 0.0, answer: str = ""
+    ) -> None:
         super().__init__(text)
         self.away = away
         self.wait = wait
+        self.answer = answer
 
 
 # The name of earlier releases; callers may catch it.

@@ -5,6 +5,7 @@ The environment is read here, once, for the arbiter and all its workers.
 
 import gc
 import os
+import resource
 import socket
 import struct
 import sys
@@ -16,12 +17,14 @@ import structlog
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.installation import version
+from receiver.server.arrivals import READ_TIMEOUT
 from receiver.server.child import report_ready
 from receiver.server.gunicorn_log import GunicornLog
 from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.server.listening import all_interfaces, with_mapped
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
+from receiver.telemetry.printable import printable
 
 _WRONG = 2  # exit status for a wrong configuration, as of our own commands
 
@@ -30,7 +33,7 @@ def _give_up(error: ReceiverError) -> NoReturn:
     """Print what is wrong, each mistake on a line, and exit."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else None
     print(  # noqa: T201 - no log yet
-        *(["the configuration is wrong:", *mistakes] if mistakes else [error]),
+        *(map(printable, ["the configuration is wrong:", *mistakes] if mistakes else [str(error)])),
         sep="\n",
         file=sys.stderr,
     )
@@ -57,7 +60,13 @@ threads = 16
 graceful_timeout = 8
 timeout = 60
 keepalive = 15
-READ_TIMEOUT = 5  # seconds without a byte of a request that has begun
+# Connections of one process, and descriptors that it needs besides: ledger, archive, files. At the
+# limit those that have sent no request are closed for new ones.
+MAX_CONNECTIONS, _OTHER_FILES = 4096, 256
+_open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+if _open_files == resource.RLIM_INFINITY:
+    _open_files = 2 * MAX_CONNECTIONS
+worker_connections = max(4 * threads, min(MAX_CONNECTIONS, _open_files - _OTHER_FILES))
 backlog = 2048
 # Headers of a proxy such as X-Forwarded-Proto are ignored unless the operator names the proxy;
 # gunicorn would trust loopback by default.
@@ -74,11 +83,20 @@ _MEMORY = "/dev/shm"  # noqa: S108 - gunicorn creates a private file there
 worker_tmp_dir = _MEMORY if Path(_MEMORY).is_dir() else None
 
 
+def _allow_open_files(number: int) -> None:
+    """Raise the limit of open files, as far as we may; workers inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def on_starting(_server: Any) -> None:
     """Prepare what all workers share, once, before the first one is forked."""
     from receiver.telemetry import logs  # noqa: PLC0415 - only a running server logs
 
     data_dir.write_for_owner_only()
+    _allow_open_files(worker_connections + _OTHER_FILES)
     logs.configure(_settings.log_level, _settings.log_format, _settings.secrets())
     try:
         data_dir.make_data_dir(_settings.data_dir)
@@ -96,7 +114,7 @@ def on_starting(_server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Prepare the fork of the workers, and limit the silence on every connection.
 
-    Without the limit idle clients would occupy the threads.
+    Without the limit a client could occupy a thread that reads its body.
     """
     structlog.get_logger(__name__).info("web started", version=version(), pid=os.getpid())
     gc.freeze()  # the collector would write to every object, and undo the sharing of memory

@@ -41,6 +41,7 @@ from receiver.events.destinations import (
     read_destination,
     read_destinations,
 )
+from receiver.jobs.prices import read_prices
 from receiver.net.policy import AddressPolicy
 from receiver.providers.accounts import ProviderSettings, Token, WebAddress, split
 from receiver.variables import read_variables
@@ -137,6 +138,11 @@ def _places(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
+def _costs(entries: tuple[str, ...]) -> tuple[str, ...]:
+    read_prices(entries)
+    return entries
+
+
 def _exemptions(entries: tuple[str, ...]) -> tuple[str, ...]:
     AddressPolicy.parse(entries, ())
     return entries
@@ -194,6 +200,8 @@ class Settings(ProviderSettings):
     )
     quarantine_max_bytes: CountOrNone = 4 * 1024**3
     quarantine_job_max_bytes: CountOrNone = 256 * 1024**2
+    job_max_bytes: Count = 2 * 1024**3
+    job_max_files: Count = 64
     url_lifetime: Seconds = 7200
     poll_after: Seconds = 120
     poll_interval: Seconds = 30
@@ -207,6 +215,8 @@ class Settings(ProviderSettings):
     event_secret: SigningSecrets = Field(
         default=(), validate_default=True
     )  # checked with event_urls, so it comes after it
+    prices: Annotated[Words, AfterValidator(_costs)] = ()
+    currency: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,16}$")] = ""
     # The address to listen on; None: see ``listen_host``.
     host: Host | None = None
     port: Annotated[int, Field(ge=0, le=65535)] = 8787

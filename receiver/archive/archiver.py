@@ -19,6 +19,7 @@ from receiver import failpoints
 from receiver.archive.base64_images import decode_base64_image, find_picture
 from receiver.archive.conclusion import Conclusion
 from receiver.archive.inspect import Picture, inspect
+from receiver.archive.job_limits import Count, JobLimits
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.quarantine import Quarantine, Rejection
 from receiver.archive.stores import Store
@@ -39,6 +40,7 @@ from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.rows import Asset, End, Rejected, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
 from receiver.net.download import BrokenOffError, Fetched, Fetcher
+from receiver.net.progress import Progress
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
 
@@ -66,9 +68,11 @@ class Archiver:
         quarantine: Quarantine,
         scratch: Path,
         *,
+        limits: JobLimits,
         now: Callable[[], float],
     ) -> None:
         self._assets = assets
+        self._limits = limits
         self._now = now
         self._fetcher = fetcher
         self._store = store
@@ -82,8 +86,11 @@ class Archiver:
         # By ref and index. A restart begins from 0; the URL's lifetime is the limit in any case.
         self._bad_files: Counter[tuple[str, int]] = Counter()
 
-    def archive(self, claimed: Claimed[Asset]) -> None:
-        """Archive one asset, or record in the ledger when to try again."""
+    def archive(self, claimed: Claimed[Asset], progress: Progress | None = None) -> None:
+        """Archive one asset, or record in the ledger when to try again.
+
+        Its download keeps ``progress`` up to date, which may ask it to stop.
+        """
         asset = claimed.row
         logger = log.bind(ref=asset.ref, index=asset.idx, attempt=asset.attempts)
         if asset.crashes >= MOST_CRASHES:
@@ -91,7 +98,7 @@ class Archiver:
             return
         try:
             with tracing.span("archive", asset.ref, index=asset.idx, attempt=asset.attempts):
-                stored = self._archive(claimed)
+                stored = self._archive(claimed, progress)
                 if isinstance(stored, Rejection):
                     self._record_failure(claimed, stored.error, stored)
                     return
@@ -138,19 +145,22 @@ class Archiver:
         with tracing.step("conclude"):
             return self._conclusion.prepare_with_last(claimed, stored)
 
-    def _archive(self, claimed: Claimed[Asset]) -> StoredAsset | Rejection:
+    def _archive(
+        self, claimed: Claimed[Asset], progress: Progress | None
+    ) -> StoredAsset | Rejection:
         """Download, inspect and store the asset. Return what is in the archive now.
 
         A file that fails inspection goes to the quarantine.
         """
         asset = claimed.row
         self._require_store()
-        with self._scratch_file(f"{asset.ref}-{asset.idx}-{claimed.token}") as path:
+        name = f"{asset.ref}-{asset.idx}-{claimed.token}"
+        with self._limits.archiving(asset) as count, self._scratch_file(name) as path:
             if earlier := self._adopt_earlier(asset, path):
                 return earlier
             try:
                 with STEP_SECONDS.labels("fetch").time(), tracing.step("fetch"):
-                    fetched = self._fetch(asset, path)
+                    fetched = self._fetch(asset, path, progress, count)
                     hashed = path.stat()
             except BrokenOffError as error:
                 return self._quarantine.keep(asset, path, error.fetched, error)
@@ -218,12 +228,14 @@ class Archiver:
             path.unlink(missing_ok=True)
         return None
 
-    def _fetch(self, asset: Asset, path: Path) -> Fetched:
+    def _fetch(self, asset: Asset, path: Path, progress: Progress | None, count: Count) -> Fetched:
         if not asset.url.startswith(INLINE):
-            return self._fetcher.fetch(asset.url, path)
+            return self._fetcher.fetch(asset.url, path, progress, count)
         with self._decode_lock:
             text = find_picture(self._assets.reports(asset.ref), asset.url)
-            return decode_base64_image(text, asset.url, path)
+            fetched = decode_base64_image(text, asset.url, path)
+        count(fetched.size)
+        return fetched
 
     @contextmanager
     def _noting_store_errors(self) -> Iterator[None]:

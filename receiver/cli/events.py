@@ -16,13 +16,13 @@ from receiver.cli.base import (
     console,
     load,
     new_table,
-    printable,
     reports_errors,
-    table_cell,
+    say,
 )
 from receiver.errors import ReceiverError
 from receiver.events.event import Event
 from receiver.events.listen import MAX_NUMBER, Cursor, EventReader, run_command
+from receiver.ledger.queries.events import DestinationStatus
 from receiver.ledger.rows import EventDelivery
 from receiver.model import EventType, timestamp
 from receiver.services import Services
@@ -104,13 +104,13 @@ def _process(
     services: Services, event: Event, command: str | None, saved: Cursor, *, as_json: bool
 ) -> bool:
     """Print one event and run the command for it; return False if the command failed."""
-    click.echo(services.serializer.body(event) if as_json else _line(event))
+    say(services.serializer.body(event) if as_json else _line(event))
     if command is None:
         return True
     withheld = secret_variables(Settings.model_fields)
     status = run_command(command, services.serializer.object(event), withheld)
     if status:
-        click.echo(
+        say(
             f"event {event.number}: the command ended with status {status}; "
             f"{saved.consequence(event.number)}",
             err=True,
@@ -125,7 +125,7 @@ def _line(event: Event) -> str:
         if event.payload.get(name) not in (None, "")
     ]
     about = f"{event.number:>6}  {timestamp(event.at)}  {event.type:<14}  {event.ref}"
-    return printable(f"{about}  {' '.join(shown)}")
+    return f"{about}  {' '.join(shown)}"
 
 
 @click.command()
@@ -135,18 +135,30 @@ def _line(event: Event) -> str:
     metavar="NAME",
     help="Delete a destination that is no longer in EVENT_URLS, with its undelivered events.",
 )
+@click.option(
+    "--test",
+    "tested",
+    metavar="NAME",
+    help="Send a test event to one destination and print its answer; a part of its name is enough.",
+)
 @reports_errors
-def events(gone: str | None) -> None:
+def events(gone: str | None, tested: str | None) -> None:
     """Show where events are sent, and which were not delivered.
 
-    For each destination it shows what waits, and what was set aside after three days. Events that
-    are not queued for a destination yet wait until the service runs with it in EVENT_URLS; until
-    then `receiver prune` keeps their jobs.
+    For each destination it shows what waits, what fails, the age of the oldest undelivered event,
+    and what was set aside after three days. "delivered" is the share of its newest 1,000
+    deliveries, without those that were not tried yet. Events that are not queued for a destination
+    yet wait until the service runs with it in EVENT_URLS; until then `receiver prune` keeps their
+    jobs.
     """
+    if gone is not None and tested is not None:
+        raise click.UsageError("use --forget or --test, not both")
     services = Services(load()).open(to_look=gone is None, creates=False)
     try:
         if gone is not None:
             _forget(services, gone)
+        elif tested is not None:
+            _test(services, tested)
         else:
             _show(services)
     finally:
@@ -159,7 +171,19 @@ def _forget(services: Services, name: str) -> None:
             f"{name} is in EVENT_URLS: remove it there and restart the service first"
         )
     services.outbox.forget(name)
-    click.echo(f"{name} is deleted, with its undelivered events")
+    say(f"{name} is deleted, with its undelivered events")
+
+
+def _test(services: Services, part: str) -> None:
+    """Send a test event to the only destination with this part in its name."""
+    names = [to.name for to in services.settings.destinations if part in to.name]
+    if len(names) > 1 and part not in names:
+        raise ReceiverError(f"{part!r} is in several names: {', '.join(names)}")
+    answer = services.send_test_event(part if part in names else (names or [part])[0])
+    word = "accepted" if answer.accepted else "not accepted"
+    say(f"{word} after {answer.seconds * 1000:.0f} ms: {answer.text}")
+    if not answer.accepted:
+        sys.exit(SOME_FAILED)
 
 
 def _show(services: Services) -> None:
@@ -170,8 +194,11 @@ def _show(services: Services) -> None:
         "types",
         "not queued yet",
         "waiting",
-        "for",
+        "failing",
+        "oldest",
+        "delivered",
         "set aside",
+        "last error",
         title="destinations",
     )
     for row in standing:
@@ -180,9 +207,17 @@ def _show(services: Services) -> None:
             if row.destination in named
             else "no longer in EVENT_URLS: add it again, or --forget it"
         )
-        since = "" if row.due_since is None else f"{max(0.0, clock.now() - row.due_since):.0f} s"
+        rate = row.recent.success_rate
         table.add_row(
-            row.destination, kinds, str(row.not_handed), str(row.waiting), since, str(row.set_aside)
+            row.destination,
+            kinds,
+            str(row.not_handed),
+            str(row.waiting),
+            str(row.failing),
+            "" if row.oldest_at is None else clock.rough(clock.now() - row.oldest_at),
+            "" if rate is None else f"{100 * rate:.1f} %",
+            str(row.set_aside),
+            _failure(row),
         )
     console().print(
         table
@@ -191,6 +226,10 @@ def _show(services: Services) -> None:
     )
     if aside:
         console().print(_failed_table(aside))
+
+
+def _failure(row: DestinationStatus) -> str:
+    return f"{row.last_error} (attempt {row.attempts})" if row.last_error else ""
 
 
 def _failed_table(aside: list[EventDelivery]) -> Table:
@@ -208,7 +247,7 @@ def _failed_table(aside: list[EventDelivery]) -> Table:
             delivery.ref,
             delivery.destination,
             str(delivery.attempts),
-            table_cell(delivery.error),
+            delivery.error,
         )
     return table
 
@@ -216,16 +255,23 @@ def _failed_table(aside: list[EventDelivery]) -> Table:
 @click.command()
 @click.argument("numbers", metavar="[EVENT]...", nargs=-1, type=click.IntRange(1, 2**63 - 1))
 @click.option("--all", "every", is_flag=True, help="All events that were set aside.")
+@click.option(
+    "--waiting", is_flag=True, help="All that waits for another attempt: make it due now."
+)
 @reports_errors
-def resend(numbers: tuple[int, ...], *, every: bool) -> None:
-    """Send events that were set aside again.
+def resend(numbers: tuple[int, ...], *, every: bool, waiting: bool) -> None:
+    """Send events that were set aside again, or what waits now.
 
     Name them by their numbers, as `receiver events` shows them.
     """
-    if bool(numbers) == every:
-        raise click.UsageError("name the events, or use --all")
+    if [bool(numbers), every, waiting].count(True) != 1:
+        raise click.UsageError("name the events, or use --all or --waiting")
     services = Services(load()).open(creates=False)
-    failures = act_on_each(numbers, _resend(services)) if numbers else _resend_all(services)
+    if waiting:
+        names = tuple(to.name for to in services.settings.destinations)
+        failures = act_on_each(names, _expedite(services))
+    else:
+        failures = act_on_each(numbers, _resend(services)) if numbers else _resend_all(services)
     services.engine.notify()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
@@ -235,6 +281,10 @@ def _resend(services: Services) -> Callable[[int], str]:
     return lambda number: (
         f"event {number} will be sent again to {services.outbox.resend(number)} destinations"
     )
+
+
+def _expedite(services: Services) -> Callable[[str], str]:
+    return lambda name: f"{services.outbox.expedite(name)} more deliveries to {name} are due now"
 
 
 def _resend_all(services: Services) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from receiver.doctor import checks, last_result, machine, self_call
+from receiver.doctor import checks, destinations, last_result, machine, self_call
 from receiver.doctor.checks import NothingToCheck, Trouble
 from receiver.model import Provider
 from receiver.services import Services
@@ -38,6 +38,7 @@ def examine(services: Services) -> Iterator[Finding]:
     grsai = services.clients.get(Provider.GRSAI)
     yield _finding("provider", lambda: checks.provider(services.settings, grsai))
     yield _finding("clock", lambda: checks.clock(services.settings.grsai_base_url))
+    yield _finding("events", lambda: destinations.events(services))
     yield _finding("public URL", lambda: _call_ourselves(services))
 
 

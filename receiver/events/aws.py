@@ -33,7 +33,7 @@ class AwsTransport:
         self._in_order = destination.address.endswith(".fifo")
         self._client: AwsClient[Any] = AwsClient(self._make)
 
-    def send(self, event: Event, body: str) -> None:
+    def send(self, event: Event, body: str) -> str:
         """Send the event; see Transport."""
         attributes = {
             name: {"DataType": "String", "StringValue": value}
@@ -46,7 +46,7 @@ class AwsTransport:
         )
         try:
             if self._service == DestinationKind.SQS:
-                self._client.call(
+                answer = self._client.call(
                     lambda client: client.send_message(
                         QueueUrl=self._address,
                         MessageBody=body,
@@ -55,7 +55,7 @@ class AwsTransport:
                     )
                 )
             else:
-                self._client.call(
+                answer = self._client.call(
                     lambda client: client.publish(
                         TopicArn=self._address, Message=body, MessageAttributes=attributes, **order
                     )
@@ -69,6 +69,7 @@ class AwsTransport:
             raise EventNotDeliveredError(
                 f"{self._service} cannot be reached: {error}", away=True
             ) from error
+        return f"accepted as message {answer.get('MessageId', '')}"
 
     def _make(self, session: Session) -> Any:
         limits = Config(

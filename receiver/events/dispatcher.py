@@ -5,7 +5,9 @@ it is set aside; a person can see it and have it sent again.
 """
 
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -31,6 +33,18 @@ PAUSES = doubling(1.0, 60.0)
 PRUNE_EVERY = 3600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a destination answered to a test event.
+
+    ``text`` is an error of ours or its own words; ``seconds`` is how long it took.
+    """
+
+    accepted: bool
+    text: str
+    seconds: float
+
+
 class Dispatcher:
     """Delivers events to one destination. The threads of its work queue share it."""
 
@@ -47,7 +61,7 @@ class Dispatcher:
         self._serializer = serializer
         self._lock = threading.Lock()
         self._failures = 0
-        self._paused_until = 0.0
+        self._paused_from = self._paused_until = 0.0
         self._pruned_at = 0.0
 
     def next_due(self) -> float | None:
@@ -56,16 +70,22 @@ class Dispatcher:
         If the destination cannot be reached, this is not before the end of the pause.
         """
         due = self._outbox.next_due(self.destination.name)
-        return None if due is None else max(due, self._paused_until)
+        return None if due is None else max(due, self._paused_until if self._is_paused() else 0.0)
 
     def claim(self, limit: int) -> list[Claimed[EventDelivery]]:
         """Claim the events that are due. From time to time, remove old delivered events."""
         if self._outbox.now() - self._pruned_at > PRUNE_EVERY:
             self._outbox.prune()
             self._pruned_at = self._outbox.now()
-        if self._outbox.now() < self._paused_until:
+        if self._is_paused():
             return []  # a notified engine claims without asking next_due()
         return self._outbox.claim(self.destination.name, self.destination.types, limit)
+
+    def _is_paused(self) -> bool:
+        """Return whether nothing is sent now; an operator's request ends the pause."""
+        if self._outbox.now() >= self._paused_until:
+            return False
+        return self._outbox.expedited_at(self.destination.name) <= self._paused_from
 
     def send(self, claimed: Claimed[EventDelivery]) -> None:
         """Deliver one event, or record in the ledger when to try again."""
@@ -95,6 +115,16 @@ class Dispatcher:
                     f"unexpected error in the attempt ({type(error).__name__}); see the log"
                 ),
             )
+
+    def send_test(self) -> Answer:
+        """Send a test event once, beside all that waits; nothing is recorded in the ledger."""
+        event, began = Event.for_test(self._outbox.now()), time.monotonic()
+        try:
+            text = self._transport.send(event, self._serializer.body(event))
+        except EventNotDeliveredError as error:
+            words = f"{error}: {error.answer}" if error.answer else str(error)
+            return Answer(accepted=False, text=words, seconds=time.monotonic() - began)
+        return Answer(accepted=True, text=text, seconds=time.monotonic() - began)
 
     def _deliver(self, row: EventDelivery) -> None:
         found = self._outbox.find(row.event)
@@ -138,4 +168,5 @@ class Dispatcher:
             with self._lock:
                 self._failures = failures
                 pause = back_off(failures, PAUSES, jitter=0) if failures else 0.0
-                self._paused_until = self._outbox.now() + pause
+                self._paused_from = self._outbox.now()
+                self._paused_until = self._paused_from + pause

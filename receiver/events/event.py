@@ -10,7 +10,8 @@ from sqlalchemy import Row
 
 from receiver.installation import version
 from receiver.ledger.events import ABOUT_THE_JOB
-from receiver.model import EventType, timestamp
+from receiver.model import EventType, UnstoredEventType, new_ref, timestamp
+from receiver.telemetry.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Event:
     """
 
     number: int
-    type: EventType
+    type: EventType | UnstoredEventType
     ref: str
     index: int | None
     round: int
@@ -47,6 +48,13 @@ class Event:
             row["created_at"],
             json.loads(row["payload"]),
         )
+
+    @classmethod
+    def for_test(cls, now: float) -> Self:
+        """Return a test event, with a new id; there is no job of its ref."""
+        ref = new_ref(now)
+        text = "This is a test. No job has changed."
+        return cls(0, UnstoredEventType.TEST, ref, None, 0, now, {"ref": ref, "message": text})
 
     @property
     def id(self) -> str:
@@ -94,7 +102,8 @@ class EventSerializer:
 
     def body(self, event: Event) -> str:
         """Return the object as JSON text; in a later attempt only its job may be another."""
-        return json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
+        return printable(text, as_json=True)
 
     def _location(self, event: Event) -> dict[str, str | None]:
         """Return bucket and URL of an archived file."""
@@ -102,7 +111,7 @@ class EventSerializer:
         return {"bucket": self._bucket, "url": f"{self._archive_url}/{key}"} if key else {}
 
     def _link(self, event: Event) -> str | None:
-        if self._public_url is None:
+        if self._public_url is None or event.type is UnstoredEventType.TEST:
             return None
         job = f"{self._public_url}/api/jobs/{event.ref}"
         return job if event.index is None else f"{job}/assets/{event.index}"

@@ -1,7 +1,9 @@
 """Transports of events: signed webhooks (Standard Webhooks) and our log; AWS is in ``aws``."""
 
+import http.client
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -11,9 +13,10 @@ from standardwebhooks import Webhook
 from receiver.errors import AddressRefusedError, EventNotDeliveredError, FetchError
 from receiver.events.destinations import Destination, DestinationKind
 from receiver.events.event import Event
-from receiver.net.client import HttpClient, Request
+from receiver.net.client import SMALL_BODY, HttpClient, Request
 from receiver.net.connection import Deadline, translate_network_errors
 from receiver.net.policy import read_url
+from receiver.net.response import Response
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +24,8 @@ log = structlog.get_logger(__name__)
 TIMEOUT, READ_TIMEOUT = 15.0, 10.0
 # Bytes of a response's body; what is longer is not read.
 MAX_RESPONSE = 64 * 1024
+# Bytes of it that are shown after a test.
+_SHOWN = 200
 # The longest Retry-After that we obey, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
@@ -31,8 +36,11 @@ _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 class Transport(Protocol):
     """How events are sent to one destination."""
 
-    def send(self, event: Event, body: str) -> None:
-        """Return when the destination has accepted the event, else raise EventNotDeliveredError."""
+    def send(self, event: Event, body: str) -> str:
+        """Return what the destination answered when it has accepted the event.
+
+        Raise EventNotDeliveredError if it has not.
+        """
 
 
 class WebhookTransport:
@@ -53,13 +61,13 @@ class WebhookTransport:
         self._signers = [Webhook(secret) for secret in secrets]
         self._now = now
 
-    def send(self, event: Event, body: str) -> None:
+    def send(self, event: Event, body: str) -> str:
         """Post the event; see Transport."""
         host = self._target.host
         try:
             self._client.policy.check_url(self._target.url)
             with translate_network_errors(host):
-                status, retry_after = self._post(event, body)
+                status, retry_after, answer = self._post(event, body)
         except AddressRefusedError as error:
             raise EventNotDeliveredError(str(error)) from error
         except FetchError as error:
@@ -74,10 +82,15 @@ class WebhookTransport:
                 f"{host} answered {status}{aside}",
                 away=status in _TRANSIENT_STATUSES,
                 wait=retry_after,
+                answer=answer,
             )
+        return f"{status} {answer}".strip()
 
-    def _post(self, event: Event, body: str) -> tuple[int, float]:
-        """Send one request. Return the status and the Retry-After in seconds."""
+    def _post(self, event: Event, body: str) -> tuple[int, float, str]:
+        """Send one request.
+
+        Return the status, the Retry-After in seconds and the beginning of a small body.
+        """
         moment = datetime.fromtimestamp(int(self._now()), UTC)
         data = body.encode()
         headers = {
@@ -95,7 +108,17 @@ class WebhookTransport:
             Deadline(time.monotonic, TIMEOUT, READ_TIMEOUT),
             max_body=MAX_RESPONSE,
         ) as response:
-            return response.status, _retry_after(response.headers.get("Retry-After", ""))
+            retry_after = _retry_after(response.headers.get("Retry-After", ""))
+            return response.status, retry_after, _beginning(response)
+
+
+def _beginning(response: Response) -> str:
+    """Return the beginning of a small body as text; it is read anyway to keep the connection."""
+    if not response.length or response.length > SMALL_BODY:
+        return ""
+    with suppress(OSError, http.client.HTTPException):
+        return response.read(_SHOWN).decode(errors="replace").strip()
+    return ""
 
 
 def _retry_after(header: str) -> float:
@@ -107,9 +130,10 @@ def _retry_after(header: str) -> float:
 class LogTransport:
     """Writes events to the service's log."""
 
-    def send(self, event: Event, body: str) -> None:
+    def send(self, event: Event, body: str) -> str:
         """Write a line; see Transport."""
         log.info("event sent", type=event.type, ref=event.ref, id=event.id, body=body)
+        return "written to the log"
 
 
 def transport_for(

@@ -297,6 +297,12 @@ def next_due(connection: Connection, table: Table, *, suspects: bool = False) ->
     return earliest
 
 
+def count_starving(connection: Connection, due_before: float) -> int:
+    """Return how many assets have been due since before this time, counted up to 10,000."""
+    some = select(assets.c.idx).where(assets.c.due_at <= due_before).limit(10_000).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+
+
 def oldest_due(connection: Connection, now: float) -> float | None:
     """Return since when the oldest due row has been waiting for a worker; None if none waits."""
     waiting = [next_due(connection, table) for table in (assets, jobs, hints)]

@@ -51,6 +51,8 @@ KEPT, KEPT_ASIDE = 7 * 86400.0, 90 * 86400.0
 PENDING: ColumnElement[str] = literal_column(f"'{EventDeliveryState.PENDING}'")
 SENT: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SENT}'")
 SET_ASIDE: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SET_ASIDE}'")
+# A pending delivery whose last attempt failed.
+FAILING = and_(sendings.c.state == PENDING, sendings.c.error != literal_column("''"))
 
 # Built once: that takes longer than running it, and all writers wait meanwhile.
 _CLAIM = claims.claim_statement(
@@ -160,11 +162,7 @@ class Outbox:
 
         If the process dies in between, call it again; until then the destination keeps the rest.
         """
-        known = self._database.read(destination_names)
-        if name not in known:
-            raise ReceiverError(
-                f"there is no destination {name!r}; known are: {', '.join(known) or 'none'}"
-            )
+        self._require_known(name)
         while not self._database.write(partial(_delete_some, name=name)):
             pass
 
@@ -188,6 +186,7 @@ class Outbox:
                     "since": self.now(),
                     "finished_at": None,
                     "attempts": 0,
+                    "error": "",
                 }
                 connection.execute(
                     update(sendings).where(mine, sendings.c.destination == name).values(values)
@@ -200,6 +199,33 @@ class Outbox:
                 f"event {event} is not set aside; `receiver events` lists those that are"
             )
         return count
+
+    def expedite(self, name: str) -> int:
+        """Make all that waits for a destination due now; return how many deliveries became due.
+
+        Its dispatchers end the pause that follows failures. A job's later events still wait for
+        its earlier ones. Raise ReceiverError if there is no such destination.
+        """
+        self._require_known(name)
+        mark = update(destinations).where(destinations.c.name == name)
+        mark = mark.values(expedited_at=self.now())
+        count = 0
+        while made_due := self._database.write(partial(_make_some_due, name=name, now=self.now())):
+            count += made_due
+        self._database.write(lambda connection: connection.execute(mark))
+        return count
+
+    def expedited_at(self, name: str) -> float:
+        """Return when an operator last asked to send what waits at once; 0.0 for never."""
+        question = select(destinations.c.expedited_at).where(destinations.c.name == name)
+        return self._database.read(lambda connection: connection.execute(question).scalar()) or 0.0
+
+    def _require_known(self, name: str) -> None:
+        known = self._database.read(destination_names)
+        if name not in known:
+            raise ReceiverError(
+                f"there is no destination {name!r}; known are: {', '.join(known) or 'none'}"
+            )
 
 
 def destination_names(connection: Connection) -> Sequence[str]:
@@ -299,6 +325,20 @@ def _delete_some(connection: Connection, name: str) -> bool:
         return False
     connection.execute(delete(destinations).where(destinations.c.name == name))
     return True
+
+
+def _make_some_due(connection: Connection, name: str, now: float) -> int:
+    """Make a batch of a destination's unclaimed deliveries due; return how many it had."""
+    _lock(connection, name)
+    later = (
+        select(sendings.c.event)
+        .where(sendings.c.destination == name, sendings.c.due_at > now, sendings.c.claim.is_(None))
+        .limit(BATCH)
+    )
+    mine = (sendings.c.destination == name) & sendings.c.event.in_(later)
+    return connection.execute(
+        update(sendings).where(mine, sendings.c.claim.is_(None)).values(due_at=now)
+    ).rowcount
 
 
 def _next_due_statements(among: ColumnElement[bool]) -> tuple[Update, Update]:

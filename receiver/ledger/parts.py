@@ -7,6 +7,7 @@ from receiver.ledger import identity
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import Claims
 from receiver.ledger.database import Database, open_database
+from receiver.ledger.fair_claims import FairClaims
 from receiver.ledger.hints import Hints
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
@@ -78,6 +79,11 @@ class LedgerParts:
     def sessions(self) -> identity.Sessions:
         """The sessions of the dashboard."""
         return identity.Sessions(self.database)
+
+    @cached_property
+    def fair_claims(self) -> FairClaims:
+        """Claims assets, with a share for every job and host."""
+        return FairClaims(self.database, self.now)
 
     @cached_property
     def claims(self) -> Claims:

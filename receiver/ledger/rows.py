@@ -253,6 +253,6 @@ def marks_of(text: str) -> tuple[Mark, ...]:
 
 
 def event_delivery_of(row: Row[Any]) -> EventDelivery:
-    """Convert a full row of ``sendings`` to an EventDelivery."""
-    values = dict(row._mapping)  # noqa: SLF001 - the documented way to a row's names
+    """Convert a full row of ``sendings`` to an EventDelivery; other columns are left out."""
+    values = {name: row._mapping[name] for name in EventDelivery.__dataclass_fields__}  # noqa: SLF001 - the documented way to a row's names
     return EventDelivery(**{**values, "state": EventDeliveryState(values["state"])})

@@ -305,6 +305,8 @@ destinations = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("cursor", RowNumber, nullable=False),  # the last event for which a delivery was queued
+    # When an operator last asked to send what waits at once; ends a pause that began earlier.
+    Column("expedited_at", Double),
 )
 
 # Event deliveries: one event to one destination.
@@ -333,6 +335,7 @@ for _name, _columns, _condition in (
     ("ix_sendings_turn", ("destination", "ref", "event"), "state = 'pending'"),
     ("ix_sendings_sent", ("finished_at",), "state = 'sent'"),
     ("ix_sendings_set_aside", ("event",), "state = 'set_aside'"),
+    ("ix_sendings_failing", ("destination", "event"), "state = 'pending' AND error <> ''"),
 ):
     Index(
         _name,

@@ -26,7 +26,7 @@ from receiver.net.response import Response
 IDLE_CONNECTIONS = 32
 IDLE_SECONDS = 15.0
 # Bytes of an unwanted body that are read so that its connection can be kept.
-_SMALL_BODY = 16 * 1024
+SMALL_BODY = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _begin(
 
 def _discard_small_body(response: Response) -> None:
     """Read what is left of a body if it is small. If it breaks off, the connection is not kept."""
-    if response.length and response.length <= _SMALL_BODY:
+    if response.length and response.length <= SMALL_BODY:
         with suppress(OSError, http.client.HTTPException):
             response.read()
 

@@ -12,11 +12,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from receiver.errors import FetchError
 from receiver.net.policy import AddressPolicy, Target
+from receiver.net.progress import Progress
 
 # Bytes allowed around a body: the head before it and, with chunked encoding, the trailers after it.
 MAX_HEAD = 256 * 1024
@@ -25,6 +26,8 @@ MIN_RATE = 1024
 MIN_RATE_AFTER = 60.0
 # Seconds for one address, so that a dead first address leaves time for the next one.
 CONNECT_TIMEOUT = 10.0
+# Seconds of one wait, after which a download notices that it is to stop.
+MAX_WAIT = 1.0
 _INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
 
 Resolve = Callable[[str, int], Sequence[str]]
@@ -48,18 +51,48 @@ class Deadline:
     request. No second thread is needed.
     """
 
-    def __init__(self, clock: Callable[[], float], timeout: float, stall: float) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        timeout: float,
+        stall: float,
+        progress: Progress | None = None,
+    ) -> None:
         self.now = clock
+        self.progress = progress or Progress(clock)
         self._end = clock() + timeout
         self._timeout = timeout
         self._stall = stall
 
     def remaining(self) -> float:
-        """Return how many seconds the next wait may take. Raise TimeoutError if none are left."""
+        """Return how many seconds the next wait may take.
+
+        Raise TimeoutError if none are left, InterruptedFetchError if the request is to stop.
+        """
+        self.progress.require_wanted()
         left = self._end - self.now()
         if left <= 0:
             raise TimeoutError(f"not finished within {self._timeout:g} s")
         return min(left, self._stall)
+
+    def waits(self) -> Iterator[float]:
+        """Yield the seconds of short waits, one after the other, until one may last no longer.
+
+        Raise what ``remaining`` raises.
+        """
+        left = self.remaining()
+        yield min(left, MAX_WAIT)
+        while (left := left - MAX_WAIT) > 0:
+            left = min(left, self.remaining())
+            yield min(left, MAX_WAIT)
+
+    @property
+    def min_rate(self) -> float:
+        """Bytes per second below which a request is given up after a while.
+
+        At half of the speed that is needed to end in time, it will not.
+        """
+        return max(MIN_RATE, (self.progress.announced or 0) / self._timeout / 2)
 
 
 class DeadlineSocket(io.RawIOBase):
@@ -100,23 +133,29 @@ class DeadlineSocket(io.RawIOBase):
         """
         if self._finished:
             return 0
-        remaining = self._deadline.remaining()
-        if remaining != self._socket_timeout:
-            # The value rarely changes, and each settimeout costs two system calls.
-            self._sock.settimeout(remaining)
-            self._socket_timeout = remaining
-        try:
-            count = self._sock.recv_into(buffer)
-        except TimeoutError:
-            self._deadline.remaining()  # raises if the whole request ran out of time
-            raise TimeoutError(f"no data for {remaining:g} s") from None
+        count = self._receive(buffer)
         self.received += count
+        self._deadline.progress.received += count
         if self.received > self._limit:
             raise OSError(f"more than {self._limit} bytes around the body")
         elapsed = self._deadline.now() - self._begun
-        if elapsed > MIN_RATE_AFTER and self.received < elapsed * MIN_RATE:
+        if elapsed > MIN_RATE_AFTER and self.received < elapsed * self._deadline.min_rate:
             raise TimeoutError(f"too slow, {self.received} bytes in {elapsed:.0f} s")
         return count
+
+    def _receive(self, buffer: bytearray | memoryview) -> int:
+        waited = 0.0
+        for wait in self._deadline.waits():
+            if wait != self._socket_timeout:
+                # The value rarely changes, and each settimeout costs two system calls.
+                self._sock.settimeout(wait)
+                self._socket_timeout = wait
+            try:
+                return self._sock.recv_into(buffer)
+            except TimeoutError:
+                waited += wait
+        self._deadline.remaining()  # raises if the whole request ran out of time
+        raise TimeoutError(f"no data for {waited:g} s")
 
 
 @cache
@@ -165,7 +204,7 @@ class SafeConnector:
         if target.scheme == "http":
             return ip, sock
         try:
-            sock.settimeout(deadline.remaining())
+            sock.settimeout(min(CONNECT_TIMEOUT, deadline.remaining()))
             return ip, self._ssl_context.wrap_socket(sock, server_hostname=target.host)
         except BaseException:
             sock.close()
@@ -187,10 +226,12 @@ class SafeConnector:
                 result.put(error)
 
         threading.Thread(target=resolve, name=f"resolve {target.host}", daemon=True).start()
-        try:
-            found = result.get(timeout=deadline.remaining())
-        except queue.Empty:
-            raise TimeoutError("no answer from the name server") from None
+        for wait in deadline.waits():
+            with suppress(queue.Empty):
+                found = result.get(timeout=wait)
+                break
+        else:
+            raise TimeoutError("no answer from the name server")
         if isinstance(found, OSError):
             raise found
         if not found:

@@ -17,6 +17,10 @@ log = structlog.get_logger(__name__)
 
 # Seconds between two lines about the same fault of clients.
 BETWEEN_LINES = 10.0
+INCOMPLETE = (
+    "it did not arrive completely, and no more came for some seconds; or the client "
+    "speaks TLS to this port, which is for plain HTTP"
+)
 
 
 class ClientFaults:
@@ -56,10 +60,7 @@ class GunicornLog(Logger):  # type: ignore[misc]  # the package has no types
         """Log an exception; one of a client's connection in one line."""
         error = sys.exc_info()[1]
         if isinstance(error, BlockingIOError):
-            client_faults.log(
-                "it did not arrive completely, and no more came for some seconds; or the client "
-                "speaks TLS to this port, which is for plain HTTP"
-            )
+            client_faults.log(INCOMPLETE)
         elif isinstance(error, OSError):
             client_faults.log(f"its connection failed ({error.strerror})")
         else:

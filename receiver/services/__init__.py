@@ -14,10 +14,13 @@ from urllib.parse import unquote
 from receiver import data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
+from receiver.archive.job_limits import JobLimits
 from receiver.archive.links import Links
 from receiver.archive.quarantine import Quarantine
+from receiver.archive.shares import Shares
 from receiver.archive.thumbnails import Thumbnails
-from receiver.events.dispatcher import Dispatcher
+from receiver.errors import ReceiverError
+from receiver.events.dispatcher import Answer, Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
@@ -109,6 +112,14 @@ class Services(Opening):
             for to in self.settings.destinations
         ]
 
+    def send_test_event(self, name: str) -> Answer:
+        """Send a test event to the destination of this name; raise ReceiverError if unknown."""
+        for dispatcher in self.dispatchers():
+            if dispatcher.destination.name == name:
+                return dispatcher.send_test()
+        known = ", ".join(to.name for to in self.settings.destinations)
+        raise ReceiverError(f"EVENT_URLS has no destination {name!r}; it has: {known or 'none'}")
+
     @cached_property
     def event_client(self) -> HttpClient:
         """Sends webhooks."""
@@ -125,6 +136,11 @@ class Services(Opening):
         )
 
     @cached_property
+    def shares(self) -> Shares:
+        """Shares the download threads of this process among jobs and hosts."""
+        return Shares(self.fair_claims, self.settings.worker_threads)
+
+    @cached_property
     def thumbnails(self) -> Thumbnails:
         """Thumbnails for the dashboard."""
         return Thumbnails(self.store, self.settings.data_dir / "thumbnails")
@@ -137,7 +153,7 @@ class Services(Opening):
             self.quarantine_records,
             self.settings.data_dir / "accepting",
             max_bytes=self.settings.quarantine_max_bytes,
-            job_max_bytes=self.settings.quarantine_job_max_bytes,
+            job_max_bytes=min(self.settings.quarantine_job_max_bytes, self.settings.job_max_bytes),
             now=self.now,
         )
 
@@ -278,6 +294,11 @@ class Services(Opening):
             self.conclusion,
             self.quarantine,
             scratch,
+            limits=JobLimits(
+                self.quarantine_records.stored_of,
+                max_files=self.settings.job_max_files,
+                max_bytes=self.settings.job_max_bytes,
+            ),
             now=self.now,
         )
 
@@ -304,6 +325,7 @@ class Services(Opening):
         """Return what this worker's signs of life say about it."""
         return {
             "listening": self.notifier.is_listening,
+            "downloads": self.shares.figures(),
             "disks": [disk.figures() for disk in self.disk_space()],
         }
 
@@ -346,12 +368,14 @@ class Services(Opening):
         return [instrumented(queue) for queue in queues]
 
     def _asset_queues(self, archiver: Archiver) -> list[WorkQueue]:
-        due, claim = partial(self.queries.next_due, "assets"), self.assets.claim
-        suspects_due, suspects = partial(due, suspects=True), partial(claim, suspects=True)
-        threads, run = self.settings.worker_threads, archiver.archive
+        due = partial(self.queries.next_due, "assets")
+        suspects_due = partial(due, suspects=True)
+        suspects, archive = partial(self.assets.claim, suspects=True), archiver.archive
+        threads, shares = self.settings.worker_threads, self.shares
+        run = partial(shares.run, archive=archive)
         return [
-            WorkQueue(QueueName.ASSETS, threads, due, claim, run),
-            WorkQueue(QueueName.SUSPECT_ASSETS, SUSPECT_THREADS, suspects_due, suspects, run),
+            WorkQueue(QueueName.ASSETS, threads, due, shares.claim, run, shares.relieve),
+            WorkQueue(QueueName.SUSPECT_ASSETS, SUSPECT_THREADS, suspects_due, suspects, archive),
         ]
 
     def _job_queues(self) -> list[WorkQueue]:

@@ -113,6 +113,9 @@ AT_RISK = Counter("receiver_risks_announced", "Jobs announced to be at risk.")
 TAKEN_OVER = Counter(
     "receiver_claims_taken_over", "Claims of workers that died, taken over by another worker."
 )
+INTERRUPTED = Counter(
+    "receiver_downloads_interrupted", "Slow downloads stopped because other files waited."
+)
 DIFFERENCE = Gauge(
     "receiver_conservation_difference",
     "Jobs unaccounted for: submitted less archived, failed, expired and in flight.",

@@ -9,10 +9,12 @@ from random import getrandbits
 from typing import Any
 
 from flask import Flask, Response, g, request
+from markupsafe import Markup
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 from werkzeug.http import HTTP_STATUS_CODES
 
 from receiver.services import Services
+from receiver.telemetry.printable import printable
 from receiver.web import api, auth, callback, dashboard, health, links, state
 from receiver.web.problems import problem
 
@@ -21,6 +23,12 @@ _PAGES = {400, 405}
 REQUEST_ID_HEADER = "X-Request-Id"
 # A proxy may have set the request id; a value of any other form is not repeated.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
+
+
+def _visible(value: object) -> object:
+    """Return what a template shows: a text with nothing in it that changes how others are read."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n\r\t") if is_text else value  # type: ignore[arg-type]  # a text
 
 
 class _App(Flask):
@@ -37,6 +45,7 @@ def create_app(services: Services | None = None) -> Flask:
     Without ``services`` the first request opens them, as the environment says.
     """
     app = _App(__name__)
+    app.jinja_options = {**app.jinja_options, "finalize": _visible}
     # Never redirect to a normalised path: it would turn a POST into a GET and lose the callback.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False

@@ -24,6 +24,8 @@ LIFETIMES = {"ledger": 1.0, "archive": 10.0, "figures": 5.0, "disk": 5.0}
 # Seconds that due work and due events may wait. The alerts ReceiverWorkWaits and
 # ReceiverEventsNotTold use the same.
 WORK_WAITS, EVENTS_WAIT = 120.0, 1800.0
+# Seconds after which a file that waits for a download thread is starving.
+STARVES = 30.0
 # Everybody may read these texts: they say no more than who does not answer.
 _NO_ANSWER = f"no answer within {LIMIT:.0f} s"
 _LEDGER_UNUSABLE = "the ledger cannot be used now; the log says why"
@@ -56,9 +58,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is read from the ledger; ``oldest_due`` in seconds."""
+    """What is read from the ledger; ``oldest_due`` in seconds, ``starving`` counts files."""
 
     oldest_due: float
+    starving: int
     destinations: list[DestinationStatus]
     workers: list[WorkerSeen]
     refused: list[Signed]
@@ -128,6 +131,7 @@ class HealthChecks:
         due = self._services.queries.oldest_due(now)
         return Figures(
             oldest_due=0.0 if due is None else max(0.0, now - due),
+            starving=self._services.queries.starving(now - STARVES),
             destinations=self._services.events.destinations(),
             workers=self._services.workers.seen(),
             refused=refused(
@@ -143,8 +147,13 @@ class HealthChecks:
             {
                 "destination": row.destination,
                 "waiting": row.waiting,
+                "failing": row.failing,
                 "set_aside": row.set_aside,
                 "oldest_due_seconds": _seconds(now - row.due_since if row.due_since else 0.0),
+                "oldest_seconds": _seconds(now - row.oldest_at if row.oldest_at else 0.0),
+                "attempts": row.attempts,
+                "last_error": row.last_error,
+                "success_rate": row.recent.success_rate,
             }
             for row in figures.destinations
             if row.destination in named
@@ -185,7 +194,23 @@ def _work(figures: Figures) -> tuple[bool, str, dict[str, object]]:
     """Return whether due work is claimed soon."""
     ok = figures.oldest_due <= WORK_WAITS
     text = "ok" if ok else "due work is not claimed: no worker runs, or all threads are busy"
-    return ok, text, {"oldest_due_seconds": _seconds(figures.oldest_due)}
+    if figures.starving:
+        text += f"; {figures.starving} files have waited for a thread for more than {STARVES:.0f} s"
+        text += _busiest(figures.workers)
+    text = text.removeprefix("ok; ")
+    oldest = _seconds(figures.oldest_due)
+    return ok, text, {"oldest_due_seconds": oldest, "starving": figures.starving}
+
+
+def _busiest(workers: list[WorkerSeen]) -> str:
+    """Return who holds most threads of each worker, for people."""
+    found = [worker.report.get("downloads") for worker in workers if worker.is_alive]
+    texts = [
+        f"; {one['most_held_by']} holds {one['most_held']} of {one['threads']} threads"
+        for one in found
+        if isinstance(one, dict) and one.get("most_held")
+    ]
+    return "".join(texts)
 
 
 def _workers(figures: Figures) -> tuple[bool, str, dict[str, object]]:
@@ -198,6 +223,7 @@ def _workers(figures: Figures) -> tuple[bool, str, dict[str, object]]:
             "uptime_seconds": _seconds(worker.uptime),
             "age_seconds": _seconds(worker.age),
             "listening": worker.report.get("listening"),
+            "downloads": worker.report.get("downloads"),
         }
         for worker in figures.workers
     ]

@@ -133,6 +133,18 @@ def _of_events(rows: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
         "destination",
         ages,
     )
+    yield _labelled(
+        "receiver_events_failing",
+        "Waiting events whose last attempt failed, by destination.",
+        "destination",
+        {row.destination: row.failing for row in rows},
+    )
+    yield _labelled(
+        "receiver_events_oldest_seconds",
+        "Age of the oldest event that is neither delivered nor set aside, by destination.",
+        "destination",
+        {row.destination: max(0.0, now - row.oldest_at) if row.oldest_at else 0.0 for row in rows},
+    )
 
 
 def _of_disks(disks: list[DiskSpace]) -> Iterable[GaugeMetricFamily]:

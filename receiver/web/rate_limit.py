@@ -1,4 +1,4 @@
-"""The rate limiter for requests without a token: callbacks without a ticket, and logins.
+"""The rate limiter for callbacks without a ticket and for wrong tokens.
 
 Libraries such as Flask-Limiter count per key; this one also bounds the sum over all sources, and
 the number of sources it remembers.
@@ -48,21 +48,13 @@ class RateLimiter:
     def delay(self, address: str | None) -> float:
         """Return 0 and count the request if it may pass now, else the seconds until one may."""
         with self._lock:
-            buckets, delay = self._delay(address)
+            now = self._clock()
+            buckets = (self._bucket(_source(address), now), self._total)
+            delay = max(bucket.delay(now) for bucket in buckets)
             if delay <= 0:
                 for bucket in buckets:
                     bucket.tokens -= 1
             return delay
-
-    def remaining_delay(self, address: str | None) -> float:
-        """Return the seconds until one more request may pass; 0 if it may now. Count nothing."""
-        with self._lock:
-            return self._delay(address)[1]
-
-    def _delay(self, address: str | None) -> "tuple[tuple[_Bucket, ...], float]":
-        now = self._clock()
-        buckets = (self._bucket(_source(address), now), self._total)
-        return buckets, max(bucket.delay(now) for bucket in buckets)
 
     def _bucket(self, source: str, now: float) -> "_Bucket":
         new = _Bucket(self._burst * self._share, self._per_minute * self._share, now)

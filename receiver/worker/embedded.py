@@ -30,6 +30,8 @@ POLL_INTERVAL, CLAIM_INTERVAL = 5.0, 2.0
 GRACE = 8.0
 # Seconds between the beginnings of two rounds. One that follows a pause is not delayed.
 _BETWEEN_ROUNDS = 0.02
+# Seconds between two looks at a work queue whose threads are all busy, if it can relieve them.
+RELIEVE_INTERVAL = 1.0
 # Seconds until the next attempt after an error.
 _PAUSE = 1.0
 
@@ -120,8 +122,11 @@ class EmbeddedEngine:
 
     def _dispatch(self, queue: WorkQueue) -> float:
         free = queue.concurrency - self._leases.count(queue)
-        if free <= 0:
-            return self._poll_interval  # the first thread that ends notifies
+        if free <= 0:  # the first thread that ends notifies
+            if queue.relieve is None:
+                return self._poll_interval
+            queue.relieve()
+            return RELIEVE_INTERVAL
         if not self._claim_first:
             due = queue.next_due()
             wait = self._poll_interval if due is None else due - self._now()

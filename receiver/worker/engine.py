@@ -18,7 +18,7 @@ class WorkQueue:
     """One kind of work: how it is claimed, how one claim is done, and by how many threads.
 
     ``next_due`` returns when the next row is due (seconds since the epoch) or None; ``claim``
-    claims at most so many rows.
+    claims at most so many rows. ``relieve`` is called now and then while no thread is free.
     """
 
     name: str
@@ -26,6 +26,7 @@ class WorkQueue:
     next_due: Callable[[], float | None]
     claim: Callable[[int], list[Claimed[Any]]]
     run: Callable[[Claimed[Any]], None]
+    relieve: Callable[[], None] | None = None
 
 
 class Engine(Protocol):

@@ -27,6 +27,7 @@ from tests.bench import (  # noqa: E402 - as above
     archiving,
     callbacks,
     comparison,
+    connections,
     costs,
     downloads,
     flood,
@@ -162,6 +163,16 @@ def _flood(folder: Path, amounts: Amounts) -> Result:
     )
 
 
+def _connections(folder: Path, amounts: Amounts) -> Result:
+    lines = connections.measure(folder, amounts.flood)
+    return Result(
+        f"Connections without a request, {connections.PACE} callbacks a second,"
+        f" {_rounds(lines, amounts.flood)}",
+        "none",
+        lines,
+    )
+
+
 def _probes(folder: Path, amounts: Amounts) -> Result:
     lines = probes.measure(folder, amounts.probes)
     return Result(
@@ -207,6 +218,7 @@ MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
     "downloads": _downloads,
     "latency": _latency,
     "flood": _flood,
+    "connections": _connections,
     "probes": _probes,
     "costs": _costs,
     "workers": _workers,
@@ -214,7 +226,7 @@ MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
 }
 
 # These take minutes and are asked for by name.
-LONG = {"flood", "probes", "growth"}
+LONG = {"flood", "connections", "probes", "growth"}
 
 
 @click.command()
@@ -223,7 +235,7 @@ LONG = {"flood", "probes", "growth"}
     "--only",
     type=click.Choice(list(MEASURES)),
     multiple=True,
-    help="Only this measure; repeatable. Without it all but flood, probes and growth.",
+    help="Only this measure; repeatable. Without it all but flood, connections, probes and growth.",
 )
 @click.option("--save", type=FILE, help="Write the ratios to this file, for --compare.")
 @click.option("--compare", type=FILE, help="Show what is over 15 % slower than in this file.")

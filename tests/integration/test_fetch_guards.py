@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from outside_network import (
@@ -26,6 +27,7 @@ from outside_network import (
 
 from receiver.errors import AddressRefusedError, FetchError
 from receiver.net.policy import AddressPolicy
+from receiver.net.progress import Progress
 
 
 @pytest.fixture
@@ -217,6 +219,32 @@ def test_a_silent_name_server_is_left(network: OutsideNetwork) -> None:
     with pytest.raises(FetchError, match="no answer from the name server"):
         network.fetch(resolve=never, timeout=0.2)
     done.set()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [silence(), silence(OK + b"Content-Length: 9\r\n\r\nbody"), drip(OK + b"\r\n", 0.01), None],
+    ids=["no head", "no data", "a drip", "no name server"],
+)
+def test_a_download_that_is_to_stop_does_so_soon_wherever_it_waits(
+    network: OutsideNetwork, script: Script | None
+) -> None:
+    done, progress = threading.Event(), Progress()
+    options: dict[str, Any] = {}
+    if script:
+        network.serve(script, at=WEB)
+    else:
+        options["resolve"] = lambda _host, _port: done.wait(20) and []
+    timer = threading.Timer(0.1, progress.stop, ["others waited"])
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(FetchError, match="interrupted: others waited"):
+        network.fetch(timeout=30.0, progress=progress, **options)
+    assert time.monotonic() - began < 5
+    assert not progress.is_running
+    assert progress.hosts == ["pictures.example"]
+    done.set()
+    timer.join()
 
 
 def test_a_source_that_would_take_for_ever_is_left(network: OutsideNetwork) -> None:

@@ -118,6 +118,9 @@ def test_status_shows_the_age_of_the_oldest_due_work(
     change_ledger(web, "UPDATE assets SET due_at = due_at - 60")
     ok, seconds = work()
     assert (ok, 60 <= seconds < 70) == (True, True)
+    found = web.client.get("/status", headers=web.admin).json["checks"]["work"]
+    assert found["starving"] == 1
+    assert "1 files have waited for a thread for more than 30 s" in found["detail"]
     change_ledger(web, "UPDATE assets SET due_at = due_at - 60")
     assert (work()[0], web.client.get("/status").status_code) == (False, 503)
 

@@ -51,7 +51,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebClient]:
 
 def use_a_model_without_limits(body: dict[str, Any]) -> None:
     """Ask for a model that takes every size and number; a schema cannot say which one does."""
-    body |= {"model": "of-tomorrow", "api": "draw"}
+    body |= {"model": "of-tomorrow", "api": "draw", "provider": "grsai"}
 
 
 @pytest.mark.parametrize(

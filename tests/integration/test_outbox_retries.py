@@ -111,11 +111,12 @@ class UnreliableTransport:
         self.away = True
         self.received: list[str] = []
 
-    def send(self, event: Event, _body: str) -> None:
+    def send(self, event: Event, _body: str) -> str:
         """Keep the event, or raise EventNotDeliveredError."""
         if self.away:
             raise EventNotDeliveredError("gone", away=True)
         self.received.append(event.ref)
+        return "200"
 
 
 # Who is slow.

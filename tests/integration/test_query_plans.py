@@ -124,6 +124,12 @@ STATEMENTS: dict[str, Callable[[Connection], object]] = {
         Outbox(OneConnection(connection), lambda: NOW)
     ),
     "events set aside": lambda connection: EventQueries(OneConnection(connection)).set_aside(),
+    "destinations of events": lambda connection: look_at_destinations(
+        EventQueries(OneConnection(connection))
+    ),
+    "what waits is sent now": lambda connection: Outbox(
+        OneConnection(connection), lambda: NOW
+    ).expedite("log:"),
     "events that follow": lambda connection: EventQueries(OneConnection(connection)).following(
         MANY - 10
     ),
@@ -145,6 +151,13 @@ def deliver_events(outbox: Outbox) -> None:
     """Queue and deliver events."""
     for claimed in outbox.claim("log:", list(EventType), 2):
         outbox.mark_sent(claimed)
+
+
+def look_at_destinations(queries: EventQueries) -> None:
+    """Ask what the page of the events asks."""
+    queries.destinations()
+    queries.failing(["log:"])
+    queries.count_failing(["log:"], 99)
 
 
 def look_at(quarantine: QuarantineRecords) -> list[str]:

@@ -19,6 +19,7 @@ from waiting import until
 
 from receiver.net.download import Fetched, Fetcher
 from receiver.net.policy import AddressPolicy
+from receiver.net.progress import Progress
 
 Script = Callable[[socket.socket], None]
 
@@ -112,7 +113,13 @@ class OutsideNetwork:
         )
         until(lambda: not _open_files() - self._files, what="every file and socket closed")
 
-    def fetch(self, url: str = URL, policy: AddressPolicy | None = None, **options: Any) -> Fetched:
+    def fetch(
+        self,
+        url: str = URL,
+        policy: AddressPolicy | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Fetched:
         """Fetch a URL through this network into the file ``picture``."""
         defaults: dict[str, Any] = {
             "max_bytes": 2 * len(PICTURE),
@@ -122,7 +129,7 @@ class OutsideNetwork:
             "ssl_context": DEFAULT_TLS,
         }
         with closing(Fetcher(policy or AddressPolicy(), **(defaults | options))) as fetcher:
-            return fetcher.fetch(url, self.picture)
+            return fetcher.fetch(url, self.picture, progress)
 
     def serve(
         self, *scripts: Script, at: tuple[str, int], tls: ssl.SSLContext | None = None

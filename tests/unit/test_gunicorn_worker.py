@@ -1,94 +1,199 @@
-"""What our worker adds to gunicorn's: a client that does not close blocks no other."""
+"""What our worker adds to gunicorn's: no client holds a thread without having sent a request."""
 
+import errno
+import os
+import re
+import selectors
 import socket
 import threading
-from collections.abc import Iterator
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]  # the package has no types
-from gunicorn.util import close_graceful  # type: ignore[import-untyped]  # as above
+from gunicorn.sock import TCPSocket  # type: ignore[import-untyped]  # as above
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
+from waiting import until
 
-from receiver.server.gunicorn_worker import DrainingWorker, close_gracefully
+from receiver.server import arrivals, gunicorn_worker
+from receiver.server.gunicorn_log import GunicornLog
+from receiver.server.gunicorn_worker import DrainingWorker
+
+THREADS, CONNECTIONS = 4, 40
+HEAD = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+EARLY = HEAD.replace(b"read", b"early")
+ANSWER = re.compile(rb".*Content-Length: (\d+)\r\n\r\n", re.DOTALL)
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@dataclass
+class Site:
+    """A worker that runs in a thread of this process, with an application of its own."""
+
+    worker: DrainingWorker
+    address: tuple[str, int]
+    clients: ExitStack
+    bodies: list[bytes] = field(default_factory=list)
+
+    def app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Read the body at /read, and only there."""
+        body = b"ok"
+        if environ["PATH_INFO"] == "/read":
+            with suppress(OSError):
+                body = environ["wsgi.input"].read()
+            self.bodies.append(body)
+        start("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        connection = self.clients.enter_context(socket.create_connection(self.address, 30))
+        connection.sendall(data)
+        return connection
+
+    def answer(self, data: bytes) -> bytes:
+        """Send these bytes over a new connection, and return its answer."""
+        return received(self.connect(data))
+
+
+def received(connection: socket.socket) -> bytes:
+    """Return one answer; nothing at the end of the connection."""
+    answer = b""
+    while not (found := ANSWER.match(answer)) and (piece := connection.recv(1)):
+        answer += piece
+    return answer + (connection.recv(int(found[1]), socket.MSG_WAITALL) if found else b"")
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Start a worker with a few threads; the parameter changes gunicorn's settings."""
+    config = Config()
+    options = {"threads": THREADS, "worker_connections": CONNECTIONS, "keepalive": 15}
+    for name, value in {**options, **getattr(request, "param", {})}.items():
+        config.set(name, value)
+    log = GunicornLog(config)
+    listener = TCPSocket(("127.0.0.1", 0), config, log)
+    worker = DrainingWorker(1, os.getppid(), [listener], None, 30, config, log)
+    worker.tpool, worker.poller = (
+        worker.get_thread_pool(),
+        selectors.DefaultSelector(),
+    )
+    worker.method_queue.init()
+    with ExitStack() as clients:
+        site = Site(worker, listener.sock.getsockname(), clients)
+        worker.wsgi = site.app
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            yield site
+        finally:
+            clients.close()
+            worker.handle_exit(15, None)
+            thread.join(20)
+            worker.tpool.shutdown()
+            worker.tmp.close()
+            assert not thread.is_alive()
 
 
-def received_after(ours: socket.socket) -> list[bytes]:
-    """Close a connection as gunicorn's main loop does; return what it had to wait for."""
-    pieces: list[bytes] = []
-
-    class Watched:
-        def shutdown(self, how: int) -> None:
-            ours.shutdown(how)
-
-        def settimeout(self, seconds: float) -> None:
-            assert seconds > 0
-            ours.setblocking(False)  # whatever would be waited for now is an error
-
-        def recv(self, size: int) -> bytes:
-            piece = ours.recv(size)
-            pieces.append(piece)
-            return piece
-
-        def close(self) -> None:
-            ours.close()
-
-    close_graceful(Watched())
-    return pieces
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"G", HEAD[:-2], HEAD, HEAD + b"{}", EARLY, EARLY + b"{}", LAST],
+    ids=["nothing", "a byte", "half a head", "a head", "half a body", "an answered head",
+         "an answered half body", "no close"],
+)  # fmt: skip
+def test_clients_that_do_not_go_on_delay_no_other(site: Site, sent: bytes) -> None:
+    held = [site.connect(sent) for _ in range(5 * THREADS)]
+    for _ in range(3):
+        assert site.answer(HEAD + b"0123456789").endswith(b"\r\n\r\n0123456789")
+        assert site.answer(GET).endswith(b"ok")
+    assert len(held) == 5 * THREADS
 
 
-def test_who_does_not_hang_up_is_waited_for_in_a_thread_and_not_in_the_main_loop(
-    pair: tuple[socket.socket, socket.socket],
+def test_a_head_is_answered_without_its_body_if_that_is_not_needed(site: Site) -> None:
+    assert site.answer(EARLY).endswith(b"ok")
+
+
+def test_a_request_may_come_in_pieces_and_the_next_one_with_it(site: Site) -> None:
+    connection = site.connect(HEAD[:20])
+    connection.sendall(HEAD[20:] + b"01234")
+    connection.sendall(b"56789" + GET[:10])
+    assert received(connection).endswith(b"0123456789")
+    connection.sendall(GET[10:])
+    assert received(connection).endswith(b"ok")
+    connection.sendall(GET + HEAD + b"abcdefghij" + LAST)
+    until(lambda: len(site.bodies) == 2, what="all requests")
+    answers = b""
+    while piece := received(connection):
+        answers += piece
+    assert (answers.count(b"200 OK"), b"abcdefghij" in answers) == (3, True)
+
+
+def test_of_a_late_request_the_application_gets_what_has_come(
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = pair
-    theirs.sendall(b"the rest of a body")
-    close_gracefully(ours, seconds=0.05)
-    assert received_after(ours) == [b""], "the end, at once"
-    assert theirs.recv(1) == b""
+    monkeypatch.setattr(arrivals, "READ_TIMEOUT", 0.2)
+    waiting = [site.connect(HEAD + b"half") for _ in range(2 * THREADS)]
+    half_heads = [site.connect(HEAD[:-2]) for _ in range(THREADS)]
+    assert [received(one) for one in half_heads] == [b""] * THREADS
+    for one in waiting[1:]:
+        one.shutdown(socket.SHUT_WR)
+    waiting[0].sendall(b"+ rest")
+    until(lambda: len(site.bodies) == len(waiting), what="all of them")
+    assert site.bodies.count(b"half") >= len(waiting) - 1
 
 
-def test_a_client_that_closes_is_not_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    ours.sendall(b"HTTP/1.1 413 ")
-    parting = threading.Thread(target=close_gracefully, args=(ours, 60.0))
-    parting.start()
-    assert theirs.recv(100) == b"HTTP/1.1 413 "
-    assert theirs.recv(100) == b"", "our side ends at once"
-    theirs.close()
-    parting.join(10)
-    assert not parting.is_alive()
+def test_who_does_not_hang_up_is_closed_soon(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = site.connect(LAST)
+    assert received(connection).endswith(b"ok")
+    assert received(connection) == b"", "our side ends at once"
+    until(lambda: site.worker.nr_conns == 0, what="the end")
+    monkeypatch.setattr(gunicorn_worker, "CLOSE_TIMEOUT", 600.0)
+    monkeypatch.setattr(gunicorn_worker, "MAX_READ_AT_CLOSE", 1000)
+    connection = site.connect(LAST)
+    assert received(connection).endswith(b"ok")
+    connection.sendall(bytes(5000))
+    until(lambda: site.worker.nr_conns == 0, what="the end, after so many bytes")
 
 
-def test_what_is_still_sent_is_read_up_to_a_bound(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+def test_at_the_limit_those_without_a_request_are_closed_for_new_ones(site: Site) -> None:
+    first = site.connect(GET)
+    assert received(first).endswith(b"ok"), "an idle connection, which is kept"
+    silent = [site.connect() for _ in range(2 * CONNECTIONS)]
+    assert site.answer(GET).endswith(b"ok")
+    assert received(silent[0]) == b"", "the oldest is closed"
+    assert site.worker.nr_conns < CONNECTIONS
+    first.sendall(GET)
+    assert received(first).endswith(b"ok")
+
+
+def test_without_descriptors_a_silent_connection_makes_room(
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = pair
-    monkeypatch.setattr("receiver.server.gunicorn_worker.MAX_READ_AT_CLOSE", 1000)
-    theirs.sendall(bytes(5000))
-    close_gracefully(ours, seconds=60.0)
-    assert theirs.recv(1) == b""
+    silent = site.connect()
+    until(lambda: site.worker.nr_conns == 1, what="the silent one")
+    accept, failures = ThreadWorker.accept, [errno.EMFILE, errno.ENFILE]
+
+    def fail_first(worker: DrainingWorker, listener: Any) -> None:
+        if failures:
+            raise OSError(failures.pop(), "too many open files")
+        accept(worker, listener)
+
+    monkeypatch.setattr(ThreadWorker, "accept", fail_first)
+    assert site.answer(GET).endswith(b"ok")
+    assert received(silent) == b""
 
 
-@pytest.mark.parametrize(("answer", "parted"), [(True, False), (False, True)])
-def test_only_a_connection_that_ends_is_closed_gracefully(
-    pair: tuple[socket.socket, socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    answer: bool,
-    parted: bool,
-) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(ThreadWorker, "handle", lambda _worker, _connection: answer)
-    monkeypatch.setattr("receiver.server.gunicorn_worker.close_gracefully", seen.append)
-    worker = DrainingWorker(1, 1, [], None, 1, Config(), None)
-    worker.tmp.close()
-    assert worker.handle(SimpleNamespace(sock=pair[0])) is answer
-    assert bool(seen) is parted
+@pytest.mark.parametrize("site", [{"proxy_protocol": "auto"}], indirect=True)
+def test_with_the_proxy_protocol_gunicorn_reads_the_first_bytes_itself(site: Site) -> None:
+    assert site.answer(GET).endswith(b"ok")
+
+
+def test_a_stop_answers_what_arrives_and_does_not_wait_for_the_silent(site: Site) -> None:
+    silent, begun = site.connect(), site.connect(HEAD)
+    until(lambda: site.worker.nr_conns == 2, what="both")
+    site.worker.handle_exit(15, None)
+    begun.sendall(b"0123456789")
+    assert received(begun).endswith(b"0123456789")
+    assert received(silent) == b""

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from receiver.archive.inspect import reader
-from receiver.gunicorn_conf import READ_TIMEOUT
 from receiver.jobs.reconcile import MOST_HINT_ATTEMPTS
 from receiver.ledger import deliveries, hints
 from receiver.net import client, connection, download
 from receiver.server import gunicorn_worker, request_timeout
+from receiver.server.arrivals import READ_TIMEOUT
 from receiver.web import callback
 from receiver.web.rate_limit import SHARE
 
@@ -43,7 +43,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"{hints.MOST_WAITING:,} waiting",
         f"a wall clock of {request_timeout.REQUEST_TIMEOUT:.0f} s",
         f"cut after {READ_TIMEOUT} s",
-        f"in a thread, {gunicorn_worker.CLOSE_TIMEOUT} s",
+        f"closed after {gunicorn_worker.CLOSE_TIMEOUT} s",
         f"{deliveries.MOST_KEPT} deliveries and {deliveries.MOST_BYTES >> 20} MiB",
         f"at most {download.MAX_REDIRECTS} redirects",
         f"{connection.MAX_HEAD >> 10} KiB around a body",

@@ -4,28 +4,48 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, case, func, select
 
 from receiver.ledger.database import Database
 from receiver.ledger.events import end_of_batch
-from receiver.ledger.outbox import PENDING, SET_ASIDE, destination_names, due_since
+from receiver.ledger.outbox import FAILING, PENDING, SET_ASIDE, destination_names, due_since
 from receiver.ledger.rows import EventDelivery, event_delivery_of
 from receiver.ledger.tables import destinations, events, sendings
-from receiver.model import EventType
+from receiver.model import EventDeliveryState, EventType
 
 T = TypeVar("T")
 
 # Counts end here; a higher number would not help anyone who reads it.
 MOST_COUNTED = 10_000
+# The success rate is that of a destination's newest deliveries, so many at most.
+RECENT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The newest ``RECENT`` deliveries of a destination: how many were tried, and delivered.
+
+    A delivery counts as tried once it is delivered, was set aside, or its last attempt failed.
+    """
+
+    tried: int
+    delivered: int
+
+    @property
+    def success_rate(self) -> float | None:
+        """The delivered share of those that were tried, 0 to 1; None if none was."""
+        return self.delivered / self.tried if self.tried else None
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationStatus:
-    """The deliveries of one destination; counts end at 10,000.
+    """The deliveries of one destination; counts end at 10,000, times are epoch seconds.
 
     ``not_handed`` are events without a delivery yet (many only if no worker serves the
     destination), ``waiting`` are pending deliveries, ``due_since`` is when the first of them became
-    due.
+    due. ``failing`` are those of the waiting ones whose last attempt failed. ``oldest_at`` is when
+    the oldest event happened that is neither delivered nor set aside. ``attempts`` and
+    ``last_error`` are those of the oldest failing delivery, or else of the newest one set aside.
     """
 
     destination: str
@@ -33,6 +53,20 @@ class DestinationStatus:
     waiting: int
     due_since: float | None
     set_aside: int
+    failing: int
+    oldest_at: float | None
+    attempts: int
+    last_error: str
+    recent: Recent
+
+
+@dataclass(frozen=True, slots=True)
+class FailingDelivery:
+    """A pending delivery whose last attempt failed, and when its event happened."""
+
+    delivery: EventDelivery
+    type: str
+    happened_at: float
 
 
 class EventQueries:
@@ -98,22 +132,91 @@ class EventQueries:
             lambda connection: [event_delivery_of(row) for row in connection.execute(question)]
         )
 
+    def failing(self, names: Sequence[str], limit: int = 100) -> list[FailingDelivery]:
+        """Return deliveries to these destinations whose last attempt failed, oldest event first."""
+        question = (
+            select(sendings, events.c.type, events.c.created_at)
+            .join(events, events.c.id == sendings.c.event)
+            .where(sendings.c.destination.in_(names), FAILING)
+            .order_by(sendings.c.event, sendings.c.destination)
+            .limit(limit)
+        )
+        return self._read(
+            lambda connection: [
+                FailingDelivery(event_delivery_of(row), row.type, row.created_at)
+                for row in connection.execute(question)
+            ]
+        )
+
+    def count_failing(self, names: Sequence[str], most: int) -> int:
+        """Count the failing deliveries to these destinations, up to ``most``."""
+        rows = select(sendings.c.event).where(sendings.c.destination.in_(names), FAILING)
+        return self._read(lambda connection: _count(connection, rows, most))
+
 
 def _status(connection: Connection, name: str) -> DestinationStatus:
     cursor = select(destinations.c.cursor).where(destinations.c.name == name).scalar_subquery()
-    not_handed = _count(connection, select(events.c.id).where(events.c.id > cursor))
-    waiting, set_aside = (
-        _count(
-            connection,
-            select(sendings.c.event).where(
-                sendings.c.destination == name, sendings.c.state == state
-            ),
-        )
-        for state in (PENDING, SET_ASIDE)
+    mine = select(sendings.c.event).where(sendings.c.destination == name)
+    waiting, set_aside, failing = (
+        _count(connection, mine.where(kind))
+        for kind in (sendings.c.state == PENDING, sendings.c.state == SET_ASIDE, FAILING)
     )
-    return DestinationStatus(name, not_handed, waiting, due_since(connection, name), set_aside)
+    failed = _last_failed(connection, name)
+    return DestinationStatus(
+        destination=name,
+        not_handed=_count(connection, select(events.c.id).where(events.c.id > cursor)),
+        waiting=waiting,
+        due_since=due_since(connection, name),
+        set_aside=set_aside,
+        failing=failing,
+        oldest_at=_oldest_at(connection, name),
+        attempts=failed.attempts if failed else 0,
+        last_error=failed.error if failed else "",
+        recent=_recent(connection, name),
+    )
 
 
-def _count(connection: Connection, rows: Select[int]) -> int:
-    counted = select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())
+def _oldest_at(connection: Connection, name: str) -> float | None:
+    """Return when the oldest event happened that is neither delivered nor set aside.
+
+    That is the oldest failing one, the one that is due first (those that were not tried yet become
+    due in their order), or the first one behind the cursor.
+    """
+    mine = select(sendings.c.event).where(sendings.c.destination == name)
+    first_due = mine.where(sendings.c.due_at.isnot(None)).order_by(sendings.c.due_at).limit(1)
+    failing = mine.where(FAILING).order_by(sendings.c.event).limit(1)
+    cursor = select(destinations.c.cursor).where(destinations.c.name == name).scalar_subquery()
+    behind = select(events.c.id).where(events.c.id > cursor).order_by(events.c.id).limit(1)
+    found = [connection.execute(question).scalar() for question in (first_due, failing, behind)]
+    oldest = min((number for number in found if number is not None), default=None)
+    happened = select(events.c.created_at).where(events.c.id == oldest)
+    moment: float | None = None if oldest is None else connection.execute(happened).scalar()
+    return moment
+
+
+def _last_failed(connection: Connection, name: str) -> Row[Any, Any] | None:
+    mine = select(sendings.c.attempts, sendings.c.error).where(sendings.c.destination == name)
+    failing = mine.where(FAILING).order_by(sendings.c.event).limit(1)
+    aside = mine.where(sendings.c.state == SET_ASIDE).order_by(sendings.c.event.desc()).limit(1)
+    return connection.execute(failing).first() or connection.execute(aside).first()
+
+
+def _recent(connection: Connection, name: str) -> Recent:
+    newest = (
+        select(sendings.c.state, sendings.c.error)
+        .where(sendings.c.destination == name)
+        .order_by(sendings.c.event.desc())
+        .limit(RECENT)
+        .subquery()
+    )
+    sent, pending = EventDeliveryState.SENT.value, EventDeliveryState.PENDING.value
+    tried = (newest.c.state != pending) | (newest.c.error != "")
+    counted = select(
+        func.count(case((tried, 1))), func.count(case((newest.c.state == sent, 1)))
+    ).select_from(newest)
+    return Recent(*connection.execute(counted).one())
+
+
+def _count(connection: Connection, rows: Select[int], most: int = MOST_COUNTED) -> int:
+    counted = select(func.count()).select_from(rows.limit(most).subquery())
     return int(connection.execute(counted).scalar_one())

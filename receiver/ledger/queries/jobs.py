@@ -220,6 +220,10 @@ class JobQueries:
         """Return since when the oldest due row waits for a worker; None if none waits."""
         return self._read(lambda connection: claims.oldest_due(connection, now))
 
+    def starving(self, due_before: float) -> int:
+        """Return how many files have waited for a thread since this time; counting ends soon."""
+        return self._read(lambda connection: claims.count_starving(connection, due_before))
+
     def next_due(self, table_name: str, *, suspects: bool = False) -> float | None:
         """Return when the next row of ``assets``, ``jobs`` or ``hints`` is due; None if none is.
 

@@ -1,4 +1,4 @@
-"""Events, as a list and as a stream of server-sent events, and the audit of the ledger.
+"""Events, as a list and as a stream of server-sent events, their destinations, and the audit.
 
 A stream holds one of the process's threads, which callbacks need too. So there are few streams,
 and each ends after a while. Browsers and other clients then reconnect by themselves, and send
@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from flask import Response, current_app, request
+from pydantic import BaseModel
 from werkzeug.exceptions import BadRequest
 
 from receiver.errors import LedgerError
 from receiver.events.event import Event
 from receiver.jobs.schemas import AuditQuery, AuditView, EventList, EventsQuery, EventView
+from receiver.ledger.queries.events import DestinationStatus
+from receiver.model import timestamp
 from receiver.services import Services
 from receiver.web import auth
 from receiver.web.api.base import blueprint, json_of, read_query
@@ -33,6 +36,50 @@ _slots = threading.BoundedSemaphore(MAX_STREAMS)
 _never = threading.Event()
 
 
+class DestinationView(BaseModel):
+    """A destination of events; counts end at 10,000.
+
+    ``not_queued`` are events without a delivery yet, ``failing`` those of the ``waiting`` ones
+    whose last attempt failed. ``oldest_at`` is when the oldest event happened that is neither
+    delivered nor set aside. ``attempts`` and ``last_error`` are those of the oldest failing
+    delivery, or else of the newest one that was set aside. ``success_rate`` is the share that was
+    delivered of the newest 1,000 deliveries, without those that were not tried yet.
+    """
+
+    destination: str
+    configured: bool
+    not_queued: int
+    waiting: int
+    failing: int
+    set_aside: int
+    oldest_at: str | None
+    attempts: int
+    last_error: str
+    success_rate: float | None
+
+    @classmethod
+    def of(cls, row: DestinationStatus, *, configured: bool) -> "DestinationView":
+        """Show one destination."""
+        return cls(
+            destination=row.destination,
+            configured=configured,
+            not_queued=row.not_handed,
+            waiting=row.waiting,
+            failing=row.failing,
+            set_aside=row.set_aside,
+            oldest_at=timestamp(row.oldest_at),
+            attempts=row.attempts,
+            last_error=row.last_error,
+            success_rate=row.recent.success_rate,
+        )
+
+
+class DestinationList(BaseModel):
+    """Every destination, also those no longer in EVENT_URLS (``configured`` is false)."""
+
+    destinations: list[DestinationView]
+
+
 @blueprint.get("/api/events")
 @documented(
     "List events, oldest first",
@@ -47,6 +94,24 @@ def events() -> Response:
     objects = services().serializer.objects([Event.read(row) for row in rows])
     found = [EventView.model_validate(event) for event in objects]
     return json_of(EventList(events=found, next=found[-1].number if found else None))
+
+
+@blueprint.get("/api/destinations")
+@documented(
+    "List the destinations of events",
+    {200: ResponseDoc("what waits, fails and was set aside at each", DestinationList)},
+)
+def destinations() -> Response:
+    """List the destinations of events, with what waits, fails and was set aside at each."""
+    named = {destination.name for destination in services().settings.destinations}
+    rows = services().events.destinations()
+    return json_of(
+        DestinationList(
+            destinations=[
+                DestinationView.of(row, configured=row.destination in named) for row in rows
+            ]
+        )
+    )
 
 
 @blueprint.get("/api/audit")

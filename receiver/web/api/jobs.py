@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from receiver.errors import (
     ConfigurationError,
+    KeyConflictError,
     KeyTakenError,
     LedgerError,
     ReceiverError,
@@ -15,6 +16,7 @@ from receiver.errors import (
 )
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import GrsaiRequest, mistakes
+from receiver.jobs.same_request import require_same_request
 from receiver.jobs.schemas import (
     AcceptQuery,
     DeliveryList,
@@ -55,6 +57,9 @@ def jobs() -> Response:
     return json_of(JobList(jobs=job_views(page.jobs), next=page.next))
 
 
+_CONFLICT = "the key belongs to a job that was asked for something else, or a setting is missing"
+
+
 @blueprint.post("/api/jobs")
 @documented(
     "Submit a job to GRSAI",
@@ -64,7 +69,7 @@ def jobs() -> Response:
     },
     body=GrsaiRequest,
     headers=_KEY_HEADER,
-    problems={400: "invalid job request", 409: "a setting is missing", 413: "body too large"},
+    problems={400: "invalid job request", 409: _CONFLICT, 413: "body too large"},
 )
 def submit() -> Response:
     """Submit a job to GRSAI; the header ``Idempotency-Key`` is its ``key``.
@@ -76,6 +81,8 @@ def submit() -> Response:
         return problem(400, "Idempotency-Key: write 1 to 500 printable ASCII characters")
     try:
         asked = GrsaiRequest.model_validate_json(read_body(MAX_REQUEST_BYTES))
+        if header is not None and asked.key not in (None, header):
+            return problem(409, "key: it differs from Idempotency-Key; give one of them")
         if header is not None:
             asked = GrsaiRequest.model_validate({**asked.model_dump(), "key": header})
     except ValidationError as error:
@@ -84,6 +91,8 @@ def submit() -> Response:
         job, is_new = submit_job(asked)
     except ConfigurationError as error:
         return problem(409, "; ".join(error.mistakes))
+    except KeyConflictError as error:
+        return problem(409, f"{error}: give it another key")
     response = json_of(job_views([job])[0], 201 if is_new else 200)
     response.headers["Location"] = f"/api/jobs/{job.ref}"
     return response
@@ -93,16 +102,21 @@ def submit_job(asked: GrsaiRequest) -> tuple[Job, bool]:
     """Submit a job to GRSAI; return it and True, or the job that already has its key and False.
 
     Raise ReceiverError if too many submits are in progress or the submit fails,
-    ConfigurationError if a setting is missing.
+    ConfigurationError if a setting is missing, KeyConflictError if the job that has the key was
+    asked for something else.
     """
+    submission = asked.submission()
     if asked.key and (holder := services().jobs.key_holder(asked.key)):
+        require_same_request(services().queries, holder, submission)
         return holder, False
     if not _submitting.acquire(blocking=False):
         raise ReceiverError(f"{MAX_SUBMITS} submits are in progress already")
     try:
-        job = services().submit_service.post(asked.submission(), back_off=())
+        job = services().submit_service.post(submission, back_off=())
     except KeyTakenError as taken:  # by another request since the check above
-        return services().jobs.get(taken.ref), False
+        holder = services().jobs.get(taken.ref)
+        require_same_request(services().queries, holder, submission)
+        return holder, False
     finally:
         _submitting.release()
     services().engine.notify()

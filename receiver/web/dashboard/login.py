@@ -14,19 +14,9 @@ from receiver.web.dashboard.base import (
     with_query,
 )
 from receiver.web.dashboard.translations import LANGUAGES
-from receiver.web.rate_limit import RateLimiter
-from receiver.web.state import per_app
 
-# Login attempts of one process: at once after a pause, and per minute in the long run.
-ATTEMPTS_AT_ONCE, ATTEMPTS_A_MINUTE = 10, 20
 # Seconds that a choice is remembered.
 _YEAR = 365 * 86400
-
-
-@per_app
-def _attempts() -> RateLimiter:
-    """Return the limiter of all attempts, from any address: behind a proxy addresses are alike."""
-    return RateLimiter(ATTEMPTS_A_MINUTE, burst=ATTEMPTS_AT_ONCE, share=1)
 
 
 @blueprint.get("/login")
@@ -42,17 +32,17 @@ def login() -> AnyResponse:
 
 @blueprint.post("/login")
 def log_in() -> AnyResponse:
-    """Begin a session if the token is right; the number of attempts is limited."""
+    """Begin a session if the token is right; the number of wrong ones is limited."""
     target = own_path(form().get("next", "/"))
-    if delay := _attempts().delay(None):
-        seconds = int(delay) + 1
-        complaint = localized("token_slow", seconds=seconds)
+    try:
+        if not auth.is_admin_token(form().get("token", "")):
+            complaint = localized("token_wrong")
+            return page("login.html", {"target": target, "complaint": complaint}, 403)
+    except auth.TooManyGuessesError as error:
+        complaint = localized("token_slow", seconds=error.seconds)
         response = page("login.html", {"target": target, "complaint": complaint}, 429)
-        response.headers["Retry-After"] = str(seconds)
+        response.headers["Retry-After"] = str(error.seconds)
         return response
-    if not auth.is_admin_token(form().get("token", "")):
-        complaint = localized("token_wrong")
-        return page("login.html", {"target": target, "complaint": complaint}, 403)
     auth.log_in()
     return redirect(with_query("/login", next=target, welcome=1), 303)
 

@@ -5,7 +5,7 @@ import json
 from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from receiver.errors import ConfigurationError, LedgerError, ReceiverError
+from receiver.errors import ConfigurationError, KeyConflictError, LedgerError, ReceiverError
 from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest
 from receiver.model import Mode
 from receiver.web.api.jobs import submit_job
@@ -56,6 +56,8 @@ def submit() -> AnyResponse:
         job, _ = submit_job(asked)
     except ConfigurationError as error:
         return _form_page(given, [localized_mistake(one) for one in error.mistakes], 409)
+    except KeyConflictError as error:
+        return _form_page(given, [localized_error(error)], 409)
     except LedgerError:
         raise
     except ReceiverError as error:

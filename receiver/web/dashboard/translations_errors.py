@@ -83,6 +83,10 @@ _CHINESE: tuple[tuple[str, str], ...] = (
         r"(?P<model>.+) takes .*, not (?P<n>\d+): leave out the others",
         "{model} 不接受 {n} 张参考图：请减少数量",
     ),
+    (
+        rf"the key (?P<key>.+) belongs to job {_TASK}, which was asked for something else; .*",
+        "键 {key} 属于任务 {ref}，其请求不同；没有提交",
+    ),
     # What is missing for a submit.
     (
         r"(?P<name>[A-Z_]+): not set; a job cannot be posted without the provider's key",

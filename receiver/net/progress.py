@@ -1,0 +1,57 @@
+"""How far a download is. Other threads read it, and may ask it to stop."""
+
+import time
+from collections.abc import Callable
+
+from receiver.errors import InterruptedFetchError
+
+
+class Progress:
+    """The progress of one download, in bytes and in seconds of ``clock``.
+
+    ``hosts`` are those of its URL and its redirects so far. ``announced`` is the size that the
+    server announced, None if it did not. ``is_running`` between its beginning and its last byte.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self.is_running = False
+        self.hosts: list[str] = []
+        self.announced: int | None = None
+        self.received = 0
+        self.reason = ""  # why it is to stop; "": it is not
+
+    def begin(self) -> None:
+        """Record that the download begins."""
+        self._began = self._clock()
+        self.is_running = True
+
+    def end(self) -> None:
+        """Record that nothing more is downloaded."""
+        self.is_running = False
+
+    def stop(self, reason: str) -> None:
+        """Ask the download to stop; it does within about a second, while it connects within ten."""
+        self.reason = reason
+
+    def require_wanted(self) -> None:
+        """Raise InterruptedFetchError if the download is to stop."""
+        if self.reason:
+            raise InterruptedFetchError(f"interrupted: {self.reason}")
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return self._clock() - self._began
+
+    @property
+    def speed(self) -> float:
+        """Bytes in a second on average, from the beginning, connecting included."""
+        return self.received / max(self.seconds, 0.001)
+
+    def seconds_left(self) -> float:
+        """Return how long it will last at its speed; infinite if that cannot be known."""
+        if self.announced is None or not self.received:
+            return float("inf")
+        return max(0, self.announced - self.received) / self.speed

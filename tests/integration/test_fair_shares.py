@@ -1,0 +1,291 @@
+"""Fair shares of the download threads, in virtual time: whoever attacks, the others wait seconds.
+
+Claims and ledger are real; downloads are simulated, a second at a time, from what each host sends.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from ledgers import Books, stored, succeeded
+
+from receiver.archive.shares import TURNS, Running, Shares
+from receiver.clock import back_off
+from receiver.ledger.claims import Claimed
+from receiver.ledger.fair_claims import Avoided, FairClaims, netloc
+from receiver.ledger.rows import Asset
+from receiver.model import new_ref
+
+MB = 1_000_000
+FAST = 1 * MB
+BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A host: bytes in a second from each connection, what it announces, its delay, a redirect."""
+
+    speed: float = FAST
+    size: int = MB
+    announces: bool = True
+    first_byte: float = 0.0
+    redirects_to: str = ""
+
+
+SLOW = Source(speed=1300)
+
+
+@dataclass
+class Simulation:
+    """A worker with so many threads, and the sources of its downloads."""
+
+    books: Books
+    threads: int
+    sources: dict[str, Source] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)  # first picture of a job, in seconds
+    busy: dict[str, int] = field(default_factory=dict)  # most threads held by a job
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Share the threads by the virtual clock."""
+        self.shares = Shares(
+            FairClaims(self.books.database, self.books.clock), self.threads, lambda: self.now
+        )
+        self.claims: dict[tuple[str, str, int], Claimed[Asset]] = {}
+
+    def report(self, *urls: str, lives: float = 7200.0) -> str:
+        """Report a job with these results; return its ref."""
+        ref = new_ref(self.books.clock())
+        self.books.use_timing(replace(self.books.timing, url_lifetime=lives))
+        self.books.deliver(ref, succeeded(*urls, provider_id=f"task-{ref}"))
+        return ref
+
+    def attack(
+        self, source: Source = SLOW, *, hosts: int = 1, jobs: int = 1, results: int = 32
+    ) -> None:
+        """Report jobs whose results are on slow hosts."""
+        for number in range(hosts):
+            self.sources[f"slow{number}.test"] = source
+        for job in range(jobs):
+            name = f"slow{job % hosts}.test"
+            self.report(*(f"https://{name}/{job}/{index}.png" for index in range(results)))
+
+    def run(self, seconds: int) -> None:
+        """Let so many seconds pass."""
+        for _ in range(seconds):
+            self._start()
+            self.now += 1
+            self.books.clock.advance(1)
+            for key, one in list(self.shares._running.items()):
+                self._receive(one)
+                if one.progress.reason or self._is_received(one):
+                    self._end(key, one)
+            self._start()
+            if len(self.shares._running) == self.threads:
+                self.shares.relieve()
+
+    def _start(self) -> None:
+        free = self.threads - len(self.shares._running)
+        for claimed in self.shares.claim(free) if free > 0 else []:
+            key = (claimed.token, claimed.row.ref, claimed.row.idx)
+            self.claims[key] = claimed
+            one = self.shares._running[key]
+            one.progress.begin()
+            one.progress.hosts.append(netloc(claimed.row.url))
+        for ref in {one.asset.ref for one in self.shares._running.values()}:
+            self.busy[ref] = max(self.busy.get(ref, 0), self.held(ref))
+
+    def held(self, ref: str) -> int:
+        """Return how many threads a job holds now."""
+        return sum(one.asset.ref == ref for one in self.shares._running.values())
+
+    def _receive(self, one: Running) -> None:
+        progress, source = one.progress, self._source(one)
+        if source.redirects_to:
+            progress.hosts.append(source.redirects_to)
+            source = self._source(one)
+        if progress.seconds > source.first_byte:
+            progress.announced = source.size if source.announces else None
+            progress.received = min(source.size, progress.received + int(source.speed))
+
+    def _source(self, one: Running) -> Source:
+        return self.sources.get(one.progress.hosts[-1], Source())
+
+    def _is_received(self, one: Running) -> bool:
+        return one.progress.received >= self._source(one).size
+
+    def _end(self, key: tuple[str, str, int], one: Running) -> None:
+        claimed, row = self.claims.pop(key), one.asset
+        if one.progress.reason:
+            due_at = self.books.clock() + back_off(row.attempts, BACK_OFF)
+            self.books.assets.retry(claimed, due_at, one.progress.reason)
+        else:
+            self.books.assets.finish(claimed, stored(claimed))
+            self.ended.setdefault(row.ref, self.now)
+        self.shares.run(claimed, lambda _claimed, _progress: None)
+
+
+ATTACKS: dict[str, Callable[[Simulation], None]] = {
+    "one job": lambda it: it.attack(),
+    "small files": lambda it: it.attack(replace(SLOW, size=30_000)),
+    "huge files": lambda it: it.attack(replace(SLOW, size=100 * MB)),
+    "no size": lambda it: it.attack(replace(SLOW, announces=False)),
+    "a slow first byte": lambda it: it.attack(replace(SLOW, first_byte=1000.0)),
+    "many jobs from one host": lambda it: it.attack(jobs=30, results=2),
+    "many jobs from many hosts": lambda it: it.attack(jobs=20, hosts=20),
+    "a job with too many results": lambda it: it.attack(results=200),
+    "not so slow": lambda it: it.attack(replace(SLOW, speed=20_000.0, size=5 * MB)),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 4, 16])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_whoever_holds_the_threads_the_others_wait_seconds(
+    books: Books, attack: str, threads: int
+) -> None:
+    simulation = Simulation(books, threads)
+    ATTACKS[attack](simulation)
+    simulation.run(30)
+    honest = [simulation.report(f"https://files.test/{number}.png") for number in range(3)]
+    begun = simulation.now
+    # One thread has to try each of the slow hosts before it knows them.
+    limit = 120 if threads == 1 and "many hosts" in attack else 30
+    simulation.run(limit)
+    waits = [simulation.ended.get(ref, 10_000.0) - begun for ref in honest]
+    assert max(waits) <= limit, f"{waits}"
+    later = simulation.report("https://files.test/later.png")
+    begun = simulation.now
+    simulation.run(40)
+    assert simulation.ended.get(later, 10_000.0) - begun <= 30
+
+
+def test_a_redirect_to_the_slow_host_hides_nothing(books: Books) -> None:
+    simulation = Simulation(books, 16)
+    simulation.sources["slow0.test"] = SLOW
+    for number in range(16):
+        simulation.sources[f"door{number}.test"] = Source(redirects_to="slow0.test")
+        simulation.report(*(f"https://door{number}.test/{index}.png" for index in range(4)))
+    simulation.run(20)
+    honest, begun = simulation.report("https://files.test/1.png"), simulation.now
+    simulation.run(20)
+    assert simulation.ended[honest] - begun <= 10
+
+
+@pytest.mark.parametrize("threads", [1, 4, 16])
+def test_who_is_alone_has_all_threads_and_a_quarter_when_others_come(
+    books: Books, threads: int
+) -> None:
+    simulation = Simulation(books, threads)
+    simulation.attack()
+    simulation.run(20)
+    (attacker,) = simulation.busy
+    assert simulation.held(attacker) == threads
+    assert simulation.shares.interrupted == 0
+    quarter = max(1, threads // 4)
+    simulation.sources["files.test"] = Source(size=2 * MB)
+    others = [
+        simulation.report(*(f"https://files.test/{job}/{index}.png" for index in range(8)))
+        for job in range(2 * threads)
+    ]
+    simulation.run(15)
+    assert len(simulation.shares._running) == threads, "no thread is idle"
+    assert simulation.held(attacker) <= quarter
+    simulation.run(150 if threads > 1 else 50)
+    assert all(ref in simulation.ended for ref in others)
+    assert simulation.held(attacker) == threads, "alone again"
+
+
+@pytest.mark.parametrize("speed", [FAST, 50_000.0])
+def test_one_host_for_all_jobs_is_never_interrupted(books: Books, speed: float) -> None:
+    simulation = Simulation(books, 16)
+    simulation.sources["files.test"] = Source(speed=speed, size=2 * MB)
+    for job in range(90):
+        simulation.report(*(f"https://files.test/{job}/{index}.png" for index in range(4)))
+    simulation.run(30)
+    assert len(simulation.shares._running) == 16
+    assert simulation.shares.interrupted == 0
+
+
+def test_a_slow_line_of_our_own_interrupts_nobody_while_threads_become_free(books: Books) -> None:
+    """All downloads are alike, from many hosts, and none is an outlier."""
+    simulation = Simulation(books, 16)
+    for job in range(60):
+        simulation.sources[f"cdn{job % 20}.test"] = Source(
+            speed=40_000.0, size=300_000 * (1 + job % 5)
+        )
+        simulation.report(f"https://cdn{job % 20}.test/{job}.png")
+    simulation.run(200)
+    assert simulation.shares.interrupted == 0
+    assert len(simulation.ended) == 60
+
+
+def test_a_slow_honest_file_is_archived_in_the_end(books: Books) -> None:
+    simulation = Simulation(books, 4)
+    simulation.sources["slow.test"] = Source(speed=100_000.0, size=5 * MB)
+    honest = simulation.report("https://slow.test/1.png")
+    for job in range(400):
+        simulation.sources[f"files{job % 9}.test"] = Source(size=3 * MB)
+        simulation.report(f"https://files{job % 9}.test/{job}.png")
+    simulation.run(200)
+    assert honest in simulation.ended
+    assert len(simulation.ended) < 400, "while there was a backlog"
+
+
+# Which asset is claimed.
+
+
+def test_little_time_left_goes_before_several_attempts(books: Books) -> None:
+    simulation = Simulation(books, 1)
+    tried = simulation.report("https://files.test/tried.png", lives=100.0)
+    books.execute("UPDATE assets SET attempts = 5")
+    fresh = simulation.report("https://files.test/fresh.png", lives=300.0)
+    later = simulation.report("https://files.test/later.png", lives=900.0)
+    order = [simulation.shares.claim(1)[0].row.ref for _ in range(3)]
+    assert order == [fresh, later, tried]
+
+
+def test_a_quarter_of_the_threads_is_for_first_attempts(books: Books) -> None:
+    simulation = Simulation(books, 16)
+    for job in range(20):
+        simulation.report(f"https://host{job}.test/1.png")
+    books.execute("UPDATE assets SET attempts = 1")
+    assert len(simulation.shares.claim(16)) == 12
+    fresh = simulation.report("https://files.test/1.png", "https://files.test/2.png")
+    assert [one.row.ref for one in simulation.shares.claim(16 - 12)] == [fresh, fresh]
+
+
+def test_later_attempts_have_their_turn(books: Books) -> None:
+    simulation = Simulation(books, 4)
+    tried = simulation.report("https://files.test/tried.png", lives=100.0)
+    books.execute("UPDATE assets SET attempts = 5")
+    for job in range(20):
+        simulation.report(f"https://host{job}.test/1.png")
+    refs = [simulation.shares.claim(1)[0].row.ref for _ in range(TURNS)]
+    assert refs[-1] == tried
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://Files.test/1.png",
+        "https://files.test?x=/1",
+        "https://files.test:443/1.png",
+        "https://files.test#x/",
+        "https://files.test",
+        "https://[2001:db8::1]:8/x//y",
+        "data:0123",
+        "",
+    ],
+)
+def test_the_host_of_a_url_is_the_same_in_python_and_in_the_database(
+    books: Books, url: str
+) -> None:
+    simulation = Simulation(books, 16)
+    simulation.report("https://files.test/1.png")
+    books.execute("UPDATE assets SET url = :url", url=url)
+    claims = FairClaims(books.database, books.clock)
+    avoided = Avoided(hosts=frozenset({netloc(url)}))
+    assert claims.count_due(avoided, 10) == 0
+    assert claims.count_due(Avoided(hosts=frozenset({"other.test"})), 10) == 1
+    assert claims.claim(1, retries=1, avoided=[avoided])[0].row.url == url, "there is no other"
