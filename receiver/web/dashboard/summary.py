@@ -5,6 +5,7 @@ from functools import partial
 
 from receiver.ledger.queries.audit import Audit
 from receiver.ledger.queries.model_stats import Comparison, ModelQueries
+from receiver.ledger.queries.pictures import Endangered
 from receiver.ledger.queries.totals import FEW
 from receiver.model import FINAL_STATES, JobState, risk_begins
 from receiver.services import Services
@@ -66,9 +67,7 @@ class Statistics:
         self._audit = _Cached(
             lambda: (services.totals.recent_audit(services.now()), services.now()), 10.0
         )
-        self._at_risk = _Cached(
-            lambda: len(services.pictures.endangered(at_risk_before(services), MAX_COUNT)), 2.0
-        )
+        self._at_risk = _Cached(lambda: len(endangered(services, MAX_COUNT)), 2.0)
         self._set_aside = _Cached(
             lambda: min(
                 MAX_COUNT,
@@ -101,6 +100,11 @@ class Statistics:
 def statistics() -> Statistics:
     """Return the statistics of the current application."""
     return Statistics(services())
+
+
+def endangered(services: Services, limit: int) -> list[Endangered]:
+    """Return the pictures that may be lost, the first URL to die first."""
+    return services.pictures.endangered(at_risk_before(services), limit, now=services.now())
 
 
 def at_risk_before(services: Services) -> float:
