@@ -169,7 +169,8 @@ def batch(
         raise click.UsageError("--output needs --wait: without it there are no pictures yet")
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
     if reason:
-        say(f"{reason}\n--mode was not given: lines without a mode are polled")
+        say(reason)
+        say("--mode was not given: lines without a mode are polled")
     name = name or ("stdin" if file == "-" else Path(file).name)
     defaults = Defaults(name, job_mode, Api(api), model, split, folder)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")

@@ -1,14 +1,21 @@
 """The command ``submitter credits``: credits left at GRSAI, and job counts by model."""
 
-import json
 import sys
 from contextlib import closing
 from dataclasses import asdict
 
 import click
-from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, load, reports_errors
+from receiver.cli.base import (
+    SOME_FAILED,
+    WRONG_USAGE,
+    console,
+    load,
+    new_table,
+    reports_errors,
+    say,
+    say_json,
+)
 from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
 from receiver.model import Provider
@@ -52,13 +59,13 @@ def _credits(
         client = services.clients.get(provider)
         if client is None:
             if len(providers) == 1:
-                click.echo(NO_KEY, err=True)
+                say(NO_KEY, err=True)
                 status = WRONG_USAGE
             continue
         try:
             left[provider] = client.credits()
         except ProviderError as error:
-            click.echo(str(error), err=True)
+            say(str(error), err=True)
             status = SOME_FAILED
     return left, status
 
@@ -68,7 +75,7 @@ def _usage(services: Services) -> list[Usage]:
     try:
         return services.open(to_look=True).totals.usage()
     except ConfigurationError as error:
-        click.echo(str(error), err=True)
+        say(str(error), err=True)
         return []
 
 
@@ -78,15 +85,15 @@ def _print_json(left: dict[Provider, float | None], used: list[Usage]) -> None:
     found: dict[str, object] = {"credits": whole[Provider.GRSAI], "models": models}
     if len(whole) > 1:
         found["providers"] = whole
-    click.echo(json.dumps(found, ensure_ascii=False))
+    say_json(found)
 
 
 def _print_table(left: dict[Provider, float | None], used: list[Usage]) -> None:
     for provider, value in left.items():
         if value is not None:
             at = "" if provider is Provider.GRSAI else f" at {provider}"
-            click.echo(f"{_whole(value):,} credits left{at}")
-    table = Table("model")
+            say(f"{_whole(value):,} credits left{at}")
+    table = new_table("model")
     for name in _COUNTS:
         table.add_column(name.replace("_", " "), justify="right")
     for usage in used:
@@ -94,7 +101,7 @@ def _print_table(left: dict[Provider, float | None], used: list[Usage]) -> None:
         label = model if usage.provider == "grsai" else f"{model} ({usage.provider})"
         table.add_row(label, *(str(getattr(usage, name)) for name in _COUNTS))
     console().print(table)
-    click.echo(
+    say(
         "refunded: failed at the provider; refused: not accepted by the provider; "
         "failed: accepted, but without a usable picture"
     )

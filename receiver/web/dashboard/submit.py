@@ -3,7 +3,7 @@
 from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from receiver.errors import ConfigurationError, LedgerError, ReceiverError
+from receiver.errors import ConfigurationError, KeyConflictError, LedgerError, ReceiverError
 from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest
 from receiver.model import Mode
 from receiver.web.api.jobs import submit_job
@@ -34,6 +34,8 @@ def submit() -> AnyResponse:
         job, _ = submit_job(asked)
     except ConfigurationError as error:
         return _form_page(given, error.mistakes, 409)
+    except KeyConflictError as error:
+        return _form_page(given, [str(error)], 409)
     except LedgerError:
         raise
     except ReceiverError as error:
