@@ -63,5 +63,5 @@ def _announce(services: "Services", url: str) -> None:
             "  PUBLIC_URL is not set: callbacks cannot be requested, results are only polled",
             err=True,
         )
-    if settings.grsai_api_key is None:
+    if not settings.accounts():
         say("  GRSAI_API_KEY is not set: a job whose callback is lost cannot be polled", err=True)
