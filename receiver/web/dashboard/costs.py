@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from itertools import groupby
 
 from flask import Response
 
@@ -43,20 +43,24 @@ def _totals(found: Sequence[Cost]) -> dict[str, object]:
     for one in found:
         models[one.spending.provider, one.spending.model].append(one)
     by_model = [(*name, _sum(rows)) for name, rows in models.items()]
-    by_day = [(day, _sum(list(rows))) for day, rows in groupby(found, lambda one: one.spending.day)]
     is_priced = any(one.cost is not None for one in found)
-    stacks = [
-        Stack(str(day), [("paid", float(total.cost or 0) if is_priced else total.pictures)])
-        for day, total in reversed(by_day)
-    ]
     return {
         "total": _sum(found),
         "is_priced": is_priced,
         "by_model": sorted(by_model, key=lambda row: (-(row[2].cost or 0), -row[2].jobs)),
-        "by_day": by_day,
-        "chart": columns(stacks),
+        "chart": columns(_by_day(found, is_priced=is_priced)),
         "unpriced": sorted({one.spending.model for one in found if one.cost is None}),
     }
+
+
+def _by_day(found: Sequence[Cost], *, is_priced: bool) -> list[Stack]:
+    """Return a column for each day, the oldest first, also for days without jobs."""
+    paid: dict[date, float] = defaultdict(float)
+    for one in found:
+        paid[one.spending.day] += float(one.cost or 0) if is_priced else one.spending.pictures
+    today = datetime.fromtimestamp(services().now(), UTC).date()
+    days = [today - timedelta(days=ago) for ago in range(DAYS - 1, -1, -1)]
+    return [Stack(day.isoformat(), [("paid", paid[day])]) for day in days]
 
 
 def _sum(rows: Sequence[Cost]) -> Total:

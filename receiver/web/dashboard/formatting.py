@@ -25,6 +25,11 @@ def size(number: int | None) -> str:
     return f"{value:.1f} {_UNITS[unit]}"
 
 
+def disk_size(number: int) -> str:
+    """Return bytes of a disk in units of a thousand, as the doctor and makers of disks write it."""
+    return f"{number / 1e9:,.1f} GB"
+
+
 def time_utc(moment: float | None) -> str:
     """Return a time (seconds since the epoch) in UTC; the page's script shows it in local time."""
     return "" if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"

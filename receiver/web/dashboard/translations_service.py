@@ -112,9 +112,10 @@ SERVICE_TEXTS = {
     "is_default": ("default", "默认"),
     # The first steps.
     "first_steps": ("First steps", "入门步骤"),
+    "to_first_picture": ("From here to the first archived picture", "从这里到第一张归档图片"),
     "first_steps_help": (
-        "From here to the first archived picture. Each step is ticked off as it happens.",
-        "从这里到第一张归档图片。每完成一步会自动勾选。",
+        "Each step is ticked off as it happens.",
+        "每完成一步会自动勾选。",
     ),
     "first_steps_done": ("All steps are done.", "所有步骤均已完成。"),
     "step_done": ("done:", "已完成："),
