@@ -92,6 +92,14 @@ class KeyTakenError(ReceiverError):
         self.ref = ref
 
 
+class KeyConflictError(KeyTakenError):
+    """Another job has this key, and was asked for something else; nothing was posted."""
+
+    def __init__(self, key: str, ref: str) -> None:
+        super().__init__(key, ref)
+        self.args = (f"{self}, which was asked for something else; nothing posted",)
+
+
 class FetchError(ReceiverError):
     """A result URL gave no usable bytes; temporary unless a subclass says otherwise."""
 

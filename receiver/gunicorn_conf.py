@@ -24,6 +24,7 @@ from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.server.listening import all_interfaces, with_mapped
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
+from receiver.telemetry.printable import printable
 
 _WRONG = 2  # exit status for a wrong configuration, as of our own commands
 
@@ -32,7 +33,7 @@ def _give_up(error: ReceiverError) -> NoReturn:
     """Print what is wrong, each mistake on a line, and exit."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else None
     print(  # noqa: T201 - no log yet
-        *(["the configuration is wrong:", *mistakes] if mistakes else [error]),
+        *(map(printable, ["the configuration is wrong:", *mistakes] if mistakes else [str(error)])),
         sep="\n",
         file=sys.stderr,
     )
@@ -54,7 +55,8 @@ bind = f"[{_host}]:{_settings.port}" if ":" in _host else f"{_host}:{_settings.p
 workers = _settings.web_concurrency
 worker_class = DrainingWorker
 logger_class = GunicornLog
-threads = 16
+# Clients that wait for pictures have threads of their own: they never take those of callbacks.
+threads = 16 + _settings.waiting_clients
 # Seconds for requests in progress at a stop, for a worker that hangs, for an idle connection.
 graceful_timeout = 8
 timeout = 60

@@ -151,6 +151,9 @@ MAX_FOLDER = 200
 # A larger number of pictures is no number that a provider accepts.
 _MAX_REQUESTED = 10_000
 
+# The providers' fields for the number of pictures.
+_COUNT_PARAMS = ("n", "variants", "num_images", "num_outputs")
+
 # Prefix of a picture's index, in place of a URL: the ledger has the answer with its bytes.
 INLINE = "delivery:"
 
@@ -247,7 +250,8 @@ class Submission:
     @property
     def requested(self) -> int | None:
         """How many pictures are asked for; None if the params do not say it."""
-        asked = self.params.get("n", self.params.get("variants"))
+        named = (self.params[name] for name in _COUNT_PARAMS if name in self.params)
+        asked = next(named, None)
         if isinstance(asked, bool) or not isinstance(asked, int):
             return None
         return asked if 1 <= asked <= _MAX_REQUESTED else None

@@ -200,6 +200,8 @@ class Settings(ProviderSettings):
     )
     quarantine_max_bytes: CountOrNone = 4 * 1024**3
     quarantine_job_max_bytes: CountOrNone = 256 * 1024**2
+    job_max_bytes: Count = 2 * 1024**3
+    job_max_files: Count = 64
     url_lifetime: Seconds = 7200
     poll_after: Seconds = 120
     poll_interval: Seconds = 30
@@ -219,6 +221,7 @@ class Settings(ProviderSettings):
     host: Host | None = None
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     web_concurrency: Count = 2
+    waiting_clients: Count = 16
     worker_threads: Count = 16
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = (
         "INFO"

@@ -1,13 +1,11 @@
 """The library behind the ``submitter`` command."""
 
 import base64
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -19,10 +17,12 @@ from receiver.archive.inspect import inspect
 from receiver.doctor import last_result
 from receiver.errors import (
     ConfigurationError,
+    KeyConflictError,
     KeyTakenError,
     NotThePictureError,
 )
 from receiver.jobs.request import DEFAULT_MODEL, JobRequest, mistakes
+from receiver.jobs.same_request import canonical_request, request_of, without_pictures
 from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
 from receiver.services import Services
 from receiver.settings import Settings
@@ -36,8 +36,6 @@ POLL_EVERY = 0.2
 _NEWEST = 50
 # Bytes of a local image file; base64 makes it a third larger.
 _LARGEST_IMAGE = 20 * 1024 * 1024
-# The fields that reference pictures are posted in; which one depends on API and model.
-_PICTURE_FIELDS = frozenset({"urls", "images", "url"})
 NO_WORKER = "no worker is running on this ledger: start `receiver serve`"
 
 
@@ -110,7 +108,8 @@ class Submitter:
         made, after a minute or two, or with a job ``expired`` if the answer was lost. ``size`` is
         in pixels and no reference pictures are accepted.
 
-        Raise ConfigurationError for an image that cannot be read, for ``mode`` webhook if the last
+        Raise KeyConflictError if the job that has the key was asked for something else. Raise
+        ConfigurationError for an image that cannot be read, for ``mode`` webhook if the last
         `receiver doctor` could not reach PUBLIC_URL, and if nobody would archive the result.
         """
         asked = {
@@ -122,10 +121,15 @@ class Submitter:
             "batch": batch,
             "metadata": metadata or {},
             "folder": folder,
+            "provider": provider,
+            "mode": mode,
+            "api": api,
         }
         try:
-            return self.post(prompt, **asked, provider=provider, mode=mode, api=api, key=key)
+            return self.post(prompt, **asked, key=key)
         except KeyTakenError as error:
+            if not self.is_same_request(error.ref, {"prompt": prompt, **asked}):
+                raise KeyConflictError(key or "", error.ref) from error
             return self.job(error.ref)
 
     def post(self, prompt: str, **asked: Any) -> Job:
@@ -134,7 +138,7 @@ class Submitter:
         Raise KeyTakenError, and post nothing, if a job has the key already.
         """
         submission = submission_of({"prompt": prompt, **asked})
-        by_callback = submission.provider is Provider.GRSAI and submission.mode is Mode.WEBHOOK
+        by_callback = submission.mode is Mode.WEBHOOK
         if by_callback and (reason := callback_problem(self._services.settings)):
             raise ConfigurationError([reason])
         self.require_service()
@@ -156,17 +160,14 @@ class Submitter:
                 self._is_checked = True
 
     def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:
-        """Return whether a job was made by these arguments; mode and API may differ."""
-        job = self._services.jobs.get(ref)
-        params = json.loads(self._services.queries.params(ref))
-        was = Submission(job.prompt, job.model, params, provider=Provider(job.provider))
+        """Return whether a job was made by these arguments; see ``receiver.jobs.same_request``."""
+        was = request_of(self._services.queries, self._services.jobs.get(ref))
         try:
             return canonical_request(submission_of(request)) == canonical_request(was)
         except ConfigurationError:
             # An image file was deleted since: it is not needed again, so compare without images.
             rest = submission_of({**request, "images": ()})
-            others = {name: value for name, value in params.items() if name not in _PICTURE_FIELDS}
-            return canonical_request(rest) == canonical_request(replace(was, params=others))
+            return canonical_request(rest) == canonical_request(without_pictures(was))
 
     def posted_since(self, began: float, request: Mapping[str, Any]) -> Job | None:
         """Return the job that was created since ``began`` (ledger time) by these arguments.
@@ -287,19 +288,6 @@ def reference_image(given: str) -> str:
 
 def _image_error(given: str, problem: str) -> ConfigurationError:
     return ConfigurationError([f"--image {given}: {problem}"])
-
-
-def canonical_request(submission: Submission) -> str:
-    """Serialize what is asked for, equal for equal requests; mode and API are not part of it.
-
-    One picture is what every model makes if nothing is said.
-    """
-    params = {
-        name: value for name, value in submission.params.items() if (name, value) != ("variants", 1)
-    }
-    return json.dumps(
-        [submission.provider, submission.model, submission.prompt, params], sort_keys=True
-    )
 
 
 def callback_problem(settings: Settings) -> str:

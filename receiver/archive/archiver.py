@@ -19,6 +19,7 @@ from receiver import failpoints
 from receiver.archive.base64_images import decode_base64_image, find_picture
 from receiver.archive.conclusion import Conclusion
 from receiver.archive.inspect import Picture, inspect
+from receiver.archive.job_limits import Count, JobLimits
 from receiver.archive.manifest import asset_key, asset_prefix
 from receiver.archive.quarantine import Quarantine, Rejection
 from receiver.archive.stores import Store
@@ -67,9 +68,11 @@ class Archiver:
         quarantine: Quarantine,
         scratch: Path,
         *,
+        limits: JobLimits,
         now: Callable[[], float],
     ) -> None:
         self._assets = assets
+        self._limits = limits
         self._now = now
         self._fetcher = fetcher
         self._store = store
@@ -151,12 +154,13 @@ class Archiver:
         """
         asset = claimed.row
         self._require_store()
-        with self._scratch_file(f"{asset.ref}-{asset.idx}-{claimed.token}") as path:
+        name = f"{asset.ref}-{asset.idx}-{claimed.token}"
+        with self._limits.archiving(asset) as count, self._scratch_file(name) as path:
             if earlier := self._adopt_earlier(asset, path):
                 return earlier
             try:
                 with STEP_SECONDS.labels("fetch").time(), tracing.step("fetch"):
-                    fetched = self._fetch(asset, path, progress)
+                    fetched = self._fetch(asset, path, progress, count)
                     hashed = path.stat()
             except BrokenOffError as error:
                 return self._quarantine.keep(asset, path, error.fetched, error)
@@ -224,12 +228,14 @@ class Archiver:
             path.unlink(missing_ok=True)
         return None
 
-    def _fetch(self, asset: Asset, path: Path, progress: Progress | None) -> Fetched:
+    def _fetch(self, asset: Asset, path: Path, progress: Progress | None, count: Count) -> Fetched:
         if not asset.url.startswith(INLINE):
-            return self._fetcher.fetch(asset.url, path, progress)
+            return self._fetcher.fetch(asset.url, path, progress, count)
         with self._decode_lock:
             text = find_picture(self._assets.reports(asset.ref), asset.url)
-            return decode_base64_image(text, asset.url, path)
+            fetched = decode_base64_image(text, asset.url, path)
+        count(fetched.size)
+        return fetched
 
     @contextmanager
     def _noting_store_errors(self) -> Iterator[None]:

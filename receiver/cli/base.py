@@ -1,5 +1,6 @@
 """What the commands share: settings from the environment, errors with exit status, output."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 import click
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -17,6 +19,7 @@ from receiver.errors import ConfigurationError, ReceiverError
 from receiver.installation import version
 from receiver.settings import Settings
 from receiver.telemetry import logs
+from receiver.telemetry.printable import printable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,12 +70,12 @@ def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except ConfigurationError as error:
-            click.echo("the configuration is wrong:", err=True)
+            say("the configuration is wrong:", err=True)
             for mistake in error.mistakes:
-                click.echo(f"  {mistake}", err=True)
+                say(f"  {mistake}", err=True)
             sys.exit(WRONG_USAGE)
         except ReceiverError as error:
-            click.echo(printable(str(error)), err=True)
+            say(str(error), err=True)
             sys.exit(SOME_FAILED)
 
     return guarded
@@ -91,7 +94,7 @@ def new_table(*headers: str, title: str | None = None) -> Table:
     columns = [
         Column(name, overflow="fold", no_wrap=name in ("ref", "job", "state")) for name in headers
     ]
-    return Table(*columns, title=title, title_justify="left")
+    return _Table(*columns, title=title, title_justify="left")
 
 
 def load() -> Settings:
@@ -106,17 +109,30 @@ def load() -> Settings:
     return settings
 
 
-def table_cell(text: str | None) -> Text:
-    """Return untrusted text for a table: without control characters, and not read as markup."""
-    return Text(printable(text))
+class _Table(Table):
+    """A table that shows each text as it is: no control characters, and nothing read as markup."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row of texts, or of Text objects that a caller has styled."""
+        shown = [one if isinstance(one, Text) else Text(printable(str(one or ""))) for one in cells]
+        super().add_row(*shown, **options)
 
 
-def printable(text: str | None) -> str:
-    """Return untrusted text for a terminal, with control characters made visible."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
-        for character in text or ""
-    )
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line on stdout, or with ``err`` on stderr; untrusted text in it is escaped."""
+    click.echo(printable(text), err=err)
+
+
+def to_json(value: object) -> str:
+    """Return a model or an object as one line of JSON that is safe on a terminal, too."""
+    if isinstance(value, BaseModel):
+        return printable(value.model_dump_json(), as_json=True)
+    return printable(json.dumps(value, ensure_ascii=False), as_json=True)
+
+
+def say_json(value: object) -> None:
+    """Print a model or an object as one line of JSON on stdout."""
+    click.echo(to_json(value))
 
 
 def act_on_each(items: tuple[T, ...], action: Callable[[T], str]) -> int:
@@ -124,8 +140,8 @@ def act_on_each(items: tuple[T, ...], action: Callable[[T], str]) -> int:
     failures = 0
     for item in items:
         try:
-            click.echo(action(item))
+            say(action(item))
         except ReceiverError as error:
-            click.echo(printable(str(error)), err=True)
+            say(str(error), err=True)
             failures += 1
     return failures

@@ -12,9 +12,9 @@ from receiver.cli.base import (
     console,
     load,
     new_table,
-    printable,
     reports_errors,
-    table_cell,
+    say,
+    say_json,
 )
 from receiver.cli.refs import full_ref, known_job, ref_argument, ref_text
 from receiver.jobs.schemas import metadata_filter
@@ -23,6 +23,7 @@ from receiver.ledger.queries.jobs import REF_LENGTH
 from receiver.ledger.rows import Asset, Job
 from receiver.model import JobState, timestamp
 from receiver.services import Services
+from receiver.telemetry.printable import printable
 
 # Characters of a request that are shown: a reference picture in it may have millions.
 MAX_REQUEST_SHOWN = 2000
@@ -94,12 +95,12 @@ def jobs(
     services.close()
     if as_json:
         for found in objects:
-            click.echo(found.model_dump_json())
+            say_json(found)
     else:
         console().print(_job_table(page.jobs, assets))
     if page.next:
         what = "older jobs were not searched" if search else "there are more jobs"
-        click.echo(f"{what}; to continue, add: --after {page.next}", err=True)
+        say(f"{what}; to continue, add: --after {page.next}", err=True)
 
 
 def _whole(services: Services, after: str) -> str:
@@ -114,10 +115,10 @@ def _job_table(found: list[Job], assets: dict[str, list[Asset]]) -> Table:
         table.add_row(
             job.ref,
             job.state,
-            table_cell(job.model),
+            job.model,
             timestamp(job.submitted_at),
             f"{archived}/{len(assets[job.ref])}",
-            table_cell(job.reason or job.message),
+            job.reason or job.message,
         )
     return table
 
@@ -131,7 +132,7 @@ def show(ref: str, *, as_json: bool) -> None:
     services = Services(load()).open(to_look=True)
     job = known_job(services, ref)
     if as_json:
-        click.echo(services.job_objects.of([job])[0].model_dump_json())
+        say_json(services.job_objects.of([job])[0])
     else:
         _show(services, job)
     services.close()
@@ -182,11 +183,11 @@ def _asset_table(services: Services, found: list[Asset]) -> Table:
         table.add_row(
             str(asset.idx),
             asset.state,
-            table_cell(where),
+            where,
             str(asset.size or ""),
             asset.content_type,
-            table_cell(asset.sha256 or asset.error),
-            table_cell(_notes(asset)),
+            asset.sha256 or asset.error,
+            _notes(asset),
         )
     return table
 
@@ -210,11 +211,11 @@ def _rejected_table(services: Services, found: list[Asset]) -> Table:
         table.add_row(
             str(asset.idx),
             timestamp(asset.accepted_at),
-            table_cell(services.store.locate(key) if asset.is_acceptable else ""),
+            services.store.locate(key) if asset.is_acceptable else "",
             str(rejected.size),
-            table_cell(rejected.content_type),
+            rejected.content_type,
             rejected.sha256,
-            table_cell(rejected.reason),
+            rejected.reason,
         )
     return table
 
@@ -289,4 +290,4 @@ def accept(ref: str, index: int, sha256: str) -> None:
     job = services.operator.accept(ref, index, sha256.lower())
     services.engine.notify()
     services.close()
-    click.echo(f"asset {index} of {ref} is accepted; the job is {job.state}")
+    say(f"asset {index} of {ref} is accepted; the job is {job.state}")

@@ -4,7 +4,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,6 +14,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from receiver.cli.base import say
 
 # Seconds between two lines where there is no terminal.
 LINE_INTERVAL = 30.0
@@ -70,4 +71,4 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, description=text)
         if self._as_lines and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_INTERVAL
-            click.echo(f"{done}{f' of {total}' if total is not None else ''} {text}", err=True)
+            say(f"{done}{f' of {total}' if total is not None else ''} {text}", err=True)

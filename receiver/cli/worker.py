@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from receiver import data_dir
-from receiver.cli.base import load, reports_errors
+from receiver.cli.base import load, reports_errors, say
 from receiver.errors import ConfigurationError
 from receiver.server.child import report_ready
 from receiver.telemetry import metric_files, tracing
@@ -58,4 +58,4 @@ def _serve_health(services: "Services", host: str, port: int) -> None:
         raise ConfigurationError(
             [f"--metrics-port: cannot listen on {host}:{port} ({error.strerror}); choose another"]
         ) from error
-    click.echo(f"health checks and metrics on http://{host}:{number}", err=True)
+    say(f"health checks and metrics on http://{host}:{number}", err=True)

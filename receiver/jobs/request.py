@@ -29,7 +29,9 @@ from receiver.model import (
     Submission,
     is_folder,
 )
+from receiver.providers.dialect import Dialect
 from receiver.providers.grsai import families
+from receiver.providers.registry import DIALECTS, EXAMPLES
 
 DEFAULT_MODEL = "gpt-image-1.5"
 
@@ -41,7 +43,7 @@ _FOLDER: dict[str, JsonValue] = {
 }
 
 # Not only white space, as JSON Schema writes it.
-_NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
+NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
 # A URL, a data URL of a picture, or the base64 of one, which begins like PNG, JPEG, GIF or WebP.
 # Never a path: the web has no files of the caller.
 _PICTURE = (
@@ -90,26 +92,26 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    prompt: Annotated[str, Field(min_length=1, max_length=100_000, json_schema_extra=_NOT_BLANK)]
-    model: Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NOT_BLANK)] = (
+    prompt: Annotated[str, Field(min_length=1, max_length=100_000, json_schema_extra=NOT_BLANK)]
+    model: Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=NOT_BLANK)] = (
         DEFAULT_MODEL
     )
     # The fields below are checked with these two, so they come after them.
     provider: Provider = Provider.GRSAI
     api: Api = Field(default=Api.DRAW, validate_default=True)
-    size: (
-        Annotated[str, Field(min_length=1, max_length=50, json_schema_extra=_NOT_BLANK)] | None
-    ) = None
+    size: Annotated[str, Field(min_length=1, max_length=50, json_schema_extra=NOT_BLANK)] | None = (
+        None
+    )
     variants: Annotated[int, Field(ge=1, le=32)] | None = None
     images: tuple[str, ...] = ()
     params: dict[str, JsonValue] = {}
     mode: Mode = Mode.WEBHOOK
-    key: (
-        Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=_NOT_BLANK)] | None
-    ) = None
+    key: Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=NOT_BLANK)] | None = (
+        None
+    )
 
     batch: (
-        Annotated[str, Field(min_length=1, max_length=MAX_BATCH, json_schema_extra=_NOT_BLANK)]
+        Annotated[str, Field(min_length=1, max_length=MAX_BATCH, json_schema_extra=NOT_BLANK)]
         | None
     ) = None
     metadata: Annotated[
@@ -119,13 +121,23 @@ class JobRequest(BaseModel):
     ] = {}
     folder: Annotated[str, AfterValidator(_folder), Field(json_schema_extra=_FOLDER)] = ""
 
-    @field_validator("api", "size", "variants", "images")
+    @field_validator("provider")
+    @classmethod
+    def _has_a_model(cls, value: Provider, info: ValidationInfo) -> Provider:
+        """Refuse the default model where nobody has it."""
+        if value not in _WITH_DEFAULT_MODEL and info.data.get("model") == DEFAULT_MODEL:
+            example = EXAMPLES[value]
+            raise ValueError(f"{value} has no model {DEFAULT_MODEL}; name one, such as {example}")
+        return value
+
+    @field_validator("api", "size", "variants", "images", "mode")
     @classmethod
     def _expressible(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what the model's family would ignore, or charge for and not do."""
+        """Refuse what the model would ignore, or charge for and not do."""
         known = {**info.data, str(info.field_name): value}
-        if value and known.get("provider") is Provider.GRSAI and {"model", "api"} <= known.keys():
-            _FIELDS[str(info.field_name)](known["model"], known["api"], value)
+        dialect = DIALECTS.get(known.get("provider", Provider.OPENAI))
+        if value and dialect and {"model", "api"} <= known.keys():
+            _FIELDS[str(info.field_name)](dialect, known["model"], known["api"], value)
         return value
 
     @model_validator(mode="after")
@@ -140,9 +152,12 @@ class JobRequest(BaseModel):
 
     def submission(self) -> Submission:
         """Return the submission for the provider."""
-        direct = self.provider is Provider.OPENAI
-        fields = self._direct_fields() if direct else self._grsai_fields()
-        mode, api = (Mode.SYNC, Api.IMAGES) if direct else (self.mode, self.api)
+        dialect, mode, api = DIALECTS.get(self.provider), self.mode, self.api
+        if dialect is None:
+            mode, api = Mode.SYNC, Api.IMAGES
+        elif self.provider is not Provider.GRSAI:
+            api = Api.QUEUE
+        fields = self._task_fields(dialect) if dialect else self._direct_fields()
         return Submission(
             self.prompt,
             self.model,
@@ -161,33 +176,48 @@ class JobRequest(BaseModel):
         named = {"size": self.size, "variants": self.variants, "urls": list(self.images)}
         return {name: value for name, value in named.items() if value}
 
-    def _grsai_fields(self) -> dict[str, object]:
-        """Return the named options as the fields that the model's family has."""
+    def _task_fields(self, dialect: Dialect) -> dict[str, object]:
+        """Return the named options as the fields that the model has."""
         fields: dict[str, object] = {}
         if self.size:
-            fields |= families.size_params(self.model, self.api, self.size)
+            fields |= dialect.size_params(self.model, self.api, self.size)
         if self.variants:
-            fields |= families.count_params(self.model, self.api, self.variants)
-        return fields | families.reference_params(self.model, self.api, self.images)
+            fields |= dialect.count_params(self.model, self.api, self.variants)
+        return fields | dialect.reference_params(self.model, self.api, self.images)
+
+
+def _check_api(dialect: Dialect, model: str, api: Api, _value: object) -> None:
+    if dialect.provider is Provider.GRSAI:
+        families.fields_of(model, api)
+
+
+def _check_mode(dialect: Dialect, _model: str, _api: Api, mode: Mode) -> None:
+    if mode is Mode.STREAM and dialect.provider is not Provider.GRSAI:
+        raise ValueError(f"{dialect.provider} has no streams; use webhook or poll")
 
 
 # How the named options become the vendor's fields; each raises ValueError with the remedy.
-_FIELDS: dict[str, Callable[[str, Api, Any], object]] = {
-    "api": lambda model, api, _: families.fields_of(model, api),
-    "size": families.size_params,
-    "variants": families.count_params,
-    "images": families.reference_params,
+_FIELDS: dict[str, Callable[[Dialect, str, Api, Any], object]] = {
+    "api": _check_api,
+    "mode": _check_mode,
+    "size": lambda dialect, model, api, size: dialect.size_params(model, api, size),
+    "variants": lambda dialect, model, api, count: dialect.count_params(model, api, count),
+    "images": lambda dialect, model, api, images: dialect.reference_params(model, api, images),
 }
+# Providers that have the default model.
+_WITH_DEFAULT_MODEL = frozenset({Provider.GRSAI, Provider.OPENAI})
 
 
 class GrsaiRequest(JobRequest):
-    """A job for GRSAI, as the web API takes it.
+    """A job as the web API takes it, for GRSAI or another provider that reports its end later.
 
     OpenAI jobs need the ``submitter``: the answer is the result, and a web process that restarts
     meanwhile would lose it.
     """
 
-    provider: Literal[Provider.GRSAI] = Provider.GRSAI
+    provider: Literal[
+        Provider.GRSAI, Provider.FAL, Provider.REPLICATE, Provider.BFL, Provider.KIE
+    ] = Provider.GRSAI
     api: Literal[Api.DRAW, Api.NEWER] = Field(default=Api.DRAW, validate_default=True)
     images: tuple[
         Annotated[str, AfterValidator(_picture), Field(json_schema_extra={"pattern": _PICTURE})],
@@ -199,14 +229,16 @@ class GrsaiRequest(JobRequest):
     @classmethod
     def _left_to_the_submitter(cls, value: object) -> object:
         if value in (Provider.OPENAI, Mode.SYNC, Api.IMAGES):
-            raise ValueError("this API posts to GRSAI only; for OpenAI use the submitter")
+            raise ValueError("this API does not post to OpenAI; for OpenAI use the submitter")
         return value
 
 
-def takes_variants(model: str, api: Api, variants: int) -> bool:
-    """Return whether one job of GRSAI can make so many pictures."""
+def takes_variants(provider: Provider, model: str, api: Api, variants: int) -> bool:
+    """Return whether one job can make so many pictures."""
+    dialect = DIALECTS.get(provider)
     try:
-        families.count_params(model, api, variants)
+        if dialect:
+            dialect.count_params(model, api, variants)
     except ValueError:
         return variants == 1
     return True

@@ -266,9 +266,10 @@ class AuditView(BaseModel):
 
 
 class ProblemView(BaseModel):
-    """An error in the format of RFC 9457; ``detail`` is meant for people."""
+    """An error in the format of RFC 9457; ``title`` names the status, ``detail`` is for people."""
 
     type: Literal["about:blank"] = "about:blank"
+    title: str
     status: int
     detail: str
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, and_, func, not_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, not_, select, update
 
 from receiver.ledger.database import Database
 from receiver.ledger.jobs import find_job
@@ -54,6 +54,16 @@ class QuarantineRecords:
     def total_beside(self, ref: str, idx: int, *, of_job: bool) -> Kept:
         """Return what is kept beside this asset's file: of its job, or of all jobs."""
         return self._database.read(partial(_total, kept=_beside(ref, idx, of_job=of_job)))
+
+    def stored_of(self, ref: str) -> int:
+        """Return the bytes that the archive has of a job, result files and rejected ones."""
+        kept = case((_KEPT, assets.c.rejected_size), else_=0)
+        archived = case((assets.c.state == AssetState.ARCHIVED, assets.c.size), else_=0)
+        size = func.coalesce(func.sum(archived + kept), 0)
+        question = select(size).where(assets.c.ref == ref)
+        return self._database.read(
+            lambda connection: int(connection.execute(question).scalar_one())
+        )
 
     def oldest_beside(self, ref: str, idx: int, limit: int, *, of_job: bool) -> list[KeptFile]:
         """Return the files that were kept first, beside this asset's file."""

@@ -114,10 +114,17 @@ class Fetcher:
         )
         self._clock = clock
 
-    def fetch(self, url: str, into: Path, progress: Progress | None = None) -> Fetched:
+    def fetch(
+        self,
+        url: str,
+        into: Path,
+        progress: Progress | None = None,
+        count: Callable[[int], None] = lambda _size: None,
+    ) -> Fetched:
         """Download ``url`` to the new file ``into`` (mode 0600). After an error no file is left.
 
-        ``progress`` is kept up to date, and may ask to stop.
+        ``progress`` is kept up to date, and may ask to stop. ``count`` is called with the size of
+        each piece of the file, and may raise.
 
         Raise AddressRefusedError, TooLargeError, SourceGoneError or another FetchError if the
         source is at fault, StoreError if our disk cannot take the bytes or ``into`` exists. Only
@@ -126,18 +133,20 @@ class Fetcher:
         deadline = Deadline(self._clock, self._timeout, self._stall, progress)
         deadline.progress.begin()
         try:
-            return self._follow(self._policy.check_url(url), deadline, into)
+            return self._follow(self._policy.check_url(url), deadline, into, count)
         finally:
             deadline.progress.end()
 
-    def _follow(self, target: Target, deadline: Deadline, into: Path) -> Fetched:
+    def _follow(
+        self, target: Target, deadline: Deadline, into: Path, count: Callable[[int], None]
+    ) -> Fetched:
         """Download what is at a target, or where it redirects to."""
         for _ in range(MAX_REDIRECTS + 1):
             deadline.progress.hosts.append(target.host)
             with translate_network_errors(target.host), self._get(target, deadline) as response:
                 if response.status not in _REDIRECT_STATUSES:
                     deadline.progress.announced = response.length
-                    return self._receive(response, target, into)
+                    return self._receive(response, target, into, count)
                 target = self._redirect_target(target, response)
         raise FetchError(f"{target.host}: more than {MAX_REDIRECTS} redirects")
 
@@ -171,7 +180,13 @@ class Fetcher:
             raise AddressRefusedError(f"{target.host} redirects from https to http")
         return following
 
-    def _receive(self, response: http.client.HTTPResponse, target: Target, into: Path) -> Fetched:
+    def _receive(
+        self,
+        response: http.client.HTTPResponse,
+        target: Target,
+        into: Path,
+        count: Callable[[int], None],
+    ) -> Fetched:
         _expect_plain_body(response, target.host)
         if response.length is not None and response.length > self._max_bytes:
             raise TooLargeError(
@@ -182,7 +197,7 @@ class Fetcher:
         body = _Body(response, target.host, codings(encodings, target.host))
         is_open_ended = response.length is None and not response.chunked
         with _new_file(into) as file:
-            size, sha256, broken = self._copy(body, file, target.host)
+            size, sha256, broken = self._copy(body, file, target.host, count)
         fetched = Fetched(
             size, sha256, target.url, claimed, body.decoded, body.cut_short, is_open_ended
         )
@@ -191,7 +206,7 @@ class Fetcher:
         return fetched
 
     def _copy(
-        self, body: "_Body", file: io.RawIOBase, host: str
+        self, body: "_Body", file: io.RawIOBase, host: str, count: Callable[[int], None]
     ) -> tuple[int, str, FetchError | None]:
         """Write the body to the file. Return its size and SHA-256, and why it broke off if so."""
         digest = hashlib.sha256()
@@ -204,6 +219,7 @@ class Fetcher:
                         raise TooLargeError(
                             f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
                         )
+                    count(len(piece))
                     digest.update(piece)
                     _write(file, piece)
         except FetchError as error:

@@ -4,17 +4,18 @@ They are part of ``receiver.settings.Settings``.
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 
 from receiver.model import Provider
 from receiver.providers.dialect import Account
 from receiver.providers.grsai.base_url import base_url
-from receiver.providers.registry import DIALECTS
+from receiver.providers.registry import DIALECTS, READERS
 
 
 def split(value: object) -> object:
@@ -54,7 +55,21 @@ def sendable(value: SecretStr | None) -> SecretStr | None:
 Token = Annotated[SecretStr | None, AfterValidator(sendable)]
 WebAddress = Annotated[str, AfterValidator(web_address)]
 ApiAddress = Annotated[WebAddress, AfterValidator(_without_version)]
+
+
+def _webhook_secrets(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for secret in values:
+        prefix, _, key = secret.get_secret_value().partition("_")
+        with suppress(ValueError):  # no base64
+            if prefix == "whsec" and b64decode(key, validate=True):
+                continue
+        raise ValueError("must be whsec_ and base64, as the provider shows it; copy it again")
+    return values
+
+
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(split)]
+
+WebhookSecrets = Annotated[Secrets, AfterValidator(_webhook_secrets)]
 
 
 class ProviderSettings(BaseModel):
@@ -64,22 +79,50 @@ class ProviderSettings(BaseModel):
     grsai_base_url: Annotated[str, AfterValidator(base_url)] = "https://grsaiapi.com"
     openai_api_key: Token = None
     openai_base_url: WebAddress = "https://api.openai.com/v1"
+    fal_key: Token = None
+    fal_base_url: ApiAddress = "https://queue.fal.run"
+    fal_jwks_url: WebAddress = "https://rest.fal.ai/.well-known/jwks.json"
+    fal_user_id: Annotated[str, Field(pattern=r"^[!-~]*$")] = ""
+    replicate_api_token: Token = None
+    replicate_base_url: ApiAddress = "https://api.replicate.com"
+    replicate_webhook_secret: WebhookSecrets = ()
+    bfl_api_key: Token = None
+    bfl_base_url: ApiAddress = "https://api.bfl.ai"
+    kie_api_key: Token = None
+    kie_base_url: ApiAddress = "https://api.kie.ai"
+    kie_webhook_key: Secrets = ()
+
+    def has_key(self, provider: Provider) -> bool:
+        """Return whether the provider's key is set."""
+        return getattr(self, READERS[provider].key_name.lower()) is not None
 
     def accounts(self) -> Mapping[Provider, Account]:
         """Return the account of each provider whose key is set and that takes tasks."""
         return {
-            provider: Account(key.get_secret_value(), getattr(self, f"{provider}_base_url"))
+            provider: Account(
+                key.get_secret_value(),
+                getattr(self, f"{provider}_base_url"),
+                getattr(self, f"{provider}_jwks_url", ""),
+            )
             for provider, dialect in DIALECTS.items()
             if (key := getattr(self, dialect.key_name.lower())) is not None
         }
 
     def verifying_keys(self) -> Mapping[Provider, tuple[str, ...]]:
         """Return the keys of providers that are given instead of fetched."""
-        return {}
+        given = {
+            Provider.REPLICATE: self.replicate_webhook_secret,
+            Provider.KIE: self.kie_webhook_key,
+        }
+        return {
+            provider: tuple(secret.get_secret_value() for secret in secrets)
+            for provider, secrets in given.items()
+            if secrets
+        }
 
     def user_ids(self) -> Mapping[Provider, str]:
         """Return our account's ids at providers that sign for all customers with one key."""
-        return {}
+        return {Provider.FAL: self.fal_user_id} if self.fal_user_id else {}
 
     def base_urls(self) -> Mapping[Provider, str]:
         """Return where the tasks of each provider are posted."""

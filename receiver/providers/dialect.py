@@ -162,6 +162,10 @@ class Dialect(ReportDialect, Protocol):
     """A provider that takes a task and reports its end later."""
 
     @property
+    def example(self) -> str:
+        """The name of a model, for the texts of errors."""
+
+    @property
     def has_job_secrets(self) -> bool:
         """Whether each job's callbacks are signed with a secret of their own."""
 

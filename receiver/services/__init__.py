@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from receiver import data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
+from receiver.archive.job_limits import JobLimits
 from receiver.archive.links import Links
 from receiver.archive.quarantine import Quarantine
 from receiver.archive.shares import Shares
@@ -152,7 +153,7 @@ class Services(Opening):
             self.quarantine_records,
             self.settings.data_dir / "accepting",
             max_bytes=self.settings.quarantine_max_bytes,
-            job_max_bytes=self.settings.quarantine_job_max_bytes,
+            job_max_bytes=min(self.settings.quarantine_job_max_bytes, self.settings.job_max_bytes),
             now=self.now,
         )
 
@@ -293,6 +294,11 @@ class Services(Opening):
             self.conclusion,
             self.quarantine,
             scratch,
+            limits=JobLimits(
+                self.quarantine_records.stored_of,
+                max_files=self.settings.job_max_files,
+                max_bytes=self.settings.job_max_bytes,
+            ),
             now=self.now,
         )
 

@@ -14,6 +14,7 @@ from receiver import installation
 from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
+from receiver.providers.registry import READERS
 from receiver.services import Services
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, BatchLine, Defaults, read_lines
@@ -168,7 +169,8 @@ def batch(
         raise click.UsageError("--output needs --wait: without it there are no pictures yet")
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
     if reason:
-        say(f"{reason}\n--mode was not given: lines without a mode are polled")
+        say(reason)
+        say("--mode was not given: lines without a mode are polled")
     name = name or ("stdin" if file == "-" else Path(file).name)
     defaults = Defaults(name, job_mode, Api(api), model, split, folder)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")
@@ -252,13 +254,10 @@ def _require(options: Options, settings: Settings, found: Validation) -> None:
     mistakes = list(found.mistakes)
     if Provider.OPENAI in found.needs and (remedy := installation.missing("openai")):
         mistakes.append(f"provider openai: {remedy}")
-    keys = {Provider.GRSAI: settings.grsai_api_key, Provider.OPENAI: settings.openai_api_key}
-    missing = [
-        provider for provider, key in keys.items() if provider in found.needs and key is None
-    ]
     mistakes += [
-        f"{provider.upper()}_API_KEY: not set; a job cannot be posted without the provider's key"
-        for provider in missing
+        f"{dialect.key_name}: not set; a job cannot be posted without the provider's key"
+        for provider, dialect in READERS.items()
+        if provider in found.needs and not settings.has_key(provider)
     ]
     if options.defaults.mode is Mode.WEBHOOK and options.defaults.api is Api.NEWER:
         mistakes.append(

@@ -47,7 +47,13 @@ class Entry(BaseModel):
     image: Pictures = None
     mode: Annotated[Literal["webhook", "poll", "stream"], BeforeValidator(_stripped)] | None = None
     api: Annotated[Literal["draw", "api"], BeforeValidator(_stripped)] | None = None
-    provider: Annotated[Literal["grsai", "openai"], BeforeValidator(_stripped)] | None = None
+    provider: (
+        Annotated[
+            Literal["grsai", "openai", "fal", "replicate", "bfl", "kie"],
+            BeforeValidator(_stripped),
+        ]
+        | None
+    ) = None
     key: Key | int | None = None
     params: Fields | None = None
     batch: Annotated[Text, Field(max_length=MAX_BATCH)] | None = None

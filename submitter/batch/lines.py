@@ -112,7 +112,8 @@ def _split(entry: Entry, defaults: Defaults) -> list[Entry]:
     """Return an entry for each picture if one job cannot make them all, and if that is wanted."""
     model, api = entry.model or defaults.model or DEFAULT_MODEL, Api(entry.api or defaults.api)
     count = entry.variants or 1
-    fits = entry.provider == "openai" or takes_variants(model, api, count)
+    provider = Provider(entry.provider or Provider.GRSAI)
+    fits = provider is Provider.OPENAI or takes_variants(provider, model, api, count)
     if not defaults.split or fits:
         return [entry]
     key = None if entry.key is None else str(entry.key)

@@ -3,7 +3,6 @@
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from receiver.cli.base import printable
+from receiver.cli import base
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
@@ -75,7 +74,7 @@ class BatchProgress:
 
 def say(text: str) -> None:
     """Print a message to the user on stderr, with control characters made visible."""
-    click.echo(printable(text), err=True)
+    base.say(text, err=True)
 
 
 def print_summary(batch: Batch, queries: JobQueries, name: str, *, err: bool) -> None:
@@ -96,7 +95,7 @@ def print_summary(batch: Batch, queries: JobQueries, name: str, *, err: bool) ->
             "or their own key: nothing was posted for them"
         )
     total, bad = len(batch.table) + len(batch.bad), len(batch.bad)
-    click.echo(f"{total} lines: {_states(batch.table, bad) or 'nothing to do'}", err=err)
+    base.say(f"{total} lines: {_states(batch.table, bad) or 'nothing to do'}", err=err)
 
 
 def _states(table: JobTable, bad: int) -> str:

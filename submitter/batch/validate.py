@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from receiver.errors import ConfigurationError
+from receiver.jobs.same_request import canonical_request
 from receiver.model import Mode, Provider
 from submitter.batch.lines import BadLine, BatchLine, submit_error
-from submitter.submit import canonical_request, submission_of
+from submitter.submit import submission_of
 
 
 @dataclass(slots=True)

@@ -1,14 +1,21 @@
 """The command ``submitter credits``: credits left at GRSAI, and job counts by model."""
 
-import json
 import sys
 from contextlib import closing
 from dataclasses import asdict
 
 import click
-from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, load, reports_errors
+from receiver.cli.base import (
+    SOME_FAILED,
+    WRONG_USAGE,
+    console,
+    load,
+    new_table,
+    reports_errors,
+    say,
+    say_json,
+)
 from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
 from receiver.model import Provider
@@ -38,13 +45,13 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
         left, status = None, 0
         client = services.clients.get(Provider.GRSAI)
         if client is None:
-            click.echo(NO_KEY, err=True)
+            say(NO_KEY, err=True)
             status = WRONG_USAGE
         else:
             try:
                 left = client.credits()
             except ProviderError as error:
-                click.echo(str(error), err=True)
+                say(str(error), err=True)
                 status = SOME_FAILED
     _print_json(left, used) if as_json else _print_table(left, used)
     sys.exit(status)
@@ -55,19 +62,19 @@ def _usage(services: Services) -> list[Usage]:
     try:
         return services.open(to_look=True).totals.usage()
     except ConfigurationError as error:
-        click.echo(str(error), err=True)
+        say(str(error), err=True)
         return []
 
 
 def _print_json(left: float | None, used: list[Usage]) -> None:
     models = [asdict(usage) for usage in used]
-    click.echo(json.dumps({"credits": _whole(left), "models": models}, ensure_ascii=False))
+    say_json({"credits": _whole(left), "models": models})
 
 
 def _print_table(left: float | None, used: list[Usage]) -> None:
     if left is not None:
-        click.echo(f"{_whole(left):,} credits left")
-    table = Table("model")
+        say(f"{_whole(left):,} credits left")
+    table = new_table("model")
     for name in _COUNTS:
         table.add_column(name.replace("_", " "), justify="right")
     for usage in used:
@@ -75,7 +82,7 @@ def _print_table(left: float | None, used: list[Usage]) -> None:
         label = model if usage.provider == "grsai" else f"{model} ({usage.provider})"
         table.add_row(label, *(str(getattr(usage, name)) for name in _COUNTS))
     console().print(table)
-    click.echo(
+    say(
         "refunded: failed at the provider; refused: not accepted by the provider; "
         "failed: accepted, but without a usable picture"
     )

@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli.base import SOME_FAILED, load, printable, reports_errors
-from receiver.errors import ConfigurationError, KeyTakenError, ReceiverError
+from receiver.cli.base import SOME_FAILED, load, reports_errors, say, say_json
+from receiver.errors import ConfigurationError, KeyConflictError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
@@ -86,7 +86,7 @@ def _params(
 )
 @click.option(
     "--provider",
-    type=click.Choice(["grsai", "openai"]),
+    type=click.Choice([provider.value for provider in Provider]),
     default="grsai",
     show_default=True,
     help="The provider; openai answers with the pictures.",
@@ -157,16 +157,11 @@ def submit(
         raise ConfigurationError(mistakes)
     if resubmit and not waits:
         raise click.UsageError("--resubmit needs --wait: without it no failure is seen")
-    if provider == Provider.OPENAI and (
-        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
-    ):
-        raise click.UsageError(
-            "--mode, --api and --resubmit are for GRSAI: "
-            "OpenAI answers with the pictures and refunds nothing"
-        )
+    _require_fitting(provider, mode, api, resubmit)
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
-    if reason and provider == Provider.GRSAI:
-        click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
+    if reason and provider != Provider.OPENAI:
+        say(reason, err=True)
+        say("--mode was not given: the result is polled", err=True)
     request = {
         "prompt": prompt,
         "model": model,
@@ -193,13 +188,29 @@ def submit(
         unsaved = 0
         for job in jobs:
             if as_json:
-                click.echo(job.model_dump_json())
+                say_json(job)
             _print_job(job, err=as_json)
             if output is not None:
                 unsaved += _save(job, output, err=as_json)
     unfinished = waits and any(job.state not in FINAL_STATES for job in jobs)
     failed = any(job.state in {JobState.FAILED, JobState.EXPIRED} for job in jobs)
     sys.exit(SOME_FAILED if failed or unfinished or unsaved else 0)
+
+
+def _require_fitting(provider: str, mode: str | None, api: str, resubmit: int) -> None:
+    """Raise UsageError for options that are for another provider."""
+    if provider == Provider.OPENAI and (
+        resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
+    ):
+        raise click.UsageError(
+            "--mode, --api and --resubmit are for GRSAI: "
+            "OpenAI answers with the pictures and refunds nothing"
+        )
+    if provider not in {Provider.GRSAI, Provider.OPENAI} and (resubmit or api != Api.DRAW):
+        raise click.UsageError(
+            "--api and --resubmit are for GRSAI: the others have one API, and nobody knows here "
+            "what they refund"
+        )
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -250,10 +261,8 @@ class _SubmitRun:
             self.job = self.submitter.post(**self.request)
         except KeyTakenError as error:
             if not self.submitter.is_same_request(error.ref, self.request):
-                raise ReceiverError(
-                    f"{error}, which was asked for something else; nothing posted: "
-                    "give it another --key"
-                ) from error
+                conflict = KeyConflictError(key or "", error.ref)
+                raise ReceiverError(f"{conflict}: give it another --key") from error
             self.job = self.submitter.job(error.ref)
         return self.job
 
@@ -269,8 +278,8 @@ def _runs(
 ) -> list[_SubmitRun]:
     """Return the run of a request, or one for each of its pictures if one job cannot make them."""
     count, provider = request["variants"], request["provider"]
-    fits = provider is not Provider.GRSAI or takes_variants(
-        request["model"], request["api"], count or 1
+    fits = provider is Provider.OPENAI or takes_variants(
+        provider, request["model"], request["api"], count or 1
     )
     if not split or fits:
         return [_SubmitRun(submitter, request, key)]
@@ -301,7 +310,7 @@ def _finish(run: _SubmitRun, *, resubmit: int, timeout: float | None) -> Job:
             break
         # Only this failure is worth a retry: the provider refunds it, and moderation would refuse
         # again. Each retry has its own key, so that it is also posted only once.
-        click.echo(printable(f"{job.ref} {job.reason} {job.message}: posted again"), err=True)
+        say(f"{job.ref} {job.reason} {job.message}: posted again", err=True)
         job = run.post(resubmit_key(key, number) if key else None)
         job = _wait(run.submitter, job, timeout)
     return job
@@ -313,18 +322,16 @@ def _report_interrupted(run: _SubmitRun, *, as_json: bool) -> None:
     if not run.begun:
         return
     if not run.submitter.is_checked:
-        click.echo("nothing was posted", err=True)
+        say("nothing was posted", err=True)
         return
     with suppress(ReceiverError):
         job = run.current_job()
     if job is None:
-        click.echo("it may have been posted: look with receiver jobs", err=True)
+        say("it may have been posted: look with receiver jobs", err=True)
         return
-    click.echo(
-        f"{job.ref} goes on, look with: receiver show {job.ref}; do not submit it again", err=True
-    )
+    say(f"{job.ref} goes on, look with: receiver show {job.ref}; do not submit it again", err=True)
     if as_json:
-        click.echo(job.model_dump_json())
+        say_json(job)
 
 
 def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
@@ -332,7 +339,7 @@ def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
     if job.state in FINAL_STATES:
         return job
     if not submitter.has_worker():
-        click.echo(NO_WORKER, err=True)
+        say(NO_WORKER, err=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -349,7 +356,7 @@ def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
         try:
             return submitter.wait([job.ref], timeout=timeout, watch=show)[0]
         except TimeoutError as error:
-            click.echo(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}", err=True)
+            say(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}", err=True)
             return submitter.job(job.ref)
 
 
@@ -360,24 +367,24 @@ def _save(job: Job, folder: str, *, err: bool) -> int:
         if asset.key is None:
             continue
         try:
-            click.echo(printable(str(asset.save(folder))), err=err)
+            say(str(asset.save(folder)), err=err)
         except ReceiverError as error:
-            click.echo(printable(str(error)), err=True)
+            say(str(error), err=True)
             failures += 1
     return failures
 
 
 def _print_job(job: JobView, *, err: bool) -> None:
     """Print the state of a job, why it failed, and its archived files."""
-    click.echo(f"{job.ref} {job.state}", err=err)
+    say(f"{job.ref} {job.state}", err=err)
     if job.state is JobState.SUBMITTING:
-        click.echo(
+        say(
             "  the answer to the submit was lost; if the job has a callback, it completes "
             "the job: do not submit it again",
             err=True,
         )
     if job.reason or job.message:
-        click.echo(printable(f"  {' '.join(filter(None, [job.reason, job.message]))}"), err=True)
+        say(f"  {' '.join(filter(None, [job.reason, job.message]))}", err=True)
     for asset in job.assets:
         if asset.key:
-            click.echo(f"  {asset.key} {asset.size} bytes {asset.sha256}", err=err)
+            say(f"  {asset.key} {asset.size} bytes {asset.sha256}", err=err)

@@ -1,4 +1,4 @@
-"""The HTTP routes: GRSAI's endpoints, legacy and newer, the result files, and /sandbox."""
+"""The HTTP routes: GRSAI's endpoints, the result files, other providers, and /sandbox."""
 
 import json
 import socket
@@ -18,6 +18,7 @@ from submitter.sandbox.request import Kind, RefusedError, Reply, TaskRequest, re
 from submitter.sandbox.runner import Runner
 from submitter.sandbox.spelling import submit_answer
 from submitter.sandbox.tasks import Task
+from submitter.sandbox.twins.routes import TwinRoutes, Twins
 
 _LEGACY = {
     "/v1/draw/completions": Kind.IMAGE,
@@ -57,7 +58,11 @@ class AccessRules:
 
 
 def create_app(
-    runner: Runner, access: AccessRules, script: Mapping[str, Any], stopping: threading.Event
+    runner: Runner,
+    access: AccessRules,
+    script: Mapping[str, Any],
+    stopping: threading.Event,
+    twins: Twins,
 ) -> Flask:
     """Return the WSGI application; its environ must hold CONNECTION.
 
@@ -99,6 +104,7 @@ def create_app(
     _add_files(app, runner, stopping)
     _add_credits(app, runner, access)
     control.add_routes(app, runner)
+    TwinRoutes(runner, twins, script, access.accepts, stopping).add(app)
     return app
 
 

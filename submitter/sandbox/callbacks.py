@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -59,20 +58,18 @@ def forge(url: str) -> str:
 class CallbackSender:
     """Sends reports with ``threads`` threads of the schedule and records every attempt in its task.
 
-    ``body`` makes the task object of a report, ``spell`` its bytes and headers; ``timeout`` is in
+    ``make`` returns the status that a report tells, its bytes and its headers; ``timeout`` is in
     seconds, for connect and answer.
     """
 
     def __init__(
         self,
         schedule: Schedule,
-        body: Callable[[Task, Report], dict[str, Any]],
-        spell: Callable[[Task, dict[str, Any]], tuple[bytes, dict[str, str]]],
+        make: Callable[[Task, Report], tuple[str, bytes, dict[str, str]]],
         threads: int,
         timeout: float,
     ) -> None:
-        self._schedule, self._body, self._timeout = schedule, body, timeout
-        self._spell = spell
+        self._schedule, self._make, self._timeout = schedule, make, timeout
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy of the environment before our own receiver
         self._session.headers["User-Agent"] = "grsai-sandbox"
@@ -97,9 +94,9 @@ class CallbackSender:
 
     def _send_next(self, task: Task, attempt: int = 0) -> None:
         """Send the first report of the queue; it stays there until its last retry is over."""
-        callback = task.request.script.callback
-        if not self.send(task, task.outgoing[0]) and attempt < callback.retries:
-            self._schedule.after(callback.pause, partial(self._send_next, task, attempt + 1))
+        pauses = _pauses(task)
+        if not self.send(task, task.outgoing[0]) and attempt < len(pauses):
+            self._schedule.after(pauses[attempt], partial(self._send_next, task, attempt + 1))
             return
         with task.lock:
             task.outgoing.popleft()
@@ -109,10 +106,10 @@ class CallbackSender:
             self._schedule.after(0, partial(self._send_next, task))
 
     def _send_alone(self, task: Task, report: Report, attempt: int = 0) -> None:
-        callback = task.request.script.callback
-        if not self.send(task, report) and attempt < callback.retries:
+        pauses = _pauses(task)
+        if not self.send(task, report) and attempt < len(pauses):
             retry = partial(self._send_alone, task, report, attempt + 1)
-            self._schedule.after(callback.pause, retry)
+            self._schedule.after(pauses[attempt], retry)
         else:
             task.report_done()
 
@@ -120,8 +117,7 @@ class CallbackSender:
         """Send one report now, record the attempt, and return whether the answer was 2xx."""
         url = task.request.webhook or ""
         url = forge(url) if report.forged else url
-        body = self._body(task, report)
-        data, headers = self._spell(task, body)
+        told, data, headers = self._make(task, report)
         started, status, error_text = time.time(), None, ""
         try:
             with self._session.post(
@@ -136,5 +132,13 @@ class CallbackSender:
         except (OSError, ValueError) as error:  # requests' own errors are OSErrors
             error_text = f"{type(error).__name__}: {error}"
         seconds = time.time() - started
-        task.note(SentReport(str(body["status"]), url, status, error_text, started, seconds))
+        task.note(SentReport(told, url, status, error_text, started, seconds))
         return status is not None and requests.codes.ok <= status < requests.codes.multiple_choices
+
+
+def _pauses(task: Task) -> tuple[float, ...]:
+    """Return the seconds before each repetition of a report: the script's, or the provider's."""
+    callback, twin = task.request.script.callback, task.request.twin
+    if twin is None or "retries" in callback.model_fields_set:
+        return (callback.pause,) * callback.retries
+    return twin.pauses

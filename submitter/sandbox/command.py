@@ -65,7 +65,7 @@ def sandbox(
     script: _Script,
     looks: int | None,
 ) -> None:
-    """Run a stand-in for GRSAI on this machine.
+    """Run a stand-in for GRSAI, fal, Replicate, BFL and kie.ai on this machine.
 
     It costs nothing, and makes faults on request.
     """
@@ -93,6 +93,7 @@ def sandbox(
             f"GRSAI_API_KEY={key}",
             f"FETCH_ALLOW={host_port}",
             "PUBLIC_URL=http://127.0.0.1:8787",
+            *(f"{name}={value}" for name, value in running.twins.environ(key).items()),
         ):
             click.echo(f"export {line}")
         asked_to_stop.wait()

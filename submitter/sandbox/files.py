@@ -34,6 +34,7 @@ class ResultFile:
     wanted_size: int
     script: FileFault
     refresh: bool
+    lifetime: float | None = None  # of its URLs; None: that of the sandbox
     sha256: str | None = None
     size: int | None = None
     gets: int = 0
@@ -81,7 +82,8 @@ class Files:
     def _issue(self, file: ResultFile) -> None:
         name = secrets.token_hex(16)
         file.names.append(name)
-        lifetime = self._lifetime if file.script.lifetime is None else file.script.lifetime
+        usual = self._lifetime if file.lifetime is None else file.lifetime
+        lifetime = usual if file.script.lifetime is None else file.script.lifetime
         dead = file.script.mode == "expired" and file.script.applies_to(len(file.names))
         file.expires_at = 0.0 if dead else time.time() + lifetime
         with self._lock:

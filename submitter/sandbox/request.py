@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from submitter.sandbox.pictures import Format, default_size
 from submitter.sandbox.script import Script, ScriptError
@@ -47,6 +47,16 @@ class RefusedError(Exception):
         self.status = status
 
 
+class OtherProvider(Protocol):
+    """A stand-in for another provider, as tasks know it: ``Twin`` in ``twins``."""
+
+    lifetime: ClassVar[float]  # of its URLs, in seconds
+    pauses: ClassVar[tuple[float, ...]]  # seconds before each repetition of a callback
+
+    def callback(self, task: Any, files: Any, kind: str) -> tuple[bytes, dict[str, str]]:
+        """Return body and headers of a callback."""
+
+
 @dataclass(frozen=True)
 class TaskRequest:
     """One job as asked for; ``webhook`` is None unless Reply.CALLBACK, dimensions are pixels."""
@@ -62,6 +72,7 @@ class TaskRequest:
     width: int
     height: int
     script: Script
+    twin: OtherProvider | None = None  # that it was posted to, in place of GRSAI
 
     @property
     def form(self) -> Format:
@@ -81,8 +92,8 @@ def read_request(kind: Kind | None, body: Any, script: Mapping[str, Any]) -> Tas
     """
     if not isinstance(body, dict):
         raise RefusedError("the body is not a JSON object")
-    model, prompt = _text(body, "model"), _text(body, "prompt")
-    own = _read_script(body, script)
+    model, prompt = required_text(body, "model"), required_text(body, "prompt")
+    own = read_script(body, script)
     if own.refuse:
         raise RefusedError(own.refuse.message, own.refuse.status)
     found = kind or _kind_of_model(model)
@@ -103,14 +114,16 @@ def read_request(kind: Kind | None, body: Any, script: Mapping[str, Any]) -> Tas
     )
 
 
-def _text(body: dict[str, Any], field: str) -> str:
+def required_text(body: Mapping[str, Any], field: str) -> str:
+    """Return a text that must be there; raise RefusedError."""
     value = body.get(field)
     if not isinstance(value, str) or not value.strip():
         raise RefusedError(f"{field} is required")
     return value
 
 
-def _read_script(body: dict[str, Any], script: Mapping[str, Any]) -> Script:
+def read_script(body: Mapping[str, Any], script: Mapping[str, Any]) -> Script:
+    """Return the script of a job: its own over the defaults; raise RefusedError."""
     asked = body.get("sandbox") or {}
     try:
         return Script.read({**script, **asked} if isinstance(asked, dict) else asked)

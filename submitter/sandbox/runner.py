@@ -19,9 +19,7 @@ class Runner:
     def __init__(self, tasks: Tasks, files: Files, threads: int, timeout: float) -> None:
         self.tasks, self.files = tasks, files
         self._schedule = Schedule(threads)
-        self._callbacks = CallbackSender(
-            self._schedule, self._report_body, self.spelled, threads, timeout
-        )
+        self._callbacks = CallbackSender(self._schedule, self._report, threads, timeout)
         self._stopped = False
 
     def accept(self, request: TaskRequest, body: dict[str, Any]) -> Task:
@@ -71,10 +69,14 @@ class Runner:
 
         return spelled(body, task.request.script.report, picture, in_stream=in_stream)
 
-    def _report_body(self, task: Task, report: Report) -> dict[str, Any]:
-        return responses.task_object(
+    def _report(self, task: Task, report: Report) -> tuple[str, bytes, dict[str, str]]:
+        """Return the status that a report tells, its body and its headers."""
+        if task.request.twin:
+            return report.kind, *task.request.twin.callback(task, self.files, report.kind)
+        body = responses.task_object(
             task, self.files, report.kind, report.progress, urls=_has_urls(task)
         )
+        return str(body["status"]), *self.spelled(task, body)
 
     def _end(self, task: Task) -> None:
         """Set the final status and, after a success, the files, which are made when needed."""
@@ -87,6 +89,9 @@ class Runner:
                 for index in range(request.variants)
             ]
             task.status = "succeeded"
+            if request.twin:  # its URLs live from now on, whenever somebody asks
+                for file in task.files:
+                    self.files.url(file)
         task.finished_at = time.time()
         task.finished.set()
 
@@ -114,5 +119,6 @@ def _result_file(request: TaskRequest, seed: str, index: int) -> ResultFile:
         request.height,
         request.file_size(seed),
         request.script.file,
-        request.script.result.refresh,
+        request.script.result.refresh and request.twin is None,
+        request.twin.lifetime if request.twin else None,
     )

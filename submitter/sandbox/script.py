@@ -94,6 +94,20 @@ class CallbackFault(_Fault):
     pause: float = Field(default=0.2, ge=0, description="seconds before such a retry")
 
 
+class SignatureFault(_Fault):
+    """Faults of the signature of callbacks, for the providers that sign."""
+
+    mode: Literal["ok", "none", "wrong", "stale", "foreign", "altered", "other_urls", "rotated"] = (
+        Field(
+            default="ok",
+            description="none: not signed; wrong: with another key; stale: an hour old; foreign: "
+            "genuine, but of another account; altered: the JSON is written again after it was "
+            "signed; other_urls: the results are replaced after it was signed; rotated: with a new "
+            "key, which can be fetched",
+        )
+    )
+
+
 class AnswerFault(_Fault):
     """Faults and spellings of the answer to the submit; the job is accepted unless redirected."""
 
@@ -321,6 +335,7 @@ class Script(_Strict):
         "listed in the task's `field_faults` in any case",
     )
     callback: CallbackFault = CallbackFault()
+    signature: SignatureFault = SignatureFault()
     answer: AnswerFault = AnswerFault()
     report: Spelling = Spelling()
     file: FileFault = FileFault()

@@ -14,10 +14,11 @@ from submitter.sandbox.files import Files
 from submitter.sandbox.runner import Runner
 from submitter.sandbox.script import LIFETIME, Script
 from submitter.sandbox.tasks import Tasks
+from submitter.sandbox.twins.routes import Twins
 
 
 class Sandbox:
-    """A stand-in for GRSAI that listens from construction until ``stop``.
+    """A stand-in for the providers that listens from construction until ``stop``.
 
     ``port`` 0 takes a free one. ``keys`` are the accepted API keys (None: any that is not empty).
     ``script`` holds the defaults of every job's own script. ``url_lifetime`` is in seconds. File
@@ -59,10 +60,10 @@ class Sandbox:
             looks,
         )
         self._studio = Runner(Tasks(keep_tasks), files, threads, callback_timeout)
+        self.twins = Twins.at((public_url or self.url).rstrip("/"))
+        access = AccessRules(keys, unknown_models)
         self._server.start(
-            create_app(
-                self._studio, AccessRules(keys, unknown_models), dict(script or {}), self._stopping
-            )
+            create_app(self._studio, access, dict(script or {}), self._stopping, self.twins)
         )
 
     def __enter__(self) -> Self:
@@ -95,6 +96,13 @@ class Sandbox:
     def task(self, task_id: str) -> dict[str, Any]:
         """Return one task as GET /sandbox/tasks/<id> does; raise KeyError for an unknown id."""
         return control.task_with_files(self._studio, task_id)
+
+    def signed(self, task_id: str) -> tuple[bytes, dict[str, str]]:
+        """Return body and headers of the callback about a task of another provider than GRSAI."""
+        task = self._studio.tasks.get(task_id)
+        if task is None or task.request.twin is None:
+            raise KeyError(task_id)
+        return task.request.twin.callback(task, self._studio.files, "final")
 
     def stats(self) -> dict[str, int]:
         """Return the statistics as GET /sandbox/stats does."""

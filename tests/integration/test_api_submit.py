@@ -8,8 +8,12 @@ from pydantic import ValidationError
 from side_by_side import side_by_side
 from web_client import WebClient, web_client
 
-from receiver.jobs.request import JobRequest
+from receiver.errors import KeyConflictError
+from receiver.jobs.request import GrsaiRequest, JobRequest
+from receiver.jobs.same_request import canonical_request
+from receiver.model import Mode
 from receiver.services import Services
+from submitter import Submitter
 from submitter.sandbox import Sandbox
 
 
@@ -28,6 +32,9 @@ def web(services: Services) -> Iterator[WebClient]:
     }
     with web_client(services.settings.data_dir, environ) as web:
         yield web
+
+
+A_PICTURE, OTHER = "https://a.test/a.png", "https://a.test/b.png"
 
 
 def posted(web: WebClient, body: Any, **headers: str) -> Any:
@@ -98,6 +105,52 @@ def test_the_same_idempotency_key_gives_the_same_job(web: WebClient, sandbox: Sa
     again = posted(web, body, **{"Idempotency-Key": "order-7"})
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json["ref"] == again.json["ref"]
+    assert sandbox.stats()["accepted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ({}, {"prompt": "a wolf"}, "other"),
+        ({}, {"model": "nano-banana"}, "other"),
+        ({}, {"model": "gpt-image-1.5", "variants": 1, "images": [], "params": {}}, "same"),
+        ({}, {"size": "1:1"}, "other"),
+        ({}, {"folder": "shop"}, "other"),
+        ({}, {"mode": "stream", "batch": "b", "metadata": {"try": 2}}, "same"),
+        ({"params": {"a": 1, "b": 2}}, {"params": {"b": 2.0, "a": 1}}, "same"),
+        ({"params": {"a": 1}}, {"params": {"a": "1"}}, "other"),
+        ({"params": {"a": 1}}, {"params": {"a": True}}, "other"),
+        ({"images": [A_PICTURE, OTHER]}, {"images": [A_PICTURE, OTHER]}, "same"),
+        ({"images": [A_PICTURE, OTHER]}, {"images": [OTHER, A_PICTURE]}, "other"),
+        ({"images": [A_PICTURE]}, {"api": "api", "images": [A_PICTURE]}, "same"),
+    ],
+)
+def test_a_key_is_for_one_request(
+    first: dict[str, Any], second: dict[str, Any], verdict: str
+) -> None:
+    was, now = (
+        GrsaiRequest.model_validate({"prompt": "a fox", "mode": "poll", **asked}).submission()
+        for asked in (first, second)
+    )
+    assert (canonical_request(was) == canonical_request(now)) == (verdict == "same")
+
+
+def test_the_same_key_with_another_request_is_a_conflict_in_api_and_library(
+    web: WebClient, sandbox: Sandbox
+) -> None:
+    header = {"Idempotency-Key": "order-7"}
+    first = posted(web, {"prompt": "a fox", "mode": "poll"}, **header).json["ref"]
+    for body in ({"prompt": "a wolf"}, {"prompt": "a wolf", "key": "order-7"}):
+        answer = posted(web, {**body, "mode": "poll"}, **({} if "key" in body else header))
+        assert (answer.status_code, answer.json["title"]) == (409, "Conflict")
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert f"belongs to job {first}, which was asked for something" in answer.json["detail"]
+    differs = posted(web, {"prompt": "a fox", "key": "order-8"}, **header)
+    assert (differs.status_code, "differs from" in differs.json["detail"]) == (409, True)
+    with Submitter(web.services.settings, check=False) as submitter:
+        assert submitter.submit("a fox", mode=Mode.POLL, key="order-7").ref == first
+        with pytest.raises(KeyConflictError, match=first):
+            submitter.submit("a wolf", mode=Mode.POLL, key="order-7")
     assert sandbox.stats()["accepted"] == 1
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select, text
 
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
+from receiver.archive.job_limits import JobLimits
 from receiver.archive.quarantine import Quarantine
 from receiver.archive.stores import Store
 from receiver.archive.stores.directory import DirectoryStore
@@ -189,7 +190,14 @@ class Books:
         )
 
     def archiver(
-        self, fetcher: Fetcher, store: Store, scratch: Path, quarantine: Quarantine | None = None
+        self,
+        fetcher: Fetcher,
+        store: Store,
+        scratch: Path,
+        quarantine: Quarantine | None = None,
+        *,
+        max_files: int = 1000,
+        max_bytes: int = 1 << 40,
     ) -> Archiver:
         """Return an archiver for this ledger, with the default limits of a quarantine."""
         return Archiver(
@@ -199,6 +207,11 @@ class Books:
             Conclusion(self.queries, store, self.clock),
             quarantine or self.quarantine(store, scratch),
             scratch,
+            limits=JobLimits(
+                QuarantineRecords(self.database).stored_of,
+                max_files=max_files,
+                max_bytes=max_bytes,
+            ),
             now=self.clock,
         )
 

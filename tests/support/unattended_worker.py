@@ -94,6 +94,16 @@ class UnattendedWorker:
         self._attempt()
         self._archiver = usual_archiver
 
+    def limit_jobs(self, *, max_files: int = 1000, max_bytes: int = 1 << 40) -> None:
+        """Use other limits for jobs from now on."""
+        self._archiver = self.books.archiver(
+            self._fetcher(20, 20),
+            self.store,
+            self._scratch,
+            max_files=max_files,
+            max_bytes=max_bytes,
+        )
+
     def serve(self, *scripts: Script) -> None:
         """Let the source play one script for each connection, and repeat the last one."""
         self.network.serve(*scripts, at=WEB)

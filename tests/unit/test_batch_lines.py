@@ -255,7 +255,7 @@ def test_a_number_is_a_key_too() -> None:
         ('{"prompt": "a", "api": "api"}', "column mode: the newer API has no callbacks"),
         (
             '{"prompt": "a", "provider": "acme"}',
-            "column provider: Input should be 'grsai' or 'openai'",
+            "column provider: Input should be 'grsai', 'openai', 'fal', 'replicate', 'bfl' or ",
         ),
         ('{"prompt": "a", "key": ""}', "column key: is empty"),
         ('{"prompt": "a", "key": 1.5}', "column key: Input should be a valid string"),

@@ -22,6 +22,7 @@ class Grsai:
 
     provider = Provider.GRSAI
     key_name = "GRSAI_API_KEY"
+    example = "gpt-image-1.5"
     url_lifetime = None
     signs_bodies = False
     has_job_secrets = False
@@ -31,7 +32,7 @@ class Grsai:
     reference_params = staticmethod(families.reference_params)
     read_report = staticmethod(reports.read_report)
 
-    def mistakes(self, submission: Submission) -> list[str]:  # noqa: ARG002 - a dialect's method
+    def mistakes(self, submission: Submission) -> list[str]:
         """Return nothing: ``families`` refuses what a family of models cannot do."""
         return []
 
@@ -49,10 +50,10 @@ class Grsai:
 
     def verify(
         self,
-        headers: Headers,  # noqa: ARG002 - a dialect's method
-        body: bytes,  # noqa: ARG002 - as above
-        keys: Keys,  # noqa: ARG002 - as above
-        now: float,  # noqa: ARG002 - as above
+        headers: Headers,
+        body: bytes,
+        keys: Keys,
+        now: float,
     ) -> Verified:
         """Return what the ticket proves."""
         return _BY_TICKET
@@ -61,7 +62,7 @@ class Grsai:
         """Return the request that asks for a task, at the host it was posted to."""
         return _sent(account, request.build_result(task.api, task.provider_id), task.base_url)
 
-    def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:  # noqa: ARG002 - as above
+    def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:
         """Check that an answer is about the task."""
         answers.read_result(task.api, head, body, task.provider_id)
         return None
@@ -75,11 +76,11 @@ class Grsai:
         """Return the credits."""
         return answers.read_credits(head, body)
 
-    def build_keys(self, account: Account) -> Request | None:  # noqa: ARG002 - as above
+    def build_keys(self, account: Account) -> Request | None:
         """Return None: nothing is signed."""
         return None
 
-    def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:  # noqa: ARG002 - as above
+    def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:
         """Return no keys."""
         return ()
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from receiver.errors import (
     ConfigurationError,
+    KeyConflictError,
     KeyTakenError,
     LedgerError,
     ReceiverError,
@@ -15,6 +16,7 @@ from receiver.errors import (
 )
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import GrsaiRequest, mistakes
+from receiver.jobs.same_request import require_same_request
 from receiver.jobs.schemas import (
     AcceptQuery,
     DeliveryList,
@@ -24,6 +26,7 @@ from receiver.jobs.schemas import (
     VerdictView,
 )
 from receiver.ledger.rows import Job
+from receiver.model import Submission
 from receiver.web.api.base import blueprint, json_of, read_query, unavailable
 from receiver.web.api.operations import ResponseDoc, documented
 from receiver.web.body import read_body
@@ -37,8 +40,8 @@ MAX_SUBMITS = 8
 
 _submitting = threading.BoundedSemaphore(MAX_SUBMITS)
 _NO_JOB = {404: "there is no such job"}
-_KEY = "[!-~]([ -~]{0,498}[!-~])?"
-_KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": f"^{_KEY}$"}}
+KEY = "[!-~]([ -~]{0,498}[!-~])?"
+_KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": f"^{KEY}$"}}
 
 
 @blueprint.get("/api/jobs")
@@ -55,6 +58,9 @@ def jobs() -> Response:
     return json_of(JobList(jobs=job_views(page.jobs), next=page.next))
 
 
+_CONFLICT = "the key belongs to a job that was asked for something else, or a setting is missing"
+
+
 @blueprint.post("/api/jobs")
 @documented(
     "Submit a job to GRSAI",
@@ -64,7 +70,7 @@ def jobs() -> Response:
     },
     body=GrsaiRequest,
     headers=_KEY_HEADER,
-    problems={400: "invalid job request", 409: "a setting is missing", 413: "body too large"},
+    problems={400: "invalid job request", 409: _CONFLICT, 413: "body too large"},
 )
 def submit() -> Response:
     """Submit a job to GRSAI; the header ``Idempotency-Key`` is its ``key``.
@@ -72,10 +78,12 @@ def submit() -> Response:
     Respond 201 with the new job, or 200 with the job that already has the key.
     """
     header = request.headers.get("Idempotency-Key")
-    if header is not None and not re.fullmatch(_KEY, header):
+    if header is not None and not re.fullmatch(KEY, header):
         return problem(400, "Idempotency-Key: write 1 to 500 printable ASCII characters")
     try:
         asked = GrsaiRequest.model_validate_json(read_body(MAX_REQUEST_BYTES))
+        if header is not None and asked.key not in (None, header):
+            return problem(409, "key: it differs from Idempotency-Key; give one of them")
         if header is not None:
             asked = GrsaiRequest.model_validate({**asked.model_dump(), "key": header})
     except ValidationError as error:
@@ -84,6 +92,8 @@ def submit() -> Response:
         job, is_new = submit_job(asked)
     except ConfigurationError as error:
         return problem(409, "; ".join(error.mistakes))
+    except KeyConflictError as error:
+        return problem(409, f"{error}: give it another key")
     response = json_of(job_views([job])[0], 201 if is_new else 200)
     response.headers["Location"] = f"/api/jobs/{job.ref}"
     return response
@@ -93,18 +103,29 @@ def submit_job(asked: GrsaiRequest) -> tuple[Job, bool]:
     """Submit a job to GRSAI; return it and True, or the job that already has its key and False.
 
     Raise ReceiverError if too many submits are in progress or the submit fails,
-    ConfigurationError if a setting is missing.
+    ConfigurationError if a setting is missing, KeyConflictError if the job that has the key was
+    asked for something else.
     """
+    submission = asked.submission()
     if asked.key and (holder := services().jobs.key_holder(asked.key)):
+        require_same_request(services().queries, holder, submission)
         return holder, False
     if not _submitting.acquire(blocking=False):
         raise ReceiverError(f"{MAX_SUBMITS} submits are in progress already")
     try:
-        job = services().submit_service.post(asked.submission(), back_off=())
-    except KeyTakenError as taken:  # by another request since the check above
-        return services().jobs.get(taken.ref), False
+        return post_job(submission)
     finally:
         _submitting.release()
+
+
+def post_job(submission: Submission) -> tuple[Job, bool]:
+    """Do the same as ``submit_job``, for callers whose own number is limited."""
+    try:
+        job = services().submit_service.post(submission, back_off=())
+    except KeyTakenError as taken:
+        holder = services().jobs.get(taken.ref)
+        require_same_request(services().queries, holder, submission)
+        return holder, False
     services().engine.notify()
     return job, True
 

@@ -2,6 +2,7 @@
 
 from receiver.web.dashboard import (
     actions,
+    batches,
     compare,
     costs,
     events,
@@ -18,6 +19,7 @@ from receiver.web.dashboard.base import blueprint, public_error_page
 
 __all__ = [
     "actions",
+    "batches",
     "blueprint",
     "compare",
     "costs",

@@ -1,0 +1,86 @@
+"""How much one job may store: whoever has one ticket must not fill the archive."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+
+from receiver.errors import TooLargeError
+from receiver.ledger.rows import Asset
+
+# What is called with each number of bytes that came; raises TooLargeError.
+Count = Callable[[int], None]
+
+
+@dataclass
+class _Job:
+    """A job of which files are being archived; sizes in bytes."""
+
+    stored: int  # archived or in the quarantine when the first of them began
+    downloads: int = 0
+    received: int = 0  # since then
+
+
+class JobLimits:
+    """The limits of one job: files, and bytes archived or in the quarantine. Threads share it.
+
+    ``stored`` returns how many bytes the archive has of a job. Worker processes that archive files
+    of one job at the same time may exceed the limit by those.
+    """
+
+    def __init__(self, stored: Callable[[str], int], *, max_files: int, max_bytes: int) -> None:
+        self._stored = stored
+        self._max_files = max_files
+        self._max_bytes = max_bytes
+        self._lock = Lock()
+        self._jobs: dict[str, _Job] = {}
+
+    @contextmanager
+    def archiving(self, asset: Asset) -> Iterator[Count]:
+        """Yield what counts the bytes of an asset that is downloaded and stored meanwhile.
+
+        Raise TooLargeError if the job has too many files.
+        """
+        if asset.idx >= self._max_files:
+            raise TooLargeError(
+                f"result {asset.idx + 1} of a job that may have {self._max_files} (JOB_MAX_FILES): "
+                f"raise it, then `receiver retry {asset.ref}`"
+            )
+        job = self._begin(asset.ref)
+        # A file that it has in the quarantine is replaced.
+        spare = (asset.rejected_size or 0) if asset.quarantined_at is not None else 0
+        mine = 0
+
+        def count(size: int) -> None:
+            nonlocal mine
+            with self._lock:
+                mine += size
+                job.received += size
+                if job.stored + job.received > self._max_bytes + spare:
+                    raise TooLargeError(
+                        f"its job would store more than {self._max_bytes} bytes (JOB_MAX_BYTES), "
+                        f"rejected files included: raise it, then `receiver retry {asset.ref}`"
+                    )
+
+        try:
+            yield count
+        except BaseException:
+            with self._lock:
+                job.received -= mine
+            raise
+        finally:
+            self._end(asset.ref, job)
+
+    def _begin(self, ref: str) -> _Job:
+        with self._lock:
+            # Read under the lock: what ends meanwhile is counted here or there, never twice.
+            job = self._jobs.get(ref) or _Job(self._stored(ref))
+            self._jobs[ref] = job
+            job.downloads += 1
+            return job
+
+    def _end(self, ref: str, job: _Job) -> None:
+        with self._lock:
+            job.downloads -= 1
+            if not job.downloads:
+                del self._jobs[ref]

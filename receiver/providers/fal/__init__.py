@@ -1,0 +1,1 @@
+"""fal: its queue API and its signed callbacks, without I/O."""

@@ -1,0 +1,1 @@
+"""kie.ai: its jobs and its callbacks, without I/O."""

@@ -1,0 +1,1 @@
+"""Replicate: its predictions and its signed callbacks, without I/O."""

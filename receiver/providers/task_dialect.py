@@ -1,0 +1,72 @@
+"""What the dialects of fal, Replicate, BFL and kie.ai share: what they cannot do, and defaults."""
+
+from typing import ClassVar
+
+from receiver.errors import UnreadableError
+from receiver.model import Api, Mode, Submission
+from receiver.providers.dialect import Account, Head, Request, Task
+from receiver.providers.json_answers import polled
+
+# Seconds by which the time in a signed callback may differ from ours.
+TOLERANCE = 300
+
+
+class TaskDialect:
+    """A provider with one API: a task is posted, its end is called back, or polled."""
+
+    title: ClassVar[str]  # as people know it
+    base_setting: ClassVar[str]  # the setting of its address
+    example: ClassVar[str]  # of a model
+    image_param: ClassVar[str]  # the field that most models have for a reference picture
+    url_lifetime: ClassVar[float | None] = None
+    signs_bodies = True
+    has_job_secrets = False
+
+    def mistakes(self, submission: Submission) -> list[str]:
+        """Return what this provider cannot do of what is asked for, each with the remedy."""
+        if submission.mode is Mode.STREAM:
+            return [f"--mode stream: {self.title} has no streams; use --mode webhook or poll"]
+        return []
+
+    def count_params(self, model: str, api: Api, pictures: int) -> dict[str, object]:
+        """Refuse several pictures: a task makes one."""
+        if pictures == 1:
+            return {}
+        raise ValueError(
+            f"{model} at {self.title} makes one picture a job: submit {pictures} jobs, "
+            "which --split does for you"
+        )
+
+    def reference_params(
+        self, model: str, api: Api, pictures: tuple[str, ...]
+    ) -> dict[str, object]:
+        """Refuse reference pictures: each model has another field for them."""
+        if not pictures:
+            return {}
+        raise ValueError(
+            f"the field for reference pictures depends on the model at {self.title}: "
+            f"give it as a param, for {model} perhaps {self.image_param}"
+        )
+
+    def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:
+        """Check that the answer is about the task."""
+        polled(head, body, self.base_setting)
+        return None
+
+    def build_keys(self, account: Account) -> Request | None:
+        """Return None: keys cannot be fetched."""
+        return None
+
+    def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:
+        """Return no keys."""
+        raise UnreadableError("keys cannot be fetched")
+
+
+def is_recent(timestamp: str, now: float) -> bool:
+    """Return whether a time in seconds since the epoch, as senders write it, is near ``now``.
+
+    Only the plain spelling counts, so that no other text means the same.
+    """
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):  # noqa: PLR2004 - digits until the year 33658
+        return False
+    return str(int(timestamp)) == timestamp and abs(now - int(timestamp)) <= TOLERANCE

@@ -1,0 +1,225 @@
+"""The keys that verify callbacks: fetched, kept, rotated, away; and the account that is learnt."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from ledgers import Clock as ManualClock
+from other_providers import Harness, running
+from signing import FAL_KEY, OTHER_FAL_KEY, Sender, body_of, public_key
+
+from receiver.errors import ProviderUnavailableError
+from receiver.ledger.claims import Claimed
+from receiver.model import JobState, Proof, Provider
+from receiver.providers.client import Clients, ProviderClient
+from receiver.providers.dialect import Account
+from receiver.providers.fal.dialect import Fal
+from receiver.providers.keyring import LIFETIME, PAUSE, Keyring
+from submitter.sandbox.twins.twin import FOREIGN_URL
+
+FIRST, SECOND = public_key(FAL_KEY), public_key(OTHER_FAL_KEY)
+
+
+class KeySource(ProviderClient):
+    """A client whose keys are ``keys``; None: they cannot be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__(Fal(), Account("key", "https://queue.example", "https://keys.example"))
+        self.keys: tuple[str, ...] | None = (FIRST,)
+        self.fetched = 0
+
+    def fetch_keys(self) -> tuple[str, ...]:
+        self.fetched += 1
+        if self.keys is None:
+            raise ProviderUnavailableError("away")
+        return self.keys
+
+
+@pytest.fixture
+def source() -> KeySource:
+    return KeySource()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def keyring(source: KeySource, folder: Path, clock: ManualClock) -> Keyring:
+    return Keyring(Clients({Provider.FAL: source}), {}, folder, clock)
+
+
+def test_keys_are_fetched_once_and_again_when_they_are_old(
+    source: KeySource, clock: ManualClock, tmp_path: Path
+) -> None:
+    keys = keyring(source, tmp_path, clock)
+    assert [keys.values(Provider.FAL) for _ in range(3)] == [(FIRST,)] * 3
+    assert source.fetched == 1
+    clock.advance(LIFETIME + 1)
+    keys.values(Provider.FAL)
+    assert source.fetched == 2
+
+
+def test_kept_keys_serve_a_start_without_the_provider(
+    source: KeySource, clock: ManualClock, tmp_path: Path
+) -> None:
+    keyring(source, tmp_path, clock).values(Provider.FAL)
+    source.keys = None
+    clock.advance(30 * 24 * 3600)
+    assert keyring(source, tmp_path, clock).values(Provider.FAL) == (FIRST,)
+    assert (tmp_path / "fal.json").stat().st_mode & 0o077 == 0
+
+
+def test_without_keys_nothing_is_verified_and_the_fetch_is_repeated_only_after_a_pause(
+    source: KeySource, clock: ManualClock, tmp_path: Path
+) -> None:
+    source.keys = None
+    keys = keyring(source, tmp_path, clock)
+    assert [keys.values(Provider.FAL) for _ in range(5)] == [()] * 5
+    assert source.fetched == 1
+    clock.advance(PAUSE + 1)
+    source.keys = (FIRST,)
+    assert keys.values(Provider.FAL) == (FIRST,)
+
+
+def test_a_rotation_is_noticed_by_a_signature_that_fits_no_key(
+    source: KeySource, clock: ManualClock, tmp_path: Path
+) -> None:
+    keys = keyring(source, tmp_path, clock)
+    keys.values(Provider.FAL)
+    source.keys = (FIRST, SECOND)
+    assert keys.renewed(Provider.FAL) == (FIRST,)  # fetched a moment ago
+    clock.advance(PAUSE + 1)
+    assert keys.renewed(Provider.FAL) == (FIRST, SECOND)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": 7}', '{"keys": [], "at": "x"}'])
+def test_a_damaged_file_of_keys_is_as_good_as_none(
+    source: KeySource, clock: ManualClock, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "fal.json").write_text(content)
+    assert keyring(source, tmp_path, clock).values(Provider.FAL) == (FIRST,)
+
+
+def test_given_secrets_are_never_fetched(tmp_path: Path, clock: ManualClock) -> None:
+    given = {Provider.REPLICATE: ("whsec_x", "whsec_y")}
+    keys = Keyring(Clients({}), given, tmp_path, clock)
+    assert (
+        keys.values(Provider.REPLICATE)
+        == keys.renewed(Provider.REPLICATE)
+        == given[Provider.REPLICATE]
+    )
+    assert keys.values(Provider.FAL) == ()
+
+
+# In the service.
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[Harness]:
+    with running(tmp_path) as found:
+        yield found
+
+
+def keys_of_fal(harness: Harness, *, away: bool, rotate: bool = False) -> None:
+    asked = {"fal_away": away, "rotate": "fal" if rotate else ""}
+    requests.post(f"{harness.sandbox.url}/sandbox/keys", json=asked, timeout=10)
+
+
+def first_proof(harness: Harness, **script: object) -> str | None:
+    job = harness.finished(harness.submit(Provider.FAL, script).ref)
+    assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
+    return harness.told(job.ref)[0][1]
+
+
+def test_our_account_at_fal_is_learnt_from_the_first_task_and_pinned(harness: Harness) -> None:
+    assert first_proof(harness) == Proof.BODY
+    assert first_proof(harness, signature="foreign") == Proof.NONE
+    harness.restart()
+    assert first_proof(harness, signature="foreign") == Proof.NONE
+    assert first_proof(harness) == Proof.BODY
+
+
+def test_fal_s_public_keys_away_keep_no_callback_out(harness: Harness) -> None:
+    keys_of_fal(harness, away=True)
+    assert first_proof(harness) == Proof.TASK
+    keys_of_fal(harness, away=False)
+    harness.restart()
+    assert first_proof(harness) == Proof.BODY
+    keys_of_fal(harness, away=True)
+    harness.restart()  # the kept keys are enough
+    assert first_proof(harness) == Proof.BODY
+    keys_of_fal(harness, away=False, rotate=True)
+    harness.restart()
+    assert first_proof(harness) == Proof.BODY
+
+
+def test_an_account_is_never_learnt_from_a_task_that_a_callback_named(harness: Harness) -> None:
+    """A thief of a ticket, and customer of fal, has its own genuine messages sent to it."""
+    job = harness.submit(Provider.FAL, answer="lost", callback="lost")
+    theirs = "a-request-of-the-thief"
+    sender = Sender(Provider.FAL, int(harness.services.now()), "the-thief")
+    signed = sender.signed(body_of(Provider.FAL, theirs, (FOREIGN_URL,)), theirs)
+    harness.sandbox.twins.fal._keys.append(sender.fal_key)  # as fal signs for everybody
+    ticket, _ = harness.services.tickets.issue(job.ref, Provider.FAL)
+    url = f"{harness.services.settings.public_url}/callback/{ticket}"
+    for _ in range(3):
+        answer = requests.post(url, data=signed.body, headers=signed.headers, timeout=10)
+        assert answer.status_code == 200
+        harness.work()
+    assert {proof for _, proof in harness.told(job.ref)} == {Proof.TASK}
+    assert harness.assets(job.ref) == []
+    harness.sandbox.twins.fal._keys.pop()
+    assert first_proof(harness) == Proof.BODY
+
+
+def test_replicate_s_secret_may_be_given_and_rotated(harness: Harness) -> None:
+    secret = harness.sandbox.twins.replicate.secret
+    harness.restart(REPLICATE_WEBHOOK_SECRET=f"whsec_b2xkIHNlY3JldCBvZiBvdXJz,{secret}")
+    job = harness.finished(harness.submit(Provider.REPLICATE).ref)
+    assert harness.told(job.ref) == [("callback", Proof.BODY)]
+    harness.restart(REPLICATE_WEBHOOK_SECRET="whsec_b2xkIHNlY3JldCBvZiBvdXJz")
+    job = harness.finished(harness.submit(Provider.REPLICATE).ref)
+    assert harness.told(job.ref)[0] == ("callback", Proof.NONE)
+    assert harness.is_safe_once(job.ref)
+
+
+def test_confirm_always_reads_back_what_is_proved_too(harness: Harness) -> None:
+    harness.restart(CONFIRM="always")
+    job = harness.finished(harness.submit(Provider.BFL).ref)
+    assert harness.told(job.ref) == [("callback", Proof.BODY), ("poll", Proof.BODY)]
+
+
+def test_a_rotated_callback_secret_still_verifies_bfl_s_callbacks(tmp_path: Path) -> None:
+    old, new = "the-old-secret-0123456789", "the-new-secret-0123456789"
+    with running(tmp_path, CALLBACK_SECRETS=old) as harness:
+        harness.port.serve(None)
+        job = harness.submit(Provider.BFL, callback={"retries": 20, "pause": 0.2})
+        harness.restart(CALLBACK_SECRETS=f"{new},{old}")
+        job = harness.finished(job.ref)
+        assert harness.told(job.ref)[0] == ("callback", Proof.BODY)
+
+
+def test_after_five_minutes_down_every_picture_of_bfl_comes_home_by_polling(
+    harness: Harness,
+) -> None:
+    """BFL repeats a callback for 36 s, and its URLs live for ten minutes."""
+    harness.restart(POLL_AFTER="120", POLL_INTERVAL="30")
+    harness.port.serve(None)
+    refs = [harness.submit(Provider.BFL, callback={"retries": 0}).ref for _ in range(5)]
+    later = harness.services.now() + 300
+    harness.services.close()
+    harness.restart()
+    assert {job.due_at is not None and job.due_at < later for job in map(harness.job, refs)} == {
+        True
+    }
+    for ref in refs:  # it is five minutes later: each job is due
+        job = harness.job(ref)
+        harness.services.reconciler.reconcile_job(Claimed(job, job.claim or ""))
+        (asset,) = harness.assets(ref)
+        assert asset.expires_at - asset.announced_at == 600
+        harness.work()
+        job = harness.finished(ref)
+        assert (job.state, harness.is_safe_once(ref)) == (JobState.ARCHIVED, True)
+        assert harness.told(ref) == [("poll", Proof.BODY)]

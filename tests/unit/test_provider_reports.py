@@ -1,0 +1,252 @@
+"""fal, Replicate, BFL and kie.ai: how reports are read, and that no body breaks the reader."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from signing import PICTURE, TASK_ID, body_of
+
+from receiver.errors import ProviderError, UnreadableError
+from receiver.model import Api, Outcome, Provider, Reason, Report, Result
+from receiver.providers.dialect import Account, Head, Task
+from receiver.providers.registry import DIALECTS
+
+OTHERS = [one for one in DIALECTS if one is not Provider.GRSAI]
+ACCOUNT = Account("a-key", "https://api.example", "https://keys.example/jwks.json")
+
+
+def raw(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+def test_a_success_brings_its_pictures_and_the_task_s_id(provider: Provider) -> None:
+    found = DIALECTS[provider].read_report(body_of(provider))
+    assert (found.outcome, found.provider_id, found.progress) == (Outcome.SUCCEEDED, TASK_ID, 100)
+    assert [result.url for result in found.results] == [PICTURE]
+
+
+REPORTS: list[tuple[Provider, Any, Outcome, Reason | None, list[str]]] = [
+    # fal: the status of a request, bare results, and failures.
+    (Provider.FAL, {"status": "IN_QUEUE", "queue_position": 3}, Outcome.RUNNING, None, []),
+    (Provider.FAL, {"status": "IN_PROGRESS", "logs": None}, Outcome.RUNNING, None, []),
+    (Provider.FAL, {"image": {"url": PICTURE}}, Outcome.SUCCEEDED, None, [PICTURE]),
+    (Provider.FAL, {"video": {"url": PICTURE}, "seed": 1}, Outcome.SUCCEEDED, None, [PICTURE]),
+    (Provider.FAL, {"images": [PICTURE]}, Outcome.SUCCEEDED, None, [PICTURE]),
+    (
+        Provider.FAL,
+        {"request_id": "t", "status": "OK", "payload": {"images": []}},
+        Outcome.SUCCEEDED,
+        None,
+        [],
+    ),
+    (
+        Provider.FAL,
+        {
+            "request_id": "t",
+            "status": "ERROR",
+            "error": "Invalid status code: 422",
+            "payload": {"detail": [{"msg": "field required", "type": "value_error.missing"}]},
+        },
+        Outcome.FAILED,
+        Reason.PROVIDER_ERROR,
+        [],
+    ),
+    (
+        Provider.FAL,
+        {"detail": [{"msg": "not allowed", "type": "content_policy_violation"}]},
+        Outcome.FAILED,
+        Reason.INPUT_MODERATION,
+        [],
+    ),
+    (
+        Provider.FAL,
+        {"request_id": "t", "status": "OK", "payload": None, "payload_error": "not serializable"},
+        Outcome.SUCCEEDED,
+        None,
+        [],
+    ),
+    # Replicate: outputs of every shape.
+    (Provider.REPLICATE, {"id": "t", "status": "processing"}, Outcome.RUNNING, None, []),
+    (Provider.REPLICATE, {"id": "t", "status": "a-new-word"}, Outcome.RUNNING, None, []),
+    (
+        Provider.REPLICATE,
+        {"id": "t", "status": "succeeded", "output": PICTURE},
+        Outcome.SUCCEEDED,
+        None,
+        [PICTURE],
+    ),
+    (
+        Provider.REPLICATE,
+        {"id": "t", "status": "succeeded", "output": {"image": PICTURE, "seed": 3}},
+        Outcome.SUCCEEDED,
+        None,
+        [PICTURE],
+    ),
+    (
+        Provider.REPLICATE,
+        {"id": "t", "status": "succeeded", "output": None, "data_removed": True},
+        Outcome.SUCCEEDED,
+        None,
+        [],
+    ),
+    (
+        Provider.REPLICATE,
+        {"id": "t", "status": "failed", "error": "NSFW content detected"},
+        Outcome.FAILED,
+        Reason.OUTPUT_MODERATION,
+        [],
+    ),
+    (
+        Provider.REPLICATE,
+        {"id": "t", "status": "canceled", "error": None},
+        Outcome.FAILED,
+        Reason.PROVIDER_ERROR,
+        [],
+    ),
+    # BFL.
+    (Provider.BFL, {"id": "t", "status": "Pending", "progress": 0.5}, Outcome.RUNNING, None, []),
+    (
+        Provider.BFL,
+        {"task_id": "t", "status": "SUCCESS", "result": {"sample": PICTURE}},
+        Outcome.SUCCEEDED,
+        None,
+        [PICTURE],
+    ),
+    (
+        Provider.BFL,
+        {"id": "t", "status": "Request Moderated"},
+        Outcome.FAILED,
+        Reason.INPUT_MODERATION,
+        [],
+    ),
+    (
+        Provider.BFL,
+        {"id": "t", "status": "Content Moderated"},
+        Outcome.FAILED,
+        Reason.OUTPUT_MODERATION,
+        [],
+    ),
+    (
+        Provider.BFL,
+        {"id": "t", "status": "Error", "details": {"message": "oops"}},
+        Outcome.FAILED,
+        Reason.PROVIDER_ERROR,
+        [],
+    ),
+    # kie.ai: both shapes of a callback.
+    (
+        Provider.KIE,
+        {"code": 200, "data": {"taskId": "t", "state": "generating"}},
+        Outcome.RUNNING,
+        None,
+        [],
+    ),
+    (
+        Provider.KIE,
+        {"code": 200, "msg": "success", "data": {"taskId": "t", "info": {"resultUrls": [PICTURE]}}},
+        Outcome.SUCCEEDED,
+        None,
+        [PICTURE],
+    ),
+    (
+        Provider.KIE,
+        {"code": 200, "data": {"task_id": "t", "info": {"resultImageUrl": PICTURE}}},
+        Outcome.SUCCEEDED,
+        None,
+        [PICTURE],
+    ),
+    (
+        Provider.KIE,
+        {"code": 501, "msg": "x", "data": {"taskId": "t", "state": "fail", "failMsg": "oops"}},
+        Outcome.FAILED,
+        Reason.PROVIDER_ERROR,
+        [],
+    ),
+    (
+        Provider.KIE,
+        {"code": 400, "msg": "Your content was flagged", "data": {"taskId": "t"}},
+        Outcome.FAILED,
+        Reason.INPUT_MODERATION,
+        [],
+    ),
+    (
+        Provider.KIE,
+        {"code": 200, "data": {"taskId": "t", "state": "success", "resultJson": "{"}},
+        Outcome.SUCCEEDED,
+        None,
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(("provider", "body", "outcome", "reason", "urls"), REPORTS)
+def test_reports_are_read_into_one_shape(
+    provider: Provider, body: Any, outcome: Outcome, reason: Reason | None, urls: list[str]
+) -> None:
+    found = DIALECTS[provider].read_report(raw(body))
+    assert (found.outcome, found.reason) == (outcome, reason)
+    assert [result.url for result in found.results] == urls
+    assert (found.message == "") is (reason is None)
+
+
+def test_dimensions_and_times_are_taken_where_they_are_told() -> None:
+    fal = DIALECTS[Provider.FAL].read_report(body_of(Provider.FAL))
+    assert fal.results == (Result(PICTURE, 64, 48),)
+    replicate = DIALECTS[Provider.REPLICATE].read_report(body_of(Provider.REPLICATE))
+    assert replicate.made_at == 1_799_999_940.0
+    kie = {"code": 200, "data": {"taskId": "t", "state": "success", "completeTime": 1755599644000}}
+    assert DIALECTS[Provider.KIE].read_report(raw(kie)).made_at == 1755599644.0
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'"x"', b"\xff", b"{" * 100_000])
+def test_a_body_that_is_no_report_is_unreadable(provider: Provider, body: bytes) -> None:
+    with pytest.raises(UnreadableError):
+        DIALECTS[provider].read_report(body)
+
+
+def test_what_no_database_can_store_is_left_out() -> None:
+    body = {"id": "t", "status": "failed", "error": "a\0b" + "x" * 5000}
+    found = DIALECTS[Provider.REPLICATE].read_report(raw(body))
+    assert "\0" not in found.message
+    assert len(found.message) <= 2000
+    many = {"id": "t", "status": "succeeded", "output": [PICTURE] * 300}
+    found = DIALECTS[Provider.REPLICATE].read_report(raw(many))
+    assert (len(found.results), found.left_out) == (256, 44)
+    odd = {"id": "t", "status": "succeeded", "output": ["file:///etc/passwd", "data:x", 7, None]}
+    assert DIALECTS[Provider.REPLICATE].read_report(raw(odd)).results == ()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ("id", "request_id", "task_id", "taskId", "status", "state", "code", "data", "payload")
+NAMED = st.dictionaries(
+    st.sampled_from((*FIELDS, "images", "output", "result", "detail", "error", "resultJson")), JSON
+)
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+@given(
+    body=NAMED | NAMED.map(lambda inner: {"data": inner, "payload": inner}),
+    status=st.integers(200, 599),
+)
+def test_no_answer_raises_anything_but_our_own_errors(
+    provider: Provider, body: Any, status: int
+) -> None:
+    dialect, data = DIALECTS[provider], raw(body)
+    asked = Task(provider, "t/1", ACCOUNT.base_url, Api.QUEUE, "a/b")
+    with suppress(UnreadableError):
+        assert isinstance(dialect.read_report(data), Report)
+    for read in (
+        lambda: dialect.read_submit(Head(status), data),
+        lambda: dialect.read_poll(ACCOUNT, asked, Head(status), data),
+    ):
+        with suppress(ProviderError):
+            read()
