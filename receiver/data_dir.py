@@ -161,8 +161,8 @@ def _not_ours(path: Path) -> str:
     if stat.S_ISLNK(status.st_mode):
         return (
             f"{path} is a symbolic link, which is not followed; name the real place in DATA_DIR "
-            f'or DATABASE_URL, or put the file here: cp -a --remove-destination "$(readlink -f {name})"'
-            f" {name}"
+            "or DATABASE_URL, or put the file here: "
+            f'cp -a --remove-destination "$(readlink -f {name})" {name}'
         )
     if status.st_uid != os.geteuid():
         return _of_another(path, status.st_uid)

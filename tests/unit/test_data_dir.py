@@ -14,6 +14,7 @@ from receiver import data_dir
 from receiver.errors import ConfigurationError
 from receiver.ingest.kept_secrets import KeptSecrets
 from receiver.telemetry import metric_files
+from receiver.variables import read_variables
 from receiver.worker.notifier import Notifier
 
 SECRET = "a-secret-of-32-characters-012345"
@@ -151,3 +152,18 @@ def test_a_name_with_blanks_is_quoted_in_the_command(tmp_path: Path) -> None:
     (home / "secrets").mkdir(parents=True)
     (home / "secrets").chmod(0o777)
     assert shlex.quote(str(home / "secrets")) in mistakes(home)
+
+
+def test_a_secret_file_may_be_a_link_that_others_read_but_not_one_that_they_write(
+    tmp_path: Path,
+) -> None:
+    """Kubernetes and Docker mount secrets as symbolic links, readable for everybody."""
+    (tmp_path / "token").write_text(SECRET)
+    (tmp_path / "link").symlink_to("token")
+    environ = {"ADMIN_TOKEN_FILE": str(tmp_path / "link")}
+    (tmp_path / "token").chmod(0o444)
+    assert read_variables(["admin_token"], environ) == ({"admin_token": SECRET}, [])
+    (tmp_path / "token").chmod(0o666)
+    (mistake,) = read_variables(["admin_token"], environ)[1]
+    assert mistake.startswith("ADMIN_TOKEN_FILE: every user may write the file")
+    assert str(tmp_path) not in mistake
