@@ -55,7 +55,8 @@ bind = f"[{_host}]:{_settings.port}" if ":" in _host else f"{_host}:{_settings.p
 workers = _settings.web_concurrency
 worker_class = DrainingWorker
 logger_class = GunicornLog
-threads = 16
+# Clients that wait for pictures have threads of their own: they never take those of callbacks.
+threads = 16 + _settings.waiting_clients
 # Seconds for requests in progress at a stop, for a worker that hangs, for an idle connection.
 graceful_timeout = 8
 timeout = 60

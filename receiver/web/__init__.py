@@ -15,7 +15,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from receiver.services import Services
 from receiver.telemetry.printable import printable
-from receiver.web import api, auth, callback, dashboard, health, links, state
+from receiver.web import api, auth, callback, dashboard, health, links, state, v1
 from receiver.web.problems import problem
 
 # Errors that have a page of their own.
@@ -53,6 +53,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(callback.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(v1.blueprint)
     app.register_blueprint(links.blueprint)
     app.register_blueprint(dashboard.blueprint)
     # Flask runs after_request functions in reverse order: the request id is set last.
@@ -102,7 +103,9 @@ def _show_not_found(response: Response) -> Response:
         return response
     if _is_callback(request.path):
         return callback.not_understood() if status == 400 else response  # noqa: PLR2004 - HTTP's number
-    if request.path.startswith("/api/") or request.path == "/openapi.json":
+    if request.path.startswith("/v1/"):
+        shown = v1.failure(status, f"there is no {request.method} {request.path}", "unknown_url")
+    elif request.path.startswith("/api/") or request.path == "/openapi.json":
         shown = problem(status, HTTP_STATUS_CODES.get(status, "").lower())
     else:
         key = f"error_{status}" if status in _PAGES else "error_404"

@@ -121,6 +121,14 @@ class JobQueries:
         question = select(*job_columns).where(and_(True, *wanted)).order_by(jobs.c.ref.desc())
         return self._jobs(question.limit(limit))
 
+    def newest_key(self, prefix: str, since: str) -> str | None:
+        """Return the key of the newest job after the ref ``since`` whose key begins so."""
+        question = select(jobs.c.key).where(
+            jobs.c.ref > since, jobs.c.key.startswith(prefix, autoescape=True)
+        )
+        newest = question.order_by(jobs.c.ref.desc()).limit(1)
+        return self._read(lambda connection: connection.execute(newest).scalar())
+
     def _jobs(self, question: Select[Any]) -> list[Job]:
         return self._read(lambda connection: [job_of(row) for row in connection.execute(question)])
 
