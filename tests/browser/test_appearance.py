@@ -14,6 +14,7 @@ KINDS = [
     "gallery",
     "picture",
     "jobs",
+    "batch",
     "nothing found",
     "job",
     "failed job",
@@ -119,6 +120,21 @@ def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, screensho
     page.screenshot(path=screenshots / "jobs-chinese-phone.png", full_page=True)
     page.get_by_role("link", name="English").click()
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_comparison_fits_a_laptop(page: Page, viewer: Viewer, language: str) -> None:
+    assert viewer.jobs
+    page.goto(f"/preferences?language={language}&next=/compare")
+    # The widest figures that occur; a real installation has them after a while.
+    fill = """cells => cells.forEach(cell => cell.querySelectorAll("span").forEach(
+        span => { span.textContent = "59 min 59 s"; }))"""
+    page.locator(".compared td").evaluate_all(fill)
+    page.locator(".compared tbody th").evaluate_all(
+        "cells => cells.forEach(cell => { cell.textContent = 'gemini-3-pro-image-preview-4k'; })"
+    )
+    spare = page.locator(".scroll").evaluate("region => region.clientWidth - region.scrollWidth")
+    assert spare >= 0
 
 
 def test_a_german_browser_gets_english(viewer: Viewer) -> None:
