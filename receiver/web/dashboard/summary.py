@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from receiver.ledger.queries.audit import Audit
+from receiver.ledger.queries.events import DestinationStatus
 from receiver.ledger.queries.model_stats import Comparison, ModelQueries
 from receiver.ledger.queries.pictures import Endangered
 from receiver.ledger.queries.totals import FEW
@@ -12,7 +13,7 @@ from receiver.services import Services
 from receiver.web.cache import CachedValue
 from receiver.web.state import per_app, services
 
-# Rows at risk or set aside are counted up to this number.
+# Rows at risk, set aside or failing are counted up to this number.
 MAX_COUNT = 99
 # With cost_factor 20, refreshing takes at most 5 % of one thread, however large the ledger.
 _Cached = partial(CachedValue, serve_stale=True, cost_factor=20.0)
@@ -27,6 +28,7 @@ class Summary:
     audited_at: float | None
     at_risk: int
     set_aside: int
+    failing_events: int
 
     @property
     def submitted(self) -> int:
@@ -76,6 +78,9 @@ class Statistics:
             ),
             5.0,
         )
+        named = [to.name for to in services.settings.destinations]
+        self._failing_events = _Cached(lambda: services.events.count_failing(named, MAX_COUNT), 2.0)
+        self._destinations = _Cached(services.events.destinations, 1.0)
         self._comparisons: dict[int, CachedValue[Comparison]] = {}
 
     def summary(self, *, wait_for_audit: bool = False) -> Summary:
@@ -86,7 +91,18 @@ class Statistics:
         states = self._states.get()
         wait = wait_for_audit or sum(states.values()) <= FEW
         audit, audited_at = (self._audit.get() if wait else self._audit.peek()) or (None, None)
-        return Summary(states, audit, audited_at, self._at_risk.get(), self._set_aside.get())
+        return Summary(
+            states,
+            audit,
+            audited_at,
+            at_risk=self._at_risk.get(),
+            set_aside=self._set_aside.get(),
+            failing_events=self._failing_events.get(),
+        )
+
+    def destinations(self) -> list[DestinationStatus]:
+        """Return the state of every destination of events."""
+        return self._destinations.get()
 
     def comparison(self, seconds: int) -> Comparison:
         """Return the comparison of the models of the last ``seconds``."""
