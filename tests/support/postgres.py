@@ -106,7 +106,7 @@ def empty(url: str) -> None:
     deletes = [sql.SQL("DELETE FROM {};").format(table) for table in tables]
     with psycopg.connect(_for_psycopg(make_url(url))) as connection:
         # The index of texts is no table of the metadata.
-        deletes.append(sql.SQL("DELETE FROM job_words;"))
+        deletes.append(sql.SQL("DELETE FROM {};").format(sql.Identifier("job_words")))
         connection.execute(sql.Composed(deletes) + sql.SQL(_RESTART_SEQUENCES))
 
 
