@@ -86,7 +86,7 @@ def _params(
 )
 @click.option(
     "--provider",
-    type=click.Choice([*Provider]),
+    type=click.Choice([provider.value for provider in Provider]),
     default="grsai",
     show_default=True,
     help="The provider; openai answers with the pictures.",
