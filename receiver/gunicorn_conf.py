@@ -18,7 +18,7 @@ from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.installation import version
 from receiver.server.arrivals import READ_TIMEOUT
-from receiver.server.child import report_ready
+from receiver.server.child import is_supervised, report_ready
 from receiver.server.gunicorn_log import GunicornLog
 from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.server.listening import all_interfaces, with_mapped
@@ -102,6 +102,8 @@ def on_starting(_server: Any) -> None:
     try:
         data_dir.make_data_dir(_settings.data_dir)
         data_dir.require_writable(_settings.data_dir)
+        if not is_supervised(os.environ):  # then `receiver serve` has said it
+            data_dir.warn_of_root()
         metric_files.share(_settings.data_dir)
         # Imported here, its memory is shared by all workers. It creates metrics: after share.
         from receiver import web  # noqa: F401, PLC0415

@@ -34,6 +34,7 @@ def serve(host: str | None, port: int | None) -> None:
     tracing.require_packages(os.environ)  # both children would report it, again and again
     data_dir.make_data_dir(settings.data_dir)
     data_dir.require_writable(settings.data_dir)
+    data_dir.warn_of_root()
     metric_files.share(settings.data_dir)
     from receiver.services import Services  # noqa: PLC0415 - it creates metrics: after share
 
@@ -63,5 +64,5 @@ def _announce(services: "Services", url: str) -> None:
             "  PUBLIC_URL is not set: callbacks cannot be requested, results are only polled",
             err=True,
         )
-    if settings.grsai_api_key is None:
+    if not settings.accounts():
         say("  GRSAI_API_KEY is not set: a job whose callback is lost cannot be polled", err=True)

@@ -30,7 +30,8 @@ _COUNTS = ("submitted", "archived", "refunded", "refused", "failed", "expired", 
     "--json",
     "as_json",
     is_flag=True,
-    help='Print one object: {"credits", "models"}; credits is null if GRSAI could not be asked.',
+    help='Print one object: {"credits", "models"}; credits is null if GRSAI could not be asked. '
+    'If keys of other providers are set, "providers" has the credits of each.',
 )
 @reports_errors
 def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only interactive shells have the other one
@@ -42,19 +43,31 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     settings = load()
     with closing(Services(settings)) as services:
         used = _usage(services)
-        left, status = None, 0
-        client = services.clients.get(Provider.GRSAI)
-        if client is None:
-            say(NO_KEY, err=True)
-            status = WRONG_USAGE
-        else:
-            try:
-                left = client.credits()
-            except ProviderError as error:
-                say(str(error), err=True)
-                status = SOME_FAILED
+        others = [name for name in settings.accounts() if name is not Provider.GRSAI]
+        left, status = _credits(services, [Provider.GRSAI, *others])
     _print_json(left, used) if as_json else _print_table(left, used)
     sys.exit(status)
+
+
+def _credits(
+    services: Services, providers: list[Provider]
+) -> tuple[dict[Provider, float | None], int]:
+    """Return the credits left at each provider, None where it does not say, and the exit status."""
+    left: dict[Provider, float | None] = dict.fromkeys(providers)
+    status = 0
+    for provider in providers:
+        client = services.clients.get(provider)
+        if client is None:
+            if len(providers) == 1:
+                say(NO_KEY, err=True)
+                status = WRONG_USAGE
+            continue
+        try:
+            left[provider] = client.credits()
+        except ProviderError as error:
+            say(str(error), err=True)
+            status = SOME_FAILED
+    return left, status
 
 
 def _usage(services: Services) -> list[Usage]:
@@ -66,14 +79,20 @@ def _usage(services: Services) -> list[Usage]:
         return []
 
 
-def _print_json(left: float | None, used: list[Usage]) -> None:
+def _print_json(left: dict[Provider, float | None], used: list[Usage]) -> None:
+    whole = {provider.value: _whole(value) for provider, value in left.items()}
     models = [asdict(usage) for usage in used]
-    say_json({"credits": _whole(left), "models": models})
+    found: dict[str, object] = {"credits": whole[Provider.GRSAI], "models": models}
+    if len(whole) > 1:
+        found["providers"] = whole
+    say_json(found)
 
 
-def _print_table(left: float | None, used: list[Usage]) -> None:
-    if left is not None:
-        say(f"{_whole(left):,} credits left")
+def _print_table(left: dict[Provider, float | None], used: list[Usage]) -> None:
+    for provider, value in left.items():
+        if value is not None:
+            at = "" if provider is Provider.GRSAI else f" at {provider}"
+            say(f"{_whole(value):,} credits left{at}")
     table = new_table("model")
     for name in _COUNTS:
         table.add_column(name.replace("_", " "), justify="right")

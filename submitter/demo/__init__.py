@@ -74,6 +74,15 @@ def _start_sandbox(environment: Environment) -> str:
         "GRSAI_API_KEY": "demo",
         "FETCH_ALLOW": f"127.0.0.1:{port}",
         "PORT": str(free_port()),
+        "FAL_KEY": "demo",
+        "FAL_BASE_URL": f"{url}/fal",
+        "FAL_JWKS_URL": f"{url}/fal/.well-known/jwks.json",
+        "REPLICATE_API_TOKEN": "demo",
+        "REPLICATE_BASE_URL": f"{url}/replicate",
+        "BFL_API_KEY": "demo",
+        "BFL_BASE_URL": f"{url}/bfl",
+        "KIE_API_KEY": "demo",
+        "KIE_BASE_URL": f"{url}/kie",
         # So that a lost callback does not cost two minutes.
         "POLL_AFTER": "6",
         "POLL_INTERVAL": "1",
@@ -126,6 +135,7 @@ def _submit_all(submitter: Submitter, demo_jobs: tuple[DemoJob, ...]) -> list[st
             size=demo_job.size,
             variants=demo_job.variants,
             params=demo_job.params,
+            provider=demo_job.provider,
         ).ref
 
     with ThreadPoolExecutor(SUBMITTERS) as pool:

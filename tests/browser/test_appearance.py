@@ -24,6 +24,11 @@ KINDS = [
     "at risk",
     "set aside",
     "compare",
+    "charts",
+    "costs",
+    "events",
+    "service",
+    "first steps",
     "new job",
     "retry many",
     "invariants",
@@ -111,11 +116,20 @@ def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, screensho
     expect(page.get_by_role("heading", name="图库")).to_be_visible()
     assert page.evaluate("document.documentElement.lang") == "zh"
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # width and height
-    for kind in ("job under way", "compare", "new job", "jobs"):
+    for kind in (
+        "job under way",
+        "compare",
+        "charts",
+        "costs",
+        "events",
+        "service",
+        "new job",
+        "jobs",
+    ):
         page.goto(viewer.pages()[kind])
         assert page.evaluate(SIDEWAYS) == 0, kind
     expect(page.get_by_role("navigation", name="页面").get_by_role("link")).to_have_text(
-        ["图库", "任务", "告急", "搁置", "对比"]
+        ["图库", "任务", "告急", "搁置", "事件", "对比", "服务"]
     )
     page.screenshot(path=screenshots / "jobs-chinese-phone.png", full_page=True)
     page.get_by_role("link", name="English").click()

@@ -19,7 +19,7 @@ from receiver.ledger.rows import (
     job_of,
 )
 from receiver.ledger.tables import assets, attempts, deliveries, hints, job_columns, jobs
-from receiver.model import JobState, Reason
+from receiver.model import JobState, Reason, Source
 
 T = TypeVar("T")
 REF_LENGTH = 26
@@ -84,6 +84,12 @@ class JobQueries:
         return self._database.read(work)
 
     # Jobs.
+
+    def has_callback(self) -> bool:
+        """Return whether one of the first 1,000 deliveries was a callback."""
+        first = select(deliveries.c.source).order_by(deliveries.c.id).limit(1000).subquery()
+        question = select(first.c.source).where(first.c.source == Source.CALLBACK).limit(1)
+        return self._read(lambda connection: connection.execute(question).first()) is not None
 
     def job(self, ref: str) -> Job | None:
         """Return one job; None if there is none."""

@@ -106,7 +106,6 @@ def _details(services: Services, job: Job) -> dict[str, Any]:
         "params": _pretty_json(services.queries.params(job.ref)),
         "retryable": job.state in (JobState.FAILED, JobState.EXPIRED) or is_unexplained(job),
         "final": job.state in FINAL_STATES,
-        "lifetime": services.timing.url_lifetime,
         "seen": _fingerprint(job, assets, deliveries, events),
     }
 

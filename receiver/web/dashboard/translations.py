@@ -6,12 +6,14 @@ Templates and views name a text by its key; a test checks that every key exists 
 from collections.abc import Mapping
 
 from receiver.web.dashboard.translations_gallery import GALLERY_TEXTS
+from receiver.web.dashboard.translations_service import SERVICE_TEXTS
 from receiver.web.dashboard.translations_submit import SUBMIT_TEXTS
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 
 TEXTS: Mapping[str, tuple[str, str]] = {
     **GALLERY_TEXTS,
+    **SERVICE_TEXTS,
     **SUBMIT_TEXTS,
     # Every page.
     "name": ("Paid-for pictures", "付费图片"),
@@ -224,8 +226,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     ),
     "no_set_aside": ("Nothing is set aside", "没有搁置的内容"),
     "no_set_aside_help": (
-        "All deliveries were readable, all events were delivered, and no job crashed a worker.",
-        "所有回报均可读取，事件均已送达，没有任务使进程崩溃。",
+        "All deliveries were readable, no event was given up, and no job crashed a worker.",
+        "所有回报均可读取，没有放弃发送的事件，没有任务使进程崩溃。",
     ),
     "unreadable_deliveries": ("Unreadable deliveries", "无法读取的回报"),
     "unreadable_because": ("Why it cannot be read", "无法读取的原因"),
