@@ -73,7 +73,7 @@ def _named(query: JobsQuery) -> list[Job]:
 
 @blueprint.post("/api/jobs")
 @documented(
-    "Submit a job to GRSAI",
+    "Submit a job",
     {
         200: ResponseDoc("the job that already has this key", JobView, headers=("Location",)),
         201: ResponseDoc("the new job", JobView, headers=("Location",)),
