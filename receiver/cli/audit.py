@@ -91,7 +91,7 @@ def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
     # A deep audit writes checkpoints.
     services = Services(load()).open(to_look=not deep, creates=False)
     found = services.totals.audit()
-    console().print(_audit_table(found))
+    _print_audit(found)
     for invariant, refs in found.broken.items():
         click.echo(f"broken: {invariant}: {', '.join(refs)}")
     click.echo("every invariant holds" if found.ok else "NOT every invariant holds")
@@ -100,7 +100,7 @@ def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
     sys.exit(status or (0 if found.ok else SOME_FAILED))
 
 
-def _audit_table(found: Audit) -> Table:
+def _print_audit(found: Audit) -> None:
     table = Table(title="submitted = archived + failed + expired + in flight", title_justify="left")
     counts = {
         name: getattr(found, name)
@@ -109,7 +109,10 @@ def _audit_table(found: Audit) -> Table:
     for name in counts:
         table.add_column(name.replace("_", " "), justify="right")
     table.add_row(*map(str, counts.values()))
-    return table
+    if sys.stdout.isatty():
+        console().print(table)
+    else:
+        click.echo("\n".join(f"{name}\t{count}" for name, count in counts.items()))
 
 
 def _deep(services: Services, concurrency: int, *, start_over: bool) -> int:

@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from difflib import get_close_matches
 from functools import wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +17,7 @@ from rich.text import Text
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.installation import version
+from receiver.model import timestamp
 from receiver.settings import Settings
 from receiver.telemetry import logs
 
@@ -51,6 +54,19 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(self._modules[cmd_name]), cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named; for an unknown one, name the most similar ones."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            similar = get_close_matches(args[0], self._modules, cutoff=0.5)
+            if not similar:
+                raise
+            hint = f"{error.message} Did you mean {' or '.join(similar)}?"
+            raise click.UsageError(hint, ctx) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. On Ctrl-C exit with 130; click would print "Aborted!" and use 1."""
         try:
@@ -81,6 +97,34 @@ def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
 def console() -> Console:
     """Return a console for stdout. It wraps lines only on a terminal, not in a file or a pipe."""
     return Console(width=None if sys.stdout.isatty() else _UNLIMITED)
+
+
+def print_table(table: Table, section: str = "") -> None:
+    """Print a table: on a terminal as one; else each row whole on a line, with tabs between cells.
+
+    ``section`` is the first cell of each such line, where a command prints several tables.
+    """
+    if sys.stdout.isatty():
+        console().print(table)
+        return
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        cells = [section, *row] if section else row
+        click.echo("\t".join(_on_one_line(cell) for cell in cells))
+
+
+def _on_one_line(cell: object) -> str:
+    text = cell.plain if isinstance(cell, Text) else str(cell or "")
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def when(moment: float | None) -> str:
+    """Return a moment (seconds since the epoch): on a terminal short and local, else RFC 3339."""
+    if moment is None or not sys.stdout.isatty():
+        return timestamp(moment) or ""
+    local, today = datetime.fromtimestamp(moment).astimezone(), datetime.now().astimezone()
+    if local.date() == today.date():
+        return f"{local:%H:%M:%S}"
+    return f"{local:%m-%d %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d}"
 
 
 def new_table(*headers: str, title: str | None = None) -> Table:

@@ -12,6 +12,7 @@ import click
 
 from receiver import installation
 from receiver.cli.base import SOME_FAILED, load, reports_errors
+from receiver.cli.progress import say
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
 from receiver.providers.registry import READERS
@@ -19,7 +20,7 @@ from receiver.services import Services
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, BatchLine, Defaults, read_lines
 from submitter.batch.output import Output, folder_problem
-from submitter.batch.progress_bar import BatchProgress, print_summary, say
+from submitter.batch.progress_bar import BatchProgress, print_summary
 from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
 from submitter.batch.source import BatchFile, opened

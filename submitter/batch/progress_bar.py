@@ -1,5 +1,6 @@
 """What a batch prints on stderr: a progress bar with states and remaining time, and a summary."""
 
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from receiver.cli.base import printable
+from receiver.cli.progress import say, shown
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
@@ -33,7 +34,7 @@ class BatchProgress:
     def __init__(self, total: int | None) -> None:
         columns = (
             SpinnerColumn(),
-            BarColumn(),
+            BarColumn(20),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
@@ -47,12 +48,13 @@ class BatchProgress:
             speed_estimate_period=_SPEED_OVER,
             disable=not console.is_terminal,
         )
+        self._shown = ExitStack()
         self._bar = self._progress.add_task("", total=total)
         self.total = total
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        self._progress.start()
+        self._shown.enter_context(shown(self._progress))
         return self
 
     def __exit__(
@@ -62,7 +64,7 @@ class BatchProgress:
         trace: TracebackType | None,
     ) -> None:
         """Remove the bar."""
-        self._progress.stop()
+        self._shown.close()
 
     def show(self, table: JobTable, bad: int) -> None:
         """Show the states of the jobs."""
@@ -71,11 +73,6 @@ class BatchProgress:
         self._progress.update(
             self._bar, completed=final, total=self.total, description=_states(table, bad)
         )
-
-
-def say(text: str) -> None:
-    """Print a message to the user on stderr, with control characters made visible."""
-    click.echo(printable(text), err=True)
 
 
 def print_summary(batch: Batch, queries: JobQueries, name: str, *, err: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, WRONG_USAGE, console, load, reports_errors
+from receiver.cli.base import SOME_FAILED, WRONG_USAGE, load, print_table, reports_errors
 from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
 from receiver.model import Provider
@@ -74,7 +74,7 @@ def _print_table(left: float | None, used: list[Usage]) -> None:
         model = usage.model or "(posted by hand)"
         label = model if usage.provider == "grsai" else f"{model} ({usage.provider})"
         table.add_row(label, *(str(getattr(usage, name)) for name in _COUNTS))
-    console().print(table)
+    print_table(table)
     click.echo(
         "refunded: failed at the provider; refused: not accepted by the provider; "
         "failed: accepted, but without a usable picture"

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from receiver.cli.base import SOME_FAILED, load, printable, reports_errors
+from receiver.cli.progress import say, shown
 from receiver.errors import ConfigurationError, KeyConflictError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
@@ -86,7 +87,7 @@ def _params(
 )
 @click.option(
     "--provider",
-    type=click.Choice([*Provider]),
+    type=click.Choice([provider.value for provider in Provider]),
     default="grsai",
     show_default=True,
     help="The provider; openai answers with the pictures.",
@@ -344,11 +345,12 @@ def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(20),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with shown(progress):
         bar = progress.add_task(f"{job.ref} {job.state}", total=100)
 
         def show(now: Job) -> None:
@@ -357,7 +359,7 @@ def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
         try:
             return submitter.wait([job.ref], timeout=timeout, watch=show)[0]
         except TimeoutError as error:
-            click.echo(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}", err=True)
+            say(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}")
             return submitter.job(job.ref)
 
 

@@ -14,6 +14,7 @@ from waiting import LIMIT
 
 from receiver.cli import jobs
 from receiver.cli.base import reports_errors, table_cell
+from receiver.cli.progress import say
 from receiver.errors import ProviderError, ReceiverError, RefusedError
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
@@ -23,7 +24,6 @@ from receiver.providers.grsai import reports as grsai
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry.redaction import REPLACEMENT, Redactor
-from submitter.batch.progress_bar import say
 from submitter.cli import submit as submitter
 
 KEY = "sk-canary-of-this-test"
