@@ -58,6 +58,7 @@ bench: setup ## measure the service beside its peers: BENCH_ARGS="…" is passed
 	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
 
 prove: setup ## break the service in every way for 3 minutes, and see what it keeps: PROVE_MINUTES=, PROVE_ARGS="…", ENGINE=distributed
+	$(if $(filter distributed,$(ENGINE)),$(if $(PROVE_ARGS),,$(BIN)/python tests/prove/chaos.py))
 	$(if $(PROVE_ARGS),,PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/searches.py)
 	PROVE_MINUTES=$(or $(PROVE_MINUTES),3) $(BIN)/python tests/prove/$(if $(filter distributed,$(ENGINE)),distributed,run).py $(PROVE_ARGS)
 

@@ -1,9 +1,10 @@
-"""DATA_DIR: its creation, file modes, generated secrets, and file locks."""
+"""DATA_DIR: its creation, whose its files are, their modes, generated secrets, and file locks."""
 
 import errno
 import fcntl
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,13 +12,26 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+import structlog
+
 from receiver.errors import ConfigurationError
+
+log = structlog.get_logger(__name__)
 
 # A file that can be locked: an open file or its descriptor.
 OpenFile = IO[Any] | int
 
 _OWNER_ONLY = 0o077
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# What the service has in DATA_DIR; the archive has rules of its own, and may be a symbolic link.
+_OURS = (
+    *("secrets", "secrets/*", "keys", "keys/*", "metrics", "metrics.lock", "worker.fifo"),
+    *("worker*.lock", "scratch", "thumbnails", "accepting", "deep-audit.json"),
+)
+# Root, and the user that root of a host is inside a container's user namespace.
+_TRUSTED_OWNERS = (0, 65534)
+# Characters of a generated secret that somebody has replaced.
+MIN_SECRET = 16
 # The umask before the first ``write_for_owner_only``.
 _callers_umask: list[int] = []
 
@@ -47,9 +61,20 @@ def callers_umask() -> int:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the exclusive lock of the file ``path``, which is created if missing; wait for it."""
-    with path.open("ab") as file:
-        lock(file)
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+    try:
+        lock(descriptor)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of the service and return its descriptor; raise OSError for a symbolic link.
+
+    A file that is created is for its owner only.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def lock(file: OpenFile) -> None:
@@ -107,8 +132,70 @@ def close_to_others(path: Path, ledger: Path) -> None:
                 one.chmod(mode & ~_OWNER_ONLY)
 
 
+def require_own(path: Path, ledger: Path | None = None) -> None:
+    """Raise ConfigurationError if somebody else may have written what we are about to trust.
+
+    In DATA_DIR nothing of the service is a symbolic link, all of it belongs to our user, and nobody
+    else may write there; DATA_DIR itself may belong to root, as a volume does. Each mistake comes
+    with the command that corrects it. ``ledger`` is the ledger's file, if it is SQLite.
+    """
+    ours = [one for pattern in _OURS for one in path.glob(pattern)]
+    if ledger is not None:
+        ours += ledger.parent.glob(f"{ledger.name}*")
+    mistakes = [mistake for one in ours if (mistake := _not_ours(one))]
+    with suppress(OSError):
+        owner = path.stat().st_uid
+        if owner not in (os.geteuid(), *_TRUSTED_OWNERS):
+            mistakes.insert(0, _of_another(path, owner))
+    if mistakes:
+        raise ConfigurationError([f"DATA_DIR: {mistake}" for mistake in mistakes])
+
+
+def _not_ours(path: Path) -> str:
+    """Return why this file is not to be trusted, and the remedy; an empty text if it is."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return ""  # it has gone since, or who opens it reports the error
+    name = shlex.quote(str(path))
+    if stat.S_ISLNK(status.st_mode):
+        return (
+            f"{path} is a symbolic link, which is not followed; name the real place in DATA_DIR "
+            "or DATABASE_URL, or put the file here: "
+            f'cp -a --remove-destination "$(readlink -f {name})" {name}'
+        )
+    if status.st_uid != os.geteuid():
+        return _of_another(path, status.st_uid)
+    groups = {os.getegid(), *os.getgroups()}  # of a volume that belongs to our group (fsGroup)
+    by_others = stat.S_IWOTH | (0 if status.st_gid in groups else stat.S_IWGRP)
+    if status.st_mode & by_others:
+        return (
+            f"{path} could be written by other users; look whether it is as you left it, then: "
+            f"chmod go-rwx {name}"
+        )
+    return ""
+
+
+def _of_another(path: Path, owner: int) -> str:
+    ours = os.geteuid()
+    return (
+        f"{path} belongs to the user {owner}, and this process runs as {ours}; run it as that user,"
+        f" or give it the files: chown -hR {ours} {shlex.quote(str(path))}"
+    )
+
+
+def warn_of_root() -> None:
+    """Log a warning if this process is root: a hole in the service would be one in the machine."""
+    if os.geteuid() == 0:
+        log.warning("the service runs as root; run it as a user of its own (docs/deploy.md)")
+
+
 def require_writable(path: Path) -> None:
-    """Raise ConfigurationError if no file can be created in DATA_DIR; it tries one."""
+    """Raise ConfigurationError if no file can be created in DATA_DIR; it tries one.
+
+    Also if what is in it is not ours: see ``require_own``.
+    """
+    require_own(path)
     try:
         TemporaryFile(dir=path).close()
     except OSError as error:
@@ -129,16 +216,23 @@ def keep(path: Path, prefix: str = "") -> str:
     try:
         if not path.exists():
             _make(path, prefix + secrets.token_urlsafe(32))
-        value = path.read_text(encoding="ascii").strip()
+        value = read_own(path).strip()
     except (OSError, UnicodeDecodeError) as error:
         mistake = (
             f"the secret {path} cannot be stored ({error}); name a directory that can be written"
         )
         raise ConfigurationError([f"DATA_DIR: {mistake}"]) from error
-    if not value:
-        mistake = f"the secret file {path} is empty; restore it, or remove it to get a new one"
+    if len(value) < MIN_SECRET:
+        what = "is empty" if not value else f"has fewer than {MIN_SECRET} characters"
+        mistake = f"the secret file {path} {what}; restore it, or remove it to get a new one"
         raise ConfigurationError([f"DATA_DIR: {mistake}"])
     return value
+
+
+def read_own(path: Path) -> str:
+    """Return the text of a file of the service; raise OSError for a symbolic link."""
+    with open(open_own(path, os.O_RDONLY | os.O_NONBLOCK), encoding="ascii") as file:
+        return file.read()
 
 
 def replace(path: Path, value: str) -> None:

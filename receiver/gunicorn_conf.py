@@ -18,12 +18,13 @@ from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.installation import version
 from receiver.server.arrivals import READ_TIMEOUT
-from receiver.server.child import report_ready
+from receiver.server.child import is_supervised, report_ready
 from receiver.server.gunicorn_log import GunicornLog
 from receiver.server.gunicorn_worker import DrainingWorker
 from receiver.server.listening import all_interfaces, with_mapped
 from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
+from receiver.telemetry.printable import printable
 
 _WRONG = 2  # exit status for a wrong configuration, as of our own commands
 
@@ -32,7 +33,7 @@ def _give_up(error: ReceiverError) -> NoReturn:
     """Print what is wrong, each mistake on a line, and exit."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else None
     print(  # noqa: T201 - no log yet
-        *(["the configuration is wrong:", *mistakes] if mistakes else [error]),
+        *(map(printable, ["the configuration is wrong:", *mistakes] if mistakes else [str(error)])),
         sep="\n",
         file=sys.stderr,
     )
@@ -54,7 +55,8 @@ bind = f"[{_host}]:{_settings.port}" if ":" in _host else f"{_host}:{_settings.p
 workers = _settings.web_concurrency
 worker_class = DrainingWorker
 logger_class = GunicornLog
-threads = 16
+# Clients that wait for pictures have threads of their own: they never take those of callbacks.
+threads = 16 + _settings.waiting_clients
 # Seconds for requests in progress at a stop, for a worker that hangs, for an idle connection.
 graceful_timeout = 8
 timeout = 60
@@ -100,6 +102,8 @@ def on_starting(_server: Any) -> None:
     try:
         data_dir.make_data_dir(_settings.data_dir)
         data_dir.require_writable(_settings.data_dir)
+        if not is_supervised(os.environ):  # then `receiver serve` has said it
+            data_dir.warn_of_root()
         metric_files.share(_settings.data_dir)
         # Imported here, its memory is shared by all workers. It creates metrics: after share.
         from receiver import web  # noqa: F401, PLC0415

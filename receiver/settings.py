@@ -221,6 +221,7 @@ class Settings(ProviderSettings):
     host: Host | None = None
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     web_concurrency: Count = 2
+    waiting_clients: Count = 16
     worker_threads: Count = 16
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = (
         "INFO"

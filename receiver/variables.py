@@ -1,5 +1,7 @@
 """Variables of the environment: each is NAME, or the contents of the file that NAME_FILE names."""
 
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -66,16 +68,21 @@ def secret_variables(fields: Mapping[str, FieldInfo]) -> frozenset[str]:
 def _contents(path: Path) -> str:
     """Return the value in a file; raise ValueError if it cannot be read.
 
-    The error does not quote the path: it may be the secret itself by mistake.
+    The error does not quote the path: it may be the secret itself by mistake. Symbolic links are
+    followed, and others may read it: container platforms mount secrets so.
     """
     try:
-        value = path.read_text(encoding="utf-8").strip()
+        with path.open(encoding="utf-8") as file:
+            status = os.fstat(file.fileno())
+            value = file.read().strip()
     except OSError as error:
         raise ValueError(
             f"the file cannot be read ({error.strerror}); name a readable text file"
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError("the file is not UTF-8 text; name a readable text file") from error
+    if stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IWOTH:
+        raise ValueError("every user may write the file; look whether it is yours, then chmod o-w")
     if not value:
         raise ValueError("the file is empty; write the value into it, or unset the variable")
     return value

@@ -58,8 +58,15 @@ class Links:
         name = file_name(asset.ref, key)
         if url := self._store().link(key, lifetime, name=name):
             return Link(url, until)
-        signed = self._serializer().dumps([asset.ref, asset.idx, int(until)])
-        return Link(f"{base.rstrip('/')}/files/{signed}/{name}", until)
+        return Link(self._own(asset, base, int(until)), until)
+
+    def endless(self, asset: Asset, base: str) -> str:
+        """Return a link that lasts; one of our own lasts until ADMIN_TOKEN is replaced."""
+        return self.lasting(asset.key) or self._own(asset, base, None)
+
+    def _own(self, asset: Asset, base: str, until: int | None) -> str:
+        signed = self._serializer().dumps([asset.ref, asset.idx, until])
+        return f"{base.rstrip('/')}/files/{signed}/{file_name(asset.ref, asset.key or '')}"
 
     def read(self, signed: str) -> tuple[str, int] | None:
         """Return ref and index in one of our links; None if it is not ours, or over."""
@@ -67,7 +74,7 @@ class Links:
             ref, index, until = self._serializer().loads(signed)
         except (BadSignature, ValueError, TypeError):
             return None
-        return (ref, index) if until > self._now() else None
+        return (ref, index) if until is None or until > self._now() else None
 
     def _serializer(self) -> URLSafeSerializer:
         return URLSafeSerializer(self._secret(), salt=_SALT)

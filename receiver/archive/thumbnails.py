@@ -10,21 +10,24 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import structlog
 
 from receiver.archive.stores import Store, verify
+from receiver.archive.thumbnail_process import TOO_LARGE
+from receiver.data_dir import try_lock
 from receiver.errors import ReceiverError, StoreError
 from receiver.ledger.rows import Asset
 
 log = structlog.get_logger(__name__)
 
-# How many are made at once in one process, and how many more may wait. Each request holds one of
-# the 16 threads of the web server.
+# How many are made at once, by all processes that use the folder, and how many more may wait in
+# one. Each request holds one of the 16 threads of the web server.
 MAX_RUNNING, MAX_WAITING = 2, 4
 # Seconds to wait for a free place, and to make one thumbnail. The process has limits of its own.
 WAIT_TIMEOUT, MAKE_TIMEOUT = 5.0, 20.0
@@ -39,6 +42,8 @@ MIN_ZEROS, _ZERO_BLOCK = 4096, 1024
 _UNCOMPRESSED = "image/bmp"  # black is zero
 # How many thumbnails are made between two checks of the folder's size.
 _EVICT_EVERY = 100
+# Seconds between two tries to get a place.
+_BETWEEN_TRIES = 0.05
 _PROGRAM = Path(__file__).with_name("thumbnail_process.py")
 
 
@@ -85,11 +90,37 @@ class Thumbnails:
             if not self._running.acquire(timeout=WAIT_TIMEOUT):
                 raise BusyError("thumbnails take long")
             try:
-                yield
+                with self._place():
+                    yield
             finally:
                 self._running.release()
         finally:
             self._admitted.release()
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold one of the places of all processes: a lock, which ends with the process too."""
+        until = time.monotonic() + WAIT_TIMEOUT
+        with ExitStack() as files:
+            with self._disk_faults():
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                paths = [self._folder / f"place-{number}.lock" for number in range(MAX_RUNNING)]
+                places = [files.enter_context(path.open("a", encoding="ascii")) for path in paths]
+            while not any(map(try_lock, places)):
+                if time.monotonic() > until:
+                    raise BusyError("thumbnails take long")
+                time.sleep(_BETWEEN_TRIES)
+            yield
+
+    @contextmanager
+    def _disk_faults(self) -> Iterator[None]:
+        """Raise StoreError if the disk fails; that is not cached."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"no thumbnail can be made in {self._folder}: {error.strerror}"
+            ) from error
 
     def doubt(self, asset: Asset) -> str:
         """Return why an archived file may be damaged, or "" if nothing says so.
@@ -106,8 +137,8 @@ class Thumbnails:
                 return ""
             original.seek(0)
             made = self._decode(original, asset, THUMBNAIL, "idle")
-            self._keep(self._path(asset), made)
-            return "" if made else "it cannot be decoded"
+            self._keep(self._path(asset), made or b"")
+            return "it cannot be decoded" if made == b"" else ""
 
     def _make(self, asset: Asset, side: int) -> bytes:
         """Return the thumbnail's bytes, or none if it cannot be shown, which is cached too."""
@@ -116,26 +147,19 @@ class Thumbnails:
         with self._scratch_file() as original:
             with self._store.open(str(asset.key)) as source:
                 _copy(source, original)
-            return self._decode(original, asset, side)
+            return self._decode(original, asset, side) or b""
 
-    def _decode(self, original: BinaryIO, asset: Asset, side: int, *options: str) -> bytes:
+    def _decode(self, original: BinaryIO, asset: Asset, side: int, *options: str) -> bytes | None:
         with self._scratch_file() as result:
             return _run_decoder(original, result, asset, (str(side), *options))
 
     @contextmanager
     def _scratch_file(self) -> Iterator[BinaryIO]:
-        """Yield a file without a name, in the folder of thumbnails: /tmp may be in memory.
-
-        Raise StoreError if the disk fails; that is not cached.
-        """
-        try:
+        """Yield a file without a name, in the folder of thumbnails: /tmp may be in memory."""
+        with self._disk_faults():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 yield file
-        except OSError as error:
-            raise StoreError(
-                f"no thumbnail can be made in {self._folder}: {error.strerror}"
-            ) from error
 
     def _keep(self, path: Path, data: bytes) -> None:
         """Cache a thumbnail, completely or not at all. A full disk is only logged."""
@@ -211,8 +235,10 @@ def _read(path: Path) -> bytes | None:
 
 def _run_decoder(
     original: BinaryIO, result: BinaryIO, asset: Asset, arguments: Sequence[str]
-) -> bytes:
+) -> bytes | None:
     """Run the confined process and return the thumbnail, or b"" if it made none.
+
+    Return None if the picture does not fit into its memory.
 
     The process writes to a file, because a limit on the file's size applies to it; a pipe has none.
     """
@@ -232,6 +258,8 @@ def _run_decoder(
         # Its CPU time is limited to less than this, so it got little of it: the machine is busy.
         raise BusyError("a thumbnail takes long") from error
     except subprocess.SubprocessError as error:
+        if isinstance(error, subprocess.CalledProcessError) and error.returncode == TOO_LARGE:
+            return None
         log.warning(
             "no thumbnail can be made", ref=asset.ref, index=asset.idx, error=type(error).__name__
         )

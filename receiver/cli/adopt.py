@@ -4,7 +4,7 @@ from contextlib import closing
 
 import click
 
-from receiver.cli.base import load, reports_errors
+from receiver.cli.base import load, reports_errors, say
 from receiver.ledger.shared_settings import Shared
 from receiver.services import Services
 
@@ -24,5 +24,5 @@ def adopt(what: str) -> None:
     with closing(Services(load()).open(to_look=True)) as services:
         before = services.shared_settings.adopt(chosen)
         after = services.shared_settings.ours(chosen) or "used again"
-    click.echo(f"{what}: {after}; before: {before or 'nothing remembered'}")
-    click.echo("processes that differ do not start: restart all of them with the same settings")
+    say(f"{what}: {after}; before: {before or 'nothing remembered'}")
+    say("processes that differ do not start: restart all of them with the same settings")

@@ -10,9 +10,8 @@ from threading import Event
 from types import FrameType
 
 import click
-from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, console, load, printable, reports_errors
+from receiver.cli.base import SOME_FAILED, console, load, new_table, reports_errors, say
 from receiver.cli.progress import ProgressBar
 from receiver.errors import ReceiverError
 from receiver.ledger.queries.audit import Audit
@@ -93,15 +92,15 @@ def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
     found = services.totals.audit()
     _print_audit(found)
     for invariant, refs in found.broken.items():
-        click.echo(f"broken: {invariant}: {', '.join(refs)}")
-    click.echo("every invariant holds" if found.ok else "NOT every invariant holds")
+        say(f"broken: {invariant}: {', '.join(refs)}")
+    say("every invariant holds" if found.ok else "NOT every invariant holds")
     status = _deep(services, concurrency or CONCURRENCY, start_over=start_over) if deep else 0
     services.close()
     sys.exit(status or (0 if found.ok else SOME_FAILED))
 
 
 def _print_audit(found: Audit) -> None:
-    table = Table(title="submitted = archived + failed + expired + in flight", title_justify="left")
+    table = new_table(title="submitted = archived + failed + expired + in flight")
     counts = {
         name: getattr(found, name)
         for name in ("submitted", "archived", "failed", "expired", "in_flight", "difference")
@@ -135,7 +134,7 @@ def _deep(services: Services, concurrency: int, *, start_over: bool) -> int:
         except Interrupted:
             return _stopped(path, state, total, stop.status)
         except ReceiverError as error:
-            click.echo(str(error), err=True)
+            say(str(error), err=True)
             return _stopped(path, state, total, SOME_FAILED)
     _print_differences(state)
     path.unlink(missing_ok=True)
@@ -144,16 +143,16 @@ def _deep(services: Services, concurrency: int, *, start_over: bool) -> int:
 
 def _print_result(state: Checkpoint) -> int:
     """Print what a complete deep audit found; return the exit status."""
-    click.echo(
+    say(
         f"{state.jobs} jobs with {state.pictures} pictures, {state.names} objects: "
         f"{_count(state.differences, 'difference')}"
     )
     if state.forgotten:
-        click.echo(
+        say(
             f"{_count(state.forgotten, 'object')} of jobs that were pruned from the ledger, "
             "as their manifests show"
         )
-    click.echo(
+    say(
         "NOT everything is where the ledger says"
         if state.differences
         else "everything is where the ledger says"
@@ -165,12 +164,12 @@ def _begin(path: Path, archive: str, *, start_over: bool) -> Checkpoint:
     """Return the checkpoint to continue from, or a new one; print which it is."""
     state = None if start_over else checkpoint.load(path, archive)
     if state is not None:
-        click.echo(
+        say(
             f"continuing where the last deep audit stopped: {_progress(state)}; --anew starts over",
             err=True,
         )
     elif path.exists() and not start_over:
-        click.echo(f"{path} is of another archive, or damaged: starting over", err=True)
+        say(f"{path} is of another archive, or damaged: starting over", err=True)
     return state or Checkpoint(archive=archive)
 
 
@@ -183,15 +182,15 @@ def _stopped(path: Path, state: Checkpoint, total: int, status: int) -> int:
     """Save the checkpoint, print what was found so far, and return the exit status."""
     checkpoint.save(path, state)
     _print_differences(state)
-    click.echo(f"stopped ({_progress(state)}, of {total} jobs); {CONTINUE}", err=True)
+    say(f"stopped ({_progress(state)}, of {total} jobs); {CONTINUE}", err=True)
     return status
 
 
 def _print_differences(state: Checkpoint) -> None:
     for line in state.named:
-        click.echo(printable(line))
+        say(line)
     if more := state.differences - len(state.named):
-        click.echo(f"… and {more} more")
+        say(f"… and {more} more")
 
 
 class _Observer:
@@ -258,24 +257,24 @@ def rebuild(below: str, concurrency: int | None) -> None:
     services.close()
     _print_rebuilt(found)
     if stop.status:
-        click.echo("stopped; run `receiver rebuild` again to go on", err=True)
+        say("stopped; run `receiver rebuild` again to go on", err=True)
     sys.exit(stop.status or (SOME_FAILED if found.problems.count else 0))
 
 
 def _print_rebuilt(found: Rebuilt) -> None:
     _print_named("wrong", found.problems)
     _print_named("no manifest names", found.unknown)
-    click.echo(
+    say(
         f"restored {_count(found.restored, 'job')} with {_count(found.pictures, 'picture')}; "
         f"{found.known} were in the ledger already"
     )
     if found.problems.count:
-        click.echo(
+        say(
             f"NOT restored, or not whole: {found.problems.count}; repair what is listed above and "
             "run it again, known jobs are skipped"
         )
     if found.unknown.count:
-        click.echo(
+        say(
             f"{_count(found.unknown.count, 'object')} that no manifest names: of jobs in "
             "flight, to be adopted, or left over"
         )
@@ -283,9 +282,9 @@ def _print_rebuilt(found: Rebuilt) -> None:
 
 def _print_named(what: str, named: CappedList) -> None:
     for line in named.lines:
-        click.echo(f"{what}: {printable(line)}")
+        say(f"{what}: {line}")
     if more := named.count - len(named.lines):
-        click.echo(f"{what}: … and {more} more")
+        say(f"{what}: … and {more} more")
 
 
 def _count(number: int, word: str) -> str:

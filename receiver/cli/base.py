@@ -1,16 +1,20 @@
 """What the commands share: settings from the environment, errors with exit status, output."""
 
+import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from difflib import get_close_matches
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 import click
+from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -20,6 +24,7 @@ from receiver.installation import version
 from receiver.model import timestamp
 from receiver.settings import Settings
 from receiver.telemetry import logs
+from receiver.telemetry.printable import printable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,12 +88,12 @@ def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except ConfigurationError as error:
-            click.echo("the configuration is wrong:", err=True)
+            say("the configuration is wrong:", err=True)
             for mistake in error.mistakes:
-                click.echo(f"  {mistake}", err=True)
+                say(f"  {mistake}", err=True)
             sys.exit(WRONG_USAGE)
         except ReceiverError as error:
-            click.echo(printable(str(error)), err=True)
+            say(str(error), err=True)
             sys.exit(SOME_FAILED)
 
     return guarded
@@ -114,7 +119,7 @@ def print_table(table: Table, section: str = "") -> None:
 
 def _on_one_line(cell: object) -> str:
     text = cell.plain if isinstance(cell, Text) else str(cell or "")
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return printable(text)
 
 
 def when(moment: float | None) -> str:
@@ -135,7 +140,7 @@ def new_table(*headers: str, title: str | None = None) -> Table:
     columns = [
         Column(name, overflow="fold", no_wrap=name in ("ref", "job", "state")) for name in headers
     ]
-    return Table(*columns, title=title, title_justify="left")
+    return _Table(*columns, title=title, title_justify="left")
 
 
 def load() -> Settings:
@@ -150,17 +155,59 @@ def load() -> Settings:
     return settings
 
 
-def table_cell(text: str | None) -> Text:
-    """Return untrusted text for a table: without control characters, and not read as markup."""
-    return Text(printable(text))
+class _Table(Table):
+    """A table that shows each text as it is: no control characters, and nothing read as markup."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row of texts, or of Text objects that a caller has styled."""
+        shown = [one if isinstance(one, Text) else Text(printable(str(one or ""))) for one in cells]
+        super().add_row(*shown, **options)
 
 
-def printable(text: str | None) -> str:
-    """Return untrusted text for a terminal, with control characters made visible."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
-        for character in text or ""
-    )
+# The consoles that show a bar on stderr now; a process has one at a time.
+_bars: list[Console] = []
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line on stdout, or with ``err`` on stderr; untrusted text in it is escaped.
+
+    Where a bar is shown on stderr, the line comes above it.
+    """
+    if err and _bars:
+        _bars[-1].print(Text(printable(text)), soft_wrap=True)
+    else:
+        click.echo(printable(text), err=err)
+
+
+@contextmanager
+def bar_shown(bar: Progress) -> Iterator[None]:
+    """Show a bar on stderr; messages of ``say`` and lines of the log come above it."""
+    if bar.disable:
+        yield
+        return
+    with bar, logs.diverted(partial(_print_line, bar.console)):
+        _bars.append(bar.console)
+        try:
+            yield
+        finally:
+            _bars.pop()
+
+
+def _print_line(console: Console, line: str) -> None:
+    """Print a line of the log above the bar, with its own colours."""
+    console.print(Text.from_ansi(line), soft_wrap=True)
+
+
+def to_json(value: object) -> str:
+    """Return a model or an object as one line of JSON that is safe on a terminal, too."""
+    if isinstance(value, BaseModel):
+        return printable(value.model_dump_json(), as_json=True)
+    return printable(json.dumps(value, ensure_ascii=False), as_json=True)
+
+
+def say_json(value: object) -> None:
+    """Print a model or an object as one line of JSON on stdout."""
+    click.echo(to_json(value))
 
 
 def act_on_each(items: tuple[T, ...], action: Callable[[T], str]) -> int:
@@ -168,8 +215,8 @@ def act_on_each(items: tuple[T, ...], action: Callable[[T], str]) -> int:
     failures = 0
     for item in items:
         try:
-            click.echo(action(item))
+            say(action(item))
         except ReceiverError as error:
-            click.echo(printable(str(error)), err=True)
+            say(str(error), err=True)
             failures += 1
     return failures

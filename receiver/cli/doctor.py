@@ -1,6 +1,5 @@
 """``receiver doctor``: check everything, and say what to do where a check fails."""
 
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from itertools import chain
 import click
 
 from receiver import data_dir
-from receiver.cli.base import SOME_FAILED, WRONG_USAGE, printable
+from receiver.cli.base import SOME_FAILED, WRONG_USAGE, say, say_json
 from receiver.doctor.examine import Finding, Status, examine
 from receiver.errors import ConfigurationError, LedgerError
 from receiver.services import Services
@@ -54,7 +53,7 @@ def doctor(*, as_json: bool) -> None:
     failed = [finding.name for finding in found if finding.status is Status.FAILED]
     if as_json:
         report = {"ok": not failed, "checks": [asdict(finding) for finding in found]}
-        click.echo(json.dumps(report, ensure_ascii=False))
+        say_json(report)
     sys.exit(WRONG_USAGE if "configuration" in failed else SOME_FAILED if failed else 0)
 
 
@@ -70,6 +69,6 @@ def _report(findings: Iterable[Finding], found: list[Finding], *, as_json: bool)
         found.append(finding)
         if as_json:
             continue
-        click.echo(printable(f"{_MARKS[finding.status]} {finding.name:<13}  {finding.detail}"))
+        say(f"{_MARKS[finding.status]} {finding.name:<13}  {finding.detail}")
         if finding.remedy:
-            click.echo(printable(f"{'':17}{finding.remedy}"))
+            say(f"{'':17}{finding.remedy}")

@@ -16,9 +16,8 @@ from receiver.cli.base import (
     load,
     new_table,
     print_table,
-    printable,
     reports_errors,
-    table_cell,
+    say,
     when,
 )
 from receiver.errors import ReceiverError
@@ -106,13 +105,13 @@ def _process(
     services: Services, event: Event, command: str | None, saved: Cursor, *, as_json: bool
 ) -> bool:
     """Print one event and run the command for it; return False if the command failed."""
-    click.echo(services.serializer.body(event) if as_json else _line(event))
+    say(services.serializer.body(event) if as_json else _line(event))
     if command is None:
         return True
     withheld = secret_variables(Settings.model_fields)
     status = run_command(command, services.serializer.object(event), withheld)
     if status:
-        click.echo(
+        say(
             f"event {event.number}: the command ended with status {status}; "
             f"{saved.consequence(event.number)}",
             err=True,
@@ -127,7 +126,7 @@ def _line(event: Event) -> str:
         if event.payload.get(name) not in (None, "")
     ]
     about = f"{event.number:>6}  {when(event.at):<11}  {event.type:<14}  {event.ref}"
-    return printable(f"{about}  {' '.join(shown)}")
+    return f"{about}  {' '.join(shown)}"
 
 
 @click.command()
@@ -173,7 +172,7 @@ def _forget(services: Services, name: str) -> None:
             f"{name} is in EVENT_URLS: remove it there and restart the service first"
         )
     services.outbox.forget(name)
-    click.echo(f"{name} is deleted, with its undelivered events")
+    say(f"{name} is deleted, with its undelivered events")
 
 
 def _test(services: Services, part: str) -> None:
@@ -183,7 +182,7 @@ def _test(services: Services, part: str) -> None:
         raise ReceiverError(f"{part!r} is in several names: {', '.join(names)}")
     answer = services.send_test_event(part if part in names else (names or [part])[0])
     word = "accepted" if answer.accepted else "not accepted"
-    click.echo(printable(f"{word} after {answer.seconds * 1000:.0f} ms: {answer.text}"))
+    say(f"{word} after {answer.seconds * 1000:.0f} ms: {answer.text}")
     if not answer.accepted:
         sys.exit(SOME_FAILED)
 
@@ -219,7 +218,7 @@ def _show(services: Services) -> None:
             "" if row.oldest_at is None else clock.rough(clock.now() - row.oldest_at),
             "" if rate is None else f"{100 * rate:.1f} %",
             str(row.set_aside),
-            table_cell(_failure(row)),
+            _failure(row),
         )
     if standing:
         print_table(table, "destination")
@@ -248,7 +247,7 @@ def _failed_table(aside: list[EventDelivery]) -> Table:
             delivery.ref,
             delivery.destination,
             str(delivery.attempts),
-            table_cell(delivery.error),
+            delivery.error,
         )
     return table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from receiver.archive import saving
-from receiver.cli.base import SOME_FAILED, load, printable, reports_errors
+from receiver.cli.base import SOME_FAILED, load, reports_errors, say
 from receiver.cli.refs import known_job, ref_argument
 from receiver.errors import ReceiverError
 from receiver.ledger.rows import Asset, Job
@@ -51,11 +51,11 @@ def get(ref: str, index: int | None, output: str, *, overwrite: bool, links: boo
         for asset in wanted:
             if asset.key is None:
                 error = f": {asset.error}" if asset.error else ""
-                click.echo(printable(f"asset {asset.idx} is {asset.state}{error}"), err=True)
+                say(f"asset {asset.idx} is {asset.state}{error}", err=True)
         failures = len(wanted) - len(archived)
         if links:
             for asset in archived:
-                click.echo(_link(services, asset))
+                say(_link(services, asset))
         elif output == STDOUT:
             _write(services, archived)
         else:
@@ -106,10 +106,10 @@ def _save(services: Services, archived: list[Asset], output: str, *, overwrite: 
         try:
             new = saving.save(source, asset.sha256 or "", path, overwrite=overwrite)
         except ReceiverError as error:
-            click.echo(printable(str(error)), err=True)
+            say(str(error), err=True)
             failures += 1
         else:
-            click.echo(printable(str(path)))
+            say(str(path))
             if not new:
-                click.echo(printable(f"{path} was there already"), err=True)
+                say(f"{path} was there already", err=True)
     return failures

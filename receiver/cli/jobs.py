@@ -15,9 +15,9 @@ from receiver.cli.base import (
     load,
     new_table,
     print_table,
-    printable,
     reports_errors,
-    table_cell,
+    say,
+    say_json,
     when,
 )
 from receiver.cli.moments import MOMENT, MOMENT_AFTER
@@ -28,6 +28,7 @@ from receiver.ledger.queries.jobs import REF_LENGTH, ShownRequest
 from receiver.ledger.rows import Asset, Job
 from receiver.model import JobState, Reason
 from receiver.services import Services
+from receiver.telemetry.printable import printable
 
 # Characters of a request that are shown: a reference picture in it may have millions.
 MAX_REQUEST_SHOWN = 2000
@@ -119,12 +120,12 @@ def jobs(
     services.close()
     if as_json:
         for found in objects:
-            click.echo(found.model_dump_json())
+            say_json(found)
     else:
         print_table(_job_table(page.jobs, assets))
     if page.next:
         what = "older jobs were not searched" if search else "there are more jobs"
-        click.echo(f"{what}; to continue, add: --after {page.next}", err=True)
+        say(f"{what}; to continue, add: --after {page.next}", err=True)
 
 
 def _whole(services: Services, after: str) -> str:
@@ -153,12 +154,12 @@ def _job_table(found: list[Job], assets: dict[str, list[Asset]]) -> Table:
             job.state,
             when(job.submitted_at),
             f"{archived}/{len(assets[job.ref])}",
-            table_cell(prompt if width > _WIDEST else " ".join(prompt.split())),
-            table_cell(job.model),
+            prompt if width > _WIDEST else " ".join(prompt.split()),
+            job.model,
             job.reason,
-            table_cell(job.message),
-            table_cell(job.key),
-            table_cell(job.batch),
+            job.message,
+            job.key,
+            job.batch,
         ]
         table.add_row(*cells[: len(table.columns)])
     return table
@@ -173,7 +174,7 @@ def show(ref: str, *, as_json: bool) -> None:
     services = Services(load()).open(to_look=True)
     job = known_job(services, ref)
     if as_json:
-        click.echo(services.job_objects.of([job])[0].model_dump_json())
+        say_json(services.job_objects.of([job])[0])
     else:
         _show(services, job)
     services.close()
@@ -232,11 +233,11 @@ def _asset_table(services: Services, found: list[Asset]) -> Table:
         table.add_row(
             str(asset.idx),
             asset.state,
-            table_cell(where),
+            where,
             str(asset.size or ""),
             asset.content_type,
-            table_cell(asset.sha256 or asset.error),
-            table_cell(_notes(asset)),
+            asset.sha256 or asset.error,
+            _notes(asset),
         )
     return table
 
@@ -260,11 +261,11 @@ def _rejected_table(services: Services, found: list[Asset]) -> Table:
         table.add_row(
             str(asset.idx),
             when(asset.accepted_at),
-            table_cell(services.store.locate(key) if asset.is_acceptable else ""),
+            services.store.locate(key) if asset.is_acceptable else "",
             str(rejected.size),
-            table_cell(rejected.content_type),
+            rejected.content_type,
             rejected.sha256,
-            table_cell(rejected.reason),
+            rejected.reason,
         )
     return table
 
@@ -274,11 +275,11 @@ def _print_entries(table: Table, section: str) -> None:
     if not sys.stdout.isatty():
         print_table(table, section)
         return
-    click.echo(f"{table.title}")
+    say(f"{table.title}")
     for row in zip(*(column.cells for column in table.columns), strict=True):
         for column, cell in zip(table.columns, row, strict=True):
             if text := str(cell or ""):
-                click.echo(f"{column.header!s:>13} {text}")
+                say(f"{column.header!s:>13} {text}")
 
 
 def _notes(asset: Asset) -> str:
@@ -351,4 +352,4 @@ def accept(ref: str, index: int, sha256: str) -> None:
     job = services.operator.accept(ref, index, sha256.lower())
     services.engine.notify()
     services.close()
-    click.echo(f"asset {index} of {ref} is accepted; the job is {job.state}")
+    say(f"asset {index} of {ref} is accepted; the job is {job.state}")

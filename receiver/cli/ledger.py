@@ -10,7 +10,7 @@ import click
 from sqlalchemy import make_url
 
 from receiver import clock
-from receiver.cli.base import SOME_FAILED, load, reports_errors
+from receiver.cli.base import SOME_FAILED, load, reports_errors, say
 from receiver.cli.progress import ProgressBar
 from receiver.errors import ConfigurationError
 from receiver.ingest.kept_secrets import old_path, read_old
@@ -52,7 +52,7 @@ def migrate(origin: str | None) -> None:
         schema.migrate(origin)
         schema.migrate(settings.database_url)
         sys.exit(_move(origin, path, settings))
-    click.echo(f"the ledger's schema is {schema.migrate(settings.database_url)}")
+    say(f"the ledger's schema is {schema.migrate(settings.database_url)}")
 
 
 def _path(origin: str, settings: Settings) -> Path:
@@ -80,7 +80,7 @@ def _path(origin: str, settings: Settings) -> Path:
     if mistakes:
         raise ConfigurationError(mistakes)
     if not kept:
-        click.echo(
+        say(
             f"CALLBACK_SECRETS could not be checked, {secret} cannot be read: make sure that it "
             "includes the secrets of the old service, its CALLBACK_SECRETS or secrets/callback in "
             "its DATA_DIR, or callbacks of jobs in flight are refused",
@@ -107,19 +107,20 @@ def _move(origin: str, path: Path, settings: Settings) -> int:
             differences = [] if was_in_use else _differences(source, target)
         # Checked before we open it and after we close it, because we would count too.
         if was_in_use or _is_in_use(path):
-            click.echo(
+            say(
                 "NOT complete: a process has the old ledger open; stop the embedded service, web "
                 "and worker, then run this again"
             )
             return SOME_FAILED
         if differences:
-            click.echo("\n".join(f"NOT equal: {difference}" for difference in differences))
+            for difference in differences:
+                say(f"NOT equal: {difference}")
             return SOME_FAILED
         # First the mark: a run that was killed in between is repeated.
         with closing(open_database(origin)) as source:
             mark_moved(source, _without_password(settings.database_url), clock.now())
         copy.finish(target)
-        click.echo(
+        say(
             "both sides are equal, and every invariant holds: start the service with the new "
             "DATABASE_URL; the old ledger is marked and no service starts on it"
         )
@@ -146,9 +147,7 @@ def _copy(source: Database, target: Database) -> None:
             target,
             lambda table, done, total: bar.show(f"rows of {table} compared", done, total),
         )
-    click.echo(
-        f"{done.seen} rows compared: {done.new} new, {done.changed} changed, {done.gone} gone"
-    )
+    say(f"{done.seen} rows compared: {done.new} new, {done.changed} changed, {done.gone} gone")
 
 
 def _differences(source: Database, target: Database) -> list[str]:
@@ -195,7 +194,7 @@ def backup(file: Path) -> None:
         )
     Services(settings).require_ledger()
     jobs = back_up(settings.ledger_path, file)
-    click.echo(f"{file}: {jobs} jobs, {file.stat().st_size} bytes")
+    say(f"{file}: {jobs} jobs, {file.stat().st_size} bytes")
 
 
 def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
@@ -249,11 +248,11 @@ def prune(older_than: float | None, bodies_older_than: float | None) -> None:
             else 0
         )
     services.close()
-    click.echo(f"{jobs} jobs deleted, {bodies} bodies deleted")
+    say(f"{jobs} jobs deleted, {bodies} bodies deleted")
     for name, count in sorted(waiting.items()):
-        click.echo(f"{count} jobs are kept: their events are not delivered to {name} yet")
+        say(f"{count} jobs are kept: their events are not delivered to {name} yet")
     if waiting:
-        click.echo(
+        say(
             "`receiver events` shows what waits; a destination that is gone for good is deleted "
             "with `receiver events --forget NAME`"
         )

@@ -1,13 +1,10 @@
 """The progress of a long command: a bar on a terminal's stderr, elsewhere a line now and then."""
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,49 +15,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
-from receiver.cli.base import printable
-from receiver.telemetry import logs
+from receiver.cli.base import bar_shown, say
 
 # Seconds between two lines where there is no terminal.
 LINE_INTERVAL = 30.0
 # Seconds of the latest progress from which the remaining time is estimated.
 _ESTIMATE_PERIOD = 60.0
-
-
-# The consoles that show a bar now; a process has one at a time.
-_consoles: list[Console] = []
-
-
-def say(text: str) -> None:
-    """Print a message to the user on stderr, with control characters made visible.
-
-    Where a bar is shown, the message comes above it.
-    """
-    if _consoles:
-        _consoles[-1].print(Text(printable(text)), soft_wrap=True)
-    else:
-        click.echo(printable(text), err=True)
-
-
-@contextmanager
-def shown(bar: Progress) -> Iterator[None]:
-    """Show a bar on stderr; messages of ``say`` and lines of the log come above it."""
-    if bar.disable:
-        yield
-        return
-    with bar, logs.diverted(partial(_print_line, bar.console)):
-        _consoles.append(bar.console)
-        try:
-            yield
-        finally:
-            _consoles.pop()
-
-
-def _print_line(console: Console, line: str) -> None:
-    """Print a line of the log above the bar, with its own colours."""
-    console.print(Text.from_ansi(line), soft_wrap=True)
 
 
 class ProgressBar:
@@ -92,7 +53,7 @@ class ProgressBar:
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        self._shown.enter_context(shown(self._bar))
+        self._shown.enter_context(bar_shown(self._bar))
         return self
 
     def __exit__(
@@ -112,4 +73,4 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, description=text)
         if self._as_lines and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_INTERVAL
-            click.echo(f"{done}{f' of {total}' if total is not None else ''} {text}", err=True)
+            say(f"{done}{f' of {total}' if total is not None else ''} {text}", err=True)

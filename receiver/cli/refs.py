@@ -6,10 +6,10 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from receiver.cli.base import printable
 from receiver.errors import ReceiverError
 from receiver.ledger.rows import Job
 from receiver.services import Services
+from receiver.telemetry.printable import printable
 
 P = ParamSpec("P")
 T = TypeVar("T")

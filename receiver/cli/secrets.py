@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from receiver.cli.base import load, reports_errors
+from receiver.cli.base import load, reports_errors, say
 from receiver.ledger.queries.signers import Signed
 from receiver.services import Services
 
@@ -38,7 +38,7 @@ def list_() -> None:
         if not services.settings.callback_secrets:
             services.kept_secrets.require()
         for line in _lines(services):
-            click.echo(line)
+            say(line)
 
 
 @secrets.command()
@@ -60,14 +60,15 @@ def rotate(*, drop_old: bool) -> None:
     with closing(Services(load()).open(creates=False)) as services:
         rotation = services.rotation
         if rotation is None:
-            click.echo(_STEPS, err=True)
-            click.echo(random.token_urlsafe(32))
+            for line in _STEPS.splitlines():
+                say(line, err=True)
+            say(random.token_urlsafe(32))
         else:
             removed = rotation.rotate() + (rotation.remove_old() if drop_old else [])
             for fingerprint in removed:
-                click.echo(f"{fingerprint}  removed")
+                say(f"{fingerprint}  removed")
         for line in _lines(services):
-            click.echo(line, err=rotation is None)
+            say(line, err=rotation is None)
 
 
 def _lines(services: Services) -> Iterator[str]:

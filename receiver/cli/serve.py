@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from receiver import data_dir
-from receiver.cli.base import load, reports_errors
+from receiver.cli.base import load, reports_errors, say
 from receiver.server.listening import listen, url_of
 from receiver.server.supervisor import become_supervisor
 from receiver.telemetry import metric_files, tracing
@@ -34,6 +34,7 @@ def serve(host: str | None, port: int | None) -> None:
     tracing.require_packages(os.environ)  # both children would report it, again and again
     data_dir.make_data_dir(settings.data_dir)
     data_dir.require_writable(settings.data_dir)
+    data_dir.warn_of_root()
     metric_files.share(settings.data_dir)
     from receiver.services import Services  # noqa: PLC0415 - it creates metrics: after share
 
@@ -50,20 +51,18 @@ def serve(host: str | None, port: int | None) -> None:
 def _announce(services: "Services", url: str) -> None:
     """Print the address, where data is kept, and what is not possible without a setting."""
     settings = services.settings
-    click.echo(f"receiver on {url}", err=True)
-    click.echo(f"  archive  {settings.archive_url}", err=True)
-    click.echo(f"  ledger   {settings.data_dir if settings.embedded else 'PostgreSQL'}", err=True)
+    say(f"receiver on {url}", err=True)
+    say(f"  archive  {settings.archive_url}", err=True)
+    say(f"  ledger   {settings.data_dir if settings.embedded else 'PostgreSQL'}", err=True)
     if settings.admin_token is None:
         # Shown once: logs are kept, and read by more people than the file.
         is_new = not services.admin_token_path.exists()
         shown = services.admin_token if is_new else f"is in {services.admin_token_path}"
-        click.echo(f"  ADMIN_TOKEN {shown}", err=True)
+        say(f"  ADMIN_TOKEN {shown}", err=True)
     if settings.public_url is None:
-        click.echo(
+        say(
             "  PUBLIC_URL is not set: callbacks cannot be requested, results are only polled",
             err=True,
         )
-    if settings.grsai_api_key is None:
-        click.echo(
-            "  GRSAI_API_KEY is not set: a job whose callback is lost cannot be polled", err=True
-        )
+    if not settings.accounts():
+        say("  GRSAI_API_KEY is not set: a job whose callback is lost cannot be polled", err=True)

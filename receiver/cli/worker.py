@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from receiver import data_dir
-from receiver.cli.base import load, reports_errors
+from receiver.cli.base import load, reports_errors, say
 from receiver.errors import ConfigurationError
-from receiver.server.child import report_ready
+from receiver.server.child import is_supervised, report_ready
 from receiver.telemetry import metric_files, tracing
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def worker(metrics_port: int | None, metrics_host: str) -> None:
     settings = load()
     data_dir.make_data_dir(settings.data_dir)
     data_dir.require_writable(settings.data_dir)
+    if not is_supervised(os.environ):  # then `receiver serve` has said it
+        data_dir.warn_of_root()
     metric_files.share(settings.data_dir)
     from receiver.services import Services  # noqa: PLC0415 - it creates metrics: after share
 
@@ -58,4 +60,4 @@ def _serve_health(services: "Services", host: str, port: int) -> None:
         raise ConfigurationError(
             [f"--metrics-port: cannot listen on {host}:{port} ({error.strerror}); choose another"]
         ) from error
-    click.echo(f"health checks and metrics on http://{host}:{number}", err=True)
+    say(f"health checks and metrics on http://{host}:{number}", err=True)

@@ -16,6 +16,7 @@ from receiver.ledger import schema
 from receiver.ledger.database import require_writable
 from receiver.ledger.queries.signers import REFUSAL_REMEDY, refusal, refused
 from receiver.providers.client import ProviderClient
+from receiver.providers.dialect import Dialect
 from receiver.services import Services
 from receiver.settings import Settings
 
@@ -103,6 +104,8 @@ def provider(settings: Settings, client: ProviderClient | None) -> str:
             raise NothingToCheck(
                 "GRSAI_API_KEY is not set; OPENAI_API_KEY is, but a check would cost money"
             )
+        if settings.accounts():
+            raise NothingToCheck("GRSAI_API_KEY is not set; other providers are")
         raise Trouble(
             "GRSAI_API_KEY is not set: no job can be posted and no lost callback polled",
             "set GRSAI_API_KEY",
@@ -119,6 +122,37 @@ def provider(settings: Settings, client: ProviderClient | None) -> str:
             f"{settings.grsai_base_url}: no credits are left", "buy some, or use another key"
         )
     return f"{settings.grsai_base_url} knows our key, {left:g} credits left"
+
+
+def other_provider(settings: Settings, client: ProviderClient) -> str:
+    """Try the key of another provider than GRSAI, and fetch what verifies its callbacks."""
+    provider, dialect = client.dialect.provider, client.dialect
+    base_url, address = client.account.base_url, f"{provider}_base_url".upper()
+    try:
+        can_check = dialect.build_check(client.account) is not None
+        left = client.credits()
+        given = settings.verifying_keys().get(provider)
+        keys = given or client.fetch_keys()
+    except ProviderError as error:
+        raise Trouble(
+            str(error),
+            f"correct {dialect.key_name}, or {address} where the host is wrong or cannot be "
+            "reached; meanwhile its callbacks are read back",
+        ) from error
+    if left is not None and left <= 0:
+        raise Trouble(f"{base_url}: no credits are left", "buy some, or use another key")
+    known = f"{base_url} knows our key" if can_check else f"{dialect.key_name} is set, not tried"
+    credits_ = "" if left is None else f", {left:g} credits left"
+    return f"{known}{credits_}; {_verification(dialect, keys)}"
+
+
+def _verification(dialect: Dialect, keys: tuple[str, ...]) -> str:
+    """Return by what callbacks are verified."""
+    if dialect.has_job_secrets:
+        return "callbacks are signed with a secret of each job"
+    if not keys:
+        return "callbacks are verified by their ticket only, and read back"
+    return f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} to verify callbacks"
 
 
 def clock(base_url: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from receiver.doctor import checks, destinations, last_result, machine, self_call
 from receiver.doctor.checks import NothingToCheck, Trouble
@@ -37,6 +38,11 @@ def examine(services: Services) -> Iterator[Finding]:
     yield _finding("disk", lambda: machine.disk(services))
     grsai = services.clients.get(Provider.GRSAI)
     yield _finding("provider", lambda: checks.provider(services.settings, grsai))
+    for name in services.settings.accounts():
+        client = services.clients.get(name)
+        if client is not None and name is not Provider.GRSAI:
+            check = partial(checks.other_provider, services.settings, client)
+            yield _finding(name.value, check)
     yield _finding("clock", lambda: checks.clock(services.settings.grsai_base_url))
     yield _finding("events", lambda: destinations.events(services))
     yield _finding("public URL", lambda: _call_ourselves(services))

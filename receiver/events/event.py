@@ -11,6 +11,7 @@ from sqlalchemy import Row
 from receiver.installation import version
 from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.model import EventType, UnstoredEventType, new_ref, timestamp
+from receiver.telemetry.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ class EventSerializer:
 
     def body(self, event: Event) -> str:
         """Return the object as JSON text; in a later attempt only its job may be another."""
-        return json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
+        return printable(text, as_json=True)
 
     def _location(self, event: Event) -> dict[str, str | None]:
         """Return bucket and URL of an archived file."""

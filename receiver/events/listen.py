@@ -14,6 +14,7 @@ from receiver.errors import ConfigurationError
 from receiver.events.event import Event
 from receiver.ledger.queries.events import EventQueries
 from receiver.model import EventType
+from receiver.telemetry.printable import printable
 
 # Seconds between two queries for new events.
 POLL_INTERVAL = 0.5
@@ -123,7 +124,7 @@ def run_command(command: str, event: dict[str, Any], withheld: Collection[str] =
         **{name: value for name, value in os.environ.items() if name not in withheld},
         **{f"EVENT_{name.upper()}": str(value) for name, value in plain.items()},
     }
-    line = json.dumps(event, ensure_ascii=False) + "\n"
+    line = printable(json.dumps(event, ensure_ascii=False), as_json=True) + "\n"
     try:
         done = subprocess.run(
             shlex.split(command),

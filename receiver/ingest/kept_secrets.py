@@ -104,10 +104,14 @@ def read_old(path: Path) -> list[str]:
     """
     old = old_path(path)
     try:
-        return old.read_text(encoding="ascii").split() if old.exists() else []
+        found = data_dir.read_own(old).split() if old.exists() else []
     except (OSError, UnicodeDecodeError) as error:
         mistake = f"the secrets {old} cannot be read ({error}); restore them, or remove the file"
         raise ConfigurationError([f"DATA_DIR: {mistake}"]) from error
+    if any(len(one) < data_dir.MIN_SECRET for one in found):
+        mistake = f"{old} has a secret of fewer than {data_dir.MIN_SECRET} characters; remove it"
+        raise ConfigurationError([f"DATA_DIR: {mistake}"])
+    return found
 
 
 def _status(path: Path) -> _Status:

@@ -43,7 +43,7 @@ _FOLDER: dict[str, JsonValue] = {
 }
 
 # Not only white space, as JSON Schema writes it.
-_NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
+NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
 # A URL, a data URL of a picture, or the base64 of one, which begins like PNG, JPEG, GIF or WebP.
 # Never a path: the web has no files of the caller.
 _PICTURE = (
@@ -92,26 +92,26 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    prompt: Annotated[str, Field(min_length=1, max_length=100_000, json_schema_extra=_NOT_BLANK)]
-    model: Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NOT_BLANK)] = (
+    prompt: Annotated[str, Field(min_length=1, max_length=100_000, json_schema_extra=NOT_BLANK)]
+    model: Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=NOT_BLANK)] = (
         DEFAULT_MODEL
     )
     # The fields below are checked with these two, so they come after them.
     provider: Provider = Provider.GRSAI
     api: Api = Field(default=Api.DRAW, validate_default=True)
-    size: (
-        Annotated[str, Field(min_length=1, max_length=50, json_schema_extra=_NOT_BLANK)] | None
-    ) = None
+    size: Annotated[str, Field(min_length=1, max_length=50, json_schema_extra=NOT_BLANK)] | None = (
+        None
+    )
     variants: Annotated[int, Field(ge=1, le=32)] | None = None
     images: tuple[str, ...] = ()
     params: dict[str, JsonValue] = {}
     mode: Mode = Mode.WEBHOOK
-    key: (
-        Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=_NOT_BLANK)] | None
-    ) = None
+    key: Annotated[str, Field(min_length=1, max_length=500, json_schema_extra=NOT_BLANK)] | None = (
+        None
+    )
 
     batch: (
-        Annotated[str, Field(min_length=1, max_length=MAX_BATCH, json_schema_extra=_NOT_BLANK)]
+        Annotated[str, Field(min_length=1, max_length=MAX_BATCH, json_schema_extra=NOT_BLANK)]
         | None
     ) = None
     metadata: Annotated[

@@ -200,17 +200,21 @@ class Outbox:
             )
         return count
 
-    def expedite(self, name: str) -> int:
-        """Make all that waits for a destination due now; return how many deliveries became due.
+    def expedite(self, name: str, most: int | None = None) -> int:
+        """Make what waits for a destination due now, all or about ``most`` deliveries.
 
-        Its dispatchers end the pause that follows failures. A job's later events still wait for
-        its earlier ones. Raise ReceiverError if there is no such destination.
+        Return how many became due. Its dispatchers end the pause that follows failures. A job's
+        later events still wait for its earlier ones. Raise ReceiverError if there is no such
+        destination.
         """
         self._require_known(name)
         mark = update(destinations).where(destinations.c.name == name)
         mark = mark.values(expedited_at=self.now())
         count = 0
-        while made_due := self._database.write(partial(_make_some_due, name=name, now=self.now())):
+        while most is None or count < most:
+            made_due = self._database.write(partial(_make_some_due, name=name, now=self.now()))
+            if not made_due:
+                break
             count += made_due
         self._database.write(lambda connection: connection.execute(mark))
         return count

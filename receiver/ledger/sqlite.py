@@ -221,7 +221,7 @@ def _mark_path(path: Path) -> Path:
 
 
 def _lock_shared(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = data_dir.open_own(path, os.O_RDWR | os.O_CREAT)
     try:
         # May block briefly while ``is_open`` probes with an exclusive lock.
         data_dir.lock_shared(descriptor)

@@ -172,6 +172,11 @@ def _become_child(write_end: int, run: Callable[[], object]) -> NoReturn:
     sys.exit(0)
 
 
+def is_supervised(environ: Mapping[str, str]) -> bool:
+    """Return whether this process is a child of `receiver serve`."""
+    return _READY in environ
+
+
 def report_ready(environ: Mapping[str, str] = os.environ) -> None:
     """Report to the supervisor, if there is one, that this process is ready."""
     if pipe := environ.get(_READY):

@@ -49,6 +49,10 @@ class Opening(LedgerParts):
         data_dir.make_data_dir(self.settings.data_dir)
         if not to_look:
             data_dir.require_writable(self.settings.data_dir)
+            data_dir.require_own(
+                self.settings.data_dir,
+                self.settings.ledger_path if self.settings.embedded else None,
+            )
             data_dir.close_to_others(self.settings.data_dir, self.settings.ledger_path)
         assert self.store  # noqa: S101 - reports a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:

@@ -8,14 +8,16 @@ import logging
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Literal, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
+from receiver.telemetry.printable import printable
 from receiver.telemetry.redaction import Redactor
 
 LogFormat = Literal["auto", "json", "console"]
@@ -87,9 +89,10 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
     """Formats a line, with its traceback, and redacts secrets in it."""
 
     redact = Redactor()
+    as_json = False
 
     def format(self, record: logging.LogRecord) -> str:
-        return self.redact(super().format(record))
+        return _final(self.redact(super().format(record)), self.as_json)
 
 
 def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
@@ -106,8 +109,8 @@ def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
     ]
     # Plain tracebacks: the fancy ones print local variables, and a secret may be among them.
     renderer: list[Processor] = [
-        _enums_as_values,
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        _as_plain_values,
+        structlog.dev.ConsoleRenderer(exception_formatter=_indented_traceback),
     ]
     if as_json:
         renderer = [
@@ -117,7 +120,11 @@ def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
     # Our lines go straight to stderr: a detour through the logging package costs a callback more
     # than everything else that it does outside the database.
     structlog.configure(
-        processors=[*shared, *renderer, lambda _logger, _method, line: redact(str(line))],
+        processors=[
+            *shared,
+            *renderer,
+            lambda _logger, _method, line: _final(redact(str(line)), as_json),
+        ],
         logger_factory=_Output,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
@@ -126,15 +133,32 @@ def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
     )
-    formatter.redact = redact
+    formatter.redact, formatter.as_json = redact, as_json
     output.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [output]
     root.setLevel(logging.WARNING)  # libraries log only problems
 
 
-def _enums_as_values(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Replace enum members by their values; the console would print ``<JobState.FAILED: …>``."""
-    return {
+def _final(line: str, as_json: bool) -> str:  # noqa: FBT001 - the renderer's only choice
+    """Return a line as it is written; on a terminal its values have been escaped before."""
+    return printable(line, as_json=True) if as_json else line
+
+
+def _as_plain_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Replace enum members by their values, and what could harm a terminal in texts.
+
+    The console would print ``<JobState.FAILED: …>``, and texts without spaces as they are.
+    """
+    plain = {
         name: value.value if isinstance(value, Enum) else value for name, value in event.items()
     }
+    return {
+        name: printable(value) if isinstance(value, str) else value for name, value in plain.items()
+    }
+
+
+def _indented_traceback(output: TextIO, error: ExcInfo) -> None:
+    """Write a traceback. Each line is indented, so that none of them looks like a line of ours."""
+    text = "".join(traceback.format_exception(*error))
+    output.write("\n" + "\n".join(f"    {printable(line)}" for line in text.split("\n")))

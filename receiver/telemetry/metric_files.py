@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from receiver.data_dir import lock_shared, try_lock
+from receiver.data_dir import lock_shared, open_own, try_lock
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ def share(data_dir: Path) -> None:
         reserve_space()
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(data_dir / "metrics.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    lock = open_own(data_dir / "metrics.lock", os.O_RDWR | os.O_CREAT)
     if try_lock(lock):  # no other process is counting
         for file in folder.iterdir():
             file.unlink(missing_ok=True)

@@ -9,11 +9,13 @@ from random import getrandbits
 from typing import Any
 
 from flask import Flask, Response, g, request
+from markupsafe import Markup
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 from werkzeug.http import HTTP_STATUS_CODES
 
 from receiver.services import Services
-from receiver.web import api, auth, callback, dashboard, health, links, state
+from receiver.telemetry.printable import printable
+from receiver.web import api, auth, callback, dashboard, health, links, state, v1
 from receiver.web.problems import problem
 
 # Errors that have a page of their own.
@@ -21,6 +23,12 @@ _PAGES = {400, 405}
 REQUEST_ID_HEADER = "X-Request-Id"
 # A proxy may have set the request id; a value of any other form is not repeated.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
+
+
+def _visible(value: object) -> object:
+    """Return what a template shows: a text with nothing in it that changes how others are read."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n\r\t") if is_text else value  # type: ignore[arg-type]  # a text
 
 
 class _App(Flask):
@@ -37,6 +45,7 @@ def create_app(services: Services | None = None) -> Flask:
     Without ``services`` the first request opens them, as the environment says.
     """
     app = _App(__name__)
+    app.jinja_options = {**app.jinja_options, "finalize": _visible}
     # Never redirect to a normalised path: it would turn a POST into a GET and lose the callback.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
@@ -44,6 +53,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(callback.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(v1.blueprint)
     app.register_blueprint(links.blueprint)
     app.register_blueprint(dashboard.blueprint)
     # Flask runs after_request functions in reverse order: the request id is set last.
@@ -93,7 +103,9 @@ def _show_not_found(response: Response) -> Response:
         return response
     if _is_callback(request.path):
         return callback.not_understood() if status == 400 else response  # noqa: PLR2004 - HTTP's number
-    if request.path.startswith("/api/") or request.path == "/openapi.json":
+    if request.path.startswith("/v1/"):
+        shown = v1.failure(status, f"there is no {request.method} {request.path}", "unknown_url")
+    elif request.path.startswith("/api/") or request.path == "/openapi.json":
         shown = problem(status, HTTP_STATUS_CODES.get(status, "").lower())
     else:
         key = f"error_{status}" if status in _PAGES else "error_404"

@@ -1,4 +1,7 @@
-"""Reads a request body completely, within a size limit, whatever the request's headers say."""
+"""Reads a request body completely, within a size limit, whatever the request's headers say.
+
+Also says whether the client has hung up.
+"""
 
 import socket
 
@@ -61,3 +64,15 @@ def _read_ahead() -> bytes:
         return bytes(request.environ["wsgi.input"].read(_PIECE))
     except (ParseException, OSError):  # the connection was reset, or the rest is not HTTP
         return b""
+
+
+def is_closed(connection: socket.socket | None) -> bool:
+    """Return whether the client has hung up; a write would fail only some time later."""
+    if connection is None:
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False  # open, and the client sends nothing, as it should
+    except OSError:
+        return True

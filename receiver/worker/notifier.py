@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from receiver.data_dir import open_own
+
 # Names every work queue.
 ALL = "*"
 # Bytes that a pipe holds, and the size up to which one write is never divided.
@@ -43,7 +45,7 @@ class Notifier:
     def _write(self) -> None:
         try:
             if self._pipe is None:
-                self._pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+                self._pipe = open_own(self._path, os.O_WRONLY | os.O_NONBLOCK)
             os.write(self._pipe, f"{ALL}\n".encode())
         except BlockingIOError:
             pass  # the pipe is full: the worker has notifications enough
@@ -62,14 +64,14 @@ class Notifier:
 
     def listen(self) -> "Listener":
         """Open the worker's end of the pipe."""
-        if not self._path.is_fifo():
+        if self._path.is_symlink() or not self._path.is_fifo():
             # Missing, or a plain file from a restored backup, which would always be readable.
             self._path.unlink(missing_ok=True)
             with suppress(FileExistsError):
                 os.mkfifo(self._path, 0o600)
         self.is_listening = True
         # Opened for writing too: a pipe whose last writer has closed it is readable all the time.
-        return Listener(os.open(self._path, os.O_RDWR | os.O_NONBLOCK))
+        return Listener(open_own(self._path, os.O_RDWR | os.O_NONBLOCK))
 
 
 class Listener:

@@ -16,11 +16,11 @@ from pathlib import Path
 from tempfile import mkdtemp
 from threading import Thread
 from types import FrameType
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import structlog
 
-from receiver.data_dir import lock, try_lock
+from receiver.data_dir import lock, open_own, try_lock
 from receiver.errors import StoreError
 from receiver.installation import version
 from receiver.ledger.queries.audit import Audit
@@ -114,7 +114,7 @@ class WorkerProcess:
 def _alone(data: Path) -> Iterator[Place]:
     """Wait until no other worker of this DATA_DIR is alive."""
     path = data / "worker.lock"
-    with path.open("a", encoding="ascii") as file:
+    with _lock_file(path) as file:
         if not try_lock(file):
             log.info("waiting for the worker that is still running", lock=str(path))
             with _signals_end_it():
@@ -129,10 +129,15 @@ def _beside_others(data: Path, worker: int) -> Iterator[Place]:
     The worker that had it before is dead, because the kernel has released its lock of the file.
     """
     for place in count(1):
-        with (data / f"worker-{place}.lock").open("a+", encoding="ascii") as file:
+        with _lock_file(data / f"worker-{place}.lock") as file:
             if try_lock(file):
                 yield data / "scratch" / str(place), _replace_number(file.fileno(), worker)
                 return
+
+
+def _lock_file(path: Path) -> IO[bytes]:
+    """Open a lock file, which is created if missing."""
+    return os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT), "r+b")
 
 
 def _replace_number(lock_file: int, number: int) -> list[int]:

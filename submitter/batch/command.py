@@ -12,7 +12,6 @@ import click
 
 from receiver import installation
 from receiver.cli.base import SOME_FAILED, load, reports_errors
-from receiver.cli.progress import say
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
 from receiver.providers.registry import READERS
@@ -20,7 +19,7 @@ from receiver.services import Services
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, BatchLine, Defaults, read_lines
 from submitter.batch.output import Output, folder_problem
-from submitter.batch.progress_bar import BatchProgress, print_summary
+from submitter.batch.progress_bar import BatchProgress, print_summary, say
 from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
 from submitter.batch.source import BatchFile, opened
@@ -170,7 +169,8 @@ def batch(
         raise click.UsageError("--output needs --wait: without it there are no pictures yet")
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
     if reason:
-        say(f"{reason}\n--mode was not given: lines without a mode are polled")
+        say(reason)
+        say("--mode was not given: lines without a mode are polled")
     name = name or ("stdin" if file == "-" else Path(file).name)
     defaults = Defaults(name, job_mode, Api(api), model, split, folder)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")

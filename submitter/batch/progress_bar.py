@@ -4,7 +4,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -16,7 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from receiver.cli.progress import say, shown
+from receiver.cli import base
+from receiver.cli.base import bar_shown
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
@@ -54,7 +54,7 @@ class BatchProgress:
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        self._shown.enter_context(shown(self._progress))
+        self._shown.enter_context(bar_shown(self._progress))
         return self
 
     def __exit__(
@@ -75,6 +75,11 @@ class BatchProgress:
         )
 
 
+def say(text: str) -> None:
+    """Print a message to the user on stderr, with control characters made visible."""
+    base.say(text, err=True)
+
+
 def print_summary(batch: Batch, queries: JobQueries, name: str, *, err: bool) -> None:
     """Print the lines without pictures and the number of jobs in each state.
 
@@ -93,7 +98,7 @@ def print_summary(batch: Batch, queries: JobQueries, name: str, *, err: bool) ->
             "or their own key: nothing was posted for them"
         )
     total, bad = len(batch.table) + len(batch.bad), len(batch.bad)
-    click.echo(f"{total} lines: {_states(batch.table, bad) or 'nothing to do'}", err=err)
+    base.say(f"{total} lines: {_states(batch.table, bad) or 'nothing to do'}", err=err)
 
 
 def _states(table: JobTable, bad: int) -> str:

@@ -5,14 +5,12 @@ file), and with --output ``files``, the paths of its pictures. A line without a 
 ``{"line", "error"}``; it also has ``key`` if that key belongs to another job.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-
+from receiver.cli.base import say, to_json
 from receiver.jobs.job_object import JobObjects
 from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine
@@ -54,7 +52,7 @@ def write_report(
     lines = _lines(jobs, table, bad, output)
     if path == STDOUT:
         for line in lines:
-            click.echo(line)
+            say(line)
         return
     part = open_report(path)
     with part.open("w", encoding="utf-8") as file:
@@ -70,14 +68,14 @@ def _lines(
     for number, entry in _jobs(jobs, table, output):
         while without_job and without_job[-1] < number:
             yield _bad_line(bad[without_job.pop()])
-        yield json.dumps(entry, ensure_ascii=False)
+        yield to_json(entry)
     for number in reversed(without_job):
         yield _bad_line(bad[number])
 
 
 def _bad_line(bad: BadLine) -> str:
     key = {"key": bad.key} if bad.key is not None else {}
-    return json.dumps({"line": bad.number, **key, "error": bad.error}, ensure_ascii=False)
+    return to_json({"line": bad.number, **key, "error": bad.error})
 
 
 def _jobs(

@@ -1,14 +1,21 @@
 """The command ``submitter credits``: credits left at GRSAI, and job counts by model."""
 
-import json
 import sys
 from contextlib import closing
 from dataclasses import asdict
 
 import click
-from rich.table import Table
 
-from receiver.cli.base import SOME_FAILED, WRONG_USAGE, load, print_table, reports_errors
+from receiver.cli.base import (
+    SOME_FAILED,
+    WRONG_USAGE,
+    load,
+    new_table,
+    print_table,
+    reports_errors,
+    say,
+    say_json,
+)
 from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
 from receiver.model import Provider
@@ -23,7 +30,8 @@ _COUNTS = ("submitted", "archived", "refunded", "refused", "failed", "expired", 
     "--json",
     "as_json",
     is_flag=True,
-    help='Print one object: {"credits", "models"}; credits is null if GRSAI could not be asked.',
+    help='Print one object: {"credits", "models"}; credits is null if GRSAI could not be asked. '
+    'If keys of other providers are set, "providers" has the credits of each.',
 )
 @reports_errors
 def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only interactive shells have the other one
@@ -35,19 +43,31 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     settings = load()
     with closing(Services(settings)) as services:
         used = _usage(services)
-        left, status = None, 0
-        client = services.clients.get(Provider.GRSAI)
-        if client is None:
-            click.echo(NO_KEY, err=True)
-            status = WRONG_USAGE
-        else:
-            try:
-                left = client.credits()
-            except ProviderError as error:
-                click.echo(str(error), err=True)
-                status = SOME_FAILED
+        others = [name for name in settings.accounts() if name is not Provider.GRSAI]
+        left, status = _credits(services, [Provider.GRSAI, *others])
     _print_json(left, used) if as_json else _print_table(left, used)
     sys.exit(status)
+
+
+def _credits(
+    services: Services, providers: list[Provider]
+) -> tuple[dict[Provider, float | None], int]:
+    """Return the credits left at each provider, None where it does not say, and the exit status."""
+    left: dict[Provider, float | None] = dict.fromkeys(providers)
+    status = 0
+    for provider in providers:
+        client = services.clients.get(provider)
+        if client is None:
+            if len(providers) == 1:
+                say(NO_KEY, err=True)
+                status = WRONG_USAGE
+            continue
+        try:
+            left[provider] = client.credits()
+        except ProviderError as error:
+            say(str(error), err=True)
+            status = SOME_FAILED
+    return left, status
 
 
 def _usage(services: Services) -> list[Usage]:
@@ -55,19 +75,25 @@ def _usage(services: Services) -> list[Usage]:
     try:
         return services.open(to_look=True).totals.usage()
     except ConfigurationError as error:
-        click.echo(str(error), err=True)
+        say(str(error), err=True)
         return []
 
 
-def _print_json(left: float | None, used: list[Usage]) -> None:
+def _print_json(left: dict[Provider, float | None], used: list[Usage]) -> None:
+    whole = {provider.value: _whole(value) for provider, value in left.items()}
     models = [asdict(usage) for usage in used]
-    click.echo(json.dumps({"credits": _whole(left), "models": models}, ensure_ascii=False))
+    found: dict[str, object] = {"credits": whole[Provider.GRSAI], "models": models}
+    if len(whole) > 1:
+        found["providers"] = whole
+    say_json(found)
 
 
-def _print_table(left: float | None, used: list[Usage]) -> None:
-    if left is not None:
-        click.echo(f"{_whole(left):,} credits left")
-    table = Table("model")
+def _print_table(left: dict[Provider, float | None], used: list[Usage]) -> None:
+    for provider, value in left.items():
+        if value is not None:
+            at = "" if provider is Provider.GRSAI else f" at {provider}"
+            say(f"{_whole(value):,} credits left{at}")
+    table = new_table("model")
     for name in _COUNTS:
         table.add_column(name.replace("_", " "), justify="right")
     for usage in used:
@@ -75,7 +101,7 @@ def _print_table(left: float | None, used: list[Usage]) -> None:
         label = model if usage.provider == "grsai" else f"{model} ({usage.provider})"
         table.add_row(label, *(str(getattr(usage, name)) for name in _COUNTS))
     print_table(table)
-    click.echo(
+    say(
         "refunded: failed at the provider; refused: not accepted by the provider; "
         "failed: accepted, but without a usable picture"
     )

@@ -12,8 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli.base import SOME_FAILED, load, printable, reports_errors
-from receiver.cli.progress import say, shown
+from receiver.cli.base import SOME_FAILED, bar_shown, load, reports_errors, say, say_json
 from receiver.errors import ConfigurationError, KeyConflictError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
@@ -161,7 +160,8 @@ def submit(
     _require_fitting(provider, mode, api, resubmit)
     job_mode, reason = (Mode(mode), "") if mode else default_mode(settings)
     if reason and provider != Provider.OPENAI:
-        click.echo(f"{reason}\n--mode was not given: the result is polled", err=True)
+        say(reason, err=True)
+        say("--mode was not given: the result is polled", err=True)
     request = {
         "prompt": prompt,
         "model": model,
@@ -188,7 +188,7 @@ def submit(
         unsaved = 0
         for job in jobs:
             if as_json:
-                click.echo(job.model_dump_json())
+                say_json(job)
             _print_job(job, err=as_json)
             if output is not None:
                 unsaved += _save(job, output, err=as_json)
@@ -310,7 +310,7 @@ def _finish(run: _SubmitRun, *, resubmit: int, timeout: float | None) -> Job:
             break
         # Only this failure is worth a retry: the provider refunds it, and moderation would refuse
         # again. Each retry has its own key, so that it is also posted only once.
-        click.echo(printable(f"{job.ref} {job.reason} {job.message}: posted again"), err=True)
+        say(f"{job.ref} {job.reason} {job.message}: posted again", err=True)
         job = run.post(resubmit_key(key, number) if key else None)
         job = _wait(run.submitter, job, timeout)
     return job
@@ -322,18 +322,16 @@ def _report_interrupted(run: _SubmitRun, *, as_json: bool) -> None:
     if not run.begun:
         return
     if not run.submitter.is_checked:
-        click.echo("nothing was posted", err=True)
+        say("nothing was posted", err=True)
         return
     with suppress(ReceiverError):
         job = run.current_job()
     if job is None:
-        click.echo("it may have been posted: look with receiver jobs", err=True)
+        say("it may have been posted: look with receiver jobs", err=True)
         return
-    click.echo(
-        f"{job.ref} goes on, look with: receiver show {job.ref}; do not submit it again", err=True
-    )
+    say(f"{job.ref} goes on, look with: receiver show {job.ref}; do not submit it again", err=True)
     if as_json:
-        click.echo(job.model_dump_json())
+        say_json(job)
 
 
 def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
@@ -341,7 +339,7 @@ def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
     if job.state in FINAL_STATES:
         return job
     if not submitter.has_worker():
-        click.echo(NO_WORKER, err=True)
+        say(NO_WORKER, err=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -350,7 +348,7 @@ def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
         TimeElapsedColumn(),
     )
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    with shown(progress):
+    with bar_shown(progress):
         bar = progress.add_task(f"{job.ref} {job.state}", total=100)
 
         def show(now: Job) -> None:
@@ -359,7 +357,7 @@ def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
         try:
             return submitter.wait([job.ref], timeout=timeout, watch=show)[0]
         except TimeoutError as error:
-            say(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}")
+            say(f"{error}; {job.ref} goes on, look with: receiver show {job.ref}", err=True)
             return submitter.job(job.ref)
 
 
@@ -370,24 +368,24 @@ def _save(job: Job, folder: str, *, err: bool) -> int:
         if asset.key is None:
             continue
         try:
-            click.echo(printable(str(asset.save(folder))), err=err)
+            say(str(asset.save(folder)), err=err)
         except ReceiverError as error:
-            click.echo(printable(str(error)), err=True)
+            say(str(error), err=True)
             failures += 1
     return failures
 
 
 def _print_job(job: JobView, *, err: bool) -> None:
     """Print the state of a job, why it failed, and its archived files."""
-    click.echo(f"{job.ref} {job.state}", err=err)
+    say(f"{job.ref} {job.state}", err=err)
     if job.state is JobState.SUBMITTING:
-        click.echo(
+        say(
             "  the answer to the submit was lost; if the job has a callback, it completes "
             "the job: do not submit it again",
             err=True,
         )
     if job.reason or job.message:
-        click.echo(printable(f"  {' '.join(filter(None, [job.reason, job.message]))}"), err=True)
+        say(f"  {' '.join(filter(None, [job.reason, job.message]))}", err=True)
     for asset in job.assets:
         if asset.key:
-            click.echo(f"  {asset.key} {asset.size} bytes {asset.sha256}", err=err)
+            say(f"  {asset.key} {asset.size} bytes {asset.sha256}", err=err)

@@ -11,13 +11,15 @@ import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from receiver.cli.base import SOME_FAILED, console, reports_errors
+from receiver.cli.base import SOME_FAILED, console, new_table, reports_errors
 from receiver.errors import ConfigurationError
 from receiver.jobs.job_object import JobView
 from receiver.ledger.queries.audit import Audit
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.telemetry.printable import printable
 from submitter.demo.checks import JobCheck, check_job, table
 from submitter.demo.environment import Environment, free_port, live_environ, sandbox_environ
 from submitter.demo.jobs import DEMO_JOBS, LIVE_JOBS, DemoJob
@@ -53,7 +55,7 @@ def demo(*, keep: bool, live: bool) -> None:
         sandbox_url = None if live else _start_sandbox(environment)
         settings = _start_receiver(environment)
         ok = _run(output, settings, LIVE_JOBS if live else DEMO_JOBS, sandbox_url)
-        output.print(f"archive  {settings.archive_url}\nlogs     {environment.logs}")
+        output.print(f"archive  {settings.archive_url}\nlogs     {environment.logs}", markup=False)
         if keep:
             _print_running(output, environment, settings)
             environment.processes.clear()
@@ -72,6 +74,15 @@ def _start_sandbox(environment: Environment) -> str:
         "GRSAI_API_KEY": "demo",
         "FETCH_ALLOW": f"127.0.0.1:{port}",
         "PORT": str(free_port()),
+        "FAL_KEY": "demo",
+        "FAL_BASE_URL": f"{url}/fal",
+        "FAL_JWKS_URL": f"{url}/fal/.well-known/jwks.json",
+        "REPLICATE_API_TOKEN": "demo",
+        "REPLICATE_BASE_URL": f"{url}/replicate",
+        "BFL_API_KEY": "demo",
+        "BFL_BASE_URL": f"{url}/bfl",
+        "KIE_API_KEY": "demo",
+        "KIE_BASE_URL": f"{url}/kie",
         # So that a lost callback does not cost two minutes.
         "POLL_AFTER": "6",
         "POLL_INTERVAL": "1",
@@ -124,6 +135,7 @@ def _submit_all(submitter: Submitter, demo_jobs: tuple[DemoJob, ...]) -> list[st
             size=demo_job.size,
             variants=demo_job.variants,
             params=demo_job.params,
+            provider=demo_job.provider,
         ).ref
 
     with ThreadPoolExecutor(SUBMITTERS) as pool:
@@ -144,11 +156,11 @@ def _watch(
         try:
             submitter.wait(list(demo_jobs), timeout=timeout, watch=show)
         except TimeoutError as error:
-            output.print(f"[red]{error}[/]")
+            output.print(Text(printable(str(error)), "red"))
 
 
 def _progress(demo_jobs: dict[str, DemoJob], seen: dict[str, JobView]) -> Table:
-    shown = Table("job", "what it shows", "state", "progress")
+    shown = new_table("job", "what it shows", "state", "progress")
     for ref, demo_job in demo_jobs.items():
         job = seen.get(ref)
         if job is not None:
@@ -175,7 +187,7 @@ def _print_result(output: Console, checks: list[JobCheck], audit: Audit) -> bool
         f"+ {audit.expired} expired + {audit.in_flight} in flight"
     )
     for text in problems:
-        output.print(f"[red]✗ {text}[/]")
+        output.print(Text(printable(f"✗ {text}"), "red"))
     if not problems:
         objects = sum(len(check.archived) for check in checks)
         output.print(

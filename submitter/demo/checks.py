@@ -6,9 +6,12 @@ from typing import Any
 
 import requests
 from rich.table import Table
+from rich.text import Text
 
+from receiver.cli.base import new_table
 from receiver.ledger.rows import Asset, Job
 from receiver.services import Services
+from receiver.telemetry.printable import printable
 from submitter.demo.jobs import DemoJob
 
 
@@ -74,16 +77,20 @@ def _digest(services: Services, key: str) -> str:
 def table(checks: list[JobCheck]) -> Table:
     """Return a table of all jobs with their objects."""
     columns = ("job", "what it shows", "model", "state", "objects", "SHA-256", "to archived")
-    shown = Table(*columns, title="From a paid job to a picture that is safe", title_justify="left")
+    shown = new_table(*columns, title="From a paid job to a picture that is safe")
     for check in checks:
         job, mark = check.job, "✗" if check.problems else "✓"
-        objects = "\n".join(
+        names = (
             f"{(asset.key or '?').rpartition('/')[2]} {(asset.size or 0) / 1e6:.1f} MB"
             for asset in check.assets
         )
-        digests = "\n".join(f"{(asset.sha256 or '?')[:12]} {mark}" for asset in check.assets)
+        objects = Text("\n").join(Text(printable(name)) for name in names)
+        digests = Text("\n").join(
+            Text(f"{(asset.sha256 or '?')[:12]} {mark}") for asset in check.assets
+        )
         took = "" if check.seconds is None else f"{check.seconds * 1000:.0f} ms"
-        colour = "red" if check.problems else "green"
-        state = f"[{colour}]{job.state}[/]" + (f"\n{job.reason}" if job.reason else "")
+        state = Text(job.state, "red" if check.problems else "green")
+        if job.reason:
+            state = Text("\n").join([state, Text(job.reason)])
         shown.add_row(job.ref, check.demo_job.title, job.model, state, objects, digests, took)
     return shown

@@ -55,7 +55,7 @@ class Environment:
                 pass  # not listening yet
             time.sleep(0.1)
         tail = (self.logs / f"{name}.log").read_text(errors="replace")[-2000:]
-        raise ReceiverError(f"{name} did not start; its log ends with:\n{tail}")
+        raise ReceiverError(f"{name} did not start; its log ends with: {tail}")
 
     def stop(self) -> None:
         """Stop the processes, the service before the sandbox, and wait until they have ended."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from receiver.model import JobState
+from receiver.model import JobState, Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class DemoJob:
     variants: int | None = None
     script: dict[str, Any] = field(default_factory=dict)
     expected_state: JobState = JobState.ARCHIVED
+    provider: Provider = Provider.GRSAI
 
     @property
     def params(self) -> dict[str, object]:
@@ -111,6 +112,37 @@ DEMO_JOBS = (
     ),
     DemoJob("a forged callback", "a door in a cliff", "nano-banana", script={"callback": "forged"}),
     DemoJob("a video", "waves breaking on basalt", "sora-2", script={"bytes": 2 * MB}),
+    DemoJob(
+        "fal: signed, archived at once",
+        "a kite over dunes",
+        "fal-ai/flux/dev",
+        "1024x768",
+        provider=Provider.FAL,
+    ),
+    DemoJob(
+        "Replicate: wrong signature, read back",
+        "a harbour in winter",
+        "black-forest-labs/flux-schnell",
+        "3:2",
+        script={"signature": "wrong"},
+        provider=Provider.REPLICATE,
+    ),
+    DemoJob(
+        "BFL: callback lost, 10 minutes to live",
+        "a moth on a lamp",
+        "flux-2-pro",
+        "640x640",
+        script={"callback": "lost"},
+        provider=Provider.BFL,
+    ),
+    DemoJob(
+        "kie.ai: its URLs replaced on the way",
+        "an orchard at dawn",
+        "google/nano-banana",
+        "1:1",
+        script={"signature": "other_urls"},
+        provider=Provider.KIE,
+    ),
     DemoJob(
         "moderated",
         "something the provider will not draw",

@@ -3,7 +3,7 @@
 The scenarios SCN-001 to SCN-016 are those of the public suite
 ``luckyteagirl/webhook-receiver-conformance``. Our sender signs nothing; the ticket in the URL is
 signed, so "signature" means the ticket. SCN-010 (a stale timestamp) does not apply: a provider may
-report late and repeat itself, so tickets do not expire, and an old one is accepted. Below are
+report late and repeat itself, so tickets live for two years, and an old one is accepted. Below are
 the known and possible faults of GRSAI: reports before the submit's answer, instead of it, twice,
 out of order, or never.
 """

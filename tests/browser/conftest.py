@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from event_server import SECRET, EventServer
 from installation import Installation
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from real_parts import missing
@@ -26,10 +27,26 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def event_server() -> Iterator[EventServer]:
+    """Run a destination of events; a test that lets it refuse them lets it accept them again."""
+    with EventServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def installation(
+    tmp_path_factory: pytest.TempPathFactory, event_server: EventServer
+) -> Iterator[Installation]:
     """Run one service."""
     with Sandbox() as sandbox:
         installation = Installation(tmp_path_factory.mktemp("installation"), sandbox)
+        installation.environ |= {
+            "EVENT_URLS": f"{event_server.url},log:#job.archived",
+            "EVENT_SECRET": SECRET,
+            "FETCH_ALLOW": f"{installation.environ['FETCH_ALLOW']},{event_server.address}",
+            "PRICES": "gpt*=0.05",
+            "CURRENCY": "USD",
+        }
         with installation.started(POLL_AFTER="3", POLL_INTERVAL="1"):
             yield installation
 

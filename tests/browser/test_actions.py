@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import requests
 from installation import Installation
 from playwright.sync_api import Page, expect
 from viewer import Viewer
@@ -236,7 +237,60 @@ def test_a_picture_is_downloaded_not_opened(page: Page, viewer: Viewer) -> None:
     assert download.value.suggested_filename.endswith("-0.png")
 
 
+def test_an_unreadable_delivery_is_dismissed(page: Page, viewer: Viewer) -> None:
+    ref = viewer.jobs["two owls"]
+    with viewer.installation.services() as services:
+        hook = f"{viewer.installation.url}/callback/{services.tickets.sign(ref)}"
+    assert requests.post(hook, data=b"<html>", timeout=10).status_code == 400
+    page.goto("/set-aside")
+    row = page.locator(".row", has_text="delivery").first
+    expect(row).to_contain_text("Why it cannot be read")
+    shown = page.get_by_role("button", name="Dismiss").count()
+    row.get_by_role("button", name="Dismiss").click()
+    expect(page.get_by_role("status")).to_have_text("The delivery was dismissed.")
+    expect(page.get_by_role("button", name="Dismiss")).to_have_count(shown - 1)
+
+
+def test_the_list_of_jobs_follows_what_happens(page: Page, installation: Installation) -> None:
+    page.goto("/jobs?q=otter")
+    installation.submit("a playful otter")
+    expect(page.locator(".row", has_text="a playful otter")).to_contain_text(
+        "archived", timeout=15_000
+    )
+    expect(page.locator(".row .age").first).to_have_text(re.compile("now|ago"))
+
+
+def test_a_batch_shows_what_failed_and_retries_it(page: Page, viewer: Viewer) -> None:
+    page.goto(viewer.pages()["batch"])
+    expect(page.locator("main")).to_contain_text("1 of 1 jobs have ended")
+    page.get_by_role("link", name="Retry what failed").click()
+    expect(page.locator("main")).to_contain_text("Matching failed or expired jobs: 1")
+
+
+def test_a_file_is_added_to_a_new_job(page: Page) -> None:
+    page.goto("/submit")
+    page.set_input_files(
+        "input[type=file]", {"name": "a.png", "mimeType": "image/png", "buffer": b"\x89PNG"}
+    )
+    expect(page.get_by_label("Reference pictures")).to_have_value("data:image/png;base64,iVBORw==")
+
+
 # The keyboard.
+
+
+def test_lists_are_walked_through_with_keys(page: Page, viewer: Viewer) -> None:
+    assert viewer.jobs
+    page.goto("/jobs")
+    page.wait_for_load_state("load")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_hidden()
+    for key, place in (("j", 0), ("j", 1), ("k", 0), ("k", 0)):
+        page.keyboard.press(key)
+        expect(page.locator(".row-title").nth(place)).to_be_focused()
+    page.keyboard.press("o")
+    expect(page.locator(".timeline")).to_be_visible()
 
 
 def test_everything_can_be_reached_with_the_keyboard(page: Page, viewer: Viewer) -> None:

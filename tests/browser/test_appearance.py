@@ -14,6 +14,7 @@ KINDS = [
     "gallery",
     "picture",
     "jobs",
+    "batch",
     "nothing found",
     "job",
     "failed job",
@@ -23,6 +24,11 @@ KINDS = [
     "at risk",
     "set aside",
     "compare",
+    "charts",
+    "costs",
+    "events",
+    "service",
+    "first steps",
     "new job",
     "retry many",
     "invariants",
@@ -110,15 +116,39 @@ def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, screensho
     expect(page.get_by_role("heading", name="图库")).to_be_visible()
     assert page.evaluate("document.documentElement.lang") == "zh"
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # width and height
-    for kind in ("job under way", "compare", "new job", "jobs"):
+    for kind in (
+        "job under way",
+        "compare",
+        "charts",
+        "costs",
+        "events",
+        "service",
+        "new job",
+        "jobs",
+    ):
         page.goto(viewer.pages()[kind])
         assert page.evaluate(SIDEWAYS) == 0, kind
     expect(page.get_by_role("navigation", name="页面").get_by_role("link")).to_have_text(
-        ["图库", "任务", "告急", "搁置", "对比"]
+        ["图库", "任务", "告急", "搁置", "事件", "对比", "服务"]
     )
     page.screenshot(path=screenshots / "jobs-chinese-phone.png", full_page=True)
     page.get_by_role("link", name="English").click()
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_comparison_fits_a_laptop(page: Page, viewer: Viewer, language: str) -> None:
+    assert viewer.jobs
+    page.goto(f"/preferences?language={language}&next=/compare")
+    # The widest figures that occur; a real installation has them after a while.
+    fill = """cells => cells.forEach(cell => cell.querySelectorAll("span").forEach(
+        span => { span.textContent = "59 min 59 s"; }))"""
+    page.locator(".compared td").evaluate_all(fill)
+    page.locator(".compared tbody th").evaluate_all(
+        "cells => cells.forEach(cell => { cell.textContent = 'gemini-3-pro-image-preview-4k'; })"
+    )
+    spare = page.locator(".scroll").evaluate("region => region.clientWidth - region.scrollWidth")
+    assert spare >= 0
 
 
 def test_a_german_browser_gets_english(viewer: Viewer) -> None:

@@ -126,6 +126,7 @@ def test_a_job_has_exactly_the_keys_of_the_contract(web: WebClient, tmp_path: Pa
             "state": "archived",
             "key": f"2026/10/01/{ref}/0.png",
             "url": f"/api/jobs/{ref}/assets/0",
+            "public_url": None,
             "sha256": DIGEST,
             "size": len(PICTURE),
             "content_type": "image/png",

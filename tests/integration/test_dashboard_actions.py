@@ -7,6 +7,8 @@ from dashboard_client import HOSTILE, archived, form_token, post, reported, subm
 from sqlalchemy import update
 from web_client import FAILED, SUCCEEDED, WebClient
 
+from receiver.errors import ReceiverError
+from receiver.jobs.request import GrsaiRequest
 from receiver.ledger.tables import deliveries
 from receiver.model import Decision, JobState
 
@@ -178,11 +180,41 @@ def test_a_job_form_can_be_filled_in_from_another_job(logged_in: WebClient) -> N
     )
 
 
-def test_a_form_that_is_too_large_is_refused(logged_in: WebClient) -> None:
-    answer = logged_in.client.post(
-        "/submit", data={"csrf_token": "x", "prompt": "x" * (1024 * 1024 + 1)}
-    )
-    assert (answer.status_code, "1.0 MB" in answer.text) == (413, True)
+@pytest.mark.parametrize(
+    ("path", "size", "shown"),
+    [("/retry-all", 1024**2, "1.0 MB"), ("/submit", 32 * 1024**2, "32.0 MB")],
+)
+def test_a_form_that_is_too_large_is_refused(
+    logged_in: WebClient, path: str, size: int, shown: str
+) -> None:
+    answer = logged_in.client.post(path, data={"csrf_token": "x", "prompt": "x" * size})
+    assert (answer.status_code, shown in answer.text) == (413, True)
+
+
+def test_reference_pictures_and_parameters_reach_the_job(
+    logged_in: WebClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[GrsaiRequest] = []
+
+    def submit(request: GrsaiRequest) -> None:
+        asked.append(request)
+        raise ReceiverError("8 submits are in progress already")
+
+    monkeypatch.setattr("receiver.web.dashboard.submit.submit_job", submit)
+    pictures = ["https://a.test/1.png", f"data:image/png;base64,{'A' * 2_000_000}"]
+    fields = {"prompt": "a fox", "images": "\n".join(pictures), "params": '{"quality": "high"}'}
+    answer = post(logged_in, "/submit", **fields)
+    assert (answer.status_code, "https://a.test/1.png" in answer.text) == (503, True)
+    assert (list(asked[0].images), asked[0].params) == (pictures, {"quality": "high"})
+
+
+@pytest.mark.parametrize("params", ["{", "[" * 100_000, "[1]", "high"])
+def test_parameters_that_are_no_json_object_are_explained(
+    logged_in: WebClient, params: str
+) -> None:
+    logged_in.client.set_cookie("language", "zh")
+    answer = post(logged_in, "/submit", prompt="a fox", params=params)
+    assert (answer.status_code, "JSON 对象" in answer.text) == (400, True)
 
 
 def test_an_unreadable_delivery_says_why_and_is_dismissed(logged_in: WebClient) -> None:

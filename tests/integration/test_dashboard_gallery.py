@@ -5,6 +5,7 @@ import json
 import re
 import zipfile
 from threading import BoundedSemaphore
+from urllib.parse import quote, urlencode
 
 import pytest
 from archives import put
@@ -13,6 +14,7 @@ from sqlalchemy import update
 from web_client import SUCCEEDED, WebClient
 
 from receiver.ledger.tables import assets
+from receiver.model import Submission
 from receiver.web.dashboard import zip_files
 
 PART = {"HX-Request": "true"}
@@ -156,3 +158,40 @@ def test_a_zip_that_takes_too_long_is_cut_short(
     monkeypatch.setattr(zip_files, "MAX_DURATION", -1.0)
     with pytest.raises(TimeoutError):
         logged_in.client.get(f"/zip?ref={ref}", buffered=True)
+
+
+# Batches.
+
+
+def test_a_batch_shows_its_progress_failures_and_downloads(logged_in: WebClient) -> None:
+    assert "No batches" in logged_in.client.get("/batches").text
+    name = "night run/7 & more"
+    refs = [
+        logged_in.services.jobs.submit(
+            Submission(f"fox {number}", "gpt-image-1.5", {}, batch=name), "https://provider.test"
+        ).ref
+        for number in range(3)
+    ]
+    logged_in.services.jobs.record_refused(refs[0], "no")
+    query = urlencode({"batch": name}).replace("&", "&amp;")
+    assert f'href="/batches?{query}"' in logged_in.client.get("/batches").text
+    page = logged_in.client.get(f"/batches?{urlencode({'batch': name})}").text
+    for words in (
+        "1 of 3 jobs have ended",
+        "the provider refused the job",
+        f'href="/retry-all?{query}"',
+        f'href="/jobs?{query}&amp;reason=refused"',
+        refs[0],
+    ):
+        assert words in page
+    assert "/zip?" not in page, "there is no picture yet"
+    assert f'href="/batches?{query}"' in logged_in.client.get(f"/jobs/{refs[0]}").text
+    listed = logged_in.client.get(f"/jobs?{urlencode({'batch': name, 'reason': 'refused'})}").text
+    assert (refs[0] in listed, refs[1] in listed) == (True, False)
+    bulk = logged_in.client.get(f"/retry-all?batch={quote(name)}").text
+    assert "failed or expired jobs: 1" in bulk
+    seen = re.search(r"seen=(\w+)", page)
+    assert seen
+    again = f"/batches?{urlencode({'batch': name, 'seen': seen[1]})}"
+    assert logged_in.client.get(again, headers=PART).status_code == 204
+    assert logged_in.client.get("/batches?batch=none").status_code == 404

@@ -239,7 +239,7 @@ def test_a_picture_at_risk_is_shown_with_its_expiry(logged_in: WebClient) -> Non
     assert "Nothing is at risk" in logged_in.client.get("/at-risk").text
     logged_in.services.database.write(
         lambda connection: connection.exec_driver_sql(
-            "UPDATE assets SET expires_at = expires_at - 6000"
+            "UPDATE assets SET announced_at = announced_at - 6000, expires_at = expires_at - 6000"
         )
     )
     page = logged_in.client.get("/at-risk").text

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import requests
 from ledgers import Clock as ManualClock
-from other_providers import Harness, running
+from other_providers import OTHERS, Harness, running
 from signing import FAL_KEY, OTHER_FAL_KEY, Sender, body_of, public_key
 
+from receiver.doctor.examine import Status, examine
 from receiver.errors import ProviderUnavailableError
 from receiver.ledger.claims import Claimed
 from receiver.model import JobState, Proof, Provider
@@ -16,6 +17,7 @@ from receiver.providers.client import Clients, ProviderClient
 from receiver.providers.dialect import Account
 from receiver.providers.fal.dialect import Fal
 from receiver.providers.keyring import LIFETIME, PAUSE, Keyring
+from submitter.cli.credits import _credits as left_at
 from submitter.sandbox.twins.twin import FOREIGN_URL
 
 FIRST, SECOND = public_key(FAL_KEY), public_key(OTHER_FAL_KEY)
@@ -128,7 +130,8 @@ def keys_of_fal(harness: Harness, *, away: bool, rotate: bool = False) -> None:
 
 
 def first_proof(harness: Harness, **script: object) -> str | None:
-    job = harness.finished(harness.submit(Provider.FAL, script).ref)
+    # The answer to the submit comes first: our account is learnt from the id in it.
+    job = harness.finished(harness.submit(Provider.FAL, {"delay": 0.5, **script}).ref)
     assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
     return harness.told(job.ref)[0][1]
 
@@ -223,3 +226,26 @@ def test_after_five_minutes_down_every_picture_of_bfl_comes_home_by_polling(
         job = harness.finished(ref)
         assert (job.state, harness.is_safe_once(ref)) == (JobState.ARCHIVED, True)
         assert harness.told(ref) == [("poll", Proof.BODY)]
+
+
+def test_the_doctor_tries_each_key_and_credits_asks_each_provider(harness: Harness) -> None:
+    found = {one.name: one for one in examine(harness.services)}
+    details = {name: found[name].detail for name in ("fal", "replicate", "bfl", "kie")}
+    assert {found[name].status for name in details} == {Status.OK}
+    assert details["fal"] == "FAL_KEY is set, not tried; 1 key to verify callbacks"
+    assert details["replicate"].endswith("/replicate knows our key; 1 key to verify callbacks")
+    assert "10000 credits left; callbacks are signed with a secret of each job" in details["bfl"]
+    assert details["kie"].endswith("10000 credits left; 1 key to verify callbacks")
+    left, status = left_at(harness.services, list(OTHERS))
+    assert (status, list(left.values())) == (0, [None, None, 10000.0, 10000.0])
+
+
+def test_the_doctor_names_the_setting_that_is_wrong(harness: Harness) -> None:
+    wrong = f"http://127.0.0.1:{harness.sandbox.port}/nothing-here"
+    harness.restart(BFL_BASE_URL=wrong, FAL_JWKS_URL=wrong, GRSAI_API_KEY="")
+    found = {one.name: one for one in examine(harness.services)}
+    assert found["provider"].status is Status.SKIPPED
+    assert found["bfl"].status is found["fal"].status is Status.FAILED
+    assert found["bfl"].remedy.startswith("correct BFL_API_KEY, or BFL_BASE_URL where")
+    left, status = left_at(harness.services, [Provider.BFL, Provider.KIE])
+    assert (status, left) == (1, {Provider.BFL: None, Provider.KIE: 10000.0})

@@ -24,9 +24,8 @@ from rich.progress import Progress
 from web_client import FAILED, WebClient, web_client
 
 from receiver.cli import main
+from receiver.cli.base import bar_shown, say
 from receiver.cli.moments import MOMENT, MOMENT_AFTER
-from receiver.cli.progress import say
-from receiver.cli.progress import shown as bar_shown
 from receiver.model import Submission
 from receiver.telemetry import logs
 
@@ -191,7 +190,7 @@ def test_messages_and_lines_of_the_log_come_above_a_bar() -> None:
     bar.add_task("going on")
     logs.configure("INFO", "json", [])
     with bar_shown(bar):
-        say("a \x1bmessage")
+        say("a \x1bmessage", err=True)
         structlog.get_logger().warning("a line of ours")
         logging.getLogger("library").warning("a line of a library")
     structlog.reset_defaults()

@@ -12,6 +12,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -314,6 +315,50 @@ def test_few_are_made_at_a_time_few_wait_and_the_rest_is_sent_away(
         let_go.set()
         maker.join(LIMIT)
     assert small.get(second) == b"made", "a place is given back"
+
+
+def test_two_are_made_at_a_time_by_all_processes_of_a_machine(
+    store: DirectoryStore, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of these stand for two processes: each knows the others by the folder alone."""
+    folder = tmp_path / "thumbnails"
+    busy = [Thumbnails(store, folder) for _ in range(thumbnails.MAX_RUNNING)]
+    late = Thumbnails(store, folder)
+    asset = put(picture())
+    monkeypatch.setattr(thumbnails, "WAIT_TIMEOUT", 0.05)
+    with ExitStack() as places:
+        for one in busy:
+            places.enter_context(one._place())
+        with pytest.raises(BusyError, match="take long"):
+            late.get(asset)
+    assert late.get(asset) is not None
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
+def test_the_largest_pictures_of_providers_fit_into_the_memory(
+    small: Thumbnails, put: Put, form: str
+) -> None:
+    made, whole = (
+        io.BytesIO(),
+        Image.new("RGBA" if form in {"PNG", "WEBP"} else "RGB", (4096, 4096)),
+    )
+    options = {"AVIF": {"speed": 10}, "WEBP": {"method": 0}}.get(form, {})
+    whole.save(made, form, **options)
+    asset = replace(put(made.getvalue(), f"image/{form.lower()}"), width=4096, height=4096)
+    assert opened(small.get(asset)).size == (512, 512)
+
+
+def test_what_does_not_fit_into_the_memory_has_no_thumbnail_and_is_not_in_doubt(
+    small: Thumbnails, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = replace(put(png(6000, 6000, b"")), width=6000, height=6000)
+    assert small.doubt(wide) == ""
+    assert small.get(wide) is None
+    program = tmp_path / "program.py"
+    ours = Path(thumbnails.__file__).with_name("thumbnail_process.py").read_text(encoding="utf-8")
+    program.write_text(ours.replace("256 * 1024**2", "48 * 1024**2"), encoding="utf-8")
+    monkeypatch.setattr(thumbnails, "_PROGRAM", program)
+    assert small.doubt(put(picture(size=(3000, 3000)))) == ""
 
 
 def test_the_folder_is_bounded_and_what_was_not_wanted_the_longest_goes_first(

@@ -36,14 +36,16 @@ from receiver.model import FINAL_STATES  # noqa: E402
 from receiver.services import Services  # noqa: E402
 from receiver.settings import Settings  # noqa: E402
 from submitter.sandbox import Sandbox  # noqa: E402
-from tests.prove import nodes  # noqa: E402
-from tests.prove.evidence import gather  # noqa: E402
+from tests.prove import history, nodes  # noqa: E402
+from tests.prove.check_history import check  # noqa: E402
+from tests.prove.evidence import Evidence, gather  # noqa: E402
 from tests.prove.load import KEY, MENU, Customer, Orders  # noqa: E402
 from tests.prove.nodes import OURS, Node  # noqa: E402
 from tests.prove.promises import examine  # noqa: E402
 from tests.prove.recording_proxy import recording_proxy  # noqa: E402
 from tests.prove.setups import Bucket  # noqa: E402
 
+HISTORY = ROOT / "build/prove/distributed.jsonl"
 WEBS, WORKERS = 3, 4
 _SLOW = {"file": {"mode": "slow", "rate": 20_000, "times": 1}, "bytes": 60_000}
 _PORT, _WEB_PORT = 8080, 8000
@@ -175,6 +177,7 @@ class _Run:
         evidence = gather(self._services, self._archive, self._sandbox, self._seen.acknowledged)
         evidence.provider_ids = dict(customer.provider_ids)
         evidence.write(self._folder / "evidence.json")
+        lost = self._check_history(evidence)
         click.echo(
             f"{len(evidence.jobs)} jobs, {len(evidence.objects)} pictures,"
             f" {len(evidence.acknowledged)} callbacks acknowledged"
@@ -184,9 +187,18 @@ class _Run:
             for name, status in ends.items()
             if status != 0
         ]
-        return drains + [
+        return [*drains, *lost] + [
             f"{found.promise}: {found.about}: {found.detail}" for found in examine(evidence)
         ]
+
+    def _check_history(self, evidence: Evidence) -> list[str]:
+        """Write the history and let the checker decide; the events are those of the ledger."""
+        for row in evidence.events:
+            names = {"id": row["id"], "type": row["type"], "ref": row["ref"]}
+            evidence.happened.append({"what": "event", "at": row["created_at"], **names})
+        HISTORY.parent.mkdir(parents=True, exist_ok=True)
+        history.write(HISTORY, 0, ["nodes killed and cut off"], "distributed", evidence)
+        return check(HISTORY.read_text(encoding="utf-8"))[1]
 
     def _node(self, name: str, number: int) -> Node:
         binds = f"10.99.0.{number}:{_WEB_PORT}"

@@ -9,17 +9,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from statistics import mean
-from typing import Literal
+from typing import Any, Literal
 
+from event_server import SECRET, EventServer
 from faultproxy import FaultProxy, fault_proxy
 from installation import Installation
 from processes import Finished, Running, running
 from seaweed import KillableS3, S3Server, killable_seaweedfs
+from sqlalchemy import func, select
 from waiting import until
 
 from receiver.errors import LedgerError
 from receiver.failpoints import Point
 from receiver.ingest.tickets import Tickets
+from receiver.ledger.tables import events
 from receiver.model import FINAL_STATES
 from receiver.services import Services
 from receiver.settings import Settings
@@ -62,6 +65,7 @@ class Environment:
         seen: RecordingProxy,
         *,
         archive: Archive,
+        events: EventServer,
         stack: ExitStack,
     ) -> None:
         self.folder, self.setup, self.random, self.installation, self.seen, self.archive = (
@@ -73,6 +77,8 @@ class Environment:
             archive,
         )
         self.stack = stack
+        self.events = events
+        self.kills: list[dict[str, Any]] = []
         self.faults = folder / "faults"
         self.s3: KillableS3 | None = None
         self.proxy: FaultProxy | None = None
@@ -180,6 +186,7 @@ class Environment:
         before = self.workers_started()
         yield
         struck, runnable = time.time(), [_runnable()]
+        self.kills.append({"what": "kill", "at": struck, "which": what})
 
         def is_back() -> bool:
             runnable.append(_runnable())
@@ -195,7 +202,8 @@ class Environment:
         # The load average is that of a minute: rounds that have just begun are not in it yet.
         load = max(os.getloadavg()[0], mean(runnable))
         crowd = max(1.0, load / (os.cpu_count() or 1))
-        self.recoveries.append(Recovery(what, time.time() - struck, RECOVERY * crowd))
+        now = time.time()
+        self.recoveries.append(Recovery(what, now - struck, RECOVERY * crowd, now))
 
     def _acknowledged_since(self, moment: float) -> bool:
         return any(answer.began > moment for answer in reversed(self.seen.acknowledged[-20:]))
@@ -229,8 +237,14 @@ class Environment:
                 for state, number in services.totals.counts().items()
                 if state not in FINAL_STATES
             )
-            return not (stats["running"] or stats["callbacks_due"] or going_on)
+            waiting = stats["running"] or stats["callbacks_due"] or going_on
+            return not waiting and (self.rebuilt or self._has_all_events(services))
         return False
+
+    def _has_all_events(self, services: Services) -> bool:
+        question = select(func.count()).select_from(events)
+        written = services.database.read(lambda connection: connection.scalar(question))
+        return len({received.id for received in self.events.received}) >= (written or 0)
 
     def evidence(self) -> Evidence:
         """Stop the service and gather what is left."""
@@ -246,7 +260,18 @@ class Environment:
             self.customer.provider_ids,
             self.rebuilt,
         )
+        found.happened = [*self.kills, *_arrived(self.events)]
+        if self.rebuilt:
+            found.happened.append({"what": "rebuilt", "at": time.time()})
         return found
+
+
+def _arrived(server: EventServer) -> Iterator[dict[str, Any]]:
+    for received in server.received:
+        event = received.event
+        at = float(received.headers["webhook-timestamp"])
+        about = {"id": received.id, "type": event["type"], "ref": event["data"]["ref"]}
+        yield {"what": "event", "at": at, **about}
 
 
 def _silent(services: Services) -> list[Broken]:
@@ -299,6 +324,7 @@ def prepared(
         land = stack.enter_context(
             round_storage(setup, servers, installation.data, killable.server if killable else None)
         )
+        server = stack.enter_context(EventServer())
         proxy = stack.enter_context(fault_proxy(_known(land.s3))) if s3 == "proxied" else None
         installation.environ |= {
             **_FAST,
@@ -311,11 +337,21 @@ def prepared(
             "CALLBACK_SECRETS": _SECRET,
             "ADMIN_TOKEN": _TOKEN,
             "RECEIVER_FAULTS": str(folder / "faults"),
+            "EVENT_URLS": server.url,
+            "EVENT_SECRET": SECRET,
+            "FETCH_ALLOW": f"{installation.environ['FETCH_ALLOW']},{server.address}",
         }
         if proxy:
             installation.environ |= {"AWS_ENDPOINT_URL_S3": proxy.url}
         env = Environment(
-            folder, setup, random, installation, seen, archive=land.archive, stack=stack
+            folder,
+            setup,
+            random,
+            installation,
+            seen,
+            archive=land.archive,
+            events=server,
+            stack=stack,
         )
         env.s3, env.proxy = killable, proxy
         yield env

@@ -25,6 +25,7 @@ class Recovery:
     what: str
     seconds: float
     allowed: float
+    at: float = 0.0  # when it worked again, in seconds since the epoch
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Evidence:
     provider_ids: dict[str, str] = field(
         default_factory=dict
     )  # the provider's ids in the API's answers, by prompt
+    happened: list[Row] = field(default_factory=list)  # lines for the history
     rebuilt: bool = False  # then the bodies of deliveries are gone, their digests not
 
     def write(self, path: Path) -> None:

@@ -106,7 +106,7 @@ def every_job_ends_as_scripted(evidence: Evidence) -> Iterator[Broken]:
                 is_lost=True,
             )
         elif (job["state"], job["reason"]) != (
-            wanted := in_doubt.get(job["ref"]) or _scripted_end(task)
+            wanted := in_doubt.get(job["ref"]) or scripted_end(task)
         ):
             detail = (
                 f"is {job['state']} {job['reason'] or ''} ({job['message']}),"
@@ -142,7 +142,8 @@ def _in_doubt(evidence: Evidence) -> dict[str, tuple[str, str | None]]:
     }
 
 
-def _scripted_end(task: Row) -> tuple[str, str | None]:
+def scripted_end(task: Row) -> tuple[str, str | None]:
+    """Return the state and the reason with which a task's job has to end."""
     script: dict[str, Any] = task["request"].get("sandbox") or {}
     if script.get("fail"):
         return "failed", {"error": "provider_error"}.get(script["fail"], script["fail"])

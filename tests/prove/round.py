@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from tests.prove import history
 from tests.prove.environment import Environment, prepared
 from tests.prove.evidence import Evidence
 from tests.prove.fault import CannotBeHadError, Fault
@@ -88,6 +89,9 @@ def _play(assignment: Assignment, servers: Servers, outcome: Outcome) -> None:
             evidence = env.evidence()
             outcome.broken += examine(evidence)
             _count(outcome, evidence)
+            names, number = assignment.faults, int(assignment.folder.name.partition("-")[2])
+            path = assignment.folder.with_name(f"{assignment.folder.name}.jsonl")
+            history.write(path, number, names, assignment.setup, evidence)
             if outcome.broken:
                 evidence.write(assignment.folder / "evidence.json")
         finally:

@@ -25,6 +25,7 @@ from postgres import postgres, postgres_binaries  # noqa: E402 - found by way of
 from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
 
 from tests.prove import report  # noqa: E402 - as above
+from tests.prove.check_history import check  # noqa: E402
 from tests.prove.faults import FAULTS  # noqa: E402
 from tests.prove.parallel_runs import ParallelRuns  # noqa: E402
 from tests.prove.plan import Match, Plan, matches  # noqa: E402
@@ -33,6 +34,7 @@ from tests.prove.seeded_faults import SEEDED_FAULTS  # noqa: E402
 from tests.prove.setups import SETUPS, Servers  # noqa: E402
 
 _INTERRUPTED = 130
+HISTORY = ROOT / "build/prove/history.jsonl"
 # Seconds beyond the end for rounds that already run: they were started because they seemed to fit.
 _OVERTIME = 20.0
 
@@ -109,9 +111,12 @@ def main(  # noqa: PLR0917 - click gives each option as an argument, by name
         shutil.rmtree(folder)
         sys.exit(_INTERRUPTED)
     _sum_up(plan, console)
+    broken = _check_history(folder, console)
     if worst := [outcome for outcome in plan.outcomes if not outcome.ok]:
         console.print(report.broken(worst[0]), markup=False, soft_wrap=True)
         sys.exit(1)
+    if broken:
+        sys.exit(f"the checker of the history found what the rounds did not; see {folder}")
     shutil.rmtree(folder)
     console.print("every promise was kept")
 
@@ -141,6 +146,19 @@ def _play(
                 console.print(line, soft_wrap=True)
             if not outcome.ok:
                 return
+
+
+def _check_history(folder: Path, console: Console) -> list[str]:
+    """Put the histories of all rounds together, and let the checker decide from that file alone."""
+    parts = sorted(folder.glob("round-*.jsonl"))
+    HISTORY.parent.mkdir(parents=True, exist_ok=True)
+    HISTORY.write_text("".join(part.read_text(encoding="utf-8") for part in parts))
+    rounds, broken = check(HISTORY.read_text(encoding="utf-8"))
+    for one in broken[:20]:
+        console.print(f"HISTORY: {one}", markup=False, soft_wrap=True)
+    if not broken:
+        console.print(f"history of {rounds} rounds: every promise was kept ({HISTORY})")
+    return broken
 
 
 def _possible(chosen: Sequence[Match], console: Console) -> list[Match]:

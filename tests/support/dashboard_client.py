@@ -13,6 +13,7 @@ PAGES = [
     "/status-bar",
     "/audit",
     "/jobs",
+    "/batches",
     "/at-risk",
     "/set-aside",
     "/compare",

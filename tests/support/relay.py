@@ -1,4 +1,4 @@
-"""A relay before a server that can fall silent: it accepts connections and answers nothing."""
+"""A relay before a server that can fall silent or lose bytes without closing a connection."""
 
 import socket
 import threading
@@ -16,6 +16,7 @@ class Relay:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._may_pass = threading.Event()
+        self._lossy = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
         self._sockets: list[socket.socket] = [self._listener]
         self.port: int = self._listener.getsockname()[1]
@@ -32,6 +33,18 @@ class Relay:
         finally:
             self._may_pass.set()
 
+    @contextmanager
+    def lossy(self) -> Iterator[None]:
+        """Lose every byte during the block, as a network that drops packets.
+
+        A connection that lost one passes nothing on after it either, and is never closed by us.
+        """
+        self._lossy.set()
+        try:
+            yield
+        finally:
+            self._lossy.clear()
+
     def run(self) -> None:
         """Accept connections until the relay is closed."""
         while True:
@@ -43,16 +56,23 @@ class Relay:
             self._sockets.append(near)
             if self._upstream is not None:
                 far = socket.socket(socket.AF_UNIX)
-                far.connect(self._upstream)
                 self._sockets.append(far)
+                try:
+                    far.connect(self._upstream)
+                except OSError:  # the server is down
+                    near.close()
+                    continue
                 for ends in ((near, far), (far, near)):
                     threading.Thread(target=self._copy, args=ends, daemon=True).start()
 
     def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        has_lost = False
         with suppress(OSError):
             while data := source.recv(65536):
                 self._may_pass.wait()
-                target.sendall(data)
+                has_lost = has_lost or self._lossy.is_set()
+                if not has_lost:
+                    target.sendall(data)
             target.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:

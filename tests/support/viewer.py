@@ -13,6 +13,8 @@ from waiting import until
 
 from receiver.ledger.tables import assets
 from receiver.model import AssetState, JobState
+from receiver.settings import Settings
+from submitter.submit import Submitter
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -78,6 +80,10 @@ class Viewer:
             prompt: self.installation.submit(prompt, **script).ref
             for prompt, script in wanted.items()
         }
+        lost = {"size": "64x64", "sandbox": {"delay": 0, "fail": "error"}}
+        with Submitter(Settings.load(self.installation.environ), check=False) as submitter:
+            batch = submitter.submit("a lamp at night", params=lost, batch="night-run/7")
+        self.installation.wait(batch.ref)
         with self.installation.services() as services:
             hook = f"{self.installation.url}/callback/{services.tickets.sign(refs['two owls'])}"
             assert requests.post(hook, data=b'{"status": "succ', timeout=10).status_code == 400
@@ -114,6 +120,7 @@ class Viewer:
             "gallery": "/",
             "picture": f"/pictures/{fox}/0?q=fox",
             "jobs": "/jobs",
+            "batch": "/batches?batch=night-run/7",
             "nothing found": "/jobs?q=no-such-words",
             "job": f"/jobs/{fox}",
             "failed job": f"/jobs/{lost}",
@@ -123,6 +130,11 @@ class Viewer:
             "at risk": "/at-risk",
             "set aside": "/set-aside",
             "compare": "/compare",
+            "charts": "/charts?span=last_hour",
+            "costs": "/costs",
+            "events": "/events",
+            "service": "/service",
+            "first steps": "/first-steps",
             "new job": "/submit",
             "retry many": "/retry-all",
             "invariants": "/audit",

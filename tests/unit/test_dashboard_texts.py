@@ -32,6 +32,16 @@ MADE = {
         for part in ("ledger", "archive", "workers", "work", "secrets", "events", "disk")
     ),
     *(f"theme_{theme}" for theme in ("auto", "light", "dark")),
+    *(
+        f"check_{check}"
+        for check in ("ledger", "archive", "workers", "secrets", "disk", "provider", "clock")
+    ),
+    *("check_events", "check_public_URL"),
+    *(
+        f"step_{step}{more}"
+        for step in ("key", "address", "submit", "callback", "picture")
+        for more in ("", "_help")
+    ),
     *(f"mode_{mode}" for mode in ("webhook", "poll", "stream")),
 }
 

@@ -121,6 +121,7 @@ def shown(value: object) -> object:
                 "FETCH_MAX_BYTES",
                 "CALLBACK_MAX_BYTES",
                 "WEB_CONCURRENCY",
+                "WAITING_CLIENTS",
                 "WORKER_THREADS",
             )
             for wrong in ("0", "-1", "1.5", "1e6", "many")
@@ -274,6 +275,7 @@ DEFAULTS = {
     "host": None,
     "port": 8787,
     "web_concurrency": 2,
+    "waiting_clients": 16,
     "worker_threads": 16,
     "log_level": "INFO",
     "log_format": "auto",
@@ -350,6 +352,7 @@ def test_an_empty_variable_counts_as_unset(nothing: str) -> None:
                 "FETCH_MAX_BYTES",
                 "CALLBACK_MAX_BYTES",
                 "WEB_CONCURRENCY",
+                "WAITING_CLIENTS",
                 "WORKER_THREADS",
             )
         ),

@@ -94,6 +94,10 @@ def test_the_service_has_longer_to_stop_than_it_takes_to_drain() -> None:
     )
 
 
+def test_the_memory_of_the_service_is_limited() -> None:
+    assert (SERVICE["MemoryHigh"], SERVICE["MemoryMax"]) == (["1536M"], ["2G"])
+
+
 def test_the_socket_is_for_the_proxy_on_this_machine_only() -> None:
     assert read("receiver.socket")["Socket"]["ListenStream"] == ["127.0.0.1:8787"]
 

@@ -19,7 +19,7 @@ from receiver.ledger.rows import (
     job_of,
 )
 from receiver.ledger.tables import assets, attempts, deliveries, hints, job_columns, jobs
-from receiver.model import JobState, Reason
+from receiver.model import JobState, Reason, Source
 
 T = TypeVar("T")
 REF_LENGTH = 26
@@ -85,6 +85,12 @@ class JobQueries:
 
     # Jobs.
 
+    def has_callback(self) -> bool:
+        """Return whether one of the first 1,000 deliveries was a callback."""
+        first = select(deliveries.c.source).order_by(deliveries.c.id).limit(1000).subquery()
+        question = select(first.c.source).where(first.c.source == Source.CALLBACK).limit(1)
+        return self._read(lambda connection: connection.execute(question).first()) is not None
+
     def job(self, ref: str) -> Job | None:
         """Return one job; None if there is none."""
         return next(iter(self.jobs_named([ref])), None)
@@ -120,6 +126,14 @@ class JobQueries:
             wanted.append(jobs.c.ref < after)
         question = select(*job_columns).where(and_(True, *wanted)).order_by(jobs.c.ref.desc())
         return self._jobs(question.limit(limit))
+
+    def newest_key(self, prefix: str, since: str) -> str | None:
+        """Return the key of the newest job after the ref ``since`` whose key begins so."""
+        question = select(jobs.c.key).where(
+            jobs.c.ref > since, jobs.c.key.startswith(prefix, autoescape=True)
+        )
+        newest = question.order_by(jobs.c.ref.desc()).limit(1)
+        return self._read(lambda connection: connection.execute(newest).scalar())
 
     def _jobs(self, question: Select[Any]) -> list[Job]:
         return self._read(lambda connection: [job_of(row) for row in connection.execute(question)])

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, func, select, true
 
 from receiver.ledger.database import Database
 from receiver.ledger.events import ABOUT_THE_JOB
+from receiver.ledger.queries.backlog import is_at_risk
 from receiver.ledger.rows import Asset, Job, asset_of, job_of
 from receiver.ledger.tables import assets, events, job_columns, jobs
 from receiver.model import AssetState, EventType, JobState
@@ -34,20 +35,25 @@ class PictureQueries:
         question = select(func.max(events.c.id)).where(events.c.type == EventType.ASSET_ARCHIVED)
         return self._database.read(lambda connection: connection.execute(question).scalar()) or 0
 
-    def endangered(self, before: float, limit: int = 100) -> list[Endangered]:
+    def endangered(
+        self, before: float, limit: int = 100, *, now: float | None = None
+    ) -> list[Endangered]:
         """Return pending pictures that may be lost, the first URL to die first.
 
-        These are pictures whose URL dies before ``before``, or whose job was announced as at risk.
+        These are pictures whose URL dies before ``before`` and, if ``now`` is given, is in the last
+        quarter of its own life; and those whose job was announced as at risk.
         """
 
         def work(connection: Connection) -> list[Endangered]:
             order = (assets.c.expires_at, assets.c.ref, assets.c.idx)
             nearest = select(assets).order_by(*order).limit(limit)
-            dying = nearest.where(assets.c.due_at.isnot(None), assets.c.expires_at <= before)
+            late = true() if now is None else is_at_risk(now)
+            near = assets.c.expires_at <= before
+            dying = nearest.where(assets.c.due_at.isnot(None), near, late)
             announced = nearest.where(
                 assets.c.ref.in_(_announced_at_risk()),
                 assets.c.state == AssetState.PENDING,
-                assets.c.expires_at > before,
+                ~(near & late),
             )
             found = [*connection.execute(dying), *connection.execute(announced)]
             rows = [asset_of(row) for row in found[:limit]]

@@ -9,6 +9,7 @@ from werkzeug.exceptions import BadRequest, HTTPException
 
 from receiver.errors import ReceiverError
 from receiver.jobs.request import mistakes
+from receiver.telemetry.printable import printable
 from receiver.web import auth
 from receiver.web.problems import RETRY_AFTER, problem
 
@@ -62,7 +63,8 @@ def read_query(model: type[Q]) -> Q:
 
 def json_of(model: BaseModel, status: int = 200) -> Response:
     """Return a response with the model as JSON."""
-    return Response(model.model_dump_json(), status=status, content_type="application/json")
+    body = printable(model.model_dump_json(), as_json=True)
+    return Response(body, status=status, content_type="application/json")
 
 
 @blueprint.errorhandler(ReceiverError)

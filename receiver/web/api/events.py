@@ -5,7 +5,6 @@ and each ends after a while. Browsers and other clients then reconnect by themse
 ``Last-Event-ID`` to continue where they were.
 """
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,6 +22,7 @@ from receiver.services import Services
 from receiver.web import auth
 from receiver.web.api.base import blueprint, json_of, read_query
 from receiver.web.api.operations import ResponseDoc, documented
+from receiver.web.body import is_closed
 from receiver.web.problems import problem
 from receiver.web.state import is_stopping, services
 
@@ -153,10 +153,10 @@ def stream() -> Response:
             f"{MAX_STREAMS} streams are open already; poll /api/events instead",
             retry_after=RETRY_AFTER,
         )
-    is_closed = partial(_is_closed, request.environ.get("gunicorn.socket"))
+    has_hung_up = partial(is_closed, request.environ.get("gunicorn.socket"))
     has_ended = auth.session_end()
     response = Response(
-        _stream(services(), after, lambda: is_closed() or is_stopping(extensions) or has_ended()),
+        _stream(services(), after, lambda: has_hung_up() or is_stopping(extensions) or has_ended()),
         content_type="text/event-stream; charset=utf-8",
     )
     response.call_on_close(_slots.release)
@@ -174,21 +174,6 @@ def _first_position() -> int:
     if "after" in request.args:
         return read_query(EventsQuery).after
     return services().events.newest()
-
-
-def _is_closed(connection: socket.socket | None) -> bool:
-    """Return whether the client has hung up.
-
-    A write would fail only some time later, and the slot is needed.
-    """
-    if connection is None:
-        return False
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False  # open, and the client sends nothing, as it should
-    except OSError:
-        return True
 
 
 def _stream(services: Services, after: int, is_over: Callable[[], bool]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from receiver.jobs.schemas import (
     VerdictView,
 )
 from receiver.ledger.rows import Job
+from receiver.model import Submission
 from receiver.web.api.base import blueprint, json_of, read_query, unavailable
 from receiver.web.api.operations import ResponseDoc, documented
 from receiver.web.body import read_body
@@ -39,8 +40,8 @@ MAX_SUBMITS = 8
 
 _submitting = threading.BoundedSemaphore(MAX_SUBMITS)
 _NO_JOB = {404: "there is no such job"}
-_KEY = "[!-~]([ -~]{0,498}[!-~])?"
-_KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": f"^{_KEY}$"}}
+KEY = "[!-~]([ -~]{0,498}[!-~])?"
+_KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": f"^{KEY}$"}}
 
 
 @blueprint.get("/api/jobs")
@@ -77,7 +78,7 @@ def submit() -> Response:
     Respond 201 with the new job, or 200 with the job that already has the key.
     """
     header = request.headers.get("Idempotency-Key")
-    if header is not None and not re.fullmatch(_KEY, header):
+    if header is not None and not re.fullmatch(KEY, header):
         return problem(400, "Idempotency-Key: write 1 to 500 printable ASCII characters")
     try:
         asked = GrsaiRequest.model_validate_json(read_body(MAX_REQUEST_BYTES))
@@ -112,13 +113,19 @@ def submit_job(asked: GrsaiRequest) -> tuple[Job, bool]:
     if not _submitting.acquire(blocking=False):
         raise ReceiverError(f"{MAX_SUBMITS} submits are in progress already")
     try:
+        return post_job(submission)
+    finally:
+        _submitting.release()
+
+
+def post_job(submission: Submission) -> tuple[Job, bool]:
+    """Do the same as ``submit_job``, for callers whose own number is limited."""
+    try:
         job = services().submit_service.post(submission, back_off=())
-    except KeyTakenError as taken:  # by another request since the check above
+    except KeyTakenError as taken:
         holder = services().jobs.get(taken.ref)
         require_same_request(services().queries, holder, submission)
         return holder, False
-    finally:
-        _submitting.release()
     services().engine.notify()
     return job, True
 

@@ -80,6 +80,7 @@ def _schemas(docs: Iterator[OperationDoc]) -> dict[str, Any]:
     wanted: dict[type[BaseModel], JsonSchemaMode] = {ProblemView: "serialization"}
     for doc in docs:
         wanted |= {model: "validation" for model in (doc.query, doc.body) if model}
+        wanted |= {doc.problem_model: "serialization"} if doc.problem_model else {}
         wanted |= {
             response.model: "serialization" for response in doc.responses.values() if response.model
         }
@@ -133,10 +134,9 @@ def _query_parameters(doc: OperationDoc, schemas: dict[str, Any]) -> list[dict[s
 
 def _responses(doc: OperationDoc) -> dict[str, Any]:
     problems = _ALWAYS | ({} if doc.public else _UNAUTHORIZED) | dict(doc.problems)
-    errors = {
-        status: ResponseDoc(meaning, ProblemView, "application/problem+json")
-        for status, meaning in problems.items()
-    }
+    model = doc.problem_model or ProblemView
+    media = "application/json" if doc.problem_model else "application/problem+json"
+    errors = {status: ResponseDoc(meaning, model, media) for status, meaning in problems.items()}
     return {
         str(status): _response(response)
         for status, response in sorted((dict(doc.responses) | errors).items())

@@ -33,6 +33,7 @@ class OperationDoc:
     # Headers of the request: name and schema.
     headers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     public: bool = False  # needs no token
+    problem_model: type[BaseModel] | None = None  # of errors; None: application/problem+json
 
 
 def documented(

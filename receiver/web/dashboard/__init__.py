@@ -1,16 +1,35 @@
 """The dashboard: pages rendered on the server, refreshed by htmx; they work without scripts."""
 
-from receiver.web.dashboard import actions, compare, gallery, jobs, login, status, submit, zip_files
+from receiver.web.dashboard import (
+    actions,
+    batches,
+    compare,
+    costs,
+    events,
+    gallery,
+    jobs,
+    login,
+    over_time,
+    service,
+    status,
+    submit,
+    zip_files,
+)
 from receiver.web.dashboard.base import blueprint, public_error_page
 
 __all__ = [
     "actions",
+    "batches",
     "blueprint",
     "compare",
+    "costs",
+    "events",
     "gallery",
     "jobs",
     "login",
+    "over_time",
     "public_error_page",
+    "service",
     "status",
     "submit",
     "zip_files",

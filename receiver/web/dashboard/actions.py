@@ -16,6 +16,7 @@ from receiver.web.dashboard.base import (
     form,
     is_fragment,
     localized,
+    localized_error,
     own_path,
     page,
     with_query,
@@ -75,7 +76,7 @@ def resend(number: int) -> AnyResponse:
     except LedgerError:
         raise
     except ReceiverError as error:
-        return error_page(409, "error_409", str(error), back="/set-aside")
+        return error_page(409, "error_409", localized_error(error), back="/set-aside")
     services().engine.notify()
     return redirect("/set-aside?notice=resent", 303)
 
@@ -90,7 +91,7 @@ def _act(ref: str, notice: str, act: Callable[[str], object]) -> AnyResponse:
     except LedgerError:
         raise
     except ReceiverError as error:
-        return error_page(409, "error_409", str(error), back=back)
+        return error_page(409, "error_409", localized_error(error), back=back)
     services().engine.notify()
     return redirect(with_query(back.partition("?")[0], notice=notice), 303)
 

@@ -16,6 +16,7 @@ from receiver.web.body import read_body
 from receiver.web.dashboard import formatting
 from receiver.web.dashboard.summary import statistics
 from receiver.web.dashboard.translations import LANGUAGES, TEXTS, translate
+from receiver.web.dashboard.translations_errors import chinese_error
 from receiver.web.health import health_checks
 from receiver.web.problems import RETRY_AFTER
 
@@ -25,11 +26,19 @@ blueprint = Blueprint("dashboard", __name__)
 
 M = TypeVar("M", bound=BaseModel)
 
-MAX_FORM_BYTES = 1024 * 1024  # a long prompt has a few KiB
+# Bytes of a form, and of the one for a new job, which may have reference pictures.
+MAX_FORM_BYTES, MAX_SUBMIT_BYTES = 1024 * 1024, 32 * 1024 * 1024
 MAX_FIELDS = 100
 THEMES = ("auto", "light", "dark")
 # Pages that need no session.
 _PUBLIC = {"dashboard.login", "dashboard.log_in", "dashboard.prefer"}
+# The label of each field of a form, for its mistakes.
+_FIELD_TEXTS = {
+    **{name: name for name in ("prompt", "model", "variants", "mode", "images", "params", "state")},
+    **{name: name for name in ("since", "until", "batch", "folder")},
+    "size": "size_ratio",
+    "key": "own_key",
+}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -122,6 +131,19 @@ def localized(key: str, **values: object) -> str:
     return translate(language(), key, **values)
 
 
+def localized_error(error: object) -> str:
+    """Return an error's message in the language of this request, as far as it is translated."""
+    return str(error) if language() == "en" else chinese_error(str(error))
+
+
+def localized_mistake(mistake: str) -> str:
+    """Return a mistake in the language of this request; it may begin with the field's name."""
+    field, _, text = mistake.partition(": ")
+    if language() == "en" or field not in _FIELD_TEXTS:
+        return localized_error(mistake)
+    return f"{localized(_FIELD_TEXTS[field])}: {localized_error(text)}"
+
+
 @blueprint.app_context_processor
 def template_context() -> dict[str, object]:
     """Return the names that every template may use."""
@@ -138,6 +160,7 @@ def template_context() -> dict[str, object]:
         "summary": lambda **options: statistics().summary(**options),
         "faults": lambda: sorted(health_checks().known_faults()),
         "static": static,
+        "with_query": with_query,
     }
 
 
@@ -169,7 +192,7 @@ def form() -> dict[str, str]:
     Raise BadRequest if there are more than any form of ours has.
     """
     if "form" not in g:
-        body = read_body(MAX_FORM_BYTES).decode(errors="replace").replace("\x00", "")
+        body = read_body(_max_form_bytes()).decode(errors="replace").replace("\x00", "")
         try:
             g.form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS))
         except ValueError as error:
@@ -178,12 +201,20 @@ def form() -> dict[str, str]:
     return {name: value.replace("\x00", "") for name, value in found.items()}
 
 
-def validate_fields(model: type[M], values: dict[str, str]) -> tuple[M | None, list[str]]:
+def _max_form_bytes() -> int:
+    """Return the bytes that this form may have; the one for a new job may have pictures."""
+    return MAX_SUBMIT_BYTES if request.endpoint == "dashboard.submit" else MAX_FORM_BYTES
+
+
+def validate_fields(model: type[M], values: Mapping[str, object]) -> tuple[M | None, list[str]]:
     """Validate fields with a model; return it, or None and what is wrong with each field."""
     try:
         return model.model_validate(values), []
     except ValidationError as error:
-        return None, [f"{field}: {text}" if field else text for field, text in mistakes_in(error)]
+        found = [f"{field}: {text}" if field else text for field, text in mistakes_in(error)]
+        return None, [
+            localized_mistake(mistake) if language() != "en" else mistake for mistake in found
+        ]
 
 
 def own_path(given: str) -> str:
@@ -234,7 +265,7 @@ def _unavailable(error: ReceiverError) -> Response:
 
 @blueprint.errorhandler(RequestEntityTooLarge)
 def _too_large(_error: RequestEntityTooLarge) -> Response:
-    limit = formatting.size(MAX_FORM_BYTES)
+    limit = formatting.size(_max_form_bytes())
     return error_page(413, "error_413", localized("error_413_help", size=limit))
 
 

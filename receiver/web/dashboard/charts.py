@@ -1,9 +1,13 @@
 """The shapes of the charts; a template writes them as SVG, and the style sheet colours them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Width of a drawing in its own units; the page scales it.
-WIDTH = 1000.0
+# Width of a drawing in its own units, and the height of columns; the page scales it.
+WIDTH, HEIGHT = 1000.0, 200.0
+# The share of a column's place that stays free.
+_GAP = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,33 @@ class Line:
     name: str
     half: float | None
     most: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The data of a column: its name, and the name and size of each part, from the bottom."""
+
+    name: str
+    parts: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnColumn:
+    """A column: its start and width, its name, its size, and its rectangles (kind, top, height)."""
+
+    name: str
+    start: float
+    width: float
+    total: float
+    rectangles: list[tuple[str, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A chart of columns; ``top`` is the value at its upper edge."""
+
+    top: float
+    columns: list[DrawnColumn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +116,36 @@ def lines(data: list[Line]) -> list[DrawnLine]:
         )
         for line, half, most in known
     ]
+
+
+def columns(data: Sequence[Stack], *, overlaid: bool = False) -> Columns:
+    """Return columns of stacked parts, or of parts in front of each other, the longest first."""
+    sizes = [
+        max((size for _, size in stack.parts), default=0.0)
+        if overlaid
+        else sum(size for _, size in stack.parts)
+        for stack in data
+    ]
+    top = round_up(max(sizes, default=0.0))
+    place = WIDTH / max(len(data), 1)
+    drawn = []
+    for number, (stack, size) in enumerate(zip(data, sizes, strict=True)):
+        bottom, rectangles = HEIGHT, []
+        for kind, part in stack.parts:
+            height = HEIGHT * part / top
+            if part:
+                rectangles.append((kind, round(bottom - height, 2), round(height, 2)))
+            bottom -= 0.0 if overlaid else height
+        start = place * (number + _GAP / 2)
+        drawn.append(
+            DrawnColumn(stack.name, round(start, 2), round(place * (1 - _GAP), 2), size, rectangles)
+        )
+    return Columns(top, drawn)
+
+
+def round_up(value: float) -> float:
+    """Return the next of 1, 2, 4, 5, 8 and 10 times a power of ten; 1 for nothing."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 4, 5, 8, 10, 20) if step * power >= value)

@@ -3,8 +3,11 @@
 import hashlib
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
+
+from receiver.ledger.queries.events import MOST_COUNTED
 
 _STATIC = Path(__file__).parent.parent / "static"
 _UNITS = ("B", "KB", "MB", "GB", "TB")
@@ -20,6 +23,11 @@ def size(number: int | None) -> str:
     if unit == 0 or value >= 100:  # noqa: PLR2004 - three digits
         return f"{value:.0f} {_UNITS[unit]}"
     return f"{value:.1f} {_UNITS[unit]}"
+
+
+def disk_size(number: int) -> str:
+    """Return bytes of a disk in units of a thousand, as the doctor and makers of disks write it."""
+    return f"{number / 1e9:,.1f} GB"
 
 
 def time_utc(moment: float | None) -> str:
@@ -56,6 +64,16 @@ def duration(seconds: float | None) -> str:
 def number(value: int) -> str:
     """Return a number with thousands separators."""
     return f"{value:,}"
+
+
+def amount(value: float | Decimal) -> str:
+    """Return an amount of money or credits with up to 4 decimals, as in "1,234.5"."""
+    return f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
+def at_most(value: int) -> str:
+    """Return a number that was counted up to 10,000."""
+    return f"{value:,}+" if value >= MOST_COUNTED else f"{value:,}"
 
 
 def share(part: int, whole: int) -> str:

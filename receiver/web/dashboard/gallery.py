@@ -13,6 +13,7 @@ from receiver.ledger.queries.job_list import Page
 from receiver.ledger.rows import Asset, Job
 from receiver.model import AssetState, ref_time
 from receiver.web.dashboard.base import blueprint, is_fragment, page
+from receiver.web.dashboard.first_steps import first_steps
 from receiver.web.dashboard.question import Question, read_question
 from receiver.web.state import services
 
@@ -57,6 +58,7 @@ def _tiles(question: Question) -> dict[str, Any]:
         "question": question,
         "tiles": [Tile(job, _archived(assets[job.ref])) for job in found.jobs],
         "next": question.url("/", after=found.next) if found.next else None,
+        "first_steps": None if found.jobs else first_steps(),
         "searched_back_to": None if full or not found.next else ref_time(found.next).timestamp(),
     }
 

@@ -106,7 +106,6 @@ def _details(services: Services, job: Job) -> dict[str, Any]:
         "params": _pretty_json(services.queries.params(job.ref)),
         "retryable": job.state in (JobState.FAILED, JobState.EXPIRED) or is_unexplained(job),
         "final": job.state in FINAL_STATES,
-        "lifetime": services.timing.url_lifetime,
         "seen": _fingerprint(job, assets, deliveries, events),
     }
 
@@ -158,13 +157,24 @@ def delivery(ref: str, number: int) -> Response:
     """Show the raw body of a delivery as text."""
     entry = _delivery(ref, number)
     body = services().queries.body(number, 0, MAX_BODY_SHOWN).decode(errors="backslashreplace")
+    formatted = _formatted(body)
     values = {
         "ref": ref,
         "entry": entry,
-        "body": body,
+        "body": formatted or body,
+        "is_formatted": formatted is not None and formatted != body,
         "cut": MAX_BODY_SHOWN if entry.size > MAX_BODY_SHOWN else None,
     }
     return page("_delivery.html" if is_fragment() else "delivery.html", values)
+
+
+def _formatted(body: str) -> str | None:
+    """Return a JSON text with indents; None if it is none, as when it was cut."""
+    try:
+        text = json.dumps(json.loads(body), ensure_ascii=False, indent=2)
+    except (ValueError, RecursionError):
+        return None
+    return text.encode(errors="backslashreplace").decode()  # half of a surrogate pair
 
 
 @blueprint.get("/jobs/<ref>/deliveries/<int:number>/raw")

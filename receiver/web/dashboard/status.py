@@ -4,7 +4,7 @@ from flask import Response
 
 from receiver.ledger.queries.set_aside import OddDelivery
 from receiver.web.dashboard.base import blueprint, is_fragment, page
-from receiver.web.dashboard.summary import at_risk_before
+from receiver.web.dashboard.summary import endangered
 from receiver.web.state import services
 
 # Rows on a page, and unreadable bodies that are read again to say why; larger ones are not.
@@ -27,8 +27,7 @@ def invariants() -> Response:
 def at_risk() -> Response:
     """Show the pictures that may be lost soon, the earliest expiry first."""
     values = {
-        "endangered": services().pictures.endangered(at_risk_before(services()), ROWS),
-        "lifetime": services().timing.url_lifetime,
+        "endangered": endangered(services(), ROWS),
     }
     return page("_at_risk.html" if is_fragment() else "at_risk.html", values)
 

@@ -1,5 +1,7 @@
 """The form that submits a job."""
 
+import json
+
 from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -7,17 +9,32 @@ from receiver.errors import ConfigurationError, KeyConflictError, LedgerError, R
 from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest
 from receiver.model import Mode
 from receiver.web.api.jobs import submit_job
-from receiver.web.dashboard.base import blueprint, form, page, validate_fields
+from receiver.web.dashboard.base import (
+    blueprint,
+    form,
+    localized,
+    localized_error,
+    localized_mistake,
+    page,
+    validate_fields,
+)
 from receiver.web.state import services
 
-_FIELDS = ("prompt", "model", "size", "variants", "mode", "key")
+_FIELDS = ("prompt", "model", "size", "variants", "images", "params", "mode", "key", "batch")
+# Characters of the params of another job that the form repeats: with pictures they are megabytes.
+_MAX_PARAMS = 4000
 
 
 @blueprint.get("/submit")
 def show_form() -> Response:
     """Show the form; with ``like=REF`` filled in from that job."""
     like = services().queries.job(request.args.get("like", ""))
-    given = {"prompt": like.prompt, "model": like.model} if like else {}
+    if like is None:
+        return _form_page({})
+    params = services().queries.params(like.ref)
+    given = {"prompt": like.prompt, "model": like.model, "batch": like.batch or ""}
+    if params != "{}" and len(params) <= _MAX_PARAMS:
+        given["params"] = json.dumps(json.loads(params), ensure_ascii=False, indent=1)
     return _form_page(given)
 
 
@@ -25,21 +42,26 @@ def show_form() -> Response:
 def submit() -> AnyResponse:
     """Submit the job and show it; after a mistake show the form again, as it was filled in."""
     given = {name: form().get(name, "") for name in _FIELDS}
-    asked, mistakes = validate_fields(
-        GrsaiRequest, {name: value for name, value in given.items() if value.strip()}
-    )
+    fields: dict[str, object] = {name: value for name, value in given.items() if value.strip()}
+    if "images" in fields:
+        fields["images"] = given["images"].split()
+    try:
+        fields["params"] = json.loads(given["params"] or "{}")
+    except (ValueError, RecursionError):
+        return _form_page(given, [localized("params_are_json", example='{"quality": "high"}')], 400)
+    asked, mistakes = validate_fields(GrsaiRequest, fields)
     if asked is None:
         return _form_page(given, mistakes, 400)
     try:
         job, _ = submit_job(asked)
     except ConfigurationError as error:
-        return _form_page(given, error.mistakes, 409)
+        return _form_page(given, [localized_mistake(one) for one in error.mistakes], 409)
     except KeyConflictError as error:
-        return _form_page(given, [str(error)], 409)
+        return _form_page(given, [localized_error(error)], 409)
     except LedgerError:
         raise
     except ReceiverError as error:
-        return _form_page(given, [str(error)], 503)
+        return _form_page(given, [localized_error(error)], 503)
     return redirect(f"/jobs/{job.ref}?notice=submitted", 303)
 
 

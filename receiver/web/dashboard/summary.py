@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from receiver.ledger.queries.audit import Audit
+from receiver.ledger.queries.events import DestinationStatus
 from receiver.ledger.queries.model_stats import Comparison, ModelQueries
+from receiver.ledger.queries.pictures import Endangered
 from receiver.ledger.queries.totals import FEW
 from receiver.model import FINAL_STATES, JobState, risk_begins
 from receiver.services import Services
 from receiver.web.cache import CachedValue
 from receiver.web.state import per_app, services
 
-# Rows at risk or set aside are counted up to this number.
+# Rows at risk, set aside or failing are counted up to this number.
 MAX_COUNT = 99
 # With cost_factor 20, refreshing takes at most 5 % of one thread, however large the ledger.
 _Cached = partial(CachedValue, serve_stale=True, cost_factor=20.0)
@@ -26,6 +28,7 @@ class Summary:
     audited_at: float | None
     at_risk: int
     set_aside: int
+    failing_events: int
 
     @property
     def submitted(self) -> int:
@@ -66,9 +69,7 @@ class Statistics:
         self._audit = _Cached(
             lambda: (services.totals.recent_audit(services.now()), services.now()), 10.0
         )
-        self._at_risk = _Cached(
-            lambda: len(services.pictures.endangered(at_risk_before(services), MAX_COUNT)), 2.0
-        )
+        self._at_risk = _Cached(lambda: len(endangered(services, MAX_COUNT)), 2.0)
         self._set_aside = _Cached(
             lambda: min(
                 MAX_COUNT,
@@ -77,6 +78,9 @@ class Statistics:
             ),
             5.0,
         )
+        named = [to.name for to in services.settings.destinations]
+        self._failing_events = _Cached(lambda: services.events.count_failing(named, MAX_COUNT), 2.0)
+        self._destinations = _Cached(services.events.destinations, 1.0)
         self._comparisons: dict[int, CachedValue[Comparison]] = {}
 
     def summary(self, *, wait_for_audit: bool = False) -> Summary:
@@ -87,7 +91,18 @@ class Statistics:
         states = self._states.get()
         wait = wait_for_audit or sum(states.values()) <= FEW
         audit, audited_at = (self._audit.get() if wait else self._audit.peek()) or (None, None)
-        return Summary(states, audit, audited_at, self._at_risk.get(), self._set_aside.get())
+        return Summary(
+            states,
+            audit,
+            audited_at,
+            at_risk=self._at_risk.get(),
+            set_aside=self._set_aside.get(),
+            failing_events=self._failing_events.get(),
+        )
+
+    def destinations(self) -> list[DestinationStatus]:
+        """Return the state of every destination of events."""
+        return self._destinations.get()
 
     def comparison(self, seconds: int) -> Comparison:
         """Return the comparison of the models of the last ``seconds``."""
@@ -101,6 +116,11 @@ class Statistics:
 def statistics() -> Statistics:
     """Return the statistics of the current application."""
     return Statistics(services())
+
+
+def endangered(services: Services, limit: int) -> list[Endangered]:
+    """Return the pictures that may be lost, the first URL to die first."""
+    return services.pictures.endangered(at_risk_before(services), limit, now=services.now())
 
 
 def at_risk_before(services: Services) -> float:

@@ -6,11 +6,15 @@ Templates and views name a text by its key; a test checks that every key exists 
 from collections.abc import Mapping
 
 from receiver.web.dashboard.translations_gallery import GALLERY_TEXTS
+from receiver.web.dashboard.translations_service import SERVICE_TEXTS
+from receiver.web.dashboard.translations_submit import SUBMIT_TEXTS
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 
 TEXTS: Mapping[str, tuple[str, str]] = {
     **GALLERY_TEXTS,
+    **SERVICE_TEXTS,
+    **SUBMIT_TEXTS,
     # Every page.
     "name": ("Paid-for pictures", "付费图片"),
     "skip": ("Skip to the content", "跳到正文"),
@@ -156,6 +160,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "delivery": ("delivery", "回报"),
     "raw_body": ("Raw body", "原始内容"),
     "raw_size": ("{size}, SHA-256 {digest}", "{size}，SHA-256 摘要 {digest}"),
+    "raw_formatted": (
+        "Formatted for reading; the download is as received.",
+        "已排版便于阅读；下载的是收到的原文。",
+    ),
     "raw_cut": ("Only the first {size} are shown.", "仅显示前 {size}。"),
     "raw_whole": ("Download the raw body", "下载原始内容"),
     "replay": ("Replay", "重放"),
@@ -218,8 +226,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     ),
     "no_set_aside": ("Nothing is set aside", "没有搁置的内容"),
     "no_set_aside_help": (
-        "All deliveries were readable, all events were delivered, and no job crashed a worker.",
-        "所有回报均可读取，事件均已送达，没有任务使进程崩溃。",
+        "All deliveries were readable, no event was given up, and no job crashed a worker.",
+        "所有回报均可读取，没有放弃发送的事件，没有任务使进程崩溃。",
     ),
     "unreadable_deliveries": ("Unreadable deliveries", "无法读取的回报"),
     "unreadable_because": ("Why it cannot be read", "无法读取的原因"),
@@ -268,25 +276,6 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "do_it": ("Start", "确认执行"),
     "back": ("Back", "返回"),
     "nothing_to_do": ("There is nothing to do.", "没有可处理的内容。"),
-    # Submit.
-    "prompt": ("Prompt", "提示词"),
-    "size_ratio": ("Size", "尺寸"),
-    "size_help": (
-        "A ratio such as 3:2, pixels such as 1024x1024, or 1K, 2K, 4K",
-        "比例如 3:2，像素如 1024x1024，或 1K、2K、4K",
-    ),
-    "variants": ("Number of pictures", "图片数量"),
-    "mode": ("How the result is received", "结果方式"),
-    "mode_webhook": ("the provider sends a callback", "服务商回调"),
-    "mode_poll": ("we poll the provider", "主动询问"),
-    "mode_stream": ("we read a stream", "监听流"),
-    "own_key": ("Your key for the job", "自定义任务键"),
-    "own_key_help": (
-        "A key belongs to one job: submitted again, it costs nothing.",
-        "每个键只用于一个任务：重复提交不会再次付费。",
-    ),
-    "submit": ("Submit the job", "提交任务"),
-    "submit_costs": ("This costs credits at the provider.", "此操作会消耗服务商积分。"),
     # Comparison.
     "compare_help": (
         "The {count} newest jobs of this time span.",

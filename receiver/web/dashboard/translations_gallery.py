@@ -27,6 +27,22 @@ GALLERY_TEXTS = {
         "Other downloads of many pictures are in progress.",
         "正在进行其他批量下载。",
     ),
+    # Batches.
+    "batch": ("Batch", "批次"),
+    "batches": ("Batches", "批次"),
+    "batches_help": (
+        "The batches of the newest 20,000 jobs.",
+        "最近 20,000 个任务所属的批次。",
+    ),
+    "no_batches": ("No batches", "没有批次"),
+    "no_batches_help": (
+        "A batch is a name that its jobs have in common: submitter batch gives one.",
+        "批次是一组任务共同的名称：submitter batch 会自动命名。",
+    ),
+    "batch_progress": ("{ended} of {total} jobs have ended", "{total} 个任务中已结束 {ended} 个"),
+    "retry_failed": ("Retry what failed", "重试失败的任务"),
+    "failures": ("Failures", "失败"),
+    "folder": ("Folder", "文件夹"),
     # The large view.
     "picture": ("Picture", "图片"),
     "picture_before": ("Previous", "上一张"),

@@ -145,12 +145,13 @@
   // Buttons and keys.
 
   document.addEventListener("click", async (event) => {
-    const button = event.target.closest("button[data-copy]");
+    const button = event.target.closest("button[data-copy], button[data-copy-of]");
     if (!button) return;
+    const shown = document.getElementById(button.dataset.copyOf ?? button.getAttribute("aria-describedby"));
     try {
-      await navigator.clipboard.writeText(button.dataset.copy);
+      await navigator.clipboard.writeText(button.dataset.copy ?? shown.textContent);
     } catch { // without https there is no clipboard: select the text instead, so that it can be copied
-      getSelection().selectAllChildren(document.getElementById(button.getAttribute("aria-describedby")));
+      getSelection().selectAllChildren(shown);
       return;
     }
     const before = button.textContent;
@@ -158,15 +159,62 @@
     setTimeout(() => { button.textContent = before; }, 1500);
   });
 
+  // j and k move through the pictures or rows of a page; the script pictures.js has the keys of the
+  // large view.
+
+  function moveFocus(step) {
+    const items = [...document.querySelectorAll("main [data-item]")];
+    const at = items.findIndex((item) => item === document.activeElement);
+    const next = items[at < 0 ? (step > 0 ? 0 : items.length - 1) : Math.min(Math.max(at + step, 0), items.length - 1)];
+    next?.focus();
+    next?.scrollIntoView({ block: "nearest" });
+  }
+
+  document.addEventListener("click", (event) => { if (event.target.closest("#show-keys")) KEYS["?"](); });
+
+  const KEYS = {
+    "/": () => document.getElementById("q")?.focus(),
+    "?": () => document.getElementById("keys").showModal(),
+    j: () => moveFocus(1),
+    k: () => moveFocus(-1),
+    o: () => document.activeElement.matches("[data-item]") && document.activeElement.click(),
+    Escape: () => document.querySelector("main a[data-back]")?.click(),
+  };
+
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.matches("input, textarea, select")) return;
-    const search = document.getElementById("q");
-    if (search) { event.preventDefault(); search.focus(); }
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.target.closest("dialog")) return;
+    if (event.target.matches("input:not([type=checkbox]), textarea, select")) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    if (!Object.hasOwn(KEYS, event.key)) return;
+    if (event.key !== "Escape") event.preventDefault();
+    KEYS[event.key]();
+  });
+
+  // Chosen files become data URLs in a text field: the form has no other fields than without script.
+
+  function readFile(file) {
+    return new Promise((resolve, reject) => {
+      const reader = new FileReader();
+      reader.onload = () => resolve(reader.result);
+      reader.onerror = () => reject(reader.error);
+      reader.readAsDataURL(file);
+    });
+  }
+
+  document.addEventListener("change", async (event) => {
+    const field = document.getElementById(event.target.dataset?.filesTo ?? "");
+    if (!field) return;
+    const urls = await Promise.all([...event.target.files].map(readFile));
+    field.value = [field.value.trim(), ...urls].filter(Boolean).join("\n");
+    event.target.value = "";
   });
 
   function prepare(within) {
     localise(within);
     nameZone(within);
+    for (const label of within.querySelectorAll(".pick-files, .needs-script")) label.hidden = false;
     updateCountdowns();
     for (const image of within.querySelectorAll("img.thumb, img.thumb-retry")) if (image.complete) retryThumbnail(image);
   }

@@ -1,0 +1,98 @@
+"""Figures over time: ends and failures of jobs, and how long callbacks and archiving took.
+
+A period is divided into equal parts. Each is a few reads of its own through indexes: exact counts,
+and durations of at most ``SAMPLE`` jobs, so that the cost is limited however large the ledger is.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, func, select
+
+from receiver.ledger.database import Database
+from receiver.ledger.queries.job_list import first_ref
+from receiver.ledger.queries.model_stats import quantile
+from receiver.ledger.tables import assets, deliveries, jobs
+from receiver.model import AssetState, Decision, JobState, Source
+
+# Durations read of each part of a period.
+SAMPLE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Half of the cases, and 95 % of them, took at most so many seconds; None without cases."""
+
+    half: float | None
+    most: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The jobs that were submitted from ``start`` (epoch seconds) to the start of the next part.
+
+    ``states`` counts jobs by state, ``reasons`` failed ones by reason. ``to_callback`` is from the
+    submit to the callback that ended the job, ``to_archive`` from the arrival of a URL until its
+    picture was archived.
+    """
+
+    start: float
+    to_callback: Durations
+    to_archive: Durations
+    states: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+class TimeQueries:
+    """Reads the figures."""
+
+    def __init__(self, database: Database, sample: int = SAMPLE) -> None:
+        self._database = database
+        self._sample = sample
+
+    def parts(self, now: float, width: float, count: int) -> list[Part]:
+        """Return the last ``count`` parts of ``width`` seconds, the oldest first.
+
+        They begin at multiples of ``width``; the last one is not over yet.
+        """
+        last = now // width * width
+        starts = (last - width * ago for ago in range(count - 1, -1, -1))
+        return [self._part(start, width) for start in starts]
+
+    def _part(self, start: float, width: float) -> Part:
+        first, end = first_ref(start), first_ref(start + width)
+        return self._database.read(lambda connection: self._read(connection, start, first, end))
+
+    def _read(self, connection: Connection, start: float, first: str, end: str) -> Part:
+        within = (jobs.c.ref >= first) & (jobs.c.ref < end)
+        # For each state its own range of the index by state and ref; rows of jobs are not read.
+        states = select(jobs.c.state, func.count()).where(jobs.c.state.in_(list(JobState)), within)
+        reasons = select(jobs.c.reason, func.count()).where(jobs.c.state == JobState.FAILED, within)
+        called = (
+            select(deliveries.c.received_at - jobs.c.submitted_at)
+            .join(jobs, jobs.c.ref == deliveries.c.ref)
+            .where(
+                deliveries.c.ref >= first,
+                deliveries.c.ref < end,
+                deliveries.c.verdict == Decision.ENDED,
+                deliveries.c.source == Source.CALLBACK,
+            )
+        )
+        archived = select(assets.c.finished_at - assets.c.announced_at).where(
+            assets.c.ref >= first, assets.c.ref < end, assets.c.state == AssetState.ARCHIVED
+        )
+        by_state = connection.execute(states.group_by(jobs.c.state)).all()
+        by_reason = connection.execute(reasons.group_by(jobs.c.reason)).all()
+        return Part(
+            start,
+            _durations(connection.execute(called.limit(self._sample)).scalars().all()),
+            _durations(connection.execute(archived.limit(self._sample)).scalars().all()),
+            Counter({str(state): int(number) for state, number in by_state}),
+            Counter({str(reason): int(number) for reason, number in by_reason}),
+        )
+
+
+def _durations(seconds: Sequence[float]) -> Durations:
+    found = [max(0.0, one) for one in seconds]
+    return Durations(quantile(found, 0.5), quantile(found, 0.95))

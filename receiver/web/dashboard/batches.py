@@ -1,0 +1,55 @@
+"""The batches of the newest jobs, and one batch: its progress, failures and downloads."""
+
+import hashlib
+
+from flask import Response, request
+from werkzeug.exceptions import NotFound
+
+from receiver.ledger.queries.batches import MOST_COUNTED, BatchQueries
+from receiver.model import FINAL_STATES, JobState, ref_time
+from receiver.web.dashboard.base import blueprint, is_fragment, page
+from receiver.web.dashboard.charts import Bar, bars
+from receiver.web.dashboard.question import read_question
+from receiver.web.state import per_app, services
+
+# Failed jobs that the page of a batch shows.
+FAILURES = 20
+_ORDER = (*FINAL_STATES, JobState.ARCHIVING, JobState.WAITING, JobState.SUBMITTING)
+
+
+@per_app
+def _batches() -> BatchQueries:
+    return BatchQueries(services().database)
+
+
+@blueprint.get("/batches")
+def batches() -> Response:
+    """List the batches of the newest jobs; with ``batch`` show that one.
+
+    As a fragment respond 204 if the batch has not changed since ``seen``. A batch's name may have
+    any character, so it is no part of the path.
+    """
+    question = read_question(request.args)
+    name = question.given.get("batch", "")
+    if not name:
+        recent = [(batch, ref_time(batch.newest).timestamp()) for batch in _batches().recent()]
+        return page("batches.html", {"recent": recent})
+    progress = _batches().progress(name)
+    if progress is None:
+        raise NotFound
+    seen = hashlib.sha256(repr(progress).encode()).hexdigest()[:16]
+    if is_fragment() and request.args.get("seen") == seen:
+        return Response(status=204)
+    failed = services().job_list.page(question.of_state(JobState.FAILED), "", FAILURES).jobs
+    parts = [(state.value, progress.states.get(state, 0)) for state in _ORDER]
+    values = {
+        "question": question,
+        "batch": progress,
+        "at_least": progress.total >= MOST_COUNTED,
+        "bar": bars([Bar(name, parts)])[0],
+        "states": [state for state in _ORDER if progress.states.get(state)],
+        "jobs": failed,
+        "assets": services().queries.assets([job.ref for job in failed]),
+        "seen": seen,
+    }
+    return page("_batch.html" if is_fragment() else "batch.html", values)

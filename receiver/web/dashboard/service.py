@@ -1,0 +1,74 @@
+"""The service itself: the doctor's findings, workers, disks, credits, versions and settings."""
+
+import platform
+
+from flask import Response
+from sqlalchemy import Connection
+
+from receiver.doctor.examine import Finding, examine
+from receiver.installation import version
+from receiver.ledger import schema
+from receiver.services import Services
+from receiver.web.background import Answer, BackgroundValue
+from receiver.web.dashboard.base import blueprint, is_fragment, page
+from receiver.web.dashboard.first_steps import first_steps
+from receiver.web.dashboard.settings_shown import settings_shown
+from receiver.web.dashboard.summary import statistics
+from receiver.web.spending import accounts
+from receiver.web.state import per_app, services
+
+# Seconds for which findings are kept. The checks write to the archive and call our callback.
+FINDINGS_LIFETIME = 120.0
+
+
+@blueprint.get("/service")
+def service() -> Response:
+    """Show the state of every part, and the settings in force."""
+    found = _findings()
+    values = {
+        "findings": found.value,
+        "failure": found.error,
+        "findings_age": found.age,
+        "workers": services().workers.seen(),
+        "disks": services().disk_space(),
+        "balances": accounts().known_balances(),
+        "destinations": statistics().destinations(),
+        "versions": _versions(services()),
+    }
+    if is_fragment():
+        return page("_service.html", values)
+    return page("service.html", {**values, "settings": settings_shown(services().settings)})
+
+
+@blueprint.get("/first-steps")
+def first_steps_page() -> Response:
+    """Show the steps from a new service to the first picture."""
+    return page("_first_steps.html" if is_fragment() else "first_steps.html", first_steps())
+
+
+def _findings() -> Answer[list[Finding]]:
+    """Return the doctor's last findings; the checks run in the background."""
+    return _doctor().peek()
+
+
+@per_app
+def _doctor() -> BackgroundValue[list[Finding]]:
+    opened = services()
+    return BackgroundValue("doctor", lambda: list(examine(opened)), FINDINGS_LIFETIME, limit=30.0)
+
+
+def _versions(services: Services) -> list[tuple[str, str]]:
+    """Return what runs here, and its version."""
+    return [
+        ("webhook-image-receiver", version()),
+        ("Python", platform.python_version()),
+        (*services.database.read(_database_version),),
+        ("schema", schema.version(services.database) or "-"),
+        ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
+    ]
+
+
+def _database_version(connection: Connection) -> tuple[str, str]:
+    name = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[connection.dialect.name]
+    numbers = connection.dialect.server_version_info or ()
+    return name, ".".join(map(str, numbers))

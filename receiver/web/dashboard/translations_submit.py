@@ -1,0 +1,48 @@
+"""The texts of the form for a new job, and of the list of keys."""
+
+SUBMIT_TEXTS = {
+    "prompt": ("Prompt", "提示词"),
+    "size_ratio": ("Size", "尺寸"),
+    "size_help": (
+        "A ratio such as 3:2, pixels such as 1024x1024, or 1K, 2K, 4K",
+        "比例如 3:2，像素如 1024x1024，或 1K、2K、4K",
+    ),
+    "variants": ("Number of pictures", "图片数量"),
+    "mode": ("How the result is received", "结果方式"),
+    "mode_webhook": ("the provider sends a callback", "服务商回调"),
+    "mode_poll": ("we poll the provider", "主动询问"),
+    "mode_stream": ("we read a stream", "监听流"),
+    "images": ("Reference pictures", "参考图"),
+    "images_help": (
+        "URLs of pictures, one on each line; chosen files are added as data URLs.",
+        "图片网址，每行一个；选择的文件会以 data 网址加入。",
+    ),
+    "choose_files": ("Choose files …", "选择文件…"),
+    "params": ("Other parameters", "其他参数"),
+    "params_help": (
+        "A JSON object for the provider; it overrides the fields above.",
+        "发给服务商的 JSON 对象；优先于上面的字段。",
+    ),
+    "params_are_json": (
+        "Other parameters: write a JSON object, as in {example}",
+        "其他参数：请写一个 JSON 对象，例如 {example}",
+    ),
+    "own_key": ("Your key for the job", "自定义任务键"),
+    "own_key_help": (
+        "A key belongs to one job: submitted again, it costs nothing.",
+        "每个键只用于一个任务：重复提交不会再次付费。",
+    ),
+    "submit": ("Submit the job", "提交任务"),
+    "submit_costs": ("This costs credits at the provider.", "此操作会消耗服务商积分。"),
+    # The keyboard.
+    "keys": ("Keyboard", "键盘"),
+    "key_search": ("Search", "搜索"),
+    "key_down": ("Next in the list", "列表中的下一个"),
+    "key_up": ("Previous in the list", "列表中的上一个"),
+    "key_open": ("Open it", "打开"),
+    "key_arrows": ("Previous or next picture", "上一张或下一张图片"),
+    "key_zoom": ("Zoom a picture", "缩放图片"),
+    "key_back": ("Back to the list, or close", "返回列表或关闭"),
+    "key_help": ("This list", "本列表"),
+    "close": ("Close", "关闭"),
+}

@@ -1,0 +1,82 @@
+"""Errors in Chinese: every message of our own that a page can show has a translation."""
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from receiver.errors import mistakes_in
+from receiver.jobs.request import GrsaiRequest
+from receiver.jobs.schemas import JobsQuery
+from receiver.web.dashboard.translations_errors import chinese_error
+
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+REF = "01M8CMV2KEDA5KXZCY3N35END7"
+
+
+def mistakes(model: type[BaseModel], values: dict[str, Any]) -> list[str]:
+    """Return the messages about wrong values."""
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(values)
+    return [text for _, text in mistakes_in(caught.value)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"prompt": ""},
+        {"prompt": "x" * 100_001},
+        {"prompt": "a\x00b"},
+        {"prompt": "a", "params": {"x": float("nan")}},
+        {"prompt": "a", "params": []},
+        {"prompt": "a", "variants": 0},
+        {"prompt": "a", "variants": 99},
+        {"prompt": "a", "variants": "many"},
+        {"prompt": "a", "variants": 9},
+        {"prompt": "a", "mode": "pigeon"},
+        {"prompt": "a", "images": ["/etc/passwd"]},
+        {"prompt": "a", "size": "large"},
+        {"prompt": "a", "model": "nano-banana", "size": "123x457"},
+        {"prompt": "a", "model": "sora-2", "size": "4K"},
+        {"prompt": "a", "model": "sora-2", "images": ["https://a.test"] * 20},
+        {"prompt": "a", "folder": "../up"},
+        {"prompt": "a", "metadata": {"a": "x" * 5000}},
+        {"prompt": "a", "nonsense": 1},
+    ],
+)
+def test_a_mistake_in_a_job_is_named_in_chinese(values: dict[str, Any]) -> None:
+    found = mistakes(GrsaiRequest, values)
+    assert found
+    assert [text for text in found if not CHINESE.search(chinese_error(text))] == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"state": "odd"},
+        {"since": "monday"},
+        {"since": "2026-99-99T00:00:00Z"},
+        {"since": "2026-01-01T00:00"},
+        {"q": "x" * 501},
+        {"after": "x"},
+    ],
+)
+def test_a_mistake_in_a_search_is_named_in_chinese(values: dict[str, Any]) -> None:
+    found = mistakes(JobsQuery, values)
+    assert [text for text in found if not CHINESE.search(chinese_error(text))] == []
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (f"{REF} is archived: there is nothing to retry", f"任务 {REF} 无需重试"),
+        (f"asset 2 of {REF} is archived already", f"任务 {REF} 的第 2 个文件已经归档"),
+        ("7 is still unreadable: not JSON", "回报 7 仍然无法读取：not JSON"),
+        ("8 submits are in progress already", "已有 8 个提交正在进行，请稍后再试"),
+        ("the provider's own {words}", "the provider's own {words}"),
+    ],
+)
+def test_an_error_is_shown_in_chinese_or_as_it_is(message: str, expected: str) -> None:
+    assert chinese_error(message) == expected
