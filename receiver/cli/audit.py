@@ -111,7 +111,8 @@ def _print_audit(found: Audit) -> None:
     if sys.stdout.isatty():
         console().print(table)
     else:
-        click.echo("\n".join(f"{name}\t{count}" for name, count in counts.items()))
+        for name, count in counts.items():
+            say(f"{name}\t{count}", keep="\t")
 
 
 def _deep(services: Services, concurrency: int, *, start_over: bool) -> int:

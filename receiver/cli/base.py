@@ -114,7 +114,7 @@ def print_table(table: Table, section: str = "") -> None:
         return
     for row in zip(*(column.cells for column in table.columns), strict=True):
         cells = [section, *row] if section else row
-        click.echo("\t".join(_on_one_line(cell) for cell in cells))
+        say("\t".join(_on_one_line(cell) for cell in cells), keep="\t")
 
 
 def _on_one_line(cell: object) -> str:
@@ -168,15 +168,15 @@ class _Table(Table):
 _bars: list[Console] = []
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(text: str, *, err: bool = False, keep: str = "") -> None:
     """Print one line on stdout, or with ``err`` on stderr; untrusted text in it is escaped.
 
-    Where a bar is shown on stderr, the line comes above it.
+    ``keep`` is not escaped. Where a bar is shown on stderr, the line comes above it.
     """
     if err and _bars:
         _bars[-1].print(Text(printable(text)), soft_wrap=True)
     else:
-        click.echo(printable(text), err=err)
+        click.echo(printable(text, keep=keep), err=err)
 
 
 @contextmanager

@@ -223,7 +223,7 @@ def _show(services: Services) -> None:
     if standing:
         print_table(table, "destination")
     else:
-        click.echo("EVENT_URLS is not set: no events are sent; `receiver listen` prints them")
+        say("EVENT_URLS is not set: no events are sent; `receiver listen` prints them")
     if aside:
         print_table(_failed_table(aside), "set aside")
 

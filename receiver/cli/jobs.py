@@ -136,7 +136,8 @@ def _whole(services: Services, after: str) -> str:
 def _job_table(found: list[Job], assets: dict[str, list[Asset]]) -> Table:
     """Return a table that fits the terminal, a line a job; elsewhere it has every column."""
     width = console().width
-    table = Table(box=None, pad_edge=False, padding=(0, 1), expand=True)
+    table = new_table()
+    table.box, table.pad_edge, table.padding, table.expand = None, False, (0, 1), True
     for name in ("ref", "state", "submitted", "files"):
         table.add_column(name, no_wrap=True)
     table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=3)

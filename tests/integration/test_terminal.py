@@ -79,7 +79,8 @@ def on_a_terminal(web: WebClient, commands: Sequence[str], columns: int = 80) ->
         pass
     os.close(terminal)
     os.waitpid(pid, 0)
-    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode()).replace("\r\n", "\n")
+    # Only what rich writes itself: the colour of a job's text would be found.
+    text = re.sub(r"\x1b\[[0-37]?m", "", printed.decode()).replace("\r\n", "\n")
     parts = [part.partition("\n") for part in text.split("$ ")[1:]]
     return {command: output for command, _, output in parts}
 
