@@ -79,7 +79,8 @@ Words = Annotated[str, StringConstraints(max_length=500, pattern=_WORDS)]
 class JobsQuery(BaseModel):
     """Which jobs are listed.
 
-    ``q`` is a part of the ref, provider's id, model or prompt, or a whole key. ``metadata`` is
+    ``q`` has words, each a part of the ref, provider's id, key, batch, model or prompt in any case,
+    in any order; words in scripts without spaces are found too. ``metadata`` is
     ``NAME=VALUE``, or ``NAME`` for any value. ``after`` is the ``next`` of the previous page.
     """
 

@@ -58,6 +58,7 @@ class PostgresDatabase:
             pool_timeout=POOL_TIMEOUT,
             pool_pre_ping=True,
         )
+        event.listen(self._engine, "do_connect", _connect)
         self._group_commit = GroupCommit(self._commit)
         self._sender = NotificationSender(
             lambda: self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -162,6 +163,12 @@ class PostgresDatabase:
         """Send the last notifications and close the pool."""
         self._sender.close()
         self._engine.dispose()
+
+
+def _connect(_dialect: Any, _record: Any, _positional: Any, arguments: dict[str, Any]) -> Any:
+    from receiver.ledger.watched_connection import WatchedConnection  # noqa: PLC0415 - as below
+
+    return WatchedConnection.open(arguments)
 
 
 class _RolledBackError(Exception):

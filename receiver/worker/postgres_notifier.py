@@ -16,6 +16,7 @@ import structlog
 
 from receiver.errors import LedgerError
 from receiver.ledger.notifications import CHANNEL
+from receiver.ledger.watched_connection import WatchedConnection
 from receiver.worker.notifier import ALL, Listener
 
 log = structlog.get_logger(__name__)
@@ -83,7 +84,8 @@ class PostgresNotifier:
         pause = FIRST_PAUSE
         while True:
             try:
-                with psycopg.connect(self._conninfo, autocommit=True) as connection:
+                arguments = {"conninfo": self._conninfo}
+                with WatchedConnection.open(arguments, autocommit=True) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._watch.connected(connection)
                     self.is_listening = True

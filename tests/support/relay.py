@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeAlias
 
 # Where the server is: the path of its Unix socket, or None where there is no server at all.
@@ -67,13 +67,13 @@ class Relay:
 
     def _copy(self, source: socket.socket, target: socket.socket) -> None:
         has_lost = False
-        with suppress(OSError):
+        with suppress(OSError), ExitStack() as stack:
+            stack.callback(lambda: None if has_lost else _shut(target))
             while data := source.recv(65536):
                 self._may_pass.wait()
                 has_lost = has_lost or self._lossy.is_set()
                 if not has_lost:
                     target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Cut every connection."""
@@ -82,6 +82,11 @@ class Relay:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+
+def _shut(target: socket.socket) -> None:
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 @contextmanager

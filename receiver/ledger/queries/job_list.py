@@ -23,8 +23,9 @@ from receiver.model import AssetState, JobState, Provider, Reason
 
 T = TypeVar("T")
 
-# Rows that one search reads at most, and rows read at once of those that the index of texts finds.
-WINDOW, _PORTION = 20_000, 200
+# Rows that one search reads at most, and rows that are read or counted at once of those that the
+# index of texts finds.
+WINDOW, _PORTION, _COUNTED = 20_000, 200, 2000
 # What may be a part of a ref or of a provider's id, which the index of texts does not have.
 _ID = re.compile(r"[!-~]+")
 # Models in the list of models.
@@ -172,14 +173,27 @@ class JobListQueries:
         def work(connection: Connection) -> int:
             if named := self._named(connection, wanted):
                 return len(named)
-            if wanted_pieces(wanted.text):
-                return len(self._page(connection, wanted, "", most).jobs)
+            if pieces := wanted_pieces(wanted.text):
+                return min(most, self._indexed_count(connection, wanted, pieces))
             if _unindexed(wanted):
                 return len(self._searched_page(connection, wanted, "", most).jobs)
             within = select(jobs.c.ref).where(*_indexed(wanted, "")).limit(most).subquery()
             return int(connection.execute(select(func.count()).select_from(within)).scalar_one())
 
         return self._read(work)
+
+    def _indexed_count(self, connection: Connection, wanted: Wanted, pieces: list[str]) -> int:
+        """Count what the index of texts finds in one window."""
+        low, high = _bounds(wanted, "")
+        conditions, counted = (*_indexed(wanted, ""), *_unindexed(wanted)), 0
+        for _ in range(max(1, self._window // _COUNTED)):
+            portion = find(connection, pieces, low, high, _COUNTED, up=False)
+            question = select(func.count()).where(jobs.c.ref.in_(portion.refs), *conditions)
+            counted += connection.execute(question).scalar_one()
+            if portion.next is None:
+                break
+            high = portion.next
+        return counted
 
     def models(self) -> list[str]:
         """Return the models of all jobs, sorted.
@@ -277,7 +291,8 @@ def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
 
 
 def _contains(words: str) -> ColumnElement[bool]:
-    columns = (jobs.c.ref, jobs.c.provider_id, jobs.c.model, jobs.c.prompt, jobs.c.key)
+    names = ("ref", "provider_id", "model", "prompt", "key", "batch")
+    columns = [jobs.c[name] for name in names]
     return and_(
         *(
             or_(*(column.icontains(word, autoescape=True) for column in columns))

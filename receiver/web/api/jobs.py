@@ -63,7 +63,7 @@ _CONFLICT = "the key belongs to a job that was asked for something else, or a se
 
 @blueprint.post("/api/jobs")
 @documented(
-    "Submit a job to GRSAI",
+    "Submit a job",
     {
         200: ResponseDoc("the job that already has this key", JobView, headers=("Location",)),
         201: ResponseDoc("the new job", JobView, headers=("Location",)),
