@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from typing import TypeAlias
 
 import structlog
 
@@ -40,11 +40,17 @@ SMALL = 256 * 1024
 OUTLIER = 8
 # Seconds without the end of a download after which the slowest are interrupted all the same.
 STUCK = 10.0
+# The same if only others of the same host wait, and how long a download may last then.
+STUCK_AT_ONE_HOST, ALLOWED_AT_ONE_HOST = 30.0, 120.0
 # Seconds that the job and the host of an interrupted download have no share of their own: all of
 # these together may hold a quarter of the threads while others wait.
 REMEMBERED = 300.0
 # Each so many claims the deadline alone counts, so that later attempts have their turn.
 TURNS = 8
+
+
+# A job by its ref, a host by its name, or a host as URLs name it (see ``netloc``).
+Party: TypeAlias = tuple[str, str]
 
 
 @dataclass(eq=False)
@@ -56,10 +62,15 @@ class Running:
     netloc: str  # of its URL, as the ledger compares it
 
     @property
-    def parties(self) -> set[tuple[str, str]]:
+    def parties(self) -> set[Party]:
         """Who it belongs to: its job, and the host that it has reached by now."""
-        host = self.progress.hosts[-1] if self.progress.hosts else _hostname(self.netloc)
-        return {("job", self.asset.ref), ("host", host)} if host else {("job", self.asset.ref)}
+        host = self.progress.hosts[-1] if self.progress.hosts else self.netloc
+        return {self.job, ("host", host)} if host else {self.job}
+
+    @property
+    def job(self) -> Party:
+        """Its job."""
+        return "job", self.asset.ref
 
     @property
     def is_retry(self) -> bool:
@@ -71,15 +82,34 @@ class Running:
 class _Slow:
     """Sources of interrupted downloads, and until when they are remembered."""
 
-    until: dict[tuple[str, str], float] = field(default_factory=dict)
+    until: dict[Party, float] = field(default_factory=dict)
 
     def add(self, one: Running, now: float) -> None:
         for party in (*one.parties, ("netloc", one.netloc)):
             self.until[party] = now + REMEMBERED
 
-    def parties(self, now: float) -> set[tuple[str, str]]:
-        self.until = {party: until for party, until in self.until.items() if until > now}
-        return set(self.until)
+    def forget_hosts(self, one: Running) -> None:
+        """Forget the hosts of a fast download: they are not slow, at most some of their files."""
+        for party in (*one.parties - {one.job}, ("netloc", one.netloc)):
+            self.until.pop(party, None)
+
+    def parties(self, now: float) -> set[Party]:
+        return {party for party, until in list(self.until.items()) if until > now}
+
+
+@dataclass
+class _Fastest:
+    """The highest speed of the last minutes, in bytes per second."""
+
+    speed: float = 0.0
+    seen_at: float = 0.0
+
+    def note(self, speed: float, now: float) -> None:
+        if speed >= self.speed or now - self.seen_at > REMEMBERED:
+            self.speed, self.seen_at = speed, now
+
+    def is_outlier(self, speed: float) -> bool:
+        return speed < self.speed / OUTLIER
 
 
 class Shares:
@@ -98,7 +128,7 @@ class Shares:
         self._slow = _Slow()
         self._alone_until = self._next_look = 0.0
         self._ended_at = clock()
-        self._fastest = 0.0  # bytes in a second
+        self._fastest = _Fastest()
         self._turn = 0
         self.interrupted = 0
 
@@ -133,39 +163,49 @@ class Shares:
         self, claimed: Claimed[Asset], archive: Callable[[Claimed[Asset], Progress], None]
     ) -> None:
         """Archive a claimed asset, and watch its download."""
-        progress = self._running[_key(claimed)].progress
+        one = self._running[_key(claimed)]
         try:
-            archive(claimed, progress)
+            archive(claimed, one.progress)
         finally:
             with self._lock:
                 del self._running[_key(claimed)]
-            if not progress.reason:
-                self._ended_at = self._clock()
+                if not one.progress.reason:
+                    self._note_end(one)
+
+    def _note_end(self, one: Running) -> None:
+        self._ended_at = self._clock()
+        self._fastest.note(one.progress.speed, self._ended_at)
+        if one.progress.received and not self._fastest.is_outlier(one.progress.speed):
+            self._slow.forget_hosts(one)
 
     def _all(self) -> list[Running]:
         with self._lock:
             return list(self._running.values())
 
-    def _full(self, running: Iterable[Running], most: int) -> set[tuple[str, str]]:
-        """Return the parties that hold ``most`` threads, and the slow ones if they have theirs."""
-        running = list(running)
-        held = Counter(party for one in running for party in one.parties)
-        slow = self._slow.parties(self._clock())
-        is_lane_full = _count(running, slow) >= self._threads // SHARE
-        full = {party for party, count in held.items() if count >= most}
-        return full | (slow if is_lane_full else set())
+    def _slow_parties(self) -> set[Party]:
+        with self._lock:
+            return self._slow.parties(self._clock())
 
     def _avoided(self, running: list[Running]) -> list[Avoided]:
         """Return whose assets are claimed only if there are no others, the strictest first.
 
-        If all who wait hold their share, it goes on with twice the share, and at last with who was
-        not slow, because no thread is to be idle.
+        If all who wait hold their share, hosts may have more than it, then jobs, and at last who
+        was slow, because no thread is to be idle.
         """
         if self._clock() < self._alone_until:
             return []
-        mosts = (self._quota, 2 * self._quota, self._threads + 1)
-        levels = [_avoiding(running, self._full(running, most)) for most in mosts]
-        return [level for level in levels if level]
+        slow = self._slow_parties()
+        if _count(running, slow) < self._threads // SHARE:
+            slow = set()
+        held = Counter(party for one in running for party in one.parties)
+        full, fuller = (
+            {party for party, count in held.items() if count >= most}
+            for most in (self._quota, 2 * self._quota)
+        )
+        jobs = _jobs(full)
+        levels = (full | slow, fuller | jobs | slow, jobs | slow, jobs | _jobs(slow), slow)
+        avoided = [_avoiding(running, parties) for parties in (*levels, _jobs(slow))]
+        return [one for one in avoided if one]
 
     # While all threads are busy.
 
@@ -176,10 +216,13 @@ class Shares:
             return
         self._next_look = now + LOOK_INTERVAL
         running = self._all()
-        self._fastest = max([self._fastest, *(one.progress.speed for one in running)])
+        with self._lock:
+            for one in running:
+                self._fastest.note(one.progress.speed, now)
         victims = self._above_share(running) or self._too_slow(running)
-        for one, waiting in victims:
-            self._slow.add(one, now)
+        for one, waiting in victims.items():
+            with self._lock:
+                self._slow.add(one, now)
             self.interrupted += 1
             INTERRUPTED.inc()
             seconds, speed = one.progress.seconds, one.progress.speed
@@ -194,48 +237,53 @@ class Shares:
                 waiting=waiting,
             )
 
-    def _above_share(self, running: list[Running]) -> list[tuple[Running, int]]:
-        """Return downloads above their party's share, at most as many as others wait."""
-        above = self._above(running)
-        theirs = [one for one in running if one.parties & above]
-        if not theirs:
-            return []
-        waiting = self._waiting(running, above)
-        victims: list[tuple[Running, int]] = []
-        for one in self._longest(theirs):
-            left = [other for other in running if (other, waiting) not in victims]
-            if len(victims) < waiting and one.parties & self._above(left):
-                victims.append((one, waiting))
+    def _above_share(self, running: list[Running]) -> dict[Running, int]:
+        """Return downloads above their party's share, at most as many as others wait.
+
+        Beside each stands how many wait.
+        """
+        held = Counter(party for one in running for party in one.parties)
+        slow, lane = self._slow_parties(), self._threads // SHARE
+        groups = [({party}, self._quota) for party, count in held.items() if count > self._quota]
+        victims: dict[Running, int] = {}
+        for parties, most in (*groups, (_jobs(slow), lane), (slow, lane)):
+            theirs = [one for one in running if one.parties & parties and one not in victims]
+            excess = len(theirs) - most
+            if excess > 0 and (longest := self._longest(theirs)):
+                waiting = self._waiting(running, parties) - len(victims)
+                victims |= dict.fromkeys(longest[: max(0, min(excess, waiting))], waiting)
         return victims
 
-    def _above(self, running: Iterable[Running]) -> set[tuple[str, str]]:
-        """Return the parties that hold more than their share, each or all slow ones together."""
-        running = list(running)
-        held = Counter(party for one in running for party in one.parties)
-        slow = self._slow.parties(self._clock())
-        above = {party for party, count in held.items() if count > self._quota}
-        return above | (slow if _count(running, slow) > self._threads // SHARE else set())
+    def _too_slow(self, running: list[Running]) -> dict[Running, int]:
+        """Return downloads that are slower than their size and the backlog allow.
 
-    def _too_slow(self, running: list[Running]) -> list[tuple[Running, int]]:
-        """Return downloads that are slower than their size and the backlog allow."""
-        is_stuck = self._clock() - self._ended_at > STUCK
-        limit = self._fastest / OUTLIER
-        slow = [
+        Beside each stands how many wait.
+        """
+        longest = self._longest(running)
+        waiting = self._waiting(running, {longest[0].job}) if longest else 0
+        if not waiting:
+            return {}
+        elsewhere = self._waiting(running, longest[0].parties)
+        allowed = max(ALLOWED_LEAST, ALLOWED * self._threads / max(waiting, self._threads))
+        stuck = self._clock() - self._ended_at
+        # Of one host all may be slow because our line is: then only what is very slow.
+        least = allowed if elsewhere and stuck > STUCK else ALLOWED_AT_ONE_HOST
+        is_stuck = stuck > (STUCK if elsewhere else STUCK_AT_ONE_HOST)
+        late = [
             one
-            for one in self._longest(running)
-            if one.progress.seconds > (MIN_SECONDS if is_stuck else ENDS_SOON) * _patience(one)
-            and (is_stuck or one.progress.speed < limit)
+            for one in longest
+            if (
+                one.progress.seconds > ENDS_SOON * _patience(one)
+                and self._fastest.is_outlier(one.progress.speed)
+                and _expected_seconds(one.progress) > allowed * _patience(one)
+            )
+            or (
+                is_stuck
+                and one.progress.seconds > MIN_SECONDS * _patience(one)
+                and _expected_seconds(one.progress) > least * _patience(one)
+            )
         ]
-        for one in slow[:1]:
-            waiting = self._waiting(running, one.parties)
-            allowed = max(ALLOWED_LEAST, ALLOWED * self._threads / max(waiting, self._threads))
-            late = [
-                (other, waiting)
-                for other in slow
-                if _expected_seconds(other.progress) > allowed * _patience(other)
-            ]
-            return late[: min(waiting, self._quota)]
-        return []
+        return dict.fromkeys(late[: min(waiting, self._quota)], waiting)
 
     def _longest(self, running: list[Running]) -> list[Running]:
         """Return downloads that may be interrupted, those first that would last longest."""
@@ -250,7 +298,7 @@ class Shares:
         return sorted(wanted, key=lambda one: (one.progress.seconds_left(), -one.progress.speed),
                       reverse=True)  # fmt: skip
 
-    def _waiting(self, running: list[Running], parties: set[tuple[str, str]]) -> int:
+    def _waiting(self, running: list[Running], parties: set[Party]) -> int:
         """Return how many due assets are not of these parties; counting ends soon."""
         stopping = sum(bool(one.progress.reason) for one in running)
         due = self._claims.count_due(_avoiding(running, parties), 4 * self._threads)
@@ -270,28 +318,25 @@ class Shares:
         }
 
 
-def _avoiding(running: Iterable[Running], parties: set[tuple[str, str]]) -> Avoided:
+def _avoiding(running: Iterable[Running], parties: set[Party]) -> Avoided:
     """Return how the assets of these parties are avoided: a host by the URLs that lead to it."""
-    hosts = {one.netloc for one in running if one.parties & parties - {("job", one.asset.ref)}}
+    hosts = {one.netloc for one in running if (one.parties - {one.job}) & parties}
     return Avoided(
         refs=frozenset(name for kind, name in parties if kind == "job"),
         hosts=frozenset(hosts | {name for kind, name in parties if kind == "netloc"}),
     )
 
 
-def _count(running: Iterable[Running], parties: set[tuple[str, str]]) -> int:
+def _jobs(parties: set[Party]) -> set[Party]:
+    return {party for party in parties if party[0] == "job"}
+
+
+def _count(running: Iterable[Running], parties: set[Party]) -> int:
     return sum(bool(one.parties & parties) for one in running)
 
 
 def _key(claimed: Claimed[Asset]) -> tuple[str, str, int]:
     return claimed.token, claimed.row.ref, claimed.row.idx
-
-
-def _hostname(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:  # a wrong bracket; the policy refuses it
-        return host
 
 
 def _patience(one: Running) -> int:

@@ -335,6 +335,7 @@ for _name, _columns, _condition in (
     ("ix_sendings_turn", ("destination", "ref", "event"), "state = 'pending'"),
     ("ix_sendings_sent", ("finished_at",), "state = 'sent'"),
     ("ix_sendings_set_aside", ("event",), "state = 'set_aside'"),
+    ("ix_sendings_given_up", ("destination", "event"), "state = 'set_aside'"),
     ("ix_sendings_failing", ("destination", "event"), "state = 'pending' AND error <> ''"),
 ):
     Index(

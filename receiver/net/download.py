@@ -142,7 +142,7 @@ class Fetcher:
     ) -> Fetched:
         """Download what is at a target, or where it redirects to."""
         for _ in range(MAX_REDIRECTS + 1):
-            deadline.progress.hosts.append(target.host)
+            deadline.progress.hosts.append(target.authority)
             with translate_network_errors(target.host), self._get(target, deadline) as response:
                 if response.status not in _REDIRECT_STATUSES:
                     deadline.progress.announced = response.length

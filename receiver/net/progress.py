@@ -9,13 +9,15 @@ from receiver.errors import InterruptedFetchError
 class Progress:
     """The progress of one download, in bytes and in seconds of ``clock``.
 
-    ``hosts`` are those of its URL and its redirects so far. ``announced`` is the size that the
-    server announced, None if it did not. ``is_running`` between its beginning and its last byte.
+    ``hosts`` are those of its URL and its redirects so far, with their ports if they are not usual.
+    ``announced`` is the size that the server announced, None if it did not. ``is_running`` between
+    its beginning and its last byte.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began = clock()
+        self._ended: float | None = None
         self.is_running = False
         self.hosts: list[str] = []
         self.announced: int | None = None
@@ -24,11 +26,12 @@ class Progress:
 
     def begin(self) -> None:
         """Record that the download begins."""
-        self._began = self._clock()
+        self._began, self._ended = self._clock(), None
         self.is_running = True
 
     def end(self) -> None:
         """Record that nothing more is downloaded."""
+        self._ended = self._clock()
         self.is_running = False
 
     def stop(self, reason: str) -> None:
@@ -42,8 +45,8 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """How long it has been running."""
-        return self._clock() - self._began
+        """How long it has been running, or ran."""
+        return (self._clock() if self._ended is None else self._ended) - self._began
 
     @property
     def speed(self) -> float:

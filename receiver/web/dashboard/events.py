@@ -12,7 +12,7 @@ from receiver.web.dashboard.summary import statistics
 from receiver.web.state import services
 
 # Failing deliveries on the page, and deliveries that one request makes due.
-ROWS, MOST_DUE = 100, 20_000
+ROWS, MOST_DUE = 50, 20_000
 # A test event occupies one of the process's threads for up to 15 s, which callbacks need too.
 _tests = threading.BoundedSemaphore(1)
 

@@ -10,13 +10,16 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add an index of few rows, and a column that may be NULL: nobody asked yet."""
+    """Add indexes of few rows, and a column that may be NULL: nobody asked yet."""
     op.add_column("destinations", sa.Column("expedited_at", sa.Double()))
-    failing = sa.text("state = 'pending' AND error <> ''")
-    op.create_index(
-        "ix_sendings_failing",
-        "sendings",
-        ["destination", "event"],
-        sqlite_where=failing,
-        postgresql_where=failing,
-    )
+    for name, condition in (
+        ("ix_sendings_failing", "state = 'pending' AND error <> ''"),
+        ("ix_sendings_given_up", "state = 'set_aside'"),
+    ):
+        op.create_index(
+            name,
+            "sendings",
+            ["destination", "event"],
+            sqlite_where=sa.text(condition),
+            postgresql_where=sa.text(condition),
+        )
