@@ -173,6 +173,7 @@ class Settings(ProviderSettings):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     public_url: OurAddress | None = None  # our address as the provider sees it
+    receiver_url: OurAddress | None = None  # of a service elsewhere, for the submitter
     data_dir: Path = Path("data")
     database_url: Annotated[str, AfterValidator(_ledger_address)] = Field(
         default="", repr=False

@@ -2,5 +2,6 @@
 
 from submitter.job import Asset, Job
 from submitter.submit import Submitter
+from submitter.submit_async import AsyncSubmitter
 
-__all__ = ["Asset", "Job", "Submitter"]
+__all__ = ["Asset", "AsyncSubmitter", "Job", "Submitter"]

@@ -35,15 +35,15 @@ def require_ledger(services: Services) -> None:
             return f"{error}; nothing was posted"
         return ""
 
-    _require(mistake)
+    require(mistake)
 
 
 def require_service(services: Services) -> None:
     """Raise ConfigurationError if nobody is known who would archive the result of a job."""
-    _require(lambda: "" if services.has_worker() else _without_worker(services))
+    require(lambda: "" if services.has_worker() else _without_worker(services))
 
 
-def _require(mistake: Callable[[], str]) -> None:
+def require(mistake: Callable[[], str]) -> None:
     """Raise ConfigurationError if ``mistake`` still returns a text after ``WAIT`` seconds."""
     deadline = time.monotonic() + WAIT
     while text := mistake():

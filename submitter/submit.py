@@ -1,62 +1,113 @@
 """The library behind the ``submitter`` command."""
 
-import base64
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from pydantic import ValidationError
-
-from receiver.archive.inspect import inspect
-from receiver.doctor import last_result
-from receiver.errors import (
-    ConfigurationError,
-    KeyConflictError,
-    KeyTakenError,
-    NotThePictureError,
-)
-from receiver.jobs.request import DEFAULT_MODEL, JobRequest, mistakes
-from receiver.jobs.same_request import canonical_request, request_of, without_pictures
-from receiver.model import FINAL_STATES, Api, Mode, Provider, Submission
-from receiver.services import Services
+from receiver.errors import KeyConflictError, KeyTakenError, ReceiverError
+from receiver.jobs.job_object import JobView
+from receiver.jobs.request import DEFAULT_MODEL
+from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from receiver.settings import Settings
 from receiver.telemetry import tracing
-from submitter import preflight
-from submitter.job import Job, LedgerFiles
+from submitter.http_jobs import HttpJobs
+from submitter.job import Files, Job
+from submitter.ledger_jobs import LedgerJobs, callback_problem
 
-# Seconds between two polls of the ledger while waiting.
-POLL_EVERY = 0.2
-# The job of an interrupted submit is searched among so many newest jobs.
-_NEWEST = 50
-# Bytes of a local image file; base64 makes it a third larger.
-_LARGEST_IMAGE = 20 * 1024 * 1024
 NO_WORKER = "no worker is running on this ledger: start `receiver serve`"
+
+
+class Transport(Protocol):
+    """How jobs are posted and read: with the ledger of this machine, or by HTTP."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the check before the first POST is over."""
+
+    @property
+    def files(self) -> Files:
+        """Where the bytes of pictures come from."""
+
+    def require_service(self) -> None:
+        """Raise ConfigurationError if nobody would archive a job's result; checked once."""
+
+    def post(self, request: Mapping[str, Any]) -> str:
+        """Post a job and return its ref; ``request`` are the arguments of ``submit``.
+
+        Raise KeyTakenError, and post nothing, if a job has the key already; KeyConflictError if
+        that is known to be another request; ConfigurationError for a wrong argument.
+        """
+
+    def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:
+        """Return whether a job was made by these arguments."""
+
+    def now(self) -> float:
+        """Return the ledger's time, in seconds since 1970."""
+
+    def newest(self, since: float) -> Sequence[JobView]:
+        """Return the newest jobs that were submitted since then."""
+
+    def named(self, refs: Sequence[str]) -> Mapping[str, JobView]:
+        """Return the jobs by ref; unknown refs are left out."""
+
+    def states(self, refs: Sequence[str]) -> Mapping[str, tuple[JobState, Reason | None]]:
+        """Return the states of some hundred jobs; unknown refs are left out."""
+
+    def key_holder(self, key: str) -> JobView | None:
+        """Return the job that has a key; None if it is free."""
+
+    def arguments_of(self, ref: str) -> dict[str, Any] | None:
+        """Return the arguments that post a job again, without its key; None without the job."""
+
+    def pause(self) -> None:
+        """Wait for a change, or until it is time to look for one."""
+
+    def has_worker(self) -> bool:
+        """Return whether a worker archives the pictures."""
+
+    def credits(self) -> tuple[float | None, str, list[dict[str, Any]]]:
+        """Return the credits left at GRSAI, why they are not known, and job counts by model."""
+
+    def close(self) -> None:
+        """Close the connections."""
 
 
 class Submitter:
     """Submits jobs and waits for them; a context manager.
 
-    Reads the environment unless ``settings`` are given. Raises ConfigurationError for a wrong or
-    missing setting, or without a ledger, and LedgerError if the ledger cannot be used.
+    With ``url`` and ``token`` (or RECEIVER_URL and ADMIN_TOKEN) it works through the HTTP API of a
+    service elsewhere, else with the ledger of this machine: same results, same errors.
+
+    Reads the environment unless ``settings`` or ``url`` are given. Raises ConfigurationError for a
+    wrong or missing setting, or without a ledger, and LedgerError if the ledger, or the service,
+    cannot be used.
 
     ``check``: before the first POST make sure that somebody would archive the result, see
     ``submitter.preflight``. Without it a ledger is created if there is none.
     """
 
-    def __init__(self, settings: Settings | None = None, *, check: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        check: bool = True,
+        url: str | None = None,
+        token: str | None = None,
+    ) -> None:
         tracing.configure(os.environ)
-        self._services = Services(settings or Settings.load(os.environ))
-        self._is_checked = not check
-        self._checking = Lock()
-        if check:
-            preflight.require_ledger(self._services)
-        self._services.open()
+        if url is None:
+            settings = settings or Settings.load(os.environ)
+            url, given = settings.receiver_url, settings.admin_token
+            token = token or (given.get_secret_value() if given else None)
+        self._jobs: Transport
+        if url is not None:
+            self._jobs = HttpJobs(url, token, check=check)
+        else:
+            self._jobs = LedgerJobs(settings or Settings.load(os.environ), check=check)
 
     def __enter__(self) -> Self:
         """Return the submitter."""
@@ -73,7 +124,7 @@ class Submitter:
 
     def close(self) -> None:
         """Close the connections."""
-        self._services.close()
+        self._jobs.close()
 
     def submit(  # noqa: PLR0913 - each is an option, given by name
         self,
@@ -137,56 +188,36 @@ class Submitter:
 
         Raise KeyTakenError, and post nothing, if a job has the key already.
         """
-        submission = submission_of({"prompt": prompt, **asked})
-        by_callback = submission.mode is Mode.WEBHOOK
-        if by_callback and (reason := callback_problem(self._services.settings)):
-            raise ConfigurationError([reason])
-        self.require_service()
-        job = self._services.submit_service.post(submission)
-        # The worker polls this job sooner than its next scheduled check.
-        self._services.engine.notify()
-        return self.job(job.ref)
+        return self.job(self._jobs.post({"prompt": prompt, **asked}))
 
     @property
     def is_checked(self) -> bool:
         """Return whether the check before the first POST is over; before that nothing is posted."""
-        return self._is_checked
+        return self._jobs.is_checked
 
     def require_service(self) -> None:
         """Raise ConfigurationError if nobody would archive a job's result; checked once."""
-        with self._checking:
-            if not self._is_checked:
-                preflight.require_service(self._services)
-                self._is_checked = True
+        self._jobs.require_service()
 
     def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:
         """Return whether a job was made by these arguments; see ``receiver.jobs.same_request``."""
-        was = request_of(self._services.queries, self._services.jobs.get(ref))
-        try:
-            return canonical_request(submission_of(request)) == canonical_request(was)
-        except ConfigurationError:
-            # An image file was deleted since: it is not needed again, so compare without images.
-            rest = submission_of({**request, "images": ()})
-            return canonical_request(rest) == canonical_request(without_pictures(was))
+        return self._jobs.is_same_request(ref, request)
 
     def posted_since(self, began: float, request: Mapping[str, Any]) -> Job | None:
         """Return the job that was created since ``began`` (ledger time) by these arguments.
 
         Return None if there is no such job, or more than one.
         """
-        newest = self._services.queries.jobs(limit=_NEWEST)
         same = [
             job.ref
-            for job in newest
-            if job.submitted_at >= began
-            and job.key == request.get("key")
-            and self.is_same_request(job.ref, request)
+            for job in self._jobs.newest(began)
+            if job.key == request.get("key") and self.is_same_request(job.ref, request)
         ]
         return self.job(same[0]) if len(same) == 1 else None
 
     def now(self) -> float:
         """Return the ledger's time, in seconds since 1970."""
-        return self._services.now()
+        return self._jobs.now()
 
     def submit_many(
         self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 4
@@ -215,8 +246,20 @@ class Submitter:
 
     def jobs(self, refs: Sequence[str]) -> dict[str, Job]:
         """Return the current state of jobs, by ref; raise KeyError for an unknown ref."""
-        found, files = self._services.job_objects.named(refs), LedgerFiles(self._services)
+        found, files = self._jobs.named(refs), self._jobs.files
         return {ref: Job.of_view(found[ref], files) for ref in refs}
+
+    @property
+    def transport(self) -> Transport:
+        """How jobs are posted and read; for the commands."""
+        return self._jobs
+
+    def credits(self) -> float | None:
+        """Return the credits left at GRSAI; raise ReceiverError if they are not known."""
+        left, error, _ = self._jobs.credits()
+        if left is None:
+            raise ReceiverError(error)
+        return left
 
     def wait(
         self,
@@ -244,66 +287,16 @@ class Submitter:
                 raise TimeoutError(
                     f"{unfinished} of {len(seen)} jobs are not final after {timeout:.0f} s"
                 )
-            time.sleep(POLL_EVERY)
+            self._jobs.pause()
 
     def has_worker(self) -> bool:
         """Return whether a worker serves this ledger."""
-        return self._services.has_worker()
-
-
-def submission_of(request: Mapping[str, Any]) -> Submission:
-    """Translate arguments of ``submit`` into a Submission.
-
-    Raise ConfigurationError for a wrong argument or an image that cannot be read.
-    """
-    pictures = tuple(reference_image(image) for image in request.get("images", ()))
-    try:
-        return JobRequest.model_validate({**request, "images": pictures}).submission()
-    except ValidationError as error:
-        raise ConfigurationError(mistakes(error)) from error
-
-
-def reference_image(given: str) -> str:
-    """Return a URL as it is, and a local file as a data URI.
-
-    Raise ConfigurationError for a file that is no picture, cannot be read, or is too large.
-    """
-    if given.startswith(("http://", "https://", "data:")):
-        return given
-    path = Path(given)
-    try:
-        if not path.is_file():
-            raise _image_error(given, "there is no such file; give a URL or a readable file")
-        if path.stat().st_size > _LARGEST_IMAGE:
-            raise _image_error(
-                given, f"more than {_LARGEST_IMAGE // 1024**2} MiB; give a URL instead"
-            )
-        picture = inspect(path)
-        return f"data:{picture.content_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    except OSError as error:
-        raise _image_error(given, f"{error.strerror}; give a URL or a readable file") from error
-    except NotThePictureError as error:
-        raise _image_error(given, str(error)) from error
-
-
-def _image_error(given: str, problem: str) -> ConfigurationError:
-    return ConfigurationError([f"--image {given}: {problem}"])
-
-
-def callback_problem(settings: Settings) -> str:
-    """Return why callbacks would not arrive, by the last `receiver doctor`; "" if they would."""
-    failure = last_result.failure(settings.data_dir, settings.public_url)
-    if not failure:
-        return ""
-    return (
-        f"PUBLIC_URL: the last `receiver doctor` could not reach us through it: {failure}; "
-        "correct it and run `receiver doctor` again, or use --mode poll"
-    )
+        return self._jobs.has_worker()
 
 
 def default_mode(settings: Settings) -> tuple[Mode, str]:
     """Return the mode for jobs without one and, if it is not webhook, the reason."""
-    reason = callback_problem(settings)
+    reason = "" if settings.receiver_url else callback_problem(settings)
     return (Mode.POLL, reason) if reason else (Mode.WEBHOOK, "")
 
 

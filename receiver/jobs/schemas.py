@@ -82,6 +82,8 @@ class JobsQuery(BaseModel):
     ``q`` has words, each a part of the ref, provider's id, key, batch, model or prompt in any case,
     in any order; words in scripts without spaces are found too. ``metadata`` is
     ``NAME=VALUE``, or ``NAME`` for any value. ``after`` is the ``next`` of the previous page.
+    ``key`` names the job that has this key, ``refs`` up to 200 jobs, with commas between them; then
+    nothing else counts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +98,8 @@ class JobsQuery(BaseModel):
     metadata: Words = ""
     limit: Annotated[int, Field(ge=1, le=500), Digits] = 50
     after: Annotated[str, StringConstraints(pattern=f"^({REF})?$")] = ""
+    key: Words = ""
+    refs: Annotated[str, StringConstraints(pattern=f"^({REF}(,{REF}){{0,199}})?$")] = ""
 
     def wanted(self) -> Wanted:
         """Return the ledger's filter."""

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import Api, Mode, Provider
 from receiver.providers.registry import READERS
-from receiver.services import Services
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, BatchLine, Defaults, read_lines
 from submitter.batch.output import Output, folder_problem
@@ -24,7 +23,8 @@ from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
 from submitter.batch.source import BatchFile, opened
 from submitter.batch.validate import Validation, validate
-from submitter.submit import NO_WORKER, Submitter, callback_problem, default_mode
+from submitter.ledger_jobs import callback_problem
+from submitter.submit import NO_WORKER, Submitter, default_mode
 
 # Exit status after Ctrl-C, as shells expect it: 128 and the signal's number.
 INTERRUPTED = 130
@@ -215,10 +215,7 @@ def _run(options: Options, settings: Settings) -> int:
             say(f"{found.bad} of {found.total} lines are bad: nothing was posted")
             return SOME_FAILED
         source.rewind()
-        with (
-            Submitter(settings, check=options.check) as submitter,
-            closing(Services(settings)) as services,
-        ):
+        with Submitter(settings, check=options.check) as submitter:
             submitter.require_service()
             if options.waits and not submitter.has_worker():
                 say(NO_WORKER)
@@ -228,7 +225,6 @@ def _run(options: Options, settings: Settings) -> int:
             )
             batch = Batch(
                 submitter,
-                services,
                 concurrency=options.concurrency,
                 rate=options.rate,
                 resubmit=options.resubmit,
@@ -242,16 +238,20 @@ def _run(options: Options, settings: Settings) -> int:
                 output.finish(at_once=status == INTERRUPTED)
                 status = status or (SOME_FAILED if output.failures else 0)
             if options.report:
-                jobs = services.job_objects
-                write_report(options.report, jobs, batch.table, batch.bad, output or None)
+                write_report(
+                    options.report, submitter.transport, batch.table, batch.bad, output or None
+                )
             err = options.report == STDOUT
-            print_summary(batch, services.queries, options.defaults.name, err=err)
+            print_summary(batch, submitter.transport, options.defaults.name, err=err)
     return status
 
 
-def _require(options: Options, settings: Settings, found: Validation) -> None:
-    """Raise ConfigurationError with everything that is wrong or missing, before the first POST."""
-    mistakes = list(found.mistakes)
+def _missing(options: Options, settings: Settings, found: Validation) -> list[str]:
+    """Return what is missing for posting: here, or nothing if a service elsewhere posts."""
+    if settings.receiver_url:
+        no_ledger = "--resubmit needs the ledger of the service: leave it out with RECEIVER_URL"
+        return [no_ledger] if options.resubmit else []
+    mistakes = list[str]()
     if Provider.OPENAI in found.needs and (remedy := installation.missing("openai")):
         mistakes.append(f"provider openai: {remedy}")
     mistakes += [
@@ -269,6 +269,12 @@ def _require(options: Options, settings: Settings, found: Validation) -> None:
         )
     elif Mode.WEBHOOK in found.needs and (reason := callback_problem(settings)):
         mistakes.append(reason)
+    return mistakes
+
+
+def _require(options: Options, settings: Settings, found: Validation) -> None:
+    """Raise ConfigurationError with everything that is wrong or missing, before the first POST."""
+    mistakes = [*found.mistakes, *_missing(options, settings, found)]
     mistakes += folder_problem(options.output)
     if options.report and options.report != STDOUT and is_input(options.report, options.file):
         mistakes.append("--report is the input file; name another")

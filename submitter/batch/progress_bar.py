@@ -15,10 +15,10 @@ from rich.progress import (
 )
 
 from receiver.cli import base
-from receiver.ledger.queries.jobs import JobQueries
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
 from submitter.batch.run import Batch
+from submitter.submit import Transport
 
 # Jobs without pictures that are printed one by one; the report has all.
 _MOST_SHOWN = 20
@@ -77,14 +77,14 @@ def say(text: str) -> None:
     base.say(text, err=True)
 
 
-def print_summary(batch: Batch, queries: JobQueries, name: str, *, err: bool) -> None:
+def print_summary(batch: Batch, jobs: Transport, name: str, *, err: bool) -> None:
     """Print the lines without pictures and the number of jobs in each state.
 
     The last line goes to stdout, or with ``err`` to stderr, because stdout has the report.
     """
     rows = list(batch.table.without_pictures())
     for row in rows[:_MOST_SHOWN]:
-        for job in queries.jobs_named([batch.table.ref(row)]):
+        for job in jobs.named([batch.table.ref(row)]).values():
             result = " ".join(filter(None, [job.state, job.reason, job.message]))
             say(f"line {batch.table.number(row)}: {job.ref} {result}")
     if len(rows) > _MOST_SHOWN:

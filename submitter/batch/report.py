@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from receiver.cli.base import say, to_json
-from receiver.jobs.job_object import JobObjects
 from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine
 from submitter.batch.output import Output
+from submitter.submit import Transport
 
 STDOUT = "-"
 # Jobs in memory at a time; each may have pictures in its request.
@@ -43,7 +43,7 @@ def is_input(path: str, source: str) -> bool:
 
 def write_report(
     path: str,
-    jobs: JobObjects,
+    jobs: Transport,
     table: JobTable,
     bad: dict[int, BadLine],
     output: Output | None = None,
@@ -61,7 +61,7 @@ def write_report(
 
 
 def _lines(
-    jobs: JobObjects, table: JobTable, bad: dict[int, BadLine], output: Output | None
+    jobs: Transport, table: JobTable, bad: dict[int, BadLine], output: Output | None
 ) -> Iterator[str]:
     """Merge lines with and without jobs, both in order of their numbers."""
     without_job = sorted(bad, reverse=True)
@@ -79,7 +79,7 @@ def _bad_line(bad: BadLine) -> str:
 
 
 def _jobs(
-    jobs: JobObjects, table: JobTable, output: Output | None
+    jobs: Transport, table: JobTable, output: Output | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for rows in in_chunks(table.by_number(), _READ_AT_ONCE):
         refs = [table.ref(row) for row in rows]

@@ -1,6 +1,5 @@
 """A running batch: threads submit its lines, each once, and the jobs are watched to their end."""
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -8,9 +7,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from receiver.errors import ConfigurationError, KeyTakenError
-from receiver.ledger.rows import Job
+from receiver.jobs.job_object import JobView
 from receiver.model import JobState, Provider, Reason
-from receiver.services import Services
 from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine, BatchLine, submit_error
 from submitter.batch.output import Output
@@ -40,7 +38,6 @@ class Batch:
     def __init__(
         self,
         submitter: Submitter,
-        services: Services,
         *,
         concurrency: int,
         rate: float | None,
@@ -51,8 +48,7 @@ class Batch:
         output: Output | None = None,
     ) -> None:
         self._submitter = submitter
-        self._jobs = services.jobs
-        self._queries = services.queries
+        self._jobs = submitter.transport
         self._concurrency = concurrency
         self._rate = SubmitRate(rate)
         self._resubmit = resubmit
@@ -103,7 +99,7 @@ class Batch:
             self._add_existing(line, job, resubmits)
         return job is not None
 
-    def _latest_job(self, key: str) -> tuple[Job | None, int]:
+    def _latest_job(self, key: str) -> tuple[JobView | None, int]:
         """Return the newest job for a key, and how many times it was posted again."""
         job, resubmits = self._jobs.key_holder(key), 0
         while job is not None and job.reason is Reason.PROVIDER_ERROR:
@@ -113,7 +109,7 @@ class Batch:
             job, resubmits = later, resubmits + 1
         return job, resubmits
 
-    def _add_existing(self, line: BatchLine, job: Job, resubmits: int) -> None:
+    def _add_existing(self, line: BatchLine, job: JobView, resubmits: int) -> None:
         if line.has_own_key and not self._submitter.is_same_request(job.ref, line.request):
             error = (
                 f"column key: {line.key!r} is job {job.ref}, which was asked for something else; "
@@ -169,7 +165,7 @@ class Batch:
         """Read the states of the unfinished jobs from the ledger."""
         began = time.monotonic()
         for rows in in_chunks(self.table.unfinished(), JOBS_PER_QUERY):
-            found = self._queries.states([self.table.ref(row) for row in rows])
+            found = self._jobs.states([self.table.ref(row) for row in rows])
             for row in rows:
                 state, reason = found.get(self.table.ref(row), (JobState.SUBMITTING, None))
                 self.table.set_state(row, state)
@@ -201,11 +197,9 @@ class Batch:
 
         The new job has a key of its own, so that it is also posted only once.
         """
-        record = self._queries.record(self.table.ref(row))
-        if record is None:
-            return
-        job = record.job
-        if job.provider != Provider.GRSAI:
+        ref = self.table.ref(row)
+        job, arguments = self._jobs.named([ref]).get(ref), self._jobs.arguments_of(ref)
+        if job is None or arguments is None or job.provider != Provider.GRSAI:
             return
         resubmits, line = self.table.resubmits(row), self.table.number(row)
         key = job.key or job.ref
@@ -213,17 +207,7 @@ class Batch:
         if not self._rate.wait(self._stopping):
             return
         self._say(f"line {line}: {job.ref} {job.reason} {job.message}: posted again")
-        submit = partial(
-            self._submitter.submit,
-            job.prompt,
-            model=job.model,
-            params=json.loads(record.params),
-            mode=job.mode,
-            api=job.api,
-            batch=job.batch,
-            metadata=json.loads(record.metadata),
-            folder=job.folder,
-        )
+        submit = partial(self._submitter.submit, **arguments)
         try:
             posted = submit(key=resubmit_key(first_key, resubmits + 1))
         except ConfigurationError as error:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from receiver.errors import ConfigurationError
 from receiver.jobs.same_request import canonical_request
 from receiver.model import Mode, Provider
+from submitter.arguments import submission_of
 from submitter.batch.lines import BadLine, BatchLine, submit_error
-from submitter.submit import submission_of
 
 
 @dataclass(slots=True)

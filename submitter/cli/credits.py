@@ -20,6 +20,8 @@ from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
 from receiver.model import Provider
 from receiver.services import Services
+from receiver.settings import Settings
+from submitter.submit import Submitter
 
 NO_KEY = "GRSAI_API_KEY: not set; GRSAI reports the credits left only for a key"
 _COUNTS = ("submitted", "archived", "refunded", "refused", "failed", "expired", "in_flight")
@@ -41,12 +43,28 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     asked, 2 without a key; the table is printed in any case.
     """
     settings = load()
+    left, used, status = _elsewhere(settings) if settings.receiver_url else _here(settings)
+    _print_json(left, used) if as_json else _print_table(left, used)
+    sys.exit(status)
+
+
+def _elsewhere(settings: Settings) -> tuple[dict[Provider, float | None], list[Usage], int]:
+    """Return the credits, the job counts and the exit status, by the service at RECEIVER_URL."""
+    with Submitter(settings) as submitter:
+        left, error, models = submitter.transport.credits()
+    if error:
+        say(error, err=True)
+    used = [Usage(**model) for model in models]
+    return {Provider.GRSAI: left}, used, 0 if left is not None else SOME_FAILED
+
+
+def _here(settings: Settings) -> tuple[dict[Provider, float | None], list[Usage], int]:
+    """Return the same by this machine's ledger and keys."""
     with closing(Services(settings)) as services:
         used = _usage(services)
         others = [name for name in settings.accounts() if name is not Provider.GRSAI]
         left, status = _credits(services, [Provider.GRSAI, *others])
-    _print_json(left, used) if as_json else _print_table(left, used)
-    sys.exit(status)
+    return left, used, status
 
 
 def _credits(

@@ -3,15 +3,17 @@
 The stand-ins were written by the vendors' documents, apart from what they test.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from other_providers import OTHERS, SIGNING, Harness, running
+from other_providers import MODELS, OTHERS, SIGNING, Harness, running
 from waiting import until
 
+from receiver.archive.manifest import manifest_key
 from receiver.model import JobState, Mode, Proof, Provider, Reason
 from submitter.sandbox.twins.fal import USER_ID
 from submitter.sandbox.twins.twin import FOREIGN_URL
@@ -182,3 +184,23 @@ def test_a_restart_between_two_attempts_loses_nothing(tmp_path: Path, provider: 
         harness.restart()
         job = harness.finished(job.ref)
         assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
+
+
+# Other ways in.
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+def test_a_job_is_posted_by_the_api(harness: Harness, provider: Provider) -> None:
+    token = {"Authorization": f"Bearer {harness.services.admin_token}"}
+    url = f"{harness.services.settings.public_url}/api/jobs"
+    job = {"prompt": "a fox", "model": MODELS[provider], "provider": provider}
+    answer = requests.post(url, json=job, headers=token, timeout=10)
+    assert (answer.status_code, answer.json()["provider"]) == (201, provider)
+    ref = answer.json()["ref"]
+    assert harness.finished(ref).state is JobState.ARCHIVED
+    shown = requests.get(f"{url}/{ref}/deliveries", headers=token, timeout=10).json()
+    told = [(one["source"], one["proof"]) for one in shown["deliveries"]]
+    assert told == harness.told(ref)
+    with harness.services.store.open(manifest_key(ref)) as file:
+        manifest = json.loads(file.read())
+    assert [(one["source"], one["proof"]) for one in manifest["deliveries"]] == told

@@ -177,6 +177,12 @@ def test_a_genuine_callback_of_fal_about_another_request_proves_nothing() -> Non
     assert proof(Provider.FAL, other) is Proof.NONE
 
 
+def test_a_request_that_fal_tried_again_may_be_named_by_its_last_attempt() -> None:
+    body = json.dumps({"request_id": TASK_ID, "gateway_request_id": "last", "status": "OK"})
+    for name, proved in ((TASK_ID, Proof.BODY), ("last", Proof.BODY), ("other", Proof.NONE)):
+        assert proof(Provider.FAL, Sender(Provider.FAL).signed(body.encode(), name)) is proved
+
+
 def test_an_unknown_account_at_fal_is_named_so_that_it_can_be_learnt() -> None:
     keys = Keys(KEYS[Provider.FAL].values)
     signed = genuine(Provider.FAL)

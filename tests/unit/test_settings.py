@@ -244,6 +244,7 @@ DEFAULTS = {
     "kie_base_url": "https://api.kie.ai",
     "kie_webhook_key": (),
     "public_url": None,
+    "receiver_url": None,
     "callback_secrets": (),
     "admin_token": None,
     "s3_addressing_style": "auto",

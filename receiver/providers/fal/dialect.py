@@ -103,10 +103,11 @@ class Fal(TaskDialect):
         lines = "\n".join([request_id, user_id, timestamp, sha256(body).hexdigest()])
         if not is_recent(timestamp, now) or not verifies(signature, lines.encode(), keys.values):
             return Verified(Proof.NONE)
-        if not user_id or _request_id(body) != request_id:
+        named, gateway = _request_ids(body)
+        if not user_id or named is None or request_id not in {named, gateway}:
             return Verified(Proof.NONE)
         if keys.user_id is None:
-            return Verified(Proof.TASK, user_id, request_id)
+            return Verified(Proof.TASK, user_id, named)
         return Verified(Proof.BODY if user_id == keys.user_id else Proof.NONE)
 
     def read_report(self, body: bytes) -> Report:
@@ -182,11 +183,16 @@ def _id(found: dict[str, Any]) -> str | None:
     return answers.identifier(found.get("request_id"))
 
 
-def _request_id(body: bytes) -> str | None:
+def _request_ids(body: bytes) -> tuple[str | None, str | None]:
+    """Return the request's id in a body, and that of its last attempt, which differs after retries.
+
+    fal does not say which of them its header has.
+    """
     try:
-        return _id(answers.document(body))
+        found = answers.document(body)
     except UnreadableError:
-        return None
+        return None, None
+    return _id(found), answers.identifier(found.get("gateway_request_id"))
 
 
 def _is_result(head: Head, body: bytes) -> bool:

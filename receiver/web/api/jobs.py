@@ -54,6 +54,8 @@ _KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": f"^{KEY}$"}}
 def jobs() -> Response:
     """List jobs, newest first."""
     query = read_query(JobsQuery)
+    if query.refs or query.key:
+        return json_of(JobList(jobs=job_views(_named(query)), next=None))
     page = services().job_list.page(query.wanted(), query.after, query.limit)
     return json_of(JobList(jobs=job_views(page.jobs), next=page.next))
 
@@ -61,9 +63,17 @@ def jobs() -> Response:
 _CONFLICT = "the key belongs to a job that was asked for something else, or a setting is missing"
 
 
+def _named(query: JobsQuery) -> list[Job]:
+    """Return the jobs that ``refs`` or ``key`` name."""
+    if query.refs:
+        return services().queries.jobs_named(query.refs.split(","))
+    holder = services().jobs.key_holder(query.key)
+    return [holder] if holder else []
+
+
 @blueprint.post("/api/jobs")
 @documented(
-    "Submit a job to GRSAI",
+    "Submit a job",
     {
         200: ResponseDoc("the job that already has this key", JobView, headers=("Location",)),
         201: ResponseDoc("the new job", JobView, headers=("Location",)),
