@@ -10,7 +10,6 @@ from threading import Event
 from types import FrameType
 
 import click
-from rich.table import Table
 
 from receiver.cli.base import SOME_FAILED, console, load, new_table, reports_errors, say
 from receiver.cli.progress import ProgressBar
@@ -91,7 +90,7 @@ def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
     # A deep audit writes checkpoints.
     services = Services(load()).open(to_look=not deep, creates=False)
     found = services.totals.audit()
-    console().print(_audit_table(found))
+    _print_audit(found)
     for invariant, refs in found.broken.items():
         say(f"broken: {invariant}: {', '.join(refs)}")
     say("every invariant holds" if found.ok else "NOT every invariant holds")
@@ -100,7 +99,7 @@ def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
     sys.exit(status or (0 if found.ok else SOME_FAILED))
 
 
-def _audit_table(found: Audit) -> Table:
+def _print_audit(found: Audit) -> None:
     table = new_table(title="submitted = archived + failed + expired + in flight")
     counts = {
         name: getattr(found, name)
@@ -109,7 +108,11 @@ def _audit_table(found: Audit) -> Table:
     for name in counts:
         table.add_column(name.replace("_", " "), justify="right")
     table.add_row(*map(str, counts.values()))
-    return table
+    if sys.stdout.isatty():
+        console().print(table)
+    else:
+        for name, count in counts.items():
+            say(f"{name}\t{count}", keep="\t")
 
 
 def _deep(services: Services, concurrency: int, *, start_over: bool) -> int:

@@ -3,20 +3,25 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from difflib import get_close_matches
+from functools import partial, wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 import click
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
 
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.installation import version
+from receiver.model import timestamp
 from receiver.settings import Settings
 from receiver.telemetry import logs
 from receiver.telemetry.printable import printable
@@ -54,6 +59,19 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(self._modules[cmd_name]), cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named; for an unknown one, name the most similar ones."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            similar = get_close_matches(args[0], self._modules, cutoff=0.5)
+            if not similar:
+                raise
+            hint = f"{error.message} Did you mean {' or '.join(similar)}?"
+            raise click.UsageError(hint, ctx) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. On Ctrl-C exit with 130; click would print "Aborted!" and use 1."""
         try:
@@ -84,6 +102,34 @@ def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
 def console() -> Console:
     """Return a console for stdout. It wraps lines only on a terminal, not in a file or a pipe."""
     return Console(width=None if sys.stdout.isatty() else _UNLIMITED)
+
+
+def print_table(table: Table, section: str = "") -> None:
+    """Print a table: on a terminal as one; else each row whole on a line, with tabs between cells.
+
+    ``section`` is the first cell of each such line, where a command prints several tables.
+    """
+    if sys.stdout.isatty():
+        console().print(table)
+        return
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        cells = [section, *row] if section else row
+        say("\t".join(_on_one_line(cell) for cell in cells), keep="\t")
+
+
+def _on_one_line(cell: object) -> str:
+    text = cell.plain if isinstance(cell, Text) else str(cell or "")
+    return printable(text)
+
+
+def when(moment: float | None) -> str:
+    """Return a moment (seconds since the epoch): on a terminal short and local, else RFC 3339."""
+    if moment is None or not sys.stdout.isatty():
+        return timestamp(moment) or ""
+    local, today = datetime.fromtimestamp(moment).astimezone(), datetime.now().astimezone()
+    if local.date() == today.date():
+        return f"{local:%H:%M:%S}"
+    return f"{local:%m-%d %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d}"
 
 
 def new_table(*headers: str, title: str | None = None) -> Table:
@@ -118,9 +164,38 @@ class _Table(Table):
         super().add_row(*shown, **options)
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print one line on stdout, or with ``err`` on stderr; untrusted text in it is escaped."""
-    click.echo(printable(text), err=err)
+# The consoles that show a bar on stderr now; a process has one at a time.
+_bars: list[Console] = []
+
+
+def say(text: str, *, err: bool = False, keep: str = "") -> None:
+    """Print one line on stdout, or with ``err`` on stderr; untrusted text in it is escaped.
+
+    ``keep`` is not escaped. Where a bar is shown on stderr, the line comes above it.
+    """
+    if err and _bars:
+        _bars[-1].print(Text(printable(text)), soft_wrap=True)
+    else:
+        click.echo(printable(text, keep=keep), err=err)
+
+
+@contextmanager
+def bar_shown(bar: Progress) -> Iterator[None]:
+    """Show a bar on stderr; messages of ``say`` and lines of the log come above it."""
+    if bar.disable:
+        yield
+        return
+    with bar, logs.diverted(partial(_print_line, bar.console)):
+        _bars.append(bar.console)
+        try:
+            yield
+        finally:
+            _bars.pop()
+
+
+def _print_line(console: Console, line: str) -> None:
+    """Print a line of the log above the bar, with its own colours."""
+    console.print(Text.from_ansi(line), soft_wrap=True)
 
 
 def to_json(value: object) -> str:

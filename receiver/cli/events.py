@@ -13,18 +13,19 @@ from receiver.cli.base import (
     INTERRUPTED,
     SOME_FAILED,
     act_on_each,
-    console,
     load,
     new_table,
+    print_table,
     reports_errors,
     say,
+    when,
 )
 from receiver.errors import ReceiverError
 from receiver.events.event import Event
 from receiver.events.listen import MAX_NUMBER, Cursor, EventReader, run_command
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.ledger.rows import EventDelivery
-from receiver.model import EventType, timestamp
+from receiver.model import EventType
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.variables import secret_variables
@@ -124,7 +125,7 @@ def _line(event: Event) -> str:
         for name in _SHOWN
         if event.payload.get(name) not in (None, "")
     ]
-    about = f"{event.number:>6}  {timestamp(event.at)}  {event.type:<14}  {event.ref}"
+    about = f"{event.number:>6}  {when(event.at):<11}  {event.type:<14}  {event.ref}"
     return f"{about}  {' '.join(shown)}"
 
 
@@ -219,13 +220,12 @@ def _show(services: Services) -> None:
             str(row.set_aside),
             _failure(row),
         )
-    console().print(
-        table
-        if standing
-        else "EVENT_URLS is not set: no events are sent; `receiver listen` prints them"
-    )
+    if standing:
+        print_table(table, "destination")
+    else:
+        say("EVENT_URLS is not set: no events are sent; `receiver listen` prints them")
     if aside:
-        console().print(_failed_table(aside))
+        print_table(_failed_table(aside), "set aside")
 
 
 def _failure(row: DestinationStatus) -> str:

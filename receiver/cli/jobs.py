@@ -1,9 +1,11 @@
 """Commands about single jobs: list, show, retry, replay, and accept a rejected file."""
 
+import json
 import sys
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from receiver.archive.manifest import quarantine_key
 from receiver.cli.base import (
@@ -12,21 +14,26 @@ from receiver.cli.base import (
     console,
     load,
     new_table,
+    print_table,
     reports_errors,
     say,
     say_json,
+    when,
 )
+from receiver.cli.moments import MOMENT, MOMENT_AFTER
 from receiver.cli.refs import full_ref, known_job, ref_argument, ref_text
 from receiver.jobs.schemas import metadata_filter
 from receiver.ledger.queries.job_list import Wanted
-from receiver.ledger.queries.jobs import REF_LENGTH
+from receiver.ledger.queries.jobs import REF_LENGTH, ShownRequest
 from receiver.ledger.rows import Asset, Job
-from receiver.model import JobState, timestamp
+from receiver.model import JobState, Reason
 from receiver.services import Services
 from receiver.telemetry.printable import printable
 
 # Characters of a request that are shown: a reference picture in it may have millions.
 MAX_REQUEST_SHOWN = 2000
+# Columns of a terminal from which the list has the model too, and beyond which it is no terminal.
+_WIDE, _WIDEST = 100, 1000
 
 
 def _ref(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -52,6 +59,16 @@ def _refs(
     default="",
     help="Only jobs with this text in ref, provider id, model or prompt, or with this key.",
 )
+@click.option("--model", default="", help="Only jobs of this model.")
+@click.option(
+    "--since", type=MOMENT, help="Only jobs submitted from then on: a day, a time, or 2h, 7d."
+)
+@click.option("--until", type=MOMENT_AFTER, help="Only jobs submitted until then, a day included.")
+@click.option(
+    "--reason",
+    type=click.Choice([reason.value for reason in Reason]),
+    help="Only jobs that failed for this reason.",
+)
 @click.option("--batch", default="", help="Only jobs of this batch.")
 @click.option(
     "--metadata", default="", metavar="K[=V]", help="Only jobs whose metadata have this value."
@@ -69,6 +86,10 @@ def _refs(
 def jobs(
     state: str | None,
     search: str,
+    model: str,
+    since: float | None,
+    until: float | None,
+    reason: str | None,
     batch: str,
     metadata: str,
     limit: int,
@@ -86,6 +107,10 @@ def jobs(
     wanted = Wanted(
         state=JobState(state) if state else None,
         text=search.strip(),
+        model=model,
+        since=since,
+        until=until,
+        reason=Reason(reason) if reason else None,
         batch=batch,
         metadata=metadata_filter(metadata),
     )
@@ -97,7 +122,7 @@ def jobs(
         for found in objects:
             say_json(found)
     else:
-        console().print(_job_table(page.jobs, assets))
+        print_table(_job_table(page.jobs, assets))
     if page.next:
         what = "older jobs were not searched" if search else "there are more jobs"
         say(f"{what}; to continue, add: --after {page.next}", err=True)
@@ -109,17 +134,35 @@ def _whole(services: Services, after: str) -> str:
 
 
 def _job_table(found: list[Job], assets: dict[str, list[Asset]]) -> Table:
-    table = new_table("ref", "state", "model", "submitted", "assets", "message")
+    """Return a table that fits the terminal, a line a job; elsewhere it has every column."""
+    width = console().width
+    table = new_table()
+    table.box, table.pad_edge, table.padding, table.expand = None, False, (0, 1), True
+    for name in ("ref", "state", "submitted", "files"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=3)
+    if width >= _WIDE:
+        table.add_column("model", no_wrap=True, overflow="ellipsis", ratio=1)
+    if width > _WIDEST:
+        for name in ("reason", "message", "key", "batch"):
+            table.add_column(name)
     for job in found:
         archived = sum(asset.key is not None for asset in assets[job.ref])
-        table.add_row(
+        reason = f"{job.reason}: " if job.reason and width <= _WIDEST else ""
+        prompt = f"{reason}{job.prompt}"
+        cells: list[str | Text | None] = [
             job.ref,
             job.state,
-            job.model,
-            timestamp(job.submitted_at),
+            when(job.submitted_at),
             f"{archived}/{len(assets[job.ref])}",
-            job.reason or job.message,
-        )
+            prompt if width > _WIDEST else " ".join(prompt.split()),
+            job.model,
+            job.reason,
+            job.message,
+            job.key,
+            job.batch,
+        ]
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 
@@ -139,21 +182,29 @@ def show(ref: str, *, as_json: bool) -> None:
 
 
 def _show(services: Services, job: Job) -> None:
+    shown = services.queries.requests([job.ref]).get(job.ref, ShownRequest({}, {}))
     lines = {
+        "ref": job.ref,
         "state": " ".join(filter(None, [job.state, job.reason, job.message])),
         "provider": f"{job.provider} {job.base_url} {job.provider_id or '(no id yet)'}",
         "request": f"{job.model} {services.queries.params(job.ref)[:MAX_REQUEST_SHOWN]}",
         "prompt": job.prompt,
-        "submitted": timestamp(job.submitted_at),
-        "finished": timestamp(job.finished_at) or "",
+        "key": job.key,
+        "batch": job.batch,
+        "metadata": "" if shown.metadata == {} else json.dumps(shown.metadata, ensure_ascii=False),
+        "folder": job.folder,
+        "submitted": when(job.submitted_at),
+        "finished": when(job.finished_at),
     }
     output = console()
     for name, value in lines.items():
-        output.print(f"{name:>10}  {printable(value)}", markup=False, highlight=False)
+        if value:
+            output.print(f"{name:>10}  {printable(value)}", markup=False, highlight=False)
     found = services.queries.assets([job.ref])[job.ref]
-    output.print(_delivery_table(services, job.ref), _asset_table(services, found))
+    print_table(_delivery_table(services, job.ref), "delivery")
+    _print_entries(_asset_table(services, found), "asset")
     if any(asset.rejected for asset in found):
-        output.print(_rejected_table(services, found))
+        _print_entries(_rejected_table(services, found), "rejected")
 
 
 def _delivery_table(services: Services, ref: str) -> Table:
@@ -165,7 +216,7 @@ def _delivery_table(services: Services, ref: str) -> Table:
         table.add_row(
             str(row.id),
             row.source,
-            timestamp(row.received_at),
+            when(row.received_at),
             row.verdict,
             row.proof or "",
             str(row.size),
@@ -176,7 +227,7 @@ def _delivery_table(services: Services, ref: str) -> Table:
 
 def _asset_table(services: Services, found: list[Asset]) -> Table:
     table = new_table(
-        "asset", "state", "where", "bytes", "type", "SHA-256 or error", "notes", title="assets"
+        "asset", "state", "where", "bytes", "type", "hash or error", "notes", title="assets"
     )
     for asset in found:
         where = services.store.locate(asset.key) if asset.key else asset.url
@@ -210,7 +261,7 @@ def _rejected_table(services: Services, found: list[Asset]) -> Table:
         key = quarantine_key(asset.ref, asset.idx, rejected.sha256)
         table.add_row(
             str(asset.idx),
-            timestamp(asset.accepted_at),
+            when(asset.accepted_at),
             services.store.locate(key) if asset.is_acceptable else "",
             str(rejected.size),
             rejected.content_type,
@@ -218,6 +269,18 @@ def _rejected_table(services: Services, found: list[Asset]) -> Table:
             rejected.reason,
         )
     return table
+
+
+def _print_entries(table: Table, section: str) -> None:
+    """Print a table whose cells are too long for a terminal: there a cell a line, never cut."""
+    if not sys.stdout.isatty():
+        print_table(table, section)
+        return
+    say(f"{table.title}")
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for column, cell in zip(table.columns, row, strict=True):
+            if text := str(cell or ""):
+                say(f"{column.header!s:>13} {text}")
 
 
 def _notes(asset: Asset) -> str:

@@ -1,6 +1,7 @@
 """The progress of a long command: a bar on a terminal's stderr, elsewhere a line now and then."""
 
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from receiver.cli.base import say
+from receiver.cli.base import bar_shown, say
 
 # Seconds between two lines where there is no terminal.
 LINE_INTERVAL = 30.0
@@ -45,13 +46,14 @@ class ProgressBar:
             speed_estimate_period=_ESTIMATE_PERIOD,
             disable=self._as_lines,
         )
+        self._shown = ExitStack()
         self._total: int | None = None
         self._task = self._bar.add_task("", total=None)
         self._next_line = time.monotonic() + LINE_INTERVAL
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        self._bar.start()
+        self._shown.enter_context(bar_shown(self._bar))
         return self
 
     def __exit__(
@@ -61,7 +63,7 @@ class ProgressBar:
         trace: TracebackType | None,
     ) -> None:
         """Remove the bar."""
-        self._bar.stop()
+        self._shown.close()
 
     def show(self, text: str, done: int, total: int | None = None) -> None:
         """Show how much is done, of ``total`` if that is known, and a text about it."""

@@ -9,8 +9,8 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Literal, TextIO
 
@@ -26,6 +26,30 @@ LogFormat = Literal["auto", "json", "console"]
 _FULL_PIPE_TIMEOUT = 0.2
 
 
+# Where lines go instead of stderr while a command shows a bar there.
+_diverted: list[Callable[[str], object]] = []
+
+
+@contextmanager
+def diverted(write: Callable[[str], object]) -> Iterator[None]:
+    """Give the lines of the log to ``write`` instead of stderr, one at a time."""
+    _diverted.append(write)
+    try:
+        yield
+    finally:
+        _diverted.pop()
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes the lines of libraries where ours go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _diverted:
+            _diverted[-1](self.format(record))
+        else:
+            super().emit(record)
+
+
 class _Output:
     """Writes each line to stderr with one system call.
 
@@ -37,6 +61,9 @@ class _Output:
 
     def msg(self, line: str) -> None:
         """Write a line. One that cannot be written is dropped: the work goes on without its log."""
+        if _diverted:
+            _diverted[-1](line)
+            return
         try:
             number = self._file.fileno()
         except (OSError, ValueError):  # not a real file: a test reads it
@@ -101,7 +128,7 @@ def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
         logger_factory=_Output,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
-    output = logging.StreamHandler(sys.stderr)
+    output = _Handler(sys.stderr)
     formatter = _RedactingFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],

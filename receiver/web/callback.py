@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from receiver import clock
 from receiver.errors import ReceiverError, TicketError, TicketExpiredError, UnreadableError
 from receiver.ingest.tickets import CANARY
-from receiver.model import Delivery, Proof, Provider, Source
+from receiver.model import Decision, Delivery, Proof, Provider, Source
 from receiver.providers.grsai.reports import read_report
 from receiver.telemetry.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.body import CutShortError, read_body
@@ -62,7 +62,9 @@ def receive(ticket: str) -> Response:
     except UnreadableError as error:
         log.warning("callback unreadable, body stored", ref=ref, error=str(error))
         return _respond("unreadable", 400, ref=ref, error=str(error))
-    log.info("callback accepted", ref=ref, verdict=decision)
+    # Progress comes every few seconds for every job, and a log of it hides the rest.
+    level = "debug" if decision is Decision.PROGRESS else "info"
+    getattr(log, level)("callback accepted", ref=ref, verdict=decision)
     return _respond(decision, 200, ref=ref)
 
 

@@ -1,5 +1,6 @@
 """What a batch prints on stderr: a progress bar with states and remaining time, and a summary."""
 
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,7 @@ from rich.progress import (
 )
 
 from receiver.cli import base
+from receiver.cli.base import bar_shown
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
 from submitter.batch.run import Batch
@@ -32,7 +34,7 @@ class BatchProgress:
     def __init__(self, total: int | None) -> None:
         columns = (
             SpinnerColumn(),
-            BarColumn(),
+            BarColumn(20),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
@@ -46,12 +48,13 @@ class BatchProgress:
             speed_estimate_period=_SPEED_OVER,
             disable=not console.is_terminal,
         )
+        self._shown = ExitStack()
         self._bar = self._progress.add_task("", total=total)
         self.total = total
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        self._progress.start()
+        self._shown.enter_context(bar_shown(self._progress))
         return self
 
     def __exit__(
@@ -61,7 +64,7 @@ class BatchProgress:
         trace: TracebackType | None,
     ) -> None:
         """Remove the bar."""
-        self._progress.stop()
+        self._shown.close()
 
     def show(self, table: JobTable, bad: int) -> None:
         """Show the states of the jobs."""

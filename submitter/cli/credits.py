@@ -9,9 +9,9 @@ import click
 from receiver.cli.base import (
     SOME_FAILED,
     WRONG_USAGE,
-    console,
     load,
     new_table,
+    print_table,
     reports_errors,
     say,
     say_json,
@@ -118,7 +118,7 @@ def _print_table(left: dict[Provider, float | None], used: list[Usage]) -> None:
         model = usage.model or "(posted by hand)"
         label = model if usage.provider == "grsai" else f"{model} ({usage.provider})"
         table.add_row(label, *(str(getattr(usage, name)) for name in _COUNTS))
-    console().print(table)
+    print_table(table)
     say(
         "refunded: failed at the provider; refused: not accepted by the provider; "
         "failed: accepted, but without a usable picture"

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli.base import SOME_FAILED, load, reports_errors, say, say_json
+from receiver.cli.base import SOME_FAILED, bar_shown, load, reports_errors, say, say_json
 from receiver.errors import ConfigurationError, KeyConflictError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
@@ -343,11 +343,12 @@ def _wait(submitter: Submitter, job: Job, timeout: float | None) -> Job:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(20),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with bar_shown(progress):
         bar = progress.add_task(f"{job.ref} {job.state}", total=100)
 
         def show(now: Job) -> None:

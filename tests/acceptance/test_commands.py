@@ -236,7 +236,7 @@ def test_a_rejected_file_is_kept_shown_and_accepted(polling: Installation) -> No
     (task,) = [task for task in polling.tasks() if task["prompt"] == "a broken owl"]
     assert task["files"][0]["gets"] == 2, "no further download was spent"
     shown = polling.invoke("receiver", "show", ref)
-    assert "rejected files" in shown.out
+    assert "\nrejected\t0\t" in shown.out
     assert asset["rejected"]["sha256"] in shown.out
     archive = polling.data / "archive"
     (kept,) = archive.rglob(f"quarantine/**/{ref}/0-*")

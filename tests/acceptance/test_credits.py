@@ -66,7 +66,7 @@ def test_without_a_key_the_table_is_still_printed(installation: Installation) ->
     done = installation.invoke("submitter", "credits", GRSAI_API_KEY="")
     assert done.status == 2
     assert "GRSAI_API_KEY: not set" in done.err
-    assert "submitted" in done.out
+    assert "refunded: failed at the provider" in done.out
     assert credits_json(installation, 2, GRSAI_API_KEY="") == {"credits": None, "models": []}
 
 
