@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from receiver.model import Decision, Source
+from receiver.model import Decision, Proof, Provider, Source
 
 Metric = TypeVar("Metric", Counter, Histogram)
 
@@ -34,10 +34,19 @@ CALLBACKS = shown_as_zero(
     ("unavailable",),
     ("turned_away",),
 )
-PROOFS = Counter(
-    "receiver_proofs",
-    "Callbacks of providers that sign, by what was proved: body, task (read back), none (a hint).",
-    ["provider", "proof"],
+PROOFS = shown_as_zero(
+    Counter(
+        "receiver_proofs",
+        "Callbacks of providers that sign, by what was proved: body, task (read back), none (a "
+        "hint).",
+        ["provider", "proof"],
+    ),
+    *(
+        (provider.value, proof.value)
+        for provider in Provider
+        if provider not in {Provider.GRSAI, Provider.OPENAI}
+        for proof in Proof
+    ),
 )
 CALLBACK_SECONDS = Histogram(
     "receiver_callback_seconds",

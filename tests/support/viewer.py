@@ -80,10 +80,6 @@ class Viewer:
             prompt: self.installation.submit(prompt, **script).ref
             for prompt, script in wanted.items()
         }
-        lost = {"size": "64x64", "sandbox": {"delay": 0, "fail": "error"}}
-        with Submitter(Settings.load(self.installation.environ), check=False) as submitter:
-            batch = submitter.submit("a lamp at night", params=lost, batch="night-run/7")
-        self.installation.wait(batch.ref)
         with self.installation.services() as services:
             hook = f"{self.installation.url}/callback/{services.tickets.sign(refs['two owls'])}"
             assert requests.post(hook, data=b'{"status": "succ', timeout=10).status_code == 400
@@ -94,7 +90,9 @@ class Viewer:
             )
             soon = services.now() + 1500
             late = (
-                update(assets).where(assets.c.state == AssetState.PENDING).values(expires_at=soon)
+                update(assets)
+                .where(assets.c.state == AssetState.PENDING)
+                .values(expires_at=soon, announced_at=soon - 7200)
             )
             services.database.write(lambda connection: connection.execute(late))
             self.installation.wait(
@@ -108,6 +106,10 @@ class Viewer:
                     )
                 )
             )
+        lost = {"size": "64x64", "sandbox": {"delay": 0, "fail": "error"}}
+        with Submitter(Settings.load(self.installation.environ), check=False) as submitter:
+            batch = submitter.submit("a lamp at night", params=lost, batch="night-run/7")
+        self.installation.wait(batch.ref)
         return refs
 
     def pages(self) -> dict[str, str]:
