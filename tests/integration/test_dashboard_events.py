@@ -55,6 +55,7 @@ def test_a_test_event_shows_the_answer_and_one_at_a_time_is_sent(
     event_server.status = 200
     assert "accepted the test event" in post(web_with_events, "/events/test", destination=name).text
     assert event_server.types().count("receiver.test") == 2
+    assert web_with_events.client.get("/events/test").headers["Location"] == "/events"
     unknown = post(web_with_events, "/events/test", destination=HOSTILE)
     assert (unknown.status_code, "<script>alert" in unknown.text) == (409, False)
     with events_page._tests:
