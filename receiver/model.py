@@ -12,6 +12,8 @@ from enum import StrEnum
 
 from ulid import ULID
 
+from receiver.errors import ProviderError
+
 
 class JobState(StrEnum):
     """Where a job stands; the last three are final."""
@@ -57,6 +59,18 @@ class Provider(StrEnum):
     REPLICATE = "replicate"
     BFL = "bfl"
     KIE = "kie"
+
+    @classmethod
+    def of(cls, word: str) -> "Provider":
+        """Return the provider of a stored job; raise ProviderError if this release has none.
+
+        A later release, to which this service will be updated again, may have written it.
+        """
+        try:
+            return cls(word)
+        except ValueError as error:
+            text = f"this release does not know the provider {word!r}; a later one wrote it"
+            raise ProviderError(text) from error
 
 
 class Mode(StrEnum):

@@ -118,7 +118,7 @@ class HttpJobs:
         """
         job = self.named([ref])[ref]
         params = dict[str, object](job.request.params if job.request else {})
-        provider = Provider(job.provider)
+        provider = Provider.of(job.provider)
         was = Submission(job.prompt, job.model, params, provider=provider, folder=job.folder)
         asked = without_pictures(job_request({**request, "images": ()}).submission())
         return canonical_request(asked) == canonical_request(without_pictures(was))

@@ -21,7 +21,7 @@ _DISAGREES = "callback disagrees with the provider's own answer"
 
 def settle_unconfirmed(connection: Connection, job: Job, answer: Report) -> None:
     """Decide about the callbacks that waited for the provider's own answer."""
-    read_report = READERS[Provider(job.provider)].read_report
+    read_report = READERS[Provider.of(job.provider)].read_report
     for number, body in deliveries.find_unconfirmed(connection, job.ref):
         decision = _decide_unconfirmed(body, answer, read_report)
         if decision is Decision.CONTRADICTION:

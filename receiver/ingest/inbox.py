@@ -190,9 +190,14 @@ class Inbox:
         if reopened:
             reopen_job(connection, job, self._timing, self._now())
             job = jobs.lock_job(connection, job.ref)
-        report = _with_free_id(connection, job, report)
-        doubted = item.doubted
-        decision = decide(job, report, delivery.source, confirm_always=doubted, reopened=reopened)
+        report, doubted = _with_free_id(connection, job, report), item.doubted
+        if report is not item.report and READERS[delivery.provider].signs_bodies:
+            # Genuine, and about another job of ours: the signature proves nothing about this one.
+            decision = Decision.OTHER_ID
+        else:
+            decision = decide(
+                job, report, delivery.source, confirm_always=doubted, reopened=reopened
+            )
         context = (connection, job, report, delivery, self._timing, self._now())
         decision = apply(decision, Change(*context, replayed, reopened, item.hint, doubted))
         _store(connection, (delivery, item.digest, decision, report.repaired), replayed)

@@ -105,7 +105,8 @@ class Tickets:
 
         Raise TicketError for any text that is not exactly ours.
 
-        Raise TicketExpiredError if it is ours and too old.
+        Raise TicketExpiredError if it is ours and too old, ProviderError if this release does not
+        know its provider.
 
         The ticket is compared with the one we would make, not decoded, because base64 can spell the
         same signature in several ways. The same is computed for every input, so that the time it
@@ -123,7 +124,7 @@ class Tickets:
         ref, name = signed[:_REF_LENGTH], signed[_REF_LENGTH + 1 :]
         if ref != CANARY and self._now() - ULID.from_str(ref).timestamp > self._lifetime:
             raise TicketExpiredError(ref)
-        return ref, Provider(name) if name else Provider.GRSAI
+        return ref, Provider.of(name) if name else Provider.GRSAI
 
     @property
     def fingerprints(self) -> tuple[str, ...]:

@@ -136,7 +136,7 @@ class Operator:
     def _stored(self, row: DeliveryRow) -> Delivery:
         """Return a stored delivery as it was received."""
         job = self._queries.job(row.ref)
-        provider = Provider(job.provider) if job else Provider.GRSAI
+        provider = Provider.of(job.provider) if job else Provider.GRSAI
         proof = Proof(row.proof or Proof.TASK)
         source = Source(row.source)
         return Delivery(row.ref, source, row.body, row.received_at, provider, proof)

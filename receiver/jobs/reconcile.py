@@ -66,7 +66,7 @@ ARCHIVE_PAUSE = 15.0
 class ResultSource(Protocol):
     """What can ask providers for results."""
 
-    def can_ask(self, provider: Provider) -> bool:
+    def can_ask(self, provider: str) -> bool:
         """Return whether a provider can be asked: we have its key."""
 
     def result(self, task: Task) -> bytes:
@@ -208,7 +208,7 @@ class Reconciler:
 
     def _ask_about(self, job: Job, provider_id: str) -> Decision:
         """Ask the provider about a job, and accept its answer; raise ProviderError."""
-        provider = Provider(job.provider)
+        provider = Provider.of(job.provider)
         task = Task(provider, provider_id, job.base_url, job.api, job.model, job.poll_url)
         return self._accept(job.ref, self._result_source.result(task), provider)
 
@@ -224,7 +224,7 @@ class Reconciler:
         return old_enough and self._unknown[job.ref] >= MOST_UNKNOWN
 
     def _next_poll(self, job: Job) -> float:
-        can_ask = self._result_source.can_ask(Provider(job.provider))
+        can_ask = self._result_source.can_ask(job.provider)
         if job.provider_id is None or not can_ask:
             return job.deadline_at
         return min(self._now() + self._poll_wait(job, 4), job.deadline_at)

@@ -50,7 +50,7 @@ def without_pictures(submission: Submission) -> Submission:
 def request_of(queries: JobQueries, job: Job) -> Submission:
     """Return what a job was asked for, as far as requests are compared."""
     params = json.loads(queries.params(job.ref))
-    provider = Provider(job.provider)
+    provider = Provider.of(job.provider)
     return Submission(job.prompt, job.model, params, provider=provider, folder=job.folder)
 
 

@@ -19,6 +19,7 @@ from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, job_metadata, jobs
 from receiver.model import (
+    FINAL_STATES,
     EventType,
     JobState,
     Mode,
@@ -127,17 +128,18 @@ class Jobs:
     def record_accepted(self, ref: str, provider_id: str, poll_url: str | None = None) -> Job:
         """Record that the provider took a job; if a callback was faster, only the id is new.
 
+        An id that only an unproved callback named gives way to that of the provider's answer.
         ``poll_url`` is where the provider said to ask for it.
         """
 
         def work(connection: Connection) -> Job:
             job = lock_job(connection, ref)
             # An id of another job is left out: one task of a provider is one job.
-            taken = job.provider_id is None and find_job_by_provider_id(
-                connection, job.provider, provider_id
-            )
+            is_open = job.outcome is None and job.state not in FINAL_STATES
+            is_news = job.provider_id is None or (is_open and job.provider_id != provider_id)
+            taken = is_news and find_job_by_provider_id(connection, job.provider, provider_id)
             values: dict[str, object] = {
-                "provider_id": job.provider_id if taken else job.provider_id or provider_id,
+                "provider_id": provider_id if is_news and not taken else job.provider_id,
                 "answered_at": job.answered_at or self._now(),
             }
             if poll_url and not taken:

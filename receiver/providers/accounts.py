@@ -57,13 +57,19 @@ WebAddress = Annotated[str, AfterValidator(web_address)]
 ApiAddress = Annotated[WebAddress, AfterValidator(_without_version)]
 
 
+# Bytes: Standard Webhooks says 24 to 64; what is shorter was cut, and could be guessed.
+_SHORTEST_SECRET = 16
+
+
 def _webhook_secrets(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for secret in values:
         prefix, _, key = secret.get_secret_value().partition("_")
         with suppress(ValueError):  # no base64
-            if prefix == "whsec" and b64decode(key, validate=True):
+            if prefix == "whsec" and len(b64decode(key, validate=True)) >= _SHORTEST_SECRET:
                 continue
-        raise ValueError("must be whsec_ and base64, as the provider shows it; copy it again")
+        raise ValueError(
+            "must be whsec_ and base64 of 16 bytes or more, as the provider shows it; copy it again"
+        )
     return values
 
 

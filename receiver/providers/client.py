@@ -194,7 +194,7 @@ class Clients:
         """Return the client of a provider; None without its key."""
         return self._clients.get(provider)
 
-    def can_ask(self, provider: Provider) -> bool:
+    def can_ask(self, provider: str) -> bool:
         """Return whether a provider can be asked about tasks."""
         return provider in self._clients
 

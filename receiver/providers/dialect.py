@@ -62,7 +62,10 @@ class Head:
 
     def redirect_text(self, setting: str = "GRSAI_BASE_URL") -> str:
         """Return where the answer redirects to, without query, and the remedy."""
-        to = urlsplit(self.location[:500])
+        try:
+            to = urlsplit(self.location[:500])
+        except ValueError:  # a broken IPv6 address
+            return "the provider redirects to an address that is none"
         target = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
         remedy = f": set {setting} to {target}" if target else ""
         return f"the provider redirects to {target + to.path or 'nowhere'}{remedy}"

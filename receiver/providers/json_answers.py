@@ -4,8 +4,10 @@ Texts and numbers are cut to a maximum, and NUL characters removed, because Post
 them: no body can cause unlimited work in the rest of the service.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -119,6 +121,15 @@ def address(value: object) -> str | None:
     return found if found.lower().startswith(("https://", "http://")) else None
 
 
+def poll_address(value: object) -> str | None:
+    """Return an http(s) URL that can be asked; None for anything else."""
+    found = address(value)
+    with suppress(ValueError):  # a broken IPv6 address, or a port that is no number
+        if found is not None and urlsplit(found).port != 0 and urlsplit(found).hostname:
+            return found
+    return None
+
+
 def _side(value: object) -> int | None:
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return value if is_number and 0 < value <= _MAX_SIDE else None  # type: ignore[operator,return-value]  # an int
@@ -192,9 +203,12 @@ def checked(head: Head, body: bytes, setting: str) -> dict[str, Any]:
 
 
 def number(value: object) -> float | None:
-    """Return a number; None for anything else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None  # type: ignore[arg-type]  # a number
+    """Return a finite number; None for anything else, such as NaN, which JSON does not have."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    with suppress(OverflowError):  # an int beyond every float
+        return float(value) if math.isfinite(value) else None
+    return None
 
 
 # Requests.
@@ -216,8 +230,3 @@ def pixels(size: str) -> tuple[int, int] | None:
 def ratio(size: str) -> str | None:
     """Return a size that is a ratio, such as 3:2; None for any other."""
     return size if _RATIO.fullmatch(size) else None
-
-
-def same_origin(url: str, other: str) -> bool:
-    """Return whether two URLs have the same scheme, host and port."""
-    return urlsplit(url)[:2] == urlsplit(other)[:2]

@@ -1,17 +1,22 @@
 """Reports after the end of a job, replayed or at the same instant: on both databases one counts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
-from ledgers import NOW, Books, failed, running, succeeded, urls
+from ledgers import BASE_URL, NOW, Books, failed, running, succeeded, urls
 from side_by_side import side_by_side
 
 from receiver.model import (
+    Api,
     Decision,
     Delivery,
     JobState,
+    Proof,
+    Provider,
     Source,
+    Submission,
     new_ref,
 )
 
@@ -142,3 +147,25 @@ def test_replaying_an_empty_success_is_not_its_second_time(books: Books) -> None
         is Decision.EMPTY
     )
     assert books.job(ref).state is JobState.WAITING
+
+
+def test_a_signed_report_about_another_job_is_not_believed_by_a_job_without_an_id(
+    books: Books,
+) -> None:
+    asked = Submission("a fox", "owner/name", {}, provider=Provider.REPLICATE, api=Api.QUEUE)
+    known, unnamed = (books.jobs.submit(asked, BASE_URL).ref for _ in range(2))
+    books.jobs.record_accepted(known, "t-1")
+    body = b'{"id": "t-1", "status": "succeeded", "output": "https://files.example/of-t-1.png"}'
+    signed = Delivery(unnamed, Source.CALLBACK, body, NOW, Provider.REPLICATE, Proof.BODY)
+    assert books.inbox.accept(signed) is Decision.OTHER_ID
+    assert books.assets_of(unnamed) == []
+    assert books.inbox.accept(replace(signed, ref=known)) is Decision.ENDED
+
+
+def test_the_id_in_the_answer_to_a_submit_replaces_one_that_nothing_proved(books: Books) -> None:
+    asked = Submission("a fox", "google/nano-banana", {}, provider=Provider.KIE, api=Api.QUEUE)
+    ref = books.jobs.submit(asked, BASE_URL).ref
+    body = b'{"data": {"taskId": "anybody-s", "state": "generating"}}'
+    early = Delivery(ref, Source.CALLBACK, body, NOW, Provider.KIE, Proof.TASK)
+    books.inbox.accept(early)
+    assert books.jobs.record_accepted(ref, "ours").provider_id == "ours"

@@ -11,17 +11,40 @@ from pathlib import Path
 import pytest
 import requests
 from other_providers import MODELS, OTHERS, SIGNING, Harness, running
+from postgres import PostgresServer
 from waiting import until
 
 from receiver.archive.manifest import manifest_key
+from receiver.ledger import schema
 from receiver.model import JobState, Mode, Proof, Provider, Reason
 from submitter.sandbox.twins.fal import USER_ID
 from submitter.sandbox.twins.twin import FOREIGN_URL
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run all of it on PostgreSQL too with ``--databases both``."""
+    if "harness" in metafunc.fixturenames:
+        both = metafunc.config.getoption("databases") == "both"
+        databases = ("sqlite", "postgresql") if both else ("sqlite",)
+        metafunc.parametrize("harness", databases, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    with running(tmp_path_factory.mktemp("others"), FAL_USER_ID=USER_ID) as found:
+def harness(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Harness]:
+    folder, environ = tmp_path_factory.mktemp("others"), {"FAL_USER_ID": USER_ID}
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.make_database()
+        schema.migrate(url)
+        environ |= {
+            "DATABASE_URL": url.replace("postgresql+psycopg:", "postgresql:"),
+            "CALLBACK_SECRETS": "a-secret-of-the-tickets-0123456789",
+            "ADMIN_TOKEN": "a-token-of-the-operator-0123456789",
+            "ARCHIVE_URL": f"file://{folder}/archive",
+        }
+    with running(folder, **environ) as found:
         yield found
         assert found.services.totals.audit().ok
 

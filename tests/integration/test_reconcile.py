@@ -6,16 +6,18 @@ from itertools import pairwise
 import pytest
 from ledgers import TIMING, failed, running, succeeded, urls
 from reconciling import Provider, ReconcileHarness
+from sqlalchemy import update
 
 from receiver.errors import NoSuchTaskError, ProviderUnavailableError
 from receiver.jobs.reconcile import MOST_UNKNOWN, NOT_YET
 from receiver.ledger.rows import Job
+from receiver.ledger.tables import jobs
 from receiver.model import Api, AssetState, JobState, Mode, Reason, Source
 
 
-def pauses(jobs: list[Job], begin: float) -> list[float]:
+def pauses(looks: list[Job], begin: float) -> list[float]:
     """Return the seconds from look to look of a job, as its row said after each."""
-    dues = [begin, *(job.due_at for job in jobs if job.due_at is not None)]
+    dues = [begin, *(job.due_at for job in looks if job.due_at is not None)]
     return [later - earlier for earlier, later in pairwise(dues)]
 
 
@@ -309,3 +311,17 @@ def test_a_job_whose_callback_is_lost_is_polled_and_archived(
     assert [delivery.source for delivery in harness.books.queries.deliveries(ref)] == [Source.POLL]
     assert harness.books.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
     assert harness.books.totals.audit().ok
+
+
+def test_a_provider_that_only_a_later_release_knows_is_no_bug_and_the_job_waits(
+    harness: ReconcileHarness,
+) -> None:
+    harness.asks(Provider(running()))
+    books, ref = harness.books, harness.books.waiting()
+    later = update(jobs).where(jobs.c.ref == ref).values(provider="later")
+    books.database.write(lambda connection: connection.execute(later))
+    assert harness.reconcile(ref).state is JobState.WAITING
+    books.clock.advance(TIMING.job_timeout)
+    job = harness.reconcile(ref)
+    assert job.state is JobState.EXPIRED
+    assert "this release does not know the provider 'later'" in job.message

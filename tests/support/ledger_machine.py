@@ -38,7 +38,7 @@ from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, Job
 from receiver.ledger.tables import metadata
 from receiver.maintenance.rebuild import Rebuilder
-from receiver.model import FINAL_STATES, AssetState, EventType, Provider, Source
+from receiver.model import FINAL_STATES, AssetState, EventType, Source
 from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
 from receiver.providers.dialect import Task
@@ -71,7 +71,7 @@ class FileServer(HttpServer):
         request.end_headers()
         request.wfile.write(body)
 
-    def can_ask(self, provider: Provider) -> bool:  # noqa: ARG002 - there is one
+    def can_ask(self, provider: str) -> bool:  # noqa: ARG002 - there is one
         """See ``ResultSource``."""
         return True
 

@@ -15,7 +15,7 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Api, Mode, Provider, Submission
-from receiver.providers.dialect import Account, Callback, Head, Task
+from receiver.providers.dialect import Accepted, Account, Callback, Head, Task
 from receiver.providers.registry import DIALECTS, LIFETIMES
 
 OTHERS = [one for one in DIALECTS if one is not Provider.GRSAI]
@@ -228,7 +228,34 @@ def test_a_submit_that_was_not_taken_says_whether_it_may_be_repeated(
             DIALECTS[provider].read_submit(Head(status, "https://x.example/y"), raw(body))
 
 
+@pytest.mark.parametrize("where", ["https://[::1", "http://x:port/", "https://", "file:///x", 7])
+def test_an_address_that_cannot_be_asked_is_left_out_and_the_task_s_id_kept(where: object) -> None:
+    answers = [
+        (Provider.FAL, {"request_id": "t", "status_url": where}),
+        (Provider.REPLICATE, {"id": "t", "urls": {"get": where}}),
+        (Provider.BFL, {"id": "t", "polling_url": where}),
+    ]
+    for provider, body in answers:
+        assert DIALECTS[provider].read_submit(OK, raw(body)) == Accepted("t")
+
+
+def test_a_code_of_kie_may_be_a_text() -> None:
+    taken = {"code": "200", "msg": "success", "data": {"taskId": "t"}}
+    assert DIALECTS[Provider.KIE].read_submit(OK, raw(taken)) == Accepted("t")
+
+
 # Polls.
+
+
+def test_fal_is_asked_at_its_own_address_whatever_an_id_or_an_address_looks_like() -> None:
+    fal, base = DIALECTS[Provider.FAL], ACCOUNT.base_url
+    odd = Task(Provider.FAL, "../?x=#", base, Api.QUEUE, "a/b/c")
+    assert fal.build_poll(ACCOUNT, odd).url == f"{base}/a/b/requests/..%2F%3Fx%3D%23/status"
+    logs = Task(Provider.FAL, "t", base, Api.QUEUE, "a/b", f"{base}/a/b/requests/t/status?logs=1")
+    assert fal.build_poll(ACCOUNT, logs).url == f"{base}/a/b/requests/t/status"
+    adopted = Task(Provider.FAL, "t", base, Api.QUEUE, "")
+    with pytest.raises(ProviderUnavailableError, match="the app is not known"):
+        fal.build_poll(ACCOUNT, adopted)
 
 
 def test_a_poll_asks_where_the_provider_said() -> None:
@@ -236,7 +263,7 @@ def test_a_poll_asks_where_the_provider_said() -> None:
         provider: DIALECTS[provider].build_poll(ACCOUNT, task(provider)).url for provider in OTHERS
     }
     assert urls == {
-        Provider.FAL: "https://api.example/fal-ai/flux/requests/t/1/status",
+        Provider.FAL: "https://api.example/fal-ai/flux/requests/t%2F1/status",
         Provider.REPLICATE: "https://api.example/v1/predictions/t%2F1",
         Provider.BFL: "https://api.example/v1/get_result?id=t%2F1",
         Provider.KIE: "https://api.example/api/v1/jobs/recordInfo?taskId=t%2F1",

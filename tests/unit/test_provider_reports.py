@@ -221,12 +221,25 @@ def test_what_no_database_can_store_is_left_out() -> None:
     assert DIALECTS[Provider.REPLICATE].read_report(raw(odd)).results == ()
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "9" * 400])
+def test_a_number_that_is_none_is_left_out(number: str) -> None:
+    bfl = '{"id": "t", "status": "Pending", "progress": %s}' % number  # noqa: UP031 - braces in it
+    assert DIALECTS[Provider.BFL].read_report(bfl.encode()).progress == 0
+    kie = '{"data": {"taskId": "t", "state": "success", "completeTime": %s}}' % number  # noqa: UP031 - as above
+    assert DIALECTS[Provider.KIE].read_report(kie.encode()).made_at is None
+
+
+def test_a_model_of_fal_may_have_a_field_called_status() -> None:
+    bare = {"images": [{"url": PICTURE}], "status": "done"}
+    assert DIALECTS[Provider.FAL].read_report(raw(bare)).outcome is Outcome.SUCCEEDED
+
+
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = ("id", "request_id", "task_id", "taskId", "status", "state", "code", "data", "payload")
+FIELDS = ("id", "request_id", "taskId", "status", "state", "code", "data", "payload", "progress")
 NAMED = st.dictionaries(
     st.sampled_from((*FIELDS, "images", "output", "result", "detail", "error", "resultJson")), JSON
 )
@@ -245,7 +258,7 @@ def test_no_answer_raises_anything_but_our_own_errors(
     with suppress(UnreadableError):
         assert isinstance(dialect.read_report(data), Report)
     for read in (
-        lambda: dialect.read_submit(Head(status), data),
+        lambda: dialect.read_submit(Head(status, "https://[no-address"), data),
         lambda: dialect.read_poll(ACCOUNT, asked, Head(status), data),
     ):
         with suppress(ProviderError):

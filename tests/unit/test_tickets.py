@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from itsdangerous import Signer
 
-from receiver.errors import TicketError, TicketExpiredError
+from receiver.errors import ProviderError, TicketError, TicketExpiredError
 from receiver.ingest.tickets import CANARY, Tickets
 from receiver.model import Provider, new_ref
 
@@ -186,6 +186,12 @@ def test_a_ticket_names_the_provider_that_may_call_it(provider: Provider) -> Non
             assert is_refused(ticket.replace(f"-{provider}.", f"-{other}."))
     assert is_refused(ticket.replace(f"-{provider}.", "."))
     assert is_refused(TICKET.replace(".", f"-{provider}."))
+
+
+def test_a_ticket_of_a_provider_that_a_later_release_knows_says_so() -> None:
+    ticket, _ = TICKETS.issue(REF, "later")  # type: ignore[arg-type]  # a word of a later release
+    with pytest.raises(ProviderError, match="does not know the provider 'later'"):
+        TICKETS.read(ticket)
 
 
 def test_an_ordinary_ticket_is_grsai_s() -> None:

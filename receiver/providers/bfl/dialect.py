@@ -76,7 +76,7 @@ class Bfl(TaskDialect):
         task_id = answers.identifier(found.get("id"))
         if task_id is None:
             raise AnswerLostError("BFL's answer has no id")
-        return Accepted(task_id, answers.address(found.get("polling_url")))
+        return Accepted(task_id, answers.poll_address(found.get("polling_url")))
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
         """Verify the HMAC-SHA256 of the raw body with the secret of this job.

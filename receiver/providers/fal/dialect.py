@@ -6,7 +6,7 @@ names a user id, which must be ours, and a request id, which must be the body's.
 
 from hashlib import sha256
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from receiver.errors import (
     AnswerLostError,
@@ -35,7 +35,8 @@ URL_LIFETIME = 24 * 3600
 _LIFECYCLE = f'{{"expiration_duration_seconds": {URL_LIFETIME}}}'
 # The fields of an answer that hold results, most often only one of them.
 _RESULTS = ("images", "image", "videos", "video")
-_RUNNING = frozenset({"IN_QUEUE", "IN_PROGRESS"})
+_ENDED = frozenset({"OK", "ERROR", "COMPLETED"})
+_STATUSES = _ENDED | {"IN_QUEUE", "IN_PROGRESS"}
 # Statuses of a result that say nothing about the task.
 _NOT_ABOUT_THE_TASK = frozenset({401, 403, 408, 429, 502, 503, 504})
 _NOT_FOUND = 404
@@ -90,7 +91,7 @@ class Fal(TaskDialect):
         request_id = answers.identifier(found.get("request_id"))
         if request_id is None:
             raise AnswerLostError("fal's answer has no request_id")
-        return Accepted(request_id, answers.address(found.get("status_url")))
+        return Accepted(request_id, answers.poll_address(found.get("status_url")))
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
         """Verify the signature over request id, user id, time and the body's SHA-256."""
@@ -114,7 +115,9 @@ class Fal(TaskDialect):
         """Read a callback, the status of a request, or its bare result."""
         found = answers.document(body)
         status, request_id = answers.text(found.get("status")), _id(found)
-        if status in _RUNNING or (status and status not in {"OK", "ERROR", "COMPLETED"}):
+        if request_id is None and status not in _STATUSES and found.keys() & set(_RESULTS):
+            status = ""  # a bare result, whose model has a field of this name
+        if status and status not in _ENDED:
             return Report(Outcome.RUNNING, request_id, status)
         payload = answers.part(found, "payload") if "payload" in found else found
         if status == "ERROR" or "detail" in payload:
@@ -174,9 +177,11 @@ def _authorization(account: Account) -> dict[str, str]:
 def _request_url(task: Task) -> str:
     """Return the address of a request: as fal named it, or by its app, without the subpath."""
     if task.poll_url:
-        return task.poll_url.removesuffix("/status")
+        return task.poll_url.partition("?")[0].removesuffix("/status")
+    if not task.model:  # a job that only its ticket told us of
+        raise ProviderUnavailableError("fal is asked by app and request id; the app is not known")
     app = "/".join(task.model.split("/")[:2])
-    return f"{task.base_url}/{app}/requests/{task.provider_id}"
+    return f"{task.base_url}/{app}/requests/{quote(task.provider_id, safe='')}"
 
 
 def _id(found: dict[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ Whoever can read one callback could send another with other URLs, so every callb
 """
 
 import hmac
+import re
 from base64 import b64encode
 from contextlib import suppress
 from typing import Any
@@ -79,7 +80,7 @@ class Kie(TaskDialect):
     def read_submit(self, head: Head, body: bytes) -> Accepted:
         """Return the task's id. Refusals have HTTP status 200 and another code."""
         found = answers.submitted(head, body, self.base_setting)
-        code, words = found.get("code", _OK), answers.message(found)
+        code, words = _code(found), answers.message(found)
         task_id = _task_id(answers.part(found, "data"))
         if code == _TOO_MANY_REQUESTS:
             raise NotSentError(words or "kie.ai answered 429: too many requests")
@@ -112,7 +113,7 @@ class Kie(TaskDialect):
         """Read a callback in either of its shapes, or the answer to a poll."""
         found = answers.document(body)
         task = _task(found)
-        task_id, code = _task_id(task), found.get("code", _OK)
+        task_id, code = _task_id(task), _code(found)
         if task_id is None:
             raise UnreadableError("the body names no task")
         state, made = answers.text(task.get("state")), _results(task)
@@ -152,7 +153,7 @@ class Kie(TaskDialect):
         if _task_id(_task(found)) is not None:
             return None
         words = answers.message(found) or f"kie.ai answered code {found.get('code')}"
-        is_unknown = found.get("code") in (_NOT_FOUND, _OK) or "null" in words.lower()
+        is_unknown = _code(found, None) in (_NOT_FOUND, _OK) or "null" in words.lower()
         raise (NoSuchTaskError if is_unknown else ProviderUnavailableError)(words)
 
     def build_check(self, account: Account) -> Request | None:
@@ -162,13 +163,19 @@ class Kie(TaskDialect):
     def read_check(self, head: Head, body: bytes) -> float | None:
         """Return the credits."""
         found = answers.checked(head, body, self.base_setting)
-        if found.get("code", _OK) != _OK:
+        if _code(found) != _OK:
             raise UnreadableError(answers.message(found) or f"code {found.get('code')}")
         return answers.number(found.get("data"))
 
 
 def _authorization(account: Account) -> dict[str, str]:
     return {"Authorization": f"Bearer {account.key}"}
+
+
+def _code(found: dict[str, Any], default: object = _OK) -> object:
+    """Return the code of an answer, also if it is written as a text."""
+    code = found.get("code", default)
+    return int(code) if isinstance(code, str) and re.fullmatch("[0-9]{3}", code) else code
 
 
 def _task(found: dict[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,8 @@ class Replicate(TaskDialect):
         if prediction is None:
             raise AnswerLostError("Replicate's answer has no id")
         is_end = answers.text(found.get("status")) in _OUTCOMES
-        return Accepted(prediction, answers.address(answers.part(found, "urls").get("get")), is_end)
+        poll_url = answers.poll_address(answers.part(found, "urls").get("get"))
+        return Accepted(prediction, poll_url, is_end)
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
         """Verify a Standard Webhooks signature over id, time and the raw body."""
