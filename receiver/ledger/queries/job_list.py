@@ -146,7 +146,7 @@ class JobListQueries:
         limit: int,
         texts: Sequence[str] = _TEXTS,
     ) -> Page:
-        """Return a page of the jobs in one window, with the text in one of the columns ``texts``."""
+        """Return a page of the jobs in one window that have the text in one of these columns."""
         window = select(jobs.c.ref).where(*_indexed(wanted, after)).order_by(jobs.c.ref.desc())
         window = window.limit(self._window)
         read, last = connection.execute(
