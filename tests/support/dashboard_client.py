@@ -22,6 +22,7 @@ PAGES = [
     "/events",
     "/service",
     "/first-steps",
+    "/docs/api",
     "/submit",
     "/retry-all",
     "/replay-all",
