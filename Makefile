@@ -74,7 +74,7 @@ advisories: setup ## look the pinned versions up among known vulnerabilities; ne
 constraints: ## pin the newest versions that pyproject.toml allows
 	"$(PYTHON)" -m venv --clear build/newest
 	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
-	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai,otel]' --group dev --group bench --group infra
+	build/newest/bin/python -m pip install --quiet -e '.[postgres,openai,otel,mcp]' --group dev --group bench --group infra
 	{ grep '^#' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
@@ -90,7 +90,7 @@ clean: ## remove .venv and all caches; data/ stays
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
-	$(INSTALL) -e '.[postgres,openai,otel]'
+	$(INSTALL) -e '.[postgres,openai,otel,mcp]'
 	@touch $@
 
 .venv/.tools: .venv/.service

@@ -19,6 +19,7 @@ def version() -> str:
 _MODULES = {
     "postgres": ("psycopg",),
     "openai": ("openai",),
+    "mcp": ("mcp.server",),
     "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter"),
 }
 

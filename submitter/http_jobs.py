@@ -153,6 +153,10 @@ class HttpJobs:
         """Raise ConfigurationError: the API shows no reference pictures and no long texts."""
         raise ConfigurationError([f"job {ref}: --resubmit needs the ledger, not RECEIVER_URL"])
 
+    def find(self, text: str, limit: int) -> list[JobView]:
+        """Return the newest jobs with this text; see Transport."""
+        return self._listed(q=text, limit=str(limit))
+
     @property
     def files(self) -> Files:
         """The files of the archive, by the API."""

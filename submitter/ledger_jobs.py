@@ -11,6 +11,7 @@ from receiver.doctor import last_result
 from receiver.errors import ConfigurationError, ProviderError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.same_request import canonical_request, request_of, without_pictures
+from receiver.jobs.schemas import JobsQuery
 from receiver.ledger.queries.jobs import JobRecord
 from receiver.model import JobState, Mode, Provider, Reason
 from receiver.services import Services
@@ -103,6 +104,11 @@ class LedgerJobs:
         """Return the arguments that post a job again, without its key; None without the job."""
         record = self._services.queries.record(ref)
         return None if record is None else arguments_of(record)
+
+    def find(self, text: str, limit: int) -> list[JobView]:
+        """Return the newest jobs with this text; see Transport."""
+        page = self._services.job_list.page(JobsQuery(q=text).wanted(), "", limit)
+        return self._services.job_objects.of(page.jobs)
 
     @property
     def files(self) -> Files:

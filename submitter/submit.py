@@ -63,6 +63,9 @@ class Transport(Protocol):
     def arguments_of(self, ref: str) -> dict[str, Any] | None:
         """Return the arguments that post a job again, without its key; None without the job."""
 
+    def find(self, text: str, limit: int) -> Sequence[JobView]:
+        """Return the newest jobs with a text in ref, model or prompt, or as their whole key."""
+
     def pause(self) -> None:
         """Wait for a change, or until it is time to look for one."""
 
@@ -260,6 +263,10 @@ class Submitter:
         if left is None:
             raise ReceiverError(error)
         return left
+
+    def find(self, text: str = "", limit: int = 50) -> list[Job]:
+        """Return the newest jobs with a text in ref, model or prompt, or as their whole key."""
+        return [Job.of_view(job, self._jobs.files) for job in self._jobs.find(text, limit)]
 
     def wait(
         self,

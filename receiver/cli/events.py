@@ -190,42 +190,41 @@ def _test(services: Services, part: str) -> None:
 def _show(services: Services) -> None:
     standing, aside = services.events.destinations(), services.events.set_aside()
     named = {destination.name: destination.types for destination in services.settings.destinations}
-    table = new_table(
-        "destination",
-        "types",
-        "not queued yet",
-        "waiting",
-        "failing",
-        "oldest",
-        "delivered",
-        "set aside",
-        "last error",
-        title="destinations",
-    )
     for row in standing:
         kinds = (
             ", ".join(named[row.destination])
             if row.destination in named
             else "no longer in EVENT_URLS: add it again, or --forget it"
         )
-        rate = row.recent.success_rate
-        table.add_row(
-            row.destination,
-            kinds,
-            str(row.not_handed),
-            str(row.waiting),
-            str(row.failing),
-            "" if row.oldest_at is None else clock.rough(clock.now() - row.oldest_at),
-            "" if rate is None else f"{100 * rate:.1f} %",
-            str(row.set_aside),
-            _failure(row),
-        )
-    if standing:
-        print_table(table, "destination")
-    else:
+        _print_destination(row, kinds)
+    if not standing:
         say("EVENT_URLS is not set: no events are sent; `receiver listen` prints them")
     if aside:
         print_table(_failed_table(aside), "set aside")
+
+
+def _print_destination(row: DestinationStatus, kinds: str) -> None:
+    """Print one destination: in a pipe as one line with tabs, on a terminal as a few short ones."""
+    rate = row.recent.success_rate
+    cells = {
+        "not queued yet": str(row.not_handed),
+        "waiting": str(row.waiting),
+        "failing": str(row.failing),
+        "oldest": "" if row.oldest_at is None else clock.rough(clock.now() - row.oldest_at),
+        "delivered": "" if rate is None else f"{100 * rate:.1f} %",
+        "set aside": str(row.set_aside),
+    }
+    if not sys.stdout.isatty():
+        say(
+            "\t".join(["destination", row.destination, kinds, *cells.values(), _failure(row)]),
+            keep="\t",
+        )
+        return
+    say(row.destination)
+    say(f"  {kinds}")
+    say("  " + ", ".join(f"{name} {cell}" for name, cell in cells.items() if cell))
+    if row.last_error:
+        say(f"  last error: {_failure(row)}")
 
 
 def _failure(row: DestinationStatus) -> str:

@@ -18,6 +18,7 @@ from receiver.errors import LedgerError, UnreadableError
 from receiver.ingest import confirm
 from receiver.ingest.changes import Change, apply, next_poll, poll_soon
 from receiver.ledger import deliveries, jobs
+from receiver.ledger.adoption import adopt_job
 from receiver.ledger.assets import reopen_job
 from receiver.ledger.database import Database
 from receiver.ledger.group_commit import Batch
@@ -202,7 +203,7 @@ class Inbox:
     def _job(self, connection: Connection, delivery: Delivery) -> Job:
         """Return the delivery's job. If it is unknown, adopt it: its ticket has our signature."""
         provider = delivery.provider
-        return deliveries.lock_job_of_delivery(connection, delivery.ref) or jobs.adopt_job(
+        return deliveries.lock_job_of_delivery(connection, delivery.ref) or adopt_job(
             connection,
             delivery.ref,
             self._base_urls.get(provider, self._base_url),

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import suppress
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
@@ -23,6 +23,17 @@ _PIXELS = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.IGNORECASE)
 # Ratios that models take, and how far pixels may be from one: 1792x1024 is meant as 16:9.
 _RATIOS = ((1, 1), (3, 2), (2, 3), (4, 3), (3, 4), (16, 9), (9, 16), (5, 4), (4, 5), (21, 9))
 _TOLERANCE = 0.02
+
+
+def _not_streamed(value: object) -> object:
+    """Refuse what asks for a stream, in words that a caller of OpenAI understands."""
+    if value not in (None, False, 0):
+        raise ValueError("pictures are not streamed here; leave out stream and partial_images")
+    return value
+
+
+T = TypeVar("T")
+NotStreamed = Annotated[T | None, BeforeValidator(_not_streamed)]
 
 
 def _without_null(value: object) -> object:
@@ -51,14 +62,12 @@ class ImagesRequest(BaseModel):
     output_format: Annotated[str, Field(max_length=20)] | None = Field(
         default=None, json_schema_extra={"not": {"const": "svg"}}
     )
-    stream: bool | None = Field(default=None, json_schema_extra={"enum": [False, None]})
-    partial_images: int | None = Field(default=None, json_schema_extra={"enum": [0, None]})
+    stream: NotStreamed[Literal[False]] = None
+    partial_images: NotStreamed[Literal[0]] = None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         """Refuse what would be paid for and could not be given."""
-        if self.stream or self.partial_images:
-            raise ValueError("stream: pictures are not streamed here; leave out stream")
         if self.output_format == "svg" or (self.model_extra or {}).get("svg"):
             raise ValueError("output_format: svg is not archived; ask for png, webp or jpeg")
         return self

@@ -12,10 +12,11 @@ from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from receiver.ledger import claims
+from receiver.ledger.adoption import adopt_job
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import insert_deliveries
-from receiver.ledger.jobs import adopt_job, find_job_by_provider_id
+from receiver.ledger.jobs import find_job_by_provider_id
 from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Hint
 from receiver.ledger.tables import hints, jobs

@@ -6,7 +6,6 @@ two workers that finish the last two assets at the same time could each see the 
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from sqlalchemy import Connection, Update, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -20,12 +19,10 @@ from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, job_metadata, jobs
 from receiver.model import (
-    Api,
     EventType,
     JobState,
     Mode,
     Outcome,
-    Provider,
     Reason,
     Submission,
     Timing,
@@ -99,7 +96,7 @@ class Jobs:
                 _free_key(connection, submission.key)
             try:
                 with connection.begin_nested():
-                    _insert(connection, ref, now, self._timing, base_url=base_url, **values)
+                    insert_job(connection, ref, now, self._timing, base_url=base_url, **values)
             except IntegrityError:
                 # Another submit took the key at the same moment.
                 _free_key(connection, submission.key or "")
@@ -314,41 +311,13 @@ def _free_key(connection: Connection, key: str) -> None:
         connection.execute(update(jobs).where(jobs.c.ref == holder.ref).values(key=None))
 
 
-def _insert(connection: Connection, ref: str, now: float, timing: Timing, **values: object) -> None:
+def insert_job(
+    connection: Connection, ref: str, now: float, timing: Timing, **values: object
+) -> None:
+    """Insert a job that is being submitted; ``values`` are its other columns."""
     fixed = {"ref": ref, "state": JobState.SUBMITTING, "submitted_at": now}
     deadline_at = now + timing.job_timeout
     connection.execute(insert(jobs).values(**fixed, deadline_at=deadline_at, **values))
-
-
-def adopt_job(
-    connection: Connection,
-    ref: str,
-    base_url: str,
-    timing: Timing,
-    now: float,
-    provider_id: str | None = None,
-    *,
-    provider: Provider = Provider.GRSAI,
-) -> Job:
-    """Insert a job whose submit we did not see, and return it.
-
-    We know that it is ours, because its ticket has our signature or the provider says so.
-    """
-    values = {
-        "provider": provider,
-        "api": Api.DRAW if provider is Provider.GRSAI else Api.QUEUE,
-        "mode": Mode.WEBHOOK,
-        "provider_id": provider_id,
-        "base_url": base_url,
-        "due_at": now + timing.poll_after,
-        "model": "",
-        "prompt": "",
-        "params": "{}",
-    }
-    # IntegrityError: another report adopts it at the same moment.
-    with suppress(IntegrityError), connection.begin_nested():
-        _insert(connection, ref, now, timing, **values)
-    return lock_job(connection, ref)
 
 
 def first_poll(job: Job, timing: Timing, now: float) -> float:

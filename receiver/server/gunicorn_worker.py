@@ -140,7 +140,9 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
 
     def _read(self, conn: Any) -> None:
         """Read once from a connection without waiting, and give it a thread if it is time."""
-        arrival = self._arrivals[conn]
+        arrival = self._arrivals.get(conn)
+        if arrival is None:  # another event of the same moment closed it, or gave it a thread
+            return
         try:
             piece = conn.sock.recv(_PIECE, socket.MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
@@ -245,6 +247,8 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         self._closing[conn] = (time.monotonic() + CLOSE_TIMEOUT, MAX_READ_AT_CLOSE)
 
     def _closing_read(self, conn: Any, _sock: Any) -> None:
+        if conn not in self._closing:  # another event of the same moment ended it
+            return
         until, left = self._closing[conn]
         piece = b""
         with suppress(BlockingIOError, InterruptedError, ConnectionError):

@@ -9,6 +9,7 @@ main = Commands(
         "credits": "submitter.cli.credits",
         "demo": "submitter.demo",
         "sandbox": "submitter.sandbox.command",
+        "mcp": "submitter.mcp_server",
     },
     name="submitter",
     help="Post image jobs; the receiver archives their pictures.",

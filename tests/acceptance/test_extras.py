@@ -13,8 +13,14 @@ POSTGRES = {
     "ADMIN_TOKEN": "a-planted-token-0123",
     "ARCHIVE_URL": "s3://bucket",
 }
-MODULES = {"postgres": "psycopg", "openai": "openai", "otel": "opentelemetry.sdk.trace"}
+MODULES = {
+    "mcp": "mcp.server",
+    "postgres": "psycopg",
+    "openai": "openai",
+    "otel": "opentelemetry.sdk.trace",
+}
 CASES = [
+    ("mcp", ("submitter", "mcp"), {}, "submitter mcp: "),
     ("postgres", ("receiver", "jobs"), POSTGRES, "DATABASE_URL: postgresql://"),
     ("postgres", ("receiver", "doctor"), POSTGRES, "DATABASE_URL: postgresql://"),
     (

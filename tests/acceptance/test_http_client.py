@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,11 @@ from typing import Any
 import pytest
 import requests
 from installation import Installation
+from processes import environment
+from real_parts import missing
 from waiting import LIMIT
 
+from receiver import installation as installation_of
 from receiver.errors import ConfigurationError, KeyConflictError, LedgerError
 from receiver.model import JobState, Reason
 from submitter import AsyncSubmitter, Submitter
@@ -202,6 +206,44 @@ def test_the_commands_work_with_receiver_url_and_make_no_ledger(
     )
     assert again.status == 2
     assert "RECEIVER_URL" in again.err
+
+
+def test_the_tools_of_an_agent_by_the_official_client(
+    elsewhere: dict[str, str], sandbox: Sandbox
+) -> None:
+    if installation_of.missing("mcp"):
+        missing("the extra mcp")
+    from mcp import Client, StdioServerParameters  # noqa: PLC0415 - an optional part
+
+    server = StdioServerParameters(
+        command=sys.executable, args=["-m", "submitter", "mcp"], env=environment(elsewhere)
+    )
+    before = sandbox.stats()["accepted"]
+
+    async def work() -> None:
+        async with Client(server) as client:
+
+            async def call(tool: str, **arguments: Any) -> Any:
+                answer = await client.call_tool(tool, arguments)
+                assert not answer.is_error, answer
+                found = answer.structured_content or {}
+                return found.get("result", found)
+
+            tools = {tool.name for tool in (await client.list_tools()).tools}
+            assert tools == {"submit", "wait", "get", "find"}
+            job = await call("submit", prompt="an agent's fox", key="agent-1")
+            again = await call("submit", prompt="an agent's fox", key="agent-1")
+            (done,) = await call("wait", refs=[job["ref"]], timeout=60)
+            assert again["ref"] == job["ref"]
+            assert done == await call("get", ref=job["ref"])
+            assert [done] == await call("find", text="an agent's fox")
+            linked = await asyncio.to_thread(requests.get, done["pictures"][0]["link"], timeout=20)
+            assert linked.ok
+            wrong = await client.call_tool("submit", {"prompt": ""})
+            assert wrong.is_error
+
+    asyncio.run(work())
+    assert sandbox.stats()["accepted"] == before + 1
 
 
 def test_the_same_with_an_event_loop(installation: Installation, token: str) -> None:

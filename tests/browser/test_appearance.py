@@ -29,6 +29,7 @@ KINDS = [
     "events",
     "service",
     "first steps",
+    "API reference",
     "new job",
     "retry many",
     "invariants",

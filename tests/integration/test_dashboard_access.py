@@ -41,6 +41,8 @@ def test_without_a_session_every_page_leads_to_the_login(web: WebClient, path: s
         "/replay-all",
         "/logout",
         "/events/1/resend",
+        "/events/test",
+        "/events/expedite",
     ],
 )
 def test_without_a_session_no_form_does_anything(web: WebClient, path: str) -> None:

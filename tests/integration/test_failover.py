@@ -20,8 +20,9 @@ from waiting import LIMIT, until
 from receiver import failpoints
 from receiver.errors import LedgerError
 from receiver.ledger import deliveries, schema
+from receiver.ledger.adoption import adopt_job
 from receiver.ledger.claims import LEASE
-from receiver.ledger.jobs import adopt_job, lock_job
+from receiver.ledger.jobs import lock_job
 from receiver.ledger.postgres import conninfo, postgres_address
 from receiver.model import Delivery, Source
 

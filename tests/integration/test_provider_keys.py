@@ -13,6 +13,7 @@ from receiver.doctor.examine import Status, examine
 from receiver.errors import ProviderUnavailableError
 from receiver.ledger.claims import Claimed
 from receiver.model import JobState, Proof, Provider
+from receiver.providers.bfl.dialect import Bfl
 from receiver.providers.client import Clients, ProviderClient
 from receiver.providers.dialect import Account
 from receiver.providers.fal.dialect import Fal
@@ -175,6 +176,18 @@ def test_an_account_is_never_learnt_from_a_task_that_a_callback_named(harness: H
     assert harness.assets(job.ref) == []
     harness.sandbox.twins.fal._keys.pop()
     assert first_proof(harness) == Proof.BODY
+
+
+def test_a_bug_of_ours_in_verifying_keeps_no_callback_out(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Bfl, "verify", fail)
+    job = harness.finished(harness.submit(Provider.BFL).ref)
+    assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
+    assert harness.told(job.ref) == [("callback", Proof.NONE), ("poll", Proof.BODY)]
 
 
 def test_replicate_s_secret_may_be_given_and_rotated(harness: Harness) -> None:

@@ -3,6 +3,8 @@
 import pytest
 from ledgers import BASE_URL, Books, failed
 
+from receiver.ledger.queries.over_time import TimeQueries
+from receiver.ledger.queries.spending import SpendingQueries
 from receiver.ledger.queries.totals import Usage
 from receiver.model import JobState, Reason, Submission
 
@@ -74,3 +76,33 @@ def test_many_jobs_are_asked_for_at_once_and_unknown_ones_left_out(books: Books)
         refs[2]: (JobState.FAILED, Reason.REFUSED),
     }
     assert books.queries.states([]) == {}
+
+
+def test_spending_is_by_day_and_model_without_what_the_provider_returns(books: Books) -> None:
+    began = books.clock()
+    books.failed("returned")
+    books.archived(2, "paid")
+    books.clock.now = began + 86400
+    submit(books, "other")
+    today, yesterday = SpendingQueries(books.database).days(books.clock(), 2)
+    assert (today.model, today.jobs, today.free, today.archived, today.pictures) == (
+        *("other", 1, 0, 0),
+        1,
+    )
+    assert (yesterday.jobs, yesterday.free, yesterday.archived) == (2, 1, 1)
+    assert (today.day - yesterday.day).days == 1
+
+
+def test_figures_over_time_are_in_the_part_in_which_the_job_was_submitted(books: Books) -> None:
+    books.failed("one")
+    books.archived(1, "two")
+    books.clock.advance(3600)
+    books.waiting("three")
+    *before, last, now = TimeQueries(books.database).parts(books.clock(), 3600, 4)
+    assert not any(part.states for part in before)
+    assert (last.states, sum(last.reasons.values())) == ({"failed": 1, "archived": 1}, 1)
+    assert now.states == {"waiting": 1}
+    assert last.to_callback.half is not None
+    assert last.to_archive.most is not None
+    assert (now.to_callback.half, now.to_archive.half) == (None, None)
+    assert now.start <= books.clock() < now.start + 3600

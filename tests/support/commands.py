@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from processes import Finished, environment
 
 from receiver.cli import main as receiver
+from receiver.telemetry import metric_files
 from submitter.cli import main as submitter
 
 _PROGRAMS = {"receiver": receiver, "submitter": submitter}
@@ -32,6 +33,8 @@ def invoke(
         mock.patch.dict(os.environ, environment(environ), clear=True),
         chdir(folder),
         _process_restored(),
+        # The tests' process counts for itself.
+        mock.patch.object(metric_files, "share"),
         tempfile.TemporaryFile() as file,  # `submitter batch -` needs a file descriptor
     ):
         file.write(stdin.encode())

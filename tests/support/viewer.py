@@ -137,6 +137,7 @@ class Viewer:
             "events": "/events",
             "service": "/service",
             "first steps": "/first-steps",
+            "API reference": "/docs/api",
             "new job": "/submit",
             "retry many": "/retry-all",
             "invariants": "/audit",

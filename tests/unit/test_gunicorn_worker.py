@@ -185,6 +185,16 @@ def test_without_descriptors_a_silent_connection_makes_room(
     assert received(silent) == b""
 
 
+def test_an_event_of_a_connection_that_another_event_of_the_same_moment_ended_is_ignored(
+    site: Site,
+) -> None:
+    """The events are taken from the kernel together; the first ones may close the others'."""
+    ended = object()
+    site.worker._readable(ended, None)
+    site.worker._closing_read(ended, None)
+    assert site.answer(GET).endswith(b"ok")
+
+
 @pytest.mark.parametrize("site", [{"proxy_protocol": "auto"}], indirect=True)
 def test_with_the_proxy_protocol_gunicorn_reads_the_first_bytes_itself(site: Site) -> None:
     assert site.answer(GET).endswith(b"ok")

@@ -69,8 +69,8 @@ def test_several_pictures_become_several_jobs_if_the_model_makes_fewer(
     [
         ({"prompt": ""}, "prompt"),
         ({"n": 11}, "n"),
-        ({"stream": True}, "stream: "),
-        ({"partial_images": 2}, "stream: "),
+        ({"stream": True}, "pictures are not streamed"),
+        ({"partial_images": 2}, "pictures are not streamed"),
         ({"output_format": "svg"}, "output_format: "),
         ({"svg": {"reasoning": "high"}}, "output_format: "),
         ({"response_format": "base64"}, "response_format"),

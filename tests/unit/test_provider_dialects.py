@@ -93,6 +93,13 @@ def test_a_job_that_is_polled_names_no_callback(provider: Provider) -> None:
     assert "secret" not in json.dumps(body)
 
 
+def test_a_param_cannot_send_bfl_s_callbacks_elsewhere() -> None:
+    theirs = {"webhook_url": "https://elsewhere.example", "webhook_secret": "known"}
+    for callback in (CALLBACK, None):
+        _, body = built(Provider.BFL, callback, **theirs)
+        assert not {"https://elsewhere.example", "known"} & set(body.values())
+
+
 def test_the_key_is_sent_as_each_provider_wants_it() -> None:
     headers = {
         provider: dict(DIALECTS[provider].build_submit(ACCOUNT, asked(provider), None).headers)

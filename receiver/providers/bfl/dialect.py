@@ -32,6 +32,8 @@ _FAILED = {
     "failed": Reason.PROVIDER_ERROR,
 }
 _NOT_FOUND = "task not found"
+# How the result is delivered is not the caller's to choose.
+_OURS = frozenset({"webhook_url", "webhook_secret"})
 
 
 class Bfl(TaskDialect):
@@ -62,7 +64,8 @@ class Bfl(TaskDialect):
     ) -> Request:
         """Return the POST of a submit, with the secret of this job."""
         path = answers.model_path(submission.model, self.example)
-        body = {**submission.params, "prompt": submission.prompt}
+        body = {name: value for name, value in submission.params.items() if name not in _OURS}
+        body["prompt"] = submission.prompt
         if callback:
             body |= {"webhook_url": callback.url, "webhook_secret": callback.secret}
         return Request(f"{account.base_url}/v1/{path}", _authorization(account), body)

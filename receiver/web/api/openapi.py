@@ -12,6 +12,7 @@ from werkzeug.routing import Rule
 from receiver.installation import version
 from receiver.jobs.schemas import REF, ProblemView
 from receiver.web.api.base import blueprint
+from receiver.web.api.examples import EXAMPLES
 from receiver.web.api.operations import OperationDoc, ResponseDoc, doc_of, documented
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -103,7 +104,7 @@ def _operation(rule: Rule, doc: OperationDoc, schemas: dict[str, Any]) -> dict[s
     if doc.body:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": _reference(doc.body)}},
+            "content": {"application/json": _content(doc.body)},
         }
     operation["security"] = [] if doc.public else [{"token": []}]
     return operation
@@ -148,8 +149,16 @@ def _response(doc: ResponseDoc) -> dict[str, Any]:
     if doc.headers:
         response["headers"] = {name: {"schema": {"type": "string"}} for name in doc.headers}
     if doc.media:
-        response["content"] = {doc.media: {"schema": _reference(doc.model)} if doc.model else {}}
+        response["content"] = {doc.media: _content(doc.model) if doc.model else {}}
     return response
+
+
+def _content(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of a body, with an example if there is one."""
+    found: dict[str, Any] = {"schema": _reference(model)}
+    if example := EXAMPLES.get(model.__name__):
+        found["example"] = example
+    return found
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:

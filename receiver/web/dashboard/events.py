@@ -23,6 +23,12 @@ def event_destinations() -> Response:
     return _page()
 
 
+@blueprint.get("/events/test")
+def after_test() -> AnyResponse:
+    """Lead back to the page, as from the links that change its language."""
+    return redirect("/events", 303)
+
+
 @blueprint.post("/events/expedite")
 def expedite_events() -> AnyResponse:
     """Send what waits for a destination at once."""

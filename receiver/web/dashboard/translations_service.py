@@ -1,6 +1,11 @@
 """The texts of the pages about events, the service, the first steps, costs and charts."""
 
 SERVICE_TEXTS = {
+    # The API's reference.
+    "api_parameters": ("Parameters", "参数"),
+    "api_body": ("Body", "请求体"),
+    "api_answers": ("Answers", "响应"),
+    "api_example": ("Example", "示例"),
     # Events.
     "events": ("Events", "事件"),
     "events_help": (
