@@ -6,7 +6,7 @@ import os
 import secrets
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -24,10 +24,15 @@ OpenFile = IO[Any] | int
 _OWNER_ONLY = 0o077
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the service has in DATA_DIR; the archive has rules of its own, and may be a symbolic link.
-_OURS = (
-    *("secrets", "secrets/*", "keys", "keys/*", "metrics", "metrics.lock", "worker.fifo"),
-    *("worker*.lock", "scratch", "thumbnails", "accepting", "deep-audit.json"),
+_FOLDERS = ("secrets", "keys", "metrics", "scratch", "thumbnails", "accepting")
+_FILES = (
+    *("secrets/admin", "secrets/callback", "secrets/callback.old", "keys/*.json"),
+    *("metrics.lock", "worker*.lock", "deep-audit.json"),
 )
+# A file of this name, from a restored copy, is replaced.
+_PIPE = "worker.fifo"
+# What follows the ledger's name in the names of its files.
+_OF_LEDGER = ("", "-wal", "-shm", "-journal", ".lock", ".open")
 # Root, and the user that root of a host is inside a container's user namespace.
 _TRUSTED_OWNERS = (0, 65534)
 # Characters of a generated secret that somebody has replaced.
@@ -136,13 +141,22 @@ def require_own(path: Path, ledger: Path | None = None) -> None:
     """Raise ConfigurationError if somebody else may have written what we are about to trust.
 
     In DATA_DIR nothing of the service is a symbolic link, all of it belongs to our user, and nobody
-    else may write there; DATA_DIR itself may belong to root, as a volume does. Each mistake comes
-    with the command that corrects it. ``ledger`` is the ledger's file, if it is SQLite.
+    else may write there; DATA_DIR itself may belong to root, as a volume does. A folder where a
+    file should be, a pipe and the like are mistakes too. Each comes with the command that corrects
+    it. ``ledger`` is the ledger's file, if it is SQLite.
     """
-    ours = [one for pattern in _OURS for one in path.glob(pattern)]
+    folders = [path / name for name in _FOLDERS]
+    files = [one for pattern in _FILES for one in path.glob(pattern)]
+    kept = [one for name in ("secrets", "keys") for one in path.glob(f"{name}/*")]
+    ours = [*folders, path / _PIPE, *dict.fromkeys([*kept, *files])]
     if ledger is not None:
+        files += (ledger.with_name(ledger.name + end) for end in _OF_LEDGER)
         ours += ledger.parent.glob(f"{ledger.name}*")
     mistakes = [mistake for one in ours if (mistake := _not_ours(one))]
+    mistakes += [_misplaced(one, "folder") for one in folders if not _is(one, stat.S_ISDIR)]
+    mistakes += [_misplaced(one, "file") for one in files if not _is(one, stat.S_ISREG)]
+    if _is(path / _PIPE, stat.S_ISDIR, if_missing=False):
+        mistakes.append(_misplaced(path / _PIPE, "pipe"))
     with suppress(OSError):
         owner = path.stat().st_uid
         if owner not in (os.geteuid(), *_TRUSTED_OWNERS):
@@ -174,6 +188,23 @@ def _not_ours(path: Path) -> str:
             f"chmod go-rwx {name}"
         )
     return ""
+
+
+def _is(path: Path, kind: Callable[[int], bool], *, if_missing: bool = True) -> bool:
+    """Return whether a file is of this kind; a symbolic link is, because it is another mistake."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return if_missing
+    return kind(mode) or (if_missing and stat.S_ISLNK(mode))
+
+
+def _misplaced(path: Path, expected: str) -> str:
+    name = shlex.quote(str(path))
+    return (
+        f"{path} is no {expected}, which the service needs there; look what it is, then: "
+        f"mv {name} {shlex.quote(f'{path}.aside')}"
+    )
 
 
 def _of_another(path: Path, owner: int) -> str:

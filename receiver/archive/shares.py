@@ -60,6 +60,7 @@ class Running:
     asset: Asset
     progress: Progress
     netloc: str  # of its URL, as the ledger compares it
+    ends_by: float | None = None  # when it should have ended that was soon to end
 
     @property
     def parties(self) -> set[Party]:
@@ -218,6 +219,7 @@ class Shares:
         running = self._all()
         with self._lock:
             for one in running:
+                one.progress.look()
                 self._fastest.note(one.progress.speed, now)
         victims = self._above_share(running) or self._too_slow(running)
         for one, waiting in victims.items():
@@ -225,7 +227,7 @@ class Shares:
                 self._slow.add(one, now)
             self.interrupted += 1
             INTERRUPTED.inc()
-            seconds, speed = one.progress.seconds, one.progress.speed
+            seconds, speed = one.progress.seconds, one.progress.pace
             one.progress.stop(
                 f"it was slow ({speed / 1000:.1f} KB/s for {seconds:.0f} s) and others waited"
             )
@@ -293,10 +295,18 @@ class Shares:
             if one.progress.is_running
             and not one.progress.reason
             and one.progress.seconds > MIN_SECONDS
-            and one.progress.seconds_left() > ENDS_SOON
+            and not self._ends_soon(one)
         ]
-        return sorted(wanted, key=lambda one: (one.progress.seconds_left(), -one.progress.speed),
+        return sorted(wanted, key=lambda one: (one.progress.seconds_left(), -one.progress.pace),
                       reverse=True)  # fmt: skip
+
+    def _ends_soon(self, one: Running) -> bool:
+        """Return whether a download ends soon; not for ever, if it always says so."""
+        if one.progress.seconds_left() > ENDS_SOON:
+            return False
+        if one.ends_by is None:
+            one.ends_by = self._clock() + 2 * ENDS_SOON
+        return self._clock() < one.ends_by
 
     def _waiting(self, running: list[Running], parties: set[Party]) -> int:
         """Return how many due assets are not of these parties; counting ends soon."""
@@ -345,6 +355,7 @@ def _patience(one: Running) -> int:
 
 
 def _expected_seconds(progress: Progress) -> float:
-    """Return how long a download lasts in all, by its speed and size so far."""
+    """Return how long a download lasts in all, by its pace and size so far."""
     size = max(progress.announced or 2 * progress.received, SMALL)
-    return size / progress.speed if progress.received else float("inf")
+    left = size - progress.received
+    return progress.seconds + left / progress.pace if progress.pace else float("inf")

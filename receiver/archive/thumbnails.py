@@ -20,7 +20,7 @@ import structlog
 
 from receiver.archive.stores import Store, verify
 from receiver.archive.thumbnail_process import TOO_LARGE
-from receiver.data_dir import try_lock
+from receiver.data_dir import open_own, try_lock
 from receiver.errors import ReceiverError, StoreError
 from receiver.ledger.rows import Asset
 
@@ -105,7 +105,9 @@ class Thumbnails:
             with self._disk_faults():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 paths = [self._folder / f"place-{number}.lock" for number in range(MAX_RUNNING)]
-                places = [files.enter_context(path.open("a", encoding="ascii")) for path in paths]
+                places = [open_own(path, os.O_RDWR | os.O_CREAT) for path in paths]
+                for place in places:
+                    files.callback(os.close, place)
             while not any(map(try_lock, places)):
                 if time.monotonic() > until:
                     raise BusyError("thumbnails take long")

@@ -79,6 +79,9 @@ _REFUSED_6 = tuple(
 )
 _PUBLIC_6 = IPv6Network("2000::/3")  # the only range assigned as public so far (RFC 4291, 2.4)
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
+_OWN_NAT64 = IPv6Network("64:ff9b:1::/48")  # RFC 8215; its prefix has 48, 56, 64 or 96 bits
+_TRANSLATED = IPv6Network("::ffff:0:0:0/96")  # RFC 2765
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _ISATAP = 0x5EFE  # RFC 5214, 6.1: ::[02]00:5efe:<IPv4>
 
 
@@ -128,11 +131,16 @@ def needs_own_entry(ip: IPv4Address | IPv6Address) -> bool:
 def embedded_ipv4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
     """Return the IPv4 addresses that an IPv6 address would lead to.
 
-    These are mapped, compatible, 6to4, Teredo (server and client), NAT64 and ISATAP addresses.
+    These are mapped, compatible, translated, 6to4, Teredo (server and client), NAT64 and ISATAP
+    addresses. In those of a network's own translator it may stand in four places.
     """
     low = IPv4Address(int(ip) & 0xFFFF_FFFF)
-    if ip.ipv4_mapped or ip in _NAT64 or (int(ip) >> 32 == 0 and int(ip) > 1):
+    is_compatible = int(ip) >> 32 == 0 and int(ip) > 1
+    if is_compatible or ip.ipv4_mapped or ip in _NAT64 or ip in _TRANSLATED:
         return (low,)
+    if ip in _OWN_NAT64:
+        possible = (low, *(_after(ip, bits) for bits in (48, 56, 64)))
+        return tuple(one for one in possible if one not in _THIS_NETWORK)
     if ip.sixtofour:
         return (ip.sixtofour,)
     if ip.teredo:
@@ -140,3 +148,9 @@ def embedded_ipv4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
     if int(ip) >> 32 & 0xFDFF_FFFF == _ISATAP:
         return (low,)
     return ()
+
+
+def _after(ip: IPv6Address, bits: int) -> IPv4Address:
+    """Return the IPv4 address after a prefix of so many bits; it leaves out bits 64 to 71."""
+    without_them = (int(ip) >> 64 << 56) | int(ip) & (1 << 56) - 1
+    return IPv4Address(without_them >> (88 - bits) & 0xFFFF_FFFF)

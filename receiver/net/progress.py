@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 from receiver.errors import InterruptedFetchError
 
+# ``pace`` is measured over so many looks, and so many seconds at least.
+_LOOKS, _MIN_SECONDS = 5, 2.0
+
 
 class Progress:
     """The progress of one download, in bytes and in seconds of ``clock``.
@@ -23,10 +26,12 @@ class Progress:
         self.announced: int | None = None
         self.received = 0
         self.reason = ""  # why it is to stop; "": it is not
+        self._looks: tuple[tuple[float, int], ...] = ()  # when, and how much was received
 
     def begin(self) -> None:
         """Record that the download begins."""
         self._began, self._ended = self._clock(), None
+        self._looks = ()
         self.is_running = True
 
     def end(self) -> None:
@@ -53,8 +58,23 @@ class Progress:
         """Bytes in a second on average, from the beginning, connecting included."""
         return self.received / max(self.seconds, 0.001)
 
+    def look(self) -> None:
+        """Note how far it is. Call it about once a second, always from the same thread."""
+        self._looks = (*self._looks[-_LOOKS:], (self._clock(), self.received))
+
+    @property
+    def pace(self) -> float:
+        """Bytes in a second over the last few looks, or on average if that is less.
+
+        Who sends nearly all at once and then hardly anything has a good average for long.
+        """
+        at, before = self._looks[0] if self._looks else (self._clock(), 0)
+        seconds = self._clock() - at
+        recent = (self.received - before) / seconds if seconds >= _MIN_SECONDS else self.speed
+        return min(self.speed, recent)
+
     def seconds_left(self) -> float:
-        """Return how long it will last at its speed; infinite if that cannot be known."""
-        if self.announced is None or not self.received:
+        """Return how long it will last at its pace; infinite if that cannot be known."""
+        if self.announced is None or not self.pace:
             return float("inf")
-        return max(0, self.announced - self.received) / self.speed
+        return max(0, self.announced - self.received) / self.pace

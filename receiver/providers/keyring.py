@@ -85,7 +85,7 @@ class Keyring:
         """Read the keys that an earlier process kept."""
         kept.is_read = True
         try:
-            found = json.loads(self._path(provider).read_text(encoding="ascii"))
+            found = json.loads(data_dir.read_own(self._path(provider)))
             kept.values, kept.fetched_at = tuple(map(str, found["keys"])), float(found["at"])
         except FileNotFoundError:
             return

@@ -55,7 +55,8 @@ def share(data_dir: Path) -> None:
 def are_shared(data_dir: Path) -> bool:
     """Return whether any process of the service counts in this ``data_dir`` now."""
     try:
-        with (data_dir / "metrics.lock").open("rb") as file:
+        lock = open_own(data_dir / "metrics.lock", os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(lock, "rb", buffering=0) as file:
             return not try_lock(file)
     except OSError:
         return False

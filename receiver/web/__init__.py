@@ -112,6 +112,7 @@ def _show_not_found(response: Response) -> Response:
         shown = dashboard.public_error_page(status, key)
     if "Allow" in response.headers:
         shown.headers["Allow"] = response.headers["Allow"]
+    response.close()  # a file that was opened before If-Match failed
     return shown
 
 

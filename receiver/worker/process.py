@@ -176,8 +176,8 @@ def is_working(data_dir: Path) -> bool:
 
 def _is_locked(path: Path) -> bool:
     # Opened for writing if possible: NFS requires that for an exclusive lock.
-    mode = "a" if os.access(path, os.W_OK) else "r"
-    with path.open(mode, encoding="ascii") as file:
+    mode = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY
+    with os.fdopen(open_own(path, mode | os.O_NONBLOCK), "rb", buffering=0) as file:
         return not try_lock(file)
 
 

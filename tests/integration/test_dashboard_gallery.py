@@ -114,7 +114,8 @@ def stocked(web: WebClient, prompt: str, data: bytes = b"a picture") -> str:
 
 def test_selected_pictures_come_as_one_zip_with_a_list(logged_in: WebClient) -> None:
     large = b"x" * 1_000_000
-    ref = stocked(logged_in, "狐狸", large)
+    prompt = "狐狸 \u202e\x9b31m\u2028"
+    ref = stocked(logged_in, prompt, large)
     answer = logged_in.client.get(f"/zip?ref={ref}", buffered=True)
     assert answer.headers["Content-Type"] == "application/zip"
     assert re.fullmatch(
@@ -122,7 +123,9 @@ def test_selected_pictures_come_as_one_zip_with_a_list(logged_in: WebClient) -> 
     )
     files, listed = unpacked(answer.data)
     assert files == {f"{ref}-0.png": large}
-    assert [(line["file"], line["prompt"]) for line in listed] == [(f"{ref}-0.png", "狐狸")]
+    assert [(line["file"], line["prompt"]) for line in listed] == [(f"{ref}-0.png", prompt)]
+    listing = zipfile.ZipFile(io.BytesIO(answer.data)).read("pictures.jsonl").decode()
+    assert "狐狸 \\u202e\\u009b31m\\u2028" in listing, "a terminal may show it"
 
 
 def test_a_zip_has_all_that_a_filter_finds_and_names_what_is_missing(
@@ -174,7 +177,11 @@ def test_a_batch_shows_its_progress_failures_and_downloads(logged_in: WebClient)
     ]
     logged_in.services.jobs.record_refused(refs[0], "no")
     query = urlencode({"batch": name}).replace("&", "&amp;")
-    assert f'href="/batches?{query}"' in logged_in.client.get("/batches").text
+    listed = logged_in.client.get("/batches").text
+    assert f'href="/batches?{query}"' in listed
+    assert 'href="/jobs" aria-current="true"' in listed
+    assert '<span class="s-failed"><b>1</b> failed</span>' in listed
+    assert '<span class="s-submitting"><b>2</b> submitting</span>' in listed
     page = logged_in.client.get(f"/batches?{urlencode({'batch': name})}").text
     for words in (
         "1 of 3 jobs have ended",

@@ -23,9 +23,14 @@ BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
 @dataclass(frozen=True)
 class Source:
-    """A host: bytes in a second from each connection, what it announces, its delay, a redirect."""
+    """A host: bytes in a second from each connection, what it announces, its delay, a redirect.
+
+    ``at_once`` bytes come first; of what is left, each second brings at least the part ``decay``.
+    """
 
     speed: float = FAST
+    at_once: int = 0
+    decay: float = 0.0
     size: int = MB
     announces: bool = True
     first_byte: float = 0.0
@@ -33,6 +38,7 @@ class Source:
 
 
 SLOW = Source(speed=1300)
+NO_END = Source(speed=2.0, size=3 * MB, at_once=3 * MB - 10_000)
 
 
 @dataclass
@@ -113,7 +119,8 @@ class Simulation:
             source = self._source(one)
         if progress.seconds > source.first_byte:
             progress.announced = source.size if source.announces else None
-            progress.received = min(source.size, progress.received + int(source.speed))
+            count = int(max(source.speed, source.decay * (source.size - progress.received)))
+            progress.received = min(source.size, max(source.at_once, progress.received + count))
 
     def _source(self, one: Running) -> Source:
         own = self.slow_jobs.get(one.asset.ref)
@@ -144,6 +151,13 @@ ATTACKS: dict[str, Callable[[Simulation], None]] = {
     "a job with too many results": lambda it: it.attack(results=200),
     "one job at the usual host": lambda it: it.attack_from_the_usual_host(1),
     "many jobs at the usual host": lambda it: it.attack_from_the_usual_host(20, 8),
+    "all but the end": lambda it: it.attack(NO_END, results=64),
+    "all but the end, from many hosts for many jobs": lambda it: it.attack(
+        NO_END, jobs=20, hosts=20
+    ),
+    "always at the end": lambda it: it.attack(
+        Source(speed=1, size=100 * MB, decay=0.25), results=64
+    ),
     "not so slow": lambda it: it.attack(replace(SLOW, speed=20_000.0, size=5 * MB)),
 }
 

@@ -24,6 +24,7 @@ from receiver.model import Delivery, Source, Submission
 from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry import logs
+from receiver.web import v1
 
 # C0 (without NUL, which no text of ours may have), DEL, C1, bidirectional and invisible characters.
 HARMFUL = "".join(
@@ -143,6 +144,8 @@ def test_no_page_and_no_answer_of_the_api_has_it(services: Services, refs: list[
     assert web.client.get(f"/api/jobs/{refs[0]}").json["prompt"] == HOSTILE
     assert is_harmless(web.client.get("/api/events").text)
     assert is_harmless(web.client.get("/api/jobs?state=%1b%c2%9b").text)
+    assert is_harmless(web.client.get("/v1/%e2%80%ae%c2%9b").text)
+    assert is_harmless(v1.failure(400, HOSTILE, "x").get_data(as_text=True))
 
 
 def hostile_lines(logger: Any, other: Any) -> None:

@@ -4,8 +4,10 @@ Requests are given to the application as a server passes them on, so that no cli
 ``--hypothesis-profile=search`` (as .ci/run does) sends twenty times as many.
 """
 
+import gc
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,18 @@ def test_no_header_makes_a_route_fail(sender: Sender, name: str) -> None:
             method = "POST" if path == "/callback/x" else "GET"
             drawn = plain(path, method, headers={name: value})
             assert_no_failure(sender.web.client.application, sender.environ(drawn))
+
+
+def test_a_static_file_is_closed_when_a_condition_fails(sender: Sender) -> None:
+    sender.begin_session()
+    environ = sender.environ(plain("/static/app.css", headers={"IF_MATCH": '"x"'}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        body, status, _ = run_wsgi_app(sender.web.client.application, environ)
+        getattr(body, "close", lambda: None)()
+        del body
+        gc.collect()
+    assert (status[:3], [one for one in caught if "unclosed" in str(one.message)]) == ("412", [])
 
 
 @pytest.mark.both_databases

@@ -67,7 +67,7 @@ NOT_PUBLIC = [
     ("::8.8.8.8", "IPv4-compatible"),
     ("::ffff:127.0.0.1", "loopback"),
     ("::ffff:a9fe:a9fe", "metadata"),
-    ("::ffff:0:127.0.0.1", "not assigned"),  # IPv4-translated (RFC 2765)
+    ("::ffff:0:127.0.0.1", "contains 127.0.0.1"),  # IPv4-translated (RFC 2765)
     ("64:ff9b::808:808", "NAT64"),  # with a public address it leads into the unknown, too
     ("2002:808:808::1", "6to4"),
     ("2001:0:808:808:0:0:f6f6:f6f6", "Teredo"),
@@ -76,7 +76,7 @@ NOT_PUBLIC = [
     ("64:ff9b::a9fe:a9fe", "contains 169.254.169.254"),
     ("64:ff9b::10.0.0.1", "contains 10.0.0.1"),
     ("64:ff9b:1::8.8.8.8", "own IPv4 translator"),
-    ("64:ff9b:1:a9fe:a9:fe00::", "own IPv4 translator"),
+    ("64:ff9b:1:a9fe:a9:fe00::", "contains 169.254.169.254"),
     ("100::1", "discard"),
     ("2001:0:7f00:1::", "contains 127.0.0.1"),  # Teredo: the server …
     ("2001:0:808:808:0:0:f5ff:fffe", "contains 10.0.0.1"),  # … and the client, inverted

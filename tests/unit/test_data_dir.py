@@ -16,6 +16,7 @@ from receiver.ingest.kept_secrets import KeptSecrets
 from receiver.telemetry import metric_files
 from receiver.variables import read_variables
 from receiver.worker.notifier import Notifier
+from receiver.worker.process import is_working
 
 SECRET = "a-secret-of-32-characters-012345"
 STRANGER = 12345
@@ -106,6 +107,38 @@ def test_files_of_others_beside_ours_are_nobodys_business(home: Path) -> None:
     (home / "lost+found").mkdir(mode=0o777)
     (home / "archive").symlink_to("/somewhere/big")
     check(home)
+
+
+def to_a_folder(path: Path) -> None:
+    path.rename(path.with_name(f"{path.name} of old"))
+    path.mkdir(mode=0o700)
+
+
+def to_a_pipe(path: Path) -> None:
+    path.rename(path.with_name(f"{path.name} of old"))
+    os.mkfifo(path, 0o600)
+
+
+@pytest.mark.parametrize("name", [*FILES, *FOLDERS])
+def test_what_is_of_another_kind_is_refused_with_a_command(home: Path, name: str) -> None:
+    (to_a_pipe if name in FOLDERS else to_a_folder)(home / name)
+    found = mistakes(home)
+    assert f"DATA_DIR: {home / name} is no " in found
+    subprocess.run(["/bin/sh", "-c", found.rpartition(": ")[2]], check=True)
+    check(home)
+    if name in FILES and name != "worker.fifo":
+        os.mkfifo(home / name, 0o600)
+        assert "is no file" in mistakes(home)
+
+
+def test_no_pipe_in_the_place_of_a_file_makes_a_reader_wait(home: Path) -> None:
+    """Also one that appears after the start."""
+    for name in ("worker.lock", "metrics.lock", "secrets/callback"):
+        to_a_pipe(home / name)
+    assert not is_working(home)
+    assert not metric_files.are_shared(home)
+    with pytest.raises(ConfigurationError, match="is empty"):
+        KeptSecrets(home).secrets()
 
 
 def test_no_file_is_opened_through_a_symbolic_link(home: Path, tmp_path: Path) -> None:

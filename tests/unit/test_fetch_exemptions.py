@@ -68,6 +68,25 @@ def test_a_wide_exemption_does_not_open_metadata_carried_in_another_address() ->
         )
 
 
+@pytest.mark.parametrize("entry", ["::/0", "64:ff9b:1::/48"])
+@pytest.mark.parametrize(
+    "inside",
+    [
+        *("64:ff9b:1::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:a9:fe:a9fe::"),
+        *("64:ff9b:1::a9:fea9:fe00:0", "64:ff9b:1::a00:1", "::ffff:0:a9fe:a9fe"),
+    ],
+)
+def test_a_network_of_translators_opens_nothing_inside(entry: str, inside: str) -> None:
+    with pytest.raises(AddressRefusedError):
+        AddressPolicy.parse([entry], ()).check_address(inside, 80, "pictures.example")
+
+
+def test_an_own_translator_opens_public_addresses() -> None:
+    policy = AddressPolicy.parse(["64:ff9b:1::/48"], ())
+    for public in ("64:ff9b:1::808:808", "64:ff9b:1:808:8:800::", "64:ff9b:1::8:808:800:0"):
+        policy.check_address(public, 443, "pictures.example")
+
+
 def test_an_exemption_for_inside_does_not_open_the_same_address_through_a_translator() -> None:
     with pytest.raises(AddressRefusedError):
         AddressPolicy.parse(["10.0.0.0/8"], ()).check_address(

@@ -21,6 +21,7 @@ from receiver.errors import StoreError
 from receiver.ledger.rows import Asset, Job
 from receiver.model import AssetState
 from receiver.services import Services
+from receiver.telemetry.printable import printable
 from receiver.web.dashboard.base import blueprint, error_page, localized
 from receiver.web.dashboard.question import Question, read_question
 from receiver.web.state import services
@@ -129,9 +130,8 @@ def _blocks(store: Store, portions: Iterator[_Portion]) -> Iterator[bytes]:
                         yield sink.take()
                         if time.monotonic() > ends:
                             raise TimeoutError(f"a ZIP took longer than {MAX_DURATION:.0f} s")
-        target.writestr(
-            _LIST, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in listed)
-        )
+        lines = (printable(json.dumps(line, ensure_ascii=False), as_json=True) for line in listed)
+        target.writestr(_LIST, "".join(f"{line}\n" for line in lines))
     yield sink.take()
 
 

@@ -12,6 +12,7 @@ from flask import Response, request
 from receiver.jobs.images_api import ImagesRequest
 from receiver.ledger.rows import Asset, Job
 from receiver.model import AssetState, JobState
+from receiver.telemetry.printable import printable
 from receiver.web.state import services
 
 _BLOCK = 192 * 1024  # bytes read at a time
@@ -55,7 +56,8 @@ def answer(asked: ImagesRequest, jobs: Sequence[Job]) -> Response | None:
     ]
     if not found:
         return None
-    head = json.dumps(_head(asked, jobs, found[0]), ensure_ascii=False)[:-1] + ', "data": ['
+    shown = json.dumps(_head(asked, jobs, found[0]), ensure_ascii=False)
+    head = printable(shown, as_json=True)[:-1] + ', "data": ['
     with ExitStack() as opened:
         pictures = [
             _opened(opened, asset, asked.response_format, "" if number == 0 else ", ")

@@ -11,6 +11,7 @@ from receiver.errors import ConfigurationError, KeyConflictError, ReceiverError
 from receiver.jobs.images_api import ImagesErrorView, ImagesFaultView
 from receiver.ledger.rows import Job
 from receiver.model import JobState, Reason
+from receiver.telemetry.printable import printable
 from receiver.web import auth
 from receiver.web.problems import RETRY_AFTER
 
@@ -33,7 +34,7 @@ def failure(
 ) -> Response:
     """Return an error; with ``retry_after`` seconds the client may repeat the request."""
     fault = ImagesFaultView(message=message, type=kind, param=param, code=code)
-    body = ImagesErrorView(error=fault).model_dump_json()
+    body = printable(ImagesErrorView(error=fault).model_dump_json(), as_json=True)
     response = Response(body, status=status, content_type="application/json")
     response.headers["X-Should-Retry"] = "false" if retry_after is None else "true"
     if retry_after is not None:
