@@ -8,6 +8,7 @@ from signing import PICTURE
 
 from receiver.errors import (
     AnswerLostError,
+    ConfigurationError,
     NoSuchTaskError,
     NotSentError,
     ProviderUnavailableError,
@@ -17,6 +18,7 @@ from receiver.errors import (
 from receiver.model import Api, Mode, Provider, Submission
 from receiver.providers.dialect import Accepted, Account, Callback, Head, Task
 from receiver.providers.registry import DIALECTS, LIFETIMES
+from receiver.settings import Settings
 
 OTHERS = [one for one in DIALECTS if one is not Provider.GRSAI]
 ACCOUNT = Account("a-key", "https://api.example", "https://keys.example/jwks.json")
@@ -247,12 +249,22 @@ def test_a_code_of_kie_may_be_a_text() -> None:
 # Polls.
 
 
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_AA==", "whsec_!", "A" * 32])
+def test_a_secret_of_replicate_that_could_be_guessed_is_refused(secret: str) -> None:
+    with pytest.raises(ConfigurationError, match="must be whsec_ and base64 of 16 bytes or more"):
+        Settings.load({"REPLICATE_WEBHOOK_SECRET": secret})
+
+
 def test_fal_is_asked_at_its_own_address_whatever_an_id_or_an_address_looks_like() -> None:
     fal, base = DIALECTS[Provider.FAL], ACCOUNT.base_url
     odd = Task(Provider.FAL, "../?x=#", base, Api.QUEUE, "a/b/c")
     assert fal.build_poll(ACCOUNT, odd).url == f"{base}/a/b/requests/..%2F%3Fx%3D%23/status"
     logs = Task(Provider.FAL, "t", base, Api.QUEUE, "a/b", f"{base}/a/b/requests/t/status?logs=1")
     assert fal.build_poll(ACCOUNT, logs).url == f"{base}/a/b/requests/t/status"
+    trouble = Head(500), raw({"detail": "Internal Server Error"})
+    with pytest.raises(ProviderUnavailableError, match="Internal Server Error"):
+        fal.read_poll(ACCOUNT, logs, *trouble)
+    assert fal.read_poll(ACCOUNT, logs, Head(500), raw({"detail": [{"msg": "no"}]})) is None
     adopted = Task(Provider.FAL, "t", base, Api.QUEUE, "")
     with pytest.raises(ProviderUnavailableError, match="the app is not known"):
         fal.build_poll(ACCOUNT, adopted)

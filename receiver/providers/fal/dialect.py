@@ -39,7 +39,7 @@ _ENDED = frozenset({"OK", "ERROR", "COMPLETED"})
 _STATUSES = _ENDED | {"IN_QUEUE", "IN_PROGRESS"}
 # Statuses of a result that say nothing about the task.
 _NOT_ABOUT_THE_TASK = frozenset({401, 403, 408, 429, 502, 503, 504})
-_NOT_FOUND = 404
+_NOT_FOUND, _SERVER_ERROR = 404, 500
 
 
 class Fal(TaskDialect):
@@ -212,7 +212,8 @@ def _is_result(head: Head, body: bytes) -> bool:
         raise NoSuchTaskError(answers.message(detail) or "fal does not know this request")
     if isinstance(detail, str) and "in progress" in detail.lower():
         raise ProviderUnavailableError(detail[:200])
-    return bool(detail)
+    # fal's own trouble is a text, such as "Internal Server Error"; a model's errors are a list.
+    return bool(detail) and (head.status < _SERVER_ERROR or isinstance(detail, list))
 
 
 def _failure(
