@@ -76,6 +76,9 @@ class Commands(click.Group):
         """Run the command. On Ctrl-C exit with 130; click would print "Aborted!" and use 1."""
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = printable(error.message)  # it quotes arguments as they are
+            raise
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
