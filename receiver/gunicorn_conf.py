@@ -17,7 +17,7 @@ import structlog
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.installation import version
-from receiver.server.arrivals import READ_TIMEOUT
+from receiver.server.arrivals import MAX_FIRST_LINE, READ_TIMEOUT
 from receiver.server.child import is_supervised, report_ready
 from receiver.server.gunicorn_log import GunicornLog
 from receiver.server.gunicorn_worker import DrainingWorker
@@ -69,6 +69,7 @@ if _open_files == resource.RLIM_INFINITY:
     _open_files = 2 * MAX_CONNECTIONS
 worker_connections = max(4 * threads, min(MAX_CONNECTIONS, _open_files - _OTHER_FILES))
 backlog = 2048
+limit_request_line = MAX_FIRST_LINE - len("\r\n")
 # Headers of a proxy such as X-Forwarded-Proto are ignored unless the operator names the proxy;
 # gunicorn would trust loopback by default.
 forwarded_allow_ips = with_mapped(os.environ.get("FORWARDED_ALLOW_IPS", ""))

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from receiver import clock
 from receiver.cli.base import (
     INTERRUPTED,
     SOME_FAILED,
     act_on_each,
+    console,
     load,
     new_table,
     print_table,
@@ -28,10 +31,13 @@ from receiver.ledger.rows import EventDelivery
 from receiver.model import EventType
 from receiver.services import Services
 from receiver.settings import Settings
+from receiver.telemetry.printable import printable
 from receiver.variables import secret_variables
 
-# The fields of an event that a line shows, after number, time, type and job.
+# The fields of an event that are shown after number, time, type and job; on a terminal not the
+# key, which job and index tell, on lines of their own.
 _SHOWN = ("index", "key", "size", "content_type", "reason", "message")
+_INDENT = 8
 
 
 @click.command()
@@ -105,7 +111,10 @@ def _process(
     services: Services, event: Event, command: str | None, saved: Cursor, *, as_json: bool
 ) -> bool:
     """Print one event and run the command for it; return False if the command failed."""
-    say(services.serializer.body(event) if as_json else _line(event))
+    if as_json:
+        say(services.serializer.body(event))
+    else:
+        _print_event(event)
     if command is None:
         return True
     withheld = secret_variables(Settings.model_fields)
@@ -119,14 +128,21 @@ def _process(
     return status == 0
 
 
-def _line(event: Event) -> str:
-    shown = [
+def _print_event(event: Event) -> None:
+    """Print an event: in a pipe as one line with tabs, on a terminal within its width."""
+    is_terminal = sys.stdout.isatty()
+    details = " ".join(
         f"{name}={event.payload[name]}"
         for name in _SHOWN
-        if event.payload.get(name) not in (None, "")
-    ]
-    about = f"{event.number:>6}  {when(event.at):<11}  {event.type:<14}  {event.ref}"
-    return f"{about}  {' '.join(shown)}"
+        if event.payload.get(name) not in (None, "") and not (is_terminal and name == "key")
+    )
+    if not is_terminal:
+        cells = (str(event.number), when(event.at), event.type, event.ref, details)
+        say("\t".join(printable(cell) for cell in cells), keep="\t")
+        return
+    say(f"{event.number:>6}  {when(event.at):<11}  {event.type:<14}  {event.ref}")
+    if details:
+        console().print(Padding(Text(printable(details)), (0, 0, 0, _INDENT)))
 
 
 @click.command()

@@ -14,6 +14,8 @@ from receiver.telemetry.printable import printable
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Refs that are named where several begin so.
+_SHOWN = 3
 # A ref, or its beginning; a shorter text is more likely a mistake.
 _REF_PREFIX = "[0-7][0-9A-HJKMNP-TV-Z]{3,25}"
 
@@ -42,11 +44,13 @@ def ref_text(value: str) -> str:
 
 def full_ref(services: Services, text: str) -> str:
     """Return the ref that begins so; raise ReceiverError if there is none, or several."""
-    found = services.queries.refs_beginning(text)
+    found = services.queries.refs_beginning(text, _SHOWN + 1)
     if not found:
         raise ReceiverError(f"there is no job {text}; `receiver jobs` lists what there is")
     if len(found) > 1:
-        raise ReceiverError(f"{text} is the beginning of several jobs: {', '.join(found)}, …")
+        more = ", …" if len(found) > _SHOWN else ""
+        shown = ", ".join(found[:_SHOWN]) + more
+        raise ReceiverError(f"{text} is the beginning of several jobs: {shown}")
     return found[0]
 
 

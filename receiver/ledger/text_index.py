@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Select, bindparam, select, text
 from receiver.ledger.rows import Job
 from receiver.ledger.tables import jobs
 
-# Pieces of one job: those of some 10,000 characters. What is behind them is not found at once.
+# Pieces of one job: those of some 10,000 characters. What is behind them is not found.
 MAX_PIECES = 10_000
 _WORD = re.compile(r"[^\W_]+")
 # Scripts without spaces between words: kana, Chinese characters, hangul.

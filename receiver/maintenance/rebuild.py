@@ -24,7 +24,7 @@ from receiver.archive.manifest import (
     quarantine_key,
     read_manifest,
 )
-from receiver.archive.stores import Store, verify
+from receiver.archive.stores import Store, require_key, verify
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.caller_fields import shown_params
 from receiver.ledger.database import Database
@@ -120,8 +120,10 @@ class Rebuilder:
     def run(self, below: str = "") -> Rebuilt:
         """Restore the jobs below a folder of the archive, until done or ``stopping`` is set.
 
-        Raise StoreError or LedgerError.
+        Raise ValueError if that is no folder of it, StoreError or LedgerError.
         """
+        if below:
+            require_key(below)
         # Rejected files are by date only, also those of jobs that named a folder.
         is_dated = not below or below[0].isdigit()
         folder = f"{QUARANTINE}/{below}" if below and is_dated else QUARANTINE

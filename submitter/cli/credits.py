@@ -111,18 +111,32 @@ def _print_table(left: dict[Provider, float | None], used: list[Usage]) -> None:
         if value is not None:
             at = "" if provider is Provider.GRSAI else f" at {provider}"
             say(f"{_whole(value):,} credits left{at}")
-    table = new_table("model")
-    for name in _COUNTS:
-        table.add_column(name.replace("_", " "), justify="right")
-    for usage in used:
-        model = usage.model or "(posted by hand)"
-        label = model if usage.provider == "grsai" else f"{model} ({usage.provider})"
-        table.add_row(label, *(str(getattr(usage, name)) for name in _COUNTS))
-    print_table(table)
-    say(
-        "refunded: failed at the provider; refused: not accepted by the provider; "
-        "failed: accepted, but without a usable picture"
-    )
+    if sys.stdout.isatty():  # a table of these columns and of models' names needs 100 columns
+        for usage in used:
+            say(_label(usage))
+            say(f"  {_counts(usage)}")
+    else:
+        table = new_table("model", *_COUNTS)
+        for usage in used:
+            table.add_row(_label(usage), *(str(getattr(usage, name)) for name in _COUNTS))
+        print_table(table)
+    say("refunded: failed at the provider; refused: not accepted by the provider;")
+    say("failed: accepted, but without a usable picture")
+
+
+def _label(usage: Usage) -> str:
+    model = usage.model or "(posted by hand)"
+    return model if usage.provider == Provider.GRSAI else f"{model} ({usage.provider})"
+
+
+def _counts(usage: Usage) -> str:
+    """Return a model's counts in words, without those that are 0."""
+    ends = [
+        f"{count:,} {name.replace('_', ' ')}"
+        for name in _COUNTS[1:]
+        if (count := getattr(usage, name))
+    ]
+    return f"{usage.submitted:,} submitted: {', '.join(ends)}"
 
 
 def _whole(left: float | None) -> float | int | None:

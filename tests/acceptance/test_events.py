@@ -64,7 +64,7 @@ def test_listen_prints_what_there_is_follows_what_comes_and_ends_on_a_signal(
         ) as listening:
             second = installation.submit()
             installation.wait(second.ref)
-            listening.says(f"job.archived    {second.ref}")
+            listening.says(f"job.archived\t{second.ref}")
             assert first.ref not in listening.output()
             assert listening.stop(signal.SIGTERM) == 130
 

@@ -173,7 +173,7 @@ def test_wrong_usage_is_reported(arguments: list[str]) -> None:
 
 def test_a_folder_that_is_none_is_wrong_usage(installation: Installation) -> None:
     done = installation.invoke(*REBUILD, "--below", "../..")
-    assert (done.status, "--below: not a key of the archive" in done.err) == (2, True)
+    assert (done.status, "--below: not a key of the archive" in done.err) == (2, True), done
 
 
 # Killed in the middle, and stopped by hand

@@ -106,6 +106,8 @@ def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: Reconcile
         "api",
         "mode",
         "key",
+        "batch",
+        "folder",
         "round",
         "requested",
         "left_out",
@@ -118,7 +120,9 @@ def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: Reconcile
             "prompt": "ein Fuchs, 一只狐狸",
             "params": {"size": "64x48", "variants": 2},
         },
+        "metadata": {},
         "submitted_at": timestamp(job.submitted_at),
+        "answered_at": timestamp(job.answered_at),
         "ended_at": timestamp(job.ended_at),
         "finished_at": timestamp(job.finished_at),
         "deliveries": manifest["deliveries"],
@@ -168,10 +172,10 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
 def as_in_manifest(asset: Asset) -> dict[str, object]:
     """Return every column of a final asset's row that matters, as the manifest names it.
 
-    The doubt comes later than the manifest.
+    The doubt comes later than the manifest; the folder is the job's.
     """
     elsewhere = ("rejected", "quarantined")
-    own = {"ref", "due_at", "claim", "crashes", "doubt"}
+    own = {"ref", "folder", "due_at", "claim", "crashes", "doubt"}
     assert asset.rejected is None
     names = {column.name for column in tables.assets.columns} - own
     columns = {

@@ -177,7 +177,11 @@ def test_a_batch_shows_its_progress_failures_and_downloads(logged_in: WebClient)
     ]
     logged_in.services.jobs.record_refused(refs[0], "no")
     query = urlencode({"batch": name}).replace("&", "&amp;")
-    assert f'href="/batches?{query}"' in logged_in.client.get("/batches").text
+    listed = logged_in.client.get("/batches").text
+    assert f'href="/batches?{query}"' in listed
+    assert 'href="/jobs" aria-current="true"' in listed
+    assert '<span class="s-failed"><b>1</b> failed</span>' in listed
+    assert '<span class="s-submitting"><b>2</b> submitting</span>' in listed
     page = logged_in.client.get(f"/batches?{urlencode({'batch': name})}").text
     for words in (
         "1 of 3 jobs have ended",

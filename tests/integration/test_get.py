@@ -86,6 +86,7 @@ def test_a_ref_may_be_written_in_lower_case_and_by_its_beginning(
     several = run(web, tmp_path, ref[:4])
     assert (several.status, several.out) == (1, "")
     assert all(one in several.err for one in ("beginning of several jobs", ref, half))
+    assert "…" not in several.err, "all of them are named"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
 from receiver.ledger.queries import job_list
-from receiver.ledger.queries.job_list import JobListQueries, Page, Wanted, first_ref
+from receiver.ledger.queries.job_list import Count, JobListQueries, Page, Wanted, first_ref
 from receiver.ledger.queries.model_stats import ModelQueries, quantile
 from receiver.ledger.text_index import find
 from receiver.model import AssetState, JobState, Source, Submission
@@ -76,7 +76,7 @@ def test_model_and_state_together_are_searched_for_by_the_rarer_of_the_two(books
     several(books, *"abc")
     narrow = JobListQueries(books.database, window=2)
     both = Wanted(state=JobState.FAILED, model="gpt-image-1.5")
-    assert (refs(narrow.page(both)), narrow.count(both)) == ([lost], 1), (
+    assert (refs(narrow.page(both)), narrow.count(both)) == ([lost], Count(1)), (
         "there is one failed job: one window is enough"
     )
     assert narrow.page(Wanted(state=JobState.FAILED, model="none")) == Page([], None)
@@ -93,7 +93,7 @@ def test_what_is_named_in_full_is_found_at_once_wherever_it_is(books: Books) -> 
     narrow = JobListQueries(books.database, window=2)
     for name in (ref, ref.lower(), "task-77"):
         assert refs(narrow.page(Wanted(text=name))) == [ref]
-        assert narrow.count(Wanted(text=name)) == 1
+        assert narrow.count(Wanted(text=name)) == Count(1)
     assert refs(narrow.page(Wanted(text=ref, state=JobState.FAILED))) == [], (
         "the other conditions hold all the same"
     )
@@ -153,7 +153,7 @@ def test_the_index_finds_parts_of_words_in_every_script_however_far_back(
         books.clock.advance(1)
     narrow = JobListQueries(books.database, window=1)  # the scan would end after one job
     assert refs(narrow.page(Wanted(text=words))) == [made[number] for number in found]
-    assert narrow.count(Wanted(text=words)) == len(found)
+    assert narrow.count(Wanted(text=words)).number == len(found)
 
 
 def test_what_the_index_finds_is_narrowed_and_paged(
@@ -188,10 +188,29 @@ def test_a_job_that_is_withdrawn_leaves_the_index(books: Books) -> None:
 
 def test_what_matches_is_counted_up_to_a_bound(books: Books) -> None:
     several(books, "fox", "owl", "fox")
-    assert books.job_list.count(Wanted()) == 3
-    assert books.job_list.count(Wanted(text="fox")) == 2
-    assert books.job_list.count(Wanted(), most=2) == 2
-    assert books.job_list.count(Wanted(state=JobState.ARCHIVED)) == 0
+    assert books.job_list.count(Wanted()) == Count(3)
+    assert books.job_list.count(Wanted(text="fox")) == Count(2)
+    assert books.job_list.count(Wanted(), most=2) == Count(2, is_partial=True)
+    assert books.job_list.count(Wanted(state=JobState.ARCHIVED)) == Count(0)
+
+
+def test_a_count_that_ended_with_its_window_says_so(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_list, "_COUNTED", 2)
+    several(books, "a fox", "a fox", "a fox", "a fox", "a fox")
+    assert JobListQueries(books.database, 2).count(Wanted(text="fox")) == Count(2, is_partial=True)
+    assert JobListQueries(books.database, 2).count(Wanted(text="fo")) == Count(2, is_partial=True)
+    assert JobListQueries(books.database, 9).count(Wanted(text="fox"), 4).is_partial
+    assert JobListQueries(books.database, 9).count(Wanted(text="fox")) == Count(5)
+
+
+def test_the_count_is_of_the_jobs_that_the_list_shows(books: Books) -> None:
+    books.jobs.submit(Submission("ÄPFEL und Лиса", "m", {}), "https://provider.test")
+    ref = books.failed("task-4711")
+    for words in ("äpfel", "ЛИСА", "ask-47", ref[5:].lower()):
+        assert len(books.job_list.page(Wanted(text=words)).jobs) == 1, words
+        assert books.job_list.count(Wanted(text=words)) == Count(1), words
 
 
 # Pictures.

@@ -30,7 +30,10 @@ from receiver.model import Submission
 from receiver.telemetry import logs
 
 LONG = "a lighthouse at dusk,\twith waves\nand 北京的灯塔 " + "on and on " * 30
-COMMANDS = ("jobs", "jobs -q nothing", "show {failed}", "show {archived}", "audit", "events")
+COMMANDS = (
+    *("jobs", "jobs -q nothing", "show {failed}", "show {archived}", "audit", "events"),
+    *("listen --after 0 --no-follow", "submitter credits"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +57,14 @@ def refs(web: WebClient) -> dict[str, str]:
 PROGRAM = """
 import sys
 from receiver.cli import main
+from submitter.cli import main as submitter
 for command in sys.argv[1:]:
     print("$", command, flush=True)
+    program, words = main, command.split()
+    if words[0] == "submitter":
+        program, words = submitter, words[1:]
     try:
-        main.main(command.split(), standalone_mode=False)
+        program.main(words, standalone_mode=False)
     except SystemExit:
         pass
 """
@@ -123,6 +130,19 @@ def test_at_80_columns_no_ref_hash_or_path_is_cut_and_no_line_is_too_long(
         (asset,) = web.services.queries.assets([refs["archived"]])[refs["archived"]]
         assert f" {asset.sha256}\n" in shown[command]
         assert f"{asset.key}\n" in shown[command]
+
+
+def test_at_80_columns_an_event_and_a_model_have_short_lines(
+    shown: dict[str, str], refs: dict[str, str], web: WebClient
+) -> None:
+    listed = shown["listen --after 0 --no-follow"]
+    assert re.search(f"asset.archived  {refs['archived']}\n {{8}}index=0 size=", listed)
+    assert f"key={refs['archived'][:4]}" not in listed
+    credits_shown = shown["submitter credits"]
+    assert "gpt-image-1.5\n  2 submitted: 1 archived, 1 refunded\n" in credits_shown
+    for line in piped(web, "listen", "--after", "0", "--no-follow").out.splitlines():
+        number, moment, kind, ref, _ = line.split("\t")
+        assert (int(number) > 0, moment[-1], ref in refs.values()) == (True, "Z", True), kind
 
 
 def test_a_wide_terminal_has_the_model_too(web: WebClient) -> None:

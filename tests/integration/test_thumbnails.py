@@ -398,5 +398,5 @@ def test_a_thumbnail_that_cannot_be_kept_is_shown_all_the_same(
 
 
 def test_the_decoder_is_in_no_process_but_its_own() -> None:
-    program = "import sys, receiver.web; receiver.web.create_app(); sys.exit('PIL' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    code = "import sys, receiver.web; receiver.web.create_app(); sys.exit('PIL' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -68,7 +68,7 @@ def test_whatever_is_missing_or_unclear_is_not_complete(kind: str, step: int) ->
 @pytest.mark.parametrize(
     "data",
     [
-        b"x" * 5000,
+        b"x" * 10_000,
         b"GET / HTTP/1.1\nHost: x\n\n",
         b"GET / HTTP/1.1\r\nX: " + b"y" * MAX_HEAD,
         post(f"Content-Length: {MAX_REQUEST}"),

@@ -5,12 +5,14 @@ import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]  # the package has no types
 from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]  # as above
 
 from receiver import gunicorn_conf
+from receiver.server.arrivals import Arrival
 
 
 def test_a_connection_that_falls_silent_gives_its_thread_back(
@@ -30,6 +32,18 @@ def test_gunicorn_opens_no_control_socket_which_a_locked_down_service_could_not_
     assert not config.control_socket_disable, "or the setting is not needed any more"
     config.set("control_socket_disable", gunicorn_conf.control_socket_disable)
     assert config.control_socket_disable
+
+
+def test_the_longest_search_in_chinese_is_a_url_that_gunicorn_takes() -> None:
+    config = Config()
+    config.set("limit_request_line", gunicorn_conf.limit_request_line)
+    words, name = quote("\u72d0" * 500), quote("\u72d0" * 200)
+    head = f"GET /jobs?q={words}&batch={name}&zone=Asia%2FShanghai HTTP/1.1\r\nHost: x\r\n\r\n"
+    taken = next(RequestParser(config, iter([head.encode()]), ("127.0.0.1", 1)))
+    assert taken.path == "/jobs"
+    arrival = Arrival("127.0.0.1", 0)
+    arrival.add(head[:5_000].encode(), 0)
+    assert not arrival.is_too_much
 
 
 @pytest.fixture

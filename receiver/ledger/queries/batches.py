@@ -39,11 +39,16 @@ class BatchProgress:
 
 @dataclass(frozen=True, slots=True)
 class RecentBatch:
-    """A batch among the newest jobs: how many of them it has, and the newest one's ref."""
+    """A batch among the newest jobs: these by state, and the newest one's ref."""
 
     name: str
-    jobs: int
+    states: dict[JobState, int]
     newest: str
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs these are."""
+        return sum(self.states.values())
 
 
 class BatchQueries:
@@ -68,15 +73,17 @@ class BatchQueries:
 
     def recent(self, limit: int = 50) -> list[RecentBatch]:
         """Return the batches of the newest jobs, the one with the newest job first."""
-        newest = select(jobs.c.batch, jobs.c.ref).order_by(jobs.c.ref.desc()).limit(WINDOW)
-        window = newest.subquery()
+        newest = select(jobs.c.batch, jobs.c.state, jobs.c.ref).order_by(jobs.c.ref.desc())
+        window = newest.limit(WINDOW).subquery()
         last = func.max(window.c.ref)
         question = (
-            select(window.c.batch, func.count(), last)
+            select(window.c.batch, window.c.state, func.count(), last)
             .where(window.c.batch.isnot(None))
-            .group_by(window.c.batch)
+            .group_by(window.c.batch, window.c.state)
             .order_by(last.desc())
-            .limit(limit)
         )
         rows = self._database.read(lambda connection: connection.execute(question).all())
-        return [RecentBatch(*row) for row in rows]
+        found: dict[str, RecentBatch] = {}
+        for name, state, count, ref in rows:
+            found.setdefault(name, RecentBatch(name, {}, ref)).states[JobState(state)] = count
+        return list(found.values())[:limit]

@@ -28,6 +28,8 @@ T = TypeVar("T")
 WINDOW, _PORTION, _COUNTED = 20_000, 200, 2000
 # What may be a part of a ref or of a provider's id, which the index of texts does not have.
 _ID = re.compile(r"[!-~]+")
+_IDS = ("ref", "provider_id")
+_TEXTS = (*_IDS, "model", "prompt", "key", "batch")
 # Models in the list of models.
 MOST_MODELS = 200
 # The last time a ULID can represent, in the year 10889.
@@ -64,6 +66,14 @@ class Page:
 
     jobs: list[Job]
     next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many jobs were counted, and whether there may be more."""
+
+    number: int
+    is_partial: bool = False
 
 
 class JobListQueries:
@@ -105,6 +115,7 @@ class JobListQueries:
             found = self._indexed_page(connection, wanted, pieces, after, limit)
             if found.jobs or found.next or not _ID.fullmatch(wanted.text):
                 return found
+            return self._searched_page(connection, wanted, after, limit, _IDS)
         if _unindexed(wanted):
             return self._searched_page(connection, wanted, after, limit)
         question = select(*job_columns).where(*_indexed(wanted, after))
@@ -128,8 +139,14 @@ class JobListQueries:
         return Page(found, high)
 
     def _searched_page(
-        self, connection: Connection, wanted: Wanted, after: str, limit: int
+        self,
+        connection: Connection,
+        wanted: Wanted,
+        after: str,
+        limit: int,
+        texts: Sequence[str] = _TEXTS,
     ) -> Page:
+        """Return a page of the jobs in one window that have the text in one of these columns."""
         window = select(jobs.c.ref).where(*_indexed(wanted, after)).order_by(jobs.c.ref.desc())
         window = window.limit(self._window)
         read, last = connection.execute(
@@ -139,7 +156,7 @@ class JobListQueries:
             return Page([], None)
         # With the end of the window known, a range of keys is read; rows after it are not touched.
         question = select(*job_columns).where(
-            *_indexed(wanted, after), jobs.c.ref >= last, *_unindexed(wanted)
+            *_indexed(wanted, after), jobs.c.ref >= last, *_unindexed(wanted, texts)
         )
         rows = connection.execute(question.order_by(jobs.c.ref.desc()).limit(limit + 1)).all()
         page = page_of([job_of(row) for row in rows], limit)
@@ -167,33 +184,42 @@ class JobListQueries:
         question = question.order_by(jobs.c.ref.desc())
         return [job_of(row) for row in connection.execute(question)]
 
-    def count(self, wanted: Wanted, most: int = 10_000) -> int:
+    def count(self, wanted: Wanted, most: int = 10_000) -> Count:
         """Count the wanted jobs up to ``most``; a search counts those in one window."""
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection) -> Count:
             if named := self._named(connection, wanted):
-                return len(named)
+                return Count(len(named))
             if pieces := wanted_pieces(wanted.text):
-                return min(most, self._indexed_count(connection, wanted, pieces))
+                found = self._indexed_count(connection, wanted, pieces, most)
+                if found.number or found.is_partial or not _ID.fullmatch(wanted.text):
+                    return found
+                return _count_of(self._searched_page(connection, wanted, "", most, _IDS))
             if _unindexed(wanted):
-                return len(self._searched_page(connection, wanted, "", most).jobs)
+                return _count_of(self._searched_page(connection, wanted, "", most))
             within = select(jobs.c.ref).where(*_indexed(wanted, "")).limit(most).subquery()
-            return int(connection.execute(select(func.count()).select_from(within)).scalar_one())
+            number = connection.execute(select(func.count()).select_from(within)).scalar_one()
+            return Count(number, is_partial=number >= most)
 
         return self._read(work)
 
-    def _indexed_count(self, connection: Connection, wanted: Wanted, pieces: list[str]) -> int:
+    def _indexed_count(
+        self, connection: Connection, wanted: Wanted, pieces: list[str], most: int
+    ) -> Count:
         """Count what the index of texts finds in one window."""
         low, high = _bounds(wanted, "")
-        conditions, counted = (*_indexed(wanted, ""), *_unindexed(wanted)), 0
+        others = (*_indexed(wanted, ""), *_unindexed(replace(wanted, text="")))
+        number = 0
         for _ in range(max(1, self._window // _COUNTED)):
             portion = find(connection, pieces, low, high, _COUNTED, up=False)
-            question = select(func.count()).where(jobs.c.ref.in_(portion.refs), *conditions)
-            counted += connection.execute(question).scalar_one()
+            candidates = _jobs_at(connection, portion.refs, others)
+            number += sum(contains(job, wanted.text) for job in candidates)
+            if number >= most:
+                return Count(most, is_partial=True)
             if portion.next is None:
-                break
+                return Count(number)
             high = portion.next
-        return counted
+        return Count(number, is_partial=True)
 
     def models(self) -> list[str]:
         """Return the models of all jobs, sorted.
@@ -270,11 +296,11 @@ def _leading(wanted: Wanted) -> Column[Any] | None:
     return jobs.c.state if wanted.state else None
 
 
-def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
-    """Return the conditions that are tested row by row."""
+def _unindexed(wanted: Wanted, texts: Sequence[str] = _TEXTS) -> list[ColumnElement[bool]]:
+    """Return the conditions that are tested row by row; the text is sought in ``texts``."""
     found: list[ColumnElement[bool]] = []
     if wanted.text:
-        found.append(_contains(wanted.text))
+        found.append(_contains(wanted.text, texts))
     leading = _leading(wanted)
     for column in (jobs.c.state, jobs.c.model, jobs.c.reason):
         value = getattr(wanted, column.name)
@@ -290,9 +316,8 @@ def _unindexed(wanted: Wanted) -> list[ColumnElement[bool]]:
     return found
 
 
-def _contains(words: str) -> ColumnElement[bool]:
-    names = ("ref", "provider_id", "model", "prompt", "key", "batch")
-    columns = [jobs.c[name] for name in names]
+def _contains(words: str, texts: Sequence[str]) -> ColumnElement[bool]:
+    columns = [jobs.c[name] for name in texts]
     return and_(
         *(
             or_(*(column.icontains(word, autoescape=True) for column in columns))
@@ -305,6 +330,10 @@ def first_ref(moment: float) -> str:
     """Return the smallest possible ref of a moment (seconds since the epoch)."""
     milliseconds = int(min(max(moment, 0.0), _END_OF_TIME) * 1000)
     return str(ULID.from_bytes(milliseconds.to_bytes(6, "big") + bytes(10)))
+
+
+def _count_of(page: Page) -> Count:
+    return Count(len(page.jobs), is_partial=page.next is not None)
 
 
 def page_of(found: Sequence[Job], limit: int) -> Page:

@@ -99,7 +99,7 @@ class JobQueries:
         """Return the jobs with these refs, in the order of the refs; unknown refs are left out."""
         return self._jobs(select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref))
 
-    def refs_beginning(self, text: str, limit: int = 4) -> list[str]:
+    def refs_beginning(self, text: str, limit: int) -> list[str]:
         """Return the refs that begin with these characters in upper case, the first ``limit``."""
         # A range, because no index of every collation finds LIKE.
         last = jobs.c.ref <= text.ljust(REF_LENGTH, "Z")

@@ -9,6 +9,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import LedgerError, ReceiverError
+from receiver.ledger.queries.job_list import Count
 from receiver.model import JobState
 from receiver.web.dashboard.base import (
     blueprint,
@@ -107,7 +108,10 @@ def retry_all() -> Response:
     if question.mistakes:
         return error_page(400, "error_409", "; ".join(question.mistakes), back="/jobs")
     states = [state for state in _RETRYABLE if question.wanted.state in (None, state)]
-    count = sum(services().job_list.count(question.of_state(state), MAX_COUNT) for state in states)
+    counts = [services().job_list.count(question.of_state(state), MAX_COUNT) for state in states]
+    count = Count(
+        sum(one.number for one in counts), is_partial=any(one.is_partial for one in counts)
+    )
     hidden = {**question.given, "todo": ",".join(states)}
     return _confirm("retry", count, hidden, back=question.url("/jobs"))
 
@@ -130,7 +134,8 @@ def retry_step() -> Response:
 @blueprint.get("/replay-all")
 def replay_all() -> Response:
     """Show how many unreadable deliveries a replay would process again."""
-    count = len(services().set_aside.deliveries(limit=MAX_COUNT))
+    number = len(services().set_aside.deliveries(limit=MAX_COUNT))
+    count = Count(number, is_partial=number >= MAX_COUNT)
     return _confirm("replay", count, {}, back="/set-aside")
 
 
@@ -162,10 +167,10 @@ def _each(items: Iterable[T], act: Callable[[T], object]) -> tuple[int, int]:
     return done, failed
 
 
-def _confirm(kind: str, count: int, hidden: dict[str, str], *, back: str) -> Response:
+def _confirm(kind: str, count: Count, hidden: dict[str, str], *, back: str) -> Response:
     values = {
-        "count": count,
-        "at_least": count >= MAX_COUNT,
+        "count": count.number,
+        "at_least": count.is_partial,
         "step": STEP,
         "hidden": hidden,
         "back": back,

@@ -141,7 +141,7 @@ def localized_mistake(mistake: str) -> str:
     field, _, text = mistake.partition(": ")
     if language() == "en" or field not in _FIELD_TEXTS:
         return localized_error(mistake)
-    return f"{localized(_FIELD_TEXTS[field])}: {localized_error(text)}"
+    return f"{localized(_FIELD_TEXTS[field])}：{localized_error(text)}"
 
 
 @blueprint.app_context_processor

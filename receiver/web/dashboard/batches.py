@@ -1,11 +1,12 @@
 """The batches of the newest jobs, and one batch: its progress, failures and downloads."""
 
 import hashlib
+from typing import Any
 
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
-from receiver.ledger.queries.batches import MOST_COUNTED, BatchQueries
+from receiver.ledger.queries.batches import MOST_COUNTED, BatchQueries, RecentBatch
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.web.dashboard.base import blueprint, is_fragment, page
 from receiver.web.dashboard.charts import Bar, bars
@@ -32,8 +33,7 @@ def batches() -> Response:
     question = read_question(request.args)
     name = question.given.get("batch", "")
     if not name:
-        recent = [(batch, ref_time(batch.newest).timestamp()) for batch in _batches().recent()]
-        return page("batches.html", {"recent": recent})
+        return page("batches.html", {"recent": [_shown(one) for one in _batches().recent()]})
     progress = _batches().progress(name)
     if progress is None:
         raise NotFound
@@ -41,15 +41,28 @@ def batches() -> Response:
     if is_fragment() and request.args.get("seen") == seen:
         return Response(status=204)
     failed = services().job_list.page(question.of_state(JobState.FAILED), "", FAILURES).jobs
-    parts = [(state.value, progress.states.get(state, 0)) for state in _ORDER]
     values = {
         "question": question,
         "batch": progress,
         "at_least": progress.total >= MOST_COUNTED,
-        "bar": bars([Bar(name, parts)])[0],
-        "states": [state for state in _ORDER if progress.states.get(state)],
+        **_parts(name, progress.states),
         "jobs": failed,
         "assets": services().queries.assets([job.ref for job in failed]),
         "seen": seen,
     }
     return page("_batch.html" if is_fragment() else "batch.html", values)
+
+
+def _shown(batch: RecentBatch) -> dict[str, Any]:
+    """Return what the list shows of a batch."""
+    moment = ref_time(batch.newest).timestamp()
+    return {"batch": batch, "moment": moment, **_parts(batch.name, batch.states)}
+
+
+def _parts(name: str, states: dict[JobState, int]) -> dict[str, Any]:
+    """Return the bar of a batch, and the states that its jobs have, in the order of the bar."""
+    parts = [(state.value, states.get(state, 0)) for state in _ORDER]
+    return {
+        "bar": bars([Bar(name, parts)])[0],
+        "states": [state for state in _ORDER if states.get(state)],
+    }

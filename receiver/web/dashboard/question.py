@@ -67,7 +67,7 @@ def read_question(values: Mapping[str, str]) -> Question:
     asked |= {name: given["day"] for name in ("since", "until") if "day" in given}
     mistakes = []
     for name in ("since", "until"):
-        if _DAY.fullmatch(asked.get(name, "")):
+        if "day" in given or _DAY.fullmatch(asked.get(name, "")):
             try:
                 asked[name] = _midnight(asked[name], zone, 1 if name == "until" else 0)
             except OverflowError:  # at the ends of the calendar a day is no restriction
@@ -76,7 +76,7 @@ def read_question(values: Mapping[str, str]) -> Question:
                 mistakes.append(localized("no_such_day", day=asked.pop(name)))
     found, more = validate_fields(JobsQuery, {**asked, "after": values.get("after", "").strip()})
     query = found or JobsQuery()
-    return Question(query.wanted(), query.after, given, [*mistakes, *more])
+    return Question(query.wanted(), query.after, given, [*dict.fromkeys(mistakes), *more])
 
 
 def zone_of(name: str) -> tzinfo:
