@@ -77,7 +77,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = printable(error.message)  # it quotes arguments as they are
+            # It quotes arguments as they are.
+            error.message = printable(error.message)  # type: ignore[misc]  # final in the types only
             raise
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
