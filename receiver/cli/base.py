@@ -76,6 +76,10 @@ class Commands(click.Group):
         """Run the command. On Ctrl-C exit with 130; click would print "Aborted!" and use 1."""
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            # It quotes arguments as they are.
+            error.message = printable(error.message)  # type: ignore[misc]  # final in the types only
+            raise
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 

@@ -95,6 +95,7 @@ COMMANDS = [
     ),
     *("events", "listen --after 0 --no-follow", "listen --after 0 --no-follow --json", "audit"),
     *("retry {0} {2}", "replay 3", "secrets list", "show nonsense\x1b", "doctor", "doctor --json"),
+    *("prune \u202e\x9b\nforged", "audit x\nforged\u202e", "secrets \x9b", "--\u202e\x9b"),
 ]
 
 
