@@ -17,6 +17,8 @@ from postgres import PostgresServer, postgres, postgres_binaries
 from real_parts import missing
 from seaweed import S3Server, seaweedfs, weed_binary
 
+from receiver import data_dir
+
 # The same examples in every run, so that a failure comes from a change;
 # --hypothesis-profile=search looks for new ones.
 # The machine may be busy, so no example is too slow.
@@ -59,13 +61,21 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore the logging that a command run inside the tests' process configured."""
+def process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore what a command run inside the tests' process configured: logging, and the umask.
+
+    With the umask of the service, PostgreSQL and PgBouncer could not read what tests write for
+    them, because they run as another user.
+    """
+    umask = os.umask(0o022)
+    os.umask(umask)
+    monkeypatch.setattr(data_dir, "_callers_umask", [])
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", root.handlers)
     for logger in (root, logging.getLogger("receiver"), logging.getLogger("submitter")):
         monkeypatch.setattr(logger, "level", logger.level)
     yield
+    os.umask(umask)
     structlog.reset_defaults()
 
 

@@ -9,18 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from receiver import data_dir
 from receiver.archive import saving
 from receiver.errors import ReceiverError, StoreError
 
 DATA = b"a picture" * 1000
 DIGEST = sha256(DATA).hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def own_umask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the umask that a command in this process remembered."""
-    monkeypatch.setattr(data_dir, "_callers_umask", [])
 
 
 def source() -> io.BytesIO:
