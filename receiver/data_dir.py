@@ -226,16 +226,22 @@ def require_writable(path: Path) -> None:
 
     Also if what is in it is not ours: see ``require_own``.
     """
-    require_own(path)
     try:
         TemporaryFile(dir=path).close()
+    except PermissionError as error:
+        require_own(path)  # it has the better remedy
+        raise _unwritable(path, error) from error
     except OSError as error:
-        if error.errno in _FULL:
-            return  # temporary: what needs space reports that, and continues when there is some
-        why = os.strerror(error.errno or 0)
-        raise ConfigurationError(
-            [f"DATA_DIR: {path} cannot be written ({why}); name a directory that can be written"]
-        ) from error
+        # A full disk is temporary: what needs space reports it, and continues when there is some.
+        if error.errno not in _FULL:
+            raise _unwritable(path, error) from error
+    require_own(path)
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigurationError:
+    why = os.strerror(error.errno or 0)
+    mistake = f"{path} cannot be written ({why}); name a directory that can be written"
+    return ConfigurationError([f"DATA_DIR: {mistake}"])
 
 
 def keep(path: Path, prefix: str = "") -> str:
