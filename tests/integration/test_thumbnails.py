@@ -290,11 +290,8 @@ def test_few_are_made_at_a_time_few_wait_and_the_rest_is_sent_away(
     monkeypatch.setattr(thumbnails, "MAX_RUNNING", 1)
     monkeypatch.setattr(thumbnails, "MAX_WAITING", 1)
     monkeypatch.setattr(thumbnails, "WAIT_TIMEOUT", 0.05)
-    small, first, second = (
-        Thumbnails(store, tmp_path / "thumbnails"),
-        put(picture()),
-        put(picture(size=(10, 10))),
-    )
+    small = Thumbnails(store, tmp_path / "thumbnails")
+    first, second = put(picture()), put(picture(size=(10, 10)))
     entered, let_go = threading.Event(), threading.Event()
 
     def slow(*_given: object) -> bytes:

@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -38,7 +39,7 @@ class Asked:
     webhook: str | None
 
 
-class Twin:
+class Twin(ABC):
     """A provider. ``url`` is where it is served; ``lifetime`` is that of its URLs, in seconds.
 
     ``pauses`` are the seconds before each repetition of a callback that was not answered 2xx.
@@ -57,27 +58,27 @@ class Twin:
         scheme, _, key = headers.get("Authorization", "").partition(" ")
         return key.strip() if scheme == "Bearer" else ""
 
+    @abstractmethod
     def asked(self, path: str, query: Mapping[str, str], body: dict[str, Any]) -> Asked:
         """Read a submit; raise RefusedError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def submitted(self, task: Task) -> dict[str, Any]:
         """Return the answer to an accepted submit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def report(self, task: Task, status: str, urls: list[str]) -> dict[str, Any]:
         """Return the body of a callback about a task with this status and these results."""
-        raise NotImplementedError
 
     def polled(self, task: Task, urls: list[str]) -> dict[str, Any]:
         """Return the answer to a question about a task."""
         return self.report(task, task.status, urls)
 
+    @abstractmethod
     def sign(self, task: Task, data: bytes, at: int, fault: str) -> dict[str, str]:
         """Return the headers that sign a callback; a fault is one of SignatureFault's modes."""
-        raise NotImplementedError
 
-    def rotate(self) -> None:
+    def rotate(self) -> None:  # noqa: B027 - most have no key of their own
         """Sign with a new key from now on, if the key is the provider's."""
 
     # For the routes and the runner.
