@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -14,6 +15,7 @@ from receiver.ledger import liveness, pooler
 from receiver.ledger.database_errors import translated_errors
 from receiver.ledger.group_commit import Batch, GroupCommit, QueuedWrite, by_batch, run_many
 from receiver.ledger.notifications import NotificationSender, take_noted
+from receiver.ledger.waiting import blocking
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +71,9 @@ class PostgresDatabase:
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a snapshot."""
+        return blocking(partial(self._read, work))
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
         with translated_errors(), self._snapshots.connect() as connection:
             return work(connection)
 
@@ -77,6 +82,9 @@ class PostgresDatabase:
 
         A second attempt sees, for example, the row that took a UNIQUE value in the meantime.
         """
+        return blocking(partial(self._write, work))
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
         with translated_errors():
             for _ in range(_ATTEMPTS - 1):
                 with suppress(_RolledBackError):
@@ -115,7 +123,7 @@ class PostgresDatabase:
 
     def _run_batch(self, writes: list[QueuedWrite[Any]]) -> None:
         try:
-            self.write(lambda connection: run_many(connection, writes))
+            self._write(lambda connection: run_many(connection, writes))
         except LedgerError:
             raise
         except Exception as error:  # noqa: BLE001 - each item is then tried alone and raises its own

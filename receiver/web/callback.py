@@ -7,6 +7,7 @@ name a task; what counts is then the provider's own answer about it.
 import json
 import time
 from functools import cache
+from typing import NamedTuple
 
 import structlog
 from flask import Blueprint, Response, g, request
@@ -17,6 +18,7 @@ from receiver.errors import ReceiverError, TicketError, TicketExpiredError, Unre
 from receiver.ingest.tickets import CANARY
 from receiver.model import Decision, Delivery, Proof, Provider, Source
 from receiver.providers.grsai.reports import read_report
+from receiver.services import Services
 from receiver.telemetry.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.body import CutShortError, read_body
 from receiver.web.rate_limit import RateLimiter
@@ -33,6 +35,7 @@ _as_json = json.JSONEncoder(separators=(",", ":")).encode
 
 # Seconds after which a sender may try again when a callback cannot be stored.
 RETRY_AFTER = 5
+UNAVAILABLE = 503
 # Per minute and process: callbacks without a ticket (each reads the ledger), and new task ids in
 # them (the provider is asked about each; ``hints.MOST_A_MINUTE`` bounds them for all processes).
 REQUESTS_A_MINUTE = 1200
@@ -54,18 +57,52 @@ def receive(ticket: str) -> Response:
         ledger = services().ledger_id  # so that a submit knows whether its job would be found
         return _respond("canary", 200, ref=ref, size=len(_body()), ledger=ledger)
     try:
-        decision = services().inbox.accept(_delivery(ref, provider, _body()))
+        body = _body()
     except CutShortError as cut:
         if cut.body:
             services().inbox.keep_unreadable(_delivery(ref, provider, cut.body))
         raise
+    answer = store(services(), _delivery(ref, provider, body))
+    return _respond(answer.outcome, answer.status, **answer.content)
+
+
+class Answer(NamedTuple):
+    """What a callback is answered: an outcome to count, a status of HTTP, and the JSON."""
+
+    outcome: str
+    status: int
+    content: dict[str, object]
+
+
+def store(services: Services, delivery: Delivery) -> Answer:
+    """Store a callback and return the answer; after 200 or 400 it is on disk."""
+    ref = delivery.ref
+    try:
+        decision = services.inbox.accept(delivery)
     except UnreadableError as error:
         log.warning("callback unreadable, body stored", ref=ref, error=str(error))
-        return _respond("unreadable", 400, ref=ref, error=str(error))
+        return Answer("unreadable", 400, {"ref": ref, "error": str(error)})
+    except Exception as error:  # noqa: BLE001 - whatever it is, the sender may try again
+        return _unavailable(error)
     # Progress comes every few seconds for every job, and a log of it hides the rest.
-    level = "debug" if decision is Decision.PROGRESS else "info"
-    getattr(log, level)("callback accepted", ref=ref, verdict=decision)
-    return _respond(decision, 200, ref=ref)
+    (log.debug if decision is Decision.PROGRESS else log.info)(
+        "callback accepted", ref=ref, verdict=decision
+    )
+    return Answer(decision, 200, {"ref": ref})
+
+
+def _unavailable(error: Exception) -> Answer:
+    """Return the answer to a callback that was not stored.
+
+    The sender may repeat it; if it does not, the job is polled.
+    """
+    # Our own errors explain themselves; any other is a bug and needs its traceback.
+    log.error(
+        "callback not stored",
+        error=str(error),
+        exc_info=None if isinstance(error, ReceiverError) else error,
+    )
+    return Answer("unavailable", 503, {"error": "this callback cannot be stored now"})
 
 
 @blueprint.post("/callback")
@@ -150,13 +187,18 @@ def _read(ticket: str) -> tuple[str, Provider] | None:
 
 def _respond(outcome: str, status: int, **content: object) -> Response:
     """Count the outcome and return a JSON response."""
-    _callbacks(outcome).inc()
-    _callback_seconds(outcome).observe(time.perf_counter() - g.get("arrived", time.perf_counter()))
-    content = {"ok": status < 400, **content}  # noqa: PLR2004 - HTTP's first error
-    response = Response(_as_json(content) + "\n", status, content_type="application/json")
-    if status == 503:  # noqa: PLR2004 - HTTP's "unavailable"
+    body = counted(Answer(outcome, status, content), g.get("arrived", time.perf_counter()))
+    response = Response(body, status, content_type="application/json")
+    if status == UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
+
+
+def counted(answer: Answer, arrived: float) -> bytes:
+    """Count an answer to a request that ``arrived`` then (monotonic seconds); return its body."""
+    _callbacks(answer.outcome).inc()
+    _callback_seconds(answer.outcome).observe(time.perf_counter() - arrived)
+    return f"{_as_json({'ok': answer.status < 400, **answer.content})}\n".encode()  # noqa: PLR2004 - HTTP's first error
 
 
 def _invalid_ticket() -> Response:
@@ -195,15 +237,7 @@ def _cut_short(error: HTTPException) -> Response:
 
 
 @blueprint.errorhandler(Exception)
-def _unavailable(error: Exception) -> Response:
-    """Respond 503 if the callback was not stored.
-
-    The sender may repeat it; if it does not, the job is polled.
-    """
-    # Our own errors explain themselves; any other is a bug and needs its traceback.
-    log.error(
-        "callback not stored",
-        error=str(error),
-        exc_info=None if isinstance(error, ReceiverError) else error,
-    )
-    return _respond("unavailable", 503, error="this callback cannot be stored now")
+def _failed(error: Exception) -> Response:
+    """Respond to a callback that something unforeseen kept from being stored."""
+    answer = _unavailable(error)
+    return _respond(answer.outcome, answer.status, **answer.content)
