@@ -160,6 +160,12 @@ class ReportDialect(Protocol):
     def read_report(self, body: bytes) -> Report:
         """Return what a callback or an answer says; raise UnreadableError if it is no report."""
 
+    def read_picture(self, body: bytes, url: str) -> str:
+        """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names.
+
+        Raise UnreadableError if the report has no such picture inside.
+        """
+
 
 class Dialect(ReportDialect, Protocol):
     """A provider that takes a task and reports its end later."""

@@ -1,11 +1,12 @@
 """What the dialects of fal, Replicate, BFL and kie.ai share: what they cannot do, and defaults."""
 
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from receiver.errors import UnreadableError
 from receiver.model import Api, Mode, Submission
 from receiver.providers.dialect import Account, Head, Request, Task
-from receiver.providers.json_answers import polled
+from receiver.providers.json_answers import document, picture, polled
 
 # Seconds by which the time in a signed callback may differ from ours.
 TOLERANCE = 300
@@ -47,6 +48,14 @@ class TaskDialect:
             f"the field for reference pictures depends on the model at {self.title}: "
             f"give it as a param, for {model} perhaps {self.image_param}"
         )
+
+    def made(self, found: dict[str, Any]) -> Iterable[object]:
+        """Return the results in a report as they stand there: URLs, objects, lists of them."""
+        raise NotImplementedError
+
+    def read_picture(self, body: bytes, url: str) -> str:
+        """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names."""
+        return picture(self.made(document(body)), url)
 
     def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:
         """Check that the answer is about the task."""

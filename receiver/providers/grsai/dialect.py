@@ -31,6 +31,7 @@ class Grsai:
     count_params = staticmethod(families.count_params)
     reference_params = staticmethod(families.reference_params)
     read_report = staticmethod(reports.read_report)
+    read_picture = staticmethod(reports.read_picture)
 
     def mistakes(self, submission: Submission) -> list[str]:
         """Return nothing: ``families`` refuses what a family of models cannot do."""

@@ -7,6 +7,7 @@ the whole body. Outputs and their URLs are deleted an hour after the prediction 
 import re
 from datetime import UTC, datetime
 from hmac import compare_digest
+from typing import Any
 from urllib.parse import quote
 
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
@@ -116,9 +117,14 @@ class Replicate(TaskDialect):
             return Report(outcome, prediction, status, reason=reason, message=words)
         if outcome is Outcome.RUNNING:
             return Report(outcome, prediction, status)
-        made, left_out = answers.results(_outputs(found.get("output")))
+        made, left_out = answers.results(self.made(found))
         made_at = answers.moment(found.get("completed_at"))
         return Report(outcome, prediction, status, 100, made, left_out=left_out, made_at=made_at)
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the values of an output: a URL, a list of URLs, or an object with them."""
+        output = found.get("output")
+        return list(output.values()) if isinstance(output, dict) else [output]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a prediction."""
@@ -148,11 +154,6 @@ class Replicate(TaskDialect):
 
 def _authorization(account: Account) -> dict[str, str]:
     return {"Authorization": f"Bearer {account.key}"}
-
-
-def _outputs(output: object) -> list[object]:
-    """Return the values of an output: a URL, a list of URLs, or an object with them."""
-    return list(output.values()) if isinstance(output, dict) else [output]
 
 
 def _verifies(secret: str, given: dict[str, str], body: bytes) -> bool:
