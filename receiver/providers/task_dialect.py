@@ -1,6 +1,6 @@
 """What the dialects of fal, Replicate, BFL and kie.ai share: what they cannot do, and defaults."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from receiver.errors import UnreadableError
@@ -19,6 +19,7 @@ class TaskDialect:
     base_setting: ClassVar[str]  # the setting of its address
     example: ClassVar[str]  # of a model
     image_param: ClassVar[str]  # the field that most models have for a reference picture
+    hosts: ClassVar[tuple[str, ...]]  # to which our key may be sent, and hosts below them
     url_lifetime: ClassVar[float | None] = None
     signs_bodies = True
     has_job_secrets = False
@@ -61,6 +62,10 @@ class TaskDialect:
         """Check that the answer is about the task."""
         polled(head, body, self.base_setting)
         return None
+
+    def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
+        """Return none: whoever has the URL of a result can download it."""
+        return {}
 
     def build_keys(self, account: Account) -> Request | None:
         """Return None: keys cannot be fetched."""

@@ -169,6 +169,12 @@ def test_a_picture_that_makes_its_callback_too_large_comes_by_a_poll(harness: Ha
     assert {source for source, _ in harness.told(job.ref)} == {"poll"}
 
 
+def test_a_file_that_needs_the_key_is_downloaded_with_it(harness: Harness) -> None:
+    job = harness.finished(harness.submit(Provider.REPLICATE, file="private").ref)
+    assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
+    assert ["/replicate/v1/files/" in asset.url for asset in harness.assets(job.ref)] == [True]
+
+
 # Malformed callbacks.
 
 

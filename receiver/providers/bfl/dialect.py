@@ -46,6 +46,7 @@ class Bfl(TaskDialect):
     base_setting = "BFL_BASE_URL"
     example = "flux-2-pro"
     image_param = "input_image=https://…"
+    hosts = ("bfl.ai",)
     url_lifetime = 600.0
     has_job_secrets = True
 

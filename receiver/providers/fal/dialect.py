@@ -51,6 +51,7 @@ class Fal(TaskDialect):
     base_setting = "FAL_BASE_URL"
     example = "fal-ai/flux/dev"
     image_param = "image_url=https://…"
+    hosts = ("fal.run",)
     url_lifetime = URL_LIFETIME
 
     def mistakes(self, submission: Submission) -> list[str]:

@@ -52,6 +52,7 @@ class Kie(TaskDialect):
     base_setting = "KIE_BASE_URL"
     example = "google/nano-banana"
     image_param = 'image_urls=["https://…"]'
+    hosts = ("api.kie.ai",)
     url_lifetime = 14 * 24 * 3600.0
 
     def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:

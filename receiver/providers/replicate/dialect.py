@@ -47,6 +47,7 @@ class Replicate(TaskDialect):
     base_setting = "REPLICATE_BASE_URL"
     example = "black-forest-labs/flux-schnell"
     image_param = "image=https://…"
+    hosts = ("api.replicate.com",)
     url_lifetime = 3600.0
 
     def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
@@ -130,6 +131,10 @@ class Replicate(TaskDialect):
         """Return the question for a prediction."""
         path = f"/v1/predictions/{quote(task.provider_id, safe='')}"
         return Request(task.poll_url or task.base_url + path, _authorization(account))
+
+    def download_headers(self, account: Account, url: str) -> dict[str, str]:
+        """Return our token for a file of Replicate's API; most are at replicate.delivery."""
+        return _authorization(account) if account.may_have_key(url, self.hosts) else {}
 
     def build_check(self, account: Account) -> Request | None:
         """Return the question for our account."""
