@@ -111,9 +111,9 @@ class Fal(TaskDialect):
         named, gateway = _request_ids(body)
         if not user_id or named is None or request_id not in {named, gateway}:
             return Verified(Proof.NONE)
-        if keys.user_id is None:
-            return Verified(Proof.TASK, user_id, named)
-        return Verified(Proof.BODY if user_id == keys.user_id else Proof.NONE)
+        if user_id == keys.user_id:
+            return Verified(Proof.BODY)
+        return Verified(Proof.NONE if keys.user_id else Proof.TASK, user_id, named)
 
     def read_report(self, body: bytes) -> Report:
         """Read a callback, the status of a request, or its bare result."""
