@@ -103,6 +103,11 @@ class Snapshot:
         is_usable = below and len(refs) < _CHANGES and len(self._stale) <= _MOST_STALE
         self._end = ref_time(below).timestamp() if below and is_usable else 0.0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is taken from kept totals, so that every job is counted."""
+        return self._end == 0.0
+
     def of(self, first: float = 0.0, end: float = inf) -> list[Total]:
         """Return the totals of the jobs submitted from ``first`` until before ``end``."""
         low, high = ceil(first / WIDTH) * WIDTH, floor(min(end, self._end) / WIDTH) * WIDTH

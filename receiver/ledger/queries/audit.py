@@ -66,8 +66,10 @@ def audit(connection: Connection, since: str = "") -> Audit:
 
 def count_by_state(connection: Connection) -> Counter[str]:
     """Count the jobs in each state, with the totals that the ledger keeps."""
-    found: Counter[str] = Counter()
-    for one in Snapshot(connection).of():
+    snapshot, found = Snapshot(connection), Counter[str]()
+    if snapshot.is_empty:
+        return _by_state(connection)
+    for one in snapshot.of():
         found[one.state] += one.jobs
     return found
 
