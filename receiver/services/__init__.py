@@ -102,15 +102,11 @@ class Services(Opening):
     def dispatchers(self) -> list[Dispatcher]:
         """Return the sender of each destination."""
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
-        return [
-            Dispatcher(
-                self.outbox,
-                to,
-                transport_for(to, self.event_client, secrets, time.time),
-                self.serializer,
-            )
+        transports = [
+            (to, transport_for(to, self.event_client, secrets, time.time))
             for to in self.settings.destinations
         ]
+        return [Dispatcher(self.outbox, to, by, self.serializer) for to, by in transports]
 
     def send_test_event(self, name: str) -> Answer:
         """Send a test event to the destination of this name; raise ReceiverError if unknown."""
@@ -300,6 +296,9 @@ class Services(Opening):
                 max_bytes=self.settings.job_max_bytes,
             ),
             now=self.now,
+            headers_for=lambda asset: self.clients.download_headers(
+                asset.url, lambda: self.jobs.get(asset.ref).provider
+            ),
         )
 
     def worker(self) -> WorkerProcess:
