@@ -22,6 +22,7 @@ from receiver.cli.base import (
 )
 from receiver.cli.moments import MOMENT, MOMENT_AFTER
 from receiver.cli.refs import full_ref, known_job, ref_argument, ref_text
+from receiver.jobs.job_object import webhook_shown
 from receiver.jobs.schemas import metadata_filter
 from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.queries.jobs import REF_LENGTH, ShownRequest
@@ -193,6 +194,7 @@ def _show(services: Services, job: Job) -> None:
         "batch": job.batch,
         "metadata": "" if shown.metadata == {} else json.dumps(shown.metadata, ensure_ascii=False),
         "folder": job.folder,
+        "webhook": webhook_shown(shown.webhook),
         "submitted": when(job.submitted_at),
         "finished": when(job.finished_at),
     }
