@@ -95,9 +95,9 @@ class KeyTakenError(ReceiverError):
 class KeyConflictError(KeyTakenError):
     """Another job has this key, and was asked for something else; nothing was posted."""
 
-    def __init__(self, key: str, ref: str) -> None:
+    def __init__(self, key: str, ref: str, what: str = "something else") -> None:
         super().__init__(key, ref)
-        self.args = (f"{self}, which was asked for something else; nothing posted",)
+        self.args = (f"{self}, which was asked for {what}; nothing posted",)
 
 
 class FetchError(ReceiverError):

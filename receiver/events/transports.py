@@ -74,7 +74,7 @@ class WebhookTransport:
             raise EventNotDeliveredError(str(error), away=True) from error
         if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's successes
             aside = (
-                "; redirects are not followed, name the last address in EVENT_URLS or as webhook"
+                "; redirects are not followed, name the last address instead"
                 if 300 <= status < 400  # noqa: PLR2004 - as above
                 else ""
             )

@@ -43,7 +43,11 @@ _FOLDER: dict[str, JsonValue] = {
     "anyOf": [{"const": ""}, {"pattern": FOLDER_PATTERN, "maxLength": MAX_FOLDER}]
 }
 
-_WEBHOOK: dict[str, JsonValue] = {"pattern": "^https?://[!-~]+$", "maxLength": MAX_URL}
+# A host name and no credentials; more is accepted, such as addresses and international names.
+_WEBHOOK: dict[str, JsonValue] = {
+    "pattern": r"^https?://([a-z0-9_]{1,60}\.)*[a-z_]{1,60}(:[1-9][0-9]{0,3})?(/[!\"$-~]*)?$",
+    "maxLength": MAX_URL,
+}
 
 # Not only white space, as JSON Schema writes it.
 NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}

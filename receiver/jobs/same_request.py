@@ -70,9 +70,8 @@ def has_webhook_of(asked: Submission, shown: str | None) -> bool:
 
 def require_same_request(queries: JobQueries, holder: Job, submission: Submission) -> None:
     """Raise KeyConflictError if the holder of a key was asked for something else."""
-    was = request_of(queries, holder)
-    shown = webhook_shown(was.webhook)
-    if canonical_request(was) != canonical_request(submission) or not has_webhook_of(
-        submission, shown
-    ):
-        raise KeyConflictError(submission.key or "", holder.ref)
+    was, key = request_of(queries, holder), submission.key or ""
+    if canonical_request(was) != canonical_request(submission):
+        raise KeyConflictError(key, holder.ref)
+    if not has_webhook_of(submission, webhook_shown(was.webhook)):
+        raise KeyConflictError(key, holder.ref, "events at another webhook")
