@@ -27,12 +27,13 @@ def postpone(
         connection.execute(mine.with_for_update())
         attempts = claimed.row.attempts - 1
         claims.update_claimed(connection, claimed, due_at=why.until, claim=None, attempts=attempts)
-        _postpone_others(connection, why, oldest)
+        postpone_others(connection, why, oldest)
 
     database.write(work)
 
 
-def _postpone_others(connection: Connection, why: EventPostponedError, oldest: float) -> None:
+def postpone_others(connection: Connection, why: EventPostponedError, oldest: float) -> None:
+    """Postpone a batch of the unclaimed deliveries to this host; see ``postpone``."""
     mine = (sendings.c.destination == JOB_WEBHOOKS) & sendings.c.claim.is_(None)
     to_host = jobs.c.webhook.startswith(why.start, autoescape=True)
     some = (

@@ -1,4 +1,4 @@
-"""The webhooks of jobs, from the outbox to servers: signed, in order, and no host delays another."""
+"""The webhooks of jobs, from the outbox to servers: signed, in order, and each host by itself."""
 
 import threading
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ def test_the_end_of_the_pause_and_an_operator_bring_what_was_postponed(
     dispatcher, refused = dispatcher_of(books, event_server.address), dispatcher_of(books)
     refused.send(refused.claim(1)[0])
     assert status(books).last_error.endswith("to FETCH_ALLOW"), "the policy holds at each delivery"
-    transport = dispatcher._transport  # noqa: SLF001 - whose host is away
+    transport = dispatcher._transport  # its host is away
     assert isinstance(transport, JobWebhookTransport)
     start = f"http://{event_server.address}/"
     transport.hosts.record(start, away=True)
@@ -126,7 +126,7 @@ def test_the_end_of_the_pause_and_an_operator_bring_what_was_postponed(
     assert [received.event["data"]["ref"] for received in event_server.received] == refs[1:]
     transport.hosts.record(start, away=True)
     books.clock.advance(0.1)
-    dispatcher._outbox.expedite(JOB_WEBHOOKS)  # noqa: SLF001 - as `receiver resend --waiting`
+    dispatcher._outbox.expedite(JOB_WEBHOOKS)  # as `receiver resend --waiting`
     dispatch_due(dispatcher)
     assert event_server.types(refs[0]) == ["job.expired"]
 
@@ -146,7 +146,7 @@ def test_what_waited_three_days_for_a_dead_host_is_set_aside_without_another_att
     for one in waits[1:]:
         dispatcher.send(one)
     books.clock.advance(11)
-    transport = dispatcher._transport  # noqa: SLF001 - whose host is away
+    transport = dispatcher._transport  # its host is away
     assert isinstance(transport, JobWebhookTransport)
     transport.hosts.record("http://127.0.0.1:1/", away=True)
     dispatch_due(dispatcher)
@@ -169,7 +169,7 @@ def test_a_slow_host_gets_its_share_of_the_threads_and_its_answer_pauses_nothing
         expired(books, f"{event_server.url}/{number}", f"slow-{number}")
     good = expired(books, other_server.url, "task-1")
     dispatcher = dispatcher_of(books, event_server.address, other_server.address)
-    dispatcher._transport.hosts._wait = 0.0  # type: ignore[attr-defined]  # noqa: SLF001 - no waiting in a test
+    dispatcher._transport.hosts._wait = 0.0  # type: ignore[attr-defined]  # no waiting in a test
     event_server.gate.clear()
     event_server.status = 503
     claimed = dispatcher.claim(16)

@@ -1,4 +1,4 @@
-"""Jobs with a webhook from outside: refused or posted, shown without secrets, watched like others."""
+"""Jobs with a webhook, from outside: refused or posted, shown without secrets, and watched."""
 
 import json
 import threading
@@ -90,9 +90,11 @@ def test_without_event_secret_nothing_is_posted_anywhere(setup: Setup, sandbox: 
         )
         assert (v1.status_code, "EVENT_SECRET: not set" in v1.text) == (500, True)
         assert without.post(webhook=None).status_code == 201
-    with Submitter(web.services.settings, check=False) as submitter:
-        with pytest.raises(ConfigurationError, match="EVENT_SECRET: not set"):
-            submitter.submit("a fox", mode=Mode.POLL, webhook=setup.url)
+    with (
+        Submitter(web.services.settings, check=False) as submitter,
+        pytest.raises(ConfigurationError, match="EVENT_SECRET: not set"),
+    ):
+        submitter.submit("a fox", mode=Mode.POLL, webhook=setup.url)
     submit = ("submitter", "submit", "a fox", "--mode", "poll", "--no-check", "--webhook")
     done = without.run(*submit, setup.url)
     assert (done.status, "EVENT_SECRET: not set" in done.err) == (2, True)

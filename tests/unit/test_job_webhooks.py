@@ -77,7 +77,10 @@ def test_a_webhook_is_stored_as_it_is_sent_and_shown_without_its_path() -> None:
     ],
 )
 def test_only_a_request_that_names_another_webhook_is_another_request(
-    asks: str | None, has: str | None, same: bool
+    asks: str | None,
+    has: str | None,
+    *,
+    same: bool,
 ) -> None:
     assert has_webhook_of(Submission("a fox", "m", {}, webhook=asks), webhook_shown(has)) is same
 
