@@ -74,6 +74,7 @@ def _refs(
 @click.option(
     "--metadata", default="", metavar="K[=V]", help="Only jobs whose metadata have this value."
 )
+@click.option("--folder", default="", help="Only jobs with exactly this folder.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 10000),
@@ -93,6 +94,7 @@ def jobs(
     reason: str | None,
     batch: str,
     metadata: str,
+    folder: str,
     limit: int,
     after: str,
     *,
@@ -114,6 +116,7 @@ def jobs(
         reason=Reason(reason) if reason else None,
         batch=batch,
         metadata=metadata_filter(metadata),
+        folder=folder,
     )
     page = services.job_list.page(wanted, after, limit)
     assets = services.queries.assets([job.ref for job in page.jobs])

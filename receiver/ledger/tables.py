@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     Index,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
@@ -139,6 +141,15 @@ Index(
     jobs.c.ref,
     sqlite_where=jobs.c.batch.isnot(None),
     postgresql_where=jobs.c.batch.isnot(None),
+)
+# Written as a literal: the planners use a partial index only for exactly its condition.
+HAS_FOLDER: ColumnElement[bool] = jobs.c.folder != literal_column("''")
+Index(
+    "ix_jobs_folder",
+    jobs.c.folder,
+    jobs.c.ref,
+    sqlite_where=HAS_FOLDER,
+    postgresql_where=HAS_FOLDER,
 )
 Index(
     "ix_jobs_crashed",
