@@ -4,6 +4,7 @@ Bytes and values in, a typed value or a typed error out. ``receiver/providers/cl
 a dialect builds. ``receiver/providers/registry.py`` has the dialect of each provider.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from receiver.model import Api, Proof, Provider, Report, Submission
 
 _REQUEST_TIMEOUT = 408
+_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,22 @@ class Account:
     key: str
     base_url: str
     keys_url: str = ""
+
+    def may_have_key(self, url: str, hosts: tuple[str, ...] = ()) -> bool:
+        """Return whether our key may be sent to a URL: to the host of ``base_url``, or by TLS.
+
+        By TLS to one of ``hosts``, the provider's own, or a host below one of them.
+        """
+        try:
+            parts, base = urlsplit(url), urlsplit(self.base_url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:  # a broken IPv6 address, or a port that is no number
+            return False
+        if (parts.scheme, parts.netloc) == (base.scheme, base.netloc):
+            return True
+        # Letters only that every program reads as a part of the name.
+        is_plain = parts.scheme == "https" and port in {None, 443} and _HOST.fullmatch(host)
+        return bool(is_plain) and any(host == one or host.endswith(f".{one}") for one in hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +178,12 @@ class ReportDialect(Protocol):
     def read_report(self, body: bytes) -> Report:
         """Return what a callback or an answer says; raise UnreadableError if it is no report."""
 
+    def read_picture(self, body: bytes, url: str) -> str:
+        """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names.
+
+        Raise UnreadableError if the report has no such picture inside.
+        """
+
 
 class Dialect(ReportDialect, Protocol):
     """A provider that takes a task and reports its end later."""
@@ -199,6 +223,16 @@ class Dialect(ReportDialect, Protocol):
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
         """Return what headers and raw body of a callback prove, with a valid ticket."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The provider's own hosts: our key may be sent to these and to hosts below them."""
+
+    def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
+        """Return the headers that a download of a result needs: our key, or nothing.
+
+        Only for a URL with which ``account.may_have_key`` agrees.
+        """
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the request that asks for a task."""

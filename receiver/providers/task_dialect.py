@@ -1,11 +1,12 @@
 """What the dialects of fal, Replicate, BFL and kie.ai share: what they cannot do, and defaults."""
 
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 from receiver.errors import UnreadableError
 from receiver.model import Api, Mode, Submission
 from receiver.providers.dialect import Account, Head, Request, Task
-from receiver.providers.json_answers import polled
+from receiver.providers.json_answers import document, picture, polled
 
 # Seconds by which the time in a signed callback may differ from ours.
 TOLERANCE = 300
@@ -18,6 +19,7 @@ class TaskDialect:
     base_setting: ClassVar[str]  # the setting of its address
     example: ClassVar[str]  # of a model
     image_param: ClassVar[str]  # the field that most models have for a reference picture
+    hosts: ClassVar[tuple[str, ...]]  # to which our key may be sent, and hosts below them
     url_lifetime: ClassVar[float | None] = None
     signs_bodies = True
     has_job_secrets = False
@@ -48,10 +50,22 @@ class TaskDialect:
             f"give it as a param, for {model} perhaps {self.image_param}"
         )
 
+    def made(self, found: dict[str, Any]) -> Iterable[object]:
+        """Return the results in a report as they stand there: URLs, objects, lists of them."""
+        raise NotImplementedError
+
+    def read_picture(self, body: bytes, url: str) -> str:
+        """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names."""
+        return picture(self.made(document(body)), url)
+
     def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:
         """Check that the answer is about the task."""
         polled(head, body, self.base_setting)
         return None
+
+    def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
+        """Return none: whoever has the URL of a result can download it."""
+        return {}
 
     def build_keys(self, account: Account) -> Request | None:
         """Return None: keys cannot be fetched."""

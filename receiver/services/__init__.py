@@ -218,6 +218,9 @@ class Services(Sending):
                 max_bytes=self.settings.job_max_bytes,
             ),
             now=self.now,
+            headers_for=lambda asset: self.clients.download_headers(
+                asset.url, lambda: self.jobs.get(asset.ref).provider
+            ),
         )
 
     def worker(self) -> WorkerProcess:

@@ -193,6 +193,53 @@ def test_reports_are_read_into_one_shape(
     assert (found.message == "") is (reason is None)
 
 
+INSIDE = "data:image/png;base64,QUJD"
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+def test_a_picture_inside_a_report_is_named_by_its_place_and_found_again(
+    provider: Provider,
+) -> None:
+    body = body_of(provider, urls=(INSIDE,))
+    dialect = DIALECTS[provider]
+    assert [result.url for result in dialect.read_report(body).results] == ["delivery:0"]
+    assert dialect.read_picture(body, "delivery:0") == "QUJD"
+    for wrong in ("delivery:1", "delivery:", "delivery:x", "delivery:²"):
+        with pytest.raises(UnreadableError):
+            dialect.read_picture(body, wrong)
+    with pytest.raises(UnreadableError):
+        dialect.read_picture(body_of(provider), "delivery:0")  # it has an address
+
+
+SPELLINGS: list[tuple[Any, str | None]] = [
+    (INSIDE, "QUJD"),
+    ("  DATA:image/png;Base64,QUJD\n", "QUJD"),
+    ("data:;base64,QUI", "QUI="),  # without its padding
+    ("data:;base64,-_8=", "+/8="),  # base64url
+    ("data:image/svg+xml,%3Csvg%2F%3E", "PHN2Zy8+"),
+    ({"url": INSIDE, "width": 3}, "QUJD"),
+    ({"url": None, "file_data": "QUJD"}, "QUJD"),  # fal's files have it where sync_mode is on
+    ({"b64_json": "QUJD"}, "QUJD"),
+    ({"base64": INSIDE}, "QUJD"),
+    ([[INSIDE]], "QUJD"),
+    ("data:QUJD", None),
+    ({"b64_json": 7}, None),
+    ({"base64": ""}, None),
+]
+
+
+@pytest.mark.parametrize(("output", "text"), SPELLINGS)
+def test_a_picture_inside_a_report_may_be_spelled_in_many_ways(
+    output: Any, text: str | None
+) -> None:
+    dialect = DIALECTS[Provider.REPLICATE]
+    body = raw({"id": "t", "status": "succeeded", "output": [PICTURE, output]})
+    found = [result.url for result in dialect.read_report(body).results]
+    assert found == [PICTURE, *([] if text is None else ["delivery:1"])]
+    if text:
+        assert dialect.read_picture(body, "delivery:1") == text
+
+
 def test_dimensions_and_times_are_taken_where_they_are_told() -> None:
     fal = DIALECTS[Provider.FAL].read_report(body_of(Provider.FAL))
     assert fal.results == (Result(PICTURE, 64, 48),)

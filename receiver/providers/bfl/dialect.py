@@ -6,6 +6,7 @@ downloaded for ten minutes.
 """
 
 import hmac
+from typing import Any
 from urllib.parse import quote
 
 from receiver.errors import AnswerLostError, NoSuchTaskError, UnreadableError
@@ -45,6 +46,7 @@ class Bfl(TaskDialect):
     base_setting = "BFL_BASE_URL"
     example = "flux-2-pro"
     image_param = "input_image=https://…"
+    hosts = ("bfl.ai",)
     url_lifetime = 600.0
     has_job_secrets = True
 
@@ -108,9 +110,13 @@ class Bfl(TaskDialect):
             progress = answers.number(found.get("progress")) or 0.0
             percent = progress * 100 if progress <= 1 else progress
             return Report(Outcome.RUNNING, task_id, status, max(0, min(99, int(percent))))
-        result = answers.part(found, "result")
-        made, left_out = answers.results([result.get("sample"), result.get("samples")])
+        made, left_out = answers.results(self.made(found))
         return Report(Outcome.SUCCEEDED, task_id, status, 100, made, left_out=left_out)
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the sample, or the samples."""
+        result = answers.part(found, "result")
+        return [result.get("sample"), result.get("samples")]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a task, at the address that BFL gave."""

@@ -51,13 +51,17 @@ class Fal(TaskDialect):
     base_setting = "FAL_BASE_URL"
     example = "fal-ai/flux/dev"
     image_param = "image_url=https://…"
+    hosts = ("fal.run",)
     url_lifetime = URL_LIFETIME
 
     def mistakes(self, submission: Submission) -> list[str]:
-        """Refuse what would put the pictures into the report."""
+        """Refuse what would leave fal without the pictures, if the callback is lost."""
         found = super().mistakes(submission)
         if submission.params.get("sync_mode"):
-            found.append("--param sync_mode: fal's results are downloaded; leave it out")
+            found.append(
+                "--param sync_mode: fal would not keep the result, and a callback with it may be "
+                "larger than CALLBACK_MAX_BYTES; leave it out"
+            )
         return found
 
     def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
@@ -119,15 +123,19 @@ class Fal(TaskDialect):
             status = ""  # a bare result, whose model has a field of this name
         if status and status not in _ENDED:
             return Report(Outcome.RUNNING, request_id, status)
-        payload = answers.part(found, "payload") if "payload" in found else found
+        payload = _payload(found)
         if status == "ERROR" or "detail" in payload:
             return _failure(found, payload, request_id, status)
-        made, left_out = answers.results(payload.get(name) for name in _RESULTS)
+        made, left_out = answers.results(self.made(found))
         if not status and not found.keys() - {"request_id", "gateway_request_id"}:
             raise UnreadableError("the body says nothing about a request")
         return Report(
             Outcome.SUCCEEDED, request_id, status or "COMPLETED", 100, made, left_out=left_out
         )
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the results of a callback or of a bare result."""
+        return [_payload(found).get(name) for name in _RESULTS]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for the status; when it is COMPLETED the result is asked for."""
@@ -186,6 +194,10 @@ def _request_url(task: Task) -> str:
 
 def _id(found: dict[str, Any]) -> str | None:
     return answers.identifier(found.get("request_id"))
+
+
+def _payload(found: dict[str, Any]) -> dict[str, Any]:
+    return answers.part(found, "payload") if "payload" in found else found
 
 
 def _request_ids(body: bytes) -> tuple[str | None, str | None]:

@@ -52,6 +52,7 @@ class Kie(TaskDialect):
     base_setting = "KIE_BASE_URL"
     example = "google/nano-banana"
     image_param = 'image_urls=["https://…"]'
+    hosts = ("api.kie.ai",)
     url_lifetime = 14 * 24 * 3600.0
 
     def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
@@ -116,7 +117,7 @@ class Kie(TaskDialect):
         task_id, code = _task_id(task), _code(found)
         if task_id is None:
             raise UnreadableError("the body names no task")
-        state, made = answers.text(task.get("state")), _results(task)
+        state, made = answers.text(task.get("state")), self.made(found)
         word = state.lower()
         if word in _FAILED or (not word and code != _OK):
             words = answers.text(task.get("failMsg")) or answers.message(found) or state
@@ -137,6 +138,19 @@ class Kie(TaskDialect):
                 made_at=made_at,
             )
         return Report(Outcome.RUNNING, task_id, state)
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the results of a task: in ``resultJson`` (JSON in a text), or as before."""
+        task = _task(found)
+        places = [answers.part(task, "info"), answers.part(task, "response")]
+        result = task.get("resultJson")
+        if isinstance(result, str) and result.strip():
+            with suppress(UnreadableError):
+                places.append(answers.document(result.encode("utf-8", "replace")))
+        elif isinstance(result, dict):
+            places.append(result)
+        values = [place.get(name) for place in places for name in _RESULT_LISTS]
+        return [value for value in values if value]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a task."""
@@ -184,19 +198,6 @@ def _task(found: dict[str, Any]) -> dict[str, Any]:
 
 def _task_id(task: dict[str, Any]) -> str | None:
     return answers.identifier(task.get("taskId")) or answers.identifier(task.get("task_id"))
-
-
-def _results(task: dict[str, Any]) -> list[object]:
-    """Return the URLs of a task: in ``resultJson`` (JSON in a text), or in ``info`` as before."""
-    places = [answers.part(task, "info"), answers.part(task, "response")]
-    result = task.get("resultJson")
-    if isinstance(result, str) and result.strip():
-        with suppress(UnreadableError):
-            places.append(answers.document(result.encode("utf-8", "replace")))
-    elif isinstance(result, dict):
-        places.append(result)
-    found = [place.get(name) for place in places for name in _RESULT_LISTS]
-    return [value for value in found if value]
 
 
 def _signature(key: str, signed: bytes) -> str:

@@ -7,6 +7,7 @@ the whole body. Outputs and their URLs are deleted an hour after the prediction 
 import re
 from datetime import UTC, datetime
 from hmac import compare_digest
+from typing import Any
 from urllib.parse import quote
 
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
@@ -46,6 +47,7 @@ class Replicate(TaskDialect):
     base_setting = "REPLICATE_BASE_URL"
     example = "black-forest-labs/flux-schnell"
     image_param = "image=https://…"
+    hosts = ("api.replicate.com",)
     url_lifetime = 3600.0
 
     def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
@@ -116,14 +118,23 @@ class Replicate(TaskDialect):
             return Report(outcome, prediction, status, reason=reason, message=words)
         if outcome is Outcome.RUNNING:
             return Report(outcome, prediction, status)
-        made, left_out = answers.results(_outputs(found.get("output")))
+        made, left_out = answers.results(self.made(found))
         made_at = answers.moment(found.get("completed_at"))
         return Report(outcome, prediction, status, 100, made, left_out=left_out, made_at=made_at)
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the values of an output: a URL, a list of URLs, or an object with them."""
+        output = found.get("output")
+        return list(output.values()) if isinstance(output, dict) else [output]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a prediction."""
         path = f"/v1/predictions/{quote(task.provider_id, safe='')}"
         return Request(task.poll_url or task.base_url + path, _authorization(account))
+
+    def download_headers(self, account: Account, url: str) -> dict[str, str]:
+        """Return our token for a file of Replicate's API; most are at replicate.delivery."""
+        return _authorization(account) if account.may_have_key(url, self.hosts) else {}
 
     def build_check(self, account: Account) -> Request | None:
         """Return the question for our account."""
@@ -148,11 +159,6 @@ class Replicate(TaskDialect):
 
 def _authorization(account: Account) -> dict[str, str]:
     return {"Authorization": f"Bearer {account.key}"}
-
-
-def _outputs(output: object) -> list[object]:
-    """Return the values of an output: a URL, a list of URLs, or an object with them."""
-    return list(output.values()) if isinstance(output, dict) else [output]
 
 
 def _verifies(secret: str, given: dict[str, str], body: bytes) -> bool:
