@@ -233,9 +233,7 @@ class Services(Sending):
             self.work_queues,
             number=None if self.settings.embedded else self.worker_number,
             take_over=self._take_over,
-            audit=lambda whole: (
-                self.totals.audit() if whole else self.totals.recent_audit(self.now())
-            ),
+            audit=self.sum_up_and_audit,
             check_archive=self.store.check,
             doubts=Doubts(self.assets, self.thumbnails),
             rotation=self.rotation,

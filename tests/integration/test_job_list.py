@@ -4,10 +4,10 @@ import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
 from receiver.ledger.queries import job_list
-from receiver.ledger.queries.job_list import Count, JobListQueries, Page, Wanted, first_ref
+from receiver.ledger.queries.job_list import Count, JobListQueries, Page, Wanted
 from receiver.ledger.queries.model_stats import ModelQueries, quantile
 from receiver.ledger.text_index import find
-from receiver.model import AssetState, JobState, Source, Submission
+from receiver.model import AssetState, JobState, Source, Submission, first_ref
 
 pytestmark = pytest.mark.both_databases
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Connection, and_, func, or_, select
-from ulid import ULID
 
 from receiver.ledger.caller_fields import has_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import HAS_FOLDER, assets, job_columns, jobs
 from receiver.ledger.text_index import contains, find, wanted_pieces
-from receiver.model import AssetState, JobState, Provider, Reason
+from receiver.model import AssetState, JobState, Provider, Reason, first_ref
 
 T = TypeVar("T")
 
@@ -32,8 +31,6 @@ _IDS = ("ref", "provider_id")
 _TEXTS = (*_IDS, "model", "prompt", "key", "batch")
 # Models in the list of models.
 MOST_MODELS = 200
-# The last time a ULID can represent, in the year 10889.
-_END_OF_TIME = float(2**48 - 1) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,12 +326,6 @@ def _contains(words: str, texts: Sequence[str]) -> ColumnElement[bool]:
             for word in words.split()
         )
     )
-
-
-def first_ref(moment: float) -> str:
-    """Return the smallest possible ref of a moment (seconds since the epoch)."""
-    milliseconds = int(min(max(moment, 0.0), _END_OF_TIME) * 1000)
-    return str(ULID.from_bytes(milliseconds.to_bytes(6, "big") + bytes(10)))
 
 
 def _count_of(page: Page) -> Count:
