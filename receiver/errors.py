@@ -99,9 +99,9 @@ class KeyTakenError(ReceiverError):
 class KeyConflictError(KeyTakenError):
     """Another job has this key, and was asked for something else; nothing was posted."""
 
-    def __init__(self, key: str, ref: str) -> None:
+    def __init__(self, key: str, ref: str, what: str = "something else") -> None:
         super().__init__(key, ref)
-        self.args = (f"{self}, which was asked for something else; nothing posted",)
+        self.args = (f"{self}, which was asked for {what}; nothing posted",)
 
 
 class FetchError(ReceiverError):
@@ -151,17 +151,43 @@ class ObjectDiffersError(StoreError):
 class EventNotDeliveredError(ReceiverError):
     """A destination did not accept an event; it is sent again.
 
-    ``away``: the destination cannot be reached, whatever the event. ``wait``: the seconds that it
-    asked us to wait. ``answer`` is the beginning of what it wrote.
+    ``away``: the destination cannot be reached, whatever the event. ``status`` is the HTTP status
+    that it answered, None if it did not answer. ``wait``: the seconds that it asked us to wait.
+    ``answer`` is the beginning of what it wrote.
     """
 
     def __init__(
-        self, text: str, *, away: bool = False, wait: float = 0.0, answer: str = ""
+        self,
+        text: str,
+        *,
+        away: bool = False,
+        status: int | None = None,
+        wait: float = 0.0,
+        answer: str = "",
     ) -> None:
         super().__init__(text)
         self.away = away
+        self.status = status
         self.wait = wait
         self.answer = answer
+
+
+class EventPostponedError(ReceiverError):
+    """The host of a job's webhook gets nothing until a moment (seconds since the epoch).
+
+    ``start`` is the beginning of its URLs. ``away``: the host could not be reached; otherwise it
+    has its share of the threads.
+    """
+
+    def __init__(self, until: float, start: str, *, away: bool) -> None:
+        super().__init__(
+            f"{start} could not be reached, so this delivery was not tried again"
+            if away
+            else f"{start} has all threads that one host may have"
+        )
+        self.until = until
+        self.start = start
+        self.away = away
 
 
 # The name of earlier releases; callers may catch it.

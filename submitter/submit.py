@@ -149,6 +149,7 @@ class Submitter:
         batch: str | None = None,
         metadata: Mapping[str, object] | None = None,
         folder: str = "",
+        webhook: str | None = None,
     ) -> Job:
         """Post one job and return it as it is after the submit.
 
@@ -157,7 +158,8 @@ class Submitter:
         ``images`` are reference pictures, URLs or local files. ``key`` is the caller's own name
         for the job: a second submit with the same key returns the existing job and pays nothing.
         ``batch`` is your name for several jobs, ``metadata`` a small JSON object of your own;
-        ``folder`` is a folder of the archive for the pictures.
+        ``folder`` is a folder of the archive for the pictures. ``webhook`` is a URL that gets the
+        job's events, signed with EVENT_SECRET.
 
         A job that the provider refused comes back ``failed``; its key can be used again. A job
         whose submit answer was lost comes back ``submitting`` and is never posted again.
@@ -168,7 +170,8 @@ class Submitter:
 
         Raise KeyConflictError if the job that has the key was asked for something else. Raise
         ConfigurationError for an image that cannot be read, for ``mode`` webhook if the last
-        `receiver doctor` could not reach PUBLIC_URL, and if nobody would archive the result.
+        `receiver doctor` could not reach PUBLIC_URL, for a ``webhook`` to which events cannot be
+        sent, and if nobody would archive the result.
         """
         asked = {
             "model": model,
@@ -179,6 +182,7 @@ class Submitter:
             "batch": batch,
             "metadata": metadata or {},
             "folder": folder,
+            "webhook": webhook,
             "provider": provider,
             "mode": mode,
             "api": api,

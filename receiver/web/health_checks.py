@@ -145,9 +145,8 @@ class HealthChecks:
         )
 
     def _events(self, figures: Figures) -> tuple[bool, str, dict[str, object]]:
-        """Return whether each destination of EVENT_URLS accepts events."""
-        named = {destination.name for destination in self._services.settings.destinations}
-        now = clock.now()
+        """Return whether each destination accepts events."""
+        served, now = self._services.settings.served, clock.now()
         shown = [
             {
                 "destination": row.destination,
@@ -161,7 +160,7 @@ class HealthChecks:
                 "success_rate": row.recent.success_rate,
             }
             for row in figures.destinations
-            if row.destination in named
+            if row.destination in served
         ]
         late = [str(one["destination"]) for one in shown if one["oldest_due_seconds"] > EVENTS_WAIT]  # type: ignore[operator]  # a number
         text = f"events wait for {', '.join(late)}" if late else "ok"

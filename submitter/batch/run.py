@@ -110,9 +110,12 @@ class Batch:
         return job, resubmits
 
     def _add_existing(self, line: BatchLine, job: JobView, resubmits: int) -> None:
-        if line.has_own_key and not self._submitter.is_same_request(job.ref, line.request):
+        # A derived key says what was asked for, but not where the events go.
+        is_compared = line.has_own_key or line.request["webhook"]
+        if is_compared and not self._submitter.is_same_request(job.ref, line.request):
+            what = "something else" if line.has_own_key else "events at another webhook"
             error = (
-                f"column key: {line.key!r} is job {job.ref}, which was asked for something else; "
+                f"column key: {line.key!r} is job {job.ref}, which was asked for {what}; "
                 "nothing posted"
             )
             self._add_bad(BadLine(line.number, error, line.key))

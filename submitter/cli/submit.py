@@ -101,6 +101,7 @@ def _params(
     help="A value of your own to find the job by; repeatable.",
 )
 @click.option("--folder", default="", help="Folder of the archive for the pictures.")
+@click.option("--webhook", metavar="URL", help="Where the events of this job are sent too.")
 @click.option(
     "--resubmit",
     type=click.IntRange(0),
@@ -137,6 +138,7 @@ def submit(
     batch: str | None,
     metadata: dict[str, object],
     folder: str,
+    webhook: str | None,
     resubmit: int,
     *,
     split: bool,
@@ -175,6 +177,7 @@ def submit(
         "batch": batch,
         "metadata": metadata,
         "folder": folder,
+        "webhook": webhook,
     }
     with Submitter(settings, check=check) as submitter:
         runs = _runs(submitter, request, key, split=split)
