@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, func, or_, select
 
 from receiver.ledger.caller_fields import has_metadata
 from receiver.ledger.database import Database
@@ -235,6 +235,25 @@ class JobListQueries:
                 found.append(model)
                 step = select(func.min(jobs.c.model)).where(jobs.c.model > model)
             return [model for model in found if model]
+
+        return self._read(work)
+
+    def models_with_provider(self) -> list[tuple[str, str]]:
+        """Return the same, each with the provider of its newest job."""
+        models = self.models()
+
+        def work(connection: Connection) -> list[tuple[str, str]]:
+            newest = (
+                select(jobs.c.provider)
+                .where(jobs.c.model == bindparam("model"))
+                .order_by(jobs.c.ref.desc())
+                .limit(1)
+            )
+            return [
+                (model, provider)
+                for model in models
+                if (provider := connection.execute(newest, {"model": model}).scalar()) is not None
+            ]
 
         return self._read(work)
 
