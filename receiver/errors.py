@@ -4,11 +4,15 @@
 where they appear, with ``raise … from``.
 """
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+# How pydantic writes a member of an Enum, whose value is what a person would write.
+_ENUM_MEMBER = re.compile(r"<\w+\.\w+: ('[^']*')>")
 
 
 class ReceiverError(Exception):
@@ -206,4 +210,5 @@ def mistakes_in(error: "ValidationError") -> Iterator[tuple[str, str]]:
     The field is "" if the mistake concerns the whole.
     """
     for item in error.errors(include_url=False, include_input=False):
-        yield ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+        text = _ENUM_MEMBER.sub(r"\1", item["msg"].removeprefix("Value error, "))
+        yield ".".join(map(str, item["loc"])), text

@@ -191,11 +191,11 @@ class HttpJobs:
                 [f"RECEIVER_URL: {self._url} does not answer as this service does"]
             ) from error
 
-    def credits(self) -> tuple[float | None, str, list[dict[str, Any]]]:
-        """Return the credits left at GRSAI, why they are not known, and job counts by model."""
+    def credits(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the credits left at each provider, and job counts by model; see Transport."""
         answer, _ = self._ask("GET", "/api/credits")
         found = self._json(answer)
-        return found["credits"], str(found["error"]), list(found["models"])
+        return list(found["providers"]), list(found["models"])
 
     # Requests.
 

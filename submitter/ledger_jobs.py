@@ -132,16 +132,20 @@ class LedgerJobs:
         """Return whether a worker serves this ledger."""
         return self._services.has_worker()
 
-    def credits(self) -> tuple[float | None, str, list[dict[str, Any]]]:
-        """Return the credits left at GRSAI, why they are not known, and job counts by model."""
+    def credits(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the credits left at each provider, and job counts by model; see Transport."""
         models = [asdict(usage) for usage in self._services.totals.usage()]
-        client = self._services.clients.get(Provider.GRSAI)
+        known = {Provider.GRSAI, *self._services.settings.accounts()}
+        return [self._balance(provider) for provider in Provider if provider in known], models
+
+    def _balance(self, provider: Provider) -> dict[str, Any]:
+        client = self._services.clients.get(provider)
         if client is None:
-            return None, _NO_KEY, models
+            return {"provider": provider.value, "credits": None, "error": _NO_KEY}
         try:
-            return client.credits(), "", models
+            return {"provider": provider.value, "credits": client.credits(), "error": ""}
         except ProviderError as error:
-            return None, str(error), models
+            return {"provider": provider.value, "credits": None, "error": str(error)}
 
 
 def arguments_of(record: JobRecord) -> dict[str, Any]:
@@ -149,6 +153,7 @@ def arguments_of(record: JobRecord) -> dict[str, Any]:
     job = record.job
     return {
         "prompt": job.prompt,
+        "provider": Provider.of(job.provider),
         "model": job.model,
         "params": json.loads(record.params),
         "mode": job.mode,

@@ -72,8 +72,12 @@ class Transport(Protocol):
     def has_worker(self) -> bool:
         """Return whether a worker archives the pictures."""
 
-    def credits(self) -> tuple[float | None, str, list[dict[str, Any]]]:
-        """Return the credits left at GRSAI, why they are not known, and job counts by model."""
+    def credits(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the credits left at each provider, and job counts by model.
+
+        Of each provider with a key, and of GRSAI always: ``provider``, ``credits`` (None if it does
+        not say, or could not be asked) and ``error``.
+        """
 
     def close(self) -> None:
         """Close the connections."""
@@ -263,10 +267,11 @@ class Submitter:
 
     def credits(self) -> float | None:
         """Return the credits left at GRSAI; raise ReceiverError if they are not known."""
-        left, error, _ = self._jobs.credits()
-        if left is None:
-            raise ReceiverError(error)
-        return left
+        balances, _ = self._jobs.credits()
+        grsai = next(one for one in balances if one["provider"] == Provider.GRSAI)
+        if grsai["credits"] is None:
+            raise ReceiverError(grsai["error"])
+        return float(grsai["credits"])
 
     def find(self, text: str = "", limit: int = 50) -> list[Job]:
         """Return the newest jobs with a text in ref, model or prompt, or as their whole key."""

@@ -138,7 +138,8 @@ class Services(Sending):
         """Verifies the callbacks of providers that sign."""
         chosen, keys = self.settings, self.settings.verifying_keys()
         keyring = Keyring(self.clients, keys, chosen.data_dir / "keys", self.now)
-        return Proofs(self.tickets, keyring, self.database, chosen.user_ids(), self.now)
+        ids, accounts = chosen.user_ids(), chosen.accounts()
+        return Proofs(self.tickets, keyring, self.database, ids, accounts, self.now)
 
     @cached_property
     def operator(self) -> Operator:
