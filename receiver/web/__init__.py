@@ -14,12 +14,8 @@ from werkzeug.http import HTTP_STATUS_CODES
 from receiver.services import Services
 from receiver.telemetry.printable import printable
 from receiver.web import api, auth, callback, dashboard, health, links, state, v1
-from receiver.web.direct_callbacks import (
-    REQUEST_ID_HEADER,
-    DirectCallbacks,
-    request_id,
-)
 from receiver.web.problems import problem
+from receiver.web.request_id import REQUEST_ID_HEADER, request_id
 
 # Errors that have a page of their own.
 _PAGES = {400, 405}
@@ -61,7 +57,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.after_request(_add_request_id)
     app.teardown_request(_end_request)
     app.after_request(_show_not_found)
-    app.wsgi_app = DirectCallbacks(app)  # type: ignore[method-assign]  # as Flask recommends
+    app.wsgi_app = callback.DirectCallbacks(app)  # type: ignore[method-assign]  # as Flask recommends
     if services is not None:
         state.attach(app, services)
     return app

@@ -5,24 +5,29 @@ name a task; what counts is then the provider's own answer about it.
 """
 
 import json
+import re
 import time
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Flask, Response, g, request
+from structlog.contextvars import bind_contextvars
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from receiver import clock
 from receiver.errors import ReceiverError, TicketError, TicketExpiredError, UnreadableError
 from receiver.ingest.tickets import CANARY
+from receiver.ledger.waiting import SUSPENDER
 from receiver.model import Decision, Delivery, Proof, Provider, Source
 from receiver.providers.grsai.reports import read_report
 from receiver.services import Services
 from receiver.telemetry.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.body import CutShortError, read_body
 from receiver.web.rate_limit import RateLimiter
-from receiver.web.state import per_app, services
+from receiver.web.request_id import REQUEST_ID_HEADER, request_id
+from receiver.web.state import per_app, services, services_of
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +45,15 @@ UNAVAILABLE = 503
 # them (the provider is asked about each; ``hints.MOST_A_MINUTE`` bounds them for all processes).
 REQUESTS_A_MINUTE = 1200
 TASKS_A_MINUTE = 60
+
+# Bytes of a request, head and body, that is handled in the main loop, between those of others.
+MAX_USUAL = 64 * 1024
+_USUAL = re.compile(
+    rb"POST /callback/[0-7][0-9A-HJKMNP-TV-Z]{25}\.[A-Za-z0-9_-]{43} HTTP/1\.[01]\r\n"
+)
+_STATUS = {200: "200 OK", 400: "400 BAD REQUEST", UNAVAILABLE: "503 SERVICE UNAVAILABLE"}
+
+StartResponse = Callable[..., Any]
 
 
 @blueprint.post("/callback/<path:ticket>")
@@ -241,3 +255,60 @@ def _failed(error: Exception) -> Response:
     """Respond to a callback that something unforeseen kept from being stored."""
     answer = _unavailable(error)
     return _respond(answer.outcome, answer.status, **answer.content)
+
+
+# Without Flask.
+
+
+def is_usual(request: bytes) -> bool:
+    """Return whether a request, head and body, looks like a callback of GRSAI of usual size."""
+    return len(request) <= MAX_USUAL and _USUAL.match(request) is not None
+
+
+class DirectCallbacks:
+    """WSGI middleware: usual callbacks in a worker's main loop, without Flask.
+
+    Most requests of this service are reports of GRSAI with a valid ticket, and Flask's contexts,
+    routes and response objects cost more than all that we do for one. Whatever is unusual goes to
+    Flask, whose decisions and answers are the same.
+    """
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._flask = app.wsgi_app
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Handle a request, or give it to Flask."""
+        if SUSPENDER.get() is None or (delivery := self._read(environ)) is None:
+            return self._flask(environ, start_response)
+        arrived = time.perf_counter()
+        number = request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        bind_contextvars(request=number)
+        answer = store(services_of(self._app), delivery)
+        body = counted(answer, arrived)
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            (REQUEST_ID_HEADER, number),
+        ]
+        if answer.status == UNAVAILABLE:
+            headers.append(("Retry-After", str(RETRY_AFTER)))
+        start_response(_STATUS[answer.status], headers)
+        return [body]
+
+    def _read(self, environ: dict[str, Any]) -> Delivery | None:
+        """Return the delivery of a usual callback, None for any other request."""
+        services = services_of(self._app)
+        length = environ.get("CONTENT_LENGTH", "")
+        if not length or "HTTP_CONTENT_ENCODING" in environ:
+            return None
+        if int(length) > services.settings.callback_max_bytes:
+            return None
+        try:
+            ref, provider = services.tickets.read(environ["PATH_INFO"][len("/callback/") :])
+        except ReceiverError:
+            return None
+        if provider is not Provider.GRSAI or ref == CANARY:
+            return None
+        body = environ["wsgi.input"].read(int(length))
+        return Delivery(ref, Source.CALLBACK, body, clock.now(), provider, Proof.TASK)

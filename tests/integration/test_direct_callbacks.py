@@ -18,7 +18,7 @@ from receiver.ingest.tickets import CANARY
 from receiver.ledger import group_commit
 from receiver.model import Provider, new_ref
 from receiver.server.gunicorn_worker import DrainingWorker
-from receiver.web import direct_callbacks
+from receiver.web import callback
 
 SETTINGS = {"CALLBACK_MAX_BYTES": "2000", "CALLBACK_SECRETS": "s" * 32}
 
@@ -59,7 +59,7 @@ def served(tmp_path: Path, ledger_url: str) -> Iterator[Served]:
     with web_client(tmp_path / "data", settings) as web:
         app = web.client.application
         with web_worker(app, threads=2, keepalive=15) as (worker, address), ExitStack() as clients:
-            worker.handle_in_main_loop(direct_callbacks.is_usual)
+            worker.handle_in_main_loop(callback.is_usual)
             yield Served(web, worker, address, clients)
 
 
@@ -142,7 +142,7 @@ def test_while_the_ledger_is_locked_others_are_served_and_the_callback_waits(
     with ExitStack() as stack:
         web = stack.enter_context(web_client(tmp_path / "data", SETTINGS))
         worker, address = stack.enter_context(web_worker(web.client.application, threads=2))
-        worker.handle_in_main_loop(direct_callbacks.is_usual)
+        worker.handle_in_main_loop(callback.is_usual)
         served = Served(web, worker, address, stack)
         ticket = web.ticket()
         assert served.send(f"/callback/{ticket}", as_json(RUNNING))[0] == 200
