@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, func, or_, select
 
 from receiver.ledger.caller_fields import has_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import assets, job_columns, jobs
+from receiver.ledger.tables import HAS_FOLDER, assets, job_columns, jobs
 from receiver.ledger.text_index import contains, find, wanted_pieces
 from receiver.model import AssetState, JobState, Provider, Reason, first_ref
 
@@ -39,8 +39,8 @@ class Wanted:
 
     Times are seconds since the epoch, ``until`` is exclusive. ``text`` has words, each
     a part of the ref, provider's id, key, batch, model or prompt in any case. ``metadata`` is the
-    name of a value in it and that value as text, None for any value. ``pictures``: only jobs with
-    an archived file.
+    name of a value in it and that value as text, None for any value. ``folder`` is exactly the
+    job's. ``pictures``: only jobs with an archived file.
     """
 
     state: JobState | None = None
@@ -51,6 +51,7 @@ class Wanted:
     batch: str = ""
     reason: Reason | None = None
     metadata: tuple[str, str | None] | None = None
+    folder: str = ""
     pictures: bool = False
 
 
@@ -237,6 +238,25 @@ class JobListQueries:
 
         return self._read(work)
 
+    def models_with_provider(self) -> list[tuple[str, str]]:
+        """Return the same, each with the provider of its newest job."""
+        models = self.models()
+
+        def work(connection: Connection) -> list[tuple[str, str]]:
+            newest = (
+                select(jobs.c.provider)
+                .where(jobs.c.model == bindparam("model"))
+                .order_by(jobs.c.ref.desc())
+                .limit(1)
+            )
+            return [
+                (model, provider)
+                for model in models
+                if (provider := connection.execute(newest, {"model": model}).scalar()) is not None
+            ]
+
+        return self._read(work)
+
 
 def _bounds(wanted: Wanted, after: str) -> tuple[str, str]:
     """Return the refs between which the wanted jobs are."""
@@ -262,13 +282,15 @@ def _newer_with(connection: Connection, wanted: Wanted, pieces: list[str], than:
 
 
 def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
-    """Return the conditions that one index answers: the time, and a state, model or batch.
+    """Return the conditions that one index answers: the time, and a state, model, batch or folder.
 
     The metadata have an index of their own.
     """
     found: list[ColumnElement[bool]] = []
     if (column := _leading(wanted)) is not None:
         found.append(column == getattr(wanted, column.name))
+    if column is jobs.c.folder:
+        found.append(HAS_FOLDER)
     if wanted.metadata:
         found.append(has_metadata(*wanted.metadata))
     if wanted.since is not None:
@@ -288,6 +310,8 @@ def _leading(wanted: Wanted) -> Column[Any] | None:
     """
     if wanted.batch:
         return jobs.c.batch
+    if wanted.folder:
+        return jobs.c.folder
     if wanted.model and wanted.state in (None, JobState.ARCHIVED):
         return jobs.c.model
     return jobs.c.state if wanted.state else None
@@ -299,7 +323,7 @@ def _unindexed(wanted: Wanted, texts: Sequence[str] = _TEXTS) -> list[ColumnElem
     if wanted.text:
         found.append(_contains(wanted.text, texts))
     leading = _leading(wanted)
-    for column in (jobs.c.state, jobs.c.model, jobs.c.reason):
+    for column in (jobs.c.state, jobs.c.model, jobs.c.reason, jobs.c.folder):
         value = getattr(wanted, column.name)
         if value and column is not leading:
             # coalesce keeps the planner from using the other index.
