@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,8 +45,7 @@ class Gathering:
 
     def one_by_one(self) -> list[Any]:
         """Handle each item by itself, as if it were not ordinary."""
-        return [self.write(lambda connection, item=item: self._one(connection, item))
-                for item in self.items]  # fmt: skip
+        return [self.write(partial(self._one, new=item)) for item in self.items]
 
 
 @pytest.fixture
