@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +44,10 @@ class Gathering:
 
     def one_by_one(self) -> list[Any]:
         """Handle each item by itself, as if it were not ordinary."""
-        return [self.write(partial(self._one, new=item)) for item in self.items]
+        return [self._alone(item) for item in self.items]
+
+    def _alone(self, item: Any) -> Any:
+        return self.write(lambda connection: self._one(connection, item))
 
 
 @pytest.fixture
