@@ -247,7 +247,8 @@ class Submission:
 
     ``key`` is the caller's own name for the job. Only one job can have it, so a repeated submit is
     not paid twice. ``batch`` and ``metadata`` (a JSON object) are the caller's too; ``folder`` is
-    the folder of the archive in which the pictures are stored, "" for none.
+    the folder of the archive in which the pictures are stored, "" for none. ``webhook`` is a URL
+    that gets the job's events; it may be a secret.
     """
 
     prompt: str
@@ -260,6 +261,7 @@ class Submission:
     batch: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
     folder: str = ""
+    webhook: str | None = field(default=None, repr=False)
 
     @property
     def requested(self) -> int | None:

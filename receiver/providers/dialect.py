@@ -7,6 +7,7 @@ a dialect builds. ``receiver/providers/registry.py`` has the dialect of each pro
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -26,6 +27,11 @@ class Account:
     key: str
     base_url: str
     keys_url: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The name by which the ledger knows the key; it does not help to guess it."""
+        return sha256(f"account {self.key}".encode()).hexdigest()[:16]
 
     def may_have_key(self, url: str, hosts: tuple[str, ...] = ()) -> bool:
         """Return whether our key may be sent to a URL: to the host of ``base_url``, or by TLS.
@@ -138,7 +144,7 @@ class Verified:
     """What the signature of a callback proves.
 
     ``user_id`` and ``provider_id`` are set if a valid signature names them and the account is not
-    known yet: if the provider gave this id to a submit of ours, the account is ours.
+    the one that is known. If none is known, it is ours if our submit got this id as its answer.
     """
 
     proof: Proof

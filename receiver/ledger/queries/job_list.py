@@ -11,12 +11,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, and_, desc, false, func, or_, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    desc,
+    false,
+    func,
+    or_,
+    select,
+)
 
 from receiver.ledger.caller_fields import has_metadata, refs_with_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import assets, job_columns, job_metadata, jobs
+from receiver.ledger.tables import HAS_FOLDER, assets, job_columns, job_metadata, jobs
 from receiver.ledger.text_index import contains, find, wanted_pieces
 from receiver.model import AssetState, JobState, Provider, Reason, first_ref
 
@@ -40,8 +51,8 @@ class Wanted:
 
     Times are seconds since the epoch, ``until`` is exclusive. ``text`` has words, each
     a part of the ref, provider's id, key, batch, model or prompt in any case. ``metadata`` is the
-    name of a value in it and that value as text, None for any value. ``pictures``: only jobs with
-    an archived file.
+    name of a value in it and that value as text, None for any value. ``folder`` is exactly the
+    job's. ``pictures``: only jobs with an archived file.
     """
 
     state: JobState | None = None
@@ -52,6 +63,7 @@ class Wanted:
     batch: str = ""
     reason: Reason | None = None
     metadata: tuple[str, str | None] | None = None
+    folder: str = ""
     pictures: bool = False
 
 
@@ -276,10 +288,12 @@ def _newer_with(connection: Connection, wanted: Wanted, pieces: list[str], than:
 
 
 def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
-    """Return the conditions that one index answers: the time, and a state, model or batch."""
+    """Return the conditions of one index: the time, and a state, model, batch or folder."""
     found: list[ColumnElement[bool]] = []
     if (column := _leading(wanted)) is not None:
         found.append(column == getattr(wanted, column.name))
+    if column is jobs.c.folder:
+        found.append(HAS_FOLDER)
     if wanted.since is not None:
         found.append(jobs.c.ref >= first_ref(wanted.since))
     if wanted.until is not None:
@@ -317,6 +331,8 @@ def _leading(wanted: Wanted) -> Column[Any] | None:
     """
     if wanted.batch:
         return jobs.c.batch
+    if wanted.folder:
+        return jobs.c.folder
     if wanted.model and wanted.state in (None, JobState.ARCHIVED):
         return jobs.c.model
     return jobs.c.state if wanted.state else None
@@ -328,7 +344,7 @@ def _unindexed(wanted: Wanted, texts: Sequence[str] = _TEXTS) -> list[ColumnElem
     if wanted.text:
         found.append(_contains(wanted.text, texts))
     leading = _leading(wanted)
-    for column in (jobs.c.state, jobs.c.model, jobs.c.reason):
+    for column in (jobs.c.state, jobs.c.model, jobs.c.reason, jobs.c.folder):
         value = getattr(wanted, column.name)
         if value and column is not leading:
             # coalesce keeps the planner from using the other index.
@@ -354,9 +370,7 @@ def _contains(words: str, texts: Sequence[str]) -> ColumnElement[bool]:
     )
 
 
-def _counted(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int
-) -> Count:
+def _counted(connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int) -> Count:
     within = select(jobs.c.ref).where(*conditions).limit(most).subquery()
     number = connection.execute(select(func.count()).select_from(within)).scalar_one()
     return Count(number, is_partial=number >= most)

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from receiver.errors import (
-    AnswerLostError,
     NoSuchTaskError,
     ProviderUnavailableError,
     UnreadableError,
@@ -50,6 +49,7 @@ class Fal(TaskDialect):
     key_name = "FAL_KEY"
     base_setting = "FAL_BASE_URL"
     example = "fal-ai/flux/dev"
+    sizes = "pixels (1024x768) or a ratio (16:9), or a param such as image_size=landscape_4_3"
     image_param = "image_url=https://…"
     hosts = ("fal.run",)
     url_lifetime = URL_LIFETIME
@@ -64,16 +64,9 @@ class Fal(TaskDialect):
             )
         return found
 
-    def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
-        """Return the field for pixels or a ratio."""
-        if sides := answers.pixels(size):
-            return {"image_size": {"width": sides[0], "height": sides[1]}}
-        if found := answers.ratio(size):
-            return {"aspect_ratio": found}
-        raise ValueError(
-            f"fal has no size {size}: give pixels (1024x768) or a ratio (16:9), or a param such as "
-            "image_size=landscape_4_3"
-        )
+    def pixel_params(self, width: int, height: int) -> dict[str, object]:
+        """Return the field for pixels."""
+        return {"image_size": {"width": width, "height": height}}
 
     def count_params(self, model: str, api: Api, pictures: int) -> dict[str, object]:
         """Return the field for the number of pictures."""
@@ -92,9 +85,7 @@ class Fal(TaskDialect):
     def read_submit(self, head: Head, body: bytes) -> Accepted:
         """Return the request's id, and where to ask for its status."""
         found = answers.submitted(head, body, self.base_setting)
-        request_id = answers.identifier(found.get("request_id"))
-        if request_id is None:
-            raise AnswerLostError("fal's answer has no request_id")
+        request_id = self.accepted_id(found, "request_id")
         return Accepted(request_id, answers.poll_address(found.get("status_url")))
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
@@ -111,9 +102,9 @@ class Fal(TaskDialect):
         named, gateway = _request_ids(body)
         if not user_id or named is None or request_id not in {named, gateway}:
             return Verified(Proof.NONE)
-        if keys.user_id is None:
-            return Verified(Proof.TASK, user_id, named)
-        return Verified(Proof.BODY if user_id == keys.user_id else Proof.NONE)
+        if user_id == keys.user_id:
+            return Verified(Proof.BODY)
+        return Verified(Proof.NONE if keys.user_id else Proof.TASK, user_id, named)
 
     def read_report(self, body: bytes) -> Report:
         """Read a callback, the status of a request, or its bare result."""

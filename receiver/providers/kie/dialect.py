@@ -19,7 +19,7 @@ from receiver.errors import (
     RefusedError,
     UnreadableError,
 )
-from receiver.model import Api, Outcome, Proof, Provider, Reason, Report, Submission
+from receiver.model import Outcome, Proof, Provider, Reason, Report, Submission
 from receiver.providers import json_answers as answers
 from receiver.providers.dialect import (
     Accepted,
@@ -32,7 +32,7 @@ from receiver.providers.dialect import (
     Task,
     Verified,
 )
-from receiver.providers.task_dialect import TaskDialect, is_recent
+from receiver.providers.task_dialect import TaskDialect, is_one_of, is_recent
 
 # Codes in the body of answers, whose HTTP status is 200.
 _OK, _NOT_FOUND, _TOO_MANY_REQUESTS = 200, 404, 429
@@ -51,18 +51,14 @@ class Kie(TaskDialect):
     key_name = "KIE_API_KEY"
     base_setting = "KIE_BASE_URL"
     example = "google/nano-banana"
+    sizes = "a ratio (16:9), or a param of the model, such as resolution=2K"
     image_param = 'image_urls=["https://…"]'
     hosts = ("api.kie.ai",)
     url_lifetime = 14 * 24 * 3600.0
 
-    def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
-        """Return the field for a ratio."""
-        if found := answers.ratio(size):
-            return {"aspect_ratio": found}
-        raise ValueError(
-            f"kie.ai has no size {size}: give a ratio (16:9), or a param of the model, such as "
-            "resolution=2K"
-        )
+    def pixel_params(self, width: int, height: int) -> dict[str, object]:
+        """Return none: kie.ai has ratios only."""
+        return {}
 
     def build_submit(
         self, account: Account, submission: Submission, callback: Callback | None
@@ -104,10 +100,7 @@ class Kie(TaskDialect):
         if task_id is None or not is_recent(timestamp, now):
             return Verified(Proof.NONE)
         signed = f"{task_id}.{timestamp}".encode()
-        is_valid = any(
-            hmac.compare_digest(_signature(key, signed).encode(), signature.encode())
-            for key in keys.values
-        )
+        is_valid = is_one_of(signature, (_signature(key, signed) for key in keys.values))
         return Verified(Proof.TASK if is_valid else Proof.NONE)
 
     def read_report(self, body: bytes) -> Report:
