@@ -54,7 +54,7 @@ def refusal(url: str, connector: SafeConnector) -> str:
 
 
 class Hosts:
-    """The threads and pauses of each host. Times are seconds since the epoch.
+    """The threads and pauses of each host. ``now`` returns the ledger's time, in seconds.
 
     ``expedited_at`` returns when an operator last asked to send everything at once.
     """
@@ -112,21 +112,24 @@ class Hosts:
 
 
 class JobWebhookTransport:
-    """Posts each event to the webhook of its job; ``address`` returns it by ref."""
+    """Posts each event to the webhook of its job; ``address`` returns it by ref.
+
+    ``now`` is the time that is signed.
+    """
 
     def __init__(
         self,
         address: Callable[[str], str | None],
-        expedited_at: Callable[[], float],
+        hosts: Hosts,
         client: HttpClient,
         secrets: Sequence[str],
         now: Callable[[], float],
     ) -> None:
         self._address = address
+        self._hosts = hosts
         self._client = client
         self._secrets = secrets
         self._now = now
-        self.hosts = Hosts(now, expedited_at)
 
     def send(self, event: Event, body: str) -> str:
         """Post the event; see Transport. Raise EventPostponedError if its host has to wait."""
@@ -135,13 +138,13 @@ class JobWebhookTransport:
             raise EventNotDeliveredError("the job has no webhook")
         target = read_url(address)
         start = f"{target.scheme}://{target.authority}/"
-        with self.hosts.turn(start):
+        with self._hosts.turn(start):
             try:
                 transport = WebhookTransport(address, self._client, self._secrets, self._now)
                 answer = transport.send(event, body)
             except EventNotDeliveredError as error:
-                self.hosts.record(start, away=error.away and error.status is None)
+                self._hosts.record(start, away=error.away and error.status is None)
                 # Only its host pauses, not the destination.
                 raise EventNotDeliveredError(str(error), wait=error.wait) from error
-            self.hosts.record(start, away=False)
+            self._hosts.record(start, away=False)
             return answer

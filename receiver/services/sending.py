@@ -10,7 +10,7 @@ from receiver.errors import ReceiverError
 from receiver.events.destinations import OF_JOBS
 from receiver.events.dispatcher import Answer, Dispatcher
 from receiver.events.event import EventSerializer
-from receiver.events.job_webhooks import THREADS, UNSIGNED, JobWebhookTransport, refusal
+from receiver.events.job_webhooks import THREADS, UNSIGNED, Hosts, JobWebhookTransport, refusal
 from receiver.events.transports import WebhookTransport, transport_for
 from receiver.jobs.job_object import JobObjects, shortened
 from receiver.ledger import webhooks
@@ -75,9 +75,9 @@ class Sending(Opening):
     @cached_property
     def _to_job_webhooks(self) -> Dispatcher:
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
-        expedited_at = partial(self.outbox.expedited_at, JOB_WEBHOOKS)
+        hosts = Hosts(self.now, partial(self.outbox.expedited_at, JOB_WEBHOOKS))
         transport = JobWebhookTransport(
-            self.queries.webhook, expedited_at, self.event_client, secrets, time.time
+            self.queries.webhook, hosts, self.event_client, secrets, time.time
         )
         postpone = partial(webhooks.postpone, self.database)
         return Dispatcher(self.outbox, OF_JOBS, transport, self.serializer, postpone)

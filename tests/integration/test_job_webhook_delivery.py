@@ -14,7 +14,7 @@ from receiver.events import job_webhooks
 from receiver.events.destinations import OF_JOBS
 from receiver.events.dispatcher import RETRY_FOR, Dispatcher
 from receiver.events.event import EventSerializer
-from receiver.events.job_webhooks import HOST_THREADS, JobWebhookTransport
+from receiver.events.job_webhooks import HOST_THREADS, Hosts, JobWebhookTransport
 from receiver.ledger import webhooks
 from receiver.ledger.outbox import JOB_WEBHOOKS, Outbox
 from receiver.ledger.queries.events import DestinationStatus
@@ -32,16 +32,17 @@ def other_server() -> Iterator[EventServer]:
         yield server
 
 
-def dispatcher_of(books: Books, *allow: str) -> Dispatcher:
+def hosts_of(books: Books, wait: float = 0.0) -> Hosts:
+    outbox = Outbox(books.database, books.clock)
+    return Hosts(books.clock, lambda: outbox.expedited_at(JOB_WEBHOOKS), wait)
+
+
+def dispatcher_of(books: Books, *allow: str, hosts: Hosts | None = None) -> Dispatcher:
     """Return the dispatcher of all jobs' webhooks; these local addresses may be contacted."""
     outbox = Outbox(books.database, books.clock)
     client = HttpClient(SafeConnector(AddressPolicy.parse(allow, ())), idle_connections=0)
     transport = JobWebhookTransport(
-        books.queries.webhook,
-        lambda: outbox.expedited_at(JOB_WEBHOOKS),
-        client,
-        [SECRET],
-        books.clock,
+        books.queries.webhook, hosts or hosts_of(books), client, [SECRET], books.clock
     )
 
     def postpone(*given: object) -> None:
@@ -112,31 +113,31 @@ def test_the_end_of_the_pause_and_an_operator_bring_what_was_postponed(
     books: Books, event_server: EventServer
 ) -> None:
     refs = [expired(books, event_server.url, f"task-{number}") for number in range(3)]
-    dispatcher, refused = dispatcher_of(books, event_server.address), dispatcher_of(books)
+    hosts, refused = hosts_of(books), dispatcher_of(books)
+    dispatcher = dispatcher_of(books, event_server.address, hosts=hosts)
     refused.send(refused.claim(1)[0])
     assert status(books).last_error.endswith("to FETCH_ALLOW"), "the policy holds at each delivery"
-    transport = dispatcher._transport  # its host is away
-    assert isinstance(transport, JobWebhookTransport)
     start = f"http://{event_server.address}/"
-    transport.hosts.record(start, away=True)
+    hosts.record(start, away=True)
     dispatch_due(dispatcher)
     assert event_server.received == []
     books.clock.advance(1.1)
     dispatch_due(dispatcher)
     assert [received.event["data"]["ref"] for received in event_server.received] == refs[1:]
-    transport.hosts.record(start, away=True)
+    hosts.record(start, away=True)
     books.clock.advance(0.1)
-    dispatcher._outbox.expedite(JOB_WEBHOOKS)  # as `receiver resend --waiting`
+    Outbox(books.database, books.clock).expedite(JOB_WEBHOOKS)
     dispatch_due(dispatcher)
     assert event_server.types(refs[0]) == ["job.expired"]
 
 
 @pytest.mark.both_databases
 def test_what_waited_three_days_for_a_dead_host_is_set_aside_without_another_attempt(
-    books: Books, event_server: EventServer
+    books: Books,
 ) -> None:
     expired(books, f"{DEAD}/1", "task-1")
-    dispatcher = dispatcher_of(books, "127.0.0.1:1", event_server.address)
+    hosts = hosts_of(books)
+    dispatcher = dispatcher_of(books, "127.0.0.1:1", hosts=hosts)
     dispatch_due(dispatcher, rounds=1)
     books.clock.advance(RETRY_FOR - 10)
     for number in range(2, 5):
@@ -146,15 +147,13 @@ def test_what_waited_three_days_for_a_dead_host_is_set_aside_without_another_att
     for one in waits[1:]:
         dispatcher.send(one)
     books.clock.advance(11)
-    transport = dispatcher._transport  # its host is away
-    assert isinstance(transport, JobWebhookTransport)
-    transport.hosts.record("http://127.0.0.1:1/", away=True)
+    hosts.record("http://127.0.0.1:1/", away=True)
     dispatch_due(dispatcher)
     aside = books.events.set_aside()
     assert [row.event for row in aside] == [1], "the others came later"
     assert "could not be reached, so this delivery was not tried again" in aside[0].error
     books.clock.advance(RETRY_FOR)
-    transport.hosts.record("http://127.0.0.1:1/", away=True)
+    hosts.record("http://127.0.0.1:1/", away=True)
     dispatch_due(dispatcher)
     assert [row.event for row in books.events.set_aside()] == [1, 2, 3, 4]
     assert status(books).waiting == 0
@@ -169,7 +168,6 @@ def test_a_slow_host_gets_its_share_of_the_threads_and_its_answer_pauses_nothing
         expired(books, f"{event_server.url}/{number}", f"slow-{number}")
     good = expired(books, other_server.url, "task-1")
     dispatcher = dispatcher_of(books, event_server.address, other_server.address)
-    dispatcher._transport.hosts._wait = 0.0  # type: ignore[attr-defined]  # no waiting in a test
     event_server.gate.clear()
     event_server.status = 503
     claimed = dispatcher.claim(16)
