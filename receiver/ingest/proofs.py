@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 import structlog
 
@@ -14,7 +13,7 @@ from receiver.ledger.user_ids import (
     MISMATCHES_FOR,
     Learning,
     Mismatch,
-    find_mismatch,
+    find_mismatches,
     learn_user_id,
     learnt_user_id,
     note_mismatch,
@@ -76,15 +75,11 @@ class Proofs:
 
         Raise LedgerError.
         """
-        found = [
-            self._database.read(partial(find_mismatch, provider=provider))
-            for provider in {*self._keys, *self._user_ids}
-        ]
         since = self._now() - MISMATCHES_FOR
         return [
             one
-            for one in found
-            if one and one.at > since and one.user_id != self._user_id(one.provider)
+            for one in self._database.read(find_mismatches)
+            if one.at > since and one.user_id != self._user_id(one.provider)
         ]
 
     def _proof(self, provider: Provider, ref: str, headers: Headers, body: bytes) -> Proof:

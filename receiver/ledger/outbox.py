@@ -104,11 +104,11 @@ class Outbox:
         def work(connection: Connection) -> list[Claimed[EventDelivery]]:
             now = self.now()
             cursor = _lock(connection, destination)
+            if cursor is None:
+                return []  # no job has a webhook yet, or it was deleted meanwhile
             found = _claim(connection, destination, now, limit)
-            if (
-                len(found) < limit
-                and cursor is not None
-                and _queue_new_events(connection, destination, types, cursor, now)
+            if len(found) < limit and _queue_new_events(
+                connection, destination, types, cursor, now
             ):
                 found += _claim(connection, destination, now, limit - len(found))
             return found

@@ -16,7 +16,7 @@ from receiver.model import Provider, Source, timestamp
 
 # Seconds for which a mismatch is shown.
 MISMATCHES_FOR = 24 * 3600.0
-_MISMATCH = "{}_account_mismatch"
+_MISMATCH = "account_mismatch:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,8 @@ def learn_user_id(connection: Connection, found: Learning, now: float) -> bool:
     provider, key = found.provider, found.key
     if (known := learnt_user_id(connection, provider, key)) is not None:
         return known == found.user_id
-    since, job = (
-        _since(connection, provider, key, now),
-        find_job(connection, found.ref, locked=True),
-    )
+    since = _since(connection, provider, key, now)
+    job = find_job(connection, found.ref, locked=True)
     if job is None or job.provider_id != found.provider_id or job.submitted_at < since:
         return False
     called_back = select(deliveries.c.id).where(
@@ -91,7 +89,7 @@ def _since(connection: Connection, provider: Provider, key: str, now: float) -> 
 
     The first key of a ledger posted all of them.
     """
-    name, names = f"{provider}_key_since:{key}", f"{provider}_user_id"
+    name, names = f"{provider}_key_since:{key}", f"{provider}_"
     if (kept := _value(connection, name)) is not None:
         return float(kept)
     earlier = select(identity.c.name).where(identity.c.name.startswith(names, autoescape=True))
@@ -108,18 +106,21 @@ def note_mismatch(connection: Connection, ref: str, provider_id: str, found: Mis
     job = find_job(connection, ref)
     if job is None or job.provider_id != provider_id or job.answered_at is None:
         return False
-    name = _MISMATCH.format(found.provider)
+    name = f"{_MISMATCH}{found.provider}"
     connection.execute(delete(identity).where(identity.c.name == name))
     _insert(connection, name, json.dumps(asdict(found)))
     return True
 
 
-def find_mismatch(connection: Connection, provider: Provider) -> Mismatch | None:
-    """Return the last mismatch of a provider; None if there was none."""
-    if (kept := _value(connection, _MISMATCH.format(provider))) is None:
-        return None
-    value = json.loads(kept)
-    return Mismatch(provider, value["user_id"], value["at"])
+def find_mismatches(connection: Connection) -> list[Mismatch]:
+    """Return the last mismatch of each provider that had one."""
+    kept = select(identity.c.value).where(identity.c.name.startswith(_MISMATCH, autoescape=True))
+    found = map(json.loads, connection.execute(kept).scalars())
+    return [
+        Mismatch(Provider(one["provider"]), one["user_id"], one["at"])
+        for one in found
+        if one["provider"] in set(Provider)  # a later release may know more
+    ]
 
 
 def _value(connection: Connection, name: str) -> str | None:

@@ -109,6 +109,24 @@ def test_a_wrong_key_is_told_and_the_other_credits_are_printed(served: Installat
     assert "credits left at kie" in done.out
 
 
+def test_the_images_api_lists_models_as_a_request_must_name_them(
+    served: Installation, elsewhere: dict[str, str]
+) -> None:
+    wants = {"prompt": "a model", "response_format": "url"}
+    headers = {"Authorization": f"Bearer {elsewhere['ADMIN_TOKEN']}"}
+    named = {f"{provider}/{MODELS[provider]}" for provider in OTHERS}
+    for model in named:
+        answer = requests.post(
+            f"{served.url}/v1/images/generations",
+            json={**wants, "model": model},
+            headers=headers,
+            timeout=20,
+        )
+        assert answer.status_code == 200, answer.text
+    listed = requests.get(f"{served.url}/v1/models", headers=headers, timeout=10).json()["data"]
+    assert {one["id"] for one in listed} == {"gpt-image-1.5", *named}
+
+
 # The form.
 
 
@@ -131,7 +149,7 @@ def test_the_form_submits_to_each_provider_and_is_filled_in_from_its_jobs(
 ) -> None:
     form = dashboard.get(f"{served.url}/submit", timeout=10).text
     assert chosen(form) == ["grsai"]
-    assert f'<option value="{MODELS[provider]}">' in form
+    assert f'<option value="{MODELS[provider]}" label="{provider}">' in form
     token = re.search(r'name="csrf_token" value="([^"]+)"', form)
     assert token
     fields = {"prompt": "a form", "provider": provider.value, "mode": "webhook"}

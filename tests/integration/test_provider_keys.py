@@ -8,10 +8,12 @@ import requests
 from ledgers import Clock as ManualClock
 from other_providers import OTHERS, Harness, running
 from signing import FAL_KEY, OTHER_FAL_KEY, Sender, body_of, public_key
+from sqlalchemy import insert
 
 from receiver.doctor.examine import Status, examine
 from receiver.errors import ProviderUnavailableError
 from receiver.ledger.claims import Claimed
+from receiver.ledger.tables import identity
 from receiver.model import JobState, Proof, Provider
 from receiver.providers.bfl.dialect import Bfl
 from receiver.providers.client import Clients, ProviderClient
@@ -156,6 +158,12 @@ def test_another_account_is_learnt_when_the_key_changes(harness: Harness) -> Non
     harness.restart(FAL_KEY="any")  # back, and what was learnt for this key is still known
     harness.sandbox.twins.fal.user_id = USER_ID
     assert first_proof(harness) == Proof.BODY
+
+
+def test_what_a_release_before_learnt_is_learnt_anew(harness: Harness) -> None:
+    earlier = insert(identity).values(name="fal_user_id", value="an account of any key")
+    harness.services.database.write(lambda connection: connection.execute(earlier))
+    assert [first_proof(harness), first_proof(harness)] == [Proof.TASK, Proof.BODY]
 
 
 def test_a_wrong_user_id_in_the_settings_is_named_by_doctor_and_status(harness: Harness) -> None:

@@ -276,6 +276,43 @@ def test_a_number_that_is_none_is_left_out(number: str) -> None:
     assert DIALECTS[Provider.KIE].read_report(kie.encode()).made_at is None
 
 
+OTHER = "https://files.example/1.png"
+PLACES: list[tuple[Provider, Any, list[str]]] = [
+    # fal: whatever a model calls its files, beside what are no results.
+    (Provider.FAL, {"output": {"url": PICTURE}, "timings": {"inference": 1.5}}, [PICTURE]),
+    (Provider.FAL, {"outputs": [{"url": PICTURE}, {"url": OTHER}], "seed": 7}, [PICTURE, OTHER]),
+    (Provider.FAL, {"result": [PICTURE], "response_url": OTHER}, [PICTURE]),
+    (Provider.FAL, {"image": {"url": PICTURE}, "mask_image": {"url": OTHER}}, [PICTURE]),
+    (Provider.FAL, {"timings": {}, "has_nsfw_concepts": [False], "prompt": PICTURE}, []),
+    # The same results in several places are archived once.
+    (
+        Provider.KIE,
+        {
+            "resultJson": json.dumps({"resultUrls": [PICTURE, OTHER]}),
+            "info": {"resultUrls": [PICTURE, OTHER], "resultImageUrl": PICTURE},
+        },
+        [PICTURE, OTHER],
+    ),
+    (Provider.KIE, {"resultJson": "{}", "response": {"resultUrls": [OTHER]}}, [OTHER]),
+    (Provider.KIE, {"resultJson": {"resultUrls": []}, "info": {"result_urls": [OTHER]}}, [OTHER]),
+    (Provider.BFL, {"sample": PICTURE, "samples": [PICTURE, OTHER]}, [PICTURE, OTHER]),
+    (Provider.BFL, {"sample": PICTURE, "samples": None}, [PICTURE]),
+]
+
+
+@pytest.mark.parametrize(("provider", "result", "urls"), PLACES)
+def test_results_are_found_wherever_they_stand_and_once(
+    provider: Provider, result: Any, urls: list[str]
+) -> None:
+    body = {
+        Provider.FAL: {"request_id": "t", "status": "OK", "payload": result},
+        Provider.KIE: {"code": 200, "data": {"taskId": "t", "state": "success", **result}},
+        Provider.BFL: {"id": "t", "status": "Ready", "result": result},
+    }[provider]
+    found = DIALECTS[provider].read_report(raw(body))
+    assert [one.url for one in found.results] == urls
+
+
 def test_a_model_of_fal_may_have_a_field_called_status() -> None:
     bare = {"images": [{"url": PICTURE}], "status": "done"}
     assert DIALECTS[Provider.FAL].read_report(raw(bare)).outcome is Outcome.SUCCEEDED

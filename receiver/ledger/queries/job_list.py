@@ -11,18 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Select,
-    and_,
-    desc,
-    false,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, bindparam, func, or_, select
 
 from receiver.ledger.caller_fields import has_metadata, refs_with_metadata
 from receiver.ledger.database import Database
@@ -107,7 +96,7 @@ class JobListQueries:
         def work(connection: Connection) -> Job | None:
             if pieces := wanted_pieces(wanted.text):
                 return _newer_with(connection, wanted, pieces, than)
-            refs = _refs(wanted, low=than).order_by("ref").limit(self._window)
+            refs = _refs(wanted, low=than).limit(self._window)
             last = connection.execute(select(func.max(refs.subquery().c.ref))).scalar()
             if last is None:
                 return None
@@ -171,10 +160,10 @@ class JobListQueries:
 
         The end is the ref to continue after, None if there are no more jobs.
         """
-        window = _refs(wanted, high=after).order_by(desc("ref")).limit(self._window).subquery()
+        window = _refs(wanted, high=after).limit(self._window).subquery()
         read, last = connection.execute(select(func.count(), func.min(window.c.ref))).one()
         if not read:
-            return [false()], None
+            return [jobs.c.ref.is_(None)], None
         # With the end of the window known, a range of keys is read; rows after it are not touched.
         within = (*_indexed(wanted, after), *_near(wanted, last, after))
         return [*within, *_unindexed(wanted, texts)], last if read == self._window else None
@@ -263,6 +252,25 @@ class JobListQueries:
 
         return self._read(work)
 
+    def models_with_provider(self) -> list[tuple[str, str]]:
+        """Return the same, each with the provider of its newest job."""
+        models = self.models()
+
+        def work(connection: Connection) -> list[tuple[str, str]]:
+            newest = (
+                select(jobs.c.provider)
+                .where(jobs.c.model == bindparam("model"))
+                .order_by(jobs.c.ref.desc())
+                .limit(1)
+            )
+            return [
+                (model, provider)
+                for model in models
+                if (provider := connection.execute(newest, {"model": model}).scalar()) is not None
+            ]
+
+        return self._read(work)
+
 
 def _bounds(wanted: Wanted, after: str) -> tuple[str, str]:
     """Return the refs between which the wanted jobs are."""
@@ -304,13 +312,16 @@ def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
 
 
 def _refs(wanted: Wanted, low: str = "", high: str = "") -> Select[tuple[str]]:
-    """Select refs between these two through one index; the wanted jobs are among them."""
-    if not wanted.metadata:
-        question = select(jobs.c.ref).where(*_indexed(wanted, high))
-        return question.where(jobs.c.ref > low) if low else question
-    ref, (first, last) = job_metadata.c.ref, _bounds(wanted, high)
-    question = refs_with_metadata(*wanted.metadata).where(ref >= first, ref < last)
-    return question.where(ref > low) if low else question
+    """Select refs through one index, upwards from ``low`` or downwards from ``high``.
+
+    The wanted jobs are among them.
+    """
+    if wanted.metadata:
+        ref, (first, last) = job_metadata.c.ref, _bounds(wanted, high)
+        question = refs_with_metadata(*wanted.metadata).where(ref >= first, ref < last)
+    else:
+        ref, question = jobs.c.ref, select(jobs.c.ref).where(*_indexed(wanted, high))
+    return question.where(ref > low).order_by(ref) if low else question.order_by(ref.desc())
 
 
 def _near(wanted: Wanted, low: str, high: str) -> list[ColumnElement[bool]]:

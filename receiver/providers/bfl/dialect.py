@@ -99,9 +99,9 @@ class Bfl(TaskDialect):
         return Report(Outcome.SUCCEEDED, task_id, status, 100, made, left_out=left_out)
 
     def made(self, found: dict[str, Any]) -> list[object]:
-        """Return the sample, or the samples."""
+        """Return the samples, or the only one."""
         result = answers.part(found, "result")
-        return [result.get("sample"), result.get("samples")]
+        return [result.get("samples") or result.get("sample")]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a task, at the address that BFL gave."""

@@ -32,7 +32,7 @@ from receiver.providers.task_dialect import TaskDialect, is_recent
 # Seconds the results of our requests live: we ask for it in each of them.
 URL_LIFETIME = 24 * 3600
 _LIFECYCLE = f'{{"expiration_duration_seconds": {URL_LIFETIME}}}'
-# The fields of an answer that hold results, most often only one of them.
+# The fields of an answer that usually hold results, most often only one of them.
 _RESULTS = ("images", "image", "videos", "video")
 _ENDED = frozenset({"OK", "ERROR", "COMPLETED"})
 _STATUSES = _ENDED | {"IN_QUEUE", "IN_PROGRESS"}
@@ -125,8 +125,15 @@ class Fal(TaskDialect):
         )
 
     def made(self, found: dict[str, Any]) -> list[object]:
-        """Return the results of a callback or of a bare result."""
-        return [_payload(found).get(name) for name in _RESULTS]
+        """Return the results of a callback or of a bare result.
+
+        Each model has fields of its own: if none has a usual name, every file counts.
+        """
+        payload = _payload(found)
+        usual = [payload.get(name) for name in _RESULTS]
+        if answers.results(usual)[0]:
+            return usual
+        return [value for value in payload.values() if isinstance(value, dict | list)]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for the status; when it is COMPLETED the result is asked for."""

@@ -8,6 +8,7 @@ import hmac
 import re
 from base64 import b64encode
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -133,17 +134,21 @@ class Kie(TaskDialect):
         return Report(Outcome.RUNNING, task_id, state)
 
     def made(self, found: dict[str, Any]) -> list[object]:
-        """Return the results of a task: in ``resultJson`` (JSON in a text), or as before."""
+        """Return the results of a task: in ``resultJson`` (JSON in a text), or as before.
+
+        The same results may stand in several places, so only the first that has any counts.
+        """
         task = _task(found)
-        places = [answers.part(task, "info"), answers.part(task, "response")]
+        places: list[dict[str, Any]] = []
         result = task.get("resultJson")
         if isinstance(result, str) and result.strip():
             with suppress(UnreadableError):
                 places.append(answers.document(result.encode("utf-8", "replace")))
         elif isinstance(result, dict):
             places.append(result)
-        values = [place.get(name) for place in places for name in _RESULT_LISTS]
-        return [value for value in values if value]
+        places += [answers.part(task, "info"), answers.part(task, "response")]
+        values = (place.get(name) for place in places for name in _RESULT_LISTS)
+        return list(islice(filter(None, values), 1))
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a task."""

@@ -90,7 +90,12 @@ def _form_page(
         **{name: value for name, value in given.items() if value},
     }
     modes = (Mode.WEBHOOK, Mode.POLL, Mode.STREAM)
-    models = sorted({*map(_example, providers), *services().job_list.models()})
+    known = {one: _example(one) for one in providers}
+    used = services().job_list.models_with_provider()
+    models = sorted(
+        {(model, provider.value) for provider, model in known.items()}
+        | {(model, provider) for model, provider in used if provider in known}
+    )
     choices = {"providers": providers, "modes": modes, "models": models}
     return page("submit.html", {"given": values, "mistakes": mistakes or [], **choices}, status)
 
