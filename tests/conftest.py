@@ -36,6 +36,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="default",
         help="default: SQLite, and PostgreSQL where a test is marked both_databases; both: always",
     )
+    parser.addoption(
+        "--thorough", action="store_true", help="also run the tests that are marked thorough"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked thorough unless it is asked for."""
+    if not config.getoption("thorough"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("thorough")]
 
 
 def pytest_configure() -> None:

@@ -6,6 +6,7 @@ A ledger fixture fails if its test left a connection open.
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ from receiver.settings import Settings
 from submitter.sandbox import Sandbox
 
 BOTH = ("sqlite", "postgresql")
+STORES = ("directory", "bucket")
+USUAL_PAIRS = {("directory", "sqlite"), ("bucket", "postgresql")}
 
 
 # Ledgers
@@ -88,11 +91,25 @@ def mortal_url(mortal: MortalPostgres) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test of ``ledger_url`` on SQLite, and on PostgreSQL too where the dialect matters."""
-    if "ledger_url" in metafunc.fixturenames:
-        both = metafunc.config.getoption("databases") == "both" or any(
-            metafunc.definition.iter_markers("both_databases")
-        )
+    """Run a test of ``ledger_url`` on SQLite, and on PostgreSQL too where the dialect matters.
+
+    A test of ``store`` runs on both stores. With both databases it has all four combinations only
+    if it is thorough: no code of a store knows the database.
+    """
+    fixtures = {"ledger_url", "store_kind"} & {*metafunc.fixturenames}
+    always = metafunc.config.getoption("databases") == "both"
+    both = always or any(metafunc.definition.iter_markers("both_databases"))
+    if fixtures == {"ledger_url", "store_kind"} and both:
+        marks = () if always else pytest.mark.thorough
+        pairs = [
+            pytest.param(*pair, marks=() if pair in USUAL_PAIRS else marks)
+            for pair in product(STORES, BOTH)
+        ]
+        metafunc.parametrize(("store_kind", "ledger_url"), pairs, indirect=["ledger_url"])
+        return
+    if "store_kind" in fixtures:
+        metafunc.parametrize("store_kind", STORES)
+    if "ledger_url" in fixtures:
         metafunc.parametrize("ledger_url", BOTH if both else BOTH[:1], indirect=True)
 
 
@@ -116,12 +133,12 @@ def books(ledger_url: str) -> Iterator[Books]:
 # Archives
 
 
-@pytest.fixture(params=["directory", "bucket"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture
+def store(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Open a directory, and a bucket of a real S3 server. Both have the store's hidden files."""
     url = (
         f"file://{tmp_path}/archive"
-        if request.param == "directory"
+        if store_kind == "directory"
         else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
     )
     with closing(open_store(url)) as store:
