@@ -10,7 +10,7 @@ from typing import Any
 
 import botocore.session
 import pytest
-import statement_cache
+import shared_compilation
 import structlog
 from hypothesis import HealthCheck, settings
 from postgres import PostgresServer, postgres, postgres_binaries
@@ -62,7 +62,7 @@ def pytest_configure() -> None:
     gc.disable()
     create_loader = functools.cache(botocore.session.create_loader)
     botocore.session.create_loader = create_loader
-    statement_cache.share()
+    shared_compilation.share()
 
 
 def pytest_collection_finish() -> None:

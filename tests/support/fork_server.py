@@ -135,11 +135,11 @@ def _serve(channel: socket.socket) -> tuple[list[int], bytes] | None:
     signal.set_wakeup_fd(wakes)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     while True:
-        ready, _, _ = select.select([channel, woken], [], [])
+        ready, _, _ = select.select([channel.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 1000)
             _report_ends(statuses)
-        if channel not in ready:
+        if channel.fileno() not in ready:
             continue
         message, fds, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, 4)
         if not message:
