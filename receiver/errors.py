@@ -4,11 +4,15 @@
 where they appear, with ``raise … from``.
 """
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+# How pydantic writes a member of an Enum, whose value is what a person would write.
+_ENUM_MEMBER = re.compile(r"<\w+\.\w+: ('[^']*')>")
 
 
 class ReceiverError(Exception):
@@ -95,9 +99,9 @@ class KeyTakenError(ReceiverError):
 class KeyConflictError(KeyTakenError):
     """Another job has this key, and was asked for something else; nothing was posted."""
 
-    def __init__(self, key: str, ref: str) -> None:
+    def __init__(self, key: str, ref: str, what: str = "something else") -> None:
         super().__init__(key, ref)
-        self.args = (f"{self}, which was asked for something else; nothing posted",)
+        self.args = (f"{self}, which was asked for {what}; nothing posted",)
 
 
 class FetchError(ReceiverError):
@@ -147,17 +151,43 @@ class ObjectDiffersError(StoreError):
 class EventNotDeliveredError(ReceiverError):
     """A destination did not accept an event; it is sent again.
 
-    ``away``: the destination cannot be reached, whatever the event. ``wait``: the seconds that it
-    asked us to wait. ``answer`` is the beginning of what it wrote.
+    ``away``: the destination cannot be reached, whatever the event. ``status`` is the HTTP status
+    that it answered, None if it did not answer. ``wait``: the seconds that it asked us to wait.
+    ``answer`` is the beginning of what it wrote.
     """
 
     def __init__(
-        self, text: str, *, away: bool = False, wait: float = 0.0, answer: str = ""
+        self,
+        text: str,
+        *,
+        away: bool = False,
+        status: int | None = None,
+        wait: float = 0.0,
+        answer: str = "",
     ) -> None:
         super().__init__(text)
         self.away = away
+        self.status = status
         self.wait = wait
         self.answer = answer
+
+
+class EventPostponedError(ReceiverError):
+    """The host of a job's webhook gets nothing until a moment (seconds since the epoch).
+
+    ``start`` is the beginning of its URLs. ``away``: the host could not be reached; otherwise it
+    has its share of the threads.
+    """
+
+    def __init__(self, until: float, start: str, *, away: bool) -> None:
+        super().__init__(
+            f"{start} could not be reached, so this delivery was not tried again"
+            if away
+            else f"{start} has all threads that one host may have"
+        )
+        self.until = until
+        self.start = start
+        self.away = away
 
 
 # The name of earlier releases; callers may catch it.
@@ -180,4 +210,5 @@ def mistakes_in(error: "ValidationError") -> Iterator[tuple[str, str]]:
     The field is "" if the mistake concerns the whole.
     """
     for item in error.errors(include_url=False, include_input=False):
-        yield ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+        text = _ENUM_MEMBER.sub(r"\1", item["msg"].removeprefix("Value error, "))
+        yield ".".join(map(str, item["loc"])), text

@@ -247,7 +247,8 @@ class Submission:
 
     ``key`` is the caller's own name for the job. Only one job can have it, so a repeated submit is
     not paid twice. ``batch`` and ``metadata`` (a JSON object) are the caller's too; ``folder`` is
-    the folder of the archive in which the pictures are stored, "" for none.
+    the folder of the archive in which the pictures are stored, "" for none. ``webhook`` is a URL
+    that gets the job's events; it may be a secret.
     """
 
     prompt: str
@@ -260,6 +261,7 @@ class Submission:
     batch: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
     folder: str = ""
+    webhook: str | None = field(default=None, repr=False)
 
     @property
     def requested(self) -> int | None:
@@ -294,9 +296,19 @@ def risk_begins(expires_at: float, lifetime: float) -> float:
     return expires_at - lifetime / 4
 
 
+# The last time a ULID can represent, in the year 10889.
+_END_OF_TIME = float(2**48 - 1) / 1000
+
+
 def new_ref(now: float) -> str:
     """Return a new ref: a ULID, which sorts by time and contains it."""
     return str(ULID.from_timestamp(now))
+
+
+def first_ref(moment: float) -> str:
+    """Return the smallest possible ref of a moment (seconds since the epoch)."""
+    milliseconds = int(min(max(moment, 0.0), _END_OF_TIME) * 1000)
+    return str(ULID.from_bytes(milliseconds.to_bytes(6, "big") + bytes(10)))
 
 
 def ref_time(ref: str) -> datetime:

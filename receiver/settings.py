@@ -36,12 +36,14 @@ from receiver.archive.stores.s3_options import (
 )
 from receiver.errors import ConfigurationError, mistakes_in
 from receiver.events.destinations import (
+    OF_JOBS,
     Destination,
     DestinationKind,
     read_destination,
     read_destinations,
 )
 from receiver.jobs.prices import read_prices
+from receiver.model import EventType
 from receiver.net.policy import AddressPolicy
 from receiver.providers.accounts import ProviderSettings, Token, WebAddress, split
 from receiver.variables import read_variables
@@ -304,8 +306,17 @@ class Settings(ProviderSettings):
 
     @property
     def destinations(self) -> tuple[Destination, ...]:
-        """The destinations of events."""
+        """The destinations of events that EVENT_URLS names."""
         return read_destinations(self.event_urls)
+
+    @property
+    def served(self) -> dict[str, tuple[EventType, ...]]:
+        """The event types of each destination that gets events, by its name.
+
+        Those of EVENT_URLS and, with EVENT_SECRET, the webhooks of jobs.
+        """
+        of_jobs = (OF_JOBS,) if self.event_secret else ()
+        return {to.name: to.types for to in (*self.destinations, *of_jobs)}
 
     @property
     def embedded(self) -> bool:

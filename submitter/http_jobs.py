@@ -22,7 +22,7 @@ from receiver.errors import (
     ReceiverError,
 )
 from receiver.jobs.job_object import JobView, asset_path
-from receiver.jobs.same_request import canonical_request, without_pictures
+from receiver.jobs.same_request import canonical_request, has_webhook_of, without_pictures
 from receiver.jobs.schemas import REF
 from receiver.model import JobState, Provider, Reason, Submission, timestamp
 from submitter import preflight
@@ -121,7 +121,8 @@ class HttpJobs:
         provider = Provider.of(job.provider)
         was = Submission(job.prompt, job.model, params, provider=provider, folder=job.folder)
         asked = without_pictures(job_request({**request, "images": ()}).submission())
-        return canonical_request(asked) == canonical_request(without_pictures(was))
+        same = canonical_request(asked) == canonical_request(without_pictures(was))
+        return same and has_webhook_of(asked, job.webhook)
 
     def now(self) -> float:
         """Return the time, in seconds since 1970; the service's clock may differ by a second."""
@@ -190,11 +191,11 @@ class HttpJobs:
                 [f"RECEIVER_URL: {self._url} does not answer as this service does"]
             ) from error
 
-    def credits(self) -> tuple[float | None, str, list[dict[str, Any]]]:
-        """Return the credits left at GRSAI, why they are not known, and job counts by model."""
+    def credits(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the credits left at each provider, and job counts by model; see Transport."""
         answer, _ = self._ask("GET", "/api/credits")
         found = self._json(answer)
-        return found["credits"], str(found["error"]), list(found["models"])
+        return list(found["providers"]), list(found["models"])
 
     # Requests.
 

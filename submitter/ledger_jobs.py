@@ -9,8 +9,13 @@ from typing import Any
 
 from receiver.doctor import last_result
 from receiver.errors import ConfigurationError, ProviderError
-from receiver.jobs.job_object import JobView
-from receiver.jobs.same_request import canonical_request, request_of, without_pictures
+from receiver.jobs.job_object import JobView, webhook_shown
+from receiver.jobs.same_request import (
+    canonical_request,
+    has_webhook_of,
+    request_of,
+    without_pictures,
+)
 from receiver.jobs.schemas import JobsQuery
 from receiver.ledger.queries.jobs import JobRecord
 from receiver.model import JobState, Mode, Provider, Reason
@@ -70,11 +75,12 @@ class LedgerJobs:
         """Return whether a job was made by these arguments; see ``receiver.jobs.same_request``."""
         was = request_of(self._services.queries, self._services.jobs.get(ref))
         try:
-            return canonical_request(submission_of(request)) == canonical_request(was)
+            asked = submission_of(request)
         except ConfigurationError:
             # An image file was deleted since: it is not needed again, so compare without images.
-            rest = submission_of({**request, "images": ()})
-            return canonical_request(rest) == canonical_request(without_pictures(was))
+            asked, was = submission_of({**request, "images": ()}), without_pictures(was)
+        same = canonical_request(asked) == canonical_request(was)
+        return same and has_webhook_of(asked, webhook_shown(was.webhook))
 
     def now(self) -> float:
         """Return the ledger's time, in seconds since 1970."""
@@ -102,8 +108,11 @@ class LedgerJobs:
 
     def arguments_of(self, ref: str) -> dict[str, Any] | None:
         """Return the arguments that post a job again, without its key; None without the job."""
-        record = self._services.queries.record(ref)
-        return None if record is None else arguments_of(record)
+        queries = self._services.queries
+        record = queries.record(ref)
+        if record is None:
+            return None
+        return arguments_of(record) | {"webhook": queries.webhook(ref)}
 
     def find(self, text: str, limit: int) -> list[JobView]:
         """Return the newest jobs with this text; see Transport."""
@@ -123,16 +132,20 @@ class LedgerJobs:
         """Return whether a worker serves this ledger."""
         return self._services.has_worker()
 
-    def credits(self) -> tuple[float | None, str, list[dict[str, Any]]]:
-        """Return the credits left at GRSAI, why they are not known, and job counts by model."""
+    def credits(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the credits left at each provider, and job counts by model; see Transport."""
         models = [asdict(usage) for usage in self._services.totals.usage()]
-        client = self._services.clients.get(Provider.GRSAI)
+        known = {Provider.GRSAI, *self._services.settings.accounts()}
+        return [self._balance(provider) for provider in Provider if provider in known], models
+
+    def _balance(self, provider: Provider) -> dict[str, Any]:
+        client = self._services.clients.get(provider)
         if client is None:
-            return None, _NO_KEY, models
+            return {"provider": provider.value, "credits": None, "error": _NO_KEY}
         try:
-            return client.credits(), "", models
+            return {"provider": provider.value, "credits": client.credits(), "error": ""}
         except ProviderError as error:
-            return None, str(error), models
+            return {"provider": provider.value, "credits": None, "error": str(error)}
 
 
 def arguments_of(record: JobRecord) -> dict[str, Any]:
@@ -140,6 +153,7 @@ def arguments_of(record: JobRecord) -> dict[str, Any]:
     job = record.job
     return {
         "prompt": job.prompt,
+        "provider": Provider.of(job.provider),
         "model": job.model,
         "params": json.loads(record.params),
         "mode": job.mode,

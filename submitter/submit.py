@@ -72,8 +72,12 @@ class Transport(Protocol):
     def has_worker(self) -> bool:
         """Return whether a worker archives the pictures."""
 
-    def credits(self) -> tuple[float | None, str, list[dict[str, Any]]]:
-        """Return the credits left at GRSAI, why they are not known, and job counts by model."""
+    def credits(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the credits left at each provider, and job counts by model.
+
+        Of each provider with a key, and of GRSAI always: ``provider``, ``credits`` (None if it does
+        not say, or could not be asked) and ``error``.
+        """
 
     def close(self) -> None:
         """Close the connections."""
@@ -145,6 +149,7 @@ class Submitter:
         batch: str | None = None,
         metadata: Mapping[str, object] | None = None,
         folder: str = "",
+        webhook: str | None = None,
     ) -> Job:
         """Post one job and return it as it is after the submit.
 
@@ -153,7 +158,8 @@ class Submitter:
         ``images`` are reference pictures, URLs or local files. ``key`` is the caller's own name
         for the job: a second submit with the same key returns the existing job and pays nothing.
         ``batch`` is your name for several jobs, ``metadata`` a small JSON object of your own;
-        ``folder`` is a folder of the archive for the pictures.
+        ``folder`` is a folder of the archive for the pictures. ``webhook`` is a URL that gets the
+        job's events, signed with EVENT_SECRET.
 
         A job that the provider refused comes back ``failed``; its key can be used again. A job
         whose submit answer was lost comes back ``submitting`` and is never posted again.
@@ -164,7 +170,8 @@ class Submitter:
 
         Raise KeyConflictError if the job that has the key was asked for something else. Raise
         ConfigurationError for an image that cannot be read, for ``mode`` webhook if the last
-        `receiver doctor` could not reach PUBLIC_URL, and if nobody would archive the result.
+        `receiver doctor` could not reach PUBLIC_URL, for a ``webhook`` to which events cannot be
+        sent, and if nobody would archive the result.
         """
         asked = {
             "model": model,
@@ -175,6 +182,7 @@ class Submitter:
             "batch": batch,
             "metadata": metadata or {},
             "folder": folder,
+            "webhook": webhook,
             "provider": provider,
             "mode": mode,
             "api": api,
@@ -259,10 +267,11 @@ class Submitter:
 
     def credits(self) -> float | None:
         """Return the credits left at GRSAI; raise ReceiverError if they are not known."""
-        left, error, _ = self._jobs.credits()
-        if left is None:
-            raise ReceiverError(error)
-        return left
+        balances, _ = self._jobs.credits()
+        grsai = next(one for one in balances if one["provider"] == Provider.GRSAI)
+        if grsai["credits"] is None:
+            raise ReceiverError(grsai["error"])
+        return float(grsai["credits"])
 
     def find(self, text: str = "", limit: int = 50) -> list[Job]:
         """Return the newest jobs with a text in ref, model or prompt, or as their whole key."""

@@ -5,7 +5,7 @@ state.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from os import stat_result
@@ -39,7 +39,7 @@ from receiver.ledger.assets import Assets
 from receiver.ledger.claims import MOST_CRASHES, Claimed, set_aside
 from receiver.ledger.rows import Asset, End, Rejected, StoredAsset
 from receiver.model import INLINE, AssetState, timestamp
-from receiver.net.download import BrokenOffError, Fetched, Fetcher
+from receiver.net.download import NO_HEADERS, BrokenOffError, Fetched, Fetcher
 from receiver.net.progress import Progress
 from receiver.telemetry import tracing
 from receiver.telemetry.metrics import STEP_SECONDS
@@ -57,7 +57,10 @@ ATTEMPTS_BEFORE_REFRESH = 3
 
 
 class Archiver:
-    """Archives claimed assets. ``scratch`` is the folder for temporary files."""
+    """Archives claimed assets. ``scratch`` is the folder for temporary files.
+
+    ``headers_for`` returns what the download of an asset needs beside its URL.
+    """
 
     def __init__(
         self,
@@ -70,10 +73,12 @@ class Archiver:
         *,
         limits: JobLimits,
         now: Callable[[], float],
+        headers_for: Callable[[Asset], Mapping[str, str]] = lambda _asset: NO_HEADERS,
     ) -> None:
         self._assets = assets
         self._limits = limits
         self._now = now
+        self._headers_for = headers_for
         self._fetcher = fetcher
         self._store = store
         self._scratch = scratch
@@ -230,7 +235,8 @@ class Archiver:
 
     def _fetch(self, asset: Asset, path: Path, progress: Progress | None, count: Count) -> Fetched:
         if not asset.url.startswith(INLINE):
-            return self._fetcher.fetch(asset.url, path, progress, count)
+            headers = self._headers_for(asset)
+            return self._fetcher.fetch(asset.url, path, progress, count, headers)
         with self._decode_lock:
             text = find_picture(self._assets.reports(asset.ref), asset.url)
             fetched = decode_base64_image(text, asset.url, path)

@@ -6,26 +6,23 @@ from hashlib import sha256
 from pathlib import Path
 
 from receiver.errors import NotThePictureError, UnreadableError
-from receiver.model import Source
+from receiver.model import Provider
 from receiver.net.download import Fetched
-from receiver.providers.grsai import reports as grsai
-from receiver.providers.openai import protocol as openai_images
+from receiver.providers.registry import READERS
 
 # Base64 characters decoded at a time: a multiple of four.
 BASE64_CHUNK = 4 * 64 * 1024
 
 
-def find_picture(reports: Sequence[tuple[Source, bytes]], url: str) -> str:
+def find_picture(reports: Sequence[tuple[Provider, bytes]], url: str) -> str:
     """Return the base64 text of the picture ``url`` (``delivery:<index>``) in stored reports.
 
     Raise UnreadableError if none of them has it.
     """
     error = UnreadableError("no report with pictures in it is stored")
-    for source, body in reports:
-        # Only these two put pictures into a report.
-        read_picture = openai_images.read_picture if source is Source.SYNC else grsai.read_picture
+    for provider, body in reports:
         try:
-            return read_picture(body, url)
+            return READERS[provider].read_picture(body, url)
         except UnreadableError as found:
             error = found
     raise error

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 
 from receiver.errors import TooLargeError
@@ -16,9 +17,23 @@ Count = Callable[[int], None]
 class _Job:
     """A job of which files are being archived; sizes in bytes."""
 
-    stored: int  # archived or in the quarantine when the first of them began
     downloads: int = 0
+    # Of ``stored`` and ``received``; one for each job, because it is held while the ledger is read.
+    lock: Lock = field(default_factory=Lock)
+    stored: int | None = None  # archived or in the quarantine when the first of them began
     received: int = 0  # since then
+
+    def begin(self, read_stored: Callable[[], int]) -> None:
+        """Read what is stored, for the first file only."""
+        with self.lock:
+            if self.stored is None:
+                self.stored = read_stored()
+
+    def add(self, size: int) -> int:
+        """Count received bytes; return how many there are, with the stored ones."""
+        with self.lock:
+            self.received += size
+            return (self.stored or 0) + self.received
 
 
 class JobLimits:
@@ -46,36 +61,33 @@ class JobLimits:
                 f"result {asset.idx + 1} of a job that may have {self._max_files} (JOB_MAX_FILES): "
                 f"raise it, then `receiver retry {asset.ref}`"
             )
-        job = self._begin(asset.ref)
         # A file that it has in the quarantine is replaced.
         spare = (asset.rejected_size or 0) if asset.quarantined_at is not None else 0
-        mine = 0
+        job, mine = self._job(asset.ref), 0
 
         def count(size: int) -> None:
             nonlocal mine
-            with self._lock:
-                mine += size
-                job.received += size
-                if job.stored + job.received > self._max_bytes + spare:
-                    raise TooLargeError(
-                        f"its job would store more than {self._max_bytes} bytes (JOB_MAX_BYTES), "
-                        f"rejected files included: raise it, then `receiver retry {asset.ref}`"
-                    )
+            mine += size
+            if job.add(size) > self._max_bytes + spare:
+                raise TooLargeError(
+                    f"its job would store more than {self._max_bytes} bytes (JOB_MAX_BYTES), "
+                    f"rejected files included: raise it, then `receiver retry {asset.ref}`"
+                )
 
         try:
+            # What ends meanwhile is counted there or here, never twice: this job has an entry from
+            # before the ledger is read until its last file has ended.
+            job.begin(partial(self._stored, asset.ref))
             yield count
         except BaseException:
-            with self._lock:
-                job.received -= mine
+            job.add(-mine)
             raise
         finally:
             self._end(asset.ref, job)
 
-    def _begin(self, ref: str) -> _Job:
+    def _job(self, ref: str) -> _Job:
         with self._lock:
-            # Read under the lock: what ends meanwhile is counted here or there, never twice.
-            job = self._jobs.get(ref) or _Job(self._stored(ref))
-            self._jobs[ref] = job
+            job = self._jobs.setdefault(ref, _Job())
             job.downloads += 1
             return job
 

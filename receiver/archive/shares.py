@@ -136,10 +136,10 @@ class Shares:
     def claim(self, limit: int) -> list[Claimed[Asset]]:
         """Claim due assets for so many free threads, a quarter of the threads at a time."""
         claimed: list[Claimed[Asset]] = []
-        while len(claimed) < limit:
-            more = self._claim(min(limit - len(claimed), self._quota))
+        while (wanted := min(limit - len(claimed), self._quota)) > 0:
+            more = self._claim(wanted)
             claimed += more
-            if not more:
+            if len(more) < wanted:
                 break
         return claimed
 

@@ -26,6 +26,7 @@ from receiver.cli.base import (
 from receiver.errors import ReceiverError
 from receiver.events.event import Event
 from receiver.events.listen import MAX_NUMBER, Cursor, EventReader, run_command
+from receiver.ledger.outbox import JOB_WEBHOOKS
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.ledger.rows import EventDelivery
 from receiver.model import EventType
@@ -156,7 +157,8 @@ def _print_event(event: Event) -> None:
     "--test",
     "tested",
     metavar="NAME",
-    help="Send a test event to one destination and print its answer; a part of its name is enough.",
+    help="Send a test event to one destination and print its answer; a part of its name is enough. "
+    "For the webhook of a job: its URL.",
 )
 @reports_errors
 def events(gone: str | None, tested: str | None) -> None:
@@ -183,17 +185,20 @@ def events(gone: str | None, tested: str | None) -> None:
 
 
 def _forget(services: Services, name: str) -> None:
-    if name in {destination.name for destination in services.settings.destinations}:
-        raise ReceiverError(
-            f"{name} is in EVENT_URLS: remove it there and restart the service first"
+    if name in services.settings.served:
+        what = (
+            "served: unset EVENT_SECRET"
+            if name == JOB_WEBHOOKS
+            else "in EVENT_URLS: remove it there"
         )
+        raise ReceiverError(f"{name} is {what} and restart the service first")
     services.outbox.forget(name)
     say(f"{name} is deleted, with its undelivered events")
 
 
 def _test(services: Services, part: str) -> None:
-    """Send a test event to the only destination with this part in its name."""
-    names = [to.name for to in services.settings.destinations if part in to.name]
+    """Send a test event to the only destination with this part in its name, or to a URL."""
+    names = [name for name in services.settings.served if part in name]
     if len(names) > 1 and part not in names:
         raise ReceiverError(f"{part!r} is in several names: {', '.join(names)}")
     answer = services.send_test_event(part if part in names else (names or [part])[0])
@@ -205,18 +210,21 @@ def _test(services: Services, part: str) -> None:
 
 def _show(services: Services) -> None:
     standing, aside = services.events.destinations(), services.events.set_aside()
-    named = {destination.name: destination.types for destination in services.settings.destinations}
+    served = services.settings.served
     for row in standing:
-        kinds = (
-            ", ".join(named[row.destination])
-            if row.destination in named
-            else "no longer in EVENT_URLS: add it again, or --forget it"
-        )
+        kinds = ", ".join(served.get(row.destination, ())) or _not_served(row.destination)
         _print_destination(row, kinds)
     if not standing:
         say("EVENT_URLS is not set: no events are sent; `receiver listen` prints them")
     if aside:
         print_table(_failed_table(aside), "set aside")
+
+
+def _not_served(name: str) -> str:
+    what = (
+        "EVENT_SECRET is not set: set" if name == JOB_WEBHOOKS else "no longer in EVENT_URLS: add"
+    )
+    return f"{what} it again, or --forget it"
 
 
 def _print_destination(row: DestinationStatus, kinds: str) -> None:
@@ -283,13 +291,18 @@ def resend(numbers: tuple[int, ...], *, every: bool, waiting: bool) -> None:
         raise click.UsageError("name the events, or use --all or --waiting")
     services = Services(load()).open(creates=False)
     if waiting:
-        names = tuple(to.name for to in services.settings.destinations)
-        failures = act_on_each(names, _expedite(services))
+        failures = act_on_each(_served(services), _expedite(services))
     else:
         failures = act_on_each(numbers, _resend(services)) if numbers else _resend_all(services)
     services.engine.notify()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
+
+
+def _served(services: Services) -> tuple[str, ...]:
+    """Return the destinations that get events; that of job webhooks only if a job has one."""
+    known = {row.destination for row in services.events.destinations()}
+    return tuple(name for name in services.settings.served if name in known or name != JOB_WEBHOOKS)
 
 
 def _resend(services: Services) -> Callable[[int], str]:

@@ -22,6 +22,7 @@ from receiver.cli.base import (
 )
 from receiver.cli.moments import MOMENT, MOMENT_AFTER
 from receiver.cli.refs import full_ref, known_job, ref_argument, ref_text
+from receiver.jobs.job_object import webhook_shown
 from receiver.jobs.schemas import metadata_filter
 from receiver.ledger.queries.job_list import Wanted
 from receiver.ledger.queries.jobs import REF_LENGTH, ShownRequest
@@ -73,6 +74,7 @@ def _refs(
 @click.option(
     "--metadata", default="", metavar="K[=V]", help="Only jobs whose metadata have this value."
 )
+@click.option("--folder", default="", help="Only jobs with exactly this folder.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 10000),
@@ -92,6 +94,7 @@ def jobs(
     reason: str | None,
     batch: str,
     metadata: str,
+    folder: str,
     limit: int,
     after: str,
     *,
@@ -113,6 +116,7 @@ def jobs(
         reason=Reason(reason) if reason else None,
         batch=batch,
         metadata=metadata_filter(metadata),
+        folder=folder,
     )
     page = services.job_list.page(wanted, after, limit)
     assets = services.queries.assets([job.ref for job in page.jobs])
@@ -193,6 +197,7 @@ def _show(services: Services, job: Job) -> None:
         "batch": job.batch,
         "metadata": "" if shown.metadata == {} else json.dumps(shown.metadata, ensure_ascii=False),
         "folder": job.folder,
+        "webhook": webhook_shown(shown.webhook),
         "submitted": when(job.submitted_at),
         "finished": when(job.finished_at),
     }

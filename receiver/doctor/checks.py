@@ -124,8 +124,9 @@ def provider(settings: Settings, client: ProviderClient | None) -> str:
     return f"{settings.grsai_base_url} knows our key, {left:g} credits left"
 
 
-def other_provider(settings: Settings, client: ProviderClient) -> str:
+def other_provider(services: Services, client: ProviderClient) -> str:
     """Try the key of another provider than GRSAI, and fetch what verifies its callbacks."""
+    settings = services.settings
     provider, dialect = client.dialect.provider, client.dialect
     base_url, address = client.account.base_url, f"{provider}_base_url".upper()
     try:
@@ -141,6 +142,9 @@ def other_provider(settings: Settings, client: ProviderClient) -> str:
         ) from error
     if left is not None and left <= 0:
         raise Trouble(f"{base_url}: no credits are left", "buy some, or use another key")
+    for found in services.proofs.mismatches():
+        if found.provider is provider:
+            raise Trouble(str(found), found.remedy)
     known = f"{base_url} knows our key" if can_check else f"{dialect.key_name} is set, not tried"
     credits_ = "" if left is None else f", {left:g} credits left"
     return f"{known}{credits_}; {_verification(dialect, keys)}"

@@ -1,4 +1,4 @@
-"""The check of EVENT_URLS: addresses that are refused, and deliveries that fail."""
+"""The check of where events go: addresses that are refused, and deliveries that fail."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from receiver import clock
 from receiver.doctor.checks import NothingToCheck, Trouble
 from receiver.errors import LedgerError, ReceiverError
 from receiver.events.destinations import Destination, DestinationKind
+from receiver.ledger.outbox import JOB_WEBHOOKS
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.net.connection import Deadline, SafeConnector, translate_network_errors
 from receiver.services import Services
@@ -16,26 +17,33 @@ _REMEDY = (
     "repair the destination, or correct EVENT_URLS or FETCH_ALLOW; `receiver events --test NAME` "
     "sends a test event, `receiver resend --waiting` sends what waits at once"
 )
+_NO_SECRET = (
+    f"{JOB_WEBHOOKS}: jobs name webhooks, but EVENT_SECRET is not set, so they get no events; set "
+    f"it again, or delete them with `receiver events --forget '{JOB_WEBHOOKS}'`"
+)
 
 
 def events(services: Services) -> str:
     """Resolve the address of every webhook, and look for deliveries that fail."""
-    configured = services.settings.destinations
-    if not configured:
-        raise NothingToCheck("EVENT_URLS is not set: no events are sent")
+    configured, served = services.settings.destinations, services.settings.served
     try:
         rows = {row.destination: row for row in services.events.destinations()}
     except LedgerError as error:
         raise NothingToCheck("the ledger cannot be read") from error
+    if not configured and JOB_WEBHOOKS not in rows:
+        raise NothingToCheck("EVENT_URLS is not set: no events are sent")
     connector = SafeConnector(services.settings.event_policy())
     troubles = list(_refused(configured, connector))
-    troubles += [_failing(row) for to in configured if (row := rows.get(to.name)) and row.failing]
+    troubles += [_failing(row) for name, row in rows.items() if name in served and row.failing]
+    if JOB_WEBHOOKS in rows and JOB_WEBHOOKS not in served:
+        troubles.append(_NO_SECRET)
     if troubles:
         raise Trouble("; ".join(troubles), _REMEDY)
-    waiting = sum(rows[to.name].waiting for to in configured if to.name in rows)
+    number = len(configured) + (JOB_WEBHOOKS in rows)
+    waiting = sum(row.waiting for name, row in rows.items() if name in served)
     aside = sum(row.set_aside for row in rows.values())
     rest = f", {aside} events set aside (`receiver events` shows them)" if aside else ""
-    return f"{len(configured)} destinations, no delivery fails, {waiting} wait{rest}"
+    return f"{number} destinations, no delivery fails, {waiting} wait{rest}"
 
 
 def _refused(configured: tuple[Destination, ...], connector: SafeConnector) -> Iterator[str]:

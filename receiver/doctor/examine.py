@@ -41,7 +41,7 @@ def examine(services: Services) -> Iterator[Finding]:
     for name in services.settings.accounts():
         client = services.clients.get(name)
         if client is not None and name is not Provider.GRSAI:
-            check = partial(checks.other_provider, services.settings, client)
+            check = partial(checks.other_provider, services, client)
             yield _finding(name.value, check)
     yield _finding("clock", lambda: checks.clock(services.settings.grsai_base_url))
     yield _finding("events", lambda: destinations.events(services))

@@ -11,8 +11,9 @@ from enum import StrEnum
 from hashlib import sha256
 
 from receiver.errors import AddressRefusedError
+from receiver.ledger.outbox import JOB_WEBHOOKS
 from receiver.model import EventType
-from receiver.net.policy import read_url
+from receiver.net.policy import Target, read_url
 
 REMEDY = (
     "write https://host/path, sqs://host/account/queue, sns:arn:… or log:, "
@@ -46,6 +47,10 @@ class Destination:
     types: tuple[EventType, ...]
 
 
+# Stands for the webhooks of all jobs that name one; the jobs have the addresses.
+OF_JOBS = Destination(DestinationKind.WEBHOOK, JOB_WEBHOOKS, "", tuple(EventType))
+
+
 def read_destination(entry: str) -> Destination:
     """Read one entry.
 
@@ -66,13 +71,7 @@ def read_destination(entry: str) -> Destination:
         target = read_url(address)
     except AddressRefusedError as error:
         raise ValueError(f"one of its entries is {error}; {REMEDY}") from error
-    digest = sha256(target.url.encode()).hexdigest()[:8]
-    return Destination(
-        DestinationKind.WEBHOOK,
-        f"{target.scheme}://{target.authority} ({digest})",
-        target.url,
-        types,
-    )
+    return Destination(DestinationKind.WEBHOOK, webhook_name(target), target.url, types)
 
 
 def read_destinations(entries: tuple[str, ...]) -> tuple[Destination, ...]:
@@ -83,6 +82,12 @@ def read_destinations(entries: tuple[str, ...]) -> tuple[Destination, ...]:
             "the same place stands there twice; name it once, with all its types behind one #"
         )
     return found
+
+
+def webhook_name(target: Target) -> str:
+    """Return how a webhook is shown: its host, and a digest of the URL that may be a secret."""
+    digest = sha256(target.url.encode()).hexdigest()[:8]
+    return f"{target.scheme}://{target.authority} ({digest})"
 
 
 def _types(fragment: str) -> tuple[EventType, ...]:

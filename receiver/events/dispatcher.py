@@ -6,13 +6,19 @@ it is set aside; a person can see it and have it sent again.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from receiver.clock import back_off, doubling
-from receiver.errors import ClaimLostError, EventNotDeliveredError, LedgerError, ReceiverError
+from receiver.errors import (
+    ClaimLostError,
+    EventNotDeliveredError,
+    EventPostponedError,
+    LedgerError,
+    ReceiverError,
+)
 from receiver.events.destinations import Destination
 from receiver.events.event import Event, EventSerializer
 from receiver.events.transports import Transport
@@ -31,6 +37,9 @@ RETRY_FOR = 72 * 3600.0
 PAUSES = doubling(1.0, 60.0)
 # Seconds between removals of old delivered events.
 PRUNE_EVERY = 3600.0
+
+# Postpones a delivery, and others to the same host if they became due after a moment.
+Postpone = Callable[[Claimed[EventDelivery], EventPostponedError, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +63,13 @@ class Dispatcher:
         destination: Destination,
         transport: Transport,
         serializer: EventSerializer,
+        postpone: Postpone | None = None,
     ) -> None:
         self.destination = destination
         self._outbox = outbox
         self._transport = transport
         self._serializer = serializer
+        self._postpone = postpone
         self._lock = threading.Lock()
         self._failures = 0
         self._paused_from = self._paused_until = 0.0
@@ -100,6 +111,8 @@ class Dispatcher:
             logger.info("event delivered")
         except ClaimLostError:
             logger.warning("event claim lost")
+        except EventPostponedError as error:
+            self._wait_for_host(claimed, error)
         except LedgerError:
             # The delivery is not recorded: the lease ends, and the event is sent again.
             raise
@@ -116,11 +129,26 @@ class Dispatcher:
                 ),
             )
 
-    def send_test(self) -> Answer:
-        """Send a test event once, beside all that waits; nothing is recorded in the ledger."""
+    def _wait_for_host(self, claimed: Claimed[EventDelivery], error: EventPostponedError) -> None:
+        """Postpone a delivery, or set it aside if its host cannot be reached and time is up."""
+        assert self._postpone is not None  # noqa: S101 - given with the transport that raises this
+        oldest = self._outbox.now() - RETRY_FOR if error.away else 0.0
+        if claimed.row.since <= oldest:
+            self._record_failure(claimed, error)
+            return
+        try:
+            self._postpone(claimed, error, oldest)
+        except ClaimLostError:
+            log.warning("event claim lost", event_number=claimed.row.event)
+
+    def send_test(self, transport: Transport | None = None) -> Answer:
+        """Send a test event once, beside all that waits; nothing is recorded in the ledger.
+
+        ``transport`` replaces the destination's own.
+        """
         event, began = Event.for_test(self._outbox.now()), time.monotonic()
         try:
-            text = self._transport.send(event, self._serializer.body(event))
+            text = (transport or self._transport).send(event, self._serializer.body(event))
         except EventNotDeliveredError as error:
             words = f"{error}: {error.answer}" if error.answer else str(error)
             return Answer(accepted=False, text=words, seconds=time.monotonic() - began)

@@ -74,13 +74,14 @@ class WebhookTransport:
             raise EventNotDeliveredError(str(error), away=True) from error
         if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's successes
             aside = (
-                "; redirects are not followed, name the last address in EVENT_URLS"
+                "; redirects are not followed, name the last address instead"
                 if 300 <= status < 400  # noqa: PLR2004 - as above
                 else ""
             )
             raise EventNotDeliveredError(
                 f"{host} answered {status}{aside}",
                 away=status in _TRANSIENT_STATUSES,
+                status=status,
                 wait=retry_after,
                 answer=answer,
             )

@@ -18,7 +18,7 @@ _AUTO = "auto"
 # The words of retired models; a tool may still send them.
 _QUALITIES = {"standard": None, "hd": "high"}
 # Fields of our own job request that may stand in the body, as ``extra_body`` puts them there.
-_OUR_OWN = ("images", "mode", "api", "metadata", "batch", "folder")
+_OUR_OWN = ("images", "mode", "api", "metadata", "batch", "folder", "webhook")
 _PIXELS = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.IGNORECASE)
 # Ratios that models take, and how far pixels may be from one: 1792x1024 is meant as 16:9.
 _RATIOS = ((1, 1), (3, 2), (2, 3), (4, 3), (3, 4), (16, 9), (9, 16), (5, 4), (4, 5), (21, 9))
@@ -46,9 +46,9 @@ class ImagesRequest(BaseModel):
     ``model`` may begin with a provider, as in ``grsai/nano-banana``. ``n`` pictures become several
     jobs if the model makes fewer in one. Without ``response_format`` the answer has both, ``url``
     and ``b64_json``. ``user`` is not sent to the provider, but kept as
-    metadata. Our own ``images``, ``mode``, ``api``,
-    ``metadata``, ``batch`` and ``folder`` are those of ``POST /api/jobs``; every other field is
-    sent to the provider unchanged.
+    metadata. Our own ``images``, ``mode``, ``api``, ``metadata``, ``batch``, ``folder`` and
+    ``webhook`` are those of ``POST /api/jobs``; every other field is sent to the provider
+    unchanged.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from receiver.events.destinations import webhook_name
 from receiver.ledger.queries.jobs import JobQueries, ShownRequest
 from receiver.ledger.rows import Asset, Job, Rejected
 from receiver.model import (
@@ -21,6 +22,7 @@ from receiver.model import (
     Reason,
     timestamp,
 )
+from receiver.net.policy import read_url
 from receiver.providers.grsai.request import NOT_SENT
 from receiver.telemetry.redaction import without_url_secrets
 
@@ -197,7 +199,8 @@ class RequestView(BaseModel):
 class JobView(BaseModel):
     """One job; times are RFC 3339 in UTC, ``progress`` is the provider's, 0–100.
 
-    ``key``, ``batch``, ``metadata`` and ``folder`` are the caller's. ``answered_at`` is when the
+    ``key``, ``batch``, ``metadata`` and ``folder`` are the caller's, and so is ``webhook``,
+    shown as its host and a digest, because the rest may be a secret. ``answered_at`` is when the
     answer to the submit was stored, ``ended_at`` when the provider's result was, ``finished_at``
     when the job became final. ``next`` is what the job waits for, null if it waits for nothing.
     ``requested`` is the number of pictures that was asked for, null if the request does not say
@@ -225,6 +228,7 @@ class JobView(BaseModel):
     batch: str | None
     metadata: dict[str, JsonValue]
     folder: str
+    webhook: str | None
     request: RequestView | None
     next: NextView | None
     assets: Sequence[AssetView]
@@ -255,12 +259,18 @@ class JobView(BaseModel):
             batch=job.batch,
             metadata=shown.metadata,
             folder=job.folder,
+            webhook=webhook_shown(shown.webhook),
             request=RequestView.of(job, shown) if job.model else None,
             next=NextView.of(job, assets),
             assets=[AssetView.of(asset, links(asset.key)) for asset in assets],
             requested=job.requested,
             missing=job.missing(len(assets)),
         )
+
+
+def webhook_shown(url: str | None) -> str | None:
+    """Return how a job's webhook is shown, without its path, which may be a secret."""
+    return webhook_name(read_url(url)) if url else None
 
 
 def shortened(job: JobView) -> JobView:
@@ -305,7 +315,7 @@ class JobObjects:
     def _redacted(self, shown: ShownRequest) -> ShownRequest:
         """Leave out secrets, and what chooses how the result arrives: it is not sent."""
         sent = {name: value for name, value in shown.params.items() if name not in NOT_SENT}
-        return ShownRequest(self._hide(sent), shown.metadata)
+        return ShownRequest(self._hide(sent), shown.metadata, shown.webhook)
 
     def _hide(self, value: Any) -> Any:
         if isinstance(value, str):

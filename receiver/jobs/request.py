@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from receiver.errors import mistakes_in
+from receiver.errors import AddressRefusedError, mistakes_in
 from receiver.model import (
     FOLDER_PATTERN,
     MAX_FOLDER,
@@ -29,6 +29,7 @@ from receiver.model import (
     Submission,
     is_folder,
 )
+from receiver.net.policy import MAX_URL, read_url
 from receiver.providers.dialect import Dialect
 from receiver.providers.grsai import families
 from receiver.providers.registry import DIALECTS, EXAMPLES
@@ -40,6 +41,12 @@ MAX_BATCH = 200  # characters of a batch's name
 MAX_METADATA, MAX_METADATA_NAMES = 4096, 50
 _FOLDER: dict[str, JsonValue] = {
     "anyOf": [{"const": ""}, {"pattern": FOLDER_PATTERN, "maxLength": MAX_FOLDER}]
+}
+
+# A host name and no credentials; more is accepted, such as addresses and international names.
+_WEBHOOK: dict[str, JsonValue] = {
+    "pattern": r"^https?://([a-z0-9_]{1,60}\.)*[a-z_]{1,60}(:[1-9][0-9]{0,3})?(/[!\"$-~]*)?$",
+    "maxLength": MAX_URL,
 }
 
 # Not only white space, as JSON Schema writes it.
@@ -79,6 +86,20 @@ def _folder(text: str) -> str:
     return text
 
 
+def _webhook(url: str) -> str:
+    """Refuse what is no address of a webhook; return it as it is stored."""
+    if "#" in url:
+        raise ValueError(
+            "has a # part; a job's webhook gets all events of the job, so leave it out"
+        )
+    try:
+        return read_url(url).url
+    except AddressRefusedError as error:
+        raise ValueError(
+            f"not the address of a webhook: {error}; write https://host/path"
+        ) from None
+
+
 class JobRequest(BaseModel):
     """One job to be posted; ``params`` reach the provider unchanged and override the named fields.
 
@@ -87,6 +108,7 @@ class JobRequest(BaseModel):
     cannot express is refused. ``key`` is the caller's own name for the job, used by one job;
     ``batch`` is its name for the jobs of one run, ``metadata`` a small JSON object of its own, by
     whose values the job can be found. ``folder`` is a folder of the archive for its pictures.
+    ``webhook`` is a URL that gets the job's events, signed with EVENT_SECRET.
     OpenAI ignores ``mode`` and ``api``.
     """
 
@@ -120,6 +142,9 @@ class JobRequest(BaseModel):
         Field(max_length=MAX_METADATA_NAMES),
     ] = {}
     folder: Annotated[str, AfterValidator(_folder), Field(json_schema_extra=_FOLDER)] = ""
+    webhook: Annotated[str, AfterValidator(_webhook), Field(json_schema_extra=_WEBHOOK)] | None = (
+        Field(default=None, repr=False)  # it may be a secret
+    )
 
     @field_validator("provider")
     @classmethod
@@ -169,6 +194,7 @@ class JobRequest(BaseModel):
             self.batch,
             self.metadata,
             self.folder,
+            self.webhook,
         )
 
     def _direct_fields(self) -> dict[str, object]:

@@ -4,6 +4,9 @@ Two requests are the same if the same provider makes the same pictures for the s
 model, prompt, params and folder. Defaults count as written out, the order of names does not matter,
 and that of reference pictures does, because prompts refer to it. Not compared is how the result
 arrives (mode, API) and what labels the job (key, batch, metadata).
+
+A request that names another webhook than the job has is another request, because that webhook would
+never get an event. A request without a webhook is the same: it asks for nothing that is missing.
 """
 
 import json
@@ -11,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from receiver.errors import KeyConflictError
+from receiver.jobs.job_object import webhook_shown
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Job
 from receiver.model import Provider, Submission
@@ -49,12 +53,25 @@ def without_pictures(submission: Submission) -> Submission:
 
 def request_of(queries: JobQueries, job: Job) -> Submission:
     """Return what a job was asked for, as far as requests are compared."""
-    params = json.loads(queries.params(job.ref))
-    provider = Provider.of(job.provider)
-    return Submission(job.prompt, job.model, params, provider=provider, folder=job.folder)
+    return Submission(
+        job.prompt,
+        job.model,
+        json.loads(queries.params(job.ref)),
+        provider=Provider.of(job.provider),
+        folder=job.folder,
+        webhook=queries.webhook(job.ref),
+    )
+
+
+def has_webhook_of(asked: Submission, shown: str | None) -> bool:
+    """Return whether a request fits a job's webhook, given as the job object shows it."""
+    return asked.webhook is None or webhook_shown(asked.webhook) == shown
 
 
 def require_same_request(queries: JobQueries, holder: Job, submission: Submission) -> None:
     """Raise KeyConflictError if the holder of a key was asked for something else."""
-    if canonical_request(request_of(queries, holder)) != canonical_request(submission):
-        raise KeyConflictError(submission.key or "", holder.ref)
+    was, key = request_of(queries, holder), submission.key or ""
+    if canonical_request(was) != canonical_request(submission):
+        raise KeyConflictError(key, holder.ref)
+    if not has_webhook_of(submission, webhook_shown(was.webhook)):
+        raise KeyConflictError(key, holder.ref, "events at another webhook")

@@ -81,7 +81,8 @@ class JobsQuery(BaseModel):
 
     ``q`` has words, each a part of the ref, provider's id, key, batch, model or prompt in any case,
     in any order; words in scripts without spaces are found too. ``metadata`` is
-    ``NAME=VALUE``, or ``NAME`` for any value. ``after`` is the ``next`` of the previous page.
+    ``NAME=VALUE``, or ``NAME`` for any value. ``folder`` is the whole folder that the jobs named.
+    ``after`` is the ``next`` of the previous page.
     ``key`` names the job that has this key, ``refs`` up to 200 jobs, with commas between them; then
     nothing else counts.
     """
@@ -96,6 +97,7 @@ class JobsQuery(BaseModel):
     batch: Words = ""
     reason: WhyFailed = None
     metadata: Words = ""
+    folder: Words = ""
     limit: Annotated[int, Field(ge=1, le=500), Digits] = 50
     after: Annotated[str, StringConstraints(pattern=f"^({REF})?$")] = ""
     key: Words = ""
@@ -112,6 +114,7 @@ class JobsQuery(BaseModel):
             self.batch,
             self.reason,
             metadata_filter(self.metadata),
+            self.folder,
         )
 
 

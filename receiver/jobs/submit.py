@@ -57,7 +57,11 @@ class Post:
 
 
 class SubmitService:
-    """Submits jobs; ``public_url`` is our address for the provider, None if it cannot reach us."""
+    """Submits jobs.
+
+    ``public_url`` is our address for the provider, None if it cannot reach us; ``webhook_mistake``
+    returns why a job's events cannot be sent to a URL, "" if they can.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class SubmitService:
         *,
         openai: OpenAIClient | None = None,
         public_url: str | None,
+        webhook_mistake: Callable[[str], str] = lambda _: "",
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._jobs = jobs
@@ -76,6 +81,7 @@ class SubmitService:
         self._tickets = tickets
         self._openai = openai
         self._public_url = public_url
+        self._webhook_mistake = webhook_mistake
         self._pause = pause
 
     def submit(self, submission: Submission, back_off: Sequence[float] = BACK_OFF) -> Job:
@@ -96,7 +102,8 @@ class SubmitService:
         - ``archiving``: OpenAI answered with the pictures.
 
         Raise KeyTakenError if the key is taken, ConfigurationError if the provider's key or
-        PUBLIC_URL is missing; in both cases nothing was posted.
+        PUBLIC_URL is missing, or events cannot be sent to the job's webhook; in all these cases
+        nothing was posted.
         """
         post = (
             self._openai_post(submission)
@@ -108,10 +115,13 @@ class SubmitService:
         return self._post_until_answered(post, back_off)
 
     def _openai_post(self, submission: Submission) -> Post:
+        mistakes = self._webhook_mistakes(submission)
         if self._openai is None:
-            raise ConfigurationError(
-                ["OPENAI_API_KEY: not set; a job cannot be posted without the provider's key"]
+            mistakes.append(
+                "OPENAI_API_KEY: not set; a job cannot be posted without the provider's key"
             )
+        if mistakes or self._openai is None:
+            raise ConfigurationError(mistakes)
         ref, arguments = new_ref(clock.now()), openai_images.build_arguments(submission)
         call = DirectCall(self._openai, self._inbox, self._jobs, self._pause)
         return Post(ref, submission, self._openai.base_url, partial(call.make, arguments, ref))
@@ -148,7 +158,11 @@ class SubmitService:
             mistakes.append(
                 "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll"
             )
-        return mistakes
+        return mistakes + self._webhook_mistakes(submission)
+
+    def _webhook_mistakes(self, submission: Submission) -> list[str]:
+        mistake = self._webhook_mistake(submission.webhook) if submission.webhook else ""
+        return [mistake] if mistake else []
 
     def _callback(self, ref: str, submission: Submission) -> tuple[Callback | None, str | None]:
         """Return where callbacks go, and the fingerprint of the secret that signed the URL."""

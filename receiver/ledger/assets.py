@@ -20,7 +20,7 @@ from receiver.model import (
     AssetState,
     EventType,
     JobState,
-    Source,
+    Provider,
     Timing,
 )
 from receiver.telemetry import metrics
@@ -48,8 +48,8 @@ class Assets:
 
         return self._database.write(work)
 
-    def reports(self, ref: str) -> list[tuple[Source, bytes]]:
-        """Return the reports that may contain a job's pictures, newest first."""
+    def reports(self, ref: str) -> list[tuple[Provider, bytes]]:
+        """Return the reports that may contain a job's pictures, each with the job's provider."""
         return self._database.read(lambda connection: find_reports(connection, ref))
 
     def finish(self, claimed: Claimed[Asset], stored: StoredAsset, end: End | None = None) -> bool:

@@ -21,8 +21,8 @@ from receiver.model import (
     Decision,
     Delivery,
     JobState,
+    Provider,
     Report,
-    Source,
     Timing,
     risk_begins,
 )
@@ -283,17 +283,19 @@ def find_unconfirmed(connection: Connection, ref: str) -> list[tuple[int, bytes]
     return [(row.id, row.body) for row in found]
 
 
-def find_reports(connection: Connection, ref: str) -> list[tuple[Source, bytes]]:
-    """Return the reports that brought a job's results, newest first, each with its source.
+def find_reports(connection: Connection, ref: str) -> list[tuple[Provider, bytes]]:
+    """Return the reports that brought a job's results, newest first, each with its provider.
 
     A report that was replayed since counts as a duplicate.
     """
     for verdicts in ([Decision.ENDED, Decision.REFRESHED], [Decision.DUPLICATE]):
         brought = (deliveries.c.ref == ref) & deliveries.c.verdict.in_(verdicts)
-        reports = select(deliveries.c.source, deliveries.c.body).where(brought)
+        reports = select(jobs.c.provider, deliveries.c.body).where(
+            brought, jobs.c.ref == deliveries.c.ref
+        )
         found = connection.execute(reports.order_by(deliveries.c.id.desc())).all()
         if found:
-            return [(Source(row.source), row.body) for row in found]
+            return [(Provider.of(row.provider), row.body) for row in found]
     return []
 
 

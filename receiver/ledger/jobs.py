@@ -16,6 +16,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.events import NewEvent, has_event, write_events
 from receiver.ledger.notifications import QueueName, notify
+from receiver.ledger.outbox import JOB_WEBHOOKS, Outbox
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, job_metadata, jobs
 from receiver.model import (
@@ -84,13 +85,16 @@ class Jobs:
         """
         now = self._now()
         ref = ref or new_ref(now)
-        names = ("provider", "api", "mode", "model", "prompt", "key", "batch", "folder")
+        names = ("provider", "api", "mode", "model", "prompt", "key", "batch", "folder", "webhook")
         values = {name: getattr(submission, name) for name in names}
         values["params"] = json.dumps(submission.params, ensure_ascii=False)
         values["shown"] = caller_fields.shown_params(submission.params)
         values["metadata"] = json.dumps(submission.metadata, ensure_ascii=False)
         values["due_at"] = now + self._timing.job_timeout
         values |= {"requested": submission.requested, "signer": signer}
+
+        if submission.webhook is not None:
+            Outbox(self._database, self._now).register([JOB_WEBHOOKS])
 
         def work(connection: Connection) -> Job:
             if submission.key is not None:

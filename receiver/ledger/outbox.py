@@ -23,6 +23,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     literal,
@@ -39,9 +40,11 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.events import end_of_batch, lock_event_order
 from receiver.ledger.rows import EventDelivery, event_delivery_of
-from receiver.ledger.tables import destinations, events, sendings
+from receiver.ledger.tables import destinations, events, jobs, sendings
 from receiver.model import EventDeliveryState, EventType
 
+# The destination that stands for the webhooks of all jobs that name one.
+JOB_WEBHOOKS = "job webhooks"
 # Deliveries queued, or deleted, in one transaction.
 BATCH = 500
 # Seconds that finished deliveries are kept: sent ones, and those that were set aside.
@@ -101,11 +104,11 @@ class Outbox:
         def work(connection: Connection) -> list[Claimed[EventDelivery]]:
             now = self.now()
             cursor = _lock(connection, destination)
+            if cursor is None:
+                return []  # no job has a webhook yet, or it was deleted meanwhile
             found = _claim(connection, destination, now, limit)
-            if (
-                len(found) < limit
-                and cursor is not None
-                and _queue_new_events(connection, destination, types, cursor, now)
+            if len(found) < limit and _queue_new_events(
+                connection, destination, types, cursor, now
             ):
                 found += _claim(connection, destination, now, limit - len(found))
             return found
@@ -281,7 +284,9 @@ def _queue_new_events(
     if upto == cursor:
         return False
     new = (events.c.id > cursor) & (events.c.id <= upto)
-    wanted = (new, events.c.rebuilt == 0, events.c.type.in_(types))
+    wanted = [new, events.c.rebuilt == 0, events.c.type.in_(types)]
+    if destination == JOB_WEBHOOKS:
+        wanted.append(exists().where(jobs.c.ref == events.c.ref, jobs.c.webhook.isnot(None)))
     rows = select(
         literal(destination),
         events.c.id,

@@ -2,16 +2,21 @@
 
 from functools import cached_property
 
+import structlog
+
 from receiver import clock
+from receiver.errors import LedgerError
 from receiver.ledger import identity
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import Claims
 from receiver.ledger.database import Database, open_database
 from receiver.ledger.fair_claims import FairClaims
 from receiver.ledger.hints import Hints
+from receiver.ledger.job_totals import JobTotals
 from receiver.ledger.jobs import Jobs
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.quarantine import QuarantineRecords
+from receiver.ledger.queries.audit import Audit
 from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.job_list import JobListQueries
@@ -22,6 +27,8 @@ from receiver.ledger.queries.signers import Signers
 from receiver.ledger.queries.totals import Totals
 from receiver.ledger.workers import Workers
 from receiver.model import Timing
+
+log = structlog.get_logger(__name__)
 
 
 class LedgerParts:
@@ -90,6 +97,11 @@ class LedgerParts:
         """Renews, releases and takes over claims."""
         return Claims(self.database, self.now)
 
+    @cached_property
+    def job_totals(self) -> JobTotals:
+        """Keeps the totals of jobs up to date."""
+        return JobTotals(self.database, self.now)
+
     # The ledger: reads.
 
     @cached_property
@@ -131,3 +143,12 @@ class LedgerParts:
     def backlog(self) -> BacklogQueries:
         """What is due."""
         return BacklogQueries(self.database, self.timing.url_lifetime, self.now)
+
+    def sum_up_and_audit(self, whole: bool) -> Audit:  # noqa: FBT001 - the only argument
+        """Update the totals of jobs, and audit the whole ledger or the recent jobs."""
+        try:
+            self.job_totals.update()
+        except LedgerError as error:
+            # The next time will do: jobs that are not summed up are counted.
+            log.warning("jobs not summed up", error=str(error))
+        return self.totals.audit() if whole else self.totals.recent_audit(self.now())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, not_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, not_, select, update
 
 from receiver.ledger.database import Database
 from receiver.ledger.jobs import find_job
@@ -13,6 +13,12 @@ from receiver.model import AssetState
 
 _KEPT = assets.c.quarantined_at.isnot(None)
 _FILE = (assets.c.ref, assets.c.idx, assets.c.rejected_sha256, assets.c.rejected_size)
+
+_STORED = case((_KEPT, assets.c.rejected_size), else_=0) + case(
+    (assets.c.state == AssetState.ARCHIVED, assets.c.size), else_=0
+)
+# Built once: it is run for every download.
+_STORED_OF = select(func.coalesce(func.sum(_STORED), 0)).where(assets.c.ref == bindparam("ref"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +63,8 @@ class QuarantineRecords:
 
     def stored_of(self, ref: str) -> int:
         """Return the bytes that the archive has of a job, result files and rejected ones."""
-        kept = case((_KEPT, assets.c.rejected_size), else_=0)
-        archived = case((assets.c.state == AssetState.ARCHIVED, assets.c.size), else_=0)
-        size = func.coalesce(func.sum(archived + kept), 0)
-        question = select(size).where(assets.c.ref == ref)
         return self._database.read(
-            lambda connection: int(connection.execute(question).scalar_one())
+            lambda connection: int(connection.execute(_STORED_OF, {"ref": ref}).scalar_one())
         )
 
     def oldest_beside(self, ref: str, idx: int, limit: int, *, of_job: bool) -> list[KeptFile]:

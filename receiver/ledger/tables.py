@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     Index,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
@@ -94,6 +96,7 @@ jobs = Table(
     Column("shown", Text),
     # Where the provider said to ask for the task; NULL: that follows from its id.
     Column("poll_url", Text),
+    Column("webhook", Text),  # a URL that gets its events too; it may be a secret
     CheckConstraint(one_of("state", JobState), name="state"),
     CheckConstraint(one_of("api", Api), name="api"),
     CheckConstraint(one_of("mode", Mode), name="mode"),
@@ -117,7 +120,7 @@ jobs = Table(
 )
 # What is read of a job by default. ``params`` may have megabytes of reference pictures, ``signer``
 # matters in rotations only, and the others only where a job is shown.
-_RARELY_READ = ("params", "signer", "metadata", "shown")
+_RARELY_READ = ("params", "signer", "metadata", "shown", "webhook")
 job_columns = [column for column in jobs.columns if column.name not in _RARELY_READ]
 
 # One task of a provider is one job. A callback without a ticket finds its job by this index too.
@@ -138,6 +141,15 @@ Index(
     jobs.c.ref,
     sqlite_where=jobs.c.batch.isnot(None),
     postgresql_where=jobs.c.batch.isnot(None),
+)
+# Written as a literal: the planners use a partial index only for exactly its condition.
+HAS_FOLDER: ColumnElement[bool] = jobs.c.folder != literal_column("''")
+Index(
+    "ix_jobs_folder",
+    jobs.c.folder,
+    jobs.c.ref,
+    sqlite_where=HAS_FOLDER,
+    postgresql_where=HAS_FOLDER,
 )
 Index(
     "ix_jobs_crashed",

@@ -14,11 +14,12 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urljoin
 
 from receiver.errors import (
@@ -47,6 +48,7 @@ MAX_REDIRECTS = 5
 BUFFER_SIZE = 256 * 1024
 # Transferred bytes allowed per byte of the body: chunks carry sizes and may carry extensions.
 FRAMING_FACTOR = 2
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _GONE_STATUSES = frozenset({401, 403, 404, 410})
@@ -120,11 +122,12 @@ class Fetcher:
         into: Path,
         progress: Progress | None = None,
         count: Callable[[int], None] = lambda _size: None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> Fetched:
         """Download ``url`` to the new file ``into`` (mode 0600). After an error no file is left.
 
         ``progress`` is kept up to date, and may ask to stop. ``count`` is called with the size of
-        each piece of the file, and may raise.
+        each piece of the file, and may raise. ``headers`` are sent to the host of ``url`` only.
 
         Raise AddressRefusedError, TooLargeError, SourceGoneError or another FetchError if the
         source is at fault, StoreError if our disk cannot take the bytes or ``into`` exists. Only
@@ -133,30 +136,44 @@ class Fetcher:
         deadline = Deadline(self._clock, self._timeout, self._stall, progress)
         deadline.progress.begin()
         try:
-            return self._follow(self._policy.check_url(url), deadline, into, count)
+            return self._follow(self._policy.check_url(url), deadline, into, count, headers)
         finally:
             deadline.progress.end()
 
     def _follow(
-        self, target: Target, deadline: Deadline, into: Path, count: Callable[[int], None]
+        self,
+        target: Target,
+        deadline: Deadline,
+        into: Path,
+        count: Callable[[int], None],
+        headers: Mapping[str, str],
     ) -> Fetched:
         """Download what is at a target, or where it redirects to."""
         for _ in range(MAX_REDIRECTS + 1):
             deadline.progress.hosts.append(target.authority)
-            with translate_network_errors(target.host), self._get(target, deadline) as response:
+            with (
+                translate_network_errors(target.host),
+                self._get(target, deadline, headers) as response,
+            ):
                 if response.status not in _REDIRECT_STATUSES:
                     deadline.progress.announced = response.length
                     return self._receive(response, target, into, count)
-                target = self._redirect_target(target, response)
+                following = self._redirect_target(target, response)
+            if (following.scheme, following.authority) != (target.scheme, target.authority):
+                headers = NO_HEADERS  # they may have our key, and it is another server's
+            target = following
         raise FetchError(f"{target.host}: more than {MAX_REDIRECTS} redirects")
 
     def close(self) -> None:
         """Close the kept connections."""
         self._client.close()
 
-    def _get(self, target: Target, deadline: Deadline) -> AbstractContextManager[Response]:
+    def _get(
+        self, target: Target, deadline: Deadline, more: Mapping[str, str]
+    ) -> AbstractContextManager[Response]:
         """Send one GET and read the head of the response."""
         headers = {
+            **more,
             "User-Agent": self._user_agent,
             "Accept": "image/*, video/*;q=0.9, */*;q=0.1",
             "Accept-Encoding": "identity",

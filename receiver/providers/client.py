@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import requests
+import structlog
 
 from receiver.errors import (
     AnswerLostError,
@@ -27,6 +29,8 @@ from receiver.providers.transport import (
     read_body,
 )
 from receiver.telemetry.redaction import Redactor
+
+log = structlog.get_logger(__name__)
 
 # How many requests one poll may need.
 _MOST_REQUESTS = 3
@@ -78,7 +82,7 @@ class ProviderClient:
 
         Raise NoSuchTaskError or ProviderUnavailableError.
         """
-        request = self.dialect.build_poll(self.account, task)
+        request = self.dialect.build_poll(self.account, self._askable(task))
         for _ in range(_MOST_REQUESTS):
             answer = self._ask(request, task.base_url)
             if answer.broken is not None and not is_complete(answer.body):
@@ -88,6 +92,23 @@ class ProviderClient:
                 return answer.body
             request = more
         raise ProviderUnavailableError("the provider's answers lead nowhere")
+
+    def _askable(self, task: Task) -> Task:
+        """Return the task without an address for polls to which our key must not be sent."""
+        if task.poll_url is None or self._may_have_key(task.poll_url, task.base_url):
+            return task
+        log.warning(
+            "address for polls not used, our key is not sent there",
+            provider=task.provider,
+            provider_id=task.provider_id,
+            host=_origin(task.poll_url),
+            hosts=self.dialect.hosts,
+        )
+        return replace(task, poll_url=None)
+
+    def _may_have_key(self, url: str, base_url: str) -> bool:
+        """Return whether our key may be sent to a URL of a task that was posted to ``base_url``."""
+        return replace(self.account, base_url=base_url).may_have_key(url, self.dialect.hosts)
 
     def credits(self) -> float | None:
         """Return the credits that are left; None if this provider does not say.
@@ -125,7 +146,7 @@ class ProviderClient:
         """Send a request that may be repeated; raise ProviderUnavailableError."""
         try:
             if _origin(request.url) != _origin(base_url):
-                answer = self._ask_elsewhere(request)
+                answer = self._ask_elsewhere(request, base_url)
                 return Answer(answer.head, self._redact(answer.body), answer.broken)
             with (
                 requests.Session() as session,
@@ -136,11 +157,12 @@ class ProviderClient:
         except NETWORK_ERRORS as error:
             raise self._unavailable(request, error) from error
 
-    def _ask_elsewhere(self, request: Request) -> Answer:
-        """Ask an address that the provider named. Our key never leaves TLS because of that."""
-        secure = urlsplit(self.account.base_url).scheme == "https"
-        if self._elsewhere is None or (secure and not request.url.startswith("https://")):
-            raise ProviderUnavailableError(f"{_origin(request.url)} is not asked: not the provider")
+    def _ask_elsewhere(self, request: Request, base_url: str) -> Answer:
+        """Ask another host of the provider, if the policy of addresses allows it."""
+        if self._elsewhere is None or not self._may_have_key(request.url, base_url):
+            raise ProviderUnavailableError(
+                f"{_origin(request.url)} is not asked: it is not one of the provider's hosts"
+            )
         return self._elsewhere(request)
 
     def _unavailable(self, request: Request, error: Exception) -> ProviderUnavailableError:
@@ -197,6 +219,17 @@ class Clients:
     def can_ask(self, provider: str) -> bool:
         """Return whether a provider can be asked about tasks."""
         return provider in self._clients
+
+    def download_headers(self, url: str, provider_of: Callable[[], str]) -> Mapping[str, str]:
+        """Return the headers that the download of a result needs, most often none.
+
+        ``provider_of`` returns its job's provider, and is called only if that matters.
+        """
+        found = {
+            str(name): client.dialect.download_headers(client.account, url)
+            for name, client in self._clients.items()
+        }
+        return found.get(provider_of(), {}) if any(found.values()) else {}
 
     def result(self, task: Task) -> bytes:
         """Ask for a task and return the body of the answer; raise ProviderError."""

@@ -4,14 +4,17 @@ Bytes and values in, a typed value or a typed error out. ``receiver/providers/cl
 a dialect builds. ``receiver/providers/registry.py`` has the dialect of each provider.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from receiver.model import Api, Proof, Provider, Report, Submission
 
 _REQUEST_TIMEOUT = 408
+_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,27 @@ class Account:
     key: str
     base_url: str
     keys_url: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The name by which the ledger knows the key; it does not help to guess it."""
+        return sha256(f"account {self.key}".encode()).hexdigest()[:16]
+
+    def may_have_key(self, url: str, hosts: tuple[str, ...] = ()) -> bool:
+        """Return whether our key may be sent to a URL: to the host of ``base_url``, or by TLS.
+
+        By TLS to one of ``hosts``, the provider's own, or a host below one of them.
+        """
+        try:
+            parts, base = urlsplit(url), urlsplit(self.base_url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:  # a broken IPv6 address, or a port that is no number
+            return False
+        if (parts.scheme, parts.netloc) == (base.scheme, base.netloc):
+            return True
+        # Letters only that every program reads as a part of the name.
+        is_plain = parts.scheme == "https" and port in {None, 443} and _HOST.fullmatch(host)
+        return bool(is_plain) and any(host == one or host.endswith(f".{one}") for one in hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +144,7 @@ class Verified:
     """What the signature of a callback proves.
 
     ``user_id`` and ``provider_id`` are set if a valid signature names them and the account is not
-    known yet: if the provider gave this id to a submit of ours, the account is ours.
+    the one that is known. If none is known, it is ours if our submit got this id as its answer.
     """
 
     proof: Proof
@@ -159,6 +183,12 @@ class ReportDialect(Protocol):
 
     def read_report(self, body: bytes) -> Report:
         """Return what a callback or an answer says; raise UnreadableError if it is no report."""
+
+    def read_picture(self, body: bytes, url: str) -> str:
+        """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names.
+
+        Raise UnreadableError if the report has no such picture inside.
+        """
 
 
 class Dialect(ReportDialect, Protocol):
@@ -199,6 +229,16 @@ class Dialect(ReportDialect, Protocol):
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
         """Return what headers and raw body of a callback prove, with a valid ticket."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The provider's own hosts: our key may be sent to these and to hosts below them."""
+
+    def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
+        """Return the headers that a download of a result needs: our key, or nothing.
+
+        Only for a URL with which ``account.may_have_key`` agrees.
+        """
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the request that asks for a task."""

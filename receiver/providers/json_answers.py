@@ -23,6 +23,7 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Result
+from receiver.providers.data_urls import is_data_url, location, picture_at
 from receiver.providers.dialect import Head
 
 # How many results of a report are archived, as for GRSAI.
@@ -33,6 +34,8 @@ _MAX_TEXT = 2000
 _MAX_SIDE = 1_000_000
 _MAX_NESTED = 4
 _TOO_MANY_REQUESTS, _NOT_FOUND = 429, 404
+# Fields of a result that may hold the picture itself.
+_BASE64_FIELDS = ("b64_json", "base64", "file_data")
 _MESSAGE_FIELDS = ("detail", "error", "message", "msg", "title")
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", re.ASCII)
 _MODERATED = re.compile(
@@ -95,22 +98,55 @@ def is_moderated(words: str) -> bool:
 
 
 def results(values: Iterable[object]) -> tuple[tuple[Result, ...], int]:
-    """Return the results in a list of URLs or objects with one, and how many are too many."""
-    found = list(_results(values, _MAX_NESTED))
-    return tuple(found[:MAX_RESULTS]), max(0, len(found) - MAX_RESULTS)
+    """Return the results in a list of URLs or objects with one, and how many are too many.
+
+    A picture inside the report, as ``data:`` URL or base64, is a result too.
+    """
+    found = list(_addresses(values, _MAX_NESTED))
+    made = (
+        Result(location(place, url), _side(owner.get("width")), _side(owner.get("height")))
+        for place, (url, owner) in enumerate(found[:MAX_RESULTS])
+    )
+    return tuple(made), max(0, len(found) - MAX_RESULTS)
 
 
-def _results(values: Iterable[object], layers: int) -> Iterator[Result]:
+def picture(values: Iterable[object], url: str) -> str:
+    """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names.
+
+    Raise UnreadableError if these results have no such picture inside.
+    """
+    return picture_at([found for found, _ in _addresses(values, _MAX_NESTED)], url)
+
+
+def _addresses(values: Iterable[object], layers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the address of each result, with the object that it is in."""
     if not layers:
         return
     for value in values:
         if isinstance(value, list):
-            yield from _results(value, layers - 1)
+            yield from _addresses(value, layers - 1)
         elif isinstance(value, dict):
-            if (url := address(value.get("url"))) is not None:
-                yield Result(url, _side(value.get("width")), _side(value.get("height")))
-        elif (url := address(value)) is not None:
-            yield Result(url)
+            if (url := _address_in(value)) is not None:
+                yield url, value
+        elif (url := _address(value)) is not None:
+            yield url, {}
+
+
+def _address_in(item: dict[str, Any]) -> str | None:
+    """Return the URL of an object, or what it has of the picture itself."""
+    if (url := _address(item.get("url"))) is not None:
+        return url
+    inside = next(filter(None, map(item.get, _BASE64_FIELDS)), None)
+    if not isinstance(inside, str):
+        return None
+    return _address(inside) or f"data:;base64,{inside}"
+
+
+def _address(value: object) -> str | None:
+    """Return an http(s) or ``data:`` URL; None for anything else."""
+    if isinstance(value, str) and is_data_url(found := value.strip()):
+        return found
+    return address(value)
 
 
 def address(value: object) -> str | None:

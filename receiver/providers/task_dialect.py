@@ -1,11 +1,20 @@
 """What the dialects of fal, Replicate, BFL and kie.ai share: what they cannot do, and defaults."""
 
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from hmac import compare_digest
+from typing import Any, ClassVar
 
-from receiver.errors import UnreadableError
+from receiver.errors import AnswerLostError, UnreadableError
 from receiver.model import Api, Mode, Submission
 from receiver.providers.dialect import Account, Head, Request, Task
-from receiver.providers.json_answers import polled
+from receiver.providers.json_answers import (
+    document,
+    identifier,
+    picture,
+    pixels,
+    polled,
+    ratio,
+)
 
 # Seconds by which the time in a signed callback may differ from ours.
 TOLERANCE = 300
@@ -17,7 +26,9 @@ class TaskDialect:
     title: ClassVar[str]  # as people know it
     base_setting: ClassVar[str]  # the setting of its address
     example: ClassVar[str]  # of a model
+    sizes: ClassVar[str]  # what --size may be, for the texts of errors
     image_param: ClassVar[str]  # the field that most models have for a reference picture
+    hosts: ClassVar[tuple[str, ...]]  # to which our key may be sent, and hosts below them
     url_lifetime: ClassVar[float | None] = None
     signs_bodies = True
     has_job_secrets = False
@@ -27,6 +38,18 @@ class TaskDialect:
         if submission.mode is Mode.STREAM:
             return [f"--mode stream: {self.title} has no streams; use --mode webhook or poll"]
         return []
+
+    def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
+        """Return the fields for pixels or a ratio."""
+        if (sides := pixels(size)) and (fields := self.pixel_params(*sides)):
+            return fields
+        if found := ratio(size):
+            return {"aspect_ratio": found}
+        raise ValueError(f"{self.title} has no size {size}: give {self.sizes}")
+
+    def pixel_params(self, width: int, height: int) -> dict[str, object]:
+        """Return the fields for pixels; none: only ratios can be asked for."""
+        return {"width": width, "height": height}
 
     def count_params(self, model: str, api: Api, pictures: int) -> dict[str, object]:
         """Refuse several pictures: a task makes one."""
@@ -48,10 +71,29 @@ class TaskDialect:
             f"give it as a param, for {model} perhaps {self.image_param}"
         )
 
+    def accepted_id(self, found: dict[str, Any], name: str) -> str:
+        """Return the task's id in the answer to a submit; raise AnswerLostError without one."""
+        task_id = identifier(found.get(name))
+        if task_id is None:
+            raise AnswerLostError(f"{self.title}'s answer has no {name}")
+        return task_id
+
+    def made(self, found: dict[str, Any]) -> Iterable[object]:
+        """Return the results in a report as they stand there: URLs, objects, lists of them."""
+        raise NotImplementedError
+
+    def read_picture(self, body: bytes, url: str) -> str:
+        """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names."""
+        return picture(self.made(document(body)), url)
+
     def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:
         """Check that the answer is about the task."""
         polled(head, body, self.base_setting)
         return None
+
+    def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
+        """Return none: whoever has the URL of a result can download it."""
+        return {}
 
     def build_keys(self, account: Account) -> Request | None:
         """Return None: keys cannot be fetched."""
@@ -60,6 +102,11 @@ class TaskDialect:
     def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:
         """Return no keys."""
         raise UnreadableError("keys cannot be fetched")
+
+
+def is_one_of(signature: str, expected: Iterable[str]) -> bool:
+    """Return whether a signature is one of those that our keys make, in constant time each."""
+    return any(compare_digest(one.encode(), signature.encode()) for one in expected)
 
 
 def is_recent(timestamp: str, now: float) -> bool:

@@ -22,7 +22,7 @@ DEFAULT_TIMEOUTS = (10.0, 60.0)
 RESULT_TIMEOUTS = (5.0, 15.0)
 # Bytes to read of a response, or of one line of a stream. A task object has a few hundred, unless
 # its pictures are inside.
-_MAX_RESPONSE = 64 * 1024 * 1024
+MAX_RESPONSE = 64 * 1024 * 1024
 _CHUNK = 64 * 1024
 _GZIP_MAGIC, _GZIP = b"\x1f\x8b", zlib.MAX_WBITS | 16
 # Seconds for a whole response.
@@ -88,12 +88,12 @@ def read_body(response: requests.Response) -> tuple[bytes, Exception | None]:
     try:
         for chunk in _chunks(response):
             body += chunk
-            if len(body) > _MAX_RESPONSE or time.monotonic() > end:
+            if len(body) > MAX_RESPONSE or time.monotonic() > end:
                 raise requests.exceptions.ContentDecodingError(
-                    f"an answer of more than {_MAX_RESPONSE} bytes, or {_RESPONSE_TIMEOUT:.0f} s"
+                    f"an answer of more than {MAX_RESPONSE} bytes, or {_RESPONSE_TIMEOUT:.0f} s"
                 )
     except NETWORK_ERRORS as error:
-        return bytes(body[:_MAX_RESPONSE]), error
+        return bytes(body[:MAX_RESPONSE]), error
     return bytes(body), None
 
 
@@ -108,7 +108,7 @@ def read_lines(response: requests.Response) -> Iterator[bytes]:
                 *lines, last = more.split(b"\n")
                 yield from (line.rstrip(b"\r") for line in (bytes(rest), *lines))
                 rest = bytearray(last)
-            if len(rest) > _MAX_RESPONSE:
+            if len(rest) > MAX_RESPONSE:
                 raise requests.exceptions.ContentDecodingError("a line of the stream has no end")
     except NETWORK_ERRORS:
         if rest:

@@ -4,28 +4,18 @@ A part is built when it is first used; ``close`` closes those that were built.
 """
 
 import secrets
-import time
-from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
-from receiver import data_dir
 from receiver.archive.archiver import Archiver
 from receiver.archive.conclusion import Conclusion
 from receiver.archive.job_limits import JobLimits
-from receiver.archive.links import Links
 from receiver.archive.quarantine import Quarantine
 from receiver.archive.shares import Shares
 from receiver.archive.thumbnails import Thumbnails
-from receiver.errors import ReceiverError
-from receiver.events.dispatcher import Answer, Dispatcher
-from receiver.events.event import EventSerializer
-from receiver.events.transports import transport_for
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.proofs import Proofs
-from receiver.jobs.job_object import JobObjects, shortened
 from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler
 from receiver.jobs.submit import SubmitService
@@ -36,8 +26,6 @@ from receiver.ledger.postgres import PostgresDatabase, conninfo
 from receiver.maintenance.doubts import Doubts
 from receiver.maintenance.rotation import Rotation
 from receiver.model import Provider
-from receiver.net.client import HttpClient
-from receiver.net.connection import SafeConnector
 from receiver.net.download import Fetcher
 from receiver.providers.client import Clients, ProviderClient
 from receiver.providers.dialect import Account
@@ -46,9 +34,8 @@ from receiver.providers.keyring import Keyring
 from receiver.providers.openai.client import OpenAIClient
 from receiver.providers.registry import DIALECTS
 from receiver.services.named_address import ask_named_address
-from receiver.services.opening import Opening
+from receiver.services.sending import THREADS_OF, Sending
 from receiver.telemetry.disk_space import DiskSpace, measure
-from receiver.telemetry.redaction import Redactor
 from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine, EngineNotifier
 from receiver.worker.engine import Engine, WorkQueue, instrumented
 from receiver.worker.notifier import Notifier
@@ -65,65 +52,8 @@ SUSPECT_THREADS = 1
 EVENT_THREADS = 4
 
 
-class Services(Opening):
+class Services(Sending):
     """Every part of the service, built once for a process."""
-
-    @cached_property
-    def redactor(self) -> Redactor:
-        """Removes our secrets from texts."""
-        return Redactor(self.settings.secrets())
-
-    @cached_property
-    def job_objects(self) -> JobObjects:
-        """The job objects that everybody is shown."""
-        return JobObjects(self.queries, self.redactor, self.links.lasting)
-
-    @cached_property
-    def links(self) -> Links:
-        """Links to archived files that need no token."""
-        return Links(
-            lambda: self.store,  # boto3 is not imported for a job that is only shown
-            self.settings.archive_public_url,
-            lambda: self.admin_token,
-            self.now,
-        )
-
-    @cached_property
-    def serializer(self) -> EventSerializer:
-        """How events are written in deliveries."""
-        return EventSerializer(
-            self.settings.archive_url, self.settings.public_url, self._objects_in_events
-        )
-
-    def _objects_in_events(self, refs: Sequence[str]) -> dict[str, dict[str, Any]]:
-        found = self.job_objects.named(refs)
-        return {ref: shortened(job).model_dump(mode="json") for ref, job in found.items()}
-
-    def dispatchers(self) -> list[Dispatcher]:
-        """Return the sender of each destination."""
-        secrets = [secret.get_secret_value() for secret in self.settings.event_secret]
-        return [
-            Dispatcher(
-                self.outbox,
-                to,
-                transport_for(to, self.event_client, secrets, time.time),
-                self.serializer,
-            )
-            for to in self.settings.destinations
-        ]
-
-    def send_test_event(self, name: str) -> Answer:
-        """Send a test event to the destination of this name; raise ReceiverError if unknown."""
-        for dispatcher in self.dispatchers():
-            if dispatcher.destination.name == name:
-                return dispatcher.send_test()
-        known = ", ".join(to.name for to in self.settings.destinations)
-        raise ReceiverError(f"EVENT_URLS has no destination {name!r}; it has: {known or 'none'}")
-
-    @cached_property
-    def event_client(self) -> HttpClient:
-        """Sends webhooks."""
-        return HttpClient(SafeConnector(self.settings.event_policy()))
 
     @cached_property
     def fetcher(self) -> Fetcher:
@@ -164,19 +94,6 @@ class Services(Opening):
             return None
         remember = self.shared_settings.remember_secrets
         return Rotation(self.kept_secrets, self.signers, self.now, remember)
-
-    @cached_property
-    def admin_token(self) -> str:
-        """The token of API and dashboard."""
-        given = self.settings.admin_token
-        if given:
-            return given.get_secret_value()
-        return data_dir.keep(self.admin_token_path)
-
-    @property
-    def admin_token_path(self) -> Path:
-        """The file of the token that the service generates if none is set."""
-        return self.settings.data_dir / "secrets" / "admin"
 
     @cached_property
     def engine(self) -> Engine:
@@ -221,7 +138,8 @@ class Services(Opening):
         """Verifies the callbacks of providers that sign."""
         chosen, keys = self.settings, self.settings.verifying_keys()
         keyring = Keyring(self.clients, keys, chosen.data_dir / "keys", self.now)
-        return Proofs(self.tickets, keyring, self.database, chosen.user_ids(), self.now)
+        ids, accounts = chosen.user_ids(), chosen.accounts()
+        return Proofs(self.tickets, keyring, self.database, ids, accounts, self.now)
 
     @cached_property
     def operator(self) -> Operator:
@@ -283,6 +201,7 @@ class Services(Opening):
             self.tickets,
             openai=self.openai,
             public_url=self.settings.public_url,
+            webhook_mistake=self.webhook_mistake,
         )
 
     def archiver(self, scratch: Path) -> Archiver:
@@ -300,6 +219,9 @@ class Services(Opening):
                 max_bytes=self.settings.job_max_bytes,
             ),
             now=self.now,
+            headers_for=lambda asset: self.clients.download_headers(
+                asset.url, lambda: self.jobs.get(asset.ref).provider
+            ),
         )
 
     def worker(self) -> WorkerProcess:
@@ -312,9 +234,7 @@ class Services(Opening):
             self.work_queues,
             number=None if self.settings.embedded else self.worker_number,
             take_over=self._take_over,
-            audit=lambda whole: (
-                self.totals.audit() if whole else self.totals.recent_audit(self.now())
-            ),
+            audit=self.sum_up_and_audit,
             check_archive=self.store.check,
             doubts=Doubts(self.assets, self.thumbnails),
             rotation=self.rotation,
@@ -393,7 +313,11 @@ class Services(Opening):
         """Return one queue per destination, so that a slow one does not delay the others."""
         return [
             WorkQueue(
-                events_queue(to.destination.name), EVENT_THREADS, to.next_due, to.claim, to.send
+                events_queue(to.destination.name),
+                THREADS_OF.get(to.destination.name, EVENT_THREADS),
+                to.next_due,
+                to.claim,
+                to.send,
             )
             for to in self.dispatchers()
         ]

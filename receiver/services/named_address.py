@@ -7,10 +7,10 @@ from receiver.net.client import HttpClient
 from receiver.net.client import Request as HttpRequest
 from receiver.net.connection import Deadline, translate_network_errors
 from receiver.providers.dialect import Answer, Head, Request
+from receiver.providers.transport import MAX_RESPONSE
 
-# Seconds for the whole answer and for one wait, and its most bytes.
-_TIMEOUT, _STALL = 30.0, 15.0
-_MAX_ANSWER = 16 * 1024 * 1024
+# Seconds for the whole answer, which may have pictures inside, and for one wait.
+_TIMEOUT, _STALL = 60.0, 15.0
 
 
 def ask_named_address(client: HttpClient, request: Request) -> Answer:
@@ -26,7 +26,7 @@ def ask_named_address(client: HttpClient, request: Request) -> Answer:
             client.exchange(
                 HttpRequest("GET", target, {**request.headers, "Accept-Encoding": "identity"}),
                 deadline,
-                max_body=_MAX_ANSWER,
+                max_body=MAX_RESPONSE,
             ) as response,
         ):
             head = Head(response.status, response.headers.get("Location", ""))

@@ -24,7 +24,7 @@ _CLOSED = ("database", "store", "fetcher", "event_client")
 
 
 class Opening(LedgerParts):
-    """The ledger, the archive's store and the callback secrets of the settings."""
+    """The ledger, the archive's store and the secrets of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         timing = Timing(
@@ -128,6 +128,19 @@ class Opening(LedgerParts):
     def kept_secrets(self) -> KeptSecrets:
         """The callback secrets that the service generates if none are set."""
         return KeptSecrets(self.settings.data_dir)
+
+    @cached_property
+    def admin_token(self) -> str:
+        """The token of API and dashboard."""
+        given = self.settings.admin_token
+        if given:
+            return given.get_secret_value()
+        return data_dir.keep(self.admin_token_path)
+
+    @property
+    def admin_token_path(self) -> Path:
+        """The file of the token that the service generates if none is set."""
+        return self.settings.data_dir / "secrets" / "admin"
 
     @cached_property
     def store(self) -> Store:

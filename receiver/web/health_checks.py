@@ -12,7 +12,9 @@ from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger.database import require_writable
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.ledger.queries.signers import REFUSAL_REMEDY, Signed, refusal, refused
+from receiver.ledger.user_ids import Mismatch
 from receiver.ledger.workers import ALIVE_FOR, NO_WORKER_REMEDY, WorkerSeen
+from receiver.model import timestamp
 from receiver.services import Services
 from receiver.telemetry.disk_space import DiskSpace
 from receiver.web.background import LIMIT, Answer, BackgroundValue, ask_all
@@ -65,6 +67,7 @@ class Figures:
     destinations: list[DestinationStatus]
     workers: list[WorkerSeen]
     refused: list[Signed]
+    mismatches: list[Mismatch]
 
 
 class HealthChecks:
@@ -111,6 +114,7 @@ class HealthChecks:
             "workers": _workers,
             "work": _work,
             "secrets": _secrets,
+            "accounts": _accounts,
             "events": self._events,
         }
         return {name: _check_of(answer, judge) for name, judge in judges.items()}
@@ -137,12 +141,12 @@ class HealthChecks:
             refused=refused(
                 self._services.signers.unfinished(), self._services.tickets.fingerprints
             ),
+            mismatches=self._services.proofs.mismatches(),
         )
 
     def _events(self, figures: Figures) -> tuple[bool, str, dict[str, object]]:
-        """Return whether each destination of EVENT_URLS accepts events."""
-        named = {destination.name for destination in self._services.settings.destinations}
-        now = clock.now()
+        """Return whether each destination accepts events."""
+        served, now = self._services.settings.served, clock.now()
         shown = [
             {
                 "destination": row.destination,
@@ -156,7 +160,7 @@ class HealthChecks:
                 "success_rate": row.recent.success_rate,
             }
             for row in figures.destinations
-            if row.destination in named
+            if row.destination in served
         ]
         late = [str(one["destination"]) for one in shown if one["oldest_due_seconds"] > EVENTS_WAIT]  # type: ignore[operator]  # a number
         text = f"events wait for {', '.join(late)}" if late else "ok"
@@ -238,6 +242,16 @@ def _secrets(figures: Figures) -> tuple[bool, str, dict[str, object]]:
         return True, "ok", {"refused_jobs": 0}
     count = sum(signed.waiting for signed in figures.refused)
     return False, f"{refusal(figures.refused)}; {REFUSAL_REMEDY}", {"refused_jobs": count}
+
+
+def _accounts(figures: Figures) -> tuple[bool, str, dict[str, object]]:
+    """Return whether the genuine callbacks about our tasks are of the accounts that we expect."""
+    shown = [
+        {"provider": one.provider, "user_id": one.user_id, "at": timestamp(one.at)}
+        for one in figures.mismatches
+    ]
+    text = "; ".join(f"{one}; {one.remedy}" for one in figures.mismatches) or "ok"
+    return not shown, text, {"mismatches": shown}
 
 
 def _disk_check(answer: Answer[list[DiskSpace]], figures: Answer[Figures]) -> Check:

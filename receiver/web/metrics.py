@@ -34,7 +34,7 @@ class LedgerMetrics:
     """
 
     def __init__(self, services: Services) -> None:
-        self._destinations = {destination.name for destination in services.settings.destinations}
+        self._served = services.settings.served
         self._jobs = BackgroundValue("job counts", services.totals.counts, JOBS_LIFETIME)
         self._quarantine = BackgroundValue(
             "quarantine", services.quarantine_records.total, JOBS_LIFETIME
@@ -69,7 +69,7 @@ class LedgerMetrics:
         return generate_latest(registry)
 
     def _of_events(self, rows: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
-        return _of_events([row for row in rows if row.destination in self._destinations])
+        return _of_events([row for row in rows if row.destination in self._served])
 
 
 def _of_jobs(counts: Mapping[str, int]) -> Iterable[GaugeMetricFamily]:

@@ -1,15 +1,15 @@
-"""The engine: one thread claims due rows, nearest deadline first, and starts a thread for each.
+"""The engine: claims due rows, nearest deadline first, and has a thread for each.
 
 At most ``concurrency`` threads work for a work queue. A thread that ends its work claims the next
-due row itself. Only as many rows are claimed as can be started at once, so no row waits while it is
-claimed. A work queue is looked at when it is notified, when its next row is due, and every
-``poll_interval`` seconds.
+due rows itself, for all threads that are free. Only as many rows are claimed as can be started at
+once, so no row waits while it is claimed. A work queue is looked at when it is notified, when its
+next row is due, and every ``poll_interval`` seconds.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import structlog
@@ -48,6 +48,14 @@ class EngineNotifier(Protocol):
         """Open the engine's end."""
 
 
+class _Turn:
+    """Whose turn it is to claim rows of a work queue, and whether they are wanted again."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.is_wanted = False
+
+
 class EmbeddedEngine:
     """Runs work in threads of this process, at a notification or when a row becomes due.
 
@@ -72,7 +80,7 @@ class EmbeddedEngine:
         self._grace = grace
         self._claim_first = claim_first
         self._stopping = threading.Event()
-        self._claiming = threading.Lock()
+        self._turns: dict[str, _Turn] = {}
 
     def notify(self) -> None:
         """Notify the worker, on one machine in any process."""
@@ -86,6 +94,7 @@ class EmbeddedEngine:
     def run(self, work_queues: Sequence[WorkQueue]) -> None:
         """Start due work until stopped, then drain."""
         next_look = {queue.name: 0.0 for queue in work_queues}  # by the monotonic clock
+        self._turns = {queue.name: _Turn() for queue in work_queues}
         with self._notifier.listen() as listener:
             while not self._stopping.is_set():
                 began = time.monotonic()
@@ -132,40 +141,61 @@ class EmbeddedEngine:
             wait = self._poll_interval if due is None else due - self._now()
             if due is None or wait > 0:
                 return min(wait, self._poll_interval)
-        claims = self._claim(queue, free)
-        for claimed in claims:
-            threading.Thread(
-                target=self._work, args=(queue, claimed), name=f"{queue.name}-worker", daemon=True
-            ).start()
+        claims = self._claim(queue)
+        self._start(queue, claims)
         # A queue that gave fewer rows than asked for has no more due: look again at once for when
         # the next one is due.
         ask_again = not self._claim_first and 0 < len(claims) < free
         return 0.0 if ask_again else self._poll_interval
 
-    def _claim(self, queue: WorkQueue, most: int) -> list[Claimed[Any]]:
-        """Claim due rows of a queue, at most as many as it has free threads."""
-        with self._claiming:  # threads claim too, and concurrency is a limit
-            free = min(most, queue.concurrency - self._leases.count(queue))
-            claims = queue.claim(free) if free > 0 else []
-            self._leases.take(queue, claims)
+    def _claim(self, queue: WorkQueue) -> list[Claimed[Any]]:
+        """Claim due rows for all free threads of a queue; none if another thread claims them.
+
+        That thread then claims again. So threads that become free while one claims share the next
+        claim, and none of them waits.
+        """
+        turn, claims = self._turns[queue.name], list[Claimed[Any]]()
+        turn.is_wanted = True
+        while turn.is_wanted and turn.lock.acquire(blocking=False):
+            try:
+                turn.is_wanted = False
+                self._start(queue, claims)
+                free = queue.concurrency - self._leases.count(queue)
+                claims = queue.claim(free) if free > 0 else []
+                self._leases.take(queue, claims)
+            finally:
+                turn.lock.release()
         return claims
+
+    def _start(self, queue: WorkQueue, claims: Sequence[Claimed[Any]]) -> None:
+        """Start a thread for each claim."""
+        for claimed in claims:
+            threading.Thread(
+                target=self._work, args=(queue, claimed), name=f"{queue.name}-worker", daemon=True
+            ).start()
 
     def _work(self, queue: WorkQueue, claimed: Claimed[Any]) -> None:
         """Work on a claim, and then on what is due in the same queue."""
         claims = [claimed]
         while claims:
-            self._leases.work(queue, claims[0])
-            # On one machine the work may have fed another work queue.
-            self._notifier.notify(queue.name if self._claim_first else ALL)
+            mine, *others = claims
+            self._start(queue, others)
+            finished = self._leases.work(queue, mine)
+            # On one machine the work may have fed another work queue. The engine's thread waits for
+            # the end of work in a drain, and releases what was interrupted.
+            if not self._claim_first or not finished or self._stopping.is_set():
+                self._notifier.notify()
             claims = self._claim_next(queue)
 
     def _claim_next(self, queue: WorkQueue) -> list[Claimed[Any]]:
-        """Claim a row for a thread that is free; errors are left to the engine's next round."""
+        """Claim rows for the threads that are free; errors are left to the engine's next round."""
         if self._stopping.is_set():
             return []
-        with suppress(Exception):
-            return self._claim(queue, 1)
-        return []
+        try:
+            return self._claim(queue)
+        except Exception:  # noqa: BLE001 - the engine's own claim raises the same, and logs it
+            self._notifier.notify(queue.name)
+            return []
 
     def _drain(self, listener: Listener) -> None:
         """Wait for running work, then release the claims of what is not done."""

@@ -37,8 +37,11 @@ class Leases:
         with self._lock:
             self._claims.setdefault(queue.name, []).extend(claims)
 
-    def work(self, queue: WorkQueue, claimed: Claimed[Any]) -> None:
-        """Work on one claim and remove it; errors are logged, and then its lease runs out."""
+    def work(self, queue: WorkQueue, claimed: Claimed[Any]) -> bool:
+        """Work on one claim and remove it; errors are logged, and then its lease runs out.
+
+        Return False if the ledger was unavailable: ``renew`` may release the claim.
+        """
         try:
             queue.run(claimed)
         except LedgerError as error:
@@ -46,11 +49,13 @@ class Leases:
             if claimed.row.attempts < MOST_ATTEMPTS:
                 with self._lock:
                     self._interrupted.append(claimed)
+            return False
         except Exception:
             log.exception("work failed unexpectedly", queue=queue.name)
         finally:
             with self._lock:
                 self._claims[queue.name].remove(claimed)
+        return True
 
     def count(self, queue: WorkQueue) -> int:
         """Return how many claims of a work queue this process has."""

@@ -13,6 +13,7 @@ import click
 from receiver import installation
 from receiver.cli.base import SOME_FAILED, load, reports_errors
 from receiver.errors import ConfigurationError, ReceiverError
+from receiver.events.job_webhooks import UNSIGNED
 from receiver.model import Api, Mode, Provider
 from receiver.providers.registry import READERS
 from receiver.settings import Settings
@@ -111,6 +112,7 @@ class Options:
 )
 @click.option("--model", help="Model of lines that have none.")
 @click.option("--folder", default="", help="Folder of the archive for lines that have none.")
+@click.option("--webhook", metavar="URL", help="Webhook for the events of lines that have none.")
 @click.option(
     "--split",
     is_flag=True,
@@ -146,6 +148,7 @@ def batch(
     api: str,
     model: str | None,
     folder: str,
+    webhook: str | None,
     *,
     split: bool,
     strict: bool,
@@ -156,8 +159,8 @@ def batch(
     """Post a job for each line of FILE and wait for the pictures.
 
     FILE is JSONL or CSV, or - for stdin. Columns are `prompt` and the other options of `submitter
-    submit`: model, size, variants, images, mode, api, params, metadata, folder, batch (if it is
-    not the --name), and `key`, your own name for the job. Any other column is a field for the
+    submit`: model, size, variants, images, mode, api, params, metadata, folder, webhook, batch (if
+    it is not the --name), and `key`, your own name for the job. Any other column is a field for the
     provider. Run again after an interruption, the command continues and pays nothing twice.
 
     Exit status 1 if a line was bad or a job failed, 2 for wrong usage or configuration.
@@ -172,7 +175,7 @@ def batch(
         say(reason)
         say("--mode was not given: lines without a mode are polled")
     name = name or ("stdin" if file == "-" else Path(file).name)
-    defaults = Defaults(name, job_mode, Api(api), model, split, folder)
+    defaults = Defaults(name, job_mode, Api(api), model, split, folder, webhook)
     form = form or ("csv" if file.lower().endswith(".csv") else "jsonl")
     options = Options(
         file,
@@ -251,7 +254,7 @@ def _missing(options: Options, settings: Settings, found: Validation) -> list[st
     if settings.receiver_url:
         no_ledger = "--resubmit needs the ledger of the service: leave it out with RECEIVER_URL"
         return [no_ledger] if options.resubmit else []
-    mistakes = list[str]()
+    mistakes = [UNSIGNED] if found.webhooks and not settings.event_secret else list[str]()
     if Provider.OPENAI in found.needs and (remedy := installation.missing("openai")):
         mistakes.append(f"provider openai: {remedy}")
     mistakes += [

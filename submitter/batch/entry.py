@@ -10,7 +10,9 @@ from receiver.jobs.request import MAX_BATCH
 Fields = dict[str, Any]
 
 # Columns whose CSV cells are text even if they look like JSON.
-_TEXTS = frozenset({"prompt", "model", "size", "mode", "api", "key", "provider", "folder", "batch"})
+_TEXTS = frozenset(
+    {"prompt", "model", "size", "mode", "api", "key", "provider", "folder", "batch", "webhook"}
+)
 _LISTS = frozenset({"image", "images"})
 
 
@@ -59,6 +61,7 @@ class Entry(BaseModel):
     batch: Annotated[Text, Field(max_length=MAX_BATCH)] | None = None
     metadata: Fields | None = None
     folder: Text | None = None
+    webhook: Text | None = None
 
     @model_validator(mode="after")
     def _no_field_twice(self) -> "Entry":

@@ -71,6 +71,7 @@ class Defaults:
     model: str | None = None
     split: bool = False
     folder: str = ""
+    webhook: str | None = None
 
 
 def read_lines(file: BinaryIO, form: str, defaults: Defaults) -> Iterator[BatchLine | BadLine]:
@@ -136,6 +137,7 @@ def _line(number: int, entry: Entry, defaults: Defaults, repeats: Counter[bytes]
         "batch": entry.batch or defaults.name[:MAX_BATCH].strip() or None,
         "metadata": entry.metadata or {},
         "folder": entry.folder or defaults.folder,
+        "webhook": entry.webhook or defaults.webhook,
     }
     request = {**asked, "model": model or DEFAULT_MODEL, **_transport(entry, defaults), **labels}
     provider = None if entry.provider == "grsai" else entry.provider

@@ -110,9 +110,12 @@ class Batch:
         return job, resubmits
 
     def _add_existing(self, line: BatchLine, job: JobView, resubmits: int) -> None:
-        if line.has_own_key and not self._submitter.is_same_request(job.ref, line.request):
+        # A derived key says what was asked for, but not where the events go.
+        is_compared = line.has_own_key or line.request["webhook"]
+        if is_compared and not self._submitter.is_same_request(job.ref, line.request):
+            what = "something else" if line.has_own_key else "events at another webhook"
             error = (
-                f"column key: {line.key!r} is job {job.ref}, which was asked for something else; "
+                f"column key: {line.key!r} is job {job.ref}, which was asked for {what}; "
                 "nothing posted"
             )
             self._add_bad(BadLine(line.number, error, line.key))
@@ -193,13 +196,14 @@ class Batch:
         return sorted(rows)
 
     def _resubmit_job(self, row: int) -> None:
-        """Post a job again that failed at the provider, which refunds it.
+        """Post a job again that failed at its provider, with the params it had.
 
-        The new job has a key of its own, so that it is also posted only once.
+        The new job has a key of its own, so that it is also posted only once. OpenAI's jobs are
+        left as they are: the answer to a submit is its result.
         """
         ref = self.table.ref(row)
         job, arguments = self._jobs.named([ref]).get(ref), self._jobs.arguments_of(ref)
-        if job is None or arguments is None or job.provider != Provider.GRSAI:
+        if job is None or arguments is None or job.provider == Provider.OPENAI:
             return
         resubmits, line = self.table.resubmits(row), self.table.number(row)
         key = job.key or job.ref

@@ -16,6 +16,7 @@ class Validation:
     """The result of the first pass."""
 
     needs: set[Provider | Mode]  # what must be configured
+    webhooks: bool = False  # whether a line names a webhook
     total: int = 0
     bad: int = 0
     mistakes: list[str] = field(default_factory=list)  # those of the file as a whole
@@ -33,6 +34,7 @@ def validate(
             found.total += 1
             if isinstance(line, BatchLine):
                 found.needs |= line.needs
+                found.webhooks |= bool(line.request["webhook"])
             if say and (error := _error(line, found)):
                 found.bad += 1
                 say(f"line {line.number}: {error}")

@@ -48,17 +48,22 @@ def credits(*, as_json: bool) -> None:  # noqa: A001 - the command's name; only 
     sys.exit(status)
 
 
-def _elsewhere(settings: Settings) -> tuple[dict[Provider, float | None], list[Usage], int]:
+def _elsewhere(settings: Settings) -> tuple[dict[str, float | None], list[Usage], int]:
     """Return the credits, the job counts and the exit status, by the service at RECEIVER_URL."""
     with Submitter(settings) as submitter:
-        left, error, models = submitter.transport.credits()
-    if error:
+        balances, models = submitter.transport.credits()
+    # GRSAI's key may be missing where others are set.
+    is_alone = len(balances) == 1
+    errors = [
+        one["error"] for one in balances if is_alone or not one["error"].startswith("GRSAI_API_KEY")
+    ]
+    for error in filter(None, errors):
         say(error, err=True)
-    used = [Usage(**model) for model in models]
-    return {Provider.GRSAI: left}, used, 0 if left is not None else SOME_FAILED
+    left = {one["provider"]: one["credits"] for one in balances}
+    return left, [Usage(**model) for model in models], SOME_FAILED if any(errors) else 0
 
 
-def _here(settings: Settings) -> tuple[dict[Provider, float | None], list[Usage], int]:
+def _here(settings: Settings) -> tuple[dict[str, float | None], list[Usage], int]:
     """Return the same by this machine's ledger and keys."""
     with closing(Services(settings)) as services:
         used = _usage(services)
@@ -67,11 +72,9 @@ def _here(settings: Settings) -> tuple[dict[Provider, float | None], list[Usage]
     return left, used, status
 
 
-def _credits(
-    services: Services, providers: list[Provider]
-) -> tuple[dict[Provider, float | None], int]:
+def _credits(services: Services, providers: list[Provider]) -> tuple[dict[str, float | None], int]:
     """Return the credits left at each provider, None where it does not say, and the exit status."""
-    left: dict[Provider, float | None] = dict.fromkeys(providers)
+    left: dict[str, float | None] = dict.fromkeys(providers)
     status = 0
     for provider in providers:
         client = services.clients.get(provider)
@@ -97,8 +100,8 @@ def _usage(services: Services) -> list[Usage]:
         return []
 
 
-def _print_json(left: dict[Provider, float | None], used: list[Usage]) -> None:
-    whole = {provider.value: _whole(value) for provider, value in left.items()}
+def _print_json(left: dict[str, float | None], used: list[Usage]) -> None:
+    whole = {str(provider): _whole(value) for provider, value in left.items()}
     models = [asdict(usage) for usage in used]
     found: dict[str, object] = {"credits": whole[Provider.GRSAI], "models": models}
     if len(whole) > 1:
@@ -106,10 +109,10 @@ def _print_json(left: dict[Provider, float | None], used: list[Usage]) -> None:
     say_json(found)
 
 
-def _print_table(left: dict[Provider, float | None], used: list[Usage]) -> None:
+def _print_table(left: dict[str, float | None], used: list[Usage]) -> None:
     for provider, value in left.items():
         if value is not None:
-            at = "" if provider is Provider.GRSAI else f" at {provider}"
+            at = "" if provider == Provider.GRSAI else f" at {provider}"
             say(f"{_whole(value):,} credits left{at}")
     if sys.stdout.isatty():  # a table of these columns and of models' names needs 100 columns
         for usage in used:

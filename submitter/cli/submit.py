@@ -101,6 +101,7 @@ def _params(
     help="A value of your own to find the job by; repeatable.",
 )
 @click.option("--folder", default="", help="Folder of the archive for the pictures.")
+@click.option("--webhook", metavar="URL", help="Where the events of this job are sent too.")
 @click.option(
     "--resubmit",
     type=click.IntRange(0),
@@ -137,6 +138,7 @@ def submit(
     batch: str | None,
     metadata: dict[str, object],
     folder: str,
+    webhook: str | None,
     resubmit: int,
     *,
     split: bool,
@@ -175,6 +177,7 @@ def submit(
         "batch": batch,
         "metadata": metadata,
         "folder": folder,
+        "webhook": webhook,
     }
     with Submitter(settings, check=check) as submitter:
         runs = _runs(submitter, request, key, split=split)
@@ -203,14 +206,11 @@ def _require_fitting(provider: str, mode: str | None, api: str, resubmit: int) -
         resubmit or mode not in (None, Mode.WEBHOOK) or api != Api.DRAW
     ):
         raise click.UsageError(
-            "--mode, --api and --resubmit are for GRSAI: "
+            "--mode, --api and --resubmit are for the others: "
             "OpenAI answers with the pictures and refunds nothing"
         )
-    if provider not in {Provider.GRSAI, Provider.OPENAI} and (resubmit or api != Api.DRAW):
-        raise click.UsageError(
-            "--api and --resubmit are for GRSAI: the others have one API, and nobody knows here "
-            "what they refund"
-        )
+    if provider not in {Provider.GRSAI, Provider.OPENAI} and api != Api.DRAW:
+        raise click.UsageError(f"--api is for GRSAI: {provider} has one API; leave it out")
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -308,8 +308,8 @@ def _finish(run: _SubmitRun, *, resubmit: int, timeout: float | None) -> Job:
     for number in range(1, resubmit + 1):
         if job.reason is not Reason.PROVIDER_ERROR:
             break
-        # Only this failure is worth a retry: the provider refunds it, and moderation would refuse
-        # again. Each retry has its own key, so that it is also posted only once.
+        # Only this failure is worth a retry: GRSAI refunds it, and moderation would refuse again.
+        # Each retry has its own key, so that it is also posted only once.
         say(f"{job.ref} {job.reason} {job.message}: posted again", err=True)
         job = run.post(resubmit_key(key, number) if key else None)
         job = _wait(run.submitter, job, timeout)

@@ -195,9 +195,11 @@ class FileFault(_Fault):
         "wrong_length",
         "redirect",
         "odd",
+        "private",
     ] = Field(
         default="ok",
-        description="odd: the whole file as `coding`, `packed`, `status` and `last_chunk` say; "
+        description="private: at an address of the provider's API that needs the key (only "
+        "Replicate's); odd: the whole file as `coding`, `packed`, `status` and `last_chunk` say; "
         "slow: `rate` bytes a second; truncated: ends at `at` of the file; not_ready: 404; "
         "expired: the URL has expired from the start; placeholder: an HTML page with status "
         "200 and the picture's Content-Type; error: 500; reset: the connection is reset at `at`; "
@@ -250,7 +252,8 @@ class FileFault(_Fault):
     def applies_to(self, nth: int) -> bool:
         """Return whether the nth GET (for expired: the nth URL), from 1, has the fault."""
         usual = 1 if self.mode in ("not_ready", "error", "expired") else 0
-        return self.mode != "ok" and _within_first(nth, usual if self.times is None else self.times)
+        has_fault = self.mode not in ("ok", "private")
+        return has_fault and _within_first(nth, usual if self.times is None else self.times)
 
 
 class ResultFault(_Fault):

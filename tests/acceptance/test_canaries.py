@@ -21,6 +21,8 @@ PLANTED = {
     "EVENT_SECRET": "whsec_Y2FuYXJ5LWV2ZW50LXNlY3JldC03YzFmLTAwMDAwMDA=",
 }
 PASSWORD = "canary-database-7c1f"
+# A part of the webhook of the job; no event reaches it.
+PATH = "canary-webhook-7c1f"
 
 
 @dataclass
@@ -108,7 +110,7 @@ def gather(installation: Installation, more: dict[str, str]) -> tuple[Findings, 
     findings = Findings()
     installation.environ |= more
     with installation.started() as service:
-        (job,) = installation.wait(installation.submit().ref)
+        (job,) = installation.wait(installation.submit(webhook=f"https://hooks.invalid/{PATH}").ref)
         assert job.state is JobState.ARCHIVED
         ticket = installation.sandbox.tasks()[0]["webhook"].rpartition("/")[2]
         ask(installation, findings, ticket, job.ref)
@@ -131,10 +133,12 @@ def test_on_one_machine_no_secret_is_to_be_seen_anywhere(installation: Installat
     findings, ticket = gather(installation, more)
     for path in (installation.data / "archive").rglob("job.json"):
         findings.texts["manifest"] = path.read_text(encoding="utf-8")
-    secrets = [part for value in PLANTED.values() for part in value.split(",")] + [ticket]
+    secrets = [part for value in PLANTED.values() for part in value.split(",")]
+    secrets += [ticket, PATH]
     assert findings.leaks(secrets) == []
     assert {"manifest", "log", "command lines", "receiver audit"} <= findings.texts.keys()
     assert "callback accepted" in findings.texts["log"]
+    assert "hooks.invalid" in findings.texts["log"], "the webhook's failures are logged"
 
 
 def test_with_postgresql_and_a_bucket_no_secret_is_to_be_seen_either(
@@ -171,6 +175,7 @@ def test_with_postgresql_and_a_bucket_no_secret_is_to_be_seen_either(
         postgres_server.drop_database(url)
     secrets = [part for value in PLANTED.values() for part in value.split(",")] + [
         ticket,
+        PATH,
         PASSWORD,
         of_s3["AWS_SECRET_ACCESS_KEY"],
     ]

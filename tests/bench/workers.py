@@ -32,8 +32,9 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
         env = environment(
             folder / "receiver",
             DATABASE_URL=address.replace("+psycopg", ""),
-            CALLBACK_SECRETS="0" * 16,
-            ADMIN_TOKEN="any",
+            ARCHIVE_URL=f"file://{folder / 'archive'}",
+            CALLBACK_SECRETS="0" * 32,
+            ADMIN_TOKEN="0" * 32,
             FETCH_ALLOW=url.removeprefix("http://"),
             WORKER_THREADS=_THREADS,
         )

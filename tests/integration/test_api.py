@@ -8,7 +8,7 @@ from api_jobs import DIGEST, PICTURE, archived, get, reported, submitted
 from job_keys import ASSET_KEYS, JOB_KEYS
 from web_client import FAILED, WebClient
 
-from receiver.model import timestamp
+from receiver.model import Submission, timestamp
 
 UNKNOWN = "01JZ2Q7V3N0123456789ABCDEF"
 
@@ -185,8 +185,10 @@ def test_the_list_is_newest_first_and_its_pages_have_no_gap_or_overlap(
 def test_the_list_is_filtered_by_state_and_text(web: WebClient) -> None:
     fox, owl = submitted(web, "a FOX, 100% red"), submitted(web, "an owl", "nano-banana")
     failed = reported(web, {**FAILED, "id": "f44bcf50"}, "a fox_trot")
+    in_shop = Submission("a vase", "gpt-image-1.5", {}, folder="shop")
+    vase = web.services.jobs.submit(in_shop, "https://provider.test").ref
     for query, refs in {
-        "state=submitting": {fox, owl},
+        "state=submitting": {fox, owl, vase},
         "state=failed": {failed},
         "state=expired": set(),
         "q=fox": {fox, failed},
@@ -199,7 +201,10 @@ def test_the_list_is_filtered_by_state_and_text(web: WebClient) -> None:
         "q=%25": {fox},
         "q=%5C": set(),
         "state=failed&q=owl": set(),
-        "state=&q=": {fox, owl, failed},
+        "folder=shop": {vase},
+        "folder=sho": set(),
+        "folder=shop&q=owl": set(),
+        "state=&q=": {fox, owl, failed, vase},
     }.items():
         assert {job["ref"] for job in get(web, f"/api/jobs?{query}").json["jobs"]} == refs, query
 

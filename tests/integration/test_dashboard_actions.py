@@ -4,13 +4,14 @@ import re
 
 import pytest
 from dashboard_client import HOSTILE, archived, form_token, post, reported, submitted
+from other_providers import OTHERS
 from sqlalchemy import update
 from web_client import FAILED, SUCCEEDED, WebClient
 
 from receiver.errors import ReceiverError
 from receiver.jobs.request import GrsaiRequest
 from receiver.ledger.tables import deliveries
-from receiver.model import Decision, JobState
+from receiver.model import Decision, JobState, Provider
 
 
 @pytest.mark.parametrize("given", [None, "", "x", "of another session"])
@@ -170,6 +171,16 @@ def test_an_invalid_job_form_is_shown_again_with_its_values_and_mistakes(
         True,
         True,
     )
+    assert logged_in.services.queries.jobs() == []
+
+
+def test_a_job_form_offers_no_provider_whose_key_is_missing(logged_in: WebClient) -> None:
+    form = logged_in.client.get("/submit").text
+    assert '<option value="grsai" selected>' in form
+    assert not [one for one in (*OTHERS, Provider.OPENAI) if f'value="{one}"' in form]
+    for provider, name in ((Provider.FAL, "FAL_KEY"), (Provider.OPENAI, "for OpenAI use")):
+        answer = post(logged_in, "/submit", prompt="a", model="a/b", provider=provider)
+        assert (answer.status_code in {400, 409}, name in answer.text) == (True, True)
     assert logged_in.services.queries.jobs() == []
 
 

@@ -22,7 +22,7 @@ def web_with_events(tmp_path: Path, event_server: EventServer) -> Iterator[WebCl
     }
     with web_client(tmp_path, environ) as web:
         log_in(web)
-        (dispatcher,) = web.services.dispatchers()
+        dispatcher, _ = web.services.dispatchers()
         web.services.outbox.register([dispatcher.destination.name])
         event_server.status = 500
         reported(web, FAILED)

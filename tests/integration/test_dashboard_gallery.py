@@ -58,6 +58,7 @@ def test_the_gallery_is_filtered_and_says_what_is_wrong_with_a_filter(logged_in:
         "q=owl": [],
         "model=gpt-image-1.5": [ref],
         "model=nano-banana": [],
+        "folder=shop": [],
         "day=2020-01-01": [],
         "until=2099-01-01": [ref],
     }.items():

@@ -188,3 +188,39 @@ def test_a_queue_without_a_free_thread_does_not_block_the_others(
         assert done.wait(10)
         until(lambda: gate.inside, what="running work")
         gate.open()
+
+
+def test_threads_that_become_free_while_one_claims_share_the_next_claim(
+    harness: EngineHarness, gate: Gate
+) -> None:
+    harness.add_jobs(8)
+    queue, limits, found = harness.queue(4), list[int](), list[int]()
+
+    def claim(limit: int) -> list[Claimed[Asset]]:
+        limits.append(limit)
+        if len(limits) == 2:  # the first thread that is free claims until all of them are
+            until(lambda: harness.archived() == 4, what="the end of the first four")
+        claims = queue.claim(limit)
+        found.append(len(claims))
+        return claims
+
+    with at_work(harness.engine(), replace(queue, claim=claim)):
+        until(lambda: gate.inside == 4, what="four threads at work")
+        gate.open()
+        until(lambda: harness.archived() == 8, what="all of the work")
+    assert found[0] == 4
+    assert sum(found[1:3]) == 4
+    assert not any(found[3:])
+
+
+def test_a_thread_whose_claim_fails_leaves_the_rest_to_the_engine(harness: EngineHarness) -> None:
+    harness.add_jobs(2)
+    queue, errors = harness.queue(1), [None, LedgerError("unavailable")]
+
+    def claim(limit: int) -> list[Claimed[Asset]]:
+        if errors and (error := errors.pop(0)):
+            raise error
+        return queue.claim(limit)
+
+    with at_work(harness.engine(), replace(queue, claim=claim)):
+        until(lambda: harness.archived() == 2, what="all of the work")

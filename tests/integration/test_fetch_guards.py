@@ -68,6 +68,16 @@ def test_redirects_are_followed(network: OutsideNetwork, status: int) -> None:
     assert b"Host: cdn.example\r\n" in cdn.requests[0]
 
 
+def test_headers_for_a_host_are_never_sent_to_another_one(network: OutsideNetwork) -> None:
+    network.names["cdn.example"] = ["1.1.1.1"]
+    back = redirect("http://pictures.example/last")
+    own = network.serve(redirect("/there"), redirect("//cdn.example/x"), answer(), at=WEB)
+    cdn = network.serve(back, at=("1.1.1.1", 80))
+    network.fetch(headers={"Authorization": "Bearer a-key"})
+    told = [b"a-key" in one for one in (*own.requests, *cdn.requests)]
+    assert told == [True, True, False, False]
+
+
 def test_a_sixth_redirect_is_one_too_many(network: OutsideNetwork) -> None:
     network.serve(*[redirect("/again")] * 5, answer(), at=WEB)
     assert network.fetch().size == len(PICTURE)

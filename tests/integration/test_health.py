@@ -167,6 +167,7 @@ def test_a_broken_ledger_is_reported_without_details_and_counters_are_still_show
         "workers": False,
         "work": False,
         "secrets": False,
+        "accounts": False,
         "events": False,
         "disk": True,
     }

@@ -4,10 +4,10 @@ import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
 from receiver.ledger.queries import job_list
-from receiver.ledger.queries.job_list import Count, JobListQueries, Page, Wanted, first_ref
+from receiver.ledger.queries.job_list import Count, JobListQueries, Page, Wanted
 from receiver.ledger.queries.model_stats import ModelQueries, quantile
 from receiver.ledger.text_index import find
-from receiver.model import AssetState, JobState, Source, Submission
+from receiver.model import AssetState, JobState, Source, Submission, first_ref
 
 pytestmark = pytest.mark.both_databases
 
@@ -40,6 +40,38 @@ def test_pages_follow_each_other_without_gap_or_overlap_and_the_last_one_says_so
     assert books.job_list.page(Wanted(), limit=5).next is None, (
         "a page that just fits is the last one"
     )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Wanted(folder="shop"), [4, 2, 0]),
+        (Wanted(folder="shop/eu"), [3]),
+        (Wanted(folder="sho"), []),
+        (Wanted(folder="shop/"), []),
+        (Wanted(folder="shop", until=NOW + 3), [2, 0]),
+        (Wanted(folder="shop", state=JobState.FAILED), []),
+        (Wanted(folder="shop", model="m"), [4, 2, 0]),
+        (Wanted(folder="shop", batch="b"), [4]),
+        (Wanted(folder="shop", text="fox"), [4, 2, 0]),
+        (Wanted(folder="shop/eu", text="fox", batch="b"), []),
+    ],
+)
+def test_jobs_are_narrowed_by_exactly_their_folder(
+    books: Books, wanted: Wanted, found: list[int]
+) -> None:
+    made = []
+    for folder, batch in (("shop", None), ("", "b"), ("shop", None), ("shop/eu", None)):
+        asked = Submission("a fox", "m", {}, folder=folder, batch=batch)
+        made.append(books.jobs.submit(asked, "https://provider.test").ref)
+        books.clock.advance(1)
+    asked = Submission("a fox", "m", {}, folder="shop", batch="b")
+    made.append(books.jobs.submit(asked, "https://provider.test").ref)
+    assert refs(books.job_list.page(wanted)) == [made[number] for number in found]
+    assert books.job_list.count(wanted) == Count(len(found))
+    if wanted == Wanted(folder="shop"):
+        first = JobListQueries(books.database, window=1).page(wanted, limit=2)
+        assert (refs(first), first.next) == ([made[4], made[2]], made[2]), "found by its index"
 
 
 def test_jobs_are_narrowed_by_state_model_and_time(books: Books) -> None:

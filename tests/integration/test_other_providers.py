@@ -146,6 +146,35 @@ def test_a_refusal_is_told_in_the_provider_s_words(harness: Harness, provider: P
     assert "not with this model" in job.message
 
 
+# Pictures inside the report.
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+@pytest.mark.parametrize("callback", ["once", "lost"])
+def test_a_picture_inside_the_report_is_archived(
+    harness: Harness, provider: Provider, callback: str
+) -> None:
+    inside = {"report": {"results": "data_url"}, "bytes": 100_000, "callback": callback}
+    job = harness.finished(harness.submit(provider, inside).ref)
+    assert (job.state, job.reason) == (JobState.ARCHIVED, None)
+    assert harness.is_safe_once(job.ref)
+    assert [asset.url for asset in harness.assets(job.ref)] == ["delivery:0"]
+
+
+def test_a_picture_that_makes_its_callback_too_large_comes_by_a_poll(harness: Harness) -> None:
+    """CALLBACK_MAX_BYTES is for callbacks; the provider's own answer may be larger."""
+    inside = {"report": {"results": "data_url"}, "bytes": 1_500_000, "callback": {"retries": 0}}
+    job = harness.finished(harness.submit(Provider.FAL, inside).ref)
+    assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
+    assert {source for source, _ in harness.told(job.ref)} == {"poll"}
+
+
+def test_a_file_that_needs_the_key_is_downloaded_with_it(harness: Harness) -> None:
+    job = harness.finished(harness.submit(Provider.REPLICATE, file="private").ref)
+    assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
+    assert ["/replicate/v1/files/" in asset.url for asset in harness.assets(job.ref)] == [True]
+
+
 # Malformed callbacks.
 
 

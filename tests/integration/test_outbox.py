@@ -10,7 +10,7 @@ from ledgers import Books, opened
 
 from receiver.events.event import Event, EventSerializer
 from receiver.installation import version
-from receiver.ledger.outbox import Outbox
+from receiver.ledger.outbox import JOB_WEBHOOKS, Outbox
 from receiver.model import EventType
 from receiver.services import Services
 from receiver.settings import Settings
@@ -110,7 +110,7 @@ def test_the_service_has_a_work_queue_for_each_destination(sqlite_url: str, tmp_
             queue.name
             for queue in services.work_queues(services.settings.data_dir)
             if "events" in queue.name
-        ] == [f"events to {name}" for name in names]
+        ] == [f"events to {name}" for name in [*names, JOB_WEBHOOKS]]
         assert sorted(
             standing.destination for standing in services.events.destinations()
         ) == sorted(names)

@@ -94,7 +94,7 @@ def test_a_redirect_is_not_followed(books: Books, event_server: EventServer) -> 
         server.close()
     assert (
         last_error(books)
-        == "127.0.0.1 answered 307; redirects are not followed, name the last address in EVENT_URLS"
+        == "127.0.0.1 answered 307; redirects are not followed, name the last address instead"
     )
     assert (event_server.received, server.connections) == ([], 1)
 

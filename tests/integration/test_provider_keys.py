@@ -8,10 +8,12 @@ import requests
 from ledgers import Clock as ManualClock
 from other_providers import OTHERS, Harness, running
 from signing import FAL_KEY, OTHER_FAL_KEY, Sender, body_of, public_key
+from sqlalchemy import insert
 
 from receiver.doctor.examine import Status, examine
 from receiver.errors import ProviderUnavailableError
 from receiver.ledger.claims import Claimed
+from receiver.ledger.tables import identity
 from receiver.model import JobState, Proof, Provider
 from receiver.providers.bfl.dialect import Bfl
 from receiver.providers.client import Clients, ProviderClient
@@ -19,6 +21,7 @@ from receiver.providers.dialect import Account
 from receiver.providers.fal.dialect import Fal
 from receiver.providers.keyring import LIFETIME, PAUSE, Keyring
 from submitter.cli.credits import _credits as left_at
+from submitter.sandbox.twins.fal import USER_ID
 from submitter.sandbox.twins.twin import FOREIGN_URL
 
 FIRST, SECOND = public_key(FAL_KEY), public_key(OTHER_FAL_KEY)
@@ -145,6 +148,40 @@ def test_our_account_at_fal_is_learnt_from_the_first_task_and_pinned(harness: Ha
     assert first_proof(harness) == Proof.BODY
 
 
+def test_another_account_is_learnt_when_the_key_changes(harness: Harness) -> None:
+    assert first_proof(harness) == Proof.BODY
+    harness.restart(FAL_KEY="a-key-of-another-account")
+    assert first_proof(harness) == Proof.TASK  # a task of the key before, for all we know
+    harness.sandbox.twins.fal.user_id = "another-account"
+    assert first_proof(harness) == Proof.BODY
+    assert first_proof(harness, signature="foreign") == Proof.NONE
+    harness.restart(FAL_KEY="any")  # back, and what was learnt for this key is still known
+    harness.sandbox.twins.fal.user_id = USER_ID
+    assert first_proof(harness) == Proof.BODY
+
+
+def test_what_a_release_before_learnt_is_learnt_anew(harness: Harness) -> None:
+    earlier = insert(identity).values(name="fal_user_id", value="an account of any key")
+    harness.services.database.write(lambda connection: connection.execute(earlier))
+    assert [first_proof(harness), first_proof(harness)] == [Proof.TASK, Proof.BODY]
+
+
+def test_a_wrong_user_id_in_the_settings_is_named_by_doctor_and_status(harness: Harness) -> None:
+    assert first_proof(harness) == Proof.BODY
+    harness.restart(FAL_USER_ID="a-typing-error")
+    assert first_proof(harness) == Proof.NONE
+    (finding,) = (one for one in examine(harness.services) if one.name == "fal")
+    assert (finding.status, USER_ID in finding.detail) == (Status.FAILED, True)
+    assert "set FAL_USER_ID to it" in finding.remedy
+    url, token = harness.services.settings.public_url, harness.services.admin_token
+    answer = requests.get(
+        f"{url}/status", headers={"Authorization": f"Bearer {token}"}, timeout=10
+    ).json()["checks"]["accounts"]
+    assert (answer["ok"], answer["mismatches"][0]["user_id"]) == (False, USER_ID)
+    harness.restart(FAL_USER_ID=USER_ID)  # corrected: nothing is wrong any more
+    assert harness.services.proofs.mismatches() == []
+
+
 def test_fal_s_public_keys_away_keep_no_callback_out(harness: Harness) -> None:
     keys_of_fal(harness, away=True)
     assert first_proof(harness) == Proof.TASK
@@ -176,6 +213,10 @@ def test_an_account_is_never_learnt_from_a_task_that_a_callback_named(harness: H
     assert harness.assets(job.ref) == []
     harness.sandbox.twins.fal._keys.pop()
     assert first_proof(harness) == Proof.BODY
+    harness.sandbox.twins.fal._keys.append(sender.fal_key)
+    assert requests.post(url, data=signed.body, headers=signed.headers, timeout=10).ok
+    assert harness.told(job.ref)[-1][1] == Proof.NONE
+    assert harness.services.proofs.mismatches() == []  # it was not about a task of ours
 
 
 def test_a_bug_of_ours_in_verifying_keeps_no_callback_out(

@@ -12,7 +12,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.rows import EventDelivery
 from receiver.maintenance.prune import BATCH
-from receiver.model import AssetState, EventType, JobState, Mode, Source
+from receiver.model import AssetState, EventType, JobState, Mode, Provider, Source
 
 pytestmark = pytest.mark.both_databases
 
@@ -235,8 +235,8 @@ def test_a_body_that_has_the_only_copy_of_a_picture_is_kept(books: Books) -> Non
         books.conclude(ref, end)
     assert books.pruner().bodies(books.clock() + 1)[0] == 1
     assert [books.assets.reports(ref) for ref in (half, whole)] == [
-        [(Source.SYNC, body)],
-        [(Source.SYNC, b"")],
+        [(Provider.GRSAI, body)],
+        [(Provider.GRSAI, b"")],
     ]
     assert books.operator.retry(half).state is JobState.ARCHIVING
 

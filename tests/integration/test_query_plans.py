@@ -8,7 +8,8 @@ import pytest
 from ledgers import NOW, TIMING, Books
 from sqlalchemy import Connection, Inspector, event, insert, inspect, update
 
-from receiver.ledger import claims, liveness
+from receiver.errors import EventPostponedError
+from receiver.ledger import claims, liveness, webhooks
 from receiver.ledger.assets import Assets, count_pending
 from receiver.ledger.database import Work
 from receiver.ledger.deliveries import had_empty_success
@@ -18,6 +19,7 @@ from receiver.ledger.outbox import Outbox
 from receiver.ledger.quarantine import KeptFile, QuarantineRecords
 from receiver.ledger.queries.backlog import BacklogQueries
 from receiver.ledger.queries.events import EventQueries
+from receiver.ledger.queries.job_list import JobListQueries, Wanted
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.queries.signers import Signers
 from receiver.ledger.tables import (
@@ -114,6 +116,15 @@ STATEMENTS: dict[str, Callable[[Connection], object]] = {
         state=JobState.ARCHIVED, after=f"{2000:026}"
     ),
     "page of all": lambda connection: JobQueries(OneConnection(connection)).jobs(),
+    "page of a folder": lambda connection: JobListQueries(OneConnection(connection)).page(
+        Wanted(folder="shop"), f"{2000:026}"
+    ),
+    "page of a batch": lambda connection: JobListQueries(OneConnection(connection)).page(
+        Wanted(batch="b")
+    ),
+    "events of a dead host are postponed": lambda connection: webhooks.postpone_others(
+        connection, EventPostponedError(NOW, "https://a.test/", away=True), 0.0
+    ),
     "what waits": lambda connection: BacklogQueries(
         OneConnection(connection), 7200, lambda: NOW
     ).measure(),

@@ -17,7 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from receiver.errors import LedgerError
 from receiver.ledger import schema
 from receiver.ledger.database import open_database
-from receiver.model import Api, JobState
+from receiver.ledger.queries.job_list import Wanted
+from receiver.model import Api, JobState, Submission
 
 # What the first release (schema 0001) writes, by the columns it knows.
 FIRST_RELEASE = """
@@ -116,6 +117,11 @@ def test_a_migrated_ledger_takes_jobs_of_other_providers_and_still_no_unknown_ap
         (job,) = books.queries.jobs()
         assert (job.provider, job.api, job.poll_url) == ("fal", Api.QUEUE, None)
         assert books.queries.deliveries(job.ref)[0].proof is None
+        assert books.queries.webhook(job.ref) is None
+        asked = Submission("a fox", "m", {}, folder="shop", webhook="https://shop.test/")
+        new = books.jobs.submit(asked, "https://provider.test").ref
+        assert books.queries.webhook(new) == asked.webhook
+        assert [each.ref for each in books.job_list.page(Wanted(folder="shop")).jobs] == [new]
 
 
 def _columns(connection: Connection) -> dict[tuple[str, str], tuple[str, bool]]:

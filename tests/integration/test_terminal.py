@@ -43,7 +43,8 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> WebClient:
     with web_client(folder / "data", {}) as web:
         archived(web, folder)
         reported(web, {**FAILED, "id": "task-2"}, LONG)
-        asked = Submission("\x1b[31mred", "nano-banana", {}, key="k-1", batch="summer")
+        labels = {"key": "k-1", "batch": "summer", "folder": "shop/eu"}
+        asked = Submission("\x1b[31mred", "nano-banana", {}, **labels)  # type: ignore[arg-type]  # texts
         web.services.jobs.submit(asked, "https://provider.test")
         return web
 
@@ -174,6 +175,8 @@ def test_in_a_pipe_each_row_is_a_line_with_tabs_whole_and_without_boxes(
     [
         ("--model nano-banana", ["submitting"]),
         ("--batch summer", ["submitting"]),
+        ("--folder shop/eu", ["submitting"]),
+        ("--folder shop", []),
         ("--reason output_moderation", ["failed"]),
         ("--reason output_moderation --state archived", []),
         ("--since 1h", ["submitting", "failed", "archived"]),

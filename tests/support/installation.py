@@ -130,7 +130,14 @@ class Installation:
         ours = {name: value for name, value in self.environ.items() if name.startswith("AWS_")}
         return mock.patch.dict(os.environ, ours)
 
-    def submit(self, prompt: str = "a fox", *, mode: Mode = Mode.WEBHOOK, **script: Any) -> Job:
+    def submit(
+        self,
+        prompt: str = "a fox",
+        *,
+        mode: Mode = Mode.WEBHOOK,
+        webhook: str | None = None,
+        **script: Any,
+    ) -> Job:
         """Post a small job with this fault script; return its state after the submit.
 
         It need not have a worker yet.
@@ -139,9 +146,8 @@ class Installation:
             self._boto3_variables(),
             Submitter(Settings.load(self.environ), check=False) as submitter,
         ):
-            return submitter.submit(
-                prompt, params={"size": "64x64", "sandbox": {"delay": 0, **script}}, mode=mode
-            )
+            params = {"size": "64x64", "sandbox": {"delay": 0, **script}}
+            return submitter.submit(prompt, params=params, mode=mode, webhook=webhook)
 
     def wait(self, *refs: str, within: float = LIMIT) -> list[Job]:
         """Wait until these jobs are final."""

@@ -20,6 +20,7 @@ JOB_KEYS = [
     "batch",
     "metadata",
     "folder",
+    "webhook",
     "request",
     "next",
     "assets",

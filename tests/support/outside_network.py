@@ -10,14 +10,14 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from waiting import until
 
-from receiver.net.download import Fetched, Fetcher
+from receiver.net.download import NO_HEADERS, Fetched, Fetcher
 from receiver.net.policy import AddressPolicy
 from receiver.net.progress import Progress
 
@@ -118,6 +118,7 @@ class OutsideNetwork:
         url: str = URL,
         policy: AddressPolicy | None = None,
         progress: Progress | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
         **options: Any,
     ) -> Fetched:
         """Fetch a URL through this network into the file ``picture``."""
@@ -129,7 +130,7 @@ class OutsideNetwork:
             "ssl_context": DEFAULT_TLS,
         }
         with closing(Fetcher(policy or AddressPolicy(), **(defaults | options))) as fetcher:
-            return fetcher.fetch(url, self.picture, progress)
+            return fetcher.fetch(url, self.picture, progress, headers=headers)
 
     def serve(
         self, *scripts: Script, at: tuple[str, int], tls: ssl.SSLContext | None = None

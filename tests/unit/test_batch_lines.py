@@ -59,6 +59,7 @@ def test_a_prompt_is_enough() -> None:
         "batch": "batch",
         "metadata": {},
         "folder": "",
+        "webhook": None,
     }
 
 

@@ -41,6 +41,14 @@ def mistakes(model: type[BaseModel], values: dict[str, Any]) -> list[str]:
         {"prompt": "a", "model": "nano-banana", "size": "123x457"},
         {"prompt": "a", "model": "sora-2", "size": "4K"},
         {"prompt": "a", "model": "sora-2", "images": ["https://a.test"] * 20},
+        {"prompt": "a", "provider": "fal"},
+        {"prompt": "a", "model": "a/b", "provider": "fal", "mode": "stream"},
+        {"prompt": "a", "model": "a/b", "provider": "fal", "images": ["https://a.test"]},
+        *(
+            {"prompt": "a", "model": "a/b", "provider": provider, "size": "4K"}
+            for provider in ("fal", "replicate", "bfl", "kie")
+        ),
+        {"prompt": "a", "model": "a/b", "provider": "bfl", "variants": 2},
         {"prompt": "a", "folder": "../up"},
         {"prompt": "a", "metadata": {"a": "x" * 5000}},
         {"prompt": "a", "nonsense": 1},
@@ -75,6 +83,7 @@ def test_a_mistake_in_a_search_is_named_in_chinese(values: dict[str, Any]) -> No
         (f"asset 2 of {REF} is archived already", f"任务 {REF} 的第 2 个文件已经归档"),
         ("7 is still unreadable: not JSON", "回报 7 仍然无法读取：not JSON"),
         ("8 submits are in progress already", "已有 8 个提交正在进行，请稍后再试"),
+        ("model: '../x' is not a model's name, such as flux-2-pro", "模型名 ../x 不正确"),
         ("the provider's own {words}", "the provider's own {words}"),
     ],
 )

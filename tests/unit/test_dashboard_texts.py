@@ -29,7 +29,9 @@ MADE = {
     *(f"event_{kind}" for kind in EventType),
     *(
         f"fault_{part}"
-        for part in ("ledger", "archive", "workers", "work", "secrets", "events", "disk")
+        for part in (
+            *("ledger", "archive", "workers", "work", "secrets", "accounts", "events", "disk"),
+        )
     ),
     *(f"theme_{theme}" for theme in ("auto", "light", "dark")),
     *(

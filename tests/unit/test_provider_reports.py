@@ -193,6 +193,53 @@ def test_reports_are_read_into_one_shape(
     assert (found.message == "") is (reason is None)
 
 
+INSIDE = "data:image/png;base64,QUJD"
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+def test_a_picture_inside_a_report_is_named_by_its_place_and_found_again(
+    provider: Provider,
+) -> None:
+    body = body_of(provider, urls=(INSIDE,))
+    dialect = DIALECTS[provider]
+    assert [result.url for result in dialect.read_report(body).results] == ["delivery:0"]
+    assert dialect.read_picture(body, "delivery:0") == "QUJD"
+    for wrong in ("delivery:1", "delivery:", "delivery:x", "delivery:²"):
+        with pytest.raises(UnreadableError):
+            dialect.read_picture(body, wrong)
+    with pytest.raises(UnreadableError):
+        dialect.read_picture(body_of(provider), "delivery:0")  # it has an address
+
+
+SPELLINGS: list[tuple[Any, str | None]] = [
+    (INSIDE, "QUJD"),
+    ("  DATA:image/png;Base64,QUJD\n", "QUJD"),
+    ("data:;base64,QUI", "QUI="),  # without its padding
+    ("data:;base64,-_8=", "+/8="),  # base64url
+    ("data:image/svg+xml,%3Csvg%2F%3E", "PHN2Zy8+"),
+    ({"url": INSIDE, "width": 3}, "QUJD"),
+    ({"url": None, "file_data": "QUJD"}, "QUJD"),  # fal's files have it where sync_mode is on
+    ({"b64_json": "QUJD"}, "QUJD"),
+    ({"base64": INSIDE}, "QUJD"),
+    ([[INSIDE]], "QUJD"),
+    ("data:QUJD", None),
+    ({"b64_json": 7}, None),
+    ({"base64": ""}, None),
+]
+
+
+@pytest.mark.parametrize(("output", "text"), SPELLINGS)
+def test_a_picture_inside_a_report_may_be_spelled_in_many_ways(
+    output: Any, text: str | None
+) -> None:
+    dialect = DIALECTS[Provider.REPLICATE]
+    body = raw({"id": "t", "status": "succeeded", "output": [PICTURE, output]})
+    found = [result.url for result in dialect.read_report(body).results]
+    assert found == [PICTURE, *([] if text is None else ["delivery:1"])]
+    if text:
+        assert dialect.read_picture(body, "delivery:1") == text
+
+
 def test_dimensions_and_times_are_taken_where_they_are_told() -> None:
     fal = DIALECTS[Provider.FAL].read_report(body_of(Provider.FAL))
     assert fal.results == (Result(PICTURE, 64, 48),)
@@ -227,6 +274,43 @@ def test_a_number_that_is_none_is_left_out(number: str) -> None:
     assert DIALECTS[Provider.BFL].read_report(bfl.encode()).progress == 0
     kie = '{"data": {"taskId": "t", "state": "success", "completeTime": %s}}' % number  # noqa: UP031 - as above
     assert DIALECTS[Provider.KIE].read_report(kie.encode()).made_at is None
+
+
+OTHER = "https://files.example/1.png"
+PLACES: list[tuple[Provider, Any, list[str]]] = [
+    # fal: whatever a model calls its files, beside what are no results.
+    (Provider.FAL, {"output": {"url": PICTURE}, "timings": {"inference": 1.5}}, [PICTURE]),
+    (Provider.FAL, {"outputs": [{"url": PICTURE}, {"url": OTHER}], "seed": 7}, [PICTURE, OTHER]),
+    (Provider.FAL, {"result": [PICTURE], "response_url": OTHER}, [PICTURE]),
+    (Provider.FAL, {"image": {"url": PICTURE}, "mask_image": {"url": OTHER}}, [PICTURE]),
+    (Provider.FAL, {"timings": {}, "has_nsfw_concepts": [False], "prompt": PICTURE}, []),
+    # The same results in several places are archived once.
+    (
+        Provider.KIE,
+        {
+            "resultJson": json.dumps({"resultUrls": [PICTURE, OTHER]}),
+            "info": {"resultUrls": [PICTURE, OTHER], "resultImageUrl": PICTURE},
+        },
+        [PICTURE, OTHER],
+    ),
+    (Provider.KIE, {"resultJson": "{}", "response": {"resultUrls": [OTHER]}}, [OTHER]),
+    (Provider.KIE, {"resultJson": {"resultUrls": []}, "info": {"result_urls": [OTHER]}}, [OTHER]),
+    (Provider.BFL, {"sample": PICTURE, "samples": [PICTURE, OTHER]}, [PICTURE, OTHER]),
+    (Provider.BFL, {"sample": PICTURE, "samples": None}, [PICTURE]),
+]
+
+
+@pytest.mark.parametrize(("provider", "result", "urls"), PLACES)
+def test_results_are_found_wherever_they_stand_and_once(
+    provider: Provider, result: Any, urls: list[str]
+) -> None:
+    body = {
+        Provider.FAL: {"request_id": "t", "status": "OK", "payload": result},
+        Provider.KIE: {"code": 200, "data": {"taskId": "t", "state": "success", **result}},
+        Provider.BFL: {"id": "t", "status": "Ready", "result": result},
+    }[provider]
+    found = DIALECTS[provider].read_report(raw(body))
+    assert [one.url for one in found.results] == urls
 
 
 def test_a_model_of_fal_may_have_a_field_called_status() -> None:

@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, func, or_, select
-from ulid import ULID
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, func, or_, select
 
 from receiver.ledger.caller_fields import has_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import assets, job_columns, jobs
+from receiver.ledger.tables import HAS_FOLDER, assets, job_columns, jobs
 from receiver.ledger.text_index import contains, find, wanted_pieces
-from receiver.model import AssetState, JobState, Provider, Reason
+from receiver.model import AssetState, JobState, Provider, Reason, first_ref
 
 T = TypeVar("T")
 
@@ -32,8 +31,6 @@ _IDS = ("ref", "provider_id")
 _TEXTS = (*_IDS, "model", "prompt", "key", "batch")
 # Models in the list of models.
 MOST_MODELS = 200
-# The last time a ULID can represent, in the year 10889.
-_END_OF_TIME = float(2**48 - 1) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +39,8 @@ class Wanted:
 
     Times are seconds since the epoch, ``until`` is exclusive. ``text`` has words, each
     a part of the ref, provider's id, key, batch, model or prompt in any case. ``metadata`` is the
-    name of a value in it and that value as text, None for any value. ``pictures``: only jobs with
-    an archived file.
+    name of a value in it and that value as text, None for any value. ``folder`` is exactly the
+    job's. ``pictures``: only jobs with an archived file.
     """
 
     state: JobState | None = None
@@ -54,6 +51,7 @@ class Wanted:
     batch: str = ""
     reason: Reason | None = None
     metadata: tuple[str, str | None] | None = None
+    folder: str = ""
     pictures: bool = False
 
 
@@ -240,6 +238,25 @@ class JobListQueries:
 
         return self._read(work)
 
+    def models_with_provider(self) -> list[tuple[str, str]]:
+        """Return the same, each with the provider of its newest job."""
+        models = self.models()
+
+        def work(connection: Connection) -> list[tuple[str, str]]:
+            newest = (
+                select(jobs.c.provider)
+                .where(jobs.c.model == bindparam("model"))
+                .order_by(jobs.c.ref.desc())
+                .limit(1)
+            )
+            return [
+                (model, provider)
+                for model in models
+                if (provider := connection.execute(newest, {"model": model}).scalar()) is not None
+            ]
+
+        return self._read(work)
+
 
 def _bounds(wanted: Wanted, after: str) -> tuple[str, str]:
     """Return the refs between which the wanted jobs are."""
@@ -265,13 +282,15 @@ def _newer_with(connection: Connection, wanted: Wanted, pieces: list[str], than:
 
 
 def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
-    """Return the conditions that one index answers: the time, and a state, model or batch.
+    """Return the conditions that one index answers: the time, and a state, model, batch or folder.
 
     The metadata have an index of their own.
     """
     found: list[ColumnElement[bool]] = []
     if (column := _leading(wanted)) is not None:
         found.append(column == getattr(wanted, column.name))
+    if column is jobs.c.folder:
+        found.append(HAS_FOLDER)
     if wanted.metadata:
         found.append(has_metadata(*wanted.metadata))
     if wanted.since is not None:
@@ -291,6 +310,8 @@ def _leading(wanted: Wanted) -> Column[Any] | None:
     """
     if wanted.batch:
         return jobs.c.batch
+    if wanted.folder:
+        return jobs.c.folder
     if wanted.model and wanted.state in (None, JobState.ARCHIVED):
         return jobs.c.model
     return jobs.c.state if wanted.state else None
@@ -302,7 +323,7 @@ def _unindexed(wanted: Wanted, texts: Sequence[str] = _TEXTS) -> list[ColumnElem
     if wanted.text:
         found.append(_contains(wanted.text, texts))
     leading = _leading(wanted)
-    for column in (jobs.c.state, jobs.c.model, jobs.c.reason):
+    for column in (jobs.c.state, jobs.c.model, jobs.c.reason, jobs.c.folder):
         value = getattr(wanted, column.name)
         if value and column is not leading:
             # coalesce keeps the planner from using the other index.
@@ -324,12 +345,6 @@ def _contains(words: str, texts: Sequence[str]) -> ColumnElement[bool]:
             for word in words.split()
         )
     )
-
-
-def first_ref(moment: float) -> str:
-    """Return the smallest possible ref of a moment (seconds since the epoch)."""
-    milliseconds = int(min(max(moment, 0.0), _END_OF_TIME) * 1000)
-    return str(ULID.from_bytes(milliseconds.to_bytes(6, "big") + bytes(10)))
 
 
 def _count_of(page: Page) -> Count:

@@ -59,10 +59,11 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class ShownRequest:
-    """A job's params with long texts shortened, and its metadata."""
+    """A job's params with long texts shortened, its metadata, and its webhook with all secrets."""
 
     params: dict[str, Any]
     metadata: dict[str, Any]
+    webhook: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +146,22 @@ class JobQueries:
 
     def requests(self, refs: Sequence[str]) -> dict[str, ShownRequest]:
         """Return what is shown of the requests of some hundred jobs."""
-        question = select(jobs.c.ref, _SHOWN, jobs.c.metadata).where(jobs.c.ref.in_(refs))
+        question = select(jobs.c.ref, _SHOWN, jobs.c.metadata, jobs.c.webhook)
+        question = question.where(jobs.c.ref.in_(refs))
         found = self._read(lambda connection: connection.execute(question).all())
         return {
             ref: ShownRequest(
                 json.loads(shown or shown_params(json.loads(self.params(ref))) or "{}"),
                 json.loads(metadata),
+                webhook,
             )
-            for ref, shown, metadata in found
+            for ref, shown, metadata, webhook in found
         }
+
+    def webhook(self, ref: str) -> str | None:
+        """Return the address of a job's webhook, with its secrets; None if it has none."""
+        question = select(jobs.c.webhook).where(jobs.c.ref == ref)
+        return self._read(lambda connection: connection.execute(question).scalar())
 
     def record(self, ref: str) -> JobRecord | None:
         """Return a job with all that its manifest says; None if there is none."""

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, case, func, select
 
 from receiver.ledger.database import Database
-from receiver.ledger.queries.job_list import first_ref
 from receiver.ledger.rows import marks_of
 from receiver.ledger.tables import assets, deliveries, jobs
-from receiver.model import AssetState, Decision, JobState, Reason, Source
+from receiver.model import AssetState, Decision, JobState, Reason, Source, first_ref
 
 SAMPLE = 10_000
 _MODERATED = {Reason.INPUT_MODERATION, Reason.OUTPUT_MODERATION, Reason.VIOLATION}

@@ -1,19 +1,19 @@
 """What was paid for: jobs and pictures per model and day."""
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
-from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy import Connection
 
 from receiver.ledger.database import Database
-from receiver.ledger.queries.job_list import first_ref
+from receiver.ledger.job_totals import Snapshot
 from receiver.ledger.queries.totals import REFUNDED
-from receiver.ledger.tables import jobs
 from receiver.model import JobState, Reason
 
 # A job costs nothing if the provider refused it, or failed and returns the credits.
-_FREE = and_(jobs.c.state == JobState.FAILED, jobs.c.reason.in_((*REFUNDED, Reason.REFUSED)))
+_FREE = {*REFUNDED, Reason.REFUSED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +54,18 @@ class SpendingQueries:
 
 def _of_day(connection: Connection, day: date) -> list[Spending]:
     start = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
-    question = (
-        select(
-            jobs.c.provider,
-            jobs.c.model,
-            func.count(),
-            func.count(case((_FREE, 1))),
-            func.count(case((jobs.c.state == JobState.ARCHIVED, 1))),
-            func.coalesce(func.sum(case((~_FREE, func.coalesce(jobs.c.requested, 1)), else_=0)), 0),
-        )
-        .where(jobs.c.ref >= first_ref(start), jobs.c.ref < first_ref(start + 86400))
-        .group_by(jobs.c.provider, jobs.c.model)
-        .order_by(func.count().desc(), jobs.c.model)
-    )
-    return [
-        Spending(day, row[0], row[1], *(int(number) for number in row[2:]))
-        for row in connection.execute(question)
+    counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for one in Snapshot(connection).of(start, start + 86400):
+        sums = counted[one.provider, one.model]
+        sums["jobs"] += one.jobs
+        if one.state == JobState.FAILED and one.reason in _FREE:
+            sums["free"] += one.jobs
+        else:
+            sums["pictures"] += one.pictures
+        if one.state == JobState.ARCHIVED:
+            sums["archived"] += one.jobs
+    kinds = ("jobs", "free", "archived", "pictures")
+    found = [
+        Spending(day, *name, *(sums[kind] for kind in kinds)) for name, sums in counted.items()
     ]
+    return sorted(found, key=lambda one: (-one.jobs, one.model, one.provider))

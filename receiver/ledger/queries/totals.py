@@ -1,11 +1,13 @@
 """Totals over all jobs: counts by state, usage by model, and the audit."""
 
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy import Connection, select
 
 from receiver.ledger.database import Database
-from receiver.ledger.queries.audit import Audit, audit
+from receiver.ledger.job_totals import Snapshot, Total
+from receiver.ledger.queries.audit import Audit, audit, count_by_state
 from receiver.ledger.tables import jobs
 from receiver.model import FINAL_STATES, JobState, Reason, new_ref
 
@@ -41,6 +43,10 @@ class Usage:
     in_flight: int
 
 
+# The fields of ``Usage`` that are numbers.
+_KINDS = [field.name for field in fields(Usage) if field.type is int]
+
+
 class Totals:
     """Counts over all jobs."""
 
@@ -49,31 +55,18 @@ class Totals:
 
     def counts(self) -> dict[str, int]:
         """Return the number of jobs in each state, also of states without jobs."""
-        question = select(jobs.c.state, func.count()).group_by(jobs.c.state)
-        rows = self._database.read(lambda connection: connection.execute(question).all())
-        counted = {state: int(number) for state, number in rows}
-        return {state.value: counted.get(state.value, 0) for state in JobState}
+        counted = self._database.read(count_by_state)
+        return {state.value: counted[state.value] for state in JobState}
 
     def usage(self) -> list[Usage]:
         """Return what became of each model's jobs, the most used model first."""
-        failed, refunded = jobs.c.state == JobState.FAILED, jobs.c.reason.in_(REFUNDED)
-        kinds = {
-            "archived": jobs.c.state == JobState.ARCHIVED,
-            "refunded": and_(failed, refunded),
-            "refused": and_(failed, jobs.c.reason == Reason.REFUSED),
-            "failed": and_(failed, ~refunded, jobs.c.reason != Reason.REFUSED),
-            "expired": jobs.c.state == JobState.EXPIRED,
-            "in_flight": jobs.c.state.not_in(FINAL_STATES),
-        }
-        counted = [
-            func.count(case((condition, 1))).label(kind) for kind, condition in kinds.items()
+        counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        for one in self._database.read(lambda connection: Snapshot(connection).of()):
+            counted[one.provider, one.model].update({"submitted": one.jobs, _end(one): one.jobs})
+        found = [
+            Usage(*name, *(numbers[kind] for kind in _KINDS)) for name, numbers in counted.items()
         ]
-        columns = (jobs.c.provider, jobs.c.model, func.count().label("submitted"), *counted)
-        question = select(*columns).group_by(jobs.c.provider, jobs.c.model)
-        question = question.order_by(func.count().desc(), jobs.c.model)
-        return self._database.read(
-            lambda connection: [Usage(**row._mapping) for row in connection.execute(question)]  # noqa: SLF001 - documented
-        )
+        return sorted(found, key=lambda usage: (-usage.submitted, usage.model, usage.provider))
 
     def audit(self) -> Audit:
         """Check every invariant of the ledger in one snapshot."""
@@ -92,3 +85,12 @@ class Totals:
             return audit(connection, since)
 
         return self._database.read(check)
+
+
+def _end(total: Total) -> str:
+    """Return the field of ``Usage`` in which jobs are counted."""
+    if total.state != JobState.FAILED:
+        return total.state if total.state in FINAL_STATES else "in_flight"
+    if total.reason == Reason.REFUSED:
+        return "refused"
+    return "refunded" if total.reason in REFUNDED else "failed"

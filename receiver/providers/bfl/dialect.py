@@ -6,10 +6,11 @@ downloaded for ten minutes.
 """
 
 import hmac
+from typing import Any
 from urllib.parse import quote
 
-from receiver.errors import AnswerLostError, NoSuchTaskError, UnreadableError
-from receiver.model import Api, Outcome, Proof, Provider, Reason, Report, Submission
+from receiver.errors import NoSuchTaskError, UnreadableError
+from receiver.model import Outcome, Proof, Provider, Reason, Report, Submission
 from receiver.providers import json_answers as answers
 from receiver.providers.dialect import (
     Accepted,
@@ -22,7 +23,7 @@ from receiver.providers.dialect import (
     Task,
     Verified,
 )
-from receiver.providers.task_dialect import TaskDialect
+from receiver.providers.task_dialect import TaskDialect, is_one_of
 
 _SUCCEEDED = frozenset({"ready", "success", "succeeded"})
 _FAILED = {
@@ -44,20 +45,11 @@ class Bfl(TaskDialect):
     key_name = "BFL_API_KEY"
     base_setting = "BFL_BASE_URL"
     example = "flux-2-pro"
+    sizes = "pixels (1024x768) or, for a model that takes it, a ratio (16:9)"
     image_param = "input_image=https://…"
+    hosts = ("bfl.ai",)
     url_lifetime = 600.0
     has_job_secrets = True
-
-    def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
-        """Return the fields for pixels or a ratio."""
-        if sides := answers.pixels(size):
-            return {"width": sides[0], "height": sides[1]}
-        if found := answers.ratio(size):
-            return {"aspect_ratio": found}
-        raise ValueError(
-            f"BFL has no size {size}: give pixels (1024x768) or, for a model that takes it, a "
-            "ratio (16:9)"
-        )
 
     def build_submit(
         self, account: Account, submission: Submission, callback: Callback | None
@@ -73,9 +65,7 @@ class Bfl(TaskDialect):
     def read_submit(self, head: Head, body: bytes) -> Accepted:
         """Return the task's id, and the address to poll, which only some answers have."""
         found = answers.submitted(head, body, self.base_setting)
-        task_id = answers.identifier(found.get("id"))
-        if task_id is None:
-            raise AnswerLostError("BFL's answer has no id")
+        task_id = self.accepted_id(found, "id")
         return Accepted(task_id, answers.poll_address(found.get("polling_url")))
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
@@ -87,10 +77,7 @@ class Bfl(TaskDialect):
         signature = headers.get("X-BFL-Signature", "")
         if not signature:
             return Verified(Proof.TASK)  # by the ticket; it is read back
-        is_valid = any(
-            hmac.compare_digest(_signature(key, body).encode(), signature.encode())
-            for key in keys.values
-        )
+        is_valid = is_one_of(signature, (_signature(key, body) for key in keys.values))
         return Verified(Proof.BODY if is_valid else Proof.NONE)
 
     def read_report(self, body: bytes) -> Report:
@@ -108,9 +95,13 @@ class Bfl(TaskDialect):
             progress = answers.number(found.get("progress")) or 0.0
             percent = progress * 100 if progress <= 1 else progress
             return Report(Outcome.RUNNING, task_id, status, max(0, min(99, int(percent))))
-        result = answers.part(found, "result")
-        made, left_out = answers.results([result.get("sample"), result.get("samples")])
+        made, left_out = answers.results(self.made(found))
         return Report(Outcome.SUCCEEDED, task_id, status, 100, made, left_out=left_out)
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the samples, or the only one."""
+        result = answers.part(found, "result")
+        return [result.get("samples") or result.get("sample")]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a task, at the address that BFL gave."""

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from receiver.errors import (
-    AnswerLostError,
     NoSuchTaskError,
     ProviderUnavailableError,
     UnreadableError,
@@ -33,7 +32,7 @@ from receiver.providers.task_dialect import TaskDialect, is_recent
 # Seconds the results of our requests live: we ask for it in each of them.
 URL_LIFETIME = 24 * 3600
 _LIFECYCLE = f'{{"expiration_duration_seconds": {URL_LIFETIME}}}'
-# The fields of an answer that hold results, most often only one of them.
+# The fields of an answer that usually hold results, most often only one of them.
 _RESULTS = ("images", "image", "videos", "video")
 _ENDED = frozenset({"OK", "ERROR", "COMPLETED"})
 _STATUSES = _ENDED | {"IN_QUEUE", "IN_PROGRESS"}
@@ -50,26 +49,24 @@ class Fal(TaskDialect):
     key_name = "FAL_KEY"
     base_setting = "FAL_BASE_URL"
     example = "fal-ai/flux/dev"
+    sizes = "pixels (1024x768) or a ratio (16:9), or a param such as image_size=landscape_4_3"
     image_param = "image_url=https://…"
+    hosts = ("fal.run",)
     url_lifetime = URL_LIFETIME
 
     def mistakes(self, submission: Submission) -> list[str]:
-        """Refuse what would put the pictures into the report."""
+        """Refuse what would leave fal without the pictures, if the callback is lost."""
         found = super().mistakes(submission)
         if submission.params.get("sync_mode"):
-            found.append("--param sync_mode: fal's results are downloaded; leave it out")
+            found.append(
+                "--param sync_mode: fal would not keep the result, and a callback with it may be "
+                "larger than CALLBACK_MAX_BYTES; leave it out"
+            )
         return found
 
-    def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
-        """Return the field for pixels or a ratio."""
-        if sides := answers.pixels(size):
-            return {"image_size": {"width": sides[0], "height": sides[1]}}
-        if found := answers.ratio(size):
-            return {"aspect_ratio": found}
-        raise ValueError(
-            f"fal has no size {size}: give pixels (1024x768) or a ratio (16:9), or a param such as "
-            "image_size=landscape_4_3"
-        )
+    def pixel_params(self, width: int, height: int) -> dict[str, object]:
+        """Return the field for pixels."""
+        return {"image_size": {"width": width, "height": height}}
 
     def count_params(self, model: str, api: Api, pictures: int) -> dict[str, object]:
         """Return the field for the number of pictures."""
@@ -88,9 +85,7 @@ class Fal(TaskDialect):
     def read_submit(self, head: Head, body: bytes) -> Accepted:
         """Return the request's id, and where to ask for its status."""
         found = answers.submitted(head, body, self.base_setting)
-        request_id = answers.identifier(found.get("request_id"))
-        if request_id is None:
-            raise AnswerLostError("fal's answer has no request_id")
+        request_id = self.accepted_id(found, "request_id")
         return Accepted(request_id, answers.poll_address(found.get("status_url")))
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
@@ -107,9 +102,9 @@ class Fal(TaskDialect):
         named, gateway = _request_ids(body)
         if not user_id or named is None or request_id not in {named, gateway}:
             return Verified(Proof.NONE)
-        if keys.user_id is None:
-            return Verified(Proof.TASK, user_id, named)
-        return Verified(Proof.BODY if user_id == keys.user_id else Proof.NONE)
+        if user_id == keys.user_id:
+            return Verified(Proof.BODY)
+        return Verified(Proof.NONE if keys.user_id else Proof.TASK, user_id, named)
 
     def read_report(self, body: bytes) -> Report:
         """Read a callback, the status of a request, or its bare result."""
@@ -119,15 +114,26 @@ class Fal(TaskDialect):
             status = ""  # a bare result, whose model has a field of this name
         if status and status not in _ENDED:
             return Report(Outcome.RUNNING, request_id, status)
-        payload = answers.part(found, "payload") if "payload" in found else found
+        payload = _payload(found)
         if status == "ERROR" or "detail" in payload:
             return _failure(found, payload, request_id, status)
-        made, left_out = answers.results(payload.get(name) for name in _RESULTS)
+        made, left_out = answers.results(self.made(found))
         if not status and not found.keys() - {"request_id", "gateway_request_id"}:
             raise UnreadableError("the body says nothing about a request")
         return Report(
             Outcome.SUCCEEDED, request_id, status or "COMPLETED", 100, made, left_out=left_out
         )
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the results of a callback or of a bare result.
+
+        Each model has fields of its own: if none has a usual name, every file counts.
+        """
+        payload = _payload(found)
+        usual = [payload.get(name) for name in _RESULTS]
+        if answers.results(usual)[0]:
+            return usual
+        return [value for value in payload.values() if isinstance(value, dict | list)]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for the status; when it is COMPLETED the result is asked for."""
@@ -186,6 +192,10 @@ def _request_url(task: Task) -> str:
 
 def _id(found: dict[str, Any]) -> str | None:
     return answers.identifier(found.get("request_id"))
+
+
+def _payload(found: dict[str, Any]) -> dict[str, Any]:
+    return answers.part(found, "payload") if "payload" in found else found
 
 
 def _request_ids(body: bytes) -> tuple[str | None, str | None]:

@@ -1,5 +1,7 @@
 """GRSAI as a dialect. Nothing is signed: the ticket in the callback URL is the only proof."""
 
+from collections.abc import Mapping
+
 from receiver.model import Proof, Provider, Submission
 from receiver.providers.dialect import (
     Accepted,
@@ -23,6 +25,7 @@ class Grsai:
     provider = Provider.GRSAI
     key_name = "GRSAI_API_KEY"
     example = "gpt-image-1.5"
+    hosts = ()
     url_lifetime = None
     signs_bodies = False
     has_job_secrets = False
@@ -31,6 +34,7 @@ class Grsai:
     count_params = staticmethod(families.count_params)
     reference_params = staticmethod(families.reference_params)
     read_report = staticmethod(reports.read_report)
+    read_picture = staticmethod(reports.read_picture)
 
     def mistakes(self, submission: Submission) -> list[str]:
         """Return nothing: ``families`` refuses what a family of models cannot do."""
@@ -66,6 +70,10 @@ class Grsai:
         """Check that an answer is about the task."""
         answers.read_result(task.api, head, body, task.provider_id)
         return None
+
+    def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
+        """Return none: whoever has the URL of a result can download it."""
+        return {}
 
     def build_check(self, account: Account) -> Request | None:
         """Return the request for the credits."""

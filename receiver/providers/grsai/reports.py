@@ -6,14 +6,13 @@ unlimited work in the rest of the service.
 """
 
 import re
-from base64 import b64encode
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
-from urllib.parse import unquote, unquote_to_bytes
 
 from receiver.errors import UnreadableError
-from receiver.model import INLINE, Outcome, Reason, Report, Result
+from receiver.model import Outcome, Reason, Report, Result
+from receiver.providers.data_urls import is_data_url, location, picture_at
 from receiver.providers.grsai.bodies import parse, status_word, task_id, unwrap
 
 # How many results of a report are archived; the job names the others (docs/reliability.md).
@@ -64,7 +63,6 @@ _MODERATED = re.compile(
 _URL_FIELDS = ("url", "videoUrl", "video_url", "imageUrl", "image_url")
 _RESULT_FIELDS = ("results", "result", "output", "data")
 _ADDRESS = re.compile(r"https?://|data:", re.IGNORECASE)
-_DATA_URL = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
 
 
 def read_report(body: bytes) -> Report:
@@ -118,19 +116,8 @@ def read_picture(body: bytes, url: str) -> str:
 
     Raise UnreadableError if the report has no such picture.
     """
-    found, index = _results(unwrap(parse(body)).value), url.removeprefix(INLINE)
-    if not index.isdecimal() or int(index) >= len(found):
-        raise UnreadableError(f"the report has no picture {index[:40]!r}")
-    address, _ = found[int(index)]
-    head = _DATA_URL.match(address)
-    if head is None:
-        raise UnreadableError(f"result {index} of the report has its picture elsewhere")
-    content = address[head.end() :]
-    if "base64" not in head[1].lower():
-        return b64encode(unquote_to_bytes(content)).decode()
-    plain = re.sub(r"\s", "", unquote(content) if "%" in content else content)
-    plain = plain.rstrip("=").translate(str.maketrans("-_", "+/"))
-    return plain + "=" * (-len(plain) % 4)
+    found = _results(unwrap(parse(body)).value)
+    return picture_at([address for address, _ in found], url)
 
 
 def identifier(value: object) -> str | None:
@@ -243,15 +230,14 @@ def _addresses_of(item: dict[str, Any], layers: int) -> Iterator[tuple[str, dict
 
 def _address(value: str) -> str | None:
     """Return an address that can be used as it is, None for any other."""
-    if _DATA_URL.match(value.strip()):
+    if is_data_url(value.strip()):
         return value.strip()
     text = re.sub(r"[\t\r\n]", "", _text(value, _MAX_URL + 1))
     return text if "\ufffd" not in text and 0 < len(text) <= _MAX_URL else None
 
 
 def _result(place: int, address: str, item: dict[str, Any]) -> Result:
-    url = f"{INLINE}{place}" if _DATA_URL.match(address) else address
-    return Result(url, _side(item.get("width")), _side(item.get("height")))
+    return Result(location(place, address), _side(item.get("width")), _side(item.get("height")))
 
 
 # Values.

@@ -8,6 +8,7 @@ import hmac
 import re
 from base64 import b64encode
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from receiver.errors import (
     RefusedError,
     UnreadableError,
 )
-from receiver.model import Api, Outcome, Proof, Provider, Reason, Report, Submission
+from receiver.model import Outcome, Proof, Provider, Reason, Report, Submission
 from receiver.providers import json_answers as answers
 from receiver.providers.dialect import (
     Accepted,
@@ -32,7 +33,7 @@ from receiver.providers.dialect import (
     Task,
     Verified,
 )
-from receiver.providers.task_dialect import TaskDialect, is_recent
+from receiver.providers.task_dialect import TaskDialect, is_one_of, is_recent
 
 # Codes in the body of answers, whose HTTP status is 200.
 _OK, _NOT_FOUND, _TOO_MANY_REQUESTS = 200, 404, 429
@@ -51,17 +52,14 @@ class Kie(TaskDialect):
     key_name = "KIE_API_KEY"
     base_setting = "KIE_BASE_URL"
     example = "google/nano-banana"
+    sizes = "a ratio (16:9), or a param of the model, such as resolution=2K"
     image_param = 'image_urls=["https://…"]'
+    hosts = ("api.kie.ai",)
     url_lifetime = 14 * 24 * 3600.0
 
-    def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
-        """Return the field for a ratio."""
-        if found := answers.ratio(size):
-            return {"aspect_ratio": found}
-        raise ValueError(
-            f"kie.ai has no size {size}: give a ratio (16:9), or a param of the model, such as "
-            "resolution=2K"
-        )
+    def pixel_params(self, width: int, height: int) -> dict[str, object]:
+        """Return none: kie.ai has ratios only."""
+        return {}
 
     def build_submit(
         self, account: Account, submission: Submission, callback: Callback | None
@@ -103,10 +101,7 @@ class Kie(TaskDialect):
         if task_id is None or not is_recent(timestamp, now):
             return Verified(Proof.NONE)
         signed = f"{task_id}.{timestamp}".encode()
-        is_valid = any(
-            hmac.compare_digest(_signature(key, signed).encode(), signature.encode())
-            for key in keys.values
-        )
+        is_valid = is_one_of(signature, (_signature(key, signed) for key in keys.values))
         return Verified(Proof.TASK if is_valid else Proof.NONE)
 
     def read_report(self, body: bytes) -> Report:
@@ -116,7 +111,7 @@ class Kie(TaskDialect):
         task_id, code = _task_id(task), _code(found)
         if task_id is None:
             raise UnreadableError("the body names no task")
-        state, made = answers.text(task.get("state")), _results(task)
+        state, made = answers.text(task.get("state")), self.made(found)
         word = state.lower()
         if word in _FAILED or (not word and code != _OK):
             words = answers.text(task.get("failMsg")) or answers.message(found) or state
@@ -137,6 +132,23 @@ class Kie(TaskDialect):
                 made_at=made_at,
             )
         return Report(Outcome.RUNNING, task_id, state)
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the results of a task: in ``resultJson`` (JSON in a text), or as before.
+
+        The same results may stand in several places, so only the first that has any counts.
+        """
+        task = _task(found)
+        places: list[dict[str, Any]] = []
+        result = task.get("resultJson")
+        if isinstance(result, str) and result.strip():
+            with suppress(UnreadableError):
+                places.append(answers.document(result.encode("utf-8", "replace")))
+        elif isinstance(result, dict):
+            places.append(result)
+        places += [answers.part(task, "info"), answers.part(task, "response")]
+        values = (place.get(name) for place in places for name in _RESULT_LISTS)
+        return list(islice(filter(None, values), 1))
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a task."""
@@ -184,19 +196,6 @@ def _task(found: dict[str, Any]) -> dict[str, Any]:
 
 def _task_id(task: dict[str, Any]) -> str | None:
     return answers.identifier(task.get("taskId")) or answers.identifier(task.get("task_id"))
-
-
-def _results(task: dict[str, Any]) -> list[object]:
-    """Return the URLs of a task: in ``resultJson`` (JSON in a text), or in ``info`` as before."""
-    places = [answers.part(task, "info"), answers.part(task, "response")]
-    result = task.get("resultJson")
-    if isinstance(result, str) and result.strip():
-        with suppress(UnreadableError):
-            places.append(answers.document(result.encode("utf-8", "replace")))
-    elif isinstance(result, dict):
-        places.append(result)
-    found = [place.get(name) for place in places for name in _RESULT_LISTS]
-    return [value for value in found if value]
 
 
 def _signature(key: str, signed: bytes) -> str:

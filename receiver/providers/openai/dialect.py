@@ -12,3 +12,4 @@ class OpenAI:
     url_lifetime = None
     signs_bodies = False
     read_report = staticmethod(protocol.read_report)
+    read_picture = staticmethod(protocol.read_picture)

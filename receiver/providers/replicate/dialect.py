@@ -6,12 +6,12 @@ the whole body. Outputs and their URLs are deleted an hour after the prediction 
 
 import re
 from datetime import UTC, datetime
-from hmac import compare_digest
+from typing import Any
 from urllib.parse import quote
 
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
-from receiver.errors import AnswerLostError, UnreadableError
+from receiver.errors import UnreadableError
 from receiver.model import Api, Outcome, Proof, Provider, Reason, Report, Submission
 from receiver.providers import json_answers as answers
 from receiver.providers.dialect import (
@@ -25,7 +25,7 @@ from receiver.providers.dialect import (
     Task,
     Verified,
 )
-from receiver.providers.task_dialect import TaskDialect, is_recent
+from receiver.providers.task_dialect import TaskDialect, is_one_of, is_recent
 
 _OUTCOMES = {
     "succeeded": Outcome.SUCCEEDED,
@@ -45,19 +45,10 @@ class Replicate(TaskDialect):
     key_name = "REPLICATE_API_TOKEN"
     base_setting = "REPLICATE_BASE_URL"
     example = "black-forest-labs/flux-schnell"
+    sizes = "pixels (1024x768) or a ratio (16:9), or a param of the model"
     image_param = "image=https://…"
+    hosts = ("api.replicate.com",)
     url_lifetime = 3600.0
-
-    def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
-        """Return the fields for pixels or a ratio."""
-        if sides := answers.pixels(size):
-            return {"width": sides[0], "height": sides[1]}
-        if found := answers.ratio(size):
-            return {"aspect_ratio": found}
-        raise ValueError(
-            f"Replicate has no size {size}: give pixels (1024x768) or a ratio (16:9), or a param "
-            "of the model"
-        )
 
     def count_params(self, model: str, api: Api, pictures: int) -> dict[str, object]:
         """Return the field for the number of pictures."""
@@ -84,9 +75,7 @@ class Replicate(TaskDialect):
     def read_submit(self, head: Head, body: bytes) -> Accepted:
         """Return the prediction's id, and where to ask for it."""
         found = answers.submitted(head, body, self.base_setting)
-        prediction = answers.identifier(found.get("id"))
-        if prediction is None:
-            raise AnswerLostError("Replicate's answer has no id")
+        prediction = self.accepted_id(found, "id")
         is_end = answers.text(found.get("status")) in _OUTCOMES
         poll_url = answers.poll_address(answers.part(found, "urls").get("get"))
         return Accepted(prediction, poll_url, is_end)
@@ -116,14 +105,23 @@ class Replicate(TaskDialect):
             return Report(outcome, prediction, status, reason=reason, message=words)
         if outcome is Outcome.RUNNING:
             return Report(outcome, prediction, status)
-        made, left_out = answers.results(_outputs(found.get("output")))
+        made, left_out = answers.results(self.made(found))
         made_at = answers.moment(found.get("completed_at"))
         return Report(outcome, prediction, status, 100, made, left_out=left_out, made_at=made_at)
+
+    def made(self, found: dict[str, Any]) -> list[object]:
+        """Return the values of an output: a URL, a list of URLs, or an object with them."""
+        output = found.get("output")
+        return list(output.values()) if isinstance(output, dict) else [output]
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the question for a prediction."""
         path = f"/v1/predictions/{quote(task.provider_id, safe='')}"
         return Request(task.poll_url or task.base_url + path, _authorization(account))
+
+    def download_headers(self, account: Account, url: str) -> dict[str, str]:
+        """Return our token for a file of Replicate's API; most are at replicate.delivery."""
+        return _authorization(account) if account.may_have_key(url, self.hosts) else {}
 
     def build_check(self, account: Account) -> Request | None:
         """Return the question for our account."""
@@ -150,11 +148,6 @@ def _authorization(account: Account) -> dict[str, str]:
     return {"Authorization": f"Bearer {account.key}"}
 
 
-def _outputs(output: object) -> list[object]:
-    """Return the values of an output: a URL, a list of URLs, or an object with them."""
-    return list(output.values()) if isinstance(output, dict) else [output]
-
-
 def _verifies(secret: str, given: dict[str, str], body: bytes) -> bool:
     """Return whether a signature is the one that we would make with this secret.
 
@@ -165,5 +158,4 @@ def _verifies(secret: str, given: dict[str, str], body: bytes) -> bool:
         expected = Webhook(secret).sign(given["webhook-id"], at, body.decode())
     except (EmptyWebhookSecretError, ValueError):  # a body or a secret that is none
         return False
-    signatures = given["webhook-signature"].split(" ")
-    return any(compare_digest(expected.encode(), one.encode()) for one in signatures)
+    return any(is_one_of(one, [expected]) for one in given["webhook-signature"].split(" "))

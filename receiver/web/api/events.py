@@ -75,7 +75,10 @@ class DestinationView(BaseModel):
 
 
 class DestinationList(BaseModel):
-    """Every destination, also those no longer in EVENT_URLS (``configured`` is false)."""
+    """Every destination, also those that get no events now (``configured`` is false).
+
+    ``job webhooks`` stands for the webhooks of all jobs.
+    """
 
     destinations: list[DestinationView]
 
@@ -103,12 +106,12 @@ def events() -> Response:
 )
 def destinations() -> Response:
     """List the destinations of events, with what waits, fails and was set aside at each."""
-    named = {destination.name for destination in services().settings.destinations}
+    served = services().settings.served
     rows = services().events.destinations()
     return json_of(
         DestinationList(
             destinations=[
-                DestinationView.of(row, configured=row.destination in named) for row in rows
+                DestinationView.of(row, configured=row.destination in served) for row in rows
             ]
         )
     )

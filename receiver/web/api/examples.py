@@ -31,6 +31,7 @@ _JOB: dict[str, Any] = {
     "batch": None,
     "metadata": {"order": 4711},
     "folder": "",
+    "webhook": "https://shop.example (3f2a91c0)",
     "request": {
         "model": "gpt-image-1.5",
         "prompt": "a lighthouse at dusk",

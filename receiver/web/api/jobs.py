@@ -110,7 +110,7 @@ def submit() -> Response:
 
 
 def submit_job(asked: GrsaiRequest) -> tuple[Job, bool]:
-    """Submit a job to GRSAI; return it and True, or the job that already has its key and False.
+    """Submit a job; return it and True, or the job that already has its key and False.
 
     Raise ReceiverError if too many submits are in progress or the submit fails,
     ConfigurationError if a setting is missing, KeyConflictError if the job that has the key was

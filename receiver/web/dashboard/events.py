@@ -7,6 +7,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import LedgerError, ReceiverError
 from receiver.events.dispatcher import Answer
+from receiver.ledger.outbox import JOB_WEBHOOKS
 from receiver.web.dashboard.base import blueprint, error_page, form, is_fragment, localized, page
 from receiver.web.dashboard.summary import statistics
 from receiver.web.state import services
@@ -59,12 +60,13 @@ def send_test_event() -> Response:
 
 
 def _page(tested: str = "", answer: Answer | None = None) -> Response:
-    named = {to.name: to.types for to in services().settings.destinations}
+    named = services().settings.served
     rows = statistics().destinations()
     values = {
         "rows": sorted(rows, key=lambda row: (row.destination not in named, -row.failing)),
         "named": named,
-        "missing": sorted(set(named) - {row.destination for row in rows}),
+        "of_jobs": JOB_WEBHOOKS,
+        "missing": sorted(set(named) - {row.destination for row in rows} - {JOB_WEBHOOKS}),
         "failing": services().events.failing(list(named), ROWS),
         "now": services().now(),
         "tested": tested,

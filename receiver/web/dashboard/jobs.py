@@ -9,6 +9,7 @@ from typing import Any
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
+from receiver.jobs.job_object import webhook_shown
 from receiver.ledger.claims import is_unexplained
 from receiver.ledger.queries.job_list import Page
 from receiver.ledger.queries.jobs import Attempt
@@ -101,6 +102,7 @@ def _details(services: Services, job: Job) -> dict[str, Any]:
     events = services.events.of_job(job.ref)
     return {
         "job": job,
+        "job_webhook": webhook_shown(services.queries.webhook(job.ref)),
         "assets": assets,
         "timeline": _timeline(deliveries, events, services.queries.attempts(job.ref)),
         "params": _pretty_json(services.queries.params(job.ref)),

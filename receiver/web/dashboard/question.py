@@ -19,7 +19,7 @@ from receiver.web.dashboard.base import localized, validate_fields, with_query
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 # What a filter consists of; ``day`` stands for ``since`` and ``until`` of the same day.
 FIELDS = (
-    *("q", "state", "model", "batch", "reason", "metadata"),
+    *("q", "state", "model", "batch", "reason", "metadata", "folder"),
     *("since", "until", "day", "zone"),
 )
 

@@ -7,7 +7,8 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import ConfigurationError, KeyConflictError, LedgerError, ReceiverError
 from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest
-from receiver.model import Mode
+from receiver.model import Mode, Provider
+from receiver.providers.registry import DIALECTS, EXAMPLES
 from receiver.web.api.jobs import submit_job
 from receiver.web.dashboard.base import (
     blueprint,
@@ -20,7 +21,18 @@ from receiver.web.dashboard.base import (
 )
 from receiver.web.state import services
 
-_FIELDS = ("prompt", "model", "size", "variants", "images", "params", "mode", "key", "batch")
+_FIELDS = (
+    "prompt",
+    "provider",
+    "model",
+    "size",
+    "variants",
+    "images",
+    "params",
+    "mode",
+    "key",
+    "batch",
+)
 # Characters of the params of another job that the form repeats: with pictures they are megabytes.
 _MAX_PARAMS = 4000
 
@@ -33,6 +45,7 @@ def show_form() -> Response:
         return _form_page({})
     params = services().queries.params(like.ref)
     given = {"prompt": like.prompt, "model": like.model, "batch": like.batch or ""}
+    given["provider"] = like.provider
     if params != "{}" and len(params) <= _MAX_PARAMS:
         given["params"] = json.dumps(json.loads(params), ensure_ascii=False, indent=1)
     return _form_page(given)
@@ -69,15 +82,28 @@ def _form_page(
     given: dict[str, str], mistakes: list[str] | None = None, status: int = 200
 ) -> Response:
     default = Mode.WEBHOOK if services().settings.public_url else Mode.POLL
+    providers = _providers()
     values = {
-        "model": DEFAULT_MODEL,
+        "provider": providers[0].value,
+        "model": _example(providers[0]),
         "mode": default.value,
         **{name: value for name, value in given.items() if value},
     }
     modes = (Mode.WEBHOOK, Mode.POLL, Mode.STREAM)
-    models = sorted({DEFAULT_MODEL, *services().job_list.models()})
-    return page(
-        "submit.html",
-        {"given": values, "mistakes": mistakes or [], "modes": modes, "models": models},
-        status,
+    known = {one: _example(one) for one in providers}
+    used = services().job_list.models_with_provider()
+    models = sorted(
+        {(model, provider.value) for provider, model in known.items()}
+        | {(model, provider) for model, provider in used if provider in known}
     )
+    choices = {"providers": providers, "modes": modes, "models": models}
+    return page("submit.html", {"given": values, "mistakes": mistakes or [], **choices}, status)
+
+
+def _providers() -> list[Provider]:
+    """Return the providers whose keys are set and that the web posts to; GRSAI if there is none."""
+    return list(filter(services().clients.can_ask, DIALECTS)) or [Provider.GRSAI]
+
+
+def _example(provider: Provider) -> str:
+    return DEFAULT_MODEL if provider is Provider.GRSAI else EXAMPLES[provider]

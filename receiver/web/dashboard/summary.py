@@ -78,8 +78,10 @@ class Statistics:
             ),
             5.0,
         )
-        named = [to.name for to in services.settings.destinations]
-        self._failing_events = _Cached(lambda: services.events.count_failing(named, MAX_COUNT), 2.0)
+        served = list(services.settings.served)
+        self._failing_events = _Cached(
+            lambda: services.events.count_failing(served, MAX_COUNT), 2.0
+        )
         self._destinations = _Cached(services.events.destinations, 1.0)
         self._comparisons: dict[int, CachedValue[Comparison]] = {}
 

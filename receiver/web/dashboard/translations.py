@@ -69,6 +69,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "fault_workers": ("No worker", "没有工作进程"),
     "fault_work": ("Work waits", "工作积压"),
     "fault_events": ("Events wait", "事件积压"),
+    "fault_accounts": ("Callbacks of an unexpected account", "回调来自未预期的账户"),
     "fault_secrets": ("A secret was removed too early", "密钥移除过早"),
     "fault_disk": ("Little disk space", "磁盘空间不足"),
     "audit_ok": ("adds up", "守恒"),

@@ -42,7 +42,6 @@ _CHINESE: tuple[tuple[str, str], ...] = (
     (r"Input should be a valid integer.*", "应为整数"),
     (r"Input should be a valid dictionary", "应为 JSON 对象"),
     (r"Input should be (?P<words>'.*)", "应为 {words} 之一"),
-    (r"Input should be <.*", "不是允许的值"),
     (r"Input should have timezone info", "缺少时区"),
     (r"String should match pattern '.*'", "格式不正确"),
     (r"Extra inputs are not permitted", "没有这个字段"),
@@ -82,6 +81,21 @@ _CHINESE: tuple[tuple[str, str], ...] = (
     (
         r"(?P<model>.+) takes .*, not (?P<n>\d+): leave out the others",
         "{model} 不接受 {n} 张参考图：请减少数量",
+    ),
+    (
+        r"(?P<provider>\w+) has no model (?P<model>[^;]+); name one, such as (?P<example>.+)",
+        "{provider} 没有模型 {model}：请填写其模型名，例如 {example}",
+    ),
+    (r"(?P<provider>\w+) has no streams; .*", "{provider} 没有监听流：请用回调或主动询问"),
+    (r"(?P<provider>\S+) has no size (?P<size>[^:]+): .*", "{provider} 不支持尺寸 {size}"),
+    (
+        r"the field for reference pictures .* at (?P<provider>\S+): .* perhaps (?P<field>.+)",
+        "{provider} 的参考图字段因模型而异：请在其他参数中填写，例如 {field}",
+    ),
+    (r"model: '(?P<model>.*)' is not a model's name.*", "模型名 {model} 不正确"),
+    (
+        r"--param sync_mode: fal would not keep the result.*",
+        "参数 sync_mode：fal 不会保留结果，回调也可能过大；请去掉",
     ),
     (
         rf"the key (?P<key>.+) belongs to job {_TASK}, which was asked for something else; .*",

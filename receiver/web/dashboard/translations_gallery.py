@@ -43,6 +43,7 @@ GALLERY_TEXTS = {
     "retry_failed": ("Retry what failed", "重试失败的任务"),
     "failures": ("Failures", "失败"),
     "folder": ("Folder", "文件夹"),
+    "webhook": ("Events go to", "事件发往"),
     # The large view.
     "picture": ("Picture", "图片"),
     "picture_before": ("Previous", "上一张"),

@@ -22,6 +22,12 @@ SERVICE_TEXTS = {
         "Nothing is sent. Add it again, or delete it with `receiver events --forget`.",
         "不再发送。可重新加入，或用 `receiver events --forget` 删除。",
     ),
+    "no_event_secret": ("EVENT_SECRET is not set", "未设置 EVENT_SECRET"),
+    "job_webhooks": ("Webhooks of jobs", "任务的 webhook"),
+    "job_webhooks_help": (
+        "Each job that names a webhook has its events sent there; a host never delays the others.",
+        "指定了 webhook 的任务，其事件会发送到该地址；各主机互不拖延。",
+    ),
     "not_registered": (
         "No worker has served this destination yet.",
         "还没有工作进程处理此目的地。",

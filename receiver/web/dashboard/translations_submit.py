@@ -2,6 +2,10 @@
 
 SUBMIT_TEXTS = {
     "prompt": ("Prompt", "提示词"),
+    "provider_help": (
+        "Those whose API keys are set. Each has models and parameters of its own.",
+        "已设置 API 密钥的服务商；各有自己的模型与参数。",
+    ),
     "size_ratio": ("Size", "尺寸"),
     "size_help": (
         "A ratio such as 3:2, pixels such as 1024x1024, or 1K, 2K, 4K",

@@ -28,7 +28,7 @@ from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest
 from receiver.jobs.schemas import JobList
 from receiver.ledger.rows import Job
-from receiver.model import FINAL_STATES, Mode, Reason, new_ref
+from receiver.model import FINAL_STATES, Mode, Provider, Reason, new_ref
 from receiver.web.api.base import json_of
 from receiver.web.api.jobs import KEY, MAX_REQUEST_BYTES, job_views, post_job
 from receiver.web.api.operations import ResponseDoc, documented
@@ -66,8 +66,17 @@ _PROBLEMS = {
     problem_model=ImagesErrorView,
 )
 def models() -> Response:
-    """List models: tools test their settings by it. Every other name is passed on too."""
-    found = sorted({DEFAULT_MODEL, *services().job_list.models()})
+    """List models: tools test their settings by it. Every other name is passed on too.
+
+    A model of another provider than GRSAI is named as a request must name it, with the provider
+    before it. OpenAI's are left out: this API does not post to OpenAI.
+    """
+    named = {
+        model if provider == Provider.GRSAI else f"{provider}/{model}"
+        for model, provider in services().job_list.models_with_provider()
+        if provider != Provider.OPENAI
+    }
+    found = sorted({DEFAULT_MODEL, *named})
     return json_of(ModelList(data=[ModelView(id=name) for name in found]))
 
 

@@ -17,7 +17,7 @@ _STATUSES = {"running": "IN_PROGRESS", "succeeded": "OK", "failed": "ERROR"}
 
 
 class FalTwin(Twin):
-    """fal. ``keys_away``: its public keys cannot be fetched."""
+    """fal. ``keys_away``: its public keys cannot be fetched; ``user_id`` is that of the account."""
 
     name = "fal"
     lifetime = 24 * 3600.0
@@ -26,6 +26,7 @@ class FalTwin(Twin):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.keys_away = False
+        self.user_id = USER_ID
         self._keys = [Ed25519PrivateKey.generate()]
 
     def key(self, headers: Headers) -> str:
@@ -81,7 +82,7 @@ class FalTwin(Twin):
 
     def sign(self, task: Task, data: bytes, at: int, fault: str) -> dict[str, str]:
         """Sign the four lines: request, user, time, and the body's SHA-256."""
-        user_id = "somebody-else" if fault == "foreign" else USER_ID
+        user_id = "somebody-else" if fault == "foreign" else self.user_id
         key = Ed25519PrivateKey.generate() if fault == "wrong" else self._keys[-1]
         lines = "\n".join([task.id, user_id, str(at), hashlib.sha256(data).hexdigest()])
         return {

@@ -46,6 +46,8 @@ class ReplicateTwin(Twin):
 
     def report(self, task: Task, status: str, urls: list[str]) -> dict[str, Any]:
         """Return the prediction."""
+        if task.request.script.file.mode == "private":
+            urls = [f"{self.url}/v1/files/{url.rpartition('/')[2]}" for url in urls]
         return self._prediction(task, _STATUSES[status], urls or None)
 
     def _prediction(self, task: Task, status: str, output: list[str] | None) -> dict[str, Any]:

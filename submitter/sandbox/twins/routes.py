@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask, redirect, request
 from flask.typing import ResponseReturnValue
 
 from submitter.sandbox.connection import CONNECTION
@@ -81,6 +81,7 @@ class TwinRoutes:
         self._add(app, replicate, "POST", "/<path:path>", self._submit)
         self._add(app, replicate, "GET", "/v1/predictions/<task_id>", self._poll)
         self._add(app, replicate, "GET", "/v1/account", lambda _: {"type": "user"})
+        self._add(app, replicate, "GET", "/v1/files/<name>", self._private_file)
         secret = "/v1/webhooks/default/secret"  # noqa: S105 - a path
         self._add(app, replicate, "GET", secret, lambda _: {"key": replicate.secret})
         self._add(app, bfl, "POST", "/<path:path>", self._submit)
@@ -159,6 +160,10 @@ class TwinRoutes:
             return {"detail": "Request is still in progress"}, 400
         result = fal.result(task, urls_of(task, self._runner.files))
         return result, 422 if task.status == "failed" else 200
+
+    def _private_file(self, _twin: Twin, name: str) -> ResponseReturnValue:
+        """Lead to a file at its own address, now that the key was right."""
+        return redirect(f"/file/{name}")
 
     def _asked(self, twin: Twin, task_id: str) -> tuple[Task | None, ResponseReturnValue]:
         """Return the task that is asked for, or the answer in its place."""

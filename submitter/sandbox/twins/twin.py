@@ -1,5 +1,6 @@
 """What a stand-in for a provider implements, and what all of them share."""
 
+import base64
 import json
 import re
 import secrets
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 from werkzeug.datastructures import Headers
 
-from submitter.sandbox.files import Files
+from submitter.sandbox.files import Files, ResultFile
 from submitter.sandbox.request import (
     Kind,
     RefusedError,
@@ -131,10 +132,22 @@ class Twin(ABC):
 
 
 def urls_of(task: Task, files: Files) -> list[str]:
-    """Return the URLs of a task's results; none if it did not succeed or its script has none."""
-    if task.status != "succeeded" or task.request.script.result.mode == "no_url":
+    """Return the URLs of a task's results; none if it did not succeed or its script has none.
+
+    If its script says so, they are ``data:`` URLs, with the pictures inside.
+    """
+    script = task.request.script
+    if task.status != "succeeded" or script.result.mode == "no_url":
         return []
+    if script.report.results == "data_url":
+        return [_data_url(file, files) for file in task.files]
     return [files.url(file) for file in task.files]
+
+
+def _data_url(file: ResultFile, files: Files) -> str:
+    with files.open(file) as opened:
+        encoded = base64.b64encode(opened.read()).decode()
+    return f"data:{file.content_type};base64,{encoded}"
 
 
 def new_secret() -> str:

@@ -1,0 +1,46 @@
+"""Deliveries to the webhooks of jobs: one destination, but each job names its own address."""
+
+from sqlalchemy import Connection, select, update
+
+from receiver.errors import EventPostponedError
+from receiver.ledger import claims
+from receiver.ledger.claims import Claimed
+from receiver.ledger.database import Database
+from receiver.ledger.outbox import BATCH, JOB_WEBHOOKS
+from receiver.ledger.rows import EventDelivery
+from receiver.ledger.tables import destinations, jobs, sendings
+
+
+def postpone(
+    database: Database, claimed: Claimed[EventDelivery], why: EventPostponedError, oldest: float
+) -> None:
+    """Make a delivery due again when its host gets something; the attempt does not count.
+
+    A batch of the others to this host is postponed too, so that they do not stand before those to
+    other hosts; not those that have been waiting since before ``oldest``. Raise ClaimLostError if
+    the delivery is not ours.
+    """
+
+    def work(connection: Connection) -> None:
+        # With the lock, no two transactions wait for each other's rows.
+        mine = select(destinations.c.name).where(destinations.c.name == JOB_WEBHOOKS)
+        connection.execute(mine.with_for_update())
+        attempts = claimed.row.attempts - 1
+        claims.update_claimed(connection, claimed, due_at=why.until, claim=None, attempts=attempts)
+        postpone_others(connection, why, oldest)
+
+    database.write(work)
+
+
+def postpone_others(connection: Connection, why: EventPostponedError, oldest: float) -> None:
+    """Postpone a batch of the unclaimed deliveries to this host; see ``postpone``."""
+    mine = (sendings.c.destination == JOB_WEBHOOKS) & sendings.c.claim.is_(None)
+    to_host = jobs.c.webhook.startswith(why.start, autoescape=True)
+    some = (
+        select(sendings.c.event)
+        .join(jobs, jobs.c.ref == sendings.c.ref)
+        .where(mine, sendings.c.due_at < why.until, sendings.c.since > oldest, to_host)
+        .limit(BATCH)
+    )
+    postponed = update(sendings).where(mine, sendings.c.event.in_(some)).values(due_at=why.until)
+    connection.execute(postponed)

@@ -1,0 +1,168 @@
+"""Make a SQLite ledger of a million jobs, or of ten, for measurements; all of it is invented.
+
+There is a job every 2.5 s up to now: 10 % failed, 0.1 % expired, the newest ones open. Every second
+job has two deliveries, every third a batch, every tenth a key and a value in its metadata. The
+events of the newest jobs were delivered, some deliveries fail.
+"""
+
+import json
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from ulid import ULID
+
+from receiver.ledger import schema
+from receiver.ledger.text_index import _place, pieces
+
+APART = 2.5  # seconds between jobs
+OPEN, NOTIFIED = 200, 100_000  # newest jobs that are open, and whose events have deliveries
+DESTINATION = "https://events.test/hook"
+MODELS = ("gpt-image-1.5", "nano-banana", "nano-banana-pro", "sora-image", "gpt-image-2")
+WORDS = (
+    *("fox", "owl", "lighthouse", "snow", "city", "circuit", "glass", "violin"),
+    *("tram", "rain", "desert", "train", "fog", "reef", "crane"),
+)
+RARE = "雪地里的狐狸"  # in the prompt of one job
+_BODY = '{"id":"%s","status":"%s","progress":100,"results":[{"url":"https://files.test/0.png"}]}'
+_DIGEST = "0" * 64
+_INSERTS = {
+    "jobs": """INSERT INTO jobs
+        (ref, provider_id, model, prompt, state, outcome, reason, key, batch, metadata,
+        submitted_at, deadline_at, ended_at, finished_at, due_at, requested, provider,
+        base_url, api, mode, params) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,1,
+        'grsai', 'https://provider.test', 'draw', 'webhook', '{}')""",
+    "job_metadata": "INSERT INTO job_metadata (ref, name, value) VALUES (?, 'campaign', ?)",
+    "deliveries": """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body)
+        VALUES (?,'callback',?,?,?,?)""",
+    "assets": """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at, key,
+        sha256, size, finished_at, content_type)
+        VALUES (?,0,?,'https://files.test/0.png',?,?,?,?,?,900000,?,'image/png')""",
+    "events": """INSERT INTO events (type, ref, idx, created_at, round, payload)
+        VALUES (?,?,?,?,0,'{}')""",
+    "job_words": "INSERT INTO job_words (rowid, pieces) VALUES (?,?)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many jobs there are, and when the first was submitted (epoch seconds)."""
+
+    jobs: int
+    began: float
+
+    @classmethod
+    def until_now(cls, jobs: int) -> "Shape":
+        """Return the shape of a ledger whose newest job was submitted now."""
+        return cls(jobs, time.time() - jobs * APART)
+
+    def moment(self, number: int) -> float:
+        """Return when the job of this number was submitted."""
+        return self.began + number * APART
+
+    def ref(self, number: int) -> str:
+        """Return the ref of the job of this number."""
+        moment = int(self.moment(number) * 1000).to_bytes(6, "big")
+        return str(ULID.from_bytes(moment + number.to_bytes(10, "big")))
+
+    def state(self, number: int) -> str:
+        """Return the state of a job."""
+        if number >= self.jobs - OPEN:
+            return "archiving"
+        if number % 1000 == 0:
+            return "expired"
+        return "failed" if number % 10 == 0 else "archived"
+
+
+def rows(shape: Shape) -> Iterator[dict[str, list[tuple[Any, ...]]]]:
+    """Give the rows of each job by table."""
+    dice = random.Random(7)  # noqa: S311 - a figure, no secret
+    for number in range(shape.jobs):
+        words = [*dice.choices(WORDS, k=12), *([RARE] if number == 7 else [])]
+        yield _rows_of(shape, number, words)
+
+
+def _rows_of(shape: Shape, number: int, words: list[str]) -> dict[str, list[tuple[Any, ...]]]:
+    ref, state, at = shape.ref(number), shape.state(number), shape.moment(number)
+    task, model = f"task-{number:08d}", MODELS[number % 5 if number % 97 else 4]
+    end = None if state == "archiving" else at + 40
+    batch = f"batch-{number // 1500}" if number % 3 == 0 else None
+    key = f"order-{number:08d}" if number % 10 == 1 else None
+    reason = "output_moderation" if state == "failed" else None
+    outcome = {"failed": "failed", "expired": None}.get(state, "succeeded")
+    campaign = f"campaign-{number % 1000}" if key else None
+    metadata = json.dumps({"campaign": campaign}) if key else "{}"
+    named = (ref, task, model, " ".join(words), state, outcome, reason)
+    found: dict[str, list[tuple[Any, ...]]] = {
+        "jobs": [(*named, key, batch, metadata, at, at + 3600, end, end, None if end else at + 60)],
+        "job_words": [(_place(ref), _indexed((model, key, batch, *words)))],
+        "deliveries": [],
+        "job_metadata": [(ref, campaign)] if campaign else [],
+    }
+    body = (_BODY % (task, outcome)).encode()
+    for later in range(1 + number % 2):
+        verdict = "duplicate" if later else "ended"
+        found["deliveries"].append((ref, verdict, at + 30 + later, _DIGEST, body))
+    found["assets"], found["events"] = [], [(f"job.{state}", ref, -1, end)] if end else []
+    if state == "archived":
+        place = (f"2026/01/01/{ref}/0.png", f"{number:064x}", end)
+        found["assets"] = [(ref, state, at + 30, at + 7230, None, *place)]
+        found["events"].insert(0, ("asset.archived", ref, 0, at + 35))
+    elif state == "archiving":
+        found["assets"] = [(ref, "pending", at + 30, at + 7230, at + 90, None, None, None)]
+    return found
+
+
+def _indexed(texts: tuple[str | None, ...]) -> str:
+    return " ".join(dict.fromkeys(chain.from_iterable(_pieces(text) for text in texts if text)))
+
+
+@cache
+def _pieces_of_word(word: str) -> list[str]:
+    return pieces(word)
+
+
+def _pieces(text: str) -> list[str]:
+    return _pieces_of_word(text) if text in WORDS or text in MODELS else pieces(text)
+
+
+def make(path: Path, shape: Shape) -> None:
+    """Write the ledger with direct SQL: with the service's own code it would take hours."""
+    schema.migrate(f"sqlite:///{path}")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-1000000"):
+            connection.execute(f"PRAGMA {pragma}")
+        found = rows(shape)
+        while portion := list(islice(found, 20_000)):
+            connection.execute("BEGIN")
+            for table, statement in _INSERTS.items():
+                connection.executemany(
+                    statement, chain.from_iterable(job[table] for job in portion)
+                )
+            connection.execute("COMMIT")
+        _deliver(connection)
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _deliver(connection: sqlite3.Connection) -> None:
+    """Queue deliveries of the newest events: sent, and every fiftieth failing."""
+    newest = connection.execute("SELECT max(id) FROM events").fetchone()[0] or 0
+    connection.execute(
+        "INSERT INTO destinations (name, cursor) VALUES (?, ?)", (DESTINATION, newest)
+    )
+    connection.execute(
+        """INSERT INTO sendings (destination, event, ref, state, since, due_at, attempts, error,
+            finished_at)
+        SELECT ?1, id, ref, iif(id % 50, 'sent', 'pending'), created_at,
+            iif(id % 50, NULL, created_at + 1e6), 1, iif(id % 50, '', 'answered 500'),
+            iif(id % 50, created_at, NULL)
+        FROM events WHERE id > ?2""",
+        (DESTINATION, newest - NOTIFIED),
+    )
