@@ -22,6 +22,7 @@ from receiver.ledger.adoption import adopt_job
 from receiver.ledger.assets import reopen_job
 from receiver.ledger.database import Database
 from receiver.ledger.group_commit import Batch
+from receiver.ledger.many_rows import sent_together
 from receiver.ledger.rows import Job
 from receiver.model import (
     FINAL_STATES,
@@ -162,7 +163,7 @@ class Inbox:
             for item, made in decisions.items()
             if made
         ]
-        with deliveries.sent_together(connection):
+        with sent_together(connection):
             deliveries.begin_archiving(connection, ended, now, timing)
             deliveries.record_progress(connection, polled)
             deliveries.insert_deliveries(connection, stored)

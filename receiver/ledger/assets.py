@@ -10,6 +10,8 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.deliveries import find_reports
 from receiver.ledger.events import NewEvent, write_events
+from receiver.ledger.group_commit import Batch
+from receiver.ledger.job_ends import Finish, end_jobs
 from receiver.ledger.jobs import expedite_job, finish_job, lock_job
 from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Asset, End, Job, Rejected, StoredAsset, asset_of, marks_text
@@ -58,26 +60,10 @@ class Assets:
         If it is the job's last one, end the job too, in the same transaction, provided that its
         ``end`` is prepared; otherwise the job becomes due. Return whether the job ended.
         """
-        row, values = claimed.row, _archived_columns(stored)
+        row = claimed.row
         event = _archived_event(row.ref, row.idx, stored)
-
-        def work(connection: Connection) -> bool:
-            now = end.at if end else self._now()
-            job = lock_job(connection, row.ref)
-            # An operator's retry may have reopened the job after its end was prepared.
-            ending = end if end and end.round == job.round else None
-            last = _end(connection, claimed, now, **values)
-            if ending is None or not last:
-                _make_due_if_last(connection, row.ref, now, last=last)
-                write_events(connection, job, now, [event])
-                return False
-            reason, message = ending.reason, ending.message
-            finish_job(
-                connection, job, ending.state, now, reason=reason, message=message, earlier=[event]
-            )
-            return True
-
-        ended = self._database.write(work)
+        finish = Finish(claimed, stored, event, end.at if end else self._now(), end)
+        ended = self._database.write_item(_FINISH, finish)
         metrics.ASSETS.labels(AssetState.ARCHIVED).inc()
         metrics.BYTES.inc(stored.size)
         metrics.TIME_LEFT.observe(max(0.0, row.expires_at - self._now()))
@@ -188,6 +174,28 @@ class Assets:
             metrics.ASSETS.labels(AssetState.ARCHIVED).inc()
             metrics.BYTES.inc(stored.size)
         return job
+
+
+def _finish(connection: Connection, new: Finish) -> bool:
+    """Record that an asset is archived, and end its job if possible; return whether it ended."""
+    job = lock_job(connection, new.ref)
+    # An operator's retry may have reopened the job after its end was prepared.
+    end = new.end if new.end and new.end.round == job.round else None
+    last = _end(connection, new.claimed, new.at, **_archived_columns(new.stored))
+    if end is None or not last:
+        _make_due_if_last(connection, new.ref, new.at, last=last)
+        write_events(connection, job, new.at, [new.event])
+        return False
+    finish_job(
+        *(connection, job, end.state, new.at),
+        reason=end.reason,
+        message=end.message,
+        earlier=[new.event],
+    )
+    return True
+
+
+_FINISH = Batch(one=_finish, many=end_jobs)
 
 
 def _by_deadline(claimed: Claimed[Asset]) -> tuple[float, str, int]:

@@ -4,15 +4,11 @@ Every callback runs them, so the frequent ones are built once: building a statem
 longer than running it, and all other writers wait meanwhile.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
+from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, answers
 from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
@@ -37,7 +33,6 @@ MOST_KEPT = 200
 MOST_BYTES = 16 * 1024 * 1024
 
 _JOB_OF_DELIVERY = select(*job_columns).where(jobs.c.ref == bindparam("ref")).with_for_update()
-_SELECT_JOBS = f"SELECT {', '.join(column.name for column in job_columns)} FROM jobs WHERE ref IN"  # noqa: S608 - names of columns
 _UPDATE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values
 _COUNT_AND_BYTES = (
     select(
@@ -48,41 +43,7 @@ _COUNT_AND_BYTES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _ManyRows:
-    """One statement for many rows of values, run once for all of them.
-
-    Running it for each row would take longer: each run gives up Python's interpreter lock, and with
-    sixteen busy threads it takes milliseconds to get it back. SQLite's statement goes straight to
-    the driver, which takes a third of the time. ``{values}`` in it stands for the rows; their
-    columns are called ``column1``, ``column2`` and so on. PostgreSQL takes an array per column.
-    """
-
-    sqlite: str
-    postgresql: str
-
-    def run(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
-        """Run the statement for these rows; nothing is run for none."""
-        if connection.dialect.name == "sqlite":
-            for part in (rows[at : at + _MOST_ROWS] for at in range(0, len(rows), _MOST_ROWS)):
-                statement = self.sqlite.format(values=_placeholders(len(part), len(part[0])))
-                connection.connection.cursor().execute(statement, [*chain.from_iterable(part)])
-        elif rows:
-            columns = tuple(list(column) for column in zip(*rows, strict=True))
-            connection.exec_driver_sql(self.postgresql, columns)
-
-
-# SQLite allows 32,766 values in a statement.
-_MOST_ROWS = 1000
-
-
-@lru_cache(maxsize=256)
-def _placeholders(rows: int, columns: int) -> str:
-    row = f"({','.join('?' * columns)})"
-    return f"VALUES {','.join([row] * rows)}"
-
-
-_RECORD_PROGRESS = _ManyRows(
+_RECORD_PROGRESS = ManyRows(
     """UPDATE jobs SET state = 'waiting', provider_id = new.column1, progress = new.column2,
         due_at = new.column3, claim = NULL
     FROM ({values}) AS new WHERE jobs.ref = new.column4""",
@@ -92,7 +53,7 @@ _RECORD_PROGRESS = _ManyRows(
         AS new (provider_id, progress, due_at, ref)
     WHERE jobs.ref = new.ref""",
 )
-_BEGIN_ARCHIVING = _ManyRows(
+_BEGIN_ARCHIVING = ManyRows(
     """UPDATE jobs SET state = 'archiving', outcome = 'succeeded', progress = 100, claim = NULL,
         attempts = 0, provider_id = new.column1, ended_at = new.column2, due_at = new.column3
     FROM ({values}) AS new WHERE jobs.ref = new.column4""",
@@ -102,7 +63,7 @@ _BEGIN_ARCHIVING = _ManyRows(
         AS new (provider_id, ended_at, due_at, ref)
     WHERE jobs.ref = new.ref""",
 )
-_INSERT_ASSETS = _ManyRows(
+_INSERT_ASSETS = ManyRows(
     """INSERT INTO assets (state, ref, idx, url, announced_at, expires_at, due_at, folder)
     SELECT 'pending', * FROM ({values})""",
     """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at, folder)
@@ -111,24 +72,13 @@ _INSERT_ASSETS = _ManyRows(
         %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[], %s::float8[], %s::text[])
         AS new (ref, idx, url, announced_at, expires_at, due_at, folder)""",
 )
-_INSERT_DELIVERIES = _ManyRows(
+_INSERT_DELIVERIES = ManyRows(
     """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired, proof)
     {values}""",
     """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body, repaired, proof)
     SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::float8[], %s::text[], %s::bytea[],
         %s::text[], %s::text[])""",
 )
-
-
-@contextmanager
-def sent_together(connection: Connection) -> Iterator[None]:
-    """Send PostgreSQL the statements of this block at once, and wait for all of them at its end.
-
-    They must not be questions, because their rows would not be there yet.
-    """
-    driver: Any = connection.connection.dbapi_connection
-    with driver.pipeline() if connection.dialect.name == "postgresql" else nullcontext():
-        yield
 
 
 def lock_job_of_delivery(connection: Connection, ref: str) -> Job | None:
@@ -142,14 +92,8 @@ def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
 
     The statement goes straight to the driver, whose errors it raises.
     """
-    cursor = connection.connection.cursor()
-    if connection.dialect.name == "sqlite":
-        cursor.execute(f"{_SELECT_JOBS} ({','.join('?' * len(refs))})", refs)
-    else:
-        # In the order of their refs, so that transactions that lock the same jobs cannot deadlock.
-        locked = f"{_SELECT_JOBS} (SELECT unnest(%s::text[])) ORDER BY ref FOR UPDATE"
-        cursor.execute(locked, [list(refs)])
-    return {job.ref: job for job in map(job_of, cursor.fetchall())}
+    (found,) = answers(connection, [LOCK_JOBS], refs)
+    return {job.ref: job for job in map(job_of, found)}
 
 
 def has_room(connection: Connection, arrived: Sequence[Delivery]) -> list[Delivery]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, insert, select
 
+from receiver.ledger.many_rows import ManyRows
 from receiver.ledger.notifications import QueueName, notify
 from receiver.ledger.rows import Job
 from receiver.ledger.tables import events
@@ -21,6 +22,14 @@ _EVENTS_LOCK = 0x6576656E
 
 # Built once: that takes longer than running them, and all writers wait meanwhile.
 _INSERT_EVENT = insert(events)
+_INSERT_EVENTS = ManyRows(
+    "INSERT INTO events (type, ref, idx, round, created_at, payload) {values}",
+    """INSERT INTO events (type, ref, idx, round, created_at, payload)
+    SELECT type, ref, idx, round, created_at, payload
+    FROM unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::float8[], %s::text[])
+        WITH ORDINALITY AS new (type, ref, idx, round, created_at, payload, place)
+    ORDER BY place""",
+)
 _LOCK_EVENT_ORDER = select(func.pg_advisory_xact_lock(_EVENTS_LOCK))
 
 
@@ -37,6 +46,16 @@ def write_events(connection: Connection, job: Job, now: float, new: Sequence[New
     """Write events about a job, in this order, in the transaction of the changes they report."""
     lock_event_order(connection)
     connection.execute(_INSERT_EVENT, [_values(job, now, event) for event in new])
+    notify(connection, QueueName.EVENTS)
+
+
+def write_events_of_jobs(
+    connection: Connection, new: Sequence[tuple[Job, float, NewEvent]]
+) -> None:
+    """Write events about several jobs, each with its time."""
+    lock_event_order(connection)
+    rows = [tuple(_values(*one).values()) for one in new]
+    _INSERT_EVENTS.run(connection, rows)
     notify(connection, QueueName.EVENTS)
 
 

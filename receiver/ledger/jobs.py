@@ -6,6 +6,7 @@ two workers that finish the last two assets at the same time could each see the 
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection, Update, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -372,14 +373,20 @@ def finish_job(
         "claim": None,
     }
     connection.execute(_UPDATE_JOB, {"of_ref": job.ref, **values})
+    ended = replace(job, provider_id=job.provider_id or provider_id)
+    # Last, because transactions that write events wait for each other until the commit.
+    write_events(connection, job, now, [*earlier, end_event(ended, state, reason, message)])
+
+
+def end_event(job: Job, state: JobState, reason: Reason | None, message: str) -> NewEvent:
+    """Return the event of a job's end."""
     payload: dict[str, object] = {
         "ref": job.ref,
         "state": state,
         "provider": job.provider,
-        "provider_id": values["provider_id"],
+        "provider_id": job.provider_id,
         "model": job.model,
         "reason": reason,
         "message": message,
     }
-    # Last, because transactions that write events wait for each other until the commit.
-    write_events(connection, job, now, [*earlier, NewEvent(EventType(f"job.{state}"), payload)])
+    return NewEvent(EventType(f"job.{state}"), payload)

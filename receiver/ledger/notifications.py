@@ -22,7 +22,11 @@ _INTERVAL = 0.02
 # Seconds that a process waits at its end for its last notifications to be sent.
 _CLOSE_TIMEOUT = 5.0
 _NOTED = "notifications"
-_SEND = text("SELECT pg_notify(:channel, name) FROM unnest(CAST(:names AS text[])) AS name")
+# It does not wait for the disk either: what it is about is there already.
+_SEND = text("""
+    SELECT pg_notify(:channel, name), set_config('synchronous_commit', 'off', true)
+    FROM unnest(CAST(:names AS text[])) AS name
+""")
 
 
 class QueueName(StrEnum):

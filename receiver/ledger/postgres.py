@@ -1,12 +1,13 @@
 """The ledger in PostgreSQL: a connection pool; writes are transactions, reads are snapshots."""
 
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import URL, Connection, create_engine, event, make_url
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import IntegrityError, InvalidatePoolError
 
 from receiver import failpoints
 from receiver.errors import LedgerError
@@ -40,6 +41,9 @@ _CONNECTION = {
 # Connections per process at most. A transaction takes milliseconds, so they
 # are enough for more threads than there are connections.
 _CONNECTIONS = 16
+# Seconds after its last use during which a connection is taken to be alive.
+_UNPINGED = 1.0
+_USED_AT = "used at"
 # How often a transaction is attempted that a conflict or a server restart rolled back.
 _ATTEMPTS = 3
 _DEADLOCK = ("40P01", "40001")
@@ -56,9 +60,9 @@ class PostgresDatabase:
             pool_size=_CONNECTIONS,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT,
-            pool_pre_ping=True,
         )
         event.listen(self._engine, "do_connect", _connect)
+        self._pings = _Pings(self._engine)
         self._group_commit = GroupCommit(self._commit)
         self._sender = NotificationSender(
             lambda: self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -68,21 +72,23 @@ class PostgresDatabase:
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in a snapshot."""
-        with translated_errors(), self._snapshots.connect() as connection:
-            return work(connection)
+        """Run ``work`` in a snapshot; run it again if its connection was lost."""
+        return self._repeat(lambda: self._look(work))
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction; run it again if the transaction was certainly rolled back.
 
         A second attempt sees, for example, the row that took a UNIQUE value in the meantime.
         """
+        return self._repeat(lambda: self._run(work))
+
+    def _repeat(self, transaction: Callable[[], T]) -> T:
         with translated_errors():
             for _ in range(_ATTEMPTS - 1):
                 with suppress(_RolledBackError):
-                    return self._run(work)
+                    return transaction()
             try:
-                return self._run(work)
+                return transaction()
             except _RolledBackError as rolled_back:
                 raise rolled_back.error from rolled_back
 
@@ -123,16 +129,27 @@ class PostgresDatabase:
             for write in writes:
                 write.ran = False
 
+    def _look(self, work: Callable[[Connection], T]) -> T:
+        with self._snapshots.connect() as connection, self._repeatable(connection):
+            return work(connection)
+
+    @contextmanager
+    def _repeatable(self, connection: Connection) -> Iterator[None]:
+        """Raise _RolledBackError instead of an error that says nothing against a second attempt."""
+        try:
+            yield
+        except Exception as error:
+            if _can_be_repeated(error, connection):
+                self._pings.note_loss()
+                raise _RolledBackError(error) from error
+            raise
+
     def _run(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
             take_noted(connection)
-            try:
+            with self._repeatable(connection):
                 value = work(connection)
                 names = take_noted(connection)
-            except Exception as error:
-                if _can_be_repeated(error, connection):
-                    raise _RolledBackError(error) from error
-                raise
             failpoints.reached(failpoints.Point.BEFORE_COMMIT)
         failpoints.reached(failpoints.Point.AFTER_COMMIT)
         self._sender.send(names)
@@ -163,6 +180,37 @@ class PostgresDatabase:
         """Send the last notifications and close the pool."""
         self._sender.close()
         self._engine.dispose()
+
+
+class _Pings:
+    """Pings a connection before it is used, unless it was used a moment ago.
+
+    A ping is a round trip, so one for each transaction costs as much as a statement. The first
+    transaction on a connection that was lost in this moment is repeated; after that the others are
+    pinged too.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._ping = engine.dialect.do_ping
+        self._lost_at = float("-inf")
+        event.listen(engine, "checkin", self._note_use)
+        event.listen(engine, "checkout", self._require_living)
+
+    def note_loss(self) -> None:
+        """Note that a connection may have been lost: others may be lost too."""
+        self._lost_at = time.monotonic()
+
+    def _note_use(self, _driver: Any, record: Any) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    def _require_living(self, driver: Any, record: Any, _proxy: Any) -> None:
+        used_at = record.info.get(_USED_AT)
+        if used_at is None or (self._lost_at < used_at > time.monotonic() - _UNPINGED):
+            return
+        try:
+            self._ping(driver)
+        except driver.Error as error:
+            raise InvalidatePoolError from error  # then all are opened again
 
 
 def _connect(_dialect: Any, _record: Any, _positional: Any, arguments: dict[str, Any]) -> Any:

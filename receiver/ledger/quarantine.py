@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, not_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, not_, select, update
 
 from receiver.ledger.database import Database
 from receiver.ledger.jobs import find_job
+from receiver.ledger.many_rows import answers
 from receiver.ledger.rows import Asset, asset_of
 from receiver.ledger.tables import assets
 from receiver.model import AssetState
@@ -14,11 +15,11 @@ from receiver.model import AssetState
 _KEPT = assets.c.quarantined_at.isnot(None)
 _FILE = (assets.c.ref, assets.c.idx, assets.c.rejected_sha256, assets.c.rejected_size)
 
-_STORED = case((_KEPT, assets.c.rejected_size), else_=0) + case(
-    (assets.c.state == AssetState.ARCHIVED, assets.c.size), else_=0
-)
-# Built once: it is run for every download.
-_STORED_OF = select(func.coalesce(func.sum(_STORED), 0)).where(assets.c.ref == bindparam("ref"))
+_STORED_OF = """
+    SELECT coalesce(sum(CASE WHEN quarantined_at IS NOT NULL THEN rejected_size ELSE 0 END
+        + CASE WHEN state = 'archived' THEN size ELSE 0 END), 0)
+    FROM assets WHERE ref {of_refs}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,8 @@ class QuarantineRecords:
 
     def stored_of(self, ref: str) -> int:
         """Return the bytes that the archive has of a job, result files and rejected ones."""
-        return self._database.read(
-            lambda connection: int(connection.execute(_STORED_OF, {"ref": ref}).scalar_one())
-        )
+        (((stored,),),) = self._database.read(partial(answers, questions=[_STORED_OF], refs=[ref]))
+        return int(stored)
 
     def oldest_beside(self, ref: str, idx: int, limit: int, *, of_job: bool) -> list[KeptFile]:
         """Return the files that were kept first, beside this asset's file."""

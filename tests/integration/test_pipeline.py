@@ -25,11 +25,13 @@ from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import LedgerError
 from receiver.ledger.claims import LEASE
 from receiver.ledger.database import Database
+from receiver.ledger.group_commit import Batch
 from receiver.model import AssetState
 from submitter.sandbox import Sandbox
 from submitter.sandbox.pictures import picture
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class TroubledStore(DirectoryStore):
@@ -64,13 +66,19 @@ class FlickeringDatabase:
         self._database = database
         self.away = False
         self.read, self.close = database.read, database.close
-        self.write_item = database.write_item
 
     def write(self, work: Callable[[Connection], T]) -> T:
+        self._flicker()
+        return self._database.write(work)
+
+    def write_item(self, batch: Batch[Item, T], item: Item) -> T:
+        self._flicker()
+        return self._database.write_item(batch, item)
+
+    def _flicker(self) -> None:
         if self.away:
             self.away = False
             raise LedgerError("away for a moment")
-        return self._database.write(work)
 
 
 def raise_(error: BaseException) -> None:

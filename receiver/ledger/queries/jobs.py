@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case,
 from receiver.ledger import claims
 from receiver.ledger.caller_fields import MAX_SHOWN, shown_params
 from receiver.ledger.database import Database
+from receiver.ledger.many_rows import answers, names
 from receiver.ledger.rows import (
     Asset,
     DeliveryEntry,
@@ -25,16 +26,18 @@ T = TypeVar("T")
 REF_LENGTH = 26
 
 
-# Built once: every job that ends runs them, and building takes longer than running.
-_JOB_WITH_REQUEST: Select[Any] = select(*job_columns, jobs.c.params, jobs.c.metadata).where(
-    jobs.c.ref == bindparam("ref")
+# Every job that ends asks for these.
+_RECORD = (
+    f"SELECT {names(job_columns)}, params, metadata FROM jobs WHERE ref {{of_refs}}",  # noqa: S608 - names of columns
+    f"SELECT {names(assets.columns)} FROM assets WHERE ref {{of_refs}} ORDER BY idx",  # noqa: S608 - as above
+    """SELECT id, source, verdict, received_at, digest, length(body), repaired, proof
+    FROM deliveries WHERE ref {of_refs} ORDER BY id""",
 )
 # A job of an earlier release has no shortened params; long ones are not read for a list.
 _SHOWN = case(
     (jobs.c.shown.is_not(None), jobs.c.shown),
     (func.length(jobs.c.params) <= MAX_SHOWN, jobs.c.params),
 )
-_ASSETS_OF_JOB = select(assets).where(assets.c.ref == bindparam("ref")).order_by(assets.c.idx)
 _LOG_COLUMNS = ("id", "source", "verdict", "received_at", "digest", "repaired", "proof")
 _DELIVERY_LOG: Select[Any] = (
     select(
@@ -167,16 +170,16 @@ class JobQueries:
         """Return a job with all that its manifest says; None if there is none."""
 
         def work(connection: Connection) -> JobRecord | None:
-            row = connection.execute(_JOB_WITH_REQUEST, {"ref": ref}).one_or_none()
-            if row is None:
+            job, found, log = answers(connection, _RECORD, [ref])
+            if not job:
                 return None
-            found = connection.execute(_ASSETS_OF_JOB, {"ref": ref})
+            *row, params, metadata = job[0]
             return JobRecord(
-                job_of(row[:-2]),
-                row.params,
-                row[-1],
+                job_of(row),
+                params,
+                metadata,
                 [asset_of(asset) for asset in found],
-                _delivery_log(connection, ref),
+                [DeliveryEntry(*entry) for entry in log],
             )
 
         return self._read(work)
