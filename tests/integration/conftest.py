@@ -3,7 +3,6 @@
 A ledger fixture fails if its test left a connection open.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from itertools import product
@@ -16,7 +15,7 @@ from dashboard_client import log_in
 from direct_route import DirectRoute
 from event_server import EventServer
 from faultproxy import FaultProxy, fault_proxy
-from ledgers import Books, opened
+from ledgers import Books, migrated_file, opened
 from poison import CrashHarness
 from postgres import MortalPostgres, PostgresServer, empty, mortal_postgres
 from reconciling import ReconcileHarness
@@ -42,9 +41,9 @@ USUAL_PAIRS = {("directory", "sqlite"), ("bucket", "postgresql")}
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Migrate one SQLite file, to be copied: that is faster than another migration."""
+    """Return a migrated SQLite file, to be copied."""
     path = tmp_path_factory.mktemp("template") / "ledger.sqlite3"
-    schema.migrate(f"sqlite:///{path}")
+    migrated_file(path)
     return path
 
 
@@ -58,11 +57,10 @@ def migrated_postgres(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
+def sqlite_url(tmp_path: Path) -> Iterator[str]:
     """Make a SQLite ledger for one test."""
     path = tmp_path / "ledger.sqlite3"
-    shutil.copy(sqlite_template, path)
-    yield f"sqlite:///{path}"
+    yield migrated_file(path)
     assert open_files(path) == []
 
 
@@ -198,6 +196,7 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
         "GRSAI_BASE_URL": sandbox.url,
         "PUBLIC_URL": "http://127.0.0.1:9",
     }
+    migrated_file(tmp_path / "ledger.sqlite3")
     with closing(Services(Settings.load(environ)).open()) as services:
         yield services
 
