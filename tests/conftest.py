@@ -20,10 +20,12 @@ from seaweed import S3Server, seaweedfs, weed_binary
 from receiver import data_dir
 
 # The same examples in every run, so that a failure comes from a change;
-# --hypothesis-profile=search looks for new ones.
+# --hypothesis-profile=thorough has more of them, --hypothesis-profile=search looks for new ones.
 # The machine may be busy, so no example is too slow.
 SLOW: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("repeatable", derandomize=True, database=None, **SLOW)
+SAME: dict[str, Any] = {"derandomize": True, "database": None, **SLOW}
+settings.register_profile("repeatable", max_examples=50, **SAME)
+settings.register_profile("thorough", max_examples=150, **SAME)
 settings.register_profile("search", max_examples=2000, **SLOW)
 settings.load_profile("repeatable")
 
