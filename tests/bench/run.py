@@ -67,7 +67,7 @@ FULL = Amounts(
     Amount(100, 1, 25),
     Amount(7, 1000, 150),
     Amount(5, 600, 90),
-    Amount(4, 150, 60),
+    Amount(3, 160, 20),
     Amount(6, 500, 40),
     (0, 100_000, 1_000_000),
 )
@@ -79,7 +79,7 @@ QUICK = Amounts(
     Amount(20, 1, 4),
     Amount(3, 300, 20),
     Amount(3, 300, 30),
-    Amount(2, 40, 10),
+    Amount(2, 40, 5),
     Amount(2, 200, 5),
     (0, 20_000),
 )
