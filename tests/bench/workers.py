@@ -1,10 +1,9 @@
 """Measure: pictures archived per second by 1, 2 and 4 worker processes that share one PostgreSQL.
 
 First with 8 threads each and a source that answers at once: then the processors are the limit, and
-the cores that workers, PostgreSQL and file server keep busy say how much more can come of another
-process. Then with 4 threads each and a source that answers later: then a worker
-waits most of the time, as with a real provider, and the measure shows whether processes block each
-other.
+the cores that workers, PostgreSQL and file server keep busy say how much another process can add.
+Then with 4 threads each and a source that answers later: then a worker waits most of the time, as
+with a real provider, and the measure shows whether processes block each other.
 """
 
 import os
