@@ -12,6 +12,7 @@ from receiver.errors import KeyConflictError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
+from receiver.providers.registry import READERS
 from receiver.settings import Settings
 from receiver.telemetry import tracing
 from submitter.http_jobs import HttpJobs
@@ -265,13 +266,18 @@ class Submitter:
         """How jobs are posted and read; for the commands."""
         return self._jobs
 
-    def credits(self) -> float | None:
-        """Return the credits left at GRSAI; raise ReceiverError if they are not known."""
+    def credits(self, provider: Provider = Provider.GRSAI) -> float | None:
+        """Return the credits left at a provider, None if it does not say what is left.
+
+        Raise ReceiverError if it cannot be asked.
+        """
         balances, _ = self._jobs.credits()
-        grsai = next(one for one in balances if one["provider"] == Provider.GRSAI)
-        if grsai["credits"] is None:
-            raise ReceiverError(grsai["error"])
-        return float(grsai["credits"])
+        for one in balances:
+            if one["provider"] == provider:
+                if one["error"]:
+                    raise ReceiverError(one["error"])
+                return one["credits"] if one["credits"] is None else float(one["credits"])
+        raise ReceiverError(f"{READERS[provider].key_name} is not set, or its credits not asked")
 
     def find(self, text: str = "", limit: int = 50) -> list[Job]:
         """Return the newest jobs with a text in ref, model or prompt, or as their whole key."""

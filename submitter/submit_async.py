@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from receiver.model import Provider
 from submitter.job import Job
 from submitter.submit import Submitter
 
@@ -58,6 +59,6 @@ class AsyncSubmitter:
         """Wait until every job is final; ``watch`` is called in another thread."""
         return await asyncio.to_thread(self._opened.wait, refs, timeout=timeout, watch=watch)
 
-    async def credits(self) -> float | None:
-        """Return the credits left at GRSAI; see ``Submitter.credits``."""
-        return await asyncio.to_thread(self._opened.credits)
+    async def credits(self, provider: Provider = Provider.GRSAI) -> float | None:
+        """Return the credits left at a provider; see ``Submitter.credits``."""
+        return await asyncio.to_thread(self._opened.credits, provider)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, insert, select
 
 from receiver.ledger.tables import job_metadata, jobs
 
@@ -65,10 +65,18 @@ def insert_metadata(connection: Connection, metadata: Mapping[str, Mapping[str, 
         connection.execute(insert(job_metadata), rows)
 
 
-def has_metadata(name: str, value: str | None) -> ColumnElement[bool]:
-    """Return the condition of jobs whose metadata has this value, or with None any value."""
+def refs_with_metadata(name: str, value: str | None) -> Select[tuple[str]]:
+    """Select the refs of jobs whose metadata has this value, or with None any value.
+
+    An index has them sorted by ref, as far as nothing else is asked for.
+    """
     named = select(job_metadata.c.ref).where(job_metadata.c.name == name)
-    return jobs.c.ref.in_(named if value is None else named.where(job_metadata.c.value == value))
+    return named if value is None else named.where(job_metadata.c.value == value)
+
+
+def has_metadata(name: str, value: str | None) -> ColumnElement[bool]:
+    """Return the same as a condition, which is tested job by job."""
+    return refs_with_metadata(name, value).where(job_metadata.c.ref == jobs.c.ref).exists()
 
 
 def _json(value: object) -> str:

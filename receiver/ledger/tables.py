@@ -167,6 +167,7 @@ job_metadata = Table(
     Column("value", Text, nullable=False),
 )
 Index("ix_job_metadata_name", job_metadata.c.name, job_metadata.c.value, job_metadata.c.ref)
+Index("ix_job_metadata_any", job_metadata.c.name, job_metadata.c.ref)
 
 deliveries = Table(
     "deliveries",

@@ -31,7 +31,7 @@ class Account:
     @property
     def fingerprint(self) -> str:
         """The name by which the ledger knows the key; it does not help to guess it."""
-        return sha256(f"account {self.key}".encode()).hexdigest()[:16]
+        return sha256(f"account {self.key}".encode()).hexdigest()[:6]
 
     def may_have_key(self, url: str, hosts: tuple[str, ...] = ()) -> bool:
         """Return whether our key may be sent to a URL: to the host of ``base_url``, or by TLS.

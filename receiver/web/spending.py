@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from decimal import Decimal
-from typing import TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
 from receiver.errors import ProviderError
 from receiver.jobs.prices import price_of, read_prices
@@ -24,6 +26,8 @@ DAYS = 30
 CREDITS_LIFETIME, CREDITS_LIMIT = 60.0, 2.0
 # Seconds for which a computed value is kept at least, and that a request waits for the first one.
 LIFETIME, LIMIT = 5.0, 0.5
+# Time zones for which values are kept.
+MOST_ZONES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Accounts:
         self._balances = BackgroundValue(
             "credits", self._ask, CREDITS_LIFETIME, limit=CREDITS_LIMIT
         )
-        self._spending = in_background("spending", self._compute)
+        self._spending = ByZone("spending", self._compute)
         self._usage = in_background("usage", services.totals.usage)
 
     def balances(self) -> list[Balance] | None:
@@ -63,20 +67,20 @@ class Accounts:
         """Return the last known credits at once; ask in the background if they are old."""
         return self._balances.peek().value
 
-    def costs(self) -> list[Cost] | None:
+    def costs(self, zone: tzinfo = UTC) -> list[Cost] | None:
         """Return the costs of the last ``DAYS`` days, newest first; None if not computed yet."""
-        return _value(self._spending)
+        return self._spending.get(zone)
 
     def usage(self) -> list[Usage] | None:
         """Return what became of each model's jobs, also older ones; None if not computed yet."""
-        return _value(self._usage)
+        return value_of(self._usage)
 
     def _ask(self) -> list[Balance]:
         found = ((provider, self._services.clients.get(provider)) for provider in Provider)
         return [_balance(provider, client) for provider, client in found if client is not None]
 
-    def _compute(self) -> list[Cost]:
-        found = SpendingQueries(self._services.database).days(self._services.now(), DAYS)
+    def _compute(self, zone: tzinfo) -> list[Cost]:
+        found = SpendingQueries(self._services.database).days(self._services.now(), DAYS, zone)
         return [Cost(one, self._cost(one)) for one in found]
 
     def _cost(self, one: Spending) -> Decimal | None:
@@ -84,7 +88,7 @@ class Accounts:
         return None if price is None else price * one.pictures
 
 
-def _value(source: BackgroundValue[T]) -> T | None:
+def value_of(source: BackgroundValue[T]) -> T | None:
     """Return the last value, None before the first; raise the error if the last try failed."""
     answer = source.get()
     if answer.error is not None:
@@ -103,6 +107,22 @@ def in_background(name: str, compute: Callable[[], T]) -> BackgroundValue[T]:
     """Return a value that a thread computes, at most 5 % of its time, however large the ledger."""
     cached = CachedValue(compute, LIFETIME, serve_stale=True, cost_factor=20.0)
     return BackgroundValue(name, cached.get, 1.0, limit=LIMIT)
+
+
+class ByZone(Generic[T]):
+    """Values that a thread computes for each time zone in which readers are."""
+
+    def __init__(self, name: str, compute: Callable[[tzinfo], T]) -> None:
+        self._name = name
+        self._compute = compute
+        self._values: dict[str, BackgroundValue[T]] = {}
+
+    def get(self, zone: tzinfo) -> T | None:
+        """Return the value for a zone, None before the first; raise the error of the last try."""
+        if len(self._values) >= MOST_ZONES and str(zone) not in self._values:
+            self._values.clear()  # nobody has readers in so many zones: they are computed again
+        value = in_background(self._name, partial(self._compute, zone))
+        return value_of(self._values.setdefault(str(zone), value))
 
 
 @per_app

@@ -12,7 +12,10 @@ from batches import batch, batch_file, report
 from installation import Installation
 from other_providers import MODELS, OTHERS
 
+from receiver.errors import ReceiverError
 from receiver.model import Provider
+from receiver.settings import Settings
+from submitter import Submitter
 from submitter.sandbox import Sandbox
 
 
@@ -100,6 +103,18 @@ def test_credits_are_told_for_each_provider_here_and_from_another_machine(
             *(10_000, 10_000),
         )
         assert left["grsai"] == json.loads(done.out)["credits"]
+
+
+def test_the_library_tells_the_credits_of_each_provider(
+    served: Installation, elsewhere: dict[str, str]
+) -> None:
+    for environ in (served.environ, {**served.environ, **elsewhere}):
+        given = {name: value for name, value in environ.items() if value}
+        with Submitter(Settings.load(given)) as submitter:
+            left = [submitter.credits(provider) for provider in OTHERS]
+            assert left == [None, None, 10_000.0, 10_000.0]
+            with pytest.raises(ReceiverError, match="OPENAI_API_KEY"):
+                submitter.credits(Provider.OPENAI)
 
 
 def test_a_wrong_key_is_told_and_the_other_credits_are_printed(served: Installation) -> None:

@@ -1,15 +1,18 @@
 """The pages about events, the service and the first steps: what they say, and what they do."""
 
 from collections.abc import Iterator
+from datetime import timedelta, timezone
 from pathlib import Path
 
 import pytest
 from dashboard_client import HOSTILE, log_in, post, reported, submitted
 from event_dispatching import dispatch_due
 from event_server import SECRET, EventServer
+from waiting import until
 from web_client import FAILED, WebClient, web_client
 
 from receiver.web.dashboard import events as events_page
+from receiver.web.spending import MOST_ZONES, ByZone
 
 
 @pytest.fixture
@@ -95,3 +98,24 @@ def test_costs_without_prices_say_which_models_have_none(logged_in: WebClient) -
     page = logged_in.client.get("/costs").text
     assert "No price is known of: gpt-image-1.5" in page
     assert "PRICES=gpt-image-1.5=0.02" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("Asia/Kolkata", "Asia/Kolkata"), ("../x", "UTC"), ("", "UTC"), ("No/Zone", "UTC")],
+)
+def test_days_of_costs_and_charts_are_those_of_the_readers_zone(
+    logged_in: WebClient, given: str, shown: str
+) -> None:
+    submitted(logged_in)
+    logged_in.client.set_cookie("zone", given)
+    assert f"(time zone {shown})" in logged_in.client.get("/costs").text
+    name = "IST" if shown != "UTC" else "UTC"
+    until(lambda: f":00 {name}" in logged_in.client.get("/charts?span=last_day").text)
+
+
+def test_values_of_very_many_zones_are_not_kept() -> None:
+    values = ByZone("numbers", str)
+    for hours in range(-23, 24):
+        assert values.get(timezone(timedelta(hours=hours))) is not None
+    assert len(values._values) <= MOST_ZONES

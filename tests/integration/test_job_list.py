@@ -1,5 +1,7 @@
 """Queries of pages and lists on both databases: pages, searches, endangered pictures, set aside."""
 
+from dataclasses import replace
+
 import pytest
 from ledgers import NOW, Books, failed, stored, succeeded, urls
 
@@ -72,6 +74,35 @@ def test_jobs_are_narrowed_by_exactly_their_folder(
     if wanted == Wanted(folder="shop"):
         first = JobListQueries(books.database, window=1).page(wanted, limit=2)
         assert (refs(first), first.next) == ([made[4], made[2]], made[2]), "found by its index"
+
+
+@pytest.mark.parametrize("value", [None, "red"])
+def test_metadata_are_read_in_windows_of_the_jobs_that_have_them(
+    books: Books, value: str | None
+) -> None:
+    made = []
+    for number in range(6):
+        metadata = {"shelf": "red"} if number % 2 else {}
+        asked = Submission("a fox", "m", {}, metadata=metadata)
+        made.append(books.jobs.submit(asked, "https://provider.test").ref)
+        books.clock.advance(1)
+    books.jobs.record_refused(made[1], "no")
+    narrow, wanted = JobListQueries(books.database, window=2), Wanted(metadata=("shelf", value))
+    first = narrow.page(wanted)
+    assert (refs(first), first.next) == ([made[5], made[3]], made[3])
+    assert refs(narrow.page(wanted, made[3])) == [made[1]]
+    assert narrow.count(wanted) == Count(2, is_partial=True)
+    assert books.job_list.count(wanted) == Count(3)
+    failed = replace(wanted, state=JobState.FAILED)
+    assert narrow.page(failed) == Page([], made[3]), "it is not among the newest two"
+    assert refs(narrow.page(failed, made[3])) == [made[1]]
+    assert (narrow.newer(wanted, made[1]), narrow.newer(wanted, made[5])) == (
+        books.job(made[3]),
+        None,
+    )
+    period = replace(wanted, since=NOW + 2, until=NOW + 5)
+    assert refs(narrow.page(period)) == [made[3]]
+    assert refs(narrow.page(replace(wanted, text="fox"))) == [made[5], made[3], made[1]]
 
 
 def test_jobs_are_narrowed_by_state_model_and_time(books: Books) -> None:

@@ -148,6 +148,13 @@ def test_our_account_at_fal_is_learnt_from_the_first_task_and_pinned(harness: Ha
     assert first_proof(harness) == Proof.BODY
 
 
+def test_an_account_is_never_learnt_from_a_request_that_is_not_ours(harness: Harness) -> None:
+    assert first_proof(harness, signature="foreign") == Proof.TASK
+    assert first_proof(harness) == Proof.BODY
+    assert first_proof(harness, signature="foreign") == Proof.NONE
+    assert harness.services.proofs.mismatches() == []
+
+
 def test_another_account_is_learnt_when_the_key_changes(harness: Harness) -> None:
     assert first_proof(harness) == Proof.BODY
     harness.restart(FAL_KEY="a-key-of-another-account")

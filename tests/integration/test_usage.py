@@ -1,5 +1,8 @@
 """What became of each model's jobs, and how many of them stand: on both databases."""
 
+from datetime import UTC, datetime, time
+from zoneinfo import ZoneInfo
+
 import pytest
 from ledgers import BASE_URL, Books, failed
 
@@ -106,3 +109,30 @@ def test_figures_over_time_are_in_the_part_in_which_the_job_was_submitted(books:
     assert last.to_archive.most is not None
     assert (now.to_callback.half, now.to_archive.half) == (None, None)
     assert now.start <= books.clock() < now.start + 3600
+
+
+# Submitted at the first hour (UTC); the days and parts that these jobs fall into.
+ZONES = {
+    "UTC": (["2025-03-29", "2025-03-30"], [86400.0] * 2),
+    "Asia/Kolkata": (["2025-03-29", "2025-03-30"], [86400.0] * 2),
+    "America/New_York": (["2025-03-28", "2025-03-29"], [86400.0] * 2),
+    "Europe/Berlin": (["2025-03-29", "2025-03-30"], [86400.0, 82800.0]),
+}
+
+
+@pytest.mark.parametrize("name", ZONES)
+def test_costs_and_charts_have_the_days_of_a_time_zone(books: Books, name: str) -> None:
+    zone, (days, lengths) = ZoneInfo(name), ZONES[name]
+    books.clock.now = datetime(2025, 3, 29, 3, tzinfo=UTC).timestamp()
+    submit(books, "a")
+    books.clock.advance(86400)
+    submit(books, "a")
+    found = SpendingQueries(books.database).days(books.clock(), 3, zone)
+    assert [(one.day.isoformat(), one.jobs) for one in reversed(found)] == [
+        (day, 1) for day in days
+    ]
+    books.clock.advance(86400)
+    _, first, second, last = TimeQueries(books.database).parts(books.clock(), 86400, 4, zone)
+    assert [part.states.total() for part in (first, second, last)] == [1, 1, 0]
+    assert [second.start - first.start, last.start - second.start] == lengths
+    assert datetime.fromtimestamp(first.start, zone).time() == time()

@@ -11,20 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, bindparam, func, or_, select
 
-from receiver.ledger.caller_fields import has_metadata
+from receiver.ledger.caller_fields import has_metadata, refs_with_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
-from receiver.ledger.tables import HAS_FOLDER, assets, job_columns, jobs
+from receiver.ledger.tables import HAS_FOLDER, assets, job_columns, job_metadata, jobs
 from receiver.ledger.text_index import contains, find, wanted_pieces
 from receiver.model import AssetState, JobState, Provider, Reason, first_ref
 
 T = TypeVar("T")
 
-# Rows that one search reads at most, and rows that are read or counted at once of those that the
-# index of texts finds.
-WINDOW, _PORTION, _COUNTED = 20_000, 200, 2000
+# Rows that one search reads at most, and those that the index of texts finds, which cost more.
+WINDOW, CANDIDATES = 20_000, 8000
+# Of the latter: rows that are read first, and those that are read or counted at once.
+_PORTION, _COUNTED = 200, 2000
 # What may be a part of a ref or of a provider's id, which the index of texts does not have.
 _ID = re.compile(r"[!-~]+")
 _IDS = ("ref", "provider_id")
@@ -80,6 +81,7 @@ class JobListQueries:
     def __init__(self, database: Database, window: int = WINDOW) -> None:
         self._database = database
         self._window = window
+        self._candidates = min(window, CANDIDATES)
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         return self._database.read(work)
@@ -94,12 +96,12 @@ class JobListQueries:
         def work(connection: Connection) -> Job | None:
             if pieces := wanted_pieces(wanted.text):
                 return _newer_with(connection, wanted, pieces, than)
-            within = (*_indexed(wanted, ""), jobs.c.ref > than)
-            window = select(jobs.c.ref).where(*within).order_by(jobs.c.ref).limit(self._window)
-            last = connection.execute(select(func.max(window.subquery().c.ref))).scalar()
+            refs = _refs(wanted, low=than).limit(self._window)
+            last = connection.execute(select(func.max(refs.subquery().c.ref))).scalar()
             if last is None:
                 return None
-            question = select(*job_columns).where(*within, *_unindexed(wanted), jobs.c.ref <= last)
+            within = (*_indexed(wanted, ""), jobs.c.ref > than, *_unindexed(wanted))
+            question = select(*job_columns).where(*within, *_near(wanted, than, last))
             row = connection.execute(question.order_by(jobs.c.ref).limit(1)).one_or_none()
             return job_of(row) if row else None
 
@@ -127,8 +129,8 @@ class JobListQueries:
         low, high = _bounds(wanted, after)
         others = (*_indexed(wanted, after), *_unindexed(replace(wanted, text="")))
         found: list[Job] = []
-        for _ in range(max(1, self._window // _PORTION)):
-            portion = find(connection, pieces, low, high, _PORTION, up=False)
+        for size in (_PORTION, *[_COUNTED] * (self._candidates // _COUNTED)):
+            portion = find(connection, pieces, low, high, size, up=False)
             candidates = _jobs_at(connection, portion.refs, others)
             found += [job for job in candidates if contains(job, wanted.text)]
             if portion.next is None or len(found) > limit:
@@ -145,20 +147,26 @@ class JobListQueries:
         texts: Sequence[str] = _TEXTS,
     ) -> Page:
         """Return a page of the jobs in one window that have the text in one of these columns."""
-        window = select(jobs.c.ref).where(*_indexed(wanted, after)).order_by(jobs.c.ref.desc())
-        window = window.limit(self._window)
-        read, last = connection.execute(
-            select(func.count(), func.min(window.subquery().c.ref))
-        ).one()
-        if not read:
-            return Page([], None)
-        # With the end of the window known, a range of keys is read; rows after it are not touched.
-        question = select(*job_columns).where(
-            *_indexed(wanted, after), jobs.c.ref >= last, *_unindexed(wanted, texts)
-        )
-        rows = connection.execute(question.order_by(jobs.c.ref.desc()).limit(limit + 1)).all()
+        conditions, end = self._window_of(connection, wanted, after, texts)
+        question = select(*job_columns).where(*conditions).order_by(jobs.c.ref.desc())
+        rows = connection.execute(question.limit(limit + 1)).all()
         page = page_of([job_of(row) for row in rows], limit)
-        return page if page.next or read < self._window else replace(page, next=last)
+        return page if page.next or not end else replace(page, next=end)
+
+    def _window_of(
+        self, connection: Connection, wanted: Wanted, after: str, texts: Sequence[str] = _TEXTS
+    ) -> tuple[list[ColumnElement[bool]], str | None]:
+        """Return the conditions of the wanted jobs in one window of the newest ones, and its end.
+
+        The end is the ref to continue after, None if there are no more jobs.
+        """
+        window = _refs(wanted, high=after).limit(self._window).subquery()
+        read, last = connection.execute(select(func.count(), func.min(window.c.ref))).one()
+        if not read:
+            return [jobs.c.ref.is_(None)], None
+        # With the end of the window known, a range of keys is read; rows after it are not touched.
+        within = (*_indexed(wanted, after), *_near(wanted, last, after))
+        return [*within, *_unindexed(wanted, texts)], last if read == self._window else None
 
     def _named(self, connection: Connection, wanted: Wanted) -> list[Job]:
         """Return jobs whose ref, provider's id or key is the text, if otherwise wanted."""
@@ -192,14 +200,20 @@ class JobListQueries:
                 found = self._indexed_count(connection, wanted, pieces, most)
                 if found.number or found.is_partial or not _ID.fullmatch(wanted.text):
                     return found
-                return _count_of(self._searched_page(connection, wanted, "", most, _IDS))
+                return self._searched_count(connection, wanted, most, _IDS)
             if _unindexed(wanted):
-                return _count_of(self._searched_page(connection, wanted, "", most))
-            within = select(jobs.c.ref).where(*_indexed(wanted, "")).limit(most).subquery()
-            number = connection.execute(select(func.count()).select_from(within)).scalar_one()
-            return Count(number, is_partial=number >= most)
+                return self._searched_count(connection, wanted, most)
+            return _counted(connection, _indexed(wanted, ""), most)
 
         return self._read(work)
+
+    def _searched_count(
+        self, connection: Connection, wanted: Wanted, most: int, texts: Sequence[str] = _TEXTS
+    ) -> Count:
+        """Count the jobs in one window."""
+        conditions, end = self._window_of(connection, wanted, "", texts)
+        found = _counted(connection, conditions, most)
+        return replace(found, is_partial=found.is_partial or end is not None)
 
     def _indexed_count(
         self, connection: Connection, wanted: Wanted, pieces: list[str], most: int
@@ -208,7 +222,7 @@ class JobListQueries:
         low, high = _bounds(wanted, "")
         others = (*_indexed(wanted, ""), *_unindexed(replace(wanted, text="")))
         number = 0
-        for _ in range(max(1, self._window // _COUNTED)):
+        for _ in range(max(1, self._candidates // _COUNTED)):
             portion = find(connection, pieces, low, high, _COUNTED, up=False)
             candidates = _jobs_at(connection, portion.refs, others)
             number += sum(contains(job, wanted.text) for job in candidates)
@@ -282,17 +296,12 @@ def _newer_with(connection: Connection, wanted: Wanted, pieces: list[str], than:
 
 
 def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
-    """Return the conditions that one index answers: the time, and a state, model, batch or folder.
-
-    The metadata have an index of their own.
-    """
+    """Return the conditions of one index: the time, and a state, model, batch or folder."""
     found: list[ColumnElement[bool]] = []
     if (column := _leading(wanted)) is not None:
         found.append(column == getattr(wanted, column.name))
     if column is jobs.c.folder:
         found.append(HAS_FOLDER)
-    if wanted.metadata:
-        found.append(has_metadata(*wanted.metadata))
     if wanted.since is not None:
         found.append(jobs.c.ref >= first_ref(wanted.since))
     if wanted.until is not None:
@@ -300,6 +309,29 @@ def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
     if after:
         found.append(jobs.c.ref < after)
     return found
+
+
+def _refs(wanted: Wanted, low: str = "", high: str = "") -> Select[tuple[str]]:
+    """Select refs through one index, upwards from ``low`` or downwards from ``high``.
+
+    The wanted jobs are among them.
+    """
+    if wanted.metadata:
+        ref, (first, last) = job_metadata.c.ref, _bounds(wanted, high)
+        question = refs_with_metadata(*wanted.metadata).where(ref >= first, ref < last)
+    else:
+        ref, question = jobs.c.ref, select(jobs.c.ref).where(*_indexed(wanted, high))
+    return question.where(ref > low).order_by(ref) if low else question.order_by(ref.desc())
+
+
+def _near(wanted: Wanted, low: str, high: str) -> list[ColumnElement[bool]]:
+    """Return the conditions that limit a search to a part of the index that it uses."""
+    limits = [jobs.c.ref >= low, *([jobs.c.ref <= high] if high else [])]
+    if wanted.metadata:
+        ref = job_metadata.c.ref
+        named = refs_with_metadata(*wanted.metadata).where(ref >= low)
+        limits.append(jobs.c.ref.in_(named.where(ref <= high) if high else named))
+    return limits
 
 
 def _leading(wanted: Wanted) -> Column[Any] | None:
@@ -328,6 +360,8 @@ def _unindexed(wanted: Wanted, texts: Sequence[str] = _TEXTS) -> list[ColumnElem
         if value and column is not leading:
             # coalesce keeps the planner from using the other index.
             found.append(func.coalesce(column, "") == value)
+    if wanted.metadata:
+        found.append(has_metadata(*wanted.metadata))
     if wanted.pictures:
         found.append(
             select(assets.c.idx)
@@ -347,8 +381,10 @@ def _contains(words: str, texts: Sequence[str]) -> ColumnElement[bool]:
     )
 
 
-def _count_of(page: Page) -> Count:
-    return Count(len(page.jobs), is_partial=page.next is not None)
+def _counted(connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int) -> Count:
+    within = select(jobs.c.ref).where(*conditions).limit(most).subquery()
+    number = connection.execute(select(func.count()).select_from(within)).scalar_one()
+    return Count(number, is_partial=number >= most)
 
 
 def page_of(found: Sequence[Job], limit: int) -> Page:

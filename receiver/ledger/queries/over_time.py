@@ -1,6 +1,6 @@
 """Figures over time: ends and failures of jobs, and how long callbacks and archiving took.
 
-A period is divided into equal parts. Each is a few reads of its own: exact counts, from totals that
+A period is divided into parts. Each is a few reads of its own: exact counts, from totals that
 the ledger keeps, and durations of at most ``SAMPLE`` jobs, so that the cost is limited however
 large the ledger is.
 """
@@ -8,12 +8,17 @@ large the ledger is.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
+from itertools import pairwise
+from math import ceil, inf
 
 from sqlalchemy import Connection, select
 
 from receiver.ledger.database import Database
 from receiver.ledger.job_totals import Snapshot
 from receiver.ledger.queries.model_stats import quantile
+from receiver.ledger.queries.spending import midnight
 from receiver.ledger.tables import assets, deliveries, jobs
 from receiver.model import AssetState, Decision, Source, first_ref
 
@@ -52,20 +57,17 @@ class TimeQueries:
         self._database = database
         self._sample = sample
 
-    def parts(self, now: float, width: float, count: int) -> list[Part]:
+    def parts(self, now: float, width: float, count: int, zone: tzinfo = UTC) -> list[Part]:
         """Return the last ``count`` parts of ``width`` seconds, the oldest first.
 
-        They begin at multiples of ``width``; the last one is not over yet.
+        The first part of each day begins at midnight in ``zone``; the last part is not over yet.
         """
-        last = now // width * width
-        starts = (last - width * ago for ago in range(count - 1, -1, -1))
-        return [self._part(start, width) for start in starts]
+        edges = [*_edges(now, width, zone, count), inf]
+        reads = (partial(self._read, start=one, stop=two) for one, two in pairwise(edges))
+        return [self._database.read(read) for read in reads]
 
-    def _part(self, start: float, width: float) -> Part:
-        return self._database.read(lambda connection: self._read(connection, start, width))
-
-    def _read(self, connection: Connection, start: float, width: float) -> Part:
-        first, end = first_ref(start), first_ref(start + width)
+    def _read(self, connection: Connection, start: float, stop: float) -> Part:
+        first, end = first_ref(start), first_ref(stop)
         called = (
             select(deliveries.c.received_at - jobs.c.submitted_at)
             .join(jobs, jobs.c.ref == deliveries.c.ref)
@@ -80,7 +82,7 @@ class TimeQueries:
             assets.c.ref >= first, assets.c.ref < end, assets.c.state == AssetState.ARCHIVED
         )
         states, reasons = Counter[str](), Counter[str]()
-        for one in Snapshot(connection).of(start, start + width):
+        for one in Snapshot(connection).of(start, stop):
             states[one.state] += one.jobs
             if one.reason:
                 reasons[one.reason] += one.jobs
@@ -91,6 +93,17 @@ class TimeQueries:
             states,
             reasons,
         )
+
+
+def _edges(now: float, width: float, zone: tzinfo, count: int) -> list[float]:
+    """Return when the last ``count`` parts began."""
+    today = datetime.fromtimestamp(now, zone).date()
+    found: list[float] = []
+    for ago in range(ceil(width * count / 86400) + 1, -1, -1):
+        start, end = (midnight(today - timedelta(ago - later), zone) for later in (0, 1))
+        # A day on which clocks are changed has 23 or 25 hours.
+        found += (start + width * number for number in range(max(1, round((end - start) / width))))
+    return [start for start in found if start <= now][-count:]
 
 
 def _durations(seconds: Sequence[float]) -> Durations:

@@ -1,7 +1,7 @@
 """The page of charts over time."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from functools import partial
 
 from flask import Response, request
@@ -11,7 +11,8 @@ from receiver.model import FINAL_STATES, JobState, Reason
 from receiver.services import Services
 from receiver.web.dashboard.base import blueprint, is_fragment, localized, page
 from receiver.web.dashboard.charts import Columns, Stack, columns
-from receiver.web.spending import in_background
+from receiver.web.dashboard.question import reader_zone
+from receiver.web.spending import ByZone
 from receiver.web.state import per_app, services
 
 # Each time span: the seconds of one column, and how many columns there are.
@@ -37,18 +38,15 @@ class OverTime:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._queries = TimeQueries(services.database)
-        self._parts = {name: in_background(name, partial(self._read, name)) for name in SPANS}
+        self._parts = {name: ByZone(name, partial(self._read, name)) for name in SPANS}
 
-    def parts(self, span: str) -> list[Part] | None:
+    def parts(self, span: str, zone: tzinfo) -> list[Part] | None:
         """Return the parts of a time span, the oldest first; None if not computed yet."""
-        answer = self._parts[span].get()
-        if answer.error is not None:
-            raise answer.error
-        return answer.value
+        return self._parts[span].get(zone)
 
-    def _read(self, span: str) -> list[Part]:
+    def _read(self, span: str, zone: tzinfo) -> list[Part]:
         width, count = SPANS[span]
-        return self._queries.parts(self._services.now(), width, count)
+        return self._queries.parts(self._services.now(), width, count, zone)
 
 
 @per_app
@@ -61,7 +59,8 @@ def charts() -> Response:
     """Show the ends of jobs, durations and failures over time."""
     span = request.args.get("span", "last_day")
     span = span if span in SPANS else "last_day"
-    found = _over_time().parts(span)
+    zone = reader_zone()
+    found = _over_time().parts(span, zone)
     values = {
         "span": span,
         "spans": SPANS,
@@ -70,7 +69,7 @@ def charts() -> Response:
         "rows": []
         if found is None
         else [(part.start, _ends(part), _failures(part)) for part in found],
-        "charts": {} if found is None else _drawn(found),
+        "charts": {} if found is None else _drawn(found, zone),
         "ends": _named(_ENDS),
         "failures": [*_named(_FAILURES), ("expired", localized("expired"))],
         "is_empty": found is not None and not any(part.states for part in found),
@@ -78,12 +77,17 @@ def charts() -> Response:
     return page("_charts.html" if is_fragment() else "charts.html", values)
 
 
-def _drawn(parts: list[Part]) -> dict[str, Columns]:
+def _drawn(parts: list[Part], zone: tzinfo) -> dict[str, Columns]:
+    named = [(_name(part, zone), part) for part in parts]
     return {
-        "ends": columns([Stack(_name(part), list(_ends(part).items())) for part in parts]),
-        "failures": columns([Stack(_name(part), list(_failures(part).items())) for part in parts]),
-        "to_callback": columns([_span_of(part, part.to_callback) for part in parts], overlaid=True),
-        "to_archive": columns([_span_of(part, part.to_archive) for part in parts], overlaid=True),
+        "ends": columns([Stack(name, list(_ends(part).items())) for name, part in named]),
+        "failures": columns([Stack(name, list(_failures(part).items())) for name, part in named]),
+        "to_callback": columns(
+            [_span_of(name, part.to_callback) for name, part in named], overlaid=True
+        ),
+        "to_archive": columns(
+            [_span_of(name, part.to_archive) for name, part in named], overlaid=True
+        ),
     }
 
 
@@ -91,12 +95,12 @@ def _named(kinds: Iterable[str]) -> list[tuple[str, str]]:
     return [(kind, localized(kind)) for kind in kinds]
 
 
-def _name(part: Part) -> str:
-    return f"{datetime.fromtimestamp(part.start, UTC):%Y-%m-%d %H:%M} UTC"
+def _name(part: Part, zone: tzinfo) -> str:
+    return f"{datetime.fromtimestamp(part.start, zone):%Y-%m-%d %H:%M %Z}"
 
 
-def _span_of(part: Part, found: Durations) -> Stack:
-    return Stack(_name(part), [("most", found.most or 0.0), ("half", found.half or 0.0)])
+def _span_of(name: str, found: Durations) -> Stack:
+    return Stack(name, [("most", found.most or 0.0), ("half", found.half or 0.0)])
 
 
 def _ends(part: Part) -> dict[str, int]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
+from flask import request
+
 from receiver.jobs.schemas import JobsQuery
 from receiver.ledger.queries.job_list import Wanted
 from receiver.model import JobState
@@ -77,6 +79,11 @@ def read_question(values: Mapping[str, str]) -> Question:
     found, more = validate_fields(JobsQuery, {**asked, "after": values.get("after", "").strip()})
     query = found or JobsQuery()
     return Question(query.wanted(), query.after, given, [*dict.fromkeys(mistakes), *more])
+
+
+def reader_zone() -> tzinfo:
+    """Return the reader's time zone, which the page's script put into a cookie."""
+    return zone_of(request.cookies.get("zone", ""))
 
 
 def zone_of(name: str) -> tzinfo:

@@ -163,10 +163,13 @@ SERVICE_TEXTS = {
     "costs": ("Costs", "费用"),
     "costs_help": (
         (
-            "The jobs of the last {days} days (UTC) at the prices in PRICES. A job costs its price "
-            "for each picture asked for, unless the provider refused it or failed."
+            "The jobs of the last {days} days (time zone {zone}) at the prices in PRICES. A job "
+            "costs its price for each picture asked for, unless the provider refused it or failed."
         ),
-        "最近 {days} 天（UTC）的任务，按 PRICES 计价；服务商拒绝或失败的不计费，其余按张计费。",
+        (
+            "最近 {days} 天（时区 {zone}）的任务，按 PRICES 计价；"
+            "服务商拒绝或失败的不计费，其余按张计费。"
+        ),
     ),
     "cost_total": ("cost of all", "总费用"),
     "pictures_paid": ("pictures paid for", "付费图片"),

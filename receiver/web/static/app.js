@@ -68,6 +68,8 @@
   const skew = Date.now() - Number(root.dataset.now); // of the reader's clock
   const timeOnly = new Intl.DateTimeFormat(root.lang, { timeStyle: "medium" });
   const zone = timeOnly.resolvedOptions().timeZone;
+  // For pages whose numbers are those of whole days.
+  document.cookie = `zone=${zone}; path=/; max-age=31536000; SameSite=Strict`;
   const dateAndTime = new Intl.DateTimeFormat(root.lang, { dateStyle: "medium", timeStyle: "short" });
 
   function formatMoment(moment) {

@@ -13,6 +13,7 @@ from submitter.sandbox.tasks import Task
 from submitter.sandbox.twins.twin import Asked, Twin, is_path, web_hook
 
 USER_ID = "sandbox-user"
+FOREIGN_ID = "a-request-of-another-account"
 _STATUSES = {"running": "IN_PROGRESS", "succeeded": "OK", "failed": "ERROR"}
 
 
@@ -82,15 +83,21 @@ class FalTwin(Twin):
 
     def sign(self, task: Task, data: bytes, at: int, fault: str) -> dict[str, str]:
         """Sign the four lines: request, user, time, and the body's SHA-256."""
-        user_id = "somebody-else" if fault == "foreign" else self.user_id
+        is_foreign = fault == "foreign"
+        user_id = "somebody-else" if is_foreign else self.user_id
+        request_id = FOREIGN_ID if is_foreign else task.id
         key = Ed25519PrivateKey.generate() if fault == "wrong" else self._keys[-1]
-        lines = "\n".join([task.id, user_id, str(at), hashlib.sha256(data).hexdigest()])
+        lines = "\n".join([request_id, user_id, str(at), hashlib.sha256(data).hexdigest()])
         return {
-            "X-Fal-Webhook-Request-Id": task.id,
+            "X-Fal-Webhook-Request-Id": request_id,
             "X-Fal-Webhook-User-Id": user_id,
             "X-Fal-Webhook-Timestamp": str(at),
             "X-Fal-Webhook-Signature": key.sign(lines.encode()).hex(),
         }
+
+    def of_another_account(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return a body with another request's id: fal signs for whoever posted the request."""
+        return {**body, "request_id": FOREIGN_ID, "gateway_request_id": FOREIGN_ID}
 
     def rotate(self) -> None:
         """Sign with a new key; the one before stays among the public keys."""

@@ -46,7 +46,8 @@ class ReplicateTwin(Twin):
 
     def report(self, task: Task, status: str, urls: list[str]) -> dict[str, Any]:
         """Return the prediction."""
-        if task.request.script.file.mode == "private":
+        script = task.request.script
+        if script.file.mode == "private" and script.report.results != "data_url":
             urls = [f"{self.url}/v1/files/{url.rpartition('/')[2]}" for url in urls]
         return self._prediction(task, _STATUSES[status], urls or None)
 

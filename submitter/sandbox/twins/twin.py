@@ -79,6 +79,10 @@ class Twin(ABC):
     def sign(self, task: Task, data: bytes, at: int, fault: str) -> dict[str, str]:
         """Return the headers that sign a callback; a fault is one of SignatureFault's modes."""
 
+    def of_another_account(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the body of a callback as it would be about a task of another account."""
+        return body
+
     def rotate(self) -> None:  # noqa: B027 - most have no key of their own
         """Sign with a new key from now on, if the key is the provider's."""
 
@@ -117,6 +121,8 @@ class Twin(ABC):
         if kind == "running":
             status = "running"
         body = self.report(task, status, urls_of(task, files))
+        if fault == "foreign":
+            body = self.of_another_account(body)
         data = json.dumps(body).encode()
         at = int(time.time()) - (_STALE if fault == "stale" else 0)
         if fault == "rotated":
