@@ -10,7 +10,7 @@ from typing import Any
 
 import botocore.session
 import pytest
-import statement_cache
+import shared_compilation
 import structlog
 from hypothesis import HealthCheck, settings
 from postgres import PostgresServer, postgres, postgres_binaries
@@ -20,10 +20,12 @@ from seaweed import S3Server, seaweedfs, weed_binary
 from receiver import data_dir
 
 # The same examples in every run, so that a failure comes from a change;
-# --hypothesis-profile=search looks for new ones.
+# --hypothesis-profile=thorough has more of them, --hypothesis-profile=search looks for new ones.
 # The machine may be busy, so no example is too slow.
 SLOW: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("repeatable", derandomize=True, database=None, **SLOW)
+SAME: dict[str, Any] = {"derandomize": True, "database": None, **SLOW}
+settings.register_profile("repeatable", max_examples=50, **SAME)
+settings.register_profile("thorough", max_examples=150, **SAME)
 settings.register_profile("search", max_examples=2000, **SLOW)
 settings.load_profile("repeatable")
 
@@ -36,6 +38,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="default",
         help="default: SQLite, and PostgreSQL where a test is marked both_databases; both: always",
     )
+    parser.addoption(
+        "--thorough", action="store_true", help="also run the tests that are marked thorough"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked thorough unless it is asked for."""
+    if not config.getoption("thorough"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("thorough")]
 
 
 def pytest_configure() -> None:
@@ -50,7 +64,7 @@ def pytest_configure() -> None:
     gc.disable()
     create_loader = functools.cache(botocore.session.create_loader)
     botocore.session.create_loader = create_loader
-    statement_cache.share()
+    shared_compilation.share()
 
 
 def pytest_collection_finish() -> None:

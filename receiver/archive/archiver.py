@@ -239,7 +239,7 @@ class Archiver:
             return self._fetcher.fetch(asset.url, path, progress, count, headers)
         with self._decode_lock:
             text = find_picture(self._assets.reports(asset.ref), asset.url)
-            fetched = decode_base64_image(text, asset.url, path)
+            fetched = decode_base64_image(text, asset.url, path, self._fetcher.max_bytes)
         count(fetched.size)
         return fetched
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from receiver.errors import NotThePictureError, UnreadableError
+from receiver.errors import NotThePictureError, TooLargeError, UnreadableError
 from receiver.model import Provider
 from receiver.net.download import Fetched
 from receiver.providers.registry import READERS
@@ -28,11 +28,16 @@ def find_picture(reports: Sequence[tuple[Provider, bytes]], url: str) -> str:
     raise error
 
 
-def decode_base64_image(text: str, url: str, into: Path) -> Fetched:
+def decode_base64_image(text: str, url: str, into: Path, max_bytes: int | None = None) -> Fetched:
     """Write a picture that came inside its report, in base64, to the new file ``into``.
 
-    Raise NotThePictureError if it is no valid base64, OSError if the disk fails.
+    Raise NotThePictureError if it is no valid base64, TooLargeError if the picture would have more
+    than ``max_bytes``, OSError if the disk fails.
     """
+    if max_bytes is not None and len(text.rstrip("=")) * 3 // 4 > max_bytes:
+        raise TooLargeError(
+            f"the picture in the report has more than {max_bytes} bytes (FETCH_MAX_BYTES)"
+        )
     digest, size = sha256(), 0
     with into.open("xb") as file:
         for start in range(0, len(text), BASE64_CHUNK):

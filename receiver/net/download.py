@@ -106,7 +106,7 @@ class Fetcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._timeout = timeout
         self._stall = stall
         self._user_agent = user_agent
@@ -179,7 +179,7 @@ class Fetcher:
             "Accept-Encoding": "identity",
         }
         return self._client.exchange(
-            Request("GET", target, headers), deadline, max_body=FRAMING_FACTOR * self._max_bytes
+            Request("GET", target, headers), deadline, max_body=FRAMING_FACTOR * self.max_bytes
         )
 
     def _redirect_target(self, target: Target, response: http.client.HTTPResponse) -> Target:
@@ -205,9 +205,9 @@ class Fetcher:
         count: Callable[[int], None],
     ) -> Fetched:
         _expect_plain_body(response, target.host)
-        if response.length is not None and response.length > self._max_bytes:
+        if response.length is not None and response.length > self.max_bytes:
             raise TooLargeError(
-                f"{target.host} announces more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
+                f"{target.host} announces more than {self.max_bytes} bytes (FETCH_MAX_BYTES)"
             )
         claimed = " ".join(response.headers.get("Content-Type", "").split())[:200]
         encodings = ",".join(response.headers.get_all("Content-Encoding", []))
@@ -232,9 +232,9 @@ class Fetcher:
             with translate_network_errors(host):
                 for piece in body.pieces():
                     size += len(piece)
-                    if size > self._max_bytes:
+                    if size > self.max_bytes:
                         raise TooLargeError(
-                            f"{host} sends more than {self._max_bytes} bytes (FETCH_MAX_BYTES)"
+                            f"{host} sends more than {self.max_bytes} bytes (FETCH_MAX_BYTES)"
                         )
                     count(len(piece))
                     digest.update(piece)

@@ -1,5 +1,7 @@
 """The stream of events through real processes: delivery, limit of listeners, and a clean end."""
 
+import signal
+
 import requests
 from installation import Installation
 from waiting import until
@@ -28,7 +30,7 @@ def test_listeners_get_events_and_their_streams_end_in_order(installation: Insta
         assert job.ref.encode() in event
         listeners.pop().close()
         until(is_accepted, what="a free place after one listener left")
-        service.process.terminate()
+        service.process.send_signal(signal.SIGTERM)
         # A stream that is cut raises here; a stream that ends does not.
         assert b"".join(lines) is not None
         assert service.process.wait(60) == 0

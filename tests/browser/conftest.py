@@ -1,15 +1,16 @@
 """One browser, one service and one sandbox for all tests here; each test has its own page."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from event_server import SECRET, EventServer
 from installation import Installation
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from real_parts import missing
 from viewer import ARGUMENTS, Viewer
+from waiting import LIMIT
 
 from submitter.sandbox import Sandbox
 
@@ -20,6 +21,7 @@ def browser() -> Iterator[Browser]:
     path = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if path is None:
         missing("Chromium (apt install chromium-headless-shell)")
+    expect.set_options(timeout=LIMIT * 1000)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield chromium
@@ -80,9 +82,22 @@ def page(viewer: Viewer, complaints: list[str]) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="session")
-def screenshots() -> Path:
-    """Make the folder of the screenshots."""
+def screenshots(pytestconfig: pytest.Config) -> Path | None:
+    """Make the folder of the screenshots, which are taken only with ``--thorough``."""
     folder = Path(__file__).parents[2] / "build" / "screenshots"
     shutil.rmtree(folder, ignore_errors=True)
+    if not pytestconfig.getoption("thorough"):
+        return None
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture
+def picture(screenshots: Path | None) -> Callable[[Page, str], None]:
+    """Return what takes a screenshot of a whole page."""
+
+    def take(page: Page, name: str) -> None:
+        if screenshots is not None:
+            page.screenshot(path=screenshots / f"{name}.png", full_page=True)
+
+    return take

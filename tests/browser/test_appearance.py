@@ -1,7 +1,7 @@
 """The pages in a browser: themes, phones, languages, accessibility, and without scripts."""
 
 import re
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -9,6 +9,8 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Page, expect
 from viewer import PHONE, Viewer
 from waiting import until
+
+Picture = Callable[[Page, str], None]
 
 KINDS = [
     "gallery",
@@ -64,22 +66,20 @@ def violations(page: Page, *rules: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_is_accessible_in_both_themes_and_on_a_phone(
-    page: Page, viewer: Viewer, kind: str, screenshots: Path
+    page: Page, viewer: Viewer, kind: str, picture: Picture
 ) -> None:
     page.goto(viewer.pages()[kind])
     assert page.evaluate("document.contentType") == "text/html"
     page.emulate_media(color_scheme="light")
     settled(page)
     assert violations(page) == []
-    page.screenshot(
-        path=screenshots / f"{kind.replace(' ', '-')}-light-desktop.png", full_page=True
-    )
+    picture(page, f"{kind.replace(' ', '-')}-light-desktop")
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # width and height
     settled(page)
     assert page.evaluate(SIDEWAYS) == 0
     assert violations(page, *(COLOURS if kind != "job" else ())) == []
-    page.screenshot(path=screenshots / f"{kind.replace(' ', '-')}-dark-phone.png", full_page=True)
+    picture(page, f"{kind.replace(' ', '-')}-dark-phone")
 
 
 def test_every_kind_of_page_is_tested(viewer: Viewer) -> None:
@@ -88,14 +88,14 @@ def test_every_kind_of_page_is_tested(viewer: Viewer) -> None:
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_login_and_error_pages_are_accessible(
-    viewer: Viewer, theme: Literal["light", "dark"], screenshots: Path
+    viewer: Viewer, theme: Literal["light", "dark"], picture: Picture
 ) -> None:
     with viewer.without_session(color_scheme=theme, viewport=PHONE) as context:
         page = context.new_page()
         for name, path in {"login": "/login", "lost": "/no/such/page"}.items():
             page.goto(path)
             assert violations(page) == []
-            page.screenshot(path=screenshots / f"{name}-{theme}-phone.png", full_page=True)
+            picture(page, f"{name}-{theme}-phone")
 
 
 def test_the_theme_can_differ_from_the_systems(page: Page, viewer: Viewer) -> None:
@@ -111,7 +111,7 @@ def test_the_theme_can_differ_from_the_systems(page: Page, viewer: Viewer) -> No
     until(lambda: page.evaluate(ground) == before, what="a light page again")
 
 
-def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, screenshots: Path) -> None:
+def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, picture: Picture) -> None:
     page.goto("/")
     page.get_by_role("link", name="中文").click()
     expect(page.get_by_role("heading", name="图库")).to_be_visible()
@@ -132,7 +132,7 @@ def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, screensho
     expect(page.get_by_role("navigation", name="页面").get_by_role("link")).to_have_text(
         ["图库", "任务", "告急", "搁置", "事件", "对比", "服务"]
     )
-    page.screenshot(path=screenshots / "jobs-chinese-phone.png", full_page=True)
+    picture(page, "jobs-chinese-phone")
     page.get_by_role("link", name="English").click()
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 

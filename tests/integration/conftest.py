@@ -3,9 +3,9 @@
 A ledger fixture fails if its test left a connection open.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from dashboard_client import log_in
 from direct_route import DirectRoute
 from event_server import EventServer
 from faultproxy import FaultProxy, fault_proxy
-from ledgers import Books, opened
+from ledgers import Books, migrated_file, opened
 from poison import CrashHarness
 from postgres import MortalPostgres, PostgresServer, empty, mortal_postgres
 from reconciling import ReconcileHarness
@@ -32,6 +32,8 @@ from receiver.settings import Settings
 from submitter.sandbox import Sandbox
 
 BOTH = ("sqlite", "postgresql")
+STORES = ("directory", "bucket")
+USUAL_PAIRS = {("directory", "sqlite"), ("bucket", "postgresql")}
 
 
 # Ledgers
@@ -39,9 +41,9 @@ BOTH = ("sqlite", "postgresql")
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Migrate one SQLite file, to be copied: that is faster than another migration."""
+    """Return a migrated SQLite file, to be copied."""
     path = tmp_path_factory.mktemp("template") / "ledger.sqlite3"
-    schema.migrate(f"sqlite:///{path}")
+    migrated_file(path)
     return path
 
 
@@ -55,11 +57,10 @@ def migrated_postgres(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
+def sqlite_url(tmp_path: Path) -> Iterator[str]:
     """Make a SQLite ledger for one test."""
     path = tmp_path / "ledger.sqlite3"
-    shutil.copy(sqlite_template, path)
-    yield f"sqlite:///{path}"
+    yield migrated_file(path)
     assert open_files(path) == []
 
 
@@ -88,11 +89,25 @@ def mortal_url(mortal: MortalPostgres) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test of ``ledger_url`` on SQLite, and on PostgreSQL too where the dialect matters."""
-    if "ledger_url" in metafunc.fixturenames:
-        both = metafunc.config.getoption("databases") == "both" or any(
-            metafunc.definition.iter_markers("both_databases")
-        )
+    """Run a test of ``ledger_url`` on SQLite, and on PostgreSQL too where the dialect matters.
+
+    A test of ``store`` runs on both stores. With both databases it has all four combinations only
+    if it is thorough: no code of a store knows the database.
+    """
+    fixtures = {"ledger_url", "store_kind"} & {*metafunc.fixturenames}
+    always = metafunc.config.getoption("databases") == "both"
+    both = always or any(metafunc.definition.iter_markers("both_databases"))
+    if fixtures == {"ledger_url", "store_kind"} and both:
+        marks = () if always else pytest.mark.thorough
+        pairs = [
+            pytest.param(*pair, marks=() if pair in USUAL_PAIRS else marks)
+            for pair in product(STORES, BOTH)
+        ]
+        metafunc.parametrize(("store_kind", "ledger_url"), pairs, indirect=["ledger_url"])
+        return
+    if "store_kind" in fixtures:
+        metafunc.parametrize("store_kind", STORES)
+    if "ledger_url" in fixtures:
         metafunc.parametrize("ledger_url", BOTH if both else BOTH[:1], indirect=True)
 
 
@@ -116,12 +131,12 @@ def books(ledger_url: str) -> Iterator[Books]:
 # Archives
 
 
-@pytest.fixture(params=["directory", "bucket"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture
+def store(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Open a directory, and a bucket of a real S3 server. Both have the store's hidden files."""
     url = (
         f"file://{tmp_path}/archive"
-        if request.param == "directory"
+        if store_kind == "directory"
         else f"s3://{request.getfixturevalue('bucket')}/some/prefix"
     )
     with closing(open_store(url)) as store:
@@ -181,6 +196,7 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
         "GRSAI_BASE_URL": sandbox.url,
         "PUBLIC_URL": "http://127.0.0.1:9",
     }
+    migrated_file(tmp_path / "ledger.sqlite3")
     with closing(Services(Settings.load(environ)).open()) as services:
         yield services
 

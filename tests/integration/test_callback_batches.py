@@ -5,7 +5,8 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import Books, failed, running, succeeded, urls
 from sqlalchemy import Connection, select
@@ -108,9 +109,7 @@ def outcome(books: Books, take: Any, taker: Inbox, given_items: Sequence[Item]) 
     return seen[-1]
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(25)
 @given(drawn=st.lists(reports(), min_size=1, max_size=8), confirms=st.booleans(), data=st.data())
 def test_a_batch_changes_what_its_callbacks_change_one_by_one(
     books: Books,

@@ -5,6 +5,7 @@ Claims and ledger are real; downloads are simulated, a second at a time, from wh
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import pytest
 from ledgers import Books, stored, succeeded
@@ -162,8 +163,20 @@ ATTACKS: dict[str, Callable[[Simulation], None]] = {
 }
 
 
-@pytest.mark.parametrize("threads", [1, 4, 16])
-@pytest.mark.parametrize("attack", ATTACKS)
+# With the usual number of threads by default; with one, and with four, where it may matter.
+USUAL = 16
+OTHERS = ["one job", "many jobs at the usual host", "all but the end"]
+
+
+@pytest.mark.parametrize(
+    ("attack", "threads"),
+    [
+        pytest.param(
+            *pair, marks=() if pair[1] == USUAL or pair[0] in OTHERS else pytest.mark.thorough
+        )
+        for pair in product(ATTACKS, [1, 4, USUAL])
+    ],
+)
 def test_whoever_holds_the_threads_the_others_wait_seconds(
     books: Books, attack: str, threads: int
 ) -> None:

@@ -169,6 +169,19 @@ def test_a_picture_that_makes_its_callback_too_large_comes_by_a_poll(harness: Ha
     assert {source for source, _ in harness.told(job.ref)} == {"poll"}
 
 
+def test_a_picture_inside_the_report_that_is_too_large_can_be_archived_later(
+    tmp_path: Path,
+) -> None:
+    inside = {"report": {"results": "data_url"}, "bytes": 50_000}
+    with running(tmp_path, FETCH_MAX_BYTES="49999") as harness:
+        job = harness.finished(harness.submit(Provider.REPLICATE, inside).ref)
+        assert (job.state, "FETCH_MAX_BYTES" in job.message) == (JobState.FAILED, True)
+        harness.restart(FETCH_MAX_BYTES="50000")
+        harness.services.operator.retry(job.ref)
+        job = harness.finished(job.ref)
+        assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
+
+
 def test_a_file_that_needs_the_key_is_downloaded_with_it(harness: Harness) -> None:
     job = harness.finished(harness.submit(Provider.REPLICATE, file="private").ref)
     assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)

@@ -214,7 +214,7 @@ def test_a_picture_inside_the_report_is_archived_from_it(
     body = json.dumps({"id": "task-1", "status": "succeeded", "results": results}).encode()
     assert books.deliver(ref, body, source) is Decision.ENDED
     assert [asset.url for asset in books.assets_of(ref)] == ["delivery:0", "delivery:1"]
-    fetcher = Fetcher(AddressPolicy(), max_bytes=1, timeout=1)
+    fetcher = Fetcher(AddressPolicy(), max_bytes=20_000, timeout=1)
     archiver = books.archiver(fetcher, DirectoryStore(tmp_path / "archive"), tmp_path)
     for claimed in books.assets.claim(2):
         archiver.archive(claimed)

@@ -331,7 +331,14 @@ def test_two_are_made_at_a_time_by_all_processes_of_a_machine(
     assert late.get(asset) is not None
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "PNG",
+        pytest.param("WEBP", marks=pytest.mark.thorough),
+        pytest.param("AVIF", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_largest_pictures_of_providers_fit_into_the_memory(
     small: Thumbnails, put: Put, form: str
 ) -> None:

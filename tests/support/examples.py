@@ -4,10 +4,10 @@ from hypothesis import HealthCheck, settings
 
 
 def examples(number: int) -> settings:
-    """Return settings for ``number`` examples, and for 20 times as many in the profile "search"."""
-    search = settings.get_current_profile_name() == "search"
+    """Return settings for ``number`` examples in ``make test``, and more in other profiles."""
+    times = {"thorough": 3, "search": 20}.get(settings.get_current_profile_name(), 1)
     return settings(
-        max_examples=number * (20 if search else 1),
+        max_examples=number * times,
         deadline=None,  # the machine may be busy
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

@@ -2,8 +2,10 @@
 
 import json
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from receiver.archive.stores.directory import DirectoryStore
 from receiver.ingest.inbox import Inbox
 from receiver.jobs.operator import Operator
 from receiver.jobs.reconcile import Reconciler, ResultSource
+from receiver.ledger import schema
 from receiver.ledger.assets import Assets
 from receiver.ledger.claims import Claimed, Claims
 from receiver.ledger.database import Database, open_database
@@ -75,6 +78,26 @@ class Clock:
     def follow(self, real: Callable[[], float]) -> None:
         """Show what the clock ``real`` shows from now on."""
         self._real = real
+
+
+@cache
+def _migrated() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.sqlite3"
+        schema.migrate(f"sqlite:///{path}")
+        return path.read_bytes()
+
+
+def migrated_file(path: Path) -> str:
+    """Make a migrated SQLite ledger, unless there is one; return its URL.
+
+    It is a copy of one that was migrated before, which takes 2 ms instead of 60.
+    """
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_bytes(_migrated())
+    return f"sqlite:///{path}"
 
 
 def running(provider_id: str | None = "task-1", progress: int = 10) -> bytes:

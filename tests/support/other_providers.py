@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ledgers import migrated_file
 from waiting import until
 from werkzeug.serving import make_server
 
@@ -46,6 +47,7 @@ class Harness:
             **sandbox.twins.environ("any"),
             **environ,
         }
+        migrated_file(folder / "data" / "ledger.sqlite3")
         self.services = self._opened()
         self.scratch = folder / "scratch"
         self.scratch.mkdir(exist_ok=True)

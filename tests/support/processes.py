@@ -1,16 +1,22 @@
-"""Commands as real processes: a clean environment, their output in a file, all ended by pid."""
+"""Commands as real processes: a clean environment, their output in a file, all ended by pid.
+
+In pytest our own commands are forks of a server that has imported their libraries.
+"""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+from fork_server import Child, ForkServer
 from waiting import LIMIT, until
 
 BIN = Path(sys.executable).parent
@@ -36,7 +42,7 @@ class Finished:
 class Running:
     """A running command with all processes that it started."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Child
     log: Path
     mark: str = field(repr=False)
 
@@ -64,7 +70,7 @@ class Running:
 
     def members(self) -> dict[int, str]:
         """Return pid and command line of each of its living processes, orphans too."""
-        return {pid: line for pid in _pids() if (line := _line_if_marked(pid, self.mark))}
+        return {pid: line for pid in _pids() if (line := self._line_of_member(pid))}
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = LIMIT) -> int:
         """Send the command a signal and return its exit status; wait until no process is left."""
@@ -72,6 +78,17 @@ class Running:
         status = self.process.wait(within)
         until(lambda: not self.members(), within=within, what="the end of all its processes")
         return status
+
+    def _line_of_member(self, pid: int) -> str:
+        """Return the command line of a living process of the command, else an empty text."""
+        folder = Path(f"/proc/{pid}")
+        with suppress(OSError):
+            marked = f"{_MARK}={self.mark}".encode() in (folder / "environ").read_bytes()
+            # A fork has the environment of its server there.
+            if marked or _session(folder) == self.pid:
+                line = (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
+                return line.replace("\0", " ").strip()
+        return ""
 
     def kill(self) -> None:
         """Kill all its processes at once, as a power cut would."""
@@ -110,17 +127,23 @@ def running(
     """
     mark = uuid.uuid4().hex
     log = folder / f"{Path(command[0]).name}-{mark[:8]}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _found(command),
-            env={**environment(environ), _MARK: mark},
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=lent,
-        )
+    variables = {**environment(environ), _MARK: mark}
+    process: subprocess.Popen[bytes] | Child
+    with log.open("wb") as output, Path(os.devnull).open("rb") as nothing:
+        if server := _fork_server_for(command, variables, lent):
+            files = [nothing.fileno(), output.fileno(), output.fileno()]
+            process = server.start(_found(command), variables, folder, files)
+        else:
+            process = subprocess.Popen(
+                _found(command),
+                env=variables,
+                cwd=folder,
+                stdin=nothing,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=lent,
+            )
     started = Running(process, log, mark)
     try:
         yield started
@@ -137,9 +160,12 @@ def run(
     within: float = LIMIT,
 ) -> Finished:
     """Run a command to its end."""
+    variables = environment(environ)
+    if server := _fork_server_for(command, variables):
+        return _run_forked(server, command, variables, folder, stdin, within)
     done = subprocess.run(
         _found(command),
-        env=environment(environ),
+        env=variables,
         cwd=folder,
         input=stdin,
         capture_output=True,
@@ -148,6 +174,47 @@ def run(
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def _run_forked(  # the arguments of run
+    server: ForkServer,
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    folder: Path,
+    stdin: str,
+    within: float,
+) -> Finished:
+    with (
+        tempfile.TemporaryFile("w+") as given,
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+    ):
+        given.write(stdin)
+        given.seek(0)
+        files = [file.fileno() for file in (given, out, err)]
+        child = server.start(_found(command), environ, folder, files)
+        try:
+            child.wait(within)
+        finally:
+            child.send_signal(signal.SIGKILL)
+            status = child.wait()
+        for file in (out, err):
+            file.seek(0)
+        return Finished(status, out.read(), err.read())
+
+
+@cache
+def _fork_server() -> ForkServer:
+    return ForkServer(environment())
+
+
+def _fork_server_for(
+    command: Sequence[str], environ: Mapping[str, str], lent: Sequence[int] = ()
+) -> ForkServer | None:
+    """Return the server if it can start this command: in pytest, without files that are lent."""
+    if command[0] not in {"receiver", "submitter"} or lent or "PYTEST_VERSION" not in os.environ:
+        return None
+    return server if (server := _fork_server()).can_start(environ) else None
 
 
 def free_port() -> int:
@@ -167,14 +234,6 @@ def _pids() -> Iterator[int]:
     return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
 
 
-def _line_if_marked(pid: int, mark: str) -> str:
-    """Return the command line of a living process with this mark, else an empty text."""
-    with suppress(OSError):
-        if f"{_MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
-            return (
-                Path(f"/proc/{pid}/cmdline")
-                .read_text(encoding="utf-8", errors="replace")
-                .replace("\0", " ")
-                .strip()
-            )
-    return ""
+def _session(folder: Path) -> int:
+    """Return the session of a process; the first command of a session has its number."""
+    return int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[3])

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ledgers import migrated_file
+
 from receiver.model import new_ref
 from receiver.services import Services
 from receiver.settings import Settings
@@ -65,6 +67,8 @@ class WebClient:
 @contextmanager
 def web_client(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[WebClient]:
     """Open the application on a ledger in ``data_dir``, with these further settings."""
+    if "DATABASE_URL" not in (environ or {}):
+        migrated_file(data_dir / "ledger.sqlite3")
     services = Services(Settings.load({"DATA_DIR": str(data_dir), **(environ or {})})).open()
     try:
         yield WebClient(services)

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from made_pictures import IEND, SIZE, WHOLE, avif, box, chunk, long_box, png, track, video
 
@@ -122,7 +123,7 @@ def test_any_part_of_a_file_may_be_missing_or_come_twice(path: Path, kind: str) 
             look(path, content[: at + length] + content[at:])
 
 
-@settings(deadline=None, max_examples=150)
+@examples(50)
 @given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.floats(0, 1), st.floats(0, 1))
 def test_the_head_of_one_picture_and_the_tail_of_another(
     path: Path, one: str, other: str, here: float, there: float
@@ -131,7 +132,7 @@ def test_the_head_of_one_picture_and_the_tail_of_another(
     look(path, first[: int(here * len(first))] + second[int(there * len(second)) :])
 
 
-@settings(deadline=None, max_examples=150)
+@examples(50)
 @given(
     st.lists(
         st.tuples(

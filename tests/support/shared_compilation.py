@@ -1,0 +1,68 @@
+"""What libraries compile for each application or engine is compiled once in the tests' process.
+
+Nearly every test makes an application or a ledger of its own. Half of the processor time of a test
+of the web went into compiling the same routes and templates again, and a fifth of that of a test
+with a ledger into compiling the same statements.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
+from sqlalchemy import Engine
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.util import LRUCache
+from werkzeug.routing import Rule
+
+_STATEMENTS = 2000
+
+
+def share() -> None:
+    """Let all engines of a dialect share statements, and all applications templates and routes."""
+    _share_statements()
+    _share_routes()
+    Flask.jinja_options = {"bytecode_cache": _Templates()}
+
+
+def _share_statements() -> None:
+    """Use one cache for each dialect; the servers of a run are of one version."""
+    caches: defaultdict[type, Any] = defaultdict(lambda: LRUCache(_STATEMENTS))
+    original = Engine.__init__
+
+    def prepare(engine: Engine, *args: Any, **options: Any) -> None:
+        original(engine, *args, **options)
+        engine._compiled_cache = caches[type(engine.dialect)]
+
+    Engine.__init__ = prepare  # type: ignore[assignment]  # for the tests only
+    # The dialect is a part of the cache's keys.
+    DefaultDialect.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign]  # as above
+    DefaultDialect.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign]  # as above
+
+
+def _share_routes() -> None:
+    """Compile the function that builds the URLs of a route once; it gets the route as argument."""
+    compiled: dict[object, Callable[..., tuple[str, str]]] = {}
+    original = Rule._compile_builder
+
+    def compile_builder(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:  # noqa: FBT001, FBT002 - the signature of werkzeug
+        key = (append_unknown, repr(rule.defaults), *rule._trace)
+        if key not in compiled:
+            compiled[key] = original(rule, append_unknown)
+        return compiled[key]
+
+    Rule._compile_builder = compile_builder  # type: ignore[assignment]  # for the tests only
+
+
+class _Templates(BytecodeCache):
+    def __init__(self) -> None:
+        self._compiled: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if found := self._compiled.get(bucket.key):
+            bucket.bytecode_from_string(found)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._compiled[bucket.key] = bucket.bytecode_to_string()
