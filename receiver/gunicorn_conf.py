@@ -137,11 +137,13 @@ def post_fork(_server: Any, _worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Open the services of one worker before it takes its first request."""
     from receiver.services import Services  # noqa: PLC0415 - as above
-    from receiver.web import state  # noqa: PLC0415 - as above
+    from receiver.web import callback, state  # noqa: PLC0415 - as above
     from receiver.web.fault_log import log_faults  # noqa: PLC0415 - as above
     from receiver.web.health import health_checks  # noqa: PLC0415 - as above
 
     state.attach(worker.wsgi, Services(_settings).open())
+    if isinstance(worker.wsgi.wsgi_app, callback.DirectCallbacks):
+        worker.handle_in_main_loop(callback.is_usual)
     state.stops_when(worker.wsgi, lambda: not worker.alive)
     with worker.wsgi.app_context():
         log_faults(health_checks(), lambda: not worker.alive)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from receiver.errors import LedgerError
 from receiver.ledger.database_errors import translated_errors
+from receiver.ledger.waiting import signal
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -40,23 +41,6 @@ class Batch(Generic[Item, T]):
     many: Callable[[Connection, Sequence[Item]], list[T | None]]
 
 
-class Signal:
-    """Wakes one thread. Cheaper than ``threading.Event``, which makes a lock for every wait."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def notify(self) -> None:
-        """End the wait of the thread that waits, or its next one."""
-        with suppress(RuntimeError):  # notified already
-            self._lock.release()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until notified; return False after ``seconds``."""
-        return self._lock.acquire(timeout=seconds)
-
-
 class QueuedWrite(Generic[T]):
     """A write that waits for a leader: a piece of work, or the item of a batch.
 
@@ -72,7 +56,7 @@ class QueuedWrite(Generic[T]):
         self.done = False
         self.ran = False
         # Notified when the write is done, or its thread should lead.
-        self.signal = Signal()
+        self.signal = signal()
         self.value: T | None = None
         self.error: Exception | None = None
 
@@ -134,7 +118,7 @@ class GroupCommit:
         """
         self._queue.append(write)
         while not write.done:
-            self._lead(write)
+            write.signal.lead(partial(self._lead, write))
             # Not done after we led: another leader has it, or many writes came before it.
             if not write.done and not self._wait_for_signal(write) and self._withdraw(write):
                 raise LedgerError(f"the ledger took no write for {WRITE_TIMEOUT:.0f} s")

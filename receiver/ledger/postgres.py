@@ -15,6 +15,7 @@ from receiver.ledger import liveness, pooler
 from receiver.ledger.database_errors import translated_errors
 from receiver.ledger.group_commit import Batch, GroupCommit, QueuedWrite, by_batch, run_many
 from receiver.ledger.notifications import NotificationSender, take_noted
+from receiver.ledger.waiting import blocking
 
 log = structlog.get_logger(__name__)
 
@@ -73,13 +74,16 @@ class PostgresDatabase:
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a snapshot; run it again if its connection was lost."""
-        return self._repeat(lambda: self._look(work))
+        return blocking(lambda: self._repeat(lambda: self._look(work)))
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction; run it again if the transaction was certainly rolled back.
 
         A second attempt sees, for example, the row that took a UNIQUE value in the meantime.
         """
+        return blocking(lambda: self._write(work))
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
         return self._repeat(lambda: self._run(work))
 
     def _repeat(self, transaction: Callable[[], T]) -> T:
@@ -121,7 +125,7 @@ class PostgresDatabase:
 
     def _run_batch(self, writes: list[QueuedWrite[Any]]) -> None:
         try:
-            self.write(lambda connection: run_many(connection, writes))
+            self._write(lambda connection: run_many(connection, writes))
         except LedgerError:
             raise
         except Exception as error:  # noqa: BLE001 - each item is then tried alone and raises its own

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from receiver.ledger.group_commit import (
     by_batch,
     run_many,
 )
+from receiver.ledger.waiting import blocking
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,9 @@ class SqliteDatabase:
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a snapshot; writers do not disturb it."""
+        return blocking(partial(self._read, work))
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
         self._open_mark.set()
         with translated_errors(), self._reader.begin() as connection:
             return work(connection)

@@ -4,6 +4,7 @@ gunicorn gives a connection a thread as soon as it is accepted, and waits there 
 its head, its body, and the end of the client. Here the main loop reads what arrives, for all
 connections at once, and a thread begins when it need not wait: when the whole request is there. A
 request whose body is missing may be answered by its head alone, so a few threads are for those.
+Usual callbacks get no thread: the main loop handles them itself, see ``greenlets``.
 
 A stopping worker of gunicorn accepts no more connections and closes its socket, so that those in
 the socket's queue are reset (gunicorn's issues 2529 and 3397). Here the queue is emptied first and
@@ -11,9 +12,13 @@ the socket is closed at once: clients that come later are refused, and know it.
 """
 
 import errno
+import select
 import selectors
 import socket
 import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from ssl import SSLError
@@ -24,6 +29,7 @@ from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTrans
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker  # type: ignore[import-untyped]  # as above
 
 from receiver.server.arrivals import Arrival
+from receiver.server.greenlets import Greenlets
 from receiver.server.gunicorn_log import INCOMPLETE, client_faults
 from receiver.server.request_timeout import RequestTimeouts
 
@@ -39,13 +45,15 @@ MAX_KEPT = 32 * 1024 * 1024
 # Seconds between two looks for late clients.
 LOOK_INTERVAL = 0.25
 _PIECE = 64 * 1024
+# Requests that the main loop handles before it looks for other events.
+MAX_READY = 64
 _NO_MORE_SOCKETS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no types
     """Reads requests outside its threads; empties the queue of its sockets before closing.
 
-    Everything but ``handle`` runs in the main loop.
+    Everything but ``handle`` runs in the main loop. There it must not wait for a client.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,12 +67,27 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         self._closing: dict[Any, tuple[float, int]] = {}  # our side is closed: until when, bytes
         self._next_look = 0.0
         self._taken = 0  # connections accepted
+        self._ready: deque[Any] = deque()  # connections with a request to be handled here
+        self._is_for_main_loop: Callable[[bytes], bool] = lambda _: False
         # TLS, HTTP/2 and the PROXY protocol begin with bytes of their own.
         self._is_plain = not (
             self.cfg.is_ssl
             or self.cfg.http2_cleartext in {"prior-knowledge", "both"}
             or self.cfg.proxy_protocol not in {False, "off"}
         )
+
+    def get_thread_pool(self) -> Any:
+        """Return the thread pool, which greenlets use, too."""
+        pool = super().get_thread_pool()
+        self._greenlets = Greenlets(self.method_queue.defer, pool)
+        return pool
+
+    def handle_in_main_loop(self, is_meant: Callable[[bytes], bool]) -> None:
+        """Handle requests here that wait for the ledger only, of which ``is_meant`` is true.
+
+        It takes the bytes of a request, head and body.
+        """
+        self._is_for_main_loop = is_meant
 
     # Connections.
 
@@ -184,11 +207,30 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
             self._begin(conn)
 
     def _begin(self, conn: Any) -> None:
-        """Give a connection a thread."""
+        """Handle a request here if it waits for the ledger only, else give it a thread."""
         self._stop_reading(conn)
-        conn.parser.unreader.unread(bytes(self._forget(conn).data))
+        arrival = self._forget(conn)
+        data = bytes(arrival.data)
+        conn.parser.unreader.unread(data)
         conn.data_ready = True
-        super().enqueue_req(conn)
+        if arrival.is_complete and self._is_for_main_loop(data) and _is_writable(conn.sock):
+            self._ready.append(conn)
+        else:
+            super().enqueue_req(conn)
+
+    def _start_ready(self) -> None:
+        """Handle the requests that are ready, each in a greenlet."""
+        for _ in range(min(len(self._ready), MAX_READY)):
+            conn = self._ready.popleft()
+            self._greenlets.start(
+                partial(super().handle, conn), partial(self._finish_greenlet, conn)
+            )
+        self._greenlets.commit()
+
+    def _finish_greenlet(self, conn: Any, keepalive: Any) -> None:
+        finished: Future[Any] = Future()
+        finished.set_result(keepalive)
+        self.finish_request(conn, finished)
 
     def _stop_reading(self, conn: Any) -> None:
         with suppress(KeyError, ValueError):  # not registered, or closed
@@ -213,7 +255,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
     # Requests that are handled.
 
     def handle(self, conn: Any) -> Any:
-        """Handle the request on a connection; runs in one of the threads."""
+        """Handle the request on a connection in one of the threads."""
         with self._timeouts.limit(conn.sock):
             return super().handle(conn)
 
@@ -266,8 +308,12 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for events, but no longer than until the next look for late clients."""
-        waited_for = self._arrivals or self._closing
-        super().wait_for_and_dispatch_events(min(timeout, LOOK_INTERVAL) if waited_for else timeout)
+        if self._ready:
+            timeout = 0
+        elif self._arrivals or self._closing or self._greenlets.are_waiting:
+            timeout = min(timeout, LOOK_INTERVAL)
+        super().wait_for_and_dispatch_events(timeout)
+        self._start_ready()
 
     def murder_pending(self) -> None:
         """Close connections that are late or idle for too long; called after all events."""
@@ -277,6 +323,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         self._next_look = now + LOOK_INTERVAL
         super().murder_pending()
         self._timeouts.close_late()
+        self._greenlets.end_late()
         idle = self.cfg.keepalive if self.alive else STOP_KEEPALIVE_LINGER
         for conn, arrival in list(self._arrivals.items()):
             if not arrival.has_ended and arrival.is_late(now, idle):
@@ -303,6 +350,13 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         if isinstance(exc, (ParseException, SSLError)):
             client_faults.log(f"{type(exc).__name__}: this is not HTTP, or too large")
         super().handle_error(req, client, addr, exc)
+
+
+def _is_writable(sock: socket.socket) -> bool:
+    """Return whether a short response can be sent without waiting for the client to read."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def _party(conn: Any) -> str:

@@ -3,9 +3,7 @@
 ``create_app`` has no side effects; ``state`` says when the services are opened.
 """
 
-import re
 from collections.abc import Callable
-from random import getrandbits
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -17,12 +15,10 @@ from receiver.services import Services
 from receiver.telemetry.printable import printable
 from receiver.web import api, auth, callback, dashboard, health, links, state, v1
 from receiver.web.problems import problem
+from receiver.web.request_id import REQUEST_ID_HEADER, request_id
 
 # Errors that have a page of their own.
 _PAGES = {400, 405}
-REQUEST_ID_HEADER = "X-Request-Id"
-# A proxy may have set the request id; a value of any other form is not repeated.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 
 def _visible(value: object) -> object:
@@ -61,6 +57,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.after_request(_add_request_id)
     app.teardown_request(_end_request)
     app.after_request(_show_not_found)
+    app.wsgi_app = callback.DirectCallbacks(app)  # type: ignore[method-assign]  # as Flask recommends
     if services is not None:
         state.attach(app, services)
     return app
@@ -77,10 +74,7 @@ def create_health_app(services: Services) -> Flask:
 
 def _begin_request() -> None:
     """Give the request an id that is on every log line and in the response."""
-    given = request.headers.get(REQUEST_ID_HEADER, "")
-    if not _REQUEST_ID.fullmatch(given):
-        given = f"{getrandbits(64):016x}"  # no secret; the system's random numbers cost a call
-    g.request_id = given
+    g.request_id = request_id(request.headers.get(REQUEST_ID_HEADER, ""))
     bind_contextvars(request=g.request_id)
 
 

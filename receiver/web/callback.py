@@ -5,22 +5,29 @@ name a task; what counts is then the provider's own answer about it.
 """
 
 import json
+import re
 import time
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any, NamedTuple
 
 import structlog
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Flask, Response, g, request
+from structlog.contextvars import bind_contextvars
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from receiver import clock
 from receiver.errors import ReceiverError, TicketError, TicketExpiredError, UnreadableError
 from receiver.ingest.tickets import CANARY
+from receiver.ledger.waiting import SUSPENDER
 from receiver.model import Decision, Delivery, Proof, Provider, Source
 from receiver.providers.grsai.reports import read_report
+from receiver.services import Services
 from receiver.telemetry.metrics import CALLBACK_SECONDS, CALLBACKS
 from receiver.web.body import CutShortError, read_body
 from receiver.web.rate_limit import RateLimiter
-from receiver.web.state import per_app, services
+from receiver.web.request_id import REQUEST_ID_HEADER, request_id
+from receiver.web.state import per_app, services, services_of
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +40,20 @@ _as_json = json.JSONEncoder(separators=(",", ":")).encode
 
 # Seconds after which a sender may try again when a callback cannot be stored.
 RETRY_AFTER = 5
+UNAVAILABLE = 503
 # Per minute and process: callbacks without a ticket (each reads the ledger), and new task ids in
 # them (the provider is asked about each; ``hints.MOST_A_MINUTE`` bounds them for all processes).
 REQUESTS_A_MINUTE = 1200
 TASKS_A_MINUTE = 60
+
+# Bytes of a request, head and body, that is handled in the main loop, between those of others.
+MAX_USUAL = 64 * 1024
+_USUAL = re.compile(
+    rb"POST /callback/[0-7][0-9A-HJKMNP-TV-Z]{25}\.[A-Za-z0-9_-]{43} HTTP/1\.[01]\r\n"
+)
+_STATUS = {200: "200 OK", 400: "400 BAD REQUEST", UNAVAILABLE: "503 SERVICE UNAVAILABLE"}
+
+StartResponse = Callable[..., Any]
 
 
 @blueprint.post("/callback/<path:ticket>")
@@ -54,18 +71,52 @@ def receive(ticket: str) -> Response:
         ledger = services().ledger_id  # so that a submit knows whether its job would be found
         return _respond("canary", 200, ref=ref, size=len(_body()), ledger=ledger)
     try:
-        decision = services().inbox.accept(_delivery(ref, provider, _body()))
+        body = _body()
     except CutShortError as cut:
         if cut.body:
             services().inbox.keep_unreadable(_delivery(ref, provider, cut.body))
         raise
+    answer = store(services(), _delivery(ref, provider, body))
+    return _respond(answer.outcome, answer.status, **answer.content)
+
+
+class Answer(NamedTuple):
+    """What a callback is answered: an outcome to count, a status of HTTP, and the JSON."""
+
+    outcome: str
+    status: int
+    content: dict[str, object]
+
+
+def store(services: Services, delivery: Delivery) -> Answer:
+    """Store a callback and return the answer; after 200 or 400 it is on disk."""
+    ref = delivery.ref
+    try:
+        decision = services.inbox.accept(delivery)
     except UnreadableError as error:
         log.warning("callback unreadable, body stored", ref=ref, error=str(error))
-        return _respond("unreadable", 400, ref=ref, error=str(error))
+        return Answer("unreadable", 400, {"ref": ref, "error": str(error)})
+    except Exception as error:  # noqa: BLE001 - whatever it is, the sender may try again
+        return _unavailable(error)
     # Progress comes every few seconds for every job, and a log of it hides the rest.
-    level = "debug" if decision is Decision.PROGRESS else "info"
-    getattr(log, level)("callback accepted", ref=ref, verdict=decision)
-    return _respond(decision, 200, ref=ref)
+    (log.debug if decision is Decision.PROGRESS else log.info)(
+        "callback accepted", ref=ref, verdict=decision
+    )
+    return Answer(decision, 200, {"ref": ref})
+
+
+def _unavailable(error: Exception) -> Answer:
+    """Return the answer to a callback that was not stored.
+
+    The sender may repeat it; if it does not, the job is polled.
+    """
+    # Our own errors explain themselves; any other is a bug and needs its traceback.
+    log.error(
+        "callback not stored",
+        error=str(error),
+        exc_info=None if isinstance(error, ReceiverError) else error,
+    )
+    return Answer("unavailable", 503, {"error": "this callback cannot be stored now"})
 
 
 @blueprint.post("/callback")
@@ -150,13 +201,18 @@ def _read(ticket: str) -> tuple[str, Provider] | None:
 
 def _respond(outcome: str, status: int, **content: object) -> Response:
     """Count the outcome and return a JSON response."""
-    _callbacks(outcome).inc()
-    _callback_seconds(outcome).observe(time.perf_counter() - g.get("arrived", time.perf_counter()))
-    content = {"ok": status < 400, **content}  # noqa: PLR2004 - HTTP's first error
-    response = Response(_as_json(content) + "\n", status, content_type="application/json")
-    if status == 503:  # noqa: PLR2004 - HTTP's "unavailable"
+    body = counted(Answer(outcome, status, content), g.get("arrived", time.perf_counter()))
+    response = Response(body, status, content_type="application/json")
+    if status == UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
+
+
+def counted(answer: Answer, arrived: float) -> bytes:
+    """Count an answer to a request that ``arrived`` then (monotonic seconds); return its body."""
+    _callbacks(answer.outcome).inc()
+    _callback_seconds(answer.outcome).observe(time.perf_counter() - arrived)
+    return f"{_as_json({'ok': answer.status < 400, **answer.content})}\n".encode()  # noqa: PLR2004 - HTTP's first error
 
 
 def _invalid_ticket() -> Response:
@@ -195,15 +251,64 @@ def _cut_short(error: HTTPException) -> Response:
 
 
 @blueprint.errorhandler(Exception)
-def _unavailable(error: Exception) -> Response:
-    """Respond 503 if the callback was not stored.
+def _failed(error: Exception) -> Response:
+    """Respond to a callback that something unforeseen kept from being stored."""
+    answer = _unavailable(error)
+    return _respond(answer.outcome, answer.status, **answer.content)
 
-    The sender may repeat it; if it does not, the job is polled.
+
+# Without Flask.
+
+
+def is_usual(request: bytes) -> bool:
+    """Return whether a request, head and body, looks like a callback of GRSAI of usual size."""
+    return len(request) <= MAX_USUAL and _USUAL.match(request) is not None
+
+
+class DirectCallbacks:
+    """WSGI middleware: usual callbacks in a worker's main loop, without Flask.
+
+    Most requests of this service are reports of GRSAI with a valid ticket, and Flask's contexts,
+    routes and response objects cost more than all that we do for one. Whatever is unusual goes to
+    Flask, whose decisions and answers are the same.
     """
-    # Our own errors explain themselves; any other is a bug and needs its traceback.
-    log.error(
-        "callback not stored",
-        error=str(error),
-        exc_info=None if isinstance(error, ReceiverError) else error,
-    )
-    return _respond("unavailable", 503, error="this callback cannot be stored now")
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._flask = app.wsgi_app
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Handle a request, or give it to Flask."""
+        if SUSPENDER.get() is None or (delivery := self._read(environ)) is None:
+            return self._flask(environ, start_response)
+        arrived = time.perf_counter()
+        number = request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        bind_contextvars(request=number)
+        answer = store(services_of(self._app), delivery)
+        body = counted(answer, arrived)
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            (REQUEST_ID_HEADER, number),
+        ]
+        if answer.status == UNAVAILABLE:
+            headers.append(("Retry-After", str(RETRY_AFTER)))
+        start_response(_STATUS[answer.status], headers)
+        return [body]
+
+    def _read(self, environ: dict[str, Any]) -> Delivery | None:
+        """Return the delivery of a usual callback, None for any other request."""
+        services = services_of(self._app)
+        length = environ.get("CONTENT_LENGTH", "")
+        if not length or "HTTP_CONTENT_ENCODING" in environ:
+            return None
+        if int(length) > services.settings.callback_max_bytes:
+            return None
+        try:
+            ref, provider = services.tickets.read(environ["PATH_INFO"][len("/callback/") :])
+        except ReceiverError:
+            return None
+        if provider is not Provider.GRSAI or ref == CANARY:
+            return None
+        body = environ["wsgi.input"].read(int(length))
+        return Delivery(ref, Source.CALLBACK, body, clock.now(), provider, Proof.TASK)

@@ -24,16 +24,21 @@ def attach(app: Flask, services: Services) -> None:
 
 
 def services() -> Services:
-    """Return the services of the current application.
+    """Return the services of the current application."""
+    return services_of(current_app)
+
+
+def services_of(app: Flask) -> Services:
+    """Return the services of an application.
 
     If none are attached, open them as the environment says.
     """
-    found = current_app.extensions.get(_NAME)
+    found = app.extensions.get(_NAME)
     if found is None:
         with _opening:
-            if _NAME not in current_app.extensions:
-                attach(current_app, Services(Settings.load(os.environ)).open())
-            found = current_app.extensions[_NAME]
+            if _NAME not in app.extensions:
+                attach(app, Services(Settings.load(os.environ)).open())
+            found = app.extensions[_NAME]
     assert isinstance(found, Services)  # noqa: S101 - only attach writes it
     return found
 

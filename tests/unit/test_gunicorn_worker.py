@@ -1,30 +1,23 @@
 """What our worker adds to gunicorn's: no client holds a thread without having sent a request."""
 
 import errno
-import os
-import re
-import selectors
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from gunicorn.config import Config  # type: ignore[import-untyped]  # the package has no types
-from gunicorn.sock import TCPSocket  # type: ignore[import-untyped]  # as above
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # the package has no types
 from waiting import until
+from web_worker import received, web_worker
 
 from receiver.server import arrivals, gunicorn_worker
-from receiver.server.gunicorn_log import GunicornLog
 from receiver.server.gunicorn_worker import DrainingWorker
 
 THREADS, CONNECTIONS = 4, 40
 HEAD = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 EARLY = HEAD.replace(b"read", b"early")
-ANSWER = re.compile(rb".*Content-Length: (\d+)\r\n\r\n", re.DOTALL)
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -33,9 +26,9 @@ LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 class Site:
     """A worker that runs in a thread of this process, with an application of its own."""
 
-    worker: DrainingWorker
-    address: tuple[str, int]
-    clients: ExitStack
+    worker: DrainingWorker = field(init=False)
+    address: tuple[str, int] = field(init=False)
+    clients: ExitStack = field(default_factory=ExitStack)
     bodies: list[bytes] = field(default_factory=list)
 
     def app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -58,43 +51,15 @@ class Site:
         return received(self.connect(data))
 
 
-def received(connection: socket.socket) -> bytes:
-    """Return one answer; nothing at the end of the connection."""
-    answer = b""
-    while not (found := ANSWER.match(answer)) and (piece := connection.recv(1)):
-        answer += piece
-    return answer + (connection.recv(int(found[1]), socket.MSG_WAITALL) if found else b"")
-
-
 @pytest.fixture
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """Start a worker with a few threads; the parameter changes gunicorn's settings."""
-    config = Config()
+    site = Site()
     options = {"threads": THREADS, "worker_connections": CONNECTIONS, "keepalive": 15}
-    for name, value in {**options, **getattr(request, "param", {})}.items():
-        config.set(name, value)
-    log = GunicornLog(config)
-    listener = TCPSocket(("127.0.0.1", 0), config, log)
-    worker = DrainingWorker(1, os.getppid(), [listener], None, 30, config, log)
-    worker.tpool, worker.poller = (
-        worker.get_thread_pool(),
-        selectors.DefaultSelector(),
-    )
-    worker.method_queue.init()
-    with ExitStack() as clients:
-        site = Site(worker, listener.sock.getsockname(), clients)
-        worker.wsgi = site.app
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-        try:
+    with web_worker(site.app, **{**options, **getattr(request, "param", {})}) as started:
+        site.worker, site.address = started
+        with site.clients:
             yield site
-        finally:
-            clients.close()
-            worker.handle_exit(15, None)
-            thread.join(20)
-            worker.tpool.shutdown()
-            worker.tmp.close()
-            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

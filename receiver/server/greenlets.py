@@ -1,0 +1,166 @@
+"""Requests that wait for nothing but the ledger, handled by the main loop itself.
+
+Threads that each handle a callback compete for Python's interpreter lock, which costs as much as
+their work. So the one thread of the main loop handles these requests, each in a greenlet: a
+function that can be suspended. It is suspended while it waits for its commit, which one more thread
+makes for all that wait.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextvars import Context
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]  # the package has no types
+
+from receiver.ledger.waiting import SUSPENDER, ThreadSignal
+
+T = TypeVar("T")
+
+# Seconds that the main loop waits for a commit before it goes on with other clients. Most commits
+# take less, and are faster if they need not compete with the loop for the interpreter lock.
+COMMIT_WAIT = 0.005
+_FOR_EVER = 1e9
+
+
+class GreenletSignal:
+    """Resumes one greenlet; see ``ledger.waiting.Signal``. ``deadline`` is in monotonic seconds."""
+
+    __slots__ = ("_greenlets", "deadline", "is_notified", "owner")
+
+    def __init__(self, greenlets: "Greenlets") -> None:
+        self._greenlets = greenlets
+        self.owner = getcurrent()
+        self.is_notified = False
+        self.deadline = 0.0
+
+    def lead(self, commit: Callable[[], None]) -> None:
+        """Have ``commit`` called in the thread that commits, when all greenlets are suspended."""
+        self._greenlets.add_commit(commit)
+
+    def notify(self) -> None:
+        """Have the greenlet resumed by the main loop; called in any thread."""
+        self.is_notified = True
+        self._greenlets.resume_soon(self)
+
+    def wait(self, seconds: float) -> bool:
+        """Suspend the greenlet until notified; return False after ``seconds``."""
+        if not self.is_notified:
+            self.deadline = time.monotonic() + seconds
+            self._greenlets.suspend(self)
+        notified, self.is_notified = self.is_notified, False
+        return notified
+
+
+class Greenlets:
+    """The greenlets of a main loop. All but ``resume_soon`` is called in the loop's thread.
+
+    ``defer`` makes the main loop call a function soon. ``executor`` runs what else may block.
+    """
+
+    def __init__(self, defer: Callable[[Callable[[], None]], None], executor: Executor) -> None:
+        self._defer = defer
+        self._executor = executor
+        self._context = Context()
+        self._context.run(SUSPENDER.set, self)
+        self._done: dict[greenlet, Callable[[Any], None]] = {}
+        self._suspended: dict[GreenletSignal, None] = {}
+        self._notified: deque[GreenletSignal] = deque()
+        self._is_deferred = False
+        self._commits: list[Callable[[], None]] = []
+        self._committing: SimpleQueue[list[Callable[[], None]]] = SimpleQueue()
+        self._committed = ThreadSignal()
+        self._committer: Thread | None = None
+
+    # Called by the main loop.
+
+    def start(self, function: Callable[[], T], done: Callable[[T], None]) -> None:
+        """Run ``function`` until it is suspended or returns; ``done`` gets what it returns."""
+        new = greenlet(function)
+        new.gr_context = self._context.copy()
+        self._done[new] = done
+        self._switch(new)
+
+    def commit(self) -> None:
+        """Have a commit made for the greenlets that wait for one, and wait a moment for it."""
+        if not self._commits:
+            return
+        if self._committer is None:  # a thread from before a fork would be lost
+            self._committer = Thread(target=self._commit_for_ever, name="commit", daemon=True)
+            self._committer.start()
+        commits, self._commits = self._commits, []
+        self._committing.put(commits)
+        self._committed.wait(COMMIT_WAIT)
+
+    def end_late(self) -> None:
+        """Resume those whose deadline has passed; their ``wait`` returns False."""
+        now = time.monotonic()
+        for signal in [one for one in self._suspended if one.deadline <= now]:
+            self._resume(signal)
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether any greenlet is suspended."""
+        return bool(self._suspended)
+
+    # Called by greenlets: ``ledger.waiting.Suspender``, and by their signals.
+
+    def signal(self) -> GreenletSignal:
+        """Return a signal for the greenlet that calls."""
+        return GreenletSignal(self)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call ``function`` in a thread; return what it returns, or raise what it raises."""
+        signal = self.signal()
+        future = self._executor.submit(function)
+        future.add_done_callback(lambda _: signal.notify())
+        while not future.done():
+            signal.wait(_FOR_EVER)
+        return future.result()
+
+    def add_commit(self, commit: Callable[[], None]) -> None:
+        """Add what the thread that commits calls next."""
+        self._commits.append(commit)
+
+    def suspend(self, signal: GreenletSignal) -> None:
+        """Return to the main loop until the signal is notified or late."""
+        self._suspended[signal] = None
+        signal.owner.parent.switch()
+
+    # Resuming.
+
+    def resume_soon(self, signal: GreenletSignal) -> None:
+        """Have the main loop resume a greenlet; called in any thread."""
+        self._notified.append(signal)
+        if not self._is_deferred:
+            self._is_deferred = True
+            self._defer(self._resume_notified)
+
+    def _resume_notified(self) -> None:
+        self._is_deferred = False  # first: who notifies from now on has us called again
+        for _ in range(len(self._notified)):
+            signal = self._notified.popleft()
+            if signal.is_notified:  # else two notifications came before it was resumed
+                self._resume(signal)
+
+    def _resume(self, signal: GreenletSignal) -> None:
+        if signal in self._suspended:
+            del self._suspended[signal]
+            self._switch(signal.owner)
+
+    def _switch(self, to: greenlet) -> None:
+        value = to.switch()
+        if to.dead:
+            self._done.pop(to)(value)
+
+    # The thread that commits.
+
+    def _commit_for_ever(self) -> None:
+        while True:
+            for commit in self._committing.get():
+                commit()
+            self._committed.notify()

@@ -1,0 +1,174 @@
+"""Greenlets of a main loop: suspended while a thread works, resumed in order, never lost."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from functools import partial
+from queue import SimpleQueue
+
+import pytest
+
+from receiver.errors import LedgerError
+from receiver.ledger import group_commit, waiting
+from receiver.ledger.group_commit import GroupCommit, QueuedWrite
+from receiver.server.greenlets import Greenlets
+
+NAME: ContextVar[str] = ContextVar("NAME", default="none")
+
+
+class Loop:
+    """A main loop: it runs what is deferred, and keeps what the greenlets return."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._deferred: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.greenlets = Greenlets(self._deferred.put, executor)
+        self.returned: list[object] = []
+
+    def start(self, function: Callable[[], object]) -> None:
+        self.greenlets.start(function, self.returned.append)
+
+    def turn(self) -> None:
+        """Do one round: have a commit made, and run the next function that is deferred."""
+        self.greenlets.commit()
+        self._deferred.get(timeout=20)()
+
+    def run(self) -> list[object]:
+        """Run until no greenlet is suspended; return what they returned."""
+        while self.greenlets.are_waiting:
+            self.turn()
+        return self.returned
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    with ThreadPoolExecutor(2) as executor:
+        yield Loop(executor)
+
+
+def group_commit_of(groups: list[list[str]], failure: LedgerError | None = None) -> GroupCommit:
+    """Return a group commit that keeps the names of each group, and the thread that led."""
+
+    def commit(next_group: Callable[[], list[QueuedWrite[str]]]) -> None:
+        group = next_group()
+        groups.append([threading.current_thread().name, *(str(one.item) for one in group)])
+        for write in group:
+            write.succeed(f"{write.item} stored")
+            write.finish(failure)
+
+    return GroupCommit(commit)
+
+
+def write(name: str) -> QueuedWrite[str]:
+    return QueuedWrite(lambda _connection: "", None, name)
+
+
+def store(commits: GroupCommit, name: str) -> str:
+    return commits.run(write(name))
+
+
+def test_what_is_written_in_one_round_shares_a_commit_made_in_another_thread(loop: Loop) -> None:
+    groups: list[list[str]] = []
+    commits = group_commit_of(groups)
+    for name in ("first", "second", "third"):
+        loop.start(partial(store, commits, name))
+    assert (groups, loop.returned) == ([], []), "nothing is committed before the round is over"
+    assert loop.run() == ["first stored", "second stored", "third stored"]
+    assert groups == [["commit", "first", "second", "third"]]
+
+
+def test_a_commit_that_failed_is_raised_in_every_greenlet(loop: Loop) -> None:
+    commits = group_commit_of([], LedgerError("the disk is full"))
+
+    def attempt(name: str) -> str:
+        try:
+            return commits.run(write(name))
+        except LedgerError as error:
+            return f"{name}: {error}"
+
+    for name in ("first", "second"):
+        loop.start(partial(attempt, name))
+    assert loop.run() == ["first: the disk is full", "second: the disk is full"]
+
+
+def test_a_write_that_no_leader_takes_in_time_is_withdrawn(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.0)
+    hangs, groups = threading.Event(), list[list[str]]()
+    ends: list[str] = []
+
+    def hang(next_group: Callable[[], list[QueuedWrite[str]]]) -> None:
+        assert hangs.wait(20)
+        groups.append([str(one.item) for one in next_group()])
+
+    def attempt() -> None:
+        with pytest.raises(LedgerError, match="took no write"):
+            commits.run(write("late"))
+        ends.append("late")
+
+    commits = GroupCommit(hang)
+    loop.start(attempt)
+    loop.greenlets.commit()
+    assert not ends
+    loop.greenlets.end_late()
+    assert (ends, loop.greenlets.are_waiting) == (["late"], False)
+    hangs.set()
+
+
+def test_two_notifications_before_a_greenlet_runs_again_resume_it_once(loop: Loop) -> None:
+    waits: list[bool] = []
+    signals: list[waiting.Signal] = []
+
+    def twice() -> str:
+        signals.append(waiting.signal())
+        waits.append(signals[0].wait(1000))
+        waits.append(signals[0].wait(1000))
+        return "resumed"
+
+    loop.start(twice)
+    signals[0].notify()
+    signals[0].notify()
+    loop.turn()
+    assert waits == [True]
+    assert loop.greenlets.are_waiting, "the second notification was one with the first"
+    signals[0].notify()
+    assert loop.run() == ["resumed"]
+
+
+def test_a_notification_before_the_wait_is_not_lost(loop: Loop) -> None:
+    def early() -> bool:
+        signal = waiting.signal()
+        signal.notify()
+        return signal.wait(1000)
+
+    loop.start(early)
+    assert loop.returned == [True]
+
+
+def test_what_blocks_is_called_in_a_thread_and_its_error_is_raised_in_the_greenlet(
+    loop: Loop,
+) -> None:
+    def attempt() -> str:
+        name = waiting.blocking(lambda: threading.current_thread().name)
+        with pytest.raises(ZeroDivisionError):
+            waiting.blocking(lambda: 1 // 0)
+        return name
+
+    loop.start(attempt)
+    assert loop.returned == []
+    assert str(loop.run()[0]).startswith("ThreadPoolExecutor")
+    assert waiting.blocking(lambda: threading.current_thread().name) == "MainThread"
+
+
+def test_each_greenlet_has_context_variables_of_its_own(loop: Loop) -> None:
+    def named(name: str) -> str:
+        NAME.set(name)
+        waiting.blocking(lambda: None)
+        return NAME.get()
+
+    for name in ("first", "second"):
+        loop.start(partial(named, name))
+    assert sorted(map(str, loop.run())) == ["first", "second"]
+    assert NAME.get() == "none"
+    assert waiting.SUSPENDER.get() is None
