@@ -135,15 +135,28 @@ _CHINESE: tuple[tuple[str, str], ...] = (
     (r"(?P<name>[A-Z_]+): not set[;,:].*", "{name} 未设置"),
     (r"(?P<n>\d+) submits are in progress already", "已有 {n} 个提交正在进行，请稍后再试"),
 )
-_COMPILED = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in _CHINESE)
+Patterns = tuple[tuple[re.Pattern[str], str], ...]
 
 
-def chinese_error(message: str) -> str:
-    """Return an error message in Chinese, or as it is if there is no translation."""
-    for pattern, words in _COMPILED:
+def compiled(texts: tuple[tuple[str, str], ...]) -> Patterns:
+    """Return pairs of a pattern and its translation, ready for ``chinese_words``."""
+    return tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in texts)
+
+
+def chinese_words(patterns: Patterns, message: str) -> str | None:
+    """Return the translation of the first pattern that matches the whole message, or None."""
+    for pattern, words in patterns:
         if found := pattern.fullmatch(message):
             groups = {name: text or "" for name, text in found.groupdict().items()}
             if "why" in groups:
                 groups["why"] = chinese_error(groups["why"])
             return words.format(**groups)
-    return message
+    return None
+
+
+_COMPILED = compiled(_CHINESE)
+
+
+def chinese_error(message: str) -> str:
+    """Return an error message in Chinese, or as it is if there is no translation."""
+    return chinese_words(_COMPILED, message) or message
