@@ -45,6 +45,7 @@ def test_every_remedy_of_the_doctor_is_translated() -> None:
             "file:///data/archive, files are written, linked and synced",
             "file:///data/archive：可写入、链接并落盘",
         ),
+        ("data: 70.0 GB of 270.6 GB free", "data：共 270.6 GB，剩余 70.0 GB"),
         ("one runs here, and has given no sign of life yet", "本机有一个在运行，尚未报告状态"),
         (
             "https://grsaiapi.com knows our key, 9999 credits left",

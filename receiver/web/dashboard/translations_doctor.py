@@ -122,6 +122,10 @@ _FOUND = (
         r"unfinished jobs were signed with a callback secret that is not configured.*",
         "有未完成的任务由未配置的回调密钥签署：其回调会被拒绝，改为主动询问",
     ),
+    (
+        r"(?P<place>[^,]+): (?P<free>[^,]+) of (?P<size>[^,]+) free",
+        "{place}：共 {size}，剩余 {free}",
+    ),
     (r"little disk space, (?P<disks>.*)", "磁盘空间不足：{disks}"),
     (r"the ledger cannot be read", "无法读取账本"),
     (
