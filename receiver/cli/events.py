@@ -37,12 +37,14 @@ from receiver.telemetry.printable import printable
 from receiver.variables import secret_variables
 
 
-class EventOrAll(click.ParamType):
+class EventOrAll(click.ParamType[int | None]):
     """The number of an event, or None for the word all."""
 
     name = "event"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
         """Return the number; see click."""
         if value == "all":
             return None
@@ -193,7 +195,7 @@ def events(gone: str | None, tested: str | None, dismissed: tuple[int | None, ..
     jobs.
     """
     if [gone is not None, tested is not None, bool(dismissed)].count(True) > 1:
-        raise click.UsageError("use one of --forget, --test and --dismiss")
+        raise click.UsageError("use --forget or --test or --dismiss, one of them")
     services = Services(load()).open(to_look=gone is None and not dismissed, creates=False)
     failures = 0
     try:
