@@ -23,7 +23,7 @@ def now() -> float:
 
 
 def since_start_of_machine() -> float:
-    """Return the seconds since this machine started: all its processes agree, whoever sets clocks.
+    """Return the seconds since the machine started: its processes agree, even if a clock is set.
 
     Unlike a monotonic clock it goes on while the machine sleeps; only Linux has that.
     """

@@ -31,6 +31,10 @@ class ConfigurationError(ReceiverError):
         self.mistakes = mistakes
 
 
+class RequestMistakeError(ConfigurationError):
+    """Only the request is wrong, no setting is missing: a corrected one can be posted."""
+
+
 class TicketError(ReceiverError):
     """The ticket of a callback URL was not signed by us."""
 

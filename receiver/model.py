@@ -103,7 +103,7 @@ class Source(StrEnum):
 class Proof(StrEnum):
     """What is proved about a report: the trust ladder, best first."""
 
-    BODY = "body"  # a signature covers the body and names our account; or the provider told us
+    BODY = "body"  # a signature covers the body and names our account; or the provider's own answer
     TASK = "task"  # a signature or the ticket covers the task, not what is said about it
     NONE = "none"  # nothing, or something is wrong: a hint
 

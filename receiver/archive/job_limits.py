@@ -1,4 +1,4 @@
-"""How much one job may store: whoever has one ticket must not fill the archive."""
+"""How much one job may store: the holder of one ticket must not fill the archive."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

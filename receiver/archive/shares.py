@@ -1,6 +1,6 @@
 """Fair shares of the download threads: no job and no host keeps the others waiting.
 
-While others wait, one job or one host may hold a quarter of the threads. Whoever is alone may hold
+While others wait, one job or one host may hold a quarter of the threads. One that is alone may hold
 all of them; when others come, slow downloads above the quarter are interrupted. Some threads are
 for first attempts only. If all threads are held by slow downloads of many jobs and hosts, those are
 interrupted that are slower than their size and the backlog allow.
@@ -152,7 +152,7 @@ class Shares:
         )
         self._turn = (self._turn + bool(claims)) % TURNS
         if avoided and all(avoided[-1].includes(one.row) for one in claims):
-            # Nobody else waits. The question reads every due row: not for each claim again.
+            # No other job waits. The question reads every due row: not for each claim again.
             self._alone_until = self._clock() + LOOK_INTERVAL
         with self._lock:
             for one in claims:

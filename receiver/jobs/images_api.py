@@ -11,7 +11,7 @@ from receiver.model import Api, Mode, Provider
 from receiver.providers.grsai import families
 from receiver.providers.registry import DIALECTS
 
-# These name the caller's own users: the provider is not told, they become metadata.
+# These name the caller's own users: they are not sent to the provider, they become metadata.
 _ABOUT_USERS = ("user", "safety_identifier")
 # OpenAI's word for "as you like", which is said by leaving the field out.
 _AUTO = "auto"

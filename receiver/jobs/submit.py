@@ -18,7 +18,9 @@ from receiver.errors import (
     KeyTakenError,
     NotSentError,
     RefusedError,
+    RequestMistakeError,
 )
+from receiver.events.job_webhooks import UNSIGNED
 from receiver.ingest.inbox import Inbox
 from receiver.ingest.tickets import Tickets
 from receiver.jobs.retry import store_with_retry
@@ -101,9 +103,9 @@ class SubmitService:
         - ``submitting``: the answer was lost. Nothing is posted again; a callback may still come.
         - ``archiving``: OpenAI answered with the pictures.
 
-        Raise KeyTakenError if the key is taken, ConfigurationError if the provider's key or
-        PUBLIC_URL is missing, or events cannot be sent to the job's webhook; in all these cases
-        nothing was posted.
+        Raise KeyTakenError if the key is taken, ConfigurationError if a setting is missing, and
+        RequestMistakeError if only the request is wrong, for example its webhook; in all these
+        cases nothing was posted.
         """
         post = (
             self._openai_post(submission)
@@ -115,39 +117,46 @@ class SubmitService:
         return self._post_until_answered(post, back_off)
 
     def _openai_post(self, submission: Submission) -> Post:
-        mistakes = self._webhook_mistakes(submission)
+        missing, mistakes = self._webhook_mistakes(submission)
         if self._openai is None:
-            mistakes.append(
+            missing.append(
                 "OPENAI_API_KEY: not set; a job cannot be posted without the provider's key"
             )
-        if mistakes or self._openai is None:
-            raise ConfigurationError(mistakes)
+        if missing or self._openai is None:
+            raise ConfigurationError(missing + mistakes)
+        if mistakes:
+            raise RequestMistakeError(mistakes)
         ref, arguments = new_ref(clock.now()), openai_images.build_arguments(submission)
         call = DirectCall(self._openai, self._inbox, self._jobs, self._pause)
         return Post(ref, submission, self._openai.base_url, partial(call.make, arguments, ref))
 
     def _task_post(self, submission: Submission) -> Post:
-        """Prepare a post; raise ConfigurationError with everything that is missing."""
-        client, mistakes = self._clients.get(submission.provider), self._mistakes(submission)
-        if mistakes or client is None:
-            raise ConfigurationError(mistakes)
+        """Prepare a post; raise ConfigurationError with everything that is missing or wrong."""
+        client = self._clients.get(submission.provider)
+        missing, mistakes = self._missing_and_mistakes(submission)
+        if missing or client is None:
+            raise ConfigurationError(missing + mistakes)
+        if mistakes:
+            raise RequestMistakeError(mistakes)
         ref = new_ref(clock.now())
         callback, signer = self._callback(ref, submission)
         try:
             request = client.dialect.build_submit(client.account, submission, callback)
         except ValueError as error:
-            raise ConfigurationError([f"model: {error}"]) from error
+            raise RequestMistakeError([f"model: {error}"]) from error
         if submission.mode is Mode.STREAM and isinstance(client, GrsaiClient):
             sends = partial(self._stream, client, request, ref)
         else:
             sends = partial(self._post_task, client, request, ref)
         return Post(ref, submission, client.account.base_url, sends, signer)
 
-    def _mistakes(self, submission: Submission) -> list[str]:
+    def _missing_and_mistakes(self, submission: Submission) -> tuple[list[str], list[str]]:
+        """Return which settings are missing, and what is wrong in the request itself."""
         dialect = DIALECTS[submission.provider]
-        mistakes = dialect.mistakes(submission)
+        missing, mistakes = self._webhook_mistakes(submission)
+        mistakes += dialect.mistakes(submission)
         if self._clients.get(submission.provider) is None:
-            mistakes.append(
+            missing.append(
                 f"{dialect.key_name}: not set; a job cannot be posted without the provider's key"
             )
         if submission.mode is Mode.WEBHOOK and submission.api is Api.NEWER:
@@ -155,14 +164,15 @@ class SubmitService:
                 "--api api: the newer API has no callbacks; use --mode poll or --mode stream"
             )
         elif submission.mode is Mode.WEBHOOK and self._public_url is None:
-            mistakes.append(
+            missing.append(
                 "PUBLIC_URL: not set, so callbacks cannot reach us; set it, or use --mode poll"
             )
-        return mistakes + self._webhook_mistakes(submission)
+        return missing, mistakes
 
-    def _webhook_mistakes(self, submission: Submission) -> list[str]:
-        mistake = self._webhook_mistake(submission.webhook) if submission.webhook else ""
-        return [mistake] if mistake else []
+    def _webhook_mistakes(self, submission: Submission) -> tuple[list[str], list[str]]:
+        """Return the same two lists about the webhook alone."""
+        found = self._webhook_mistake(submission.webhook) if submission.webhook else ""
+        return ([UNSIGNED], []) if found == UNSIGNED else ([], [found] if found else [])
 
     def _callback(self, ref: str, submission: Submission) -> tuple[Callback | None, str | None]:
         """Return where callbacks go, and the fingerprint of the secret that signed the URL."""

@@ -39,7 +39,7 @@ _INSERT = {
     ),
 }
 _DELETE = {
-    # The index has no copy of the pieces, so it must be told which ones to remove.
+    # The index has no copy of the pieces, so the caller names those to remove.
     "sqlite": text(
         "INSERT INTO job_words (job_words, rowid, pieces) VALUES ('delete', :place, :pieces)"
     ),

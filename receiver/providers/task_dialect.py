@@ -92,7 +92,7 @@ class TaskDialect:
         return None
 
     def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
-        """Return none: whoever has the URL of a result can download it."""
+        """Return none: anyone with the URL of a result can download it."""
         return {}
 
     def build_keys(self, account: Account) -> Request | None:

@@ -63,7 +63,7 @@ class BackgroundValue(Generic[T]):
         self._error: Exception | None = None
 
     def get(self) -> Answer[T]:
-        """Return the last answer; ask first if it is too old and nobody is asking."""
+        """Return the last answer; ask first if it is too old and no thread is asking."""
         return self.wait(self.start(), self._limit)
 
     def peek(self) -> Answer[T]:
@@ -94,7 +94,7 @@ class BackgroundValue(Generic[T]):
         return self._last(late=self._is_late())
 
     def _is_due(self) -> bool:
-        """Return whether the caller has to ask; then nobody else asks meanwhile."""
+        """Return whether the caller has to ask; then no other thread asks meanwhile."""
         with self._lock:
             now = self._clock()
             is_fresh = self._answered_at is not None and now - self._answered_at < self._lifetime

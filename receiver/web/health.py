@@ -23,7 +23,7 @@ TEXT_LIFETIME = 0.1
 
 @blueprint.get("/healthz")
 def healthz() -> Response:
-    """Return 200: this process runs. It asks nobody."""
+    """Return 200: this process runs. It asks no other part."""
     return jsonify(ok=True, version=version())
 
 

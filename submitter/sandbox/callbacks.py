@@ -117,7 +117,7 @@ class CallbackSender:
         """Send one report now, record the attempt, and return whether the answer was 2xx."""
         url = task.request.webhook or ""
         url = forge(url) if report.forged else url
-        told, data, headers = self._make(task, report)
+        kind, data, headers = self._make(task, report)
         started, status, error_text = time.time(), None, ""
         try:
             with self._session.post(
@@ -132,7 +132,7 @@ class CallbackSender:
         except (OSError, ValueError) as error:  # requests' own errors are OSErrors
             error_text = f"{type(error).__name__}: {error}"
         seconds = time.time() - started
-        task.note(SentReport(told, url, status, error_text, started, seconds))
+        task.note(SentReport(kind, url, status, error_text, started, seconds))
         return status is not None and requests.codes.ok <= status < requests.codes.multiple_choices
 
 

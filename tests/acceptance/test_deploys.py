@@ -41,7 +41,7 @@ class Callers:
 
     def call(self) -> None:
         """Call until ``stopping`` is set."""
-        while not self.stopping.wait(0.01):  # else the callers take the processor time
+        while not self.stopping.wait(0.03):  # else the callers take the processor time
             ref = new_ref(now())
             self.came_to[ref] = self._post(f"/callback/{self.tickets.sign(ref)}")
 

@@ -72,15 +72,22 @@ class _Round:
 @contextmanager
 def file_server(folder: Path) -> Iterator[str]:
     """Serve the picture; give the URL below which every path leads to it."""
+    with file_process(folder) as (url, _):
+        yield url
+
+
+@contextmanager
+def file_process(folder: Path, delay: float = 0.0) -> Iterator[tuple[str, int]]:
+    """Serve the picture ``delay`` seconds after each request; give URL and process number."""
     path, port = folder / "picture.png", free_port()
     path.write_bytes(picture())
     with running(
-        ["-m", "tests.bench.files", str(port), str(path)],
+        ["-m", "tests.bench.files", str(port), str(path), str(delay)],
         environment(folder),
         folder / "files.log",
         lambda: listens(port),
-    ):
-        yield f"http://127.0.0.1:{port}"
+    ) as pid:
+        yield f"http://127.0.0.1:{port}", pid
 
 
 def migrated(server: PostgresServer) -> dict[str, str]:

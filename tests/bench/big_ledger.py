@@ -81,6 +81,17 @@ class Shape:
         return "failed" if number % 10 == 0 else "archived"
 
 
+def shape_of(path: Path) -> Shape:
+    """Return the shape of a ledger that was made before: its refs contain it."""
+    with closing(sqlite3.connect(path)) as connection:
+        first, last = (
+            connection.execute(f"SELECT {which}(ref) FROM jobs").fetchone()[0]  # noqa: S608 - constants
+            for which in ("min", "max")
+        )
+    jobs = int.from_bytes(ULID.from_str(last).bytes[6:], "big") + 1
+    return Shape(jobs, ULID.from_str(first).milliseconds / 1000)
+
+
 def rows(shape: Shape) -> Iterator[dict[str, list[tuple[Any, ...]]]]:
     """Give the rows of each job by table."""
     dice = random.Random(7)  # noqa: S311 - a figure, no secret

@@ -1,6 +1,7 @@
 """A cheap file server: answers every GET with the same PNG picture of 1 MB, with sendfile.
 
-``python -m tests.bench.files PORT FILE`` serves FILE until it is ended.
+``python -m tests.bench.files PORT FILE [SECONDS]`` serves FILE until it is ended, so many seconds
+after each request.
 """
 
 import random
@@ -8,6 +9,7 @@ import socket
 import socketserver
 import struct
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -48,6 +50,7 @@ class Door(socketserver.BaseRequestHandler):
             if not piece:  # somebody only looked whether we are there
                 return
             asked += piece
+        time.sleep(self.server.delay)
         with self.server.path.open("rb") as file:
             head = (
                 "HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
@@ -64,11 +67,13 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, path: Path) -> None:
+    def __init__(self, port: int, path: Path, delay: float) -> None:
         super().__init__(("127.0.0.1", port), Door)
         self.path = path
+        self.delay = delay
         self.size = path.stat().st_size
 
 
 if __name__ == "__main__":
-    Server(int(sys.argv[1]), Path(sys.argv[2])).serve_forever()
+    wait = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    Server(int(sys.argv[1]), Path(sys.argv[2]), wait).serve_forever()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +35,7 @@ from tests.bench import (  # noqa: E402 - as above
     latency,
     probes,
     s3_requests,
+    walk,
     workers,
 )
 from tests.bench.archiving import Place, migrated  # noqa: E402
@@ -57,6 +58,7 @@ class Amounts:
     workers: Amount
     growth: Amount
     sizes: tuple[int, ...]
+    ledgers: tuple[int, ...]
 
 
 FULL = Amounts(
@@ -67,9 +69,10 @@ FULL = Amounts(
     Amount(100, 1, 25),
     Amount(7, 1000, 150),
     Amount(5, 600, 90),
-    Amount(4, 150, 60),
+    Amount(3, 100, 20),
     Amount(6, 500, 40),
     (0, 100_000, 1_000_000),
+    (100_000, 1_000_000),
 )
 QUICK = Amounts(
     Amount(3, 1000, 5),
@@ -79,9 +82,10 @@ QUICK = Amounts(
     Amount(20, 1, 4),
     Amount(3, 300, 20),
     Amount(3, 300, 30),
-    Amount(2, 40, 10),
+    Amount(2, 40, 5),
     Amount(2, 200, 5),
     (0, 20_000),
+    (20_000,),
 )
 
 
@@ -197,6 +201,14 @@ def _costs(folder: Path, _amounts: Amounts) -> Table:
     return costs.measure(folder)
 
 
+def _pages(folder: Path, amounts: Amounts) -> Group:
+    tables = []
+    for jobs in amounts.ledgers:
+        (place := folder / str(jobs)).mkdir()
+        tables += walk.measure(place, jobs)
+    return Group(*tables)
+
+
 def _workers(folder: Path, amounts: Amounts) -> Result:
     lines = workers.measure(folder, amounts.workers)
     return Result(
@@ -210,7 +222,7 @@ def _rounds(lines: list[Line], amount: Amount) -> str:
     return f"{len(lines[0].ours)} × {amount.each}"
 
 
-MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
+MEASURES: dict[str, Callable[[Path, Amounts], Result | Table | Group]] = {
     "callbacks": _callbacks,
     "directory": _directory,
     "postgresql": _postgresql,
@@ -223,10 +235,11 @@ MEASURES: dict[str, Callable[[Path, Amounts], Result | Table]] = {
     "costs": _costs,
     "workers": _workers,
     "growth": _growth,
+    "pages": _pages,
 }
 
 # These take minutes and are asked for by name.
-LONG = {"flood", "connections", "probes", "growth"}
+LONG = {"flood", "connections", "probes", "growth", "pages"}
 
 
 @click.command()
@@ -235,7 +248,7 @@ LONG = {"flood", "connections", "probes", "growth"}
     "--only",
     type=click.Choice(list(MEASURES)),
     multiple=True,
-    help="Only this measure; repeatable. Without it all but flood, connections, probes and growth.",
+    help="Only this measure; repeatable. Without it all but those that take minutes.",
 )
 @click.option("--save", type=FILE, help="Write the ratios to this file, for --compare.")
 @click.option("--compare", type=FILE, help="Show what is over 15 % slower than in this file.")

@@ -114,20 +114,20 @@ def measure(folder: Path, jobs: int) -> list[Table]:
     """Make a ledger of so many jobs and measure it."""
     shape = Shape.until_now(jobs)
     make(folder / "ledger.sqlite3", shape)
-    environ = {"DATA_DIR": str(folder), "EVENT_URLS": DESTINATION}
-    return measure_ledger(shape, environ)
+    return measure_ledger(shape, folder)
 
 
-def measure_ledger(shape: Shape, environ: dict[str, str]) -> list[Table]:
-    """Measure the ledger that these settings name."""
+def measure_ledger(shape: Shape, folder: Path) -> list[Table]:
+    """Measure the ledger in this folder."""
     secret = f"whsec_{base64.b64encode(bytes(24)).decode()}"
     given = {
         "ADMIN_TOKEN": _TOKEN,
         "EVENT_SECRET": secret,
         "GRSAI_BASE_URL": "http://127.0.0.1:1",
         "LOG_LEVEL": "ERROR",
+        "EVENT_URLS": DESTINATION,
     }
-    with closing(Services(Settings.load({**given, **environ})).open()) as services:
+    with closing(Services(Settings.load({**given, "DATA_DIR": str(folder)})).open()) as services:
         app = create_app()
         attach(app, services)
         background = _table(f"In the background, {shape.jobs:,} jobs", computed(services))

@@ -1,34 +1,56 @@
-"""Measure: pictures archived per second by 1, 2 and 4 worker processes with 8 threads each.
+"""Measure: pictures archived per second by 1, 2 and 4 worker processes that share one PostgreSQL.
 
-They share one PostgreSQL and this machine's cores: on two cores four processes cannot do four times
-as much. The measure shows that they do not block each other.
+First with 8 threads each and a source that answers at once: then the processors are the limit, and
+the cores that workers, PostgreSQL and file server keep busy say how much another process can add.
+Then with 4 threads each and a source that answers later: then a worker waits most of the time, as
+with a real provider, and the measure shows whether processes block each other.
 """
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from postgres import mortal_postgres
+from postgres import MortalPostgres, mortal_postgres
 from sqlalchemy import text
 
 from receiver.ledger import schema
 from receiver.ledger.liveness import LOCKS
 from receiver.services import Services
 from receiver.settings import Settings
-from tests.bench.archiving import archive, file_server
+from tests.bench.archiving import archive, file_process
 from tests.bench.measurements import Amount, Line
-from tests.bench.processes import environment, running
+from tests.bench.processes import cpu_seconds, environment, postmaster, running
 
 PROCESSES = (1, 2, 4)
-_THREADS = "8"
+# Name, threads of a process, and seconds until the source answers.
+_SOURCES = (("source at once", 8, 0.0), ("source after 0.2 s", 4, 0.2))
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
     """Archive so many pictures in each round with each number of processes."""
-    with mortal_postgres() as server, file_server(folder) as url:
-        address = server.make_database()
-        schema.migrate(address)
+    with mortal_postgres() as server:
+        return [
+            line
+            for number, source in enumerate(_SOURCES)
+            for line in _measure(_made(folder / str(number)), server, amount, *source)
+        ]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _measure(
+    folder: Path, server: MortalPostgres, amount: Amount, name: str, threads: int, delay: float
+) -> list[Line]:
+    address = server.make_database()
+    schema.migrate(address)
+    rates: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
+    cores: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
+    with file_process(folder, delay) as (url, file_pid):
         env = environment(
             folder / "receiver",
             DATABASE_URL=address.replace("+psycopg", ""),
@@ -36,34 +58,45 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
             CALLBACK_SECRETS="0" * 32,
             ADMIN_TOKEN="0" * 32,
             FETCH_ALLOW=url.removeprefix("http://"),
-            WORKER_THREADS=_THREADS,
+            WORKER_THREADS=str(threads),
         )
-        seen: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
         with closing(Services(Settings.load(env)).open()) as services:
+            busy = [file_pid, postmaster(services), os.getpid()]
             for _ in amount:
                 for processes in PROCESSES:
-                    with _workers(services, env, folder, processes):
+                    with _workers(services, env, folder, processes) as pids:
                         archive(services, url, 16)  # warms up and is not counted
-                        seen[processes].append(archive(services, url, amount.each)[1])
+                        began, used = time.monotonic(), _used([*pids, *busy])
+                        rates[processes].append(archive(services, url, amount.each)[1])
+                        seconds = time.monotonic() - began
+                        cores[processes].append((_used([*pids, *busy]) - used) / seconds)
     return [
-        Line(f"jobs archived by {processes} processes", "1/s", seen[processes], seen[1])
-        for processes in PROCESSES
+        line
+        for count in PROCESSES
+        for line in (
+            Line(f"jobs archived by {count}, {name}", "1/s", rates[count], rates[1]),
+            Line("… cores busy, all together", "", cores[count], cores[1]),
+        )
     ]
+
+
+def _used(pids: Sequence[int]) -> float:
+    return sum(map(cpu_seconds, pids))
 
 
 @contextmanager
 def _workers(
     services: Services, env: dict[str, str], folder: Path, processes: int
-) -> Iterator[None]:
-    """Run so many workers; each counts from when it holds its lock."""
+) -> Iterator[list[int]]:
+    """Run so many workers and give their process numbers; each counts once it holds its lock."""
     with ExitStack() as stack:
+        pids = []
         for number in range(processes):
             before = _registered(services)
             ready = lambda before=before: _registered(services) > before  # noqa: E731 - bound here
-            stack.enter_context(
-                running(["-m", "receiver", "worker"], env, folder / f"worker-{number}.log", ready)
-            )
-        yield
+            log = folder / f"worker-{number}.log"
+            pids.append(stack.enter_context(running(["-m", "receiver", "worker"], env, log, ready)))
+        yield pids
     deadline = time.monotonic() + 5
     while _registered(services) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -122,6 +122,17 @@ def test_an_address_that_gets_no_events_is_refused_before_anything_is_paid(
     answer = setup.post(webhook=webhook)
     assert (answer.status_code, said in answer.json["detail"]) == (status, True)
     assert "t0psecret" not in answer.text
+    asked = {"prompt": "a fox", "mode": "poll", "webhook": webhook}
+    path, admin = "/v1/images/generations", setup.web.admin
+    v1 = setup.web.client.post(path, json=asked, headers=admin)
+    error = v1.json["error"]
+    assert (v1.status_code, error["type"], error["param"]) == (
+        400,
+        "invalid_request_error",
+        "webhook",
+    )
+    assert said in error["message"]
+    assert "t0psecret" not in v1.text
     assert sandbox.stats()["accepted"] == 0
 
 

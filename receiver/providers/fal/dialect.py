@@ -184,7 +184,7 @@ def _request_url(task: Task) -> str:
     """Return the address of a request: as fal named it, or by its app, without the subpath."""
     if task.poll_url:
         return task.poll_url.partition("?")[0].removesuffix("/status")
-    if not task.model:  # a job that only its ticket told us of
+    if not task.model:  # a job that is known only from its ticket
         raise ProviderUnavailableError("fal is asked by app and request id; the app is not known")
     app = "/".join(task.model.split("/")[:2])
     return f"{task.base_url}/{app}/requests/{quote(task.provider_id, safe='')}"

@@ -72,7 +72,7 @@ class Grsai:
         return None
 
     def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
-        """Return none: whoever has the URL of a result can download it."""
+        """Return none: anyone with the URL of a result can download it."""
         return {}
 
     def build_check(self, account: Account) -> Request | None:

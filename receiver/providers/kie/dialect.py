@@ -1,7 +1,7 @@
 """kie.ai's jobs: https://docs.kie.ai/market/quickstart and …/common-api/webhook-verification.
 
 The signature of a callback covers the task's id and the time, not what is said about the task.
-Whoever can read one callback could send another with other URLs, so every callback is read back.
+Anyone who can read one callback could send another with other URLs, so every callback is read back.
 """
 
 import hmac

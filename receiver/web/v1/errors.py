@@ -7,7 +7,12 @@ import structlog
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
-from receiver.errors import ConfigurationError, KeyConflictError, ReceiverError
+from receiver.errors import (
+    ConfigurationError,
+    KeyConflictError,
+    ReceiverError,
+    RequestMistakeError,
+)
 from receiver.jobs.images_api import ImagesErrorView, ImagesFaultView
 from receiver.ledger.rows import Job
 from receiver.model import JobState, Reason
@@ -83,6 +88,13 @@ def add_private_headers(response: Response) -> Response:
 @blueprint.errorhandler(ConfigurationError)
 def _not_configured(error: ConfigurationError) -> Response:
     return failure(500, "; ".join(error.mistakes), "not_configured", kind=_SERVER)
+
+
+@blueprint.errorhandler(RequestMistakeError)
+def _mistake(error: RequestMistakeError) -> Response:
+    field = error.mistakes[0].partition(":")[0]
+    param = field if field in ("model", "webhook") else None
+    return failure(400, "; ".join(error.mistakes), "invalid_value", param=param)
 
 
 @blueprint.errorhandler(KeyConflictError)

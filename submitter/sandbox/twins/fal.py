@@ -96,7 +96,7 @@ class FalTwin(Twin):
         }
 
     def of_another_account(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return a body with another request's id: fal signs for whoever posted the request."""
+        """Return a body with another request's id: fal signs for the account that posted it."""
         return {**body, "request_id": FOREIGN_ID, "gateway_request_id": FOREIGN_ID}
 
     def rotate(self) -> None:
