@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import structlog
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]  # the package has no types
 
+from receiver.errors import LedgerError
+from receiver.ledger.group_commit import WRITE_TIMEOUT
 from receiver.ledger.waiting import SUSPENDER, ThreadSignal
 
 log = structlog.get_logger(__name__)
@@ -30,7 +32,6 @@ LEDGER_THREADS = 8
 # Seconds that the main loop waits for a commit before it goes on with other clients. Most commits
 # take less, and are faster if they need not compete with the loop for the interpreter lock.
 COMMIT_WAIT = 0.005
-_FOR_EVER = 1e9
 
 
 class GreenletSignal:
@@ -124,14 +125,18 @@ class Greenlets:
         return GreenletSignal(self)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in a thread; return what it returns, or raise what it raises."""
+        """Call ``function`` in a thread; return what it returns, or raise what it raises.
+
+        Raise LedgerError if no thread began with it within ``WRITE_TIMEOUT`` seconds.
+        """
         signal = self.signal()
         context = copy_context()  # its log lines have the id of the request
         context.run(SUSPENDER.set, None)
         future = self._executor.submit(context.run, function)
         future.add_done_callback(lambda _: signal.notify())
         while not future.done():
-            signal.wait(_FOR_EVER)
+            if not signal.wait(WRITE_TIMEOUT) and future.cancel():
+                raise LedgerError(f"the ledger was not free for {WRITE_TIMEOUT:.0f} s")
         return future.result()
 
     def add_commit(self, commit: Callable[[], None]) -> None:

@@ -160,6 +160,30 @@ def test_what_blocks_is_called_in_a_thread_and_its_error_is_raised_in_the_greenl
     assert waiting.blocking(lambda: threading.current_thread().name) == "MainThread"
 
 
+def test_what_no_thread_begins_with_in_time_is_given_up_and_never_done(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(greenlets, "WRITE_TIMEOUT", 0.0)
+    hangs, done = threading.Event(), list[str]()
+
+    def attempt(number: int) -> str:
+        try:
+            waiting.blocking(lambda: hangs.wait(20) and done.append(f"{number}"))
+        except LedgerError:
+            return f"{number} given up"
+        return f"{number} done"
+
+    number = greenlets.LEDGER_THREADS + 1
+    for one in range(number):
+        loop.start(partial(attempt, one))
+    loop.greenlets.end_late()
+    assert loop.returned == [f"{number - 1} given up"]
+    hangs.set()
+    loop.run()
+    assert len(loop.returned) == number
+    assert len(done) == number - 1
+
+
 def test_each_greenlet_has_context_variables_of_its_own(loop: Loop) -> None:
     def named(name: str) -> str:
         NAME.set(name)
