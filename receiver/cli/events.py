@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.padding import Padding
@@ -34,6 +35,21 @@ from receiver.services import Services
 from receiver.settings import Settings
 from receiver.telemetry.printable import printable
 from receiver.variables import secret_variables
+
+
+class EventOrAll(click.ParamType[int | None]):
+    """The number of an event, or None for the word all."""
+
+    name = "event"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Return the number; see click."""
+        if value == "all":
+            return None
+        return click.IntRange(1, 2**63 - 1).convert(value, param, ctx)
+
 
 # The fields of an event that are shown after number, time, type and job; on a terminal not the
 # key, which job and index tell, on lines of their own.
@@ -160,8 +176,16 @@ def _print_event(event: Event) -> None:
     help="Send a test event to one destination and print its answer; a part of its name is enough. "
     "For the webhook of a job: its URL.",
 )
+@click.option(
+    "--dismiss",
+    "dismissed",
+    metavar="EVENT|all",
+    multiple=True,
+    type=EventOrAll(),
+    help="Take a set-aside event off the list, or all: it is sent nowhere any more; repeatable.",
+)
 @reports_errors
-def events(gone: str | None, tested: str | None) -> None:
+def events(gone: str | None, tested: str | None, dismissed: tuple[int | None, ...]) -> None:
     """Show where events are sent, and which were not delivered.
 
     For each destination it shows what waits, what fails, the age of the oldest undelivered event,
@@ -170,18 +194,33 @@ def events(gone: str | None, tested: str | None) -> None:
     yet wait until the service runs with it in EVENT_URLS; until then `receiver prune` keeps their
     jobs.
     """
-    if gone is not None and tested is not None:
-        raise click.UsageError("use --forget or --test, not both")
-    services = Services(load()).open(to_look=gone is None, creates=False)
+    if [gone is not None, tested is not None, bool(dismissed)].count(True) > 1:
+        raise click.UsageError("use --forget or --test or --dismiss, one of them")
+    services = Services(load()).open(to_look=gone is None and not dismissed, creates=False)
+    failures = 0
     try:
         if gone is not None:
             _forget(services, gone)
         elif tested is not None:
             _test(services, tested)
+        elif dismissed:
+            failures = _dismiss(services, dismissed)
         else:
             _show(services)
     finally:
         services.close()
+    sys.exit(SOME_FAILED if failures else 0)
+
+
+def _dismiss(services: Services, numbers: tuple[int | None, ...]) -> int:
+    """Dismiss these events, None for all; return how many were not set aside."""
+
+    def act(number: int) -> str:
+        return f"event {number} is dismissed at {services.outbox.dismiss(number)} destinations"
+
+    if None in numbers:
+        return _act_on_all(services, act)
+    return act_on_each(tuple(number for number in numbers if number is not None), act)
 
 
 def _forget(services: Services, name: str) -> None:
@@ -262,7 +301,7 @@ def _failed_table(aside: list[EventDelivery]) -> Table:
         "destination",
         "attempts",
         "last error",
-        title="set aside; `receiver resend EVENT…` sends them again",
+        title="set aside; `receiver resend EVENT…` sends them again, --dismiss removes them",
     )
     for delivery in aside:
         table.add_row(
@@ -293,7 +332,11 @@ def resend(numbers: tuple[int, ...], *, every: bool, waiting: bool) -> None:
     if waiting:
         failures = act_on_each(_served(services), _expedite(services))
     else:
-        failures = act_on_each(numbers, _resend(services)) if numbers else _resend_all(services)
+        failures = (
+            act_on_each(numbers, _resend(services))
+            if numbers
+            else _act_on_all(services, _resend(services))
+        )
     services.engine.notify()
     services.close()
     sys.exit(SOME_FAILED if failures else 0)
@@ -315,9 +358,10 @@ def _expedite(services: Services) -> Callable[[str], str]:
     return lambda name: f"{services.outbox.expedite(name)} more deliveries to {name} are due now"
 
 
-def _resend_all(services: Services) -> int:
+def _act_on_all(services: Services, act: Callable[[int], str]) -> int:
+    """Act on every event that is set aside; return for how many it failed."""
     failures = last = 0
     while found := sorted({row.event for row in services.events.set_aside(after=last)}):
-        failures += act_on_each(tuple(found), _resend(services))
+        failures += act_on_each(tuple(found), act)
         last = found[-1]
     return failures

@@ -197,11 +197,16 @@ class Outbox:
                 _make_next_due(connection, _NEXT_OF_JOB, to=name, job=ref, now=self.now())
             return len(rows)
 
-        if not (count := self._database.write(work)):
-            raise ReceiverError(
-                f"event {event} is not set aside; `receiver events` lists those that are"
-            )
-        return count
+        return _require_set_aside(self._database.write(work), event)
+
+    def dismiss(self, event: int) -> int:
+        """Delete the deliveries of an event that were set aside; return how many. It stays itself.
+
+        Raise ReceiverError if it is not set aside anywhere.
+        """
+        mine = delete(sendings).where(sendings.c.event == event, sendings.c.state == SET_ASIDE)
+        count = self._database.write(lambda connection: connection.execute(mine).rowcount)
+        return _require_set_aside(count, event)
 
     def expedite(self, name: str, most: int | None = None) -> int:
         """Make what waits for a destination due now, all or about ``most`` deliveries.
@@ -233,6 +238,13 @@ class Outbox:
             raise ReceiverError(
                 f"there is no destination {name!r}; known are: {', '.join(known) or 'none'}"
             )
+
+
+def _require_set_aside(count: int, event: int) -> int:
+    if not count:
+        text = f"event {event} is not set aside; `receiver events` lists those that are"
+        raise ReceiverError(text)
+    return count
 
 
 def destination_names(connection: Connection) -> Sequence[str]:

@@ -41,6 +41,7 @@ def test_without_a_session_every_page_leads_to_the_login(web: WebClient, path: s
         "/replay-all",
         "/logout",
         "/events/1/resend",
+        "/events/1/dismiss",
         "/events/test",
         "/events/expedite",
     ],

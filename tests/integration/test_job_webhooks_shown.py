@@ -19,7 +19,7 @@ from werkzeug.serving import make_server
 from receiver.errors import ConfigurationError, KeyConflictError, ReceiverError
 from receiver.jobs.job_object import webhook_shown
 from receiver.ledger.outbox import JOB_WEBHOOKS
-from receiver.model import Mode
+from receiver.model import EventType, Mode
 from receiver.services import Services
 from submitter import Submitter
 from submitter.sandbox import Sandbox
@@ -300,3 +300,27 @@ def test_the_client_of_a_service_elsewhere_names_a_webhook_and_sees_it_in_short(
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_events_that_were_set_aside_can_be_dismissed(setup: Setup) -> None:
+    outbox, web = setup.web.services.outbox, setup.web
+    for _ in range(4):
+        web.services.jobs.expire(str(setup.post().json["ref"]), "no report")
+    for claimed in outbox.claim(JOB_WEBHOOKS, tuple(EventType), 10):
+        outbox.set_aside(claimed, "gone")
+    numbers = [row.event for row in web.services.events.set_aside()]
+    log_in(web)
+    assert f"/events/{numbers[0]}/dismiss" in web.client.get("/set-aside").text
+    answer = post(web, f"/events/{numbers[0]}/dismiss")
+    assert answer.headers["Location"] == "/set-aside?notice=event_dismissed"
+    assert "The event was dismissed." in web.client.get("/set-aside?notice=event_dismissed").text
+    assert post(web, f"/events/{numbers[0]}/dismiss").status_code == 409
+    one = setup.run("receiver", "events", "--dismiss", str(numbers[1]), "--dismiss", "999999")
+    assert (one.status, one.out) == (1, f"event {numbers[1]} is dismissed at 1 destinations\n")
+    assert "event 999999 is not set aside" in one.err
+    for wrong in ("0", "some", "--test=x"):
+        assert setup.run("receiver", "events", "--dismiss", "all", "--dismiss", wrong).status == 2
+    done = setup.run("receiver", "events", "--dismiss", "all")
+    assert (done.status, len(done.out.splitlines())) == (0, len(numbers) - 2)
+    assert web.services.events.set_aside() == []
+    assert setup.run("receiver", "events").status == 0

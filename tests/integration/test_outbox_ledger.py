@@ -288,6 +288,24 @@ def test_what_was_set_aside_is_sent_again_on_request_and_before_what_waits_of_it
     assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
 
 
+def test_what_was_set_aside_can_be_dismissed_and_nothing_else_changes(
+    books: Books, outbox: Outbox
+) -> None:
+    books.archived()
+    (first,) = outbox.claim(A, ALL, 10)
+    with pytest.raises(ReceiverError, match="is not set aside"):
+        outbox.dismiss(first.row.event)
+    outbox.set_aside(first, "never")
+    assert outbox.dismiss(first.row.event) == 1
+    assert states(books) == ["pending"]
+    assert books.events.set_aside() == []
+    for act in (outbox.dismiss, outbox.resend):
+        with pytest.raises(ReceiverError, match="is not set aside"):
+            act(first.row.event)
+    assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
+    assert len(books.events.after()) == 2
+
+
 def test_nothing_is_sent_again_that_was_not_set_aside(books: Books, outbox: Outbox) -> None:
     books.failed()
     (claimed,) = outbox.claim(A, ALL, 10)

@@ -233,6 +233,7 @@ def plain(path: str, method: str = "GET", access: str = "session", **wrong: Any)
 WITH_BODIES = [
     *("/login", "/submit", "/retry-all", "/replay-all", "/jobs/{}/retry", "/api/jobs", "/logout"),
     *("/callback", "/callback/x", "/jobs/{}/assets/0/accept", "/events/1/resend"),
+    "/events/1/dismiss",
 ]
 
 

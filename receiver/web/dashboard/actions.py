@@ -72,14 +72,24 @@ def dismiss_one(ref: str, number: int) -> AnyResponse:
 @blueprint.post("/events/<int:number>/resend")
 def resend(number: int) -> AnyResponse:
     """Deliver an event again to the destinations where its delivery was set aside."""
+    return _act_on_event(number, services().outbox.resend, "resent")
+
+
+@blueprint.post("/events/<int:number>/dismiss")
+def dismiss_event(number: int) -> AnyResponse:
+    """Take an event off the list of what was set aside."""
+    return _act_on_event(number, services().outbox.dismiss, "event_dismissed")
+
+
+def _act_on_event(number: int, act: Callable[[int], int], notice: str) -> AnyResponse:
     try:
-        services().outbox.resend(min(number, 2**63 - 1))
+        act(min(number, 2**63 - 1))
     except LedgerError:
         raise
     except ReceiverError as error:
         return error_page(409, "error_409", localized_error(error), back="/set-aside")
     services().engine.notify()
-    return redirect("/set-aside?notice=resent", 303)
+    return redirect(f"/set-aside?notice={notice}", 303)
 
 
 def _act(ref: str, notice: str, act: Callable[[str], object]) -> AnyResponse:

@@ -238,6 +238,11 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "从列表中移除此回报；它仍会保留，也可以重放。",
     ),
     "notice_dismissed": ("The delivery was dismissed.", "回报已忽略。"),
+    "dismiss_event_help": (
+        "Takes this event off the list for good: it is sent nowhere any more.",
+        "从列表中永久移除此事件，不再发送。",
+    ),
+    "notice_event_dismissed": ("The event was dismissed.", "事件已忽略。"),
     "crashed_jobs": ("Jobs that crashed a worker", "使进程崩溃的任务"),
     "replay_all": ("Replay all", "全部重放"),
     "undelivered_events": ("Undelivered events", "未能送达的事件"),
