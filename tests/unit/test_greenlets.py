@@ -166,9 +166,13 @@ def test_what_no_thread_begins_with_in_time_is_given_up_and_never_done(
     monkeypatch.setattr(greenlets, "WRITE_TIMEOUT", 0.0)
     hangs, done = threading.Event(), list[str]()
 
+    def work(number: int) -> None:
+        assert hangs.wait(20)
+        done.append(f"{number}")
+
     def attempt(number: int) -> str:
         try:
-            waiting.blocking(lambda: hangs.wait(20) and done.append(f"{number}"))
+            waiting.blocking(partial(work, number))
         except LedgerError:
             return f"{number} given up"
         return f"{number} done"
