@@ -9,22 +9,29 @@ makes for all that wait.
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
-from contextvars import Context
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
+import structlog
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]  # the package has no types
 
+from receiver.errors import LedgerError
+from receiver.ledger.group_commit import WRITE_TIMEOUT
 from receiver.ledger.waiting import SUSPENDER, ThreadSignal
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+# Threads for transactions outside the group commit. Not those of requests: a ledger that hangs may
+# keep these. Fewer than a process has connections to PostgreSQL, so that commits go on beside them.
+LEDGER_THREADS = 8
 # Seconds that the main loop waits for a commit before it goes on with other clients. Most commits
 # take less, and are faster if they need not compete with the loop for the interpreter lock.
 COMMIT_WAIT = 0.005
-_FOR_EVER = 1e9
 
 
 class GreenletSignal:
@@ -59,12 +66,12 @@ class GreenletSignal:
 class Greenlets:
     """The greenlets of a main loop. All but ``resume_soon`` is called in the loop's thread.
 
-    ``defer`` makes the main loop call a function soon. ``executor`` runs what else may block.
+    ``defer`` makes the main loop call a function soon.
     """
 
-    def __init__(self, defer: Callable[[Callable[[], None]], None], executor: Executor) -> None:
+    def __init__(self, defer: Callable[[Callable[[], None]], None]) -> None:
         self._defer = defer
-        self._executor = executor
+        self._executor = ThreadPoolExecutor(LEDGER_THREADS, "ledger")
         self._context = Context()
         self._context.run(SUSPENDER.set, self)
         self._done: dict[greenlet, Callable[[Any], None]] = {}
@@ -74,6 +81,7 @@ class Greenlets:
         self._commits: list[Callable[[], None]] = []
         self._committing: SimpleQueue[list[Callable[[], None]]] = SimpleQueue()
         self._committed = ThreadSignal()
+        self._is_late = False  # the commit before: then no other is waited for
         self._committer: Thread | None = None
 
     # Called by the main loop.
@@ -86,7 +94,10 @@ class Greenlets:
         self._switch(new)
 
     def commit(self) -> None:
-        """Have a commit made for the greenlets that wait for one, and wait a moment for it."""
+        """Have a commit made for the greenlets that wait for one, and wait a moment for it.
+
+        Not if the one before has not ended: else a ledger that hangs would slow down every round.
+        """
         if not self._commits:
             return
         if self._committer is None:  # a thread from before a fork would be lost
@@ -94,7 +105,7 @@ class Greenlets:
             self._committer.start()
         commits, self._commits = self._commits, []
         self._committing.put(commits)
-        self._committed.wait(COMMIT_WAIT)
+        self._is_late = not self._committed.wait(0 if self._is_late else COMMIT_WAIT)
 
     def end_late(self) -> None:
         """Resume those whose deadline has passed; their ``wait`` returns False."""
@@ -114,12 +125,18 @@ class Greenlets:
         return GreenletSignal(self)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in a thread; return what it returns, or raise what it raises."""
+        """Call ``function`` in a thread; return what it returns, or raise what it raises.
+
+        Raise LedgerError if no thread began with it within ``WRITE_TIMEOUT`` seconds.
+        """
         signal = self.signal()
-        future = self._executor.submit(function)
+        context = copy_context()  # its log lines have the id of the request
+        context.run(SUSPENDER.set, None)
+        future = self._executor.submit(context.run, function)
         future.add_done_callback(lambda _: signal.notify())
         while not future.done():
-            signal.wait(_FOR_EVER)
+            if not signal.wait(WRITE_TIMEOUT) and future.cancel():
+                raise LedgerError(f"the ledger was not free for {WRITE_TIMEOUT:.0f} s")
         return future.result()
 
     def add_commit(self, commit: Callable[[], None]) -> None:
@@ -162,5 +179,8 @@ class Greenlets:
     def _commit_for_ever(self) -> None:
         while True:
             for commit in self._committing.get():
-                commit()
+                try:
+                    commit()
+                except Exception:  # the callers give up in time; later ones need this thread
+                    log.exception("commit failed")
             self._committed.notify()

@@ -77,10 +77,9 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         )
 
     def get_thread_pool(self) -> Any:
-        """Return the thread pool, which greenlets use, too."""
-        pool = super().get_thread_pool()
-        self._greenlets = Greenlets(self.method_queue.defer, pool)
-        return pool
+        """Return the thread pool; greenlets have threads of their own."""
+        self._greenlets = Greenlets(self.method_queue.defer)
+        return super().get_thread_pool()
 
     def handle_in_main_loop(self, is_meant: Callable[[bytes], bool]) -> None:
         """Handle requests here that wait for the ledger only, of which ``is_meant`` is true.
@@ -223,9 +222,17 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         for _ in range(min(len(self._ready), MAX_READY)):
             conn = self._ready.popleft()
             self._greenlets.start(
-                partial(super().handle, conn), partial(self._finish_greenlet, conn)
+                partial(self._handle_here, conn), partial(self._finish_greenlet, conn)
             )
         self._greenlets.commit()
+
+    def _handle_here(self, conn: Any) -> Any:
+        """Handle a request in a greenlet; an error ends the connection, as in a thread."""
+        try:
+            return super().handle(conn)
+        except Exception:
+            self.log.exception("Error handling request")
+            return False
 
     def _finish_greenlet(self, conn: Any, keepalive: Any) -> None:
         finished: Future[Any] = Future()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, create_engine, text
 from waiting import until
 from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 from web_worker import received, web_worker
@@ -172,3 +173,35 @@ def test_a_client_that_reads_no_answers_does_not_stop_the_main_loop(served: Serv
     busy = served.worker._timeouts._deadlines
     until(lambda: busy, what="a thread to wait for the client, who reads no answer")
     assert served.send(f"/callback/{served.web.ticket()}", as_json(RUNNING))[0] == 200
+
+
+def test_transactions_that_wait_for_a_lock_leave_the_threads_of_requests_free(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    settings = {**SETTINGS, "DATABASE_URL": postgres_url.replace("+psycopg", "")}
+    settings |= {"ADMIN_TOKEN": "t" * 20, "ARCHIVE_URL": (tmp_path / "a").as_uri()}
+    with ExitStack() as stack:
+        web = stack.enter_context(web_client(tmp_path / "data", settings))
+        worker, address = stack.enter_context(web_worker(web.client.application, threads=2))
+        worker.handle_in_main_loop(callback.is_usual)
+        served = Served(web, worker, address, stack)
+        engine = create_engine(postgres_url)
+        stack.callback(engine.dispose)
+        with engine.begin() as connection:
+            connection.execute(text("LOCK TABLE deliveries IN SHARE MODE"))
+            # Their jobs are unknown, so each gets a transaction of its own.
+            waiting = [
+                served.connect(post(f"/callback/{web.ticket()}", as_json(RUNNING)))
+                for _ in range(3)
+            ]
+            until(lambda: _locked_out(connection) >= 2, what="transactions to wait for the lock")
+            healthz = served.connect(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            healthz.settimeout(5)
+            assert b'"ok":true' in received(healthz)
+        for connection_ in waiting:
+            assert received(connection_).startswith(b"HTTP/1.1 200 OK")
+
+
+def _locked_out(connection: Connection) -> int:
+    question = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    return int(connection.execute(text(question)).scalar_one())

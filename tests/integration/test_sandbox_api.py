@@ -83,7 +83,7 @@ def test_the_legacy_id_reply_is_wrapped_and_the_result_is_read_back(sandbox: San
 def test_each_legacy_endpoint_streams_its_own_result_items(
     sandbox: Sandbox, path: str, items: set[str] | None, top: dict[str, int]
 ) -> None:
-    answer = post(sandbox, path, sandbox={"progress": 2, "delay": 0.1})
+    answer = post(sandbox, path, sandbox={"progress": 2, "delay": 0.3})
     assert answer.headers["Content-Type"].startswith("text/event-stream")
     *running, task, done = events(answer)
     assert [one["progress"] for one in running] == [0, 33, 66]

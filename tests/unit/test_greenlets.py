@@ -1,8 +1,7 @@
 """Greenlets of a main loop: suspended while a thread works, resumed in order, never lost."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from queue import SimpleQueue
@@ -12,6 +11,7 @@ import pytest
 from receiver.errors import LedgerError
 from receiver.ledger import group_commit, waiting
 from receiver.ledger.group_commit import GroupCommit, QueuedWrite
+from receiver.server import greenlets
 from receiver.server.greenlets import Greenlets
 
 NAME: ContextVar[str] = ContextVar("NAME", default="none")
@@ -20,9 +20,9 @@ NAME: ContextVar[str] = ContextVar("NAME", default="none")
 class Loop:
     """A main loop: it runs what is deferred, and keeps what the greenlets return."""
 
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
+    def __init__(self) -> None:
         self._deferred: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.greenlets = Greenlets(self._deferred.put, executor)
+        self.greenlets = Greenlets(self._deferred.put)
         self.returned: list[object] = []
 
     def start(self, function: Callable[[], object]) -> None:
@@ -41,9 +41,8 @@ class Loop:
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    with ThreadPoolExecutor(2) as executor:
-        yield Loop(executor)
+def loop() -> Loop:
+    return Loop()
 
 
 def group_commit_of(groups: list[list[str]], failure: LedgerError | None = None) -> GroupCommit:
@@ -157,8 +156,36 @@ def test_what_blocks_is_called_in_a_thread_and_its_error_is_raised_in_the_greenl
 
     loop.start(attempt)
     assert loop.returned == []
-    assert str(loop.run()[0]).startswith("ThreadPoolExecutor")
+    assert str(loop.run()[0]).startswith("ledger")
     assert waiting.blocking(lambda: threading.current_thread().name) == "MainThread"
+
+
+def test_what_no_thread_begins_with_in_time_is_given_up_and_never_done(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(greenlets, "WRITE_TIMEOUT", 0.0)
+    hangs, done = threading.Event(), list[str]()
+
+    def work(number: int) -> None:
+        assert hangs.wait(20)
+        done.append(f"{number}")
+
+    def attempt(number: int) -> str:
+        try:
+            waiting.blocking(partial(work, number))
+        except LedgerError:
+            return f"{number} given up"
+        return f"{number} done"
+
+    number = greenlets.LEDGER_THREADS + 1
+    for one in range(number):
+        loop.start(partial(attempt, one))
+    loop.greenlets.end_late()
+    assert loop.returned == [f"{number - 1} given up"]
+    hangs.set()
+    loop.run()
+    assert len(loop.returned) == number
+    assert len(done) == number - 1
 
 
 def test_each_greenlet_has_context_variables_of_its_own(loop: Loop) -> None:
@@ -172,3 +199,51 @@ def test_each_greenlet_has_context_variables_of_its_own(loop: Loop) -> None:
     assert sorted(map(str, loop.run())) == ["first", "second"]
     assert NAME.get() == "none"
     assert waiting.SUSPENDER.get() is None
+
+
+def test_a_commit_that_raises_does_not_end_the_thread_that_commits(loop: Loop) -> None:
+    def fail(next_group: Callable[[], list[QueuedWrite[str]]]) -> None:
+        _finish(next_group(), LedgerError("interrupted"))
+        raise MemoryError
+
+    def attempt() -> str:
+        with pytest.raises(LedgerError, match="interrupted"):
+            store(GroupCommit(fail), "first")
+        return store(group_commit_of([]), "second")
+
+    loop.start(attempt)
+    assert loop.run() == ["second stored"]
+
+
+def test_while_a_commit_hangs_no_round_waits_for_another(loop: Loop) -> None:
+    waits: list[float] = []
+    hangs = threading.Event()
+
+    class Committed(waiting.ThreadSignal):
+        def wait(self, seconds: float) -> bool:
+            waits.append(seconds)
+            return super().wait(seconds)
+
+    loop.greenlets._committed = Committed()
+
+    def hang(next_group: Callable[[], list[QueuedWrite[str]]]) -> None:
+        assert hangs.wait(20)
+        _finish(next_group())
+
+    hanging = GroupCommit(hang)
+    for name in ("first", "second", "third"):
+        loop.start(partial(store, hanging, name))
+        loop.greenlets.commit()
+    assert waits == [greenlets.COMMIT_WAIT, 0, 0]
+    hangs.set()
+    loop.run()
+    loop.start(partial(store, group_commit_of([]), "fourth"))
+    loop.run()
+    loop.start(partial(store, group_commit_of([]), "fifth"))
+    loop.run()
+    assert waits[-1] == greenlets.COMMIT_WAIT, "the ledger works again"
+
+
+def _finish(group: list[QueuedWrite[str]], failure: LedgerError | None = None) -> None:
+    for write in group:
+        write.finish(failure)

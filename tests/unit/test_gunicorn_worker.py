@@ -165,6 +165,19 @@ def test_with_the_proxy_protocol_gunicorn_reads_the_first_bytes_itself(site: Sit
     assert site.answer(GET).endswith(b"ok")
 
 
+def test_an_error_of_a_request_in_the_main_loop_ends_its_connection_only(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    site.worker.handle_in_main_loop(lambda _: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadWorker, "handle", fail)
+        assert site.answer(GET) == b""
+    assert site.answer(GET).endswith(b"ok")
+
+
 def test_a_stop_answers_what_arrives_and_does_not_wait_for_the_silent(site: Site) -> None:
     silent, begun = site.connect(), site.connect(HEAD)
     until(lambda: site.worker.nr_conns == 2, what="both")
