@@ -87,7 +87,8 @@ class Sending(Opening):
 
         Raise ReceiverError if there is no such destination, or the URL cannot be a webhook.
         """
-        if name.startswith(("http://", "https://")) and name not in self.settings.served:
+        is_url = name.lower().startswith(("http://", "https://"))
+        if is_url and name not in self.settings.served:
             return self._send_test_to(name)
         if name == JOB_WEBHOOKS:
             raise ReceiverError(f"{name}: each job names its own; give the URL of one instead")

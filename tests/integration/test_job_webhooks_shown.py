@@ -302,6 +302,25 @@ def test_the_client_of_a_service_elsewhere_names_a_webhook_and_sees_it_in_short(
         server.server_close()
 
 
+def test_a_test_event_to_a_url_in_any_spelling_shows_nothing_of_its_path(setup: Setup) -> None:
+    log_in(setup.web)
+    for url, accepted in (
+        (setup.url, True),
+        (setup.url.replace("http", "HTTP"), True),
+        (f"HTTP://127.0.0.1:9{PATH}", False),
+    ):
+        done = setup.run("receiver", "events", "--test", url)
+        assert (done.status == 0) is accepted
+        page = post(setup.web, "/events/test", destination=url)
+        assert (page.status_code == 200) is accepted
+        for text in (done.out, done.err, page.text):
+            assert PATH not in text
+            assert accepted or "to FETCH_ALLOW" in text or text == done.out
+    assert (
+        str(webhook_shown(setup.url)) in post(setup.web, "/events/test", destination=setup.url).text
+    )
+
+
 def test_events_that_were_set_aside_can_be_dismissed(setup: Setup) -> None:
     outbox, web = setup.web.services.outbox, setup.web
     for _ in range(4):

@@ -7,6 +7,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import LedgerError, ReceiverError
 from receiver.events.dispatcher import Answer
+from receiver.jobs.job_object import webhook_shown
 from receiver.ledger.outbox import JOB_WEBHOOKS
 from receiver.web.dashboard.base import blueprint, error_page, form, is_fragment, localized, page
 from receiver.web.dashboard.summary import statistics
@@ -50,7 +51,10 @@ def send_test_event() -> Response:
     if not _tests.acquire(blocking=False):
         return error_page(503, "error_503", localized("test_busy"), back="/events")
     try:
-        return _page(name, services().send_test_event(name))
+        answer = services().send_test_event(name)
+        is_named = name in services().settings.served
+        # The URL of a job's webhook may be a secret.
+        return _page(name if is_named else webhook_shown(name) or "", answer)
     except LedgerError:
         raise
     except ReceiverError as error:
