@@ -94,7 +94,7 @@ class Greenlets:
         self._switch(new)
 
     def commit(self) -> None:
-        """Have a commit made for the greenlets that wait for one, and wait a moment for it.
+        """Have a commit made for the greenlets that wait for one; wait a moment, and resume them.
 
         Not if the one before has not ended: else a ledger that hangs would slow down every round.
         """
@@ -103,9 +103,16 @@ class Greenlets:
         if self._committer is None:  # a thread from before a fork would be lost
             self._committer = Thread(target=self._commit_for_ever, name="commit", daemon=True)
             self._committer.start()
-        commits, self._commits = self._commits, []
-        self._committing.put(commits)
+        self._is_deferred = True  # who is notified meanwhile is resumed below
+        self._begin_commits()
         self._is_late = not self._committed.wait(0 if self._is_late else COMMIT_WAIT)
+        self._resume_notified()
+        self._begin_commits()  # of those who write again; the loop may have nothing else to do
+
+    def _begin_commits(self) -> None:
+        if self._commits:
+            commits, self._commits = self._commits, []
+            self._committing.put(commits)
 
     def end_late(self) -> None:
         """Resume those whose deadline has passed; their ``wait`` returns False."""

@@ -29,9 +29,10 @@ class Loop:
         self.greenlets.start(function, self.returned.append)
 
     def turn(self) -> None:
-        """Do one round: have a commit made, and run the next function that is deferred."""
+        """Do one round: have a commit made, and run the next function that is deferred if needed."""
         self.greenlets.commit()
-        self._deferred.get(timeout=20)()
+        if self.greenlets.are_waiting:
+            self._deferred.get(timeout=20)()
 
     def run(self) -> list[object]:
         """Run until no greenlet is suspended; return what they returned."""
