@@ -120,6 +120,20 @@ def test_what_is_unusual_is_left_to_flask(
     assert (status, content.keys()) == (expected.status_code, expected.json.keys())
 
 
+def test_a_bug_of_ours_is_answered_as_by_flask(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    path = f"/callback/{served.web.ticket()}"
+    with monkeypatch.context() as patch:
+        patch.setattr(type(served.web.services.tickets), "read", fail)
+        status, headers, content = served.send(path, as_json(RUNNING))
+    assert (status, headers["retry-after"], content["ok"]) == (503, "5", False)
+    assert served.send(path, as_json(RUNNING))[0] == 200
+
+
 def test_a_given_request_id_is_repeated(served: Served) -> None:
     path = f"/callback/{served.web.ticket()}"
     _, headers, _ = served.send(path, as_json(RUNNING), "X-Request-Id: abc-123.def")
