@@ -228,6 +228,27 @@ def test_parameters_that_are_no_json_object_are_explained(
     assert (answer.status_code, "JSON 对象" in answer.text) == (400, True)
 
 
+@pytest.mark.parametrize(
+    ("fields", "status", "english", "chinese"),
+    [
+        ({"folder": "../up"}, 400, "folder: not a folder", "文件夹：不是有效的归档文件夹"),
+        ({"webhook": "a.test"}, 400, "webhook: not the address", "（不是 http 或 https 网址）"),
+        ({"webhook": "https://a.test/#x"}, 400, "webhook: has a # part", "webhook：不能含有 #"),
+        ({"webhook": "https://a.test/x"}, 409, "EVENT_SECRET: not set", "EVENT_SECRET 未设置"),
+    ],
+)
+def test_a_wrong_folder_or_webhook_is_explained_where_it_can_be_corrected(
+    logged_in: WebClient, fields: dict[str, str], status: int, english: str, chinese: str
+) -> None:
+    for language, text in (("en", english), ("zh", chinese)):
+        logged_in.client.set_cookie("language", language)
+        answer = post(logged_in, "/submit", prompt="a fox", mode="poll", **fields)
+        assert (answer.status_code, text in answer.text) == (status, True)
+        assert '<details class="more" open>' in answer.text
+        assert f'value="{next(iter(fields.values()))}"' in answer.text
+    assert '<details class="more">' in logged_in.client.get("/submit").text
+
+
 def test_an_unreadable_delivery_says_why_and_is_dismissed(logged_in: WebClient) -> None:
     ref, other = reported(logged_in, b'{"status": "succ'), reported(logged_in, FAILED)
     page = logged_in.client.get("/set-aside").text

@@ -11,6 +11,8 @@ from event_server import SECRET, EventServer
 from waiting import until
 from web_client import FAILED, WebClient, web_client
 
+from receiver.doctor.examine import Finding, Status
+from receiver.model import Provider
 from receiver.web.dashboard import events as events_page
 from receiver.web.spending import MOST_ZONES, ByZone
 
@@ -91,6 +93,20 @@ def test_the_service_page_masks_secrets(logged_in: WebClient) -> None:
     for secret in logged_in.services.settings.secrets():
         assert secret not in page
     assert ("Settings in force" in page, "FETCH_MAX_BYTES" in page) == (True, True)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_service_page_names_every_check(
+    logged_in: WebClient, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    monkeypatch.setattr(
+        "receiver.web.dashboard.service.examine",
+        lambda _: [Finding(one.value, Status.OK, "well") for one in Provider],
+    )
+    logged_in.client.set_cookie("language", language)
+    until(lambda: "well</p>" in logged_in.client.get("/service").text, what="the doctor's findings")
+    page = logged_in.client.get("/service").text
+    assert [one for one in Provider if f"<b>{one}</b>" not in page] == []
 
 
 def test_costs_without_prices_say_which_models_have_none(logged_in: WebClient) -> None:

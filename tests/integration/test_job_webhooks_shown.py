@@ -136,6 +136,18 @@ def test_an_address_that_gets_no_events_is_refused_before_anything_is_paid(
     assert sandbox.stats()["accepted"] == 0
 
 
+def test_a_form_names_folder_and_webhook_and_is_copied_without_the_webhook(setup: Setup) -> None:
+    log_in(setup.web)
+    fields = {"prompt": "a fox", "mode": "poll", "folder": "shop/summer", "webhook": setup.url}
+    ref = post(setup.web, "/submit", **fields).location.partition("?")[0].rpartition("/")[2]
+    queries = setup.web.services.queries
+    job = queries.job(ref)
+    assert job is not None
+    assert (job.folder, queries.webhook(ref)) == ("shop/summer", setup.url)
+    form = setup.web.client.get(f"/submit?like={ref}").text
+    assert ('value="shop/summer"' in form, "t0psecret" in form) == (True, False)
+
+
 def test_a_job_shows_where_its_events_go_but_not_the_secret_in_it(setup: Setup) -> None:
     answer = setup.post()
     assert answer.status_code == 201

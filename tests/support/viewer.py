@@ -108,24 +108,28 @@ class Viewer:
             )
         lost = {"size": "64x64", "sandbox": {"delay": 0, "fail": "error"}}
         with Submitter(Settings.load(self.installation.environ), check=False) as submitter:
-            batch = submitter.submit("a lamp at night", params=lost, batch="night-run/7")
+            batch = submitter.submit(
+                "a lamp at night",
+                params=lost,
+                batch="night-run/7",
+                folder="shop/summer",
+                webhook=self.installation.environ["EVENT_URLS"].partition(",")[0],
+            )
         self.installation.wait(batch.ref)
-        return refs
+        return refs | {"a lamp at night": batch.ref}
 
     def pages(self) -> dict[str, str]:
         """Return the path of every kind of page by its name."""
-        fox, lost = (
-            self.jobs["a fox in the snow"],
-            self.jobs["a picture the provider will not draw"],
-        )
+        fox, lamp = self.jobs["a fox in the snow"], self.jobs["a lamp at night"]
         return {
             "gallery": "/",
             "picture": f"/pictures/{fox}/0?q=fox",
             "jobs": "/jobs",
+            "batches": "/batches",
             "batch": "/batches?batch=night-run/7",
             "nothing found": "/jobs?q=no-such-words",
             "job": f"/jobs/{fox}",
-            "failed job": f"/jobs/{lost}",
+            "failed job": f"/jobs/{lamp}",
             "rejected file": f"/jobs/{self.jobs['a broken picture']}",
             "job under way": f"/jobs/{self.jobs['a picture that never comes']}",
             "delivery": f"/jobs/{self.jobs['two owls']}/deliveries/{self._first_delivery()}",
@@ -138,8 +142,9 @@ class Viewer:
             "service": "/service",
             "first steps": "/first-steps",
             "API reference": "/docs/api",
-            "new job": "/submit",
+            "new job": f"/submit?like={lamp}",
             "retry many": "/retry-all",
+            "read again many": "/replay-all",
             "invariants": "/audit",
         }
 

@@ -50,6 +50,16 @@ def mistakes(model: type[BaseModel], values: dict[str, Any]) -> list[str]:
         ),
         {"prompt": "a", "model": "a/b", "provider": "bfl", "variants": 2},
         {"prompt": "a", "folder": "../up"},
+        *(
+            {"prompt": "a", "webhook": url}
+            for url in (
+                "a",
+                "https://a.test/#x",
+                "https://u:p@a.test",
+                "https://a:99999",
+                "https://" + "a" * 9999,
+            )
+        ),
         {"prompt": "a", "metadata": {"a": "x" * 5000}},
         {"prompt": "a", "nonsense": 1},
     ],
@@ -82,6 +92,18 @@ def test_a_mistake_in_a_search_is_named_in_chinese(values: dict[str, Any]) -> No
         (f"{REF} is archived: there is nothing to retry", f"任务 {REF} 无需重试"),
         (f"asset 2 of {REF} is archived already", f"任务 {REF} 的第 2 个文件已经归档"),
         ("7 is still unreadable: not JSON", "回报 7 仍然无法读取：not JSON"),
+        (
+            "not the address of a webhook: a URL with credentials in it; write https://host/path",
+            "不是 webhook 地址（网址中含有用户名或密码）：请填写 https://域名/路径",
+        ),
+        (
+            "a.test leads to 10.0.0.1: private; if this is meant, add a.test to FETCH_ALLOW",
+            "不允许连接 a.test：若确有需要，请把 a.test 加入 FETCH_ALLOW",
+        ),
+        (
+            "a.test on port 8: only 80 and 443; if this is meant, add a.test:8 to FETCH_ALLOW",
+            "a.test 的端口 8 不允许，只能用 80 和 443：若确有需要，请把 a.test:8 加入 FETCH_ALLOW",
+        ),
         ("8 submits are in progress already", "已有 8 个提交正在进行，请稍后再试"),
         ("model: '../x' is not a model's name, such as flux-2-pro", "模型名 ../x 不正确"),
         ("the provider's own {words}", "the provider's own {words}"),

@@ -38,6 +38,7 @@ _FIELD_TEXTS = {
     **{name: name for name in ("since", "until", "batch", "folder")},
     "size": "size_ratio",
     "key": "own_key",
+    "webhook": "own_webhook",
 }
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADERS = {

@@ -10,10 +10,12 @@ from receiver.installation import version
 from receiver.ledger import schema
 from receiver.services import Services
 from receiver.web.background import Answer, BackgroundValue
-from receiver.web.dashboard.base import blueprint, is_fragment, page
+from receiver.web.dashboard.base import blueprint, is_fragment, language, localized, page
 from receiver.web.dashboard.first_steps import first_steps
 from receiver.web.dashboard.settings_shown import settings_shown
 from receiver.web.dashboard.summary import statistics
+from receiver.web.dashboard.translations import TEXTS
+from receiver.web.dashboard.translations_doctor import chinese_finding
 from receiver.web.spending import accounts
 from receiver.web.state import per_app, services
 
@@ -29,6 +31,8 @@ def service() -> Response:
         "findings": found.value,
         "failure": found.error,
         "findings_age": found.age,
+        "name_of_check": _name_of_check,
+        "in_language": _finding_in_language,
         "workers": services().workers.seen(),
         "disks": services().disk_space(),
         "balances": accounts().known_balances(),
@@ -49,6 +53,17 @@ def first_steps_page() -> Response:
 def _findings() -> Answer[list[Finding]]:
     """Return the doctor's last findings; the checks run in the background."""
     return _doctor().peek()
+
+
+def _name_of_check(name: str) -> str:
+    """Return the name of a check in the reader's language; that of a provider as it is."""
+    key = f"check_{name.replace(' ', '_')}"
+    return localized(key) if key in TEXTS else name
+
+
+def _finding_in_language(text: str) -> str | None:
+    """Return a text of the doctor in the reader's language, None if there is only the English."""
+    return None if language() == "en" else chinese_finding(text)
 
 
 @per_app

@@ -21,6 +21,8 @@ from receiver.web.dashboard.base import (
 )
 from receiver.web.state import services
 
+# The fields that are hidden until somebody opens them.
+_MORE = ("key", "batch", "folder", "webhook")
 _FIELDS = (
     "prompt",
     "provider",
@@ -30,8 +32,7 @@ _FIELDS = (
     "images",
     "params",
     "mode",
-    "key",
-    "batch",
+    *_MORE,
 )
 # Characters of the params of another job that the form repeats: with pictures they are megabytes.
 _MAX_PARAMS = 4000
@@ -44,8 +45,14 @@ def show_form() -> Response:
     if like is None:
         return _form_page({})
     params = services().queries.params(like.ref)
-    given = {"prompt": like.prompt, "model": like.model, "batch": like.batch or ""}
-    given["provider"] = like.provider
+    # Not its webhook: the URL may hold a secret.
+    given = {
+        "prompt": like.prompt,
+        "model": like.model,
+        "provider": like.provider,
+        "batch": like.batch or "",
+        "folder": like.folder,
+    }
     if params != "{}" and len(params) <= _MAX_PARAMS:
         given["params"] = json.dumps(json.loads(params), ensure_ascii=False, indent=1)
     return _form_page(given)
@@ -96,7 +103,12 @@ def _form_page(
         {(model, provider.value) for provider, model in known.items()}
         | {(model, provider) for model, provider in used if provider in known}
     )
-    choices = {"providers": providers, "modes": modes, "models": models}
+    choices = {
+        "providers": providers,
+        "modes": modes,
+        "models": models,
+        "more": any(given.get(name) for name in _MORE),
+    }
     return page("submit.html", {"given": values, "mistakes": mistakes or [], **choices}, status)
 
 

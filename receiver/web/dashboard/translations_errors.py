@@ -59,6 +59,32 @@ _CHINESE: tuple[tuple[str, str], ...] = (
         r"not a folder for the archive: .*",
         "不是有效的归档文件夹：请仿照 shop/summer 填写",
     ),
+    # A webhook, and addresses to which we do not connect.
+    (r"has a # part; .*", "不能含有 # 部分：webhook 会收到此任务的所有事件"),
+    (
+        r"not the address of a webhook: (?P<why>.*); write .*",
+        "不是 webhook 地址（{why}）：请填写 https://域名/路径",
+    ),
+    (r"not an http or https URL", "不是 http 或 https 网址"),
+    (r"a URL with credentials in it", "网址中含有用户名或密码"),
+    (r"a URL with control characters", "网址中含有控制字符"),
+    (
+        r"a URL of (?P<n>\d+) characters; (?P<most>\d+) is the most",
+        "网址有 {n} 个字符，最多 {most} 个",
+    ),
+    (r"no valid host in a URL: .*", "网址中的主机名无效"),
+    (
+        r"(?P<host>\S+) on port (?P<n>\d+): only 80 and 443; .* add (?P<entry>\S+) to FETCH_ALLOW",
+        "{host} 的端口 {n} 不允许，只能用 80 和 443：若确有需要，请把 {entry} 加入 FETCH_ALLOW",
+    ),
+    (
+        r"(?P<host>\S+)( leads to \S+)?: .*; if this is meant, add (?P<entry>.+) to FETCH_ALLOW",
+        "不允许连接 {host}：若确有需要，请把 {entry} 加入 FETCH_ALLOW",
+    ),
+    (
+        r"EVENT_SECRET: not set, so the events of a job's webhook .*",
+        "EVENT_SECRET 未设置，无法为 webhook 的事件签名：请为整个服务设置它，或不填 webhook",
+    ),
     (
         r"only the newer API has (?P<model>.+): use .*",
         "只有新版 API 提供 {model}，此表单不支持",
@@ -109,13 +135,28 @@ _CHINESE: tuple[tuple[str, str], ...] = (
     (r"(?P<name>[A-Z_]+): not set[;,:].*", "{name} 未设置"),
     (r"(?P<n>\d+) submits are in progress already", "已有 {n} 个提交正在进行，请稍后再试"),
 )
-_COMPILED = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in _CHINESE)
+Patterns = tuple[tuple[re.Pattern[str], str], ...]
+
+
+def compiled(texts: tuple[tuple[str, str], ...]) -> Patterns:
+    """Return pairs of a pattern and its translation, ready for ``chinese_words``."""
+    return tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in texts)
+
+
+def chinese_words(patterns: Patterns, message: str) -> str | None:
+    """Return the translation of the first pattern that matches the whole message, or None."""
+    for pattern, words in patterns:
+        if found := pattern.fullmatch(message):
+            groups = {name: text or "" for name, text in found.groupdict().items()}
+            if "why" in groups:
+                groups["why"] = chinese_error(groups["why"])
+            return words.format(**groups)
+    return None
+
+
+_COMPILED = compiled(_CHINESE)
 
 
 def chinese_error(message: str) -> str:
     """Return an error message in Chinese, or as it is if there is no translation."""
-    for pattern, words in _COMPILED:
-        if found := pattern.fullmatch(message):
-            groups = {name: text or "" for name, text in found.groupdict().items()}
-            return words.format(**groups)
-    return message
+    return chinese_words(_COMPILED, message) or message

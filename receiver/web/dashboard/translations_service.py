@@ -107,7 +107,7 @@ SERVICE_TEXTS = {
     "disk_free": ("{free} of {size} free", "{size} 中剩余 {free}"),
     "credits": ("Credits", "积分"),
     "credits_left": ("{count} credits left", "剩余 {count} 积分"),
-    "credits_at": ("credits left at {provider}", "{provider} 剩余积分"),
+    "credits_at": ("credits left at {provider}", "剩余积分（{provider}）"),
     "credits_unknown": ("does not say how many are left", "不提供剩余积分"),
     "no_keys": ("No provider's key is set.", "未设置任何服务商密钥。"),
     "versions": ("Versions", "版本"),

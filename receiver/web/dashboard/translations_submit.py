@@ -36,6 +36,19 @@ SUBMIT_TEXTS = {
         "A key belongs to one job: submitted again, it costs nothing.",
         "每个键只用于一个任务：重复提交不会再次付费。",
     ),
+    "more_fields": (
+        "More: your key, batch, folder, webhook",
+        "更多：自定义任务键、批次、文件夹、webhook",
+    ),
+    "folder_help": (
+        "A folder of the archive for the pictures, such as shop/summer",
+        "图片在归档中的文件夹，例如 shop/summer",
+    ),
+    "own_webhook": ("Webhook for this job's events", "接收此任务事件的 webhook"),
+    "own_webhook_help": (
+        "An https URL that gets the events of this job, signed with EVENT_SECRET.",
+        "接收此任务事件的 https 网址；事件以 EVENT_SECRET 签名。",
+    ),
     "submit": ("Submit the job", "提交任务"),
     "submit_costs": ("This costs credits at the provider.", "此操作会消耗服务商积分。"),
     # The keyboard.
