@@ -15,14 +15,18 @@ import requests
 
 from receiver.errors import (
     ConfigurationError,
-    KeyConflictError,
     KeyTakenError,
     LedgerError,
     MissingObjectError,
     ReceiverError,
 )
 from receiver.jobs.job_object import JobView, asset_path
-from receiver.jobs.same_request import canonical_request, has_webhook_of, without_pictures
+from receiver.jobs.same_request import (
+    canonical_request,
+    has_webhook_of,
+    key_conflict,
+    without_pictures,
+)
 from receiver.jobs.schemas import REF
 from receiver.model import JobState, Provider, Reason, Submission, timestamp
 from submitter import preflight
@@ -98,17 +102,19 @@ class HttpJobs:
         body["key"] = key or f"submit-{token_hex(16)}"
         answer, repeated = self._ask("POST", "/api/jobs", json=body)
         if answer.status_code == HTTPStatus.CONFLICT:
-            raise self._conflict(answer, key)
+            raise self._conflict(answer, key, request)
         ref = str(self._json(answer)["ref"])
         if key and answer.status_code == HTTPStatus.OK and not repeated:
             raise KeyTakenError(key, ref)
         return ref
 
-    def _conflict(self, answer: requests.Response, key: str | None) -> ReceiverError:
+    def _conflict(
+        self, answer: requests.Response, key: str | None, request: Mapping[str, Any]
+    ) -> ReceiverError:
         """Return the error of a 409: the key is another job's, or a setting is missing there."""
         holder = self.key_holder(key) if key else None
         if key and holder:
-            return KeyConflictError(key, holder.ref)
+            return key_conflict(key, holder.ref, request, self.is_same_request)
         return ConfigurationError([f"{_detail(answer)} (at {self._url})"])
 
     def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:

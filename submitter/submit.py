@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from receiver.errors import KeyConflictError, KeyTakenError, ReceiverError
+from receiver.errors import KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL
+from receiver.jobs.same_request import key_conflict
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from receiver.providers.registry import READERS
 from receiver.settings import Settings
@@ -191,8 +192,9 @@ class Submitter:
         try:
             return self.post(prompt, **asked, key=key)
         except KeyTakenError as error:
-            if not self.is_same_request(error.ref, {"prompt": prompt, **asked}):
-                raise KeyConflictError(key or "", error.ref) from error
+            request = {"prompt": prompt, **asked}
+            if not self.is_same_request(error.ref, request):
+                raise key_conflict(key or "", error.ref, request, self.is_same_request) from error
             return self.job(error.ref)
 
     def post(self, prompt: str, **asked: Any) -> Job:

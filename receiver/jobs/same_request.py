@@ -10,6 +10,7 @@ never get an event. A request without a webhook is the same: it asks for nothing
 """
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Job
 from receiver.model import Provider, Submission
 
+# What a request asks for if only its webhook is another one.
+OTHER_WEBHOOK = "events at another webhook"
 # The fields that reference pictures are posted in; which one depends on API and model.
 _PICTURE_FIELDS = ("urls", "images", "url")
 
@@ -74,4 +77,19 @@ def require_same_request(queries: JobQueries, holder: Job, submission: Submissio
     if canonical_request(was) != canonical_request(submission):
         raise KeyConflictError(key, holder.ref)
     if not has_webhook_of(submission, webhook_shown(was.webhook)):
-        raise KeyConflictError(key, holder.ref, "events at another webhook")
+        raise KeyConflictError(key, holder.ref, OTHER_WEBHOOK)
+
+
+def key_conflict(
+    key: str,
+    ref: str,
+    request: Mapping[str, Any],
+    is_same: Callable[[str, Mapping[str, Any]], bool],
+) -> KeyConflictError:
+    """Return the error for a key whose job was made by other arguments than ``request``.
+
+    ``is_same`` compares a job with arguments. The error says it if only the webhook differs.
+    """
+    if not is_same(ref, request) and is_same(ref, {**request, "webhook": None}):
+        return KeyConflictError(key, ref, OTHER_WEBHOOK)
+    return KeyConflictError(key, ref)

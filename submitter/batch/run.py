@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from receiver.errors import ConfigurationError, KeyTakenError
 from receiver.jobs.job_object import JobView
+from receiver.jobs.same_request import OTHER_WEBHOOK
 from receiver.model import JobState, Provider, Reason
 from submitter.batch.job_table import JobTable, in_chunks
 from submitter.batch.lines import BadLine, BatchLine, submit_error
@@ -113,7 +114,7 @@ class Batch:
         # A derived key says what was asked for, but not where the events go.
         is_compared = line.has_own_key or line.request["webhook"]
         if is_compared and not self._submitter.is_same_request(job.ref, line.request):
-            what = "something else" if line.has_own_key else "events at another webhook"
+            what = "something else" if line.has_own_key else OTHER_WEBHOOK
             error = (
                 f"column key: {line.key!r} is job {job.ref}, which was asked for {what}; "
                 "nothing posted"

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from receiver.cli.base import SOME_FAILED, bar_shown, load, reports_errors, say, say_json
-from receiver.errors import ConfigurationError, KeyConflictError, KeyTakenError, ReceiverError
+from receiver.errors import ConfigurationError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants
+from receiver.jobs.same_request import key_conflict
 from receiver.model import FINAL_STATES, Api, JobState, Mode, Provider, Reason
 from submitter.batch.output import folder_problem
 from submitter.job import Job
@@ -261,7 +262,9 @@ class _SubmitRun:
             self.job = self.submitter.post(**self.request)
         except KeyTakenError as error:
             if not self.submitter.is_same_request(error.ref, self.request):
-                conflict = KeyConflictError(key or "", error.ref)
+                conflict = key_conflict(
+                    key or "", error.ref, self.request, self.submitter.is_same_request
+                )
                 raise ReceiverError(f"{conflict}: give it another --key") from error
             self.job = self.submitter.job(error.ref)
         return self.job

@@ -179,8 +179,13 @@ def test_a_key_with_another_webhook_is_a_conflict_and_without_one_the_same_job(
     assert setup.post(key="order-8").status_code == 409, "its events would go nowhere"
     with Submitter(setup.web.services.settings, check=False) as submitter:
         assert submitter.submit("a fox", mode=Mode.POLL, key="order-7").ref == first
-        with pytest.raises(KeyConflictError, match=first):
+        with pytest.raises(KeyConflictError, match=f"{first}, .* events at another webhook"):
             submitter.submit("a fox", mode=Mode.POLL, key="order-7", webhook=f"{setup.url}2")
+        with pytest.raises(KeyConflictError, match="for something else"):
+            submitter.submit("a wolf", mode=Mode.POLL, key="order-7", webhook=f"{setup.url}2")
+    submit = ("submitter", "submit", "a fox", "--mode", "poll", "--no-check", "--key", "order-7")
+    done = setup.run(*submit, "--webhook", f"{setup.url}2")
+    assert (done.status, "events at another webhook" in done.err) == (1, True)
     assert sandbox.stats()["accepted"] == 2
 
 
@@ -304,7 +309,7 @@ def test_the_client_of_a_service_elsewhere_names_a_webhook_and_sees_it_in_short(
             same = {"prompt": "a fox", "webhook": setup.url}
             assert submitter.is_same_request(job.ref, same)
             assert not submitter.is_same_request(job.ref, {**same, "webhook": f"{setup.url}2"})
-            with pytest.raises(KeyConflictError):
+            with pytest.raises(KeyConflictError, match="events at another webhook"):
                 submitter.submit("a fox", mode=Mode.POLL, key="k", webhook=f"{setup.url}2")
             with pytest.raises(ConfigurationError, match="FETCH_ALLOW"):
                 submitter.submit("a fox", mode=Mode.POLL, webhook="http://10.0.0.1/hook")
