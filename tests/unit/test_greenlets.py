@@ -29,7 +29,7 @@ class Loop:
         self.greenlets.start(function, self.returned.append)
 
     def turn(self) -> None:
-        """Do one round: have a commit made, and run the next function that is deferred if needed."""
+        """Do one round: have a commit made, then run the next function that is deferred."""
         self.greenlets.commit()
         if self.greenlets.are_waiting:
             self._deferred.get(timeout=20)()
