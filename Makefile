@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer (with its venv module) and make; everything else is installed into .venv.
 
 # Most tests wait for other processes most of the time; a file's tests share what they start.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 6
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # A version that every large cloud offers.
@@ -20,7 +20,7 @@ setup: .venv/.tools ## install the service and the developers' tools into .venv
 demo: .venv/.service ## see the main job done against the sandbox: DEMO_ARGS="…" is passed on
 	$(BIN)/submitter demo $(DEMO_ARGS)
 
-test: setup ## run every test, in TEST_PROCESSES=4 side by side: PYTEST_ARGS="…" is passed on
+test: setup ## run every test, in TEST_PROCESSES=6 side by side: PYTEST_ARGS="…" is passed on
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: setup .venv/.infra ## check format, style, types, imports and the infrastructure files
