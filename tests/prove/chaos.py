@@ -180,7 +180,7 @@ def main(names: tuple[str, ...], seed: int) -> None:
         address = f"postgresql://postgres@127.0.0.1:{between.port}/{direct.database}"
         env.installation.environ["DATABASE_URL"] = address
         plain = direct.set(drivername="postgresql").render_as_string(hide_password=False)
-        broken = _play(Chaos(env, server, between, plain), names or tuple(FAULTS))
+        broken = _play(Chaos(env, server, between, plain), tuple(dict.fromkeys(names or FAULTS)))
     click.echo("\n".join(broken) or "nothing was lost, every promise was kept")
     if broken:
         sys.exit(f"evidence in {folder}")
