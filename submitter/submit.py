@@ -173,7 +173,7 @@ class Submitter:
         Raise KeyConflictError if the job that has the key was asked for something else. Raise
         ConfigurationError for an image that cannot be read, for ``mode`` webhook if the last
         `receiver doctor` could not reach PUBLIC_URL, for a ``webhook`` to which events cannot be
-        sent, and if nobody would archive the result.
+        sent, and if no worker would archive the result.
         """
         asked = {
             "model": model,

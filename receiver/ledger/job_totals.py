@@ -2,7 +2,7 @@
 
 The jobs submitted in the same half-hour are summed up once it is ``SETTLED`` seconds old. From then
 on a trigger of the table ``jobs`` records every change, insertion and deletion of these jobs in
-``changed_jobs``, whoever makes it, until the half-hour has been summed up again. Whoever reads
+``changed_jobs``, whichever process makes it, until the half-hour is summed up again. Who reads
 totals counts the other jobs directly: the newest, and those of half-hours with recorded changes.
 """
 

@@ -1,5 +1,6 @@
 """What the dialects of fal, Replicate, BFL and kie.ai share: what they cannot do, and defaults."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from hmac import compare_digest
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from receiver.providers.json_answers import (
 TOLERANCE = 300
 
 
-class TaskDialect:
+class TaskDialect(ABC):
     """A provider with one API: a task is posted, its end is called back, or polled."""
 
     title: ClassVar[str]  # as people know it
@@ -78,9 +79,9 @@ class TaskDialect:
             raise AnswerLostError(f"{self.title}'s answer has no {name}")
         return task_id
 
+    @abstractmethod
     def made(self, found: dict[str, Any]) -> Iterable[object]:
         """Return the results in a report as they stand there: URLs, objects, lists of them."""
-        raise NotImplementedError
 
     def read_picture(self, body: bytes, url: str) -> str:
         """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names."""

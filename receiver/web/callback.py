@@ -279,9 +279,9 @@ class DirectCallbacks:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Handle a request, or give it to Flask."""
+        arrived = time.perf_counter()
         if SUSPENDER.get() is None or (delivery := self._read(environ)) is None:
             return self._flask(environ, start_response)
-        arrived = time.perf_counter()
         number = request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         bind_contextvars(request=number)
         answer = store(services_of(self._app), delivery)

@@ -3,6 +3,7 @@
 import json
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -101,10 +102,16 @@ def test_the_main_loop_answers_and_stores_what_flask_would(
     assert len({(one.state, one.outcome, one.reason) if one else None for one in found}) == 1
 
 
+def fresh_ref() -> str:
+    return new_ref(time.time())
+
+
 OTHERS: dict[str, Callable[[WebClient], str]] = {
     "forged": lambda web: f"{new_ref(1.0)}.{web.ticket().partition('.')[2]}",
     "the canary": lambda web: web.services.tickets.sign(CANARY),
-    "another provider": lambda web: web.services.tickets.issue(new_ref(9e8), Provider.FAL)[0],
+    "another provider": lambda web: web.services.tickets.issue(new_ref(time.time()), Provider.FAL)[
+        0
+    ],
     "with a query": lambda web: f"{web.ticket()}?x=1",
     "encoded": lambda web: web.ticket().replace(".", "%2E"),
 }

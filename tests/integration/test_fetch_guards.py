@@ -74,8 +74,8 @@ def test_headers_for_a_host_are_never_sent_to_another_one(network: OutsideNetwor
     own = network.serve(redirect("/there"), redirect("//cdn.example/x"), answer(), at=WEB)
     cdn = network.serve(back, at=("1.1.1.1", 80))
     network.fetch(headers={"Authorization": "Bearer a-key"})
-    told = [b"a-key" in one for one in (*own.requests, *cdn.requests)]
-    assert told == [True, True, False, False]
+    sent = [b"a-key" in one for one in (*own.requests, *cdn.requests)]
+    assert sent == [True, True, False, False]
 
 
 def test_a_sixth_redirect_is_one_too_many(network: OutsideNetwork) -> None:

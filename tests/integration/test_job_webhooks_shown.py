@@ -260,7 +260,7 @@ def test_without_the_secret_it_is_said_that_webhooks_of_jobs_get_nothing(setup: 
     assert setup.run("receiver", "events", "--forget", JOB_WEBHOOKS, **without).status == 0
     assert "no events are sent" in setup.run("receiver", "events", **without).out
     assert setup.post().status_code == 201
-    assert setup.web.services.events.destinations()[0].waiting == 0, "it begins anew"
+    assert setup.web.services.events.destinations()[0].waiting == 0, "it begins again"
 
 
 @pytest.mark.parametrize(

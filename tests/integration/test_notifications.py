@@ -114,14 +114,6 @@ def test_every_work_queue_has_a_name_that_notifies_it(tmp_path: Path) -> None:
         assert named == [events_queue("log:") if name is QueueName.EVENTS else name]
 
 
-def test_the_service_can_be_imported_without_psycopg() -> None:
-    asked = "import sys; from receiver.services import Services; print('psycopg' in sys.modules)"
-    found = subprocess.run(
-        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert found.stdout == "False\n"
-
-
 def test_a_process_that_ends_sends_its_last_notification(mortal_url: str) -> None:
     schema.migrate(mortal_url)
     program = (
