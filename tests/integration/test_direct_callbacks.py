@@ -109,9 +109,7 @@ def fresh_ref() -> str:
 OTHERS: dict[str, Callable[[WebClient], str]] = {
     "forged": lambda web: f"{new_ref(1.0)}.{web.ticket().partition('.')[2]}",
     "the canary": lambda web: web.services.tickets.sign(CANARY),
-    "another provider": lambda web: web.services.tickets.issue(new_ref(time.time()), Provider.FAL)[
-        0
-    ],
+    "another provider": lambda web: web.services.tickets.issue(fresh_ref(), Provider.FAL)[0],
     "with a query": lambda web: f"{web.ticket()}?x=1",
     "encoded": lambda web: web.ticket().replace(".", "%2E"),
 }
