@@ -24,8 +24,8 @@ def swans(installation: Installation) -> list[str]:
 
 def loaded(page: Page, what: str) -> None:
     """Wait until the picture in the large view is loaded."""
-    size = "document.querySelector('#large').complete && document.querySelector('#large')"
-    until(lambda: page.evaluate(f"{size}.naturalWidth > 2"), what=what)
+    size = "[...document.querySelectorAll('#large')].map(one => one.complete && one.naturalWidth)"
+    until(lambda: page.evaluate(f"{size}.some(width => width > 2)"), what=what)
 
 
 def shown(page: Page, number: int) -> None:

@@ -114,6 +114,8 @@ def _read_once(environ: Mapping[str, str]) -> dict[str, str]:
 
 def main() -> None:
     """Be the server; in a fork, be the command."""
+    # First, because it does not find the place of the title once the environment has changed.
+    importlib.import_module("setproctitle").getproctitle()
     channel = socket.socket(fileno=int(sys.argv[1]))
     for name in channel.recv(_MAX_MESSAGE).decode().split():
         with suppress(ImportError):

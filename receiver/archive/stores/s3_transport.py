@@ -7,6 +7,7 @@ takes the bytes of a download slowly is not the server's fault.
 
 import io
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Limits:
 
 
 LIMITS = Limits()
+_HEAD = 1024  # bytes of a short answer
 
 
 def limit_time(client: "S3Client", limits: Limits) -> None:
@@ -100,13 +102,14 @@ class _TimedSocket:
 
     def makefile(self, _mode: str, buffering: int = -1) -> io.RawIOBase | io.BufferedReader:
         """Return a stream of what is received."""
-        stream = _TimedStream(self._sock.makefile("rb", buffering=0), self.pace.add)
+        stream = _TimedStream(self._sock, self.pace.add)
         return stream if buffering == 0 else io.BufferedReader(stream)
 
 
 class _TimedStream(io.RawIOBase):
-    def __init__(self, raw: io.RawIOBase, count: Callable[[float, int], None]) -> None:
-        self._raw = raw
+    def __init__(self, sock: socket.socket, count: Callable[[float, int], None]) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
         self._count = count
 
     def readable(self) -> bool:
@@ -117,6 +120,19 @@ class _TimedStream(io.RawIOBase):
         received = self._raw.readinto(buffer) or 0
         self._count(time.monotonic() - began, received)
         return received
+
+    def peek(self, size: int) -> bytes:
+        """Return what has come, and leave it there, so that ``readline`` takes a line at once.
+
+        Without it that reads single bytes, as with TLS. botocore reads the answer to its
+        ``Expect: 100-continue`` so.
+        """
+        if isinstance(self._sock, ssl.SSLSocket):
+            return b""
+        began = time.monotonic()
+        seen = self._sock.recv(max(size, _HEAD), socket.MSG_PEEK)
+        self._count(time.monotonic() - began, 0)
+        return seen
 
     def close(self) -> None:
         self._raw.close()
