@@ -34,7 +34,7 @@ from receiver.providers.keyring import Keyring
 from receiver.providers.openai.client import OpenAIClient
 from receiver.providers.registry import DIALECTS
 from receiver.services.named_address import ask_named_address
-from receiver.services.sending import THREADS_OF, Sending
+from receiver.services.sending import Sending
 from receiver.telemetry.disk_space import DiskSpace, measure
 from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine, EngineNotifier
 from receiver.worker.engine import Engine, WorkQueue, instrumented
@@ -48,8 +48,6 @@ JOB_THREADS = 8
 HINT_THREADS = 1
 # Work that may have crashed a worker runs one at a time, so that a crash has only one suspect.
 SUSPECT_THREADS = 1
-# Events that are sent to one destination in parallel.
-EVENT_THREADS = 4
 
 
 class Services(Sending):
@@ -314,7 +312,7 @@ class Services(Sending):
         return [
             WorkQueue(
                 events_queue(to.destination.name),
-                THREADS_OF.get(to.destination.name, EVENT_THREADS),
+                to.threads,
                 to.next_due,
                 to.claim,
                 to.send,

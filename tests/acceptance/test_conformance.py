@@ -264,7 +264,7 @@ def test_scn_013_a_receiver_that_dies_after_storing_and_before_answering_keeps_t
     finished = until(
         lambda: _killed_before_its_answer(receiver), what="that the answering process is killed"
     )
-    assert finished
+    assert finished is not None
     receiver.is_back()
     assert receiver.verdicts(finished.ref) == ["ended"]
     assert receiver.post(finished.ticket, finished.final).status_code == 200
