@@ -365,7 +365,7 @@ class Archiver:
         """Return whether the source served too many files that are no picture; count this one.
 
         Other faults do not count: they may last until the URL ends. Neither does a file that the
-        archive could not store: it was paid for, and nobody could accept it.
+        archive could not store: it was paid for, and could not be accepted later.
         """
         if isinstance(error, NotThePictureError):
             if asset.url.startswith(INLINE):

@@ -30,6 +30,7 @@ from receiver.ledger.group_commit import (
     by_batch,
     run_many,
 )
+from receiver.ledger.notifications import take_noted
 from receiver.ledger.waiting import blocking
 
 log = structlog.get_logger(__name__)
@@ -39,9 +40,14 @@ Item = TypeVar("Item")
 
 
 class SqliteDatabase:
-    """A SQLite file in WAL mode, ``synchronous=FULL``: a commit is on disk before it returns."""
+    """A SQLite file in WAL mode, ``synchronous=FULL``: a commit is on disk before it returns.
+
+    After a commit ``notified`` is called with the name of each work queue that it fed; the worker
+    sets it.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.notified: Callable[[str], None] = lambda _name: None
         self._reader = _engine(path, begin="BEGIN")
         self._writer = _engine(path, begin=None)
         self._writing: Connection | None = None
@@ -84,12 +90,16 @@ class SqliteDatabase:
                 data_dir.locked(self._lock_path),
                 self._transaction() as connection,
             ):
+                take_noted(connection)
                 group += next_group()
                 for writes in by_batch(group):
                     _run(connection, writes)
+                names = take_noted(connection)
                 failpoints.reached(failpoints.Point.BEFORE_COMMIT)
             failpoints.reached(failpoints.Point.AFTER_COMMIT)
             failure = None
+            for name in names:
+                self.notified(name)
         except LedgerError as error:
             failure = error
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:

@@ -123,8 +123,8 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
     def _drop_oldest(self) -> bool:
         """Close the oldest connection without a request; return False if there is none.
 
-        It is one of the client who has most of them, so that nobody's connections end for the sake
-        of another one's many.
+        It is one of the client that has most of them, so that a client with many connections does
+        not end those of the others.
         """
         count: dict[str, int] = {}
         for arrival in self._arrivals.values():

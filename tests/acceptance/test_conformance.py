@@ -158,7 +158,7 @@ def test_scn_009_a_ticket_signed_with_another_secret_is_refused(receiver: Runnin
     finished = receiver.finished_task()
     assert (
         receiver.post(
-            Tickets(["a secret of somebody else's"]).sign(finished.ref), finished.final
+            Tickets(["a secret of another service"]).sign(finished.ref), finished.final
         ).status_code
         == 404
     )

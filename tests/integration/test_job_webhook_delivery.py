@@ -47,7 +47,7 @@ def status(books: Books) -> DestinationStatus:
 
 
 @pytest.mark.both_databases
-def test_a_jobs_events_go_to_its_webhook_signed_and_nobody_elses(
+def test_a_jobs_events_go_to_its_webhook_alone_and_signed(
     books: Books, event_server: EventServer, other_server: EventServer
 ) -> None:
     before = expired(books, None, "task-0")

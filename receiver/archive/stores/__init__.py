@@ -84,7 +84,7 @@ class Store(Protocol):
         """Yield name and size in bytes of the objects below the folder ``prefix``, sorted by name.
 
         To continue an interrupted listing, pass its last name as ``after``. Names with a leading
-        dot are left out. Files that somebody else put there are included, so a name need not be a
+        dot are left out. Files that other programs put there are included, so a name need not be a
         valid key. Raise StoreError, also if there is no archive at all.
         """
 

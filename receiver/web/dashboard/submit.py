@@ -21,7 +21,7 @@ from receiver.web.dashboard.base import (
 )
 from receiver.web.state import services
 
-# The fields that are hidden until somebody opens them.
+# The fields that are hidden until the reader opens them.
 _MORE = ("key", "batch", "metadata", "folder", "webhook")
 _FIELDS = (
     "prompt",
