@@ -31,6 +31,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker  # type
 from receiver.server.arrivals import Arrival
 from receiver.server.greenlets import Greenlets
 from receiver.server.gunicorn_log import INCOMPLETE, client_faults
+from receiver.server.handover import give_thread
 from receiver.server.request_timeout import RequestTimeouts
 
 # Seconds that a client has to close its side after we closed ours, and bytes read meanwhile.
@@ -145,7 +146,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         """Read what there is of the next request; called when something may have arrived."""
         self._taken += not conn.initialized
         if not self._is_plain:
-            super().enqueue_req(conn)
+            give_thread(self, conn)
             return
         now = time.monotonic()
         arrival = self._arrivals[conn] = Arrival(_party(conn), now)
@@ -215,7 +216,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         if arrival.is_complete and self._is_for_main_loop(data) and _is_writable(conn.sock):
             self._ready.append(conn)
         else:
-            super().enqueue_req(conn)
+            give_thread(self, conn)
 
     def _start_ready(self) -> None:
         """Handle the requests that are ready, each in a greenlet."""
