@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if not item.get_closest_marker("thorough")]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let SIGINT interrupt the commands that tests start; save processor time.
 
     A shell that runs the tests in the background makes them ignore SIGINT, and every process
@@ -65,6 +65,7 @@ def pytest_configure() -> None:
     create_loader = functools.cache(botocore.session.create_loader)
     botocore.session.create_loader = create_loader
     shared_compilation.share()
+    shared_compilation.rewrite_a_share(config)
 
 
 def pytest_collection_finish() -> None:
