@@ -58,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     A shell that runs the tests in the background makes them ignore SIGINT, and every process
     inherits that. During collection the garbage collector would walk through thousands of tests
     again and again. botocore would parse its description of S3 again for each store of a test.
+    structlog's own tracebacks have colours and local variables, which takes 50 ms for each.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,6 +66,9 @@ def pytest_configure(config: pytest.Config) -> None:
     create_loader = functools.cache(botocore.session.create_loader)
     botocore.session.create_loader = create_loader
     shared_compilation.share()
+    for one in structlog.get_config()["processors"]:
+        if isinstance(one, structlog.dev.ConsoleRenderer):
+            one.exception_formatter = structlog.dev.plain_traceback
     shared_compilation.rewrite_a_share(config)
 
 
