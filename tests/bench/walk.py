@@ -1,4 +1,4 @@
-"""Measure: every page and every GET of the API, on a ledger of a million jobs (or of any number).
+"""Measure: every page and every GET of the API, on ledgers of a million jobs (or of any number).
 
 Each request is made ``TIMES`` times in one process, through the WSGI application without a server.
 The first one is not counted, so the figures are those of a warm service. ``processor`` is the
@@ -8,8 +8,9 @@ background compute (counts, costs, charts, audit) is measured apart.
 """
 
 import base64
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from urllib.parse import urlencode
 
 from flask import Flask
 from flask.testing import FlaskClient
+from postgres import postgres, postgres_binaries
 from rich.table import Table
 
 from receiver.ledger.queries.over_time import TimeQueries
@@ -110,28 +112,41 @@ def _url(path: str, **values: str) -> str:
     return f"{path}?{urlencode(values)}" if values else path
 
 
-def measure(folder: Path, jobs: int) -> list[Table]:
-    """Make a ledger of so many jobs and measure it."""
-    shape = Shape.until_now(jobs)
-    make(folder / "ledger.sqlite3", shape)
-    return measure_ledger(shape, folder)
+def measure(folder: Path, sizes: Sequence[int]) -> list[Table]:
+    """Make ledgers of these sizes on every database this machine has, and measure them."""
+    tables = []
+    for shape in map(Shape.until_now, sizes):
+        sqlite, postgresql = (folder / f"{shape.jobs}-{name}" for name in ("sqlite", "postgresql"))
+        make(url := f"sqlite:///{sqlite / 'ledger.sqlite3'}", shape)
+        tables += measure_ledger(url, shape, sqlite)
+        if postgres_binaries() is None:
+            sys.stderr.write("PostgreSQL is not installed: the ledger on it is left out\n")
+            continue
+        with postgres() as server:
+            make(url := server.make_database(), shape)
+            tables += measure_ledger(url, shape, postgresql)
+    return tables
 
 
-def measure_ledger(shape: Shape, folder: Path) -> list[Table]:
-    """Measure the ledger in this folder."""
-    secret = f"whsec_{base64.b64encode(bytes(24)).decode()}"
+def measure_ledger(url: str, shape: Shape, folder: Path) -> list[Table]:
+    """Measure a ledger; the service's other files are in this folder."""
     given = {
         "ADMIN_TOKEN": _TOKEN,
-        "EVENT_SECRET": secret,
+        "EVENT_SECRET": f"whsec_{base64.b64encode(bytes(24)).decode()}",
         "GRSAI_BASE_URL": "http://127.0.0.1:1",
         "LOG_LEVEL": "ERROR",
         "EVENT_URLS": DESTINATION,
+        "CALLBACK_SECRETS": _TOKEN,
+        "DATA_DIR": str(folder),
+        "ARCHIVE_URL": f"file://{folder / 'archive'}",
+        "DATABASE_URL": url.replace("+psycopg", ""),
     }
-    with closing(Services(Settings.load({**given, "DATA_DIR": str(folder)})).open()) as services:
+    with closing(Services(Settings.load(given)).open()) as services:
         app = create_app()
         attach(app, services)
-        background = _table(f"In the background, {shape.jobs:,} jobs", computed(services))
-        pages = _table(f"Pages and API, {shape.jobs:,} jobs", walk(app, paths(shape)))
+        what = f"{shape.jobs:,} jobs on {'SQLite' if 'sqlite' in url else 'PostgreSQL'}"
+        background = _table(f"In the background, {what}", computed(services))
+        pages = _table(f"Pages and API, {what}", walk(app, paths(shape)))
     return [background, pages]
 
 
