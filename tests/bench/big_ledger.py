@@ -35,7 +35,7 @@ WORDS = (
 RARE = "雪地里的狐狸"  # in the prompt of one job
 _BODY = '{"id":"%s","status":"%s","progress":100,"results":[{"url":"https://files.test/0.png"}]}'
 _DIGEST = "0" * 64
-# Of each table the columns of a row; for ``job_words`` see ``_fill_sqlite`` and ``_fill_postgresql``.
+# The columns of each table's rows. In ``job_words`` both databases have something else.
 _COLUMNS = {
     "jobs": "ref, provider_id, model, prompt, state, outcome, reason, key, batch, metadata,"
     " submitted_at, deadline_at, ended_at, finished_at, due_at, requested, provider, base_url, api,"
@@ -137,12 +137,14 @@ def _rows_of(shape: Shape, number: int, words: list[str]) -> dict[str, list[tupl
     found["assets"] = []
     found["events"] = [(f"job.{state}", ref, -1, end, 0, "{}")] if end else []
     if state == "archived":
-        file = (f"2026/01/01/{ref}/0.png", f"{number:064x}", 900_000, end, "image/png")
-        found["assets"] = [(ref, 0, state, _URL, at + 30, at + 7230, None, *file)]
+        file: tuple[Any, ...] = (f"2026/01/01/{ref}/0.png", f"{number:064x}", 900_000, end)
+        found["assets"] = [(ref, 0, state, _URL, at + 30, at + 7230, None, *file, "image/png")]
         found["events"].insert(0, ("asset.archived", ref, 0, at + 35, 0, "{}"))
     elif state == "archiving":
-        file = (None, None, 900_000, None, "image/png")
-        found["assets"] = [(ref, 0, "pending", _URL, at + 30, at + 7230, at + 90, *file)]
+        file = (None, None, 900_000, None)
+        found["assets"] = [
+            (ref, 0, "pending", _URL, at + 30, at + 7230, at + 90, *file, "image/png")
+        ]
     return found
 
 
@@ -219,9 +221,7 @@ def _fill_postgresql(url: URL, shape: Shape) -> None:
                     for row in found:
                         copy.write_row(row)
             connection.execute(_INDEX_WORDS)
-        connection.execute(
-            "CREATE INDEX ix_job_words_pieces ON job_words USING GIN (pieces)"
-        )
+        connection.execute("CREATE INDEX ix_job_words_pieces ON job_words USING GIN (pieces)")
 
 
 def _deliver(connection: Connection) -> None:
