@@ -60,6 +60,8 @@ _FIND = {
 # nearest rows are read in their order first, and the index is used for those beyond. The subquery
 # and MATERIALIZED keep the planner to that: it expects far too few jobs with several pieces.
 _NEAR_ROWS = 20_000
+# With more jobs than this among the near rows, those beyond are found in the same way later.
+_MANY_NEAR = 200
 _FIND_NEAR = (
     "SELECT ref FROM (SELECT ref, pieces FROM job_words WHERE ref > :low AND ref < :high"
     " ORDER BY {order} LIMIT :rows) AS near"
@@ -191,8 +193,7 @@ def _find_in_postgresql(
     if len(near) == most:
         return Found(near, near[-1])
     last = next(iter(run(_LAST_NEAR)), None)
-    # Also if many jobs have the pieces: those beyond are found later, in their order.
-    if last is None or len(near) > _NEAR_ROWS // 100:
+    if last is None or len(near) > _MANY_NEAR:
         return Found(near, last)
     values |= {"low" if up else "high": last, "most": most - len(near)}
     found = near + run(_FIND_BEYOND)

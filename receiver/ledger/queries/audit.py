@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, func, or_, select
 
+from receiver.ledger.events import ABOUT_THE_JOB
 from receiver.ledger.job_totals import Snapshot
 from receiver.ledger.tables import assets, events, jobs
 from receiver.model import FINAL_STATES, AssetState, JobState
@@ -93,7 +94,7 @@ def _announced_ends(connection: Connection, since: str) -> Counter[str]:
 
 def _own_event(since: str) -> ColumnElement[bool]:
     """Return the condition of a job's events of its present round, not of those of its assets."""
-    return and_(_own(events, since), events.c.idx == -1, events.c.round == jobs.c.round)
+    return and_(_own(events, since), events.c.idx == ABOUT_THE_JOB, events.c.round == jobs.c.round)
 
 
 def _own(table: Table, since: str) -> ColumnElement[bool]:
