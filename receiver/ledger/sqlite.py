@@ -48,8 +48,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self.notified: Callable[[str], None] = lambda _name: None
-        self._reader = _engine(path, begin="BEGIN")
-        self._writer = _engine(path, begin=None)
+        self._reader, self._writer = _engine(path), _engine(path)
         self._writing: Connection | None = None
         self._lock_path = path.with_name(path.name + ".lock")
         self._open_mark = _OpenMark(path)
@@ -61,7 +60,9 @@ class SqliteDatabase:
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         self._open_mark.set()
-        with translated_errors(), self._reader.begin() as connection:
+        with translated_errors(), self._reader.connect() as connection:
+            driver: Any = connection.connection
+            driver.cursor().execute("BEGIN")  # the pool rolls back
             return work(connection)
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -268,7 +269,7 @@ def _enable_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def _engine(path: Path, begin: str | None) -> Engine:
+def _engine(path: Path) -> Engine:
     # Autocommit at the driver (isolation_level None): we decide when and how transactions begin.
     engine = create_engine(
         sqlite_address(path),
@@ -281,10 +282,5 @@ def _engine(path: Path, begin: str | None) -> Engine:
         _enable_wal(connection)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        if begin is not None:
-            connection.exec_driver_sql(begin)
 
     return engine
